@@ -1,0 +1,24 @@
+//! Wall-clock time as tokens state it: Unix seconds with a fraction.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970-01-01T00:00:00Z (RFC 7519 §2, `NumericDate`).
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct UnixTime(pub f64);
+
+impl UnixTime {
+    /// The time now; 0 where the clock stands before 1970.
+    pub fn now() -> Self {
+        Self(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or(Duration::ZERO)
+                .as_secs_f64(),
+        )
+    }
+
+    /// How long it is until `self`, zero if it has passed.
+    pub fn until(self) -> Duration {
+        Duration::try_from_secs_f64(self.0 - Self::now().0).unwrap_or(Duration::ZERO)
+    }
+}

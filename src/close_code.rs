@@ -1,0 +1,269 @@
+//! Why a socket closes: the one table of codes and reasons that clients, logs and metrics share.
+//!
+//! 4000-4499 tell a client to reconnect, 4500-4999 not to. Codes that an application or a client chose pass
+//! through as [`CloseFrame`]s and have no [`CloseReason`].
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+macro_rules! close_reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $label:literal),* $(,)?) => {
+        /// A reason of the gateway itself for closing a socket.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum CloseReason { $($(#[$doc])* $name),* }
+
+        impl CloseReason {
+            /// Every reason, in the order of the table.
+            pub const ALL: &'static [CloseReason] = &[$(CloseReason::$name),*];
+
+            /// The code in the close frame (RFC 6455 §7.4).
+            pub const fn code(self) -> u16 {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// The stable word in the close frame, the logs and the `reason` label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),* }
+            }
+        }
+    };
+}
+
+close_reasons! {
+    /// The socket ended as agreed.
+    Normal = 1000 "normal",
+    /// The peer broke RFC 6455.
+    ProtocolError = 1002 "protocol_error",
+    /// A frame came where the route takes none.
+    UnsupportedData = 1003 "unsupported_data",
+    /// A text message was not UTF-8.
+    PayloadNotValid = 1007 "payload_not_valid",
+    /// A message passed `message_size`.
+    MessageTooBig = 1009 "message_too_big",
+    /// A consumer failed, or an application asked for a code that may not be sent.
+    InternalError = 1011 "internal_error",
+    /// This replica is about to exit, or the route changed.
+    Draining = 1012 "draining",
+    /// The socket reached `server.max_age`.
+    MaxAge = 1012 "max_age",
+    /// The token's `exp` plus leeway has passed.
+    TokenExpired = 4001 "token_expired",
+    /// Events may have been missed, and the tenant asks for a fresh start.
+    EventsLost = 4004 "events_lost",
+    /// More waits for the socket than `send_queue` allows.
+    TooSlow = 4008 "too_slow",
+    /// No pong came in time.
+    PongTimeout = 4009 "pong_timeout",
+    /// The socket passed `messages_per_second` or `publishes_per_second`.
+    RateLimited = 4013 "rate_limited",
+    /// A dependency cannot be asked.
+    Unavailable = 4014 "unavailable",
+    /// The tenant is at `connections`.
+    TooManyConnections = 4015 "too_many_connections",
+    /// The tenant was suspended.
+    TenantSuspended = 4016 "tenant_suspended",
+    /// The tenant is gone.
+    TenantNotFound = 4017 "tenant_not_found",
+    /// The route is gone.
+    RouteNotFound = 4018 "route_not_found",
+    /// The token was refused.
+    TokenNotValid = 4500 "token_not_valid",
+    /// The token, its user or its tenant was revoked.
+    TokenRevoked = 4501 "token_revoked",
+    /// The user is not active.
+    UserInactive = 4502 "user_inactive",
+    /// The page's origin is not on the tenant's list.
+    OriginNotAllowed = 4504 "origin_not_allowed",
+    /// A frame was not what the route's consumer takes.
+    MessageNotValid = 4505 "message_not_valid",
+    /// A newer socket of the same user took this one's place.
+    Replaced = 4506 "replaced",
+    /// The user may not, or may no longer, join the route's groups.
+    GroupForbidden = 4507 "group_forbidden",
+    /// An operator closed the socket.
+    Disconnected = 4508 "disconnected",
+    /// The user is unknown.
+    UserNotFound = 4509 "user_not_found",
+    /// The password changed since the token was made.
+    PasswordChanged = 4510 "password_changed",
+    /// No token came.
+    TokenMissing = 4512 "token_missing",
+    /// A group name made from path, user or claims breaks Channels' rule.
+    GroupNameNotValid = 4513 "group_name_not_valid",
+    /// The user is at `connections_per_user`.
+    TooManyUserConnections = 4514 "too_many_connections",
+}
+
+impl CloseReason {
+    /// Whether clients are told to come back by themselves.
+    pub const fn reconnects(self) -> bool {
+        matches!(self.code(), 1011 | 1012 | 4000..=4499)
+    }
+
+    /// The frame with this reason's code and word.
+    pub fn frame(self) -> CloseFrame {
+        CloseFrame {
+            code: self.code(),
+            reason: Cow::Borrowed(self.label()),
+            cause: Some(self),
+        }
+    }
+
+    /// The frame, with the wait that the client is asked to keep before it comes back.
+    ///
+    /// The wait is left out where the table says not to reconnect.
+    pub fn frame_with_retry(self, retry_after: Duration) -> CloseFrame {
+        if !self.reconnects() {
+            return self.frame();
+        }
+        let reason = format!(
+            "{} retry_after_ms={}",
+            self.label(),
+            retry_after.as_millis()
+        );
+        CloseFrame {
+            reason: Cow::Owned(reason),
+            ..self.frame()
+        }
+    }
+}
+
+/// What a close frame carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseFrame {
+    /// 1005 stands for a close frame without a code, 1006 for none at all; neither is ever sent.
+    pub code: u16,
+    /// At most 123 bytes (RFC 6455 §5.5).
+    pub reason: Cow<'static, str>,
+    /// Set where the gateway itself decided; `None` for what an application or a client sent.
+    pub cause: Option<CloseReason>,
+}
+
+impl CloseFrame {
+    /// The close that an application asks for: 1000 and 3000-4999 pass unchanged, anything else becomes 1011.
+    ///
+    /// A reason over 123 bytes is cut at a character's end.
+    pub fn from_application(code: Option<i64>, reason: &str) -> Self {
+        let code = match code {
+            None => 1000,
+            Some(code @ (1000 | 3000..=4999)) => code as u16,
+            Some(_) => return CloseReason::InternalError.frame(),
+        };
+        let mut end = reason.len().min(123);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        CloseFrame {
+            code,
+            reason: Cow::Owned(reason[..end].to_owned()),
+            cause: None,
+        }
+    }
+
+    /// Neither side sent a close frame.
+    pub fn absent() -> Self {
+        CloseFrame {
+            code: 1006,
+            reason: Cow::Borrowed(""),
+            cause: None,
+        }
+    }
+
+    /// The `code` and `reason` labels of `lockgate_disconnects_total`: a closed set.
+    pub fn labels(&self) -> (&'static str, &'static str) {
+        if let Some(cause) = self.cause {
+            return (code_label(self.code), cause.label());
+        }
+        match self.code {
+            1001 => ("1001", "client"),
+            1005 => ("1005", "client"),
+            1006 => ("1006", "client"),
+            code => match CloseReason::ALL.iter().find(|known| known.code() == code) {
+                Some(known) if code < 3000 => (code_label(code), known.label()),
+                _ => ("other", "other"),
+            },
+        }
+    }
+}
+
+/// The label of a code of the table; `other` for any other.
+fn code_label(code: u16) -> &'static str {
+    macro_rules! labels { ($($code:literal),*) => { match code { $($code => stringify!($code),)* _ => "other" } }; }
+    labels!(
+        1000, 1002, 1003, 1007, 1009, 1011, 1012, 4001, 4004, 4008, 4009, 4013, 4014, 4015, 4016,
+        4017, 4018, 4500, 4501, 4502, 4504, 4505, 4506, 4507, 4508, 4509, 4510, 4512, 4513, 4514
+    )
+}
+
+/// Whether a code may stand in a close frame on the wire (RFC 6455 §7.4, IANA's registry).
+pub const fn may_be_received(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_label_of_its_code_and_fits_a_frame() {
+        for reason in CloseReason::ALL {
+            assert_eq!(code_label(reason.code()), reason.code().to_string());
+            assert!(
+                reason
+                    .frame_with_retry(Duration::from_secs(86_400))
+                    .reason
+                    .len()
+                    <= 123
+            );
+        }
+    }
+
+    #[test]
+    fn only_reasons_that_ask_for_a_reconnect_name_a_wait() {
+        let wait = Duration::from_millis(250);
+        assert_eq!(
+            CloseReason::Draining.frame_with_retry(wait).reason,
+            "draining retry_after_ms=250"
+        );
+        assert_eq!(
+            CloseReason::TokenRevoked.frame_with_retry(wait).reason,
+            "token_revoked"
+        );
+    }
+
+    #[test]
+    fn an_application_may_send_1000_and_3000_to_4999() {
+        for (asked, sent) in [
+            (None, 1000),
+            (Some(1000), 1000),
+            (Some(4403), 4403),
+            (Some(1), 1011),
+            (Some(1006), 1011),
+        ] {
+            assert_eq!(CloseFrame::from_application(asked, "").code, sent);
+        }
+        let long = CloseFrame::from_application(Some(4000), &"é".repeat(100));
+        assert_eq!(long.reason.len(), 122);
+    }
+
+    #[test]
+    fn labels_are_a_closed_set() {
+        assert_eq!(CloseFrame::absent().labels(), ("1006", "client"));
+        assert_eq!(
+            CloseFrame::from_application(Some(4403), "x").labels(),
+            ("other", "other")
+        );
+        assert_eq!(
+            CloseFrame::from_application(Some(4501), "x").labels(),
+            ("other", "other")
+        );
+        assert_eq!(
+            CloseFrame::from_application(Some(1000), "x").labels(),
+            ("1000", "normal")
+        );
+        assert_eq!(
+            CloseReason::TokenRevoked.frame().labels(),
+            ("4501", "token_revoked")
+        );
+    }
+}

@@ -1,0 +1,368 @@
+//! The closed sets of words for what goes wrong: refusals of a handshake, failures of a dependency.
+//!
+//! The same word is the `code` of a problem document, the metric label, the log field and the close reason.
+//! Clients get these fixed texts; what a source said stays in the log.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::close_code::{CloseFrame, CloseReason};
+
+/// One check of a token, in the order in which they are made and reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(
+    missing_docs,
+    reason = "the names are those of the claims and settings; the order is the documentation"
+)]
+pub enum Check {
+    Size,
+    Format,
+    Algorithm,
+    Key,
+    Signature,
+    Iat,
+    Nbf,
+    Exp,
+    Issuer,
+    Audience,
+    Sub,
+    Jti,
+    TokenType,
+    UserId,
+    Denylist,
+    User,
+    IsActive,
+    Password,
+}
+
+impl Check {
+    /// Every check in order.
+    pub const ALL: [Check; 18] = [
+        Check::Size,
+        Check::Format,
+        Check::Algorithm,
+        Check::Key,
+        Check::Signature,
+        Check::Iat,
+        Check::Nbf,
+        Check::Exp,
+        Check::Issuer,
+        Check::Audience,
+        Check::Sub,
+        Check::Jti,
+        Check::TokenType,
+        Check::UserId,
+        Check::Denylist,
+        Check::User,
+        Check::IsActive,
+        Check::Password,
+    ];
+
+    /// The name in `token explain` and in the `check` member of a problem document.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Check::Size => "size",
+            Check::Format => "format",
+            Check::Algorithm => "algorithm",
+            Check::Key => "key",
+            Check::Signature => "signature",
+            Check::Iat => "iat",
+            Check::Nbf => "nbf",
+            Check::Exp => "exp",
+            Check::Issuer => "issuer",
+            Check::Audience => "audience",
+            Check::Sub => "sub",
+            Check::Jti => "jti",
+            Check::TokenType => "token_type",
+            Check::UserId => "user_id",
+            Check::Denylist => "denylist",
+            Check::User => "user",
+            Check::IsActive => "is_active",
+            Check::Password => "password",
+        }
+    }
+}
+
+/// Why a handshake is refused: the words of the contract's second section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(
+    missing_docs,
+    reason = "each variant is its word; status, close code and detail stand beside it below"
+)]
+pub enum Refusal {
+    RequestNotValid,
+    HandshakeTimeout,
+    /// The request line passed 16 KiB: 414.
+    RequestLineTooLarge,
+    /// The head passed 32 KiB: 431.
+    HeadTooLarge,
+    Draining,
+    Overloaded,
+    RateLimited,
+    /// A bound of the address or the tenant.
+    TooManyConnections,
+    /// The bound of one user: the close code differs, the word does not.
+    TooManyUserConnections,
+    TenantNotFound,
+    TenantSuspended,
+    RouteNotFound,
+    MethodNotAllowed,
+    UpgradeRequired,
+    OriginNotAllowed,
+    TokenMissing,
+    /// The first check that failed.
+    TokenNotValid(Check),
+    /// `exp` is all that failed: the word is `token_not_valid`, only the close frame says `token_expired`.
+    TokenExpired,
+    TokenRevoked,
+    UserNotFound,
+    UserInactive,
+    PasswordChanged,
+    GroupNameNotValid,
+    GroupForbidden,
+    Refused,
+    Unavailable,
+}
+
+impl Refusal {
+    /// The HTTP status of the problem document.
+    pub const fn status(self) -> u16 {
+        match self {
+            Refusal::RequestNotValid | Refusal::GroupNameNotValid => 400,
+            Refusal::TokenMissing
+            | Refusal::TokenNotValid(_)
+            | Refusal::TokenExpired
+            | Refusal::TokenRevoked
+            | Refusal::UserNotFound
+            | Refusal::UserInactive
+            | Refusal::PasswordChanged => 401,
+            Refusal::TenantSuspended
+            | Refusal::OriginNotAllowed
+            | Refusal::GroupForbidden
+            | Refusal::Refused => 403,
+            Refusal::TenantNotFound | Refusal::RouteNotFound => 404,
+            Refusal::MethodNotAllowed => 405,
+            Refusal::HandshakeTimeout => 408,
+            Refusal::RequestLineTooLarge => 414,
+            Refusal::UpgradeRequired => 426,
+            Refusal::RateLimited
+            | Refusal::TooManyConnections
+            | Refusal::TooManyUserConnections => 429,
+            Refusal::HeadTooLarge => 431,
+            Refusal::Draining | Refusal::Overloaded | Refusal::Unavailable => 503,
+        }
+    }
+
+    /// The word in problem documents, metrics and logs.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Refusal::RequestNotValid => "request_not_valid",
+            Refusal::HandshakeTimeout => "handshake_timeout",
+            Refusal::RequestLineTooLarge | Refusal::HeadTooLarge => "request_too_large",
+            Refusal::Draining => "draining",
+            Refusal::Overloaded => "overloaded",
+            Refusal::RateLimited => "rate_limited",
+            Refusal::TooManyConnections | Refusal::TooManyUserConnections => "too_many_connections",
+            Refusal::TenantNotFound => "tenant_not_found",
+            Refusal::TenantSuspended => "tenant_suspended",
+            Refusal::RouteNotFound => "route_not_found",
+            Refusal::MethodNotAllowed => "method_not_allowed",
+            Refusal::UpgradeRequired => "upgrade_required",
+            Refusal::OriginNotAllowed => "origin_not_allowed",
+            Refusal::TokenMissing => "token_missing",
+            Refusal::TokenNotValid(_) | Refusal::TokenExpired => "token_not_valid",
+            Refusal::TokenRevoked => "token_revoked",
+            Refusal::UserNotFound => "user_not_found",
+            Refusal::UserInactive => "user_inactive",
+            Refusal::PasswordChanged => "password_changed",
+            Refusal::GroupNameNotValid => "group_name_not_valid",
+            Refusal::GroupForbidden => "group_forbidden",
+            Refusal::Refused => "refused",
+            Refusal::Unavailable => "unavailable",
+        }
+    }
+
+    /// What went wrong, for a person: fixed text that never echoes input.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Refusal::RequestNotValid => {
+                "The request is not a valid WebSocket handshake (RFC 6455 section 4.2.1)."
+            }
+            Refusal::HandshakeTimeout => "The request did not arrive in time.",
+            Refusal::RequestLineTooLarge => "The request line is longer than 16 KiB.",
+            Refusal::HeadTooLarge => "The request head is longer than 32 KiB.",
+            Refusal::Draining => "This replica is about to exit; another one will serve you.",
+            Refusal::Overloaded => "This replica is at its bound; try again later.",
+            Refusal::RateLimited => "Too many requests; try again later.",
+            Refusal::TooManyConnections | Refusal::TooManyUserConnections => {
+                "Too many open connections; try again later."
+            }
+            Refusal::TenantNotFound => "No tenant is served under this host.",
+            Refusal::TenantSuspended => "The tenant is suspended.",
+            Refusal::RouteNotFound => "No route has this path.",
+            Refusal::MethodNotAllowed => "Only GET opens a WebSocket.",
+            Refusal::UpgradeRequired => "This resource speaks the WebSocket protocol, version 13.",
+            Refusal::OriginNotAllowed => "The page's origin may not connect.",
+            Refusal::TokenMissing => "No token was sent.",
+            Refusal::TokenNotValid(_) | Refusal::TokenExpired => "The token is not valid.",
+            Refusal::TokenRevoked => "The token was revoked.",
+            Refusal::UserNotFound => "The token's user was not found.",
+            Refusal::UserInactive => "The token's user is inactive.",
+            Refusal::PasswordChanged => "The user's password has been changed.",
+            Refusal::GroupNameNotValid => "The connection's groups cannot be named.",
+            Refusal::GroupForbidden => "The user may not join these groups.",
+            Refusal::Refused => "The application refused the connection.",
+            Refusal::Unavailable => "A dependency cannot be asked right now; try again later.",
+        }
+    }
+
+    /// The token check that failed, where a check failed.
+    pub const fn check(self) -> Option<Check> {
+        match self {
+            Refusal::TokenNotValid(check) => Some(check),
+            Refusal::TokenExpired => Some(Check::Exp),
+            Refusal::TokenRevoked => Some(Check::Denylist),
+            Refusal::UserNotFound => Some(Check::User),
+            Refusal::UserInactive => Some(Check::IsActive),
+            Refusal::PasswordChanged => Some(Check::Password),
+            _ => None,
+        }
+    }
+
+    /// How long a client should wait before it tries again; `None` where waiting does not help.
+    ///
+    /// 429 and 503 carry it as `Retry-After` in seconds.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self.status() {
+            429 | 503 => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The close frame of `refusal = "close"`; `None` for what is decided before a tenant's mode is known or allowed.
+    pub fn close_frame(self) -> Option<CloseFrame> {
+        let reason = match self {
+            Refusal::OriginNotAllowed => CloseReason::OriginNotAllowed,
+            Refusal::TokenMissing => CloseReason::TokenMissing,
+            Refusal::TokenExpired => CloseReason::TokenExpired,
+            Refusal::TokenNotValid(_) => CloseReason::TokenNotValid,
+            Refusal::TokenRevoked => CloseReason::TokenRevoked,
+            Refusal::UserNotFound => CloseReason::UserNotFound,
+            Refusal::UserInactive => CloseReason::UserInactive,
+            Refusal::PasswordChanged => CloseReason::PasswordChanged,
+            Refusal::RateLimited => CloseReason::RateLimited,
+            Refusal::TooManyConnections => CloseReason::TooManyConnections,
+            Refusal::TooManyUserConnections => CloseReason::TooManyUserConnections,
+            Refusal::GroupNameNotValid => CloseReason::GroupNameNotValid,
+            Refusal::GroupForbidden => CloseReason::GroupForbidden,
+            Refusal::Unavailable => CloseReason::Unavailable,
+            _ => return None,
+        };
+        Some(match self.retry_after() {
+            Some(wait) => reason.frame_with_retry(wait),
+            None => reason.frame(),
+        })
+    }
+}
+
+/// What the gateway asks things of: the `dependency` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each variant is its word")]
+pub enum Dependency {
+    Redis,
+    Denylist,
+    Database,
+    Jwks,
+}
+
+impl Dependency {
+    /// The word in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Dependency::Redis => "redis",
+            Dependency::Denylist => "denylist",
+            Dependency::Database => "database",
+            Dependency::Jwks => "jwks",
+        }
+    }
+}
+
+/// How a dependency failed: the `kind` label of `lockgate_dependency_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each variant is its word")]
+pub enum ErrorKind {
+    Io,
+    Timeout,
+    Auth,
+    Permission,
+    Protocol,
+    Other,
+}
+
+impl ErrorKind {
+    /// The word in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ErrorKind::Io => "io",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Auth => "auth",
+            ErrorKind::Permission => "permission",
+            ErrorKind::Protocol => "protocol",
+            ErrorKind::Other => "other",
+        }
+    }
+}
+
+/// A dependency did not answer. It never means "not revoked" or "no such user".
+#[derive(Debug)]
+pub struct StoreError {
+    /// Who did not answer.
+    pub dependency: Dependency,
+    /// How.
+    pub kind: ErrorKind,
+    /// What it said, with every password masked; for the log, never for a client.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// An error of `dependency` with the given cause.
+    pub fn new(
+        dependency: Dependency,
+        kind: ErrorKind,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            dependency,
+            kind,
+            source: source.into(),
+        }
+    }
+
+    /// The dependency did not answer within `limit`.
+    pub fn timeout(dependency: Dependency, limit: Duration) -> Self {
+        Self::new(
+            dependency,
+            ErrorKind::Timeout,
+            format!("no answer within {limit:?}"),
+        )
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}): {}",
+            self.dependency.label(),
+            self.kind.label(),
+            self.source
+        )
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

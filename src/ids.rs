@@ -1,0 +1,154 @@
+//! The names that pass between the parts: each a type of its own, none of them a plain string.
+//!
+//! Text ids share their bytes (`Arc<str>`), so that a clone costs a counter. Rules for group names live in
+//! [`crate::channel_layer::names`], rules for user ids in [`crate::user_id`]; here is only what every part needs.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The text as it stands in keys, logs and API calls.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:?})"), &*self.0)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+macro_rules! free_text_id {
+    ($($name:ident),*) => {
+        $(
+            impl From<&str> for $name {
+                fn from(text: &str) -> Self {
+                    Self(text.into())
+                }
+            }
+
+            impl From<String> for $name {
+                fn from(text: String) -> Self {
+                    Self(text.into())
+                }
+            }
+        )*
+    };
+}
+
+text_id! {
+    /// The name of a tenant: `[a-z0-9][a-z0-9-]{0,62}`, so that it fits into a Redis key and a host label.
+    TenantId
+}
+text_id! {
+    /// The canonical id of a user within one tenant (see [`crate::user_id`]). Never a metric label.
+    UserId
+}
+text_id! {
+    /// The unique id of a token (RFC 7519 §4.1.7). Any text, also the empty one.
+    Jti
+}
+text_id! {
+    /// A group within one tenant, without the layer's prefix.
+    GroupName
+}
+text_id! {
+    /// A channel of a channel layer; every socket has one of its own with 128 random bits.
+    ChannelName
+}
+text_id! {
+    /// One running gateway process: 128 random bits as 32 hexadecimal digits, new at every start.
+    ReplicaId
+}
+free_text_id!(UserId, Jti, GroupName, ChannelName, ReplicaId);
+
+/// The text is no tenant name.
+#[derive(Debug, thiserror::Error)]
+#[error("a tenant's name is 1 to 63 of a-z, 0-9 and -, and does not start with -")]
+pub struct TenantNameError;
+
+impl FromStr for TenantId {
+    type Err = TenantNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if text.is_empty() || text.len() > 63 || text.starts_with('-') || !text.bytes().all(allowed)
+        {
+            return Err(TenantNameError);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl ReplicaId {
+    /// A fresh id with 128 random bits.
+    pub fn random() -> Self {
+        Self(random_hex().into())
+    }
+}
+
+/// 128 random bits as 32 lower-case hexadecimal digits, as `uuid4().hex` writes them in Channels.
+pub fn random_hex() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// A connection of this process; never reused while the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenant_names_follow_the_contract() {
+        for good in ["a", "0", "acme", "a-b-", "9lives", &"x".repeat(63)] {
+            assert!(good.parse::<TenantId>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "A", "a_b", "a.b", "a:b", "é", &"x".repeat(64)] {
+            assert!(bad.parse::<TenantId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn replica_ids_are_32_digits_and_differ() {
+        let (a, b) = (ReplicaId::random(), ReplicaId::random());
+        assert_eq!(a.as_str().len(), 32);
+        assert_ne!(a, b);
+    }
+}
