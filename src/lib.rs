@@ -11,4 +11,5 @@ pub mod metrics;
 
 // floor 1: the outside world
 pub mod routes;
+pub mod stores;
 pub mod templates;
