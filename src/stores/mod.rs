@@ -1,0 +1,3 @@
+//! The outside world: what the gateway asks and writes elsewhere.
+
+pub mod database;
