@@ -8,3 +8,6 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+pub mod user_id;
+// floor 2: parts that do not know each other
+pub mod auth;
