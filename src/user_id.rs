@@ -67,13 +67,16 @@ pub fn from_text(text: &str, id_type: IdType) -> Result<UserId, UserIdError> {
     from_claim(IdClaim::Text(text), id_type)
 }
 
+/// The first float beyond a database's 64-bit integers.
+const TWO_POW_63: f64 = (1_u64 << 63) as f64;
+
 fn int_from_claim(claim: IdClaim<'_>) -> Result<UserId, UserIdError> {
     let value = match claim {
         IdClaim::Bool(value) => i64::from(value),
         IdClaim::Int(digits) => digits.parse().map_err(|_| UserIdError::OutOfRange)?,
         IdClaim::Float(value) if !value.is_finite() => return Err(UserIdError::NotReadable),
-        // int() cuts the fraction off. 2^63 is the first float beyond the range.
-        IdClaim::Float(value) if value.abs() < 9.223_372_036_854_775_8e18 => value as i64,
+        // int() cuts the fraction off.
+        IdClaim::Float(value) if (-TWO_POW_63..TWO_POW_63).contains(&value) => value as i64,
         IdClaim::Float(_) => return Err(UserIdError::OutOfRange),
         IdClaim::Text(text) => python_int(text, 10)
             .ok_or(UserIdError::NotReadable)?
