@@ -8,3 +8,10 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+
+// floor 1: the outside world
+pub mod frame;
+pub mod problem;
+
+// floor 5: the edges
+pub mod socket;
