@@ -8,3 +8,5 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+// floor 1: the outside world
+pub mod validation;
