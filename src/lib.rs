@@ -8,5 +8,9 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+pub mod telemetry;
 // floor 1: the outside world
+pub mod tenants;
 pub mod validation;
+// floor 7: the terminal
+pub mod cli;
