@@ -10,6 +10,8 @@ pub mod ids;
 pub mod metrics;
 pub mod telemetry;
 // floor 1: the outside world
+pub mod routes;
+pub mod templates;
 pub mod tenants;
 pub mod validation;
 // floor 7: the terminal
