@@ -8,3 +8,9 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+
+// floor 1: the outside world
+pub mod stores;
+
+// floor 2: four parts that do not know each other
+pub mod channel_layer;
