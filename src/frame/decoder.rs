@@ -5,17 +5,11 @@
 
 use std::borrow::Cow;
 
+use super::header::{Header, MAX_HEADER, Room};
 use super::mask::unmask;
 use super::text::{NotUtf8, TextBuffer};
-use super::{FrameError, MAX_CONTROL_PAYLOAD, Message, Opcode};
-use crate::close_code::{CloseFrame, CloseReason, may_be_received};
-
-const PROTOCOL_ERROR: FrameError = FrameError(CloseReason::ProtocolError);
-const PAYLOAD_NOT_VALID: FrameError = FrameError(CloseReason::PayloadNotValid);
-const MESSAGE_TOO_BIG: FrameError = FrameError(CloseReason::MessageTooBig);
-
-/// Two bytes, a 64-bit length, a mask: the longest header.
-const MAX_HEADER: usize = 14;
+use super::{FrameError, MESSAGE_TOO_BIG, Message, Opcode, PAYLOAD_NOT_VALID, PROTOCOL_ERROR};
+use crate::close_code::{CloseFrame, may_be_received};
 
 /// Fragments without payload that one message may have. The size limit does not see them, so without a bound a message
 /// could go on for ever; Autobahn sends three, sensible clients none.
@@ -317,85 +311,6 @@ impl From<NotUtf8> for FrameError {
     fn from(NotUtf8: NotUtf8) -> Self {
         PAYLOAD_NOT_VALID
     }
-}
-
-/// What the frames before allow the next one.
-#[derive(Clone, Copy)]
-struct Room {
-    /// A fragmented message is open.
-    in_message: bool,
-    /// Payload bytes that the message may still get.
-    bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Header {
-    fin: bool,
-    opcode: Opcode,
-    mask: [u8; 4],
-    len: u64,
-}
-
-impl Header {
-    /// The header at the start of `bytes` and its length; `None` if more bytes are needed and none so far is wrong.
-    fn parse(bytes: &[u8], room: Room) -> Result<Option<(Self, usize)>, FrameError> {
-        let Some((&first, rest)) = bytes.split_first() else {
-            return Ok(None);
-        };
-        let fin = first & 0x80 != 0;
-        let opcode = Opcode::from_bits(first & 0x0f).ok_or(PROTOCOL_ERROR)?;
-        let fits = match opcode {
-            Opcode::Continuation => room.in_message,
-            Opcode::Text | Opcode::Binary => !room.in_message,
-            Opcode::Close | Opcode::Ping | Opcode::Pong => fin,
-        };
-        // No extension is ever negotiated, so no reserved bit has a meaning.
-        if first & 0x70 != 0 || !fits {
-            return Err(PROTOCOL_ERROR);
-        }
-        let Some((&second, rest)) = rest.split_first() else {
-            return Ok(None);
-        };
-        let short = second & 0x7f;
-        if second & 0x80 == 0 || (opcode.is_control() && usize::from(short) > MAX_CONTROL_PAYLOAD) {
-            return Err(PROTOCOL_ERROR);
-        }
-        let Some((len, rest)) = parse_len(short, rest)? else {
-            return Ok(None);
-        };
-        if !opcode.is_control() && len > room.bytes {
-            return Err(MESSAGE_TOO_BIG);
-        }
-        let Some((&mask, rest)) = rest.split_first_chunk() else {
-            return Ok(None);
-        };
-        let header = Self {
-            fin,
-            opcode,
-            mask,
-            len,
-        };
-        Ok(Some((header, bytes.len() - rest.len())))
-    }
-}
-
-/// The payload length, in the shortest of its three forms (RFC 6455 §5.2: "the minimal number of bytes MUST be used").
-fn parse_len(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError> {
-    let (len, minimum, rest) = match short {
-        126 => match bytes.split_first_chunk() {
-            Some((len, rest)) => (u64::from(u16::from_be_bytes(*len)), 126, rest),
-            None => return Ok(None),
-        },
-        127 => match bytes.split_first_chunk() {
-            Some((len, rest)) => (u64::from_be_bytes(*len), 1 << 16, rest),
-            None => return Ok(None),
-        },
-        len => (u64::from(len), 0, bytes),
-    };
-    if len < minimum || len >> 63 != 0 {
-        return Err(PROTOCOL_ERROR);
-    }
-    Ok(Some((len, rest)))
 }
 
 /// A complete, unmasked control frame.

@@ -10,6 +10,7 @@ use crate::close_code::{CloseFrame, CloseReason};
 pub use decoder::Decoder;
 
 mod decoder;
+mod header;
 mod mask;
 mod text;
 
@@ -207,6 +208,10 @@ pub enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client's frames are not acceptable: {}", .0.label())]
 pub struct FrameError(pub CloseReason);
+
+const PROTOCOL_ERROR: FrameError = FrameError(CloseReason::ProtocolError);
+const PAYLOAD_NOT_VALID: FrameError = FrameError(CloseReason::PayloadNotValid);
+const MESSAGE_TOO_BIG: FrameError = FrameError(CloseReason::MessageTooBig);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! The rows `F..` are those of the catalogue of hostile frames.
 
 use super::*;
+use crate::close_code::CloseReason;
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const LIMIT: u64 = 1000;
