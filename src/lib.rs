@@ -13,6 +13,7 @@ pub mod telemetry;
 pub mod routes;
 pub mod templates;
 pub mod tenants;
+// floor 2: parts that do not know each other
 pub mod validation;
 // floor 7: the terminal
 pub mod cli;
