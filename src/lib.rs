@@ -20,6 +20,7 @@ pub mod routes;
 pub mod stores;
 pub mod templates;
 pub mod tenants;
+// floor 2: parts that do not know each other
 pub mod validation;
 
 // floor 2: four parts that do not know each other

@@ -92,25 +92,33 @@ impl Node {
         }
     }
 
-    /// The node at a key path like `tenants.acme.routes[1].path`, or the deepest one on the way that exists.
+    /// The node at a key path like `tenants.acme.routes[1].path`.
+    pub(super) fn at(&self, path: &str) -> Option<&Self> {
+        let mut node = Some(self);
+        for segment in path.split(['.', '[']) {
+            node = node?.step(segment);
+        }
+        node
+    }
+
+    /// As [`Node::at`], or the deepest node on the way that exists.
     pub(super) fn deepest(&self, path: &str) -> &Self {
         let mut node = self;
         for segment in path.split(['.', '[']) {
-            let next = match &node.value {
-                Value::Table(table) => table.get(segment),
-                Value::List(list) => segment
-                    .trim_end_matches(']')
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|index| list.get(index)),
-                _ => None,
-            };
-            match next {
+            match node.step(segment) {
                 Some(next) => node = next,
                 None => break,
             }
         }
         node
+    }
+
+    fn step(&self, segment: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Table(table) => table.get(segment),
+            Value::List(list) => list.get(segment.trim_end_matches(']').parse::<usize>().ok()?),
+            _ => None,
+        }
     }
 }
 

@@ -23,7 +23,23 @@ pub(crate) struct Draft {
     pub(crate) complete: bool,
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,
-    root: Node,
+    /// Where every key stands.
+    pub(crate) places: Places,
+}
+
+/// The document, of which only places are told: its values may be secrets.
+pub(crate) struct Places(Node);
+
+impl Places {
+    /// Where a key path like `tenants.acme.routes[1].path` stands, or the nearest table above it that is there.
+    pub(crate) fn of(&self, path: &str) -> Place {
+        self.0.deepest(path).place
+    }
+
+    /// Whether the key stands there at all.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.0.at(path).is_some()
+    }
 }
 
 impl Draft {
@@ -52,13 +68,8 @@ impl Draft {
             report: reader.report,
             complete: files.complete,
             files: files.read,
-            root,
+            places: Places(root),
         }
-    }
-
-    /// Where a key stands, or the nearest table above it that is there.
-    pub(crate) fn place(&self, path: &str) -> Place {
-        self.root.deepest(path).place
     }
 }
 
@@ -252,7 +263,6 @@ fn adopt(root: Node, main: &mut Table, report: &mut Report) {
     }
 }
 
-/// What a configuration file may stand beside: nothing is read but through this.
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
         Self {

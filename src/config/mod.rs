@@ -22,8 +22,7 @@ pub use token::{KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};
 pub use users::{IdType, PoolConfig, UsersConfig};
 
-pub(crate) use document::Place;
-pub(crate) use load::Draft;
+pub(crate) use load::{Draft, Places};
 pub(crate) use problem::Report;
 
 use collection::{List, nested};

@@ -159,9 +159,21 @@ impl Report {
         });
     }
 
-    /// Whether there is a mistake so far.
-    pub(crate) fn has_mistakes(&self) -> bool {
-        !self.mistakes.is_empty()
+    /// How many mistakes there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.mistakes.len()
+    }
+
+    /// Whether one of the first `count` mistakes lies at `key`, below or above it: its value is then not what was meant.
+    pub(crate) fn touches(&self, key: &str, count: usize) -> bool {
+        let within = |outer: &str, inner: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.mistakes[..count]
+            .iter()
+            .any(|mistake| within(key, &mistake.key) || within(&mistake.key, key))
     }
 
     /// The warnings, or every mistake; both in the order of the files.

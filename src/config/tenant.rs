@@ -67,7 +67,10 @@ impl Form for Tenants {
         let read = table.iter().filter_map(|(name, node)| {
             reader.below(bare(name), |reader| match name.parse::<TenantId>() {
                 Ok(id) => Some((id, tenant.read(node, reader)?)),
-                Err(error) => reader.mistake(node, format!("{name:?}"), error.to_string(), ""),
+                Err(_) => {
+                    let expected = "a name of 1 to 63 of a-z, 0-9 and -, not beginning with -";
+                    reader.mistake(node, format!("{name:?}"), expected, "rename the tenant")
+                }
             })
         });
         Some(read.collect())
