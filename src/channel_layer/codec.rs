@@ -11,8 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{Secret, SerializerFormat};
 
-use super::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
-use super::{json_read, json_write, msgpack};
+use crate::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
+use super::msgpack;
+use crate::event::{json_read, json_write};
 
 /// How one layer writes its events.
 #[derive(Clone)]
@@ -105,7 +106,7 @@ impl fmt::Debug for Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel_layer::event::Value;
+    use crate::event::Value;
 
     fn event() -> Event {
         Event::from_json(r#"{"type":"chat.message","text":"ä","n":[1,-1,1.5,null,true]}"#).unwrap()

@@ -19,7 +19,7 @@ use crate::ids::{GroupName, ReplicaId};
 use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
 use crate::stores::redis_keys;
 
-use super::event::Event;
+use crate::event::Event;
 use super::inbox::Inbox;
 use super::names::{group_channel, group_channel_pattern};
 use super::subscriber::{Order, Status, Subscriber};
