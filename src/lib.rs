@@ -13,3 +13,6 @@ pub mod metrics;
 pub mod routes;
 pub mod stores;
 pub mod templates;
+
+// floor 2: four parts that do not know each other
+pub mod users;
