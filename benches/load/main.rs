@@ -128,9 +128,12 @@ fn measure(options: &Options) -> Result<Report> {
         bail!("{wanted} descriptors are needed, the hard limit is {limit}");
     }
     process::pin_self(process::LOAD_CORE)?;
+    let precedence = process::take_precedence();
     let mut world = World::create(&options.gateway, options.self_test)?;
     let mut report = Report {
         runs: options.settings.runs,
+        load_before: report::load_average(),
+        precedence,
         ..Report::default()
     };
     if options.wants("memory") {

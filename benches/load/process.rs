@@ -88,7 +88,8 @@ pub(crate) struct CpuReading {
 }
 
 impl CpuReading {
-    fn of(pid: u32) -> Result<Self> {
+    /// Of the process with this id.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut threads = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
             let entry = entry?;
@@ -144,6 +145,11 @@ pub(crate) fn pin_self(core: usize) -> Result<()> {
     cores.set(core);
     rustix::thread::sched_setaffinity(None, &cores)
         .with_context(|| format!("cannot run on core {core}: two cores are needed"))
+}
+
+/// Puts this process and its children before everything else on the machine, if the kernel allows it (to root).
+pub(crate) fn take_precedence() -> bool {
+    rustix::process::setpriority_process(None, -20).is_ok()
 }
 
 /// Raises the descriptor limit to the hard limit; returns it. Children inherit it.

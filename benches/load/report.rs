@@ -91,6 +91,12 @@ impl Row {
     }
 }
 
+/// The load average of the last minute.
+pub(crate) fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
+}
+
 /// What one thing costs, at two sizes: equal figures mean linear growth.
 pub(crate) struct Cost {
     pub(crate) what: &'static str,
@@ -137,12 +143,16 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) costs: Vec<Cost>,
     pub(crate) runs: usize,
+    /// The load average at the start: what else the machine was doing.
+    pub(crate) load_before: String,
+    /// Whether all of it ran before everything else on the machine.
+    pub(crate) precedence: bool,
 }
 
 impl Report {
     /// The report as a terminal or (`markdown`) a README shows it.
     pub(crate) fn render(&self, markdown: bool) -> String {
-        let mut out = circumstances(self.runs);
+        let mut out = circumstances(self);
         let head = [
             "what", "target", "measured", "spread", "gateway", "floor", "met",
         ];
@@ -203,7 +213,7 @@ fn table<const N: usize>(
 }
 
 /// Machine, commit, command.
-fn circumstances(runs: usize) -> String {
+fn circumstances(report: &Report) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
     let model = model.map_or("unknown CPU", |rest| {
@@ -216,8 +226,6 @@ fn circumstances(runs: usize) -> String {
         .count()
         .max(cores);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("?").to_owned();
     let mut command = vec!["cargo bench --bench load".to_owned()];
     let arguments: Vec<_> = std::env::args()
         .skip(1)
@@ -227,12 +235,15 @@ fn circumstances(runs: usize) -> String {
         command.push("--".into());
         command.extend(arguments);
     }
+    let nice = if report.precedence { "nice -20, " } else { "" };
     format!(
-        "Machine: {model}, {cores} cores, Linux {}; server on one core, load and Redis on the other (load average {load}).\n\
+        "Machine: {model}, {cores} cores, Linux {}; server on one core, load and Redis on the other ({nice}load average before {load}).\n\
          Commit: {}. Command: `{}`. Median and spread (lowest–highest) of {runs} runs.\n\n",
         kernel.trim(),
         commit(),
         command.join(" "),
+        load = report.load_before,
+        runs = report.runs,
     )
 }
 

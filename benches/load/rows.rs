@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use crate::floor::Floor;
 use crate::report::{Row, Series, Target};
 use crate::swarm::{Side, Swarm};
-use crate::world::{Gateway, LOCAL_TTL, OWN_GROUPS, SHARED_CHANNEL, World, own_channel};
+use crate::world::{Gateway, LOCAL_TTL, SHARED_CHANNEL, SMALL_GROUPS, World, small_channel};
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -24,8 +24,8 @@ pub(crate) struct Settings {
     pub(crate) saturated_events: u64,
     /// Connects per run.
     pub(crate) connects: u64,
-    /// Sockets of the latency row, each in a group of its own; publishes that find the capacity; length of the run.
-    pub(crate) latency: (u64, u64, Duration),
+    /// Sockets in each small group of the latency row; length of a step in search of half load, and of the run.
+    pub(crate) latency: (u64, Duration, Duration),
     /// Sockets before and after, and how long the process may settle before it is weighed.
     pub(crate) memory: (u64, u64, Duration),
     pub(crate) memory_runs: usize,
@@ -45,7 +45,7 @@ impl Settings {
         bursts: 40,
         saturated_events: 5_000,
         connects: 2_000,
-        latency: (OWN_GROUPS, 40_000, Duration::from_secs(5)),
+        latency: (1, Duration::from_secs(1), Duration::from_secs(5)),
         memory: (2_000, 10_000, Duration::from_secs(3)),
         memory_runs: 3,
         cost_sockets: 250,
@@ -59,7 +59,7 @@ impl Settings {
         bursts: 10,
         saturated_events: 1_000,
         connects: 500,
-        latency: (OWN_GROUPS, 10_000, Duration::from_secs(1)),
+        latency: (1, Duration::from_millis(300), Duration::from_secs(1)),
         memory: (1_000, 3_000, Duration::from_secs(1)),
         memory_runs: 1,
         cost_sockets: 50,
@@ -74,9 +74,8 @@ const BURST: u64 = 10;
 const BURST_PACE: Duration = Duration::from_millis(100);
 /// Events under way in the saturated row: 512 × 204 bytes are a tenth of a socket's queue bound.
 const WINDOW: u64 = 512;
-/// Events under way while the capacity of the latency row is sought: few, because a deep queue is cheaper per event than
-/// the single events of half load, and would find a capacity that these do not have.
-const OWN_WINDOW: u64 = 16;
+/// Where the search for half load begins; any gateway bears it.
+const FIRST_RATE: f64 = 2_000.0;
 
 /// CPU time and wall time of a piece of work.
 #[derive(Clone, Copy)]
@@ -94,6 +93,13 @@ impl Sample {
     fn busy_percent(&self) -> f64 {
         100.0 * self.cpu.as_secs_f64() / self.wall.as_secs_f64()
     }
+}
+
+/// What came of publishing at a fixed rate: sorted latencies in nanoseconds, and how busy both cores were in percent.
+struct OpenLoop {
+    sockets: Vec<u64>,
+    subscriber: Vec<u64>,
+    busy: [f64; 2],
 }
 
 /// A gateway and a floor with the same number of sockets each, in one loop.
@@ -358,18 +364,19 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Latency from publish to arrival at half of what the whole set-up can carry: p50 and p99.
+    /// Latency from publish to arrival, p50 and p99, at the rate at which the busier of the two cores is half busy.
     ///
-    /// Each socket has a group of its own, so that a delivery is one hop more than the subscriber's, and no fan-out.
+    /// The groups are small: with 1,000 sockets in one, the row would show the time of 1,000 writes and nothing else.
     pub(crate) fn latency(&mut self) -> Result<[Row; 2]> {
-        let (sockets, probes, lasting) = self.settings.latency;
+        let (members, probe, lasting) = self.settings.latency;
         let mark = self.swarm.mark();
-        for n in 1..=sockets {
-            let request = self.world.request("own", n)?;
+        for user in 1..=members * SMALL_GROUPS {
+            let group = 1 + user % SMALL_GROUPS;
+            let request = self.world.request_for("small", group, user)?;
             self.swarm
                 .connect(Side::Gateway, self.gateway.port, &request)?;
         }
-        let channels: Vec<String> = (1..=sockets).map(own_channel).collect();
+        let channels: Vec<String> = (1..=SMALL_GROUPS).map(small_channel).collect();
         self.swarm.subscribe(self.world.redis_port, &channels)?;
         let row = |what, target| Row {
             what,
@@ -386,39 +393,44 @@ impl<'a> Stage<'a> {
                 Target::Ratio(2.0),
             ),
         ];
-        let (mut rates, mut busy) = (Series::default(), Series::default());
+        let mut rates = Series::default();
+        let mut busy = [Series::default(), Series::default()];
         for _ in 0..self.settings.runs {
-            let full = self.publish_windowed(&channels, probes, OWN_WINDOW, 1)?;
-            let rate = full.units as f64 / full.wall.as_secs_f64() / 2.0;
+            let mut rate = FIRST_RATE;
+            for _ in 0..3 {
+                let step = self.publish_at(rate, &channels, probe)?;
+                rate *= 50.0 / step.busy[0].max(step.busy[1]);
+            }
+            let run = self.publish_at(rate, &channels, lasting)?;
             rates.0.push(rate);
-            let before = (self.gateway.process.cpu()?, Instant::now());
-            let (sockets, subscriber) = self.publish_at(rate, &channels, lasting)?;
-            let cpu = self.gateway.process.cpu()?.since(&before.0);
-            busy.0
-                .push(100.0 * cpu.as_secs_f64() / before.1.elapsed().as_secs_f64());
+            for (series, percent) in busy.iter_mut().zip(run.busy) {
+                series.0.push(percent);
+            }
             for (row, part) in rows.iter_mut().zip([0.5, 0.99]) {
-                row.gateway.0.push(quantile(&sockets, part));
-                row.floor.0.push(quantile(&subscriber, part));
+                row.gateway.0.push(quantile(&run.sockets, part));
+                row.floor.0.push(quantile(&run.subscriber, part));
             }
         }
         self.swarm.unsubscribe();
         self.swarm.close_from(mark);
         rows[1].note = format!(
-            "{:.0} events/s, round robin over {sockets} groups of one socket, the gateway's core {:.0} % busy; the floor is \
-             a bare subscriber of all groups in the same loop",
+            "{:.0} events/s, round robin over {SMALL_GROUPS} groups of {members} socket each, the gateway's core {:.0} % and the other \
+             {:.0} % busy; the floor is a bare subscriber of all groups in the same loop",
             rates.median(),
-            busy.median()
+            busy[0].median(),
+            busy[1].median(),
         );
         Ok(rows)
     }
 
-    /// Publishes at `rate` per second, whatever comes back; sorted latencies of sockets and subscriber.
+    /// Publishes at `rate` per second, whatever comes back.
     fn publish_at(
         &mut self,
         rate: f64,
         channels: &[String],
         lasting: Duration,
-    ) -> Result<(Vec<u64>, Vec<u64>)> {
+    ) -> Result<OpenLoop> {
+        let cpu = (self.gateway.process.cpu()?, self.world.load_cpu()?);
         let before = self.swarm.tally(Side::Gateway).frames;
         let mut names = channels.iter().map(String::as_str).cycle();
         self.swarm.begin_latencies();
@@ -432,7 +444,16 @@ impl<'a> Stage<'a> {
             let next = start + Duration::from_secs_f64(due as f64 / rate);
             self.swarm.turn(next)?;
         }
-        self.swarm.pump_frames(Side::Gateway, before + published)?;
+        let percent = |cpu: Duration| 100.0 * cpu.as_secs_f64() / start.elapsed().as_secs_f64();
+        let after = (self.gateway.process.cpu()?, self.world.load_cpu()?);
+        let load = after
+            .1
+            .iter()
+            .zip(&cpu.1)
+            .map(|(now, then)| now.since(then));
+        let busy = [percent(after.0.since(&cpu.0)), percent(load.sum())];
+        let deliveries = published * self.settings.latency.0;
+        self.swarm.pump_frames(Side::Gateway, before + deliveries)?;
         self.swarm.pump_until(Instant::now() + PACE)?;
         let mut latencies = self.swarm.end_latencies();
         let seen = latencies.subscriber.len() as u64;
@@ -442,7 +463,11 @@ impl<'a> Stage<'a> {
         );
         latencies.sockets.sort_unstable();
         latencies.subscriber.sort_unstable();
-        Ok((latencies.sockets, latencies.subscriber))
+        Ok(OpenLoop {
+            sockets: latencies.sockets,
+            subscriber: latencies.subscriber,
+            busy,
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::floor;
-use crate::process::{LOAD_CORE, Process, SERVER_CORE};
+use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
 use crate::redis::Link;
 
 /// Users in the database, numbered from 1.
@@ -24,8 +24,8 @@ pub(crate) const USERS: u64 = 12_000;
 pub(crate) const LOCAL_TTL: Duration = Duration::from_secs(1);
 /// Groups that a socket of the routes for the table of costs joins, beside `bench`.
 pub(crate) const EXTRA_GROUPS: u64 = 20;
-/// Sockets that have a group of their own in the latency row.
-pub(crate) const OWN_GROUPS: u64 = 1_000;
+/// Groups of the latency row.
+pub(crate) const SMALL_GROUPS: u64 = 1_000;
 
 const HOST: &str = "bench.example.com";
 const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
@@ -34,22 +34,22 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The group that most sockets are in, as a Redis channel.
 pub(crate) const SHARED_CHANNEL: &str = "bench__group__bench";
 
-/// The Redis channel of the group of socket `n` alone.
-pub(crate) fn own_channel(n: u64) -> String {
-    format!("bench__group__own_{n}")
+/// The Redis channel of small group `n`.
+pub(crate) fn small_channel(n: u64) -> String {
+    format!("bench__group__small_{n}")
 }
 
 /// Every channel that the rows publish to.
 pub(crate) fn all_channels() -> Vec<String> {
-    let own = (1..=OWN_GROUPS).map(own_channel);
-    own.chain([SHARED_CHANNEL.to_owned()]).collect()
+    let small = (1..=SMALL_GROUPS).map(small_channel);
+    small.chain([SHARED_CHANNEL.to_owned()]).collect()
 }
 
 /// The channel that reaches a socket with this path, for the stand-in.
 pub(crate) fn channel_of_path(path: &str) -> String {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next().map(str::parse)) {
-        (Some("own"), Some(Ok(n))) => own_channel(n),
+        (Some("small"), Some(Ok(n))) => small_channel(n),
         _ => SHARED_CHANNEL.to_owned(),
     }
 }
@@ -66,7 +66,7 @@ pub(crate) fn jti(user: u64) -> String {
 pub(crate) struct World {
     dir: TempDir,
     pub(crate) redis_port: u16,
-    _redis: Process,
+    redis: Process,
     /// For questions to Redis that no measurement is made of.
     pub(crate) link: Link,
     program: PathBuf,
@@ -99,12 +99,17 @@ impl World {
         Ok(Self {
             dir,
             redis_port,
-            _redis: redis,
+            redis,
             link,
             program: program.to_owned(),
             stand_in,
             key: EncodingKey::from_secret(KEY.as_bytes()),
         })
+    }
+
+    /// CPU time of everything that shares the load core: Redis and this program.
+    pub(crate) fn load_cpu(&self) -> Result<[CpuReading; 2]> {
+        Ok([self.redis.cpu()?, CpuReading::of(std::process::id())?])
     }
 
     /// Starts a gateway with tenant `bench` and `more` idle tenants, and waits until it is ready.
@@ -144,15 +149,20 @@ impl World {
         })
     }
 
-    /// An upgrade request as a browser sends it, with the token of user `user`, for `/ROUTE/N/`.
+    /// An upgrade request as a browser sends it, with the token of user `user`, for `/ROUTE/USER/`.
     pub(crate) fn request(&self, route: &str, user: u64) -> Result<Vec<u8>> {
+        self.request_for(route, user, user)
+    }
+
+    /// The same for `/ROUTE/N/`.
+    pub(crate) fn request_for(&self, route: &str, n: u64, user: u64) -> Result<Vec<u8>> {
         let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
         let claims = json!({
             "token_type": "access", "exp": now + 3600, "iat": now - 1, "jti": jti(user), "user_id": user.to_string(),
         });
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.key)?;
         let request = format!(
-            "GET /{route}/{user}/?token={token} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n\
+            "GET /{route}/{n}/?token={token} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n\
              Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
              Upgrade: websocket\r\nOrigin: https://{HOST}\r\nSec-WebSocket-Version: 13\r\n\
              Accept-Encoding: gzip, deflate\r\nAccept-Language: en\r\n\
@@ -188,7 +198,7 @@ impl World {
             .ok();
         }
         for (route, groups) in [
-            ("own", "\"own_{n}\"".to_owned()),
+            ("small", "\"small_{n}\"".to_owned()),
             ("groups", format!("\"bench\"{}", extra("g", "_{n}"))),
             ("members", format!("\"bench\"{}", extra("s", ""))),
         ] {
