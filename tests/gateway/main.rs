@@ -9,4 +9,17 @@
 
 mod support;
 
+mod bad_upgrades;
+mod command_line;
+mod dev;
+mod drain;
+mod floors;
 mod house;
+mod isolation;
+mod message_to_socket;
+mod metrics;
+mod problem;
+mod refusals;
+mod store_outage;
+mod token_explain;
+mod token_to_user;
