@@ -13,16 +13,34 @@ fn lockgate(arguments: &[&str]) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[tokio::test]
 async fn healthcheck_tells_live_from_ready() {
     let gateway = gateway().tenant("acme").start().await;
     let url = format!("http://{}", gateway.replica().admin);
-    assert_eq!(lockgate(&["healthcheck", "--url", &url]).status.code(), Some(0));
-    assert_eq!(lockgate(&["healthcheck", "--ready", "--url", &url]).status.code(), Some(0));
-    let nobody = ["healthcheck", "--url", "http://127.0.0.1:1", "--timeout", "1s"];
+    assert_eq!(
+        lockgate(&["healthcheck", "--url", &url]).status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        lockgate(&["healthcheck", "--ready", "--url", &url])
+            .status
+            .code(),
+        Some(0)
+    );
+    let nobody = [
+        "healthcheck",
+        "--url",
+        "http://127.0.0.1:1",
+        "--timeout",
+        "1s",
+    ];
     assert_eq!(lockgate(&nobody).status.code(), Some(1));
 }
 
@@ -35,14 +53,30 @@ async fn send_prints_the_answer_and_fails_with_a_wrong_key() {
     let wrong = dir.path().join("wrong");
     std::fs::write(&wrong, "some other key of thirty-two bytes").unwrap();
     let send = |key: &str, event: &str| {
-        lockgate(&["send", "--tenant", &tenant.name, "--group", "chat_lobby", "--url", &url, "--api-key-file", key, event])
+        lockgate(&[
+            "send",
+            "--tenant",
+            &tenant.name,
+            "--group",
+            "chat_lobby",
+            "--url",
+            &url,
+            "--api-key-file",
+            key,
+            event,
+        ])
     };
     let mut socket = gateway.open("/ws/chat/lobby/").await;
     let key = gateway.key_file.to_str().unwrap();
     let sent = send(key, r#"{"type": "x", "n": 1}"#);
     assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
     assert_eq!(socket.next_json().await, json!({"n": 1}));
-    assert_eq!(send(wrong.to_str().unwrap(), r#"{"type": "x"}"#).status.code(), Some(1));
+    assert_eq!(
+        send(wrong.to_str().unwrap(), r#"{"type": "x"}"#)
+            .status
+            .code(),
+        Some(1)
+    );
     assert_ne!(send(key, "not an event").status.code(), Some(0));
     assert!(socket.ping().await.is_empty());
 }
@@ -82,7 +116,9 @@ groups = ["g_{y}"]
         (10, "algorithm"),
         (14, "path"),
     ] {
-        let found = told.lines().any(|text| text.contains(&format!("lockgate.toml:{line}")) && text.contains(key));
+        let found = told
+            .lines()
+            .any(|text| text.contains(&format!("lockgate.toml:{line}")) && text.contains(key));
         assert!(found, "nothing about {key} in line {line}:\n{told}");
     }
     assert!(told.contains("database"), "{told}");
@@ -94,19 +130,38 @@ groups = ["g_{y}"]
 
 #[tokio::test]
 async fn a_good_configuration_checks_out_and_variables_override_it() {
-    let gateway = gateway().set("server.drain.delay", "5s").set("server.drain.window", "20s").tenant("acme").write().await;
+    let gateway = gateway()
+        .set("server.drain.delay", "5s")
+        .set("server.drain.window", "20s")
+        .tenant("acme")
+        .write()
+        .await;
     let config = gateway.config.to_str().unwrap();
     let output = lockgate(&["config", "check", "--config", config]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert_eq!(lockgate(&["config", "check", "--grace", "30s", "--config", config]).status.code(), Some(0));
-    assert_eq!(lockgate(&["config", "check", "--grace", "29s", "--config", config]).status.code(), Some(1));
+    assert_eq!(
+        lockgate(&["config", "check", "--grace", "30s", "--config", config])
+            .status
+            .code(),
+        Some(0)
+    );
+    assert_eq!(
+        lockgate(&["config", "check", "--grace", "29s", "--config", config])
+            .status
+            .code(),
+        Some(1)
+    );
     let overridden = Command::new(LOCKGATE)
         .args(["config", "check", "--config", config])
         .env("LOCKGATE_SERVER__HANDSHAKE_TIMEOUT", "soon")
         .output()
         .unwrap();
     assert_eq!(overridden.status.code(), Some(1));
-    assert!(text(&overridden).contains("LOCKGATE_SERVER__HANDSHAKE_TIMEOUT"), "{}", text(&overridden));
+    assert!(
+        text(&overridden).contains("LOCKGATE_SERVER__HANDSHAKE_TIMEOUT"),
+        "{}",
+        text(&overridden)
+    );
 }
 
 #[test]
@@ -114,9 +169,17 @@ fn defaults_and_reference_are_printed_and_the_defaults_are_toml() {
     let output = lockgate(&["config", "default"]);
     assert!(output.status.success());
     let defaults: toml::Table = String::from_utf8(output.stdout).unwrap().parse().unwrap();
-    assert_eq!(defaults["server"]["handshake_timeout"].as_str(), Some("10s"));
+    assert_eq!(
+        defaults["server"]["handshake_timeout"].as_str(),
+        Some("10s")
+    );
     let reference = text(&lockgate(&["config", "reference"]));
-    for key in ["handshake_timeout", "send_queue", "on_outage", "tenant_series"] {
+    for key in [
+        "handshake_timeout",
+        "send_queue",
+        "on_outage",
+        "tenant_series",
+    ] {
         assert!(reference.contains(key), "{key}");
     }
 }
@@ -125,10 +188,22 @@ fn defaults_and_reference_are_printed_and_the_defaults_are_toml() {
 fn wrong_usage_is_exit_2_and_help_has_examples() {
     assert_eq!(lockgate(&["no-such-verb"]).status.code(), Some(2));
     assert_eq!(lockgate(&["send"]).status.code(), Some(2));
-    for verb in [&["serve"][..], &["dev"], &["send"], &["token", "mint"], &["token", "explain"], &["healthcheck"], &["config", "check"]] {
+    for verb in [
+        &["serve"][..],
+        &["dev"],
+        &["send"],
+        &["token", "mint"],
+        &["token", "explain"],
+        &["healthcheck"],
+        &["config", "check"],
+    ] {
         let output = lockgate(&[verb, &["--help"]].concat());
         assert_eq!(output.status.code(), Some(0), "{verb:?}");
-        assert!(text(&output).contains("xample"), "{verb:?}: {}", text(&output));
+        assert!(
+            text(&output).contains("xample"),
+            "{verb:?}: {}",
+            text(&output)
+        );
     }
 }
 
@@ -139,12 +214,20 @@ async fn keys_may_come_from_files_and_variables() {
     std::fs::write(&file, "a signing key from a file, with a line end\n").unwrap();
     let gateway = gateway()
         .tenant("acme")
-        .with("token.signing_key", toml::Table::from_iter([("file".to_owned(), file.display().to_string().into())]))
+        .with(
+            "token.signing_key",
+            toml::Table::from_iter([("file".to_owned(), file.display().to_string().into())]),
+        )
         .start()
         .await;
     let token = crate::support::token::sign(
         "a signing key from a file, with a line end",
         &crate::support::token::access(ALICE),
     );
-    gateway.replica().dial(gateway.tenant(), "/ws/chat/lobby/").token(&token).open().await;
+    gateway
+        .replica()
+        .dial(gateway.tenant(), "/ws/chat/lobby/")
+        .token(&token)
+        .open()
+        .await;
 }

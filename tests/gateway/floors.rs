@@ -5,8 +5,27 @@ use std::path::{Path, PathBuf};
 
 /// The house from the ground up. Within a floor nothing imports anything but what stands in `BESIDE`.
 const FLOORS: [&[&str]; 8] = [
-    &["clock", "close_code", "config", "error", "ids", "metrics", "telemetry", "user_id"],
-    &["event", "frame", "origin", "problem", "routes", "stores", "templates", "tenants", "validation"],
+    &[
+        "clock",
+        "close_code",
+        "config",
+        "error",
+        "ids",
+        "metrics",
+        "telemetry",
+        "user_id",
+    ],
+    &[
+        "event",
+        "frame",
+        "origin",
+        "problem",
+        "routes",
+        "stores",
+        "templates",
+        "tenants",
+        "validation",
+    ],
     &["auth", "channel_layer", "hub", "users"],
     &["admission", "relay", "render", "revocation", "token_auth"],
     &["consumer", "state"],
@@ -60,14 +79,19 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// The modules that a source names as `crate::MODULE`, its tests and comments apart, with the line.
 fn imports(source: &str) -> Vec<(usize, String)> {
-    let code = source.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+    let code = source
+        .lines()
+        .take_while(|line| line.trim() != "#[cfg(test)]");
     code.enumerate()
         .filter(|(_, line)| !line.trim_start().starts_with("//"))
         .flat_map(|(n, line)| {
-            line.match_indices("crate::").map(move |(at, _)| (n + 1, line[at + 7..].to_owned()))
+            line.match_indices("crate::")
+                .map(move |(at, _)| (n + 1, line[at + 7..].to_owned()))
         })
         .map(|(n, rest)| {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_alphanumeric() && c != '_')
+                .unwrap_or(rest.len());
             (n, rest[..end].to_owned())
         })
         .filter(|(_, module)| module.chars().next().is_some_and(char::is_lowercase))
@@ -82,7 +106,12 @@ fn a_module_imports_only_from_lower_floors() {
     let mut wrong = BTreeMap::new();
     for file in files {
         let relative = file.strip_prefix(&src).unwrap();
-        let first = relative.components().next().unwrap().as_os_str().to_string_lossy();
+        let first = relative
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_string_lossy();
         let module = first.trim_end_matches(".rs");
         if matches!(module, "lib" | "main") {
             continue;
@@ -100,7 +129,9 @@ fn a_module_imports_only_from_lower_floors() {
                 Some(lower) if lower < floor => {}
                 Some(same) if same == floor && BESIDE.contains(&(module, &imported)) => {}
                 Some(other) => {
-                    let complaint = format!("{place}: {module} (floor {floor}) imports {imported} (floor {other})");
+                    let complaint = format!(
+                        "{place}: {module} (floor {floor}) imports {imported} (floor {other})"
+                    );
                     wrong.insert(complaint, ());
                 }
             }
@@ -121,7 +152,10 @@ fn the_front_page_shows_every_module() {
         assert!(floor_of(module).is_some(), "{module} is on no floor");
     }
     // In the order of the floors, so that the page reads as the house is built.
-    let floors: Vec<_> = declared.iter().map(|module| floor_of(module).unwrap()).collect();
+    let floors: Vec<_> = declared
+        .iter()
+        .map(|module| floor_of(module).unwrap())
+        .collect();
     assert!(floors.is_sorted(), "{declared:?}");
 }
 
@@ -130,7 +164,10 @@ fn only_metrics_names_the_macros_of_metrics() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&src, &mut files);
-    for file in files.iter().filter(|file| !file.starts_with(src.join("metrics")) && **file != src.join("metrics.rs")) {
+    for file in files
+        .iter()
+        .filter(|file| !file.starts_with(src.join("metrics")) && **file != src.join("metrics.rs"))
+    {
         let source = std::fs::read_to_string(file).unwrap();
         for name in ["counter!(", "gauge!(", "histogram!("] {
             assert!(!source.contains(name), "{}: {name}", file.display());

@@ -14,7 +14,12 @@ async fn a_token_of_one_tenant_opens_nothing_at_another() {
     let (one, other) = (gateway.named("one"), gateway.named("other"));
     let token = one.token(ALICE);
     gateway.replica().dial(one, CHAT).token(&token).open().await;
-    let refusal = gateway.replica().dial(other, CHAT).token(&token).refused().await;
+    let refusal = gateway
+        .replica()
+        .dial(other, CHAT)
+        .token(&token)
+        .refused()
+        .await;
     Problem::token("signature").is(&refusal, &other.name);
     // Nor does the other host with this one's name in a header.
     let dial = gateway.replica().dial(other, CHAT).token(&token);
@@ -25,18 +30,31 @@ async fn a_token_of_one_tenant_opens_nothing_at_another() {
 #[tokio::test]
 async fn events_denials_and_cached_users_stay_within_their_tenant() {
     let redis = RedisServer::shared().await;
-    let gateway = gateway().replicas(2).tenant("one").tenant("other").start().await;
+    let gateway = gateway()
+        .replicas(2)
+        .tenant("one")
+        .tenant("other")
+        .start()
+        .await;
     let (one, other) = (gateway.named("one"), gateway.named("other"));
     let dial = |replica: usize, tenant: &Tenant, user: &str| {
-        gateway.replicas[replica].dial(tenant, CHAT).token(&tenant.token(user))
+        gateway.replicas[replica]
+            .dial(tenant, CHAT)
+            .token(&tenant.token(user))
     };
     let mut ours = dial(0, one, ALICE).open().await;
     let mut theirs = dial(0, other, ALICE).open().await;
-    let (to_one, to_other) =
-        (Publisher::new(redis, &one.prefix).await, Publisher::new(redis, &other.prefix).await);
+    let (to_one, to_other) = (
+        Publisher::new(redis, &one.prefix).await,
+        Publisher::new(redis, &other.prefix).await,
+    );
     for n in 0..20 {
-        to_one.send("chat_lobby", &json!({"type": "x", "one": n})).await;
-        to_other.send("chat_lobby", &json!({"type": "x", "other": n})).await;
+        to_one
+            .send("chat_lobby", &json!({"type": "x", "one": n}))
+            .await;
+        to_other
+            .send("chat_lobby", &json!({"type": "x", "other": n}))
+            .await;
     }
     for n in 0..20 {
         assert_eq!(ours.next_json().await, json!({"one": n}));
@@ -45,7 +63,9 @@ async fn events_denials_and_cached_users_stay_within_their_tenant() {
     assert!(ours.ping().await.is_empty());
     assert!(theirs.ping().await.is_empty());
 
-    let () = redis.command(&["SET", &one.redis_key("deny:all"), "99999999999"]).await;
+    let () = redis
+        .command(&["SET", &one.redis_key("deny:all"), "99999999999"])
+        .await;
     Problem::new(401, "token_revoked").is(&dial(1, one, ALICE).refused().await, &one.name);
     dial(1, other, ALICE).open().await;
 
@@ -67,10 +87,27 @@ async fn a_tenant_that_cannot_be_served_takes_nobody_with_it() {
         .start()
         .await;
     let (good, broken) = (gateway.named("good"), gateway.named("broken"));
-    gateway.replica().dial(good, CHAT).token(&good.token(ALICE)).open().await;
-    let refusal = gateway.replica().dial(broken, CHAT).token(&broken.token(ALICE)).refused().await;
+    gateway
+        .replica()
+        .dial(good, CHAT)
+        .token(&good.token(ALICE))
+        .open()
+        .await;
+    let refusal = gateway
+        .replica()
+        .dial(broken, CHAT)
+        .token(&broken.token(ALICE))
+        .refused()
+        .await;
     Problem::new(503, "unavailable").is(&refusal, &broken.name);
     // A bad token needs no database: it is told so, not told to come back.
-    let refusal = gateway.replica().dial(broken, CHAT).token("rubbish").attempt().await.err().unwrap();
+    let refusal = gateway
+        .replica()
+        .dial(broken, CHAT)
+        .token("rubbish")
+        .attempt()
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(refusal.status, 401 | 503), "{refusal:?}");
 }

@@ -36,13 +36,20 @@ impl Problem {
     pub(crate) fn is(self, response: &Response, realm: &str) {
         assert_eq!(response.status, self.status, "{self:?}: {response:?}");
         let content_type = response.header("content-type");
-        assert_eq!(content_type, Some("application/problem+json"), "{response:?}");
+        assert_eq!(
+            content_type,
+            Some("application/problem+json"),
+            "{response:?}"
+        );
         let cache_control = response.header("cache-control");
         assert_eq!(cache_control, Some("no-store"), "{response:?}");
         let body = response.json();
         for member in ["type", "title", "detail"] {
             let text = body[member].as_str();
-            assert!(text.is_some_and(|text| !text.is_empty()), "{member}: {body}");
+            assert!(
+                text.is_some_and(|text| !text.is_empty()),
+                "{member}: {body}"
+            );
         }
         assert_eq!(body["status"], self.status, "{body}");
         assert_eq!(body["code"], self.code, "{body}");

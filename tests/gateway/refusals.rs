@@ -101,17 +101,29 @@ fn token_cases() -> Vec<Case> {
         Case::check("another key", "signature", |_| {
             token::sign("some other key of thirty-two bytes", &good(ALICE))
         }),
-        Case::check("from the future", "iat", |t| t.sign(&with("iat", token::now() + 60))),
-        Case::check("for the future", "nbf", |t| t.sign(&with("nbf", token::now() + 60))),
+        Case::check("from the future", "iat", |t| {
+            t.sign(&with("iat", token::now() + 60))
+        }),
+        Case::check("for the future", "nbf", |t| {
+            t.sign(&with("nbf", token::now() + 60))
+        }),
         Case::check("without exp", "exp", |t| t.sign(&without("exp"))),
         Case::check("another issuer", "issuer", |t| t.sign(&with("iss", "them"))),
-        Case::check("another audience", "audience", |t| t.sign(&with("aud", "them"))),
+        Case::check("another audience", "audience", |t| {
+            t.sign(&with("aud", "them"))
+        }),
         Case::check("sub is a number", "sub", |t| t.sign(&with("sub", 1))),
         Case::check("without jti", "jti", |t| t.sign(&without("jti"))),
-        Case::check("a refresh token", "token_type", |t| t.sign(&with("token_type", "refresh"))),
-        Case::check("without a type", "token_type", |t| t.sign(&without("token_type"))),
+        Case::check("a refresh token", "token_type", |t| {
+            t.sign(&with("token_type", "refresh"))
+        }),
+        Case::check("without a type", "token_type", |t| {
+            t.sign(&without("token_type"))
+        }),
         Case::check("without a user", "user_id", |t| t.sign(&without("user_id"))),
-        Case::check("a user id that is no number", "user_id", |t| t.sign(&with("user_id", "abc"))),
+        Case::check("a user id that is no number", "user_id", |t| {
+            t.sign(&with("user_id", "abc"))
+        }),
         // Only the close frame says `token_expired`.
         Case::new("expired", Problem::token("exp"), (4001, "token_expired"))
             .token(|t| t.sign(&with("exp", token::now() - 1))),
@@ -125,10 +137,16 @@ fn token_cases() -> Vec<Case> {
         Case::unauthorized("user_not_found", 4509, |t| t.sign(&good("99"))),
         // Beyond the column, and beyond 64 bits.
         Case::unauthorized("user_not_found", 4509, |t| t.sign(&good("4294967296"))),
-        Case::unauthorized("user_not_found", 4509, |t| t.sign(&good("99999999999999999999"))),
+        Case::unauthorized("user_not_found", 4509, |t| {
+            t.sign(&good("99999999999999999999"))
+        }),
         Case::unauthorized("user_inactive", 4502, |t| t.sign(&good(CAROL))),
-        Case::unauthorized("password_changed", 4510, |t| t.sign(&with("hash_password", "0"))),
-        Case::unauthorized("password_changed", 4510, |t| t.sign(&without("hash_password"))),
+        Case::unauthorized("password_changed", 4510, |t| {
+            t.sign(&with("hash_password", "0"))
+        }),
+        Case::unauthorized("password_changed", 4510, |t| {
+            t.sign(&without("hash_password"))
+        }),
     ]
 }
 
@@ -150,11 +168,19 @@ fn other_cases() -> Vec<Case> {
         Case {
             origin: Some("https://evil.example"),
             token: None,
-            ..Case::new("a foreign page without a token", origin, (4504, "origin_not_allowed"))
+            ..Case::new(
+                "a foreign page without a token",
+                origin,
+                (4504, "origin_not_allowed"),
+            )
         },
         Case {
             path: "/ws/any/a%20b/",
-            ..Case::new("a name that is no group", name, (4513, "group_name_not_valid"))
+            ..Case::new(
+                "a name that is no group",
+                name,
+                (4513, "group_name_not_valid"),
+            )
         },
         Case {
             path: "/ws/staff/7/",
@@ -192,7 +218,10 @@ async fn every_refusal_has_its_status_its_word_and_its_close_code() {
     let gateway = two_modes(&database).await;
     for mode in ["http", "close"] {
         let key = gateway.named(mode).redis_key("deny:jti:denied");
-        let () = RedisServer::shared().await.command(&["SET", &key, "1"]).await;
+        let () = RedisServer::shared()
+            .await
+            .command(&["SET", &key, "1"])
+            .await;
     }
     let cases = || token_cases().into_iter().chain(other_cases());
     let mut wrong = Vec::new();
@@ -207,21 +236,41 @@ async fn every_refusal_has_its_status_its_word_and_its_close_code() {
         let mut socket = case.dial(&gateway, gateway.named("close")).open().await;
         let (code, reason) = socket.closed().await;
         if (code, word(&reason)) != case.close {
-            wrong.push(format!("{}: {code} {reason}, not {:?}", case.name, case.close));
+            wrong.push(format!(
+                "{}: {code} {reason}, not {:?}",
+                case.name, case.close
+            ));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     // What all of these differ from is accepted.
     let token = gateway.tenant().sign(&good(ALICE));
-    gateway.replica().dial(gateway.tenant(), "/ws/chat/lobby/").token(&token).open().await;
+    gateway
+        .replica()
+        .dial(gateway.tenant(), "/ws/chat/lobby/")
+        .token(&token)
+        .open()
+        .await;
     // And each is counted by its word.
     let tenant = &gateway.named("http").name;
     let metrics = gateway.replica().metrics().await;
-    for result in ["token_missing", "token_not_valid", "token_revoked", "user_not_found",
-        "user_inactive", "password_changed", "origin_not_allowed", "group_name_not_valid", "group_forbidden", "accepted"]
-    {
+    for result in [
+        "token_missing",
+        "token_not_valid",
+        "token_revoked",
+        "user_not_found",
+        "user_inactive",
+        "password_changed",
+        "origin_not_allowed",
+        "group_name_not_valid",
+        "group_forbidden",
+        "accepted",
+    ] {
         let labels = [("tenant", tenant.as_str()), ("result", result)];
-        assert!(metrics.value("lockgate_handshakes_total", &labels) > 0.0, "{result}");
+        assert!(
+            metrics.value("lockgate_handshakes_total", &labels) > 0.0,
+            "{result}"
+        );
     }
 }
 
@@ -231,7 +280,12 @@ async fn what_is_refused_before_the_origin_is_http_in_both_modes() {
     for mode in ["http", "close"] {
         let tenant = gateway.named(mode);
         let token = tenant.sign(&good(ALICE));
-        let problem = gateway.replica().dial(tenant, "/nowhere/").token(&token).refused().await;
+        let problem = gateway
+            .replica()
+            .dial(tenant, "/nowhere/")
+            .token(&token)
+            .refused()
+            .await;
         Problem::new(404, "route_not_found").is(&problem, &tenant.name);
     }
     let stranger = Dial::new(gateway.replica().server, "nobody.test", "/ws/chat/lobby/");
@@ -250,7 +304,10 @@ async fn a_denied_value_of_any_kind_counts_and_a_cutoff_binds_what_was_issued_by
     let unavailable = Problem::new(503, "unavailable");
     let dial = |claims: &Value| {
         let token = tenant.sign(claims);
-        gateway.replica().dial(tenant, "/ws/chat/lobby/").token(&token)
+        gateway
+            .replica()
+            .dial(tenant, "/ws/chat/lobby/")
+            .token(&token)
     };
     let deny = async |key: &str, value: &str| {
         let () = redis.command(&["SET", &tenant.redis_key(key), value]).await;
@@ -300,19 +357,36 @@ async fn no_unverified_token_costs_a_query() {
     };
     let before = queries().await;
     for user in 0..20 {
-        let forged = token::sign("some other key of thirty-two bytes", &token::access(&user.to_string()));
-        gateway.replica().dial(tenant, "/ws/chat/lobby/").token(&forged).refused().await;
+        let forged = token::sign(
+            "some other key of thirty-two bytes",
+            &token::access(&user.to_string()),
+        );
+        gateway
+            .replica()
+            .dial(tenant, "/ws/chat/lobby/")
+            .token(&forged)
+            .refused()
+            .await;
     }
     assert_eq!(queries().await, before);
 }
 
 #[tokio::test]
 async fn a_replica_at_its_bound_answers_503_and_stays_ready() {
-    let gateway = gateway().set("server.max_connections", 2).tenant("acme").start().await;
+    let gateway = gateway()
+        .set("server.max_connections", 2)
+        .tenant("acme")
+        .start()
+        .await;
     let _first = gateway.open("/ws/chat/lobby/").await;
     let _second = gateway.open("/ws/chat/lobby/").await;
     let token = gateway.tenant().token(ALICE);
-    let third = gateway.replica().dial(gateway.tenant(), "/ws/chat/lobby/").token(&token).refused().await;
+    let third = gateway
+        .replica()
+        .dial(gateway.tenant(), "/ws/chat/lobby/")
+        .token(&token)
+        .refused()
+        .await;
     Problem::new(503, "overloaded").is(&third, &gateway.tenant().name);
     assert_eq!(gateway.replica().readyz().await.status, 200);
 }
