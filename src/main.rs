@@ -1,3 +1,7 @@
 //! The `lockgate` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockgate::cli::run(std::env::args_os())
+}

@@ -1,0 +1,512 @@
+//! The measured rows: CPU per delivery in three rhythms, CPU per connect, latency, memory.
+//!
+//! Gateway and floor take turns within every run, read by the same loop, and a run that loses a single frame fails.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::floor::Floor;
+use crate::report::{Row, Series, Target};
+use crate::swarm::{Side, Swarm};
+use crate::world::{Gateway, LOCAL_TTL, SHARED_CHANNEL, SMALL_GROUPS, World, small_channel};
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) runs: usize,
+    /// Sockets of the delivery rows.
+    pub(crate) sockets: u64,
+    /// One event each 20 ms.
+    pub(crate) paced_events: u32,
+    /// Ten events each 100 ms.
+    pub(crate) bursts: u32,
+    pub(crate) saturated_events: u64,
+    /// Connects per run.
+    pub(crate) connects: u64,
+    /// Sockets in each small group of the latency row; length of a step in search of half load, and of the run.
+    pub(crate) latency: (u64, Duration, Duration),
+    /// Sockets before and after, and how long the process may settle before it is weighed.
+    pub(crate) memory: (u64, u64, Duration),
+    pub(crate) memory_runs: usize,
+    /// The first and the second size of the table of costs: sockets with [`crate::world::EXTRA_GROUPS`] groups each.
+    pub(crate) cost_sockets: u64,
+    /// Tenants per step.
+    pub(crate) cost_tenants: usize,
+    /// How long an idle replica's commands are counted.
+    pub(crate) idle: Duration,
+}
+
+impl Settings {
+    pub(crate) const FULL: Self = Self {
+        runs: 5,
+        sockets: 1_000,
+        paced_events: 250,
+        bursts: 40,
+        saturated_events: 5_000,
+        connects: 2_000,
+        latency: (1, Duration::from_secs(1), Duration::from_secs(5)),
+        memory: (2_000, 10_000, Duration::from_secs(3)),
+        memory_runs: 3,
+        cost_sockets: 250,
+        cost_tenants: 100,
+        idle: Duration::from_secs(10),
+    };
+    /// Every row, but too short to be quoted.
+    pub(crate) const QUICK: Self = Self {
+        runs: 2,
+        paced_events: 50,
+        bursts: 10,
+        saturated_events: 1_000,
+        connects: 500,
+        latency: (1, Duration::from_millis(300), Duration::from_secs(1)),
+        memory: (1_000, 3_000, Duration::from_secs(1)),
+        memory_runs: 1,
+        cost_sockets: 50,
+        cost_tenants: 20,
+        idle: Duration::from_secs(2),
+        ..Self::FULL
+    };
+}
+
+const PACE: Duration = Duration::from_millis(20);
+const BURST: u64 = 10;
+const BURST_PACE: Duration = Duration::from_millis(100);
+/// Events under way in the saturated row: 512 × 204 bytes are a tenth of a socket's queue bound.
+const WINDOW: u64 = 512;
+/// Where the search for half load begins; any gateway bears it.
+const FIRST_RATE: f64 = 2_000.0;
+
+/// CPU time and wall time of a piece of work.
+#[derive(Clone, Copy)]
+struct Sample {
+    cpu: Duration,
+    wall: Duration,
+    units: u64,
+}
+
+impl Sample {
+    fn micros_per_unit(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.units as f64
+    }
+
+    fn busy_percent(&self) -> f64 {
+        100.0 * self.cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+}
+
+/// What came of publishing at a fixed rate: sorted latencies in nanoseconds, and how busy both cores were in percent.
+struct OpenLoop {
+    sockets: Vec<u64>,
+    subscriber: Vec<u64>,
+    busy: [f64; 2],
+}
+
+/// A gateway and a floor with the same number of sockets each, in one loop.
+pub(crate) struct Stage<'a> {
+    world: &'a mut World,
+    swarm: Swarm,
+    gateway: Gateway,
+    floor: Floor,
+    settings: Settings,
+}
+
+impl<'a> Stage<'a> {
+    /// Starts both servers and opens their sockets.
+    pub(crate) fn set(world: &'a mut World, settings: Settings) -> Result<Self> {
+        let mut swarm = Swarm::new(world.redis_port)?;
+        let gateway = world.start_gateway(0)?;
+        let mut floor = Floor::start(world.redis_port)?;
+        floor.command(&format!("accept {}", settings.sockets))?;
+        for user in 1..=settings.sockets {
+            let request = world.request("ws", user)?;
+            swarm.connect(Side::Gateway, gateway.port, &request)?;
+            swarm.connect(Side::Floor, floor.port, &request)?;
+        }
+        floor.done()?;
+        let mut this = Self {
+            world,
+            swarm,
+            gateway,
+            floor,
+            settings,
+        };
+        // First deliveries pay for first-time allocations on both sides.
+        for _ in 0..5 {
+            this.publish_paced(10, 1, PACE)?;
+            this.floor_writes(2, 5, PACE)?;
+        }
+        let length = this.swarm.tally(Side::Gateway).last_len;
+        let expected = crate::redis::EVENT_BYTES;
+        ensure!(
+            length == expected,
+            "frames have {length} bytes, not {expected}"
+        );
+        Ok(this)
+    }
+
+    /// CPU per delivery, one event at a time.
+    pub(crate) fn paced(&mut self) -> Result<Row> {
+        let events = self.settings.paced_events;
+        self.delivery_row(
+            ("CPU per delivery, one event at a time", 1.2),
+            |stage| stage.publish_paced(events, 1, PACE),
+            |stage| stage.floor_writes(events, 1, PACE),
+            1.0,
+        )
+    }
+
+    /// CPU per delivery, ten events back to back; the floor is a tenth of one write of ten frames.
+    pub(crate) fn bursts(&mut self) -> Result<Row> {
+        let rounds = self.settings.bursts;
+        self.delivery_row(
+            ("CPU per delivery, bursts of 10", 1.4),
+            |stage| stage.publish_paced(rounds, BURST, BURST_PACE),
+            |stage| stage.floor_writes(rounds, BURST, BURST_PACE),
+            BURST as f64,
+        )
+    }
+
+    /// CPU per delivery as fast as it goes; the floor is the bare write of one frame, paced.
+    pub(crate) fn saturated(&mut self) -> Result<Row> {
+        let (events, sockets) = (self.settings.saturated_events, self.settings.sockets);
+        let floor_events = self.settings.paced_events;
+        self.delivery_row(
+            ("CPU per delivery, saturated", 1.0 / 6.0),
+            |stage| stage.publish_windowed(&[SHARED_CHANNEL.to_owned()], events, WINDOW, sockets),
+            |stage| stage.floor_writes(floor_events, 1, PACE),
+            1.0,
+        )
+    }
+
+    fn delivery_row(
+        &mut self,
+        (what, limit): (&'static str, f64),
+        mut gateway: impl FnMut(&mut Self) -> Result<Sample>,
+        mut floor: impl FnMut(&mut Self) -> Result<Sample>,
+        frames_per_write: f64,
+    ) -> Result<Row> {
+        let mut row = Row {
+            what,
+            unit: "µs",
+            target: Target::Ratio(limit),
+            gateway: Series::default(),
+            floor: Series::default(),
+            note: String::new(),
+        };
+        let (mut busy, mut rate) = (Series::default(), Series::default());
+        for _ in 0..self.settings.runs {
+            let bare = floor(self)?;
+            let ours = gateway(self)?;
+            row.floor.0.push(bare.micros_per_unit() / frames_per_write);
+            row.gateway.0.push(ours.micros_per_unit());
+            busy.0.push(ours.busy_percent());
+            rate.0.push(ours.units as f64 / ours.wall.as_secs_f64());
+        }
+        row.note = format!(
+            "{:.0} deliveries/s, the gateway's core {:.0} % busy",
+            rate.median(),
+            busy.median()
+        );
+        Ok(row)
+    }
+
+    /// `rounds` times `burst` events in one write to Redis, one round each `pace`; per delivery.
+    fn publish_paced(&mut self, rounds: u32, burst: u64, pace: Duration) -> Result<Sample> {
+        let units = u64::from(rounds) * burst * self.settings.sockets;
+        let expected = self.swarm.tally(Side::Gateway).frames + units;
+        self.on_gateway(units, |stage| {
+            let start = Instant::now();
+            for round in 1..=rounds {
+                let channels = std::iter::repeat_n(SHARED_CHANNEL, burst as usize);
+                stage.swarm.publisher.publish(channels)?;
+                stage.swarm.pump_until(start + pace * round)?;
+            }
+            stage.swarm.pump_frames(Side::Gateway, expected)
+        })
+    }
+
+    /// `events` events, at most `window` of them neither delivered nor overdue, round robin over `channels`.
+    fn publish_windowed(
+        &mut self,
+        channels: &[String],
+        events: u64,
+        window: u64,
+        recipients: u64,
+    ) -> Result<Sample> {
+        let before = self.swarm.tally(Side::Gateway).frames;
+        let mut names = channels.iter().map(String::as_str).cycle();
+        self.on_gateway(events * recipients, |stage| {
+            let mut published = 0;
+            while published < events {
+                let arrived = (stage.swarm.tally(Side::Gateway).frames - before) / recipients;
+                let under_way = (published - arrived).max(stage.swarm.publisher.unanswered());
+                let room = window.saturating_sub(under_way).min(events - published);
+                // Small batches would make this program, not the gateway, the busy one.
+                if room >= (window / 4).min(events - published) {
+                    let batch = names.by_ref().take(room as usize);
+                    stage.swarm.publisher.publish(batch)?;
+                    published += room;
+                }
+                stage.swarm.turn(Instant::now() + PACE)?;
+                stage.swarm.check_open()?;
+            }
+            let expected = before + events * recipients;
+            stage.swarm.pump_frames(Side::Gateway, expected)
+        })
+    }
+
+    fn on_gateway(
+        &mut self,
+        units: u64,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Sample> {
+        let before = self.gateway.process.cpu()?;
+        let start = Instant::now();
+        work(self)?;
+        let wall = start.elapsed();
+        let cpu = self.gateway.process.cpu()?.since(&before);
+        Ok(Sample { cpu, wall, units })
+    }
+
+    /// `rounds` times one write of `frames` frames to every socket of the floor; per write.
+    fn floor_writes(&mut self, rounds: u32, frames: u64, pace: Duration) -> Result<Sample> {
+        let units = u64::from(rounds) * self.settings.sockets;
+        let expected = self.swarm.tally(Side::Floor).frames + units * frames;
+        let before = self.floor.process.cpu()?;
+        let start = Instant::now();
+        let micros = pace.as_micros();
+        self.floor
+            .command(&format!("write {rounds} {micros} {frames}"))?;
+        self.swarm.pump_frames(Side::Floor, expected)?;
+        self.floor.done()?;
+        let wall = start.elapsed();
+        let cpu = self.floor.process.cpu()?.since(&before);
+        Ok(Sample { cpu, wall, units })
+    }
+
+    /// CPU per authenticated connect, one after another, users in Redis but no longer in the gateway's own cache.
+    pub(crate) fn connects(&mut self) -> Result<Row> {
+        let mut row = Row {
+            what: "CPU per authenticated connect",
+            unit: "µs",
+            target: Target::Ratio(1.5),
+            gateway: Series::default(),
+            floor: Series::default(),
+            note: String::new(),
+        };
+        // Fills Redis: the users' first connect asks the database.
+        self.gateway_connects()?;
+        let redis = "result=\"redis\"";
+        let lookups = "lockgate_user_lookups_total";
+        let before = self.gateway.metric(lookups, redis)?;
+        for _ in 0..self.settings.runs {
+            row.floor.0.push(self.floor_connects()?.micros_per_unit());
+            row.gateway
+                .0
+                .push(self.gateway_connects()?.micros_per_unit());
+        }
+        let found = self.gateway.metric(lookups, redis)? - before;
+        let asked = self.settings.connects * self.settings.runs as u64;
+        row.note = format!("{found:.0} of {asked} users came from Redis, as the gateway counts");
+        Ok(row)
+    }
+
+    /// Users that no socket of the stage has.
+    fn newcomers(&self) -> std::ops::RangeInclusive<u64> {
+        self.settings.sockets + 1..=self.settings.sockets + self.settings.connects
+    }
+
+    fn gateway_connects(&mut self) -> Result<Sample> {
+        let requests = self
+            .newcomers()
+            .map(|user| self.world.request("ws", user))
+            .collect::<Result<Vec<_>>>()?;
+        let mark = self.swarm.mark();
+        let sample = self.on_gateway(requests.len() as u64, |stage| {
+            for request in &requests {
+                stage
+                    .swarm
+                    .connect(Side::Gateway, stage.gateway.port, request)?;
+            }
+            Ok(())
+        })?;
+        self.swarm.close_from(mark);
+        self.swarm
+            .pump_until(Instant::now() + LOCAL_TTL + Duration::from_millis(500))?;
+        self.swarm.check_open()?;
+        Ok(sample)
+    }
+
+    fn floor_connects(&mut self) -> Result<Sample> {
+        let requests = self
+            .newcomers()
+            .map(|user| self.world.request("ws", user))
+            .collect::<Result<Vec<_>>>()?;
+        let mark = self.swarm.mark();
+        let before = self.floor.process.cpu()?;
+        let start = Instant::now();
+        self.floor
+            .command(&format!("connects {}", requests.len()))?;
+        for request in &requests {
+            self.swarm.connect(Side::Floor, self.floor.port, request)?;
+        }
+        self.floor.done()?;
+        let wall = start.elapsed();
+        let cpu = self.floor.process.cpu()?.since(&before);
+        self.swarm.close_from(mark);
+        self.floor.command("drop")?;
+        self.floor.done()?;
+        Ok(Sample {
+            cpu,
+            wall,
+            units: requests.len() as u64,
+        })
+    }
+
+    /// Latency from publish to arrival, p50 and p99, at the rate at which the busier of the two cores is half busy.
+    ///
+    /// The groups are small: with 1,000 sockets in one, the row would show the time of 1,000 writes and nothing else.
+    pub(crate) fn latency(&mut self) -> Result<[Row; 2]> {
+        let (members, probe, lasting) = self.settings.latency;
+        let mark = self.swarm.mark();
+        for user in 1..=members * SMALL_GROUPS {
+            let group = 1 + user % SMALL_GROUPS;
+            let request = self.world.request_for("small", group, user)?;
+            self.swarm
+                .connect(Side::Gateway, self.gateway.port, &request)?;
+        }
+        let channels: Vec<String> = (1..=SMALL_GROUPS).map(small_channel).collect();
+        self.swarm.subscribe(self.world.redis_port, &channels)?;
+        let row = |what, target| Row {
+            what,
+            unit: "µs",
+            target,
+            gateway: Series::default(),
+            floor: Series::default(),
+            note: String::new(),
+        };
+        let mut rows = [
+            row("latency Redis to socket at half load, p50", Target::None),
+            row(
+                "latency Redis to socket at half load, p99",
+                Target::Ratio(2.0),
+            ),
+        ];
+        let mut rates = Series::default();
+        let mut busy = [Series::default(), Series::default()];
+        for _ in 0..self.settings.runs {
+            let mut rate = FIRST_RATE;
+            for _ in 0..3 {
+                let step = self.publish_at(rate, &channels, probe)?;
+                rate *= 50.0 / step.busy[0].max(step.busy[1]);
+            }
+            let run = self.publish_at(rate, &channels, lasting)?;
+            rates.0.push(rate);
+            for (series, percent) in busy.iter_mut().zip(run.busy) {
+                series.0.push(percent);
+            }
+            for (row, part) in rows.iter_mut().zip([0.5, 0.99]) {
+                row.gateway.0.push(quantile(&run.sockets, part));
+                row.floor.0.push(quantile(&run.subscriber, part));
+            }
+        }
+        self.swarm.unsubscribe();
+        self.swarm.close_from(mark);
+        rows[1].note = format!(
+            "{:.0} events/s, round robin over {SMALL_GROUPS} groups of {members} socket each, the gateway's core {:.0} % and the other \
+             {:.0} % busy; the floor is a bare subscriber of all groups in the same loop",
+            rates.median(),
+            busy[0].median(),
+            busy[1].median(),
+        );
+        Ok(rows)
+    }
+
+    /// Publishes at `rate` per second, whatever comes back.
+    fn publish_at(
+        &mut self,
+        rate: f64,
+        channels: &[String],
+        lasting: Duration,
+    ) -> Result<OpenLoop> {
+        let cpu = (self.gateway.process.cpu()?, self.world.load_cpu()?);
+        let before = self.swarm.tally(Side::Gateway).frames;
+        let mut names = channels.iter().map(String::as_str).cycle();
+        self.swarm.begin_latencies();
+        let start = Instant::now();
+        let mut published = 0;
+        while start.elapsed() < lasting {
+            let due = (start.elapsed().as_secs_f64() * rate) as u64 + 1;
+            let batch = names.by_ref().take((due - published) as usize);
+            self.swarm.publisher.publish(batch)?;
+            published = due;
+            let next = start + Duration::from_secs_f64(due as f64 / rate);
+            self.swarm.turn(next)?;
+        }
+        let percent = |cpu: Duration| 100.0 * cpu.as_secs_f64() / start.elapsed().as_secs_f64();
+        let after = (self.gateway.process.cpu()?, self.world.load_cpu()?);
+        let load = after
+            .1
+            .iter()
+            .zip(&cpu.1)
+            .map(|(now, then)| now.since(then));
+        let busy = [percent(after.0.since(&cpu.0)), percent(load.sum())];
+        let deliveries = published * self.settings.latency.0;
+        self.swarm.pump_frames(Side::Gateway, before + deliveries)?;
+        self.swarm.pump_until(Instant::now() + PACE)?;
+        let mut latencies = self.swarm.end_latencies();
+        let seen = latencies.subscriber.len() as u64;
+        ensure!(
+            seen == published,
+            "the bare subscriber saw {seen} of {published} events"
+        );
+        latencies.sockets.sort_unstable();
+        latencies.subscriber.sort_unstable();
+        Ok(OpenLoop {
+            sockets: latencies.sockets,
+            subscriber: latencies.subscriber,
+            busy,
+        })
+    }
+}
+
+/// The value below which `part` of the sorted nanoseconds lie, in microseconds.
+fn quantile(sorted: &[u64], part: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let at = (last as f64 * part).round() as usize;
+    sorted.get(at).map_or(f64::NAN, |&nanos| nanos as f64 / 1e3)
+}
+
+/// Memory of an idle authenticated socket in one group: growth of a fresh gateway between two numbers of sockets.
+pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
+    let (low, high, settle) = settings.memory;
+    let mut row = Row {
+        what: "memory of an idle authenticated socket",
+        unit: "KiB",
+        target: Target::Value(1.5),
+        gateway: Series::default(),
+        floor: Series::default(),
+        note: format!("growth of PSS between {low} and {high} sockets, each of another user"),
+    };
+    for _ in 0..settings.memory_runs {
+        let gateway = world.start_gateway(0)?;
+        let mut swarm = Swarm::new(world.redis_port)?;
+        let mut sizes = [0.0; 2];
+        let mut user = 0;
+        for (size, count) in sizes.iter_mut().zip([low, high]) {
+            while user < count {
+                user += 1;
+                let request = world.request("ws", user)?;
+                swarm.connect(Side::Gateway, gateway.port, &request)?;
+            }
+            swarm.pump_until(Instant::now() + settle)?;
+            swarm.check_open()?;
+            *size = gateway.process.pss()? as f64;
+        }
+        let each = (sizes[1] - sizes[0]) / (high - low) as f64;
+        row.gateway.0.push(each / 1024.0);
+        swarm.close_from(0);
+    }
+    Ok(row)
+}

@@ -1,0 +1,512 @@
+//! From a request path to a route and its typed parameters, as Django's `path()` decides it.
+//!
+//! The whole path must match, the first route that matches wins, and a converter takes as much as the rest allows
+//! (Django compiles its routes to greedy regular expressions). Matching takes time linear in the path, because it
+//! comes before any authentication. Called by the admission and by the configuration check.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+
+use crate::config::RouteConfig;
+
+/// Python refuses to read longer decimal texts as `int`, and Django then takes the route for one that does not match.
+const MAX_INT_DIGITS: usize = 4300;
+
+/// The type of a path parameter: `django.urls.converters`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Converter {
+    /// `[^/]+`
+    Str,
+    /// `[0-9]+`, printed again without leading zeroes.
+    Int,
+    /// `[-a-zA-Z0-9_]+`
+    Slug,
+    /// A hyphenated UUID in lower case.
+    Uuid,
+    /// `.+`: any text but line feeds, slashes too.
+    Path,
+}
+
+impl Converter {
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "str" => Self::Str,
+            "int" => Self::Int,
+            "slug" => Self::Slug,
+            "uuid" => Self::Uuid,
+            "path" => Self::Path,
+            _ => return None,
+        })
+    }
+
+    /// Whether `byte` may stand in a value. For UTF-8 text this says the same as a test by characters.
+    fn takes(self, byte: u8) -> bool {
+        match self {
+            Self::Str => byte != b'/',
+            Self::Int => byte.is_ascii_digit(),
+            Self::Slug => byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_',
+            Self::Uuid => matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'),
+            Self::Path => byte != b'\n',
+        }
+    }
+
+    /// `to_python`; `None` where Django's converter raises `ValueError`.
+    fn value(self, text: &str) -> Option<PathValue> {
+        Some(match self {
+            Self::Int if text.len() > MAX_INT_DIGITS => return None,
+            Self::Int => PathValue::Int(canonical_int(text).into()),
+            Self::Uuid => PathValue::Uuid(text.into()),
+            Self::Str | Self::Slug | Self::Path => PathValue::Text(text.into()),
+        })
+    }
+}
+
+/// `007` is `7`, `000` is `0`.
+fn canonical_int(digits: &str) -> &str {
+    match digits.trim_start_matches('0') {
+        "" => "0",
+        rest => rest,
+    }
+}
+
+/// The converted value of a path parameter, kept as Python's `str()` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PathValue {
+    /// A decimal number of any size, without sign and leading zeroes.
+    Int(Box<str>),
+    /// A hyphenated UUID in lower case.
+    Uuid(Box<str>),
+    /// Any text.
+    Text(Box<str>),
+}
+
+impl PathValue {
+    /// The value as Python's `str()` prints it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Int(text) | Self::Uuid(text) | Self::Text(text) => text,
+        }
+    }
+}
+
+/// The parameters of one path by name, in the order of the route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PathParams(Box<[(Arc<str>, PathValue)]>);
+
+impl PathParams {
+    /// The value of the parameter `name`.
+    pub fn get(&self, name: &str) -> Option<&PathValue> {
+        self.iter()
+            .find(|(own, _)| *own == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Names and values in the order of the route.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &PathValue)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// Whether the route has no parameters.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Why a route cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("route {path:?}: {problem}")]
+pub struct RouteError {
+    /// The position of the route in the tenant's list.
+    pub route: usize,
+    /// The route as configured.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: RouteProblem,
+}
+
+/// What is wrong with a route.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum RouteProblem {
+    #[error("it must not begin with / (routes are relative to the host, as in Django)")]
+    LeadingSlash,
+    #[error("< and > must enclose a parameter: <converter:name>")]
+    Brackets,
+    #[error("{0:?} is no converter; there are str, int, slug, uuid and path")]
+    UnknownConverter(String),
+    #[error("{0:?} is no name for a parameter; it takes letters, digits and _, and no digit first")]
+    ParameterName(String),
+    #[error("the parameter {0:?} stands there twice")]
+    DuplicateParameter(String),
+    #[error("the parameter user_id would hide the :user_id of authorize; give it another name")]
+    HidesUserId,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(Box<str>),
+    Param(Arc<str>, Converter),
+}
+
+/// One route: literal text and parameters.
+#[derive(Clone, Debug)]
+pub struct Route {
+    parts: Box<[Part]>,
+}
+
+impl Route {
+    /// Reads `text` as Django's `path()` does; `<name>` is short for `<str:name>`.
+    ///
+    /// # Errors
+    /// Every [`RouteProblem`] that the text alone can have, the first one found.
+    pub fn parse(text: &str) -> Result<Self, RouteProblem> {
+        if text.starts_with('/') {
+            return Err(RouteProblem::LeadingSlash);
+        }
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find(['<', '>']) {
+            let (literal, from) = rest.split_at(open);
+            let inner = from.strip_prefix('<').and_then(|from| from.split_once('>'));
+            let Some((inner, after)) = inner else {
+                return Err(RouteProblem::Brackets);
+            };
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.into()));
+            }
+            parts.push(Self::parse_param(inner, &parts)?);
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.into()));
+        }
+        Ok(Self {
+            parts: parts.into(),
+        })
+    }
+
+    fn parse_param(inner: &str, before: &[Part]) -> Result<Part, RouteProblem> {
+        let (converter, name) = inner.split_once(':').unwrap_or(("str", inner));
+        let converter = Converter::from_name(converter)
+            .ok_or_else(|| RouteProblem::UnknownConverter(converter.to_owned()))?;
+        let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(letter)
+        {
+            return Err(RouteProblem::ParameterName(name.to_owned()));
+        }
+        let same = |part: &Part| matches!(part, Part::Param(other, _) if **other == *name);
+        if before.iter().any(same) {
+            return Err(RouteProblem::DuplicateParameter(name.to_owned()));
+        }
+        Ok(Part::Param(name.into(), converter))
+    }
+
+    /// Names and converters of the parameters, in order.
+    pub fn params(&self) -> impl Iterator<Item = (&str, Converter)> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Param(name, converter) => Some((&**name, *converter)),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// The parameters of `path` (decoded, without its first slash) if all of it matches.
+    fn matches(&self, path: &str) -> Option<PathParams> {
+        if let Some(Part::Literal(first)) = self.parts.first()
+            && !path.starts_with(&**first)
+        {
+            return None;
+        }
+        let reach = Reach::new(&self.parts, path);
+        let mut at = 0;
+        let mut params = Vec::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            match part {
+                Part::Literal(text) => at += text.len(),
+                Part::Param(name, converter) => {
+                    let end = reach.longest(index, *converter, at)?;
+                    params.push((Arc::clone(name), converter.value(&path[at..end])?));
+                    at = end;
+                }
+            }
+        }
+        reach
+            .can(self.parts.len(), at)
+            .then(|| PathParams(params.into()))
+    }
+}
+
+/// From which positions of a path the parts from `i` on match all that follows: filled from the end, so that a
+/// route with several parameters costs its parts times the path, and never a search.
+struct Reach<'a> {
+    path: &'a str,
+    /// `(parts + 1) * (path.len() + 1)` answers.
+    table: Vec<bool>,
+}
+
+impl<'a> Reach<'a> {
+    fn new(parts: &[Part], path: &'a str) -> Self {
+        let width = path.len() + 1;
+        let mut reach = Self {
+            path,
+            table: vec![false; (parts.len() + 1) * width],
+        };
+        reach.table[parts.len() * width + path.len()] = true;
+        for (index, part) in parts.iter().enumerate().rev() {
+            match part {
+                Part::Literal(text) => {
+                    for at in 0..=path.len().saturating_sub(text.len()) {
+                        reach.table[index * width + at] = path.as_bytes()[at..]
+                            .starts_with(text.as_bytes())
+                            && reach.can(index + 1, at + text.len());
+                    }
+                }
+                Part::Param(_, Converter::Uuid) => {
+                    for at in 0..path.len() {
+                        reach.table[index * width + at] =
+                            uuid_at(path, at) && reach.can(index + 1, at + UUID_LENGTH);
+                    }
+                }
+                Part::Param(_, converter) => {
+                    for at in (0..path.len()).rev() {
+                        reach.table[index * width + at] = converter.takes(path.as_bytes()[at])
+                            && (reach.can(index + 1, at + 1) && path.is_char_boundary(at + 1)
+                                || reach.can(index, at + 1));
+                    }
+                }
+            }
+        }
+        reach
+    }
+
+    fn can(&self, part: usize, at: usize) -> bool {
+        at <= self.path.len() && self.table[part * (self.path.len() + 1) + at]
+    }
+
+    /// The end of the longest value at `at` after which the rest still matches.
+    fn longest(&self, part: usize, converter: Converter, at: usize) -> Option<usize> {
+        if !self.can(part, at) {
+            return None;
+        }
+        if converter == Converter::Uuid {
+            return Some(at + UUID_LENGTH);
+        }
+        let run = self.path.as_bytes()[at..]
+            .iter()
+            .take_while(|byte| converter.takes(**byte))
+            .count();
+        (at + 1..=at + run)
+            .rev()
+            .find(|end| self.path.is_char_boundary(*end) && self.can(part + 1, *end))
+    }
+}
+
+const UUID_LENGTH: usize = 36;
+
+fn uuid_at(path: &str, at: usize) -> bool {
+    path.as_bytes()
+        .get(at..at + UUID_LENGTH)
+        .is_some_and(|bytes| {
+            bytes.iter().enumerate().all(|(i, byte)| match i {
+                8 | 13 | 18 | 23 => *byte == b'-',
+                _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            })
+        })
+}
+
+/// The routes of one tenant, in the order of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Routes(Vec<Route>);
+
+impl Routes {
+    /// Reads the path of every route.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn parse(configs: &[RouteConfig]) -> Result<Self, Vec<RouteError>> {
+        let mut errors = Vec::new();
+        let mut routes = Vec::with_capacity(configs.len());
+        for (index, config) in configs.iter().enumerate() {
+            let checked = Route::parse(&config.path).and_then(|route| {
+                let hides = |(name, _)| name == "user_id";
+                match config.authorize.is_some() && route.params().any(hides) {
+                    true => Err(RouteProblem::HidesUserId),
+                    false => Ok(route),
+                }
+            });
+            match checked {
+                Ok(route) => routes.push(route),
+                Err(problem) => errors.push(RouteError {
+                    route: index,
+                    path: config.path.clone(),
+                    problem,
+                }),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self(routes))
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The first route that `raw_path` (percent-encoded, without a query) matches: its position and its parameters.
+    ///
+    /// One leading slash is not part of the path. A path that is not UTF-8 once decoded has no route.
+    pub fn find(&self, raw_path: &str) -> Option<(usize, PathParams)> {
+        let path = raw_path.strip_prefix('/').unwrap_or(raw_path);
+        let path = percent_decode_str(path).decode_utf8().ok()?;
+        self.0
+            .iter()
+            .enumerate()
+            .find_map(|(index, route)| Some((index, route.matches(&path)?)))
+    }
+
+    /// The route at `index`.
+    pub fn get(&self, index: usize) -> Option<&Route> {
+        self.0.get(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(paths: &[&str]) -> Result<Routes, Vec<RouteError>> {
+        let configs: Vec<_> = paths
+            .iter()
+            .map(|path| RouteConfig {
+                path: (*path).to_owned(),
+                ..RouteConfig::default()
+            })
+            .collect();
+        Routes::parse(&configs)
+    }
+
+    fn found(path: &str, raw: &str) -> Option<Vec<String>> {
+        let (_, params) = routes(&[path]).unwrap().find(raw)?;
+        Some(params.iter().map(|(_, v)| v.as_str().to_owned()).collect())
+    }
+
+    #[test]
+    fn paths_match_as_in_django() {
+        // Each outcome is what Django 5.2's RoutePattern(route, is_endpoint=True).match() says of the decoded path.
+        let uuid = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
+        let huge = "9".repeat(40);
+        let cases: &[(&str, &str, Option<&[&str]>)] = &[
+            ("", "/", Some(&[])),
+            ("", "/x", None),
+            ("ws/", "/ws/", Some(&[])),
+            ("ws/", "/ws", None),
+            ("ws/", "//ws/", None),
+            ("ws/<slug:room>/", "/ws/a-b_9/", Some(&["a-b_9"])),
+            ("ws/<slug:room>/", "/ws/a.b/", None),
+            ("ws/<slug:room>/", "/ws//", None),
+            ("ws/<slug:room>/", "/ws/a/x", None),
+            ("ws/<room>", "/ws/%C3%A9 x", Some(&["é x"])),
+            ("ws/<str:room>", "/ws/a/b", None),
+            ("ws/<str:room>", "/ws/a%2Fb", None),
+            ("ws/<str:room>", "/ws/a%0A", Some(&["a\n"])),
+            ("ws/<path:room>", "/ws/a%0A", None),
+            ("ws/<str:room>", "/ws/%zz", Some(&["%zz"])),
+            ("ws/<str:room>", "/ws/%FF", None),
+            ("ws/<int:n>", "/ws/007", Some(&["7"])),
+            ("ws/<int:n>", "/ws/000", Some(&["0"])),
+            ("ws/<int:n>", "/ws/-1", None),
+            ("ws/<int:n>", "/ws/%EF%BC%91", None),
+            ("ws/<path:p>/end", "/ws/a/b/end", Some(&["a/b"])),
+            ("<path:a>/<path:b>", "/1/2/3", Some(&["1/2", "3"])),
+            ("<str:a><str:b>", "/x%C3%A9", Some(&["x", "é"])),
+            ("<str:a><str:b>", "/%C3%A9", None),
+            ("<int:a><int:b>", "/1234", Some(&["123", "4"])),
+            ("<slug:a>-<slug:b>", "/x-y-z", Some(&["x-y", "z"])),
+            ("<slug:a>-<int:b>x", "/q-1-2x", Some(&["q-1", "2"])),
+            ("a b/<x>", "/a%20b/c", Some(&["c"])),
+            ("é/<x>", "/%C3%A9/c", Some(&["c"])),
+        ];
+        for (route, raw, expected) in cases {
+            let expected = expected.map(|v| v.iter().map(|s| (*s).to_owned()).collect());
+            assert_eq!(found(route, raw), expected, "{route} {raw}");
+        }
+        assert_eq!(
+            found("<uuid:u>", &format!("/{uuid}")),
+            Some(vec![uuid.into()])
+        );
+        assert_eq!(
+            found("<uuid:u>", &format!("/{}", uuid.to_uppercase())),
+            None
+        );
+        assert_eq!(
+            found("<uuid:u>", &format!("/{}", uuid.replace('-', ""))),
+            None
+        );
+        assert_eq!(
+            found("<uuid:u><str:x>", &format!("/{uuid}y")),
+            Some(vec![uuid.into(), "y".into()])
+        );
+        assert_eq!(found("<int:n>", &format!("/{huge}")), Some(vec![huge]));
+        assert_eq!(found("<int:n>", &format!("/{}", "1".repeat(4301))), None);
+    }
+
+    #[test]
+    fn the_first_route_wins() {
+        let routes = routes(&["ws/<int:n>/", "ws/<slug:s>/", "ws/1/"]).unwrap();
+        assert_eq!(routes.find("/ws/1/").unwrap().0, 0);
+        assert_eq!(routes.find("/ws/one/").unwrap().0, 1);
+        assert!(routes.find("/").is_none());
+    }
+
+    #[test]
+    fn hostile_paths_cost_linear_time() {
+        let routes = routes(&["<path:a>/<path:b>/<path:c>/<path:d>/end"]).unwrap();
+        let began = std::time::Instant::now();
+        assert!(routes.find(&format!("/{}", "a/".repeat(8000))).is_none());
+        assert!(began.elapsed().as_millis() < 200, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_all_at_once() {
+        let problems: Vec<_> = routes(&[
+            "/ws/",
+            "ok/<int:a>",
+            "<float:x>",
+            "<int:1x>",
+            "<int:>",
+            "<a>/<int:a>",
+            "<a",
+            "a>",
+            "<int: a>",
+        ])
+        .unwrap_err()
+        .into_iter()
+        .map(|error| (error.route, error.problem))
+        .collect();
+        let name = |text: &str| RouteProblem::ParameterName(text.into());
+        assert_eq!(
+            problems,
+            [
+                (0, RouteProblem::LeadingSlash),
+                (2, RouteProblem::UnknownConverter("float".into())),
+                (3, name("1x")),
+                (4, name("")),
+                (5, RouteProblem::DuplicateParameter("a".into())),
+                (6, RouteProblem::Brackets),
+                (7, RouteProblem::Brackets),
+                (8, name(" a")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_parameter_cannot_hide_the_user_id_of_authorize() {
+        let config = RouteConfig {
+            path: "<int:user_id>/".into(),
+            authorize: Some("SELECT 1 WHERE :user_id = 1".into()),
+            ..RouteConfig::default()
+        };
+        let errors = Routes::parse(&[config]).unwrap_err();
+        assert_eq!(errors[0].problem, RouteProblem::HidesUserId);
+    }
+}

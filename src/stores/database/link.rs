@@ -1,0 +1,335 @@
+//! One question to one database: a connection from the pool, the time limits, one retry, and the words for what failed.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::pool::PoolConnection;
+use sqlx::{ConnectOptions, Connection, Pool};
+use tracing::{info, warn};
+
+use super::statement::Bind;
+use super::value::Row;
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::metrics;
+
+/// How long a statement may take. The server ends it; one that does not even do that is left after
+/// [`ANSWER_TIMEOUT`].
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a free connection, or a new one, is waited for.
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Statement timeout and half a second for the server to say so.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How long the cause is looked for when no connection could be made in time.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long after a failure the database counts as down without asking it.
+const DOWN_FOR: Duration = Duration::from_secs(1);
+
+/// A statement with its values.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) sql: String,
+    pub(super) binds: Vec<Bind>,
+    /// Through a transaction pooler: see [`super::postgres::options`].
+    pub(super) pooled: bool,
+}
+
+/// What each of the databases does in its own way.
+pub(super) trait Link: sqlx::Database {
+    /// The rows of a statement.
+    fn ask(
+        conn: &mut Self::Connection,
+        ask: &Ask,
+    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+
+    /// The names of the columns that a statement returns, without running it.
+    fn columns(
+        conn: &mut Self::Connection,
+        ask: &Ask,
+    ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
+}
+
+/// Whether the database answers: for the metric, one log line per change, and who would rather not wait.
+#[derive(Debug)]
+pub(super) struct Health {
+    endpoint: String,
+    /// The password, masked in what a driver says.
+    password: Option<String>,
+    start: Instant,
+    /// Milliseconds from `start` to the last failed attempt, plus one; 0 while it answers.
+    failed_at: AtomicU64,
+}
+
+impl Health {
+    pub(super) fn new(endpoint: String, password: Option<String>) -> Self {
+        Self {
+            endpoint,
+            password: password.filter(|password| !password.is_empty()),
+            start: Instant::now(),
+            failed_at: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub(super) fn seems_down(&self) -> bool {
+        match self.failed_at.load(Ordering::Relaxed) {
+            0 => false,
+            at => self.start.elapsed() < Duration::from_millis(at) + DOWN_FOR,
+        }
+    }
+
+    fn answered(&self) {
+        if self.failed_at.swap(0, Ordering::Relaxed) != 0 {
+            info!(endpoint = %self.endpoint, "The database answers again");
+        }
+        metrics::dependency_up(Dependency::Database, &self.endpoint, true);
+    }
+
+    fn failed(&self, error: &StoreError) {
+        metrics::dependency_failed(error);
+        if !matches!(
+            error.kind,
+            ErrorKind::Io | ErrorKind::Timeout | ErrorKind::Auth
+        ) {
+            return;
+        }
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        if self.failed_at.swap(millis + 1, Ordering::Relaxed) == 0 {
+            warn!(endpoint = %self.endpoint, error.kind = error.kind.label(), error = %error.source, "The database does not answer");
+        }
+        metrics::dependency_up(Dependency::Database, &self.endpoint, false);
+    }
+
+    /// The error with its kind, and without the password should a driver have put it in.
+    fn store_error(&self, error: &sqlx::Error) -> StoreError {
+        let mut text = error.to_string();
+        if let Some(password) = &self.password {
+            text = text.replace(password.as_str(), "***");
+        }
+        StoreError::new(Dependency::Database, kind(error), text)
+    }
+}
+
+/// The rows of `ask`. What may succeed a moment later is tried once more.
+pub(super) async fn ask<DB: Link>(
+    pool: &Pool<DB>,
+    health: &Health,
+    operation: &'static str,
+    ask: &Ask,
+) -> Result<Vec<Row>, AskError> {
+    let began = Instant::now();
+    let first = attempt(pool, ask, false).await;
+    let outcome = match first {
+        Err(Failed::Sql(error)) if is_transient(&error) => attempt(pool, ask, true).await,
+        other => other,
+    };
+    settle(health, operation, began, outcome)
+}
+
+/// The names of the columns of `ask`.
+pub(super) async fn columns<DB: Link>(
+    pool: &Pool<DB>,
+    health: &Health,
+    ask: &Ask,
+) -> Result<Vec<String>, AskError> {
+    let began = Instant::now();
+    let outcome = async {
+        let mut conn = connection(pool, true).await?;
+        limited(DB::columns(&mut conn, ask)).await
+    };
+    settle(health, "columns", began, outcome.await)
+}
+
+/// A failed question, with what the server said about the statement.
+#[derive(Debug)]
+pub(super) struct AskError {
+    pub(super) error: StoreError,
+    /// The value of a parameter is at fault: others, asked alone, may well be found.
+    pub(super) value_not_valid: bool,
+    /// A column or table that was there is gone, or has another type.
+    pub(super) schema_changed: bool,
+}
+
+enum Failed {
+    Sql(sqlx::Error),
+    NoAnswer,
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+fn settle<T>(
+    health: &Health,
+    operation: &'static str,
+    began: Instant,
+    outcome: Result<T, Failed>,
+) -> Result<T, AskError> {
+    metrics::dependency_took(Dependency::Database, operation, began.elapsed());
+    let failed = match outcome {
+        Ok(answer) => {
+            health.answered();
+            return Ok(answer);
+        }
+        Err(Failed::NoAnswer) => AskError {
+            error: StoreError::timeout(Dependency::Database, ANSWER_TIMEOUT),
+            value_not_valid: false,
+            schema_changed: false,
+        },
+        Err(Failed::Sql(error)) => AskError {
+            error: health.store_error(&error),
+            value_not_valid: is_value_error(&error),
+            schema_changed: is_schema_error(&error),
+        },
+    };
+    health.failed(&failed.error);
+    Err(failed)
+}
+
+async fn attempt<DB: Link>(pool: &Pool<DB>, ask: &Ask, again: bool) -> Result<Vec<Row>, Failed> {
+    let mut conn = connection(pool, again).await?;
+    let answer = limited(DB::ask(&mut conn, ask)).await;
+    match &answer {
+        // The answer may still come, to whoever uses the connection next; and waiting for it would hold its place.
+        Err(Failed::NoAnswer) => drop(conn.detach()),
+        // The server's plan of a prepared statement no longer fits the table.
+        Err(Failed::Sql(error)) if code(error).as_deref() == Some("0A000") => {
+            drop(conn.detach());
+        }
+        _ => {}
+    }
+    answer
+}
+
+async fn limited<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failed> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Failed::NoAnswer),
+    }
+}
+
+/// A connection; a second attempt takes only one that answers, since a restart leaves several dead ones behind.
+async fn connection<DB: Link>(pool: &Pool<DB>, tested: bool) -> Result<PoolConnection<DB>, Failed> {
+    for _ in 0..=pool.options().get_max_connections() {
+        let mut conn = match pool.acquire().await {
+            Ok(conn) => conn,
+            Err(error) => return Err(why_not(pool, error).await.into()),
+        };
+        if !tested || matches!(limited(conn.ping()).await, Ok(())) {
+            return Ok(conn);
+        }
+        drop(conn.detach());
+    }
+    Err(Failed::NoAnswer)
+}
+
+/// The pool tries a refused connection until its time is up, and then says only that; this finds the cause.
+async fn why_not<DB: Link>(pool: &Pool<DB>, error: sqlx::Error) -> sqlx::Error {
+    if !matches!(error, sqlx::Error::PoolTimedOut) || pool.size() > 0 {
+        return error;
+    }
+    let options = pool.connect_options();
+    match tokio::time::timeout(PROBE_TIMEOUT, options.connect()).await {
+        Ok(Err(cause)) => cause,
+        Ok(Ok(_)) | Err(_) => error,
+    }
+}
+
+/// SQLSTATE, or the number of SQLite's result code.
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+fn mysql_number(error: &sqlx::Error) -> Option<u16> {
+    let error = error.as_database_error()?;
+    Some(error.try_downcast_ref::<MySqlDatabaseError>()?.number())
+}
+
+/// Whether the same statement may succeed at once: lost connections, deadlocks, failed serialization, a server
+/// that is going away (its successor may be there), an outdated plan.
+fn is_transient(error: &sqlx::Error) -> bool {
+    if is_broken(error) {
+        return true;
+    }
+    match mysql_number(error) {
+        Some(number) => matches!(number, 1053 | 1205 | 1213 | 1927),
+        None => code(error).is_some_and(|code| {
+            matches!(
+                code.as_str(),
+                "40001" | "40P01" | "57P01" | "57P02" | "0A000" | "26000" | "5" | "6"
+            ) || code.starts_with("08")
+        }),
+    }
+}
+
+fn is_broken(error: &sqlx::Error) -> bool {
+    match error {
+        // sqlx reports a connection that was closed while idle as a protocol error at times.
+        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => true,
+        _ => error
+            .source()
+            .is_some_and(|source| source.is::<std::io::Error>()),
+    }
+}
+
+fn is_value_error(error: &sqlx::Error) -> bool {
+    match mysql_number(error) {
+        // Mixed collations, a value that is not valid for its type.
+        Some(number) => matches!(number, 1267 | 1292 | 1366 | 3854),
+        // Data exceptions: text that the encoding lacks, numbers out of range.
+        None => code(error).is_some_and(|code| code.len() == 5 && code.starts_with("22")),
+    }
+}
+
+fn is_schema_error(error: &sqlx::Error) -> bool {
+    match mysql_number(error) {
+        Some(number) => matches!(number, 1054 | 1146),
+        None => code(error).is_some_and(|code| code == "42703" || code == "42P01" || code == "1"),
+    }
+}
+
+fn kind(error: &sqlx::Error) -> ErrorKind {
+    match error {
+        sqlx::Error::PoolTimedOut => return ErrorKind::Timeout,
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => {
+            return ErrorKind::Io;
+        }
+        sqlx::Error::Protocol(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Encode(_) => return ErrorKind::Protocol,
+        _ => {}
+    }
+    if let Some(number) = mysql_number(error) {
+        return match number {
+            1044 | 1142 | 1143 | 1370 => ErrorKind::Permission,
+            1045 | 1698 | 1862 => ErrorKind::Auth,
+            1969 | 3024 => ErrorKind::Timeout,
+            1040 | 1053 | 1203 | 1226 | 1927 => ErrorKind::Io,
+            _ => ErrorKind::Other,
+        };
+    }
+    match code(error).as_deref() {
+        Some("57014") => ErrorKind::Timeout,
+        Some("42501") => ErrorKind::Permission,
+        // SQLite: the file cannot be opened or read.
+        Some("14" | "10" | "23") => ErrorKind::Io,
+        Some(code) if code.starts_with("28") => ErrorKind::Auth,
+        Some(code)
+            if code.starts_with("57P") || code.starts_with("08") || code.starts_with("53") =>
+        {
+            ErrorKind::Io
+        }
+        _ => ErrorKind::Other,
+    }
+}

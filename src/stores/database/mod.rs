@@ -1,0 +1,477 @@
+//! PostgreSQL, MySQL and SQLite behind two questions: which users are these, and does this row exist?
+//!
+//! A pool per database, connected when it is first needed. sqlx's `Any` is not used: one column of a type that it
+//! does not know fails the whole row. Nothing here writes, and nothing here prints a password.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{MySqlPool, PgPool, SqlitePool};
+
+use self::link::{Ask, AskError, Health};
+use self::value::Row;
+use crate::config::{PoolConfig, Secret};
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::ids::UserId;
+use crate::metrics;
+
+pub use self::statement::{Dialect, SqlParam, Statement, StatementError};
+pub use self::user_query::{UserQuery, UserQueryError, UserRow};
+
+mod link;
+mod mysql;
+mod postgres;
+mod sqlite;
+mod statement;
+mod user_query;
+mod value;
+
+/// Ids in one statement. A power of two: shorter lists are filled up to one, so that a server keeps nine plans and
+/// not 256.
+pub const MAX_IDS: usize = 256;
+
+/// Why the users of a tenant cannot be read, in words for its operator.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum ColumnProblem {
+    #[error("there is no table {table}, or the database's user may not see it")]
+    NoTable { table: String },
+    #[error("table {table} has no column {column}")]
+    NoColumn { table: String, column: String },
+    #[error("users.query returns no column {column}")]
+    NotReturned { column: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+enum Pools {
+    Postgres { pool: PgPool, pooled: bool },
+    MySql(MySqlPool),
+    Sqlite(SqlitePool),
+}
+
+/// One database of a tenant.
+pub struct Database {
+    pools: Pools,
+    health: Health,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Database({})", self.health.endpoint())
+    }
+}
+
+impl Database {
+    /// A pool for `url`; connects when it is first asked. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If the URL cannot be read. What it says never has the password.
+    pub fn connect_lazy(url: &Secret, pool: &PoolConfig) -> Result<Arc<Self>, StoreError> {
+        let text = url.expose();
+        let not_valid = |problem: &str| {
+            StoreError::new(Dependency::Database, ErrorKind::Other, problem.to_owned())
+        };
+        // A driver's own words may quote the URL.
+        let unreadable = |_| not_valid("the URL of the database cannot be read");
+        let (pools, endpoint) = match Dialect::of_url(text) {
+            Some(Dialect::Postgres) => {
+                let (options, pooled) = postgres::options(text).map_err(unreadable)?;
+                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
+                let pool = sized(PgPoolOptions::new(), pool).connect_lazy_with(options);
+                (Pools::Postgres { pool, pooled }, endpoint)
+            }
+            Some(Dialect::MySql) => {
+                let options = mysql::options(text).map_err(unreadable)?;
+                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
+                let pool = sized(MySqlPoolOptions::new(), pool)
+                    .after_connect(|conn, _| Box::pin(mysql::limit_time(conn)));
+                (Pools::MySql(pool.connect_lazy_with(options)), endpoint)
+            }
+            Some(Dialect::Sqlite) => {
+                let options = sqlite::options(text).map_err(unreadable)?;
+                let mut pool = sized(SqlitePoolOptions::new(), pool);
+                if text.contains(":memory:") || text.contains("mode=memory") {
+                    // It lives as long as a connection to it.
+                    pool = pool
+                        .min_connections(1)
+                        .idle_timeout(None)
+                        .max_lifetime(None);
+                }
+                (
+                    Pools::Sqlite(pool.connect_lazy_with(options)),
+                    "sqlite".to_owned(),
+                )
+            }
+            None => {
+                return Err(not_valid(
+                    "the URL must begin with postgres://, mysql:// or sqlite://",
+                ));
+            }
+        };
+        Ok(Arc::new(Self {
+            pools,
+            health: Health::new(endpoint, password(text)),
+        }))
+    }
+
+    /// Host and port, or `sqlite`: what may stand in logs and metrics.
+    pub fn endpoint(&self) -> &str {
+        self.health.endpoint()
+    }
+
+    /// Whether it failed to answer within the last second: who has something to serve instead need not wait for it.
+    pub fn seems_down(&self) -> bool {
+        self.health.seems_down()
+    }
+
+    /// Which database this is.
+    pub fn dialect(&self) -> Dialect {
+        match &self.pools {
+            Pools::Postgres { .. } => Dialect::Postgres,
+            Pools::MySql(_) => Dialect::MySql,
+            Pools::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// The rows of the users `ids`, in no order; an id without a row is no user. Two rows with one id are both
+    /// returned: neither is the user.
+    ///
+    /// # Errors
+    /// If the database cannot be asked, or `query` does not fit it.
+    pub async fn fetch_users(
+        &self,
+        query: &UserQuery,
+        ids: &[UserId],
+    ) -> Result<Vec<UserRow>, StoreError> {
+        let mut users = Vec::with_capacity(ids.len());
+        let mut chunks: Vec<&[UserId]> = ids.chunks(MAX_IDS).collect();
+        while let Some(chunk) = chunks.pop() {
+            match self.fetch_chunk(query, chunk).await {
+                Ok(rows) => users.extend(rows),
+                // One id that the database cannot read must not hide the others; by itself it is nobody's.
+                Err(failed) if failed.value_not_valid => {
+                    if chunk.len() > 1 {
+                        let (left, right) = chunk.split_at(chunk.len() / 2);
+                        chunks.extend([left, right]);
+                    }
+                }
+                Err(failed) => return Err(failed.error),
+            }
+        }
+        Ok(users)
+    }
+
+    async fn fetch_chunk(
+        &self,
+        query: &UserQuery,
+        ids: &[UserId],
+    ) -> Result<Vec<UserRow>, AskError> {
+        let mut binds: Vec<_> = ids.iter().flat_map(|id| query.binds(id)).collect();
+        let Some(last) = binds.last().cloned() else {
+            return Ok(Vec::new());
+        };
+        binds.resize(binds.len().next_power_of_two(), last);
+        let rows = match self.ask_users(query, &binds).await {
+            Err(failed) if failed.schema_changed && query.table().is_some() => {
+                query.forget_plan();
+                self.ask_users(query, &binds).await?
+            }
+            answer => answer?,
+        };
+        let asked: HashSet<&UserId> = ids.iter().collect();
+        let mut users = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match query.user_row(row) {
+                // A collation that ignores case finds others, too.
+                Ok(user) => users.extend(user.filter(|user| asked.contains(&user.id))),
+                Err(column) => {
+                    let problem = ColumnProblem::NotReturned {
+                        column: column.to_owned(),
+                    };
+                    return Err(refused(problem));
+                }
+            }
+        }
+        Ok(users)
+    }
+
+    async fn ask_users(
+        &self,
+        query: &UserQuery,
+        binds: &[statement::Bind],
+    ) -> Result<Vec<Row>, AskError> {
+        let statement = match query.statement() {
+            Some(statement) => statement,
+            None => self.plan(query).await?,
+        };
+        let (sql, binds) = statement.render(|_| binds.to_vec());
+        let sql = match self.dialect() {
+            Dialect::Postgres => postgres::wrap_rows(&sql),
+            Dialect::MySql | Dialect::Sqlite => sql,
+        };
+        metrics::user_query();
+        self.ask("users", sql, binds).await
+    }
+
+    /// Looks at the table's columns and makes the statement.
+    async fn plan(&self, query: &UserQuery) -> Result<Arc<Statement>, AskError> {
+        let columns = self.table_columns(query).await?;
+        if let Some(column) = query.missing(&columns) {
+            return Err(refused(missing_column(query, &columns, column)));
+        }
+        let nothing = || ColumnProblem::NoTable {
+            table: table_name(query),
+        };
+        query.plan(&columns).ok_or_else(|| refused(nothing()))
+    }
+
+    async fn table_columns(&self, query: &UserQuery) -> Result<Vec<String>, AskError> {
+        let Some((schema, table)) = query.table() else {
+            return Ok(Vec::new());
+        };
+        let text = |text: &str| statement::Bind::Text(text.to_owned());
+        let (sql, binds) = match (self.dialect(), schema) {
+            (Dialect::Postgres, schema) => {
+                let schema = schema.map(|schema| format!("\"{schema}\"."));
+                let name = format!("{}\"{table}\"", schema.unwrap_or_default());
+                let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
+                           AND attnum > 0 AND NOT attisdropped";
+                (sql, vec![text(&name)])
+            }
+            (Dialect::MySql, None) => (
+                "SELECT column_name FROM information_schema.columns \
+                 WHERE table_schema = DATABASE() AND table_name = ?",
+                vec![text(table)],
+            ),
+            (Dialect::MySql, Some(schema)) => (
+                "SELECT column_name FROM information_schema.columns \
+                 WHERE table_schema = ? AND table_name = ?",
+                vec![text(schema), text(table)],
+            ),
+            (Dialect::Sqlite, None) => ("SELECT name FROM pragma_table_info(?)", vec![text(table)]),
+            (Dialect::Sqlite, Some(schema)) => (
+                "SELECT name FROM pragma_table_info(?, ?)",
+                vec![text(table), text(schema)],
+            ),
+        };
+        let rows = self.ask("columns", sql.to_owned(), binds).await?;
+        let name = |row: Row| {
+            row.first()
+                .and_then(|(_, value)| value.as_text().map(str::to_owned))
+        };
+        Ok(rows.into_iter().filter_map(name).collect())
+    }
+
+    /// Asks for nobody in particular: whether the database answers, the columns are there and may be read.
+    ///
+    /// # Errors
+    /// [`ColumnProblem`] names what is missing.
+    pub async fn check_columns(&self, query: &UserQuery) -> Result<(), ColumnProblem> {
+        let columns = match query.table() {
+            Some(_) => {
+                query.forget_plan();
+                self.table_columns(query).await
+            }
+            None => self.query_columns(query).await,
+        };
+        let columns = columns.map_err(|failed| failed.error)?;
+        if let Some(column) = query.missing(&columns) {
+            return Err(missing_column(query, &columns, column));
+        }
+        query.plan(&columns);
+        let answer = self.ask_users(query, &query.binds(&query.probe())).await;
+        answer.map_err(|failed| failed.error)?;
+        Ok(())
+    }
+
+    async fn query_columns(&self, query: &UserQuery) -> Result<Vec<String>, AskError> {
+        let binds = query.binds(&query.probe());
+        let Some(statement) = query.statement() else {
+            return Ok(Vec::new());
+        };
+        let (sql, binds) = statement.render(|_| binds.clone());
+        let mut ask = Ask {
+            sql,
+            binds,
+            pooled: false,
+        };
+        match &self.pools {
+            Pools::Postgres { pool, .. } => {
+                ask.sql = postgres::wrap_rows(&ask.sql);
+                link::columns(pool, &self.health, &ask).await
+            }
+            Pools::MySql(pool) => link::columns(pool, &self.health, &ask).await,
+            Pools::Sqlite(pool) => link::columns(pool, &self.health, &ask).await,
+        }
+    }
+
+    /// Whether `statement` returns any row. A value that no row can hold is an answer, too: `false`.
+    ///
+    /// # Errors
+    /// If the database cannot be asked, or refuses the statement.
+    pub async fn exists(
+        &self,
+        statement: &Statement,
+        params: &[(&str, SqlParam)],
+    ) -> Result<bool, StoreError> {
+        let Some((sql, binds)) = statement.render_exists(params) else {
+            return Ok(false);
+        };
+        match self.ask("authorize", sql, binds).await {
+            Ok(rows) => {
+                let value = rows.first().and_then(|row| row.first());
+                Ok(value
+                    .and_then(|(_, value)| value.as_bool())
+                    .unwrap_or(false))
+            }
+            Err(failed) if failed.value_not_valid => Ok(false),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    async fn ask(
+        &self,
+        operation: &'static str,
+        sql: String,
+        binds: Vec<statement::Bind>,
+    ) -> Result<Vec<Row>, AskError> {
+        let mut ask = Ask {
+            sql,
+            binds,
+            pooled: false,
+        };
+        match &self.pools {
+            Pools::Postgres { pool, pooled } => {
+                ask.pooled = *pooled;
+                link::ask(pool, &self.health, operation, &ask).await
+            }
+            Pools::MySql(pool) => link::ask(pool, &self.health, operation, &ask).await,
+            Pools::Sqlite(pool) => link::ask(pool, &self.health, operation, &ask).await,
+        }
+    }
+}
+
+/// The rows by id; `None` for an id with several, of which none can be trusted.
+pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
+    let mut users = HashMap::with_capacity(rows.len());
+    for row in rows {
+        users
+            .entry(row.id.clone())
+            .and_modify(|known| *known = None)
+            .or_insert(Some(row));
+    }
+    users
+}
+
+/// What the JSON text of a value says as a boolean, however a database writes it; `None` for null and what says
+/// neither.
+pub fn json_truth(json: &str) -> Option<bool> {
+    value::SqlValue::from_json(json).as_bool()
+}
+
+fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> PoolOptions<DB> {
+    options
+        .max_connections(pool.max.max(1))
+        .idle_timeout(pool.idle)
+        .acquire_timeout(link::ACQUIRE_TIMEOUT)
+        // It would cost a round trip each time; a lost connection is noticed and replaced once.
+        .test_before_acquire(false)
+}
+
+fn refused(problem: ColumnProblem) -> AskError {
+    let text = problem.to_string();
+    AskError {
+        error: StoreError::new(Dependency::Database, ErrorKind::Other, text),
+        value_not_valid: false,
+        schema_changed: false,
+    }
+}
+
+fn table_name(query: &UserQuery) -> String {
+    match query.table() {
+        Some((Some(schema), table)) => format!("{schema}.{table}"),
+        Some((None, table)) => table.to_owned(),
+        None => String::new(),
+    }
+}
+
+fn missing_column(query: &UserQuery, columns: &[String], column: &str) -> ColumnProblem {
+    let (table, column) = (table_name(query), column.to_owned());
+    match query.table() {
+        Some(_) if columns.is_empty() => ColumnProblem::NoTable { table },
+        Some(_) => ColumnProblem::NoColumn { table, column },
+        None => ColumnProblem::NotReturned { column },
+    }
+}
+
+/// The password of a URL, decoded; also one given as a query parameter.
+fn password(url: &str) -> Option<String> {
+    let authority = url.split_once("://")?.1;
+    let (before_query, query) = authority.split_once('?').unwrap_or((authority, ""));
+    let in_query = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("password="));
+    let user_info = before_query
+        .rsplit_once('@')
+        .map(|(user_info, _)| user_info);
+    let in_user = user_info
+        .and_then(|user_info| user_info.split_once(':'))
+        .map(|(_, p)| p);
+    let found = in_query.or(in_user)?;
+    Some(
+        percent_encoding::percent_decode_str(found)
+            .decode_utf8_lossy()
+            .into_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d12_passwords_are_known_in_order_to_be_masked() {
+        for (url, expected) in [
+            ("postgres://u:p%40ss@h:1/d", Some("p@ss")),
+            ("mysql://u@h/d", None),
+            ("postgres://h/d?sslmode=require&password=x", Some("x")),
+            ("sqlite::memory:", None),
+        ] {
+            assert_eq!(password(url).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn d12_a_url_that_cannot_be_read_is_not_quoted() {
+        let pool = PoolConfig {
+            max: 1,
+            idle: std::time::Duration::from_secs(1),
+        };
+        for url in [
+            "postgres://u:hunter2@h:port/d",
+            "mysql://u:hunter2@[::/d",
+            "redis://u:hunter2@h",
+        ] {
+            let error = Database::connect_lazy(&Secret::from(url), &pool).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn u10_two_rows_for_one_id_are_no_user() {
+        let row = |id: &str| UserRow {
+            id: id.into(),
+            is_active: Some(true),
+            fields: "{}".into(),
+            password_digest: None,
+        };
+        let users = by_id(vec![row("1"), row("2"), row("1"), row("1")]);
+        assert!(users["1"].is_none());
+        assert!(users["2"].is_some());
+    }
+}

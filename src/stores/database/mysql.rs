@@ -1,0 +1,121 @@
+//! What is MySQL's and MariaDB's own: types of columns, the time limit of a statement.
+
+use std::str::FromStr;
+
+use sqlx::mysql::types::MySqlTime;
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Executor, MySql, Row as _, SqlSafeStr, TypeInfo,
+    ValueRef,
+};
+
+use super::link::{Ask, Link, STATEMENT_TIMEOUT};
+use super::statement::Bind;
+use super::value::{Row, SqlValue};
+
+pub(super) fn options(url: &str) -> Result<MySqlConnectOptions, sqlx::Error> {
+    Ok(MySqlConnectOptions::from_str(url)?.disable_statement_logging())
+}
+
+/// Limits the time of the statements of a new connection. Each server reads the comment that is for it.
+pub(super) async fn limit_time(conn: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    let (millis, seconds) = (
+        STATEMENT_TIMEOUT.as_millis(),
+        STATEMENT_TIMEOUT.as_secs_f64(),
+    );
+    let sql = format!(
+        "SET @lockgate = 1 /*!50708 , SESSION max_execution_time = {millis} */ \
+         /*M!100101 , SESSION max_statement_time = {seconds} */"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await?;
+    Ok(())
+}
+
+impl Link for MySql {
+    async fn ask(conn: &mut MySqlConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
+        let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone()));
+        for bind in &ask.binds {
+            query = match bind {
+                Bind::Int(number) => query.bind(*number),
+                Bind::Uuid(uuid) => query.bind(uuid.simple().to_string()),
+                Bind::Text(text) => query.bind(text.clone()),
+            };
+        }
+        query.fetch_all(conn).await?.iter().map(row).collect()
+    }
+
+    async fn columns(conn: &mut MySqlConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+        let statement = conn
+            .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
+            .await?;
+        let names = sqlx::Statement::columns(&statement)
+            .iter()
+            .map(|column| column.name().to_owned());
+        Ok(names.collect())
+    }
+}
+
+fn row(row: &MySqlRow) -> Result<Row, sqlx::Error> {
+    row.columns()
+        .iter()
+        .map(|column| Ok((column.name().to_owned(), value(row, column.ordinal())?)))
+        .collect()
+}
+
+fn value(row: &MySqlRow, index: usize) -> Result<SqlValue, sqlx::Error> {
+    let raw = row.try_get_raw(index)?;
+    if raw.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    let kind = raw.type_info().name().to_owned();
+    Ok(match kind.as_str() {
+        "BOOLEAN" => SqlValue::Bool(row.try_get_unchecked(index)?),
+        "TINYINT" | "SMALLINT" | "MEDIUMINT" | "INT" | "BIGINT" => {
+            SqlValue::Number(row.try_get_unchecked::<i64, _>(index)?.to_string())
+        }
+        "FLOAT" => SqlValue::Number(row.try_get_unchecked::<f32, _>(index)?.to_string()),
+        "DOUBLE" => SqlValue::from_float(row.try_get_unchecked(index)?),
+        "BIT" | "YEAR" => SqlValue::Number(row.try_get_unchecked::<u64, _>(index)?.to_string()),
+        unsigned if unsigned.ends_with("UNSIGNED") => {
+            SqlValue::Number(row.try_get_unchecked::<u64, _>(index)?.to_string())
+        }
+        "DATE" => date(row.try_get_unchecked::<Date, _>(index)),
+        "DATETIME" => date(
+            row.try_get_unchecked::<PrimitiveDateTime, _>(index)
+                .map(iso),
+        ),
+        "TIMESTAMP" => date(row.try_get_unchecked::<OffsetDateTime, _>(index).map(|at| {
+            format!(
+                "{}+00:00",
+                iso(PrimitiveDateTime::new(at.date(), at.time()))
+            )
+        })),
+        "TIME" => date(row.try_get_unchecked::<MySqlTime, _>(index)),
+        "JSON" => SqlValue::from_json(&text(row, index)?),
+        "BINARY" | "VARBINARY" | "TINYBLOB" | "BLOB" | "MEDIUMBLOB" | "LONGBLOB" | "GEOMETRY" => {
+            SqlValue::Bytes(row.try_get_unchecked(index)?)
+        }
+        _ => SqlValue::Text(text(row, index)?),
+    })
+}
+
+/// NULL for what MySQL takes for a time and nobody else does, such as `0000-00-00`.
+fn date<T: ToString>(value: Result<T, sqlx::Error>) -> SqlValue {
+    value.map_or(SqlValue::Null, |value| SqlValue::Text(value.to_string()))
+}
+
+fn text(row: &MySqlRow, index: usize) -> Result<String, sqlx::Error> {
+    let bytes: Vec<u8> = row.try_get_unchecked(index)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// `2026-11-23T18:30:00`, with microseconds where there are some.
+fn iso(at: PrimitiveDateTime) -> String {
+    let (date, (hour, minute, second, micro)) = (at.date(), at.time().as_hms_micro());
+    let whole = format!("{date}T{hour:02}:{minute:02}:{second:02}");
+    match micro {
+        0 => whole,
+        micro => format!("{whole}.{micro:06}"),
+    }
+}

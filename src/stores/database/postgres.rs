@@ -1,0 +1,144 @@
+//! What is PostgreSQL's own: placeholders with types, rows as JSON, transaction poolers.
+
+use std::str::FromStr;
+
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Executor, Postgres, Row as _, SqlSafeStr, TypeInfo,
+    ValueRef,
+};
+
+use super::link::{Ask, Link, STATEMENT_TIMEOUT};
+use super::statement::Bind;
+use super::value::{Row, SqlValue};
+
+/// The column of [`wrap_rows`] that holds the row as JSON.
+const ROW: &str = "lockgate.row";
+
+/// The options of `url`, and whether a transaction pooler stands between (`statement-cache-capacity=0`).
+///
+/// A pooler such as pgbouncer takes no `options` at connect, and no prepared statement outlives a transaction.
+pub(super) fn options(url: &str) -> Result<(PgConnectOptions, bool), sqlx::Error> {
+    let pooled = url.contains("statement-cache-capacity=0");
+    let options = PgConnectOptions::from_str(url)?.disable_statement_logging();
+    if pooled {
+        return Ok((options.extra_float_digits(None), true));
+    }
+    let own_timeout = options
+        .get_options()
+        .is_some_and(|o| o.contains("statement_timeout"));
+    if own_timeout {
+        return Ok((options, false));
+    }
+    let limit = STATEMENT_TIMEOUT.as_millis();
+    Ok((options.options([("statement_timeout", limit)]), false))
+}
+
+/// `sql` with each row once more as JSON: the server knows how to write every type it has.
+pub(super) fn wrap_rows(sql: &str) -> String {
+    // The line feed ends a comment on the last line.
+    format!("SELECT q.*, row_to_json(q)::text AS \"{ROW}\" FROM (\n{sql}\n) AS q")
+}
+
+impl Link for Postgres {
+    async fn ask(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
+        if !ask.pooled {
+            return fetch(conn, ask).await;
+        }
+        // One transaction stays on one server connection; its end also ends the time limit.
+        let limit = STATEMENT_TIMEOUT.as_millis();
+        let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit}");
+        sqlx::raw_sql(AssertSqlSafe(begin))
+            .execute(&mut *conn)
+            .await?;
+        let rows = fetch(conn, ask).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await?;
+        rows
+    }
+
+    async fn columns(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+        let statement = conn
+            .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
+            .await?;
+        let names = sqlx::Statement::columns(&statement)
+            .iter()
+            .map(|column| column.name().to_owned());
+        Ok(names.filter(|name| name != ROW).collect())
+    }
+}
+
+async fn fetch(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
+    let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone())).persistent(!ask.pooled);
+    for bind in &ask.binds {
+        query = match bind {
+            Bind::Int(number) => query.bind(*number),
+            Bind::Uuid(uuid) => query.bind(*uuid),
+            Bind::Text(text) => query.bind(text.clone()),
+        };
+    }
+    query.fetch_all(conn).await?.iter().map(row).collect()
+}
+
+/// The values of a row: from its JSON where [`wrap_rows`] asked for it, else the few types of our own statements.
+fn row(row: &PgRow) -> Result<Row, sqlx::Error> {
+    let columns = row.columns();
+    let Some(json) = columns.iter().position(|column| column.name() == ROW) else {
+        return columns
+            .iter()
+            .map(|column| Ok((column.name().to_owned(), plain(row, column.ordinal())?)))
+            .collect();
+    };
+    let value = row.try_get_raw(json)?;
+    let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+    // A database of encoding SQL_ASCII hands out any bytes.
+    let text = String::from_utf8_lossy(bytes);
+    let decimal = |name: &str| {
+        let column = columns.iter().find(|column| column.name() == name);
+        column.is_some_and(|column| column.type_info().name() == "NUMERIC")
+    };
+    let mut fields: Row = object(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    for (name, value) in &mut fields {
+        if let SqlValue::Number(digits) = value
+            && decimal(name)
+        {
+            *value = SqlValue::Text(std::mem::take(digits));
+        }
+    }
+    Ok(fields)
+}
+
+fn plain(row: &PgRow, index: usize) -> Result<SqlValue, sqlx::Error> {
+    let value = row.try_get_raw(index)?;
+    if value.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    Ok(match value.type_info().name() {
+        "BOOL" => SqlValue::Bool(row.try_get_unchecked(index)?),
+        _ => SqlValue::Text(row.try_get_unchecked(index)?),
+    })
+}
+
+/// The fields of a JSON object with their values as written.
+fn object(json: &str) -> Result<Row, serde_json::Error> {
+    struct Fields;
+
+    impl<'de> Visitor<'de> for Fields {
+        type Value = Row;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+            let mut fields = Row::new();
+            while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                fields.push((name, SqlValue::from_json(value.get())));
+            }
+            Ok(fields)
+        }
+    }
+
+    serde_json::Deserializer::from_str(json).deserialize_map(Fields)
+}

@@ -1,0 +1,79 @@
+//! What is SQLite's own: values have types, columns only declare them.
+
+use std::str::FromStr;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Executor, Row as _, SqlSafeStr, Sqlite, TypeInfo,
+    ValueRef,
+};
+
+use super::link::{Ask, Link, STATEMENT_TIMEOUT};
+use super::statement::Bind;
+use super::value::{Row, SqlValue};
+
+pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    Ok(SqliteConnectOptions::from_str(url)?
+        .busy_timeout(STATEMENT_TIMEOUT)
+        .disable_statement_logging())
+}
+
+impl Link for Sqlite {
+    async fn ask(conn: &mut SqliteConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
+        let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone()));
+        for bind in &ask.binds {
+            query = match bind {
+                Bind::Int(number) => query.bind(*number),
+                Bind::Uuid(uuid) => query.bind(uuid.simple().to_string()),
+                Bind::Text(text) => query.bind(text.clone()),
+            };
+        }
+        query.fetch_all(conn).await?.iter().map(row).collect()
+    }
+
+    async fn columns(conn: &mut SqliteConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+        let statement = conn
+            .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
+            .await?;
+        let names = sqlx::Statement::columns(&statement)
+            .iter()
+            .map(|column| column.name().to_owned());
+        Ok(names.collect())
+    }
+}
+
+fn row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
+    row.columns()
+        .iter()
+        .map(|column| {
+            let declared = column.type_info().name();
+            Ok((
+                column.name().to_owned(),
+                value(row, column.ordinal(), declared)?,
+            ))
+        })
+        .collect()
+}
+
+fn value(row: &SqliteRow, index: usize, declared: &str) -> Result<SqlValue, sqlx::Error> {
+    let raw = row.try_get_raw(index)?;
+    if raw.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    let kind = raw.type_info().name().to_owned();
+    Ok(match (kind.as_str(), declared) {
+        ("INTEGER", "BOOLEAN") => SqlValue::Bool(row.try_get_unchecked::<i64, _>(index)? != 0),
+        ("INTEGER", _) => SqlValue::Number(row.try_get_unchecked::<i64, _>(index)?.to_string()),
+        ("REAL", _) => SqlValue::from_float(row.try_get_unchecked(index)?),
+        ("BLOB", _) => SqlValue::Bytes(row.try_get_unchecked(index)?),
+        (_, declared) => {
+            let bytes: Vec<u8> = row.try_get_unchecked(index)?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            match declared {
+                // Django writes a space where ISO 8601 has a T.
+                "DATETIME" => SqlValue::Text(text.replacen(' ', "T", 1)),
+                _ => SqlValue::Text(text),
+            }
+        }
+    })
+}

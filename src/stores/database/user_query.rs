@@ -1,0 +1,409 @@
+//! The statement that reads users, and what its rows say of them.
+
+use std::sync::Arc;
+
+use md5::{Digest as _, Md5};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::statement::{Bind, Dialect, Statement, StatementError};
+use super::value::{Row, push_text};
+use crate::config::{IdType, TokenConfig, UsersConfig};
+use crate::ids::UserId;
+
+/// What a table of Django's may have beside the columns that are needed; taken where it is there.
+const WELCOME: [&str; 8] = [
+    "id",
+    "username",
+    "first_name",
+    "last_name",
+    "email",
+    "is_active",
+    "is_staff",
+    "is_superuser",
+];
+/// Its value never becomes a field.
+const PASSWORD: &str = "password";
+
+/// What is wrong with `[tenants.NAME.users]`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum UserQueryError {
+    #[error("users.database is not set")]
+    NoDatabase,
+    #[error("users.database must begin with postgres://, mysql:// or sqlite://")]
+    UnknownDatabase,
+    #[error(
+        "{0:?} is no name for a table or column: letters, digits and _, no digit first, at most one dot before it for the schema"
+    )]
+    NotAnIdentifier(String),
+    #[error("users.query: {0}")]
+    Query(#[from] StatementError),
+}
+
+/// One user as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRow {
+    /// Equal, byte by byte, to an id that was asked for.
+    pub id: UserId,
+    /// `None`: NULL, or a value that says neither.
+    pub is_active: Option<bool>,
+    /// A JSON object of every returned column but `password`, in the order of the statement.
+    pub fields: Box<str>,
+    /// MD5 of the text of the column `password`, where it is asked for and not NULL.
+    pub password_digest: Option<[u8; 16]>,
+}
+
+#[derive(Debug)]
+enum Form {
+    Table {
+        schema: Option<String>,
+        table: String,
+        /// Made once the columns are known.
+        statement: Mutex<Option<Arc<Statement>>>,
+    },
+    Query(Arc<Statement>),
+}
+
+/// How a tenant's users are read.
+#[derive(Debug)]
+pub struct UserQuery {
+    form: Form,
+    dialect: Dialect,
+    field: String,
+    id_type: IdType,
+    with_active: bool,
+    with_password: bool,
+}
+
+impl UserQuery {
+    /// Reads the configuration; asks nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(users: &UsersConfig, token: &TokenConfig) -> Result<Self, UserQueryError> {
+        let url = users.database.as_ref().ok_or(UserQueryError::NoDatabase)?;
+        let dialect = Dialect::of_url(url.expose()).ok_or(UserQueryError::UnknownDatabase)?;
+        let form = match &users.query {
+            Some(sql) => {
+                let statement = Statement::parse(sql, dialect, &["user_ids"])?;
+                if !statement.uses("user_ids") {
+                    return Err(StatementError::Unused("user_ids".to_owned()).into());
+                }
+                Form::Query(Arc::new(statement))
+            }
+            None => {
+                let (schema, table) = match users.table.split_once('.') {
+                    Some((schema, table)) => (Some(identifier(schema)?), table),
+                    None => (None, users.table.as_str()),
+                };
+                identifier(&token.user_id_field)?;
+                Form::Table {
+                    schema,
+                    table: identifier(table)?,
+                    statement: Mutex::new(None),
+                }
+            }
+        };
+        Ok(Self {
+            form,
+            dialect,
+            field: token.user_id_field.clone(),
+            id_type: users.id_type,
+            with_active: token.check_user_is_active,
+            with_password: token.check_revoke_token,
+        })
+    }
+
+    /// The database that the query is for.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The table as configured; `None` with a query of the operator's own.
+    pub(super) fn table(&self) -> Option<(Option<&str>, &str)> {
+        match &self.form {
+            Form::Table { schema, table, .. } => Some((schema.as_deref(), table)),
+            Form::Query(_) => None,
+        }
+    }
+
+    /// The statement, unless the table's columns have to be looked at first.
+    pub(super) fn statement(&self) -> Option<Arc<Statement>> {
+        match &self.form {
+            Form::Table { statement, .. } => statement.lock().clone(),
+            Form::Query(statement) => Some(Arc::clone(statement)),
+        }
+    }
+
+    /// The first column that is needed and not among `columns`.
+    pub(super) fn missing(&self, columns: &[String]) -> Option<&str> {
+        let mut needed = vec![self.field.as_str()];
+        needed.extend(self.with_active.then_some("is_active"));
+        needed.extend(self.with_password.then_some(PASSWORD));
+        needed
+            .into_iter()
+            .find(|name| !columns.iter().any(|column| column == name))
+    }
+
+    /// Makes the statement for a table with `columns`.
+    pub(super) fn plan(&self, columns: &[String]) -> Option<Arc<Statement>> {
+        let Form::Table {
+            schema,
+            table,
+            statement,
+        } = &self.form
+        else {
+            return self.statement();
+        };
+        let mut names: Vec<&str> = WELCOME.to_vec();
+        names.retain(|name| columns.iter().any(|column| column == name));
+        if !names.contains(&self.field.as_str()) {
+            names.insert(0, &self.field);
+        }
+        names.extend(self.with_password.then_some(PASSWORD));
+        let quoted: Vec<_> = names.iter().map(|name| self.dialect.quote(name)).collect();
+        let schema = schema
+            .as_ref()
+            .map(|schema| self.dialect.quote(schema) + ".");
+        let sql = format!(
+            "SELECT {} FROM {}{} WHERE {} IN (:user_ids)",
+            quoted.join(", "),
+            schema.unwrap_or_default(),
+            self.dialect.quote(table),
+            self.dialect.quote(&self.field),
+        );
+        let planned = Statement::parse(&sql, self.dialect, &["user_ids"])
+            .ok()
+            .map(Arc::new);
+        statement.lock().clone_from(&planned);
+        planned
+    }
+
+    /// The table may have changed: its columns are looked at again.
+    pub(super) fn forget_plan(&self) {
+        if let Form::Table { statement, .. } = &self.form {
+            *statement.lock() = None;
+        }
+    }
+
+    /// The values that stand for an id; none if no column of the type can hold it, so that it reads as not found.
+    pub(super) fn binds(&self, id: &UserId) -> Vec<Bind> {
+        let text = id.as_str();
+        match (self.id_type, self.dialect) {
+            (IdType::Int, _) => text.parse().ok().map(Bind::Int).into_iter().collect(),
+            // PostgreSQL's text has no NUL, and would refuse the whole statement.
+            (IdType::Text, Dialect::Postgres) if text.contains('\0') => Vec::new(),
+            (IdType::Text, _) => vec![Bind::Text(text.to_owned())],
+            (IdType::Uuid, dialect) => match (Uuid::try_parse(text), dialect) {
+                (Err(_), _) => Vec::new(),
+                (Ok(uuid), Dialect::Postgres) => vec![Bind::Uuid(uuid)],
+                // Django writes 32 digits; others, and a text cast of MariaDB's own type, have hyphens.
+                (Ok(uuid), Dialect::MySql | Dialect::Sqlite) => vec![
+                    Bind::Text(uuid.simple().to_string()),
+                    Bind::Text(uuid.hyphenated().to_string()),
+                ],
+            },
+        }
+    }
+
+    /// A value that can be asked for, whether or not there is such a user.
+    pub(super) fn probe(&self) -> UserId {
+        match self.id_type {
+            IdType::Int => "0".into(),
+            IdType::Uuid => Uuid::nil().hyphenated().to_string().into(),
+            IdType::Text => "".into(),
+        }
+    }
+
+    /// What a row says; `Err` names a column that the statement should return and does not.
+    pub(super) fn user_row(&self, row: &Row) -> Result<Option<UserRow>, &str> {
+        let column = |name: &str| {
+            row.iter()
+                .rev()
+                .find(|(own, _)| own == name)
+                .map(|(_, v)| v)
+        };
+        let found = column(&self.field).ok_or(self.field.as_str())?;
+        let id = match self.id_type {
+            IdType::Uuid => found.as_uuid().map(|uuid| uuid.hyphenated().to_string()),
+            IdType::Int | IdType::Text => found.as_text().map(str::to_owned),
+        };
+        let Some(id) = id else {
+            return Ok(None);
+        };
+        let is_active = match column("is_active") {
+            Some(value) => value.as_bool(),
+            None if self.with_active => return Err("is_active"),
+            None => Some(true),
+        };
+        let password_digest = match (self.with_password, column(PASSWORD)) {
+            (true, None) => return Err(PASSWORD),
+            (true, Some(value)) => value.as_text().map(|text| Md5::digest(text).into()),
+            (false, _) => None,
+        };
+        Ok(Some(UserRow {
+            fields: self.fields(row, &id),
+            id: id.into(),
+            is_active,
+            password_digest,
+        }))
+    }
+
+    fn fields(&self, row: &Row, id: &str) -> Box<str> {
+        let mut out = String::from("{");
+        for (index, (name, value)) in row.iter().enumerate() {
+            let again = row[index + 1..].iter().any(|(later, _)| later == name);
+            if again || name.eq_ignore_ascii_case(PASSWORD) {
+                continue;
+            }
+            if out.len() > 1 {
+                out.push(',');
+            }
+            push_text(&mut out, name);
+            out.push(':');
+            if self.id_type == IdType::Uuid && *name == self.field {
+                push_text(&mut out, id);
+            } else {
+                value.write_json(&mut out);
+            }
+        }
+        out.push('}');
+        out.into()
+    }
+}
+
+/// `[A-Za-z_][A-Za-z0-9_]*`: nothing that would need escaping within quotes.
+fn identifier(text: &str) -> Result<String, UserQueryError> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let digit_first = text.starts_with(|c: char| c.is_ascii_digit());
+    match text.is_empty() || digit_first || !text.chars().all(word) {
+        true => Err(UserQueryError::NotAnIdentifier(text.to_owned())),
+        false => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::value::SqlValue;
+    use super::*;
+    use crate::config::Secret;
+
+    fn query(
+        url: &str,
+        change: impl Fn(&mut UsersConfig, &mut TokenConfig),
+    ) -> Result<UserQuery, UserQueryError> {
+        let mut users = UsersConfig {
+            database: Some(Secret::from(url)),
+            ..UsersConfig::default()
+        };
+        let mut token = TokenConfig::default();
+        change(&mut users, &mut token);
+        UserQuery::new(&users, &token)
+    }
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn d02_d03_tables_are_named_by_identifiers_only() {
+        for good in ["auth_user", "_x", "Auth.User1"] {
+            assert!(
+                query("postgres://h/d", |users, _| users.table = good.into()).is_ok(),
+                "{good}"
+            );
+        }
+        for bad in [
+            "", "1a", "a b", "a.b.c", ".a", "a.", "a\"b", "a;--", "é", "a\n",
+        ] {
+            let refused = query("mysql://h/d", |users, _| users.table = bad.into());
+            assert!(
+                matches!(refused, Err(UserQueryError::NotAnIdentifier(_))),
+                "{bad}"
+            );
+        }
+        let refused = query("sqlite://f", |_, token| token.user_id_field = "a b".into());
+        assert!(matches!(refused, Err(UserQueryError::NotAnIdentifier(_))));
+    }
+
+    #[test]
+    fn a_query_uses_its_user_ids() {
+        let with = |sql: &str| query("sqlite://f", |users, _| users.query = Some(sql.into()));
+        assert!(with("SELECT * FROM u WHERE id IN (:user_ids)").is_ok());
+        assert!(with("SELECT * FROM u WHERE id IN (':user_ids')").is_err());
+        assert!(with("SELECT * FROM u WHERE id = :user_id OR id IN (:user_ids)").is_err());
+        assert!(query("oracle://h/d", |_, _| ()).is_err());
+    }
+
+    #[test]
+    fn a_table_gives_the_columns_it_has() {
+        let query = query("postgres://h/d", |users, token| {
+            users.table = "app.people".into();
+            token.user_id_field = "username".into();
+            token.check_revoke_token = true;
+        });
+        let query = query.unwrap();
+        assert_eq!(query.missing(&strings(&["id"])), Some("username"));
+        assert_eq!(query.missing(&strings(&["username"])), Some("is_active"));
+        let columns = strings(&["bio", "password", "is_active", "username", "email"]);
+        assert_eq!(query.missing(&columns), None);
+        let (sql, _) = query.plan(&columns).unwrap().render(|_| vec![Bind::Int(1)]);
+        assert_eq!(
+            sql,
+            r#"SELECT "username", "email", "is_active", "password" FROM "app"."people" WHERE "username" IN ($1)"#
+        );
+    }
+
+    #[test]
+    fn u08_ids_are_bound_by_their_type() {
+        let binds = |url: &str, id_type, id: &str| {
+            let query = query(url, |users, _| users.id_type = id_type).unwrap();
+            query.binds(&id.into())
+        };
+        let text = |text: &str| Bind::Text(text.into());
+        assert_eq!(binds("sqlite://f", IdType::Int, "-7"), [Bind::Int(-7)]);
+        assert_eq!(binds("sqlite://f", IdType::Int, "9223372036854775808"), []);
+        assert_eq!(binds("postgres://f", IdType::Text, "a\0"), []);
+        assert_eq!(binds("mysql://f", IdType::Text, "a\0"), [text("a\0")]);
+        let id = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
+        assert_eq!(
+            binds("mysql://f", IdType::Uuid, id),
+            [text("7d4448409dc011d1b2455ffdce74fad2"), text(id)]
+        );
+        assert_eq!(
+            binds("postgres://f", IdType::Uuid, id),
+            [Bind::Uuid(Uuid::try_parse(id).unwrap())]
+        );
+        assert_eq!(binds("mysql://f", IdType::Uuid, "x"), []);
+    }
+
+    #[test]
+    fn the_password_leaves_only_its_digest() {
+        let row = vec![
+            ("id".to_owned(), SqlValue::Number("7".into())),
+            ("Password".to_owned(), SqlValue::Text("secret".into())),
+            ("password".to_owned(), SqlValue::Text("secret".into())),
+            ("is_active".to_owned(), SqlValue::Number("1".into())),
+        ];
+        let on = query("sqlite://f", |_, token| token.check_revoke_token = true).unwrap();
+        let user = on.user_row(&row).unwrap().unwrap();
+        assert_eq!(&*user.fields, r#"{"id":7,"is_active":1}"#);
+        assert_eq!(user.is_active, Some(true));
+        let digest = u128::from_be_bytes(user.password_digest.unwrap());
+        assert_eq!(format!("{digest:032X}"), "5EBE2294ECD0E0F08EAB7690D2A6EE69");
+        let off = query("sqlite://f", |_, _| ()).unwrap();
+        assert_eq!(off.user_row(&row).unwrap().unwrap().password_digest, None);
+    }
+
+    #[test]
+    fn u05_a_null_is_neither_active_nor_inactive() {
+        let query = query("sqlite://f", |_, _| ()).unwrap();
+        let row = vec![
+            ("id".to_owned(), SqlValue::Number("7".into())),
+            ("is_active".to_owned(), SqlValue::Null),
+        ];
+        assert_eq!(query.user_row(&row).unwrap().unwrap().is_active, None);
+        assert_eq!(query.user_row(&row[..1].to_vec()), Err("is_active"));
+    }
+}

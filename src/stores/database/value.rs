@@ -1,0 +1,157 @@
+//! Values of columns on their way to JSON.
+//!
+//! What JSON has no type for becomes text: decimals as their digits, times as ISO 8601, bytes as `\x` and hexadecimal
+//! digits, numbers that are not finite by their names. PostgreSQL's arrays and JSON columns stay lists and objects.
+
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// A value of a column.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum SqlValue {
+    Null,
+    Bool(bool),
+    /// The digits of a JSON number.
+    Number(String),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// Valid JSON text.
+    Json(String),
+}
+
+/// One row: names and values in the order of the statement.
+pub(super) type Row = Vec<(String, SqlValue)>;
+
+impl SqlValue {
+    pub(super) fn from_float(number: f64) -> Self {
+        match serde_json::Number::from_f64(number) {
+            Some(number) => Self::Number(number.to_string()),
+            None if number.is_nan() => Self::Text("NaN".into()),
+            None if number > 0.0 => Self::Text("Infinity".into()),
+            None => Self::Text("-Infinity".into()),
+        }
+    }
+
+    /// What a JSON column holds; as text where it is no JSON.
+    pub(super) fn from_json(text: &str) -> Self {
+        let Ok(raw) = serde_json::from_str::<&RawValue>(text) else {
+            return Self::Text(text.to_owned());
+        };
+        let raw = raw.get();
+        match raw.as_bytes().first() {
+            Some(b'n') => Self::Null,
+            Some(b't') => Self::Bool(true),
+            Some(b'f') => Self::Bool(false),
+            Some(b'"') => match serde_json::from_str(raw) {
+                Ok(text) => Self::Text(text),
+                // A lone surrogate, which Rust's text cannot hold.
+                Err(_) => Self::Json(raw.to_owned()),
+            },
+            Some(b'[' | b'{') => Self::Json(raw.to_owned()),
+            _ => Self::Number(raw.to_owned()),
+        }
+    }
+
+    pub(super) fn write_json(&self, out: &mut String) {
+        match self {
+            Self::Null => out.push_str("null"),
+            Self::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+            Self::Number(text) | Self::Json(text) => out.push_str(text),
+            Self::Text(text) => push_text(out, text),
+            Self::Bytes(bytes) => {
+                out.push_str("\"\\\\x");
+                for byte in bytes {
+                    out.push_str(&format!("{byte:02x}"));
+                }
+                out.push('"');
+            }
+        }
+    }
+
+    /// The value as a boolean, however the database or its views write it; `None` for NULL and what says neither.
+    pub(super) fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            Self::Number(text) => text.parse::<f64>().ok().map(|number| number != 0.0),
+            Self::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "t" | "true" | "y" | "yes" | "on" | "1" => Some(true),
+                "f" | "false" | "n" | "no" | "off" | "0" => Some(false),
+                _ => None,
+            },
+            Self::Bytes(bytes) => Some(bytes.iter().any(|byte| *byte != 0)),
+            Self::Null | Self::Json(_) => None,
+        }
+    }
+
+    /// The value as text that a text id may equal.
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Number(text) => Some(text),
+            Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            Self::Null | Self::Bool(_) | Self::Json(_) => None,
+        }
+    }
+
+    /// The value as a UUID: text with or without hyphens, or 16 bytes.
+    pub(super) fn as_uuid(&self) -> Option<Uuid> {
+        match self {
+            Self::Text(text) => Uuid::try_parse(text).ok(),
+            Self::Bytes(bytes) => Uuid::from_slice(bytes).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// `text` as a JSON string.
+pub(super) fn push_text(out: &mut String, text: &str) {
+    out.push_str(&serde_json::Value::from(text).to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(value: &SqlValue) -> String {
+        let mut out = String::new();
+        value.write_json(&mut out);
+        out
+    }
+
+    #[test]
+    fn values_become_json() {
+        for (value, expected) in [
+            (SqlValue::Null, "null"),
+            (SqlValue::Bool(true), "true"),
+            (SqlValue::from_float(1.5), "1.5"),
+            (SqlValue::from_float(f64::NEG_INFINITY), r#""-Infinity""#),
+            (SqlValue::Bytes(vec![0, 255]), r#""\\x00ff""#),
+            (
+                SqlValue::Text("a\"\n\u{202e}\0".into()),
+                "\"a\\\"\\n\u{202e}\\u0000\"",
+            ),
+            (SqlValue::from_json("{\"a\": [1]}"), r#"{"a": [1]}"#),
+            (
+                SqlValue::from_json(" 12345678901234567890123 "),
+                "12345678901234567890123",
+            ),
+            (SqlValue::from_json("no json"), r#""no json""#),
+        ] {
+            assert_eq!(json(&value), expected);
+        }
+    }
+
+    #[test]
+    fn truth_is_read_however_it_is_written() {
+        for (value, expected) in [
+            (SqlValue::Number("2".into()), Some(true)),
+            (SqlValue::Number("0".into()), Some(false)),
+            (SqlValue::Text("t".into()), Some(true)),
+            (SqlValue::Text("FALSE".into()), Some(false)),
+            (SqlValue::Text("maybe".into()), None),
+            (SqlValue::Bytes(vec![0]), Some(false)),
+            (SqlValue::Null, None),
+        ] {
+            assert_eq!(value.as_bool(), expected, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Group templates such as `chat_{room}` and `user_{user.id}`: rendered per socket, and checked against each other.
+//!
+//! Values are written as Python's `str()` writes them, so that a Django back end finds the same names. Whether the
+//! result is a valid group name is decided by [`crate::channel_layer::names`]. Called by the admission and by the
+//! configuration check.
+
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::ids::TenantId;
+use crate::routes::{Converter, PathParams, Route};
+
+pub use collide::{Collision, collisions, templates_collide};
+
+mod collide;
+mod python;
+
+/// Why a template cannot be read or rendered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum TemplateError {
+    #[error("{{ and }} must enclose a value: a path parameter, user.FIELD, claims.NAME or tenant")]
+    Braces,
+    #[error("{{{0}}} is no value; there are path parameters, user.FIELD, claims.NAME and tenant")]
+    UnknownValue(String),
+    #[error("the route has no parameter {0:?}")]
+    UnknownParameter(String),
+    #[error("{{{0}}} has no value")]
+    Missing(String),
+    #[error("{{{0}}} is a list or an object")]
+    NotText(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(Box<str>),
+    /// The converter is known once the template was bound to its route.
+    Param(Box<str>, Option<Converter>),
+    User(Box<str>),
+    Claim(Box<str>),
+    Tenant,
+}
+
+/// A group template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    text: Box<str>,
+    parts: Box<[Part]>,
+}
+
+/// What a template is rendered with.
+#[derive(Clone, Copy, Debug)]
+pub struct TemplateValues<'a> {
+    /// `{tenant}`
+    pub tenant: &'a TenantId,
+    /// `{NAME}`
+    pub params: &'a PathParams,
+    /// `{user.FIELD}`: the JSON object of the user's fields.
+    pub user: &'a str,
+    /// `{claims.NAME}`: the JSON object of the token's claims.
+    pub claims: &'a str,
+}
+
+impl Template {
+    /// Reads a template. There is no way to write a brace as itself: no group name has one.
+    ///
+    /// # Errors
+    /// [`TemplateError::Braces`], [`TemplateError::UnknownValue`].
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find(['{', '}']) {
+            let (literal, from) = rest.split_at(open);
+            let inner = from.strip_prefix('{').and_then(|from| from.split_once('}'));
+            let Some((inner, after)) = inner else {
+                return Err(TemplateError::Braces);
+            };
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.into()));
+            }
+            parts.push(Self::parse_value(inner)?);
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.into()));
+        }
+        Ok(Self {
+            text: text.into(),
+            parts: parts.into(),
+        })
+    }
+
+    fn parse_value(inner: &str) -> Result<Part, TemplateError> {
+        let part = match inner.split_once('.') {
+            Some(("user", field)) => Part::User(field.into()),
+            Some(("claims", name)) => Part::Claim(name.into()),
+            Some(_) => return Err(TemplateError::UnknownValue(inner.to_owned())),
+            None if inner == "tenant" => Part::Tenant,
+            None => Part::Param(inner.into(), None),
+        };
+        let empty = matches!(&part, Part::User(name) | Part::Claim(name) | Part::Param(name, _) if name.is_empty());
+        if empty || inner.contains('{') {
+            return Err(TemplateError::UnknownValue(inner.to_owned()));
+        }
+        Ok(part)
+    }
+
+    /// The template with the types of `route`'s parameters, which [`templates_collide`] needs, and with the
+    /// tenant's name filled in.
+    ///
+    /// # Errors
+    /// [`TemplateError::UnknownParameter`] names a parameter that the route does not have.
+    pub fn bind(mut self, route: &Route, tenant: &TenantId) -> Result<Self, TemplateError> {
+        for part in &mut self.parts {
+            match part {
+                Part::Param(name, converter) => {
+                    let known = route.params().find(|(own, _)| *own == &**name);
+                    let (_, found) =
+                        known.ok_or_else(|| TemplateError::UnknownParameter(name.to_string()))?;
+                    *converter = Some(found);
+                }
+                Part::Tenant => *part = Part::Literal(tenant.as_str().into()),
+                Part::Literal(_) | Part::User(_) | Part::Claim(_) => {}
+            }
+        }
+        Ok(self)
+    }
+
+    /// The template as configured.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the name is the same for every socket of a route and path: no `{user.…}`, no `{claims.…}`.
+    pub fn has_user_values(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::User(_) | Part::Claim(_)))
+    }
+
+    /// Whether the path, which a client chooses, has a part in the name.
+    pub fn has_path_values(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::Param(..)))
+    }
+
+    /// The group name for one socket, not yet checked to be one.
+    ///
+    /// # Errors
+    /// [`TemplateError::Missing`] and [`TemplateError::NotText`] name the value.
+    pub fn render(&self, values: &TemplateValues<'_>) -> Result<String, TemplateError> {
+        let mut name = String::with_capacity(self.text.len() + 16);
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => name.push_str(text),
+                Part::Tenant => name.push_str(values.tenant.as_str()),
+                Part::Param(param, _) => {
+                    let value = values.params.get(param);
+                    let value = value.ok_or_else(|| TemplateError::Missing(param.to_string()))?;
+                    name.push_str(value.as_str());
+                }
+                Part::User(field) => push_json(&mut name, values.user, "user", field)?,
+                Part::Claim(claim) => push_json(&mut name, values.claims, "claims", claim)?,
+            }
+        }
+        Ok(name)
+    }
+}
+
+fn push_json(name: &mut String, object: &str, of: &str, field: &str) -> Result<(), TemplateError> {
+    let label = || format!("{of}.{field}");
+    let raw = json_field(object, field).ok_or_else(|| TemplateError::Missing(label()))?;
+    let text = python::str(raw.get()).ok_or_else(|| TemplateError::NotText(label()))?;
+    name.push_str(&text);
+    Ok(())
+}
+
+/// The value of one key of a JSON object, as it is written there; of equal keys the last, as Python reads them.
+///
+/// Reading the text instead of a parsed value keeps numbers of any size exact.
+fn json_field<'a>(object: &'a str, field: &str) -> Option<&'a RawValue> {
+    struct Field<'f>(&'f str);
+
+    impl<'de> Visitor<'de> for Field<'_> {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                if key == self.0 {
+                    found = Some(map.next_value::<&'de RawValue>()?);
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_str(object);
+    json.deserialize_map(Field(field)).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RouteConfig;
+    use crate::routes::Routes;
+
+    fn render(template: &str) -> Result<String, TemplateError> {
+        let config = RouteConfig {
+            path: "<int:n>/<uuid:u>/<slug:room>".into(),
+            ..RouteConfig::default()
+        };
+        let routes = Routes::parse(&[config]).unwrap();
+        let (_, params) = routes
+            .find("/007/7d444840-9dc0-11d1-b245-5ffdce74fad2/a-b")
+            .unwrap();
+        let tenant = "acme".parse().unwrap();
+        let template = Template::parse(template)?;
+        let values = TemplateValues {
+            tenant: &tenant,
+            params: &params,
+            user: r#"{"id":7,"name":"old","name":"\u00e9\n","admin":true,"none":null,"list":[1]}"#,
+            claims: r#"{"org":123456789012345678901234567890,"f":1.0,"e":1e22,"z":-0,"o":{}}"#,
+        };
+        let rendered = template.render(&values);
+        if let Ok(bound) = template.bind(routes.get(0).unwrap(), &tenant) {
+            assert_eq!(bound.render(&values), rendered);
+        }
+        rendered
+    }
+
+    #[test]
+    fn values_are_written_as_python_writes_them() {
+        for (template, expected) in [
+            ("plain", "plain"),
+            ("chat_{room}", "chat_a-b"),
+            ("{n}.{u}", "7.7d444840-9dc0-11d1-b245-5ffdce74fad2"),
+            ("{tenant}_{user.id}", "acme_7"),
+            ("{user.name}", "é\n"),
+            ("{user.admin}{user.none}", "TrueNone"),
+            ("{claims.org}", "123456789012345678901234567890"),
+            ("{claims.f}_{claims.e}_{claims.z}", "1.0_1e+22_0"),
+        ] {
+            assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_text_is_refused() {
+        use TemplateError::{Braces, Missing, NotText, UnknownValue};
+        for (template, expected) in [
+            ("{user.list}", NotText("user.list".into())),
+            ("{claims.o}", NotText("claims.o".into())),
+            ("{user.other}", Missing("user.other".into())),
+            ("{other}", Missing("other".into())),
+            ("{other.x}", UnknownValue("other.x".into())),
+            ("{}", UnknownValue(String::new())),
+            ("{user.}", UnknownValue("user.".into())),
+            ("{{room}}", UnknownValue("{room".into())),
+            ("a{room", Braces),
+            ("a}", Braces),
+        ] {
+            assert_eq!(render(template), Err(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn binding_names_a_parameter_that_the_route_lacks() {
+        let route = Route::parse("ws/<slug:room>/").unwrap();
+        let tenant = "acme".parse().unwrap();
+        let bound = Template::parse("x_{rom}").unwrap().bind(&route, &tenant);
+        assert_eq!(bound, Err(TemplateError::UnknownParameter("rom".into())));
+    }
+}
