@@ -299,7 +299,10 @@ impl Relay {
                 let notice = Frame::text(GAP_NOTICE);
                 members
                     .iter()
-                    .for_each(|member| drop(member.outbound().push_frame(&notice)));
+                    .for_each(|member| {
+                        // A queue that is full closes its socket by itself.
+                        member.outbound().push_frame(&notice);
+                    });
             }
             OnGap::Close => drop(tokio::spawn(close_paced(members))),
         }

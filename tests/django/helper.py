@@ -33,7 +33,7 @@ def migrate():
 @sync_to_async
 def create_user(username, password, **fields):
     user = get_user_model().objects.create_user(username, password=password, **fields)
-    return {"id": str(user.pk), "password": user.password}
+    return {"id": str(user.pk)}
 
 
 @sync_to_async
@@ -44,7 +44,7 @@ def update_user(username, password=None, **fields):
     for name, value in fields.items():
         setattr(user, name, value)
     user.save()
-    return {"id": str(user.pk), "password": user.password}
+    return {"id": str(user.pk)}
 
 
 @sync_to_async

@@ -128,7 +128,9 @@ async fn our_publisher_is_heard_by_channels_redis() {
         1
     );
     assert_eq!(django.receive(&channel).await, event);
-    django.group_send("room", &[event.clone()]).await;
+    django
+        .group_send("room", std::slice::from_ref(&event))
+        .await;
     assert_eq!(django.receive(&channel).await, event);
 }
 

@@ -64,8 +64,6 @@ impl Setup {
 pub(crate) struct User {
     /// The primary key as text.
     pub(crate) id: String,
-    /// The password column.
-    pub(crate) password: String,
 }
 
 /// The running project.
@@ -171,11 +169,8 @@ fn password_of(name: &str) -> String {
 }
 
 fn user(answer: &Value) -> User {
-    let text = |field: &str| answer[field].as_str().expect("text").to_owned();
-    User {
-        id: text("id"),
-        password: text("password"),
-    }
+    let id = answer["id"].as_str().expect("text").to_owned();
+    User { id }
 }
 
 /// Python with the packages of `tests/requirements.txt`.

@@ -152,11 +152,6 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Its process id.
-    pub(crate) fn id(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
-    }
-
     /// Sends a signal, if it still runs.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.exit.borrow().is_none() {
