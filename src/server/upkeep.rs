@@ -19,7 +19,7 @@ use crate::state::Tenants;
 const STEP: Duration = Duration::from_millis(200);
 
 /// What the upkeep looks after.
-pub struct Upkeep {
+pub(super) struct Upkeep {
     /// Whose sockets wait for bytes.
     pub tenants: Arc<Tenants>,
     /// How many sockets there are.
@@ -34,7 +34,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// Does its rounds for ever.
-    pub async fn run(self) -> Infallible {
+    pub(super) async fn run(self) -> Infallible {
         let mut step = tokio::time::interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -83,7 +83,7 @@ impl Upkeep {
 }
 
 /// `server.max_queue_bytes` in bytes; a percentage is of what this process may use.
-pub fn queue_bound(bound: QueueBound) -> u64 {
+pub(super) fn queue_bound(bound: QueueBound) -> u64 {
     match bound {
         QueueBound::Bytes(bytes) => bytes,
         QueueBound::Percent(percent) => (memory_limit() as f64 * percent / 100.0) as u64,

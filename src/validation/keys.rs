@@ -21,7 +21,10 @@ const ALGORITHMS: [&str; 12] = [
 pub(super) fn check(id: &TenantId, token: &TokenConfig, checker: &mut Checker<'_>) {
     let table = format!("tenants.{id}.token");
     let listed = checker.has(&format!("{table}.keys"));
-    let shared = token.algorithm.as_deref().is_some_and(|name| name.starts_with("HS"));
+    let shared = token
+        .algorithm
+        .as_deref()
+        .is_some_and(|name| name.starts_with("HS"));
     if token.keys.is_empty() && (token.jwk_url.is_none() || shared) {
         let expected = "algorithm with signing_key or verifying_key, keys, or jwk_url";
         checker.mistake(&table, "no key", expected, "");
