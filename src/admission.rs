@@ -13,7 +13,7 @@ use crate::config::{OnOutage, TokenConfig};
 use crate::error::{Refusal, StoreError};
 use crate::ids::TenantId;
 use crate::metrics::{self, AuthStep};
-use crate::stores::redis::RedisStore;
+use crate::stores::redis::{KeyValue, RedisStore};
 use crate::users::{CachedPair, UserRecord, Users};
 
 /// A token's verified content and its user.
@@ -99,7 +99,7 @@ impl Authenticator {
         if self.config.check_user_is_active && !user.is_active {
             return Err(Refusal::UserInactive);
         }
-        if self.config.check_revoke_token && !user.has_password_digest(token.revoke_digest.as_deref()) {
+        if self.config.check_revoke_token && !token.revoke_digest.as_deref().is_some_and(|claim| user.password_matches(claim)) {
             return Err(Refusal::PasswordChanged);
         }
         Ok(user)
@@ -107,30 +107,54 @@ impl Authenticator {
 
     /// Asks for denylist and cached user: one round where one Redis holds both, else two in parallel.
     async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> Round {
-        let deny_keys = denylist::keys(&self.tenant, token);
+        let (jti, user, all) = denylist::keys(&self.tenant, token);
+        // A token without jti has no key of its own: its place in the round is taken by a key that decides anyway.
+        let deny_keys = [jti.unwrap_or_else(|| all.clone()), user, all];
         let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
         let Some(deny_redis) = &self.denylist.redis else {
             return Round { verdict: DenyVerdict::Clear, cached: self.ask_for_user(user_keys).await };
         };
         if !self.denylist.shares_users_redis {
             let (denied, cached) = tokio::join!(deny_redis.get_each(&deny_keys), self.ask_for_user(user_keys));
-            return Round { verdict: verdict(token, denied.as_deref()), cached };
+            return Round { verdict: verdict(token, denied.as_deref().ok()), cached };
         }
         let mut keys = deny_keys.to_vec();
         keys.extend(user_keys.into_iter().flatten());
         match deny_redis.get_each(&keys).await {
             Ok(answers) => {
                 let (denied, cached) = answers.split_at(3);
-                Round { verdict: verdict(token, Ok(denied)), cached: CachedPair::from_answers(cached) }
+                Round { verdict: verdict(token, Some(denied)), cached: Some(cached_pair(cached)) }
             }
-            Err(error) => Round { verdict: verdict(token, Err(&error)), cached: None },
+            Err(_) => Round { verdict: DenyVerdict::Unreadable, cached: None },
         }
     }
 
     async fn ask_for_user(&self, keys: Option<[String; 2]>) -> Option<CachedPair> {
         let answers = self.redis.as_ref()?.get_each(&keys?).await.ok()?;
-        CachedPair::from_answers(&answers)
+        Some(cached_pair(&answers))
     }
+}
+
+/// The denylist's verdict; without an answer, or with a key that holds no string, it is not known.
+fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
+    let Some([jti, user, all]) = answers else { return DenyVerdict::Unreadable };
+    // Whatever stands under a token's own key denies it.
+    let jti = match (token.jti.is_some(), jti) {
+        (true, Ok(value)) => value.as_deref(),
+        (true, Err(_)) => Some(&b""[..]),
+        (false, _) => None,
+    };
+    match (user, all) {
+        (Ok(user), Ok(all)) => denylist::verdict(token, jti, user.as_deref(), all.as_deref()),
+        _ if jti.is_some() => DenyVerdict::Revoked,
+        _ => DenyVerdict::Unreadable,
+    }
+}
+
+/// The user's two keys. A key of the wrong type is a miss: the database knows better, and the record is written anew.
+fn cached_pair(answers: &[KeyValue]) -> CachedPair {
+    let value = |at: usize| answers.get(at).and_then(|answer: &KeyValue| answer.clone().ok().flatten());
+    CachedPair { record: value(0), generation: value(1) }
 }
 
 fn lap(step: AuthStep, started: Instant) -> Instant {

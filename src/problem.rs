@@ -36,11 +36,12 @@ struct Document {
 }
 
 impl Problem<'_> {
-    /// The whole answer.
+    /// The whole answer; the refusal itself is among its extensions, for whoever counts it or shows it otherwise.
     pub fn response(&self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status();
         *response.headers_mut() = self.headers();
+        response.extensions_mut().insert(self.refusal);
         response
     }
 
@@ -119,6 +120,28 @@ impl Problem<'_> {
         HeaderValue::from_str(&format!("Bearer realm=\"{realm}\"{error}"))
             .unwrap_or(HeaderValue::from_static("Bearer"))
     }
+}
+
+/// A problem document that is no refusal of a socket.
+pub fn document(status: StatusCode, code: &'static str, detail: &'static str) -> Response<Body> {
+    let document = Document {
+        r#type: format!("urn:lockgate:problem:{code}"),
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        code,
+        detail,
+        check: None,
+    };
+    let body = serde_json::to_string(&document).expect("strings and a number always serialize");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 #[cfg(test)]

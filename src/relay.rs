@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
 use crate::channel_layer::names::valid_group_name;
-use crate::channel_layer::{ChannelLayer, Codec, Inbox, Incoming, LayerError, Payload, Signal};
+use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal};
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, OnGap};
 use crate::event::Event;
@@ -48,8 +48,6 @@ pub struct Parts {
     pub layer: Arc<dyn ChannelLayer>,
     /// What the layer read for this tenant.
     pub inbox: Arc<Inbox>,
-    /// From the layer's bytes to events.
-    pub codec: Arc<Codec>,
     /// By the index that members carry.
     pub deliveries: Vec<RouteDelivery>,
     /// What clients are told of a gap.
@@ -193,12 +191,9 @@ impl Relay {
         let started = Instant::now();
         self.parts.metrics.event(EventSource::Layer);
         let Some(group) = self.parts.hub.groups().get(&incoming.group) else { return };
-        let event = match incoming.payload {
-            Payload::Decoded(event) => event,
-            Payload::Encoded(bytes) => match self.parts.codec.decode(&bytes) {
-                Ok(event) => Arc::new(event),
-                Err(error) => return self.not_decoded(&incoming.group, bytes.len(), &error),
-            },
+        let event = match incoming.payload.decode(self.parts.layer.codec()) {
+            Ok(event) => event,
+            Err(error) => return self.not_decoded(&incoming.group, &error),
         };
         let source = Accounting { budget: Some(self.parts.budget.clone()), read_at: sampled.then_some(incoming.read_at) };
         let mut rendered: Vec<Option<Rendered>> = Vec::new();
@@ -229,11 +224,11 @@ impl Relay {
         })
     }
 
-    fn not_decoded(&self, group: &GroupName, size: usize, error: &dyn std::error::Error) {
+    fn not_decoded(&self, group: &GroupName, error: &dyn std::error::Error) {
         self.parts.metrics.dropped(DropCause::NotDecoded);
         if self.first_report("") {
             tracing::warn!(
-                tenant.id = %self.parts.tenant, group.name = %group, size_bytes = size, error = %error,
+                tenant.id = %self.parts.tenant, group.name = %group, error = %error,
                 "Dropped a message that is no event; further ones are only counted"
             );
         }

@@ -34,6 +34,8 @@ pub struct Tenant {
     pub channel_prefix: Arc<str>,
     /// Tokens and users.
     pub authenticator: Arc<Authenticator>,
+    /// Who may join which groups.
+    pub permissions: Permissions,
     /// Groups and events.
     pub relay: Arc<Relay>,
     /// Handles of its metrics.
@@ -50,8 +52,6 @@ pub struct RouteParts {
     pub consumer: RouteConsumer,
     /// The route's index among the relay's deliveries.
     pub delivery: u16,
-    /// Who may join.
-    pub authorize: Option<Permissions>,
     /// Subprotocols that a client may choose from.
     pub subprotocols: Vec<String>,
 }

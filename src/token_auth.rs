@@ -75,7 +75,8 @@ where
             let Some(authenticator) = routed.or_else(|| request.extensions().get().cloned()) else {
                 return Ok(Problem { refusal: Refusal::TenantNotFound, tenant: None }.response());
             };
-            match identify(&authenticator, &request).await {
+            let found = find_token(request.uri().query(), request.headers(), &authenticator.config);
+            match identify(&authenticator, found).await {
                 Ok(identity) => {
                     request.extensions_mut().insert(identity);
                     inner.call(request).await
@@ -87,8 +88,8 @@ where
 }
 
 /// Steps 7 to 10 of a socket's life.
-async fn identify(authenticator: &Authenticator, request: &Request) -> Result<Identity, Refusal> {
-    match find_token(request.uri().query(), request.headers(), &authenticator.config) {
+async fn identify(authenticator: &Authenticator, found: TokenPresence) -> Result<Identity, Refusal> {
+    match found {
         TokenPresence::Missing => Err(Refusal::TokenMissing),
         TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
         TokenPresence::Found { token } => authenticator.authenticate(&token).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn_with_state};
@@ -26,7 +26,7 @@ use problem::ApiProblem;
 const MAX_BODY: usize = 1024 * 1024;
 
 /// What the API's handlers work with.
-#[derive(Clone, FromRef)]
+#[derive(Clone)]
 pub struct ApiState {
     tenants: Arc<Tenants>,
     keys: Arc<ApiKeys>,
@@ -51,11 +51,11 @@ pub fn router(state: ApiState) -> Router {
 }
 
 /// Nothing of the API answers without a key.
-async fn authenticate(State(keys): State<Arc<ApiKeys>>, mut request: Request, next: Next) -> Response {
+async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let key = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let Some((_, key)) = key else { return ApiProblem::KeyMissing.into_response() };
-    let Some(caller) = keys.find(key.trim()) else { return ApiProblem::KeyNotValid.into_response() };
+    let Some(caller) = state.keys.find(key.trim()) else { return ApiProblem::KeyNotValid.into_response() };
     request.extensions_mut().insert(caller);
     next.run(request).await
 }

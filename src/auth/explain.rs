@@ -170,3 +170,159 @@ impl Explained {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{RawToken, TokenVerifier, mint};
+    use crate::clock::UnixTime;
+    use crate::config::{IdType, KeyConfig, Secret, TokenConfig};
+
+    const ALL_PASS: Later = Later {
+        denylist: Asked::Pass,
+        user: Asked::Pass,
+        is_active: Asked::Pass,
+        password: Asked::Pass,
+    };
+
+    fn explain(claims: serde_json::Value, at: f64) -> Explained {
+        let key = KeyConfig {
+            algorithm: "HS256".into(),
+            kid: None,
+            signing_key: Some(Secret::from("0123456789abcdef0123456789abcdef")),
+            verifying_key: None,
+        };
+        let config = TokenConfig {
+            keys: vec![key],
+            ..TokenConfig::default()
+        };
+        let request = mint::MintRequest {
+            user_id: "7",
+            lifetime: std::time::Duration::from_secs(60),
+            claims: claims.as_object().unwrap().clone(),
+        };
+        let token = RawToken::new(mint::mint(&config, &request, UnixTime(1000.0)).unwrap());
+        let verifier = TokenVerifier::new(&config, IdType::Int).unwrap();
+        let explained = verifier.explain(&token, UnixTime(at));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(explained)
+    }
+
+    fn summary(report: &Report) -> String {
+        let letter = |check: &CheckReport| match check.verdict {
+            Verdict::Pass => 'p',
+            Verdict::Fail => 'F',
+            Verdict::NotReached => '-',
+            Verdict::Unknown => '?',
+        };
+        report.checks.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn reports_tell_how_far_a_token_came() {
+        let none = serde_json::json!({});
+        let good = explain(none.clone(), 1000.0);
+        let expired = explain(none, 1060.0);
+        let wrong = explain(
+            serde_json::json!({"token_type": "refresh", "user_id": [1]}),
+            1060.0,
+        );
+        let nobody = explain(serde_json::json!({"user_id": null}), 1000.0);
+        let denied = Later {
+            denylist: Asked::Fail,
+            ..ALL_PASS
+        };
+        let inactive = Later {
+            is_active: Asked::Fail,
+            ..ALL_PASS
+        };
+        let no_redis = Later {
+            denylist: Asked::NotAsked,
+            ..ALL_PASS
+        };
+        let outage = Later {
+            user: Asked::Unavailable,
+            is_active: Asked::Unavailable,
+            ..ALL_PASS
+        };
+        let rows = [
+            (&good, ALL_PASS, "pppppppppppppppppp", Some(true), None),
+            (
+                &good,
+                Later::OFFLINE,
+                "pppppppppppppp????",
+                Some(true),
+                None,
+            ),
+            (&good, no_redis, "pppppppppppppp?ppp", Some(true), None),
+            (
+                &good,
+                denied,
+                "ppppppppppppppF---",
+                Some(false),
+                Some("token_revoked"),
+            ),
+            (
+                &good,
+                inactive,
+                "ppppppppppppppppF-",
+                Some(false),
+                Some("user_inactive"),
+            ),
+            (
+                &good,
+                outage,
+                "ppppppppppppppp??p",
+                None,
+                Some("unavailable"),
+            ),
+            (
+                &expired,
+                ALL_PASS,
+                "pppppppFpppppp----",
+                Some(false),
+                Some("token_not_valid"),
+            ),
+            (
+                &wrong,
+                ALL_PASS,
+                "pppppppFppppFF----",
+                Some(false),
+                Some("token_not_valid"),
+            ),
+            (
+                &nobody,
+                ALL_PASS,
+                "pppppppppppppp-F--",
+                Some(false),
+                Some("user_not_found"),
+            ),
+        ];
+        for (explained, later, checks, accepted, code) in rows {
+            let report = Report::assemble(explained, later);
+            assert_eq!(summary(&report), checks);
+            assert_eq!((report.accepted, report.code), (accepted, code), "{checks}");
+        }
+    }
+
+    #[test]
+    fn a_report_is_json_as_the_contract_has_it() {
+        let explained = explain(serde_json::json!({}), 1060.0);
+        let report = serde_json::to_value(Report::assemble(&explained, Later::OFFLINE)).unwrap();
+        let names: Vec<&str> = report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|check| check["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            names.join(" "),
+            "size format algorithm key signature iat nbf exp issuer audience sub jti token_type user_id denylist user \
+             is_active password"
+        );
+        let exp = serde_json::json!({"name": "exp", "verdict": "fail", "value": 1060, "detail": "has passed"});
+        assert_eq!(report["checks"][7], exp);
+        assert_eq!(report["checks"][4]["value"], serde_json::Value::Null);
+        assert_eq!(report["accepted"], false);
+    }
+}

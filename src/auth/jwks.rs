@@ -1,27 +1,22 @@
 //! A tenant's keys by URL (RFC 7517): fetched when a `kid` asks for it, cached for this tenant alone.
 //!
-//! No claim and no header of a token has a say in where keys come from. What a key set must not contain (shared
-//! secrets, private or weak keys, keys for something else, two keys of one name) is left out, not believed.
+//! No claim and no header of a token has a say in where keys come from.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use parking_lot::Mutex;
 use reqwest::Url;
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::keys::{Alg, KeyError, VerifyKey, rsa_is_strong};
+use super::key_set::{KeysByKid, read_set};
+use super::keys::{Alg, KeyError, VerifyKey};
 
 /// From request to last byte.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,7 +45,7 @@ struct Inner {
 }
 
 struct KeySet {
-    by_kid: HashMap<Box<str>, Arc<VerifyKey>>,
+    by_kid: KeysByKid,
     fetched_at: Instant,
 }
 
@@ -283,7 +278,7 @@ async fn refresh(inner: Arc<Inner>) -> Result<(), FetchError> {
     }
 }
 
-async fn fetch(inner: &Inner) -> Result<HashMap<Box<str>, Arc<VerifyKey>>, FetchError> {
+async fn fetch(inner: &Inner) -> Result<KeysByKid, FetchError> {
     let mut response = inner.client.get(inner.url.clone()).send().await?;
     if response.status() != reqwest::StatusCode::OK {
         let status = response.status().as_u16();
@@ -330,71 +325,6 @@ fn client(is_loopback: bool) -> Result<reqwest::Client, KeyError> {
     };
     let client = client.build();
     client.map_err(|error| KeyError::JwksClient(error.without_url().to_string()))
-}
-
-/// The keys of a set that may verify tokens by `alg`; `None` if the bytes are no set at all.
-fn read_set(body: &[u8], alg: Alg) -> Option<HashMap<Box<str>, Arc<VerifyKey>>> {
-    let set: Value = serde_json::from_slice(body).ok()?;
-    let mut by_kid: HashMap<Box<str>, Option<Arc<VerifyKey>>> = HashMap::new();
-    for jwk in set.get("keys")?.as_array()? {
-        let usable = jwk.as_object().filter(|jwk| is_for(jwk, alg));
-        let Some(kid) = usable.and_then(|jwk| jwk.get("kid")?.as_str()) else {
-            continue;
-        };
-        let Some(key) = usable.and_then(|jwk| read_key(jwk, alg, kid)) else {
-            continue;
-        };
-        // Of two keys with one name neither can be meant.
-        let only = !by_kid.contains_key(kid);
-        by_kid.insert(kid.into(), only.then(|| Arc::new(key)));
-    }
-    let unique = by_kid.into_iter();
-    Some(unique.filter_map(|(kid, key)| Some((kid, key?))).collect())
-}
-
-/// A public key for signatures by this algorithm, as far as the set says (RFC 7517 §4).
-fn is_for(jwk: &Map<String, Value>, alg: Alg) -> bool {
-    let says = |name: &str, expected: &str| jwk.get(name).is_none_or(|value| value == expected);
-    let operations = jwk.get("key_ops").and_then(Value::as_array);
-    let may_verify = operations.is_none_or(|list| list.iter().any(|name| name == "verify"));
-    let is_private = ["d", "p", "q", "dp", "dq", "qi", "k"]
-        .iter()
-        .any(|name| jwk.contains_key(*name));
-    says("use", "sig") && says("alg", alg.name) && may_verify && !is_private
-}
-
-fn read_key(jwk: &Map<String, Value>, alg: Alg, kid: &str) -> Option<VerifyKey> {
-    let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-    let bytes = |name: &str| {
-        URL_SAFE_NO_PAD
-            .decode(text(name)?.trim_end_matches('='))
-            .ok()
-    };
-    let key = match (alg.id.family(), text("kty")?) {
-        (AlgorithmFamily::Rsa, "RSA") => {
-            let (n, e) = (bytes("n")?, bytes("e")?);
-            if !rsa_is_strong(&n, &e) {
-                return None;
-            }
-            DecodingKey::from_rsa_raw_components(&n, &e)
-        }
-        (AlgorithmFamily::Ec, "EC") => {
-            let (curve, size) = match alg.id {
-                Algorithm::ES256 => ("P-256", 32),
-                _ => ("P-384", 48),
-            };
-            let (x, y) = (bytes("x")?, bytes("y")?);
-            if text("crv")? != curve || x.len() != size || y.len() != size {
-                return None;
-            }
-            DecodingKey::from_ec_der(&[&[4], x.as_slice(), y.as_slice()].concat())
-        }
-        (AlgorithmFamily::Ed, "OKP") if text("crv")? == "Ed25519" => {
-            DecodingKey::from_ed_der(&bytes("x")?)
-        }
-        _ => return None,
-    };
-    VerifyKey::new(alg, kid.into(), key).ok()
 }
 
 #[cfg(test)]
@@ -454,51 +384,5 @@ mod tests {
         assert_eq!(of(Some(new), false, false, false, true), Step::Unavailable);
         assert_eq!(of(None, false, false, false, true), Step::Unavailable);
         assert_eq!(of(None, false, false, true, true), Step::Wait);
-    }
-
-    const N: &str = "3vfmLf9xDXyEAkplnyH4203O55m5zir1pYs3um7Y5C23zTwm8oFfTHNVBOXPLeDp6PelyOMDj88I3lk2n_E2IsnKd0ffTEss9ympeHqjr2wwfF-oJvr6238iW-muB-iBVLXc04FZgB3I5BS3STe_D1JdGMEc3F0UUeezZFXCZ3Y1xcQt1gYEboE0K-TuP8vy8OXh6Xz5iWl3uS8V0xxT-tPuIWGSb_u5rEb_ez_VI_hiHqiSFsjAUzhrKif9gNNHynClpXBiBx6r-feoKCtsIfLVx5_F8EuYbit4nN1hsO7EXxXf3efMXEJf1sLDPDW2ScwIduNH1O0-I3NUe-bTSw";
-
-    #[test]
-    fn keys_that_must_not_verify_are_left_out() {
-        let set = serde_json::json!({"keys": [
-            {"kty": "RSA", "kid": "good", "n": N, "e": "AQAB", "use": "sig", "alg": "RS256"},
-            {"kty": "RSA", "kid": "bare", "n": N, "e": "AQAB"},
-            {"kty": "RSA", "kid": "ops", "n": N, "e": "AQAB", "key_ops": ["verify"]},
-            {"kty": "RSA", "kid": "enc", "n": N, "e": "AQAB", "use": "enc"},
-            {"kty": "RSA", "kid": "other-alg", "n": N, "e": "AQAB", "alg": "RS512"},
-            {"kty": "RSA", "kid": "wrap", "n": N, "e": "AQAB", "key_ops": ["encrypt"]},
-            {"kty": "RSA", "kid": "weak", "n": &N[..86], "e": "AQAB"},
-            {"kty": "RSA", "kid": "e1", "n": N, "e": "AQ"},
-            {"kty": "RSA", "kid": "private", "n": N, "e": "AQAB", "d": "AQAB"},
-            {"kty": "RSA", "n": N, "e": "AQAB"},
-            {"kty": "RSA", "kid": 5, "n": N, "e": "AQAB"},
-            {"kty": "RSA", "kid": "twin", "n": N, "e": "AQAB"},
-            {"kty": "RSA", "kid": "twin", "n": N, "e": "AQAB"},
-            {"kty": "oct", "kid": "oct", "k": "c2VjcmV0"},
-            {"kty": "EC", "kid": "ec", "crv": "P-256", "x": "AA", "y": "AA"},
-            {"kty": "what", "kid": "what"},
-            null, [], "x",
-        ]});
-        let keys = read_set(set.to_string().as_bytes(), Alg::named("RS256").unwrap()).unwrap();
-        let mut kids: Vec<&str> = keys.keys().map(|kid| &**kid).collect();
-        kids.sort_unstable();
-        assert_eq!(kids, ["bare", "good", "ops"]);
-        assert!(read_set(b"[]", Alg::named("RS256").unwrap()).is_none());
-        assert!(read_set(b"{\"keys\":{}}", Alg::named("RS256").unwrap()).is_none());
-    }
-
-    #[test]
-    fn curves_must_be_those_of_the_algorithm() {
-        let point = serde_json::json!({"keys": [
-            {"kty": "EC", "kid": "off-curve", "crv": "P-256",
-             "x": URL_SAFE_NO_PAD.encode([1; 32]), "y": URL_SAFE_NO_PAD.encode([2; 32])},
-            {"kty": "EC", "kid": "k1", "crv": "secp256k1",
-             "x": URL_SAFE_NO_PAD.encode([1; 32]), "y": URL_SAFE_NO_PAD.encode([2; 32])},
-            {"kty": "OKP", "kid": "x", "crv": "X25519", "x": URL_SAFE_NO_PAD.encode([1; 32])},
-        ]});
-        for alg in ["ES256", "ES384", "EdDSA"] {
-            let keys = read_set(point.to_string().as_bytes(), Alg::named(alg).unwrap()).unwrap();
-            assert!(keys.is_empty(), "{alg}");
-        }
     }
 }

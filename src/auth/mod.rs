@@ -26,6 +26,7 @@ pub mod denylist;
 pub mod explain;
 mod json;
 mod jwks;
+mod key_set;
 pub mod keys;
 pub mod mint;
 pub mod query_token;

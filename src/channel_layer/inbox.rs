@@ -14,7 +14,7 @@ use crate::ids::GroupName;
 use crate::metrics::{DropCause, GapCause, TenantMetrics};
 
 use super::codec::Codec;
-use super::event::{DecodeError, Event};
+use crate::event::{DecodeError, Event};
 
 /// What an entry costs beside its payload, so that empty payloads are bounded too.
 const ENTRY: u64 = 96;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::config::SerializerFormat;
 use crate::ids::GroupName;
 
-use super::event::Event;
+use crate::event::Event;
 use super::inbox::{Inbox, Incoming, Payload};
 use super::{ChannelLayer, Codec, LayerError};
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::GroupName;
 
-use event::{EncodeError, Event};
+use crate::event::{EncodeError, Event};
 
 pub use codec::Codec;
 pub use inbox::{Inbox, Incoming, Payload, Signal};
@@ -21,10 +21,7 @@ pub use inbox::{Inbox, Incoming, Payload, Signal};
 mod canary;
 pub mod codec;
 mod dial;
-pub mod event;
 pub mod inbox;
-mod json_read;
-mod json_write;
 pub mod memory;
 mod msgpack;
 pub mod names;

@@ -5,7 +5,7 @@
 
 use rmp::Marker;
 
-use super::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, MapBuilder, Value};
+use crate::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, MapBuilder, Value};
 
 /// Reads exactly one value.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, DecodeError> {
@@ -241,7 +241,7 @@ fn write_map(fields: &[(Key, Value)], out: &mut Vec<u8>, depth: usize) -> Result
 
 /// A header: the fixed form up to `fixed_max`, then the markers for 8, 16 and 32 bits where they exist.
 ///
-/// Lengths stay below 2³²: nothing that is written is longer than [`super::event::MAX_PAYLOAD`] by far.
+/// Lengths stay below 2³²: nothing that is written is longer than [`crate::event::MAX_PAYLOAD`] by far.
 fn write_len(
     len: usize,
     fixed: u8,

@@ -19,7 +19,7 @@ use crate::ids::{GroupName, ReplicaId};
 use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
 use crate::stores::redis_keys;
 
-use super::event::Event;
+use crate::event::Event;
 use super::inbox::Inbox;
 use super::names::{group_channel, group_channel_pattern};
 use super::subscriber::{Order, Status, Subscriber};
@@ -177,7 +177,11 @@ impl ChannelLayer for PubSubLayer {
         match timeout(JOIN_LIMIT, confirmed).await {
             Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
             Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
-            Err(_) => Err(LayerError::Unavailable(ErrorKind::Timeout)),
+            Err(_) => {
+                let failure = *self.endpoint.status.failure.lock();
+                let kind = failure.unwrap_or(ErrorKind::Timeout);
+                Err(LayerError::Unavailable(kind))
+            }
         }
     }
 

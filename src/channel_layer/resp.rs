@@ -3,7 +3,7 @@
 //! Sans-IO over the bytes read so far; nothing is copied and nothing is allocated by what a length claims. A message
 //! longer than the bound is skipped as it streams by.
 
-use super::event::MAX_PAYLOAD;
+use crate::event::MAX_PAYLOAD;
 
 /// The longest line of a reply; Redis' own error texts stay far below.
 const MAX_LINE: usize = 64 * 1024;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -69,6 +70,8 @@ pub(super) enum Order {
 pub(super) struct Status {
     /// Connected, and everything wished for at that time is answered.
     pub(super) ready: AtomicBool,
+    /// Why there is no link; `None` while there is one, and before the first attempt.
+    pub(super) failure: Mutex<Option<ErrorKind>>,
 }
 
 struct Attachment {
@@ -179,12 +182,14 @@ impl Task {
         }
         metrics::dependency_up(Dependency::Redis, &self.parts.endpoint, true);
         self.said = None;
+        *self.parts.status.failure.lock() = None;
         self.wishes.link_made();
     }
 
     /// Counts a failure, and logs it if it is news.
     fn failed(&mut self, error: &LinkError) {
         metrics::dependency_error(Dependency::Redis, error.kind);
+        *self.parts.status.failure.lock() = Some(error.kind);
         if self.said == Some(error.kind) {
             return;
         }

@@ -73,7 +73,8 @@ impl Form for Flag {
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<bool> {
         match node.value {
             Value::Flag(flag) => Some(flag),
-            _ => reader.wrong(node, self, "write it without quotes"),
+            Value::Text(_) => reader.wrong(node, self, "write it without quotes"),
+            _ => reader.wrong(node, self, ""),
         }
     }
 
@@ -179,10 +180,13 @@ impl Form for Size {
     type Value = u64;
 
     fn expected(&self) -> String {
-        format!(
-            "a size such as \"64KiB\", at least {}",
-            units::print_size(self.0)
-        )
+        match self.0 {
+            0 => "a size such as \"64KiB\"".to_owned(),
+            least => format!(
+                "a size such as \"64KiB\", at least {}",
+                units::print_size(least)
+            ),
+        }
     }
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<u64> {

@@ -65,7 +65,9 @@ fn put(root: &mut Table, rest: &str, node: Node) -> Result<(), BadName> {
         path = vec!["tenants".to_owned(), tenant];
         keys = below;
     }
-    path.extend(keys.split("__").map(str::to_ascii_lowercase));
+    if !keys.is_empty() {
+        path.extend(keys.split("__").map(str::to_ascii_lowercase));
+    }
     let key = path.join(".");
     if path.iter().any(String::is_empty) {
         let expected = "LOCKGATE_TABLE__KEY";

@@ -102,6 +102,6 @@ impl Settings {
 fn stamped(name: &str, scope: &Scope) -> Value {
     match name {
         "user_id" => Value::Str(scope.user_id().as_str().into()),
-        field => scope.user_field(field).map_or(Value::Nil, Value::from),
+        field => scope.user_field(field).map_or(Value::Nil, |value| Value::from(&value)),
     }
 }

@@ -2,11 +2,9 @@
 //!
 //! Links and pools are shared where their URLs are equal; keys, caches and names never are.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
-use hashbrown::HashMap;
 
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
@@ -55,7 +53,7 @@ pub fn build(
         let built = builder.tenant(id, tenant, registry, budget, metrics);
         tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
     }
-    let hosts = HostTable::new(&config.tenants);
+    let hosts = HostTable::new(&config.tenants).map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
     Ok(Built { tenants: Arc::new(Tenants::new(hosts, tenants)) })
 }
 
@@ -75,8 +73,8 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
 struct Builder<'a> {
     config: &'a Config,
     endpoints: PubSubEndpoints,
-    redis: HashMap<(Box<str>, Dependency), Arc<RedisStore>>,
-    databases: HashMap<(Box<str>, PoolConfig), Arc<Database>>,
+    redis: Vec<Arc<RedisStore>>,
+    databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
 }
 
 /// What a tenant asks.
@@ -88,7 +86,7 @@ struct Stores {
 impl<'a> Builder<'a> {
     fn new(config: &'a Config, replica: &ReplicaId) -> Self {
         let endpoints = PubSubEndpoints::new(replica.clone());
-        Self { config, endpoints, redis: HashMap::new(), databases: HashMap::new() }
+        Self { config, endpoints, redis: Vec::new(), databases: Vec::new() }
     }
 
     fn tenant(
@@ -109,18 +107,15 @@ impl<'a> Builder<'a> {
             let delivery = Delivery::new(route.deliver.clone(), &route.events).with_context(described)?;
             deliveries.push(RouteDelivery { delivery, through_consumer: consumer.sees_events });
             let groups = route.groups.iter().map(|text| Template::parse(text)).collect::<Result<_, _>>();
-            let authorize = route.authorize.as_deref().map(|statement| {
-                let known = routes.get(at).context("a route is missing")?;
-                Ok::<_, anyhow::Error>(Permissions::new(statement, known, &config.users, stores.database.clone())?)
-            });
             parts.push(RouteParts {
                 groups: groups.with_context(described)?,
                 consumer,
                 delivery: u16::try_from(at).context("too many routes")?,
-                authorize: authorize.transpose().with_context(described)?,
                 subprotocols: route.subprotocols.clone(),
             });
         }
+        let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
+        let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
         let relay = Relay::new(Parts {
             tenant: id.clone(),
             hub: Arc::new(Hub::default()),
@@ -141,6 +136,7 @@ impl<'a> Builder<'a> {
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
             channel_prefix: config.layer.prefix.as_str().into(),
             authenticator: Arc::new(stores.authenticator),
+            permissions,
             relay,
             metrics,
             degraded: parking_lot::Mutex::default(),
@@ -208,23 +204,24 @@ impl<'a> Builder<'a> {
     }
 
     fn redis_at(&mut self, url: RedisUrl, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {
-        let known = self.redis.values().find(|store| store.dependency() == dependency && *store.url() == url);
+        let known = self.redis.iter().find(|store| store.dependency() == dependency && store.url().same_login(&url) && store.url().db() == url.db());
         if let Some(store) = known {
             return Ok(store.clone());
         }
         let store = RedisStore::new(&url, dependency)?;
-        self.redis.insert((url.endpoint().into(), dependency), store.clone());
+        self.redis.push(store.clone());
         Ok(store)
     }
 
     fn database(&mut self, config: &TenantConfig) -> anyhow::Result<Arc<Database>> {
         let url = config.users.database.as_ref().context("`users.database` is not set")?;
-        let key = (url.expose().into(), config.users.pool);
-        if let Some(database) = self.databases.get(&key) {
+        let pool = config.users.pool;
+        let known = self.databases.iter().find(|(known, size, _)| known == url && *size == pool);
+        if let Some((_, _, database)) = known {
             return Ok(database.clone());
         }
         let database = Database::connect_lazy(url, &config.users.pool)?;
-        self.databases.insert(key, database.clone());
+        self.databases.push((url.clone(), pool, database.clone()));
         Ok(database)
     }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::error::ErrorKind;
 use crate::state::{Life, Tenant, Tenants};
+use crate::users::UsersProblem;
 
 /// Between two looks at tenants that are not served yet.
 const RETRY: Duration = Duration::from_millis(500);
@@ -106,9 +108,9 @@ async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     for redis in [&authenticator.redis, &authenticator.denylist.redis].into_iter().flatten() {
         redis.ping().await.map_err(|error| Obstacle::NotReached(error.to_string()))?;
     }
-    authenticator.users.ready().await.map_err(|problem| match problem.is_lasting() {
-        true => Obstacle::Degraded(problem.to_string()),
-        false => Obstacle::NotReached(problem.to_string()),
+    authenticator.users.ready().await.map_err(|problem| match problem {
+        UsersProblem::Store(error) if error.kind != ErrorKind::Permission => Obstacle::NotReached(error.to_string()),
+        problem => Obstacle::Degraded(problem.to_string()),
     })?;
     if let Err(error) = authenticator.verifier.ready().await {
         return Err(Obstacle::NotReached(error.to_string()));

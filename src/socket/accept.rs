@@ -20,10 +20,9 @@ use tower::ServiceExt;
 
 use super::Door;
 use super::connection::{Connection, close_at_once};
-use super::head::{Arrival, HeadReader, NoRequest};
+use super::head::{self, Arrival, HeadReader, NoRequest};
 use super::upgrade::{After101, Outcome, Peer};
 use crate::metrics;
-use crate::problem::Problem;
 
 /// How long accepting pauses when the system has no descriptor left: sockets have to go before a new one can come.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
@@ -88,12 +87,11 @@ async fn handshake(
         tracing::debug!(error = %error, "Could not switch off Nagle's algorithm");
     }
     let peer = peer.ip().to_canonical();
-    // Behind a proxy all handshakes come from the proxy's address: there the budget is counted after the head.
-    let _handshake = match door.begin_handshake(peer) {
+    let _handshake = match door.addresses.begin_handshake(peer) {
         Ok(place) => place,
         Err(refusal) => {
             metrics::handshake_without_tenant(refusal.code());
-            heads.refuse(stream, Problem { refusal, tenant: None }).await;
+            head::answer(stream, refusal).await;
             return None;
         }
     };
@@ -129,7 +127,7 @@ async fn answer(arrival: Arrival, peer: IpAddr, router: Router) -> Option<Opened
             Some(Opened { stream, early, after })
         }
         (Ok(_), _) => {
-            super::head::end(&mut stream).await;
+            head::end(&mut stream).await;
             None
         }
         (Err(_), _) => None,

@@ -194,7 +194,7 @@ async fn open(door: &Door, admitted: &Admitted, identity: Identity, path: &str) 
     let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
     let (scope, expires_at) = scope(admitted, identity, path);
     let groups = group_names(tenant, route, &scope)?;
-    authorize(tenant, route, &scope).await?;
+    authorize(tenant, admitted.route, &scope).await?;
     let limits = &tenant.config.limits;
     let member = Member::new(scope.user_id().clone(), route.delivery, limits.send_queue, expires_at);
     let registration = Registration::new(member, tenant.relay.clone(), place);
@@ -249,10 +249,9 @@ fn group_names(tenant: &Tenant, route: &RouteParts, scope: &Scope) -> Result<Vec
     route.groups.iter().map(name).collect()
 }
 
-async fn authorize(tenant: &Tenant, route: &RouteParts, scope: &Scope) -> Result<(), Refusal> {
-    let Some(permissions) = &route.authorize else { return Ok(()) };
+async fn authorize(tenant: &Tenant, route: usize, scope: &Scope) -> Result<(), Refusal> {
     let started = Instant::now();
-    let verdict = permissions.allows(scope.user_id(), scope.path_parameters()).await;
+    let verdict = tenant.permissions.may_join(route, scope.user_id(), scope.path_parameters()).await;
     metrics::auth_step_took(AuthStep::Authorize, started.elapsed());
     match verdict {
         Ok(true) => Ok(()),

@@ -4,4 +4,4 @@ pub mod database;
 pub mod redis;
 pub mod redis_keys;
 mod redis_link;
-mod redis_url;
+pub mod redis_url;

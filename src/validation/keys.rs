@@ -42,7 +42,11 @@ pub(super) fn check(id: &TenantId, token: &TokenConfig, checker: &mut Checker<'_
         };
         check_key(&path, key, checker);
     }
-    if listed && token.algorithm.is_some() && token.jwk_url.is_none() {
+    let single = ["signing_key", "verifying_key"];
+    let single = single
+        .iter()
+        .any(|name| checker.has(&format!("{table}.{name}")));
+    if listed && !single && token.algorithm.is_some() && token.jwk_url.is_none() {
         let path = format!("{table}.algorithm");
         checker.mistake(
             &path,

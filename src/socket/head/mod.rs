@@ -92,7 +92,8 @@ impl HeadReader {
             Err(_) => NoRequest::Refused(Refusal::HandshakeTimeout),
         };
         if let NoRequest::Refused(refusal) = no_request {
-            answer(stream, refusal, buffer).await;
+            drop(buffer);
+            answer(stream, refusal).await;
         }
         Err(no_request)
     }
@@ -155,23 +156,30 @@ async fn receive_more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()
 }
 
 /// Sends the problem document and closes without losing it. What goes wrong here concerns nobody: the client is gone.
-async fn answer(mut stream: TcpStream, refusal: Refusal, mut buffer: Vec<u8>) {
+pub async fn answer(mut stream: TcpStream, refusal: Refusal) {
     let problem = Problem {
         refusal,
         tenant: None,
     };
     let farewell = async {
-        stream.write_all(&problem.to_http1()).await?;
-        stream.shutdown().await?;
-        loop {
-            buffer.clear();
-            buffer.reserve(FIRST_READ);
-            if stream.read_buf(&mut buffer).await? == 0 {
-                return std::io::Result::Ok(());
-            }
+        if stream.write_all(&problem.to_http1()).await.is_ok() {
+            end(&mut stream).await;
         }
     };
     timeout(LINGER, farewell).await.ok();
+}
+
+/// Ends our half of a stream whose answer is out, and throws away what its client still sends, for a moment.
+pub async fn end(stream: &mut TcpStream) {
+    let discard = async {
+        stream.shutdown().await?;
+        let mut buffer = Vec::with_capacity(FIRST_READ);
+        while stream.read_buf(&mut buffer).await? != 0 {
+            buffer.clear();
+        }
+        std::io::Result::Ok(())
+    };
+    timeout(LINGER, discard).await.ok();
 }
 
 #[cfg(test)]

@@ -368,6 +368,12 @@ pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
     users
 }
 
+/// What the JSON text of a value says as a boolean, however a database writes it; `None` for null and what says
+/// neither.
+pub fn json_truth(json: &str) -> Option<bool> {
+    value::SqlValue::from_json(json).as_bool()
+}
+
 fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> PoolOptions<DB> {
     options
         .max_connections(pool.max.max(1))

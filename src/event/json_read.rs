@@ -6,18 +6,18 @@
 
 use std::borrow::Cow;
 
-use super::event::{DecodeError, Key, MAX_DEPTH, MAX_VALUES, MapBuilder, Value};
+use super::{DecodeError, Key, MAX_DEPTH, MAX_VALUES, MapBuilder, Value};
 
 /// Python refuses to turn longer decimal text into an integer (`sys.int_info.default_max_str_digits`).
 const MAX_DIGITS: usize = 4300;
 
 /// Reads one value as `json.loads(bytes)` does, but for lone surrogates and nesting.
-pub(super) fn read_python(bytes: &[u8]) -> Result<Value, DecodeError> {
+pub(crate) fn read_python(bytes: &[u8]) -> Result<Value, DecodeError> {
     Reader::read(&decode_text(bytes)?, false)
 }
 
 /// Reads one value as RFC 8259 defines it.
-pub(super) fn read_strict(bytes: &[u8]) -> Result<Value, DecodeError> {
+pub(crate) fn read_strict(bytes: &[u8]) -> Result<Value, DecodeError> {
     let text = simdutf8::basic::from_utf8(bytes).map_err(|_| DecodeError::NotUnicode)?;
     Reader::read(text, true)
 }

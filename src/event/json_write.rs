@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::event::{EncodeError, Key, MAX_DEPTH, NotRenderable, Value};
+use super::{EncodeError, Key, MAX_DEPTH, NotRenderable, Value};
 
 /// How the two writers differ.
 trait Style {
@@ -85,17 +85,17 @@ impl Style for Client {
 }
 
 /// Writes a map as `json.dumps(dict)` does.
-pub(super) fn write_event(fields: &[(Key, Value)], out: &mut String) -> Result<(), EncodeError> {
+pub(crate) fn write_event(fields: &[(Key, Value)], out: &mut String) -> Result<(), EncodeError> {
     write_fields::<Python>(fields.iter(), out, 0)
 }
 
 /// Writes one value for a client.
-pub(super) fn write_for_client(value: &Value, out: &mut String) -> Result<(), NotRenderable> {
+pub(crate) fn write_for_client(value: &Value, out: &mut String) -> Result<(), NotRenderable> {
     write::<Client>(value, out, 0)
 }
 
 /// Writes an object for a client.
-pub(super) fn write_fields_for_client<'a>(
+pub(crate) fn write_fields_for_client<'a>(
     fields: impl Iterator<Item = &'a (Key, Value)>,
     out: &mut String,
 ) -> Result<(), NotRenderable> {

@@ -1,11 +1,13 @@
 //! An event as it passes through the gateway: a map with the sender's key order, and the values it may hold.
 //!
 //! Channels sends Python objects; [`Value`] is what of them survives the wire. Bytes on Redis to event and back
-//! is [`super::codec`], text for clients is [`Event::write_json`].
+//! is [`crate::channel_layer::Codec`], text for clients is [`Event::write_json`].
 
 use std::fmt;
 
-use super::{json_read, json_write};
+pub(crate) mod json_read;
+pub(crate) mod json_write;
+
 
 /// How many arrays and maps may stand inside each other, the event's own map included.
 ///
@@ -75,6 +77,19 @@ impl Value {
     /// [`NotRenderable`] for what JSON has no form for; `out` then holds a part of it.
     pub fn write_json(&self, out: &mut String) -> Result<(), NotRenderable> {
         json_write::write_for_client(self, out)
+    }
+}
+
+impl Value {
+    fn approximate_size(&self) -> usize {
+        let own = size_of::<Self>();
+        own + match self {
+            Value::Str(text) | Value::BigInt(text) => text.len(),
+            Value::Bin(bytes) | Value::Ext(_, bytes) => bytes.len(),
+            Value::Array(values) => values.iter().map(Self::approximate_size).sum(),
+            Value::Map(pairs) => pairs.iter().map(|(_, value)| own + value.approximate_size()).sum(),
+            _ => 0,
+        }
     }
 }
 
@@ -181,6 +196,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// Bytes on the heap, roughly: what waits for a consumer counts this much against the socket's queue.
+    pub fn approximate_size(&self) -> usize {
+        let pair = |(key, value): &(Key, Value)| key.as_str().map_or(16, str::len) + value.approximate_size();
+        self.fields.iter().map(pair).sum()
+    }
+
     /// Reads a JSON object as RFC 8259 defines it, from a client or the API.
     ///
     /// Stricter than what Channels' JSON reader takes: no byte order mark, no `NaN`, no number beyond a double.

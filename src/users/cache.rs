@@ -1,0 +1,461 @@
+//! The record of a user in Redis: how it is written, and when it is believed.
+//!
+//! `{"v":1,"tenant","id","fetched_at","gen","user"}`, `user` being null for an absent user. A record is believed only
+//! if it names its tenant and user and its `gen` is the one that stands beside it now. Anything else under the key
+//! reads as no record: others may write to this Redis, and so may other versions.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::record::{MAX_FIELDS, UserRecord, from_hex, hex, is_active};
+use crate::clock::UnixTime;
+use crate::ids::{TenantId, UserId};
+
+/// Fields, and room for the rest.
+const MAX_RECORD: usize = MAX_FIELDS + 4096;
+
+/// What stands in Redis under a user's two keys, read in one round.
+#[derive(Clone, Debug, Default)]
+pub struct CachedPair {
+    /// `user:USER_ID`
+    pub record: Option<Vec<u8>>,
+    /// `usergen:USER_ID`
+    pub generation: Option<Vec<u8>>,
+}
+
+impl CachedPair {
+    /// The generation as it is kept in records: empty if absent.
+    pub(super) fn generation(&self) -> Cow<'_, str> {
+        self.generation
+            .as_deref()
+            .map_or(Cow::Borrowed(""), String::from_utf8_lossy)
+    }
+}
+
+/// What a cached record is good for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Cached {
+    /// The answer, `None` for an absent user.
+    Fresh(Option<UserRecord>),
+    /// Good enough while the database is down.
+    Stale(UserRecord),
+    /// Too old for anything, or not there.
+    Nothing,
+}
+
+/// Why a value is no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotBelieved {
+    #[error("it is too large")]
+    TooLarge,
+    #[error("it is no record of this version")]
+    NotReadable,
+    #[error("it is of another tenant")]
+    OtherTenant,
+    #[error("it is of another user")]
+    OtherUser,
+}
+
+/// Whose records, and how they are kept.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    pub(super) tenant: TenantId,
+    pub(super) cache_ttl: Duration,
+    pub(super) stale_ttl: Duration,
+    pub(super) negative_ttl: Duration,
+    pub(super) check_active: bool,
+    pub(super) check_password: bool,
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    v: u32,
+    #[serde(borrow)]
+    tenant: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    fetched_at: f64,
+    #[serde(borrow, rename = "gen")]
+    generation: Cow<'a, str>,
+    #[serde(borrow)]
+    user: &'a RawValue,
+}
+
+impl Policy {
+    /// The record of `user`, absent or not, as text for Redis.
+    pub(super) fn write(
+        &self,
+        id: &UserId,
+        user: Option<&UserRecord>,
+        generation: &str,
+        now: UnixTime,
+    ) -> String {
+        let json = |text: &str| serde_json::Value::from(text).to_string();
+        let mut out = format!(
+            "{{\"v\":1,\"tenant\":{},\"id\":{},\"fetched_at\":{:.3},\"gen\":{},\"user\":",
+            json(self.tenant.as_str()),
+            json(id.as_str()),
+            now.0,
+            json(generation),
+        );
+        match user {
+            None => out.push_str("null"),
+            Some(user) if !self.check_password => out.push_str(&user.fields),
+            Some(user) => {
+                // No field has this name, see `UserRow::fields`.
+                out.push_str(user.fields.strip_suffix('}').unwrap_or("{"));
+                let separator = if user.fields.len() > 2 { "," } else { "" };
+                let digest = user
+                    .password_digest
+                    .map_or("null".to_owned(), |d| json(&hex(d)));
+                out.push_str(&format!("{separator}\"password\":{digest}}}"));
+            }
+        }
+        out.push('}');
+        out
+    }
+
+    /// How long Redis keeps the record.
+    pub(super) fn keep_for(&self, user: Option<&UserRecord>) -> Duration {
+        match user {
+            Some(_) => self.stale_ttl,
+            None => self.negative_ttl,
+        }
+    }
+
+    /// What the record of `id` is good for at `now`.
+    pub(super) fn read(
+        &self,
+        id: &UserId,
+        pair: &CachedPair,
+        now: UnixTime,
+    ) -> Result<Cached, NotBelieved> {
+        let Some(bytes) = &pair.record else {
+            return Ok(Cached::Nothing);
+        };
+        if bytes.len() > MAX_RECORD {
+            return Err(NotBelieved::TooLarge);
+        }
+        let wire: Wire<'_> = serde_json::from_slice(bytes).map_err(|_| NotBelieved::NotReadable)?;
+        if wire.v != 1 {
+            return Err(NotBelieved::NotReadable);
+        }
+        if wire.tenant != self.tenant.as_str() {
+            return Err(NotBelieved::OtherTenant);
+        }
+        if wire.id != id.as_str() {
+            return Err(NotBelieved::OtherUser);
+        }
+        let user = match wire.user.get() {
+            "null" => None,
+            object => Some(self.user(id, object).ok_or(NotBelieved::NotReadable)?),
+        };
+        if wire.generation != pair.generation() {
+            return Ok(Cached::Nothing);
+        }
+        // A writer's clock may be ahead of ours; Redis' own expiry bounds what that can do.
+        let age = Duration::try_from_secs_f64((now.0 - wire.fetched_at).max(0.0))
+            .unwrap_or(Duration::MAX);
+        Ok(match user {
+            None if age < self.negative_ttl => Cached::Fresh(None),
+            Some(user) if age < self.cache_ttl => Cached::Fresh(Some(user)),
+            Some(user) if age < self.stale_ttl => Cached::Stale(user),
+            None | Some(_) => Cached::Nothing,
+        })
+    }
+
+    /// The user of a record; `None` if something is missing that this tenant checks.
+    fn user(&self, id: &UserId, object: &str) -> Option<UserRecord> {
+        let parts = UserParts::read(object)?;
+        let active = match (self.check_active, parts.is_active) {
+            (false, _) => true,
+            (true, json) => is_active(json?),
+        };
+        let password_digest = match (self.check_password, parts.password) {
+            (false, _) => None,
+            (true, None) => return None,
+            (true, Some("null")) => None,
+            (true, Some(json)) => Some(from_hex(&serde_json::from_str::<String>(json).ok()?)?),
+        };
+        let fields = match parts.password {
+            None => object.into(),
+            Some(_) => parts.without_password(),
+        };
+        Some(UserRecord {
+            id: id.clone(),
+            is_active: active,
+            fields,
+            password_digest,
+        })
+    }
+}
+
+/// The parts of a user's JSON object that matter here, as they are written.
+#[derive(Default)]
+struct UserParts<'a> {
+    is_active: Option<&'a str>,
+    password: Option<&'a str>,
+    fields: Vec<(Cow<'a, str>, &'a str)>,
+}
+
+impl<'a> UserParts<'a> {
+    fn read(object: &'a str) -> Option<Self> {
+        struct Parts;
+
+        impl<'de> Visitor<'de> for Parts {
+            type Value = UserParts<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut parts = UserParts::default();
+                while let Some((Text(name), value)) =
+                    map.next_entry::<Text<'de>, &'de RawValue>()?
+                {
+                    match &*name {
+                        "is_active" => parts.is_active = Some(value.get()),
+                        "password" => parts.password = Some(value.get()),
+                        _ => {}
+                    }
+                    parts.fields.push((name, value.get()));
+                }
+                Ok(parts)
+            }
+        }
+
+        serde_json::Deserializer::from_str(object)
+            .deserialize_map(Parts)
+            .ok()
+    }
+
+    fn without_password(&self) -> Box<str> {
+        let mut out = String::from("{");
+        for (name, value) in self.fields.iter().filter(|(name, _)| name != "password") {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            out.push_str(&serde_json::Value::from(&**name).to_string());
+            out.push(':');
+            out.push_str(value);
+        }
+        out.push('}');
+        out.into()
+    }
+}
+
+/// Text that borrows from the input where it can.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000_000.0);
+
+    fn policy() -> Policy {
+        Policy {
+            tenant: "acme".parse().unwrap(),
+            cache_ttl: Duration::from_secs(300),
+            stale_ttl: Duration::from_secs(3600),
+            negative_ttl: Duration::from_secs(10),
+            check_active: true,
+            check_password: false,
+        }
+    }
+
+    fn user() -> UserRecord {
+        UserRecord {
+            id: "7".into(),
+            is_active: true,
+            fields: r#"{"id":7,"username":"a\"b","is_active":true,"more":{"x":{}}}"#.into(),
+            password_digest: None,
+        }
+    }
+
+    fn read(
+        policy: &Policy,
+        record: &str,
+        generation: Option<&str>,
+    ) -> Result<Cached, NotBelieved> {
+        let pair = CachedPair {
+            record: Some(record.into()),
+            generation: generation.map(Into::into),
+        };
+        policy.read(&"7".into(), &pair, NOW)
+    }
+
+    fn aged(seconds: f64) -> UnixTime {
+        UnixTime(NOW.0 - seconds)
+    }
+
+    #[test]
+    fn a_record_is_fresh_then_stale_then_nothing() {
+        let policy = policy();
+        let at = |user: Option<&UserRecord>, age| {
+            let record = policy.write(&"7".into(), user, "", aged(age));
+            read(&policy, &record, None).unwrap()
+        };
+        let user = user();
+        assert_eq!(at(Some(&user), 0.0), Cached::Fresh(Some(user.clone())));
+        assert_eq!(at(Some(&user), 299.9), Cached::Fresh(Some(user.clone())));
+        assert_eq!(at(Some(&user), 300.1), Cached::Stale(user.clone()));
+        assert_eq!(at(Some(&user), 3600.1), Cached::Nothing);
+        assert_eq!(at(None, 9.9), Cached::Fresh(None));
+        assert_eq!(at(None, 10.1), Cached::Nothing);
+        // U18: the writer's clock is ahead.
+        assert_eq!(at(Some(&user), -1000.0), Cached::Fresh(Some(user)));
+    }
+
+    #[test]
+    fn a_record_of_another_generation_is_not_believed() {
+        let policy = policy();
+        let user = user();
+        let record = policy.write(&"7".into(), Some(&user), "g1", NOW);
+        assert_eq!(
+            read(&policy, &record, Some("g1")),
+            Ok(Cached::Fresh(Some(user)))
+        );
+        assert_eq!(read(&policy, &record, Some("g2")), Ok(Cached::Nothing));
+        assert_eq!(read(&policy, &record, None), Ok(Cached::Nothing));
+    }
+
+    #[test]
+    fn u06_to_u16_what_is_no_record_of_this_user_is_not_believed() {
+        use NotBelieved::{NotReadable, OtherTenant, OtherUser, TooLarge};
+        let good = policy().write(&"7".into(), Some(&user()), "", NOW);
+        assert!(good.starts_with(
+            r#"{"v":1,"tenant":"acme","id":"7","fetched_at":1000000.000,"gen":"","user":{"id":7,"#
+        ));
+        let huge = good.replace("a\\\"b", &"x".repeat(10 << 20));
+        let more = good
+            .replace("\"v\":1", "\"v\":1,\"new\":[1]")
+            .replace("\"id\":7", "\"id\":7,\"new\":{}");
+        let pickle = "\u{80}\u{4}}q";
+        for (name, record, expected) in [
+            ("U06 not JSON", "nonsense", NotReadable),
+            ("U06 truncated", &good[..good.len() - 1], NotReadable),
+            ("U06 empty", "", NotReadable),
+            ("U06 a list", "[]", NotReadable),
+            ("U07 a pickle", pickle, NotReadable),
+            (
+                "U12 no gen",
+                &good.replace("\"gen\":\"\",", ""),
+                NotReadable,
+            ),
+            (
+                "U12 no user",
+                &good.replace("\"user\"", "\"other\""),
+                NotReadable,
+            ),
+            (
+                "U12 no is_active",
+                &good.replace(",\"is_active\":true", ""),
+                NotReadable,
+            ),
+            (
+                "U12 another version",
+                &good.replace("\"v\":1", "\"v\":2"),
+                NotReadable,
+            ),
+            (
+                "no number",
+                &good.replace("1000000.000", "\"now\""),
+                NotReadable,
+            ),
+            (
+                "the user is no object",
+                &good.replace("{\"id\":7", "[{\"id\":7").replace("}}", "}]}"),
+                NotReadable,
+            ),
+            ("U13 huge", &huge, TooLarge),
+            (
+                "U15 another user",
+                &good.replace("\"id\":\"7\"", "\"id\":\"8\""),
+                OtherUser,
+            ),
+            (
+                "U15 a byte off",
+                &good.replace("\"id\":\"7\"", "\"id\":\"07\""),
+                OtherUser,
+            ),
+            (
+                "U16 another tenant",
+                &good.replace("acme", "acme2"),
+                OtherTenant,
+            ),
+        ] {
+            assert_eq!(read(&policy(), record, None), Err(expected), "{name}");
+        }
+        let accepted = read(&policy(), &more, None).unwrap();
+        assert!(
+            matches!(accepted, Cached::Fresh(Some(user)) if user.fields.contains("new")),
+            "U11"
+        );
+    }
+
+    #[test]
+    fn the_digest_travels_in_place_of_the_password() {
+        let with = Policy {
+            check_password: true,
+            ..policy()
+        };
+        for digest in [from_hex("5EBE2294ECD0E0F08EAB7690D2A6EE69"), None] {
+            let user = UserRecord {
+                password_digest: digest,
+                ..user()
+            };
+            let record = with.write(&"7".into(), Some(&user), "", NOW);
+            assert_eq!(
+                read(&with, &record, None),
+                Ok(Cached::Fresh(Some(user.clone())))
+            );
+            // Read by a tenant whose check was switched off since.
+            let plain = UserRecord {
+                password_digest: None,
+                ..user
+            };
+            assert_eq!(
+                read(&policy(), &record, None),
+                Ok(Cached::Fresh(Some(plain)))
+            );
+        }
+        // Written before the check was switched on.
+        let record = policy().write(&"7".into(), Some(&user()), "", NOW);
+        assert_eq!(read(&with, &record, None), Err(NotBelieved::NotReadable));
+        let empty = UserRecord {
+            fields: "{}".into(),
+            ..user()
+        };
+        assert!(
+            with.write(&"7".into(), Some(&empty), "", NOW)
+                .ends_with(r#""user":{"password":null}}"#)
+        );
+    }
+
+    #[test]
+    fn an_inactive_user_stays_inactive() {
+        for (value, active) in [
+            ("false", false),
+            ("0", false),
+            ("null", false),
+            ("\"f\"", false),
+            ("1", true),
+            ("\"t\"", true),
+        ] {
+            let record = policy().write(&"7".into(), Some(&user()), "", NOW);
+            let record = record.replace("\"is_active\":true", &format!("\"is_active\":{value}"));
+            let Ok(Cached::Fresh(Some(read))) = read(&policy(), &record, None) else {
+                panic!("{value}");
+            };
+            assert_eq!(read.is_active, active, "{value}");
+        }
+    }
+}

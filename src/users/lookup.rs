@@ -1,0 +1,402 @@
+//! Many who wait, one statement: lookups of one user in flight are shared, and those that wait together go together.
+//!
+//! The first lookup goes at once; what arrives while every permitted statement is under way forms the next one. A
+//! statement belongs to nobody's handshake: a client that hangs up takes no one else's answer along.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::record::{MAX_FIELDS, UserRecord};
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::ids::UserId;
+use crate::stores::database::{MAX_IDS, UserRow, by_id};
+
+/// How long one handshake waits: an acquired connection, a statement and its one retry.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Where users come from and where answers are kept.
+#[async_trait]
+pub(super) trait Source: Send + Sync + 'static {
+    /// The rows of these users.
+    async fn fetch(&self, ids: &[UserId]) -> Result<Vec<UserRow>, StoreError>;
+    /// A row as a record.
+    fn record(&self, row: UserRow) -> UserRecord;
+    /// Takes the answers for the cache; must not wait.
+    fn keep(&self, answers: Vec<(Wanted, Option<Arc<UserRecord>>)>);
+}
+
+/// One lookup. Two that differ in the generation they have read, or in the number of users that this process was
+/// told to forget before, are never the same: an answer may not be older than what its caller knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    pub(super) id: UserId,
+    /// `None`: Redis could not be asked for it, so the answer cannot be kept there.
+    pub(super) generation: Option<Arc<str>>,
+    pub(super) epoch: u64,
+}
+
+type Answer = Result<Option<Arc<UserRecord>>, Arc<StoreError>>;
+
+/// The lookups of one tenant.
+pub(super) struct Lookups {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    source: Arc<dyn Source>,
+    max_statements: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    in_flight: HashMap<Wanted, watch::Sender<Option<Answer>>>,
+    /// Those in flight that no statement has taken yet, in order of arrival.
+    waiting: Vec<Wanted>,
+    statements: usize,
+}
+
+impl Lookups {
+    pub(super) fn new(source: Arc<dyn Source>, max_statements: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                source,
+                max_statements: max_statements.max(1),
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The user, or `None` for an absent one.
+    pub(super) async fn look_up(
+        &self,
+        wanted: Wanted,
+    ) -> Result<Option<Arc<UserRecord>>, StoreError> {
+        let mut answer = self.join(wanted);
+        let ended = match tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone(),
+            // The statement's task is gone without an answer.
+            Ok(Err(_)) => None,
+            Err(_) => return Err(StoreError::timeout(Dependency::Database, WAIT)),
+        };
+        match ended {
+            Some(Ok(user)) => Ok(user),
+            Some(Err(error)) => Err(StoreError::new(
+                error.dependency,
+                error.kind,
+                error.source.to_string(),
+            )),
+            None => Err(failed("the lookup was given up")),
+        }
+    }
+
+    fn join(&self, wanted: Wanted) -> watch::Receiver<Option<Answer>> {
+        let mut state = self.shared.state.lock();
+        if let Some(sender) = state.in_flight.get(&wanted) {
+            return sender.subscribe();
+        }
+        let (sender, receiver) = watch::channel(None);
+        state.in_flight.insert(wanted.clone(), sender);
+        state.waiting.push(wanted);
+        if state.statements < self.shared.max_statements {
+            state.statements += 1;
+            let turn = Turn(Arc::clone(&self.shared));
+            drop(state);
+            // Not awaited by anyone: it ends with the waiting lookups, each statement within its time limits.
+            tokio::spawn(turn.run());
+        }
+        receiver
+    }
+}
+
+/// The right to run one statement at a time; given back even if the task panics.
+struct Turn(Arc<Shared>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.state.lock().statements -= 1;
+    }
+}
+
+impl Turn {
+    async fn run(self) {
+        while let Some(batch) = self.take() {
+            let taken = Taken {
+                shared: &self.0,
+                batch,
+            };
+            let answers = self.0.answer(&taken.batch).await;
+            taken.publish(answers);
+        }
+    }
+
+    /// The next ids to ask for; those whose callers have all left are dropped.
+    fn take(&self) -> Option<Vec<Wanted>> {
+        let mut guard = self.0.state.lock();
+        let state = &mut *guard;
+        let in_flight = &mut state.in_flight;
+        state.waiting.retain(|wanted| {
+            let awaited = in_flight
+                .get(wanted)
+                .is_some_and(|sender| sender.receiver_count() > 0);
+            if !awaited {
+                in_flight.remove(wanted);
+            }
+            awaited
+        });
+        let count = state.waiting.len().min(MAX_IDS);
+        (count > 0).then(|| state.waiting.drain(..count).collect())
+    }
+}
+
+/// Lookups that a statement has taken; they leave the shared state in any case.
+struct Taken<'a> {
+    shared: &'a Shared,
+    batch: Vec<Wanted>,
+}
+
+impl Taken<'_> {
+    fn publish(mut self, answers: Vec<Answer>) {
+        let batch = std::mem::take(&mut self.batch);
+        let mut found = Vec::with_capacity(batch.len());
+        for (wanted, answer) in batch.into_iter().zip(answers) {
+            let sender = self.shared.state.lock().in_flight.remove(&wanted);
+            if let Ok(user) = &answer {
+                found.push((wanted, user.clone()));
+            }
+            if let Some(sender) = sender {
+                sender.send_replace(Some(answer));
+            }
+        }
+        self.shared.source.keep(found);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        for wanted in &self.batch {
+            state.in_flight.remove(wanted);
+        }
+    }
+}
+
+impl Shared {
+    async fn answer(&self, batch: &[Wanted]) -> Vec<Answer> {
+        let mut ids: Vec<_> = batch.iter().map(|wanted| wanted.id.clone()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let rows = match self.source.fetch(&ids).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let error = Arc::new(error);
+                return batch.iter().map(|_| Err(Arc::clone(&error))).collect();
+            }
+        };
+        let users: HashMap<_, _> = by_id(rows)
+            .into_iter()
+            .map(|(id, row)| (id.clone(), self.checked(&id, row)))
+            .collect();
+        let absent = |wanted: &Wanted| users.get(&wanted.id).cloned().unwrap_or(Ok(None));
+        batch.iter().map(absent).collect()
+    }
+
+    fn checked(&self, id: &UserId, row: Option<UserRow>) -> Answer {
+        let Some(row) = row else {
+            warn!(user.id = %id, "The database has two rows for one user; neither is believed");
+            return Err(Arc::new(failed("two rows for one user")));
+        };
+        if row.fields.len() > MAX_FIELDS {
+            warn!(user.id = %id, size_bytes = row.fields.len(), "The user's columns are larger than 64 KiB; select fewer");
+            return Err(Arc::new(failed(
+                "the user's columns are larger than 64 KiB",
+            )));
+        }
+        Ok(Some(Arc::new(self.source.record(row))))
+    }
+}
+
+fn failed(why: &str) -> StoreError {
+    StoreError::new(Dependency::Database, ErrorKind::Other, why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    /// Answers one statement per permit, and remembers the sizes of what it was asked.
+    struct Fake {
+        permits: Semaphore,
+        statements: Mutex<Vec<usize>>,
+    }
+
+    #[async_trait]
+    impl Source for Fake {
+        async fn fetch(&self, ids: &[UserId]) -> Result<Vec<UserRow>, StoreError> {
+            self.statements.lock().push(ids.len());
+            self.permits.acquire().await.unwrap().forget();
+            let row = |id: &UserId| UserRow {
+                id: id.clone(),
+                is_active: Some(true),
+                fields: if id.as_str() == "large" {
+                    "x".repeat(MAX_FIELDS + 1).into()
+                } else {
+                    "{}".into()
+                },
+                password_digest: None,
+            };
+            if ids[0].as_str() == "panic" {
+                panic!("as a bug would");
+            }
+            let mut rows: Vec<_> = ids
+                .iter()
+                .filter(|id| id.as_str() != "absent")
+                .map(row)
+                .collect();
+            rows.extend(ids.iter().filter(|id| id.as_str() == "twice").map(row));
+            Ok(rows)
+        }
+
+        fn record(&self, row: UserRow) -> UserRecord {
+            UserRecord::from_row(row, true)
+        }
+
+        fn keep(&self, _: Vec<(Wanted, Option<Arc<UserRecord>>)>) {}
+    }
+
+    fn fake() -> (Arc<Fake>, Arc<Lookups>) {
+        let fake = Arc::new(Fake {
+            permits: Semaphore::new(0),
+            statements: Mutex::default(),
+        });
+        let source: Arc<dyn Source> = fake.clone();
+        (fake, Arc::new(Lookups::new(source, 2)))
+    }
+
+    fn wanted(id: &str, generation: &str) -> Wanted {
+        Wanted {
+            id: id.into(),
+            generation: Some(generation.into()),
+            epoch: 0,
+        }
+    }
+
+    async fn settle() {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn ask(
+        lookups: &Arc<Lookups>,
+        id: &str,
+        generation: &str,
+    ) -> tokio::task::JoinHandle<Result<Option<Arc<UserRecord>>, StoreError>> {
+        let (lookups, wanted) = (Arc::clone(lookups), wanted(id, generation));
+        tokio::spawn(async move { lookups.look_up(wanted).await })
+    }
+
+    #[tokio::test]
+    async fn u19_a_thousand_lookups_of_one_user_are_one_statement() {
+        let (fake, lookups) = fake();
+        let callers: Vec<_> = (0..1000).map(|_| ask(&lookups, "7", "")).collect();
+        settle().await;
+        fake.permits.add_permits(10);
+        for caller in callers {
+            assert!(caller.await.unwrap().unwrap().is_some());
+        }
+        assert_eq!(*fake.statements.lock(), [1]);
+        assert!(lookups.shared.state.lock().in_flight.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_thousand_users_that_wait_together_are_few_statements() {
+        let (fake, lookups) = fake();
+        let callers: Vec<_> = (0..1000)
+            .map(|id| ask(&lookups, &id.to_string(), ""))
+            .collect();
+        settle().await;
+        fake.permits.add_permits(100);
+        for caller in callers {
+            assert!(caller.await.unwrap().unwrap().is_some());
+        }
+        let statements = fake.statements.lock().clone();
+        assert_eq!(statements.iter().sum::<usize>(), 1000);
+        assert!(statements.len() <= 6, "{statements:?}");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_knows_of_a_newer_generation_asks_anew() {
+        let (fake, lookups) = fake();
+        let old = ask(&lookups, "7", "g1");
+        settle().await;
+        let new = ask(&lookups, "7", "g2");
+        settle().await;
+        assert_eq!(fake.statements.lock().len(), 2);
+        fake.permits.add_permits(2);
+        assert!(old.await.unwrap().is_ok() && new.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_takes_nobody_along_and_is_not_asked_for() {
+        let (fake, lookups) = fake();
+        let first = ask(&lookups, "1", "");
+        settle().await;
+        let second = ask(&lookups, "2", "");
+        settle().await;
+        let leaver = ask(&lookups, "3", "");
+        let shared = [ask(&lookups, "1", ""), ask(&lookups, "4", "")];
+        settle().await;
+        first.abort();
+        leaver.abort();
+        settle().await;
+        fake.permits.add_permits(10);
+        for caller in shared {
+            assert!(caller.await.unwrap().unwrap().is_some());
+        }
+        assert!(second.await.unwrap().unwrap().is_some());
+        assert_eq!(*fake.statements.lock(), [1, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn every_id_has_its_own_answer() {
+        let (fake, lookups) = fake();
+        fake.permits.add_permits(100);
+        let callers = ["absent", "large", "twice", "good"].map(|id| ask(&lookups, id, ""));
+        let mut answers = Vec::new();
+        for caller in callers {
+            answers.push(
+                caller
+                    .await
+                    .unwrap()
+                    .map(|user| user.is_some())
+                    .map_err(|e| e.kind),
+            );
+        }
+        assert_eq!(
+            answers,
+            [
+                Ok(false),
+                Err(ErrorKind::Other),
+                Err(ErrorKind::Other),
+                Ok(true)
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_to_its_callers_alone() {
+        let (fake, lookups) = fake();
+        fake.permits.add_permits(100);
+        assert!(ask(&lookups, "panic", "").await.unwrap().is_err());
+        assert!(ask(&lookups, "7", "").await.unwrap().unwrap().is_some());
+        assert!(lookups.shared.state.lock().in_flight.is_empty());
+    }
+}

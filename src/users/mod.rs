@@ -1,0 +1,359 @@
+//! One tenant's users: this process's cache, Redis, the database, in that order.
+//!
+//! Admission reads the two Redis keys of a user together with the denylist and hands them in; what is not fresh is
+//! asked of the database, shared among all who wait. A store that does not answer never means "no such user".
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use self::cache::{Cached, Policy};
+use self::lookup::{Lookups, Source, Wanted};
+use crate::clock::UnixTime;
+use crate::config::{TokenConfig, UsersConfig};
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::ids::{TenantId, UserId};
+use crate::metrics::{self, LookupResult, TenantMetrics};
+use crate::stores::database::{ColumnProblem, Database, UserQuery, UserQueryError, UserRow};
+use crate::stores::redis::RedisStore;
+use crate::stores::redis_keys;
+
+pub use self::cache::CachedPair;
+pub use self::permissions::{PermissionError, Permissions};
+pub use self::record::UserRecord;
+
+mod cache;
+mod lookup;
+mod permissions;
+mod record;
+
+/// Bytes of records that one tenant may hold in this process: some 15,000 users of Django's.
+const LOCAL_BYTES: u64 = 8 * 1024 * 1024;
+/// Answers on their way to Redis, counted in statements; beyond, they are not kept.
+const MAX_WRITES: usize = 16;
+
+/// Why a tenant's users cannot be read.
+pub type UsersProblem = ColumnProblem;
+
+/// One tenant's users.
+pub struct Users {
+    shared: Arc<Shared>,
+    lookups: Lookups,
+    metrics: Arc<TenantMetrics>,
+    local: Cache<UserId, Local>,
+    /// How long a local entry is an answer. Without a Redis this process's memory takes its place.
+    local_for: Duration,
+    /// How often this process was told to forget a user.
+    epoch: AtomicU64,
+    warned: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Local {
+    user: Option<Arc<UserRecord>>,
+    read_at: Instant,
+}
+
+/// What lookups need of it.
+struct Shared {
+    policy: Policy,
+    query: UserQuery,
+    database: Arc<Database>,
+    redis: Option<Arc<RedisStore>>,
+    writes: Arc<Semaphore>,
+    write_failed: Arc<AtomicBool>,
+}
+
+impl Users {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; `config check` says the same.
+    pub fn new(
+        tenant: &TenantId,
+        config: &UsersConfig,
+        token: &TokenConfig,
+        database: Option<Arc<Database>>,
+        redis: Option<Arc<RedisStore>>,
+        metrics: Arc<TenantMetrics>,
+    ) -> Result<Arc<Self>, UserQueryError> {
+        let query = UserQuery::new(config, token)?;
+        let database = database.ok_or(UserQueryError::NoDatabase)?;
+        let (local_for, local_kept) = match redis {
+            Some(_) => (config.local_ttl, config.local_ttl),
+            None => (config.cache_ttl, config.stale_ttl),
+        };
+        let shared = Arc::new(Shared {
+            policy: Policy {
+                tenant: tenant.clone(),
+                cache_ttl: config.cache_ttl,
+                stale_ttl: config.stale_ttl,
+                negative_ttl: config.negative_ttl,
+                check_active: token.check_user_is_active,
+                check_password: token.check_revoke_token,
+            },
+            query,
+            database,
+            redis,
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            write_failed: Arc::default(),
+        });
+        let source: Arc<dyn Source> = shared.clone();
+        let max_statements = usize::try_from(config.pool.max).unwrap_or(usize::MAX);
+        Ok(Arc::new(Self {
+            lookups: Lookups::new(source, max_statements),
+            shared,
+            metrics,
+            local: Cache::builder()
+                .weigher(|id: &UserId, local: &Local| {
+                    let record = local.user.as_ref().map_or(0, |user| user.weight());
+                    u32::try_from(200 + id.as_str().len() + record).unwrap_or(u32::MAX)
+                })
+                .max_capacity(LOCAL_BYTES)
+                .time_to_live(local_kept)
+                .build(),
+            local_for,
+            epoch: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+        }))
+    }
+
+    /// What this process knows without asking: `None` nothing, `Some(None)` that there is no such user.
+    pub fn local(&self, id: &UserId) -> Option<Option<Arc<UserRecord>>> {
+        let entry = self.local.get(id)?;
+        let negative = self.shared.policy.negative_ttl;
+        let (limit, result) = match entry.user {
+            Some(_) => (self.local_for, LookupResult::Local),
+            None => (self.local_for.min(negative), LookupResult::Negative),
+        };
+        if entry.read_at.elapsed() >= limit {
+            return None;
+        }
+        self.metrics.user_lookup(result);
+        Some(entry.user)
+    }
+
+    /// The keys of [`CachedPair`], to be read in one round: `user:ID`, `usergen:ID`.
+    pub fn redis_keys(&self, id: &UserId) -> [String; 2] {
+        let tenant = &self.shared.policy.tenant;
+        [
+            redis_keys::user(tenant, id),
+            redis_keys::user_generation(tenant, id),
+        ]
+    }
+
+    /// The user, or `None` for an absent one. `cached` is what stands under [`Self::redis_keys`], read just before;
+    /// `None` if there is no Redis, or it did not answer.
+    ///
+    /// # Errors
+    /// If the database cannot be asked and nothing that is cached is young enough.
+    pub async fn look_up(
+        &self,
+        id: &UserId,
+        cached: Option<CachedPair>,
+    ) -> Result<Option<Arc<UserRecord>>, StoreError> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let stale = match cached.as_ref().map(|pair| self.read(id, pair)) {
+            Some(Cached::Fresh(user)) => {
+                let user = user.map(Arc::new);
+                self.remember(id, &user, epoch);
+                self.metrics.user_lookup(match user {
+                    Some(_) => LookupResult::Redis,
+                    None => LookupResult::Negative,
+                });
+                return Ok(user);
+            }
+            Some(Cached::Stale(user)) => Some(Arc::new(user)),
+            Some(Cached::Nothing) => None,
+            None => self.stale_in_memory(id),
+        };
+        if stale.is_some() && self.shared.database.seems_down() {
+            self.metrics.user_lookup(LookupResult::Stale);
+            return Ok(stale);
+        }
+        let generation = cached.map(|pair| pair.generation().into());
+        self.ask(id, generation, epoch, stale).await
+    }
+
+    async fn ask(
+        &self,
+        id: &UserId,
+        generation: Option<Arc<str>>,
+        epoch: u64,
+        stale: Option<Arc<UserRecord>>,
+    ) -> Result<Option<Arc<UserRecord>>, StoreError> {
+        let wanted = Wanted {
+            id: id.clone(),
+            generation,
+            epoch,
+        };
+        match self.lookups.look_up(wanted).await {
+            Ok(user) => {
+                self.remember(id, &user, epoch);
+                self.metrics.user_lookup(LookupResult::Database);
+                Ok(user)
+            }
+            Err(_) if stale.is_some() => {
+                self.metrics.user_lookup(LookupResult::Stale);
+                Ok(stale)
+            }
+            Err(error) => {
+                self.metrics.user_lookup(LookupResult::Error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The users as the database has them now, whatever is cached; for the sockets that are open.
+    ///
+    /// In the order of `ids`. The answers replace what is cached.
+    pub async fn revalidate(
+        &self,
+        ids: &[UserId],
+    ) -> Vec<Result<Option<Arc<UserRecord>>, StoreError>> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let generations = self.generations(ids).await;
+        let wanted = ids.iter().enumerate().map(|(index, id)| Wanted {
+            id: id.clone(),
+            generation: generations.as_ref().and_then(|all| all.get(index).cloned()),
+            epoch,
+        });
+        let answers =
+            futures_util::future::join_all(wanted.map(|wanted| self.lookups.look_up(wanted))).await;
+        for (id, answer) in ids.iter().zip(&answers) {
+            if let Ok(user) = answer {
+                self.remember(id, user, epoch);
+            }
+        }
+        answers
+    }
+
+    async fn generations(&self, ids: &[UserId]) -> Option<Vec<Arc<str>>> {
+        let keys: Vec<_> = ids
+            .iter()
+            .map(|id| redis_keys::user_generation(&self.shared.policy.tenant, id))
+            .collect();
+        let found = self.shared.redis.as_ref()?.mget(&keys).await.ok()?;
+        let text = |generation: Option<Vec<u8>>| {
+            let pair = CachedPair {
+                record: None,
+                generation,
+            };
+            Arc::from(pair.generation())
+        };
+        Some(found.into_iter().map(text).collect())
+    }
+
+    /// Drops what this process knows of a user; no lookup that is under way can bring it back.
+    pub fn forget(&self, id: &UserId) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.local.invalidate(id);
+    }
+
+    /// Whether the database answers and has the columns that are needed.
+    ///
+    /// # Errors
+    /// [`UsersProblem`] says in one sentence what is wrong.
+    pub async fn ready(&self) -> Result<(), UsersProblem> {
+        self.shared.database.check_columns(&self.shared.query).await
+    }
+
+    fn read(&self, id: &UserId, pair: &CachedPair) -> Cached {
+        match self.shared.policy.read(id, pair, UnixTime::now()) {
+            Ok(cached) => {
+                if pair.record.is_some() {
+                    self.warned.store(false, Ordering::Relaxed);
+                }
+                cached
+            }
+            Err(why) => {
+                metrics::dependency_error(Dependency::Redis, ErrorKind::Protocol);
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    warn!(tenant.id = %self.shared.policy.tenant, user.id = %id, "A cached user record is not believed: {why}");
+                }
+                Cached::Nothing
+            }
+        }
+    }
+
+    fn stale_in_memory(&self, id: &UserId) -> Option<Arc<UserRecord>> {
+        match self.shared.redis {
+            Some(_) => None,
+            None => self.local.get(id)?.user,
+        }
+    }
+
+    fn remember(&self, id: &UserId, user: &Option<Arc<UserRecord>>, epoch: u64) {
+        if self.local_for.is_zero() || self.epoch.load(Ordering::Acquire) != epoch {
+            return;
+        }
+        let local = Local {
+            user: user.clone(),
+            read_at: Instant::now(),
+        };
+        self.local.insert(id.clone(), local);
+        // Told to forget in between: `forget` raised the epoch before it dropped the entry.
+        if self.epoch.load(Ordering::Acquire) != epoch {
+            self.local.invalidate(id);
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Shared {
+    async fn fetch(&self, ids: &[UserId]) -> Result<Vec<UserRow>, StoreError> {
+        self.database.fetch_users(&self.query, ids).await
+    }
+
+    fn record(&self, row: UserRow) -> UserRecord {
+        UserRecord::from_row(row, self.policy.check_active)
+    }
+
+    /// Writes the answers to Redis, beside everybody's handshake. A failed write costs a query later, nothing else.
+    fn keep(&self, answers: Vec<(Wanted, Option<Arc<UserRecord>>)>) {
+        let Some(redis) = self.redis.clone() else {
+            return;
+        };
+        let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
+            return;
+        };
+        let now = UnixTime::now();
+        let records: Vec<_> = answers
+            .iter()
+            .filter_map(|(wanted, user)| {
+                let (id, user) = (&wanted.id, user.as_deref());
+                let record = self
+                    .policy
+                    .write(id, user, wanted.generation.as_ref()?, now);
+                let key = redis_keys::user(&self.policy.tenant, id);
+                Some((key, record, self.policy.keep_for(user)))
+            })
+            .collect();
+        if records.is_empty() {
+            return;
+        }
+        let (failed, tenant) = (Arc::clone(&self.write_failed), self.policy.tenant.clone());
+        // At most MAX_WRITES of them, each as long as Redis' time limit.
+        tokio::spawn(async move {
+            let writes = records
+                .iter()
+                .map(|(key, record, ttl)| redis.set_ex(key, record.as_bytes(), *ttl));
+            let outcome = futures_util::future::join_all(writes).await;
+            drop(permit);
+            match outcome.into_iter().find_map(Result::err) {
+                Some(error) if !failed.swap(true, Ordering::Relaxed) => {
+                    warn!(tenant.id = %tenant, error.kind = error.kind.label(), error = %error.source, "User records cannot be cached in Redis");
+                }
+                None if failed.swap(false, Ordering::Relaxed) => {
+                    info!(tenant.id = %tenant, "User records are cached in Redis again");
+                }
+                _ => {}
+            }
+        });
+    }
+}

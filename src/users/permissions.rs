@@ -1,0 +1,209 @@
+//! May this user join the groups of this route? The operator's `authorize` statement decides; its verdicts are cached
+//! for a few seconds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::config::{IdType, RouteConfig, UsersConfig};
+use crate::error::StoreError;
+use crate::ids::UserId;
+use crate::routes::{PathParams, PathValue, Route};
+use crate::stores::database::{Database, Dialect, SqlParam, Statement, StatementError};
+
+/// Verdicts of one tenant that are kept; one weighs some 200 bytes.
+const MAX_VERDICTS: u64 = 20_000;
+
+/// An `authorize` that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("authorize: {problem}")]
+pub struct PermissionError {
+    /// The position of the route.
+    pub route: usize,
+    /// What is wrong with it.
+    pub problem: StatementError,
+}
+
+/// The `authorize` statements of one tenant's routes.
+pub struct Permissions {
+    statements: Vec<Option<Statement>>,
+    id_type: IdType,
+    database: Arc<Database>,
+    verdicts: Cache<Question, bool>,
+    /// How often verdicts were dropped: one that is under way then is not kept.
+    epoch: AtomicU64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Question {
+    epoch: u64,
+    route: usize,
+    user: UserId,
+    params: PathParams,
+}
+
+impl Permissions {
+    /// Reads the statements; asks nothing.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn new(
+        routes: &[RouteConfig],
+        users: &UsersConfig,
+        database: Arc<Database>,
+    ) -> Result<Self, Vec<PermissionError>> {
+        Ok(Self {
+            statements: Self::read(routes, database.dialect())?,
+            id_type: users.id_type,
+            database,
+            verdicts: Cache::builder()
+                .max_capacity(if users.authorize_ttl.is_zero() {
+                    0
+                } else {
+                    MAX_VERDICTS
+                })
+                .time_to_live(users.authorize_ttl.max(Duration::from_millis(1)))
+                .build(),
+            epoch: AtomicU64::new(0),
+        })
+    }
+
+    /// The statement of each route for a database, also for `config check`. A route whose path cannot be read is
+    /// passed over: that is reported elsewhere.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn read(
+        routes: &[RouteConfig],
+        dialect: Dialect,
+    ) -> Result<Vec<Option<Statement>>, Vec<PermissionError>> {
+        let mut errors = Vec::new();
+        let mut statements = Vec::with_capacity(routes.len());
+        for (route, config) in routes.iter().enumerate() {
+            let (Some(sql), Ok(path)) = (&config.authorize, Route::parse(&config.path)) else {
+                statements.push(None);
+                continue;
+            };
+            let mut names = vec!["user_id"];
+            names.extend(path.params().map(|(name, _)| name));
+            match Statement::parse(sql, dialect, &names) {
+                Ok(statement) => statements.push(Some(statement)),
+                Err(problem) => errors.push(PermissionError { route, problem }),
+            }
+        }
+        if errors.is_empty() {
+            Ok(statements)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// Whether `user` may join the groups of `route` at these parameters; a route without `authorize` lets all in.
+    ///
+    /// # Errors
+    /// If the database cannot be asked.
+    pub async fn may_join(
+        &self,
+        route: usize,
+        user: &UserId,
+        params: &PathParams,
+    ) -> Result<bool, StoreError> {
+        let Some(statement) = self.statements.get(route).and_then(Option::as_ref) else {
+            return Ok(true);
+        };
+        let question = Question {
+            epoch: self.epoch.load(Ordering::Acquire),
+            route,
+            user: user.clone(),
+            params: params.clone(),
+        };
+        if let Some(verdict) = self.verdicts.get(&question) {
+            return Ok(verdict);
+        }
+        let verdict = self.ask(statement, user, params).await?;
+        self.verdicts.insert(question, verdict);
+        Ok(verdict)
+    }
+
+    async fn ask(
+        &self,
+        statement: &Statement,
+        user: &UserId,
+        params: &PathParams,
+    ) -> Result<bool, StoreError> {
+        let mut binds = Vec::new();
+        let user_id = match self.id_type {
+            IdType::Int => int(user.as_str()),
+            IdType::Uuid => Some(SqlParam::Uuid(user.to_string())),
+            IdType::Text => Some(SqlParam::Text(user.to_string())),
+        };
+        let values = params.iter().map(|(name, value)| {
+            let param = match value {
+                PathValue::Int(digits) => int(digits),
+                PathValue::Uuid(text) => Some(SqlParam::Uuid(text.to_string())),
+                PathValue::Text(text) => Some(SqlParam::Text(text.to_string())),
+            };
+            (name, param)
+        });
+        for (name, param) in std::iter::once(("user_id", user_id)).chain(values) {
+            match param {
+                Some(param) => binds.push((name, param)),
+                // A number that no column can hold is in no row.
+                None if statement.uses(name) => return Ok(false),
+                None => {}
+            }
+        }
+        self.database.exists(statement, &binds).await
+    }
+
+    /// Drops every verdict: a user was invalidated, or sockets are asked for anew.
+    pub fn forget(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.verdicts.invalidate_all();
+    }
+}
+
+fn int(digits: &str) -> Option<SqlParam> {
+    digits.parse().ok().map(SqlParam::Int)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(path: &str, authorize: Option<&str>) -> RouteConfig {
+        RouteConfig {
+            path: path.into(),
+            authorize: authorize.map(Into::into),
+            ..RouteConfig::default()
+        }
+    }
+
+    #[test]
+    fn statements_know_the_parameters_of_their_route() {
+        let routes = [
+            route("a/", None),
+            route(
+                "b/<int:room>/",
+                Some("SELECT 1 FROM m WHERE r = :room AND u = :user_id"),
+            ),
+        ];
+        let read = Permissions::read(&routes, Dialect::Postgres).unwrap();
+        assert!(read[0].is_none() && read[1].is_some());
+        let wrong = [
+            route("b/<int:room>/", Some("SELECT :rom")),
+            route("c", Some("")),
+        ];
+        let errors = Permissions::read(&wrong, Dialect::Postgres).unwrap_err();
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "authorize: there is no value for :rom; there are :user_id, :room",
+                "authorize: it is empty"
+            ]
+        );
+    }
+}

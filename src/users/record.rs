@@ -1,0 +1,94 @@
+//! What the gateway knows of one user.
+
+use crate::ids::UserId;
+use crate::stores::database::{UserRow, json_truth};
+
+/// The fields of a larger record would weigh on every socket of its user; such a record is refused.
+pub(super) const MAX_FIELDS: usize = 64 * 1024;
+
+/// A user as the tenant's database has it, shared by the user's sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRecord {
+    /// The canonical id.
+    pub id: UserId,
+    /// Always true where `check_user_is_active` is off.
+    pub is_active: bool,
+    /// A JSON object of every returned column but `password`.
+    pub fields: Box<str>,
+    /// MD5 of the password column, kept only where `check_revoke_token` is on; `None` also for NULL.
+    pub password_digest: Option<[u8; 16]>,
+}
+
+impl UserRecord {
+    pub(super) fn from_row(row: UserRow, check_active: bool) -> Self {
+        if row.is_active.is_none() && check_active {
+            tracing::warn!(user.id = %row.id, "The database says neither that the user is active nor that it is not; taken as inactive");
+        }
+        Self {
+            id: row.id,
+            is_active: !check_active || row.is_active.unwrap_or(false),
+            fields: row.fields,
+            password_digest: row.password_digest,
+        }
+    }
+
+    /// The value of one field.
+    pub fn field(&self, name: &str) -> Option<serde_json::Value> {
+        let mut fields: serde_json::Map<_, _> = serde_json::from_str(&self.fields).ok()?;
+        fields.remove(name)
+    }
+
+    /// Whether `claim`, the value of the token's revoke claim, was made from the password that the user has now:
+    /// upper-case hexadecimal MD5 of the whole column, compared exactly (`simplejwt.utils.get_md5_hash_password`).
+    pub fn password_matches(&self, claim: &str) -> bool {
+        self.password_digest
+            .is_some_and(|digest| hex(digest) == claim)
+    }
+
+    /// Bytes on the heap, roughly.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.id.as_str().len() + self.fields.len()
+    }
+}
+
+/// Upper-case hexadecimal digits.
+pub(super) fn hex(digest: [u8; 16]) -> String {
+    format!("{:032X}", u128::from_be_bytes(digest))
+}
+
+/// The reverse of [`hex`]; `None` unless it is exactly that.
+pub(super) fn from_hex(text: &str) -> Option<[u8; 16]> {
+    let digest = u128::from_str_radix(text, 16).ok()?.to_be_bytes();
+    (hex(digest) == text).then_some(digest)
+}
+
+/// Whether the JSON text of `is_active` says that the user is.
+pub(super) fn is_active(json: &str) -> bool {
+    json_truth(json).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_is_compared_exactly() {
+        let record = UserRecord {
+            id: "7".into(),
+            is_active: true,
+            fields: r#"{"id":7,"name":"é"}"#.into(),
+            // MD5 of "secret".
+            password_digest: from_hex("5EBE2294ECD0E0F08EAB7690D2A6EE69"),
+        };
+        assert!(record.password_matches("5EBE2294ECD0E0F08EAB7690D2A6EE69"));
+        assert!(!record.password_matches("5ebe2294ecd0e0f08eab7690d2a6ee69"));
+        assert!(!record.password_matches(""));
+        assert_eq!(record.field("name"), Some("é".into()));
+        assert_eq!(record.field("other"), None);
+        let without = UserRecord {
+            password_digest: None,
+            ..record
+        };
+        assert!(!without.password_matches("5EBE2294ECD0E0F08EAB7690D2A6EE69"));
+    }
+}
