@@ -57,7 +57,7 @@ impl Settings {
         runs: 2,
         paced_events: 50,
         bursts: 10,
-        saturated_events: 1_000,
+        saturated_events: 500,
         connects: 500,
         latency: (1, Duration::from_millis(300), Duration::from_secs(1)),
         memory: (1_000, 3_000, Duration::from_secs(1)),
