@@ -87,19 +87,31 @@ impl Authenticator {
         };
         lap(AuthStep::User, started);
         let user = self.check_user(&token, user)?;
-        Ok(Identity { user, token: Arc::new(token) })
+        Ok(Identity {
+            user,
+            token: Arc::new(token),
+        })
     }
 
     /// Step 10: the user exists, is active, and still has the password that the token was made with.
     ///
     /// # Errors
     /// The refusal that says which of these fails.
-    pub fn check_user(&self, token: &VerifiedToken, user: Option<Arc<UserRecord>>) -> Result<Arc<UserRecord>, Refusal> {
+    pub fn check_user(
+        &self,
+        token: &VerifiedToken,
+        user: Option<Arc<UserRecord>>,
+    ) -> Result<Arc<UserRecord>, Refusal> {
         let user = user.ok_or(Refusal::UserNotFound)?;
         if self.config.check_user_is_active && !user.is_active {
             return Err(Refusal::UserInactive);
         }
-        if self.config.check_revoke_token && !token.revoke_digest.as_deref().is_some_and(|claim| user.password_matches(claim)) {
+        if self.config.check_revoke_token
+            && !token
+                .revoke_digest
+                .as_deref()
+                .is_some_and(|claim| user.password_matches(claim))
+        {
             return Err(Refusal::PasswordChanged);
         }
         Ok(user)
@@ -112,20 +124,35 @@ impl Authenticator {
         let deny_keys = [jti.unwrap_or_else(|| all.clone()), user, all];
         let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
         let Some(deny_redis) = &self.denylist.redis else {
-            return Round { verdict: DenyVerdict::Clear, cached: self.ask_for_user(user_keys).await };
+            return Round {
+                verdict: DenyVerdict::Clear,
+                cached: self.ask_for_user(user_keys).await,
+            };
         };
         if !self.denylist.shares_users_redis {
-            let (denied, cached) = tokio::join!(deny_redis.get_each(&deny_keys), self.ask_for_user(user_keys));
-            return Round { verdict: verdict(token, denied.as_deref().ok()), cached };
+            let (denied, cached) = tokio::join!(
+                deny_redis.get_each(&deny_keys),
+                self.ask_for_user(user_keys)
+            );
+            return Round {
+                verdict: verdict(token, denied.as_deref().ok()),
+                cached,
+            };
         }
         let mut keys = deny_keys.to_vec();
         keys.extend(user_keys.into_iter().flatten());
         match deny_redis.get_each(&keys).await {
             Ok(answers) => {
                 let (denied, cached) = answers.split_at(3);
-                Round { verdict: verdict(token, Some(denied)), cached: Some(cached_pair(cached)) }
+                Round {
+                    verdict: verdict(token, Some(denied)),
+                    cached: Some(cached_pair(cached)),
+                }
             }
-            Err(_) => Round { verdict: DenyVerdict::Unreadable, cached: None },
+            Err(_) => Round {
+                verdict: DenyVerdict::Unreadable,
+                cached: None,
+            },
         }
     }
 
@@ -137,7 +164,9 @@ impl Authenticator {
 
 /// The denylist's verdict; without an answer, or with a key that holds no string, it is not known.
 fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
-    let Some([jti, user, all]) = answers else { return DenyVerdict::Unreadable };
+    let Some([jti, user, all]) = answers else {
+        return DenyVerdict::Unreadable;
+    };
     // Whatever stands under a token's own key denies it.
     let jti = match (token.jti.is_some(), jti) {
         (true, Ok(value)) => value.as_deref(),
@@ -153,8 +182,15 @@ fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
 
 /// The user's two keys. A key of the wrong type is a miss: the database knows better, and the record is written anew.
 fn cached_pair(answers: &[KeyValue]) -> CachedPair {
-    let value = |at: usize| answers.get(at).and_then(|answer: &KeyValue| answer.clone().ok().flatten());
-    CachedPair { record: value(0), generation: value(1) }
+    let value = |at: usize| {
+        answers
+            .get(at)
+            .and_then(|answer: &KeyValue| answer.clone().ok().flatten())
+    };
+    CachedPair {
+        record: value(0),
+        generation: value(1),
+    }
 }
 
 fn lap(step: AuthStep, started: Instant) -> Instant {

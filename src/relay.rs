@@ -75,7 +75,12 @@ pub struct Relay {
 impl Relay {
     /// A relay of these parts; [`Relay::run`] makes it move.
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, fan_out: FanOutMetrics::default(), lingering: Mutex::default(), reported: Mutex::default() })
+        Arc::new(Self {
+            parts,
+            fan_out: FanOutMetrics::default(),
+            lingering: Mutex::default(),
+            reported: Mutex::default(),
+        })
     }
 
     /// The sockets that it delivers to.
@@ -136,10 +141,15 @@ impl Relay {
     }
 
     fn forget(&self, left: crate::hub::Left) {
-        self.parts.metrics.subscriptions.decrement(left.memberships as f64);
+        self.parts
+            .metrics
+            .subscriptions
+            .decrement(left.memberships as f64);
         if !left.emptied.is_empty() {
             let now = Instant::now();
-            self.lingering.lock().extend(left.emptied.into_iter().map(|group| (now, group)));
+            self.lingering
+                .lock()
+                .extend(left.emptied.into_iter().map(|group| (now, group)));
         }
     }
 
@@ -147,7 +157,12 @@ impl Relay {
     ///
     /// # Errors
     /// If the layer did not take it: nobody got it.
-    pub async fn publish(&self, group: &GroupName, event: &Event, source: EventSource) -> Result<(), LayerError> {
+    pub async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+        source: EventSource,
+    ) -> Result<(), LayerError> {
         self.parts.layer.publish(group, event).await?;
         self.parts.metrics.event(source);
         Ok(())
@@ -155,8 +170,16 @@ impl Relay {
 
     /// Queues an event for one socket as its route says.
     pub fn deliver_to(&self, member: &Arc<Member>, event: &Event) {
-        let Some(route) = self.parts.deliveries.get(usize::from(member.delivery())) else { return };
-        match route.delivery.render(event, &Accounting { budget: Some(self.parts.budget.clone()), read_at: None }) {
+        let Some(route) = self.parts.deliveries.get(usize::from(member.delivery())) else {
+            return;
+        };
+        match route.delivery.render(
+            event,
+            &Accounting {
+                budget: Some(self.parts.budget.clone()),
+                read_at: None,
+            },
+        ) {
             Ok(rendered) => drop(enqueue(member, &rendered)),
             Err(error) => self.not_carried(event, DropCause::NotRendered, &error),
         }
@@ -190,12 +213,17 @@ impl Relay {
     async fn fan_out(&self, incoming: Incoming, sampled: bool) {
         let started = Instant::now();
         self.parts.metrics.event(EventSource::Layer);
-        let Some(group) = self.parts.hub.groups().get(&incoming.group) else { return };
+        let Some(group) = self.parts.hub.groups().get(&incoming.group) else {
+            return;
+        };
         let event = match incoming.payload.decode(self.parts.layer.codec()) {
             Ok(event) => event,
             Err(error) => return self.not_decoded(&incoming.group, &error),
         };
-        let source = Accounting { budget: Some(self.parts.budget.clone()), read_at: sampled.then_some(incoming.read_at) };
+        let source = Accounting {
+            budget: Some(self.parts.budget.clone()),
+            read_at: sampled.then_some(incoming.read_at),
+        };
         let mut rendered: Vec<Option<Rendered>> = Vec::new();
         rendered.resize_with(self.parts.deliveries.len(), || None);
         let counts = FanOut::walk(&group, |member| {
@@ -210,18 +238,26 @@ impl Relay {
             enqueue(member, rendered[at].as_ref()?)
         })
         .await;
-        self.parts.metrics.deliveries.increment(counts.queued as u64);
+        self.parts
+            .metrics
+            .deliveries
+            .increment(counts.queued as u64);
         if sampled {
-            self.fan_out.duration.record(started.elapsed().as_secs_f64());
+            self.fan_out
+                .duration
+                .record(started.elapsed().as_secs_f64());
             self.fan_out.recipients.record(counts.queued as f64);
         }
     }
 
     fn render(&self, route: &RouteDelivery, event: &Event, source: &Accounting) -> Rendered {
-        route.delivery.render(event, source).unwrap_or_else(|error| {
-            self.not_carried(event, DropCause::NotRendered, &error);
-            Rendered::Filtered
-        })
+        route
+            .delivery
+            .render(event, source)
+            .unwrap_or_else(|error| {
+                self.not_carried(event, DropCause::NotRendered, &error);
+                Rendered::Filtered
+            })
     }
 
     fn not_decoded(&self, group: &GroupName, error: &dyn std::error::Error) {
@@ -261,7 +297,9 @@ impl Relay {
             OnGap::Count => {}
             OnGap::Notify => {
                 let notice = Frame::text(GAP_NOTICE);
-                members.iter().for_each(|member| drop(member.outbound().push_frame(&notice)));
+                members
+                    .iter()
+                    .for_each(|member| drop(member.outbound().push_frame(&notice)));
             }
             OnGap::Close => drop(tokio::spawn(close_paced(members))),
         }
@@ -275,7 +313,10 @@ impl Relay {
                 return;
             }
             if let Some((_, group)) = lingering.pop_front() {
-                self.parts.hub.groups().remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
+                self.parts
+                    .hub
+                    .groups()
+                    .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
             }
         }
     }
@@ -285,7 +326,9 @@ fn enqueue(member: &Member, rendered: &Rendered) -> Option<Enqueued> {
     match rendered {
         Rendered::Frame(frame) => Some(member.outbound().push_frame(frame)),
         Rendered::Close(close) => {
-            member.outbound().close(close.clone(), CloseOrder::AfterQueued);
+            member
+                .outbound()
+                .close(close.clone(), CloseOrder::AfterQueued);
             None
         }
         Rendered::Filtered => None,
@@ -299,7 +342,10 @@ async fn close_paced(members: Vec<Arc<Member>>) {
         pace.tick().await;
         for member in some {
             let wait = Duration::from_millis(u64::from(rand::random::<u16>()) % 1000);
-            member.outbound().close(CloseReason::EventsLost.frame_with_retry(wait), CloseOrder::AfterQueued);
+            member.outbound().close(
+                CloseReason::EventsLost.frame_with_retry(wait),
+                CloseOrder::AfterQueued,
+            );
         }
     }
 }

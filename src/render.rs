@@ -34,7 +34,10 @@ impl Delivery {
     /// # Errors
     /// If one of `events` is not a shell glob.
     pub fn new(deliver: Deliver, events: &[String]) -> Result<Self, glob::PatternError> {
-        let types = events.iter().map(|glob| Pattern::new(glob)).collect::<Result<_, _>>()?;
+        let types = events
+            .iter()
+            .map(|glob| Pattern::new(glob))
+            .collect::<Result<_, _>>()?;
         Ok(Self { deliver, types })
     }
 
@@ -92,7 +95,9 @@ fn text(text: &str, accounting: &Accounting) -> Frame {
 fn send_event(event: &Event, accounting: &Accounting) -> Result<Frame, RenderError> {
     match (event.get("text"), event.get("bytes")) {
         (Some(Value::Str(text)), _) => Ok(self::text(text, accounting)),
-        (None | Some(Value::Nil), Some(Value::Bin(bytes))) => Ok(Frame::encode(Opcode::Binary, bytes, accounting.clone())),
+        (None | Some(Value::Nil), Some(Value::Bin(bytes))) => {
+            Ok(Frame::encode(Opcode::Binary, bytes, accounting.clone()))
+        }
         _ => Err(RenderError::NothingToSend),
     }
 }

@@ -76,7 +76,10 @@ impl Tenants {
 
     /// The tenant of this name.
     pub fn by_id(&self, id: &str) -> Option<&Arc<Tenant>> {
-        let at = self.all.binary_search_by(|tenant| tenant.id.as_str().cmp(id)).ok()?;
+        let at = self
+            .all
+            .binary_search_by(|tenant| tenant.id.as_str().cmp(id))
+            .ok()?;
         self.all.get(at)
     }
 

@@ -29,12 +29,16 @@ pub struct TokenAuth {
 impl TokenAuth {
     /// Authenticates every request for one tenant.
     pub fn new(authenticator: Arc<Authenticator>) -> Self {
-        Self { authenticator: Some(authenticator) }
+        Self {
+            authenticator: Some(authenticator),
+        }
     }
 
     /// Authenticates each request for the tenant whose `Arc<Authenticator>` is among its extensions.
     pub fn for_routed_tenant() -> Self {
-        Self { authenticator: None }
+        Self {
+            authenticator: None,
+        }
     }
 }
 
@@ -42,7 +46,10 @@ impl<S> Layer<S> for TokenAuth {
     type Service = TokenAuthService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        TokenAuthService { auth: self.clone(), inner }
+        TokenAuthService {
+            auth: self.clone(),
+            inner,
+        }
     }
 }
 
@@ -73,22 +80,37 @@ where
         let routed = self.auth.authenticator.clone();
         Box::pin(async move {
             let Some(authenticator) = routed.or_else(|| request.extensions().get().cloned()) else {
-                return Ok(Problem { refusal: Refusal::TenantNotFound, tenant: None }.response());
+                return Ok(Problem {
+                    refusal: Refusal::TenantNotFound,
+                    tenant: None,
+                }
+                .response());
             };
-            let found = find_token(request.uri().query(), request.headers(), &authenticator.config);
+            let found = find_token(
+                request.uri().query(),
+                request.headers(),
+                &authenticator.config,
+            );
             match identify(&authenticator, found).await {
                 Ok(identity) => {
                     request.extensions_mut().insert(identity);
                     inner.call(request).await
                 }
-                Err(refusal) => Ok(Problem { refusal, tenant: Some(&authenticator.tenant) }.response()),
+                Err(refusal) => Ok(Problem {
+                    refusal,
+                    tenant: Some(&authenticator.tenant),
+                }
+                .response()),
             }
         })
     }
 }
 
 /// Steps 7 to 10 of a socket's life.
-async fn identify(authenticator: &Authenticator, found: TokenPresence) -> Result<Identity, Refusal> {
+async fn identify(
+    authenticator: &Authenticator,
+    found: TokenPresence,
+) -> Result<Identity, Refusal> {
     match found {
         TokenPresence::Missing => Err(Refusal::TokenMissing),
         TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),

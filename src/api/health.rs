@@ -31,14 +31,18 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { started: Instant::now(), last: AtomicU64::new(0) }
+        Self {
+            started: Instant::now(),
+            last: AtomicU64::new(0),
+        }
     }
 }
 
 impl Progress {
     /// Called by a task of the runtime, at least every few seconds.
     pub fn mark(&self) {
-        self.last.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last
+            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     fn is_stuck(&self) -> bool {
@@ -73,7 +77,12 @@ pub fn router(state: AdminState) -> Router {
 
 async fn livez(State(state): State<AdminState>) -> Response {
     if state.progress.is_stuck() {
-        (StatusCode::SERVICE_UNAVAILABLE, no_store(), "the runtime makes no progress\n").into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            no_store(),
+            "the runtime makes no progress\n",
+        )
+            .into_response()
     } else {
         (no_store(), "ok\n").into_response()
     }
@@ -92,9 +101,16 @@ struct Readiness {
 
 async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response {
     let ready = state.life.is_ready();
-    let degraded = state.tenants.all().iter().filter(|tenant| tenant.degraded.lock().is_some()).count();
+    let degraded = state
+        .tenants
+        .all()
+        .iter()
+        .filter(|tenant| tenant.degraded.lock().is_some())
+        .count();
     let names = is_operator(&state.keys, &headers).then(|| {
-        let reason = |tenant: &Arc<crate::state::Tenant>| (tenant.id.to_string(), tenant.degraded.lock().clone());
+        let reason = |tenant: &Arc<crate::state::Tenant>| {
+            (tenant.id.to_string(), tenant.degraded.lock().clone())
+        };
         state.tenants.all().iter().map(reason).collect()
     });
     let checks = [
@@ -102,13 +118,24 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         ("not_draining", !state.life.is_draining()),
         ("tenants", degraded == 0),
     ];
-    let body = Json(Readiness { ready, checks: checks.into(), degraded, tenants: names });
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = Json(Readiness {
+        ready,
+        checks: checks.into(),
+        degraded,
+        tenants: names,
+    });
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, no_store(), body).into_response()
 }
 
 fn is_operator(keys: &ApiKeys, headers: &HeaderMap) -> bool {
-    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let header = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     let key = header.and_then(|value| value.strip_prefix("Bearer "));
     key.and_then(|key| keys.find(key)) == Some(Caller::Operator)
 }
@@ -116,7 +143,11 @@ fn is_operator(keys: &ApiKeys, headers: &HeaderMap) -> bool {
 async fn metrics(State(state): State<AdminState>) -> Response {
     metrics_process::Collector::default().collect();
     let text = state.metrics.render();
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }
 
 fn no_store() -> [(axum::http::HeaderName, &'static str); 1] {

@@ -32,7 +32,12 @@ impl ApiKeys {
     /// The keys of the deployment and of its tenants.
     pub fn new(config: &Config) -> Self {
         let entry = |key: &Secret, caller: &Caller| (digest(key.expose()), caller.clone());
-        let mut keys: Vec<_> = config.api.api_keys.iter().map(|key| entry(key, &Caller::Operator)).collect();
+        let mut keys: Vec<_> = config
+            .api
+            .api_keys
+            .iter()
+            .map(|key| entry(key, &Caller::Operator))
+            .collect();
         for (id, tenant) in &config.tenants {
             let caller = Caller::Tenant(id.clone());
             keys.extend(tenant.api_keys.iter().map(|key| entry(key, &caller)));
@@ -44,7 +49,13 @@ impl ApiKeys {
     pub fn find(&self, key: &str) -> Option<Caller> {
         let digest = digest(key);
         let same = |known: &[u8; 32]| verify_slices_are_equal(known, &digest).is_ok();
-        self.0.iter().fold(None, |found, (known, caller)| if same(known) { Some(caller.clone()) } else { found })
+        self.0.iter().fold(None, |found, (known, caller)| {
+            if same(known) {
+                Some(caller.clone())
+            } else {
+                found
+            }
+        })
     }
 }
 
@@ -61,11 +72,18 @@ mod tests {
         let mut config = Config::default();
         config.api.api_keys = vec!["operator-operator-operator-operat".into()];
         let acme: TenantId = "acme".parse().expect("a tenant name");
-        config.tenants.entry(acme.clone()).or_default().api_keys = vec!["acme-acme-acme-acme-acme-acme-ac".into()];
+        config.tenants.entry(acme.clone()).or_default().api_keys =
+            vec!["acme-acme-acme-acme-acme-acme-ac".into()];
         let keys = ApiKeys::new(&config);
-        let tenant = keys.find("acme-acme-acme-acme-acme-acme-ac").expect("a known key");
+        let tenant = keys
+            .find("acme-acme-acme-acme-acme-acme-ac")
+            .expect("a known key");
         assert!(tenant.may_act_for("acme") && !tenant.may_act_for("other"));
-        assert!(keys.find("operator-operator-operator-operat").expect("a known key").may_act_for("other"));
+        assert!(
+            keys.find("operator-operator-operator-operat")
+                .expect("a known key")
+                .may_act_for("other")
+        );
         assert_eq!(keys.find("acme-acme-acme-acme-acme-acme-aC"), None);
         assert_eq!(keys.find(""), None);
     }

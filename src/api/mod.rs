@@ -35,14 +35,20 @@ pub struct ApiState {
 impl ApiState {
     /// The API of these tenants with the keys of the configuration.
     pub fn new(tenants: Arc<Tenants>, config: &Config) -> Self {
-        Self { tenants, keys: Arc::new(ApiKeys::new(config)) }
+        Self {
+            tenants,
+            keys: Arc::new(ApiKeys::new(config)),
+        }
     }
 }
 
 /// The routes of the API listener.
 pub fn router(state: ApiState) -> Router {
     Router::new()
-        .route("/v1/tenants/{tenant}/groups/{group}/send", post(sends::to_group))
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/send",
+            post(sends::to_group),
+        )
         .fallback(|| async { ApiProblem::NotFound })
         .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
         .layer(from_fn_with_state(state.clone(), authenticate))
@@ -52,10 +58,19 @@ pub fn router(state: ApiState) -> Router {
 
 /// Nothing of the API answers without a key.
 async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let Some((_, key)) = key else { return ApiProblem::KeyMissing.into_response() };
-    let Some(caller) = state.keys.find(key.trim()) else { return ApiProblem::KeyNotValid.into_response() };
+    let header = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let key = header
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, key)) = key else {
+        return ApiProblem::KeyMissing.into_response();
+    };
+    let Some(caller) = state.keys.find(key.trim()) else {
+        return ApiProblem::KeyNotValid.into_response();
+    };
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
@@ -69,13 +84,24 @@ impl FromRequestParts<ApiState> for Target {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiProblem> {
         let path = axum::extract::RawPathParams::from_request_parts(parts, state).await;
         let path = path.map_err(|_| ApiProblem::NotFound)?;
-        let name = path.iter().find(|(name, _)| *name == "tenant").map(|(_, value)| value.to_owned());
+        let name = path
+            .iter()
+            .find(|(name, _)| *name == "tenant")
+            .map(|(_, value)| value.to_owned());
         let name = name.ok_or(ApiProblem::NotFound)?;
-        let caller = parts.extensions.get::<Caller>().ok_or(ApiProblem::KeyMissing)?;
+        let caller = parts
+            .extensions
+            .get::<Caller>()
+            .ok_or(ApiProblem::KeyMissing)?;
         // First the key, then the tenant: a tenant's key must not tell which other tenants exist.
         if !caller.may_act_for(&name) {
             return Err(ApiProblem::TenantForbidden);
         }
-        state.tenants.by_id(&name).cloned().map(Target).ok_or(ApiProblem::TenantNotFound)
+        state
+            .tenants
+            .by_id(&name)
+            .cloned()
+            .map(Target)
+            .ok_or(ApiProblem::TenantNotFound)
     }
 }

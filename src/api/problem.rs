@@ -8,7 +8,10 @@ use crate::problem::document;
 
 /// Why a call was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each variant is its word; status and detail stand beside it below")]
+#[allow(
+    missing_docs,
+    reason = "each variant is its word; status and detail stand beside it below"
+)]
 pub enum ApiProblem {
     KeyMissing,
     KeyNotValid,
@@ -31,23 +34,41 @@ impl ApiProblem {
                 "api_key_missing",
                 "The call needs an API key: Authorization: Bearer KEY.",
             ),
-            ApiProblem::KeyNotValid => (StatusCode::UNAUTHORIZED, "api_key_not_valid", "The API key is not known."),
-            ApiProblem::TenantForbidden => {
-                (StatusCode::FORBIDDEN, "tenant_forbidden", "The API key is not for this tenant.")
-            }
-            ApiProblem::TenantNotFound => (StatusCode::NOT_FOUND, "tenant_not_found", "There is no tenant of this name."),
-            ApiProblem::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is no such resource."),
-            ApiProblem::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The resource does not take this method.")
-            }
+            ApiProblem::KeyNotValid => (
+                StatusCode::UNAUTHORIZED,
+                "api_key_not_valid",
+                "The API key is not known.",
+            ),
+            ApiProblem::TenantForbidden => (
+                StatusCode::FORBIDDEN,
+                "tenant_forbidden",
+                "The API key is not for this tenant.",
+            ),
+            ApiProblem::TenantNotFound => (
+                StatusCode::NOT_FOUND,
+                "tenant_not_found",
+                "There is no tenant of this name.",
+            ),
+            ApiProblem::NotFound => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "There is no such resource.",
+            ),
+            ApiProblem::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The resource does not take this method.",
+            ),
             ApiProblem::ContentTypeNotSupported => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "content_type_not_supported",
                 "The body is application/json, without a content coding.",
             ),
-            ApiProblem::BodyTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is larger than 1 MiB.")
-            }
+            ApiProblem::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is larger than 1 MiB.",
+            ),
             ApiProblem::EventNotValid => (
                 StatusCode::BAD_REQUEST,
                 "event_not_valid",
@@ -74,11 +95,17 @@ impl IntoResponse for ApiProblem {
         let headers = response.headers_mut();
         match self {
             ApiProblem::KeyMissing => {
-                headers.insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer realm=\"lockgate\""));
+                headers.insert(
+                    WWW_AUTHENTICATE,
+                    axum::http::HeaderValue::from_static("Bearer realm=\"lockgate\""),
+                );
             }
             ApiProblem::KeyNotValid => {
                 let challenge = "Bearer realm=\"lockgate\", error=\"invalid_token\"";
-                headers.insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static(challenge));
+                headers.insert(
+                    WWW_AUTHENTICATE,
+                    axum::http::HeaderValue::from_static(challenge),
+                );
             }
             ApiProblem::Unavailable => {
                 headers.insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));

@@ -28,17 +28,27 @@ impl FromRequest<ApiState> for EventBody {
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
         let headers = request.headers();
-        let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let is_json = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
+        let media = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let is_json = media
+            .split(';')
+            .next()
+            .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
         if !is_json || headers.contains_key(CONTENT_ENCODING) {
             return Err(ApiProblem::ContentTypeNotSupported);
         }
-        let body = Bytes::from_request(request, state).await.map_err(|error| match error {
-            BytesRejection::FailedToBufferBody(cause) if cause.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                ApiProblem::BodyTooLarge
-            }
-            _ => ApiProblem::EventNotValid,
-        })?;
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|error| match error {
+                BytesRejection::FailedToBufferBody(cause)
+                    if cause.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+                {
+                    ApiProblem::BodyTooLarge
+                }
+                _ => ApiProblem::EventNotValid,
+            })?;
         let event = Event::from_json(&body).map_err(|_| ApiProblem::EventNotValid)?;
         match event.event_type() {
             None | Some("") => Err(ApiProblem::EventNotValid),
@@ -53,7 +63,10 @@ pub(super) async fn to_group(
     Path((_, group)): Path<(String, String)>,
     EventBody(event): EventBody,
 ) -> Result<Json<Published>, ApiProblem> {
-    let group = tenant.relay.group_name(&group).ok_or(ApiProblem::GroupNameNotValid)?;
+    let group = tenant
+        .relay
+        .group_name(&group)
+        .ok_or(ApiProblem::GroupNameNotValid)?;
     let published = tenant.relay.publish(&group, &event, EventSource::Api).await;
     published.map_err(|error| {
         tracing::warn!(tenant.id = %tenant.id, error = %error, "Could not publish an event of the API");

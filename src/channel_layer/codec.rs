@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{Secret, SerializerFormat};
 
-use crate::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
 use super::msgpack;
+use crate::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
 use crate::event::{json_read, json_write};
 
 /// How one layer writes its events.

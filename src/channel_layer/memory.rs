@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use crate::config::SerializerFormat;
 use crate::ids::GroupName;
 
-use crate::event::Event;
 use super::inbox::{Inbox, Incoming, Payload};
 use super::{ChannelLayer, Codec, LayerError};
+use crate::event::Event;
 
 /// The memory layer of one tenant.
 pub struct MemoryLayer {

@@ -19,11 +19,11 @@ use crate::ids::{GroupName, ReplicaId};
 use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
 use crate::stores::redis_keys;
 
-use crate::event::Event;
 use super::inbox::Inbox;
 use super::names::{group_channel, group_channel_pattern};
 use super::subscriber::{Order, Status, Subscriber};
 use super::{ChannelLayer, Codec, LayerError};
+use crate::event::Event;
 
 /// How long a join waits for its confirmation, a lost link included.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);

@@ -28,7 +28,10 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         Err(status) => return status,
     };
     let Loaded { config, .. } = loaded;
-    let options = Options { strict: arguments.strict, ..Options::default() };
+    let options = Options {
+        strict: arguments.strict,
+        ..Options::default()
+    };
     in_runtime(&config.log.clone(), async move {
         let signals = Signals::new()?;
         Server::start(config, options).await?.run(signals).await
@@ -36,12 +39,18 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
 }
 
 /// Runs a gateway to its end, with logs on standard output.
-pub(super) fn in_runtime(log: &LogConfig, gateway: impl Future<Output = anyhow::Result<Ended>>) -> ExitCode {
+pub(super) fn in_runtime(
+    log: &LogConfig,
+    gateway: impl Future<Output = anyhow::Result<Ended>>,
+) -> ExitCode {
     let _telemetry = match Telemetry::start(log, LogOutput::Stdout) {
         Ok(telemetry) => telemetry,
         Err(error) => return super::fail(&error.to_string()),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
     };

@@ -36,7 +36,9 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
     let to = match (&config.to, route.groups.as_slice()) {
         (Some(to), _) => to,
         (None, [only]) => only,
-        (None, _) => return Err("`to` is needed where a route does not have exactly one group".into()),
+        (None, _) => {
+            return Err("`to` is needed where a route does not have exactly one group".into());
+        }
     };
     let event_type = config.event_type.as_deref().ok_or("`type` is needed")?;
     let settings = Arc::new(Settings {
@@ -49,7 +51,10 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
     Ok(Arc::new(move |scope| {
         // `to` is one of the route's groups, whose names were made before; were it not, nothing could be sent.
         let to = scope.fill(&settings.to).unwrap_or_default().into();
-        Box::new(Broadcast { settings: settings.clone(), to })
+        Box::new(Broadcast {
+            settings: settings.clone(),
+            to,
+        })
     }))
 }
 
@@ -60,7 +65,9 @@ impl Consumer for Broadcast {
             Message::Text(text) => self.settings.event(text, context.scope()),
             Message::Binary(_) => None,
         };
-        let Some(event) = event else { return self.refuse(context) };
+        let Some(event) = event else {
+            return self.refuse(context);
+        };
         if let Err(error) = context.group_send(&self.to, &event).await {
             tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");
             context.close_for(CloseReason::Unavailable);
@@ -85,7 +92,11 @@ impl Settings {
         let sent = Event::from_json(text.as_bytes()).ok()?;
         let mut fields = Vec::with_capacity(sent.fields.len() + self.stamp.len() + 1);
         fields.push(("type".into(), Value::Str(self.event_type.clone())));
-        fields.extend(sent.fields.into_iter().filter(|(key, _)| key.as_str().is_some_and(|key| self.may_set(key))));
+        fields.extend(
+            sent.fields
+                .into_iter()
+                .filter(|(key, _)| key.as_str().is_some_and(|key| self.may_set(key))),
+        );
         for name in &self.stamp {
             fields.push((name.as_str().into(), stamped(name, scope)));
         }
@@ -93,8 +104,12 @@ impl Settings {
     }
 
     fn may_set(&self, key: &str) -> bool {
-        let own = key == "type" || key.starts_with("__") || self.stamp.iter().any(|stamp| stamp == key);
-        !own && self.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == key))
+        let own =
+            key == "type" || key.starts_with("__") || self.stamp.iter().any(|stamp| stamp == key);
+        !own && self
+            .fields
+            .as_ref()
+            .is_none_or(|fields| fields.iter().any(|field| field == key))
     }
 }
 
@@ -102,6 +117,8 @@ impl Settings {
 fn stamped(name: &str, scope: &Scope) -> Value {
     match name {
         "user_id" => Value::Str(scope.user_id().as_str().into()),
-        field => scope.user_field(field).map_or(Value::Nil, |value| Value::from(&value)),
+        field => scope
+            .user_field(field)
+            .map_or(Value::Nil, |value| Value::from(&value)),
     }
 }

@@ -59,7 +59,9 @@ impl<'a> Context<'a> {
 
     /// Closes the socket for a reason of the gateway's own table.
     pub fn close_for(&self, reason: CloseReason) {
-        self.member.outbound().close(reason.frame(), CloseOrder::AfterQueued);
+        self.member
+            .outbound()
+            .close(reason.frame(), CloseOrder::AfterQueued);
     }
 
     /// Queues an event as the route's `deliver` and `events` say; what cannot be rendered is dropped and counted.
@@ -74,7 +76,10 @@ impl<'a> Context<'a> {
     /// If the name is not valid, or the layer cannot be asked: the event was then not published.
     pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
-        Ok(self.relay.publish(&group, event, EventSource::Socket).await?)
+        Ok(self
+            .relay
+            .publish(&group, event, EventSource::Socket)
+            .await?)
     }
 
     /// Puts the socket into a further group; returns once events published from now on reach it.
@@ -85,7 +90,9 @@ impl<'a> Context<'a> {
         let group = self.group_name(group)?;
         if !self.relay.has_room_for_group(self.member) {
             self.relay.metrics().dropped(DropCause::Limit);
-            return Err(GroupError::NotAllowed("limits.groups_per_socket is reached"));
+            return Err(GroupError::NotAllowed(
+                "limits.groups_per_socket is reached",
+            ));
         }
         Ok(self.relay.join(self.member, &group).await?)
     }
@@ -106,6 +113,8 @@ impl<'a> Context<'a> {
     }
 
     fn group_name(&self, group: &str) -> Result<GroupName, GroupError> {
-        self.relay.group_name(group).ok_or(GroupError::NotAllowed("not a valid group name"))
+        self.relay
+            .group_name(group)
+            .ok_or(GroupError::NotAllowed("not a valid group name"))
     }
 }

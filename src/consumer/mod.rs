@@ -109,7 +109,8 @@ impl Registry {
         F: Fn(&Scope) -> C + Send + Sync + 'static,
     {
         let make: MakeConsumer = Arc::new(move |scope| Box::new(make(scope)));
-        self.kinds.insert(kind.to_owned(), Arc::new(move |_| Ok(make.clone())));
+        self.kinds
+            .insert(kind.to_owned(), Arc::new(move |_| Ok(make.clone())));
         self
     }
 
@@ -145,11 +146,19 @@ impl Registry {
             "echo" => Arc::new(|_| Box::new(Echo)),
             "broadcast" => broadcast::factory(route)?,
             kind => match self.kinds.get(kind) {
-                Some(prepare) => return Ok(RouteConsumer { make: prepare(&route.consumer)?, sees_events: true }),
+                Some(prepare) => {
+                    return Ok(RouteConsumer {
+                        make: prepare(&route.consumer)?,
+                        sees_events: true,
+                    });
+                }
                 None => return Err(format!("no consumer is registered under the name {kind:?}")),
             },
         };
-        Ok(RouteConsumer { make, sees_events: false })
+        Ok(RouteConsumer {
+            make,
+            sees_events: false,
+        })
     }
 }
 

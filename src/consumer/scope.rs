@@ -53,7 +53,8 @@ impl Scope {
 
     /// One claim of the token; `None` if it has no such claim.
     pub fn claim(&self, name: &str) -> Option<serde_json::Value> {
-        let claims: std::collections::HashMap<&str, &RawValue> = serde_json::from_str(&self.claims).ok()?;
+        let claims: std::collections::HashMap<&str, &RawValue> =
+            serde_json::from_str(&self.claims).ok()?;
         serde_json::from_str(claims.get(name)?.get()).ok()
     }
 
@@ -84,7 +85,10 @@ impl Scope {
 
     /// The channel name of this socket, unique and not to be guessed.
     pub fn channel_name(&self) -> ChannelName {
-        ChannelName::from(format!("{}specific.{:032x}", self.channel.prefix, self.channel.random))
+        ChannelName::from(format!(
+            "{}specific.{:032x}",
+            self.channel.prefix, self.channel.random
+        ))
     }
 
     /// Fills a group template with this socket's values.

@@ -8,7 +8,6 @@ use std::fmt;
 pub(crate) mod json_read;
 pub(crate) mod json_write;
 
-
 /// How many arrays and maps may stand inside each other, the event's own map included.
 ///
 /// Channels' readers take 1,024. A legitimate event nests a handful; a bound this low lets the readers and writers be
@@ -87,7 +86,10 @@ impl Value {
             Value::Str(text) | Value::BigInt(text) => text.len(),
             Value::Bin(bytes) | Value::Ext(_, bytes) => bytes.len(),
             Value::Array(values) => values.iter().map(Self::approximate_size).sum(),
-            Value::Map(pairs) => pairs.iter().map(|(_, value)| own + value.approximate_size()).sum(),
+            Value::Map(pairs) => pairs
+                .iter()
+                .map(|(_, value)| own + value.approximate_size())
+                .sum(),
             _ => 0,
         }
     }
@@ -198,7 +200,9 @@ pub struct Event {
 impl Event {
     /// Bytes on the heap, roughly: what waits for a consumer counts this much against the socket's queue.
     pub fn approximate_size(&self) -> usize {
-        let pair = |(key, value): &(Key, Value)| key.as_str().map_or(16, str::len) + value.approximate_size();
+        let pair = |(key, value): &(Key, Value)| {
+            key.as_str().map_or(16, str::len) + value.approximate_size()
+        };
         self.fields.iter().map(pair).sum()
     }
 

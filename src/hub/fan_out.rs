@@ -24,13 +24,18 @@ impl FanOut {
     ///
     /// A large group is walked over a copy of its list: between two slices members may come and go, and nobody
     /// who stays may be missed or served twice.
-    pub async fn walk(group: &Group, mut deliver: impl FnMut(&Arc<Member>) -> Option<Enqueued>) -> Self {
+    pub async fn walk(
+        group: &Group,
+        mut deliver: impl FnMut(&Arc<Member>) -> Option<Enqueued>,
+    ) -> Self {
         let mut counts = Self::default();
         if group.visit(AT_ONCE, |member| counts.count(deliver(member))) {
             return counts;
         }
         for slice in group.members().chunks(SLICE) {
-            slice.iter().for_each(|member| counts.count(deliver(member)));
+            slice
+                .iter()
+                .for_each(|member| counts.count(deliver(member)));
             tokio::task::yield_now().await;
         }
         counts

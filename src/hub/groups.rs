@@ -64,11 +64,18 @@ impl Groups {
     pub fn add(&self, name: &GroupName, member: &Arc<Member>) -> (Arc<Group>, bool) {
         let mut by_name = self.by_name.lock();
         let group = by_name.entry_ref(name).or_insert_with(|| {
-            Arc::new(Group { name: name.clone(), members: Mutex::new(IndexMap::default()) })
+            Arc::new(Group {
+                name: name.clone(),
+                members: Mutex::new(IndexMap::default()),
+            })
         });
         let group = group.clone();
         // Under the index's lock: `remove_if_empty` must not find the group empty between these two lines.
-        let new = group.members.lock().insert(member.id(), member.clone()).is_none();
+        let new = group
+            .members
+            .lock()
+            .insert(member.id(), member.clone())
+            .is_none();
         (group, new)
     }
 
@@ -89,7 +96,11 @@ impl Groups {
 
     /// Names and sizes of all groups.
     pub fn sizes(&self) -> Vec<(GroupName, usize)> {
-        self.by_name.lock().values().map(|group| (group.name.clone(), group.len())).collect()
+        self.by_name
+            .lock()
+            .values()
+            .map(|group| (group.name.clone(), group.len()))
+            .collect()
     }
 }
 

@@ -41,10 +41,22 @@ pub struct Member {
 
 impl Member {
     /// A socket of `user` whose queue holds at most `send_queue` bytes and whose token ends at `expires_at`.
-    pub fn new(user: UserId, delivery: u16, send_queue: u64, expires_at: Option<UnixTime>) -> Arc<Self> {
+    pub fn new(
+        user: UserId,
+        delivery: u16,
+        send_queue: u64,
+        expires_at: Option<UnixTime>,
+    ) -> Arc<Self> {
         let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let (outbound, pulse) = (Outbound::new(send_queue), Pulse::new(expires_at));
-        Arc::new(Self { id, delivery, user, outbound, pulse, groups: Mutex::default() })
+        Arc::new(Self {
+            id,
+            delivery,
+            user,
+            outbound,
+            pulse,
+            groups: Mutex::default(),
+        })
     }
 
     /// The connection's id, unique in this process.
@@ -74,7 +86,11 @@ impl Member {
 
     /// The groups it is in.
     pub fn groups(&self) -> Vec<GroupName> {
-        self.groups.lock().iter().map(|group| group.name().clone()).collect()
+        self.groups
+            .lock()
+            .iter()
+            .map(|group| group.name().clone())
+            .collect()
     }
 }
 
@@ -97,8 +113,13 @@ impl Hub {
         self.members.lock().swap_remove(&member.id);
         let groups = std::mem::take(&mut *member.groups.lock());
         let memberships = groups.len();
-        let emptied = groups.iter().filter(|group| self.groups.remove(group, member.id));
-        Left { memberships, emptied: emptied.map(|group| group.name().clone()).collect() }
+        let emptied = groups
+            .iter()
+            .filter(|group| self.groups.remove(group, member.id));
+        Left {
+            memberships,
+            emptied: emptied.map(|group| group.name().clone()).collect(),
+        }
     }
 
     /// Puts the connection into the group; true if it was not in it before.
@@ -113,11 +134,16 @@ impl Hub {
     /// Takes the connection out of the group; what it was is told as [`Hub::unregister`] does.
     pub fn leave(&self, member: &Member, name: &GroupName) -> Left {
         let mut groups = member.groups.lock();
-        let Some(at) = groups.iter().position(|group| group.name() == name) else { return Left::default() };
+        let Some(at) = groups.iter().position(|group| group.name() == name) else {
+            return Left::default();
+        };
         let group = groups.swap_remove(at);
         drop(groups);
         let emptied = self.groups.remove(&group, member.id);
-        Left { memberships: 1, emptied: emptied.then(|| name.clone()).into_iter().collect() }
+        Left {
+            memberships: 1,
+            emptied: emptied.then(|| name.clone()).into_iter().collect(),
+        }
     }
 
     /// The groups of this tenant.

@@ -78,9 +78,23 @@ struct State {
 impl Outbound {
     /// An empty queue for at most `limit` bytes; 0 is no limit.
     pub fn new(limit: u64) -> Self {
-        let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
-        let state = State { queue: VecDeque::new(), bytes: 0, limit, closing: None, finished: false, waker: None, blocked: false };
-        Self { state: Mutex::new(state) }
+        let limit = if limit == 0 {
+            usize::MAX
+        } else {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        };
+        let state = State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            limit,
+            closing: None,
+            finished: false,
+            waker: None,
+            blocked: false,
+        };
+        Self {
+            state: Mutex::new(state),
+        }
     }
 
     /// Queues a frame. Never waits.
@@ -122,7 +136,10 @@ impl Outbound {
     /// drops what waits overtakes one that would wait for it.
     pub fn close(&self, frame: CloseFrame, order: CloseOrder) -> bool {
         let mut state = self.state.lock();
-        if state.finished || (state.closing.is_some() && (order == CloseOrder::AfterQueued || state.queue.is_empty())) {
+        if state.finished
+            || (state.closing.is_some()
+                && (order == CloseOrder::AfterQueued || state.queue.is_empty()))
+        {
             return false;
         }
         if order == CloseOrder::Now {
@@ -179,7 +196,12 @@ impl Outbound {
     /// Puts back what did not fit into the socket, in order, so that it leaves first.
     pub fn give_back(&self, unsent: impl DoubleEndedIterator<Item = Frame>) {
         let mut state = self.state.lock();
-        if state.finished || state.closing.as_ref().is_some_and(|_| state.queue.is_empty()) {
+        if state.finished
+            || state
+                .closing
+                .as_ref()
+                .is_some_and(|_| state.queue.is_empty())
+        {
             return;
         }
         for frame in unsent.rev() {

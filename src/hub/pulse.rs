@@ -19,7 +19,12 @@ impl Pulse {
     pub fn new(expires_at: Option<UnixTime>) -> Self {
         let expires_at = expires_at.map_or(f64::INFINITY, |at| at.0).to_bits();
         let never = || AtomicU32::new(0);
-        Self { ping_due: never(), pinged: never(), ponged: never(), expires_at: AtomicU64::new(expires_at) }
+        Self {
+            ping_due: never(),
+            pinged: never(),
+            ponged: never(),
+            expires_at: AtomicU64::new(expires_at),
+        }
     }
 
     /// The next ping is due at `tick`.

@@ -13,7 +13,9 @@ const RECORDER_UPKEEP: Duration = Duration::from_secs(1);
 
 /// Starts the thread; it lives as long as the process.
 pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.context("cannot start the admin listener")?;
     let serve = move || {
         runtime.block_on(async move {
@@ -33,6 +35,9 @@ pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<
             }
         });
     };
-    std::thread::Builder::new().name("admin".into()).spawn(serve).context("cannot start the admin listener")?;
+    std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(serve)
+        .context("cannot start the admin listener")?;
     Ok(())
 }

@@ -53,8 +53,11 @@ pub fn build(
         let built = builder.tenant(id, tenant, registry, budget, metrics);
         tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
     }
-    let hosts = HostTable::new(&config.tenants).map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
-    Ok(Built { tenants: Arc::new(Tenants::new(hosts, tenants)) })
+    let hosts = HostTable::new(&config.tenants)
+        .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
+    Ok(Built {
+        tenants: Arc::new(Tenants::new(hosts, tenants)),
+    })
 }
 
 /// The authenticator of one tenant, without the rest of a gateway.
@@ -62,8 +65,10 @@ pub fn build(
 /// # Errors
 /// As [`build`]; also if there is no such tenant.
 pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authenticator>> {
-    let (id, tenant) =
-        config.tenants.get_key_value(tenant).with_context(|| format!("there is no tenant {tenant:?}"))?;
+    let (id, tenant) = config
+        .tenants
+        .get_key_value(tenant)
+        .with_context(|| format!("there is no tenant {tenant:?}"))?;
     let mut builder = Builder::new(config, &ReplicaId::random());
     let metrics = Arc::new(TenantMetrics::new(id, true));
     Ok(Arc::new(builder.stores(id, tenant, metrics)?.authenticator))
@@ -86,7 +91,12 @@ struct Stores {
 impl<'a> Builder<'a> {
     fn new(config: &'a Config, replica: &ReplicaId) -> Self {
         let endpoints = PubSubEndpoints::new(replica.clone());
-        Self { config, endpoints, redis: Vec::new(), databases: Vec::new() }
+        Self {
+            config,
+            endpoints,
+            redis: Vec::new(),
+            databases: Vec::new(),
+        }
     }
 
     fn tenant(
@@ -99,14 +109,26 @@ impl<'a> Builder<'a> {
     ) -> anyhow::Result<Tenant> {
         let stores = self.stores(id, config, metrics.clone())?;
         let (layer, inbox) = self.layer(config, &metrics)?;
-        let routes = Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
+        let routes =
+            Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
         let (mut parts, mut deliveries) = (Vec::new(), Vec::new());
         for (at, route) in config.routes.iter().enumerate() {
             let described = || format!("route {:?}", route.path);
-            let consumer = registry.consumer(route).map_err(anyhow::Error::msg).with_context(described)?;
-            let delivery = Delivery::new(route.deliver.clone(), &route.events).with_context(described)?;
-            deliveries.push(RouteDelivery { delivery, through_consumer: consumer.sees_events });
-            let groups = route.groups.iter().map(|text| Template::parse(text)).collect::<Result<_, _>>();
+            let consumer = registry
+                .consumer(route)
+                .map_err(anyhow::Error::msg)
+                .with_context(described)?;
+            let delivery =
+                Delivery::new(route.deliver.clone(), &route.events).with_context(described)?;
+            deliveries.push(RouteDelivery {
+                delivery,
+                through_consumer: consumer.sees_events,
+            });
+            let groups = route
+                .groups
+                .iter()
+                .map(|text| Template::parse(text))
+                .collect::<Result<_, _>>();
             parts.push(RouteParts {
                 groups: groups.with_context(described)?,
                 consumer,
@@ -143,17 +165,40 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn stores(&mut self, id: &TenantId, config: &TenantConfig, metrics: Arc<TenantMetrics>) -> anyhow::Result<Stores> {
+    fn stores(
+        &mut self,
+        id: &TenantId,
+        config: &TenantConfig,
+        metrics: Arc<TenantMetrics>,
+    ) -> anyhow::Result<Stores> {
         let redis_url = self.tenant_redis(config);
-        let redis = redis_url.as_ref().map(|url| self.redis(url, Dependency::Redis)).transpose()?;
-        let deny_url = self.config.denylist.redis.clone().or_else(|| redis_url.clone());
-        let shares_users_redis = self.config.denylist.redis.is_none() || self.config.denylist.redis == redis_url;
+        let redis = redis_url
+            .as_ref()
+            .map(|url| self.redis(url, Dependency::Redis))
+            .transpose()?;
+        let deny_url = self
+            .config
+            .denylist
+            .redis
+            .clone()
+            .or_else(|| redis_url.clone());
+        let shares_users_redis =
+            self.config.denylist.redis.is_none() || self.config.denylist.redis == redis_url;
         let deny_redis = match (&redis, deny_url) {
             (Some(redis), _) if shares_users_redis => Some(redis.clone()),
-            (_, url) => url.map(|url| self.redis(&url, Dependency::Denylist)).transpose()?,
+            (_, url) => url
+                .map(|url| self.redis(&url, Dependency::Denylist))
+                .transpose()?,
         };
         let database = self.database(config)?;
-        let users = Users::new(id, &config.users, &config.token, Some(database.clone()), redis.clone(), metrics)?;
+        let users = Users::new(
+            id,
+            &config.users,
+            &config.token,
+            Some(database.clone()),
+            redis.clone(),
+            metrics,
+        )?;
         let authenticator = Authenticator {
             tenant: id.clone(),
             config: Arc::new(config.token.clone()),
@@ -166,7 +211,10 @@ impl<'a> Builder<'a> {
             redis,
             users,
         };
-        Ok(Stores { authenticator, database })
+        Ok(Stores {
+            authenticator,
+            database,
+        })
     }
 
     /// The layer of a tenant; `pubsub` where there is a Redis, else `memory`.
@@ -187,8 +235,14 @@ impl<'a> Builder<'a> {
             LayerKind::PubSub => {
                 let url = single_host(&config.layer, redis.as_ref())?;
                 let store = self.redis_at(url, Dependency::Redis)?;
-                let codec = Codec::new(config.layer.serializer_format, &config.layer.symmetric_encryption_keys);
-                Arc::new(self.endpoints.attach(&store, &config.layer.prefix, codec, inbox.clone()))
+                let codec = Codec::new(
+                    config.layer.serializer_format,
+                    &config.layer.symmetric_encryption_keys,
+                );
+                Arc::new(
+                    self.endpoints
+                        .attach(&store, &config.layer.prefix, codec, inbox.clone()),
+                )
             }
             LayerKind::Core => anyhow::bail!("this version does not have the layer `core`"),
         };
@@ -196,15 +250,27 @@ impl<'a> Builder<'a> {
     }
 
     fn tenant_redis(&self, config: &TenantConfig) -> Option<Secret> {
-        config.redis.as_ref().and_then(|redis| redis.url.clone()).or_else(|| self.config.redis.url.clone())
+        config
+            .redis
+            .as_ref()
+            .and_then(|redis| redis.url.clone())
+            .or_else(|| self.config.redis.url.clone())
     }
 
     fn redis(&mut self, url: &Secret, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {
         self.redis_at(RedisUrl::parse(url)?, dependency)
     }
 
-    fn redis_at(&mut self, url: RedisUrl, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {
-        let known = self.redis.iter().find(|store| store.dependency() == dependency && store.url().same_login(&url) && store.url().db() == url.db());
+    fn redis_at(
+        &mut self,
+        url: RedisUrl,
+        dependency: Dependency,
+    ) -> anyhow::Result<Arc<RedisStore>> {
+        let known = self.redis.iter().find(|store| {
+            store.dependency() == dependency
+                && store.url().same_login(&url)
+                && store.url().db() == url.db()
+        });
         if let Some(store) = known {
             return Ok(store.clone());
         }
@@ -214,9 +280,16 @@ impl<'a> Builder<'a> {
     }
 
     fn database(&mut self, config: &TenantConfig) -> anyhow::Result<Arc<Database>> {
-        let url = config.users.database.as_ref().context("`users.database` is not set")?;
+        let url = config
+            .users
+            .database
+            .as_ref()
+            .context("`users.database` is not set")?;
         let pool = config.users.pool;
-        let known = self.databases.iter().find(|(known, size, _)| known == url && *size == pool);
+        let known = self
+            .databases
+            .iter()
+            .find(|(known, size, _)| known == url && *size == pool);
         if let Some((_, _, database)) = known {
             return Ok(database.clone());
         }
@@ -227,5 +300,9 @@ impl<'a> Builder<'a> {
 }
 
 fn join<E: std::fmt::Display>(errors: &[E]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

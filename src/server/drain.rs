@@ -48,7 +48,10 @@ impl Signals {
     /// # Errors
     /// If the system refuses.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for the next of either.
@@ -74,7 +77,10 @@ impl Drain<'_> {
     pub(super) async fn run(self, signals: &mut Signals) -> Ended {
         let began = Instant::now();
         self.life.set_draining();
-        tracing::info!(count = self.occupancy.open(), "Draining: not ready any more, new sockets are still served");
+        tracing::info!(
+            count = self.occupancy.open(),
+            "Draining: not ready any more, new sockets are still served"
+        );
         let ended = tokio::select! {
             () = self.in_order() => Ended::InTime,
             () = signals.next() => Ended::CutShort,
@@ -84,7 +90,12 @@ impl Drain<'_> {
             self.close_all().await;
         }
         let (left, took) = (self.occupancy.open(), began.elapsed().as_millis() as u64);
-        tracing::info!(count = left, duration_ms = took, in_time = ended == Ended::InTime && left == 0, "Drained");
+        tracing::info!(
+            count = left,
+            duration_ms = took,
+            in_time = ended == Ended::InTime && left == 0,
+            "Drained"
+        );
         ended
     }
 
@@ -94,7 +105,12 @@ impl Drain<'_> {
         let deadline = Instant::now() + self.config.window;
         // Sockets whose handshake was under way are not in the first list: ask again until there are none.
         while self.occupancy.open() > 0 && Instant::now() < deadline {
-            close_paced(self.open_members(), self.config.rate, deadline - Instant::now()).await;
+            close_paced(
+                self.open_members(),
+                self.config.rate,
+                deadline - Instant::now(),
+            )
+            .await;
             tokio::time::sleep(STEP).await;
         }
         let all_gone = async {
@@ -104,7 +120,10 @@ impl Drain<'_> {
             }
         };
         if tokio::time::timeout(LAST_FRAMES, all_gone).await.is_err() {
-            tracing::warn!(count = self.occupancy.open(), "Cutting connections that did not close in time");
+            tracing::warn!(
+                count = self.occupancy.open(),
+                "Cutting connections that did not close in time"
+            );
         }
     }
 
@@ -115,11 +134,17 @@ impl Drain<'_> {
         }
         self.connections.close();
         // Whoever does not answer within a second is cut: two signals mean "now".
-        tokio::time::timeout(Duration::from_secs(1), self.connections.wait()).await.ok();
+        tokio::time::timeout(Duration::from_secs(1), self.connections.wait())
+            .await
+            .ok();
     }
 
     fn open_members(&self) -> Vec<Arc<Member>> {
-        self.tenants.all().iter().flat_map(|tenant| tenant.relay.hub().members()).collect()
+        self.tenants
+            .all()
+            .iter()
+            .flat_map(|tenant| tenant.relay.hub().members())
+            .collect()
     }
 }
 

@@ -34,10 +34,13 @@ pub async fn serve(listener: TcpListener, router: Router) -> Infallible {
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            http.timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT);
             let connection = http.serve_connection(TokioIo::new(stream), service);
             // A client that breaks off or breaks the protocol harms nobody.
-            tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.ok();
+            tokio::time::timeout(CONNECTION_TIMEOUT, connection)
+                .await
+                .ok();
             drop(place);
         });
     }

@@ -8,7 +8,10 @@ const RESERVED: u64 = 256;
 /// Raises the descriptor limit to the hard limit; returns what holds now.
 pub(super) fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(error = %error, "Could not raise the descriptor limit");
     }
@@ -20,10 +23,15 @@ pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
     let possible = descriptors.saturating_sub(RESERVED).max(1);
     if configured > possible {
         tracing::warn!(
-            server.max_connections = configured, descriptors,
+            server.max_connections = configured,
+            descriptors,
             "The descriptor limit allows fewer connections than server.max_connections"
         );
     }
-    let most = if configured == 0 { possible } else { configured.min(possible) };
+    let most = if configured == 0 {
+        possible
+    } else {
+        configured.min(possible)
+    };
     usize::try_from(most).unwrap_or(usize::MAX)
 }

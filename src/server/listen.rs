@@ -21,7 +21,11 @@ pub(super) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Binds a listener for a runtime that is started later.
 pub(super) fn bind_std(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
     let open = || -> std::io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         // A restart must not wait for connections of the last process to leave TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -29,5 +33,7 @@ pub(super) fn bind_std(address: SocketAddr) -> anyhow::Result<std::net::TcpListe
         socket.listen(BACKLOG)?;
         Ok(socket)
     };
-    open().map(Into::into).with_context(|| format!("cannot listen on {address}"))
+    open()
+        .map(Into::into)
+        .with_context(|| format!("cannot listen on {address}"))
 }

@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
+use crate::api::ApiKeys;
 use crate::api::ApiState;
 use crate::api::health::{AdminState, Progress};
-use crate::api::ApiKeys;
 use crate::config::Config;
 use crate::consumer::Registry;
 use crate::frame::QueueBudget;
@@ -83,7 +83,10 @@ impl Server {
         let recorder = metrics::install().context("metrics can be installed once in a process")?;
         metrics::build_info();
         let descriptors = limits::raise_descriptors();
-        let (sockets, admin) = (listen::bind(config.server.listen)?, listen::bind_std(config.admin.listen)?);
+        let (sockets, admin) = (
+            listen::bind(config.server.listen)?,
+            listen::bind_std(config.admin.listen)?,
+        );
         let api = config.api.listen.map(listen::bind).transpose()?;
         let addresses = Addresses {
             server: sockets.local_addr()?,
@@ -93,7 +96,10 @@ impl Server {
         let budget = Arc::new(QueueBudget::default());
         let built = build::build(&config, &options.registry, &ReplicaId::random(), &budget)?;
         let (life, tenants) = (Arc::new(Life::default()), built.tenants);
-        let occupancy = Occupancy::new(limits::max_connections(config.server.max_connections, descriptors));
+        let occupancy = Occupancy::new(limits::max_connections(
+            config.server.max_connections,
+            descriptors,
+        ));
         let (connections, progress) = (TaskTracker::new(), Arc::new(Progress::default()));
         let door = Arc::new(Door {
             config: config.server.clone(),
@@ -105,13 +111,16 @@ impl Server {
             heartbeat: Heartbeat::new(config.server.heartbeat),
             tasks: connections.clone(),
         });
-        admin::start(admin, AdminState {
-            progress: progress.clone(),
-            life: life.clone(),
-            tenants: tenants.clone(),
-            keys: Arc::new(ApiKeys::new(&config)),
-            metrics: recorder,
-        })?;
+        admin::start(
+            admin,
+            AdminState {
+                progress: progress.clone(),
+                life: life.clone(),
+                tenants: tenants.clone(),
+                keys: Arc::new(ApiKeys::new(&config)),
+                metrics: recorder,
+            },
+        )?;
         let mut critical = JoinSet::new();
         for tenant in tenants.all() {
             let relay = tenant.relay.clone();
@@ -120,10 +129,20 @@ impl Server {
         let heartbeat = door.heartbeat.clone();
         critical.spawn(async move { Ok(heartbeat.run().await) });
         let max_queue_bytes = upkeep::queue_bound(config.server.max_queue_bytes);
-        let upkeep =
-            Upkeep { tenants: tenants.clone(), occupancy: occupancy.clone(), budget, max_queue_bytes, progress };
+        let upkeep = Upkeep {
+            tenants: tenants.clone(),
+            occupancy: occupancy.clone(),
+            budget,
+            max_queue_bytes,
+            progress,
+        };
         critical.spawn(async move { Ok(upkeep.run().await) });
-        critical.spawn(readiness::run(tenants.clone(), life.clone(), config.server.ready_wait, options.strict));
+        critical.spawn(readiness::run(
+            tenants.clone(),
+            life.clone(),
+            config.server.ready_wait,
+            options.strict,
+        ));
         if let Some(listener) = api {
             let router = router::management(ApiState::new(tenants.clone(), &config));
             critical.spawn(async move { Ok(http::serve(listener, router).await) });
@@ -135,7 +154,15 @@ impl Server {
             server.listen = %addresses.server, admin.listen = %addresses.admin, api.listen = api_address,
             tenants = tenants.all().len(), max_connections = occupancy.most(), "listening"
         );
-        Ok(Self { config, addresses, life, tenants, occupancy, connections, critical })
+        Ok(Self {
+            config,
+            addresses,
+            life,
+            tenants,
+            occupancy,
+            connections,
+            critical,
+        })
     }
 
     /// Where it listens.

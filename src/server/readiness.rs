@@ -55,7 +55,11 @@ pub(super) async fn run(
         tracing::error!(tenant.id = %tenant.id, "Serving although a dependency was never reached");
     }
     life.set_ready();
-    tracing::info!(count = tenants.all().len(), unreached = waiting.len(), "Ready");
+    tracing::info!(
+        count = tenants.all().len(),
+        unreached = waiting.len(),
+        "Ready"
+    );
     watch(&tenants).await
 }
 
@@ -105,20 +109,34 @@ async fn watch(tenants: &Tenants) -> anyhow::Result<Infallible> {
 /// Asks everything that the tenant needs.
 async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     let authenticator = &tenant.authenticator;
-    for redis in [&authenticator.redis, &authenticator.denylist.redis].into_iter().flatten() {
-        redis.ping().await.map_err(|error| Obstacle::NotReached(error.to_string()))?;
+    for redis in [&authenticator.redis, &authenticator.denylist.redis]
+        .into_iter()
+        .flatten()
+    {
+        redis
+            .ping()
+            .await
+            .map_err(|error| Obstacle::NotReached(error.to_string()))?;
     }
-    authenticator.users.ready().await.map_err(|problem| match problem {
-        UsersProblem::Store(error) if error.kind != ErrorKind::Permission => Obstacle::NotReached(error.to_string()),
-        problem => Obstacle::Degraded(problem.to_string()),
-    })?;
+    authenticator
+        .users
+        .ready()
+        .await
+        .map_err(|problem| match problem {
+            UsersProblem::Store(error) if error.kind != ErrorKind::Permission => {
+                Obstacle::NotReached(error.to_string())
+            }
+            problem => Obstacle::Degraded(problem.to_string()),
+        })?;
     if let Err(error) = authenticator.verifier.ready().await {
         return Err(Obstacle::NotReached(error.to_string()));
     }
     if tenant.relay.layer().ready().await {
         Ok(())
     } else {
-        Err(Obstacle::NotReached("the channel layer is not connected".into()))
+        Err(Obstacle::NotReached(
+            "the channel layer is not connected".into(),
+        ))
     }
 }
 
@@ -129,7 +147,9 @@ fn set_degraded(tenant: &Tenant, why: Option<String>) {
         return;
     }
     match &why {
-        Some(why) => tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served"),
+        Some(why) => {
+            tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served")
+        }
         None => tracing::info!(tenant.id = %tenant.id, "The tenant is served again"),
     }
     *degraded = why;

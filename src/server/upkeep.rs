@@ -40,7 +40,11 @@ impl Upkeep {
         loop {
             step.tick().await;
             self.progress.mark();
-            metrics::saturation(self.tenants.open_connections(), self.occupancy.most() as u64, self.budget.bytes());
+            metrics::saturation(
+                self.tenants.open_connections(),
+                self.occupancy.most() as u64,
+                self.budget.bytes(),
+            );
             if self.budget.bytes() > self.max_queue_bytes {
                 self.close_fullest();
             }
@@ -49,9 +53,15 @@ impl Upkeep {
 
     /// Closes the sockets that most waits for, until what is left would be under the bound.
     fn close_fullest(&self) {
-        let members = self.tenants.all().iter().flat_map(|tenant| tenant.relay.hub().members());
-        let mut queued: Vec<(usize, Arc<Member>)> =
-            members.map(|member| (member.outbound().queued_bytes(), member)).filter(|(bytes, _)| *bytes > 0).collect();
+        let members = self
+            .tenants
+            .all()
+            .iter()
+            .flat_map(|tenant| tenant.relay.hub().members());
+        let mut queued: Vec<(usize, Arc<Member>)> = members
+            .map(|member| (member.outbound().queued_bytes(), member))
+            .filter(|(bytes, _)| *bytes > 0)
+            .collect();
         queued.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let mut closed = 0;
         for (_, member) in &queued {
@@ -59,10 +69,16 @@ impl Upkeep {
             if self.budget.bytes() <= self.max_queue_bytes {
                 break;
             }
-            member.outbound().close(CloseReason::TooSlow.frame_with_retry(Duration::from_secs(1)), CloseOrder::Now);
+            member.outbound().close(
+                CloseReason::TooSlow.frame_with_retry(Duration::from_secs(1)),
+                CloseOrder::Now,
+            );
             closed += 1;
         }
-        tracing::warn!(count = closed, "Closed the fullest connections: server.max_queue_bytes was passed");
+        tracing::warn!(
+            count = closed,
+            "Closed the fullest connections: server.max_queue_bytes was passed"
+        );
     }
 }
 
@@ -76,15 +92,29 @@ pub fn queue_bound(bound: QueueBound) -> u64 {
 
 /// The memory limit of this process's control group (versions 2 and 1), else the machine's memory.
 fn memory_limit() -> u64 {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let number = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
     let machine = machine_memory().unwrap_or(1 << 30);
-    limits.into_iter().find_map(number).map_or(machine, |limit| limit.min(machine))
+    limits
+        .into_iter()
+        .find_map(number)
+        .map_or(machine, |limit| limit.min(machine))
 }
 
 fn machine_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
     Some(kib * 1024)
 }

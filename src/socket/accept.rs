@@ -51,7 +51,9 @@ pub async fn run(listener: TcpListener, door: Arc<Door>, router: Router) -> Infa
 async fn pause(error: &io::Error) {
     let gone = matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
     );
     if !gone {
         tracing::warn!(error = %error, "Cannot accept connections; trying again");
@@ -70,7 +72,9 @@ struct Opened {
 impl Opened {
     fn run(self, door: &Door) {
         match self.after {
-            After101::Serve(socket) => door.tasks.spawn(Connection::new(self.stream, &self.early, *socket).run()),
+            After101::Serve(socket) => door
+                .tasks
+                .spawn(Connection::new(self.stream, &self.early, *socket).run()),
             After101::Close(frame) => door.tasks.spawn(close_at_once(self.stream, frame)),
         };
     }
@@ -108,15 +112,22 @@ async fn handshake(
 /// Lets axum answer the one request.
 async fn answer(arrival: Arrival, peer: IpAddr, router: Router) -> Option<Opened> {
     let outcome = Outcome::default();
-    let extensions = (Peer { address: peer, proxied: arrival.proxied }, outcome.clone());
+    let extensions = (
+        Peer {
+            address: peer,
+            proxied: arrival.proxied,
+        },
+        outcome.clone(),
+    );
     let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(extensions.0);
         request.extensions_mut().insert(extensions.1.clone());
         request.map(Body::new)
     });
-    let mut connection = http1::Builder::new()
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(arrival.stream), TowerToHyperService::new(service));
+    let mut connection = http1::Builder::new().keep_alive(false).serve_connection(
+        TokioIo::new(arrival.stream),
+        TowerToHyperService::new(service),
+    );
     let served = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
     let served = tokio::time::timeout(ANSWER_TIMEOUT, served).await;
     let parts = connection.into_parts();
@@ -124,7 +135,11 @@ async fn answer(arrival: Arrival, peer: IpAddr, router: Router) -> Option<Opened
     match (served, outcome.take()) {
         (Ok(Ok(())), Some(after)) => {
             let early = [&parts.read_buf[..], &unread[..]].concat();
-            Some(Opened { stream, early, after })
+            Some(Opened {
+                stream,
+                early,
+                after,
+            })
         }
         (Ok(_), _) => {
             head::end(&mut stream).await;

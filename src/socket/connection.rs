@@ -81,7 +81,13 @@ impl Connection {
     /// A connection over `stream`; `early` is what came in the same segment as the handshake.
     pub fn new(stream: TcpStream, early: &[u8], ready: ReadySocket) -> Self {
         let decoder = Decoder::new(ready.message_size);
-        Self { stream, decoder, backlog: early.to_vec(), partial: None, ready }
+        Self {
+            stream,
+            decoder,
+            backlog: early.to_vec(),
+            partial: None,
+            ready,
+        }
     }
 
     /// Serves the socket until its end.
@@ -100,12 +106,20 @@ impl Connection {
         };
         let member = self.ready.registration.member().clone();
         member.outbound().finish();
-        self.ready.registration.metrics().disconnected(&close, opened.elapsed());
+        self.ready
+            .registration
+            .metrics()
+            .disconnected(&close, opened.elapsed());
         tracing::debug!(
             tenant.id = %self.ready.scope.tenant(), user.id = %self.ready.scope.user_id(), conn.id = %member.id(),
             close.code = close.code, duration_ms = opened.elapsed().as_millis() as u64, "Closed a connection"
         );
-        let ReadySocket { registration, mut consumer, scope, .. } = self.ready;
+        let ReadySocket {
+            registration,
+            mut consumer,
+            scope,
+            ..
+        } = self.ready;
         drop(registration);
         guarded(&member, consumer.disconnect(&scope, &close)).await;
     }
@@ -129,8 +143,18 @@ impl Connection {
                 }
             }
             let result = WRITE.with_borrow_mut(|batch| {
-                let next = ready!(self.ready.registration.member().outbound().poll_next(cx, batch));
-                let written = if batch.is_empty() { Ok(()) } else { self.write_batch(batch) };
+                let next = ready!(
+                    self.ready
+                        .registration
+                        .member()
+                        .outbound()
+                        .poll_next(cx, batch)
+                );
+                let written = if batch.is_empty() {
+                    Ok(())
+                } else {
+                    self.write_batch(batch)
+                };
                 batch.clear();
                 Poll::Ready((next, written))
             });
@@ -155,7 +179,9 @@ impl Connection {
                         self.sent(&frame);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.stream.poll_write_ready(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.stream.poll_write_ready(cx))?
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -191,7 +217,11 @@ impl Connection {
         if whole < batch.len() {
             // Also when nothing of it has left: the next write begins with it and waits for the socket.
             self.partial = Some((batch[whole].clone(), count));
-            self.ready.registration.member().outbound().give_back(batch.drain(whole + 1..));
+            self.ready
+                .registration
+                .member()
+                .outbound()
+                .give_back(batch.drain(whole + 1..));
         }
         Ok(())
     }
@@ -201,7 +231,12 @@ impl Connection {
         metrics.frames_sent.increment(1);
         metrics.sent_bytes.increment(frame.len() as u64);
         if let Some(read_at) = frame.read_at() {
-            self.ready.registration.relay().fan_out_metrics().lag.record(read_at.elapsed().as_secs_f64());
+            self.ready
+                .registration
+                .relay()
+                .fan_out_metrics()
+                .lag
+                .record(read_at.elapsed().as_secs_f64());
         }
     }
 
@@ -221,7 +256,11 @@ impl Connection {
             let step = READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
                 Ok(0) => Some(Step::Gone),
                 Ok(count) => {
-                    self.ready.registration.metrics().received_bytes.increment(count as u64);
+                    self.ready
+                        .registration
+                        .metrics()
+                        .received_bytes
+                        .increment(count as u64);
                     self.decode(&scratch[..count])
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -246,11 +285,18 @@ impl Connection {
                 Message::Ping(payload) => {
                     metrics.frame_received(FrameKind::Ping);
                     // A client that pings without reading fills its own queue and is closed as too slow.
-                    let _ = self.ready.registration.member().outbound().push_frame(&Frame::pong(&payload));
+                    let _ = self
+                        .ready
+                        .registration
+                        .member()
+                        .outbound()
+                        .push_frame(&Frame::pong(&payload));
                 }
                 Message::Pong(payload) => {
                     metrics.frame_received(FrameKind::Pong);
-                    self.ready.heartbeat.ponged(self.ready.registration.member(), &payload);
+                    self.ready
+                        .heartbeat
+                        .ponged(self.ready.registration.member(), &payload);
                 }
                 Message::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);
@@ -275,17 +321,42 @@ impl Connection {
             let registration = &self.ready.registration;
             registration.metrics().rate_limited("messages_per_second");
             let frame = CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1));
-            registration.member().outbound().close(frame, CloseOrder::AfterQueued);
+            registration
+                .member()
+                .outbound()
+                .close(frame, CloseOrder::AfterQueued);
             return;
         }
-        let ReadySocket { registration, consumer, scope, .. } = &mut self.ready;
-        let mut context = Context { scope, member: registration.member(), relay: registration.relay() };
-        guarded(registration.member(), consumer.receive(&mut context, message)).await;
+        let ReadySocket {
+            registration,
+            consumer,
+            scope,
+            ..
+        } = &mut self.ready;
+        let mut context = Context {
+            scope,
+            member: registration.member(),
+            relay: registration.relay(),
+        };
+        guarded(
+            registration.member(),
+            consumer.receive(&mut context, message),
+        )
+        .await;
     }
 
     async fn event(&mut self, event: Arc<Event>) {
-        let ReadySocket { registration, consumer, scope, .. } = &mut self.ready;
-        let mut context = Context { scope, member: registration.member(), relay: registration.relay() };
+        let ReadySocket {
+            registration,
+            consumer,
+            scope,
+            ..
+        } = &mut self.ready;
+        let mut context = Context {
+            scope,
+            member: registration.member(),
+            relay: registration.relay(),
+        };
         guarded(registration.member(), consumer.event(&mut context, event)).await;
     }
 
@@ -331,17 +402,22 @@ impl Connection {
 
     /// Answers the client's close frame with its own code (RFC 6455 §5.5.1) and lets the client end the stream.
     async fn answer_close(&mut self, received: Option<CloseFrame>) -> CloseFrame {
-        let answer = received.clone().unwrap_or(CloseFrame { code: 1005, reason: "".into(), cause: None });
+        let answer = received.clone().unwrap_or(CloseFrame {
+            code: 1005,
+            reason: "".into(),
+            cause: None,
+        });
         self.say_goodbye(Some(answer.clone())).await;
         answer
     }
-
 }
 
 /// Ends a socket that was accepted only to tell its client why it is refused.
 pub async fn close_at_once(mut stream: TcpStream, frame: CloseFrame) {
     // Past the deadline the client has had its time: the socket is cut.
-    tokio::time::timeout(GOODBYE, send_last(&mut stream, &Frame::close(&frame))).await.ok();
+    tokio::time::timeout(GOODBYE, send_last(&mut stream, &Frame::close(&frame)))
+        .await
+        .ok();
 }
 
 /// Sends the last frame, ends our half of the stream and waits for the client to end its own. True if it left.
@@ -369,7 +445,9 @@ pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>)
     if outcome.is_err() {
         // What a panic says may hold what a client sent: the panic hook has logged where it was.
         tracing::error!(conn.id = %member.id(), "A consumer panicked; its connection closes");
-        member.outbound().close(CloseReason::InternalError.frame(), CloseOrder::Now);
+        member
+            .outbound()
+            .close(CloseReason::InternalError.frame(), CloseOrder::Now);
     }
     outcome.ok()
 }

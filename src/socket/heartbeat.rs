@@ -39,7 +39,11 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// A wheel for `server.heartbeat`; [`Heartbeat::run`] turns it.
     pub fn new(config: config::Heartbeat) -> Arc<Self> {
-        let ticks = |time: Duration| u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX / 2).max(1);
+        let ticks = |time: Duration| {
+            u32::try_from(time.as_millis() / TICK.as_millis())
+                .unwrap_or(u32::MAX / 2)
+                .max(1)
+        };
         let payload = rand::random::<u64>().to_be_bytes();
         Arc::new(Self {
             interval: ticks(config.interval),
@@ -56,7 +60,9 @@ impl Heartbeat {
     /// sockets that came together are not pinged together.
     pub fn watch(&self, member: &Arc<Member>) {
         let first = 1 + rand::random::<u32>() % self.interval;
-        member.pulse().set_ping_due(self.tick.load(Ordering::Relaxed) + first);
+        member
+            .pulse()
+            .set_ping_due(self.tick.load(Ordering::Relaxed) + first);
         let left = ticks_left(member.pulse().seconds_left(UnixTime::now()));
         self.put(Arc::downgrade(member), first.min(left));
     }
@@ -76,7 +82,9 @@ impl Heartbeat {
             let due = interval.tick().await;
             metrics::loop_lag(due.elapsed());
             let last = self.tick.load(Ordering::Relaxed);
-            let now = u32::try_from(self.started.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(last);
+            let now = u32::try_from(self.started.elapsed().as_millis() / TICK.as_millis())
+                .unwrap_or(u32::MAX)
+                .max(last);
             let stalled = (now - last) * 100 > STALL.as_millis() as u32;
             for tick in (last + 1)..=now {
                 self.tick.store(tick, Ordering::Relaxed);
@@ -89,7 +97,9 @@ impl Heartbeat {
         let due = std::mem::take(&mut self.slots.lock()[tick as usize % SLOTS]);
         let now = UnixTime::now();
         for weak in due {
-            let Some(member) = weak.upgrade() else { continue };
+            let Some(member) = weak.upgrade() else {
+                continue;
+            };
             if let Some(wait) = self.check(&member, tick, now, stalled) {
                 self.put(weak, wait);
             }
@@ -100,15 +110,23 @@ impl Heartbeat {
     fn check(&self, member: &Member, tick: u32, now: UnixTime, stalled: bool) -> Option<u32> {
         let left = ticks_left(member.pulse().seconds_left(now));
         if left == 0 {
-            member.outbound().close(CloseReason::TokenExpired.frame(), CloseOrder::Now);
+            member
+                .outbound()
+                .close(CloseReason::TokenExpired.frame(), CloseOrder::Now);
             return None;
         }
         let wait = match member.pulse().awaits_pong_since() {
             Some(since) if tick.saturating_sub(since) >= self.timeout && !stalled => {
-                member.outbound().close(CloseReason::PongTimeout.frame(), CloseOrder::Now);
+                member
+                    .outbound()
+                    .close(CloseReason::PongTimeout.frame(), CloseOrder::Now);
                 return None;
             }
-            Some(since) => (since + self.timeout).saturating_sub(tick).max(if stalled { self.timeout } else { 1 }),
+            Some(since) => (since + self.timeout).saturating_sub(tick).max(if stalled {
+                self.timeout
+            } else {
+                1
+            }),
             None => self.wait_or_ping(member, tick),
         };
         Some(wait.min(left))
@@ -136,5 +154,9 @@ impl Heartbeat {
 
 /// Whole ticks until `seconds` have passed, rounded up; 0 if they have.
 fn ticks_left(seconds: f64) -> u32 {
-    if seconds <= 0.0 { 0 } else { (seconds * 10.0).ceil().min(f64::from(u32::MAX / 2)) as u32 }
+    if seconds <= 0.0 {
+        0
+    } else {
+        (seconds * 10.0).ceil().min(f64::from(u32::MAX / 2)) as u32
+    }
 }

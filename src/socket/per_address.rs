@@ -46,18 +46,25 @@ pub struct AddressPlace {
 impl PerAddress {
     /// Budgets as configured; a 0 is no limit.
     pub fn new(config: config::PerAddress) -> Arc<Self> {
-        Arc::new(Self { config, addresses: Mutex::default() })
+        Arc::new(Self {
+            config,
+            addresses: Mutex::default(),
+        })
     }
 
     /// Counts a handshake that is under way; the place is held until it is over.
     ///
     /// # Errors
     /// [`Refusal::TooManyConnections`] at `handshakes`.
-    pub fn begin_handshake(self: &Arc<Self>, client: IpAddr) -> Result<Option<AddressPlace>, Refusal> {
+    pub fn begin_handshake(
+        self: &Arc<Self>,
+        client: IpAddr,
+    ) -> Result<Option<AddressPlace>, Refusal> {
         if self.config.handshakes == 0 {
             return Ok(None);
         }
-        self.count(client, Counted::Handshake, self.config.handshakes).map(Some)
+        self.count(client, Counted::Handshake, self.config.handshakes)
+            .map(Some)
     }
 
     /// Counts an upgrade request and, in `place`, the socket that may come of it.
@@ -68,7 +75,11 @@ impl PerAddress {
         if self.config.connects_per_second != 0 {
             let mut addresses = self.addresses.lock();
             let now = Instant::now();
-            if !self.account(&mut addresses, counting_key(client), now).bucket.take(now) {
+            if !self
+                .account(&mut addresses, counting_key(client), now)
+                .bucket
+                .take(now)
+            {
                 return Err(Refusal::RateLimited);
             }
         }
@@ -78,15 +89,26 @@ impl PerAddress {
         Ok(place.with_address(self.count(client, Counted::Connection, self.config.connections)?))
     }
 
-    fn count(self: &Arc<Self>, client: IpAddr, counted: Counted, most: u32) -> Result<AddressPlace, Refusal> {
+    fn count(
+        self: &Arc<Self>,
+        client: IpAddr,
+        counted: Counted,
+        most: u32,
+    ) -> Result<AddressPlace, Refusal> {
         let address = counting_key(client);
         let mut addresses = self.addresses.lock();
-        let count = self.account(&mut addresses, address, Instant::now()).count(counted);
+        let count = self
+            .account(&mut addresses, address, Instant::now())
+            .count(counted);
         if *count >= most {
             return Err(Refusal::TooManyConnections);
         }
         *count += 1;
-        Ok(AddressPlace { budget: self.clone(), address, counted })
+        Ok(AddressPlace {
+            budget: self.clone(),
+            address,
+            counted,
+        })
     }
 
     fn account<'a>(
@@ -100,7 +122,9 @@ impl PerAddress {
             addresses.retain(|_, account| !account.is_idle(now));
         }
         let per_second = self.config.connects_per_second;
-        let account = addresses.entry(address).or_insert_with(|| Account::new(per_second, now));
+        let account = addresses
+            .entry(address)
+            .or_insert_with(|| Account::new(per_second, now));
         account.last = now;
         account
     }
@@ -108,7 +132,12 @@ impl PerAddress {
 
 impl Account {
     fn new(per_second: u32, now: Instant) -> Self {
-        Self { connections: 0, handshakes: 0, bucket: Bucket::new(per_second), last: now }
+        Self {
+            connections: 0,
+            handshakes: 0,
+            bucket: Bucket::new(per_second),
+            last: now,
+        }
     }
 
     fn is_idle(&self, now: Instant) -> bool {

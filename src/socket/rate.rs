@@ -16,8 +16,13 @@ const BURST: Duration = Duration::from_secs(2);
 impl Bucket {
     /// A full bucket of `per_second` takes a second; 0 is no limit.
     pub fn new(per_second: u32) -> Self {
-        let interval = Duration::from_secs(1).checked_div(per_second).unwrap_or_default();
-        Self { interval, full_at: None }
+        let interval = Duration::from_secs(1)
+            .checked_div(per_second)
+            .unwrap_or_default();
+        Self {
+            interval,
+            full_at: None,
+        }
     }
 
     /// Takes one; false if the bucket is empty.

@@ -18,13 +18,19 @@ pub struct Occupancy {
 impl Occupancy {
     /// No socket yet, and at most `most`.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), most })
+        Arc::new(Self {
+            open: AtomicUsize::new(0),
+            most,
+        })
     }
 
     /// Takes one place; `None` if there is none left.
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let place = Place { _counted: Counted(self.clone()), _address: None };
+        let place = Place {
+            _counted: Counted(self.clone()),
+            _address: None,
+        };
         (open < self.most).then_some(place)
     }
 
@@ -57,7 +63,10 @@ impl Drop for Counted {
 impl Place {
     /// The same place, which also counts for the client's address.
     pub fn with_address(self, address: AddressPlace) -> Self {
-        Self { _address: Some(address), ..self }
+        Self {
+            _address: Some(address),
+            ..self
+        }
     }
 }
 
@@ -73,7 +82,11 @@ impl Registration {
     pub fn new(member: Arc<Member>, relay: Arc<Relay>, place: Place) -> Self {
         relay.hub().register(&member);
         relay.metrics().connections.increment(1.0);
-        Self { member, relay, _place: place }
+        Self {
+            member,
+            relay,
+            _place: place,
+        }
     }
 
     /// The socket in the hub.

@@ -86,22 +86,37 @@ struct Early {
 
 impl From<Refusal> for Early {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, tenant: None, accept: None }
+        Self {
+            refusal,
+            tenant: None,
+            accept: None,
+        }
     }
 }
 
 /// Steps 1 to 6, and the shape of every refusal.
 pub async fn check(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let outcome = request.extensions().get::<Outcome>().cloned().unwrap_or_default();
+    let outcome = request
+        .extensions()
+        .get::<Outcome>()
+        .cloned()
+        .unwrap_or_default();
     let response = match admit(&door, &mut request) {
         Ok(admitted) => {
-            let (tenant, accept) = (admitted.tenant.clone(), (admitted.key, admitted.subprotocol.clone()));
-            request.extensions_mut().insert(tenant.authenticator.clone());
+            let (tenant, accept) = (
+                admitted.tenant.clone(),
+                (admitted.key, admitted.subprotocol.clone()),
+            );
+            request
+                .extensions_mut()
+                .insert(tenant.authenticator.clone());
             request.extensions_mut().insert(admitted);
             let response = next.run(request).await;
             let refusal = response.extensions().get::<Refusal>().copied();
-            tenant.metrics.handshake(refusal.map_or("accepted", Refusal::code));
+            tenant
+                .metrics
+                .handshake(refusal.map_or("accepted", Refusal::code));
             match refusal.and_then(|refusal| close_instead(&tenant, refusal, &accept, &outcome)) {
                 Some(accepted) => accepted,
                 None => response,
@@ -116,11 +131,23 @@ pub async fn check(State(door): State<Arc<Door>>, mut request: Request, next: Ne
 fn refuse(early: Early, outcome: &Outcome) -> Response {
     let Some(tenant) = early.tenant else {
         metrics::handshake_without_tenant(early.refusal.code());
-        return Problem { refusal: early.refusal, tenant: None }.response();
+        return Problem {
+            refusal: early.refusal,
+            tenant: None,
+        }
+        .response();
     };
     tenant.metrics.handshake(early.refusal.code());
-    let accepted = early.accept.and_then(|accept| close_instead(&tenant, early.refusal, &accept, outcome));
-    accepted.unwrap_or_else(|| Problem { refusal: early.refusal, tenant: Some(&tenant.id) }.response())
+    let accepted = early
+        .accept
+        .and_then(|accept| close_instead(&tenant, early.refusal, &accept, outcome));
+    accepted.unwrap_or_else(|| {
+        Problem {
+            refusal: early.refusal,
+            tenant: Some(&tenant.id),
+        }
+        .response()
+    })
 }
 
 /// With `refusal = "close"`: the 101 after which the socket closes with the refusal's code.
@@ -151,56 +178,109 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
         return Err(Refusal::Draining.into());
     }
     let place = door.occupancy.take().ok_or(Refusal::Overloaded)?;
-    let peer = parts.extensions.get::<Peer>().copied().ok_or(Refusal::RequestNotValid)?;
-    let client = door.address_finder.client(peer.address, peer.proxied, &parts.headers);
+    let peer = parts
+        .extensions
+        .get::<Peer>()
+        .copied()
+        .ok_or(Refusal::RequestNotValid)?;
+    let client = door
+        .address_finder
+        .client(peer.address, peer.proxied, &parts.headers);
     let place = door.addresses.admit(client, place)?;
-    let tenant = door.tenants.by_host(host.as_str()).ok_or(Refusal::TenantNotFound)?;
-    let mut early = Early { refusal: Refusal::RouteNotFound, tenant: Some(tenant.clone()), accept: None };
-    let Some((route, params)) = tenant.routes.find(parts.uri.path()) else { return Err(early) };
+    let tenant = door
+        .tenants
+        .by_host(host.as_str())
+        .ok_or(Refusal::TenantNotFound)?;
+    let mut early = Early {
+        refusal: Refusal::RouteNotFound,
+        tenant: Some(tenant.clone()),
+        accept: None,
+    };
+    let Some((route, params)) = tenant.routes.find(parts.uri.path()) else {
+        return Err(early);
+    };
     let key = match handshake::check_upgrade(parts) {
         Ok(key) => key,
         Err(refusal) => return Err(Early { refusal, ..early }),
     };
-    let subprotocol = handshake::answer_subprotocol(&parts.headers, &tenant.parts[route].subprotocols);
+    let subprotocol =
+        handshake::answer_subprotocol(&parts.headers, &tenant.parts[route].subprotocols);
     early.accept = Some((key, subprotocol.clone()));
     if let Err(refusal) = tenant.origins.check(&parts.headers, &host) {
         return Err(Early { refusal, ..early });
     }
     if tenant.degraded.lock().is_some() {
-        return Err(Early { refusal: Refusal::Unavailable, ..early });
+        return Err(Early {
+            refusal: Refusal::Unavailable,
+            ..early
+        });
     }
     let place = Arc::new(Mutex::new(Some(place)));
-    Ok(Admitted { tenant: tenant.clone(), route, params, client, key, subprotocol, place })
+    Ok(Admitted {
+        tenant: tenant.clone(),
+        route,
+        params,
+        client,
+        key,
+        subprotocol,
+        place,
+    })
 }
 
 /// Steps 11 to 14: groups, authorization, joining, and the 101.
 pub async fn join(State(door): State<Arc<Door>>, mut request: Request) -> Response {
     let extensions = request.extensions_mut();
-    let found = (extensions.remove::<Admitted>(), extensions.remove::<Identity>(), extensions.remove::<Outcome>());
+    let found = (
+        extensions.remove::<Admitted>(),
+        extensions.remove::<Identity>(),
+        extensions.remove::<Outcome>(),
+    );
     let (Some(admitted), Some(identity), Some(outcome)) = found else {
-        return Problem { refusal: Refusal::RequestNotValid, tenant: None }.response();
+        return Problem {
+            refusal: Refusal::RequestNotValid,
+            tenant: None,
+        }
+        .response();
     };
     match open(&door, &admitted, identity, request.uri().path()).await {
         Ok(socket) => {
             outcome.set(After101::Serve(Box::new(socket)));
             handshake::switching_protocols(&admitted.key, admitted.subprotocol)
         }
-        Err(refusal) => Problem { refusal, tenant: Some(&admitted.tenant.id) }.response(),
+        Err(refusal) => Problem {
+            refusal,
+            tenant: Some(&admitted.tenant.id),
+        }
+        .response(),
     }
 }
 
-async fn open(door: &Door, admitted: &Admitted, identity: Identity, path: &str) -> Result<ReadySocket, Refusal> {
+async fn open(
+    door: &Door,
+    admitted: &Admitted,
+    identity: Identity,
+    path: &str,
+) -> Result<ReadySocket, Refusal> {
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
     let (scope, expires_at) = scope(admitted, identity, path);
     let groups = group_names(tenant, route, &scope)?;
     authorize(tenant, admitted.route, &scope).await?;
     let limits = &tenant.config.limits;
-    let member = Member::new(scope.user_id().clone(), route.delivery, limits.send_queue, expires_at);
+    let member = Member::new(
+        scope.user_id().clone(),
+        route.delivery,
+        limits.send_queue,
+        expires_at,
+    );
     let registration = Registration::new(member, tenant.relay.clone(), place);
     join_groups(&registration, &groups).await?;
     let mut consumer = (route.consumer.make)(&scope);
-    let mut context = Context { scope: &scope, member: registration.member(), relay: registration.relay() };
+    let mut context = Context {
+        scope: &scope,
+        member: registration.member(),
+        relay: registration.relay(),
+    };
     match guarded(registration.member(), consumer.connect(&mut context)).await {
         Some(Ok(())) => {}
         Some(Err(_)) => return Err(Refusal::Refused),
@@ -232,26 +312,41 @@ fn scope(admitted: &Admitted, identity: Identity, path: &str) -> (Scope, Option<
         path: path.into(),
         params: admitted.params.clone(),
         client: admitted.client,
-        channel: ChannelSeed { prefix: tenant.channel_prefix.clone(), random: rand::random() },
+        channel: ChannelSeed {
+            prefix: tenant.channel_prefix.clone(),
+            random: rand::random(),
+        },
     };
     (scope, expires_at)
 }
 
-fn group_names(tenant: &Tenant, route: &RouteParts, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
+fn group_names(
+    tenant: &Tenant,
+    route: &RouteParts,
+    scope: &Scope,
+) -> Result<Vec<GroupName>, Refusal> {
     let most = tenant.config.limits.groups_per_socket as usize;
     if most != 0 && route.groups.len() > most {
         return Err(Refusal::GroupForbidden);
     }
     let name = |template| {
-        let filled = scope.fill(template).map_err(|_| Refusal::GroupNameNotValid)?;
-        tenant.relay.group_name(&filled).ok_or(Refusal::GroupNameNotValid)
+        let filled = scope
+            .fill(template)
+            .map_err(|_| Refusal::GroupNameNotValid)?;
+        tenant
+            .relay
+            .group_name(&filled)
+            .ok_or(Refusal::GroupNameNotValid)
     };
     route.groups.iter().map(name).collect()
 }
 
 async fn authorize(tenant: &Tenant, route: usize, scope: &Scope) -> Result<(), Refusal> {
     let started = Instant::now();
-    let verdict = tenant.permissions.may_join(route, scope.user_id(), scope.path_parameters()).await;
+    let verdict = tenant
+        .permissions
+        .may_join(route, scope.user_id(), scope.path_parameters())
+        .await;
     metrics::auth_step_took(AuthStep::Authorize, started.elapsed());
     match verdict {
         Ok(true) => Ok(()),
@@ -266,7 +361,9 @@ async fn authorize(tenant: &Tenant, route: usize, scope: &Scope) -> Result<(), R
 async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Result<(), Refusal> {
     let started = Instant::now();
     // All at once: the layer sends what waits together as one command.
-    let joins = groups.iter().map(|group| registration.relay().join(registration.member(), group));
+    let joins = groups
+        .iter()
+        .map(|group| registration.relay().join(registration.member(), group));
     let joined = futures_util::future::try_join_all(joins).await;
     metrics::auth_step_took(AuthStep::Join, started.elapsed());
     joined.map(drop).map_err(|_| Refusal::Unavailable)
