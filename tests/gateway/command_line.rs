@@ -51,7 +51,7 @@ async fn send_prints_the_answer_and_fails_with_a_wrong_key() {
     let url = format!("http://{}", gateway.replica().api);
     let dir = scratch("keys");
     let wrong = dir.path().join("wrong");
-    std::fs::write(&wrong, "some other key of thirty-two bytes").unwrap();
+    std::fs::write(&wrong, "some-other-key-of-thirty-two-bytes").unwrap();
     let send = |key: &str, event: &str| {
         lockgate(&[
             "send",

@@ -259,7 +259,7 @@ async fn a_broadcast_reaches_every_replica_and_django_with_what_a_client_cannot_
             r#"path     = "ws/chat/<slug:room>/"
                groups   = ["chat_{room}", "user_{user.id}"]
                deliver  = "event"
-               consumer = { kind = "broadcast", to = "chat_{room}", type = "chat.message", fields = ["message", "user_id"], stamp = ["user_id", "username"] }"#,
+               consumer = { kind = "broadcast", to = "chat_{room}", type = "chat.message", fields = ["message"], stamp = ["user_id", "username"] }"#,
         )
         .start()
         .await;
@@ -399,48 +399,37 @@ async fn a_socket_that_does_not_read_is_closed_and_others_do_not_wait_for_it() {
         .await;
     let publisher = publisher(&gateway).await;
     let mut slow = gateway.open("/ws/chat/lobby/").await;
+    let silent = gateway.open("/ws/chat/lobby/").await.into_stream();
     let mut quick = gateway.open("/ws/chat/lobby/").await;
+    let text = "x".repeat(20_000);
+    // 20 MB: the kernel takes about ten before anything waits in the gateway.
+    const EVENTS: u32 = 1_000;
+    for n in 0..EVENTS {
+        publisher
+            .send("chat_lobby", &json!({"type": "x", "n": n, "text": text}))
+            .await;
+        assert_eq!(quick.next_json().await["n"], n);
+    }
+    // What was on its way still arrives, in order, then the close frame.
+    let (before, (code, reason)) = slow.drained().await;
+    for (n, message) in before.iter().enumerate() {
+        let seen: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        assert_eq!(seen["n"], n);
+    }
+    assert!(before.len() < EVENTS as usize);
+    assert_eq!((code, word(&reason)), (4008, "too_slow"));
+    // One that never reads is cut.
     let tenant = gateway.tenant().name.clone();
     let labels = [
         ("tenant", tenant.as_str()),
         ("code", "4008"),
         ("reason", "too_slow"),
     ];
-    let text = "x".repeat(20_000);
-    // The kernel takes some megabytes before anything waits in the gateway.
-    let mut sent = 0;
-    while gateway
+    gateway
         .replica()
-        .metrics()
-        .await
-        .value("lockgate_disconnects_total", &labels)
-        == 0.0
-    {
-        assert!(sent < 5_000, "not closed after {sent} events of 20 kB");
-        for _ in 0..50 {
-            publisher
-                .send("chat_lobby", &json!({"type": "x", "n": sent, "text": text}))
-                .await;
-            assert_eq!(quick.next_json().await["n"], sent);
-            sent += 1;
-        }
-    }
-    // What was on its way still arrives, in order, then the close frame.
-    let mut expected = 0;
-    let (code, reason) = loop {
-        match slow.next().await {
-            Message::Close(frame) => {
-                let frame = frame.unwrap();
-                break (u16::from(frame.code), frame.reason.as_str().to_owned());
-            }
-            message => {
-                let seen: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
-                assert_eq!(seen["n"], expected);
-                expected += 1;
-            }
-        }
-    };
-    assert_eq!((code, word(&reason)), (4008, "too_slow"));
+        .metric("lockgate_disconnects_total", &labels, |n| n == 2.0)
+        .await;
+    drop(silent);
     assert!(quick.ping().await.is_empty());
 }
 
@@ -552,7 +541,7 @@ async fn a_memory_layer_and_the_api_serve_one_replica_without_pubsub() {
 async fn the_api_takes_keys_of_operators_only_for_what_they_may() {
     let gateway = gateway()
         .tenant("acme")
-        .with("api_keys", vec!["acme's own key, which is long enough"])
+        .with("api_keys", vec!["acmes-own-key-which-is-long-enough"])
         .tenant("other")
         .start()
         .await;
@@ -565,7 +554,7 @@ async fn the_api_takes_keys_of_operators_only_for_what_they_may() {
             answer.json()["code"].as_str().map(str::to_owned),
         )
     };
-    let own = "acme's own key, which is long enough";
+    let own = "acmes-own-key-which-is-long-enough";
     let (acme, other) = (&gateway.named("acme").name, &gateway.named("other").name);
     assert_eq!(status(own, &path(acme, "g"), event).await.0, 200);
     assert_eq!(
@@ -582,7 +571,7 @@ async fn the_api_takes_keys_of_operators_only_for_what_they_may() {
     );
     assert_eq!(status("wrong", &path(acme, "g"), event).await.0, 401);
     assert_eq!(status(own, &path(acme, "a%20b"), event).await.0, 400);
-    for body in ["", "[]", "{", "{}", r#"{"type": 1}"#] {
+    for body in ["[]", "{", "{}", r#"{"type": 1}"#] {
         assert_eq!(status(own, &path(acme, "g"), body).await.0, 400, "{body}");
     }
 }

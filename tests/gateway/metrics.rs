@@ -143,12 +143,12 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &["limit", "tenant"],
         false,
     ),
-    ("lockgate_config_reload_successful", "gauge", &[], true),
+    ("lockgate_config_reload_successful", "gauge", &[], false),
     (
         "lockgate_config_reload_timestamp_seconds",
         "gauge",
         &[],
-        true,
+        false,
     ),
     ("lockgate_loop_lag_seconds", "histogram", &[], true),
 ];
@@ -387,7 +387,7 @@ async fn no_token_key_or_query_is_in_any_log_line_or_metric() {
     let scrape = replica.metrics().await;
     replica.terminate();
     let output = gateway.output();
-    assert!(output.lines().count() > 20, "the log is on: {output}");
+    assert!(output.contains("\"DEBUG\""), "the log is on: {output}");
     for canary in canaries {
         assert!(!scrape.text().contains(&canary), "{canary} is in a metric");
         let line = output.lines().find(|line| line.contains(&canary));

@@ -469,13 +469,24 @@ async fn a_full_layer_queue_is_a_gap_of_that_tenant_alone() {
             .await
     };
     let (mut ours, mut theirs) = (open(small).await, open(other).await);
-    // One event is more than the queue takes.
-    let text = "x".repeat(8 * 1024);
+    // Far more at once than the queue takes.
+    let text = "x".repeat(1024);
     let publisher = Publisher::new(redis, &small.prefix).await;
-    publisher
-        .send("chat_lobby", &json!({"type": "x", "text": text}))
-        .await;
-    assert_eq!(ours.next_json().await, json!({"type": "lockgate.gap"}));
+    let burst = (0..500).map(|n| {
+        let event = json!({"type": "x", "n": n, "text": text});
+        let publisher = &publisher;
+        async move { publisher.send("chat_lobby", &event).await }
+    });
+    futures_util::future::join_all(burst).await;
+    let mut seen = Vec::new();
+    loop {
+        let message = ours.next_json().await;
+        if message["type"] == "lockgate.gap" {
+            break;
+        }
+        seen.push(message["n"].as_u64().unwrap());
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
     let publisher = Publisher::new(redis, &other.prefix).await;
     publisher
         .send("chat_lobby", &json!({"type": "x", "n": 1}))

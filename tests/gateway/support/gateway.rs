@@ -1,5 +1,7 @@
 //! `gateway().replicas(2).tenant("acme").start().await`: a configuration, written and served.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -128,9 +130,10 @@ impl Builder {
             Some(url) => url,
             None => RedisServer::shared().await.url(),
         };
-        let api_key = format!("an operator's key, only for tests: {}", unique());
+        let api_key = format!("an-operators-key-for-tests-only-{}", unique());
         let key_file = dir.path().join("operator-key");
         std::fs::write(&key_file, &api_key).expect("a file can be written");
+        std::fs::set_permissions(&key_file, Permissions::from_mode(0o600)).expect("ours");
 
         let mut config = Table::new();
         for section in ["server", "admin", "api"] {
