@@ -10,7 +10,7 @@ use crate::api::health::Progress;
 use crate::close_code::CloseReason;
 use crate::config::QueueBound;
 use crate::frame::QueueBudget;
-use crate::hub::{CloseOrder, Member};
+use crate::hub::{CloseOrder, Member, TOO_SLOW_WAIT};
 use crate::metrics;
 use crate::socket::registration::Occupancy;
 use crate::state::Tenants;
@@ -70,7 +70,7 @@ impl Upkeep {
                 break;
             }
             member.outbound().close(
-                CloseReason::TooSlow.frame_with_retry(Duration::from_secs(1)),
+                CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT),
                 CloseOrder::Now,
             );
             closed += 1;
