@@ -225,13 +225,9 @@ fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
     }
 }
 
-/// The user's two keys. A key of the wrong type is a miss: the database knows better, and the record is written anew.
+/// The user's two keys; what a key of the wrong type means, the users know.
 fn cached_pair(answers: &[KeyValue]) -> CachedPair {
-    let value = |at: usize| {
-        answers
-            .get(at)
-            .and_then(|answer: &KeyValue| answer.clone().ok().flatten())
-    };
+    let value = |at: usize| answers.get(at).cloned().unwrap_or(Ok(None));
     CachedPair {
         record: value(0),
         generation: value(1),

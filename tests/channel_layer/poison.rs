@@ -3,7 +3,7 @@
 
 use std::iter::repeat_n;
 
-use lockgate::channel_layer::event::{DecodeError, Event, MAX_PAYLOAD, Value};
+use lockgate::event::{DecodeError, Event, MAX_PAYLOAD, Value};
 use lockgate::channel_layer::{ChannelLayer, Codec};
 use lockgate::config::{Secret, SerializerFormat};
 

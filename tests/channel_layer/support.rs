@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockgate::channel_layer::event::Event;
+use lockgate::event::Event;
 use lockgate::channel_layer::pubsub::{PubSubEndpoints, PubSubLayer};
 use lockgate::channel_layer::{ChannelLayer, Codec, Inbox, Signal};
 use lockgate::config::SerializerFormat;
