@@ -92,6 +92,24 @@ mod tests {
     }
 
     #[test]
+    fn the_mask_goes_on_from_block_to_block() {
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        for text in ["a", "é", "a€", "😀b"] {
+            let text = text.repeat(3 * BLOCK);
+            let masked: Vec<u8> = text
+                .bytes()
+                .zip(mask.iter().cycle())
+                .map(|(byte, key)| byte ^ key)
+                .collect();
+            let (a, b) = masked.split_at(BLOCK + 7);
+            let mut buffer = TextBuffer::default();
+            buffer.push(a, mask, 0).unwrap();
+            buffer.push(b, mask, a.len() as u64).unwrap();
+            assert_eq!(buffer.finish().unwrap(), text);
+        }
+    }
+
+    #[test]
     fn text_survives_any_split_and_block_border() {
         let long = "aé€😀".repeat(400);
         for split in 0..long.len() {
