@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::auth::denylist::{self, DenyVerdict};
-use crate::auth::{RawToken, TokenError, TokenVerifier, VerifiedToken};
+use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, VerifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{OnOutage, TokenConfig};
 use crate::error::{Refusal, StoreError};
@@ -91,6 +91,51 @@ impl Authenticator {
             user,
             token: Arc::new(token),
         })
+    }
+
+    /// What [`Authenticator::authenticate`] would do with the token at `now`, check by check.
+    ///
+    /// With `offline`, neither Redis nor database is asked.
+    pub async fn explain(&self, raw: &RawToken, now: UnixTime, offline: bool) -> Report {
+        let explained = self.verifier.explain(raw, now).await;
+        let later = match &explained.outcome {
+            Ok(token) if !offline => self.later_checks(token).await,
+            _ if offline => Later::OFFLINE,
+            _ => Later::NOT_REACHED,
+        };
+        Report::assemble(&explained, later)
+    }
+
+    async fn later_checks(&self, token: &VerifiedToken) -> Later {
+        let round = self.ask_redis(token, true).await;
+        let denylist = match (&self.denylist.redis, round.verdict) {
+            (None, _) => Asked::NotAsked,
+            (Some(_), DenyVerdict::Clear) => Asked::Pass,
+            (Some(_), DenyVerdict::Revoked) => Asked::Fail,
+            (Some(_), DenyVerdict::Unreadable) => Asked::Unavailable,
+        };
+        let Ok(user) = self.users.look_up(&token.user_id, round.cached).await else {
+            return Later {
+                denylist,
+                user: Asked::Unavailable,
+                is_active: Asked::Unavailable,
+                password: Asked::Unavailable,
+            };
+        };
+        let refusal = self.check_user(token, user).err();
+        let asked = |failed| {
+            if refusal == Some(failed) {
+                Asked::Fail
+            } else {
+                Asked::Pass
+            }
+        };
+        Later {
+            denylist,
+            user: asked(Refusal::UserNotFound),
+            is_active: asked(Refusal::UserInactive),
+            password: asked(Refusal::PasswordChanged),
+        }
     }
 
     /// Step 10: the user exists, is active, and still has the password that the token was made with.

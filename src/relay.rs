@@ -297,9 +297,10 @@ impl Relay {
             OnGap::Count => {}
             OnGap::Notify => {
                 let notice = Frame::text(GAP_NOTICE);
-                members
-                    .iter()
-                    .for_each(|member| drop(member.outbound().push_frame(&notice)));
+                members.iter().for_each(|member| {
+                    // A queue that is full closes its socket by itself.
+                    member.outbound().push_frame(&notice);
+                });
             }
             OnGap::Close => drop(tokio::spawn(close_paced(members))),
         }

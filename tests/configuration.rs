@@ -346,6 +346,29 @@ fn c29_a_hundred_thousand_tenants_load_in_five_seconds() {
     assert!(taken < Duration::from_secs(5), "{taken:?}");
 }
 
+#[test]
+fn no_slip_of_the_hand_shows_a_secret() {
+    let folder = Folder::new("");
+    for at in 0..TENANT.len() {
+        for slip in [
+            "", "\"", "'", "\n", "=", "[", "]", "{", "\\", "#", "\0", ".", ",",
+        ] {
+            for text in [
+                format!("{}{slip}{}", &TENANT[..at], &TENANT[at..]),
+                format!("{}{slip}{}", &TENANT[..at], &TENANT[at + 1..]),
+                format!("{}{slip}", &TENANT[..at]),
+            ] {
+                fs::write(folder.path(), &text).expect("writes");
+                if let Err(lines) = folder.load(&[]) {
+                    assert!(!lines.is_empty(), "{text}");
+                    let shown = lines.iter().find(|line| line.contains("hunter2"));
+                    assert_eq!(shown, None, "{text}");
+                }
+            }
+        }
+    }
+}
+
 /// The sample of the contract, with its secrets in `folder`.
 fn contract(folder: &Folder) -> Config {
     for name in ["lockgate-operator", "acme-api", "acme-signing-key"] {

@@ -3,6 +3,11 @@
 //! Known deviations, each asserted below: nesting beyond 64, lone surrogates in JSON text, messages that are no map,
 //! and names with Unicode digits or a trailing newline.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 use lockgate::channel_layer::Codec;
 use lockgate::channel_layer::event::{DecodeError, Event, Key, Value};
 use lockgate::channel_layer::names::{valid_channel_name, valid_group_name};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::report::{Cost, Each};
-use crate::rows::Settings;
+use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
 use crate::world::{EXTRA_GROUPS, Gateway, World};
 

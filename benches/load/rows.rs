@@ -1,4 +1,4 @@
-//! The measured rows: CPU per delivery in three rhythms, CPU per connect, latency, memory.
+//! The measured rows: CPU per delivery in three rhythms, CPU per connect, memory.
 //!
 //! Gateway and floor take turns within every run, read by the same loop, and a run that loses a single frame fails.
 
@@ -8,74 +8,15 @@ use anyhow::{Result, ensure};
 
 use crate::floor::Floor;
 use crate::report::{Row, Series, Target};
+use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
-use crate::world::{Gateway, LOCAL_TTL, SHARED_CHANNEL, SMALL_GROUPS, World, small_channel};
+use crate::world::{Gateway, LOCAL_TTL, SHARED_CHANNEL, World};
 
-/// How much is measured.
-#[derive(Clone, Copy)]
-pub(crate) struct Settings {
-    pub(crate) runs: usize,
-    /// Sockets of the delivery rows.
-    pub(crate) sockets: u64,
-    /// One event each 20 ms.
-    pub(crate) paced_events: u32,
-    /// Ten events each 100 ms.
-    pub(crate) bursts: u32,
-    pub(crate) saturated_events: u64,
-    /// Connects per run.
-    pub(crate) connects: u64,
-    /// Sockets in each small group of the latency row; length of a step in search of half load, and of the run.
-    pub(crate) latency: (u64, Duration, Duration),
-    /// Sockets before and after, and how long the process may settle before it is weighed.
-    pub(crate) memory: (u64, u64, Duration),
-    pub(crate) memory_runs: usize,
-    /// The first and the second size of the table of costs: sockets with [`crate::world::EXTRA_GROUPS`] groups each.
-    pub(crate) cost_sockets: u64,
-    /// Tenants per step.
-    pub(crate) cost_tenants: usize,
-    /// How long an idle replica's commands are counted.
-    pub(crate) idle: Duration,
-}
-
-impl Settings {
-    pub(crate) const FULL: Self = Self {
-        runs: 5,
-        sockets: 1_000,
-        paced_events: 250,
-        bursts: 40,
-        saturated_events: 5_000,
-        connects: 2_000,
-        latency: (1, Duration::from_secs(1), Duration::from_secs(5)),
-        memory: (2_000, 10_000, Duration::from_secs(3)),
-        memory_runs: 3,
-        cost_sockets: 250,
-        cost_tenants: 100,
-        idle: Duration::from_secs(10),
-    };
-    /// Every row, but too short to be quoted.
-    pub(crate) const QUICK: Self = Self {
-        runs: 2,
-        paced_events: 50,
-        bursts: 10,
-        saturated_events: 1_000,
-        connects: 500,
-        latency: (1, Duration::from_millis(300), Duration::from_secs(1)),
-        memory: (1_000, 3_000, Duration::from_secs(1)),
-        memory_runs: 1,
-        cost_sockets: 50,
-        cost_tenants: 20,
-        idle: Duration::from_secs(2),
-        ..Self::FULL
-    };
-}
-
-const PACE: Duration = Duration::from_millis(20);
+pub(crate) const PACE: Duration = Duration::from_millis(20);
 const BURST: u64 = 10;
 const BURST_PACE: Duration = Duration::from_millis(100);
 /// Events under way in the saturated row: 512 × 204 bytes are a tenth of a socket's queue bound.
 const WINDOW: u64 = 512;
-/// Where the search for half load begins; any gateway bears it.
-const FIRST_RATE: f64 = 2_000.0;
 
 /// CPU time and wall time of a piece of work.
 #[derive(Clone, Copy)]
@@ -95,20 +36,13 @@ impl Sample {
     }
 }
 
-/// What came of publishing at a fixed rate: sorted latencies in nanoseconds, and how busy both cores were in percent.
-struct OpenLoop {
-    sockets: Vec<u64>,
-    subscriber: Vec<u64>,
-    busy: [f64; 2],
-}
-
 /// A gateway and a floor with the same number of sockets each, in one loop.
 pub(crate) struct Stage<'a> {
-    world: &'a mut World,
-    swarm: Swarm,
-    gateway: Gateway,
-    floor: Floor,
-    settings: Settings,
+    pub(crate) world: &'a mut World,
+    pub(crate) swarm: Swarm,
+    pub(crate) gateway: Gateway,
+    pub(crate) floor: Floor,
+    pub(crate) settings: Settings,
 }
 
 impl<'a> Stage<'a> {
@@ -171,12 +105,18 @@ impl<'a> Stage<'a> {
     pub(crate) fn saturated(&mut self) -> Result<Row> {
         let (events, sockets) = (self.settings.saturated_events, self.settings.sockets);
         let floor_events = self.settings.paced_events;
-        self.delivery_row(
+        let mut row = self.delivery_row(
             ("CPU per delivery, saturated", 1.0 / 6.0),
             |stage| stage.publish_windowed(&[SHARED_CHANNEL.to_owned()], events, WINDOW, sockets),
             |stage| stage.floor_writes(floor_events, 1, PACE),
             1.0,
-        )
+        )?;
+        let unpaced = self.floor_writes(floor_events, 1, Duration::ZERO)?;
+        row.note += &format!(
+            "; the floor's writes are paced as in the first row, without pauses one takes {:.2} µs",
+            unpaced.micros_per_unit()
+        );
+        Ok(row)
     }
 
     fn delivery_row(
@@ -363,119 +303,6 @@ impl<'a> Stage<'a> {
             units: requests.len() as u64,
         })
     }
-
-    /// Latency from publish to arrival, p50 and p99, at the rate at which the busier of the two cores is half busy.
-    ///
-    /// The groups are small: with 1,000 sockets in one, the row would show the time of 1,000 writes and nothing else.
-    pub(crate) fn latency(&mut self) -> Result<[Row; 2]> {
-        let (members, probe, lasting) = self.settings.latency;
-        let mark = self.swarm.mark();
-        for user in 1..=members * SMALL_GROUPS {
-            let group = 1 + user % SMALL_GROUPS;
-            let request = self.world.request_for("small", group, user)?;
-            self.swarm
-                .connect(Side::Gateway, self.gateway.port, &request)?;
-        }
-        let channels: Vec<String> = (1..=SMALL_GROUPS).map(small_channel).collect();
-        self.swarm.subscribe(self.world.redis_port, &channels)?;
-        let row = |what, target| Row {
-            what,
-            unit: "µs",
-            target,
-            gateway: Series::default(),
-            floor: Series::default(),
-            note: String::new(),
-        };
-        let mut rows = [
-            row("latency Redis to socket at half load, p50", Target::None),
-            row(
-                "latency Redis to socket at half load, p99",
-                Target::Ratio(2.0),
-            ),
-        ];
-        let mut rates = Series::default();
-        let mut busy = [Series::default(), Series::default()];
-        for _ in 0..self.settings.runs {
-            let mut rate = FIRST_RATE;
-            for _ in 0..3 {
-                let step = self.publish_at(rate, &channels, probe)?;
-                rate *= 50.0 / step.busy[0].max(step.busy[1]);
-            }
-            let run = self.publish_at(rate, &channels, lasting)?;
-            rates.0.push(rate);
-            for (series, percent) in busy.iter_mut().zip(run.busy) {
-                series.0.push(percent);
-            }
-            for (row, part) in rows.iter_mut().zip([0.5, 0.99]) {
-                row.gateway.0.push(quantile(&run.sockets, part));
-                row.floor.0.push(quantile(&run.subscriber, part));
-            }
-        }
-        self.swarm.unsubscribe();
-        self.swarm.close_from(mark);
-        rows[1].note = format!(
-            "{:.0} events/s, round robin over {SMALL_GROUPS} groups of {members} socket each, the gateway's core {:.0} % and the other \
-             {:.0} % busy; the floor is a bare subscriber of all groups in the same loop",
-            rates.median(),
-            busy[0].median(),
-            busy[1].median(),
-        );
-        Ok(rows)
-    }
-
-    /// Publishes at `rate` per second, whatever comes back.
-    fn publish_at(
-        &mut self,
-        rate: f64,
-        channels: &[String],
-        lasting: Duration,
-    ) -> Result<OpenLoop> {
-        let cpu = (self.gateway.process.cpu()?, self.world.load_cpu()?);
-        let before = self.swarm.tally(Side::Gateway).frames;
-        let mut names = channels.iter().map(String::as_str).cycle();
-        self.swarm.begin_latencies();
-        let start = Instant::now();
-        let mut published = 0;
-        while start.elapsed() < lasting {
-            let due = (start.elapsed().as_secs_f64() * rate) as u64 + 1;
-            let batch = names.by_ref().take((due - published) as usize);
-            self.swarm.publisher.publish(batch)?;
-            published = due;
-            let next = start + Duration::from_secs_f64(due as f64 / rate);
-            self.swarm.turn(next)?;
-        }
-        let percent = |cpu: Duration| 100.0 * cpu.as_secs_f64() / start.elapsed().as_secs_f64();
-        let after = (self.gateway.process.cpu()?, self.world.load_cpu()?);
-        let load = after
-            .1
-            .iter()
-            .zip(&cpu.1)
-            .map(|(now, then)| now.since(then));
-        let busy = [percent(after.0.since(&cpu.0)), percent(load.sum())];
-        let deliveries = published * self.settings.latency.0;
-        self.swarm.pump_frames(Side::Gateway, before + deliveries)?;
-        self.swarm.pump_until(Instant::now() + PACE)?;
-        let mut latencies = self.swarm.end_latencies();
-        let seen = latencies.subscriber.len() as u64;
-        ensure!(
-            seen == published,
-            "the bare subscriber saw {seen} of {published} events"
-        );
-        latencies.sockets.sort_unstable();
-        latencies.subscriber.sort_unstable();
-        Ok(OpenLoop {
-            sockets: latencies.sockets,
-            subscriber: latencies.subscriber,
-            busy,
-        })
-    }
-}
-
-/// The value below which `part` of the sorted nanoseconds lie, in microseconds.
-fn quantile(sorted: &[u64], part: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    let at = (last as f64 * part).round() as usize;
-    sorted.get(at).map_or(f64::NAN, |&nanos| nanos as f64 / 1e3)
 }
 
 /// Memory of an idle authenticated socket in one group: growth of a fresh gateway between two numbers of sockets.

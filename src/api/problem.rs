@@ -12,7 +12,7 @@ use crate::problem::document;
     missing_docs,
     reason = "each variant is its word; status and detail stand beside it below"
 )]
-pub enum ApiProblem {
+pub(super) enum ApiProblem {
     KeyMissing,
     KeyNotValid,
     TenantForbidden,

@@ -15,13 +15,13 @@ use crate::metrics::EventSource;
 
 /// The answer to a send.
 #[derive(Debug, Serialize)]
-pub struct Published {
+pub(super) struct Published {
     /// How many events were given to the channel layer; not how many sockets got them.
     published: u32,
 }
 
 /// An event in a request's body.
-pub struct EventBody(Event);
+pub(super) struct EventBody(Event);
 
 impl FromRequest<ApiState> for EventBody {
     type Rejection = ApiProblem;

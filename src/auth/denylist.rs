@@ -2,7 +2,8 @@
 //!
 //! Pure: reading Redis is the caller's. A value that cannot be read as a cut-off is never "not revoked".
 
-use crate::ids::{Jti, TenantId, UserId};
+use crate::ids::TenantId;
+use crate::stores::redis_keys;
 
 use super::VerifiedToken;
 
@@ -22,22 +23,13 @@ pub enum DenyVerdict {
 /// A token without `jti` has no key of its own; the first is `None` then.
 pub fn keys(tenant: &TenantId, token: &VerifiedToken) -> (Option<String>, String, String) {
     (
-        token.jti.as_ref().map(|jti| jti_key(tenant, jti)),
-        user_key(tenant, &token.user_id),
-        all_key(tenant),
+        token
+            .jti
+            .as_ref()
+            .map(|jti| redis_keys::deny_jti(tenant, jti)),
+        redis_keys::deny_user(tenant, &token.user_id),
+        redis_keys::deny_all(tenant),
     )
-}
-
-fn jti_key(tenant: &TenantId, jti: &Jti) -> String {
-    format!("lockgate:{tenant}:deny:jti:{jti}")
-}
-
-fn user_key(tenant: &TenantId, user: &UserId) -> String {
-    format!("lockgate:{tenant}:deny:user:{user}")
-}
-
-fn all_key(tenant: &TenantId) -> String {
-    format!("lockgate:{tenant}:deny:all")
 }
 
 /// The verdict over the values of [`keys`]; `None` where the key is absent.
@@ -85,6 +77,7 @@ pub fn cut_off(value: &[u8]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{Jti, UserId};
 
     fn token(issued_at: Option<f64>) -> VerifiedToken {
         VerifiedToken {

@@ -2,6 +2,8 @@
 //!
 //! No signature and no key is ever part of it; claims only once the signature was good.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::error::{Check, Refusal, StoreError};
@@ -33,6 +35,25 @@ pub struct CheckReport {
     pub value: serde_json::Value,
     /// Why, in fixed words; empty where there is nothing to say.
     pub detail: &'static str,
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "FAIL",
+            Verdict::NotReached => "-",
+            Verdict::Unknown => "unknown",
+        };
+        write!(f, "{:<11} {:<8}", self.name, verdict)?;
+        if !self.value.is_null() {
+            write!(f, " {}", self.value)?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, " {}", self.detail)?;
+        }
+        Ok(())
+    }
 }
 
 impl CheckReport {
@@ -88,6 +109,14 @@ impl Later {
         user: Asked::NotAsked,
         is_active: Asked::NotAsked,
         password: Asked::NotAsked,
+    };
+
+    /// The token's own checks have not let anybody get here: whatever stands in these is reported as not reached.
+    pub const NOT_REACHED: Self = Self {
+        denylist: Asked::Pass,
+        user: Asked::Pass,
+        is_active: Asked::Pass,
+        password: Asked::Pass,
     };
 }
 

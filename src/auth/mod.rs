@@ -304,7 +304,7 @@ fn jwks_of(config: &TokenConfig) -> Result<Option<Jwks>, KeyError> {
         return Ok(None);
     };
     match &config.algorithm {
-        None if config.keys.is_empty() => Err(KeyError::JwksAlgorithm),
+        None => Err(KeyError::JwksAlgorithm),
         Some(name) if !Alg::named(name)?.is_hmac() => Jwks::new(url, Alg::named(name)?).map(Some),
         // simplejwt, too, looks at JWK_URL for public keys only.
         _ => {

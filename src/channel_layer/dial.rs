@@ -135,17 +135,18 @@ async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Res
         // Whatever the text, an AUTH that fails is about credentials; only a server without a password says otherwise.
         return Err(LinkError::new(ErrorKind::Auth, refusal.text));
     }
-    // A user without the right to name itself may still subscribe; a server that loads its data takes subscribers.
-    for optional in ["SETNAME", "PING"] {
-        match answer(stream, &mut input, &mut parser).await? {
-            Err(refusal) if optional == "SETNAME" && refusal.kind == ErrorKind::Other => {
-                return Err(refusal);
-            }
-            Err(refusal) if refusal.kind == ErrorKind::Auth => return Err(refusal),
-            _ => {}
+    // A user without the right to name itself may still subscribe, and a server that loads its data takes subscribers. But
+    // one that is about to hang up says why in its first reply.
+    let named = answer(stream, &mut input, &mut parser).await?;
+    let alive = answer(stream, &mut input, &mut parser).await;
+    match (named, alive) {
+        (Err(refusal), Err(_)) => Err(refusal),
+        (_, Err(error)) => Err(error),
+        (Err(refusal), _) | (_, Ok(Err(refusal))) if refusal.kind == ErrorKind::Auth => {
+            Err(refusal)
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The next reply: the outer error is the connection's, the inner one the server's.

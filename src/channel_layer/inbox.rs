@@ -99,8 +99,9 @@ impl Inbox {
         let mut queue = self.queue.lock();
         let fits = self.limit == 0 || queue.bytes == 0 || queue.bytes + cost <= self.limit;
         if fits {
+            // By difference, not by value: tenants beyond `metrics.tenant_series` share the gauge.
             queue.bytes += cost;
-            self.metrics.layer_queue_bytes.set(queue.bytes as f64);
+            self.metrics.layer_queue_bytes.increment(cost as f64);
             self.append(&mut queue, Signal::Event(event), cost);
         } else {
             self.metrics.dropped(DropCause::Limit);
@@ -176,7 +177,7 @@ impl Inbox {
 
     fn took(&self, queue: &mut Queue, bytes: u64) {
         queue.bytes -= bytes;
-        self.metrics.layer_queue_bytes.set(queue.bytes as f64);
+        self.metrics.layer_queue_bytes.decrement(bytes as f64);
         if queue.signals.is_empty() && queue.signals.capacity() > KEPT_ROOM {
             queue.signals.shrink_to(KEPT_ROOM);
         }
@@ -185,6 +186,13 @@ impl Inbox {
     /// Bytes that wait.
     pub fn bytes(&self) -> u64 {
         self.queue.lock().bytes
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let bytes = self.queue.get_mut().bytes;
+        self.metrics.layer_queue_bytes.decrement(bytes as f64);
     }
 }
 

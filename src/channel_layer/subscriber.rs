@@ -287,7 +287,7 @@ impl Task {
             }
             self.wishes.flush(&mut out);
             self.recovered();
-            input.reserve(READ_SIZE);
+            make_room(&mut input, &mut out);
             tokio::select! {
                 read = reader.read_buf(&mut input) => match read {
                     Ok(0) => {
@@ -462,6 +462,16 @@ impl Task {
 }
 
 type Publishing = Pin<Box<dyn Future<Output = Result<u64, StoreError>> + Send>>;
+
+/// Room for one read; what a long message or a resubscription needed is given back.
+fn make_room(input: &mut BytesMut, out: &mut BytesMut) {
+    for buffer in [&mut *input, out] {
+        if buffer.is_empty() && buffer.capacity() > 4 * READ_SIZE {
+            *buffer = BytesMut::new();
+        }
+    }
+    input.reserve(READ_SIZE);
+}
 
 /// One step of writing; true once everything has left. Nothing is lost when it is dropped.
 async fn push(

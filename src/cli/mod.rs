@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,7 +24,7 @@ mod token;
 struct Arguments {
     /// The configuration file
     #[arg(long, global = true, env = "LOCKGATE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -61,8 +61,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     // An empty variable counts as unset, as for every other of ours.
-    let config = arguments.config.filter(|path| !path.as_os_str().is_empty());
-    let config = config.as_deref();
+    let config = arguments.config.filter(|path| !path.is_empty());
+    let config = config.as_deref().map(Path::new);
     match arguments.verb {
         Verb::Dev(arguments) => dev::run(&arguments),
         Verb::Serve(arguments) => serve::run(config, &arguments),

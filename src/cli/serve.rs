@@ -32,18 +32,19 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         strict: arguments.strict,
         ..Options::default()
     };
-    in_runtime(&config.log.clone(), async move {
+    in_runtime(&config.log.clone(), LogOutput::Stdout, async move {
         let signals = Signals::new()?;
         Server::start(config, options).await?.run(signals).await
     })
 }
 
-/// Runs a gateway to its end, with logs on standard output.
+/// Runs a gateway to its end.
 pub(super) fn in_runtime(
     log: &LogConfig,
+    output: LogOutput,
     gateway: impl Future<Output = anyhow::Result<Ended>>,
 ) -> ExitCode {
-    let _telemetry = match Telemetry::start(log, LogOutput::Stdout) {
+    let _telemetry = match Telemetry::start(log, output) {
         Ok(telemetry) => telemetry,
         Err(error) => return super::fail(&error.to_string()),
     };

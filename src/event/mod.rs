@@ -198,6 +198,20 @@ pub struct Event {
 }
 
 impl Event {
+    /// An event of a type with further fields.
+    pub fn new<K: Into<Key>>(
+        event_type: &str,
+        fields: impl IntoIterator<Item = (K, Value)>,
+    ) -> Self {
+        let mut event = Self {
+            fields: vec![("type".into(), Value::from(event_type))],
+        };
+        event
+            .fields
+            .extend(fields.into_iter().map(|(key, value)| (key.into(), value)));
+        event
+    }
+
     /// Bytes on the heap, roughly: what waits for a consumer counts this much against the socket's queue.
     pub fn approximate_size(&self) -> usize {
         let pair = |(key, value): &(Key, Value)| {

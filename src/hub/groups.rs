@@ -106,10 +106,10 @@ impl Groups {
 
 /// Connection ids are counted up: multiplying by a large odd number spreads them well enough.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct IdHasher(u64);
+pub(super) struct IdHasher(u64);
 
 /// Builds [`IdHasher`]s.
-pub type BuildIdHasher = std::hash::BuildHasherDefault<IdHasher>;
+pub(super) type BuildIdHasher = std::hash::BuildHasherDefault<IdHasher>;
 
 impl std::hash::Hasher for IdHasher {
     fn finish(&self) -> u64 {

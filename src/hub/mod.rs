@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 pub use groups::{Group, Groups};
-pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound};
+pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
 
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, UserId};
@@ -174,4 +174,98 @@ pub struct Left {
     pub memberships: usize,
     /// Those that have no other member here.
     pub emptied: Vec<GroupName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn member() -> Arc<Member> {
+        Member::new("1".into(), 0, 1000, None)
+    }
+
+    fn name(name: &str) -> GroupName {
+        name.into()
+    }
+
+    #[test]
+    fn joining_twice_is_joining_once() {
+        let (hub, member) = (Hub::default(), member());
+        assert!(hub.join(&member, &name("a")));
+        assert!(!hub.join(&member, &name("a")));
+        let left = hub.unregister(&member);
+        assert_eq!((left.memberships, left.emptied), (1, vec![name("a")]));
+    }
+
+    #[test]
+    fn the_last_one_to_leave_is_told_and_only_then_is_the_group_forgotten() {
+        let (hub, first, last) = (Hub::default(), member(), member());
+        hub.join(&first, &name("a"));
+        hub.join(&last, &name("a"));
+        assert!(hub.leave(&first, &name("a")).emptied.is_empty());
+        hub.groups()
+            .remove_if_empty(&name("a"), || panic!("somebody is in it"));
+        assert_eq!(hub.leave(&last, &name("a")).emptied, [name("a")]);
+        let mut gone = false;
+        hub.groups().remove_if_empty(&name("a"), || gone = true);
+        assert!(gone && hub.groups().get(&name("a")).is_none());
+    }
+
+    #[test]
+    fn a_group_that_was_joined_again_is_not_forgotten() {
+        let (hub, first, second) = (Hub::default(), member(), member());
+        hub.join(&first, &name("a"));
+        hub.unregister(&first);
+        hub.join(&second, &name("a"));
+        hub.groups()
+            .remove_if_empty(&name("a"), || panic!("somebody came back"));
+        assert_eq!(
+            hub.groups().get(&name("a")).map(|group| group.len()),
+            Some(1)
+        );
+    }
+
+    #[test]
+    fn leaving_a_group_that_one_is_not_in_changes_nothing() {
+        let (hub, member) = (Hub::default(), member());
+        hub.join(&member, &name("a"));
+        assert_eq!(hub.leave(&member, &name("b")).memberships, 0);
+        assert_eq!(member.groups(), [name("a")]);
+    }
+
+    #[test]
+    fn ten_thousand_joins_and_leaves_leave_nothing_behind() {
+        let hub = Hub::default();
+        for round in 0..10_000 {
+            let member = member();
+            hub.register(&member);
+            hub.join(&member, &name(&format!("g{}", round % 7)));
+            for group in hub.unregister(&member).emptied {
+                hub.groups().remove_if_empty(&group, || {});
+            }
+        }
+        assert!(hub.is_empty() && hub.groups().sizes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn fan_out_serves_every_member_once_also_in_large_groups() {
+        for size in [1, 4096, 5000] {
+            let hub = Hub::default();
+            let members: Vec<_> = (0..size).map(|_| member()).collect();
+            for member in &members {
+                hub.join(member, &name("a"));
+            }
+            let group = hub.groups().get(&name("a")).expect("it has members");
+            let frame = Frame::text("x");
+            let counts =
+                FanOut::walk(&group, |member| Some(member.outbound().push_frame(&frame))).await;
+            assert_eq!((counts.queued, counts.overflowed), (size, 0));
+            assert!(
+                members
+                    .iter()
+                    .all(|member| member.outbound().queued_bytes() == frame.len())
+            );
+        }
+    }
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -15,6 +16,9 @@ use crate::frame::Frame;
 
 /// Frames that leave in one `writev`. Linux takes 1,024; past 64 the gain per frame is lost in the noise.
 pub const BATCH: usize = 64;
+
+/// What a client that was too slow waits before it comes back.
+pub const TOO_SLOW_WAIT: Duration = Duration::from_secs(1);
 
 /// One thing that waits for a socket.
 #[derive(Debug)]
@@ -116,7 +120,9 @@ impl Outbound {
         let overflows = !state.queue.is_empty() && state.bytes + size > state.limit;
         let result = if overflows {
             state.drop_all();
-            state.closing = Some(Box::new(CloseReason::TooSlow.frame()));
+            state.closing = Some(Box::new(
+                CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT),
+            ));
             Enqueued::Overflowed
         } else {
             state.queue.push_back(item());
@@ -246,5 +252,151 @@ impl State {
     fn drop_all(&mut self) {
         self.queue = VecDeque::new();
         self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    /// Counts how often the task would have run.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    struct Task {
+        wakes: Arc<Wakes>,
+        waker: Waker,
+        batch: Vec<Frame>,
+    }
+
+    impl Task {
+        fn new() -> Self {
+            let wakes = Arc::new(Wakes::default());
+            Self {
+                waker: wakes.clone().into(),
+                wakes,
+                batch: Vec::new(),
+            }
+        }
+
+        fn next(&mut self, queue: &Outbound) -> Poll<Next> {
+            self.batch.clear();
+            queue.poll_next(&mut Context::from_waker(&self.waker), &mut self.batch)
+        }
+
+        fn texts(&self) -> Vec<String> {
+            let text = |frame: &Frame| String::from_utf8_lossy(&frame.as_bytes()[2..]).into_owned();
+            self.batch.iter().map(text).collect()
+        }
+
+        fn woken(&self) -> usize {
+            self.wakes.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn push(queue: &Outbound, text: &str) -> Enqueued {
+        queue.push_frame(&Frame::text(text))
+    }
+
+    #[test]
+    fn frames_leave_together_and_in_order_after_one_wake_up() {
+        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        assert!(task.next(&queue).is_pending());
+        for text in ["a", "b", "c"] {
+            assert_eq!(push(&queue, text), Enqueued::Queued);
+        }
+        assert_eq!(task.woken(), 1);
+        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
+        assert_eq!(task.texts(), ["a", "b", "c"]);
+        assert_eq!(queue.queued_bytes(), 0);
+        assert!(task.next(&queue).is_pending());
+    }
+
+    #[test]
+    fn a_queue_that_passes_its_bound_closes_its_socket_and_drops_what_waited() {
+        let (queue, mut task) = (Outbound::new(10), Task::new());
+        assert_eq!(push(&queue, "12345"), Enqueued::Queued);
+        assert_eq!(push(&queue, "12345"), Enqueued::Overflowed);
+        assert_eq!(push(&queue, "1"), Enqueued::Closed);
+        let Poll::Ready(Next::Close(frame)) = task.next(&queue) else {
+            panic!("the queue closes");
+        };
+        assert_eq!(
+            (frame.code, &*frame.reason),
+            (4008, "too_slow retry_after_ms=1000")
+        );
+    }
+
+    #[test]
+    fn one_message_may_wait_however_large_it_is() {
+        let queue = Outbound::new(10);
+        assert_eq!(push(&queue, &"x".repeat(100)), Enqueued::Queued);
+        assert_eq!(push(&queue, "y"), Enqueued::Overflowed);
+    }
+
+    #[test]
+    fn a_close_waits_for_what_is_queued_and_one_that_does_not_overtakes_it() {
+        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        push(&queue, "last words");
+        assert!(queue.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued));
+        assert!(!queue.close(CloseReason::MaxAge.frame(), CloseOrder::AfterQueued));
+        assert!(queue.close(CloseReason::TokenRevoked.frame(), CloseOrder::Now));
+        let Poll::Ready(Next::Close(frame)) = task.next(&queue) else {
+            panic!("nothing goes before it");
+        };
+        assert_eq!(frame.code, 4501);
+        assert!(!queue.close(CloseReason::Normal.frame(), CloseOrder::Now));
+    }
+
+    #[test]
+    fn a_blocked_socket_is_woken_by_a_close_only() {
+        let (queue, task) = (Outbound::new(1000), Task::new());
+        let mut context = Context::from_waker(&task.waker);
+        assert!(queue.poll_closing(&mut context).is_pending());
+        push(&queue, "waits");
+        assert_eq!(task.woken(), 0);
+        queue.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued);
+        assert_eq!(task.woken(), 1);
+        assert!(queue.poll_closing(&mut context).is_ready());
+    }
+
+    #[test]
+    fn what_did_not_fit_leaves_first() {
+        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        push(&queue, "later");
+        queue.give_back(["first", "second"].map(Frame::text).into_iter());
+        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
+        assert_eq!(task.texts(), ["first", "second", "later"]);
+    }
+
+    #[test]
+    fn events_for_a_consumer_keep_their_place_among_frames() {
+        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        push(&queue, "before");
+        queue.push_event(&Arc::new(Event::default()));
+        push(&queue, "after");
+        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
+        assert_eq!(task.texts(), ["before"]);
+        assert!(matches!(task.next(&queue), Poll::Ready(Next::Event(_))));
+        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
+        assert_eq!(task.texts(), ["after"]);
+    }
+
+    #[test]
+    fn a_finished_queue_takes_nothing() {
+        let queue = Outbound::new(1000);
+        push(&queue, "a");
+        queue.finish();
+        assert_eq!(queue.queued_bytes(), 0);
+        assert_eq!(push(&queue, "b"), Enqueued::Closed);
     }
 }

@@ -28,6 +28,7 @@ use crate::stores::redis::RedisStore;
 use crate::stores::redis_url::RedisUrl;
 use crate::templates::Template;
 use crate::tenants::HostTable;
+use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, Users};
 
 /// What serves a configuration.
@@ -90,6 +91,10 @@ struct Stores {
 
 impl<'a> Builder<'a> {
     fn new(config: &'a Config, replica: &ReplicaId) -> Self {
+        // One provider for all TLS of the process; a program that installed its own keeps it.
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
         let endpoints = PubSubEndpoints::new(replica.clone());
         Self {
             config,
@@ -305,4 +310,14 @@ fn join<E: std::fmt::Display>(errors: &[E]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+impl TokenAuth {
+    /// Authenticates every request for one tenant of a configuration; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If there is no such tenant, or its keys or stores cannot be used.
+    pub fn for_tenant(config: &Config, tenant: &str) -> anyhow::Result<Self> {
+        Ok(Self::new(authenticator(config, tenant)?))
+    }
 }

@@ -19,7 +19,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves `router` for ever.
-pub async fn serve(listener: TcpListener, router: Router) -> Infallible {
+pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = places.clone().acquire_owned().await;

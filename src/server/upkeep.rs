@@ -10,7 +10,7 @@ use crate::api::health::Progress;
 use crate::close_code::CloseReason;
 use crate::config::QueueBound;
 use crate::frame::QueueBudget;
-use crate::hub::{CloseOrder, Member};
+use crate::hub::{CloseOrder, Member, TOO_SLOW_WAIT};
 use crate::metrics;
 use crate::socket::registration::Occupancy;
 use crate::state::Tenants;
@@ -19,7 +19,7 @@ use crate::state::Tenants;
 const STEP: Duration = Duration::from_millis(200);
 
 /// What the upkeep looks after.
-pub struct Upkeep {
+pub(super) struct Upkeep {
     /// Whose sockets wait for bytes.
     pub tenants: Arc<Tenants>,
     /// How many sockets there are.
@@ -34,7 +34,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// Does its rounds for ever.
-    pub async fn run(self) -> Infallible {
+    pub(super) async fn run(self) -> Infallible {
         let mut step = tokio::time::interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -70,7 +70,7 @@ impl Upkeep {
                 break;
             }
             member.outbound().close(
-                CloseReason::TooSlow.frame_with_retry(Duration::from_secs(1)),
+                CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT),
                 CloseOrder::Now,
             );
             closed += 1;
@@ -83,7 +83,7 @@ impl Upkeep {
 }
 
 /// `server.max_queue_bytes` in bytes; a percentage is of what this process may use.
-pub fn queue_bound(bound: QueueBound) -> u64 {
+pub(super) fn queue_bound(bound: QueueBound) -> u64 {
     match bound {
         QueueBound::Bytes(bytes) => bytes,
         QueueBound::Percent(percent) => (memory_limit() as f64 * percent / 100.0) as u64,

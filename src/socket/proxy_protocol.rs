@@ -15,7 +15,7 @@ const MAX_BINARY: usize = 2048;
 
 /// A complete header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProxyHeader {
+pub(super) struct ProxyHeader {
     /// Who connected to the load balancer; `None` where it speaks for itself (a health check) or does not know.
     pub source: Option<SocketAddr>,
     /// Bytes of the header: the request begins after them.
@@ -24,13 +24,13 @@ pub struct ProxyHeader {
 
 /// The bytes are no PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotProxied;
+pub(super) struct NotProxied;
 
 /// The header at the start of `bytes`; `None` while it is not complete and none of it is wrong.
 ///
 /// # Errors
 /// [`NotProxied`] as soon as no further byte could make it a header.
-pub fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
     let start = &bytes[..bytes.len().min(SIGNATURE.len())];
     if SIGNATURE.starts_with(start) {
         return match bytes.len() {

@@ -290,7 +290,11 @@ async fn open(
         registration,
         consumer,
         scope,
-        message_size: limits.message_size,
+        message_size: if limits.message_size == 0 {
+            u64::MAX
+        } else {
+            limits.message_size
+        },
         messages: Bucket::new(limits.messages_per_second),
         heartbeat: door.heartbeat.clone(),
     })

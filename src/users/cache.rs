@@ -15,25 +15,25 @@ use serde_json::value::RawValue;
 use super::record::{MAX_FIELDS, UserRecord, from_hex, hex, is_active};
 use crate::clock::UnixTime;
 use crate::ids::{TenantId, UserId};
+use crate::stores::redis::KeyValue;
 
 /// Fields, and room for the rest.
 const MAX_RECORD: usize = MAX_FIELDS + 4096;
 
-/// What stands in Redis under a user's two keys, read in one round.
-#[derive(Clone, Debug, Default)]
+/// What stands in Redis under a user's two keys, read in one round by [`crate::stores::redis::RedisStore::get_each`].
+#[derive(Clone, Debug)]
 pub struct CachedPair {
     /// `user:USER_ID`
-    pub record: Option<Vec<u8>>,
+    pub record: KeyValue,
     /// `usergen:USER_ID`
-    pub generation: Option<Vec<u8>>,
+    pub generation: KeyValue,
 }
 
 impl CachedPair {
-    /// The generation as it is kept in records: empty if absent.
-    pub(super) fn generation(&self) -> Cow<'_, str> {
-        self.generation
-            .as_deref()
-            .map_or(Cow::Borrowed(""), String::from_utf8_lossy)
+    /// The generation as it is kept in records: empty if absent, `None` if the key holds no text.
+    pub(super) fn generation(&self) -> Option<Cow<'_, str>> {
+        let generation = self.generation.as_ref().ok()?.as_deref();
+        Some(generation.map_or(Cow::Borrowed(""), String::from_utf8_lossy))
     }
 }
 
@@ -51,6 +51,8 @@ pub(super) enum Cached {
 /// Why a value is no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotBelieved {
+    #[error("its key, or that of its generation, holds no string")]
+    WrongType,
     #[error("it is too large")]
     TooLarge,
     #[error("it is no record of this version")]
@@ -135,8 +137,11 @@ impl Policy {
         pair: &CachedPair,
         now: UnixTime,
     ) -> Result<Cached, NotBelieved> {
-        let Some(bytes) = &pair.record else {
-            return Ok(Cached::Nothing);
+        let generation = pair.generation().ok_or(NotBelieved::WrongType)?;
+        let bytes = match &pair.record {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(Cached::Nothing),
+            Err(_) => return Err(NotBelieved::WrongType),
         };
         if bytes.len() > MAX_RECORD {
             return Err(NotBelieved::TooLarge);
@@ -155,7 +160,7 @@ impl Policy {
             "null" => None,
             object => Some(self.user(id, object).ok_or(NotBelieved::NotReadable)?),
         };
-        if wire.generation != pair.generation() {
+        if wire.generation != generation {
             return Ok(Cached::Nothing);
         }
         // A writer's clock may be ahead of ours; Redis' own expiry bounds what that can do.
@@ -257,6 +262,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stores::redis::WrongType;
 
     const NOW: UnixTime = UnixTime(1_000_000.0);
 
@@ -286,8 +292,8 @@ mod tests {
         generation: Option<&str>,
     ) -> Result<Cached, NotBelieved> {
         let pair = CachedPair {
-            record: Some(record.into()),
-            generation: generation.map(Into::into),
+            record: Ok(Some(record.into())),
+            generation: Ok(generation.map(Into::into)),
         };
         policy.read(&"7".into(), &pair, NOW)
     }
@@ -399,6 +405,19 @@ mod tests {
             matches!(accepted, Cached::Fresh(Some(user)) if user.fields.contains("new")),
             "U11"
         );
+    }
+
+    #[test]
+    fn u14_keys_of_another_type_hold_no_record() {
+        let record = policy().write(&"7".into(), Some(&user()), "", NOW);
+        for (record, generation) in [
+            (Err(WrongType), Ok(None)),
+            (Ok(Some(record.into_bytes())), Err(WrongType)),
+        ] {
+            let pair = CachedPair { record, generation };
+            let read = policy().read(&"7".into(), &pair, NOW);
+            assert_eq!(read, Err(NotBelieved::WrongType));
+        }
     }
 
     #[test]

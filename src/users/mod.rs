@@ -176,7 +176,7 @@ impl Users {
             self.metrics.user_lookup(LookupResult::Stale);
             return Ok(stale);
         }
-        let generation = cached.map(|pair| pair.generation().into());
+        let generation = cached.and_then(|pair| pair.generation().map(Arc::from));
         self.ask(id, generation, epoch, stale).await
     }
 
@@ -220,7 +220,7 @@ impl Users {
         let generations = self.generations(ids).await;
         let wanted = ids.iter().enumerate().map(|(index, id)| Wanted {
             id: id.clone(),
-            generation: generations.as_ref().and_then(|all| all.get(index).cloned()),
+            generation: generations.get(index).cloned().flatten(),
             epoch,
         });
         let answers =
@@ -233,20 +233,25 @@ impl Users {
         answers
     }
 
-    async fn generations(&self, ids: &[UserId]) -> Option<Vec<Arc<str>>> {
+    /// The generation of each id; nothing where Redis cannot be asked for it.
+    async fn generations(&self, ids: &[UserId]) -> Vec<Option<Arc<str>>> {
+        let Some(redis) = &self.shared.redis else {
+            return Vec::new();
+        };
+        let tenant = &self.shared.policy.tenant;
         let keys: Vec<_> = ids
             .iter()
-            .map(|id| redis_keys::user_generation(&self.shared.policy.tenant, id))
+            .map(|id| redis_keys::user_generation(tenant, id))
             .collect();
-        let found = self.shared.redis.as_ref()?.mget(&keys).await.ok()?;
-        let text = |generation: Option<Vec<u8>>| {
+        let text = |generation| {
             let pair = CachedPair {
-                record: None,
+                record: Ok(None),
                 generation,
             };
-            Arc::from(pair.generation())
+            pair.generation().map(Arc::from)
         };
-        Some(found.into_iter().map(text).collect())
+        let found = redis.get_each(&keys).await.unwrap_or_default();
+        found.into_iter().map(text).collect()
     }
 
     /// Drops what this process knows of a user; no lookup that is under way can bring it back.
@@ -266,7 +271,7 @@ impl Users {
     fn read(&self, id: &UserId, pair: &CachedPair) -> Cached {
         match self.shared.policy.read(id, pair, UnixTime::now()) {
             Ok(cached) => {
-                if pair.record.is_some() {
+                if matches!(pair.record, Ok(Some(_))) {
                     self.warned.store(false, Ordering::Relaxed);
                 }
                 cached

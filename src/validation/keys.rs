@@ -21,7 +21,11 @@ const ALGORITHMS: [&str; 12] = [
 pub(super) fn check(id: &TenantId, token: &TokenConfig, checker: &mut Checker<'_>) {
     let table = format!("tenants.{id}.token");
     let listed = checker.has(&format!("{table}.keys"));
-    if token.keys.is_empty() && token.jwk_url.is_none() {
+    let shared = token
+        .algorithm
+        .as_deref()
+        .is_some_and(|name| name.starts_with("HS"));
+    if token.keys.is_empty() && (token.jwk_url.is_none() || shared) {
         let expected = "algorithm with signing_key or verifying_key, keys, or jwk_url";
         checker.mistake(&table, "no key", expected, "");
     }
@@ -74,10 +78,9 @@ fn check_key(path: &str, key: &KeyConfig, checker: &mut Checker<'_>) {
             checker.mistake(&at("signing_key"), found, "the shared key", "");
         }
         (true, _, Some(_)) => {
-            let found = format!("verifying_key with {algorithm}");
-            let expected = "signing_key alone";
-            let advice = "a public key goes with RS, PS, ES or EdDSA; simplejwt ignores it here";
-            checker.mistake(&at("verifying_key"), found, expected, advice);
+            // simplejwt's own rule: a project that sets both goes on working.
+            let said = format!("not used: {algorithm} verifies with signing_key, as in simplejwt");
+            checker.warn(&at("verifying_key"), said);
         }
         (false, _, None) => {
             let found = format!("{algorithm} without verifying_key");
@@ -161,8 +164,8 @@ fn check_key_set(table: &str, url: &str, algorithm: Option<&str>, checker: &mut 
             );
         }
         Some(shared) if shared.starts_with("HS") => {
-            let expected = "an algorithm with public keys";
-            checker.mistake(&path, format!("{shared} with jwk_url"), expected, "");
+            let said = format!("not used: {shared} verifies with signing_key, as in simplejwt");
+            checker.warn(&format!("{table}.jwk_url"), said);
         }
         Some(other) => {
             is_algorithm(table, other, checker);

@@ -1,6 +1,6 @@
 //! What the configuration can say and this version does not do: refused where it would mislead, else told.
 
-use crate::config::{ClientAddress, Config, LayerKind, LimitsConfig, OnExcess};
+use crate::config::{Config, LayerKind, LimitsConfig, OnExcess};
 
 use super::Checker;
 
@@ -36,40 +36,8 @@ fn tell(key: &str, is_set: bool, checker: &mut Checker<'_>) {
 }
 
 fn deployment(config: &Config, checker: &mut Checker<'_>) {
-    let server = &config.server;
-    match server.client_address {
-        ClientAddress::Peer => {}
-        ClientAddress::ProxyProtocol => {
-            // Its first line would be taken for a request, and every socket refused.
-            refuse(
-                "server.client_address",
-                "\"proxy-protocol\"",
-                "\"peer\"",
-                checker,
-            );
-        }
-        ClientAddress::XForwardedFor | ClientAddress::Forwarded => {
-            tell("server.client_address", true, checker);
-        }
-    }
-    let per_address = &server.per_address;
     tell("watch", config.watch, checker);
-    tell("server.max_age", server.max_age.is_some(), checker);
-    tell(
-        "server.per_address.connections",
-        per_address.connections > 0,
-        checker,
-    );
-    tell(
-        "server.per_address.handshakes",
-        per_address.handshakes > 0,
-        checker,
-    );
-    tell(
-        "server.per_address.connects_per_second",
-        per_address.connects_per_second > 0,
-        checker,
-    );
+    tell("server.max_age", config.server.max_age.is_some(), checker);
     tell("denylist.replicas", config.denylist.replicas > 0, checker);
     tell(
         "denylist.max_unverified",

@@ -307,14 +307,13 @@ async fn a_busy_script_fails_publishes_and_delays_joins() {
     let replica = replica(&redis.url());
     let tenant = replica.tenant("acme");
     tenant.join("g").await;
-    let config: () = redis::cmd("CONFIG")
+    redis::cmd("CONFIG")
         .arg("SET")
         .arg("busy-reply-threshold")
         .arg(100)
-        .query_async(&mut link)
+        .query_async::<()>(&mut link)
         .await
         .unwrap();
-    drop(config);
     let mut script = redis.link().await;
     let busy = tokio::spawn(async move {
         let lua = "local t = redis.call('TIME') local s = t[1] + t[2] / 1000000 while true do local n = redis.call('TIME') if n[1] + n[2] / 1000000 > s + 1.2 then return 1 end end";
@@ -345,14 +344,13 @@ async fn a_busy_script_fails_publishes_and_delays_joins() {
 async fn a_burst_beyond_redis_output_limit_does_not_cut_the_reader() {
     let redis = Redis::start().await;
     let mut link = redis.link().await;
-    let limit: () = redis::cmd("CONFIG")
+    redis::cmd("CONFIG")
         .arg("SET")
         .arg("client-output-buffer-limit")
         .arg("pubsub 1mb 1mb 60")
-        .query_async(&mut link)
+        .query_async::<()>(&mut link)
         .await
         .unwrap();
-    drop(limit);
     let tenant = replica(&redis.url()).tenant("acme");
     tenant.join("g").await;
     // 20 MB in pieces of 200 KB: twenty times the limit in all, never the limit at once.

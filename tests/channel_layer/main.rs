@@ -5,6 +5,11 @@
 //! R29 and R30 (types) are judged by consumers; R21 and R22 by the denylist; R31 to R33 concern history and control
 //! channels. Sentinel and Cluster faults (11 to 19) wait for those topologies; 8 and 9 concern stored keys.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 mod deliver;
 mod faults;
 mod poison;

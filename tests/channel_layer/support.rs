@@ -18,17 +18,17 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal as Kill, kill_process};
 use tempfile::TempDir;
 
-pub type Link = MultiplexedConnection;
+pub(crate) type Link = MultiplexedConnection;
 
 /// A redis-server on a free loopback port; killed when dropped.
-pub struct Redis {
+pub(crate) struct Redis {
     child: Child,
-    pub port: u16,
+    pub(crate) port: u16,
     _dir: TempDir,
 }
 
 impl Redis {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -43,12 +43,12 @@ impl Redis {
         redis
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
     /// A connection of the test's own.
-    pub async fn link(&self) -> Link {
+    pub(crate) async fn link(&self) -> Link {
         let client = redis::Client::open(self.url()).unwrap();
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(Duration::from_secs(10)))
@@ -76,22 +76,22 @@ impl Redis {
         }
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts it again on its port after a kill; returns when it answers.
-    pub async fn start_again(&mut self) {
+    pub(crate) async fn start_again(&mut self) {
         self.child = spawn(self.port, &self._dir);
         self.wait_until_it_answers().await;
     }
 
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.signal(Kill::STOP);
     }
 
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal(Kill::CONT);
     }
 
@@ -119,18 +119,18 @@ fn spawn(port: u16, dir: &TempDir) -> Child {
 }
 
 /// A replica: its links, on one login.
-pub struct Replica {
-    pub endpoints: PubSubEndpoints,
-    pub store: Arc<RedisStore>,
+pub(crate) struct Replica {
+    pub(crate) endpoints: PubSubEndpoints,
+    pub(crate) store: Arc<RedisStore>,
 }
 
 /// A tenant's layer with its inbox.
-pub struct Tenant {
-    pub layer: Arc<PubSubLayer>,
-    pub inbox: Arc<Inbox>,
+pub(crate) struct Tenant {
+    pub(crate) layer: Arc<PubSubLayer>,
+    pub(crate) inbox: Arc<Inbox>,
 }
 
-pub fn replica(url: &str) -> Replica {
+pub(crate) fn replica(url: &str) -> Replica {
     let url = RedisUrl::parse(&url.into()).unwrap();
     Replica {
         endpoints: PubSubEndpoints::new(ReplicaId::random()),
@@ -139,11 +139,11 @@ pub fn replica(url: &str) -> Replica {
 }
 
 impl Replica {
-    pub fn tenant(&self, prefix: &str) -> Tenant {
+    pub(crate) fn tenant(&self, prefix: &str) -> Tenant {
         self.tenant_with(prefix, 0, Codec::new(SerializerFormat::MsgPack, &[]))
     }
 
-    pub fn tenant_with(&self, prefix: &str, limit: u64, codec: Codec) -> Tenant {
+    pub(crate) fn tenant_with(&self, prefix: &str, limit: u64, codec: Codec) -> Tenant {
         let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
         let inbox = Inbox::new(limit, Arc::new(metrics));
         let layer = self
@@ -158,18 +158,18 @@ impl Replica {
 
 /// What a tenant heard.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
+pub(crate) enum Heard {
     Number(String, i64),
     NotDecoded,
     Gap(GapCause),
 }
 
 impl Tenant {
-    pub async fn join(&self, group: &str) {
+    pub(crate) async fn join(&self, group: &str) {
         self.layer.subscribe(&group.into()).await.unwrap();
     }
 
-    pub async fn send(&self, group: &str, number: i64) {
+    pub(crate) async fn send(&self, group: &str, number: i64) {
         self.layer
             .publish(&group.into(), &event(number))
             .await
@@ -177,13 +177,13 @@ impl Tenant {
     }
 
     /// The next signal within five seconds.
-    pub async fn heard(&self) -> Heard {
+    pub(crate) async fn heard(&self) -> Heard {
         let next = tokio::time::timeout(Duration::from_secs(5), self.inbox.next());
         self.read(next.await.expect("a signal within five seconds"))
     }
 
     /// What waits, without waiting.
-    pub fn heard_so_far(&self) -> Vec<Heard> {
+    pub(crate) fn heard_so_far(&self) -> Vec<Heard> {
         let mut signals = Vec::new();
         self.inbox.drain_into(&mut signals, usize::MAX);
         signals
@@ -193,7 +193,7 @@ impl Tenant {
     }
 
     /// Numbers only, until `count` have come.
-    pub async fn numbers(&self, count: usize) -> Vec<i64> {
+    pub(crate) async fn numbers(&self, count: usize) -> Vec<i64> {
         let mut numbers = Vec::new();
         while numbers.len() < count {
             match self.heard().await {
@@ -221,23 +221,23 @@ impl Tenant {
     }
 }
 
-pub fn event(number: i64) -> Event {
+pub(crate) fn event(number: i64) -> Event {
     Event::from_json(format!(r#"{{"type":"t","n":{number}}}"#)).unwrap()
 }
 
 /// The payload of [`event`] in MessagePack.
-pub fn payload(number: i64) -> Vec<u8> {
+pub(crate) fn payload(number: i64) -> Vec<u8> {
     Codec::new(SerializerFormat::MsgPack, &[])
         .encode(&event(number))
         .unwrap()
 }
 
-pub fn channel(prefix: &str, group: &str) -> String {
+pub(crate) fn channel(prefix: &str, group: &str) -> String {
     format!("{prefix}__group__{group}")
 }
 
 /// Publishes from outside, as Django does; returns how many subscribers Redis reached.
-pub async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u64 {
+pub(crate) async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u64 {
     let mut command = redis::cmd("PUBLISH");
     command
         .arg(channel)
@@ -248,7 +248,7 @@ pub async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u64 {
 }
 
 /// How many of `channels` have exactly one subscriber.
-pub async fn subscribed_once(link: &mut Link, channels: &[String]) -> usize {
+pub(crate) async fn subscribed_once(link: &mut Link, channels: &[String]) -> usize {
     let mut command = redis::cmd("PUBSUB");
     let counts: Vec<(String, u64)> = command
         .arg("NUMSUB")
@@ -260,7 +260,7 @@ pub async fn subscribed_once(link: &mut Link, channels: &[String]) -> usize {
 }
 
 /// Waits until `channels` have one subscriber each (or, with `expected` 0, none).
-pub async fn wait_for_subscribers(link: &mut Link, channels: &[String], expected: usize) {
+pub(crate) async fn wait_for_subscribers(link: &mut Link, channels: &[String], expected: usize) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while subscribed_once(link, channels).await != expected {
         assert!(Instant::now() < deadline, "subscriptions do not settle");
@@ -269,13 +269,13 @@ pub async fn wait_for_subscribers(link: &mut Link, channels: &[String], expected
 }
 
 /// Cuts every subscriber's connection.
-pub async fn kill_subscribers(link: &mut Link) {
+pub(crate) async fn kill_subscribers(link: &mut Link) {
     let mut command = redis::cmd("CLIENT");
     let command = command.arg("KILL").arg("TYPE").arg("pubsub");
     let killed: u64 = command.query_async(link).await.unwrap();
     assert!(killed > 0);
 }
 
-pub fn all_differ(numbers: &[i64]) -> bool {
+pub(crate) fn all_differ(numbers: &[i64]) -> bool {
     numbers.iter().collect::<HashSet<_>>().len() == numbers.len()
 }

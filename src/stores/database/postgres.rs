@@ -38,8 +38,10 @@ pub(super) fn options(url: &str) -> Result<(PgConnectOptions, bool), sqlx::Error
 
 /// `sql` with each row once more as JSON: the server knows how to write every type it has.
 pub(super) fn wrap_rows(sql: &str) -> String {
-    // The line feed ends a comment on the last line.
-    format!("SELECT q.*, row_to_json(q)::text AS \"{ROW}\" FROM (\n{sql}\n) AS q")
+    // No column has the alias' name: it would hide the row. The line feed ends a comment on the last line.
+    format!(
+        "SELECT \"{ROW}s\".*, row_to_json(\"{ROW}s\")::text AS \"{ROW}\" FROM (\n{sql}\n) AS \"{ROW}s\""
+    )
 }
 
 impl Link for Postgres {

@@ -30,8 +30,9 @@ impl Dialect {
     /// `name`, which holds no quote, as a quoted name.
     pub(super) fn quote(self, name: &str) -> String {
         match self {
-            Self::MySql => format!("`{name}`"),
-            Self::Postgres | Self::Sqlite => format!("\"{name}\""),
+            Self::Postgres => format!("\"{name}\""),
+            // SQLite takes a name in double quotes that it does not know for a string.
+            Self::MySql | Self::Sqlite => format!("`{name}`"),
         }
     }
 }
