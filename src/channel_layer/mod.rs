@@ -27,6 +27,8 @@ mod msgpack;
 pub mod names;
 
 pub mod pubsub;
+mod pulse;
+mod replies;
 mod resp;
 mod subscriber;
 mod subscriptions;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
@@ -24,21 +24,16 @@ use crate::metrics::{self, GapCause};
 use crate::stores::redis::{RedisStore, RedisUrl};
 
 use super::canary::Canary;
-use super::dial::{LinkError, Stream, dial, kind_of_reply};
-use super::inbox::{Inbox, Incoming, Payload};
-use super::resp::{NotResp, Parser, Reply};
-use super::subscriptions::{OutOfStep, Route, Subscriptions, Waiter};
+use super::dial::{LinkError, Stream, dial};
+use super::inbox::Inbox;
+use super::pulse::Pulse;
+use super::resp::Parser;
+use super::subscriptions::{Route, Subscriptions, Waiter};
 
 /// First and last pause between attempts to connect; each is cut by up to a half at random.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// How often the clocks below are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// A link on which nothing came for this long is asked with a PING …
-const IDLE: Duration = Duration::from_millis(750);
-/// … and given up if nothing at all comes for this long. With a tick each: a stopped server is noticed within 3 s.
-const PONG_LIMIT: Duration = Duration::from_millis(1500);
-/// Refused channels are asked for again this often: an operator may have granted them.
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
 /// One read of the socket; a burst needs few system calls.
 const READ_SIZE: usize = 64 * 1024;
 
@@ -74,11 +69,11 @@ pub(super) struct Status {
     pub(super) failure: Mutex<Option<ErrorKind>>,
 }
 
-struct Attachment {
-    inbox: Arc<Inbox>,
-    pattern: String,
+pub(super) struct Attachment {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) pattern: String,
     /// Redis refused it a channel, and the log has it.
-    denied: bool,
+    pub(super) denied: bool,
 }
 
 /// Why a link ended.
@@ -130,10 +125,11 @@ impl Subscriber {
     }
 }
 
-struct Task {
-    parts: Subscriber,
-    wishes: Subscriptions,
-    attachments: HashMap<u64, Attachment>,
+/// What the task knows beyond one link.
+pub(super) struct Task {
+    pub(super) parts: Subscriber,
+    pub(super) wishes: Subscriptions,
+    pub(super) attachments: HashMap<u64, Attachment>,
     pause: Duration,
     /// Links made so far.
     links: u64,
@@ -142,7 +138,7 @@ struct Task {
     /// A link was lost, and the tenants will hear of it once its successor is subscribed.
     gap: Option<(GapCause, Instant)>,
     /// Attachments that Redis refuses channels.
-    denied: usize,
+    pub(super) denied: usize,
 }
 
 impl Task {
@@ -356,109 +352,6 @@ impl Task {
             "The subscriber link to Redis is up"
         );
     }
-
-    /// Takes every complete reply out of `input`.
-    fn take(
-        &mut self,
-        parser: &mut Parser,
-        input: &mut BytesMut,
-        canary: &mut Canary,
-    ) -> Result<(), LinkError> {
-        let read_at = std::time::Instant::now();
-        let mut start = 0;
-        loop {
-            let (reply, used) = parser.next(&input[start..])?;
-            start += used;
-            let Some(reply) = reply else { break };
-            match reply {
-                Reply::Message { channel, payload } => {
-                    if channel == self.parts.canary_channel {
-                        canary.returned(payload, &self.parts.endpoint);
-                    }
-                    self.deliver(channel, payload, read_at);
-                }
-                Reply::Oversized { channel } => {
-                    for route in self.wishes.routes(channel) {
-                        route.inbox.drop_oversized();
-                    }
-                }
-                Reply::Subscribed(channel) => self.confirmed(channel)?,
-                Reply::Unsubscribed(channel) => self.wishes.ended(channel)?,
-                Reply::Pong => self.wishes.ponged()?,
-                Reply::Error(text) => self.refused(text)?,
-                Reply::Other => {}
-            }
-        }
-        input.advance(start);
-        Ok(())
-    }
-
-    fn deliver(&self, channel: &[u8], payload: &[u8], read_at: std::time::Instant) {
-        for route in self.wishes.routes(channel) {
-            // Copied, not sliced: a slice would keep the whole read buffer alive for as long as the event waits.
-            let incoming = Incoming {
-                group: route.group.clone(),
-                payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
-                read_at,
-            };
-            route.inbox.push(incoming, payload.len());
-        }
-    }
-
-    fn confirmed(&mut self, channel: &[u8]) -> Result<(), LinkError> {
-        for late in self.wishes.confirmed(channel)? {
-            late.inbox.push_gap(GapCause::Link);
-        }
-        if self.denied == 0 {
-            return Ok(());
-        }
-        for route in self.wishes.routes(channel) {
-            if let Some(attachment) = self.attachments.get_mut(&route.attachment)
-                && std::mem::take(&mut attachment.denied)
-            {
-                self.denied -= 1;
-                info!(
-                    redis.endpoint = self.parts.endpoint,
-                    "Redis grants {} again", attachment.pattern
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// The oldest command failed.
-    fn refused(&mut self, text: &[u8]) -> Result<(), LinkError> {
-        let kind = kind_of_reply(text);
-        if kind == ErrorKind::Auth {
-            return Err(LinkError::of_reply(text));
-        }
-        metrics::dependency_error(Dependency::Redis, kind);
-        let refused = self.wishes.failed(kind)?;
-        let user = self.parts.url.username().unwrap_or("default");
-        if refused.own {
-            warn!(
-                redis.endpoint = self.parts.endpoint,
-                error.kind = kind.label(),
-                "Redis refuses the canary's channel, so a deaf link goes unnoticed; grant it: ACL SETUSER {user} &{}",
-                crate::stores::redis_keys::CANARY_PATTERN
-            );
-        }
-        for attachment in refused.attachments {
-            if let Some(attachment) = self.attachments.get_mut(&attachment)
-                && !std::mem::replace(&mut attachment.denied, true)
-            {
-                self.denied += 1;
-                warn!(
-                    redis.endpoint = self.parts.endpoint,
-                    error.kind = kind.label(),
-                    error = %String::from_utf8_lossy(text),
-                    "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} +subscribe +unsubscribe +publish +ping &{}",
-                    attachment.pattern
-                );
-            }
-        }
-        Ok(())
-    }
 }
 
 type Publishing = Pin<Box<dyn Future<Output = Result<u64, StoreError>> + Send>>;
@@ -491,59 +384,5 @@ async fn poll_some(publishing: &mut Option<Publishing>) -> Result<u64, StoreErro
     match publishing {
         Some(future) => future.await,
         None => pending().await,
-    }
-}
-
-/// Whether the server is still there, and when to ask again for what it refused.
-struct Pulse {
-    heard: Instant,
-    asked: Option<Instant>,
-    retried: Instant,
-}
-
-impl Pulse {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            heard: now,
-            asked: None,
-            retried: now,
-        }
-    }
-
-    /// Breaks if the server is gone.
-    fn beat(
-        &mut self,
-        now: Instant,
-        wishes: &mut Subscriptions,
-        out: &mut BytesMut,
-    ) -> ControlFlow<()> {
-        if now.duration_since(self.retried) >= RETRY_REFUSED {
-            self.retried = now;
-            wishes.retry_refused();
-        }
-        match self.asked {
-            Some(asked) if self.heard > asked => self.asked = None,
-            Some(asked) if now.duration_since(asked) >= PONG_LIMIT => return ControlFlow::Break(()),
-            Some(_) => {}
-            None if now.duration_since(self.heard) >= IDLE => {
-                self.asked = Some(now);
-                wishes.ping(out);
-            }
-            None => {}
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-impl From<NotResp> for LinkError {
-    fn from(error: NotResp) -> Self {
-        Self::new(ErrorKind::Protocol, error.to_string())
-    }
-}
-
-impl From<OutOfStep> for LinkError {
-    fn from(_: OutOfStep) -> Self {
-        Self::new(ErrorKind::Protocol, "Redis answered what nobody asked")
     }
 }

@@ -15,3 +15,4 @@ mod faults;
 mod poison;
 mod store;
 mod support;
+mod tls;

@@ -33,7 +33,7 @@ impl Redis {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let dir = tempfile::tempdir().unwrap();
-        let child = spawn(port, &dir);
+        let child = spawn(port, &dir, &[]);
         let redis = Self {
             child,
             port,
@@ -83,7 +83,7 @@ impl Redis {
 
     /// Starts it again on its port after a kill; returns when it answers.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.port, &self._dir);
+        self.child = spawn(self.port, &self._dir, &[]);
         self.wait_until_it_answers().await;
     }
 
@@ -107,12 +107,13 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, dir: &TempDir) -> Child {
+pub(crate) fn spawn(port: u16, dir: &TempDir, more: &[&str]) -> Child {
     Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .args(["--port", &port.to_string()])
         .arg("--dir")
         .arg(dir.path())
+        .args(more)
         .stdout(Stdio::null())
         .spawn()
         .expect("these tests need redis-server on the path")
