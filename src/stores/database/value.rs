@@ -96,7 +96,7 @@ impl SqlValue {
     pub(super) fn as_uuid(&self) -> Option<Uuid> {
         match self {
             Self::Text(text) => Uuid::try_parse(text).ok(),
-            Self::Bytes(bytes) => Uuid::from_slice(bytes).ok(),
+            Self::Bytes(bytes) => Uuid::from_slice(bytes).or_else(|_| Uuid::try_parse_ascii(bytes)).ok(),
             _ => None,
         }
     }

@@ -89,7 +89,7 @@ impl Page {
         eventually(PATIENCE, expression, async || {
             match self.evaluate(expression).await {
                 Value::Bool(true) => Ok(()),
-                _ => Err(self.evaluate("document.body.innerText").await),
+                _ => Err(self.evaluate("document.body?.innerText").await),
             }
         })
         .await;
