@@ -216,6 +216,11 @@ impl Outbound {
         }
     }
 
+    /// The close frame that was asked for and has not left yet.
+    pub fn closing(&self) -> Option<CloseFrame> {
+        self.state.lock().closing.as_deref().cloned()
+    }
+
     /// Ready once somebody asked for a close; for a task whose socket takes no bytes.
     pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();

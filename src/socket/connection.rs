@@ -364,7 +364,10 @@ impl Connection {
     /// the frame once it is empty.
     async fn say_goodbye(&mut self, frame: Option<CloseFrame>) -> CloseFrame {
         let deadline = tokio::time::Instant::now() + GOODBYE;
-        let mut sent = frame.clone().unwrap_or_else(CloseFrame::absent);
+        // What was decided is what is told, also where the client takes not even the close frame.
+        let outbound = self.ready.registration.member().outbound();
+        let decided = frame.clone().or_else(|| outbound.closing());
+        let mut sent = decided.unwrap_or_else(CloseFrame::absent);
         let goodbye = async {
             let frame = match frame {
                 Some(frame) => frame,
