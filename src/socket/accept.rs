@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, StatusCode};
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -109,6 +111,16 @@ async fn handshake(
     }
 }
 
+/// One request per connection. Told here and not to hyper, which would say `upgrade, close` on a 101: some clients
+/// compare the whole value.
+fn ends_unless_upgraded(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    response
+}
+
 /// Lets axum answer the one request.
 async fn answer(arrival: Arrival, peer: IpAddr, router: Router) -> Option<Opened> {
     let outcome = Outcome::default();
@@ -119,12 +131,14 @@ async fn answer(arrival: Arrival, peer: IpAddr, router: Router) -> Option<Opened
         },
         outcome.clone(),
     );
-    let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(extensions.0);
-        request.extensions_mut().insert(extensions.1.clone());
-        request.map(Body::new)
-    });
-    let mut connection = http1::Builder::new().keep_alive(false).serve_connection(
+    let service = router
+        .map_request(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(extensions.0);
+            request.extensions_mut().insert(extensions.1.clone());
+            request.map(Body::new)
+        })
+        .map_response(ends_unless_upgraded);
+    let mut connection = http1::Builder::new().serve_connection(
         TokioIo::new(arrival.stream),
         TowerToHyperService::new(service),
     );
