@@ -136,19 +136,30 @@ async fn every_start_has_a_key_of_its_own() {
 async fn two_panes_of_the_page_connect_and_chat_in_a_browser() {
     let dev = dev().await;
     let mut page = Page::open(dev.ready["page"].as_str().unwrap()).await;
-    page.wait_for("document.querySelectorAll('[data-user]').length === 2")
+    for user in ["alice", "bob"] {
+        page.wait_for(&format!(
+            "document.querySelector('#{user} .state.open') !== null"
+        ))
         .await;
-    page.wait_for("[...document.querySelectorAll('[data-user]')].every(pane => pane.dataset.state === 'open')").await;
+    }
     page.evaluate(
         "(() => {
-            const alice = document.querySelector('[data-user=alice]');
+            const alice = document.querySelector('#alice');
             alice.querySelector('input').value = 'hello from a browser';
             alice.querySelector('form').requestSubmit();
         })()",
     )
     .await;
-    page.wait_for(
-        "document.querySelector('[data-user=bob]').innerText.includes('hello from a browser')",
-    )
-    .await;
+    for user in ["alice", "bob"] {
+        page.wait_for(&format!(
+            "document.querySelector('#{user} .received')?.innerText.includes('hello from a browser') === true"
+        ))
+        .await;
+    }
+    page.evaluate("document.querySelector('#alice header button').click()")
+        .await;
+    page.wait_for("document.querySelector('#alice ol').innerText.includes('closed: 1000')")
+        .await;
+    page.wait_for("document.querySelector('#bob .state.open') !== null")
+        .await;
 }

@@ -15,8 +15,16 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Publishes through `redis` under a layer's prefix.
     pub(crate) async fn new(redis: &RedisServer, prefix: &str) -> Self {
+        Self::on(
+            redis.connection().await.expect("redis-server answers"),
+            prefix,
+        )
+    }
+
+    /// Publishes on a connection that is there.
+    pub(crate) fn on(connection: MultiplexedConnection, prefix: &str) -> Self {
         Self {
-            connection: redis.connection().await.expect("redis-server answers"),
+            connection,
             prefix: prefix.to_owned(),
         }
     }
