@@ -95,7 +95,7 @@ pub enum Refusal {
     HandshakeTimeout,
     /// The request line passed 16 KiB: 414.
     RequestLineTooLarge,
-    /// The head passed 32 KiB: 431.
+    /// The head passed 32 KiB or 100 headers: 431.
     HeadTooLarge,
     Draining,
     Overloaded,
@@ -191,7 +191,9 @@ impl Refusal {
             }
             Refusal::HandshakeTimeout => "The request did not arrive in time.",
             Refusal::RequestLineTooLarge => "The request line is longer than 16 KiB.",
-            Refusal::HeadTooLarge => "The request head is longer than 32 KiB.",
+            Refusal::HeadTooLarge => {
+                "The request head is longer than 32 KiB, or has more than 100 headers."
+            }
             Refusal::Draining => "This replica is about to exit; another one will serve you.",
             Refusal::Overloaded => "This replica is at its bound; try again later.",
             Refusal::RateLimited => "Too many requests; try again later.",

@@ -1,5 +1,36 @@
 //! Lockgate: a multi-tenant, stateless WebSocket gateway for teams whose users already hold a JWT.
+//!
+//! The binary `lockgate` is the whole of it. As a library it serves two more purposes: [`TokenAuth`] puts its token
+//! check in front of an axum router, and a type that implements [`consumer::Consumer`], registered by name, is what
+//! a route does with its sockets. Both are shown in `examples/`.
+//!
+//! # The house
+//!
+//! A module imports only from lower floors.
+//!
+//! | floor | modules | what |
+//! | --- | --- | --- |
+//! | 7 | [`cli`] | the terminal: one file per verb |
+//! | 6 | [`server`] | wiring: builds the parts, starts their tasks, drains |
+//! | 5 | [`socket`], [`api`] | the edges; they do not know each other |
+//! | 4 | [`consumer`], [`state`] | what a route does, and what handlers may reach |
+//! | 3 | [`admission`], [`relay`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
+//! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`validation`] | parts that do not know each other |
+//! | 1 | [`stores`], [`frame`], [`event`], [`routes`], [`templates`], [`tenants`], [`origin`], [`problem`] | the outside world |
+//! | 0 | [`ids`], [`user_id`], [`clock`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
+//!
+//! # Two ways through it
+//!
+//! * A token in the URL to a user: `server/router` → `socket/upgrade` → `token_auth` → `auth/query_token` →
+//!   `admission` (`auth/claims`, `auth/denylist`, `users`) → `socket/upgrade` → `socket/connection`.
+//! * An event in Redis to a socket: `channel_layer/subscriber` → `channel_layer/inbox` → `relay`
+//!   (`channel_layer/codec`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]
+
+pub use admission::Identity;
+pub use close_code::CloseFrame;
+pub use config::{Config, LoadOptions};
+pub use token_auth::TokenAuth;
 
 // floor 0: words
 pub mod clock;
@@ -8,11 +39,42 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+pub mod telemetry;
+pub mod user_id;
 
 // floor 1: the outside world
+pub mod event;
+pub mod frame;
+pub mod origin;
+pub mod problem;
 pub mod routes;
 pub mod stores;
 pub mod templates;
+pub mod tenants;
 
-// floor 2: four parts that do not know each other
+// floor 2: parts that do not know each other
+pub mod auth;
+pub mod channel_layer;
+pub mod hub;
 pub mod users;
+pub mod validation;
+
+// floor 3: where the parts meet
+pub mod admission;
+pub mod relay;
+pub mod render;
+pub mod token_auth;
+
+// floor 4: what a route does
+pub mod consumer;
+pub mod state;
+
+// floor 5: the edges
+pub mod api;
+pub mod socket;
+
+// floor 6: wiring
+pub mod server;
+
+// floor 7: the terminal
+pub mod cli;

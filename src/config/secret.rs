@@ -1,9 +1,19 @@
 //! A configured secret: it cannot be printed, and its memory is wiped when it is dropped.
+//!
+//! In the file a secret is a text, `{ file = "…" }` or `{ env = "…" }`; of none of them an error shows the value.
 
 use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
+
+use super::document::{Node, Table, Value};
+use super::form::Form;
+use super::problem::Source;
+use super::read::Reader;
 
 /// Text that no log line, error or `Debug` output shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,6 +41,107 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
+}
+
+/// Larger files are not what was meant: a key with its chain has a few KiB.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// How a secret is written.
+pub(super) struct SecretText;
+
+impl Form for SecretText {
+    type Value = Secret;
+
+    fn expected(&self) -> String {
+        "a secret: text, { file = \"…\" } or { env = \"…\" }".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Secret> {
+        let text = match (&node.value, &node.raw) {
+            (Value::Text(text), _) => text.clone(),
+            (Value::Table(table), _) => return read_elsewhere(node, table, reader),
+            // A variable's `123` is a text where a text is wanted.
+            (_, Some(raw)) if !raw.is_empty() => raw.to_string(),
+            _ => return reader.wrong_type(node, self, ""),
+        };
+        if text.is_empty() {
+            return reader.mistake(node, "an empty text", self.expected(), "");
+        }
+        Some(Secret::new(text))
+    }
+
+    fn print(&self, _: &Secret) -> Option<String> {
+        None
+    }
+}
+
+/// Reads `{ file = "…" }` or `{ env = "…" }`.
+fn read_elsewhere(node: &Node, table: &Table, reader: &mut Reader<'_>) -> Option<Secret> {
+    let named = |key: &str| match table.get(key).map(|node| &node.value) {
+        Some(Value::Text(text)) if table.len() == 1 => Some(text.as_str()),
+        _ => None,
+    };
+    let text = if let Some(file) = named("file") {
+        read_file(node, file, reader)?
+    } else if let Some(variable) = named("env") {
+        match reader.environment.get(variable) {
+            Some(value) => value.to_owned(),
+            None => {
+                let found = format!("the variable {variable}, which is not set or empty");
+                return reader.mistake(node, found, "a variable with the secret", "");
+            }
+        }
+    } else {
+        let expected = SecretText.expected();
+        return reader.mistake(
+            node,
+            "another table",
+            expected,
+            "one key, and its value is text",
+        );
+    };
+    Some(Secret::new(text))
+}
+
+fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String> {
+    let path = match reader.report.source(node.place) {
+        Source::File(naming) => naming.parent().unwrap_or(Path::new("")).join(file),
+        _ => PathBuf::from(file),
+    };
+    let shown = path.display();
+    let unreadable = |error: &std::io::Error| format!("the file {shown}: {error}");
+    let expected = "a file with the secret";
+    let (metadata, mut text) = match fs::metadata(&path)
+        .and_then(|metadata| match metadata.len() {
+            0..=LARGEST_FILE => Ok(metadata),
+            _ => Err(std::io::ErrorKind::FileTooLarge.into()),
+        })
+        .and_then(|metadata| Ok((metadata, fs::read_to_string(&path)?)))
+    {
+        Ok(read) => read,
+        Err(error) => return reader.mistake(node, unreadable(&error), expected, ""),
+    };
+    // Exactly one: a secret may end in a newline of its own.
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        return reader.mistake(
+            node,
+            format!("the file {shown}, which is empty"),
+            expected,
+            "",
+        );
+    }
+    if metadata.permissions().mode() & 0o004 != 0 {
+        let text =
+            format!("every user of this machine can read {shown}; take the right away: chmod o-r");
+        reader.warn(node, text);
+    }
+    Some(text)
 }
 
 #[cfg(test)]

@@ -1,3 +1,7 @@
-//! The outside world: what the gateway asks and writes elsewhere.
+//! The outside world that is asked for things: Redis and the tenants' databases.
 
 pub mod database;
+pub mod redis;
+pub mod redis_keys;
+mod redis_link;
+pub mod redis_url;

@@ -1,0 +1,193 @@
+//! The table of costs: what one more group, subscription, socket, tenant or replica takes, in bytes and Redis commands.
+//!
+//! Each is measured at two sizes, the second on top of the first: the same figure twice is linear growth.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::report::{Cost, Each};
+use crate::settings::Settings;
+use crate::swarm::{Side, Swarm};
+use crate::world::{EXTRA_GROUPS, Gateway, World};
+
+/// A state between two of which something was added.
+struct Reading {
+    bytes: f64,
+    commands: BTreeMap<String, u64>,
+}
+
+impl Reading {
+    fn of(world: &mut World, gateway: &Gateway) -> Result<Self> {
+        Ok(Self {
+            bytes: gateway.process.pss()? as f64,
+            commands: world.link.command_counts()?,
+        })
+    }
+
+    /// What one of `count` things cost that were added since `earlier`.
+    fn each(&self, earlier: &Self, count: u64) -> Each {
+        Each {
+            count,
+            bytes: (self.bytes - earlier.bytes) / count as f64,
+            commands: calls(&self.commands, &earlier.commands, count as f64),
+        }
+    }
+}
+
+fn calls(
+    now: &BTreeMap<String, u64>,
+    earlier: &BTreeMap<String, u64>,
+    count: f64,
+) -> BTreeMap<String, f64> {
+    let before = |name: &String| earlier.get(name).copied().unwrap_or(0);
+    now.iter()
+        .map(|(name, calls)| (name.clone(), (calls - before(name)) as f64 / count))
+        .filter(|(_, calls)| *calls > 0.0)
+        .collect()
+}
+
+/// A socket's groups without the socket: `whole` is the cost of a socket with [`EXTRA_GROUPS`] more than `socket`.
+fn without_socket(whole: Each, socket: &Each) -> Each {
+    let extra = EXTRA_GROUPS as f64;
+    let mut commands = whole.commands;
+    for (name, calls) in &mut commands {
+        *calls = (*calls - socket.commands.get(name).copied().unwrap_or(0.0)).max(0.0) / extra;
+    }
+    Each {
+        count: whole.count * EXTRA_GROUPS,
+        bytes: (whole.bytes - socket.bytes) / extra,
+        commands,
+    }
+}
+
+/// All rows of the table.
+pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Vec<Cost>> {
+    let [socket, subscription, group] = sockets_and_groups(world, settings)?;
+    let tenant = tenants(world, settings)?;
+    let [replica, minute] = replicas(world, settings)?;
+    Ok(vec![socket, subscription, group, tenant, replica, minute])
+}
+
+fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]> {
+    let gateway = world.start_gateway(0)?;
+    let mut swarm = Swarm::new(world.redis_port)?;
+    let mut user = 0;
+    let mut add = |world: &mut World, route: &str, count: u64| -> Result<Each> {
+        let before = Reading::of(world, &gateway)?;
+        for _ in 0..count {
+            user += 1;
+            let request = world.request(route, user)?;
+            swarm.connect(Side::Gateway, gateway.port, &request)?;
+        }
+        swarm.pump_until(Instant::now() + settings.memory.2)?;
+        swarm.check_open()?;
+        Ok(Reading::of(world, &gateway)?.each(&before, count))
+    };
+    let (count, plain) = (settings.cost_sockets, settings.cost_sockets * 4);
+    // What only the first sockets and the first members pay.
+    add(world, "ws", plain)?;
+    add(world, "members", 1)?;
+    let socket = [add(world, "ws", plain)?, add(world, "ws", plain)?];
+    let mut pair = |route: &str| -> Result<[Each; 2]> {
+        let first = add(world, route, count)?;
+        let second = add(world, route, count)?;
+        Ok([first, second].map(|each| without_socket(each, &socket[1])))
+    };
+    let (subscription, group) = (pair("members")?, pair("groups")?);
+    let cost = |what, [first, second]: [Each; 2]| Cost {
+        what,
+        first,
+        second,
+    };
+    Ok([
+        cost("socket in one group, its user new to Redis", socket),
+        cost("subscription to a group of this replica", subscription),
+        cost("group with its first subscription", group),
+    ])
+}
+
+/// Gateways with more and more tenants: from one to 1 + n, from there to 1 + 2 n.
+fn tenants(world: &mut World, settings: Settings) -> Result<Cost> {
+    let step = settings.cost_tenants;
+    let mut readings = Vec::new();
+    for more in [0, step, 2 * step] {
+        let before = world.link.command_counts()?;
+        let gateway = world.start_gateway(more)?;
+        std::thread::sleep(settings.memory.2);
+        let after = Reading::of(world, &gateway)?;
+        let commands = calls(&after.commands, &before, 1.0);
+        readings.push(Reading {
+            bytes: after.bytes,
+            // As whole numbers again: calls of this gateway's start alone.
+            commands: commands
+                .into_iter()
+                .map(|(name, n)| (name, n as u64))
+                .collect(),
+        });
+    }
+    let each = |now: &Reading, earlier: &Reading| Each {
+        count: step as u64,
+        bytes: (now.bytes - earlier.bytes) / step as f64,
+        commands: growth(&now.commands, &earlier.commands, step as f64),
+    };
+    Ok(Cost {
+        what: "tenant without sockets (commands at start)",
+        first: each(&readings[1], &readings[0]),
+        second: each(&readings[2], &readings[1]),
+    })
+}
+
+/// As [`calls`], for counters that may differ in either direction by chance.
+fn growth(
+    now: &BTreeMap<String, u64>,
+    earlier: &BTreeMap<String, u64>,
+    count: f64,
+) -> BTreeMap<String, f64> {
+    let before = |name: &String| earlier.get(name).copied().unwrap_or(0);
+    now.iter()
+        .map(|(name, calls)| {
+            (
+                name.clone(),
+                calls.saturating_sub(before(name)) as f64 / count,
+            )
+        })
+        .collect()
+}
+
+/// A first and a second replica: what the start costs, and what a minute of idling costs.
+fn replicas(world: &mut World, settings: Settings) -> Result<[Cost; 2]> {
+    let mut running = Vec::new();
+    let (mut starts, mut minutes) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let before = world.link.command_counts()?;
+        let gateway = world.start_gateway(0)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let started = Reading::of(world, &gateway)?;
+        running.push(gateway);
+        starts.push(Each {
+            count: 1,
+            bytes: started.bytes,
+            commands: calls(&started.commands, &before, 1.0),
+        });
+        let before = world.link.command_counts()?;
+        std::thread::sleep(settings.idle);
+        let after = world.link.command_counts()?;
+        let minutes_of_all = running.len() as f64 * settings.idle.as_secs_f64() / 60.0;
+        minutes.push(Each {
+            count: 1,
+            bytes: 0.0,
+            commands: calls(&after, &before, minutes_of_all),
+        });
+    }
+    let cost = |what, list: &mut Vec<Each>| Cost {
+        what,
+        first: list.remove(0),
+        second: list.remove(0),
+    };
+    Ok([
+        cost("replica with one tenant, at start", &mut starts),
+        cost("minute of an idle replica", &mut minutes),
+    ])
+}

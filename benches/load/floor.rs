@@ -1,0 +1,230 @@
+//! The floors: what the kernel and Redis charge when a server does nothing but the unavoidable.
+//!
+//! Each runs as a process of its own on the server's core, so that its CPU time is read exactly as the gateway's is.
+//! [`serve`] obeys commands on standard input: `accept N`, `write ROUNDS INTERVAL_US FRAMES`, `connects N`, `drop`.
+//! [`relay`] is a whole gateway without users, limits or metrics: it stands in for ours in the self-test.
+
+use std::collections::HashMap;
+use std::io::{BufRead, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::frames::text_frame;
+use crate::process::{Process, SERVER_CORE};
+use crate::redis::{EVENT_BYTES, Link, Subscriber, rendered};
+
+/// First argument of this program when it is a floor.
+pub(crate) const FLOOR: &str = "__floor";
+/// First argument of this program when it stands in for the gateway.
+pub(crate) const RELAY: &str = "__relay";
+
+const ANSWER: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// A floor process, as the load program sees it.
+pub(crate) struct Floor {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    commands: ChildStdin,
+    answers: std::io::BufReader<ChildStdout>,
+}
+
+impl Floor {
+    /// Starts a floor beside the Redis at `redis_port`.
+    pub(crate) fn start(redis_port: u16) -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let mut process = Process::spawn(SERVER_CORE, &program, |command| {
+            command
+                .args([FLOOR, &redis_port.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+        })?;
+        let commands = process.child().stdin.take().context("no stdin")?;
+        let stdout = process.child().stdout.take().context("no stdout")?;
+        let mut answers = std::io::BufReader::new(stdout);
+        let port = read_line(&mut answers)?.parse()?;
+        Ok(Self {
+            process,
+            port,
+            commands,
+            answers,
+        })
+    }
+
+    /// Gives a command; its answer comes once it is done.
+    pub(crate) fn command(&mut self, text: &str) -> Result<()> {
+        writeln!(self.commands, "{text}")?;
+        Ok(self.commands.flush()?)
+    }
+
+    /// Waits for the answer to the last command.
+    pub(crate) fn done(&mut self) -> Result<()> {
+        let answer = read_line(&mut self.answers)?;
+        ensure!(answer == "done", "the floor says {answer:?}");
+        Ok(())
+    }
+}
+
+fn read_line(reader: &mut impl BufRead) -> Result<String> {
+    let mut line = String::new();
+    ensure!(reader.read_line(&mut line)? > 0, "the floor ended");
+    Ok(line.trim_end().to_owned())
+}
+
+/// The stand-in for the gateway: the process and its port.
+pub(crate) fn start_relay(redis_port: u16) -> Result<(Process, u16)> {
+    let program = std::env::current_exe()?;
+    let mut process = Process::spawn(SERVER_CORE, &program, |command| {
+        command
+            .args([RELAY, &redis_port.to_string()])
+            .stdout(Stdio::piped())
+    })?;
+    let stdout = process.child().stdout.take().context("no stdout")?;
+    let port = read_line(&mut std::io::BufReader::new(stdout))?.parse()?;
+    Ok((process, port))
+}
+
+/// The main function of a floor process.
+pub(crate) fn serve(redis_port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?.port());
+    let mut link = Link::connect(redis_port)?;
+    let mut sockets = Vec::new();
+    let mut connected = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["accept", count] => {
+                for _ in 0..count.parse::<usize>()? {
+                    sockets.push(accept(&listener, None)?.0);
+                }
+            }
+            ["write", rounds, interval, frames] => {
+                let interval = Duration::from_micros(interval.parse()?);
+                write_rounds(&mut sockets, rounds.parse()?, interval, frames.parse()?)?;
+            }
+            ["connects", count] => {
+                for _ in 0..count.parse::<usize>()? {
+                    connected.push(accept(&listener, Some(&mut link))?.0);
+                }
+            }
+            ["drop"] => connected.clear(),
+            _ => bail!("no such command: {line}"),
+        }
+        println!("done");
+    }
+    Ok(())
+}
+
+/// The bare loop: `frames` frames in one `write` per socket and round.
+fn write_rounds(
+    sockets: &mut [TcpStream],
+    rounds: u32,
+    interval: Duration,
+    frames: usize,
+) -> Result<()> {
+    let bytes = text_frame(&[b'x'; EVENT_BYTES]).repeat(frames);
+    let start = Instant::now();
+    for round in 1..=rounds {
+        for socket in &mut *sockets {
+            write_whole(socket, &bytes)?;
+        }
+        std::thread::sleep((start + interval * round).saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
+/// One `write` as a rule; waits where the kernel's buffer is full, which only happens without an interval.
+fn write_whole(socket: &mut TcpStream, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
+                rustix::event::poll(&mut fds, None)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Accept, read and parse the head, one MGET if there is a Redis, 101. Returns the request's path, too.
+fn accept(listener: &TcpListener, redis: Option<&mut Link>) -> Result<(TcpStream, String)> {
+    let (mut socket, _) = listener.accept()?;
+    socket.set_nodelay(true)?;
+    let mut head = [0; 4096];
+    let mut filled = 0;
+    let path = loop {
+        let read = socket.read(&mut head[filled..])?;
+        ensure!(read > 0, "the client cut the handshake");
+        filled += read;
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut request = httparse::Request::new(&mut headers);
+        if request.parse(&head[..filled])?.is_complete() {
+            break request.path.unwrap_or("/").to_owned();
+        }
+    };
+    if let Some(link) = redis {
+        let user = path.split('/').nth(2).context("the path has no number")?;
+        ask_redis(link, user.parse()?)?;
+    }
+    socket.write_all(ANSWER)?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, path))
+}
+
+/// The keys that the gateway reads for an authenticated connect: denylist, user, generation.
+fn ask_redis(link: &mut Link, user: u64) -> Result<()> {
+    let keys = [
+        format!("lockgate:bench:deny:jti:{}", crate::world::jti(user)),
+        format!("lockgate:bench:deny:user:{user}"),
+        "lockgate:bench:deny:all".to_owned(),
+        format!("lockgate:bench:user:{user}"),
+        format!("lockgate:bench:usergen:{user}"),
+    ];
+    let mut arguments: Vec<&[u8]> = vec![b"MGET"];
+    arguments.extend(keys.iter().map(|key| key.as_bytes()));
+    link.call(&arguments)?;
+    Ok(())
+}
+
+/// The main function of the stand-in: accepts, subscribes, and writes what Redis sends, one `write` per frame.
+pub(crate) fn relay(redis_port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?.port());
+    let channels = crate::world::all_channels();
+    let mut subscriber = Subscriber::connect(redis_port, &channels)?;
+    let mut link = Link::connect(redis_port)?;
+    let mut members: HashMap<String, Vec<TcpStream>> = HashMap::new();
+    loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(subscriber.stream().as_fd(), PollFlags::IN),
+        ];
+        rustix::event::poll(&mut fds, None)?;
+        let [connecting, publishing] = fds.map(|fd| !fd.revents().is_empty());
+        if connecting {
+            let (socket, path) = accept(&listener, Some(&mut link))?;
+            let channel = crate::world::channel_of_path(&path);
+            members.entry(channel).or_default().push(socket);
+        }
+        if publishing {
+            subscriber.read_with_channel(|channel, payload| {
+                let channel = String::from_utf8_lossy(channel);
+                if let Some(sockets) = members.get_mut(&*channel) {
+                    let frame = text_frame(&rendered(payload));
+                    // A socket that its client reset has left.
+                    sockets.retain_mut(|socket| write_whole(socket, &frame).is_ok());
+                }
+            })?;
+        }
+    }
+}

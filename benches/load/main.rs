@@ -1,0 +1,181 @@
+//! The load program: what Lockgate costs, each figure beside its floor in the same run.
+//!
+//! `cargo bench --bench load [-- --quick] [--markdown] [--runs N] [--rows a,b] [--gateway PATH] [--self-test]`
+//!
+//! Measured: CPU time of the server process per unit of work (user, system and the network stack that runs in its name),
+//! its memory (PSS), and the way from PUBLISH to the socket. The server, gateway or floor, has one core for itself and
+//! the gateway one worker (`TOKIO_WORKER_THREADS=1`); this program and Redis share the other. Loopback delivers in the
+//! sender's context, so a delivery here contains the receiver's share of TCP; a network card moves that elsewhere.
+//! Not measured: TLS, PostgreSQL and MySQL, several workers.
+//!
+//! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
+//! next to nothing.
+
+mod costs;
+mod floor;
+mod frames;
+mod latency;
+mod process;
+mod redis;
+mod report;
+mod rows;
+mod settings;
+mod stamp;
+mod swarm;
+mod world;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::report::{Report, Row};
+use crate::rows::Stage;
+use crate::settings::Settings;
+use crate::world::World;
+
+const ROWS: [&str; 7] = [
+    "memory",
+    "paced",
+    "bursts",
+    "saturated",
+    "connects",
+    "latency",
+    "costs",
+];
+
+struct Options {
+    settings: Settings,
+    rows: Vec<String>,
+    markdown: bool,
+    self_test: bool,
+    gateway: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [process::PIN, ..] => process::become_pinned(&arguments[1..]),
+        [floor::FLOOR, port] => floor::serve(port.parse()?),
+        [floor::RELAY, port] => floor::relay(port.parse()?),
+        // As a test target there is nothing to do: measuring takes minutes and a quiet machine.
+        [] => {
+            println!("measures only under `cargo bench --bench load`");
+            Ok(())
+        }
+        _ => {
+            let options = Options::parse(&arguments)?;
+            let report = measure(&options)?;
+            print!("{}", report.render(options.markdown));
+            Ok(())
+        }
+    }
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self {
+            settings: Settings::FULL,
+            rows: ROWS.map(str::to_owned).into(),
+            markdown: false,
+            self_test: false,
+            gateway: env!("CARGO_BIN_EXE_lockgate").into(),
+        };
+        let mut runs = None;
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut value = || {
+                rest.next()
+                    .with_context(|| format!("{argument} needs a value"))
+            };
+            match argument.as_str() {
+                "--bench" => {}
+                "--quick" => options.settings = Settings::QUICK,
+                "--markdown" => options.markdown = true,
+                "--self-test" => options.self_test = true,
+                "--runs" => runs = Some(value()?.parse()?),
+                "--gateway" => options.gateway = value()?.into(),
+                "--rows" => options.rows = value()?.split(',').map(str::to_owned).collect(),
+                other => bail!("no such option: {other}"),
+            }
+        }
+        if let Some(unknown) = options
+            .rows
+            .iter()
+            .find(|row| !ROWS.contains(&row.as_str()))
+        {
+            bail!("no such row: {unknown}; there are {}", ROWS.join(", "));
+        }
+        if let Some(runs) = runs {
+            options.settings.runs = runs;
+            options.settings.memory_runs = runs;
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, row: &str) -> bool {
+        self.rows.iter().any(|wanted| wanted == row)
+    }
+}
+
+fn measure(options: &Options) -> Result<Report> {
+    frames::check();
+    progress("nothing yet: setting up");
+    let limit = process::raise_descriptor_limit()?;
+    let wanted = options.settings.memory.1 + 1_000;
+    if limit < wanted {
+        bail!("{wanted} descriptors are needed, the hard limit is {limit}");
+    }
+    process::pin_self(process::LOAD_CORE)?;
+    let precedence = process::take_precedence();
+    let mut world = World::create(&options.gateway, options.self_test)?;
+    let mut report = Report {
+        runs: options.settings.runs,
+        load_before: report::load_average(),
+        precedence,
+        ..Report::default()
+    };
+    if options.wants("memory") {
+        progress("memory");
+        report
+            .rows
+            .push(rows::memory(&mut world, options.settings)?);
+    }
+    let staged = ROWS[1..6].iter().any(|row| options.wants(row));
+    if staged {
+        on_stage(&mut world, options, &mut report)?;
+    }
+    if options.wants("costs") {
+        progress("costs");
+        report.costs = costs::measure(&mut world, options.settings)?;
+    }
+    Ok(report)
+}
+
+/// The rows that share one gateway and one floor.
+fn on_stage<'a>(world: &'a mut World, options: &Options, report: &mut Report) -> Result<()> {
+    let mut stage = Stage::set(world, options.settings)?;
+    type Measure<'a> = fn(&mut Stage<'a>) -> Result<Row>;
+    let single: [(&str, Measure<'a>); 4] = [
+        ("paced", Stage::paced),
+        ("bursts", Stage::bursts),
+        ("saturated", Stage::saturated),
+        ("connects", Stage::connects),
+    ];
+    for (name, row) in single {
+        if options.wants(name) {
+            progress(name);
+            report.rows.push(row(&mut stage).with_context(|| name)?);
+        }
+    }
+    if options.wants("latency") {
+        progress("latency");
+        report.rows.extend(stage.latency().context("latency")?);
+    }
+    Ok(())
+}
+
+fn progress(row: &str) {
+    let seconds = stamp::now() / 1_000_000_000;
+    eprintln!("{seconds:4} s: measuring {row}");
+}

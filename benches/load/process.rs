@@ -1,0 +1,175 @@
+//! Child processes: started on one core, ended by their id, weighed by what the kernel says of them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::thread::CpuSet;
+
+/// The core of what is measured: gateway or floor, one at a time.
+pub(crate) const SERVER_CORE: usize = 0;
+/// The core of everything else: this program and Redis.
+pub(crate) const LOAD_CORE: usize = 1;
+
+/// First argument of this program when it only pins itself to a core and becomes another program.
+pub(crate) const PIN: &str = "__pin";
+
+/// Ticks of `/proc/PID/stat` per second: fixed by the Linux ABI.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A child process; it ends when this is dropped, or when the load program dies.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `program` on `core`; `set_up` adds arguments, environment and pipes.
+    pub(crate) fn spawn(
+        core: usize,
+        program: &Path,
+        set_up: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(PIN).arg(core.to_string()).arg(program);
+        command.stdin(Stdio::null());
+        set_up(&mut command);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child })
+    }
+
+    /// The pipes that `set_up` asked for.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Fails if the process has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the process ended early: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    /// CPU time used so far.
+    pub(crate) fn cpu(&self) -> Result<CpuReading> {
+        CpuReading::of(self.child.id())
+    }
+
+    /// Proportional set size in bytes (`Pss` of `/proc/PID/smaps_rollup`).
+    pub(crate) fn pss(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next());
+        let kib: u64 = kib.context("smaps_rollup has no Pss")?.parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            self.child.wait().ok();
+        }
+    }
+}
+
+/// A reading of a process's CPU time: nanoseconds per thread, and the coarse total that also holds ended threads.
+pub(crate) struct CpuReading {
+    threads: BTreeMap<u32, u64>,
+    ticks: u64,
+}
+
+impl CpuReading {
+    /// Of the process with this id.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let mut threads = BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let entry = entry?;
+            // A thread may end between the listing and the reading.
+            let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else {
+                continue;
+            };
+            let id = entry.file_name().to_string_lossy().parse()?;
+            let nanos = text.split_whitespace().next().unwrap_or("0").parse()?;
+            threads.insert(id, nanos);
+        }
+        Ok(Self {
+            threads,
+            ticks: ticks_of(pid)?,
+        })
+    }
+
+    /// CPU time between an earlier reading and this one.
+    ///
+    /// The threads' nanoseconds, unless a thread ended meanwhile and took more than a tick or two with it: then the
+    /// ticks of the whole process.
+    pub(crate) fn since(&self, earlier: &Self) -> Duration {
+        let before = |id: &u32| earlier.threads.get(id).copied().unwrap_or(0);
+        let nanos: u64 = self
+            .threads
+            .iter()
+            .map(|(id, now)| now.saturating_sub(before(id)))
+            .sum();
+        let fine = Duration::from_nanos(nanos);
+        let tick = Duration::from_secs(1) / TICKS_PER_SECOND as u32;
+        let coarse = tick * (self.ticks.saturating_sub(earlier.ticks)) as u32;
+        if coarse > fine + 3 * tick {
+            coarse
+        } else {
+            fine
+        }
+    }
+}
+
+/// `utime + stime` of `/proc/PID/stat`, counted after the program's name, which may hold blanks.
+fn ticks_of(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(')').context("stat has no name")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next().context("stat has no utime")?.parse()?;
+    let system: u64 = fields.next().context("stat has no stime")?.parse()?;
+    Ok(user + system)
+}
+
+/// Pins this process to `core`.
+pub(crate) fn pin_self(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores)
+        .with_context(|| format!("cannot run on core {core}: two cores are needed"))
+}
+
+/// Puts this process and its children before everything else on the machine, if the kernel allows it (to root).
+pub(crate) fn take_precedence() -> bool {
+    rustix::process::setpriority_process(None, -20).is_ok()
+}
+
+/// Raises the descriptor limit to the hard limit; returns it. Children inherit it.
+pub(crate) fn raise_descriptor_limit() -> Result<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    rustix::process::setrlimit(Resource::Nofile, raised)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// The other half of [`Process::spawn`]: `CORE PROGRAM ARGS…`; returns only if that fails.
+pub(crate) fn become_pinned(arguments: &[impl AsRef<OsStr>]) -> Result<()> {
+    let [core, program, rest @ ..] = arguments else {
+        bail!("{PIN} needs a core and a program");
+    };
+    pin_self(core.as_ref().to_string_lossy().parse()?)?;
+    // Nobody else would end the children of a load program that was killed.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    Err(Command::new(program).args(rest).exec().into())
+}

@@ -1,0 +1,294 @@
+//! Redis as a plain client sees it: a publisher, a bare subscriber, and a link for commands, each one TCP stream.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::stamp;
+
+/// Length of an event's JSON without its type, and so of a frame's payload.
+pub(crate) const EVENT_BYTES: usize = 200;
+const MESSAGE_BYTES: usize = EVENT_BYTES - br#"{"message":""}"#.len();
+
+/// A reply of Redis, owned.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Int,
+    Text(Vec<u8>),
+    Nil,
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    /// The reply at the start of `bytes` and its length, once it is complete.
+    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>> {
+        let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+            return Ok(None);
+        };
+        let line = std::str::from_utf8(&bytes[1..end])?;
+        let mut used = end + 2;
+        let reply = match bytes[0] {
+            b'+' => Self::Text(line.into()),
+            b':' => Self::Int,
+            b'-' => bail!("Redis answers: {line}"),
+            b'$' | b'*' if line == "-1" => Self::Nil,
+            b'$' => {
+                let length: usize = line.parse()?;
+                let Some(text) = bytes.get(used..used + length + 2) else {
+                    return Ok(None);
+                };
+                used += text.len();
+                Self::Text(text[..length].into())
+            }
+            b'*' => {
+                let mut items = Vec::new();
+                for _ in 0..line.parse::<usize>()? {
+                    let Some((item, length)) = Self::parse(&bytes[used..])? else {
+                        return Ok(None);
+                    };
+                    items.push(item);
+                    used += length;
+                }
+                Self::Array(items)
+            }
+            other => bail!("no reply starts with byte {other}"),
+        };
+        Ok(Some((reply, used)))
+    }
+}
+
+/// A command as RESP.
+pub(crate) fn encode(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        out.extend(format!("${}\r\n", argument.len()).bytes());
+        out.extend(*argument);
+        out.extend(b"\r\n");
+    }
+    out
+}
+
+/// The payload that Channels would publish for our event: msgpack, the type first, stamped at the end.
+pub(crate) fn event_payload() -> Vec<u8> {
+    let message = format!(
+        "{}{:0width$}",
+        "m".repeat(MESSAGE_BYTES - stamp::DIGITS),
+        stamp::now(),
+        width = stamp::DIGITS
+    );
+    let mut out = Vec::with_capacity(256);
+    // Writing into a Vec cannot fail.
+    rmp::encode::write_map_len(&mut out, 2).ok();
+    for text in ["type", "bench.event", "message", &message] {
+        rmp::encode::write_str(&mut out, text).ok();
+    }
+    out
+}
+
+/// The frame payload that the gateway makes of [`event_payload`], given its end: for servers without a decoder.
+pub(crate) fn rendered(payload: &[u8]) -> Vec<u8> {
+    let message = &payload[payload.len().saturating_sub(MESSAGE_BYTES)..];
+    [br#"{"message":""#, message, br#""}"#].concat()
+}
+
+fn open(port: u16) -> Result<TcpStream> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("no Redis")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One command at a time, waiting for its reply.
+pub(crate) struct Link {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Link {
+    pub(crate) fn connect(port: u16) -> Result<Self> {
+        Ok(Self {
+            stream: open(port)?,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Sends a command and waits for the reply.
+    pub(crate) fn call(&mut self, arguments: &[&[u8]]) -> Result<Reply> {
+        self.stream.write_all(&encode(arguments))?;
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            if let Some((reply, used)) = Reply::parse(&self.buffer)? {
+                self.buffer.drain(..used);
+                return Ok(reply);
+            }
+            let read = self.stream.read(&mut chunk)?;
+            ensure!(read > 0, "Redis hung up");
+            self.buffer.extend(&chunk[..read]);
+        }
+    }
+
+    /// Calls of each command so far, as `INFO commandstats` has them, without the `INFO` of this program.
+    pub(crate) fn command_counts(&mut self) -> Result<BTreeMap<String, u64>> {
+        let Reply::Text(text) = self.call(&[b"INFO", b"commandstats"])? else {
+            bail!("INFO is text");
+        };
+        let text = String::from_utf8(text)?;
+        let mut counts = BTreeMap::new();
+        for line in text.lines() {
+            let Some(line) = line.strip_prefix("cmdstat_") else {
+                continue;
+            };
+            let (name, rest) = line.split_once(":calls=").context("no calls")?;
+            let calls = rest.split(',').next().unwrap_or("0");
+            if name != "info" {
+                counts.insert(name.to_uppercase(), calls.parse()?);
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// Publishes events without waiting; replies are read in the swarm's loop.
+pub(crate) struct Publisher {
+    stream: TcpStream,
+    published: u64,
+    answered: u64,
+    scratch: Vec<u8>,
+}
+
+impl Publisher {
+    pub(crate) fn connect(port: u16) -> Result<Self> {
+        let stream = open(port)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            published: 0,
+            answered: 0,
+            scratch: Vec::new(),
+        })
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Publishes one event to each of `channels`, all in one write.
+    pub(crate) fn publish<'a>(
+        &mut self,
+        channels: impl IntoIterator<Item = &'a str>,
+    ) -> Result<()> {
+        let mut batch = std::mem::take(&mut self.scratch);
+        batch.clear();
+        for channel in channels {
+            batch.extend(encode(&[b"PUBLISH", channel.as_bytes(), &event_payload()]));
+            self.published += 1;
+        }
+        let mut rest = &batch[..];
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.read_replies()?;
+                    std::thread::yield_now();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.scratch = batch;
+        Ok(())
+    }
+
+    /// Publishes that Redis has not answered yet.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.published - self.answered
+    }
+
+    /// Counts the replies that are there; each is one integer.
+    pub(crate) fn read_replies(&mut self) -> Result<()> {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => bail!("Redis hung up on the publisher"),
+                Ok(read) => {
+                    let replies = &chunk[..read];
+                    ensure!(!replies.contains(&b'-'), "Redis refuses to publish");
+                    self.answered += replies.iter().filter(|&&byte| byte == b'\n').count() as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The bare subscriber: SUBSCRIBE and nothing else.
+pub(crate) struct Subscriber {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Subscriber {
+    /// Subscribes and waits until Redis has acknowledged every channel.
+    pub(crate) fn connect(port: u16, channels: &[String]) -> Result<Self> {
+        let mut this = Self {
+            stream: open(port)?,
+            buffer: Vec::new(),
+        };
+        for channel in channels {
+            this.subscribe(channel)?;
+        }
+        this.stream.set_nonblocking(true)?;
+        Ok(this)
+    }
+
+    /// Subscribes to one more channel; only before the stream is read without waiting.
+    fn subscribe(&mut self, channel: &str) -> Result<()> {
+        self.stream
+            .write_all(&encode(&[b"SUBSCRIBE", channel.as_bytes()]))?;
+        let mut chunk = [0; 1024];
+        loop {
+            if let Some((_, used)) = Reply::parse(&self.buffer)? {
+                self.buffer.drain(..used);
+                return Ok(());
+            }
+            let read = self.stream.read(&mut chunk)?;
+            self.buffer.extend(&chunk[..read]);
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Calls `on_payload` for each message that is there.
+    pub(crate) fn read_messages(&mut self, mut on_payload: impl FnMut(&[u8])) -> Result<()> {
+        self.read_with_channel(|_, payload| on_payload(payload))
+    }
+
+    /// Calls `on_message` with channel and payload of each message that is there.
+    pub(crate) fn read_with_channel(
+        &mut self,
+        mut on_message: impl FnMut(&[u8], &[u8]),
+    ) -> Result<()> {
+        let mut chunk = [0; 64 * 1024];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => bail!("Redis hung up on a subscriber"),
+                Ok(read) => self.buffer.extend(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            let mut at = 0;
+            while let Some((reply, used)) = Reply::parse(&self.buffer[at..])? {
+                at += used;
+                if let Reply::Array(items) = &reply
+                    && let [_, Reply::Text(channel), Reply::Text(payload)] = &items[..]
+                {
+                    on_message(channel, payload);
+                }
+            }
+            self.buffer.drain(..at);
+        }
+    }
+}

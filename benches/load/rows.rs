@@ -1,0 +1,339 @@
+//! The measured rows: CPU per delivery in three rhythms, CPU per connect, memory.
+//!
+//! Gateway and floor take turns within every run, read by the same loop, and a run that loses a single frame fails.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::floor::Floor;
+use crate::report::{Row, Series, Target};
+use crate::settings::Settings;
+use crate::swarm::{Side, Swarm};
+use crate::world::{Gateway, LOCAL_TTL, SHARED_CHANNEL, World};
+
+pub(crate) const PACE: Duration = Duration::from_millis(20);
+const BURST: u64 = 10;
+const BURST_PACE: Duration = Duration::from_millis(100);
+/// Events under way in the saturated row: 512 × 204 bytes are a tenth of a socket's queue bound.
+const WINDOW: u64 = 512;
+
+/// CPU time and wall time of a piece of work.
+#[derive(Clone, Copy)]
+struct Sample {
+    cpu: Duration,
+    wall: Duration,
+    units: u64,
+}
+
+impl Sample {
+    fn micros_per_unit(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.units as f64
+    }
+
+    fn busy_percent(&self) -> f64 {
+        100.0 * self.cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+}
+
+/// A gateway and a floor with the same number of sockets each, in one loop.
+pub(crate) struct Stage<'a> {
+    pub(crate) world: &'a mut World,
+    pub(crate) swarm: Swarm,
+    pub(crate) gateway: Gateway,
+    pub(crate) floor: Floor,
+    pub(crate) settings: Settings,
+}
+
+impl<'a> Stage<'a> {
+    /// Starts both servers and opens their sockets.
+    pub(crate) fn set(world: &'a mut World, settings: Settings) -> Result<Self> {
+        let mut swarm = Swarm::new(world.redis_port)?;
+        let gateway = world.start_gateway(0)?;
+        let mut floor = Floor::start(world.redis_port)?;
+        floor.command(&format!("accept {}", settings.sockets))?;
+        for user in 1..=settings.sockets {
+            let request = world.request("ws", user)?;
+            swarm.connect(Side::Gateway, gateway.port, &request)?;
+            swarm.connect(Side::Floor, floor.port, &request)?;
+        }
+        floor.done()?;
+        let mut this = Self {
+            world,
+            swarm,
+            gateway,
+            floor,
+            settings,
+        };
+        // First deliveries pay for first-time allocations on both sides.
+        for _ in 0..5 {
+            this.publish_paced(10, 1, PACE)?;
+            this.floor_writes(2, 5, PACE)?;
+        }
+        let length = this.swarm.tally(Side::Gateway).last_len;
+        let expected = crate::redis::EVENT_BYTES;
+        ensure!(
+            length == expected,
+            "frames have {length} bytes, not {expected}"
+        );
+        Ok(this)
+    }
+
+    /// CPU per delivery, one event at a time.
+    pub(crate) fn paced(&mut self) -> Result<Row> {
+        let events = self.settings.paced_events;
+        self.delivery_row(
+            ("CPU per delivery, one event at a time", 1.2),
+            |stage| stage.publish_paced(events, 1, PACE),
+            |stage| stage.floor_writes(events, 1, PACE),
+            1.0,
+        )
+    }
+
+    /// CPU per delivery, ten events back to back; the floor is a tenth of one write of ten frames.
+    pub(crate) fn bursts(&mut self) -> Result<Row> {
+        let rounds = self.settings.bursts;
+        self.delivery_row(
+            ("CPU per delivery, bursts of 10", 1.4),
+            |stage| stage.publish_paced(rounds, BURST, BURST_PACE),
+            |stage| stage.floor_writes(rounds, BURST, BURST_PACE),
+            BURST as f64,
+        )
+    }
+
+    /// CPU per delivery as fast as it goes; the floor is the bare write of one frame, paced.
+    pub(crate) fn saturated(&mut self) -> Result<Row> {
+        let (events, sockets) = (self.settings.saturated_events, self.settings.sockets);
+        let floor_events = self.settings.paced_events;
+        let mut row = self.delivery_row(
+            ("CPU per delivery, saturated", 1.0 / 6.0),
+            |stage| stage.publish_windowed(&[SHARED_CHANNEL.to_owned()], events, WINDOW, sockets),
+            |stage| stage.floor_writes(floor_events, 1, PACE),
+            1.0,
+        )?;
+        let unpaced = self.floor_writes(floor_events, 1, Duration::ZERO)?;
+        row.note += &format!(
+            "; the floor's writes are paced as in the first row, without pauses one takes {:.2} µs",
+            unpaced.micros_per_unit()
+        );
+        Ok(row)
+    }
+
+    fn delivery_row(
+        &mut self,
+        (what, limit): (&'static str, f64),
+        mut gateway: impl FnMut(&mut Self) -> Result<Sample>,
+        mut floor: impl FnMut(&mut Self) -> Result<Sample>,
+        frames_per_write: f64,
+    ) -> Result<Row> {
+        let mut row = Row {
+            what,
+            unit: "µs",
+            target: Target::Ratio(limit),
+            gateway: Series::default(),
+            floor: Series::default(),
+            note: String::new(),
+        };
+        let (mut busy, mut rate) = (Series::default(), Series::default());
+        for _ in 0..self.settings.runs {
+            let bare = floor(self)?;
+            let ours = gateway(self)?;
+            row.floor.0.push(bare.micros_per_unit() / frames_per_write);
+            row.gateway.0.push(ours.micros_per_unit());
+            busy.0.push(ours.busy_percent());
+            rate.0.push(ours.units as f64 / ours.wall.as_secs_f64());
+        }
+        row.note = format!(
+            "{:.0} deliveries/s, the gateway's core {:.0} % busy",
+            rate.median(),
+            busy.median()
+        );
+        Ok(row)
+    }
+
+    /// `rounds` times `burst` events in one write to Redis, one round each `pace`; per delivery.
+    fn publish_paced(&mut self, rounds: u32, burst: u64, pace: Duration) -> Result<Sample> {
+        let units = u64::from(rounds) * burst * self.settings.sockets;
+        let expected = self.swarm.tally(Side::Gateway).frames + units;
+        self.on_gateway(units, |stage| {
+            let start = Instant::now();
+            for round in 1..=rounds {
+                let channels = std::iter::repeat_n(SHARED_CHANNEL, burst as usize);
+                stage.swarm.publisher.publish(channels)?;
+                stage.swarm.pump_until(start + pace * round)?;
+            }
+            stage.swarm.pump_frames(Side::Gateway, expected)
+        })
+    }
+
+    /// `events` events, at most `window` of them neither delivered nor overdue, round robin over `channels`.
+    fn publish_windowed(
+        &mut self,
+        channels: &[String],
+        events: u64,
+        window: u64,
+        recipients: u64,
+    ) -> Result<Sample> {
+        let before = self.swarm.tally(Side::Gateway).frames;
+        let mut names = channels.iter().map(String::as_str).cycle();
+        self.on_gateway(events * recipients, |stage| {
+            let mut published = 0;
+            while published < events {
+                let arrived = (stage.swarm.tally(Side::Gateway).frames - before) / recipients;
+                let under_way = (published - arrived).max(stage.swarm.publisher.unanswered());
+                let room = window.saturating_sub(under_way).min(events - published);
+                // Small batches would make this program, not the gateway, the busy one.
+                if room >= (window / 4).min(events - published) {
+                    let batch = names.by_ref().take(room as usize);
+                    stage.swarm.publisher.publish(batch)?;
+                    published += room;
+                }
+                stage.swarm.turn(Instant::now() + PACE)?;
+                stage.swarm.check_open()?;
+            }
+            let expected = before + events * recipients;
+            stage.swarm.pump_frames(Side::Gateway, expected)
+        })
+    }
+
+    fn on_gateway(
+        &mut self,
+        units: u64,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Sample> {
+        let before = self.gateway.process.cpu()?;
+        let start = Instant::now();
+        work(self)?;
+        let wall = start.elapsed();
+        let cpu = self.gateway.process.cpu()?.since(&before);
+        Ok(Sample { cpu, wall, units })
+    }
+
+    /// `rounds` times one write of `frames` frames to every socket of the floor; per write.
+    fn floor_writes(&mut self, rounds: u32, frames: u64, pace: Duration) -> Result<Sample> {
+        let units = u64::from(rounds) * self.settings.sockets;
+        let expected = self.swarm.tally(Side::Floor).frames + units * frames;
+        let before = self.floor.process.cpu()?;
+        let start = Instant::now();
+        let micros = pace.as_micros();
+        self.floor
+            .command(&format!("write {rounds} {micros} {frames}"))?;
+        self.swarm.pump_frames(Side::Floor, expected)?;
+        self.floor.done()?;
+        let wall = start.elapsed();
+        let cpu = self.floor.process.cpu()?.since(&before);
+        Ok(Sample { cpu, wall, units })
+    }
+
+    /// CPU per authenticated connect, one after another, users in Redis but no longer in the gateway's own cache.
+    pub(crate) fn connects(&mut self) -> Result<Row> {
+        let mut row = Row {
+            what: "CPU per authenticated connect",
+            unit: "µs",
+            target: Target::Ratio(1.5),
+            gateway: Series::default(),
+            floor: Series::default(),
+            note: String::new(),
+        };
+        // Fills Redis: the users' first connect asks the database.
+        self.gateway_connects()?;
+        let redis = "result=\"redis\"";
+        let lookups = "lockgate_user_lookups_total";
+        let before = self.gateway.metric(lookups, redis)?;
+        for _ in 0..self.settings.runs {
+            row.floor.0.push(self.floor_connects()?.micros_per_unit());
+            row.gateway
+                .0
+                .push(self.gateway_connects()?.micros_per_unit());
+        }
+        let found = self.gateway.metric(lookups, redis)? - before;
+        let asked = self.settings.connects * self.settings.runs as u64;
+        row.note = format!("{found:.0} of {asked} users came from Redis, as the gateway counts");
+        Ok(row)
+    }
+
+    /// Users that no socket of the stage has.
+    fn newcomers(&self) -> std::ops::RangeInclusive<u64> {
+        self.settings.sockets + 1..=self.settings.sockets + self.settings.connects
+    }
+
+    fn gateway_connects(&mut self) -> Result<Sample> {
+        let requests = self
+            .newcomers()
+            .map(|user| self.world.request("ws", user))
+            .collect::<Result<Vec<_>>>()?;
+        let mark = self.swarm.mark();
+        let sample = self.on_gateway(requests.len() as u64, |stage| {
+            for request in &requests {
+                stage
+                    .swarm
+                    .connect(Side::Gateway, stage.gateway.port, request)?;
+            }
+            Ok(())
+        })?;
+        self.swarm.close_from(mark);
+        self.swarm
+            .pump_until(Instant::now() + LOCAL_TTL + Duration::from_millis(500))?;
+        self.swarm.check_open()?;
+        Ok(sample)
+    }
+
+    fn floor_connects(&mut self) -> Result<Sample> {
+        let requests = self
+            .newcomers()
+            .map(|user| self.world.request("ws", user))
+            .collect::<Result<Vec<_>>>()?;
+        let mark = self.swarm.mark();
+        let before = self.floor.process.cpu()?;
+        let start = Instant::now();
+        self.floor
+            .command(&format!("connects {}", requests.len()))?;
+        for request in &requests {
+            self.swarm.connect(Side::Floor, self.floor.port, request)?;
+        }
+        self.floor.done()?;
+        let wall = start.elapsed();
+        let cpu = self.floor.process.cpu()?.since(&before);
+        self.swarm.close_from(mark);
+        self.floor.command("drop")?;
+        self.floor.done()?;
+        Ok(Sample {
+            cpu,
+            wall,
+            units: requests.len() as u64,
+        })
+    }
+}
+
+/// Memory of an idle authenticated socket in one group: growth of a fresh gateway between two numbers of sockets.
+pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
+    let (low, high, settle) = settings.memory;
+    let mut row = Row {
+        what: "memory of an idle authenticated socket",
+        unit: "KiB",
+        target: Target::Value(1.5),
+        gateway: Series::default(),
+        floor: Series::default(),
+        note: format!("growth of PSS between {low} and {high} sockets, each of another user"),
+    };
+    for _ in 0..settings.memory_runs {
+        let gateway = world.start_gateway(0)?;
+        let mut swarm = Swarm::new(world.redis_port)?;
+        let mut sizes = [0.0; 2];
+        let mut user = 0;
+        for (size, count) in sizes.iter_mut().zip([low, high]) {
+            while user < count {
+                user += 1;
+                let request = world.request("ws", user)?;
+                swarm.connect(Side::Gateway, gateway.port, &request)?;
+            }
+            swarm.pump_until(Instant::now() + settle)?;
+            swarm.check_open()?;
+            *size = gateway.process.pss()? as f64;
+        }
+        let each = (sizes[1] - sizes[0]) / (high - low) as f64;
+        row.gateway.0.push(each / 1024.0);
+        swarm.close_from(0);
+    }
+    Ok(row)
+}

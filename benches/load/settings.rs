@@ -1,0 +1,61 @@
+//! How much is measured: sizes and lengths of every row.
+
+use std::time::Duration;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) runs: usize,
+    /// Sockets of the delivery rows.
+    pub(crate) sockets: u64,
+    /// One event each 20 ms.
+    pub(crate) paced_events: u32,
+    /// Ten events each 100 ms.
+    pub(crate) bursts: u32,
+    pub(crate) saturated_events: u64,
+    /// Connects per run.
+    pub(crate) connects: u64,
+    /// Sockets in each small group of the latency row; length of a step in search of half load, and of the run.
+    pub(crate) latency: (u64, Duration, Duration),
+    /// Sockets before and after, and how long the process may settle before it is weighed.
+    pub(crate) memory: (u64, u64, Duration),
+    pub(crate) memory_runs: usize,
+    /// The first and the second size of the table of costs: sockets with [`crate::world::EXTRA_GROUPS`] groups each.
+    pub(crate) cost_sockets: u64,
+    /// Tenants per step.
+    pub(crate) cost_tenants: usize,
+    /// How long an idle replica's commands are counted.
+    pub(crate) idle: Duration,
+}
+
+impl Settings {
+    pub(crate) const FULL: Self = Self {
+        runs: 5,
+        sockets: 1_000,
+        paced_events: 250,
+        bursts: 40,
+        saturated_events: 5_000,
+        connects: 2_000,
+        latency: (1, Duration::from_secs(1), Duration::from_secs(5)),
+        memory: (2_000, 10_000, Duration::from_secs(3)),
+        memory_runs: 3,
+        cost_sockets: 250,
+        cost_tenants: 100,
+        idle: Duration::from_secs(10),
+    };
+    /// Every row, but too short to be quoted.
+    pub(crate) const QUICK: Self = Self {
+        runs: 2,
+        paced_events: 50,
+        bursts: 10,
+        saturated_events: 500,
+        connects: 500,
+        latency: (1, Duration::from_millis(300), Duration::from_secs(1)),
+        memory: (1_000, 3_000, Duration::from_secs(1)),
+        memory_runs: 1,
+        cost_sockets: 50,
+        cost_tenants: 20,
+        idle: Duration::from_secs(2),
+        ..Self::FULL
+    };
+}

@@ -1,0 +1,327 @@
+//! The client side: thousands of raw sockets in one epoll loop that reads, counts frames, and does little else.
+//!
+//! Gateway and floor are read by the same loop, each as a [`Side`], so that what reading costs the writer is the same.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::frames::{Opcode, Parser};
+use crate::redis::{Publisher, Subscriber};
+use crate::stamp;
+
+/// Whose sockets these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Gateway = 0,
+    Floor = 1,
+}
+
+/// How long any answer may take before the run fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PUBLISHER: u64 = u64::MAX;
+const SUBSCRIBER: u64 = u64::MAX - 1;
+
+/// What arrived on one side.
+#[derive(Default)]
+pub(crate) struct Tally {
+    /// Complete text and binary frames.
+    pub(crate) frames: u64,
+    /// Payload length of the last of them.
+    pub(crate) last_len: usize,
+    /// Sockets that the server closed.
+    pub(crate) closed: u64,
+    /// Code and reason of the first close frame.
+    pub(crate) first_close: Option<String>,
+}
+
+/// Nanoseconds from publish to arrival, while a latency run lasts.
+#[derive(Default)]
+pub(crate) struct Latencies {
+    /// At the sockets.
+    pub(crate) sockets: Vec<u64>,
+    /// At the bare subscriber.
+    pub(crate) subscriber: Vec<u64>,
+}
+
+struct Conn {
+    stream: TcpStream,
+    side: Side,
+    parser: Parser,
+}
+
+/// The loop, its sockets, and the Redis links that are read in the same loop.
+pub(crate) struct Swarm {
+    epoll: OwnedFd,
+    conns: Vec<Option<Conn>>,
+    scratch: Box<[u8]>,
+    tallies: [Tally; 2],
+    pub(crate) publisher: Publisher,
+    subscriber: Option<Subscriber>,
+    latencies: Option<Latencies>,
+}
+
+impl Swarm {
+    /// An empty swarm beside the Redis at `redis_port`.
+    pub(crate) fn new(redis_port: u16) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let publisher = Publisher::connect(redis_port)?;
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(
+            &epoll,
+            publisher.stream(),
+            EventData::new_u64(PUBLISHER),
+            flags,
+        )?;
+        Ok(Self {
+            epoll,
+            conns: Vec::new(),
+            scratch: vec![0; 64 * 1024].into(),
+            tallies: Default::default(),
+            publisher,
+            subscriber: None,
+            latencies: None,
+        })
+    }
+
+    /// Adds a bare subscriber; its messages count for [`Latencies::subscriber`].
+    pub(crate) fn subscribe(&mut self, redis_port: u16, channels: &[String]) -> Result<()> {
+        let subscriber = Subscriber::connect(redis_port, channels)?;
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(
+            &self.epoll,
+            subscriber.stream(),
+            EventData::new_u64(SUBSCRIBER),
+            flags,
+        )?;
+        self.subscriber = Some(subscriber);
+        Ok(())
+    }
+
+    /// Ends the bare subscriber's link.
+    pub(crate) fn unsubscribe(&mut self) {
+        self.subscriber = None;
+    }
+
+    /// Opens one socket: connect, request, 101. Frames that came with the 101 are counted.
+    pub(crate) fn connect(&mut self, side: Side, port: u16, request: &[u8]) -> Result<()> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request)?;
+        let mut head = [0; 4096];
+        let mut filled = 0;
+        let end = loop {
+            let read = stream.read(&mut head[filled..]).context("no answer")?;
+            ensure!(read > 0, "the server cut the handshake");
+            filled += read;
+            if let Some(at) = head[..filled].windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            ensure!(filled < head.len(), "the answer's head is too long");
+        };
+        if !head.starts_with(b"HTTP/1.1 101") {
+            bail!("refused: {}", String::from_utf8_lossy(&head[..filled]));
+        }
+        stream.set_nonblocking(true)?;
+        let token = self.conns.len() as u64;
+        let flags = EventFlags::IN | EventFlags::ET | EventFlags::RDHUP;
+        epoll::add(&self.epoll, &stream, EventData::new_u64(token), flags)?;
+        self.conns.push(Some(Conn {
+            stream,
+            side,
+            parser: Parser::default(),
+        }));
+        if filled > end {
+            self.take(token as usize, &head[end..filled]);
+        }
+        Ok(())
+    }
+
+    /// How many sockets were ever opened: a mark for [`Swarm::close_from`].
+    pub(crate) fn mark(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Resets all sockets opened since `mark`, without leaving TIME_WAIT behind.
+    pub(crate) fn close_from(&mut self, mark: usize) {
+        for conn in self.conns.drain(mark..).flatten() {
+            socket2::SockRef::from(&conn.stream)
+                .set_linger(Some(Duration::ZERO))
+                .ok();
+        }
+    }
+
+    /// What arrived so far.
+    pub(crate) fn tally(&self, side: Side) -> &Tally {
+        &self.tallies[side as usize]
+    }
+
+    /// Starts to note latencies; [`Swarm::end_latencies`] hands them out.
+    pub(crate) fn begin_latencies(&mut self) {
+        self.latencies = Some(Latencies::default());
+    }
+
+    /// The latencies noted since [`Swarm::begin_latencies`].
+    pub(crate) fn end_latencies(&mut self) -> Latencies {
+        self.latencies.take().unwrap_or_default()
+    }
+
+    /// Reads what comes until `until`.
+    pub(crate) fn pump_until(&mut self, until: Instant) -> Result<()> {
+        loop {
+            self.turn(until)?;
+            if Instant::now() >= until {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads until `side` has `frames` in all; fails when that takes too long or a socket was closed.
+    pub(crate) fn pump_frames(&mut self, side: Side, frames: u64) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.tally(side).frames < frames {
+            self.turn(deadline)?;
+            self.check_open()?;
+            let missing = frames.saturating_sub(self.tally(side).frames);
+            ensure!(
+                missing == 0 || Instant::now() < deadline,
+                "{missing} frames did not arrive on the side of the {side:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Fails if the server closed a socket.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        for tally in &self.tallies {
+            ensure!(
+                tally.closed == 0,
+                "the server closed {} sockets; the first with {}",
+                tally.closed,
+                tally.first_close.as_deref().unwrap_or("no close frame")
+            );
+        }
+        Ok(())
+    }
+
+    /// One wait for events, at most until `until`, and the reading of what is there.
+    pub(crate) fn turn(&mut self, until: Instant) -> Result<()> {
+        let mut events = [const { None::<u64> }; 256];
+        let count = self.ready(until, &mut events)?;
+        for token in events.iter().take(count).flatten() {
+            match *token {
+                PUBLISHER => self.publisher.read_replies()?,
+                SUBSCRIBER => self.read_subscriber()?,
+                token => self.read_socket(token as usize),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits with `ppoll`, whose timeout has nanoseconds, and then asks epoll without waiting.
+    fn ready(&self, until: Instant, tokens: &mut [Option<u64>; 256]) -> Result<usize> {
+        let mut events = Vec::with_capacity(tokens.len());
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let spare = rustix::buffer::spare_capacity(&mut events);
+        if retried(epoll::wait(&self.epoll, spare, Some(&at_once)))?.is_none() || events.is_empty()
+        {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds = [PollFd::from_borrowed_fd(self.epoll.as_fd(), PollFlags::IN)];
+            retried(rustix::event::poll(&mut fds, Some(&timeout)))?;
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            retried(epoll::wait(&self.epoll, spare, Some(&at_once)))?;
+        }
+        for (token, event) in tokens.iter_mut().zip(&events) {
+            *token = Some(event.data.u64());
+        }
+        Ok(events.len())
+    }
+
+    fn read_subscriber(&mut self) -> Result<()> {
+        let Some(subscriber) = &mut self.subscriber else {
+            return Ok(());
+        };
+        let latencies = &mut self.latencies;
+        subscriber.read_messages(|payload| {
+            if let Some(latencies) = latencies {
+                latencies.subscriber.extend(stamp::age(payload));
+            }
+        })
+    }
+
+    fn read_socket(&mut self, index: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        // An event of a socket that was reset meanwhile finds nothing here.
+        while let Some(Some(conn)) = self.conns.get_mut(index) {
+            match conn.stream.read(&mut scratch) {
+                Ok(0) => self.lose(index),
+                Ok(read) => {
+                    self.take(index, &scratch[..read]);
+                    if read < scratch.len() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => self.lose(index),
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn lose(&mut self, index: usize) {
+        if let Some(conn) = self.conns.get_mut(index).and_then(Option::take) {
+            self.tallies[conn.side as usize].closed += 1;
+        }
+    }
+
+    fn take(&mut self, index: usize, bytes: &[u8]) {
+        let Some(Some(conn)) = self.conns.get_mut(index) else {
+            return;
+        };
+        let tally = &mut self.tallies[conn.side as usize];
+        let latencies = &mut self.latencies;
+        let stream = &mut conn.stream;
+        conn.parser
+            .feed(bytes, |opcode, tail, length| match opcode {
+                Opcode::Data => {
+                    tally.frames += 1;
+                    tally.last_len = length;
+                    if let Some(latencies) = latencies {
+                        latencies.sockets.extend(stamp::age(tail));
+                    }
+                }
+                Opcode::Ping => {
+                    // Lost at worst: then the gateway closes the socket, and the run fails loudly.
+                    stream.write_all(&crate::frames::masked_pong(tail)).ok();
+                }
+                Opcode::Close => {
+                    tally
+                        .first_close
+                        .get_or_insert_with(|| crate::frames::describe_close(tail));
+                }
+                Opcode::Other => {}
+            });
+    }
+}
+
+fn retried<T>(result: rustix::io::Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

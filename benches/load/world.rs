@@ -1,0 +1,303 @@
+//! What a gateway needs around it: Redis, a user database as Django makes it, tokens as simplejwt makes them, a
+//! configuration file; and the gateway itself. All in one temporary directory, on loopback ports of their own.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
+use tempfile::TempDir;
+
+use crate::floor;
+use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
+use crate::redis::Link;
+
+/// Users in the database, numbered from 1.
+pub(crate) const USERS: u64 = 12_000;
+/// How long the gateway's in-process cache believes a user record; the connect row waits for it to pass.
+pub(crate) const LOCAL_TTL: Duration = Duration::from_secs(1);
+/// Groups that a socket of the routes for the table of costs joins, beside `bench`.
+pub(crate) const EXTRA_GROUPS: u64 = 20;
+/// Groups of the latency row.
+pub(crate) const SMALL_GROUPS: u64 = 1_000;
+
+const HOST: &str = "bench.example.com";
+const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The group that most sockets are in, as a Redis channel.
+pub(crate) const SHARED_CHANNEL: &str = "bench__group__bench";
+
+/// The Redis channel of small group `n`.
+pub(crate) fn small_channel(n: u64) -> String {
+    format!("bench__group__small_{n}")
+}
+
+/// Every channel that the rows publish to.
+pub(crate) fn all_channels() -> Vec<String> {
+    let small = (1..=SMALL_GROUPS).map(small_channel);
+    small.chain([SHARED_CHANNEL.to_owned()]).collect()
+}
+
+/// The channel that reaches a socket with this path, for the stand-in.
+pub(crate) fn channel_of_path(path: &str) -> String {
+    let mut parts = path.split('/').skip(1);
+    match (parts.next(), parts.next().map(str::parse)) {
+        (Some("small"), Some(Ok(n))) => small_channel(n),
+        _ => SHARED_CHANNEL.to_owned(),
+    }
+}
+
+/// The id of the one token of user `user`.
+pub(crate) fn jti(user: u64) -> String {
+    format!(
+        "{:032x}",
+        u128::from(user) * 0x9e37_79b9_7f4a_7c15_f39c_0c2d
+    )
+}
+
+/// Redis, database, configuration; gateways are started in it.
+pub(crate) struct World {
+    dir: TempDir,
+    pub(crate) redis_port: u16,
+    redis: Process,
+    /// For questions to Redis that no measurement is made of.
+    pub(crate) link: Link,
+    program: PathBuf,
+    stand_in: bool,
+    key: EncodingKey,
+}
+
+/// A running gateway, or its stand-in.
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    admin: Option<u16>,
+}
+
+impl World {
+    /// Starts Redis and makes the database. With `stand_in` the gateways started later are [`floor::relay`].
+    pub(crate) fn create(program: &Path, stand_in: bool) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("lockgate-load").tempdir()?;
+        let redis_port = free_port()?;
+        let log = File::create(dir.path().join("redis.log"))?;
+        let mut redis = Process::spawn(LOAD_CORE, Path::new("redis-server"), |command| {
+            command
+                .args(["--port", &redis_port.to_string(), "--bind", "127.0.0.1"])
+                .args(["--save", "", "--appendonly", "no", "--dir"])
+                .arg(dir.path())
+                .stdout(log)
+        })?;
+        let link = wait_for("Redis", &mut redis, || Link::connect(redis_port))?;
+        make_users(&dir.path().join("users.sqlite3"))?;
+        Ok(Self {
+            dir,
+            redis_port,
+            redis,
+            link,
+            program: program.to_owned(),
+            stand_in,
+            key: EncodingKey::from_secret(KEY.as_bytes()),
+        })
+    }
+
+    /// CPU time of everything that shares the load core: Redis and this program.
+    pub(crate) fn load_cpu(&self) -> Result<[CpuReading; 2]> {
+        Ok([self.redis.cpu()?, CpuReading::of(std::process::id())?])
+    }
+
+    /// Starts a gateway with tenant `bench` and `more` idle tenants, and waits until it is ready.
+    pub(crate) fn start_gateway(&self, more: usize) -> Result<Gateway> {
+        if self.stand_in {
+            let (process, port) = floor::start_relay(self.redis_port)?;
+            return Ok(Gateway {
+                process,
+                port,
+                admin: None,
+            });
+        }
+        let (port, admin) = (free_port()?, free_port()?);
+        let file = self.dir.path().join(format!("gateway-{port}.toml"));
+        fs::write(&file, self.configuration(port, admin, more))?;
+        let log_file = self.dir.path().join("gateway.log");
+        let log = File::options().create(true).append(true).open(&log_file)?;
+        let errors = log.try_clone()?;
+        let mut process = Process::spawn(SERVER_CORE, &self.program, |command| {
+            command
+                .args(["serve", "--config"])
+                .arg(&file)
+                .env("TOKIO_WORKER_THREADS", "1")
+                .stdout(log)
+                .stderr(errors)
+        })?;
+        wait_for("the gateway", &mut process, || {
+            let (status, body) = http_get(admin, "/readyz")?;
+            ensure!(status == 200, "/readyz answers {status}: {body}");
+            Ok(())
+        })
+        .with_context(|| fs::read_to_string(&log_file).unwrap_or_default())?;
+        Ok(Gateway {
+            process,
+            port,
+            admin: Some(admin),
+        })
+    }
+
+    /// An upgrade request as a browser sends it, with the token of user `user`, for `/ROUTE/USER/`.
+    pub(crate) fn request(&self, route: &str, user: u64) -> Result<Vec<u8>> {
+        self.request_for(route, user, user)
+    }
+
+    /// The same for `/ROUTE/N/`.
+    pub(crate) fn request_for(&self, route: &str, n: u64, user: u64) -> Result<Vec<u8>> {
+        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
+        let claims = json!({
+            "token_type": "access", "exp": now + 3600, "iat": now - 1, "jti": jti(user), "user_id": user.to_string(),
+        });
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.key)?;
+        let request = format!(
+            "GET /{route}/{n}/?token={token} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n\
+             Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
+             Upgrade: websocket\r\nOrigin: https://{HOST}\r\nSec-WebSocket-Version: 13\r\n\
+             Accept-Encoding: gzip, deflate\r\nAccept-Language: en\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        Ok(request.into_bytes())
+    }
+
+    fn configuration(&self, port: u16, admin: u16, more: usize) -> String {
+        let database = self.dir.path().join("users.sqlite3");
+        let extra = |prefix: &str, suffix: &str| {
+            let groups = (0..EXTRA_GROUPS).map(|i| format!(", \"{prefix}{i:02}{suffix}\""));
+            groups.collect::<String>()
+        };
+        let mut text = format!(
+            "[server]\nlisten = \"127.0.0.1:{port}\"\n\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\n\
+             [redis]\nurl = \"redis://127.0.0.1:{}/0\"\n\n[log]\nlevel = \"warn\"\n",
+            self.redis_port
+        );
+        let names = (1..=more).map(|i| format!("t{i:04}"));
+        for name in names.chain(["bench".to_owned()]) {
+            // Writing into a String cannot fail.
+            write!(
+                text,
+                "\n[tenants.{name}]\nhosts = [\"{name}.example.com\"]\norigins = [\"https://{name}.example.com\"]\n\
+                 [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
+                 [tenants.{name}.users]\ndatabase = \"sqlite://{}\"\nlocal_ttl = \"{}s\"\n\
+                 [tenants.{name}.layer]\nkind = \"pubsub\"\nprefix = \"{name}\"\n\
+                 [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n",
+                database.display(),
+                LOCAL_TTL.as_secs(),
+            )
+            .ok();
+        }
+        for (route, groups) in [
+            ("small", "\"small_{n}\"".to_owned()),
+            ("groups", format!("\"bench\"{}", extra("g", "_{n}"))),
+            ("members", format!("\"bench\"{}", extra("s", ""))),
+        ] {
+            write!(
+                text,
+                "[[tenants.bench.routes]]\npath = \"{route}/<int:n>/\"\ngroups = [{groups}]\n"
+            )
+            .ok();
+        }
+        text
+    }
+}
+
+impl Gateway {
+    /// The sum of all series of a metric that have `label` in their labels; 0 for the stand-in.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let Some(admin) = self.admin else {
+            return Ok(0.0);
+        };
+        let (_, text) = http_get(admin, "/metrics")?;
+        let values = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let rest = series.strip_prefix(name)?;
+            let matches = rest.starts_with('{') && rest.contains(label);
+            matches.then(|| value.parse::<f64>().unwrap_or(0.0))
+        });
+        Ok(values.sum())
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+fn wait_for<T>(
+    what: &str,
+    process: &mut Process,
+    mut try_once: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        process.check_alive().with_context(|| what.to_owned())?;
+        match try_once() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("{what} does not come up")));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("no HTTP answer");
+    };
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
+/// `auth_user` as Django's migrations make it on SQLite, with rows as a project has them.
+fn make_users(file: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    let fill = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {USERS})
+         INSERT INTO auth_user SELECT i,
+           'pbkdf2_sha256$1000000$Zk3vYt0wXq7LbRe5uHs1Na$' || printf('%043d', i) || '=',
+           '2026-11-20 08:15:42.123456', 0, printf('user%05d', i), 'Lovelace',
+           printf('user%05d@example.com', i), 0, 1, '2024-02-29 10:00:00.654321', 'Augusta' FROM n"
+    );
+    runtime.block_on(async {
+        let mut database = SqliteConnection::connect(&url).await?;
+        sqlx::raw_sql(
+            "CREATE TABLE \"auth_user\" (\"id\" integer NOT NULL PRIMARY KEY AUTOINCREMENT,
+             \"password\" varchar(128) NOT NULL, \"last_login\" datetime NULL, \"is_superuser\" bool NOT NULL,
+             \"username\" varchar(150) NOT NULL UNIQUE, \"last_name\" varchar(150) NOT NULL,
+             \"email\" varchar(254) NOT NULL, \"is_staff\" bool NOT NULL, \"is_active\" bool NOT NULL,
+             \"date_joined\" datetime NOT NULL, \"first_name\" varchar(150) NOT NULL)",
+        )
+        .execute(&mut database)
+        .await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(fill))
+            .execute(&mut database)
+            .await?;
+        database.close().await?;
+        Ok(())
+    })
+}

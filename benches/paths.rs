@@ -1,0 +1,190 @@
+//! The steps of the hot paths, one by one, without sockets, Redis or a runtime that switches tasks.
+//!
+//! `cargo bench --bench paths [-- FILTER]`. Measured: a frame's encoding and decoding, an event's decoding and
+//! rendering, a token's verification per algorithm, one event into the queues of a group. Not measured: system calls and
+//! wake-ups, which cost more than all of these together; `cargo bench --bench load` measures those.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use futures_util::FutureExt;
+use lockgate::auth::{MintRequest, RawToken, TokenVerifier, mint};
+use lockgate::channel_layer::Codec;
+use lockgate::clock::UnixTime;
+use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
+use lockgate::event::Event;
+use lockgate::frame::{Accounting, Decoder, Frame, Message};
+use lockgate::hub::{FanOut, Hub, Member};
+use lockgate::ids::GroupName;
+use lockgate::render::{Delivery, Rendered};
+use serde_json::Map;
+
+/// The gateway's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Key pairs that protect nothing: those of the golden tokens.
+const VECTORS: &str = include_str!("../tests/vectors/simplejwt_tokens.json");
+
+/// The body of the event that all paths carry: 200 bytes of JSON, as `benches/load` sends it.
+const BODY_BYTES: usize = 200;
+const MAX_MESSAGE: u64 = 64 * 1024;
+
+fn event() -> Event {
+    let message = "m".repeat(BODY_BYTES - r#"{"message":""}"#.len());
+    let json = format!(r#"{{"type":"bench.event","message":"{message}"}}"#);
+    Event::from_json(json).expect("it is a JSON object")
+}
+
+/// A client's text frame: masked, with a 16-bit length.
+fn masked_text(payload: &[u8]) -> Vec<u8> {
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    let length = u16::try_from(payload.len()).expect("it is short");
+    let mut frame = vec![0x81, 0x80 | 126];
+    frame.extend(length.to_be_bytes());
+    frame.extend(mask);
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    frame
+}
+
+fn frames(criterion: &mut Criterion) {
+    let text = "x".repeat(BODY_BYTES);
+    criterion.bench_function("frame_encode/200_bytes", |bencher| {
+        bencher.iter(|| Frame::text(black_box(&text)));
+    });
+    for size in [200, 4_096] {
+        let frame = masked_text(&vec![b'x'; size]);
+        criterion.bench_function(&format!("frame_decode/{size}_bytes"), |bencher| {
+            let mut decoder = Decoder::new(MAX_MESSAGE);
+            bencher.iter(|| {
+                let mut input = black_box(&frame[..]);
+                let message = decoder.push(&mut input);
+                assert!(matches!(message, Ok(Some(Message::Text(text))) if text.len() == size));
+            });
+        });
+    }
+}
+
+fn events(criterion: &mut Criterion) {
+    let codec = Codec::new(SerializerFormat::MsgPack, &[]);
+    let payload = codec.encode(&event()).expect("it is an event");
+    criterion.bench_function("event_decode/msgpack_200_bytes", |bencher| {
+        bencher.iter(|| codec.decode(black_box(&payload)).expect("it is an event"));
+    });
+    let delivery = Delivery::new(Deliver::Body, &[]).expect("there is no glob");
+    let (decoded, accounting) = (event(), Accounting::default());
+    criterion.bench_function("event_render/body_200_bytes", |bencher| {
+        bencher.iter(|| {
+            let rendered = delivery.render(black_box(&decoded), &accounting);
+            assert!(
+                matches!(rendered, Ok(Rendered::Frame(frame)) if frame.len() == BODY_BYTES + 4)
+            );
+        });
+    });
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let vectors: serde_json::Value = serde_json::from_str(VECTORS).expect("it is JSON");
+    let pem = |name: &str, half: &str| vectors["keys"][name][half].as_str().map(Into::into);
+    for (algorithm, name) in [
+        ("HS256", None),
+        ("RS256", Some("rsa")),
+        ("ES256", Some("p256")),
+        ("EdDSA", Some("ed25519")),
+    ] {
+        let config = TokenConfig {
+            keys: vec![KeyConfig {
+                algorithm: algorithm.into(),
+                kid: None,
+                signing_key: match name {
+                    Some(name) => pem(name, "private_pem"),
+                    None => Some("0123456789abcdef0123456789abcdef".into()),
+                },
+                verifying_key: name.and_then(|name| pem(name, "public_pem")),
+            }],
+            ..TokenConfig::default()
+        };
+        let now = UnixTime::now();
+        let request = MintRequest {
+            user_id: "4711",
+            lifetime: Duration::from_secs(300),
+            claims: Map::new(),
+        };
+        let token = RawToken::new(mint(&config, &request, now).expect("the key signs"));
+        let verifier = TokenVerifier::new(&config, IdType::Int).expect("the key is good");
+        let label = format!("verify_token/{}", algorithm.to_lowercase());
+        criterion.bench_function(&label, |bencher| {
+            bencher.iter(|| {
+                // Nothing is fetched, so the first poll has the verdict.
+                let verified = verifier.verify(black_box(&token), now).now_or_never();
+                assert!(matches!(verified, Some(Ok(token)) if token.user_id.as_str() == "4711"));
+            });
+        });
+    }
+}
+
+/// One frame into the queues of a group, walked as the relay walks it; emptying them is outside the clock.
+fn fan_out(criterion: &mut Criterion) {
+    for size in [1_000, 10_000] {
+        let hub = Hub::default();
+        let name = GroupName::from("bench");
+        let members: Vec<Arc<Member>> = (0..size)
+            .map(|user: u32| Member::new(user.to_string().into(), 0, 0, None))
+            .collect();
+        for member in &members {
+            hub.register(member);
+            hub.join(member, &name);
+        }
+        let group = hub.groups().get(&name).expect("it was joined");
+        let frame = Frame::text(&"x".repeat(BODY_BYTES));
+        criterion.bench_function(&format!("fan_out/{size}_connections"), |bencher| {
+            bencher.iter_batched(
+                || empty(&members),
+                |()| {
+                    let walk =
+                        FanOut::walk(&group, |member| Some(member.outbound().push_frame(&frame)));
+                    let counts = finish(walk);
+                    assert_eq!(counts.queued, members.len());
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+}
+
+/// Takes everything out of the members' queues.
+fn empty(members: &[Arc<Member>]) {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut batch = Vec::new();
+    for member in members {
+        while member
+            .outbound()
+            .poll_next(&mut context, &mut batch)
+            .is_ready()
+        {
+            batch.clear();
+        }
+    }
+}
+
+/// Polls a future that only yields until it is done.
+fn finish<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
+criterion_group!(benches, frames, events, tokens, fan_out);
+criterion_main!(benches);

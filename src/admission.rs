@@ -1,0 +1,247 @@
+//! Who may come in: the order of refusals from the token to the groups.
+//!
+//! One Redis round asks for everything that Redis knows of a token: whether it, its user or its tenant is denied,
+//! and the cached user record.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::auth::denylist::{self, DenyVerdict};
+use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, VerifiedToken};
+use crate::clock::UnixTime;
+use crate::config::{OnOutage, TokenConfig};
+use crate::error::{Refusal, StoreError};
+use crate::ids::TenantId;
+use crate::metrics::{self, AuthStep};
+use crate::stores::redis::{KeyValue, RedisStore};
+use crate::users::{CachedPair, UserRecord, Users};
+
+/// A token's verified content and its user.
+#[derive(Clone)]
+pub struct Identity {
+    /// The user record.
+    pub user: Arc<UserRecord>,
+    /// What the token says.
+    pub token: Arc<VerifiedToken>,
+}
+
+/// Where the denylist is, and what holds while it cannot be asked.
+pub struct DenylistSource {
+    /// `None`: this process has no Redis, and nothing is denied.
+    pub redis: Option<Arc<RedisStore>>,
+    /// Whether it is the Redis that also holds the user records: then one round asks for both.
+    pub shares_users_redis: bool,
+    /// `denylist.on_outage`.
+    pub on_outage: OnOutage,
+}
+
+/// Authenticates the tokens of one tenant.
+pub struct Authenticator {
+    /// Whose tokens these are.
+    pub tenant: TenantId,
+    /// Where tokens stand in a request, and which checks are switched on.
+    pub config: Arc<TokenConfig>,
+    /// Keys and claims.
+    pub verifier: TokenVerifier,
+    /// Revoked tokens.
+    pub denylist: DenylistSource,
+    /// The tenant's Redis, where user records are cached.
+    pub redis: Option<Arc<RedisStore>>,
+    /// The tenant's users.
+    pub users: Arc<Users>,
+}
+
+/// What the Redis round said.
+struct Round {
+    verdict: DenyVerdict,
+    cached: Option<CachedPair>,
+}
+
+impl Authenticator {
+    /// From a token to its user: steps 8 to 10 of a socket's life.
+    ///
+    /// # Errors
+    /// The first refusal; [`Refusal::Unavailable`] if somebody who has to be asked does not answer.
+    pub async fn authenticate(&self, raw: &RawToken) -> Result<Identity, Refusal> {
+        let started = Instant::now();
+        let token = match self.verifier.verify(raw, UnixTime::now()).await {
+            Ok(token) => token,
+            Err(TokenError::Refused(refusal)) => return Err(refusal),
+            Err(TokenError::Unavailable(error)) => return Err(unavailable(&self.tenant, &error)),
+        };
+        let started = lap(AuthStep::Token, started);
+        let local = self.users.local(&token.user_id);
+        let round = self.ask_redis(&token, local.is_none()).await;
+        let started = lap(AuthStep::Denylist, started);
+        match (round.verdict, self.denylist.on_outage) {
+            (DenyVerdict::Clear, _) | (DenyVerdict::Unreadable, OnOutage::Allow) => {}
+            (DenyVerdict::Revoked, _) => return Err(Refusal::TokenRevoked),
+            (DenyVerdict::Unreadable, OnOutage::Refuse) => return Err(Refusal::Unavailable),
+        }
+        let user = match local {
+            Some(known) => known,
+            None => {
+                let found = self.users.look_up(&token.user_id, round.cached).await;
+                found.map_err(|error| unavailable(&self.tenant, &error))?
+            }
+        };
+        lap(AuthStep::User, started);
+        let user = self.check_user(&token, user)?;
+        Ok(Identity {
+            user,
+            token: Arc::new(token),
+        })
+    }
+
+    /// What [`Authenticator::authenticate`] would do with the token at `now`, check by check.
+    ///
+    /// With `offline`, neither Redis nor database is asked.
+    pub async fn explain(&self, raw: &RawToken, now: UnixTime, offline: bool) -> Report {
+        let explained = self.verifier.explain(raw, now).await;
+        let later = match &explained.outcome {
+            Ok(token) if !offline => self.later_checks(token).await,
+            _ if offline => Later::OFFLINE,
+            _ => Later::NOT_REACHED,
+        };
+        Report::assemble(&explained, later)
+    }
+
+    async fn later_checks(&self, token: &VerifiedToken) -> Later {
+        let round = self.ask_redis(token, true).await;
+        let denylist = match (&self.denylist.redis, round.verdict) {
+            (None, _) => Asked::NotAsked,
+            (Some(_), DenyVerdict::Clear) => Asked::Pass,
+            (Some(_), DenyVerdict::Revoked) => Asked::Fail,
+            (Some(_), DenyVerdict::Unreadable) => Asked::Unavailable,
+        };
+        let Ok(user) = self.users.look_up(&token.user_id, round.cached).await else {
+            return Later {
+                denylist,
+                user: Asked::Unavailable,
+                is_active: Asked::Unavailable,
+                password: Asked::Unavailable,
+            };
+        };
+        let refusal = self.check_user(token, user).err();
+        let asked = |failed| {
+            if refusal == Some(failed) {
+                Asked::Fail
+            } else {
+                Asked::Pass
+            }
+        };
+        Later {
+            denylist,
+            user: asked(Refusal::UserNotFound),
+            is_active: asked(Refusal::UserInactive),
+            password: asked(Refusal::PasswordChanged),
+        }
+    }
+
+    /// Step 10: the user exists, is active, and still has the password that the token was made with.
+    ///
+    /// # Errors
+    /// The refusal that says which of these fails.
+    pub fn check_user(
+        &self,
+        token: &VerifiedToken,
+        user: Option<Arc<UserRecord>>,
+    ) -> Result<Arc<UserRecord>, Refusal> {
+        let user = user.ok_or(Refusal::UserNotFound)?;
+        if self.config.check_user_is_active && !user.is_active {
+            return Err(Refusal::UserInactive);
+        }
+        if self.config.check_revoke_token
+            && !token
+                .revoke_digest
+                .as_deref()
+                .is_some_and(|claim| user.password_matches(claim))
+        {
+            return Err(Refusal::PasswordChanged);
+        }
+        Ok(user)
+    }
+
+    /// Asks for denylist and cached user: one round where one Redis holds both, else two in parallel.
+    async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> Round {
+        let (jti, user, all) = denylist::keys(&self.tenant, token);
+        // A token without jti has no key of its own: its place in the round is taken by a key that decides anyway.
+        let deny_keys = [jti.unwrap_or_else(|| all.clone()), user, all];
+        let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
+        let Some(deny_redis) = &self.denylist.redis else {
+            return Round {
+                verdict: DenyVerdict::Clear,
+                cached: self.ask_for_user(user_keys).await,
+            };
+        };
+        if !self.denylist.shares_users_redis {
+            let (denied, cached) = tokio::join!(
+                deny_redis.get_each(&deny_keys),
+                self.ask_for_user(user_keys)
+            );
+            return Round {
+                verdict: verdict(token, denied.as_deref().ok()),
+                cached,
+            };
+        }
+        let mut keys = deny_keys.to_vec();
+        keys.extend(user_keys.into_iter().flatten());
+        match deny_redis.get_each(&keys).await {
+            Ok(answers) => {
+                let (denied, cached) = answers.split_at(3);
+                Round {
+                    verdict: verdict(token, Some(denied)),
+                    cached: Some(cached_pair(cached)),
+                }
+            }
+            Err(_) => Round {
+                verdict: DenyVerdict::Unreadable,
+                cached: None,
+            },
+        }
+    }
+
+    async fn ask_for_user(&self, keys: Option<[String; 2]>) -> Option<CachedPair> {
+        let answers = self.redis.as_ref()?.get_each(&keys?).await.ok()?;
+        Some(cached_pair(&answers))
+    }
+}
+
+/// The denylist's verdict; without an answer, or with a key that holds no string, it is not known.
+fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
+    let Some([jti, user, all]) = answers else {
+        return DenyVerdict::Unreadable;
+    };
+    // Whatever stands under a token's own key denies it.
+    let jti = match (token.jti.is_some(), jti) {
+        (true, Ok(value)) => value.as_deref(),
+        (true, Err(_)) => Some(&b""[..]),
+        (false, _) => None,
+    };
+    match (user, all) {
+        (Ok(user), Ok(all)) => denylist::verdict(token, jti, user.as_deref(), all.as_deref()),
+        _ if jti.is_some() => DenyVerdict::Revoked,
+        _ => DenyVerdict::Unreadable,
+    }
+}
+
+/// The user's two keys; what a key of the wrong type means, the users know.
+fn cached_pair(answers: &[KeyValue]) -> CachedPair {
+    let value = |at: usize| answers.get(at).cloned().unwrap_or(Ok(None));
+    CachedPair {
+        record: value(0),
+        generation: value(1),
+    }
+}
+
+fn lap(step: AuthStep, started: Instant) -> Instant {
+    let now = Instant::now();
+    metrics::auth_step_took(step, now - started);
+    now
+}
+
+/// The answer for a dependency that does not answer: never "denied", never "unknown".
+fn unavailable(tenant: &TenantId, error: &StoreError) -> Refusal {
+    tracing::debug!(tenant.id = %tenant, error = %error, "A handshake was refused because a dependency does not answer");
+    Refusal::Unavailable
+}

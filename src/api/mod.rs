@@ -1,0 +1,107 @@
+//! The management API: who may call it, and what its errors look like. One file per noun.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+
+use crate::config::Config;
+use crate::state::{Tenant, Tenants};
+
+pub mod health;
+mod keys;
+mod problem;
+mod sends;
+
+pub use keys::ApiKeys;
+use keys::Caller;
+use problem::ApiProblem;
+
+/// Bodies up to this size are read.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// What the API's handlers work with.
+#[derive(Clone)]
+pub struct ApiState {
+    tenants: Arc<Tenants>,
+    keys: Arc<ApiKeys>,
+}
+
+impl ApiState {
+    /// The API of these tenants with the keys of the configuration.
+    pub fn new(tenants: Arc<Tenants>, config: &Config) -> Self {
+        Self {
+            tenants,
+            keys: Arc::new(ApiKeys::new(config)),
+        }
+    }
+}
+
+/// The routes of the API listener.
+pub fn router(state: ApiState) -> Router {
+    Router::new()
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/send",
+            post(sends::to_group),
+        )
+        .fallback(|| async { ApiProblem::NotFound })
+        .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
+        .layer(from_fn_with_state(state.clone(), authenticate))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}
+
+/// Nothing of the API answers without a key.
+async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    let header = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let key = header
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, key)) = key else {
+        return ApiProblem::KeyMissing.into_response();
+    };
+    let Some(caller) = state.keys.find(key.trim()) else {
+        return ApiProblem::KeyNotValid.into_response();
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// The tenant of the path, if the caller's key is for it.
+struct Target(Arc<Tenant>);
+
+impl FromRequestParts<ApiState> for Target {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiProblem> {
+        let path = axum::extract::RawPathParams::from_request_parts(parts, state).await;
+        let path = path.map_err(|_| ApiProblem::NotFound)?;
+        let name = path
+            .iter()
+            .find(|(name, _)| *name == "tenant")
+            .map(|(_, value)| value.to_owned());
+        let name = name.ok_or(ApiProblem::NotFound)?;
+        let caller = parts
+            .extensions
+            .get::<Caller>()
+            .ok_or(ApiProblem::KeyMissing)?;
+        // First the key, then the tenant: a tenant's key must not tell which other tenants exist.
+        if !caller.may_act_for(&name) {
+            return Err(ApiProblem::TenantForbidden);
+        }
+        state
+            .tenants
+            .by_id(&name)
+            .cloned()
+            .map(Target)
+            .ok_or(ApiProblem::TenantNotFound)
+    }
+}

@@ -1,0 +1,310 @@
+//! What the claims of a token with a good signature must say: the checks of simplejwt 5.5 and PyJWT 2.15.
+//!
+//! Every check is made, also after one failed: `token explain` shows all, and whether `exp` alone failed decides
+//! how a client is told. Numbers are read as Python's `int()` reads them.
+
+use crate::clock::UnixTime;
+use crate::config::{IdType, TokenConfig};
+use crate::error::Check;
+use crate::ids::{Jti, UserId};
+use crate::user_id::{self, IdClaim, UserIdError};
+
+use super::explain::Verdict;
+use super::json::Json;
+use super::segments::Claims;
+
+/// 10000-01-01: Python's calendar ends before it, and simplejwt with it. Milliseconds by mistake end up here.
+const YEAR_10000: f64 = 253_402_300_800.0;
+
+/// How many checks a token is put to before anything is asked of Redis or a database.
+pub(crate) const TOKEN_CHECKS: usize = 14;
+
+/// The verdicts so far, in the order of [`Check::ALL`].
+pub(crate) struct Checks([(Verdict, &'static str); TOKEN_CHECKS]);
+
+impl Checks {
+    pub(crate) fn new() -> Self {
+        Self([(Verdict::NotReached, ""); TOKEN_CHECKS])
+    }
+
+    pub(crate) fn pass(&mut self, check: Check, detail: &'static str) {
+        self.0[check as usize] = (Verdict::Pass, detail);
+    }
+
+    pub(crate) fn fail(&mut self, check: Check, detail: &'static str) {
+        self.0[check as usize] = (Verdict::Fail, detail);
+    }
+
+    pub(crate) fn unknown(&mut self, check: Check, detail: &'static str) {
+        self.0[check as usize] = (Verdict::Unknown, detail);
+    }
+
+    fn record(&mut self, check: Check, outcome: Result<&'static str, &'static str>) {
+        match outcome {
+            Ok(detail) => self.pass(check, detail),
+            Err(detail) => self.fail(check, detail),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Check, Verdict, &'static str)> {
+        let named = Check::ALL.iter().zip(&self.0);
+        named.map(|(check, (verdict, detail))| (*check, *verdict, *detail))
+    }
+
+    pub(crate) fn failed(&self) -> impl Iterator<Item = Check> {
+        self.iter()
+            .filter(|(_, verdict, _)| *verdict == Verdict::Fail)
+            .map(|(check, ..)| check)
+    }
+}
+
+/// What the checks read out of the claims on their way.
+pub(crate) struct Facts {
+    pub(crate) issued_at: Option<f64>,
+    /// With leeway.
+    pub(crate) expires_at: Option<f64>,
+    /// `exp` is a proper time, and it has passed.
+    pub(crate) expired: bool,
+    pub(crate) jti: Option<Jti>,
+    pub(crate) user_id: Result<UserId, UserIdError>,
+    pub(crate) revoke_digest: Option<String>,
+}
+
+/// One tenant's settings, as the checks need them.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    leeway: f64,
+    issuer: Vec<String>,
+    audience: Vec<String>,
+    jti_claim: Option<String>,
+    token_type_claim: Option<String>,
+    token_types: Vec<String>,
+    user_id_claim: String,
+    id_type: IdType,
+    revoke_claim: Option<String>,
+}
+
+impl Profile {
+    pub(crate) fn new(config: &TokenConfig, id_type: IdType) -> Self {
+        Self {
+            leeway: config.leeway.as_secs_f64(),
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            jti_claim: config.jti_claim.clone(),
+            token_type_claim: config.token_type_claim.clone(),
+            token_types: config.token_types.clone(),
+            user_id_claim: config.user_id_claim.clone(),
+            id_type: user_id::id_type_of(config, id_type),
+            revoke_claim: config
+                .check_revoke_token
+                .then(|| config.revoke_token_claim.clone()),
+        }
+    }
+
+    /// The claim that a check looks at, for a report.
+    pub(crate) fn claim_of(&self, check: Check) -> Option<&str> {
+        match check {
+            Check::Iat => Some("iat"),
+            Check::Nbf => Some("nbf"),
+            Check::Exp => Some("exp"),
+            Check::Issuer => Some("iss"),
+            Check::Audience => Some("aud"),
+            Check::Sub => Some("sub"),
+            Check::Jti => self.jti_claim.as_deref().or(Some("jti")),
+            Check::TokenType => self.token_type_claim.as_deref(),
+            Check::UserId => Some(&self.user_id_claim),
+            _ => None,
+        }
+    }
+
+    /// Makes every check from `iat` to `user_id`.
+    pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> Facts {
+        let (exp, expired) = self.exp(claims, now);
+        let user_id = self.user_id(claims);
+        checks.record(Check::Iat, self.not_in_the_future(claims.get("iat"), now));
+        checks.record(Check::Nbf, self.not_in_the_future(claims.get("nbf"), now));
+        checks.record(Check::Exp, exp);
+        checks.record(Check::Issuer, self.issuer(claims));
+        checks.record(Check::Audience, self.audience(claims));
+        checks.record(Check::Sub, text_or_absent(claims.get("sub")));
+        checks.record(Check::Jti, self.jti(claims));
+        checks.record(Check::TokenType, self.token_type(claims));
+        checks.record(Check::UserId, user_id.0);
+        Facts {
+            expired,
+            user_id: user_id.1,
+            ..self.facts(claims)
+        }
+    }
+
+    /// What the claims say, unchecked: for a token that only has to be signed.
+    pub(crate) fn facts(&self, claims: &Claims) -> Facts {
+        let revoke = self.revoke_claim.as_deref();
+        Facts {
+            issued_at: claims.get("iat").and_then(integer_like),
+            expires_at: claims
+                .get("exp")
+                .and_then(integer_like)
+                .map(|exp| exp + self.leeway),
+            expired: false,
+            jti: self
+                .jti_claim
+                .as_deref()
+                .and_then(|name| claims.get(name))
+                .map(jti_text),
+            user_id: self.user_id(claims).1,
+            revoke_digest: revoke
+                .and_then(|name| claims.get(name))
+                .and_then(|digest| digest.as_text().map(Into::into)),
+        }
+    }
+
+    fn not_in_the_future(
+        &self,
+        claim: Option<&Json>,
+        now: UnixTime,
+    ) -> Result<&'static str, &'static str> {
+        let Some(claim) = claim else {
+            return Ok("not in the token");
+        };
+        match integer_like(claim) {
+            None => Err("not a whole number of seconds"),
+            Some(time) if time > now.0 + self.leeway => {
+                Err("lies in the future; do the clocks agree?")
+            }
+            Some(_) => Ok(""),
+        }
+    }
+
+    /// The verdict, and whether the token is a proper one that has expired.
+    fn exp(&self, claims: &Claims, now: UnixTime) -> (Result<&'static str, &'static str>, bool) {
+        let Some(claim) = claims.get("exp") else {
+            return (Err("not in the token"), false);
+        };
+        match integer_like(claim) {
+            None => (Err("not a whole number of seconds"), false),
+            Some(exp) if exp <= now.0 - self.leeway => (Err("has passed"), true),
+            Some(exp) if exp >= YEAR_10000 => (
+                Err("lies after the year 9999; are these milliseconds?"),
+                false,
+            ),
+            Some(_) if claim.is_text() => (Err("a number as text"), false),
+            Some(_) => (Ok(""), false),
+        }
+    }
+
+    fn issuer(&self, claims: &Claims) -> Result<&'static str, &'static str> {
+        if self.issuer.is_empty() {
+            return Ok("not checked: no issuer is configured");
+        }
+        match claims.get("iss").map(Json::as_text) {
+            None => Err("not in the token"),
+            Some(Some(issuer)) if self.issuer.iter().any(|known| known == issuer) => Ok(""),
+            Some(_) => Err("not the configured issuer"),
+        }
+    }
+
+    fn audience(&self, claims: &Claims) -> Result<&'static str, &'static str> {
+        if self.audience.is_empty() {
+            return Ok("not checked: no audience is configured");
+        }
+        let ours = |name: &Json| {
+            name.as_text()
+                .is_some_and(|name| self.audience.iter().any(|own| own == name))
+        };
+        let shared = match claims.get("aud") {
+            None => return Err("not in the token"),
+            Some(Json::Array(names)) if names.iter().all(Json::is_text) => names.iter().any(ours),
+            Some(Json::Array(_)) => return Err("holds something else than text"),
+            Some(name) => ours(name),
+        };
+        shared.then_some("").ok_or("not the configured audience")
+    }
+
+    fn jti(&self, claims: &Claims) -> Result<&'static str, &'static str> {
+        // PyJWT looks at `jti` whatever the configured claim is.
+        text_or_absent(claims.get("jti"))?;
+        match &self.jti_claim {
+            None => Ok("not checked: jti_claim is false"),
+            Some(name) if claims.get(name).is_some() => Ok(""),
+            Some(_) => Err("not in the token"),
+        }
+    }
+
+    fn token_type(&self, claims: &Claims) -> Result<&'static str, &'static str> {
+        let Some(name) = &self.token_type_claim else {
+            return Ok("not checked: token_type_claim is false");
+        };
+        match claims.get(name).map(Json::as_text) {
+            None => Err("not in the token"),
+            Some(Some(kind)) if self.token_types.iter().any(|known| known == kind) => Ok(""),
+            Some(_) => Err("not one of the configured token types"),
+        }
+    }
+
+    #[allow(
+        clippy::type_complexity,
+        reason = "the verdict and the fact it is about"
+    )]
+    fn user_id(
+        &self,
+        claims: &Claims,
+    ) -> (
+        Result<&'static str, &'static str>,
+        Result<UserId, UserIdError>,
+    ) {
+        let Some(claim) = claims.get(&self.user_id_claim) else {
+            return (Err("not in the token"), Err(UserIdError::NotReadable));
+        };
+        let user_id = user_id::from_claim(id_claim(claim), self.id_type);
+        let verdict = match &user_id {
+            Ok(_) => Ok(""),
+            Err(UserIdError::OutOfRange) => Ok("no user can have this id"),
+            Err(UserIdError::NotReadable) => Err("cannot be read as an id of the configured type"),
+        };
+        (verdict, user_id)
+    }
+}
+
+fn text_or_absent(claim: Option<&Json>) -> Result<&'static str, &'static str> {
+    match claim {
+        None => Ok("not in the token"),
+        Some(claim) if claim.is_text() => Ok(""),
+        Some(_) => Err("not text"),
+    }
+}
+
+/// Python's `int(value)`: a number, `true`, or text with a whole number; `None` where that raises.
+fn integer_like(claim: &Json) -> Option<f64> {
+    match claim {
+        Json::Int(digits) => digits.parse().ok(),
+        Json::Float(value) if value.is_finite() => Some(value.trunc()),
+        Json::Bool(value) => Some(f64::from(u8::from(*value))),
+        Json::Text(text) => user_id::python_int(text, 10).map(|int| int.to_f64()),
+        _ => None,
+    }
+}
+
+/// A configured claim may hold something else than text; what names it then is its JSON.
+fn jti_text(claim: &Json) -> Jti {
+    match claim {
+        Json::Text(text) | Json::BrokenText(text) => Jti::from(&**text),
+        other => {
+            let mut text = String::new();
+            other.write(&mut text);
+            Jti::from(text)
+        }
+    }
+}
+
+fn id_claim(claim: &Json) -> IdClaim<'_> {
+    match claim {
+        Json::Null => IdClaim::Null,
+        Json::Bool(value) => IdClaim::Bool(*value),
+        Json::Int(digits) => IdClaim::Int(digits),
+        Json::Float(value) => IdClaim::Float(*value),
+        Json::Text(text) => IdClaim::Text(text),
+        Json::BrokenText(_) => IdClaim::BrokenText,
+        Json::Array(_) | Json::Object(_) => IdClaim::Container,
+    }
+}

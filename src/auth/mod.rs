@@ -1,0 +1,331 @@
+//! Who a token says its bearer is: from the raw text to a verified token, by one tenant's keys and settings.
+//!
+//! Knows neither Redis nor a database: the denylist's verdict is pure ([`denylist`]), the user is somebody else's.
+//! `verify` and `explain` go the same way, so that the report says what the server does.
+
+use std::fmt;
+
+use crate::clock::UnixTime;
+use crate::config::{IdType, TokenConfig};
+use crate::error::{Check, Refusal, StoreError};
+use crate::ids::{Jti, UserId};
+use crate::user_id::UserIdError;
+
+use claims::{Checks, Facts, Profile};
+use jwks::Jwks;
+use keys::{Alg, KeyRing};
+use segments::Segments;
+
+pub use explain::{Asked, CheckReport, Explained, Later, Report, Verdict};
+pub use keys::KeyError;
+pub use mint::{MintError, MintRequest, mint};
+pub use query_token::{RawToken, TokenPresence, find_token};
+
+mod claims;
+pub mod denylist;
+pub mod explain;
+mod json;
+mod jwks;
+mod key_set;
+pub mod keys;
+pub mod mint;
+pub mod query_token;
+mod segments;
+
+/// One tenant's keys and settings. It never sees another tenant's.
+pub struct TokenVerifier {
+    profile: Profile,
+    keys: KeyRing,
+    jwks: Option<Jwks>,
+    max_size: usize,
+}
+
+impl fmt::Debug for TokenVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenVerifier").finish_non_exhaustive()
+    }
+}
+
+/// Why a token did not get through.
+#[derive(Debug)]
+pub enum TokenError {
+    /// The token is refused: `TokenNotValid`, `TokenExpired`, or `UserNotFound` for an id that no user can have.
+    Refused(Refusal),
+    /// The keys cannot be had, so that nothing can be said about the token.
+    Unavailable(StoreError),
+}
+
+/// A token whose signature and claims are good. Whether it was revoked, and its user, are not known yet.
+#[derive(Clone, Debug)]
+pub struct VerifiedToken {
+    /// Canonical (see [`crate::user_id`]).
+    pub user_id: UserId,
+    /// `None` where the tenant's `jti_claim` is `false`.
+    pub jti: Option<Jti>,
+    /// Unix seconds, without a fraction.
+    pub issued_at: Option<f64>,
+    /// `exp` plus leeway, in Unix seconds.
+    pub expires_at: Option<f64>,
+    /// The claims as a JSON object that every reader takes.
+    pub claims: Box<str>,
+    /// The text of `revoke_token_claim`, where `check_revoke_token` is on and the token has it.
+    pub revoke_digest: Option<String>,
+}
+
+/// What a token says that was signed by a key of the tenant, expired or not: enough to revoke it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignedToken {
+    /// `None` if the token has none, or the tenant's `jti_claim` is `false`.
+    pub jti: Option<Jti>,
+    /// `exp` plus leeway, in Unix seconds; `None` if it is not a time.
+    pub expires_at: Option<f64>,
+}
+
+impl TokenVerifier {
+    /// Parses every key; fetches nothing.
+    ///
+    /// `id_type` is that of the tenant's users.
+    ///
+    /// # Errors
+    /// [`KeyError`] if a key cannot be used. It never holds any of a key.
+    pub fn new(config: &TokenConfig, id_type: IdType) -> Result<Self, KeyError> {
+        let keys = KeyRing::new(config)?;
+        let jwks = jwks_of(config)?;
+        if keys.is_empty() && jwks.is_none() {
+            return Err(KeyError::NoKey);
+        }
+        Ok(Self {
+            profile: Profile::new(config, id_type),
+            keys,
+            jwks,
+            max_size: usize::try_from(config.max_size).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// Verifies a token as simplejwt's access-token authentication does, up to its user.
+    ///
+    /// Waits only where a key must be fetched from the tenant's `jwk_url`, at most 3 s.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn verify(
+        &self,
+        token: &RawToken,
+        now: UnixTime,
+    ) -> Result<VerifiedToken, TokenError> {
+        let mut checks = Checks::new();
+        let segments = self.open(token.expose(), &mut checks).await?;
+        self.judge(segments, now, &mut checks)
+    }
+
+    /// The same, with what every single check said.
+    pub async fn explain(&self, token: &RawToken, now: UnixTime) -> Explained {
+        let mut checks = Checks::new();
+        let text = token.expose();
+        let outcome = match self.open(text, &mut checks).await {
+            Ok(segments) => self.judge(segments, now, &mut checks),
+            Err(error) => Err(error),
+        };
+        // Taken apart once more for the values: the way to the verdict stays free of them.
+        let segments = match text.len() <= self.max_size {
+            true => Segments::read(text).ok(),
+            false => None,
+        };
+        let report = |(check, verdict, detail): (Check, Verdict, &'static str)| CheckReport {
+            name: check.label(),
+            verdict,
+            value: match verdict {
+                Verdict::NotReached => serde_json::Value::Null,
+                _ => self.value_of(check, text, segments.as_ref()),
+            },
+            detail,
+        };
+        Explained {
+            checks: checks.iter().map(report).collect(),
+            outcome,
+        }
+    }
+
+    /// Whether a key of this tenant signed the token, whatever its claims say: enough to revoke it.
+    ///
+    /// # Errors
+    /// [`TokenError`], with the check that failed among `size` to `signature`.
+    pub async fn verify_signed_only(&self, token: &RawToken) -> Result<SignedToken, TokenError> {
+        let segments = self.open(token.expose(), &mut Checks::new()).await?;
+        let facts = self.profile.facts(&segments.claims);
+        Ok(SignedToken {
+            jti: facts.jti,
+            expires_at: facts.expires_at,
+        })
+    }
+
+    /// Whether keys are at hand: at once, unless they are fetched from a URL.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the tenant's `jwk_url` cannot be read.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        match &self.jwks {
+            None => Ok(()),
+            Some(jwks) => jwks.ready().await,
+        }
+    }
+
+    /// The checks from `size` to `signature`.
+    async fn open<'t>(
+        &self,
+        token: &'t str,
+        checks: &mut Checks,
+    ) -> Result<Segments<'t>, TokenError> {
+        if token.len() > self.max_size {
+            return refuse(checks, Check::Size, "longer than max_size");
+        }
+        checks.pass(Check::Size, "");
+        let segments = match Segments::read(token) {
+            Ok(segments) => segments,
+            Err(why) => return refuse(checks, Check::Format, why),
+        };
+        checks.pass(Check::Format, "");
+        let alg = segments.alg.as_deref();
+        let Some(alg) = alg.filter(|alg| self.has_algorithm(alg)) else {
+            return refuse(
+                checks,
+                Check::Algorithm,
+                "not an algorithm of the tenant's keys",
+            );
+        };
+        checks.pass(Check::Algorithm, "");
+
+        match self.find_signer(alg, &segments).await {
+            Ok(Signer::Found) => {
+                checks.pass(Check::Key, "");
+                checks.pass(Check::Signature, "");
+                Ok(segments)
+            }
+            Ok(Signer::NoKey) => refuse(checks, Check::Key, "no key of the tenant has this kid"),
+            Ok(Signer::NotByThese) => {
+                checks.pass(Check::Key, "");
+                refuse(checks, Check::Signature, "not made by a key of the tenant")
+            }
+            Err(error) => {
+                checks.unknown(Check::Key, "the tenant's jwk_url cannot be read");
+                Err(TokenError::Unavailable(error))
+            }
+        }
+    }
+
+    fn has_algorithm(&self, name: &str) -> bool {
+        let fetched = self.jwks.as_ref().map(|jwks| jwks.algorithm().name);
+        self.keys.has_algorithm(name) || fetched == Some(name)
+    }
+
+    /// Tries the configured keys first, so that a tenant with both asks its URL only for what it does not hold.
+    async fn find_signer(&self, alg: &str, segments: &Segments<'_>) -> Result<Signer, StoreError> {
+        let kid = segments.kid.as_deref();
+        let mut signer = Signer::NoKey;
+        for key in self.keys.candidates(alg, kid) {
+            if key.verifies(segments.signing_input, &segments.signature) {
+                return Ok(Signer::Found);
+            }
+            signer = Signer::NotByThese;
+        }
+        if let (Some(jwks), Some(kid)) = (&self.jwks, kid)
+            && jwks.algorithm().name == alg
+            && let Some(key) = jwks.key(kid).await?
+        {
+            signer = match key.verifies(segments.signing_input, &segments.signature) {
+                true => Signer::Found,
+                false => Signer::NotByThese,
+            };
+        }
+        Ok(signer)
+    }
+
+    /// The checks from `iat` to `user_id`, and what they add up to.
+    fn judge(
+        &self,
+        segments: Segments<'_>,
+        now: UnixTime,
+        checks: &mut Checks,
+    ) -> Result<VerifiedToken, TokenError> {
+        let facts = self.profile.check(&segments.claims, now, checks);
+        if let Some(refusal) = refusal_of(checks, &facts) {
+            return Err(TokenError::Refused(refusal));
+        }
+        let user_id = match facts.user_id {
+            Ok(user_id) => user_id,
+            Err(UserIdError::OutOfRange) => {
+                return Err(TokenError::Refused(Refusal::UserNotFound));
+            }
+            Err(UserIdError::NotReadable) => {
+                return Err(TokenError::Refused(Refusal::TokenNotValid(Check::UserId)));
+            }
+        };
+        Ok(VerifiedToken {
+            user_id,
+            jti: facts.jti,
+            issued_at: facts.issued_at,
+            expires_at: facts.expires_at,
+            claims: segments.claims_text,
+            revoke_digest: facts.revoke_digest,
+        })
+    }
+
+    fn value_of(
+        &self,
+        check: Check,
+        token: &str,
+        segments: Option<&Segments<'_>>,
+    ) -> serde_json::Value {
+        let value = match check {
+            Check::Size => return token.len().into(),
+            Check::Algorithm => segments
+                .and_then(|parts| parts.alg.as_deref())
+                .map(Into::into),
+            Check::Key => segments
+                .and_then(|parts| parts.kid.as_deref())
+                .map(Into::into),
+            check => segments.and_then(|parts| {
+                let claim = parts.claims.get(self.profile.claim_of(check)?);
+                claim.map(json::Json::to_value)
+            }),
+        };
+        value.unwrap_or_default()
+    }
+}
+
+enum Signer {
+    Found,
+    NoKey,
+    NotByThese,
+}
+
+fn jwks_of(config: &TokenConfig) -> Result<Option<Jwks>, KeyError> {
+    let Some(url) = &config.jwk_url else {
+        return Ok(None);
+    };
+    match &config.algorithm {
+        None => Err(KeyError::JwksAlgorithm),
+        Some(name) if !Alg::named(name)?.is_hmac() => Jwks::new(url, Alg::named(name)?).map(Some),
+        // simplejwt, too, looks at JWK_URL for public keys only.
+        _ => {
+            tracing::warn!("jwk_url is not used: the algorithm needs a shared secret");
+            Ok(None)
+        }
+    }
+}
+
+fn refuse<T>(checks: &mut Checks, check: Check, detail: &'static str) -> Result<T, TokenError> {
+    checks.fail(check, detail);
+    Err(TokenError::Refused(Refusal::TokenNotValid(check)))
+}
+
+/// The first check that failed names the refusal; `exp` names it only where a proper time has passed and that is all.
+fn refusal_of(checks: &Checks, facts: &Facts) -> Option<Refusal> {
+    let mut failed = checks.failed();
+    let first = failed.next()?;
+    let is_all = failed.next().is_none();
+    Some(match first {
+        Check::Exp if facts.expired && is_all => Refusal::TokenExpired,
+        check => Refusal::TokenNotValid(check),
+    })
+}

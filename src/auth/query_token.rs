@@ -1,0 +1,252 @@
+//! Takes the token out of a handshake: query, `Authorization`, `Sec-WebSocket-Protocol`. It cannot be printed.
+//!
+//! Whether the token is any good is decided elsewhere; here only whether there is one, and one only.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
+
+use crate::config::{TokenConfig, TokenSource};
+
+/// A token as it came, unverified. It has no `Display`, its `Debug` shows nothing, and its memory is wiped.
+pub struct RawToken(Zeroizing<String>);
+
+impl RawToken {
+    /// Takes a token that came by another way, an API body or a command line.
+    pub fn new(token: String) -> Self {
+        Self(Zeroizing::new(token))
+    }
+
+    /// The text itself; callers must not print or keep it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RawToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What a handshake says about its token.
+#[derive(Debug)]
+pub enum TokenPresence {
+    /// None of the tenant's sources holds one.
+    Missing,
+    /// Two sources hold different tokens, or one holds what cannot be one: `token_not_valid`, check `format`.
+    NotValid,
+    /// One token, perhaps in several places.
+    Found {
+        /// The token.
+        token: RawToken,
+    },
+}
+
+/// Looks into each of the tenant's sources.
+///
+/// Within the query the first non-empty value counts, also if others follow.
+pub fn find_token(query: Option<&str>, headers: &HeaderMap, config: &TokenConfig) -> TokenPresence {
+    let mut found: Option<Zeroizing<String>> = None;
+    for source in &config.sources {
+        let token = match source {
+            TokenSource::Query => in_query(query.unwrap_or_default(), &config.query_parameter),
+            TokenSource::Header => in_authorization(headers),
+            TokenSource::Subprotocol => in_subprotocols(headers),
+        };
+        match (token, &found) {
+            (InSource::None, _) => {}
+            (InSource::NotValid, _) => return TokenPresence::NotValid,
+            (InSource::One(token), None) => found = Some(token),
+            (InSource::One(token), Some(other)) if token == *other => {}
+            (InSource::One(_), Some(_)) => return TokenPresence::NotValid,
+        }
+    }
+    match found {
+        None => TokenPresence::Missing,
+        Some(token) => TokenPresence::Found {
+            token: RawToken(token),
+        },
+    }
+}
+
+enum InSource {
+    None,
+    NotValid,
+    One(Zeroizing<String>),
+}
+
+impl InSource {
+    fn of(token: &str) -> Self {
+        match token {
+            "" => InSource::None,
+            token => InSource::One(Zeroizing::new(token.to_owned())),
+        }
+    }
+}
+
+fn in_query(query: &str, parameter: &str) -> InSource {
+    let value = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(name, _)| percent_decode_str(name).eq(parameter.bytes()))
+        .map(|(_, value)| value)
+        .find(|value| !value.is_empty());
+    match value.map(|value| percent_decode_str(value).decode_utf8()) {
+        None => InSource::None,
+        Some(Ok(Cow::Borrowed(token))) => InSource::of(token),
+        Some(Ok(Cow::Owned(token))) => InSource::One(Zeroizing::new(token)),
+        Some(Err(_)) => InSource::NotValid,
+    }
+}
+
+fn in_authorization(headers: &HeaderMap) -> InSource {
+    let mut found = InSource::None;
+    for header in headers.get_all(AUTHORIZATION) {
+        // Another scheme, a proxy's password say, is not about us.
+        let Ok(text) = header.to_str() else { continue };
+        let mut words = text.split_ascii_whitespace();
+        if !words
+            .next()
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"))
+        {
+            continue;
+        }
+        let token = match (words.next(), words.next()) {
+            (None, _) => continue,
+            (Some(token), None) => token,
+            (Some(_), Some(_)) => return InSource::NotValid,
+        };
+        match &found {
+            InSource::One(first) if first.as_str() != token => return InSource::NotValid,
+            _ => found = InSource::of(token),
+        }
+    }
+    found
+}
+
+/// The pair `["bearer", JWT]` among the offered subprotocols.
+fn in_subprotocols(headers: &HeaderMap) -> InSource {
+    let mut found = InSource::None;
+    let mut after_bearer = false;
+    for header in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let Ok(text) = header.to_str() else { continue };
+        for item in text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
+            if !after_bearer {
+                after_bearer = item == "bearer";
+                continue;
+            }
+            after_bearer = false;
+            match &found {
+                InSource::One(first) if first.as_str() != item => return InSource::NotValid,
+                _ => found = InSource::of(item),
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn find(query: &str, headers: &[(&'static str, &str)]) -> String {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        match find_token(Some(query), &map, &TokenConfig::default()) {
+            TokenPresence::Missing => "missing".into(),
+            TokenPresence::NotValid => "not valid".into(),
+            TokenPresence::Found { token } => format!("={}", token.expose()),
+        }
+    }
+
+    #[test]
+    fn the_query_gives_its_first_non_empty_value() {
+        let cases = [
+            ("", "missing"),
+            ("token", "missing"),
+            ("token=", "missing"),
+            ("token=&token=a", "=a"),
+            ("token=a&token=b", "=a"),
+            ("x=1&token=a.b.c&y", "=a.b.c"),
+            ("TOKEN=a", "missing"),
+            ("token[]=a", "missing"),
+            ("token=a%2Eb", "=a.b"),
+            ("tok%65n=a", "=a"),
+            ("token=%FF", "not valid"),
+            ("token=a+b", "=a+b"),
+            ("token=a=", "=a="),
+            ("xtoken=a", "missing"),
+            ("token=a;b", "=a;b"),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(find(query, &[]), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn header_and_subprotocol_are_read() {
+        let protocol = "sec-websocket-protocol";
+        let cases: [(&[(&'static str, &str)], &str); 12] = [
+            (&[("authorization", "Bearer a")], "=a"),
+            (&[("authorization", "bearer  a ")], "=a"),
+            (&[("authorization", "Bearer")], "missing"),
+            (&[("authorization", "Bearer a b")], "not valid"),
+            (&[("authorization", "Basic abc")], "missing"),
+            (
+                &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
+                "not valid",
+            ),
+            (&[(protocol, "bearer, a")], "=a"),
+            (&[(protocol, "chat,bearer,a,other")], "=a"),
+            (&[(protocol, "bearer"), (protocol, "a")], "=a"),
+            (&[(protocol, "bearer")], "missing"),
+            (&[(protocol, "chat, a")], "missing"),
+            (&[(protocol, "bearer,a,bearer,b")], "not valid"),
+        ];
+        for (headers, expected) in cases {
+            assert_eq!(find("", headers), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn two_sources_must_agree() {
+        assert_eq!(find("token=a", &[("authorization", "Bearer a")]), "=a");
+        assert_eq!(
+            find("token=a", &[("authorization", "Bearer b")]),
+            "not valid"
+        );
+        assert_eq!(find("token=", &[("authorization", "Bearer b")]), "=b");
+        assert_eq!(
+            find("token=a", &[("sec-websocket-protocol", "bearer, b")]),
+            "not valid"
+        );
+    }
+
+    #[test]
+    fn a_source_that_is_switched_off_is_not_looked_at() {
+        let config = TokenConfig {
+            sources: vec![TokenSource::Header],
+            ..TokenConfig::default()
+        };
+        let presence = find_token(Some("token=a"), &HeaderMap::new(), &config);
+        assert!(matches!(presence, TokenPresence::Missing));
+    }
+
+    #[test]
+    fn a_token_cannot_be_printed() {
+        let token = RawToken::new("eyJhbGciOi".into());
+        assert!(!format!("{token:?}").contains("eyJ"));
+    }
+}

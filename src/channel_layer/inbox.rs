@@ -1,0 +1,275 @@
+//! The queue between a layer's reader and the relay of one tenant: bounded by bytes, and it never blocks the reader.
+//!
+//! What does not fit is dropped, and a marker stands in the place of the loss. One reader pushes, one relay pops.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::ids::GroupName;
+use crate::metrics::{DropCause, GapCause, TenantMetrics};
+
+use super::codec::Codec;
+use crate::event::{DecodeError, Event};
+
+/// What an entry costs beside its payload, so that empty payloads are bounded too.
+const ENTRY: u64 = 96;
+/// Room that a queue keeps once it is empty again.
+const KEPT_ROOM: usize = 64;
+
+/// An event that came in for a group of the tenant.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The group it was published to.
+    pub group: GroupName,
+    /// The event as it came.
+    pub payload: Payload,
+    /// When its last byte was read from the layer.
+    pub read_at: Instant,
+}
+
+/// An event on its way through an [`Inbox`].
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// As it stood on Redis: untrusted bytes.
+    Encoded(Bytes),
+    /// From the memory layer.
+    Decoded(Arc<Event>),
+}
+
+impl Payload {
+    /// The event itself.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the bytes are no event of `codec`.
+    pub fn decode(self, codec: &Codec) -> Result<Arc<Event>, DecodeError> {
+        match self {
+            Payload::Encoded(bytes) => codec.decode(&bytes).map(Arc::new),
+            Payload::Decoded(event) => Ok(event),
+        }
+    }
+}
+
+/// What the relay of a tenant hears from its layer, in order.
+#[derive(Clone, Debug)]
+pub enum Signal {
+    /// An event.
+    Event(Incoming),
+    /// Events may have been missed around here.
+    Gap(GapCause),
+}
+
+struct Queue {
+    /// Each signal with its cost in bytes.
+    signals: VecDeque<(Signal, u64)>,
+    bytes: u64,
+}
+
+/// The bounded queue of one tenant.
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    /// Bytes; 0 is no limit.
+    limit: u64,
+    metrics: Arc<TenantMetrics>,
+}
+
+impl Inbox {
+    /// A queue that holds up to `limit` bytes (`limits.layer_queue`; 0 is no limit). A single event always fits an
+    /// empty queue.
+    pub fn new(limit: u64, metrics: Arc<TenantMetrics>) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::new(Queue {
+                signals: VecDeque::new(),
+                bytes: 0,
+            }),
+            filled: Notify::new(),
+            limit,
+            metrics,
+        })
+    }
+
+    /// Queues an event of `size` bytes, or marks where it is missing.
+    pub(super) fn push(&self, event: Incoming, size: usize) {
+        let cost = ENTRY + size as u64;
+        let mut queue = self.queue.lock();
+        let fits = self.limit == 0 || queue.bytes == 0 || queue.bytes + cost <= self.limit;
+        if fits {
+            // By difference, not by value: tenants beyond `metrics.tenant_series` share the gauge.
+            queue.bytes += cost;
+            self.metrics.layer_queue_bytes.increment(cost as f64);
+            self.append(&mut queue, Signal::Event(event), cost);
+        } else {
+            self.metrics.dropped(DropCause::Limit);
+            self.append_gap(&mut queue, GapCause::LayerQueue);
+        }
+    }
+
+    /// Says that events may have been missed; two gaps of one cause with nothing between them are one.
+    pub(super) fn push_gap(&self, cause: GapCause) {
+        self.append_gap(&mut self.queue.lock(), cause);
+    }
+
+    /// An event came that no queue may hold: it is longer than any payload.
+    pub(super) fn drop_oversized(&self) {
+        self.metrics.dropped(DropCause::NotDecoded);
+    }
+
+    fn append_gap(&self, queue: &mut Queue, cause: GapCause) {
+        if matches!(queue.signals.back(), Some((Signal::Gap(last), _)) if *last == cause) {
+            return;
+        }
+        self.metrics.gap(cause);
+        self.append(queue, Signal::Gap(cause), 0);
+    }
+
+    fn append(&self, queue: &mut Queue, signal: Signal, cost: u64) {
+        queue.signals.push_back((signal, cost));
+        if queue.signals.len() == 1 {
+            self.filled.notify_one();
+        }
+    }
+
+    /// The next signal; waits for one. For a single caller at a time; nothing is lost when the future is dropped.
+    pub async fn next(&self) -> Signal {
+        loop {
+            if let Some(signal) = self.try_next() {
+                return signal;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The next signal, if there is one.
+    pub fn try_next(&self) -> Option<Signal> {
+        let mut queue = self.queue.lock();
+        let (signal, cost) = queue.signals.pop_front()?;
+        self.took(&mut queue, cost);
+        Some(signal)
+    }
+
+    /// Waits until there is a signal. For a single caller at a time.
+    pub async fn filled(&self) {
+        while self.queue.lock().signals.is_empty() {
+            self.filled.notified().await;
+        }
+    }
+
+    /// Moves up to `max` signals to the end of `out` under one lock; returns how many.
+    pub fn drain_into(&self, out: &mut Vec<Signal>, max: usize) -> usize {
+        let mut queue = self.queue.lock();
+        let count = queue.signals.len().min(max);
+        let mut freed = 0;
+        out.reserve(count);
+        out.extend(queue.signals.drain(..count).map(|(signal, cost)| {
+            freed += cost;
+            signal
+        }));
+        if count > 0 {
+            self.took(&mut queue, freed);
+        }
+        count
+    }
+
+    fn took(&self, queue: &mut Queue, bytes: u64) {
+        queue.bytes -= bytes;
+        self.metrics.layer_queue_bytes.decrement(bytes as f64);
+        if queue.signals.is_empty() && queue.signals.capacity() > KEPT_ROOM {
+            queue.signals.shrink_to(KEPT_ROOM);
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> u64 {
+        self.queue.lock().bytes
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let bytes = self.queue.get_mut().bytes;
+        self.metrics.layer_queue_bytes.decrement(bytes as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox(limit: u64) -> Arc<Inbox> {
+        let tenant = "acme".parse().unwrap();
+        Inbox::new(limit, Arc::new(TenantMetrics::new(&tenant, true)))
+    }
+
+    fn event(number: u8) -> Incoming {
+        Incoming {
+            group: "g".into(),
+            payload: Payload::Encoded(Bytes::copy_from_slice(&[number])),
+            read_at: Instant::now(),
+        }
+    }
+
+    /// `Some(n)` for event n, `None` for a gap.
+    fn drain(inbox: &Inbox) -> Vec<Option<u8>> {
+        let mut signals = Vec::new();
+        inbox.drain_into(&mut signals, usize::MAX);
+        let number = |signal| match signal {
+            Signal::Event(Incoming {
+                payload: Payload::Encoded(bytes),
+                ..
+            }) => Some(bytes[0]),
+            _ => None,
+        };
+        signals.into_iter().map(number).collect()
+    }
+
+    #[test]
+    fn an_overflow_leaves_one_marker_where_events_are_missing() {
+        let inbox = inbox(2 * (ENTRY + 1));
+        for number in 1..=5 {
+            inbox.push(event(number), 1);
+        }
+        assert!(matches!(inbox.try_next(), Some(Signal::Event(_))));
+        inbox.push(event(6), 1);
+        inbox.push(event(7), 1);
+        assert_eq!(drain(&inbox), [Some(2), None, Some(6), None]);
+        assert_eq!(inbox.bytes(), 0);
+    }
+
+    #[test]
+    fn an_event_longer_than_the_bound_fits_an_empty_queue() {
+        let inbox = inbox(10);
+        inbox.push(event(1), 1000);
+        inbox.push(event(2), 1);
+        assert_eq!(drain(&inbox), [Some(1), None]);
+    }
+
+    #[test]
+    fn gaps_of_one_cause_without_events_between_are_one() {
+        let inbox = inbox(0);
+        for cause in [GapCause::Link, GapCause::Link, GapCause::Canary] {
+            inbox.push_gap(cause);
+        }
+        assert_eq!(drain(&inbox), [None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_relay_wakes() {
+        let inbox = inbox(0);
+        let waiting = tokio::spawn({
+            let inbox = inbox.clone();
+            async move { inbox.next().await }
+        });
+        tokio::task::yield_now().await;
+        inbox.push(event(1), 1);
+        assert!(matches!(waiting.await, Ok(Signal::Event(_))));
+        inbox.push(event(2), 1);
+        inbox.push(event(3), 1);
+        inbox.filled().await;
+        assert_eq!(drain(&inbox), [Some(2), Some(3)]);
+    }
+}

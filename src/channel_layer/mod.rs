@@ -1,0 +1,90 @@
+//! What carries events between processes: the [`ChannelLayer`] trait, its guarantees, and its kinds.
+//!
+//! A layer speaks names and events and knows nothing of sockets. One layer serves one tenant; several share a Redis link.
+//!
+//! # Guarantees
+//! * Once `subscribe` returned, every event published to the group from then on reaches the [`Inbox`].
+//! * Events that one publisher sends one after another to one group arrive in that order, each at most once.
+//! * Whatever may have been missed shows as [`Signal::Gap`]: a lost link, a full queue, canaries that did not come back.
+//! * Nothing here waits for a slow tenant: a full inbox drops and says so.
+
+use async_trait::async_trait;
+
+use crate::error::{ErrorKind, StoreError};
+use crate::ids::GroupName;
+
+use crate::event::{EncodeError, Event};
+
+pub use codec::Codec;
+pub use inbox::{Inbox, Incoming, Payload, Signal};
+
+mod canary;
+pub mod codec;
+mod dial;
+pub mod inbox;
+pub mod memory;
+mod msgpack;
+pub mod names;
+
+pub mod pubsub;
+mod pulse;
+mod replies;
+mod resp;
+mod subscriber;
+mod subscriptions;
+
+/// The layer of one tenant.
+#[async_trait]
+pub trait ChannelLayer: Send + Sync {
+    /// Asks for the events of `group`; returns once the layer has confirmed. Idempotent.
+    ///
+    /// While the link is lost it waits for the resubscription, at most five seconds. The wish outlives a failure and a
+    /// dropped future: call [`ChannelLayer::unsubscribe`] for it to end.
+    ///
+    /// # Errors
+    /// [`LayerError::Unavailable`].
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError>;
+
+    /// Ends the wish for the events of `group`. Call it once a group has been empty for a second.
+    fn unsubscribe(&self, group: &GroupName);
+
+    /// Sends `event` to every subscriber of `group`, whichever process it is in.
+    ///
+    /// Calls made one after another arrive in that order. Never repeated by itself: after an error the event may or may
+    /// not have been sent.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError>;
+
+    /// Whether events can pass both ways right now.
+    async fn ready(&self) -> bool;
+
+    /// How payloads of this layer are written.
+    fn codec(&self) -> &Codec;
+}
+
+/// A layer did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The subscription was not confirmed in time, or was refused.
+    #[error("the channel layer did not confirm a subscription ({})", .0.label())]
+    Unavailable(ErrorKind),
+    /// Redis did not take the event.
+    #[error("the channel layer did not take an event: {0}")]
+    Publish(#[from] StoreError),
+    /// The event has no form on this layer.
+    #[error("the event cannot be written: {0}")]
+    Encode(#[from] EncodeError),
+}
+
+impl LayerError {
+    /// How the dependency failed; `None` where the event itself is at fault.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            LayerError::Unavailable(kind) => Some(*kind),
+            LayerError::Publish(error) => Some(error.kind),
+            LayerError::Encode(_) => None,
+        }
+    }
+}

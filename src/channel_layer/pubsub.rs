@@ -1,0 +1,217 @@
+//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host.
+//!
+//! One SUBSCRIBE per group and replica, one PUBLISH per event. All tenants that log in to one server as one user share one
+//! subscriber link; its reader tells them apart by channel name.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::config::{LayerConfig, Secret};
+use crate::error::ErrorKind;
+use crate::ids::{GroupName, ReplicaId};
+use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
+use crate::stores::redis_keys;
+
+use super::inbox::Inbox;
+use super::names::{group_channel, group_channel_pattern};
+use super::subscriber::{Order, Status, Subscriber};
+use super::{ChannelLayer, Codec, LayerError};
+use crate::event::Event;
+
+/// How long a join waits for its confirmation, a lost link included.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a layer's hosts cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostsError {
+    /// Neither the layer nor the tenant has a Redis.
+    #[error(
+        "a pubsub layer needs a Redis: set [redis] url, the tenant's redis, or the layer's hosts"
+    )]
+    Missing,
+    /// Sharding.
+    #[error("a pubsub layer with several hosts is not supported yet; list one")]
+    Several,
+    /// The URL.
+    #[error(transparent)]
+    Url(#[from] RedisUrlError),
+}
+
+/// The one server of a layer: its `hosts` entry, else the tenant's Redis.
+///
+/// # Errors
+/// [`HostsError`], which never quotes a URL.
+pub fn single_host(layer: &LayerConfig, tenant: Option<&Secret>) -> Result<RedisUrl, HostsError> {
+    match layer.hosts.as_slice() {
+        [] => Ok(RedisUrl::parse(tenant.ok_or(HostsError::Missing)?)?),
+        [host] => Ok(RedisUrl::parse(host)?),
+        [_, _, ..] => Err(HostsError::Several),
+    }
+}
+
+/// The subscriber links of this replica, one per server and login.
+pub struct PubSubEndpoints {
+    replica: ReplicaId,
+    links: Mutex<Vec<Weak<Endpoint>>>,
+}
+
+impl PubSubEndpoints {
+    /// A registry without links.
+    pub fn new(replica: ReplicaId) -> Self {
+        Self {
+            replica,
+            links: Mutex::default(),
+        }
+    }
+
+    /// A layer on the server of `store`, whose events go to `inbox`. Shares the link of layers that log in the same way;
+    /// the first one starts it, the last one ends it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn attach(
+        &self,
+        store: &Arc<RedisStore>,
+        prefix: &str,
+        codec: Codec,
+        inbox: Arc<Inbox>,
+    ) -> PubSubLayer {
+        let endpoint = self.endpoint(store);
+        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
+        endpoint.order(Order::Attach {
+            attachment,
+            inbox,
+            pattern: group_channel_pattern(prefix),
+        });
+        PubSubLayer {
+            endpoint,
+            attachment,
+            store: store.clone(),
+            prefix: prefix.into(),
+            codec,
+        }
+    }
+
+    fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
+        let mut links = self.links.lock();
+        links.retain(|link| link.strong_count() > 0);
+        let shared = links.iter().filter_map(Weak::upgrade);
+        let shared = { shared }.find(|link| link.url.same_login(store.url()));
+        shared.unwrap_or_else(|| {
+            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
+            links.push(Arc::downgrade(&endpoint));
+            endpoint
+        })
+    }
+}
+
+/// One link with its task.
+struct Endpoint {
+    url: RedisUrl,
+    orders: mpsc::UnboundedSender<Order>,
+    attachments: AtomicU64,
+    status: Arc<Status>,
+    task: AbortHandle,
+}
+
+impl Endpoint {
+    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
+        let (orders, taken) = mpsc::unbounded_channel();
+        let status = Arc::new(Status::default());
+        let subscriber = Subscriber {
+            url: store.url().clone(),
+            endpoint: store.endpoint().to_owned(),
+            name: format!("lockgate-subscriber-{replica}"),
+            canary_channel: redis_keys::canary(replica).into(),
+            store: store.clone(),
+            orders: taken,
+            status: status.clone(),
+        };
+        Self {
+            url: store.url().clone(),
+            orders,
+            attachments: AtomicU64::new(0),
+            status,
+            task: tokio::spawn(subscriber.run()).abort_handle(),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // Fails only if the task panicked; then joins fail and readiness is off.
+        drop(self.orders.send(order));
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The pub/sub layer of one tenant.
+pub struct PubSubLayer {
+    endpoint: Arc<Endpoint>,
+    attachment: u64,
+    store: Arc<RedisStore>,
+    prefix: Box<str>,
+    codec: Codec,
+}
+
+#[async_trait]
+impl ChannelLayer for PubSubLayer {
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        let (waiter, confirmed) = oneshot::channel();
+        self.endpoint.order(Order::Subscribe {
+            attachment: self.attachment,
+            channel: group_channel(&self.prefix, group),
+            group: group.clone(),
+            waiter,
+        });
+        match timeout(JOIN_LIMIT, confirmed).await {
+            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
+            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
+            Err(_) => {
+                let failure = *self.endpoint.status.failure.lock();
+                let kind = failure.unwrap_or(ErrorKind::Timeout);
+                Err(LayerError::Unavailable(kind))
+            }
+        }
+    }
+
+    fn unsubscribe(&self, group: &GroupName) {
+        self.endpoint.order(Order::Unsubscribe {
+            attachment: self.attachment,
+            channel: group_channel(&self.prefix, group),
+        });
+    }
+
+    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
+        let payload = self.codec.encode(event)?;
+        let channel = group_channel(&self.prefix, group);
+        self.store.publish(&channel, &payload).await?;
+        Ok(())
+    }
+
+    async fn ready(&self) -> bool {
+        self.endpoint.status.ready.load(Ordering::Acquire) && self.store.ping().await.is_ok()
+    }
+
+    fn codec(&self) -> &Codec {
+        &self.codec
+    }
+}
+
+impl Drop for PubSubLayer {
+    fn drop(&mut self) {
+        self.endpoint.order(Order::Detach {
+            attachment: self.attachment,
+        });
+    }
+}

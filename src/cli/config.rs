@@ -1,0 +1,179 @@
+//! `config check`, `config default`, `config reference`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::config::{
+    self, Config, ConfigErrors, LoadOptions, ServerConfig, Warning, print_duration,
+};
+
+/// What is cut after the window: sockets that did not answer their close frame.
+const CUT_AFTER: Duration = Duration::from_secs(5);
+
+/// Look at configurations
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    Check(CheckArguments),
+    /// Print a configuration file with every default
+    #[command(after_help = "Example:\n  lockgate config default > lockgate.toml")]
+    Default,
+    /// Print every key with its type, default and meaning
+    #[command(after_help = "Example:\n  lockgate config reference | less")]
+    Reference,
+}
+
+/// Report everything that is wrong with a configuration; touches no network
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lockgate config check --config lockgate.toml
+  lockgate config check --config lockgate.toml --grace 90s   as terminationGracePeriodSeconds")]
+pub(super) struct CheckArguments {
+    /// Check also that a drain fits into this grace period
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    grace: Option<Duration>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(path: Option<&Path>, verb: &ConfigVerb) -> ExitCode {
+    match verb {
+        ConfigVerb::Check(arguments) => check(path, arguments),
+        ConfigVerb::Default => {
+            super::print(&config::defaults_toml());
+            ExitCode::SUCCESS
+        }
+        ConfigVerb::Reference => {
+            super::print(&config::reference());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn check(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
+    if arguments.json {
+        return check_json(path, arguments);
+    }
+    let loaded = match super::load(path) {
+        Ok(loaded) => loaded,
+        Err(status) => return status,
+    };
+    if let Some(hint) = window_hint(&loaded.config.server) {
+        super::complain(&format!("warning: {hint}"));
+    }
+    if let Some(problem) = grace_problem(&loaded.config.server, arguments.grace) {
+        return super::fail(&problem);
+    }
+    let tenants = loaded.config.tenants.len();
+    super::print(&format!(
+        "The configuration is valid: {tenants} tenants, {} files\n",
+        loaded.files.len()
+    ));
+    ExitCode::SUCCESS
+}
+
+fn check_json(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
+    let mut answer = match Config::load(path, &LoadOptions::default()) {
+        Ok(loaded) => {
+            let mut mistakes = Vec::new();
+            if let Some(problem) = grace_problem(&loaded.config.server, arguments.grace) {
+                mistakes
+                    .push(json!({ "place": "--grace", "key": "server.drain", "detail": problem }));
+            }
+            json!({ "mistakes": mistakes, "warnings": warnings_json(&loaded.warnings) })
+        }
+        Err(errors) => json!({ "mistakes": mistakes_json(&errors), "warnings": [] }),
+    };
+    let valid = answer["mistakes"].as_array().is_some_and(Vec::is_empty);
+    answer["valid"] = valid.into();
+    super::print(&format!("{answer}\n"));
+    if valid {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn mistakes_json(errors: &ConfigErrors) -> Vec<serde_json::Value> {
+    let mistakes = errors.mistakes().iter();
+    mistakes
+        .map(|m| {
+            json!({
+                "place": m.place, "key": m.key, "found": m.found,
+                "expected": m.expected, "advice": m.advice,
+            })
+        })
+        .collect()
+}
+
+fn warnings_json(warnings: &[Warning]) -> Vec<serde_json::Value> {
+    warnings
+        .iter()
+        .map(|w| json!({ "place": w.place, "key": w.key, "text": w.text }))
+        .collect()
+}
+
+/// Why a drain does not fit into the grace period.
+fn grace_problem(server: &ServerConfig, grace: Option<Duration>) -> Option<String> {
+    let needed = server.drain.delay + server.drain.window + CUT_AFTER;
+    let grace = grace.filter(|grace| needed > *grace)?;
+    Some(format!(
+        "server.drain: found delay {} + window {} + {} = {}, expected at most the grace period {}; \
+         shorten the drain or lengthen the grace period",
+        print_duration(server.drain.delay),
+        print_duration(server.drain.window),
+        print_duration(CUT_AFTER),
+        print_duration(needed),
+        print_duration(grace),
+    ))
+}
+
+/// Whether the rate would be exceeded by a full replica: then the drain is faster than configured.
+fn window_hint(server: &ServerConfig) -> Option<String> {
+    let paced = (f64::from(server.drain.rate) * server.drain.window.as_secs_f64()) as u64;
+    (server.max_connections > paced).then(|| {
+        format!(
+            "server.drain: {} per second close {paced} sockets in {}, and server.max_connections allows {}; \
+             a full replica drains faster than that rate",
+            server.drain.rate,
+            print_duration(server.drain.window),
+            server.max_connections,
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_must_fit_into_the_grace_period() {
+        let server = ServerConfig::default();
+        assert_eq!(grace_problem(&server, None), None);
+        assert_eq!(grace_problem(&server, Some(Duration::from_secs(70))), None);
+        let problem = grace_problem(&server, Some(Duration::from_secs(69))).unwrap();
+        assert!(
+            problem.contains("= 70s, expected at most the grace period 69s"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_full_replica_that_outruns_the_rate_is_a_hint() {
+        let mut server = ServerConfig::default();
+        assert_eq!(window_hint(&server), None);
+        server.max_connections = 18_000;
+        assert_eq!(window_hint(&server), None);
+        server.max_connections = 18_001;
+        assert!(
+            window_hint(&server)
+                .unwrap()
+                .contains("18000 sockets in 60s")
+        );
+    }
+}

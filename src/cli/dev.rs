@@ -1,0 +1,254 @@
+//! `dev`: the whole gateway in one process, without any server.
+//!
+//! It is the same gateway as `serve`, with a configuration made here: the memory layer, users in an SQLite file of
+//! its own that goes when it ends, one tenant with a key that is new at every start, and a page to try it with.
+
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::routing::get;
+use clap::Args;
+use serde::Serialize;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use super::serve::in_runtime;
+use crate::auth::{MintRequest, mint};
+use crate::clock::UnixTime;
+use crate::config::{
+    Config, ConsumerConfig, KeyConfig, LogConfig, LogFormat, RouteConfig, Secret, TenantConfig,
+};
+use crate::ids::{TenantId, random_hex};
+use crate::server::{Addresses, Ended, Options, Server, Signals};
+
+/// The demo users, as `users.sql` has them.
+const USERS: [(&str, &str); 2] = [("1", "alice"), ("2", "bob")];
+/// Long enough for a working day.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// The room that the printed addresses lead to.
+const ROOM: &str = "ws/chat/lobby/";
+
+/// Try Lockgate: two demo users, a page, no server and no file needed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lockgate dev
+  lockgate dev --listen 127.0.0.1:0 --admin 127.0.0.1:0 --json")]
+pub(super) struct DevArguments {
+    /// Where sockets are accepted
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    pub(super) listen: SocketAddr,
+    /// Where probes and metrics are served
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    pub(super) admin: SocketAddr,
+    /// Print one line of JSON once it is ready
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Allow an address that other machines can reach
+    #[arg(long)]
+    pub(super) allow_remote: bool,
+}
+
+pub(super) fn run(arguments: &DevArguments) -> ExitCode {
+    let remote = [arguments.listen, arguments.admin]
+        .into_iter()
+        .find(|address| !address.ip().is_loopback());
+    if let (Some(address), false) = (remote, arguments.allow_remote) {
+        return super::fail(&format!(
+            "{address} can be reached by other machines, and the tokens are printed; --allow-remote allows it"
+        ));
+    }
+    // Standard output is for the addresses.
+    let log = LogConfig {
+        format: LogFormat::Text,
+        level: "warn".into(),
+    };
+    in_runtime(&log, crate::telemetry::LogOutput::Stderr, serve(arguments))
+}
+
+async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
+    let signals = Signals::new()?;
+    let users = Users::create().await?;
+    let config = config(arguments, &users)?;
+    let token = config
+        .tenants
+        .values()
+        .next()
+        .map(|tenant| tenant.token.clone());
+    let token = token.context("the demo tenant is there")?;
+    let sign = |(id, name): (&str, &str)| {
+        let request = MintRequest {
+            user_id: id,
+            lifetime: TOKEN_LIFETIME,
+            claims: serde_json::Map::new(),
+        };
+        Ok((name.to_owned(), mint(&token, &request, UnixTime::now())?))
+    };
+    let tokens = USERS
+        .into_iter()
+        .map(sign)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let options = Options {
+        pages: Some(pages(&tokens)),
+        ..Options::default()
+    };
+    let server = Server::start(config, options).await?;
+    server.ready().await;
+    announce(&server.addresses(), &tokens, arguments.json);
+    server.run(signals).await
+}
+
+/// The configuration that a first real one would resemble.
+fn config(arguments: &DevArguments, users: &Users) -> anyhow::Result<Config> {
+    let signing_key = Secret::new(random_hex() + &random_hex());
+    let mut tenant = TenantConfig::default();
+    tenant.token.keys = vec![KeyConfig {
+        algorithm: "HS256".into(),
+        kid: None,
+        signing_key: Some(signing_key),
+        verifying_key: None,
+    }];
+    tenant.users.database = Some(Secret::new(format!(
+        "sqlite://{}?mode=ro",
+        users.0.display()
+    )));
+    let chat = RouteConfig {
+        path: "ws/chat/<slug:room>/".into(),
+        groups: vec!["chat_{room}".into()],
+        consumer: ConsumerConfig {
+            kind: "broadcast".into(),
+            event_type: Some("chat.message".into()),
+            stamp: vec!["user_id".into(), "username".into()],
+            ..ConsumerConfig::default()
+        },
+        ..RouteConfig::default()
+    };
+    let echo = RouteConfig {
+        path: "ws/echo/".into(),
+        consumer: ConsumerConfig {
+            kind: "echo".into(),
+            ..ConsumerConfig::default()
+        },
+        ..RouteConfig::default()
+    };
+    tenant.routes = vec![chat, echo];
+    let mut config = Config::default();
+    config.server.listen = arguments.listen;
+    config.server.drain.delay = Duration::ZERO;
+    config.server.drain.window = Duration::from_secs(1);
+    config.admin.listen = arguments.admin;
+    config.tenants.insert("demo".parse::<TenantId>()?, tenant);
+    Ok(config)
+}
+
+/// The SQLite file with the demo users; dropped, it is removed.
+struct Users(PathBuf);
+
+impl Users {
+    async fn create() -> anyhow::Result<Self> {
+        let users =
+            Self(std::env::temp_dir().join(format!("lockgate-dev-{}.sqlite3", random_hex())));
+        let options = SqliteConnectOptions::new()
+            .filename(&users.0)
+            .create_if_missing(true);
+        let mut connection = options
+            .connect()
+            .await
+            .context("cannot create the demo users")?;
+        std::fs::set_permissions(&users.0, Permissions::from_mode(0o600))?;
+        sqlx::raw_sql(include_str!("../../deploy/dev/users.sql"))
+            .execute(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(users)
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        // What stays in the temporary folder is removed by whoever cleans it.
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// The page on `/`. Tokens stand in it: it is served to this machine only.
+fn pages(tokens: &[(String, String)]) -> Router {
+    let users: Vec<_> = tokens
+        .iter()
+        .map(|(name, token)| DemoUser { name, token })
+        .collect();
+    // "<" as an escape: whatever a name or token holds, it cannot end the script.
+    let users = serde_json::to_string(&users)
+        .unwrap_or_default()
+        .replace('<', "\\u003c");
+    let page = include_str!("dev.html").replace("/*USERS*/", &users);
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:",
+        ),
+    ];
+    Router::new().route(
+        "/",
+        get(move || std::future::ready((headers, page.clone()))),
+    )
+}
+
+#[derive(Serialize)]
+struct DemoUser<'a> {
+    name: &'a str,
+    token: &'a str,
+}
+
+#[derive(Serialize)]
+struct Announcement {
+    listen: String,
+    admin: String,
+    page: String,
+    users: Vec<Address>,
+}
+
+#[derive(Serialize)]
+struct Address {
+    name: String,
+    url: String,
+}
+
+fn announce(addresses: &Addresses, tokens: &[(String, String)], json: bool) {
+    let url = |token: &str| format!("ws://{}/{ROOM}?token={token}", addresses.server);
+    let users = tokens.iter().map(|(name, token)| Address {
+        name: name.clone(),
+        url: url(token),
+    });
+    let told = Announcement {
+        listen: addresses.server.to_string(),
+        admin: addresses.admin.to_string(),
+        page: format!("http://{}/", addresses.server),
+        users: users.collect(),
+    };
+    if json {
+        super::print(&format!(
+            "{}\n",
+            serde_json::to_string(&told).unwrap_or_default()
+        ));
+        return;
+    }
+    let mut text = format!(
+        "Lockgate is ready.\n\n  page     {}\n  metrics  http://{}/metrics\n\n",
+        told.page, told.admin
+    );
+    for user in &told.users {
+        text += &format!("  {:<7}  {}\n", user.name, user.url);
+    }
+    text += "\nWhat one sends as a JSON object, both receive: {\"message\": \"hello\"}. Ctrl-C ends it.\n";
+    super::print(&text);
+}

@@ -1,0 +1,47 @@
+//! `healthcheck`: is the replica of this machine alive, or ready?
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::http_client::{exchange, local_url};
+use crate::config::{Draft, LoadOptions};
+
+/// Ask the local replica whether it is alive: exit 0 or 1
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lockgate healthcheck --config lockgate.toml
+  lockgate healthcheck --ready --url http://127.0.0.1:9000 --timeout 500ms")]
+pub(super) struct HealthcheckArguments {
+    /// Ask whether it is ready (/readyz) instead of alive (/livez)
+    #[arg(long)]
+    ready: bool,
+    /// The admin listener; without it, admin.listen of the configuration
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// How long the answer may take
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = super::duration)]
+    timeout: Duration,
+}
+
+pub(super) fn run(path: Option<&Path>, arguments: &HealthcheckArguments) -> ExitCode {
+    // Only the address counts: a replica stays healthy while its file waits for a correction.
+    let base = arguments.url.clone().unwrap_or_else(|| {
+        let draft = Draft::read(path, &LoadOptions::default());
+        local_url(draft.config.admin.listen)
+    });
+    let page = if arguments.ready { "readyz" } else { "livez" };
+    let url = format!("{}/{page}", base.trim_end_matches('/'));
+    match exchange(arguments.timeout, |client| client.get(&url)) {
+        Ok(answer) if answer.status == 200 => ExitCode::SUCCESS,
+        Ok(answer) => super::fail(&format!(
+            "{url}: status {}\n{}",
+            answer.status,
+            answer.body.trim_end()
+        )),
+        Err(error) => super::fail(&format!("{url}: {error}")),
+    }
+}

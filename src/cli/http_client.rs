@@ -1,0 +1,88 @@
+//! A small HTTP client for the commands that talk to a running replica.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// Why a replica gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("cannot start an HTTP client: {0}")]
+    Start(String),
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+}
+
+/// What a replica answered.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: String,
+}
+
+/// Sends one request and reads its answer, within `timeout`. Follows no redirect and uses no proxy.
+pub(super) fn exchange(
+    timeout: Duration,
+    request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+) -> Result<Answer, ClientError> {
+    // A second call finds a provider already there, which is as good.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Start(error.to_string()))?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder()
+            .timeout(timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(|error| ClientError::Start(reason(&error)))?;
+        let response = request(&client)
+            .send()
+            .await
+            .map_err(|error| ClientError::NoAnswer(reason(&error)))?;
+        let status = response.status().as_u16();
+        let body = response
+            .text()
+            .await
+            .map_err(|error| ClientError::NoAnswer(reason(&error)))?;
+        Ok(Answer { status, body })
+    })
+}
+
+/// The innermost cause: the outer ones say no more than that there is one.
+fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "it took too long".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// The base URL of a listener of this machine: one on all addresses is asked on the loopback one.
+pub(super) fn local_url(listen: SocketAddr) -> String {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, listen.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_all_addresses_is_asked_on_loopback() {
+        for (listen, url) in [
+            ("0.0.0.0:9000", "http://127.0.0.1:9000"),
+            ("[::]:9000", "http://[::1]:9000"),
+            ("10.0.0.1:9000", "http://10.0.0.1:9000"),
+        ] {
+            assert_eq!(local_url(listen.parse().unwrap()), url);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A TOML text as a tree in which every value knows the place it came from.
+//!
+//! Only this file reads TOML. Syntax errors carry a place and a message, never the line itself: it may hold a secret.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Where a value stands: a source (file or variable), and in a file line and column from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(super) source: usize,
+    pub(super) line: usize,
+    pub(super) column: usize,
+}
+
+/// A value with its place. Has no `Debug`: it may hold a secret.
+pub(crate) struct Node {
+    pub(super) place: Place,
+    /// The text of the variable that this value came from: a text key takes it as it is.
+    pub(super) raw: Option<Box<str>>,
+    pub(super) value: Value,
+}
+
+/// What TOML knows; a date counts as text that nothing expects.
+pub(crate) enum Value {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Flag(bool),
+    Date(String),
+    List(Vec<Node>),
+    Table(Table),
+}
+
+/// The entries of a table, by key.
+pub(crate) type Table = BTreeMap<String, Node>;
+
+/// What is wrong with a text as TOML.
+pub(super) struct SyntaxError {
+    pub(super) place: Place,
+    pub(super) message: String,
+}
+
+impl Node {
+    /// An empty table that stands nowhere.
+    pub(super) fn empty_table(place: Place) -> Self {
+        Self {
+            place,
+            raw: None,
+            value: Value::Table(Table::new()),
+        }
+    }
+
+    /// The type in the words of an error message, with the article.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self.value {
+            Value::Text(_) => "text",
+            Value::Integer(_) => "an integer",
+            Value::Float(_) => "a number with a fraction",
+            Value::Flag(_) => "a boolean",
+            Value::Date(_) => "a date",
+            Value::List(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+
+    /// The value as far as it may be shown: scalars that cannot hold a credential, and nothing that came from a
+    /// variable of the environment.
+    pub(super) fn shown(&self) -> String {
+        let harmless = |text: &str| {
+            text.len() <= 48 && !text.contains('@') && !text.chars().any(char::is_control)
+        };
+        match &self.value {
+            _ if self.raw.is_some() => self.type_name().to_owned(),
+            Value::Text(text) if text.is_empty() => "an empty text".to_owned(),
+            Value::Text(text) if harmless(text) => format!("{text:?}"),
+            Value::Text(text) => format!("text of {} characters", text.chars().count()),
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Flag(flag) => flag.to_string(),
+            Value::Date(_) | Value::List(_) | Value::Table(_) => self.type_name().to_owned(),
+        }
+    }
+
+    /// The entries, if it is a table.
+    pub(super) fn as_table(&self) -> Option<&Table> {
+        match &self.value {
+            Value::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The node at a key path like `tenants.acme.routes[1].path`.
+    pub(super) fn at(&self, path: &str) -> Option<&Self> {
+        let mut node = Some(self);
+        for segment in path.split(['.', '[']) {
+            node = node?.step(segment);
+        }
+        node
+    }
+
+    /// As [`Node::at`], or the deepest node on the way that exists.
+    pub(super) fn deepest(&self, path: &str) -> &Self {
+        let mut node = self;
+        for segment in path.split(['.', '[']) {
+            match node.step(segment) {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node
+    }
+
+    fn step(&self, segment: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Table(table) => table.get(segment),
+            Value::List(list) => list.get(segment.trim_end_matches(']').parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a whole document. A byte order mark and CRLF line ends are accepted.
+pub(super) fn parse(text: &str, source: usize) -> Result<Node, Vec<SyntaxError>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = Lines::new(text, source);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        let table = lines.table(document.into_inner());
+        return Ok(Node {
+            place: lines.place(0),
+            raw: None,
+            value: Value::Table(table),
+        });
+    }
+    let mut mistakes: Vec<SyntaxError> = errors
+        .iter()
+        .map(|error| SyntaxError {
+            place: lines.place(error.span().map_or(0, |span| span.start)),
+            message: error.message().replace('\n', "; "),
+        })
+        .collect();
+    // What follows on the same line is mostly an echo of the first mistake.
+    mistakes.dedup_by_key(|mistake| mistake.place.line);
+    Err(mistakes)
+}
+
+/// Reads the value of a variable: as TOML where it is that, else as text.
+pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
+    let place = Place {
+        source,
+        line: 0,
+        column: 0,
+    };
+    let lines = Lines {
+        starts: Vec::new(),
+        source,
+    };
+    let value = match DeValue::parse(raw) {
+        Ok(value) => lines.value(value.into_inner()),
+        Err(_) => Value::Text(raw.to_owned()),
+    };
+    let mut node = Node {
+        place,
+        raw: None,
+        value,
+    };
+    mark(&mut node, raw);
+    node
+}
+
+/// Notes at every value of a variable that it came from there.
+fn mark(node: &mut Node, raw: &str) {
+    node.raw = Some(raw.into());
+    match &mut node.value {
+        Value::List(list) => list.iter_mut().for_each(|inner| mark(inner, "")),
+        Value::Table(table) => table.values_mut().for_each(|inner| mark(inner, "")),
+        _ => {}
+    }
+}
+
+/// Byte offsets to lines and columns; no starts: a source without lines.
+struct Lines {
+    starts: Vec<usize>,
+    source: usize,
+}
+
+impl Lines {
+    fn new(text: &str, source: usize) -> Self {
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self { starts, source }
+    }
+
+    /// Columns count bytes: editors agree on ASCII, and keys are ASCII.
+    fn place(&self, offset: usize) -> Place {
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = line.checked_sub(1).map_or(offset, |at| self.starts[at]);
+        Place {
+            source: self.source,
+            line,
+            column: if line == 0 { 0 } else { offset - start + 1 },
+        }
+    }
+
+    /// Entries stand where their key stands.
+    fn table(&self, table: DeTable<'_>) -> Table {
+        table
+            .into_iter()
+            .map(|(key, value)| {
+                let place = self.place(key.span().start);
+                let node = Node {
+                    place,
+                    raw: None,
+                    value: self.value(value.into_inner()),
+                };
+                (key.into_inner().into_owned(), node)
+            })
+            .collect()
+    }
+
+    fn item(&self, value: Spanned<DeValue<'_>>) -> Node {
+        Node {
+            place: self.place(value.span().start),
+            raw: None,
+            value: self.value(value.into_inner()),
+        }
+    }
+
+    fn value(&self, value: DeValue<'_>) -> Value {
+        match value {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            // Beyond 64 bits it is out of every range; as a fraction it is refused as one.
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map_or(Value::Float(f64::INFINITY), Value::Integer),
+            DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(flag) => Value::Flag(flag),
+            DeValue::Datetime(date) => Value::Date(date.to_string()),
+            DeValue::Array(items) => {
+                Value::List(items.into_iter().map(|item| self.item(item)).collect())
+            }
+            DeValue::Table(table) => Value::Table(self.table(table)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_know_their_places() {
+        let Ok(root) = parse(
+            "\u{feff}a = 1\r\n[b]\r\nc = [\"x\",\r\n  true]\r\n[[d]]\r\ne = 1\r\n",
+            0,
+        ) else {
+            panic!("parses");
+        };
+        let at = |path: &str| {
+            let place = root.deepest(path).place;
+            (place.line, place.column)
+        };
+        assert_eq!(at("a"), (1, 1));
+        assert_eq!(at("b.c"), (3, 1));
+        assert_eq!(at("b.c[1]"), (4, 3));
+        assert_eq!(at("d[0].e"), (6, 1));
+        assert_eq!(at("b.none"), (2, 2));
+    }
+
+    #[test]
+    fn syntax_errors_do_not_quote_the_text() {
+        let secret = "hunter2-hunter2-hunter2";
+        for text in [
+            format!("a = \"{secret}\nb = 1"),
+            format!("a = {secret}"),
+            format!("signing_key = '{secret}"),
+            format!("a = \"{secret}\\q\""),
+            format!("[a]\nb = 1\nb = \"{secret}\""),
+        ] {
+            let Err(errors) = parse(&text, 0) else {
+                panic!("{text} parses");
+            };
+            assert!(!errors.is_empty());
+            for error in errors {
+                assert!(!error.message.contains("hunter2"), "{}", error.message);
+            }
+        }
+    }
+
+    #[test]
+    fn variables_are_toml_or_text() {
+        assert!(matches!(parse_variable("12", 0).value, Value::Integer(12)));
+        assert!(matches!(
+            parse_variable("redis://h/0", 0).value,
+            Value::Text(_)
+        ));
+        assert!(matches!(parse_variable("[\"a\"]", 0).value, Value::List(_)));
+        assert!(matches!(
+            parse_variable("1\nb = 2", 0).value,
+            Value::Text(_)
+        ));
+    }
+}

@@ -1,0 +1,97 @@
+//! `[tenants.NAME.layer]`: the names of Django's `CHANNEL_LAYERS`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::collection::{List, Map, Optional};
+use super::document::{Node, Value};
+use super::form::{Form, SECONDS, choice, count, quote, within};
+use super::read::Reader;
+use super::secret::{Secret, SecretText};
+use super::table::{table, words};
+
+table! {
+    /// What carries events between processes: what `CHANNEL_LAYERS` has, by the same names.
+    #[derive(Clone, Debug)]
+    pub struct LayerConfig {
+        /// The layer; if unset, `pubsub` where a Redis is configured, else `memory`.
+        pub kind: Option<LayerKind> as Optional(choice()) => None,
+        /// Redis URLs, in order; empty: the tenant's Redis.
+        pub hosts: Vec<Secret> as List(SecretText) => Vec::new(),
+        /// What its keys and channels begin with.
+        pub prefix: String as Prefix => "asgi".to_owned(),
+        /// How events are written.
+        pub serializer_format: SerializerFormat as choice() => SerializerFormat::MsgPack,
+        /// Fernet keys, or any text that Channels makes one of; the first encrypts, all decrypt.
+        pub symmetric_encryption_keys: Vec<Secret> as List(SecretText) => Vec::new(),
+        /// Which names groups may have: those that Channels allows, or any (`pubsub` only).
+        pub group_names: GroupNames as choice() => GroupNames::Channels,
+        /// `core`: how long an event may wait.
+        pub expiry: Duration as SECONDS => Duration::from_secs(60),
+        /// `core`: how long a membership lasts.
+        pub group_expiry: Duration as SECONDS => Duration::from_secs(86_400),
+        /// `core`: how many events a channel holds.
+        pub capacity: u32 as count(1) => 100,
+        /// `core`: capacities by channel name, with shell globs.
+        pub channel_capacity: BTreeMap<String, u32> as Map(count(1)) => BTreeMap::new(),
+        /// `core`: the length of the random part of a process's channel.
+        pub random_prefix_length: u8 as within(1, 64) => 12,
+    }
+}
+
+/// Any text, also an empty one: on a Redis of its own a tenant may have no prefix.
+struct Prefix;
+
+impl Form for Prefix {
+    type Value = String;
+
+    fn expected(&self) -> String {
+        "text of ASCII without spaces".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<String> {
+        match &node.value {
+            Value::Text(text) if text.bytes().all(|b| b.is_ascii_graphic()) => Some(text.clone()),
+            _ => reader.wrong(node, self, ""),
+        }
+    }
+
+    fn print(&self, value: &String) -> Option<String> {
+        Some(quote(value))
+    }
+}
+
+words! {
+    /// The kinds of channel layer.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum LayerKind {
+        /// This process alone.
+        Memory = "memory",
+        /// `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire.
+        PubSub = "pubsub",
+        /// `channels_redis.core.RedisChannelLayer` on the wire.
+        Core = "core",
+    }
+}
+
+words! {
+    /// How events are written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum SerializerFormat {
+        /// MessagePack.
+        MsgPack = "msgpack",
+        /// JSON.
+        Json = "json",
+    }
+}
+
+words! {
+    /// Which names groups may have.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum GroupNames {
+        /// Those that Channels allows.
+        Channels = "channels",
+        /// Any.
+        Any = "any",
+    }
+}

@@ -1,0 +1,273 @@
+//! From files and environment to a configuration that was read, but not yet checked as a whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::collection::List;
+use super::document::{self, Node, Place, Table, Value};
+use super::environment::Environment;
+use super::form::{Form, Text};
+use super::overrides;
+use super::problem::{Report, Source};
+use super::read::Reader;
+use super::table::Keyed;
+use super::{Config, LoadOptions};
+
+/// A configuration as it was read, with the mistakes so far; [`crate::validation`] looks at it as a whole.
+pub(crate) struct Draft {
+    /// What is missing or wrong has its default.
+    pub(crate) config: Config,
+    /// What was found wrong so far.
+    pub(crate) report: Report,
+    /// Whether every file could be read and parsed. If not, what seems to be missing may stand there.
+    pub(crate) complete: bool,
+    /// Every file that was read.
+    pub(crate) files: Vec<PathBuf>,
+    /// Where every key stands.
+    pub(crate) places: Places,
+}
+
+/// The document, of which only places are told: its values may be secrets.
+pub(crate) struct Places(Node);
+
+impl Places {
+    /// Where a key path like `tenants.acme.routes[1].path` stands, or the nearest table above it that is there.
+    pub(crate) fn of(&self, path: &str) -> Place {
+        self.0.deepest(path).place
+    }
+
+    /// Whether the key stands there at all.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.0.at(path).is_some()
+    }
+}
+
+impl Draft {
+    /// Reads the file, what it includes, and the overrides of the environment. Without a file: defaults and overrides.
+    pub(crate) fn read(path: Option<&Path>, options: &LoadOptions<'_>) -> Self {
+        let mut reader = Reader::new(&options.environment, options.registered_consumers);
+        let mut files = Files::default();
+        let mut root = match path {
+            Some(path) => files.read(path, &mut reader.report),
+            None => None,
+        }
+        .unwrap_or_else(|| Node::empty_table(Place::default()));
+        if let (Some(path), Value::Table(table)) = (path, &mut root.value) {
+            files.include(path, table, &mut reader);
+            overrides::apply(table, &mut reader);
+        } else if let Value::Table(table) = &mut root.value {
+            overrides::apply(table, &mut reader);
+        }
+        let mut config = Config::default();
+        if let Value::Table(table) = &root.value {
+            reader.refuse_unknown(table, Config::NAMES);
+            config = Config::read_keys(table, &mut reader);
+        }
+        Self {
+            config,
+            report: reader.report,
+            complete: files.complete,
+            files: files.read,
+            places: Places(root),
+        }
+    }
+}
+
+/// The files of one configuration.
+struct Files {
+    read: Vec<PathBuf>,
+    complete: bool,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            read: Vec::new(),
+            complete: true,
+        }
+    }
+}
+
+impl Files {
+    /// Reads and parses one file.
+    fn read(&mut self, path: &Path, report: &mut Report) -> Option<Node> {
+        let source = report.add_source(Source::File(path.to_owned()));
+        let start = Place {
+            source,
+            line: 0,
+            column: 0,
+        };
+        self.read.push(path.to_owned());
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.complete = false;
+                report.mistake(start, "", error.to_string(), "a file that can be read", "");
+                return None;
+            }
+        };
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                self.complete = false;
+                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let place = Place {
+                    source,
+                    line: 1 + good.iter().filter(|byte| **byte == b'\n').count(),
+                    column: 1 + good.iter().rev().take_while(|byte| **byte != b'\n').count(),
+                };
+                report.mistake(place, "", "a byte that is not UTF-8", "UTF-8 text", "");
+                return None;
+            }
+        };
+        match document::parse(&text, source) {
+            Ok(root) => Some(root),
+            Err(errors) => {
+                self.complete = false;
+                for error in errors {
+                    report.mistake(error.place, "", error.message, "valid TOML", "");
+                }
+                None
+            }
+        }
+    }
+
+    /// Reads the files that `include` names and moves their tenants into `table`.
+    fn include(&mut self, main: &Path, table: &mut Table, reader: &mut Reader<'_>) {
+        let Some(globs) = table.get("include") else {
+            return;
+        };
+        // A wrong type is reported when the key is read.
+        let Value::List(items) = &globs.value else {
+            return;
+        };
+        let mut quiet = Reader::new(reader.environment, &[]);
+        let Some(globs) = List(Text).read(globs, &mut quiet) else {
+            return;
+        };
+        let places: Vec<Place> = items.iter().map(|item| item.place).collect();
+        let folder = main.parent().unwrap_or(Path::new(""));
+        for (index, (pattern, place)) in globs.iter().zip(places).enumerate() {
+            let key = format!("include[{index}]");
+            for path in found(folder, pattern, place, &key, &mut reader.report) {
+                if self.read.iter().any(|known| same_file(known, &path)) {
+                    continue;
+                }
+                if let Some(root) = self.read(&path, &mut reader.report) {
+                    adopt(root, table, &mut reader.report);
+                }
+            }
+        }
+    }
+}
+
+/// The files that a glob names, sorted. A name without wildcards must exist.
+fn found(
+    folder: &Path,
+    pattern: &str,
+    place: Place,
+    key: &str,
+    report: &mut Report,
+) -> Vec<PathBuf> {
+    let whole = if Path::new(pattern).is_absolute() {
+        pattern.to_owned()
+    } else {
+        let folder = glob::Pattern::escape(&folder.to_string_lossy());
+        Path::new(&folder)
+            .join(pattern)
+            .to_string_lossy()
+            .into_owned()
+    };
+    let paths = match glob::glob(&whole) {
+        Ok(paths) => paths,
+        Err(error) => {
+            report.mistake(
+                place,
+                key,
+                error.msg,
+                "a shell glob such as \"tenants.d/*.toml\"",
+                "",
+            );
+            return Vec::new();
+        }
+    };
+    let paths: Vec<PathBuf> = paths.filter_map(Result::ok).collect();
+    if paths.is_empty() && !pattern.contains(['*', '?', '[']) {
+        report.mistake(
+            place,
+            key,
+            format!("no file {pattern:?}"),
+            "a file that exists",
+            "",
+        );
+    }
+    paths
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// Moves the tenants of an included file over; whatever else stands in it is a mistake.
+fn adopt(root: Node, main: &mut Table, report: &mut Report) {
+    let Value::Table(entries) = root.value else {
+        return;
+    };
+    for (name, node) in entries {
+        let tenants = match node.value {
+            Value::Table(tenants) if name == "tenants" => tenants,
+            _ => {
+                let expected = "only [tenants.NAME] tables in an included file";
+                report.mistake(
+                    node.place,
+                    &name,
+                    "another key",
+                    expected,
+                    "move it to the main file",
+                );
+                continue;
+            }
+        };
+        let all = main
+            .entry("tenants".to_owned())
+            .or_insert_with(|| Node::empty_table(node.place));
+        // Something else than a table is reported when the key is read.
+        let Value::Table(all) = &mut all.value else {
+            return;
+        };
+        for (tenant, node) in tenants {
+            let first = all.get(&tenant).map(|first| first.place);
+            match first {
+                None => {
+                    all.insert(tenant, node);
+                }
+                Some(first) => {
+                    let found = format!(
+                        "the tenant a second time, first at {}",
+                        report.name_of(first)
+                    );
+                    let key = format!("tenants.{}", super::read::bare(&tenant));
+                    report.mistake(
+                        node.place,
+                        &key,
+                        found,
+                        "every tenant once",
+                        "remove or rename one",
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        Self {
+            registered_consumers: &[],
+            environment: Environment::of_process(),
+        }
+    }
+}

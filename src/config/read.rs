@@ -1,0 +1,129 @@
+//! Walks a document along the declared tables; notes every mistake with its place and goes on.
+
+use super::document::{Node, Table};
+use super::environment::Environment;
+use super::form::Form;
+use super::problem::Report;
+
+/// The state of one reading.
+pub(crate) struct Reader<'a> {
+    pub(super) report: Report,
+    pub(super) environment: &'a Environment,
+    /// The names of the Rust consumers that routes may use.
+    pub(super) registered_consumers: &'a [&'a str],
+    path: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(environment: &'a Environment, registered_consumers: &'a [&'a str]) -> Self {
+        Self {
+            report: Report::new(),
+            environment,
+            registered_consumers,
+            path: Vec::new(),
+        }
+    }
+
+    /// Reads a key of `table`; `None` where it is missing or wrong.
+    pub(super) fn key<F: Form>(&mut self, table: &Table, name: &str, form: &F) -> Option<F::Value> {
+        let node = table.get(name)?;
+        self.below(name, |reader| form.read(node, reader))
+    }
+
+    /// Reads something below the key at hand.
+    pub(super) fn below<T>(
+        &mut self,
+        segment: impl Into<String>,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.path.push(segment.into());
+        let result = read(self);
+        self.path.pop();
+        result
+    }
+
+    /// The path of the key at hand.
+    pub(super) fn path(&self) -> String {
+        let mut path = String::new();
+        for segment in &self.path {
+            if !path.is_empty() && !segment.starts_with('[') {
+                path.push('.');
+            }
+            path.push_str(segment);
+        }
+        path
+    }
+
+    /// Notes that the value is not what `form` expects, and shows it as far as it may be shown.
+    pub(super) fn wrong<T>(&mut self, node: &Node, form: &impl Form, advice: &str) -> Option<T> {
+        self.mistake(node, node.shown(), form.expected(), advice)
+    }
+
+    /// As [`Reader::wrong`], but names only the type of what was found.
+    pub(super) fn wrong_type<T>(
+        &mut self,
+        node: &Node,
+        form: &impl Form,
+        advice: &str,
+    ) -> Option<T> {
+        self.mistake(node, node.type_name(), form.expected(), advice)
+    }
+
+    /// Notes a mistake at the key at hand; always `None`, so that a form can answer with it.
+    pub(super) fn mistake<T>(
+        &mut self,
+        node: &Node,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Option<T> {
+        let path = self.path();
+        self.report
+            .mistake(node.place, &path, found, expected, advice);
+        None
+    }
+
+    /// Notes a warning at the key at hand.
+    pub(super) fn warn(&mut self, node: &Node, text: impl Into<String>) {
+        let path = self.path();
+        self.report.warning(node.place, &path, text);
+    }
+
+    /// Notes every key of `table` that is not among `known`.
+    pub(super) fn refuse_unknown(&mut self, table: &Table, known: &[&str]) {
+        for (name, node) in table {
+            if known.contains(&name.as_str()) {
+                continue;
+            }
+            let advice = match nearest(name, known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => "remove it".to_owned(),
+            };
+            let shown = bare(name);
+            self.below(shown, |reader| {
+                let expected = format!("one of {}", known.join(", "));
+                reader.mistake::<()>(node, "an unknown key", expected, advice)
+            });
+        }
+    }
+}
+
+/// A key as TOML writes it.
+pub(super) fn bare(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !name.is_empty() && name.bytes().all(plain) {
+        name.to_owned()
+    } else {
+        format!("{name:?}")
+    }
+}
+
+/// The known name that `name` was probably meant to be.
+pub(super) fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), *candidate))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}

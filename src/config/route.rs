@@ -1,0 +1,235 @@
+//! `[[tenants.NAME.routes]]`: what a path does.
+
+use super::collection::{List, Optional};
+use super::document::{Node, Value};
+use super::form::{Form, Text, choice, quote};
+use super::read::{Reader, nearest};
+use super::table::{Inner, Keyed, table, words};
+
+table! {
+    /// What a path does.
+    #[derive(Clone, Debug)]
+    pub struct RouteConfig {
+        /// The path as Django's `path()` has it, without the slash at its start: `ws/chat/<slug:room>/`.
+        pub path: String as Path => String::new(),
+        /// Templates of the groups that a socket joins: `chat_{room}`, `user_{user.id}`, `{claims.org}`, `{tenant}`.
+        pub groups: Vec<String> as List(Text) => Vec::new(),
+        /// Subprotocols that are served; the client's first match is answered.
+        pub subprotocols: Vec<String> as List(Text) => Vec::new(),
+        /// What a client's frame does.
+        pub consumer: ConsumerConfig as ConsumerTable => ConsumerConfig::default(),
+        /// What a client sees of an event: `"body"` (JSON without its `type`), `"event"` (with it), or `{ field = "message" }`.
+        pub deliver: Deliver as DeliverForm => Deliver::Body,
+        /// Shell globs over event types that are delivered; empty: all.
+        pub events: Vec<String> as List(Text) => Vec::new(),
+        /// A statement on the tenant's database with `:user_id` and the path parameters; no row: 403.
+        pub authorize: Option<String> as Optional(Text) => None,
+    }
+}
+
+/// A route's path: any text; an empty one is the root.
+struct Path;
+
+impl Form for Path {
+    type Value = String;
+
+    fn expected(&self) -> String {
+        "a path such as \"ws/chat/<slug:room>/\"".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<String> {
+        match &node.value {
+            Value::Text(text) => Some(text.clone()),
+            _ => reader.wrong(node, self, ""),
+        }
+    }
+
+    fn print(&self, value: &String) -> Option<String> {
+        Some(quote(value))
+    }
+}
+
+/// What a client sees of an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Deliver {
+    /// The event as JSON without its `type`.
+    #[default]
+    Body,
+    /// The event as JSON.
+    Event,
+    /// One field: a text as it is, anything else as JSON.
+    Field(String),
+}
+
+/// How a [`Deliver`] is written.
+struct DeliverForm;
+
+impl Form for DeliverForm {
+    type Value = Deliver;
+
+    fn expected(&self) -> String {
+        "\"body\", \"event\" or { field = \"…\" }".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Deliver> {
+        match &node.value {
+            Value::Text(text) if text == "body" => Some(Deliver::Body),
+            Value::Text(text) if text == "event" => Some(Deliver::Event),
+            Value::Table(table) if table.contains_key("field") => {
+                reader.refuse_unknown(table, &["field"]);
+                reader.key(table, "field", &Text).map(Deliver::Field)
+            }
+            _ => reader.wrong(node, self, ""),
+        }
+    }
+
+    fn print(&self, value: &Deliver) -> Option<String> {
+        Some(match value {
+            Deliver::Body => quote("body"),
+            Deliver::Event => quote("event"),
+            Deliver::Field(name) => format!("{{ field = {} }}", quote(name)),
+        })
+    }
+}
+
+table! {
+    /// What a client's frame does.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct ConsumerConfig {
+        /// `listen`, `echo`, `broadcast`, or the name of a registered Rust type.
+        pub kind: String as Text => "listen".to_owned(),
+        /// `listen`: what a frame of a client does.
+        pub on_frame: OnFrame as choice() => OnFrame::Drop,
+        /// `broadcast`: the group template that frames go to; needed where a route has several groups.
+        pub to: Option<String> as Optional(Text) => None,
+        /// `broadcast`: the type of the event.
+        pub event_type = "type": Option<String> as Optional(Text) => None,
+        /// `broadcast`: the only keys that a client may set; if unset, any.
+        pub fields: Option<Vec<String>> as Optional(List(Text)) => None,
+        /// `broadcast`: `user_id` and fields of the user that the gateway adds, and a client cannot forge.
+        pub stamp: Vec<String> as List(Text) => Vec::new(),
+        /// `broadcast`: what a frame does that is no JSON object.
+        pub on_invalid: OnInvalid as choice() => OnInvalid::Drop,
+    }
+    unkeyed {
+        /// A registered Rust type gets what stands in the table beside `kind`.
+        pub options: toml::Table => toml::Table::new(),
+    }
+}
+
+/// How a [`ConsumerConfig`] is written: which keys may stand in it depends on its `kind`.
+struct ConsumerTable;
+
+/// The kinds that are built in, with the keys that each has.
+const KINDS: [(&str, &[&str]); 3] = [
+    ("listen", &["kind", "on_frame"]),
+    ("echo", &["kind"]),
+    (
+        "broadcast",
+        &["kind", "to", "type", "fields", "stamp", "on_invalid"],
+    ),
+];
+
+impl Form for ConsumerTable {
+    type Value = ConsumerConfig;
+
+    fn expected(&self) -> String {
+        "a table such as { kind = \"listen\" }".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<ConsumerConfig> {
+        let Some(table) = node.as_table() else {
+            return reader.wrong_type(node, self, "");
+        };
+        let kind = match table.get("kind") {
+            None => ConsumerConfig::default().kind,
+            Some(_) => reader.key(table, "kind", &Text)?,
+        };
+        if let Some((_, keys)) = KINDS.iter().find(|(name, _)| *name == kind) {
+            reader.refuse_unknown(table, keys);
+            return Some(ConsumerConfig::read_keys(table, reader));
+        }
+        if !reader.registered_consumers.contains(&kind.as_str()) {
+            return reader.below("kind", |reader| unknown_kind(&table["kind"], &kind, reader));
+        }
+        let options = table
+            .iter()
+            .filter(|(name, _)| *name != "kind")
+            .map(|(name, node)| (name.clone(), plain(node)))
+            .collect();
+        Some(ConsumerConfig {
+            kind,
+            options,
+            ..ConsumerConfig::default()
+        })
+    }
+
+    fn print(&self, _: &ConsumerConfig) -> Option<String> {
+        None
+    }
+
+    fn inner(&self) -> Inner {
+        Inner::Table(ConsumerConfig::ABOUT, ConsumerConfig::keys())
+    }
+}
+
+fn unknown_kind<T>(node: &Node, kind: &str, reader: &mut Reader<'_>) -> Option<T> {
+    let known: Vec<&str> = KINDS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(reader.registered_consumers.iter().copied())
+        .collect();
+    let advice = match nearest(kind, &known) {
+        _ if kind == "worker" => "\"worker\" is not supported by this version".to_owned(),
+        Some(near) => format!("did you mean {near:?}?"),
+        None => "a Rust consumer must be registered under that name".to_owned(),
+    };
+    let expected = format!("one of {}", known.join(", "));
+    reader.mistake(node, node.shown(), expected, advice)
+}
+
+/// The value without its places, for a consumer that reads it itself.
+fn plain(node: &Node) -> toml::Value {
+    match &node.value {
+        Value::Text(text) => toml::Value::String(text.clone()),
+        Value::Integer(number) => toml::Value::Integer(*number),
+        Value::Float(number) => toml::Value::Float(*number),
+        Value::Flag(flag) => toml::Value::Boolean(*flag),
+        Value::Date(date) => date
+            .parse()
+            .map_or_else(|_| toml::Value::String(date.clone()), toml::Value::Datetime),
+        Value::List(items) => toml::Value::Array(items.iter().map(plain).collect()),
+        Value::Table(table) => toml::Value::Table(
+            table
+                .iter()
+                .map(|(name, node)| (name.clone(), plain(node)))
+                .collect(),
+        ),
+    }
+}
+
+words! {
+    /// What a client's frame does on a `listen` route.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum OnFrame {
+        /// It is dropped and counted.
+        #[default]
+        Drop = "drop",
+        /// The socket is closed with 1003.
+        Close = "close",
+    }
+}
+
+words! {
+    /// What a frame that is no JSON object does on a `broadcast` route.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum OnInvalid {
+        /// It is dropped and counted.
+        #[default]
+        Drop = "drop",
+        /// The client gets `{"type":"lockgate.error","code":"message_not_valid"}`.
+        Reply = "reply",
+        /// The socket is closed with 4505.
+        Close = "close",
+    }
+}

@@ -1,0 +1,152 @@
+//! One declaration per table of the file: from it come the struct, its reading, its defaults and its reference.
+
+use super::document::Table;
+use super::read::Reader;
+
+/// A struct that is one table of the file.
+pub(crate) trait Keyed: Default {
+    /// The documentation of the struct, one line each.
+    const ABOUT: &'static [&'static str];
+    /// Every key that may stand in the table.
+    const NAMES: &'static [&'static str];
+
+    /// Reads every key; what is missing or wrong has its default. Unknown keys are the caller's.
+    fn read_keys(table: &Table, reader: &mut Reader<'_>) -> Self;
+
+    /// Every key with what there is to say of it.
+    fn keys() -> Vec<Key>;
+}
+
+/// A set of words that a key may have.
+pub(crate) trait Words: Copy + PartialEq + 'static {
+    /// Every word with its value.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+/// One key of the reference.
+pub(crate) struct Key {
+    /// As it stands in the file.
+    pub(super) name: &'static str,
+    /// The documentation of the field, one line each.
+    pub(super) meaning: &'static [&'static str],
+    /// What may stand there.
+    pub(super) expected: String,
+    /// The default as TOML; `None`: not set.
+    pub(super) default: Option<String>,
+    /// What stands below it.
+    pub(super) inner: Inner,
+}
+
+/// What stands below a key.
+pub(crate) enum Inner {
+    /// Nothing: a value.
+    Value,
+    /// One table, which has its defaults when it is left out.
+    Table(&'static [&'static str], Vec<Key>),
+    /// One table, which may be left out.
+    Optional(&'static [&'static str], Vec<Key>),
+    /// A list of tables.
+    List(&'static [&'static str], Vec<Key>),
+    /// Tables by a name of the operator's choice.
+    Named(&'static [&'static str], Vec<Key>),
+}
+
+/// Declares a table: `pub FIELD: TYPE as FORM => DEFAULT,`, with `= "key"` after the field where the key has another
+/// name; fields that are no key follow in `unkeyed { … }`.
+macro_rules! table {
+    (
+        $(#[doc = $doc:literal])*
+        #[derive($($derive:ident),*)]
+        $vis:vis struct $name:ident {
+            $(
+                $(#[doc = $field_doc:literal])*
+                pub $field:ident $(= $key:literal)? : $ty:ty as $form:expr => $default:expr,
+            )*
+        }
+        $(unkeyed {
+            $(
+                $(#[doc = $plain_doc:literal])*
+                pub $plain:ident : $plain_ty:ty => $plain_default:expr,
+            )*
+        })?
+    ) => {
+        $(#[doc = $doc])*
+        #[derive($($derive),*)]
+        $vis struct $name {
+            $($(#[doc = $field_doc])* pub $field: $ty,)*
+            $($($(#[doc = $plain_doc])* pub $plain: $plain_ty,)*)?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    $($field: $default,)*
+                    $($($plain: $plain_default,)*)?
+                }
+            }
+        }
+
+        impl $crate::config::table::Keyed for $name {
+            const ABOUT: &'static [&'static str] = &[$($doc),*];
+            const NAMES: &'static [&'static str] =
+                &[$($crate::config::table::key_name!($field $($key)?)),*];
+
+            fn read_keys(
+                table: &$crate::config::document::Table,
+                reader: &mut $crate::config::read::Reader<'_>,
+            ) -> Self {
+                Self {
+                    $($field: reader
+                        .key(table, $crate::config::table::key_name!($field $($key)?), &$form)
+                        .unwrap_or_else(|| $default),)*
+                    $($($plain: $plain_default,)*)?
+                }
+            }
+
+            fn keys() -> Vec<$crate::config::table::Key> {
+                let defaults = Self::default();
+                vec![$({
+                    let form = $form;
+                    $crate::config::table::Key {
+                        name: $crate::config::table::key_name!($field $($key)?),
+                        meaning: &[$($field_doc),*],
+                        expected: $crate::config::form::Form::expected(&form),
+                        default: $crate::config::form::Form::print(&form, &defaults.$field),
+                        inner: $crate::config::form::Form::inner(&form),
+                    }
+                }),*]
+            }
+        }
+    };
+}
+
+/// The name of a key: its own, or the field's.
+macro_rules! key_name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $key:literal) => {
+        $key
+    };
+}
+
+/// Declares an enum whose variants are words in the file.
+macro_rules! words {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)*
+        }
+    ) => {
+        $(#[$meta])*
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)*
+        }
+
+        impl $crate::config::table::Words for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),*];
+        }
+    };
+}
+
+pub(crate) use {key_name, table, words};

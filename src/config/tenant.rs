@@ -1,0 +1,150 @@
+//! `[tenants.NAME]` and its limits.
+
+use std::collections::BTreeMap;
+
+use crate::ids::TenantId;
+
+use super::collection::{List, Nested, Optional, nested};
+use super::document::Node;
+use super::form::{Flag, Form, Size, Text, choice, count};
+use super::layer::LayerConfig;
+use super::read::{Reader, bare};
+use super::route::RouteConfig;
+use super::secret::{Secret, SecretText};
+use super::server::RedisConfig;
+use super::table::{Inner, Keyed, table, words};
+use super::token::{TokenConfig, TokenTable};
+use super::users::UsersConfig;
+use super::{KIB, MIB};
+
+table! {
+    /// One customer of the deployment.
+    #[derive(Clone, Debug)]
+    pub struct TenantConfig {
+        /// Host names: a name, `*.name` (one label), or `*`; exact beats wildcard. Only a sole tenant may leave it out.
+        pub hosts: Vec<String> as List(Text) => Vec::new(),
+        /// Origins of pages that may connect: `https://app.example.com`, `https://*.example.com`, `null`, `*`. Empty: the
+        /// request's own host.
+        pub origins: Vec<String> as List(Text) => Vec::new(),
+        /// Whether a request without `Origin` is refused too.
+        pub require_origin: bool as Flag => false,
+        /// How upgrades are refused: by status, or accepted and at once closed with a code that browsers can read.
+        pub refusal: RefusalMode as choice() => RefusalMode::Http,
+        /// What clients see of lost events.
+        pub on_gap: OnGap as choice() => OnGap::Count,
+        /// Keys to the management API for this tenant only; at least 32 bytes each.
+        pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
+        /// A Redis of its own; if unset, `[redis]`.
+        pub redis: Option<RedisConfig> as Optional(nested()) => None,
+        /// Which tokens are accepted.
+        pub token: TokenConfig as TokenTable => TokenConfig::default(),
+        /// Where users are looked up.
+        pub users: UsersConfig as nested() => UsersConfig::default(),
+        /// What carries its events.
+        pub layer: LayerConfig as nested() => LayerConfig::default(),
+        /// Its limits.
+        pub limits: LimitsConfig as nested() => LimitsConfig::default(),
+        /// What its paths do.
+        pub routes: Vec<RouteConfig> as List(nested()) => Vec::new(),
+    }
+}
+
+/// The tables below `[tenants]`.
+pub(super) struct Tenants;
+
+impl Form for Tenants {
+    type Value = BTreeMap<TenantId, TenantConfig>;
+
+    fn expected(&self) -> String {
+        "a table [tenants.NAME]".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value> {
+        let Some(table) = node.as_table() else {
+            return reader.wrong_type(node, self, "");
+        };
+        let tenant: Nested<TenantConfig> = nested();
+        let read = table.iter().filter_map(|(name, node)| {
+            reader.below(bare(name), |reader| match name.parse::<TenantId>() {
+                Ok(id) => Some((id, tenant.read(node, reader)?)),
+                Err(_) => {
+                    let expected = "a name of 1 to 63 of a-z, 0-9 and -, not beginning with -";
+                    reader.mistake(node, format!("{name:?}"), expected, "rename the tenant")
+                }
+            })
+        });
+        Some(read.collect())
+    }
+
+    fn print(&self, _: &Self::Value) -> Option<String> {
+        None
+    }
+
+    fn inner(&self) -> Inner {
+        Inner::Named(TenantConfig::ABOUT, TenantConfig::keys())
+    }
+}
+
+words! {
+    /// How upgrades are refused.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum RefusalMode {
+        /// By status, with a problem document.
+        #[default]
+        Http = "http",
+        /// Accepted, and at once closed with the code of the reason.
+        Close = "close",
+    }
+}
+
+words! {
+    /// What clients see of lost events.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum OnGap {
+        /// Nothing; operators see it counted.
+        #[default]
+        Count = "count",
+        /// The text frame `{"type":"lockgate.gap"}`.
+        Notify = "notify",
+        /// Close code 4004, paced.
+        Close = "close",
+    }
+}
+
+table! {
+    /// Limits of one tenant, per replica; 0 is no limit, and buckets hold two seconds.
+    #[derive(Clone, Copy, Debug)]
+    pub struct LimitsConfig {
+        /// Open sockets; over it 429.
+        pub connections: u32 as count(0) => 0,
+        /// New sockets per second, counted after authentication; over it 429.
+        pub connects_per_second: u32 as count(0) => 0,
+        /// Open sockets of one user; over it as `on_excess` says.
+        pub connections_per_user: u32 as count(0) => 0,
+        /// What happens over `connections_per_user`: 429, or the oldest is closed with 4506.
+        pub on_excess: OnExcess as choice() => OnExcess::Refuse,
+        /// Frames that one socket may send per second; over it 4013.
+        pub messages_per_second: u32 as count(0) => 50,
+        /// Size of one message of a client; over it 1009.
+        pub message_size: u64 as Size(0) => 64 * KIB,
+        /// Groups of one socket; over it 403 `group_forbidden` at connect.
+        pub groups_per_socket: u32 as count(0) => 100,
+        /// Bytes that may wait for one socket; over it 4008. Larger spares slow clients and costs memory.
+        pub send_queue: u64 as Size(0) => MIB,
+        /// Events into groups per second; over it the API answers 429, and a socket is closed with 4013.
+        pub publishes_per_second: u32 as count(0) => 0,
+        /// Bytes that may wait for fan-out; over it events are lost, as a gap of this tenant alone.
+        pub layer_queue: u64 as Size(0) => 8 * MIB,
+    }
+}
+
+words! {
+    /// What happens over `connections_per_user`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum OnExcess {
+        /// 429.
+        Refuse = "refuse",
+        /// The user's oldest socket is closed with 4506.
+        Replace = "replace",
+    }
+}

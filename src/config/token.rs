@@ -1,0 +1,171 @@
+//! `[tenants.NAME.token]`: the names of Django's `SIMPLE_JWT`, in lower case.
+
+use std::time::Duration;
+
+use super::KIB;
+use super::collection::{List, OneOrMore, Optional, nested};
+use super::document::Node;
+use super::form::{ANY_SPAN, Flag, Form, Size, Text, choice, or_false};
+use super::read::Reader;
+use super::secret::{Secret, SecretText};
+use super::table::{Inner, Keyed, table, words};
+
+table! {
+    /// Which tokens are accepted: the settings of `SIMPLE_JWT`, in lower case. A single key is written as `algorithm` with
+    /// `signing_key` or `verifying_key`, several as `keys`.
+    #[derive(Clone, Debug)]
+    pub struct TokenConfig {
+        /// Several keys at once, for rotation: `[{ algorithm, kid?, signing_key?, verifying_key? }, …]`, at most 8. With a
+        /// `kid` in the token, entries with that kid come first, then those without one.
+        pub keys: Vec<KeyConfig> as List(nested()) => Vec::new(),
+        /// Where a key set (JWKS) is read from: https, or http on a loopback address.
+        pub jwk_url: Option<String> as Optional(Text) => None,
+        /// The algorithm of the single key, or with `jwk_url` the only one that is accepted: HS256, HS384, HS512, RS256, RS384,
+        /// RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA.
+        pub algorithm: Option<String> as Optional(Text) => None,
+        /// The claim with the user's id.
+        pub user_id_claim: String as Text => "user_id".to_owned(),
+        /// The column that the claim is compared with; another than `id` must be among what `users.query` returns.
+        pub user_id_field: String as Text => "id".to_owned(),
+        /// The claim with the token's id; without it only cut-offs revoke.
+        pub jti_claim: Option<String> as or_false(Text) => Some("jti".to_owned()),
+        /// The claim with the token's type.
+        pub token_type_claim: Option<String> as or_false(Text) => Some("token_type".to_owned()),
+        /// The types that are accepted.
+        pub token_types: Vec<String> as List(Text) => vec!["access".to_owned()],
+        /// The audiences of which a token must name one; empty: not checked.
+        pub audience: Vec<String> as OneOrMore => Vec::new(),
+        /// The issuers of which a token must name one; empty: not checked.
+        pub issuer: Vec<String> as OneOrMore => Vec::new(),
+        /// How far clocks may differ.
+        pub leeway: Duration as ANY_SPAN => Duration::ZERO,
+        /// Whether a changed password ends the token.
+        pub check_revoke_token: bool as Flag => false,
+        /// With `check_revoke_token`: the claim with the digest of the password's hash.
+        pub revoke_token_claim: String as Text => "hash_password".to_owned(),
+        /// Whether users that are not active are refused.
+        pub check_user_is_active: bool as Flag => true,
+        /// The longest token that is looked at.
+        pub max_size: u64 as Size(64) => 8 * KIB,
+        /// Where a token may stand; tokens from two places must be equal.
+        pub sources: Vec<TokenSource> as List(choice()) => vec![
+            TokenSource::Query,
+            TokenSource::Header,
+            TokenSource::Subprotocol,
+        ],
+        /// The name of the query parameter.
+        pub query_parameter: String as Text => "token".to_owned(),
+        /// Whether a socket is closed (4001) when its token expires.
+        pub on_expiry: OnExpiry as choice() => OnExpiry::Close,
+    }
+}
+
+table! {
+    /// One key that tokens are verified with.
+    #[derive(Clone, Debug)]
+    pub struct KeyConfig {
+        /// The only algorithm that this key is used with.
+        pub algorithm: String as Text => String::new(),
+        /// The id by which a token's header may name the key.
+        pub kid: Option<String> as Optional(Text) => None,
+        /// For HS256, HS384 and HS512: the shared key, used as UTF-8 text; at least 32 bytes.
+        pub signing_key: Option<Secret> as Optional(SecretText) => None,
+        /// For all other algorithms: the public key as PEM.
+        pub verifying_key: Option<Secret> as Optional(SecretText) => None,
+    }
+}
+
+table! {
+    /// The keys of the single form, which stand beside those of [`TokenConfig`].
+    #[derive(Clone, Debug)]
+    pub(super) struct SingleKey {
+        /// The shared key of HS256, HS384 and HS512, used as UTF-8 text; at least 32 bytes.
+        pub signing_key: Option<Secret> as Optional(SecretText) => None,
+        /// The public key of all other algorithms, as PEM.
+        pub verifying_key: Option<Secret> as Optional(SecretText) => None,
+    }
+}
+
+/// How a [`TokenConfig`] is written: with the single key in the same table.
+pub(super) struct TokenTable;
+
+impl Form for TokenTable {
+    type Value = TokenConfig;
+
+    fn expected(&self) -> String {
+        "a table".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<TokenConfig> {
+        let Some(table) = node.as_table() else {
+            return reader.wrong_type(node, self, "");
+        };
+        reader.refuse_unknown(table, &[TokenConfig::NAMES, SingleKey::NAMES].concat());
+        let mut token = TokenConfig::read_keys(table, reader);
+        let single = SingleKey::read_keys(table, reader);
+        let Some(name) = SingleKey::NAMES
+            .iter()
+            .find(|name| table.contains_key(**name))
+        else {
+            return Some(token);
+        };
+        if let Some(keys) = table.get("keys") {
+            reader.below("keys", |reader| {
+                let found = format!("the list beside {name}");
+                let expected = "either keys = [ … ] or algorithm with one key";
+                reader.mistake::<()>(keys, found, expected, "move the single key into the list")
+            });
+            return Some(token);
+        }
+        match &token.algorithm {
+            Some(algorithm) => token.keys.push(KeyConfig {
+                algorithm: algorithm.clone(),
+                kid: None,
+                signing_key: single.signing_key,
+                verifying_key: single.verifying_key,
+            }),
+            None if !table.contains_key("algorithm") => {
+                let expected = "algorithm beside it";
+                return reader.below(*name, |reader| {
+                    reader.mistake(&table[*name], "a key without its algorithm", expected, "")
+                });
+            }
+            None => {}
+        }
+        Some(token)
+    }
+
+    fn print(&self, _: &TokenConfig) -> Option<String> {
+        None
+    }
+
+    fn inner(&self) -> Inner {
+        let mut keys = TokenConfig::keys();
+        keys.extend(SingleKey::keys());
+        Inner::Table(TokenConfig::ABOUT, keys)
+    }
+}
+
+words! {
+    /// Where a token may stand.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum TokenSource {
+        /// The query parameter.
+        Query = "query",
+        /// `Authorization: Bearer`.
+        Header = "header",
+        /// The pair `bearer`, token in `Sec-WebSocket-Protocol`.
+        Subprotocol = "subprotocol",
+    }
+}
+
+words! {
+    /// What happens to a socket whose token expires.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum OnExpiry {
+        /// 4001 at `exp` plus leeway.
+        Close = "close",
+        /// It stays.
+        Keep = "keep",
+    }
+}

@@ -1,0 +1,124 @@
+//! `kind = "broadcast"`: a JSON object from the client goes to a group as an event.
+//!
+//! The type and keys that begin with `__` never come from the client, and neither do stamped keys.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Consumer, Context, MakeConsumer, Message, Scope};
+use crate::close_code::CloseReason;
+use crate::config::{OnInvalid, RouteConfig};
+use crate::event::{Event, Value};
+use crate::templates::Template;
+
+/// What a client is told with `on_invalid = "reply"`.
+const NOT_VALID: &str = r#"{"type":"lockgate.error","code":"message_not_valid"}"#;
+
+/// The settings of a route, shared by its sockets.
+struct Settings {
+    to: Template,
+    event_type: Box<str>,
+    fields: Option<Vec<String>>,
+    stamp: Vec<String>,
+    on_invalid: OnInvalid,
+}
+
+/// Publishes what one client sends.
+pub struct Broadcast {
+    settings: Arc<Settings>,
+    /// The group's name for this socket.
+    to: Box<str>,
+}
+
+pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
+    let config = &route.consumer;
+    let to = match (&config.to, route.groups.as_slice()) {
+        (Some(to), _) => to,
+        (None, [only]) => only,
+        (None, _) => {
+            return Err("`to` is needed where a route does not have exactly one group".into());
+        }
+    };
+    let event_type = config.event_type.as_deref().ok_or("`type` is needed")?;
+    let settings = Arc::new(Settings {
+        to: Template::parse(to).map_err(|error| format!("`to`: {error}"))?,
+        event_type: event_type.into(),
+        fields: config.fields.clone(),
+        stamp: config.stamp.clone(),
+        on_invalid: config.on_invalid,
+    });
+    Ok(Arc::new(move |scope| {
+        // `to` is one of the route's groups, whose names were made before; were it not, nothing could be sent.
+        let to = scope.fill(&settings.to).unwrap_or_default().into();
+        Box::new(Broadcast {
+            settings: settings.clone(),
+            to,
+        })
+    }))
+}
+
+#[async_trait]
+impl Consumer for Broadcast {
+    async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
+        let event = match &message {
+            Message::Text(text) => self.settings.event(text, context.scope()),
+            Message::Binary(_) => None,
+        };
+        let Some(event) = event else {
+            return self.refuse(context);
+        };
+        if let Err(error) = context.group_send(&self.to, &event).await {
+            tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");
+            context.close_for(CloseReason::Unavailable);
+        }
+    }
+}
+
+impl Broadcast {
+    fn refuse(&self, context: &Context<'_>) {
+        context.drop_invalid_frame();
+        match self.settings.on_invalid {
+            OnInvalid::Drop => {}
+            OnInvalid::Reply => context.send_text(NOT_VALID),
+            OnInvalid::Close => context.close_for(CloseReason::MessageNotValid),
+        }
+    }
+}
+
+impl Settings {
+    /// The event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
+    fn event(&self, text: &str, scope: &Scope) -> Option<Event> {
+        let sent = Event::from_json(text.as_bytes()).ok()?;
+        let mut fields = Vec::with_capacity(sent.fields.len() + self.stamp.len() + 1);
+        fields.push(("type".into(), Value::Str(self.event_type.clone())));
+        fields.extend(
+            sent.fields
+                .into_iter()
+                .filter(|(key, _)| key.as_str().is_some_and(|key| self.may_set(key))),
+        );
+        for name in &self.stamp {
+            fields.push((name.as_str().into(), stamped(name, scope)));
+        }
+        Some(Event { fields })
+    }
+
+    fn may_set(&self, key: &str) -> bool {
+        let own =
+            key == "type" || key.starts_with("__") || self.stamp.iter().any(|stamp| stamp == key);
+        !own && self
+            .fields
+            .as_ref()
+            .is_none_or(|fields| fields.iter().any(|field| field == key))
+    }
+}
+
+/// `user_id` is the canonical id, any other name a field of the user record; null where there is none.
+fn stamped(name: &str, scope: &Scope) -> Value {
+    match name {
+        "user_id" => Value::Str(scope.user_id().as_str().into()),
+        field => scope
+            .user_field(field)
+            .map_or(Value::Nil, |value| Value::from(&value)),
+    }
+}

@@ -1,0 +1,120 @@
+//! What a consumer can do while it is called.
+
+use std::sync::Arc;
+
+use super::Scope;
+use crate::channel_layer::LayerError;
+use crate::close_code::{CloseFrame, CloseReason};
+use crate::event::Event;
+use crate::frame::Frame;
+use crate::hub::{CloseOrder, Member};
+use crate::ids::GroupName;
+use crate::metrics::{DropCause, EventSource};
+use crate::relay::Relay;
+
+/// The socket that a consumer is called for. Nothing here waits for the client.
+pub struct Context<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) member: &'a Arc<Member>,
+    pub(crate) relay: &'a Arc<Relay>,
+}
+
+/// A group could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The name breaks Channels' rule, or the socket has as many groups as it may have.
+    #[error("the group cannot be joined or sent to: {0}")]
+    NotAllowed(&'static str),
+    /// The channel layer cannot be asked.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+}
+
+impl<'a> Context<'a> {
+    /// What is known of the socket.
+    pub fn scope(&self) -> &'a Scope {
+        self.scope
+    }
+
+    /// Queues a text frame for the client.
+    pub fn send_text(&self, text: &str) {
+        self.send(&Frame::text(text));
+    }
+
+    /// Queues a binary frame for the client.
+    pub fn send_binary(&self, bytes: &[u8]) {
+        self.send(&Frame::binary(bytes));
+    }
+
+    fn send(&self, frame: &Frame) {
+        // A queue that is full closes the socket by itself.
+        let _ = self.member.outbound().push_frame(frame);
+    }
+
+    /// Closes the socket once what waits for it is sent. 1000 and 3000-4999 pass unchanged, anything else is 1011.
+    pub fn close(&self, code: u16, reason: &str) {
+        let frame = CloseFrame::from_application(Some(i64::from(code)), reason);
+        self.member.outbound().close(frame, CloseOrder::AfterQueued);
+    }
+
+    /// Closes the socket for a reason of the gateway's own table.
+    pub fn close_for(&self, reason: CloseReason) {
+        self.member
+            .outbound()
+            .close(reason.frame(), CloseOrder::AfterQueued);
+    }
+
+    /// Queues an event as the route's `deliver` and `events` say; what cannot be rendered is dropped and counted.
+    pub fn deliver(&self, event: &Event) {
+        self.relay.deliver_to(self.member, event);
+    }
+
+    /// Publishes an event to a group of the tenant, on every replica. Events that one socket publishes to one
+    /// group arrive in the order of these calls.
+    ///
+    /// # Errors
+    /// If the name is not valid, or the layer cannot be asked: the event was then not published.
+    pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
+        let group = self.group_name(group)?;
+        Ok(self
+            .relay
+            .publish(&group, event, EventSource::Socket)
+            .await?)
+    }
+
+    /// Puts the socket into a further group; returns once events published from now on reach it.
+    ///
+    /// # Errors
+    /// If the name is not valid, the socket is in `limits.groups_per_socket` groups, or the layer cannot be asked.
+    pub async fn group_add(&self, group: &str) -> Result<(), GroupError> {
+        let group = self.group_name(group)?;
+        if !self.relay.has_room_for_group(self.member) {
+            self.relay.metrics().dropped(DropCause::Limit);
+            return Err(GroupError::NotAllowed(
+                "limits.groups_per_socket is reached",
+            ));
+        }
+        Ok(self.relay.join(self.member, &group).await?)
+    }
+
+    /// Takes the socket out of a group; without effect if it is not in it.
+    pub fn group_discard(&self, group: &str) {
+        self.relay.leave(self.member, &GroupName::from(group));
+    }
+
+    /// Counts a frame that the consumer does not take.
+    pub fn drop_frame(&self) {
+        self.relay.metrics().dropped(DropCause::NoConsumer);
+    }
+
+    /// Counts a frame that the consumer takes, but not in this form.
+    pub(crate) fn drop_invalid_frame(&self) {
+        self.relay.metrics().dropped(DropCause::NotValid);
+    }
+
+    fn group_name(&self, group: &str) -> Result<GroupName, GroupError> {
+        self.relay
+            .group_name(group)
+            .ok_or(GroupError::NotAllowed("not a valid group name"))
+    }
+}

@@ -1,0 +1,172 @@
+//! What a route does with a socket's connect, frames, events and disconnect.
+//!
+//! The built-in kinds are consumers like any other. A Rust program that uses Lockgate as a library registers its
+//! own type under a name, which is then the `kind` in a route.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hashbrown::HashMap;
+
+use crate::close_code::CloseFrame;
+use crate::config::{ConsumerConfig, RouteConfig};
+use crate::event::Event;
+
+pub use broadcast::Broadcast;
+pub use context::Context;
+pub use echo::Echo;
+pub use listen::Listen;
+pub(crate) use scope::ChannelSeed;
+pub use scope::Scope;
+
+mod broadcast;
+mod context;
+mod echo;
+mod listen;
+mod scope;
+
+/// A whole message from a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A text message; it is valid UTF-8.
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
+}
+
+/// What a route does with one socket. Each socket has a consumer of its own, and its calls come one at a time.
+///
+/// All methods have a default: a consumer that implements none of them listens. A panic closes the one socket
+/// with 1011.
+///
+/// ```
+/// use lockgate::consumer::{Consumer, Context, Message};
+///
+/// struct Shout;
+///
+/// #[async_trait::async_trait]
+/// impl Consumer for Shout {
+///     async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
+///         if let Message::Text(text) = message {
+///             context.send_text(&text.to_uppercase());
+///         }
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait Consumer: Send {
+    /// The socket is authenticated and in its groups, and its client still waits for the 101.
+    ///
+    /// What is sent here leaves right after the 101.
+    ///
+    /// # Errors
+    /// [`Refused`] ends the handshake with 403 `refused`.
+    async fn connect(&mut self, context: &mut Context<'_>) -> Result<(), Refused> {
+        let _ = context;
+        Ok(())
+    }
+
+    /// A message came from the client.
+    async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
+        let _ = message;
+        context.drop_frame();
+    }
+
+    /// An event came from a group. The default delivers it as the route's `deliver` and `events` say.
+    async fn event(&mut self, context: &mut Context<'_>, event: Arc<Event>) {
+        context.deliver(&event);
+    }
+
+    /// The socket is gone; `close` is what either side sent, or 1006.
+    async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
+        let _ = (scope, close);
+    }
+}
+
+/// A consumer does not take the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// Makes the consumer of one socket.
+pub type MakeConsumer = Arc<dyn Fn(&Scope) -> Box<dyn Consumer> + Send + Sync>;
+
+/// Makes the factory of one route from its `consumer` table, or says what is wrong with it.
+type Kind = Arc<dyn Fn(&ConsumerConfig) -> Result<MakeConsumer, String> + Send + Sync>;
+
+/// The consumers that a program registered, by the name that routes call them by.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: HashMap<String, Kind>,
+}
+
+impl Registry {
+    /// Registers a consumer under `kind`; `make` is called for each socket of a route with that kind.
+    ///
+    /// The names of the built-in kinds cannot be taken: they are looked up first.
+    pub fn register<C, F>(&mut self, kind: &str, make: F) -> &mut Self
+    where
+        C: Consumer + 'static,
+        F: Fn(&Scope) -> C + Send + Sync + 'static,
+    {
+        let make: MakeConsumer = Arc::new(move |scope| Box::new(make(scope)));
+        self.kinds
+            .insert(kind.to_owned(), Arc::new(move |_| Ok(make.clone())));
+        self
+    }
+
+    /// As [`Registry::register`], for a consumer that takes options: `prepare` gets the route's `consumer` table
+    /// once at start, and what it says is wrong is a configuration error.
+    pub fn register_with_options<C, F, P>(&mut self, kind: &str, prepare: P) -> &mut Self
+    where
+        C: Consumer + 'static,
+        F: Fn(&Scope) -> C + Send + Sync + 'static,
+        P: Fn(&toml::Table) -> Result<F, String> + Send + Sync + 'static,
+    {
+        let kind_of = move |config: &ConsumerConfig| {
+            let make = prepare(&config.options)?;
+            let make: MakeConsumer = Arc::new(move |scope| Box::new(make(scope)));
+            Ok(make)
+        };
+        self.kinds.insert(kind.to_owned(), Arc::new(kind_of));
+        self
+    }
+
+    /// The registered names.
+    pub fn names(&self) -> Vec<&str> {
+        self.kinds.keys().map(String::as_str).collect()
+    }
+
+    /// The consumer of a route.
+    ///
+    /// # Errors
+    /// What is wrong with its `consumer` table.
+    pub fn consumer(&self, route: &RouteConfig) -> Result<RouteConsumer, String> {
+        let make: MakeConsumer = match route.consumer.kind.as_str() {
+            "listen" => listen::factory(&route.consumer),
+            "echo" => Arc::new(|_| Box::new(Echo)),
+            "broadcast" => broadcast::factory(route)?,
+            kind => match self.kinds.get(kind) {
+                Some(prepare) => {
+                    return Ok(RouteConsumer {
+                        make: prepare(&route.consumer)?,
+                        sees_events: true,
+                    });
+                }
+                None => return Err(format!("no consumer is registered under the name {kind:?}")),
+            },
+        };
+        Ok(RouteConsumer {
+            make,
+            sees_events: false,
+        })
+    }
+}
+
+/// The consumer of one route.
+#[derive(Clone)]
+pub struct RouteConsumer {
+    /// Makes the consumer of each socket.
+    pub make: MakeConsumer,
+    /// Whether events go through [`Consumer::event`] of each socket; else they are rendered once for all.
+    pub sees_events: bool,
+}

@@ -1,0 +1,344 @@
+//! Reads one client's frames and puts its messages together (RFC 6455 §5).
+//!
+//! Strict: masked, no reserved bits, shortest length form, limits before any buffering, bad UTF-8 refused at its first
+//! byte. A decoder between two messages owns no heap memory.
+
+use std::borrow::Cow;
+
+use super::header::{Header, MAX_HEADER, Room};
+use super::mask::unmask;
+use super::text::{NotUtf8, TextBuffer};
+use super::{FrameError, MESSAGE_TOO_BIG, Message, Opcode, PAYLOAD_NOT_VALID, PROTOCOL_ERROR};
+use crate::close_code::{CloseFrame, may_be_received};
+
+/// Fragments without payload that one message may have. The size limit does not see them, so without a bound a message
+/// could go on for ever; Autobahn sends three, sensible clients none.
+const MAX_EMPTY_FRAGMENTS: u8 = 128;
+
+/// The decoder of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    /// Bytes; [`u64::MAX`] where there is no limit.
+    max_message: u64,
+    /// What has come in of a header, a frame or a fragmented message; `None` between messages.
+    partial: Option<Box<Partial>>,
+    /// A close frame or an error came: nothing is decoded any more.
+    finished: bool,
+}
+
+#[derive(Debug, Default)]
+struct Partial {
+    header: [u8; MAX_HEADER],
+    header_len: u8,
+    /// The frame whose header is complete and whose payload is not.
+    frame: Option<OpenFrame>,
+    message: Option<OpenMessage>,
+}
+
+#[derive(Debug)]
+struct OpenFrame {
+    header: Header,
+    received: u64,
+    /// The payload so far, if this is a control frame.
+    control: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct OpenMessage {
+    body: Body,
+    /// Payload bytes so far.
+    len: u64,
+    empty_fragments: u8,
+}
+
+#[derive(Debug)]
+enum Body {
+    Text(TextBuffer),
+    Binary(Vec<u8>),
+}
+
+impl Decoder {
+    /// A decoder that refuses messages over `max_message` bytes; 0 is no limit.
+    pub fn new(max_message: u64) -> Self {
+        let mut decoder = Self {
+            max_message: 0,
+            partial: None,
+            finished: false,
+        };
+        decoder.set_max_message(max_message);
+        decoder
+    }
+
+    /// Changes the limit; a message that has begun is held to the new one from its next frame on. 0 is no limit.
+    pub fn set_max_message(&mut self, max_message: u64) {
+        self.max_message = match max_message {
+            0 => u64::MAX,
+            limit => limit,
+        };
+    }
+
+    /// Whether part of a frame or of a message waits for its rest: only then does the decoder own memory.
+    pub fn is_mid_message(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    /// Takes the next message out of `input`; `None` once all of `input` has been taken. Call it until then.
+    ///
+    /// After a close frame, or an error, the rest of the input is taken and ignored (RFC 6455 §5.5.1).
+    ///
+    /// # Errors
+    /// The reason to close the connection with.
+    pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
+        if self.finished {
+            *input = &[];
+            return Ok(None);
+        }
+        let outcome = self.advance(input);
+        if matches!(outcome, Err(_) | Ok(Some(Message::Close(_)))) {
+            self.finished = true;
+            self.partial = None;
+        }
+        outcome
+    }
+
+    fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
+        loop {
+            let partial = match self.partial.take() {
+                Some(partial) if partial.frame.is_some() => partial,
+                waiting => {
+                    self.partial = waiting;
+                    let Some(header) = self.read_header(input)? else {
+                        return Ok(None);
+                    };
+                    if let Some(message) = self.whole_frame(header, input)? {
+                        return Ok(Some(message));
+                    }
+                    self.open_frame(header)
+                }
+            };
+            let partial = self.partial.insert(partial);
+            if !partial.read_payload(input)? {
+                return Ok(None);
+            }
+            let message = partial.end_frame()?;
+            if partial.message.is_none() {
+                self.partial = None;
+            }
+            if message.is_some() {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next header, from `input` alone where all of it is there; else what there is of it is kept.
+    fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, FrameError> {
+        let open = self.partial.as_ref().and_then(|p| p.message.as_ref());
+        let room = Room {
+            in_message: open.is_some(),
+            bytes: self.max_message.saturating_sub(open.map_or(0, |m| m.len)),
+        };
+        if self.partial.as_ref().is_none_or(|p| p.header_len == 0) {
+            if let Some((header, used)) = Header::parse(input, room)? {
+                *input = &input[used..];
+                return Ok(Some(header));
+            }
+            if input.is_empty() {
+                return Ok(None);
+            }
+        }
+        let partial = self.partial.get_or_insert_default();
+        while let Some((&byte, rest)) = input.split_first() {
+            *input = rest;
+            partial.header[usize::from(partial.header_len)] = byte;
+            partial.header_len += 1;
+            let so_far = &partial.header[..usize::from(partial.header_len)];
+            if let Some((header, _)) = Header::parse(so_far, room)? {
+                partial.header_len = 0;
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The fast path: an unfragmented message or a control frame that is there completely.
+    fn whole_frame(
+        &mut self,
+        header: Header,
+        input: &mut &[u8],
+    ) -> Result<Option<Message>, FrameError> {
+        let len = match usize::try_from(header.len) {
+            Ok(len) if header.fin && len <= input.len() => len,
+            _ => return Ok(None),
+        };
+        if header.opcode == Opcode::Continuation {
+            return Ok(None);
+        }
+        let (payload, rest) = input.split_at(len);
+        *input = rest;
+        // The header may have come in pieces; a message around a control frame stays.
+        if self.partial.as_ref().is_some_and(|p| p.message.is_none()) {
+            self.partial = None;
+        }
+        let message = if header.opcode.is_control() {
+            let mut bytes = payload.to_vec();
+            unmask(&mut bytes, header.mask, 0);
+            control_message(header.opcode, bytes)?
+        } else {
+            let mut body = Body::new(header.opcode);
+            body.reserve(len);
+            body.push(payload, header.mask, 0)?;
+            body.finish()?
+        };
+        Ok(Some(message))
+    }
+
+    /// The frame's payload comes in pieces, or it is a part of a message.
+    fn open_frame(&mut self, header: Header) -> Box<Partial> {
+        let mut partial = self.partial.take().unwrap_or_default();
+        if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
+            partial.message = Some(OpenMessage {
+                body: Body::new(header.opcode),
+                len: 0,
+                empty_fragments: 0,
+            });
+        }
+        partial.frame = Some(OpenFrame {
+            header,
+            received: 0,
+            control: Vec::new(),
+        });
+        partial
+    }
+}
+
+impl Partial {
+    /// Takes what `input` has of the open frame's payload; whether that completes the frame.
+    fn read_payload(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
+        let Some(frame) = &mut self.frame else {
+            return Ok(false);
+        };
+        let missing = frame.header.len - frame.received;
+        let take = usize::try_from(missing).map_or(input.len(), |missing| missing.min(input.len()));
+        let (chunk, rest) = input.split_at(take);
+        *input = rest;
+        match &mut self.message {
+            Some(message) if !frame.header.opcode.is_control() => {
+                // Room for what is here and as much again as there was, but never for what a header merely claims.
+                let doubled = (take as u64).max(message.len).min(missing);
+                message
+                    .body
+                    .reserve(usize::try_from(doubled).unwrap_or(take));
+                message
+                    .body
+                    .push(chunk, frame.header.mask, frame.received)?;
+                message.len += take as u64;
+            }
+            _ => {
+                let start = frame.control.len();
+                frame.control.extend_from_slice(chunk);
+                unmask(
+                    &mut frame.control[start..],
+                    frame.header.mask,
+                    frame.received,
+                );
+            }
+        }
+        frame.received += take as u64;
+        Ok(frame.received == frame.header.len)
+    }
+
+    /// Closes the complete frame; the message, if it ends here.
+    fn end_frame(&mut self) -> Result<Option<Message>, FrameError> {
+        let Some(frame) = self.frame.take() else {
+            return Ok(None);
+        };
+        if frame.header.opcode.is_control() {
+            return control_message(frame.header.opcode, frame.control).map(Some);
+        }
+        let Some(mut message) = self.message.take() else {
+            return Err(PROTOCOL_ERROR);
+        };
+        if frame.header.fin {
+            return message.body.finish().map(Some);
+        }
+        if frame.header.len == 0 {
+            message.empty_fragments += 1;
+            if message.empty_fragments > MAX_EMPTY_FRAGMENTS {
+                return Err(MESSAGE_TOO_BIG);
+            }
+        }
+        self.message = Some(message);
+        Ok(None)
+    }
+}
+
+impl Body {
+    fn new(opcode: Opcode) -> Self {
+        match opcode {
+            Opcode::Text => Self::Text(TextBuffer::default()),
+            _ => Self::Binary(Vec::new()),
+        }
+    }
+
+    fn reserve(&mut self, additional: usize) {
+        match self {
+            Self::Text(text) => text.reserve(additional),
+            Self::Binary(bytes) => bytes.reserve_exact(additional),
+        }
+    }
+
+    fn push(&mut self, masked: &[u8], mask: [u8; 4], offset: u64) -> Result<(), FrameError> {
+        match self {
+            Self::Text(text) => text.push(masked, mask, offset)?,
+            Self::Binary(bytes) => {
+                let start = bytes.len();
+                bytes.extend_from_slice(masked);
+                unmask(&mut bytes[start..], mask, offset);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Message, FrameError> {
+        Ok(match self {
+            Self::Text(text) => Message::Text(text.finish()?),
+            Self::Binary(bytes) => Message::Binary(bytes),
+        })
+    }
+}
+
+impl From<NotUtf8> for FrameError {
+    fn from(NotUtf8: NotUtf8) -> Self {
+        PAYLOAD_NOT_VALID
+    }
+}
+
+/// A complete, unmasked control frame.
+fn control_message(opcode: Opcode, payload: Vec<u8>) -> Result<Message, FrameError> {
+    Ok(match opcode {
+        Opcode::Ping => Message::Ping(payload),
+        Opcode::Pong => Message::Pong(payload),
+        _ => Message::Close(close_frame(&payload)?),
+    })
+}
+
+/// RFC 6455 §5.5.1: nothing, or a code that may stand on the wire and a reason in UTF-8.
+fn close_frame(payload: &[u8]) -> Result<Option<CloseFrame>, FrameError> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let (&code, reason) = payload.split_first_chunk().ok_or(PROTOCOL_ERROR)?;
+    let code = u16::from_be_bytes(code);
+    if !may_be_received(code) {
+        return Err(PROTOCOL_ERROR);
+    }
+    let reason = simdutf8::basic::from_utf8(reason).map_err(|_| PAYLOAD_NOT_VALID)?;
+    Ok(Some(CloseFrame {
+        code,
+        reason: Cow::Owned(reason.to_owned()),
+        cause: None,
+    }))
+}
+
+#[cfg(test)]
+mod tests;

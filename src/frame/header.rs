@@ -1,0 +1,87 @@
+//! The header of a client's frame (RFC 6455 §5.2), judged byte by byte: what is wrong is refused before the rest is there.
+
+use super::{FrameError, MAX_CONTROL_PAYLOAD, MESSAGE_TOO_BIG, Opcode, PROTOCOL_ERROR};
+
+/// Two bytes, a 64-bit length, a mask: the longest header.
+pub(super) const MAX_HEADER: usize = 14;
+
+/// What the frames before allow the next one.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// A fragmented message is open.
+    pub(super) in_message: bool,
+    /// Payload bytes that the message may still get.
+    pub(super) bytes: u64,
+}
+
+/// A client's frame header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) fin: bool,
+    pub(super) opcode: Opcode,
+    pub(super) mask: [u8; 4],
+    /// Payload bytes.
+    pub(super) len: u64,
+}
+
+impl Header {
+    /// The header at the start of `bytes` and its length; `None` if more bytes are needed and none so far is wrong.
+    pub(super) fn parse(bytes: &[u8], room: Room) -> Result<Option<(Self, usize)>, FrameError> {
+        let Some((&first, rest)) = bytes.split_first() else {
+            return Ok(None);
+        };
+        let fin = first & 0x80 != 0;
+        let opcode = Opcode::from_bits(first & 0x0f).ok_or(PROTOCOL_ERROR)?;
+        let fits = match opcode {
+            Opcode::Continuation => room.in_message,
+            Opcode::Text | Opcode::Binary => !room.in_message,
+            Opcode::Close | Opcode::Ping | Opcode::Pong => fin,
+        };
+        // No extension is ever negotiated, so no reserved bit has a meaning.
+        if first & 0x70 != 0 || !fits {
+            return Err(PROTOCOL_ERROR);
+        }
+        let Some((&second, rest)) = rest.split_first() else {
+            return Ok(None);
+        };
+        let short = second & 0x7f;
+        if second & 0x80 == 0 || (opcode.is_control() && usize::from(short) > MAX_CONTROL_PAYLOAD) {
+            return Err(PROTOCOL_ERROR);
+        }
+        let Some((len, rest)) = parse_len(short, rest)? else {
+            return Ok(None);
+        };
+        if !opcode.is_control() && len > room.bytes {
+            return Err(MESSAGE_TOO_BIG);
+        }
+        let Some((&mask, rest)) = rest.split_first_chunk() else {
+            return Ok(None);
+        };
+        let header = Self {
+            fin,
+            opcode,
+            mask,
+            len,
+        };
+        Ok(Some((header, bytes.len() - rest.len())))
+    }
+}
+
+/// The payload length, in the shortest of its three forms (RFC 6455 §5.2: "the minimal number of bytes MUST be used").
+fn parse_len(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError> {
+    let (len, minimum, rest) = match short {
+        126 => match bytes.split_first_chunk() {
+            Some((len, rest)) => (u64::from(u16::from_be_bytes(*len)), 126, rest),
+            None => return Ok(None),
+        },
+        127 => match bytes.split_first_chunk() {
+            Some((len, rest)) => (u64::from_be_bytes(*len), 1 << 16, rest),
+            None => return Ok(None),
+        },
+        len => (u64::from(len), 0, bytes),
+    };
+    if len < minimum || len >> 63 != 0 {
+        return Err(PROTOCOL_ERROR);
+    }
+    Ok(Some((len, rest)))
+}

@@ -1,0 +1,273 @@
+//! Bytes on the wire (RFC 6455 §5): a frame to clients is encoded once and shared by all sockets, a [`Decoder`] reads
+//! what one client sends. No input or output happens here, and no `unsafe`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::close_code::{CloseFrame, CloseReason};
+
+pub use decoder::Decoder;
+
+mod decoder;
+mod header;
+mod mask;
+mod text;
+
+/// The longest payload of a ping, pong or close frame (RFC 6455 §5.5).
+pub const MAX_CONTROL_PAYLOAD: usize = 125;
+
+/// What a frame is (RFC 6455 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// Carries on a fragmented message; never sent by us.
+    Continuation = 0,
+    /// UTF-8 text.
+    Text = 1,
+    /// Any bytes.
+    Binary = 2,
+    /// The end of the connection.
+    Close = 8,
+    /// Asks for a pong.
+    Ping = 9,
+    /// Answers a ping.
+    Pong = 10,
+}
+
+impl Opcode {
+    /// Close, ping and pong: short, never fragmented, allowed inside a fragmented message.
+    pub const fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+
+    const fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Continuation,
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            _ => return None,
+        })
+    }
+}
+
+/// Bytes of all counted frames that are alive: a frame that waits for a thousand sockets counts once.
+#[derive(Debug, Default)]
+pub struct QueueBudget(AtomicU64);
+
+impl QueueBudget {
+    /// Bytes alive now, frame headers included.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a frame is counted against, and when its event was read.
+#[derive(Clone, Debug, Default)]
+pub struct Accounting {
+    /// When the event was read from the channel layer; set where the delivery lag shall be sampled.
+    pub read_at: Option<Instant>,
+    /// Where the frame's bytes count while any clone of it lives.
+    pub budget: Option<Arc<QueueBudget>>,
+}
+
+/// One encoded frame to clients: header and payload in one buffer. A clone costs a counter.
+#[derive(Clone, Debug)]
+pub struct Frame(Arc<FrameInner>);
+
+#[derive(Debug)]
+struct FrameInner {
+    bytes: Box<[u8]>,
+    read_at: Option<Instant>,
+    budget: Option<Arc<QueueBudget>>,
+}
+
+impl Drop for FrameInner {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget
+                .0
+                .fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Frame {
+    /// A whole message as one unfragmented, unmasked frame; `accounting` says what its bytes count against.
+    ///
+    /// The payload of a control frame is cut at [`MAX_CONTROL_PAYLOAD`].
+    pub fn encode(opcode: Opcode, payload: &[u8], accounting: Accounting) -> Self {
+        let payload = if opcode.is_control() {
+            &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)]
+        } else {
+            payload
+        };
+        let bytes = encode(opcode, payload);
+        if let Some(budget) = &accounting.budget {
+            budget.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Self(Arc::new(FrameInner {
+            bytes,
+            read_at: accounting.read_at,
+            budget: accounting.budget,
+        }))
+    }
+
+    /// A text message that counts against nothing.
+    pub fn text(text: &str) -> Self {
+        Self::encode(Opcode::Text, text.as_bytes(), Accounting::default())
+    }
+
+    /// A binary message that counts against nothing.
+    pub fn binary(bytes: &[u8]) -> Self {
+        Self::encode(Opcode::Binary, bytes, Accounting::default())
+    }
+
+    /// A ping; the payload is cut at 125 bytes.
+    pub fn ping(payload: &[u8]) -> Self {
+        Self::encode(Opcode::Ping, payload, Accounting::default())
+    }
+
+    /// A pong; the payload is cut at 125 bytes.
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::encode(Opcode::Pong, payload, Accounting::default())
+    }
+
+    /// A close frame. The codes 1005 and 1006 stand for none, and never go out: such a frame is empty.
+    ///
+    /// A reason over 123 bytes is cut at a character's end.
+    pub fn close(close: &CloseFrame) -> Self {
+        let mut payload = Vec::with_capacity(2 + close.reason.len());
+        if !matches!(close.code, 1005 | 1006) {
+            payload.extend_from_slice(&close.code.to_be_bytes());
+            let room = MAX_CONTROL_PAYLOAD - payload.len();
+            let end = close.reason.floor_char_boundary(room);
+            payload.extend_from_slice(&close.reason.as_bytes()[..end]);
+        }
+        Self::encode(Opcode::Close, &payload, Accounting::default())
+    }
+
+    /// What goes to the socket.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// Bytes on the wire, header included; never 0.
+    #[allow(clippy::len_without_is_empty, reason = "a frame has a header")]
+    pub fn len(&self) -> usize {
+        self.0.bytes.len()
+    }
+
+    /// When the event was read from the channel layer, where that was noted.
+    pub fn read_at(&self) -> Option<Instant> {
+        self.0.read_at
+    }
+}
+
+/// Header and payload, unmasked as servers send (RFC 6455 §5.1).
+fn encode(opcode: Opcode, payload: &[u8]) -> Box<[u8]> {
+    const FIN: u8 = 0x80;
+    let mut bytes = Vec::with_capacity(payload.len() + 10);
+    bytes.push(FIN | opcode as u8);
+    match (payload.len(), u16::try_from(payload.len())) {
+        (short @ 0..=125, _) => bytes.push(short as u8),
+        (_, Ok(medium)) => {
+            bytes.push(126);
+            bytes.extend_from_slice(&medium.to_be_bytes());
+        }
+        (long, Err(_)) => {
+            bytes.push(127);
+            bytes.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(payload);
+    bytes.into_boxed_slice()
+}
+
+/// What a client sent: a whole message or a control frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A text message, valid UTF-8.
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
+    /// Wants a pong with the same payload.
+    Ping(Vec<u8>),
+    /// Answers a ping, or came unasked.
+    Pong(Vec<u8>),
+    /// The client's goodbye; `None` where it carries no code.
+    Close(Option<CloseFrame>),
+}
+
+/// What a client sent breaks RFC 6455 or the size limit; the reason is the one to close with.
+///
+/// `ProtocolError` (1002), `PayloadNotValid` (1007) or `MessageTooBig` (1009).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client's frames are not acceptable: {}", .0.label())]
+pub struct FrameError(pub CloseReason);
+
+const PROTOCOL_ERROR: FrameError = FrameError(CloseReason::ProtocolError);
+const PAYLOAD_NOT_VALID: FrameError = FrameError(CloseReason::PayloadNotValid);
+const MESSAGE_TOO_BIG: FrameError = FrameError(CloseReason::MessageTooBig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        for (len, header) in [
+            (0, vec![0x82, 0]),
+            (125, vec![0x82, 125]),
+            (126, vec![0x82, 126, 0, 126]),
+            (65_535, vec![0x82, 126, 0xff, 0xff]),
+            (65_536, vec![0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let frame = Frame::binary(&vec![7; len]);
+            assert_eq!(&frame.as_bytes()[..header.len()], header, "{len}");
+            assert_eq!(frame.len(), header.len() + len);
+        }
+        assert_eq!(Frame::text("Hello").as_bytes(), b"\x81\x05Hello");
+    }
+
+    #[test]
+    fn a_close_frame_carries_code_and_reason_and_fits() {
+        let close = |code, reason: &str| {
+            Frame::close(&CloseFrame {
+                code,
+                reason: Cow::Owned(reason.to_owned()),
+                cause: None,
+            })
+        };
+        assert_eq!(close(1000, "bye").as_bytes(), b"\x88\x05\x03\xe8bye");
+        assert_eq!(close(1005, "x").as_bytes(), b"\x88\x00");
+        assert_eq!(close(1006, "").as_bytes(), b"\x88\x00");
+        // 123 bytes of two-byte letters: 61 of them, and no half one.
+        assert_eq!(close(4000, &"é".repeat(100)).len(), 2 + 2 + 122);
+    }
+
+    #[test]
+    fn long_control_payloads_are_cut() {
+        assert_eq!(Frame::ping(&[1; 200]).len(), 2 + 125);
+    }
+
+    #[test]
+    fn a_shared_frame_counts_once_until_its_last_clone_is_gone() {
+        let budget = Arc::new(QueueBudget::default());
+        let accounting = Accounting {
+            budget: Some(Arc::clone(&budget)),
+            ..Accounting::default()
+        };
+        let frame = Frame::encode(Opcode::Text, b"Hello", accounting);
+        let clones = vec![frame.clone(); 1000];
+        assert_eq!(budget.bytes(), 7);
+        drop(frame);
+        assert_eq!(budget.bytes(), 7);
+        drop(clones);
+        assert_eq!(budget.bytes(), 0);
+    }
+}

@@ -1,0 +1,129 @@
+//! The text of a message while it comes in: unmasked, checked and appended block by block, so that bad UTF-8 is noticed
+//! at its first byte and nothing is checked twice for want of `unsafe`.
+
+use simdutf8::compat::from_utf8;
+
+use super::mask::unmask;
+
+/// Unmasked at a time, on the stack: large enough for most messages, small enough to stay in the nearest cache.
+const BLOCK: usize = 1024;
+
+/// Whole characters as a `String`, and the beginning of the next one.
+#[derive(Debug, Default)]
+pub(super) struct TextBuffer {
+    text: String,
+    /// A character that is not complete yet: at most three bytes.
+    carry: [u8; 3],
+    carry_len: u8,
+}
+
+/// The bytes are not UTF-8, whatever may follow.
+#[derive(Debug)]
+pub(super) struct NotUtf8;
+
+impl TextBuffer {
+    /// Room for `additional` more bytes, exactly.
+    pub(super) fn reserve(&mut self, additional: usize) {
+        self.text.reserve_exact(additional);
+    }
+
+    /// Appends `masked`, whose first byte stands `offset` bytes into its frame's payload.
+    pub(super) fn push(
+        &mut self,
+        mut masked: &[u8],
+        mask: [u8; 4],
+        mut offset: u64,
+    ) -> Result<(), NotUtf8> {
+        let mut block = [0; BLOCK];
+        while !masked.is_empty() {
+            let carried = usize::from(self.carry_len);
+            block[..carried].copy_from_slice(&self.carry[..carried]);
+            let take = masked.len().min(BLOCK - carried);
+            let (chunk, rest) = masked.split_at(take);
+            let filled = carried + take;
+            block[carried..filled].copy_from_slice(chunk);
+            unmask(&mut block[carried..filled], mask, offset);
+            self.append(&block[..filled])?;
+            offset += take as u64;
+            masked = rest;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), NotUtf8> {
+        let error = match from_utf8(bytes) {
+            Ok(text) => {
+                self.text.push_str(text);
+                self.carry_len = 0;
+                return Ok(());
+            }
+            Err(error) if error.error_len().is_some() => return Err(NotUtf8),
+            Err(error) => error,
+        };
+        // The block ends within a character, which happens once per block at most: its valid part is read again.
+        let (valid, open) = bytes.split_at(error.valid_up_to());
+        self.text.push_str(from_utf8(valid).map_err(|_| NotUtf8)?);
+        self.carry[..open.len()].copy_from_slice(open);
+        // An open character has one to three bytes.
+        self.carry_len = open.len() as u8;
+        Ok(())
+    }
+
+    /// The text, if it does not end within a character.
+    pub(super) fn finish(self) -> Result<String, NotUtf8> {
+        if self.carry_len == 0 {
+            Ok(self.text)
+        } else {
+            Err(NotUtf8)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(bytes: &[u8], split: usize) -> Option<String> {
+        let mut text = TextBuffer::default();
+        let (a, b) = bytes.split_at(split);
+        text.push(a, [0; 4], 0).ok()?;
+        text.push(b, [0; 4], a.len() as u64).ok()?;
+        text.finish().ok()
+    }
+
+    #[test]
+    fn the_mask_goes_on_from_block_to_block() {
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        for text in ["a", "é", "a€", "😀b"] {
+            let text = text.repeat(3 * BLOCK);
+            let masked: Vec<u8> = text
+                .bytes()
+                .zip(mask.iter().cycle())
+                .map(|(byte, key)| byte ^ key)
+                .collect();
+            let (a, b) = masked.split_at(BLOCK + 7);
+            let mut buffer = TextBuffer::default();
+            buffer.push(a, mask, 0).unwrap();
+            buffer.push(b, mask, a.len() as u64).unwrap();
+            assert_eq!(buffer.finish().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn text_survives_any_split_and_block_border() {
+        let long = "aé€😀".repeat(400);
+        for split in 0..long.len() {
+            assert_eq!(whole(long.as_bytes(), split).as_deref(), Some(&*long));
+        }
+    }
+
+    #[test]
+    fn bad_bytes_are_refused_as_soon_as_they_come() {
+        let bad: [&[u8]; 5] = [b"\xc0", b"a\xff", b"\xed\xa0", b"\xf4\x90", b"\xe2\x82\x28"];
+        for bytes in bad {
+            let mut text = TextBuffer::default();
+            assert!(text.push(bytes, [0; 4], 0).is_err(), "{bytes:?}");
+        }
+        assert!(whole(b"\xe2\x82", 1).is_none());
+    }
+}

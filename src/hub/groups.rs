@@ -1,0 +1,130 @@
+//! From group to the connections of this replica that are in it.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use indexmap::IndexMap;
+use parking_lot::Mutex;
+
+use super::Member;
+use crate::ids::{ConnectionId, GroupName};
+
+/// The members of one group, dense in memory so that fan-out walks it in a row.
+#[derive(Debug)]
+pub struct Group {
+    name: GroupName,
+    members: Mutex<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>,
+}
+
+impl Group {
+    /// The group's name within its tenant.
+    pub fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    /// Calls `visit` for every member under one lock, if there are at most `most`; false, and nothing done, if not.
+    pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> bool {
+        let members = self.members.lock();
+        let small = members.len() <= most;
+        if small {
+            members.values().for_each(visit);
+        }
+        small
+    }
+
+    /// A copy of the member list.
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.members.lock().values().cloned().collect()
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.members.lock().len()
+    }
+
+    /// Whether nobody is in the group.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Every group of one tenant that has, or just had, a member here.
+#[derive(Debug, Default)]
+pub struct Groups {
+    by_name: Mutex<HashMap<GroupName, Arc<Group>>>,
+}
+
+impl Groups {
+    /// The group, if it has or just had a member here.
+    pub fn get(&self, name: &GroupName) -> Option<Arc<Group>> {
+        self.by_name.lock().get(name).cloned()
+    }
+
+    /// Adds the member; twice is once. Returns the group and whether the member is new in it.
+    pub fn add(&self, name: &GroupName, member: &Arc<Member>) -> (Arc<Group>, bool) {
+        let mut by_name = self.by_name.lock();
+        let group = by_name.entry_ref(name).or_insert_with(|| {
+            Arc::new(Group {
+                name: name.clone(),
+                members: Mutex::new(IndexMap::default()),
+            })
+        });
+        let group = group.clone();
+        // Under the index's lock: `remove_if_empty` must not find the group empty between these two lines.
+        let new = group
+            .members
+            .lock()
+            .insert(member.id(), member.clone())
+            .is_none();
+        (group, new)
+    }
+
+    /// Takes the member out; true if it was the last one. The empty group stays until [`Groups::remove_if_empty`].
+    pub fn remove(&self, group: &Group, member: ConnectionId) -> bool {
+        let mut members = group.members.lock();
+        members.swap_remove(&member).is_some() && members.is_empty()
+    }
+
+    /// Forgets the group if it is still empty, and calls `gone` before anybody can join it again.
+    pub fn remove_if_empty(&self, name: &GroupName, gone: impl FnOnce()) {
+        let mut by_name = self.by_name.lock();
+        if by_name.get(name).is_some_and(|group| group.is_empty()) {
+            by_name.remove(name);
+            gone();
+        }
+    }
+
+    /// Names and sizes of all groups.
+    pub fn sizes(&self) -> Vec<(GroupName, usize)> {
+        self.by_name
+            .lock()
+            .values()
+            .map(|group| (group.name.clone(), group.len()))
+            .collect()
+    }
+}
+
+/// Connection ids are counted up: multiplying by a large odd number spreads them well enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+/// Builds [`IdHasher`]s.
+pub(super) type BuildIdHasher = std::hash::BuildHasherDefault<IdHasher>;
+
+impl std::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // 2^64 divided by the golden ratio; the upper bits are folded down because tables use the lower ones.
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}

@@ -1,0 +1,287 @@
+//! Which pages may open a tenant's sockets: step 6 of a socket's life (RFC 6455 §10.2).
+//!
+//! Browsers send `Origin` and cannot be made to lie; other clients send what they like, or nothing.
+
+use axum::http::HeaderMap;
+use axum::http::header::ORIGIN;
+use axum::http::uri::Authority;
+
+use crate::error::Refusal;
+
+/// A tenant's `origins` and `require_origin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginPolicy {
+    /// Empty: the request's own host.
+    allowed: Vec<Allowed>,
+    required: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Allowed {
+    /// `*`
+    Any,
+    /// `null`: sandboxed frames, files, some redirects.
+    Null,
+    /// `https://app.example.com`
+    Exact(Origin),
+    /// `https://*.example.com`, here without `*`: one label before it, as a `*` in `hosts`.
+    Subdomain(Origin),
+}
+
+/// Scheme, host and port as RFC 6454 §4 compares them: lower case, default ports written out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+/// A configured origin that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an origin is scheme://host, scheme://host:port, https://*.name, null or *")]
+pub struct OriginError;
+
+impl OriginPolicy {
+    /// The policy of a tenant's `origins` (empty: the request's own host) and `require_origin`.
+    ///
+    /// # Errors
+    /// [`OriginError`] for an entry with a path, without a scheme, or otherwise not an origin.
+    pub fn new(origins: &[String], required: bool) -> Result<Self, OriginError> {
+        let allowed = origins.iter().map(|entry| Allowed::parse(entry));
+        Ok(Self {
+            allowed: allowed.collect::<Result<_, _>>()?,
+            required,
+        })
+    }
+
+    /// Whether the page that sent these headers to `host` may connect.
+    ///
+    /// # Errors
+    /// `origin_not_allowed`; also for two origins, or none where one is required.
+    pub fn check(&self, headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
+        let mut values = headers.get_all(ORIGIN).into_iter();
+        let allowed = match (values.next(), values.next()) {
+            (None, _) => !self.required,
+            (Some(_), Some(_)) => false,
+            (Some(value), None) => self.allows(value.to_str().unwrap_or_default(), host),
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(Refusal::OriginNotAllowed)
+        }
+    }
+
+    fn allows(&self, text: &str, host: &Authority) -> bool {
+        let origin = Origin::parse(text);
+        if self.allowed.is_empty() {
+            return origin.is_some_and(|origin| origin.is_of(host));
+        }
+        self.allowed.iter().any(|entry| match (entry, &origin) {
+            (Allowed::Any, _) => true,
+            (Allowed::Null, _) => text == "null",
+            (Allowed::Exact(allowed), Some(origin)) => allowed == origin,
+            (Allowed::Subdomain(parent), Some(origin)) => origin.is_child_of(parent),
+            (_, None) => false,
+        })
+    }
+}
+
+impl Allowed {
+    fn parse(entry: &str) -> Result<Self, OriginError> {
+        match entry {
+            "*" => return Ok(Self::Any),
+            "null" => return Ok(Self::Null),
+            _ => {}
+        }
+        let parsed = match entry.split_once("://*.") {
+            Some((scheme, parent)) => {
+                Origin::parse(&format!("{scheme}://{parent}")).map(Self::Subdomain)
+            }
+            None => Origin::parse(entry).map(Self::Exact),
+        };
+        parsed.ok_or(OriginError)
+    }
+}
+
+impl Origin {
+    /// `scheme://host` or `scheme://host:port` and nothing else.
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, authority) = text.split_once("://")?;
+        let scheme_byte = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            || !scheme.bytes().all(scheme_byte)
+        {
+            return None;
+        }
+        let authority = authority.parse::<Authority>().ok()?;
+        let explicit = authority.port_u16();
+        let bare = explicit.is_some() || authority.as_str() == authority.host();
+        if authority.host().is_empty() || authority.as_str().contains(['@', '*']) || !bare {
+            return None;
+        }
+        let scheme = scheme.to_ascii_lowercase();
+        Some(Self {
+            port: explicit.or(default_port(&scheme)),
+            host: authority.host().to_ascii_lowercase(),
+            scheme,
+        })
+    }
+
+    /// The page was served under the request's own host. Over which scheme is not looked at: TLS ends before us.
+    fn is_of(&self, host: &Authority) -> bool {
+        let port = host.port_u16().or(default_port(&self.scheme));
+        matches!(&*self.scheme, "http" | "https")
+            && self.host.eq_ignore_ascii_case(host.host())
+            && self.port == port
+    }
+
+    /// One label more than `parent`, all else equal.
+    fn is_child_of(&self, parent: &Self) -> bool {
+        let label = self.host.split_once('.');
+        self.scheme == parent.scheme
+            && self.port == parent.port
+            && label.is_some_and(|(label, rest)| !label.is_empty() && rest == parent.host)
+    }
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn allowed(origins: &[&str], sent: &[&str], host: &str) -> bool {
+        let origins: Vec<String> = origins.iter().map(|&o| o.to_owned()).collect();
+        let policy = OriginPolicy::new(&origins, false).unwrap();
+        let mut headers = HeaderMap::new();
+        for origin in sent {
+            headers.append(ORIGIN, HeaderValue::from_str(origin).unwrap());
+        }
+        policy.check(&headers, &host.parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn listed_origins() {
+        let list = &["https://app.example", "http://dev.example:3000"];
+        for (row, sent, expected) in [
+            ("listed", "https://app.example", true),
+            ("listed, port written out", "https://app.example:443", true),
+            ("listed, upper case", "HTTPS://App.Example", true),
+            ("listed with port", "http://dev.example:3000", true),
+            ("H37: not listed", "https://other.example", false),
+            ("H37: null", "null", false),
+            ("H37: suffix trick", "https://app.example.evil", false),
+            ("H37: prefix trick", "https://evilapp.example", false),
+            ("H37: http for https", "http://app.example", false),
+            ("H37: other port", "https://app.example:8443", false),
+            ("path", "https://app.example/", false),
+            (
+                "user information",
+                "https://app.example@evil.example",
+                false,
+            ),
+            ("user information before", "https://evil@app.example", false),
+            ("empty", "", false),
+            (
+                "the request's host is not implied",
+                "https://acme.example",
+                false,
+            ),
+        ] {
+            assert_eq!(allowed(list, &[sent], "acme.example"), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn wildcards_and_null() {
+        for (row, list, sent, expected) in [
+            ("child", "https://*.x.example", "https://a.x.example", true),
+            ("parent", "https://*.x.example", "https://x.example", false),
+            (
+                "grandchild",
+                "https://*.x.example",
+                "https://a.b.x.example",
+                false,
+            ),
+            (
+                "no label",
+                "https://*.x.example",
+                "https://.x.example",
+                false,
+            ),
+            ("no dot", "https://*.x.example", "https://ax.example", false),
+            ("scheme", "https://*.x.example", "http://a.x.example", false),
+            (
+                "port",
+                "https://*.x.example:8443",
+                "https://a.x.example:8443",
+                true,
+            ),
+            ("null", "null", "null", true),
+            ("any", "*", "https://whoever.example", true),
+            ("any, null too", "*", "null", true),
+        ] {
+            assert_eq!(allowed(&[list], &[sent], "acme.example"), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn without_a_list_the_request_s_own_host() {
+        for (sent, host, expected) in [
+            ("https://acme.example", "acme.example", true),
+            ("http://ACME.example", "acme.EXAMPLE", true),
+            ("https://acme.example", "acme.example:443", true),
+            ("http://localhost:8000", "localhost:8000", true),
+            ("http://localhost:3000", "localhost:8000", false),
+            ("http://localhost", "localhost:8000", false),
+            ("https://evil.example", "acme.example", false),
+            ("ftp://acme.example", "acme.example", false),
+            ("null", "acme.example", false),
+            ("http://[::1]:8000", "[::1]:8000", true),
+        ] {
+            assert_eq!(allowed(&[], &[sent], host), expected, "{sent} {host}");
+        }
+    }
+
+    #[test]
+    fn two_origins_are_refused_and_none_only_where_required() {
+        assert!(!allowed(
+            &["*"],
+            &["https://a.example", "https://a.example"],
+            "a.example"
+        ));
+        assert!(allowed(&["https://a.example"], &[], "a.example"));
+        let policy = OriginPolicy::new(&[], true).unwrap();
+        let host = "a.example".parse().unwrap();
+        assert_eq!(
+            policy.check(&HeaderMap::new(), &host),
+            Err(Refusal::OriginNotAllowed)
+        );
+    }
+
+    #[test]
+    fn what_is_no_origin_cannot_be_configured() {
+        for bad in [
+            "app.example",
+            "https://",
+            "https://a/b",
+            "https://*",
+            "https://a.*.b",
+            "://a",
+        ] {
+            assert_eq!(
+                OriginPolicy::new(&[bad.to_owned()], false),
+                Err(OriginError),
+                "{bad}"
+            );
+        }
+    }
+}

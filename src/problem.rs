@@ -1,0 +1,214 @@
+//! The answer to a refused request: a problem document (RFC 9457) with the headers that belong to its status.
+//!
+//! `type` is `urn:lockgate:problem:CODE`: stable, and like `code` it names the kind of refusal, not the occurrence.
+//! Nothing in it echoes input.
+
+use axum::body::Body;
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, Response, StatusCode};
+use serde::Serialize;
+
+use crate::error::Refusal;
+use crate::ids::TenantId;
+
+/// A refusal on its way to the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem<'a> {
+    /// Why.
+    pub refusal: Refusal,
+    /// The realm of a 401; `None` before a tenant is known.
+    pub tenant: Option<&'a TenantId>,
+}
+
+/// The members of the document, in the order in which they are written.
+#[derive(Serialize)]
+struct Document {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<&'static str>,
+}
+
+impl Problem<'_> {
+    /// The whole answer; the refusal itself is among its extensions, for whoever counts it or shows it otherwise.
+    pub fn response(&self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body()));
+        *response.status_mut() = self.status();
+        *response.headers_mut() = self.headers();
+        response.extensions_mut().insert(self.refusal);
+        response
+    }
+
+    /// The whole answer as bytes of HTTP/1.1, after which the connection is closed: for requests that no HTTP library
+    /// has seen.
+    pub fn to_http1(&self) -> Vec<u8> {
+        let body = self.body();
+        let mut headers = self.headers();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let mut bytes = format!("HTTP/1.1 {}\r\n", self.status()).into_bytes();
+        for (name, value) in &headers {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body.as_bytes());
+        bytes
+    }
+
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn body(&self) -> String {
+        let code = self.refusal.code();
+        let document = Document {
+            r#type: format!("urn:lockgate:problem:{code}"),
+            title: self.status().canonical_reason().unwrap_or("Error"),
+            status: self.refusal.status(),
+            code,
+            detail: self.refusal.detail(),
+            check: self.refusal.check().map(|check| check.label()),
+        };
+        serde_json::to_string(&document).expect("strings and a number always serialize")
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut set = |name: HeaderName, value: &'static str| {
+            headers.insert(name, HeaderValue::from_static(value));
+        };
+        set(CONTENT_TYPE, "application/problem+json");
+        set(CACHE_CONTROL, "no-store");
+        match self.refusal {
+            Refusal::MethodNotAllowed => set(ALLOW, "GET"),
+            Refusal::UpgradeRequired => {
+                set(UPGRADE, "websocket");
+                set(SEC_WEBSOCKET_VERSION, "13");
+                // RFC 9110 §7.8: who sends Upgrade also names it in Connection.
+                set(CONNECTION, "upgrade");
+            }
+            _ => {}
+        }
+        if let Some(wait) = self.refusal.retry_after() {
+            // Whole seconds, rounded up: nobody comes back too early, and never 0.
+            let seconds = wait.as_millis().div_ceil(1000).max(1) as u64;
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.refusal.status() == 401 {
+            headers.insert(WWW_AUTHENTICATE, self.challenge());
+        }
+        headers
+    }
+
+    /// RFC 6750 §3: `error` is left out where no token came.
+    fn challenge(&self) -> HeaderValue {
+        let realm = self.tenant.map_or("lockgate", TenantId::as_str);
+        let error = match self.refusal {
+            Refusal::TokenMissing => "",
+            _ => ", error=\"invalid_token\"",
+        };
+        // A tenant's name has no character that a quoted string could not hold.
+        HeaderValue::from_str(&format!("Bearer realm=\"{realm}\"{error}"))
+            .unwrap_or(HeaderValue::from_static("Bearer"))
+    }
+}
+
+/// A problem document that is no refusal of a socket.
+pub fn document(status: StatusCode, code: &'static str, detail: &'static str) -> Response<Body> {
+    let document = Document {
+        r#type: format!("urn:lockgate:problem:{code}"),
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        code,
+        detail,
+        check: None,
+    };
+    let body = serde_json::to_string(&document).expect("strings and a number always serialize");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Check;
+
+    fn header(refusal: Refusal, name: HeaderName) -> Option<String> {
+        let tenant = "acme".parse().unwrap();
+        let problem = Problem {
+            refusal,
+            tenant: Some(&tenant),
+        };
+        let headers = problem.response().headers().clone();
+        headers.get(name).map(|v| v.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_document_has_the_members_of_the_contract_in_order() {
+        let refusal = Refusal::TokenNotValid(Check::Signature);
+        let problem = Problem {
+            refusal,
+            tenant: None,
+        };
+        assert_eq!(
+            problem.body(),
+            r#"{"type":"urn:lockgate:problem:token_not_valid","title":"Unauthorized","status":401,"code":"token_not_valid","detail":"The token is not valid.","check":"signature"}"#
+        );
+    }
+
+    #[test]
+    fn each_status_has_its_headers() {
+        let missing = header(Refusal::TokenMissing, WWW_AUTHENTICATE);
+        assert_eq!(missing.as_deref(), Some(r#"Bearer realm="acme""#));
+        let revoked = header(Refusal::TokenRevoked, WWW_AUTHENTICATE);
+        assert_eq!(
+            revoked.as_deref(),
+            Some(r#"Bearer realm="acme", error="invalid_token""#)
+        );
+        let allow = header(Refusal::MethodNotAllowed, ALLOW);
+        assert_eq!(allow.as_deref(), Some("GET"));
+        let version = header(Refusal::UpgradeRequired, SEC_WEBSOCKET_VERSION);
+        assert_eq!(version.as_deref(), Some("13"));
+        let upgrade = header(Refusal::UpgradeRequired, UPGRADE);
+        assert_eq!(upgrade.as_deref(), Some("websocket"));
+        for refusal in [
+            Refusal::RateLimited,
+            Refusal::Draining,
+            Refusal::Unavailable,
+        ] {
+            assert_eq!(header(refusal, RETRY_AFTER).as_deref(), Some("1"));
+        }
+        assert_eq!(header(Refusal::OriginNotAllowed, RETRY_AFTER), None);
+        let cache = header(Refusal::RouteNotFound, CACHE_CONTROL);
+        assert_eq!(cache.as_deref(), Some("no-store"));
+    }
+
+    #[test]
+    fn the_bytes_are_one_response_that_closes() {
+        let problem = Problem {
+            refusal: Refusal::HeadTooLarge,
+            tenant: None,
+        };
+        let bytes = String::from_utf8(problem.to_http1()).unwrap();
+        let (head, body) = bytes.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"));
+        assert!(head.contains("connection: close"));
+        assert!(head.contains(&format!("content-length: {}", body.len())));
+    }
+}

@@ -1,0 +1,352 @@
+//! Where the channel layer and the hub of one tenant meet.
+//!
+//! Events go from the layer's inbox to the sockets, in order, one after another; wishes for groups go from the hub
+//! to the layer. One task per tenant runs [`Relay::run`], so that a tenant's load is its own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use crate::channel_layer::names::valid_group_name;
+use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal};
+use crate::close_code::CloseReason;
+use crate::config::{GroupNames, OnGap};
+use crate::event::Event;
+use crate::frame::{Accounting, Frame, QueueBudget};
+use crate::hub::{CloseOrder, Enqueued, FanOut, Hub, Member};
+use crate::ids::{GroupName, TenantId};
+use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
+use crate::render::{Delivery, Rendered};
+
+/// A group stays subscribed this long after its last member left: a page reload joins it again.
+const LINGER: Duration = Duration::from_secs(1);
+/// One event in this many has its way to the sockets timed.
+const LAG_SAMPLE: u64 = 64;
+/// With `on_gap = "close"`: sockets closed per second, so that their clients do not come back all at once.
+const GAP_CLOSES_PER_SECOND: usize = 300;
+/// What a client is told with `on_gap = "notify"`.
+const GAP_NOTICE: &str = r#"{"type":"lockgate.gap"}"#;
+
+/// How the sockets of one route get events.
+pub struct RouteDelivery {
+    /// From event to frame.
+    pub delivery: Delivery,
+    /// Events go through the consumer of each socket instead of being rendered once for all.
+    pub through_consumer: bool,
+}
+
+/// What a relay is made of.
+pub struct Parts {
+    /// Whose events these are.
+    pub tenant: TenantId,
+    /// The sockets.
+    pub hub: Arc<Hub>,
+    /// Where groups are subscribed and events published.
+    pub layer: Arc<dyn ChannelLayer>,
+    /// What the layer read for this tenant.
+    pub inbox: Arc<Inbox>,
+    /// By the index that members carry.
+    pub deliveries: Vec<RouteDelivery>,
+    /// What clients are told of a gap.
+    pub on_gap: OnGap,
+    /// Which names groups may have.
+    pub group_names: GroupNames,
+    /// Groups that one socket may be in; 0 is no limit.
+    pub groups_per_socket: usize,
+    /// Counts the bytes of frames that wait.
+    pub budget: Arc<QueueBudget>,
+    /// The tenant's metrics.
+    pub metrics: Arc<TenantMetrics>,
+}
+
+/// Events from channel layer to hub, wishes from hub to channel layer.
+pub struct Relay {
+    parts: Parts,
+    fan_out: FanOutMetrics,
+    /// Groups that were left empty, oldest first.
+    lingering: Mutex<VecDeque<(Instant, GroupName)>>,
+    /// Types whose events could not be carried, so that each is logged once.
+    reported: Mutex<hashbrown::HashSet<Box<str>>>,
+}
+
+impl Relay {
+    /// A relay of these parts; [`Relay::run`] makes it move.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            fan_out: FanOutMetrics::default(),
+            lingering: Mutex::default(),
+            reported: Mutex::default(),
+        })
+    }
+
+    /// The sockets that it delivers to.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.parts.hub
+    }
+
+    /// The channel layer that it stands on.
+    pub fn layer(&self) -> &Arc<dyn ChannelLayer> {
+        &self.parts.layer
+    }
+
+    /// The tenant's metrics.
+    pub fn metrics(&self) -> &Arc<TenantMetrics> {
+        &self.parts.metrics
+    }
+
+    /// Where the way of events is timed.
+    pub fn fan_out_metrics(&self) -> &FanOutMetrics {
+        &self.fan_out
+    }
+
+    /// The name as a group name of this tenant, if it may be one.
+    pub fn group_name(&self, name: &str) -> Option<GroupName> {
+        let valid = match self.parts.group_names {
+            GroupNames::Channels => valid_group_name(name),
+            GroupNames::Any => !name.is_empty(),
+        };
+        valid.then(|| GroupName::from(name))
+    }
+
+    /// Whether the socket may join one more group.
+    pub fn has_room_for_group(&self, member: &Member) -> bool {
+        self.parts.groups_per_socket == 0 || member.groups().len() < self.parts.groups_per_socket
+    }
+
+    /// Puts the socket into the group; once this returns, events published from now on reach it.
+    ///
+    /// # Errors
+    /// If the layer does not acknowledge in time; the socket is then in the group all the same, and its
+    /// unregistering takes it out.
+    pub async fn join(&self, member: &Arc<Member>, group: &GroupName) -> Result<(), LayerError> {
+        // In the hub first: `expire_lingering` must see the socket before the layer is asked.
+        if self.parts.hub.join(member, group) {
+            self.parts.metrics.subscriptions.increment(1.0);
+        }
+        self.parts.layer.subscribe(group).await
+    }
+
+    /// Takes the socket out of one group.
+    pub fn leave(&self, member: &Member, group: &GroupName) {
+        self.forget(self.parts.hub.leave(member, group));
+    }
+
+    /// Takes the socket out of the hub and of all its groups.
+    pub fn unregister(&self, member: &Member) {
+        self.forget(self.parts.hub.unregister(member));
+    }
+
+    fn forget(&self, left: crate::hub::Left) {
+        self.parts
+            .metrics
+            .subscriptions
+            .decrement(left.memberships as f64);
+        if !left.emptied.is_empty() {
+            let now = Instant::now();
+            self.lingering
+                .lock()
+                .extend(left.emptied.into_iter().map(|group| (now, group)));
+        }
+    }
+
+    /// Publishes an event to a group, on every replica.
+    ///
+    /// # Errors
+    /// If the layer did not take it: nobody got it.
+    pub async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+        source: EventSource,
+    ) -> Result<(), LayerError> {
+        self.parts.layer.publish(group, event).await?;
+        self.parts.metrics.event(source);
+        Ok(())
+    }
+
+    /// Queues an event for one socket as its route says.
+    pub fn deliver_to(&self, member: &Arc<Member>, event: &Event) {
+        let Some(route) = self.parts.deliveries.get(usize::from(member.delivery())) else {
+            return;
+        };
+        match route.delivery.render(
+            event,
+            &Accounting {
+                budget: Some(self.parts.budget.clone()),
+                read_at: None,
+            },
+        ) {
+            Ok(rendered) => drop(enqueue(member, &rendered)),
+            Err(error) => self.not_carried(event, DropCause::NotRendered, &error),
+        }
+    }
+
+    /// Serves the inbox for ever.
+    pub async fn run(self: Arc<Self>) -> std::convert::Infallible {
+        let mut linger = tokio::time::interval(LINGER / 4);
+        linger.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut count = 0u64;
+        loop {
+            tokio::select! {
+                signal = self.parts.inbox.next() => {
+                    count = count.wrapping_add(1);
+                    self.serve(signal, count.is_multiple_of(LAG_SAMPLE)).await;
+                    // A full inbox must not keep the thread: other tenants' relays and all sockets share it.
+                    tokio::task::consume_budget().await;
+                }
+                _ = linger.tick() => self.expire_lingering(),
+            }
+        }
+    }
+
+    async fn serve(&self, signal: Signal, sampled: bool) {
+        match signal {
+            Signal::Event(incoming) => self.fan_out(incoming, sampled).await,
+            Signal::Gap(cause) => self.gap(cause),
+        }
+    }
+
+    async fn fan_out(&self, incoming: Incoming, sampled: bool) {
+        let started = Instant::now();
+        self.parts.metrics.event(EventSource::Layer);
+        let Some(group) = self.parts.hub.groups().get(&incoming.group) else {
+            return;
+        };
+        let event = match incoming.payload.decode(self.parts.layer.codec()) {
+            Ok(event) => event,
+            Err(error) => return self.not_decoded(&incoming.group, &error),
+        };
+        let source = Accounting {
+            budget: Some(self.parts.budget.clone()),
+            read_at: sampled.then_some(incoming.read_at),
+        };
+        let mut rendered: Vec<Option<Rendered>> = Vec::new();
+        rendered.resize_with(self.parts.deliveries.len(), || None);
+        let counts = FanOut::walk(&group, |member| {
+            let at = usize::from(member.delivery());
+            let route = self.parts.deliveries.get(at)?;
+            if route.through_consumer {
+                return Some(member.outbound().push_event(&event));
+            }
+            if rendered[at].is_none() {
+                rendered[at] = Some(self.render(route, &event, &source));
+            }
+            enqueue(member, rendered[at].as_ref()?)
+        })
+        .await;
+        self.parts
+            .metrics
+            .deliveries
+            .increment(counts.queued as u64);
+        if sampled {
+            self.fan_out
+                .duration
+                .record(started.elapsed().as_secs_f64());
+            self.fan_out.recipients.record(counts.queued as f64);
+        }
+    }
+
+    fn render(&self, route: &RouteDelivery, event: &Event, source: &Accounting) -> Rendered {
+        route
+            .delivery
+            .render(event, source)
+            .unwrap_or_else(|error| {
+                self.not_carried(event, DropCause::NotRendered, &error);
+                Rendered::Filtered
+            })
+    }
+
+    fn not_decoded(&self, group: &GroupName, error: &dyn std::error::Error) {
+        self.parts.metrics.dropped(DropCause::NotDecoded);
+        if self.first_report("") {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, group.name = %group, error = %error,
+                "Dropped a message that is no event; further ones are only counted"
+            );
+        }
+    }
+
+    fn not_carried(&self, event: &Event, cause: DropCause, error: &dyn std::error::Error) {
+        self.parts.metrics.dropped(cause);
+        let event_type = event.event_type().unwrap_or("(none)");
+        if self.first_report(event_type) {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, event.r#type = event_type, error = %error,
+                "Dropped an event that cannot be rendered; further ones of its type are only counted"
+            );
+        }
+    }
+
+    /// True once per word, for at most 1,000 words: senders choose event types.
+    fn first_report(&self, word: &str) -> bool {
+        let mut reported = self.reported.lock();
+        reported.len() < 1000 && reported.insert(word.into())
+    }
+
+    fn gap(&self, cause: GapCause) {
+        self.parts.metrics.gap(cause);
+        let members = self.parts.hub.members();
+        tracing::warn!(
+            tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
+        );
+        match self.parts.on_gap {
+            OnGap::Count => {}
+            OnGap::Notify => {
+                let notice = Frame::text(GAP_NOTICE);
+                members.iter().for_each(|member| {
+                    // A queue that is full closes its socket by itself.
+                    member.outbound().push_frame(&notice);
+                });
+            }
+            OnGap::Close => drop(tokio::spawn(close_paced(members))),
+        }
+    }
+
+    /// Unsubscribes groups that have been empty for [`LINGER`].
+    fn expire_lingering(&self) {
+        let mut lingering = self.lingering.lock();
+        while let Some((since, _)) = lingering.front() {
+            if since.elapsed() < LINGER {
+                return;
+            }
+            if let Some((_, group)) = lingering.pop_front() {
+                self.parts
+                    .hub
+                    .groups()
+                    .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
+            }
+        }
+    }
+}
+
+fn enqueue(member: &Member, rendered: &Rendered) -> Option<Enqueued> {
+    match rendered {
+        Rendered::Frame(frame) => Some(member.outbound().push_frame(frame)),
+        Rendered::Close(close) => {
+            member
+                .outbound()
+                .close(close.clone(), CloseOrder::AfterQueued);
+            None
+        }
+        Rendered::Filtered => None,
+    }
+}
+
+async fn close_paced(members: Vec<Arc<Member>>) {
+    let step = Duration::from_millis(100);
+    let mut pace = tokio::time::interval(step);
+    for some in members.chunks((GAP_CLOSES_PER_SECOND / 10).max(1)) {
+        pace.tick().await;
+        for member in some {
+            let wait = Duration::from_millis(u64::from(rand::random::<u16>()) % 1000);
+            member.outbound().close(
+                CloseReason::EventsLost.frame_with_retry(wait),
+                CloseOrder::AfterQueued,
+            );
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The admin listener's own thread: probes and scrapes answer while the other threads are busy.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::{http, router};
+use crate::api::health::AdminState;
+
+/// Histograms keep every sample until then: a second's worth is small.
+const RECORDER_UPKEEP: Duration = Duration::from_secs(1);
+
+/// Starts the thread; it lives as long as the process.
+pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.context("cannot start the admin listener")?;
+    let serve = move || {
+        runtime.block_on(async move {
+            let recorder = state.metrics.clone();
+            let upkeep = async {
+                loop {
+                    tokio::time::sleep(RECORDER_UPKEEP).await;
+                    recorder.run_upkeep();
+                }
+            };
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => tokio::select! {
+                    never = http::serve(listener, router::admin(state)) => match never {},
+                    () = upkeep => {}
+                },
+                Err(error) => tracing::error!(error = %error, "The admin listener does not work"),
+            }
+        });
+    };
+    std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(serve)
+        .context("cannot start the admin listener")?;
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Builds the parts, starts their tasks, and waits for the end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+use crate::api::ApiKeys;
+use crate::api::ApiState;
+use crate::api::health::{AdminState, Progress};
+use crate::config::Config;
+use crate::consumer::Registry;
+use crate::frame::QueueBudget;
+use crate::ids::ReplicaId;
+use crate::metrics;
+use crate::socket::client_address::AddressFinder;
+use crate::socket::heartbeat::Heartbeat;
+use crate::socket::per_address::PerAddress;
+use crate::socket::registration::Occupancy;
+use crate::socket::{Door, accept};
+use crate::state::{Life, Tenants};
+
+pub use drain::{Ended, Signals};
+use upkeep::Upkeep;
+
+mod admin;
+pub mod build;
+mod drain;
+mod http;
+mod limits;
+mod listen;
+mod readiness;
+mod router;
+mod upkeep;
+
+/// What a program adds to the configuration when it starts a gateway.
+#[derive(Default)]
+pub struct Options {
+    /// Its own consumers.
+    pub registry: Registry,
+    /// Stop instead of serving with a tenant that cannot be served.
+    pub strict: bool,
+    /// Served on the socket listener before any tenant is looked up; `lockgate dev` has its page here.
+    pub pages: Option<Router>,
+}
+
+/// A running gateway.
+pub struct Server {
+    config: Config,
+    addresses: Addresses,
+    life: Arc<Life>,
+    tenants: Arc<Tenants>,
+    occupancy: Arc<Occupancy>,
+    /// Tasks of connections, which may end.
+    connections: TaskTracker,
+    /// Tasks that may not end before the process does.
+    critical: JoinSet<anyhow::Result<Infallible>>,
+}
+
+/// Where a gateway listens, with the ports that the system chose for port 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// `server.listen`
+    pub server: SocketAddr,
+    /// `admin.listen`
+    pub admin: SocketAddr,
+    /// `api.listen`
+    pub api: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Starts a gateway: binds its listeners and returns as soon as it accepts; whether it is ready, `/readyz` says.
+    ///
+    /// # Errors
+    /// If the configuration cannot be served, or a port is taken; with [`Options::strict`] also if a tenant cannot
+    /// be served.
+    pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
+        let recorder = metrics::install().context("metrics can be installed once in a process")?;
+        metrics::build_info();
+        let descriptors = limits::raise_descriptors();
+        let (sockets, admin) = (
+            listen::bind(config.server.listen)?,
+            listen::bind_std(config.admin.listen)?,
+        );
+        let api = config.api.listen.map(listen::bind).transpose()?;
+        let addresses = Addresses {
+            server: sockets.local_addr()?,
+            admin: admin.local_addr()?,
+            api: api.as_ref().map(TcpListener::local_addr).transpose()?,
+        };
+        let budget = Arc::new(QueueBudget::default());
+        let built = build::build(&config, &options.registry, &ReplicaId::random(), &budget)?;
+        let (life, tenants) = (Arc::new(Life::default()), built.tenants);
+        let occupancy = Occupancy::new(limits::max_connections(
+            config.server.max_connections,
+            descriptors,
+        ));
+        let (connections, progress) = (TaskTracker::new(), Arc::new(Progress::default()));
+        let door = Arc::new(Door {
+            config: config.server.clone(),
+            tenants: tenants.clone(),
+            life: life.clone(),
+            occupancy: occupancy.clone(),
+            address_finder: AddressFinder::new(&config.server),
+            addresses: PerAddress::new(config.server.per_address),
+            heartbeat: Heartbeat::new(config.server.heartbeat),
+            tasks: connections.clone(),
+        });
+        admin::start(
+            admin,
+            AdminState {
+                progress: progress.clone(),
+                life: life.clone(),
+                tenants: tenants.clone(),
+                keys: Arc::new(ApiKeys::new(&config)),
+                metrics: recorder,
+            },
+        )?;
+        let mut critical = JoinSet::new();
+        for tenant in tenants.all() {
+            let relay = tenant.relay.clone();
+            critical.spawn(async move { Ok(relay.run().await) });
+        }
+        let heartbeat = door.heartbeat.clone();
+        critical.spawn(async move { Ok(heartbeat.run().await) });
+        let max_queue_bytes = upkeep::queue_bound(config.server.max_queue_bytes);
+        let upkeep = Upkeep {
+            tenants: tenants.clone(),
+            occupancy: occupancy.clone(),
+            budget,
+            max_queue_bytes,
+            progress,
+        };
+        critical.spawn(async move { Ok(upkeep.run().await) });
+        critical.spawn(readiness::run(
+            tenants.clone(),
+            life.clone(),
+            config.server.ready_wait,
+            options.strict,
+        ));
+        if let Some(listener) = api {
+            let router = router::management(ApiState::new(tenants.clone(), &config));
+            critical.spawn(async move { Ok(http::serve(listener, router).await) });
+        }
+        let router = router::sockets(door.clone(), options.pages);
+        critical.spawn(async move { Ok(accept::run(sockets, door, router).await) });
+        let api_address = addresses.api.map(|address| address.to_string());
+        tracing::info!(
+            server.listen = %addresses.server, admin.listen = %addresses.admin, api.listen = api_address,
+            tenants = tenants.all().len(), max_connections = occupancy.most(), "listening"
+        );
+        Ok(Self {
+            config,
+            addresses,
+            life,
+            tenants,
+            occupancy,
+            connections,
+            critical,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub async fn ready(&self) {
+        self.life.wait_ready().await;
+    }
+
+    /// Serves until a signal, then drains.
+    ///
+    /// # Errors
+    /// If a task ended that may not end.
+    pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<Ended> {
+        tokio::select! {
+            () = signals.next() => {}
+            ended = self.critical.join_next() => return Err(unexpected_end(ended)),
+        }
+        let drain = drain::Drain {
+            config: self.config.server.drain,
+            life: &self.life,
+            tenants: &self.tenants,
+            occupancy: &self.occupancy,
+            connections: &self.connections,
+        };
+        Ok(drain.run(&mut signals).await)
+    }
+}
+
+type TaskEnd = Option<Result<anyhow::Result<Infallible>, tokio::task::JoinError>>;
+
+fn unexpected_end(ended: TaskEnd) -> anyhow::Error {
+    match ended {
+        Some(Ok(Err(error))) => error,
+        Some(Err(error)) => anyhow::Error::new(error).context("a task of the gateway failed"),
+        None | Some(Ok(Ok(_))) => anyhow::anyhow!("the gateway has no task left"),
+    }
+}

@@ -1,0 +1,120 @@
+//! What has to be done now and then: gauges, the recorder's own upkeep, and the bound on waiting bytes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::api::health::Progress;
+use crate::close_code::CloseReason;
+use crate::config::QueueBound;
+use crate::frame::QueueBudget;
+use crate::hub::{CloseOrder, Member, TOO_SLOW_WAIT};
+use crate::metrics;
+use crate::socket::registration::Occupancy;
+use crate::state::Tenants;
+
+/// Often enough that a burst cannot pass the bound by much: 200 ms at 100 MB/s are 20 MB.
+const STEP: Duration = Duration::from_millis(200);
+
+/// What the upkeep looks after.
+pub(super) struct Upkeep {
+    /// Whose sockets wait for bytes.
+    pub tenants: Arc<Tenants>,
+    /// How many sockets there are.
+    pub occupancy: Arc<Occupancy>,
+    /// Bytes of frames that are alive.
+    pub budget: Arc<QueueBudget>,
+    /// `server.max_queue_bytes`, in bytes.
+    pub max_queue_bytes: u64,
+    /// Tells the liveness probe that tasks run.
+    pub progress: Arc<Progress>,
+}
+
+impl Upkeep {
+    /// Does its rounds for ever.
+    pub(super) async fn run(self) -> Infallible {
+        let mut step = tokio::time::interval(STEP);
+        step.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            step.tick().await;
+            self.progress.mark();
+            metrics::saturation(
+                self.tenants.open_connections(),
+                self.occupancy.most() as u64,
+                self.budget.bytes(),
+            );
+            if self.budget.bytes() > self.max_queue_bytes {
+                self.close_fullest();
+            }
+        }
+    }
+
+    /// Closes the sockets that most waits for, until what is left would be under the bound.
+    fn close_fullest(&self) {
+        let members = self
+            .tenants
+            .all()
+            .iter()
+            .flat_map(|tenant| tenant.relay.hub().members());
+        let mut queued: Vec<(usize, Arc<Member>)> = members
+            .map(|member| (member.outbound().queued_bytes(), member))
+            .filter(|(bytes, _)| *bytes > 0)
+            .collect();
+        queued.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut closed = 0;
+        for (_, member) in &queued {
+            // Shared frames die with the last socket that holds them: the gauge tells when it is enough.
+            if self.budget.bytes() <= self.max_queue_bytes {
+                break;
+            }
+            member.outbound().close(
+                CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT),
+                CloseOrder::Now,
+            );
+            closed += 1;
+        }
+        tracing::warn!(
+            count = closed,
+            "Closed the fullest connections: server.max_queue_bytes was passed"
+        );
+    }
+}
+
+/// `server.max_queue_bytes` in bytes; a percentage is of what this process may use.
+pub(super) fn queue_bound(bound: QueueBound) -> u64 {
+    match bound {
+        QueueBound::Bytes(bytes) => bytes,
+        QueueBound::Percent(percent) => (memory_limit() as f64 * percent / 100.0) as u64,
+    }
+}
+
+/// The memory limit of this process's control group (versions 2 and 1), else the machine's memory.
+fn memory_limit() -> u64 {
+    let number = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let machine = machine_memory().unwrap_or(1 << 30);
+    limits
+        .into_iter()
+        .find_map(number)
+        .map_or(machine, |limit| limit.min(machine))
+}
+
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}

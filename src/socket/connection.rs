@@ -1,0 +1,453 @@
+//! The life of one connection after its 101: one task, one loop.
+//!
+//! Its inputs are the socket (readable, writable) and the outbound queue (frames, events, a close). It owns no
+//! buffer while it is idle: bytes are read into a scratch buffer of the thread, and only what makes no whole
+//! message yet is kept. It leaves by exactly one of: the client's close, our close, the end of the stream.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use std::future::poll_fn;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::heartbeat::Heartbeat;
+use super::rate::Bucket;
+use super::registration::Registration;
+use crate::close_code::{CloseFrame, CloseReason};
+use crate::consumer::{self, Consumer, Context, Scope};
+use crate::event::Event;
+use crate::frame::{Decoder, Frame, Message};
+use crate::hub::{BATCH, CloseOrder, Member, Next};
+use crate::metrics::FrameKind;
+
+/// How long the goodbye may take: what still waits, the close frame, and the client's own (RFC 6455 §7.1.1).
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Bytes that one read takes. One scratch buffer for each thread of the runtime.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    static WRITE: RefCell<Vec<Frame>> = RefCell::new(Vec::with_capacity(BATCH));
+}
+
+/// A socket whose handshake is over.
+pub struct Connection {
+    stream: TcpStream,
+    decoder: Decoder,
+    /// Read, but not decoded yet.
+    backlog: Vec<u8>,
+    /// A frame that has left in part, and how many of its bytes have.
+    partial: Option<(Frame, usize)>,
+    ready: ReadySocket,
+}
+
+/// What the handshake made, waiting for the raw stream.
+pub struct ReadySocket {
+    /// The socket's place in the hub; dropped, it takes the socket out again.
+    pub registration: Registration,
+    /// What the route does with the socket.
+    pub consumer: Box<dyn Consumer>,
+    /// What consumers know of it.
+    pub scope: Scope,
+    /// `limits.message_size`.
+    pub message_size: u64,
+    /// `limits.messages_per_second`.
+    pub messages: Bucket,
+    /// Pings and pongs.
+    pub heartbeat: Arc<Heartbeat>,
+}
+
+/// What the loop does next.
+enum Step {
+    Message(consumer::Message),
+    Event(Arc<Event>),
+    /// We close: queued frames are out, or were dropped.
+    Close(CloseFrame),
+    /// We close, and the socket takes no bytes at the moment.
+    CloseBlocked,
+    /// The client closed.
+    Closed(Option<CloseFrame>),
+    /// The stream ended without a close frame.
+    Gone,
+}
+
+impl Connection {
+    /// A connection over `stream`; `early` is what came in the same segment as the handshake.
+    pub fn new(stream: TcpStream, early: &[u8], ready: ReadySocket) -> Self {
+        let decoder = Decoder::new(ready.message_size);
+        Self {
+            stream,
+            decoder,
+            backlog: early.to_vec(),
+            partial: None,
+            ready,
+        }
+    }
+
+    /// Serves the socket until its end.
+    pub async fn run(mut self) {
+        let opened = Instant::now();
+        self.ready.heartbeat.watch(self.ready.registration.member());
+        let close = loop {
+            match poll_fn(|cx| self.poll_step(cx)).await {
+                Step::Message(message) => self.receive(message).await,
+                Step::Event(event) => self.event(event).await,
+                Step::Close(frame) => break self.say_goodbye(Some(frame)).await,
+                Step::CloseBlocked => break self.say_goodbye(None).await,
+                Step::Closed(frame) => break self.answer_close(frame).await,
+                Step::Gone => break CloseFrame::absent(),
+            }
+        };
+        let member = self.ready.registration.member().clone();
+        member.outbound().finish();
+        self.ready
+            .registration
+            .metrics()
+            .disconnected(&close, opened.elapsed());
+        tracing::debug!(
+            tenant.id = %self.ready.scope.tenant(), user.id = %self.ready.scope.user_id(), conn.id = %member.id(),
+            close.code = close.code, duration_ms = opened.elapsed().as_millis() as u64, "Closed a connection"
+        );
+        let ReadySocket {
+            registration,
+            mut consumer,
+            scope,
+            ..
+        } = self.ready;
+        drop(registration);
+        guarded(&member, consumer.disconnect(&scope, &close)).await;
+    }
+
+    fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+        if let Poll::Ready(step) = self.poll_write(cx) {
+            return Poll::Ready(step);
+        }
+        self.poll_read(cx)
+    }
+
+    /// Sends what waits. Pending when there is nothing, or the socket takes no more.
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+        loop {
+            match self.poll_partial(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Step::Gone),
+                Poll::Pending => {
+                    let closing = self.ready.registration.member().outbound().poll_closing(cx);
+                    return closing.map(|()| Step::CloseBlocked);
+                }
+            }
+            let result = WRITE.with_borrow_mut(|batch| {
+                let next = ready!(
+                    self.ready
+                        .registration
+                        .member()
+                        .outbound()
+                        .poll_next(cx, batch)
+                );
+                let written = if batch.is_empty() {
+                    Ok(())
+                } else {
+                    self.write_batch(batch)
+                };
+                batch.clear();
+                Poll::Ready((next, written))
+            });
+            match ready!(result) {
+                (Next::Frames, Ok(())) => {}
+                (Next::Frames, Err(_)) => return Poll::Ready(Step::Gone),
+                (Next::Event(event), _) => return Poll::Ready(Step::Event(event)),
+                (Next::Close(frame), _) => return Poll::Ready(Step::Close(*frame)),
+            }
+        }
+    }
+
+    /// Sends the rest of a frame that did not fit; ready when there is none (any more).
+    fn poll_partial(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        while let Some((frame, sent)) = &mut self.partial {
+            match self.stream.try_write(&frame.as_bytes()[*sent..]) {
+                Ok(count) => {
+                    *sent += count;
+                    if *sent == frame.len() {
+                        let frame = frame.clone();
+                        self.partial = None;
+                        self.sent(&frame);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.stream.poll_write_ready(cx))?
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes the batch at once; what does not fit goes back, with the frame that was cut kept as `partial`.
+    fn write_batch(&mut self, batch: &mut Vec<Frame>) -> io::Result<()> {
+        let result = match batch.as_slice() {
+            [only] => self.stream.try_write(only.as_bytes()),
+            frames => {
+                let mut slices = [IoSlice::new(&[]); BATCH];
+                for (slice, frame) in slices.iter_mut().zip(frames) {
+                    *slice = IoSlice::new(frame.as_bytes());
+                }
+                self.stream.try_write_vectored(&slices[..frames.len()])
+            }
+        };
+        let mut count = match result {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        let whole = batch.iter().take_while(|frame| {
+            let fits = frame.len() <= count;
+            count -= if fits { frame.len() } else { 0 };
+            fits
+        });
+        let whole = whole.count();
+        for frame in &batch[..whole] {
+            self.sent(frame);
+        }
+        if whole < batch.len() {
+            // Also when nothing of it has left: the next write begins with it and waits for the socket.
+            self.partial = Some((batch[whole].clone(), count));
+            self.ready
+                .registration
+                .member()
+                .outbound()
+                .give_back(batch.drain(whole + 1..));
+        }
+        Ok(())
+    }
+
+    fn sent(&self, frame: &Frame) {
+        let metrics = self.ready.registration.metrics();
+        metrics.frames_sent.increment(1);
+        metrics.sent_bytes.increment(frame.len() as u64);
+        if let Some(read_at) = frame.read_at() {
+            self.ready
+                .registration
+                .relay()
+                .fan_out_metrics()
+                .lag
+                .record(read_at.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Reads and decodes until there is a message, or nothing to read.
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+        loop {
+            if !self.backlog.is_empty() {
+                let backlog = std::mem::take(&mut self.backlog);
+                if let Some(step) = self.decode(&backlog) {
+                    return Poll::Ready(step);
+                }
+                continue;
+            }
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(Step::Gone);
+            }
+            let step = READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
+                Ok(0) => Some(Step::Gone),
+                Ok(count) => {
+                    self.ready
+                        .registration
+                        .metrics()
+                        .received_bytes
+                        .increment(count as u64);
+                    self.decode(&scratch[..count])
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                Err(_) => Some(Step::Gone),
+            });
+            if let Some(step) = step {
+                return Poll::Ready(step);
+            }
+        }
+    }
+
+    /// Decodes up to the first thing that the loop must act on; the rest of `input` is kept for later.
+    fn decode(&mut self, mut input: &[u8]) -> Option<Step> {
+        let step = loop {
+            let message = match self.decoder.push(&mut input) {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err(error) => return Some(Step::Close(error.0.frame())),
+            };
+            let metrics = self.ready.registration.metrics();
+            match message {
+                Message::Ping(payload) => {
+                    metrics.frame_received(FrameKind::Ping);
+                    // A client that pings without reading fills its own queue and is closed as too slow.
+                    let _ = self
+                        .ready
+                        .registration
+                        .member()
+                        .outbound()
+                        .push_frame(&Frame::pong(&payload));
+                }
+                Message::Pong(payload) => {
+                    metrics.frame_received(FrameKind::Pong);
+                    self.ready
+                        .heartbeat
+                        .ponged(self.ready.registration.member(), &payload);
+                }
+                Message::Close(frame) => {
+                    metrics.frame_received(FrameKind::Close);
+                    break Step::Closed(frame);
+                }
+                Message::Text(text) => {
+                    metrics.frame_received(FrameKind::Text);
+                    break Step::Message(consumer::Message::Text(text));
+                }
+                Message::Binary(bytes) => {
+                    metrics.frame_received(FrameKind::Binary);
+                    break Step::Message(consumer::Message::Binary(bytes));
+                }
+            }
+        };
+        self.backlog = input.to_vec();
+        Some(step)
+    }
+
+    async fn receive(&mut self, message: consumer::Message) {
+        if !self.ready.messages.take(Instant::now()) {
+            let registration = &self.ready.registration;
+            registration.metrics().rate_limited("messages_per_second");
+            let frame = CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1));
+            registration
+                .member()
+                .outbound()
+                .close(frame, CloseOrder::AfterQueued);
+            return;
+        }
+        let ReadySocket {
+            registration,
+            consumer,
+            scope,
+            ..
+        } = &mut self.ready;
+        let mut context = Context {
+            scope,
+            member: registration.member(),
+            relay: registration.relay(),
+        };
+        guarded(
+            registration.member(),
+            consumer.receive(&mut context, message),
+        )
+        .await;
+    }
+
+    async fn event(&mut self, event: Arc<Event>) {
+        let ReadySocket {
+            registration,
+            consumer,
+            scope,
+            ..
+        } = &mut self.ready;
+        let mut context = Context {
+            scope,
+            member: registration.member(),
+            relay: registration.relay(),
+        };
+        guarded(registration.member(), consumer.event(&mut context, event)).await;
+    }
+
+    /// Sends our close frame and waits until the client has it, all within [`GOODBYE`]. `None`: the queue tells
+    /// the frame once it is empty.
+    async fn say_goodbye(&mut self, frame: Option<CloseFrame>) -> CloseFrame {
+        let deadline = tokio::time::Instant::now() + GOODBYE;
+        let mut sent = frame.clone().unwrap_or_else(CloseFrame::absent);
+        let goodbye = async {
+            let frame = match frame {
+                Some(frame) => frame,
+                None => match poll_fn(|cx| self.poll_queue_end(cx)).await {
+                    Some(frame) => frame,
+                    None => return,
+                },
+            };
+            sent = frame.clone();
+            if poll_fn(|cx| self.poll_partial(cx)).await.is_err() {
+                return;
+            }
+            send_last(&mut self.stream, &Frame::close(&frame)).await;
+        };
+        // Past the deadline the client has had its time: the socket is cut.
+        tokio::time::timeout_at(deadline, goodbye).await.ok();
+        sent
+    }
+
+    /// Writes on until the queue hands out its close frame; `None` if the socket fails before.
+    fn poll_queue_end(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<CloseFrame>> {
+        loop {
+            if ready!(self.poll_partial(cx)).is_err() {
+                return Poll::Ready(None);
+            }
+            match ready!(self.poll_write(cx)) {
+                Step::Close(frame) => return Poll::Ready(Some(frame)),
+                // Events for a consumer of a socket that ends are dropped with it.
+                Step::Event(_) => {}
+                Step::CloseBlocked => ready!(self.poll_partial(cx)).unwrap_or_default(),
+                _ => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Answers the client's close frame with its own code (RFC 6455 §5.5.1) and lets the client end the stream.
+    async fn answer_close(&mut self, received: Option<CloseFrame>) -> CloseFrame {
+        let answer = received.clone().unwrap_or(CloseFrame {
+            code: 1005,
+            reason: "".into(),
+            cause: None,
+        });
+        self.say_goodbye(Some(answer.clone())).await;
+        answer
+    }
+}
+
+/// Ends a socket that was accepted only to tell its client why it is refused.
+pub async fn close_at_once(mut stream: TcpStream, frame: CloseFrame) {
+    // Past the deadline the client has had its time: the socket is cut.
+    tokio::time::timeout(GOODBYE, send_last(&mut stream, &Frame::close(&frame)))
+        .await
+        .ok();
+}
+
+/// Sends the last frame, ends our half of the stream and waits for the client to end its own. True if it left.
+async fn send_last(stream: &mut TcpStream, frame: &Frame) -> bool {
+    if stream.write_all(frame.as_bytes()).await.is_err() || stream.shutdown().await.is_err() {
+        return false;
+    }
+    // What still comes is thrown away: closing over unread bytes sends RST, and the close frame could be lost to it.
+    loop {
+        if stream.readable().await.is_err() {
+            return true;
+        }
+        match READ.with_borrow_mut(|scratch| stream.try_read(scratch)) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Runs a consumer's method; a panic in it costs this one socket, which closes with 1011.
+pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>) -> Option<T> {
+    let outcome = AssertUnwindSafe(method).catch_unwind().await;
+    if outcome.is_err() {
+        // What a panic says may hold what a client sent: the panic hook has logged where it was.
+        tracing::error!(conn.id = %member.id(), "A consumer panicked; its connection closes");
+        member
+            .outbound()
+            .close(CloseReason::InternalError.frame(), CloseOrder::Now);
+    }
+    outcome.ok()
+}

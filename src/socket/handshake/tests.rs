@@ -1,0 +1,280 @@
+//! The rows `H..` are those of the catalogue of hostile upgrades.
+
+use std::time::{Duration, Instant};
+
+use axum::http::Request;
+
+use super::*;
+
+/// A name, what is changed in a valid upgrade, what comes of it.
+type Row<'a, T> = (&'a str, &'a [(&'a str, &'a str)], Option<T>);
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// A valid upgrade with `changes`: lines that replace the header of their name; without a value, the header goes.
+fn parts(changes: &[(&str, &str)]) -> Parts {
+    let mut headers = vec![
+        ("host", "acme.example"),
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", KEY),
+    ];
+    headers.retain(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+    headers.extend(changes.iter().filter(|(_, value)| *value != "-"));
+    let mut request = Request::builder().uri("/ws/");
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+#[test]
+fn upgrades() {
+    let (not_valid, required) = (Refusal::RequestNotValid, Refusal::UpgradeRequired);
+    let long_key = "a".repeat(4096);
+    let rows: [Row<Refusal>; 34] = [
+        ("valid", &[], None),
+        (
+            "upper case",
+            &[("upgrade", "WebSocket"), ("connection", "UPGRADE")],
+            None,
+        ),
+        ("among others", &[("upgrade", "h2c, websocket")], None),
+        (
+            "in a second line",
+            &[("connection", "x"), ("connection", "upgrade")],
+            None,
+        ),
+        ("H13 empty body", &[("content-length", "0")], None),
+        (
+            "H40, H41 extensions",
+            &[("sec-websocket-extensions", "permessage-deflate; x=16")],
+            None,
+        ),
+        ("H03 no Upgrade", &[("upgrade", "-")], Some(required)),
+        ("H03 h2c", &[("upgrade", "h2c")], Some(required)),
+        (
+            "H03 websocketx",
+            &[("upgrade", "websocketx")],
+            Some(required),
+        ),
+        ("H03 empty", &[("upgrade", "")], Some(required)),
+        ("H04 no Connection", &[("connection", "-")], Some(required)),
+        (
+            "H04 keep-alive",
+            &[("connection", "keep-alive")],
+            Some(required),
+        ),
+        (
+            "H04 notupgrade",
+            &[("connection", "notupgrade")],
+            Some(required),
+        ),
+        ("H05 no key", &[("sec-websocket-key", "-")], Some(not_valid)),
+        ("H05 empty", &[("sec-websocket-key", "")], Some(not_valid)),
+        (
+            "H05 15 bytes",
+            &[("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAA")],
+            Some(not_valid),
+        ),
+        (
+            "H05 17 bytes",
+            &[("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAAA=")],
+            Some(not_valid),
+        ),
+        (
+            "H05 18 bytes",
+            &[("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAAAA")],
+            Some(not_valid),
+        ),
+        (
+            "H05 alphabet",
+            &[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ_==")],
+            Some(not_valid),
+        ),
+        (
+            "H05 4 KiB",
+            &[("sec-websocket-key", &long_key)],
+            Some(not_valid),
+        ),
+        (
+            "H06",
+            &[("sec-websocket-key", KEY), ("sec-websocket-key", KEY)],
+            Some(not_valid),
+        ),
+        (
+            "H07 missing",
+            &[("sec-websocket-version", "-")],
+            Some(required),
+        ),
+        ("H07 8", &[("sec-websocket-version", "8")], Some(required)),
+        ("H07 12", &[("sec-websocket-version", "12")], Some(required)),
+        ("H07 14", &[("sec-websocket-version", "14")], Some(required)),
+        (
+            "H07 255",
+            &[("sec-websocket-version", "255")],
+            Some(required),
+        ),
+        (
+            "H07 abc",
+            &[("sec-websocket-version", "abc")],
+            Some(required),
+        ),
+        (
+            "H07 -13",
+            &[("sec-websocket-version", "-13")],
+            Some(required),
+        ),
+        (
+            "H07 013",
+            &[("sec-websocket-version", "013")],
+            Some(required),
+        ),
+        (
+            "H08",
+            &[
+                ("sec-websocket-version", "13"),
+                ("sec-websocket-version", "13"),
+            ],
+            Some(not_valid),
+        ),
+        (
+            "H08 list",
+            &[("sec-websocket-version", "13, 8")],
+            Some(required),
+        ),
+        ("H14 length", &[("content-length", "5")], Some(not_valid)),
+        (
+            "H14 chunks",
+            &[("transfer-encoding", "chunked")],
+            Some(not_valid),
+        ),
+        (
+            "not an upgrade at all",
+            &[("upgrade", "-"), ("connection", "-")],
+            Some(required),
+        ),
+    ];
+    for (row, changes, refusal) in rows {
+        assert_eq!(check_upgrade(&parts(changes)).err(), refusal, "{row}");
+    }
+}
+
+#[test]
+fn only_get_over_http_1_1() {
+    for method in ["POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "get"] {
+        let mut parts = parts(&[]);
+        parts.method = method.parse().unwrap();
+        let refusal = check_upgrade(&parts).err();
+        assert_eq!(refusal, Some(Refusal::MethodNotAllowed), "H01 {method}");
+    }
+    for version in [Version::HTTP_10, Version::HTTP_09, Version::HTTP_2] {
+        let mut parts = parts(&[]);
+        parts.version = version;
+        let refusal = check_upgrade(&parts).err();
+        assert_eq!(refusal, Some(Refusal::RequestNotValid), "H02 {version:?}");
+    }
+}
+
+#[test]
+fn hosts() {
+    let rows: [Row<&str>; 13] = [
+        ("plain", &[], Some("acme.example")),
+        (
+            "port",
+            &[("host", "acme.example:8000")],
+            Some("acme.example:8000"),
+        ),
+        ("IPv6", &[("host", "[::1]:8000")], Some("[::1]:8000")),
+        ("H09 none", &[("host", "-")], None),
+        (
+            "H09 two",
+            &[("host", "acme.example"), ("host", "acme.example")],
+            None,
+        ),
+        ("H09 empty", &[("host", "")], None),
+        ("H09 user", &[("host", "u@acme.example")], None),
+        ("H09 path", &[("host", "acme.example/a")], None),
+        ("H09 blank", &[("host", "acme example")], None),
+        ("H09 list", &[("host", "acme.example,b")], None),
+        ("H09 empty port", &[("host", "acme.example:")], None),
+        ("H09 port", &[("host", "acme.example:99999")], None),
+        ("H09 only a port", &[("host", ":80")], None),
+    ];
+    for (row, changes, expected) in rows {
+        let host = request_host(&parts(changes)).ok();
+        assert_eq!(host.as_ref().map(Authority::as_str), expected, "{row}");
+    }
+}
+
+#[test]
+fn an_absolute_target_names_the_host_that_the_header_names() {
+    for (uri, valid) in [
+        ("http://acme.example/ws/", true),
+        ("http://ACME.example/ws/", true),
+        ("http://other.example/ws/", false),
+    ] {
+        let mut parts = parts(&[]);
+        parts.uri = uri.parse().unwrap();
+        assert_eq!(request_host(&parts).is_ok(), valid, "{uri}");
+    }
+}
+
+#[test]
+fn the_answer_is_that_of_the_rfc() {
+    let key = check_upgrade(&parts(&[])).unwrap();
+    let response = switching_protocols(&key, Some(HeaderValue::from_static("chat")));
+    assert_eq!(response.status(), 101);
+    let header = |name| response.headers().get(name).unwrap();
+    assert_eq!(header(SEC_WEBSOCKET_ACCEPT), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(header(UPGRADE), "websocket");
+    assert_eq!(header(CONNECTION), "Upgrade");
+    assert_eq!(header(SEC_WEBSOCKET_PROTOCOL), "chat");
+}
+
+fn subprotocol(route: &[&str], offers: &str) -> Option<String> {
+    let route: Vec<String> = route.iter().map(|&name| name.to_owned()).collect();
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_str(offers).unwrap(),
+    );
+    let answer = answer_subprotocol(&headers, &route)?;
+    Some(answer.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn subprotocols() {
+    let many = vec!["other"; 200].join(",");
+    for (row, route, offers, answer) in [
+        (
+            "the client's first match",
+            &["a", "b"][..],
+            "x, b, a",
+            Some("b"),
+        ),
+        ("none known", &["a"], "x", None),
+        ("no list", &[], "x", None),
+        ("bearer", &[], "bearer, eyJ.eyJ.sig", Some("bearer")),
+        (
+            "a match goes before bearer",
+            &["a"],
+            "bearer, eyJ.eyJ.sig, a",
+            Some("a"),
+        ),
+        ("H20 the token alone", &["a"], "eyJ.eyJ.sig", None),
+        ("H19 200 offers", &["a"], &many, None),
+        ("case counts", &["a"], "A", None),
+    ] {
+        assert_eq!(subprotocol(route, offers).as_deref(), answer, "{row}");
+    }
+}
+
+#[test]
+fn blanks_in_offers_cost_little() {
+    let blanks = format!("a{}b", " ".repeat(8192));
+    let began = Instant::now();
+    assert_eq!(subprotocol(&["b"], &blanks), None, "H19");
+    assert!(began.elapsed() < Duration::from_millis(50));
+}

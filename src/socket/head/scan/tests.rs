@@ -1,0 +1,177 @@
+//! The rows `H..` are those of the catalogue of hostile upgrades.
+
+use super::*;
+
+/// The verdict, and that it does not depend on how the bytes come in.
+#[track_caller]
+fn scan(head: &[u8]) -> Result<bool, Refusal> {
+    let whole = Scan::default().advance(head);
+    let mut by_byte = Scan::default();
+    let mut last = Ok(false);
+    for end in 0..=head.len() {
+        last = by_byte.advance(&head[..end]);
+        if last != Ok(false) {
+            break;
+        }
+    }
+    assert_eq!(last, whole, "{}", head.escape_ascii());
+    whole
+}
+
+fn with_header(header: &str) -> Vec<u8> {
+    format!("GET /ws/?token=x HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn well_formed_heads() {
+    for header in [
+        "Upgrade: websocket",
+        "X:",
+        "X: \t v \t",
+        "X-Latin: \u{e9}",
+        "Content-Length: 0",
+        "Transfer-Encoding: chunked",
+        "Expect: 100-continue",
+    ] {
+        assert_eq!(scan(&with_header(header)), Ok(true), "{header}");
+    }
+    assert_eq!(scan(b"get http://a/ws HTTP/1.1\r\n\r\n"), Ok(true));
+    assert_eq!(scan(b"GET / HTTP/1.1\r\nHost: a\r\n"), Ok(false));
+    assert_eq!(scan(b""), Ok(false));
+}
+
+#[test]
+fn what_follows_the_head_is_not_looked_at() {
+    let mut head = with_header("A: b");
+    head.extend([0xff; 40_000]);
+    assert_eq!(Scan::default().advance(&head), Ok(true));
+}
+
+#[test]
+fn malformed_request_lines() {
+    for (row, line) in [
+        ("H02 HTTP/1.0", "GET / HTTP/1.0"),
+        ("H02 HTTP/0.9", "GET /"),
+        ("H02 HTTP/1.1x", "GET / HTTP/1.1x"),
+        ("H02 lower case", "GET / http/1.1"),
+        ("H31 HTTP/2 preface", "PRI * HTTP/2.0"),
+        ("H33 PROXY line", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2"),
+        ("H16 raw high byte", "GET /\u{e9} HTTP/1.1"),
+        ("H17 tab", "GET /\t HTTP/1.1"),
+        ("fragment", "GET /#a HTTP/1.1"),
+        ("two blanks", "GET  / HTTP/1.1"),
+        ("trailing blank", "GET / HTTP/1.1 "),
+        ("no method", " / HTTP/1.1"),
+        ("method is no token", "G(T / HTTP/1.1"),
+        ("asterisk", "GET * HTTP/1.1"),
+        ("authority", "GET a:80 HTTP/1.1"),
+        ("no target", "GET HTTP/1.1"),
+        ("NUL", "GET /\0 HTTP/1.1"),
+        ("bare CR", "GET /\r HTTP/1.1"),
+        ("empty", ""),
+    ] {
+        let head = format!("{line}\r\nHost: a\r\n\r\n");
+        assert_eq!(
+            scan(head.as_bytes()),
+            Err(Refusal::RequestNotValid),
+            "{row}"
+        );
+    }
+    let signature = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
+    assert_eq!(scan(signature), Err(Refusal::RequestNotValid), "H33 v2");
+    let hello = b"\x16\x03\x01\x02\x00\x01";
+    assert_eq!(scan(hello), Err(Refusal::RequestNotValid), "H32");
+}
+
+#[test]
+fn malformed_headers() {
+    for (row, header) in [
+        ("H10 NUL", "X: a\0b"),
+        ("H10 bare CR", "X: a\rb"),
+        ("H10 bare LF", "X: a\nY: b"),
+        ("H10 escape", "X: \x1b[31m"),
+        ("H10 DEL", "X: \x7f"),
+        ("H11 blank before the colon", "X : a"),
+        ("H11 no colon", "X"),
+        ("H11 empty name", ": a"),
+        ("H11 name is no token", "X(y): a"),
+        ("H11 name beyond ASCII", "\u{e9}: a"),
+        ("H12 folded line", "X: a\r\n b"),
+        ("H12 leading tab", "\tX: a"),
+        (
+            "H13 length and chunks",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        ),
+        (
+            "H13 chunks and length",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        ),
+        ("H13 two lengths", "Content-Length: 5\r\nContent-Length: 5"),
+        ("H13 a list", "Content-Length: 5, 5"),
+        ("H13 negative", "Content-Length: -1"),
+        ("H13 sign", "Content-Length: +5"),
+        ("H13 23 digits", "Content-Length: 00000000000000000000005"),
+        ("H13 empty", "Content-Length:"),
+        ("H15 unknown", "Transfer-Encoding: gzip"),
+        ("H15 list", "Transfer-Encoding: gzip, chunked"),
+        (
+            "H15 twice",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        ),
+    ] {
+        assert_eq!(
+            scan(&with_header(header)),
+            Err(Refusal::RequestNotValid),
+            "{row}"
+        );
+    }
+    assert_eq!(
+        scan(b"GET / HTTP/1.1\nHost: a\n\n"),
+        Err(Refusal::RequestNotValid),
+        "bare line ends"
+    );
+}
+
+/// A request whose line, line end apart, has `len` bytes.
+fn request_line(len: usize) -> Vec<u8> {
+    let fixed = "GET / HTTP/1.1".len();
+    format!("GET /{} HTTP/1.1", "a".repeat(len - fixed)).into_bytes()
+}
+
+#[test]
+fn sizes_are_bounded_to_the_byte() {
+    let mut exact = request_line(MAX_REQUEST_LINE);
+    exact.extend(b"\r\nHost: a\r\n\r\n");
+    assert_eq!(scan(&exact), Ok(true));
+    let over = request_line(MAX_REQUEST_LINE + 1);
+    let too_large = Err(Refusal::RequestLineTooLarge);
+    assert_eq!(scan(&over), Ok(false), "H24: the line end may follow");
+    let with_end = [&over[..], b"\r\n"].concat();
+    assert_eq!(scan(&with_end), too_large, "H24");
+    assert_eq!(scan(&[b'a'; 1 << 20][..20_000]), too_large, "H24 no blank");
+
+    let fixed = "GET / HTTP/1.1\r\nX: \r\n\r\n".len();
+    for (len, verdict) in [
+        (MAX_HEAD, Ok(true)),
+        (MAX_HEAD + 1, Err(Refusal::HeadTooLarge)),
+    ] {
+        let value = "a".repeat(len - fixed);
+        let head = format!("GET / HTTP/1.1\r\nX: {value}\r\n\r\n");
+        assert_eq!(Scan::default().advance(head.as_bytes()), verdict, "H23");
+    }
+    let endless = format!("GET / HTTP/1.1\r\n{}", "n".repeat(MAX_HEAD));
+    let verdict = Scan::default().advance(endless.as_bytes());
+    assert_eq!(verdict, Err(Refusal::HeadTooLarge), "H25");
+}
+
+#[test]
+fn a_hundred_headers_and_no_more() {
+    for (count, verdict) in [
+        (MAX_HEADERS, Ok(true)),
+        (MAX_HEADERS + 1, Err(Refusal::HeadTooLarge)),
+        (2000, Err(Refusal::HeadTooLarge)),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
+        assert_eq!(scan(head.as_bytes()), verdict, "H22: {count}");
+    }
+}

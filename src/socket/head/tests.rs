@@ -1,0 +1,107 @@
+//! Over real sockets: what a refused client reads, and what a served one's request looks like afterwards.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A client's connection, and the reading of its head by a server with this configuration.
+async fn connect(config: ServerConfig) -> (TcpStream, JoinHandle<Result<Arrival, NoRequest>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let reader = HeadReader::new(&config);
+    let reading = tokio::spawn(async move { reader.read(stream, peer.ip()).await });
+    (client, reading)
+}
+
+/// What the client reads after it sent `bytes`, and what became of the reading.
+async fn refused(config: ServerConfig, bytes: &[u8]) -> (String, NoRequest) {
+    let (mut client, reading) = connect(config).await;
+    client.write_all(bytes).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    (answer, reading.await.unwrap().unwrap_err())
+}
+
+fn behind_proxies(trusted: &str) -> ServerConfig {
+    ServerConfig {
+        client_address: ClientAddress::ProxyProtocol,
+        trusted_proxies: vec![trusted.parse().unwrap()],
+        ..ServerConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn hyper_reads_the_head_and_what_came_with_it() {
+    let (mut client, reading) = connect(ServerConfig::default()).await;
+    client.write_all(&HEAD[..7]).await.unwrap();
+    client.write_all(&HEAD[7..]).await.unwrap();
+    let mut stream = reading.await.unwrap().unwrap().stream;
+    client.write_all(b"early").await.unwrap();
+    let mut bytes = vec![0; HEAD.len() + 5];
+    stream.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes, [HEAD, b"early"].concat());
+    let (rest, _) = stream.into_parts();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_refused_client_reads_why_even_if_it_still_sends() {
+    let mut bytes = b"GET / HTTP/1.1\r\n".to_vec();
+    bytes.extend([b'n'; 200_000]);
+    let (answer, no_request) = refused(ServerConfig::default(), &bytes).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert!(answer.contains(r#""code":"request_too_large""#), "{answer}");
+    assert_eq!(no_request, NoRequest::Refused(Refusal::HeadTooLarge));
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_in_time_is_answered_and_silence_is_not() {
+    let hurried = ServerConfig {
+        handshake_timeout: Duration::from_millis(50),
+        ..ServerConfig::default()
+    };
+    let (answer, no_request) = refused(hurried.clone(), b"GET / HT").await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(no_request, NoRequest::Refused(Refusal::HandshakeTimeout));
+    assert_eq!(refused(hurried, b"").await, (String::new(), NoRequest::Cut));
+}
+
+#[tokio::test]
+async fn who_does_not_speak_http_is_cut() {
+    let (mut client, reading) = connect(ServerConfig::default()).await;
+    client.write_all(b"\x16\x03\x01").await.unwrap();
+    assert_eq!(reading.await.unwrap().unwrap_err(), NoRequest::Cut, "H32");
+}
+
+#[tokio::test]
+async fn a_proxy_names_the_client() {
+    let (mut client, reading) = connect(behind_proxies("127.0.0.0/8")).await;
+    client
+        .write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n")
+        .await
+        .unwrap();
+    client.write_all(HEAD).await.unwrap();
+    let mut arrival = reading.await.unwrap().unwrap();
+    let source: SocketAddr = "192.0.2.1:1234".parse().unwrap();
+    assert_eq!(arrival.proxied, Some(source));
+    let mut bytes = vec![0; HEAD.len()];
+    arrival.stream.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes, HEAD);
+}
+
+#[tokio::test]
+async fn without_a_trusted_proxy_s_header_the_connection_is_cut() {
+    for (row, trusted) in [("H34", "127.0.0.0/8"), ("untrusted peer", "10.0.0.0/8")] {
+        let (mut client, reading) = connect(behind_proxies(trusted)).await;
+        client.write_all(HEAD).await.unwrap();
+        assert_eq!(reading.await.unwrap().unwrap_err(), NoRequest::Cut, "{row}");
+    }
+}

@@ -1,0 +1,162 @@
+//! Pings, pong deadlines and token expiry of all sockets, on one coarse timer wheel.
+//!
+//! A timer of its own would cost every socket 144 bytes and a wake-up; the wheel holds eight bytes for each.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::UnixTime;
+use crate::close_code::CloseReason;
+use crate::config;
+use crate::frame::Frame;
+use crate::hub::{CloseOrder, Member};
+use crate::metrics;
+
+/// The wheel's step: a token's end is acted on within this time.
+const TICK: Duration = Duration::from_millis(100);
+/// Slots of the wheel: 51.2 seconds. What is due later goes round again.
+const SLOTS: usize = 512;
+/// A wheel that is later than this was itself stopped: nobody is closed for a pong that lies unread.
+const STALL: Duration = Duration::from_secs(2);
+
+/// The timers of all sockets of this process.
+pub struct Heartbeat {
+    interval: u32,
+    timeout: u32,
+    /// Every ping carries this payload, new for each process, and only a pong that repeats it counts.
+    payload: [u8; 8],
+    ping: Frame,
+    started: Instant,
+    tick: AtomicU32,
+    slots: Mutex<Vec<Vec<Weak<Member>>>>,
+}
+
+impl Heartbeat {
+    /// A wheel for `server.heartbeat`; [`Heartbeat::run`] turns it.
+    pub fn new(config: config::Heartbeat) -> Arc<Self> {
+        let ticks = |time: Duration| {
+            u32::try_from(time.as_millis() / TICK.as_millis())
+                .unwrap_or(u32::MAX / 2)
+                .max(1)
+        };
+        let payload = rand::random::<u64>().to_be_bytes();
+        Arc::new(Self {
+            interval: ticks(config.interval),
+            timeout: ticks(config.timeout),
+            payload,
+            ping: Frame::ping(&payload),
+            started: Instant::now(),
+            tick: AtomicU32::new(1),
+            slots: Mutex::new(vec![Vec::new(); SLOTS]),
+        })
+    }
+
+    /// Watches the socket until it is gone. Its first ping comes at a random moment of the first interval, so that
+    /// sockets that came together are not pinged together.
+    pub fn watch(&self, member: &Arc<Member>) {
+        let first = 1 + rand::random::<u32>() % self.interval;
+        member
+            .pulse()
+            .set_ping_due(self.tick.load(Ordering::Relaxed) + first);
+        let left = ticks_left(member.pulse().seconds_left(UnixTime::now()));
+        self.put(Arc::downgrade(member), first.min(left));
+    }
+
+    /// A pong came; one that answers none of our pings is ignored.
+    pub fn ponged(&self, member: &Member, payload: &[u8]) {
+        if payload == self.payload {
+            member.pulse().ponged(self.tick.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Turns the wheel for ever.
+    pub async fn run(self: Arc<Self>) -> Infallible {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let due = interval.tick().await;
+            metrics::loop_lag(due.elapsed());
+            let last = self.tick.load(Ordering::Relaxed);
+            let now = u32::try_from(self.started.elapsed().as_millis() / TICK.as_millis())
+                .unwrap_or(u32::MAX)
+                .max(last);
+            let stalled = (now - last) * 100 > STALL.as_millis() as u32;
+            for tick in (last + 1)..=now {
+                self.tick.store(tick, Ordering::Relaxed);
+                self.turn(tick, stalled);
+            }
+        }
+    }
+
+    fn turn(&self, tick: u32, stalled: bool) {
+        let due = std::mem::take(&mut self.slots.lock()[tick as usize % SLOTS]);
+        let now = UnixTime::now();
+        for weak in due {
+            let Some(member) = weak.upgrade() else {
+                continue;
+            };
+            if let Some(wait) = self.check(&member, tick, now, stalled) {
+                self.put(weak, wait);
+            }
+        }
+    }
+
+    /// Looks after one socket; returns the ticks until the next look, or `None` if it is being closed.
+    fn check(&self, member: &Member, tick: u32, now: UnixTime, stalled: bool) -> Option<u32> {
+        let left = ticks_left(member.pulse().seconds_left(now));
+        if left == 0 {
+            member
+                .outbound()
+                .close(CloseReason::TokenExpired.frame(), CloseOrder::Now);
+            return None;
+        }
+        let wait = match member.pulse().awaits_pong_since() {
+            Some(since) if tick.saturating_sub(since) >= self.timeout && !stalled => {
+                member
+                    .outbound()
+                    .close(CloseReason::PongTimeout.frame(), CloseOrder::Now);
+                return None;
+            }
+            Some(since) => (since + self.timeout).saturating_sub(tick).max(if stalled {
+                self.timeout
+            } else {
+                1
+            }),
+            None => self.wait_or_ping(member, tick),
+        };
+        Some(wait.min(left))
+    }
+
+    /// Sends a ping if one is due. A look that came early, for the token's sake, only waits on.
+    fn wait_or_ping(&self, member: &Member, tick: u32) -> u32 {
+        let due = member.pulse().ping_due();
+        if tick < due {
+            return due - tick;
+        }
+        member.pulse().pinged(tick);
+        member.pulse().set_ping_due(tick + self.interval);
+        // A queue that is full closes the socket by itself.
+        let _ = member.outbound().push_frame(&self.ping);
+        self.timeout
+    }
+
+    fn put(&self, member: Weak<Member>, wait: u32) {
+        let wait = (wait as usize).clamp(1, SLOTS - 1);
+        let tick = self.tick.load(Ordering::Relaxed) as usize;
+        self.slots.lock()[(tick + wait) % SLOTS].push(member);
+    }
+}
+
+/// Whole ticks until `seconds` have passed, rounded up; 0 if they have.
+fn ticks_left(seconds: f64) -> u32 {
+    if seconds <= 0.0 {
+        0
+    } else {
+        (seconds * 10.0).ceil().min(f64::from(u32::MAX / 2)) as u32
+    }
+}

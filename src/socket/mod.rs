@@ -1,0 +1,46 @@
+//! The socket listener: from an accepted TCP connection to an open WebSocket, and its life until it closes.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::config::ServerConfig;
+use crate::state::{Life, Tenants};
+
+pub mod accept;
+pub mod client_address;
+pub mod connection;
+pub mod handshake;
+pub mod head;
+pub mod heartbeat;
+pub mod per_address;
+mod prefixed;
+mod proxy_protocol;
+pub mod rate;
+pub mod registration;
+pub mod upgrade;
+
+use client_address::AddressFinder;
+use heartbeat::Heartbeat;
+use per_address::PerAddress;
+use registration::Occupancy;
+
+/// What the socket listener works with.
+pub struct Door {
+    /// `[server]`.
+    pub config: ServerConfig,
+    /// Whose sockets come in.
+    pub tenants: Arc<Tenants>,
+    /// Whether the replica drains.
+    pub life: Arc<Life>,
+    /// How many sockets there are and may be.
+    pub occupancy: Arc<Occupancy>,
+    /// Who a client is, behind proxies.
+    pub address_finder: AddressFinder,
+    /// Budgets of client addresses.
+    pub addresses: Arc<PerAddress>,
+    /// Timers of all sockets.
+    pub heartbeat: Arc<Heartbeat>,
+    /// The tasks of connections: they may end, and a drain waits for them.
+    pub tasks: TaskTracker,
+}

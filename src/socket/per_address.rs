@@ -1,0 +1,162 @@
+//! Budgets of client addresses (`server.per_address`): step 2, before anything of the request is believed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::client_address::counting_key;
+use super::rate::Bucket;
+use super::registration::Place;
+use crate::config;
+use crate::error::Refusal;
+
+/// Addresses without a socket or a handshake are forgotten after this time: a bucket is full again by then.
+const FORGET: Duration = Duration::from_secs(3);
+
+/// What each client address may have.
+pub struct PerAddress {
+    config: config::PerAddress,
+    addresses: Mutex<HashMap<IpAddr, Account>>,
+}
+
+struct Account {
+    connections: u32,
+    handshakes: u32,
+    bucket: Bucket,
+    last: Instant,
+}
+
+/// What of an address is being counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Connection,
+    Handshake,
+}
+
+/// One place of an address, free again when it is dropped.
+pub struct AddressPlace {
+    budget: Arc<PerAddress>,
+    address: IpAddr,
+    counted: Counted,
+}
+
+impl PerAddress {
+    /// Budgets as configured; a 0 is no limit.
+    pub fn new(config: config::PerAddress) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            addresses: Mutex::default(),
+        })
+    }
+
+    /// Counts a handshake that is under way; the place is held until it is over.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyConnections`] at `handshakes`.
+    pub fn begin_handshake(
+        self: &Arc<Self>,
+        client: IpAddr,
+    ) -> Result<Option<AddressPlace>, Refusal> {
+        if self.config.handshakes == 0 {
+            return Ok(None);
+        }
+        self.count(client, Counted::Handshake, self.config.handshakes)
+            .map(Some)
+    }
+
+    /// Counts an upgrade request and, in `place`, the socket that may come of it.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`] over `connects_per_second`, [`Refusal::TooManyConnections`] at `connections`.
+    pub fn admit(self: &Arc<Self>, client: IpAddr, place: Place) -> Result<Place, Refusal> {
+        if self.config.connects_per_second != 0 {
+            let mut addresses = self.addresses.lock();
+            let now = Instant::now();
+            if !self
+                .account(&mut addresses, counting_key(client), now)
+                .bucket
+                .take(now)
+            {
+                return Err(Refusal::RateLimited);
+            }
+        }
+        if self.config.connections == 0 {
+            return Ok(place);
+        }
+        Ok(place.with_address(self.count(client, Counted::Connection, self.config.connections)?))
+    }
+
+    fn count(
+        self: &Arc<Self>,
+        client: IpAddr,
+        counted: Counted,
+        most: u32,
+    ) -> Result<AddressPlace, Refusal> {
+        let address = counting_key(client);
+        let mut addresses = self.addresses.lock();
+        let count = self
+            .account(&mut addresses, address, Instant::now())
+            .count(counted);
+        if *count >= most {
+            return Err(Refusal::TooManyConnections);
+        }
+        *count += 1;
+        Ok(AddressPlace {
+            budget: self.clone(),
+            address,
+            counted,
+        })
+    }
+
+    fn account<'a>(
+        &self,
+        addresses: &'a mut HashMap<IpAddr, Account>,
+        address: IpAddr,
+        now: Instant,
+    ) -> &'a mut Account {
+        // Doubling keeps the sweep's cost per new address constant.
+        if addresses.len() == addresses.capacity() {
+            addresses.retain(|_, account| !account.is_idle(now));
+        }
+        let per_second = self.config.connects_per_second;
+        let account = addresses
+            .entry(address)
+            .or_insert_with(|| Account::new(per_second, now));
+        account.last = now;
+        account
+    }
+}
+
+impl Account {
+    fn new(per_second: u32, now: Instant) -> Self {
+        Self {
+            connections: 0,
+            handshakes: 0,
+            bucket: Bucket::new(per_second),
+            last: now,
+        }
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.connections == 0 && self.handshakes == 0 && now.duration_since(self.last) > FORGET
+    }
+
+    fn count(&mut self, counted: Counted) -> &mut u32 {
+        match counted {
+            Counted::Connection => &mut self.connections,
+            Counted::Handshake => &mut self.handshakes,
+        }
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        if let Some(account) = self.budget.addresses.lock().get_mut(&self.address) {
+            let count = account.count(self.counted);
+            *count = count.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A socket's place in the hub: taken before its groups are joined, given back on every way out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::per_address::AddressPlace;
+use crate::hub::Member;
+use crate::metrics::TenantMetrics;
+use crate::relay::Relay;
+
+/// How many sockets this replica has, and may have.
+#[derive(Debug)]
+pub struct Occupancy {
+    open: AtomicUsize,
+    most: usize,
+}
+
+impl Occupancy {
+    /// No socket yet, and at most `most`.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            open: AtomicUsize::new(0),
+            most,
+        })
+    }
+
+    /// Takes one place; `None` if there is none left.
+    pub fn take(self: &Arc<Self>) -> Option<Place> {
+        let open = self.open.fetch_add(1, Ordering::AcqRel);
+        let place = Place {
+            _counted: Counted(self.clone()),
+            _address: None,
+        };
+        (open < self.most).then_some(place)
+    }
+
+    /// Sockets that are open or being opened.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// The bound.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+}
+
+/// One of the places of an [`Occupancy`], free again when it is dropped.
+pub struct Place {
+    _counted: Counted,
+    /// The place of the client's address in its own budget, where addresses have one.
+    _address: Option<AddressPlace>,
+}
+
+struct Counted(Arc<Occupancy>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Place {
+    /// The same place, which also counts for the client's address.
+    pub fn with_address(self, address: AddressPlace) -> Self {
+        Self {
+            _address: Some(address),
+            ..self
+        }
+    }
+}
+
+/// Keeps a socket in the hub of its tenant; dropped, it takes the socket out of the hub and of its groups.
+pub struct Registration {
+    member: Arc<Member>,
+    relay: Arc<Relay>,
+    _place: Place,
+}
+
+impl Registration {
+    /// Registers the socket.
+    pub fn new(member: Arc<Member>, relay: Arc<Relay>, place: Place) -> Self {
+        relay.hub().register(&member);
+        relay.metrics().connections.increment(1.0);
+        Self {
+            member,
+            relay,
+            _place: place,
+        }
+    }
+
+    /// The socket in the hub.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// What serves the socket's tenant.
+    pub fn relay(&self) -> &Arc<Relay> {
+        &self.relay
+    }
+
+    /// The tenant's metrics.
+    pub fn metrics(&self) -> &TenantMetrics {
+        self.relay.metrics()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.member.outbound().finish();
+        self.relay.unregister(&self.member);
+        self.relay.metrics().connections.decrement(1.0);
+    }
+}

@@ -1,0 +1,374 @@
+//! From an upgrade request to a socket that is ready to run: the order of refusals, and the 101.
+//!
+//! Three stages: [`check`] does what needs no token (steps 1 to 6), [`crate::token_auth`] steps 7 to 10, and
+//! [`join`] steps 11 to 14. Whatever the inner stages refuse, `check` turns into what the tenant wants clients to
+//! see: a problem document, or an accepted socket that closes at once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::Response;
+use parking_lot::Mutex;
+
+use super::Door;
+use super::connection::{ReadySocket, guarded};
+use super::handshake::{self, WebSocketKey};
+use super::rate::Bucket;
+use super::registration::{Place, Registration};
+use crate::admission::Identity;
+use crate::clock::UnixTime;
+use crate::close_code::CloseFrame;
+use crate::config::{OnExpiry, RefusalMode};
+use crate::consumer::{ChannelSeed, Context, Scope};
+use crate::error::Refusal;
+use crate::hub::Member;
+use crate::ids::GroupName;
+use crate::metrics::{self, AuthStep};
+use crate::problem::Problem;
+use crate::routes::PathParams;
+use crate::state::{RouteParts, Tenant};
+
+/// What the connection does once its 101 has left; the accept loop looks here.
+#[derive(Clone, Default)]
+pub struct Outcome(Arc<Mutex<Option<After101>>>);
+
+/// After the 101.
+pub enum After101 {
+    /// The socket is served.
+    Serve(Box<ReadySocket>),
+    /// The refusal that the client could not have read as a status.
+    Close(CloseFrame),
+}
+
+impl Outcome {
+    /// What the handshake came to, if it came to a 101.
+    pub fn take(&self) -> Option<After101> {
+        self.0.lock().take()
+    }
+
+    fn set(&self, after: After101) {
+        *self.0.lock() = Some(after);
+    }
+}
+
+/// Who connects, as the accept loop knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The other end of the TCP connection.
+    pub address: IpAddr,
+    /// Whom a PROXY header named.
+    pub proxied: Option<SocketAddr>,
+}
+
+/// A request that passed the first stage.
+#[derive(Clone)]
+struct Admitted {
+    tenant: Arc<Tenant>,
+    route: usize,
+    params: PathParams,
+    client: IpAddr,
+    key: WebSocketKey,
+    subprotocol: Option<HeaderValue>,
+    place: Arc<Mutex<Option<Place>>>,
+}
+
+/// A refusal of the first stage, with the tenant once it was found.
+struct Early {
+    refusal: Refusal,
+    tenant: Option<Arc<Tenant>>,
+    /// The upgrade itself is well-formed, so that it can be accepted in order to be closed.
+    accept: Option<(WebSocketKey, Option<HeaderValue>)>,
+}
+
+impl From<Refusal> for Early {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            tenant: None,
+            accept: None,
+        }
+    }
+}
+
+/// Steps 1 to 6, and the shape of every refusal.
+pub async fn check(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let outcome = request
+        .extensions()
+        .get::<Outcome>()
+        .cloned()
+        .unwrap_or_default();
+    let response = match admit(&door, &mut request) {
+        Ok(admitted) => {
+            let (tenant, accept) = (
+                admitted.tenant.clone(),
+                (admitted.key, admitted.subprotocol.clone()),
+            );
+            request
+                .extensions_mut()
+                .insert(tenant.authenticator.clone());
+            request.extensions_mut().insert(admitted);
+            let response = next.run(request).await;
+            let refusal = response.extensions().get::<Refusal>().copied();
+            tenant
+                .metrics
+                .handshake(refusal.map_or("accepted", Refusal::code));
+            match refusal.and_then(|refusal| close_instead(&tenant, refusal, &accept, &outcome)) {
+                Some(accepted) => accepted,
+                None => response,
+            }
+        }
+        Err(early) => refuse(early, &outcome),
+    };
+    metrics::handshake_took(started.elapsed());
+    response
+}
+
+fn refuse(early: Early, outcome: &Outcome) -> Response {
+    let Some(tenant) = early.tenant else {
+        metrics::handshake_without_tenant(early.refusal.code());
+        return Problem {
+            refusal: early.refusal,
+            tenant: None,
+        }
+        .response();
+    };
+    tenant.metrics.handshake(early.refusal.code());
+    let accepted = early
+        .accept
+        .and_then(|accept| close_instead(&tenant, early.refusal, &accept, outcome));
+    accepted.unwrap_or_else(|| {
+        Problem {
+            refusal: early.refusal,
+            tenant: Some(&tenant.id),
+        }
+        .response()
+    })
+}
+
+/// With `refusal = "close"`: the 101 after which the socket closes with the refusal's code.
+fn close_instead(
+    tenant: &Tenant,
+    refusal: Refusal,
+    (key, subprotocol): &(WebSocketKey, Option<HeaderValue>),
+    outcome: &Outcome,
+) -> Option<Response> {
+    let frame = match tenant.config.refusal {
+        RefusalMode::Http => return None,
+        RefusalMode::Close => refusal.close_frame()?,
+    };
+    outcome.set(After101::Close(frame));
+    Some(handshake::switching_protocols(key, subprotocol.clone()))
+}
+
+fn admit(door: &Door, request: &mut Request) -> Result<Admitted, Early> {
+    let (parts, body) = std::mem::take(request).into_parts();
+    let admitted = admit_parts(door, &parts);
+    *request = Request::from_parts(parts, body);
+    admitted
+}
+
+fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitted, Early> {
+    let host = handshake::request_host(parts)?;
+    if door.life.is_refusing() {
+        return Err(Refusal::Draining.into());
+    }
+    let place = door.occupancy.take().ok_or(Refusal::Overloaded)?;
+    let peer = parts
+        .extensions
+        .get::<Peer>()
+        .copied()
+        .ok_or(Refusal::RequestNotValid)?;
+    let client = door
+        .address_finder
+        .client(peer.address, peer.proxied, &parts.headers);
+    let place = door.addresses.admit(client, place)?;
+    let tenant = door
+        .tenants
+        .by_host(host.as_str())
+        .ok_or(Refusal::TenantNotFound)?;
+    let mut early = Early {
+        refusal: Refusal::RouteNotFound,
+        tenant: Some(tenant.clone()),
+        accept: None,
+    };
+    let Some((route, params)) = tenant.routes.find(parts.uri.path()) else {
+        return Err(early);
+    };
+    let key = match handshake::check_upgrade(parts) {
+        Ok(key) => key,
+        Err(refusal) => return Err(Early { refusal, ..early }),
+    };
+    let subprotocol =
+        handshake::answer_subprotocol(&parts.headers, &tenant.parts[route].subprotocols);
+    early.accept = Some((key, subprotocol.clone()));
+    if let Err(refusal) = tenant.origins.check(&parts.headers, &host) {
+        return Err(Early { refusal, ..early });
+    }
+    if tenant.degraded.lock().is_some() {
+        return Err(Early {
+            refusal: Refusal::Unavailable,
+            ..early
+        });
+    }
+    let place = Arc::new(Mutex::new(Some(place)));
+    Ok(Admitted {
+        tenant: tenant.clone(),
+        route,
+        params,
+        client,
+        key,
+        subprotocol,
+        place,
+    })
+}
+
+/// Steps 11 to 14: groups, authorization, joining, and the 101.
+pub async fn join(State(door): State<Arc<Door>>, mut request: Request) -> Response {
+    let extensions = request.extensions_mut();
+    let found = (
+        extensions.remove::<Admitted>(),
+        extensions.remove::<Identity>(),
+        extensions.remove::<Outcome>(),
+    );
+    let (Some(admitted), Some(identity), Some(outcome)) = found else {
+        return Problem {
+            refusal: Refusal::RequestNotValid,
+            tenant: None,
+        }
+        .response();
+    };
+    match open(&door, &admitted, identity, request.uri().path()).await {
+        Ok(socket) => {
+            outcome.set(After101::Serve(Box::new(socket)));
+            handshake::switching_protocols(&admitted.key, admitted.subprotocol)
+        }
+        Err(refusal) => Problem {
+            refusal,
+            tenant: Some(&admitted.tenant.id),
+        }
+        .response(),
+    }
+}
+
+async fn open(
+    door: &Door,
+    admitted: &Admitted,
+    identity: Identity,
+    path: &str,
+) -> Result<ReadySocket, Refusal> {
+    let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
+    let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
+    let (scope, expires_at) = scope(admitted, identity, path);
+    let groups = group_names(tenant, route, &scope)?;
+    authorize(tenant, admitted.route, &scope).await?;
+    let limits = &tenant.config.limits;
+    let member = Member::new(
+        scope.user_id().clone(),
+        route.delivery,
+        limits.send_queue,
+        expires_at,
+    );
+    let registration = Registration::new(member, tenant.relay.clone(), place);
+    join_groups(&registration, &groups).await?;
+    let mut consumer = (route.consumer.make)(&scope);
+    let mut context = Context {
+        scope: &scope,
+        member: registration.member(),
+        relay: registration.relay(),
+    };
+    match guarded(registration.member(), consumer.connect(&mut context)).await {
+        Some(Ok(())) => {}
+        Some(Err(_)) => return Err(Refusal::Refused),
+        None => return Err(Refusal::Unavailable),
+    }
+    Ok(ReadySocket {
+        registration,
+        consumer,
+        scope,
+        message_size: if limits.message_size == 0 {
+            u64::MAX
+        } else {
+            limits.message_size
+        },
+        messages: Bucket::new(limits.messages_per_second),
+        heartbeat: door.heartbeat.clone(),
+    })
+}
+
+/// What consumers will know of the socket, and when its token ends.
+fn scope(admitted: &Admitted, identity: Identity, path: &str) -> (Scope, Option<UnixTime>) {
+    let tenant = &admitted.tenant;
+    let token = Arc::unwrap_or_clone(identity.token);
+    let expires_at = match tenant.config.token.on_expiry {
+        OnExpiry::Close => token.expires_at.map(UnixTime),
+        OnExpiry::Keep => None,
+    };
+    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    let scope = Scope {
+        tenant: tenant.id.clone(),
+        user: identity.user,
+        claims: token.claims,
+        path: path.into(),
+        params: admitted.params.clone(),
+        client: admitted.client,
+        channel: ChannelSeed {
+            prefix: tenant.channel_prefix.clone(),
+            random: rand::random(),
+        },
+    };
+    (scope, expires_at)
+}
+
+fn group_names(
+    tenant: &Tenant,
+    route: &RouteParts,
+    scope: &Scope,
+) -> Result<Vec<GroupName>, Refusal> {
+    let most = tenant.config.limits.groups_per_socket as usize;
+    if most != 0 && route.groups.len() > most {
+        return Err(Refusal::GroupForbidden);
+    }
+    let name = |template| {
+        let filled = scope
+            .fill(template)
+            .map_err(|_| Refusal::GroupNameNotValid)?;
+        tenant
+            .relay
+            .group_name(&filled)
+            .ok_or(Refusal::GroupNameNotValid)
+    };
+    route.groups.iter().map(name).collect()
+}
+
+async fn authorize(tenant: &Tenant, route: usize, scope: &Scope) -> Result<(), Refusal> {
+    let started = Instant::now();
+    let verdict = tenant
+        .permissions
+        .may_join(route, scope.user_id(), scope.path_parameters())
+        .await;
+    metrics::auth_step_took(AuthStep::Authorize, started.elapsed());
+    match verdict {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refusal::GroupForbidden),
+        Err(error) => {
+            tracing::debug!(tenant.id = %tenant.id, error = %error, "Could not ask whether a user may join");
+            Err(Refusal::Unavailable)
+        }
+    }
+}
+
+async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Result<(), Refusal> {
+    let started = Instant::now();
+    // All at once: the layer sends what waits together as one command.
+    let joins = groups
+        .iter()
+        .map(|group| registration.relay().join(registration.member(), group));
+    let joined = futures_util::future::try_join_all(joins).await;
+    metrics::auth_step_took(AuthStep::Join, started.elapsed());
+    joined.map(drop).map_err(|_| Refusal::Unavailable)
+}

@@ -1,0 +1,281 @@
+//! Commands to one Redis server: a multiplexed link for everybody, and a pool for what must not share one.
+//!
+//! The link makes itself anew when it is lost. Nothing is repeated that could act twice: reads and idempotent writes are
+//! asked once more after a lost link, a publish never is.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use deadpool_redis::{Manager, Pool};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::metrics;
+
+use super::redis_link::{ANSWER_LIMIT, Keeper, LinkState, Shared, client, store_error};
+
+pub use super::redis_url::{RedisUrl, RedisUrlError};
+
+/// Connections of the pool for blocking and exclusive commands.
+const POOL_SIZE: usize = 4;
+
+/// The value of a key, or that the key holds something else than a string.
+pub type KeyValue = Result<Option<Vec<u8>>, WrongType>;
+
+/// The key holds a list, a hash, a set: `-WRONGTYPE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key does not hold a string")]
+pub struct WrongType;
+
+/// Commands to one Redis server as one user.
+pub struct RedisStore {
+    url: RedisUrl,
+    endpoint: String,
+    dependency: Dependency,
+    client: Client,
+    shared: Arc<Shared>,
+    keeper: OnceLock<AbortHandle>,
+    pool: OnceLock<Pool>,
+}
+
+impl RedisStore {
+    /// A store that connects in the background: at once inside a runtime, else with the first command.
+    ///
+    /// # Errors
+    /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is no error here.
+    pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
+        let client = client(url).map_err(|error| store_error(dependency, error))?;
+        let store = Self {
+            endpoint: url.endpoint(),
+            url: url.clone(),
+            dependency,
+            client,
+            shared: Arc::new(Shared::new()),
+            keeper: OnceLock::new(),
+            pool: OnceLock::new(),
+        };
+        if Handle::try_current().is_ok() {
+            store.keep_connected();
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// `host:port`.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// What the store was made for.
+    pub fn dependency(&self) -> Dependency {
+        self.dependency
+    }
+
+    /// Where it leads.
+    pub fn url(&self) -> &RedisUrl {
+        &self.url
+    }
+
+    /// The values of `keys` in one round, in order; `None` where a key is absent.
+    ///
+    /// # Errors
+    /// [`StoreError`], also where a key holds no string: what it means is not known then.
+    pub async fn mget(&self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let values = self.get_each(keys).await?;
+        let values: Result<Vec<_>, WrongType> = values.into_iter().collect();
+        values.map_err(|error| StoreError::new(self.dependency, ErrorKind::Other, error))
+    }
+
+    /// Like [`RedisStore::mget`], but says for each key whether it holds something else than a string.
+    ///
+    /// A pipeline of GETs and not MGET, which answers nil for such a key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn get_each(&self, keys: &[String]) -> Result<Vec<KeyValue>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipe.get(key);
+        }
+        pipe.ignore_errors();
+        let read = |mut link: MultiplexedConnection| {
+            let pipe = &pipe;
+            async move { pipe.query_async::<Vec<RedisResult<_>>>(&mut link).await }
+        };
+        let answers = self.ask_again("mget", read).await?;
+        let key_value = |answer: RedisResult<Option<Vec<u8>>>| match answer {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Err(WrongType)),
+            Err(error) => Err(self.failed(store_error(self.dependency, error))),
+        };
+        answers.into_iter().map(key_value).collect()
+    }
+
+    /// Stores `value` for `ttl`, rounded up to milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the value is then not stored, or it is not known.
+    pub async fn set_ex(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
+        let ttl = ttl.as_nanos().div_ceil(1_000_000).max(1);
+        let ttl = u64::try_from(ttl).unwrap_or(u64::MAX);
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(value).arg("PX").arg(ttl);
+        let write = |mut link: MultiplexedConnection| {
+            let command = &command;
+            async move { command.query_async::<()>(&mut link).await }
+        };
+        self.ask_again("set", write).await
+    }
+
+    /// Publishes; returns how many subscribers of this server it reached.
+    ///
+    /// All publishes of a store go over one link, so that calls made one after another arrive in that order. Never
+    /// repeated: after an error the message may or may not have been sent.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn publish(&self, channel: &[u8], payload: &[u8]) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(channel).arg(payload);
+        self.query("publish", &command).await
+    }
+
+    /// Any short command, sent once. `operation` is a fixed word for the metric.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn query<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        command: &Cmd,
+    ) -> Result<T, StoreError> {
+        let send =
+            |mut link: MultiplexedConnection| async move { command.query_async(&mut link).await };
+        self.ask(operation, send).await.map_err(|(error, _)| error)
+    }
+
+    /// How long a PING takes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ping(&self) -> Result<Duration, StoreError> {
+        let started = Instant::now();
+        let pong: redis::Value = self.query("ping", &redis::cmd("PING")).await?;
+        drop(pong);
+        Ok(started.elapsed())
+    }
+
+    /// A pool for commands that block or need a connection of their own; these have no answer limit.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the pool cannot be set up.
+    pub fn pool(&self) -> Result<&Pool, StoreError> {
+        if let Some(pool) = self.pool.get() {
+            return Ok(pool);
+        }
+        let failed = |error: String| StoreError::new(self.dependency, ErrorKind::Other, error);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ANSWER_LIMIT))
+            .set_response_timeout(None);
+        let info = self.client.get_connection_info().clone();
+        let manager = Manager::new_with_config(info, config);
+        let manager = manager.map_err(|error| failed(error.to_string()))?;
+        let pool = Pool::builder(manager).max_size(POOL_SIZE).build();
+        let pool = pool.map_err(|error| failed(error.to_string()))?;
+        Ok(self.pool.get_or_init(|| pool))
+    }
+
+    /// Asks, and once more if the link was found lost: only for what may happen twice.
+    async fn ask_again<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        operation: &'static str,
+        send: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError> {
+        match self.ask(operation, &send).await {
+            Err((_, true)) => self.ask(operation, &send).await.map_err(|(error, _)| error),
+            Err((error, false)) => Err(error),
+            Ok(answer) => Ok(answer),
+        }
+    }
+
+    /// The answer, or the error and whether it lost the link.
+    async fn ask<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        operation: &'static str,
+        send: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<T, (StoreError, bool)> {
+        let (connection, link) = self.connection().await.map_err(|error| (error, false))?;
+        let started = Instant::now();
+        let answer = send(connection).await;
+        match answer {
+            Ok(answer) => {
+                self.shared.answered();
+                metrics::dependency_took(self.dependency, operation, started.elapsed());
+                Ok(answer)
+            }
+            Err(error) => {
+                let lost = error.is_unrecoverable_error();
+                if lost {
+                    self.shared.report_broken(link);
+                }
+                Err((self.failed(store_error(self.dependency, error)), lost))
+            }
+        }
+    }
+
+    /// The link, and its number. Waits for a lost one to come back, but not for one that has been gone for longer.
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
+        self.keep_connected();
+        if let LinkState::Up(connection, link) = &*self.shared.state.borrow() {
+            return Ok((connection.clone(), *link));
+        }
+        let mut state = self.shared.state.subscribe();
+        let back = state.wait_for(|state| match state {
+            LinkState::Up(..) => true,
+            LinkState::Down(down) => down.since.elapsed() > ANSWER_LIMIT,
+        });
+        let seen = match timeout(ANSWER_LIMIT, back).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) | Err(_) => self.shared.state.borrow().clone(),
+        };
+        match seen {
+            LinkState::Up(connection, link) => Ok((connection, link)),
+            LinkState::Down(down) => {
+                let error = StoreError::new(self.dependency, down.kind, down.text.to_string());
+                Err(self.failed(error))
+            }
+        }
+    }
+
+    fn failed(&self, error: StoreError) -> StoreError {
+        metrics::dependency_failed(&error);
+        error
+    }
+
+    fn keep_connected(&self) {
+        self.keeper.get_or_init(|| {
+            let keeper = Keeper {
+                client: self.client.clone(),
+                endpoint: self.endpoint.clone(),
+                dependency: self.dependency,
+                shared: self.shared.clone(),
+            };
+            tokio::spawn(keeper.run()).abort_handle()
+        });
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.abort();
+        }
+    }
+}

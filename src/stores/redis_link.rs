@@ -1,0 +1,251 @@
+//! Keeps one multiplexed connection to a Redis server open, and tells why there is none.
+//!
+//! Not redis-rs' `ConnectionManager`: that one hides behind its retries whether a password is wrong or a server is down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::metrics;
+
+use super::redis_url::RedisUrl;
+
+/// How long one answer may take, and how long a command waits for a link.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// First and last pause between attempts; each is cut by up to a half at random.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// An idle link is probed this often: a lost one is then replaced before somebody needs it.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// The kernel gives up on unacknowledged bytes after this: a partition, not a busy server, which still acknowledges.
+const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
+/// Commands between callers and socket; beyond it callers wait.
+const PIPELINE: usize = 1024;
+
+/// What there is instead of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Down {
+    pub(super) kind: ErrorKind,
+    pub(super) text: Arc<str>,
+    pub(super) since: Instant,
+    /// Whether the log has it.
+    said: bool,
+}
+
+impl Down {
+    fn new(kind: ErrorKind, text: &str) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+            since: Instant::now(),
+            said: false,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) enum LinkState {
+    Up(MultiplexedConnection, u64),
+    Down(Down),
+}
+
+/// What commands and the keeper of the link share.
+pub(super) struct Shared {
+    pub(super) state: watch::Sender<LinkState>,
+    /// The number of the link on which a command found out that it is gone; links count from 1.
+    broken: AtomicU64,
+    broke: Notify,
+    /// Answers since the last probe.
+    answers: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        let down = Down::new(ErrorKind::Io, "not connected yet");
+        Self {
+            state: watch::Sender::new(LinkState::Down(down)),
+            broken: AtomicU64::new(0),
+            broke: Notify::new(),
+            answers: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The link is gone: nobody shall use it any more.
+    pub(super) fn report_broken(&self, link: u64) {
+        self.state.send_if_modified(|state| {
+            let current = matches!(state, LinkState::Up(_, number) if *number == link);
+            if current {
+                *state = LinkState::Down(Down::new(ErrorKind::Io, "the link was lost"));
+            }
+            current
+        });
+        self.broken.fetch_max(link, Ordering::AcqRel);
+        self.broke.notify_one();
+    }
+}
+
+/// Connects, watches and connects again, for as long as the task lives.
+pub(super) struct Keeper {
+    pub(super) client: Client,
+    pub(super) endpoint: String,
+    pub(super) dependency: Dependency,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Keeper {
+    pub(super) async fn run(self) {
+        let mut links = 0;
+        let mut pause = BACKOFF[0];
+        loop {
+            match connect(&self.client).await {
+                Ok(connection) => {
+                    links += 1;
+                    self.up(&connection, links);
+                    let made = Instant::now();
+                    let error = self.watch(connection, links).await;
+                    self.down(&error);
+                    if made.elapsed() > BACKOFF[1] {
+                        pause = BACKOFF[0];
+                    }
+                }
+                Err(error) => self.down(&error),
+            }
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(BACKOFF[1]);
+        }
+    }
+
+    fn up(&self, connection: &MultiplexedConnection, link: u64) {
+        if link > 1 {
+            metrics::reconnected(self.dependency);
+        }
+        metrics::dependency_up(self.dependency, &self.endpoint, true);
+        info!(
+            redis.endpoint = self.endpoint,
+            dependency = self.dependency.label(),
+            "Connected to Redis"
+        );
+        let up = LinkState::Up(connection.clone(), link);
+        self.shared.state.send_replace(up);
+    }
+
+    /// Says once per change of state what is wrong and what to do.
+    fn down(&self, error: &RedisError) {
+        let kind = kind_of(error);
+        metrics::dependency_error(self.dependency, kind);
+        let before = match &*self.shared.state.borrow() {
+            LinkState::Down(down) => Some(down.clone()),
+            LinkState::Up(..) => None,
+        };
+        let mut down = Down::new(kind, &error.to_string());
+        if let Some(before) = &before {
+            down.since = before.since;
+        }
+        if !before.is_some_and(|before| before.said && before.kind == kind) {
+            self.say_down(kind, error);
+        }
+        down.said = true;
+        self.shared.state.send_replace(LinkState::Down(down));
+    }
+
+    fn say_down(&self, kind: ErrorKind, error: &RedisError) {
+        metrics::dependency_up(self.dependency, &self.endpoint, false);
+        let advice = match kind {
+            ErrorKind::Auth => "Redis refuses the user or password; correct the URL's credentials",
+            _ => "No link to Redis; trying again until it is back",
+        };
+        warn!(
+            redis.endpoint = self.endpoint,
+            dependency = self.dependency.label(),
+            error.kind = kind.label(),
+            error = %error,
+            "{advice}"
+        );
+    }
+
+    /// Returns once the link is gone.
+    async fn watch(&self, mut connection: MultiplexedConnection, link: u64) -> RedisError {
+        let gone = || RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        loop {
+            tokio::select! {
+                () = self.shared.broke.notified() => {
+                    if self.shared.broken.load(Ordering::Acquire) >= link {
+                        return gone();
+                    }
+                }
+                () = sleep(PROBE_EVERY) => {
+                    if self.shared.answers.swap(0, Ordering::Relaxed) > 0 {
+                        continue;
+                    }
+                    let answer: RedisResult<redis::Value> =
+                        redis::cmd("PING").query_async(&mut connection).await;
+                    match answer {
+                        Err(error) if error.is_unrecoverable_error() => return error,
+                        // A server that is busy or stopped is asked again on the same link.
+                        answer => {
+                            let up = !answer.is_err_and(|error| error.is_timeout());
+                            metrics::dependency_up(self.dependency, &self.endpoint, up);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The client of `url` with the socket options of every link.
+///
+/// # Errors
+/// If TLS is asked for and the system's certificates cannot be read.
+pub(super) fn client(url: &RedisUrl) -> RedisResult<Client> {
+    if url.tls() {
+        // Whoever was first has chosen; all of the crate's TLS uses aws-lc-rs.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    }
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_user_timeout(UNACKNOWLEDGED_LIMIT);
+    let info = url.connection_info().clone().set_tcp_settings(tcp);
+    let login = info.redis_settings().clone().set_skip_set_lib_name();
+    Client::open(info.set_redis_settings(login))
+}
+
+async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_LIMIT))
+        .set_response_timeout(Some(ANSWER_LIMIT))
+        .set_pipeline_buffer_size(PIPELINE);
+    let attempt = client.get_multiplexed_async_connection_with_config(&config);
+    let in_time = timeout(CONNECT_LIMIT + ANSWER_LIMIT, attempt).await;
+    in_time.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+}
+
+/// The word for what redis-rs says.
+pub(super) fn kind_of(error: &RedisError) -> ErrorKind {
+    use redis::ErrorKind as Redis;
+    match (error.kind(), error.code()) {
+        (Redis::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => ErrorKind::Auth,
+        (Redis::Server(ServerErrorKind::NoPerm), _) => ErrorKind::Permission,
+        _ if error.is_timeout() => ErrorKind::Timeout,
+        (Redis::Io, _) => ErrorKind::Io,
+        (Redis::Parse | Redis::UnexpectedReturnType, _) => ErrorKind::Protocol,
+        _ => ErrorKind::Other,
+    }
+}
+
+/// redis-rs' error as ours.
+pub(super) fn store_error(dependency: Dependency, error: RedisError) -> StoreError {
+    StoreError::new(dependency, kind_of(&error), error)
+}

@@ -1,0 +1,123 @@
+//! The tables of the deployment: listeners, heartbeat, Redis, log, operator keys.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::config::{ClientAddress, Config, Secret, print_duration};
+use crate::telemetry;
+
+use super::{Checker, redis_url};
+
+/// The shortest key of the management API.
+const API_KEY_BYTES: usize = 32;
+
+pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
+    listeners(config, checker);
+    server(config, checker);
+    redis("redis.url", config.redis.url.as_ref(), checker);
+    redis("denylist.redis", config.denylist.redis.as_ref(), checker);
+    if telemetry::filter(&config.log.level).is_none() {
+        let found = format!("{:?}", config.log.level);
+        let expected =
+            "error, warn, info, debug, trace, or a filter such as \"info,lockgate::users=debug\"";
+        checker.mistake("log.level", found, expected, "");
+    }
+    api_keys(config, checker);
+}
+
+/// Two listeners cannot have one port, but for different addresses of this machine.
+fn listeners(config: &Config, checker: &mut Checker<'_>) {
+    let mut before: Vec<(&str, SocketAddr)> = Vec::new();
+    let listeners = [
+        ("server.listen", Some(config.server.listen)),
+        ("admin.listen", Some(config.admin.listen)),
+        ("api.listen", config.api.listen),
+    ];
+    for (key, listen) in listeners {
+        let Some(listen) = listen else { continue };
+        let overlaps = |other: &SocketAddr| {
+            listen.port() != 0
+                && listen.port() == other.port()
+                && (listen.ip() == other.ip()
+                    || listen.ip().is_unspecified()
+                    || other.ip().is_unspecified())
+        };
+        if let Some((other, address)) = before.iter().find(|(_, address)| overlaps(address)) {
+            let found = format!("{listen}, and {other} is {address}");
+            checker.mistake(key, found, "a port of its own", "change one of the two");
+        }
+        before.push((key, listen));
+    }
+}
+
+fn server(config: &Config, checker: &mut Checker<'_>) {
+    let server = &config.server;
+    if server.heartbeat.timeout >= server.heartbeat.interval {
+        let found = format!(
+            "{} beside an interval of {}",
+            print_duration(server.heartbeat.timeout),
+            print_duration(server.heartbeat.interval)
+        );
+        let expected = "a timeout shorter than the interval";
+        checker.mistake(
+            "server.heartbeat.timeout",
+            found,
+            expected,
+            "lengthen the interval",
+        );
+    }
+    if server.client_address != ClientAddress::Peer && server.trusted_proxies.is_empty() {
+        let expected = "server.trusted_proxies with the networks of the proxies";
+        let found = "a source that nobody is trusted to fill";
+        checker.mistake(
+            "server.client_address",
+            found,
+            expected,
+            "name them, or write \"peer\"",
+        );
+    }
+}
+
+/// Reports what is wrong with a Redis URL.
+pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) {
+    if let Some(Err((found, expected))) = url.map(|url| redis_url::endpoint(url.expose())) {
+        checker.mistake(key, found, expected, "");
+    }
+}
+
+/// A key that opens two doors would say nothing about who came.
+fn api_keys(config: &Config, checker: &mut Checker<'_>) {
+    let operators = config.api.api_keys.iter().enumerate();
+    let operators = operators.map(|(index, key)| (format!("api.api_keys[{index}]"), key));
+    let tenants = config.tenants.iter().flat_map(|(id, tenant)| {
+        let keys = tenant.api_keys.iter().enumerate();
+        keys.map(move |(index, key)| (format!("tenants.{id}.api_keys[{index}]"), key))
+    });
+    let mut seen: HashMap<&str, String> = HashMap::new();
+    for (path, key) in operators.chain(tenants) {
+        let bytes = key.expose().len();
+        if bytes < API_KEY_BYTES {
+            let found = format!("a key of {bytes} bytes");
+            let expected = format!("at least {API_KEY_BYTES} bytes");
+            checker.mistake(&path, found, expected, "make one: openssl rand -base64 32");
+        } else if !key.expose().bytes().all(|b| b.is_ascii_graphic()) {
+            let found = "a key with spaces or with characters beyond ASCII";
+            checker.mistake(&path, found, "a key that a header can carry", "");
+        } else if let Some(first) = seen.get(key.expose()) {
+            let found = format!("the key of {first} again, at {}", checker.place_of(first));
+            checker.mistake(&path, found, "a key of its own", "");
+        }
+        seen.entry(key.expose()).or_insert(path);
+    }
+    let has_keys = !config.api.api_keys.is_empty()
+        || config
+            .tenants
+            .values()
+            .any(|tenant| !tenant.api_keys.is_empty());
+    if config.api.listen.is_some() && !has_keys {
+        checker.warn(
+            "api.listen",
+            "there is no key in api.api_keys or of a tenant: every call gets 401",
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! Looks at a configuration as a whole: what is well formed key by key, and still cannot be served.
+//!
+//! Runs after reading, over the same report, so that an operator sees every mistake at once. Touches no network, and
+//! parses no key: that a PEM is one is found where keys are made.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, ConfigErrors, Draft, LoadOptions, Places, Report, Warning};
+
+mod deployment;
+mod keys;
+mod layers;
+mod redis_url;
+mod routes;
+mod tenants;
+mod unsupported;
+
+/// A configuration that can be served.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works, but an operator should know of.
+    pub warnings: Vec<Warning>,
+    /// Every file that was read, the main one first; files with secrets are not among them.
+    pub files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Reads a configuration from a file, what it includes and the environment, and checks it as a whole. Without a
+    /// file there are only defaults and the environment, which make no tenant.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its place.
+    pub fn load(path: Option<&Path>, options: &LoadOptions<'_>) -> Result<Loaded, ConfigErrors> {
+        let mut draft = Draft::read(path, options);
+        // What is missing may stand in the file that could not be read.
+        if draft.complete {
+            let reading_mistakes = draft.report.count();
+            let mut checker = Checker {
+                report: &mut draft.report,
+                places: &draft.places,
+                reading_mistakes,
+            };
+            check(&draft.config, &mut checker);
+        }
+        let warnings = draft.report.finish()?;
+        Ok(Loaded {
+            config: draft.config,
+            warnings,
+            files: draft.files,
+        })
+    }
+}
+
+fn check(config: &Config, checker: &mut Checker<'_>) {
+    deployment::check(config, checker);
+    tenants::check(config, checker);
+    layers::check(config, checker);
+    for (id, tenant) in &config.tenants {
+        keys::check(id, &tenant.token, checker);
+        routes::check(id, tenant, checker);
+    }
+    unsupported::check(config, checker);
+}
+
+/// Takes down what is wrong, at the place of the key.
+struct Checker<'a> {
+    report: &'a mut Report,
+    places: &'a Places,
+    /// The mistakes of reading come first; what they made a default of is not judged again.
+    reading_mistakes: usize,
+}
+
+impl Checker<'_> {
+    /// Notes a mistake at `key`, but where reading found one at, below or above it.
+    fn mistake(
+        &mut self,
+        key: &str,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        if !self.report.touches(key, self.reading_mistakes) {
+            let place = self.places.of(key);
+            self.report.mistake(place, key, found, expected, advice);
+        }
+    }
+
+    /// Notes a warning at `key`.
+    fn warn(&mut self, key: &str, text: impl Into<String>) {
+        self.report.warning(self.places.of(key), key, text);
+    }
+
+    /// Whether the key stands in the configuration.
+    fn has(&self, key: &str) -> bool {
+        self.places.has(key)
+    }
+
+    /// `FILE:LINE:COLUMN` of a key, for a text about another.
+    fn place_of(&self, key: &str) -> String {
+        self.report.name_of(self.places.of(key))
+    }
+}

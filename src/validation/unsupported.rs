@@ -1,0 +1,72 @@
+//! What the configuration can say and this version does not do: refused where it would mislead, else told.
+
+use crate::config::{Config, LayerKind, LimitsConfig, OnExcess};
+
+use super::Checker;
+
+pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
+    deployment(config, checker);
+    for (id, tenant) in &config.tenants {
+        let layer = |name: &str| format!("tenants.{id}.layer.{name}");
+        if tenant.layer.kind == Some(LayerKind::Core) {
+            refuse(
+                &layer("kind"),
+                "\"core\"",
+                "\"pubsub\" or \"memory\"",
+                checker,
+            );
+        }
+        if tenant.layer.hosts.len() > 1 {
+            refuse(&layer("hosts"), "several hosts", "one host", checker);
+        }
+        limits(&format!("tenants.{id}.limits"), &tenant.limits, checker);
+    }
+}
+
+fn refuse(key: &str, found: &str, expected: &str, checker: &mut Checker<'_>) {
+    let found = format!("{found}, not supported by this version");
+    checker.mistake(key, found, expected, "");
+}
+
+/// Warns where a key has another value than the one that asks for nothing.
+fn tell(key: &str, is_set: bool, checker: &mut Checker<'_>) {
+    if is_set {
+        checker.warn(key, "not enforced by this version");
+    }
+}
+
+fn deployment(config: &Config, checker: &mut Checker<'_>) {
+    tell("watch", config.watch, checker);
+    tell("server.max_age", config.server.max_age.is_some(), checker);
+    tell("denylist.replicas", config.denylist.replicas > 0, checker);
+    tell(
+        "denylist.max_unverified",
+        config.denylist.max_unverified.is_some(),
+        checker,
+    );
+}
+
+fn limits(table: &str, limits: &LimitsConfig, checker: &mut Checker<'_>) {
+    let key = |name: &str| format!("{table}.{name}");
+    tell(&key("connections"), limits.connections > 0, checker);
+    tell(
+        &key("connects_per_second"),
+        limits.connects_per_second > 0,
+        checker,
+    );
+    tell(
+        &key("connections_per_user"),
+        limits.connections_per_user > 0,
+        checker,
+    );
+    tell(
+        &key("on_excess"),
+        limits.on_excess != OnExcess::Refuse,
+        checker,
+    );
+    tell(
+        &key("publishes_per_second"),
+        limits.publishes_per_second > 0,
+        checker,
+    );
+}

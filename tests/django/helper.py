@@ -1,0 +1,117 @@
+"""The test back end as a process: one JSON object per line in, one answer per line out.
+
+A request is {"op": NAME, ...}; the answer {"ok": VALUE} or {"error": TEXT}. Requests are carried out in order, in
+one event loop, as a Django view or task would: real migrations, real token views, real group_send.
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+import django  # noqa: E402
+
+django.setup()
+
+from asgiref.sync import sync_to_async  # noqa: E402
+from channels.layers import get_channel_layer  # noqa: E402
+from django.contrib.auth import get_user_model  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from django.db import connections  # noqa: E402
+from django.test import Client  # noqa: E402
+
+layer = get_channel_layer()
+
+
+@sync_to_async
+def migrate():
+    call_command("migrate", verbosity=0, interactive=False)
+
+
+@sync_to_async
+def create_user(username, password, **fields):
+    user = get_user_model().objects.create_user(username, password=password, **fields)
+    return {"id": str(user.pk)}
+
+
+@sync_to_async
+def update_user(username, password=None, **fields):
+    user = get_user_model().objects.get(username=username)
+    if password is not None:
+        user.set_password(password)
+    for name, value in fields.items():
+        setattr(user, name, value)
+    user.save()
+    return {"id": str(user.pk)}
+
+
+@sync_to_async
+def token(username, password):
+    """What a browser gets from the token view."""
+    answer = Client().post("/api/token/", {"username": username, "password": password}, "application/json")
+    if answer.status_code != 200:
+        raise RuntimeError(f"the token view answered {answer.status_code}: {answer.content!r}")
+    return answer.json()
+
+
+@sync_to_async
+def refresh(refresh):
+    answer = Client().post("/api/token/refresh/", {"refresh": refresh}, "application/json")
+    if answer.status_code != 200:
+        raise RuntimeError(f"the refresh view answered {answer.status_code}: {answer.content!r}")
+    return answer.json()
+
+
+@sync_to_async
+def disconnect():
+    """Lets go of the database, so that it can be copied or dropped."""
+    connections.close_all()
+
+
+async def group_send(group, events):
+    for event in events:
+        await layer.group_send(group, event)
+    return len(events)
+
+
+async def listen(group):
+    """A consumer of this back end: a channel that is a member of `group`."""
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    return channel
+
+
+async def receive(channel, timeout=5):
+    return await asyncio.wait_for(layer.receive(channel), timeout)
+
+
+OPERATIONS = {
+    "migrate": migrate,
+    "create_user": create_user,
+    "update_user": update_user,
+    "token": token,
+    "refresh": refresh,
+    "disconnect": disconnect,
+    "group_send": group_send,
+    "listen": listen,
+    "receive": receive,
+}
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+    # What libraries print must not stand between the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        request = json.loads(line)
+        try:
+            answer = {"ok": await OPERATIONS[request.pop("op")](**request)}
+        except Exception as error:  # the test that asked reports it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+asyncio.run(main())

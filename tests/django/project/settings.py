@@ -1,0 +1,76 @@
+"""Settings of the test back end; whatever differs from test to test comes from the environment.
+
+LOCKGATE_TEST_DATABASE_URL   postgres://, mysql:// or sqlite:// (a path)
+LOCKGATE_TEST_REDIS_URL      where the channel layer lives
+LOCKGATE_TEST_LAYER_PREFIX   its prefix
+LOCKGATE_TEST_SIGNING_KEY    what simplejwt signs with
+LOCKGATE_TEST_USER_MODEL     auth.User (default) or accounts.UuidUser
+LOCKGATE_TEST_REVOKE_TOKEN   "1": tokens carry the password's digest (CHECK_REVOKE_TOKEN)
+"""
+
+import os
+from urllib.parse import unquote, urlsplit
+
+import pymysql
+
+# Django asks for mysqlclient, which has to be compiled; PyMySQL speaks the same protocol in Python.
+pymysql.version_info = (2, 2, 7, "final", 0)
+pymysql.install_as_MySQLdb()
+
+ENGINES = {"postgres": "postgresql", "mysql": "mysql", "sqlite": "sqlite3"}
+
+
+def database(url):
+    parts = urlsplit(url)
+    engine = f"django.db.backends.{ENGINES[parts.scheme]}"
+    if parts.scheme == "sqlite":
+        return {"ENGINE": engine, "NAME": unquote(parts.netloc + parts.path)}
+    return {
+        "ENGINE": engine,
+        "NAME": parts.path.lstrip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname,
+        "PORT": parts.port,
+    }
+
+
+SIGNING_KEY = os.environ.get("LOCKGATE_TEST_SIGNING_KEY", "a signing key for tests, which protects nothing")
+SECRET_KEY = "a secret key for tests, which protects nothing either"
+ALLOWED_HOSTS = ["*"]
+USE_TZ = True
+ROOT_URLCONF = "project.urls"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = os.environ.get("LOCKGATE_TEST_USER_MODEL", "auth.User")
+# Hashing a password properly takes a quarter of a second, and the tests are not about that.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "rest_framework",
+    "rest_framework_simplejwt",
+    "channels",
+]
+# Installed only where it is wanted: its model and auth.User cannot both be the project's user.
+if AUTH_USER_MODEL.startswith("accounts."):
+    INSTALLED_APPS.append("accounts")
+
+DATABASES = {"default": database(os.environ["LOCKGATE_TEST_DATABASE_URL"])}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"],
+}
+SIMPLE_JWT = {
+    "SIGNING_KEY": SIGNING_KEY,
+    "CHECK_REVOKE_TOKEN": os.environ.get("LOCKGATE_TEST_REVOKE_TOKEN") == "1",
+}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {
+            "hosts": [os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379")],
+            "prefix": os.environ.get("LOCKGATE_TEST_LAYER_PREFIX", "asgi"),
+        },
+    },
+}

@@ -1,0 +1,154 @@
+//! `lockgate dev`: no server, no file, no flag; two users who can talk at once, in a terminal and in a browser.
+
+use serde_json::{Value, json};
+
+use crate::support::browser::Page;
+use crate::support::process::{Process, Program};
+use crate::support::replica::LOCKGATE;
+use crate::support::socket::{Dial, Socket};
+use crate::support::{PATIENCE, http};
+
+struct Dev {
+    process: Process,
+    ready: Value,
+}
+
+async fn dev() -> Dev {
+    let process = Program::new("lockgate dev", LOCKGATE)
+        .args([
+            "dev",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--json",
+        ])
+        .start();
+    let ready = process
+        .line("the line with its addresses", PATIENCE, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line.get("users").is_some().then_some(line)
+        })
+        .await;
+    Dev { process, ready }
+}
+
+impl Dev {
+    fn url(&self, user: &str) -> &str {
+        let users = self.ready["users"].as_array().expect("a list");
+        let user = users
+            .iter()
+            .find(|entry| entry["name"] == user)
+            .expect("there");
+        user["url"].as_str().expect("text")
+    }
+
+    async fn open(&self, user: &str) -> Socket {
+        let url = self.url(user).strip_prefix("ws://").expect("ws://…");
+        let (host, rest) = url.split_once('/').expect("a path");
+        let (path, query) = rest.split_once('?').expect("a query with the token");
+        let server = host.parse().expect("an address");
+        Dial::new(server, host, &format!("/{path}"))
+            .query(query)
+            .open()
+            .await
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_alice_reaches_bob() {
+    let dev = dev().await;
+    assert_eq!(dev.ready["users"].as_array().unwrap().len(), 2);
+    let mut alice = dev.open("alice").await;
+    let mut bob = dev.open("bob").await;
+    alice.send_text(r#"{"message": "hello bob"}"#).await;
+    for socket in [&mut alice, &mut bob] {
+        let seen = socket.next_json().await;
+        assert_eq!(seen["message"], "hello bob");
+        assert_eq!(seen["username"], "alice", "{seen}");
+    }
+    let admin = dev.ready["admin"].as_str().unwrap();
+    let admin = admin.trim_start_matches("http://").parse().unwrap();
+    assert_eq!(
+        http::request(admin, "GET", "/readyz", &[], "").await.status,
+        200
+    );
+    assert!(dev.process.is_running());
+}
+
+#[tokio::test]
+async fn a_busy_port_is_told_and_exit_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let process = Program::new("lockgate dev", LOCKGATE)
+        .args([
+            "dev",
+            "--listen",
+            &address,
+            "--admin",
+            "127.0.0.1:0",
+            "--json",
+        ])
+        .start();
+    assert_eq!(process.exited(PATIENCE).await.code(), Some(1));
+    assert!(
+        process.output.text().contains(&address),
+        "{}",
+        process.output.text()
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_has_to_be_allowed() {
+    let process = Program::new("lockgate dev", LOCKGATE)
+        .args(["dev", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"])
+        .start();
+    let code = process.exited(PATIENCE).await.code();
+    assert!(matches!(code, Some(1 | 2)), "{code:?}");
+    assert!(
+        process.output.text().contains("--allow-remote"),
+        "{}",
+        process.output.text()
+    );
+}
+
+#[tokio::test]
+async fn every_start_has_a_key_of_its_own() {
+    let (one, other) = (dev().await, dev().await);
+    let url = one.url("alice").split_once('?').unwrap().1.to_owned();
+    let host = other.ready["listen"]
+        .as_str()
+        .unwrap()
+        .trim_start_matches("http://");
+    let path = other.url("alice").split_once("://").unwrap().1;
+    let path = &path[path.find('/').unwrap()..path.find('?').unwrap()];
+    let refusal = Dial::new(host.parse().unwrap(), host, path)
+        .query(&url)
+        .refused()
+        .await;
+    assert_eq!(
+        (refusal.status, &refusal.json()["check"]),
+        (401, &json!("signature"))
+    );
+}
+
+#[tokio::test]
+async fn two_panes_of_the_page_connect_and_chat_in_a_browser() {
+    let dev = dev().await;
+    let mut page = Page::open(dev.ready["page"].as_str().unwrap()).await;
+    page.wait_for("document.querySelectorAll('[data-user]').length === 2")
+        .await;
+    page.wait_for("[...document.querySelectorAll('[data-user]')].every(pane => pane.dataset.state === 'open')").await;
+    page.evaluate(
+        "(() => {
+            const alice = document.querySelector('[data-user=alice]');
+            alice.querySelector('input').value = 'hello from a browser';
+            alice.querySelector('form').requestSubmit();
+        })()",
+    )
+    .await;
+    page.wait_for(
+        "document.querySelector('[data-user=bob]').innerText.includes('hello from a browser')",
+    )
+    .await;
+}

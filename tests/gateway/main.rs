@@ -1,0 +1,25 @@
+//! The gateway's behaviour from outside: its binary, against real servers.
+//!
+//! Files are named after the way through the gateway that they follow. `tests/run` installs what these tests
+//! need; `support` starts and ends it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod support;
+
+mod bad_upgrades;
+mod command_line;
+mod dev;
+mod drain;
+mod floors;
+mod house;
+mod isolation;
+mod message_to_socket;
+mod metrics;
+mod problem;
+mod refusals;
+mod store_outage;
+mod token_explain;
+mod token_to_user;

@@ -1,0 +1,188 @@
+//! The Django project of `tests/django/` as a process that answers line by line.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::process::{Process, Program};
+
+/// Migrations of a new database take some seconds on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What the project is to be: its database, layer and keys.
+pub(crate) struct Setup {
+    database: String,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Setup {
+    /// Signs with `key`.
+    pub(crate) fn signing_key(self, key: &str) -> Self {
+        self.with("LOCKGATE_TEST_SIGNING_KEY", key)
+    }
+
+    /// Sends through this Redis under this prefix.
+    pub(crate) fn layer(self, redis: &str, prefix: &str) -> Self {
+        self.with("LOCKGATE_TEST_REDIS_URL", redis)
+            .with("LOCKGATE_TEST_LAYER_PREFIX", prefix)
+    }
+
+    /// Users have UUIDs, in the table `accounts_uuiduser`.
+    pub(crate) fn uuid_users(self) -> Self {
+        self.with("LOCKGATE_TEST_USER_MODEL", "accounts.UuidUser")
+    }
+
+    /// Tokens carry the digest of the password (`CHECK_REVOKE_TOKEN`).
+    pub(crate) fn revoke_tokens(self) -> Self {
+        self.with("LOCKGATE_TEST_REVOKE_TOKEN", "1")
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
+    /// Starts the process; it connects to nothing before it is asked to.
+    pub(crate) async fn start(self) -> Django {
+        let mut program = Program::new("django", python())
+            .args(["-B", "helper.py"])
+            .dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/django"))
+            .env("LOCKGATE_TEST_DATABASE_URL", self.database);
+        for (name, value) in self.env {
+            program = program.env(name, value);
+        }
+        Django {
+            process: program.start(),
+            answered: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// A user as Django made it.
+pub(crate) struct User {
+    /// The primary key as text.
+    pub(crate) id: String,
+}
+
+/// The running project.
+pub(crate) struct Django {
+    process: Process,
+    answered: AtomicUsize,
+}
+
+impl Django {
+    /// A project on the database at `url`.
+    pub(crate) fn at(url: &str) -> Setup {
+        Setup {
+            database: url.to_owned(),
+            env: Vec::new(),
+        }
+    }
+
+    /// `manage.py migrate`.
+    pub(crate) async fn migrate(&self) {
+        self.ask(json!({"op": "migrate"})).await;
+    }
+
+    /// A user whose password is `NAME's password`.
+    pub(crate) async fn create_user(&self, name: &str, active: bool) -> User {
+        let request = json!({
+            "op": "create_user", "username": name, "password": password_of(name), "is_active": active,
+            "email": format!("{name}@example.com"),
+        });
+        user(&self.ask(request).await)
+    }
+
+    /// Sets fields of a user; `password` is hashed.
+    pub(crate) async fn update_user(&self, name: &str, fields: Value) -> User {
+        let mut request = json!({"op": "update_user", "username": name});
+        for (field, value) in fields.as_object().expect("an object") {
+            request[field] = value.clone();
+        }
+        user(&self.ask(request).await)
+    }
+
+    /// The access token that the token view of simplejwt gives to a user.
+    pub(crate) async fn access_token(&self, name: &str) -> String {
+        self.tokens(name).await["access"]
+            .as_str()
+            .expect("the view answers with one")
+            .to_owned()
+    }
+
+    /// Both tokens of the token view.
+    pub(crate) async fn tokens(&self, name: &str) -> Value {
+        self.ask(json!({"op": "token", "username": name, "password": password_of(name)}))
+            .await
+    }
+
+    /// `group_send` of events one after another.
+    pub(crate) async fn group_send(&self, group: &str, events: &[Value]) {
+        self.ask(json!({"op": "group_send", "group": group, "events": events}))
+            .await;
+    }
+
+    /// A consumer of this project in a group; `receive` waits for what it gets.
+    pub(crate) async fn listen(&self, group: &str) -> String {
+        let channel = self.ask(json!({"op": "listen", "group": group})).await;
+        channel.as_str().expect("a channel name").to_owned()
+    }
+
+    /// The next message of a channel from `listen`.
+    pub(crate) async fn receive(&self, channel: &str) -> Value {
+        self.ask(json!({"op": "receive", "channel": channel})).await
+    }
+
+    /// Lets go of the database.
+    pub(crate) async fn disconnect(&self) {
+        self.ask(json!({"op": "disconnect"})).await;
+    }
+
+    async fn ask(&self, request: Value) -> Value {
+        self.process.write_line(&request.to_string());
+        // Standard error shares the output: an answer is a JSON object with one of two keys.
+        let turn = self.answered.fetch_add(1, Ordering::Relaxed);
+        let mut seen = 0;
+        let mut answer = self
+            .process
+            .line(&request.to_string(), DEADLINE, |line| {
+                let answer: Value = serde_json::from_str(line).ok()?;
+                (answer.get("ok").is_some() || answer.get("error").is_some())
+                    .then(|| {
+                        seen += 1;
+                        (seen == turn + 1).then_some(answer)
+                    })
+                    .flatten()
+            })
+            .await;
+        if let Some(error) = answer.get("error") {
+            panic!("django: {request}: {error}\n{}", self.process.output.text());
+        }
+        answer["ok"].take()
+    }
+}
+
+fn password_of(name: &str) -> String {
+    format!("{name}'s password")
+}
+
+fn user(answer: &Value) -> User {
+    let id = answer["id"].as_str().expect("text").to_owned();
+    User { id }
+}
+
+/// Python with the packages of `tests/requirements.txt`.
+pub(crate) fn python() -> PathBuf {
+    let python = std::env::var_os("LOCKGATE_TEST_PYTHON").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python"),
+        PathBuf::from,
+    );
+    assert!(
+        python.exists(),
+        "missing: {} - `tests/run deps` installs it",
+        python.display()
+    );
+    python
+}

@@ -1,0 +1,345 @@
+//! `gateway().replicas(2).tenant("acme").start().await`: a configuration, written and served.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use super::database::ALICE;
+use super::replica::Replica;
+use super::socket::Socket;
+use super::{Database, RedisServer, scratch, token, unique};
+
+/// The route of a tenant for which a test names none.
+const ROUTE: &str = r#"
+    path   = "ws/chat/<slug:room>/"
+    groups = ["chat_{room}"]
+"#;
+
+/// Starts the sentence.
+pub(crate) fn gateway() -> Builder {
+    Builder {
+        replicas: 1,
+        redis: None,
+        settings: Table::new(),
+        tenants: Vec::new(),
+    }
+}
+
+/// A deployment in the making. Settings have their names of the configuration file, with dots.
+pub(crate) struct Builder {
+    replicas: usize,
+    redis: Option<String>,
+    settings: Table,
+    tenants: Vec<TenantBuilder>,
+}
+
+struct TenantBuilder {
+    word: String,
+    settings: Table,
+    routes: Vec<Table>,
+    database: Option<Database>,
+}
+
+impl Builder {
+    /// How many processes serve it; default 1.
+    pub(crate) fn replicas(mut self, count: usize) -> Self {
+        self.replicas = count;
+        self
+    }
+
+    /// The Redis to use instead of the shared one.
+    pub(crate) fn redis(mut self, url: &str) -> Self {
+        self.redis = Some(url.to_owned());
+        self
+    }
+
+    /// A setting of the deployment.
+    pub(crate) fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        set(&mut self.settings, key, value.into());
+        self
+    }
+
+    /// Adds a tenant; its name, host, prefix and key are made unlike those of every other test.
+    pub(crate) fn tenant(mut self, word: &str) -> Self {
+        self.tenants.push(TenantBuilder {
+            word: word.to_owned(),
+            settings: Table::new(),
+            routes: Vec::new(),
+            database: None,
+        });
+        self
+    }
+
+    /// A setting of the tenant named last.
+    pub(crate) fn with(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        set(&mut self.last().settings, key, value.into());
+        self
+    }
+
+    /// Settings of the tenant named last, as TOML.
+    pub(crate) fn with_toml(mut self, text: &str) -> Self {
+        let settings: Table = text.parse().unwrap_or_else(|e| panic!("{e}: {text}"));
+        merge(&mut self.last().settings, settings);
+        self
+    }
+
+    /// Adds a route, the keys of its table as TOML.
+    pub(crate) fn route(mut self, text: &str) -> Self {
+        let route = text.parse().unwrap_or_else(|e| panic!("{e}: {text}"));
+        self.last().routes.push(route);
+        self
+    }
+
+    /// The database of the tenant named last; default: PostgreSQL as Django made it.
+    pub(crate) fn users(mut self, database: &Database) -> Self {
+        self.last().database = Some(database.clone());
+        self
+    }
+
+    fn last(&mut self) -> &mut TenantBuilder {
+        self.tenants.last_mut().expect("name a tenant first")
+    }
+
+    /// Starts the replicas and waits until all are ready.
+    pub(crate) async fn start(self) -> Gateway {
+        let gateway = self.spawn().await;
+        for replica in &gateway.replicas {
+            replica.ready().await;
+        }
+        gateway
+    }
+
+    /// Starts the replicas and waits only until they listen.
+    pub(crate) async fn spawn(self) -> Gateway {
+        let count = self.replicas;
+        let mut gateway = self.write().await;
+        for _ in 0..count {
+            gateway.add_replica().await;
+        }
+        gateway
+    }
+
+    /// Writes the configuration and starts nothing.
+    pub(crate) async fn write(self) -> Gateway {
+        let dir = scratch("gateway");
+        let redis = match self.redis {
+            Some(url) => url,
+            None => RedisServer::shared().await.url(),
+        };
+        let api_key = format!("an-operators-key-for-tests-only-{}", unique());
+        let key_file = dir.path().join("operator-key");
+        std::fs::write(&key_file, &api_key).expect("a file can be written");
+        std::fs::set_permissions(&key_file, Permissions::from_mode(0o600)).expect("ours");
+
+        let mut config = Table::new();
+        for section in ["server", "admin", "api"] {
+            set(
+                &mut config,
+                &format!("{section}.listen"),
+                "127.0.0.1:0".into(),
+            );
+        }
+        let mut key = Table::new();
+        key.insert("file".into(), key_file.display().to_string().into());
+        set(&mut config, "api.api_keys", vec![key].into());
+        set(&mut config, "redis.url", redis.clone().into());
+        merge(&mut config, self.settings);
+        let mut tenants = Vec::new();
+        for builder in self.tenants {
+            let (tenant, table) = builder.build(&redis).await;
+            set(
+                &mut config,
+                &format!("tenants.{}", tenant.name),
+                table.into(),
+            );
+            tenants.push(tenant);
+        }
+        let path = dir.path().join("lockgate.toml");
+        std::fs::write(&path, config.to_string()).expect("a file can be written");
+        Gateway {
+            replicas: Vec::new(),
+            tenants,
+            api_key,
+            key_file,
+            config: path,
+            _dir: dir,
+        }
+    }
+}
+
+impl TenantBuilder {
+    async fn build(self, redis: &str) -> (Tenant, Table) {
+        let name = format!("{}-{}", self.word, unique());
+        let database = match self.database {
+            Some(database) => database,
+            None => Database::postgres().await,
+        };
+        let mut tenant = Tenant {
+            host: format!("{name}.test"),
+            prefix: name.clone(),
+            key: format!("the signing key of {name}, only for tests"),
+            redis: redis.to_owned(),
+            database,
+            name,
+        };
+        let mut table = Table::new();
+        let mut put = |key: &str, value: &str| set(&mut table, key, value.into());
+        put("token.algorithm", "HS256");
+        put("token.signing_key", &tenant.key);
+        put("users.database", tenant.database.url());
+        put("layer.kind", "pubsub");
+        put("layer.prefix", &tenant.prefix);
+        set(&mut table, "hosts", vec![tenant.host.clone()].into());
+        merge(&mut table, self.settings);
+        let mut routes = self.routes;
+        if routes.is_empty() {
+            routes.push(ROUTE.parse().expect("valid TOML"));
+        }
+        set(&mut table, "routes", routes.into());
+        // What a test set differently is what its clients have to use.
+        let text = |key: &str, field: &str| {
+            Some(table.get(key)?.as_table()?.get(field)?.as_str()?.to_owned())
+        };
+        if let Some(prefix) = text("layer", "prefix") {
+            tenant.prefix = prefix;
+        }
+        if let Some(url) = text("redis", "url") {
+            tenant.redis = url;
+        }
+        if let Some(key) = text("token", "signing_key") {
+            tenant.key = key;
+        }
+        (tenant, table)
+    }
+}
+
+/// A deployment: replicas of one configuration.
+pub(crate) struct Gateway {
+    /// The processes.
+    pub(crate) replicas: Vec<Replica>,
+    tenants: Vec<Tenant>,
+    /// An operator's key.
+    pub(crate) api_key: String,
+    /// The file that holds it.
+    pub(crate) key_file: PathBuf,
+    /// The configuration file.
+    pub(crate) config: PathBuf,
+    _dir: TempDir,
+}
+
+impl Gateway {
+    /// Starts one more replica; it may not be ready yet.
+    pub(crate) async fn add_replica(&mut self) {
+        self.replicas.push(Replica::start(&self.config).await);
+    }
+
+    /// The first replica.
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replicas[0]
+    }
+
+    /// The first tenant.
+    pub(crate) fn tenant(&self) -> &Tenant {
+        &self.tenants[0]
+    }
+
+    /// The tenant that the builder was given this word for.
+    pub(crate) fn named(&self, word: &str) -> &Tenant {
+        self.tenants
+            .iter()
+            .find(|tenant| tenant.name.starts_with(&format!("{word}-")))
+            .unwrap_or_else(|| panic!("no tenant {word}"))
+    }
+
+    /// Opens a socket of `alice` on the first replica and tenant.
+    pub(crate) async fn open(&self, path: &str) -> Socket {
+        let token = self.tenant().token(ALICE);
+        self.replica()
+            .dial(self.tenant(), path)
+            .token(&token)
+            .open()
+            .await
+    }
+
+    /// Everything that the replicas printed.
+    pub(crate) fn output(&self) -> String {
+        self.replicas
+            .iter()
+            .map(|replica| replica.process.output.text())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// `POST …/groups/{group}/send` on the first replica, for the first tenant.
+    pub(crate) async fn send(&self, group: &str, event: &Value) {
+        let path = format!("/v1/tenants/{}/groups/{group}/send", self.tenant().name);
+        let answer = self
+            .replica()
+            .api(&self.api_key, "POST", &path, &event.to_string())
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// What a client and a back end of one tenant know.
+#[derive(Clone)]
+pub(crate) struct Tenant {
+    /// Its name in the configuration.
+    pub(crate) name: String,
+    /// Its host name.
+    pub(crate) host: String,
+    /// Its layer's prefix.
+    pub(crate) prefix: String,
+    /// Its HS256 key.
+    pub(crate) key: String,
+    /// Its Redis.
+    pub(crate) redis: String,
+    /// Its database.
+    pub(crate) database: Database,
+}
+
+impl Tenant {
+    /// A good access token.
+    pub(crate) fn token(&self, user_id: &str) -> String {
+        self.sign(&token::access(user_id))
+    }
+
+    /// Claims signed with its key.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        token::sign(&self.key, claims)
+    }
+
+    /// A key of Lockgate's own in Redis.
+    pub(crate) fn redis_key(&self, key: &str) -> String {
+        format!("lockgate:{}:{key}", self.name)
+    }
+}
+
+/// Sets `a.b.c`; tables on the way are made.
+fn set(table: &mut Table, key: &str, value: toml::Value) {
+    match key.split_once('.') {
+        None => drop(table.insert(key.to_owned(), value)),
+        Some((first, rest)) => {
+            let inner = table
+                .entry(first)
+                .or_insert_with(|| Table::new().into())
+                .as_table_mut()
+                .unwrap_or_else(|| panic!("{first} is not a table"));
+            set(inner, rest, value);
+        }
+    }
+}
+
+/// Lays `over` over `table`.
+fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => merge(inner, value),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A real redis-server on a port of its own, which can be killed, frozen, and started again.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ::redis::{Client, FromRedisValue, aio::MultiplexedConnection};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use super::ports::free_port;
+use super::process::{Process, Program, find_program};
+use super::{PATIENCE, eventually, scratch};
+
+/// One server, empty at every start.
+pub(crate) struct RedisServer {
+    dir: TempDir,
+    port: u16,
+    process: Mutex<Option<Process>>,
+}
+
+impl RedisServer {
+    /// The server that tests share which do it no harm.
+    pub(crate) async fn shared() -> &'static RedisServer {
+        static SHARED: OnceCell<RedisServer> = OnceCell::const_new();
+        SHARED.get_or_init(RedisServer::start).await
+    }
+
+    /// A server for one test, running.
+    pub(crate) async fn start() -> Self {
+        let server = Self::absent();
+        server.restart().await;
+        server
+    }
+
+    /// A server that does not run yet; its port is known.
+    pub(crate) fn absent() -> Self {
+        Self {
+            dir: scratch("redis"),
+            port: free_port(),
+            process: Mutex::new(None),
+        }
+    }
+
+    /// Starts it (again) on its port, with nothing in it, and waits until it answers.
+    pub(crate) async fn restart(&self) {
+        self.kill();
+        let port = self.port.to_string();
+        let process = Program::new("redis-server", find_program("redis-server"))
+            .dir(self.dir.path())
+            .args(["--port", &port, "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir", "."])
+            .start();
+        *self.process.lock().expect("never poisoned") = Some(process);
+        eventually(PATIENCE, "redis-server answers", async || {
+            self.ask::<String>(&["PING"]).await
+        })
+        .await;
+    }
+
+    /// `kill -9`; what it held is lost.
+    pub(crate) fn kill(&self) {
+        drop(self.process.lock().expect("never poisoned").take());
+    }
+
+    /// Stops it in its tracks: connections stay, nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// The end of `freeze`.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.lock().expect("never poisoned");
+        process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// `host:port`.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its URL, database 0.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}/0", self.endpoint())
+    }
+
+    /// A new connection.
+    pub(crate) async fn connection(&self) -> ::redis::RedisResult<MultiplexedConnection> {
+        let client = Client::open(self.url())?;
+        tokio::time::timeout(
+            Duration::from_secs(2),
+            client.get_multiplexed_async_connection(),
+        )
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    }
+
+    /// One command, on a connection of its own.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &[&str]) -> ::redis::RedisResult<T> {
+        let mut connection = self.connection().await?;
+        let mut cmd = ::redis::cmd(command[0]);
+        for argument in &command[1..] {
+            cmd.arg(*argument);
+        }
+        cmd.query_async(&mut connection).await
+    }
+
+    /// One command that has to work.
+    pub(crate) async fn command<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        self.ask(command)
+            .await
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"))
+    }
+}
