@@ -108,7 +108,7 @@ impl Outbound {
 
     /// Queues an event for the connection's consumer. Never waits.
     pub fn push_event(&self, event: &Arc<Event>) -> Enqueued {
-        self.push(event.approximate_size(), || Item::Event(event.clone()))
+        self.push(event.memory(), || Item::Event(event.clone()))
     }
 
     fn push(&self, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
@@ -177,7 +177,7 @@ impl Outbound {
                     batch.push(frame);
                 }
                 Some(Item::Event(event)) => {
-                    state.bytes -= event.approximate_size();
+                    state.bytes -= event.memory();
                     return Poll::Ready(Next::Event(event));
                 }
                 None => break,
