@@ -216,11 +216,12 @@ impl Outbound {
         }
     }
 
-    /// Ready once somebody asked for a close; for a task whose socket takes no bytes.
-    pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The close frame once somebody asked for a close, which stays in the queue; for a task whose socket takes no
+    /// bytes.
+    pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseFrame> {
         let mut state = self.state.lock();
-        if state.closing.is_some() {
-            return Poll::Ready(());
+        if let Some(closing) = &state.closing {
+            return Poll::Ready(CloseFrame::clone(closing));
         }
         state.blocked = true;
         state.register(cx);
