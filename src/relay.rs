@@ -288,7 +288,6 @@ impl Relay {
     }
 
     fn gap(&self, cause: GapCause) {
-        self.parts.metrics.gap(cause);
         let members = self.parts.hub.members();
         tracing::warn!(
             tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"

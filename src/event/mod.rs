@@ -79,22 +79,6 @@ impl Value {
     }
 }
 
-impl Value {
-    fn approximate_size(&self) -> usize {
-        let own = size_of::<Self>();
-        own + match self {
-            Value::Str(text) | Value::BigInt(text) => text.len(),
-            Value::Bin(bytes) | Value::Ext(_, bytes) => bytes.len(),
-            Value::Array(values) => values.iter().map(Self::approximate_size).sum(),
-            Value::Map(pairs) => pairs
-                .iter()
-                .map(|(_, value)| own + value.approximate_size())
-                .sum(),
-            _ => 0,
-        }
-    }
-}
-
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Value::Str(text.into())
@@ -210,14 +194,6 @@ impl Event {
             .fields
             .extend(fields.into_iter().map(|(key, value)| (key.into(), value)));
         event
-    }
-
-    /// Bytes on the heap, roughly: what waits for a consumer counts this much against the socket's queue.
-    pub fn approximate_size(&self) -> usize {
-        let pair = |(key, value): &(Key, Value)| {
-            key.as_str().map_or(16, str::len) + value.approximate_size()
-        };
-        self.fields.iter().map(pair).sum()
     }
 
     /// Reads a JSON object as RFC 8259 defines it, from a client or the API.

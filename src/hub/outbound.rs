@@ -108,7 +108,7 @@ impl Outbound {
 
     /// Queues an event for the connection's consumer. Never waits.
     pub fn push_event(&self, event: &Arc<Event>) -> Enqueued {
-        self.push(event.approximate_size(), || Item::Event(event.clone()))
+        self.push(event.memory(), || Item::Event(event.clone()))
     }
 
     fn push(&self, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
@@ -177,7 +177,7 @@ impl Outbound {
                     batch.push(frame);
                 }
                 Some(Item::Event(event)) => {
-                    state.bytes -= event.approximate_size();
+                    state.bytes -= event.memory();
                     return Poll::Ready(Next::Event(event));
                 }
                 None => break,
@@ -216,11 +216,12 @@ impl Outbound {
         }
     }
 
-    /// Ready once somebody asked for a close; for a task whose socket takes no bytes.
-    pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The close frame once somebody asked for a close, which stays in the queue; for a task whose socket takes no
+    /// bytes.
+    pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseFrame> {
         let mut state = self.state.lock();
-        if state.closing.is_some() {
-            return Poll::Ready(());
+        if let Some(closing) = &state.closing {
+            return Poll::Ready(CloseFrame::clone(closing));
         }
         state.blocked = true;
         state.register(cx);

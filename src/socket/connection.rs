@@ -69,8 +69,8 @@ enum Step {
     Event(Arc<Event>),
     /// We close: queued frames are out, or were dropped.
     Close(CloseFrame),
-    /// We close, and the socket takes no bytes at the moment.
-    CloseBlocked,
+    /// We close, and the socket takes no bytes at the moment; the frame still stands in the queue.
+    CloseBlocked(CloseFrame),
     /// The client closed.
     Closed(Option<CloseFrame>),
     /// The stream ended without a close frame.
@@ -98,8 +98,8 @@ impl Connection {
             match poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Message(message) => self.receive(message).await,
                 Step::Event(event) => self.event(event).await,
-                Step::Close(frame) => break self.say_goodbye(Some(frame)).await,
-                Step::CloseBlocked => break self.say_goodbye(None).await,
+                Step::Close(frame) => break self.say_goodbye(frame, false).await,
+                Step::CloseBlocked(frame) => break self.say_goodbye(frame, true).await,
                 Step::Closed(frame) => break self.answer_close(frame).await,
                 Step::Gone => break CloseFrame::absent(),
             }
@@ -139,7 +139,7 @@ impl Connection {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Gone),
                 Poll::Pending => {
                     let closing = self.ready.registration.member().outbound().poll_closing(cx);
-                    return closing.map(|()| Step::CloseBlocked);
+                    return closing.map(Step::CloseBlocked);
                 }
             }
             let result = WRITE.with_borrow_mut(|batch| {
@@ -360,43 +360,31 @@ impl Connection {
         guarded(registration.member(), consumer.event(&mut context, event)).await;
     }
 
-    /// Sends our close frame and waits until the client has it, all within [`GOODBYE`]. `None`: the queue tells
-    /// the frame once it is empty.
-    async fn say_goodbye(&mut self, frame: Option<CloseFrame>) -> CloseFrame {
-        let deadline = tokio::time::Instant::now() + GOODBYE;
-        let mut sent = frame.clone().unwrap_or_else(CloseFrame::absent);
+    /// Sends our close frame and waits until the client has it, all within [`GOODBYE`]. `queued`: frames that go
+    /// out before it may still wait.
+    async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
         let goodbye = async {
-            let frame = match frame {
-                Some(frame) => frame,
-                None => match poll_fn(|cx| self.poll_queue_end(cx)).await {
-                    Some(frame) => frame,
-                    None => return,
-                },
-            };
-            sent = frame.clone();
-            if poll_fn(|cx| self.poll_partial(cx)).await.is_err() {
-                return;
+            while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}
+            if poll_fn(|cx| self.poll_partial(cx)).await.is_ok() {
+                send_last(&mut self.stream, &Frame::close(&frame)).await;
             }
-            send_last(&mut self.stream, &Frame::close(&frame)).await;
         };
         // Past the deadline the client has had its time: the socket is cut.
-        tokio::time::timeout_at(deadline, goodbye).await.ok();
-        sent
+        tokio::time::timeout(GOODBYE, goodbye).await.ok();
+        frame
     }
 
-    /// Writes on until the queue hands out its close frame; `None` if the socket fails before.
-    fn poll_queue_end(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<CloseFrame>> {
-        loop {
-            if ready!(self.poll_partial(cx)).is_err() {
-                return Poll::Ready(None);
-            }
-            match ready!(self.poll_write(cx)) {
-                Step::Close(frame) => return Poll::Ready(Some(frame)),
-                // Events for a consumer of a socket that ends are dropped with it.
-                Step::Event(_) => {}
-                Step::CloseBlocked => ready!(self.poll_partial(cx)).unwrap_or_default(),
-                _ => return Poll::Ready(None),
-            }
+    /// Sends what waits before the close frame; false once there is nothing more to send, or the socket fails.
+    fn poll_queue_end(&mut self, cx: &mut TaskContext<'_>) -> Poll<bool> {
+        if ready!(self.poll_partial(cx)).is_err() {
+            return Poll::Ready(false);
+        }
+        match ready!(self.poll_write(cx)) {
+            // Events for the consumer of a socket that ends are dropped with it.
+            Step::Event(_) => Poll::Ready(true),
+            // The wait for the socket is registered.
+            Step::CloseBlocked(_) => Poll::Pending,
+            _ => Poll::Ready(false),
         }
     }
 
@@ -407,8 +395,7 @@ impl Connection {
             reason: "".into(),
             cause: None,
         });
-        self.say_goodbye(Some(answer.clone())).await;
-        answer
+        self.say_goodbye(answer, false).await
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::warn;
 use super::record::{MAX_FIELDS, UserRecord};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
-use crate::stores::database::{MAX_IDS, UserRow, by_id};
+use crate::stores::database::{FetchedUsers, MAX_IDS, UserRow, by_id};
 
 /// How long one handshake waits: an acquired connection, a statement and its one retry.
 const WAIT: Duration = Duration::from_secs(5);
@@ -24,10 +24,12 @@ const WAIT: Duration = Duration::from_secs(5);
 #[async_trait]
 pub(super) trait Source: Send + Sync + 'static {
     /// The rows of these users.
-    async fn fetch(&self, ids: &[UserId]) -> Result<Vec<UserRow>, StoreError>;
+    async fn fetch(&self, ids: &[UserId]) -> Result<FetchedUsers, StoreError>;
     /// A row as a record.
     fn record(&self, row: UserRow) -> UserRecord;
-    /// Takes the answers for the cache; must not wait.
+    /// An answer that is there already, and not older than what the caller knows.
+    fn known(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>>;
+    /// Takes the answers for the caches, before their lookups end; must not wait.
     fn keep(&self, answers: Vec<(Wanted, Option<Arc<UserRecord>>)>);
 }
 
@@ -78,7 +80,26 @@ impl Lookups {
         &self,
         wanted: Wanted,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
-        let mut answer = self.join(wanted);
+        match self.join(wanted, true) {
+            Joined::Known(user) => Ok(user),
+            Joined::InFlight(answer) => Self::wait(answer).await,
+        }
+    }
+
+    /// Like [`Self::look_up`], but asks the database whatever is known.
+    pub(super) async fn ask_anew(
+        &self,
+        wanted: Wanted,
+    ) -> Result<Option<Arc<UserRecord>>, StoreError> {
+        match self.join(wanted, false) {
+            Joined::Known(user) => Ok(user),
+            Joined::InFlight(answer) => Self::wait(answer).await,
+        }
+    }
+
+    async fn wait(
+        mut answer: watch::Receiver<Option<Answer>>,
+    ) -> Result<Option<Arc<UserRecord>>, StoreError> {
         let ended = match tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => answer.clone(),
             // The statement's task is gone without an answer.
@@ -96,10 +117,14 @@ impl Lookups {
         }
     }
 
-    fn join(&self, wanted: Wanted) -> watch::Receiver<Option<Answer>> {
+    fn join(&self, wanted: Wanted, known_will_do: bool) -> Joined {
         let mut state = self.shared.state.lock();
         if let Some(sender) = state.in_flight.get(&wanted) {
-            return sender.subscribe();
+            return Joined::InFlight(sender.subscribe());
+        }
+        // Asked within the lock: what has just ended is known already.
+        if known_will_do && let Some(user) = self.shared.source.known(&wanted) {
+            return Joined::Known(user);
         }
         let (sender, receiver) = watch::channel(None);
         state.in_flight.insert(wanted.clone(), sender);
@@ -111,8 +136,13 @@ impl Lookups {
             // Not awaited by anyone: it ends with the waiting lookups, each statement within its time limits.
             tokio::spawn(turn.run());
         }
-        receiver
+        Joined::InFlight(receiver)
     }
+}
+
+enum Joined {
+    Known(Option<Arc<UserRecord>>),
+    InFlight(watch::Receiver<Option<Answer>>),
 }
 
 /// The right to run one statement at a time; given back even if the task panics.
@@ -163,18 +193,18 @@ struct Taken<'a> {
 
 impl Taken<'_> {
     fn publish(mut self, answers: Vec<Answer>) {
-        let batch = std::mem::take(&mut self.batch);
-        let mut found = Vec::with_capacity(batch.len());
-        for (wanted, answer) in batch.into_iter().zip(answers) {
+        let found = self.batch.iter().zip(&answers);
+        let found = found.filter_map(|(wanted, answer)| {
+            let user = answer.as_ref().ok()?;
+            Some((wanted.clone(), user.clone()))
+        });
+        self.shared.source.keep(found.collect());
+        for (wanted, answer) in std::mem::take(&mut self.batch).into_iter().zip(answers) {
             let sender = self.shared.state.lock().in_flight.remove(&wanted);
-            if let Ok(user) = &answer {
-                found.push((wanted, user.clone()));
-            }
             if let Some(sender) = sender {
                 sender.send_replace(Some(answer));
             }
         }
-        self.shared.source.keep(found);
     }
 }
 
@@ -192,17 +222,21 @@ impl Shared {
         let mut ids: Vec<_> = batch.iter().map(|wanted| wanted.id.clone()).collect();
         ids.sort_unstable();
         ids.dedup();
-        let rows = match self.source.fetch(&ids).await {
-            Ok(rows) => rows,
+        let fetched = match self.source.fetch(&ids).await {
+            Ok(fetched) => fetched,
             Err(error) => {
                 let error = Arc::new(error);
                 return batch.iter().map(|_| Err(Arc::clone(&error))).collect();
             }
         };
-        let users: HashMap<_, _> = by_id(rows)
+        let mut users: HashMap<_, _> = by_id(fetched.rows)
             .into_iter()
             .map(|(id, row)| (id.clone(), self.checked(&id, row)))
             .collect();
+        for (id, error) in fetched.unreadable {
+            warn!(user.id = %id, error = %error.source, "The database cannot read this user");
+            users.insert(id, Err(Arc::new(error)));
+        }
         let absent = |wanted: &Wanted| users.get(&wanted.id).cloned().unwrap_or(Ok(None));
         batch.iter().map(absent).collect()
     }
@@ -239,7 +273,7 @@ mod tests {
 
     #[async_trait]
     impl Source for Fake {
-        async fn fetch(&self, ids: &[UserId]) -> Result<Vec<UserRow>, StoreError> {
+        async fn fetch(&self, ids: &[UserId]) -> Result<FetchedUsers, StoreError> {
             self.statements.lock().push(ids.len());
             self.permits.acquire().await.unwrap().forget();
             let row = |id: &UserId| UserRow {
@@ -261,11 +295,18 @@ mod tests {
                 .map(row)
                 .collect();
             rows.extend(ids.iter().filter(|id| id.as_str() == "twice").map(row));
-            Ok(rows)
+            Ok(FetchedUsers {
+                rows,
+                unreadable: Vec::new(),
+            })
         }
 
         fn record(&self, row: UserRow) -> UserRecord {
             UserRecord::from_row(row, true)
+        }
+
+        fn known(&self, _: &Wanted) -> Option<Option<Arc<UserRecord>>> {
+            None
         }
 
         fn keep(&self, _: Vec<(Wanted, Option<Arc<UserRecord>>)>) {}

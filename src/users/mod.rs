@@ -4,22 +4,23 @@
 //! asked of the database, shared among all who wait. A store that does not answer never means "no such user".
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use moka::sync::Cache;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use self::cache::{Cached, Policy};
+use self::local::LocalCache;
 use self::lookup::{Lookups, Source, Wanted};
 use crate::clock::UnixTime;
 use crate::config::{TokenConfig, UsersConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{TenantId, UserId};
 use crate::metrics::{self, LookupResult, TenantMetrics};
-use crate::stores::database::{ColumnProblem, Database, UserQuery, UserQueryError, UserRow};
+use crate::stores::database::{
+    ColumnProblem, Database, FetchedUsers, UserQuery, UserQueryError, UserRow,
+};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
@@ -28,12 +29,11 @@ pub use self::permissions::{PermissionError, Permissions};
 pub use self::record::UserRecord;
 
 mod cache;
+mod local;
 mod lookup;
 mod permissions;
 mod record;
 
-/// Bytes of records that one tenant may hold in this process: some 15,000 users of Django's.
-const LOCAL_BYTES: u64 = 8 * 1024 * 1024;
 /// Answers on their way to Redis, counted in statements; beyond, they are not kept.
 const MAX_WRITES: usize = 16;
 
@@ -45,18 +45,7 @@ pub struct Users {
     shared: Arc<Shared>,
     lookups: Lookups,
     metrics: Arc<TenantMetrics>,
-    local: Cache<UserId, Local>,
-    /// How long a local entry is an answer. Without a Redis this process's memory takes its place.
-    local_for: Duration,
-    /// How often this process was told to forget a user.
-    epoch: AtomicU64,
     warned: AtomicBool,
-}
-
-#[derive(Clone)]
-struct Local {
-    user: Option<Arc<UserRecord>>,
-    read_at: Instant,
 }
 
 /// What lookups need of it.
@@ -65,6 +54,7 @@ struct Shared {
     query: UserQuery,
     database: Arc<Database>,
     redis: Option<Arc<RedisStore>>,
+    local: LocalCache,
     writes: Arc<Semaphore>,
     write_failed: Arc<AtomicBool>,
 }
@@ -84,7 +74,7 @@ impl Users {
     ) -> Result<Arc<Self>, UserQueryError> {
         let query = UserQuery::new(config, token)?;
         let database = database.ok_or(UserQueryError::NoDatabase)?;
-        let (local_for, local_kept) = match redis {
+        let (answer_for, keep_for) = match redis {
             Some(_) => (config.local_ttl, config.local_ttl),
             None => (config.cache_ttl, config.stale_ttl),
         };
@@ -100,6 +90,7 @@ impl Users {
             query,
             database,
             redis,
+            local: LocalCache::new(answer_for, config.negative_ttl, keep_for),
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             write_failed: Arc::default(),
         });
@@ -109,33 +100,18 @@ impl Users {
             lookups: Lookups::new(source, max_statements),
             shared,
             metrics,
-            local: Cache::builder()
-                .weigher(|id: &UserId, local: &Local| {
-                    let record = local.user.as_ref().map_or(0, |user| user.weight());
-                    u32::try_from(200 + id.as_str().len() + record).unwrap_or(u32::MAX)
-                })
-                .max_capacity(LOCAL_BYTES)
-                .time_to_live(local_kept)
-                .build(),
-            local_for,
-            epoch: AtomicU64::new(0),
             warned: AtomicBool::new(false),
         }))
     }
 
     /// What this process knows without asking: `None` nothing, `Some(None)` that there is no such user.
     pub fn local(&self, id: &UserId) -> Option<Option<Arc<UserRecord>>> {
-        let entry = self.local.get(id)?;
-        let negative = self.shared.policy.negative_ttl;
-        let (limit, result) = match entry.user {
-            Some(_) => (self.local_for, LookupResult::Local),
-            None => (self.local_for.min(negative), LookupResult::Negative),
-        };
-        if entry.read_at.elapsed() >= limit {
-            return None;
-        }
-        self.metrics.user_lookup(result);
-        Some(entry.user)
+        let user = self.shared.local.get(id)?;
+        self.metrics.user_lookup(match user {
+            Some(_) => LookupResult::Local,
+            None => LookupResult::Negative,
+        });
+        Some(user)
     }
 
     /// The keys of [`CachedPair`], to be read in one round: `user:ID`, `usergen:ID`.
@@ -157,11 +133,18 @@ impl Users {
         id: &UserId,
         cached: Option<CachedPair>,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.shared.local.epoch();
         let stale = match cached.as_ref().map(|pair| self.read(id, pair)) {
             Some(Cached::Fresh(user)) => {
                 let user = user.map(Arc::new);
-                self.remember(id, &user, epoch);
+                let pair = cached.as_ref();
+                let generation = pair.and_then(|pair| pair.generation().map(Arc::from));
+                let wanted = Wanted {
+                    id: id.clone(),
+                    generation,
+                    epoch,
+                };
+                self.shared.local.insert(&wanted, &user);
                 self.metrics.user_lookup(match user {
                     Some(_) => LookupResult::Redis,
                     None => LookupResult::Negative,
@@ -194,7 +177,6 @@ impl Users {
         };
         match self.lookups.look_up(wanted).await {
             Ok(user) => {
-                self.remember(id, &user, epoch);
                 self.metrics.user_lookup(LookupResult::Database);
                 Ok(user)
             }
@@ -216,21 +198,14 @@ impl Users {
         &self,
         ids: &[UserId],
     ) -> Vec<Result<Option<Arc<UserRecord>>, StoreError>> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.shared.local.epoch();
         let generations = self.generations(ids).await;
         let wanted = ids.iter().enumerate().map(|(index, id)| Wanted {
             id: id.clone(),
             generation: generations.get(index).cloned().flatten(),
             epoch,
         });
-        let answers =
-            futures_util::future::join_all(wanted.map(|wanted| self.lookups.look_up(wanted))).await;
-        for (id, answer) in ids.iter().zip(&answers) {
-            if let Ok(user) = answer {
-                self.remember(id, user, epoch);
-            }
-        }
-        answers
+        futures_util::future::join_all(wanted.map(|wanted| self.lookups.ask_anew(wanted))).await
     }
 
     /// The generation of each id; nothing where Redis cannot be asked for it.
@@ -256,8 +231,7 @@ impl Users {
 
     /// Drops what this process knows of a user; no lookup that is under way can bring it back.
     pub fn forget(&self, id: &UserId) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.local.invalidate(id);
+        self.shared.local.forget(id);
     }
 
     /// Whether the database answers and has the columns that are needed.
@@ -289,29 +263,14 @@ impl Users {
     fn stale_in_memory(&self, id: &UserId) -> Option<Arc<UserRecord>> {
         match self.shared.redis {
             Some(_) => None,
-            None => self.local.get(id)?.user,
-        }
-    }
-
-    fn remember(&self, id: &UserId, user: &Option<Arc<UserRecord>>, epoch: u64) {
-        if self.local_for.is_zero() || self.epoch.load(Ordering::Acquire) != epoch {
-            return;
-        }
-        let local = Local {
-            user: user.clone(),
-            read_at: Instant::now(),
-        };
-        self.local.insert(id.clone(), local);
-        // Told to forget in between: `forget` raised the epoch before it dropped the entry.
-        if self.epoch.load(Ordering::Acquire) != epoch {
-            self.local.invalidate(id);
+            None => self.shared.local.stale(id),
         }
     }
 }
 
 #[async_trait]
 impl Source for Shared {
-    async fn fetch(&self, ids: &[UserId]) -> Result<Vec<UserRow>, StoreError> {
+    async fn fetch(&self, ids: &[UserId]) -> Result<FetchedUsers, StoreError> {
         self.database.fetch_users(&self.query, ids).await
     }
 
@@ -319,8 +278,15 @@ impl Source for Shared {
         UserRecord::from_row(row, self.policy.check_active)
     }
 
+    fn known(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>> {
+        self.local.get_same(wanted)
+    }
+
     /// Writes the answers to Redis, beside everybody's handshake. A failed write costs a query later, nothing else.
     fn keep(&self, answers: Vec<(Wanted, Option<Arc<UserRecord>>)>) {
+        for (wanted, user) in &answers {
+            self.local.insert(wanted, user);
+        }
         let Some(redis) = self.redis.clone() else {
             return;
         };

@@ -3,9 +3,9 @@
 
 use std::iter::repeat_n;
 
-use lockgate::event::{DecodeError, Event, MAX_PAYLOAD, Value};
 use lockgate::channel_layer::{ChannelLayer, Codec};
 use lockgate::config::{Secret, SerializerFormat};
+use lockgate::event::{DecodeError, Event, MAX_PAYLOAD, Value};
 
 use crate::support::*;
 

@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockgate::event::Event;
 use lockgate::channel_layer::pubsub::{PubSubEndpoints, PubSubLayer};
 use lockgate::channel_layer::{ChannelLayer, Codec, Inbox, Signal};
 use lockgate::config::SerializerFormat;
 use lockgate::error::Dependency;
+use lockgate::event::Event;
 use lockgate::ids::ReplicaId;
 use lockgate::metrics::{GapCause, TenantMetrics};
 use lockgate::stores::redis::{RedisStore, RedisUrl};

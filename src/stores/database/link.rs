@@ -149,10 +149,19 @@ pub(super) async fn columns<DB: Link>(
 #[derive(Debug)]
 pub(super) struct AskError {
     pub(super) error: StoreError,
-    /// The value of a parameter is at fault: others, asked alone, may well be found.
-    pub(super) value_not_valid: bool,
+    /// A value is at fault, not the statement: others, asked alone, may well be found.
+    pub(super) value: Option<ValueFault>,
     /// A column or table that was there is gone, or has another type.
     pub(super) schema_changed: bool,
+}
+
+/// Which value a database cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ValueFault {
+    /// One that was bound: no row can hold it.
+    Parameter,
+    /// That, or one in a row.
+    Unknown,
 }
 
 enum Failed {
@@ -180,12 +189,12 @@ fn settle<T>(
         }
         Err(Failed::NoAnswer) => AskError {
             error: StoreError::timeout(Dependency::Database, ANSWER_TIMEOUT),
-            value_not_valid: false,
+            value: None,
             schema_changed: false,
         },
         Err(Failed::Sql(error)) => AskError {
             error: health.store_error(&error),
-            value_not_valid: is_value_error(&error),
+            value: value_fault(&error),
             schema_changed: is_schema_error(&error),
         },
     };
@@ -279,12 +288,19 @@ fn is_broken(error: &sqlx::Error) -> bool {
     }
 }
 
-fn is_value_error(error: &sqlx::Error) -> bool {
+fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
+    use ValueFault::{Parameter, Unknown};
     match mysql_number(error) {
-        // Mixed collations, a value that is not valid for its type.
-        Some(number) => matches!(number, 1267 | 1292 | 1366 | 3854),
-        // Data exceptions: text that the encoding lacks, numbers out of range.
-        None => code(error).is_some_and(|code| code.len() == 5 && code.starts_with("22")),
+        // Collations that cannot be mixed, text that the column's character set lacks.
+        Some(1267 | 3854) => Some(Parameter),
+        Some(1292 | 1366) => Some(Unknown),
+        Some(_) => None,
+        None => match code(error)?.as_str() {
+            // A number out of range, text that is no number or UUID, characters that the encoding lacks.
+            "22003" | "22P02" | "22P05" => Some(Parameter),
+            code if code.len() == 5 && code.starts_with("22") => Some(Unknown),
+            _ => None,
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{MySqlPool, PgPool, SqlitePool};
 
-use self::link::{Ask, AskError, Health};
+use self::link::{Ask, AskError, Health, ValueFault};
 use self::value::Row;
 use crate::config::{PoolConfig, Secret};
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -46,6 +46,15 @@ pub enum ColumnProblem {
     NotReturned { column: String },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What the database said of several users.
+#[derive(Debug, Default)]
+pub struct FetchedUsers {
+    /// The rows of those that it has.
+    pub rows: Vec<UserRow>,
+    /// Those that it may have, in a row that it cannot read: text that is not valid in its encoding.
+    pub unreadable: Vec<(UserId, StoreError)>,
 }
 
 enum Pools {
@@ -139,7 +148,7 @@ impl Database {
     }
 
     /// The rows of the users `ids`, in no order; an id without a row is no user. Two rows with one id are both
-    /// returned: neither is the user.
+    /// returned: neither is the user (see [`by_id`]).
     ///
     /// # Errors
     /// If the database cannot be asked, or `query` does not fit it.
@@ -147,23 +156,28 @@ impl Database {
         &self,
         query: &UserQuery,
         ids: &[UserId],
-    ) -> Result<Vec<UserRow>, StoreError> {
-        let mut users = Vec::with_capacity(ids.len());
+    ) -> Result<FetchedUsers, StoreError> {
+        let mut fetched = FetchedUsers::default();
         let mut chunks: Vec<&[UserId]> = ids.chunks(MAX_IDS).collect();
         while let Some(chunk) = chunks.pop() {
             match self.fetch_chunk(query, chunk).await {
-                Ok(rows) => users.extend(rows),
-                // One id that the database cannot read must not hide the others; by itself it is nobody's.
-                Err(failed) if failed.value_not_valid => {
-                    if chunk.len() > 1 {
+                Ok(rows) => fetched.rows.extend(rows),
+                Err(failed) => match failed.value {
+                    None => return Err(failed.error),
+                    // One value that the database cannot read must not hide the others.
+                    Some(_) if chunk.len() > 1 => {
                         let (left, right) = chunk.split_at(chunk.len() / 2);
                         chunks.extend([left, right]);
                     }
-                }
-                Err(failed) => return Err(failed.error),
+                    Some(ValueFault::Parameter) => {}
+                    Some(ValueFault::Unknown) => {
+                        let id = chunk.first().cloned();
+                        fetched.unreadable.extend(id.map(|id| (id, failed.error)));
+                    }
+                },
             }
         }
-        Ok(users)
+        Ok(fetched)
     }
 
     async fn fetch_chunk(
@@ -329,7 +343,7 @@ impl Database {
                     .and_then(|(_, value)| value.as_bool())
                     .unwrap_or(false))
             }
-            Err(failed) if failed.value_not_valid => Ok(false),
+            Err(failed) if failed.value == Some(ValueFault::Parameter) => Ok(false),
             Err(failed) => Err(failed.error),
         }
     }
@@ -387,7 +401,7 @@ fn refused(problem: ColumnProblem) -> AskError {
     let text = problem.to_string();
     AskError {
         error: StoreError::new(Dependency::Database, ErrorKind::Other, text),
-        value_not_valid: false,
+        value: None,
         schema_changed: false,
     }
 }

@@ -6,7 +6,7 @@ use sqlx::mysql::types::MySqlTime;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime};
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Executor, MySql, Row as _, SqlSafeStr, TypeInfo,
+    AssertSqlSafe, Column, ConnectOptions, Executor, MySql, Row as _, SqlSafeStr, Type, TypeInfo,
     ValueRef,
 };
 
@@ -93,6 +93,10 @@ fn value(row: &MySqlRow, index: usize) -> Result<SqlValue, sqlx::Error> {
         })),
         "TIME" => date(row.try_get_unchecked::<MySqlTime, _>(index)),
         "JSON" => SqlValue::from_json(&text(row, index)?),
+        // The driver also calls text with a binary collation (utf8mb4_bin, MariaDB's JSON) by these names.
+        _ if <str as Type<MySql>>::compatible(&raw.type_info()) => {
+            SqlValue::Text(text(row, index)?)
+        }
         "BINARY" | "VARBINARY" | "TINYBLOB" | "BLOB" | "MEDIUMBLOB" | "LONGBLOB" | "GEOMETRY" => {
             SqlValue::Bytes(row.try_get_unchecked(index)?)
         }

@@ -96,7 +96,8 @@ impl SqlValue {
     pub(super) fn as_uuid(&self) -> Option<Uuid> {
         match self {
             Self::Text(text) => Uuid::try_parse(text).ok(),
-            Self::Bytes(bytes) => Uuid::from_slice(bytes).ok(),
+            Self::Bytes(bytes) if bytes.len() == 16 => Uuid::from_slice(bytes).ok(),
+            Self::Bytes(bytes) => Uuid::try_parse_ascii(bytes).ok(),
             _ => None,
         }
     }
