@@ -15,7 +15,7 @@ use lockgate::error::{Dependency, ErrorKind, StoreError};
 use lockgate::ids::{TenantId, UserId};
 use lockgate::metrics::TenantMetrics;
 use lockgate::routes::Routes;
-use lockgate::stores::database::{Database, UserQuery, UserRow};
+use lockgate::stores::database::{ConnectionBudget, Database, UserQuery, UserRow};
 use lockgate::stores::redis::{RedisStore, RedisUrl};
 use lockgate::users::{CachedPair, Permissions, UserRecord, Users};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection, SqliteConnection};
@@ -168,7 +168,8 @@ impl Setup {
     }
 
     fn database(&self) -> Arc<Database> {
-        Database::connect_lazy(&Secret::from(self.url.as_str()), &self.users.pool).unwrap()
+        let budget = ConnectionBudget::new(100);
+        Database::connect_lazy(&Secret::from(self.url.as_str()), &self.users.pool, &budget).unwrap()
     }
 
     async fn rows(&self, ids: &[&str]) -> Result<Vec<UserRow>, StoreError> {
@@ -601,10 +602,34 @@ async fn rows_hold_on_postgres() {
         "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0".into(),
     ]).await;
     let reader = Setup::new(&url.replace("app@", "reader@"));
+    assert_eq!(
+        reader.problem().await,
+        "the database's user may not read column is_active of table auth_user"
+    );
+    let of_query = reader
+        .clone()
+        .query("SELECT id, is_active FROM auth_user WHERE id IN (:user_ids)");
+    let problem = of_query.problem().await;
     assert!(
-        reader.problem().await.contains("database (permission)"),
-        "{}",
-        reader.problem().await
+        problem.ends_with("permission denied for table auth_user"),
+        "{problem}"
+    );
+    // It used to select every column that the catalogue shows, and to fail with the first that it may not read.
+    run_postgres(
+        &url,
+        &["GRANT SELECT (is_active) ON auth_user TO reader".into()],
+    )
+    .await;
+    assert_eq!(reader.problem().await, "none");
+    assert_eq!(
+        reader.fields("1").await,
+        r#"{"id":1,"username":"alice","is_active":true}"#
+    );
+    let mut digest = reader.clone();
+    digest.token.check_revoke_token = true;
+    assert_eq!(
+        digest.problem().await,
+        "the database's user may not read column password of table auth_user"
     );
 
     let bytes = url
@@ -1128,4 +1153,80 @@ async fn what_is_forgotten_is_asked_anew() {
             .is_active
     );
     assert!(!users.local(&alice).unwrap().unwrap().is_active);
+}
+
+/// Each tenant has a pool of its own, and pools keep what they opened: a hundred tenants used to hold as many
+/// connections as all pools allow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_databases_together_stay_within_the_budget() {
+    const MOST: usize = 3;
+    let server = Server::postgres();
+    let setup = Setup::new(&postgres(&server).await);
+    let budget = ConnectionBudget::new(MOST as u32);
+    let connect = || {
+        let url = Secret::from(setup.url.as_str());
+        Database::connect_lazy(&url, &setup.users.pool, &budget).unwrap()
+    };
+    let databases: Vec<_> = (0..20).map(|_| connect()).collect();
+    let query = Arc::new(UserQuery::new(&setup.users, &setup.token).unwrap());
+    let mut questions = tokio::task::JoinSet::new();
+    for round in 0..60 {
+        let (database, query) = (databases[round % 20].clone(), query.clone());
+        questions.spawn(async move {
+            let fetched = database.fetch_users(&query, &["1".into()]).await;
+            fetched.map(|fetched| fetched.rows.len())
+        });
+    }
+    let mut watcher = PgConnection::connect(&setup.url).await.unwrap();
+    let mut answered = 0;
+    while !questions.is_empty() {
+        assert!(budget.open() <= MOST, "{}", budget.open());
+        let open: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut watcher)
+        .await
+        .unwrap();
+        // The server sees the end of a connection a moment later than we.
+        assert!(open <= 2 * MOST as i64, "{open}");
+        while let Some(done) = questions.try_join_next() {
+            assert_eq!(done.unwrap().unwrap(), 1);
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, 60);
+    drop(databases);
+    assert_eq!(budget.open(), 0, "what is gone does not count");
+}
+
+/// A database that does not answer holds no more of the budget than its own pool.
+#[tokio::test]
+async fn a_database_that_is_silent_does_not_take_the_budget_of_others() {
+    let server = Server::postgres();
+    let good = Setup::new(&postgres(&server).await);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = Setup::new(&format!(
+        "postgres://app@{}/postgres",
+        listener.local_addr().unwrap()
+    ));
+    let budget = ConnectionBudget::new(5);
+    let connect = |setup: &Setup| {
+        let url = Secret::from(setup.url.as_str());
+        Database::connect_lazy(&url, &setup.users.pool, &budget).unwrap()
+    };
+    let (bad, database) = (connect(&silent), connect(&good));
+    let query = Arc::new(UserQuery::new(&good.users, &good.token).unwrap());
+    for _ in 0..50 {
+        let (bad, query) = (bad.clone(), query.clone());
+        tokio::spawn(async move { bad.fetch_users(&query, &["1".into()]).await.is_ok() });
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let began = Instant::now();
+    let fetched = database.fetch_users(&query, &["1".into()]).await.unwrap();
+    assert_eq!(fetched.rows.len(), 1);
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -23,7 +23,7 @@ use crate::relay::{Parts, Relay, RouteDelivery};
 use crate::render::Delivery;
 use crate::routes::Routes;
 use crate::state::{RouteParts, Tenant, Tenants};
-use crate::stores::database::Database;
+use crate::stores::database::{ConnectionBudget, Database};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_url::RedisUrl;
 use crate::templates::Template;
@@ -81,6 +81,8 @@ struct Builder<'a> {
     endpoints: PubSubEndpoints,
     redis: Vec<Arc<RedisStore>>,
     databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
+    /// `server.max_database_connections`, for all of them together.
+    connections: Arc<ConnectionBudget>,
 }
 
 /// What a tenant asks.
@@ -101,6 +103,7 @@ impl<'a> Builder<'a> {
             endpoints,
             redis: Vec::new(),
             databases: Vec::new(),
+            connections: ConnectionBudget::new(config.server.max_database_connections),
         }
     }
 
@@ -298,7 +301,7 @@ impl<'a> Builder<'a> {
         if let Some((_, _, database)) = known {
             return Ok(database.clone());
         }
-        let database = Database::connect_lazy(url, &config.users.pool)?;
+        let database = Database::connect_lazy(url, &config.users.pool, &self.connections)?;
         self.databases.push((url.clone(), pool, database.clone()));
         Ok(database)
     }

@@ -10,6 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, Pool};
 use tracing::{info, warn};
 
+use super::budget::{Gate, Turn};
 use super::statement::Bind;
 use super::value::Row;
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -107,7 +108,11 @@ impl Health {
 
     /// The error with its kind, and without the password should a driver have put it in.
     fn store_error(&self, error: &sqlx::Error) -> StoreError {
-        let mut text = error.to_string();
+        // The server's own sentence, without the place in its source.
+        let mut text = match error.as_database_error() {
+            Some(error) => error.message().to_owned(),
+            None => error.to_string(),
+        };
         if let Some(password) = &self.password {
             text = text.replace(password.as_str(), "***");
         }
@@ -118,14 +123,15 @@ impl Health {
 /// The rows of `ask`. What may succeed a moment later is tried once more.
 pub(super) async fn ask<DB: Link>(
     pool: &Pool<DB>,
+    gate: &Gate,
     health: &Health,
     operation: &'static str,
     ask: &Ask,
 ) -> Result<Vec<Row>, AskError> {
     let began = Instant::now();
-    let first = attempt(pool, ask, false).await;
+    let first = attempt(pool, gate, ask, false).await;
     let outcome = match first {
-        Err(Failed::Sql(error)) if is_transient(&error) => attempt(pool, ask, true).await,
+        Err(Failed::Sql(error)) if is_transient(&error) => attempt(pool, gate, ask, true).await,
         other => other,
     };
     settle(health, operation, began, outcome)
@@ -134,12 +140,13 @@ pub(super) async fn ask<DB: Link>(
 /// The names of the columns of `ask`.
 pub(super) async fn columns<DB: Link>(
     pool: &Pool<DB>,
+    gate: &Gate,
     health: &Health,
     ask: &Ask,
 ) -> Result<Vec<String>, AskError> {
     let began = Instant::now();
     let outcome = async {
-        let mut conn = connection(pool, true).await?;
+        let (mut conn, _turn) = connection(pool, gate, true).await?;
         limited(DB::columns(&mut conn, ask)).await
     };
     settle(health, "columns", began, outcome.await)
@@ -151,7 +158,7 @@ pub(super) struct AskError {
     pub(super) error: StoreError,
     /// A value is at fault, not the statement: others, asked alone, may well be found.
     pub(super) value: Option<ValueFault>,
-    /// A column or table that was there is gone, or has another type.
+    /// A column or table that was there is gone, has another type, or may not be read any more.
     pub(super) schema_changed: bool,
 }
 
@@ -202,8 +209,13 @@ fn settle<T>(
     Err(failed)
 }
 
-async fn attempt<DB: Link>(pool: &Pool<DB>, ask: &Ask, again: bool) -> Result<Vec<Row>, Failed> {
-    let mut conn = connection(pool, again).await?;
+async fn attempt<DB: Link>(
+    pool: &Pool<DB>,
+    gate: &Gate,
+    ask: &Ask,
+    again: bool,
+) -> Result<Vec<Row>, Failed> {
+    let (mut conn, _turn) = connection(pool, gate, again).await?;
     let answer = limited(DB::ask(&mut conn, ask)).await;
     match &answer {
         // The answer may still come, to whoever uses the connection next; and waiting for it would hold its place.
@@ -225,14 +237,19 @@ async fn limited<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 }
 
 /// A connection; a second attempt takes only one that answers, since a restart leaves several dead ones behind.
-async fn connection<DB: Link>(pool: &Pool<DB>, tested: bool) -> Result<PoolConnection<DB>, Failed> {
+async fn connection<DB: Link>(
+    pool: &Pool<DB>,
+    gate: &Gate,
+    tested: bool,
+) -> Result<(PoolConnection<DB>, Turn), Failed> {
+    let turn = gate.turn().await?;
     for _ in 0..=pool.options().get_max_connections() {
-        let mut conn = match pool.acquire().await {
+        let mut conn = match gate.acquire(pool).await {
             Ok(conn) => conn,
             Err(error) => return Err(why_not(pool, error).await.into()),
         };
         if !tested || matches!(limited(conn.ping()).await, Ok(())) {
-            return Ok(conn);
+            return Ok((conn, turn));
         }
         drop(conn.detach());
     }
@@ -306,8 +323,9 @@ fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
 
 fn is_schema_error(error: &sqlx::Error) -> bool {
     match mysql_number(error) {
-        Some(number) => matches!(number, 1054 | 1146),
-        None => code(error).is_some_and(|code| code == "42703" || code == "42P01" || code == "1"),
+        Some(number) => matches!(number, 1054 | 1142 | 1143 | 1146),
+        None => code(error)
+            .is_some_and(|code| matches!(code.as_str(), "42703" | "42P01" | "42501" | "1")),
     }
 }
 

@@ -12,6 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{MySqlPool, PgPool, SqlitePool};
 
+use self::budget::Gate;
 use self::link::{Ask, AskError, Health, ValueFault};
 use self::value::Row;
 use crate::config::{PoolConfig, Secret};
@@ -19,9 +20,11 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::metrics;
 
+pub use self::budget::ConnectionBudget;
 pub use self::statement::{Dialect, SqlParam, Statement, StatementError};
 pub use self::user_query::{UserQuery, UserQueryError, UserRow};
 
+mod budget;
 mod link;
 mod mysql;
 mod postgres;
@@ -42,6 +45,8 @@ pub enum ColumnProblem {
     NoTable { table: String },
     #[error("table {table} has no column {column}")]
     NoColumn { table: String, column: String },
+    #[error("the database's user may not read column {column} of table {table}")]
+    NotReadable { table: String, column: String },
     #[error("users.query returns no column {column}")]
     NotReturned { column: String },
     #[error(transparent)]
@@ -67,6 +72,7 @@ enum Pools {
 pub struct Database {
     pools: Pools,
     health: Health,
+    gate: Gate,
 }
 
 impl std::fmt::Debug for Database {
@@ -76,11 +82,15 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// A pool for `url`; connects when it is first asked. Needs a tokio runtime.
+    /// A pool for `url` within `budget`; connects when it is first asked. Needs a tokio runtime.
     ///
     /// # Errors
     /// If the URL cannot be read. What it says never has the password.
-    pub fn connect_lazy(url: &Secret, pool: &PoolConfig) -> Result<Arc<Self>, StoreError> {
+    pub fn connect_lazy(
+        url: &Secret,
+        pool: &PoolConfig,
+        budget: &Arc<ConnectionBudget>,
+    ) -> Result<Arc<Self>, StoreError> {
         let text = url.expose();
         let not_valid = |problem: &str| {
             StoreError::new(Dependency::Database, ErrorKind::Other, problem.to_owned())
@@ -104,7 +114,7 @@ impl Database {
             Some(Dialect::Sqlite) => {
                 let options = sqlite::options(text).map_err(unreadable)?;
                 let mut pool = sized(SqlitePoolOptions::new(), pool);
-                if text.contains(":memory:") || text.contains("mode=memory") {
+                if in_memory(text) {
                     // It lives as long as a connection to it.
                     pool = pool
                         .min_connections(1)
@@ -122,9 +132,15 @@ impl Database {
                 ));
             }
         };
+        let gate = match &pools {
+            Pools::Postgres { pool, .. } => budget.gate(pool, false),
+            Pools::MySql(pool) => budget.gate(pool, false),
+            Pools::Sqlite(pool) => budget.gate(pool, in_memory(text)),
+        };
         Ok(Arc::new(Self {
             pools,
             health: Health::new(endpoint, password(text)),
+            gate,
         }))
     }
 
@@ -235,25 +251,29 @@ impl Database {
     /// Looks at the table's columns and makes the statement.
     async fn plan(&self, query: &UserQuery) -> Result<Arc<Statement>, AskError> {
         let columns = self.table_columns(query).await?;
-        if let Some(column) = query.missing(&columns) {
+        if let Some(column) = query.missing(&columns.readable) {
             return Err(refused(missing_column(query, &columns, column)));
         }
         let nothing = || ColumnProblem::NoTable {
             table: table_name(query),
         };
-        query.plan(&columns).ok_or_else(|| refused(nothing()))
+        query
+            .plan(&columns.readable)
+            .ok_or_else(|| refused(nothing()))
     }
 
-    async fn table_columns(&self, query: &UserQuery) -> Result<Vec<String>, AskError> {
+    async fn table_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
         let Some((schema, table)) = query.table() else {
-            return Ok(Vec::new());
+            return Ok(Columns::default());
         };
         let text = |text: &str| statement::Bind::Text(text.to_owned());
         let (sql, binds) = match (self.dialect(), schema) {
             (Dialect::Postgres, schema) => {
                 let schema = schema.map(|schema| format!("\"{schema}\"."));
                 let name = format!("{}\"{table}\"", schema.unwrap_or_default());
-                let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
+                // The catalogue also shows what the role may not read.
+                let sql = "SELECT attname::text, has_column_privilege(attrelid, attnum, 'SELECT') \
+                           FROM pg_attribute WHERE attrelid = to_regclass($1) \
                            AND attnum > 0 AND NOT attisdropped";
                 (sql, vec![text(&name)])
             }
@@ -274,11 +294,18 @@ impl Database {
             ),
         };
         let rows = self.ask("columns", sql.to_owned(), binds).await?;
-        let name = |row: Row| {
-            row.first()
-                .and_then(|(_, value)| value.as_text().map(str::to_owned))
-        };
-        Ok(rows.into_iter().filter_map(name).collect())
+        let mut columns = Columns::default();
+        for row in rows {
+            let Some(name) = row.first().and_then(|(_, value)| value.as_text()) else {
+                continue;
+            };
+            let readable = row.get(1).and_then(|(_, value)| value.as_bool());
+            match readable {
+                Some(false) => columns.hidden.push(name.to_owned()),
+                _ => columns.readable.push(name.to_owned()),
+            }
+        }
+        Ok(columns)
     }
 
     /// Asks for nobody in particular: whether the database answers, the columns are there and may be read.
@@ -294,19 +321,19 @@ impl Database {
             None => self.query_columns(query).await,
         };
         let columns = columns.map_err(|failed| failed.error)?;
-        if let Some(column) = query.missing(&columns) {
+        if let Some(column) = query.missing(&columns.readable) {
             return Err(missing_column(query, &columns, column));
         }
-        query.plan(&columns);
+        query.plan(&columns.readable);
         let answer = self.ask_users(query, &query.binds(&query.probe())).await;
         answer.map_err(|failed| failed.error)?;
         Ok(())
     }
 
-    async fn query_columns(&self, query: &UserQuery) -> Result<Vec<String>, AskError> {
+    async fn query_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
         let binds = query.binds(&query.probe());
         let Some(statement) = query.statement() else {
-            return Ok(Vec::new());
+            return Ok(Columns::default());
         };
         let (sql, binds) = statement.render(|_| binds.clone());
         let mut ask = Ask {
@@ -314,14 +341,18 @@ impl Database {
             binds,
             pooled: false,
         };
-        match &self.pools {
+        let readable = match &self.pools {
             Pools::Postgres { pool, .. } => {
                 ask.sql = postgres::wrap_rows(&ask.sql);
-                link::columns(pool, &self.health, &ask).await
+                link::columns(pool, &self.gate, &self.health, &ask).await
             }
-            Pools::MySql(pool) => link::columns(pool, &self.health, &ask).await,
-            Pools::Sqlite(pool) => link::columns(pool, &self.health, &ask).await,
-        }
+            Pools::MySql(pool) => link::columns(pool, &self.gate, &self.health, &ask).await,
+            Pools::Sqlite(pool) => link::columns(pool, &self.gate, &self.health, &ask).await,
+        };
+        Ok(Columns {
+            readable: readable?,
+            hidden: Vec::new(),
+        })
     }
 
     /// Whether `statement` returns any row. A value that no row can hold is an answer, too: `false`.
@@ -362,10 +393,10 @@ impl Database {
         match &self.pools {
             Pools::Postgres { pool, pooled } => {
                 ask.pooled = *pooled;
-                link::ask(pool, &self.health, operation, &ask).await
+                link::ask(pool, &self.gate, &self.health, operation, &ask).await
             }
-            Pools::MySql(pool) => link::ask(pool, &self.health, operation, &ask).await,
-            Pools::Sqlite(pool) => link::ask(pool, &self.health, operation, &ask).await,
+            Pools::MySql(pool) => link::ask(pool, &self.gate, &self.health, operation, &ask).await,
+            Pools::Sqlite(pool) => link::ask(pool, &self.gate, &self.health, operation, &ask).await,
         }
     }
 }
@@ -388,6 +419,20 @@ pub fn json_truth(json: &str) -> Option<bool> {
     value::SqlValue::from_json(json).as_bool()
 }
 
+/// The columns of a table.
+#[derive(Debug, Default)]
+struct Columns {
+    /// Those that the database's user may read.
+    readable: Vec<String>,
+    /// Those that it may not.
+    hidden: Vec<String>,
+}
+
+/// Whether the SQLite database at `url` lives as long as a connection to it.
+fn in_memory(url: &str) -> bool {
+    url.contains(":memory:") || url.contains("mode=memory")
+}
+
 fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> PoolOptions<DB> {
     options
         .max_connections(pool.max.max(1))
@@ -398,9 +443,13 @@ fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> Poo
 }
 
 fn refused(problem: ColumnProblem) -> AskError {
+    let kind = match problem {
+        ColumnProblem::NotReadable { .. } => ErrorKind::Permission,
+        _ => ErrorKind::Other,
+    };
     let text = problem.to_string();
     AskError {
-        error: StoreError::new(Dependency::Database, ErrorKind::Other, text),
+        error: StoreError::new(Dependency::Database, kind, text),
         value: None,
         schema_changed: false,
     }
@@ -414,10 +463,13 @@ fn table_name(query: &UserQuery) -> String {
     }
 }
 
-fn missing_column(query: &UserQuery, columns: &[String], column: &str) -> ColumnProblem {
+fn missing_column(query: &UserQuery, columns: &Columns, column: &str) -> ColumnProblem {
     let (table, column) = (table_name(query), column.to_owned());
     match query.table() {
-        Some(_) if columns.is_empty() => ColumnProblem::NoTable { table },
+        Some(_) if columns.hidden.contains(&column) => ColumnProblem::NotReadable { table, column },
+        Some(_) if columns.readable.is_empty() && columns.hidden.is_empty() => {
+            ColumnProblem::NoTable { table }
+        }
         Some(_) => ColumnProblem::NoColumn { table, column },
         None => ColumnProblem::NotReturned { column },
     }
@@ -471,7 +523,9 @@ mod tests {
             "mysql://u:hunter2@[::/d",
             "redis://u:hunter2@h",
         ] {
-            let error = Database::connect_lazy(&Secret::from(url), &pool).unwrap_err();
+            let error =
+                Database::connect_lazy(&Secret::from(url), &pool, &ConnectionBudget::new(1))
+                    .unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
     }
