@@ -67,7 +67,7 @@ table! {
     pub struct Config {
         /// Files with further `[tenants.NAME]` tables: shell globs, relative to this file.
         pub include: Vec<String> as List(Text) => Vec::new(),
-        /// Whether a changed file is applied without a signal, ConfigMap symlinks included.
+        /// Whether a changed file is applied by itself. Not by this version, which reads its files once.
         pub watch: bool as Flag => false,
         /// The listener for sockets, and what bounds this replica.
         pub server: ServerConfig as nested() => ServerConfig::default(),

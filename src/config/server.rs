@@ -34,7 +34,7 @@ table! {
         /// What may wait in all outbound queues, of the memory limit or as a size, shared frames counted once. Over it the
         /// fullest sockets are closed with 4008.
         pub max_queue_bytes: QueueBound as Quota => QueueBound::Percent(25.0),
-        /// Database connections of all tenants together.
+        /// Open database connections of this replica, all tenants together; without room, one that is idle elsewhere is closed.
         pub max_database_connections: u32 as count(1) => 100,
         /// Budgets of one client address; IPv6 counts by /64.
         pub per_address: PerAddress as nested() => PerAddress::default(),
@@ -154,7 +154,7 @@ table! {
 }
 
 table! {
-    /// The management API: `/v1` and `/openapi.json`.
+    /// The management API, `/v1`.
     #[derive(Clone, Debug)]
     pub struct ApiConfig {
         /// Where it listens; off while unset.

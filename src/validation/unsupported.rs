@@ -1,6 +1,6 @@
 //! What the configuration can say and this version does not do: refused where it would mislead, else told.
 
-use crate::config::{Config, LayerKind, LimitsConfig, OnExcess};
+use crate::config::{ApiConfig, Config, DenylistConfig, LayerKind, LimitsConfig, OnExcess};
 
 use super::Checker;
 
@@ -28,7 +28,7 @@ fn refuse(key: &str, found: &str, expected: &str, checker: &mut Checker<'_>) {
     checker.mistake(key, found, expected, "");
 }
 
-/// Warns where a key has another value than the one that asks for nothing.
+/// Warns where a key asks for something: it has another value than its default.
 fn tell(key: &str, is_set: bool, checker: &mut Checker<'_>) {
     if is_set {
         checker.warn(key, "not enforced by this version");
@@ -44,6 +44,18 @@ fn deployment(config: &Config, checker: &mut Checker<'_>) {
         config.denylist.max_unverified.is_some(),
         checker,
     );
+    let (denylist, api) = (DenylistConfig::default(), ApiConfig::default());
+    let changed = [
+        (
+            "denylist.recheck",
+            config.denylist.recheck != denylist.recheck,
+        ),
+        ("denylist.keep", config.denylist.keep != denylist.keep),
+        ("api.timeout", config.api.timeout != api.timeout),
+    ];
+    for (key, is_set) in changed {
+        tell(key, is_set, checker);
+    }
 }
 
 fn limits(table: &str, limits: &LimitsConfig, checker: &mut Checker<'_>) {
