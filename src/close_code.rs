@@ -109,7 +109,25 @@ impl CloseReason {
         }
     }
 
-    /// The frame, with the wait that the client is asked to keep before it comes back.
+    /// How long a client does well to wait; `None` where waiting does not help.
+    ///
+    /// It helps against what is busy or away for a while. It does not against an expired token, which needs a new one,
+    /// nor against a pong that did not come: then the path is broken, not busy, and the client finds another one as
+    /// soon as it can. Drains choose waits of their own, one for each socket.
+    pub const fn wait(self) -> Option<Duration> {
+        match self {
+            Self::EventsLost
+            | Self::TooSlow
+            | Self::RateLimited
+            | Self::Unavailable
+            | Self::TooManyConnections
+            | Self::TenantSuspended => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The frame, with the wait that the client is asked to keep before it comes back ([`CloseReason::wait`], or one that
+    /// is spread).
     ///
     /// The wait is left out where the table says not to reconnect.
     pub fn frame_with_retry(self, retry_after: Duration) -> CloseFrame {
@@ -229,6 +247,16 @@ mod tests {
             CloseReason::TokenRevoked.frame_with_retry(wait).reason,
             "token_revoked"
         );
+    }
+
+    #[test]
+    fn a_wait_is_named_where_waiting_helps() {
+        for reason in CloseReason::ALL {
+            assert!(reason.wait().is_none() || reason.reconnects(), "{reason:?}");
+        }
+        assert!(CloseReason::Unavailable.wait().is_some());
+        assert!(CloseReason::PongTimeout.wait().is_none());
+        assert!(CloseReason::TokenExpired.wait().is_none());
     }
 
     #[test]

@@ -57,11 +57,13 @@ impl<'a> Context<'a> {
         self.member.outbound().close(frame, CloseOrder::AfterQueued);
     }
 
-    /// Closes the socket for a reason of the gateway's own table.
+    /// Closes the socket for a reason of the gateway's own table, with the wait that helps, if any does.
     pub fn close_for(&self, reason: CloseReason) {
-        self.member
-            .outbound()
-            .close(reason.frame(), CloseOrder::AfterQueued);
+        let frame = match reason.wait() {
+            Some(wait) => reason.frame_with_retry(wait),
+            None => reason.frame(),
+        };
+        self.member.outbound().close(frame, CloseOrder::AfterQueued);
     }
 
     /// Queues an event as the route's `deliver` and `events` say; what cannot be rendered is dropped and counted.
