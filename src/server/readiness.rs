@@ -34,16 +34,16 @@ pub(super) async fn run(
     strict: bool,
 ) -> anyhow::Result<Infallible> {
     let deadline = Instant::now() + ready_wait;
-    let mut waiting: Vec<Arc<Tenant>> = tenants.all().to_vec();
+    let mut waiting: Vec<Waiting> = tenants.all().iter().cloned().map(Waiting::new).collect();
     while !waiting.is_empty() && Instant::now() < deadline {
-        let looks = waiting.into_iter().map(|tenant| async move {
-            let reached = look_at(&tenant).await;
-            (tenant, reached)
+        let looks = waiting.into_iter().map(|waiting| async move {
+            let reached = look_at(&waiting.tenant).await;
+            (waiting, reached)
         });
         let mut still = Vec::new();
-        for (tenant, reached) in futures_util::future::join_all(looks).await {
-            if !settled(&tenant, reached, strict)? {
-                still.push(tenant);
+        for (mut waiting, reached) in futures_util::future::join_all(looks).await {
+            if !waiting.settled(reached, strict)? {
+                still.push(waiting);
             }
         }
         waiting = still;
@@ -51,7 +51,7 @@ pub(super) async fn run(
             tokio::time::sleep(RETRY).await;
         }
     }
-    for tenant in &waiting {
+    for Waiting { tenant, .. } in &waiting {
         tracing::error!(tenant.id = %tenant.id, "Serving although a dependency was never reached");
     }
     life.set_ready();
@@ -63,21 +63,39 @@ pub(super) async fn run(
     watch(&tenants).await
 }
 
-/// Whether the tenant needs no further look before readiness.
-fn settled(tenant: &Tenant, reached: Result<(), Obstacle>, strict: bool) -> anyhow::Result<bool> {
-    match reached {
-        Ok(()) => {
-            set_degraded(tenant, None);
-            Ok(true)
-        }
-        Err(Obstacle::NotReached(what)) => {
-            tracing::warn!(tenant.id = %tenant.id, error = what, "Waiting for a dependency");
-            Ok(false)
-        }
-        Err(Obstacle::Degraded(why)) if strict => anyhow::bail!("tenant {}: {why}", tenant.id),
-        Err(Obstacle::Degraded(why)) => {
-            set_degraded(tenant, Some(why));
-            Ok(true)
+/// A tenant whose dependencies were not all reached yet.
+struct Waiting {
+    tenant: Arc<Tenant>,
+    /// What it was waited for so far: each is told once.
+    told: Vec<String>,
+}
+
+impl Waiting {
+    fn new(tenant: Arc<Tenant>) -> Self {
+        let told = Vec::new();
+        Self { tenant, told }
+    }
+
+    /// Whether the tenant needs no further look before readiness.
+    fn settled(&mut self, reached: Result<(), Obstacle>, strict: bool) -> anyhow::Result<bool> {
+        let tenant = &self.tenant;
+        match reached {
+            Ok(()) => {
+                set_degraded(tenant, None);
+                Ok(true)
+            }
+            Err(Obstacle::NotReached(what)) => {
+                if !self.told.contains(&what) {
+                    tracing::warn!(tenant.id = %tenant.id, error = what, "Waiting for a dependency");
+                    self.told.push(what);
+                }
+                Ok(false)
+            }
+            Err(Obstacle::Degraded(why)) if strict => anyhow::bail!("tenant {}: {why}", tenant.id),
+            Err(Obstacle::Degraded(why)) => {
+                set_degraded(tenant, Some(why));
+                Ok(true)
+            }
         }
     }
 }

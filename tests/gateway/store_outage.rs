@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -59,6 +59,16 @@ async fn a_replica_waits_for_a_redis_that_is_absent_at_its_start() {
             .value("lockgate_dependency_up", &labels),
         0.0
     );
+
+    // It used to be told twice a second.
+    let output = gateway.output();
+    let told: Vec<_> = output
+        .lines()
+        .filter(|line| line.contains("Waiting for a dependency"))
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["error"].clone())
+        .collect();
+    let distinct: std::collections::BTreeSet<_> = told.iter().map(Value::to_string).collect();
+    assert!(!told.is_empty() && told.len() == distinct.len(), "{told:?}");
 
     redis.restart().await;
     eventually(PATIENCE, "a socket opens", async || {
@@ -548,4 +558,20 @@ async fn a_full_layer_queue_is_a_gap_of_that_tenant_alone() {
         .replica()
         .metric("lockgate_gaps_total", &labels, |n| n >= 1.0)
         .await;
+}
+
+#[tokio::test]
+async fn a_broadcast_that_cannot_be_published_closes_with_a_wait() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .tenant("acme")
+        .route("path = 'say/'\n groups = ['g']\n consumer = { kind = 'broadcast', type = 'x' }")
+        .start()
+        .await;
+    let mut socket = gateway.open("/say/").await;
+    redis.kill();
+    socket.send_text("{}").await;
+    let expected = (4014, "unavailable retry_after_ms=1000".to_owned());
+    assert_eq!(socket.closed().await, expected);
 }
