@@ -1,6 +1,6 @@
 //! What a scrape holds, and what neither it nor any log may hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::database::ALICE;
 use crate::support::socket::Dial;
 use crate::support::{Publisher, RedisServer, gateway, http, token};
 
-/// Every family of SPEC's section 10: name, type, labels; `true` where it is there from the first handshake on.
+/// Every family that this version has: name, type, labels; `true` where it is there from the first handshake on.
 const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ("lockgate_build_info", "gauge", &["version"], true),
     ("lockgate_ready", "gauge", &[], true),
@@ -125,19 +125,6 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ),
     ("lockgate_user_queries_total", "counter", &[], true),
     (
-        "lockgate_revocations_total",
-        "counter",
-        &["kind", "tenant"],
-        false,
-    ),
-    (
-        "lockgate_revocation_propagation_seconds",
-        "histogram",
-        &[],
-        false,
-    ),
-    ("lockgate_denylist_at_risk", "gauge", &[], false),
-    (
         "lockgate_rate_limited_total",
         "counter",
         &["limit", "tenant"],
@@ -152,6 +139,23 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ),
     ("lockgate_loop_lag_seconds", "histogram", &[], true),
 ];
+
+/// The families that the gateway describes, which are all that it may have.
+fn described() -> BTreeSet<&'static str> {
+    let source = include_str!("../../src/metrics.rs");
+    source
+        .split("describe_")
+        .skip(1)
+        .filter_map(|call| call.split_once('(')?.1.trim_start().strip_prefix('"'))
+        .filter_map(|rest| rest.split('"').next())
+        .collect()
+}
+
+#[test]
+fn the_families_tested_here_are_those_that_the_gateway_describes() {
+    let tested: BTreeSet<_> = FAMILIES.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(tested, described());
+}
 
 #[tokio::test]
 async fn a_scrape_has_the_families_of_the_contract_and_no_other() {
