@@ -123,18 +123,22 @@ impl Authenticator {
             };
         };
         let refusal = self.check_user(token, user).err();
-        let asked = |failed| {
-            if refusal == Some(failed) {
-                Asked::Fail
-            } else {
-                Asked::Pass
-            }
+        let asked = |failed| match refusal == Some(failed) {
+            true => Asked::Fail,
+            false => Asked::Pass,
         };
+        let checked = |is_checked, asked| if is_checked { asked } else { Asked::NotChecked };
         Later {
             denylist,
             user: asked(Refusal::UserNotFound),
-            is_active: asked(Refusal::UserInactive),
-            password: asked(Refusal::PasswordChanged),
+            is_active: checked(
+                self.config.check_user_is_active,
+                asked(Refusal::UserInactive),
+            ),
+            password: checked(
+                self.config.check_revoke_token,
+                asked(Refusal::PasswordChanged),
+            ),
         }
     }
 

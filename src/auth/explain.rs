@@ -79,8 +79,10 @@ pub struct Explained {
 /// What became of a check that needs Redis or a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// It holds, or the tenant does not check it.
+    /// It holds.
     Pass,
+    /// The tenant does not check it.
+    NotChecked,
     /// It does not hold.
     Fail,
     /// On purpose not asked: `--offline`, or no Redis is configured.
@@ -156,6 +158,7 @@ impl Report {
                 Asked::NotAsked => CheckReport::bare(check, Verdict::Unknown, "not asked"),
                 _ if !reached => CheckReport::bare(check, Verdict::NotReached, ""),
                 Asked::Pass => CheckReport::bare(check, Verdict::Pass, ""),
+                Asked::NotChecked => CheckReport::bare(check, Verdict::Pass, switched_off(check)),
                 Asked::Fail => {
                     refusal = refusal.or(Some(if_failed));
                     reached = false;
@@ -187,6 +190,15 @@ impl Report {
             Some(false) => 1,
             None => 3,
         }
+    }
+}
+
+/// Which setting switches a later check off.
+fn switched_off(check: Check) -> &'static str {
+    match check {
+        Check::IsActive => "not checked: check_user_is_active is false",
+        Check::Password => "not checked: check_revoke_token is false",
+        _ => "not checked",
     }
 }
 
@@ -274,8 +286,14 @@ mod tests {
             is_active: Asked::Unavailable,
             ..ALL_PASS
         };
+        let not_checked = Later {
+            is_active: Asked::NotChecked,
+            password: Asked::NotChecked,
+            ..ALL_PASS
+        };
         let rows = [
             (&good, ALL_PASS, "pppppppppppppppppp", Some(true), None),
+            (&good, not_checked, "pppppppppppppppppp", Some(true), None),
             (
                 &good,
                 Later::OFFLINE,

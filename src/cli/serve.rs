@@ -61,9 +61,6 @@ pub(super) fn in_runtime(
     match ended {
         Ok(Ended::InTime) => ExitCode::SUCCESS,
         Ok(Ended::CutShort) => ExitCode::FAILURE,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "The gateway stopped");
-            super::fail(&format!("{error:#}"))
-        }
+        Err(error) => super::fail(&format!("{error:#}")),
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::admission::Authenticator;
 use crate::auth::{self, MintRequest, RawToken, Report};
 use crate::clock::UnixTime;
-use crate::config::Config;
+use crate::config::{Config, IdType};
 use crate::ids::TenantId;
 use crate::server::build;
+use crate::user_id::{self, UserIdError};
 
 /// Make and explain tokens
 #[derive(Debug, Subcommand)]
@@ -94,6 +96,25 @@ fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
     let Some(tenant) = config.tenants.get(&arguments.tenant) else {
         return super::fail(&format!("there is no tenant {}", arguments.tenant));
     };
+    let id_type = user_id::id_type_of(&tenant.token, tenant.users.id_type);
+    match user_id::from_text(&arguments.user, id_type) {
+        Ok(_) => {}
+        Err(UserIdError::NotReadable) => {
+            return super::fail(&format!(
+                "--user {:?}: a user id of tenant {} is {}",
+                arguments.user,
+                arguments.tenant,
+                match id_type {
+                    IdType::Int => "an integer",
+                    IdType::Uuid => "a UUID",
+                    IdType::Text => "a text",
+                }
+            ));
+        }
+        Err(UserIdError::OutOfRange) => {
+            return super::fail(&format!("no user can have the id {:?}", arguments.user));
+        }
+    }
     let request = MintRequest {
         user_id: &arguments.user,
         lifetime: arguments.lifetime,
@@ -127,11 +148,13 @@ fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
     let now = arguments.at.map_or_else(UnixTime::now, UnixTime);
     let report = runtime.block_on(async {
         let authenticator = build::authenticator(config, arguments.tenant.as_str())?;
-        anyhow::Ok(
-            authenticator
-                .explain(&RawToken::new(text), now, arguments.offline)
-                .await,
-        )
+        let report = authenticator
+            .explain(&RawToken::new(text), now, arguments.offline)
+            .await;
+        if report.accepted.is_none() {
+            tell_causes(&authenticator).await;
+        }
+        anyhow::Ok(report)
     });
     match report {
         Ok(report) => {
@@ -143,6 +166,25 @@ fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
             ExitCode::from(report.exit_code())
         }
         Err(error) => super::fail(&format!("{error:#}")),
+    }
+}
+
+/// Asks every dependency of the tenant once more, and tells on standard error what those said that failed.
+async fn tell_causes(authenticator: &Authenticator) {
+    let mut causes = Vec::new();
+    for redis in [&authenticator.redis, &authenticator.denylist.redis]
+        .into_iter()
+        .flatten()
+    {
+        causes.extend(redis.ping().await.err().map(|error| error.to_string()));
+    }
+    let users = authenticator.users.ready().await;
+    causes.extend(users.err().map(|problem| problem.to_string()));
+    let keys = authenticator.verifier.ready().await;
+    causes.extend(keys.err().map(|error| error.to_string()));
+    causes.dedup();
+    for cause in causes {
+        super::complain(&format!("could not be asked: {cause}"));
     }
 }
 

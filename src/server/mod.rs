@@ -182,7 +182,11 @@ impl Server {
     pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<Ended> {
         tokio::select! {
             () = signals.next() => {}
-            ended = self.critical.join_next() => return Err(unexpected_end(ended)),
+            ended = self.critical.join_next() => {
+                let error = unexpected_end(ended);
+                tracing::error!(error = format!("{error:#}"), "The gateway stopped");
+                return Err(error);
+            }
         }
         let drain = drain::Drain {
             config: self.config.server.drain,

@@ -139,6 +139,8 @@ async fn a_good_configuration_checks_out_and_variables_override_it() {
     let config = gateway.config.to_str().unwrap();
     let output = lockgate(&["config", "check", "--config", config]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(told, "The configuration is valid: 1 tenant, 1 file\n");
     assert_eq!(
         lockgate(&["config", "check", "--grace", "30s", "--config", config])
             .status

@@ -91,11 +91,9 @@ async fn a_busy_port_is_told_and_exit_1() {
         ])
         .start();
     assert_eq!(process.exited(PATIENCE).await.code(), Some(1));
-    assert!(
-        process.output.text().contains(&address),
-        "{}",
-        process.output.text()
-    );
+    let text = process.output.text();
+    assert!(text.contains(&address), "{text}");
+    assert_eq!(text.lines().count(), 1, "told once: {text}");
 }
 
 #[tokio::test]

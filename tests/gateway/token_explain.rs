@@ -229,6 +229,19 @@ async fn an_explanation_names_every_check_in_order_and_shows_no_secret() {
             .find(|check| check["name"] == name);
         text(&check.unwrap()["verdict"])
     };
+    // What is switched off says so.
+    let detail = |answer: &Value, name: &str| {
+        let checks = answer["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["name"] == name);
+        text(&check.unwrap()["detail"])
+    };
+    for (name, expected) in [
+        ("is_active", ""),
+        ("password", "not checked: check_revoke_token is false"),
+        ("audience", "not checked: no audience is configured"),
+    ] {
+        assert_eq!(detail(&accepted, name), expected, "{name}");
+    }
     // Offline nobody is asked.
     let offline = answer(&explain(&gateway, tenant, &["--offline", &good]));
     for name in ["denylist", "user", "is_active", "password"] {
@@ -302,6 +315,11 @@ async fn a_denied_token_and_an_absent_dependency_are_told_apart() {
         (output.status.code(), &answer(&output)["accepted"]),
         (Some(3), &Value::Null)
     );
+    let cause = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        cause.starts_with("could not be asked: redis (io)") && cause.lines().count() == 1,
+        "{cause}"
+    );
     // What is refused without Redis is refused all the same.
     claims["exp"] = json!(1);
     assert_eq!(
@@ -359,4 +377,32 @@ async fn a_minted_token_opens_a_socket() {
         .output()
         .unwrap();
     assert_eq!(answer(&output)["accepted"], true, "{output:?}");
+}
+
+#[tokio::test]
+async fn an_id_that_no_user_can_have_is_not_minted() {
+    let gateway = gateway()
+        .tenant("acme")
+        .users(&Database::sqlite().await)
+        .write()
+        .await;
+    for (user, told) in [
+        (
+            "abc",
+            "--user \"abc\": a user id of tenant TENANT is an integer",
+        ),
+        ("", "--user \"\": a user id of tenant TENANT is an integer"),
+    ] {
+        let output = Command::new(LOCKGATE)
+            .args(["token", "mint", "--tenant", &gateway.tenant().name])
+            .args(["--user", user, "--config"])
+            .arg(&gateway.config)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{user}");
+        assert!(output.stdout.is_empty(), "{user}");
+        let error =
+            String::from_utf8_lossy(&output.stderr).replace(&gateway.tenant().name, "TENANT");
+        assert_eq!(error.trim_end(), format!("error: {told}"));
+    }
 }
