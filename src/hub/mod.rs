@@ -126,7 +126,10 @@ impl Hub {
     pub fn join(&self, member: &Arc<Member>, name: &GroupName) -> bool {
         let (group, new) = self.groups.add(name, member);
         if new {
-            member.groups.lock().push(group);
+            let mut groups = member.groups.lock();
+            // Most sockets are in one group: no room for four.
+            groups.reserve_exact(1);
+            groups.push(group);
         }
         new
     }

@@ -25,6 +25,7 @@ use crate::close_code::CloseFrame;
 use crate::config::{OnExpiry, RefusalMode};
 use crate::consumer::{ChannelSeed, Context, Scope};
 use crate::error::Refusal;
+use crate::frame::Decoder;
 use crate::hub::Member;
 use crate::ids::GroupName;
 use crate::metrics::{self, AuthStep};
@@ -290,11 +291,7 @@ async fn open(
         registration,
         consumer,
         scope,
-        message_size: if limits.message_size == 0 {
-            u64::MAX
-        } else {
-            limits.message_size
-        },
+        decoder: Decoder::new(limits.message_size),
         messages: Bucket::new(limits.messages_per_second),
         heartbeat: door.heartbeat.clone(),
     })
