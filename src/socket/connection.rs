@@ -74,7 +74,7 @@ enum Step {
     Event(Arc<Event>),
     /// We close: queued frames are out, or were dropped.
     Close(CloseFrame),
-    /// We close, and the socket takes no bytes at the moment; the frame still stands in the queue.
+    /// We close, and something may still wait in the queue, with the close frame as its end.
     CloseBlocked(CloseFrame),
     /// The client closed.
     Closed(Option<CloseFrame>),
@@ -285,6 +285,10 @@ impl Connection {
             if let Some(step) = step {
                 return Poll::Ready(step);
             }
+            // Pongs leave before more is read: pings of a client that reads fill no queue.
+            if let Poll::Ready(step) = self.poll_write(cx) {
+                return Poll::Ready(step);
+            }
         }
     }
 
@@ -294,7 +298,13 @@ impl Connection {
             let message = match self.ready.decoder.push(&mut input) {
                 Ok(Some(message)) => message,
                 Ok(None) => return None,
-                Err(error) => return Some(Step::Close(error.0.frame())),
+                Err(error) => {
+                    // After what is queued: a pong, or the echo of a message that was still good.
+                    let frame = error.0.frame();
+                    let outbound = self.ready.registration.member().outbound();
+                    outbound.close(frame.clone(), CloseOrder::AfterQueued);
+                    return Some(Step::CloseBlocked(frame));
+                }
             };
             let metrics = self.ready.registration.metrics();
             match message {

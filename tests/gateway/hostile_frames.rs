@@ -1,12 +1,13 @@
 //! Hostile frames as raw bytes, each with what must come back on an `echo` route. The ids are those of the catalogue of
 //! bad inputs (F01-F40).
 //!
-//! Run every row of [`rows`] with [`check_frame_row`] against an echo route with the default `message_size` of 64 KiB and
-//! without `messages_per_second`.
+//! `hostile` runs every row of [`rows`] with [`check_frame_row`] against an echo route with the default `message_size`
+//! of 64 KiB and without `messages_per_second`. It also has the rows that need limits, time or a look at the metrics:
+//! F15 (with F36), F26, F38-F40.
 //!
-//! Left out here, because they need limits, timing or a view into the process: F13's and F14's message timeout (there is
-//! none; both are bounded by size), F15, F35 and F36 (`messages_per_second`), F26 (gauges), F29 and F30 (no compression is
-//! negotiated: F28's answer is theirs), F31-F34 (other consumers than echo), F38-F40 (slow and half-open clients).
+//! Left out: F13's and F14's message timeout (there is none; both are bounded by size), F29 and F30 (no compression is
+//! negotiated: F28's answer is theirs), F31-F33 (`message_to_socket`: listeners and broadcasts), F34 (there are no
+//! request ids), F35 (frames of one socket are answered in turn; its rate is F15's).
 //! F25 holds for every row that closes: the client never answers the close frame.
 
 use std::net::SocketAddr;

@@ -1,13 +1,12 @@
 //! Hostile upgrade requests as raw bytes, each with the one answer that the contract allows. The ids are those of the
 //! catalogue of bad inputs (H01-H42).
 //!
-//! Run every row of [`rows`] with [`check_upgrade_row`] against a gateway with a sole tenant without `hosts`, `origins`
-//! or subprotocols, a route that the given path leads to, and default limits.
+//! `hostile` runs every row of [`rows`] with [`check_upgrade_row`] against a gateway with a sole tenant without `hosts`,
+//! `origins` or subprotocols, a route that the given path leads to, and default limits. It also has the rows that need
+//! another configuration, several connections, or time: H18 for an unknown host, H26, H28, H42.
 //!
-//! Left out here, because they need another configuration, several connections, or time: H18 for an unknown host and
-//! equal timing, H26-H28 (a short `handshake_timeout`; the first two are unit tests of `socket::head`), H34-H36 (PROXY
-//! and forwarding headers, unit tests of `socket::head` and `socket::client_address`), H37 beyond the default policy
-//! (unit tests of `socket::origin`), H42 (a draining replica).
+//! Left out: H18's equal timing, H27 (`bad_upgrades`), H34-H36 (PROXY and forwarding headers, unit tests of
+//! `socket::proxy_protocol` and `socket::client_address`), H37 beyond the default policy (`token_to_user`).
 
 use std::net::SocketAddr;
 use std::time::Duration;
