@@ -26,4 +26,3 @@ mod refusals;
 mod store_outage;
 mod token_explain;
 mod token_to_user;
-mod wire_cases;
