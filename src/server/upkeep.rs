@@ -40,6 +40,10 @@ impl Upkeep {
         loop {
             step.tick().await;
             self.progress.mark();
+            self.tenants
+                .all()
+                .iter()
+                .for_each(|tenant| tenant.authenticator.users.upkeep());
             metrics::saturation(
                 self.tenants.open_connections(),
                 self.occupancy.most() as u64,

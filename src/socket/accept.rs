@@ -76,7 +76,7 @@ impl Opened {
         match self.after {
             After101::Serve(socket) => door
                 .tasks
-                .spawn(Connection::new(self.stream, &self.early, *socket).run()),
+                .spawn(Connection::new(self.stream, &self.early, socket).run()),
             After101::Close(frame) => door.tasks.spawn(close_at_once(self.stream, frame)),
         };
     }

@@ -39,24 +39,29 @@ thread_local! {
 /// A socket whose handshake is over.
 pub struct Connection {
     stream: TcpStream,
-    decoder: Decoder,
-    /// Read, but not decoded yet.
-    backlog: Vec<u8>,
-    /// A frame that has left in part, and how many of its bytes have.
-    partial: Option<(Frame, usize)>,
-    ready: ReadySocket,
+    ready: Box<ReadySocket>,
 }
 
-/// What the handshake made, waiting for the raw stream.
+/// A frame and how many of its bytes have left.
+pub struct Partial {
+    frame: Frame,
+    sent: usize,
+}
+
+/// What the handshake made for the raw stream, and what the connection keeps beside it.
 pub struct ReadySocket {
+    /// Read, but not decoded yet.
+    pub backlog: Box<[u8]>,
+    /// A frame that has left in part.
+    pub partial: Option<Box<Partial>>,
     /// The socket's place in the hub; dropped, it takes the socket out again.
     pub registration: Registration,
     /// What the route does with the socket.
     pub consumer: Box<dyn Consumer>,
     /// What consumers know of it.
     pub scope: Scope,
-    /// `limits.message_size`.
-    pub message_size: u64,
+    /// Bytes to messages of at most `limits.message_size`.
+    pub decoder: Decoder,
     /// `limits.messages_per_second`.
     pub messages: Bucket,
     /// Pings and pongs.
@@ -79,49 +84,55 @@ enum Step {
 
 impl Connection {
     /// A connection over `stream`; `early` is what came in the same segment as the handshake.
-    pub fn new(stream: TcpStream, early: &[u8], ready: ReadySocket) -> Self {
-        let decoder = Decoder::new(ready.message_size);
-        Self {
-            stream,
-            decoder,
-            backlog: early.to_vec(),
-            partial: None,
-            ready,
-        }
+    pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
+        ready.backlog = early.into();
+        Self { stream, ready }
     }
 
     /// Serves the socket until its end.
-    pub async fn run(mut self) {
-        let opened = Instant::now();
-        self.ready.heartbeat.watch(self.ready.registration.member());
-        let close = loop {
-            match poll_fn(|cx| self.poll_step(cx)).await {
-                Step::Message(message) => self.receive(message).await,
-                Step::Event(event) => self.event(event).await,
-                Step::Close(frame) => break self.say_goodbye(frame, false).await,
-                Step::CloseBlocked(frame) => break self.say_goodbye(frame, true).await,
-                Step::Closed(frame) => break self.answer_close(frame).await,
-                Step::Gone => break CloseFrame::absent(),
-            }
-        };
-        let member = self.ready.registration.member().clone();
-        member.outbound().finish();
-        self.ready
-            .registration
-            .metrics()
-            .disconnected(&close, opened.elapsed());
-        tracing::debug!(
-            tenant.id = %self.ready.scope.tenant(), user.id = %self.ready.scope.user_id(), conn.id = %member.id(),
-            close.code = close.code, duration_ms = opened.elapsed().as_millis() as u64, "Closed a connection"
-        );
+    ///
+    /// Every open socket holds this future. What happens now and then is boxed, so that it costs memory only then.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an `async fn` would hold the connection twice"
+    )]
+    pub fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            let opened = Instant::now();
+            let (heartbeat, registration) = (&self.ready.heartbeat, &self.ready.registration);
+            heartbeat.watch(registration.member());
+            let close = loop {
+                match poll_fn(|cx| self.poll_step(cx)).await {
+                    Step::Message(message) => Box::pin(self.receive(message)).await,
+                    Step::Event(event) => Box::pin(self.event(event)).await,
+                    Step::Close(frame) => break Box::pin(self.say_goodbye(frame, false)).await,
+                    Step::CloseBlocked(frame) => {
+                        break Box::pin(self.say_goodbye(frame, true)).await;
+                    }
+                    Step::Closed(frame) => break Box::pin(self.answer_close(frame)).await,
+                    Step::Gone => break CloseFrame::absent(),
+                }
+            };
+            Box::pin(self.end(close, opened.elapsed())).await;
+        }
+    }
+
+    /// Takes the socket out of the hub, and tells everybody who wants to know.
+    async fn end(&mut self, close: CloseFrame, lived: Duration) {
         let ReadySocket {
             registration,
-            mut consumer,
+            consumer,
             scope,
             ..
-        } = self.ready;
-        drop(registration);
-        guarded(&member, consumer.disconnect(&scope, &close)).await;
+        } = &mut *self.ready;
+        let member = registration.member().clone();
+        registration.metrics().disconnected(&close, lived);
+        registration.end();
+        tracing::debug!(
+            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %member.id(),
+            close.code = close.code, duration_ms = lived.as_millis() as u64, "Closed a connection"
+        );
+        guarded(&member, consumer.disconnect(scope, &close)).await;
     }
 
     fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
@@ -169,13 +180,14 @@ impl Connection {
 
     /// Sends the rest of a frame that did not fit; ready when there is none (any more).
     fn poll_partial(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        while let Some((frame, sent)) = &mut self.partial {
+        while let Some(partial) = &mut self.ready.partial {
+            let Partial { frame, sent } = &mut **partial;
             match self.stream.try_write(&frame.as_bytes()[*sent..]) {
                 Ok(count) => {
                     *sent += count;
                     if *sent == frame.len() {
                         let frame = frame.clone();
-                        self.partial = None;
+                        self.ready.partial = None;
                         self.sent(&frame);
                     }
                 }
@@ -216,7 +228,10 @@ impl Connection {
         }
         if whole < batch.len() {
             // Also when nothing of it has left: the next write begins with it and waits for the socket.
-            self.partial = Some((batch[whole].clone(), count));
+            self.ready.partial = Some(Box::new(Partial {
+                frame: batch[whole].clone(),
+                sent: count,
+            }));
             self.ready
                 .registration
                 .member()
@@ -243,8 +258,8 @@ impl Connection {
     /// Reads and decodes until there is a message, or nothing to read.
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
         loop {
-            if !self.backlog.is_empty() {
-                let backlog = std::mem::take(&mut self.backlog);
+            if !self.ready.backlog.is_empty() {
+                let backlog = std::mem::take(&mut self.ready.backlog);
                 if let Some(step) = self.decode(&backlog) {
                     return Poll::Ready(step);
                 }
@@ -279,7 +294,7 @@ impl Connection {
     /// Decodes up to the first thing that the loop must act on; the rest of `input` is kept for later.
     fn decode(&mut self, mut input: &[u8]) -> Option<Step> {
         let step = loop {
-            let message = match self.decoder.push(&mut input) {
+            let message = match self.ready.decoder.push(&mut input) {
                 Ok(Some(message)) => message,
                 Ok(None) => return None,
                 Err(error) => {
@@ -322,7 +337,7 @@ impl Connection {
                 }
             }
         };
-        self.backlog = input.to_vec();
+        self.ready.backlog = input.into();
         Some(step)
     }
 
@@ -342,7 +357,7 @@ impl Connection {
             consumer,
             scope,
             ..
-        } = &mut self.ready;
+        } = &mut *self.ready;
         let mut context = Context {
             scope,
             member: registration.member(),
@@ -361,7 +376,7 @@ impl Connection {
             consumer,
             scope,
             ..
-        } = &mut self.ready;
+        } = &mut *self.ready;
         let mut context = Context {
             scope,
             member: registration.member(),
@@ -447,4 +462,27 @@ pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>)
             .close(CloseReason::InternalError.frame(), CloseOrder::Now);
     }
     outcome.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<F: Future>(_: fn(Connection) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(
+            future_size(Connection::run) <= 120,
+            "{}",
+            future_size(Connection::run)
+        );
+        assert!(
+            size_of::<ReadySocket>() <= 224,
+            "{}",
+            size_of::<ReadySocket>()
+        );
+    }
 }

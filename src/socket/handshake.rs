@@ -1,6 +1,6 @@
 //! What a WebSocket handshake must look like (RFC 6455 §4.2) and the 101 that answers it. Pure: headers in, verdict out.
 //!
-//! Steps 0 (`Host`) and 5 of a socket's life; step 6 is [`super::origin`]. Bytes of the head itself: [`super::head`].
+//! Steps 0 (`Host`) and 5 of a socket's life; step 6 is [`crate::origin`]. Bytes of the head itself: [`super::head`].
 
 use axum::body::Body;
 use axum::http::header::{

@@ -49,7 +49,7 @@ impl Occupancy {
 pub struct Place {
     _counted: Counted,
     /// The place of the client's address in its own budget, where addresses have one.
-    _address: Option<AddressPlace>,
+    _address: Option<Box<AddressPlace>>,
 }
 
 struct Counted(Arc<Occupancy>);
@@ -64,7 +64,7 @@ impl Place {
     /// The same place, which also counts for the client's address.
     pub fn with_address(self, address: AddressPlace) -> Self {
         Self {
-            _address: Some(address),
+            _address: Some(Box::new(address)),
             ..self
         }
     }
@@ -75,6 +75,7 @@ pub struct Registration {
     member: Arc<Member>,
     relay: Arc<Relay>,
     _place: Place,
+    registered: bool,
 }
 
 impl Registration {
@@ -86,6 +87,7 @@ impl Registration {
             member,
             relay,
             _place: place,
+            registered: true,
         }
     }
 
@@ -105,10 +107,19 @@ impl Registration {
     }
 }
 
+impl Registration {
+    /// Takes the socket out of the hub now; its place in the occupancy stays taken until the registration is dropped.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.registered) {
+            self.member.outbound().finish();
+            self.relay.unregister(&self.member);
+            self.relay.metrics().connections.decrement(1.0);
+        }
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.member.outbound().finish();
-        self.relay.unregister(&self.member);
-        self.relay.metrics().connections.decrement(1.0);
+        self.end();
     }
 }

@@ -96,6 +96,11 @@ impl LocalCache {
         }
     }
 
+    /// Gives the memory of entries that have outlived their time back; an idle cache does not do it by itself.
+    pub(super) fn upkeep(&self) {
+        self.entries.run_pending_tasks();
+    }
+
     /// Drops what is known of a user; no lookup that is under way can bring it back.
     pub(super) fn forget(&self, id: &UserId) {
         self.epoch.fetch_add(1, Ordering::AcqRel);

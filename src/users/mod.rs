@@ -234,6 +234,11 @@ impl Users {
         self.shared.local.forget(id);
     }
 
+    /// Gives back what the process remembers of users longer than it should; call it every now and then.
+    pub fn upkeep(&self) {
+        self.shared.local.upkeep();
+    }
+
     /// Whether the database answers and has the columns that are needed.
     ///
     /// # Errors

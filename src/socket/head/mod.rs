@@ -1,5 +1,5 @@
 //! Reads a request's head before hyper sees it: bounded in size and time, strict where HTTP libraries are lenient, with
-//! a problem document for what is refused. On success hyper reads the same bytes again from a [`Prefixed`] stream.
+//! a problem document for what is refused. On success hyper reads the same bytes again from a prefixed stream.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

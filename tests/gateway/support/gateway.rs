@@ -204,6 +204,9 @@ impl TenantBuilder {
         let text = |key: &str, field: &str| {
             Some(table.get(key)?.as_table()?.get(field)?.as_str()?.to_owned())
         };
+        if let Some([host]) = table["hosts"].as_array().map(Vec::as_slice) {
+            tenant.host = host.as_str().expect("a name").to_owned();
+        }
         if let Some(prefix) = text("layer", "prefix") {
             tenant.prefix = prefix;
         }

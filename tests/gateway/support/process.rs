@@ -13,6 +13,9 @@ use tokio::sync::watch;
 
 use super::within;
 
+/// How long output is waited for after the end of its process.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A command that runs as `user` (where we are root) and is killed when this process ends.
 pub(crate) struct Program {
     name: String,
@@ -101,6 +104,7 @@ impl Program {
         .flatten()
         {
             let output = output.clone();
+            output.pipes.send_modify(|pipes| *pipes += 1);
             std::thread::spawn(move || output.read(pipe));
         }
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -177,7 +181,11 @@ impl Process {
     pub(crate) async fn exited(&self, deadline: Duration) -> ExitStatus {
         let mut exit = self.exit.clone();
         let what = format!("the end of {}", self.name);
-        let status = within(deadline, &what, exit.wait_for(Option::is_some)).await;
+        let status = within(deadline, &what, exit.wait_for(Option::is_some))
+            .await
+            .map(|status| *status);
+        let printed = self.output.finished();
+        tokio::time::timeout(LAST_WORDS, printed).await.ok();
         match status {
             Ok(status) => status.expect("waited for it"),
             Err(_) => panic!("{}: nobody waits for it any more", self.name),
@@ -193,10 +201,13 @@ impl Process {
     ) -> T {
         let mut exit = self.exit.clone();
         let found = async {
+            let mut line = std::pin::pin!(self.output.line(find));
             tokio::select! {
-                found = self.output.line(find) => found,
-                _ = exit.wait_for(Option::is_some) => None,
+                found = &mut line => return found,
+                _ = exit.wait_for(Option::is_some) => {}
             }
+            // What it printed last may still be on its way through the pipe.
+            tokio::time::timeout(LAST_WORDS, line).await.ok().flatten()
         };
         match tokio::time::timeout(deadline, found).await {
             Ok(Some(found)) => found,
@@ -234,6 +245,7 @@ impl Drop for Process {
 pub(crate) struct Output {
     lines: Arc<Mutex<Vec<String>>>,
     count: Arc<watch::Sender<usize>>,
+    pipes: Arc<watch::Sender<usize>>,
 }
 
 impl Default for Output {
@@ -241,6 +253,7 @@ impl Default for Output {
         Self {
             lines: Arc::default(),
             count: Arc::new(watch::Sender::new(0)),
+            pipes: Arc::new(watch::Sender::new(0)),
         }
     }
 }
@@ -257,6 +270,13 @@ impl Output {
             drop(lines);
             line.clear();
         }
+        self.pipes.send_modify(|pipes| *pipes -= 1);
+    }
+
+    /// Waits until nobody can print any more.
+    async fn finished(&self) {
+        let mut pipes = self.pipes.subscribe();
+        drop(pipes.wait_for(|pipes| *pipes == 0).await);
     }
 
     /// Waits for a line, from the first on, that `find` takes.
