@@ -8,12 +8,11 @@ use tokio::sync::Notify;
 
 use crate::admission::Authenticator;
 use crate::config::TenantConfig;
-use crate::consumer::RouteConsumer;
+use crate::consumer::{Place, RouteConsumer};
 use crate::ids::TenantId;
 use crate::metrics::{self, TenantMetrics};
 use crate::origin::OriginPolicy;
 use crate::relay::Relay;
-use crate::routes::Routes;
 use crate::templates::Template;
 use crate::tenants::HostTable;
 use crate::users::Permissions;
@@ -24,14 +23,12 @@ pub struct Tenant {
     pub id: TenantId,
     /// What its operator configured.
     pub config: Arc<TenantConfig>,
-    /// From path to route.
-    pub routes: Routes,
-    /// What each route does, by the index that `routes` gives.
+    /// From path to route, and what else all its sockets share.
+    pub place: Arc<Place>,
+    /// What each route does, by the index that its routes give.
     pub parts: Vec<RouteParts>,
     /// Which pages may connect.
     pub origins: OriginPolicy,
-    /// What the channel names of its sockets begin with.
-    pub channel_prefix: Arc<str>,
     /// Tokens and users.
     pub authenticator: Arc<Authenticator>,
     /// Who may join which groups.

@@ -50,7 +50,10 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
     });
     Ok(Arc::new(move |scope| {
         // `to` is one of the route's groups, whose names were made before; were it not, nothing could be sent.
-        let to = scope.fill(&settings.to).unwrap_or_default().into();
+        let to = scope
+            .fill(&settings.to, &scope.path_parameters())
+            .unwrap_or_default()
+            .into();
         Box::new(Broadcast {
             settings: settings.clone(),
             to,

@@ -16,8 +16,7 @@ pub use broadcast::Broadcast;
 pub use context::Context;
 pub use echo::Echo;
 pub use listen::Listen;
-pub(crate) use scope::ChannelSeed;
-pub use scope::Scope;
+pub use scope::{Place, Scope};
 
 mod broadcast;
 mod context;

@@ -1,39 +1,46 @@
 //! What a consumer knows of its socket; it does not change while the socket lives.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use crate::ids::{ChannelName, TenantId, UserId};
-use crate::routes::PathParams;
+use crate::routes::{PathParams, Routes};
 use crate::templates::{Template, TemplateError, TemplateValues};
 use crate::users::UserRecord;
 
 /// Tenant, user, claims, path and address of one socket.
 ///
-/// Kept small, because every open socket has one: claims and user fields stay JSON text until they are asked for.
+/// Kept small, because every open socket has one: claims and user fields stay JSON text, and the path's parameters
+/// are read again, when they are asked for.
 pub struct Scope {
-    pub(crate) tenant: TenantId,
+    pub(crate) place: Arc<Place>,
     pub(crate) user: Arc<UserRecord>,
     pub(crate) claims: Box<str>,
-    pub(crate) path: Box<str>,
-    pub(crate) params: PathParams,
+    /// As it was sent, percent-encoded.
+    pub(crate) raw_path: Box<str>,
     pub(crate) client: IpAddr,
-    pub(crate) channel: ChannelSeed,
+    /// Of the channel name, its 128 random bits.
+    pub(crate) channel: [u8; 16],
 }
 
-/// A socket's channel name before it is written out: the layer's prefix and 128 random bits.
-#[derive(Clone, Debug)]
-pub(crate) struct ChannelSeed {
-    pub(crate) prefix: Arc<str>,
-    pub(crate) random: u128,
+/// What the scopes of one tenant share.
+#[derive(Debug)]
+pub struct Place {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// From path to route.
+    pub routes: Routes,
+    /// What channel names begin with.
+    pub channel_prefix: Box<str>,
 }
 
 impl Scope {
     /// The tenant that the socket belongs to.
     pub fn tenant(&self) -> &TenantId {
-        &self.tenant
+        &self.place.tenant
     }
 
     /// The canonical id of the user.
@@ -64,18 +71,19 @@ impl Scope {
     }
 
     /// The path of the request, percent-decoded, with its leading slash.
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn path(&self) -> Cow<'_, str> {
+        percent_encoding::percent_decode_str(&self.raw_path).decode_utf8_lossy()
     }
 
     /// The converted value of a path parameter, as Python's `str()` prints it.
-    pub fn path_parameter(&self, name: &str) -> Option<&str> {
-        self.params.get(name).map(crate::routes::PathValue::as_str)
+    pub fn path_parameter(&self, name: &str) -> Option<String> {
+        Some(self.path_parameters().get(name)?.as_str().to_owned())
     }
 
     /// All path parameters.
-    pub fn path_parameters(&self) -> &PathParams {
-        &self.params
+    pub fn path_parameters(&self) -> PathParams {
+        let found = self.place.routes.find(&self.raw_path);
+        found.map(|(_, params)| params).unwrap_or_default()
     }
 
     /// The client's address, taken as `server.client_address` says.
@@ -85,20 +93,23 @@ impl Scope {
 
     /// The channel name of this socket, unique and not to be guessed.
     pub fn channel_name(&self) -> ChannelName {
-        ChannelName::from(format!(
-            "{}specific.{:032x}",
-            self.channel.prefix, self.channel.random
-        ))
+        let random = u128::from_be_bytes(self.channel);
+        let Place { channel_prefix, .. } = &*self.place;
+        ChannelName::from(format!("{channel_prefix}specific.{random:032x}"))
     }
 
-    /// Fills a group template with this socket's values.
+    /// Fills a group template with this socket's values; `params` are its path parameters.
     ///
     /// # Errors
     /// If a value is absent or has no text form.
-    pub(crate) fn fill(&self, template: &Template) -> Result<String, TemplateError> {
+    pub(crate) fn fill(
+        &self,
+        template: &Template,
+        params: &PathParams,
+    ) -> Result<String, TemplateError> {
         template.render(&TemplateValues {
-            tenant: &self.tenant,
-            params: &self.params,
+            tenant: self.tenant(),
+            params,
             user: &self.user.fields,
             claims: &self.claims,
         })

@@ -4,9 +4,8 @@
 //! which groups are wanted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 pub use groups::{Group, Groups};
@@ -14,7 +13,6 @@ pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_W
 
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, UserId};
-use groups::BuildIdHasher;
 
 mod fan_out;
 mod groups;
@@ -27,10 +25,15 @@ pub use pulse::Pulse;
 /// Ids of connections count up over all tenants of the process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// The slot of a member that is in no hub.
+const NOT_REGISTERED: u32 = u32::MAX;
+
 /// What the hub holds of one socket.
 #[derive(Debug)]
 pub struct Member {
     id: ConnectionId,
+    /// Its place in the hub's list, which only the holder of the list's lock moves.
+    slot: AtomicU32,
     /// Which of the tenant's deliveries turns events into frames for this socket.
     delivery: u16,
     user: UserId,
@@ -51,6 +54,7 @@ impl Member {
         let (outbound, pulse) = (Outbound::new(send_queue), Pulse::new(expires_at));
         Arc::new(Self {
             id,
+            slot: AtomicU32::new(NOT_REGISTERED),
             delivery,
             user,
             outbound,
@@ -97,20 +101,24 @@ impl Member {
 /// The connections and groups of one tenant.
 #[derive(Debug, Default)]
 pub struct Hub {
-    members: Mutex<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>,
+    /// Each member knows its place in it.
+    members: Mutex<Vec<Arc<Member>>>,
     groups: Groups,
 }
 
 impl Hub {
     /// Makes the connection known, for drains and counts; groups are joined one by one.
     pub fn register(&self, member: &Arc<Member>) {
-        self.members.lock().insert(member.id, member.clone());
+        let mut members = self.members.lock();
+        let slot = u32::try_from(members.len()).unwrap_or(NOT_REGISTERED);
+        member.slot.store(slot, Ordering::Relaxed);
+        members.push(member.clone());
     }
 
     /// Forgets the connection and takes it out of its groups; returns how many it was in, and those that it left
     /// empty. Names the connection, so that a late goodbye cannot remove another one.
     pub fn unregister(&self, member: &Member) -> Left {
-        self.members.lock().swap_remove(&member.id);
+        self.forget(member);
         let groups = std::mem::take(&mut *member.groups.lock());
         let memberships = groups.len();
         let emptied = groups
@@ -119,6 +127,21 @@ impl Hub {
         Left {
             memberships,
             emptied: emptied.map(|group| group.name().clone()).collect(),
+        }
+    }
+
+    /// The last of the list takes the place of the one that goes.
+    fn forget(&self, member: &Member) {
+        let mut members = self.members.lock();
+        let slot = member.slot.swap(NOT_REGISTERED, Ordering::Relaxed);
+        let own = members
+            .get(slot as usize)
+            .is_some_and(|there| there.id == member.id);
+        if own {
+            members.swap_remove(slot as usize);
+            if let Some(moved) = members.get(slot as usize) {
+                moved.slot.store(slot, Ordering::Relaxed);
+            }
         }
     }
 
@@ -166,7 +189,7 @@ impl Hub {
 
     /// A copy of the connection list.
     pub fn members(&self) -> Vec<Arc<Member>> {
-        self.members.lock().values().cloned().collect()
+        self.members.lock().clone()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::{PubSubEndpoints, single_host};
 use crate::channel_layer::{ChannelLayer, Codec, Inbox};
 use crate::config::{Config, LayerKind, PoolConfig, Secret, TenantConfig};
-use crate::consumer::Registry;
+use crate::consumer::{Place, Registry};
 use crate::error::Dependency;
 use crate::frame::QueueBudget;
 use crate::hub::Hub;
@@ -158,10 +158,13 @@ impl<'a> Builder<'a> {
         Ok(Tenant {
             id: id.clone(),
             config: Arc::new(config.clone()),
-            routes,
+            place: Arc::new(Place {
+                tenant: id.clone(),
+                routes,
+                channel_prefix: config.layer.prefix.as_str().into(),
+            }),
             parts,
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
-            channel_prefix: config.layer.prefix.as_str().into(),
             authenticator: Arc::new(stores.authenticator),
             permissions,
             relay,

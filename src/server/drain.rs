@@ -36,14 +36,15 @@ pub enum Ended {
     CutShort,
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT; and SIGHUP, which would end a process that does not take it over.
 pub struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
 }
 
 impl Signals {
-    /// Takes both signals over from here on.
+    /// Takes the signals over from here on.
     ///
     /// # Errors
     /// If the system refuses.
@@ -51,14 +52,18 @@ impl Signals {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for the next of either.
+    /// Waits for the next that asks for a drain. A SIGHUP asks for a reload: it is told, and nothing happens.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => tracing::warn!("reload is not supported by this version"),
+            }
         }
     }
 }

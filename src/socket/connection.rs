@@ -39,21 +39,21 @@ thread_local! {
 /// A socket whose handshake is over.
 pub struct Connection {
     stream: TcpStream,
-    /// Read, but not decoded yet.
-    backlog: Box<[u8]>,
-    /// A frame that has left in part.
-    partial: Option<Box<Partial>>,
     ready: Box<ReadySocket>,
 }
 
 /// A frame and how many of its bytes have left.
-struct Partial {
+pub struct Partial {
     frame: Frame,
     sent: usize,
 }
 
-/// What the handshake made, waiting for the raw stream.
+/// What the handshake made for the raw stream, and what the connection keeps beside it.
 pub struct ReadySocket {
+    /// Read, but not decoded yet.
+    pub backlog: Box<[u8]>,
+    /// A frame that has left in part.
+    pub partial: Option<Box<Partial>>,
     /// The socket's place in the hub; dropped, it takes the socket out again.
     pub registration: Registration,
     /// What the route does with the socket.
@@ -84,13 +84,9 @@ enum Step {
 
 impl Connection {
     /// A connection over `stream`; `early` is what came in the same segment as the handshake.
-    pub fn new(stream: TcpStream, early: &[u8], ready: Box<ReadySocket>) -> Self {
-        Self {
-            stream,
-            backlog: early.into(),
-            partial: None,
-            ready,
-        }
+    pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
+        ready.backlog = early.into();
+        Self { stream, ready }
     }
 
     /// Serves the socket until its end.
@@ -181,14 +177,14 @@ impl Connection {
 
     /// Sends the rest of a frame that did not fit; ready when there is none (any more).
     fn poll_partial(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        while let Some(partial) = &mut self.partial {
+        while let Some(partial) = &mut self.ready.partial {
             let Partial { frame, sent } = &mut **partial;
             match self.stream.try_write(&frame.as_bytes()[*sent..]) {
                 Ok(count) => {
                     *sent += count;
                     if *sent == frame.len() {
                         let frame = frame.clone();
-                        self.partial = None;
+                        self.ready.partial = None;
                         self.sent(&frame);
                     }
                 }
@@ -229,7 +225,7 @@ impl Connection {
         }
         if whole < batch.len() {
             // Also when nothing of it has left: the next write begins with it and waits for the socket.
-            self.partial = Some(Box::new(Partial {
+            self.ready.partial = Some(Box::new(Partial {
                 frame: batch[whole].clone(),
                 sent: count,
             }));
@@ -259,8 +255,8 @@ impl Connection {
     /// Reads and decodes until there is a message, or nothing to read.
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
         loop {
-            if !self.backlog.is_empty() {
-                let backlog = std::mem::take(&mut self.backlog);
+            if !self.ready.backlog.is_empty() {
+                let backlog = std::mem::take(&mut self.ready.backlog);
                 if let Some(step) = self.decode(&backlog) {
                     return Poll::Ready(step);
                 }
@@ -338,7 +334,7 @@ impl Connection {
                 }
             }
         };
-        self.backlog = input.into();
+        self.ready.backlog = input.into();
         Some(step)
     }
 
@@ -476,12 +472,12 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         assert!(
-            future_size(Connection::run) <= 200,
+            future_size(Connection::run) <= 120,
             "{}",
             future_size(Connection::run)
         );
         assert!(
-            size_of::<ReadySocket>() <= 264,
+            size_of::<ReadySocket>() <= 224,
             "{}",
             size_of::<ReadySocket>()
         );

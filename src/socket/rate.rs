@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// The generic cell rate algorithm (ITU-T I.371): it keeps the time at which the bucket would be full again.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
-    /// Between two takes at the full rate; zero is no limit.
-    interval: Duration,
+    /// Nanoseconds between two takes at the full rate, at most a second; 0 is no limit.
+    interval: u32,
     full_at: Option<Instant>,
 }
 
@@ -16,9 +16,7 @@ const BURST: Duration = Duration::from_secs(2);
 impl Bucket {
     /// A full bucket of `per_second` takes a second; 0 is no limit.
     pub fn new(per_second: u32) -> Self {
-        let interval = Duration::from_secs(1)
-            .checked_div(per_second)
-            .unwrap_or_default();
+        let interval = 1_000_000_000u32.checked_div(per_second).unwrap_or(0);
         Self {
             interval,
             full_at: None,
@@ -27,10 +25,11 @@ impl Bucket {
 
     /// Takes one; false if the bucket is empty.
     pub fn take(&mut self, now: Instant) -> bool {
-        if self.interval.is_zero() {
+        if self.interval == 0 {
             return true;
         }
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.interval;
+        let full_at =
+            self.full_at.map_or(now, |at| at.max(now)) + Duration::from_nanos(self.interval.into());
         let fits = full_at <= now + BURST;
         if fits {
             self.full_at = Some(full_at);

@@ -23,7 +23,7 @@ use crate::admission::Identity;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::{OnExpiry, RefusalMode};
-use crate::consumer::{ChannelSeed, Context, Scope};
+use crate::consumer::{Context, Scope};
 use crate::error::Refusal;
 use crate::frame::Decoder;
 use crate::hub::Member;
@@ -31,7 +31,7 @@ use crate::ids::GroupName;
 use crate::metrics::{self, AuthStep};
 use crate::problem::Problem;
 use crate::routes::PathParams;
-use crate::state::{RouteParts, Tenant};
+use crate::state::Tenant;
 
 /// What the connection does once its 101 has left; the accept loop looks here.
 #[derive(Clone, Default)]
@@ -197,7 +197,7 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
         tenant: Some(tenant.clone()),
         accept: None,
     };
-    let Some((route, params)) = tenant.routes.find(parts.uri.path()) else {
+    let Some((route, params)) = tenant.place.routes.find(parts.uri.path()) else {
         return Err(early);
     };
     let key = match handshake::check_upgrade(parts) {
@@ -265,8 +265,8 @@ async fn open(
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
     let (scope, expires_at) = scope(admitted, identity, path);
-    let groups = group_names(tenant, route, &scope)?;
-    authorize(tenant, admitted.route, &scope).await?;
+    let groups = group_names(admitted, &scope)?;
+    authorize(admitted, &scope).await?;
     let limits = &tenant.config.limits;
     let member = Member::new(
         scope.user_id().clone(),
@@ -288,6 +288,8 @@ async fn open(
         None => return Err(Refusal::Unavailable),
     }
     Ok(ReadySocket {
+        backlog: Box::default(),
+        partial: None,
         registration,
         consumer,
         scope,
@@ -305,34 +307,27 @@ fn scope(admitted: &Admitted, identity: Identity, path: &str) -> (Scope, Option<
         OnExpiry::Close => token.expires_at.map(UnixTime),
         OnExpiry::Keep => None,
     };
-    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
     let scope = Scope {
-        tenant: tenant.id.clone(),
+        place: tenant.place.clone(),
         user: identity.user,
         claims: token.claims,
-        path: path.into(),
-        params: admitted.params.clone(),
+        raw_path: path.into(),
         client: admitted.client,
-        channel: ChannelSeed {
-            prefix: tenant.channel_prefix.clone(),
-            random: rand::random(),
-        },
+        channel: rand::random(),
     };
     (scope, expires_at)
 }
 
-fn group_names(
-    tenant: &Tenant,
-    route: &RouteParts,
-    scope: &Scope,
-) -> Result<Vec<GroupName>, Refusal> {
+fn group_names(admitted: &Admitted, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
+    let tenant = &admitted.tenant;
+    let route = &tenant.parts[admitted.route];
     let most = tenant.config.limits.groups_per_socket as usize;
     if most != 0 && route.groups.len() > most {
         return Err(Refusal::GroupForbidden);
     }
     let name = |template| {
         let filled = scope
-            .fill(template)
+            .fill(template, &admitted.params)
             .map_err(|_| Refusal::GroupNameNotValid)?;
         tenant
             .relay
@@ -342,11 +337,17 @@ fn group_names(
     route.groups.iter().map(name).collect()
 }
 
-async fn authorize(tenant: &Tenant, route: usize, scope: &Scope) -> Result<(), Refusal> {
+async fn authorize(admitted: &Admitted, scope: &Scope) -> Result<(), Refusal> {
+    let Admitted {
+        tenant,
+        route,
+        params,
+        ..
+    } = admitted;
     let started = Instant::now();
     let verdict = tenant
         .permissions
-        .may_join(route, scope.user_id(), scope.path_parameters())
+        .may_join(*route, scope.user_id(), params)
         .await;
     metrics::auth_step_took(AuthStep::Authorize, started.elapsed());
     match verdict {

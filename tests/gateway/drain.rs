@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::problem::{Problem, retry_after_ms, word};
@@ -192,4 +193,24 @@ async fn a_second_signal_closes_at_once_and_exits_1() {
     let (code, reason) = socket.closed().await;
     assert_eq!((code, word(&reason)), (1012, "draining"));
     assert_eq!(replica.exited(PATIENCE).await.code(), Some(1));
+}
+
+/// It used to end the process: nobody had taken the signal over.
+#[tokio::test]
+async fn a_hangup_is_told_and_changes_nothing() {
+    let gateway = gateway().tenant("acme").start().await;
+    let replica = gateway.replica();
+    let mut socket = gateway.open(CHAT).await;
+    for _ in 0..2 {
+        replica.process.signal(Signal::HUP);
+        replica
+            .logged("reload is not supported by this version")
+            .await;
+    }
+    assert!(socket.ping().await.is_empty());
+    assert_eq!(replica.readyz().await.status, 200);
+    replica.terminate();
+    let (code, reason) = socket.closed().await;
+    assert_eq!((code, word(&reason)), (1012, "draining"));
+    assert_eq!(replica.exited(PATIENCE).await.code(), Some(0));
 }
