@@ -93,6 +93,10 @@ impl Connection {
     ///
     /// Every open socket holds this future. What happens now and then is boxed, so that it costs memory only then;
     /// and it is no `async fn`, which would hold the connection twice.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an async fn holds its argument and the moved copy of it"
+    )]
     pub fn run(mut self) -> impl Future<Output = ()> + Send {
         async move {
             let opened = Instant::now();
