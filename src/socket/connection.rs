@@ -91,11 +91,10 @@ impl Connection {
 
     /// Serves the socket until its end.
     ///
-    /// Every open socket holds this future. What happens now and then is boxed, so that it costs memory only then;
-    /// and it is no `async fn`, which would hold the connection twice.
+    /// Every open socket holds this future. What happens now and then is boxed, so that it costs memory only then.
     #[allow(
         clippy::manual_async_fn,
-        reason = "an async fn holds its argument and the moved copy of it"
+        reason = "an `async fn` would hold the connection twice"
     )]
     pub fn run(mut self) -> impl Future<Output = ()> + Send {
         async move {

@@ -310,7 +310,8 @@ fn scope(admitted: &Admitted, identity: Identity, path: &str) -> (Scope, Option<
     let scope = Scope {
         place: tenant.place.clone(),
         user: identity.user,
-        claims: token.claims,
+        // Copied to its exact size: it lives as long as the socket, and was grown in a larger block.
+        claims: (*token.claims).into(),
         raw_path: path.into(),
         client: admitted.client,
         channel: rand::random(),

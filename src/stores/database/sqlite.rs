@@ -15,6 +15,8 @@ use super::value::{Row, SqlValue};
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?
         .busy_timeout(STATEMENT_TIMEOUT)
+        // Rows are looked up one by one and cached elsewhere; SQLite would keep 2 MB of pages per connection.
+        .pragma("cache_size", "-256")
         .disable_statement_logging())
 }
 
