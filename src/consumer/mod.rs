@@ -51,6 +51,7 @@ pub enum Message {
 ///         }
 ///     }
 /// }
+/// # let _: Box<dyn Consumer> = Box::new(Shout);
 /// ```
 #[async_trait]
 pub trait Consumer: Send {

@@ -89,9 +89,6 @@ async fn handshake(
     heads: &HeadReader,
     router: Router,
 ) -> Option<Opened> {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = %error, "Could not switch off Nagle's algorithm");
-    }
     let peer = peer.ip().to_canonical();
     let _handshake = match door.addresses.begin_handshake(peer) {
         Ok(place) => place,

@@ -9,11 +9,12 @@
 
 mod support;
 
-mod bad_upgrades;
+mod api;
 mod command_line;
 mod dev;
 mod drain;
 mod floors;
+mod frame_to_group;
 mod hostile;
 mod hostile_frames;
 mod hostile_upgrades;
@@ -23,6 +24,8 @@ mod message_to_socket;
 mod metrics;
 mod problem;
 mod refusals;
+mod requests;
 mod store_outage;
 mod token_explain;
+mod token_sources;
 mod token_to_user;

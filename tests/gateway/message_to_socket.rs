@@ -5,7 +5,7 @@ use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::problem::word;
-use crate::support::database::{ALICE, BOB};
+use crate::support::database::ALICE;
 use crate::support::django::Django;
 use crate::support::process::Program;
 use crate::support::replica::LOCKGATE;
@@ -248,149 +248,6 @@ async fn two_types_act_as_asgi_messages_on_every_route() {
 }
 
 #[tokio::test]
-async fn a_broadcast_reaches_every_replica_and_django_with_what_a_client_cannot_forge() {
-    let database = Database::postgres().await;
-    let redis = RedisServer::shared().await;
-    let gateway = gateway()
-        .replicas(2)
-        .tenant("acme")
-        .users(&database)
-        .route(
-            r#"path     = "ws/chat/<slug:room>/"
-               groups   = ["chat_{room}", "user_{user.id}"]
-               deliver  = "event"
-               consumer = { kind = "broadcast", to = "chat_{room}", type = "chat.message", fields = ["message"], stamp = ["user_id", "username"] }"#,
-        )
-        .start()
-        .await;
-    let tenant = gateway.tenant();
-    let django = Django::at(database.url())
-        .layer(&redis.url(), &tenant.prefix)
-        .start()
-        .await;
-    let channel = django.listen("chat_lobby").await;
-    let dial = |n: usize, user| {
-        gateway.replicas[n]
-            .dial(tenant, "/ws/chat/lobby/")
-            .token(&tenant.token(user))
-    };
-    let mut alice = dial(0, ALICE).open().await;
-    let mut bob = dial(1, BOB).open().await;
-    let forged = json!({"type": "admin.shutdown", "__asgi_channel__": "x", "message": "hi", "more": 1, "user_id": "99"});
-    alice.send_text(&forged.to_string()).await;
-    let event =
-        json!({"type": "chat.message", "message": "hi", "user_id": ALICE, "username": "alice"});
-    assert_eq!(alice.next_json().await, event);
-    assert_eq!(bob.next_json().await, event);
-    assert_eq!(django.receive(&channel).await, event);
-    // One socket's frames stay in order.
-    for n in 0..40 {
-        alice.send_text(&json!({"message": n}).to_string()).await;
-    }
-    for n in 0..40 {
-        assert_eq!(bob.next_json().await["message"], n);
-    }
-}
-
-#[tokio::test]
-async fn a_frame_that_is_no_object_is_dropped_answered_or_closes() {
-    let gateway = gateway()
-        .tenant("acme")
-        .route("path = 'drop/'\n groups = ['g']\n consumer = { kind = 'broadcast', type = 'x' }")
-        .route("path = 'reply/'\n groups = ['g']\n consumer = { kind = 'broadcast', type = 'x', on_invalid = 'reply' }")
-        .route("path = 'close/'\n groups = ['g']\n consumer = { kind = 'broadcast', type = 'x', on_invalid = 'close' }")
-        .start()
-        .await;
-    let invalid = [
-        "[1]",
-        "1",
-        "\"text\"",
-        "null",
-        "{",
-        "",
-        "{\"a\":1} x",
-        "{\"a\":NaN}",
-    ];
-    let mut dropping = gateway.open("/drop/").await;
-    let mut replying = gateway.open("/reply/").await;
-    for frame in invalid {
-        dropping.send_text(frame).await;
-        assert!(dropping.ping().await.is_empty(), "{frame}");
-        replying.send_text(frame).await;
-        let answer = json!({"type": "lockgate.error", "code": "message_not_valid"});
-        assert_eq!(replying.next_json().await, answer, "{frame}");
-        let mut closing = gateway.open("/close/").await;
-        closing.send_text(frame).await;
-        assert_eq!(
-            closing.closed().await,
-            (4505, "message_not_valid".into()),
-            "{frame}"
-        );
-    }
-    // A binary frame is no JSON object either.
-    replying.send(Message::binary(b"{}".to_vec())).await;
-    assert_eq!(replying.next_json().await["code"], "message_not_valid");
-    let tenant = gateway.tenant().name.clone();
-    let labels = [("tenant", tenant.as_str()), ("cause", "not_valid")];
-    let dropped = gateway
-        .replica()
-        .metrics()
-        .await
-        .value("lockgate_events_dropped_total", &labels);
-    assert_eq!(dropped, 3.0 * invalid.len() as f64 + 1.0);
-    // The good one still goes through.
-    dropping.send_text("{\"ok\": 1}").await;
-    assert_eq!(dropping.next_json().await, json!({"ok": 1}));
-}
-
-#[tokio::test]
-async fn an_echo_comes_back_as_it_was() {
-    let gateway = gateway()
-        .tenant("acme")
-        .route("path = 'echo/'\n consumer = { kind = 'echo' }")
-        .start()
-        .await;
-    let mut socket = gateway.open("/echo/").await;
-    for message in [
-        Message::text("hello"),
-        Message::text(""),
-        Message::binary(vec![0, 1, 255]),
-        Message::binary(Vec::new()),
-        Message::text("ü".repeat(30_000)),
-    ] {
-        socket.send(message.clone()).await;
-        assert_eq!(socket.next().await, message);
-    }
-}
-
-#[tokio::test]
-async fn a_listener_drops_frames_or_closes() {
-    let gateway = gateway()
-        .tenant("acme")
-        .route("path = 'drop/'\n groups = ['g']")
-        .route(
-            "path = 'close/'\n groups = ['g']\n consumer = { kind = 'listen', on_frame = 'close' }",
-        )
-        .start()
-        .await;
-    let mut dropping = gateway.open("/drop/").await;
-    dropping.send_text("hello").await;
-    assert!(dropping.ping().await.is_empty());
-    let tenant = gateway.tenant().name.clone();
-    let labels = [("tenant", tenant.as_str())];
-    gateway
-        .replica()
-        .metric("lockgate_events_dropped_total", &labels, |n| n == 1.0)
-        .await;
-    for message in [Message::text("hello"), Message::binary(vec![1])] {
-        let mut closing = gateway.open("/close/").await;
-        assert!(closing.ping().await.is_empty());
-        closing.send(message).await;
-        assert_eq!(closing.closed().await, (1003, "unsupported_data".into()));
-    }
-}
-
-#[tokio::test]
 async fn a_socket_that_does_not_read_is_closed_and_others_do_not_wait_for_it() {
     let gateway = gateway()
         .tenant("acme")
@@ -431,53 +288,6 @@ async fn a_socket_that_does_not_read_is_closed_and_others_do_not_wait_for_it() {
         .await;
     drop(silent);
     assert!(quick.ping().await.is_empty());
-}
-
-#[tokio::test]
-async fn a_socket_over_its_message_rate_or_size_is_closed() {
-    let gateway = gateway()
-        .tenant("acme")
-        .with("limits.messages_per_second", 10)
-        .with("limits.message_size", "1KiB")
-        .route("path = 'echo/'\n consumer = { kind = 'echo' }")
-        .start()
-        .await;
-    let mut fast = gateway.open("/echo/").await;
-    // A bucket holds two seconds.
-    for n in 0..20 {
-        fast.send_text(&n.to_string()).await;
-        assert_eq!(fast.next_text().await, n.to_string());
-    }
-    let mut closed = None;
-    for _ in 0..50 {
-        if !fast.try_send(Message::text("more")).await {
-            break;
-        }
-        if let Message::Close(frame) = fast.next().await {
-            closed = frame;
-            break;
-        }
-    }
-    let frame = closed.expect("a close frame within fifty messages more");
-    assert_eq!(
-        (u16::from(frame.code), word(frame.reason.as_str())),
-        (4013, "rate_limited")
-    );
-
-    let mut big = gateway.open("/echo/").await;
-    big.send_text(&"x".repeat(1024)).await;
-    assert_eq!(big.next_text().await.len(), 1024);
-    big.send_text(&"x".repeat(1025)).await;
-    assert_eq!(big.closed().await, (1009, "message_too_big".into()));
-    let tenant = gateway.tenant().name.clone();
-    let labels = [
-        ("tenant", tenant.as_str()),
-        ("limit", "messages_per_second"),
-    ];
-    gateway
-        .replica()
-        .metric("lockgate_rate_limited_total", &labels, |n| n >= 1.0)
-        .await;
 }
 
 #[tokio::test]
@@ -535,45 +345,6 @@ async fn a_memory_layer_and_the_api_serve_one_replica_without_pubsub() {
         .send("chat_lobby", &json!({"type": "x", "n": 1}))
         .await;
     assert_eq!(socket.next_json().await, json!({"n": 1}));
-}
-
-#[tokio::test]
-async fn the_api_takes_keys_of_operators_only_for_what_they_may() {
-    let gateway = gateway()
-        .tenant("acme")
-        .with("api_keys", vec!["acmes-own-key-which-is-long-enough"])
-        .tenant("other")
-        .start()
-        .await;
-    let path = |tenant: &str, group: &str| format!("/v1/tenants/{tenant}/groups/{group}/send");
-    let event = r#"{"type": "x"}"#;
-    let status = async |key: &str, path: &str, body: &str| {
-        let answer = gateway.replica().api(key, "POST", path, body).await;
-        (
-            answer.status,
-            answer.json()["code"].as_str().map(str::to_owned),
-        )
-    };
-    let own = "acmes-own-key-which-is-long-enough";
-    let (acme, other) = (&gateway.named("acme").name, &gateway.named("other").name);
-    assert_eq!(status(own, &path(acme, "g"), event).await.0, 200);
-    assert_eq!(
-        status(&gateway.api_key, &path(other, "g"), event).await.0,
-        200
-    );
-    assert_eq!(status(own, &path(other, "g"), event).await.0, 403);
-    assert_eq!(status(own, &path("nobody", "g"), event).await.0, 403);
-    assert_eq!(
-        status(&gateway.api_key, &path("nobody", "g"), event)
-            .await
-            .0,
-        404
-    );
-    assert_eq!(status("wrong", &path(acme, "g"), event).await.0, 401);
-    assert_eq!(status(own, &path(acme, "a%20b"), event).await.0, 400);
-    for body in ["[]", "{", "{}", r#"{"type": 1}"#] {
-        assert_eq!(status(own, &path(acme, "g"), body).await.0, 400, "{body}");
-    }
 }
 
 #[tokio::test]

@@ -370,23 +370,3 @@ async fn no_unverified_token_costs_a_query() {
     }
     assert_eq!(queries().await, before);
 }
-
-#[tokio::test]
-async fn a_replica_at_its_bound_answers_503_and_stays_ready() {
-    let gateway = gateway()
-        .set("server.max_connections", 2)
-        .tenant("acme")
-        .start()
-        .await;
-    let _first = gateway.open("/ws/chat/lobby/").await;
-    let _second = gateway.open("/ws/chat/lobby/").await;
-    let token = gateway.tenant().token(ALICE);
-    let third = gateway
-        .replica()
-        .dial(gateway.tenant(), "/ws/chat/lobby/")
-        .token(&token)
-        .refused()
-        .await;
-    Problem::new(503, "overloaded").is(&third, &gateway.tenant().name);
-    assert_eq!(gateway.replica().readyz().await.status, 200);
-}
