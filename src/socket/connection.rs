@@ -42,6 +42,24 @@ pub struct Connection {
     ready: Box<ReadySocket>,
 }
 
+/// Bytes from the client, and how many of them are decoded.
+pub struct Backlog {
+    bytes: Box<[u8]>,
+    decoded: usize,
+}
+
+impl Backlog {
+    fn of(bytes: &[u8]) -> Option<Box<Self>> {
+        let backlog = || {
+            Box::new(Self {
+                bytes: bytes.into(),
+                decoded: 0,
+            })
+        };
+        (!bytes.is_empty()).then(backlog)
+    }
+}
+
 /// A frame and how many of its bytes have left.
 pub struct Partial {
     frame: Frame,
@@ -50,8 +68,8 @@ pub struct Partial {
 
 /// What the handshake made for the raw stream, and what the connection keeps beside it.
 pub struct ReadySocket {
-    /// Read, but not decoded yet.
-    pub backlog: Box<[u8]>,
+    /// Read, but not decoded to its end.
+    pub backlog: Option<Box<Backlog>>,
     /// A frame that has left in part.
     pub partial: Option<Box<Partial>>,
     /// The socket's place in the hub; dropped, it takes the socket out again.
@@ -85,7 +103,7 @@ enum Step {
 impl Connection {
     /// A connection over `stream`; `early` is what came in the same segment as the handshake.
     pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
-        ready.backlog = early.into();
+        ready.backlog = Backlog::of(early);
         Self { stream, ready }
     }
 
@@ -258,9 +276,8 @@ impl Connection {
     /// Reads and decodes until there is a message, or nothing to read.
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
         loop {
-            if !self.ready.backlog.is_empty() {
-                let backlog = std::mem::take(&mut self.ready.backlog);
-                if let Some(step) = self.decode(&backlog) {
+            if let Some(backlog) = self.ready.backlog.take() {
+                if let Some(step) = self.decode_backlog(backlog) {
                     return Poll::Ready(step);
                 }
                 continue;
@@ -276,7 +293,10 @@ impl Connection {
                         .metrics()
                         .received_bytes
                         .increment(count as u64);
-                    self.decode(&scratch[..count])
+                    let mut input = &scratch[..count];
+                    let step = self.decode(&mut input);
+                    self.ready.backlog = Backlog::of(input);
+                    step
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
                 Err(_) => Some(Step::Gone),
@@ -291,10 +311,20 @@ impl Connection {
         }
     }
 
-    /// Decodes up to the first thing that the loop must act on; the rest of `input` is kept for later.
-    fn decode(&mut self, mut input: &[u8]) -> Option<Step> {
-        let step = loop {
-            let message = match self.ready.decoder.push(&mut input) {
+    /// Decodes what was kept, where it lies: a burst of small messages is copied once, not once per message.
+    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<Step> {
+        let mut input = &backlog.bytes[backlog.decoded..];
+        let step = self.decode(&mut input);
+        let left = input.len();
+        backlog.decoded = backlog.bytes.len() - left;
+        self.ready.backlog = (left > 0).then_some(backlog);
+        step
+    }
+
+    /// Decodes up to the first thing that the loop must act on; `input` is then what follows it.
+    fn decode(&mut self, input: &mut &[u8]) -> Option<Step> {
+        loop {
+            let message = match self.ready.decoder.push(input) {
                 Ok(Some(message)) => message,
                 Ok(None) => return None,
                 Err(error) => {
@@ -325,20 +355,18 @@ impl Connection {
                 }
                 Message::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);
-                    break Step::Closed(frame);
+                    return Some(Step::Closed(frame));
                 }
                 Message::Text(text) => {
                     metrics.frame_received(FrameKind::Text);
-                    break Step::Message(consumer::Message::Text(text));
+                    return Some(Step::Message(consumer::Message::Text(text)));
                 }
                 Message::Binary(bytes) => {
                     metrics.frame_received(FrameKind::Binary);
-                    break Step::Message(consumer::Message::Binary(bytes));
+                    return Some(Step::Message(consumer::Message::Binary(bytes)));
                 }
             }
-        };
-        self.ready.backlog = input.into();
-        Some(step)
+        }
     }
 
     async fn receive(&mut self, message: consumer::Message) {

@@ -288,7 +288,7 @@ async fn open(
         None => return Err(Refusal::Unavailable),
     }
     Ok(ReadySocket {
-        backlog: Box::default(),
+        backlog: None,
         partial: None,
         registration,
         consumer,
