@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal};
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, OnGap};
 use crate::event::Event;
-use crate::frame::{Accounting, Frame, QueueBudget};
+use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
 use crate::hub::{CloseOrder, Enqueued, FanOut, Hub, Member};
 use crate::ids::{GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
@@ -27,6 +28,10 @@ const LINGER: Duration = Duration::from_secs(1);
 const LAG_SAMPLE: u64 = 64;
 /// With `on_gap = "close"`: sockets closed per second, so that their clients do not come back all at once.
 const GAP_CLOSES_PER_SECOND: usize = 300;
+/// Gaps within this time are told as one.
+const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Of a type that senders choose, so much is remembered and logged.
+const TYPE_SHOWN: usize = 100;
 /// What a client is told with `on_gap = "notify"`.
 const GAP_NOTICE: &str = r#"{"type":"lockgate.gap"}"#;
 
@@ -62,6 +67,14 @@ pub struct Parts {
     pub metrics: Arc<TenantMetrics>,
 }
 
+/// What clients were told of gaps.
+#[derive(Default)]
+struct Gaps {
+    told: Option<Instant>,
+    /// The newest gap that they were not told of.
+    untold: Option<GapCause>,
+}
+
 /// Events from channel layer to hub, wishes from hub to channel layer.
 pub struct Relay {
     parts: Parts,
@@ -70,6 +83,9 @@ pub struct Relay {
     lingering: Mutex<VecDeque<(Instant, GroupName)>>,
     /// Types whose events could not be carried, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
+    gaps: Mutex<Gaps>,
+    /// Sockets are being closed because of a gap.
+    closing: AtomicBool,
 }
 
 impl Relay {
@@ -80,6 +96,8 @@ impl Relay {
             fan_out: FanOutMetrics::default(),
             lingering: Mutex::default(),
             reported: Mutex::default(),
+            gaps: Mutex::default(),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -156,7 +174,7 @@ impl Relay {
     /// Publishes an event to a group, on every replica.
     ///
     /// # Errors
-    /// If the layer did not take it: nobody got it.
+    /// If the layer did not confirm it. After a lost link or a timeout it may have been published all the same.
     pub async fn publish(
         &self,
         group: &GroupName,
@@ -168,18 +186,25 @@ impl Relay {
         Ok(())
     }
 
+    /// What frames of this tenant count against.
+    pub fn accounting(&self) -> Accounting {
+        Accounting {
+            budget: Some(self.parts.budget.clone()),
+            read_at: None,
+        }
+    }
+
+    /// The answer to a ping.
+    pub fn pong(&self, payload: &[u8]) -> Frame {
+        Frame::encode(Opcode::Pong, payload, self.accounting())
+    }
+
     /// Queues an event for one socket as its route says.
     pub fn deliver_to(&self, member: &Arc<Member>, event: &Event) {
         let Some(route) = self.parts.deliveries.get(usize::from(member.delivery())) else {
             return;
         };
-        match route.delivery.render(
-            event,
-            &Accounting {
-                budget: Some(self.parts.budget.clone()),
-                read_at: None,
-            },
-        ) {
+        match route.delivery.render(event, &self.accounting()) {
             Ok(rendered) => drop(enqueue(member, &rendered)),
             Err(error) => self.not_carried(event, DropCause::NotRendered, &error),
         }
@@ -198,12 +223,15 @@ impl Relay {
                     // A full inbox must not keep the thread: other tenants' relays and all sockets share it.
                     tokio::task::consume_budget().await;
                 }
-                _ = linger.tick() => self.expire_lingering(),
+                _ = linger.tick() => {
+                    self.expire_lingering();
+                    self.tell_gap();
+                }
             }
         }
     }
 
-    async fn serve(&self, signal: Signal, sampled: bool) {
+    async fn serve(self: &Arc<Self>, signal: Signal, sampled: bool) {
         match signal {
             Signal::Event(incoming) => self.fan_out(incoming, sampled).await,
             Signal::Gap(cause) => self.gap(cause),
@@ -273,6 +301,7 @@ impl Relay {
     fn not_carried(&self, event: &Event, cause: DropCause, error: &dyn std::error::Error) {
         self.parts.metrics.dropped(cause);
         let event_type = event.event_type().unwrap_or("(none)");
+        let event_type = &event_type[..event_type.floor_char_boundary(TYPE_SHOWN)];
         if self.first_report(event_type) {
             tracing::warn!(
                 tenant.id = %self.parts.tenant, event.r#type = event_type, error = %error,
@@ -287,7 +316,26 @@ impl Relay {
         reported.len() < 1000 && reported.insert(word.into())
     }
 
-    fn gap(&self, cause: GapCause) {
+    /// Under sustained overload gaps come by the hundred: those of a second are told as one, after the last event
+    /// that is known to be missing.
+    fn gap(self: &Arc<Self>, cause: GapCause) {
+        self.gaps.lock().untold = Some(cause);
+        self.tell_gap();
+    }
+
+    fn tell_gap(self: &Arc<Self>) {
+        let mut gaps = self.gaps.lock();
+        if gaps
+            .told
+            .is_some_and(|told| told.elapsed() < GAP_TOLD_EVERY)
+        {
+            return;
+        }
+        let Some(cause) = gaps.untold.take() else {
+            return;
+        };
+        gaps.told = Some(Instant::now());
+        drop(gaps);
         let members = self.parts.hub.members();
         tracing::warn!(
             tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
@@ -295,13 +343,21 @@ impl Relay {
         match self.parts.on_gap {
             OnGap::Count => {}
             OnGap::Notify => {
-                let notice = Frame::text(GAP_NOTICE);
-                members.iter().for_each(|member| {
+                let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
+                for member in &members {
                     // A queue that is full closes its socket by itself.
                     member.outbound().push_frame(&notice);
-                });
+                }
             }
-            OnGap::Close => drop(tokio::spawn(close_paced(members))),
+            OnGap::Close => {
+                if !self.closing.swap(true, Ordering::AcqRel) {
+                    let relay = self.clone();
+                    tokio::spawn(async move {
+                        close_paced(members).await;
+                        relay.closing.store(false, Ordering::Release);
+                    });
+                }
+            }
         }
     }
 

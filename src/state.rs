@@ -106,6 +106,11 @@ impl Life {
         self.ready.load(Ordering::Acquire) && !self.is_draining()
     }
 
+    /// Whether it was ready once.
+    pub fn has_started(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
     /// Every tenant's dependencies were reached once, or waited for long enough.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);

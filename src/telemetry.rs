@@ -85,6 +85,11 @@ impl Telemetry {
             LogFormat::Text => subscriber.try_init(),
         }
         .map_err(|_| TelemetryError::AlreadySetUp)?;
+        // What a panic says may hold what a client sent: only its place is told.
+        std::panic::set_hook(Box::new(|panic| {
+            let location = panic.location().map(ToString::to_string);
+            tracing::error!(location, "A task panicked");
+        }));
         Ok(Self { lines })
     }
 

@@ -114,7 +114,7 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         state.tenants.all().iter().map(reason).collect()
     });
     let checks = [
-        ("started", ready || state.life.is_draining()),
+        ("started", state.life.has_started()),
         ("not_draining", !state.life.is_draining()),
         ("tenants", degraded == 0),
     ];

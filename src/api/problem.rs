@@ -82,7 +82,7 @@ impl ApiProblem {
             ApiProblem::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                "The channel layer cannot be asked right now; nothing was published.",
+                "The channel layer does not confirm right now; the event may not have been published.",
             ),
         }
     }

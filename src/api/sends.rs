@@ -69,6 +69,10 @@ pub(super) async fn to_group(
         .ok_or(ApiProblem::GroupNameNotValid)?;
     let published = tenant.relay.publish(&group, &event, EventSource::Api).await;
     published.map_err(|error| {
+        if error.kind().is_none() {
+            // The event itself is at fault: an integer beyond 64 bits has no form in MessagePack.
+            return ApiProblem::EventNotValid;
+        }
         tracing::warn!(tenant.id = %tenant.id, error = %error, "Could not publish an event of the API");
         ApiProblem::Unavailable
     })?;

@@ -116,6 +116,8 @@ impl Subscriptions {
             tell(waiter, Ok(()));
             return;
         }
+        // During an outage handshakes come and give up: what they left behind goes with the next one.
+        channel.waiters.retain(|waiter| !waiter.is_closed());
         channel.waiters.push(waiter);
         channel.refused = false;
         mark_changed(&mut self.changed, name, channel);

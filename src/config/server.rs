@@ -66,7 +66,7 @@ table! {
     /// Pings to clients.
     #[derive(Clone, Copy, Debug)]
     pub struct Heartbeat {
-        /// How long a silent socket waits for its next ping. Longer than a proxy's idle timeout, and the proxy cuts sockets.
+        /// Time between two pings of a socket. Longer than a proxy's idle timeout, and the proxy cuts sockets.
         pub interval: Duration as SECONDS => Duration::from_secs(25),
         /// How long the answer may take before the socket is closed with 4009; shorter than `interval`.
         pub timeout: Duration as SECONDS => Duration::from_secs(10),

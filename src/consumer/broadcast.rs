@@ -71,9 +71,14 @@ impl Consumer for Broadcast {
         let Some(event) = event else {
             return self.refuse(context);
         };
-        if let Err(error) = context.group_send(&self.to, &event).await {
-            tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");
-            context.close_for(CloseReason::Unavailable);
+        match context.group_send(&self.to, &event).await {
+            Ok(()) => {}
+            Err(error) if error.is_outage() => {
+                tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");
+                context.close_for(CloseReason::Unavailable);
+            }
+            // The event itself is at fault: an integer beyond 64 bits has no form in MessagePack.
+            Err(_) => self.refuse(context),
         }
     }
 }

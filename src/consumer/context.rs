@@ -6,7 +6,7 @@ use super::Scope;
 use crate::channel_layer::LayerError;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::event::Event;
-use crate::frame::Frame;
+use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member};
 use crate::ids::GroupName;
 use crate::metrics::{DropCause, EventSource};
@@ -30,6 +30,13 @@ pub enum GroupError {
     Layer(#[from] LayerError),
 }
 
+impl GroupError {
+    /// Whether the layer is at fault, and not the name or the event.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Layer(error) if error.kind().is_some())
+    }
+}
+
 impl<'a> Context<'a> {
     /// What is known of the socket.
     pub fn scope(&self) -> &'a Scope {
@@ -38,17 +45,18 @@ impl<'a> Context<'a> {
 
     /// Queues a text frame for the client.
     pub fn send_text(&self, text: &str) {
-        self.send(&Frame::text(text));
+        self.send(Opcode::Text, text.as_bytes());
     }
 
     /// Queues a binary frame for the client.
     pub fn send_binary(&self, bytes: &[u8]) {
-        self.send(&Frame::binary(bytes));
+        self.send(Opcode::Binary, bytes);
     }
 
-    fn send(&self, frame: &Frame) {
+    fn send(&self, opcode: Opcode, payload: &[u8]) {
+        let frame = Frame::encode(opcode, payload, self.relay.accounting());
         // A queue that is full closes the socket by itself.
-        let _ = self.member.outbound().push_frame(frame);
+        let _ = self.member.outbound().push_frame(&frame);
     }
 
     /// Closes the socket once what waits for it is sent. 1000 and 3000-4999 pass unchanged, anything else is 1011.
@@ -75,7 +83,8 @@ impl<'a> Context<'a> {
     /// group arrive in the order of these calls.
     ///
     /// # Errors
-    /// If the name is not valid, or the layer cannot be asked: the event was then not published.
+    /// If the name is not valid, or the layer does not confirm: the event may then have been published all the
+    /// same.
     pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
         Ok(self
@@ -90,13 +99,20 @@ impl<'a> Context<'a> {
     /// If the name is not valid, the socket is in `limits.groups_per_socket` groups, or the layer cannot be asked.
     pub async fn group_add(&self, group: &str) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
+        if self.member.groups().contains(&group) {
+            return Ok(());
+        }
         if !self.relay.has_room_for_group(self.member) {
             self.relay.metrics().dropped(DropCause::Limit);
             return Err(GroupError::NotAllowed(
                 "limits.groups_per_socket is reached",
             ));
         }
-        Ok(self.relay.join(self.member, &group).await?)
+        let joined = self.relay.join(self.member, &group).await;
+        if joined.is_err() {
+            self.relay.leave(self.member, &group);
+        }
+        Ok(joined?)
     }
 
     /// Takes the socket out of a group; without effect if it is not in it.

@@ -121,6 +121,10 @@ impl Drain<'_> {
         let all_gone = async {
             while self.occupancy.open() > 0 {
                 metrics::drain_remaining(self.occupancy.open());
+                // Whose handshake was under way until now has not been asked yet; asking twice changes nothing.
+                for member in self.open_members() {
+                    member.outbound().close(goodbye(), CloseOrder::AfterQueued);
+                }
                 tokio::time::sleep(STEP).await;
             }
         };
@@ -169,7 +173,6 @@ async fn close_paced(mut members: Vec<Arc<Member>>, rate: u32, left: Duration) {
             member.outbound().close(goodbye(), CloseOrder::AfterQueued);
         }
         closed = closed.max(due);
-        metrics::drain_remaining(members.len() - closed);
     }
 }
 

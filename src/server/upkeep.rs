@@ -10,7 +10,7 @@ use crate::api::health::Progress;
 use crate::close_code::CloseReason;
 use crate::config::QueueBound;
 use crate::frame::QueueBudget;
-use crate::hub::{CloseOrder, Member, TOO_SLOW_WAIT};
+use crate::hub::{CloseOrder, TOO_SLOW_WAIT};
 use crate::metrics;
 use crate::socket::registration::Occupancy;
 use crate::state::Tenants;
@@ -56,28 +56,36 @@ impl Upkeep {
     }
 
     /// Closes the sockets that most waits for, until what is left would be under the bound.
+    ///
+    /// Shared frames die with the last socket that holds them, so that the gauge tells when it is enough; what
+    /// sockets hold that are closing already is on its way out.
     fn close_fullest(&self) {
         let members = self
             .tenants
             .all()
             .iter()
             .flat_map(|tenant| tenant.relay.hub().members());
-        let mut queued: Vec<(usize, Arc<Member>)> = members
-            .map(|member| (member.outbound().queued_bytes(), member))
+        let (closing, mut open): (Vec<_>, Vec<_>) = members
+            .map(|member| (member.outbound().queued_bytes() as u64, member))
             .filter(|(bytes, _)| *bytes > 0)
-            .collect();
-        queued.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let mut closed = 0;
-        for (_, member) in &queued {
-            // Shared frames die with the last socket that holds them: the gauge tells when it is enough.
-            if self.budget.bytes() <= self.max_queue_bytes {
+            .partition(|(_, member)| member.outbound().is_closing());
+        let leaving: u64 = closing.iter().map(|(bytes, _)| bytes).sum();
+        let limit = self.max_queue_bytes.saturating_add(leaving);
+        open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let (mut closed, mut freed) = (0, 0);
+        for (bytes, member) in &open {
+            if self.budget.bytes().saturating_sub(freed) <= limit {
                 break;
             }
-            member.outbound().close(
-                CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT),
-                CloseOrder::Now,
-            );
-            closed += 1;
+            let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
+            if member.outbound().close(frame, CloseOrder::Now) {
+                // A frame that is half out stays until the socket is gone.
+                freed += member.outbound().queued_bytes().min(*bytes as usize) as u64;
+                closed += 1;
+            }
+        }
+        if closed == 0 {
+            return;
         }
         tracing::warn!(
             count = closed,

@@ -21,13 +21,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 use super::Door;
-use super::connection::{Connection, close_at_once};
+use super::connection::{self, Connection, close_at_once};
 use super::head::{self, Arrival, HeadReader, NoRequest};
 use super::upgrade::{After101, Outcome, Peer};
 use crate::metrics;
 
 /// How long accepting pauses when the system has no descriptor left: sockets have to go before a new one can come.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are not sockets yet, or no more, beside `server.max_connections`; half of the reserved
+/// descriptors.
+const HANDSHAKES: usize = 128;
 /// A request and its answer may take this long after the head has come; every step has a shorter deadline of its own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,6 +39,10 @@ pub async fn run(listener: TcpListener, door: Arc<Door>, router: Router) -> Infa
     let heads = Arc::new(HeadReader::new(&door.config));
     loop {
         match listener.accept().await {
+            // Half-open and refused connections hold descriptors too: with them, some of the reserve stays.
+            Ok((stream, _)) if door.tasks.len() >= door.occupancy.most() + HANDSHAKES => {
+                drop(stream)
+            }
             Ok((stream, peer)) => {
                 let (door, heads, router) = (door.clone(), heads.clone(), router.clone());
                 door.clone().tasks.spawn(async move {
@@ -90,7 +97,7 @@ async fn handshake(
     router: Router,
 ) -> Option<Opened> {
     let peer = peer.ip().to_canonical();
-    let _handshake = match door.addresses.begin_handshake(peer) {
+    let _handshake = match door.begin_handshake(peer) {
         Ok(place) => place,
         Err(refusal) => {
             metrics::handshake_without_tenant(refusal.code());
@@ -113,7 +120,8 @@ async fn handshake(
 fn ends_unless_upgraded(mut response: Response) -> Response {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+        // A 426 names `upgrade` there already.
+        response.headers_mut().append(CONNECTION, close);
     }
     response
 }
@@ -152,10 +160,14 @@ async fn answer(arrival: Arrival, peer: IpAddr, router: Router) -> Option<Opened
                 after,
             })
         }
-        (Ok(_), _) => {
-            head::end(&mut stream).await;
+        (served, after) => {
+            if let Some(After101::Serve(socket)) = after {
+                // The client went away before it had its 101.
+                connection::abandon(*socket).await;
+            } else if served.is_ok() {
+                head::end(&mut stream).await;
+            }
             None
         }
-        (Err(_), _) => None,
     }
 }

@@ -206,6 +206,7 @@ impl Connection {
                     if *sent == frame.len() {
                         let frame = frame.clone();
                         self.ready.partial = None;
+                        self.ready.registration.member().outbound().set_in_hand(0);
                         self.sent(&frame);
                     }
                 }
@@ -250,11 +251,9 @@ impl Connection {
                 frame: batch[whole].clone(),
                 sent: count,
             }));
-            self.ready
-                .registration
-                .member()
-                .outbound()
-                .give_back(batch.drain(whole + 1..));
+            let outbound = self.ready.registration.member().outbound();
+            outbound.set_in_hand(batch[whole].len());
+            outbound.give_back(batch.drain(whole + 1..));
         }
         Ok(())
     }
@@ -345,7 +344,7 @@ impl Connection {
                         .registration
                         .member()
                         .outbound()
-                        .push_frame(&Frame::pong(&payload));
+                        .push_frame(&self.ready.registration.relay().pong(&payload));
                 }
                 Message::Pong(payload) => {
                     metrics.frame_received(FrameKind::Pong);
@@ -450,6 +449,16 @@ impl Connection {
         });
         self.say_goodbye(answer, false).await
     }
+}
+
+/// Ends a socket whose client went away before it was open: the consumer has seen it connect.
+pub async fn abandon(mut socket: ReadySocket) {
+    let member = socket.registration.member().clone();
+    let close = CloseFrame::absent();
+    let metrics = socket.registration.metrics();
+    metrics.disconnected(&close, Duration::ZERO);
+    socket.registration.end();
+    guarded(&member, socket.consumer.disconnect(&socket.scope, &close)).await;
 }
 
 /// Ends a socket that was accepted only to tell its client why it is refused.

@@ -1,10 +1,12 @@
 //! The socket listener: from an accepted TCP connection to an open WebSocket, and its life until it closes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::config::ServerConfig;
+use crate::config::{ClientAddress, ServerConfig};
+use crate::error::Refusal;
 use crate::state::{Life, Tenants};
 
 pub mod accept;
@@ -22,7 +24,7 @@ pub mod upgrade;
 
 use client_address::AddressFinder;
 use heartbeat::Heartbeat;
-use per_address::PerAddress;
+use per_address::{AddressPlace, PerAddress};
 use registration::Occupancy;
 
 /// What the socket listener works with.
@@ -43,4 +45,15 @@ pub struct Door {
     pub heartbeat: Arc<Heartbeat>,
     /// The tasks of connections: they may end, and a drain waits for them.
     pub tasks: TaskTracker,
+}
+
+impl Door {
+    /// Counts a handshake of a new connection, where its peer is the client itself. Behind a proxy the client is
+    /// known from the request only, and counted then.
+    fn begin_handshake(&self, peer: IpAddr) -> Result<Option<AddressPlace>, Refusal> {
+        match self.config.client_address {
+            ClientAddress::Peer => self.addresses.begin_handshake(peer),
+            _ => Ok(None),
+        }
+    }
 }

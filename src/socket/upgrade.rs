@@ -17,12 +17,13 @@ use parking_lot::Mutex;
 use super::Door;
 use super::connection::{ReadySocket, guarded};
 use super::handshake::{self, WebSocketKey};
+use super::per_address::AddressPlace;
 use super::rate::Bucket;
 use super::registration::{Place, Registration};
 use crate::admission::Identity;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
-use crate::config::{OnExpiry, RefusalMode};
+use crate::config::{ClientAddress, OnExpiry, RefusalMode};
 use crate::consumer::{Context, Scope};
 use crate::error::Refusal;
 use crate::frame::Decoder;
@@ -75,6 +76,8 @@ struct Admitted {
     key: WebSocketKey,
     subprotocol: Option<HeaderValue>,
     place: Arc<Mutex<Option<Place>>>,
+    /// Counts the handshake for a client behind a proxy until it is over.
+    _handshake: Option<Arc<AddressPlace>>,
 }
 
 /// A refusal of the first stage, with the tenant once it was found.
@@ -187,6 +190,10 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
     let client = door
         .address_finder
         .client(peer.address, peer.proxied, &parts.headers);
+    let handshake = match door.config.client_address {
+        ClientAddress::Peer => None,
+        _ => door.addresses.begin_handshake(client)?,
+    };
     let place = door.addresses.admit(client, place)?;
     let tenant = door
         .tenants
@@ -225,6 +232,7 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
         key,
         subprotocol,
         place,
+        _handshake: handshake.map(Arc::new),
     })
 }
 
@@ -276,17 +284,20 @@ async fn open(
     );
     let registration = Registration::new(member, tenant.relay.clone(), place);
     join_groups(&registration, &groups).await?;
-    let mut consumer = (route.consumer.make)(&scope);
-    let mut context = Context {
-        scope: &scope,
-        member: registration.member(),
-        relay: registration.relay(),
+    let connect = async {
+        let mut consumer = (route.consumer.make)(&scope);
+        let mut context = Context {
+            scope: &scope,
+            member: registration.member(),
+            relay: registration.relay(),
+        };
+        consumer.connect(&mut context).await.map(|()| consumer)
     };
-    match guarded(registration.member(), consumer.connect(&mut context)).await {
-        Some(Ok(())) => {}
+    let consumer = match guarded(registration.member(), connect).await {
+        Some(Ok(consumer)) => consumer,
         Some(Err(_)) => return Err(Refusal::Refused),
         None => return Err(Refusal::Unavailable),
-    }
+    };
     Ok(ReadySocket {
         backlog: None,
         partial: None,
