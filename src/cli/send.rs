@@ -128,6 +128,9 @@ fn event(text: &str) -> Result<String, String> {
     } else {
         text.to_owned()
     };
+    if text.len() as u64 > LARGEST_EVENT {
+        return Err("the event is larger than 1 MiB".to_owned());
+    }
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
         Ok(event) if event.contains_key("type") => Ok(text),
         Ok(_) => Err("the event has no \"type\"".to_owned()),

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,7 +117,7 @@ fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String>
             0..=LARGEST_FILE => Ok(metadata),
             _ => Err(std::io::ErrorKind::FileTooLarge.into()),
         })
-        .and_then(|metadata| Ok((metadata, fs::read_to_string(&path)?)))
+        .and_then(|metadata| Ok((metadata, read_bounded(&path)?)))
     {
         Ok(read) => read,
         Err(error) => return reader.mistake(node, unreadable(&error), expected, ""),
@@ -142,6 +143,18 @@ fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String>
         reader.warn(node, text);
     }
     Some(text)
+}
+
+/// The file's text; devices and pipes say no length, so that the bound is held while reading, too.
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = fs::File::open(path)?
+        .take(LARGEST_FILE + 1)
+        .read_to_string(&mut text)?;
+    if read as u64 > LARGEST_FILE {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

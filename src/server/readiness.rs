@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::ErrorKind;
+use crate::ids::GroupName;
 use crate::state::{Life, Tenant, Tenants};
 use crate::users::UsersProblem;
 
@@ -17,6 +18,9 @@ use crate::users::UsersProblem;
 const RETRY: Duration = Duration::from_millis(500);
 /// Between two looks at tenants that were served once: a column may come, or go.
 const RECHECK: Duration = Duration::from_secs(30);
+
+/// The group that is subscribed for a moment to see whether that is allowed.
+const PROBE: &str = "lockgate.probe";
 
 /// What stands in the way of a tenant.
 enum Obstacle {
@@ -149,13 +153,23 @@ async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     if let Err(error) = authenticator.verifier.ready().await {
         return Err(Obstacle::NotReached(error.to_string()));
     }
-    if tenant.relay.layer().ready().await {
-        Ok(())
-    } else {
-        Err(Obstacle::NotReached(
+    let layer = tenant.relay.layer();
+    if !layer.ready().await {
+        return Err(Obstacle::NotReached(
             "the channel layer is not connected".into(),
-        ))
+        ));
     }
+    // Whether groups may be subscribed shows only when one is.
+    let probe = GroupName::from(PROBE);
+    let subscribed = layer.subscribe(&probe).await;
+    layer.unsubscribe(&probe);
+    subscribed.map_err(|error| match error.kind() {
+        Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
+            "its Redis user may not subscribe to its groups; grant the channels {}*",
+            tenant.config.layer.prefix
+        )),
+        _ => Obstacle::NotReached(error.to_string()),
+    })
 }
 
 /// Notes a change of state, and logs it once.

@@ -88,6 +88,8 @@ pub struct ReadySocket {
 
 /// What the loop does next.
 enum Step {
+    /// A batch of pongs waits: it leaves before more is decoded.
+    Flush,
     Message(consumer::Message),
     Event(Arc<Event>),
     /// We close: queued frames are out, or were dropped.
@@ -129,6 +131,7 @@ impl Connection {
                     }
                     Step::Closed(frame) => break Box::pin(self.answer_close(frame)).await,
                     Step::Gone => break CloseFrame::absent(),
+                    Step::Flush => {}
                 }
             };
             Box::pin(self.end(close, opened.elapsed())).await;
@@ -275,39 +278,37 @@ impl Connection {
     /// Reads and decodes until there is a message, or nothing to read.
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
         loop {
-            if let Some(backlog) = self.ready.backlog.take() {
-                if let Some(step) = self.decode_backlog(backlog) {
-                    return Poll::Ready(step);
-                }
-                continue;
-            }
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(Step::Gone);
-            }
-            let step = READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
-                Ok(0) => Some(Step::Gone),
-                Ok(count) => {
-                    self.ready
-                        .registration
-                        .metrics()
-                        .received_bytes
-                        .increment(count as u64);
-                    let mut input = &scratch[..count];
-                    let step = self.decode(&mut input);
-                    self.ready.backlog = Backlog::of(input);
-                    step
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Err(_) => Some(Step::Gone),
-            });
-            if let Some(step) = step {
-                return Poll::Ready(step);
+            let step = match self.ready.backlog.take() {
+                Some(backlog) => self.decode_backlog(backlog),
+                None if ready!(self.stream.poll_read_ready(cx)).is_err() => Some(Step::Gone),
+                None => self.read(),
+            };
+            match step {
+                None | Some(Step::Flush) => {}
+                Some(step) => return Poll::Ready(step),
             }
             // Pongs leave before more is read: pings of a client that reads fill no queue.
             if let Poll::Ready(step) = self.poll_write(cx) {
                 return Poll::Ready(step);
             }
         }
+    }
+
+    /// Reads what there is, as much as fits the scratch buffer, and decodes it.
+    fn read(&mut self) -> Option<Step> {
+        READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
+            Ok(0) => Some(Step::Gone),
+            Ok(count) => {
+                let metrics = self.ready.registration.metrics();
+                metrics.received_bytes.increment(count as u64);
+                let mut input = &scratch[..count];
+                let step = self.decode(&mut input);
+                self.ready.backlog = Backlog::of(input);
+                step
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) => Some(Step::Gone),
+        })
     }
 
     /// Decodes what was kept, where it lies: a burst of small messages is copied once, not once per message.
@@ -322,6 +323,7 @@ impl Connection {
 
     /// Decodes up to the first thing that the loop must act on; `input` is then what follows it.
     fn decode(&mut self, input: &mut &[u8]) -> Option<Step> {
+        let mut pongs = 0;
         loop {
             let message = match self.ready.decoder.push(input) {
                 Ok(Some(message)) => message,
@@ -345,6 +347,10 @@ impl Connection {
                         .member()
                         .outbound()
                         .push_frame(&self.ready.registration.relay().pong(&payload));
+                    pongs += 1;
+                    if pongs == BATCH {
+                        return Some(Step::Flush);
+                    }
                 }
                 Message::Pong(payload) => {
                     metrics.frame_received(FrameKind::Pong);
