@@ -31,12 +31,6 @@ use crate::tenants::HostTable;
 use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, Users};
 
-/// What serves a configuration.
-pub struct Built {
-    /// The tenants, by name.
-    pub tenants: Arc<Tenants>,
-}
-
 /// Builds every tenant. Nothing is connected yet; needs a runtime, because links begin to connect at once.
 ///
 /// # Errors
@@ -46,7 +40,7 @@ pub fn build(
     registry: &Registry,
     replica: &ReplicaId,
     budget: &Arc<QueueBudget>,
-) -> anyhow::Result<Built> {
+) -> anyhow::Result<Arc<Tenants>> {
     let mut builder = Builder::new(config, replica);
     let mut tenants = Vec::with_capacity(config.tenants.len());
     for (at, (id, tenant)) in config.tenants.iter().enumerate() {
@@ -56,9 +50,7 @@ pub fn build(
     }
     let hosts = HostTable::new(&config.tenants)
         .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
-    Ok(Built {
-        tenants: Arc::new(Tenants::new(hosts, tenants)),
-    })
+    Ok(Arc::new(Tenants::new(hosts, tenants)))
 }
 
 /// The authenticator of one tenant, without the rest of a gateway.

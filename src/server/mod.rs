@@ -94,8 +94,8 @@ impl Server {
             api: api.as_ref().map(TcpListener::local_addr).transpose()?,
         };
         let budget = Arc::new(QueueBudget::default());
-        let built = build::build(&config, &options.registry, &ReplicaId::random(), &budget)?;
-        let (life, tenants) = (Arc::new(Life::default()), built.tenants);
+        let tenants = build::build(&config, &options.registry, &ReplicaId::random(), &budget)?;
+        let life = Arc::new(Life::default());
         let occupancy = Occupancy::new(limits::max_connections(
             config.server.max_connections,
             descriptors,
