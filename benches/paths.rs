@@ -17,7 +17,7 @@ use lockgate::clock::UnixTime;
 use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
 use lockgate::event::Event;
 use lockgate::frame::{Accounting, Decoder, Frame, Message};
-use lockgate::hub::{FanOut, Hub, Member};
+use lockgate::hub::{FanOut, Hub, Member, Profile};
 use lockgate::ids::GroupName;
 use lockgate::render::{Delivery, Rendered};
 use serde_json::Map;
@@ -137,7 +137,12 @@ fn fan_out(criterion: &mut Criterion) {
         let hub = Hub::default();
         let name = GroupName::from("bench");
         let members: Vec<Arc<Member>> = (0..size)
-            .map(|user: u32| Member::new(user.to_string().into(), 0, 0, None))
+            .map(|user: u32| {
+                Member::new(Profile {
+                    user: user.to_string().into(),
+                    ..Profile::default()
+                })
+            })
             .collect();
         for member in &members {
             hub.register(member);

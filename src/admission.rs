@@ -11,8 +11,10 @@ use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, Ver
 use crate::clock::UnixTime;
 use crate::config::{OnOutage, TokenConfig};
 use crate::error::{Refusal, StoreError};
+use crate::hub::{Hub, Pending, PendingPlace};
 use crate::ids::TenantId;
 use crate::metrics::{self, AuthStep};
+use crate::stores::key_store::KeyStore;
 use crate::stores::redis::{KeyValue, RedisStore};
 use crate::users::{CachedPair, UserRecord, Users};
 
@@ -23,12 +25,14 @@ pub struct Identity {
     pub user: Arc<UserRecord>,
     /// What the token says.
     pub token: Arc<VerifiedToken>,
+    /// The handshake's place in the indexes of its hub, where the token is a socket's.
+    pub(crate) pending: Option<Arc<PendingPlace>>,
 }
 
 /// Where the denylist is, and what holds while it cannot be asked.
 pub struct DenylistSource {
-    /// `None`: this process has no Redis, and nothing is denied.
-    pub redis: Option<Arc<RedisStore>>,
+    /// Its keys; in memory where this process has no Redis.
+    pub store: KeyStore,
     /// Whether it is the Redis that also holds the user records: then one round asks for both.
     pub shares_users_redis: bool,
     /// `denylist.on_outage`.
@@ -49,6 +53,9 @@ pub struct Authenticator {
     pub redis: Option<Arc<RedisStore>>,
     /// The tenant's users.
     pub users: Arc<Users>,
+    /// Where handshakes are entered before they are asked about, so that no revocation falls between; `None` where
+    /// tokens do not open sockets.
+    pub hub: Option<Arc<Hub>>,
 }
 
 /// What the Redis round said.
@@ -58,6 +65,13 @@ struct Round {
 }
 
 impl Authenticator {
+    /// The Redis servers that it asks: that of the users, then the denylist's where it is another.
+    pub fn redis_servers(&self) -> Vec<&Arc<RedisStore>> {
+        let own = self.denylist.store.redis();
+        let own = own.filter(|_| !self.denylist.shares_users_redis);
+        self.redis.iter().chain(own).collect()
+    }
+
     /// From a token to its user: steps 8 to 10 of a socket's life.
     ///
     /// # Errors
@@ -70,6 +84,11 @@ impl Authenticator {
             Err(TokenError::Unavailable(error)) => return Err(unavailable(&self.tenant, &error)),
         };
         let started = lap(AuthStep::Token, started);
+        let pending = self.hub.as_ref().map(|hub| {
+            let (user, jti) = (token.user_id.clone(), token.jti.clone());
+            Arc::new(hub.expect(Pending::new(user, jti, token.issued_at)))
+        });
+        let moment = self.users.moment();
         let local = self.users.local(&token.user_id);
         let round = self.ask_redis(&token, local.is_none()).await;
         let started = lap(AuthStep::Denylist, started);
@@ -81,7 +100,10 @@ impl Authenticator {
         let user = match local {
             Some(known) => known,
             None => {
-                let found = self.users.look_up(&token.user_id, round.cached).await;
+                let found = self
+                    .users
+                    .look_up(&token.user_id, round.cached, moment)
+                    .await;
                 found.map_err(|error| unavailable(&self.tenant, &error))?
             }
         };
@@ -90,7 +112,21 @@ impl Authenticator {
         Ok(Identity {
             user,
             token: Arc::new(token),
+            pending,
         })
+    }
+
+    /// The token's user once more, for a handshake during which the user was invalidated.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub async fn user_again(&self, token: &VerifiedToken) -> Result<Arc<UserRecord>, Refusal> {
+        let moment = self.users.moment();
+        let keys = self.users.redis_keys(&token.user_id);
+        let cached = self.ask_for_user(Some(keys)).await;
+        let found = self.users.look_up(&token.user_id, cached, moment).await;
+        let user = found.map_err(|error| unavailable(&self.tenant, &error))?;
+        self.check_user(token, user)
     }
 
     /// What [`Authenticator::authenticate`] would do with the token at `now`, check by check.
@@ -107,14 +143,19 @@ impl Authenticator {
     }
 
     async fn later_checks(&self, token: &VerifiedToken) -> Later {
+        let moment = self.users.moment();
         let round = self.ask_redis(token, true).await;
-        let denylist = match (&self.denylist.redis, round.verdict) {
-            (None, _) => Asked::NotAsked,
-            (Some(_), DenyVerdict::Clear) => Asked::Pass,
-            (Some(_), DenyVerdict::Revoked) => Asked::Fail,
-            (Some(_), DenyVerdict::Unreadable) => Asked::Unavailable,
+        let denylist = match (&self.denylist.store, round.verdict) {
+            (KeyStore::Memory(_), _) => Asked::NotAsked,
+            (_, DenyVerdict::Clear) => Asked::Pass,
+            (_, DenyVerdict::Revoked) => Asked::Fail,
+            (_, DenyVerdict::Unreadable) => Asked::Unavailable,
         };
-        let Ok(user) = self.users.look_up(&token.user_id, round.cached).await else {
+        let found = self
+            .users
+            .look_up(&token.user_id, round.cached, moment)
+            .await;
+        let Ok(user) = found else {
             return Later {
                 denylist,
                 user: Asked::Unavailable,
@@ -168,21 +209,14 @@ impl Authenticator {
 
     /// Asks for denylist and cached user: one round where one Redis holds both, else two in parallel.
     async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> Round {
-        let (jti, user, all) = denylist::keys(&self.tenant, token);
+        let (jti, user, all) = denylist::keys(&self.tenant, token.jti.as_ref(), &token.user_id);
         // A token without jti has no key of its own: its place in the round is taken by a key that decides anyway.
         let deny_keys = [jti.unwrap_or_else(|| all.clone()), user, all];
         let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
-        let Some(deny_redis) = &self.denylist.redis else {
-            return Round {
-                verdict: DenyVerdict::Clear,
-                cached: self.ask_for_user(user_keys).await,
-            };
-        };
+        let store = &self.denylist.store;
         if !self.denylist.shares_users_redis {
-            let (denied, cached) = tokio::join!(
-                deny_redis.get_each(&deny_keys),
-                self.ask_for_user(user_keys)
-            );
+            let (denied, cached) =
+                tokio::join!(store.get_each(&deny_keys), self.ask_for_user(user_keys));
             return Round {
                 verdict: verdict(token, denied.as_deref().ok()),
                 cached,
@@ -190,12 +224,12 @@ impl Authenticator {
         }
         let mut keys = deny_keys.to_vec();
         keys.extend(user_keys.into_iter().flatten());
-        match deny_redis.get_each(&keys).await {
+        match store.get_each(&keys).await {
             Ok(answers) => {
                 let (denied, cached) = answers.split_at(3);
                 Round {
                     verdict: verdict(token, Some(denied)),
-                    cached: Some(cached_pair(cached)),
+                    cached: (!cached.is_empty()).then(|| cached_pair(cached)),
                 }
             }
             Err(_) => Round {
@@ -216,17 +250,8 @@ fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
     let Some([jti, user, all]) = answers else {
         return DenyVerdict::Unreadable;
     };
-    // Whatever stands under a token's own key denies it.
-    let jti = match (token.jti.is_some(), jti) {
-        (true, Ok(value)) => value.as_deref(),
-        (true, Err(_)) => Some(&b""[..]),
-        (false, _) => None,
-    };
-    match (user, all) {
-        (Ok(user), Ok(all)) => denylist::verdict(token, jti, user.as_deref(), all.as_deref()),
-        _ if jti.is_some() => DenyVerdict::Revoked,
-        _ => DenyVerdict::Unreadable,
-    }
+    let jti = token.jti.is_some().then_some(jti);
+    denylist::verdict_of_answers(token.issued_at, jti, user, all)
 }
 
 /// The user's two keys; what a key of the wrong type means, the users know.

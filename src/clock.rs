@@ -22,3 +22,9 @@ impl UnixTime {
         Duration::try_from_secs_f64(self.0 - Self::now().0).unwrap_or(Duration::ZERO)
     }
 }
+
+/// Whether a token issued at `issued_at` falls under `cut_off`, both in Unix seconds: that whole second is included, and
+/// so is a token that does not say when it was issued.
+pub fn is_under_cut_off(issued_at: Option<f64>, cut_off: f64) -> bool {
+    issued_at.is_none_or(|issued_at| issued_at.floor() <= cut_off)
+}

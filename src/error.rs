@@ -242,6 +242,21 @@ impl Refusal {
         }
     }
 
+    /// The refusal of a handshake whose socket was to be closed for this reason before it was open; `None` where the
+    /// socket opens, so that its close frame says why.
+    pub const fn of_close(reason: CloseReason) -> Option<Self> {
+        Some(match reason {
+            CloseReason::TokenRevoked => Refusal::TokenRevoked,
+            CloseReason::UserInactive => Refusal::UserInactive,
+            CloseReason::UserNotFound => Refusal::UserNotFound,
+            CloseReason::PasswordChanged => Refusal::PasswordChanged,
+            CloseReason::GroupForbidden => Refusal::GroupForbidden,
+            CloseReason::TenantSuspended => Refusal::TenantSuspended,
+            CloseReason::Unavailable | CloseReason::Draining => Refusal::Unavailable,
+            _ => return None,
+        })
+    }
+
     /// The close frame of `refusal = "close"`; `None` for what is decided before a tenant's mode is known or allowed.
     pub fn close_frame(self) -> Option<CloseFrame> {
         let reason = match self {
@@ -256,6 +271,7 @@ impl Refusal {
             Refusal::RateLimited => CloseReason::RateLimited,
             Refusal::TooManyConnections => CloseReason::TooManyConnections,
             Refusal::TooManyUserConnections => CloseReason::TooManyUserConnections,
+            Refusal::TenantSuspended => CloseReason::TenantSuspended,
             Refusal::GroupNameNotValid => CloseReason::GroupNameNotValid,
             Refusal::GroupForbidden => CloseReason::GroupForbidden,
             Refusal::Unavailable => CloseReason::Unavailable,

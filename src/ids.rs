@@ -74,10 +74,6 @@ text_id! {
     UserId
 }
 text_id! {
-    /// The unique id of a token (RFC 7519 §4.1.7). Any text, also the empty one.
-    Jti
-}
-text_id! {
     /// A group within one tenant, without the layer's prefix.
     GroupName
 }
@@ -89,7 +85,54 @@ text_id! {
     /// One running gateway process: 128 random bits as 32 hexadecimal digits, new at every start.
     ReplicaId
 }
-free_text_id!(UserId, Jti, GroupName, ChannelName, ReplicaId);
+free_text_id!(UserId, GroupName, ChannelName, ReplicaId);
+
+/// The unique id of a token (RFC 7519 §4.1.7). Any text, also the empty one.
+///
+/// Every open socket holds one: what `uuid4().hex` makes, as simplejwt does, is kept as its 16 bytes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Jti(JtiForm);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum JtiForm {
+    /// 32 lower-case hexadecimal digits, and only these: a text has one form.
+    Hex([u8; 16]),
+    Text(Arc<str>),
+}
+
+impl From<&str> for Jti {
+    fn from(text: &str) -> Self {
+        let lower_hex = |b: u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
+        let hex = (text.len() == 32 && text.bytes().all(lower_hex))
+            .then(|| u128::from_str_radix(text, 16).ok())
+            .flatten();
+        Self(match hex {
+            Some(number) => JtiForm::Hex(number.to_be_bytes()),
+            None => JtiForm::Text(text.into()),
+        })
+    }
+}
+
+impl From<String> for Jti {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl fmt::Display for Jti {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            JtiForm::Hex(bytes) => write!(f, "{:032x}", u128::from_be_bytes(*bytes)),
+            JtiForm::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Debug for Jti {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Jti({:?})", self.to_string())
+    }
+}
 
 /// The text is no tenant name.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +164,17 @@ pub fn random_hex() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
+/// Whose tokens a revocation takes back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Whom {
+    /// One token.
+    Token(Jti),
+    /// Those of a user that were issued at or before a cut-off (Unix seconds), or do not say when.
+    User(UserId, f64),
+    /// The same for everybody of the tenant.
+    All(f64),
+}
+
 /// A connection of this process; never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
@@ -134,6 +188,27 @@ impl fmt::Display for ConnectionId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jti_prints_what_it_was_made_of() {
+        for text in [
+            "",
+            "0",
+            "00000000000000000000000000000000",
+            "9f1c4d2e8a7b4c6d9e0f1a2b3c4d5e6f",
+            "9F1C4D2E8A7B4C6D9E0F1A2B3C4D5E6F",
+            "+f1c4d2e8a7b4c6d9e0f1a2b3c4d5e6f",
+            "9f1c4d2e-8a7b-4c6d-9e0f-1a2b3c4d5e6f",
+            "a:b*{c}\r\n",
+        ] {
+            assert_eq!(Jti::from(text).to_string(), text);
+        }
+        assert_ne!(
+            Jti::from("9F1C4D2E8A7B4C6D9E0F1A2B3C4D5E6F"),
+            Jti::from("9f1c4d2e8a7b4c6d9e0f1a2b3c4d5e6f")
+        );
+        assert_eq!(size_of::<Option<Jti>>(), 24);
+    }
 
     #[test]
     fn tenant_names_follow_the_contract() {

@@ -13,11 +13,11 @@
 //! | 7 | [`cli`] | the terminal: one file per verb |
 //! | 6 | [`server`] | wiring: builds the parts, starts their tasks, drains |
 //! | 5 | [`socket`], [`api`] | the edges; they do not know each other |
-//! | 4 | [`consumer`], [`state`] | what a route does, and what handlers may reach |
-//! | 3 | [`admission`], [`relay`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
+//! | 4 | [`consumer`], [`state`], [`fleet`] | what a route does, what handlers may reach, all replicas as one |
+//! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`validation`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`routes`], [`templates`], [`tenants`], [`origin`], [`problem`] | the outside world |
-//! | 0 | [`ids`], [`user_id`], [`clock`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
+//! | 0 | [`ids`], [`user_id`], [`clock`], [`rate`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
 //! # Two ways through it
 //!
@@ -39,6 +39,7 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+pub mod rate;
 pub mod telemetry;
 pub mod user_id;
 
@@ -61,12 +62,15 @@ pub mod validation;
 
 // floor 3: where the parts meet
 pub mod admission;
+pub mod coherence;
 pub mod relay;
 pub mod render;
+pub mod revocation;
 pub mod token_auth;
 
 // floor 4: what a route does
 pub mod consumer;
+pub mod fleet;
 pub mod state;
 
 // floor 5: the edges

@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::close_code::CloseFrame;
 use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::ids::TenantId;
+use crate::ids::{TenantId, Whom};
 
 /// The label before a tenant is known.
 pub const NO_TENANT: &str = "_none";
@@ -189,6 +189,15 @@ fn describe() {
         "Statements that asked a database for users"
     );
     describe_counter!(
+        "lockgate_revocations_total",
+        "Revocations that this replica heard of"
+    );
+    describe_histogram!(
+        "lockgate_revocation_propagation_seconds",
+        Unit::Seconds,
+        "From the API call to the confirmation of the last replica that confirmed"
+    );
+    describe_counter!(
         "lockgate_rate_limited_total",
         "Times that a limit of a tenant was hit"
     );
@@ -306,10 +315,11 @@ pub struct TenantMetrics {
     dropped: [Counter; 6],
     gaps: [Counter; 3],
     lookups: [Counter; 6],
+    revocations: [Counter; 3],
 }
 
 impl TenantMetrics {
-    /// The handles for `tenant`; `own_series` is false beyond `metrics.tenant_series`.
+    /// The handles for `tenant`; `own_series` is false beyond `metrics.tenant_series` ([`TenantSeries`]).
     pub fn new(tenant: &TenantId, own_series: bool) -> Self {
         let label: Arc<str> = if own_series {
             tenant.as_str().into()
@@ -326,6 +336,8 @@ impl TenantMetrics {
         let gaps = |cause| counter!("lockgate_gaps_total", "tenant" => l(), "cause" => cause);
         let lookups =
             |result| counter!("lockgate_user_lookups_total", "tenant" => l(), "result" => result);
+        let revocations =
+            |kind| counter!("lockgate_revocations_total", "tenant" => l(), "kind" => kind);
         Self {
             connections: gauge!("lockgate_connections", "tenant" => l()),
             subscriptions: gauge!("lockgate_subscriptions", "tenant" => l()),
@@ -347,6 +359,7 @@ impl TenantMetrics {
             .map(dropped),
             gaps: ["link", "layer_queue", "canary"].map(gaps),
             lookups: ["local", "redis", "database", "stale", "negative", "error"].map(lookups),
+            revocations: ["jti", "user", "tenant"].map(revocations),
             label,
         }
     }
@@ -381,6 +394,16 @@ impl TenantMetrics {
         self.lookups[result as usize].increment(1);
     }
 
+    /// A revocation was heard of.
+    pub fn revocation(&self, whom: &Whom) {
+        let kind = match whom {
+            Whom::Token(_) => 0,
+            Whom::User(..) => 1,
+            Whom::All(_) => 2,
+        };
+        self.revocations[kind].increment(1);
+    }
+
     /// An upgrade request of this tenant was answered; `result` is a refusal's word or `accepted`.
     pub fn handshake(&self, result: &'static str) {
         counter!("lockgate_handshakes_total", "tenant" => self.label.to_string(), "result" => result).increment(1);
@@ -397,6 +420,31 @@ impl TenantMetrics {
     /// A limit was hit; `limit` is its configuration key.
     pub fn rate_limited(&self, limit: &'static str) {
         counter!("lockgate_rate_limited_total", "tenant" => self.label.to_string(), "limit" => limit).increment(1);
+    }
+}
+
+/// Which tenants have series of their own. Series never go away, so that a tenant that was removed keeps its place.
+#[derive(Debug, Default)]
+pub struct TenantSeries {
+    granted: std::collections::HashSet<TenantId>,
+    most: usize,
+}
+
+impl TenantSeries {
+    /// At most `most` (`metrics.tenant_series`).
+    pub fn new(most: usize) -> Self {
+        Self {
+            granted: std::collections::HashSet::new(),
+            most,
+        }
+    }
+
+    /// Whether the tenant has series of its own: who comes first, and stays.
+    pub fn grant(&mut self, tenant: &TenantId) -> bool {
+        if self.granted.len() < self.most {
+            self.granted.insert(tenant.clone());
+        }
+        self.granted.contains(tenant)
     }
 }
 
@@ -514,6 +562,11 @@ pub fn config_reload(successful: bool, now: f64) {
     if successful {
         gauge!("lockgate_config_reload_timestamp_seconds").set(now);
     }
+}
+
+/// A revocation of the API was confirmed by every replica that confirmed it.
+pub fn revocation_propagated(took: Duration) {
+    histogram!("lockgate_revocation_propagation_seconds").record(took.as_secs_f64());
 }
 
 /// How late a timer of the runtime fired.

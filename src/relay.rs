@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
 use crate::channel_layer::names::valid_group_name;
 use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal};
 use crate::close_code::CloseReason;
-use crate::config::{GroupNames, OnGap};
+use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
-use crate::hub::{CloseOrder, Enqueued, FanOut, Hub, Member};
+use crate::hub::{CloseOrder, Enqueued, FanOut, Hub, Member, close_paced};
 use crate::ids::{GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
+use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
 
 /// A group stays subscribed this long after its last member left: a page reload joins it again.
@@ -27,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// One event in this many has its way to the sockets timed.
 const LAG_SAMPLE: u64 = 64;
 /// With `on_gap = "close"`: sockets closed per second, so that their clients do not come back all at once.
-const GAP_CLOSES_PER_SECOND: usize = 300;
+const GAP_CLOSES_PER_SECOND: f64 = 300.0;
 /// Gaps within this time are told as one.
 const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// Of a type that senders choose, so much is remembered and logged.
@@ -53,18 +55,34 @@ pub struct Parts {
     pub layer: Arc<dyn ChannelLayer>,
     /// What the layer read for this tenant.
     pub inbox: Arc<Inbox>,
-    /// By the index that members carry.
-    pub deliveries: Vec<RouteDelivery>,
-    /// What clients are told of a gap.
-    pub on_gap: OnGap,
     /// Which names groups may have.
     pub group_names: GroupNames,
-    /// Groups that one socket may be in; 0 is no limit.
-    pub groups_per_socket: usize,
     /// Counts the bytes of frames that wait.
     pub budget: Arc<QueueBudget>,
     /// The tenant's metrics.
     pub metrics: Arc<TenantMetrics>,
+}
+
+/// What of a relay a reload may change while its sockets stay.
+#[derive(Clone)]
+pub struct Settings {
+    /// By the index that members carry; `None` where a route is gone.
+    pub deliveries: Vec<Option<Arc<RouteDelivery>>>,
+    /// What clients are told of a gap.
+    pub on_gap: OnGap,
+    /// The tenant's limits.
+    pub limits: LimitsConfig,
+}
+
+/// An event was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// `limits.publishes_per_second`
+    #[error("limits.publishes_per_second is reached")]
+    RateLimited,
+    /// The layer did not confirm it, or the event has no form on it.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 /// What clients were told of gaps.
@@ -78,6 +96,8 @@ struct Gaps {
 /// Events from channel layer to hub, wishes from hub to channel layer.
 pub struct Relay {
     parts: Parts,
+    settings: ArcSwap<Settings>,
+    publishes: Mutex<Bucket>,
     fan_out: FanOutMetrics,
     /// Groups that were left empty, oldest first.
     lingering: Mutex<VecDeque<(Instant, GroupName)>>,
@@ -90,15 +110,37 @@ pub struct Relay {
 
 impl Relay {
     /// A relay of these parts; [`Relay::run`] makes it move.
-    pub fn new(parts: Parts) -> Arc<Self> {
+    pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             parts,
+            settings: ArcSwap::from_pointee(settings),
+            publishes: Mutex::default(),
             fan_out: FanOutMetrics::default(),
             lingering: Mutex::default(),
             reported: Mutex::default(),
             gaps: Mutex::default(),
             closing: AtomicBool::new(false),
         })
+    }
+
+    /// Puts new settings in the place of the old ones; new limits hold for open sockets at once.
+    pub fn reconfigure(&self, settings: Arc<Settings>) {
+        let limits = settings.limits;
+        self.settings.store(settings);
+        self.parts.inbox.set_limit(limits.layer_queue);
+        for member in self.parts.hub.members() {
+            member.outbound().set_limit(limits.send_queue);
+        }
+    }
+
+    /// What holds now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// The limits that hold now.
+    pub fn limits(&self) -> LimitsConfig {
+        self.settings.load().limits
     }
 
     /// The sockets that it delivers to.
@@ -132,7 +174,8 @@ impl Relay {
 
     /// Whether the socket may join one more group.
     pub fn has_room_for_group(&self, member: &Member) -> bool {
-        self.parts.groups_per_socket == 0 || member.groups().len() < self.parts.groups_per_socket
+        let most = self.limits().groups_per_socket as usize;
+        most == 0 || member.groups().len() < most
     }
 
     /// Puts the socket into the group; once this returns, events published from now on reach it.
@@ -174,13 +217,19 @@ impl Relay {
     /// Publishes an event to a group, on every replica.
     ///
     /// # Errors
-    /// If the layer did not confirm it. After a lost link or a timeout it may have been published all the same.
+    /// Over `limits.publishes_per_second`, or if the layer did not confirm it. After a lost link or a timeout it may have
+    /// been published all the same.
     pub async fn publish(
         &self,
         group: &GroupName,
         event: &Event,
         source: EventSource,
-    ) -> Result<(), LayerError> {
+    ) -> Result<(), PublishError> {
+        let per_second = self.limits().publishes_per_second;
+        if per_second != 0 && !self.publishes.lock().take(Instant::now(), per_second) {
+            self.parts.metrics.rate_limited("publishes_per_second");
+            return Err(PublishError::RateLimited);
+        }
         self.parts.layer.publish(group, event).await?;
         self.parts.metrics.event(source);
         Ok(())
@@ -199,9 +248,20 @@ impl Relay {
         Frame::encode(Opcode::Pong, payload, self.accounting())
     }
 
+    /// Queues an event for one socket, through its consumer where the route has one that sees events.
+    pub fn send_to(&self, member: &Arc<Member>, event: &Arc<Event>) {
+        let settings = self.settings.load();
+        match settings.delivery(member) {
+            Some(route) if route.through_consumer => drop(member.outbound().push_event(event)),
+            Some(_) => self.deliver_to(member, event),
+            None => {}
+        }
+    }
+
     /// Queues an event for one socket as its route says.
     pub fn deliver_to(&self, member: &Arc<Member>, event: &Event) {
-        let Some(route) = self.parts.deliveries.get(usize::from(member.delivery())) else {
+        let settings = self.settings.load();
+        let Some(route) = settings.delivery(member) else {
             return;
         };
         match route.delivery.render(event, &self.accounting()) {
@@ -252,11 +312,12 @@ impl Relay {
             budget: Some(self.parts.budget.clone()),
             read_at: sampled.then_some(incoming.read_at),
         };
+        let settings = self.settings.load_full();
         let mut rendered: Vec<Option<Rendered>> = Vec::new();
-        rendered.resize_with(self.parts.deliveries.len(), || None);
+        rendered.resize_with(settings.deliveries.len(), || None);
         let counts = FanOut::walk(&group, |member| {
             let at = usize::from(member.delivery());
-            let route = self.parts.deliveries.get(at)?;
+            let route = settings.delivery(member)?;
             if route.through_consumer {
                 return Some(member.outbound().push_event(&event));
             }
@@ -340,7 +401,7 @@ impl Relay {
         tracing::warn!(
             tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
         );
-        match self.parts.on_gap {
+        match self.settings.load().on_gap {
             OnGap::Count => {}
             OnGap::Notify => {
                 let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
@@ -353,7 +414,7 @@ impl Relay {
                 if !self.closing.swap(true, Ordering::AcqRel) {
                     let relay = self.clone();
                     tokio::spawn(async move {
-                        close_paced(members).await;
+                        close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
                         relay.closing.store(false, Ordering::Release);
                     });
                 }
@@ -391,17 +452,11 @@ fn enqueue(member: &Member, rendered: &Rendered) -> Option<Enqueued> {
     }
 }
 
-async fn close_paced(members: Vec<Arc<Member>>) {
-    let step = Duration::from_millis(100);
-    let mut pace = tokio::time::interval(step);
-    for some in members.chunks((GAP_CLOSES_PER_SECOND / 10).max(1)) {
-        pace.tick().await;
-        for member in some {
-            let wait = Duration::from_millis(u64::from(rand::random::<u16>()) % 1000);
-            member.outbound().close(
-                CloseReason::EventsLost.frame_with_retry(wait),
-                CloseOrder::AfterQueued,
-            );
-        }
+impl Settings {
+    /// How a socket's route delivers; `None` if the route is gone, and the socket about to close.
+    fn delivery(&self, member: &Member) -> Option<&Arc<RouteDelivery>> {
+        self.deliveries
+            .get(usize::from(member.delivery()))?
+            .as_ref()
     }
 }

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::admission::Authenticator;
-use crate::config::TenantConfig;
+use crate::channel_layer::Control;
+use crate::coherence::Coherence;
+use crate::config::{Secret, TenantConfig};
 use crate::consumer::{Place, RouteConsumer};
 use crate::ids::TenantId;
 use crate::metrics::{self, TenantMetrics};
 use crate::origin::OriginPolicy;
-use crate::relay::Relay;
+use crate::relay::{Relay, Settings};
+use crate::revocation::Revocations;
+use crate::stores::key_store::KeyStore;
 use crate::templates::Template;
 use crate::tenants::HostTable;
 use crate::users::Permissions;
@@ -23,6 +28,8 @@ pub struct Tenant {
     pub id: TenantId,
     /// What its operator configured.
     pub config: Arc<TenantConfig>,
+    /// The Redis of its users, events and control messages; `None`: this process's memory.
+    pub redis: Option<Secret>,
     /// From path to route, and what else all its sockets share.
     pub place: Arc<Place>,
     /// What each route does, by the index that its routes give.
@@ -32,13 +39,39 @@ pub struct Tenant {
     /// Tokens and users.
     pub authenticator: Arc<Authenticator>,
     /// Who may join which groups.
-    pub permissions: Permissions,
+    pub permissions: Arc<Permissions>,
+    /// Tokens that are taken back.
+    pub revocations: Arc<Revocations>,
+    /// What open sockets know of their users, held against the database.
+    pub coherence: Arc<Coherence>,
+    /// Messages between the replicas that serve the tenant.
+    pub control: Arc<Control>,
+    /// Where the tenant's keys other than the denylist's lie.
+    pub keys: KeyStore,
     /// Groups and events.
     pub relay: Arc<Relay>,
+    /// What its relay is set to once this tenant is the one that is served.
+    pub settings: Arc<Settings>,
     /// Handles of its metrics.
     pub metrics: Arc<TenantMetrics>,
     /// Why it cannot be served at the moment.
     pub degraded: Mutex<Option<String>>,
+    /// Whether it is suspended; outlives a reload.
+    pub suspended: Arc<AtomicBool>,
+    /// A reload has put another one in its place, or none: no socket may open on it any more.
+    pub retired: AtomicBool,
+}
+
+impl Tenant {
+    /// Whether an operator has suspended it.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
+    }
+
+    /// Whether it cannot be served at the moment.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.lock().is_some()
+    }
 }
 
 /// What one route does with its sockets.
@@ -53,41 +86,84 @@ pub struct RouteParts {
     pub subprotocols: Vec<String>,
 }
 
-/// The tenants of this replica.
+/// The tenants of this replica. A reload puts all of them in place at once.
 pub struct Tenants {
-    hosts: HostTable,
-    all: Vec<Arc<Tenant>>,
+    now: ArcSwap<Serving>,
+    /// Of tenants that are gone or moved to another layer: sockets that still have to close.
+    leaving: Mutex<Vec<Arc<Relay>>>,
 }
 
-impl Tenants {
-    /// The tenants, found by `hosts`.
+impl Default for Tenants {
+    fn default() -> Self {
+        Self {
+            now: ArcSwap::from_pointee(Serving::default()),
+            leaving: Mutex::default(),
+        }
+    }
+}
+
+/// The tenants of one configuration.
+#[derive(Default)]
+pub struct Serving {
+    hosts: HostTable,
+    /// By name.
+    all: Arc<[Arc<Tenant>]>,
+}
+
+impl Serving {
+    /// The tenants, found by `hosts`; `all` in the order of their names.
     pub fn new(hosts: HostTable, all: Vec<Arc<Tenant>>) -> Self {
+        let all = all.into();
         Self { hosts, all }
     }
 
+    fn by_id(&self, id: &str) -> Option<&Arc<Tenant>> {
+        let found = self.all.binary_search_by(|t| t.id.as_str().cmp(id));
+        self.all.get(found.ok()?)
+    }
+}
+
+impl Tenants {
+    /// Puts other tenants in place.
+    pub fn replace(&self, serving: Serving) {
+        self.now.store(Arc::new(serving));
+    }
+
+    /// Remembers sockets that belong to no tenant of the configuration any more, until they are closed.
+    pub fn see_off(&self, relay: Arc<Relay>) {
+        let mut leaving = self.leaving.lock();
+        leaving.retain(|relay| !relay.hub().is_empty());
+        leaving.push(relay);
+    }
+
     /// The tenant that is served under a `Host` header.
-    pub fn by_host(&self, host: &str) -> Option<&Arc<Tenant>> {
-        let id = self.hosts.find(host)?;
-        self.by_id(id.as_str())
+    pub fn by_host(&self, host: &str) -> Option<Arc<Tenant>> {
+        let now = self.now.load();
+        let id = now.hosts.find(host)?;
+        now.by_id(id.as_str()).cloned()
     }
 
     /// The tenant of this name.
-    pub fn by_id(&self, id: &str) -> Option<&Arc<Tenant>> {
-        let at = self
-            .all
-            .binary_search_by(|tenant| tenant.id.as_str().cmp(id))
-            .ok()?;
-        self.all.get(at)
+    pub fn by_id(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.now.load().by_id(id).cloned()
     }
 
     /// All tenants, by name.
-    pub fn all(&self) -> &[Arc<Tenant>] {
-        &self.all
+    pub fn all(&self) -> Arc<[Arc<Tenant>]> {
+        self.now.load().all.clone()
+    }
+
+    /// What serves the sockets of all tenants, those that are about to go included.
+    pub fn relays(&self) -> Vec<Arc<Relay>> {
+        let all = self.all();
+        let serving = all.iter().map(|tenant| tenant.relay.clone());
+        serving.chain(self.leaving.lock().iter().cloned()).collect()
     }
 
     /// Open sockets of all tenants.
     pub fn open_connections(&self) -> usize {
-        self.all.iter().map(|tenant| tenant.relay.hub().len()).sum()
+        let relays = self.relays();
+        relays.iter().map(|relay| relay.hub().len()).sum()
     }
 }
 

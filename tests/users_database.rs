@@ -352,18 +352,29 @@ async fn rows_of_every_database(url: &str) {
     );
     let users = twice.users(None);
     assert_eq!(
-        users.look_up(&"1".into(), None).await.unwrap_err().kind,
+        users
+            .look_up(&"1".into(), None, users.moment())
+            .await
+            .unwrap_err()
+            .kind,
         ErrorKind::Other,
         "U10 D08"
     );
     assert!(
-        users.look_up(&"3".into(), None).await.unwrap().is_some(),
+        users
+            .look_up(&"3".into(), None, users.moment())
+            .await
+            .unwrap()
+            .is_some(),
         "U10 D08"
     );
 
     let long = select("id, is_active, (SELECT bio FROM uuid_user) AS bio").users(None);
     assert_eq!(
-        long.look_up(&"1".into(), None).await.unwrap_err().kind,
+        long.look_up(&"1".into(), None, long.moment())
+            .await
+            .unwrap_err()
+            .kind,
         ErrorKind::Other,
         "U09 100 kB"
     );
@@ -415,8 +426,10 @@ async fn u20_many_unknown_ids(plain: &Setup) {
     let users = plain.users(None);
     let ids: Vec<UserId> = (10_000..20_000).map(|id| id.to_string().into()).collect();
     let began = Instant::now();
-    let answers =
-        futures_util::future::join_all(ids.iter().map(|id| users.look_up(id, None))).await;
+    let answers = futures_util::future::join_all(
+        ids.iter().map(|id| users.look_up(id, None, users.moment())),
+    )
+    .await;
     assert!(
         answers.into_iter().all(|answer| answer.unwrap().is_none()),
         "U20"
@@ -814,7 +827,13 @@ async fn u19_a_herd_costs_few_statements() {
     let (idle, before) = (executed().await, executed().await);
     let herd = (0..1000).map(|_| {
         let users = Arc::clone(&users);
-        tokio::spawn(async move { users.look_up(&"1".into(), None).await.unwrap().unwrap() })
+        tokio::spawn(async move {
+            users
+                .look_up(&"1".into(), None, users.moment())
+                .await
+                .unwrap()
+                .unwrap()
+        })
     });
     let records: Vec<Arc<UserRecord>> = futures_util::future::join_all(herd.collect::<Vec<_>>())
         .await
@@ -837,7 +856,12 @@ async fn u19_a_herd_costs_few_statements() {
     let before = executed().await;
     let many = (2..1002).map(|id| {
         let users = Arc::clone(&users);
-        tokio::spawn(async move { users.look_up(&id.to_string().into(), None).await.unwrap() })
+        tokio::spawn(async move {
+            users
+                .look_up(&id.to_string().into(), None, users.moment())
+                .await
+                .unwrap()
+        })
     });
     let found = futures_util::future::join_all(many.collect::<Vec<_>>()).await;
     assert_eq!(
@@ -873,8 +897,9 @@ async fn look_up(
     users: &Users,
     id: &str,
 ) -> Result<Option<Arc<UserRecord>>, ErrorKind> {
+    let moment = users.moment();
     users
-        .look_up(&id.into(), pair(redis, users, id).await)
+        .look_up(&id.into(), pair(redis, users, id).await, moment)
         .await
         .map_err(|error| error.kind)
 }
@@ -1055,14 +1080,14 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // A read that began before an invalidation cannot put its record back.
-    let before = pair(&store, &users, "1").await;
+    let (moment, before) = (users.moment(), pair(&store, &users, "1").await);
     change("UPDATE auth_user SET is_active = 1 WHERE id = 1").await;
     store.set_ex(&generation_key, b"g2", hour).await.unwrap();
     let old = before.map(|pair| CachedPair {
         record: Ok(None),
         ..pair
     });
-    users.look_up(&"1".into(), old).await.unwrap();
+    users.look_up(&"1".into(), old, moment).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     change("UPDATE auth_user SET is_active = 0 WHERE id = 1").await;
     assert!(
@@ -1118,7 +1143,13 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
 
     // Without its Redis a user is still found, through the database.
     drop(redis);
-    assert!(users.look_up(&"3".into(), None).await.unwrap().is_some());
+    assert!(
+        users
+            .look_up(&"3".into(), None, users.moment())
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -1130,7 +1161,7 @@ async fn what_is_forgotten_is_asked_anew() {
     assert!(users.local(&alice).is_none());
     assert!(
         users
-            .look_up(&alice, None)
+            .look_up(&alice, None, users.moment())
             .await
             .unwrap()
             .unwrap()
@@ -1146,7 +1177,7 @@ async fn what_is_forgotten_is_asked_anew() {
     assert!(users.local(&alice).is_none());
     assert!(
         !users
-            .look_up(&alice, None)
+            .look_up(&alice, None, users.moment())
             .await
             .unwrap()
             .unwrap()

@@ -1,5 +1,8 @@
 //! API keys: found by digest, compared in constant time, bound to one tenant or to none.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use sha2::{Digest, Sha256};
 
@@ -26,11 +29,20 @@ impl Caller {
 }
 
 /// The digests of all keys.
-pub struct ApiKeys(Vec<([u8; 32], Caller)>);
+pub struct ApiKeys(ArcSwap<Vec<([u8; 32], Caller)>>);
 
 impl ApiKeys {
     /// The keys of the deployment and of its tenants.
     pub fn new(config: &Config) -> Self {
+        Self(ArcSwap::from_pointee(Self::digests(config)))
+    }
+
+    /// Puts the keys of another configuration in the place of these.
+    pub fn replace(&self, config: &Config) {
+        self.0.store(Arc::new(Self::digests(config)));
+    }
+
+    fn digests(config: &Config) -> Vec<([u8; 32], Caller)> {
         let entry = |key: &Secret, caller: &Caller| (digest(key.expose()), caller.clone());
         let mut keys: Vec<_> = config
             .api
@@ -42,14 +54,14 @@ impl ApiKeys {
             let caller = Caller::Tenant(id.clone());
             keys.extend(tenant.api_keys.iter().map(|key| entry(key, &caller)));
         }
-        Self(keys)
+        keys
     }
 
     /// Whose key this is. Every key is looked at, so that the time tells nothing.
     pub fn find(&self, key: &str) -> Option<Caller> {
         let digest = digest(key);
         let same = |known: &[u8; 32]| verify_slices_are_equal(known, &digest).is_ok();
-        self.0.iter().fold(None, |found, (known, caller)| {
+        self.0.load().iter().fold(None, |found, (known, caller)| {
             if same(known) {
                 Some(caller.clone())
             } else {

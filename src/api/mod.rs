@@ -10,12 +10,14 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 
-use crate::config::Config;
+use crate::fleet::Fleet;
 use crate::state::{Tenant, Tenants};
 
+mod body;
 pub mod health;
 mod keys;
 mod problem;
+mod revocations;
 mod sends;
 
 pub use keys::ApiKeys;
@@ -30,14 +32,16 @@ const MAX_BODY: usize = 1024 * 1024;
 pub struct ApiState {
     tenants: Arc<Tenants>,
     keys: Arc<ApiKeys>,
+    fleet: Arc<Fleet>,
 }
 
 impl ApiState {
-    /// The API of these tenants with the keys of the configuration.
-    pub fn new(tenants: Arc<Tenants>, config: &Config) -> Self {
+    /// The API of these tenants, open to these keys.
+    pub fn new(tenants: Arc<Tenants>, keys: Arc<ApiKeys>, fleet: Arc<Fleet>) -> Self {
         Self {
             tenants,
-            keys: Arc::new(ApiKeys::new(config)),
+            keys,
+            fleet,
         }
     }
 }
@@ -48,6 +52,10 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/v1/tenants/{tenant}/groups/{group}/send",
             post(sends::to_group),
+        )
+        .route(
+            "/v1/tenants/{tenant}/revocations",
+            post(revocations::revoke),
         )
         .fallback(|| async { ApiProblem::NotFound })
         .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
@@ -100,7 +108,6 @@ impl FromRequestParts<ApiState> for Target {
         state
             .tenants
             .by_id(&name)
-            .cloned()
             .map(Target)
             .ok_or(ApiProblem::TenantNotFound)
     }

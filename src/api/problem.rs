@@ -21,8 +21,15 @@ pub(super) enum ApiProblem {
     MethodNotAllowed,
     ContentTypeNotSupported,
     BodyTooLarge,
+    BodyNotValid,
     EventNotValid,
+    RevocationNotValid,
+    TokenNotOfTenant,
+    TokenWithoutId,
     GroupNameNotValid,
+    RateLimited,
+    NotRevoked,
+    NotAnnounced,
     Unavailable,
 }
 
@@ -69,6 +76,26 @@ impl ApiProblem {
                 "body_too_large",
                 "The body is larger than 1 MiB.",
             ),
+            ApiProblem::BodyNotValid => (
+                StatusCode::BAD_REQUEST,
+                "body_not_valid",
+                "The body is not the JSON object that this call takes; the members and their types stand in /openapi.json.",
+            ),
+            ApiProblem::RevocationNotValid => (
+                StatusCode::BAD_REQUEST,
+                "revocation_not_valid",
+                "A revocation names jti and exp, or token, or user_id with or without issued_before, or issued_before alone; times are Unix seconds, at most a day ahead.",
+            ),
+            ApiProblem::TokenNotOfTenant => (
+                StatusCode::BAD_REQUEST,
+                "token_not_valid",
+                "The token was not signed by a key of this tenant.",
+            ),
+            ApiProblem::TokenWithoutId => (
+                StatusCode::BAD_REQUEST,
+                "token_without_jti",
+                "The token has no jti; only a cut-off revokes it.",
+            ),
             ApiProblem::EventNotValid => (
                 StatusCode::BAD_REQUEST,
                 "event_not_valid",
@@ -78,6 +105,21 @@ impl ApiProblem {
                 StatusCode::BAD_REQUEST,
                 "group_name_not_valid",
                 "A group name is 1 to 99 of ASCII letters, digits, hyphens, underscores and periods.",
+            ),
+            ApiProblem::RateLimited => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "The tenant publishes more than limits.publishes_per_second allows; nothing was published.",
+            ),
+            ApiProblem::NotRevoked => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The denylist does not confirm right now; the tokens may not be revoked. Try again.",
+            ),
+            ApiProblem::NotAnnounced => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "It is stored, but the replicas could not be told right now. Try again.",
             ),
             ApiProblem::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -107,7 +149,10 @@ impl IntoResponse for ApiProblem {
                     axum::http::HeaderValue::from_static(challenge),
                 );
             }
-            ApiProblem::Unavailable => {
+            ApiProblem::Unavailable
+            | ApiProblem::NotRevoked
+            | ApiProblem::NotAnnounced
+            | ApiProblem::RateLimited => {
                 headers.insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
             }
             _ => {}

@@ -2,10 +2,10 @@
 //!
 //! Pure: reading Redis is the caller's. A value that cannot be read as a cut-off is never "not revoked".
 
-use crate::ids::TenantId;
+use crate::clock::is_under_cut_off;
+use crate::ids::{Jti, TenantId, UserId};
+use crate::stores::redis::KeyValue;
 use crate::stores::redis_keys;
-
-use super::VerifiedToken;
 
 /// The verdict over a token's denylist values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,23 +21,24 @@ pub enum DenyVerdict {
 /// The keys to read, in the order that [`verdict`] takes their values: `jti`, user, tenant.
 ///
 /// A token without `jti` has no key of its own; the first is `None` then.
-pub fn keys(tenant: &TenantId, token: &VerifiedToken) -> (Option<String>, String, String) {
+pub fn keys(
+    tenant: &TenantId,
+    jti: Option<&Jti>,
+    user: &UserId,
+) -> (Option<String>, String, String) {
     (
-        token
-            .jti
-            .as_ref()
-            .map(|jti| redis_keys::deny_jti(tenant, jti)),
-        redis_keys::deny_user(tenant, &token.user_id),
+        jti.map(|jti| redis_keys::deny_jti(tenant, jti)),
+        redis_keys::deny_user(tenant, user),
         redis_keys::deny_all(tenant),
     )
 }
 
-/// The verdict over the values of [`keys`]; `None` where the key is absent.
+/// The verdict over the values of [`keys`], `None` where the key is absent, for a token issued then (Unix seconds).
 ///
 /// A denied `jti` counts whatever its value. A cut-off revokes what was issued at or before it, that whole second
 /// included, and every token that does not say when it was issued.
 pub fn verdict(
-    token: &VerifiedToken,
+    issued_at: Option<f64>,
     jti: Option<&[u8]>,
     user: Option<&[u8]>,
     all: Option<&[u8]>,
@@ -50,7 +51,7 @@ pub fn verdict(
     for value in cut_offs.into_iter().flatten() {
         match cut_off(value) {
             None => verdict = DenyVerdict::Unreadable,
-            Some(cut_off) if is_at_or_before(token.issued_at, cut_off) => {
+            Some(cut_off) if is_under_cut_off(issued_at, cut_off) => {
                 return DenyVerdict::Revoked;
             }
             Some(_) => {}
@@ -59,9 +60,23 @@ pub fn verdict(
     verdict
 }
 
-/// Whether a token issued at `issued_at` falls under `cut_off`, both in Unix seconds.
-pub fn is_at_or_before(issued_at: Option<f64>, cut_off: f64) -> bool {
-    issued_at.is_none_or(|issued_at| issued_at.floor() <= cut_off)
+/// The same over what a store answered, where a key may hold something else than a string: whatever stands under a
+/// token's own key denies it, and a cut-off that is none cannot be read.
+pub fn verdict_of_answers(
+    issued_at: Option<f64>,
+    jti: Option<&KeyValue>,
+    user: &KeyValue,
+    all: &KeyValue,
+) -> DenyVerdict {
+    let jti = jti.and_then(|jti| {
+        jti.as_ref()
+            .map_or(Some(&b""[..]), |value| value.as_deref())
+    });
+    match (user, all) {
+        (Ok(user), Ok(all)) => verdict(issued_at, jti, user.as_deref(), all.as_deref()),
+        _ if jti.is_some() => DenyVerdict::Revoked,
+        _ => DenyVerdict::Unreadable,
+    }
 }
 
 /// Unix seconds as text; `None` for anything else.
@@ -77,19 +92,6 @@ pub fn cut_off(value: &[u8]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Jti, UserId};
-
-    fn token(issued_at: Option<f64>) -> VerifiedToken {
-        VerifiedToken {
-            user_id: UserId::from("7"),
-            jti: Some(Jti::from("a:b*{c}\r\n")),
-            issued_at,
-            expires_at: Some(2e9),
-            claims: "{}".into(),
-            revoke_digest: None,
-        }
-    }
-
     #[test]
     fn cut_offs_include_their_second() {
         let cases = [
@@ -104,14 +106,13 @@ mod tests {
             (Some(1.0), "1e9", DenyVerdict::Unreadable),
         ];
         for (issued_at, value, expected) in cases {
-            let token = token(issued_at);
             assert_eq!(
-                verdict(&token, None, Some(value.as_bytes()), None),
+                verdict(issued_at, None, Some(value.as_bytes()), None),
                 expected,
                 "{value}"
             );
             assert_eq!(
-                verdict(&token, None, None, Some(value.as_bytes())),
+                verdict(issued_at, None, None, Some(value.as_bytes())),
                 expected,
                 "{value}"
             );
@@ -120,32 +121,29 @@ mod tests {
 
     #[test]
     fn a_denied_jti_counts_whatever_its_value() {
-        assert_eq!(
-            verdict(&token(None), Some(b""), None, None),
-            DenyVerdict::Revoked
-        );
-        assert_eq!(
-            verdict(&token(Some(5.0)), None, None, None),
-            DenyVerdict::Clear
-        );
+        assert_eq!(verdict(None, Some(b""), None, None), DenyVerdict::Revoked);
+        assert_eq!(verdict(Some(5.0), None, None, None), DenyVerdict::Clear);
     }
 
     #[test]
     fn one_unreadable_cut_off_does_not_hide_another() {
-        let token = token(Some(5.0));
         assert_eq!(
-            verdict(&token, None, Some(b"junk"), Some(b"9")),
+            verdict(Some(5.0), None, Some(b"junk"), Some(b"9")),
             DenyVerdict::Revoked
         );
         assert_eq!(
-            verdict(&token, None, Some(b"1"), Some(b"junk")),
+            verdict(Some(5.0), None, Some(b"1"), Some(b"junk")),
             DenyVerdict::Unreadable
         );
     }
 
     #[test]
     fn keys_are_those_of_the_contract() {
-        let (jti, user, all) = keys(&"acme".parse().unwrap(), &token(None));
+        let (jti, user, all) = keys(
+            &"acme".parse().unwrap(),
+            Some(&Jti::from("a:b*{c}\r\n")),
+            &"7".into(),
+        );
         assert_eq!(jti.unwrap(), "lockgate:acme:deny:jti:a:b*{c}\r\n");
         assert_eq!(user, "lockgate:acme:deny:user:7");
         assert_eq!(all, "lockgate:acme:deny:all");

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -74,21 +75,31 @@ pub struct Inbox {
     queue: Mutex<Queue>,
     filled: Notify,
     /// Bytes; 0 is no limit.
-    limit: u64,
-    metrics: Arc<TenantMetrics>,
+    limit: AtomicU64,
+    /// `None`: nothing of a tenant's events comes through here.
+    metrics: Option<Arc<TenantMetrics>>,
 }
 
 impl Inbox {
     /// A queue that holds up to `limit` bytes (`limits.layer_queue`; 0 is no limit). A single event always fits an
     /// empty queue.
     pub fn new(limit: u64, metrics: Arc<TenantMetrics>) -> Arc<Self> {
+        Self::make(limit, Some(metrics))
+    }
+
+    /// A queue whose contents are no events of a tenant, and are counted nowhere.
+    pub fn uncounted(limit: u64) -> Arc<Self> {
+        Self::make(limit, None)
+    }
+
+    fn make(limit: u64, metrics: Option<Arc<TenantMetrics>>) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::new(Queue {
                 signals: VecDeque::new(),
                 bytes: 0,
             }),
             filled: Notify::new(),
-            limit,
+            limit: AtomicU64::new(limit),
             metrics,
         })
     }
@@ -97,14 +108,17 @@ impl Inbox {
     pub(super) fn push(&self, event: Incoming, size: usize) {
         let cost = ENTRY + size as u64;
         let mut queue = self.queue.lock();
-        let fits = self.limit == 0 || queue.bytes == 0 || queue.bytes + cost <= self.limit;
+        let limit = self.limit.load(Ordering::Relaxed);
+        let fits = limit == 0 || queue.bytes == 0 || queue.bytes + cost <= limit;
         if fits {
             // By difference, not by value: tenants beyond `metrics.tenant_series` share the gauge.
             queue.bytes += cost;
-            self.metrics.layer_queue_bytes.increment(cost as f64);
+            if let Some(metrics) = &self.metrics {
+                metrics.layer_queue_bytes.increment(cost as f64);
+            }
             self.append(&mut queue, Signal::Event(event), cost);
         } else {
-            self.metrics.dropped(DropCause::Limit);
+            self.dropped(DropCause::Limit);
             self.append_gap(&mut queue, GapCause::LayerQueue);
         }
     }
@@ -116,14 +130,27 @@ impl Inbox {
 
     /// An event came that no queue may hold: it is longer than any payload.
     pub(super) fn drop_oversized(&self) {
-        self.metrics.dropped(DropCause::NotDecoded);
+        self.dropped(DropCause::NotDecoded);
+    }
+
+    fn dropped(&self, cause: DropCause) {
+        if let Some(metrics) = &self.metrics {
+            metrics.dropped(cause);
+        }
+    }
+
+    /// Changes the bound; what waits already may stay. 0 is no limit.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     fn append_gap(&self, queue: &mut Queue, cause: GapCause) {
         if matches!(queue.signals.back(), Some((Signal::Gap(last), _)) if *last == cause) {
             return;
         }
-        self.metrics.gap(cause);
+        if let Some(metrics) = &self.metrics {
+            metrics.gap(cause);
+        }
         self.append(queue, Signal::Gap(cause), 0);
     }
 
@@ -177,9 +204,15 @@ impl Inbox {
 
     fn took(&self, queue: &mut Queue, bytes: u64) {
         queue.bytes -= bytes;
-        self.metrics.layer_queue_bytes.decrement(bytes as f64);
+        self.freed(bytes);
         if queue.signals.is_empty() && queue.signals.capacity() > KEPT_ROOM {
             queue.signals.shrink_to(KEPT_ROOM);
+        }
+    }
+
+    fn freed(&self, bytes: u64) {
+        if let Some(metrics) = &self.metrics {
+            metrics.layer_queue_bytes.decrement(bytes as f64);
         }
     }
 
@@ -192,7 +225,7 @@ impl Inbox {
 impl Drop for Inbox {
     fn drop(&mut self) {
         let bytes = self.queue.get_mut().bytes;
-        self.metrics.layer_queue_bytes.decrement(bytes as f64);
+        self.freed(bytes);
     }
 }
 

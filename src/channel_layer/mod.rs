@@ -16,10 +16,12 @@ use crate::ids::GroupName;
 use crate::event::{EncodeError, Event};
 
 pub use codec::Codec;
+pub use control::Control;
 pub use inbox::{Inbox, Incoming, Payload, Signal};
 
 mod canary;
 pub mod codec;
+pub mod control;
 mod dial;
 pub mod inbox;
 pub mod memory;

@@ -8,13 +8,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::config::{LayerConfig, Secret};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, StoreError};
 use crate::ids::{GroupName, ReplicaId};
 use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
 use crate::stores::redis_keys;
@@ -22,11 +23,14 @@ use crate::stores::redis_keys;
 use super::inbox::Inbox;
 use super::names::{group_channel, group_channel_pattern};
 use super::subscriber::{Order, Status, Subscriber};
-use super::{ChannelLayer, Codec, LayerError};
+use super::{ChannelLayer, Codec, Control, LayerError};
 use crate::event::Event;
 
 /// How long a join waits for its confirmation, a lost link included.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The channels of Lockgate itself, as an ACL rule takes them.
+const OWN_CHANNELS: &str = "lockgate:*";
 
 /// Why a layer's hosts cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,20 +87,21 @@ impl PubSubEndpoints {
         codec: Codec,
         inbox: Arc<Inbox>,
     ) -> PubSubLayer {
-        let endpoint = self.endpoint(store);
-        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
-        endpoint.order(Order::Attach {
-            attachment,
-            inbox,
-            pattern: group_channel_pattern(prefix),
-        });
+        let pattern = group_channel_pattern(prefix);
         PubSubLayer {
-            endpoint,
-            attachment,
-            store: store.clone(),
+            line: Line::new(self.endpoint(store), store, inbox, pattern),
             prefix: prefix.into(),
             codec,
         }
+    }
+
+    /// The control channel `name` on the server of `store`, on the same link as the layers there.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn control(&self, store: &Arc<RedisStore>, name: &str) -> Control {
+        let line = |inbox| Line::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned());
+        Control::on(line, name)
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
@@ -155,23 +160,44 @@ impl Drop for Endpoint {
     }
 }
 
-/// The pub/sub layer of one tenant.
-pub struct PubSubLayer {
+/// One user of a link: what it subscribes goes to its inbox alone.
+pub(super) struct Line {
     endpoint: Arc<Endpoint>,
     attachment: u64,
     store: Arc<RedisStore>,
-    prefix: Box<str>,
-    codec: Codec,
 }
 
-#[async_trait]
-impl ChannelLayer for PubSubLayer {
-    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+impl Line {
+    fn new(
+        endpoint: Arc<Endpoint>,
+        store: &Arc<RedisStore>,
+        inbox: Arc<Inbox>,
+        pattern: String,
+    ) -> Self {
+        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
+        endpoint.order(Order::Attach {
+            attachment,
+            inbox,
+            pattern,
+        });
+        Self {
+            endpoint,
+            attachment,
+            store: store.clone(),
+        }
+    }
+
+    /// Asks for a channel, whose messages come in under `name`; returns once Redis has confirmed.
+    pub(super) async fn subscribe(
+        &self,
+        channel: Bytes,
+        name: GroupName,
+    ) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
         self.endpoint.order(Order::Subscribe {
             attachment: self.attachment,
-            channel: group_channel(&self.prefix, group),
-            group: group.clone(),
+            channel,
+            group: name,
             waiter,
         });
         match timeout(JOIN_LIMIT, confirmed).await {
@@ -185,33 +211,64 @@ impl ChannelLayer for PubSubLayer {
         }
     }
 
-    fn unsubscribe(&self, group: &GroupName) {
+    fn unsubscribe(&self, channel: Bytes) {
         self.endpoint.order(Order::Unsubscribe {
             attachment: self.attachment,
-            channel: group_channel(&self.prefix, group),
+            channel,
         });
+    }
+
+    pub(super) async fn publish(&self, channel: &[u8], payload: &[u8]) -> Result<u64, StoreError> {
+        self.store.publish(channel, payload).await
+    }
+
+    /// Whether both go over one link.
+    pub(super) fn is_same_link(&self, other: &Line) -> bool {
+        Arc::ptr_eq(&self.endpoint, &other.endpoint)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.endpoint.order(Order::Detach {
+            attachment: self.attachment,
+        });
+    }
+}
+
+/// The pub/sub layer of one tenant.
+pub struct PubSubLayer {
+    line: Line,
+    prefix: Box<str>,
+    codec: Codec,
+}
+
+#[async_trait]
+impl ChannelLayer for PubSubLayer {
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        let channel = group_channel(&self.prefix, group);
+        self.line.subscribe(channel, group.clone()).await
+    }
+
+    fn unsubscribe(&self, group: &GroupName) {
+        self.line.unsubscribe(group_channel(&self.prefix, group));
     }
 
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
         let payload = self.codec.encode(event)?;
         let channel = group_channel(&self.prefix, group);
-        self.store.publish(&channel, &payload).await?;
+        self.line.publish(&channel, &payload).await?;
         Ok(())
     }
 
     async fn ready(&self) -> bool {
-        self.endpoint.status.ready.load(Ordering::Acquire) && self.store.ping().await.is_ok()
+        let Line {
+            endpoint, store, ..
+        } = &self.line;
+        endpoint.status.ready.load(Ordering::Acquire) && store.ping().await.is_ok()
     }
 
     fn codec(&self) -> &Codec {
         &self.codec
-    }
-}
-
-impl Drop for PubSubLayer {
-    fn drop(&mut self) {
-        self.endpoint.order(Order::Detach {
-            attachment: self.attachment,
-        });
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 
-use crate::config::LogConfig;
+use crate::config::{Config, LoadOptions, LogConfig};
 use crate::server::{Ended, Options, Server, Signals};
 use crate::telemetry::{LogOutput, Telemetry};
 use crate::validation::Loaded;
@@ -27,9 +28,20 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    let Loaded { config, .. } = loaded;
+    let Loaded {
+        config,
+        mut files,
+        secret_files,
+        ..
+    } = loaded;
+    files.extend(secret_files);
+    let source = path.map(Path::to_owned);
     let options = Options {
         strict: arguments.strict,
+        load: Some(Arc::new(move || {
+            Config::load(source.as_deref(), &LoadOptions::default())
+        })),
+        sources: files,
         ..Options::default()
     };
     in_runtime(&config.log.clone(), LogOutput::Stdout, async move {

@@ -172,10 +172,7 @@ fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
 /// Asks every dependency of the tenant once more, and tells on standard error what those said that failed.
 async fn tell_causes(authenticator: &Authenticator) {
     let mut causes = Vec::new();
-    for redis in [&authenticator.redis, &authenticator.denylist.redis]
-        .into_iter()
-        .flatten()
-    {
+    for redis in authenticator.redis_servers() {
         causes.extend(redis.ping().await.err().map(|error| error.to_string()));
     }
     let users = authenticator.users.ready().await;

@@ -12,7 +12,7 @@ use super::table::{table, words};
 
 table! {
     /// What carries events between processes: what `CHANNEL_LAYERS` has, by the same names.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct LayerConfig {
         /// The layer; if unset, `pubsub` where a Redis is configured, else `memory`.
         pub kind: Option<LayerKind> as Optional(choice()) => None,

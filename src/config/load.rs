@@ -23,6 +23,8 @@ pub(crate) struct Draft {
     pub(crate) complete: bool,
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,
+    /// Every file that a secret was read from.
+    pub(crate) secret_files: Vec<PathBuf>,
     /// Where every key stands.
     pub(crate) places: Places,
 }
@@ -65,6 +67,7 @@ impl Draft {
         }
         Self {
             config,
+            secret_files: reader.secret_files,
             report: reader.report,
             complete: files.complete,
             files: files.read,

@@ -63,11 +63,11 @@ pub struct LoadOptions<'a> {
 
 table! {
     /// The whole configuration: one TOML file, given as `--config` or in `LOCKGATE_CONFIG`.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct Config {
         /// Files with further `[tenants.NAME]` tables: shell globs, relative to this file.
         pub include: Vec<String> as List(Text) => Vec::new(),
-        /// Whether a changed file is applied by itself. Not by this version, which reads its files once.
+        /// Whether a changed file is applied by itself, within a few seconds; without it a reload needs SIGHUP or `POST /v1/reload`.
         pub watch: bool as Flag => false,
         /// The listener for sockets, and what bounds this replica.
         pub server: ServerConfig as nested() => ServerConfig::default(),

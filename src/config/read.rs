@@ -11,6 +11,8 @@ pub(crate) struct Reader<'a> {
     pub(super) environment: &'a Environment,
     /// The names of the Rust consumers that routes may use.
     pub(super) registered_consumers: &'a [&'a str],
+    /// The files that secrets were read from.
+    pub(super) secret_files: Vec<std::path::PathBuf>,
     path: Vec<String>,
 }
 
@@ -20,6 +22,7 @@ impl<'a> Reader<'a> {
             report: Report::new(),
             environment,
             registered_consumers,
+            secret_files: Vec::new(),
             path: Vec::new(),
         }
     }

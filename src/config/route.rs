@@ -8,7 +8,7 @@ use super::table::{Inner, Keyed, table, words};
 
 table! {
     /// What a path does.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct RouteConfig {
         /// The path as Django's `path()` has it, without the slash at its start: `ws/chat/<slug:room>/`.
         pub path: String as Path => String::new(),

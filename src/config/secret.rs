@@ -109,6 +109,7 @@ fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String>
         Source::File(naming) => naming.parent().unwrap_or(Path::new("")).join(file),
         _ => PathBuf::from(file),
     };
+    reader.secret_files.push(path.clone());
     let shown = path.display();
     let unreadable = |error: &std::io::Error| format!("the file {shown}: {error}");
     let expected = "a file with the secret";

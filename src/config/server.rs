@@ -17,7 +17,7 @@ use super::units;
 
 table! {
     /// The listener for sockets, and what bounds this replica.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct ServerConfig {
         /// Where sockets are accepted; nothing else is served here.
         pub listen: SocketAddr as Address => SocketAddr::from(([0, 0, 0, 0], 8000)),
@@ -64,7 +64,7 @@ words! {
 
 table! {
     /// Pings to clients.
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct Heartbeat {
         /// Time between two pings of a socket. Longer than a proxy's idle timeout, and the proxy cuts sockets.
         pub interval: Duration as SECONDS => Duration::from_secs(25),
@@ -120,7 +120,7 @@ impl Form for Quota {
 
 table! {
     /// Budgets of one client address; 0 is no limit.
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct PerAddress {
         /// Open sockets.
         pub connections: u32 as count(0) => 0,
@@ -133,7 +133,7 @@ table! {
 
 table! {
     /// The paced goodbye of a replica. `delay` + `window` + 5 s must fit into the grace period of whatever stops it.
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct DrainConfig {
         /// How long new sockets are still served, so that the load balancer can notice.
         pub delay: Duration as ANY_SPAN => Duration::from_secs(5),
@@ -146,7 +146,7 @@ table! {
 
 table! {
     /// The listener for probes and metrics: `/livez`, `/readyz`, `/metrics`, on a thread of its own.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct AdminConfig {
         /// Where it listens. Not for the public.
         pub listen: SocketAddr as Address => SocketAddr::from(([127, 0, 0, 1], 9000)),
@@ -155,7 +155,7 @@ table! {
 
 table! {
     /// The management API, `/v1`.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct ApiConfig {
         /// Where it listens; off while unset.
         pub listen: Option<SocketAddr> as Optional(Address) => None,
@@ -168,7 +168,7 @@ table! {
 
 table! {
     /// A Redis.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct RedisConfig {
         /// `redis://` or `rediss://` with host, port and database; a secret where it has a password.
         pub url: Option<Secret> as Optional(SecretText) => None,
@@ -177,7 +177,7 @@ table! {
 
 table! {
     /// Tokens, users and tenants that are refused before their tokens expire.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct DenylistConfig {
         /// A Redis of its own, as a URL; if unset, the tenant's.
         pub redis: Option<Secret> as Optional(SecretText) => None,
@@ -207,7 +207,7 @@ words! {
 
 table! {
     /// What this process logs, on standard output.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct LogConfig {
         /// One JSON object per line, or text for people.
         pub format: LogFormat as choice() => LogFormat::Json,
@@ -229,7 +229,7 @@ words! {
 
 table! {
     /// What `/metrics` shows.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct MetricsConfig {
         /// Tenants with series of their own; the rest is counted as `_other`.
         pub tenant_series: usize as within(0, 100_000) => 100,

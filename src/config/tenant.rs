@@ -19,7 +19,7 @@ use super::{KIB, MIB};
 
 table! {
     /// One customer of the deployment.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct TenantConfig {
         /// Host names: a name, `*.name` (one label), or `*`; exact beats wildcard. Only a sole tenant may leave it out.
         pub hosts: Vec<String> as List(Text) => Vec::new(),
@@ -113,7 +113,7 @@ words! {
 
 table! {
     /// Limits of one tenant, per replica; 0 is no limit, and buckets hold two seconds.
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct LimitsConfig {
         /// Open sockets; over it 429.
         pub connections: u32 as count(0) => 0,

@@ -13,7 +13,7 @@ use super::table::{Inner, Keyed, table, words};
 table! {
     /// Which tokens are accepted: the settings of `SIMPLE_JWT`, in lower case. A single key is written as `algorithm` with
     /// `signing_key` or `verifying_key`, several as `keys`.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct TokenConfig {
         /// Several keys at once, for rotation: `[{ algorithm, kid?, signing_key?, verifying_key? }, …]`, at most 8. With a
         /// `kid` in the token, entries with that kid come first, then those without one.
@@ -62,7 +62,7 @@ table! {
 
 table! {
     /// One key that tokens are verified with.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct KeyConfig {
         /// The only algorithm that this key is used with.
         pub algorithm: String as Text => String::new(),
@@ -77,7 +77,7 @@ table! {
 
 table! {
     /// The keys of the single form, which stand beside those of [`TokenConfig`].
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub(super) struct SingleKey {
         /// The shared key of HS256, HS384 and HS512, used as UTF-8 text; at least 32 bytes.
         pub signing_key: Option<Secret> as Optional(SecretText) => None,

@@ -9,7 +9,7 @@ use super::table::{table, words};
 
 table! {
     /// Where users are looked up, and how long what was found is believed.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct UsersConfig {
         /// The database: `postgres://`, `mysql://` or `sqlite://`.
         pub database: Option<Secret> as Optional(SecretText) => None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Consumer, Context, MakeConsumer, Message, Scope};
+use super::{Consumer, Context, GroupError, MakeConsumer, Message, Scope};
 use crate::close_code::CloseReason;
 use crate::config::{OnInvalid, RouteConfig};
 use crate::event::{Event, Value};
@@ -77,6 +77,7 @@ impl Consumer for Broadcast {
                 tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");
                 context.close_for(CloseReason::Unavailable);
             }
+            Err(GroupError::RateLimited) => context.close_for(CloseReason::RateLimited),
             // The event itself is at fault: an integer beyond 64 bits has no form in MessagePack.
             Err(_) => self.refuse(context),
         }

@@ -10,7 +10,7 @@ use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member};
 use crate::ids::GroupName;
 use crate::metrics::{DropCause, EventSource};
-use crate::relay::Relay;
+use crate::relay::{PublishError, Relay};
 
 /// The socket that a consumer is called for. Nothing here waits for the client.
 pub struct Context<'a> {
@@ -25,9 +25,21 @@ pub enum GroupError {
     /// The name breaks Channels' rule, or the socket has as many groups as it may have.
     #[error("the group cannot be joined or sent to: {0}")]
     NotAllowed(&'static str),
+    /// The tenant publishes more than it may.
+    #[error("limits.publishes_per_second is reached")]
+    RateLimited,
     /// The channel layer cannot be asked.
     #[error(transparent)]
     Layer(#[from] LayerError),
+}
+
+impl From<PublishError> for GroupError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::RateLimited => Self::RateLimited,
+            PublishError::Layer(error) => Self::Layer(error),
+        }
+    }
 }
 
 impl GroupError {

@@ -13,7 +13,7 @@ use crate::config::{ConsumerConfig, RouteConfig};
 use crate::event::Event;
 
 pub use broadcast::Broadcast;
-pub use context::Context;
+pub use context::{Context, GroupError};
 pub use echo::Echo;
 pub use listen::Listen;
 pub use scope::{Place, Scope};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::hub::Member;
 use crate::ids::{ChannelName, TenantId, UserId};
 use crate::routes::{PathParams, Routes};
 use crate::templates::{Template, TemplateError, TemplateValues};
@@ -19,11 +20,9 @@ pub struct Scope {
     pub(crate) place: Arc<Place>,
     pub(crate) user: Arc<UserRecord>,
     pub(crate) claims: Box<str>,
-    /// As it was sent, percent-encoded.
-    pub(crate) raw_path: Box<str>,
     pub(crate) client: IpAddr,
-    /// Of the channel name, its 128 random bits.
-    pub(crate) channel: [u8; 16],
+    /// The socket in its hub, which knows its path and channel.
+    pub(crate) member: Arc<Member>,
 }
 
 /// What the scopes of one tenant share.
@@ -32,9 +31,17 @@ pub struct Place {
     /// The tenant.
     pub tenant: TenantId,
     /// From path to route.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// What channel names begin with.
     pub channel_prefix: Box<str>,
+}
+
+impl Place {
+    /// The channel name of a socket.
+    pub fn channel_name(&self, member: &Member) -> ChannelName {
+        let random = member.channel();
+        ChannelName::from(format!("{}specific.{random:032x}", self.channel_prefix))
+    }
 }
 
 impl Scope {
@@ -72,7 +79,7 @@ impl Scope {
 
     /// The path of the request, percent-decoded, with its leading slash.
     pub fn path(&self) -> Cow<'_, str> {
-        percent_encoding::percent_decode_str(&self.raw_path).decode_utf8_lossy()
+        percent_encoding::percent_decode_str(self.member.path()).decode_utf8_lossy()
     }
 
     /// The converted value of a path parameter, as Python's `str()` prints it.
@@ -82,7 +89,7 @@ impl Scope {
 
     /// All path parameters.
     pub fn path_parameters(&self) -> PathParams {
-        let found = self.place.routes.find(&self.raw_path);
+        let found = self.place.routes.find(self.member.path());
         found.map(|(_, params)| params).unwrap_or_default()
     }
 
@@ -93,9 +100,7 @@ impl Scope {
 
     /// The channel name of this socket, unique and not to be guessed.
     pub fn channel_name(&self) -> ChannelName {
-        let random = u128::from_be_bytes(self.channel);
-        let Place { channel_prefix, .. } = &*self.place;
-        ChannelName::from(format!("{channel_prefix}specific.{random:032x}"))
+        self.place.channel_name(&self.member)
     }
 
     /// Fills a group template with this socket's values; `params` are its path parameters.

@@ -1,147 +1,119 @@
 //! The connections of one tenant on this replica: who is here, who is in which group, what waits for whom.
 //!
-//! It knows nothing of Redis, tokens or users: [`crate::relay`] tells it what to deliver and learns from it
-//! which groups are wanted.
+//! It knows nothing of Redis, of tokens or of users' records: [`crate::relay`] tells it what to deliver and learns from
+//! it which groups are wanted, [`crate::revocation`] whom to close.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+pub use eviction::Pending;
 pub use groups::{Group, Groups};
+pub use member::{Member, Profile};
 pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
+pub use roster::{Budget, Excess};
 
-use crate::clock::UnixTime;
-use crate::ids::{ConnectionId, GroupName, UserId};
+use crate::close_code::CloseFrame;
+use crate::ids::{GroupName, UserId, Whom};
+use roster::Roster;
 
+mod eviction;
 mod fan_out;
 mod groups;
+mod member;
 mod outbound;
+mod paced;
 mod pulse;
+mod roster;
 
 pub use fan_out::FanOut;
+pub use paced::{PACE_STEP, close_paced, spread};
 pub use pulse::Pulse;
-
-/// Ids of connections count up over all tenants of the process.
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-/// The slot of a member that is in no hub.
-const NOT_REGISTERED: u32 = u32::MAX;
-
-/// What the hub holds of one socket.
-#[derive(Debug)]
-pub struct Member {
-    id: ConnectionId,
-    /// Its place in the hub's list, which only the holder of the list's lock moves.
-    slot: AtomicU32,
-    /// Which of the tenant's deliveries turns events into frames for this socket.
-    delivery: u16,
-    user: UserId,
-    outbound: Outbound,
-    pulse: Pulse,
-    groups: Mutex<Vec<Arc<Group>>>,
-}
-
-impl Member {
-    /// A socket of `user` whose queue holds at most `send_queue` bytes and whose token ends at `expires_at`.
-    pub fn new(
-        user: UserId,
-        delivery: u16,
-        send_queue: u64,
-        expires_at: Option<UnixTime>,
-    ) -> Arc<Self> {
-        let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        let (outbound, pulse) = (Outbound::new(send_queue), Pulse::new(expires_at));
-        Arc::new(Self {
-            id,
-            slot: AtomicU32::new(NOT_REGISTERED),
-            delivery,
-            user,
-            outbound,
-            pulse,
-            groups: Mutex::default(),
-        })
-    }
-
-    /// The connection's id, unique in this process.
-    pub fn id(&self) -> ConnectionId {
-        self.id
-    }
-
-    /// The index that was given to [`Member::new`].
-    pub fn delivery(&self) -> u16 {
-        self.delivery
-    }
-
-    /// Whose socket it is.
-    pub fn user(&self) -> &UserId {
-        &self.user
-    }
-
-    /// What waits for the socket.
-    pub fn outbound(&self) -> &Outbound {
-        &self.outbound
-    }
-
-    /// When it was last heard of, and how long it may stay.
-    pub fn pulse(&self) -> &Pulse {
-        &self.pulse
-    }
-
-    /// The groups it is in.
-    pub fn groups(&self) -> Vec<GroupName> {
-        self.groups
-            .lock()
-            .iter()
-            .map(|group| group.name().clone())
-            .collect()
-    }
-}
 
 /// The connections and groups of one tenant.
 #[derive(Debug, Default)]
 pub struct Hub {
-    /// Each member knows its place in it.
-    members: Mutex<Vec<Arc<Member>>>,
+    roster: Mutex<Roster>,
     groups: Groups,
 }
 
+/// A handshake in the indexes of its hub; it leaves them when this is dropped.
+pub struct PendingPlace {
+    hub: Arc<Hub>,
+    pending: Arc<Pending>,
+}
+
+impl PendingPlace {
+    /// The handshake.
+    pub fn pending(&self) -> &Arc<Pending> {
+        &self.pending
+    }
+}
+
+impl Drop for PendingPlace {
+    fn drop(&mut self) {
+        self.hub.roster.lock().forget_pending(&self.pending);
+    }
+}
+
+/// How a socket that was admitted stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Its token was revoked while its handshake was under way.
+    pub revoked: bool,
+    /// What its handshake has read of its user may be old.
+    pub stale: bool,
+}
+
 impl Hub {
-    /// Makes the connection known, for drains and counts; groups are joined one by one.
+    /// Enters a handshake whose token is verified into the indexes, before anything is asked about the token.
+    pub fn expect(self: &Arc<Self>, pending: Pending) -> PendingPlace {
+        let pending = Arc::new(pending);
+        self.roster.lock().pending.push(pending.clone());
+        PendingPlace {
+            hub: self.clone(),
+            pending,
+        }
+    }
+
+    /// Makes the connection known, within the budgets; groups are joined one by one. What was announced about its
+    /// handshake so far is answered, what is announced from now on closes it.
+    ///
+    /// # Errors
+    /// The budget that has no room; the connection is then not in the hub.
+    pub fn admit(
+        &self,
+        member: &Arc<Member>,
+        pending: Option<&Pending>,
+        budget: &Budget,
+    ) -> Result<Admitted, Excess> {
+        let mut roster = self.roster.lock();
+        roster.reserve(member.user(), budget, Instant::now())?;
+        roster.insert(member);
+        Ok(pending.map_or(Admitted::default(), |pending| Admitted {
+            revoked: pending.is_revoked(),
+            stale: pending.is_stale(),
+        }))
+    }
+
+    /// Makes the connection known, whatever its budgets.
     pub fn register(&self, member: &Arc<Member>) {
-        let mut members = self.members.lock();
-        let slot = u32::try_from(members.len()).unwrap_or(NOT_REGISTERED);
-        member.slot.store(slot, Ordering::Relaxed);
-        members.push(member.clone());
+        self.roster.lock().insert(member);
     }
 
     /// Forgets the connection and takes it out of its groups; returns how many it was in, and those that it left
     /// empty. Names the connection, so that a late goodbye cannot remove another one.
     pub fn unregister(&self, member: &Member) -> Left {
-        self.forget(member);
+        self.roster.lock().remove(member);
         let groups = std::mem::take(&mut *member.groups.lock());
         let memberships = groups.len();
         let emptied = groups
             .iter()
-            .filter(|group| self.groups.remove(group, member.id));
+            .filter(|group| self.groups.remove(group, member.id()));
         Left {
             memberships,
             emptied: emptied.map(|group| group.name().clone()).collect(),
-        }
-    }
-
-    /// The last of the list takes the place of the one that goes.
-    fn forget(&self, member: &Member) {
-        let mut members = self.members.lock();
-        let slot = member.slot.swap(NOT_REGISTERED, Ordering::Relaxed);
-        let own = members
-            .get(slot as usize)
-            .is_some_and(|there| there.id == member.id);
-        if own {
-            members.swap_remove(slot as usize);
-            if let Some(moved) = members.get(slot as usize) {
-                moved.slot.store(slot, Ordering::Relaxed);
-            }
         }
     }
 
@@ -165,7 +137,7 @@ impl Hub {
         };
         let group = groups.swap_remove(at);
         drop(groups);
-        let emptied = self.groups.remove(&group, member.id);
+        let emptied = self.groups.remove(&group, member.id());
         Left {
             memberships: 1,
             emptied: emptied.then(|| name.clone()).into_iter().collect(),
@@ -177,9 +149,57 @@ impl Hub {
         &self.groups
     }
 
+    /// Closes the connections that a revocation concerns, and marks the handshakes that it concerns; answers how many
+    /// were closed by it.
+    pub fn evict(&self, whom: &Whom, frame: &CloseFrame) -> usize {
+        let found = {
+            let roster = self.roster.lock();
+            let pending = roster.pending.iter();
+            pending.for_each(|pending| pending.mark_revoked(whom));
+            roster.concerned(whom)
+        };
+        close_all(&found, frame, CloseOrder::Now)
+    }
+
+    /// Closes every connection of a user; answers how many.
+    pub fn close_user(&self, user: &UserId, frame: &CloseFrame) -> usize {
+        close_all(&self.of_user(user), frame, CloseOrder::AfterQueued)
+    }
+
+    /// Marks the handshakes of a user: what they have read of the user may be old.
+    pub fn mark_stale(&self, user: &UserId) {
+        let roster = self.roster.lock();
+        let pending = roster.pending.iter();
+        pending.for_each(|pending| pending.mark_stale(user));
+    }
+
+    /// The connections of a user.
+    pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
+        self.roster.lock().of_user(user)
+    }
+
+    /// Every user that has a connection.
+    pub fn users(&self) -> Vec<UserId> {
+        self.roster.lock().users()
+    }
+
+    /// How many users have a connection.
+    pub fn user_count(&self) -> usize {
+        self.roster.lock().user_count()
+    }
+
+    /// Closes the oldest connections of a user until at most `most` are open; answers how many.
+    pub fn replace_oldest(&self, user: &UserId, most: usize, frame: &CloseFrame) -> usize {
+        let mut open = self.of_user(user);
+        open.retain(|member| !member.outbound().is_closing());
+        open.sort_unstable_by_key(|member| member.id());
+        let excess = open.len().saturating_sub(most);
+        close_all(&open[..excess], frame, CloseOrder::AfterQueued)
+    }
+
     /// How many connections there are.
     pub fn len(&self) -> usize {
-        self.members.lock().len()
+        self.roster.lock().members().len()
     }
 
     /// Whether there is no connection.
@@ -189,8 +209,13 @@ impl Hub {
 
     /// A copy of the connection list.
     pub fn members(&self) -> Vec<Arc<Member>> {
-        self.members.lock().clone()
+        self.roster.lock().members().to_vec()
     }
+}
+
+fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
+    let close = |member: &&Arc<Member>| member.outbound().close(frame.clone(), order);
+    members.iter().filter(close).count()
 }
 
 /// What a connection left behind.
@@ -208,7 +233,11 @@ mod tests {
     use crate::frame::Frame;
 
     fn member() -> Arc<Member> {
-        Member::new("1".into(), 0, 1000, None)
+        Member::new(Profile {
+            user: "1".into(),
+            send_queue: 1000,
+            ..Profile::default()
+        })
     }
 
     fn name(name: &str) -> GroupName {

@@ -90,15 +90,10 @@ struct State {
 impl Outbound {
     /// An empty queue for at most `limit` bytes; 0 is no limit.
     pub fn new(limit: u64) -> Self {
-        let limit = if limit == 0 {
-            usize::MAX
-        } else {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        };
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
-            limit,
+            limit: in_bytes(limit),
             closing: None,
             dropped: false,
             in_hand: 0,
@@ -109,6 +104,11 @@ impl Outbound {
         Self {
             state: Mutex::new(state),
         }
+    }
+
+    /// Changes the bound; what waits already may stay. 0 is no limit.
+    pub fn set_limit(&self, limit: u64) {
+        self.state.lock().limit = in_bytes(limit);
     }
 
     /// Queues a frame. Never waits.
@@ -253,9 +253,21 @@ impl Outbound {
         state.closing.is_some() || state.finished
     }
 
+    /// Why the gateway itself asked for a close that has not left yet.
+    pub fn closing_cause(&self) -> Option<CloseReason> {
+        self.state.lock().closing.as_ref()?.cause
+    }
+
     /// The task holds a frame of so many bytes that the socket took only a part of; 0: not any more.
     pub fn set_in_hand(&self, bytes: usize) {
         self.state.lock().in_hand = bytes;
+    }
+}
+
+fn in_bytes(limit: u64) -> usize {
+    match limit {
+        0 => usize::MAX,
+        limit => usize::try_from(limit).unwrap_or(usize::MAX),
     }
 }
 

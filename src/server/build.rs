@@ -3,6 +3,7 @@
 //! Links and pools are shared where their URLs are equal; keys, caches and names never are.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 
@@ -10,120 +11,211 @@ use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::{PubSubEndpoints, single_host};
-use crate::channel_layer::{ChannelLayer, Codec, Inbox};
-use crate::config::{Config, LayerKind, PoolConfig, Secret, TenantConfig};
-use crate::consumer::{Place, Registry};
+use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
+use crate::coherence::Coherence;
+use crate::config::{
+    Config, DenylistConfig, LayerKind, PoolConfig, RouteConfig, Secret, TenantConfig,
+};
+use crate::consumer::{Place, Registry, RouteConsumer};
 use crate::error::Dependency;
 use crate::frame::QueueBudget;
 use crate::hub::Hub;
 use crate::ids::{ReplicaId, TenantId};
-use crate::metrics::TenantMetrics;
+use crate::metrics::{TenantMetrics, TenantSeries};
 use crate::origin::OriginPolicy;
-use crate::relay::{Parts, Relay, RouteDelivery};
+use crate::relay::{Parts, Relay, RouteDelivery, Settings};
 use crate::render::Delivery;
+use crate::revocation::Revocations;
 use crate::routes::Routes;
-use crate::state::{RouteParts, Tenant, Tenants};
+use crate::state::{RouteParts, Tenant};
 use crate::stores::database::{ConnectionBudget, Database};
+use crate::stores::key_store::KeyStore;
+use crate::stores::memory::MemoryStore;
 use crate::stores::redis::RedisStore;
+use crate::stores::redis_keys;
 use crate::stores::redis_url::RedisUrl;
 use crate::templates::Template;
 use crate::tenants::HostTable;
 use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, Users};
 
-/// Builds every tenant. Nothing is connected yet; needs a runtime, because links begin to connect at once.
-///
-/// # Errors
-/// What the configuration's own check could not see, with the tenant's name.
-pub fn build(
-    config: &Config,
-    registry: &Registry,
-    replica: &ReplicaId,
-    budget: &Arc<QueueBudget>,
-) -> anyhow::Result<Arc<Tenants>> {
-    let mut builder = Builder::new(config, replica);
-    let mut tenants = Vec::with_capacity(config.tenants.len());
-    for (at, (id, tenant)) in config.tenants.iter().enumerate() {
-        let metrics = Arc::new(TenantMetrics::new(id, at < config.metrics.tenant_series));
-        let built = builder.tenant(id, tenant, registry, budget, metrics);
-        tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
-    }
-    let hosts = HostTable::new(&config.tenants)
-        .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
-    Ok(Arc::new(Tenants::new(hosts, tenants)))
-}
-
 /// The authenticator of one tenant, without the rest of a gateway.
 ///
 /// # Errors
-/// As [`build`]; also if there is no such tenant.
+/// What the configuration's own check could not see; also if there is no such tenant.
 pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authenticator>> {
     let (id, tenant) = config
         .tenants
         .get_key_value(tenant)
         .with_context(|| format!("there is no tenant {tenant:?}"))?;
-    let mut builder = Builder::new(config, &ReplicaId::random());
+    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
     let metrics = Arc::new(TenantMetrics::new(id, true));
-    Ok(Arc::new(builder.stores(id, tenant, metrics)?.authenticator))
+    let effective = Effective::of(config, tenant);
+    let stores = builder.stores(id, &effective, metrics, None)?;
+    Ok(Arc::new(stores.authenticator))
 }
 
-/// Makes tenants and remembers what they can share.
-struct Builder<'a> {
-    config: &'a Config,
+/// Makes tenants and remembers what they can share, from one configuration to the next.
+pub(super) struct Builder {
+    registry: Registry,
+    /// What all frames count against.
+    budget: Arc<QueueBudget>,
     endpoints: PubSubEndpoints,
     redis: Vec<Arc<RedisStore>>,
     databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
     /// `server.max_database_connections`, for all of them together.
     connections: Arc<ConnectionBudget>,
+    /// Takes the place of a Redis where there is none.
+    memory: Arc<MemoryStore>,
+    series: TenantSeries,
+}
+
+/// What of a configuration concerns one tenant.
+struct Effective<'c> {
+    tenant: &'c TenantConfig,
+    /// The tenant's own, else the deployment's.
+    redis: Option<Secret>,
+    denylist: &'c DenylistConfig,
+}
+
+impl<'c> Effective<'c> {
+    fn of(config: &'c Config, tenant: &'c TenantConfig) -> Self {
+        let own = tenant.redis.as_ref().and_then(|redis| redis.url.clone());
+        Self {
+            tenant,
+            redis: own.or_else(|| config.redis.url.clone()),
+            denylist: &config.denylist,
+        }
+    }
+
+    /// Whether `tenant` serves exactly this.
+    fn is_served_by(&self, tenant: &Tenant) -> bool {
+        *self.tenant == *tenant.config
+            && self.redis == tenant.redis
+            && *self.denylist == *tenant.revocations.config()
+    }
+
+    /// Whether events and control messages of `tenant` go over the same lines.
+    fn shares_lines_with(&self, tenant: &Tenant) -> bool {
+        self.tenant.layer == tenant.config.layer && self.redis == tenant.redis
+    }
 }
 
 /// What a tenant asks.
 struct Stores {
     authenticator: Authenticator,
     database: Arc<Database>,
+    keys: KeyStore,
 }
 
-impl<'a> Builder<'a> {
-    fn new(config: &'a Config, replica: &ReplicaId) -> Self {
+/// What stays of a tenant when its configuration changes.
+struct Lines {
+    relay: Arc<Relay>,
+    control: Arc<Control>,
+}
+
+impl Builder {
+    pub(super) fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
         // One provider for all TLS of the process; a program that installed its own keeps it.
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
-        let endpoints = PubSubEndpoints::new(replica.clone());
         Self {
-            config,
-            endpoints,
+            registry,
+            budget: Arc::default(),
+            endpoints: PubSubEndpoints::new(replica.clone()),
             redis: Vec::new(),
             databases: Vec::new(),
             connections: ConnectionBudget::new(config.server.max_database_connections),
+            memory: Arc::default(),
+            series: TenantSeries::new(config.metrics.tenant_series),
+        }
+    }
+
+    /// What all frames count against.
+    pub(super) fn budget(&self) -> &Arc<QueueBudget> {
+        &self.budget
+    }
+
+    /// Builds every tenant; those of `before` that do not change stay as they are. Nothing is connected yet, and no
+    /// socket notices anything; needs a runtime, because links begin to connect at once.
+    ///
+    /// # Errors
+    /// What the configuration's own check could not see, with the tenant's name.
+    pub(super) fn serving(
+        &mut self,
+        config: &Config,
+        before: &[Arc<Tenant>],
+    ) -> anyhow::Result<(HostTable, Vec<Arc<Tenant>>)> {
+        let hosts = HostTable::new(&config.tenants)
+            .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
+        let mut tenants = Vec::with_capacity(config.tenants.len());
+        for (id, tenant) in &config.tenants {
+            let effective = Effective::of(config, tenant);
+            let known = before.binary_search_by(|known| known.id.cmp(id)).ok();
+            let known = known.map(|at| &before[at]);
+            if let Some(known) = known.filter(|known| effective.is_served_by(known)) {
+                tenants.push(known.clone());
+                continue;
+            }
+            let built = self.tenant(id, &effective, known);
+            tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
+        }
+        Ok((hosts, tenants))
+    }
+
+    /// Forgets links and pools that no tenant uses any more.
+    pub(super) fn forget_unused(&mut self) {
+        self.redis.retain(|store| Arc::strong_count(store) > 1);
+        self.databases
+            .retain(|(_, _, database)| Arc::strong_count(database) > 1);
+    }
+
+    /// A control channel of the deployment, on the server at `url`.
+    pub(super) fn deployment_control(&mut self, url: &Secret) -> anyhow::Result<Control> {
+        let store = self.redis(url, Dependency::Redis)?;
+        Ok(self
+            .endpoints
+            .control(&store, redis_keys::DEPLOYMENT_CONTROL))
+    }
+
+    /// The channel `name` where the keys of `keys` lie.
+    pub(super) fn control(&self, keys: &KeyStore, name: &str) -> Control {
+        match keys {
+            KeyStore::Redis(store) => self.endpoints.control(store, name),
+            KeyStore::Memory(_) => Control::in_memory(name),
         }
     }
 
     fn tenant(
         &mut self,
         id: &TenantId,
-        config: &TenantConfig,
-        registry: &Registry,
-        budget: &Arc<QueueBudget>,
-        metrics: Arc<TenantMetrics>,
+        effective: &Effective<'_>,
+        before: Option<&Arc<Tenant>>,
     ) -> anyhow::Result<Tenant> {
-        let stores = self.stores(id, config, metrics.clone())?;
-        let (layer, inbox) = self.layer(config, &metrics)?;
+        let config = effective.tenant;
+        let metrics = match before {
+            Some(before) => before.metrics.clone(),
+            None => Arc::new(TenantMetrics::new(id, self.series.grant(id))),
+        };
+        let kept = before.filter(|before| effective.shares_lines_with(before));
+        let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
+        let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
         let routes =
             Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
-        let (mut parts, mut deliveries) = (Vec::new(), Vec::new());
-        for (at, route) in config.routes.iter().enumerate() {
+        let routes = Arc::new(routes);
+        let mut deliveries = Deliveries::after(kept.map(|kept| &**kept));
+        let mut parts = Vec::new();
+        for route in &config.routes {
             let described = || format!("route {:?}", route.path);
-            let consumer = registry
+            let consumer = self
+                .registry
                 .consumer(route)
                 .map_err(anyhow::Error::msg)
                 .with_context(described)?;
-            let delivery =
-                Delivery::new(route.deliver.clone(), &route.events).with_context(described)?;
-            deliveries.push(RouteDelivery {
-                delivery,
-                through_consumer: consumer.sees_events,
-            });
+            let slot = deliveries
+                .slot_of(route, &consumer)
+                .with_context(described)?;
             let groups = route
                 .groups
                 .iter()
@@ -132,27 +224,57 @@ impl<'a> Builder<'a> {
             parts.push(RouteParts {
                 groups: groups.with_context(described)?,
                 consumer,
-                delivery: u16::try_from(at).context("too many routes")?,
+                delivery: slot,
                 subprotocols: route.subprotocols.clone(),
             });
         }
         let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
         let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
-        let relay = Relay::new(Parts {
-            tenant: id.clone(),
-            hub: Arc::new(Hub::default()),
-            layer,
-            inbox,
-            deliveries,
+        let permissions = Arc::new(permissions);
+        let settings = Settings {
+            deliveries: deliveries.slots,
             on_gap: config.on_gap,
-            group_names: config.layer.group_names,
-            groups_per_socket: config.limits.groups_per_socket as usize,
-            budget: budget.clone(),
-            metrics: metrics.clone(),
-        });
+            limits: config.limits,
+        };
+        let lines = match kept {
+            // The settings take effect when the whole configuration does.
+            Some(kept) => Lines {
+                relay: kept.relay.clone(),
+                control: kept.control.clone(),
+            },
+            None => self.lines(
+                id,
+                effective,
+                &metrics,
+                hub.clone(),
+                &stores.keys,
+                &settings,
+            )?,
+        };
+        let revocations = Revocations::new(
+            id,
+            stores.authenticator.denylist.store.clone(),
+            effective.denylist,
+            &config.token,
+            hub.clone(),
+            metrics.clone(),
+        );
+        let coherence = Coherence {
+            tenant: id.clone(),
+            hub,
+            users: stores.authenticator.users.clone(),
+            permissions: permissions.clone(),
+            keys: stores.keys.clone(),
+            routes: routes.clone(),
+            check_active: config.token.check_user_is_active,
+            check_password: config.token.check_revoke_token,
+            cache_ttl: config.users.cache_ttl,
+            stale_ttl: config.users.stale_ttl,
+        };
         Ok(Tenant {
             id: id.clone(),
             config: Arc::new(config.clone()),
+            redis: effective.redis.clone(),
             place: Arc::new(Place {
                 tenant: id.clone(),
                 routes,
@@ -162,36 +284,64 @@ impl<'a> Builder<'a> {
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
             authenticator: Arc::new(stores.authenticator),
             permissions,
-            relay,
+            relay: lines.relay,
+            settings: Arc::new(settings),
+            revocations,
+            coherence: Arc::new(coherence),
+            control: lines.control,
+            keys: stores.keys,
             metrics,
             degraded: parking_lot::Mutex::default(),
+            suspended: before.map_or_else(Arc::default, |before| before.suspended.clone()),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    fn lines(
+        &mut self,
+        id: &TenantId,
+        effective: &Effective<'_>,
+        metrics: &Arc<TenantMetrics>,
+        hub: Arc<Hub>,
+        keys: &KeyStore,
+        settings: &Settings,
+    ) -> anyhow::Result<Lines> {
+        let config = effective.tenant;
+        let (layer, inbox) = self.layer(effective, metrics)?;
+        let parts = Parts {
+            tenant: id.clone(),
+            hub,
+            layer,
+            inbox,
+            group_names: config.layer.group_names,
+            budget: self.budget.clone(),
+            metrics: metrics.clone(),
+        };
+        Ok(Lines {
+            relay: Relay::new(parts, settings.clone()),
+            control: Arc::new(self.control(keys, &redis_keys::control(id))),
         })
     }
 
     fn stores(
         &mut self,
         id: &TenantId,
-        config: &TenantConfig,
+        effective: &Effective<'_>,
         metrics: Arc<TenantMetrics>,
+        hub: Option<Arc<Hub>>,
     ) -> anyhow::Result<Stores> {
-        let redis_url = self.tenant_redis(config);
+        let (config, redis_url) = (effective.tenant, &effective.redis);
         let redis = redis_url
             .as_ref()
             .map(|url| self.redis(url, Dependency::Redis))
             .transpose()?;
-        let deny_url = self
-            .config
-            .denylist
-            .redis
-            .clone()
-            .or_else(|| redis_url.clone());
-        let shares_users_redis =
-            self.config.denylist.redis.is_none() || self.config.denylist.redis == redis_url;
-        let deny_redis = match (&redis, deny_url) {
-            (Some(redis), _) if shares_users_redis => Some(redis.clone()),
-            (_, url) => url
-                .map(|url| self.redis(&url, Dependency::Denylist))
-                .transpose()?,
+        let own = effective.denylist.redis.as_ref();
+        let own = own.filter(|own| Some(*own) != redis_url.as_ref());
+        let in_memory = || KeyStore::Memory(self.memory.clone());
+        let keys = redis.clone().map_or_else(in_memory, KeyStore::Redis);
+        let denylist = match own {
+            None => keys.clone(),
+            Some(url) => KeyStore::Redis(self.redis(url, Dependency::Denylist)?),
         };
         let database = self.database(config)?;
         let users = Users::new(
@@ -207,28 +357,34 @@ impl<'a> Builder<'a> {
             config: Arc::new(config.token.clone()),
             verifier: TokenVerifier::new(&config.token, config.users.id_type)?,
             denylist: DenylistSource {
-                redis: deny_redis,
-                shares_users_redis,
-                on_outage: self.config.denylist.on_outage,
+                shares_users_redis: own.is_none() && redis.is_some(),
+                store: denylist,
+                on_outage: effective.denylist.on_outage,
             },
             redis,
             users,
+            hub,
         };
         Ok(Stores {
             authenticator,
             database,
+            keys,
         })
     }
 
     /// The layer of a tenant; `pubsub` where there is a Redis, else `memory`.
     fn layer(
         &mut self,
-        config: &TenantConfig,
+        effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
     ) -> anyhow::Result<(Arc<dyn ChannelLayer>, Arc<Inbox>)> {
+        let Effective {
+            tenant: config,
+            redis,
+            ..
+        } = effective;
         let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
-        let redis = self.tenant_redis(config);
-        let kind = match (config.layer.kind, &redis) {
+        let kind = match (config.layer.kind, redis) {
             (Some(kind), _) => kind,
             (None, Some(_)) => LayerKind::PubSub,
             (None, None) => LayerKind::Memory,
@@ -250,14 +406,6 @@ impl<'a> Builder<'a> {
             LayerKind::Core => anyhow::bail!("this version does not have the layer `core`"),
         };
         Ok((layer, inbox))
-    }
-
-    fn tenant_redis(&self, config: &TenantConfig) -> Option<Secret> {
-        config
-            .redis
-            .as_ref()
-            .and_then(|redis| redis.url.clone())
-            .or_else(|| self.config.redis.url.clone())
     }
 
     fn redis(&mut self, url: &Secret, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {
@@ -299,6 +447,58 @@ impl<'a> Builder<'a> {
         let database = Database::connect_lazy(url, &config.users.pool, &self.connections)?;
         self.databases.push((url.clone(), pool, database.clone()));
         Ok(database)
+    }
+}
+
+/// The table of deliveries as members know it: a route that stays as it is keeps its slot.
+struct Deliveries<'b> {
+    before: Option<&'b Tenant>,
+    slots: Vec<Option<Arc<RouteDelivery>>>,
+}
+
+impl<'b> Deliveries<'b> {
+    /// Begins with the slots that sockets of `before` are in, whether their routes stay or not: they get their events
+    /// until they are closed.
+    fn after(before: Option<&'b Tenant>) -> Self {
+        let mut slots = Vec::new();
+        if let Some(before) = before {
+            slots.clone_from(&before.relay.settings().deliveries);
+            let mut used = vec![false; slots.len()];
+            for part in &before.parts {
+                used[usize::from(part.delivery)] = true;
+            }
+            for member in before.relay.hub().members() {
+                used[usize::from(member.delivery())] = true;
+            }
+            for (slot, used) in slots.iter_mut().zip(used) {
+                if !used {
+                    *slot = None;
+                }
+            }
+        }
+        Self { before, slots }
+    }
+
+    /// The slot of a route.
+    fn slot_of(&mut self, route: &RouteConfig, consumer: &RouteConsumer) -> anyhow::Result<u16> {
+        if let Some(before) = self.before {
+            let same = before.config.routes.iter().position(|old| old == route);
+            if let Some(same) = same {
+                return Ok(before.parts[same].delivery);
+            }
+        }
+        let delivery = RouteDelivery {
+            delivery: Delivery::new(route.deliver.clone(), &route.events)?,
+            through_consumer: consumer.sees_events,
+        };
+        let delivery = Some(Arc::new(delivery));
+        let free = self.slots.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.slots.len());
+        match free {
+            Some(at) => self.slots[at] = delivery,
+            None => self.slots.push(delivery),
+        }
+        u16::try_from(at).context("too many routes")
     }
 }
 

@@ -7,26 +7,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::seq::SliceRandom;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
-use crate::close_code::{CloseFrame, CloseReason};
+use crate::close_code::CloseReason;
 use crate::config::DrainConfig;
-use crate::hub::{CloseOrder, Member};
+use crate::hub::{CloseOrder, Member, PACE_STEP, close_paced, spread};
 use crate::metrics;
 use crate::socket::registration::Occupancy;
 use crate::state::{Life, Tenants};
 
 /// After the window: for close frames that are still on their way.
 const LAST_FRAMES: Duration = Duration::from_secs(5);
-/// Sockets are closed in batches, this far apart.
-const STEP: Duration = Duration::from_millis(50);
-/// Clients come back within this time after their close, each at a moment of its own. The closes are level already:
-/// this only spreads those of one batch.
-const RECONNECT_SPREAD_MS: u64 = 1000;
-
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -56,16 +48,28 @@ impl Signals {
         })
     }
 
-    /// Waits for the next that asks for a drain. A SIGHUP asks for a reload: it is told, and nothing happens.
-    pub async fn next(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.term.recv() => return,
-                _ = self.int.recv() => return,
-                _ = self.hup.recv() => tracing::warn!("reload is not supported by this version"),
-            }
+    /// Waits for the next signal.
+    pub(super) async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.term.recv() => Asked::Drain,
+            _ = self.int.recv() => Asked::Drain,
+            _ = self.hup.recv() => Asked::Reload,
         }
     }
+
+    /// Waits for the next that asks for a drain.
+    async fn drain(&mut self) {
+        while self.next().await == Asked::Reload {
+            tracing::warn!("A replica that drains reads no configuration");
+        }
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Drain,
+    Reload,
 }
 
 /// What a drain works with.
@@ -88,7 +92,7 @@ impl Drain<'_> {
         );
         let ended = tokio::select! {
             () = self.in_order() => Ended::InTime,
-            () = signals.next() => Ended::CutShort,
+            () = signals.drain() => Ended::CutShort,
         };
         if ended == Ended::CutShort {
             self.life.set_refusing();
@@ -110,22 +114,23 @@ impl Drain<'_> {
         let deadline = Instant::now() + self.config.window;
         // Sockets whose handshake was under way are not in the first list: ask again until there are none.
         while self.occupancy.open() > 0 && Instant::now() < deadline {
-            close_paced(
-                self.open_members(),
-                self.config.rate,
-                deadline - Instant::now(),
-            )
-            .await;
-            tokio::time::sleep(STEP).await;
+            let members = self.open_members();
+            let left = (deadline - Instant::now()).max(PACE_STEP);
+            let needed = members.len() as f64 / left.as_secs_f64();
+            let rate = f64::from(self.config.rate).max(needed);
+            close_paced(members, rate, CloseReason::Draining).await;
+            tokio::time::sleep(PACE_STEP).await;
         }
         let all_gone = async {
             while self.occupancy.open() > 0 {
                 metrics::drain_remaining(self.occupancy.open());
                 // Whose handshake was under way until now has not been asked yet; asking twice changes nothing.
                 for member in self.open_members() {
-                    member.outbound().close(goodbye(), CloseOrder::AfterQueued);
+                    member
+                        .outbound()
+                        .close(spread(CloseReason::Draining), CloseOrder::AfterQueued);
                 }
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(PACE_STEP).await;
             }
         };
         if tokio::time::timeout(LAST_FRAMES, all_gone).await.is_err() {
@@ -139,7 +144,9 @@ impl Drain<'_> {
     /// A second signal: close frames to everybody at once.
     async fn close_all(&self) {
         for member in self.open_members() {
-            member.outbound().close(goodbye(), CloseOrder::Now);
+            member
+                .outbound()
+                .close(spread(CloseReason::Draining), CloseOrder::Now);
         }
         self.connections.close();
         // Whoever does not answer within a second is cut: two signals mean "now".
@@ -149,34 +156,8 @@ impl Drain<'_> {
     }
 
     fn open_members(&self) -> Vec<Arc<Member>> {
-        self.tenants
-            .all()
-            .iter()
-            .flat_map(|tenant| tenant.relay.hub().members())
-            .collect()
+        let relays = self.tenants.relays();
+        let members = relays.iter().flat_map(|relay| relay.hub().members());
+        members.collect()
     }
-}
-
-/// Closes the sockets in random order, at `drain.rate` or as fast as the time left demands.
-async fn close_paced(mut members: Vec<Arc<Member>>, rate: u32, left: Duration) {
-    members.shuffle(&mut rand::rng());
-    let needed = members.len() as f64 / left.as_secs_f64().max(STEP.as_secs_f64());
-    let rate = f64::from(rate).max(needed);
-    let mut pace = tokio::time::interval(STEP);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (began, mut closed) = (Instant::now(), 0);
-    while closed < members.len() {
-        let now = pace.tick().await;
-        let due = (now.into_std().saturating_duration_since(began) + STEP).as_secs_f64() * rate;
-        let due = (due as usize).min(members.len());
-        for member in &members[closed.min(due)..due] {
-            member.outbound().close(goodbye(), CloseOrder::AfterQueued);
-        }
-        closed = closed.max(due);
-    }
-}
-
-fn goodbye() -> CloseFrame {
-    let wait = Duration::from_millis(rand::random::<u64>() % RECONNECT_SPREAD_MS);
-    CloseReason::Draining.frame_with_retry(wait)
 }

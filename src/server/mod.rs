@@ -2,20 +2,25 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::api::ApiKeys;
 use crate::api::ApiState;
 use crate::api::health::{AdminState, Progress};
+use crate::clock::UnixTime;
 use crate::config::Config;
 use crate::consumer::Registry;
-use crate::frame::QueueBudget;
+use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
 use crate::metrics;
 use crate::socket::client_address::AddressFinder;
@@ -25,8 +30,16 @@ use crate::socket::registration::Occupancy;
 use crate::socket::{Door, accept};
 use crate::state::{Life, Tenants};
 
+use build::Builder;
+use drain::Asked;
 pub use drain::{Ended, Signals};
+use reload::{Applied, Reloader};
+pub use reload::{Load, ReloadError};
+use tenancy::Tenancy;
 use upkeep::Upkeep;
+
+/// How long a replica that exits tries to take itself off the list of replicas.
+const LEAVING: Duration = Duration::from_millis(500);
 
 mod admin;
 pub mod build;
@@ -35,7 +48,10 @@ mod http;
 mod limits;
 mod listen;
 mod readiness;
+mod reload;
 mod router;
+mod tenancy;
+mod tenant_upkeep;
 mod upkeep;
 
 /// What a program adds to the configuration when it starts a gateway.
@@ -45,19 +61,24 @@ pub struct Options {
     pub registry: Registry,
     /// Stop instead of serving with a tenant that cannot be served.
     pub strict: bool,
+    /// Reads the configuration again, for reloads; without it there are none.
+    pub load: Option<Load>,
+    /// The files that the configuration was read from, the main one first.
+    pub sources: Vec<PathBuf>,
     /// Served on the socket listener before any tenant is looked up; `lockgate dev` has its page here.
     pub pages: Option<Router>,
 }
 
 /// A running gateway.
 pub struct Server {
-    config: Config,
     addresses: Addresses,
     life: Arc<Life>,
     tenants: Arc<Tenants>,
     occupancy: Arc<Occupancy>,
     /// Tasks of connections, which may end.
     connections: TaskTracker,
+    reloader: Arc<Reloader>,
+    registry: Arc<fleet::Registry>,
     /// Tasks that may not end before the process does.
     critical: JoinSet<anyhow::Result<Infallible>>,
 }
@@ -93,8 +114,34 @@ impl Server {
             admin: admin.local_addr()?,
             api: api.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        let budget = Arc::new(QueueBudget::default());
-        let tenants = build::build(&config, &options.registry, &ReplicaId::random(), &budget)?;
+        let replica = ReplicaId::random();
+        let mut builder = Builder::new(&config, options.registry, &replica);
+        let budget = builder.budget().clone();
+        let serving = builder.serving(&config, &[])?;
+        let tenants = Arc::new(Tenants::default());
+        let fleet = Fleet::new(replica.clone(), config.api.timeout);
+        let registry = fleet::Registry::new(replica);
+        let (failed, mut failures) = mpsc::unbounded_channel();
+        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
+        tenancy.serve(serving, &builder, &config);
+        let keys = Arc::new(ApiKeys::new(&config));
+        let deployment = config.redis.url.as_ref();
+        let deployment = deployment.map(|url| builder.deployment_control(url));
+        let deployment = deployment.transpose()?.map(Arc::new);
+        let reloader = Arc::new(Reloader {
+            load: options.load,
+            state: Mutex::new(Applied {
+                config: config.clone(),
+                sources: options.sources,
+            }),
+            builder: Arc::new(Mutex::new(builder)),
+            tenants: tenants.clone(),
+            tenancy,
+            keys: keys.clone(),
+            fleet: fleet.clone(),
+            turn: tokio::sync::Mutex::default(),
+        });
+        metrics::config_reload(true, UnixTime::now().0);
         let life = Arc::new(Life::default());
         let occupancy = Occupancy::new(limits::max_connections(
             config.server.max_connections,
@@ -117,14 +164,32 @@ impl Server {
                 progress: progress.clone(),
                 life: life.clone(),
                 tenants: tenants.clone(),
-                keys: Arc::new(ApiKeys::new(&config)),
+                keys: keys.clone(),
                 metrics: recorder,
             },
         )?;
         let mut critical = JoinSet::new();
-        for tenant in tenants.all() {
-            let relay = tenant.relay.clone();
-            critical.spawn(async move { Ok(relay.run().await) });
+        critical.spawn(async move {
+            match failures.recv().await {
+                Some(error) => Err(error),
+                None => std::future::pending().await,
+            }
+        });
+        let registering = registry.clone();
+        critical.spawn(async move { Ok(registering.run().await) });
+        let watching = reloader.clone();
+        critical.spawn(async move { Ok(watching.watch().await) });
+        if let Some(control) = deployment.clone() {
+            let (fleet, reloader) = (fleet.clone(), reloader.clone());
+            critical.spawn(async move {
+                // The wish for the channel outlives a failure.
+                drop(control.open().await);
+                let reload = move || {
+                    let reloader = reloader.clone();
+                    async move { reloader.reload().await.map_err(|error| error.to_string()) }
+                };
+                Ok(fleet::serve_deployment(control, fleet, reload).await)
+            });
         }
         let heartbeat = door.heartbeat.clone();
         critical.spawn(async move { Ok(heartbeat.run().await) });
@@ -144,7 +209,7 @@ impl Server {
             options.strict,
         ));
         if let Some(listener) = api {
-            let router = router::management(ApiState::new(tenants.clone(), &config));
+            let router = router::management(ApiState::new(tenants.clone(), keys, fleet));
             critical.spawn(async move { Ok(http::serve(listener, router).await) });
         }
         let router = router::sockets(door.clone(), options.pages);
@@ -155,12 +220,13 @@ impl Server {
             tenants = tenants.all().len(), max_connections = occupancy.most(), "listening"
         );
         Ok(Self {
-            config,
             addresses,
             life,
             tenants,
             occupancy,
             connections,
+            reloader,
+            registry,
             critical,
         })
     }
@@ -180,22 +246,34 @@ impl Server {
     /// # Errors
     /// If a task ended that may not end.
     pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<Ended> {
-        tokio::select! {
-            () = signals.next() => {}
-            ended = self.critical.join_next() => {
-                let error = unexpected_end(ended);
-                tracing::error!(error = format!("{error:#}"), "The gateway stopped");
-                return Err(error);
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Drain => break,
+                    Asked::Reload => {
+                        let reloader = self.reloader.clone();
+                        // It logs how it went; a drain does not wait for it.
+                        tokio::spawn(async move { drop(reloader.reload().await) });
+                    }
+                },
+                ended = self.critical.join_next() => {
+                    let error = unexpected_end(ended);
+                    tracing::error!(error = format!("{error:#}"), "The gateway stopped");
+                    return Err(error);
+                }
             }
         }
         let drain = drain::Drain {
-            config: self.config.server.drain,
+            config: self.reloader.state.lock().config.server.drain,
             life: &self.life,
             tenants: &self.tenants,
             occupancy: &self.occupancy,
             connections: &self.connections,
         };
-        Ok(drain.run(&mut signals).await)
+        let ended = drain.run(&mut signals).await;
+        // Nobody shall wait for answers of a replica that is gone; without it the entry ends by itself.
+        drop(tokio::time::timeout(LEAVING, self.registry.leave()).await);
+        Ok(ended)
     }
 }
 

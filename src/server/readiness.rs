@@ -114,8 +114,8 @@ async fn watch(tenants: &Tenants) -> anyhow::Result<Infallible> {
         if full {
             last_full = Instant::now();
         }
-        for tenant in tenants.all() {
-            let degraded = tenant.degraded.lock().is_some();
+        for tenant in tenants.all().iter() {
+            let degraded = tenant.is_degraded();
             if full || degraded {
                 match look_at(tenant).await {
                     Ok(()) => set_degraded(tenant, None),
@@ -131,10 +131,7 @@ async fn watch(tenants: &Tenants) -> anyhow::Result<Infallible> {
 /// Asks everything that the tenant needs.
 async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     let authenticator = &tenant.authenticator;
-    for redis in [&authenticator.redis, &authenticator.denylist.redis]
-        .into_iter()
-        .flatten()
-    {
+    for redis in authenticator.redis_servers() {
         redis
             .ping()
             .await
@@ -153,6 +150,13 @@ async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     if let Err(error) = authenticator.verifier.ready().await {
         return Err(Obstacle::NotReached(error.to_string()));
     }
+    tenant.control.open().await.map_err(|error| match error.kind() {
+        Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
+            "its Redis user may not subscribe to its control channel; grant the channels lockgate:{}:*",
+            tenant.id
+        )),
+        _ => Obstacle::NotReached(error.to_string()),
+    })?;
     let layer = tenant.relay.layer();
     if !layer.ready().await {
         return Err(Obstacle::NotReached(

@@ -17,7 +17,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::heartbeat::Heartbeat;
-use super::rate::Bucket;
 use super::registration::Registration;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
@@ -25,6 +24,7 @@ use crate::event::Event;
 use crate::frame::{Decoder, Frame, Message};
 use crate::hub::{BATCH, CloseOrder, Member, Next};
 use crate::metrics::FrameKind;
+use crate::rate::Bucket;
 
 /// How long the goodbye may take: what still waits, the close frame, and the client's own (RFC 6455 §7.1.1).
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -78,7 +78,7 @@ pub struct ReadySocket {
     pub consumer: Box<dyn Consumer>,
     /// What consumers know of it.
     pub scope: Scope,
-    /// Bytes to messages of at most `limits.message_size`.
+    /// Bytes to messages of at most `limits.message_size`, as it is when they come.
     pub decoder: Decoder,
     /// `limits.messages_per_second`.
     pub messages: Bucket,
@@ -324,6 +324,8 @@ impl Connection {
     /// Decodes up to the first thing that the loop must act on; `input` is then what follows it.
     fn decode(&mut self, input: &mut &[u8]) -> Option<Step> {
         let mut pongs = 0;
+        let limits = self.ready.registration.relay().limits();
+        self.ready.decoder.set_max_message(limits.message_size);
         loop {
             let message = match self.ready.decoder.push(input) {
                 Ok(Some(message)) => message,
@@ -375,7 +377,8 @@ impl Connection {
     }
 
     async fn receive(&mut self, message: consumer::Message) {
-        if !self.ready.messages.take(Instant::now()) {
+        let per_second = self.ready.registration.relay().limits().messages_per_second;
+        if !self.ready.messages.take(Instant::now(), per_second) {
             let registration = &self.ready.registration;
             registration.metrics().rate_limited("messages_per_second");
             let frame = CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1));

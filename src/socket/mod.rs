@@ -18,7 +18,7 @@ pub mod heartbeat;
 pub mod per_address;
 mod prefixed;
 mod proxy_protocol;
-pub mod rate;
+
 pub mod registration;
 pub mod upgrade;
 

@@ -8,10 +8,10 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::client_address::counting_key;
-use super::rate::Bucket;
 use super::registration::Place;
 use crate::config;
 use crate::error::Refusal;
+use crate::rate::Bucket;
 
 /// Addresses without a socket or a handshake are forgotten after this time: a bucket is full again by then.
 const FORGET: Duration = Duration::from_secs(3);
@@ -78,7 +78,7 @@ impl PerAddress {
             if !self
                 .account(&mut addresses, counting_key(client), now)
                 .bucket
-                .take(now)
+                .take(now, self.config.connects_per_second)
             {
                 return Err(Refusal::RateLimited);
             }
@@ -121,21 +121,20 @@ impl PerAddress {
         if addresses.len() == addresses.capacity() {
             addresses.retain(|_, account| !account.is_idle(now));
         }
-        let per_second = self.config.connects_per_second;
         let account = addresses
             .entry(address)
-            .or_insert_with(|| Account::new(per_second, now));
+            .or_insert_with(|| Account::new(now));
         account.last = now;
         account
     }
 }
 
 impl Account {
-    fn new(per_second: u32, now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
             connections: 0,
             handshakes: 0,
-            bucket: Bucket::new(per_second),
+            bucket: Bucket::default(),
             last: now,
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::per_address::AddressPlace;
-use crate::hub::Member;
+use crate::close_code::CloseReason;
+use crate::config::OnExcess;
+use crate::hub::{Admitted, Budget, Excess, Member, Pending};
 use crate::metrics::TenantMetrics;
 use crate::relay::Relay;
 
@@ -79,15 +81,45 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Registers the socket.
-    pub fn new(member: Arc<Member>, relay: Arc<Relay>, place: Place) -> Self {
-        relay.hub().register(&member);
+    /// Registers the socket within the budgets of its tenant and its user, which are reserved until it goes.
+    ///
+    /// # Errors
+    /// The budget that has no room.
+    pub fn admit(
+        member: Arc<Member>,
+        relay: Arc<Relay>,
+        place: Place,
+        pending: Option<&Pending>,
+    ) -> Result<(Self, Admitted), Excess> {
+        let limits = relay.limits();
+        let budget = Budget {
+            connections: limits.connections,
+            connects_per_second: limits.connects_per_second,
+            connections_per_user: limits.connections_per_user,
+            replaces: limits.on_excess == OnExcess::Replace,
+        };
+        let admitted = relay.hub().admit(&member, pending, &budget)?;
         relay.metrics().connections.increment(1.0);
-        Self {
+        let registration = Self {
             member,
             relay,
             _place: place,
             registered: true,
+        };
+        Ok((registration, admitted))
+    }
+
+    /// With `on_excess = "replace"`: closes the user's oldest sockets until the user has no more than it may have.
+    pub fn replace_oldest(&self) {
+        let limits = self.relay.limits();
+        if limits.connections_per_user == 0 || limits.on_excess != OnExcess::Replace {
+            return;
+        }
+        let most = limits.connections_per_user as usize;
+        let frame = CloseReason::Replaced.frame();
+        let user = self.member.user();
+        for _ in 0..self.relay.hub().replace_oldest(user, most, &frame) {
+            self.metrics().rate_limited("connections_per_user");
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -18,7 +19,6 @@ use super::Door;
 use super::connection::{ReadySocket, guarded};
 use super::handshake::{self, WebSocketKey};
 use super::per_address::AddressPlace;
-use super::rate::Bucket;
 use super::registration::{Place, Registration};
 use crate::admission::Identity;
 use crate::clock::UnixTime;
@@ -27,10 +27,11 @@ use crate::config::{ClientAddress, OnExpiry, RefusalMode};
 use crate::consumer::{Context, Scope};
 use crate::error::Refusal;
 use crate::frame::Decoder;
-use crate::hub::Member;
+use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
 use crate::metrics::{self, AuthStep};
 use crate::problem::Problem;
+use crate::rate::Bucket;
 use crate::routes::PathParams;
 use crate::state::Tenant;
 
@@ -204,6 +205,12 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
         tenant: Some(tenant.clone()),
         accept: None,
     };
+    if tenant.is_suspended() {
+        return Err(Early {
+            refusal: Refusal::TenantSuspended,
+            ..early
+        });
+    }
     let Some((route, params)) = tenant.place.routes.find(parts.uri.path()) else {
         return Err(early);
     };
@@ -217,7 +224,7 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
     if let Err(refusal) = tenant.origins.check(&parts.headers, &host) {
         return Err(Early { refusal, ..early });
     }
-    if tenant.degraded.lock().is_some() {
+    if tenant.is_degraded() {
         return Err(Early {
             refusal: Refusal::Unavailable,
             ..early
@@ -272,17 +279,9 @@ async fn open(
 ) -> Result<ReadySocket, Refusal> {
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
-    let (scope, expires_at) = scope(admitted, identity, path);
+    let (registration, scope) = register(admitted, identity, path, place).await?;
     let groups = group_names(admitted, &scope)?;
     authorize(admitted, &scope).await?;
-    let limits = &tenant.config.limits;
-    let member = Member::new(
-        scope.user_id().clone(),
-        route.delivery,
-        limits.send_queue,
-        expires_at,
-    );
-    let registration = Registration::new(member, tenant.relay.clone(), place);
     join_groups(&registration, &groups).await?;
     let connect = async {
         let mut consumer = (route.consumer.make)(&scope);
@@ -298,36 +297,101 @@ async fn open(
         Some(Err(_)) => return Err(Refusal::Refused),
         None => return Err(Refusal::Unavailable),
     };
+    last_look(tenant, registration.member())?;
+    registration.replace_oldest();
     Ok(ReadySocket {
         backlog: None,
         partial: None,
         registration,
         consumer,
         scope,
-        decoder: Decoder::new(limits.message_size),
-        messages: Bucket::new(limits.messages_per_second),
+        decoder: Decoder::new(tenant.config.limits.message_size),
+        messages: Bucket::default(),
         heartbeat: door.heartbeat.clone(),
     })
 }
 
-/// What consumers will know of the socket, and when its token ends.
-fn scope(admitted: &Admitted, identity: Identity, path: &str) -> (Scope, Option<UnixTime>) {
-    let tenant = &admitted.tenant;
-    let token = Arc::unwrap_or_clone(identity.token);
-    let expires_at = match tenant.config.token.on_expiry {
-        OnExpiry::Close => token.expires_at.map(UnixTime),
-        OnExpiry::Keep => None,
+/// Step 11: a place in the budgets and in the hub. What was announced about the token or its user since the handshake
+/// was entered into the indexes is answered here; from here on it closes the socket.
+async fn register(
+    admitted: &Admitted,
+    identity: Identity,
+    path: &str,
+    place: Place,
+) -> Result<(Registration, Scope), Refusal> {
+    let Admitted { tenant, route, .. } = admitted;
+    let Identity {
+        mut user,
+        token,
+        pending,
+    } = identity;
+    let profile = Profile {
+        user: user.id.clone(),
+        jti: token.jti.clone(),
+        issued_at: token.issued_at,
+        expires_at: match tenant.config.token.on_expiry {
+            OnExpiry::Close => token.expires_at.map(UnixTime),
+            OnExpiry::Keep => None,
+        },
+        password: user.password_digest,
+        path: path.into(),
+        channel: rand::random(),
+        delivery: tenant.parts[*route].delivery,
+        send_queue: tenant.relay.limits().send_queue,
     };
+    let pending_now = pending.as_ref().map(|place| &**place.pending());
+    let (registration, standing) = Registration::admit(
+        Member::new(profile),
+        tenant.relay.clone(),
+        place,
+        pending_now,
+    )
+    .map_err(|excess| over_budget(tenant, excess))?;
+    drop(pending);
+    if standing.revoked {
+        return Err(Refusal::TokenRevoked);
+    }
+    if standing.stale {
+        user = tenant.authenticator.user_again(&token).await?;
+    }
     let scope = Scope {
         place: tenant.place.clone(),
-        user: identity.user,
+        user,
         // Copied to its exact size: it lives as long as the socket, and was grown in a larger block.
         claims: (*token.claims).into(),
-        raw_path: path.into(),
         client: admitted.client,
-        channel: rand::random(),
+        member: registration.member().clone(),
     };
-    (scope, expires_at)
+    Ok((registration, scope))
+}
+
+fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
+    let (limit, refusal) = match excess {
+        Excess::Connections => ("connections", Refusal::TooManyConnections),
+        Excess::ConnectRate => ("connects_per_second", Refusal::RateLimited),
+        Excess::UserConnections => ("connections_per_user", Refusal::TooManyUserConnections),
+    };
+    tenant.metrics.rate_limited(limit);
+    refusal
+}
+
+/// What happened to the tenant or the socket while groups were joined. A close that comes later finds an open socket.
+fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
+    if tenant.is_suspended() {
+        return Err(Refusal::TenantSuspended);
+    }
+    if tenant.retired.load(Ordering::Acquire) {
+        // Of the new configuration nothing is known here: whoever comes again finds it.
+        return Err(Refusal::Unavailable);
+    }
+    match member
+        .outbound()
+        .closing_cause()
+        .and_then(Refusal::of_close)
+    {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
+    }
 }
 
 fn group_names(admitted: &Admitted, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {

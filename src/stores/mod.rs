@@ -1,6 +1,8 @@
 //! The outside world that is asked for things: Redis and the tenants' databases.
 
 pub mod database;
+pub mod key_store;
+pub mod memory;
 pub mod redis;
 pub mod redis_keys;
 mod redis_link;

@@ -161,6 +161,78 @@ impl RedisStore {
         self.ask(operation, send).await.map_err(|(error, _)| error)
     }
 
+    /// As [`RedisStore::query`], asked once more after a lost link: only for what may happen twice.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn query_again<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        command: &Cmd,
+    ) -> Result<T, StoreError> {
+        let send =
+            |mut link: MultiplexedConnection| async move { command.query_async(&mut link).await };
+        self.ask_again(operation, send).await
+    }
+
+    /// Commands in one round, asked once more after a lost link; what they answer is of no interest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pipeline_again(
+        &self,
+        operation: &'static str,
+        pipe: &redis::Pipeline,
+    ) -> Result<(), StoreError> {
+        let send = |mut link: MultiplexedConnection| async move {
+            let _answers: redis::Value = pipe.query_async(&mut link).await?;
+            Ok(())
+        };
+        self.ask_again(operation, send).await
+    }
+
+    /// A write that at least `replicas` of the server's replicas have acknowledged (`WAIT`) when this returns.
+    ///
+    /// On a connection of its own: WAIT speaks of the writes of its connection, and holds back what comes behind it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also where fewer replicas acknowledge within a second: the write may then be lost by a failover.
+    pub async fn write_acknowledged(
+        &self,
+        operation: &'static str,
+        command: &Cmd,
+        replicas: u32,
+    ) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let mut pipe = redis::Pipeline::with_capacity(2);
+        let limit = ANSWER_LIMIT.as_millis() as u64;
+        pipe.add_command(command.clone()).ignore();
+        pipe.cmd("WAIT").arg(replicas).arg(limit);
+        let ask = async {
+            let mut connection = self.pool()?.get().await.map_err(|error| {
+                StoreError::new(self.dependency, ErrorKind::Io, error.to_string())
+            })?;
+            let answer = pipe.query_async::<(u32,)>(&mut connection).await;
+            answer.map_err(|error| store_error(self.dependency, error))
+        };
+        let answer = timeout(2 * ANSWER_LIMIT, ask).await;
+        let answer =
+            answer.unwrap_or_else(|_| Err(StoreError::timeout(self.dependency, 2 * ANSWER_LIMIT)));
+        let (acknowledged,) = answer.map_err(|error| self.failed(error))?;
+        metrics::dependency_took(self.dependency, operation, started.elapsed());
+        if acknowledged < replicas {
+            let text = format!("{acknowledged} of {replicas} replicas acknowledged the write");
+            return Err(self.failed(StoreError::new(self.dependency, ErrorKind::Other, text)));
+        }
+        Ok(())
+    }
+
+    /// For how long the server has answered nothing. It is asked every second, so that a silence of more than three is
+    /// an outage.
+    pub fn silent_for(&self) -> Duration {
+        self.shared.silent_for()
+    }
+
     /// How long a PING takes.
     ///
     /// # Errors

@@ -49,6 +49,12 @@ pub fn control(tenant: &TenantId) -> String {
     of_tenant(tenant, "control")
 }
 
+/// The ids of the replicas that serve the tenant, or did; those that live have an entry in the registry. Set, without
+/// expiry.
+pub fn replicas(tenant: &TenantId) -> String {
+    of_tenant(tenant, "replicas")
+}
+
 /// The mark whose absence tells that Redis lost its data.
 pub const EPOCH: &str = "lockgate::epoch";
 

@@ -65,6 +65,9 @@ pub(super) struct Shared {
     broke: Notify,
     /// Answers since the last probe.
     answers: AtomicU64,
+    made: Instant,
+    /// Milliseconds from `made` to the last answer.
+    answered: AtomicU64,
 }
 
 impl Shared {
@@ -75,11 +78,25 @@ impl Shared {
             broken: AtomicU64::new(0),
             broke: Notify::new(),
             answers: AtomicU64::new(0),
+            made: Instant::now(),
+            answered: AtomicU64::new(0),
         }
     }
 
     pub(super) fn answered(&self) {
         self.answers.fetch_add(1, Ordering::Relaxed);
+        self.heard();
+    }
+
+    fn heard(&self) {
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.answered.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// Since the last answer, or since there was none yet.
+    pub(super) fn silent_for(&self) -> Duration {
+        let last = Duration::from_millis(self.answered.load(Ordering::Relaxed));
+        self.made.elapsed().saturating_sub(last)
     }
 
     /// The link is gone: nobody shall use it any more.
@@ -137,6 +154,7 @@ impl Keeper {
             dependency = self.dependency.label(),
             "Connected to Redis"
         );
+        self.shared.heard();
         let up = LinkState::Up(connection.clone(), link);
         self.shared.state.send_replace(up);
     }
@@ -195,6 +213,9 @@ impl Keeper {
                         Err(error) if error.is_unrecoverable_error() => return error,
                         // A server that is busy or stopped is asked again on the same link.
                         answer => {
+                            if answer.is_ok() {
+                                self.shared.heard();
+                            }
                             let up = !answer.is_err_and(|error| error.is_timeout());
                             metrics::dependency_up(self.dependency, &self.endpoint, up);
                         }

@@ -40,6 +40,10 @@ const MAX_WRITES: usize = 16;
 /// Why a tenant's users cannot be read.
 pub type UsersProblem = ColumnProblem;
 
+/// When a lookup began.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment(u64);
+
 /// One tenant's users.
 pub struct Users {
     shared: Arc<Shared>,
@@ -123,7 +127,13 @@ impl Users {
         ]
     }
 
-    /// The user, or `None` for an absent one. `cached` is what stands under [`Self::redis_keys`], read just before;
+    /// The moment at which a lookup begins; to be taken before anything is read for it, so that nothing that was read
+    /// before a [`Self::forget`] is kept after it.
+    pub fn moment(&self) -> Moment {
+        Moment(self.shared.local.epoch())
+    }
+
+    /// The user, or `None` for an absent one. `cached` is what stands under [`Self::redis_keys`], read since `moment`;
     /// `None` if there is no Redis, or it did not answer.
     ///
     /// # Errors
@@ -132,8 +142,8 @@ impl Users {
         &self,
         id: &UserId,
         cached: Option<CachedPair>,
+        Moment(epoch): Moment,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
-        let epoch = self.shared.local.epoch();
         let stale = match cached.as_ref().map(|pair| self.read(id, pair)) {
             Some(Cached::Fresh(user)) => {
                 let user = user.map(Arc::new);

@@ -158,6 +158,11 @@ impl Permissions {
         self.database.exists(statement, &binds).await
     }
 
+    /// Whether any route asks.
+    pub fn are_asked(&self) -> bool {
+        self.statements.iter().any(Option::is_some)
+    }
+
     /// Drops every verdict: a user was invalidated, or sockets are asked for anew.
     pub fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);

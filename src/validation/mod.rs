@@ -24,6 +24,8 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
     /// Every file that was read, the main one first; files with secrets are not among them.
     pub files: Vec<PathBuf>,
+    /// The files that secrets were read from.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -49,6 +51,7 @@ impl Config {
             config: draft.config,
             warnings,
             files: draft.files,
+            secret_files: draft.secret_files,
         })
     }
 }

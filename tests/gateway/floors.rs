@@ -12,6 +12,7 @@ const FLOORS: [&[&str]; 8] = [
         "error",
         "ids",
         "metrics",
+        "rate",
         "telemetry",
         "user_id",
     ],
@@ -26,8 +27,15 @@ const FLOORS: [&[&str]; 8] = [
         "tenants",
     ],
     &["auth", "channel_layer", "hub", "users", "validation"],
-    &["admission", "relay", "render", "revocation", "token_auth"],
-    &["consumer", "state"],
+    &[
+        "admission",
+        "coherence",
+        "relay",
+        "render",
+        "revocation",
+        "token_auth",
+    ],
+    &["consumer", "fleet", "state"],
     &["api", "socket"],
     &["server"],
     &["cli"],
@@ -48,6 +56,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("token_auth", "admission"),
     ("relay", "render"),
     ("state", "consumer"),
+    ("fleet", "state"),
 ];
 
 fn floor_of(module: &str) -> Option<usize> {

@@ -25,6 +25,7 @@ mod metrics;
 mod problem;
 mod refusals;
 mod requests;
+mod revocation_to_close;
 mod store_outage;
 mod token_explain;
 mod token_sources;

@@ -130,12 +130,24 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &["limit", "tenant"],
         false,
     ),
-    ("lockgate_config_reload_successful", "gauge", &[], false),
+    (
+        "lockgate_revocations_total",
+        "counter",
+        &["kind", "tenant"],
+        true,
+    ),
+    (
+        "lockgate_revocation_propagation_seconds",
+        "histogram",
+        &[],
+        false,
+    ),
+    ("lockgate_config_reload_successful", "gauge", &[], true),
     (
         "lockgate_config_reload_timestamp_seconds",
         "gauge",
         &[],
-        false,
+        true,
     ),
     ("lockgate_loop_lag_seconds", "histogram", &[], true),
 ];

@@ -1,0 +1,56 @@
+//! Bodies of calls: JSON of a known form, read whole and strictly.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+
+use super::ApiState;
+use super::problem::ApiProblem;
+
+/// The bytes of a body that says that it is JSON.
+pub(super) struct JsonBytes(pub(super) Bytes);
+
+impl FromRequest<ApiState> for JsonBytes {
+    type Rejection = ApiProblem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
+        let headers = request.headers();
+        let media = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let is_json = media
+            .split(';')
+            .next()
+            .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
+        if !is_json || headers.contains_key(CONTENT_ENCODING) {
+            return Err(ApiProblem::ContentTypeNotSupported);
+        }
+        let body = Bytes::from_request(request, state).await;
+        body.map(Self).map_err(|error| match error {
+            BytesRejection::FailedToBufferBody(cause)
+                if cause.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+            {
+                ApiProblem::BodyTooLarge
+            }
+            _ => ApiProblem::BodyNotValid,
+        })
+    }
+}
+
+/// A body of a known form; a member that it does not have is a mistake, and so is anything after it.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
+    type Rejection = ApiProblem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
+        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|_| ApiProblem::BodyNotValid)
+    }
+}

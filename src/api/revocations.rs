@@ -1,0 +1,135 @@
+//! `POST /v1/tenants/{t}/revocations`: takes tokens back, and closes the sockets that they have opened.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use super::body::JsonBody;
+use super::problem::ApiProblem;
+use super::{ApiState, Target};
+use crate::auth::{RawToken, TokenError};
+use crate::channel_layer::control::Op;
+use crate::clock::UnixTime;
+use crate::fleet::Replicas;
+use crate::ids::Whom;
+use crate::metrics;
+use crate::state::Tenant;
+
+/// A cut-off further ahead than this would lock everybody out until then: milliseconds were meant for seconds.
+const LARGEST_LEAD: f64 = 86_400.0;
+
+/// What is revoked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revocation {
+    /// The id of one token, with its `exp`.
+    jti: Option<String>,
+    /// Unix seconds.
+    exp: Option<f64>,
+    /// One token itself, signed by a key of the tenant, expired or not.
+    token: Option<String>,
+    /// Every token of a user that was issued at or before `issued_before`.
+    user_id: Option<String>,
+    /// Unix seconds, that second included; with a user the default is now.
+    issued_before: Option<f64>,
+}
+
+/// What became of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Closed {
+    /// Sockets that were closed, on the replicas that confirmed.
+    closed: u64,
+    /// Who confirmed.
+    replicas: Replicas,
+}
+
+/// Denies first, then announces; what could not be stored is 503.
+pub(super) async fn revoke(
+    State(state): State<ApiState>,
+    Target(tenant): Target,
+    JsonBody(body): JsonBody<Revocation>,
+) -> Result<Json<Closed>, ApiProblem> {
+    let started = Instant::now();
+    let (whom, expires_at) = body.whom(&tenant).await?;
+    let denied = tenant.revocations.deny(&whom, expires_at).await;
+    denied.map_err(|error| {
+        tracing::error!(tenant.id = %tenant.id, error = %error, "A revocation could not be stored");
+        ApiProblem::NotRevoked
+    })?;
+    let asked = state.fleet.ask(&tenant, Op::Revoke(whom.clone()));
+    let gathered = asked.await.map_err(|error| {
+        // It is stored and holds; the other replicas find it at their next look at the denylist.
+        let closed = tenant.revocations.evict(&whom);
+        tracing::warn!(
+            tenant.id = %tenant.id, error = %error, count = closed,
+            "A revocation is stored, but could not be announced"
+        );
+        ApiProblem::NotAnnounced
+    })?;
+    metrics::revocation_propagated(started.elapsed());
+    Ok(Json(Closed {
+        closed: gathered.closed(),
+        replicas: gathered.replicas,
+    }))
+}
+
+impl Revocation {
+    /// Whose tokens, and when the one token ends.
+    async fn whom(self, tenant: &Tenant) -> Result<(Whom, Option<f64>), ApiProblem> {
+        let now = UnixTime::now().0;
+        match self {
+            Self {
+                jti: Some(jti),
+                exp: Some(exp),
+                token: None,
+                user_id: None,
+                issued_before: None,
+            } if exp.is_finite() => Ok((Whom::Token(jti.into()), Some(exp))),
+            Self {
+                jti: None,
+                exp: None,
+                token: Some(token),
+                user_id: None,
+                issued_before: None,
+            } => signed(tenant, token).await,
+            Self {
+                jti: None,
+                exp: None,
+                token: None,
+                user_id,
+                issued_before,
+            } => {
+                let cut_off = match (&user_id, issued_before) {
+                    (_, Some(before)) => before,
+                    (Some(_), None) => now.floor(),
+                    (None, None) => return Err(ApiProblem::RevocationNotValid),
+                };
+                if !(0.0..=now + LARGEST_LEAD).contains(&cut_off) {
+                    return Err(ApiProblem::RevocationNotValid);
+                }
+                Ok(match user_id {
+                    Some(user) => (Whom::User(user.as_str().into(), cut_off), None),
+                    None => (Whom::All(cut_off), None),
+                })
+            }
+            _ => Err(ApiProblem::RevocationNotValid),
+        }
+    }
+}
+
+async fn signed(tenant: &Tenant, token: String) -> Result<(Whom, Option<f64>), ApiProblem> {
+    let verifier = &tenant.authenticator.verifier;
+    match verifier.verify_signed_only(&RawToken::new(token)).await {
+        Ok(signed) => {
+            let jti = signed.jti.ok_or(ApiProblem::TokenWithoutId)?;
+            Ok((Whom::Token(jti), signed.expires_at))
+        }
+        Err(TokenError::Refused(_)) => Err(ApiProblem::TokenNotOfTenant),
+        Err(TokenError::Unavailable(error)) => {
+            tracing::warn!(tenant.id = %tenant.id, error = %error, "The keys of a token to be revoked cannot be had");
+            Err(ApiProblem::NotRevoked)
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Finds the connections that a revocation, an operator or a changed user concerns, without looking at the others.
+//!
+//! A socket enters these indexes before its own denylist round: as [`Pending`] while its handshake lasts, as a member
+//! from its admission on. So whatever is announced after that round finds it.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hashbrown::HashTable;
+use indexmap::IndexMap;
+
+use super::Member;
+use super::groups::BuildIdHasher;
+use crate::clock::is_under_cut_off;
+use crate::ids::{ConnectionId, Jti, UserId, Whom};
+
+/// A handshake whose token is verified, and whose socket is not a member yet.
+#[derive(Debug)]
+pub struct Pending {
+    user: UserId,
+    jti: Option<Jti>,
+    issued_at: Option<f64>,
+    revoked: AtomicBool,
+    /// Its user was invalidated: what it has read of the user may be old.
+    stale: AtomicBool,
+}
+
+impl Pending {
+    /// A handshake with such a token.
+    pub fn new(user: UserId, jti: Option<Jti>, issued_at: Option<f64>) -> Self {
+        Self {
+            user,
+            jti,
+            issued_at,
+            revoked: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn mark_revoked(&self, whom: &Whom) {
+        let concerned = match whom {
+            Whom::Token(jti) => self.jti.as_ref() == Some(jti),
+            Whom::User(user, cut_off) => {
+                self.user == *user && is_under_cut_off(self.issued_at, *cut_off)
+            }
+            Whom::All(cut_off) => is_under_cut_off(self.issued_at, *cut_off),
+        };
+        if concerned {
+            self.revoked.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn mark_stale(&self, user: &UserId) {
+        if self.user == *user {
+            self.stale.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+}
+
+/// The members that share a key. Most keys have one, and a list for each would cost more than the member.
+#[derive(Debug)]
+enum Few {
+    One(Arc<Member>),
+    Many(Box<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>),
+}
+
+impl Few {
+    fn any(&self) -> Option<&Arc<Member>> {
+        match self {
+            Few::One(member) => Some(member),
+            Few::Many(members) => members.first().map(|(_, member)| member),
+        }
+    }
+}
+
+/// Members by one of their properties. The key stands in the members alone.
+#[derive(Debug)]
+pub(super) struct Index<K: 'static> {
+    table: HashTable<Few>,
+    hasher: RandomState,
+    key: fn(&Member) -> Option<&K>,
+}
+
+impl<K: Hash + Eq> Index<K> {
+    pub(super) fn new(key: fn(&Member) -> Option<&K>) -> Self {
+        Self {
+            table: HashTable::new(),
+            hasher: RandomState::new(),
+            key,
+        }
+    }
+
+    pub(super) fn insert(&mut self, member: &Arc<Member>) {
+        let Some(key) = (self.key)(member) else {
+            return;
+        };
+        let (hash, key_of) = (self.hasher.hash_one(key), self.key);
+        if let Some(few) = self.table.find_mut(hash, |few| has_key(few, key, key_of)) {
+            match few {
+                Few::One(first) => {
+                    let both = [first.clone(), member.clone()];
+                    let both = both.map(|member| (member.id(), member));
+                    *few = Few::Many(Box::new(both.into_iter().collect()));
+                }
+                Few::Many(members) => drop(members.insert(member.id(), member.clone())),
+            }
+            return;
+        }
+        let hasher = &self.hasher;
+        let rehash = |few: &Few| {
+            few.any()
+                .and_then(|member| key_of(member))
+                .map_or(0, |key| hasher.hash_one(key))
+        };
+        self.table
+            .insert_unique(hash, Few::One(member.clone()), rehash);
+    }
+
+    pub(super) fn remove(&mut self, member: &Member) {
+        let Some(key) = (self.key)(member) else {
+            return;
+        };
+        let (hash, key_of) = (self.hasher.hash_one(key), self.key);
+        let found = self.table.find_entry(hash, |few| has_key(few, key, key_of));
+        let Ok(mut entry) = found else {
+            return;
+        };
+        let last = match entry.get_mut() {
+            Few::One(only) => only.id() == member.id(),
+            Few::Many(members) => {
+                members.swap_remove(&member.id());
+                members.is_empty()
+            }
+        };
+        if last {
+            entry.remove();
+            // A storm that is over gives its memory back.
+            if self.table.len() * 8 < self.table.capacity() {
+                let hasher = &self.hasher;
+                self.table.shrink_to(self.table.len() * 2, |few| {
+                    few.any()
+                        .and_then(|member| key_of(member))
+                        .map_or(0, |key| hasher.hash_one(key))
+                });
+            }
+        }
+    }
+
+    /// Calls `visit` for every member with the key.
+    pub(super) fn visit(&self, key: &K, mut visit: impl FnMut(&Arc<Member>)) {
+        let hash = self.hasher.hash_one(key);
+        match self.table.find(hash, |few| has_key(few, key, self.key)) {
+            None => {}
+            Some(Few::One(member)) => visit(member),
+            Some(Few::Many(members)) => members.values().for_each(visit),
+        }
+    }
+
+    /// How many members have the key.
+    pub(super) fn count(&self, key: &K) -> usize {
+        let hash = self.hasher.hash_one(key);
+        match self.table.find(hash, |few| has_key(few, key, self.key)) {
+            None => 0,
+            Some(Few::One(_)) => 1,
+            Some(Few::Many(members)) => members.len(),
+        }
+    }
+
+    /// One member of every key.
+    pub(super) fn one_each(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.table.iter().filter_map(Few::any)
+    }
+
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+fn has_key<K: Eq>(few: &Few, key: &K, key_of: fn(&Member) -> Option<&K>) -> bool {
+    few.any().and_then(|member| key_of(member)) == Some(key)
+}

@@ -1,0 +1,42 @@
+//! Closing many sockets in a pace that whoever they come back to can take.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom;
+use tokio::time::MissedTickBehavior;
+
+use super::{CloseOrder, Member};
+use crate::close_code::{CloseFrame, CloseReason};
+
+/// Sockets are closed in batches, this far apart.
+pub const PACE_STEP: Duration = Duration::from_millis(50);
+/// Clients come back within this time after their close, each at a moment of its own. The closes are level already:
+/// this only spreads those of one batch.
+const RECONNECT_SPREAD_MS: u64 = 1000;
+
+/// Closes the sockets in random order, at most `per_second` of them in a second; what waits for them leaves first.
+pub async fn close_paced(mut members: Vec<Arc<Member>>, per_second: f64, reason: CloseReason) {
+    members.shuffle(&mut rand::rng());
+    let mut pace = tokio::time::interval(PACE_STEP);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (began, mut closed) = (Instant::now(), 0);
+    while closed < members.len() {
+        let now = pace.tick().await.into_std();
+        let lasts = now.saturating_duration_since(began) + PACE_STEP;
+        let due = ((lasts.as_secs_f64() * per_second) as usize).min(members.len());
+        for member in &members[closed.min(due)..due] {
+            member
+                .outbound()
+                .close(spread(reason), CloseOrder::AfterQueued);
+        }
+        closed = closed.max(due);
+    }
+}
+
+/// The reason's frame with a wait of its own, so that clients that are closed together do not come back together.
+pub fn spread(reason: CloseReason) -> CloseFrame {
+    reason.frame_with_retry(Duration::from_millis(
+        rand::random::<u64>() % RECONNECT_SPREAD_MS,
+    ))
+}

@@ -1,0 +1,254 @@
+//! The list of a hub's connections, its indexes, and the budgets that a new connection has to fit into.
+//!
+//! One lock holds all of it, so that an announcement finds a socket in one of its states, never between two.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::Member;
+use super::eviction::{Index, Pending};
+use super::member::NOT_REGISTERED;
+use crate::clock::is_under_cut_off;
+use crate::ids::{Jti, UserId, Whom};
+use crate::rate::Bucket;
+
+/// What a tenant and its users may have; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budget {
+    /// Open connections of the tenant.
+    pub connections: u32,
+    /// New connections of the tenant per second.
+    pub connects_per_second: u32,
+    /// Open connections of one user.
+    pub connections_per_user: u32,
+    /// Over `connections_per_user` a connection is admitted all the same: the oldest will be closed for it.
+    pub replaces: bool,
+}
+
+/// A budget that has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// `connections`
+    Connections,
+    /// `connects_per_second`
+    ConnectRate,
+    /// `connections_per_user`
+    UserConnections,
+}
+
+/// The connections of one hub.
+#[derive(Debug)]
+pub(super) struct Roster {
+    /// Each member knows its place in it.
+    members: Vec<Arc<Member>>,
+    by_user: Index<UserId>,
+    by_token: Index<Jti>,
+    /// Handshakes under way: few enough to be looked through.
+    pub(super) pending: Vec<Arc<Pending>>,
+    connects: Bucket,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            members: Vec::new(),
+            by_user: Index::new(|member| Some(member.user())),
+            by_token: Index::new(|member| member.jti()),
+            pending: Vec::new(),
+            connects: Bucket::default(),
+        }
+    }
+}
+
+impl Roster {
+    /// Takes a place in every budget, or in none.
+    pub(super) fn reserve(
+        &mut self,
+        user: &UserId,
+        budget: &Budget,
+        now: Instant,
+    ) -> Result<(), Excess> {
+        let full = |most: u32, count: usize| most != 0 && count >= most as usize;
+        if full(budget.connections, self.members.len()) {
+            return Err(Excess::Connections);
+        }
+        if !self.connects.has_one(now, budget.connects_per_second) {
+            return Err(Excess::ConnectRate);
+        }
+        if !budget.replaces
+            && budget.connections_per_user != 0
+            && full(budget.connections_per_user, self.by_user.count(user))
+        {
+            return Err(Excess::UserConnections);
+        }
+        self.connects.take(now, budget.connects_per_second);
+        Ok(())
+    }
+
+    pub(super) fn insert(&mut self, member: &Arc<Member>) {
+        let slot = u32::try_from(self.members.len()).unwrap_or(NOT_REGISTERED);
+        member.slot.store(slot, Ordering::Relaxed);
+        self.members.push(member.clone());
+        self.by_user.insert(member);
+        self.by_token.insert(member);
+    }
+
+    /// The last of the list takes the place of the one that goes.
+    pub(super) fn remove(&mut self, member: &Member) {
+        let slot = member.slot.swap(NOT_REGISTERED, Ordering::Relaxed);
+        let there = self.members.get(slot as usize);
+        if there.is_none_or(|there| there.id() != member.id()) {
+            return;
+        }
+        self.members.swap_remove(slot as usize);
+        if let Some(moved) = self.members.get(slot as usize) {
+            moved.slot.store(slot, Ordering::Relaxed);
+        }
+        self.by_user.remove(member);
+        self.by_token.remove(member);
+    }
+
+    pub(super) fn forget_pending(&mut self, pending: &Arc<Pending>) {
+        let at = self.pending.iter().position(|p| Arc::ptr_eq(p, pending));
+        if let Some(at) = at {
+            self.pending.swap_remove(at);
+        }
+    }
+
+    /// The members that a revocation concerns.
+    pub(super) fn concerned(&self, whom: &Whom) -> Vec<Arc<Member>> {
+        let mut found = Vec::new();
+        match whom {
+            Whom::Token(jti) => self
+                .by_token
+                .visit(jti, |member| found.push(member.clone())),
+            Whom::User(user, cut_off) => self.by_user.visit(user, |member| {
+                if is_under_cut_off(member.issued_at(), *cut_off) {
+                    found.push(member.clone());
+                }
+            }),
+            Whom::All(cut_off) => {
+                let under = |m: &&Arc<Member>| is_under_cut_off(m.issued_at(), *cut_off);
+                found.extend(self.members.iter().filter(under).cloned());
+            }
+        }
+        found
+    }
+
+    pub(super) fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
+        let mut found = Vec::new();
+        self.by_user
+            .visit(user, |member| found.push(member.clone()));
+        found
+    }
+
+    pub(super) fn users(&self) -> Vec<UserId> {
+        let one_each = self.by_user.one_each();
+        one_each.map(|member| member.user().clone()).collect()
+    }
+
+    pub(super) fn user_count(&self) -> usize {
+        self.by_user.len()
+    }
+
+    pub(super) fn members(&self) -> &[Arc<Member>] {
+        &self.members
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::super::Profile;
+    use super::*;
+
+    fn member(user: &str, jti: Option<&str>, issued_at: Option<f64>) -> Arc<Member> {
+        Member::new(Profile {
+            user: user.into(),
+            jti: jti.map(Jti::from),
+            issued_at,
+            ..Profile::default()
+        })
+    }
+
+    fn ids(members: &[Arc<Member>]) -> BTreeSet<u64> {
+        members.iter().map(|member| member.id().0).collect()
+    }
+
+    proptest! {
+        /// Whatever comes and goes, an index finds exactly what a look through the list finds.
+        #[test]
+        fn indexes_find_what_a_scan_finds(
+            steps in prop::collection::vec((0..6u8, 0..5u8, prop::option::of(0..4u8), any::<prop::sample::Index>()), 1..200)
+        ) {
+            let mut roster = Roster::default();
+            let mut model: Vec<Arc<Member>> = Vec::new();
+            for (kind, user, token, at) in steps {
+                if kind == 0 && !model.is_empty() {
+                    let gone = model.swap_remove(at.index(model.len()));
+                    roster.remove(&gone);
+                    roster.remove(&gone);
+                } else {
+                    let issued_at = token.map(|token| f64::from(token) + 0.5);
+                    let jti = token.map(|token| format!("t{token}"));
+                    let new = member(&format!("u{user}"), jti.as_deref(), issued_at);
+                    roster.insert(&new);
+                    model.push(new);
+                }
+                prop_assert_eq!(ids(roster.members()), ids(&model));
+                for key in 0..5u8 {
+                    let whom = [
+                        Whom::Token(format!("t{key}").as_str().into()),
+                        Whom::User(format!("u{key}").as_str().into(), 1.0),
+                        Whom::All(f64::from(key)),
+                    ];
+                    for whom in whom {
+                        let scan = model.iter().filter(|member| match &whom {
+                            Whom::Token(jti) => member.jti() == Some(jti),
+                            Whom::User(user, at) => member.user() == user && is_under_cut_off(member.issued_at(), *at),
+                            Whom::All(at) => is_under_cut_off(member.issued_at(), *at),
+                        });
+                        let scan: Vec<_> = scan.cloned().collect();
+                        prop_assert_eq!(ids(&roster.concerned(&whom)), ids(&scan));
+                    }
+                }
+                let users: BTreeSet<_> = model.iter().map(|member| member.user().clone()).collect();
+                prop_assert_eq!(roster.users().into_iter().collect::<BTreeSet<_>>(), users);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_takes_nothing_from_any_budget() {
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        let budget = Budget {
+            connections: 3,
+            connects_per_second: 2,
+            connections_per_user: 1,
+            replaces: false,
+        };
+        let first = member("1", None, None);
+        assert_eq!(roster.reserve(first.user(), &budget, now), Ok(()));
+        roster.insert(&first);
+        for _ in 0..10 {
+            let again = roster.reserve(first.user(), &budget, now);
+            assert_eq!(again, Err(Excess::UserConnections));
+        }
+        for user in ["2", "3"] {
+            let other = member(user, None, None);
+            assert_eq!(roster.reserve(other.user(), &budget, now), Ok(()));
+            roster.insert(&other);
+        }
+        let fourth = roster.reserve(&"4".into(), &budget, now);
+        assert_eq!(fourth, Err(Excess::Connections));
+        roster.remove(&first);
+        assert_eq!(roster.reserve(&"4".into(), &budget, now), Ok(()));
+        // Four takes at two per second: two seconds' worth.
+        let fifth = roster.reserve(&"5".into(), &budget, now);
+        assert_eq!(fifth, Err(Excess::ConnectRate));
+    }
+}

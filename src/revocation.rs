@@ -1,0 +1,192 @@
+//! Taking tokens back, both halves: deny them durably, and close the sockets that they have opened.
+//!
+//! Who revokes stores first and announces second ([`crate::fleet`] carries the announcement); every replica closes what
+//! its indexes name. What an announcement may have missed, [`Revocations::recheck`] finds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::auth::denylist::{self, DenyVerdict};
+use crate::clock::UnixTime;
+use crate::close_code::CloseReason;
+use crate::config::{DenylistConfig, OnExpiry, TokenConfig};
+use crate::error::StoreError;
+use crate::hub::{CloseOrder, Hub, Member, close_paced};
+use crate::ids::{TenantId, Whom};
+use crate::metrics::TenantMetrics;
+use crate::stores::key_store::{KeyStore, Lifetime};
+use crate::stores::redis_keys;
+
+/// A denied `jti` outlives its token by this: clocks differ.
+const MARGIN: f64 = 60.0;
+/// Sockets whose keys are read in one round of a re-check: some 1,000 keys, a millisecond of Redis' time.
+const BATCH: usize = 500;
+/// Sockets closed per second where the denylist cannot be asked for too long.
+const UNVERIFIED_PER_SECOND: f64 = 300.0;
+
+/// What one tenant's revocations work with.
+pub struct Revocations {
+    tenant: TenantId,
+    store: KeyStore,
+    config: DenylistConfig,
+    /// Sockets outlive `exp`, and so must what denies them.
+    keeps_expired: bool,
+    leeway: f64,
+    hub: Arc<Hub>,
+    metrics: Arc<TenantMetrics>,
+    recheck_wanted: Notify,
+}
+
+impl Revocations {
+    /// The revocations of `tenant`, kept in `store`, concerning the sockets of `hub`.
+    pub fn new(
+        tenant: &TenantId,
+        store: KeyStore,
+        config: &DenylistConfig,
+        token: &TokenConfig,
+        hub: Arc<Hub>,
+        metrics: Arc<TenantMetrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tenant: tenant.clone(),
+            store,
+            config: config.clone(),
+            keeps_expired: token.on_expiry == OnExpiry::Keep,
+            leeway: token.leeway.as_secs_f64(),
+            hub,
+            metrics,
+            recheck_wanted: Notify::new(),
+        })
+    }
+
+    /// `[denylist]`
+    pub fn config(&self) -> &DenylistConfig {
+        &self.config
+    }
+
+    /// Denies the tokens until no replica would take them anyway. `expires_at`, for a single token, is its `exp` in Unix
+    /// seconds; `None` where it is not known.
+    ///
+    /// Once this returns `Ok`, whoever asks the denylist refuses them; open sockets are closed by
+    /// [`Revocations::evict`] on each replica.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the denylist does not confirm in time: the tokens are then NOT revoked; tell the caller.
+    pub async fn deny(&self, whom: &Whom, expires_at: Option<f64>) -> Result<(), StoreError> {
+        let (now, replicas) = (UnixTime::now().0, self.config.replicas);
+        let keep_until = (now + self.config.keep.as_secs_f64()).ceil() as u64;
+        let raised = async |key: String, cut_off: f64| {
+            self.store.raise(&key, cut_off, keep_until, replicas).await
+        };
+        match whom {
+            Whom::Token(jti) => {
+                let until = match expires_at {
+                    Some(expires_at) if !self.keeps_expired => {
+                        // Also a token whose time is over is denied for a while: clocks differ.
+                        let end = (expires_at + self.leeway).max(now) + MARGIN;
+                        end.ceil() as u64
+                    }
+                    _ => keep_until,
+                };
+                let key = redis_keys::deny_jti(&self.tenant, jti);
+                let lifetime = Lifetime::Until(until);
+                self.store.put(&key, b"1", lifetime, replicas).await
+            }
+            Whom::User(user, cut_off) => {
+                raised(redis_keys::deny_user(&self.tenant, user), *cut_off).await
+            }
+            Whom::All(cut_off) => raised(redis_keys::deny_all(&self.tenant), *cut_off).await,
+        }
+    }
+
+    /// Closes the sockets of this replica that are concerned; answers how many.
+    pub fn evict(&self, whom: &Whom) -> usize {
+        self.metrics.revocation(whom);
+        let frame = CloseReason::TokenRevoked.frame();
+        let closed = self.hub.evict(whom, &frame);
+        tracing::debug!(tenant.id = %self.tenant, count = closed, "Closed the connections of revoked tokens");
+        closed
+    }
+
+    /// Asks for a re-check soon: announcements may have been missed.
+    pub fn want_recheck(&self) {
+        self.recheck_wanted.notify_one();
+    }
+
+    /// Waits until somebody wants a re-check.
+    pub async fn recheck_wanted(&self) {
+        self.recheck_wanted.notified().await;
+    }
+
+    /// Holds every open socket against the denylist, in batches; answers how many were closed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the denylist cannot be asked: sockets that were not looked at stay.
+    pub async fn recheck(&self) -> Result<usize, StoreError> {
+        let mut closed = 0;
+        for batch in self.hub.members().chunks(BATCH) {
+            let [.., all] = denylist_keys(&self.tenant, &batch[0]);
+            let mut keys = vec![all];
+            for member in batch {
+                let [jti, user, _] = denylist_keys(&self.tenant, member);
+                keys.extend([jti, user]);
+            }
+            let answers = self.store.get_each(&keys).await?;
+            let Some((all, each)) = answers.split_first() else {
+                continue;
+            };
+            for (member, pair) in batch.iter().zip(each.chunks_exact(2)) {
+                let jti = member.jti().map(|_| &pair[0]);
+                let issued_at = member.issued_at();
+                let verdict = denylist::verdict_of_answers(issued_at, jti, &pair[1], all);
+                let frame = CloseReason::TokenRevoked.frame();
+                if verdict == DenyVerdict::Revoked
+                    && member.outbound().close(frame, CloseOrder::Now)
+                {
+                    closed += 1;
+                }
+            }
+        }
+        if closed > 0 {
+            tracing::info!(tenant.id = %self.tenant, count = closed, "Closed connections whose revocation had not been heard");
+        }
+        Ok(closed)
+    }
+
+    /// With `denylist.max_unverified`: closes, paced, what has been open for longer than that while the denylist could
+    /// not be asked.
+    pub async fn close_unverified(&self) {
+        let Some(most) = self.config.max_unverified else {
+            return;
+        };
+        if self.store.silent_for() <= most {
+            return;
+        }
+        let mut members = self.hub.members();
+        let unverified = |member: &Arc<Member>| {
+            Duration::from_secs(member.age()) > most && !member.outbound().is_closing()
+        };
+        members.retain(unverified);
+        if members.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            tenant.id = %self.tenant, count = members.len(),
+            "Closing connections: the denylist could not be asked for longer than denylist.max_unverified"
+        );
+        close_paced(members, UNVERIFIED_PER_SECOND, CloseReason::Unavailable).await;
+    }
+
+    /// For how long the denylist has answered nothing.
+    pub fn silent_for(&self) -> Duration {
+        self.store.silent_for()
+    }
+}
+
+/// The keys of a socket: token, user, tenant. A token without an id takes the tenant's key a second time.
+fn denylist_keys(tenant: &TenantId, member: &Member) -> [String; 3] {
+    let (jti, user, all) = denylist::keys(tenant, member.jti(), member.user());
+    [jti.unwrap_or_else(|| all.clone()), user, all]
+}

@@ -1,0 +1,226 @@
+//! A new configuration, as a whole or not at all.
+//!
+//! SIGHUP, a changed file or the API ask for it. Everything is read, checked and built first; only then is anything put
+//! in place, and sockets of tenants that did not change notice nothing.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use super::build::Builder;
+use super::tenancy::Tenancy;
+use crate::api::ApiKeys;
+use crate::clock::UnixTime;
+use crate::config::{Config, ConfigErrors};
+use crate::fleet::Fleet;
+use crate::metrics;
+use crate::state::Tenants;
+use crate::validation::Loaded;
+
+/// How often the files are looked at, with `watch`.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Reads the configuration once more.
+pub type Load = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+
+/// Why a configuration was not applied; the one that was served before is still.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The gateway was not started from files.
+    #[error("the configuration was given by the program, which has nothing to read again")]
+    NoSource,
+    /// Its mistakes are in the log.
+    #[error("the configuration has {0} mistakes; the log names them")]
+    Mistakes(usize),
+    /// What cannot be changed in a running process.
+    #[error("these keys need a restart: {}", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
+    /// What the check could not see.
+    #[error("{0}")]
+    NotServable(String),
+}
+
+/// What a reload works with.
+pub(super) struct Reloader {
+    pub(super) load: Option<Load>,
+    pub(super) state: Mutex<Applied>,
+    pub(super) builder: Arc<Mutex<Builder>>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) tenancy: Tenancy,
+    pub(super) keys: Arc<ApiKeys>,
+    pub(super) fleet: Arc<Fleet>,
+    /// Reloads go one after another.
+    pub(super) turn: tokio::sync::Mutex<()>,
+}
+
+/// The configuration that is served.
+pub(super) struct Applied {
+    pub(super) config: Config,
+    /// What it was read from.
+    pub(super) sources: Vec<PathBuf>,
+}
+
+impl Reloader {
+    /// Reads the configuration again and applies it.
+    ///
+    /// # Errors
+    /// [`ReloadError`]: nothing has changed then, and the log says why.
+    pub(super) async fn reload(&self) -> Result<(), ReloadError> {
+        let _turn = self.turn.lock().await;
+        let outcome = self.try_reload().await;
+        metrics::config_reload(outcome.is_ok(), UnixTime::now().0);
+        match &outcome {
+            Ok(()) => tracing::info!(
+                tenants = self.tenants.all().len(),
+                "Applied the configuration"
+            ),
+            Err(error) => tracing::error!(
+                error = %error,
+                "Did not apply the configuration; the one before is still served"
+            ),
+        }
+        outcome
+    }
+
+    async fn try_reload(&self) -> Result<(), ReloadError> {
+        let load = self.load.clone().ok_or(ReloadError::NoSource)?;
+        let (builder, before) = (self.builder.clone(), self.tenants.all());
+        let served = self.state.lock().config.clone();
+        // Reading and building a thousand tenants takes a while: sockets are served meanwhile by other threads.
+        let built = tokio::task::spawn_blocking(move || {
+            let loaded = load().map_err(|errors| tell(&errors))?;
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            let fixed = needs_restart(&served, &loaded.config);
+            if !fixed.is_empty() {
+                return Err(ReloadError::NeedsRestart(fixed));
+            }
+            let serving = builder.lock().serving(&loaded.config, &before);
+            let serving =
+                serving.map_err(|error| ReloadError::NotServable(format!("{error:#}")))?;
+            Ok((loaded, serving))
+        });
+        let failed = |_| ReloadError::NotServable("reading it failed".to_owned());
+        let (loaded, serving) = built.await.map_err(failed)??;
+        let Loaded {
+            config,
+            files,
+            secret_files,
+            ..
+        } = loaded;
+        let mut builder = self.builder.lock();
+        self.tenancy.serve(serving, &builder, &config);
+        builder.forget_unused();
+        drop(builder);
+        self.keys.replace(&config);
+        self.fleet.set_timeout(config.api.timeout);
+        let sources = files.into_iter().chain(secret_files).collect();
+        *self.state.lock() = Applied { config, sources };
+        Ok(())
+    }
+
+    /// With `watch`: applies what changes in the files, for ever.
+    ///
+    /// Files are looked at, not waited for: a mounted ConfigMap changes by a link that is turned, and network file systems
+    /// tell nobody.
+    pub(super) async fn watch(self: Arc<Self>) -> Infallible {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut applied = self.marks();
+        let mut last = applied.clone();
+        loop {
+            look.tick().await;
+            if !self.state.lock().config.watch {
+                applied = self.marks();
+                last.clone_from(&applied);
+                continue;
+            }
+            let now = self.marks();
+            // Twice the same: nobody is writing any more.
+            if now != applied && now == last {
+                tracing::info!("The configuration's files have changed");
+                drop(self.reload().await);
+                applied = self.marks();
+            }
+            last = now;
+        }
+    }
+
+    /// What tells one state of the files from another.
+    fn marks(&self) -> Vec<(PathBuf, Option<Mark>)> {
+        let state = self.state.lock();
+        let mut paths = state.sources.clone();
+        if let Some(main) = state.sources.first() {
+            paths.extend(included(main, &state.config.include));
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+            .into_iter()
+            .map(|path| {
+                let mark = Mark::of(&path);
+                (path, mark)
+            })
+            .collect()
+    }
+}
+
+/// What a file is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+impl Mark {
+    /// Links are followed; `None` if there is no such file.
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// The files that `include` names now: one may have come since it was read.
+fn included(main: &Path, patterns: &[String]) -> Vec<PathBuf> {
+    let folder = main.parent().unwrap_or(Path::new(""));
+    let folder = glob::Pattern::escape(&folder.to_string_lossy());
+    let found = patterns.iter().filter_map(|pattern| {
+        let whole = Path::new(&folder).join(pattern);
+        glob::glob(&whole.to_string_lossy()).ok()
+    });
+    found.flatten().filter_map(Result::ok).collect()
+}
+
+/// Logs every mistake.
+fn tell(errors: &ConfigErrors) -> ReloadError {
+    for mistake in errors.mistakes() {
+        tracing::error!("{mistake}");
+    }
+    ReloadError::Mistakes(errors.mistakes().len())
+}
+
+/// The keys that differ and that a running process does not change.
+fn needs_restart(served: &Config, new: &Config) -> Vec<&'static str> {
+    let mut server = new.server.clone();
+    server.drain = served.server.drain;
+    let fixed = [
+        ("[server] other than drain", served.server == server),
+        ("[admin]", served.admin == new.admin),
+        ("api.listen", served.api.listen == new.api.listen),
+        ("[log]", served.log == new.log),
+        ("[metrics]", served.metrics == new.metrics),
+    ];
+    let changed = fixed.iter().filter(|(_, same)| !same);
+    changed.map(|(key, _)| *key).collect()
+}

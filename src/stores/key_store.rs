@@ -1,0 +1,229 @@
+//! Where the keys of [`super::redis_keys`] lie: in a Redis, or in this process's memory where there is none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::memory::{MemoryStore, end_after};
+use super::redis::{KeyValue, RedisStore};
+use crate::error::StoreError;
+
+/// Puts a cut-off in the place of an earlier one. What is no number is none: it can only be mended.
+const RAISE: &str = "\
+local old = redis.call('GET', KEYS[1]) or ''
+if string.match(old, '^-?%d+%.?%d*$') and tonumber(old) > tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
+return 1";
+
+/// Keys with an end, in one place.
+#[derive(Clone)]
+pub enum KeyStore {
+    /// Shared by all replicas.
+    Redis(Arc<RedisStore>),
+    /// Of this process alone.
+    Memory(Arc<MemoryStore>),
+}
+
+/// When a key ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lifetime {
+    /// After this time.
+    For(Duration),
+    /// At this Unix second.
+    Until(u64),
+    /// Never.
+    Forever,
+}
+
+impl KeyStore {
+    /// The Redis behind it.
+    pub fn redis(&self) -> Option<&Arc<RedisStore>> {
+        match self {
+            KeyStore::Redis(redis) => Some(redis),
+            KeyStore::Memory(_) => None,
+        }
+    }
+
+    /// Whether both are one and the same.
+    pub fn is_same(&self, other: &KeyStore) -> bool {
+        match (self, other) {
+            (KeyStore::Redis(a), KeyStore::Redis(b)) => Arc::ptr_eq(a, b),
+            (KeyStore::Memory(a), KeyStore::Memory(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    /// For how long it has answered nothing; memory always answers.
+    pub fn silent_for(&self) -> Duration {
+        match self {
+            KeyStore::Redis(redis) => redis.silent_for(),
+            KeyStore::Memory(_) => Duration::ZERO,
+        }
+    }
+
+    /// The values of `keys` in one round, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn get_each(&self, keys: &[String]) -> Result<Vec<KeyValue>, StoreError> {
+        match self {
+            KeyStore::Redis(redis) => redis.get_each(keys).await,
+            KeyStore::Memory(memory) => Ok(memory.get_each(keys).into_iter().map(Ok).collect()),
+        }
+    }
+
+    /// Puts `value` under `key`, acknowledged by `replicas` of the server's replicas.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the value is then not there, or it is not known.
+    pub async fn put(
+        &self,
+        key: &str,
+        value: &[u8],
+        lifetime: Lifetime,
+        replicas: u32,
+    ) -> Result<(), StoreError> {
+        match self {
+            KeyStore::Redis(redis) => {
+                let mut command = redis::cmd("SET");
+                command.arg(key).arg(value);
+                lifetime.add_to(&mut command);
+                write(redis, "set", &command, replicas).await
+            }
+            KeyStore::Memory(memory) => {
+                memory.put_if(key, value, lifetime.ends_at(), |_| true);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts `value` under `key` unless something stands there; answers whether it did. Never repeated.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_new(
+        &self,
+        key: &str,
+        value: &[u8],
+        lifetime: Lifetime,
+    ) -> Result<bool, StoreError> {
+        match self {
+            KeyStore::Redis(redis) => {
+                let mut command = redis::cmd("SET");
+                command.arg(key).arg(value).arg("NX");
+                lifetime.add_to(&mut command);
+                let set: Option<redis::Value> = redis.query("set", &command).await?;
+                Ok(set.is_some())
+            }
+            KeyStore::Memory(memory) => {
+                Ok(memory.put_if(key, value, lifetime.ends_at(), |there| there.is_none()))
+            }
+        }
+    }
+
+    /// Raises the cut-off under `key` to `cut_off` (Unix seconds), until `until`. An earlier one than what stands there
+    /// changes nothing. Acknowledged as [`KeyStore::put`] is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn raise(
+        &self,
+        key: &str,
+        cut_off: f64,
+        until: u64,
+        replicas: u32,
+    ) -> Result<(), StoreError> {
+        let text = cut_off.to_string();
+        match self {
+            KeyStore::Redis(redis) => {
+                let mut command = redis::cmd("EVAL");
+                command.arg(RAISE).arg(1).arg(key).arg(text).arg(until);
+                write(redis, "eval", &command, replicas).await
+            }
+            KeyStore::Memory(memory) => {
+                let is_later = |there: Option<&[u8]>| {
+                    let there = there.and_then(|there| std::str::from_utf8(there).ok());
+                    let there = there.and_then(|there| there.parse::<f64>().ok());
+                    there.is_none_or(|there| there <= cut_off)
+                };
+                memory.put_if(key, text.as_bytes(), until as f64, is_later);
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        match self {
+            KeyStore::Redis(redis) => {
+                let mut command = redis::cmd("DEL");
+                command.arg(key);
+                redis.query_again::<redis::Value>("del", &command).await?;
+            }
+            KeyStore::Memory(memory) => memory.remove(key),
+        }
+        Ok(())
+    }
+}
+
+async fn write(
+    redis: &RedisStore,
+    operation: &'static str,
+    command: &redis::Cmd,
+    replicas: u32,
+) -> Result<(), StoreError> {
+    if replicas > 0 {
+        return redis.write_acknowledged(operation, command, replicas).await;
+    }
+    let _answer: redis::Value = redis.query_again(operation, command).await?;
+    Ok(())
+}
+
+impl Lifetime {
+    fn add_to(self, command: &mut redis::Cmd) {
+        match self {
+            Lifetime::For(ttl) => {
+                let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+                command.arg("PX").arg(ttl);
+            }
+            Lifetime::Until(second) => drop(command.arg("EXAT").arg(second)),
+            Lifetime::Forever => {}
+        }
+    }
+
+    fn ends_at(self) -> f64 {
+        match self {
+            Lifetime::For(ttl) => end_after(ttl),
+            Lifetime::Until(second) => second as f64,
+            Lifetime::Forever => f64::INFINITY,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_keeps_what_redis_would() {
+        let store = KeyStore::Memory(Arc::default());
+        let far = Lifetime::For(Duration::from_secs(100));
+        let read = async |key: &str| {
+            let values = store.get_each(&[key.to_owned()]).await.unwrap();
+            values[0].clone().unwrap()
+        };
+        assert!(store.put_new("a", b"1", far).await.unwrap());
+        assert!(!store.put_new("a", b"2", far).await.unwrap());
+        assert_eq!(read("a").await.as_deref(), Some(&b"1"[..]));
+        store.put("a", b"3", Lifetime::Until(1), 0).await.unwrap();
+        assert_eq!(read("a").await, None);
+        for (cut_off, stands) in [(10.0, "10"), (9.0, "10"), (11.5, "11.5")] {
+            store.raise("c", cut_off, u64::MAX, 0).await.unwrap();
+            assert_eq!(read("c").await.as_deref(), Some(stands.as_bytes()));
+        }
+        store.remove("c").await.unwrap();
+        assert_eq!(read("c").await, None);
+    }
+}

@@ -1,0 +1,225 @@
+//! A revocation, from the API or from a back end, to the sockets that it closes: everywhere, and no others.
+
+use serde_json::{Value, json};
+
+use crate::problem::Problem;
+use crate::support::database::{ALICE, BOB};
+use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway, token};
+
+const CHAT: &str = "/ws/chat/lobby/";
+
+/// The answer to a revocation of the first tenant, at one replica.
+async fn revoke(gateway: &Gateway, replica: usize, body: Value) -> Value {
+    let path = format!("/v1/tenants/{}/revocations", gateway.tenant().name);
+    let replica = &gateway.replicas[replica];
+    let answer = replica
+        .api(&gateway.api_key, "POST", &path, &body.to_string())
+        .await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+/// Waits until every replica knows of the others, which it learns from their signs of life.
+async fn acquainted(gateway: &Gateway) {
+    let wanted = gateway.replicas.len();
+    for replica in 0..wanted {
+        eventually(PATIENCE, "the replicas know each other", async || {
+            let answer = revoke(gateway, replica, json!({"jti": "nobody's", "exp": 1})).await;
+            let replicas = &answer["replicas"];
+            let all = replicas["expected"] == wanted && replicas["confirmed"] == wanted;
+            if all { Ok(()) } else { Err(answer) }
+        })
+        .await;
+    }
+}
+
+/// Claims of a good token of alice, with this `jti` and `iat`.
+fn claims(user: &str, jti: &str, issued_at: u64) -> Value {
+    let mut claims = token::access(user);
+    claims["jti"] = jti.into();
+    claims["iat"] = issued_at.into();
+    claims
+}
+
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}
+
+#[tokio::test]
+async fn a_revoked_token_closes_its_sockets_on_every_replica_and_no_others() {
+    let gateway = gateway().replicas(3).tenant("acme").start().await;
+    acquainted(&gateway).await;
+    let tenant = gateway.tenant();
+    let claims = claims(ALICE, "the-one", now());
+    let (revoked, exp) = (tenant.sign(&claims), claims["exp"].clone());
+    let mut theirs = Vec::new();
+    let mut others = Vec::new();
+    for replica in &gateway.replicas {
+        for _ in 0..2 {
+            theirs.push(replica.dial(tenant, CHAT).token(&revoked).open().await);
+        }
+        let other = tenant.token(ALICE);
+        others.push(replica.dial(tenant, CHAT).token(&other).open().await);
+    }
+    let answer = revoke(&gateway, 1, json!({"jti": "the-one", "exp": exp})).await;
+    let replicas = json!({"expected": 3, "confirmed": 3, "missing": []});
+    assert_eq!(answer, json!({"closed": 6, "replicas": replicas}));
+    for socket in &mut theirs {
+        assert_eq!(socket.closed().await, (4501, "token_revoked".into()));
+    }
+    for socket in &mut others {
+        assert!(socket.ping().await.is_empty());
+    }
+    for replica in &gateway.replicas {
+        let refusal = replica.dial(tenant, CHAT).token(&revoked).refused().await;
+        Problem::new(401, "token_revoked").is(&refusal, &tenant.name);
+    }
+    // Revoked by the token itself: its id and its end are read from it.
+    let again = tenant.sign(&self::claims(ALICE, "another", now()));
+    let mut socket = gateway
+        .replica()
+        .dial(tenant, CHAT)
+        .token(&again)
+        .open()
+        .await;
+    assert_eq!(
+        revoke(&gateway, 2, json!({"token": again})).await["closed"],
+        1
+    );
+    assert_eq!(socket.closed().await.0, 4501);
+}
+
+#[tokio::test]
+async fn a_cut_off_takes_the_tokens_before_it_and_spares_those_after() {
+    let gateway = gateway().replicas(2).tenant("acme").start().await;
+    acquainted(&gateway).await;
+    let tenant = gateway.tenant();
+    let dial = |replica: usize, user: &str, issued_at: u64| {
+        let token = tenant.sign(&claims(user, &format!("{user}-{issued_at}"), issued_at));
+        gateway.replicas[replica].dial(tenant, CHAT).token(&token)
+    };
+    let cut_off = now() - 100;
+    let mut before = dial(0, ALICE, cut_off - 1).open().await;
+    let mut at = dial(1, ALICE, cut_off).open().await;
+    let mut after = dial(1, ALICE, cut_off + 1).open().await;
+    let mut bob = dial(0, BOB, cut_off - 1).open().await;
+    let user = json!({"user_id": ALICE, "issued_before": cut_off});
+    assert_eq!(revoke(&gateway, 0, user).await["closed"], 2);
+    assert_eq!(before.closed().await.0, 4501);
+    assert_eq!(at.closed().await.0, 4501);
+    assert!(after.ping().await.is_empty());
+    assert!(bob.ping().await.is_empty());
+    // An earlier cut-off changes nothing.
+    let earlier = json!({"user_id": ALICE, "issued_before": cut_off - 50});
+    assert_eq!(revoke(&gateway, 1, earlier).await["closed"], 0);
+    let refusal = dial(0, ALICE, cut_off).refused().await;
+    Problem::new(401, "token_revoked").is(&refusal, &tenant.name);
+    dial(0, ALICE, cut_off + 1).open().await;
+
+    let all = json!({"issued_before": cut_off});
+    assert_eq!(revoke(&gateway, 1, all).await["closed"], 1);
+    assert_eq!(bob.closed().await.0, 4501);
+    assert!(after.ping().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_back_end_revokes_with_two_commands_of_its_own() {
+    let redis = RedisServer::shared().await;
+    let gateway = gateway().replicas(2).tenant("acme").start().await;
+    let tenant = gateway.tenant();
+    let token = tenant.sign(&claims(ALICE, "django's", now()));
+    let mut sockets = Vec::new();
+    for replica in &gateway.replicas {
+        sockets.push(replica.dial(tenant, CHAT).token(&token).open().await);
+    }
+    let key = tenant.redis_key("deny:jti:django's");
+    let () = redis.command(&["SET", &key, "1", "EX", "60"]).await;
+    let message = json!({"v": 1, "op": "revoke", "jti": "django's"}).to_string();
+    let heard: u64 = redis
+        .command(&["PUBLISH", &tenant.redis_key("control"), &message])
+        .await;
+    assert_eq!(heard, 2);
+    for socket in &mut sockets {
+        assert_eq!(socket.closed().await.0, 4501);
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_announced_is_found_by_the_next_look() {
+    let redis = RedisServer::shared().await;
+    let gateway = gateway()
+        .set("denylist.recheck", "1s")
+        .tenant("acme")
+        .start()
+        .await;
+    let tenant = gateway.tenant();
+    let mut open = |jti: &str, user: &str| {
+        let token = tenant.sign(&claims(user, jti, now()));
+        gateway.replica().dial(tenant, CHAT).token(&token)
+    };
+    let mut quiet = open("quiet", ALICE).open().await;
+    let mut cut = open("cut", BOB).open().await;
+    let mut stays = open("stays", ALICE).open().await;
+    let key = tenant.redis_key("deny:jti:quiet");
+    let () = redis.command(&["SET", &key, "", "EX", "60"]).await;
+    let key = tenant.redis_key(&format!("deny:user:{BOB}"));
+    let cut_off = now().to_string();
+    let () = redis.command(&["SET", &key, &cut_off, "EX", "60"]).await;
+    assert_eq!(quiet.closed().await.0, 4501);
+    assert_eq!(cut.closed().await.0, 4501);
+    assert!(stays.ping().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_revocation_that_cannot_be_stored_is_503_and_closes_nothing() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway().redis(&redis.url()).tenant("acme").start().await;
+    let tenant = gateway.tenant();
+    let token = tenant.sign(&claims(ALICE, "kept", now()));
+    let mut socket = gateway
+        .replica()
+        .dial(tenant, CHAT)
+        .token(&token)
+        .open()
+        .await;
+    // Full, and evicting nothing: reads and publishes work, writes do not.
+    let () = redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let path = format!("/v1/tenants/{}/revocations", tenant.name);
+    let body = json!({"token": token}).to_string();
+    let call = async || {
+        let replica = gateway.replica();
+        replica.api(&gateway.api_key, "POST", &path, &body).await
+    };
+    let answer = call().await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.json()["code"], "unavailable");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(socket.ping().await.is_empty());
+    let () = redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(call().await.json()["closed"], 1);
+    assert_eq!(socket.closed().await.0, 4501);
+    redis.kill();
+    assert_eq!(call().await.status, 503);
+}
+
+/// A replica that hears nothing while a token is revoked closes its socket when the link is back.
+#[tokio::test]
+async fn a_replica_that_was_cut_off_closes_the_socket_when_its_link_returns() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway().redis(&redis.url()).tenant("acme").start().await;
+    let tenant = gateway.tenant();
+    let token = tenant.sign(&claims(ALICE, "missed", now()));
+    let replica = gateway.replica();
+    let mut socket = replica.dial(tenant, CHAT).token(&token).open().await;
+    redis.kill();
+    replica
+        .metric("lockgate_dependency_up", &[("dependency", "redis")], |up| {
+            up == 0.0
+        })
+        .await;
+    redis.restart().await;
+    // Stored before the gateway is back, or after: announced to nobody in any case.
+    let key = tenant.redis_key("deny:jti:missed");
+    let () = redis.command(&["SET", &key, "1", "EX", "60"]).await;
+    assert_eq!(socket.closed().await.0, 4501);
+}
