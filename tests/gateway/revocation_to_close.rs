@@ -153,7 +153,7 @@ async fn what_was_not_announced_is_found_by_the_next_look() {
         .start()
         .await;
     let tenant = gateway.tenant();
-    let mut open = |jti: &str, user: &str| {
+    let open = |jti: &str, user: &str| {
         let token = tenant.sign(&claims(user, jti, now()));
         gateway.replica().dial(tenant, CHAT).token(&token)
     };
