@@ -25,14 +25,16 @@ use crate::socket::registration::Occupancy;
 use crate::socket::{Door, accept};
 use crate::state::{Life, Tenants};
 
+use denylist_watch::DenylistWatch;
 pub use drain::{Ended, Signals};
 use upkeep::Upkeep;
 
 mod admin;
 pub mod build;
+mod denylist_watch;
 mod drain;
 mod http;
-mod limits;
+pub mod limits;
 mod listen;
 mod readiness;
 mod router;
@@ -128,7 +130,7 @@ impl Server {
         }
         let heartbeat = door.heartbeat.clone();
         critical.spawn(async move { Ok(heartbeat.run().await) });
-        let max_queue_bytes = upkeep::queue_bound(config.server.max_queue_bytes);
+        let max_queue_bytes = limits::queue_bound(config.server.max_queue_bytes);
         let upkeep = Upkeep {
             tenants: tenants.clone(),
             occupancy: occupancy.clone(),
@@ -137,6 +139,8 @@ impl Server {
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });
+        let denylists = DenylistWatch::of(tenants.all());
+        critical.spawn(async move { Ok(denylists.run().await) });
         critical.spawn(readiness::run(
             tenants.clone(),
             life.clone(),
