@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, RedisResult, Value as RedisValue};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use crate::problem::Problem;
 use crate::support::database::ALICE;
@@ -23,13 +23,12 @@ struct Diagnosis {
     status: Option<i32>,
 }
 
-async fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
+fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
     let output = Command::new(LOCKGATE)
         .args(["doctor", "--config"])
         .arg(config)
         .args(arguments)
         .output()
-        .await
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!error.contains("panicked"), "{error}");
@@ -40,8 +39,8 @@ async fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
 }
 
 /// The findings as JSON, and whether the exit status fits them.
-async fn findings(config: &Path) -> Value {
-    let diagnosis = doctor(config, &["--json"]).await;
+fn findings(config: &Path) -> Value {
+    let diagnosis = doctor(config, &["--json"]);
     let found: Value = serde_json::from_str(&diagnosis.text).unwrap();
     let fails = found["findings"]
         .as_array()
@@ -104,7 +103,7 @@ async fn a_healthy_deployment_passes_and_no_secret_is_printed() {
         .users(&Database::at(reader))
         .write()
         .await;
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     assert_eq!(found["ok"], true, "{found}");
     let tenant = &gateway.tenant().name;
     let server = "redis boss@127.0.0.1:";
@@ -140,7 +139,7 @@ async fn a_healthy_deployment_passes_and_no_secret_is_printed() {
     );
     finding(&found, "this machine", "descriptors");
 
-    let printed = doctor(&gateway.config, &[]).await;
+    let printed = doctor(&gateway.config, &[]);
     assert_eq!(printed.status, Some(0), "{}", printed.text);
     assert!(
         printed.text.contains("\n  ok    pubsub"),
@@ -172,22 +171,19 @@ async fn a_denylist_that_may_forget_fails_and_says_what_to_do() {
     set("maxmemory", "100mb").await;
     for policy in ["volatile-ttl", "allkeys-lru", "volatile-lfu"] {
         set("maxmemory-policy", policy).await;
-        let found = findings(&gateway.config).await;
+        let found = findings(&gateway.config);
         is(&found, ("redis ", "eviction"), "fail", policy);
     }
     set("maxmemory-policy", "noeviction").await;
     set("appendonly", "yes").await;
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     is(&found, ("redis ", "eviction"), "ok", "noeviction");
     is(&found, ("redis ", "persistence"), "ok", "appendonly");
     assert_eq!(found["ok"], true, "{found}");
 
-    let (_, port) = master.url().rsplit_once(':').map_or_else(
-        || panic!("no port"),
-        |(host, port)| (host.to_owned(), port.trim_end_matches("/0").to_owned()),
-    );
+    let port = master.endpoint().replace("127.0.0.1:", "");
     let () = redis.command(&["REPLICAOF", "127.0.0.1", &port]).await;
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     is(&found, ("redis ", "role"), "fail", "replica");
     is(&found, ("redis ", "write"), "fail", "");
 }
@@ -216,7 +212,7 @@ async fn an_evicting_redis_without_a_denylist_is_no_risk() {
     .await;
     let mark: Option<String> = redis.command(&["GET", "lockgate::epoch"]).await;
     assert_eq!(mark, None);
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     is(&found, (&users, "eviction"), "ok", "no denylist");
     is(&found, (&denied, "lost_data"), "ok", "none since");
     assert_eq!(found["ok"], true, "{found}");
@@ -278,7 +274,7 @@ async fn lost_data_is_a_risk_until_an_operator_acknowledges_it() {
     }
     let mark: String = redis.command(&["GET", "lockgate::epoch"]).await;
     assert!(mark.starts_with("lost:"), "{mark}");
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     is(
         &found,
         ("redis ", "lost_data"),
@@ -300,7 +296,7 @@ async fn lost_data_is_a_risk_until_an_operator_acknowledges_it() {
     for replica in &gateway.replicas {
         replica.metric(AT_RISK, &[], |value| value == 0.0).await;
     }
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     is(&found, ("redis ", "lost_data"), "ok", "acknowledged");
 
     // A server that comes back empty is the same loss.
@@ -337,7 +333,7 @@ async fn a_missing_column_and_a_role_that_may_write_are_told() {
         .users(&broken)
         .write()
         .await;
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     let of = |word: &str, check: &str| {
         let name = &gateway.named(word).name;
         let all = found["findings"].as_array().unwrap().iter();
@@ -372,7 +368,7 @@ async fn mariadb_and_sqlite_are_looked_at_too() {
         .users(&sqlite)
         .write()
         .await;
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     assert_eq!(found["ok"], true, "{found}");
     is(&found, ("database sqlite", "columns"), "ok", "auth_user");
     is(&found, ("database sqlite", "role"), "ok", "only read");
@@ -396,7 +392,7 @@ async fn what_is_absent_fails_and_hides_nothing_else() {
         .with("users.database", "postgres://u:hunter2@127.0.0.1:1/nothing")
         .write()
         .await;
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     is(&found, ("redis ", "reach"), "fail", "(io)");
     is(&found, ("database 127.0.0.1:1 ", "reach"), "fail", "");
     let good = &gateway.named("acme").name;
@@ -410,10 +406,7 @@ async fn what_is_absent_fails_and_hides_nothing_else() {
             .starts_with(good.as_str())
     );
     assert!(!found.to_string().contains("hunter2"), "{found}");
-    assert_eq!(
-        doctor(&gateway.config, &["--nonsense"]).await.status,
-        Some(2)
-    );
+    assert_eq!(doctor(&gateway.config, &["--nonsense"]).status, Some(2));
 }
 
 /// A connection as one of the users that the lines made.
@@ -426,7 +419,9 @@ async fn log_in(redis: &RedisServer, user: &str) -> MultiplexedConnection {
 async fn ask(connection: &MultiplexedConnection, command: &str) -> RedisResult<RedisValue> {
     let mut words = command.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
-    words.for_each(|word| drop(cmd.arg(word)));
+    for word in words {
+        cmd.arg(word);
+    }
     cmd.query_async(&mut connection.clone()).await
 }
 
@@ -441,7 +436,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         .write()
         .await;
     // It asks nobody, so that it can be run before the users are there.
-    let printed = doctor(&gateway.config, &["--acl", "--json"]).await;
+    let printed = doctor(&gateway.config, &["--acl", "--json"]);
     assert_eq!(printed.status, Some(0), "{}", printed.text);
     let json: Value = serde_json::from_str(&printed.text).unwrap();
     let mut lines = BTreeMap::new();
@@ -451,7 +446,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         let name = line.split(' ').nth(2).unwrap().to_owned();
         lines.insert(name, line.to_owned());
     }
-    let text = doctor(&gateway.config, &["--acl"]).await.text;
+    let text = doctor(&gateway.config, &["--acl"]).text;
     for (name, line) in &lines {
         assert!(text.lines().any(|printed| printed == line), "{text}");
         let line = line.replace(">PASSWORD", &format!(">{name}-password"));
@@ -470,7 +465,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
     );
 
     // The gateway under its own line: everything that the doctor looks at, sockets, events, denylist.
-    let found = findings(&gateway.config).await;
+    let found = findings(&gateway.config);
     assert_eq!(found["ok"], true, "{found}");
     is(&found, ("redis ", "pubsub"), "ok", "came back");
     is(&found, ("redis ", "version"), "ok", ".");
