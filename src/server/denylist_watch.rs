@@ -74,7 +74,10 @@ impl DenylistWatch {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // A server that comes back may have come back empty.
-                newer = store.link_after(link) => link = newer,
+                newer = store.link_after(link) => {
+                    link = newer;
+                    server.uninformed = false;
+                }
             }
         }
     }
@@ -122,6 +125,8 @@ struct Server {
     risks: Vec<Risk>,
     /// The log has it that the mark cannot be used.
     blind: bool,
+    /// The login may not ask for eviction and role; asked again only with a new link, since each refusal counts as an error.
+    uninformed: bool,
 }
 
 /// What a look at the mark means.
@@ -154,6 +159,7 @@ impl Server {
             known: None,
             risks: Vec::new(),
             blind: false,
+            uninformed: false,
         }
     }
 
@@ -161,9 +167,16 @@ impl Server {
         !self.risks.is_empty()
     }
 
-    /// Looks once. After an error everything is as before.
+    /// Looks once.
+    ///
+    /// # Errors
+    /// [`StoreError`] if not everything could be seen: look again soon. A loss that was known still is.
     async fn look(&mut self) -> Result<(), StoreError> {
-        let facts = Facts::ask(&self.store).await?;
+        let facts = match self.uninformed {
+            true => Facts::default(),
+            false => Facts::ask(&self.store).await?,
+        };
+        self.uninformed = facts == Facts::default();
         let mut risks = Vec::new();
         if facts.evicts() == Some(true) {
             risks.push(Risk::Evicts(facts.maxmemory_policy.unwrap_or_default()));
@@ -172,20 +185,29 @@ impl Server {
         if is_replica {
             risks.push(Risk::Replica);
         }
-        match self.is_lost(is_replica).await {
+        let lost = self.is_lost(is_replica).await;
+        let known_lost = self.risks.contains(&Risk::Lost);
+        let seen = match lost {
             Ok(lost) => {
                 risks.extend(lost.then_some(Risk::Lost));
                 self.see(None);
+                Ok(())
             }
             Err(error) if is_outage(error.kind) => return Err(error),
             // A loss that is known is not forgotten because the mark cannot be read.
             Err(error) => {
-                risks.extend(self.risks.contains(&Risk::Lost).then_some(Risk::Lost));
-                self.see(Some(&error));
+                risks.extend(known_lost.then_some(Risk::Lost));
+                if error.kind == ErrorKind::Permission {
+                    self.see(Some(&error));
+                    Ok(())
+                } else {
+                    // It loads its data, or takes no write for the moment.
+                    Err(error)
+                }
             }
-        }
+        };
         self.tell(risks);
-        Ok(())
+        seen
     }
 
     /// Whether the data was lost; sets a mark where there is none, and says in the mark what was found.

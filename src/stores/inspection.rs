@@ -46,7 +46,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Asks for everything; two to four rounds.
+    /// Asks for all but `save`, by INFO; only for the role, by ROLE, where that is refused.
     ///
     /// # Errors
     /// [`StoreError`] if the server does not answer. A refusal is no error.
@@ -62,6 +62,15 @@ impl Facts {
                 _ => None,
             });
         }
+        Ok(facts)
+    }
+
+    /// Asks when it writes snapshots as well: CONFIG, which a gateway's login need not have.
+    ///
+    /// # Errors
+    /// As [`Facts::ask`].
+    pub async fn ask_all(store: &RedisStore) -> Result<Self, StoreError> {
+        let mut facts = Self::ask(store).await?;
         let mut save = redis::cmd("CONFIG");
         save.arg("GET").arg("save");
         let save: Option<HashMap<String, String>> = allowed(store.query("config", &save).await)?;

@@ -146,7 +146,7 @@ async fn a_healthy_deployment_passes_and_no_secret_is_printed() {
         "{}",
         printed.text
     );
-    assert!(printed.text.ends_with(" 0 failures\n"), "{}", printed.text);
+    assert!(printed.text.ends_with(", 0 fail\n"), "{}", printed.text);
     for secret in ["hunter2", "swordfish", &gateway.tenant().key] {
         assert!(!printed.text.contains(secret), "{}", printed.text);
         assert!(!found.to_string().contains(secret), "{found}");
@@ -390,11 +390,14 @@ async fn what_is_absent_fails_and_hides_nothing_else() {
         .tenant("acme")
         .tenant("other")
         .with("users.database", "postgres://u:hunter2@127.0.0.1:1/nothing")
+        .tenant("third")
+        .with("users.database", "sqlite://no-such-file.db")
         .write()
         .await;
     let found = findings(&gateway.config);
     is(&found, ("redis ", "reach"), "fail", "(io)");
     is(&found, ("database 127.0.0.1:1 ", "reach"), "fail", "");
+    is(&found, ("database sqlite ", "reach"), "fail", "(io)");
     let good = &gateway.named("acme").name;
     let columns = found["findings"].as_array().unwrap().iter();
     let columns: Vec<_> = columns.filter(|f| f["check"] == "columns").collect();
@@ -502,6 +505,10 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
     )
     .await;
     assert!(!gateway.output().contains("NOPERM"), "{}", gateway.output());
+    let refusals = [("kind", "permission")];
+    let metrics = gateway.replica().metrics().await;
+    let errors = metrics.value("lockgate_dependency_errors_total", &refusals);
+    assert_eq!(errors, 0.0, "{}", metrics.text());
 
     // What a back end may do.
     let (tenant, prefix) = (&one.name, &one.prefix);

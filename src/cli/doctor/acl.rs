@@ -137,9 +137,9 @@ fn set_user(name: &str, mut patterns: Vec<String>, commands: &str) -> String {
 /// The lines for a person, with how to use them.
 pub(super) fn text(lines: &[AclLine]) -> String {
     let mut text = String::from(
-        "# Redis users for the gateway and for each tenant's back end. Put a password of its own for each PASSWORD, send the\n\
-         # lines with redis-cli, or write them into the ACL file without ACL SETUSER, as \"user NAME …\". Then close what is\n\
-         # open to everybody: ACL SETUSER default off\n",
+        "# Redis users for the gateway and for each tenant's back end. Put a password of its own for each PASSWORD into a file\n\
+         # of these lines, then: grep ^ACL FILE | redis-cli -h HOST. An ACL file takes them without \"ACL SETUSER\", as \"user NAME …\".\n\
+         # Once everybody has a user, close what is open to all: ACL SETUSER default off\n",
     );
     let mut endpoint = None;
     for line in lines {

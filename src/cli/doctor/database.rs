@@ -71,15 +71,12 @@ async fn look(
             return findings;
         }
     };
-    // SQLite answers with its first statement, and that is the one for the columns.
-    if let Some(tls) = facts.tls {
-        let link = if tls {
-            "answers (TLS)"
-        } else {
-            "answers (no TLS)"
-        };
-        findings.add(on("reach"), Verdict::Ok, link, "");
-    }
+    let link = match facts.tls {
+        Some(true) => "answers (TLS)",
+        Some(false) => "answers (no TLS)",
+        None => "answers",
+    };
+    findings.add(on("reach"), Verdict::Ok, link, "");
     for (id, tenant) in tenants {
         columns(&mut findings, on("columns"), id, tenant, &database).await;
     }

@@ -115,7 +115,7 @@ impl fmt::Display for Findings {
         }
         writeln!(
             f,
-            "\n{} ok, {} notes, {} warnings, {} failures",
+            "\n{} ok, {} note, {} warn, {} fail",
             self.count(Verdict::Ok),
             self.count(Verdict::Note),
             self.count(Verdict::Warn),
@@ -174,10 +174,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\n\nb\n  ok"), "{text}");
-        assert!(
-            text.ends_with("\n1 ok, 0 notes, 1 warnings, 1 failures\n"),
-            "{text}"
-        );
+        assert!(text.ends_with("\n1 ok, 0 note, 1 warn, 1 fail\n"), "{text}");
         assert_eq!(findings.json()["findings"][1]["advice"], "mend it");
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     let reached = async {
         let store = RedisStore::new(&server.url, dependency)?;
         let latency = Latency::measure(&store, PINGS).await?;
-        let facts = Facts::ask(&store).await?;
+        let facts = Facts::ask_all(&store).await?;
         Ok::<_, StoreError>((store, latency, facts))
     };
     let (store, latency, facts) = match reached.await {

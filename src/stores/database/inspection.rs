@@ -49,7 +49,11 @@ impl Database {
                 "SHOW SESSION STATUS LIKE 'Ssl_cipher'",
                 MYSQL_WRITES,
             ),
-            Dialect::Sqlite => return Ok(DatabaseFacts::default()),
+            Dialect::Sqlite => {
+                // It opens its file with the first question.
+                self.last_value("SELECT 1").await?;
+                return Ok(DatabaseFacts::default());
+            }
         };
         // The first question also makes the connection, which is not to be taken for a slow clock.
         let tls = self.last_value(tls).await?;
