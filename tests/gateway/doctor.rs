@@ -320,6 +320,39 @@ async fn a_replica_of_redis_is_at_risk_and_its_mark_is_not_touched() {
 }
 
 #[tokio::test]
+async fn what_a_login_may_not_ask_is_unknown_and_what_it_lacks_is_named() {
+    let redis = RedisServer::start().await;
+    let rights = |more: &'static [&'static str]| {
+        let user = ["ACL", "SETUSER", "shy", "reset", "on", ">shy-password"];
+        let few = ["~lockgate:*", "resetchannels", "&lockgate:*", "+@all"];
+        let hidden = ["-info", "-role", "-config", "-time"];
+        [&user[..], &few, &hidden, more].concat()
+    };
+    let () = redis.command(&rights(&["allchannels"])).await;
+    let url = format!("redis://shy:shy-password@{}/0", redis.endpoint());
+    let gateway = gateway().redis(&url).tenant("acme").start().await;
+    let found = findings(&gateway.config);
+    assert_eq!(found["ok"], true, "{found}");
+    for check in ["version", "role", "eviction", "persistence", "clock"] {
+        is(&found, ("redis ", check), "note", "unknown");
+    }
+    is(&found, ("redis ", "lost_data"), "ok", "none since");
+    let replica = gateway.replica();
+    replica.metric(AT_RISK, &[], |value| value == 0.0).await;
+
+    let () = redis.command(&rights(&[])).await;
+    let found = findings(&gateway.config);
+    let group = format!("{}__group__lockgate.doctor.", gateway.tenant().prefix);
+    is(&found, ("redis ", "permission"), "fail", &group);
+    let advice = &finding(&found, "redis ", "permission")["advice"];
+    assert!(advice.as_str().unwrap().contains("doctor --acl"), "{found}");
+    let () = redis.command(&rights(&["allchannels", "-set"])).await;
+    let found = findings(&gateway.config);
+    is(&found, ("redis ", "write"), "fail", "(permission)");
+    is(&found, ("redis ", "permission"), "fail", "may not write ");
+}
+
+#[tokio::test]
 async fn a_missing_column_and_a_role_that_may_write_are_told() {
     let good = Database::postgres().await;
     let broken = Database::postgres().await;
