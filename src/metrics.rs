@@ -188,6 +188,10 @@ fn describe() {
         "lockgate_user_queries_total",
         "Statements that asked a database for users"
     );
+    describe_gauge!(
+        "lockgate_denylist_at_risk",
+        "1 while a Redis with a denylist evicts, is a replica, or lost its data"
+    );
     describe_counter!(
         "lockgate_revocations_total",
         "Revocations that this replica heard of"
@@ -509,6 +513,11 @@ pub fn dependency_error(dependency: Dependency, kind: ErrorKind) {
 /// A link to a dependency was made anew.
 pub fn reconnected(dependency: Dependency) {
     counter!("lockgate_reconnects_total", "dependency" => dependency.label()).increment(1);
+}
+
+/// Whether a Redis with a denylist could forget revocations, or did. 1: read the log, and act.
+pub fn denylist_at_risk(at_risk: bool) {
+    gauge!("lockgate_denylist_at_risk").set(if at_risk { 1.0 } else { 0.0 });
 }
 
 /// A statement asked a database for users.

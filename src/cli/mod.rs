@@ -12,6 +12,7 @@ use crate::validation::Loaded;
 
 mod config;
 mod dev;
+mod doctor;
 mod healthcheck;
 mod http_client;
 mod send;
@@ -45,6 +46,7 @@ enum Verb {
     Token(token::TokenVerb),
     Send(send::SendArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
+    Doctor(doctor::DoctorArguments),
 }
 
 /// Runs one command line, the name of the program first.
@@ -70,6 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Token(verb) => token::run(config, &verb),
         Verb::Send(arguments) => send::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),
+        Verb::Doctor(arguments) => doctor::run(config, &arguments),
     }
 }
 

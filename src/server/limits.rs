@@ -2,8 +2,15 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::config::QueueBound;
+
 /// Descriptors that are not sockets of clients: Redis, databases, listeners, scrapes, files.
-const RESERVED: u64 = 256;
+pub const RESERVED: u64 = 256;
+
+/// How many descriptors this process may ask for; `u64::MAX` is no limit.
+pub fn hard_descriptors() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
 
 /// Raises the descriptor limit to the hard limit; returns what holds now.
 pub(super) fn raise_descriptors() -> u64 {
@@ -34,4 +41,41 @@ pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
         configured.min(possible)
     };
     usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+/// `server.max_queue_bytes` in bytes; a percentage is of what this process may use.
+pub fn queue_bound(bound: QueueBound) -> u64 {
+    match bound {
+        QueueBound::Bytes(bytes) => bytes,
+        QueueBound::Percent(percent) => (memory_limit() as f64 * percent / 100.0) as u64,
+    }
+}
+
+/// The memory limit of this process's control group (versions 2 and 1), else the machine's memory.
+pub fn memory_limit() -> u64 {
+    let number = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let machine = machine_memory().unwrap_or(1 << 30);
+    limits
+        .into_iter()
+        .find_map(number)
+        .map_or(machine, |limit| limit.min(machine))
+}
+
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
+    Some(kib * 1024)
 }

@@ -31,6 +31,7 @@ use crate::socket::{Door, accept};
 use crate::state::{Life, Tenants};
 
 use build::Builder;
+use denylist_watch::DenylistWatch;
 use drain::Asked;
 pub use drain::{Ended, Signals};
 use reload::{Applied, Reloader};
@@ -43,9 +44,10 @@ const LEAVING: Duration = Duration::from_millis(500);
 
 mod admin;
 pub mod build;
+mod denylist_watch;
 mod drain;
 mod http;
-mod limits;
+pub mod limits;
 mod listen;
 mod readiness;
 mod reload;
@@ -193,7 +195,7 @@ impl Server {
         }
         let heartbeat = door.heartbeat.clone();
         critical.spawn(async move { Ok(heartbeat.run().await) });
-        let max_queue_bytes = upkeep::queue_bound(config.server.max_queue_bytes);
+        let max_queue_bytes = limits::queue_bound(config.server.max_queue_bytes);
         let upkeep = Upkeep {
             tenants: tenants.clone(),
             occupancy: occupancy.clone(),
@@ -202,6 +204,8 @@ impl Server {
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });
+        let denylists = DenylistWatch::new(tenants.clone());
+        critical.spawn(async move { Ok(denylists.run().await) });
         critical.spawn(readiness::run(
             tenants.clone(),
             life.clone(),

@@ -8,7 +8,6 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::health::Progress;
 use crate::close_code::CloseReason;
-use crate::config::QueueBound;
 use crate::frame::QueueBudget;
 use crate::hub::{CloseOrder, TOO_SLOW_WAIT};
 use crate::metrics;
@@ -89,41 +88,4 @@ impl Upkeep {
             "Closed the fullest connections: server.max_queue_bytes was passed"
         );
     }
-}
-
-/// `server.max_queue_bytes` in bytes; a percentage is of what this process may use.
-pub(super) fn queue_bound(bound: QueueBound) -> u64 {
-    match bound {
-        QueueBound::Bytes(bytes) => bytes,
-        QueueBound::Percent(percent) => (memory_limit() as f64 * percent / 100.0) as u64,
-    }
-}
-
-/// The memory limit of this process's control group (versions 2 and 1), else the machine's memory.
-fn memory_limit() -> u64 {
-    let number = |path: &str| {
-        std::fs::read_to_string(path)
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
-    let limits = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ];
-    let machine = machine_memory().unwrap_or(1 << 30);
-    limits
-        .into_iter()
-        .find_map(number)
-        .map_or(machine, |limit| limit.min(machine))
-}
-
-fn machine_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
-    Some(kib * 1024)
 }

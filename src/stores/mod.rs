@@ -1,6 +1,7 @@
 //! The outside world that is asked for things: Redis and the tenants' databases.
 
 pub mod database;
+pub mod inspection;
 pub mod key_store;
 pub mod memory;
 pub mod redis;

@@ -80,6 +80,27 @@ impl RedisStore {
         &self.url
     }
 
+    /// For what needs a connection of another kind.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for a link made after the one numbered `seen`, and returns its number; links count from 1.
+    pub async fn link_after(&self, seen: u64) -> u64 {
+        self.keep_connected();
+        let newer = |state: &LinkState| matches!(state, LinkState::Up(_, link) if *link > seen);
+        let mut state = self.shared.state.subscribe();
+        if state.wait_for(newer).await.is_err() {
+            // It ends with a link: the sender lives as long as this store.
+            return seen;
+        }
+        match &*state.borrow() {
+            LinkState::Up(_, link) => *link,
+            // Lost again meanwhile: the next one is newer still.
+            LinkState::Down(_) => seen,
+        }
+    }
+
     /// The values of `keys` in one round, in order; `None` where a key is absent.
     ///
     /// # Errors

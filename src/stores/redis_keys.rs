@@ -9,6 +9,11 @@ fn of_tenant(tenant: &TenantId, rest: &str) -> String {
     format!("lockgate:{tenant}:{rest}")
 }
 
+/// What every key of a tenant's denylist begins with.
+pub fn denylist_prefix(tenant: &TenantId) -> String {
+    of_tenant(tenant, "deny:")
+}
+
 /// A denied token. String, any value; lives until no replica would take the token anyway.
 pub fn deny_jti(tenant: &TenantId, jti: &Jti) -> String {
     of_tenant(tenant, &format!("deny:jti:{jti}"))
@@ -55,8 +60,14 @@ pub fn replicas(tenant: &TenantId) -> String {
     of_tenant(tenant, "replicas")
 }
 
-/// The mark whose absence tells that Redis lost its data.
+/// The mark whose absence tells that Redis lost its data. String without expiry: random text, or one of the two below.
 pub const EPOCH: &str = "lockgate::epoch";
+
+/// What [`EPOCH`] begins with once a replica found its mark gone: `lost:UNIX:RANDOM`.
+pub const LOST: &str = "lost:";
+
+/// What an operator lets [`EPOCH`] begin with who knows of the loss: `ack:UNIX`.
+pub const ACKNOWLEDGED: &str = "ack:";
 
 /// The channel of commands of the deployment to all replicas.
 pub const DEPLOYMENT_CONTROL: &str = "lockgate::control";
@@ -89,6 +100,7 @@ mod tests {
         let (id, token) = (UserId::from("7"), Jti::from("a:b"));
         let replica_id = ReplicaId::from("r1");
         for (key, expected) in [
+            (denylist_prefix(&tenant), "lockgate:acme:deny:"),
             (deny_jti(&tenant, &token), "lockgate:acme:deny:jti:a:b"),
             (deny_user(&tenant, &id), "lockgate:acme:deny:user:7"),
             (deny_all(&tenant), "lockgate:acme:deny:all"),

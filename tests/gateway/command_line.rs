@@ -198,6 +198,7 @@ fn wrong_usage_is_exit_2_and_help_has_examples() {
         &["token", "explain"],
         &["healthcheck"],
         &["config", "check"],
+        &["doctor"],
     ] {
         let output = lockgate(&[verb, &["--help"]].concat());
         assert_eq!(output.status.code(), Some(0), "{verb:?}");

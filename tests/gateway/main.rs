@@ -12,6 +12,7 @@ mod support;
 mod api;
 mod command_line;
 mod dev;
+mod doctor;
 mod drain;
 mod floors;
 mod frame_to_group;

@@ -124,6 +124,7 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         true,
     ),
     ("lockgate_user_queries_total", "counter", &[], true),
+    ("lockgate_denylist_at_risk", "gauge", &[], true),
     (
         "lockgate_rate_limited_total",
         "counter",

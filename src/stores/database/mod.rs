@@ -21,10 +21,12 @@ use crate::ids::UserId;
 use crate::metrics;
 
 pub use self::budget::ConnectionBudget;
+pub use self::inspection::DatabaseFacts;
 pub use self::statement::{Dialect, SqlParam, Statement, StatementError};
 pub use self::user_query::{UserQuery, UserQueryError, UserRow};
 
 mod budget;
+mod inspection;
 mod link;
 mod mysql;
 mod postgres;

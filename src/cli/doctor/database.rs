@@ -1,0 +1,230 @@
+//! The tenants' databases, and their key sets: whether they answer and hold what is needed.
+
+use std::sync::Arc;
+
+use super::finding::{Findings, Verdict, clock};
+use crate::auth::TokenVerifier;
+use crate::config::{Config, Secret, TenantConfig};
+use crate::error::{ErrorKind, StoreError};
+use crate::ids::TenantId;
+use crate::metrics::TenantMetrics;
+use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
+use crate::users::Users;
+
+/// Looks at each database once, for all tenants that use it.
+pub(super) async fn look_at_databases(config: &Config) -> Findings {
+    let mut urls: Vec<(&Secret, Vec<(&TenantId, &TenantConfig)>)> = Vec::new();
+    for (id, tenant) in &config.tenants {
+        let Some(url) = &tenant.users.database else {
+            continue;
+        };
+        match urls.iter_mut().find(|(known, _)| *known == url) {
+            Some((_, tenants)) => tenants.push((id, tenant)),
+            None => urls.push((url, vec![(id, tenant)])),
+        }
+    }
+    let budget = ConnectionBudget::new(config.server.max_database_connections);
+    let looks = urls
+        .into_iter()
+        .map(|(url, tenants)| look(url, tenants, &budget));
+    let mut findings = Findings::default();
+    for found in futures_util::future::join_all(looks).await {
+        findings.append(found);
+    }
+    findings
+}
+
+async fn look(
+    url: &Secret,
+    tenants: Vec<(&TenantId, &TenantConfig)>,
+    budget: &Arc<ConnectionBudget>,
+) -> Findings {
+    let mut findings = Findings::default();
+    let names: Vec<_> = tenants.iter().map(|(id, _)| id.as_str()).collect();
+    let names = names.join(", ");
+    let pool = tenants.iter().map(|(_, tenant)| tenant.users.pool).next();
+    let database = pool.map(|pool| Database::connect_lazy(url, &pool, budget));
+    let database = match database {
+        Some(Ok(database)) => database,
+        Some(Err(error)) => {
+            let subject = format!("database of {names}");
+            findings.add(
+                (&subject, "reach"),
+                Verdict::Fail,
+                said(&error),
+                "correct users.database",
+            );
+            return findings;
+        }
+        None => return findings,
+    };
+    let subject = format!("database {} of {names}", database.endpoint());
+    let on = |check| (subject.as_str(), check);
+    let facts = match database.facts().await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let advice = match error.kind {
+                ErrorKind::Auth => "correct user and password in users.database",
+                _ => "check that it runs, its address, and the network between",
+            };
+            findings.add(on("reach"), Verdict::Fail, said(&error), advice);
+            return findings;
+        }
+    };
+    let link = match facts.tls {
+        Some(true) => "answers (TLS)",
+        Some(false) => "answers (no TLS)",
+        None => "answers",
+    };
+    findings.add(on("reach"), Verdict::Ok, link, "");
+    for (id, tenant) in tenants {
+        columns(&mut findings, on("columns"), id, tenant, &database).await;
+    }
+    let may_write = match database.dialect() {
+        Dialect::Sqlite => Some(!read_only(url.expose())),
+        _ => facts.may_write,
+    };
+    match may_write {
+        Some(false) => findings.add(on("role"), Verdict::Ok, "may only read", ""),
+        None => findings.add(
+            on("role"),
+            Verdict::Note,
+            "unknown: what the role may do cannot be asked",
+            "",
+        ),
+        Some(true) => findings.add(
+            on("role"),
+            Verdict::Warn,
+            "may write, and the gateway never does",
+            match database.dialect() {
+                Dialect::Sqlite => "add ?mode=ro to its URL",
+                _ => "give it a role with SELECT alone, on the columns that are read",
+            },
+        ),
+    }
+    if let Some(offset) = facts.clock_offset {
+        let (verdict, detail, advice) = clock(offset);
+        findings.add(on("clock"), verdict, detail, advice);
+    }
+    findings
+}
+
+async fn columns(
+    findings: &mut Findings,
+    on: (&str, &'static str),
+    id: &TenantId,
+    tenant: &TenantConfig,
+    database: &Arc<Database>,
+) {
+    let metrics = Arc::new(TenantMetrics::new(id, true));
+    let users = Users::new(
+        id,
+        &tenant.users,
+        &tenant.token,
+        Some(database.clone()),
+        None,
+        metrics,
+    );
+    let users = match users {
+        Ok(users) => users,
+        Err(error) => {
+            findings.add(
+                on,
+                Verdict::Fail,
+                format!("{id}: {error}"),
+                "correct [tenants.NAME.users]",
+            );
+            return;
+        }
+    };
+    match users.ready().await {
+        Ok(()) => {
+            let place = match tenant.users.query {
+                Some(_) => "users.query".to_owned(),
+                None => format!("table {}", tenant.users.table),
+            };
+            findings.add(
+                on,
+                Verdict::Ok,
+                format!("{id}: {place} has what is read"),
+                "",
+            );
+        }
+        Err(ColumnProblem::Store(error)) => {
+            findings.add(
+                on,
+                Verdict::Fail,
+                format!("{id}: {}", said(&error)),
+                "correct users.database or users.query",
+            );
+        }
+        Err(problem) => {
+            let advice = match problem {
+                ColumnProblem::NotReadable { .. } => "grant SELECT on it",
+                ColumnProblem::NotReturned { .. } => "let users.query return it",
+                _ => "name the model's table in users.table, or write users.query",
+            };
+            findings.add(on, Verdict::Fail, format!("{id}: {problem}"), advice);
+        }
+    }
+}
+
+/// Whether an SQLite URL opens its file for reading alone.
+fn read_only(url: &str) -> bool {
+    let options = url.split_once('?').map_or("", |(_, options)| options);
+    options
+        .split('&')
+        .any(|option| matches!(option, "mode=ro" | "immutable=true"))
+}
+
+/// Fetches each tenant's key set.
+pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    let tenants = config
+        .tenants
+        .iter()
+        .filter(|(_, tenant)| tenant.token.jwk_url.is_some());
+    for (id, tenant) in tenants {
+        let subject = format!("tenant {id}");
+        let on = (subject.as_str(), "jwk_url");
+        let verifier = match TokenVerifier::new(&tenant.token, tenant.users.id_type) {
+            Ok(verifier) => verifier,
+            Err(error) => {
+                findings.add(
+                    on,
+                    Verdict::Fail,
+                    error.to_string(),
+                    "correct [tenants.NAME.token]",
+                );
+                continue;
+            }
+        };
+        match verifier.ready().await {
+            Ok(()) => findings.add(on, Verdict::Ok, "its keys can be had", ""),
+            Err(error) => findings.add(
+                on,
+                Verdict::Fail,
+                said(&error),
+                "check the address and the certificate; the set must come within 3 s and have at most 256 KiB",
+            ),
+        }
+    }
+    findings
+}
+
+fn said(error: &StoreError) -> String {
+    format!("{} ({})", error.source, error.kind.label())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sqlite_url_says_whether_it_is_only_read() {
+        assert!(read_only("sqlite://db?mode=ro"));
+        assert!(read_only("sqlite://db?cache=shared&immutable=true"));
+        assert!(!read_only("sqlite://mode=ro"));
+        assert!(!read_only("sqlite://db?mode=rw"));
+    }
+}

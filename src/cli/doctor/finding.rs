@@ -1,0 +1,180 @@
+//! What the doctor found: one verdict with its reason and its advice, as text and as JSON.
+
+use std::fmt;
+
+use serde_json::json;
+
+/// How bad it is, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Worth knowing.
+    Note,
+    /// Works, and may not for long.
+    Warn,
+    /// Does not work, or forgets revocations.
+    Fail,
+}
+
+impl Verdict {
+    fn label(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Note => "note",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "fail",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    pub(super) verdict: Verdict,
+    /// A server, a database, a tenant, the machine.
+    pub(super) subject: String,
+    /// A fixed word for what was looked at.
+    pub(super) check: &'static str,
+    /// What was found.
+    pub(super) detail: String,
+    /// What to do; empty where there is nothing to do.
+    pub(super) advice: String,
+}
+
+/// Everything that was looked at, in order.
+#[derive(Debug, Default)]
+pub(super) struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// Adds what was found about `subject`.
+    pub(super) fn add(
+        &mut self,
+        (subject, check): (&str, &'static str),
+        verdict: Verdict,
+        detail: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        self.0.push(Finding {
+            verdict,
+            subject: subject.to_owned(),
+            check,
+            detail: detail.into(),
+            advice: advice.into(),
+        });
+    }
+
+    /// Takes over what others found.
+    pub(super) fn append(&mut self, mut others: Findings) {
+        self.0.append(&mut others.0);
+    }
+
+    /// Whether nothing fails.
+    pub(super) fn ok(&self) -> bool {
+        self.0.iter().all(|finding| finding.verdict < Verdict::Fail)
+    }
+
+    /// `{"ok":…,"findings":[…]}`.
+    pub(super) fn json(&self) -> serde_json::Value {
+        let findings: Vec<_> = self
+            .0
+            .iter()
+            .map(|f| {
+                json!({
+                    "verdict": f.verdict.label(), "subject": f.subject, "check": f.check,
+                    "detail": f.detail, "advice": f.advice,
+                })
+            })
+            .collect();
+        json!({ "ok": self.ok(), "findings": findings })
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        let findings = self.0.iter();
+        findings
+            .filter(|finding| finding.verdict == verdict)
+            .count()
+    }
+}
+
+impl fmt::Display for Findings {
+    /// A block for each subject, a line for each check, and the advice below it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut subject = None;
+        for finding in &self.0 {
+            if subject != Some(&finding.subject) {
+                let gap = if subject.is_some() { "\n" } else { "" };
+                writeln!(f, "{gap}{}", finding.subject)?;
+                subject = Some(&finding.subject);
+            }
+            let (verdict, check) = (finding.verdict.label(), finding.check);
+            writeln!(f, "  {verdict:<5} {check:<12} {}", finding.detail)?;
+            if !finding.advice.is_empty() {
+                writeln!(f, "  {:<18} → {}", "", finding.advice)?;
+            }
+        }
+        writeln!(
+            f,
+            "\n{} ok, {} note, {} warn, {} fail",
+            self.count(Verdict::Ok),
+            self.count(Verdict::Note),
+            self.count(Verdict::Warn),
+            self.count(Verdict::Fail)
+        )
+    }
+}
+
+/// Verdict and words for a clock that is `offset` seconds ahead of ours: tokens are judged by the clock.
+pub(super) fn clock(offset: f64) -> (Verdict, String, &'static str) {
+    let verdict = match offset.abs() {
+        seconds if seconds > 5.0 => Verdict::Fail,
+        seconds if seconds > 1.0 => Verdict::Warn,
+        _ => Verdict::Ok,
+    };
+    let advice = match verdict {
+        Verdict::Ok => "",
+        _ => "tokens are judged by the clock: run a time service such as chrony on both machines",
+    };
+    (
+        verdict,
+        format!("{offset:+.3} s against this machine"),
+        advice,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_off_by_a_second_warns_and_by_five_fails() {
+        for (offset, verdict) in [
+            (0.0, Verdict::Ok),
+            (-1.0, Verdict::Ok),
+            (1.1, Verdict::Warn),
+            (-5.0, Verdict::Warn),
+            (5.1, Verdict::Fail),
+            (-3600.0, Verdict::Fail),
+        ] {
+            assert_eq!(clock(offset).0, verdict, "{offset}");
+        }
+    }
+
+    #[test]
+    fn only_a_failure_is_not_ok() {
+        let mut findings = Findings::default();
+        findings.add(("a", "x"), Verdict::Warn, "tight", "widen it");
+        assert!(findings.ok());
+        findings.add(("a", "y"), Verdict::Fail, "broken", "mend it");
+        findings.add(("b", "x"), Verdict::Ok, "good", "");
+        assert!(!findings.ok());
+        let text = findings.to_string();
+        assert!(
+            text.starts_with("a\n  warn  x            tight\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n\nb\n  ok"), "{text}");
+        assert!(text.ends_with("\n1 ok, 0 note, 1 warn, 1 fail\n"), "{text}");
+        assert_eq!(findings.json()["findings"][1]["advice"], "mend it");
+    }
+}

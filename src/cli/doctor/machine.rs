@@ -1,0 +1,117 @@
+//! What the machine lets the process have: descriptors and memory.
+
+use super::finding::{Findings, Verdict};
+use crate::config::{QueueBound, ServerConfig, print_size};
+use crate::server::limits::{RESERVED, hard_descriptors, memory_limit, queue_bound};
+
+/// Fewer sockets than this are hardly meant.
+const FEW: u64 = 1000;
+
+/// Looks at this process, which a gateway of the same user and unit would resemble.
+pub(super) fn look(server: &ServerConfig) -> Findings {
+    let mut findings = Findings::default();
+    let (verdict, detail, advice) = descriptors(server.max_connections, hard_descriptors());
+    findings.add(("this machine", "descriptors"), verdict, detail, advice);
+    let (verdict, detail, advice) = memory(server.max_queue_bytes, memory_limit());
+    findings.add(("this machine", "memory"), verdict, detail, advice);
+    findings
+}
+
+fn descriptors(configured: u64, hard: u64) -> (Verdict, String, String) {
+    let possible = hard.saturating_sub(RESERVED);
+    let needed = configured.saturating_add(RESERVED);
+    if configured > possible {
+        return (
+            Verdict::Warn,
+            format!(
+                "the hard limit {hard} allows {possible} sockets, server.max_connections is {configured}"
+            ),
+            format!("raise it to {needed}: ulimit -Hn, LimitNOFILE in systemd"),
+        );
+    }
+    if configured == 0 && possible < FEW {
+        return (
+            Verdict::Warn,
+            format!("the hard limit {hard} allows {possible} sockets"),
+            "raise it to the sockets that you plan and 256 more: ulimit -Hn, LimitNOFILE in systemd".to_owned(),
+        );
+    }
+    let most = if configured == 0 {
+        possible
+    } else {
+        configured
+    };
+    (
+        Verdict::Ok,
+        format!("the hard limit {hard} allows {most} sockets"),
+        String::new(),
+    )
+}
+
+fn memory(bound: QueueBound, limit: u64) -> (Verdict, String, &'static str) {
+    let bytes = queue_bound_of(bound, limit);
+    let share = bytes as f64 / limit.max(1) as f64;
+    let mib = |bytes: u64| print_size((bytes >> 20).max(1) << 20);
+    let detail = format!(
+        "server.max_queue_bytes is {}, {:.0}% of {}",
+        mib(bytes),
+        share * 100.0,
+        mib(limit)
+    );
+    let verdict = match share {
+        share if share >= 1.0 => Verdict::Fail,
+        share if share > 0.5 => Verdict::Warn,
+        _ => return (Verdict::Ok, detail, ""),
+    };
+    let advice = "sockets and users need memory too, and the system kills what passes its limit: lower it to 25%";
+    (verdict, detail, advice)
+}
+
+/// [`queue_bound`], of a given limit.
+fn queue_bound_of(bound: QueueBound, limit: u64) -> u64 {
+    match bound {
+        QueueBound::Percent(percent) => (limit as f64 * percent / 100.0) as u64,
+        bytes @ QueueBound::Bytes(_) => queue_bound(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_must_hold_the_sockets_and_what_else_is_open() {
+        for (configured, hard, verdict) in [
+            (0, 20_000, Verdict::Ok),
+            (0, 1024, Verdict::Warn),
+            (768, 1024, Verdict::Ok),
+            (769, 1024, Verdict::Warn),
+            (u64::MAX, u64::MAX, Verdict::Warn),
+            (0, u64::MAX, Verdict::Ok),
+        ] {
+            assert_eq!(
+                descriptors(configured, hard).0,
+                verdict,
+                "{configured} of {hard}"
+            );
+        }
+        assert!(descriptors(20_000, 1024).2.contains("20256"));
+    }
+
+    #[test]
+    fn queues_must_leave_memory_for_the_rest() {
+        let gib = 1 << 30;
+        for (bound, verdict) in [
+            (QueueBound::Percent(25.0), Verdict::Ok),
+            (QueueBound::Percent(51.0), Verdict::Warn),
+            (QueueBound::Bytes(gib / 2), Verdict::Ok),
+            (QueueBound::Bytes(gib), Verdict::Fail),
+        ] {
+            assert_eq!(memory(bound, gib).0, verdict, "{bound:?}");
+        }
+        assert_eq!(
+            memory(QueueBound::Percent(25.0), gib).1,
+            "server.max_queue_bytes is 256MiB, 25% of 1GiB"
+        );
+    }
+}

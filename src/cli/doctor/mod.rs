@@ -1,0 +1,97 @@
+//! `doctor`: looks at everything that a configuration depends on, and says of each what to do.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use futures_util::future::join_all;
+
+use self::finding::{Findings, Verdict};
+use self::servers::{RedisServer, redis_servers};
+use crate::config::Config;
+
+mod acl;
+mod database;
+mod finding;
+mod machine;
+mod redis;
+mod servers;
+
+/// Look at Redis, databases, clocks and limits, and say what to do: exit 0, or 1 if something fails
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lockgate doctor --config lockgate.toml
+  lockgate doctor --json | jq '.findings[] | select(.verdict != \"ok\")'
+  lockgate doctor --acl     the Redis users that keep tenants' back ends apart")]
+pub(super) struct DoctorArguments {
+    /// Print the Redis ACL line of the gateway and of each tenant's back end, and look at nothing
+    #[arg(long)]
+    acl: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode {
+    let config = match super::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(status) => return status,
+    };
+    let servers = match redis_servers(&config) {
+        Ok(servers) => servers,
+        Err(error) => return super::fail(&error.to_string()),
+    };
+    if arguments.acl {
+        let lines = acl::lines(&servers);
+        super::print(&match arguments.json {
+            true => format!("{}\n", acl::json(&lines)),
+            false => acl::text(&lines),
+        });
+        return ExitCode::SUCCESS;
+    }
+    // All of the process's TLS uses one provider; a key set is fetched before any Redis link may have chosen it.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let findings = match runtime {
+        Ok(runtime) => {
+            let findings = runtime.block_on(look(&config, &servers));
+            runtime.shutdown_background();
+            findings
+        }
+        Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
+    };
+    super::print(&match arguments.json {
+        true => format!("{}\n", findings.json()),
+        false => findings.to_string(),
+    });
+    if findings.ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
+    let mut findings = Findings::default();
+    if servers.is_empty() {
+        findings.add(
+            ("redis", "reach"),
+            Verdict::Note,
+            "none is configured: one replica, and revocations that end with it",
+            "set [redis] url before a second replica starts",
+        );
+    }
+    let (redis, databases, key_sets) = tokio::join!(
+        join_all(servers.iter().map(redis::look)),
+        database::look_at_databases(config),
+        database::look_at_key_sets(config),
+    );
+    redis.into_iter().for_each(|found| findings.append(found));
+    findings.append(databases);
+    findings.append(key_sets);
+    findings.append(machine::look(&config.server));
+    findings
+}

@@ -1,0 +1,368 @@
+//! One Redis server: whether it answers, keeps what it is told, and does what the gateway asks of it.
+
+use super::finding::{Findings, Verdict, clock};
+use super::servers::{RedisServer, Usage};
+use crate::channel_layer::names::group_channel;
+use crate::config::LayerKind;
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::ids::{GroupName, Jti, ReplicaId, UserId};
+use crate::stores::inspection::{self, Epoch, Facts, Latency, Role};
+use crate::stores::redis::RedisStore;
+use crate::stores::redis_keys::{self, EPOCH};
+
+/// `SET … EXAT`, by which revocations are written, and rules for channels are of this version.
+const OLDEST: (u32, u32) = (6, 2);
+/// PINGs for the latency.
+const PINGS: usize = 20;
+/// In every handshake, twice or three times.
+const SLOW: std::time::Duration = std::time::Duration::from_millis(20);
+
+const ACL_ADVICE: &str = "grant what `lockgate doctor --acl` prints for the gateway";
+
+/// Looks at one server.
+pub(super) async fn look(server: &RedisServer) -> Findings {
+    let mut findings = Findings::default();
+    let subject = server.subject();
+    let on = |check| (subject.as_str(), check);
+    let dependency = match server.holds_denylist() {
+        true => Dependency::Denylist,
+        false => Dependency::Redis,
+    };
+    let reached = async {
+        let store = RedisStore::new(&server.url, dependency)?;
+        let latency = Latency::measure(&store, PINGS).await?;
+        let facts = Facts::ask_all(&store).await?;
+        Ok::<_, StoreError>((store, latency, facts))
+    };
+    let (store, latency, facts) = match reached.await {
+        Ok(reached) => reached,
+        Err(error) => {
+            findings.add(
+                on("reach"),
+                Verdict::Fail,
+                said(&error),
+                unreachable(&error),
+            );
+            return findings;
+        }
+    };
+    findings.add(on("reach"), Verdict::Ok, used_for(server), "");
+    version(&mut findings, on("version"), server, &facts);
+    let slow = latency.median > SLOW;
+    findings.add(
+        on("latency"),
+        if slow { Verdict::Warn } else { Verdict::Ok },
+        format!(
+            "median {:.1?}, slowest {:.1?} of {PINGS}",
+            latency.median, latency.max
+        ),
+        if slow {
+            "every handshake waits for it: bring Redis nearer, or look at its SLOWLOG"
+        } else {
+            ""
+        },
+    );
+    role(&mut findings, on("role"), server, &facts);
+    eviction(&mut findings, on("eviction"), server, &facts);
+    persistence(&mut findings, on("persistence"), server, &facts);
+    if server.holds_denylist() {
+        lost_data(&mut findings, on("lost_data"), &store).await;
+    }
+    match inspection::clock_offset(&store).await {
+        Ok(Some(offset)) => {
+            let (verdict, detail, advice) = clock(offset);
+            findings.add(on("clock"), verdict, detail, advice);
+        }
+        Ok(None) => findings.add(
+            on("clock"),
+            Verdict::Note,
+            "unknown: the login may not ask",
+            "",
+        ),
+        Err(error) => findings.add(on("clock"), Verdict::Fail, said(&error), ""),
+    }
+    gateway_rights(&mut findings, &subject, &store).await;
+    for usage in &server.tenants {
+        tenant_rights(&mut findings, on("permission"), &store, usage).await;
+    }
+    findings
+}
+
+/// What the server is for, in words.
+fn used_for(server: &RedisServer) -> String {
+    let names = |of: fn(&Usage) -> bool| {
+        let tenants = server.tenants.iter().filter(|usage| of(usage));
+        tenants
+            .map(|usage| usage.tenant.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let uses = [
+        ("denylist", names(|usage| usage.denylist)),
+        ("users", names(|usage| usage.users)),
+        ("events", names(|usage| usage.layer.is_some())),
+    ];
+    let uses = uses.iter().filter(|(_, tenants)| !tenants.is_empty());
+    let uses: Vec<_> = uses
+        .map(|(what, tenants)| format!("{what} of {tenants}"))
+        .collect();
+    let link = if server.url.tls() { "TLS" } else { "no TLS" };
+    let uses = match (uses.is_empty(), server.deployment) {
+        (false, _) => uses.join("; "),
+        (true, true) => "the deployment's own; no tenant uses it".to_owned(),
+        (true, false) => "nothing".to_owned(),
+    };
+    format!("answers ({link}); {uses}")
+}
+
+fn unreachable(error: &StoreError) -> &'static str {
+    match error.kind {
+        ErrorKind::Auth => "correct user and password in its URL",
+        ErrorKind::Permission => ACL_ADVICE,
+        _ => {
+            "check that it runs, its address, the network between, and whether its port speaks TLS (rediss://)"
+        }
+    }
+}
+
+fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer, facts: &Facts) {
+    let Some(version) = &facts.version else {
+        findings.add(
+            on,
+            Verdict::Note,
+            "unknown: the login may not ask (INFO)",
+            "",
+        );
+        return;
+    };
+    match facts.version_numbers() {
+        Some(numbers) if numbers < OLDEST => findings.add(
+            on,
+            if server.holds_denylist() {
+                Verdict::Fail
+            } else {
+                Verdict::Warn
+            },
+            format!("{version}; the oldest supported is 6.2 (SET … EXAT, ACL rules for channels)"),
+            "upgrade it",
+        ),
+        _ => findings.add(on, Verdict::Ok, version.clone(), ""),
+    }
+}
+
+fn role(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer, facts: &Facts) {
+    match facts.role {
+        Some(Role::Master) => findings.add(on, Verdict::Ok, "master", ""),
+        None => findings.add(
+            on,
+            Verdict::Note,
+            "unknown: the login may not ask (INFO, ROLE)",
+            "",
+        ),
+        Some(Role::Replica) => findings.add(
+            on,
+            if server.holds_denylist() {
+                Verdict::Fail
+            } else {
+                Verdict::Warn
+            },
+            "a replica: it may be behind its master, and takes no write",
+            "name the master in the URL",
+        ),
+    }
+}
+
+fn eviction(
+    findings: &mut Findings,
+    on: (&str, &'static str),
+    server: &RedisServer,
+    facts: &Facts,
+) {
+    let policy = facts.maxmemory_policy.as_deref().unwrap_or("?");
+    let maxmemory = facts.maxmemory.unwrap_or_default();
+    let detail = match maxmemory {
+        0 => "no maxmemory".to_owned(),
+        bytes => format!("maxmemory {bytes} bytes, {policy}"),
+    };
+    match (facts.evicts(), server.holds_denylist()) {
+        (None, _) => findings.add(
+            on,
+            Verdict::Note,
+            "unknown: the login may not ask (INFO)",
+            "a Redis with a denylist needs maxmemory-policy noeviction",
+        ),
+        (Some(false), _) => findings.add(on, Verdict::Ok, detail, ""),
+        (Some(true), true) => findings.add(
+            on,
+            Verdict::Fail,
+            format!("{detail}: evicts revocations, which all have a time to live"),
+            "set maxmemory-policy noeviction, or give the denylist a Redis of its own ([denylist] redis)",
+        ),
+        (Some(true), false) => {
+            findings.add(on, Verdict::Ok, format!("{detail}: no denylist lies here"), "");
+        }
+    }
+}
+
+fn persistence(
+    findings: &mut Findings,
+    on: (&str, &'static str),
+    server: &RedisServer,
+    facts: &Facts,
+) {
+    match (facts.persists(), server.holds_denylist()) {
+        (Some(true), _) => {
+            let log = facts.append_only == Some(true);
+            findings.add(
+                on,
+                Verdict::Ok,
+                if log { "appendonly" } else { "snapshots" },
+                "",
+            );
+        }
+        (None, _) => findings.add(
+            on,
+            Verdict::Note,
+            "unknown: the login may not ask (CONFIG GET save)",
+            "",
+        ),
+        (Some(false), true) => findings.add(
+            on,
+            Verdict::Warn,
+            "none: a restart forgets every revocation",
+            "switch appendonly on, or be ready to revoke again",
+        ),
+        (Some(false), false) => findings.add(
+            on,
+            Verdict::Note,
+            "none: a restart forgets cached users",
+            "",
+        ),
+    }
+}
+
+async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
+    let epoch = inspection::epoch(store).await;
+    match epoch.map(|value| Epoch::of(value.as_deref())) {
+        Ok(Epoch::Whole) => findings.add(on, Verdict::Ok, "none since a replica looked first", ""),
+        Ok(Epoch::Acknowledged) => findings.add(on, Verdict::Ok, "a loss, acknowledged by an operator", ""),
+        Ok(Epoch::Absent) => findings.add(
+            on,
+            Verdict::Note,
+            format!("unknown: no replica has set {EPOCH} yet, or everything was lost within the last minute"),
+            "ask again when a replica has run for a minute",
+        ),
+        Ok(Epoch::Lost(at)) => findings.add(
+            on,
+            Verdict::Fail,
+            format!("everything was lost before {at} (Unix time), every revocation with it"),
+            format!("revoke again what is still needed, then run: redis-cli SET {EPOCH} \"ack:$(date +%s)\""),
+        ),
+        Err(error) => findings.add(on, Verdict::Fail, said(&error), ACL_ADVICE),
+    }
+}
+
+/// What the gateway needs of every server for itself: keys and channels under `lockgate::`.
+async fn gateway_rights(findings: &mut Findings, subject: &str, store: &RedisStore) {
+    let own = redis_keys::canary(&ReplicaId::from(format!(
+        "doctor-{:x}",
+        rand::random::<u64>()
+    )));
+    match inspection::write(store, &own).await {
+        Ok(()) => findings.add((subject, "write"), Verdict::Ok, "a key can be written", ""),
+        Err(error) => findings.add(
+            (subject, "write"),
+            Verdict::Fail,
+            said(&error),
+            write_advice(&error),
+        ),
+    }
+    match inspection::echo(store, &own).await {
+        Ok(took) => findings.add(
+            (subject, "pubsub"),
+            Verdict::Ok,
+            format!("a canary came back in {took:.1?}"),
+            "",
+        ),
+        Err(error) => {
+            let advice = match error.kind {
+                ErrorKind::Permission => ACL_ADVICE,
+                _ => "events do not pass: look at the server's clients, and at any proxy between",
+            };
+            findings.add((subject, "pubsub"), Verdict::Fail, said(&error), advice);
+        }
+    }
+}
+
+fn write_advice(error: &StoreError) -> &'static str {
+    match error.kind {
+        ErrorKind::Permission => ACL_ADVICE,
+        _ => {
+            "users cannot be cached, nor tokens revoked: look at role, memory and disk of the server"
+        }
+    }
+}
+
+/// What the gateway needs of a server for one tenant. Names that nobody reads, each with random digits.
+async fn tenant_rights(
+    findings: &mut Findings,
+    on: (&str, &'static str),
+    store: &RedisStore,
+    usage: &Usage,
+) {
+    let (tenant, probe) = (
+        &usage.tenant,
+        format!("lockgate.doctor.{:x}", rand::random::<u64>()),
+    );
+    let mut refused = Vec::new();
+    let mut asked = |what: String, answer: Result<(), StoreError>| {
+        // A server that takes no writes at all was told above.
+        if let Err(error) = answer
+            && error.kind == ErrorKind::Permission
+        {
+            refused.push(what);
+        }
+    };
+    if usage.denylist {
+        let key = redis_keys::deny_jti(tenant, &Jti::from(probe.clone()));
+        asked(format!("read {key}"), inspection::read(store, &key).await);
+        asked(format!("write {key}"), inspection::write(store, &key).await);
+    }
+    if usage.users {
+        let key = redis_keys::user_generation(tenant, &UserId::from(probe.clone()));
+        asked(format!("read {key}"), inspection::read(store, &key).await);
+        asked(format!("write {key}"), inspection::write(store, &key).await);
+        let control = redis_keys::control(tenant);
+        let subscribed = inspection::subscribe(store, &control).await;
+        asked(format!("subscribe {control}"), subscribed);
+    }
+    match &usage.layer {
+        Some((LayerKind::PubSub, prefix)) => {
+            let channel = group_channel(prefix, &GroupName::from(probe));
+            let channel = String::from_utf8_lossy(&channel).into_owned();
+            let echo = inspection::echo(store, &channel).await.map(drop);
+            asked(format!("publish and subscribe {channel}"), echo);
+        }
+        Some((LayerKind::Core, prefix)) => {
+            let key = format!("{prefix}{probe}");
+            asked(format!("write {key}"), inspection::write(store, &key).await);
+        }
+        Some((LayerKind::Memory, _)) | None => {}
+    }
+    if refused.is_empty() {
+        findings.add(
+            on,
+            Verdict::Ok,
+            format!("{tenant}: its keys and channels"),
+            "",
+        );
+    } else {
+        let detail = format!("{tenant}: the login may not {}", refused.join(", "));
+        findings.add(on, Verdict::Fail, detail, ACL_ADVICE);
+    }
+}
+
+/// The error as a sentence, without the password: stores mask it.
+fn said(error: &StoreError) -> String {
+    format!("{} ({})", error.source, error.kind.label())
+}

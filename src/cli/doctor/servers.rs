@@ -1,0 +1,120 @@
+//! Which Redis servers a configuration names, and what each is used for by which tenant.
+
+use crate::channel_layer::pubsub::single_host;
+use crate::config::{Config, LayerKind, Secret, TenantConfig};
+use crate::ids::TenantId;
+use crate::stores::redis_url::{RedisUrl, RedisUrlError};
+
+/// One server with one login and database number.
+pub(super) struct RedisServer {
+    pub(super) url: RedisUrl,
+    /// The tenants that use it, in order of their names.
+    pub(super) tenants: Vec<Usage>,
+    /// Whether it is `[redis]`.
+    pub(super) deployment: bool,
+}
+
+/// What a tenant uses a server for.
+pub(super) struct Usage {
+    pub(super) tenant: TenantId,
+    /// Its denylist.
+    pub(super) denylist: bool,
+    /// Its cached users and its control channel.
+    pub(super) users: bool,
+    /// Its events, by this kind and prefix.
+    pub(super) layer: Option<(LayerKind, String)>,
+}
+
+impl RedisServer {
+    /// Whether some tenant's denylist lies here.
+    pub(super) fn holds_denylist(&self) -> bool {
+        self.tenants.iter().any(|usage| usage.denylist)
+    }
+
+    /// `redis USER@HOST:PORT/DB`, without a password.
+    pub(super) fn subject(&self) -> String {
+        let user = self.url.username().map(|user| format!("{user}@"));
+        let (user, endpoint) = (user.unwrap_or_default(), self.url.endpoint());
+        format!("redis {user}{endpoint}/{}", self.url.db())
+    }
+
+    fn usage(&mut self, tenant: &TenantId) -> &mut Usage {
+        let known = self
+            .tenants
+            .iter()
+            .position(|usage| usage.tenant == *tenant);
+        let at = known.unwrap_or_else(|| {
+            self.tenants.push(Usage {
+                tenant: tenant.clone(),
+                denylist: false,
+                users: false,
+                layer: None,
+            });
+            self.tenants.len() - 1
+        });
+        &mut self.tenants[at]
+    }
+}
+
+/// The servers of a configuration, `[redis]` first.
+///
+/// # Errors
+/// [`RedisUrlError`] for a URL that the configuration's own check lets pass and this version cannot use.
+pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUrlError> {
+    let mut servers = Vec::new();
+    if let Some(url) = &config.redis.url {
+        server(&mut servers, RedisUrl::parse(url)?).deployment = true;
+    }
+    for (id, tenant) in &config.tenants {
+        let redis = tenant_redis(config, tenant);
+        if let Some(url) = redis {
+            server(&mut servers, RedisUrl::parse(url)?).usage(id).users = true;
+        }
+        if let Some(url) = config.denylist.redis.as_ref().or(redis) {
+            server(&mut servers, RedisUrl::parse(url)?)
+                .usage(id)
+                .denylist = true;
+        }
+        let kind = tenant.layer.kind.unwrap_or(match redis {
+            Some(_) => LayerKind::PubSub,
+            None => LayerKind::Memory,
+        });
+        let layer = Some((kind, tenant.layer.prefix.clone()));
+        match kind {
+            LayerKind::Memory => {}
+            LayerKind::PubSub => {
+                // Without a host, or with several, the configuration was refused already.
+                if let Ok(url) = single_host(&tenant.layer, redis) {
+                    server(&mut servers, url).usage(id).layer = layer;
+                }
+            }
+            LayerKind::Core => {
+                let own = tenant.layer.hosts.iter();
+                let shared = redis.filter(|_| tenant.layer.hosts.is_empty());
+                for url in own.chain(shared) {
+                    server(&mut servers, RedisUrl::parse(url)?).usage(id).layer = layer.clone();
+                }
+            }
+        }
+    }
+    Ok(servers)
+}
+
+fn tenant_redis<'a>(config: &'a Config, tenant: &'a TenantConfig) -> Option<&'a Secret> {
+    let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
+    own.or(config.redis.url.as_ref())
+}
+
+fn server(servers: &mut Vec<RedisServer>, url: RedisUrl) -> &mut RedisServer {
+    let same = |server: &RedisServer| server.url.same_login(&url) && server.url.db() == url.db();
+    let known = servers.iter().position(same);
+    let at = known.unwrap_or_else(|| {
+        servers.push(RedisServer {
+            url,
+            tenants: Vec::new(),
+            deployment: false,
+        });
+        servers.len() - 1
+    });
+    &mut servers[at]
+}

@@ -1,0 +1,378 @@
+//! Watches the Redis servers that hold a denylist: whether they could forget a revocation, or did.
+//!
+//! At start, with every new link, and once a minute: eviction, role, and the mark [`EPOCH`], which goes when everything
+//! goes. Says each change once, with what to do.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use crate::clock::UnixTime;
+use crate::error::{ErrorKind, StoreError};
+use crate::metrics;
+use crate::state::Tenants;
+use crate::stores::inspection::{self, Epoch, Facts, Role};
+use crate::stores::redis::RedisStore;
+use crate::stores::redis_keys::{EPOCH, LOST};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(60);
+/// After a look that failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Between two looks at which servers there are: a reload may bring others.
+const SERVERS: Duration = Duration::from_secs(5);
+
+/// Looks at the servers of the tenants for ever.
+pub(super) struct DenylistWatch {
+    tenants: Arc<Tenants>,
+    /// Servers at risk.
+    at_risk: Arc<AtomicUsize>,
+}
+
+/// The task that looks at one server; it ends with this.
+struct Watched {
+    store: Arc<RedisStore>,
+    task: AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl DenylistWatch {
+    /// Watches the denylists of `tenants`, each server once.
+    pub(super) fn new(tenants: Arc<Tenants>) -> Self {
+        Self {
+            tenants,
+            at_risk: Arc::default(),
+        }
+    }
+
+    /// Never returns; without servers it only says that none is at risk.
+    pub(super) async fn run(self) -> Infallible {
+        metrics::denylist_at_risk(false);
+        let mut watched: Vec<Watched> = Vec::new();
+        loop {
+            let servers = self.servers();
+            let same = |a: &Arc<RedisStore>, b: &Arc<RedisStore>| Arc::ptr_eq(a, b);
+            watched.retain(|old| servers.iter().any(|store| same(store, &old.store)));
+            for store in servers {
+                if !watched.iter().any(|known| same(&known.store, &store)) {
+                    let watch = watch(store.clone(), Standing::new(self.at_risk.clone()));
+                    let task = tokio::spawn(watch).abort_handle();
+                    watched.push(Watched { store, task });
+                }
+            }
+            tokio::time::sleep(SERVERS).await;
+        }
+    }
+
+    fn servers(&self) -> Vec<Arc<RedisStore>> {
+        let mut distinct: Vec<Arc<RedisStore>> = Vec::new();
+        for tenant in self.tenants.all().iter() {
+            if let Some(store) = tenant.authenticator.denylist.store.redis()
+                && !distinct.iter().any(|known| Arc::ptr_eq(known, store))
+            {
+                distinct.push(store.clone());
+            }
+        }
+        distinct
+    }
+}
+
+/// Whether one server counts as at risk; a server that is not looked at any more does not.
+struct Standing {
+    at_risk: bool,
+    all: Arc<AtomicUsize>,
+}
+
+impl Standing {
+    fn new(all: Arc<AtomicUsize>) -> Self {
+        let at_risk = false;
+        Self { at_risk, all }
+    }
+
+    fn set(&mut self, at_risk: bool) {
+        let others = match (std::mem::replace(&mut self.at_risk, at_risk), at_risk) {
+            (false, true) => self.all.fetch_add(1, Ordering::AcqRel) + 1,
+            (true, false) => self.all.fetch_sub(1, Ordering::AcqRel) - 1,
+            _ => self.all.load(Ordering::Acquire),
+        };
+        metrics::denylist_at_risk(others > 0);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
+    let mut server = Server::new(store.clone());
+    let mut link = store.link_after(0).await;
+    loop {
+        let pause = match server.look().await {
+            Ok(()) => EVERY,
+            // That it does not answer is the store's to say.
+            Err(_) => AGAIN,
+        };
+        standing.set(server.is_at_risk());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // A server that comes back may have come back empty.
+            newer = store.link_after(link) => {
+                link = newer;
+                server.uninformed = false;
+            }
+        }
+    }
+}
+
+/// What could forget a revocation, or did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Risk {
+    Evicts(String),
+    Replica,
+    Lost,
+}
+
+impl Risk {
+    fn text(&self) -> String {
+        match self {
+            Risk::Evicts(policy) => format!(
+                "The denylist's Redis evicts keys ({policy}), revocations among them; set maxmemory-policy noeviction, or \
+                 give the denylist a Redis of its own ([denylist] redis)"
+            ),
+            Risk::Replica => "The denylist's Redis is a replica: it may be behind, and takes no revocation; name its master"
+                .to_owned(),
+            Risk::Lost => format!(
+                "The denylist's Redis lost its data, and with it every revocation; revoke again what is still needed, then run: \
+                 redis-cli SET {EPOCH} \"ack:$(date +%s)\""
+            ),
+        }
+    }
+}
+
+/// One server, and what is known of it.
+struct Server {
+    store: Arc<RedisStore>,
+    /// The mark as it was seen, or set, last.
+    known: Option<String>,
+    risks: Vec<Risk>,
+    /// The log has it that the mark cannot be used.
+    blind: bool,
+    /// The login may not ask for eviction and role; asked again only with a new link, since each refusal counts as an error.
+    uninformed: bool,
+}
+
+/// What a look at the mark means.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// There is none, and none is known: set one.
+    Begin,
+    /// Nothing was lost; this is the mark from now on.
+    Fine,
+    /// Somebody found the data lost; this is the mark from now on.
+    KnownLost,
+    /// The mark that was known is gone: the data was lost.
+    Lost,
+}
+
+fn step(found: Option<&str>, known: Option<&str>) -> Step {
+    match (Epoch::of(found), known) {
+        (Epoch::Lost(_), _) => Step::KnownLost,
+        (Epoch::Acknowledged, _) | (Epoch::Whole, None) => Step::Fine,
+        (Epoch::Absent, None) => Step::Begin,
+        (Epoch::Whole, known) if found == known => Step::Fine,
+        (Epoch::Absent | Epoch::Whole, Some(_)) => Step::Lost,
+    }
+}
+
+impl Server {
+    fn new(store: Arc<RedisStore>) -> Self {
+        Self {
+            store,
+            known: None,
+            risks: Vec::new(),
+            blind: false,
+            uninformed: false,
+        }
+    }
+
+    fn is_at_risk(&self) -> bool {
+        !self.risks.is_empty()
+    }
+
+    /// Looks once.
+    ///
+    /// # Errors
+    /// [`StoreError`] if not everything could be seen: look again soon. A loss that was known still is.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let facts = match self.uninformed {
+            true => Facts::default(),
+            false => Facts::ask(&self.store).await?,
+        };
+        self.uninformed = facts == Facts::default();
+        let mut risks = Vec::new();
+        if facts.evicts() == Some(true) {
+            risks.push(Risk::Evicts(facts.maxmemory_policy.unwrap_or_default()));
+        }
+        let is_replica = facts.role == Some(Role::Replica);
+        if is_replica {
+            risks.push(Risk::Replica);
+        }
+        let lost = self.is_lost(is_replica).await;
+        let known_lost = self.risks.contains(&Risk::Lost);
+        let seen = match lost {
+            Ok(lost) => {
+                risks.extend(lost.then_some(Risk::Lost));
+                self.see(None);
+                Ok(())
+            }
+            Err(error) if is_outage(error.kind) => return Err(error),
+            // A loss that is known is not forgotten because the mark cannot be read.
+            Err(error) => {
+                risks.extend(known_lost.then_some(Risk::Lost));
+                if error.kind == ErrorKind::Permission {
+                    self.see(Some(&error));
+                    Ok(())
+                } else {
+                    // It loads its data, or takes no write for the moment.
+                    Err(error)
+                }
+            }
+        };
+        self.tell(risks);
+        seen
+    }
+
+    /// Whether the data was lost; sets a mark where there is none, and says in the mark what was found.
+    async fn is_lost(&mut self, is_replica: bool) -> Result<bool, StoreError> {
+        let mut found = inspection::epoch(&self.store).await?;
+        let mut step_now = step(found.as_deref(), self.known.as_deref());
+        if step_now == Step::Begin && !is_replica {
+            self.begin().await?;
+            // Of two replicas that begin at once one is first, and its mark holds.
+            found = inspection::epoch(&self.store).await?;
+            step_now = step(found.as_deref(), None);
+        }
+        match step_now {
+            Step::Begin => Ok(false),
+            Step::Fine => {
+                self.known = found;
+                Ok(false)
+            }
+            Step::KnownLost => {
+                self.known = found;
+                Ok(true)
+            }
+            Step::Lost => {
+                let mark = format!("{LOST}{:.0}:{}", UnixTime::now().0.floor(), random());
+                let mut set = redis::cmd("SET");
+                set.arg(EPOCH).arg(&mark);
+                if !is_replica {
+                    let told: Result<(), StoreError> = self.store.query("epoch", &set).await;
+                    // Lost it is, whether or not the others hear of it now; the next look tries again.
+                    if told.is_ok() {
+                        self.known = Some(mark);
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<(), StoreError> {
+        let mut set = redis::cmd("SET");
+        set.arg(EPOCH).arg(random()).arg("NX");
+        let _set: Option<String> = self.store.query("epoch", &set).await?;
+        Ok(())
+    }
+
+    /// Says each change once.
+    fn tell(&mut self, risks: Vec<Risk>) {
+        let endpoint = self.store.endpoint();
+        for risk in risks.iter().filter(|risk| !self.risks.contains(risk)) {
+            tracing::error!(redis.endpoint = endpoint, "{}", risk.text());
+        }
+        if risks.is_empty() && !self.risks.is_empty() {
+            tracing::info!(
+                redis.endpoint = endpoint,
+                "The denylist's Redis keeps revocations again"
+            );
+        }
+        self.risks = risks;
+    }
+
+    /// Notes whether the mark can be used, and says a change once.
+    fn see(&mut self, error: Option<&StoreError>) {
+        match error {
+            Some(error) if !self.blind => tracing::warn!(
+                redis.endpoint = self.store.endpoint(),
+                error.kind = error.kind.label(),
+                error = %error.source,
+                "The mark {EPOCH} cannot be read or written: a Redis that loses its data will not be noticed; grant the key"
+            ),
+            _ => {}
+        }
+        self.blind = error.is_some();
+    }
+}
+
+/// Whether the server did not answer at all.
+fn is_outage(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Io | ErrorKind::Timeout | ErrorKind::Auth)
+}
+
+/// 16 hexadecimal digits.
+fn random() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_that_is_gone_or_another_is_lost_data() {
+        for (found, known, expected) in [
+            (None, None, Step::Begin),
+            (Some("a"), None, Step::Fine),
+            (Some("a"), Some("a"), Step::Fine),
+            (None, Some("a"), Step::Lost),
+            (Some("b"), Some("a"), Step::Lost),
+            (Some("lost:1:b"), Some("a"), Step::KnownLost),
+            (Some("lost:1:b"), None, Step::KnownLost),
+            (Some("lost:1:b"), Some("lost:1:b"), Step::KnownLost),
+            (None, Some("lost:1:b"), Step::Lost),
+            (Some("a"), Some("lost:1:b"), Step::Lost),
+            (Some("ack:2"), Some("lost:1:b"), Step::Fine),
+            (Some("ack:2"), Some("a"), Step::Fine),
+            (Some("ack:2"), Some("ack:2"), Step::Fine),
+            (None, Some("ack:2"), Step::Lost),
+        ] {
+            assert_eq!(step(found, known), expected, "{found:?} {known:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_looked_at_any_more_is_not_at_risk() {
+        let all = Arc::new(AtomicUsize::new(0));
+        let (mut one, mut other) = (Standing::new(all.clone()), Standing::new(all.clone()));
+        one.set(true);
+        one.set(true);
+        other.set(true);
+        assert_eq!(all.load(Ordering::Relaxed), 2);
+        drop(one);
+        other.set(false);
+        drop(other);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+    }
+}
