@@ -26,6 +26,7 @@ use crate::socket::{Door, accept};
 use crate::state::{Life, Tenants};
 
 pub use drain::{Ended, Signals};
+pub use limits::max_connections_here;
 use upkeep::Upkeep;
 
 mod admin;
@@ -108,7 +109,7 @@ impl Server {
             occupancy: occupancy.clone(),
             address_finder: AddressFinder::new(&config.server),
             addresses: PerAddress::new(config.server.per_address),
-            heartbeat: Heartbeat::new(config.server.heartbeat),
+            heartbeat: Heartbeat::new(&config.server),
             tasks: connections.clone(),
         });
         admin::start(
