@@ -115,6 +115,7 @@ MUTATIONS = [
      lambda d: find(d, "NetworkPolicy")["spec"]["ingress"][1].pop("from"), "everybody reaches the port admin"),
     ("a NetworkPolicy without Redis", PRODUCTION,
      lambda d: find(d, "NetworkPolicy")["spec"].update(egress=[]), "Redis (6379) cannot be reached"),
+    ("no NetworkPolicy", PRODUCTION, lambda d: d.remove(find(d, "NetworkPolicy")), "nobody reaches the port websocket"),
     ("an Ingress to the metrics", PRODUCTION,
      lambda d: find(d, "Ingress")["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"].update(
          name="lockgate-metrics", port={"name": "metrics"}), "leads the public to admin"),

@@ -1,7 +1,8 @@
 """The rollout rehearsal: replicas rolled by the Deployment's own numbers, under real clients behind a real proxy.
 
 Replicas, surge, minReadySeconds, grace period, probe periods and the whole configuration are read from k8s/. One run with the
-drain, one where each replica just dies (SIGKILL, as where there is no drain), side by side. `./rehearsal` says what must hold.
+drain, one where each replica just dies (SIGKILL, as where there is no drain), side by side.
+`broken` says what must hold.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Numbers:
         return min(self.min_ready, 6) if self.hurry else self.min_ready
 
 
-async def rehearse(folder, proxy, clients, drain, hurry, say):
+async def rehearse(folder, proxy, clients, drain, hurry):
     """One rollout of all replicas; its report."""
     with stacks.stack(folder) as stack:
         numbers = Numbers(stack.deployed, hurry)
@@ -128,6 +129,10 @@ class Lag:
         now = time.monotonic()
         self.most, self.due = max(self.most, now - self.due), now + 0.05
         asyncio.get_running_loop().call_later(0.05, self.tick)
+
+
+def say(text):
+    print(f"  {text}", flush=True)
 
 
 class Slot:
@@ -253,8 +258,7 @@ def main():
     for proxy in arguments.proxy or ["haproxy", "nginx"]:
         for drain in [True] if arguments.without_comparison else [True, False]:
             with tempfile.TemporaryDirectory(prefix="lockgate-rehearsal-") as folder:
-                say = lambda text: print(f"  {text}", flush=True)
-                report = uvloop.run(rehearse(Path(folder), proxy, arguments.clients, drain, arguments.hurry, say))
+                report = uvloop.run(rehearse(Path(folder), proxy, arguments.clients, drain, arguments.hurry))
             runs.append((f"{proxy}, {'drain' if drain else 'no drain'}", drain, report))
     width = max(len(name) for name in runs[0][2])
     print("\n" + " " * width + "".join(f"{title:>22}" for title, _, _ in runs))

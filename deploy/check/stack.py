@@ -4,7 +4,6 @@ Everything listens on loopback, and every process that was started here is ended
 """
 
 import http.client
-import json
 import os
 import re
 import secrets

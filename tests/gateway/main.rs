@@ -22,6 +22,7 @@ mod house;
 mod isolation;
 mod message_to_socket;
 mod metrics;
+mod operations;
 mod problem;
 mod refusals;
 mod requests;
