@@ -136,7 +136,16 @@ def run():
             output(podman, "rm", "-f", container)
 
 
+def in_own_mounts():
+    """Starts this program again where the hybrid layout of control groups is unmounted, which crun refuses to run in."""
+    hybrid = Path("/sys/fs/cgroup/unified")
+    if hybrid.is_dir() and "LOCKGATE_IMAGE_INNER" not in os.environ:
+        os.environ["LOCKGATE_IMAGE_INNER"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", "sh", "-c", f'umount {hybrid}; exec "$@"', "sh", sys.executable, *sys.argv])
+
+
 def main():
+    in_own_mounts()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     try:

@@ -167,8 +167,8 @@ def _unknown(exposed, say):
     for name in sorted(asked - recorded - described() - NOT_YET):
         if not FOREIGN.fullmatch(name):
             yield f"{name}: asked for, and no metric of the gateway"
-    if unused := sorted(described() - asked):
-        say(f"in no panel and no rule: {', '.join(unused)}")
+    for name in sorted(described() - asked):
+        yield f"{name}: in no panel and no rule"
     if superfluous := NOT_YET & described():
         say(f"pending.py: no longer pending: {', '.join(sorted(superfluous))}")
 

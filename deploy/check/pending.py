@@ -12,8 +12,6 @@ NOT_YET = {
     "lockgate_revocations_total",
     "lockgate_revocation_propagation_seconds",
     "lockgate_denylist_at_risk",
-    "lockgate_config_reload_successful",
-    "lockgate_config_reload_timestamp_seconds",
 }
 
 

@@ -113,6 +113,8 @@ async def rehearse(folder, proxy, clients, drain, hurry):
         report = evaluate(people, sent, rolls, took, lag)
         leaks = [f"{what} in {name}" for name, text in {**stack.logs(), "a scrape": scrapes.encode()}.items()
                  for what, secret in secrets_of(stack, people) if secret.encode() in text]
+        # A log without a line shows no secret either.
+        report["handshakes in the proxy's log"] = stack.logs()[f"{proxy}.log"].count(PATH.encode())
         report["planted secrets found"] = len(leaks)
         report["leaks"] = leaks[:5]
         return report
@@ -242,6 +244,7 @@ def broken(report):
         ("events missed outside a reconnect", lambda n: n == 0),
         ("killed at the grace period", lambda n: n == 0),
         ("exit codes", lambda codes: codes == [0]),
+        ("handshakes in the proxy's log", lambda n: n >= report["reconnects"] > 0),
         ("planted secrets found", lambda n: n == 0),
     ]
     return [f"{name}: {report[name]}" for name, holds in bounds if not holds(report[name])]
