@@ -103,7 +103,9 @@ def run():
             file.chmod(0o440)
         folder.chmod(0o755)
         hardened = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=host",
-                    "--cgroups=disabled", "--log-driver=k8s-file"]
+                    "--cgroups=disabled", "--log-driver=k8s-file", "--no-healthcheck",   # its timer wants systemd
+                    # Podman's own are above what this machine allows.
+                    "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
         mounts = ["-v", f"{folder}/lockgate.toml:/etc/lockgate/config/lockgate.toml:ro", "-v", f"{folder}:/run/secrets/lockgate:ro"]
         ports = ["-e", "LOCKGATE_SERVER__LISTEN=127.0.0.1:18000", "-e", "LOCKGATE_ADMIN__LISTEN=127.0.0.1:19000"]
         container = must(podman, "run", "-d", *hardened, *mounts, *ports, TAG)
@@ -153,6 +155,8 @@ def main():
         build()
         size = int(must(program("podman"), "image", "inspect", "--format", "{{.Size}}", TAG))
         say(f"{TAG}: {size / 1e6:.1f} MB")
+        if "healthcheck" not in must(program("podman"), "image", "inspect", "--format", "{{.HealthCheck}}", TAG).lower():
+            raise RuntimeError("the image has no HEALTHCHECK")
         run()
     except RuntimeError as problem:
         print(problem)

@@ -73,9 +73,19 @@ def step_files():
     done, text, told = output(program("hadolint"), "-c", DEPLOY / ".hadolint.yaml", DEPLOY / "Dockerfile")
     if not done:
         found.append(f"hadolint: {text}{told}")
-    found += _proxies() + _compose() + _unit()
+    found += _image() + _proxies() + _compose() + _unit()
     found += dashboards.findings()
     return found
+
+
+def _image():
+    """The image and the pod agree on the user, and the image's paths are the manifests'."""
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    pod = next(d for d in manifests.render("overlays/production") if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+    context = pod["securityContext"]
+    wanted = [f"USER {context['runAsUser']}:{context['runAsGroup']}", 'ENTRYPOINT ["/usr/local/bin/lockgate"]',
+              *(f"ENV {e['name']}={e['value']}" for e in pod["containers"][0]["env"] if e["name"] == "LOCKGATE_CONFIG")]
+    return [f"Dockerfile: no line {line!r}" for line in wanted if f"\n{line}\n" not in dockerfile]
 
 
 def _proxies():
