@@ -9,6 +9,7 @@ import http.client
 import json
 import math
 import re
+import secrets
 import signal
 import socket
 import struct
@@ -69,8 +70,10 @@ async def load(stack, replicas):
     """Load, refusals and faults, so that every family moves."""
     stop, opened = asyncio.Event(), []
     people = [swarm.Client(replicas[n % 2].port, stacks.HOST, CHAT, stack.token(1 + n), lambda: opened.append(n)) for n in range(40)]
+    jti = secrets.token_hex(16)
+    people.append(swarm.Client(replicas[0].port, stacks.HOST, CHAT, stack.token(50, jti=jti), lambda: opened.append(jti)))
     tasks = [asyncio.ensure_future(person.run(stop)) for person in people]
-    await until("all are open", lambda: len(opened) >= 40)
+    await until("all are open", lambda: len(opened) >= len(people))
 
     async def events(seconds, rate):
         began, n = time.monotonic(), 0
@@ -91,6 +94,11 @@ async def load(stack, replicas):
             chat(replica, stack.token(99999), [])
             chat(replica, stack.token(3), [], cut=True)                 # 1006
         await events(3, 100)
+    # What older binaries answer with 404 and ignore, newer ones count.
+    revocation = json.dumps({"jti": jti, "exp": int(time.time()) + 7200})
+    status = await asyncio.to_thread(replicas[0].call, stack.operator_key, f"/v1/tenants/{stacks.TENANT}/revocations", revocation)
+    assert status in (200, 404), f"a revocation is answered with {status}"
+    replicas[0].process.send_signal(signal.SIGHUP)
     # Redis goes away: handshakes get 503, links are made anew, gaps are counted.
     stack.redis_server.end(signal.SIGKILL)
     await until("the loss is noticed", lambda: all('lockgate_dependency_up{dependency="redis"' in (page := r.get("/metrics")[1])

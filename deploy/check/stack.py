@@ -67,8 +67,10 @@ class Replica(Child):
 
     def __init__(self, stack, name, ports=None, extra=None):
         self.port, self.admin = ports or (free_port(), free_port())
+        self.api = free_port()
         env = {"PATH": os.environ["PATH"], **stack.environment, **(extra or {}),
-               "LOCKGATE_SERVER__LISTEN": f"127.0.0.1:{self.port}", "LOCKGATE_ADMIN__LISTEN": f"127.0.0.1:{self.admin}"}
+               "LOCKGATE_SERVER__LISTEN": f"127.0.0.1:{self.port}", "LOCKGATE_ADMIN__LISTEN": f"127.0.0.1:{self.admin}",
+               "LOCKGATE_API__LISTEN": f"127.0.0.1:{self.api}"}
         self.started = time.monotonic()
         super().__init__(name, [LOCKGATE, "serve"], stack.folder, env)
 
@@ -81,6 +83,15 @@ class Replica(Child):
             return answer.status, answer.read().decode()
         except OSError:
             return 0, ""
+        finally:
+            connection.close()
+
+    def call(self, key, path, body):
+        """Status of a POST to the management API."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=5)
+        try:
+            connection.request("POST", path, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+            return connection.getresponse().status
         finally:
             connection.close()
 
@@ -146,7 +157,6 @@ class Stack:
             (self.folder / "run/secrets/lockgate" / name).write_text(value)
         environment = {e["name"]: self._moved(e.get("value", "")) for e in self.deployed.container()["env"]}
         environment["LOCKGATE_SERVER__TRUSTED_PROXIES"] = '["127.0.0.0/8"]'
-        environment["LOCKGATE_API__LISTEN"] = "127.0.0.1:0"
         self.environment = environment
 
     def _moved(self, text):

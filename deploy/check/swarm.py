@@ -125,6 +125,8 @@ class Client:
             if stop.is_set():
                 protocol.transport.abort()
                 return
+            if 4500 <= (self.history.sessions[-1].code if self.history.sessions else 0) <= 4999:
+                return   # "do not reconnect"
             if len(self.history.sessions) == sessions:
                 await asyncio.sleep(AFTER_FAILURE)
             else:

@@ -23,7 +23,7 @@ def program(name):
             return str(path)
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if not found:
-        raise Missing(f"{name} is not installed: deploy/check/run deps")
+        raise Missing(f"{name} is not installed: `tests/run deps` does it")
     return found
 
 
