@@ -260,21 +260,20 @@ fn c17_c18_weak_keys_warn() {
 #[test]
 fn what_this_version_does_not_enforce_warns() {
     let text = format!(
-        "watch = true\n[server]\nmax_age = \"1h\"\n{TENANT}[tenants.acme.limits]\nconnections = 5\nsend_queue = 0\n\
+        "watch = true\n[server]\n{TENANT}[tenants.acme.limits]\nconnections = 5\nsend_queue = 0\n\
          [denylist]\nrecheck = \"30s\"\nkeep = \"60d\"\n[api]\ntimeout = \"1s\"\n"
     );
     let told = warnings(&Folder::new(text).load(&[]).expect("is valid"));
     for key in [
         "1:1: watch:",
-        "3:1: server.max_age:",
-        "15:1: tenants.acme.limits.connections:",
-        "18:1: denylist.recheck:",
-        "19:1: denylist.keep:",
-        "21:1: api.timeout:",
+        "14:1: tenants.acme.limits.connections:",
+        "17:1: denylist.recheck:",
+        "18:1: denylist.keep:",
+        "20:1: api.timeout:",
     ] {
         assert!(told.contains(key), "{key} in {told}");
     }
-    assert_eq!(told.lines().count(), 6, "{told}");
+    assert_eq!(told.lines().count(), 5, "{told}");
 }
 
 #[test]

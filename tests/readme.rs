@@ -119,6 +119,7 @@ fn every_link_of_the_documentation_leads_somewhere() {
     let pages = [
         "README.md",
         "docs/metrics.md",
+        "docs/deploy.md",
         "docs/groups-and-events.md",
         "docs/operations.md",
     ];

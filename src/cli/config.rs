@@ -33,7 +33,7 @@ Examples:
   lockgate config check --config lockgate.toml
   lockgate config check --config lockgate.toml --grace 90s   as terminationGracePeriodSeconds")]
 pub(super) struct CheckArguments {
-    /// Check also that a drain fits into this grace period
+    /// Prove also that a full replica drains within this grace period, and say at what rate
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     grace: Option<Duration>,
     /// Print one JSON object
@@ -69,6 +69,12 @@ fn check(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     if let Some(problem) = grace_problem(&loaded.config.server, arguments.grace) {
         return super::fail(&problem);
     }
+    if let Some(grace) = arguments.grace {
+        super::print(&format!(
+            "{}\n",
+            Goodbye::of(&loaded.config.server).proof(grace)
+        ));
+    }
     let tenants = loaded.config.tenants.len();
     super::print(&format!(
         "The configuration is valid: {}, {}\n",
@@ -92,7 +98,14 @@ fn check_json(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
                 mistakes
                     .push(json!({ "place": "--grace", "key": "server.drain", "detail": problem }));
             }
-            json!({ "mistakes": mistakes, "warnings": warnings_json(&loaded.warnings) })
+            let goodbye = Goodbye::of(&loaded.config.server);
+            json!({
+                "mistakes": mistakes, "warnings": warnings_json(&loaded.warnings),
+                "drain": {
+                    "connections": goodbye.connections, "per_second": goodbye.per_second,
+                    "seconds": goodbye.longest.as_secs_f64(),
+                },
+            })
         }
         Err(errors) => json!({ "mistakes": mistakes_json(&errors), "warnings": [] }),
     };
@@ -125,9 +138,67 @@ fn warnings_json(warnings: &[Warning]) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// The longest goodbye that a configuration allows, and how a full replica spends it.
+struct Goodbye {
+    delay: Duration,
+    window: Duration,
+    /// Delay, window, and the time for the last close frames.
+    longest: Duration,
+    /// Sockets of a full replica: `server.max_connections`, or what the descriptor limit of this machine leaves.
+    connections: u64,
+    /// Whether [`Goodbye::connections`] is this machine's, and not the configuration's.
+    by_descriptors: bool,
+    /// Sockets that it closes per second: `drain.rate`, or more where the window would not suffice.
+    per_second: u64,
+}
+
+impl Goodbye {
+    fn of(server: &ServerConfig) -> Self {
+        let (drain, by_descriptors) = (server.drain, server.max_connections == 0);
+        let connections = match server.max_connections {
+            0 => crate::server::max_connections_here(),
+            most => most,
+        };
+        let needed = (connections as f64 / drain.window.as_secs_f64()).ceil() as u64;
+        Self {
+            delay: drain.delay,
+            window: drain.window,
+            longest: drain.delay + drain.window + CUT_AFTER,
+            connections,
+            by_descriptors,
+            per_second: needed.max(u64::from(drain.rate)),
+        }
+    }
+
+    /// Why the drain of a full replica fits.
+    fn proof(&self, grace: Duration) -> String {
+        let Self {
+            connections,
+            per_second,
+            ..
+        } = self;
+        let source = if self.by_descriptors {
+            " (by this machine's descriptor limit)"
+        } else {
+            ""
+        };
+        let closing = Duration::from_secs(connections.div_ceil(*per_second)).min(self.window);
+        format!(
+            "The drain fits: {connections} sockets{source} close at {per_second} per second within {}; delay {} + window {} + {} = {} \
+             of the grace period {}",
+            print_duration(closing),
+            print_duration(self.delay),
+            print_duration(self.window),
+            print_duration(CUT_AFTER),
+            print_duration(self.longest),
+            print_duration(grace),
+        )
+    }
+}
+
 /// Why a drain does not fit into the grace period.
 fn grace_problem(server: &ServerConfig, grace: Option<Duration>) -> Option<String> {
-    let needed = server.drain.delay + server.drain.window + CUT_AFTER;
+    let needed = Goodbye::of(server).longest;
     let grace = grace.filter(|grace| needed > *grace)?;
     Some(format!(
         "server.drain: found delay {} + window {} + {} = {}, expected at most the grace period {}; \
@@ -146,10 +217,11 @@ fn window_hint(server: &ServerConfig) -> Option<String> {
     (server.max_connections > paced).then(|| {
         format!(
             "server.drain: {} per second close {paced} sockets in {}, and server.max_connections allows {}; \
-             a full replica drains faster than that rate",
+             a full replica closes {} per second",
             server.drain.rate,
             print_duration(server.drain.window),
             server.max_connections,
+            Goodbye::of(server).per_second,
         )
     })
 }
@@ -167,6 +239,29 @@ mod tests {
         assert!(
             problem.contains("= 70s, expected at most the grace period 69s"),
             "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_full_replica_closes_as_fast_as_its_window_demands() {
+        let mut server = ServerConfig::default();
+        for (connections, per_second, within) in [
+            (9000, 300, "30s"),
+            (18_000, 300, "60s"),
+            (30_000, 500, "60s"),
+        ] {
+            server.max_connections = connections;
+            let proof = Goodbye::of(&server).proof(Duration::from_secs(90));
+            let expected = format!(
+                "{connections} sockets close at {per_second} per second within {within}; delay 5s + window 60s + 5s = 70s of the grace period 90s"
+            );
+            assert!(proof.ends_with(&expected), "{proof}");
+        }
+        server.max_connections = 0;
+        assert!(
+            Goodbye::of(&server)
+                .proof(Duration::from_secs(90))
+                .contains("descriptor limit")
         );
     }
 

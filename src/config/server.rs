@@ -40,7 +40,8 @@ table! {
         pub per_address: PerAddress as nested() => PerAddress::default(),
         /// The paced goodbye of a replica.
         pub drain: DrainConfig as nested() => DrainConfig::default(),
-        /// The age at which a socket is closed as in a drain, with jitter, so that new replicas fill.
+        /// The age at which a socket is closed as in a drain (1012), at most `drain.rate` per second and up to a tenth later, so
+        /// that new replicas fill.
         pub max_age: Option<Duration> as or_off(SECONDS) => None,
         /// How long a starting replica waits for its dependencies before it is ready without them.
         pub ready_wait: Duration as ANY_SPAN => Duration::from_secs(30),

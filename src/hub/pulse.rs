@@ -1,4 +1,5 @@
-//! When a socket was last heard of, and how long its token lets it stay: read by the timer wheel, without a lock.
+//! When a socket was last heard of, and how long its token and `server.max_age` let it stay: read by the timer wheel,
+//! without a lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -10,6 +11,7 @@ pub struct Pulse {
     ping_due: AtomicU32,
     pinged: AtomicU32,
     ponged: AtomicU32,
+    retires_at: AtomicU32,
     /// Unix seconds as `f64` bits; infinite where the token's end does not matter.
     expires_at: AtomicU64,
 }
@@ -23,6 +25,7 @@ impl Pulse {
             ping_due: never(),
             pinged: never(),
             ponged: never(),
+            retires_at: never(),
             expires_at: AtomicU64::new(expires_at),
         }
     }
@@ -51,6 +54,17 @@ impl Pulse {
     pub fn awaits_pong_since(&self) -> Option<u32> {
         let pinged = self.pinged.load(Ordering::Relaxed);
         (pinged != 0 && self.ponged.load(Ordering::Relaxed) < pinged).then_some(pinged)
+    }
+
+    /// The socket reaches its age at `tick`.
+    pub fn set_retires_at(&self, tick: u32) {
+        self.retires_at.store(tick, Ordering::Relaxed);
+    }
+
+    /// When the socket reaches its age; `None` where sockets may grow as old as they like.
+    pub fn retires_at(&self) -> Option<u32> {
+        let tick = self.retires_at.load(Ordering::Relaxed);
+        (tick != 0).then_some(tick)
     }
 
     /// Seconds until the token ends: negative once it has, infinite where it does not matter.

@@ -25,6 +25,12 @@ pub(super) fn raise_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// The sockets that a process on this machine can have where `server.max_connections` is 0.
+pub fn max_connections_here() -> u64 {
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    hard.saturating_sub(RESERVED).max(1)
+}
+
 /// `server.max_connections`; 0 is what the descriptor limit leaves.
 pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
     let possible = descriptors.saturating_sub(RESERVED).max(1);

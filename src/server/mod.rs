@@ -34,6 +34,7 @@ use build::Builder;
 use denylist_watch::DenylistWatch;
 use drain::Asked;
 pub use drain::{Ended, Signals};
+pub use limits::max_connections_here;
 use reload::{Applied, Reloader};
 pub use reload::{Load, ReloadError};
 use tenancy::Tenancy;
@@ -157,7 +158,7 @@ impl Server {
             occupancy: occupancy.clone(),
             address_finder: AddressFinder::new(&config.server),
             addresses: PerAddress::new(config.server.per_address),
-            heartbeat: Heartbeat::new(config.server.heartbeat),
+            heartbeat: Heartbeat::new(&config.server),
             tasks: connections.clone(),
         });
         admin::start(

@@ -1,4 +1,4 @@
-//! Pings, pong deadlines and token expiry of all sockets, on one coarse timer wheel.
+//! Pings, pong deadlines, token expiry and `server.max_age` of all sockets, on one coarse timer wheel.
 //!
 //! A timer of its own would cost every socket 144 bytes and a wake-up; the wheel holds eight bytes for each.
 
@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
-use crate::config;
+use crate::config::ServerConfig;
 use crate::frame::Frame;
 use crate::hub::{CloseOrder, Member};
 use crate::metrics;
@@ -23,11 +23,20 @@ const TICK: Duration = Duration::from_millis(100);
 const SLOTS: usize = 512;
 /// A wheel that is later than this was itself stopped: nobody is closed for a pong that lies unread.
 const STALL: Duration = Duration::from_secs(2);
+/// A socket may stay for this part of `server.max_age` longer, each for a time of its own: those that came together
+/// after a rollout do not leave together.
+const AGE_JITTER: f64 = 0.1;
+/// Clients come back within this time after their close, each at a moment of its own, as in a drain.
+const RECONNECT_SPREAD_MS: u64 = 1000;
 
 /// The timers of all sockets of this process.
 pub struct Heartbeat {
     interval: u32,
     timeout: u32,
+    max_age: Option<u32>,
+    /// Old sockets that one turn of the wheel may close: `drain.rate`, and its fraction carried over.
+    per_turn: f32,
+    retiring: Mutex<f32>,
     /// Every ping carries this payload, new for each process, and only a pong that repeats it counts.
     payload: [u8; 8],
     ping: Frame,
@@ -37,8 +46,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A wheel for `server.heartbeat`; [`Heartbeat::run`] turns it.
-    pub fn new(config: config::Heartbeat) -> Arc<Self> {
+    /// A wheel for `server.heartbeat` and `server.max_age`; [`Heartbeat::run`] turns it.
+    pub fn new(config: &ServerConfig) -> Arc<Self> {
         let ticks = |time: Duration| {
             u32::try_from(time.as_millis() / TICK.as_millis())
                 .unwrap_or(u32::MAX / 2)
@@ -46,8 +55,11 @@ impl Heartbeat {
         };
         let payload = rand::random::<u64>().to_be_bytes();
         Arc::new(Self {
-            interval: ticks(config.interval),
-            timeout: ticks(config.timeout),
+            interval: ticks(config.heartbeat.interval),
+            timeout: ticks(config.heartbeat.timeout),
+            max_age: config.max_age.map(ticks),
+            per_turn: config.drain.rate as f32 * TICK.as_secs_f32(),
+            retiring: Mutex::new(0.0),
             payload,
             ping: Frame::ping(&payload),
             started: Instant::now(),
@@ -60,11 +72,16 @@ impl Heartbeat {
     /// sockets that came together are not pinged together.
     pub fn watch(&self, member: &Arc<Member>) {
         let first = 1 + rand::random::<u32>() % self.interval;
-        member
-            .pulse()
-            .set_ping_due(self.tick.load(Ordering::Relaxed) + first);
-        let left = ticks_left(member.pulse().seconds_left(UnixTime::now()));
-        self.put(Arc::downgrade(member), first.min(left));
+        let (now, pulse) = (self.tick.load(Ordering::Relaxed), member.pulse());
+        pulse.set_ping_due(now + first);
+        let age = self.max_age.map_or(u32::MAX, |age| {
+            let most = (f64::from(age) * AGE_JITTER) as u32;
+            let age = age + rand::random::<u32>() % (most + 1);
+            pulse.set_retires_at(now + age);
+            age
+        });
+        let left = ticks_left(pulse.seconds_left(UnixTime::now()));
+        self.put(Arc::downgrade(member), first.min(left).min(age));
     }
 
     /// A pong came; one that answers none of our pings is ignored.
@@ -95,6 +112,11 @@ impl Heartbeat {
 
     fn turn(&self, tick: u32, stalled: bool) {
         let due = std::mem::take(&mut self.slots.lock()[tick as usize % SLOTS]);
+        {
+            // At most one turn's worth is carried over: a quiet hour is no credit for a burst.
+            let mut retiring = self.retiring.lock();
+            *retiring = (*retiring).min(1.0) + self.per_turn;
+        }
         let now = UnixTime::now();
         for weak in due {
             let Some(member) = weak.upgrade() else {
@@ -129,7 +151,26 @@ impl Heartbeat {
             }),
             None => self.wait_or_ping(member, tick),
         };
-        Some(wait.min(left))
+        let age = match member.pulse().retires_at() {
+            Some(at) if tick >= at && self.may_retire() => {
+                let wait = Duration::from_millis(rand::random::<u64>() % RECONNECT_SPREAD_MS);
+                let frame = CloseReason::MaxAge.frame_with_retry(wait);
+                member.outbound().close(frame, CloseOrder::AfterQueued);
+                return None;
+            }
+            // One whose turn did not come yet asks again in the next.
+            Some(at) => at.saturating_sub(tick).max(1),
+            None => u32::MAX,
+        };
+        Some(wait.min(left).min(age))
+    }
+
+    /// Whether this turn of the wheel may close one more socket for its age, at `drain.rate` per second.
+    fn may_retire(&self) -> bool {
+        let mut retiring = self.retiring.lock();
+        let may = *retiring >= 1.0;
+        *retiring -= if may { 1.0 } else { 0.0 };
+        may
     }
 
     /// Sends a ping if one is due. A look that came early, for the token's sake, only waits on.

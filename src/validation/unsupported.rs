@@ -37,7 +37,6 @@ fn tell(key: &str, is_set: bool, checker: &mut Checker<'_>) {
 
 fn deployment(config: &Config, checker: &mut Checker<'_>) {
     tell("watch", config.watch, checker);
-    tell("server.max_age", config.server.max_age.is_some(), checker);
     tell("denylist.replicas", config.denylist.replicas > 0, checker);
     tell(
         "denylist.max_unverified",

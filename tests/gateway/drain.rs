@@ -212,3 +212,37 @@ async fn a_hangup_reads_the_configuration_again_and_harms_nobody() {
     assert_eq!((code, word(&reason)), (1012, "draining"));
     assert_eq!(replica.exited(PATIENCE).await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn sockets_that_reach_their_age_close_as_in_a_drain_and_make_room() {
+    let gateway = gateway()
+        .set("server.max_age", "2s")
+        .set("server.drain.rate", 10)
+        .tenant("acme")
+        .start()
+        .await;
+    let replica = gateway.replica();
+    let began = Instant::now();
+    let mut old = open_many(&gateway, 30).await;
+    // Each task notes when its socket ended: in one row, a late one would hide an early one.
+    let ends = old.iter_mut().map(async |socket| {
+        let (code, reason) = socket.closed().await;
+        assert_eq!((code, word(&reason)), (1012, "max_age"));
+        assert!(retry_after_ms(&reason).is_some(), "{reason}");
+        began.elapsed()
+    });
+    let mut ends = futures_util::future::join_all(ends).await;
+    ends.sort_unstable();
+    assert!(ends[0] >= Duration::from_millis(1800), "{:?}", ends[0]);
+    // 30 at 10 per second; their own jitter would have them all gone within 200 ms.
+    let took = ends[29] - ends[0];
+    assert!(took > Duration::from_secs(2), "all within {took:?}");
+
+    let labels = [("code", "1012"), ("reason", "max_age")];
+    replica
+        .metric("lockgate_disconnects_total", &labels, |n| n == 30.0)
+        .await;
+    assert_eq!(replica.readyz().await.status, 200);
+    // The replica goes on: a new socket has its whole age before it.
+    assert!(gateway.open(CHAT).await.ping().await.is_empty());
+}

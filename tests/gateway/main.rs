@@ -23,6 +23,7 @@ mod house;
 mod isolation;
 mod message_to_socket;
 mod metrics;
+mod operations;
 mod problem;
 mod refusals;
 mod requests;

@@ -170,6 +170,21 @@ fn the_families_tested_here_are_those_that_the_gateway_describes() {
     assert_eq!(tested, described());
 }
 
+/// The page that operators read, against the table here, which is held against a scrape below.
+#[test]
+fn the_metrics_page_has_type_and_labels_of_every_family() {
+    let page = include_str!("../../docs/metrics.md");
+    for (name, kind, labels, _) in FAMILIES {
+        let start = format!("| `{name}` | ");
+        let row = page.lines().find_map(|line| line.strip_prefix(&start));
+        let cell = row.and_then(|row| row.split(" | ").next());
+        let cell = cell.unwrap_or_else(|| panic!("{name} has no row"));
+        let written: BTreeSet<_> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(cell.starts_with(kind), "{name} is a {kind}: {cell}");
+        assert_eq!(written, labels.iter().copied().collect(), "{name}: {cell}");
+    }
+}
+
 #[tokio::test]
 async fn a_scrape_has_the_families_of_the_contract_and_no_other() {
     let gateway = gateway()

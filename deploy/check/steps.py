@@ -1,0 +1,205 @@
+"""The steps of deploy/check/run, in its virtual environment."""
+
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import dashboards
+import manifests
+import mutations
+import policy
+from promql import RULE_FILES, rules
+from tools import ROOT, Missing, lockgate, output, program
+
+DEPLOY = ROOT / "deploy"
+CRD_RULE = ROOT / "k8s/components/monitoring/prometheusrule.yaml"
+
+
+def say(text):
+    print(f"  {text}", flush=True)
+
+
+def judge(documents):
+    return [f for version in manifests.VERSIONS for f in manifests.schema_findings(documents, version)] + policy.findings(documents)
+
+
+def step_manifests():
+    """What kubectl would apply: schemas, policy, and mistakes that must not pass."""
+    rendered = {name: manifests.render(name) for name in manifests.RENDERED}
+    found = [f"{name}: {finding}" for name, documents in rendered.items() for finding in judge(documents)]
+    survived = list(mutations.survivors(rendered, judge))
+    say(f"{len(rendered)} renderings, {sum(map(len, rendered.values()))} objects, Kubernetes {' and '.join(manifests.VERSIONS)}; "
+        f"{len(mutations.MUTATIONS) - len(survived)} of {len(mutations.MUTATIONS)} mistakes caught")
+    say(f"without a schema, by hand-written rules only: {', '.join(sorted(kind for _, kind in manifests.CUSTOM))}")
+    return found + survived
+
+
+def step_prometheus():
+    """Rules and alerts: their form, their tests, and a runbook for each."""
+    promtool, found = program("promtool"), []
+    tests = sorted((DEPLOY / "prometheus/tests").glob("*.yaml"))
+    for command in (["check", "rules", *RULE_FILES], ["check", "config", DEPLOY / "prometheus/prometheus.yml"], ["test", "rules", *tests]):
+        done, text, told = output(promtool, *command)
+        if not done:
+            found.append(f"promtool {' '.join(map(str, command[:2]))}: {text}{told}")
+    cases = [case for file in tests for case in yaml.safe_load(file.read_text())["tests"]]
+    alerts = {name: rule for name, rule in rules() if "alert" in rule}
+    for name, rule in alerts.items():
+        samples = [sample for case in cases if case["name"] == name for sample in case["promql_expr_test"]]
+        if not any(sample["exp_samples"] for sample in samples):
+            found.append(f"{name}: no test shows it firing")
+        if not any(not sample["exp_samples"] for sample in samples):
+            found.append(f"{name}: no test shows it quiet")
+        if any(name not in sample["expr"] for sample in samples):
+            found.append(f"{name}: a test of its name asks for another alert")
+        runbook = DEPLOY / "runbooks" / f"{name}.md"
+        if not runbook.exists() or not rule["annotations"]["runbook_url"].endswith(f"/{name}.md"):
+            found.append(f"{name}: no runbook")
+        if rule["labels"].get("severity") not in ("page", "ticket"):
+            found.append(f"{name}: neither page nor ticket")
+    found += [f"{file.name}: a runbook of no alert" for file in (DEPLOY / "runbooks").glob("*.md") if file.stem not in alerts]
+    say(f"{len(alerts)} alerts with a runbook each, {sum(len(case['promql_expr_test']) for case in cases)} moments tested")
+    return found
+
+
+def step_files():
+    """The other files of deploy/: linters, and the programs that read them."""
+    found = []
+    done, text, told = output(program("hadolint"), "-c", DEPLOY / ".hadolint.yaml", DEPLOY / "Dockerfile")
+    if not done:
+        found.append(f"hadolint: {text}{told}")
+    found += _image() + _proxies() + _compose() + _unit()
+    found += dashboards.findings()
+    return found
+
+
+def _image():
+    """The image and the pod agree on the user, and the image's paths are the manifests'."""
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    pod = next(d for d in manifests.render("overlays/production") if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+    context = pod["securityContext"]
+    wanted = [f"USER {context['runAsUser']}:{context['runAsGroup']}", 'ENTRYPOINT ["/usr/local/bin/lockgate"]',
+              *(f"ENV {e['name']}={e['value']}" for e in pod["containers"][0]["env"] if e["name"] == "LOCKGATE_CONFIG")]
+    return [f"Dockerfile: no line {line!r}" for line in wanted if f"\n{line}\n" not in dockerfile]
+
+
+def _proxies():
+    with tempfile.TemporaryDirectory() as folder:
+        # Names that only compose's network resolves.
+        text = (DEPLOY / "nginx/nginx.conf").read_text().replace("lockgate-1:", "127.0.0.1:").replace("lockgate-2:", "127.0.0.2:")
+        config = Path(folder, "nginx.conf")
+        config.write_text(text.replace("/tmp/nginx", f"{folder}/nginx"))
+        checks = [(program("haproxy"), "-c", "-f", DEPLOY / "haproxy/haproxy.cfg"), (program("nginx"), "-t", "-p", folder, "-c", config)]
+        done = [output(*check) for check in checks]
+    return [f"{text}{told}" for good, text, told in done if not good]
+
+
+def _compose():
+    found = []
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        for volume in service.get("volumes", []):
+            source = (DEPLOY / volume.split(":")[0]).resolve()
+            if not source.exists():
+                found.append(f"compose.yaml: {name}: {volume}: there is no {source}")
+        if "build" not in service and service["image"].rpartition(":")[2] in ("latest", service["image"]):
+            found.append(f"compose.yaml: {name}: the image {service['image']} may change under its name")
+    # What a replica would read, with keys of the test in the place of its secrets.
+    with tempfile.TemporaryDirectory() as folder:
+        text = (DEPLOY / "compose/lockgate.toml").read_text().replace("/run/secrets", folder)
+        for secret in compose["secrets"]:
+            Path(folder, secret).write_text(f"{secret}-0123456789abcdef0123456789abcdef")
+            Path(folder, secret).chmod(0o440)
+        Path(folder, "lockgate.toml").write_text(text)
+        grace = compose["services"]["lockgate-1"]["stop_grace_period"]
+        done, said, told = lockgate("config", "check", "--grace", grace, "--config", Path(folder, "lockgate.toml"))
+        # A full replica of 20,000 sockets closes 334 per second: a laptop may.
+        if not done or "warning: " in told.replace("warning: server.drain:", ""):
+            found.append(f"compose/lockgate.toml: {said}{told}")
+    most = tomllib.loads((DEPLOY / "compose/lockgate.toml").read_text())["server"]["max_connections"]
+    if compose["services"]["lockgate-1"]["ulimits"]["nofile"] < most + 256:
+        found.append("compose.yaml: fewer descriptors than server.max_connections and 256")
+    targets = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
+    if sorted(target.partition(":")[0] for target in targets) != sorted(n for n in compose["services"] if n.startswith("lockgate-")):
+        found.append("prometheus.yml: other targets than compose's replicas")
+    return found
+
+
+def _unit():
+    unit = (DEPLOY / "systemd/lockgate.service").read_text()
+    try:
+        analyze = program("systemd-analyze")
+    except Missing:
+        say("SKIPPED: systemd-analyze verify (no systemd here)")
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        # It wants to see the program.
+        path = Path(folder, "lockgate.service")
+        path.write_text(unit.replace("/usr/local/bin/lockgate", "/bin/true"))
+        done, text, told = output(analyze, "verify", path)
+    return [] if done and not told.strip() else [f"systemd-analyze verify: {text}{told}"]
+
+
+def step_live():
+    """Panels and rules asked of a Prometheus with two live replicas."""
+    import live
+
+    return live.findings(say)
+
+
+def step_rollout():
+    """A short rehearsal: HAProxy, 300 clients."""
+    return _rehearsal("--clients", "300", "--proxy", "haproxy", "--hurry", "--without-comparison")
+
+
+def _rehearsal(*arguments):
+    done = subprocess.run([sys.executable, str(Path(__file__).parent / "rehearsal.py"), *arguments]).returncode
+    return ["the rehearsal"] if done else []
+
+
+def write_rule():
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
+    document = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
+                "metadata": {"name": "lockgate", "labels": {"app.kubernetes.io/name": "lockgate"}}, "spec": policy.rule_groups()}
+    CRD_RULE.write_text("# Made from deploy/prometheus by deploy/check/run --write-rule; the policy check holds the two together.\n"
+                        + yaml.dump(document, Dumper=Dumper, sort_keys=False, width=140))
+
+
+STEPS = {"manifests": step_manifests, "prometheus": step_prometheus, "files": step_files, "live": step_live, "rollout": step_rollout}
+
+
+def main(arguments):
+    if arguments == ["--write-rule"]:
+        write_rule()
+        return 0
+    if arguments[:1] == ["rehearsal"]:
+        return 1 if _rehearsal(*arguments[1:]) else 0
+    if arguments[:1] == ["image"]:
+        return subprocess.run([sys.executable, str(Path(__file__).parent / "image.py"), *arguments[1:]]).returncode
+    passed = failed = 0
+    for name in arguments or STEPS:
+        began = time.monotonic()
+        print(f"--- {name}", flush=True)
+        try:
+            found = STEPS[name]()
+        except Missing as missing:
+            found = [str(missing)]
+        for finding in found:
+            print(f"  FOUND: {finding}")
+        passed, failed = passed + (not found), failed + bool(found)
+        print(f"--- {name}: {'failed' if found else 'passed'} after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
