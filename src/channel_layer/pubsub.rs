@@ -1,60 +1,34 @@
-//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host.
+//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host or several.
 //!
-//! One SUBSCRIBE per group and replica, one PUBLISH per event. All tenants that log in to one server as one user share one
-//! subscriber link; its reader tells them apart by channel name.
+//! One SUBSCRIBE per group and replica, one PUBLISH per event, each on the host that the name belongs to. All tenants that
+//! log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::config::{LayerConfig, Secret};
 use crate::error::ErrorKind;
-use crate::ids::{GroupName, ReplicaId};
-use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
+use crate::ids::{ChannelName, GroupName, ReplicaId};
+use crate::stores::redis::{RedisStore, RedisUrl};
 use crate::stores::redis_keys;
 
 use super::inbox::Inbox;
-use super::names::{group_channel, group_channel_pattern};
+use super::names::{channel_patterns, group_channel};
+use super::shards::shard_of;
 use super::subscriber::{Order, Status, Subscriber};
+use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
 use crate::event::Event;
 
 /// How long a join waits for its confirmation, a lost link included.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// Why a layer's hosts cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HostsError {
-    /// Neither the layer nor the tenant has a Redis.
-    #[error(
-        "a pubsub layer needs a Redis: set [redis] url, the tenant's redis, or the layer's hosts"
-    )]
-    Missing,
-    /// Sharding.
-    #[error("a pubsub layer with several hosts is not supported yet; list one")]
-    Several,
-    /// The URL.
-    #[error(transparent)]
-    Url(#[from] RedisUrlError),
-}
-
-/// The one server of a layer: its `hosts` entry, else the tenant's Redis.
-///
-/// # Errors
-/// [`HostsError`], which never quotes a URL.
-pub fn single_host(layer: &LayerConfig, tenant: Option<&Secret>) -> Result<RedisUrl, HostsError> {
-    match layer.hosts.as_slice() {
-        [] => Ok(RedisUrl::parse(tenant.ok_or(HostsError::Missing)?)?),
-        [host] => Ok(RedisUrl::parse(host)?),
-        [_, _, ..] => Err(HostsError::Several),
-    }
-}
 
 /// The subscriber links of this replica, one per server and login.
 pub struct PubSubEndpoints {
@@ -71,30 +45,36 @@ impl PubSubEndpoints {
         }
     }
 
-    /// A layer on the server of `store`, whose events go to `inbox`. Shares the link of layers that log in the same way;
-    /// the first one starts it, the last one ends it.
+    /// A layer on the servers of `stores`, in the order of its hosts, whose events go to `inbox`. Shares the links of
+    /// layers that log in the same way; the first one starts a link, the last one ends it.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn attach(
         &self,
-        store: &Arc<RedisStore>,
+        stores: &[Arc<RedisStore>],
         prefix: &str,
         codec: Codec,
         inbox: Arc<Inbox>,
     ) -> PubSubLayer {
-        let endpoint = self.endpoint(store);
-        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
-        endpoint.order(Order::Attach {
-            attachment,
-            inbox,
-            pattern: group_channel_pattern(prefix),
-        });
+        let shard = |store: &Arc<RedisStore>| {
+            let endpoint = self.endpoint(store);
+            let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
+            endpoint.order(Order::Attach {
+                attachment,
+                inbox: inbox.clone(),
+                pattern: channel_patterns(prefix),
+            });
+            Shard {
+                endpoint,
+                attachment,
+                store: store.clone(),
+            }
+        };
         PubSubLayer {
-            endpoint,
-            attachment,
-            store: store.clone(),
+            shards: stores.iter().map(shard).collect(),
             prefix: prefix.into(),
+            channel_prefix: format!("{prefix}specific.").into(),
             codec,
         }
     }
@@ -126,7 +106,6 @@ impl Endpoint {
         let (orders, taken) = mpsc::unbounded_channel();
         let status = Arc::new(Status::default());
         let subscriber = Subscriber {
-            url: store.url().clone(),
             endpoint: store.endpoint().to_owned(),
             name: format!("lockgate-subscriber-{replica}"),
             canary_channel: redis_keys::canary(replica).into(),
@@ -155,23 +134,20 @@ impl Drop for Endpoint {
     }
 }
 
-/// The pub/sub layer of one tenant.
-pub struct PubSubLayer {
+/// One host of a layer.
+struct Shard {
     endpoint: Arc<Endpoint>,
     attachment: u64,
     store: Arc<RedisStore>,
-    prefix: Box<str>,
-    codec: Codec,
 }
 
-#[async_trait]
-impl ChannelLayer for PubSubLayer {
-    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+impl Shard {
+    async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
         self.endpoint.order(Order::Subscribe {
             attachment: self.attachment,
-            channel: group_channel(&self.prefix, group),
-            group: group.clone(),
+            channel,
+            target,
             waiter,
         });
         match timeout(JOIN_LIMIT, confirmed).await {
@@ -185,33 +161,108 @@ impl ChannelLayer for PubSubLayer {
         }
     }
 
-    fn unsubscribe(&self, group: &GroupName) {
+    fn unsubscribe(&self, channel: Bytes) {
         self.endpoint.order(Order::Unsubscribe {
             attachment: self.attachment,
-            channel: group_channel(&self.prefix, group),
+            channel,
         });
-    }
-
-    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
-        let payload = self.codec.encode(event)?;
-        let channel = group_channel(&self.prefix, group);
-        self.store.publish(&channel, &payload).await?;
-        Ok(())
-    }
-
-    async fn ready(&self) -> bool {
-        self.endpoint.status.ready.load(Ordering::Acquire) && self.store.ping().await.is_ok()
-    }
-
-    fn codec(&self) -> &Codec {
-        &self.codec
     }
 }
 
-impl Drop for PubSubLayer {
+impl Drop for Shard {
     fn drop(&mut self) {
         self.endpoint.order(Order::Detach {
             attachment: self.attachment,
         });
+    }
+}
+
+/// The pub/sub layer of one tenant.
+pub struct PubSubLayer {
+    /// In the order of the hosts; at least one.
+    shards: Box<[Shard]>,
+    prefix: Box<str>,
+    channel_prefix: Box<str>,
+    codec: Codec,
+}
+
+impl PubSubLayer {
+    /// The host that a Redis channel belongs to: the whole name is hashed, prefix and all.
+    fn shard(&self, channel: &[u8]) -> &Shard {
+        &self.shards[shard_of(channel, self.shards.len())]
+    }
+
+    fn socket_channel(&self, socket: SocketChannel) -> Bytes {
+        Bytes::from(socket.name(&self.channel_prefix))
+    }
+
+    async fn publish_to(&self, channel: &[u8], event: &Event) -> Result<(), LayerError> {
+        let payload = self.codec.encode(event)?;
+        self.shard(channel).store.publish(channel, &payload).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ChannelLayer for PubSubLayer {
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        let channel = group_channel(&self.prefix, group);
+        let target = Target::Group(group.clone());
+        self.shard(&channel)
+            .subscribe(channel.clone(), target)
+            .await
+    }
+
+    fn unsubscribe(&self, group: &GroupName) {
+        let channel = group_channel(&self.prefix, group);
+        self.shard(&channel).unsubscribe(channel.clone());
+    }
+
+    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
+        self.publish_to(&group_channel(&self.prefix, group), event)
+            .await
+    }
+
+    fn channel_prefix(&self) -> &str {
+        &self.channel_prefix
+    }
+
+    /// A SUBSCRIBE for each: only where somebody may send to it.
+    fn hears_every_socket(&self) -> bool {
+        false
+    }
+
+    async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError> {
+        let channel = self.socket_channel(socket);
+        let target = Target::Socket(socket);
+        self.shard(&channel)
+            .subscribe(channel.clone(), target)
+            .await
+    }
+
+    fn close_channel(&self, socket: SocketChannel) {
+        let channel = self.socket_channel(socket);
+        self.shard(&channel).unsubscribe(channel.clone());
+    }
+
+    /// The name verbatim, without the layer's prefix, as Channels has it.
+    async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
+        self.publish_to(channel.as_str().as_bytes(), event).await
+    }
+
+    async fn ready(&self) -> bool {
+        for Shard {
+            endpoint, store, ..
+        } in &self.shards
+        {
+            if !endpoint.status.ready.load(Ordering::Acquire) || store.ping().await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn codec(&self) -> &Codec {
+        &self.codec
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::channel_layer::SocketChannel;
 use crate::ids::{ChannelName, TenantId, UserId};
 use crate::routes::{PathParams, Routes};
 use crate::templates::{Template, TemplateError, TemplateValues};
@@ -23,7 +24,7 @@ pub struct Scope {
     pub(crate) raw_path: Box<str>,
     pub(crate) client: IpAddr,
     /// Of the channel name, its 128 random bits.
-    pub(crate) channel: [u8; 16],
+    pub(crate) channel: SocketChannel,
 }
 
 /// What the scopes of one tenant share.
@@ -33,7 +34,7 @@ pub struct Place {
     pub tenant: TenantId,
     /// From path to route.
     pub routes: Routes,
-    /// What channel names begin with.
+    /// What channel names begin with, as the tenant's layer names them; 32 hexadecimal digits follow.
     pub channel_prefix: Box<str>,
 }
 
@@ -93,9 +94,7 @@ impl Scope {
 
     /// The channel name of this socket, unique and not to be guessed.
     pub fn channel_name(&self) -> ChannelName {
-        let random = u128::from_be_bytes(self.channel);
-        let Place { channel_prefix, .. } = &*self.place;
-        ChannelName::from(format!("{channel_prefix}specific.{random:032x}"))
+        ChannelName::from(self.channel.name(&self.place.channel_prefix))
     }
 
     /// Fills a group template with this socket's values; `params` are its path parameters.

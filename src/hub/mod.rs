@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+pub use channels::Channels;
 pub use groups::{Group, Groups};
 pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
 
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, UserId};
 
+mod channels;
 mod fan_out;
 mod groups;
 mod outbound;

@@ -195,7 +195,11 @@ impl Server {
             occupancy: &self.occupancy,
             connections: &self.connections,
         };
-        Ok(drain.run(&mut signals).await)
+        let ended = drain.run(&mut signals).await;
+        let tenants = self.tenants.all().iter();
+        // What would outlive the replica in Redis; each layer bounds its own goodbye.
+        futures_util::future::join_all(tenants.map(|tenant| tenant.relay.layer().close())).await;
+        Ok(ended)
     }
 }
 

@@ -21,6 +21,7 @@ use super::per_address::AddressPlace;
 use super::rate::Bucket;
 use super::registration::{Place, Registration};
 use crate::admission::Identity;
+use crate::channel_layer::SocketChannel;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::{ClientAddress, OnExpiry, RefusalMode};
@@ -282,7 +283,9 @@ async fn open(
         limits.send_queue,
         expires_at,
     );
-    let registration = Registration::new(member, tenant.relay.clone(), place);
+    let mut registration = Registration::new(member, tenant.relay.clone(), place);
+    let hears = tenant.relay.hears_channel(route.consumer.tells_channel);
+    registration.hears(hears.then_some(scope.channel));
     join_groups(&registration, &groups).await?;
     let connect = async {
         let mut consumer = (route.consumer.make)(&scope);
@@ -325,7 +328,7 @@ fn scope(admitted: &Admitted, identity: Identity, path: &str) -> (Scope, Option<
         claims: (*token.claims).into(),
         raw_path: path.into(),
         client: admitted.client,
-        channel: rand::random(),
+        channel: SocketChannel(rand::random()),
     };
     (scope, expires_at)
 }
@@ -378,7 +381,17 @@ async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Resul
     let joins = groups
         .iter()
         .map(|group| registration.relay().join(registration.member(), group));
-    let joined = futures_util::future::try_join_all(joins).await;
+    let joins = futures_util::future::try_join_all(joins);
+    let listens = async {
+        match registration.channel() {
+            Some(channel) => {
+                let (relay, member) = (registration.relay(), registration.member());
+                relay.listen(member, channel).await
+            }
+            None => Ok(()),
+        }
+    };
+    let joined = futures_util::future::try_join(joins, listens).await;
     metrics::auth_step_took(AuthStep::Join, started.elapsed());
     joined.map(drop).map_err(|_| Refusal::Unavailable)
 }

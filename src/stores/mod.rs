@@ -4,4 +4,5 @@ pub mod database;
 pub mod redis;
 pub mod redis_keys;
 mod redis_link;
+mod redis_master;
 pub mod redis_url;

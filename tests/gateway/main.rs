@@ -11,6 +11,7 @@ mod support;
 
 mod api;
 mod command_line;
+mod core_layer;
 mod dev;
 mod drain;
 mod floors;
@@ -25,6 +26,8 @@ mod metrics;
 mod problem;
 mod refusals;
 mod requests;
+mod sentinel;
+mod socket_channels;
 mod store_outage;
 mod token_explain;
 mod token_sources;
