@@ -23,8 +23,8 @@
 //!
 //! * A token in the URL to a user: `server/router` → `socket/upgrade` → `token_auth` → `auth/query_token` →
 //!   `admission` (`auth/claims`, `auth/denylist`, `users`) → `socket/upgrade` → `socket/connection`.
-//! * An event in Redis to a socket: `channel_layer/subscriber` → `channel_layer/inbox` → `relay`
-//!   (`channel_layer/codec`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
+//! * An event in Redis to a socket: `channel_layer/subscriber` or `channel_layer/core/reader` → `channel_layer/inbox` →
+//!   `relay` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]
 
 pub use admission::Identity;

@@ -13,16 +13,20 @@ use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
 use crate::channel_layer::names::valid_group_name;
-use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal};
+use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal, Target};
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
-use crate::hub::{CloseOrder, Enqueued, FanOut, Hub, Member, close_paced};
+use crate::hub::{Channels, CloseOrder, Enqueued, FanOut, Hub, Member, close_paced};
 use crate::ids::{GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
+
+mod audience;
+
+use audience::Audience;
 
 /// A group stays subscribed this long after its last member left: a page reload joins it again.
 const LINGER: Duration = Duration::from_secs(1);
@@ -99,6 +103,8 @@ pub struct Relay {
     settings: ArcSwap<Settings>,
     publishes: Mutex<Bucket>,
     fan_out: FanOutMetrics,
+    /// Sockets that hear their own channel.
+    channels: Channels,
     /// Groups that were left empty, oldest first.
     lingering: Mutex<VecDeque<(Instant, GroupName)>>,
     /// Types whose events could not be carried, so that each is logged once.
@@ -116,6 +122,7 @@ impl Relay {
             settings: ArcSwap::from_pointee(settings),
             publishes: Mutex::default(),
             fan_out: FanOutMetrics::default(),
+            channels: Channels::default(),
             lingering: Mutex::default(),
             reported: Mutex::default(),
             gaps: Mutex::default(),
@@ -301,21 +308,21 @@ impl Relay {
     async fn fan_out(&self, incoming: Incoming, sampled: bool) {
         let started = Instant::now();
         self.parts.metrics.event(EventSource::Layer);
-        let Some(group) = self.parts.hub.groups().get(&incoming.group) else {
+        let read_at = incoming.read_at;
+        let Some((mut audience, event)) = self.open(incoming) else {
             return;
         };
-        let event = match incoming.payload.decode(self.parts.layer.codec()) {
-            Ok(event) => event,
-            Err(error) => return self.not_decoded(&incoming.group, &error),
-        };
+        if self.obeyed(&audience, &event) {
+            return;
+        }
         let source = Accounting {
             budget: Some(self.parts.budget.clone()),
-            read_at: sampled.then_some(incoming.read_at),
+            read_at: sampled.then_some(read_at),
         };
         let settings = self.settings.load_full();
         let mut rendered: Vec<Option<Rendered>> = Vec::new();
         rendered.resize_with(settings.deliveries.len(), || None);
-        let counts = FanOut::walk(&group, |member| {
+        let mut deliver = |member: &Arc<Member>| {
             let at = usize::from(member.delivery());
             let route = settings.delivery(member)?;
             if route.through_consumer {
@@ -325,8 +332,16 @@ impl Relay {
                 rendered[at] = Some(self.render(route, &event, &source));
             }
             enqueue(member, rendered[at].as_ref()?)
-        })
-        .await;
+        };
+        let mut counts = FanOut::default();
+        for group in &audience.groups {
+            let walk = FanOut::walk(group, |member| {
+                Audience::served(&mut audience.sockets, member);
+                deliver(member)
+            });
+            counts.add(walk.await);
+        }
+        counts.serve(&audience.sockets, deliver);
         self.parts
             .metrics
             .deliveries
@@ -349,11 +364,15 @@ impl Relay {
             })
     }
 
-    fn not_decoded(&self, group: &GroupName, error: &dyn std::error::Error) {
+    fn not_decoded(&self, target: &Target, error: &dyn std::error::Error) {
         self.parts.metrics.dropped(DropCause::NotDecoded);
+        let group = match target {
+            Target::Group(group) => Some(group.as_str()),
+            _ => None,
+        };
         if self.first_report("") {
             tracing::warn!(
-                tenant.id = %self.parts.tenant, group.name = %group, error = %error,
+                tenant.id = %self.parts.tenant, group.name = group, error = %error,
                 "Dropped a message that is no event; further ones are only counted"
             );
         }

@@ -3,12 +3,14 @@
 //! Byte for byte what `channels_redis` writes with the same `serializer_format` and `symmetric_encryption_keys`.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use fernet::Fernet;
 use sha2::{Digest as _, Sha256};
 
+use crate::clock::UnixTime;
 use crate::config::{Secret, SerializerFormat};
 
 use super::msgpack;
@@ -21,6 +23,8 @@ pub struct Codec {
     format: SerializerFormat,
     /// The first writes, any reads; empty: clear text.
     keys: Vec<Fernet>,
+    /// How old an encrypted payload may be; `None`: any age.
+    max_age: Option<Duration>,
 }
 
 impl Codec {
@@ -33,6 +37,16 @@ impl Codec {
         Self {
             format,
             keys: keys.iter().map(key).collect(),
+            max_age: None,
+        }
+    }
+
+    /// Refuses encrypted payloads that are older, or dated more than a minute ahead, as the core layer of Channels does.
+    /// Whole seconds, by the sender's clock and ours.
+    pub fn with_max_age(self, max_age: Duration) -> Self {
+        Self {
+            max_age: Some(max_age),
+            ..self
         }
     }
 
@@ -60,7 +74,8 @@ impl Codec {
         Ok(payload)
     }
 
-    /// The event that `payload` stands for. Encrypted payloads have no age check, as in the pub/sub layer of Channels.
+    /// The event that `payload` stands for. Without [`Codec::with_max_age`] encrypted payloads may have any age, as in the
+    /// pub/sub layer of Channels.
     ///
     /// # Errors
     /// [`DecodeError`], which never quotes the payload.
@@ -88,10 +103,14 @@ impl Codec {
         let token = str::from_utf8(token).ok();
         let token = token.filter(|token| token.len().is_multiple_of(4));
         let token = token.ok_or(DecodeError::NotEncrypted)?;
+        let (ttl, now) = match self.max_age {
+            Some(max_age) => (Some(max_age.as_secs()), UnixTime::now().0 as u64),
+            None => (None, NO_AGE_CHECK),
+        };
         let mut opened = self
             .keys
             .iter()
-            .filter_map(|key| key.decrypt_at_time(token, None, NO_AGE_CHECK).ok());
+            .filter_map(|key| key.decrypt_at_time(token, ttl, now).ok());
         opened.next().ok_or(DecodeError::NotEncrypted)
     }
 }

@@ -17,6 +17,7 @@ use crate::ids::{GroupName, Jti, ReplicaId, UserId, Whom};
 use super::LayerError;
 use super::inbox::{Inbox, Incoming, Payload, Signal};
 use super::pubsub::Line;
+use super::target::Target;
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
@@ -383,7 +384,8 @@ impl Control {
         match &self.line {
             Some(line) => {
                 let name = GroupName::from(&*self.channel);
-                line.subscribe(self.name_on_redis(), name).await
+                line.subscribe(self.name_on_redis(), Target::Group(name))
+                    .await
             }
             None => Ok(()),
         }
@@ -399,7 +401,7 @@ impl Control {
             None => {
                 let size = payload.len();
                 let incoming = Incoming {
-                    group: GroupName::from(&*self.channel),
+                    target: Target::Group(GroupName::from(&*self.channel)),
                     payload: Payload::Encoded(payload.into()),
                     read_at: Instant::now(),
                 };

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Secret;
-use crate::error::ErrorKind;
-use crate::stores::redis::RedisUrl;
+use crate::error::{ErrorKind, StoreError};
+use crate::stores::redis::{RedisStore, RedisUrl};
 
 use super::resp::{Parser, Reply};
 use super::subscriptions::write_command;
@@ -57,6 +57,12 @@ impl From<io::Error> for LinkError {
     }
 }
 
+impl From<StoreError> for LinkError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.kind, error.to_string())
+    }
+}
+
 /// The word for an error reply, by the code it begins with.
 pub(super) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
     match reply.split(|byte| *byte == b' ').next() {
@@ -66,13 +72,15 @@ pub(super) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
     }
 }
 
-/// A connection that is logged in and named `name`, with nothing unread.
-pub(super) async fn dial(url: &RedisUrl, name: &str) -> Result<Box<dyn Stream>, LinkError> {
-    let connected = TcpStream::connect((url.host(), url.port()));
+/// A connection to where the server is now, logged in and named `name`, with nothing unread.
+pub(super) async fn dial(store: &RedisStore, name: &str) -> Result<Box<dyn Stream>, LinkError> {
+    let url = store.url();
+    let (host, port) = store.address().await?;
+    let connected = TcpStream::connect((host.as_str(), port));
     let tcp = in_time("connect", connected).await??;
     tcp.set_nodelay(true)?;
     let mut stream: Box<dyn Stream> = if url.tls() {
-        let host = ServerName::try_from(url.host().to_owned())
+        let host = ServerName::try_from(host)
             .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
         let connector = TlsConnector::from(tls_config()?);
         Box::new(in_time("TLS handshake", connector.connect(host, tcp)).await??)

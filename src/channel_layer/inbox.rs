@@ -1,6 +1,7 @@
 //! The queue between a layer's reader and the relay of one tenant: bounded by bytes, and it never blocks the reader.
 //!
-//! What does not fit is dropped, and a marker stands in the place of the loss. One reader pushes, one relay pops.
+//! What does not fit is dropped, and a marker stands in the place of the loss. Readers push, one for each host of
+//! the layer; one relay pops.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::ids::GroupName;
 use crate::metrics::{DropCause, GapCause, TenantMetrics};
 
 use super::codec::Codec;
+use super::target::Target;
 use crate::event::{DecodeError, Event};
 
 /// What an entry costs beside its payload, so that empty payloads are bounded too.
@@ -22,11 +23,11 @@ const ENTRY: u64 = 96;
 /// Room that a queue keeps once it is empty again.
 const KEPT_ROOM: usize = 64;
 
-/// An event that came in for a group of the tenant.
+/// An event that came in for sockets of the tenant.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// The group it was published to.
-    pub group: GroupName,
+    /// Whom it is for.
+    pub target: Target,
     /// The event as it came.
     pub payload: Payload,
     /// When its last byte was read from the layer.
@@ -144,6 +145,13 @@ impl Inbox {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
+    /// The layer dropped what was sent from here, because channels were full.
+    pub(super) fn over_capacity(&self, channels: u64) {
+        for _ in 0..channels {
+            self.dropped(DropCause::Limit);
+        }
+    }
+
     fn append_gap(&self, queue: &mut Queue, cause: GapCause) {
         if matches!(queue.signals.back(), Some((Signal::Gap(last), _)) if *last == cause) {
             return;
@@ -240,7 +248,7 @@ mod tests {
 
     fn event(number: u8) -> Incoming {
         Incoming {
-            group: "g".into(),
+            target: Target::Group("g".into()),
             payload: Payload::Encoded(Bytes::copy_from_slice(&[number])),
             read_at: Instant::now(),
         }

@@ -8,28 +8,42 @@ use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 use crate::config::SerializerFormat;
-use crate::ids::GroupName;
+use crate::ids::{ChannelName, GroupName};
 
 use super::inbox::{Inbox, Incoming, Payload};
+use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
 use crate::event::Event;
 
 /// The memory layer of one tenant.
 pub struct MemoryLayer {
-    /// Held while an event is queued: that is the order of the layer.
+    /// Held while an event is queued, as `channels` is: that is the order of the layer.
     groups: Mutex<HashSet<GroupName>>,
+    channels: Mutex<HashSet<SocketChannel>>,
+    channel_prefix: Box<str>,
     inbox: Arc<Inbox>,
     codec: Codec,
 }
 
 impl MemoryLayer {
-    /// A layer that delivers into `inbox`.
-    pub fn new(inbox: Arc<Inbox>) -> Self {
+    /// A layer that delivers into `inbox`; socket channels are named as those of a pub/sub layer with `prefix`.
+    pub fn new(prefix: &str, inbox: Arc<Inbox>) -> Self {
         Self {
             groups: Mutex::default(),
+            channels: Mutex::default(),
+            channel_prefix: format!("{prefix}specific.").into(),
             inbox,
             codec: Codec::new(SerializerFormat::MsgPack, &[]),
         }
+    }
+
+    fn push(&self, target: Target, event: &Event) {
+        let incoming = Incoming {
+            target,
+            payload: Payload::Decoded(Arc::new(event.clone())),
+            read_at: Instant::now(),
+        };
+        self.inbox.push(incoming, event.memory());
     }
 }
 
@@ -47,12 +61,31 @@ impl ChannelLayer for MemoryLayer {
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
         let groups = self.groups.lock();
         if let Some(group) = groups.get(group) {
-            let incoming = Incoming {
-                group: group.clone(),
-                payload: Payload::Decoded(Arc::new(event.clone())),
-                read_at: Instant::now(),
-            };
-            self.inbox.push(incoming, event.memory());
+            self.push(Target::Group(group.clone()), event);
+        }
+        Ok(())
+    }
+
+    fn channel_prefix(&self) -> &str {
+        &self.channel_prefix
+    }
+
+    async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError> {
+        self.channels.lock().insert(socket);
+        Ok(())
+    }
+
+    fn close_channel(&self, socket: SocketChannel) {
+        self.channels.lock().remove(&socket);
+    }
+
+    async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
+        let digits = channel.as_str().strip_prefix(&*self.channel_prefix);
+        let channels = self.channels.lock();
+        if let Some(socket) = digits.and_then(SocketChannel::of_digits)
+            && channels.contains(&socket)
+        {
+            self.push(Target::Socket(socket), event);
         }
         Ok(())
     }
@@ -76,7 +109,7 @@ mod tests {
     async fn only_subscribed_groups_are_heard_and_in_order() {
         let tenant = "acme".parse().unwrap();
         let inbox = Inbox::new(0, Arc::new(TenantMetrics::new(&tenant, true)));
-        let layer = MemoryLayer::new(inbox.clone());
+        let layer = MemoryLayer::new("asgi", inbox.clone());
         let event = |n: i64| Event {
             fields: vec![("n".into(), n.into())],
         };

@@ -8,21 +8,26 @@
 //! * Whatever may have been missed shows as [`Signal::Gap`]: a lost link, a full queue, canaries that did not come back.
 //! * Nothing here waits for a slow tenant: a full inbox drops and says so.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::error::{ErrorKind, StoreError};
-use crate::ids::GroupName;
+use crate::ids::{ChannelName, GroupName};
 
-use crate::event::{EncodeError, Event};
+use crate::event::{DecodeError, EncodeError, Event};
 
 pub use codec::Codec;
 pub use control::Control;
 pub use inbox::{Inbox, Incoming, Payload, Signal};
+pub use target::{Members, SocketChannel, Target};
 
 mod canary;
 pub mod codec;
 pub mod control;
+pub mod core;
 mod dial;
+pub mod hosts;
 pub mod inbox;
 pub mod memory;
 mod msgpack;
@@ -32,16 +37,18 @@ pub mod pubsub;
 mod pulse;
 mod replies;
 mod resp;
+pub mod shards;
 mod subscriber;
 mod subscriptions;
+pub mod target;
 
 /// The layer of one tenant.
 #[async_trait]
 pub trait ChannelLayer: Send + Sync {
     /// Asks for the events of `group`; returns once the layer has confirmed. Idempotent.
     ///
-    /// While the link is lost it waits for the resubscription, at most five seconds. The wish outlives a failure and a
-    /// dropped future: call [`ChannelLayer::unsubscribe`] for it to end.
+    /// While the link is lost it waits for the resubscription, at most five seconds. The wish is told when the future is
+    /// first polled; it outlives a failure and a dropped future: call [`ChannelLayer::unsubscribe`] for it to end.
     ///
     /// # Errors
     /// [`LayerError::Unavailable`].
@@ -59,8 +66,43 @@ pub trait ChannelLayer: Send + Sync {
     /// [`LayerError`].
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError>;
 
+    /// What the names of this replica's socket channels begin with; 32 hexadecimal digits follow.
+    fn channel_prefix(&self) -> &str;
+
+    /// Whether [`ChannelLayer::open_channel`] costs nothing outside this process, so that every socket may have one.
+    fn hears_every_socket(&self) -> bool {
+        true
+    }
+
+    /// Asks for what is sent to a socket's own channel, as [`ChannelLayer::subscribe`] does for a group.
+    ///
+    /// # Errors
+    /// [`LayerError::Unavailable`].
+    async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError>;
+
+    /// Ends the wish for what is sent to the socket's channel.
+    fn close_channel(&self, socket: SocketChannel);
+
+    /// Sends `event` to one channel, of a socket or of a worker, whichever process it is in. Never repeated by itself.
+    ///
+    /// # Errors
+    /// [`LayerError`]; [`LayerError::ChannelFull`] only where channels have a capacity.
+    async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError>;
+
+    /// The goodbye of a replica: takes out of Redis what would outlive it there. No call may follow.
+    async fn close(&self) {}
+
     /// Whether events can pass both ways right now.
     async fn ready(&self) -> bool;
+
+    /// What came in, and whom it is for; `None` if nobody who is here.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the bytes are no event of this layer.
+    fn open(&self, incoming: Incoming) -> Result<Option<(Target, Arc<Event>)>, DecodeError> {
+        let event = incoming.payload.decode(self.codec())?;
+        Ok(Some((incoming.target, event)))
+    }
 
     /// How payloads of this layer are written.
     fn codec(&self) -> &Codec;
@@ -75,6 +117,9 @@ pub enum LayerError {
     /// Redis did not take the event.
     #[error("the channel layer did not take an event: {0}")]
     Publish(#[from] StoreError),
+    /// The channel holds as many events as it may.
+    #[error("the channel is over capacity")]
+    ChannelFull,
     /// The event has no form on this layer.
     #[error("the event cannot be written: {0}")]
     Encode(#[from] EncodeError),
@@ -86,7 +131,7 @@ impl LayerError {
         match self {
             LayerError::Unavailable(kind) => Some(*kind),
             LayerError::Publish(error) => Some(error.kind),
-            LayerError::Encode(_) => None,
+            LayerError::ChannelFull | LayerError::Encode(_) => None,
         }
     }
 }

@@ -44,9 +44,9 @@ pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> 
     str::from_utf8(group).ok()
 }
 
-/// The pattern of all group channels of `prefix`, as an ACL rule takes it.
-pub fn group_channel_pattern(prefix: &str) -> String {
-    format!("{prefix}{GROUP_INFIX}*")
+/// The patterns of all channels that a pub/sub layer with `prefix` subscribes to, as ACL rules without their first `&`.
+pub fn channel_patterns(prefix: &str) -> String {
+    format!("{prefix}{GROUP_INFIX}* &{prefix}specific.*")
 }
 
 #[cfg(test)]

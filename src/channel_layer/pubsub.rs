@@ -1,7 +1,7 @@
-//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host.
+//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host or several.
 //!
-//! One SUBSCRIBE per group and replica, one PUBLISH per event. All tenants that log in to one server as one user share one
-//! subscriber link; its reader tells them apart by channel name.
+//! One SUBSCRIBE per group and replica, one PUBLISH per event, each on the host that the name belongs to. All tenants that
+//! log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,15 +14,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::config::{LayerConfig, Secret};
 use crate::error::{ErrorKind, StoreError};
-use crate::ids::{GroupName, ReplicaId};
-use crate::stores::redis::{RedisStore, RedisUrl, RedisUrlError};
+use crate::ids::{ChannelName, GroupName, ReplicaId};
+use crate::stores::redis::{RedisStore, RedisUrl};
 use crate::stores::redis_keys;
 
 use super::inbox::Inbox;
-use super::names::{group_channel, group_channel_pattern};
+use super::names::{channel_patterns, group_channel};
+use super::shards::shard_of;
 use super::subscriber::{Order, Status, Subscriber};
+use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, Control, LayerError};
 use crate::event::Event;
 
@@ -31,34 +32,6 @@ const JOIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// The channels of Lockgate itself, as an ACL rule takes them.
 const OWN_CHANNELS: &str = "lockgate:*";
-
-/// Why a layer's hosts cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HostsError {
-    /// Neither the layer nor the tenant has a Redis.
-    #[error(
-        "a pubsub layer needs a Redis: set [redis] url, the tenant's redis, or the layer's hosts"
-    )]
-    Missing,
-    /// Sharding.
-    #[error("a pubsub layer with several hosts is not supported yet; list one")]
-    Several,
-    /// The URL.
-    #[error(transparent)]
-    Url(#[from] RedisUrlError),
-}
-
-/// The one server of a layer: its `hosts` entry, else the tenant's Redis.
-///
-/// # Errors
-/// [`HostsError`], which never quotes a URL.
-pub fn single_host(layer: &LayerConfig, tenant: Option<&Secret>) -> Result<RedisUrl, HostsError> {
-    match layer.hosts.as_slice() {
-        [] => Ok(RedisUrl::parse(tenant.ok_or(HostsError::Missing)?)?),
-        [host] => Ok(RedisUrl::parse(host)?),
-        [_, _, ..] => Err(HostsError::Several),
-    }
-}
 
 /// The subscriber links of this replica, one per server and login.
 pub struct PubSubEndpoints {
@@ -75,22 +48,26 @@ impl PubSubEndpoints {
         }
     }
 
-    /// A layer on the server of `store`, whose events go to `inbox`. Shares the link of layers that log in the same way;
-    /// the first one starts it, the last one ends it.
+    /// A layer on the servers of `stores`, in the order of its hosts, whose events go to `inbox`. Shares the links of
+    /// layers that log in the same way; the first one starts a link, the last one ends it.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn attach(
         &self,
-        store: &Arc<RedisStore>,
+        stores: &[Arc<RedisStore>],
         prefix: &str,
         codec: Codec,
         inbox: Arc<Inbox>,
     ) -> PubSubLayer {
-        let pattern = group_channel_pattern(prefix);
+        let line = |store: &Arc<RedisStore>| {
+            let pattern = channel_patterns(prefix);
+            Line::new(self.endpoint(store), store, inbox.clone(), pattern)
+        };
         PubSubLayer {
-            line: Line::new(self.endpoint(store), store, inbox, pattern),
+            lines: stores.iter().map(line).collect(),
             prefix: prefix.into(),
+            channel_prefix: format!("{prefix}specific.").into(),
             codec,
         }
     }
@@ -131,7 +108,6 @@ impl Endpoint {
         let (orders, taken) = mpsc::unbounded_channel();
         let status = Arc::new(Status::default());
         let subscriber = Subscriber {
-            url: store.url().clone(),
             endpoint: store.endpoint().to_owned(),
             name: format!("lockgate-subscriber-{replica}"),
             canary_channel: redis_keys::canary(replica).into(),
@@ -187,17 +163,13 @@ impl Line {
         }
     }
 
-    /// Asks for a channel, whose messages come in under `name`; returns once Redis has confirmed.
-    pub(super) async fn subscribe(
-        &self,
-        channel: Bytes,
-        name: GroupName,
-    ) -> Result<(), LayerError> {
+    /// Asks for a channel, whose messages come in for `target`; returns once Redis has confirmed.
+    pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
         self.endpoint.order(Order::Subscribe {
             attachment: self.attachment,
             channel,
-            group: name,
+            target,
             waiter,
         });
         match timeout(JOIN_LIMIT, confirmed).await {
@@ -238,34 +210,87 @@ impl Drop for Line {
 
 /// The pub/sub layer of one tenant.
 pub struct PubSubLayer {
-    line: Line,
+    /// In the order of the hosts; at least one.
+    lines: Box<[Line]>,
     prefix: Box<str>,
+    channel_prefix: Box<str>,
     codec: Codec,
+}
+
+impl PubSubLayer {
+    /// The host that a Redis channel belongs to: the whole name is hashed, prefix and all.
+    fn shard(&self, channel: &[u8]) -> &Line {
+        &self.lines[shard_of(channel, self.lines.len())]
+    }
+
+    fn socket_channel(&self, socket: SocketChannel) -> Bytes {
+        Bytes::from(socket.name(&self.channel_prefix))
+    }
+
+    async fn publish_to(&self, channel: &[u8], event: &Event) -> Result<(), LayerError> {
+        let payload = self.codec.encode(event)?;
+        self.shard(channel).store.publish(channel, &payload).await?;
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl ChannelLayer for PubSubLayer {
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
         let channel = group_channel(&self.prefix, group);
-        self.line.subscribe(channel, group.clone()).await
+        let target = Target::Group(group.clone());
+        self.shard(&channel)
+            .subscribe(channel.clone(), target)
+            .await
     }
 
     fn unsubscribe(&self, group: &GroupName) {
-        self.line.unsubscribe(group_channel(&self.prefix, group));
+        let channel = group_channel(&self.prefix, group);
+        self.shard(&channel).unsubscribe(channel.clone());
     }
 
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
-        let payload = self.codec.encode(event)?;
-        let channel = group_channel(&self.prefix, group);
-        self.line.publish(&channel, &payload).await?;
-        Ok(())
+        self.publish_to(&group_channel(&self.prefix, group), event)
+            .await
+    }
+
+    fn channel_prefix(&self) -> &str {
+        &self.channel_prefix
+    }
+
+    /// A SUBSCRIBE for each: only where somebody may send to it.
+    fn hears_every_socket(&self) -> bool {
+        false
+    }
+
+    async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError> {
+        let channel = self.socket_channel(socket);
+        let target = Target::Socket(socket);
+        self.shard(&channel)
+            .subscribe(channel.clone(), target)
+            .await
+    }
+
+    fn close_channel(&self, socket: SocketChannel) {
+        let channel = self.socket_channel(socket);
+        self.shard(&channel).unsubscribe(channel.clone());
+    }
+
+    /// The name verbatim, without the layer's prefix, as Channels has it.
+    async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
+        self.publish_to(channel.as_str().as_bytes(), event).await
     }
 
     async fn ready(&self) -> bool {
-        let Line {
+        for Line {
             endpoint, store, ..
-        } = &self.line;
-        endpoint.status.ready.load(Ordering::Acquire) && store.ping().await.is_ok()
+        } in &self.lines
+        {
+            if !endpoint.status.ready.load(Ordering::Acquire) || store.ping().await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     fn codec(&self) -> &Codec {

@@ -57,7 +57,7 @@ impl Task {
         for route in self.wishes.routes(channel) {
             // Copied, not sliced: a slice would keep the whole read buffer alive for as long as the event waits.
             let incoming = Incoming {
-                group: route.group.clone(),
+                target: route.target.clone(),
                 payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
                 read_at,
             };
@@ -94,7 +94,7 @@ impl Task {
         }
         metrics::dependency_error(Dependency::Redis, kind);
         let refused = self.wishes.failed(kind)?;
-        let user = self.parts.url.username().unwrap_or("default");
+        let user = self.parts.store.url().username().unwrap_or("default");
         if refused.own {
             warn!(
                 redis.endpoint = self.parts.endpoint,

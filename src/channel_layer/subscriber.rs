@@ -19,9 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::ids::GroupName;
 use crate::metrics::{self, GapCause};
-use crate::stores::redis::{RedisStore, RedisUrl};
+use crate::stores::redis::RedisStore;
 
 use super::canary::Canary;
 use super::dial::{LinkError, Stream, dial};
@@ -29,6 +28,7 @@ use super::inbox::Inbox;
 use super::pulse::Pulse;
 use super::resp::Parser;
 use super::subscriptions::{Route, Subscriptions, Waiter};
+use super::target::Target;
 
 /// First and last pause between attempts to connect; each is cut by up to a half at random.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -51,7 +51,7 @@ pub(super) enum Order {
     Subscribe {
         attachment: u64,
         channel: Bytes,
-        group: GroupName,
+        target: Target,
         waiter: Waiter,
     },
     Unsubscribe {
@@ -87,12 +87,11 @@ enum End {
 
 /// The task of one link.
 pub(super) struct Subscriber {
-    pub(super) url: RedisUrl,
     pub(super) endpoint: String,
     /// The name of the connection, for `CLIENT LIST`.
     pub(super) name: String,
     pub(super) canary_channel: Bytes,
-    /// Publishes the canaries.
+    /// Knows where the server is, and publishes the canaries.
     pub(super) store: Arc<RedisStore>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) status: Arc<Status>,
@@ -145,8 +144,8 @@ impl Task {
     /// Tries until there is a connection; takes orders meanwhile. `None` if nobody needs one any more.
     async fn connect(&mut self) -> Option<Box<dyn Stream>> {
         loop {
-            let (url, name) = (self.parts.url.clone(), self.parts.name.clone());
-            let attempt = self.meanwhile(async move { dial(&url, &name).await });
+            let (store, name) = (self.parts.store.clone(), self.parts.name.clone());
+            let attempt = self.meanwhile(async move { dial(&store, &name).await });
             match attempt.await? {
                 Ok(stream) => {
                     self.connected();
@@ -247,14 +246,14 @@ impl Task {
             Order::Subscribe {
                 attachment,
                 channel,
-                group,
+                target,
                 waiter,
             } => {
                 if let Some(known) = self.attachments.get(&attachment) {
                     let route = Route {
                         attachment,
                         inbox: known.inbox.clone(),
-                        group,
+                        target,
                     };
                     self.wishes.want(&channel, route, waiter);
                 }
@@ -354,7 +353,7 @@ impl Task {
     }
 }
 
-type Publishing = Pin<Box<dyn Future<Output = Result<u64, StoreError>> + Send>>;
+pub(super) type Publishing = Pin<Box<dyn Future<Output = Result<u64, StoreError>> + Send>>;
 
 /// Room for one read; what a long message or a resubscription needed is given back.
 fn make_room(input: &mut BytesMut, out: &mut BytesMut) {
@@ -380,7 +379,7 @@ async fn push(
     }
 }
 
-async fn poll_some(publishing: &mut Option<Publishing>) -> Result<u64, StoreError> {
+pub(super) async fn poll_some(publishing: &mut Option<Publishing>) -> Result<u64, StoreError> {
     match publishing {
         Some(future) => future.await,
         None => pending().await,

@@ -11,9 +11,9 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::error::ErrorKind;
-use crate::ids::GroupName;
 
 use super::inbox::Inbox;
+use super::target::Target;
 
 /// Channel names per command: long enough that commands do not matter, short enough that Redis answers others between.
 const BATCH: usize = 500;
@@ -26,7 +26,7 @@ pub(super) struct Route {
     /// The layer that wished for it.
     pub(super) attachment: u64,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) group: GroupName,
+    pub(super) target: Target,
 }
 
 #[derive(Default)]
@@ -537,7 +537,7 @@ mod tests {
                 match act {
                     Act::Want(channel, attachment) => {
                         let (waiter, outcome) = oneshot::channel();
-                        let route = Route { attachment, inbox: inbox.clone(), group: "g".into() };
+                        let route = Route { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
                         wishes.want(&name(channel), route, waiter);
                         wanted.entry(channel).or_default().insert(attachment);
                         waiting.push((channel, outcome));
@@ -599,7 +599,7 @@ mod tests {
             let route = Route {
                 attachment: 0,
                 inbox: inbox.clone(),
-                group: "g".into(),
+                target: Target::Group("g".into()),
             };
             wishes.want(
                 &Bytes::from(format!("c{number}")),

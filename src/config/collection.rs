@@ -1,7 +1,8 @@
 //! Forms made of other forms: what may be left out, lists, tables.
 
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
+
+use indexmap::IndexMap;
 
 use super::document::{Node, Value};
 use super::form::{Form, Text, quote};
@@ -127,11 +128,11 @@ impl<T: Keyed> Form for Nested<T> {
     }
 }
 
-/// A table from names of the operator's choice to values.
+/// A table from names of the operator's choice to values, in the order of the file.
 pub(super) struct Map<F>(pub(super) F);
 
 impl<F: Form> Form for Map<F> {
-    type Value = BTreeMap<String, F::Value>;
+    type Value = IndexMap<String, F::Value>;
 
     fn expected(&self) -> String {
         format!("a table, each value {}", self.0.expected())
@@ -141,9 +142,11 @@ impl<F: Form> Form for Map<F> {
         let Some(table) = node.as_table() else {
             return reader.wrong_type(node, self, "");
         };
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(_, node)| node.place);
         Some(
-            table
-                .iter()
+            entries
+                .into_iter()
                 .filter_map(|(name, node)| {
                     let read = |reader: &mut Reader<'_>| self.0.read(node, reader);
                     Some((name.clone(), reader.below(name, read)?))

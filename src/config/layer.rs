@@ -1,7 +1,8 @@
 //! `[tenants.NAME.layer]`: the names of Django's `CHANNEL_LAYERS`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+use indexmap::IndexMap;
 
 use super::collection::{List, Map, Optional};
 use super::document::{Node, Value};
@@ -32,11 +33,25 @@ table! {
         pub group_expiry: Duration as SECONDS => Duration::from_secs(86_400),
         /// `core`: how many events a channel holds.
         pub capacity: u32 as count(1) => 100,
-        /// `core`: capacities by channel name, with shell globs.
-        pub channel_capacity: BTreeMap<String, u32> as Map(count(1)) => BTreeMap::new(),
-        /// `core`: the length of the random part of a process's channel.
-        pub random_prefix_length: u8 as within(1, 64) => 12,
+        /// `core`: capacities by channel name, with shell globs; the first that matches counts.
+        pub channel_capacity: IndexMap<String, u32> as Map(count(1)) => IndexMap::new(),
+        /// `core`: how many random bytes stand before a stored event; with 0, equal events at one time are one.
+        pub random_prefix_length: u8 as within(0, 64) => 12,
     }
+}
+
+/// A key of `channel_capacity`: a glob as Python's `fnmatch` reads it, where several `*` are as good as one.
+///
+/// # Errors
+/// If it is none.
+pub fn channel_pattern(glob: &str) -> Result<glob::Pattern, glob::PatternError> {
+    let mut text = String::with_capacity(glob.len());
+    for letter in glob.chars() {
+        if !(letter == '*' && text.ends_with('*')) {
+            text.push(letter);
+        }
+    }
+    glob::Pattern::new(&text)
 }
 
 /// Any text, also an empty one: on a Redis of its own a tenant may have no prefix.

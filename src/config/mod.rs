@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::TenantId;
 
 pub use environment::Environment;
-pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat};
+pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};
 pub use route::{ConsumerConfig, Deliver, OnFrame, OnInvalid, RouteConfig};

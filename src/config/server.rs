@@ -171,7 +171,7 @@ table! {
     /// A Redis.
     #[derive(Clone, Debug, PartialEq)]
     pub struct RedisConfig {
-        /// `redis://` or `rediss://` with host, port and database; a secret where it has a password.
+        /// `redis://` or `rediss://` with host, port and database, or `redis+sentinel://h:p,h:p/NAME/0`; a secret where it has a password.
         pub url: Option<Secret> as Optional(SecretText) => None,
     }
 }

@@ -150,6 +150,7 @@ impl Registry {
                     return Ok(RouteConsumer {
                         make: prepare(&route.consumer)?,
                         sees_events: true,
+                        tells_channel: true,
                     });
                 }
                 None => return Err(format!("no consumer is registered under the name {kind:?}")),
@@ -158,6 +159,7 @@ impl Registry {
         Ok(RouteConsumer {
             make,
             sees_events: false,
+            tells_channel: false,
         })
     }
 }
@@ -169,4 +171,6 @@ pub struct RouteConsumer {
     pub make: MakeConsumer,
     /// Whether events go through [`Consumer::event`] of each socket; else they are rendered once for all.
     pub sees_events: bool,
+    /// Whether it may tell others the socket's channel name, so that the socket has to hear that channel.
+    pub tells_channel: bool,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::channel_layer::SocketChannel;
 use crate::hub::Member;
 use crate::ids::{ChannelName, TenantId, UserId};
 use crate::routes::{PathParams, Routes};
@@ -32,15 +33,19 @@ pub struct Place {
     pub tenant: TenantId,
     /// From path to route.
     pub routes: Arc<Routes>,
-    /// What channel names begin with.
+    /// What channel names begin with, as the tenant's layer names them; 32 hexadecimal digits follow.
     pub channel_prefix: Box<str>,
+}
+
+/// The channel of a socket, as layers know it.
+pub(crate) fn member_channel(member: &Member) -> SocketChannel {
+    SocketChannel(member.channel())
 }
 
 impl Place {
     /// The channel name of a socket.
     pub fn channel_name(&self, member: &Member) -> ChannelName {
-        let random = member.channel();
-        ChannelName::from(format!("{}specific.{random:032x}", self.channel_prefix))
+        ChannelName::from(member_channel(member).name(&self.channel_prefix))
     }
 }
 

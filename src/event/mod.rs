@@ -339,6 +339,9 @@ pub enum EncodeError {
     /// Longer than [`MAX_PAYLOAD`].
     #[error("the event is longer than 8 MiB")]
     TooLong,
+    /// A key that only the layer may write.
+    #[error("the key __asgi_channel__ belongs to the channel layer")]
+    Reserved,
 }
 
 /// The value has no JSON form for a client.

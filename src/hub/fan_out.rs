@@ -41,6 +41,23 @@ impl FanOut {
         counts
     }
 
+    /// Serves these members too.
+    pub fn serve(
+        &mut self,
+        members: &[Arc<Member>],
+        mut deliver: impl FnMut(&Arc<Member>) -> Option<Enqueued>,
+    ) {
+        for member in members {
+            self.count(deliver(member));
+        }
+    }
+
+    /// Adds the counts of another walk with the same event.
+    pub fn add(&mut self, other: Self) {
+        self.queued += other.queued;
+        self.overflowed += other.overflowed;
+    }
+
     fn count(&mut self, outcome: Option<Enqueued>) {
         match outcome {
             Some(Enqueued::Queued) => self.queued += 1,

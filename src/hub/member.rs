@@ -131,8 +131,8 @@ impl Member {
     }
 
     /// The random part of its channel name.
-    pub fn channel(&self) -> u128 {
-        u128::from_be_bytes(self.channel)
+    pub fn channel(&self) -> [u8; 16] {
+        self.channel
     }
 
     /// Whole seconds since it came.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::{Group, Groups};
 pub use member::{Member, Profile};
@@ -18,6 +19,7 @@ use crate::close_code::CloseFrame;
 use crate::ids::{GroupName, UserId, Whom};
 use roster::Roster;
 
+mod channels;
 mod eviction;
 mod fan_out;
 mod groups;

@@ -9,8 +9,10 @@ use anyhow::Context;
 
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
+use crate::channel_layer::core::CoreEndpoints;
+use crate::channel_layer::hosts::hosts;
 use crate::channel_layer::memory::MemoryLayer;
-use crate::channel_layer::pubsub::{PubSubEndpoints, single_host};
+use crate::channel_layer::pubsub::PubSubEndpoints;
 use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
 use crate::coherence::Coherence;
 use crate::config::{
@@ -61,6 +63,7 @@ pub(super) struct Builder {
     /// What all frames count against.
     budget: Arc<QueueBudget>,
     endpoints: PubSubEndpoints,
+    core: CoreEndpoints,
     redis: Vec<Arc<RedisStore>>,
     databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
     /// `server.max_database_connections`, for all of them together.
@@ -124,6 +127,7 @@ impl Builder {
             registry,
             budget: Arc::default(),
             endpoints: PubSubEndpoints::new(replica.clone()),
+            core: CoreEndpoints::new(replica.clone()),
             redis: Vec::new(),
             databases: Vec::new(),
             connections: ConnectionBudget::new(config.server.max_database_connections),
@@ -278,7 +282,7 @@ impl Builder {
             place: Arc::new(Place {
                 tenant: id.clone(),
                 routes,
-                channel_prefix: config.layer.prefix.as_str().into(),
+                channel_prefix: lines.relay.layer().channel_prefix().into(),
             }),
             parts,
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
@@ -390,22 +394,36 @@ impl Builder {
             (None, None) => LayerKind::Memory,
         };
         let layer: Arc<dyn ChannelLayer> = match kind {
-            LayerKind::Memory => Arc::new(MemoryLayer::new(inbox.clone())),
+            LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
             LayerKind::PubSub => {
-                let url = single_host(&config.layer, redis.as_ref())?;
-                let store = self.redis_at(url, Dependency::Redis)?;
+                let stores = self.layer_stores(config, redis.as_ref())?;
                 let codec = Codec::new(
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
                 );
                 Arc::new(
                     self.endpoints
-                        .attach(&store, &config.layer.prefix, codec, inbox.clone()),
+                        .attach(&stores, &config.layer.prefix, codec, inbox.clone()),
                 )
             }
-            LayerKind::Core => anyhow::bail!("this version does not have the layer `core`"),
+            LayerKind::Core => {
+                let stores = self.layer_stores(config, redis.as_ref())?;
+                Arc::new(self.core.attach(&stores, &config.layer, inbox.clone())?)
+            }
         };
         Ok((layer, inbox))
+    }
+
+    fn layer_stores(
+        &mut self,
+        config: &TenantConfig,
+        redis: Option<&Secret>,
+    ) -> anyhow::Result<Vec<Arc<RedisStore>>> {
+        let hosts = hosts(&config.layer, redis)?;
+        let stores = hosts
+            .into_iter()
+            .map(|url| self.redis_at(url, Dependency::Redis));
+        stores.collect()
     }
 
     fn redis(&mut self, url: &Secret, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {

@@ -278,6 +278,10 @@ impl Server {
         let ended = drain.run(&mut signals).await;
         // Nobody shall wait for answers of a replica that is gone; without it the entry ends by itself.
         drop(tokio::time::timeout(LEAVING, self.registry.leave()).await);
+        let tenants = self.tenants.all();
+        // What would outlive the replica in Redis; each layer bounds its own goodbye.
+        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
+            .await;
         Ok(ended)
     }
 }

@@ -169,7 +169,7 @@ async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     layer.unsubscribe(&probe);
     subscribed.map_err(|error| match error.kind() {
         Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
-            "its Redis user may not subscribe to its groups; grant the channels {}*",
+            "its Redis user may not join its groups; grant the channels, with the layer core the keys, {}*",
             tenant.config.layer.prefix
         )),
         _ => Obstacle::NotReached(error.to_string()),

@@ -195,6 +195,8 @@ impl Tenancy {
                 close_paced(relay.hub().members(), rate, reason).await;
                 tokio::time::sleep(LOOK).await;
             }
+            // What would outlive it in Redis.
+            relay.layer().close().await;
             drop(task);
         });
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::per_address::AddressPlace;
+use crate::channel_layer::SocketChannel;
 use crate::close_code::CloseReason;
 use crate::config::OnExcess;
 use crate::hub::{Admitted, Budget, Excess, Member, Pending};
@@ -78,6 +79,8 @@ pub struct Registration {
     relay: Arc<Relay>,
     _place: Place,
     registered: bool,
+    /// The channel that it hears; boxed, because every socket has room for it and few use it.
+    channel: Option<Box<SocketChannel>>,
 }
 
 impl Registration {
@@ -105,6 +108,7 @@ impl Registration {
             relay,
             _place: place,
             registered: true,
+            channel: None,
         };
         Ok((registration, admitted))
     }
@@ -121,6 +125,16 @@ impl Registration {
         for _ in 0..self.relay.hub().replace_oldest(user, most, &frame) {
             self.metrics().rate_limited("connections_per_user");
         }
+    }
+
+    /// From now on the socket stops hearing this channel when it goes; that it hears it is asked for apart.
+    pub fn hears(&mut self, channel: Option<SocketChannel>) {
+        self.channel = channel.map(Box::new);
+    }
+
+    /// The channel that the socket is to hear.
+    pub fn channel(&self) -> Option<SocketChannel> {
+        self.channel.as_deref().copied()
     }
 
     /// The socket in the hub.
@@ -144,6 +158,9 @@ impl Registration {
     pub fn end(&mut self) {
         if std::mem::take(&mut self.registered) {
             self.member.outbound().finish();
+            if let Some(channel) = self.channel.take() {
+                self.relay.unlisten(*channel);
+            }
             self.relay.unregister(&self.member);
             self.relay.metrics().connections.decrement(1.0);
         }

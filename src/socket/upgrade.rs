@@ -21,6 +21,7 @@ use super::handshake::{self, WebSocketKey};
 use super::per_address::AddressPlace;
 use super::registration::{Place, Registration};
 use crate::admission::Identity;
+use crate::channel_layer::SocketChannel;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::{ClientAddress, OnExpiry, RefusalMode};
@@ -279,9 +280,12 @@ async fn open(
 ) -> Result<ReadySocket, Refusal> {
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
-    let (registration, scope) = register(admitted, identity, path, place).await?;
+    let (mut registration, scope) = register(admitted, identity, path, place).await?;
     let groups = group_names(admitted, &scope)?;
     authorize(admitted, &scope).await?;
+    let hears = tenant.relay.hears_channel(route.consumer.tells_channel);
+    let channel = SocketChannel(registration.member().channel());
+    registration.hears(hears.then_some(channel));
     join_groups(&registration, &groups).await?;
     let connect = async {
         let mut consumer = (route.consumer.make)(&scope);
@@ -442,7 +446,17 @@ async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Resul
     let joins = groups
         .iter()
         .map(|group| registration.relay().join(registration.member(), group));
-    let joined = futures_util::future::try_join_all(joins).await;
+    let joins = futures_util::future::try_join_all(joins);
+    let listens = async {
+        match registration.channel() {
+            Some(channel) => {
+                let (relay, member) = (registration.relay(), registration.member());
+                relay.listen(member, channel).await
+            }
+            None => Ok(()),
+        }
+    };
+    let joined = futures_util::future::try_join(joins, listens).await;
     metrics::auth_step_took(AuthStep::Join, started.elapsed());
     joined.map(drop).map_err(|_| Refusal::Unavailable)
 }

@@ -201,7 +201,7 @@ pub async fn read(store: &RedisStore, key: &str) -> Result<(), StoreError> {
 /// [`StoreError`].
 pub async fn subscribe(store: &RedisStore, channel: &str) -> Result<(), StoreError> {
     in_time(store, async {
-        let mut link = store.client().get_async_pubsub().await?;
+        let mut link = store.client().await?.get_async_pubsub().await?;
         link.subscribe(channel).await
     })
     .await
@@ -213,7 +213,7 @@ pub async fn subscribe(store: &RedisStore, channel: &str) -> Result<(), StoreErr
 /// [`StoreError`] if it cannot be subscribed or published to, or the message does not come within a second.
 pub async fn echo(store: &RedisStore, channel: &str) -> Result<Duration, StoreError> {
     let mut link = in_time(store, async {
-        let mut link = store.client().get_async_pubsub().await?;
+        let mut link = store.client().await?.get_async_pubsub().await?;
         link.subscribe(channel).await?;
         Ok(link)
     })

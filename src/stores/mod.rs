@@ -7,4 +7,5 @@ pub mod memory;
 pub mod redis;
 pub mod redis_keys;
 mod redis_link;
+mod redis_master;
 pub mod redis_url;

@@ -8,8 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use deadpool_redis::{Manager, Pool};
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult,
+};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -17,7 +20,8 @@ use tokio::time::timeout;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_link::{ANSWER_LIMIT, Keeper, LinkState, Shared, client, store_error};
+use super::redis_link::{ANSWER_LIMIT, Keeper, LinkState, Shared, connect, kind_of, store_error};
+use super::redis_master::{Route, address};
 
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
@@ -32,15 +36,21 @@ pub type KeyValue = Result<Option<Vec<u8>>, WrongType>;
 #[error("the key does not hold a string")]
 pub struct WrongType;
 
+/// The word for a failure of one command among others.
+pub fn error_kind(error: &RedisError) -> ErrorKind {
+    kind_of(error)
+}
+
 /// Commands to one Redis server as one user.
 pub struct RedisStore {
     url: RedisUrl,
     endpoint: String,
     dependency: Dependency,
-    client: Client,
+    route: Route,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
-    pool: OnceLock<Pool>,
+    /// With the address that it leads to.
+    pool: Mutex<Option<((String, u16), Pool)>>,
 }
 
 impl RedisStore {
@@ -49,15 +59,15 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is no error here.
     pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
-        let client = client(url).map_err(|error| store_error(dependency, error))?;
+        let route = Route::new(url).map_err(|error| store_error(dependency, error))?;
         let store = Self {
             endpoint: url.endpoint(),
             url: url.clone(),
             dependency,
-            client,
+            route,
             shared: Arc::new(Shared::new()),
             keeper: OnceLock::new(),
-            pool: OnceLock::new(),
+            pool: Mutex::new(None),
         };
         if Handle::try_current().is_ok() {
             store.keep_connected();
@@ -81,8 +91,8 @@ impl RedisStore {
     }
 
     /// For what needs a connection of another kind.
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    pub(super) async fn client(&self) -> RedisResult<Client> {
+        self.route.client().await
     }
 
     /// Waits for a link made after the one numbered `seen`, and returns its number; links count from 1.
@@ -121,7 +131,7 @@ impl RedisStore {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipe = redis::Pipeline::with_capacity(keys.len());
+        let mut pipe = Pipeline::with_capacity(keys.len());
         for key in keys {
             pipe.get(key);
         }
@@ -265,24 +275,80 @@ impl RedisStore {
         Ok(started.elapsed())
     }
 
-    /// A pool for commands that block or need a connection of their own; these have no answer limit.
+    /// Short commands in one round, sent once. `operation` is a fixed word for the metric.
     ///
     /// # Errors
-    /// [`StoreError`] if the pool cannot be set up.
-    pub fn pool(&self) -> Result<&Pool, StoreError> {
-        if let Some(pool) = self.pool.get() {
-            return Ok(pool);
+    /// [`StoreError`]; also if one of the commands fails.
+    pub async fn query_all<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        commands: &Pipeline,
+    ) -> Result<T, StoreError> {
+        let send =
+            |mut link: MultiplexedConnection| async move { commands.query_async(&mut link).await };
+        self.ask(operation, send).await.map_err(|(error, _)| error)
+    }
+
+    /// Where the server is right now: of the URL, or what Sentinels say.
+    ///
+    /// # Errors
+    /// [`StoreError`] if no Sentinel knows, or what they name is no master.
+    pub async fn address(&self) -> Result<(String, u16), StoreError> {
+        if let Some((host, port)) = self.url.address() {
+            return Ok((host.to_owned(), port));
         }
+        let client = self.route.client().await;
+        let client = client.map_err(|error| store_error(self.dependency, error))?;
+        self.address_of(&client)
+    }
+
+    fn address_of(&self, client: &Client) -> Result<(String, u16), StoreError> {
+        let found = address(client).map(|(host, port)| (host.to_owned(), port));
+        let text = "the server has no address";
+        found.ok_or_else(|| StoreError::new(self.dependency, ErrorKind::Other, text.to_owned()))
+    }
+
+    /// A connection for one task alone, whose commands may block: it has no answer limit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn own_connection(&self) -> Result<MultiplexedConnection, StoreError> {
+        let attempt = async { connect(&self.route.client().await?, None).await };
+        attempt
+            .await
+            .map_err(|error| self.failed(store_error(self.dependency, error)))
+    }
+
+    /// A pool for commands that block or need a connection of their own; these have no answer limit. After a failover it
+    /// is another pool.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the pool cannot be set up, or no Sentinel has named the server yet.
+    pub fn pool(&self) -> Result<Pool, StoreError> {
         let failed = |error: String| StoreError::new(self.dependency, ErrorKind::Other, error);
+        let client = match &self.route {
+            Route::Fixed(client) => (**client).clone(),
+            Route::Sentinel(_) => {
+                let known = self.shared.client.lock().clone();
+                known.ok_or_else(|| failed("not connected yet".to_owned()))?
+            }
+        };
+        let leads_to = self.address_of(&client)?;
+        let mut pool = self.pool.lock();
+        if let Some((address, pool)) = &*pool
+            && *address == leads_to
+        {
+            return Ok(pool.clone());
+        }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ANSWER_LIMIT))
             .set_response_timeout(None);
-        let info = self.client.get_connection_info().clone();
-        let manager = Manager::new_with_config(info, config);
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), config);
         let manager = manager.map_err(|error| failed(error.to_string()))?;
-        let pool = Pool::builder(manager).max_size(POOL_SIZE).build();
-        let pool = pool.map_err(|error| failed(error.to_string()))?;
-        Ok(self.pool.get_or_init(|| pool))
+        let new = Pool::builder(manager).max_size(POOL_SIZE).build();
+        let new = new.map_err(|error| failed(error.to_string()))?;
+        *pool = Some((leads_to, new.clone()));
+        Ok(new)
     }
 
     /// Asks, and once more if the link was found lost: only for what may happen twice.
@@ -315,7 +381,8 @@ impl RedisStore {
             }
             Err(error) => {
                 let lost = error.is_unrecoverable_error();
-                if lost {
+                // A master that became a replica: the next link leads to the new one.
+                if lost || (self.route.moves() && error.code() == Some("READONLY")) {
                     self.shared.report_broken(link);
                 }
                 Err((self.failed(store_error(self.dependency, error)), lost))
@@ -355,7 +422,7 @@ impl RedisStore {
     fn keep_connected(&self) {
         self.keeper.get_or_init(|| {
             let keeper = Keeper {
-                client: self.client.clone(),
+                route: self.route.clone(),
                 endpoint: self.endpoint.clone(),
                 dependency: self.dependency,
                 shared: self.shared.clone(),

@@ -82,7 +82,7 @@ pub fn reply(replica: &ReplicaId) -> String {
     format!("lockgate::reply:{replica}")
 }
 
-/// The channel on which a replica proves that what is published comes back.
+/// The channel, and for the layer `core` the sorted set, on which a replica proves that what it writes comes back.
 pub fn canary(replica: &ReplicaId) -> String {
     format!("lockgate::canary:{replica}")
 }

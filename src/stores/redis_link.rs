@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_url::RedisUrl;
+use super::redis_master::{Route, address};
 
 /// How long one answer may take, and how long a command waits for a link.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -25,8 +25,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// An idle link is probed this often: a lost one is then replaced before somebody needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// The kernel gives up on unacknowledged bytes after this: a partition, not a busy server, which still acknowledges.
-const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
+/// Where Sentinels lead to the server, they are asked this often whether it is still the master: the far side of a split
+/// brain takes commands for as long as nobody tells it.
+const MASTER_ASKED_EVERY: Duration = Duration::from_secs(5);
 /// Commands between callers and socket; beyond it callers wait.
 const PIPELINE: usize = 1024;
 
@@ -68,6 +69,8 @@ pub(super) struct Shared {
     made: Instant,
     /// Milliseconds from `made` to the last answer.
     answered: AtomicU64,
+    /// Leads to the server of the newest link.
+    pub(super) client: Mutex<Option<Client>>,
 }
 
 impl Shared {
@@ -80,6 +83,7 @@ impl Shared {
             answers: AtomicU64::new(0),
             made: Instant::now(),
             answered: AtomicU64::new(0),
+            client: Mutex::new(None),
         }
     }
 
@@ -115,7 +119,7 @@ impl Shared {
 
 /// Connects, watches and connects again, for as long as the task lives.
 pub(super) struct Keeper {
-    pub(super) client: Client,
+    pub(super) route: Route,
     pub(super) endpoint: String,
     pub(super) dependency: Dependency,
     pub(super) shared: Arc<Shared>,
@@ -126,12 +130,16 @@ impl Keeper {
         let mut links = 0;
         let mut pause = BACKOFF[0];
         loop {
-            match connect(&self.client).await {
-                Ok(connection) => {
+            match self.connect().await {
+                Ok((connection, client)) => {
                     links += 1;
+                    *self.shared.client.lock() = Some(client.clone());
                     self.up(&connection, links);
                     let made = Instant::now();
-                    let error = self.watch(connection, links).await;
+                    let error = tokio::select! {
+                        error = self.watch(connection, links) => error,
+                        error = self.moved(&client) => error,
+                    };
                     self.down(&error);
                     if made.elapsed() > BACKOFF[1] {
                         pause = BACKOFF[0];
@@ -141,6 +149,32 @@ impl Keeper {
             }
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(BACKOFF[1]);
+        }
+    }
+
+    async fn connect(&self) -> RedisResult<(MultiplexedConnection, Client)> {
+        let client = self.route.client().await?;
+        let connection = connect(&client, Some(ANSWER_LIMIT)).await?;
+        Ok((connection, client))
+    }
+
+    /// Returns once Sentinels call another server the master; never where there are none.
+    async fn moved(&self, client: &Client) -> RedisError {
+        if !self.route.moves() {
+            return std::future::pending().await;
+        }
+        let is_it = |host: &str, port| address(client) == Some((host, port));
+        loop {
+            sleep(MASTER_ASKED_EVERY).await;
+            // No answer says nothing about the link, and one Sentinel alone may be behind.
+            if let Some(Ok((host, port))) = self.route.hearsay().await
+                && !is_it(&host, port)
+                && let Ok(master) = self.route.client().await
+                && address(&master).is_some_and(|(host, port)| !is_it(host, port))
+            {
+                let text = "the Sentinels call another server the master";
+                return std::io::Error::other(text).into();
+            }
         }
     }
 
@@ -226,27 +260,13 @@ impl Keeper {
     }
 }
 
-/// The client of `url` with the socket options of every link.
-///
-/// # Errors
-/// If TLS is asked for and the system's certificates cannot be read.
-pub(super) fn client(url: &RedisUrl) -> RedisResult<Client> {
-    if url.tls() {
-        // Whoever was first has chosen; all of the crate's TLS uses aws-lc-rs.
-        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    }
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_user_timeout(UNACKNOWLEDGED_LIMIT);
-    let info = url.connection_info().clone().set_tcp_settings(tcp);
-    let login = info.redis_settings().clone().set_skip_set_lib_name();
-    Client::open(info.set_redis_settings(login))
-}
-
-async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
+pub(super) async fn connect(
+    client: &Client,
+    answer_limit: Option<Duration>,
+) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_LIMIT))
-        .set_response_timeout(Some(ANSWER_LIMIT))
+        .set_response_timeout(answer_limit)
         .set_pipeline_buffer_size(PIPELINE);
     let attempt = client.get_multiplexed_async_connection_with_config(&config);
     let in_time = timeout(CONNECT_LIMIT + ANSWER_LIMIT, attempt).await;

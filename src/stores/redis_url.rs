@@ -1,38 +1,77 @@
-//! A Redis URL, taken apart once; its password cannot be printed.
+//! A Redis URL, taken apart once; its passwords cannot be printed.
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
 use crate::config::Secret;
 
-/// One Redis server and how to log in: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS.
+/// The port of a Sentinel whose address has none.
+const SENTINEL_PORT: u16 = 26_379;
+
+/// Where a Redis server is and how to log in.
 ///
-/// `Display` prints `host:port` alone.
+/// * `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS;
+/// * `redis+sentinel://[user:password@]host[:port],…/NAME[/db]`, `rediss+sentinel://` for TLS to Sentinels and servers: the
+///   master that they call NAME. The login is the servers'; the Sentinels' own, if they ask for one, stands behind:
+///   `?sentinel_username=…&sentinel_password=…`.
+///
+/// `Display` prints addresses and NAME alone.
 #[derive(Clone)]
 pub struct RedisUrl {
-    info: ConnectionInfo,
-    host: String,
-    port: u16,
+    server: Server,
     tls: bool,
-    password: Option<Secret>,
+    login: Login,
+    db: i64,
 }
 
-/// The URL names no single Redis server. None of these quotes the URL.
+/// Who we are to a server.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Login {
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Server {
+    At(String, u16),
+    Sentinel(Sentinels),
+}
+
+/// The Sentinels that know where a master is.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Sentinels {
+    /// Host and port of each, in the URL's order.
+    pub(super) nodes: Vec<(String, u16)>,
+    /// What they call the master.
+    pub(super) master: String,
+    /// Their own login, not the master's.
+    pub(super) login: Login,
+}
+
+/// The URL names no Redis server. None of these quotes the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisUrlError {
     /// Another scheme.
-    #[error("a Redis URL begins with redis:// or rediss://")]
+    #[error("a Redis URL begins with redis://, rediss://, redis+sentinel:// or rediss+sentinel://")]
     Scheme,
-    /// Sentinel and Cluster.
-    #[error("Redis Sentinel and Redis Cluster are not supported yet; give the URL of one server")]
+    /// Cluster.
+    #[error("Redis Cluster is not supported yet; give the URL of one server, or of Sentinels")]
     Topology,
     /// `?…` or `#…`.
-    #[error("a Redis URL takes no options after ? or #")]
+    #[error(
+        "a Redis URL takes no options after ? or #, but sentinel_username and sentinel_password"
+    )]
     Options,
     /// Host, port or database number cannot be read.
     #[error("the Redis URL cannot be read; its form is redis://user:password@host:6379/0")]
     Form,
+    /// A Sentinel URL without addresses or name.
+    #[error(
+        "the Redis URL cannot be read; its form is redis+sentinel://user:password@host:26379,host:26379/NAME/0"
+    )]
+    SentinelForm,
 }
 
 impl RedisUrl {
@@ -44,12 +83,15 @@ impl RedisUrl {
         let text = url.expose();
         let (scheme, rest) = text.split_once("://").ok_or(RedisUrlError::Scheme)?;
         match scheme {
-            "redis" | "rediss" => {}
-            "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster" => {
-                return Err(RedisUrlError::Topology);
-            }
-            _ => return Err(RedisUrlError::Scheme),
+            "redis" | "rediss" => Self::parse_one(text, rest),
+            "redis+sentinel" => Self::parse_sentinel(rest, false),
+            "rediss+sentinel" => Self::parse_sentinel(rest, true),
+            "redis+cluster" | "rediss+cluster" => Err(RedisUrlError::Topology),
+            _ => Err(RedisUrlError::Scheme),
         }
+    }
+
+    fn parse_one(text: &str, rest: &str) -> Result<Self, RedisUrlError> {
         if rest.contains(['?', '#']) {
             return Err(RedisUrlError::Options);
         }
@@ -61,24 +103,65 @@ impl RedisUrl {
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
             _ => return Err(RedisUrlError::Form),
         };
-        let password = info.redis_settings().password().map(Secret::from);
+        let settings = info.redis_settings();
         Ok(Self {
-            info,
-            host,
-            port,
+            server: Server::At(host, port),
             tls,
-            password,
+            login: Login {
+                username: settings.username().map(str::to_owned),
+                password: settings.password().map(Secret::from),
+            },
+            db: settings.db(),
         })
     }
 
-    /// Host name or address.
-    pub fn host(&self) -> &str {
-        &self.host
+    fn parse_sentinel(rest: &str, tls: bool) -> Result<Self, RedisUrlError> {
+        if rest.contains('#') {
+            return Err(RedisUrlError::Options);
+        }
+        let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
+        let (login, rest) = match rest.rsplit_once('@') {
+            Some((login, rest)) => (parse_login(login)?, rest),
+            None => (Login::default(), rest),
+        };
+        let mut parts = rest.split('/');
+        let nodes = parts.next().unwrap_or_default().split(',');
+        let nodes = nodes.map(parse_node).collect::<Option<Vec<_>>>();
+        let nodes = nodes.ok_or(RedisUrlError::SentinelForm)?;
+        let master = decoded(parts.next().unwrap_or_default())?;
+        let db = match parts.next() {
+            None | Some("") => 0,
+            Some(db) => db.parse().map_err(|_| RedisUrlError::SentinelForm)?,
+        };
+        if master.is_empty() || db < 0 || parts.next().is_some() {
+            return Err(RedisUrlError::SentinelForm);
+        }
+        let sentinels = Sentinels {
+            nodes,
+            master,
+            login: parse_options(options)?,
+        };
+        Ok(Self {
+            server: Server::Sentinel(sentinels),
+            tls,
+            login,
+            db,
+        })
     }
 
-    /// TCP port; 6379 where the URL has none.
-    pub fn port(&self) -> u16 {
-        self.port
+    /// Host and port; `None` where Sentinels know them.
+    pub fn address(&self) -> Option<(&str, u16)> {
+        match &self.server {
+            Server::At(host, port) => Some((host, *port)),
+            Server::Sentinel(_) => None,
+        }
+    }
+
+    pub(super) fn sentinels(&self) -> Option<&Sentinels> {
+        match &self.server {
+            Server::At(..) => None,
+            Server::Sentinel(sentinels) => Some(sentinels),
+        }
     }
 
     /// Whether the link is encrypted.
@@ -88,40 +171,134 @@ impl RedisUrl {
 
     /// The user of the ACL; `None` is `default`.
     pub fn username(&self) -> Option<&str> {
-        self.info.redis_settings().username()
+        self.login.username.as_deref()
     }
 
     /// The password.
     pub fn password(&self) -> Option<&Secret> {
-        self.password.as_ref()
+        self.login.password.as_ref()
     }
 
     /// The database number; pub/sub ignores it.
     pub fn db(&self) -> i64 {
-        self.info.redis_settings().db()
+        self.db
     }
 
-    /// `host:port`: the `endpoint` label, and how logs name the server.
+    /// `host:port`: the `endpoint` label, and how logs name the server. With Sentinels the first by name, and what they call
+    /// the master: `host:port/NAME`.
     pub fn endpoint(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
+        self.endpoints().into_iter().min().unwrap_or_default()
+    }
+
+    /// Everything that [`RedisUrl::endpoint`] could be: one for each Sentinel.
+    pub fn endpoints(&self) -> Vec<String> {
+        match &self.server {
+            Server::At(host, port) => vec![endpoint(host, *port)],
+            Server::Sentinel(Sentinels { nodes, master, .. }) => {
+                let nodes = nodes.iter();
+                let named =
+                    |(host, port): &(String, u16)| format!("{}/{master}", endpoint(host, *port));
+                nodes.map(named).collect()
+            }
         }
     }
 
     /// Whether both lead to the same server as the same user; the database number does not count.
     pub fn same_login(&self, other: &RedisUrl) -> bool {
-        (&self.host, self.port, self.tls) == (&other.host, other.port, other.tls)
-            && self.username() == other.username()
-            && self.password == other.password
+        (&self.server, self.tls, &self.login) == (&other.server, other.tls, &other.login)
     }
 
-    pub(super) fn connection_info(&self) -> &ConnectionInfo {
-        &self.info
+    /// How to connect to the server at this address.
+    pub(super) fn connection_info(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> redis::RedisResult<ConnectionInfo> {
+        let mut settings = redis::RedisConnectionInfo::default().set_db(self.db);
+        if let Some(username) = &self.login.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &self.login.password {
+            settings = settings.set_password(password.expose());
+        }
+        let info = node_address(host, port, self.tls).into_connection_info()?;
+        Ok(info.set_redis_settings(settings))
     }
 }
 
+/// Host and port as the redis crate takes them.
+pub(super) fn node_address(host: &str, port: u16, tls: bool) -> ConnectionAddr {
+    if tls {
+        ConnectionAddr::TcpTls {
+            host: host.to_owned(),
+            port,
+            insecure: false,
+            tls_params: None,
+        }
+    } else {
+        ConnectionAddr::Tcp(host.to_owned(), port)
+    }
+}
+
+fn endpoint(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+fn decoded(text: &str) -> Result<String, RedisUrlError> {
+    let text = percent_decode_str(text).decode_utf8();
+    Ok(text.map_err(|_| RedisUrlError::SentinelForm)?.into_owned())
+}
+
+/// `user:password`, `:password` or `user`; percent-encoded.
+fn parse_login(text: &str) -> Result<Login, RedisUrlError> {
+    let (username, password) = match text.split_once(':') {
+        Some((username, password)) => (username, Some(password)),
+        None => (text, None),
+    };
+    let username = decoded(username)?;
+    let password = password.map(decoded).transpose()?;
+    Ok(Login {
+        username: Some(username).filter(|name| !name.is_empty()),
+        password: password.as_deref().map(Secret::from),
+    })
+}
+
+fn parse_node(text: &str) -> Option<(String, u16)> {
+    // An IPv6 address stands in brackets.
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            match rest {
+                "" => (host, None),
+                port => (host, Some(port.strip_prefix(':')?)),
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map_or(Some(SENTINEL_PORT), |port| port.parse().ok())?;
+    (!host.is_empty() && port != 0).then(|| (host.to_owned(), port))
+}
+
+fn parse_options(options: &str) -> Result<Login, RedisUrlError> {
+    let mut login = Login::default();
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("sentinel_username", name)) => login.username = Some(decoded(name)?),
+            Some(("sentinel_password", password)) => {
+                login.password = Some(Secret::from(decoded(password)?.as_str()));
+            }
+            _ => return Err(RedisUrlError::Options),
+        }
+    }
+    Ok(login)
+}
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.endpoint())
@@ -145,10 +322,8 @@ mod tests {
     #[test]
     fn a_url_is_taken_apart() {
         let url = parse("rediss://al%40ice:pa%3Ass@redis.example:6380/3").unwrap();
-        assert_eq!(
-            (url.host(), url.port(), url.tls(), url.db()),
-            ("redis.example", 6380, true, 3)
-        );
+        assert_eq!(url.address(), Some(("redis.example", 6380)));
+        assert_eq!((url.tls(), url.db()), (true, 3));
         assert_eq!(url.username(), Some("al@ice"));
         assert_eq!(url.password().map(Secret::expose), Some("pa:ss"));
         let url = parse("redis://localhost").unwrap();
@@ -160,15 +335,47 @@ mod tests {
     }
 
     #[test]
+    fn a_sentinel_url_is_taken_apart() {
+        let url = parse("rediss+sentinel://u:p%40ss@b:1,[::1]:2,a/my%2Dmaster/3").unwrap();
+        let sentinels = url.sentinels().unwrap();
+        let nodes = [("b", 1), ("::1", 2), ("a", 26379)].map(|(host, port)| (host.into(), port));
+        assert_eq!(sentinels.nodes, nodes);
+        assert_eq!(sentinels.master, "my-master");
+        assert!(sentinels.login == Login::default());
+        assert_eq!((url.tls(), url.db(), url.address()), (true, 3, None));
+        assert_eq!(url.username(), Some("u"));
+        assert_eq!(url.password().map(Secret::expose), Some("p@ss"));
+        assert_eq!(url.endpoint(), "[::1]:2/my-master");
+
+        let url = parse("redis+sentinel://:p@a/m?sentinel_username=s&sentinel_password=q%26");
+        let url = url.unwrap();
+        assert_eq!((url.username(), url.db()), (None, 0));
+        let login = &url.sentinels().unwrap().login;
+        assert_eq!(login.username.as_deref(), Some("s"));
+        assert_eq!(login.password.as_ref().map(Secret::expose), Some("q&"));
+        assert_eq!(format!("{url} {url:?}"), "a:26379/m RedisUrl(a:26379/m)");
+    }
+
+    #[test]
     fn a_url_does_not_print_its_password() {
         let url = parse("redis://u:hunter2@h/0").unwrap();
         assert_eq!(format!("{url} {url:?}"), "h:6379 RedisUrl(h:6379)");
     }
 
     #[test]
-    fn what_is_not_one_server_is_refused() {
+    fn what_names_no_server_is_refused() {
         for (url, error) in [
-            ("redis+sentinel://a:1,b:2/m/0", RedisUrlError::Topology),
+            ("redis+sentinel://a:1,b:2", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a:1,/m", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a:0/m", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a:x/m", RedisUrlError::SentinelForm),
+            ("redis+sentinel:///m/0", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a/m/x", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a/m/-1", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a/m/0/1", RedisUrlError::SentinelForm),
+            ("redis+sentinel://[::1/m", RedisUrlError::SentinelForm),
+            ("redis+sentinel://a/m?db=1", RedisUrlError::Options),
+            ("redis+sentinel://a/m#x", RedisUrlError::Options),
             ("redis+cluster://a:1,b:2", RedisUrlError::Topology),
             ("http://a", RedisUrlError::Scheme),
             ("localhost:6379", RedisUrlError::Scheme),

@@ -80,7 +80,7 @@ fn server(config: &Config, checker: &mut Checker<'_>) {
 
 /// Reports what is wrong with a Redis URL.
 pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) {
-    if let Some(Err((found, expected))) = url.map(|url| redis_url::endpoint(url.expose())) {
+    if let Some(Err((found, expected))) = url.map(|url| redis_url::endpoints(url.expose())) {
         checker.mistake(key, found, expected, "");
     }
 }

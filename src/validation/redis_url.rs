@@ -1,20 +1,43 @@
 //! Which server a Redis URL names, as far as the configuration has to know. Never shows the URL: it may hold a password.
 
-/// Host and port of a URL, in lower case, without database number: two tenants with the same one share a Redis.
+use crate::stores::redis_url::{RedisUrl, RedisUrlError};
+
+/// What is wrong with a URL, as found and expected.
+type Wrong = (&'static str, &'static str);
+
+/// What a URL names, in lower case, without database number: two tenants with one in common share a Redis. A server by its
+/// host and port, a master by each of the Sentinels and its name.
 ///
 /// # Errors
-/// What is wrong, as found and expected.
-pub(super) fn endpoint(url: &str) -> Result<String, (&'static str, &'static str)> {
-    const EXPECTED: &str = "redis://HOST:PORT/DATABASE or rediss://…";
+/// What is wrong.
+pub(super) fn endpoints(url: &str) -> Result<Vec<String>, Wrong> {
+    if url.starts_with("redis+sentinel://") || url.starts_with("rediss+sentinel://") {
+        return sentinels(url);
+    }
+    endpoint(url).map(|one| vec![one])
+}
+
+fn sentinels(url: &str) -> Result<Vec<String>, Wrong> {
+    const EXPECTED: &str = "redis+sentinel://HOST:PORT,HOST:PORT/NAME/DATABASE";
+    let parsed = RedisUrl::parse(&url.into()).map_err(|error| match error {
+        RedisUrlError::Options => (
+            "a URL with other options than sentinel_username and sentinel_password",
+            EXPECTED,
+        ),
+        _ => ("a Sentinel URL that cannot be read", EXPECTED),
+    })?;
+    let endpoints = parsed.endpoints().into_iter();
+    Ok(endpoints.map(|one| one.to_ascii_lowercase()).collect())
+}
+
+fn endpoint(url: &str) -> Result<String, Wrong> {
+    const EXPECTED: &str = "redis://HOST:PORT/DATABASE, rediss://… or redis+sentinel://…";
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(("text that is no URL", EXPECTED));
     };
     match scheme {
         "redis" | "rediss" => {}
-        "redis+sentinel" => {
-            return Err(("redis+sentinel://, not supported by this version", EXPECTED));
-        }
-        "redis+cluster" => {
+        "redis+cluster" | "rediss+cluster" => {
             return Err(("redis+cluster://, not supported by this version", EXPECTED));
         }
         "unix" | "redis+unix" => {
@@ -64,8 +87,11 @@ mod tests {
             ("redis://[::1]:7/0", "[::1]:7"),
             ("redis://[::1]", "[::1]:6379"),
         ] {
-            assert_eq!(endpoint(url).as_deref(), Ok(expected), "{url}");
+            assert_eq!(endpoints(url), Ok(vec![expected.to_owned()]), "{url}");
         }
+        let master = endpoints("redis+sentinel://u:p%40@A:1,[::1]/mymaster/2?sentinel_password=x");
+        let expected = ["a:1/mymaster", "[::1]:26379/mymaster"].map(str::to_owned);
+        assert_eq!(master, Ok(expected.into()));
         for url in [
             "",
             "h:6379",
@@ -76,11 +102,14 @@ mod tests {
             "redis://h:x",
             "redis://a,b/0",
             "redis://h/x",
-            "redis+sentinel://h/m/0",
+            "redis+sentinel://h/",
+            "redis+sentinel://h/m/x",
+            "rediss+sentinel://h:0/m",
+            "redis+sentinel://h/m?x=1",
             "redis+cluster://h",
             "unix:///s",
         ] {
-            assert!(endpoint(url).is_err(), "{url}");
+            assert!(endpoints(url).is_err(), "{url}");
         }
     }
 }

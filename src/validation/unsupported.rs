@@ -1,31 +1,14 @@
-//! What the configuration can say and this version does not do: refused where it would mislead, else told.
+//! What the configuration can say and this version does not do: told.
 
-use crate::config::{ApiConfig, Config, DenylistConfig, LayerKind, LimitsConfig, OnExcess};
+use crate::config::{ApiConfig, Config, DenylistConfig, LimitsConfig, OnExcess};
 
 use super::Checker;
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     deployment(config, checker);
     for (id, tenant) in &config.tenants {
-        let layer = |name: &str| format!("tenants.{id}.layer.{name}");
-        if tenant.layer.kind == Some(LayerKind::Core) {
-            refuse(
-                &layer("kind"),
-                "\"core\"",
-                "\"pubsub\" or \"memory\"",
-                checker,
-            );
-        }
-        if tenant.layer.hosts.len() > 1 {
-            refuse(&layer("hosts"), "several hosts", "one host", checker);
-        }
         limits(&format!("tenants.{id}.limits"), &tenant.limits, checker);
     }
-}
-
-fn refuse(key: &str, found: &str, expected: &str, checker: &mut Checker<'_>) {
-    let found = format!("{found}, not supported by this version");
-    checker.mistake(key, found, expected, "");
 }
 
 /// Warns where a key asks for something: it has another value than its default.

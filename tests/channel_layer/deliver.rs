@@ -1,11 +1,15 @@
 //! Joins, leaves, order and bounds on a healthy Redis.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use lockgate::channel_layer::{ChannelLayer, Codec};
+use lockgate::channel_layer::shards::shard_of;
+use lockgate::channel_layer::{ChannelLayer, Codec, Signal, SocketChannel, Target};
 use lockgate::config::SerializerFormat;
 use lockgate::metrics::GapCause;
+
+use tokio::time::timeout;
 
 use crate::support::*;
 
@@ -21,6 +25,65 @@ async fn a_join_returns_after_redis_confirmed_it() {
         assert_eq!(reached, 1);
         assert_eq!(tenant.heard().await, Heard::Number(group, number));
     }
+}
+
+#[tokio::test]
+async fn on_several_hosts_names_belong_to_the_host_of_their_checksum() {
+    let servers = [
+        Redis::start().await,
+        Redis::start().await,
+        Redis::start().await,
+    ];
+    let (here, there) = (on_hosts(&servers), on_hosts(&servers));
+    let mut links = Vec::new();
+    for redis in &servers {
+        links.push(redis.link().await);
+    }
+    let mut used = [0; 3];
+    for number in 0..30 {
+        let group = format!("g{number}");
+        let name = channel("acme", &group);
+        here.join(&group).await;
+        let host = shard_of(name.as_bytes(), 3);
+        for (at, link) in links.iter_mut().enumerate() {
+            let expected = u64::from(at == host);
+            assert_eq!(publish(link, &name, &payload(number)).await, expected);
+        }
+        assert_eq!(here.heard().await, Heard::Number(group.clone(), number));
+        there.send(&group, number).await;
+        assert_eq!(here.heard().await, Heard::Number(group, number));
+        used[host] += 1;
+    }
+    assert!(used.iter().all(|count| *count > 0), "{used:?}");
+    assert!(here.layer.ready().await);
+}
+
+#[tokio::test]
+async fn a_socket_hears_its_own_channel_from_opening_to_closing() {
+    let servers = [Redis::start().await, Redis::start().await];
+    let (here, there) = (on_hosts(&servers), on_hosts(&servers));
+    for bits in 0..20u8 {
+        let socket = SocketChannel([bits; 16]);
+        let name = socket.name(here.layer.channel_prefix());
+        assert!(name.starts_with("acmespecific."), "{name}");
+        here.layer.open_channel(socket).await.unwrap();
+        let channel = name.as_str().into();
+        there.layer.send(&channel, &event(7)).await.unwrap();
+        let signal = timeout(Duration::from_secs(5), here.inbox.next()).await;
+        let Ok(Signal::Event(incoming)) = signal else {
+            panic!("{signal:?}");
+        };
+        assert_eq!(incoming.target, Target::Socket(socket));
+        here.layer.close_channel(socket);
+        let mut link = servers[shard_of(name.as_bytes(), 2)].link().await;
+        wait_for_subscribers(&mut link, &[name], 0).await;
+    }
+}
+
+fn on_hosts(servers: &[Redis]) -> Tenant {
+    let replicas: Vec<_> = servers.iter().map(|redis| replica(&redis.url())).collect();
+    let stores: Vec<_> = replicas.iter().map(|one| one.store.clone()).collect();
+    replicas[0].tenant_on(&stores)
 }
 
 #[tokio::test]

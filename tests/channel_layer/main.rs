@@ -10,6 +10,7 @@
     reason = "a helper of a test fails as the test does"
 )]
 
+mod core;
 mod deliver;
 mod faults;
 mod poison;

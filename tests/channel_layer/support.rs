@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockgate::channel_layer::pubsub::{PubSubEndpoints, PubSubLayer};
-use lockgate::channel_layer::{ChannelLayer, Codec, Inbox, Signal};
+use lockgate::channel_layer::{ChannelLayer, Codec, Inbox, Signal, Target};
 use lockgate::config::SerializerFormat;
 use lockgate::error::Dependency;
 use lockgate::event::Event;
@@ -144,12 +144,26 @@ impl Replica {
         self.tenant_with(prefix, 0, Codec::new(SerializerFormat::MsgPack, &[]))
     }
 
+    /// A tenant `acme` on several hosts.
+    pub(crate) fn tenant_on(&self, stores: &[Arc<RedisStore>]) -> Tenant {
+        let codec = Codec::new(SerializerFormat::MsgPack, &[]);
+        self.attached(stores, "acme", 0, codec)
+    }
+
     pub(crate) fn tenant_with(&self, prefix: &str, limit: u64, codec: Codec) -> Tenant {
+        self.attached(std::slice::from_ref(&self.store), prefix, limit, codec)
+    }
+
+    fn attached(
+        &self,
+        stores: &[Arc<RedisStore>],
+        prefix: &str,
+        limit: u64,
+        codec: Codec,
+    ) -> Tenant {
         let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
         let inbox = Inbox::new(limit, Arc::new(metrics));
-        let layer = self
-            .endpoints
-            .attach(&self.store, prefix, codec, inbox.clone());
+        let layer = self.endpoints.attach(stores, prefix, codec, inbox.clone());
         Tenant {
             layer: Arc::new(layer),
             inbox,
@@ -209,7 +223,10 @@ impl Tenant {
         match signal {
             Signal::Gap(cause) => Heard::Gap(cause),
             Signal::Event(incoming) => {
-                let group = incoming.group.to_string();
+                let Target::Group(group) = incoming.target else {
+                    panic!("{incoming:?} is for no group");
+                };
+                let group = group.to_string();
                 match incoming.payload.decode(self.layer.codec()) {
                     Ok(event) => {
                         let number = event.get("n").and_then(|n| n.as_i64()).unwrap_or(-1);

@@ -83,6 +83,19 @@ async def listen(group):
     return channel
 
 
+async def group_add(group, channel):
+    await layer.group_add(group, channel)
+
+
+async def forget_connections():
+    """For the core layer after a restart of Redis: redis-py finds out about each dead connection with a failed command."""
+    await layer.close_pools()
+
+
+async def send(channel, message):
+    await layer.send(channel, message)
+
+
 async def receive(channel, timeout=5):
     return await asyncio.wait_for(layer.receive(channel), timeout)
 
@@ -95,6 +108,9 @@ OPERATIONS = {
     "refresh": refresh,
     "disconnect": disconnect,
     "group_send": group_send,
+    "group_add": group_add,
+    "send": send,
+    "forget_connections": forget_connections,
     "listen": listen,
     "receive": receive,
 }

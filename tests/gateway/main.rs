@@ -11,6 +11,7 @@ mod support;
 
 mod api;
 mod command_line;
+mod core_layer;
 mod dev;
 mod doctor;
 mod drain;
@@ -28,6 +29,8 @@ mod problem;
 mod refusals;
 mod requests;
 mod revocation_to_close;
+mod sentinel;
+mod socket_channels;
 mod store_outage;
 mod token_explain;
 mod token_sources;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::servers::{RedisServer, Usage};
-use crate::channel_layer::names::group_channel_pattern;
+use crate::channel_layer::names::channel_patterns;
 use crate::config::LayerKind;
 use crate::stores::redis_keys;
 
@@ -105,8 +105,7 @@ fn layer_patterns(usage: &Usage) -> Vec<String> {
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
             let prefix = literal(prefix);
-            let groups = group_channel_pattern(&prefix);
-            vec![format!("&{groups}"), format!("&{prefix}specific.*")]
+            vec![format!("&{}", channel_patterns(&prefix))]
         }
         Some((LayerKind::Core, prefix)) => vec![format!("~{}*", literal(prefix))],
         Some((LayerKind::Memory, _)) | None => Vec::new(),

@@ -1,6 +1,6 @@
 //! Which Redis servers a configuration names, and what each is used for by which tenant.
 
-use crate::channel_layer::pubsub::single_host;
+use crate::channel_layer::hosts::hosts;
 use crate::config::{Config, LayerKind, Secret, TenantConfig};
 use crate::ids::TenantId;
 use crate::stores::redis_url::{RedisUrl, RedisUrlError};
@@ -82,17 +82,10 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
         let layer = Some((kind, tenant.layer.prefix.clone()));
         match kind {
             LayerKind::Memory => {}
-            LayerKind::PubSub => {
-                // Without a host, or with several, the configuration was refused already.
-                if let Ok(url) = single_host(&tenant.layer, redis) {
-                    server(&mut servers, url).usage(id).layer = layer;
-                }
-            }
-            LayerKind::Core => {
-                let own = tenant.layer.hosts.iter();
-                let shared = redis.filter(|_| tenant.layer.hosts.is_empty());
-                for url in own.chain(shared) {
-                    server(&mut servers, RedisUrl::parse(url)?).usage(id).layer = layer.clone();
+            LayerKind::PubSub | LayerKind::Core => {
+                // Without a host the configuration was refused already.
+                for url in hosts(&tenant.layer, redis).unwrap_or_default() {
+                    server(&mut servers, url).usage(id).layer = layer.clone();
                 }
             }
         }

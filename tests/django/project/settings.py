@@ -1,13 +1,16 @@
 """Settings of the test back end; whatever differs from test to test comes from the environment.
 
 LOCKGATE_TEST_DATABASE_URL   postgres://, mysql:// or sqlite:// (a path)
-LOCKGATE_TEST_REDIS_URL      where the channel layer lives
+LOCKGATE_TEST_REDIS_URL      where the channel layer lives; several URLs with commas between
 LOCKGATE_TEST_LAYER_PREFIX   its prefix
+LOCKGATE_TEST_LAYER          "pubsub" (default) or "core"
+LOCKGATE_TEST_LAYER_CONFIG   more of its CONFIG, as JSON
 LOCKGATE_TEST_SIGNING_KEY    what simplejwt signs with
 LOCKGATE_TEST_USER_MODEL     auth.User (default) or accounts.UuidUser
 LOCKGATE_TEST_REVOKE_TOKEN   "1": tokens carry the password's digest (CHECK_REVOKE_TOKEN)
 """
 
+import json
 import os
 from urllib.parse import unquote, urlsplit
 
@@ -65,12 +68,24 @@ SIMPLE_JWT = {
     "SIGNING_KEY": SIGNING_KEY,
     "CHECK_REVOKE_TOKEN": os.environ.get("LOCKGATE_TEST_REVOKE_TOKEN") == "1",
 }
+BACKENDS = {
+    "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
+    "core": "channels_redis.core.RedisChannelLayer",
+}
+
+
+def host(url):
+    # redis-py 8 gives up on a socket after five seconds, which is how long the core layer waits for a message.
+    return {"address": url, "socket_timeout": None}
+
+
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "BACKEND": BACKENDS[os.environ.get("LOCKGATE_TEST_LAYER", "pubsub")],
         "CONFIG": {
-            "hosts": [os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379")],
+            "hosts": [host(url) for url in os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379").split(",")],
             "prefix": os.environ.get("LOCKGATE_TEST_LAYER_PREFIX", "asgi"),
+            **json.loads(os.environ.get("LOCKGATE_TEST_LAYER_CONFIG", "{}")),
         },
     },
 }

@@ -23,10 +23,21 @@ impl Setup {
         self.with("LOCKGATE_TEST_SIGNING_KEY", key)
     }
 
-    /// Sends through this Redis under this prefix.
+    /// Sends through this Redis, or through several with commas between, under this prefix.
     pub(crate) fn layer(self, redis: &str, prefix: &str) -> Self {
         self.with("LOCKGATE_TEST_REDIS_URL", redis)
             .with("LOCKGATE_TEST_LAYER_PREFIX", prefix)
+    }
+
+    /// Uses the core layer, with more of its `CONFIG`.
+    pub(crate) fn core(self, config: &Value) -> Self {
+        self.with("LOCKGATE_TEST_LAYER", "core")
+            .with("LOCKGATE_TEST_LAYER_CONFIG", &config.to_string())
+    }
+
+    /// More of the layer's `CONFIG`.
+    pub(crate) fn layer_config(self, config: &Value) -> Self {
+        self.with("LOCKGATE_TEST_LAYER_CONFIG", &config.to_string())
     }
 
     /// Users have UUIDs, in the table `accounts_uuiduser`.
@@ -121,6 +132,23 @@ impl Django {
     /// `group_send` of events one after another.
     pub(crate) async fn group_send(&self, group: &str, events: &[Value]) {
         self.ask(json!({"op": "group_send", "group": group, "events": events}))
+            .await;
+    }
+
+    /// `group_add` of any channel, also of one that is at home elsewhere.
+    pub(crate) async fn group_add(&self, group: &str, channel: &str) {
+        self.ask(json!({"op": "group_add", "group": group, "channel": channel}))
+            .await;
+    }
+
+    /// Lets the core layer connect anew; what it listens to is lost.
+    pub(crate) async fn forget_connections(&self) {
+        self.ask(json!({"op": "forget_connections"})).await;
+    }
+
+    /// `send` of an event to one channel.
+    pub(crate) async fn send(&self, channel: &str, event: &Value) {
+        self.ask(json!({"op": "send", "channel": channel, "message": event}))
             .await;
     }
 

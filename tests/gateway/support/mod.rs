@@ -18,6 +18,7 @@ pub(crate) mod proxy;
 pub(crate) mod publisher;
 pub(crate) mod redis;
 pub(crate) mod replica;
+pub(crate) mod sentinel;
 pub(crate) mod socket;
 pub(crate) mod token;
 

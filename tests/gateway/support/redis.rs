@@ -16,6 +16,7 @@ use super::{PATIENCE, eventually, scratch};
 pub(crate) struct RedisServer {
     dir: TempDir,
     port: u16,
+    more: Vec<String>,
     process: Mutex<Option<Process>>,
 }
 
@@ -38,8 +39,17 @@ impl RedisServer {
         Self {
             dir: scratch("redis"),
             port: free_port(),
+            more: Vec::new(),
             process: Mutex::new(None),
         }
+    }
+
+    /// A running server with further options, such as `--replicaof`.
+    pub(crate) async fn with(options: &[&str]) -> Self {
+        let mut server = Self::absent();
+        server.more = options.iter().map(|&option| option.to_owned()).collect();
+        server.restart().await;
+        server
     }
 
     /// Starts it (again) on its port, with nothing in it, and waits until it answers.
@@ -50,6 +60,7 @@ impl RedisServer {
             .dir(self.dir.path())
             .args(["--port", &port, "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir", "."])
+            .args(&self.more)
             .start();
         *self.process.lock().expect("never poisoned") = Some(process);
         eventually(PATIENCE, "redis-server answers", async || {
@@ -76,6 +87,11 @@ impl RedisServer {
     fn signal(&self, signal: Signal) {
         let process = self.process.lock().expect("never poisoned");
         process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// `host:port`.

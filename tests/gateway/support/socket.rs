@@ -161,6 +161,16 @@ impl Socket {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 
+    /// As `next_json`, with a deadline of its own.
+    pub(crate) async fn next_json_within(&mut self, deadline: Duration) -> Value {
+        match self.next_within(deadline).await {
+            Message::Text(text) => {
+                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+            }
+            other => panic!("not a text: {other:?}"),
+        }
+    }
+
     /// Sends a text.
     pub(crate) async fn send_text(&mut self, text: &str) {
         self.send(Message::text(text)).await;

@@ -1,0 +1,369 @@
+//! The core layer: `channels_redis.core.RedisChannelLayer` on the wire, on one Redis host or several.
+//!
+//! A replica joins each group once, with a channel name of its own for that group, so that a message, which names the
+//! channels it is for, tells the group. All its messages come under one key, on every host: group sends on one of them,
+//! direct sends of Channels on any (channels#1492).
+//!
+//! `reader` waits for messages, `membership` keeps the groups, `send` writes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use hashbrown::HashSet;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::config::LayerConfig;
+use crate::error::ErrorKind;
+use crate::event::{DecodeError, Event};
+use crate::ids::{ChannelName, GroupName, ReplicaId};
+use crate::stores::redis::RedisStore;
+use crate::stores::redis_keys;
+
+use super::inbox::{Inbox, Incoming, Payload};
+use super::shards::shard_of;
+use super::subscriber::Status;
+use super::target::{Members, SocketChannel, Target};
+use super::{ChannelLayer, Codec, LayerError};
+
+pub use capacity::Capacities;
+pub use envelope::{Envelope, Named};
+
+use mailbox::Mailbox;
+use membership::Keeper;
+use names::{Local, Names};
+use reader::Reader;
+use roster::{Roster, Wish};
+use send::{Clock, Sender};
+
+mod capacity;
+mod envelope;
+mod mailbox;
+mod membership;
+mod names;
+mod reader;
+mod roster;
+mod script;
+mod seen;
+mod send;
+
+/// How long a join waits for its confirmation, a lost link included.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The reading links of this replica, one per server, login and database.
+pub struct CoreEndpoints {
+    replica: ReplicaId,
+    links: Mutex<Vec<Weak<Endpoint>>>,
+}
+
+impl CoreEndpoints {
+    /// A registry without links.
+    pub fn new(replica: ReplicaId) -> Self {
+        Self {
+            replica,
+            links: Mutex::default(),
+        }
+    }
+
+    /// A layer on the servers of `stores`, in the order of its hosts, whose events go to `inbox`.
+    ///
+    /// # Errors
+    /// If a `channel_capacity` is no shell glob.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn attach(
+        &self,
+        stores: &[Arc<RedisStore>],
+        config: &LayerConfig,
+        inbox: Arc<Inbox>,
+    ) -> Result<CoreLayer, glob::PatternError> {
+        let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
+        let layer = Layer {
+            names: Arc::new(Names::new(&config.prefix)),
+            roster: Arc::default(),
+            capacities: Arc::new(Capacities::new(config.capacity, &config.channel_capacity)?),
+            config,
+            inbox: &inbox,
+        };
+        let of = stores.len();
+        let shard =
+            |(index, store)| layer.shard(self.endpoint(store), store, roster::Shard { index, of });
+        let shards = stores.iter().enumerate().map(shard).collect();
+        Ok(CoreLayer {
+            shards,
+            sender: Sender {
+                stores: stores.into(),
+                names: layer.names.clone(),
+                envelope: Envelope::new(codec, config.random_prefix_length, config.expiry),
+                capacities: layer.capacities.clone(),
+                expiry: config.expiry,
+                group_expiry: config.group_expiry,
+                inbox: inbox.clone(),
+                clock: Clock::default(),
+                turn: 0.into(),
+            },
+            names: layer.names,
+            roster: layer.roster,
+        })
+    }
+
+    fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
+        let mut links = self.links.lock();
+        links.retain(|link| link.strong_count() > 0);
+        let same = |link: &Arc<Endpoint>| {
+            let url = link.store.url();
+            url.same_login(store.url()) && url.db() == store.url().db()
+        };
+        let shared = links.iter().filter_map(Weak::upgrade).find(same);
+        shared.unwrap_or_else(|| {
+            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
+            links.push(Arc::downgrade(&endpoint));
+            endpoint
+        })
+    }
+}
+
+/// What the hosts of one layer share while it is made.
+struct Layer<'a> {
+    names: Arc<Names>,
+    roster: Arc<Roster>,
+    capacities: Arc<Capacities>,
+    config: &'a LayerConfig,
+    inbox: &'a Arc<Inbox>,
+}
+
+impl Layer<'_> {
+    fn shard(
+        &self,
+        endpoint: Arc<Endpoint>,
+        store: &Arc<RedisStore>,
+        shard: roster::Shard,
+    ) -> Shard {
+        let (orders, taken) = mpsc::unbounded_channel();
+        let failure = Arc::default();
+        let keeper = Keeper {
+            store: store.clone(),
+            names: self.names.clone(),
+            roster: self.roster.clone(),
+            inbox: self.inbox.clone(),
+            shard,
+            group_expiry: self.config.group_expiry,
+            orders: taken,
+            failure: Arc::clone(&failure),
+        };
+        // Ends by itself when the layer lets go of its orders, after it has cleaned up.
+        tokio::spawn(keeper.run());
+        let id = endpoint.mailboxes.fetch_add(1, Ordering::Relaxed);
+        let mailbox = Mailbox {
+            key: self.names.own_key(),
+            inbox: self.inbox.clone(),
+            capacity: self.capacities.of(&self.names.member(0)),
+            expiry: self.config.expiry,
+            roster: self.roster.clone(),
+            shard,
+            keeper: orders.downgrade(),
+            pattern: self.names.key_pattern(),
+        };
+        endpoint.order(reader::Order::Attach(id, mailbox));
+        Shard {
+            endpoint,
+            id,
+            orders,
+            failure,
+        }
+    }
+}
+
+/// One reading link with its task.
+struct Endpoint {
+    store: Arc<RedisStore>,
+    orders: mpsc::UnboundedSender<reader::Order>,
+    mailboxes: AtomicU64,
+    status: Arc<Status>,
+    task: AbortHandle,
+}
+
+impl Endpoint {
+    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
+        let (orders, taken) = mpsc::unbounded_channel();
+        let status = Arc::new(Status::default());
+        let reader = Reader {
+            store: store.clone(),
+            canary_key: redis_keys::canary(replica),
+            orders: taken,
+            status: status.clone(),
+        };
+        Self {
+            store: store.clone(),
+            orders,
+            mailboxes: AtomicU64::new(0),
+            status,
+            task: tokio::spawn(reader.run()).abort_handle(),
+        }
+    }
+
+    fn order(&self, order: reader::Order) {
+        // Fails only if the task panicked; then readiness is off.
+        drop(self.orders.send(order));
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One host of a layer.
+struct Shard {
+    endpoint: Arc<Endpoint>,
+    /// The number of its mailbox on the reading link.
+    id: u64,
+    /// To the task that keeps its memberships.
+    orders: mpsc::UnboundedSender<membership::Order>,
+    failure: Arc<Mutex<Option<ErrorKind>>>,
+}
+
+impl Shard {
+    fn order(&self, order: membership::Order) {
+        // Fails only after the layer was closed.
+        drop(self.orders.send(order));
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.endpoint.order(reader::Order::Detach(self.id));
+    }
+}
+
+/// The core layer of one tenant.
+pub struct CoreLayer {
+    /// In the order of the hosts; at least one.
+    shards: Box<[Shard]>,
+    names: Arc<Names>,
+    roster: Arc<Roster>,
+    sender: Sender,
+}
+
+impl CoreLayer {
+    /// The host of a group's members: the bare name is hashed.
+    fn shard(&self, group: &GroupName) -> &Shard {
+        &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
+    }
+
+    /// Who among us is meant; `None` if nobody.
+    fn target(&self, named: Named) -> Option<Target> {
+        match named {
+            Named::Nobody => None,
+            Named::One(name) => match self.names.local(&name)? {
+                Local::Socket(socket) => Some(Target::Socket(socket)),
+                Local::Group(number) => self.roster.group(number).map(Target::Group),
+            },
+            Named::Members(names) => self.members(&names),
+        }
+    }
+
+    /// Each once, also if a message names it twice.
+    fn members(&self, names: &[Box<str>]) -> Option<Target> {
+        let (mut members, mut known) = (Members::default(), HashSet::new());
+        let named = names.iter().filter(|name| known.insert(*name));
+        for local in named.filter_map(|name| self.names.local(name)) {
+            match local {
+                Local::Socket(socket) => members.sockets.push(socket),
+                Local::Group(number) => members.groups.extend(self.roster.group(number)),
+            }
+        }
+        match (members.groups.as_slice(), members.sockets.as_slice()) {
+            ([], []) => None,
+            ([group], []) => Some(Target::Group(group.clone())),
+            _ => Some(Target::Members(Box::new(members))),
+        }
+    }
+}
+
+#[async_trait]
+impl ChannelLayer for CoreLayer {
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        let shard = self.shard(group);
+        let confirmed = match self.roster.want(group) {
+            Wish::Joined => return Ok(()),
+            Wish::Joining(confirmed) => confirmed,
+            Wish::Order(confirmed) => {
+                shard.order(membership::Order::Join(group.clone()));
+                confirmed
+            }
+        };
+        match timeout(JOIN_LIMIT, confirmed).await {
+            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
+            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
+            Err(_) => {
+                let kind = shard.failure.lock().unwrap_or(ErrorKind::Timeout);
+                Err(LayerError::Unavailable(kind))
+            }
+        }
+    }
+
+    fn unsubscribe(&self, group: &GroupName) {
+        if let Some(number) = self.roster.unwant(group) {
+            let order = membership::Order::Leave(group.clone(), number);
+            self.shard(group).order(order);
+        }
+    }
+
+    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
+        self.sender.send_to_group(group, event).await
+    }
+
+    fn channel_prefix(&self) -> &str {
+        self.names.own()
+    }
+
+    /// Nothing to ask for: what is sent to any name of this process comes under its one key.
+    async fn open_channel(&self, _: SocketChannel) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn close_channel(&self, _: SocketChannel) {}
+
+    async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
+        self.sender.send(channel, event).await
+    }
+
+    async fn close(&self) {
+        let closed = self.shards.iter().filter_map(|shard| {
+            let (waiter, closed) = oneshot::channel();
+            let order = membership::Order::Close(waiter);
+            shard.orders.send(order).ok().map(|()| closed)
+        });
+        join_all(closed).await;
+    }
+
+    async fn ready(&self) -> bool {
+        for Shard { endpoint, .. } in &self.shards {
+            let reads = endpoint.status.ready.load(Ordering::Acquire);
+            if !reads || endpoint.store.ping().await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn open(&self, incoming: Incoming) -> Result<Option<(Target, Arc<Event>)>, DecodeError> {
+        let (named, event) = match &incoming.payload {
+            Payload::Encoded(message) => self.sender.envelope.open(message)?,
+            Payload::Decoded(event) => (Named::Nobody, (**event).clone()),
+        };
+        Ok(self.target(named).map(|target| (target, Arc::new(event))))
+    }
+
+    fn codec(&self) -> &Codec {
+        self.sender.envelope.codec()
+    }
+}

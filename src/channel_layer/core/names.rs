@@ -1,0 +1,120 @@
+//! Keys and channel names of the core layer, as `channels_redis.core` has them.
+
+use crate::ids::{GroupName, random_hex};
+
+use super::super::target::SocketChannel;
+
+/// The names of one tenant's layer in this process.
+#[derive(Debug)]
+pub(super) struct Names {
+    prefix: Box<str>,
+    /// `specific.{32 hex}!`, new for each layer: what names of channels at home here begin with.
+    own: Box<str>,
+}
+
+/// Who is behind a channel name of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Local {
+    /// The members of a group, by the number that the group has here.
+    Group(u64),
+    Socket(SocketChannel),
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+            own: format!("specific.{}!", random_hex()).into(),
+        }
+    }
+
+    pub(super) fn own(&self) -> &str {
+        &self.own
+    }
+
+    /// The one key for the messages of all channels at home here.
+    pub(super) fn own_key(&self) -> String {
+        self.message_key(&self.own)
+    }
+
+    /// The key for the messages of a channel.
+    pub(super) fn message_key(&self, channel: &str) -> String {
+        format!("{}{}", self.prefix, non_local(channel))
+    }
+
+    /// The key for the members of a group.
+    pub(super) fn group_key(&self, group: &GroupName) -> String {
+        format!("{}:group:{group}", self.prefix)
+    }
+
+    /// Stands for as long as nobody flushed the layer's keys; ours alone.
+    pub(super) fn alive_key(&self) -> String {
+        format!("{}$alive", self.own_key())
+    }
+
+    /// The pattern of all keys of the layer, as an ACL rule takes it.
+    pub(super) fn key_pattern(&self) -> String {
+        format!("{}*", self.prefix)
+    }
+
+    /// The channel that stands for all members of a group here. Not as long as a socket's, so that it cannot be one.
+    pub(super) fn member(&self, number: u64) -> String {
+        format!("{}g{number:x}", self.own)
+    }
+
+    /// Who is behind a channel name, if it is one of this process.
+    pub(super) fn local(&self, channel: &str) -> Option<Local> {
+        let local = channel.strip_prefix(&*self.own)?;
+        if let Some(socket) = SocketChannel::of_digits(local) {
+            return Some(Local::Socket(socket));
+        }
+        let number = u64::from_str_radix(local.strip_prefix('g')?, 16).ok()?;
+        Some(Local::Group(number))
+    }
+}
+
+/// The key for a message key's messages that are being read.
+pub(super) fn inflight_key(message_key: &str) -> String {
+    format!("{message_key}$inflight")
+}
+
+/// A channel name up to and including its `!`; the whole name if it has none.
+pub(super) fn non_local(channel: &str) -> &str {
+    channel.find('!').map_or(channel, |at| &channel[..=at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_names_come_back_and_others_do_not() {
+        let names = Names::new("asgi");
+        let socket = SocketChannel(*b"0123456789abcdef");
+        assert_eq!(
+            names.local(&socket.name(names.own())),
+            Some(Local::Socket(socket))
+        );
+        for number in [0, 7, u64::MAX] {
+            assert_eq!(
+                names.local(&names.member(number)),
+                Some(Local::Group(number))
+            );
+        }
+        let own = names.own().to_owned();
+        for other in ["", "g", "x1", "g1 ", "0123"] {
+            assert_eq!(names.local(&format!("{own}{other}")), None, "{other}");
+        }
+        assert_eq!(names.local(&Names::new("asgi").member(1)), None);
+    }
+
+    #[test]
+    fn names_fit_channels_rule() {
+        let names = Names::new("asgi");
+        let socket = SocketChannel([255; 16]).name(names.own());
+        assert!(crate::channel_layer::names::valid_channel_name(&socket));
+        assert_eq!(socket.len(), 74);
+        let member = names.member(u64::MAX);
+        assert!(crate::channel_layer::names::valid_channel_name(&member));
+    }
+}

@@ -1,0 +1,226 @@
+//! The groups that this replica is in, each with the number that stands for it in channel names: state without IO.
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::error::ErrorKind;
+use crate::ids::GroupName;
+
+use super::super::shards::shard_of;
+
+/// Hears how a join went.
+type Confirmed = oneshot::Receiver<Result<(), ErrorKind>>;
+
+struct Membership {
+    number: u64,
+    /// Redis has it.
+    joined: bool,
+    /// Somebody was told to see to it.
+    ordered: bool,
+    waiters: Vec<oneshot::Sender<Result<(), ErrorKind>>>,
+}
+
+#[derive(Default)]
+struct Groups {
+    /// Never used twice: a late message for a group that was left names nobody.
+    last_number: u64,
+    by_name: HashMap<GroupName, Membership>,
+    by_number: HashMap<u64, GroupName>,
+}
+
+/// What is wished for, and what Redis has confirmed.
+#[derive(Default)]
+pub(super) struct Roster {
+    groups: Mutex<Groups>,
+}
+
+/// What came of a wish.
+pub(super) enum Wish {
+    /// The replica is in the group.
+    Joined,
+    /// It is being joined.
+    Joining(Confirmed),
+    /// Somebody has to join it.
+    Order(Confirmed),
+}
+
+impl Roster {
+    /// Wishes for a group.
+    pub(super) fn want(&self, group: &GroupName) -> Wish {
+        let mut groups = self.groups.lock();
+        let Groups {
+            last_number,
+            by_name,
+            by_number,
+        } = &mut *groups;
+        let membership = by_name.entry_ref(group).or_insert_with(|| {
+            *last_number += 1;
+            by_number.insert(*last_number, group.clone());
+            Membership {
+                number: *last_number,
+                joined: false,
+                ordered: false,
+                waiters: Vec::new(),
+            }
+        });
+        if membership.joined {
+            return Wish::Joined;
+        }
+        let (waiter, confirmed) = oneshot::channel();
+        // During an outage handshakes come and give up: what they left behind goes with the next one.
+        membership.waiters.retain(|waiter| !waiter.is_closed());
+        membership.waiters.push(waiter);
+        if std::mem::replace(&mut membership.ordered, true) {
+            Wish::Joining(confirmed)
+        } else {
+            Wish::Order(confirmed)
+        }
+    }
+
+    /// Ends the wish; returns the number that the group had.
+    pub(super) fn unwant(&self, group: &GroupName) -> Option<u64> {
+        let mut groups = self.groups.lock();
+        let membership = groups.by_name.remove(group)?;
+        groups.by_number.remove(&membership.number);
+        Some(membership.number)
+    }
+
+    /// The group with this number, if it is wished for.
+    pub(super) fn group(&self, number: u64) -> Option<GroupName> {
+        self.groups.lock().by_number.get(&number).cloned()
+    }
+
+    /// The number of a group, if it is wished for.
+    pub(super) fn number(&self, group: &GroupName) -> Option<u64> {
+        self.groups.lock().by_name.get(group).map(|one| one.number)
+    }
+
+    /// Redis has the membership; returns whether it was believed to have it before.
+    pub(super) fn joined(&self, group: &GroupName, number: u64) -> bool {
+        let mut groups = self.groups.lock();
+        let Some(membership) = groups.by_name.get_mut(group) else {
+            return false;
+        };
+        if membership.number != number {
+            return false;
+        }
+        for waiter in std::mem::take(&mut membership.waiters) {
+            let _caller_is_gone = waiter.send(Ok(())).is_err();
+        }
+        std::mem::replace(&mut membership.joined, true)
+    }
+
+    /// Redis refuses the membership; the next wish is an order again.
+    pub(super) fn refused(&self, group: &GroupName, kind: ErrorKind) {
+        let mut groups = self.groups.lock();
+        if let Some(membership) = groups.by_name.get_mut(group) {
+            membership.joined = false;
+            membership.ordered = false;
+            for waiter in std::mem::take(&mut membership.waiters) {
+                let _caller_is_gone = waiter.send(Err(kind)).is_err();
+            }
+        }
+    }
+
+    /// A host may have lost its memberships: whoever wishes for one waits until it is joined again, which somebody sees to
+    /// already. True if there was one.
+    pub(super) fn doubt(&self, shard: Shard) -> bool {
+        let mut groups = self.groups.lock();
+        let mut any = false;
+        for (name, membership) in &mut groups.by_name {
+            if shard.has(name) {
+                any |= std::mem::take(&mut membership.joined);
+                membership.ordered = true;
+            }
+        }
+        any
+    }
+
+    /// Every group of a host that is wished for.
+    pub(super) fn names(&self, shard: Shard) -> Vec<GroupName> {
+        let groups = self.groups.lock();
+        let mine = groups.by_name.keys().filter(|name| shard.has(name));
+        mine.cloned().collect()
+    }
+}
+
+/// One of the hosts of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shard {
+    pub(super) index: usize,
+    pub(super) of: usize,
+}
+
+impl Shard {
+    /// Whether a group's members lie there: the bare name is hashed.
+    fn has(self, group: &GroupName) -> bool {
+        shard_of(group.as_str().as_bytes(), self.of) == self.index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_order_serves_all_who_wait() {
+        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        let Wish::Order(mut first) = roster.want(&group) else {
+            panic!("nobody has joined it");
+        };
+        let Wish::Joining(mut second) = roster.want(&group) else {
+            panic!("it is being joined");
+        };
+        let number = roster.number(&group).unwrap();
+        assert!(!roster.joined(&group, number));
+        assert_eq!(first.try_recv(), Ok(Ok(())));
+        assert_eq!(second.try_recv(), Ok(Ok(())));
+        assert!(matches!(roster.want(&group), Wish::Joined));
+        assert!(roster.joined(&group, number), "a renewal");
+    }
+
+    #[test]
+    fn a_refused_group_is_ordered_again() {
+        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        let Wish::Order(mut first) = roster.want(&group) else {
+            panic!("nobody has joined it");
+        };
+        roster.refused(&group, ErrorKind::Permission);
+        assert_eq!(first.try_recv(), Ok(Err(ErrorKind::Permission)));
+        assert!(matches!(roster.want(&group), Wish::Order(_)));
+    }
+
+    #[test]
+    fn a_doubtful_group_is_waited_for() {
+        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        drop(roster.want(&group));
+        let number = roster.number(&group).unwrap();
+        roster.joined(&group, number);
+        assert!(roster.doubt(Shard { index: 0, of: 1 }));
+        assert!(!roster.doubt(Shard { index: 0, of: 1 }));
+        let Wish::Joining(mut confirmed) = roster.want(&group) else {
+            panic!("it is being joined again");
+        };
+        assert!(!roster.joined(&group, number), "no renewal");
+        assert_eq!(confirmed.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn a_number_is_never_used_twice() {
+        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        drop(roster.want(&group));
+        let first = roster.unwant(&group).unwrap();
+        assert_eq!(roster.unwant(&group), None);
+        drop(roster.want(&group));
+        let second = roster.number(&group).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(
+            (roster.group(first), roster.group(second)),
+            (None, Some(group.clone()))
+        );
+        // The late confirmation of the first is not one of the second.
+        assert!(!roster.joined(&group, first));
+        assert!(matches!(roster.want(&group), Wish::Joining(_)));
+    }
+}

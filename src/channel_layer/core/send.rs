@@ -1,0 +1,204 @@
+//! Writing to groups and channels, as `channels_redis.core` does it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use indexmap::IndexMap;
+use redis::Pipeline;
+
+use crate::clock::UnixTime;
+use crate::event::{EncodeError, Event};
+use crate::ids::{ChannelName, GroupName};
+use crate::stores::redis::RedisStore;
+
+use super::super::LayerError;
+use super::super::inbox::Inbox;
+use super::super::shards::shard_of;
+use super::capacity::Capacities;
+use super::envelope::{Envelope, Named, is_reserved};
+use super::names::{Names, non_local};
+use super::script;
+
+/// What writing needs.
+pub(super) struct Sender {
+    /// In the order of the hosts.
+    pub(super) stores: Box<[Arc<RedisStore>]>,
+    pub(super) names: Arc<Names>,
+    pub(super) envelope: Envelope,
+    pub(super) capacities: Arc<Capacities>,
+    pub(super) expiry: Duration,
+    pub(super) group_expiry: Duration,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) clock: Clock,
+    /// Messages to plain channels go round the hosts.
+    pub(super) turn: AtomicUsize,
+}
+
+/// A message for one key.
+struct Parcel {
+    key: String,
+    channels: Vec<Box<str>>,
+    capacity: u32,
+}
+
+impl Sender {
+    /// One message for each process that has members in the group, whatever their number. Where a key is over its capacity
+    /// the message is dropped and counted.
+    pub(super) async fn send_to_group(
+        &self,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<(), LayerError> {
+        let members = self.members(group).await?;
+        let mut shards: IndexMap<usize, Vec<Parcel>> = IndexMap::new();
+        for (key, parcel) in self.parcels(members) {
+            let shard = self.shard_of(&key);
+            shards.entry(shard).or_default().push(parcel);
+        }
+        let sends = shards
+            .into_iter()
+            .map(|(shard, parcels)| self.send_parcels(shard, parcels, event));
+        let over: u64 = try_join_all(sends).await?.into_iter().sum();
+        self.inbox.over_capacity(over);
+        Ok(())
+    }
+
+    /// All members of a group that have not lapsed.
+    async fn members(&self, group: &GroupName) -> Result<Vec<Vec<u8>>, LayerError> {
+        let key = self.names.group_key(group);
+        let mut look = Pipeline::with_capacity(2);
+        let lapsed = expired(self.group_expiry);
+        look.cmd("ZREMRANGEBYSCORE")
+            .arg(&key)
+            .arg(0)
+            .arg(lapsed)
+            .ignore();
+        look.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
+        let store = &self.stores[self.shard_of(group.as_str())];
+        let (members,) = store.query_all("members", &look).await?;
+        Ok(members)
+    }
+
+    /// Gathers members by the key of their messages. What is no text can be nobody's name.
+    fn parcels(&self, members: Vec<Vec<u8>>) -> IndexMap<Box<str>, Parcel> {
+        let mut parcels: IndexMap<Box<str>, Parcel> = IndexMap::new();
+        for member in members.iter().filter_map(|name| str::from_utf8(name).ok()) {
+            let parcel = parcels.entry(non_local(member).into());
+            let parcel = parcel.or_insert_with(|| Parcel {
+                key: self.names.message_key(member),
+                channels: Vec::new(),
+                capacity: self.capacities.of(member),
+            });
+            parcel.channels.push(member.into());
+        }
+        parcels
+    }
+
+    /// One round on one host; returns how many keys were over capacity.
+    async fn send_parcels(
+        &self,
+        shard: usize,
+        parcels: Vec<Parcel>,
+        event: &Event,
+    ) -> Result<u64, LayerError> {
+        let mut event = event.clone();
+        let (mut pipe, mut send) = (Pipeline::new(), redis::cmd("EVAL"));
+        pipe.atomic();
+        send.arg(script::SEND_TO_GROUP).arg(parcels.len());
+        let stale = expired(self.expiry);
+        for Parcel { key, .. } in &parcels {
+            let trim = pipe.cmd("ZREMRANGEBYSCORE").arg(key);
+            trim.arg(0).arg(stale).ignore();
+            send.arg(key);
+        }
+        let capacities: Vec<u32> = parcels.iter().map(|parcel| parcel.capacity).collect();
+        for parcel in parcels {
+            let channels = Named::Members(parcel.channels);
+            send.arg(self.envelope.seal(&mut event, &channels)?);
+        }
+        send.arg(capacities);
+        send.arg(self.clock.score()).arg(self.expiry.as_secs());
+        pipe.add_command(send);
+        let (over,) = self.stores[shard].query_all("group_send", &pipe).await?;
+        Ok(over)
+    }
+
+    /// One message for one channel.
+    ///
+    /// A channel of a process lies on the host of the part up to its `!`, which is where its process reads. Channels
+    /// itself writes to the host of the whole name, where nobody reads it (channels#1492).
+    pub(super) async fn send(
+        &self,
+        channel: &ChannelName,
+        event: &Event,
+    ) -> Result<(), LayerError> {
+        if is_reserved(event) {
+            return Err(EncodeError::Reserved.into());
+        }
+        let name = channel.as_str();
+        let (named, shard) = if name.contains('!') {
+            (Named::One(name.into()), self.shard_of(non_local(name)))
+        } else {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            (Named::Nobody, turn % self.stores.len())
+        };
+        let mut command = redis::cmd("EVAL");
+        command.arg(script::SEND).arg(1);
+        command.arg(self.names.message_key(name));
+        command.arg(self.envelope.seal(&mut event.clone(), &named)?);
+        command
+            .arg(self.capacities.of(name))
+            .arg(self.clock.score());
+        command.arg(self.expiry.as_secs()).arg(expired(self.expiry));
+        match self.stores[shard].query("send", &command).await? {
+            0u8 => Err(LayerError::ChannelFull),
+            _ => Ok(()),
+        }
+    }
+
+    fn shard_of(&self, name: &str) -> usize {
+        shard_of(name.as_bytes(), self.stores.len())
+    }
+}
+
+/// The latest score that is older than `life`: whole seconds, as Channels counts.
+fn expired(life: Duration) -> i64 {
+    UnixTime::now().0 as i64 - i64::try_from(life.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The time that messages are ordered by. Never the same twice: what one process sends one after another arrives in that
+/// order, also where the system's clock stands still or goes back.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    /// Microseconds since 1970.
+    last: AtomicU64,
+}
+
+impl Clock {
+    /// Seconds with six decimals.
+    fn score(&self) -> String {
+        let now = (UnixTime::now().0 * 1e6) as u64;
+        let later = |last: u64| Some(now.max(last + 1));
+        let last = self
+            .last
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, later)
+            .unwrap_or_default();
+        let score = now.max(last + 1);
+        format!("{}.{:06}", score / 1_000_000, score % 1_000_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_rise() {
+        let clock = Clock::default();
+        let scores: Vec<f64> = (0..1000).map(|_| clock.score().parse().unwrap()).collect();
+        assert!(scores.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!((scores[0] - UnixTime::now().0).abs() < 1.0);
+    }
+}

@@ -1,0 +1,157 @@
+//! Where a Redis server is right now: at the address of its URL, or where Sentinels say that their master is.
+
+use futures_util::future::{OptionFuture, select_ok};
+use rand::seq::IndexedRandom as _;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
+    RedisError, RedisResult, TlsMode,
+};
+use tokio::time::{Duration, timeout};
+
+use super::redis_url::{RedisUrl, Sentinels, node_address};
+
+/// The kernel gives up on unacknowledged bytes after this: a partition, not a busy server, which still acknowledges.
+const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
+/// For asking the Sentinels, and the master whether it is one.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
+/// The way to the server of a URL.
+#[derive(Clone)]
+pub(super) enum Route {
+    /// Always the same.
+    Fixed(Box<Client>),
+    /// Asked for before every connection.
+    Sentinel(Box<RedisUrl>),
+}
+
+impl Route {
+    /// # Errors
+    /// If TLS is asked for and the system's certificates cannot be read.
+    pub(super) fn new(url: &RedisUrl) -> RedisResult<Self> {
+        if url.tls() {
+            // Whoever was first has chosen; all of the crate's TLS uses aws-lc-rs.
+            drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        }
+        match url.address() {
+            Some((host, port)) => {
+                let client = client(url.connection_info(host, port)?)?;
+                Ok(Self::Fixed(Box::new(client)))
+            }
+            None => Ok(Self::Sentinel(Box::new(url.clone()))),
+        }
+    }
+
+    /// The client of the server that is the master now.
+    ///
+    /// All Sentinels are asked at once, and the first good answer counts: one that is gone delays nobody. The server itself
+    /// must say that it is a master (`ROLE`).
+    pub(super) async fn client(&self) -> RedisResult<Client> {
+        let url = match self {
+            Self::Fixed(client) => return Ok((**client).clone()),
+            Self::Sentinel(url) => url,
+        };
+        let ask = async |sentinels, node| {
+            let master = asker(url, sentinels, node)?.async_get_client().await?;
+            client(master.get_connection_info().clone())
+        };
+        let asked = url.sentinels().map(|sentinels| {
+            let nodes = sentinels.nodes.iter();
+            select_ok(nodes.map(|node| Box::pin(ask(sentinels, node))))
+        });
+        match timeout(ASK_LIMIT, OptionFuture::from(asked)).await {
+            Ok(Some(answer)) => answer.map(|(client, _)| client),
+            Ok(None) | Err(_) => Err(late()),
+        }
+    }
+
+    /// What one of the Sentinels, any, says about the master's address; `None` where there are none.
+    ///
+    /// One connection, unlike [`Route::client`]: for asking now and then.
+    pub(super) async fn hearsay(&self) -> Option<RedisResult<(String, u16)>> {
+        let Self::Sentinel(url) = self else {
+            return None;
+        };
+        let sentinels = url.sentinels()?;
+        let (host, port) = sentinels.nodes.choose(&mut rand::rng())?;
+        let ask = async {
+            let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+            if let Some(username) = &sentinels.login.username {
+                login = login.set_username(username);
+            }
+            if let Some(password) = &sentinels.login.password {
+                login = login.set_password(password.expose());
+            }
+            let info = node_address(host, *port, url.tls()).into_connection_info()?;
+            let client = client(info.set_redis_settings(login))?;
+            let mut link = client.get_multiplexed_async_connection().await?;
+            let mut command = redis::cmd("SENTINEL");
+            let command = command.arg("GET-MASTER-ADDR-BY-NAME");
+            command.arg(&sentinels.master).query_async(&mut link).await
+        };
+        let asked = timeout(ASK_LIMIT, ask).await;
+        Some(asked.unwrap_or_else(|_| Err(late())))
+    }
+
+    /// Whether the server may be another one tomorrow.
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Self::Sentinel(_))
+    }
+}
+
+fn late() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// Host and port that a client leads to.
+pub(super) fn address(client: &Client) -> Option<(&str, u16)> {
+    match client.get_connection_info().addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some((host, *port))
+        }
+        _ => None,
+    }
+}
+
+/// Asks one Sentinel for the master.
+fn asker(
+    url: &RedisUrl,
+    sentinels: &Sentinels,
+    (host, port): &(String, u16),
+) -> RedisResult<SentinelClient> {
+    let node = node_address(host, *port, url.tls());
+    let mut builder =
+        SentinelClientBuilder::new([node], &sentinels.master, SentinelServerType::Master)?
+            .set_client_to_sentinel_tcp_settings(tcp())
+            .set_client_to_redis_tcp_settings(tcp())
+            .set_client_to_redis_db(url.db());
+    if url.tls() {
+        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+    }
+    if let Some(username) = &sentinels.login.username {
+        builder = builder.set_client_to_sentinel_username(username);
+    }
+    if let Some(password) = &sentinels.login.password {
+        builder = builder.set_client_to_sentinel_password(password.expose());
+    }
+    if let Some(username) = url.username() {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = url.password() {
+        builder = builder.set_client_to_redis_password(password.expose());
+    }
+    builder.build()
+}
+
+/// A client with the socket options of every link.
+fn client(info: ConnectionInfo) -> RedisResult<Client> {
+    let login = info.redis_settings().clone().set_skip_set_lib_name();
+    Client::open(info.set_tcp_settings(tcp()).set_redis_settings(login))
+}
+
+fn tcp() -> TcpSettings {
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_user_timeout(UNACKNOWLEDGED_LIMIT)
+}
