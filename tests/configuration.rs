@@ -258,25 +258,6 @@ fn c17_c18_weak_keys_warn() {
 }
 
 #[test]
-fn what_this_version_does_not_enforce_warns() {
-    let text = format!(
-        "watch = true\n[server]\n{TENANT}[tenants.acme.limits]\nconnections = 5\nsend_queue = 0\n\
-         [denylist]\nrecheck = \"30s\"\nkeep = \"60d\"\n[api]\ntimeout = \"1s\"\n"
-    );
-    let told = warnings(&Folder::new(text).load(&[]).expect("is valid"));
-    for key in [
-        "1:1: watch:",
-        "14:1: tenants.acme.limits.connections:",
-        "17:1: denylist.recheck:",
-        "18:1: denylist.keep:",
-        "20:1: api.timeout:",
-    ] {
-        assert!(told.contains(key), "{key} in {told}");
-    }
-    assert_eq!(told.lines().count(), 5, "{told}");
-}
-
-#[test]
 fn included_files_hold_tenants() {
     let include = "include = [\"tenants.d/*.toml\", \"lockgate.toml\"]\n";
     let folder = Folder::new(format!(

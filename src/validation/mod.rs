@@ -13,7 +13,6 @@ mod layers;
 mod redis_url;
 mod routes;
 mod tenants;
-mod unsupported;
 
 /// A configuration that can be served.
 #[derive(Clone, Debug)]
@@ -64,7 +63,6 @@ fn check(config: &Config, checker: &mut Checker<'_>) {
         keys::check(id, &tenant.token, checker);
         routes::check(id, tenant, checker);
     }
-    unsupported::check(config, checker);
 }
 
 /// Takes down what is wrong, at the place of the key.

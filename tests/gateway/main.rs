@@ -10,6 +10,7 @@
 mod support;
 
 mod api;
+mod coherence;
 mod command_line;
 mod core_layer;
 mod dev;
@@ -22,11 +23,13 @@ mod hostile_frames;
 mod hostile_upgrades;
 mod house;
 mod isolation;
+mod limits;
 mod message_to_socket;
 mod metrics;
 mod operations;
 mod problem;
 mod refusals;
+mod reload;
 mod requests;
 mod revocation_to_close;
 mod sentinel;
