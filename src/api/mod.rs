@@ -8,17 +8,25 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 
+use futures_util::future::BoxFuture;
+
+use crate::channel_layer::Control;
 use crate::fleet::Fleet;
 use crate::state::{Tenant, Tenants};
+use crate::stores::key_store::KeyStore;
 
 mod body;
+mod connections;
 pub mod health;
+mod idempotency;
 mod keys;
 mod problem;
 mod revocations;
 mod sends;
+mod tenants;
+mod users;
 
 pub use keys::ApiKeys;
 use keys::Caller;
@@ -33,15 +41,30 @@ pub struct ApiState {
     tenants: Arc<Tenants>,
     keys: Arc<ApiKeys>,
     fleet: Arc<Fleet>,
+    deployment: Arc<Deployment>,
+}
+
+/// What the API may do with the deployment as a whole.
+pub struct Deployment {
+    /// Reads this replica's configuration again.
+    pub reload: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+    /// The channel of all replicas, and the store of their registry; `None` without a `[redis]`.
+    pub control: Option<(Arc<Control>, KeyStore)>,
 }
 
 impl ApiState {
     /// The API of these tenants, open to these keys.
-    pub fn new(tenants: Arc<Tenants>, keys: Arc<ApiKeys>, fleet: Arc<Fleet>) -> Self {
+    pub fn new(
+        tenants: Arc<Tenants>,
+        keys: Arc<ApiKeys>,
+        fleet: Arc<Fleet>,
+        deployment: Deployment,
+    ) -> Self {
         Self {
             tenants,
             keys,
             fleet,
+            deployment: Arc::new(deployment),
         }
     }
 }
@@ -53,10 +76,32 @@ pub fn router(state: ApiState) -> Router {
             "/v1/tenants/{tenant}/groups/{group}/send",
             post(sends::to_group),
         )
+        .route("/v1/tenants", get(tenants::list))
+        .route("/v1/tenants/{tenant}/suspend", post(tenants::suspend))
+        .route("/v1/tenants/{tenant}/resume", post(tenants::resume))
+        .route("/v1/tenants/{tenant}/send", post(sends::batch))
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}",
+            get(connections::of_group),
+        )
+        .route(
+            "/v1/tenants/{tenant}/connections",
+            get(connections::of_tenant),
+        )
+        .route("/v1/tenants/{tenant}/users/{user}/send", post(users::send))
+        .route(
+            "/v1/tenants/{tenant}/users/{user}/disconnect",
+            post(users::disconnect),
+        )
+        .route(
+            "/v1/tenants/{tenant}/users/{user}/invalidate",
+            post(users::invalidate),
+        )
         .route(
             "/v1/tenants/{tenant}/revocations",
             post(revocations::revoke),
         )
+        .route("/v1/reload", post(tenants::reload))
         .fallback(|| async { ApiProblem::NotFound })
         .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
         .layer(from_fn_with_state(state.clone(), authenticate))

@@ -16,12 +16,19 @@ pub(super) enum ApiProblem {
     KeyMissing,
     KeyNotValid,
     TenantForbidden,
+    OperatorsOnly,
     TenantNotFound,
     NotFound,
     MethodNotAllowed,
     ContentTypeNotSupported,
     BodyTooLarge,
     BodyNotValid,
+    QueryNotValid,
+    CloseNotValid,
+    IdempotencyKeyNotValid,
+    IdempotencyKeyReused,
+    IdempotencyKeyInUse,
+    ConfigurationNotValid,
     EventNotValid,
     RevocationNotValid,
     TokenNotOfTenant,
@@ -30,10 +37,16 @@ pub(super) enum ApiProblem {
     RateLimited,
     NotRevoked,
     NotAnnounced,
+    FleetUnavailable,
     Unavailable,
 }
 
 impl ApiProblem {
+    /// The word for it.
+    pub(super) const fn code(self) -> &'static str {
+        self.parts().1
+    }
+
     const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             ApiProblem::KeyMissing => (
@@ -50,6 +63,11 @@ impl ApiProblem {
                 StatusCode::FORBIDDEN,
                 "tenant_forbidden",
                 "The API key is not for this tenant.",
+            ),
+            ApiProblem::OperatorsOnly => (
+                StatusCode::FORBIDDEN,
+                "operators_only",
+                "The call is for operators; the API key is a tenant's.",
             ),
             ApiProblem::TenantNotFound => (
                 StatusCode::NOT_FOUND,
@@ -80,6 +98,36 @@ impl ApiProblem {
                 StatusCode::BAD_REQUEST,
                 "body_not_valid",
                 "The body is not the JSON object that this call takes; the members and their types stand in /openapi.json.",
+            ),
+            ApiProblem::QueryNotValid => (
+                StatusCode::BAD_REQUEST,
+                "query_not_valid",
+                "The query takes limit (1 to 1000) and cursor.",
+            ),
+            ApiProblem::CloseNotValid => (
+                StatusCode::BAD_REQUEST,
+                "close_not_valid",
+                "A close code is 1000, 1012 or 3000 to 4999, and a reason has at most 123 bytes.",
+            ),
+            ApiProblem::IdempotencyKeyNotValid => (
+                StatusCode::BAD_REQUEST,
+                "idempotency_key_not_valid",
+                "Idempotency-Key comes once, with 1 to 255 visible ASCII characters.",
+            ),
+            ApiProblem::IdempotencyKeyReused => (
+                StatusCode::CONFLICT,
+                "idempotency_key_reused",
+                "The Idempotency-Key was used for another call within a day.",
+            ),
+            ApiProblem::IdempotencyKeyInUse => (
+                StatusCode::CONFLICT,
+                "idempotency_key_in_use",
+                "A call with this Idempotency-Key is under way; ask again for its answer.",
+            ),
+            ApiProblem::ConfigurationNotValid => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "configuration_not_valid",
+                "This replica did not apply the configuration, and nothing was announced; its log says why.",
             ),
             ApiProblem::RevocationNotValid => (
                 StatusCode::BAD_REQUEST,
@@ -121,6 +169,11 @@ impl ApiProblem {
                 "unavailable",
                 "It is stored, but the replicas could not be told right now. Try again.",
             ),
+            ApiProblem::FleetUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "Redis does not confirm right now; the call may not have been carried out. Try again.",
+            ),
             ApiProblem::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
@@ -152,6 +205,7 @@ impl IntoResponse for ApiProblem {
             ApiProblem::Unavailable
             | ApiProblem::NotRevoked
             | ApiProblem::NotAnnounced
+            | ApiProblem::FleetUnavailable
             | ApiProblem::RateLimited => {
                 headers.insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
             }

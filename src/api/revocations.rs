@@ -12,7 +12,7 @@ use super::{ApiState, Target};
 use crate::auth::{RawToken, TokenError};
 use crate::channel_layer::control::Op;
 use crate::clock::UnixTime;
-use crate::fleet::Replicas;
+use crate::fleet::{Gathered, Replicas};
 use crate::ids::Whom;
 use crate::metrics;
 use crate::state::Tenant;
@@ -45,6 +45,15 @@ pub(super) struct Closed {
     replicas: Replicas,
 }
 
+impl From<Gathered> for Closed {
+    fn from(gathered: Gathered) -> Self {
+        Self {
+            closed: gathered.closed(),
+            replicas: gathered.replicas,
+        }
+    }
+}
+
 /// Denies first, then announces; what could not be stored is 503.
 pub(super) async fn revoke(
     State(state): State<ApiState>,
@@ -69,10 +78,7 @@ pub(super) async fn revoke(
         ApiProblem::NotAnnounced
     })?;
     metrics::revocation_propagated(started.elapsed());
-    Ok(Json(Closed {
-        closed: gathered.closed(),
-        replicas: gathered.replicas,
-    }))
+    Ok(Json(gathered.into()))
 }
 
 impl Revocation {

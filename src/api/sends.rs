@@ -1,15 +1,22 @@
-//! `POST /v1/tenants/{t}/groups/{g}/send`: an event from a back end to a group.
+//! `POST /v1/tenants/{t}/groups/{g}/send` and `POST /v1/tenants/{t}/send`: events from a back end to groups.
 
-use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{FromRequest, Path, Request};
-use serde::Serialize;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::body::JsonBytes;
+use super::idempotency::Idempotent;
 use super::problem::ApiProblem;
 use super::{ApiState, Target};
 use crate::event::Event;
 use crate::metrics::EventSource;
 use crate::relay::PublishError;
+use crate::state::Tenant;
+
+/// Messages of one batch.
+const MAX_BATCH: usize = 1000;
 
 /// The answer to a send.
 #[derive(Debug, Serialize)]
@@ -18,33 +25,106 @@ pub(super) struct Published {
     published: u32,
 }
 
-/// An event in a request's body.
-pub(super) struct EventBody(Event);
+/// An event in a request's body, and the body as it came.
+pub(super) struct EventBody(pub(super) Event, pub(super) Bytes);
 
 impl FromRequest<ApiState> for EventBody {
     type Rejection = ApiProblem;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
         let JsonBytes(body) = JsonBytes::from_request(request, state).await?;
-        let event = Event::from_json(&body).map_err(|_| ApiProblem::EventNotValid)?;
-        match event.event_type() {
-            None | Some("") => Err(ApiProblem::EventNotValid),
-            Some(_) => Ok(Self(event)),
-        }
+        Ok(Self(event_of(&body)?, body))
     }
 }
 
-/// Publishes the event.
+/// The event that is written so.
+fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
+    let event = Event::from_json(json).map_err(|_| ApiProblem::EventNotValid)?;
+    match event.event_type() {
+        None | Some("") => Err(ApiProblem::EventNotValid),
+        Some(_) => Ok(event),
+    }
+}
+
+/// Publishes an event to a group.
 pub(super) async fn to_group(
     Target(tenant): Target,
     Path((_, group)): Path<(String, String)>,
-    EventBody(event): EventBody,
-) -> Result<Json<Published>, ApiProblem> {
-    let group = tenant
-        .relay
-        .group_name(&group)
-        .ok_or(ApiProblem::GroupNameNotValid)?;
-    let published = tenant.relay.publish(&group, &event, EventSource::Api).await;
+    key: Idempotent,
+    EventBody(event, body): EventBody,
+) -> Result<Response, ApiProblem> {
+    let place = format!("groups/{group}/send");
+    key.once(&tenant, &place, &body, async || {
+        publish(&tenant, &group, &event).await
+    })
+    .await
+}
+
+/// Several events, each to its group.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch<'a> {
+    #[serde(borrow)]
+    messages: Vec<BatchMessage<'a>>,
+}
+
+/// One of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchMessage<'a> {
+    group: String,
+    #[serde(borrow)]
+    event: &'a RawValue,
+}
+
+/// What became of each, in their order.
+#[derive(Debug, Serialize)]
+pub(super) struct Results {
+    results: Vec<Outcome>,
+}
+
+/// What became of one.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Published(Published),
+    Refused { code: &'static str },
+}
+
+/// Publishes a batch; what is wrong with one message concerns that one alone.
+pub(super) async fn batch(
+    Target(tenant): Target,
+    key: Idempotent,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiProblem> {
+    let batch: Batch<'_> = serde_json::from_slice(&body).map_err(|_| ApiProblem::BodyNotValid)?;
+    if !(1..=MAX_BATCH).contains(&batch.messages.len()) {
+        return Err(ApiProblem::BodyNotValid);
+    }
+    key.once(&tenant, "send", &body, async || {
+        let mut results = Vec::with_capacity(batch.messages.len());
+        // One after another: events to one group arrive in the order of the batch.
+        for message in &batch.messages {
+            let published = match event_of(message.event.get().as_bytes()) {
+                Ok(event) => publish(&tenant, &message.group, &event).await,
+                Err(problem) => Err(problem),
+            };
+            results.push(match published {
+                Ok(published) => Outcome::Published(published),
+                Err(problem) => Outcome::Refused {
+                    code: problem.code(),
+                },
+            });
+        }
+        Ok(Results { results })
+    })
+    .await
+}
+
+async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Published, ApiProblem> {
+    let group = tenant.relay.group_name(group);
+    let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
+    let published = tenant.relay.publish(&group, event, EventSource::Api).await;
     published.map_err(|error| {
         match &error {
             PublishError::RateLimited => return ApiProblem::RateLimited,
@@ -57,5 +137,5 @@ pub(super) async fn to_group(
         tracing::warn!(tenant.id = %tenant.id, error = %error, "Could not publish an event of the API");
         ApiProblem::Unavailable
     })?;
-    Ok(Json(Published { published: 1 }))
+    Ok(Published { published: 1 })
 }

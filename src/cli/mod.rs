@@ -11,10 +11,13 @@ use crate::config::{Config, LoadOptions};
 use crate::validation::Loaded;
 
 mod config;
+mod connections;
 mod dev;
 mod doctor;
 mod healthcheck;
 mod http_client;
+mod remote;
+mod revoke;
 mod send;
 mod serve;
 mod token;
@@ -45,6 +48,8 @@ enum Verb {
     #[command(subcommand)]
     Token(token::TokenVerb),
     Send(send::SendArguments),
+    Revoke(revoke::RevokeArguments),
+    Connections(connections::ConnectionsArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
     Doctor(doctor::DoctorArguments),
 }
@@ -71,6 +76,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Config(verb) => config::run(config, &verb),
         Verb::Token(verb) => token::run(config, &verb),
         Verb::Send(arguments) => send::run(config, &arguments),
+        Verb::Revoke(arguments) => revoke::run(config, &arguments),
+        Verb::Connections(arguments) => connections::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),
         Verb::Doctor(arguments) => doctor::run(config, &arguments),
     }

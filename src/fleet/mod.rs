@@ -19,9 +19,11 @@ use crate::channel_layer::control::{Answer, Command, Op, VERSION, reply_channel}
 use crate::error::StoreError;
 use crate::ids::{ReplicaId, random_hex};
 use crate::state::Tenant;
+use crate::stores::key_store::KeyStore;
+use crate::stores::redis_keys;
 
 pub use registry::Registry;
-pub use serve::{serve_deployment, serve_replies, serve_tenant};
+pub use serve::{SUSPENDED, serve_deployment, serve_replies, serve_tenant};
 
 mod registry;
 mod serve;
@@ -35,6 +37,17 @@ pub struct Replicas {
     pub confirmed: usize,
     /// The ids of the others.
     pub missing: Vec<String>,
+}
+
+impl Replicas {
+    /// This replica, which is the only one.
+    pub fn only_one() -> Self {
+        Self {
+            expected: 1,
+            confirmed: 1,
+            missing: Vec::new(),
+        }
+    }
 }
 
 /// What came of a question.
@@ -101,6 +114,19 @@ impl Fleet {
     pub async fn ask(&self, tenant: &Tenant, op: Op) -> Result<Gathered, StoreError> {
         let registered = registry::registered(&tenant.id, &tenant.keys, &self.replica);
         self.ask_on(&tenant.control, registered, op).await
+    }
+
+    /// Has all replicas of the deployment read their configurations again; `keys` holds their registry.
+    ///
+    /// # Errors
+    /// As [`Fleet::ask`].
+    pub async fn ask_deployment(
+        &self,
+        control: &Control,
+        keys: &KeyStore,
+    ) -> Result<Gathered, StoreError> {
+        let registered = registry::registered_in(redis_keys::REPLICAS, keys, &self.replica);
+        self.ask_on(control, registered, Op::Reload).await
     }
 
     async fn ask_on(

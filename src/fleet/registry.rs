@@ -32,6 +32,8 @@ pub struct Registry {
     started_at: u64,
     /// Each store with the tenants whose keys lie there.
     stores: Mutex<Vec<(KeyStore, Vec<TenantId>)>>,
+    /// Where the deployment's own keys lie.
+    deployment: Mutex<Option<KeyStore>>,
 }
 
 impl Registry {
@@ -41,6 +43,7 @@ impl Registry {
             replica,
             started_at: UnixTime::now().0 as u64,
             stores: Mutex::default(),
+            deployment: Mutex::default(),
         })
     }
 
@@ -56,6 +59,11 @@ impl Registry {
         *self.stores.lock() = stores;
     }
 
+    /// Keeps an entry among the replicas of the deployment, whose keys lie in `store`.
+    pub fn set_deployment(&self, store: KeyStore) {
+        *self.deployment.lock() = Some(store);
+    }
+
     /// Gives signs of life for ever.
     pub async fn run(self: Arc<Self>) -> Infallible {
         let mut tick = tokio::time::interval(EVERY);
@@ -69,8 +77,24 @@ impl Registry {
                 .iter()
                 .map(|(store, tenants)| self.renew_in(store, listed.then_some(tenants)));
             futures_util::future::join_all(signs).await;
+            let deployment = self.deployment.lock().clone();
+            if let Some(store) = deployment.filter(|_| listed) {
+                self.in_deployment(&store, "SADD").await;
+            }
             count += 1;
         }
+    }
+
+    /// The command on the set of the deployment. The store of its keys may be one that no tenant uses.
+    async fn in_deployment(&self, store: &KeyStore, command: &str) {
+        let Some(redis) = store.redis() else {
+            return;
+        };
+        let mut pipe = redis::Pipeline::with_capacity(1);
+        let own = self.replica.as_str();
+        pipe.cmd(command).arg(redis_keys::REPLICAS).arg(own);
+        // Counted where it fails, and tried again.
+        drop(redis.pipeline_again("replicas", &pipe).await);
     }
 
     /// A Redis that does not take it is asked again with the next sign.
@@ -121,6 +145,10 @@ impl Registry {
             drop(self.in_sets(redis, "SREM", tenants).await);
         });
         futures_util::future::join_all(goodbyes).await;
+        let deployment = self.deployment.lock().take();
+        if let Some(store) = deployment {
+            self.in_deployment(&store, "SREM").await;
+        }
     }
 }
 
@@ -130,12 +158,21 @@ pub(super) async fn registered(
     keys: &KeyStore,
     own: &ReplicaId,
 ) -> Result<Vec<String>, StoreError> {
+    registered_in(&redis_keys::replicas(tenant), keys, own).await
+}
+
+/// The same of the replicas in the set `list`.
+pub(super) async fn registered_in(
+    list: &str,
+    keys: &KeyStore,
+    own: &ReplicaId,
+) -> Result<Vec<String>, StoreError> {
     let own = own.as_str().to_owned();
     let Some(redis) = keys.redis() else {
         return Ok(vec![own]);
     };
     let mut members = redis::cmd("SMEMBERS");
-    members.arg(redis_keys::replicas(tenant));
+    members.arg(list);
     let mut listed: Vec<String> = redis.query_again("smembers", &members).await?;
     listed.retain(|id| *id != own);
     let names: Vec<String> = listed
@@ -152,7 +189,7 @@ pub(super) async fn registered(
     }
     if !dead.is_empty() {
         let mut unlisting = redis::cmd("SREM");
-        unlisting.arg(redis_keys::replicas(tenant)).arg(dead);
+        unlisting.arg(list).arg(dead);
         let unlisted: Result<redis::Value, _> = redis.query_again("srem", &unlisting).await;
         // Whoever asks next takes them off.
         drop(unlisted);

@@ -208,7 +208,7 @@ impl Fleet {
 }
 
 /// What `lockgate:TENANT:state` holds while the tenant is suspended.
-pub(super) const SUSPENDED: &[u8] = b"suspended";
+pub const SUSPENDED: &[u8] = b"suspended";
 
 /// Where an answer goes.
 struct Reply {

@@ -175,12 +175,13 @@ impl Builder {
             .retain(|(_, _, database)| Arc::strong_count(database) > 1);
     }
 
-    /// A control channel of the deployment, on the server at `url`.
-    pub(super) fn deployment_control(&mut self, url: &Secret) -> anyhow::Result<Control> {
+    /// The control channel of the deployment and the store of its keys, on the server at `url`.
+    pub(super) fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
         let store = self.redis(url, Dependency::Redis)?;
-        Ok(self
+        let control = self
             .endpoints
-            .control(&store, redis_keys::DEPLOYMENT_CONTROL))
+            .control(&store, redis_keys::DEPLOYMENT_CONTROL);
+        Ok((Arc::new(control), KeyStore::Redis(store)))
     }
 
     /// The channel `name` where the keys of `keys` lie.

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::api::ApiKeys;
-use crate::api::ApiState;
 use crate::api::health::{AdminState, Progress};
+use crate::api::{ApiState, Deployment};
 use crate::clock::UnixTime;
 use crate::config::Config;
 use crate::consumer::Registry;
@@ -129,8 +129,10 @@ impl Server {
         tenancy.serve(serving, &builder, &config);
         let keys = Arc::new(ApiKeys::new(&config));
         let deployment = config.redis.url.as_ref();
-        let deployment = deployment.map(|url| builder.deployment_control(url));
-        let deployment = deployment.transpose()?.map(Arc::new);
+        let deployment = deployment.map(|url| builder.deployment(url)).transpose()?;
+        if let Some((_, keys)) = &deployment {
+            registry.set_deployment(keys.clone());
+        }
         let reloader = Arc::new(Reloader {
             load: options.load,
             state: Mutex::new(Applied {
@@ -182,7 +184,7 @@ impl Server {
         critical.spawn(async move { Ok(registering.run().await) });
         let watching = reloader.clone();
         critical.spawn(async move { Ok(watching.watch().await) });
-        if let Some(control) = deployment.clone() {
+        if let Some((control, _)) = deployment.clone() {
             let (fleet, reloader) = (fleet.clone(), reloader.clone());
             critical.spawn(async move {
                 // The wish for the channel outlives a failure.
@@ -214,7 +216,22 @@ impl Server {
             options.strict,
         ));
         if let Some(listener) = api {
-            let router = router::management(ApiState::new(tenants.clone(), keys, fleet));
+            let router = router::management(ApiState::new(
+                tenants.clone(),
+                keys,
+                fleet,
+                Deployment {
+                    reload: Box::new({
+                        let reloader = reloader.clone();
+                        move || {
+                            let reloader = reloader.clone();
+                            let reload = async move { reloader.reload().await };
+                            Box::pin(async { reload.await.map_err(|error| error.to_string()) })
+                        }
+                    }),
+                    control: deployment,
+                },
+            ));
             critical.spawn(async move { Ok(http::serve(listener, router).await) });
         }
         let router = router::sockets(door.clone(), options.pages);

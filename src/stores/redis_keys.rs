@@ -60,6 +60,9 @@ pub fn replicas(tenant: &TenantId) -> String {
     of_tenant(tenant, "replicas")
 }
 
+/// The same of the whole deployment, in `[redis]`.
+pub const REPLICAS: &str = "lockgate::replicas";
+
 /// The mark whose absence tells that Redis lost its data. String without expiry: random text, or one of the two below.
 pub const EPOCH: &str = "lockgate::epoch";
 

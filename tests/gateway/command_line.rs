@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::database::ALICE;
 use crate::support::replica::LOCKGATE;
@@ -194,6 +194,8 @@ fn wrong_usage_is_exit_2_and_help_has_examples() {
         &["serve"][..],
         &["dev"],
         &["send"],
+        &["revoke"],
+        &["connections"],
         &["token", "mint"],
         &["token", "explain"],
         &["healthcheck"],
@@ -207,6 +209,48 @@ fn wrong_usage_is_exit_2_and_help_has_examples() {
             "{verb:?}: {}",
             text(&output)
         );
+    }
+}
+
+#[tokio::test]
+async fn revoke_and_connections_speak_to_the_running_gateway() {
+    let gateway = gateway().tenant("acme").start().await;
+    let tenant = gateway.tenant();
+    let url = format!("http://{}", gateway.replica().api);
+    let key = gateway.key_file.to_str().unwrap();
+    let remote = [
+        "--tenant",
+        &tenant.name,
+        "--url",
+        &url,
+        "--api-key-file",
+        key,
+    ];
+    let run = |verb: &[&str]| lockgate(&[verb, &remote].concat());
+    let mut first = gateway.open("/ws/chat/lobby/").await;
+    let mut second = gateway.open("/ws/chat/attic/").await;
+    let all = run(&["connections"]);
+    assert!(text(&all).contains("2 connections; 1 of 1 replicas answered"));
+    let group = run(&["connections", "--group", "chat_attic", "--json"]);
+    let group: Value = serde_json::from_slice(&group.stdout).unwrap();
+    assert_eq!(group["connections"], 1);
+    assert_eq!(group["sockets"][0]["path"], "/ws/chat/attic/");
+    let revoked = run(&["revoke", "--user", ALICE]);
+    assert_eq!(revoked.status.code(), Some(0), "{}", text(&revoked));
+    let answer: Value = serde_json::from_slice(&revoked.stdout).unwrap();
+    assert_eq!(answer["closed"], 2);
+    for socket in [&mut first, &mut second] {
+        assert_eq!(socket.closed().await.0, 4501);
+    }
+    // What would revoke more than was meant, or nothing, is wrong usage.
+    for wrong in [
+        &["revoke"][..],
+        &["revoke", "--all"],
+        &["revoke", "--jti", "x"],
+        &["revoke", "--token", "a-token-on-the-command-line"],
+        &["revoke", "--user", "1", "--all", "--issued-before", "1"],
+    ] {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
 

@@ -10,6 +10,7 @@
 mod support;
 
 mod api;
+mod api_calls;
 mod coherence;
 mod command_line;
 mod core_layer;

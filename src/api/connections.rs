@@ -1,0 +1,105 @@
+//! `GET /v1/tenants/{t}/connections` and `/groups/{g}`: which sockets there are, on every replica.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
+
+use super::problem::ApiProblem;
+use super::users::ask;
+use super::{ApiState, Target};
+use crate::channel_layer::control::{LARGEST_PAGE, Op, PAGE, SocketEntry};
+use crate::fleet::Replicas;
+use crate::ids::GroupName;
+use crate::state::Tenant;
+
+/// Which part of a list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    /// At most so many entries: 1 to 1,000, 100 where it is not said.
+    pub(super) limit: Option<usize>,
+    /// What the page before has named.
+    pub(super) cursor: Option<String>,
+}
+
+impl Part {
+    /// The part that a query asks for.
+    pub(super) fn of(query: Result<Query<Self>, QueryRejection>) -> Result<Self, ApiProblem> {
+        let Query(part) = query.map_err(|_| ApiProblem::QueryNotValid)?;
+        match part.limit {
+            Some(limit) if !(1..=LARGEST_PAGE).contains(&limit) => Err(ApiProblem::QueryNotValid),
+            _ => Ok(part),
+        }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE)
+    }
+}
+
+/// A page of sockets.
+#[derive(Debug, Serialize)]
+pub(super) struct Connections {
+    /// Open sockets, on the replicas that answered.
+    connections: u64,
+    /// A page of them, in the order of their channel names.
+    sockets: Vec<SocketEntry>,
+    /// For the next page; `null` after the last.
+    cursor: Option<String>,
+    /// Who answered.
+    replicas: Replicas,
+}
+
+/// The sockets of a tenant.
+pub(super) async fn of_tenant(
+    State(state): State<ApiState>,
+    Target(tenant): Target,
+    query: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Connections>, ApiProblem> {
+    list(&state, &tenant, None, Part::of(query)?).await
+}
+
+/// The sockets of a group.
+pub(super) async fn of_group(
+    State(state): State<ApiState>,
+    Target(tenant): Target,
+    Path((_, group)): Path<(String, String)>,
+    query: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Connections>, ApiProblem> {
+    let group = tenant.relay.group_name(&group);
+    let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
+    list(&state, &tenant, Some(group), Part::of(query)?).await
+}
+
+async fn list(
+    state: &ApiState,
+    tenant: &Tenant,
+    group: Option<GroupName>,
+    part: Part,
+) -> Result<Json<Connections>, ApiProblem> {
+    let limit = part.limit();
+    let op = Op::List {
+        group,
+        cursor: part.cursor,
+        // One more than wanted tells whether there is a next page.
+        limit: (limit + 1).min(LARGEST_PAGE),
+    };
+    let gathered = ask(state, tenant, op).await?;
+    let connections = gathered.connections();
+    let sockets = gathered
+        .answers
+        .into_iter()
+        .flat_map(|answer| answer.sockets);
+    let mut sockets: Vec<SocketEntry> = sockets.collect();
+    sockets.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
+    let more = sockets.len() > limit || (limit == LARGEST_PAGE && sockets.len() == limit);
+    sockets.truncate(limit);
+    let last = sockets.last().map(|socket| socket.channel.clone());
+    Ok(Json(Connections {
+        connections,
+        sockets,
+        cursor: last.filter(|_| more),
+        replicas: gathered.replicas,
+    }))
+}

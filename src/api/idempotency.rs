@@ -1,0 +1,130 @@
+//! `Idempotency-Key`: a call that is made again with its key is answered as before, and carried out once.
+//!
+//! `lockgate:TENANT:idem:KEY` holds the digest of path and body, and the answer once there is one, for a day.
+
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::ApiState;
+use super::problem::ApiProblem;
+use super::users::unavailable;
+use crate::state::Tenant;
+use crate::stores::key_store::Lifetime;
+use crate::stores::redis_keys;
+
+/// How long an answer is kept.
+const KEPT: Duration = Duration::from_secs(86_400);
+/// How long a call may be under way; a replica that dies meanwhile leaves its key behind for so long.
+const UNDER_WAY: Duration = Duration::from_secs(30);
+/// The longest key.
+const MAX_KEY: usize = 255;
+
+/// The call's key, if it has one.
+pub(super) struct Idempotent(Option<String>);
+
+impl FromRequestParts<ApiState> for Idempotent {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, ApiProblem> {
+        let mut values = parts.headers.get_all("idempotency-key").iter();
+        let Some(value) = values.next() else {
+            return Ok(Self(None));
+        };
+        let key = value.to_str().ok().filter(|key| {
+            let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+            visible && (1..=MAX_KEY).contains(&key.len())
+        });
+        match (key, values.next()) {
+            (Some(key), None) => Ok(Self(Some(key.to_owned()))),
+            _ => Err(ApiProblem::IdempotencyKeyNotValid),
+        }
+    }
+}
+
+/// What stands under a key.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    v: u32,
+    /// Of path and body.
+    digest: String,
+    /// The answer as JSON text; `None` while the call is under way.
+    answer: Option<String>,
+}
+
+impl Idempotent {
+    /// Carries out `call` unless this key has been answered. `place` is the resource below the tenant.
+    pub(super) async fn once<T: Serialize>(
+        self,
+        tenant: &Tenant,
+        place: &str,
+        body: &[u8],
+        call: impl AsyncFnOnce() -> Result<T, ApiProblem>,
+    ) -> Result<Response, ApiProblem> {
+        let Some(key) = self.0 else {
+            return Ok(axum::Json(call().await?).into_response());
+        };
+        let key = redis_keys::idempotency(&tenant.id, &key);
+        let digest = Sha256::new().chain_update(place).chain_update([0]);
+        let digest = format!("{:x}", digest.chain_update(body).finalize());
+        let entry = |answer| {
+            let (v, digest) = (1, digest.clone());
+            let entry = Entry { v, digest, answer };
+            serde_json::to_vec(&entry).map_err(|_| ApiProblem::FleetUnavailable)
+        };
+        let failed = |error| unavailable(tenant, &error);
+        let lifetime = Lifetime::For(UNDER_WAY);
+        if !tenant
+            .keys
+            .put_new(&key, &entry(None)?, lifetime)
+            .await
+            .map_err(failed)?
+        {
+            return self::before(tenant, &key, &digest).await;
+        }
+        match call().await {
+            Ok(answer) => {
+                let text = serde_json::to_string(&answer);
+                let text = text.map_err(|_| ApiProblem::FleetUnavailable)?;
+                let kept = entry(Some(text.clone()))?;
+                // What cannot be kept was carried out all the same.
+                drop(tenant.keys.put(&key, &kept, Lifetime::For(KEPT), 0).await);
+                Ok(as_json(text))
+            }
+            Err(problem) => {
+                // Nothing was published: the call may be made again.
+                drop(tenant.keys.remove(&key).await);
+                Err(problem)
+            }
+        }
+    }
+}
+
+/// What the key was answered with before.
+async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, ApiProblem> {
+    let found = tenant.keys.get_each(&[key.to_owned()]).await;
+    let found = found.map_err(|error| unavailable(tenant, &error))?;
+    let entry = match found.first() {
+        Some(Ok(Some(bytes))) => serde_json::from_slice::<Entry>(bytes).ok(),
+        _ => None,
+    };
+    match entry {
+        Some(Entry {
+            digest: before,
+            answer,
+            ..
+        }) if before == digest => answer.map(as_json).ok_or(ApiProblem::IdempotencyKeyInUse),
+        // Another call's, one that ended just now, or nobody's record.
+        Some(_) => Err(ApiProblem::IdempotencyKeyReused),
+        None => Err(ApiProblem::IdempotencyKeyInUse),
+    }
+}
+
+fn as_json(text: String) -> Response {
+    let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
+    (json, text).into_response()
+}

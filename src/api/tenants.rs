@@ -1,0 +1,152 @@
+//! What operators do with whole tenants, and with the configuration.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::{Extension, Json};
+use serde::Serialize;
+
+use super::connections::Part;
+use super::keys::Caller;
+use super::problem::ApiProblem;
+use super::revocations::Closed;
+use super::users::{ask, unavailable};
+use super::{ApiState, Target};
+use crate::channel_layer::control::Op;
+use crate::fleet::{Replicas, SUSPENDED};
+use crate::state::Tenant;
+use crate::stores::key_store::Lifetime;
+use crate::stores::redis_keys;
+
+/// A tenant as operators see it.
+#[derive(Debug, Serialize)]
+pub(super) struct TenantEntry {
+    name: String,
+    suspended: bool,
+    /// Whether this replica cannot serve it at the moment.
+    degraded: bool,
+    /// Open sockets, on the replicas that answered.
+    connections: u64,
+}
+
+/// A page of tenants.
+#[derive(Debug, Serialize)]
+pub(super) struct TenantList {
+    tenants: Vec<TenantEntry>,
+    /// For the next page; `null` after the last.
+    cursor: Option<String>,
+}
+
+/// Nothing here is for a tenant's key.
+pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
+    match caller {
+        Caller::Operator => Ok(()),
+        Caller::Tenant(_) => Err(ApiProblem::OperatorsOnly),
+    }
+}
+
+/// The tenants, by name.
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<TenantList>, ApiProblem> {
+    operators_only(&caller)?;
+    let part = Part::of(query)?;
+    let all = state.tenants.all();
+    let after = |tenant: &Tenant| match &part.cursor {
+        Some(cursor) => tenant.id.as_str() > cursor.as_str(),
+        None => true,
+    };
+    let mut rest = all.iter().filter(|tenant| after(tenant));
+    let page: Vec<_> = rest.by_ref().take(part.limit()).collect();
+    let more = rest.next().is_some();
+    let entries = page.iter().map(|tenant| async {
+        let counted = ask(&state, tenant, Op::Count).await?;
+        Ok(TenantEntry {
+            name: tenant.id.to_string(),
+            suspended: tenant.is_suspended(),
+            degraded: tenant.is_degraded(),
+            connections: counted.connections(),
+        })
+    });
+    let tenants = futures_util::future::try_join_all(entries).await?;
+    let last = page.last().map(|tenant| tenant.id.to_string());
+    Ok(Json(TenantList {
+        tenants,
+        cursor: last.filter(|_| more),
+    }))
+}
+
+/// Serves the tenant no more: kept first, then announced.
+pub(super) async fn suspend(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Target(tenant): Target,
+) -> Result<Json<Closed>, ApiProblem> {
+    operators_only(&caller)?;
+    let key = redis_keys::state(&tenant.id);
+    let kept = tenant.keys.put(&key, SUSPENDED, Lifetime::Forever, 0).await;
+    kept.map_err(|error| unavailable(&tenant, &error))?;
+    Ok(Json(ask(&state, &tenant, Op::Suspend).await?.into()))
+}
+
+/// Serves the tenant again.
+pub(super) async fn resume(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Target(tenant): Target,
+) -> Result<Json<Closed>, ApiProblem> {
+    operators_only(&caller)?;
+    let removed = tenant.keys.remove(&redis_keys::state(&tenant.id)).await;
+    removed.map_err(|error| unavailable(&tenant, &error))?;
+    Ok(Json(ask(&state, &tenant, Op::Resume).await?.into()))
+}
+
+/// What became of a reload.
+#[derive(Debug, Serialize)]
+pub(super) struct Reloaded {
+    /// Replicas that have applied what they read.
+    applied: usize,
+    /// Ids of those that refused it; their logs say why.
+    refused: Vec<String>,
+    /// Who answered in time.
+    replicas: Replicas,
+}
+
+/// Has every replica read its own files again. This one first: what it refuses is not announced.
+pub(super) async fn reload(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Reloaded>, ApiProblem> {
+    operators_only(&caller)?;
+    (state.deployment.reload)()
+        .await
+        .map_err(|_| ApiProblem::ConfigurationNotValid)?;
+    let own = state.fleet.replica().to_string();
+    let Some((control, keys)) = &state.deployment.control else {
+        return Ok(Json(Reloaded {
+            applied: 1,
+            refused: Vec::new(),
+            replicas: Replicas::only_one(),
+        }));
+    };
+    let asked = state.fleet.ask_deployment(control, keys).await;
+    let gathered = asked.map_err(|error| {
+        tracing::warn!(error = %error, "A reload could not be announced");
+        ApiProblem::FleetUnavailable
+    })?;
+    // Read once more by this replica, which has applied the same a moment ago.
+    let refused = gathered
+        .answers
+        .iter()
+        .filter(|answer| answer.error.is_some());
+    let refused: Vec<String> = refused
+        .map(|answer| answer.replica.clone())
+        .filter(|id| *id != own)
+        .collect();
+    Ok(Json(Reloaded {
+        applied: gathered.answers.len() - refused.len(),
+        refused,
+        replicas: gathered.replicas,
+    }))
+}

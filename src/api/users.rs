@@ -1,0 +1,104 @@
+//! `/v1/tenants/{t}/users/{id}/…`: what concerns all sockets of one user, on every replica.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+
+use super::body::JsonBody;
+use super::idempotency::Idempotent;
+use super::problem::ApiProblem;
+use super::revocations::Closed;
+use super::sends::EventBody;
+use super::{ApiState, Target};
+use crate::channel_layer::control::Op;
+use crate::error::StoreError;
+use crate::fleet::{Gathered, Replicas};
+use crate::ids::UserId;
+use crate::state::Tenant;
+
+/// The answer to a send to a user.
+#[derive(Debug, Serialize)]
+pub(super) struct Delivered {
+    /// Always 1: the event was given to the replicas.
+    published: u32,
+    /// Sockets that it was queued for, on the replicas that confirmed.
+    delivered: u64,
+    /// Who confirmed.
+    replicas: Replicas,
+}
+
+/// Sends an event to every socket of a user.
+pub(super) async fn send(
+    State(state): State<ApiState>,
+    Target(tenant): Target,
+    Path((_, user)): Path<(String, String)>,
+    key: Idempotent,
+    EventBody(event, body): EventBody,
+) -> Result<axum::response::Response, ApiProblem> {
+    let op = Op::Send {
+        user: UserId::from(user.as_str()),
+        event: Arc::new(event),
+    };
+    let place = format!("users/{user}/send");
+    key.once(&tenant, &place, &body, async || {
+        let gathered = ask(&state, &tenant, op.clone()).await?;
+        Ok(Delivered {
+            published: 1,
+            delivered: gathered.delivered(),
+            replicas: gathered.replicas,
+        })
+    })
+    .await
+}
+
+/// What a close frame says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Disconnection {
+    /// 1000, 1012 or 3000-4999; 4508 where it is not said.
+    code: Option<u16>,
+    /// At most 123 bytes; `disconnected` where it is not said.
+    reason: Option<String>,
+}
+
+/// Closes every socket of a user.
+pub(super) async fn disconnect(
+    State(state): State<ApiState>,
+    Target(tenant): Target,
+    Path((_, user)): Path<(String, String)>,
+    JsonBody(Disconnection { code, reason }): JsonBody<Disconnection>,
+) -> Result<Json<Closed>, ApiProblem> {
+    let may_be_sent = code.is_none_or(|code| matches!(code, 1000 | 1012 | 3000..=4999));
+    if !may_be_sent || reason.as_ref().is_some_and(|reason| reason.len() > 123) {
+        return Err(ApiProblem::CloseNotValid);
+    }
+    let user = UserId::from(user);
+    let op = Op::Disconnect { user, code, reason };
+    Ok(Json(ask(&state, &tenant, op).await?.into()))
+}
+
+/// Reloads the record of a user: what was read of it before is not believed any more, and its sockets are looked at.
+pub(super) async fn invalidate(
+    State(state): State<ApiState>,
+    Target(tenant): Target,
+    Path((_, user)): Path<(String, String)>,
+) -> Result<Json<Closed>, ApiProblem> {
+    let user = UserId::from(user);
+    let renewed = tenant.coherence.renew_generation(&user).await;
+    renewed.map_err(|error| unavailable(&tenant, &error))?;
+    let gathered = ask(&state, &tenant, Op::Invalidate(user)).await?;
+    Ok(Json(gathered.into()))
+}
+
+/// Asks every replica that serves the tenant.
+pub(super) async fn ask(state: &ApiState, tenant: &Tenant, op: Op) -> Result<Gathered, ApiProblem> {
+    let asked = state.fleet.ask(tenant, op).await;
+    asked.map_err(|error| unavailable(tenant, &error))
+}
+
+pub(super) fn unavailable(tenant: &Tenant, error: &StoreError) -> ApiProblem {
+    tracing::warn!(tenant.id = %tenant.id, error = %error, "A call of the API could not be carried out");
+    ApiProblem::FleetUnavailable
+}

@@ -1,0 +1,83 @@
+//! `connections`: which sockets of a tenant are open, through the management API.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::remote::{Remote, RemoteArguments, segment, tell};
+use crate::ids::TenantId;
+
+/// List the open sockets of a tenant, on all replicas
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lockgate connections --tenant acme
+  lockgate connections --tenant acme --group chat_lobby --limit 1000 --json")]
+pub(super) struct ConnectionsArguments {
+    /// The tenant
+    #[arg(long)]
+    tenant: TenantId,
+    /// Only those of a group
+    #[arg(long)]
+    group: Option<String>,
+    /// At most so many, 1 to 1000
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+    /// Only those whose channel name comes after this one: the last of the page before
+    #[arg(long, value_name = "CHANNEL")]
+    after: Option<String>,
+    /// The answer of the API as it is
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    remote: RemoteArguments,
+}
+
+pub(super) fn run(path: Option<&Path>, arguments: &ConnectionsArguments) -> ExitCode {
+    let listed = Remote::find(path, &arguments.remote).and_then(|remote| {
+        let what = match &arguments.group {
+            Some(group) => format!("groups/{}", segment(group)),
+            None => "connections".to_owned(),
+        };
+        let after = arguments.after.as_deref().map(segment);
+        let after = after.map_or(String::new(), |after| format!("&cursor={after}"));
+        let (tenant, limit) = (&arguments.tenant, arguments.limit);
+        let path = format!("/v1/tenants/{tenant}/{what}?limit={limit}{after}");
+        remote.call(&path, None)
+    });
+    tell(listed, |body| match arguments.json {
+        true => body.to_owned(),
+        false => as_text(body),
+    })
+}
+
+fn as_text(body: &str) -> String {
+    let Ok(answer) = serde_json::from_str::<Value>(body) else {
+        return body.to_owned();
+    };
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    let replicas = &answer["replicas"];
+    let mut out = format!(
+        "{} connections; {} of {} replicas answered",
+        answer["connections"], replicas["confirmed"], replicas["expected"]
+    );
+    for socket in answer["sockets"].as_array().into_iter().flatten() {
+        out.push_str(&format!(
+            "\n{:<20} {:>8} s  {}  {}",
+            text(&socket["user_id"]),
+            socket["age"],
+            text(&socket["channel"]),
+            text(&socket["path"])
+        ));
+    }
+    if let Some(cursor) = answer["cursor"].as_str() {
+        out.push_str(&format!("\nmore: --after {cursor}"));
+    }
+    out
+}

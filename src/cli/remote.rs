@@ -1,0 +1,148 @@
+//! What the commands share that call the management API: where it is, which key opens it, how its answer is told.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+
+use super::http_client::{Answer, exchange, local_url};
+use crate::config::{Config, Secret};
+
+/// Longer than any replica waits for others.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// All but what RFC 3986 §2.3 leaves as it is.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Where the API is, and which key opens it.
+#[derive(Debug, Args)]
+pub(super) struct RemoteArguments {
+    /// The management API; without it, api.listen of the configuration
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// A file with the key; without it, the first operator key of the configuration
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+}
+
+/// Why nothing was called.
+pub(super) enum Failure {
+    /// The reason was told already.
+    Told(ExitCode),
+    Text(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// The API, ready to be called.
+pub(super) struct Remote {
+    base: String,
+    key: Secret,
+}
+
+impl Remote {
+    /// The configuration is read only for what the command line leaves out.
+    pub(super) fn find(path: Option<&Path>, arguments: &RemoteArguments) -> Result<Self, Failure> {
+        if let (Some(url), Some(file)) = (&arguments.url, &arguments.api_key_file) {
+            let (base, key) = (url.clone(), key_from(file)?);
+            return Ok(Self { base, key });
+        }
+        let config = super::load(path).map_err(Failure::Told)?.config;
+        Ok(Self {
+            base: base_url(&config, arguments)?,
+            key: api_key(&config, arguments)?,
+        })
+    }
+
+    /// Posts JSON to `path`, or gets it where there is no body.
+    pub(super) fn call(&self, path: &str, body: Option<String>) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.base.trim_end_matches('/'));
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", self.key.expose()))
+            .map_err(|_| "the key has characters that a header cannot carry".to_owned())?;
+        authorization.set_sensitive(true);
+        let answer = exchange(TIMEOUT, |client| {
+            let request = match body {
+                Some(body) => client
+                    .post(&url)
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(body),
+                None => client.get(&url),
+            };
+            request.header(AUTHORIZATION, authorization)
+        });
+        answer.map_err(|error| Failure::Text(format!("{url}: {error}")))
+    }
+}
+
+/// A part of a path.
+pub(super) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// Tells what came of a call: what `show` makes of a good answer, or what went wrong.
+pub(super) fn tell(called: Result<Answer, Failure>, show: impl FnOnce(&str) -> String) -> ExitCode {
+    match called {
+        Ok(answer) if (200..300).contains(&answer.status) => {
+            super::print(&format!("{}\n", show(answer.body.trim_end())));
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => super::fail(&format!(
+            "status {}: {}",
+            answer.status,
+            answer.body.trim_end()
+        )),
+        Err(Failure::Told(status)) => status,
+        Err(Failure::Text(text)) => super::fail(&text),
+    }
+}
+
+/// Standard input where `text` is `-`, read up to one byte more than `most`.
+pub(super) fn or_standard_input(text: &str, most: u64) -> Result<String, String> {
+    if text != "-" {
+        return Ok(text.to_owned());
+    }
+    let mut read = String::new();
+    std::io::stdin()
+        .lock()
+        .take(most + 1)
+        .read_to_string(&mut read)
+        .map_err(|error| format!("standard input: {error}"))?;
+    Ok(read)
+}
+
+fn base_url(config: &Config, arguments: &RemoteArguments) -> Result<String, String> {
+    let configured = || config.api.listen.map(local_url);
+    arguments
+        .url
+        .clone()
+        .or_else(configured)
+        .ok_or_else(|| "no api.listen in the configuration: name the API with --url".to_owned())
+}
+
+fn api_key(config: &Config, arguments: &RemoteArguments) -> Result<Secret, String> {
+    match &arguments.api_key_file {
+        Some(file) => key_from(file),
+        None => config.api.api_keys.first().cloned().ok_or_else(|| {
+            "no api.api_keys in the configuration: name a key with --api-key-file".to_owned()
+        }),
+    }
+}
+
+fn key_from(file: &Path) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("--api-key-file {}: {error}", file.display()))?;
+    let key = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(Secret::from(key.strip_suffix('\r').unwrap_or(key)))
+}

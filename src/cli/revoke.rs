@@ -1,0 +1,73 @@
+//! `revoke`: takes tokens back, through the management API.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Args};
+use serde_json::{Value, json};
+
+use super::remote::{Remote, RemoteArguments, or_standard_input, tell};
+use crate::ids::TenantId;
+
+/// Longer than any token that a tenant takes.
+const LARGEST_TOKEN: u64 = 1 << 20;
+
+/// Take tokens back, and close the sockets that they have opened
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("whom").required(true).args(["jti", "token", "user", "all"]),
+    after_help = "\
+Examples:
+  lockgate revoke --tenant acme --jti 9f1c4d2e8a7b4c6d9e0f1a2b3c4d5e6f --exp 1767225600
+  echo \"$TOKEN\" | lockgate revoke --tenant acme --token -
+  lockgate revoke --tenant acme --user 7
+  lockgate revoke --tenant acme --all --issued-before 1767225600"
+)]
+pub(super) struct RevokeArguments {
+    /// The tenant
+    #[arg(long)]
+    tenant: TenantId,
+    /// The id of one token; needs --exp
+    #[arg(long, requires = "exp")]
+    jti: Option<String>,
+    /// When that token ends, in Unix seconds
+    #[arg(long, value_name = "UNIX", requires = "jti")]
+    exp: Option<f64>,
+    /// One token, read from standard input: a token on a command line is seen by everybody
+    #[arg(long, value_name = "-", value_parser = ["-"])]
+    token: Option<String>,
+    /// Every token of a user
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    /// Every token of the tenant; needs --issued-before
+    #[arg(long, requires = "issued_before")]
+    all: bool,
+    /// Only tokens issued at or before this, in Unix seconds; with a user the default is now
+    #[arg(long, value_name = "UNIX", conflicts_with_all = ["jti", "token"])]
+    issued_before: Option<f64>,
+    #[command(flatten)]
+    remote: RemoteArguments,
+}
+
+pub(super) fn run(path: Option<&Path>, arguments: &RevokeArguments) -> ExitCode {
+    let revoked = Remote::find(path, &arguments.remote).and_then(|remote| {
+        let path = format!("/v1/tenants/{}/revocations", arguments.tenant);
+        let body = body(arguments)?;
+        remote.call(&path, Some(body.to_string()))
+    });
+    tell(revoked, str::to_owned)
+}
+
+fn body(arguments: &RevokeArguments) -> Result<Value, String> {
+    let before = arguments.issued_before;
+    Ok(match (&arguments.jti, &arguments.token, &arguments.user) {
+        (Some(jti), ..) => json!({"jti": jti, "exp": arguments.exp}),
+        (_, Some(token), _) => {
+            let token = or_standard_input(token, LARGEST_TOKEN)?;
+            json!({"token": token.trim_end()})
+        }
+        (_, _, Some(user)) if before.is_none() => json!({"user_id": user}),
+        (_, _, Some(user)) => json!({"user_id": user, "issued_before": before}),
+        _ => json!({"issued_before": before}),
+    })
+}

@@ -1,0 +1,337 @@
+//! The calls of the management API, on two replicas: each acts on the fleet, and a tenant's key opens its tenant only.
+
+use serde_json::{Value, json};
+
+use crate::support::database::{ALICE, BOB};
+use crate::support::http::{Response, request};
+use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway};
+
+const CHAT: &str = "/ws/chat/lobby/";
+const OWN_KEY: &str = "acmes-own-key-which-is-long-enough";
+
+async fn call(gateway: &Gateway, method: &str, path: &str, body: &Value) -> Response {
+    let path = path.replace("TENANT", &gateway.tenant().name);
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let replica = &gateway.replicas[gateway.replicas.len() - 1];
+    replica.api(&gateway.api_key, method, &path, &body).await
+}
+
+/// Two replicas of a tenant that know each other.
+async fn two() -> Gateway {
+    let gateway = gateway()
+        .replicas(2)
+        .tenant("acme")
+        .with("api_keys", vec![OWN_KEY])
+        .tenant("other")
+        .start()
+        .await;
+    eventually(PATIENCE, "the replicas know each other", async || {
+        let answer = call(
+            &gateway,
+            "GET",
+            "/v1/tenants/TENANT/connections",
+            &Value::Null,
+        )
+        .await;
+        let confirmed = answer.json()["replicas"]["confirmed"] == 2;
+        if confirmed { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    gateway
+}
+
+#[tokio::test]
+async fn calls_act_on_every_replica_and_say_which_confirmed() {
+    let gateway = two().await;
+    let tenant = gateway.tenant();
+    let everybody = json!({"expected": 2, "confirmed": 2, "missing": []});
+    let mut alice = Vec::new();
+    for replica in &gateway.replicas {
+        let dial = replica.dial(tenant, CHAT).token(&tenant.token(ALICE));
+        alice.push(dial.open().await);
+    }
+    let dial = gateway.replica().dial(tenant, CHAT);
+    let mut bob = dial.token(&tenant.token(BOB)).open().await;
+
+    let list = call(
+        &gateway,
+        "GET",
+        "/v1/tenants/TENANT/connections?limit=2",
+        &Value::Null,
+    )
+    .await;
+    let first = list.json();
+    assert_eq!(first["connections"], 3);
+    assert_eq!(first["replicas"], everybody);
+    let cursor = first["cursor"].as_str().unwrap();
+    let path = format!("/v1/tenants/TENANT/groups/chat_lobby?cursor={cursor}");
+    let second = call(&gateway, "GET", &path, &Value::Null).await.json();
+    let sockets = [&first, &second].map(|page| page["sockets"].as_array().unwrap().clone());
+    let sockets = sockets.concat();
+    let of = |user: &str| sockets.iter().filter(|s| s["user_id"] == user).count();
+    assert_eq!(
+        (sockets.len(), of(ALICE), of(BOB)),
+        (3, 2, 1),
+        "{sockets:?}"
+    );
+    assert!(sockets.iter().all(|socket| socket["path"] == CHAT));
+    assert!(second["cursor"].is_null());
+
+    let event = json!({"type": "note", "n": 1});
+    let sent = call(&gateway, "POST", "/v1/tenants/TENANT/users/1/send", &event).await;
+    let expected = json!({"published": 1, "delivered": 2, "replicas": everybody});
+    assert_eq!(sent.json(), expected);
+    for socket in &mut alice {
+        assert_eq!(socket.next_json().await, json!({"n": 1}));
+    }
+    let messages = json!({"messages": [
+        {"group": "chat_lobby", "event": {"type": "x", "n": 2}},
+        {"group": "not a name", "event": {"type": "x"}},
+        {"group": "chat_lobby", "event": {"n": 3}},
+        {"group": "chat_lobby", "event": {"type": "x", "n": 4}},
+    ]});
+    let results = call(&gateway, "POST", "/v1/tenants/TENANT/send", &messages).await;
+    let expected = json!({"results": [{"published": 1}, {"code": "group_name_not_valid"},
+        {"code": "event_not_valid"}, {"published": 1}]});
+    assert_eq!(results.json(), expected);
+    for socket in alice.iter_mut().chain([&mut bob]) {
+        assert_eq!(socket.next_json().await, json!({"n": 2}));
+        assert_eq!(socket.next_json().await, json!({"n": 4}));
+    }
+    let closing = json!({"code": 4321, "reason": "moved"});
+    let path = "/v1/tenants/TENANT/users/1/disconnect";
+    let closed = call(&gateway, "POST", path, &closing).await;
+    assert_eq!(closed.json(), json!({"closed": 2, "replicas": everybody}));
+    for socket in &mut alice {
+        assert_eq!(socket.closed().await, (4321, "moved".into()));
+    }
+    let closed = call(
+        &gateway,
+        "POST",
+        "/v1/tenants/TENANT/users/2/disconnect",
+        &json!({}),
+    )
+    .await;
+    assert_eq!(closed.json()["closed"], 1);
+    assert_eq!(bob.closed().await, (4508, "disconnected".into()));
+
+    let dial = gateway.replica().dial(tenant, CHAT);
+    let mut socket = dial.token(&tenant.token(BOB)).open().await;
+    let suspended = call(&gateway, "POST", "/v1/tenants/TENANT/suspend", &Value::Null).await;
+    assert_eq!(
+        suspended.json(),
+        json!({"closed": 1, "replicas": everybody})
+    );
+    assert_eq!(socket.closed().await.0, 4016);
+    let all = call(&gateway, "GET", "/v1/tenants", &Value::Null)
+        .await
+        .json();
+    let suspended = |name: &str| {
+        let tenants = all["tenants"].as_array().unwrap();
+        let found = tenants.iter().find(|tenant| tenant["name"] == name);
+        found.unwrap()["suspended"].clone()
+    };
+    assert_eq!(suspended(&tenant.name), true);
+    assert_eq!(suspended(&gateway.named("other").name), false);
+    call(&gateway, "POST", "/v1/tenants/TENANT/resume", &Value::Null).await;
+    let dial = gateway.replica().dial(tenant, CHAT);
+    dial.token(&tenant.token(BOB)).open().await;
+}
+
+#[tokio::test]
+async fn an_invalidated_user_is_looked_at_before_the_answer() {
+    let database = Database::postgres().await;
+    let gateway = gateway().tenant("acme").users(&database).start().await;
+    let mut socket = gateway.open(CHAT).await;
+    database
+        .execute("UPDATE auth_user SET is_active = false WHERE id = 1")
+        .await;
+    let path = "/v1/tenants/TENANT/users/1/invalidate";
+    let answer = call(&gateway, "POST", path, &Value::Null).await;
+    assert_eq!(answer.json()["closed"], 1, "{answer:?}");
+    assert_eq!(socket.closed().await.0, 4502);
+}
+
+/// The call takes `api.timeout`, and names the replica that is missing.
+#[tokio::test]
+async fn a_replica_that_does_not_answer_in_time_is_named() {
+    let gateway = two().await;
+    gateway.replicas[0]
+        .process
+        .signal(rustix::process::Signal::STOP);
+    let path = "/v1/tenants/TENANT/users/1/disconnect";
+    let answer = call(&gateway, "POST", path, &json!({})).await.json();
+    let replicas = &answer["replicas"];
+    assert_eq!(
+        (&replicas["expected"], &replicas["confirmed"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(replicas["missing"].as_array().map(Vec::len), Some(1));
+    gateway.replicas[0]
+        .process
+        .signal(rustix::process::Signal::CONT);
+}
+
+#[tokio::test]
+async fn a_call_that_is_repeated_with_its_key_is_carried_out_once() {
+    let gateway = gateway().tenant("acme").start().await;
+    let mut socket = gateway.open(CHAT).await;
+    let replica = gateway.replica();
+    let bearer = format!("Bearer {}", gateway.api_key);
+    let send = async |key: &str, group: &str, body: &str| {
+        let path = format!("/v1/tenants/{}/groups/{group}/send", gateway.tenant().name);
+        let headers = [("Authorization", &*bearer), ("Idempotency-Key", key)];
+        let answer = request(replica.api, "POST", &path, &headers, body).await;
+        (answer.status, answer.json())
+    };
+    let (first, second) = (r#"{"type":"x","n":1}"#, r#"{"type":"x","n":2}"#);
+    let published = (200, json!({"published": 1}));
+    assert_eq!(send("k1", "chat_lobby", first).await, published);
+    assert_eq!(send("k1", "chat_lobby", first).await, published);
+    assert_eq!(send("k2", "chat_lobby", second).await, published);
+    for (group, body) in [("chat_lobby", second), ("chat_attic", first)] {
+        let (status, problem) = send("k1", group, body).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (409, &"idempotency_key_reused".into())
+        );
+    }
+    assert_eq!(send("a b", "chat_lobby", first).await.0, 400);
+    assert_eq!(socket.next_json().await, json!({"n": 1}));
+    assert_eq!(socket.next_json().await, json!({"n": 2}));
+    assert!(socket.ping().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_tenants_key_opens_nothing_of_another_whether_it_exists_or_not() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with("api_keys", vec![OWN_KEY])
+        .tenant("other")
+        .start()
+        .await;
+    let other = gateway.named("other").name.clone();
+    for (method, path) in [
+        ("POST", "groups/g/send"),
+        ("POST", "send"),
+        ("POST", "users/1/send"),
+        ("POST", "users/1/disconnect"),
+        ("POST", "users/1/invalidate"),
+        ("POST", "revocations"),
+        ("GET", "connections"),
+        ("GET", "groups/g"),
+        ("POST", "suspend"),
+        ("POST", "resume"),
+    ] {
+        let mut answers = Vec::new();
+        for tenant in [other.as_str(), "nobody"] {
+            let path = format!("/v1/tenants/{tenant}/{path}");
+            let answer = gateway.replica().api(OWN_KEY, method, &path, "{}").await;
+            assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
+            answers.push(answer.body);
+        }
+        assert_eq!(answers[0], answers[1]);
+    }
+    let own = &gateway.tenant().name;
+    for (method, path) in [
+        ("GET", "/v1/tenants".to_owned()),
+        ("POST", "/v1/reload".to_owned()),
+        ("POST", format!("/v1/tenants/{own}/suspend")),
+        ("POST", format!("/v1/tenants/{own}/resume")),
+    ] {
+        let answer = gateway.replica().api(OWN_KEY, method, &path, "").await;
+        let code = answer.json()["code"].clone();
+        assert_eq!(
+            (answer.status, code),
+            (403, "operators_only".into()),
+            "{path}"
+        );
+    }
+}
+
+/// Rows A01 to A20 of the catalogue of bad inputs, as far as one call shows them.
+#[tokio::test]
+async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
+    let gateway = gateway().tenant("acme").start().await;
+    let mut socket = gateway.open(CHAT).await;
+    let deep = format!(
+        r#"{{"type":"x","a":{}{}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    for (method, path, body, status) in [
+        ("POST", "users/1/disconnect", r#"{"code":1006}"#, 400),
+        ("POST", "users/1/disconnect", r#"{"code":5000}"#, 400),
+        ("POST", "users/1/disconnect", r#"{"code":"4000"}"#, 400),
+        ("POST", "users/1/disconnect", r#"{"cod":4000}"#, 400),
+        ("POST", "users/1/disconnect", "{", 400),
+        ("GET", "users/1/disconnect", "", 405),
+        ("POST", "users/nobody*/disconnect", "{}", 200),
+        ("POST", "groups/chat_lobby/send", &deep, 400),
+        ("POST", "groups/chat_lobby/send", "", 415),
+        ("POST", "send", r#"{"messages":[]}"#, 400),
+        ("POST", "send", r#"{"message":[]}"#, 400),
+        ("POST", "send", r#"{"messages":[{"group":"g"}]}"#, 400),
+        ("POST", "revocations", "{}", 400),
+        ("POST", "revocations", r#"{"jti":"x"}"#, 400),
+        (
+            "POST",
+            "revocations",
+            r#"{"jti":"x","exp":1,"user_id":"1"}"#,
+            400,
+        ),
+        ("POST", "revocations", r#"{"user_id":1}"#, 400),
+        (
+            "POST",
+            "revocations",
+            r#"{"issued_before":1700000000000}"#,
+            400,
+        ),
+        ("POST", "revocations", r#"{"token":"rubbish"}"#, 400),
+        ("GET", "connections?limit=0", "", 400),
+        ("GET", "connections?limit=1001", "", 400),
+        ("GET", "connections?page=2", "", 400),
+        ("GET", "groups/a%20b", "", 400),
+        ("GET", "nothing", "", 404),
+    ] {
+        let path = format!("/v1/tenants/{}/{path}", gateway.tenant().name);
+        let replica = gateway.replica();
+        let answer = replica.api(&gateway.api_key, method, &path, body).await;
+        assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
+        if status != 200 {
+            let kind = answer.header("content-type");
+            assert_eq!(kind, Some("application/problem+json"), "{path}");
+        }
+    }
+    assert!(socket.ping().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_reload_is_announced_and_a_mistake_is_not() {
+    // Of its own: the deployment's channel is everybody's on one Redis.
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .replicas(2)
+        .tenant("acme")
+        .start()
+        .await;
+    eventually(PATIENCE, "both replicas apply it", async || {
+        let answer = call(&gateway, "POST", "/v1/reload", &Value::Null).await;
+        let body = answer.json();
+        match (answer.status, body["applied"].as_u64()) {
+            (200, Some(2)) => Ok(()),
+            _ => Err(answer),
+        }
+    })
+    .await;
+    let text = std::fs::read_to_string(&gateway.config).unwrap();
+    std::fs::write(&gateway.config, format!("nonsense = 1\n{text}")).unwrap();
+    let answer = call(&gateway, "POST", "/v1/reload", &Value::Null).await;
+    assert_eq!(answer.status, 422);
+    assert_eq!(answer.json()["code"], "configuration_not_valid");
+}
