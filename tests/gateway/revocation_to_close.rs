@@ -223,3 +223,185 @@ async fn a_replica_that_was_cut_off_closes_the_socket_when_its_link_returns() {
     let () = redis.command(&["SET", &key, "1", "EX", "60"]).await;
     assert_eq!(socket.closed().await.0, 4501);
 }
+
+/// A thousand connects, each against a revocation of its own token that is on its way: whoever opened is closed.
+#[tokio::test]
+async fn no_socket_survives_a_race_of_its_connect_against_its_revocation() {
+    const RACES: usize = 1000;
+    const AT_ONCE: usize = 20;
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .replicas(2)
+        .tenant("acme")
+        .start()
+        .await;
+    let tenant = gateway.tenant();
+    let link = redis.connection().await.unwrap();
+    let (mut opened, mut refused) = (0, 0);
+    for round in 0..RACES / AT_ONCE {
+        let races = (0..AT_ONCE).map(|n| {
+            let (gateway, mut link) = (&gateway, link.clone());
+            async move {
+                let jti = format!("race-{round}-{n}");
+                let token = tenant.sign(&claims(ALICE, &jti, now()));
+                let dial = gateway.replicas[n % 2].dial(tenant, CHAT);
+                let connect = dial.token(&token).attempt();
+                let revoke = async {
+                    // From before the handshake's first byte to after its last.
+                    for _ in 0..(n * 7 + round) % 40 {
+                        tokio::task::yield_now().await;
+                    }
+                    let message = json!({"v": 1, "op": "revoke", "jti": jti}).to_string();
+                    let () = ::redis::pipe()
+                        .cmd("SET")
+                        .arg(tenant.redis_key(&format!("deny:jti:{jti}")))
+                        .arg("1")
+                        .arg("EX")
+                        .arg(60)
+                        .ignore()
+                        .cmd("PUBLISH")
+                        .arg(tenant.redis_key("control"))
+                        .arg(message)
+                        .ignore()
+                        .query_async(&mut link)
+                        .await
+                        .unwrap();
+                };
+                match tokio::join!(connect, revoke).0 {
+                    Ok(mut socket) => {
+                        assert_eq!(socket.closed().await.0, 4501, "{jti}");
+                        true
+                    }
+                    Err(refusal) => {
+                        Problem::new(401, "token_revoked").is(&refusal, &tenant.name);
+                        false
+                    }
+                }
+            }
+        });
+        for survived_its_handshake in futures_util::future::join_all(races).await {
+            match survived_its_handshake {
+                true => opened += 1,
+                false => refused += 1,
+            }
+        }
+    }
+    assert!(
+        opened > 0 && refused > 0,
+        "{opened} opened, {refused} refused"
+    );
+}
+
+/// Whoever may write a control channel cannot stop a replica, nor make it publish elsewhere.
+#[tokio::test]
+async fn what_a_control_channel_holds_harms_nobody() {
+    let redis = RedisServer::shared().await;
+    let gateway = gateway().tenant("acme").tenant("other").start().await;
+    let (acme, other) = (gateway.named("acme"), gateway.named("other"));
+    let replica = gateway.replica();
+    let mut socket = gateway.open(CHAT).await;
+    let dial = replica.dial(other, CHAT);
+    let mut neighbour = dial.token(&other.token(ALICE)).open().await;
+    let channel = acme.redis_key("control");
+    let group = format!("{}__group__chat_lobby", other.prefix);
+    let messages = [
+        String::new(),
+        "[".repeat(100_000),
+        "x".repeat(3 * 1024 * 1024),
+        "{}".to_owned(),
+        json!({"v": 2, "op": "suspend"}).to_string(),
+        json!({"v": 1, "op": "explode"}).to_string(),
+        json!({"v": 1, "op": ["revoke"]}).to_string(),
+        json!({"v": 1, "op": "revoke", "user_id": {"a": 1}, "issued_before": 1}).to_string(),
+        json!({"v": 1, "op": "revoke", "issued_before": "now"}).to_string(),
+        json!({"v": 1, "op": "disconnect", "user_id": "1", "code": 1006}).to_string(),
+        json!({"v": 1, "op": "send", "user_id": "1", "event": "no object"}).to_string(),
+        json!({"v": 1, "op": "reload"}).to_string(),
+    ];
+    for message in &messages {
+        let () = redis.command(&["PUBLISH", &channel, message]).await;
+    }
+    // Answers go nowhere but to channels of answers.
+    let count = json!({"v": 1, "op": "count", "id": "1", "reply": group}).to_string();
+    let () = redis.command(&["PUBLISH", &channel, &count]).await;
+    let dropped = [("tenant", &*acme.name), ("cause", "not_decoded")];
+    let expected = messages.len() as f64;
+    replica
+        .metric("lockgate_events_dropped_total", &dropped, |n| n == expected)
+        .await;
+    assert!(socket.ping().await.is_empty());
+    assert!(neighbour.ping().await.is_empty());
+    let told = "Ignored a message on the tenant's control channel";
+    assert_eq!(replica.process.output.text().matches(told).count(), 1);
+    // The channel still works.
+    let closing = json!({"v": 1, "op": "disconnect", "user_id": "1"}).to_string();
+    let () = redis.command(&["PUBLISH", &channel, &closing]).await;
+    assert_eq!(socket.closed().await.0, 4508);
+    assert!(neighbour.ping().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_revocation_needs_as_many_replicas_of_redis_as_are_demanded() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .set("denylist.replicas", 1)
+        .tenant("acme")
+        .start()
+        .await;
+    let path = format!("/v1/tenants/{}/revocations", gateway.tenant().name);
+    let body = json!({"user_id": ALICE}).to_string();
+    let call = async || {
+        let replica = gateway.replica();
+        replica.api(&gateway.api_key, "POST", &path, &body).await
+    };
+    assert_eq!(call().await.status, 503);
+    let copy = RedisServer::start().await;
+    let endpoint = redis.endpoint();
+    let (host, port) = endpoint.split_once(':').unwrap();
+    let () = copy.command(&["REPLICAOF", host, port]).await;
+    eventually(PATIENCE, "the copy acknowledges", async || {
+        let answer = call().await;
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sockets_that_cannot_be_verified_stay_as_long_as_is_allowed() {
+    let (redis, denylist) = (RedisServer::start().await, RedisServer::start().await);
+    let gateway = gateway()
+        .redis(&redis.url())
+        .set("denylist.redis", denylist.url())
+        .set("denylist.on_outage", "allow")
+        .set("denylist.max_unverified", "4s")
+        .tenant("acme")
+        .start()
+        .await;
+    let mut socket = gateway.open(CHAT).await;
+    denylist.kill();
+    let mut let_in = gateway.open(CHAT).await;
+    assert!(socket.ping().await.is_empty());
+    let (code, reason) = socket.closed().await;
+    assert_eq!(code, 4014);
+    assert!(
+        reason.starts_with("unavailable retry_after_ms="),
+        "{reason}"
+    );
+    assert_eq!(let_in.closed().await.0, 4014);
+    denylist.restart().await;
+    eventually(PATIENCE, "sockets stay again", async || {
+        let mut socket = gateway.open(CHAT).await;
+        let closed = tokio::time::timeout(std::time::Duration::from_secs(1), socket.closed());
+        match closed.await {
+            Err(_) => Ok(()),
+            Ok(closed) => Err(closed),
+        }
+    })
+    .await;
+}
