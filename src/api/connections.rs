@@ -39,7 +39,7 @@ impl Part {
 }
 
 /// A page of sockets.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Connections {
     /// Open sockets, on the replicas that answered.
     connections: u64,
@@ -52,6 +52,12 @@ pub(super) struct Connections {
 }
 
 /// The sockets of a tenant.
+#[utoipa::path(
+    get,
+    path = "/v1/tenants/{tenant}/connections",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn of_tenant(
     State(state): State<ApiState>,
     Target(tenant): Target,
@@ -61,6 +67,12 @@ pub(super) async fn of_tenant(
 }
 
 /// The sockets of a group.
+#[utoipa::path(
+    get,
+    path = "/v1/tenants/{tenant}/groups/{group}",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("group" = String, Path, description = "The group"), ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn of_group(
     State(state): State<ApiState>,
     Target(tenant): Target,

@@ -22,6 +22,7 @@ mod connections;
 pub mod health;
 mod idempotency;
 mod keys;
+mod openapi;
 mod problem;
 mod revocations;
 mod sends;
@@ -105,6 +106,8 @@ pub fn router(state: ApiState) -> Router {
         .fallback(|| async { ApiProblem::NotFound })
         .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
         .layer(from_fn_with_state(state.clone(), authenticate))
+        // After the keys: it is for whoever reads documentation.
+        .route("/openapi.json", get(openapi::serve))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }

@@ -21,7 +21,7 @@ use crate::state::Tenant;
 const LARGEST_LEAD: f64 = 86_400.0;
 
 /// What is revoked.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revocation {
     /// The id of one token, with its `exp`.
@@ -37,7 +37,7 @@ pub(super) struct Revocation {
 }
 
 /// What became of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Closed {
     /// Sockets that were closed, on the replicas that confirmed.
     closed: u64,
@@ -55,6 +55,13 @@ impl From<Gathered> for Closed {
 }
 
 /// Denies first, then announces; what could not be stored is 503.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/revocations",
+    params(("tenant" = String, Path, description = "The tenant's name")),
+    request_body = Revocation,
+    responses((status = 200, description = "Carried out", body = Closed)),
+)]
 pub(super) async fn revoke(
     State(state): State<ApiState>,
     Target(tenant): Target,

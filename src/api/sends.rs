@@ -19,7 +19,7 @@ use crate::state::Tenant;
 const MAX_BATCH: usize = 1000;
 
 /// The answer to a send.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Published {
     /// How many events were given to the channel layer; not how many sockets got them.
     published: u32,
@@ -47,6 +47,13 @@ fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
 }
 
 /// Publishes an event to a group.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/groups/{group}/send",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("group" = String, Path, description = "The group"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
+    request_body = crate::api::openapi::Event,
+    responses((status = 200, description = "Carried out", body = Published), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json"), (status = 429, description = "limits.publishes_per_second is reached", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn to_group(
     Target(tenant): Target,
     Path((_, group)): Path<(String, String)>,
@@ -77,14 +84,33 @@ struct BatchMessage<'a> {
     event: &'a RawValue,
 }
 
+/// A batch, as the documentation of the API has it: the handler reads events from their text.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Batch)]
+#[allow(dead_code, reason = "read by the generator alone")]
+struct BatchForm {
+    /// 1 to 1,000 of them.
+    #[schema(min_items = 1, max_items = 1000)]
+    messages: Vec<BatchMessageForm>,
+}
+
+/// One message of a batch.
+#[derive(utoipa::ToSchema)]
+#[schema(as = BatchMessage)]
+#[allow(dead_code, reason = "read by the generator alone")]
+struct BatchMessageForm {
+    group: String,
+    event: super::openapi::Event,
+}
+
 /// What became of each, in their order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Results {
     results: Vec<Outcome>,
 }
 
 /// What became of one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 enum Outcome {
     Published(Published),
@@ -92,6 +118,13 @@ enum Outcome {
 }
 
 /// Publishes a batch; what is wrong with one message concerns that one alone.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/send",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
+    request_body = BatchForm,
+    responses((status = 200, description = "Carried out", body = Results), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn batch(
     Target(tenant): Target,
     key: Idempotent,

@@ -18,7 +18,7 @@ use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 
 /// A tenant as operators see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct TenantEntry {
     name: String,
     suspended: bool,
@@ -29,7 +29,7 @@ pub(super) struct TenantEntry {
 }
 
 /// A page of tenants.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct TenantList {
     tenants: Vec<TenantEntry>,
     /// For the next page; `null` after the last.
@@ -45,6 +45,12 @@ pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
 }
 
 /// The tenants, by name.
+#[utoipa::path(
+    get,
+    path = "/v1/tenants",
+    params(("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "Carried out", body = TenantList), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn list(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -78,6 +84,12 @@ pub(super) async fn list(
 }
 
 /// Serves the tenant no more: kept first, then announced.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/suspend",
+    params(("tenant" = String, Path, description = "The tenant's name")),
+    responses((status = 200, description = "Carried out", body = Closed)),
+)]
 pub(super) async fn suspend(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -91,6 +103,12 @@ pub(super) async fn suspend(
 }
 
 /// Serves the tenant again.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/resume",
+    params(("tenant" = String, Path, description = "The tenant's name")),
+    responses((status = 200, description = "Carried out", body = Closed)),
+)]
 pub(super) async fn resume(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -103,7 +121,7 @@ pub(super) async fn resume(
 }
 
 /// What became of a reload.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Reloaded {
     /// Replicas that have applied what they read.
     applied: usize,
@@ -114,6 +132,11 @@ pub(super) struct Reloaded {
 }
 
 /// Has every replica read its own files again. This one first: what it refuses is not announced.
+#[utoipa::path(
+    post,
+    path = "/v1/reload",
+    responses((status = 200, description = "Carried out", body = Reloaded), (status = 422, description = "This replica did not apply the configuration; its log says why", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn reload(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,

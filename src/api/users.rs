@@ -19,7 +19,7 @@ use crate::ids::UserId;
 use crate::state::Tenant;
 
 /// The answer to a send to a user.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Delivered {
     /// Always 1: the event was given to the replicas.
     published: u32,
@@ -30,6 +30,13 @@ pub(super) struct Delivered {
 }
 
 /// Sends an event to every socket of a user.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/users/{user}/send",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
+    request_body = crate::api::openapi::Event,
+    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+)]
 pub(super) async fn send(
     State(state): State<ApiState>,
     Target(tenant): Target,
@@ -54,7 +61,7 @@ pub(super) async fn send(
 }
 
 /// What a close frame says.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Disconnection {
     /// 1000, 1012 or 3000-4999; 4508 where it is not said.
@@ -64,6 +71,13 @@ pub(super) struct Disconnection {
 }
 
 /// Closes every socket of a user.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/users/{user}/disconnect",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user")),
+    request_body = Disconnection,
+    responses((status = 200, description = "Carried out", body = Closed)),
+)]
 pub(super) async fn disconnect(
     State(state): State<ApiState>,
     Target(tenant): Target,
@@ -80,6 +94,12 @@ pub(super) async fn disconnect(
 }
 
 /// Reloads the record of a user: what was read of it before is not believed any more, and its sockets are looked at.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/users/{user}/invalidate",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user")),
+    responses((status = 200, description = "Carried out", body = Closed)),
+)]
 pub(super) async fn invalidate(
     State(state): State<ApiState>,
     Target(tenant): Target,

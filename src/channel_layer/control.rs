@@ -328,7 +328,7 @@ pub struct Answer {
 }
 
 /// One open socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SocketEntry {
     /// The canonical id of its user.
     pub user_id: String,

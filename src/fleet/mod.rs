@@ -29,7 +29,7 @@ mod registry;
 mod serve;
 
 /// Which replicas a question was for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Replicas {
     /// Those that were registered, or answered.
     pub expected: usize,

@@ -311,6 +311,30 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn the_calls_are_described_to_whoever_asks() {
+    let gateway = gateway().tenant("acme").start().await;
+    let answer = request(gateway.replica().api, "GET", "/openapi.json", &[], "").await;
+    assert_eq!(answer.status, 200);
+    let document = answer.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let own = &gateway.tenant().name;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let path = path.replace("{tenant}", own);
+            let path = path.replace("{user}", "1").replace("{group}", "g");
+            let method = method.to_uppercase();
+            // Every call that is described is there, and opens to a key alone.
+            let answer = request(gateway.replica().api, &method, &path, &[], "").await;
+            assert_eq!(answer.status, 401, "{method} {path}");
+            let replica = gateway.replica();
+            let answer = replica.api(&gateway.api_key, &method, &path, "").await;
+            let there = matches!(answer.status, 200 | 415);
+            assert!(there, "{method} {path}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reload_is_announced_and_a_mistake_is_not() {
     // Of its own: the deployment's channel is everybody's on one Redis.
     let redis = RedisServer::start().await;

@@ -1,0 +1,122 @@
+//! `/openapi.json`: the calls of the API, generated from the types that the handlers take and answer with.
+
+use axum::Json;
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+
+use super::{connections, revocations, sends, tenants, users};
+
+/// What every error looks like (RFC 9457).
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "read by the generator alone")]
+pub(super) struct Problem {
+    /// `urn:lockgate:problem:CODE`
+    r#type: String,
+    title: String,
+    status: u16,
+    /// A stable word.
+    code: String,
+    detail: String,
+}
+
+/// An event: an object with a non-empty `type`, at most 64 levels deep.
+#[derive(utoipa::ToSchema)]
+#[schema(example = json!({"type": "chat.message", "message": "hi"}))]
+#[allow(dead_code, reason = "read by the generator alone")]
+pub(super) struct Event {
+    /// What the event is.
+    #[schema(min_length = 1)]
+    r#type: String,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Lockgate management API",
+        description = "Acts on every replica that serves a tenant, and names those that did not answer in time."
+    ),
+    paths(
+        sends::to_group, sends::batch, users::send, users::disconnect, users::invalidate,
+        revocations::revoke, connections::of_tenant, connections::of_group,
+        tenants::list, tenants::suspend, tenants::resume, tenants::reload,
+    ),
+    components(schemas(Problem)),
+    security(("api_key" = [])),
+)]
+struct Calls;
+
+/// What a call may be refused with, beside what stands at its handler.
+fn refusals(operation: &Operation, of_tenant: bool) -> Vec<(u16, &'static str)> {
+    let mut refusals = vec![
+        (401, "No API key, or one that is not known"),
+        (403, "The API key does not open this"),
+        (503, "A dependency does not confirm; try again"),
+    ];
+    if of_tenant {
+        refusals.push((404, "There is no tenant of this name"));
+    }
+    if operation.request_body.is_some() {
+        refusals.push((400, "The body is not what the call takes"));
+        refusals.push((413, "The body is larger than 1 MiB"));
+        refusals.push((415, "The body is not plain application/json"));
+    }
+    refusals
+}
+
+/// The document.
+pub(super) fn document() -> Value {
+    let mut document = Calls::openapi();
+    for (path, item) in &mut document.paths.paths {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            for (status, text) in refusals(operation, path.contains("{tenant}")) {
+                let problem = Ref::from_schema_name("Problem");
+                let content = ContentBuilder::new().schema(Some(problem)).build();
+                let response = ResponseBuilder::new()
+                    .description(text)
+                    .content("application/problem+json", content)
+                    .build();
+                let responses = &mut operation.responses.responses;
+                let status = status.to_string();
+                responses.entry(status).or_insert(RefOr::T(response));
+            }
+        }
+    }
+    if let Some(components) = &mut document.components {
+        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme("api_key", bearer);
+    }
+    serde_json::to_value(&document).unwrap_or_else(|_| json!({}))
+}
+
+/// Answers without a key: it says nothing of this deployment.
+pub(super) async fn serve() -> Json<Value> {
+    Json(document())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_is_described_with_its_refusals() {
+        let document = document();
+        assert_eq!(document["openapi"], "3.1.0");
+        let paths = document["paths"].as_object().unwrap();
+        assert_eq!(paths.len(), 12);
+        for (path, item) in paths {
+            for operation in item.as_object().unwrap().values() {
+                let responses = operation["responses"].as_object().unwrap();
+                for status in ["200", "401", "403", "503"] {
+                    assert!(responses.contains_key(status), "{path}: {status}");
+                }
+            }
+        }
+        let send = &paths["/v1/tenants/{tenant}/groups/{group}/send"]["post"];
+        for status in ["400", "404", "409", "413", "415", "429"] {
+            assert!(send["responses"][status].is_object(), "{status}");
+        }
+    }
+}
