@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::body::JsonBytes;
+use super::body::{JsonBytes, object};
 use super::idempotency::Idempotent;
 use super::problem::ApiProblem;
 use super::{ApiState, Target};
@@ -72,7 +72,7 @@ pub(super) async fn to_group(
 #[serde(deny_unknown_fields)]
 struct Batch<'a> {
     #[serde(borrow)]
-    messages: Vec<BatchMessage<'a>>,
+    messages: Vec<&'a RawValue>,
 }
 
 /// One of them.
@@ -130,14 +130,18 @@ pub(super) async fn batch(
     key: Idempotent,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiProblem> {
-    let batch: Batch<'_> = serde_json::from_slice(&body).map_err(|_| ApiProblem::BodyNotValid)?;
+    let batch: Batch<'_> = object(&body).ok_or(ApiProblem::BodyNotValid)?;
     if !(1..=MAX_BATCH).contains(&batch.messages.len()) {
         return Err(ApiProblem::BodyNotValid);
     }
+    let messages = batch.messages.iter();
+    let messages: Option<Vec<BatchMessage<'_>>> =
+        messages.map(|raw| object(raw.get().as_bytes())).collect();
+    let messages = messages.ok_or(ApiProblem::BodyNotValid)?;
     key.once(&tenant, "send", &body, async || {
-        let mut results = Vec::with_capacity(batch.messages.len());
+        let mut results = Vec::with_capacity(messages.len());
         // One after another: events to one group arrive in the order of the batch.
-        for message in &batch.messages {
+        for message in &messages {
             let published = match event_of(message.event.get().as_bytes()) {
                 Ok(event) => publish(&tenant, &message.group, &event).await,
                 Err(problem) => Err(problem),

@@ -139,6 +139,10 @@ impl Command {
         if bytes.len() > MAX_MESSAGE {
             return Err(NotUnderstood::TooLong);
         }
+        // An array would be taken for the members in their order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(NotUnderstood::NotReadable);
+        }
         /// What is looked at first: a later version may have other members.
         #[derive(Deserialize)]
         struct Version {
@@ -527,6 +531,7 @@ mod tests {
         for (message, expected) in [
             ("", NotUnderstood::NotReadable),
             ("[]", NotUnderstood::NotReadable),
+            (r#"[1,"count"]"#, NotUnderstood::NotReadable),
             ("{}", NotUnderstood::NotReadable),
             (&deep, NotUnderstood::NotReadable),
             (&long, NotUnderstood::TooLong),

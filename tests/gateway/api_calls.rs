@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::support::database::{ALICE, BOB};
+use crate::support::django::python;
 use crate::support::http::{Response, request};
+use crate::support::process::Program;
 use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway};
 
 const CHAT: &str = "/ws/chat/lobby/";
@@ -269,6 +271,14 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
         ("POST", "users/1/disconnect", r#"{"code":"4000"}"#, 400),
         ("POST", "users/1/disconnect", r#"{"cod":4000}"#, 400),
         ("POST", "users/1/disconnect", "{", 400),
+        ("POST", "users/1/disconnect", "[null,null]", 400),
+        (
+            "POST",
+            "send",
+            r#"[[{"group":"g","event":{"type":"x"}}]]"#,
+            400,
+        ),
+        ("POST", "send", r#"{"messages":[["g",{"type":"x"}]]}"#, 400),
         ("GET", "users/1/disconnect", "", 405),
         ("POST", "users/nobody*/disconnect", "{}", 200),
         ("POST", "groups/chat_lobby/send", &deep, 400),
@@ -332,6 +342,25 @@ async fn the_calls_are_described_to_whoever_asks() {
             assert!(there, "{method} {path}: {answer:?}");
         }
     }
+}
+
+/// A fuzzer that takes the documentation at its word: no answer is a 5xx, none is undocumented, and each has the form
+/// that is promised.
+#[tokio::test]
+async fn the_documented_calls_withstand_a_fuzzer() {
+    let gateway = gateway().tenant("acme").start().await;
+    let url = format!("http://{}/openapi.json", gateway.replica().api);
+    let bearer = format!("Authorization: Bearer {}", gateway.api_key);
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    let fuzzer = python().with_file_name("schemathesis");
+    let ran = tokio::task::spawn_blocking(move || {
+        Program::new("schemathesis", fuzzer)
+            .args(["run", &url, "--header", &bearer, "--checks", checks])
+            .args(["--seed", "7", "--max-examples", "25"])
+            .run();
+    });
+    ran.await.unwrap();
+    assert_eq!(gateway.replica().readyz().await.status, 200);
 }
 
 #[tokio::test]
