@@ -19,12 +19,14 @@
 //! | 1 | [`stores`], [`frame`], [`event`], [`routes`], [`templates`], [`tenants`], [`origin`], [`problem`] | the outside world |
 //! | 0 | [`ids`], [`user_id`], [`clock`], [`rate`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
-//! # Two ways through it
+//! # Three ways through it
 //!
 //! * A token in the URL to a user: `server/router` → `socket/upgrade` → `token_auth` → `auth/query_token` →
 //!   `admission` (`auth/claims`, `auth/denylist`, `users`) → `socket/upgrade` → `socket/connection`.
 //! * An event in Redis to a socket: `channel_layer/subscriber` or `channel_layer/core/reader` → `channel_layer/inbox` →
 //!   `relay` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
+//! * A revocation in the API to a closed socket: `api/revocations` → `revocation` (denied first) → `fleet` →
+//!   `channel_layer/control` → on each replica `fleet/serve` → `revocation` → `hub/eviction` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]
 
 pub use admission::Identity;
