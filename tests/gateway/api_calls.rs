@@ -6,7 +6,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::django::python;
 use crate::support::http::{Response, request};
 use crate::support::process::Program;
-use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway};
+use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway, scratch};
 
 const CHAT: &str = "/ws/chat/lobby/";
 const OWN_KEY: &str = "acmes-own-key-which-is-long-enough";
@@ -354,7 +354,10 @@ async fn the_documented_calls_withstand_a_fuzzer() {
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
     let fuzzer = python().with_file_name("schemathesis");
     let ran = tokio::task::spawn_blocking(move || {
+        // It keeps what it found beside where it runs, and would begin with that the next time.
+        let dir = scratch("fuzzer");
         Program::new("schemathesis", fuzzer)
+            .dir(dir.path())
             .args(["run", &url, "--header", &bearer, "--checks", checks])
             .args(["--seed", "7", "--max-examples", "25"])
             .run();
