@@ -17,7 +17,7 @@ use lockgate::clock::UnixTime;
 use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
 use lockgate::event::Event;
 use lockgate::frame::{Accounting, Decoder, Frame, Message};
-use lockgate::hub::{FanOut, Hub, Member, Profile};
+use lockgate::hub::{Budget, FanOut, Hub, Member, Profile};
 use lockgate::ids::GroupName;
 use lockgate::render::{Delivery, Rendered};
 use serde_json::Map;
@@ -145,7 +145,8 @@ fn fan_out(criterion: &mut Criterion) {
             })
             .collect();
         for member in &members {
-            hub.register(member);
+            let admitted = hub.admit(member, None, &Budget::default());
+            admitted.expect("there are no limits");
             hub.join(member, &name);
         }
         let group = hub.groups().get(&name).expect("it was joined");

@@ -118,9 +118,14 @@ impl Serving {
     }
 
     fn by_id(&self, id: &str) -> Option<&Arc<Tenant>> {
-        let found = self.all.binary_search_by(|t| t.id.as_str().cmp(id));
-        self.all.get(found.ok()?)
+        tenant_of(&self.all, id)
     }
+}
+
+/// The tenant of this name among `all`, which are in the order of their names.
+pub fn tenant_of<'t>(all: &'t [Arc<Tenant>], id: &str) -> Option<&'t Arc<Tenant>> {
+    let found = all.binary_search_by(|tenant| tenant.id.as_str().cmp(id));
+    all.get(found.ok()?)
 }
 
 impl Tenants {

@@ -20,9 +20,8 @@ from pathlib import Path
 
 import stack as stacks
 import swarm
-from pending import NOT_YET, described, tolerated
 from promql import FOREIGN, RULE_FILES, family, panels, plain, rules, selectors
-from tools import output, program
+from tools import ROOT, output, program
 
 # What this load does not bring about: a defect, a wrong grant, a proxy that sends to draining replicas, a client that does not
 # read, a Redis that is deaf (tests/gateway and tests/channel_layer do). The gateway must know the family; a value need not be there.
@@ -159,7 +158,7 @@ def findings(say):
         scrape = replicas[0].get("/metrics")[1]
         exposed = set(re.findall(r"^# TYPE (\S+)", scrape, re.M))
         say(f"{len(exposed)} families in a scrape, {len(list(panels()))} panels, {len(list(rules()))} rules")
-        found = [*_unknown(exposed, say), *_panels(prometheus, exposed), *_rules(prometheus, exposed)]
+        found = [*_unknown(), *_panels(prometheus), *_rules(prometheus)]
         done, text, told = output(program("promtool"), "check", "metrics", input=scrape)
         if not done or told.strip() or text.strip():
             found.append(f"promtool check metrics: {text} {told}")
@@ -168,34 +167,34 @@ def findings(say):
         return found
 
 
-def _unknown(exposed, say):
+def described():
+    """The families that the gateway describes."""
+    source = (ROOT / "src/metrics.rs").read_text()
+    return set(re.findall(r'describe_\w+!\(\s*"(\w+)"', source))
+
+
+def _unknown():
     asked = {family(s) for _, _, queries, _ in panels() for q in queries for s in selectors(plain(q))}
     asked |= {family(s) for _, rule in rules() for s in selectors(rule["expr"])}
     recorded = {name for name, _ in rules()}
-    for name in sorted(asked - recorded - described() - NOT_YET):
+    for name in sorted(asked - recorded - described()):
         if not FOREIGN.fullmatch(name):
             yield f"{name}: asked for, and no metric of the gateway"
     for name in sorted(described() - asked):
         yield f"{name}: in no panel and no rule"
-    if superfluous := NOT_YET & described():
-        say(f"pending.py: no longer pending: {', '.join(sorted(superfluous))}")
 
 
-def _needs_pending(expression, exposed):
-    return {family(s) for s in selectors(expression)} & tolerated(exposed)
-
-
-def _panels(prometheus, exposed):
+def _panels(prometheus):
     for board, title, queries, expect in panels():
         for query in map(plain, queries):
             try:
-                if not prometheus.series(query) and expect != "empty-when-healthy" and not _needs_pending(query, exposed):
+                if not prometheus.series(query) and expect != "empty-when-healthy":
                     yield f"{board}: {title}: no data: {query}"
             except ValueError as error:
                 yield f"{board}: {title}: {error}: {query}"
 
 
-def _rules(prometheus, exposed):
+def _rules(prometheus):
     for name, rule in rules():
         try:
             if "record" in rule and not prometheus.series(name):
@@ -204,7 +203,7 @@ def _rules(prometheus, exposed):
             for selector in selectors(rule["expr"]):
                 if NOT_IN_THIS_LOAD.search(selector):
                     continue   # _unknown has looked whether the family exists
-                if not _needs_pending(selector, exposed) and not prometheus.series(selector):
+                if not prometheus.series(selector):
                     yield f"{name}: {selector} has no data"
         except ValueError as error:
             yield f"{name}: {error}"

@@ -145,7 +145,6 @@ pub(super) async fn reload(
     (state.deployment.reload)()
         .await
         .map_err(|_| ApiProblem::ConfigurationNotValid)?;
-    let own = state.fleet.replica().to_string();
     let Some((control, keys)) = &state.deployment.control else {
         return Ok(Json(Reloaded {
             applied: 1,
@@ -158,15 +157,9 @@ pub(super) async fn reload(
         tracing::warn!(error = %error, "A reload could not be announced");
         ApiProblem::FleetUnavailable
     })?;
-    // Read once more by this replica, which has applied the same a moment ago.
-    let refused = gathered
-        .answers
-        .iter()
-        .filter(|answer| answer.error.is_some());
-    let refused: Vec<String> = refused
-        .map(|answer| answer.replica.clone())
-        .filter(|id| *id != own)
-        .collect();
+    let refused = gathered.answers.iter();
+    let refused = refused.filter(|answer| answer.error.is_some());
+    let refused: Vec<String> = refused.map(|answer| answer.replica.clone()).collect();
     Ok(Json(Reloaded {
         applied: gathered.answers.len() - refused.len(),
         refused,

@@ -16,6 +16,7 @@ pub use broadcast::Broadcast;
 pub use context::{Context, GroupError};
 pub use echo::Echo;
 pub use listen::Listen;
+pub(crate) use scope::member_channel;
 pub use scope::{Place, Scope};
 
 mod broadcast;

@@ -234,13 +234,23 @@ impl Reply {
         }
     }
 
+    /// Whether this replica has asked.
+    fn is_own(&self) -> bool {
+        let to = self.to.as_ref();
+        to.is_some_and(|(_, channel)| self.is_own_channel(channel))
+    }
+
+    fn is_own_channel(&self, channel: &str) -> bool {
+        channel.strip_prefix(REPLY_PREFIX) == Some(self.fleet.replica.as_str())
+    }
+
     fn send(self, fill: impl FnOnce(&mut Answer)) {
-        let Some((id, channel)) = self.to else {
+        let Some((id, channel)) = self.to.clone() else {
             return;
         };
         let mut answer = blank(&self.fleet, &id);
         fill(&mut answer);
-        if channel.strip_prefix(REPLY_PREFIX) == Some(self.fleet.replica.as_str()) {
+        if self.is_own_channel(&channel) {
             return self.fleet.answered(answer);
         }
         let Ok(payload) = serde_json::to_vec(&answer) else {
@@ -285,7 +295,13 @@ where
                 id,
                 reply,
             }) => {
-                let (reply, applied) = (Reply::new(&fleet, &control, id, reply), reload());
+                let reply = Reply::new(&fleet, &control, id, reply);
+                if reply.is_own() {
+                    // Whoever asks has applied its files before it asked.
+                    reply.send(|_| {});
+                    continue;
+                }
+                let applied = reload();
                 // In a task of its own: it takes as long as reading all files.
                 tokio::spawn(async move {
                     let outcome = applied.await;

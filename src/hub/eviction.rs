@@ -179,11 +179,6 @@ impl<K: Hash + Eq> Index<K> {
     pub(super) fn one_each(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.table.iter().filter_map(Few::any)
     }
-
-    /// How many keys there are.
-    pub(super) fn len(&self) -> usize {
-        self.table.len()
-    }
 }
 
 fn has_key<K: Eq>(few: &Few, key: &K, key_of: fn(&Member) -> Option<&K>) -> bool {

@@ -99,11 +99,6 @@ impl Hub {
         }))
     }
 
-    /// Makes the connection known, whatever its budgets.
-    pub fn register(&self, member: &Arc<Member>) {
-        self.roster.lock().insert(member);
-    }
-
     /// Forgets the connection and takes it out of its groups; returns how many it was in, and those that it left
     /// empty. Names the connection, so that a late goodbye cannot remove another one.
     pub fn unregister(&self, member: &Member) -> Left {
@@ -183,11 +178,6 @@ impl Hub {
     /// Every user that has a connection.
     pub fn users(&self) -> Vec<UserId> {
         self.roster.lock().users()
-    }
-
-    /// How many users have a connection.
-    pub fn user_count(&self) -> usize {
-        self.roster.lock().user_count()
     }
 
     /// Closes the oldest connections of a user until at most `most` are open; answers how many.
@@ -296,7 +286,7 @@ mod tests {
         let hub = Hub::default();
         for round in 0..10_000 {
             let member = member();
-            hub.register(&member);
+            hub.admit(&member, None, &Budget::default()).unwrap();
             hub.join(&member, &name(&format!("g{}", round % 7)));
             for group in hub.unregister(&member).emptied {
                 hub.groups().remove_if_empty(&group, || {});

@@ -148,10 +148,6 @@ impl Roster {
         one_each.map(|member| member.user().clone()).collect()
     }
 
-    pub(super) fn user_count(&self) -> usize {
-        self.by_user.len()
-    }
-
     pub(super) fn members(&self) -> &[Arc<Member>] {
         &self.members
     }

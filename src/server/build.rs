@@ -29,7 +29,7 @@ use crate::relay::{Parts, Relay, RouteDelivery, Settings};
 use crate::render::Delivery;
 use crate::revocation::Revocations;
 use crate::routes::Routes;
-use crate::state::{RouteParts, Tenant};
+use crate::state::{RouteParts, Tenant, tenant_of};
 use crate::stores::database::{ConnectionBudget, Database};
 use crate::stores::key_store::KeyStore;
 use crate::stores::memory::MemoryStore;
@@ -156,8 +156,7 @@ impl Builder {
         let mut tenants = Vec::with_capacity(config.tenants.len());
         for (id, tenant) in &config.tenants {
             let effective = Effective::of(config, tenant);
-            let known = before.binary_search_by(|known| known.id.cmp(id)).ok();
-            let known = known.map(|at| &before[at]);
+            let known = tenant_of(before, id.as_str());
             if let Some(known) = known.filter(|known| effective.is_served_by(known)) {
                 tenants.push(known.clone());
                 continue;

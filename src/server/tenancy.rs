@@ -22,7 +22,7 @@ use crate::fleet::{self, Fleet, Registry};
 use crate::hub::close_paced;
 use crate::ids::TenantId;
 use crate::relay::Relay;
-use crate::state::{Serving, Tenant, Tenants};
+use crate::state::{Serving, Tenant, Tenants, tenant_of};
 use crate::tenants::HostTable;
 
 /// How long a relay whose sockets were all told to close is waited for: the goodbye of a socket, and a little more.
@@ -85,11 +85,14 @@ impl Tenancy {
     ) {
         let before = self.tenants.all();
         for old in before.iter() {
-            let stays = tenants.iter().any(|new| Arc::ptr_eq(new, old));
-            old.retired.store(!stays, Ordering::Release);
-        }
-        for new in &tenants {
-            new.relay.reconfigure(new.settings.clone());
+            let new = tenant_of(&tenants, old.id.as_str());
+            if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
+                continue;
+            }
+            old.retired.store(true, Ordering::Release);
+            if let Some(new) = new.filter(|new| Arc::ptr_eq(&new.relay, &old.relay)) {
+                new.relay.reconfigure(new.settings.clone());
+            }
         }
         self.take_replies(&tenants, builder);
         let keys = tenants.iter();
@@ -100,8 +103,7 @@ impl Tenancy {
         let rate = f64::from(config.server.drain.rate);
         let mut tasks = self.tasks.lock();
         for new in &served {
-            let old = before.iter().find(|old| old.id == new.id);
-            match old {
+            match tenant_of(&before, new.id.as_str()) {
                 Some(old) if Arc::ptr_eq(old, new) => {}
                 Some(old) if Arc::ptr_eq(&old.relay, &new.relay) => {
                     if let Some(tasks) = tasks.get_mut(&new.id) {
@@ -117,8 +119,8 @@ impl Tenancy {
                 }
             }
         }
-        let names: BTreeSet<&TenantId> = served.iter().map(|tenant| &tenant.id).collect();
-        for old in before.iter().filter(|old| !names.contains(&old.id)) {
+        let is_gone = |old: &&Arc<Tenant>| tenant_of(&served, old.id.as_str()).is_none();
+        for old in before.iter().filter(is_gone) {
             if let Some(gone) = tasks.remove(&old.id) {
                 self.see_off(&old.relay, gone.relay, rate, CloseReason::TenantNotFound);
             }

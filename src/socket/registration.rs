@@ -7,6 +7,7 @@ use super::per_address::AddressPlace;
 use crate::channel_layer::SocketChannel;
 use crate::close_code::CloseReason;
 use crate::config::OnExcess;
+use crate::consumer::member_channel;
 use crate::hub::{Admitted, Budget, Excess, Member, Pending};
 use crate::metrics::TenantMetrics;
 use crate::relay::Relay;
@@ -79,8 +80,7 @@ pub struct Registration {
     relay: Arc<Relay>,
     _place: Place,
     registered: bool,
-    /// The channel that it hears; boxed, because every socket has room for it and few use it.
-    channel: Option<Box<SocketChannel>>,
+    hears_channel: bool,
 }
 
 impl Registration {
@@ -108,7 +108,7 @@ impl Registration {
             relay,
             _place: place,
             registered: true,
-            channel: None,
+            hears_channel: false,
         };
         Ok((registration, admitted))
     }
@@ -127,14 +127,15 @@ impl Registration {
         }
     }
 
-    /// From now on the socket stops hearing this channel when it goes; that it hears it is asked for apart.
-    pub fn hears(&mut self, channel: Option<SocketChannel>) {
-        self.channel = channel.map(Box::new);
+    /// From now on the socket stops hearing its own channel when it goes; that it hears it is asked for apart.
+    pub fn set_hears_channel(&mut self) {
+        self.hears_channel = true;
     }
 
     /// The channel that the socket is to hear.
     pub fn channel(&self) -> Option<SocketChannel> {
-        self.channel.as_deref().copied()
+        let channel = || member_channel(&self.member);
+        self.hears_channel.then(channel)
     }
 
     /// The socket in the hub.
@@ -158,8 +159,8 @@ impl Registration {
     pub fn end(&mut self) {
         if std::mem::take(&mut self.registered) {
             self.member.outbound().finish();
-            if let Some(channel) = self.channel.take() {
-                self.relay.unlisten(*channel);
+            if let Some(channel) = self.channel() {
+                self.relay.unlisten(channel);
             }
             self.relay.unregister(&self.member);
             self.relay.metrics().connections.decrement(1.0);

@@ -21,7 +21,6 @@ use super::handshake::{self, WebSocketKey};
 use super::per_address::AddressPlace;
 use super::registration::{Place, Registration};
 use crate::admission::Identity;
-use crate::channel_layer::SocketChannel;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::{ClientAddress, OnExpiry, RefusalMode};
@@ -283,9 +282,9 @@ async fn open(
     let (mut registration, scope) = register(admitted, identity, path, place).await?;
     let groups = group_names(admitted, &scope)?;
     authorize(admitted, &scope).await?;
-    let hears = tenant.relay.hears_channel(route.consumer.tells_channel);
-    let channel = SocketChannel(registration.member().channel());
-    registration.hears(hears.then_some(channel));
+    if tenant.relay.hears_channel(route.consumer.tells_channel) {
+        registration.set_hears_channel();
+    }
     join_groups(&registration, &groups).await?;
     let connect = async {
         let mut consumer = (route.consumer.make)(&scope);

@@ -158,11 +158,7 @@ impl RedisStore {
         let ttl = u64::try_from(ttl).unwrap_or(u64::MAX);
         let mut command = redis::cmd("SET");
         command.arg(key).arg(value).arg("PX").arg(ttl);
-        let write = |mut link: MultiplexedConnection| {
-            let command = &command;
-            async move { command.query_async::<()>(&mut link).await }
-        };
-        self.ask_again("set", write).await
+        self.query_again("set", &command).await
     }
 
     /// Publishes; returns how many subscribers of this server it reached.
