@@ -1,0 +1,233 @@
+"""Lockgate's side in a Django project: takes tokens back and tells of changed users, through Redis alone.
+
+Copy this folder beside manage.py, add "lockgate" to INSTALLED_APPS, and name the tenant:
+
+    LOCKGATE = {"TENANT": "acme", "REDIS_URL": "redis://127.0.0.1:6379/0"}
+
+Then `revoke_token(request.auth)` in a logout view closes the sockets of that token. A changed password revokes the user's
+tokens, and every saved or deleted user is looked at anew, both once the transaction is committed. DEFAULTS has all settings.
+
+It blocks while it speaks to Redis; in an async view call it through `sync_to_async`. Needs Django 4.2, redis-py 5 and
+djangorestframework-simplejwt 5.3, or later ones.
+"""
+
+import functools
+import json
+import logging
+import math
+import re
+import secrets
+import time
+from datetime import datetime, timedelta
+
+import redis
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+logger = logging.getLogger("lockgate")
+
+# Seconds may be numbers or timedeltas.
+DEFAULTS = {
+    # The name in [tenants.NAME].
+    "TENANT": None,
+    # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
+    "REDIS_URL": None,
+    # [denylist] redis, if that is set.
+    "DENYLIST_URL": None,
+    # denylist.replicas: acknowledgements by Redis replicas that a revocation needs.
+    "DENYLIST_REPLICAS": 0,
+    # denylist.keep: how long cut-offs are kept.
+    "KEEP": timedelta(days=30),
+    # users.stale_ttl
+    "STALE_TTL": 3600,
+    # token.leeway; None: that of SIMPLE_JWT.
+    "LEEWAY": None,
+    # token.on_expiry: with "keep" sockets outlive their tokens, and so must what denies them.
+    "ON_EXPIRY": "close",
+    # Whether the end of a session (`user_logged_out`) revokes all of the user's tokens, on every device.
+    "REVOKE_ON_LOGOUT": False,
+    # Whether a changed password revokes the tokens issued until then.
+    "REVOKE_ON_PASSWORD_CHANGE": True,
+    # Whether a saved or deleted user is looked at anew.
+    "INVALIDATE_ON_SAVE": True,
+    # How long Redis may take, for each command and for connecting.
+    "TIMEOUT": 1,
+}
+# A denied token outlives its expiry by this: clocks differ.
+MARGIN = 60
+# Puts a cut-off in the place of an earlier one; the gateway's own script.
+RAISE = """\
+local old = redis.call('GET', KEYS[1]) or ''
+if string.match(old, '^-?%d+%.?%d*$') and tonumber(old) > tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
+return 1"""
+
+
+class NotRevoked(Exception):
+    """Redis did not confirm a revocation: tell the caller, it may not have happened."""
+
+
+def revoke_token(token):
+    """Denies one access token and closes its sockets: the encoded text, or what simplejwt made of it (`request.auth`).
+
+    An encoded token must bear a valid signature, or simplejwt's TokenError is raised; it may have expired. ValueError if
+    this cannot revoke it: a refresh token opens no socket (blacklist it), and one without an id needs `revoke_user`.
+    """
+    token, conf = _read(token), config()
+    jti, exp, now = _jti(token), token.get("exp"), time.time()
+    if exp is None or conf["ON_EXPIRY"] == "keep":
+        until = now + conf["KEEP"]
+    else:
+        until = max(exp + conf["LEEWAY"], now) + MARGIN
+    _deny(f"jti:{jti}", ("SET", "1", math.ceil(until)), {"jti": jti})
+
+
+def revoke_user(user, issued_before=None):
+    """Denies every token of a user that was issued at or before `issued_before`, and closes their sockets.
+
+    That whole second is included; Unix seconds or an aware datetime, default now. A cut-off only rises. Refresh tokens
+    are Django's to blacklist.
+    """
+    now = time.time()
+    if isinstance(issued_before, datetime):
+        if issued_before.tzinfo is None:
+            raise ValueError("issued_before has no time zone")
+        issued_before = issued_before.timestamp()
+    cut_off = int(now if issued_before is None else issued_before)
+    if cut_off > now + 86400:
+        raise ValueError("issued_before is more than a day ahead: it takes seconds, not milliseconds")
+    user_id = user_text(user)
+    until = math.ceil(now + config()["KEEP"])
+    _deny(f"user:{user_id}", ("EVAL", str(cut_off), until), {"user_id": user_id, "issued_before": cut_off})
+
+
+def invalidate(user):
+    """Has the gateway read a user again: one who became inactive or was deleted loses its sockets at once.
+
+    If Redis does not answer this is logged, not raised: the gateway looks at its users every `users.cache_ttl` anyway.
+    """
+    conf, user_id = config(), user_text(user)
+    try:
+        server = connect("REDIS_URL")
+        server.set(_key(f"usergen:{user_id}"), secrets.token_hex(8), ex=math.ceil(2 * conf["STALE_TTL"]))
+        _announce("invalidate", {"user_id": user_id})
+    except (redis.RedisError, OSError) as error:
+        logger.error("Could not tell Lockgate of a changed user: %s", error)
+
+
+def user_text(user):
+    """The id by which Lockgate knows a user: of a model instance, or of an id."""
+    if hasattr(user, "pk"):
+        from rest_framework_simplejwt.settings import api_settings
+
+        user = getattr(user, api_settings.USER_ID_FIELD)
+    if user is None or user == "":
+        raise ValueError("a user without an id")
+    return str(user)
+
+
+@functools.cache
+def config():
+    """The checked settings, spans in seconds. ImproperlyConfigured says what is wrong."""
+    conf = getattr(settings, "LOCKGATE", None)
+    if not isinstance(conf, dict):
+        raise ImproperlyConfigured('LOCKGATE must be a dict such as {"TENANT": "acme", "REDIS_URL": "redis://…"}.')
+    if unknown := sorted(set(conf) - set(DEFAULTS)):
+        raise ImproperlyConfigured(f"LOCKGATE has no {unknown[0]!r}; it has {', '.join(DEFAULTS)}.")
+    conf = DEFAULTS | conf
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(conf["TENANT"] or "")):
+        raise ImproperlyConfigured('LOCKGATE["TENANT"] must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -.')
+    for name, needed in [("REDIS_URL", True), ("DENYLIST_URL", False)]:
+        url = conf[name]
+        is_url = isinstance(url, str) and re.match("(rediss?|unix)://", url)
+        is_sentinel = isinstance(url, dict) and {"sentinels", "master_name"} <= set(url)
+        if not (is_url or is_sentinel or url is None and not needed):
+            expected = 'a URL redis:// or rediss://, or a dict with "sentinels" and "master_name"'
+            raise ImproperlyConfigured(f'LOCKGATE["{name}"] must be {expected}.')
+    if conf["LEEWAY"] is None:
+        from rest_framework_simplejwt.settings import api_settings
+
+        conf["LEEWAY"] = api_settings.LEEWAY or 0
+    for name, least in [("KEEP", 1), ("STALE_TTL", 1), ("LEEWAY", 0), ("TIMEOUT", 0.001), ("DENYLIST_REPLICAS", 0)]:
+        span = conf[name]
+        span = span.total_seconds() if isinstance(span, timedelta) else span
+        if isinstance(span, bool) or not isinstance(span, (int, float)) or not span >= least:
+            raise ImproperlyConfigured(f'LOCKGATE["{name}"] must be a number or a timedelta, at least {least}.')
+        conf[name] = span
+    if conf["ON_EXPIRY"] not in ("close", "keep"):
+        raise ImproperlyConfigured('LOCKGATE["ON_EXPIRY"] must be "close" or "keep".')
+    return conf
+
+
+@functools.cache
+def connect(name):
+    """The client of the Redis under this setting; its pool is shared by all threads."""
+    conf = config()
+    url, timeout = conf[name], conf["TIMEOUT"]
+    # One more try: a connection of the pool may have died while it was idle.
+    options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
+    if isinstance(url, str):
+        return redis.Redis.from_url(url, **options)
+    options |= url
+    name, sentinels, login = options.pop("master_name"), options.pop("sentinels"), options.pop("sentinel_kwargs", None)
+    login = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **(login or {})}
+    return redis.Sentinel(sentinels, sentinel_kwargs=login).master_for(name, **options)
+
+
+def _key(rest):
+    return f"lockgate:{config()['TENANT']}:{rest}"
+
+
+def _deny(name, entry, announced):
+    """Stores a revocation first, so that no new socket gets in, and announces it second."""
+    conf, key, (command, value, until) = config(), _key(f"deny:{name}"), entry
+    try:
+        store = connect("DENYLIST_URL" if conf["DENYLIST_URL"] else "REDIS_URL")
+        # WAIT is about what was written on its own connection.
+        with store.client() as store:
+            if command == "EVAL":
+                store.eval(RAISE, 1, key, value, until)
+            else:
+                store.set(key, value, exat=until)
+            wanted = conf["DENYLIST_REPLICAS"]
+            # Half the time: Redis notices late that a wait is over, and must answer before we give up.
+            if wanted and store.wait(wanted, max(1, int(conf["TIMEOUT"] * 500))) < wanted:
+                raise NotRevoked(f"fewer than {wanted} replicas of Redis have the revocation")
+        _announce("revoke", announced)
+    except (redis.RedisError, OSError) as error:
+        raise NotRevoked("Redis did not confirm the revocation") from error
+
+
+def _announce(op, members):
+    message = json.dumps({"v": 1, "op": op, **members}, separators=(",", ":"))
+    connect("REDIS_URL").publish(_key("control"), message)
+
+
+def _read(token):
+    from rest_framework_simplejwt import exceptions
+    from rest_framework_simplejwt.tokens import UntypedToken
+
+    if isinstance(token, (str, bytes)):
+        # What simplejwt calls expired has passed the check of its signature. Releases before 5.4 do not tell it apart.
+        try:
+            return UntypedToken(token)
+        except getattr(exceptions, "ExpiredTokenError", ()):
+            return UntypedToken(token, verify=False)
+    if not hasattr(token, "get"):
+        raise ValueError("no token: was this request authenticated by simplejwt?")
+    return token
+
+
+def _jti(token):
+    from rest_framework_simplejwt.settings import api_settings
+
+    claim = api_settings.TOKEN_TYPE_CLAIM
+    kinds = {kind.token_type for kind in api_settings.AUTH_TOKEN_CLASSES}
+    if claim and token.get(claim) not in kinds and "untyped" not in kinds:
+        raise ValueError(f"a token of type {token.get(claim)!r} opens no socket")
+    jti = token.get(api_settings.JTI_CLAIM) if api_settings.JTI_CLAIM else None
+    if jti is None:
+        raise ValueError("the token has no id; revoke its user")
+    return str(jti)

@@ -1,0 +1,87 @@
+"""What of a project concerns its sockets: changed users, changed passwords, ended sessions."""
+
+from functools import partial
+
+from django.apps import AppConfig
+from django.contrib.auth import get_user_model
+from django.contrib.auth.signals import user_logged_out
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save, pre_save
+
+import lockgate
+
+CHANGED = "_lockgate_password_changed"
+
+
+class LockgateConfig(AppConfig):
+    name = "lockgate"
+
+    def ready(self):
+        checks.register(settings_check)
+        for signal, receiver in [
+            (setting_changed, forget_settings),
+            (user_logged_out, session_ended),
+            (pre_save, compare_password),
+            (post_save, user_saved),
+            (post_delete, user_deleted),
+        ]:
+            signal.connect(receiver, dispatch_uid=f"lockgate.{receiver.__name__}")
+
+
+def settings_check(app_configs, **kwargs):
+    try:
+        lockgate.config()
+    except ImproperlyConfigured as error:
+        return [checks.Error(str(error), id="lockgate.E001")]
+    return []
+
+
+def forget_settings(setting, **kwargs):
+    """For tests that override settings."""
+    if setting in ("LOCKGATE", "SIMPLE_JWT"):
+        lockgate.config.cache_clear()
+        lockgate.connect.cache_clear()
+
+
+def session_ended(user, **kwargs):
+    if user is not None and lockgate.config()["REVOKE_ON_LOGOUT"]:
+        lockgate.revoke_user(user)
+
+
+def compare_password(instance, raw, using, update_fields, **kwargs):
+    """Notes whether a save is about to change the password column."""
+    if raw or instance.pk is None or not isinstance(instance, get_user_model()):
+        return
+    if not (update_fields is None or "password" in update_fields) or not lockgate.config()["REVOKE_ON_PASSWORD_CHANGE"]:
+        return
+    # At a login Django may hash the same password anew; it saves that column alone, without a raw password.
+    if update_fields == {"password"} and getattr(instance, "_password", None) is None:
+        return
+    rows = type(instance)._base_manager.using(using).filter(pk=instance.pk)
+    before = rows.values_list("password", flat=True).first()
+    setattr(instance, CHANGED, before is not None and before != instance.password)
+
+
+def user_saved(instance, using, update_fields, **kwargs):
+    if not isinstance(instance, get_user_model()):
+        return
+    # Every login saves this column, and no socket depends on it.
+    if update_fields != {"last_login"}:
+        invalidate_on_commit(instance, using)
+    # Last: it may raise. The time is that of the commit, after which nobody logs in with the old password.
+    if instance.__dict__.pop(CHANGED, False):
+        transaction.on_commit(partial(lockgate.revoke_user, lockgate.user_text(instance)), using=using)
+
+
+def user_deleted(instance, using, **kwargs):
+    if isinstance(instance, get_user_model()):
+        invalidate_on_commit(instance, using)
+
+
+def invalidate_on_commit(user, using):
+    if lockgate.config()["INVALIDATE_ON_SAVE"]:
+        # The text now: a deleted instance loses its key.
+        transaction.on_commit(partial(lockgate.invalidate, lockgate.user_text(user)), using=using)

@@ -1,0 +1,419 @@
+"""Prints the tenant's part of Lockgate's configuration, read from this project's settings.
+
+    manage.py lockgate_config --tenant acme > tenants.d/acme.toml
+
+No secret is printed: where one belongs, `{ env = "…" }` stands, and a comment says what the variable holds. What cannot be
+carried over is a comment `# not mapped: …`, and is repeated on standard error.
+"""
+
+import json
+import re
+from datetime import timedelta
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import FieldDoesNotExist
+from django.core.management import BaseCommand, CommandError
+from django.db import connections, models, router
+from django.utils.module_loading import import_string
+from rest_framework_simplejwt import authentication, tokens
+from rest_framework_simplejwt import settings as jwt_settings
+
+from lockgate import DEFAULTS
+
+ALGORITHMS = "HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA".split()
+LAYERS = {
+    "channels_redis.pubsub.RedisPubSubChannelLayer": "pubsub",
+    "channels_redis.core.RedisChannelLayer": "core",
+}
+# How a client waits and keeps its connections is its own affair.
+LOCAL_REDIS = re.compile("socket_.*|retry.*|health_check_interval|max_connections|client_name|timeout|protocol|encoding.*")
+LOCAL_DATABASE = re.compile("pool|isolation_level|.*timeout|charset|init_command|sql_mode|transaction_mode|server_side_binding")
+# What Lockgate takes of a user where the table has it.
+COLUMNS = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "is_superuser"]
+
+
+class Command(BaseCommand):
+    help = "Prints [tenants.NAME] of Lockgate's configuration for this project."
+    # LOCKGATE may be what is still missing.
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--tenant", help='the name of the tenant (default: LOCKGATE["TENANT"])')
+
+    def handle(self, *args, tenant=None, **options):
+        self.conf = DEFAULTS | (getattr(settings, "LOCKGATE", None) or {})
+        self.tenant = tenant or self.conf["TENANT"]
+        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", self.tenant or ""):
+            raise CommandError("--tenant must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -")
+        self.jwt = jwt_settings.api_settings
+        self.lines = []
+        self.say_hosts()
+        layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
+        layer_hosts = []
+        if layer.get("BACKEND") in LAYERS:
+            # What channels_redis takes where nothing is set.
+            layer_hosts = [Redis(host) for host in layer.get("CONFIG", {}).get("hosts") or ["redis://localhost:6379"]]
+        own = Redis(self.conf["REDIS_URL"]) if self.conf["REDIS_URL"] else next(iter(layer_hosts), None)
+        self.say_redis(own)
+        self.say_token()
+        self.say_users()
+        self.say_layer(layer, layer_hosts, own)
+        return "\n".join([*self.lines, "", f"# Django's settings do not say what paths do: add [[tenants.{self.tenant}.routes]]."])
+
+    def table(self, name=""):
+        self.lines += [""] * bool(self.lines) + [f"[tenants.{self.tenant}{name}]"]
+
+    def put(self, key, value, default=None):
+        if value != default:
+            self.lines.append(f"{key} = {toml(value)}")
+
+    def put_secret(self, key, name, comment):
+        self.lines.append(f"{key} = {self.env(name)}  # {comment}")
+
+    def env(self, name):
+        return f'{{ env = "{self.tenant.upper().replace("-", "_")}_{name}" }}'
+
+    def not_mapped(self, text):
+        text = " ".join(text.split())
+        self.lines.append(f"# not mapped: {text}")
+        self.stderr.write(f"not mapped: {text}")
+
+    def say_hosts(self):
+        self.table()
+        hosts = []
+        for host in settings.ALLOWED_HOSTS:
+            hosts += [host[1:], f"*{host}"] if host.startswith(".") else [host]
+        if any(host.startswith("*.") for host in hosts):
+            self.lines.append("# \"*.\" stands for one label here; Django's \".\" for any number of them.")
+        if hosts:
+            self.put("hosts", list(dict.fromkeys(host.lower() for host in hosts)))
+        else:
+            self.lines.append("# ALLOWED_HOSTS is empty; without hosts a sole tenant has every host.")
+
+    def say_redis(self, own):
+        self.table(".redis")
+        if own is None:
+            self.lines.append("# The deployment's [redis], unless LOCKGATE has a REDIS_URL.")
+        else:
+            self.say_lost('LOCKGATE["REDIS_URL"]' if self.conf["REDIS_URL"] else "CHANNEL_LAYERS: hosts[0]", own)
+            if own.is_secret:
+                self.put_secret("url", "REDIS_URL", own.shown)
+            elif own.url:
+                self.put("url", own.url)
+        if self.conf["DENYLIST_URL"]:
+            self.lines.append("# DENYLIST_URL is the deployment's: [denylist] redis.")
+        if self.conf["KEEP"] != DEFAULTS["KEEP"]:
+            self.lines.append(f"# KEEP is the deployment's: [denylist] keep = {toml(span(self.conf['KEEP']))}.")
+
+    def say_lost(self, source, redis):
+        for lost in redis.lost:
+            self.not_mapped(f"{source}: {lost}")
+
+    def say_token(self):
+        jwt = self.jwt
+        self.table(".token")
+        if jwt.ALGORITHM not in ALGORITHMS:
+            self.not_mapped(f'SIMPLE_JWT["ALGORITHM"] {jwt.ALGORITHM}: Lockgate has {", ".join(ALGORITHMS)}')
+        else:
+            self.put("algorithm", jwt.ALGORITHM)
+        if jwt.ALGORITHM.startswith("HS"):
+            is_default = jwt.SIGNING_KEY == settings.SECRET_KEY
+            self.put_secret("signing_key", "SIGNING_KEY", "SECRET_KEY" if is_default else 'SIMPLE_JWT["SIGNING_KEY"]')
+        elif jwt.JWK_URL:
+            self.put("jwk_url", jwt.JWK_URL)
+        elif isinstance(jwt.VERIFYING_KEY, str) and "PUBLIC KEY" in jwt.VERIFYING_KEY:
+            self.put("verifying_key", jwt.VERIFYING_KEY)
+        else:
+            name = f"{self.tenant}-verifying-key.pem"
+            self.lines.append(f'verifying_key = {{ file = "{name}" }}  # the public key (PEM) of SIMPLE_JWT["SIGNING_KEY"]')
+        for name in ["USER_ID_CLAIM", "JTI_CLAIM", "TOKEN_TYPE_CLAIM", "CHECK_REVOKE_TOKEN", "CHECK_USER_IS_ACTIVE"]:
+            value = getattr(jwt, name, jwt_settings.DEFAULTS.get(name))
+            self.put(name.lower(), False if value is None else value, jwt_settings.DEFAULTS.get(name))
+        if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
+            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, jwt_settings.DEFAULTS["REVOKE_TOKEN_CLAIM"])
+        for name in ["AUDIENCE", "ISSUER"]:
+            value = getattr(jwt, name)
+            self.put(name.lower(), value if value is None or isinstance(value, str) else list(value))
+        self.put("leeway", span(jwt.LEEWAY or 0), "0s")
+        self.put("on_expiry", self.conf["ON_EXPIRY"], "close")
+        self.say_token_classes()
+        if jwt.JSON_ENCODER:
+            self.not_mapped('SIMPLE_JWT["JSON_ENCODER"]: claims must be plain JSON')
+        for name in ["TOKEN_OBTAIN_SERIALIZER", "USER_AUTHENTICATION_RULE"]:
+            own, default = jwt.user_settings.get(name), jwt_settings.DEFAULTS[name]
+            if own and own != default:
+                self.not_mapped(f'SIMPLE_JWT["{name}"]: it acts where tokens are issued; a claim that it adds is {{claims.NAME}}')
+        self.say_authentication()
+
+    def say_token_classes(self):
+        kinds = []
+        for kind in self.jwt.AUTH_TOKEN_CLASSES:
+            if kind is tokens.UntypedToken:
+                self.put("token_type_claim", False, False if self.jwt.TOKEN_TYPE_CLAIM is None else None)
+            elif kind not in (tokens.AccessToken, tokens.SlidingToken, tokens.RefreshToken):
+                self.not_mapped(f'SIMPLE_JWT["AUTH_TOKEN_CLASSES"] {kind.__qualname__}: the type counts, its own code does not run')
+            kinds.append(kind.token_type)
+            if issubclass(kind, tokens.BlacklistMixin) and apps.is_installed("rest_framework_simplejwt.token_blacklist"):
+                self.not_mapped(f"the blacklist of {kind.__qualname__}: Lockgate does not read it; call revoke_token")
+        self.put("token_types", kinds, ["access"])
+
+    def say_authentication(self):
+        """What the API's own authentication does besides."""
+        # As it is written: what it names need not be importable here.
+        own, default = self.jwt.user_settings.get("TOKEN_USER_CLASS"), jwt_settings.DEFAULTS["TOKEN_USER_CLASS"]
+        if own and own != default:
+            self.not_mapped('SIMPLE_JWT["TOKEN_USER_CLASS"]: users come from the database, not from claims')
+        for name in getattr(settings, "REST_FRAMEWORK", {}).get("DEFAULT_AUTHENTICATION_CLASSES", []):
+            kind = import_string(name) if isinstance(name, str) else name
+            if issubclass(kind, authentication.JWTStatelessUserAuthentication):
+                self.not_mapped(f"{kind.__qualname__} (TokenUser): users come from the database, not from claims")
+            elif issubclass(kind, authentication.JWTAuthentication) and kind is not authentication.JWTAuthentication:
+                self.not_mapped(f"{kind.__qualname__}: Lockgate does what JWTAuthentication does")
+
+    def say_users(self):
+        model, name = get_user_model(), self.jwt.USER_ID_FIELD
+        key = model._meta.pk if name == "pk" else field_of(model, name)
+        if key is None:
+            raise CommandError(f'SIMPLE_JWT["USER_ID_FIELD"] {name!r} is no column of {model._meta.label}')
+        if not key.primary_key:
+            # Belongs to the table before this one.
+            self.put("user_id_field", key.column, "id")
+        alias = router.db_for_read(model)
+        self.table(".users")
+        self.say_database(connections[alias])
+        self.say_id_type(key)
+        if (query := self.query(model, key, connections[alias])) is not None:
+            self.put("query", query)
+        else:
+            self.put("table", model._meta.db_table, "auth_user")
+        self.put("stale_ttl", span(self.conf["STALE_TTL"]), "3600s")
+
+    def say_id_type(self, key):
+        kind = key
+        while kind.remote_field:
+            kind = kind.target_field
+        if isinstance(kind, models.UUIDField):
+            self.put("id_type", "uuid")
+        elif not isinstance(kind, models.IntegerField):
+            self.put("id_type", "text")
+            if not isinstance(kind, (models.CharField, models.TextField)):
+                self.not_mapped(f"{type(kind).__name__} {key.column}: compared as the text that the database makes of it")
+
+    def say_database(self, connection):
+        conf, vendor = connection.settings_dict, connection.vendor
+        name, options, host = str(conf["NAME"]), dict(conf["OPTIONS"]), conf["HOST"]
+        if vendor == "sqlite":
+            if name == ":memory:" or name.startswith("file:"):
+                self.not_mapped("DATABASES: a database in memory is the process's own")
+            else:
+                self.put("database", f"sqlite://{quote(name)}?mode=ro")
+            return
+        if vendor not in ("postgresql", "mysql"):
+            self.not_mapped(f"DATABASES: {vendor} is none of PostgreSQL, MySQL and SQLite")
+            return
+        query = {}
+        if vendor == "postgresql":
+            query = {key: options.pop(key) for key in ["sslmode", "sslrootcert", "sslcert", "sslkey"] if key in options}
+            if not host or host.startswith("/"):
+                query["host"] = host or "/var/run/postgresql"
+        elif "ca" in (options.get("ssl") or {}):
+            query = {"ssl-mode": "VERIFY_CA", "ssl-ca": options.pop("ssl")["ca"]}
+        if vendor == "mysql" and host.startswith("/"):
+            query["socket"] = host
+        is_tcp = bool(host) and not host.startswith("/")
+        port = conf["PORT"] or (is_tcp and {"postgresql": 5432, "mysql": 3306}[vendor])
+        place = (address(host) if is_tcp else "localhost") + (f":{port}" if port else "")
+        scheme = {"postgresql": "postgres"}.get(vendor, vendor)
+        shown = f"{scheme}://USER:PASSWORD@{place}/{quote(name, safe='')}" + ("?" + urlencode(query) if query else "")
+        self.put_secret("database", "DATABASE_URL", f"{shown}, of a role that may only read")
+        for option in options:
+            if not LOCAL_DATABASE.fullmatch(option):
+                self.not_mapped(f'DATABASES: OPTIONS["{option}"]')
+
+    def query(self, model, key, connection):
+        """A statement that makes columns as auth_user has them out of this model; None where its table has them."""
+        with_active = getattr(self.jwt, "CHECK_USER_IS_ACTIVE", True)
+        names = [*COLUMNS, "password"] if getattr(self.jwt, "CHECK_REVOKE_TOKEN", False) else COLUMNS
+        fields = {"id": model._meta.pk}
+        if not key.primary_key:
+            fields[key.column] = key
+        for name in names:
+            if name not in fields and (field := field_of(model, name)):
+                fields[name] = field
+        is_own = "is_active" not in fields and with_active
+        if is_own and getattr(model, "is_active", True) is not True:
+            self.not_mapped(f"{model._meta.label}.is_active: it is computed in Python; every user counts as active")
+        table = model._meta.db_table
+        is_plain = re.fullmatch(r"(\w+\.)?[A-Za-z_]\w*", table, re.ASCII)
+        if is_plain and not is_own and all(
+            field.column == name and field.model._meta.db_table == table for name, field in fields.items()
+        ):
+            return None
+        quoted = connection.ops.quote_name
+        chosen = [
+            f"{quoted(field.model._meta.db_table)}.{quoted(field.column)} AS {quoted(name)}" for name, field in fields.items()
+        ]
+        if is_own:
+            chosen.append(f"TRUE AS {quoted('is_active')}")
+        # Django knows the joins of a model in several tables.
+        rows = model._base_manager.using(connection.alias).order_by().values_list(*[field.name for field in fields.values()])
+        sql, _ = rows.query.get_compiler(connection=connection).as_sql()
+        source = sql[sql.index(" FROM ") :]
+        wanted = f"{quoted(key.model._meta.db_table)}.{quoted(key.column)}"
+        return f"SELECT {', '.join(chosen)}{source} WHERE {wanted} IN (:user_ids)"
+
+    def say_layer(self, layer, hosts, own):
+        backend, conf = layer.get("BACKEND"), layer.get("CONFIG", {})
+        self.table(".layer")
+        if backend not in LAYERS:
+            self.not_mapped(f"CHANNEL_LAYERS: BACKEND {backend}: Lockgate has {' and '.join(LAYERS)}")
+            return
+        kind = LAYERS[backend]
+        self.put("kind", kind)
+        # One host that is the tenant's Redis goes without saying.
+        if [host.url for host in hosts] != [own.url]:
+            self.say_layer_hosts(hosts)
+        self.put("prefix", conf.get("prefix", "asgi"), "asgi")
+        if conf.get("serializer_format", "msgpack") in ("msgpack", "json"):
+            self.put("serializer_format", conf.get("serializer_format", "msgpack"), "msgpack")
+        else:
+            self.not_mapped(f"CHANNEL_LAYERS: serializer_format {conf['serializer_format']}: Lockgate has msgpack and json")
+        if keys := conf.get("symmetric_encryption_keys"):
+            self.lines.append("symmetric_encryption_keys = [")
+            for index, key in enumerate(keys):
+                which = f"CHANNEL_LAYERS: symmetric_encryption_keys[{index}]"
+                if isinstance(key, bytes) and not is_text(key):
+                    self.not_mapped(f"{which}: bytes that are no text")
+                else:
+                    self.lines.append(f"    {self.env(f'LAYER_KEY_{index}')},  # {which}")
+            self.lines.append("]")
+        if kind == "core":
+            self.say_core(conf)
+
+    def say_layer_hosts(self, hosts):
+        for index, host in enumerate(hosts):
+            self.say_lost(f"CHANNEL_LAYERS: hosts[{index}]", host)
+        self.lines.append("hosts = [")
+        for index, host in enumerate(hosts):
+            if host.is_secret:
+                self.lines.append(f"    {self.env(f'LAYER_HOST_{index}')},  # {host.shown}")
+            elif host.url:
+                self.lines.append(f"    {toml(host.url)},")
+        self.lines.append("]")
+
+    def say_core(self, conf):
+        for name, default in [("expiry", 60), ("group_expiry", 86400)]:
+            self.put(name, span(conf.get(name, default)), span(default))
+        for name, default in [("capacity", 100), ("random_prefix_length", 12)]:
+            self.put(name, conf.get(name, default), default)
+        capacities = {}
+        for pattern, capacity in (conf.get("channel_capacity") or {}).items():
+            if isinstance(pattern, str):
+                capacities[pattern] = capacity
+            else:
+                self.not_mapped(f"CHANNEL_LAYERS: channel_capacity {pattern.pattern}: Lockgate has globs, no regular expressions")
+        self.put("channel_capacity", capacities, {})
+
+
+class Redis:
+    """One entry of `hosts` as Lockgate writes it: `url`, as it may be `shown`, and what is `lost`.
+
+    `url` is None where Lockgate cannot reach it at all.
+    """
+
+    def __init__(self, entry):
+        self.lost = []
+        if isinstance(entry, (tuple, list)):
+            entry = {"host": entry[0], "port": entry[1]}
+        options = dict(entry) if isinstance(entry, dict) else {"address": entry}
+        self.scheme, self.db = "redis", options.pop("db", 0)
+        self.user, self.password = options.pop("username", None), options.pop("password", None)
+        self.sentinel_login = {}
+        if "address" in options:
+            self.read_url(urlsplit(options.pop("address")))
+        elif "sentinels" in options:
+            self.read_sentinels(options)
+        elif "path" in options:
+            self.scheme, self.place = "unix", options.pop("path")
+        else:
+            self.place = f"{address(options.pop('host', 'localhost'))}:{options.pop('port', 6379)}"
+        # How redis-py is told to speak TLS without a URL.
+        is_tls = [options.pop("ssl", False), "SSL" in getattr(options.pop("connection_class", None), "__name__", "")]
+        if any(is_tls):
+            self.scheme = re.sub("^rediss?", "rediss", self.scheme)
+        self.lost += [option for option in options if not LOCAL_REDIS.fullmatch(option)]
+        if self.scheme == "unix":
+            self.lost, self.url, self.shown = ["Lockgate does not use unix sockets"], None, None
+        else:
+            hidden = {name: name.upper() for name in self.sentinel_login}
+            self.url = self.write(self.user, self.password, self.sentinel_login)
+            self.shown = self.write(self.user and "USER", self.password and "PASSWORD", hidden)
+        self.is_secret = self.url != self.shown
+
+    def read_url(self, url):
+        self.scheme, self.place = url.scheme, url.netloc.rpartition("@")[2]
+        self.user = unquote(url.username or "") or self.user
+        self.password = unquote(url.password or "") or self.password
+        for name, value in parse_qsl(url.query):
+            if name == "db":
+                self.db = value
+            elif not LOCAL_REDIS.fullmatch(name):
+                self.lost.append(name)
+        self.db = url.path.strip("/") or self.db
+
+    def read_sentinels(self, options):
+        nodes = [f"{address(host)}:{port}" for host, port in options.pop("sentinels")]
+        own = dict(options.pop("sentinel_kwargs", None) or {})
+        self.scheme, self.place = "redis+sentinel", f"{','.join(nodes)}/{options.pop('master_name')}"
+        self.sentinel_login = {name: own.pop(name) for name in ("username", "password") if own.get(name)}
+        if bool(own.pop("ssl", False)) != bool(options.get("ssl", False)):
+            self.lost.append("TLS either to Sentinels and servers or to none of them")
+        self.lost += [f"sentinel_kwargs {option}" for option in own if not LOCAL_REDIS.fullmatch(option)]
+
+    def write(self, user, password, sentinel_login):
+        login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
+        query = urlencode({f"sentinel_{name}": value for name, value in sentinel_login.items()}, quote_via=quote)
+        return f"{self.scheme}://{login}{self.place}/{self.db}" + (f"?{query}" if query else "")
+
+
+def field_of(model, name):
+    """The model's field of this name that is a column."""
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist:
+        return None
+    return field if getattr(field, "column", None) else None
+
+
+def address(host):
+    return f"[{host}]" if ":" in str(host) else host
+
+
+def span(value):
+    """Seconds as a number or a timedelta, as Lockgate writes durations."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
+
+
+def is_text(data):
+    try:
+        return bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def toml(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{toml(key)} = {toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, str):
+        if "\n" in value and "'''" not in value:
+            return f"'''\n{value}'''"
+        if '"' in value and "'" not in value and value.isprintable():
+            return f"'{value}'"
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    return json.dumps(value)

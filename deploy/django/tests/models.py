@@ -1,0 +1,51 @@
+"""User models that differ from Django's own."""
+
+import uuid
+
+from django.contrib.auth.models import AbstractBaseUser, User
+from django.db import models
+
+
+class Member(AbstractBaseUser):
+    """A UUID, an e-mail address in place of a name, and columns that have their usual names."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    email = models.EmailField(unique=True)
+    is_active = models.BooleanField(default=True)
+    USERNAME_FIELD = "email"
+
+
+class Customer(AbstractBaseUser):
+    """A key of text under another name, no column is_active, and a name for the table that has to be quoted."""
+
+    number = models.CharField(primary_key=True, max_length=20)
+    USERNAME_FIELD = "number"
+
+    class Meta:
+        db_table = "our-customers"
+
+
+class Renamed(AbstractBaseUser):
+    """Other names for columns."""
+
+    code = models.CharField(unique=True, max_length=20, db_column="short_code")
+    username = models.CharField(unique=True, max_length=20, db_column="login")
+    is_active = models.BooleanField(default=True, db_column="enabled")
+    USERNAME_FIELD = "username"
+
+
+class Employee(User):
+    """Two tables: half of its columns are in auth_user."""
+
+    room = models.CharField(max_length=20)
+
+
+class Computed(AbstractBaseUser):
+    """Activity that no column tells."""
+
+    username = models.CharField(unique=True, max_length=20)
+    USERNAME_FIELD = "username"
+
+    @property
+    def is_active(self):
+        return bool(self.username)
