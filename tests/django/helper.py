@@ -65,6 +65,24 @@ def refresh(refresh):
 
 
 @sync_to_async
+def logout(token):
+    """What a page does when its user leaves."""
+    answer = Client().post("/api/logout/", headers={"authorization": f"Bearer {token}"})
+    if answer.status_code != 204:
+        raise RuntimeError(f"the logout view answered {answer.status_code}: {answer.content!r}")
+
+
+@sync_to_async
+def send_view(token, group, event):
+    """An event to a group by a request, as a page would have it sent."""
+    headers = {"authorization": f"Bearer {token}"}
+    answer = Client().post(f"/api/groups/{group}/send/", event, "application/json", headers=headers)
+    if answer.status_code != 200:
+        raise RuntimeError(f"the view answered {answer.status_code}: {answer.content!r}")
+    return answer.json()
+
+
+@sync_to_async
 def disconnect():
     """Lets go of the database, so that it can be copied or dropped."""
     connections.close_all()
@@ -106,6 +124,8 @@ OPERATIONS = {
     "update_user": update_user,
     "token": token,
     "refresh": refresh,
+    "logout": logout,
+    "send_view": send_view,
     "disconnect": disconnect,
     "group_send": group_send,
     "group_add": group_add,

@@ -8,6 +8,9 @@ LOCKGATE_TEST_LAYER_CONFIG   more of its CONFIG, as JSON
 LOCKGATE_TEST_SIGNING_KEY    what simplejwt signs with
 LOCKGATE_TEST_USER_MODEL     auth.User (default) or accounts.UuidUser
 LOCKGATE_TEST_REVOKE_TOKEN   "1": tokens carry the password's digest (CHECK_REVOKE_TOKEN)
+LOCKGATE_TEST_TENANT         the tenant whose tokens this back end takes back ("acme")
+LOCKGATE_TEST_SIGNALS        "1": a changed password takes back the user's tokens
+LOCKGATE_TEST_WORKERS        the channels that `manage.py runworker` may be given, with commas between ("chat,chat.0,chat.1")
 """
 
 import json
@@ -43,6 +46,7 @@ SECRET_KEY = "a secret key for tests, which protects nothing either"
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True
 ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = os.environ.get("LOCKGATE_TEST_USER_MODEL", "auth.User")
 # Hashing a password properly takes a quarter of a second, and the tests are not about that.
@@ -74,6 +78,9 @@ BACKENDS = {
 }
 
 
+REDIS_URLS = os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379").split(",")
+
+
 def host(url):
     # redis-py 8 gives up on a socket after five seconds, which is how long the core layer waits for a message.
     return {"address": url, "socket_timeout": None}
@@ -83,9 +90,15 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": BACKENDS[os.environ.get("LOCKGATE_TEST_LAYER", "pubsub")],
         "CONFIG": {
-            "hosts": [host(url) for url in os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379").split(",")],
+            "hosts": [host(url) for url in REDIS_URLS],
             "prefix": os.environ.get("LOCKGATE_TEST_LAYER_PREFIX", "asgi"),
             **json.loads(os.environ.get("LOCKGATE_TEST_LAYER_CONFIG", "{}")),
         },
     },
 }
+# Where revocations are written, and whose.
+LOCKGATE_REDIS_URL = REDIS_URLS[0]
+LOCKGATE_TENANT = os.environ.get("LOCKGATE_TEST_TENANT", "acme")
+WORKER_CHANNELS = os.environ.get("LOCKGATE_TEST_WORKERS", "chat,chat.0,chat.1").split(",")
+if os.environ.get("LOCKGATE_TEST_SIGNALS") == "1":
+    INSTALLED_APPS.append("project.apps.ProjectConfig")
