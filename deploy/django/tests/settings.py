@@ -19,5 +19,3 @@ PASSWORD_HASHERS = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name
 REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"]}
 # The tests name the Redis that they started; a port that nobody listens on until then.
 LOCKGATE = {"TENANT": "acme", "REDIS_URL": "redis://127.0.0.1:1/0"}
-# All tables in one go: a model that extends auth.User could not be made before it.
-MIGRATION_MODULES = dict.fromkeys(["auth", "contenttypes", "sessions"])

@@ -9,7 +9,7 @@ from django.test import RequestFactory, TransactionTestCase, override_settings
 
 import lockgate
 
-from .models import Employee
+from .models import Employee, Member
 from .redis_server import WithRedis, start
 
 NOWHERE = {"TENANT": "acme", "REDIS_URL": "redis://127.0.0.1:1/0", "TIMEOUT": 0.5}
@@ -60,13 +60,14 @@ class Saves(Case):
         self.assert_heard(self.invalidated, self.revoked)
 
     def test_a_model_in_several_tables_is_compared_once(self):
-        employee = Employee.objects.create(username="bob", password=make_password("old"))
+        employee = Employee.objects.create(email="bob@example.com", password=make_password("old"))
         with override_settings(AUTH_USER_MODEL="tests.Employee"):
             employee.set_password("new")
             self.heard()
             employee.save()
+            Member.objects.first().save()
         user_id = str(employee.pk).encode()
-        self.assert_heard(b'{"v":1,"op":"invalidate","user_id":"%b"' % user_id, b'{"v":1,"op":"revoke","user_id":"%b"' % user_id)
+        self.assert_heard(b'{"v":1,"op":"invalidate","user_id":"%b"}' % user_id, b'{"v":1,"op":"revoke","user_id":"%b",' % user_id)
 
     def test_other_fields_do_not(self):
         self.user.is_active = False

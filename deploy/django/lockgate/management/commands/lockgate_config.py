@@ -92,6 +92,9 @@ class Command(BaseCommand):
             self.put("hosts", list(dict.fromkeys(host.lower() for host in hosts)))
         else:
             self.lines.append("# ALLOWED_HOSTS is empty; without hosts a sole tenant has every host.")
+        # Not set for the reader: with a list, the request's own host has to be in it.
+        origins = list(getattr(settings, "CORS_ALLOWED_ORIGINS", [])) or ["https://app.example.com"]
+        self.lines.append(f"# origins = {toml(origins)}  # pages that may connect; default: those of the request's own host")
 
     def say_redis(self, own):
         self.table(".redis")
