@@ -44,7 +44,7 @@ impl Consumer for Counter {
     async fn connect(&mut self, context: &mut Context<'_>) -> Result<(), Refused> {
         let name = context.scope().user_field("username");
         let Some(name) = name.as_ref().and_then(|name| name.as_str()) else {
-            return Err(Refused);
+            return Err(Refused::Forbidden);
         };
         context.send_text(&format!("welcome {name}"));
         Ok(())

@@ -10,23 +10,28 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use crate::channel_layer::names::valid_group_name;
-use crate::channel_layer::{ChannelLayer, Inbox, Incoming, LayerError, Signal, Target};
+use crate::channel_layer::{
+    ChannelLayer, Inbox, Incoming, LayerError, Signal, SocketChannel, Target,
+};
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
 use crate::hub::{Channels, CloseOrder, Enqueued, FanOut, Hub, Member, close_paced};
-use crate::ids::{GroupName, TenantId};
+use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
 
 mod audience;
+mod verdicts;
 
 use audience::Audience;
+pub use verdicts::{Verdict, Waiting};
 
 /// A group stays subscribed this long after its last member left: a page reload joins it again.
 const LINGER: Duration = Duration::from_secs(1);
@@ -105,6 +110,8 @@ pub struct Relay {
     fan_out: FanOutMetrics,
     /// Sockets that hear their own channel.
     channels: Channels,
+    /// Handshakes that wait for a worker's word.
+    waiting: Mutex<hashbrown::HashMap<SocketChannel, oneshot::Sender<Verdict>>>,
     /// Groups that were left empty, oldest first.
     lingering: Mutex<VecDeque<(Instant, GroupName)>>,
     /// Types whose events could not be carried, so that each is logged once.
@@ -123,6 +130,7 @@ impl Relay {
             publishes: Mutex::default(),
             fan_out: FanOutMetrics::default(),
             channels: Channels::default(),
+            waiting: Mutex::default(),
             lingering: Mutex::default(),
             reported: Mutex::default(),
             gaps: Mutex::default(),
@@ -240,6 +248,27 @@ impl Relay {
         self.parts.layer.publish(group, event).await?;
         self.parts.metrics.event(source);
         Ok(())
+    }
+
+    /// Sends what a socket says to one channel, of a worker.
+    ///
+    /// # Errors
+    /// [`LayerError`]. After a lost link or a timeout it may have been sent all the same.
+    pub async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
+        self.parts.layer.send(channel, event).await?;
+        self.parts.metrics.event(EventSource::Socket);
+        Ok(())
+    }
+
+    /// Counts an event that no worker took; logged once per channel and cause.
+    pub fn not_sent(&self, channel: &str, cause: DropCause, error: &LayerError) {
+        self.parts.metrics.dropped(cause);
+        if self.first_report(&format!("{channel} {cause:?}")) {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, channel.name = channel, error = %error,
+                "A worker did not get an event of a socket; further ones are only counted"
+            );
+        }
     }
 
     /// What frames of this tenant count against.

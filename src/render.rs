@@ -55,7 +55,7 @@ impl Delivery {
         let event_type = event.event_type().unwrap_or_default();
         match event_type {
             "websocket.send" => return send_event(event, accounting).map(Rendered::Frame),
-            "websocket.close" => return Ok(Rendered::Close(close_event(event))),
+            "websocket.close" => return Ok(Rendered::Close(close_frame(event))),
             _ if !self.takes(event_type) => return Ok(Rendered::Filtered),
             _ => {}
         }
@@ -103,7 +103,7 @@ fn send_event(event: &Event, accounting: &Accounting) -> Result<Frame, RenderErr
 }
 
 /// `websocket.close` as in ASGI: `code` (absent: 1000) and `reason`.
-fn close_event(event: &Event) -> CloseFrame {
+pub fn close_frame(event: &Event) -> CloseFrame {
     let reason = match event.get("reason") {
         Some(Value::Str(reason)) => reason,
         _ => "",

@@ -82,11 +82,9 @@ impl ChannelLayer for MemoryLayer {
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
         let digits = channel.as_str().strip_prefix(&*self.channel_prefix);
         let channels = self.channels.lock();
-        if let Some(socket) = digits.and_then(SocketChannel::of_digits)
-            && channels.contains(&socket)
-        {
-            self.push(Target::Socket(socket), event);
-        }
+        let socket = digits.and_then(SocketChannel::of_digits);
+        let socket = socket.filter(|socket| channels.contains(socket));
+        self.push(Target::Socket(socket.ok_or(LayerError::NoReceiver)?), event);
         Ok(())
     }
 

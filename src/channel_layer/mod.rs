@@ -86,7 +86,8 @@ pub trait ChannelLayer: Send + Sync {
     /// Sends `event` to one channel, of a socket or of a worker, whichever process it is in. Never repeated by itself.
     ///
     /// # Errors
-    /// [`LayerError`]; [`LayerError::ChannelFull`] only where channels have a capacity.
+    /// [`LayerError`]; [`LayerError::ChannelFull`] only where channels have a capacity, [`LayerError::NoReceiver`] only
+    /// where they have none.
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError>;
 
     /// The goodbye of a replica: takes out of Redis what would outlive it there. No call may follow.
@@ -120,6 +121,9 @@ pub enum LayerError {
     /// The channel holds as many events as it may.
     #[error("the channel is over capacity")]
     ChannelFull,
+    /// Nobody listens to the channel, so that the event reached nobody.
+    #[error("nobody listens to the channel")]
+    NoReceiver,
     /// The event has no form on this layer.
     #[error("the event cannot be written: {0}")]
     Encode(#[from] EncodeError),
@@ -131,7 +135,7 @@ impl LayerError {
         match self {
             LayerError::Unavailable(kind) => Some(*kind),
             LayerError::Publish(error) => Some(error.kind),
-            LayerError::ChannelFull | LayerError::Encode(_) => None,
+            LayerError::ChannelFull | LayerError::NoReceiver | LayerError::Encode(_) => None,
         }
     }
 }

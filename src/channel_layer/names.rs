@@ -44,9 +44,18 @@ pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> 
     str::from_utf8(group).ok()
 }
 
+/// What the channels of a pub/sub layer with `prefix` begin with: those of groups, and those of sockets and consumers.
+pub fn own_channel_beginnings(prefix: &str) -> [String; 2] {
+    [
+        format!("{prefix}{GROUP_INFIX}"),
+        format!("{prefix}specific."),
+    ]
+}
+
 /// The patterns of all channels that a pub/sub layer with `prefix` subscribes to, as ACL rules without their first `&`.
 pub fn channel_patterns(prefix: &str) -> String {
-    format!("{prefix}{GROUP_INFIX}* &{prefix}specific.*")
+    let [groups, single] = own_channel_beginnings(prefix);
+    format!("{groups}* &{single}*")
 }
 
 #[cfg(test)]

@@ -227,10 +227,10 @@ impl PubSubLayer {
         Bytes::from(socket.name(&self.channel_prefix))
     }
 
-    async fn publish_to(&self, channel: &[u8], event: &Event) -> Result<(), LayerError> {
+    /// Answers how many connections heard it.
+    async fn publish_to(&self, channel: &[u8], event: &Event) -> Result<u64, LayerError> {
         let payload = self.codec.encode(event)?;
-        self.shard(channel).store.publish(channel, &payload).await?;
-        Ok(())
+        Ok(self.shard(channel).store.publish(channel, &payload).await?)
     }
 }
 
@@ -251,7 +251,8 @@ impl ChannelLayer for PubSubLayer {
 
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
         self.publish_to(&group_channel(&self.prefix, group), event)
-            .await
+            .await?;
+        Ok(())
     }
 
     fn channel_prefix(&self) -> &str {
@@ -278,7 +279,10 @@ impl ChannelLayer for PubSubLayer {
 
     /// The name verbatim, without the layer's prefix, as Channels has it.
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
-        self.publish_to(channel.as_str().as_bytes(), event).await
+        match self.publish_to(channel.as_str().as_bytes(), event).await? {
+            0 => Err(LayerError::NoReceiver),
+            _ => Ok(()),
+        }
     }
 
     async fn ready(&self) -> bool {

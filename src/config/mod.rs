@@ -11,7 +11,7 @@ pub use environment::Environment;
 pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};
-pub use route::{ConsumerConfig, Deliver, OnFrame, OnInvalid, RouteConfig};
+pub use route::{Accept, ConsumerConfig, Deliver, OnFrame, OnInvalid, OnWorkerFull, RouteConfig};
 pub use secret::Secret;
 pub use server::{
     AdminConfig, ApiConfig, ClientAddress, DenylistConfig, DrainConfig, Heartbeat, LogConfig,

@@ -1,8 +1,10 @@
 //! `[[tenants.NAME.routes]]`: what a path does.
 
+use std::time::Duration;
+
 use super::collection::{List, Optional};
 use super::document::{Node, Value};
-use super::form::{Form, Text, choice, quote};
+use super::form::{Form, SOME_SPAN, Text, choice, quote, within};
 use super::read::{Reader, nearest};
 use super::table::{Inner, Keyed, table, words};
 
@@ -96,7 +98,7 @@ table! {
     /// What a client's frame does.
     #[derive(Clone, Debug, PartialEq)]
     pub struct ConsumerConfig {
-        /// `listen`, `echo`, `broadcast`, or the name of a registered Rust type.
+        /// `listen`, `echo`, `broadcast`, `worker`, or the name of a registered Rust type.
         pub kind: String as Text => "listen".to_owned(),
         /// `listen`: what a frame of a client does.
         pub on_frame: OnFrame as choice() => OnFrame::Drop,
@@ -110,6 +112,16 @@ table! {
         pub stamp: Vec<String> as List(Text) => Vec::new(),
         /// `broadcast`: what a frame does that is no JSON object.
         pub on_invalid: OnInvalid as choice() => OnInvalid::Drop,
+        /// `worker`: the channel that `manage.py runworker` listens to.
+        pub channel: Option<String> as Optional(Text) => None,
+        /// `worker`: with N, a socket always uses the same of `channel.0` to `channel.N-1`; 0: the channel as it is.
+        pub partitions: u32 as within(0, 1024) => 0,
+        /// `worker`: who decides the handshake.
+        pub accept: Accept as choice() => Accept::Gateway,
+        /// `worker`: how long the handshake waits for the worker with `accept = "worker"`.
+        pub worker_timeout: Duration as SOME_SPAN => Duration::from_secs(5),
+        /// `worker`: what a frame does that no worker takes: the channel is full (`core`), or nobody listens (`pubsub`).
+        pub on_worker_full: OnWorkerFull as choice() => OnWorkerFull::Close,
     }
     unkeyed {
         /// A registered Rust type gets what stands in the table beside `kind`.
@@ -121,12 +133,23 @@ table! {
 struct ConsumerTable;
 
 /// The kinds that are built in, with the keys that each has.
-const KINDS: [(&str, &[&str]); 3] = [
+const KINDS: [(&str, &[&str]); 4] = [
     ("listen", &["kind", "on_frame"]),
     ("echo", &["kind"]),
     (
         "broadcast",
         &["kind", "to", "type", "fields", "stamp", "on_invalid"],
+    ),
+    (
+        "worker",
+        &[
+            "kind",
+            "channel",
+            "partitions",
+            "accept",
+            "worker_timeout",
+            "on_worker_full",
+        ],
     ),
 ];
 
@@ -180,7 +203,6 @@ fn unknown_kind<T>(node: &Node, kind: &str, reader: &mut Reader<'_>) -> Option<T
         .chain(reader.registered_consumers.iter().copied())
         .collect();
     let advice = match nearest(kind, &known) {
-        _ if kind == "worker" => "\"worker\" is not supported by this version".to_owned(),
         Some(near) => format!("did you mean {near:?}?"),
         None => "a Rust consumer must be registered under that name".to_owned(),
     };
@@ -231,5 +253,29 @@ words! {
         Reply = "reply",
         /// The socket is closed with 4505.
         Close = "close",
+    }
+}
+
+words! {
+    /// Who decides the handshake of a socket on a `worker` route.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Accept {
+        /// Lockgate: the worker is told of an open socket.
+        #[default]
+        Gateway = "gateway",
+        /// The worker: the 101 waits for its `websocket.accept`.
+        Worker = "worker",
+    }
+}
+
+words! {
+    /// What a frame does that no worker takes.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum OnWorkerFull {
+        /// The socket is closed with 4014.
+        #[default]
+        Close = "close",
+        /// It is dropped and counted.
+        Drop = "drop",
     }
 }

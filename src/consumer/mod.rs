@@ -24,6 +24,7 @@ mod context;
 mod echo;
 mod listen;
 mod scope;
+mod worker;
 
 /// A whole message from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub trait Consumer: Send {
     /// What is sent here leaves right after the 101.
     ///
     /// # Errors
-    /// [`Refused`] ends the handshake with 403 `refused`.
+    /// [`Refused`] ends the handshake.
     async fn connect(&mut self, context: &mut Context<'_>) -> Result<(), Refused> {
         let _ = context;
         Ok(())
@@ -85,8 +86,15 @@ pub trait Consumer: Send {
 }
 
 /// A consumer does not take the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// 403 `refused`.
+    Forbidden,
+    /// 403 `refused`; a tenant with `refusal = "close"` accepts the socket and closes it with this frame.
+    ClosedWith(CloseFrame),
+    /// 503 `unavailable`: whoever decides cannot be asked.
+    Unavailable,
+}
 
 /// Makes the consumer of one socket.
 pub type MakeConsumer = Arc<dyn Fn(&Scope) -> Box<dyn Consumer> + Send + Sync>;
@@ -146,6 +154,13 @@ impl Registry {
             "listen" => listen::factory(&route.consumer),
             "echo" => Arc::new(|_| Box::new(Echo)),
             "broadcast" => broadcast::factory(route)?,
+            "worker" => {
+                return Ok(RouteConsumer {
+                    make: worker::factory(&route.consumer)?,
+                    sees_events: false,
+                    tells_channel: true,
+                });
+            }
             kind => match self.kinds.get(kind) {
                 Some(prepare) => {
                     return Ok(RouteConsumer {

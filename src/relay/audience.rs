@@ -4,17 +4,22 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::Relay;
+use super::{Relay, Verdict};
 use crate::channel_layer::{Incoming, LayerError, SocketChannel, Target};
 use crate::event::{Event, Value};
 use crate::hub::{Group, Member};
 use crate::ids::GroupName;
 use crate::metrics::DropCause;
+use crate::render;
 
 /// Puts the socket into `group`.
 const GROUP_ADD: &str = "lockgate.group_add";
 /// Takes the socket out of `group`.
 const GROUP_DISCARD: &str = "lockgate.group_discard";
+/// Opens a socket whose handshake waits for its worker.
+const ACCEPT: &str = "websocket.accept";
+/// Refuses a socket whose handshake waits for its worker, and closes any other.
+const CLOSE: &str = "websocket.close";
 
 /// The sockets of this replica that an event is for.
 #[derive(Default)]
@@ -100,11 +105,17 @@ impl Relay {
         (!audience.groups.is_empty() || !audience.sockets.is_empty()).then_some(audience)
     }
 
-    /// Does what an event orders, if it is one of the two that act only on a socket's own channel.
+    /// Does what an event orders, if it is one of those that act only on a socket's own channel.
     pub(super) fn obeyed(&self, audience: &Audience, event: &Event) -> bool {
         let adds = match event.event_type() {
             Some(GROUP_ADD) => true,
             Some(GROUP_DISCARD) => false,
+            Some(ACCEPT) => {
+                self.accept(audience);
+                return true;
+            }
+            // An open socket takes it like any other event.
+            Some(CLOSE) => return self.refuse(audience, event),
             _ => return false,
         };
         // Through a group it is neither an order nor something for a client.
@@ -123,6 +134,24 @@ impl Relay {
             _ => self.parts.metrics.dropped(DropCause::NotValid),
         }
         true
+    }
+
+    /// A worker accepts each socket that it is told of; only a handshake that waits needs to know.
+    fn accept(&self, audience: &Audience) {
+        if !audience.direct {
+            return self.parts.metrics.dropped(DropCause::NotValid);
+        }
+        for member in &audience.sockets {
+            self.decide(member, || Verdict::Accept);
+        }
+    }
+
+    /// True if a handshake waited for it.
+    fn refuse(&self, audience: &Audience, event: &Event) -> bool {
+        let refuse = |member: &Arc<Member>| {
+            self.decide(member, || Verdict::Close(render::close_frame(event)))
+        };
+        audience.direct && audience.sockets.iter().any(refuse)
     }
 
     /// Joins without waiting for the layer: other events of the tenant stand behind this one.

@@ -24,7 +24,7 @@ use crate::admission::Identity;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::{ClientAddress, OnExpiry, RefusalMode};
-use crate::consumer::{Context, Scope};
+use crate::consumer::{Context, Refused, Scope};
 use crate::error::Refusal;
 use crate::frame::Decoder;
 use crate::hub::{Excess, Member, Profile};
@@ -119,10 +119,12 @@ pub async fn check(State(door): State<Arc<Door>>, mut request: Request, next: Ne
             request.extensions_mut().insert(admitted);
             let response = next.run(request).await;
             let refusal = response.extensions().get::<Refusal>().copied();
+            let chosen = response.extensions().get::<CloseFrame>().cloned();
             tenant
                 .metrics
                 .handshake(refusal.map_or("accepted", Refusal::code));
-            match refusal.and_then(|refusal| close_instead(&tenant, refusal, &accept, &outcome)) {
+            let frame = refusal.and_then(|refusal| chosen.or_else(|| refusal.close_frame()));
+            match frame.and_then(|frame| close_instead(&tenant, frame, &accept, &outcome)) {
                 Some(accepted) => accepted,
                 None => response,
             }
@@ -143,9 +145,10 @@ fn refuse(early: Early, outcome: &Outcome) -> Response {
         .response();
     };
     tenant.metrics.handshake(early.refusal.code());
-    let accepted = early
-        .accept
-        .and_then(|accept| close_instead(&tenant, early.refusal, &accept, outcome));
+    let accepted = early.accept.and_then(|accept| {
+        let frame = early.refusal.close_frame()?;
+        close_instead(&tenant, frame, &accept, outcome)
+    });
     accepted.unwrap_or_else(|| {
         Problem {
             refusal: early.refusal,
@@ -155,17 +158,16 @@ fn refuse(early: Early, outcome: &Outcome) -> Response {
     })
 }
 
-/// With `refusal = "close"`: the 101 after which the socket closes with the refusal's code.
+/// With `refusal = "close"`: the 101 after which the socket closes with the refusal's frame.
 fn close_instead(
     tenant: &Tenant,
-    refusal: Refusal,
+    frame: CloseFrame,
     (key, subprotocol): &(WebSocketKey, Option<HeaderValue>),
     outcome: &Outcome,
 ) -> Option<Response> {
-    let frame = match tenant.config.refusal {
-        RefusalMode::Http => return None,
-        RefusalMode::Close => refusal.close_frame()?,
-    };
+    if tenant.config.refusal == RefusalMode::Http {
+        return None;
+    }
     outcome.set(After101::Close(frame));
     Some(handshake::switching_protocols(key, subprotocol.clone()))
 }
@@ -263,11 +265,46 @@ pub async fn join(State(door): State<Arc<Door>>, mut request: Request) -> Respon
             outcome.set(After101::Serve(Box::new(socket)));
             handshake::switching_protocols(&admitted.key, admitted.subprotocol)
         }
-        Err(refusal) => Problem {
-            refusal,
-            tenant: Some(&admitted.tenant.id),
+        Err(Rejected { refusal, close }) => {
+            let mut response = Problem {
+                refusal,
+                tenant: Some(&admitted.tenant.id),
+            }
+            .response();
+            if let Some(close) = close {
+                response.extensions_mut().insert(close);
+            }
+            response
         }
-        .response(),
+    }
+}
+
+/// A refusal of the second stage.
+struct Rejected {
+    refusal: Refusal,
+    /// The frame that a consumer closes the socket with, where the tenant's refusals are closes.
+    close: Option<CloseFrame>,
+}
+
+impl From<Refusal> for Rejected {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            close: None,
+        }
+    }
+}
+
+impl From<Refused> for Rejected {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Forbidden => Refusal::Refused.into(),
+            Refused::Unavailable => Refusal::Unavailable.into(),
+            Refused::ClosedWith(frame) => Self {
+                refusal: Refusal::Refused,
+                close: Some(frame),
+            },
+        }
     }
 }
 
@@ -276,7 +313,7 @@ async fn open(
     admitted: &Admitted,
     identity: Identity,
     path: &str,
-) -> Result<ReadySocket, Refusal> {
+) -> Result<ReadySocket, Rejected> {
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let place = admitted.place.lock().take().ok_or(Refusal::Overloaded)?;
     let (mut registration, scope) = register(admitted, identity, path, place).await?;
@@ -295,12 +332,15 @@ async fn open(
         };
         consumer.connect(&mut context).await.map(|()| consumer)
     };
-    let consumer = match guarded(registration.member(), connect).await {
-        Some(Ok(consumer)) => consumer,
-        Some(Err(_)) => return Err(Refusal::Refused),
-        None => return Err(Refusal::Unavailable),
-    };
-    last_look(tenant, registration.member())?;
+    let connected = guarded(registration.member(), connect).await;
+    let mut consumer = connected.ok_or(Refusal::Unavailable)??;
+    if let Err(refusal) = last_look(tenant, registration.member()) {
+        // It has seen the socket connect.
+        let close = CloseFrame::absent();
+        let disconnect = consumer.disconnect(&scope, &close);
+        guarded(registration.member(), disconnect).await;
+        return Err(refusal.into());
+    }
     registration.replace_oldest();
     Ok(ReadySocket {
         backlog: None,

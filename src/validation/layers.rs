@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::{Config, GroupNames, LayerKind, Secret, TenantConfig, channel_pattern};
 use crate::ids::TenantId;
 
-use super::{Checker, deployment, redis_url};
+use super::{Checker, deployment, redis_url, workers};
 
 /// What Lockgate's own keys begin with.
 const OWN_PREFIX: &str = "lockgate:";
 
 /// Tenants by endpoint, each once with its prefix.
-type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
+pub(super) type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     let mut shared = Shared::new();
@@ -27,6 +27,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             }
         }
     }
+    workers::check(config, &shared, checker);
     // Two tenants may meet on several hosts, and on several Sentinels of one master: told once.
     let mut told = BTreeSet::new();
     for (endpoint, tenants) in shared {
@@ -47,7 +48,7 @@ fn hosts_of<'c>(config: &'c Config, tenant: &'c TenantConfig) -> Vec<&'c Secret>
     }
 }
 
-fn kind_of(config: &Config, tenant: &TenantConfig) -> LayerKind {
+pub(super) fn kind_of(config: &Config, tenant: &TenantConfig) -> LayerKind {
     let has_redis = !hosts_of(config, tenant).is_empty();
     tenant.layer.kind.unwrap_or(match has_redis {
         true => LayerKind::PubSub,

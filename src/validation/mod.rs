@@ -13,6 +13,7 @@ mod layers;
 mod redis_url;
 mod routes;
 mod tenants;
+mod workers;
 
 /// A configuration that can be served.
 #[derive(Clone, Debug)]

@@ -100,12 +100,14 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
     set_user(&format!("{tenant}-backend"), patterns, &words.join(" "))
 }
 
-/// A layer's groups, and the channels of single sockets and consumers.
+/// A layer's groups, and the channels of single sockets, consumers and workers.
 fn layer_patterns(usage: &Usage) -> Vec<String> {
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
             let prefix = literal(prefix);
-            vec![format!("&{}", channel_patterns(&prefix))]
+            let workers = usage.workers.iter().map(|channel| format!("&{channel}"));
+            let own = [format!("&{}", channel_patterns(&prefix))];
+            own.into_iter().chain(workers).collect()
         }
         Some((LayerKind::Core, prefix)) => vec![format!("~{}*", literal(prefix))],
         Some((LayerKind::Memory, _)) | None => Vec::new(),
@@ -174,9 +176,11 @@ mod tests {
             denylist: true,
             users: true,
             layer: Some((kind, "a*[b]\\?".to_owned())),
+            workers: vec!["a.work.*".to_owned()],
         };
         let line = back_end("acme", &[&usage(LayerKind::PubSub)]);
         assert!(line.contains(r" &a\*\[b\]\\\?__group__* "), "{line}");
+        assert!(line.contains(" &a.work.* "), "{line}");
         let line = back_end("acme", &[&usage(LayerKind::Core)]);
         assert!(line.contains(r" ~a\*\[b\]\\\?* "), "{line}");
     }
@@ -188,6 +192,7 @@ mod tests {
             denylist: true,
             users: false,
             layer: None,
+            workers: Vec::new(),
         };
         assert_eq!(
             back_end("acme", &[&usage]),

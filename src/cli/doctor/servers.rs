@@ -1,7 +1,7 @@
 //! Which Redis servers a configuration names, and what each is used for by which tenant.
 
 use crate::channel_layer::hosts::hosts;
-use crate::config::{Config, LayerKind, Secret, TenantConfig};
+use crate::config::{Config, LayerKind, RouteConfig, Secret, TenantConfig};
 use crate::ids::TenantId;
 use crate::stores::redis_url::{RedisUrl, RedisUrlError};
 
@@ -23,6 +23,8 @@ pub(super) struct Usage {
     pub(super) users: bool,
     /// Its events, by this kind and prefix.
     pub(super) layer: Option<(LayerKind, String)>,
+    /// Channels that its workers listen to, which a pub/sub layer names without the prefix; as patterns.
+    pub(super) workers: Vec<String>,
 }
 
 impl RedisServer {
@@ -49,6 +51,7 @@ impl RedisServer {
                 denylist: false,
                 users: false,
                 layer: None,
+                workers: Vec::new(),
             });
             self.tenants.len() - 1
         });
@@ -85,12 +88,28 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
             LayerKind::PubSub | LayerKind::Core => {
                 // Without a host the configuration was refused already.
                 for url in hosts(&tenant.layer, redis).unwrap_or_default() {
-                    server(&mut servers, url).usage(id).layer = layer.clone();
+                    let usage = server(&mut servers, url).usage(id);
+                    usage.layer = layer.clone();
+                    if kind == LayerKind::PubSub {
+                        usage.workers = worker_channels(tenant);
+                    }
                 }
             }
         }
     }
     Ok(servers)
+}
+
+/// Valid channel names hold nothing that means more in a pattern than itself.
+fn worker_channels(tenant: &TenantConfig) -> Vec<String> {
+    let channel = |route: &RouteConfig| {
+        let channel = route.consumer.channel.as_deref()?;
+        Some(match route.consumer.partitions {
+            0 => channel.to_owned(),
+            _ => format!("{channel}.*"),
+        })
+    };
+    tenant.routes.iter().filter_map(channel).collect()
 }
 
 fn tenant_redis<'a>(config: &'a Config, tenant: &'a TenantConfig) -> Option<&'a Secret> {

@@ -84,6 +84,18 @@ impl Page {
         answer["result"]["value"].take()
     }
 
+    /// Sets a cookie of the site of `url`.
+    pub(crate) async fn set_cookie(&mut self, url: &str, name: &str, value: &str) {
+        let cookie = json!({"url": url, "name": name, "value": value});
+        let answer = self.call("Network.setCookie", cookie).await;
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+
+    /// Opens another page in the tab.
+    pub(crate) async fn go_to(&mut self, url: &str) {
+        self.call("Page.navigate", json!({ "url": url })).await;
+    }
+
     /// Waits until an expression is true.
     pub(crate) async fn wait_for(&mut self, expression: &str) {
         eventually(PATIENCE, expression, async || {

@@ -55,19 +55,36 @@ impl Setup {
         self
     }
 
+    /// Takes tokens of this tenant back, also at once where a user's password changes.
+    pub(crate) fn revokes_for(self, tenant: &str) -> Self {
+        self.with("LOCKGATE_TEST_TENANT", tenant)
+            .with("LOCKGATE_TEST_SIGNALS", "1")
+    }
+
     /// Starts the process; it connects to nothing before it is asked to.
     pub(crate) async fn start(self) -> Django {
-        let mut program = Program::new("django", python())
-            .args(["-B", "helper.py"])
+        Django {
+            process: self.program("django", &["helper.py"]).start(),
+            answered: AtomicUsize::new(0),
+        }
+    }
+
+    /// `manage.py runworker` on these channels.
+    pub(crate) fn worker(self, channels: &[&str]) -> Process {
+        let setup = self.with("LOCKGATE_TEST_WORKERS", &channels.join(","));
+        let arguments = [&["manage.py", "runworker"], channels].concat();
+        setup.program("runworker", &arguments).start()
+    }
+
+    fn program(self, name: &str, arguments: &[&str]) -> Program {
+        let mut program = Program::new(name, python())
+            .args([&["-B"], arguments].concat())
             .dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/django"))
             .env("LOCKGATE_TEST_DATABASE_URL", self.database);
         for (name, value) in self.env {
             program = program.env(name, value);
         }
-        Django {
-            process: program.start(),
-            answered: AtomicUsize::new(0),
-        }
+        program
     }
 }
 
@@ -161,6 +178,17 @@ impl Django {
     /// The next message of a channel from `listen`.
     pub(crate) async fn receive(&self, channel: &str) -> Value {
         self.ask(json!({"op": "receive", "channel": channel})).await
+    }
+
+    /// The logout view, with this access token; the view takes the token back itself.
+    pub(crate) async fn logout(&self, access: &str) {
+        self.ask(json!({"op": "logout", "token": access})).await;
+    }
+
+    /// `POST /api/groups/GROUP/send/` of somebody with this access token.
+    pub(crate) async fn send_view(&self, access: &str, group: &str, event: &Value) {
+        self.ask(json!({"op": "send_view", "token": access, "group": group, "event": event}))
+            .await;
     }
 
     /// Lets go of the database.

@@ -1,0 +1,253 @@
+//! `kind = "worker"`: the life of a socket goes to a Channels worker (`manage.py runworker NAME`) as ASGI events.
+//!
+//! Each event also carries what a worker cannot know: `reply_channel`, `path`, `kwargs`, `user`, `tenant`. The worker
+//! answers on the reply channel, which is the socket's own ([`crate::relay`] obeys and delivers what comes there).
+//! Whatever leaves here is a map with text keys and a type: nothing else may reach a worker, because it would end it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Consumer, Context, MakeConsumer, Message, Refused, Scope, member_channel};
+use crate::channel_layer::LayerError;
+use crate::close_code::{CloseFrame, CloseReason};
+use crate::config::{Accept, ConsumerConfig, OnWorkerFull};
+use crate::event::{Event, Key, Value};
+use crate::ids::ChannelName;
+use crate::metrics::DropCause;
+use crate::relay::{Relay, Verdict};
+use crate::routes::PathValue;
+
+/// The settings of a route, shared by its sockets.
+struct Settings {
+    channel: Box<str>,
+    partitions: u32,
+    accept: Accept,
+    timeout: Duration,
+    on_full: OnWorkerFull,
+}
+
+/// Tells a worker what happens to one socket.
+struct Worker {
+    settings: Arc<Settings>,
+    /// Once the worker knows of the socket: the way to it.
+    relay: Option<Arc<Relay>>,
+}
+
+pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, String> {
+    let channel = config.channel.as_deref().ok_or("`channel` is needed")?;
+    let settings = Arc::new(Settings {
+        channel: channel.into(),
+        partitions: config.partitions,
+        accept: config.accept,
+        timeout: config.worker_timeout,
+        on_full: config.on_worker_full,
+    });
+    Ok(Arc::new(move |_| {
+        Box::new(Worker {
+            settings: settings.clone(),
+            relay: None,
+        })
+    }))
+}
+
+#[async_trait]
+impl Consumer for Worker {
+    async fn connect(&mut self, context: &mut Context<'_>) -> Result<(), Refused> {
+        let (relay, scope) = (context.relay, context.scope);
+        // Before the worker is told, so that no answer of it can come too early.
+        let waiting = match self.settings.accept {
+            Accept::Gateway => None,
+            Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
+        };
+        let groups = context.member.groups().len();
+        let told = self
+            .settings
+            .tell(relay, scope, "websocket.connect", [])
+            .await;
+        match told {
+            Ok(()) => {}
+            Err(error) => match self.settings.not_taken(relay, &error) {
+                // Nobody would answer.
+                NotTaken::Dropped if waiting.is_none() => return Ok(()),
+                _ => return Err(Refused::Unavailable),
+            },
+        }
+        let goodbye = Goodbye {
+            settings: &self.settings,
+            relay,
+            scope,
+        };
+        if let Some(mut waiting) = waiting {
+            match tokio::time::timeout(self.settings.timeout, waiting.verdict()).await {
+                Ok(Verdict::Accept) => {}
+                Ok(Verdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
+                Err(_) => return Err(Refused::Unavailable),
+            }
+            // What the worker ordered before it accepted holds once the client has its 101.
+            for group in context.member.groups().into_iter().skip(groups) {
+                let confirmed = relay.layer().subscribe(&group).await;
+                confirmed.map_err(|_| Refused::Unavailable)?;
+            }
+        }
+        goodbye.not_yet();
+        self.relay = Some(relay.clone());
+        Ok(())
+    }
+
+    async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
+        let body = match message {
+            Message::Text(text) => ("text", Value::from(text)),
+            Message::Binary(bytes) => ("bytes", Value::Bin(bytes.into())),
+        };
+        let (settings, relay) = (&self.settings, context.relay);
+        let told = settings
+            .tell(relay, context.scope, "websocket.receive", [body])
+            .await;
+        if let Err(error) = told
+            && matches!(settings.not_taken(relay, &error), NotTaken::Closes)
+        {
+            context.close_for(CloseReason::Unavailable);
+        }
+    }
+
+    async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
+        if let Some(relay) = self.relay.take() {
+            let event = self.settings.disconnected(scope, close);
+            self.settings.say_goodbye(&relay, scope, event).await;
+        }
+    }
+}
+
+/// What becomes of a socket whose event no worker took.
+enum NotTaken {
+    /// The event is dropped.
+    Dropped,
+    /// The socket closes.
+    Closes,
+}
+
+impl Settings {
+    /// Sends one event of the socket's life to the worker.
+    async fn tell<const N: usize>(
+        &self,
+        relay: &Relay,
+        scope: &Scope,
+        event_type: &str,
+        more: [(&'static str, Value); N],
+    ) -> Result<(), LayerError> {
+        let event = event(scope, event_type, more);
+        relay.send(&self.channel_of(scope), &event).await
+    }
+
+    /// The channel of a socket: always the same, so that its frames stay in order.
+    fn channel_of(&self, scope: &Scope) -> ChannelName {
+        if self.partitions == 0 {
+            return ChannelName::from(&*self.channel);
+        }
+        let bits = u128::from_be_bytes(member_channel(&scope.member).0);
+        let partition = bits % u128::from(self.partitions);
+        ChannelName::from(format!("{}.{partition}", self.channel))
+    }
+
+    /// Counts an event that no worker took, and says what to do with its socket.
+    fn not_taken(&self, relay: &Relay, error: &LayerError) -> NotTaken {
+        let cause = match error {
+            LayerError::ChannelFull => DropCause::WorkerFull,
+            LayerError::NoReceiver => DropCause::NoConsumer,
+            // Bytes on a JSON layer.
+            LayerError::Encode(_) => DropCause::NotValid,
+            LayerError::Unavailable(_) | LayerError::Publish(_) => return NotTaken::Closes,
+        };
+        relay.not_sent(&self.channel, cause, error);
+        match (cause, self.on_full) {
+            (DropCause::NotValid, _) | (_, OnWorkerFull::Drop) => NotTaken::Dropped,
+            (_, OnWorkerFull::Close) => NotTaken::Closes,
+        }
+    }
+
+    fn disconnected(&self, scope: &Scope, close: &CloseFrame) -> Event {
+        let more = [
+            ("code", Value::Int(i64::from(close.code))),
+            ("reason", Value::from(&*close.reason)),
+        ];
+        event(scope, "websocket.disconnect", more)
+    }
+
+    async fn say_goodbye(&self, relay: &Relay, scope: &Scope, event: Event) {
+        let channel = self.channel_of(scope);
+        if let Err(error) = relay.send(&channel, &event).await {
+            // There is no socket any more that could be closed.
+            self.not_taken(relay, &error);
+        }
+    }
+}
+
+/// A worker that knows of a socket hears of its end, also where the handshake ends before it is open: dropped, this
+/// tells it.
+struct Goodbye<'a> {
+    settings: &'a Arc<Settings>,
+    relay: &'a Arc<Relay>,
+    scope: &'a Scope,
+}
+
+impl Goodbye<'_> {
+    /// The socket opens: its own end will be told.
+    fn not_yet(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Goodbye<'_> {
+    fn drop(&mut self) {
+        let event = self
+            .settings
+            .disconnected(self.scope, &CloseFrame::absent());
+        let channel = self.settings.channel_of(self.scope);
+        let (settings, relay) = (self.settings.clone(), self.relay.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = relay.send(&channel, &event).await {
+                    settings.not_taken(&relay, &error);
+                }
+            });
+        }
+    }
+}
+
+/// An ASGI event with what a worker needs to know of the socket.
+fn event<const N: usize>(
+    scope: &Scope,
+    event_type: &str,
+    more: [(&'static str, Value); N],
+) -> Event {
+    let params = scope.path_parameters();
+    let kwargs = params
+        .iter()
+        .map(|(name, value)| (Key::from(name), argument(value)));
+    let common = [
+        ("reply_channel", Value::from(scope.channel_name().as_str())),
+        ("path", Value::from(&*scope.path())),
+        ("kwargs", Value::Map(kwargs.collect())),
+        ("user", user(scope)),
+        ("tenant", Value::from(scope.tenant().as_str())),
+    ];
+    Event::new(event_type, common.into_iter().chain(more))
+}
+
+/// A path parameter as a view would get it; an `int` beyond 64 bits, which MessagePack cannot hold, is text.
+fn argument(value: &PathValue) -> Value {
+    match value {
+        PathValue::Int(digits) => digits
+            .parse::<u64>()
+            .map_or_else(|_| Value::from(&**digits), Value::from),
+        PathValue::Uuid(text) | PathValue::Text(text) => Value::from(&**text),
+    }
+}
+
+/// The fields of the user record.
+fn user(scope: &Scope) -> Value {
+    let fields = serde_json::from_str::<serde_json::Value>(&scope.user().fields);
+    fields.map_or(Value::Nil, |fields| Value::from(&fields))
+}
