@@ -72,8 +72,9 @@ class NotRevoked(Exception):
 def revoke_token(token):
     """Denies one access token and closes its sockets: the encoded text, or what simplejwt made of it (`request.auth`).
 
-    An encoded token must bear a valid signature, or simplejwt's TokenError is raised; it may have expired. ValueError if
-    this cannot revoke it: a refresh token opens no socket (blacklist it), and one without an id needs `revoke_user`.
+    An encoded token must bear a valid signature, or simplejwt's TokenError is raised; from simplejwt 5.4 on it may have
+    expired. ValueError if this cannot revoke it: a refresh token opens no socket (blacklist it), and one without an id
+    needs `revoke_user`.
     """
     token, conf = _read(token), config()
     jti, exp, now = _jti(token), token.get("exp"), time.time()
@@ -210,7 +211,7 @@ def _read(token):
     from rest_framework_simplejwt.tokens import UntypedToken
 
     if isinstance(token, (str, bytes)):
-        # What simplejwt calls expired has passed the check of its signature. Releases before 5.4 do not tell it apart.
+        # What simplejwt calls expired has passed the check of its signature; older releases do not tell it apart.
         try:
             return UntypedToken(token)
         except getattr(exceptions, "ExpiredTokenError", ()):

@@ -132,11 +132,18 @@ class Command(BaseCommand):
         else:
             name = f"{self.tenant}-verifying-key.pem"
             self.lines.append(f'verifying_key = {{ file = "{name}" }}  # the public key (PEM) of SIMPLE_JWT["SIGNING_KEY"]')
-        for name in ["USER_ID_CLAIM", "JTI_CLAIM", "TOKEN_TYPE_CLAIM", "CHECK_REVOKE_TOKEN", "CHECK_USER_IS_ACTIVE"]:
-            value = getattr(jwt, name, jwt_settings.DEFAULTS.get(name))
-            self.put(name.lower(), False if value is None else value, jwt_settings.DEFAULTS.get(name))
+        # Defaults are Lockgate's; a setting that this release of simplejwt lacks has the same.
+        for name, default in [
+            ("USER_ID_CLAIM", "user_id"),
+            ("JTI_CLAIM", "jti"),
+            ("TOKEN_TYPE_CLAIM", "token_type"),
+            ("CHECK_REVOKE_TOKEN", False),
+            ("CHECK_USER_IS_ACTIVE", True),
+        ]:
+            value = getattr(jwt, name, default)
+            self.put(name.lower(), False if value is None else value, default)
         if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
-            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, jwt_settings.DEFAULTS["REVOKE_TOKEN_CLAIM"])
+            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, "hash_password")
         for name in ["AUDIENCE", "ISSUER"]:
             value = getattr(jwt, name)
             self.put(name.lower(), value if value is None or isinstance(value, str) else list(value))
