@@ -167,7 +167,7 @@ def connect(name):
     """The client of the Redis under this setting; its pool is shared by all threads."""
     conf = config()
     url, timeout = conf[name], conf["TIMEOUT"]
-    # One more try: a connection of the pool may have died while it was idle.
+    # One more try at once, for a connection that died; not the several of redis-py, which pause for seconds.
     options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
     if isinstance(url, str):
         return redis.Redis.from_url(url, **options)
