@@ -121,6 +121,7 @@ fn every_link_of_the_documentation_leads_somewhere() {
         "docs/metrics.md",
         "docs/deploy.md",
         "docs/groups-and-events.md",
+        "docs/moving-from-channels.md",
         "docs/operations.md",
     ];
     for page in pages {

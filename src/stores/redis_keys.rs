@@ -39,6 +39,11 @@ pub fn user_generation(tenant: &TenantId, user: &UserId) -> String {
     of_tenant(tenant, &format!("usergen:{user}"))
 }
 
+/// What the keys of all generations of a tenant begin with.
+pub fn generations(tenant: &TenantId) -> String {
+    of_tenant(tenant, "usergen:")
+}
+
 /// `suspended`, or absent. String without expiry.
 pub fn state(tenant: &TenantId) -> String {
     of_tenant(tenant, "state")
@@ -109,6 +114,7 @@ mod tests {
             (deny_all(&tenant), "lockgate:acme:deny:all"),
             (user(&tenant, &id), "lockgate:acme:user:7"),
             (user_generation(&tenant, &id), "lockgate:acme:usergen:7"),
+            (generations(&tenant), "lockgate:acme:usergen:"),
             (state(&tenant), "lockgate:acme:state"),
             (idempotency(&tenant, "k"), "lockgate:acme:idem:k"),
             (control(&tenant), "lockgate:acme:control"),

@@ -544,6 +544,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
     assert_eq!(errors, 0.0, "{}", metrics.text());
 
     // What a back end may do.
+    const SET: &str = "return(redis.call('SET',KEYS[1],ARGV[1]))";
     let (tenant, prefix) = (&one.name, &one.prefix);
     for command in [
         format!("PUBLISH {prefix}__group__news hello"),
@@ -552,6 +553,8 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         format!("SET lockgate:{tenant}:deny:jti:a 1 EXAT 99999999999"),
         format!("SET lockgate:{tenant}:deny:user:1 99999999998 EX 600"),
         format!("GET lockgate:{tenant}:deny:user:1"),
+        format!("EVAL {SET} 1 lockgate:{tenant}:deny:user:7 5"),
+        format!("EVAL {SET} 1 lockgate:{tenant}:usergen:7 5"),
     ] {
         let answer = ask(&back_end, &command).await;
         assert!(answer.is_ok(), "{command}: {answer:?}");
@@ -567,6 +570,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         "PUBLISH lockgate::control {}".to_owned(),
         "PUBLISH lockgate::canary:x 1".to_owned(),
         format!("SET lockgate:{tenant}:deny:all 1"),
+        format!("SET lockgate:{tenant}:usergen:1 1"),
         format!("GET lockgate:{tenant}:deny:all"),
         format!("SET lockgate:{tenant}:user:1 {{}}"),
         format!("GET lockgate:{tenant}:user:1"),

@@ -72,8 +72,9 @@ class NotRevoked(Exception):
 def revoke_token(token):
     """Denies one access token and closes its sockets: the encoded text, or what simplejwt made of it (`request.auth`).
 
-    An encoded token must bear a valid signature, or simplejwt's TokenError is raised; it may have expired. ValueError if
-    this cannot revoke it: a refresh token opens no socket (blacklist it), and one without an id needs `revoke_user`.
+    An encoded token must bear a valid signature, or simplejwt's TokenError is raised; from simplejwt 5.4 on it may have
+    expired. ValueError if this cannot revoke it: a refresh token opens no socket (blacklist it), and one without an id
+    needs `revoke_user`.
     """
     token, conf = _read(token), config()
     jti, exp, now = _jti(token), token.get("exp"), time.time()
@@ -166,7 +167,7 @@ def connect(name):
     """The client of the Redis under this setting; its pool is shared by all threads."""
     conf = config()
     url, timeout = conf[name], conf["TIMEOUT"]
-    # One more try: a connection of the pool may have died while it was idle.
+    # One more try at once, for a connection that died; not the several of redis-py, which pause for seconds.
     options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
     if isinstance(url, str):
         return redis.Redis.from_url(url, **options)
@@ -210,7 +211,7 @@ def _read(token):
     from rest_framework_simplejwt.tokens import UntypedToken
 
     if isinstance(token, (str, bytes)):
-        # What simplejwt calls expired has passed the check of its signature. Releases before 5.4 do not tell it apart.
+        # What simplejwt calls expired has passed the check of its signature; older releases do not tell it apart.
         try:
             return UntypedToken(token)
         except getattr(exceptions, "ExpiredTokenError", ()):

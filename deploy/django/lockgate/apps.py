@@ -53,6 +53,8 @@ def session_ended(user, **kwargs):
 
 def compare_password(instance, raw, using, update_fields, **kwargs):
     """Notes whether a save is about to change the password column."""
+    # A save that failed may have left its note.
+    instance.__dict__.pop(CHANGED, None)
     if raw or instance.pk is None or not isinstance(instance, get_user_model()):
         return
     if not (update_fields is None or "password" in update_fields) or not lockgate.config()["REVOKE_ON_PASSWORD_CHANGE"]:
@@ -72,7 +74,7 @@ def user_saved(instance, using, update_fields, **kwargs):
     if update_fields != {"last_login"}:
         invalidate_on_commit(instance, using)
     # Last: it may raise. The time is that of the commit, after which nobody logs in with the old password.
-    if instance.__dict__.pop(CHANGED, False):
+    if getattr(instance, CHANGED, False):
         transaction.on_commit(partial(lockgate.revoke_user, lockgate.user_text(instance)), using=using)
 
 

@@ -4,7 +4,7 @@ from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.signed_cookies import SessionStore
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.test import RequestFactory, TransactionTestCase, override_settings
 
 import lockgate
@@ -43,6 +43,18 @@ class Saves(Case):
         self.user.save()
         self.assert_heard(self.invalidated, self.revoked)
         self.assertEqual(self.redis.exists(self.deny, self.generation), 2)
+        self.user.save(update_fields=["email"])
+        self.assert_heard(self.invalidated)
+
+    def test_a_save_that_failed_is_forgotten(self):
+        User.objects.create_user("bob")
+        self.heard()
+        self.user.set_password("new")
+        self.user.username = "bob"
+        with self.assertRaises(IntegrityError):
+            self.user.save()
+        self.user.save(update_fields=["email"])
+        self.assert_heard(self.invalidated)
 
     def test_whichever_way_it_is_changed(self):
         for change in [
@@ -108,7 +120,13 @@ class Saves(Case):
     def test_a_deleted_user_is_told_by_the_key_that_it_had(self):
         self.user.delete()
         self.assert_heard(self.invalidated)
-        User.objects.create_user("bob")
+        bob = User.objects.create_user("bob")
+        user_id = str(bob.pk).encode()
+        self.heard()
+        with transaction.atomic():
+            bob.delete()
+        self.assert_heard(b'{"v":1,"op":"invalidate","user_id":"%b"}' % user_id)
+        User.objects.create_user("carol")
         self.heard()
         User.objects.all().delete()
         self.assert_heard(b'{"v":1,"op":"invalidate"')

@@ -10,7 +10,8 @@ use crate::stores::redis_keys;
 /// What any client library sends before its first command, and what transactions consist of.
 const COMMON: &str = "+ping +hello +select +client|setname +client|id +multi +exec +discard";
 /// Revoking and looking at revocations.
-const DENYLIST: &str = "+get +mget +set +exists +ttl";
+/// Cut-offs only rise, which takes a script; `WAIT` asks for replicas.
+const DENYLIST: &str = "+get +mget +set +exists +ttl +eval +wait";
 /// `channels_redis.pubsub`, and the control channel.
 const PUBSUB: &str = "+publish +subscribe +unsubscribe";
 /// `channels_redis.core`: its scripts and what they call, and its receiving side.
@@ -82,6 +83,8 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
         }
         if usage.users {
             patterns.push(format!("&{}", redis_keys::control(&usage.tenant)));
+            // Invalidating a user; whatever stands there costs a read of the database at most.
+            patterns.push(format!("~{}*", redis_keys::generations(&usage.tenant)));
             commands.push(PUBSUB);
         }
         patterns.extend(layer_patterns(usage));
@@ -197,7 +200,7 @@ mod tests {
         assert_eq!(
             back_end("acme", &[&usage]),
             "ACL SETUSER acme-backend reset on >PASSWORD resetkeys resetchannels ~lockgate:acme:deny:* -@all \
-             +ping +hello +select +client|setname +client|id +multi +exec +discard +get +mget +set +exists +ttl"
+             +ping +hello +select +client|setname +client|id +multi +exec +discard +get +mget +set +exists +ttl +eval +wait"
         );
     }
 }

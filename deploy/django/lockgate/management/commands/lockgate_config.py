@@ -54,8 +54,11 @@ class Command(BaseCommand):
         layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
         layer_hosts = []
         if layer.get("BACKEND") in LAYERS:
-            # What channels_redis takes where nothing is set.
-            layer_hosts = [Redis(host) for host in layer.get("CONFIG", {}).get("hosts") or ["redis://localhost:6379"]]
+            # What channels_redis takes where nothing is set; it refuses a text, too.
+            layer_hosts = layer.get("CONFIG", {}).get("hosts") or ["redis://localhost:6379"]
+            if not isinstance(layer_hosts, (list, tuple)):
+                raise CommandError("CHANNEL_LAYERS: hosts must be a list")
+            layer_hosts = [Redis(host) for host in layer_hosts]
         own = Redis(self.conf["REDIS_URL"]) if self.conf["REDIS_URL"] else next(iter(layer_hosts), None)
         self.say_redis(own)
         self.say_token()
@@ -132,14 +135,24 @@ class Command(BaseCommand):
         else:
             name = f"{self.tenant}-verifying-key.pem"
             self.lines.append(f'verifying_key = {{ file = "{name}" }}  # the public key (PEM) of SIMPLE_JWT["SIGNING_KEY"]')
-        for name in ["USER_ID_CLAIM", "JTI_CLAIM", "TOKEN_TYPE_CLAIM", "CHECK_REVOKE_TOKEN", "CHECK_USER_IS_ACTIVE"]:
-            value = getattr(jwt, name, jwt_settings.DEFAULTS.get(name))
-            self.put(name.lower(), False if value is None else value, jwt_settings.DEFAULTS.get(name))
+        # Defaults are Lockgate's; a setting that this release of simplejwt lacks has the same.
+        for name, default in [
+            ("USER_ID_CLAIM", "user_id"),
+            ("JTI_CLAIM", "jti"),
+            ("TOKEN_TYPE_CLAIM", "token_type"),
+            ("CHECK_REVOKE_TOKEN", False),
+            ("CHECK_USER_IS_ACTIVE", True),
+        ]:
+            value = getattr(jwt, name, default)
+            self.put(name.lower(), False if value is None else value, default)
         if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
-            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, jwt_settings.DEFAULTS["REVOKE_TOKEN_CLAIM"])
+            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, "hash_password")
         for name in ["AUDIENCE", "ISSUER"]:
             value = getattr(jwt, name)
-            self.put(name.lower(), value if value is None or isinstance(value, str) else list(value))
+            if value:
+                self.put(name.lower(), value if isinstance(value, str) else list(value))
+            elif value is not None:
+                self.not_mapped(f'SIMPLE_JWT["{name}"] is empty, and an empty one is not checked here')
         self.put("leeway", span(jwt.LEEWAY or 0), "0s")
         self.put("on_expiry", self.conf["ON_EXPIRY"], "close")
         self.say_token_classes()
@@ -250,7 +263,7 @@ class Command(BaseCommand):
         if is_own and getattr(model, "is_active", True) is not True:
             self.not_mapped(f"{model._meta.label}.is_active: it is computed in Python; every user counts as active")
         table = model._meta.db_table
-        is_plain = re.fullmatch(r"(\w+\.)?[A-Za-z_]\w*", table, re.ASCII)
+        is_plain = re.fullmatch(r"[A-Za-z_]\w*", table, re.ASCII)
         if is_plain and not is_own and all(
             field.column == name and field.model._meta.db_table == table for name, field in fields.items()
         ):
