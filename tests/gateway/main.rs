@@ -24,6 +24,7 @@ mod hostile_frames;
 mod hostile_upgrades;
 mod house;
 mod isolation;
+mod isolation_model;
 mod limits;
 mod message_to_socket;
 mod metrics;
