@@ -22,6 +22,7 @@ mod frame_to_group;
 mod hostile;
 mod hostile_events;
 mod hostile_frames;
+mod hostile_ids;
 mod hostile_names;
 mod hostile_upgrades;
 mod hostile_values;
