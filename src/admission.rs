@@ -10,7 +10,7 @@ use crate::auth::denylist::{self, DenyVerdict};
 use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, VerifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{OnOutage, TokenConfig};
-use crate::error::{Refusal, StoreError};
+use crate::error::{Dependency, ErrorKind, Refusal, StoreError};
 use crate::hub::{Hub, Pending, PendingPlace};
 use crate::ids::TenantId;
 use crate::metrics::{self, AuthStep};
@@ -251,7 +251,11 @@ fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
         return DenyVerdict::Unreadable;
     };
     let jti = token.jti.is_some().then_some(jti);
-    denylist::verdict_of_answers(token.issued_at, jti, user, all)
+    let verdict = denylist::verdict_of_answers(token.issued_at, jti, user, all);
+    if verdict == DenyVerdict::Unreadable {
+        metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
+    }
+    verdict
 }
 
 /// The user's two keys; what a key of the wrong type means, the users know.

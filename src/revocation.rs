@@ -4,6 +4,7 @@
 //! its indexes name. What an announcement may have missed, [`Revocations::recheck`] finds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,10 +13,10 @@ use crate::auth::denylist::{self, DenyVerdict};
 use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
 use crate::config::{DenylistConfig, OnExpiry, TokenConfig};
-use crate::error::StoreError;
+use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::hub::{CloseOrder, Hub, Member, close_paced};
 use crate::ids::{TenantId, Whom};
-use crate::metrics::TenantMetrics;
+use crate::metrics::{self, TenantMetrics};
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
 
@@ -37,6 +38,8 @@ pub struct Revocations {
     hub: Arc<Hub>,
     metrics: Arc<TenantMetrics>,
     recheck_wanted: Notify,
+    /// A cut-off cannot be read, and that was said.
+    told_unreadable: AtomicBool,
 }
 
 impl Revocations {
@@ -58,6 +61,7 @@ impl Revocations {
             hub,
             metrics,
             recheck_wanted: Notify::new(),
+            told_unreadable: AtomicBool::new(false),
         })
     }
 
@@ -120,12 +124,13 @@ impl Revocations {
         self.recheck_wanted.notified().await;
     }
 
-    /// Holds every open socket against the denylist, in batches; answers how many were closed.
+    /// Holds every open socket against the denylist, in batches; answers how many were closed. A cut-off that cannot be
+    /// read closes nobody: it is counted, and told once until it can be read again.
     ///
     /// # Errors
     /// [`StoreError`] if the denylist cannot be asked: sockets that were not looked at stay.
     pub async fn recheck(&self) -> Result<usize, StoreError> {
-        let mut closed = 0;
+        let (mut closed, mut unreadable) = (0, false);
         for batch in self.hub.members().chunks(BATCH) {
             let [.., all] = denylist_keys(&self.tenant, &batch[0]);
             let mut keys = vec![all];
@@ -141,6 +146,7 @@ impl Revocations {
                 let jti = member.jti().map(|_| &pair[0]);
                 let issued_at = member.issued_at();
                 let verdict = denylist::verdict_of_answers(issued_at, jti, &pair[1], all);
+                unreadable |= verdict == DenyVerdict::Unreadable;
                 let frame = CloseReason::TokenRevoked.frame();
                 if verdict == DenyVerdict::Revoked
                     && member.outbound().close(frame, CloseOrder::Now)
@@ -149,10 +155,31 @@ impl Revocations {
                 }
             }
         }
+        self.tell(unreadable);
         if closed > 0 {
             tracing::info!(tenant.id = %self.tenant, count = closed, "Closed connections whose revocation had not been heard");
         }
         Ok(closed)
+    }
+
+    /// Counts that a cut-off cannot be read, and says each change once.
+    fn tell(&self, unreadable: bool) {
+        if unreadable {
+            metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
+        }
+        match (
+            self.told_unreadable.swap(unreadable, Ordering::Relaxed),
+            unreadable,
+        ) {
+            (false, true) => tracing::error!(
+                tenant.id = %self.tenant,
+                "A cut-off in the denylist cannot be read: new connections are refused, open ones stay; set or delete deny:all and deny:user:ID"
+            ),
+            (true, false) => tracing::info!(
+                tenant.id = %self.tenant, "The cut-offs in the denylist can be read again"
+            ),
+            _ => {}
+        }
     }
 
     /// With `denylist.max_unverified`: closes, paced, what has been open for longer than that while the denylist could

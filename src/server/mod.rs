@@ -211,6 +211,7 @@ impl Server {
         critical.spawn(async move { Ok(denylists.run().await) });
         critical.spawn(readiness::run(
             tenants.clone(),
+            fleet.clone(),
             life.clone(),
             config.server.ready_wait,
             options.strict,

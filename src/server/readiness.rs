@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::ErrorKind;
+use crate::fleet::Fleet;
 use crate::ids::GroupName;
 use crate::state::{Life, Tenant, Tenants};
 use crate::users::UsersProblem;
@@ -33,6 +34,7 @@ enum Obstacle {
 /// Watches the tenants for ever.
 pub(super) async fn run(
     tenants: Arc<Tenants>,
+    fleet: Arc<Fleet>,
     life: Arc<Life>,
     ready_wait: Duration,
     strict: bool,
@@ -40,8 +42,10 @@ pub(super) async fn run(
     let deadline = Instant::now() + ready_wait;
     let mut waiting: Vec<Waiting> = tenants.all().iter().cloned().map(Waiting::new).collect();
     while !waiting.is_empty() && Instant::now() < deadline {
-        let looks = waiting.into_iter().map(|waiting| async move {
+        let looks = waiting.into_iter().map(async |waiting| {
             let reached = look_at(&waiting.tenant).await;
+            // Before the replica is ready: nobody is let in to a tenant that was suspended before.
+            fleet.read_state(&waiting.tenant).await;
             (waiting, reached)
         });
         let mut still = Vec::new();

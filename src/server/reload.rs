@@ -214,9 +214,12 @@ fn tell(errors: &ConfigErrors) -> ReloadError {
 fn needs_restart(served: &Config, new: &Config) -> Vec<&'static str> {
     let mut server = new.server.clone();
     server.drain = served.server.drain;
+    let server_listen = served.server.listen == server.listen;
+    server.listen = served.server.listen;
     let fixed = [
+        ("server.listen", server_listen),
         ("[server] other than drain", served.server == server),
-        ("[admin]", served.admin == new.admin),
+        ("admin.listen", served.admin == new.admin),
         ("api.listen", served.api.listen == new.api.listen),
         ("[log]", served.log == new.log),
         ("[metrics]", served.metrics == new.metrics),

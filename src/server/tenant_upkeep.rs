@@ -25,6 +25,8 @@ pub(super) async fn run(tenant: Arc<Tenant>, fleet: Arc<Fleet>) -> Infallible {
     let (mut recheck_at, mut revalidate_at) = (spread(recheck), spread(revalidate));
     let watches = watches_outages(&tenant);
     let (mut second, mut away) = (Instant::now() + RETRY, false);
+    // One that a reload brings was not looked at by the start of the replica.
+    fleet.read_state(&tenant).await;
     loop {
         tokio::select! {
             () = revocations.recheck_wanted() => recheck_at = Instant::now(),

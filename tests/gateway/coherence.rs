@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use crate::support::database::{ALICE, BOB};
+use crate::support::postgres::PostgresServer;
+use crate::support::proxy::{Line, Proxy};
 use crate::support::{Database, Gateway, RedisServer, gateway, token};
 
 const CHAT: &str = "/ws/chat/lobby/";
@@ -121,4 +123,48 @@ async fn a_right_that_is_lost_closes_the_sockets_that_stood_on_it() {
         .await;
     assert_eq!(attic.closed().await, (4507, "group_forbidden".into()));
     assert!(lobby.ping().await.is_empty());
+}
+
+/// Neither a database that is away nor one that does not answer says anything about a user; what it says afterwards counts.
+#[tokio::test]
+async fn a_database_that_is_down_closes_nobody_and_is_believed_when_it_is_back() {
+    let database = Database::postgres().await;
+    let server = PostgresServer::shared().await.endpoint();
+    let proxy = Proxy::to(&server).await;
+    let through = database.url().replace(&server, &proxy.endpoint());
+    let gateway = gateway()
+        .tenant("acme")
+        .users(&Database::at(through))
+        .with("users.cache_ttl", "1s")
+        .with("users.stale_ttl", "1s")
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let mut alice = gateway.open(CHAT).await;
+    let bobs = tenant.token(BOB);
+    let mut bob = replica.dial(tenant, CHAT).token(&bobs).open().await;
+    database
+        .execute("UPDATE auth_user SET is_active = false WHERE id = 2")
+        .await;
+    // Bob may have been looked at already: what is asked here is that alice stays.
+    let errors = async || {
+        let labels = [("dependency", "database")];
+        let metrics = replica.metrics().await;
+        metrics.value("lockgate_dependency_errors_total", &labels)
+    };
+    for line in [Line::Cut, Line::Clogged] {
+        proxy.set(line);
+        let before = errors().await;
+        let labels = [("dependency", "database")];
+        replica
+            .metric("lockgate_dependency_errors_total", &labels, |n| {
+                n >= before + 2.0
+            })
+            .await;
+        assert!(alice.ping().await.is_empty(), "{line:?}");
+        proxy.set(Line::Cut);
+    }
+    proxy.set(Line::Open);
+    assert_eq!(bob.closed().await, (4502, "user_inactive".into()));
+    assert!(alice.ping().await.is_empty());
 }

@@ -46,6 +46,37 @@ async fn a_tenant_has_as_many_sockets_as_it_may_and_unverified_clients_use_none_
     gateway.open(CHAT).await;
 }
 
+/// A browser is told by a code that has it come back, unlike one whose user has too many.
+#[tokio::test]
+async fn a_browser_is_told_that_its_tenant_is_full() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with("refusal", "close")
+        .with("limits.connections", 1)
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let mut first = gateway.open(CHAT).await;
+    let dial = || replica.dial(tenant, CHAT).token(&tenant.token(BOB));
+    let (code, reason) = dial().open().await.closed().await;
+    let told = "too_many_connections retry_after_ms=1000";
+    assert_eq!((code, &*reason), (4015, told));
+    let labels = [
+        ("tenant", &*tenant.name),
+        ("result", "too_many_connections"),
+    ];
+    replica
+        .metric("lockgate_handshakes_total", &labels, |n| n == 1.0)
+        .await;
+    assert!(first.ping().await.is_empty());
+    drop(first);
+    let of_tenant = [("tenant", &*tenant.name)];
+    replica
+        .metric("lockgate_connections", &of_tenant, |n| n == 0.0)
+        .await;
+    assert!(dial().open().await.ping().await.is_empty());
+}
+
 #[tokio::test]
 async fn new_sockets_come_at_the_rate_of_their_tenant() {
     let gateway = gateway()

@@ -147,6 +147,33 @@ async fn a_file_with_a_mistake_changes_nothing() {
     assert!(socket.ping().await.is_empty());
 }
 
+/// A listener is not moved under its clients: the key is named, and what else changed is not applied either.
+#[tokio::test]
+async fn another_address_to_listen_on_is_refused_by_the_name_of_its_key() {
+    let gateway = gateway().tenant("acme").start().await;
+    let mut socket = gateway.open(CHAT).await;
+    let replica = gateway.replica();
+    let before = std::fs::read_to_string(&gateway.config).unwrap();
+    for section in ["server", "admin", "api"] {
+        change(&gateway, |table| {
+            let section = table[section].as_table_mut().unwrap();
+            section.insert("listen".into(), "127.0.0.1:1".into());
+            let limits: Table = "connections = 1".parse().unwrap();
+            tenant_table(table, gateway.tenant()).insert("limits".into(), limits.into());
+        });
+        hang_up(&gateway, REFUSED).await;
+        let key = format!("these keys need a restart: {section}.listen");
+        let line = replica.logged(&key).await;
+        assert!(!line.contains("other than"), "{line}");
+        std::fs::write(&gateway.config, &before).unwrap();
+    }
+    // The limit did not come with it.
+    let mut second = gateway.open(CHAT).await;
+    assert!(second.ping().await.is_empty());
+    hang_up(&gateway, APPLIED).await;
+    assert!(socket.ping().await.is_empty());
+}
+
 /// As a mounted ConfigMap changes: the file is a link, and what it leads to is exchanged.
 #[tokio::test]
 async fn a_link_that_is_turned_is_a_change_that_is_seen() {

@@ -195,6 +195,11 @@ impl TenantBuilder {
         put("layer.prefix", &tenant.prefix);
         set(&mut table, "hosts", vec![tenant.host.clone()].into());
         merge(&mut table, self.settings);
+        let token = table["token"].as_table_mut().expect("put above");
+        if token.contains_key("jwk_url") {
+            // Its keys are there and nowhere else.
+            token.remove("signing_key");
+        }
         let mut routes = self.routes;
         if routes.is_empty() {
             routes.push(ROUTE.parse().expect("valid TOML"));

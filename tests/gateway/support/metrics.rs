@@ -44,6 +44,20 @@ impl Metrics {
             .sum()
     }
 
+    /// The samples of `name` that have this label, by their other labels, written `label=value` and sorted; without those
+    /// that are zero.
+    pub(crate) fn of(&self, name: &str, (label, value): (&str, &str)) -> BTreeMap<String, f64> {
+        let mut found = BTreeMap::new();
+        for sample in self.samples.iter().filter(|sample| sample.name == name) {
+            if sample.labels.get(label).is_some_and(|v| v == value) && sample.value != 0.0 {
+                let others = sample.labels.iter().filter(|(name, _)| *name != label);
+                let others: Vec<_> = others.map(|(name, v)| format!("{name}={v}")).collect();
+                *found.entry(others.join(" ")).or_default() += sample.value;
+            }
+        }
+        found
+    }
+
     /// The names of the families, from their `# TYPE` lines, with the type.
     pub(crate) fn families(&self) -> BTreeMap<String, String> {
         self.text

@@ -9,6 +9,7 @@ pub(crate) mod database;
 pub(crate) mod django;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod jwks;
 pub(crate) mod mariadb;
 pub(crate) mod metrics;
 pub(crate) mod ports;

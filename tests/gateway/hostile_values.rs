@@ -1,0 +1,365 @@
+//! What others write under Lockgate's keys in Redis: cached users, denials, states. Rows of the catalogue of bad inputs by
+//! their ids; after each of them a healthy socket hears an event.
+
+use serde_json::{Value, json};
+
+use crate::problem::Problem;
+use crate::support::database::{ALICE, BOB, CAROL};
+use crate::support::socket::Socket;
+use crate::support::{
+    Database, Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway, token,
+};
+
+const CHAT: &str = "/ws/chat/lobby/";
+/// Where nothing is heard of `chat_lobby`.
+const DEN: &str = "/ws/chat/den/";
+
+/// A socket that lives through everything, and proves it.
+pub(crate) struct Healthy {
+    socket: Socket,
+    publisher: Publisher,
+    count: u64,
+}
+
+impl Healthy {
+    /// A socket of alice at the first tenant, in `chat_lobby`.
+    pub(crate) async fn open(gateway: &Gateway) -> Self {
+        let redis = RedisServer::shared().await;
+        Self {
+            socket: gateway.open(CHAT).await,
+            publisher: Publisher::new(redis, &gateway.tenant().prefix).await,
+            count: 0,
+        }
+    }
+
+    /// An event arrives, and it is the next that it gets.
+    pub(crate) async fn hears(&mut self, after: &str) {
+        self.count += 1;
+        let event = json!({"type": "x", "healthy": self.count});
+        assert_eq!(
+            self.publisher.send("chat_lobby", &event).await,
+            1,
+            "{after}"
+        );
+        let heard = self.socket.next_json().await;
+        assert_eq!(heard, json!({"healthy": self.count}), "{after}");
+    }
+}
+
+/// What stands under a key.
+enum Put {
+    Text(Vec<u8>),
+    /// Something else than a string, made by this command.
+    Made(&'static str),
+}
+
+impl Put {
+    async fn under(&self, key: &str) {
+        let mut link = RedisServer::shared().await.connection().await.unwrap();
+        let mut command = match self {
+            Put::Text(_) => redis::cmd("SET"),
+            Put::Made(word) => redis::cmd(word),
+        };
+        command.arg(key);
+        match self {
+            Put::Text(text) => drop(command.arg(text)),
+            Put::Made("HSET") => drop(command.arg("field").arg("1")),
+            Put::Made("ZADD") => drop(command.arg(1).arg("1")),
+            Put::Made(_) => drop(command.arg("1")),
+        }
+        let _: redis::Value = command.query_async(&mut link).await.unwrap();
+    }
+}
+
+fn text(text: impl Into<Vec<u8>>) -> Put {
+    Put::Text(text.into())
+}
+
+async fn forget(key: &str) {
+    let _: u32 = RedisServer::shared().await.command(&["DEL", key]).await;
+}
+
+/// Errors of a dependency that answers what nobody can read.
+async fn unreadable(gateway: &Gateway, dependency: &str) -> f64 {
+    let labels = [("dependency", dependency), ("kind", "protocol")];
+    let metrics = gateway.replica().metrics().await;
+    metrics.value("lockgate_dependency_errors_total", &labels)
+}
+
+fn logged(gateway: &Gateway, what: &str) -> usize {
+    gateway.output().matches(what).count()
+}
+
+/// A record that would let carol in, who is not active in the database.
+fn record(tenant: &Tenant) -> Value {
+    json!({"v": 1, "tenant": tenant.name, "id": CAROL, "fetched_at": token::now(), "gen": "",
+        "user": {"id": 3, "username": "carol", "is_active": true}})
+}
+
+/// Whoever can make one of these be believed lets anybody in.
+fn not_believed(tenant: &Tenant) -> Vec<(&'static str, Put)> {
+    let good = record(tenant).to_string();
+    let with = |key: &str, value: Value| {
+        let mut record = record(tenant);
+        record[key] = value;
+        text(record.to_string())
+    };
+    let without = |key: &str| {
+        let mut record = record(tenant);
+        record.as_object_mut().unwrap().shift_remove(key);
+        text(record.to_string())
+    };
+    let user = |user: Value| with("user", user);
+    let (head, tail) = good.split_once("carol").unwrap();
+    vec![
+        ("U06 not JSON", text("nonsense")),
+        ("U06 truncated", text(&good[..good.len() - 1])),
+        ("U06 empty", text("")),
+        ("U06 a list", text(format!("[{good}]"))),
+        ("U06 something behind it", text(format!("{good}{{}}"))),
+        ("U06 deep", text("[".repeat(100_000))),
+        (
+            "U07 MessagePack",
+            text(b"\x83\xa1v\x01\xa6tenant\xa4acme".to_vec()),
+        ),
+        (
+            "U07 a pickle",
+            text(b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93.".to_vec()),
+        ),
+        (
+            "U06 not UTF-8",
+            text([head.as_bytes(), b"\xff", tail.as_bytes()].concat()),
+        ),
+        ("U12 another version", with("v", json!(2))),
+        ("U12 a version as text", with("v", json!("1"))),
+        ("U12 no gen", without("gen")),
+        ("U12 no user", without("user")),
+        ("U12 no time", without("fetched_at")),
+        ("U12 no is_active", user(json!({"id": 3}))),
+        ("U12 the user is a list", user(json!([true]))),
+        (
+            "U13 10 MiB",
+            user(json!({"id": 3, "is_active": true, "more": "x".repeat(10 << 20)})),
+        ),
+        ("U14 a list", Put::Made("LPUSH")),
+        ("U14 a hash", Put::Made("HSET")),
+        ("U14 a set", Put::Made("SADD")),
+        ("U14 a sorted set", Put::Made("ZADD")),
+        ("U15 another user", with("id", json!(ALICE))),
+        ("U15 a number as id", with("id", json!(3))),
+        ("U15 written otherwise", with("id", json!("03"))),
+        ("U16 another tenant", with("tenant", json!("other"))),
+        (
+            "U16 a longer name",
+            with("tenant", json!(format!("{}2", tenant.name))),
+        ),
+        ("U16 no tenant", with("tenant", json!(null))),
+    ]
+}
+
+/// U06 to U18: a value that is no record of this user is counted, told once, and overwritten with what the database says.
+#[tokio::test]
+async fn no_value_in_the_cache_lets_in_whom_the_database_keeps_out() {
+    const TOLD: &str = "A cached user record is not believed";
+    let redis = RedisServer::shared().await;
+    let gateway = gateway()
+        .tenant("acme")
+        .users(&Database::sqlite().await)
+        .with("users.local_ttl", "0s")
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let mut healthy = Healthy::open(&gateway).await;
+    let dial = || replica.dial(tenant, CHAT).token(&tenant.token(CAROL));
+    let inactive = Problem::new(401, "user_inactive");
+    let (key, generation) = (tenant.redis_key("user:3"), tenant.redis_key("usergen:3"));
+    let rewritten = async |row: &str| {
+        eventually(PATIENCE, row, async || {
+            let record: redis::RedisResult<Option<String>> = redis.ask(&["GET", &key]).await;
+            let record = record.ok().flatten().unwrap_or_default();
+            let ttl: i64 = redis.command(&["TTL", &key]).await;
+            let record: Value = serde_json::from_str(&record).unwrap_or_default();
+            let right = record["tenant"] == tenant.name && record["user"]["is_active"] == false;
+            if right && ttl > 0 {
+                Ok(())
+            } else {
+                Err((record, ttl))
+            }
+        })
+        .await;
+    };
+    let rows = not_believed(tenant);
+    for (row, put) in &rows {
+        forget(&key).await;
+        put.under(&key).await;
+        let before = unreadable(&gateway, "redis").await;
+        inactive.is(&dial().refused().await, &tenant.name);
+        assert_eq!(unreadable(&gateway, "redis").await, before + 1.0, "{row}");
+        rewritten(row).await;
+        healthy.hears(row).await;
+    }
+    // Once for all of them: none that is believed came between.
+    assert_eq!(logged(&gateway, TOLD), 1);
+    assert!(!gateway.output().contains(&"x".repeat(100)));
+
+    // Records that are somebody's own affair: the tenant's back end may write them.
+    let mut newer = record(tenant);
+    newer["written_by"] = json!({"version": 9});
+    newer["user"]["more"] = json!([1]);
+    let mut ahead = record(tenant);
+    ahead["fetched_at"] = json!(token::now() + 86_400);
+    for (row, believed) in [("U11", &newer), ("U18", &ahead)] {
+        text(believed.to_string()).under(&key).await;
+        let before = unreadable(&gateway, "redis").await;
+        dial().open().await;
+        assert_eq!(unreadable(&gateway, "redis").await, before, "{row}");
+        healthy.hears(row).await;
+    }
+    // U17: without an expiry the record's own time counts, and the next one expires again.
+    let mut old = record(tenant);
+    old["fetched_at"] = json!(token::now() - 100_000);
+    text(old.to_string()).under(&key).await;
+    inactive.is(&dial().refused().await, &tenant.name);
+    rewritten("U17").await;
+
+    // A generation that is none: nothing beside it is believed.
+    text(record(tenant).to_string()).under(&key).await;
+    Put::Made("LPUSH").under(&generation).await;
+    let before = unreadable(&gateway, "redis").await;
+    inactive.is(&dial().refused().await, &tenant.name);
+    assert_eq!(unreadable(&gateway, "redis").await, before + 1.0);
+    assert_eq!(logged(&gateway, TOLD), 2);
+    healthy.hears("a generation that is a list").await;
+}
+
+/// R21 and R22: whatever stands under a token's own key denies it; a cut-off that cannot be read keeps new sockets waiting and
+/// leaves open ones, is counted, and told once until it can be read again.
+#[tokio::test]
+async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
+    const TOLD: &str = "A cut-off in the denylist cannot be read";
+    const OVER: &str = "The cut-offs in the denylist can be read again";
+    let gateway = gateway()
+        .set("denylist.recheck", "1s")
+        .tenant("acme")
+        .users(&Database::sqlite().await)
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let mut healthy = Healthy::open(&gateway).await;
+    let revoked = Problem::new(401, "token_revoked");
+    let values = || {
+        [
+            ("0", text("0")),
+            ("empty", text("")),
+            ("1 MiB", text("1".repeat(1 << 20))),
+            ("a list", Put::Made("LPUSH")),
+            ("a hash", Put::Made("HSET")),
+            ("a set", Put::Made("SADD")),
+        ]
+    };
+    for (row, put) in values() {
+        let claims = token::access(BOB);
+        let dial = || replica.dial(tenant, DEN).token(&tenant.sign(&claims));
+        let mut socket = dial().open().await;
+        let jti = claims["jti"].as_str().unwrap();
+        put.under(&tenant.redis_key(&format!("deny:jti:{jti}")))
+            .await;
+        revoked.is(&dial().refused().await, &tenant.name);
+        assert_eq!(
+            socket.closed().await,
+            (4501, "token_revoked".into()),
+            "{row}"
+        );
+        healthy.hears(row).await;
+    }
+    assert_eq!(unreadable(&gateway, "denylist").await, 0.0);
+
+    let unavailable = Problem::new(503, "unavailable");
+    let mut told = 0;
+    let of_user = [
+        ("a word", text("soon")),
+        ("empty", text("")),
+        ("1 MiB", text("1".repeat(1 << 20))),
+        ("a list", Put::Made("LPUSH")),
+    ];
+    let of_tenant = [("a hash", Put::Made("HSET"))];
+    for (key, rows) in [("deny:user:2", &of_user[..]), ("deny:all", &of_tenant[..])] {
+        let key = tenant.redis_key(key);
+        let mut socket = replica
+            .dial(tenant, DEN)
+            .token(&tenant.token(BOB))
+            .open()
+            .await;
+        for (row, put) in rows {
+            put.under(&key).await;
+            let before = unreadable(&gateway, "denylist").await;
+            let dial = replica.dial(tenant, DEN).token(&tenant.token(BOB));
+            unavailable.is(&dial.refused().await, &tenant.name);
+            // Its own, and that of a look at all open sockets.
+            let labels = [("dependency", "denylist"), ("kind", "protocol")];
+            replica
+                .metric("lockgate_dependency_errors_total", &labels, |n| {
+                    n >= before + 2.0
+                })
+                .await;
+            assert!(socket.ping().await.is_empty(), "{key} {row}");
+            healthy.hears(row).await;
+            forget(&key).await;
+            told += 1;
+            eventually(PATIENCE, OVER, async || {
+                let over = logged(&gateway, OVER);
+                if over == told { Ok(()) } else { Err(over) }
+            })
+            .await;
+            assert_eq!(logged(&gateway, TOLD), told, "{key} {row}");
+        }
+        replica
+            .dial(tenant, DEN)
+            .token(&tenant.token(BOB))
+            .open()
+            .await;
+    }
+}
+
+/// A state that is no string, or another word, suspends nobody; the word does, also where it stood there before the start.
+#[tokio::test]
+async fn a_state_that_is_kept_holds_from_the_start_and_no_other_value_does() {
+    let mut gateway = gateway()
+        .set("denylist.recheck", "1s")
+        .tenant("acme")
+        .users(&Database::sqlite().await)
+        .tenant("other")
+        .users(&Database::sqlite().await)
+        .write()
+        .await;
+    let (acme, other) = (
+        gateway.named("acme").clone(),
+        gateway.named("other").clone(),
+    );
+    let key = acme.redis_key("state");
+    text("suspended").under(&key).await;
+    Put::Made("LPUSH").under(&other.redis_key("state")).await;
+    gateway.add_replica().await;
+    let replica = gateway.replica();
+    replica.ready().await;
+    let dial = |tenant: &Tenant| replica.dial(tenant, CHAT).token(&tenant.token(ALICE));
+    let suspended = Problem::new(403, "tenant_suspended");
+    suspended.is(&dial(&acme).refused().await, &acme.name);
+    let mut socket = dial(&other).open().await;
+    for value in ["Suspended", ""] {
+        text(value).under(&key).await;
+        eventually(PATIENCE, value, async || {
+            dial(&acme).attempt().await.map(drop)
+        })
+        .await;
+        text("suspended").under(&key).await;
+        eventually(PATIENCE, value, async || {
+            match dial(&acme).attempt().await {
+                Err(refusal) if refusal.status == 403 => Ok(()),
+                other => Err(other.map(drop)),
+            }
+        })
+        .await;
+    }
+    assert!(socket.ping().await.is_empty());
+}

@@ -1,0 +1,69 @@
+//! Isolation as a model: four tenants that look as alike as a configuration lets them, on two replicas and one Redis, and
+//! a random sequence of all that clients, back ends, operators and neighbours can do. Beside it stands a model that knows
+//! of every socket what it must receive, whether and how it must close, and of every tenant what its metrics and its keys
+//! in Redis must be. Whatever is of one tenant and shows at another is a failure; the steps are printed.
+//!
+//! `LOCKGATE_TEST_SEED` runs another sequence.
+
+use crate::support::within;
+
+mod closings;
+mod compare;
+mod connects;
+mod neighbours;
+mod party;
+mod random;
+mod steps;
+mod world;
+
+use random::Random;
+use world::World;
+
+/// Steps of a sequence.
+const STEPS: usize = 300;
+/// Steps from one comparison of all metrics and keys to the next, where nothing closes in between.
+const COMPARED_EVERY: usize = 10;
+/// Of a whole sequence, on a machine that does much else.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(240);
+
+async fn sequence(seed: u64) {
+    let other = std::env::var("LOCKGATE_TEST_SEED").ok();
+    let other = other.map(|text| text.parse().expect("LOCKGATE_TEST_SEED is a number"));
+    let seed = other.unwrap_or(seed);
+    println!("LOCKGATE_TEST_SEED={seed}");
+    let steps = async {
+        let mut random = Random::new(seed);
+        let mut world = World::new(seed).await;
+        for step in 0..STEPS {
+            if world.step(&mut random).await {
+                // What closed takes part in nothing from here on.
+                world.compare().await;
+            }
+            world.settle_events().await;
+            if step % COMPARED_EVERY == 0 {
+                world.compare().await;
+            }
+        }
+        world.compare().await;
+        // Those that are run always are known to draw everything.
+        if other.is_none() {
+            world.all_was_seen();
+        }
+    };
+    within(DEADLINE, "the steps", steps).await;
+}
+
+#[tokio::test]
+async fn no_tenant_notices_another_in_the_sequence_of_seed_1() {
+    sequence(1).await;
+}
+
+#[tokio::test]
+async fn no_tenant_notices_another_in_the_sequence_of_seed_2() {
+    sequence(2).await;
+}
+
+#[tokio::test]
+async fn no_tenant_notices_another_in_the_sequence_of_seed_3() {
+    sequence(3).await;
+}
