@@ -17,7 +17,7 @@ use lockgate::clock::UnixTime;
 use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
 use lockgate::event::Event;
 use lockgate::frame::{Accounting, Decoder, Frame, Message};
-use lockgate::hub::{Budget, FanOut, Hub, Member, Profile};
+use lockgate::hub::{Budget, Hub, Member, Pace, Profile, walk};
 use lockgate::ids::GroupName;
 use lockgate::render::{Delivery, Rendered};
 use serde_json::Map;
@@ -155,10 +155,13 @@ fn fan_out(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || empty(&members),
                 |()| {
-                    let walk =
-                        FanOut::walk(&group, |member| Some(member.outbound().push_frame(&frame)));
-                    let counts = finish(walk);
-                    assert_eq!(counts.queued, members.len());
+                    let (mut pace, mut served) = (Pace::default(), 0);
+                    let walk = walk(&group, &mut pace, |member| {
+                        member.outbound().push_frame(&frame);
+                        served += 1;
+                    });
+                    finish(walk);
+                    assert_eq!(served, members.len());
                 },
                 BatchSize::PerIteration,
             );

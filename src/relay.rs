@@ -14,23 +14,22 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use crate::channel_layer::names::valid_group_name;
-use crate::channel_layer::{
-    ChannelLayer, Inbox, Incoming, LayerError, Signal, SocketChannel, Target,
-};
+use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
-use crate::hub::{Channels, CloseOrder, Enqueued, FanOut, Hub, Member, close_paced};
+use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Member, close_paced};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
 
 mod audience;
+mod turn;
 mod verdicts;
 
-use audience::Audience;
+use turn::Turn;
 pub use verdicts::{Verdict, Waiting};
 
 /// A group stays subscribed this long after its last member left: a page reload joins it again.
@@ -310,87 +309,16 @@ impl Relay {
     pub async fn run(self: Arc<Self>) -> std::convert::Infallible {
         let mut linger = tokio::time::interval(LINGER / 4);
         linger.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut count = 0u64;
+        let mut turn = Turn::default();
         loop {
             tokio::select! {
-                signal = self.parts.inbox.next() => {
-                    count = count.wrapping_add(1);
-                    self.serve(signal, count.is_multiple_of(LAG_SAMPLE)).await;
-                    // A full inbox must not keep the thread: other tenants' relays and all sockets share it.
-                    tokio::task::consume_budget().await;
-                }
+                () = self.parts.inbox.filled() => self.serve(&mut turn).await,
                 _ = linger.tick() => {
                     self.expire_lingering();
                     self.tell_gap();
                 }
             }
         }
-    }
-
-    async fn serve(self: &Arc<Self>, signal: Signal, sampled: bool) {
-        match signal {
-            Signal::Event(incoming) => self.fan_out(incoming, sampled).await,
-            Signal::Gap(cause) => self.gap(cause),
-        }
-    }
-
-    async fn fan_out(&self, incoming: Incoming, sampled: bool) {
-        let started = Instant::now();
-        self.parts.metrics.event(EventSource::Layer);
-        let read_at = incoming.read_at;
-        let Some((mut audience, event)) = self.open(incoming) else {
-            return;
-        };
-        if self.obeyed(&audience, &event) {
-            return;
-        }
-        let source = Accounting {
-            budget: Some(self.parts.budget.clone()),
-            read_at: sampled.then_some(read_at),
-        };
-        let settings = self.settings.load_full();
-        let mut rendered: Vec<Option<Rendered>> = Vec::new();
-        rendered.resize_with(settings.deliveries.len(), || None);
-        let mut deliver = |member: &Arc<Member>| {
-            let at = usize::from(member.delivery());
-            let route = settings.delivery(member)?;
-            if route.through_consumer {
-                return Some(member.outbound().push_event(&event));
-            }
-            if rendered[at].is_none() {
-                rendered[at] = Some(self.render(route, &event, &source));
-            }
-            enqueue(member, rendered[at].as_ref()?)
-        };
-        let mut counts = FanOut::default();
-        for group in &audience.groups {
-            let walk = FanOut::walk(group, |member| {
-                Audience::served(&mut audience.sockets, member);
-                deliver(member)
-            });
-            counts.add(walk.await);
-        }
-        counts.serve(&audience.sockets, deliver);
-        self.parts
-            .metrics
-            .deliveries
-            .increment(counts.queued as u64);
-        if sampled {
-            self.fan_out
-                .duration
-                .record(started.elapsed().as_secs_f64());
-            self.fan_out.recipients.record(counts.queued as f64);
-        }
-    }
-
-    fn render(&self, route: &RouteDelivery, event: &Event, source: &Accounting) -> Rendered {
-        route
-            .delivery
-            .render(event, source)
-            .unwrap_or_else(|error| {
-                self.not_carried(event, DropCause::NotRendered, &error);
-                Rendered::Filtered
-            })
     }
 
     fn not_decoded(&self, target: &Target, error: &dyn std::error::Error) {

@@ -194,20 +194,19 @@ impl Inbox {
         }
     }
 
-    /// Moves up to `max` signals to the end of `out` under one lock; returns how many.
-    pub fn drain_into(&self, out: &mut Vec<Signal>, max: usize) -> usize {
+    /// Moves the first signals to the end of `out` under one lock: up to `most`, and no further ones once they have
+    /// `bytes`.
+    pub fn drain_into(&self, out: &mut Vec<Signal>, most: usize, bytes: u64) {
         let mut queue = self.queue.lock();
-        let count = queue.signals.len().min(max);
-        let mut freed = 0;
-        out.reserve(count);
-        out.extend(queue.signals.drain(..count).map(|(signal, cost)| {
-            freed += cost;
-            signal
-        }));
-        if count > 0 {
-            self.took(&mut queue, freed);
+        let (mut taken, mut freed) = (0, 0);
+        while taken < most
+            && freed < bytes
+            && let Some((signal, cost)) = queue.signals.pop_front()
+        {
+            out.push(signal);
+            (taken, freed) = (taken + 1, freed + cost);
         }
-        count
+        self.took(&mut queue, freed);
     }
 
     fn took(&self, queue: &mut Queue, bytes: u64) {
@@ -257,7 +256,7 @@ mod tests {
     /// `Some(n)` for event n, `None` for a gap.
     fn drain(inbox: &Inbox) -> Vec<Option<u8>> {
         let mut signals = Vec::new();
-        inbox.drain_into(&mut signals, usize::MAX);
+        inbox.drain_into(&mut signals, usize::MAX, u64::MAX);
         let number = |signal| match signal {
             Signal::Event(Incoming {
                 payload: Payload::Encoded(bytes),

@@ -22,14 +22,15 @@ impl Group {
         &self.name
     }
 
-    /// Calls `visit` for every member under one lock, if there are at most `most`; false, and nothing done, if not.
-    pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> bool {
+    /// Calls `visit` for every member under one lock and returns how many there are; `None`, and nothing done, where
+    /// there are more than `most`.
+    pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> Option<usize> {
         let members = self.members.lock();
-        let small = members.len() <= most;
-        if small {
-            members.values().for_each(visit);
+        if members.len() > most {
+            return None;
         }
-        small
+        members.values().for_each(visit);
+        Some(members.len())
     }
 
     /// A copy of the member list.

@@ -32,6 +32,22 @@ pub(super) struct Audience {
 }
 
 impl Audience {
+    /// All sockets of one group.
+    pub(super) fn of_group(group: Arc<Group>) -> Self {
+        Self {
+            groups: vec![group],
+            ..Self::default()
+        }
+    }
+
+    /// The group, if it is all that is meant.
+    pub(super) fn only_group(&self) -> Option<&Arc<Group>> {
+        match (&*self.groups, &*self.sockets) {
+            ([group], []) => Some(group),
+            _ => None,
+        }
+    }
+
     /// Notes that a group served the socket, so that it does not get the event twice.
     pub(super) fn served(sockets: &mut Vec<Arc<Member>>, member: &Member) {
         if !sockets.is_empty() {
@@ -87,10 +103,7 @@ impl Relay {
         let socket = |channel: &SocketChannel| self.channels.get(channel.0);
         let audience = match target {
             Target::Inside => return None,
-            Target::Group(name) => Audience {
-                groups: vec![group(name)?],
-                ..Audience::default()
-            },
+            Target::Group(name) => Audience::of_group(group(name)?),
             Target::Socket(channel) => Audience {
                 sockets: vec![socket(channel)?],
                 direct: true,

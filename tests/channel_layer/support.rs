@@ -200,7 +200,7 @@ impl Tenant {
     /// What waits, without waiting.
     pub(crate) fn heard_so_far(&self) -> Vec<Heard> {
         let mut signals = Vec::new();
-        self.inbox.drain_into(&mut signals, usize::MAX);
+        self.inbox.drain_into(&mut signals, usize::MAX, u64::MAX);
         signals
             .into_iter()
             .map(|signal| self.read(signal))

@@ -17,10 +17,13 @@ django.setup()
 
 from asgiref.sync import sync_to_async  # noqa: E402
 from channels.layers import get_channel_layer  # noqa: E402
+from channels.worker import Worker  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import Client  # noqa: E402
+
+from project.asgi import application  # noqa: E402
 
 layer = get_channel_layer()
 
@@ -118,6 +121,15 @@ async def receive(channel, timeout=5):
     return await asyncio.wait_for(layer.receive(channel), timeout)
 
 
+workers = []
+
+
+async def work(channels):
+    """`manage.py runworker`, beside everything else that this process does."""
+    worker = Worker(application=application, channels=channels, channel_layer=layer)
+    workers.append(asyncio.create_task(worker.handle()))
+
+
 OPERATIONS = {
     "migrate": migrate,
     "create_user": create_user,
@@ -133,6 +145,7 @@ OPERATIONS = {
     "forget_connections": forget_connections,
     "listen": listen,
     "receive": receive,
+    "work": work,
 }
 
 

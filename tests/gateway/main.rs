@@ -31,6 +31,7 @@ mod house;
 mod isolation;
 mod isolation_model;
 mod limits;
+mod matrix;
 mod message_to_socket;
 mod metrics;
 mod operations;

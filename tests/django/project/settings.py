@@ -15,6 +15,7 @@ LOCKGATE_TEST_WORKERS        the channels that `manage.py runworker` may be give
 
 import json
 import os
+from importlib.metadata import version
 from urllib.parse import unquote, urlsplit
 
 import pymysql
@@ -82,6 +83,8 @@ REDIS_URLS = os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379")
 
 
 def host(url):
+    if version("channels_redis") < "4":
+        return url
     # redis-py 8 gives up on a socket after five seconds, which is how long the core layer waits for a message.
     return {"address": url, "socket_timeout": None}
 

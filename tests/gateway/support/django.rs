@@ -61,6 +61,21 @@ impl Setup {
             .with("LOCKGATE_TEST_SIGNALS", "1")
     }
 
+    /// An older version of channels_redis, as `tests/run` puts it beside the others.
+    pub(crate) fn channels_redis(self, version: &str) -> Self {
+        let target = std::env::var_os("LOCKGATE_TEST_CHANNELS_REDIS").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/channels_redis"),
+            PathBuf::from,
+        );
+        let path = target.join(version);
+        assert!(
+            path.exists(),
+            "missing: {} - `tests/run deps` installs it",
+            path.display()
+        );
+        self.with("PYTHONPATH", &path.display().to_string())
+    }
+
     /// Starts the process; it connects to nothing before it is asked to.
     pub(crate) async fn start(self) -> Django {
         Django {
@@ -69,9 +84,14 @@ impl Setup {
         }
     }
 
+    /// The channels that workers of this project know.
+    pub(crate) fn worker_channels(self, channels: &[&str]) -> Self {
+        self.with("LOCKGATE_TEST_WORKERS", &channels.join(","))
+    }
+
     /// `manage.py runworker` on these channels.
     pub(crate) fn worker(self, channels: &[&str]) -> Process {
-        let setup = self.with("LOCKGATE_TEST_WORKERS", &channels.join(","));
+        let setup = self.worker_channels(channels);
         let arguments = [&["manage.py", "runworker"], channels].concat();
         setup.program("runworker", &arguments).start()
     }
@@ -189,6 +209,11 @@ impl Django {
     pub(crate) async fn send_view(&self, access: &str, group: &str, event: &Value) {
         self.ask(json!({"op": "send_view", "token": access, "group": group, "event": event}))
             .await;
+    }
+
+    /// Runs a worker on the channels beside everything else, as `runworker` does.
+    pub(crate) async fn work(&self, channels: &[&str]) {
+        self.ask(json!({"op": "work", "channels": channels})).await;
     }
 
     /// Lets go of the database.

@@ -1,0 +1,294 @@
+//! Every way to configure a layer on both Redis layers, against the newest and the oldest channels_redis that knows it:
+//! Django to sockets, sockets to Django, and sockets to a Channels worker and back, over two replicas.
+
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::support::database::{ALICE, BOB};
+use crate::support::django::Django;
+use crate::support::socket::Socket;
+use crate::support::{Database, Gateway, PATIENCE, RedisServer, Tenant, eventually, gateway};
+
+/// One configuration of a layer.
+#[derive(Clone, Copy)]
+struct Cell {
+    kind: &'static str,
+    json: bool,
+    encrypted: bool,
+    hosts: usize,
+}
+
+impl Cell {
+    /// All of them.
+    fn all() -> Vec<Self> {
+        let mut cells = Vec::new();
+        for kind in ["pubsub", "core"] {
+            for json in [false, true] {
+                for encrypted in [false, true] {
+                    cells.extend([1, 3].map(|hosts| Self {
+                        kind,
+                        json,
+                        encrypted,
+                        hosts,
+                    }));
+                }
+            }
+        }
+        cells
+    }
+
+    /// What its tenant is called.
+    fn word(self) -> String {
+        let format = if self.json { "json" } else { "msgpack" };
+        let keys = if self.encrypted { "keys" } else { "plain" };
+        format!("{}-{format}-{keys}-{}", self.kind, self.hosts)
+    }
+
+    /// The oldest channels_redis that has the option: keys as today (3.0.0), pub/sub with a host pick that others can
+    /// follow (3.3.1), `serializer_format` and encrypted pub/sub (4.2.1).
+    fn oldest(self) -> &'static str {
+        match self {
+            Self { json: true, .. } => "4.2.1",
+            Self {
+                kind: "pubsub",
+                encrypted: true,
+                ..
+            } => "4.2.1",
+            Self { kind: "pubsub", .. } => "3.3.1",
+            _ => "3.0.0",
+        }
+    }
+
+    /// The options as `CONFIG` has them.
+    fn config(self) -> Value {
+        let mut config = json!({});
+        if self.json {
+            config["serializer_format"] = json!("json");
+        }
+        if self.encrypted {
+            config["symmetric_encryption_keys"] = json!(["a key", "the key before"]);
+        }
+        config
+    }
+}
+
+async fn deployment(servers: &[RedisServer]) -> Gateway {
+    let database = Database::postgres().await;
+    let mut builder = gateway().redis(&servers[0].url()).replicas(2);
+    for cell in Cell::all() {
+        let urls: Vec<_> = servers[..cell.hosts].iter().map(RedisServer::url).collect();
+        builder = builder
+            .tenant(&cell.word())
+            .users(&database)
+            .with("layer.kind", cell.kind)
+            .with("limits.messages_per_second", 0)
+            .with("layer.hosts", urls)
+            .route("path = 'chat/<slug:room>/'\ngroups = ['chat_{room}']\ndeliver = 'event'\nconsumer = { kind = 'broadcast', type = 'chat.message' }")
+            .route("path = 'work/<slug:room>/'\ndeliver = 'event'\nconsumer = { kind = 'worker', channel = 'CHANNEL', on_worker_full = 'drop' }");
+        for (key, value) in cell.config().as_object().unwrap() {
+            builder = builder.with_toml(&format!("layer.{key} = {value}"));
+        }
+    }
+    let mut gateway = builder.write().await;
+    // A worker's channel begins with the prefix, which is made with the tenant.
+    let mut text = std::fs::read_to_string(&gateway.config).unwrap();
+    for cell in Cell::all() {
+        let tenant = gateway.named(&cell.word());
+        let (before, after) = text
+            .split_once(&format!("[tenants.{}]", tenant.name))
+            .unwrap();
+        let after = after.replacen("\"CHANNEL\"", &format!("\"{}.work\"", tenant.prefix), 1);
+        text = format!("{before}[tenants.{}]{after}", tenant.name);
+    }
+    std::fs::write(&gateway.config, text).unwrap();
+    for n in 0..2 {
+        gateway.add_replica().await;
+        gateway.replicas[n].ready().await;
+    }
+    gateway
+}
+
+async fn open(gateway: &Gateway, tenant: &Tenant, path: &str) -> [Socket; 2] {
+    let dial = |replica: usize, user: &str| {
+        let dial = gateway.replicas[replica].dial(tenant, path);
+        dial.token(&tenant.token(user)).open()
+    };
+    [dial(0, ALICE).await, dial(1, BOB).await]
+}
+
+async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version: Option<&str>) {
+    let (tenant, what) = (
+        gateway.named(&cell.word()),
+        format!("{} {version:?}", cell.word()),
+    );
+    println!("{what}");
+    let urls: Vec<_> = servers[..cell.hosts].iter().map(RedisServer::url).collect();
+    let channel = format!("{}.work", tenant.prefix);
+    let django = Django::at(tenant.database.url())
+        .layer(&urls.join(","), &tenant.prefix)
+        .worker_channels(&[&channel]);
+    let django = match cell.kind {
+        "core" => django.core(&cell.config()),
+        _ => django.layer_config(&cell.config()),
+    };
+    let django = match version {
+        Some(version) => django.channels_redis(version),
+        None => django,
+    };
+    let django = django.start().await;
+    // Rooms of their own for each version, so that nothing of one is taken for the other's.
+    let room = format!("r{}", version.unwrap_or("latest"));
+    let room = room.replace('.', "-");
+
+    // Django to sockets, and sockets to Django and each other.
+    let heard = django.listen(&format!("chat_{room}")).await;
+    let mut sockets = open(gateway, tenant, &format!("/chat/{room}/")).await;
+    let event = |n: u32| json!({"type": "chat.message", "n": n, "text": "grüß dich"});
+    let events: Vec<_> = (0..20).map(event).collect();
+    django.group_send(&format!("chat_{room}"), &events).await;
+    for n in 20..30 {
+        let said = json!({"n": n, "text": "grüß dich"});
+        sockets[0].send_text(&said.to_string()).await;
+    }
+    for n in 0..30 {
+        for socket in &mut sockets {
+            assert_eq!(socket.next_json().await, event(n), "{what}");
+        }
+        assert_eq!(django.receive(&heard).await, event(n), "{what}");
+    }
+    for socket in &mut sockets {
+        assert!(socket.ping().await.is_empty(), "{what}: nothing came twice");
+    }
+
+    // Sockets to a worker, and from it to the sockets of the room.
+    django.work(&[&channel]).await;
+    if cell.kind == "pubsub" {
+        eventually(
+            PATIENCE,
+            &format!("{what}: the worker listens"),
+            async || {
+                for server in &servers[..cell.hosts] {
+                    let (_, count): (String, u32) =
+                        server.command(&["PUBSUB", "NUMSUB", &channel]).await;
+                    if count > 0 {
+                        return Ok(());
+                    }
+                }
+                Err(())
+            },
+        )
+        .await;
+    }
+    let mut sockets = open(gateway, tenant, &format!("/work/{room}/")).await;
+    for socket in &mut sockets {
+        // Orders stand before this answer, and Redis confirms them in their order.
+        settle(socket, cell, &what).await;
+    }
+    let mut in_room = [false; 2];
+    eventually(
+        PATIENCE,
+        "the worker has put both into the room",
+        async || {
+            sockets[0]
+                .send_text(r#"{"do": "group", "probe": true}"#)
+                .await;
+            for (socket, in_room) in sockets.iter_mut().zip(&mut in_room) {
+                *in_room |= !socket.ping().await.is_empty();
+            }
+            if in_room == [true; 2] {
+                Ok(())
+            } else {
+                Err(in_room)
+            }
+        },
+    )
+    .await;
+    for n in 0..20 {
+        sockets[0]
+            .send_text(&json!({"do": "group", "n": n}).to_string())
+            .await;
+    }
+    // On several hosts a worker of core waits at one until something comes there: more of the same gets all through.
+    let mut filler = 1000;
+    let mut orders = [Vec::new(), Vec::new()];
+    eventually(PATIENCE, "all that the worker sent", async || {
+        if cell.kind == "core" && cell.hosts > 1 {
+            sockets[0]
+                .send_text(&json!({"do": "group", "n": filler}).to_string())
+                .await;
+            filler += 1;
+        }
+        for (socket, order) in sockets.iter_mut().zip(&mut orders) {
+            for message in socket.ping().await {
+                let event: Value = serde_json::from_str(&message.into_text().unwrap()).unwrap();
+                order.extend(event["n"].as_u64().filter(|n| *n < 1000));
+            }
+        }
+        match orders.iter().all(|order| order.len() >= 20) {
+            true => Ok(()),
+            false => Err(orders.clone()),
+        }
+    })
+    .await;
+    for order in orders {
+        assert_eq!(order.len(), 20, "{what}: each once");
+        if cell.kind == "core" && cell.hosts > 1 {
+            assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 20, "{what}");
+        } else {
+            assert_eq!(order, (0..20).collect::<Vec<_>>(), "{what}");
+        }
+    }
+}
+
+/// The worker has answered something that was sent now.
+async fn settle(socket: &mut Socket, cell: Cell, what: &str) {
+    let mark = json!({"do": "echo", "mark": crate::support::unique()});
+    eventually(
+        PATIENCE,
+        &format!("{what}: the worker answers"),
+        async || {
+            // Once, but for a worker that waits at another host.
+            socket.send_text(&mark.to_string()).await;
+            let tries = if cell.kind == "core" && cell.hosts > 1 {
+                10
+            } else {
+                1000
+            };
+            for _ in 0..tries {
+                let seen = socket.ping().await;
+                let is_mark = |message: &tokio_tungstenite::tungstenite::Message| {
+                    message.to_text().is_ok_and(|text| text == mark.to_string())
+                };
+                if seen.iter().any(is_mark) {
+                    return Ok(());
+                }
+                tokio::task::yield_now().await;
+            }
+            Err(())
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn every_configuration_of_a_layer_works_with_every_version_that_has_it() {
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(RedisServer::start().await);
+    }
+    let gateway = deployment(&servers).await;
+    // The two versions of a cell far from each other: their workers listen to one channel.
+    let newest = Cell::all().into_iter().map(|cell| (cell, None));
+    let oldest = Cell::all()
+        .into_iter()
+        .map(|cell| (cell, Some(cell.oldest())));
+    let cells = newest.chain(oldest);
+    // Several at a time: most of it is the start of Django.
+    stream::iter(cells)
+        .for_each_concurrent(3, |(cell, version)| {
+            serves(&gateway, &servers, cell, version)
+        })
+        .await;
+}
