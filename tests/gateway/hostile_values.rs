@@ -24,7 +24,11 @@ pub(crate) struct Healthy {
 impl Healthy {
     /// A socket of alice at the first tenant, in `chat_lobby`.
     pub(crate) async fn open(gateway: &Gateway) -> Self {
-        let redis = RedisServer::shared().await;
+        Self::on(gateway, RedisServer::shared().await).await
+    }
+
+    /// The same where the gateway has a Redis of its own.
+    pub(crate) async fn on(gateway: &Gateway, redis: &RedisServer) -> Self {
         Self {
             socket: gateway.open(CHAT).await,
             publisher: Publisher::new(redis, &gateway.tenant().prefix).await,
