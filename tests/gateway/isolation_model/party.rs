@@ -97,7 +97,7 @@ pub(super) const KINDS: [Kind; 4] = [
         shares_keys: false,
         any_names: true,
         // A bucket of its own, which nothing here empties.
-        limits: "connections_per_user = 2\non_excess = 'replace'\npublishes_per_second = 1000",
+        limits: "connections_per_user = 2\non_excess = 'replace'\npublishes_per_second = 10",
         connections: 0,
         per_user: 2,
         replaces: true,
