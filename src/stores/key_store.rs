@@ -7,10 +7,12 @@ use super::memory::{MemoryStore, end_after};
 use super::redis::{KeyValue, RedisStore};
 use crate::error::StoreError;
 
-/// Puts a cut-off in the place of an earlier one. What is no number is none: it can only be mended.
+/// Puts a cut-off in the place of an earlier one. What is no number, or no string, is none: it can only be mended.
 const RAISE: &str = "\
-local old = redis.call('GET', KEYS[1]) or ''
-if string.match(old, '^-?%d+%.?%d*$') and tonumber(old) > tonumber(ARGV[1]) then return 0 end
+local old = redis.pcall('GET', KEYS[1])
+if type(old) ~= 'string' then old = '' end
+local now = string.match(old, '^-?%d+%.?%d*$') and tonumber(old)
+if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
 return 1";
 

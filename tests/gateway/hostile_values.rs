@@ -24,7 +24,11 @@ pub(crate) struct Healthy {
 impl Healthy {
     /// A socket of alice at the first tenant, in `chat_lobby`.
     pub(crate) async fn open(gateway: &Gateway) -> Self {
-        let redis = RedisServer::shared().await;
+        Self::on(gateway, RedisServer::shared().await).await
+    }
+
+    /// The same where the gateway has a Redis of its own.
+    pub(crate) async fn on(gateway: &Gateway, redis: &RedisServer) -> Self {
         Self {
             socket: gateway.open(CHAT).await,
             publisher: Publisher::new(redis, &gateway.tenant().prefix).await,
@@ -283,7 +287,11 @@ async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
         ("a list", Put::Made("LPUSH")),
     ];
     let of_tenant = [("a hash", Put::Made("HSET"))];
-    for (key, rows) in [("deny:user:2", &of_user[..]), ("deny:all", &of_tenant[..])] {
+    let until = r#"{"user_id":"2","issued_before":1}"#;
+    for (key, rows, body) in [
+        ("deny:user:2", &of_user[..], until),
+        ("deny:all", &of_tenant[..], r#"{"issued_before":1}"#),
+    ] {
         let key = tenant.redis_key(key);
         let mut socket = replica
             .dial(tenant, DEN)
@@ -291,6 +299,7 @@ async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
             .open()
             .await;
         for (row, put) in rows {
+            forget(&key).await;
             put.under(&key).await;
             let before = unreadable(&gateway, "denylist").await;
             let dial = replica.dial(tenant, DEN).token(&tenant.token(BOB));
@@ -304,7 +313,12 @@ async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
                 .await;
             assert!(socket.ping().await.is_empty(), "{key} {row}");
             healthy.hears(row).await;
-            forget(&key).await;
+            // A revocation mends it; this one is older than any token.
+            let revocations = format!("/v1/tenants/{}/revocations", tenant.name);
+            let answer = replica
+                .api(&gateway.api_key, "POST", &revocations, body)
+                .await;
+            assert_eq!(answer.status, 200, "{key} {row}: {answer:?}");
             told += 1;
             eventually(PATIENCE, OVER, async || {
                 let over = logged(&gateway, OVER);

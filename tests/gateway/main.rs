@@ -21,6 +21,7 @@ mod drain;
 mod floors;
 mod frame_to_group;
 mod hostile;
+mod hostile_control;
 mod hostile_events;
 mod hostile_frames;
 mod hostile_ids;

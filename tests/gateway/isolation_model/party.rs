@@ -29,7 +29,7 @@ pub(super) struct Kind {
     /// `limits.connections_per_user`
     pub(super) per_user: usize,
     pub(super) replaces: bool,
-    /// `limits.publishes_per_second` is set.
+    /// `limits.publishes_per_second` is so low that it is reached.
     pub(super) publishes_are_limited: bool,
 }
 
@@ -48,7 +48,7 @@ pub(super) const KINDS: [Kind; 4] = [
         ],
         shares_keys: false,
         any_names: false,
-        limits: "connections_per_user = 3",
+        limits: "connections_per_user = 3\nconnects_per_second = 1000",
         connections: 0,
         per_user: 3,
         replaces: false,
@@ -96,7 +96,8 @@ pub(super) const KINDS: [Kind; 4] = [
         ],
         shares_keys: false,
         any_names: true,
-        limits: "connections_per_user = 2\non_excess = 'replace'",
+        // A bucket of its own, which nothing here empties.
+        limits: "connections_per_user = 2\non_excess = 'replace'\npublishes_per_second = 10",
         connections: 0,
         per_user: 2,
         replaces: true,
