@@ -148,8 +148,15 @@ pub(crate) fn pin_self(core: usize) -> Result<()> {
 }
 
 /// Puts this process and its children before everything else on the machine, if the kernel allows it (to root).
-pub(crate) fn take_precedence() -> bool {
-    rustix::process::setpriority_process(None, -20).is_ok()
+///
+/// Says how far that goes; where the kernel groups processes by session, no further than this one's.
+pub(crate) fn take_precedence() -> &'static str {
+    let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    match rustix::process::setpriority_process(None, -20) {
+        Ok(()) if grouped.is_ok_and(|text| text.trim() == "1") => "nice -20 within the session, ",
+        Ok(()) => "nice -20, ",
+        Err(_) => "",
+    }
 }
 
 /// Raises the descriptor limit to the hard limit; returns it. Children inherit it.
