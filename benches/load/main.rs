@@ -8,18 +8,20 @@
 //! sender's context, so a delivery here contains the receiver's share of TCP; a network card moves that elsewhere.
 //! Not measured: TLS, PostgreSQL and MySQL, several workers.
 //!
-//! The row of a whole deployment (`revocation`) shows what its sockets see; all replicas share the
+//! The rows of whole deployments (`revocation`, `noisy`) show what their sockets see; all replicas share the
 //! server's core. Every row fails when what it counts is not what it should be: a frame, a socket.
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
 //! next to nothing.
 
 mod costs;
+mod flood;
 mod floor;
 mod frames;
 mod http;
 mod latency;
 mod load;
+mod noisy;
 mod process;
 mod redis;
 mod report;
@@ -39,7 +41,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 9] = [
     "memory",
     "paced",
     "bursts",
@@ -48,11 +50,12 @@ const ROWS: [&str; 8] = [
     "latency",
     "costs",
     "revocation",
+    "noisy",
 ];
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
 /// The rows that a stand-in for the gateway cannot play.
-const WHOLE: [&str; 1] = ["revocation"];
+const WHOLE: [&str; 2] = ["revocation", "noisy"];
 
 struct Options {
     settings: Settings,
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
     match words[..] {
         [process::PIN, ..] => process::become_pinned(&arguments[1..]),
         [floor::FLOOR, port] => floor::serve(port.parse()?),
+        [flood::FLOOD, redis_port, port] => flood::run(redis_port.parse()?, port.parse()?),
         [floor::RELAY, port] => floor::relay(port.parse()?),
         // As a test target there is nothing to do: measuring takes minutes and a quiet machine.
         [] => {
@@ -163,9 +167,14 @@ fn measure(options: &Options) -> Result<Report> {
         report.costs = costs::measure(&mut world, options.settings)?;
     }
     type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
-    let whole: [(&str, Measure); 1] = [("revocation", |world, settings| {
-        revocation::measure(world, settings).map(Vec::from)
-    })];
+    let whole: [(&str, Measure); 2] = [
+        ("revocation", |world, settings| {
+            revocation::measure(world, settings).map(Vec::from)
+        }),
+        ("noisy", |world, settings| {
+            noisy::measure(world, settings).map(|row| vec![row])
+        }),
+    ];
     for (name, row) in whole {
         if options.wants(name) {
             progress(name);

@@ -85,12 +85,15 @@ impl Drop for Process {
 pub(crate) struct CpuReading {
     threads: BTreeMap<u32, u64>,
     ticks: u64,
+    /// Nanoseconds that threads have been ready and without a core.
+    waited: u64,
 }
 
 impl CpuReading {
     /// Of the process with this id.
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut threads = BTreeMap::new();
+        let mut waited = 0;
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
             let entry = entry?;
             // A thread may end between the listing and the reading.
@@ -98,13 +101,22 @@ impl CpuReading {
                 continue;
             };
             let id = entry.file_name().to_string_lossy().parse()?;
-            let nanos = text.split_whitespace().next().unwrap_or("0").parse()?;
-            threads.insert(id, nanos);
+            let mut numbers = text.split_whitespace().map(str::parse);
+            let mut next = || numbers.next().unwrap_or(Ok(0));
+            threads.insert(id, next()?);
+            waited += next()?;
         }
         Ok(Self {
             threads,
             ticks: ticks_of(pid)?,
+            waited,
         })
+    }
+
+    /// How long threads were ready and without a core since an earlier reading: what others on that core have taken, and
+    /// the threads from each other. Threads that ended meanwhile make it less.
+    pub(crate) fn waited_since(&self, earlier: &Self) -> Duration {
+        Duration::from_nanos(self.waited.saturating_sub(earlier.waited))
     }
 
     /// CPU time between an earlier reading and this one.

@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     /// Sockets on three replicas, and how many of them are revoked in a run.
     pub(crate) fleet_sockets: u64,
     pub(crate) revocations: u64,
+    /// A step in search of half load, and a phase of the noisy row.
+    pub(crate) noisy: (Duration, Duration),
 }
 
 impl Settings {
@@ -48,6 +50,7 @@ impl Settings {
         idle: Duration::from_secs(10),
         fleet_sockets: 10_000,
         revocations: 200,
+        noisy: (Duration::from_secs(2), Duration::from_secs(10)),
     };
     /// Every row, but too short to be quoted.
     pub(crate) const QUICK: Self = Self {
@@ -64,6 +67,7 @@ impl Settings {
         idle: Duration::from_secs(2),
         fleet_sockets: 2_000,
         revocations: 40,
+        noisy: (Duration::from_millis(500), Duration::from_secs(3)),
         ..Self::FULL
     };
 }

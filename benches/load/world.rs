@@ -89,6 +89,15 @@ pub(crate) struct Setup {
     pub(crate) more: usize,
     /// Whether it has a management API.
     pub(crate) api: bool,
+    pub(crate) limit: Option<Limit>,
+}
+
+/// `[tenants.NAME.limits]` of one tenant.
+#[derive(Clone)]
+pub(crate) struct Limit {
+    pub(crate) tenant: String,
+    /// `connections = 1`, for example.
+    pub(crate) line: String,
 }
 
 /// One token, and where its socket goes.
@@ -263,6 +272,11 @@ impl World {
                 LOCAL_TTL.as_secs(),
             )
             .ok();
+            if let Some(limit) = &setup.limit
+                && limit.tenant == name
+            {
+                write!(text, "[tenants.{name}.limits]\n{}\n", limit.line).ok();
+            }
         }
         for (route, groups) in [
             ("small", "\"small_{n}\"".to_owned()),
