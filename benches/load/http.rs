@@ -27,6 +27,16 @@ pub(crate) fn get(port: u16, path: &str) -> Result<(u16, String)> {
     Ok((status(head)?, body.to_owned()))
 }
 
+/// The status of the answer to a request, whatever else it says.
+pub(crate) fn status_of(port: u16, request: &[u8]) -> Result<u16> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request)?;
+    let mut start = [0; 64];
+    let read = stream.read(&mut start)?;
+    status(&String::from_utf8_lossy(&start[..read]))
+}
+
 fn status(head: &str) -> Result<u16> {
     let word = head.split(' ').nth(1).context("no status")?;
     Ok(word.parse()?)

@@ -8,7 +8,7 @@
 //! sender's context, so a delivery here contains the receiver's share of TCP; a network card moves that elsewhere.
 //! Not measured: TLS, PostgreSQL and MySQL, several workers.
 //!
-//! The rows of whole deployments (`revocation`, `noisy`) show what their sockets see; all replicas share the
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`) show what their sockets see; all replicas share the
 //! server's core. Every row fails when what it counts is not what it should be: a frame, a socket.
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
@@ -30,6 +30,7 @@ mod rows;
 mod settings;
 mod stamp;
 mod swarm;
+mod tenants;
 mod world;
 
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 10] = [
     "memory",
     "paced",
     "bursts",
@@ -51,11 +52,12 @@ const ROWS: [&str; 9] = [
     "costs",
     "revocation",
     "noisy",
+    "tenants",
 ];
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
 /// The rows that a stand-in for the gateway cannot play.
-const WHOLE: [&str; 2] = ["revocation", "noisy"];
+const WHOLE: [&str; 3] = ["revocation", "noisy", "tenants"];
 
 struct Options {
     settings: Settings,
@@ -167,12 +169,15 @@ fn measure(options: &Options) -> Result<Report> {
         report.costs = costs::measure(&mut world, options.settings)?;
     }
     type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
-    let whole: [(&str, Measure); 2] = [
+    let whole: [(&str, Measure); 3] = [
         ("revocation", |world, settings| {
             revocation::measure(world, settings).map(Vec::from)
         }),
         ("noisy", |world, settings| {
             noisy::measure(world, settings).map(|row| vec![row])
+        }),
+        ("tenants", |world, settings| {
+            tenants::measure(world, settings).map(Vec::from)
         }),
     ];
     for (name, row) in whole {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::CpuSet;
 
 /// The core of what is measured: gateway or floor, one at a time.
@@ -56,6 +56,12 @@ impl Process {
             Some(status) => bail!("the process ended early: {status}"),
             None => Ok(()),
         }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let id = Pid::from_raw(self.child.id().cast_signed()).context("no process has the id 0")?;
+        Ok(rustix::process::kill_process(id, signal)?)
     }
 
     /// CPU time used so far.

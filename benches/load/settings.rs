@@ -32,6 +32,9 @@ pub(crate) struct Settings {
     pub(crate) revocations: u64,
     /// A step in search of half load, and a phase of the noisy row.
     pub(crate) noisy: (Duration, Duration),
+    /// Tenants of one process, and how long a stream to one of them is watched for pauses.
+    pub(crate) tenants: usize,
+    pub(crate) reload_window: Duration,
 }
 
 impl Settings {
@@ -51,6 +54,8 @@ impl Settings {
         fleet_sockets: 10_000,
         revocations: 200,
         noisy: (Duration::from_secs(2), Duration::from_secs(10)),
+        tenants: 1_000,
+        reload_window: Duration::from_secs(3),
     };
     /// Every row, but too short to be quoted.
     pub(crate) const QUICK: Self = Self {
@@ -68,6 +73,8 @@ impl Settings {
         fleet_sockets: 2_000,
         revocations: 40,
         noisy: (Duration::from_millis(500), Duration::from_secs(3)),
+        tenants: 100,
+        reload_window: Duration::from_secs(1),
         ..Self::FULL
     };
 }

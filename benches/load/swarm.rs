@@ -53,6 +53,19 @@ pub(crate) struct Latencies {
     pub(crate) sockets: Vec<u64>,
     /// At the bare subscriber.
     pub(crate) subscriber: Vec<u64>,
+    /// The longest time between two arrivals at the sockets.
+    pub(crate) longest_pause: u64,
+    last_arrival: Option<u64>,
+}
+
+impl Latencies {
+    fn arrived(&mut self, tail: &[u8]) {
+        let now = stamp::now();
+        self.sockets.extend(stamp::age(tail));
+        let pause = self.last_arrival.map_or(0, |last| now - last);
+        self.longest_pause = self.longest_pause.max(pause);
+        self.last_arrival = Some(now);
+    }
 }
 
 /// What became of the sockets of [`Swarm::open`].
@@ -476,7 +489,7 @@ impl Swarm {
                 if let Some(latencies) = latencies
                     && *side != Side::Apart
                 {
-                    latencies.sockets.extend(stamp::age(tail));
+                    latencies.arrived(tail);
                 }
             }
             Opcode::Ping => {

@@ -141,6 +141,8 @@ pub(crate) struct Gateway {
     admin: Option<u16>,
     /// Of the management API, with [`Setup::api`].
     pub(crate) api: Option<u16>,
+    file: PathBuf,
+    setup: Setup,
 }
 
 impl World {
@@ -190,6 +192,8 @@ impl World {
                 port,
                 admin: None,
                 api: None,
+                file: PathBuf::new(),
+                setup,
             });
         }
         let (port, admin) = (free_port()?, free_port()?);
@@ -219,7 +223,17 @@ impl World {
             port,
             admin: Some(admin),
             api,
+            file,
+            setup,
         })
+    }
+
+    /// Writes the gateway's configuration anew, with another limit for one tenant.
+    pub(crate) fn limit(&self, gateway: &mut Gateway, limit: Limit) -> Result<()> {
+        gateway.setup.limit = Some(limit);
+        let ports = [Some(gateway.port), gateway.admin, gateway.api];
+        let text = self.configuration(ports, &gateway.setup);
+        Ok(fs::write(&gateway.file, text)?)
     }
 
     /// An upgrade request as a browser sends it, with the token of user `user`, for `/ROUTE/USER/`.
