@@ -6,10 +6,11 @@
 //! its memory (PSS), and the way from PUBLISH to the socket. The server, gateway or floor, has one core for itself and
 //! the gateway one worker (`TOKIO_WORKER_THREADS=1`); this program and Redis share the other. Loopback delivers in the
 //! sender's context, so a delivery here contains the receiver's share of TCP; a network card moves that elsewhere.
-//! Not measured: TLS, PostgreSQL and MySQL, several workers.
+//! Not measured: TLS, MySQL, several workers.
 //!
-//! The rows of whole deployments (`revocation`, `noisy`, `tenants`) show what their sockets see; all replicas share the
-//! server's core. Every row fails when what it counts is not what it should be: a frame, a socket.
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`) show what their sockets see; all replicas
+//! share the server's core, and the storm's PostgreSQL is on the other. Every row fails when what it counts is not what
+//! it should be: a frame, a socket, a statement.
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
 //! next to nothing.
@@ -22,6 +23,7 @@ mod http;
 mod latency;
 mod load;
 mod noisy;
+mod postgres;
 mod process;
 mod redis;
 mod report;
@@ -29,6 +31,7 @@ mod revocation;
 mod rows;
 mod settings;
 mod stamp;
+mod storm;
 mod swarm;
 mod tenants;
 mod world;
@@ -42,7 +45,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 11] = [
     "memory",
     "paced",
     "bursts",
@@ -53,11 +56,12 @@ const ROWS: [&str; 10] = [
     "revocation",
     "noisy",
     "tenants",
+    "storm",
 ];
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
 /// The rows that a stand-in for the gateway cannot play.
-const WHOLE: [&str; 3] = ["revocation", "noisy", "tenants"];
+const WHOLE: [&str; 4] = ["revocation", "noisy", "tenants", "storm"];
 
 struct Options {
     settings: Settings,
@@ -169,7 +173,7 @@ fn measure(options: &Options) -> Result<Report> {
         report.costs = costs::measure(&mut world, options.settings)?;
     }
     type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
-    let whole: [(&str, Measure); 3] = [
+    let whole: [(&str, Measure); 4] = [
         ("revocation", |world, settings| {
             revocation::measure(world, settings).map(Vec::from)
         }),
@@ -178,6 +182,9 @@ fn measure(options: &Options) -> Result<Report> {
         }),
         ("tenants", |world, settings| {
             tenants::measure(world, settings).map(Vec::from)
+        }),
+        ("storm", |world, settings| {
+            storm::measure(world, settings).map(Vec::from)
         }),
     ];
     for (name, row) in whole {

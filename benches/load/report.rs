@@ -237,7 +237,7 @@ fn circumstances(report: &Report) -> String {
         command.extend(arguments);
     }
     format!(
-        "Machine: {model}, {cores} cores, Linux {}; servers on one core, load and Redis on the other ({nice}load average before {load}).\n\
+        "Machine: {model}, {cores} cores, Linux {}; servers on one core, load, Redis and PostgreSQL on the other ({nice}load average before {load}).\n\
          Commit: {}. Command: `{}`. Median and spread (lowest–highest) of {} runs, of {} for memory and whole deployments.\n\n",
         kernel.trim(),
         commit(),

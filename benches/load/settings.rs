@@ -35,6 +35,20 @@ pub(crate) struct Settings {
     /// Tenants of one process, and how long a stream to one of them is watched for pauses.
     pub(crate) tenants: usize,
     pub(crate) reload_window: Duration,
+    pub(crate) storm: Storm,
+}
+
+/// A reconnect storm.
+#[derive(Clone, Copy)]
+pub(crate) struct Storm {
+    pub(crate) sockets: u64,
+    /// Distinct users of these sockets.
+    pub(crate) users: u64,
+    pub(crate) lasting: Duration,
+    /// Sockets of others that get events all the time.
+    pub(crate) live: u64,
+    /// How long these are watched before.
+    pub(crate) calm: Duration,
 }
 
 impl Settings {
@@ -56,6 +70,13 @@ impl Settings {
         noisy: (Duration::from_secs(2), Duration::from_secs(10)),
         tenants: 1_000,
         reload_window: Duration::from_secs(3),
+        storm: Storm {
+            sockets: 10_000,
+            users: 5_000,
+            lasting: Duration::from_secs(30),
+            live: 500,
+            calm: Duration::from_secs(10),
+        },
     };
     /// Every row, but too short to be quoted.
     pub(crate) const QUICK: Self = Self {
@@ -75,6 +96,13 @@ impl Settings {
         noisy: (Duration::from_millis(500), Duration::from_secs(3)),
         tenants: 100,
         reload_window: Duration::from_secs(1),
+        storm: Storm {
+            sockets: 2_000,
+            users: 1_000,
+            lasting: Duration::from_secs(6),
+            live: 500,
+            calm: Duration::from_secs(3),
+        },
         ..Self::FULL
     };
 }

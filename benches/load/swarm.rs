@@ -70,9 +70,10 @@ impl Latencies {
 
 /// What became of the sockets of [`Swarm::open`].
 #[derive(Default)]
-struct Openings {
+pub(crate) struct Openings {
     /// Neither open nor refused yet.
-    under_way: usize,
+    pub(crate) under_way: usize,
+    pub(crate) opened: u64,
     refused: u64,
     first_refusal: Option<String>,
 }
@@ -213,7 +214,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Begins to open one socket, and does not wait: [`Swarm::turn`] goes on with it.
+    /// Begins to open one socket, and does not wait: [`Swarm::turn`] goes on with it, [`Swarm::openings`] tells.
     /// Returns its index.
     pub(crate) fn open(&mut self, side: Side, port: u16, request: Vec<u8>) -> Result<usize> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -264,6 +265,11 @@ impl Swarm {
             ensure!(Instant::now() < deadline, "a socket does not open");
         }
         Ok(())
+    }
+
+    /// What became of the sockets of [`Swarm::open`].
+    pub(crate) fn openings(&self) -> &Openings {
+        &self.openings
     }
 
     /// From now on the server may close this socket, but only with this code.
@@ -447,6 +453,7 @@ impl Swarm {
         if head.starts_with(b"HTTP/1.1 101") {
             conn.opening = None;
             self.openings.under_way -= 1;
+            self.openings.opened += 1;
             return Some(behind);
         }
         let refusal = [&head[..], &behind].concat();

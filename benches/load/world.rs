@@ -89,6 +89,8 @@ pub(crate) struct Setup {
     pub(crate) more: usize,
     /// Whether it has a management API.
     pub(crate) api: bool,
+    /// Where the users are, instead of SQLite.
+    pub(crate) database: Option<String>,
     pub(crate) limit: Option<Limit>,
 }
 
@@ -255,7 +257,8 @@ impl World {
 
     /// `ports`: of sockets, admin and API.
     fn configuration(&self, ports: [Option<u16>; 3], setup: &Setup) -> String {
-        let database = format!("sqlite://{}/users.sqlite3", self.dir.path().display());
+        let sqlite = || format!("sqlite://{}/users.sqlite3", self.dir.path().display());
+        let database = setup.database.clone().unwrap_or_else(sqlite);
         let extra = |prefix: &str, suffix: &str| {
             let groups = (0..EXTRA_GROUPS).map(|i| format!(", \"{prefix}{i:02}{suffix}\""));
             groups.collect::<String>()
@@ -326,14 +329,14 @@ impl Gateway {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
 /// Tries until it succeeds; fails if the process ends, or after [`START_PATIENCE`].
-fn wait_for<T>(
+pub(crate) fn wait_for<T>(
     what: &str,
     process: &mut Process,
     mut try_once: impl FnMut() -> Result<T>,
