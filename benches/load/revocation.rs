@@ -44,8 +44,8 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]>
         row("revocation to close frame, p50", Target::None),
         row("revocation to close frame, p99", Target::Value(50.0)),
     ];
-    let (mut rates, mut busy, mut worst) =
-        (Series::default(), Series::default(), Series::default());
+    let (mut rates, mut worst) = (Series::default(), Series::default());
+    let (mut busy, mut waited) = (Series::default(), Series::default());
     for run in 0..settings.long_runs {
         let round = stage.round(run as u64)?;
         for (row, part) in rows.iter_mut().zip([0.5, 0.99]) {
@@ -54,17 +54,20 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]>
         }
         rates.0.push(round.deliveries_per_second);
         busy.0.push(round.busy);
+        waited.0.push(round.waited);
         worst.0.push(quantile(&round.took, 1.0) / 1e3);
     }
     rows[1].note = format!(
         "{} revocations a run by jti, each call on one of {REPLICAS} replicas and its socket on any, {} sockets, beside {:.0} \
-         deliveries/s; the slowest took {:.2} ms; {REPLICAS} gateways share one core, {:.0} % busy, clients and Redis the other; \
+         deliveries/s; the slowest took {:.2} ms; {REPLICAS} gateways share one core, {:.0} % busy, and \
+         were without it for {:.0} % of the time, summed; clients and Redis the other; \
          the floor is PUBLISH to a bare subscriber in the same loop",
         settings.revocations,
         settings.fleet_sockets,
         rates.median(),
         worst.median(),
         busy.median(),
+        waited.median(),
     );
     Ok(rows)
 }
@@ -83,7 +86,9 @@ struct Round {
     took: Vec<u64>,
     floor: Vec<u64>,
     deliveries_per_second: f64,
+    /// Percent of the time in which a gateway ran, and in which one waited for the core, summed over all.
     busy: f64,
+    waited: f64,
 }
 
 impl Stage {
@@ -164,11 +169,10 @@ impl Stage {
             took.push(nanos.with_context(|| format!("revocation {k}"))?);
         }
         let wall = start.elapsed();
-        let used: Duration = self::cpu(&self.gateways)?
-            .iter()
-            .zip(&cpu)
-            .map(|(now, then)| now.since(then))
-            .sum();
+        let after = self::cpu(&self.gateways)?;
+        let both = || after.iter().zip(&cpu);
+        let used: Duration = both().map(|(now, then)| now.since(then)).sum();
+        let waited: Duration = both().map(|(now, then)| now.waited_since(then)).sum();
         let deliveries_per_second = load.finish(swarm)?;
         let mut floor = swarm.end_latencies().subscriber;
         ensure!(
@@ -183,7 +187,8 @@ impl Stage {
             took,
             floor,
             deliveries_per_second,
-            busy: 100.0 * used.as_secs_f64() / wall.as_secs_f64(),
+            busy: 100.0 * used.div_duration_f64(wall),
+            waited: 100.0 * waited.div_duration_f64(wall),
         })
     }
 }
