@@ -100,6 +100,17 @@ pub(crate) fn masked_pong(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A client's close frame; the mask is zero.
+pub(crate) fn masked_close(code: u16) -> [u8; 8] {
+    let [high, low] = code.to_be_bytes();
+    [0x88, 0x82, 0, 0, 0, 0, high, low]
+}
+
+/// A close frame's code, if it has one.
+pub(crate) fn close_code(payload: &[u8]) -> Option<u16> {
+    payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+}
+
 /// A close frame's code and reason, for people.
 pub(crate) fn describe_close(payload: &[u8]) -> String {
     match payload {

@@ -128,7 +128,7 @@ impl Stage<'_> {
 }
 
 /// The value below which `part` of the sorted nanoseconds lie, in microseconds.
-fn quantile(sorted: &[u64], part: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let at = (last as f64 * part).round() as usize;
     sorted.get(at).map_or(f64::NAN, |&nanos| nanos as f64 / 1e3)

@@ -6,22 +6,34 @@
 //! its memory (PSS), and the way from PUBLISH to the socket. The server, gateway or floor, has one core for itself and
 //! the gateway one worker (`TOKIO_WORKER_THREADS=1`); this program and Redis share the other. Loopback delivers in the
 //! sender's context, so a delivery here contains the receiver's share of TCP; a network card moves that elsewhere.
-//! Not measured: TLS, PostgreSQL and MySQL, several workers.
+//! Not measured: TLS, MySQL, several workers.
+//!
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`) show what their sockets see; all replicas
+//! share the server's core, and the storm's PostgreSQL is on the other. Every row fails when what it counts is not what
+//! it should be: a frame, a socket, a statement.
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
 //! next to nothing.
 
 mod costs;
+mod flood;
 mod floor;
 mod frames;
+mod http;
 mod latency;
+mod load;
+mod noisy;
+mod postgres;
 mod process;
 mod redis;
 mod report;
+mod revocation;
 mod rows;
 mod settings;
 mod stamp;
+mod storm;
 mod swarm;
+mod tenants;
 mod world;
 
 use std::path::PathBuf;
@@ -33,7 +45,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 7] = [
+const ROWS: [&str; 11] = [
     "memory",
     "paced",
     "bursts",
@@ -41,7 +53,15 @@ const ROWS: [&str; 7] = [
     "connects",
     "latency",
     "costs",
+    "revocation",
+    "noisy",
+    "tenants",
+    "storm",
 ];
+/// The rows that share one gateway and one floor.
+const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
+/// The rows that a stand-in for the gateway cannot play.
+const WHOLE: [&str; 4] = ["revocation", "noisy", "tenants", "storm"];
 
 struct Options {
     settings: Settings,
@@ -57,6 +77,7 @@ fn main() -> Result<()> {
     match words[..] {
         [process::PIN, ..] => process::become_pinned(&arguments[1..]),
         [floor::FLOOR, port] => floor::serve(port.parse()?),
+        [flood::FLOOD, redis_port, port] => flood::run(redis_port.parse()?, port.parse()?),
         [floor::RELAY, port] => floor::relay(port.parse()?),
         // As a test target there is nothing to do: measuring takes minutes and a quiet machine.
         [] => {
@@ -106,9 +127,12 @@ impl Options {
         {
             bail!("no such row: {unknown}; there are {}", ROWS.join(", "));
         }
+        if options.self_test {
+            options.rows.retain(|row| !WHOLE.contains(&row.as_str()));
+        }
         if let Some(runs) = runs {
             options.settings.runs = runs;
-            options.settings.memory_runs = runs;
+            options.settings.long_runs = runs;
         }
         Ok(options)
     }
@@ -130,7 +154,7 @@ fn measure(options: &Options) -> Result<Report> {
     let precedence = process::take_precedence();
     let mut world = World::create(&options.gateway, options.self_test)?;
     let mut report = Report {
-        runs: options.settings.runs,
+        runs: [options.settings.runs, options.settings.long_runs],
         load_before: report::load_average(),
         precedence,
         ..Report::default()
@@ -141,18 +165,39 @@ fn measure(options: &Options) -> Result<Report> {
             .rows
             .push(rows::memory(&mut world, options.settings)?);
     }
-    let staged = ROWS[1..6].iter().any(|row| options.wants(row));
-    if staged {
+    if STAGED.iter().any(|row| options.wants(row)) {
         on_stage(&mut world, options, &mut report)?;
     }
     if options.wants("costs") {
         progress("costs");
         report.costs = costs::measure(&mut world, options.settings)?;
     }
+    type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
+    let whole: [(&str, Measure); 4] = [
+        ("revocation", |world, settings| {
+            revocation::measure(world, settings).map(Vec::from)
+        }),
+        ("noisy", |world, settings| {
+            noisy::measure(world, settings).map(|row| vec![row])
+        }),
+        ("tenants", |world, settings| {
+            tenants::measure(world, settings).map(Vec::from)
+        }),
+        ("storm", |world, settings| {
+            storm::measure(world, settings).map(Vec::from)
+        }),
+    ];
+    for (name, row) in whole {
+        if options.wants(name) {
+            progress(name);
+            let rows = row(&mut world, options.settings).with_context(|| name)?;
+            report.rows.extend(rows);
+        }
+    }
     Ok(report)
 }
 
-/// The rows that share one gateway and one floor.
+/// Measures [`STAGED`].
 fn on_stage<'a>(world: &'a mut World, options: &Options, report: &mut Report) -> Result<()> {
     let mut stage = Stage::set(world, options.settings)?;
     type Measure<'a> = fn(&mut Stage<'a>) -> Result<Row>;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::CpuSet;
 
 /// The core of what is measured: gateway or floor, one at a time.
@@ -58,6 +58,12 @@ impl Process {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let id = Pid::from_raw(self.child.id().cast_signed()).context("no process has the id 0")?;
+        Ok(rustix::process::kill_process(id, signal)?)
+    }
+
     /// CPU time used so far.
     pub(crate) fn cpu(&self) -> Result<CpuReading> {
         CpuReading::of(self.child.id())
@@ -85,12 +91,15 @@ impl Drop for Process {
 pub(crate) struct CpuReading {
     threads: BTreeMap<u32, u64>,
     ticks: u64,
+    /// Nanoseconds that threads have been ready and without a core.
+    waited: u64,
 }
 
 impl CpuReading {
     /// Of the process with this id.
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut threads = BTreeMap::new();
+        let mut waited = 0;
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
             let entry = entry?;
             // A thread may end between the listing and the reading.
@@ -98,13 +107,22 @@ impl CpuReading {
                 continue;
             };
             let id = entry.file_name().to_string_lossy().parse()?;
-            let nanos = text.split_whitespace().next().unwrap_or("0").parse()?;
-            threads.insert(id, nanos);
+            let mut numbers = text.split_whitespace().map(str::parse);
+            let mut next = || numbers.next().unwrap_or(Ok(0));
+            threads.insert(id, next()?);
+            waited += next()?;
         }
         Ok(Self {
             threads,
             ticks: ticks_of(pid)?,
+            waited,
         })
+    }
+
+    /// How long threads were ready and without a core since an earlier reading: what others on that core have taken, and
+    /// the threads from each other. Threads that ended meanwhile make it less.
+    pub(crate) fn waited_since(&self, earlier: &Self) -> Duration {
+        Duration::from_nanos(self.waited.saturating_sub(earlier.waited))
     }
 
     /// CPU time between an earlier reading and this one.
@@ -148,8 +166,15 @@ pub(crate) fn pin_self(core: usize) -> Result<()> {
 }
 
 /// Puts this process and its children before everything else on the machine, if the kernel allows it (to root).
-pub(crate) fn take_precedence() -> bool {
-    rustix::process::setpriority_process(None, -20).is_ok()
+///
+/// Says how far that goes; where the kernel groups processes by session, no further than this one's.
+pub(crate) fn take_precedence() -> &'static str {
+    let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    match rustix::process::setpriority_process(None, -20) {
+        Ok(()) if grouped.is_ok_and(|text| text.trim() == "1") => "nice -20 within the session, ",
+        Ok(()) => "nice -20, ",
+        Err(_) => "",
+    }
 }
 
 /// Raises the descriptor limit to the hard limit; returns it. Children inherit it.

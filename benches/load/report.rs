@@ -142,11 +142,12 @@ impl Cost {
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) costs: Vec<Cost>,
-    pub(crate) runs: usize,
+    /// As a rule, and of the rows that take long.
+    pub(crate) runs: [usize; 2],
     /// The load average at the start: what else the machine was doing.
     pub(crate) load_before: String,
-    /// Whether all of it ran before everything else on the machine.
-    pub(crate) precedence: bool,
+    /// Whether all of it ran before everything else on the machine, in words.
+    pub(crate) precedence: &'static str,
 }
 
 impl Report {
@@ -235,15 +236,16 @@ fn circumstances(report: &Report) -> String {
         command.push("--".into());
         command.extend(arguments);
     }
-    let nice = if report.precedence { "nice -20, " } else { "" };
     format!(
-        "Machine: {model}, {cores} cores, Linux {}; server on one core, load and Redis on the other ({nice}load average before {load}).\n\
-         Commit: {}. Command: `{}`. Median and spread (lowest–highest) of {runs} runs.\n\n",
+        "Machine: {model}, {cores} cores, Linux {}; servers on one core, load, Redis and PostgreSQL on the other ({nice}load average before {load}).\n\
+         Commit: {}. Command: `{}`. Median and spread (lowest–highest) of {} runs, of {} for memory and whole deployments.\n\n",
         kernel.trim(),
         commit(),
         command.join(" "),
+        report.runs[0],
+        report.runs[1],
+        nice = report.precedence,
         load = report.load_before,
-        runs = report.runs,
     )
 }
 

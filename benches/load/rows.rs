@@ -316,7 +316,7 @@ pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
         floor: Series::default(),
         note: format!("growth of PSS between {low} and {high} sockets, each of another user"),
     };
-    for _ in 0..settings.memory_runs {
+    for _ in 0..settings.long_runs {
         let gateway = world.start_gateway(0)?;
         let mut swarm = Swarm::new(world.redis_port)?;
         let mut sizes = [0.0; 2];

@@ -3,13 +3,15 @@
 //! Gateway and floor are read by the same loop, each as a [`Side`], so that what reading costs the writer is the same.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
 
 use crate::frames::{Opcode, Parser};
 use crate::redis::{Publisher, Subscriber};
@@ -20,10 +22,14 @@ use crate::stamp;
 pub(crate) enum Side {
     Gateway = 0,
     Floor = 1,
+    /// Sockets of a gateway that the count of the load leaves out: they are revoked, or come with a storm.
+    Apart = 2,
 }
 
 /// How long any answer may take before the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Handshakes under way where nothing paces them: enough to keep a gateway busy.
+const AT_ONCE: usize = 64;
 const PUBLISHER: u64 = u64::MAX;
 const SUBSCRIBER: u64 = u64::MAX - 1;
 
@@ -43,16 +49,80 @@ pub(crate) struct Tally {
 /// Nanoseconds from publish to arrival, while a latency run lasts.
 #[derive(Default)]
 pub(crate) struct Latencies {
-    /// At the sockets.
+    /// At the sockets, but those apart.
     pub(crate) sockets: Vec<u64>,
     /// At the bare subscriber.
     pub(crate) subscriber: Vec<u64>,
+    /// The longest time between two arrivals at the sockets.
+    pub(crate) longest_pause: u64,
+    last_arrival: Option<u64>,
+}
+
+impl Latencies {
+    fn arrived(&mut self, tail: &[u8]) {
+        let now = stamp::now();
+        self.sockets.extend(stamp::age(tail));
+        let pause = self.last_arrival.map_or(0, |last| now - last);
+        self.longest_pause = self.longest_pause.max(pause);
+        self.last_arrival = Some(now);
+    }
+}
+
+/// What became of the sockets of [`Swarm::open`].
+#[derive(Default)]
+pub(crate) struct Openings {
+    /// Neither open nor refused yet.
+    pub(crate) under_way: usize,
+    pub(crate) opened: u64,
+    refused: u64,
+    first_refusal: Option<String>,
 }
 
 struct Conn {
     stream: TcpStream,
     side: Side,
     parser: Parser,
+    /// Until the 101 is there.
+    opening: Option<Opening>,
+    goodbye: Goodbye,
+}
+
+struct Opening {
+    request: Vec<u8>,
+    sent: usize,
+    head: Vec<u8>,
+}
+
+/// Whether the server may close a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    Unwanted,
+    /// With this close code.
+    Wanted(u16),
+    /// It did, with the code that was wanted.
+    Seen,
+}
+
+impl Conn {
+    fn new(stream: TcpStream, side: Side, opening: Option<Opening>) -> Self {
+        Self {
+            stream,
+            side,
+            parser: Parser::default(),
+            opening,
+            goodbye: Goodbye::Unwanted,
+        }
+    }
+
+    /// Sends what is left of the request; an error shows when the answer is read.
+    fn send_request(&mut self) {
+        if let Some(opening) = &mut self.opening
+            && let Some(rest) = opening.request.get(opening.sent..)
+            && !rest.is_empty()
+        {
+            opening.sent += self.stream.write(rest).unwrap_or(0);
+        }
+    }
 }
 
 /// The loop, its sockets, and the Redis links that are read in the same loop.
@@ -60,7 +130,10 @@ pub(crate) struct Swarm {
     epoll: OwnedFd,
     conns: Vec<Option<Conn>>,
     scratch: Box<[u8]>,
-    tallies: [Tally; 2],
+    tallies: [Tally; 3],
+    openings: Openings,
+    /// Index and time of the close frames that were wanted.
+    goodbyes: Vec<(usize, u64)>,
     pub(crate) publisher: Publisher,
     subscriber: Option<Subscriber>,
     latencies: Option<Latencies>,
@@ -83,6 +156,8 @@ impl Swarm {
             conns: Vec::new(),
             scratch: vec![0; 64 * 1024].into(),
             tallies: Default::default(),
+            openings: Openings::default(),
+            goodbyes: Vec::new(),
             publisher,
             subscriber: None,
             latencies: None,
@@ -132,15 +207,82 @@ impl Swarm {
         let token = self.conns.len() as u64;
         let flags = EventFlags::IN | EventFlags::ET | EventFlags::RDHUP;
         epoll::add(&self.epoll, &stream, EventData::new_u64(token), flags)?;
-        self.conns.push(Some(Conn {
-            stream,
-            side,
-            parser: Parser::default(),
-        }));
+        self.conns.push(Some(Conn::new(stream, side, None)));
         if filled > end {
             self.take(token as usize, &head[end..filled]);
         }
         Ok(())
+    }
+
+    /// Begins to open one socket, and does not wait: [`Swarm::turn`] goes on with it, [`Swarm::openings`] tells.
+    /// Returns its index.
+    pub(crate) fn open(&mut self, side: Side, port: u16, request: Vec<u8>) -> Result<usize> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
+        let stream = TcpStream::from(socket);
+        let index = self.conns.len();
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET | EventFlags::RDHUP;
+        let data = EventData::new_u64(index as u64);
+        epoll::add(&self.epoll, &stream, data, flags)?;
+        let opening = Opening {
+            request,
+            sent: 0,
+            head: Vec::new(),
+        };
+        self.conns
+            .push(Some(Conn::new(stream, side, Some(opening))));
+        self.openings.under_way += 1;
+        Ok(index)
+    }
+
+    /// Opens one socket for each request, a few at a time; fails if one is refused.
+    pub(crate) fn open_all(
+        &mut self,
+        side: Side,
+        requests: impl IntoIterator<Item = Result<(u16, Vec<u8>)>>,
+    ) -> Result<()> {
+        for request in requests {
+            let (port, request) = request?;
+            self.open(side, port, request)?;
+            self.pump_openings(AT_ONCE)?;
+        }
+        self.pump_openings(0)
+    }
+
+    /// Reads until at most `left` sockets of [`Swarm::open`] are under way; fails if one is refused.
+    pub(crate) fn pump_openings(&mut self, left: usize) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.openings.under_way > left {
+            self.turn(deadline)?;
+            self.check_open()?;
+            ensure!(Instant::now() < deadline, "a socket does not open");
+        }
+        Ok(())
+    }
+
+    /// What became of the sockets of [`Swarm::open`].
+    pub(crate) fn openings(&self) -> &Openings {
+        &self.openings
+    }
+
+    /// From now on the server may close this socket, but only with this code.
+    pub(crate) fn want_goodbye(&mut self, index: usize, code: u16) {
+        if let Some(Some(conn)) = self.conns.get_mut(index) {
+            conn.goodbye = Goodbye::Wanted(code);
+        }
+    }
+
+    /// When the close frame that was wanted of this socket arrived, as [`stamp::now`] counts.
+    pub(crate) fn goodbye(&self, index: usize) -> Option<u64> {
+        let found = self.goodbyes.iter().rev().find(|(of, _)| *of == index);
+        found.map(|(_, at)| *at)
     }
 
     /// How many sockets were ever opened: a mark for [`Swarm::close_from`].
@@ -207,6 +349,12 @@ impl Swarm {
                 tally.first_close.as_deref().unwrap_or("no close frame")
             );
         }
+        ensure!(
+            self.openings.refused == 0,
+            "the server refused {} sockets; the first so: {}",
+            self.openings.refused,
+            self.openings.first_refusal.as_deref().unwrap_or("cut")
+        );
         Ok(())
     }
 
@@ -266,6 +414,7 @@ impl Swarm {
         let mut scratch = std::mem::take(&mut self.scratch);
         // An event of a socket that was reset meanwhile finds nothing here.
         while let Some(Some(conn)) = self.conns.get_mut(index) {
+            conn.send_request();
             match conn.stream.read(&mut scratch) {
                 Ok(0) => self.lose(index),
                 Ok(read) => {
@@ -283,45 +432,98 @@ impl Swarm {
     }
 
     fn lose(&mut self, index: usize) {
-        if let Some(conn) = self.conns.get_mut(index).and_then(Option::take) {
+        let Some(conn) = self.conns.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        if conn.opening.is_some() {
+            self.openings.under_way -= 1;
+            self.openings.refused += 1;
+        } else if conn.goodbye != Goodbye::Seen {
             self.tallies[conn.side as usize].closed += 1;
         }
     }
 
+    /// Takes bytes of an answer to the upgrade; returns what came behind its head.
+    fn take_head(&mut self, index: usize, bytes: &[u8]) -> Option<Vec<u8>> {
+        let conn = self.conns.get_mut(index)?.as_mut()?;
+        let head = &mut conn.opening.as_mut()?.head;
+        head.extend(bytes);
+        let end = head.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+        let behind = head.split_off(end);
+        if head.starts_with(b"HTTP/1.1 101") {
+            conn.opening = None;
+            self.openings.under_way -= 1;
+            self.openings.opened += 1;
+            return Some(behind);
+        }
+        let refusal = [&head[..], &behind].concat();
+        let told = String::from_utf8_lossy(&refusal).into_owned();
+        self.openings.first_refusal.get_or_insert(told);
+        self.lose(index);
+        None
+    }
+
     fn take(&mut self, index: usize, bytes: &[u8]) {
+        let opening = |conn: &Conn| conn.opening.is_some();
+        match self.conns.get(index) {
+            Some(Some(conn)) if opening(conn) => {
+                if let Some(behind) = self.take_head(index, bytes) {
+                    self.take_frames(index, &behind);
+                }
+            }
+            _ => self.take_frames(index, bytes),
+        }
+    }
+
+    fn take_frames(&mut self, index: usize, bytes: &[u8]) {
         let Some(Some(conn)) = self.conns.get_mut(index) else {
             return;
         };
         let tally = &mut self.tallies[conn.side as usize];
         let latencies = &mut self.latencies;
-        let stream = &mut conn.stream;
-        conn.parser
-            .feed(bytes, |opcode, tail, length| match opcode {
-                Opcode::Data => {
-                    tally.frames += 1;
-                    tally.last_len = length;
-                    if let Some(latencies) = latencies {
-                        latencies.sockets.extend(stamp::age(tail));
-                    }
+        let goodbyes = &mut self.goodbyes;
+        let Conn {
+            stream,
+            side,
+            parser,
+            goodbye,
+            ..
+        } = conn;
+        parser.feed(bytes, |opcode, tail, length| match opcode {
+            Opcode::Data => {
+                tally.frames += 1;
+                tally.last_len = length;
+                if let Some(latencies) = latencies
+                    && *side != Side::Apart
+                {
+                    latencies.arrived(tail);
                 }
-                Opcode::Ping => {
-                    // Lost at worst: then the gateway closes the socket, and the run fails loudly.
-                    stream.write_all(&crate::frames::masked_pong(tail)).ok();
+            }
+            Opcode::Ping => {
+                // Lost at worst: then the gateway closes the socket, and the run fails loudly.
+                stream.write_all(&crate::frames::masked_pong(tail)).ok();
+            }
+            Opcode::Close => match crate::frames::close_code(tail) {
+                Some(code) if *goodbye == Goodbye::Wanted(code) => {
+                    goodbyes.push((index, stamp::now()));
+                    *goodbye = Goodbye::Seen;
+                    stream.write_all(&crate::frames::masked_close(code)).ok();
                 }
-                Opcode::Close => {
+                _ => {
                     tally
                         .first_close
                         .get_or_insert_with(|| crate::frames::describe_close(tail));
                 }
-                Opcode::Other => {}
-            });
+            },
+            Opcode::Other => {}
+        });
     }
 }
 
 fn retried<T>(result: rustix::io::Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(rustix::io::Errno::INTR) => Ok(None),
+        Err(Errno::INTR) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

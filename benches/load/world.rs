@@ -3,18 +3,18 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::floor;
+use crate::http;
 use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
 use crate::redis::Link;
 
@@ -27,7 +27,11 @@ pub(crate) const EXTRA_GROUPS: u64 = 20;
 /// Groups of the latency row.
 pub(crate) const SMALL_GROUPS: u64 = 1_000;
 
-const HOST: &str = "bench.example.com";
+/// An operator's key to the management API.
+pub(crate) const API_KEY: &str = "an-operator-key-for-benches-that-protects-nothing";
+/// How long a token lives, longer than any run.
+pub(crate) const TOKEN_SECONDS: u64 = 3600;
+
 const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,6 +41,11 @@ pub(crate) const SHARED_CHANNEL: &str = "bench__group__bench";
 /// The Redis channel of small group `n`.
 pub(crate) fn small_channel(n: u64) -> String {
     format!("bench__group__small_{n}")
+}
+
+/// The name of idle tenant `n`, from 1.
+pub(crate) fn idle_tenant(n: usize) -> String {
+    format!("t{n:04}")
 }
 
 /// Every channel that the rows publish to.
@@ -71,7 +80,60 @@ pub(crate) struct World {
     pub(crate) link: Link,
     program: PathBuf,
     stand_in: bool,
-    key: EncodingKey,
+}
+
+/// What a gateway has beside tenant `bench` with its users in SQLite.
+#[derive(Clone, Default)]
+pub(crate) struct Setup {
+    /// Idle tenants: [`idle_tenant`] names them.
+    pub(crate) more: usize,
+    /// Whether it has a management API.
+    pub(crate) api: bool,
+    /// Where the users are, instead of SQLite.
+    pub(crate) database: Option<String>,
+    pub(crate) limit: Option<Limit>,
+}
+
+/// `[tenants.NAME.limits]` of one tenant.
+#[derive(Clone)]
+pub(crate) struct Limit {
+    pub(crate) tenant: String,
+    /// `connections = 1`, for example.
+    pub(crate) line: String,
+}
+
+/// One token, and where its socket goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Ticket<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) route: &'a str,
+    /// The number in the path.
+    pub(crate) n: u64,
+    pub(crate) user: u64,
+    /// Makes the token's id: [`jti`]. As a rule the number of the user.
+    pub(crate) token: u64,
+}
+
+impl Ticket<'_> {
+    /// The upgrade request as a browser sends it.
+    pub(crate) fn request(&self) -> Result<Vec<u8>> {
+        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
+        let claims = json!({
+            "token_type": "access", "exp": now + TOKEN_SECONDS, "iat": now - 1, "jti": jti(self.token),
+            "user_id": self.user.to_string(),
+        });
+        let key = EncodingKey::from_secret(KEY.as_bytes());
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?;
+        let (host, route, n) = (format!("{}.example.com", self.tenant), self.route, self.n);
+        let request = format!(
+            "GET /{route}/{n}/?token={token} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n\
+             Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
+             Upgrade: websocket\r\nOrigin: https://{host}\r\nSec-WebSocket-Version: 13\r\n\
+             Accept-Encoding: gzip, deflate\r\nAccept-Language: en\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        Ok(request.into_bytes())
+    }
 }
 
 /// A running gateway, or its stand-in.
@@ -79,6 +141,10 @@ pub(crate) struct Gateway {
     pub(crate) process: Process,
     pub(crate) port: u16,
     admin: Option<u16>,
+    /// Of the management API, with [`Setup::api`].
+    pub(crate) api: Option<u16>,
+    file: PathBuf,
+    setup: Setup,
 }
 
 impl World {
@@ -103,7 +169,6 @@ impl World {
             link,
             program: program.to_owned(),
             stand_in,
-            key: EncodingKey::from_secret(KEY.as_bytes()),
         })
     }
 
@@ -114,20 +179,33 @@ impl World {
 
     /// Starts a gateway with tenant `bench` and `more` idle tenants, and waits until it is ready.
     pub(crate) fn start_gateway(&self, more: usize) -> Result<Gateway> {
+        self.start(Setup {
+            more,
+            ..Setup::default()
+        })
+    }
+
+    /// Starts a gateway and waits until it is ready.
+    pub(crate) fn start(&self, setup: Setup) -> Result<Gateway> {
         if self.stand_in {
             let (process, port) = floor::start_relay(self.redis_port)?;
             return Ok(Gateway {
                 process,
                 port,
                 admin: None,
+                api: None,
+                file: PathBuf::new(),
+                setup,
             });
         }
         let (port, admin) = (free_port()?, free_port()?);
+        let api = setup.api.then(free_port).transpose()?;
         let file = self.dir.path().join(format!("gateway-{port}.toml"));
-        fs::write(&file, self.configuration(port, admin, more))?;
         let log_file = self.dir.path().join("gateway.log");
         let log = File::options().create(true).append(true).open(&log_file)?;
         let errors = log.try_clone()?;
+        let ports = [Some(port), Some(admin), api];
+        fs::write(&file, self.configuration(ports, &setup))?;
         let mut process = Process::spawn(SERVER_CORE, &self.program, |command| {
             command
                 .args(["serve", "--config"])
@@ -137,7 +215,7 @@ impl World {
                 .stderr(errors)
         })?;
         wait_for("the gateway", &mut process, || {
-            let (status, body) = http_get(admin, "/readyz")?;
+            let (status, body) = http::get(admin, "/readyz")?;
             ensure!(status == 200, "/readyz answers {status}: {body}");
             Ok(())
         })
@@ -146,7 +224,18 @@ impl World {
             process,
             port,
             admin: Some(admin),
+            api,
+            file,
+            setup,
         })
+    }
+
+    /// Writes the gateway's configuration anew, with another limit for one tenant.
+    pub(crate) fn limit(&self, gateway: &mut Gateway, limit: Limit) -> Result<()> {
+        gateway.setup.limit = Some(limit);
+        let ports = [Some(gateway.port), gateway.admin, gateway.api];
+        let text = self.configuration(ports, &gateway.setup);
+        Ok(fs::write(&gateway.file, text)?)
     }
 
     /// An upgrade request as a browser sends it, with the token of user `user`, for `/ROUTE/USER/`.
@@ -156,46 +245,55 @@ impl World {
 
     /// The same for `/ROUTE/N/`.
     pub(crate) fn request_for(&self, route: &str, n: u64, user: u64) -> Result<Vec<u8>> {
-        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
-        let claims = json!({
-            "token_type": "access", "exp": now + 3600, "iat": now - 1, "jti": jti(user), "user_id": user.to_string(),
-        });
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.key)?;
-        let request = format!(
-            "GET /{route}/{n}/?token={token} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n\
-             Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
-             Upgrade: websocket\r\nOrigin: https://{HOST}\r\nSec-WebSocket-Version: 13\r\n\
-             Accept-Encoding: gzip, deflate\r\nAccept-Language: en\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        Ok(request.into_bytes())
+        Ticket {
+            tenant: "bench",
+            route,
+            n,
+            user,
+            token: user,
+        }
+        .request()
     }
 
-    fn configuration(&self, port: u16, admin: u16, more: usize) -> String {
-        let database = self.dir.path().join("users.sqlite3");
+    /// `ports`: of sockets, admin and API.
+    fn configuration(&self, ports: [Option<u16>; 3], setup: &Setup) -> String {
+        let sqlite = || format!("sqlite://{}/users.sqlite3", self.dir.path().display());
+        let database = setup.database.clone().unwrap_or_else(sqlite);
         let extra = |prefix: &str, suffix: &str| {
             let groups = (0..EXTRA_GROUPS).map(|i| format!(", \"{prefix}{i:02}{suffix}\""));
             groups.collect::<String>()
         };
         let mut text = format!(
-            "[server]\nlisten = \"127.0.0.1:{port}\"\n\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\n\
-             [redis]\nurl = \"redis://127.0.0.1:{}/0\"\n\n[log]\nlevel = \"warn\"\n",
+            "[redis]\nurl = \"redis://127.0.0.1:{}/0\"\n\n[log]\nlevel = \"warn\"\n",
             self.redis_port
         );
-        let names = (1..=more).map(|i| format!("t{i:04}"));
+        for (table, port) in ["server", "admin", "api"].into_iter().zip(ports) {
+            if let Some(port) = port {
+                write!(text, "\n[{table}]\nlisten = \"127.0.0.1:{port}\"\n").ok();
+            }
+        }
+        if setup.api {
+            // The table of the API is the last one.
+            writeln!(text, "api_keys = [\"{API_KEY}\"]").ok();
+        }
+        let names = (1..=setup.more).map(idle_tenant);
         for name in names.chain(["bench".to_owned()]) {
             // Writing into a String cannot fail.
             write!(
                 text,
                 "\n[tenants.{name}]\nhosts = [\"{name}.example.com\"]\norigins = [\"https://{name}.example.com\"]\n\
                  [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
-                 [tenants.{name}.users]\ndatabase = \"sqlite://{}\"\nlocal_ttl = \"{}s\"\n\
+                 [tenants.{name}.users]\ndatabase = \"{database}\"\nlocal_ttl = \"{}s\"\n\
                  [tenants.{name}.layer]\nkind = \"pubsub\"\nprefix = \"{name}\"\n\
                  [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n",
-                database.display(),
                 LOCAL_TTL.as_secs(),
             )
             .ok();
+            if let Some(limit) = &setup.limit
+                && limit.tenant == name
+            {
+                write!(text, "[tenants.{name}.limits]\n{}\n", limit.line).ok();
+            }
         }
         for (route, groups) in [
             ("small", "\"small_{n}\"".to_owned()),
@@ -213,30 +311,32 @@ impl World {
 }
 
 impl Gateway {
-    /// The sum of all series of a metric that have `label` in their labels; 0 for the stand-in.
+    /// The sum of all series of a metric that have `label` in their labels, of every series if that is empty; 0 where
+    /// there is none yet, and for the stand-in.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let Some(admin) = self.admin else {
             return Ok(0.0);
         };
-        let (_, text) = http_get(admin, "/metrics")?;
+        let (_, text) = http::get(admin, "/metrics")?;
         let values = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let rest = series.strip_prefix(name)?;
-            let matches = rest.starts_with('{') && rest.contains(label);
-            matches.then(|| value.parse::<f64>().unwrap_or(0.0))
+            let whole_name = rest.is_empty() || rest.starts_with('{');
+            (whole_name && rest.contains(label)).then(|| value.parse::<f64>().unwrap_or(0.0))
         });
         Ok(values.sum())
     }
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
-fn wait_for<T>(
+/// Tries until it succeeds; fails if the process ends, or after [`START_PATIENCE`].
+pub(crate) fn wait_for<T>(
     what: &str,
     process: &mut Process,
     mut try_once: impl FnMut() -> Result<T>,
@@ -249,25 +349,9 @@ fn wait_for<T>(
             Err(error) if Instant::now() > deadline => {
                 return Err(error.context(format!("{what} does not come up")));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
-}
-
-fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        bail!("no HTTP answer");
-    };
-    let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok((status, body.to_owned()))
 }
 
 /// `auth_user` as Django's migrations make it on SQLite, with rows as a project has them.

@@ -1,0 +1,200 @@
+//! The noisy row: what a tenant that publishes at fifty times its share does to the latency of one at a tenth of it.
+//!
+//! Capacity is what the gateway's core bears of such events, one at a time: twice the rate at which it is half busy.
+//! A share is half of that, for there are two tenants, with as many sockets each. The quiet phase is the floor.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::flood::{self, Flood};
+use crate::latency::quantile;
+use crate::load::Load;
+use crate::report::{Row, Series, Target};
+use crate::settings::Settings;
+use crate::swarm::{Side, Swarm};
+use crate::world::{Gateway, Limit, SHARED_CHANNEL, Setup, World};
+
+/// Sockets of each tenant, in one group.
+const SOCKETS: u64 = 100;
+/// Where the search for half load begins; any gateway bears it.
+const FIRST_RATE: f64 = 100.0;
+const QUIET_SHARE: f64 = 0.1;
+const NOISY_SHARE: f64 = 50.0;
+/// A reader that is late may not end the noise: with the default its sockets would be closed as too slow.
+const NOISY_LIMIT: &str = "send_queue = \"64MiB\"";
+/// Percent of the time in which the gateway ran or wanted to: less is no saturation, and the row would show nothing.
+const SATURATED: f64 = 90.0;
+/// Between two phases: queues run empty.
+const REST: Duration = Duration::from_secs(2);
+
+/// What one phase found.
+struct Phase {
+    /// Sorted nanoseconds, at the sockets and at a bare subscriber of the same events.
+    sockets: Vec<u64>,
+    subscriber: Vec<u64>,
+    /// Percent of the time in which the gateway ran, and in which it waited for its core.
+    busy: f64,
+    waited: f64,
+}
+
+/// One row: the p99 of the quiet tenant.
+pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
+    let mut stage = Stage::set(world, settings)?;
+    let mut row = Row {
+        what: "latency p99 of a quiet tenant, a noisy one beside it",
+        unit: "ms",
+        target: Target::Ratio(1.2),
+        gateway: Series::default(),
+        floor: Series::default(),
+        note: String::new(),
+    };
+    let capacity = stage.capacity()?;
+    let (quiet, noisy) = (capacity / 2.0 * QUIET_SHARE, capacity / 2.0 * NOISY_SHARE);
+    let mut subscribers = [Series::default(), Series::default()];
+    let (mut achieved, mut delivered) = (Series::default(), Series::default());
+    let (mut busy, mut waited) = (Series::default(), Series::default());
+    for _ in 0..settings.long_runs {
+        let alone = stage.phase(quiet)?;
+        std::thread::sleep(REST);
+        stage
+            .flood
+            .begin(noisy, settings.noisy.1 + settings.noisy.0 * 2)?;
+        stage.swarm.pump_until(Instant::now() + settings.noisy.0)?;
+        let beside = stage.phase(quiet)?;
+        let flooded = stage.flood.done()?;
+        ensure!(
+            flooded.closed == 0,
+            "the gateway closed {} sockets of the noisy tenant",
+            flooded.closed
+        );
+        ensure!(
+            beside.busy + beside.waited >= SATURATED,
+            "the flood keeps the gateway's core only {:.0} % busy, with {} of its events and {} deliveries",
+            beside.busy,
+            flooded.published,
+            flooded.frames
+        );
+        let lasting = (settings.noisy.1 + settings.noisy.0 * 2).as_secs_f64();
+        achieved.0.push(flooded.published as f64 / lasting);
+        delivered.0.push(flooded.frames as f64 / lasting);
+        busy.0.push(beside.busy);
+        waited.0.push(beside.waited);
+        row.floor.0.push(quantile(&alone.sockets, 0.99) / 1e3);
+        row.gateway.0.push(quantile(&beside.sockets, 0.99) / 1e3);
+        for (series, phase) in subscribers.iter_mut().zip([&alone, &beside]) {
+            series.0.push(quantile(&phase.subscriber, 0.99) / 1e3);
+        }
+        stage.rest()?;
+    }
+    let gaps = |label: &str| {
+        let tenant = format!("tenant=\"{label}\"");
+        stage.gateway.metric("lockgate_gaps_total", &tenant)
+    };
+    ensure!(
+        gaps("bench")? == 0.0,
+        "the quiet tenant has gaps: {}",
+        gaps("bench")?
+    );
+    row.note = format!(
+        "capacity {capacity:.0} events/s, each to {SOCKETS} sockets; the quiet tenant sends {quiet:.0}/s, the noisy one {:.0}/s of {noisy:.0} \
+         that are due ({:.0} deliveries/s, {:.0} gaps), the gateway's core {:.0} % busy, and {:.0} % of the time \
+         it waited for it; \
+         a bare subscriber of the quiet tenant's events has a p99 of {:.2} ms alone and {:.2} ms beside the noise",
+        achieved.median(),
+        delivered.median(),
+        gaps(&flood::tenant())?,
+        busy.median(),
+        waited.median(),
+        subscribers[0].median(),
+        subscribers[1].median(),
+    );
+    Ok(row)
+}
+
+/// A gateway, the quiet tenant's sockets here, the noisy one's elsewhere.
+struct Stage {
+    gateway: Gateway,
+    swarm: Swarm,
+    flood: Flood,
+    settings: Settings,
+}
+
+impl Stage {
+    fn set(world: &World, settings: Settings) -> Result<Self> {
+        let gateway = world.start(Setup {
+            more: 1,
+            limit: Some(Limit {
+                tenant: flood::tenant(),
+                line: NOISY_LIMIT.to_owned(),
+            }),
+            ..Setup::default()
+        })?;
+        let mut swarm = Swarm::new(world.redis_port)?;
+        let port = gateway.port;
+        let requests = (1..=SOCKETS).map(|user| Ok((port, world.request("ws", user)?)));
+        swarm.open_all(Side::Gateway, requests)?;
+        swarm.subscribe(world.redis_port, &[SHARED_CHANNEL.to_owned()])?;
+        let flood = Flood::start(world.redis_port, port, SOCKETS)?;
+        Ok(Self {
+            gateway,
+            swarm,
+            flood,
+            settings,
+        })
+    }
+
+    /// Events per second that keep the gateway's core busy.
+    fn capacity(&mut self) -> Result<f64> {
+        let mut half = FIRST_RATE;
+        for _ in 0..4 {
+            let step = self.publish(half, self.settings.noisy.0)?;
+            half *= 50.0 / step.busy;
+        }
+        Ok(2.0 * half)
+    }
+
+    /// The quiet tenant's events at this rate.
+    fn phase(&mut self, per_second: f64) -> Result<Phase> {
+        self.publish(per_second, self.settings.noisy.1)
+    }
+
+    fn publish(&mut self, per_second: f64, lasting: Duration) -> Result<Phase> {
+        let swarm = &mut self.swarm;
+        let (cpu, start) = (self.gateway.process.cpu()?, Instant::now());
+        swarm.begin_latencies();
+        let groups = vec![(SHARED_CHANNEL.to_owned(), SOCKETS)];
+        let mut load = Load::start(swarm, groups, per_second);
+        load.run_until(swarm, start + lasting)?;
+        let after = self.gateway.process.cpu()?;
+        let percent = |part: Duration| 100.0 * part.div_duration_f64(start.elapsed());
+        let (busy, waited) = (
+            percent(after.since(&cpu)),
+            percent(after.waited_since(&cpu)),
+        );
+        let published = load.published;
+        load.finish(swarm)?;
+        let mut latencies = swarm.end_latencies();
+        // A frame that arrives in two pieces has no stamp that can be read.
+        ensure!(
+            latencies.sockets.len() as u64 >= published * SOCKETS * 99 / 100,
+            "{} of {} deliveries could be timed",
+            latencies.sockets.len(),
+            published * SOCKETS
+        );
+        latencies.sockets.sort_unstable();
+        latencies.subscriber.sort_unstable();
+        Ok(Phase {
+            sockets: latencies.sockets,
+            subscriber: latencies.subscriber,
+            busy,
+            waited,
+        })
+    }
+
+    /// Waits until nothing is left of the noise.
+    fn rest(&mut self) -> Result<()> {
+        self.swarm.pump_until(Instant::now() + REST)?;
+        self.swarm.check_open()
+    }
+}
