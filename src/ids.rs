@@ -1,7 +1,7 @@
 //! The names that pass between the parts: each a type of its own, none of them a plain string.
 //!
 //! Text ids share their bytes (`Arc<str>`), so that a clone costs a counter. Rules for group names live in
-//! [`crate::channel_layer::names`], rules for user ids in [`crate::user_id`]; here is only what every part needs.
+//! [`crate::channel_names`], rules for user ids in [`crate::user_id`]; here is only what every part needs.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -16,15 +16,17 @@
 //! | 4 | [`consumer`], [`state`], [`fleet`] | what a route does, what handlers may reach, all replicas as one |
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`validation`] | parts that do not know each other |
-//! | 1 | [`stores`], [`frame`], [`event`], [`routes`], [`templates`], [`tenants`], [`origin`], [`problem`] | the outside world |
+//! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`tenants`], [`origin`], [`problem`] | the outside world |
 //! | 0 | [`ids`], [`user_id`], [`clock`], [`rate`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
-//! # Three ways through it
+//! # Four ways through it
 //!
 //! * A token in the URL to a user: `server/router` → `socket/upgrade` → `token_auth` → `auth/query_token` →
 //!   `admission` (`auth/claims`, `auth/denylist`, `users`) → `socket/upgrade` → `socket/connection`.
 //! * An event in Redis to a socket: `channel_layer/subscriber` or `channel_layer/core/reader` → `channel_layer/inbox` →
-//!   `relay` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
+//!   `relay/turn` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
+//! * A frame to a Channels worker: `socket/connection` → `consumer/worker` → `channel_layer`; the answer is an event to the socket's
+//!   own channel, which `relay/audience` obeys or delivers.
 //! * A revocation in the API to a closed socket: `api/revocations` → `revocation` (denied first) → `fleet` →
 //!   `channel_layer/control` → on each replica `fleet/serve` → `revocation` → `hub/eviction` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]
@@ -46,6 +48,7 @@ pub mod telemetry;
 pub mod user_id;
 
 // floor 1: the outside world
+pub mod channel_names;
 pub mod event;
 pub mod frame;
 pub mod origin;

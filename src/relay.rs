@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use crate::channel_layer::names::valid_group_name;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
+use crate::channel_names::valid_group_name;
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;

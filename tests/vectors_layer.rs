@@ -9,7 +9,7 @@
 )]
 
 use lockgate::channel_layer::Codec;
-use lockgate::channel_layer::names::{valid_channel_name, valid_group_name};
+use lockgate::channel_names::{valid_channel_name, valid_group_name};
 use lockgate::config::{Secret, SerializerFormat};
 use lockgate::event::{DecodeError, Event, Key, Value};
 use serde_json::Value as Json;

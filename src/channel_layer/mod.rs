@@ -31,7 +31,6 @@ pub mod hosts;
 pub mod inbox;
 pub mod memory;
 mod msgpack;
-pub mod names;
 
 pub mod pubsub;
 mod pulse;

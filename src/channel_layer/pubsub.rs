@@ -20,11 +20,11 @@ use crate::stores::redis::{RedisStore, RedisUrl};
 use crate::stores::redis_keys;
 
 use super::inbox::Inbox;
-use super::names::{channel_patterns, group_channel};
 use super::shards::shard_of;
 use super::subscriber::{Order, Status, Subscriber};
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, Control, LayerError};
+use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
 
 /// How long a join waits for its confirmation, a lost link included.

@@ -1,7 +1,7 @@
 //! Group templates such as `chat_{room}` and `user_{user.id}`: rendered per socket, and checked against each other.
 //!
 //! Values are written as Python's `str()` writes them, so that a Django back end finds the same names. Whether the
-//! result is a valid group name is decided by [`crate::channel_layer::names`]. Called by the admission and by the
+//! result is a valid group name is decided by [`crate::channel_names`]. Called by the admission and by the
 //! configuration check.
 
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};

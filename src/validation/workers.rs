@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::channel_layer::names::{MAX_NAME, own_channel_beginnings, valid_group_name};
+use crate::channel_names::{MAX_NAME, own_channel_beginnings, valid_group_name};
 use crate::config::{Accept, Config, ConsumerConfig, LayerKind, TenantConfig};
 use crate::ids::TenantId;
 

@@ -17,6 +17,7 @@ const FLOORS: [&[&str]; 8] = [
         "user_id",
     ],
     &[
+        "channel_names",
         "event",
         "frame",
         "origin",

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::hostile_values::Healthy;
 use crate::support::database::BOB;
-use crate::support::{Database, Gateway, Publisher, RedisServer, gateway};
+use crate::support::{Database, Gateway, PATIENCE, Publisher, RedisServer, eventually, gateway};
 
 const DECODED: &str = "Dropped a message that is no event";
 const RENDERED: &str = "Dropped an event that cannot be rendered";
@@ -104,7 +104,13 @@ async fn what_is_no_event_is_counted_told_once_and_harms_nobody() {
         .send_bytes("chat_lobby", b"\x82\xa4type\xa1u\xa1n\xc4\x01t")
         .await;
     healthy.hears("another type").await;
-    assert_eq!((told(&gateway, DECODED), told(&gateway, RENDERED)), (1, 2));
+    eventually(PATIENCE, "the log tells both", async || {
+        match (told(&gateway, DECODED), told(&gateway, RENDERED)) {
+            (1, 2) => Ok(()),
+            told => Err(told),
+        }
+    })
+    .await;
     // Orders, which hold for a socket's own channel alone.
     for order in ["lockgate.group_add", "lockgate.group_discard"] {
         let before = dropped(&gateway, "not_valid").await;

@@ -221,24 +221,28 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     // On several hosts a worker of core waits at one until something comes there: more of the same gets all through.
     let mut filler = 1000;
     let mut orders = [Vec::new(), Vec::new()];
-    eventually(PATIENCE, "all that the worker sent", async || {
-        if cell.kind == "core" && cell.hosts > 1 {
-            sockets[0]
-                .send_text(&json!({"do": "group", "n": filler}).to_string())
-                .await;
-            filler += 1;
-        }
-        for (socket, order) in sockets.iter_mut().zip(&mut orders) {
-            for message in socket.ping().await {
-                let event: Value = serde_json::from_str(&message.into_text().unwrap()).unwrap();
-                order.extend(event["n"].as_u64().filter(|n| *n < 1000));
+    eventually(
+        PATIENCE,
+        &format!("{what}: all that the worker sent"),
+        async || {
+            if cell.kind == "core" && cell.hosts > 1 {
+                sockets[0]
+                    .send_text(&json!({"do": "group", "n": filler}).to_string())
+                    .await;
+                filler += 1;
             }
-        }
-        match orders.iter().all(|order| order.len() >= 20) {
-            true => Ok(()),
-            false => Err(orders.clone()),
-        }
-    })
+            for (socket, order) in sockets.iter_mut().zip(&mut orders) {
+                for message in socket.ping().await {
+                    let event: Value = serde_json::from_str(&message.into_text().unwrap()).unwrap();
+                    order.extend(event["n"].as_u64().filter(|n| *n < 1000));
+                }
+            }
+            match orders.iter().all(|order| order.len() >= 20) {
+                true => Ok(()),
+                false => Err(orders.clone()),
+            }
+        },
+    )
     .await;
     for order in orders {
         assert_eq!(order.len(), 20, "{what}: each once");
@@ -252,13 +256,13 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
 
 /// The worker has answered something that was sent now.
 async fn settle(socket: &mut Socket, cell: Cell, what: &str) {
-    let mark = json!({"do": "echo", "mark": crate::support::unique()});
+    let mark = json!({"do": "echo", "mark": crate::support::unique()}).to_string();
     eventually(
         PATIENCE,
         &format!("{what}: the worker answers"),
         async || {
             // Once, but for a worker that waits at another host.
-            socket.send_text(&mark.to_string()).await;
+            socket.send_text(&mark).await;
             let tries = if cell.kind == "core" && cell.hosts > 1 {
                 10
             } else {
@@ -267,7 +271,7 @@ async fn settle(socket: &mut Socket, cell: Cell, what: &str) {
             for _ in 0..tries {
                 let seen = socket.ping().await;
                 let is_mark = |message: &tokio_tungstenite::tungstenite::Message| {
-                    message.to_text().is_ok_and(|text| text == mark.to_string())
+                    message.to_text().is_ok_and(|text| text == mark)
                 };
                 if seen.iter().any(is_mark) {
                     return Ok(());

@@ -24,14 +24,14 @@ class Guide(SimpleTestCase):
             self.skipTest(f"no {BINARY}: run cargo build, or name it in LOCKGATE_BINARY")
         settings = {"INSTALLED_APPS": []}
         exec(next(block for block in blocks("python") if "CHANNEL_LAYERS" in block), settings)
-        route, origins, whole = blocks("toml")
+        route, origins, whole, worker = blocks("toml")
         printed = Printed(SQLITE, None, **{name: settings[name] for name in ["CHANNEL_LAYERS", "SIMPLE_JWT", "LOCKGATE"]})
         self.assertEqual(printed.lost, "")
         text, replaced = re.subn("^# origins = .*\n", origins, printed.text, flags=re.MULTILINE)
         self.assertEqual(replaced, 1)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "tenants.d").mkdir()
-            Path(folder, "tenants.d/acme.toml").write_text(f"{text}\n{route}")
+            Path(folder, "tenants.d/acme.toml").write_text(f"{text}\n{route}\n{worker.replace('ws/chat/', 'ws/work/')}")
             Path(folder, "lockgate.toml").write_text(whole)
             command = [str(BINARY), "config", "check", "--config", str(Path(folder, "lockgate.toml"))]
             environment = {"ACME_SIGNING_KEY": VALUES["SIGNING_KEY"]}

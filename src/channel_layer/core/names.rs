@@ -112,9 +112,9 @@ mod tests {
     fn names_fit_channels_rule() {
         let names = Names::new("asgi");
         let socket = SocketChannel([255; 16]).name(names.own());
-        assert!(crate::channel_layer::names::valid_channel_name(&socket));
+        assert!(crate::channel_names::valid_channel_name(&socket));
         assert_eq!(socket.len(), 74);
         let member = names.member(u64::MAX);
-        assert!(crate::channel_layer::names::valid_channel_name(&member));
+        assert!(crate::channel_names::valid_channel_name(&member));
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::servers::{RedisServer, Usage};
-use crate::channel_layer::names::channel_patterns;
+use crate::channel_names::channel_patterns;
 use crate::config::LayerKind;
 use crate::stores::redis_keys;
 

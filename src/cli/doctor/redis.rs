@@ -2,7 +2,7 @@
 
 use super::finding::{Findings, Verdict, clock};
 use super::servers::{RedisServer, Usage};
-use crate::channel_layer::names::group_channel;
+use crate::channel_names::group_channel;
 use crate::config::LayerKind;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{GroupName, Jti, ReplicaId, UserId};
