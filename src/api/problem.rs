@@ -147,7 +147,7 @@ impl ApiProblem {
             ApiProblem::EventNotValid => (
                 StatusCode::BAD_REQUEST,
                 "event_not_valid",
-                "An event is a JSON object with a non-empty text `type`, at most 64 levels deep.",
+                "An event is a JSON object, at most 64 levels deep, with a text `type` that begins with neither `_` nor `.`.",
             ),
             ApiProblem::GroupNameNotValid => (
                 StatusCode::BAD_REQUEST,

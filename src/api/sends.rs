@@ -40,9 +40,9 @@ impl FromRequest<ApiState> for EventBody {
 /// The event that is written so.
 fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
     let event = Event::from_json(json).map_err(|_| ApiProblem::EventNotValid)?;
-    match event.event_type() {
-        None | Some("") => Err(ApiProblem::EventNotValid),
-        Some(_) => Ok(event),
+    match event.is_dispatchable() {
+        true => Ok(event),
+        false => Err(ApiProblem::EventNotValid),
     }
 }
 

@@ -31,7 +31,7 @@ struct Settings {
 /// Tells a worker what happens to one socket.
 struct Worker {
     settings: Arc<Settings>,
-    /// Once the worker knows of the socket: the way to it.
+    /// Once a worker may know of the socket: the way to it.
     relay: Option<Arc<Relay>>,
 }
 
@@ -61,24 +61,31 @@ impl Consumer for Worker {
             Accept::Gateway => None,
             Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
         };
-        let groups = context.member.groups().len();
-        let told = self
-            .settings
-            .tell(relay, scope, "websocket.connect", [])
-            .await;
-        match told {
-            Ok(()) => {}
-            Err(error) => match self.settings.not_taken(relay, &error) {
-                // Nobody would answer.
-                NotTaken::Dropped if waiting.is_none() => return Ok(()),
-                _ => return Err(Refused::Unavailable),
-            },
-        }
+        let before = context.member.groups();
         let goodbye = Goodbye {
             settings: &self.settings,
             relay,
             scope,
         };
+        let told = self
+            .settings
+            .tell(relay, scope, "websocket.connect", [])
+            .await;
+        if let Err(error) = told {
+            if error.kind().is_none() {
+                // Nobody has heard of the socket. After a lost link somebody may have.
+                goodbye.not_yet();
+            }
+            return match self.settings.not_taken(relay, &error) {
+                NotTaken::Dropped if waiting.is_none() => {
+                    // A worker that comes hears its frames, and its end.
+                    self.relay = Some(relay.clone());
+                    Ok(())
+                }
+                // With a handshake that waits, nobody would answer.
+                NotTaken::Dropped | NotTaken::Closes => Err(Refused::Unavailable),
+            };
+        }
         if let Some(mut waiting) = waiting {
             match tokio::time::timeout(self.settings.timeout, waiting.verdict()).await {
                 Ok(Verdict::Accept) => {}
@@ -86,7 +93,9 @@ impl Consumer for Worker {
                 Err(_) => return Err(Refused::Unavailable),
             }
             // What the worker ordered before it accepted holds once the client has its 101.
-            for group in context.member.groups().into_iter().skip(groups) {
+            let mut ordered = context.member.groups();
+            ordered.retain(|group| !before.contains(group));
+            for group in ordered {
                 let confirmed = relay.layer().subscribe(&group).await;
                 confirmed.map_err(|_| Refused::Unavailable)?;
             }

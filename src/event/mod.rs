@@ -232,6 +232,13 @@ impl Event {
         self.get("type").and_then(Value::as_str)
     }
 
+    /// Whether a Channels consumer would look for a handler of it: it has a `type`, a text that is not empty and begins
+    /// with neither `_` nor `.` (which stands for `_`).
+    pub fn is_dispatchable(&self) -> bool {
+        let event_type = self.event_type().unwrap_or_default();
+        !event_type.is_empty() && !event_type.starts_with(['_', '.'])
+    }
+
     /// About how many bytes of memory the event takes.
     pub fn memory(&self) -> usize {
         memory_of_fields(&self.fields)
@@ -313,6 +320,9 @@ pub enum DecodeError {
     /// The top level is no map.
     #[error("the message is not a map")]
     NotAMap,
+    /// [`Event::is_dispatchable`] says no.
+    #[error("the message has no `type`, or one that begins with an underscore or a dot")]
+    NoType,
     /// A number that cannot be held.
     #[error("a number is out of range")]
     NumberRange,

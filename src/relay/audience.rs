@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 
 use super::{Relay, Verdict};
 use crate::channel_layer::{Incoming, LayerError, SocketChannel, Target};
-use crate::event::{Event, Value};
+use crate::event::{DecodeError, Event, Value};
 use crate::hub::{Group, Member};
 use crate::ids::GroupName;
 use crate::metrics::DropCause;
@@ -93,6 +93,11 @@ impl Relay {
         let opened = self.parts.layer.open(incoming);
         let opened = opened.inspect_err(|error| self.not_decoded(&target, error));
         let (target, event) = opened.ok()??;
+        if !event.is_dispatchable() {
+            // It ends a Channels consumer; here it is no event.
+            self.not_decoded(&target, &DecodeError::NoType);
+            return None;
+        }
         let audience = known.or_else(|| self.audience(&target))?;
         Some((audience, event))
     }

@@ -1,6 +1,7 @@
 //! Many who wait, one statement: lookups of one user in flight are shared, and those that wait together go together.
 //!
-//! The first lookup goes at once; what arrives while every permitted statement is under way forms the next one. A
+//! A lookup after a while without any goes at once. What arrives within [`GATHER`] of the last statement's start, or while
+//! every permitted statement is under way, forms the next one: in a storm of reconnects one statement answers many. A
 //! statement belongs to nobody's handshake: a client that hangs up takes no one else's answer along.
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::record::{MAX_FIELDS, UserRecord};
@@ -17,6 +19,9 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::stores::database::{FetchedUsers, MAX_IDS, UserRow, by_id};
 
+/// Statements of one tenant start at least so far apart, unless one is full. What a handshake waits for it is little beside
+/// what a database under a storm would let it wait.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long one handshake waits: an acquired connection, a statement and its one retry.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -61,7 +66,10 @@ struct State {
     in_flight: HashMap<Wanted, watch::Sender<Option<Answer>>>,
     /// Those in flight that no statement has taken yet, in order of arrival.
     waiting: Vec<Wanted>,
+    /// Turns that gather or wait for their statement.
     statements: usize,
+    /// When the last statement started.
+    started: Option<Instant>,
 }
 
 impl Lookups {
@@ -156,7 +164,15 @@ impl Drop for Turn {
 
 impl Turn {
     async fn run(self) {
-        while let Some(batch) = self.take() {
+        loop {
+            let batch = match self.take() {
+                Next::Gather(until) => {
+                    sleep_until(until).await;
+                    continue;
+                }
+                Next::Ask(batch) => batch,
+                Next::Nothing => return,
+            };
             let taken = Taken {
                 shared: &self.0,
                 batch,
@@ -167,7 +183,7 @@ impl Turn {
     }
 
     /// The next ids to ask for; those whose callers have all left are dropped.
-    fn take(&self) -> Option<Vec<Wanted>> {
+    fn take(&self) -> Next {
         let mut guard = self.0.state.lock();
         let state = &mut *guard;
         let in_flight = &mut state.in_flight;
@@ -180,9 +196,25 @@ impl Turn {
             }
             awaited
         });
-        let count = state.waiting.len().min(MAX_IDS);
-        (count > 0).then(|| state.waiting.drain(..count).collect())
+        let (count, now) = (state.waiting.len().min(MAX_IDS), Instant::now());
+        let gathers = state.started.map(|started| started + GATHER);
+        match gathers.filter(|until| now < *until && count < MAX_IDS) {
+            _ if count == 0 => Next::Nothing,
+            Some(until) => Next::Gather(until),
+            None => {
+                state.started = Some(now);
+                Next::Ask(state.waiting.drain(..count).collect())
+            }
+        }
     }
+}
+
+/// What a turn does next.
+enum Next {
+    /// Others may come until then.
+    Gather(Instant),
+    Ask(Vec<Wanted>),
+    Nothing,
 }
 
 /// Lookups that a statement has taken; they leave the shared state in any case.
@@ -335,6 +367,17 @@ mod tests {
         }
     }
 
+    /// Waits until so many statements were begun.
+    async fn asked(fake: &Fake, statements: usize) {
+        let begun = async {
+            while fake.statements.lock().len() < statements {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let begun = tokio::time::timeout(Duration::from_secs(5), begun);
+        begun.await.expect("the statements begin");
+    }
+
     fn ask(
         lookups: &Arc<Lookups>,
         id: &str,
@@ -374,13 +417,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn users_that_come_one_by_one_in_a_storm_are_few_statements() {
+        let (fake, lookups) = fake();
+        fake.permits.add_permits(1000);
+        let (mut callers, begun) = (Vec::new(), Instant::now());
+        for id in 0..100 {
+            callers.push(ask(&lookups, &id.to_string(), ""));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        for caller in callers {
+            assert!(caller.await.unwrap().unwrap().is_some());
+        }
+        let statements = fake.statements.lock().clone();
+        assert_eq!(statements.iter().sum::<usize>(), 100);
+        let most = begun.elapsed().as_millis() / GATHER.as_millis() + 1;
+        assert!(statements.len() as u128 <= most, "{statements:?}");
+        assert_eq!(statements[0], 1, "the first waits for nobody");
+    }
+
+    #[tokio::test]
     async fn a_caller_that_knows_of_a_newer_generation_asks_anew() {
         let (fake, lookups) = fake();
         let old = ask(&lookups, "7", "g1");
         settle().await;
         let new = ask(&lookups, "7", "g2");
-        settle().await;
-        assert_eq!(fake.statements.lock().len(), 2);
+        asked(&fake, 2).await;
         fake.permits.add_permits(2);
         assert!(old.await.unwrap().is_ok() && new.await.unwrap().is_ok());
     }
@@ -391,7 +452,7 @@ mod tests {
         let first = ask(&lookups, "1", "");
         settle().await;
         let second = ask(&lookups, "2", "");
-        settle().await;
+        asked(&fake, 2).await;
         let leaver = ask(&lookups, "3", "");
         let shared = [ask(&lookups, "1", ""), ask(&lookups, "4", "")];
         settle().await;

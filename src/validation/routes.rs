@@ -171,6 +171,11 @@ fn check_broadcast(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
             let advice = "it acts as an ASGI message on every route, and clients would fill it";
             checker.mistake(&at("type"), format!("{reserved:?}"), expected, advice);
         }
+        Some(hidden) if hidden.starts_with(['_', '.']) => {
+            let expected = "a type that begins with neither _ nor .";
+            let advice = "Channels' consumers refuse it";
+            checker.mistake(&at("type"), format!("{hidden:?}"), expected, advice);
+        }
         Some(_) => {}
     }
     check_fields(key, consumer, checker);
