@@ -12,6 +12,7 @@ table; CPU is that of the sender and of Redis together.
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import resource
@@ -29,8 +30,8 @@ import redis
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-SENDS = 20
-ROUNDS = 7
+SENDS = 10
+ROUNDS = 5
 GROUP = "chat_bench"
 KEY = "a signing key for a benchmark, which protects nothing"
 LAYERS = {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}
@@ -38,8 +39,8 @@ EVENT = {"type": "chat.message", "message": "m" * 180}
 
 
 def layer_of(kind, url):
-    # Nothing may be dropped while the receiver is stopped.
-    more = {"capacity": 1_000_000} if kind == "core" else {}
+    # Nothing may be dropped while the receiver is stopped, nor expire while it catches up.
+    more = {"capacity": 1_000_000, "expiry": 3600} if kind == "core" else {}
     return LAYERS[kind](hosts=[{"address": url, "socket_timeout": None}], prefix="bench", **more)
 
 
@@ -49,6 +50,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def start(arguments, **options):
+    """A process that ends with this one, also where this one fails."""
+    process = subprocess.Popen(arguments, **options)
+    atexit.register(process.kill)
+    return process
+
+
 class Redis:
     def __init__(self, folder):
         port = free_port()
@@ -56,7 +64,7 @@ class Redis:
         arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         # A stopped subscriber must not be cut off.
         arguments += ["--client-output-buffer-limit", "pubsub 0 0 0"]
-        self.process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
+        self.process = start(["redis-server", *arguments], stdout=subprocess.DEVNULL)
         self.client = redis.Redis.from_url(self.url)
         wait_for(lambda: self.ping(), "redis-server")
 
@@ -89,7 +97,7 @@ class Consumers:
 
     def __init__(self, kind, url, count):
         arguments = [sys.executable, "-B", __file__, "--consumers", kind, url, str(count)]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        self.process = start(arguments, stdout=subprocess.PIPE, text=True)
         self.expect("ready")
 
     def expect(self, word):
@@ -129,7 +137,7 @@ class Sockets:
             connection.execute("INSERT OR IGNORE INTO users VALUES (1, 1)")
         config = f"{folder}/lockgate.toml"
         ports = [free_port(), free_port()]
-        more = "capacity = 1000000" if kind == "core" else ""
+        more = "capacity = 1000000\nexpiry = \"1h\"" if kind == "core" else ""
         with open(config, "w") as file:
             file.write(f"""
                 server = {{ listen = "127.0.0.1:{ports[0]}", heartbeat = {{ interval = "1h" }} }}
@@ -147,7 +155,7 @@ class Sockets:
                 path = "ws/"
                 groups = ["{GROUP}"]
             """)
-        self.process = subprocess.Popen([binary, "serve", "--config", config], stdout=sys.stderr)
+        self.process = start([binary, "serve", "--config", config], stdout=sys.stderr)
         self.port, self.count = ports[0], count
         wait_for(self.is_up, "lockgate serve")
 

@@ -2,6 +2,7 @@
 //! Django to sockets, sockets to Django, and sockets to a Channels worker and back, over two replicas.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -9,12 +10,15 @@ use serde_json::{Value, json};
 use crate::support::database::{ALICE, BOB};
 use crate::support::django::Django;
 use crate::support::socket::Socket;
-use crate::support::{Database, Gateway, PATIENCE, RedisServer, Tenant, eventually, gateway};
+use crate::support::{Database, Gateway, RedisServer, Tenant, eventually, gateway};
 
 /// Its pub/sub layer has no workers: it receives on channels of its own making only.
 const NO_WORKERS: &str = "3.3.1";
 /// The first with workers on that layer.
 const FIRST_WORKERS: &str = "3.4.0";
+
+/// A worker on several hosts of a core layer waits up to five seconds at each.
+const LONG: Duration = Duration::from_secs(60);
 
 /// One configuration of a layer.
 #[derive(Clone, Copy)]
@@ -174,7 +178,7 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     django.work(&[&channel]).await;
     if cell.kind == "pubsub" {
         eventually(
-            PATIENCE,
+            LONG,
             &format!("{what}: the worker listens"),
             async || {
                 for server in &servers[..cell.hosts] {
@@ -195,23 +199,19 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
         settle(socket, cell, &what).await;
     }
     let mut in_room = [false; 2];
-    eventually(
-        PATIENCE,
-        "the worker has put both into the room",
-        async || {
-            sockets[0]
-                .send_text(r#"{"do": "group", "probe": true}"#)
-                .await;
-            for (socket, in_room) in sockets.iter_mut().zip(&mut in_room) {
-                *in_room |= !socket.ping().await.is_empty();
-            }
-            if in_room == [true; 2] {
-                Ok(())
-            } else {
-                Err(in_room)
-            }
-        },
-    )
+    eventually(LONG, "the worker has put both into the room", async || {
+        sockets[0]
+            .send_text(r#"{"do": "group", "probe": true}"#)
+            .await;
+        for (socket, in_room) in sockets.iter_mut().zip(&mut in_room) {
+            *in_room |= !socket.ping().await.is_empty();
+        }
+        if in_room == [true; 2] {
+            Ok(())
+        } else {
+            Err(in_room)
+        }
+    })
     .await;
     for n in 0..20 {
         sockets[0]
@@ -222,7 +222,7 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     let mut filler = 1000;
     let mut orders = [Vec::new(), Vec::new()];
     eventually(
-        PATIENCE,
+        LONG,
         &format!("{what}: all that the worker sent"),
         async || {
             if cell.kind == "core" && cell.hosts > 1 {
@@ -257,30 +257,26 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
 /// The worker has answered something that was sent now.
 async fn settle(socket: &mut Socket, cell: Cell, what: &str) {
     let mark = json!({"do": "echo", "mark": crate::support::unique()}).to_string();
-    eventually(
-        PATIENCE,
-        &format!("{what}: the worker answers"),
-        async || {
-            // Once, but for a worker that waits at another host.
-            socket.send_text(&mark).await;
-            let tries = if cell.kind == "core" && cell.hosts > 1 {
-                10
-            } else {
-                1000
+    eventually(LONG, &format!("{what}: the worker answers"), async || {
+        // Once, but for a worker that waits at another host.
+        socket.send_text(&mark).await;
+        let tries = if cell.kind == "core" && cell.hosts > 1 {
+            10
+        } else {
+            1000
+        };
+        for _ in 0..tries {
+            let seen = socket.ping().await;
+            let is_mark = |message: &tokio_tungstenite::tungstenite::Message| {
+                message.to_text().is_ok_and(|text| text == mark)
             };
-            for _ in 0..tries {
-                let seen = socket.ping().await;
-                let is_mark = |message: &tokio_tungstenite::tungstenite::Message| {
-                    message.to_text().is_ok_and(|text| text == mark)
-                };
-                if seen.iter().any(is_mark) {
-                    return Ok(());
-                }
-                tokio::task::yield_now().await;
+            if seen.iter().any(is_mark) {
+                return Ok(());
             }
-            Err(())
-        },
-    )
+            tokio::task::yield_now().await;
+        }
+        Err(())
+    })
     .await;
 }
 
