@@ -24,8 +24,8 @@ pub(super) struct TenantEntry {
     suspended: bool,
     /// Whether this replica cannot serve it at the moment.
     degraded: bool,
-    /// Open sockets, on the replicas that answered.
-    connections: u64,
+    /// Open sockets, on the replicas that answered; `null` while the tenant's Redis cannot be asked.
+    connections: Option<u64>,
 }
 
 /// A page of tenants.
@@ -67,15 +67,16 @@ pub(super) async fn list(
     let page: Vec<_> = rest.by_ref().take(part.limit()).collect();
     let more = rest.next().is_some();
     let entries = page.iter().map(|tenant| async {
-        let counted = ask(&state, tenant, Op::Count).await?;
-        Ok(TenantEntry {
+        // One tenant's outage hides no other tenant.
+        let counted = ask(&state, tenant, Op::Count).await.ok();
+        TenantEntry {
             name: tenant.id.to_string(),
             suspended: tenant.is_suspended(),
             degraded: tenant.is_degraded(),
-            connections: counted.connections(),
-        })
+            connections: counted.map(|counted| counted.connections()),
+        }
     });
-    let tenants = futures_util::future::try_join_all(entries).await?;
+    let tenants = futures_util::future::join_all(entries).await;
     let last = page.last().map(|tenant| tenant.id.to_string());
     Ok(Json(TenantList {
         tenants,

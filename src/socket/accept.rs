@@ -50,6 +50,8 @@ pub async fn run(listener: TcpListener, door: Arc<Door>, router: Router) -> Infa
                         next.run(&door);
                     }
                 });
+                // A burst of connects waits in the listener's queue, and not in front of the sockets that are open.
+                tokio::task::yield_now().await;
             }
             Err(error) => pause(&error).await,
         }

@@ -178,7 +178,7 @@ impl Turn {
                 batch,
             };
             let answers = self.0.answer(&taken.batch).await;
-            taken.publish(answers);
+            taken.publish(answers).await;
         }
     }
 
@@ -224,17 +224,24 @@ struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    fn publish(mut self, answers: Vec<Answer>) {
+    /// One after another: handshakes that all go on at once would hold up the sockets that are open.
+    async fn publish(mut self, answers: Vec<Answer>) {
         let found = self.batch.iter().zip(&answers);
         let found = found.filter_map(|(wanted, answer)| {
             let user = answer.as_ref().ok()?;
             Some((wanted.clone(), user.clone()))
         });
         self.shared.source.keep(found.collect());
-        for (wanted, answer) in std::mem::take(&mut self.batch).into_iter().zip(answers) {
+        // What is left of the batch if this is dropped, its own drop forgets.
+        self.batch.reverse();
+        for answer in answers {
+            let Some(wanted) = self.batch.pop() else {
+                return;
+            };
             let sender = self.shared.state.lock().in_flight.remove(&wanted);
             if let Some(sender) = sender {
                 sender.send_replace(Some(answer));
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -391,3 +391,36 @@ async fn a_reload_is_announced_and_a_mistake_is_not() {
     assert_eq!(answer.status, 422);
     assert_eq!(answer.json()["code"], "configuration_not_valid");
 }
+
+#[tokio::test]
+async fn a_tenant_whose_redis_is_away_hides_no_other_from_an_operator() {
+    let own = RedisServer::start().await;
+    let gateway = gateway()
+        .tenant("acme")
+        .tenant("lost")
+        .with("redis.url", own.url())
+        .start()
+        .await;
+    let _socket = gateway.open(CHAT).await;
+    let counts = async || {
+        let answer = call(&gateway, "GET", "/v1/tenants", &Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let json = answer.json();
+        let tenants = json["tenants"].as_array().expect("a list").iter();
+        let counts: Vec<_> = tenants
+            .map(|tenant| tenant["connections"].clone())
+            .collect();
+        counts
+    };
+    assert_eq!(counts().await, [json!(1), json!(0)]);
+    own.kill();
+    eventually(PATIENCE, "what cannot be asked is null", async || {
+        let counts = counts().await;
+        if counts == [json!(1), Value::Null] {
+            Ok(())
+        } else {
+            Err(counts)
+        }
+    })
+    .await;
+}

@@ -177,20 +177,16 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     // Sockets to a worker, and from it to the sockets of the room.
     django.work(&[&channel]).await;
     if cell.kind == "pubsub" {
-        eventually(
-            LONG,
-            &format!("{what}: the worker listens"),
-            async || {
-                for server in &servers[..cell.hosts] {
-                    let (_, count): (String, u32) =
-                        server.command(&["PUBSUB", "NUMSUB", &channel]).await;
-                    if count > 0 {
-                        return Ok(());
-                    }
+        eventually(LONG, &format!("{what}: the worker listens"), async || {
+            for server in &servers[..cell.hosts] {
+                let (_, count): (String, u32) =
+                    server.command(&["PUBSUB", "NUMSUB", &channel]).await;
+                if count > 0 {
+                    return Ok(());
                 }
-                Err(())
-            },
-        )
+            }
+            Err(())
+        })
         .await;
     }
     let mut sockets = open(gateway, tenant, &format!("/work/{room}/")).await;
