@@ -19,7 +19,7 @@ use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
-use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Member, close_paced};
+use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, close_paced};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
@@ -199,8 +199,11 @@ impl Relay {
     /// unregistering takes it out.
     pub async fn join(&self, member: &Arc<Member>, group: &GroupName) -> Result<(), LayerError> {
         // In the hub first: `expire_lingering` must see the socket before the layer is asked.
-        if self.parts.hub.join(member, group) {
-            self.parts.metrics.subscriptions.increment(1.0);
+        match self.parts.hub.join(member, group) {
+            Joined::New => self.parts.metrics.subscriptions.increment(1.0),
+            Joined::Already => {}
+            // Nobody would end the subscription.
+            Joined::Gone => return Ok(()),
         }
         self.parts.layer.subscribe(group).await
     }

@@ -88,7 +88,7 @@ pub trait Consumer: Send {
 /// A consumer does not take the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// 403 `refused`.
+    /// 403 `refused`, also where a tenant's refusals are closes: no code stands for it.
     Forbidden,
     /// 403 `refused`; a tenant with `refusal = "close"` accepts the socket and closes it with this frame.
     ClosedWith(CloseFrame),

@@ -87,7 +87,13 @@ impl Consumer for Worker {
             };
         }
         if let Some(mut waiting) = waiting {
-            match tokio::time::timeout(self.settings.timeout, waiting.verdict()).await {
+            let outbound = context.member.outbound();
+            let verdict = tokio::select! {
+                verdict = tokio::time::timeout(self.settings.timeout, waiting.verdict()) => verdict,
+                // Revoked, or closed for another reason: the last look of the handshake says which.
+                _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => Ok(Verdict::Accept),
+            };
+            match verdict {
                 Ok(Verdict::Accept) => {}
                 Ok(Verdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
                 Err(_) => return Err(Refused::Unavailable),
@@ -95,10 +101,10 @@ impl Consumer for Worker {
             // What the worker ordered before it accepted holds once the client has its 101.
             let mut ordered = context.member.groups();
             ordered.retain(|group| !before.contains(group));
-            for group in ordered {
-                let confirmed = relay.layer().subscribe(&group).await;
-                confirmed.map_err(|_| Refused::Unavailable)?;
-            }
+            // Asked for at once: a group that is discarded meanwhile is forgotten no sooner than in a second.
+            let joins = ordered.iter().map(|group| relay.layer().subscribe(group));
+            let joined = futures_util::future::try_join_all(joins).await;
+            joined.map_err(|_| Refused::Unavailable)?;
         }
         goodbye.not_yet();
         self.relay = Some(relay.clone());

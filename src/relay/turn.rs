@@ -52,7 +52,8 @@ impl Relay {
         let mut taken = std::mem::take(&mut turn.taken);
         let most = match self.limits().send_queue {
             0 => RUN_BYTES,
-            bound => RUN_BYTES.min(bound / 4),
+            // As JSON a payload may be several times as long; one event is taken in any case.
+            bound => RUN_BYTES.min(bound / 8).max(1),
         };
         self.parts.inbox.drain_into(&mut taken, RUN, most);
         for signal in taken.drain(..) {
@@ -124,13 +125,15 @@ impl Relay {
         }
         for member in &audience.sockets {
             queued += self.push(member, events, &mut renderings);
+            pace.spend(1).await;
         }
         self.parts.metrics.deliveries.increment(queued);
         if events.iter().any(|opened| opened.source.read_at.is_some()) {
+            // Of one event, where several went together.
+            let events = events.len() as f64;
             let took = started.elapsed().as_secs_f64();
-            self.fan_out.duration.record(took);
-            let recipients = queued as f64 / events.len() as f64;
-            self.fan_out.recipients.record(recipients);
+            self.fan_out.duration.record(took / events);
+            self.fan_out.recipients.record(queued as f64 / events);
         }
     }
 

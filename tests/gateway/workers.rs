@@ -374,7 +374,7 @@ async fn partitions_keep_the_frames_of_a_socket_in_order() {
             workers.push(house.worker(&[channel]).await);
         }
         let mut sockets = Vec::new();
-        for n in 0..12 {
+        for n in 0..24 {
             sockets.push(house.open(n % 2, ALICE, "hall").await);
         }
         for n in 0..10 {
@@ -386,6 +386,28 @@ async fn partitions_keep_the_frames_of_a_socket_in_order() {
             for n in 0..10 {
                 assert_eq!(socket.next_json().await["n"], n, "{layer}");
             }
+        }
+        if layer == "pubsub" {
+            // Each socket has one of the two, and keeps it.
+            workers.remove(0);
+            let unheard = ["PUBSUB", "NUMSUB", &channels[0]];
+            eventually(PATIENCE, "Redis knows that it is gone", async || {
+                let heard: (String, u32) = house.redis.command(&unheard).await;
+                if heard.1 == 0 { Ok(()) } else { Err(heard) }
+            })
+            .await;
+            let mut closed = 0;
+            for socket in &mut sockets {
+                socket.send(Message::binary(vec![7])).await;
+                match socket.next().await {
+                    Message::Close(frame) => {
+                        closed += 1;
+                        assert_eq!(frame.map(|frame| frame.code.into()), Some(4014));
+                    }
+                    answer => assert_eq!(answer, Message::binary(vec![7])),
+                }
+            }
+            assert!((1..24).contains(&closed), "{closed} of 24");
         }
     }
 }

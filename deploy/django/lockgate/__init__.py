@@ -59,8 +59,10 @@ DEFAULTS = {
 MARGIN = 60
 # Puts a cut-off in the place of an earlier one; the gateway's own script.
 RAISE = """\
-local old = redis.call('GET', KEYS[1]) or ''
-if string.match(old, '^-?%d+%.?%d*$') and tonumber(old) > tonumber(ARGV[1]) then return 0 end
+local old = redis.pcall('GET', KEYS[1])
+if type(old) ~= 'string' then old = '' end
+local now = string.match(old, '^-?%d+%.?%d*$') and tonumber(old)
+if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
 return 1"""
 

@@ -47,8 +47,13 @@ def forget_settings(setting, **kwargs):
 
 
 def session_ended(user, **kwargs):
-    if user is not None and lockgate.config()["REVOKE_ON_LOGOUT"]:
+    if user is None or not lockgate.config()["REVOKE_ON_LOGOUT"]:
+        return
+    try:
         lockgate.revoke_user(user)
+    except lockgate.NotRevoked:
+        # Raised here it would keep the session: Django ends it only after this signal.
+        lockgate.logger.exception("The sockets of a user who logged out may be open still")
 
 
 def compare_password(instance, raw, using, update_fields, **kwargs):

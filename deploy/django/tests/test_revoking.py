@@ -4,6 +4,7 @@ import re
 import time
 import unittest
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from unittest import mock
 
 import jwt
@@ -248,3 +249,10 @@ class Settings(SimpleTestCase):
                     lockgate.revoke_user(7)
         with override_settings(LOCKGATE=good):
             self.assertEqual(settings_check(None), [])
+
+
+class Script(SimpleTestCase):
+    def test_it_is_the_gateways_own(self):
+        source = Path(__file__).parents[3].joinpath("src/stores/key_store.rs").read_text()
+        own = re.search(r'const RAISE: &str = "\\\n(.*?)";', source, re.DOTALL)[1]
+        self.assertEqual(lockgate.RAISE, own)

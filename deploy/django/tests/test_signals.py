@@ -166,6 +166,11 @@ class Sessions(Case):
             self.end_session()
         self.assert_heard(self.revoked)
 
+    def test_a_session_ends_also_where_redis_does_not_answer(self):
+        with self.settings_with(REVOKE_ON_LOGOUT=True, REDIS_URL="redis://127.0.0.1:1/0"):
+            with self.assertLogs("lockgate", "ERROR"):
+                self.end_session()
+
     def test_nobody_may_log_out(self):
         self.user = None
         with self.settings_with(REVOKE_ON_LOGOUT=True):
