@@ -367,6 +367,8 @@ async fn a_full_channel_of_a_core_layer_closes_or_drops() {
 #[tokio::test]
 async fn partitions_keep_the_frames_of_a_socket_in_order() {
     for layer in LAYERS {
+        // All of them fit into one channel of a core layer.
+        const FRAMES: u32 = 3;
         let house = House::build(layer, ", partitions = 2", "").await;
         let channels: Vec<String> = (0..2).map(|n| format!("{}.{n}", house.channel)).collect();
         let mut workers = Vec::new();
@@ -377,13 +379,13 @@ async fn partitions_keep_the_frames_of_a_socket_in_order() {
         for n in 0..24 {
             sockets.push(house.open(n % 2, ALICE, "hall").await);
         }
-        for n in 0..10 {
+        for n in 0..FRAMES {
             for socket in &mut sockets {
                 ask(socket, &json!({"do": "echo", "n": n})).await;
             }
         }
         for socket in &mut sockets {
-            for n in 0..10 {
+            for n in 0..FRAMES {
                 assert_eq!(socket.next_json().await["n"], n, "{layer}");
             }
         }
