@@ -34,14 +34,7 @@ impl Stage<'_> {
         }
         let channels: Vec<String> = (1..=SMALL_GROUPS).map(small_channel).collect();
         self.swarm.subscribe(self.world.redis_port, &channels)?;
-        let row = |what, target| Row {
-            what,
-            unit: "µs",
-            target,
-            gateway: Series::default(),
-            floor: Series::default(),
-            note: String::new(),
-        };
+        let row = |what, target| Row::new(what, "µs", target);
         let mut rows = [
             row("latency Redis to socket at half load, p50", Target::None),
             row(

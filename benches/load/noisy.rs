@@ -41,14 +41,11 @@ struct Phase {
 /// One row: the p99 of the quiet tenant.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
     let mut stage = Stage::set(world, settings)?;
-    let mut row = Row {
-        what: "latency p99 of a quiet tenant, a noisy one beside it",
-        unit: "ms",
-        target: Target::Ratio(1.2),
-        gateway: Series::default(),
-        floor: Series::default(),
-        note: String::new(),
-    };
+    let mut row = Row::new(
+        "latency p99 of a quiet tenant, a noisy one beside it",
+        "ms",
+        Target::Ratio(1.2),
+    );
     let capacity = stage.capacity()?;
     let (quiet, noisy) = (capacity / 2.0 * QUIET_SHARE, capacity / 2.0 * NOISY_SHARE);
     let mut subscribers = [Series::default(), Series::default()];

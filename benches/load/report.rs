@@ -55,6 +55,18 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Nothing is measured yet.
+    pub(crate) fn new(what: &'static str, unit: &'static str, target: Target) -> Self {
+        Self {
+            what,
+            unit,
+            target,
+            gateway: Series::default(),
+            floor: Series::default(),
+            note: String::new(),
+        }
+    }
+
     fn ratio(&self) -> Series {
         self.gateway.over(&self.floor)
     }

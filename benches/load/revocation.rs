@@ -32,14 +32,7 @@ const FIRST_TOKEN: u64 = 1_000_000;
 /// The p50 and the p99.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]> {
     let mut stage = Stage::set(world, settings)?;
-    let row = |what, target| Row {
-        what,
-        unit: "ms",
-        target,
-        gateway: Series::default(),
-        floor: Series::default(),
-        note: String::new(),
-    };
+    let row = |what, target| Row::new(what, "ms", target);
     let mut rows = [
         row("revocation to close frame, p50", Target::None),
         row("revocation to close frame, p99", Target::Value(50.0)),

@@ -126,14 +126,7 @@ impl<'a> Stage<'a> {
         mut floor: impl FnMut(&mut Self) -> Result<Sample>,
         frames_per_write: f64,
     ) -> Result<Row> {
-        let mut row = Row {
-            what,
-            unit: "µs",
-            target: Target::Ratio(limit),
-            gateway: Series::default(),
-            floor: Series::default(),
-            note: String::new(),
-        };
+        let mut row = Row::new(what, "µs", Target::Ratio(limit));
         let (mut busy, mut rate) = (Series::default(), Series::default());
         for _ in 0..self.settings.runs {
             let bare = floor(self)?;
@@ -227,14 +220,7 @@ impl<'a> Stage<'a> {
 
     /// CPU per authenticated connect, one after another, users in Redis but no longer in the gateway's own cache.
     pub(crate) fn connects(&mut self) -> Result<Row> {
-        let mut row = Row {
-            what: "CPU per authenticated connect",
-            unit: "µs",
-            target: Target::Ratio(1.5),
-            gateway: Series::default(),
-            floor: Series::default(),
-            note: String::new(),
-        };
+        let mut row = Row::new("CPU per authenticated connect", "µs", Target::Ratio(1.5));
         // Fills Redis: the users' first connect asks the database.
         self.gateway_connects()?;
         let redis = "result=\"redis\"";

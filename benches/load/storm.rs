@@ -35,17 +35,9 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]>
         round_trip >= LATENCY,
         "the wire to the database takes only {round_trip:?}"
     );
-    let row = |what, unit, target| Row {
-        what,
-        unit,
-        target,
-        gateway: Series::default(),
-        floor: Series::default(),
-        note: String::new(),
-    };
     let mut rows = [
-        row("statements per user in a storm", "", Target::Value(1.0)),
-        row(
+        Row::new("statements per user in a storm", "", Target::Value(1.0)),
+        Row::new(
             "latency p99 of other sockets in a storm",
             "ms",
             Target::Ratio(2.0),

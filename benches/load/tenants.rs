@@ -26,23 +26,15 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Start, memory, reload, pause.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 4]> {
-    let row = |what, unit, target| Row {
-        what,
-        unit,
-        target,
-        gateway: Series::default(),
-        floor: Series::default(),
-        note: String::new(),
-    };
     let mut rows = [
-        row("start of a process with many tenants", "ms", Target::None),
-        row("memory of one of many tenants", "KiB", Target::None),
-        row(
+        Row::new("start of a process with many tenants", "ms", Target::None),
+        Row::new("memory of one of many tenants", "KiB", Target::None),
+        Row::new(
             "reload that changes one of many tenants",
             "ms",
             Target::None,
         ),
-        row(
+        Row::new(
             "longest pause of a stream during that reload",
             "ms",
             Target::Value(50.0),

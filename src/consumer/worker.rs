@@ -74,7 +74,7 @@ impl Consumer for Worker {
         if let Err(error) = told {
             if error.kind().is_none() {
                 // Nobody has heard of the socket. After a lost link somebody may have.
-                goodbye.not_yet();
+                goodbye.forget();
             }
             return match self.settings.not_taken(relay, &error) {
                 NotTaken::Dropped if waiting.is_none() => {
@@ -106,7 +106,7 @@ impl Consumer for Worker {
             let joined = futures_util::future::try_join_all(joins).await;
             joined.map_err(|_| Refused::Unavailable)?;
         }
-        goodbye.not_yet();
+        goodbye.forget();
         self.relay = Some(relay.clone());
         Ok(())
     }
@@ -129,8 +129,9 @@ impl Consumer for Worker {
 
     async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
         if let Some(relay) = self.relay.take() {
-            let event = self.settings.disconnected(scope, close);
-            self.settings.say_goodbye(&relay, scope, event).await;
+            let channel = self.settings.channel_of(scope);
+            let event = disconnected(scope, close);
+            self.settings.say_goodbye(&relay, &channel, &event).await;
         }
     }
 }
@@ -182,18 +183,9 @@ impl Settings {
         }
     }
 
-    fn disconnected(&self, scope: &Scope, close: &CloseFrame) -> Event {
-        let more = [
-            ("code", Value::Int(i64::from(close.code))),
-            ("reason", Value::from(&*close.reason)),
-        ];
-        event(scope, "websocket.disconnect", more)
-    }
-
-    async fn say_goodbye(&self, relay: &Relay, scope: &Scope, event: Event) {
-        let channel = self.channel_of(scope);
-        if let Err(error) = relay.send(&channel, &event).await {
-            // There is no socket any more that could be closed.
+    /// There is no socket any more that could be closed.
+    async fn say_goodbye(&self, relay: &Relay, channel: &ChannelName, event: &Event) {
+        if let Err(error) = relay.send(channel, event).await {
             self.not_taken(relay, &error);
         }
     }
@@ -208,27 +200,29 @@ struct Goodbye<'a> {
 }
 
 impl Goodbye<'_> {
-    /// The socket opens: its own end will be told.
-    fn not_yet(self) {
+    /// Says nothing: the socket opens, so that its own end will be told, or nobody has heard of it.
+    fn forget(self) {
         std::mem::forget(self);
     }
 }
 
 impl Drop for Goodbye<'_> {
     fn drop(&mut self) {
-        let event = self
-            .settings
-            .disconnected(self.scope, &CloseFrame::absent());
+        let event = disconnected(self.scope, &CloseFrame::absent());
         let channel = self.settings.channel_of(self.scope);
         let (settings, relay) = (self.settings.clone(), self.relay.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = relay.send(&channel, &event).await {
-                    settings.not_taken(&relay, &error);
-                }
-            });
+            runtime.spawn(async move { settings.say_goodbye(&relay, &channel, &event).await });
         }
     }
+}
+
+fn disconnected(scope: &Scope, close: &CloseFrame) -> Event {
+    let more = [
+        ("code", Value::Int(i64::from(close.code))),
+        ("reason", Value::from(&*close.reason)),
+    ];
+    event(scope, "websocket.disconnect", more)
 }
 
 /// An ASGI event with what a worker needs to know of the socket.

@@ -97,13 +97,12 @@ fn check_names(
         checker.mistake(&key, found, "a channel of workers alone", "");
         return;
     }
-    let meets_others = |(endpoint, tenants): (&String, &_)| -> Option<String> {
-        let tenants: &std::collections::BTreeSet<(&str, &TenantId)> = tenants;
+    let mut meetings = shared.iter().filter(|(_, tenants)| {
         let is_here = tenants.iter().any(|(_, other)| *other == id);
-        (is_here && tenants.len() > 1).then(|| endpoint.clone())
-    };
+        is_here && tenants.len() > 1
+    });
     if !name.starts_with(prefix)
-        && let Some(endpoint) = shared.iter().find_map(meets_others)
+        && let Some((endpoint, _)) = meetings.next()
     {
         let found = format!("{name:?} on {endpoint}, where other tenants are too");
         let expected = format!("a channel that begins with the tenant's prefix {prefix:?}");
