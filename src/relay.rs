@@ -121,7 +121,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay of these parts; [`Relay::run`] makes it move.
+    /// Returns a relay of these parts; [`Relay::run`] makes it move.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             parts,
@@ -157,17 +157,17 @@ impl Relay {
         self.settings.load().limits
     }
 
-    /// The sockets that it delivers to.
+    /// Returns the sockets that it delivers to.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.parts.hub
     }
 
-    /// The channel layer that it stands on.
+    /// Returns the channel layer that it stands on.
     pub fn layer(&self) -> &Arc<dyn ChannelLayer> {
         &self.parts.layer
     }
 
-    /// The tenant's metrics.
+    /// Returns the tenant's metrics.
     pub fn metrics(&self) -> &Arc<TenantMetrics> {
         &self.parts.metrics
     }
@@ -177,7 +177,7 @@ impl Relay {
         &self.fan_out
     }
 
-    /// The name as a group name of this tenant, if it may be one.
+    /// Returns the name as a group name of this tenant, if it may be one.
     pub fn group_name(&self, name: &str) -> Option<GroupName> {
         let valid = match self.parts.group_names {
             GroupNames::Channels => valid_group_name(name),
@@ -186,7 +186,7 @@ impl Relay {
         valid.then(|| GroupName::from(name))
     }
 
-    /// Whether the socket may join one more group.
+    /// Returns true if the socket may join one more group.
     pub fn has_room_for_group(&self, member: &Member) -> bool {
         let most = self.limits().groups_per_socket as usize;
         most == 0 || member.groups().len() < most
@@ -281,7 +281,7 @@ impl Relay {
         }
     }
 
-    /// The answer to a ping.
+    /// Returns the answer to a ping.
     pub fn pong(&self, payload: &[u8]) -> Frame {
         Frame::encode(Opcode::Pong, payload, self.accounting())
     }

@@ -96,7 +96,7 @@ impl Broadcast {
 }
 
 impl Settings {
-    /// The event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
+    /// Returns the event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
     fn event(&self, text: &str, scope: &Scope) -> Option<Event> {
         let sent = Event::from_json(text.as_bytes()).ok()?;
         let mut fields = Vec::with_capacity(sent.fields.len() + self.stamp.len() + 1);

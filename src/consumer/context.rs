@@ -43,7 +43,7 @@ impl From<PublishError> for GroupError {
 }
 
 impl GroupError {
-    /// Whether the layer is at fault, and not the name or the event.
+    /// Returns true if the layer is at fault, and not the name or the event.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Layer(error) if error.kind().is_some())
     }

@@ -140,12 +140,12 @@ impl Registry {
         self
     }
 
-    /// The registered names.
+    /// Returns the registered names.
     pub fn names(&self) -> Vec<&str> {
         self.kinds.keys().map(String::as_str).collect()
     }
 
-    /// The consumer of a route.
+    /// Returns the consumer of a route.
     ///
     /// # Errors
     /// What is wrong with its `consumer` table.

@@ -37,30 +37,30 @@ pub struct Place {
     pub channel_prefix: Box<str>,
 }
 
-/// The channel of a socket, as layers know it.
+/// Returns the channel of a socket, as layers know it.
 pub(crate) fn member_channel(member: &Member) -> SocketChannel {
     SocketChannel(member.channel())
 }
 
 impl Place {
-    /// The channel name of a socket.
+    /// Returns the channel name of a socket.
     pub fn channel_name(&self, member: &Member) -> ChannelName {
         ChannelName::from(member_channel(member).name(&self.channel_prefix))
     }
 }
 
 impl Scope {
-    /// The tenant that the socket belongs to.
+    /// Returns the tenant that the socket belongs to.
     pub fn tenant(&self) -> &TenantId {
         &self.place.tenant
     }
 
-    /// The canonical id of the user.
+    /// Returns the canonical id of the user.
     pub fn user_id(&self) -> &UserId {
         &self.user.id
     }
 
-    /// The user record as it was at the handshake.
+    /// Returns the user record as it was at the handshake.
     pub fn user(&self) -> &UserRecord {
         &self.user
     }
@@ -77,17 +77,17 @@ impl Scope {
         serde_json::from_str(claims.get(name)?.get()).ok()
     }
 
-    /// The claims as the token's JSON text.
+    /// Returns the claims as the token's JSON text.
     pub fn claims_json(&self) -> &str {
         &self.claims
     }
 
-    /// The path of the request, percent-decoded, with its leading slash.
+    /// Returns the path of the request, percent-decoded, with its leading slash.
     pub fn path(&self) -> Cow<'_, str> {
         percent_encoding::percent_decode_str(self.member.path()).decode_utf8_lossy()
     }
 
-    /// The converted value of a path parameter, as Python's `str()` prints it.
+    /// Returns the converted value of a path parameter, as Python's `str()` prints it.
     pub fn path_parameter(&self, name: &str) -> Option<String> {
         Some(self.path_parameters().get(name)?.as_str().to_owned())
     }
@@ -98,12 +98,12 @@ impl Scope {
         found.map(|(_, params)| params).unwrap_or_default()
     }
 
-    /// The client's address, taken as `server.client_address` says.
+    /// Returns the client's address, taken as `server.client_address` says.
     pub fn client(&self) -> IpAddr {
         self.client
     }
 
-    /// The channel name of this socket, unique and not to be guessed.
+    /// Returns the channel name of this socket, unique and not to be guessed.
     pub fn channel_name(&self) -> ChannelName {
         self.place.channel_name(&self.member)
     }

@@ -157,7 +157,7 @@ impl Settings {
         relay.send(&self.channel_of(scope), &event).await
     }
 
-    /// The channel of a socket: always the same, so that its frames stay in order.
+    /// Returns the channel of a socket: always the same, so that its frames stay in order.
     fn channel_of(&self, scope: &Scope) -> ChannelName {
         if self.partitions == 0 {
             return ChannelName::from(&*self.channel);
@@ -225,7 +225,7 @@ fn disconnected(scope: &Scope, close: &CloseFrame) -> Event {
     event(scope, "websocket.disconnect", more)
 }
 
-/// An ASGI event with what a worker needs to know of the socket.
+/// Returns an ASGI event with what a worker needs to know of the socket.
 fn event<const N: usize>(
     scope: &Scope,
     event_type: &str,
@@ -245,7 +245,7 @@ fn event<const N: usize>(
     Event::new(event_type, common.into_iter().chain(more))
 }
 
-/// A path parameter as a view would get it; an `int` beyond 64 bits, which MessagePack cannot hold, is text.
+/// Returns a path parameter as a view would get it; an `int` beyond 64 bits, which MessagePack cannot hold, is text.
 fn argument(value: &PathValue) -> Value {
     match value {
         PathValue::Int(digits) => digits
@@ -255,7 +255,7 @@ fn argument(value: &PathValue) -> Value {
     }
 }
 
-/// The fields of the user record.
+/// Returns the fields of the user record.
 fn user(scope: &Scope) -> Value {
     let fields = serde_json::from_str::<serde_json::Value>(&scope.user().fields);
     fields.map_or(Value::Nil, |fields| Value::from(&fields))

@@ -58,7 +58,7 @@ enum Body {
 }
 
 impl Decoder {
-    /// A decoder that refuses messages over `max_message` bytes; 0 is no limit.
+    /// Returns a decoder that refuses messages over `max_message` bytes; 0 is no limit.
     pub fn new(max_message: u64) -> Self {
         let mut decoder = Self {
             max_message: 0,
@@ -77,7 +77,7 @@ impl Decoder {
         };
     }
 
-    /// Whether part of a frame or of a message waits for its rest: only then does the decoder own memory.
+    /// Returns true if part of a frame or of a message waits for its rest: only then does the decoder own memory.
     pub fn is_mid_message(&self) -> bool {
         self.partial.is_some()
     }
@@ -130,7 +130,7 @@ impl Decoder {
         }
     }
 
-    /// The next header, from `input` alone where all of it is there; else what there is of it is kept.
+    /// Returns the next header, from `input` alone where all of it is there; else what there is of it is kept.
     fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, FrameError> {
         let open = self.partial.as_ref().and_then(|p| p.message.as_ref());
         let room = Room {
@@ -313,7 +313,7 @@ impl From<NotUtf8> for FrameError {
     }
 }
 
-/// A complete, unmasked control frame.
+/// Returns a complete, unmasked control frame.
 fn control_message(opcode: Opcode, payload: Vec<u8>) -> Result<Message, FrameError> {
     Ok(match opcode {
         Opcode::Ping => Message::Ping(payload),

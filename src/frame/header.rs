@@ -25,7 +25,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header at the start of `bytes` and its length; `None` if more bytes are needed and none so far is wrong.
+    /// Returns the header at the start of `bytes` and its length; `None` if more bytes are needed and none so far is wrong.
     pub(super) fn parse(bytes: &[u8], room: Room) -> Result<Option<(Self, usize)>, FrameError> {
         let Some((&first, rest)) = bytes.split_first() else {
             return Ok(None);
@@ -67,7 +67,7 @@ impl Header {
     }
 }
 
-/// The payload length, in the shortest of its three forms (RFC 6455 §5.2: "the minimal number of bytes MUST be used").
+/// Returns the payload length, in the shortest of its three forms (RFC 6455 §5.2: "the minimal number of bytes MUST be used").
 fn parse_len(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError> {
     let (len, minimum, rest) = match short {
         126 => match bytes.split_first_chunk() {

@@ -96,7 +96,7 @@ impl Drop for FrameInner {
 }
 
 impl Frame {
-    /// A whole message as one unfragmented, unmasked frame; `accounting` says what its bytes count against.
+    /// Returns a whole message as one unfragmented, unmasked frame; `accounting` says what its bytes count against.
     ///
     /// The payload of a control frame is cut at [`MAX_CONTROL_PAYLOAD`].
     pub fn encode(opcode: Opcode, payload: &[u8], accounting: Accounting) -> Self {
@@ -116,27 +116,27 @@ impl Frame {
         }))
     }
 
-    /// A text message that counts against nothing.
+    /// Returns a text message that counts against nothing.
     pub fn text(text: &str) -> Self {
         Self::encode(Opcode::Text, text.as_bytes(), Accounting::default())
     }
 
-    /// A binary message that counts against nothing.
+    /// Returns a binary message that counts against nothing.
     pub fn binary(bytes: &[u8]) -> Self {
         Self::encode(Opcode::Binary, bytes, Accounting::default())
     }
 
-    /// A ping; the payload is cut at 125 bytes.
+    /// Returns a ping; the payload is cut at 125 bytes.
     pub fn ping(payload: &[u8]) -> Self {
         Self::encode(Opcode::Ping, payload, Accounting::default())
     }
 
-    /// A pong; the payload is cut at 125 bytes.
+    /// Returns a pong; the payload is cut at 125 bytes.
     pub fn pong(payload: &[u8]) -> Self {
         Self::encode(Opcode::Pong, payload, Accounting::default())
     }
 
-    /// A close frame. The codes 1005 and 1006 stand for none, and never go out: such a frame is empty.
+    /// Returns a close frame. The codes 1005 and 1006 stand for none, and never go out: such a frame is empty.
     ///
     /// A reason over 123 bytes is cut at a character's end.
     pub fn close(close: &CloseFrame) -> Self {

@@ -69,7 +69,7 @@ impl TextBuffer {
         Ok(())
     }
 
-    /// The text, if it does not end within a character.
+    /// Returns the text, if it does not end within a character.
     pub(super) fn finish(self) -> Result<String, NotUtf8> {
         if self.carry_len == 0 {
             Ok(self.text)

@@ -24,7 +24,7 @@ impl Channels {
         self.by_bits.lock().remove(&bits);
     }
 
-    /// The socket, if it is here and hears its channel.
+    /// Returns the socket, if it is here and hears its channel.
     pub fn get(&self, bits: [u8; 16]) -> Option<Arc<Member>> {
         self.by_bits.lock().get(&bits).cloned()
     }

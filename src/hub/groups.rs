@@ -17,7 +17,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group's name within its tenant.
+    /// Returns the group's name within its tenant.
     pub fn name(&self) -> &GroupName {
         &self.name
     }
@@ -33,7 +33,7 @@ impl Group {
         Some(members.len())
     }
 
-    /// A copy of the member list.
+    /// Returns a copy of the member list.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.members.lock().values().cloned().collect()
     }
@@ -56,7 +56,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// The group, if it has or just had a member here.
+    /// Returns the group, if it has or just had a member here.
     pub fn get(&self, name: &GroupName) -> Option<Arc<Group>> {
         self.by_name.lock().get(name).cloned()
     }

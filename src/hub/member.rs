@@ -76,7 +76,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// A socket that has just come.
+    /// Returns a socket that has just come.
     pub fn new(profile: Profile) -> Arc<Self> {
         Arc::new(Self {
             id: ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
@@ -95,7 +95,7 @@ impl Member {
         })
     }
 
-    /// The connection's id, unique in this process.
+    /// Returns the connection's id, unique in this process.
     pub fn id(&self) -> ConnectionId {
         self.id
     }
@@ -110,7 +110,7 @@ impl Member {
         &self.user
     }
 
-    /// The id of its token.
+    /// Returns the id of its token.
     pub fn jti(&self) -> Option<&Jti> {
         self.jti.as_ref()
     }
@@ -120,17 +120,17 @@ impl Member {
         (!self.issued_at.is_nan()).then_some(self.issued_at)
     }
 
-    /// The password digest of its user at the handshake, where it is checked.
+    /// Returns the password digest of its user at the handshake, where it is checked.
     pub fn password(&self) -> Option<[u8; 16]> {
         self.password.as_deref().copied()
     }
 
-    /// The path of its request, percent-encoded.
+    /// Returns the path of its request, percent-encoded.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The random part of its channel name.
+    /// Returns the random part of its channel name.
     pub fn channel(&self) -> [u8; 16] {
         self.channel
     }
@@ -150,7 +150,7 @@ impl Member {
         &self.pulse
     }
 
-    /// The groups it is in.
+    /// Returns the groups it is in.
     pub fn groups(&self) -> Vec<GroupName> {
         let groups = self.groups.lock();
         groups.iter().map(|group| group.name().clone()).collect()

@@ -49,7 +49,7 @@ pub struct PendingPlace {
 }
 
 impl PendingPlace {
-    /// The handshake.
+    /// Returns the handshake.
     pub fn pending(&self) -> &Arc<Pending> {
         &self.pending
     }
@@ -148,7 +148,7 @@ impl Hub {
         }
     }
 
-    /// The groups of this tenant.
+    /// Returns the groups of this tenant.
     pub fn groups(&self) -> &Groups {
         &self.groups
     }
@@ -177,7 +177,7 @@ impl Hub {
         pending.for_each(|pending| pending.mark_stale(user));
     }
 
-    /// The connections of a user.
+    /// Returns the connections of a user.
     pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
         self.roster.lock().of_user(user)
     }
@@ -201,12 +201,12 @@ impl Hub {
         self.roster.lock().members().len()
     }
 
-    /// Whether there is no connection.
+    /// Returns true if there is no connection.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A copy of the connection list.
+    /// Returns a copy of the connection list.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.roster.lock().members().to_vec()
     }
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::frame::Frame;
 
-    /// A connection of the hub.
+    /// Returns a connection of the hub.
     fn member(hub: &Hub) -> Arc<Member> {
         let member = Member::new(Profile {
             user: "1".into(),

@@ -88,7 +88,7 @@ struct State {
 }
 
 impl Outbound {
-    /// An empty queue for at most `limit` bytes; 0 is no limit.
+    /// Returns an empty queue for at most `limit` bytes; 0 is no limit.
     pub fn new(limit: u64) -> Self {
         let state = State {
             queue: VecDeque::new(),
@@ -247,7 +247,7 @@ impl Outbound {
         state.bytes + state.in_hand
     }
 
-    /// Whether a close was asked for, or is over.
+    /// Returns true if a close was asked for, or is over.
     pub fn is_closing(&self) -> bool {
         let state = self.state.lock();
         state.closing.is_some() || state.finished

@@ -34,7 +34,7 @@ pub async fn close_paced(mut members: Vec<Arc<Member>>, per_second: f64, reason:
     }
 }
 
-/// The reason's frame with a wait of its own, so that clients that are closed together do not come back together.
+/// Returns the reason's frame with a wait of its own, so that clients that are closed together do not come back together.
 pub fn spread(reason: CloseReason) -> CloseFrame {
     reason.frame_with_retry(Duration::from_millis(
         rand::random::<u64>() % RECONNECT_SPREAD_MS,

@@ -116,7 +116,7 @@ impl Roster {
         }
     }
 
-    /// The members that a revocation concerns.
+    /// Returns the members that a revocation concerns.
     pub(super) fn concerned(&self, whom: &Whom) -> Vec<Arc<Member>> {
         let mut found = Vec::new();
         match whom {

@@ -40,7 +40,7 @@ impl Audience {
         }
     }
 
-    /// The group, if it is all that is meant.
+    /// Returns the group, if it is all that is meant.
     pub(super) fn only_group(&self) -> Option<&Arc<Group>> {
         match (&*self.groups, &*self.sockets) {
             ([group], []) => Some(group),

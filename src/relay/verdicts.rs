@@ -26,7 +26,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// The worker's word, whenever it comes.
+    /// Returns the worker's word, whenever it comes.
     pub async fn verdict(&mut self) -> Verdict {
         match (&mut self.verdict).await {
             Ok(verdict) => verdict,
