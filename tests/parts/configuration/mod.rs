@@ -504,7 +504,7 @@ fn the_documentation_is_the_printed_reference() {
     let written = fs::read_to_string(&path).expect("docs/configuration.md is there");
     assert!(
         written == reference,
-        "run UPDATE_DOCS=1 cargo test --test configuration"
+        "run UPDATE_DOCS=1 cargo test --test parts configuration"
     );
 }
 
