@@ -187,12 +187,12 @@ impl Builder {
         let routes =
             Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
         let routes = Arc::new(routes);
-        let (parts, deliveries) = routes::build(config, &self.registry, kept.map(|kept| &**kept))?;
+        let built = routes::build(config, &self.registry, kept.map(|kept| &**kept))?;
         let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
         let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
         let permissions = Arc::new(permissions);
         let settings = Settings {
-            deliveries,
+            deliveries: built.deliveries,
             on_gap: config.on_gap,
             limits: config.limits,
         };
@@ -222,7 +222,7 @@ impl Builder {
                 routes,
                 channel_prefix: lines.relay.layer().channel_prefix().into(),
             }),
-            parts,
+            parts: built.parts,
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
             authenticator: Arc::new(stores.authenticator),
             permissions,

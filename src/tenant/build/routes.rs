@@ -17,7 +17,7 @@ pub(super) fn build(
     config: &TenantConfig,
     registry: &Registry,
     before: Option<&Tenant>,
-) -> anyhow::Result<(Vec<RouteParts>, Vec<Option<Arc<RouteDelivery>>>)> {
+) -> anyhow::Result<Built> {
     let mut deliveries = Deliveries::after(before);
     let mut part = |route: &RouteConfig| {
         let consumer = registry.consumer(route).map_err(anyhow::Error::msg)?;
@@ -31,7 +31,18 @@ pub(super) fn build(
     };
     let part = |route| part(route).with_context(|| format!("route {:?}", route.path));
     let parts: anyhow::Result<Vec<_>> = config.routes.iter().map(part).collect();
-    Ok((parts?, deliveries.slots))
+    Ok(Built {
+        parts: parts?,
+        deliveries: deliveries.slots,
+    })
+}
+
+/// The routes of one tenant.
+pub(super) struct Built {
+    /// By the index that the tenant's routes give.
+    pub(super) parts: Vec<RouteParts>,
+    /// By the index that members carry.
+    pub(super) deliveries: Vec<Option<Arc<RouteDelivery>>>,
 }
 
 /// The table of deliveries as members know it: a route that stays as it is keeps its slot.
