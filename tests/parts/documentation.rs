@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use lockgate::close_code::CloseReason;
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -302,6 +304,63 @@ fn every_module_that_the_front_page_of_the_library_names_exists() {
         );
     }
     assert!(named > 15, "only {named} modules are named");
+}
+
+/// The rows of the page's section, each with its cells.
+fn rows(page: &str, section: &str) -> Vec<Vec<String>> {
+    let text = read(page);
+    let section = text
+        .split(&format!("\n## {section}\n"))
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
+        .unwrap_or_else(|| panic!("{page} has no section {section}"));
+    let lines = section.lines().filter(|line| line.starts_with("| "));
+    let cells = lines.map(|line| line.trim_matches('|').split(" | "));
+    let rows: Vec<Vec<_>> = cells
+        .map(|cells| cells.map(|cell| cell.trim().to_owned()).collect())
+        .collect();
+    rows.into_iter().skip(2).collect()
+}
+
+#[test]
+fn the_page_of_refusals_has_every_code_and_no_other() {
+    let source = read("src/error.rs");
+    let codes = source
+        .split("pub const fn code(self)")
+        .nth(1)
+        .and_then(|rest| rest.split("\n    }\n").next())
+        .expect("refusals have codes");
+    let codes: BTreeSet<_> = codes.split('"').skip(1).step_by(2).collect();
+    assert!(codes.len() > 15, "{codes:?}");
+    let rows = rows("docs/refusals.md", "Refusals");
+    let documented: BTreeSet<_> = rows.iter().flat_map(|row| code_spans(&row[1])).collect();
+    assert_eq!(documented, codes);
+}
+
+#[test]
+fn the_page_of_close_codes_has_every_reason_and_no_other() {
+    let rows = rows("docs/refusals.md", "Close codes");
+    let documented: BTreeSet<_> = rows
+        .iter()
+        .flat_map(|row| {
+            let reasons: Vec<_> = code_spans(&row[1]).map(str::to_owned).collect();
+            let codes: Vec<u16> = row[0]
+                .split(", ")
+                .map(|code| code.parse().expect("a code"))
+                .collect();
+            // Either each code of the row has its reason, or one code has them all.
+            let one = (codes.len() == 1).then(|| codes[0]);
+            let pairs = reasons.into_iter().enumerate();
+            pairs
+                .map(|(at, reason)| (one.unwrap_or_else(|| codes[at]), reason))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let reasons: BTreeSet<_> = CloseReason::ALL
+        .iter()
+        .map(|reason| (reason.code(), reason.label().to_owned()))
+        .collect();
+    assert_eq!(documented, reasons);
 }
 
 fn lockgate(arguments: &[&str]) -> (bool, String) {

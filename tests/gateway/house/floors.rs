@@ -20,12 +20,12 @@ const FLOORS: [&[&str]; 8] = [
         "channel_names",
         "event",
         "frame",
+        "hosts",
         "origin",
         "problem",
         "routes",
         "stores",
         "templates",
-        "tenants",
     ],
     &["auth", "channel_layer", "hub", "users", "validation"],
     &[
@@ -36,7 +36,7 @@ const FLOORS: [&[&str]; 8] = [
         "revocation",
         "token_auth",
     ],
-    &["consumer", "fleet", "state"],
+    &["consumer", "fleet", "replica", "tenant"],
     &["api", "socket"],
     &["server"],
     &["cli"],
@@ -56,8 +56,8 @@ const BESIDE: &[(&str, &str)] = &[
     // Floor 3: what asks admission, and how an event becomes a frame.
     ("token_auth", "admission"),
     ("relay", "render"),
-    ("state", "consumer"),
-    ("fleet", "state"),
+    ("tenant", "consumer"),
+    ("tenant", "fleet"),
 ];
 
 fn floor_of(module: &str) -> Option<usize> {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::fleet::Fleet;
-use crate::state::Tenant;
+use super::Tenant;
 
 /// From a look that failed to the next.
 const RETRY: Duration = Duration::from_secs(1);
@@ -16,7 +15,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const AWAY: Duration = Duration::from_secs(3);
 
 /// Looks after the sockets of one tenant for ever.
-pub(super) async fn run(tenant: Arc<Tenant>, fleet: Arc<Fleet>) -> Infallible {
+pub(super) async fn run(tenant: Arc<Tenant>) -> Infallible {
     let revocations = &tenant.revocations;
     let recheck = revocations.config().recheck;
     let revalidate = tenant.coherence.interval();
@@ -26,12 +25,12 @@ pub(super) async fn run(tenant: Arc<Tenant>, fleet: Arc<Fleet>) -> Infallible {
     let watches = watches_outages(&tenant);
     let (mut second, mut away) = (Instant::now() + RETRY, false);
     // One that a reload brings was not looked at by the start of the replica.
-    fleet.read_state(&tenant).await;
+    tenant.read_state().await;
     loop {
         tokio::select! {
             () = revocations.recheck_wanted() => recheck_at = Instant::now(),
             () = sleep_until(recheck_at) => {
-                fleet.read_state(&tenant).await;
+                tenant.read_state().await;
                 recheck_at = Instant::now() + match revocations.recheck().await {
                     Ok(_) => recheck,
                     // Counted where it failed, and told there.

@@ -13,17 +13,15 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::build::Builder;
-use super::tenant_upkeep;
+use super::{RouteParts, Serving, Tenant, Tenants, obey, tenant_of, upkeep};
 use crate::channel_layer::Control;
-use crate::channel_layer::control::reply_channel;
 use crate::close_code::CloseReason;
 use crate::config::Config;
-use crate::fleet::{self, Fleet, Registry};
+use crate::fleet::{self, Fleet, Registry, reply_channel};
+use crate::hosts::HostTable;
 use crate::hub::close_paced;
 use crate::ids::TenantId;
 use crate::relay::Relay;
-use crate::state::{Serving, Tenant, Tenants, tenant_of};
-use crate::tenants::HostTable;
 
 /// How long a relay whose sockets were all told to close is waited for: the goodbye of a socket, and a little more.
 const LAST_SOCKETS: Duration = Duration::from_secs(10);
@@ -47,7 +45,7 @@ struct Tasks {
 }
 
 /// Serves the tenants.
-pub(super) struct Tenancy {
+pub struct Tenancy {
     tenants: Arc<Tenants>,
     fleet: Arc<Fleet>,
     registry: Arc<Registry>,
@@ -59,7 +57,7 @@ pub(super) struct Tenancy {
 
 impl Tenancy {
     /// Serves nothing yet. What fails later is told to `failed`.
-    pub(super) fn new(
+    pub fn new(
         tenants: Arc<Tenants>,
         fleet: Arc<Fleet>,
         registry: Arc<Registry>,
@@ -77,7 +75,7 @@ impl Tenancy {
 
     /// Puts the tenants of a configuration in place: tenants that are new start, those that are gone or moved are seen
     /// off, and sockets of routes that are gone or changed are closed, paced at `rate` a second.
-    pub(super) fn serve(
+    pub fn serve(
         &self,
         (hosts, tenants): (HostTable, Vec<Arc<Tenant>>),
         builder: &Builder,
@@ -129,7 +127,7 @@ impl Tenancy {
 
     fn start(&self, tenant: &Arc<Tenant>) -> Tasks {
         let (relay, control) = (tenant.relay.clone(), tenant.control.clone());
-        let serving = fleet::serve_tenant(
+        let serving = obey::run(
             tenant.id.clone(),
             control,
             self.tenants.clone(),
@@ -143,7 +141,7 @@ impl Tenancy {
     }
 
     fn upkeep(&self, tenant: &Arc<Tenant>) -> Task {
-        let upkeep = tenant_upkeep::run(tenant.clone(), self.fleet.clone());
+        let upkeep = upkeep::run(tenant.clone());
         self.spawn("the upkeep of a tenant", upkeep)
     }
 
@@ -210,7 +208,7 @@ fn close_changed(old: &Tenant, new: &Tenant, rate: f64) {
     let (mut gone, mut changed) = (Vec::new(), Vec::new());
     let members = new.relay.hub().members().into_iter();
     for member in members.filter(|member| !still.contains(&member.delivery())) {
-        let at = |part: &crate::state::RouteParts| part.delivery == member.delivery();
+        let at = |part: &RouteParts| part.delivery == member.delivery();
         let route = old.parts.iter().position(at);
         let path = route.map(|at| &old.config.routes[at].path);
         let has_path = |path: &String| new.config.routes.iter().any(|route| route.path == *path);

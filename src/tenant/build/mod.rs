@@ -7,39 +7,33 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 
+use super::{Tenant, tenant_of};
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
-use crate::channel_layer::core::CoreEndpoints;
-use crate::channel_layer::hosts::hosts;
-use crate::channel_layer::memory::MemoryLayer;
-use crate::channel_layer::pubsub::PubSubEndpoints;
-use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
+use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{
-    Config, DenylistConfig, LayerKind, PoolConfig, RouteConfig, Secret, TenantConfig,
-};
-use crate::consumer::{Place, Registry, RouteConsumer};
+use crate::config::{Config, DenylistConfig, Secret, TenantConfig};
+use crate::consumer::{Place, Registry};
 use crate::error::Dependency;
 use crate::frame::QueueBudget;
+use crate::hosts::HostTable;
 use crate::hub::Hub;
 use crate::ids::{ReplicaId, TenantId};
 use crate::metrics::{TenantMetrics, TenantSeries};
 use crate::origin::OriginPolicy;
-use crate::relay::{Parts, Relay, RouteDelivery, Settings};
-use crate::render::Delivery;
+use crate::relay::{Parts, Relay, Settings};
 use crate::revocation::Revocations;
 use crate::routes::Routes;
-use crate::state::{RouteParts, Tenant, tenant_of};
-use crate::stores::database::{ConnectionBudget, Database};
+use crate::stores::database::Database;
 use crate::stores::key_store::KeyStore;
-use crate::stores::memory::MemoryStore;
-use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
-use crate::stores::redis_url::RedisUrl;
-use crate::templates::Template;
-use crate::tenants::HostTable;
 use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, Users};
+
+use links::Links;
+
+mod links;
+mod routes;
 
 /// The authenticator of one tenant, without the rest of a gateway.
 ///
@@ -58,18 +52,11 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
 }
 
 /// Makes tenants and remembers what they can share, from one configuration to the next.
-pub(super) struct Builder {
+pub struct Builder {
     registry: Registry,
     /// What all frames count against.
     budget: Arc<QueueBudget>,
-    endpoints: PubSubEndpoints,
-    core: CoreEndpoints,
-    redis: Vec<Arc<RedisStore>>,
-    databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
-    /// `server.max_database_connections`, for all of them together.
-    connections: Arc<ConnectionBudget>,
-    /// Takes the place of a Redis where there is none.
-    memory: Arc<MemoryStore>,
+    links: Links,
     series: TenantSeries,
 }
 
@@ -118,7 +105,8 @@ struct Lines {
 }
 
 impl Builder {
-    pub(super) fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
+    /// Makes the tenants of a replica; `registry` holds the consumers that a program added.
+    pub fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
         // One provider for all TLS of the process; a program that installed its own keeps it.
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
@@ -126,18 +114,13 @@ impl Builder {
         Self {
             registry,
             budget: Arc::default(),
-            endpoints: PubSubEndpoints::new(replica.clone()),
-            core: CoreEndpoints::new(replica.clone()),
-            redis: Vec::new(),
-            databases: Vec::new(),
-            connections: ConnectionBudget::new(config.server.max_database_connections),
-            memory: Arc::default(),
+            links: Links::new(replica, config.server.max_database_connections),
             series: TenantSeries::new(config.metrics.tenant_series),
         }
     }
 
     /// What all frames count against.
-    pub(super) fn budget(&self) -> &Arc<QueueBudget> {
+    pub fn budget(&self) -> &Arc<QueueBudget> {
         &self.budget
     }
 
@@ -146,7 +129,7 @@ impl Builder {
     ///
     /// # Errors
     /// What the configuration's own check could not see, with the tenant's name.
-    pub(super) fn serving(
+    pub fn serving(
         &mut self,
         config: &Config,
         before: &[Arc<Tenant>],
@@ -168,27 +151,23 @@ impl Builder {
     }
 
     /// Forgets links and pools that no tenant uses any more.
-    pub(super) fn forget_unused(&mut self) {
-        self.redis.retain(|store| Arc::strong_count(store) > 1);
-        self.databases
-            .retain(|(_, _, database)| Arc::strong_count(database) > 1);
+    pub fn forget_unused(&mut self) {
+        self.links.forget_unused();
     }
 
     /// The control channel of the deployment and the store of its keys, on the server at `url`.
-    pub(super) fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
-        let store = self.redis(url, Dependency::Redis)?;
-        let control = self
-            .endpoints
-            .control(&store, redis_keys::DEPLOYMENT_CONTROL);
-        Ok((Arc::new(control), KeyStore::Redis(store)))
+    ///
+    /// # Errors
+    /// If the URL is none, or its TLS cannot be set up.
+    pub fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
+        let keys = KeyStore::Redis(self.links.redis(url, Dependency::Redis)?);
+        let control = self.control(&keys, redis_keys::DEPLOYMENT_CONTROL);
+        Ok((Arc::new(control), keys))
     }
 
     /// The channel `name` where the keys of `keys` lie.
-    pub(super) fn control(&self, keys: &KeyStore, name: &str) -> Control {
-        match keys {
-            KeyStore::Redis(store) => self.endpoints.control(store, name),
-            KeyStore::Memory(_) => Control::in_memory(name),
-        }
+    pub fn control(&self, keys: &KeyStore, name: &str) -> Control {
+        self.links.control(keys, name)
     }
 
     fn tenant(
@@ -208,35 +187,12 @@ impl Builder {
         let routes =
             Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
         let routes = Arc::new(routes);
-        let mut deliveries = Deliveries::after(kept.map(|kept| &**kept));
-        let mut parts = Vec::new();
-        for route in &config.routes {
-            let described = || format!("route {:?}", route.path);
-            let consumer = self
-                .registry
-                .consumer(route)
-                .map_err(anyhow::Error::msg)
-                .with_context(described)?;
-            let slot = deliveries
-                .slot_of(route, &consumer)
-                .with_context(described)?;
-            let groups = route
-                .groups
-                .iter()
-                .map(|text| Template::parse(text))
-                .collect::<Result<_, _>>();
-            parts.push(RouteParts {
-                groups: groups.with_context(described)?,
-                consumer,
-                delivery: slot,
-                subprotocols: route.subprotocols.clone(),
-            });
-        }
+        let built = routes::build(config, &self.registry, kept.map(|kept| &**kept))?;
         let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
         let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
         let permissions = Arc::new(permissions);
         let settings = Settings {
-            deliveries: deliveries.slots,
+            deliveries: built.deliveries,
             on_gap: config.on_gap,
             limits: config.limits,
         };
@@ -246,14 +202,7 @@ impl Builder {
                 relay: kept.relay.clone(),
                 control: kept.control.clone(),
             },
-            None => self.lines(
-                id,
-                effective,
-                &metrics,
-                hub.clone(),
-                &stores.keys,
-                &settings,
-            )?,
+            None => self.lines(id, effective, &metrics, &hub, &stores.keys, &settings)?,
         };
         let revocations = Revocations::new(
             id,
@@ -263,18 +212,7 @@ impl Builder {
             hub.clone(),
             metrics.clone(),
         );
-        let coherence = Coherence {
-            tenant: id.clone(),
-            hub,
-            users: stores.authenticator.users.clone(),
-            permissions: permissions.clone(),
-            keys: stores.keys.clone(),
-            routes: routes.clone(),
-            check_active: config.token.check_user_is_active,
-            check_password: config.token.check_revoke_token,
-            cache_ttl: config.users.cache_ttl,
-            stale_ttl: config.users.stale_ttl,
-        };
+        let coherence = coherence(id, config, hub, &stores, &permissions, &routes);
         Ok(Tenant {
             id: id.clone(),
             config: Arc::new(config.clone()),
@@ -284,7 +222,7 @@ impl Builder {
                 routes,
                 channel_prefix: lines.relay.layer().channel_prefix().into(),
             }),
-            parts,
+            parts: built.parts,
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
             authenticator: Arc::new(stores.authenticator),
             permissions,
@@ -306,15 +244,15 @@ impl Builder {
         id: &TenantId,
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
-        hub: Arc<Hub>,
+        hub: &Arc<Hub>,
         keys: &KeyStore,
         settings: &Settings,
     ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
-        let (layer, inbox) = self.layer(effective, metrics)?;
+        let (layer, inbox) = self.links.layer(effective, metrics)?;
         let parts = Parts {
             tenant: id.clone(),
-            hub,
+            hub: hub.clone(),
             layer,
             inbox,
             group_names: config.layer.group_names,
@@ -337,17 +275,19 @@ impl Builder {
         let (config, redis_url) = (effective.tenant, &effective.redis);
         let redis = redis_url
             .as_ref()
-            .map(|url| self.redis(url, Dependency::Redis))
+            .map(|url| self.links.redis(url, Dependency::Redis))
             .transpose()?;
         let own = effective.denylist.redis.as_ref();
         let own = own.filter(|own| Some(*own) != redis_url.as_ref());
-        let in_memory = || KeyStore::Memory(self.memory.clone());
-        let keys = redis.clone().map_or_else(in_memory, KeyStore::Redis);
+        let keys = match &redis {
+            Some(redis) => KeyStore::Redis(redis.clone()),
+            None => self.links.in_memory(),
+        };
         let denylist = match own {
             None => keys.clone(),
-            Some(url) => KeyStore::Redis(self.redis(url, Dependency::Denylist)?),
+            Some(url) => KeyStore::Redis(self.links.redis(url, Dependency::Denylist)?),
         };
-        let database = self.database(config)?;
+        let database = self.links.database(config)?;
         let users = Users::new(
             id,
             &config.users,
@@ -375,148 +315,27 @@ impl Builder {
             keys,
         })
     }
-
-    /// The layer of a tenant; `pubsub` where there is a Redis, else `memory`.
-    fn layer(
-        &mut self,
-        effective: &Effective<'_>,
-        metrics: &Arc<TenantMetrics>,
-    ) -> anyhow::Result<(Arc<dyn ChannelLayer>, Arc<Inbox>)> {
-        let Effective {
-            tenant: config,
-            redis,
-            ..
-        } = effective;
-        let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
-        let kind = match (config.layer.kind, redis) {
-            (Some(kind), _) => kind,
-            (None, Some(_)) => LayerKind::PubSub,
-            (None, None) => LayerKind::Memory,
-        };
-        let layer: Arc<dyn ChannelLayer> = match kind {
-            LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
-            LayerKind::PubSub => {
-                let stores = self.layer_stores(config, redis.as_ref())?;
-                let codec = Codec::new(
-                    config.layer.serializer_format,
-                    &config.layer.symmetric_encryption_keys,
-                );
-                Arc::new(
-                    self.endpoints
-                        .attach(&stores, &config.layer.prefix, codec, inbox.clone()),
-                )
-            }
-            LayerKind::Core => {
-                let stores = self.layer_stores(config, redis.as_ref())?;
-                Arc::new(self.core.attach(&stores, &config.layer, inbox.clone())?)
-            }
-        };
-        Ok((layer, inbox))
-    }
-
-    fn layer_stores(
-        &mut self,
-        config: &TenantConfig,
-        redis: Option<&Secret>,
-    ) -> anyhow::Result<Vec<Arc<RedisStore>>> {
-        let hosts = hosts(&config.layer, redis)?;
-        let stores = hosts
-            .into_iter()
-            .map(|url| self.redis_at(url, Dependency::Redis));
-        stores.collect()
-    }
-
-    fn redis(&mut self, url: &Secret, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {
-        self.redis_at(RedisUrl::parse(url)?, dependency)
-    }
-
-    fn redis_at(
-        &mut self,
-        url: RedisUrl,
-        dependency: Dependency,
-    ) -> anyhow::Result<Arc<RedisStore>> {
-        let known = self.redis.iter().find(|store| {
-            store.dependency() == dependency
-                && store.url().same_login(&url)
-                && store.url().db() == url.db()
-        });
-        if let Some(store) = known {
-            return Ok(store.clone());
-        }
-        let store = RedisStore::new(&url, dependency)?;
-        self.redis.push(store.clone());
-        Ok(store)
-    }
-
-    fn database(&mut self, config: &TenantConfig) -> anyhow::Result<Arc<Database>> {
-        let url = config
-            .users
-            .database
-            .as_ref()
-            .context("`users.database` is not set")?;
-        let pool = config.users.pool;
-        let known = self
-            .databases
-            .iter()
-            .find(|(known, size, _)| known == url && *size == pool);
-        if let Some((_, _, database)) = known {
-            return Ok(database.clone());
-        }
-        let database = Database::connect_lazy(url, &config.users.pool, &self.connections)?;
-        self.databases.push((url.clone(), pool, database.clone()));
-        Ok(database)
-    }
 }
 
-/// The table of deliveries as members know it: a route that stays as it is keeps its slot.
-struct Deliveries<'b> {
-    before: Option<&'b Tenant>,
-    slots: Vec<Option<Arc<RouteDelivery>>>,
-}
-
-impl<'b> Deliveries<'b> {
-    /// Begins with the slots that sockets of `before` are in, whether their routes stay or not: they get their events
-    /// until they are closed.
-    fn after(before: Option<&'b Tenant>) -> Self {
-        let mut slots = Vec::new();
-        if let Some(before) = before {
-            slots.clone_from(&before.relay.settings().deliveries);
-            let mut used = vec![false; slots.len()];
-            for part in &before.parts {
-                used[usize::from(part.delivery)] = true;
-            }
-            for member in before.relay.hub().members() {
-                used[usize::from(member.delivery())] = true;
-            }
-            for (slot, used) in slots.iter_mut().zip(used) {
-                if !used {
-                    *slot = None;
-                }
-            }
-        }
-        Self { before, slots }
-    }
-
-    /// The slot of a route.
-    fn slot_of(&mut self, route: &RouteConfig, consumer: &RouteConsumer) -> anyhow::Result<u16> {
-        if let Some(before) = self.before {
-            let same = before.config.routes.iter().position(|old| old == route);
-            if let Some(same) = same {
-                return Ok(before.parts[same].delivery);
-            }
-        }
-        let delivery = RouteDelivery {
-            delivery: Delivery::new(route.deliver.clone(), &route.events)?,
-            through_consumer: consumer.sees_events,
-        };
-        let delivery = Some(Arc::new(delivery));
-        let free = self.slots.iter().position(Option::is_none);
-        let at = free.unwrap_or(self.slots.len());
-        match free {
-            Some(at) => self.slots[at] = delivery,
-            None => self.slots.push(delivery),
-        }
-        u16::try_from(at).context("too many routes")
+fn coherence(
+    id: &TenantId,
+    config: &TenantConfig,
+    hub: Arc<Hub>,
+    stores: &Stores,
+    permissions: &Arc<Permissions>,
+    routes: &Arc<Routes>,
+) -> Coherence {
+    Coherence {
+        tenant: id.clone(),
+        hub,
+        users: stores.authenticator.users.clone(),
+        permissions: permissions.clone(),
+        keys: stores.keys.clone(),
+        routes: routes.clone(),
+        check_active: config.token.check_user_is_active,
+        check_password: config.token.check_revoke_token,
+        cache_ttl: config.users.cache_ttl,
+        stale_ttl: config.users.stale_ttl,
     }
 }
 
