@@ -16,6 +16,10 @@ use crate::close_code::CloseFrame;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{TenantId, Whom};
 
+pub use series::{SeriesPlace, TenantSeries, render};
+
+mod series;
+
 /// The label before a tenant is known.
 pub const NO_TENANT: &str = "_none";
 /// The label of tenants beyond `metrics.tenant_series`.
@@ -300,6 +304,8 @@ impl AuthStep {
 /// The handles of one tenant; cheap to share, looked up once.
 pub struct TenantMetrics {
     label: Arc<str>,
+    /// Given back with the last handle of the tenant.
+    _place: Option<SeriesPlace>,
     /// Open sockets.
     pub connections: Gauge,
     /// Memberships of sockets in groups.
@@ -323,6 +329,13 @@ pub struct TenantMetrics {
 }
 
 impl TenantMetrics {
+    /// The handles for `tenant`, under its own name while it holds `place`.
+    pub fn in_place(tenant: &TenantId, place: Option<SeriesPlace>) -> Self {
+        let mut handles = Self::new(tenant, place.is_some());
+        handles._place = place;
+        handles
+    }
+
     /// The handles for `tenant`; `own_series` is false beyond `metrics.tenant_series` ([`TenantSeries`]).
     pub fn new(tenant: &TenantId, own_series: bool) -> Self {
         let label: Arc<str> = if own_series {
@@ -365,6 +378,7 @@ impl TenantMetrics {
             lookups: ["local", "redis", "database", "stale", "negative", "error"].map(lookups),
             revocations: ["jti", "user", "tenant"].map(revocations),
             label,
+            _place: None,
         }
     }
 
@@ -424,31 +438,6 @@ impl TenantMetrics {
     /// A limit was hit; `limit` is its configuration key.
     pub fn rate_limited(&self, limit: &'static str) {
         counter!("lockgate_rate_limited_total", "tenant" => self.label.to_string(), "limit" => limit).increment(1);
-    }
-}
-
-/// Which tenants have series of their own. Series never go away, so that a tenant that was removed keeps its place.
-#[derive(Debug, Default)]
-pub struct TenantSeries {
-    granted: std::collections::HashSet<TenantId>,
-    most: usize,
-}
-
-impl TenantSeries {
-    /// At most `most` (`metrics.tenant_series`).
-    pub fn new(most: usize) -> Self {
-        Self {
-            granted: std::collections::HashSet::new(),
-            most,
-        }
-    }
-
-    /// Whether the tenant has series of its own: who comes first, and stays.
-    pub fn grant(&mut self, tenant: &TenantId) -> bool {
-        if self.granted.len() < self.most {
-            self.granted.insert(tenant.clone());
-        }
-        self.granted.contains(tenant)
     }
 }
 

@@ -16,6 +16,17 @@ use super::groups::BuildIdHasher;
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, UserId, Whom};
 
+/// What revocations know a token by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenOf<'a> {
+    /// Whose token it is.
+    pub user: &'a UserId,
+    /// Its id, where it has one.
+    pub jti: Option<&'a Jti>,
+    /// When it was issued, in Unix seconds.
+    pub issued_at: Option<f64>,
+}
+
 /// A handshake whose token is verified and whose socket is not a member yet.
 #[derive(Debug)]
 pub struct Pending {
@@ -39,6 +50,19 @@ impl Pending {
         }
     }
 
+    /// What it is revoked by.
+    pub fn token(&self) -> TokenOf<'_> {
+        TokenOf {
+            user: &self.user,
+            jti: self.jti.as_ref(),
+            issued_at: self.issued_at,
+        }
+    }
+
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
     pub(super) fn mark_revoked(&self, whom: &Whom) {
         let concerned = match whom {
             Whom::Token(jti) => self.jti.as_ref() == Some(jti),
@@ -48,7 +72,7 @@ impl Pending {
             Whom::All(cut_off) => is_under_cut_off(self.issued_at, *cut_off),
         };
         if concerned {
-            self.revoked.store(true, Ordering::Release);
+            self.revoke();
         }
     }
 

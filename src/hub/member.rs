@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Group, Outbound, Pulse};
+use super::{Group, Outbound, Pulse, TokenOf};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
 
@@ -118,6 +118,15 @@ impl Member {
     /// Returns the time at which the token was issued, in Unix seconds.
     pub fn issued_at(&self) -> Option<f64> {
         (!self.issued_at.is_nan()).then_some(self.issued_at)
+    }
+
+    /// Returns the user, the id and the issue time of its token: revocations find it by them.
+    pub fn token(&self) -> TokenOf<'_> {
+        TokenOf {
+            user: &self.user,
+            jti: self.jti.as_ref(),
+            issued_at: self.issued_at(),
+        }
     }
 
     /// Returns the user's password digest at the handshake; `None` if the tenant does not check it.

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -107,7 +106,11 @@ pub async fn check(State(door): State<Arc<Door>>, mut request: Request, next: Ne
         .get::<Outcome>()
         .cloned()
         .unwrap_or_default();
-    let response = match admit(&door, &mut request) {
+    let admitted = match admit(&door, &mut request) {
+        Ok(admitted) => open_tenant(admitted).await,
+        Err(early) => Err(early),
+    };
+    let response = match admitted {
         Ok(admitted) => {
             let (tenant, accept) = (
                 admitted.tenant.clone(),
@@ -133,6 +136,19 @@ pub async fn check(State(door): State<Arc<Door>>, mut request: Request, next: Ne
     };
     metrics::handshake_took(started.elapsed());
     response
+}
+
+/// Waits for a tenant that a start or a reload has just brought: before its denylist is asked, its control channel is
+/// heard, so that no revocation falls between.
+async fn open_tenant(admitted: Admitted) -> Result<Admitted, Early> {
+    match admitted.tenant.opens().await {
+        Ok(()) => Ok(admitted),
+        Err(refusal) => Err(Early {
+            refusal,
+            tenant: Some(admitted.tenant),
+            accept: Some((admitted.key, admitted.subprotocol)),
+        }),
+    }
 }
 
 fn refuse(early: Early, outcome: &Outcome) -> Response {
@@ -207,7 +223,7 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
         tenant: Some(tenant.clone()),
         accept: None,
     };
-    if tenant.is_suspended() {
+    if tenant.life().is_suspended() {
         return Err(Early {
             refusal: Refusal::TenantSuspended,
             ..early
@@ -225,12 +241,6 @@ fn admit_parts(door: &Door, parts: &axum::http::request::Parts) -> Result<Admitt
     early.accept = Some((key, subprotocol.clone()));
     if let Err(refusal) = tenant.origins.check(&parts.headers, &host) {
         return Err(Early { refusal, ..early });
-    }
-    if tenant.is_degraded() {
-        return Err(Early {
-            refusal: Refusal::Unavailable,
-            ..early
-        });
     }
     let place = Arc::new(Mutex::new(Some(place)));
     Ok(Admitted {
@@ -420,13 +430,8 @@ fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
 
 /// What happened to the tenant or the socket while groups were joined. A close that comes later finds an open socket.
 fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
-    if tenant.is_suspended() {
-        return Err(Refusal::TenantSuspended);
-    }
-    if tenant.retired.load(Ordering::Acquire) {
-        // Of the new configuration nothing is known here: whoever comes again finds it.
-        return Err(Refusal::Unavailable);
-    }
+    // Suspended, or replaced by a reload, of whose configuration nothing is known here.
+    tenant.admits()?;
     match member
         .outbound()
         .closing_cause()

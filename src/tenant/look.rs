@@ -1,23 +1,64 @@
 //! A look at everything that a tenant needs: what stands in its way?
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use super::Tenant;
+use super::life::Happening;
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 use crate::users::UsersProblem;
+
+/// From a look that found something in the way to the next; longer each time, up to [`LONGEST_RETRY`].
+const RETRY: Duration = Duration::from_millis(500);
+/// A tenant whose dependencies are back is ready within this time.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// Between two looks at a tenant that is served: a column may come, or go.
+const RECHECK: Duration = Duration::from_secs(30);
 
 /// The group that is subscribed for a moment to see whether that is allowed.
 const PROBE: &str = "lockgate.probe";
 
 /// What stands in the way of a tenant.
-pub enum Obstacle {
+enum Obstacle {
     /// A dependency does not answer yet; it may at any time.
     NotReached(String),
     /// A dependency answered that it will not do: somebody has to act.
     Degraded(String),
 }
 
+/// Looks at the tenant again and again, beside the looks at all others: one that waits delays no other. Their number has
+/// no bound of its own: commands to one Redis share a link, and statements wait for the pool of their database.
+pub(super) async fn run(tenant: Arc<Tenant>) -> Infallible {
+    let (mut told, mut retry) = (Vec::new(), RETRY);
+    loop {
+        match look_at(&tenant).await {
+            Ok(()) => note(&tenant, Ok(())),
+            Err(Obstacle::Degraded(why)) => note(&tenant, Err(why)),
+            // Handshakes find out for themselves, and cached users are served meanwhile.
+            Err(Obstacle::NotReached(_)) if tenant.life().is_settled() => {}
+            Err(Obstacle::NotReached(what)) if told.contains(&what) => {}
+            Err(Obstacle::NotReached(what)) => {
+                tracing::warn!(tenant.id = %tenant.id, error = what, "Waiting for a dependency");
+                told.push(what);
+            }
+        }
+        if tenant.life().is_settled() && tenant.life().obstacle().is_none() {
+            retry = RETRY;
+            // Tenants that a start has brought are not looked at together for ever.
+            sleep(RECHECK.mul_f64(0.75 + 0.25 * rand::random::<f64>())).await;
+        } else {
+            sleep(retry).await;
+            retry = (2 * retry).min(LONGEST_RETRY);
+        }
+    }
+}
+
 /// Asks everything that the tenant needs.
-pub async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
+async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
         redis
@@ -64,17 +105,17 @@ pub async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     })
 }
 
-/// Notes a change of state, and logs it once.
-pub fn set_degraded(tenant: &Tenant, why: Option<String>) {
-    let mut degraded = tenant.degraded.lock();
-    if *degraded == why {
-        return;
-    }
-    match &why {
-        Some(why) => {
-            tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served")
+/// Notes what a look found, and logs a change once.
+fn note(tenant: &Tenant, found: Result<(), String>) {
+    let before = tenant.life().obstacle().map(str::to_owned);
+    match &found {
+        Err(why) if before.as_ref() != Some(why) => {
+            tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served");
         }
-        None => tracing::info!(tenant.id = %tenant.id, "The tenant is served again"),
+        Ok(()) if before.is_some() => {
+            tracing::info!(tenant.id = %tenant.id, "The tenant is served again");
+        }
+        _ => {}
     }
-    *degraded = why;
+    tenant.take(Happening::Looked(found));
 }

@@ -2,4 +2,5 @@
 
 mod isolation;
 mod isolation_model;
+mod life;
 mod reload;
