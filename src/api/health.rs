@@ -18,7 +18,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::keys::{ApiKeys, Caller};
-use crate::state::{Life, Tenants};
+use crate::replica::ReplicaLife;
+use crate::tenant::Tenants;
 
 /// The time without a running task after which the runtime counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
@@ -57,7 +58,7 @@ pub struct AdminState {
     /// The progress of the runtime.
     pub progress: Arc<Progress>,
     /// The state of the replica, for readiness.
-    pub life: Arc<Life>,
+    pub life: Arc<ReplicaLife>,
     /// The tenants, for readiness.
     pub tenants: Arc<Tenants>,
     /// The API keys. An operator's key shows the names of tenants.
@@ -108,7 +109,7 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         .filter(|tenant| tenant.degraded.lock().is_some())
         .count();
     let names = is_operator(&state.keys, &headers).then(|| {
-        let reason = |tenant: &Arc<crate::state::Tenant>| {
+        let reason = |tenant: &Arc<crate::tenant::Tenant>| {
             (tenant.id.to_string(), tenant.degraded.lock().clone())
         };
         state.tenants.all().iter().map(reason).collect()
