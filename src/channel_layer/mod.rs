@@ -27,7 +27,6 @@ pub mod codec;
 pub mod control;
 pub mod core;
 mod dial;
-pub mod hosts;
 pub mod inbox;
 pub mod memory;
 mod msgpack;

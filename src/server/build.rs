@@ -10,14 +10,11 @@ use anyhow::Context;
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
 use crate::channel_layer::core::CoreEndpoints;
-use crate::channel_layer::hosts::hosts;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::PubSubEndpoints;
 use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
 use crate::coherence::Coherence;
-use crate::config::{
-    Config, DenylistConfig, LayerKind, PoolConfig, RouteConfig, Secret, TenantConfig,
-};
+use crate::config::{Config, Effective, LayerKind, PoolConfig, RouteConfig, Secret, TenantConfig};
 use crate::consumer::{Place, Registry, RouteConsumer};
 use crate::error::Dependency;
 use crate::frame::QueueBudget;
@@ -52,7 +49,7 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
         .with_context(|| format!("there is no tenant {tenant:?}"))?;
     let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
     let metrics = Arc::new(TenantMetrics::new(id, true));
-    let effective = Effective::of(config, tenant);
+    let effective = config.effective(tenant);
     let stores = builder.stores(id, &effective, metrics, None)?;
     Ok(Arc::new(stores.authenticator))
 }
@@ -73,35 +70,16 @@ pub(super) struct Builder {
     series: TenantSeries,
 }
 
-/// What of a configuration concerns one tenant.
-struct Effective<'c> {
-    tenant: &'c TenantConfig,
-    /// The tenant's own, else the deployment's.
-    redis: Option<Secret>,
-    denylist: &'c DenylistConfig,
+/// Whether `tenant` serves exactly what is effective.
+fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
+    *effective.tenant == *tenant.config
+        && effective.redis == tenant.redis.as_ref()
+        && *effective.denylist == *tenant.revocations.config()
 }
 
-impl<'c> Effective<'c> {
-    fn of(config: &'c Config, tenant: &'c TenantConfig) -> Self {
-        let own = tenant.redis.as_ref().and_then(|redis| redis.url.clone());
-        Self {
-            tenant,
-            redis: own.or_else(|| config.redis.url.clone()),
-            denylist: &config.denylist,
-        }
-    }
-
-    /// Whether `tenant` serves exactly this.
-    fn is_served_by(&self, tenant: &Tenant) -> bool {
-        *self.tenant == *tenant.config
-            && self.redis == tenant.redis
-            && *self.denylist == *tenant.revocations.config()
-    }
-
-    /// Whether events and control messages of `tenant` go over the same lines.
-    fn shares_lines_with(&self, tenant: &Tenant) -> bool {
-        self.tenant.layer == tenant.config.layer && self.redis == tenant.redis
-    }
+/// Whether events and control messages of `tenant` go over the same lines as what is effective.
+fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
+    effective.tenant.layer == tenant.config.layer && effective.redis == tenant.redis.as_ref()
 }
 
 /// What a tenant asks.
@@ -155,9 +133,9 @@ impl Builder {
             .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
         let mut tenants = Vec::with_capacity(config.tenants.len());
         for (id, tenant) in &config.tenants {
-            let effective = Effective::of(config, tenant);
+            let effective = config.effective(tenant);
             let known = tenant_of(before, id.as_str());
-            if let Some(known) = known.filter(|known| effective.is_served_by(known)) {
+            if let Some(known) = known.filter(|known| is_served_by(&effective, known)) {
                 tenants.push(known.clone());
                 continue;
             }
@@ -202,7 +180,7 @@ impl Builder {
             Some(before) => before.metrics.clone(),
             None => Arc::new(TenantMetrics::new(id, self.series.grant(id))),
         };
-        let kept = before.filter(|before| effective.shares_lines_with(before));
+        let kept = before.filter(|before| shares_lines_with(effective, before));
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
         let routes =
@@ -278,7 +256,7 @@ impl Builder {
         Ok(Tenant {
             id: id.clone(),
             config: Arc::new(config.clone()),
-            redis: effective.redis.clone(),
+            redis: effective.redis.cloned(),
             place: Arc::new(Place {
                 tenant: id.clone(),
                 routes,
@@ -334,13 +312,12 @@ impl Builder {
         metrics: Arc<TenantMetrics>,
         hub: Option<Arc<Hub>>,
     ) -> anyhow::Result<Stores> {
-        let (config, redis_url) = (effective.tenant, &effective.redis);
-        let redis = redis_url
-            .as_ref()
+        let config = effective.tenant;
+        let redis = effective
+            .redis
             .map(|url| self.redis(url, Dependency::Redis))
             .transpose()?;
-        let own = effective.denylist.redis.as_ref();
-        let own = own.filter(|own| Some(*own) != redis_url.as_ref());
+        let own = effective.separate_denylist();
         let in_memory = || KeyStore::Memory(self.memory.clone());
         let keys = redis.clone().map_or_else(in_memory, KeyStore::Redis);
         let denylist = match own {
@@ -376,27 +353,18 @@ impl Builder {
         })
     }
 
-    /// The layer of a tenant; `pubsub` where there is a Redis, else `memory`.
+    /// The layer of a tenant.
     fn layer(
         &mut self,
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
     ) -> anyhow::Result<(Arc<dyn ChannelLayer>, Arc<Inbox>)> {
-        let Effective {
-            tenant: config,
-            redis,
-            ..
-        } = effective;
+        let config = effective.tenant;
         let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
-        let kind = match (config.layer.kind, redis) {
-            (Some(kind), _) => kind,
-            (None, Some(_)) => LayerKind::PubSub,
-            (None, None) => LayerKind::Memory,
-        };
-        let layer: Arc<dyn ChannelLayer> = match kind {
+        let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
             LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
             LayerKind::PubSub => {
-                let stores = self.layer_stores(config, redis.as_ref())?;
+                let stores = self.layer_stores(effective)?;
                 let codec = Codec::new(
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
@@ -407,34 +375,24 @@ impl Builder {
                 )
             }
             LayerKind::Core => {
-                let stores = self.layer_stores(config, redis.as_ref())?;
+                let stores = self.layer_stores(effective)?;
                 Arc::new(self.core.attach(&stores, &config.layer, inbox.clone())?)
             }
         };
         Ok((layer, inbox))
     }
 
-    fn layer_stores(
-        &mut self,
-        config: &TenantConfig,
-        redis: Option<&Secret>,
-    ) -> anyhow::Result<Vec<Arc<RedisStore>>> {
-        let hosts = hosts(&config.layer, redis)?;
+    fn layer_stores(&mut self, effective: &Effective<'_>) -> anyhow::Result<Vec<Arc<RedisStore>>> {
+        let hosts = effective.layer_hosts();
+        anyhow::ensure!(!hosts.is_empty(), "the layer has no Redis");
         let stores = hosts
             .into_iter()
-            .map(|url| self.redis_at(url, Dependency::Redis));
+            .map(|url| self.redis(url, Dependency::Redis));
         stores.collect()
     }
 
     fn redis(&mut self, url: &Secret, dependency: Dependency) -> anyhow::Result<Arc<RedisStore>> {
-        self.redis_at(RedisUrl::parse(url)?, dependency)
-    }
-
-    fn redis_at(
-        &mut self,
-        url: RedisUrl,
-        dependency: Dependency,
-    ) -> anyhow::Result<Arc<RedisStore>> {
+        let url = RedisUrl::parse(url)?;
         let known = self.redis.iter().find(|store| {
             store.dependency() == dependency
                 && store.url().same_login(&url)
