@@ -22,22 +22,15 @@ pub use control::Control;
 pub use inbox::{Inbox, Incoming, Payload, Signal};
 pub use target::{Members, SocketChannel, Target};
 
-mod canary;
 pub mod codec;
 pub mod control;
 pub mod core;
-mod dial;
 pub mod inbox;
+mod link;
 pub mod memory;
 mod msgpack;
-
 pub mod pubsub;
-mod pulse;
-mod replies;
-mod resp;
 pub mod shards;
-mod subscriber;
-mod subscriptions;
 pub mod target;
 
 /// The layer of one tenant.

@@ -27,7 +27,7 @@ enum State {
 }
 
 /// Where the canary of one link is.
-pub(super) struct Canary {
+pub(in crate::channel_layer) struct Canary {
     state: State,
     number: u64,
     sent: Instant,
@@ -35,7 +35,7 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    pub(super) fn new() -> Self {
+    pub(in crate::channel_layer) fn new() -> Self {
         Self {
             state: State::Resting,
             number: 0,
@@ -45,7 +45,7 @@ impl Canary {
     }
 
     /// The text of the next canary, if it is time for one.
-    pub(super) fn due(&mut self, now: Instant) -> Option<String> {
+    pub(in crate::channel_layer) fn due(&mut self, now: Instant) -> Option<String> {
         if !matches!(self.state, State::Resting) || now.duration_since(self.sent) < EVERY {
             return None;
         }
@@ -56,7 +56,7 @@ impl Canary {
     }
 
     /// Redis took the canary, or the publish failed. Its return may have been quicker than Redis' answer.
-    pub(super) fn published(&mut self, taken: bool) {
+    pub(in crate::channel_layer) fn published(&mut self, taken: bool) {
         if matches!(self.state, State::Leaving) {
             self.state = if taken {
                 let taken = Instant::now();
@@ -68,7 +68,7 @@ impl Canary {
     }
 
     /// A canary came back.
-    pub(super) fn returned(&mut self, text: &[u8], endpoint: &str) {
+    pub(in crate::channel_layer) fn returned(&mut self, text: &[u8], endpoint: &str) {
         if text == self.number.to_string().as_bytes() {
             metrics::canary_returned(endpoint, self.sent.elapsed());
             self.misses = 0;
@@ -77,7 +77,11 @@ impl Canary {
     }
 
     /// Counts a canary that takes too long; breaks when the link is deaf.
-    pub(super) fn overdue(&mut self, now: Instant, endpoint: &str) -> ControlFlow<()> {
+    pub(in crate::channel_layer) fn overdue(
+        &mut self,
+        now: Instant,
+        endpoint: &str,
+    ) -> ControlFlow<()> {
         let State::Expected { taken } = self.state else {
             return ControlFlow::Continue(());
         };

@@ -20,12 +20,19 @@ use crate::stores::redis::{RedisStore, RedisUrl};
 use crate::stores::redis_keys;
 
 use super::inbox::Inbox;
+use super::link::Status;
 use super::shards::shard_of;
-use super::subscriber::{Order, Status, Subscriber};
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, Control, LayerError};
 use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
+
+use subscriber::{Order, Subscriber};
+
+mod pulse;
+mod replies;
+mod subscriber;
+mod subscriptions;
 
 /// How long a join waits for its confirmation, a lost link included.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);

@@ -3,32 +3,30 @@
 //!
 //! It waits for nobody: inboxes drop when they are full, joins wait in their own tasks.
 
-use std::future::pending;
 use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
-use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::error::{Dependency, ErrorKind};
 use crate::metrics::{self, GapCause};
 use crate::stores::redis::RedisStore;
 
-use super::canary::Canary;
-use super::dial::{LinkError, Stream, dial};
-use super::inbox::Inbox;
+use super::super::inbox::Inbox;
+use super::super::link::canary::Canary;
+use super::super::link::dial::{LinkError, Stream, dial};
+use super::super::link::resp::Parser;
+use super::super::link::{Publishing, Status, poll_some};
+use super::super::target::Target;
 use super::pulse::Pulse;
-use super::resp::Parser;
 use super::subscriptions::{Route, Subscriptions, Waiter};
-use super::target::Target;
 
 /// First and last pause between attempts to connect; each is cut by up to a half at random.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -58,15 +56,6 @@ pub(super) enum Order {
         attachment: u64,
         channel: Bytes,
     },
-}
-
-/// What the task lets others see.
-#[derive(Default)]
-pub(super) struct Status {
-    /// Connected, and everything wished for at that time is answered.
-    pub(super) ready: AtomicBool,
-    /// Why there is no link; `None` while there is one, and before the first attempt.
-    pub(super) failure: Mutex<Option<ErrorKind>>,
 }
 
 pub(super) struct Attachment {
@@ -353,8 +342,6 @@ impl Task {
     }
 }
 
-pub(super) type Publishing = Pin<Box<dyn Future<Output = Result<u64, StoreError>> + Send>>;
-
 /// Room for one read; what a long message or a resubscription needed is given back.
 fn make_room(input: &mut BytesMut, out: &mut BytesMut) {
     for buffer in [&mut *input, out] {
@@ -376,12 +363,5 @@ async fn push(
     match writer.write_buf(out).await? {
         0 => Err(std::io::ErrorKind::WriteZero.into()),
         _ => Ok(false),
-    }
-}
-
-pub(super) async fn poll_some(publishing: &mut Option<Publishing>) -> Result<u64, StoreError> {
-    match publishing {
-        Some(future) => future.await,
-        None => pending().await,
     }
 }

@@ -13,7 +13,7 @@ const MAX_ELEMENT: usize = MAX_PAYLOAD;
 
 /// One reply of the server.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply<'a> {
+pub(in crate::channel_layer) enum Reply<'a> {
     Message {
         channel: &'a [u8],
         payload: &'a [u8],
@@ -33,11 +33,11 @@ pub(super) enum Reply<'a> {
 /// The server does not speak RESP2, or sends what no subscriber asked for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server's reply is not RESP2")]
-pub(super) struct NotResp;
+pub(in crate::channel_layer) struct NotResp;
 
 /// Remembers how much of an oversized message is still to be skipped.
 #[derive(Default)]
-pub(super) struct Parser {
+pub(in crate::channel_layer) struct Parser {
     skip: usize,
 }
 
@@ -64,7 +64,7 @@ macro_rules! complete {
 
 impl Parser {
     /// The next reply in `input` and how many bytes it took; `None` with what could be skipped if there is none yet.
-    pub(super) fn next<'a>(
+    pub(in crate::channel_layer) fn next<'a>(
         &mut self,
         input: &'a [u8],
     ) -> Result<(Option<Reply<'a>>, usize), NotResp> {

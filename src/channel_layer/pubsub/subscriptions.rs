@@ -6,14 +6,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::error::ErrorKind;
 
-use super::inbox::Inbox;
-use super::target::Target;
+use super::super::inbox::Inbox;
+use super::super::link::command::write_command;
+use super::super::target::Target;
 
 /// Channel names per command: long enough that commands do not matter, short enough that Redis answers others between.
 const BATCH: usize = 500;
@@ -403,22 +404,6 @@ fn mark_changed(changed: &mut Vec<Bytes>, name: &Bytes, channel: &mut Channel) {
     if !channel.changed {
         channel.changed = true;
         changed.push(name.clone());
-    }
-}
-
-/// Appends a command as an array of bulk strings.
-pub(super) fn write_command<'a>(
-    arguments: impl Iterator<Item = &'a [u8]> + Clone,
-    out: &mut BytesMut,
-) {
-    let head = |mark: char, len: usize, out: &mut BytesMut| {
-        out.put_slice(format!("{mark}{len}\r\n").as_bytes());
-    };
-    head('*', arguments.clone().count(), out);
-    for argument in arguments {
-        head('$', argument.len(), out);
-        out.put_slice(argument);
-        out.put_slice(b"\r\n");
     }
 }
 

@@ -16,33 +16,36 @@ use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
 use crate::stores::redis::{RedisStore, RedisUrl};
 
-use super::resp::{Parser, Reply};
-use super::subscriptions::write_command;
+use super::command::write_command;
+use super::resp::{NotResp, Parser, Reply};
 
 /// For the TCP connection with its name look-up, for TLS, and for the login: each.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a subscriber reads from and writes to.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(in crate::channel_layer) trait Stream:
+    AsyncRead + AsyncWrite + Send + Unpin
+{
+}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Why there is no connection, or no more.
 #[derive(Debug)]
-pub(super) struct LinkError {
-    pub(super) kind: ErrorKind,
+pub(in crate::channel_layer) struct LinkError {
+    pub(in crate::channel_layer) kind: ErrorKind,
     /// What the system or the server said; holds no secret.
-    pub(super) text: String,
+    pub(in crate::channel_layer) text: String,
 }
 
 impl LinkError {
-    pub(super) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+    pub(in crate::channel_layer) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { kind, text }
     }
 
     /// The error that an error reply of the server stands for.
-    pub(super) fn of_reply(reply: &[u8]) -> Self {
+    pub(in crate::channel_layer) fn of_reply(reply: &[u8]) -> Self {
         Self::new(kind_of_reply(reply), String::from_utf8_lossy(reply))
     }
 }
@@ -63,8 +66,14 @@ impl From<StoreError> for LinkError {
     }
 }
 
+impl From<NotResp> for LinkError {
+    fn from(error: NotResp) -> Self {
+        Self::new(ErrorKind::Protocol, error.to_string())
+    }
+}
+
 /// The word for an error reply, by the code it begins with.
-pub(super) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
+pub(in crate::channel_layer) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
     match reply.split(|byte| *byte == b' ').next() {
         Some(b"NOPERM") => ErrorKind::Permission,
         Some(b"NOAUTH" | b"WRONGPASS") => ErrorKind::Auth,
@@ -73,7 +82,10 @@ pub(super) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
 }
 
 /// A connection to where the server is now, logged in and named `name`, with nothing unread.
-pub(super) async fn dial(store: &RedisStore, name: &str) -> Result<Box<dyn Stream>, LinkError> {
+pub(in crate::channel_layer) async fn dial(
+    store: &RedisStore,
+    name: &str,
+) -> Result<Box<dyn Stream>, LinkError> {
     let url = store.url();
     let (host, port) = store.address().await?;
     let connected = TcpStream::connect((host.as_str(), port));

@@ -9,10 +9,10 @@ use crate::error::{Dependency, ErrorKind};
 use crate::metrics::{self, GapCause};
 use crate::stores::redis_keys::CANARY_PATTERN;
 
-use super::canary::Canary;
-use super::dial::{LinkError, kind_of_reply};
-use super::inbox::{Incoming, Payload};
-use super::resp::{NotResp, Parser, Reply};
+use super::super::inbox::{Incoming, Payload};
+use super::super::link::canary::Canary;
+use super::super::link::dial::{LinkError, kind_of_reply};
+use super::super::link::resp::{Parser, Reply};
 use super::subscriber::Task;
 use super::subscriptions::OutOfStep;
 
@@ -118,12 +118,6 @@ impl Task {
             }
         }
         Ok(())
-    }
-}
-
-impl From<NotResp> for LinkError {
-    fn from(error: NotResp) -> Self {
-        Self::new(ErrorKind::Protocol, error.to_string())
     }
 }
 
