@@ -96,10 +96,12 @@ mod tests {
     }
 
     fn tenant(own: Option<&str>, hosts: &[&str], kind: Option<LayerKind>) -> TenantConfig {
-        let mut tenant = TenantConfig::default();
-        tenant.redis = own.map(|url| RedisConfig {
-            url: Some(url.into()),
-        });
+        let mut tenant = TenantConfig {
+            redis: own.map(|url| RedisConfig {
+                url: Some(url.into()),
+            }),
+            ..TenantConfig::default()
+        };
         tenant.layer.hosts = hosts.iter().map(|url| Secret::from(*url)).collect();
         tenant.layer.kind = kind;
         tenant
