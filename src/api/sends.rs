@@ -13,7 +13,7 @@ use super::{ApiState, Target};
 use crate::event::Event;
 use crate::metrics::EventSource;
 use crate::relay::PublishError;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// Messages of one batch.
 const MAX_BATCH: usize = 1000;
@@ -37,7 +37,7 @@ impl FromRequest<ApiState> for EventBody {
     }
 }
 
-/// The event that is written so.
+/// Returns the event that is written so.
 fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
     let event = Event::from_json(json).map_err(|_| ApiProblem::EventNotValid)?;
     match event.is_dispatchable() {

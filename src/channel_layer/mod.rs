@@ -18,27 +18,20 @@ use crate::ids::{ChannelName, GroupName};
 use crate::event::{DecodeError, EncodeError, Event};
 
 pub use codec::Codec;
-pub use control::Control;
+pub use control::{Control, Heard};
 pub use inbox::{Inbox, Incoming, Payload, Signal};
 pub use target::{Members, SocketChannel, Target};
 
-mod canary;
 pub mod codec;
-pub mod control;
+mod control;
 pub mod core;
-mod dial;
 pub mod hosts;
 pub mod inbox;
+mod link;
 pub mod memory;
 mod msgpack;
-
 pub mod pubsub;
-mod pulse;
-mod replies;
-mod resp;
 pub mod shards;
-mod subscriber;
-mod subscriptions;
 pub mod target;
 
 /// The layer of one tenant.

@@ -16,7 +16,7 @@ use super::upgrade::{self, Upgrade};
 use crate::config::ClientAddress;
 use crate::error::Refusal;
 use crate::routes::PathParams;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// A request that may show its token.
 pub(super) struct Admitted {

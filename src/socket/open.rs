@@ -21,7 +21,7 @@ use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
 use crate::metrics::{self, AuthStep};
 use crate::rate::Bucket;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// Opens the socket of `identity` in `place`; `path` is that of its request.
 ///

@@ -9,7 +9,7 @@ use crate::consumer::Refused;
 use crate::error::Refusal;
 use crate::metrics;
 use crate::problem::Problem;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// Why a step refuses.
 #[derive(Debug)]

@@ -26,8 +26,8 @@ use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
 use super::inbox::{Inbox, Incoming, Payload};
+use super::link::Status;
 use super::shards::shard_of;
-use super::subscriber::Status;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
 

@@ -20,9 +20,9 @@ use crate::error::{Dependency, ErrorKind};
 use crate::metrics::{self, GapCause};
 use crate::stores::redis::{RedisStore, error_kind};
 
-use super::super::canary::Canary;
-use super::super::dial::LinkError;
-use super::super::subscriber::{Publishing, Status, poll_some};
+use super::super::link::canary::Canary;
+use super::super::link::dial::LinkError;
+use super::super::link::{Publishing, Status, poll_some};
 use super::mailbox::{Mailbox, Reading, concerns_a_key};
 use super::membership;
 use super::seen::Seen;

@@ -1,0 +1,137 @@
+//! The canary of a link: published through the command link, expected on the subscriber link.
+//!
+//! It tells a link that takes commands but hears nothing (the far side of a split brain, a subscriber connection that a
+//! proxy forgot) from one on which nobody publishes. A canary that could not be published says nothing.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::metrics;
+
+/// From one canary to the next. With [`RETURN_LIMIT`] and two misses: a deaf link is noticed within about four seconds.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long after its publish a canary may take.
+const RETURN_LIMIT: Duration = Duration::from_secs(1);
+/// So many in a row, and the link is deaf.
+const MISSES: u32 = 2;
+
+enum State {
+    /// Until the next one is due.
+    Resting,
+    /// On its way to Redis.
+    Leaving,
+    /// Redis has taken it.
+    Expected { taken: Instant },
+}
+
+/// Where the canary of one link is.
+pub(in crate::channel_layer) struct Canary {
+    state: State,
+    number: u64,
+    sent: Instant,
+    misses: u32,
+}
+
+impl Canary {
+    pub(in crate::channel_layer) fn new() -> Self {
+        Self {
+            state: State::Resting,
+            number: 0,
+            sent: Instant::now(),
+            misses: 0,
+        }
+    }
+
+    /// The text of the next canary, if it is time for one.
+    pub(in crate::channel_layer) fn due(&mut self, now: Instant) -> Option<String> {
+        if !matches!(self.state, State::Resting) || now.duration_since(self.sent) < EVERY {
+            return None;
+        }
+        self.number += 1;
+        self.sent = now;
+        self.state = State::Leaving;
+        Some(self.number.to_string())
+    }
+
+    /// Redis took the canary, or the publish failed. Its return may have been quicker than Redis' answer.
+    pub(in crate::channel_layer) fn published(&mut self, taken: bool) {
+        if matches!(self.state, State::Leaving) {
+            self.state = if taken {
+                let taken = Instant::now();
+                State::Expected { taken }
+            } else {
+                State::Resting
+            };
+        }
+    }
+
+    /// A canary came back.
+    pub(in crate::channel_layer) fn returned(&mut self, text: &[u8], endpoint: &str) {
+        if text == self.number.to_string().as_bytes() {
+            metrics::canary_returned(endpoint, self.sent.elapsed());
+            self.misses = 0;
+            self.state = State::Resting;
+        }
+    }
+
+    /// Counts a canary that takes too long; breaks when the link is deaf.
+    pub(in crate::channel_layer) fn overdue(
+        &mut self,
+        now: Instant,
+        endpoint: &str,
+    ) -> ControlFlow<()> {
+        let State::Expected { taken } = self.state else {
+            return ControlFlow::Continue(());
+        };
+        if now.duration_since(taken) < RETURN_LIMIT {
+            return ControlFlow::Continue(());
+        }
+        metrics::canary_missed(endpoint);
+        self.misses += 1;
+        self.state = State::Resting;
+        if self.misses >= MISSES {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDPOINT: &str = "h:1";
+
+    #[test]
+    fn two_misses_in_a_row_make_a_link_deaf() {
+        let mut canary = Canary::new();
+        let mut now = Instant::now();
+        let mut round = |canary: &mut Canary, back: bool| {
+            now += EVERY + EVERY;
+            let text = canary.due(now).unwrap();
+            canary.published(true);
+            if back {
+                canary.returned(text.as_bytes(), ENDPOINT);
+            }
+            now += EVERY + RETURN_LIMIT;
+            canary.overdue(now, ENDPOINT).is_break()
+        };
+        let deaf = [false, true, false, false].map(|back| round(&mut canary, back));
+        assert_eq!(deaf, [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_canary_that_could_not_leave_is_not_missed() {
+        let mut canary = Canary::new();
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            now += EVERY;
+            assert!(canary.due(now).is_some());
+            canary.published(false);
+            assert!(canary.overdue(now + EVERY * 5, ENDPOINT).is_continue());
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Opens a subscriber connection: TCP, TLS where the URL says so, login, name. Each step has a deadline.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::config::Secret;
+use crate::error::{ErrorKind, StoreError};
+use crate::stores::redis::{RedisStore, RedisUrl};
+
+use super::command::write_command;
+use super::resp::{NotResp, Parser, Reply};
+
+/// For the TCP connection with its name look-up, for TLS, and for the login: each.
+const STEP_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a subscriber reads from and writes to.
+pub(in crate::channel_layer) trait Stream:
+    AsyncRead + AsyncWrite + Send + Unpin
+{
+}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Why there is no connection, or no more.
+#[derive(Debug)]
+pub(in crate::channel_layer) struct LinkError {
+    pub(in crate::channel_layer) kind: ErrorKind,
+    /// What the system or the server said; holds no secret.
+    pub(in crate::channel_layer) text: String,
+}
+
+impl LinkError {
+    pub(in crate::channel_layer) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { kind, text }
+    }
+
+    /// The error that an error reply of the server stands for.
+    pub(in crate::channel_layer) fn of_reply(reply: &[u8]) -> Self {
+        Self::new(kind_of_reply(reply), String::from_utf8_lossy(reply))
+    }
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::TimedOut => ErrorKind::Timeout,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<StoreError> for LinkError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.kind, error.to_string())
+    }
+}
+
+impl From<NotResp> for LinkError {
+    fn from(error: NotResp) -> Self {
+        Self::new(ErrorKind::Protocol, error.to_string())
+    }
+}
+
+/// The word for an error reply, by the code it begins with.
+pub(in crate::channel_layer) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
+    match reply.split(|byte| *byte == b' ').next() {
+        Some(b"NOPERM") => ErrorKind::Permission,
+        Some(b"NOAUTH" | b"WRONGPASS") => ErrorKind::Auth,
+        _ => ErrorKind::Other,
+    }
+}
+
+/// A connection to where the server is now, logged in and named `name`, with nothing unread.
+pub(in crate::channel_layer) async fn dial(
+    store: &RedisStore,
+    name: &str,
+) -> Result<Box<dyn Stream>, LinkError> {
+    let url = store.url();
+    let (host, port) = store.address().await?;
+    let connected = TcpStream::connect((host.as_str(), port));
+    let tcp = in_time("connect", connected).await??;
+    tcp.set_nodelay(true)?;
+    let mut stream: Box<dyn Stream> = if url.tls() {
+        let host = ServerName::try_from(host)
+            .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
+        let connector = TlsConnector::from(tls_config()?);
+        Box::new(in_time("TLS handshake", connector.connect(host, tcp)).await??)
+    } else {
+        Box::new(tcp)
+    };
+    in_time("login", log_in(&mut stream, url, name)).await??;
+    Ok(stream)
+}
+
+async fn in_time<F: Future>(step: &str, future: F) -> Result<F::Output, LinkError> {
+    let late = |_| {
+        let text = format!("no answer to {step} within {STEP_LIMIT:?}");
+        LinkError::new(ErrorKind::Timeout, text)
+    };
+    timeout(STEP_LIMIT, future).await.map_err(late)
+}
+
+/// The system's certificates, read once: they trust the same servers as the command link.
+fn tls_config() -> Result<Arc<ClientConfig>, LinkError> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let mut roots = RootCertStore::empty();
+    let (added, _) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if added == 0 {
+        let text = "the system has no certificate authorities";
+        return Err(LinkError::new(ErrorKind::Other, text));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
+}
+
+/// AUTH, CLIENT SETNAME and PING in one write.
+async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Result<(), LinkError> {
+    let mut out = BytesMut::new();
+    let password = url.password().map(Secret::expose);
+    if let Some(password) = password {
+        let login = [Some("AUTH"), url.username(), Some(password)];
+        let login = login.into_iter().flatten().map(str::as_bytes);
+        write_command(login, &mut out);
+    }
+    let naming = ["CLIENT", "SETNAME", name].into_iter().map(str::as_bytes);
+    write_command(naming, &mut out);
+    write_command([&b"PING"[..]].into_iter(), &mut out);
+    stream.write_all(&out).await?;
+    stream.flush().await?;
+
+    let (mut input, mut parser) = (BytesMut::with_capacity(1024), Parser::default());
+    if password.is_some()
+        && let Err(refusal) = answer(stream, &mut input, &mut parser).await?
+    {
+        // Whatever the text, an AUTH that fails is about credentials; only a server without a password says otherwise.
+        return Err(LinkError::new(ErrorKind::Auth, refusal.text));
+    }
+    // A user without the right to name itself may still subscribe, and a server that loads its data takes subscribers. But
+    // one that is about to hang up says why in its first reply.
+    let named = answer(stream, &mut input, &mut parser).await?;
+    let alive = answer(stream, &mut input, &mut parser).await;
+    match (named, alive) {
+        (Err(refusal), Err(_)) => Err(refusal),
+        (_, Err(error)) => Err(error),
+        (Err(refusal), _) | (_, Ok(Err(refusal))) if refusal.kind == ErrorKind::Auth => {
+            Err(refusal)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The next reply: the outer error is the connection's, the inner one the server's.
+async fn answer(
+    stream: &mut Box<dyn Stream>,
+    input: &mut BytesMut,
+    parser: &mut Parser,
+) -> Result<Result<(), LinkError>, LinkError> {
+    loop {
+        let (reply, used) = match parser.next(input) {
+            Ok((Some(Reply::Error(text)), used)) => (Some(Err(LinkError::of_reply(text))), used),
+            Ok((Some(_), used)) => (Some(Ok(())), used),
+            Ok((None, used)) => (None, used),
+            Err(error) => return Err(LinkError::new(ErrorKind::Protocol, error.to_string())),
+        };
+        input.advance(used);
+        if let Some(reply) = reply {
+            return Ok(reply);
+        }
+        if stream.read_buf(input).await? == 0 {
+            let text = "the server closed the connection";
+            return Err(LinkError::new(ErrorKind::Io, text));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The part of RESP2 that a subscriber hears: confirmations, messages, pongs, errors.
+//!
+//! Sans-IO over the bytes read so far; nothing is copied and nothing is allocated by what a length claims. A message
+//! longer than the bound is skipped as it streams by.
+
+use crate::event::MAX_PAYLOAD;
+
+/// The longest line of a reply; Redis' own error texts stay far below.
+const MAX_LINE: usize = 64 * 1024;
+/// The most elements of an array; a subscriber hears three.
+const MAX_ELEMENTS: usize = 16;
+const MAX_ELEMENT: usize = MAX_PAYLOAD;
+
+/// One reply of the server.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::channel_layer) enum Reply<'a> {
+    Message {
+        channel: &'a [u8],
+        payload: &'a [u8],
+    },
+    /// A message whose payload is longer than the bound; it is skipped.
+    Oversized {
+        channel: &'a [u8],
+    },
+    Subscribed(&'a [u8]),
+    Unsubscribed(&'a [u8]),
+    Pong,
+    Error(&'a [u8]),
+    /// `+OK` and what else nobody waits for.
+    Other,
+}
+
+/// The server does not speak RESP2, or sends what no subscriber asked for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server's reply is not RESP2")]
+pub(in crate::channel_layer) struct NotResp;
+
+/// Remembers how much of an oversized message is still to be skipped.
+#[derive(Default)]
+pub(in crate::channel_layer) struct Parser {
+    skip: usize,
+}
+
+/// A reply is not complete.
+struct Incomplete;
+
+enum Step<'a> {
+    Done(Reply<'a>),
+    /// The reply goes on for this many bytes, which nobody wants.
+    DoneAndSkip(Reply<'a>, usize),
+}
+
+type Parsed<T> = Result<Result<T, Incomplete>, NotResp>;
+
+/// Unwraps the complete, hands the rest up.
+macro_rules! complete {
+    ($parsed:expr) => {
+        match $parsed? {
+            Ok(value) => value,
+            Err(incomplete) => return Ok(Err(incomplete)),
+        }
+    };
+}
+
+impl Parser {
+    /// The next reply in `input` and how many bytes it took; `None` with what could be skipped if there is none yet.
+    pub(in crate::channel_layer) fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+    ) -> Result<(Option<Reply<'a>>, usize), NotResp> {
+        let skipped = self.skip.min(input.len());
+        self.skip -= skipped;
+        let input = &input[skipped..];
+        if input.is_empty() {
+            return Ok((None, skipped));
+        }
+        let mut cursor = Cursor { input, at: 0 };
+        Ok(match cursor.reply()? {
+            Ok(Step::Done(reply)) => (Some(reply), skipped + cursor.at),
+            Ok(Step::DoneAndSkip(reply, rest)) => {
+                self.skip = rest;
+                (Some(reply), skipped + cursor.at)
+            }
+            Err(Incomplete) => (None, skipped),
+        })
+    }
+}
+
+struct Cursor<'a> {
+    input: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn line(&mut self) -> Parsed<&'a [u8]> {
+        let rest = &self.input[self.at..];
+        let window = &rest[..rest.len().min(MAX_LINE)];
+        match window.iter().position(|byte| *byte == b'\r') {
+            Some(end) => match rest.get(end + 1) {
+                Some(b'\n') => {
+                    self.at += end + 2;
+                    Ok(Ok(&rest[..end]))
+                }
+                Some(_) => Err(NotResp),
+                None => Ok(Err(Incomplete)),
+            },
+            None if rest.len() >= MAX_LINE => Err(NotResp),
+            None => Ok(Err(Incomplete)),
+        }
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let byte = self.input.get(self.at).copied();
+        self.at += usize::from(byte.is_some());
+        byte
+    }
+
+    fn reply(&mut self) -> Parsed<Step<'a>> {
+        let reply = match self.byte() {
+            None => return Ok(Err(Incomplete)),
+            Some(b'*') => return self.array(),
+            Some(b'-') => Reply::Error(complete!(self.line())),
+            Some(b'+') => match complete!(self.line()) {
+                b"PONG" => Reply::Pong,
+                _ => Reply::Other,
+            },
+            Some(b':') => {
+                complete!(self.line());
+                Reply::Other
+            }
+            Some(b'$') => {
+                self.at -= 1;
+                complete!(self.bulk());
+                Reply::Other
+            }
+            Some(_) => return Err(NotResp),
+        };
+        Ok(Ok(Step::Done(reply)))
+    }
+
+    fn array(&mut self) -> Parsed<Step<'a>> {
+        let count = number(complete!(self.line()))?.unwrap_or(0);
+        if count > MAX_ELEMENTS {
+            return Err(NotResp);
+        }
+        if count == 0 {
+            return Ok(Ok(Step::Done(Reply::Other)));
+        }
+        let kind = complete!(self.bulk());
+        let reply = match (kind, count) {
+            (b"message", 3) => {
+                let channel = complete!(self.bulk());
+                let len = complete!(self.bulk_len());
+                if len > MAX_PAYLOAD {
+                    let reply = Reply::Oversized { channel };
+                    return Ok(Ok(Step::DoneAndSkip(reply, len.saturating_add(2))));
+                }
+                let payload = complete!(self.bulk_body(len));
+                Reply::Message { channel, payload }
+            }
+            (b"subscribe", 3) => Reply::Subscribed(complete!(self.confirmation())),
+            (b"unsubscribe", 3) => Reply::Unsubscribed(complete!(self.confirmation())),
+            (b"pong", 2) => {
+                complete!(self.bulk());
+                Reply::Pong
+            }
+            (_, count) => {
+                for _ in 1..count {
+                    complete!(self.element());
+                }
+                Reply::Other
+            }
+        };
+        Ok(Ok(Step::Done(reply)))
+    }
+
+    /// The channel; what follows is how many channels the connection has.
+    fn confirmation(&mut self) -> Parsed<&'a [u8]> {
+        let channel = complete!(self.bulk());
+        complete!(self.element());
+        Ok(Ok(channel))
+    }
+
+    fn element(&mut self) -> Parsed<()> {
+        match self.byte() {
+            None => return Ok(Err(Incomplete)),
+            Some(b':' | b'+' | b'-') => {
+                complete!(self.line());
+            }
+            Some(b'$') => {
+                self.at -= 1;
+                complete!(self.bulk());
+            }
+            Some(_) => return Err(NotResp),
+        }
+        Ok(Ok(()))
+    }
+
+    /// A bulk string; the null one reads as empty.
+    fn bulk(&mut self) -> Parsed<&'a [u8]> {
+        match self.input.get(self.at..self.at + 5) {
+            Some(b"$-1\r\n") => {
+                self.at += 5;
+                return Ok(Ok(&[]));
+            }
+            Some(_) => {}
+            None => return Ok(Err(Incomplete)),
+        }
+        let len = complete!(self.bulk_len());
+        if len > MAX_ELEMENT {
+            return Err(NotResp);
+        }
+        self.bulk_body(len)
+    }
+
+    fn bulk_len(&mut self) -> Parsed<usize> {
+        match self.byte() {
+            None => return Ok(Err(Incomplete)),
+            Some(b'$') => {}
+            Some(_) => return Err(NotResp),
+        }
+        Ok(Ok(number(complete!(self.line()))?.ok_or(NotResp)?))
+    }
+
+    fn bulk_body(&mut self, len: usize) -> Parsed<&'a [u8]> {
+        let rest = &self.input[self.at..];
+        if rest.len() < len + 2 {
+            return Ok(Err(Incomplete));
+        }
+        if rest[len..len + 2] != *b"\r\n" {
+            return Err(NotResp);
+        }
+        self.at += len + 2;
+        Ok(Ok(&rest[..len]))
+    }
+}
+
+/// A length; `None` is −1.
+fn number(line: &[u8]) -> Result<Option<usize>, NotResp> {
+    let text = str::from_utf8(line).map_err(|_| NotResp)?;
+    if text == "-1" {
+        return Ok(None);
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(NotResp);
+    }
+    text.parse().map(Some).map_err(|_| NotResp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &[u8] = b"+OK\r\n+PONG\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n\
+        *3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\nx\r\ny\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n\
+        -NOPERM no\r\n*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n";
+
+    fn expected() -> Vec<Reply<'static>> {
+        vec![
+            Reply::Other,
+            Reply::Pong,
+            Reply::Subscribed(b"a"),
+            Reply::Message {
+                channel: b"a",
+                payload: b"x\r\ny",
+            },
+            Reply::Pong,
+            Reply::Error(b"NOPERM no"),
+            Reply::Unsubscribed(b""),
+        ]
+    }
+
+    #[test]
+    fn replies_are_read_however_they_are_cut() {
+        for step in 1..=STREAM.len() {
+            let mut parser = Parser::default();
+            let (mut start, mut end) = (0, 0);
+            let mut seen = Vec::new();
+            while end < STREAM.len() {
+                end = (end + step).min(STREAM.len());
+                loop {
+                    let (reply, used) = parser.next(&STREAM[start..end]).unwrap();
+                    start += used;
+                    match reply {
+                        Some(reply) => seen.push(reply),
+                        None => break,
+                    }
+                }
+            }
+            assert_eq!(seen, expected(), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_message_beyond_the_bound_is_skipped_as_it_streams_by() {
+        let len = MAX_PAYLOAD + 1;
+        let mut parser = Parser::default();
+        let head = format!("*3\r\n$7\r\nmessage\r\n$1\r\na\r\n${len}\r\n");
+        let (reply, used) = parser.next(head.as_bytes()).unwrap();
+        assert_eq!(
+            (reply, used),
+            (Some(Reply::Oversized { channel: b"a" }), head.len())
+        );
+        let body = vec![b'x'; 1 << 20];
+        let mut left = len + 2;
+        while left > 0 {
+            let piece = &body[..left.min(body.len())];
+            assert_eq!(parser.next(piece), Ok((None, piece.len())));
+            left -= piece.len();
+        }
+        assert_eq!(parser.next(b"+PONG\r\n"), Ok((Some(Reply::Pong), 7)));
+    }
+
+    #[test]
+    fn what_is_not_resp2_is_refused() {
+        for bytes in [
+            &b"HTTP/1.1 400 Bad Request\r\n"[..],
+            b"*99\r\n",
+            b"*-5\r\n",
+            b"*3\r\n$99999999999\r\n",
+            b"*3\r\n$9\r\nsubscribe\r\n$1\r\naXX:1\r\n",
+            b"+a\rb\r\n",
+            b"*1\r\n$1a\r\nx\r\n",
+        ] {
+            assert_eq!(Parser::default().next(bytes), Err(NotResp), "{bytes:?}");
+        }
+        let endless = vec![b'+'; MAX_LINE + 2];
+        assert_eq!(Parser::default().next(&endless), Err(NotResp));
+    }
+}

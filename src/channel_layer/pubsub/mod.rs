@@ -1,0 +1,310 @@
+//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host or several.
+//!
+//! One SUBSCRIBE per group and replica, one PUBLISH per event, each on the host that the name belongs to. All tenants that
+//! log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::error::{ErrorKind, StoreError};
+use crate::ids::{ChannelName, GroupName, ReplicaId};
+use crate::stores::redis::{RedisStore, RedisUrl};
+use crate::stores::redis_keys;
+
+use super::inbox::Inbox;
+use super::link::Status;
+use super::shards::shard_of;
+use super::target::{SocketChannel, Target};
+use super::{ChannelLayer, Codec, Control, LayerError};
+use crate::channel_names::{channel_patterns, group_channel};
+use crate::event::Event;
+
+use subscriber::{Order, Subscriber};
+
+mod pulse;
+mod replies;
+mod subscriber;
+mod subscriptions;
+
+/// How long a join waits for its confirmation, a lost link included.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The channels of Lockgate itself, as an ACL rule takes them.
+const OWN_CHANNELS: &str = "lockgate:*";
+
+/// The subscriber links of this replica, one per server and login.
+pub struct PubSubEndpoints {
+    replica: ReplicaId,
+    links: Mutex<Vec<Weak<Endpoint>>>,
+}
+
+impl PubSubEndpoints {
+    /// A registry without links.
+    pub fn new(replica: ReplicaId) -> Self {
+        Self {
+            replica,
+            links: Mutex::default(),
+        }
+    }
+
+    /// A layer on the servers of `stores`, in the order of its hosts, whose events go to `inbox`. Shares the links of
+    /// layers that log in the same way; the first one starts a link, the last one ends it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn attach(
+        &self,
+        stores: &[Arc<RedisStore>],
+        prefix: &str,
+        codec: Codec,
+        inbox: Arc<Inbox>,
+    ) -> PubSubLayer {
+        let line = |store: &Arc<RedisStore>| {
+            let pattern = channel_patterns(prefix);
+            Line::new(self.endpoint(store), store, inbox.clone(), pattern)
+        };
+        PubSubLayer {
+            lines: stores.iter().map(line).collect(),
+            prefix: prefix.into(),
+            channel_prefix: format!("{prefix}specific.").into(),
+            codec,
+        }
+    }
+
+    /// The control channel `name` on the server of `store`, on the same link as the layers there.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn control(&self, store: &Arc<RedisStore>, name: &str) -> Control {
+        let line = |inbox| Line::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned());
+        Control::on(line, name)
+    }
+
+    fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
+        let mut links = self.links.lock();
+        links.retain(|link| link.strong_count() > 0);
+        let shared = links.iter().filter_map(Weak::upgrade);
+        let shared = { shared }.find(|link| link.url.same_login(store.url()));
+        shared.unwrap_or_else(|| {
+            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
+            links.push(Arc::downgrade(&endpoint));
+            endpoint
+        })
+    }
+}
+
+/// One link with its task.
+struct Endpoint {
+    url: RedisUrl,
+    orders: mpsc::UnboundedSender<Order>,
+    attachments: AtomicU64,
+    status: Arc<Status>,
+    task: AbortHandle,
+}
+
+impl Endpoint {
+    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
+        let (orders, taken) = mpsc::unbounded_channel();
+        let status = Arc::new(Status::default());
+        let subscriber = Subscriber {
+            endpoint: store.endpoint().to_owned(),
+            name: format!("lockgate-subscriber-{replica}"),
+            canary_channel: redis_keys::canary(replica).into(),
+            store: store.clone(),
+            orders: taken,
+            status: status.clone(),
+        };
+        Self {
+            url: store.url().clone(),
+            orders,
+            attachments: AtomicU64::new(0),
+            status,
+            task: tokio::spawn(subscriber.run()).abort_handle(),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // Fails only if the task panicked; then joins fail and readiness is off.
+        drop(self.orders.send(order));
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One user of a link: what it subscribes goes to its inbox alone.
+pub(super) struct Line {
+    endpoint: Arc<Endpoint>,
+    attachment: u64,
+    store: Arc<RedisStore>,
+}
+
+impl Line {
+    fn new(
+        endpoint: Arc<Endpoint>,
+        store: &Arc<RedisStore>,
+        inbox: Arc<Inbox>,
+        pattern: String,
+    ) -> Self {
+        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
+        endpoint.order(Order::Attach {
+            attachment,
+            inbox,
+            pattern,
+        });
+        Self {
+            endpoint,
+            attachment,
+            store: store.clone(),
+        }
+    }
+
+    /// Asks for a channel, whose messages come in for `target`; returns once Redis has confirmed.
+    pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
+        let (waiter, confirmed) = oneshot::channel();
+        self.endpoint.order(Order::Subscribe {
+            attachment: self.attachment,
+            channel,
+            target,
+            waiter,
+        });
+        match timeout(JOIN_LIMIT, confirmed).await {
+            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
+            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
+            Err(_) => {
+                let failure = *self.endpoint.status.failure.lock();
+                let kind = failure.unwrap_or(ErrorKind::Timeout);
+                Err(LayerError::Unavailable(kind))
+            }
+        }
+    }
+
+    fn unsubscribe(&self, channel: Bytes) {
+        self.endpoint.order(Order::Unsubscribe {
+            attachment: self.attachment,
+            channel,
+        });
+    }
+
+    pub(super) async fn publish(&self, channel: &[u8], payload: &[u8]) -> Result<u64, StoreError> {
+        self.store.publish(channel, payload).await
+    }
+
+    /// Whether both go over one link.
+    pub(super) fn is_same_link(&self, other: &Line) -> bool {
+        Arc::ptr_eq(&self.endpoint, &other.endpoint)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.endpoint.order(Order::Detach {
+            attachment: self.attachment,
+        });
+    }
+}
+
+/// The pub/sub layer of one tenant.
+pub struct PubSubLayer {
+    /// In the order of the hosts; at least one.
+    lines: Box<[Line]>,
+    prefix: Box<str>,
+    channel_prefix: Box<str>,
+    codec: Codec,
+}
+
+impl PubSubLayer {
+    /// The host that a Redis channel belongs to: the whole name is hashed, prefix and all.
+    fn shard(&self, channel: &[u8]) -> &Line {
+        &self.lines[shard_of(channel, self.lines.len())]
+    }
+
+    fn socket_channel(&self, socket: SocketChannel) -> Bytes {
+        Bytes::from(socket.name(&self.channel_prefix))
+    }
+
+    /// Answers how many connections heard it.
+    async fn publish_to(&self, channel: &[u8], event: &Event) -> Result<u64, LayerError> {
+        let payload = self.codec.encode(event)?;
+        Ok(self.shard(channel).store.publish(channel, &payload).await?)
+    }
+}
+
+#[async_trait]
+impl ChannelLayer for PubSubLayer {
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        let channel = group_channel(&self.prefix, group);
+        let target = Target::Group(group.clone());
+        self.shard(&channel)
+            .subscribe(channel.clone(), target)
+            .await
+    }
+
+    fn unsubscribe(&self, group: &GroupName) {
+        let channel = group_channel(&self.prefix, group);
+        self.shard(&channel).unsubscribe(channel.clone());
+    }
+
+    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
+        self.publish_to(&group_channel(&self.prefix, group), event)
+            .await?;
+        Ok(())
+    }
+
+    fn channel_prefix(&self) -> &str {
+        &self.channel_prefix
+    }
+
+    /// A SUBSCRIBE for each: only where somebody may send to it.
+    fn hears_every_socket(&self) -> bool {
+        false
+    }
+
+    async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError> {
+        let channel = self.socket_channel(socket);
+        let target = Target::Socket(socket);
+        self.shard(&channel)
+            .subscribe(channel.clone(), target)
+            .await
+    }
+
+    fn close_channel(&self, socket: SocketChannel) {
+        let channel = self.socket_channel(socket);
+        self.shard(&channel).unsubscribe(channel.clone());
+    }
+
+    /// The name verbatim, without the layer's prefix, as Channels has it.
+    async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
+        match self.publish_to(channel.as_str().as_bytes(), event).await? {
+            0 => Err(LayerError::NoReceiver),
+            _ => Ok(()),
+        }
+    }
+
+    async fn ready(&self) -> bool {
+        for Line {
+            endpoint, store, ..
+        } in &self.lines
+        {
+            if !endpoint.status.ready.load(Ordering::Acquire) || store.ping().await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn codec(&self) -> &Codec {
+        &self.codec
+    }
+}

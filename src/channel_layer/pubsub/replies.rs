@@ -1,0 +1,128 @@
+//! What Redis says on a subscriber link: events go to the inboxes, confirmations and refusals to the wishes.
+
+use std::time::Instant;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tracing::{info, warn};
+
+use crate::error::{Dependency, ErrorKind};
+use crate::metrics::{self, GapCause};
+use crate::stores::redis_keys::CANARY_PATTERN;
+
+use super::super::inbox::{Incoming, Payload};
+use super::super::link::canary::Canary;
+use super::super::link::dial::{LinkError, kind_of_reply};
+use super::super::link::resp::{Parser, Reply};
+use super::subscriber::Task;
+use super::subscriptions::OutOfStep;
+
+impl Task {
+    /// Takes every complete reply out of `input`.
+    pub(super) fn take(
+        &mut self,
+        parser: &mut Parser,
+        input: &mut BytesMut,
+        canary: &mut Canary,
+    ) -> Result<(), LinkError> {
+        let read_at = Instant::now();
+        let mut start = 0;
+        loop {
+            let (reply, used) = parser.next(&input[start..])?;
+            start += used;
+            let Some(reply) = reply else { break };
+            match reply {
+                Reply::Message { channel, payload } => {
+                    if channel == self.parts.canary_channel {
+                        canary.returned(payload, &self.parts.endpoint);
+                    }
+                    self.deliver(channel, payload, read_at);
+                }
+                Reply::Oversized { channel } => {
+                    for route in self.wishes.routes(channel) {
+                        route.inbox.drop_oversized();
+                    }
+                }
+                Reply::Subscribed(channel) => self.confirmed(channel)?,
+                Reply::Unsubscribed(channel) => self.wishes.ended(channel)?,
+                Reply::Pong => self.wishes.ponged()?,
+                Reply::Error(text) => self.refused(text)?,
+                Reply::Other => {}
+            }
+        }
+        input.advance(start);
+        Ok(())
+    }
+
+    fn deliver(&self, channel: &[u8], payload: &[u8], read_at: Instant) {
+        for route in self.wishes.routes(channel) {
+            // Copied, not sliced: a slice would keep the whole read buffer alive for as long as the event waits.
+            let incoming = Incoming {
+                target: route.target.clone(),
+                payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
+                read_at,
+            };
+            route.inbox.push(incoming, payload.len());
+        }
+    }
+
+    fn confirmed(&mut self, channel: &[u8]) -> Result<(), LinkError> {
+        for late in self.wishes.confirmed(channel)? {
+            late.inbox.push_gap(GapCause::Link);
+        }
+        if self.denied == 0 {
+            return Ok(());
+        }
+        for route in self.wishes.routes(channel) {
+            if let Some(attachment) = self.attachments.get_mut(&route.attachment)
+                && std::mem::take(&mut attachment.denied)
+            {
+                self.denied -= 1;
+                info!(
+                    redis.endpoint = self.parts.endpoint,
+                    "Redis grants {} again", attachment.pattern
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest command failed.
+    fn refused(&mut self, text: &[u8]) -> Result<(), LinkError> {
+        let kind = kind_of_reply(text);
+        if kind == ErrorKind::Auth {
+            return Err(LinkError::of_reply(text));
+        }
+        metrics::dependency_error(Dependency::Redis, kind);
+        let refused = self.wishes.failed(kind)?;
+        let user = self.parts.store.url().username().unwrap_or("default");
+        if refused.own {
+            warn!(
+                redis.endpoint = self.parts.endpoint,
+                error.kind = kind.label(),
+                "Redis refuses the canary's channel, so a deaf link goes unnoticed; grant it: ACL SETUSER {user} &{}",
+                CANARY_PATTERN
+            );
+        }
+        for attachment in refused.attachments {
+            if let Some(attachment) = self.attachments.get_mut(&attachment)
+                && !std::mem::replace(&mut attachment.denied, true)
+            {
+                self.denied += 1;
+                warn!(
+                    redis.endpoint = self.parts.endpoint,
+                    error.kind = kind.label(),
+                    error = %String::from_utf8_lossy(text),
+                    "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} +subscribe +unsubscribe +publish +ping &{}",
+                    attachment.pattern
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<OutOfStep> for LinkError {
+    fn from(_: OutOfStep) -> Self {
+        Self::new(ErrorKind::Protocol, "Redis answered what nobody asked")
+    }
+}

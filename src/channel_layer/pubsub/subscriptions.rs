@@ -1,0 +1,612 @@
+//! What one link shall be subscribed to, and what Redis has confirmed: a state machine without IO.
+//!
+//! The wishes are the truth. [`Subscriptions::flush`] compares them with what was last said on the link and writes only the
+//! difference, in batches. Confirmations are matched by channel name, errors by the order of commands.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use crate::error::ErrorKind;
+
+use super::super::inbox::Inbox;
+use super::super::link::command::write_command;
+use super::super::target::Target;
+
+/// Channel names per command: long enough that commands do not matter, short enough that Redis answers others between.
+const BATCH: usize = 500;
+
+/// Tells a caller of `subscribe` how it went.
+pub(super) type Waiter = oneshot::Sender<Result<(), ErrorKind>>;
+
+/// Where the messages of a channel go.
+pub(super) struct Route {
+    /// The layer that wished for it.
+    pub(super) attachment: u64,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) target: Target,
+}
+
+#[derive(Default)]
+struct Channel {
+    routes: Vec<Route>,
+    waiters: Vec<Waiter>,
+    /// The link's own channel: wanted without routes.
+    own: bool,
+    /// What was last said on this link: SUBSCRIBE (true) or UNSUBSCRIBE.
+    said: Option<bool>,
+    /// Commands of this channel that Redis has not answered.
+    unanswered: u32,
+    /// Listed in [`Subscriptions::changed`].
+    changed: bool,
+    /// Redis refused it since this link was made or the wish was last repeated.
+    refused: bool,
+    /// It was refused after it had been confirmed on an earlier link: events have been missed for longer than others'.
+    late: bool,
+    /// It was confirmed at some time.
+    confirmed: bool,
+}
+
+impl Channel {
+    fn wanted(&self) -> bool {
+        self.own || !self.routes.is_empty()
+    }
+
+    fn subscribed(&self) -> bool {
+        self.said == Some(true) && self.unanswered == 0
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Subscribe,
+    Unsubscribe,
+    Ping,
+}
+
+/// A command on its way.
+struct Command {
+    kind: Kind,
+    channels: Vec<Bytes>,
+    answers_left: usize,
+    /// It belongs to the resubscription after a lost link.
+    recovery: bool,
+}
+
+/// Whose channels Redis refused.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// The layers concerned, one entry per channel.
+    pub(super) attachments: Vec<u64>,
+    /// The link's own channel.
+    pub(super) own: bool,
+}
+
+/// Redis answered what nobody asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OutOfStep;
+
+/// The subscriptions of one link.
+#[derive(Default)]
+pub(super) struct Subscriptions {
+    channels: HashMap<Bytes, Channel>,
+    /// Channels whose wish may differ from what was said.
+    changed: Vec<Bytes>,
+    /// Batches that were refused as a whole and are asked again in parts.
+    parts: Vec<(Vec<Bytes>, bool)>,
+    refused: Vec<Bytes>,
+    on_the_way: VecDeque<Command>,
+    /// What `changed` holds was lost with the last link.
+    recovery_due: bool,
+    /// Commands of the resubscription that are on the way or due.
+    recovery_left: usize,
+}
+
+impl Subscriptions {
+    /// Wishes for a channel. `waiter` hears when it is confirmed.
+    pub(super) fn want(&mut self, name: &Bytes, route: Route, waiter: Waiter) {
+        let channel = self.channels.entry(name.clone()).or_default();
+        let known = |other: &Route| other.attachment == route.attachment;
+        if !channel.routes.iter().any(known) {
+            channel.routes.push(route);
+        }
+        if channel.subscribed() {
+            tell(waiter, Ok(()));
+            return;
+        }
+        // During an outage handshakes come and give up: what they left behind goes with the next one.
+        channel.waiters.retain(|waiter| !waiter.is_closed());
+        channel.waiters.push(waiter);
+        channel.refused = false;
+        mark_changed(&mut self.changed, name, channel);
+    }
+
+    /// Wishes for a channel of the link itself.
+    pub(super) fn want_own(&mut self, name: &Bytes) {
+        let channel = self.channels.entry(name.clone()).or_default();
+        channel.own = true;
+        mark_changed(&mut self.changed, name, channel);
+    }
+
+    /// Ends the wish of one layer for a channel.
+    pub(super) fn unwant(&mut self, name: &Bytes, attachment: u64) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel
+                .routes
+                .retain(|route| route.attachment != attachment);
+            mark_changed(&mut self.changed, name, channel);
+        }
+    }
+
+    /// Ends all wishes of one layer.
+    pub(super) fn detach(&mut self, attachment: u64) {
+        for (name, channel) in &mut self.channels {
+            let before = channel.routes.len();
+            channel
+                .routes
+                .retain(|route| route.attachment != attachment);
+            if channel.routes.len() < before {
+                mark_changed(&mut self.changed, name, channel);
+            }
+        }
+    }
+
+    /// Where messages of a channel go; empty if nobody wants them any more.
+    pub(super) fn routes(&self, name: &[u8]) -> &[Route] {
+        self.channels
+            .get(name)
+            .map_or(&[], |channel| &channel.routes)
+    }
+
+    /// Whether Redis has confirmed the channel on this link.
+    pub(super) fn subscribed(&self, name: &[u8]) -> bool {
+        self.channels.get(name).is_some_and(Channel::subscribed)
+    }
+
+    /// How many channels are wished for.
+    pub(super) fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Writes what differs from the wishes.
+    pub(super) fn flush(&mut self, out: &mut BytesMut) {
+        for (names, recovery) in std::mem::take(&mut self.parts) {
+            let names = names.into_iter();
+            let names: Vec<Bytes> = names.filter(|name| self.due(name) == Some(true)).collect();
+            self.recovery_left -= usize::from(recovery);
+            self.say(Kind::Subscribe, names, recovery, out);
+        }
+        if self.changed.is_empty() {
+            self.recovery_due = false;
+            return;
+        }
+        let mut wishes = [Vec::new(), Vec::new()];
+        for name in std::mem::take(&mut self.changed) {
+            if let Some(channel) = self.channels.get_mut(&name) {
+                channel.changed = false;
+                match self.due(&name) {
+                    Some(wanted) => wishes[usize::from(wanted)].push(name),
+                    None => self.settle(&name),
+                }
+            }
+        }
+        let recovery = std::mem::take(&mut self.recovery_due);
+        let [unsubscribe, subscribe] = wishes;
+        for (kind, names, recovery) in [
+            (Kind::Subscribe, subscribe, recovery),
+            (Kind::Unsubscribe, unsubscribe, false),
+        ] {
+            for names in names.chunks(BATCH) {
+                self.say(kind, names.to_vec(), recovery, out);
+            }
+        }
+    }
+
+    /// Whether to SUBSCRIBE (true) or UNSUBSCRIBE, if anything.
+    fn due(&self, name: &Bytes) -> Option<bool> {
+        let channel = self.channels.get(name)?;
+        match (channel.wanted(), channel.said) {
+            (true, Some(true)) => None,
+            (true, _) if channel.refused => None,
+            (true, _) => Some(true),
+            (false, Some(true)) => Some(false),
+            (false, _) => None,
+        }
+    }
+
+    fn say(&mut self, kind: Kind, names: Vec<Bytes>, recovery: bool, out: &mut BytesMut) {
+        if names.is_empty() {
+            return;
+        }
+        for name in &names {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.said = Some(kind == Kind::Subscribe);
+                channel.unanswered += 1;
+            }
+        }
+        let word: &[u8] = match kind {
+            Kind::Subscribe => b"SUBSCRIBE",
+            _ => b"UNSUBSCRIBE",
+        };
+        let arguments = std::iter::once(word).chain(names.iter().map(|name| &name[..]));
+        write_command(arguments, out);
+        self.recovery_left += usize::from(recovery);
+        self.on_the_way.push_back(Command {
+            kind,
+            answers_left: names.len(),
+            channels: names,
+            recovery,
+        });
+    }
+
+    /// Writes a PING, whose answer is expected in turn.
+    pub(super) fn ping(&mut self, out: &mut BytesMut) {
+        write_command([&b"PING"[..]].into_iter(), out);
+        self.on_the_way.push_back(Command {
+            kind: Kind::Ping,
+            channels: Vec::new(),
+            answers_left: 1,
+            recovery: false,
+        });
+    }
+
+    /// A PING was answered.
+    pub(super) fn ponged(&mut self) -> Result<(), OutOfStep> {
+        self.answered(Kind::Ping)
+    }
+
+    /// Redis confirmed a SUBSCRIBE. Returns the routes that missed events for longer than the link was lost.
+    pub(super) fn confirmed(&mut self, name: &[u8]) -> Result<&[Route], OutOfStep> {
+        self.answered(Kind::Subscribe)?;
+        let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
+        channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
+        if !channel.subscribed() {
+            return Ok(&[]);
+        }
+        for waiter in std::mem::take(&mut channel.waiters) {
+            tell(waiter, Ok(()));
+        }
+        channel.confirmed = true;
+        let late = std::mem::take(&mut channel.late);
+        Ok(if late { &channel.routes } else { &[] })
+    }
+
+    /// Redis confirmed an UNSUBSCRIBE.
+    pub(super) fn ended(&mut self, name: &[u8]) -> Result<(), OutOfStep> {
+        self.answered(Kind::Unsubscribe)?;
+        let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
+        channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
+        let name = Bytes::copy_from_slice(name);
+        self.settle(&name);
+        Ok(())
+    }
+
+    fn answered(&mut self, kind: Kind) -> Result<(), OutOfStep> {
+        let command = self.on_the_way.front_mut().ok_or(OutOfStep)?;
+        if command.kind != kind {
+            return Err(OutOfStep);
+        }
+        command.answers_left -= 1;
+        if command.answers_left == 0 {
+            self.recovery_left -= usize::from(command.recovery);
+            self.on_the_way.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Forgets a channel that nobody wants and nothing is under way for.
+    fn settle(&mut self, name: &Bytes) {
+        let done = |channel: &Channel| {
+            !channel.wanted() && channel.unanswered == 0 && channel.said != Some(true)
+        };
+        if self.channels.get(name).is_some_and(done) {
+            self.channels.remove(name);
+        }
+    }
+
+    /// Redis answered the oldest command with an error. Returns who was refused a channel.
+    ///
+    /// One name without permission refuses its whole batch, whoever the other names belong to: the batch is asked again in
+    /// halves until the name stands alone. Other errors concern the server, and all is asked again later.
+    pub(super) fn failed(&mut self, kind: ErrorKind) -> Result<Refused, OutOfStep> {
+        let command = self.on_the_way.pop_front().ok_or(OutOfStep)?;
+        self.recovery_left -= usize::from(command.recovery);
+        let subscribe = command.kind == Kind::Subscribe;
+        for name in &command.channels {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.unanswered = channel.unanswered.saturating_sub(1);
+                if subscribe && channel.unanswered == 0 && channel.said == Some(true) {
+                    channel.said = None;
+                }
+            }
+        }
+        if subscribe && kind == ErrorKind::Permission && command.channels.len() > 1 {
+            let (left, right) = command.channels.split_at(command.channels.len() / 2);
+            for half in [left, right] {
+                self.recovery_left += usize::from(command.recovery);
+                self.parts.push((half.to_vec(), command.recovery));
+            }
+            return Ok(Refused::default());
+        }
+        let mut refused = Refused::default();
+        for name in command.channels {
+            let Some(channel) = self.channels.get_mut(&name) else {
+                continue;
+            };
+            if subscribe && channel.said.is_none() {
+                channel.refused = true;
+                channel.late |= channel.confirmed;
+                refused.own |= channel.own;
+                let attachments = channel.routes.iter().map(|route| route.attachment);
+                refused.attachments.extend(attachments);
+                if kind == ErrorKind::Permission {
+                    for waiter in std::mem::take(&mut channel.waiters) {
+                        tell(waiter, Err(kind));
+                    }
+                }
+                self.refused.push(name);
+            } else {
+                self.settle(&name);
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Wishes again for what was refused.
+    pub(super) fn retry_refused(&mut self) {
+        for name in std::mem::take(&mut self.refused) {
+            if let Some(channel) = self.channels.get_mut(&name) {
+                channel.refused = false;
+                mark_changed(&mut self.changed, &name, channel);
+            }
+        }
+    }
+
+    /// The link is gone, and with it everything that was said on it.
+    pub(super) fn link_lost(&mut self) {
+        self.on_the_way.clear();
+        self.parts.clear();
+        self.refused.clear();
+        self.changed.clear();
+        self.recovery_left = 0;
+        self.recovery_due = false;
+        self.channels.retain(|_, channel| {
+            channel.said = None;
+            channel.unanswered = 0;
+            channel.changed = false;
+            channel.refused = false;
+            channel.wanted()
+        });
+    }
+
+    /// There is a new link: everything is to be said again.
+    pub(super) fn link_made(&mut self) {
+        for (name, channel) in &mut self.channels {
+            mark_changed(&mut self.changed, name, channel);
+        }
+        self.recovery_due = true;
+    }
+
+    /// Whether everything that the link had to be told when it was made is answered.
+    pub(super) fn recovered(&self) -> bool {
+        !self.recovery_due && self.recovery_left == 0
+    }
+}
+
+fn tell(waiter: Waiter, outcome: Result<(), ErrorKind>) {
+    let _caller_is_gone = waiter.send(outcome).is_err();
+}
+
+fn mark_changed(changed: &mut Vec<Bytes>, name: &Bytes, channel: &mut Channel) {
+    if !channel.changed {
+        channel.changed = true;
+        changed.push(name.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::TenantMetrics;
+
+    /// Redis as this module sees it, with channels that may be denied.
+    #[derive(Default)]
+    struct Server {
+        wire: VecDeque<Vec<String>>,
+        subscribed: BTreeSet<String>,
+        denied: BTreeSet<String>,
+    }
+
+    impl Server {
+        fn hear(&mut self, out: &mut BytesMut) {
+            let text = String::from_utf8(out.split().to_vec()).unwrap();
+            for command in text.split('*').skip(1) {
+                let words = command.split("\r\n").skip(2).step_by(2);
+                let words: Vec<String> = words.map(String::from).collect();
+                self.wire.push_back(words);
+            }
+        }
+
+        /// Carries out one command and tells `wishes`.
+        fn step(&mut self, wishes: &mut Subscriptions) {
+            let Some(words) = self.wire.pop_front() else {
+                return;
+            };
+            let names = &words[1..];
+            if words[0] == "SUBSCRIBE" && names.iter().any(|name| self.denied.contains(name)) {
+                wishes.failed(ErrorKind::Permission).unwrap();
+                return;
+            }
+            for name in names {
+                if words[0] == "SUBSCRIBE" {
+                    self.subscribed.insert(name.clone());
+                    assert!(wishes.confirmed(name.as_bytes()).is_ok());
+                } else {
+                    self.subscribed.remove(name);
+                    assert!(wishes.ended(name.as_bytes()).is_ok());
+                }
+            }
+        }
+
+        /// Whether events of the channel arrive from now on until the wish ends.
+        fn stays_subscribed(&self, name: &str) -> bool {
+            let mut coming = self
+                .wire
+                .iter()
+                .filter(|words| words[1..].iter().any(|n| n == name));
+            self.subscribed.contains(name) && coming.all(|words| words[0] == "SUBSCRIBE")
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Want(u8, u64),
+        Unwant(u8, u64),
+        Flush,
+        Step,
+        Lose,
+        Deny(u8),
+        Grant(u8),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let channel = 0..4_u8;
+        prop_oneof![
+            4 => (channel.clone(), 0..2_u64).prop_map(|(c, a)| Act::Want(c, a)),
+            4 => (channel.clone(), 0..2_u64).prop_map(|(c, a)| Act::Unwant(c, a)),
+            4 => Just(Act::Flush),
+            6 => Just(Act::Step),
+            1 => Just(Act::Lose),
+            1 => channel.clone().prop_map(Act::Deny),
+            1 => channel.prop_map(Act::Grant),
+        ]
+    }
+
+    fn inbox() -> Arc<Inbox> {
+        let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
+        Inbox::new(0, Arc::new(metrics))
+    }
+
+    fn name(channel: u8) -> Bytes {
+        Bytes::from(format!("c{channel}"))
+    }
+
+    /// Everything that is under way is done.
+    fn quiesce(wishes: &mut Subscriptions, server: &mut Server) {
+        let mut out = BytesMut::new();
+        for _ in 0..20 {
+            wishes.flush(&mut out);
+            server.hear(&mut out);
+            while !server.wire.is_empty() {
+                server.step(wishes);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn whatever_crosses_redis_ends_as_wished(acts in prop::collection::vec(act(), 1..60)) {
+            let (mut wishes, mut server, inbox) = (Subscriptions::default(), Server::default(), inbox());
+            let mut out = BytesMut::new();
+            let mut wanted: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
+            let mut waiting: Vec<(u8, oneshot::Receiver<Result<(), ErrorKind>>)> = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Want(channel, attachment) => {
+                        let (waiter, outcome) = oneshot::channel();
+                        let route = Route { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
+                        wishes.want(&name(channel), route, waiter);
+                        wanted.entry(channel).or_default().insert(attachment);
+                        waiting.push((channel, outcome));
+                    }
+                    Act::Unwant(channel, attachment) => {
+                        wishes.unwant(&name(channel), attachment);
+                        wanted.entry(channel).or_default().remove(&attachment);
+                    }
+                    Act::Flush => {
+                        wishes.flush(&mut out);
+                        server.hear(&mut out);
+                    }
+                    Act::Step => server.step(&mut wishes),
+                    Act::Lose => {
+                        wishes.link_lost();
+                        server.wire.clear();
+                        server.subscribed.clear();
+                        wishes.link_made();
+                    }
+                    Act::Deny(channel) => drop(server.denied.insert(format!("c{channel}"))),
+                    Act::Grant(channel) => {
+                        server.denied.remove(&format!("c{channel}"));
+                    }
+                }
+                waiting.retain_mut(|(channel, outcome)| match outcome.try_recv() {
+                    Ok(Ok(())) => {
+                        let still = wanted.get(channel).is_some_and(|who| !who.is_empty());
+                        assert!(!still || server.stays_subscribed(&format!("c{channel}")));
+                        false
+                    }
+                    Ok(Err(_)) => false,
+                    Err(_) => true,
+                });
+            }
+            server.denied.clear();
+            quiesce(&mut wishes, &mut server);
+            wishes.retry_refused();
+            quiesce(&mut wishes, &mut server);
+            let expected = wanted.iter().filter(|(_, who)| !who.is_empty());
+            let expected: BTreeSet<String> = expected.map(|(channel, _)| format!("c{channel}")).collect();
+            prop_assert_eq!(&server.subscribed, &expected);
+            prop_assert_eq!(wishes.len(), expected.len());
+            prop_assert!(wishes.recovered());
+            prop_assert!(wishes.on_the_way.is_empty());
+            for (channel, mut outcome) in waiting {
+                // A wish that ended meanwhile took its waiters with it.
+                let empty = oneshot::error::TryRecvError::Empty;
+                let answered = outcome.try_recv() != Err(empty);
+                let name = format!("c{channel}");
+                prop_assert!(answered || !expected.contains(&name));
+            }
+        }
+    }
+
+    #[test]
+    fn names_go_in_batches() {
+        let (mut wishes, inbox) = (Subscriptions::default(), inbox());
+        for number in 0..1201 {
+            let route = Route {
+                attachment: 0,
+                inbox: inbox.clone(),
+                target: Target::Group("g".into()),
+            };
+            wishes.want(
+                &Bytes::from(format!("c{number}")),
+                route,
+                oneshot::channel().0,
+            );
+        }
+        let mut out = BytesMut::new();
+        wishes.flush(&mut out);
+        let sizes: Vec<usize> = wishes.on_the_way.iter().map(|c| c.channels.len()).collect();
+        assert_eq!(sizes, [500, 500, 201]);
+        let before = out.len();
+        wishes.flush(&mut out);
+        assert_eq!(out.len(), before);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_is_told() {
+        let mut wishes = Subscriptions::default();
+        assert!(wishes.confirmed(b"c").is_err());
+        assert_eq!(wishes.ended(b"c"), Err(OutOfStep));
+        assert_eq!(wishes.ponged(), Err(OutOfStep));
+        assert_eq!(wishes.failed(ErrorKind::Other), Err(OutOfStep));
+    }
+}
