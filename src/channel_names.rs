@@ -1,25 +1,26 @@
-//! Which names Channels allows, and how a group's name becomes a Redis channel and back.
+//! The rules for names in Channels, and the Redis channels of groups.
 
 use bytes::Bytes;
 
 use crate::ids::GroupName;
 
-/// The longest name of a group or channel, in characters.
+/// The longest name of a group or channel in characters; Channels' own limit.
 pub const MAX_NAME: usize = 99;
 
-/// What stands between a layer's prefix and the name of a group.
+/// The text between a layer's prefix and the name of a group.
 const GROUP_INFIX: &str = "__group__";
 
-/// Whether `name` may name a group: 1 to 99 of ASCII letters, digits, `-`, `_` and `.`.
+/// Returns true if `name` is valid for a group: 1 to 99 ASCII letters, digits, `-`, `_` and `.`.
 ///
-/// Channels lets Unicode digits and one trailing newline through as well; these are refused here.
+/// Channels also accepts Unicode digits and one trailing newline; this function does not.
 pub fn valid_group_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(in_name)
 }
 
-/// Whether `name` may name a channel: like a group, and once, not at the start, a `!`, after which nothing need follow.
+/// Returns true if `name` is valid for a channel.
 ///
-/// Channels lets any Unicode word character through after the `!`; here it is ASCII.
+/// The rule for groups applies, and one `!` may stand anywhere but at the start. Channels also accepts any Unicode
+/// word character after the `!`; this function accepts ASCII only.
 pub fn valid_channel_name(name: &str) -> bool {
     let (shared, local) = name.split_once('!').unwrap_or((name, ""));
     (1..=MAX_NAME).contains(&name.len())
@@ -31,12 +32,12 @@ fn in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// The Redis channel of a group in the pub/sub layer: `{prefix}__group__{group}`.
+/// Returns the Redis channel of a group in the pub/sub layer: `{prefix}__group__{group}`.
 pub fn group_channel(prefix: &str, group: &GroupName) -> Bytes {
     Bytes::from(format!("{prefix}{GROUP_INFIX}{group}"))
 }
 
-/// The group whose Redis channel this is, if it is one of `prefix`.
+/// Returns the name of the group whose Redis channel this is; `None` if it is not a group's channel of `prefix`.
 pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> {
     let group = channel
         .strip_prefix(prefix.as_bytes())?
@@ -44,7 +45,7 @@ pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> 
     str::from_utf8(group).ok()
 }
 
-/// What the channels of a pub/sub layer with `prefix` begin with: those of groups, and those of sockets and consumers.
+/// Returns the beginnings of the Redis channels of a pub/sub layer: first of groups, then of sockets and consumers.
 pub fn own_channel_beginnings(prefix: &str) -> [String; 2] {
     [
         format!("{prefix}{GROUP_INFIX}"),
@@ -52,7 +53,9 @@ pub fn own_channel_beginnings(prefix: &str) -> [String; 2] {
     ]
 }
 
-/// The patterns of all channels that a pub/sub layer with `prefix` subscribes to, as ACL rules without their first `&`.
+/// Returns the patterns of all channels that a pub/sub layer with `prefix` subscribes to.
+///
+/// The patterns are Redis ACL rules without the `&` of the first one.
 pub fn channel_patterns(prefix: &str) -> String {
     let [groups, single] = own_channel_beginnings(prefix);
     format!("{groups}* &{single}*")

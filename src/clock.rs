@@ -1,4 +1,4 @@
-//! Wall-clock time as tokens state it: Unix seconds with a fraction.
+//! Wall-clock time in the unit of tokens: Unix seconds with a fraction.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct UnixTime(pub f64);
 
 impl UnixTime {
-    /// The time now; 0 where the clock stands before 1970.
+    /// Returns the current time; 0 if the clock is set before 1970.
     pub fn now() -> Self {
         Self(
             SystemTime::now()
@@ -17,14 +17,15 @@ impl UnixTime {
         )
     }
 
-    /// How long it is until `self`, zero if it has passed.
+    /// Returns the time left until `self`; zero if it has passed.
     pub fn until(self) -> Duration {
         Duration::try_from_secs_f64(self.0 - Self::now().0).unwrap_or(Duration::ZERO)
     }
 }
 
-/// Whether a token issued at `issued_at` falls under `cut_off`, both in Unix seconds: that whole second is included, and
-/// so is a token that does not say when it was issued.
+/// Returns true if a token issued at `issued_at` falls under `cut_off`; both are Unix seconds.
+///
+/// The whole second of the cut-off is included. So is a token without a time of issue.
 pub fn is_under_cut_off(issued_at: Option<f64>, cut_off: f64) -> bool {
     issued_at.is_none_or(|issued_at| issued_at.floor() <= cut_off)
 }

@@ -1,14 +1,14 @@
-//! Why a socket closes: the one table of codes and reasons that clients, logs and metrics share.
+//! The table of close codes and reasons; clients, logs and metrics share it.
 //!
-//! 4000-4499 tell a client to reconnect, 4500-4999 not to. Codes that an application or a client chose pass
-//! through as [`CloseFrame`]s and have no [`CloseReason`].
+//! Codes 4000-4499 tell a client to reconnect, codes 4500-4999 tell it not to. A code that an application or a
+//! client chose passes through as a [`CloseFrame`] and has no [`CloseReason`].
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 macro_rules! close_reasons {
     ($($(#[$doc:meta])* $name:ident = $code:literal $label:literal),* $(,)?) => {
-        /// A reason of the gateway itself for closing a socket.
+        /// A reason for which the gateway itself closes a socket.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum CloseReason { $($(#[$doc])* $name),* }
 
@@ -16,12 +16,12 @@ macro_rules! close_reasons {
             /// Every reason, in the order of the table.
             pub const ALL: &'static [CloseReason] = &[$(CloseReason::$name),*];
 
-            /// The code in the close frame (RFC 6455 §7.4).
+            /// Returns the code in the close frame (RFC 6455 §7.4).
             pub const fn code(self) -> u16 {
                 match self { $(Self::$name => $code),* }
             }
 
-            /// The stable word in the close frame, the logs and the `reason` label.
+            /// Returns the stable word in the close frame, the logs and the `reason` label.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label),* }
             }
@@ -38,9 +38,9 @@ close_reasons! {
     UnsupportedData = 1003 "unsupported_data",
     /// A text message was not UTF-8.
     PayloadNotValid = 1007 "payload_not_valid",
-    /// A message passed `message_size`.
+    /// A message was larger than `message_size`.
     MessageTooBig = 1009 "message_too_big",
-    /// A consumer failed, or an application asked for a code that may not be sent.
+    /// A consumer failed, or an application chose a code that must not be sent.
     InternalError = 1011 "internal_error",
     /// This replica is about to exit, or the route changed.
     Draining = 1012 "draining",
@@ -48,23 +48,23 @@ close_reasons! {
     MaxAge = 1012 "max_age",
     /// The token's `exp` plus leeway has passed.
     TokenExpired = 4001 "token_expired",
-    /// Events may have been missed, and the tenant asks for a fresh start.
+    /// Events may be missing, and the tenant has `on_gap = "close"`.
     EventsLost = 4004 "events_lost",
-    /// More waits for the socket than `send_queue` allows.
+    /// More bytes wait for the socket than `send_queue` allows.
     TooSlow = 4008 "too_slow",
-    /// No pong came in time.
+    /// The client did not answer a ping in time.
     PongTimeout = 4009 "pong_timeout",
-    /// The socket passed `messages_per_second` or `publishes_per_second`.
+    /// The socket exceeded `messages_per_second` or `publishes_per_second`.
     RateLimited = 4013 "rate_limited",
-    /// A dependency cannot be asked.
+    /// A dependency does not answer.
     Unavailable = 4014 "unavailable",
-    /// The tenant is at `connections`.
+    /// The tenant has as many sockets as `connections` allows.
     TooManyConnections = 4015 "too_many_connections",
     /// The tenant was suspended.
     TenantSuspended = 4016 "tenant_suspended",
-    /// The tenant is gone.
+    /// The tenant is no longer configured.
     TenantNotFound = 4017 "tenant_not_found",
-    /// The route is gone.
+    /// The route is no longer configured.
     RouteNotFound = 4018 "route_not_found",
     /// The token was refused.
     TokenNotValid = 4500 "token_not_valid",
@@ -74,11 +74,11 @@ close_reasons! {
     UserInactive = 4502 "user_inactive",
     /// The page's origin is not on the tenant's list.
     OriginNotAllowed = 4504 "origin_not_allowed",
-    /// A frame was not what the route's consumer takes.
+    /// The route's consumer does not take this frame.
     MessageNotValid = 4505 "message_not_valid",
     /// A newer socket of the same user took this one's place.
     Replaced = 4506 "replaced",
-    /// The user may not, or may no longer, join the route's groups.
+    /// The user may not join the route's groups, or no longer may.
     GroupForbidden = 4507 "group_forbidden",
     /// An operator closed the socket.
     Disconnected = 4508 "disconnected",
@@ -86,21 +86,21 @@ close_reasons! {
     UserNotFound = 4509 "user_not_found",
     /// The password changed since the token was made.
     PasswordChanged = 4510 "password_changed",
-    /// No token came.
+    /// The request carried no token.
     TokenMissing = 4512 "token_missing",
-    /// A group name made from path, user or claims breaks Channels' rule.
+    /// A group name made from path, user or claims is not valid in Channels.
     GroupNameNotValid = 4513 "group_name_not_valid",
-    /// The user is at `connections_per_user`.
+    /// The user has as many sockets as `connections_per_user` allows.
     TooManyUserConnections = 4514 "too_many_connections",
 }
 
 impl CloseReason {
-    /// Whether clients are told to come back by themselves.
+    /// Returns true if the code tells clients to reconnect by themselves.
     pub const fn reconnects(self) -> bool {
         matches!(self.code(), 1011 | 1012 | 4000..=4499)
     }
 
-    /// The frame with this reason's code and word.
+    /// Returns the frame with this reason's code and word.
     pub fn frame(self) -> CloseFrame {
         CloseFrame {
             code: self.code(),
@@ -109,11 +109,11 @@ impl CloseReason {
         }
     }
 
-    /// How long a client does well to wait; `None` where waiting does not help.
+    /// Returns the time that a client should wait before it reconnects; `None` where waiting does not help.
     ///
-    /// It helps against what is busy or away for a while. It does not against an expired token, which needs a new one,
-    /// nor against a pong that did not come: then the path is broken, not busy, and the client finds another one as
-    /// soon as it can. Drains choose waits of their own, one for each socket.
+    /// Waiting helps where something is busy or down for a while. It does not help against an expired token, because
+    /// the client needs a new one. It does not help after a missing pong either: the network path is broken, and the
+    /// client should look for another one at once. A drain chooses a separate wait for each socket.
     pub const fn wait(self) -> Option<Duration> {
         match self {
             Self::EventsLost
@@ -126,10 +126,10 @@ impl CloseReason {
         }
     }
 
-    /// The frame, with the wait that the client is asked to keep before it comes back ([`CloseReason::wait`], or one that
-    /// is spread).
+    /// Returns the frame with a wait that the client should keep before it reconnects.
     ///
-    /// The wait is left out where the table says not to reconnect.
+    /// The wait is [`CloseReason::wait`], or one that the caller spreads over many sockets. A code that says not to
+    /// reconnect has no wait.
     pub fn frame_with_retry(self, retry_after: Duration) -> CloseFrame {
         if !self.reconnects() {
             return self.frame();
@@ -146,21 +146,22 @@ impl CloseReason {
     }
 }
 
-/// What a close frame carries.
+/// The content of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
-    /// 1005 stands for a close frame without a code, 1006 for none at all; neither is ever sent.
+    /// The close code. 1005 means a close frame without a code and 1006 means no close frame; neither is ever sent.
     pub code: u16,
-    /// At most 123 bytes (RFC 6455 §5.5).
+    /// The reason, at most 123 bytes (RFC 6455 §5.5).
     pub reason: Cow<'static, str>,
-    /// Set where the gateway itself decided; `None` for what an application or a client sent.
+    /// The gateway's own reason; `None` if an application or a client sent the frame.
     pub cause: Option<CloseReason>,
 }
 
 impl CloseFrame {
-    /// The close that an application asks for: 1000 and 3000-4999 pass unchanged, anything else becomes 1011.
+    /// Returns the frame of a close that an application asks for.
     ///
-    /// A reason over 123 bytes is cut at a character's end.
+    /// The codes 1000 and 3000-4999 pass unchanged, any other becomes 1011. A reason over 123 bytes is cut at the end
+    /// of a character.
     pub fn from_application(code: Option<i64>, reason: &str) -> Self {
         let code = match code {
             None => 1000,
@@ -178,7 +179,7 @@ impl CloseFrame {
         }
     }
 
-    /// Neither side sent a close frame.
+    /// Returns the frame that stands for a connection without any close frame (1006).
     pub fn absent() -> Self {
         CloseFrame {
             code: 1006,
@@ -187,7 +188,7 @@ impl CloseFrame {
         }
     }
 
-    /// The `code` and `reason` labels of `lockgate_disconnects_total`: a closed set.
+    /// Returns the `code` and `reason` labels of `lockgate_disconnects_total`, which are a closed set.
     pub fn labels(&self) -> (&'static str, &'static str) {
         if let Some(cause) = self.cause {
             return (code_label(self.code), cause.label());
@@ -196,6 +197,8 @@ impl CloseFrame {
             1001 => ("1001", "client"),
             1005 => ("1005", "client"),
             1006 => ("1006", "client"),
+            // Applications choose codes from 3000 on. These keep the label "other" even where the table has the
+            // same code, so that the label of a gateway's reason never counts an application's close.
             code => match CloseReason::ALL.iter().find(|known| known.code() == code) {
                 Some(known) if code < 3000 => (code_label(code), known.label()),
                 _ => ("other", "other"),
@@ -204,7 +207,7 @@ impl CloseFrame {
     }
 }
 
-/// The label of a code of the table; `other` for any other.
+/// Returns the code as a label if the table has it, and `other` if not.
 fn code_label(code: u16) -> &'static str {
     macro_rules! labels { ($($code:literal),*) => { match code { $($code => stringify!($code),)* _ => "other" } }; }
     labels!(
@@ -213,7 +216,7 @@ fn code_label(code: u16) -> &'static str {
     )
 }
 
-/// Whether a code may stand in a close frame on the wire (RFC 6455 §7.4, IANA's registry).
+/// Returns true if a peer may send the code in a close frame (RFC 6455 §7.4, IANA's registry).
 pub const fn may_be_received(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

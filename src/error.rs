@@ -1,7 +1,7 @@
-//! The closed sets of words for what goes wrong: refusals of a handshake, failures of a dependency.
+//! The closed sets of words for failures: refusals of a handshake and errors of a dependency.
 //!
 //! The same word is the `code` of a problem document, the metric label, the log field and the close reason.
-//! Clients get these fixed texts; what a source said stays in the log.
+//! Clients get these fixed texts; the text of the underlying error goes to the log only.
 
 use std::error::Error;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::close_code::{CloseFrame, CloseReason};
 use crate::labels::labels;
 
 labels! {
-    /// One check of a token, in the order in which they are made and reported.
+    /// The checks of a token, in the order in which they are made and reported.
     #[derive(PartialOrd, Ord)]
     pub enum Check {
         Size = "size",
@@ -35,7 +35,7 @@ labels! {
     }
 }
 
-/// Why a handshake is refused: the words of the contract's second section.
+/// The reasons for which a handshake is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(
     missing_docs,
@@ -44,16 +44,16 @@ labels! {
 pub enum Refusal {
     RequestNotValid,
     HandshakeTimeout,
-    /// The request line passed 16 KiB: 414.
+    /// The request line is longer than 16 KiB (status 414).
     RequestLineTooLarge,
-    /// The head passed 32 KiB or 100 headers: 431.
+    /// The head is longer than 32 KiB or has more than 100 headers (status 431).
     HeadTooLarge,
     Draining,
     Overloaded,
     RateLimited,
-    /// A bound of the address or the tenant.
+    /// The client address or the tenant has too many connections.
     TooManyConnections,
-    /// The bound of one user: the close code differs, the word does not.
+    /// The user has too many connections. The word is that of `TooManyConnections`, the close code differs.
     TooManyUserConnections,
     TenantNotFound,
     TenantSuspended,
@@ -64,7 +64,7 @@ pub enum Refusal {
     TokenMissing,
     /// The first check that failed.
     TokenNotValid(Check),
-    /// `exp` is all that failed: the word is `token_not_valid`, only the close frame says `token_expired`.
+    /// Only `exp` failed. The word is `token_not_valid`; the close frame alone says `token_expired`.
     TokenExpired,
     TokenRevoked,
     UserNotFound,
@@ -77,7 +77,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The HTTP status of the problem document.
+    /// Returns the HTTP status of the problem document.
     pub const fn status(self) -> u16 {
         match self {
             Refusal::RequestNotValid | Refusal::GroupNameNotValid => 400,
@@ -105,7 +105,7 @@ impl Refusal {
         }
     }
 
-    /// The word in problem documents, metrics and logs.
+    /// Returns the word in problem documents, metrics and logs.
     pub const fn code(self) -> &'static str {
         match self {
             Refusal::RequestNotValid => "request_not_valid",
@@ -134,7 +134,7 @@ impl Refusal {
         }
     }
 
-    /// What went wrong, for a person: fixed text that never echoes input.
+    /// Returns an explanation for a person: fixed text that never echoes input.
     pub const fn detail(self) -> &'static str {
         match self {
             Refusal::RequestNotValid => {
@@ -170,7 +170,7 @@ impl Refusal {
         }
     }
 
-    /// The token check that failed, where a check failed.
+    /// Returns the token check that failed; `None` if the refusal has another cause.
     pub const fn check(self) -> Option<Check> {
         match self {
             Refusal::TokenNotValid(check) => Some(check),
@@ -183,9 +183,9 @@ impl Refusal {
         }
     }
 
-    /// How long a client should wait before it tries again; `None` where waiting does not help.
+    /// Returns the time that a client should wait before it tries again; `None` where waiting does not help.
     ///
-    /// 429 and 503 carry it as `Retry-After` in seconds.
+    /// Responses with 429 and 503 carry it as `Retry-After` in seconds.
     pub const fn retry_after(self) -> Option<Duration> {
         match self.status() {
             429 | 503 => Some(Duration::from_secs(1)),
@@ -193,8 +193,9 @@ impl Refusal {
         }
     }
 
-    /// The refusal of a handshake whose socket was to be closed for this reason before it was open; `None` where the
-    /// socket opens, so that its close frame says why.
+    /// Returns the refusal of a handshake whose socket must close for this reason before it is open.
+    ///
+    /// `None` means that the socket opens first, so that its close frame carries the reason.
     pub const fn of_close(reason: CloseReason) -> Option<Self> {
         Some(match reason {
             CloseReason::TokenRevoked => Refusal::TokenRevoked,
@@ -208,7 +209,9 @@ impl Refusal {
         })
     }
 
-    /// The close frame of `refusal = "close"`; `None` for what is decided before a tenant's mode is known or allowed.
+    /// Returns the close frame that `refusal = "close"` sends.
+    ///
+    /// `None` for refusals that come before the tenant's mode is known or applies.
     pub fn close_frame(self) -> Option<CloseFrame> {
         let reason = match self {
             Refusal::OriginNotAllowed => CloseReason::OriginNotAllowed,
@@ -236,7 +239,7 @@ impl Refusal {
 }
 
 labels! {
-    /// What the gateway asks things of: the `dependency` label.
+    /// A service that the gateway depends on: the `dependency` label.
     pub enum Dependency {
         Redis = "redis",
         Denylist = "denylist",
@@ -244,7 +247,7 @@ labels! {
         Jwks = "jwks",
     }
 
-    /// How a dependency failed: the `kind` label of `lockgate_dependency_errors_total`.
+    /// The kind of a dependency's failure: the `kind` label of `lockgate_dependency_errors_total`.
     pub enum ErrorKind {
         Io = "io",
         Timeout = "timeout",
@@ -255,19 +258,19 @@ labels! {
     }
 }
 
-/// A dependency did not answer. It never means "not revoked" or "no such user".
+/// A dependency did not answer. The error never means "not revoked" or "no such user".
 #[derive(Debug)]
 pub struct StoreError {
-    /// Who did not answer.
+    /// The dependency that did not answer.
     pub dependency: Dependency,
-    /// How.
+    /// The kind of the failure.
     pub kind: ErrorKind,
-    /// What it said, with every password masked; for the log, never for a client.
+    /// The underlying error with every password masked; for the log, never for a client.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
 impl StoreError {
-    /// An error of `dependency` with the given cause.
+    /// Returns an error of `dependency` with the given cause.
     pub fn new(
         dependency: Dependency,
         kind: ErrorKind,
@@ -280,7 +283,7 @@ impl StoreError {
         }
     }
 
-    /// The dependency did not answer within `limit`.
+    /// Returns the error of a dependency that did not answer within `limit`.
     pub fn timeout(dependency: Dependency, limit: Duration) -> Self {
         Self::new(
             dependency,

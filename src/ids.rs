@@ -1,7 +1,7 @@
-//! The names that pass between the parts: each a type of its own, none of them a plain string.
+//! The ids that pass between the parts. Each has a type of its own; none is a plain string.
 //!
-//! Text ids share their bytes (`Arc<str>`), so that a clone costs a counter. Rules for group names live in
-//! [`crate::channel_names`], rules for user ids in [`crate::user_id`]; here is only what every part needs.
+//! Text ids share their bytes (`Arc<str>`), so that a clone costs one counter. [`crate::channel_names`] has the rules
+//! for group names, [`crate::user_id`] the rules for user ids.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -15,7 +15,7 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The text as it stands in keys, logs and API calls.
+            /// Returns the text that keys, logs and API calls show.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -78,7 +78,7 @@ text_id! {
     GroupName
 }
 text_id! {
-    /// A channel of a channel layer; every socket has one of its own with 128 random bits.
+    /// A channel of a channel layer. Every socket has one of its own, with 128 random bits.
     ChannelName
 }
 text_id! {
@@ -87,15 +87,16 @@ text_id! {
 }
 free_text_id!(UserId, GroupName, ChannelName, ReplicaId);
 
-/// The unique id of a token (RFC 7519 §4.1.7). Any text, also the empty one.
+/// The unique id of a token (RFC 7519 §4.1.7): any text, also the empty one.
 ///
-/// Every open socket holds one: what `uuid4().hex` makes, as simplejwt does, is kept as its 16 bytes.
+/// Every open socket holds one, so the usual form is kept small: the output of `uuid4().hex`, which simplejwt uses,
+/// takes 16 bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Jti(JtiForm);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum JtiForm {
-    /// 32 lower-case hexadecimal digits, and only these: a text has one form.
+    /// Exactly 32 lower-case hexadecimal digits. Any other text is `Text`, so that equal texts compare equal.
     Hex([u8; 16]),
     Text(Arc<str>),
 }
@@ -134,7 +135,7 @@ impl fmt::Debug for Jti {
     }
 }
 
-/// The text is no tenant name.
+/// The text is not a valid tenant name.
 #[derive(Debug, thiserror::Error)]
 #[error("a tenant's name is 1 to 63 of a-z, 0-9 and -, and does not start with -")]
 pub struct TenantNameError;
@@ -153,29 +154,29 @@ impl FromStr for TenantId {
 }
 
 impl ReplicaId {
-    /// A fresh id with 128 random bits.
+    /// Returns a new id with 128 random bits.
     pub fn random() -> Self {
         Self(random_hex().into())
     }
 }
 
-/// 128 random bits as 32 lower-case hexadecimal digits, as `uuid4().hex` writes them in Channels.
+/// Returns 128 random bits as 32 lower-case hexadecimal digits, the form that `uuid4().hex` has in Channels.
 pub fn random_hex() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// Whose tokens a revocation takes back.
+/// The tokens that a revocation revokes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Whom {
     /// One token.
     Token(Jti),
-    /// Those of a user that were issued at or before a cut-off (Unix seconds), or do not say when.
+    /// The tokens of a user that were issued at or before a cut-off (Unix seconds), or have no `iat`.
     User(UserId, f64),
-    /// The same for everybody of the tenant.
+    /// The tokens of all users of the tenant that were issued at or before a cut-off, or have no `iat`.
     All(f64),
 }
 
-/// A connection of this process; never reused while the process lives.
+/// The id of a connection of this process. It is never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 

@@ -26,7 +26,7 @@ macro_rules! labels {
             /// Every variant, in order.
             $vis const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word of this variant.
+            /// Returns the word of this variant.
             $vis const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label),+ }
             }

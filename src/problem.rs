@@ -1,7 +1,7 @@
 //! The answer to a refused request: a problem document (RFC 9457) with the headers that belong to its status.
 //!
-//! `type` is `urn:lockgate:problem:CODE`: stable, and like `code` it names the kind of refusal, not the occurrence.
-//! Nothing in it echoes input.
+//! `type` is `urn:lockgate:problem:CODE`. It is stable, and like `code` it names the kind of refusal, not the
+//! occurrence. The document never echoes input.
 
 use axum::body::Body;
 use axum::http::header::{
@@ -17,13 +17,13 @@ use crate::ids::TenantId;
 /// A refusal on its way to the client.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
-    /// The realm of a 401; `None` before a tenant is known.
+    /// The tenant, which is the realm of a 401; `None` if the tenant is not known yet.
     pub tenant: Option<&'a TenantId>,
 }
 
-/// The members of the document, in the order in which they are written.
+/// The members of the document, in the order of the JSON text.
 #[derive(Serialize)]
 struct Document {
     r#type: String,
@@ -36,7 +36,7 @@ struct Document {
 }
 
 impl Problem<'_> {
-    /// The whole answer; the refusal itself is among its extensions, for whoever counts it or shows it otherwise.
+    /// Returns the response. Its extensions hold the refusal, so that middleware can count or convert it.
     pub fn response(&self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status();
@@ -45,8 +45,9 @@ impl Problem<'_> {
         response
     }
 
-    /// The whole answer as bytes of HTTP/1.1, after which the connection is closed: for requests that no HTTP library
-    /// has seen.
+    /// Returns the response as the bytes of an HTTP/1.1 message that closes the connection.
+    ///
+    /// For requests that did not reach the HTTP library.
     pub fn to_http1(&self) -> Vec<u8> {
         let body = self.body();
         let mut headers = self.headers();
@@ -93,13 +94,13 @@ impl Problem<'_> {
             Refusal::UpgradeRequired => {
                 set(UPGRADE, "websocket");
                 set(SEC_WEBSOCKET_VERSION, "13");
-                // RFC 9110 §7.8: who sends Upgrade also names it in Connection.
+                // RFC 9110 §7.8: a sender of Upgrade also names it in Connection.
                 set(CONNECTION, "upgrade");
             }
             _ => {}
         }
         if let Some(wait) = self.refusal.retry_after() {
-            // Whole seconds, rounded up: nobody comes back too early, and never 0.
+            // Whole seconds, rounded up and at least 1, so that no client returns too early.
             let seconds = wait.as_millis().div_ceil(1000).max(1) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -109,20 +110,20 @@ impl Problem<'_> {
         headers
     }
 
-    /// RFC 6750 §3: `error` is left out where no token came.
+    /// Returns the challenge of a 401. Without a token it has no `error` (RFC 6750 §3).
     fn challenge(&self) -> HeaderValue {
         let realm = self.tenant.map_or("lockgate", TenantId::as_str);
         let error = match self.refusal {
             Refusal::TokenMissing => "",
             _ => ", error=\"invalid_token\"",
         };
-        // A tenant's name has no character that a quoted string could not hold.
+        // A quoted string can hold every character that is valid in a tenant's name.
         HeaderValue::from_str(&format!("Bearer realm=\"{realm}\"{error}"))
             .unwrap_or(HeaderValue::from_static("Bearer"))
     }
 }
 
-/// A problem document that is no refusal of a socket.
+/// Returns a problem document for an error that is not the refusal of a socket.
 pub fn document(status: StatusCode, code: &'static str, detail: &'static str) -> Response<Body> {
     let document = Document {
         r#type: format!("urn:lockgate:problem:{code}"),

@@ -1,20 +1,21 @@
-//! A token bucket that holds two seconds' worth, in 16 bytes: one stands in every connection.
+//! A token bucket for two seconds' worth of tokens. It takes 16 bytes, because every connection holds one.
 
 use std::time::{Duration, Instant};
 
-/// The generic cell rate algorithm (ITU-T I.371): it keeps the time at which the bucket would be full again.
+/// A bucket of the generic cell rate algorithm (ITU-T I.371).
 ///
-/// The rate is named at each call, so that a new one holds at once; 0 is no limit.
+/// The bucket stores one value: the time at which it is full again. The caller passes the rate to each call, so that
+/// a new rate applies at once. A rate of 0 means no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     full_at: Option<Instant>,
 }
 
-/// What a bucket holds.
+/// The capacity of a bucket, as the time in which its rate refills it.
 const BURST: Duration = Duration::from_secs(2);
 
 impl Bucket {
-    /// Takes one at `per_second` takes a second; false if the bucket is empty.
+    /// Takes one token of a bucket that refills with `per_second` tokens per second; returns false if it is empty.
     pub fn take(&mut self, now: Instant, per_second: u32) -> bool {
         match self.after_one(now, per_second) {
             Ok(full_at) => {
@@ -25,7 +26,7 @@ impl Bucket {
         }
     }
 
-    /// Whether [`Bucket::take`] would succeed; takes nothing.
+    /// Returns true if [`Bucket::take`] would succeed, and takes nothing.
     pub fn has_one(&self, now: Instant, per_second: u32) -> bool {
         self.after_one(now, per_second).is_ok()
     }

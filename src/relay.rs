@@ -1,7 +1,7 @@
-//! Where the channel layer and the hub of one tenant meet.
+//! The relay connects the channel layer and the hub of one tenant.
 //!
-//! Events go from the layer's inbox to the sockets, in order, one after another; wishes for groups go from the hub
-//! to the layer. One task per tenant runs [`Relay::run`], so that a tenant's load is its own.
+//! It passes events from the layer's inbox to the sockets, in order, one after another. It passes subscriptions of
+//! groups from the hub to the layer. One task per tenant runs [`Relay::run`], so that tenants do not share a queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,51 +32,51 @@ mod verdicts;
 use turn::Turn;
 pub use verdicts::{Verdict, Waiting};
 
-/// A group stays subscribed this long after its last member left: a page reload joins it again.
+/// The time for which a group stays subscribed after its last member left, because a page reload joins it again.
 const LINGER: Duration = Duration::from_secs(1);
-/// One event in this many has its way to the sockets timed.
+/// One event in this many is timed on its way to the sockets.
 const LAG_SAMPLE: u64 = 64;
-/// With `on_gap = "close"`: sockets closed per second, so that their clients do not come back all at once.
+/// Sockets closed per second with `on_gap = "close"`, so that their clients do not reconnect all at once.
 const GAP_CLOSES_PER_SECOND: f64 = 300.0;
-/// Gaps within this time are told as one.
+/// Gaps within this time are reported as one.
 const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
-/// Of a type that senders choose, so much is remembered and logged.
+/// Bytes of an event type kept for logging; senders choose it.
 const TYPE_SHOWN: usize = 100;
-/// What a client is told with `on_gap = "notify"`.
+/// The message that clients get with `on_gap = "notify"`.
 const GAP_NOTICE: &str = r#"{"type":"lockgate.gap"}"#;
 
-/// How the sockets of one route get events.
+/// The way in which the sockets of one route get events.
 pub struct RouteDelivery {
-    /// From event to frame.
+    /// Turns an event into a frame.
     pub delivery: Delivery,
-    /// Events go through the consumer of each socket instead of being rendered once for all.
+    /// True if each socket's consumer handles the events; false if an event is rendered once for all sockets.
     pub through_consumer: bool,
 }
 
-/// What a relay is made of.
+/// The parts of a relay.
 pub struct Parts {
-    /// Whose events these are.
+    /// The tenant that the relay serves.
     pub tenant: TenantId,
-    /// The sockets.
+    /// The tenant's sockets.
     pub hub: Arc<Hub>,
-    /// Where groups are subscribed and events published.
+    /// The transport for subscriptions and published events.
     pub layer: Arc<dyn ChannelLayer>,
-    /// What the layer read for this tenant.
+    /// The messages that the layer has read for this tenant.
     pub inbox: Arc<Inbox>,
-    /// Which names groups may have.
+    /// The rule for group names.
     pub group_names: GroupNames,
-    /// Counts the bytes of frames that wait.
+    /// Counts the bytes of queued frames.
     pub budget: Arc<QueueBudget>,
     /// The tenant's metrics.
     pub metrics: Arc<TenantMetrics>,
 }
 
-/// What of a relay a reload may change while its sockets stay.
+/// The settings that a reload may change while the sockets stay open.
 #[derive(Clone)]
 pub struct Settings {
-    /// By the index that members carry; `None` where a route is gone.
+    /// The deliveries by [`Member::delivery`]; `None` where the route is no longer configured.
     pub deliveries: Vec<Option<Arc<RouteDelivery>>>,
-    /// What clients are told of a gap.
+    /// The reaction to a gap.
     pub on_gap: OnGap,
     /// The tenant's limits.
     pub limits: LimitsConfig,
@@ -88,40 +88,41 @@ pub enum PublishError {
     /// `limits.publishes_per_second`
     #[error("limits.publishes_per_second is reached")]
     RateLimited,
-    /// The layer did not confirm it, or the event has no form on it.
+    /// The layer did not confirm the event, or cannot express it.
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
 
-/// What clients were told of gaps.
+/// The state of reporting gaps to clients.
 #[derive(Default)]
 struct Gaps {
+    /// The time of the last report.
     told: Option<Instant>,
-    /// The newest gap that they were not told of.
+    /// The newest gap that is not reported yet.
     untold: Option<GapCause>,
 }
 
-/// Events from channel layer to hub, wishes from hub to channel layer.
+/// Passes events from the channel layer to the hub, and subscriptions from the hub to the channel layer.
 pub struct Relay {
     parts: Parts,
     settings: ArcSwap<Settings>,
     publishes: Mutex<Bucket>,
     fan_out: FanOutMetrics,
-    /// Sockets that hear their own channel.
+    /// The sockets that listen on their own channel.
     channels: Channels,
-    /// Handshakes that wait for a worker's word.
+    /// The handshakes that wait for a worker's answer.
     waiting: Mutex<hashbrown::HashMap<SocketChannel, oneshot::Sender<Verdict>>>,
-    /// Groups that were left empty, oldest first.
+    /// The empty groups that are still subscribed, oldest first.
     lingering: Mutex<VecDeque<(Instant, GroupName)>>,
-    /// Types whose events could not be carried, so that each is logged once.
+    /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
     gaps: Mutex<Gaps>,
-    /// Sockets are being closed because of a gap.
+    /// True while a task closes sockets because of a gap.
     closing: AtomicBool,
 }
 
 impl Relay {
-    /// A relay of these parts; [`Relay::run`] makes it move.
+    /// Makes a relay of these parts; it works while [`Relay::run`] runs.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             parts,
@@ -137,7 +138,7 @@ impl Relay {
         })
     }
 
-    /// Puts new settings in the place of the old ones; new limits hold for open sockets at once.
+    /// Replaces the settings; new limits apply to open sockets at once.
     pub fn reconfigure(&self, settings: Arc<Settings>) {
         let limits = settings.limits;
         self.settings.store(settings);
@@ -147,37 +148,37 @@ impl Relay {
         }
     }
 
-    /// What holds now.
+    /// Returns the current settings.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
 
-    /// The limits that hold now.
+    /// Returns the current limits.
     pub fn limits(&self) -> LimitsConfig {
         self.settings.load().limits
     }
 
-    /// The sockets that it delivers to.
+    /// Returns the hub that it delivers to.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.parts.hub
     }
 
-    /// The channel layer that it stands on.
+    /// Returns the channel layer that it uses.
     pub fn layer(&self) -> &Arc<dyn ChannelLayer> {
         &self.parts.layer
     }
 
-    /// The tenant's metrics.
+    /// Returns the tenant's metrics.
     pub fn metrics(&self) -> &Arc<TenantMetrics> {
         &self.parts.metrics
     }
 
-    /// Where the way of events is timed.
+    /// Returns the metrics of the path of events.
     pub fn fan_out_metrics(&self) -> &FanOutMetrics {
         &self.fan_out
     }
 
-    /// The name as a group name of this tenant, if it may be one.
+    /// Returns the name as a group name; `None` if the tenant's rule does not allow it.
     pub fn group_name(&self, name: &str) -> Option<GroupName> {
         let valid = match self.parts.group_names {
             GroupNames::Channels => valid_group_name(name),
@@ -186,23 +187,23 @@ impl Relay {
         valid.then(|| GroupName::from(name))
     }
 
-    /// Whether the socket may join one more group.
+    /// Returns true if the socket may join one more group.
     pub fn has_room_for_group(&self, member: &Member) -> bool {
         let most = self.limits().groups_per_socket as usize;
         most == 0 || member.groups().len() < most
     }
 
-    /// Puts the socket into the group; once this returns, events published from now on reach it.
+    /// Puts the socket into the group. Events published after this returns reach the socket.
     ///
     /// # Errors
-    /// If the layer does not acknowledge in time; the socket is then in the group all the same, and its
-    /// unregistering takes it out.
+    /// Fails if the layer does not acknowledge in time. The socket is in the group even then;
+    /// [`Relay::unregister`] takes it out.
     pub async fn join(&self, member: &Arc<Member>, group: &GroupName) -> Result<(), LayerError> {
         // In the hub first: `expire_lingering` must see the socket before the layer is asked.
         match self.parts.hub.join(member, group) {
             Joined::New => self.parts.metrics.subscriptions.increment(1.0),
             Joined::Already => {}
-            // Nobody would end the subscription.
+            // No member would be left to end the subscription.
             Joined::Gone => return Ok(()),
         }
         self.parts.layer.subscribe(group).await
@@ -231,11 +232,11 @@ impl Relay {
         }
     }
 
-    /// Publishes an event to a group, on every replica.
+    /// Publishes an event to a group on every replica.
     ///
     /// # Errors
-    /// Over `limits.publishes_per_second`, or if the layer did not confirm it. After a lost link or a timeout it may have
-    /// been published all the same.
+    /// Fails over `limits.publishes_per_second`, and if the layer does not confirm. After a lost link or a timeout the
+    /// event may be published even so.
     pub async fn publish(
         &self,
         group: &GroupName,
@@ -252,17 +253,17 @@ impl Relay {
         Ok(())
     }
 
-    /// Sends what a socket says to one channel, of a worker.
+    /// Sends an event of a socket to one channel, which a worker reads.
     ///
     /// # Errors
-    /// [`LayerError`]. After a lost link or a timeout it may have been sent all the same.
+    /// [`LayerError`]. After a lost link or a timeout the event may be sent even so.
     pub async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
         self.parts.layer.send(channel, event).await?;
         self.parts.metrics.event(EventSource::Socket);
         Ok(())
     }
 
-    /// Counts an event that no worker took; logged once per channel and cause.
+    /// Counts an event that no worker took, and logs it once per channel and cause.
     pub fn not_sent(&self, channel: &str, cause: DropCause, error: &LayerError) {
         self.parts.metrics.dropped(cause);
         if self.first_report(&format!("{channel} {cause:?}")) {
@@ -273,7 +274,7 @@ impl Relay {
         }
     }
 
-    /// What frames of this tenant count against.
+    /// Returns the accounting for frames of this tenant.
     pub fn accounting(&self) -> Accounting {
         Accounting {
             budget: Some(self.parts.budget.clone()),
@@ -281,12 +282,12 @@ impl Relay {
         }
     }
 
-    /// The answer to a ping.
+    /// Returns the frame that answers a ping.
     pub fn pong(&self, payload: &[u8]) -> Frame {
         Frame::encode(Opcode::Pong, payload, self.accounting())
     }
 
-    /// Queues an event for one socket, through its consumer where the route has one that sees events.
+    /// Queues an event for one socket; the socket's consumer gets it first if the route's consumer handles events.
     pub fn send_to(&self, member: &Arc<Member>, event: &Arc<Event>) {
         let settings = self.settings.load();
         match settings.delivery(member) {
@@ -296,7 +297,7 @@ impl Relay {
         }
     }
 
-    /// Queues an event for one socket as its route says.
+    /// Renders an event by the socket's route and queues the frame.
     pub fn deliver_to(&self, member: &Arc<Member>, event: &Event) {
         let settings = self.settings.load();
         let Some(route) = settings.delivery(member) else {
@@ -308,7 +309,7 @@ impl Relay {
         }
     }
 
-    /// Serves the inbox for ever.
+    /// Serves the inbox. Never returns.
     pub async fn run(self: Arc<Self>) -> std::convert::Infallible {
         let mut linger = tokio::time::interval(LINGER / 4);
         linger.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -356,8 +357,8 @@ impl Relay {
         reported.len() < 1000 && reported.insert(word.into())
     }
 
-    /// Under sustained overload gaps come by the hundred: those of a second are told as one, after the last event
-    /// that is known to be missing.
+    /// Notes a gap. Overload makes hundreds of gaps, so [`GAP_TOLD_EVERY`] bounds the reports; the last gap is always
+    /// reported, so that clients learn of every missing event.
     fn gap(self: &Arc<Self>, cause: GapCause) {
         self.gaps.lock().untold = Some(cause);
         self.tell_gap();
@@ -385,7 +386,7 @@ impl Relay {
             OnGap::Notify => {
                 let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
                 for member in &members {
-                    // A queue that is full closes its socket by itself.
+                    // A full queue closes its socket by itself.
                     member.outbound().push_frame(&notice);
                 }
             }
@@ -432,7 +433,7 @@ fn enqueue(member: &Member, rendered: &Rendered) -> Option<Enqueued> {
 }
 
 impl Settings {
-    /// How a socket's route delivers; `None` if the route is gone, and the socket about to close.
+    /// Returns the delivery of a socket's route; `None` if the route was removed and the socket is about to close.
     fn delivery(&self, member: &Member) -> Option<&Arc<RouteDelivery>> {
         self.deliveries
             .get(usize::from(member.delivery()))?

@@ -1,6 +1,7 @@
-//! From an event to what a socket gets: the body, the whole event, or one field.
+//! Rendering: turns an event into the frame that a socket gets.
 //!
-//! One event is rendered once per way of delivery, not once per socket.
+//! The frame holds the event's body, the whole event or one field. An event is rendered once for each route, not once
+//! for each socket.
 
 use glob::Pattern;
 
@@ -9,10 +10,10 @@ use crate::config::Deliver;
 use crate::event::{Event, NotRenderable, Value};
 use crate::frame::{Accounting, Frame, Opcode};
 
-/// What an event does to a socket.
+/// The effect of an event on a socket.
 #[derive(Debug)]
 pub enum Rendered {
-    /// These bytes leave on the wire.
+    /// The socket gets this frame.
     Frame(Frame),
     /// The socket closes (`websocket.close`).
     Close(CloseFrame),
@@ -20,19 +21,19 @@ pub enum Rendered {
     Filtered,
 }
 
-/// How one route turns events into frames.
+/// The rules by which one route turns events into frames.
 #[derive(Debug)]
 pub struct Delivery {
     deliver: Deliver,
-    /// Types that are delivered; empty: all.
+    /// The event types that the route delivers; empty means all.
     types: Vec<Pattern>,
 }
 
 impl Delivery {
-    /// The delivery of a route with `deliver` and `events`.
+    /// Makes the delivery of a route with `deliver` and `events`.
     ///
     /// # Errors
-    /// If one of `events` is not a shell glob.
+    /// Fails if one of `events` is not a shell glob.
     pub fn new(deliver: Deliver, events: &[String]) -> Result<Self, glob::PatternError> {
         let types = events
             .iter()
@@ -41,16 +42,17 @@ impl Delivery {
         Ok(Self { deliver, types })
     }
 
-    /// Whether a route delivers events of this type at all.
+    /// Returns true if the route delivers events of this type.
     pub fn takes(&self, event_type: &str) -> bool {
         self.types.is_empty() || self.types.iter().any(|glob| glob.matches(event_type))
     }
 
-    /// Renders `event`; two types act as the ASGI messages of their names on every route, whatever it delivers.
+    /// Renders `event`. The types `websocket.send` and `websocket.close` act as the ASGI messages of these names on
+    /// every route, whatever its `deliver` and `events` say.
     ///
     /// # Errors
-    /// [`RenderError`] if the event holds what JSON cannot, lacks the field, or is a `websocket.send` without
-    /// `text` or `bytes`.
+    /// [`RenderError`] if JSON cannot express a value of the event, if the event lacks the field, or if it is a
+    /// `websocket.send` without `text` and `bytes`.
     pub fn render(&self, event: &Event, accounting: &Accounting) -> Result<Rendered, RenderError> {
         let event_type = event.event_type().unwrap_or_default();
         match event_type {
@@ -73,16 +75,16 @@ impl Delivery {
     }
 }
 
-/// Why an event does not become a frame.
+/// A reason for which an event does not become a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
-    /// It holds what JSON cannot.
+    /// The event holds a value that JSON cannot express.
     #[error(transparent)]
     NotRenderable(#[from] NotRenderable),
-    /// The route delivers one field, and the event has none of that name.
+    /// The event lacks the field that the route delivers.
     #[error("it has no field {0:?}")]
     NoField(Box<str>),
-    /// A `websocket.send` says nothing to send.
+    /// A `websocket.send` holds nothing to send.
     #[error("it has neither `text` nor `bytes`")]
     NothingToSend,
 }
@@ -91,7 +93,7 @@ fn text(text: &str, accounting: &Accounting) -> Frame {
     Frame::encode(Opcode::Text, text.as_bytes(), accounting.clone())
 }
 
-/// `websocket.send` as in ASGI: `text`, else `bytes`; a key that is None is as good as absent.
+/// Renders a `websocket.send` by the rules of ASGI: `text`, else `bytes`. A key that is None counts as absent.
 fn send_event(event: &Event, accounting: &Accounting) -> Result<Frame, RenderError> {
     match (event.get("text"), event.get("bytes")) {
         (Some(Value::Str(text)), _) => Ok(self::text(text, accounting)),
@@ -102,7 +104,7 @@ fn send_event(event: &Event, accounting: &Accounting) -> Result<Frame, RenderErr
     }
 }
 
-/// `websocket.close` as in ASGI: `code` (absent: 1000) and `reason`.
+/// Returns the frame of a `websocket.close` by the rules of ASGI: `code` (1000 if absent) and `reason`.
 pub fn close_frame(event: &Event) -> CloseFrame {
     let reason = match event.get("reason") {
         Some(Value::Str(reason)) => reason,
@@ -114,6 +116,7 @@ pub fn close_frame(event: &Event) -> CloseFrame {
         Some(Value::UInt(code)) => Some(i64::try_from(*code).unwrap_or(0)),
         // Channels reads `close=True` as "the default code".
         Some(Value::Bool(true)) => None,
+        // 0 is no code that an application may send, so `from_application` turns it into 1011.
         Some(_) => Some(0),
     };
     CloseFrame::from_application(code, reason)

@@ -40,7 +40,7 @@ impl Converter {
         })
     }
 
-    /// Whether `byte` may stand in a value. For UTF-8 text this says the same as a test by characters.
+    /// Returns true if `byte` may stand in a value. For UTF-8 text this says the same as a test by characters.
     fn takes(self, byte: u8) -> bool {
         match self {
             Self::Str => byte != b'/',
@@ -82,7 +82,7 @@ pub enum PathValue {
 }
 
 impl PathValue {
-    /// The value as Python's `str()` prints it.
+    /// Returns the value as Python's `str()` prints it.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Int(text) | Self::Uuid(text) | Self::Text(text) => text,
@@ -95,7 +95,7 @@ impl PathValue {
 pub struct PathParams(Box<[(Arc<str>, PathValue)]>);
 
 impl PathParams {
-    /// The value of the parameter `name`.
+    /// Returns the value of the parameter `name`.
     pub fn get(&self, name: &str) -> Option<&PathValue> {
         self.iter()
             .find(|(own, _)| *own == name)
@@ -107,7 +107,7 @@ impl PathParams {
         self.0.iter().map(|(name, value)| (&**name, value))
     }
 
-    /// Whether the route has no parameters.
+    /// Returns true if the route has no parameters.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -212,7 +212,7 @@ impl Route {
         })
     }
 
-    /// The parameters of `path` (decoded, without its first slash) if all of it matches.
+    /// Returns the parameters of `path` (decoded, without its first slash) if all of it matches.
     fn matches(&self, path: &str) -> Option<PathParams> {
         if let Some(Part::Literal(first)) = self.parts.first()
             && !path.starts_with(&**first)
@@ -285,7 +285,7 @@ impl<'a> Reach<'a> {
         at <= self.path.len() && self.table[part * (self.path.len() + 1) + at]
     }
 
-    /// The end of the longest value at `at` after which the rest still matches.
+    /// Returns the end of the longest value at `at` after which the rest still matches.
     fn longest(&self, part: usize, converter: Converter, at: usize) -> Option<usize> {
         if !self.can(part, at) {
             return None;
@@ -352,7 +352,7 @@ impl Routes {
         }
     }
 
-    /// The first route that `raw_path` (percent-encoded, without a query) matches: its position and its parameters.
+    /// Returns the first route that `raw_path` (percent-encoded, without a query) matches: its position and its parameters.
     ///
     /// One leading slash is not part of the path. A path that is not UTF-8 once decoded has no route.
     pub fn find(&self, raw_path: &str) -> Option<(usize, PathParams)> {
@@ -364,7 +364,7 @@ impl Routes {
             .find_map(|(index, route)| Some((index, route.matches(&path)?)))
     }
 
-    /// The route at `index`.
+    /// Returns the route at `index`.
     pub fn get(&self, index: usize) -> Option<&Route> {
         self.0.get(index)
     }

@@ -1,7 +1,7 @@
-//! Logs of this process: one line per event, written by a thread of its own.
+//! Logs of this process: one line per event, written by a separate thread.
 //!
-//! Nothing waits for a log line. While the reader of the pipe does not read, lines are dropped and counted; once it
-//! reads again, one line tells how many. A closed pipe loses lines, and nothing else.
+//! No task waits for a log line. While the reader of the pipe does not read, lines are dropped and counted. When it
+//! reads again, one line states the count. A closed pipe loses lines and has no other effect.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::config::{LogConfig, LogFormat};
 /// Lines that may wait for the pipe: a burst of a few thousand, at some 300 bytes each about 1 MiB.
 const WAITING_LINES: usize = 4096;
 
-/// How long the end of the process waits for a pipe that nobody reads.
+/// The longest time for which the end of the process waits for a pipe without a reader.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where log lines go.
+/// The stream that log lines go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogOutput {
     /// Standard output, for a service (<https://12factor.net/logs>).
@@ -30,13 +30,13 @@ pub enum LogOutput {
     Stderr,
 }
 
-/// Why logging cannot start.
+/// A reason for which logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The level is no filter.
+    /// `log.level` is not a valid filter.
     #[error("log.level is neither a level nor a filter")]
     Level,
-    /// Something else in this process logs already.
+    /// This process already has a logger.
     #[error("logging was already set up")]
     AlreadySetUp,
     /// The writing thread could not be started.
@@ -44,7 +44,7 @@ pub enum TelemetryError {
     Thread(#[source] io::Error),
 }
 
-/// Keeps the logs going; when dropped, waits up to a second for lines that still have to be written.
+/// The guard of the log. Dropping it waits up to a second for the lines that are not written yet.
 #[derive(Debug)]
 pub struct Telemetry {
     lines: LineSender,
@@ -85,7 +85,7 @@ impl Telemetry {
             LogFormat::Text => subscriber.try_init(),
         }
         .map_err(|_| TelemetryError::AlreadySetUp)?;
-        // What a panic says may hold what a client sent: only its place is told.
+        // The message of a panic may contain data of a client, so the log gets the location only.
         std::panic::set_hook(Box::new(|panic| {
             let location = panic.location().map(ToString::to_string);
             tracing::error!(location, "A task panicked");
@@ -93,7 +93,7 @@ impl Telemetry {
         Ok(Self { lines })
     }
 
-    /// How many lines were dropped since the last line that told so.
+    /// Returns the number of lines dropped since the last line that stated it.
     pub fn dropped(&self) -> u64 {
         self.lines.dropped.load(Ordering::Relaxed)
     }
@@ -102,16 +102,16 @@ impl Telemetry {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         let (done, written) = sync_channel(1);
-        // Fails where lines wait already, and then the pipe does not move: nothing is lost by not waiting.
+        // Fails if the queue is full. The pipe has no reader then, and waiting would not save a line.
         if self.lines.sender.try_send(Line::Flush(done)).is_ok() {
             written.recv_timeout(FLUSH_TIMEOUT).ok();
         }
     }
 }
 
-/// The filter that `log.level` names: a level, or directives as [`EnvFilter`] reads them. `None`: it is neither.
+/// Parses `log.level`: a level, or directives in the syntax of [`EnvFilter`]. Returns `None` if it is neither.
 pub fn filter(level: &str) -> Option<EnvFilter> {
-    // EnvFilter takes a lone word for a target and would log everything of it; here it is a misspelt level.
+    // EnvFilter reads a lone word as a target and would log all of it. Here a lone word is a misspelt level.
     let words = ["off", "error", "warn", "info", "debug", "trace"];
     let known = |word: &str| words.iter().any(|level| level.eq_ignore_ascii_case(word));
     if level
@@ -125,11 +125,11 @@ pub fn filter(level: &str) -> Option<EnvFilter> {
 
 enum Line {
     Text(Box<[u8]>),
-    /// Answered once everything before it was written.
+    /// Answered when all lines before it are written.
     Flush(SyncSender<()>),
 }
 
-/// Hands lines to the writing thread, and never waits for it.
+/// Passes lines to the writing thread and never waits for it.
 #[derive(Clone, Debug)]
 struct LineSender {
     sender: SyncSender<Line>,
@@ -137,7 +137,7 @@ struct LineSender {
 }
 
 impl Write for LineSender {
-    /// Takes a whole line, as the formatter hands it over; always succeeds.
+    /// Takes a whole line, because the formatter writes each line in one call; always succeeds.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.sender.try_send(Line::Text(line.into())) {
             Ok(()) => {}
@@ -170,7 +170,7 @@ fn write_lines(
 ) {
     let mut buffer = Vec::new();
     loop {
-        // What came together leaves together; a quiet moment flushes.
+        // Lines that come within a millisecond are written together. A pause of a millisecond writes the buffer out.
         match lines.recv_timeout(Duration::from_millis(if buffer.is_empty() {
             60_000
         } else {
@@ -184,7 +184,7 @@ fn write_lines(
             }
             Ok(Line::Flush(done)) => {
                 write_out(&mut output, &mut buffer, dropped, format);
-                // Whoever asked may have stopped waiting.
+                // The receiver may have given up waiting; then the answer is not needed.
                 done.try_send(()).ok();
                 continue;
             }
@@ -199,7 +199,7 @@ fn write_lines(
     }
 }
 
-/// Writes what is buffered, then tells of lines that were dropped meanwhile.
+/// Writes the buffer, and then a line with the number of lines dropped meanwhile.
 fn write_out(
     output: &mut impl Write,
     buffer: &mut Vec<u8>,
@@ -218,11 +218,11 @@ fn write_out(
         let told = match format {
             LogFormat::Json => writeln!(
                 output,
-                r#"{{"level":"WARN","message":"Dropped log lines that nobody read","count":{count},"target":"lockgate::telemetry"}}"#
+                r#"{{"level":"WARN","message":"Dropped log lines because nothing read them","count":{count},"target":"lockgate::telemetry"}}"#
             ),
             LogFormat::Text => writeln!(
                 output,
-                "WARN Dropped log lines that nobody read count={count}"
+                "WARN Dropped log lines because nothing read them count={count}"
             ),
         };
         if told.is_err() {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_takes_are_dropped_counted_and_told() {
+    fn lines_without_a_reader_are_dropped_counted_and_reported() {
         let (mut lines, receiver) = sender(2);
         for _ in 0..5 {
             lines.write_all(b"line\n").unwrap();

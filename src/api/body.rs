@@ -54,7 +54,7 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
     }
 }
 
-/// The JSON object in `json`. An array, which serde would take for the members in their order, is none.
+/// Returns the JSON object in `json`. An array, which serde would take for the members in their order, is none.
 pub(super) fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> Option<T> {
     let is_object = json.trim_ascii_start().starts_with(b"{");
     is_object.then(|| serde_json::from_slice(json).ok())?

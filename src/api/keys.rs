@@ -19,7 +19,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Whether the key opens this tenant's resources, whether the tenant exists or not.
+    /// Returns true if the key opens this tenant's resources, whether the tenant exists or not.
     pub fn may_act_for(&self, tenant: &str) -> bool {
         match self {
             Caller::Operator => true,

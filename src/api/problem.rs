@@ -42,7 +42,7 @@ pub(super) enum ApiProblem {
 }
 
 impl ApiProblem {
-    /// The word for it.
+    /// Returns the word for it.
     pub(super) const fn code(self) -> &'static str {
         self.parts().1
     }

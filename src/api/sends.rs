@@ -37,7 +37,7 @@ impl FromRequest<ApiState> for EventBody {
     }
 }
 
-/// The event that is written so.
+/// Returns the event that is written so.
 fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
     let event = Event::from_json(json).map_err(|_| ApiProblem::EventNotValid)?;
     match event.is_dispatchable() {

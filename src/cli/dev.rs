@@ -105,7 +105,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
     server.run(signals).await
 }
 
-/// The configuration that a first real one would resemble.
+/// Returns the configuration that a first real one would resemble.
 fn config(arguments: &DevArguments, users: &Users) -> anyhow::Result<Config> {
     let signing_key = Secret::new(random_hex() + &random_hex());
     let mut tenant = TenantConfig::default();
@@ -178,7 +178,7 @@ impl Drop for Users {
     }
 }
 
-/// The page on `/`. Tokens stand in it: it is served to this machine only.
+/// Returns the page on `/`. Tokens stand in it: it is served to this machine only.
 fn pages(tokens: &[(String, String)]) -> Router {
     let users: Vec<_> = tokens
         .iter()

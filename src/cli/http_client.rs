@@ -49,7 +49,7 @@ pub(super) fn exchange(
     })
 }
 
-/// The innermost cause: the outer ones say no more than that there is one.
+/// Returns the innermost cause: the outer ones say no more than that there is one.
 fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it took too long".to_owned();
@@ -61,7 +61,7 @@ fn reason(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// The base URL of a listener of this machine: one on all addresses is asked on the loopback one.
+/// Returns the base URL of a listener of this machine: one on all addresses is asked on the loopback one.
 pub(super) fn local_url(listen: SocketAddr) -> String {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

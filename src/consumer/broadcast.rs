@@ -1,6 +1,6 @@
-//! `kind = "broadcast"`: a JSON object from the client goes to a group as an event.
+//! `kind = "broadcast"`: publishes a client's JSON object to a group as an event.
 //!
-//! The type and keys that begin with `__` never come from the client, and neither do stamped keys.
+//! A client cannot set the type, keys that begin with `__`, or stamped keys.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::config::{OnInvalid, RouteConfig};
 use crate::event::{Event, Value};
 use crate::templates::Template;
 
-/// What a client is told with `on_invalid = "reply"`.
+/// The answer to an invalid frame with `on_invalid = "reply"`.
 const NOT_VALID: &str = r#"{"type":"lockgate.error","code":"message_not_valid"}"#;
 
-/// The settings of a route, shared by its sockets.
+/// The settings of a route, which its sockets share.
 struct Settings {
     to: Template,
     event_type: Box<str>,
@@ -24,7 +24,7 @@ struct Settings {
     on_invalid: OnInvalid,
 }
 
-/// Publishes what one client sends.
+/// Publishes the messages of one client.
 pub struct Broadcast {
     settings: Arc<Settings>,
     /// The group's name for this socket.
@@ -49,7 +49,8 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
         on_invalid: config.on_invalid,
     });
     Ok(Arc::new(move |scope| {
-        // `to` is one of the route's groups, whose names were made before; were it not, nothing could be sent.
+        // Admission has rendered the same template for the route's groups, so this does not fail. If it did, the empty
+        // name would be refused at each `group_send`.
         let to = scope
             .fill(&settings.to, &scope.path_parameters())
             .unwrap_or_default()
@@ -78,7 +79,7 @@ impl Consumer for Broadcast {
                 context.close_for(CloseReason::Unavailable);
             }
             Err(GroupError::RateLimited) => context.close_for(CloseReason::RateLimited),
-            // The event itself is at fault: an integer beyond 64 bits has no form in MessagePack.
+            // The event itself is at fault; for example, MessagePack cannot hold an integer of more than 64 bits.
             Err(_) => self.refuse(context),
         }
     }
@@ -96,7 +97,7 @@ impl Broadcast {
 }
 
 impl Settings {
-    /// The event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
+    /// Makes the event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
     fn event(&self, text: &str, scope: &Scope) -> Option<Event> {
         let sent = Event::from_json(text.as_bytes()).ok()?;
         let mut fields = Vec::with_capacity(sent.fields.len() + self.stamp.len() + 1);
@@ -122,7 +123,7 @@ impl Settings {
     }
 }
 
-/// `user_id` is the canonical id, any other name a field of the user record; null where there is none.
+/// Returns the value of a stamped key: the canonical id for `user_id`, else the field of the user record, else null.
 fn stamped(name: &str, scope: &Scope) -> Value {
     match name {
         "user_id" => Value::Str(scope.user_id().as_str().into()),

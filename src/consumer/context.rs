@@ -1,4 +1,4 @@
-//! What a consumer can do while it is called.
+//! The operations that a consumer can call for its socket.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use crate::ids::GroupName;
 use crate::metrics::{DropCause, EventSource};
 use crate::relay::{PublishError, Relay};
 
-/// The socket that a consumer is called for. Nothing here waits for the client.
+/// The socket for which a consumer is called. No method waits for the client.
 pub struct Context<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) member: &'a Arc<Member>,
     pub(crate) relay: &'a Arc<Relay>,
 }
 
-/// A group could not be reached.
+/// A group could not be joined, or an event could not be published to it.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// The name breaks Channels' rule, or the socket has as many groups as it may have.
+    /// The name is not valid in Channels, or the socket has reached `limits.groups_per_socket`.
     #[error("the group cannot be joined or sent to: {0}")]
     NotAllowed(&'static str),
-    /// The tenant publishes more than it may.
+    /// The tenant has reached `limits.publishes_per_second`.
     #[error("limits.publishes_per_second is reached")]
     RateLimited,
-    /// The channel layer cannot be asked.
+    /// The channel layer does not answer, or cannot express the event.
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
@@ -43,14 +43,14 @@ impl From<PublishError> for GroupError {
 }
 
 impl GroupError {
-    /// Whether the layer is at fault, and not the name or the event.
+    /// Returns true if the layer is at fault, false if the name, the event or the rate is.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Layer(error) if error.kind().is_some())
     }
 }
 
 impl<'a> Context<'a> {
-    /// What is known of the socket.
+    /// Returns the properties of the socket.
     pub fn scope(&self) -> &'a Scope {
         self.scope
     }
@@ -67,17 +67,17 @@ impl<'a> Context<'a> {
 
     fn send(&self, opcode: Opcode, payload: &[u8]) {
         let frame = Frame::encode(opcode, payload, self.relay.accounting());
-        // A queue that is full closes the socket by itself.
+        // A full queue closes the socket by itself.
         let _ = self.member.outbound().push_frame(&frame);
     }
 
-    /// Closes the socket once what waits for it is sent. 1000 and 3000-4999 pass unchanged, anything else is 1011.
+    /// Closes the socket after its queued frames. The codes 1000 and 3000-4999 pass unchanged, any other becomes 1011.
     pub fn close(&self, code: u16, reason: &str) {
         let frame = CloseFrame::from_application(Some(i64::from(code)), reason);
         self.member.outbound().close(frame, CloseOrder::AfterQueued);
     }
 
-    /// Closes the socket for a reason of the gateway's own table, with the wait that helps, if any does.
+    /// Closes the socket for a reason of the gateway, with a wait where waiting helps the client.
     pub fn close_for(&self, reason: CloseReason) {
         let frame = match reason.wait() {
             Some(wait) => reason.frame_with_retry(wait),
@@ -86,7 +86,8 @@ impl<'a> Context<'a> {
         self.member.outbound().close(frame, CloseOrder::AfterQueued);
     }
 
-    /// Queues an event as the route's `deliver` and `events` say; what cannot be rendered is dropped and counted.
+    /// Queues an event as the route's `deliver` and `events` say. An event that cannot be rendered is dropped and
+    /// counted.
     pub fn deliver(&self, event: &Event) {
         self.relay.deliver_to(self.member, event);
     }
@@ -95,8 +96,8 @@ impl<'a> Context<'a> {
     /// group arrive in the order of these calls.
     ///
     /// # Errors
-    /// If the name is not valid, or the layer does not confirm: the event may then have been published all the
-    /// same.
+    /// Fails if the name is not valid, over `limits.publishes_per_second`, and if the layer does not confirm. In the
+    /// last case the event may be published even so.
     pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
         Ok(self
@@ -105,10 +106,11 @@ impl<'a> Context<'a> {
             .await?)
     }
 
-    /// Puts the socket into a further group; returns once events published from now on reach it.
+    /// Puts the socket into another group. Events published after this returns reach the socket.
     ///
     /// # Errors
-    /// If the name is not valid, the socket is in `limits.groups_per_socket` groups, or the layer cannot be asked.
+    /// Fails if the name is not valid, if the socket is in `limits.groups_per_socket` groups, and if the layer does not
+    /// acknowledge.
     pub async fn group_add(&self, group: &str) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
         if self.member.groups().contains(&group) {
@@ -127,17 +129,17 @@ impl<'a> Context<'a> {
         Ok(joined?)
     }
 
-    /// Takes the socket out of a group; without effect if it is not in it.
+    /// Takes the socket out of a group; has no effect if it is not in the group.
     pub fn group_discard(&self, group: &str) {
         self.relay.leave(self.member, &GroupName::from(group));
     }
 
-    /// Counts a frame that the consumer does not take.
+    /// Counts a frame that the consumer does not accept.
     pub fn drop_frame(&self) {
         self.relay.metrics().dropped(DropCause::NoConsumer);
     }
 
-    /// Counts a frame that the consumer takes, but not in this form.
+    /// Counts a frame that the consumer does not accept in this form.
     pub(crate) fn drop_invalid_frame(&self) {
         self.relay.metrics().dropped(DropCause::NotValid);
     }

@@ -1,4 +1,4 @@
-//! `kind = "echo"`: every message comes back as it was.
+//! `kind = "echo"`: sends every message back unchanged.
 
 use async_trait::async_trait;
 

@@ -1,4 +1,4 @@
-//! `kind = "listen"`: the socket only gets events; what its client sends is dropped, or closes it.
+//! `kind = "listen"`: the socket gets events only. A frame of its client is dropped or closes the socket.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::{Consumer, Context, MakeConsumer, Message};
 use crate::close_code::CloseReason;
 use crate::config::{ConsumerConfig, OnFrame};
 
-/// Takes no frames.
+/// Drops and counts the client's frames.
 pub struct Listen;
 
-/// Takes no frames, and ends a socket that sends one (`on_frame = "close"`).
+/// Closes a socket whose client sends a frame (`on_frame = "close"`).
 struct ListenOnly;
 
 pub(super) fn factory(config: &ConsumerConfig) -> MakeConsumer {

@@ -1,7 +1,7 @@
-//! What a route does with a socket's connect, frames, events and disconnect.
+//! Consumers: they handle a socket's connect, frames, events and disconnect.
 //!
 //! The built-in kinds are consumers like any other. A Rust program that uses Lockgate as a library registers its
-//! own type under a name, which is then the `kind` in a route.
+//! own type under a name, and routes use that name as their `kind`.
 
 use std::sync::Arc;
 
@@ -35,10 +35,10 @@ pub enum Message {
     Binary(Vec<u8>),
 }
 
-/// What a route does with one socket. Each socket has a consumer of its own, and its calls come one at a time.
+/// Handles one socket of a route. Each socket has its own consumer, whose methods are called one at a time.
 ///
-/// All methods have a default: a consumer that implements none of them listens. A panic closes the one socket
-/// with 1011.
+/// All methods have a default, and a consumer that implements none of them only listens. A panic closes its socket
+/// with 1011 and no other.
 ///
 /// ```
 /// use lockgate::consumer::{Consumer, Context, Message};
@@ -57,9 +57,9 @@ pub enum Message {
 /// ```
 #[async_trait]
 pub trait Consumer: Send {
-    /// The socket is authenticated and in its groups, and its client still waits for the 101.
+    /// Called when the socket is authenticated and in its groups, while its client still waits for the 101.
     ///
-    /// What is sent here leaves right after the 101.
+    /// Frames that it sends leave right after the 101.
     ///
     /// # Errors
     /// [`Refused`] ends the handshake.
@@ -68,41 +68,41 @@ pub trait Consumer: Send {
         Ok(())
     }
 
-    /// A message came from the client.
+    /// Called with a message of the client. The default drops and counts it.
     async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
         let _ = message;
         context.drop_frame();
     }
 
-    /// An event came from a group. The default delivers it as the route's `deliver` and `events` say.
+    /// Called with an event of a group. The default delivers it as the route's `deliver` and `events` say.
     async fn event(&mut self, context: &mut Context<'_>, event: Arc<Event>) {
         context.deliver(&event);
     }
 
-    /// The socket is gone; `close` is what either side sent, or 1006.
+    /// Called when the socket is closed; `close` is the frame that either side sent, or 1006.
     async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
         let _ = (scope, close);
     }
 }
 
-/// A consumer does not take the socket.
+/// A consumer's refusal of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// 403 `refused`, also where a tenant's refusals are closes: no code stands for it.
+    /// 403 `refused`, even with `refusal = "close"`, because no close code stands for it.
     Forbidden,
-    /// 403 `refused`; a tenant with `refusal = "close"` accepts the socket and closes it with this frame.
+    /// 403 `refused`; with `refusal = "close"` the socket is accepted and closed with this frame.
     ClosedWith(CloseFrame),
-    /// 503 `unavailable`: whoever decides cannot be asked.
+    /// 503 `unavailable`: the process that decides does not answer.
     Unavailable,
 }
 
 /// Makes the consumer of one socket.
 pub type MakeConsumer = Arc<dyn Fn(&Scope) -> Box<dyn Consumer> + Send + Sync>;
 
-/// Makes the factory of one route from its `consumer` table, or says what is wrong with it.
+/// Makes the factory of one route from its `consumer` table, or returns the error in the table.
 type Kind = Arc<dyn Fn(&ConsumerConfig) -> Result<MakeConsumer, String> + Send + Sync>;
 
-/// The consumers that a program registered, by the name that routes call them by.
+/// The consumers that a program has registered, by the `kind` that routes use.
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: HashMap<String, Kind>,
@@ -111,7 +111,7 @@ pub struct Registry {
 impl Registry {
     /// Registers a consumer under `kind`; `make` is called for each socket of a route with that kind.
     ///
-    /// The names of the built-in kinds cannot be taken: they are looked up first.
+    /// The name of a built-in kind has no effect, because the built-in kinds are looked up first.
     pub fn register<C, F>(&mut self, kind: &str, make: F) -> &mut Self
     where
         C: Consumer + 'static,
@@ -123,8 +123,9 @@ impl Registry {
         self
     }
 
-    /// As [`Registry::register`], for a consumer that takes options: `prepare` gets the route's `consumer` table
-    /// once at start, and what it says is wrong is a configuration error.
+    /// Registers a consumer with options under `kind`; see [`Registry::register`].
+    ///
+    /// `prepare` gets the route's `consumer` table once at start. An error that it returns is a configuration error.
     pub fn register_with_options<C, F, P>(&mut self, kind: &str, prepare: P) -> &mut Self
     where
         C: Consumer + 'static,
@@ -140,15 +141,15 @@ impl Registry {
         self
     }
 
-    /// The registered names.
+    /// Returns the registered names.
     pub fn names(&self) -> Vec<&str> {
         self.kinds.keys().map(String::as_str).collect()
     }
 
-    /// The consumer of a route.
+    /// Returns the consumer of a route.
     ///
     /// # Errors
-    /// What is wrong with its `consumer` table.
+    /// The error in the route's `consumer` table.
     pub fn consumer(&self, route: &RouteConfig) -> Result<RouteConsumer, String> {
         let make: MakeConsumer = match route.consumer.kind.as_str() {
             "listen" => listen::factory(&route.consumer),
@@ -185,8 +186,8 @@ impl Registry {
 pub struct RouteConsumer {
     /// Makes the consumer of each socket.
     pub make: MakeConsumer,
-    /// Whether events go through [`Consumer::event`] of each socket; else they are rendered once for all.
+    /// True if events go through [`Consumer::event`] of each socket; false if one rendering serves all sockets.
     pub sees_events: bool,
-    /// Whether it may tell others the socket's channel name, so that the socket has to hear that channel.
+    /// True if it may give the socket's channel name to others, so that the socket must listen on that channel.
     pub tells_channel: bool,
 }

@@ -1,4 +1,4 @@
-//! What a consumer knows of its socket; it does not change while the socket lives.
+//! The properties of a socket that consumers can read; they do not change while the socket lives.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -15,103 +15,103 @@ use crate::users::UserRecord;
 
 /// Tenant, user, claims, path and address of one socket.
 ///
-/// Kept small, because every open socket has one: claims and user fields stay JSON text, and the path's parameters
-/// are read again, when they are asked for.
+/// Every open socket has one, so it is small: claims and user fields stay JSON text, and path parameters are parsed
+/// again at each call.
 pub struct Scope {
     pub(crate) place: Arc<Place>,
     pub(crate) user: Arc<UserRecord>,
     pub(crate) claims: Box<str>,
     pub(crate) client: IpAddr,
-    /// The socket in its hub, which knows its path and channel.
+    /// The socket in its hub, which holds its path and channel.
     pub(crate) member: Arc<Member>,
 }
 
-/// What the scopes of one tenant share.
+/// The part that the scopes of one tenant share.
 #[derive(Debug)]
 pub struct Place {
     /// The tenant.
     pub tenant: TenantId,
-    /// From path to route.
+    /// The tenant's routes.
     pub routes: Arc<Routes>,
-    /// What channel names begin with, as the tenant's layer names them; 32 hexadecimal digits follow.
+    /// The beginning of channel names on the tenant's layer; 32 hexadecimal digits follow.
     pub channel_prefix: Box<str>,
 }
 
-/// The channel of a socket, as layers know it.
+/// Returns the channel of a socket in the form that layers use.
 pub(crate) fn member_channel(member: &Member) -> SocketChannel {
     SocketChannel(member.channel())
 }
 
 impl Place {
-    /// The channel name of a socket.
+    /// Returns the channel name of a socket.
     pub fn channel_name(&self, member: &Member) -> ChannelName {
         ChannelName::from(member_channel(member).name(&self.channel_prefix))
     }
 }
 
 impl Scope {
-    /// The tenant that the socket belongs to.
+    /// Returns the tenant that the socket belongs to.
     pub fn tenant(&self) -> &TenantId {
         &self.place.tenant
     }
 
-    /// The canonical id of the user.
+    /// Returns the canonical id of the user.
     pub fn user_id(&self) -> &UserId {
         &self.user.id
     }
 
-    /// The user record as it was at the handshake.
+    /// Returns the user record as it was at the handshake.
     pub fn user(&self) -> &UserRecord {
         &self.user
     }
 
-    /// One field of the user record; `None` if the database returns no such column.
+    /// Returns a field of the user record; `None` if the database returns no such column.
     pub fn user_field(&self, name: &str) -> Option<serde_json::Value> {
         self.user.field(name)
     }
 
-    /// One claim of the token; `None` if it has no such claim.
+    /// Returns a claim of the token; `None` if the token does not have it.
     pub fn claim(&self, name: &str) -> Option<serde_json::Value> {
         let claims: std::collections::HashMap<&str, &RawValue> =
             serde_json::from_str(&self.claims).ok()?;
         serde_json::from_str(claims.get(name)?.get()).ok()
     }
 
-    /// The claims as the token's JSON text.
+    /// Returns the claims as the token's JSON text.
     pub fn claims_json(&self) -> &str {
         &self.claims
     }
 
-    /// The path of the request, percent-decoded, with its leading slash.
+    /// Returns the path of the request, percent-decoded, with its leading slash.
     pub fn path(&self) -> Cow<'_, str> {
         percent_encoding::percent_decode_str(self.member.path()).decode_utf8_lossy()
     }
 
-    /// The converted value of a path parameter, as Python's `str()` prints it.
+    /// Returns the converted value of a path parameter in the form of Python's `str()`.
     pub fn path_parameter(&self, name: &str) -> Option<String> {
         Some(self.path_parameters().get(name)?.as_str().to_owned())
     }
 
-    /// All path parameters.
+    /// Returns all path parameters.
     pub fn path_parameters(&self) -> PathParams {
         let found = self.place.routes.find(self.member.path());
         found.map(|(_, params)| params).unwrap_or_default()
     }
 
-    /// The client's address, taken as `server.client_address` says.
+    /// Returns the client's address, taken as `server.client_address` says.
     pub fn client(&self) -> IpAddr {
         self.client
     }
 
-    /// The channel name of this socket, unique and not to be guessed.
+    /// Returns the channel name of this socket, which is unique and cannot be guessed.
     pub fn channel_name(&self) -> ChannelName {
         self.place.channel_name(&self.member)
     }
 
-    /// Fills a group template with this socket's values; `params` are its path parameters.
+    /// Renders a group template with this socket's values; `params` are its path parameters.
     ///
     /// # Errors
-    /// If a value is absent or has no text form.
+    /// Fails if a value is absent or has no text form.
     pub(crate) fn fill(
         &self,
         template: &Template,

@@ -1,8 +1,9 @@
-//! `kind = "worker"`: the life of a socket goes to a Channels worker (`manage.py runworker NAME`) as ASGI events.
+//! `kind = "worker"`: sends a socket's connect, frames and disconnect to a Channels worker
+//! (`manage.py runworker NAME`) as ASGI events.
 //!
-//! Each event also carries what a worker cannot know: `reply_channel`, `path`, `kwargs`, `user`, `tenant`. The worker
-//! answers on the reply channel, which is the socket's own ([`crate::relay`] obeys and delivers what comes there).
-//! Whatever leaves here is a map with text keys and a type: nothing else may reach a worker, because it would end it.
+//! Each event also carries `reply_channel`, `path`, `kwargs`, `user` and `tenant`, which the worker has no other source
+//! for. The worker answers on the reply channel, which is the socket's own channel; [`crate::relay`] handles the
+//! answers. Every event is a map with text keys and a type, because any other message would end the worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::metrics::DropCause;
 use crate::relay::{Relay, Verdict};
 use crate::routes::PathValue;
 
-/// The settings of a route, shared by its sockets.
+/// The settings of a route, which its sockets share.
 struct Settings {
     channel: Box<str>,
     partitions: u32,
@@ -28,10 +29,10 @@ struct Settings {
     on_full: OnWorkerFull,
 }
 
-/// Tells a worker what happens to one socket.
+/// Tells a worker about one socket.
 struct Worker {
     settings: Arc<Settings>,
-    /// Once a worker may know of the socket: the way to it.
+    /// The path to the worker; set when the worker may know the socket.
     relay: Option<Arc<Relay>>,
 }
 
@@ -56,7 +57,7 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, String> {
 impl Consumer for Worker {
     async fn connect(&mut self, context: &mut Context<'_>) -> Result<(), Refused> {
         let (relay, scope) = (context.relay, context.scope);
-        // Before the worker is told, so that no answer of it can come too early.
+        // Registered before the worker is told, so that its answer cannot come too early.
         let waiting = match self.settings.accept {
             Accept::Gateway => None,
             Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
@@ -73,16 +74,16 @@ impl Consumer for Worker {
             .await;
         if let Err(error) = told {
             if error.kind().is_none() {
-                // Nobody has heard of the socket. After a lost link somebody may have.
+                // No worker knows the socket, so none needs its end. After a lost link a worker may know it.
                 goodbye.forget();
             }
             return match self.settings.not_taken(relay, &error) {
                 NotTaken::Dropped if waiting.is_none() => {
-                    // A worker that comes hears its frames, and its end.
+                    // A worker that starts later gets the socket's frames and its end.
                     self.relay = Some(relay.clone());
                     Ok(())
                 }
-                // With a handshake that waits, nobody would answer.
+                // A handshake that waits for a worker would get no answer.
                 NotTaken::Dropped | NotTaken::Closes => Err(Refused::Unavailable),
             };
         }
@@ -90,7 +91,8 @@ impl Consumer for Worker {
             let outbound = context.member.outbound();
             let verdict = tokio::select! {
                 verdict = tokio::time::timeout(self.settings.timeout, waiting.verdict()) => verdict,
-                // Revoked, or closed for another reason: the last look of the handshake says which.
+                // The socket was closed meanwhile, for example by a revocation. The last check of the handshake
+                // turns the close into its refusal, so this only ends the wait.
                 _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => Ok(Verdict::Accept),
             };
             match verdict {
@@ -98,10 +100,11 @@ impl Consumer for Worker {
                 Ok(Verdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
                 Err(_) => return Err(Refused::Unavailable),
             }
-            // What the worker ordered before it accepted holds once the client has its 101.
+            // The worker may have put the socket into groups before it accepted. Their subscriptions must be
+            // acknowledged before the client gets its 101.
             let mut ordered = context.member.groups();
             ordered.retain(|group| !before.contains(group));
-            // Asked for at once: a group that is discarded meanwhile is forgotten no sooner than in a second.
+            // A group that the worker discards meanwhile stays subscribed for a second, so these do not race with it.
             let joins = ordered.iter().map(|group| relay.layer().subscribe(group));
             let joined = futures_util::future::try_join_all(joins).await;
             joined.map_err(|_| Refused::Unavailable)?;
@@ -136,7 +139,7 @@ impl Consumer for Worker {
     }
 }
 
-/// What becomes of a socket whose event no worker took.
+/// The consequence for a socket whose event no worker took.
 enum NotTaken {
     /// The event is dropped.
     Dropped,
@@ -157,7 +160,7 @@ impl Settings {
         relay.send(&self.channel_of(scope), &event).await
     }
 
-    /// The channel of a socket: always the same, so that its frames stay in order.
+    /// Returns the worker's channel for a socket. It is always the same one, so that the frames stay in order.
     fn channel_of(&self, scope: &Scope) -> ChannelName {
         if self.partitions == 0 {
             return ChannelName::from(&*self.channel);
@@ -167,12 +170,12 @@ impl Settings {
         ChannelName::from(format!("{}.{partition}", self.channel))
     }
 
-    /// Counts an event that no worker took, and says what to do with its socket.
+    /// Counts an event that no worker took, and returns the consequence for its socket.
     fn not_taken(&self, relay: &Relay, error: &LayerError) -> NotTaken {
         let cause = match error {
             LayerError::ChannelFull => DropCause::WorkerFull,
             LayerError::NoReceiver => DropCause::NoConsumer,
-            // Bytes on a JSON layer.
+            // A JSON layer cannot carry the bytes of a binary frame.
             LayerError::Encode(_) => DropCause::NotValid,
             LayerError::Unavailable(_) | LayerError::Publish(_) => return NotTaken::Closes,
         };
@@ -183,7 +186,7 @@ impl Settings {
         }
     }
 
-    /// There is no socket any more that could be closed.
+    /// Tells the worker about the end of a socket. An error is counted only, because no socket is left to close.
     async fn say_goodbye(&self, relay: &Relay, channel: &ChannelName, event: &Event) {
         if let Err(error) = relay.send(channel, event).await {
             self.not_taken(relay, &error);
@@ -191,8 +194,7 @@ impl Settings {
     }
 }
 
-/// A worker that knows of a socket hears of its end, also where the handshake ends before it is open: dropped, this
-/// tells it.
+/// Tells a worker about the end of a socket when it is dropped, which covers every way out of the handshake.
 struct Goodbye<'a> {
     settings: &'a Arc<Settings>,
     relay: &'a Arc<Relay>,
@@ -200,7 +202,7 @@ struct Goodbye<'a> {
 }
 
 impl Goodbye<'_> {
-    /// Says nothing: the socket opens, so that its own end will be told, or nobody has heard of it.
+    /// Cancels the message: either the socket opens and `disconnect` tells its end, or no worker knows it.
     fn forget(self) {
         std::mem::forget(self);
     }
@@ -225,7 +227,7 @@ fn disconnected(scope: &Scope, close: &CloseFrame) -> Event {
     event(scope, "websocket.disconnect", more)
 }
 
-/// An ASGI event with what a worker needs to know of the socket.
+/// Returns an ASGI event with the socket's properties.
 fn event<const N: usize>(
     scope: &Scope,
     event_type: &str,
@@ -245,7 +247,8 @@ fn event<const N: usize>(
     Event::new(event_type, common.into_iter().chain(more))
 }
 
-/// A path parameter as a view would get it; an `int` beyond 64 bits, which MessagePack cannot hold, is text.
+/// Returns a path parameter as a Django view would get it. An `int` of more than 64 bits is text, because MessagePack
+/// cannot hold it.
 fn argument(value: &PathValue) -> Value {
     match value {
         PathValue::Int(digits) => digits
@@ -255,7 +258,7 @@ fn argument(value: &PathValue) -> Value {
     }
 }
 
-/// The fields of the user record.
+/// Returns the fields of the user record.
 fn user(scope: &Scope) -> Value {
     let fields = serde_json::from_str::<serde_json::Value>(&scope.user().fields);
     fields.map_or(Value::Nil, |fields| Value::from(&fields))

@@ -1,7 +1,7 @@
-//! Reads one client's frames and puts its messages together (RFC 6455 §5).
+//! The decoder of one client's frames, which assembles its messages (RFC 6455 §5).
 //!
-//! Strict: masked, no reserved bits, shortest length form, limits before any buffering, bad UTF-8 refused at its first
-//! byte. A decoder between two messages owns no heap memory.
+//! It is strict: it refuses frames without a mask, reserved bits, long forms of short lengths, messages over the limit
+//! before it buffers them, and bad UTF-8 at its first byte. Between two messages it owns no heap memory.
 
 use std::borrow::Cow;
 
@@ -11,18 +11,18 @@ use super::text::{NotUtf8, TextBuffer};
 use super::{FrameError, MESSAGE_TOO_BIG, Message, Opcode, PAYLOAD_NOT_VALID, PROTOCOL_ERROR};
 use crate::close_code::{CloseFrame, may_be_received};
 
-/// Fragments without payload that one message may have. The size limit does not see them, so without a bound a message
-/// could go on for ever; Autobahn sends three, sensible clients none.
+/// The most fragments without payload in one message. The size limit does not count them, so without this bound a
+/// message could be endless. Autobahn sends three, usual clients send none.
 const MAX_EMPTY_FRAGMENTS: u8 = 128;
 
 /// The decoder of one connection.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Bytes; [`u64::MAX`] where there is no limit.
+    /// The most bytes of a message; [`u64::MAX`] means no limit.
     max_message: u64,
-    /// What has come in of a header, a frame or a fragmented message; `None` between messages.
+    /// The received part of a header, a frame or a fragmented message; `None` between messages.
     partial: Option<Box<Partial>>,
-    /// A close frame or an error came: nothing is decoded any more.
+    /// True after a close frame or an error; later input is ignored.
     finished: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct Decoder {
 struct Partial {
     header: [u8; MAX_HEADER],
     header_len: u8,
-    /// The frame whose header is complete and whose payload is not.
+    /// The frame whose header is complete and whose payload is incomplete.
     frame: Option<OpenFrame>,
     message: Option<OpenMessage>,
 }
@@ -39,14 +39,14 @@ struct Partial {
 struct OpenFrame {
     header: Header,
     received: u64,
-    /// The payload so far, if this is a control frame.
+    /// The payload so far of a control frame; empty for other frames.
     control: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct OpenMessage {
     body: Body,
-    /// Payload bytes so far.
+    /// The number of payload bytes so far.
     len: u64,
     empty_fragments: u8,
 }
@@ -58,7 +58,7 @@ enum Body {
 }
 
 impl Decoder {
-    /// A decoder that refuses messages over `max_message` bytes; 0 is no limit.
+    /// Makes a decoder that refuses messages over `max_message` bytes; 0 means no limit.
     pub fn new(max_message: u64) -> Self {
         let mut decoder = Self {
             max_message: 0,
@@ -69,7 +69,7 @@ impl Decoder {
         decoder
     }
 
-    /// Changes the limit; a message that has begun is held to the new one from its next frame on. 0 is no limit.
+    /// Changes the limit; 0 means no limit. It applies to an open message from its next frame on.
     pub fn set_max_message(&mut self, max_message: u64) {
         self.max_message = match max_message {
             0 => u64::MAX,
@@ -77,17 +77,17 @@ impl Decoder {
         };
     }
 
-    /// Whether part of a frame or of a message waits for its rest: only then does the decoder own memory.
+    /// Returns true if a frame or a message is incomplete. Only then does the decoder own heap memory.
     pub fn is_mid_message(&self) -> bool {
         self.partial.is_some()
     }
 
-    /// Takes the next message out of `input`; `None` once all of `input` has been taken. Call it until then.
+    /// Takes the next message from `input`. Call it until it returns `None`: then it has taken all of `input`.
     ///
-    /// After a close frame, or an error, the rest of the input is taken and ignored (RFC 6455 §5.5.1).
+    /// After a close frame or an error it takes the input and ignores it (RFC 6455 §5.5.1).
     ///
     /// # Errors
-    /// The reason to close the connection with.
+    /// The reason for closing the connection.
     pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
         if self.finished {
             *input = &[];
@@ -130,7 +130,7 @@ impl Decoder {
         }
     }
 
-    /// The next header, from `input` alone where all of it is there; else what there is of it is kept.
+    /// Reads the next header. An incomplete header is kept in `partial`; `input` alone is enough in the usual case.
     fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, FrameError> {
         let open = self.partial.as_ref().and_then(|p| p.message.as_ref());
         let room = Room {
@@ -160,7 +160,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// The fast path: an unfragmented message or a control frame that is there completely.
+    /// Decodes an unfragmented message or a control frame that `input` holds completely. This is the fast path.
     fn whole_frame(
         &mut self,
         header: Header,
@@ -175,7 +175,7 @@ impl Decoder {
         }
         let (payload, rest) = input.split_at(len);
         *input = rest;
-        // The header may have come in pieces; a message around a control frame stays.
+        // Frees the pieces of the header, but keeps a fragmented message around a control frame.
         if self.partial.as_ref().is_some_and(|p| p.message.is_none()) {
             self.partial = None;
         }
@@ -192,7 +192,7 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// The frame's payload comes in pieces, or it is a part of a message.
+    /// Opens a frame whose payload is incomplete, or that is a fragment of a message.
     fn open_frame(&mut self, header: Header) -> Box<Partial> {
         let mut partial = self.partial.take().unwrap_or_default();
         if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
@@ -212,7 +212,7 @@ impl Decoder {
 }
 
 impl Partial {
-    /// Takes what `input` has of the open frame's payload; whether that completes the frame.
+    /// Takes the part of the open frame's payload that `input` holds; returns true if the frame is complete.
     fn read_payload(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
         let Some(frame) = &mut self.frame else {
             return Ok(false);
@@ -223,7 +223,8 @@ impl Partial {
         *input = rest;
         match &mut self.message {
             Some(message) if !frame.header.opcode.is_control() => {
-                // Room for what is here and as much again as there was, but never for what a header merely claims.
+                // Doubles the buffer, or makes room for this chunk if it is larger. A header alone reserves nothing,
+                // because a client can claim any length.
                 let doubled = (take as u64).max(message.len).min(missing);
                 message
                     .body
@@ -247,7 +248,7 @@ impl Partial {
         Ok(frame.received == frame.header.len)
     }
 
-    /// Closes the complete frame; the message, if it ends here.
+    /// Ends the complete frame, and returns the message if the frame is its last.
     fn end_frame(&mut self) -> Result<Option<Message>, FrameError> {
         let Some(frame) = self.frame.take() else {
             return Ok(None);
@@ -256,6 +257,7 @@ impl Partial {
             return control_message(frame.header.opcode, frame.control).map(Some);
         }
         let Some(mut message) = self.message.take() else {
+            // Cannot happen: `Header::parse` refuses a continuation outside of a message.
             return Err(PROTOCOL_ERROR);
         };
         if frame.header.fin {
@@ -313,7 +315,7 @@ impl From<NotUtf8> for FrameError {
     }
 }
 
-/// A complete, unmasked control frame.
+/// Returns the message of a complete, unmasked control frame.
 fn control_message(opcode: Opcode, payload: Vec<u8>) -> Result<Message, FrameError> {
     Ok(match opcode {
         Opcode::Ping => Message::Ping(payload),
@@ -322,7 +324,7 @@ fn control_message(opcode: Opcode, payload: Vec<u8>) -> Result<Message, FrameErr
     })
 }
 
-/// RFC 6455 §5.5.1: nothing, or a code that may stand on the wire and a reason in UTF-8.
+/// Parses the payload of a close frame: empty, or a valid code and a reason in UTF-8 (RFC 6455 §5.5.1).
 fn close_frame(payload: &[u8]) -> Result<Option<CloseFrame>, FrameError> {
     if payload.is_empty() {
         return Ok(None);

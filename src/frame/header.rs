@@ -1,16 +1,16 @@
-//! The header of a client's frame (RFC 6455 §5.2), judged byte by byte: what is wrong is refused before the rest is there.
+//! The header of a client's frame (RFC 6455 §5.2). A wrong byte is refused before the rest of the header arrives.
 
 use super::{FrameError, MAX_CONTROL_PAYLOAD, MESSAGE_TOO_BIG, Opcode, PROTOCOL_ERROR};
 
-/// Two bytes, a 64-bit length, a mask: the longest header.
+/// Bytes of the longest header: two bytes, a 64-bit length and a mask.
 pub(super) const MAX_HEADER: usize = 14;
 
-/// What the frames before allow the next one.
+/// The limits that earlier frames of the connection set for the next one.
 #[derive(Clone, Copy)]
 pub(super) struct Room {
-    /// A fragmented message is open.
+    /// True while a fragmented message is open.
     pub(super) in_message: bool,
-    /// Payload bytes that the message may still get.
+    /// Payload bytes that the message may still have.
     pub(super) bytes: u64,
 }
 
@@ -20,12 +20,12 @@ pub(super) struct Header {
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
     pub(super) mask: [u8; 4],
-    /// Payload bytes.
+    /// The number of payload bytes.
     pub(super) len: u64,
 }
 
 impl Header {
-    /// The header at the start of `bytes` and its length; `None` if more bytes are needed and none so far is wrong.
+    /// Returns the header at the start of `bytes` with its length; `None` if the bytes are right but not complete.
     pub(super) fn parse(bytes: &[u8], room: Room) -> Result<Option<(Self, usize)>, FrameError> {
         let Some((&first, rest)) = bytes.split_first() else {
             return Ok(None);
@@ -45,6 +45,7 @@ impl Header {
             return Ok(None);
         };
         let short = second & 0x7f;
+        // Clients must mask every frame (RFC 6455 §5.1).
         if second & 0x80 == 0 || (opcode.is_control() && usize::from(short) > MAX_CONTROL_PAYLOAD) {
             return Err(PROTOCOL_ERROR);
         }
@@ -67,7 +68,8 @@ impl Header {
     }
 }
 
-/// The payload length, in the shortest of its three forms (RFC 6455 §5.2: "the minimal number of bytes MUST be used").
+/// Parses the payload length, which must have the shortest of its three forms (RFC 6455 §5.2: "the minimal number of
+/// bytes MUST be used").
 fn parse_len(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError> {
     let (len, minimum, rest) = match short {
         126 => match bytes.split_first_chunk() {
@@ -80,6 +82,7 @@ fn parse_len(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError
         },
         len => (u64::from(len), 0, bytes),
     };
+    // The top bit of a 64-bit length must be 0 (RFC 6455 §5.2).
     if len < minimum || len >> 63 != 0 {
         return Err(PROTOCOL_ERROR);
     }

@@ -1,8 +1,8 @@
-//! Takes the client's mask off a payload (RFC 6455 §5.3), eight bytes at a time and without `unsafe`.
+//! Removes the client's mask from a payload (RFC 6455 §5.3), eight bytes at a time and without `unsafe`.
 
-/// Unmasks `bytes`, the first of which stands `offset` bytes into its frame's payload.
+/// Unmasks `bytes`, whose first byte is at `offset` in its frame's payload.
 pub(super) fn unmask(bytes: &mut [u8], mut mask: [u8; 4], offset: u64) {
-    // `offset % 4` is below 4, whatever the width of usize.
+    // The cast is safe on every platform, because `offset % 4` is below 4.
     mask.rotate_left((offset % 4) as usize);
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

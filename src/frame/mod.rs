@@ -1,5 +1,6 @@
-//! Bytes on the wire (RFC 6455 §5): a frame to clients is encoded once and shared by all sockets, a [`Decoder`] reads
-//! what one client sends. No input or output happens here, and no `unsafe`.
+//! WebSocket frames (RFC 6455 §5), without input or output and without `unsafe`.
+//!
+//! A frame to clients is encoded once and shared by all sockets. A [`Decoder`] reads the frames of one client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,11 +18,11 @@ mod text;
 /// The longest payload of a ping, pong or close frame (RFC 6455 §5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// What a frame is (RFC 6455 §5.2).
+/// The type of a frame (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// Carries on a fragmented message; never sent by us.
+    /// The next fragment of a message; the gateway never sends one.
     Continuation = 0,
     /// UTF-8 text.
     Text = 1,
@@ -36,7 +37,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// Close, ping and pong: short, never fragmented, allowed inside a fragmented message.
+    /// Returns true for close, ping and pong: short, never fragmented, and allowed inside a fragmented message.
     pub const fn is_control(self) -> bool {
         self as u8 >= 8
     }
@@ -54,27 +55,27 @@ impl Opcode {
     }
 }
 
-/// Bytes of all counted frames that are alive: a frame that waits for a thousand sockets counts once.
+/// The bytes of all frames in memory that count against a budget. A frame queued for a thousand sockets counts once.
 #[derive(Debug, Default)]
 pub struct QueueBudget(AtomicU64);
 
 impl QueueBudget {
-    /// Bytes alive now, frame headers included.
+    /// Returns the bytes now, including frame headers.
     pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a frame is counted against, and when its event was read.
+/// The budget of a frame and the time at which its event was read.
 #[derive(Clone, Debug, Default)]
 pub struct Accounting {
-    /// When the event was read from the channel layer; set where the delivery lag shall be sampled.
+    /// The time at which the event was read from the channel layer; set if its delivery is timed.
     pub read_at: Option<Instant>,
-    /// Where the frame's bytes count while any clone of it lives.
+    /// The budget that counts the frame's bytes while any clone of it lives.
     pub budget: Option<Arc<QueueBudget>>,
 }
 
-/// One encoded frame to clients: header and payload in one buffer. A clone costs a counter.
+/// An encoded frame to clients, header and payload in one buffer. A clone costs one counter.
 #[derive(Clone, Debug)]
 pub struct Frame(Arc<FrameInner>);
 
@@ -96,7 +97,7 @@ impl Drop for FrameInner {
 }
 
 impl Frame {
-    /// A whole message as one unfragmented, unmasked frame; `accounting` says what its bytes count against.
+    /// Encodes a whole message as one unfragmented, unmasked frame whose bytes count against `accounting`.
     ///
     /// The payload of a control frame is cut at [`MAX_CONTROL_PAYLOAD`].
     pub fn encode(opcode: Opcode, payload: &[u8], accounting: Accounting) -> Self {
@@ -116,29 +117,29 @@ impl Frame {
         }))
     }
 
-    /// A text message that counts against nothing.
+    /// Returns a text message without a budget.
     pub fn text(text: &str) -> Self {
         Self::encode(Opcode::Text, text.as_bytes(), Accounting::default())
     }
 
-    /// A binary message that counts against nothing.
+    /// Returns a binary message without a budget.
     pub fn binary(bytes: &[u8]) -> Self {
         Self::encode(Opcode::Binary, bytes, Accounting::default())
     }
 
-    /// A ping; the payload is cut at 125 bytes.
+    /// Returns a ping; the payload is cut at 125 bytes.
     pub fn ping(payload: &[u8]) -> Self {
         Self::encode(Opcode::Ping, payload, Accounting::default())
     }
 
-    /// A pong; the payload is cut at 125 bytes.
+    /// Returns a pong; the payload is cut at 125 bytes.
     pub fn pong(payload: &[u8]) -> Self {
         Self::encode(Opcode::Pong, payload, Accounting::default())
     }
 
-    /// A close frame. The codes 1005 and 1006 stand for none, and never go out: such a frame is empty.
+    /// Returns a close frame. Its payload is empty for the codes 1005 and 1006, which must never be sent.
     ///
-    /// A reason over 123 bytes is cut at a character's end.
+    /// A reason over 123 bytes is cut at the end of a character.
     pub fn close(close: &CloseFrame) -> Self {
         let mut payload = Vec::with_capacity(2 + close.reason.len());
         if !matches!(close.code, 1005 | 1006) {
@@ -150,24 +151,24 @@ impl Frame {
         Self::encode(Opcode::Close, &payload, Accounting::default())
     }
 
-    /// What goes to the socket.
+    /// Returns the bytes for the socket.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0.bytes
     }
 
-    /// Bytes on the wire, header included; never 0.
+    /// Returns the number of bytes, including the header; never 0.
     #[allow(clippy::len_without_is_empty, reason = "a frame has a header")]
     pub fn len(&self) -> usize {
         self.0.bytes.len()
     }
 
-    /// When the event was read from the channel layer, where that was noted.
+    /// Returns the time at which the event was read from the channel layer, if its delivery is timed.
     pub fn read_at(&self) -> Option<Instant> {
         self.0.read_at
     }
 }
 
-/// Header and payload, unmasked as servers send (RFC 6455 §5.1).
+/// Encodes header and payload without a mask, as servers must (RFC 6455 §5.1).
 fn encode(opcode: Opcode, payload: &[u8]) -> Box<[u8]> {
     const FIN: u8 = 0x80;
     let mut bytes = Vec::with_capacity(payload.len() + 10);
@@ -187,24 +188,24 @@ fn encode(opcode: Opcode, payload: &[u8]) -> Box<[u8]> {
     bytes.into_boxed_slice()
 }
 
-/// What a client sent: a whole message or a control frame.
+/// A whole message or a control frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// A text message, valid UTF-8.
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
-    /// Wants a pong with the same payload.
+    /// A ping, which wants a pong with the same payload.
     Ping(Vec<u8>),
-    /// Answers a ping, or came unasked.
+    /// A pong, solicited or not.
     Pong(Vec<u8>),
-    /// The client's goodbye; `None` where it carries no code.
+    /// A close frame; `None` if it has no code.
     Close(Option<CloseFrame>),
 }
 
-/// What a client sent breaks RFC 6455 or the size limit; the reason is the one to close with.
+/// A client's frame that violates RFC 6455 or the size limit, with the reason for closing the socket.
 ///
-/// `ProtocolError` (1002), `PayloadNotValid` (1007) or `MessageTooBig` (1009).
+/// The reason is `ProtocolError` (1002), `PayloadNotValid` (1007) or `MessageTooBig` (1009).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client's frames are not acceptable: {}", .0.label())]
 pub struct FrameError(pub CloseReason);

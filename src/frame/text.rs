@@ -1,33 +1,35 @@
-//! The text of a message while it comes in: unmasked, checked and appended block by block, so that bad UTF-8 is noticed
-//! at its first byte and nothing is checked twice for want of `unsafe`.
+//! The text of a message that is still arriving.
+//!
+//! Blocks are unmasked, checked and appended one by one. Bad UTF-8 is therefore found at its first byte, and no block
+//! needs a second check, although there is no `unsafe`.
 
 use simdutf8::compat::from_utf8;
 
 use super::mask::unmask;
 
-/// Unmasked at a time, on the stack: large enough for most messages, small enough to stay in the nearest cache.
+/// Bytes unmasked at once, on the stack: enough for most messages, and few enough to stay in the L1 cache.
 const BLOCK: usize = 1024;
 
-/// Whole characters as a `String`, and the beginning of the next one.
+/// The complete characters as a `String`, and the first bytes of the next character.
 #[derive(Debug, Default)]
 pub(super) struct TextBuffer {
     text: String,
-    /// A character that is not complete yet: at most three bytes.
+    /// The bytes of an incomplete character, at most three.
     carry: [u8; 3],
     carry_len: u8,
 }
 
-/// The bytes are not UTF-8, whatever may follow.
+/// The bytes are not UTF-8, and no further bytes could complete them.
 #[derive(Debug)]
 pub(super) struct NotUtf8;
 
 impl TextBuffer {
-    /// Room for `additional` more bytes, exactly.
+    /// Reserves room for exactly `additional` more bytes.
     pub(super) fn reserve(&mut self, additional: usize) {
         self.text.reserve_exact(additional);
     }
 
-    /// Appends `masked`, whose first byte stands `offset` bytes into its frame's payload.
+    /// Appends `masked`, whose first byte is at `offset` in its frame's payload.
     pub(super) fn push(
         &mut self,
         mut masked: &[u8],
@@ -38,6 +40,7 @@ impl TextBuffer {
         while !masked.is_empty() {
             let carried = usize::from(self.carry_len);
             block[..carried].copy_from_slice(&self.carry[..carried]);
+            // The carried bytes are unmasked already and stand in front of the new ones.
             let take = masked.len().min(BLOCK - carried);
             let (chunk, rest) = masked.split_at(take);
             let filled = carried + take;
@@ -60,7 +63,7 @@ impl TextBuffer {
             Err(error) if error.error_len().is_some() => return Err(NotUtf8),
             Err(error) => error,
         };
-        // The block ends within a character, which happens once per block at most: its valid part is read again.
+        // The block ends within a character. Only then is its valid part checked a second time.
         let (valid, open) = bytes.split_at(error.valid_up_to());
         self.text.push_str(from_utf8(valid).map_err(|_| NotUtf8)?);
         self.carry[..open.len()].copy_from_slice(open);
@@ -69,7 +72,7 @@ impl TextBuffer {
         Ok(())
     }
 
-    /// The text, if it does not end within a character.
+    /// Returns the text, or an error if it ends within a character.
     pub(super) fn finish(self) -> Result<String, NotUtf8> {
         if self.carry_len == 0 {
             Ok(self.text)

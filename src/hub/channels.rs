@@ -1,4 +1,4 @@
-//! From a socket's own channel to the socket, for those sockets that hear it.
+//! The sockets that listen on their own channels.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// Makes the socket known.
+    /// Adds the socket.
     pub fn insert(&self, bits: [u8; 16], member: &Arc<Member>) {
         self.by_bits.lock().insert(bits, member.clone());
     }
 
-    /// Forgets the socket.
+    /// Removes the socket.
     pub fn remove(&self, bits: [u8; 16]) {
         self.by_bits.lock().remove(&bits);
     }
 
-    /// The socket, if it is here and hears its channel.
+    /// Returns the socket if it is on this replica and listens on its channel.
     pub fn get(&self, bits: [u8; 16]) -> Option<Arc<Member>> {
         self.by_bits.lock().get(&bits).cloned()
     }

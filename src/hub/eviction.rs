@@ -1,7 +1,8 @@
-//! Finds the connections that a revocation, an operator or a changed user concerns, without looking at the others.
+//! Indexes that find the connections of a token or a user without a walk over all connections.
 //!
-//! A socket enters these indexes before its own denylist round: as [`Pending`] while its handshake lasts, as a member
-//! from its admission on. So whatever is announced after that round finds it.
+//! Revocations, operators and changed users need them. A socket enters the hub before its handshake reads the
+//! denylist: as [`Pending`] during the handshake, and as a member from its admission on. A revocation that is announced
+//! after the read therefore finds the socket.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
@@ -15,19 +16,19 @@ use super::groups::BuildIdHasher;
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, UserId, Whom};
 
-/// A handshake whose token is verified, and whose socket is not a member yet.
+/// A handshake whose token is verified and whose socket is not a member yet.
 #[derive(Debug)]
 pub struct Pending {
     user: UserId,
     jti: Option<Jti>,
     issued_at: Option<f64>,
     revoked: AtomicBool,
-    /// Its user was invalidated: what it has read of the user may be old.
+    /// True if the user was invalidated, so that the user record read for this handshake may be old.
     stale: AtomicBool,
 }
 
 impl Pending {
-    /// A handshake with such a token.
+    /// Makes the entry of a handshake from the claims of its token.
     pub fn new(user: UserId, jti: Option<Jti>, issued_at: Option<f64>) -> Self {
         Self {
             user,
@@ -66,7 +67,7 @@ impl Pending {
     }
 }
 
-/// The members that share a key. Most keys have one, and a list for each would cost more than the member.
+/// The members that share a key. Most keys have one member, and a list would take more memory than the member.
 #[derive(Debug)]
 enum Few {
     One(Arc<Member>),
@@ -82,7 +83,7 @@ impl Few {
     }
 }
 
-/// Members by one of their properties. The key stands in the members alone.
+/// An index of members by one of their properties. Only the members store the key, which saves a copy of it.
 #[derive(Debug)]
 pub(super) struct Index<K: 'static> {
     table: HashTable<Few>,
@@ -143,7 +144,7 @@ impl<K: Hash + Eq> Index<K> {
         };
         if last {
             entry.remove();
-            // A storm that is over gives its memory back.
+            // Returns the memory of a storm of connections that is over.
             if self.table.len() * 8 < self.table.capacity() {
                 let hasher = &self.hasher;
                 self.table.shrink_to(self.table.len() * 2, |few| {
@@ -165,7 +166,7 @@ impl<K: Hash + Eq> Index<K> {
         }
     }
 
-    /// How many members have the key.
+    /// Returns the number of members with the key.
     pub(super) fn count(&self, key: &K) -> usize {
         let hash = self.hasher.hash_one(key);
         match self.table.find(hash, |few| has_key(few, key, self.key)) {
@@ -175,7 +176,7 @@ impl<K: Hash + Eq> Index<K> {
         }
     }
 
-    /// One member of every key.
+    /// Returns one member of every key.
     pub(super) fn one_each(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.table.iter().filter_map(Few::any)
     }

@@ -1,24 +1,25 @@
-//! Events to many outbound queues: never waits for a socket, and lets others have their turn.
+//! Fan-out: puts events into many outbound queues. It never waits for a socket, and it yields to other work.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Group, Member};
 
-/// Sockets of a busy tenant that are served before other work on the thread gets its turn: with their writes about 100 µs.
+/// Sockets of a busy tenant served before other work on the thread gets its turn; with their writes about 100 µs.
 ///
-/// A flood wakes so many sockets and no more; then the links are read, and what other tenants have to do is done. That is
-/// what bounds how long they wait for it.
+/// A flood of one tenant wakes this many sockets. Then the thread reads the links and serves the other tenants, so
+/// this number bounds the time that they wait.
 const SLICE: usize = 8;
-/// A tenant that has been quiet has so many sockets served at once: its event does not wait for a flood again and again.
+/// Sockets served at once for a tenant that was quiet. Its event then waits for another tenant's flood once, not once
+/// per slice.
 const SAVED: usize = 256;
-/// How fast a tenant saves, in sockets per second; below this load it never waits for more than one turn.
+/// The rate at which a tenant saves, in sockets per second. A tenant below this load waits for one turn at most.
 const SAVED_PER_SECOND: f64 = 10_000.0;
 
-/// How much of its turn a tenant's fan-out has left.
+/// The rest of a tenant's turn: a slice, and the sockets that the tenant saved while it was quiet.
 #[derive(Debug)]
 pub struct Pace {
-    /// Of the slice.
+    /// Sockets left in the slice.
     left: usize,
     saved: f64,
     updated: Instant,
@@ -35,8 +36,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Notes so much work, in sockets that have something new to write. At the end of its turn it goes behind everybody
-    /// else, unless the tenant has saved enough.
+    /// Accounts for work, in sockets that have something new to write. Yields to all other tasks at the end of a slice,
+    /// unless the tenant has saved enough.
     pub async fn spend(&mut self, sockets: usize) {
         if self.save_and_pay(sockets) {
             return;
@@ -63,8 +64,8 @@ impl Pace {
 
 /// Calls `serve` for every member that is in `group` now.
 ///
-/// A large group is walked over a copy of its list: between two slices members may come and go, and nobody who stays
-/// may be missed or served twice.
+/// It walks over a copy of a large group's list. Members join and leave between two slices, and a member that stays
+/// must be served exactly once.
 pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Member>)) {
     if let Some(served) = group.visit(SLICE, &mut serve) {
         return pace.spend(served).await;

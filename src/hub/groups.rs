@@ -1,4 +1,4 @@
-//! From group to the connections of this replica that are in it.
+//! The groups of a tenant with their connections on this replica.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::Member;
 use crate::ids::{ConnectionId, GroupName};
 
-/// The members of one group, dense in memory so that fan-out walks it in a row.
+/// One group. Its members are dense in memory, because fan-out walks over all of them.
 #[derive(Debug)]
 pub struct Group {
     name: GroupName,
@@ -17,13 +17,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group's name within its tenant.
+    /// Returns the group's name within its tenant.
     pub fn name(&self) -> &GroupName {
         &self.name
     }
 
-    /// Calls `visit` for every member under one lock and returns how many there are; `None`, and nothing done, where
-    /// there are more than `most`.
+    /// Calls `visit` for every member under one lock, and returns the number of members.
+    ///
+    /// If there are more than `most`, it calls nothing and returns `None`.
     pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> Option<usize> {
         let members = self.members.lock();
         if members.len() > most {
@@ -33,35 +34,35 @@ impl Group {
         Some(members.len())
     }
 
-    /// A copy of the member list.
+    /// Returns a copy of the member list.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.members.lock().values().cloned().collect()
     }
 
-    /// How many members there are.
+    /// Returns the number of members.
     pub fn len(&self) -> usize {
         self.members.lock().len()
     }
 
-    /// Whether nobody is in the group.
+    /// Returns true if the group has no members.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Every group of one tenant that has, or just had, a member here.
+/// The groups of one tenant that have, or just had, a member on this replica.
 #[derive(Debug, Default)]
 pub struct Groups {
     by_name: Mutex<HashMap<GroupName, Arc<Group>>>,
 }
 
 impl Groups {
-    /// The group, if it has or just had a member here.
+    /// Returns the group if it has, or just had, a member on this replica.
     pub fn get(&self, name: &GroupName) -> Option<Arc<Group>> {
         self.by_name.lock().get(name).cloned()
     }
 
-    /// Adds the member; twice is once. Returns the group and whether the member is new in it.
+    /// Adds the member if it is not in the group yet. Returns the group, and true if the member is new in it.
     pub fn add(&self, name: &GroupName, member: &Arc<Member>) -> (Arc<Group>, bool) {
         let mut by_name = self.by_name.lock();
         let group = by_name.entry_ref(name).or_insert_with(|| {
@@ -71,7 +72,8 @@ impl Groups {
             })
         });
         let group = group.clone();
-        // Under the index's lock: `remove_if_empty` must not find the group empty between these two lines.
+        // Still under the lock of `by_name`, so that `remove_if_empty` cannot remove the new group before it has a
+        // member.
         let new = group
             .members
             .lock()
@@ -80,13 +82,14 @@ impl Groups {
         (group, new)
     }
 
-    /// Takes the member out; true if it was the last one. The empty group stays until [`Groups::remove_if_empty`].
+    /// Takes the member out; returns true if it was the last one. The empty group stays until
+    /// [`Groups::remove_if_empty`].
     pub fn remove(&self, group: &Group, member: ConnectionId) -> bool {
         let mut members = group.members.lock();
         members.swap_remove(&member).is_some() && members.is_empty()
     }
 
-    /// Forgets the group if it is still empty, and calls `gone` before anybody can join it again.
+    /// Removes the group if it is still empty, and calls `gone` before a member can join it again.
     pub fn remove_if_empty(&self, name: &GroupName, gone: impl FnOnce()) {
         let mut by_name = self.by_name.lock();
         if by_name.get(name).is_some_and(|group| group.is_empty()) {
@@ -95,7 +98,7 @@ impl Groups {
         }
     }
 
-    /// Names and sizes of all groups.
+    /// Returns the names and sizes of all groups.
     pub fn sizes(&self) -> Vec<(GroupName, usize)> {
         self.by_name
             .lock()
@@ -105,7 +108,8 @@ impl Groups {
     }
 }
 
-/// Connection ids are counted up: multiplying by a large odd number spreads them well enough.
+/// A fast hasher for connection ids. They are consecutive numbers that clients do not choose, so a multiplication by a
+/// large odd number spreads them well enough.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IdHasher(u64);
 
@@ -124,7 +128,7 @@ impl std::hash::Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // 2^64 divided by the golden ratio; the upper bits are folded down because tables use the lower ones.
+        // 2^64 divided by the golden ratio. The upper bits are folded down because hash tables use the lower ones.
         let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = mixed ^ (mixed >> 32);
     }

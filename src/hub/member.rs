@@ -1,4 +1,4 @@
-//! What the hub holds of one socket.
+//! The hub's record of one socket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,32 +9,32 @@ use super::{Group, Outbound, Pulse};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
 
-/// Ids of connections count up over all tenants of the process.
+/// The next connection id. Ids count up over all tenants of the process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// The slot of a member that is in no hub.
+/// The slot of a member that is not in a hub.
 pub(super) const NOT_REGISTERED: u32 = u32::MAX;
 
-/// What a socket is known by, taken from its handshake; it does not change.
+/// The properties of a socket that its handshake sets and that do not change.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Whose socket it is.
+    /// The socket's user.
     pub user: UserId,
-    /// The id of its token, where the token has one.
+    /// The id of the token; `None` if the token has none.
     pub jti: Option<Jti>,
-    /// When its token was issued, in Unix seconds.
+    /// The time at which the token was issued, in Unix seconds.
     pub issued_at: Option<f64>,
-    /// When its token ends, where that closes the socket.
+    /// The time at which the token expires; `None` if that does not close the socket.
     pub expires_at: Option<UnixTime>,
-    /// The password digest that its user had then; only where it is checked.
+    /// The user's password digest at the handshake; `None` if the tenant does not check it.
     pub password: Option<[u8; 16]>,
-    /// The path of its request, percent-encoded, without the query.
+    /// The path of the request, percent-encoded, without the query.
     pub path: Box<str>,
-    /// Of its channel name, the 128 random bits.
+    /// The 128 random bits of the socket's channel name.
     pub channel: [u8; 16],
-    /// Which of the tenant's deliveries turns events into frames for this socket.
+    /// The index of the tenant's delivery that turns events into frames for this socket.
     pub delivery: u16,
-    /// Bytes that may wait for it; 0 is no limit.
+    /// Bytes that may wait for the socket; 0 means no limit.
     pub send_queue: u64,
 }
 
@@ -58,14 +58,14 @@ impl Default for Profile {
 #[derive(Debug)]
 pub struct Member {
     id: ConnectionId,
-    /// Its place in the hub's list, which only the holder of the list's lock moves.
+    /// The index in the hub's list. It changes only under the list's lock.
     pub(super) slot: AtomicU32,
-    /// Unix seconds: enough for an age, and half of an `Instant`.
+    /// Unix seconds. They are precise enough for an age and take a quarter of the memory of an `Instant`.
     opened_at: u32,
     delivery: u16,
     user: UserId,
     jti: Option<Jti>,
-    /// Not a number where the token does not say.
+    /// NaN if the token has no `iat`; an `Option` would take twice the memory.
     issued_at: f64,
     password: Option<Box<[u8; 16]>>,
     path: Box<str>,
@@ -76,7 +76,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// A socket that has just come.
+    /// Makes the record of a socket that has just connected.
     pub fn new(profile: Profile) -> Arc<Self> {
         Arc::new(Self {
             id: ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
@@ -95,62 +95,62 @@ impl Member {
         })
     }
 
-    /// The connection's id, unique in this process.
+    /// Returns the connection's id, unique in this process.
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// [`Profile::delivery`].
+    /// Returns [`Profile::delivery`].
     pub fn delivery(&self) -> u16 {
         self.delivery
     }
 
-    /// Whose socket it is.
+    /// Returns the socket's user.
     pub fn user(&self) -> &UserId {
         &self.user
     }
 
-    /// The id of its token.
+    /// Returns the id of the token.
     pub fn jti(&self) -> Option<&Jti> {
         self.jti.as_ref()
     }
 
-    /// When its token was issued, in Unix seconds.
+    /// Returns the time at which the token was issued, in Unix seconds.
     pub fn issued_at(&self) -> Option<f64> {
         (!self.issued_at.is_nan()).then_some(self.issued_at)
     }
 
-    /// The password digest of its user at the handshake, where it is checked.
+    /// Returns the user's password digest at the handshake; `None` if the tenant does not check it.
     pub fn password(&self) -> Option<[u8; 16]> {
         self.password.as_deref().copied()
     }
 
-    /// The path of its request, percent-encoded.
+    /// Returns the path of the request, percent-encoded.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The random part of its channel name.
+    /// Returns the random part of the socket's channel name.
     pub fn channel(&self) -> [u8; 16] {
         self.channel
     }
 
-    /// Whole seconds since it came.
+    /// Returns the whole seconds since the socket connected.
     pub fn age(&self) -> u64 {
         (UnixTime::now().0 as u64).saturating_sub(u64::from(self.opened_at))
     }
 
-    /// What waits for the socket.
+    /// Returns the queue of the socket.
     pub fn outbound(&self) -> &Outbound {
         &self.outbound
     }
 
-    /// When it was last heard of, and how long it may stay.
+    /// Returns the times that the timer wheel reads: of pings, and of the socket's end.
     pub fn pulse(&self) -> &Pulse {
         &self.pulse
     }
 
-    /// The groups it is in.
+    /// Returns the names of the socket's groups.
     pub fn groups(&self) -> Vec<GroupName> {
         let groups = self.groups.lock();
         groups.iter().map(|group| group.name().clone()).collect()

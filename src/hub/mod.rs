@@ -1,7 +1,7 @@
-//! The connections of one tenant on this replica: who is here, who is in which group, what waits for whom.
+//! The hub: the connections of one tenant on this replica, their groups and their outbound queues.
 //!
-//! It knows nothing of Redis, of tokens or of users' records: [`crate::relay`] tells it what to deliver and learns from
-//! it which groups are wanted, [`crate::revocation`] whom to close.
+//! The hub does not use Redis, tokens or user records. [`crate::relay`] passes it events and learns which groups have
+//! members; [`crate::revocation`] tells it which connections to close.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,14 +42,14 @@ pub struct Hub {
     groups: Groups,
 }
 
-/// A handshake in the indexes of its hub; it leaves them when this is dropped.
+/// The guard of a handshake in its hub. Dropping it removes the handshake.
 pub struct PendingPlace {
     hub: Arc<Hub>,
     pending: Arc<Pending>,
 }
 
 impl PendingPlace {
-    /// The handshake.
+    /// Returns the handshake.
     pub fn pending(&self) -> &Arc<Pending> {
         &self.pending
     }
@@ -61,17 +61,17 @@ impl Drop for PendingPlace {
     }
 }
 
-/// How a socket that was admitted stands.
+/// The findings about a socket at its admission.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
-    /// Its token was revoked while its handshake was under way.
+    /// The token was revoked during the handshake.
     pub revoked: bool,
-    /// What its handshake has read of its user may be old.
+    /// The user record that the handshake read may be old.
     pub stale: bool,
 }
 
 impl Hub {
-    /// Enters a handshake whose token is verified into the indexes, before anything is asked about the token.
+    /// Enters a handshake whose token is verified. Call it before the denylist and the user are read.
     pub fn expect(self: &Arc<Self>, pending: Pending) -> PendingPlace {
         let pending = Arc::new(pending);
         self.roster.lock().pending.push(pending.clone());
@@ -81,11 +81,12 @@ impl Hub {
         }
     }
 
-    /// Makes the connection known, within the budgets; groups are joined one by one. What was announced about its
-    /// handshake so far is answered, what is announced from now on closes it.
+    /// Adds the connection if the budgets have room for it; groups are joined later, one by one.
+    ///
+    /// The result tells what was announced about the handshake until now. Later announcements close the connection.
     ///
     /// # Errors
-    /// The budget that has no room; the connection is then not in the hub.
+    /// The budget without room. The connection is not in the hub then.
     pub fn admit(
         &self,
         member: &Arc<Member>,
@@ -101,8 +102,8 @@ impl Hub {
         }))
     }
 
-    /// Forgets the connection and takes it out of its groups; returns how many it was in, and those that it left
-    /// empty. Names the connection, so that a late goodbye cannot remove another one.
+    /// Removes the connection and takes it out of its groups. Has no effect on any other connection, however late the
+    /// call comes.
     pub fn unregister(&self, member: &Member) -> Left {
         self.roster.lock().remove(member);
         let groups = std::mem::take(&mut *member.groups.lock());
@@ -116,9 +117,10 @@ impl Hub {
         }
     }
 
-    /// Puts the connection into the group, unless it has left the hub: an order for it may come late.
+    /// Puts the connection into the group, unless it has left the hub; a worker's order may come late.
     pub fn join(&self, member: &Arc<Member>, name: &GroupName) -> Joined {
-        // Held throughout: `unregister` gives up its slot first and takes this list then.
+        // The lock is held to the end. `unregister` clears the slot first and takes this list afterwards, so either
+        // this sees the cleared slot, or `unregister` sees the group.
         let mut groups = member.groups.lock();
         if member.slot.load(Ordering::Relaxed) == NOT_REGISTERED {
             return Joined::Gone;
@@ -127,13 +129,13 @@ impl Hub {
         if !new {
             return Joined::Already;
         }
-        // Most sockets are in one group: no room for four.
+        // Most sockets are in one group, and `push` alone would reserve room for four.
         groups.reserve_exact(1);
         groups.push(group);
         Joined::New
     }
 
-    /// Takes the connection out of the group; what it was is told as [`Hub::unregister`] does.
+    /// Takes the connection out of the group.
     pub fn leave(&self, member: &Member, name: &GroupName) -> Left {
         let mut groups = member.groups.lock();
         let Some(at) = groups.iter().position(|group| group.name() == name) else {
@@ -148,13 +150,13 @@ impl Hub {
         }
     }
 
-    /// The groups of this tenant.
+    /// Returns the groups of this tenant.
     pub fn groups(&self) -> &Groups {
         &self.groups
     }
 
-    /// Closes the connections that a revocation concerns, and marks the handshakes that it concerns; answers how many
-    /// were closed by it.
+    /// Closes the connections that a revocation concerns and marks the handshakes that it concerns. Returns the number
+    /// of connections that it closed.
     pub fn evict(&self, whom: &Whom, frame: &CloseFrame) -> usize {
         let found = {
             let roster = self.roster.lock();
@@ -165,29 +167,29 @@ impl Hub {
         close_all(&found, frame, CloseOrder::Now)
     }
 
-    /// Closes every connection of a user; answers how many.
+    /// Closes every connection of a user; returns the number closed.
     pub fn close_user(&self, user: &UserId, frame: &CloseFrame) -> usize {
         close_all(&self.of_user(user), frame, CloseOrder::AfterQueued)
     }
 
-    /// Marks the handshakes of a user: what they have read of the user may be old.
+    /// Marks the handshakes of a user, because the user record that they read may be old.
     pub fn mark_stale(&self, user: &UserId) {
         let roster = self.roster.lock();
         let pending = roster.pending.iter();
         pending.for_each(|pending| pending.mark_stale(user));
     }
 
-    /// The connections of a user.
+    /// Returns the connections of a user.
     pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
         self.roster.lock().of_user(user)
     }
 
-    /// Every user that has a connection.
+    /// Returns every user that has a connection.
     pub fn users(&self) -> Vec<UserId> {
         self.roster.lock().users()
     }
 
-    /// Closes the oldest connections of a user until at most `most` are open; answers how many.
+    /// Closes the oldest connections of a user until at most `most` are open; returns the number closed.
     pub fn replace_oldest(&self, user: &UserId, most: usize, frame: &CloseFrame) -> usize {
         let mut open = self.of_user(user);
         open.retain(|member| !member.outbound().is_closing());
@@ -196,17 +198,17 @@ impl Hub {
         close_all(&open[..excess], frame, CloseOrder::AfterQueued)
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn len(&self) -> usize {
         self.roster.lock().members().len()
     }
 
-    /// Whether there is no connection.
+    /// Returns true if there is no connection.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A copy of the connection list.
+    /// Returns a copy of the connection list.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.roster.lock().members().to_vec()
     }
@@ -217,23 +219,23 @@ fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> 
     members.iter().filter(close).count()
 }
 
-/// What became of a wish to join a group.
+/// The outcome of [`Hub::join`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It is in the group now.
+    /// The connection is in the group now.
     New,
-    /// It was in the group before.
+    /// The connection was in the group before.
     Already,
-    /// The connection is not in the hub any more.
+    /// The connection has left the hub.
     Gone,
 }
 
-/// What a connection left behind.
+/// The groups that a connection left.
 #[derive(Debug, Default)]
 pub struct Left {
-    /// How many groups it left.
+    /// The number of groups that it left.
     pub memberships: usize,
-    /// Those that have no other member here.
+    /// The groups without another member on this replica.
     pub emptied: Vec<GroupName>,
 }
 
@@ -242,7 +244,7 @@ mod tests {
     use super::*;
     use crate::frame::Frame;
 
-    /// A connection of the hub.
+    /// Returns a connection of the hub.
     fn member(hub: &Hub) -> Arc<Member> {
         let member = Member::new(Profile {
             user: "1".into(),

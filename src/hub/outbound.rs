@@ -1,7 +1,7 @@
-//! What waits for one socket, and the rule for a socket that lets it pile up.
+//! The outbound queue of one socket, and the rule for slow consumers.
 //!
-//! Fan-out puts frames in and never waits; the connection's task takes them out in batches. The bound is counted
-//! in bytes (`limits.send_queue`); a socket that passes it is closed with 4008 and what waited is dropped.
+//! Fan-out puts frames in and never waits; the connection's task takes them out in batches. `limits.send_queue`
+//! bounds the queue in bytes. A socket that exceeds it is closed with 4008, and the queued frames are dropped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,53 +14,53 @@ use crate::close_code::{CloseFrame, CloseReason};
 use crate::event::Event;
 use crate::frame::Frame;
 
-/// Frames that leave in one `writev`. Linux takes 1,024; past 64 the gain per frame is lost in the noise.
+/// The most frames in one `writev`. Linux takes 1,024, but above 64 the gain per frame is too small to measure.
 pub const BATCH: usize = 64;
 
-/// What an item costs beside its bytes: its place in the queue and the frame's own memory. Without it, half a
-/// million empty pongs would fit into a megabyte.
+/// Bytes counted for an item beside its content: its entry in the queue and the frame's own memory. Without them,
+/// half a million empty pongs would fit into a megabyte.
 const ITEM: usize = 96;
 
-/// What a client that was too slow waits before it comes back.
+/// The time that a client should wait before it reconnects after 4008.
 pub const TOO_SLOW_WAIT: Duration = Duration::from_secs(1);
 
-/// One thing that waits for a socket.
+/// An item of the queue.
 #[derive(Debug)]
 pub enum Item {
-    /// Bytes for the wire, shared by every socket that gets the same event.
+    /// Bytes for the wire, shared by all sockets that get the same event.
     Frame(Frame),
     /// An event that the connection's own consumer turns into frames.
     Event(Arc<Event>),
 }
 
-/// What became of something that was put into the queue.
+/// The outcome of adding an item to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It waits for the socket.
+    /// The item is in the queue.
     Queued,
-    /// The queue was full: the socket is being closed as too slow.
+    /// The queue was full, and the socket is being closed as too slow.
     Overflowed,
-    /// The socket is closing and takes nothing more.
+    /// The socket is closing and takes no more items.
     Closed,
 }
 
-/// When a close frame leaves.
+/// The position of a close frame in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseOrder {
-    /// After everything that waits.
+    /// After all queued items.
     AfterQueued,
-    /// Next; what waits is dropped.
+    /// At once; queued items are dropped.
     Now,
 }
 
-/// What the connection's task does next.
+/// The next step of the connection's task.
 #[derive(Debug)]
 pub enum Next {
-    /// Frames were moved into the caller's batch.
+    /// Write the frames in the caller's batch.
     Frames,
-    /// The consumer gets this event.
+    /// Pass this event to the consumer.
     Event(Arc<Event>),
-    /// Everything is out that should be: send the close frame.
+    /// Send the close frame; no other item is left.
     Close(Box<CloseFrame>),
 }
 
@@ -76,19 +76,19 @@ struct State {
     bytes: usize,
     limit: usize,
     closing: Option<Box<CloseFrame>>,
-    /// A close that does not wait has thrown away what was queued.
+    /// True if the queued items were dropped, by a [`CloseOrder::Now`], an overflow or the end of the task.
     dropped: bool,
-    /// Bytes of a frame that the task holds because the socket took only a part of it.
+    /// Bytes of a frame that the task holds, because the socket took only a part of it.
     in_hand: usize,
-    /// The task took the close frame, or is gone.
+    /// True after the task has taken the close frame or has ended.
     finished: bool,
     waker: Option<Waker>,
-    /// The socket takes no bytes: only a close is worth a wake-up.
+    /// True if the socket takes no bytes, so that only a close needs to wake the task.
     blocked: bool,
 }
 
 impl Outbound {
-    /// An empty queue for at most `limit` bytes; 0 is no limit.
+    /// Makes an empty queue for at most `limit` bytes; 0 means no limit.
     pub fn new(limit: u64) -> Self {
         let state = State {
             queue: VecDeque::new(),
@@ -106,7 +106,7 @@ impl Outbound {
         }
     }
 
-    /// Changes the bound; what waits already may stay. 0 is no limit.
+    /// Changes the bound; 0 means no limit. Items that are queued already stay.
     pub fn set_limit(&self, limit: u64) {
         self.state.lock().limit = in_bytes(limit);
     }
@@ -126,7 +126,7 @@ impl Outbound {
         if state.closing.is_some() || state.finished {
             return Enqueued::Closed;
         }
-        // One message may always wait, however large: the bound is for piles.
+        // An empty queue takes one item of any size: the bound is against a backlog, not against large messages.
         let overflows = !state.queue.is_empty() && state.bytes + size > state.limit;
         let result = if overflows {
             state.drop_all();
@@ -148,8 +148,10 @@ impl Outbound {
         result
     }
 
-    /// Asks the connection's task to close the socket; the first one to ask decides the code, but a close that
-    /// drops what waits overtakes one that would wait for it.
+    /// Asks the connection's task to close the socket. Returns false if an earlier close stays in force.
+    ///
+    /// The first close decides the code, with one exception: a [`CloseOrder::Now`] replaces a close that still waits
+    /// for queued items.
     pub fn close(&self, frame: CloseFrame, order: CloseOrder) -> bool {
         let mut state = self.state.lock();
         if state.finished
@@ -170,9 +172,9 @@ impl Outbound {
         true
     }
 
-    /// Takes what leaves next: up to [`BATCH`] frames into `batch`, or one event, or the close frame.
+    /// Takes the next items: up to [`BATCH`] frames into `batch`, or one event, or the close frame.
     ///
-    /// Pending registers the task; it is woken once when something comes.
+    /// `Pending` registers the task, which is woken once when an item comes.
     pub fn poll_next(&self, cx: &mut Context<'_>, batch: &mut Vec<Frame>) -> Poll<Next> {
         let mut state = self.state.lock();
         while batch.len() < BATCH {
@@ -201,7 +203,7 @@ impl Outbound {
             return Poll::Ready(Next::Close(close));
         }
         if state.queue.capacity() > 0 {
-            // A burst leaves nothing behind: an idle socket owns no queue.
+            // Frees the memory of a burst: an idle socket owns no queue.
             state.queue = VecDeque::new();
         }
         state.blocked = false;
@@ -209,7 +211,7 @@ impl Outbound {
         Poll::Pending
     }
 
-    /// Puts back what did not fit into the socket, in order, so that it leaves first.
+    /// Puts frames that the socket did not take back to the front of the queue, in order.
     pub fn give_back(&self, unsent: impl DoubleEndedIterator<Item = Frame>) {
         let mut state = self.state.lock();
         if state.dropped {
@@ -221,8 +223,9 @@ impl Outbound {
         }
     }
 
-    /// The close frame once somebody asked for a close, which stays in the queue; for a task whose socket takes no
-    /// bytes.
+    /// Waits for a close and returns a copy of its frame; the close stays in the queue.
+    ///
+    /// For a task whose socket takes no bytes.
     pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseFrame> {
         let mut state = self.state.lock();
         if let Some(closing) = &state.closing {
@@ -233,7 +236,7 @@ impl Outbound {
         Poll::Pending
     }
 
-    /// The task is gone: nothing more is taken.
+    /// Ends the queue with its task: drops the queued items and takes no more.
     pub fn finish(&self) {
         let mut state = self.state.lock();
         state.drop_all();
@@ -241,24 +244,24 @@ impl Outbound {
         state.waker = None;
     }
 
-    /// Bytes that wait, the frame that is half out included.
+    /// Returns the queued bytes, including those of a frame that is partly sent.
     pub fn queued_bytes(&self) -> usize {
         let state = self.state.lock();
         state.bytes + state.in_hand
     }
 
-    /// Whether a close was asked for, or is over.
+    /// Returns true if a close was asked for or is done.
     pub fn is_closing(&self) -> bool {
         let state = self.state.lock();
         state.closing.is_some() || state.finished
     }
 
-    /// Why the gateway itself asked for a close that has not left yet.
+    /// Returns the gateway's reason for a close that is not sent yet.
     pub fn closing_cause(&self) -> Option<CloseReason> {
         self.state.lock().closing.as_ref()?.cause
     }
 
-    /// The task holds a frame of so many bytes that the socket took only a part of; 0: not any more.
+    /// Sets the bytes of the frame that the task holds because the socket took only a part of it; 0 if there is none.
     pub fn set_in_hand(&self, bytes: usize) {
         self.state.lock().in_hand = bytes;
     }

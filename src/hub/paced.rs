@@ -1,4 +1,4 @@
-//! Closing many sockets in a pace that whoever they come back to can take.
+//! Closes many sockets at a pace, because their clients reconnect and other replicas must take them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use tokio::time::MissedTickBehavior;
 use super::{CloseOrder, Member};
 use crate::close_code::{CloseFrame, CloseReason};
 
-/// Sockets are closed in batches, this far apart.
+/// The time between two batches of closes.
 pub const PACE_STEP: Duration = Duration::from_millis(50);
-/// Clients come back within this time after their close, each at a moment of its own. The closes are level already:
-/// this only spreads those of one batch.
+/// Clients reconnect at a random time within so many milliseconds after their close. The pace spreads the closes
+/// already; this spreads the clients of one batch.
 const RECONNECT_SPREAD_MS: u64 = 1000;
 
-/// Closes the sockets in random order, at most `per_second` of them in a second; what waits for them leaves first.
+/// Closes the sockets in random order, at most `per_second` in a second. Queued frames leave before the close frame.
 pub async fn close_paced(mut members: Vec<Arc<Member>>, per_second: f64, reason: CloseReason) {
     members.shuffle(&mut rand::rng());
     let mut pace = tokio::time::interval(PACE_STEP);
@@ -34,7 +34,7 @@ pub async fn close_paced(mut members: Vec<Arc<Member>>, per_second: f64, reason:
     }
 }
 
-/// The reason's frame with a wait of its own, so that clients that are closed together do not come back together.
+/// Returns the reason's frame with a random wait, so that clients closed together do not reconnect together.
 pub fn spread(reason: CloseReason) -> CloseFrame {
     reason.frame_with_retry(Duration::from_millis(
         rand::random::<u64>() % RECONNECT_SPREAD_MS,

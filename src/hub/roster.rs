@@ -1,6 +1,7 @@
-//! The list of a hub's connections, its indexes, and the budgets that a new connection has to fit into.
+//! The list of a hub's connections with its indexes, and the budgets for new connections.
 //!
-//! One lock holds all of it, so that an announcement finds a socket in one of its states, never between two.
+//! One lock guards all of it. A revocation therefore finds a socket either as a handshake or as a member, and never
+//! misses it between the two.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,38 +14,38 @@ use crate::clock::is_under_cut_off;
 use crate::ids::{Jti, UserId, Whom};
 use crate::rate::Bucket;
 
-/// What a tenant and its users may have; 0 is no limit.
+/// The limits of a tenant and its users; 0 means no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Budget {
-    /// Open connections of the tenant.
+    /// The most open connections of the tenant.
     pub connections: u32,
-    /// New connections of the tenant per second.
+    /// The most new connections of the tenant per second.
     pub connects_per_second: u32,
-    /// Open connections of one user.
+    /// The most open connections of one user.
     pub connections_per_user: u32,
-    /// Over `connections_per_user` a connection is admitted all the same: the oldest will be closed for it.
+    /// True if a connection over `connections_per_user` is admitted and the user's oldest one is closed for it.
     pub replaces: bool,
 }
 
-/// A budget that has no room.
+/// A budget without room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excess {
-    /// `connections`
+    /// The tenant has reached `connections`.
     Connections,
-    /// `connects_per_second`
+    /// The tenant has reached `connects_per_second`.
     ConnectRate,
-    /// `connections_per_user`
+    /// The user has reached `connections_per_user`.
     UserConnections,
 }
 
 /// The connections of one hub.
 #[derive(Debug)]
 pub(super) struct Roster {
-    /// Each member knows its place in it.
+    /// All members; each stores its index in this list.
     members: Vec<Arc<Member>>,
     by_user: Index<UserId>,
     by_token: Index<Jti>,
-    /// Handshakes under way: few enough to be looked through.
+    /// The handshakes in progress. They are so few that a search goes through all.
     pub(super) pending: Vec<Arc<Pending>>,
     connects: Bucket,
 }
@@ -62,7 +63,7 @@ impl Default for Roster {
 }
 
 impl Roster {
-    /// Takes a place in every budget, or in none.
+    /// Takes room from every budget, or from none.
     pub(super) fn reserve(
         &mut self,
         user: &UserId,
@@ -94,7 +95,7 @@ impl Roster {
         self.by_token.insert(member);
     }
 
-    /// The last of the list takes the place of the one that goes.
+    /// Removes a member; the last member of the list moves to its index.
     pub(super) fn remove(&mut self, member: &Member) {
         let slot = member.slot.swap(NOT_REGISTERED, Ordering::Relaxed);
         let there = self.members.get(slot as usize);
@@ -116,7 +117,7 @@ impl Roster {
         }
     }
 
-    /// The members that a revocation concerns.
+    /// Returns the members that a revocation concerns.
     pub(super) fn concerned(&self, whom: &Whom) -> Vec<Arc<Member>> {
         let mut found = Vec::new();
         match whom {

@@ -1,4 +1,6 @@
-//! Who gets an event: groups, and sockets by their own channels; and what only a socket's own channel may order.
+//! The audience of an event: groups, and single sockets by their own channels.
+//!
+//! Events of some types are orders, for example to join a group. They act only on a socket's own channel.
 
 use std::sync::Arc;
 
@@ -21,18 +23,18 @@ const ACCEPT: &str = "websocket.accept";
 /// Refuses a socket whose handshake waits for its worker, and closes any other.
 const CLOSE: &str = "websocket.close";
 
-/// The sockets of this replica that an event is for.
+/// The sockets of this replica that get an event.
 #[derive(Default)]
 pub(super) struct Audience {
     pub(super) groups: Vec<Arc<Group>>,
-    /// Single sockets; those that a group has served are taken out by [`Audience::served`].
+    /// The single sockets. [`Audience::served`] takes out those that a group has served.
     pub(super) sockets: Vec<Arc<Member>>,
-    /// It was sent to the one socket's own channel, not through a group.
+    /// True if the event was sent to one socket's own channel and not through a group.
     direct: bool,
 }
 
 impl Audience {
-    /// All sockets of one group.
+    /// Makes the audience of one group.
     pub(super) fn of_group(group: Arc<Group>) -> Self {
         Self {
             groups: vec![group],
@@ -40,7 +42,7 @@ impl Audience {
         }
     }
 
-    /// The group, if it is all that is meant.
+    /// Returns the group if the audience is one group and nothing else.
     pub(super) fn only_group(&self) -> Option<&Arc<Group>> {
         match (&*self.groups, &*self.sockets) {
             ([group], []) => Some(group),
@@ -48,7 +50,7 @@ impl Audience {
         }
     }
 
-    /// Notes that a group served the socket, so that it does not get the event twice.
+    /// Takes out a socket that a group has served, so that it does not get the event twice.
     pub(super) fn served(sockets: &mut Vec<Arc<Member>>, member: &Member) {
         if !sockets.is_empty() {
             sockets.retain(|socket| socket.id() != member.id());
@@ -57,10 +59,10 @@ impl Audience {
 }
 
 impl Relay {
-    /// Lets the socket hear its own channel; once this returns, what is sent there reaches it.
+    /// Makes the socket listen on its own channel. Events sent there after this returns reach the socket.
     ///
     /// # Errors
-    /// If the layer does not acknowledge in time; call [`Relay::unlisten`] all the same.
+    /// Fails if the layer does not acknowledge in time. Call [`Relay::unlisten`] even then.
     pub async fn listen(
         &self,
         member: &Arc<Member>,
@@ -70,31 +72,34 @@ impl Relay {
         self.parts.layer.open_channel(channel).await
     }
 
-    /// The socket does not hear its channel any more.
+    /// Stops the socket from listening on its own channel.
     pub fn unlisten(&self, channel: SocketChannel) {
         self.channels.remove(channel.0);
         self.parts.layer.close_channel(channel);
     }
 
-    /// Whether a socket hears its own channel: always where that is free, else where its route's consumer may have
-    /// told somebody the name.
+    /// Returns true if a socket must listen on its own channel.
+    ///
+    /// It always does where listening costs nothing. Elsewhere it does only if its route's consumer may give the name
+    /// of the channel to others.
     pub fn hears_channel(&self, consumer_tells: bool) -> bool {
         consumer_tells || self.parts.layer.hears_every_socket()
     }
 
-    /// The event and who gets it; `None` if nobody here, or if it is none, which is counted.
+    /// Decodes a message. Returns the event and its audience; `None` if no socket of this replica gets it, or if the
+    /// message is not an event, which is counted.
     pub(super) fn open(&self, incoming: Incoming) -> Option<(Audience, Arc<Event>)> {
         let target = incoming.target.clone();
         let known = match &target {
             Target::Inside => None,
-            // What nobody waits for need not be decoded.
+            // The target is looked up first: a message without an audience here is not decoded.
             target => Some(self.audience(target)?),
         };
         let opened = self.parts.layer.open(incoming);
         let opened = opened.inspect_err(|error| self.not_decoded(&target, error));
         let (target, event) = opened.ok()??;
         if !event.is_dispatchable() {
-            // It ends a Channels consumer; here it is no event.
+            // A message without a valid type would end a Channels consumer. Here it is dropped.
             self.not_decoded(&target, &DecodeError::NoType);
             return None;
         }
@@ -102,7 +107,7 @@ impl Relay {
         Some((audience, event))
     }
 
-    /// Who is meant; `None` if nobody here.
+    /// Returns the sockets of a target; `None` if none is connected to this replica.
     fn audience(&self, target: &Target) -> Option<Audience> {
         let group = |name: &GroupName| self.parts.hub.groups().get(name);
         let socket = |channel: &SocketChannel| self.channels.get(channel.0);
@@ -123,7 +128,7 @@ impl Relay {
         (!audience.groups.is_empty() || !audience.sockets.is_empty()).then_some(audience)
     }
 
-    /// Does what an event orders, if it is one of those that act only on a socket's own channel.
+    /// Carries out an event that is an order. Returns false if the event is to be delivered instead.
     pub(super) fn obeyed(&self, audience: &Audience, event: &Event) -> bool {
         let adds = match event.event_type() {
             Some(GROUP_ADD) => true,
@@ -132,11 +137,11 @@ impl Relay {
                 self.accept(audience);
                 return true;
             }
-            // An open socket takes it like any other event.
+            // For an open socket it is an event like any other, and rendering turns it into the close.
             Some(CLOSE) => return self.refuse(audience, event),
             _ => return false,
         };
-        // Through a group it is neither an order nor something for a client.
+        // Sent through a group it is neither carried out nor delivered, but counted.
         let group = event.get("group").and_then(Value::as_str);
         let group = group.and_then(|name| self.group_name(name));
         match (audience.direct, group) {
@@ -154,7 +159,7 @@ impl Relay {
         true
     }
 
-    /// A worker accepts each socket that it is told of; only a handshake that waits needs to know.
+    /// Passes a worker's accept to the handshake. A worker accepts every socket, so an open socket ignores it.
     fn accept(&self, audience: &Audience) {
         if !audience.direct {
             return self.parts.metrics.dropped(DropCause::NotValid);
@@ -164,7 +169,7 @@ impl Relay {
         }
     }
 
-    /// True if a handshake waited for it.
+    /// Passes a worker's refusal to the handshake; returns false if none waits.
     fn refuse(&self, audience: &Audience, event: &Event) -> bool {
         let refuse = |member: &Arc<Member>| {
             self.decide(member, || Verdict::Close(render::close_frame(event)))
@@ -172,17 +177,17 @@ impl Relay {
         audience.direct && audience.sockets.iter().any(refuse)
     }
 
-    /// Joins without waiting for the layer: other events of the tenant stand behind this one.
+    /// Joins the group without waiting for the layer, because later events of the tenant wait for this one.
     fn add_by_order(&self, member: &Arc<Member>, group: &GroupName) {
         let new = !member.groups().contains(group);
         if new && !self.has_room_for_group(member) {
             return self.parts.metrics.dropped(DropCause::Limit);
         }
-        // The wish is told at the first poll and outlives the future.
+        // The first poll hands the subscription to the layer, where it outlives the dropped future.
         if let Some(Err(error)) = self.join(member, group).now_or_never() {
             tracing::debug!(
                 tenant.id = %self.parts.tenant, conn.id = %member.id(), error = %error,
-                "A group was joined by order, and the layer has not confirmed it"
+                "An event made a socket join a group, and the layer has not confirmed the subscription"
             );
         }
     }

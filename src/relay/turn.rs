@@ -1,8 +1,7 @@
-//! Events of one tenant on their way to its sockets: in order, several at once where they wait, and in turn with the
-//! other tenants.
+//! Delivery of one tenant's events to its sockets: in order, in runs, and in turn with other tenants.
 //!
-//! Events that follow each other to one group make a run, which each of its sockets gets at once: one wake-up and one
-//! write for all of them. Runs are bounded, and [`Pace`] ends the tenant's turn after so many sockets.
+//! Consecutive events to one group make a run. Each socket of the group gets the whole run with one wake-up and one
+//! write. Runs are bounded, and [`Pace`] ends the tenant's turn after a number of sockets.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,43 +15,44 @@ use crate::hub::{Enqueued, Group, Member, Pace, walk};
 use crate::metrics::{DropCause, EventSource};
 use crate::render::Rendered;
 
-/// Events that are taken from the inbox at once: what they cost before the first socket is served stays below a slice.
+/// Events taken from the inbox at once. Decoding them costs less than serving one slice of sockets.
 const RUN: usize = 32;
-/// Their bytes, far below the default `send_queue`: a socket that reads must not be taken for one that is too slow.
+/// Bytes of these events. The value is far below the default `send_queue`, so that a run alone does not make a socket
+/// count as too slow.
 const RUN_BYTES: u64 = 64 * 1024;
 
-/// Where a relay stands with its events.
+/// The state of a relay between two calls of [`Relay::serve`].
 #[derive(Default)]
 pub(super) struct Turn {
     pace: Pace,
     taken: Vec<Signal>,
-    /// Events that wait for the end of their run.
+    /// The events of the run so far.
     run: Vec<Opened>,
-    /// Whose run it is.
+    /// The group that gets the run.
     group: Option<Arc<Group>>,
-    /// Counts events, of which one in [`LAG_SAMPLE`] is timed.
+    /// The number of events; one in [`LAG_SAMPLE`] is timed.
     count: u64,
 }
 
-/// An event, and what its frames count against.
+/// A decoded event with the accounting of its frames.
 struct Opened {
     event: Arc<Event>,
     source: Accounting,
 }
 
-/// What the events of a run look like to each of the tenant's routes; made for those that have a socket here.
+/// The events of a run as each route renders them. A route's entry is made for its first socket.
 struct Renderings {
     settings: Arc<Settings>,
     by_delivery: Vec<Option<Box<[Rendered]>>>,
 }
 
 impl Relay {
-    /// Serves what waits in the inbox, up to a run.
+    /// Serves the messages in the inbox, up to one run.
     pub(super) async fn serve(self: &Arc<Self>, turn: &mut Turn) {
         let mut taken = std::mem::take(&mut turn.taken);
         let most = match self.limits().send_queue {
             0 => RUN_BYTES,
-            // As JSON a payload may be several times as long; one event is taken in any case.
+            // JSON may be several times as long as the payload, hence an eighth. One event is taken in any case.
             bound => RUN_BYTES.min(bound / 8).max(1),
         };
         self.parts.inbox.drain_into(&mut taken, RUN, most);
@@ -69,7 +69,7 @@ impl Relay {
         self.end_run(turn).await;
     }
 
-    /// Puts an event into the run of its group, or serves it apart.
+    /// Adds an event to the run of its group, or ends the run and serves the event alone.
     async fn take(&self, incoming: Incoming, turn: &mut Turn) {
         turn.count = turn.count.wrapping_add(1);
         turn.pace.spend(1).await;
@@ -111,7 +111,7 @@ impl Relay {
         }
     }
 
-    /// Queues the events for everybody who is meant.
+    /// Queues the events for every socket of the audience.
     async fn deliver(&self, mut audience: Audience, events: &[Opened], pace: &mut Pace) {
         let started = Instant::now();
         let mut renderings = Renderings::of(self.settings());
@@ -129,7 +129,7 @@ impl Relay {
         }
         self.parts.metrics.deliveries.increment(queued);
         if events.iter().any(|opened| opened.source.read_at.is_some()) {
-            // Of one event, where several went together.
+            // The metrics are per event; a run of several shares the time.
             let events = events.len() as f64;
             let took = started.elapsed().as_secs_f64();
             self.fan_out.duration.record(took / events);
@@ -137,7 +137,7 @@ impl Relay {
         }
     }
 
-    /// Queues the events for one socket; returns how many wait for it.
+    /// Queues the events for one socket, and returns the number queued.
     fn push(&self, member: &Arc<Member>, events: &[Opened], renderings: &mut Renderings) -> u64 {
         let Some(route) = renderings.settings.delivery(member) else {
             return 0;

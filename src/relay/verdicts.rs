@@ -1,4 +1,4 @@
-//! Handshakes that wait for a worker's word (`accept = "worker"`).
+//! Handshakes that wait for a worker's answer (`accept = "worker"`).
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::channel_layer::SocketChannel;
 use crate::close_code::CloseFrame;
 use crate::hub::Member;
 
-/// What a worker says of a socket that is not open yet.
+/// A worker's answer about a socket that is not open yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// `websocket.accept`
+    /// The worker sent `websocket.accept`.
     Accept,
-    /// `websocket.close`
+    /// The worker sent `websocket.close`.
     Close(CloseFrame),
 }
 
-/// A handshake that waits; dropped, it waits no more.
+/// A handshake that waits for the worker. Dropping it ends the wait.
 pub struct Waiting {
     relay: Arc<Relay>,
     channel: SocketChannel,
@@ -26,11 +26,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// The worker's word, whenever it comes.
+    /// Waits for the worker's answer, without a deadline.
     pub async fn verdict(&mut self) -> Verdict {
         match (&mut self.verdict).await {
             Ok(verdict) => verdict,
-            // The sender lives until this is dropped.
+            // Cannot happen: the relay keeps the sender until `self` is dropped.
             Err(_) => std::future::pending().await,
         }
     }
@@ -43,7 +43,7 @@ impl Drop for Waiting {
 }
 
 impl Relay {
-    /// From now on the worker's word about the socket with this channel is kept for the handshake.
+    /// Registers a handshake, so that the worker's answer for this channel reaches it.
     pub fn expect_verdict(self: &Arc<Self>, channel: SocketChannel) -> Waiting {
         let (sender, verdict) = oneshot::channel();
         self.waiting.lock().insert(channel, sender);
@@ -54,7 +54,7 @@ impl Relay {
         }
     }
 
-    /// Hands the worker's word to the handshake of the socket; false if none waits.
+    /// Passes the worker's answer to the handshake of the socket; returns false if none waits.
     pub(super) fn decide(&self, member: &Member, verdict: impl FnOnce() -> Verdict) -> bool {
         let channel = SocketChannel(member.channel());
         let waiting = self.waiting.lock().remove(&channel);

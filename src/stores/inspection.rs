@@ -101,7 +101,7 @@ impl Facts {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
-    /// Whether it drops keys that have a time to live once its memory is full. Every policy but `noeviction` does.
+    /// Returns true if it drops keys that have a time to live once its memory is full. Every policy but `noeviction` does.
     pub fn evicts(&self) -> Option<bool> {
         if self.maxmemory == Some(0) {
             return Some(false);
@@ -113,7 +113,7 @@ impl Facts {
         }
     }
 
-    /// Whether anything it holds outlives its process.
+    /// Returns true if anything it holds outlives its process.
     pub fn persists(&self) -> Option<bool> {
         match (self.append_only, &self.save) {
             (Some(true), _) => Some(true),
@@ -187,7 +187,7 @@ pub async fn write(store: &RedisStore, key: &str) -> Result<(), StoreError> {
     store.set_ex(key, b"1", PROBE_TTL).await
 }
 
-/// Whether `key` can be read, whatever it holds.
+/// Returns true if `key` can be read, whatever it holds.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -195,7 +195,7 @@ pub async fn read(store: &RedisStore, key: &str) -> Result<(), StoreError> {
     store.get_each(&[key.to_owned()]).await.map(drop)
 }
 
-/// Whether `channel` may be subscribed, on a connection of its own.
+/// Returns true if `channel` may be subscribed, on a connection of its own.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -274,7 +274,7 @@ impl Epoch {
     }
 }
 
-/// The value of [`EPOCH`]; a key of another type reads as an empty text.
+/// Returns the value of [`EPOCH`]; a key of another type reads as an empty text.
 ///
 /// # Errors
 /// [`StoreError`].

@@ -27,7 +27,7 @@ impl Entry {
 }
 
 impl MemoryStore {
-    /// The value of each key.
+    /// Returns the value of each key.
     pub fn get_each(&self, keys: &[String]) -> Vec<Option<Vec<u8>>> {
         let (entries, now) = (self.entries.lock(), UnixTime::now());
         let value = |key: &String| {
@@ -65,7 +65,7 @@ impl MemoryStore {
     }
 }
 
-/// The end of what lives for `ttl` from now.
+/// Returns the end of what lives for `ttl` from now.
 pub(super) fn end_after(ttl: Duration) -> f64 {
     UnixTime::now().0 + ttl.as_secs_f64()
 }

@@ -273,7 +273,7 @@ pub(super) async fn connect(
     in_time.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
-/// The word for what redis-rs says.
+/// Returns the word for what redis-rs says.
 pub(super) fn kind_of(error: &RedisError) -> ErrorKind {
     use redis::ErrorKind as Redis;
     match (error.kind(), error.code()) {

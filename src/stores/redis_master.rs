@@ -43,7 +43,7 @@ impl Route {
         }
     }
 
-    /// The client of the server that is the master now.
+    /// Returns the client of the server that is the master now.
     ///
     /// All Sentinels are asked at once, and the first good answer counts: one that is gone delays nobody. The server itself
     /// must say that it is a master (`ROLE`).
@@ -94,7 +94,7 @@ impl Route {
         Some(asked.unwrap_or_else(|_| Err(late())))
     }
 
-    /// Whether the server may be another one tomorrow.
+    /// Returns true if the server may be another one tomorrow.
     pub(super) fn moves(&self) -> bool {
         matches!(self, Self::Sentinel(_))
     }
@@ -144,7 +144,7 @@ fn asker(
     builder.build()
 }
 
-/// A client with the socket options of every link.
+/// Returns a client with the socket options of every link.
 fn client(info: ConnectionInfo) -> RedisResult<Client> {
     let login = info.redis_settings().clone().set_skip_set_lib_name();
     Client::open(info.set_tcp_settings(tcp()).set_redis_settings(login))

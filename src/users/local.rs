@@ -54,12 +54,12 @@ impl LocalCache {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The answer, if there is one.
+    /// Returns the answer, if there is one.
     pub(super) fn get(&self, id: &UserId) -> Option<Option<Arc<UserRecord>>> {
         self.answer(&self.entries.get(id)?)
     }
 
-    /// The answer, if it is not older than what the caller knows.
+    /// Returns the answer, if it is not older than what the caller knows.
     pub(super) fn get_same(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>> {
         let local = self.entries.get(&wanted.id)?;
         let same = local.generation == wanted.generation && self.epoch() == wanted.epoch;

@@ -70,7 +70,7 @@ impl Permissions {
         })
     }
 
-    /// The statement of each route for a database, also for `config check`. A route whose path cannot be read is
+    /// Returns the statement of each route for a database, also for `config check`. A route whose path cannot be read is
     /// passed over: that is reported elsewhere.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Permissions {
         }
     }
 
-    /// Whether `user` may join the groups of `route` at these parameters; a route without `authorize` lets all in.
+    /// Returns true if `user` may join the groups of `route` at these parameters; a route without `authorize` lets all in.
     ///
     /// # Errors
     /// If the database cannot be asked.
@@ -158,7 +158,7 @@ impl Permissions {
         self.database.exists(statement, &binds).await
     }
 
-    /// Whether any route asks.
+    /// Returns true if any route asks.
     pub fn are_asked(&self) -> bool {
         self.statements.iter().any(Option::is_some)
     }

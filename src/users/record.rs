@@ -32,13 +32,13 @@ impl UserRecord {
         }
     }
 
-    /// The value of one field.
+    /// Returns the value of one field.
     pub fn field(&self, name: &str) -> Option<serde_json::Value> {
         let mut fields: serde_json::Map<_, _> = serde_json::from_str(&self.fields).ok()?;
         fields.remove(name)
     }
 
-    /// Whether `claim`, the value of the token's revoke claim, was made from the password that the user has now:
+    /// Returns true if `claim`, the value of the token's revoke claim, was made from the password that the user has now:
     /// upper-case hexadecimal MD5 of the whole column, compared exactly (`simplejwt.utils.get_md5_hash_password`).
     pub fn password_matches(&self, claim: &str) -> bool {
         self.password_digest
@@ -62,7 +62,7 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 16]> {
     (hex(digest) == text).then_some(digest)
 }
 
-/// Whether the JSON text of `is_active` says that the user is.
+/// Returns true if the JSON text of `is_active` says that the user is.
 pub(super) fn is_active(json: &str) -> bool {
     json_truth(json).unwrap_or(false)
 }

@@ -275,7 +275,7 @@ async fn a_log_pipe_that_nobody_reads_harms_no_socket_and_tells_later_what_was_d
     loud.serves(&gateway).await;
     let told = tokio::task::spawn_blocking(move || {
         let mut lines = BufReader::new(pipe).lines().map_while(Result::ok);
-        lines.find(|line| line.contains("Dropped log lines that nobody read"))
+        lines.find(|line| line.contains("Dropped log lines because nothing read them"))
     });
     let told = within(PATIENCE, "the line about dropped lines", told).await;
     assert!(told.unwrap().is_some());

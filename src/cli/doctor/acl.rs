@@ -31,7 +31,7 @@ pub(super) struct AclLine {
     pub(super) line: String,
 }
 
-/// The lines of every server, each with the gateway's first.
+/// Returns the lines of every server, each with the gateway's first.
 pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
     let mut endpoints: Vec<(String, Vec<&RedisServer>)> = Vec::new();
     for server in servers {
@@ -103,7 +103,7 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
     set_user(&format!("{tenant}-backend"), patterns, &words.join(" "))
 }
 
-/// A layer's groups, and the channels of single sockets, consumers and workers.
+/// Returns a layer's groups, and the channels of single sockets, consumers and workers.
 fn layer_patterns(usage: &Usage) -> Vec<String> {
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
@@ -138,7 +138,7 @@ fn set_user(name: &str, mut patterns: Vec<String>, commands: &str) -> String {
     )
 }
 
-/// The lines for a person, with how to use them.
+/// Returns the lines for a person, with how to use them.
 pub(super) fn text(lines: &[AclLine]) -> String {
     let mut text = String::from(
         "# Redis users for the gateway and for each tenant's back end. Put a password of its own for each PASSWORD into a file\n\

@@ -62,7 +62,7 @@ impl Findings {
         self.0.append(&mut others.0);
     }
 
-    /// Whether nothing fails.
+    /// Returns true if nothing fails.
     pub(super) fn ok(&self) -> bool {
         self.0.iter().all(|finding| finding.verdict < Verdict::Fail)
     }
@@ -91,7 +91,7 @@ impl Findings {
 }
 
 impl fmt::Display for Findings {
-    /// A block for each subject, a line for each check, and the advice below it.
+    /// Returns a block for each subject, a line for each check, and the advice below it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut subject = None;
         for finding in &self.0 {

@@ -362,7 +362,7 @@ async fn tenant_rights(
     }
 }
 
-/// The error as a sentence, without the password: stores mask it.
+/// Returns the error as a sentence, without the password: stores mask it.
 fn said(error: &StoreError) -> String {
     format!("{} ({})", error.source, error.kind.label())
 }

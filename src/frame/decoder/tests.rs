@@ -1,4 +1,4 @@
-//! The rows `F..` are those of the catalogue of hostile frames.
+//! Hostile and unusual frames, and the decoder's answer to each.
 
 use super::*;
 use crate::close_code::CloseReason;
@@ -6,7 +6,7 @@ use crate::close_code::CloseReason;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const LIMIT: u64 = 1000;
 
-/// A masked frame; `first` holds FIN, the reserved bits and the opcode.
+/// Returns a masked frame; `first` holds FIN, the reserved bits and the opcode.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -26,7 +26,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Only a header: a masked text frame that claims `len` bytes in the 64-bit form.
+/// Returns the header of a masked text frame that claims `len` bytes in the 64-bit form.
 fn claim(len: u64) -> Vec<u8> {
     let mut bytes = vec![0x81, 0x80 | 127];
     bytes.extend(len.to_be_bytes());
@@ -34,7 +34,7 @@ fn claim(len: u64) -> Vec<u8> {
     bytes
 }
 
-/// What comes out when the bytes come in in pieces of `step`.
+/// Decodes bytes that arrive in pieces of `step`.
 fn decode(bytes: &[u8], step: usize) -> (Vec<Message>, Result<(), CloseReason>) {
     let mut decoder = Decoder::new(LIMIT);
     let mut messages = Vec::new();
@@ -85,62 +85,66 @@ fn frames_that_break_the_protocol_close_with_1002() {
         for payload in [0, 5] {
             let mut bytes = vec![0x80 | opcode, payload];
             bytes.extend(vec![b'a'; usize::from(payload)]);
-            assert_closes("F01 unmasked", &bytes, CloseReason::ProtocolError);
+            assert_closes("unmasked", &bytes, CloseReason::ProtocolError);
         }
     }
     for reserved in [0x10, 0x20, 0x40, 0x70] {
         for opcode in [1, 2, 8, 9, 10] {
             let bytes = frame(0x80 | reserved | opcode, b"a");
-            assert_closes("F02 reserved bits", &bytes, CloseReason::ProtocolError);
+            assert_closes("reserved bits", &bytes, CloseReason::ProtocolError);
         }
         let mut bytes = frame(0x01, b"a");
         bytes.extend(frame(0x80 | reserved, b"a"));
-        assert_closes("F02 on continuation", &bytes, CloseReason::ProtocolError);
+        assert_closes(
+            "reserved bits on a continuation",
+            &bytes,
+            CloseReason::ProtocolError,
+        );
     }
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
         assert_closes(
-            "F03 opcodes",
+            "opcodes",
             &frame(0x80 | opcode, b"a"),
             CloseReason::ProtocolError,
         );
     }
     for opcode in [8, 9, 10] {
         assert_closes(
-            "F04 fragmented control",
+            "fragmented control",
             &frame(opcode, b""),
             CloseReason::ProtocolError,
         );
         assert_closes(
-            "F05 long control",
+            "long control",
             &frame(0x80 | opcode, &[b'a'; 126]),
             CloseReason::ProtocolError,
         );
     }
     for first in [0x00, 0x80] {
         assert_closes(
-            "F06 continuation without start",
+            "continuation without start",
             &frame(first, b"a"),
             CloseReason::ProtocolError,
         );
     }
     let mut bytes = frame(0x01, b"a");
     bytes.extend(frame(0x81, b"b"));
-    assert_closes("F07 new message inside", &bytes, CloseReason::ProtocolError);
+    assert_closes("new message inside", &bytes, CloseReason::ProtocolError);
     let mut medium = vec![0x81, 0x80 | 126, 0, 125];
     medium.extend(MASK);
+    assert_closes("non-minimal length", &medium, CloseReason::ProtocolError);
     assert_closes(
-        "F08 non-minimal length",
-        &medium,
-        CloseReason::ProtocolError,
-    );
-    assert_closes(
-        "F08 non-minimal length",
+        "non-minimal length",
         &claim(65_535),
         CloseReason::ProtocolError,
     );
-    assert_closes("F09 top bit", &claim(1 << 63), CloseReason::ProtocolError);
     assert_closes(
-        "F27 HTTP after 101",
+        "top bit of the length",
+        &claim(1 << 63),
+        CloseReason::ProtocolError,
+    );
+    assert_closes(
+        "HTTP after 101",
         b"GET / HTTP/1.1\r\n\r\n",
         CloseReason::ProtocolError,
     );
@@ -149,41 +153,45 @@ fn frames_that_break_the_protocol_close_with_1002() {
 #[test]
 fn what_passes_the_limit_closes_with_1009_before_it_is_buffered() {
     for len in [1 << 16, 1 << 32, 1 << 40, i64::MAX as u64] {
-        assert_closes("F10 claims", &claim(len), CloseReason::MessageTooBig);
+        assert_closes("claimed length", &claim(len), CloseReason::MessageTooBig);
     }
     let over = vec![b'a'; LIMIT as usize + 1];
     let whole = frame(0x81, &over);
-    assert_closes("F11 header only", &whole[..8], CloseReason::MessageTooBig);
-    assert_closes("F11 whole", &whole, CloseReason::MessageTooBig);
+    assert_closes("header only", &whole[..8], CloseReason::MessageTooBig);
+    assert_closes("whole", &whole, CloseReason::MessageTooBig);
     let mut pieces = frame(0x01, &over[..600]);
     pieces.extend(frame(0x80, &over[600..]));
-    assert_closes("F11 fragments", &pieces, CloseReason::MessageTooBig);
+    assert_closes("fragments", &pieces, CloseReason::MessageTooBig);
     let mut bytes = frame(0x01, b"a");
     for _ in 0..LIMIT {
         bytes.extend(frame(0x00, b"a"));
     }
-    assert_closes("F11 one-byte fragments", &bytes, CloseReason::MessageTooBig);
+    assert_closes("one-byte fragments", &bytes, CloseReason::MessageTooBig);
     let mut bytes = frame(0x02, b"");
     for _ in 0..20_000 {
         bytes.extend(frame(0x00, b""));
     }
-    assert_closes("F13 empty fragments", &bytes, CloseReason::MessageTooBig);
+    assert_closes("empty fragments", &bytes, CloseReason::MessageTooBig);
     let endless = frame(0x00, b"0123456789").repeat(200);
     let mut bytes = frame(0x01, b"");
     bytes.extend(endless);
-    assert_closes("F14 never ends", &bytes, CloseReason::MessageTooBig);
+    assert_closes("never ends", &bytes, CloseReason::MessageTooBig);
 }
 
 #[test]
 fn the_limit_itself_is_delivered() {
     let exact = "a".repeat(LIMIT as usize);
-    assert_gives("F12", &frame(0x81, exact.as_bytes()), &[text(&exact)]);
+    assert_gives(
+        "the limit itself",
+        &frame(0x81, exact.as_bytes()),
+        &[text(&exact)],
+    );
     let mut bytes = frame(0x01, b"a");
     for _ in 2..LIMIT {
         bytes.extend(frame(0x00, b"a"));
     }
     bytes.extend(frame(0x80, b"a"));
-    assert_gives("F12 one-byte fragments", &bytes, &[text(&exact)]);
+    assert_gives("one-byte fragments", &bytes, &[text(&exact)]);
     let mut unlimited = Decoder::new(0);
     let large = vec![7; 200_000];
     let message = unlimited.push(&mut &*frame(0x82, &large));
@@ -205,24 +213,32 @@ fn text_that_is_not_utf8_closes_with_1007() {
         b"abc\xf0\x9f\x98",
     ];
     for bytes in sequences {
-        assert_closes("F16", &frame(0x81, bytes), CloseReason::PayloadNotValid);
+        assert_closes(
+            "not UTF-8",
+            &frame(0x81, bytes),
+            CloseReason::PayloadNotValid,
+        );
     }
     let mut bytes = frame(0x01, b"\xce\xba\xe1");
     bytes.extend(frame(0x89, b"ping"));
     bytes.extend(frame(0x00, b"\xbd\xb9\xed\xa0"));
-    // The message does not end: it is refused because nothing could make it valid.
-    assert_closes("F17", &bytes, CloseReason::PayloadNotValid);
+    // The message is not complete, but no further bytes could make it valid.
+    assert_closes(
+        "not UTF-8 in a fragment",
+        &bytes,
+        CloseReason::PayloadNotValid,
+    );
 }
 
 #[test]
 fn valid_text_is_delivered_however_it_is_split() {
     for valid in ["\0", "\u{feff}x", "\u{10ffff}", "\u{ffff}", "aé€😀"] {
-        assert_gives("F18", &frame(0x81, valid.as_bytes()), &[text(valid)]);
+        assert_gives("valid text", &frame(0x81, valid.as_bytes()), &[text(valid)]);
         for split in 0..valid.len() {
             let (a, b) = valid.as_bytes().split_at(split);
             let mut bytes = frame(0x01, a);
             bytes.extend(frame(0x80, b));
-            assert_gives("F18 split", &bytes, &[text(valid)]);
+            assert_gives("split text", &bytes, &[text(valid)]);
         }
     }
 }
@@ -232,7 +248,11 @@ fn close_frames() {
     for code in [
         0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535,
     ] {
-        assert_closes("F19", &closing(code, ""), CloseReason::ProtocolError);
+        assert_closes(
+            "code not allowed",
+            &closing(code, ""),
+            CloseReason::ProtocolError,
+        );
     }
     for code in [1000, 1001, 1003, 1007, 1014, 3000, 4999] {
         let close = CloseFrame {
@@ -241,12 +261,20 @@ fn close_frames() {
             cause: None,
         };
         let message = Message::Close(Some(close));
-        assert_gives("F20", &closing(code, "bye"), &[message]);
+        assert_gives("code allowed", &closing(code, "bye"), &[message]);
     }
     assert_gives("no code", &frame(0x88, b""), &[Message::Close(None)]);
-    assert_closes("F21", &frame(0x88, b"\x03"), CloseReason::ProtocolError);
+    assert_closes(
+        "half a code",
+        &frame(0x88, b"\x03"),
+        CloseReason::ProtocolError,
+    );
     let bad_reason = frame(0x88, b"\x03\xe8\xff");
-    assert_closes("F22", &bad_reason, CloseReason::PayloadNotValid);
+    assert_closes(
+        "reason not UTF-8",
+        &bad_reason,
+        CloseReason::PayloadNotValid,
+    );
 }
 
 #[test]
@@ -255,7 +283,7 @@ fn nothing_is_decoded_after_a_close_or_an_error() {
     bytes.extend(frame(0x88, b""));
     bytes.extend(frame(0x89, b"late"));
     bytes.extend(b"\xff\xff\xff");
-    assert_gives("F23, F24", &bytes, &[Message::Close(None)]);
+    assert_gives("after a close", &bytes, &[Message::Close(None)]);
     let mut decoder = Decoder::new(LIMIT);
     assert!(decoder.push(&mut &b"\xff"[..]).is_err());
     let late = frame(0x81, b"late");

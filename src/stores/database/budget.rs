@@ -35,7 +35,7 @@ pub struct ConnectionBudget {
 }
 
 impl ConnectionBudget {
-    /// A budget of `most` connections, at least one.
+    /// Returns a budget of `most` connections, at least one.
     pub fn new(most: u32) -> Arc<Self> {
         let most = most.max(1) as usize;
         Arc::new(Self {
@@ -51,7 +51,7 @@ impl ConnectionBudget {
         self.pools.lock().iter().map(|(_, pool)| pool.open()).sum()
     }
 
-    /// A gate for `pool`, whose connections count until the gate goes. One that is not `spared` may lose idle
+    /// Returns a gate for `pool`, whose connections count until the gate goes. One that is not `spared` may lose idle
     /// connections to others.
     pub(super) fn gate<DB: sqlx::Database>(
         self: &Arc<Self>,
@@ -148,7 +148,7 @@ impl Gate {
         })
     }
 
-    /// A connection of `pool`; a new one only where the budget has room, or after room was made.
+    /// Returns a connection of `pool`; a new one only where the budget has room, or after room was made.
     pub(super) async fn acquire<DB: sqlx::Database>(
         &self,
         pool: &Pool<DB>,

@@ -73,7 +73,7 @@ impl Database {
         })
     }
 
-    /// The last value of the first row; `None` if there is none, or the server refuses the statement.
+    /// Returns the last value of the first row; `None` if there is none, or the server refuses the statement.
     async fn last_value(&self, sql: &str) -> Result<Option<super::value::SqlValue>, StoreError> {
         match self.ask("inspect", sql.to_owned(), Vec::new()).await {
             Ok(rows) => {

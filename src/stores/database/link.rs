@@ -39,13 +39,13 @@ pub(super) struct Ask {
 
 /// What each of the databases does in its own way.
 pub(super) trait Link: sqlx::Database {
-    /// The rows of a statement.
+    /// Returns the rows of a statement.
     fn ask(
         conn: &mut Self::Connection,
         ask: &Ask,
     ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
 
-    /// The names of the columns that a statement returns, without running it.
+    /// Returns the names of the columns that a statement returns, without running it.
     fn columns(
         conn: &mut Self::Connection,
         ask: &Ask,
@@ -106,7 +106,7 @@ impl Health {
         metrics::dependency_up(Dependency::Database, &self.endpoint, false);
     }
 
-    /// The error with its kind, and without the password should a driver have put it in.
+    /// Returns the error with its kind, and without the password should a driver have put it in.
     fn store_error(&self, error: &sqlx::Error) -> StoreError {
         // The server's own sentence, without the place in its source.
         let mut text = match error.as_database_error() {
@@ -137,7 +137,7 @@ pub(super) async fn ask<DB: Link>(
     settle(health, operation, began, outcome)
 }
 
-/// The names of the columns of `ask`.
+/// Returns the names of the columns of `ask`.
 pub(super) async fn columns<DB: Link>(
     pool: &Pool<DB>,
     gate: &Gate,
@@ -236,7 +236,7 @@ async fn limited<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     }
 }
 
-/// A connection; a second attempt takes only one that answers, since a restart leaves several dead ones behind.
+/// Returns a connection; a second attempt takes only one that answers, since a restart leaves several dead ones behind.
 async fn connection<DB: Link>(
     pool: &Pool<DB>,
     gate: &Gate,
@@ -278,7 +278,7 @@ fn mysql_number(error: &sqlx::Error) -> Option<u16> {
     Some(error.try_downcast_ref::<MySqlDatabaseError>()?.number())
 }
 
-/// Whether the same statement may succeed at once: lost connections, deadlocks, failed serialization, a server
+/// Returns true if the same statement may succeed at once: lost connections, deadlocks, failed serialization, a server
 /// that is going away (its successor may be there), an outdated plan.
 fn is_transient(error: &sqlx::Error) -> bool {
     if is_broken(error) {

@@ -84,7 +84,7 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// A pool for `url` within `budget`; connects when it is first asked. Needs a tokio runtime.
+    /// Returns a pool for `url` within `budget`; connects when it is first asked. Needs a tokio runtime.
     ///
     /// # Errors
     /// If the URL cannot be read. What it says never has the password.
@@ -165,7 +165,7 @@ impl Database {
         }
     }
 
-    /// The rows of the users `ids`, in no order; an id without a row is no user. Two rows with one id are both
+    /// Returns the rows of the users `ids`, in no order; an id without a row is no user. Two rows with one id are both
     /// returned: neither is the user (see [`by_id`]).
     ///
     /// # Errors
@@ -357,7 +357,7 @@ impl Database {
         })
     }
 
-    /// Whether `statement` returns any row. A value that no row can hold is an answer, too: `false`.
+    /// Returns true if `statement` returns any row. A value that no row can hold is an answer, too: `false`.
     ///
     /// # Errors
     /// If the database cannot be asked, or refuses the statement.
@@ -403,7 +403,7 @@ impl Database {
     }
 }
 
-/// The rows by id; `None` for an id with several, of which none can be trusted.
+/// Returns the rows by id; `None` for an id with several, of which none can be trusted.
 pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
     let mut users = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -430,7 +430,7 @@ struct Columns {
     hidden: Vec<String>,
 }
 
-/// Whether the SQLite database at `url` lives as long as a connection to it.
+/// Returns true if the SQLite database at `url` lives as long as a connection to it.
 fn in_memory(url: &str) -> bool {
     url.contains(":memory:") || url.contains("mode=memory")
 }
@@ -477,7 +477,7 @@ fn missing_column(query: &UserQuery, columns: &Columns, column: &str) -> ColumnP
     }
 }
 
-/// The password of a URL, decoded; also one given as a query parameter.
+/// Returns the password of a URL, decoded; also one given as a query parameter.
 fn password(url: &str) -> Option<String> {
     let authority = url.split_once("://")?.1;
     let (before_query, query) = authority.split_once('?').unwrap_or((authority, ""));

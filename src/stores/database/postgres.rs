@@ -17,7 +17,7 @@ use super::value::{Row, SqlValue};
 /// The column of [`wrap_rows`] that holds the row as JSON.
 const ROW: &str = "lockgate.row";
 
-/// The options of `url`, and whether a transaction pooler stands between (`statement-cache-capacity=0`).
+/// Returns the options of `url`, and whether a transaction pooler stands between (`statement-cache-capacity=0`).
 ///
 /// A pooler such as pgbouncer takes no `options` at connect, and no prepared statement outlives a transaction.
 pub(super) fn options(url: &str) -> Result<(PgConnectOptions, bool), sqlx::Error> {
@@ -122,7 +122,7 @@ fn plain(row: &PgRow, index: usize) -> Result<SqlValue, sqlx::Error> {
     })
 }
 
-/// The fields of a JSON object with their values as written.
+/// Returns the fields of a JSON object with their values as written.
 fn object(json: &str) -> Result<Row, serde_json::Error> {
     struct Fields;
 

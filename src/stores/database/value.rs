@@ -68,7 +68,7 @@ impl SqlValue {
         }
     }
 
-    /// The value as a boolean, however the database or its views write it; `None` for NULL and what says neither.
+    /// Returns the value as a boolean, however the database or its views write it; `None` for NULL and what says neither.
     pub(super) fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
@@ -83,7 +83,7 @@ impl SqlValue {
         }
     }
 
-    /// The value as text that a text id may equal.
+    /// Returns the value as text that a text id may equal.
     pub(super) fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) | Self::Number(text) => Some(text),
@@ -92,7 +92,7 @@ impl SqlValue {
         }
     }
 
-    /// The value as a UUID: text with or without hyphens, or 16 bytes.
+    /// Returns the value as a UUID: text with or without hyphens, or 16 bytes.
     pub(super) fn as_uuid(&self) -> Option<Uuid> {
         match self {
             Self::Text(text) => Uuid::try_parse(text).ok(),
