@@ -4,27 +4,20 @@ use std::fmt;
 
 use serde_json::json;
 
-/// The severity of a finding, from good to bad.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verdict {
-    /// Nothing to do.
-    Ok,
-    /// Worth knowing; no action is needed.
-    Note,
-    /// Works now, but may fail later.
-    Warn,
-    /// Does not work, or loses revocations.
-    Fail,
-}
+use crate::labels::labels;
 
-impl Verdict {
-    fn label(self) -> &'static str {
-        match self {
-            Verdict::Ok => "ok",
-            Verdict::Note => "note",
-            Verdict::Warn => "warn",
-            Verdict::Fail => "fail",
-        }
+labels! {
+    /// The severity of a finding, from good to bad.
+    #[derive(PartialOrd, Ord)]
+    pub(super) enum Verdict {
+        /// Nothing to do.
+        Ok = "ok",
+        /// Worth knowing; no action is needed.
+        Note = "note",
+        /// Works now, but may fail later.
+        Warn = "warn",
+        /// Does not work, or loses revocations.
+        Fail = "fail",
     }
 }
 
