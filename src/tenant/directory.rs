@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Tenant;
+use super::neighbours::Neighbours;
 use crate::hosts::HostTable;
 
 /// The tenants of this replica.
@@ -19,6 +20,8 @@ pub struct Tenants {
     /// Tenants that are gone or moved, and still have sockets; oldest first.
     leaving: Mutex<Vec<Arc<Tenant>>>,
     turn: Mutex<()>,
+    /// Where the layers of those that are served stand.
+    pub(super) neighbours: Neighbours,
 }
 
 /// The tenants of one configuration.

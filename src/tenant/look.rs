@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Tenant;
 use super::life::Happening;
+use super::{Tenant, Tenants, neighbours};
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 use crate::users::UsersProblem;
@@ -32,10 +32,10 @@ enum Obstacle {
 
 /// Looks at the tenant again and again, beside the looks at all others: one that waits delays no other. Their number has
 /// no bound of its own: commands to one Redis share a link, and statements wait for the pool of their database.
-pub(super) async fn run(tenant: Arc<Tenant>) -> Infallible {
+pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
     let (mut told, mut retry) = (Vec::new(), RETRY);
     loop {
-        match look_at(&tenant).await {
+        match look_at(&tenant, &tenants).await {
             Ok(()) => note(&tenant, Ok(())),
             Err(Obstacle::Degraded(why)) => note(&tenant, Err(why)),
             // Handshakes find out for themselves, and cached users are served meanwhile.
@@ -58,7 +58,7 @@ pub(super) async fn run(tenant: Arc<Tenant>) -> Infallible {
 }
 
 /// Asks everything that the tenant needs.
-async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
+async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
         redis
@@ -92,6 +92,8 @@ async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
             "the channel layer is not connected".into(),
         ));
     }
+    let compared = neighbours::compare(tenant, tenants).await;
+    compared.map_err(Obstacle::Degraded)?;
     // Whether groups may be subscribed shows only when one is.
     let probe = GroupName::from(PROBE);
     let subscribed = layer.subscribe(&probe).await;
@@ -106,7 +108,7 @@ async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
 }
 
 /// Notes what a look found, and logs a change once.
-fn note(tenant: &Tenant, found: Result<(), String>) {
+pub(super) fn note(tenant: &Tenant, found: Result<(), String>) {
     let before = tenant.life().obstacle().map(str::to_owned);
     match &found {
         Err(why) if before.as_ref() != Some(why) => {

@@ -26,6 +26,7 @@ use crate::origin::OriginPolicy;
 use crate::relay::{Relay, Settings};
 use crate::revocation::Revocations;
 use crate::stores::key_store::KeyStore;
+use crate::stores::redis::RedisStore;
 use crate::templates::Template;
 use crate::users::Permissions;
 use life::{Happening, Life, Stage};
@@ -34,6 +35,7 @@ pub mod build;
 mod directory;
 pub mod life;
 mod look;
+pub mod neighbours;
 mod obey;
 mod sockets;
 mod suspension;
@@ -73,6 +75,8 @@ pub struct Tenant {
     pub keys: KeyStore,
     /// Groups and events.
     pub relay: Arc<Relay>,
+    /// The servers that its layer stands on.
+    servers: Arc<[Arc<RedisStore>]>,
     /// What its relay is set to once this tenant is the one that is served.
     pub settings: Arc<Settings>,
     /// Handles of its metrics.

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use super::{Tenant, Tenants, sockets, suspension};
 use crate::channel_layer::{Control, Heard};
-use crate::close_code::{CloseFrame, CloseReason};
+use crate::close_code::CloseReason;
 use crate::event::Event;
 use crate::fleet::message::{Command, NotUnderstood, Op};
 use crate::fleet::{Fleet, Reply};
@@ -92,8 +92,8 @@ fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
                 answer.send(|answer| answer.closed = Some(closed as u64));
             });
         }
-        Op::Disconnect { user, code, reason } => {
-            let frame = disconnection(code, reason);
+        Op::Disconnect { user, close } => {
+            let frame = close.frame();
             let close = |tenant: &Arc<Tenant>| tenant.relay.hub().close_user(&user, &frame);
             let closed: usize = concerned.iter().map(close).sum();
             answer.send(|answer| answer.closed = Some(closed as u64));
@@ -158,18 +158,4 @@ fn send_to_user(tenant: &Tenant, user: &UserId, event: &Arc<Event>) -> usize {
         tenant.relay.send_to(member, event);
     }
     members.len()
-}
-
-fn disconnection(code: Option<u16>, reason: Option<String>) -> CloseFrame {
-    match (code, reason) {
-        (None, None) => CloseReason::Disconnected.frame(),
-        (code, reason) => {
-            let default = CloseReason::Disconnected;
-            CloseFrame {
-                code: code.unwrap_or(default.code()),
-                reason: reason.map_or(default.label().into(), Into::into),
-                cause: None,
-            }
-        }
-    }
 }

@@ -89,6 +89,7 @@ impl Tenancy {
             }
         }
         for gone in before.into_values() {
+            self.tenants.neighbours.forget(&gone.tenant.id);
             self.see_off(gone, rate, CloseReason::TenantNotFound);
         }
     }
@@ -163,7 +164,7 @@ impl Tenancy {
 
     fn look_after(&self, tenant: &Arc<Tenant>, relay: Arc<Task>, control: Arc<Task>) -> Running {
         let upkeep = upkeep::run(tenant.clone(), self.tenants.clone());
-        let look = look::run(tenant.clone());
+        let look = look::run(tenant.clone(), self.tenants.clone());
         Running {
             tenant: tenant.clone(),
             relay,

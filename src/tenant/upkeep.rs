@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::life::{Happening, Stage};
-use super::{Tenant, Tenants, suspension};
+use super::{Tenant, Tenants, look, neighbours, suspension};
 
 /// From a look that failed to the next.
 const RETRY: Duration = Duration::from_secs(1);
@@ -22,14 +22,17 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
     look_after(&tenant, &tenants).await
 }
 
-/// Does what must be done before the first socket opens: hears the control channel, then reads the state, in this
-/// order, so that no announcement falls between.
+/// Does what must be done before the first socket opens: hears the control channel, finds tenants whose events its own
+/// could meet, and reads the state, after the channel is heard, so that no announcement falls between.
 async fn open(tenant: &Arc<Tenant>, tenants: &Tenants) {
     let is_opening = || tenant.life().stage() < Stage::Served;
     while is_opening() && tenant.control.open().await.is_err() {
         sleep(OPEN_AGAIN).await;
     }
     tenant.take(Happening::ControlHeard);
+    if let Err(why) = neighbours::compare(tenant, tenants).await {
+        look::note(tenant, Err(why));
+    }
     while is_opening() && suspension::read_state(tenant, tenants).await.is_err() {
         sleep(OPEN_AGAIN).await;
     }

@@ -26,6 +26,7 @@ use crate::revocation::Revocations;
 use crate::routes::Routes;
 use crate::stores::database::Database;
 use crate::stores::key_store::KeyStore;
+use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, Users};
@@ -174,9 +175,9 @@ impl Builder {
             on_gap: config.on_gap,
             limits: config.limits,
         };
-        let relay = match kept {
+        let (relay, servers) = match kept {
             // The settings take effect when the whole configuration does.
-            Some(kept) => kept.relay.clone(),
+            Some(kept) => (kept.relay.clone(), kept.servers.clone()),
             None => self.relay(id, effective, &metrics, &hub, &settings)?,
         };
         // One channel, heard once: messages would act twice on sockets that leave.
@@ -208,6 +209,7 @@ impl Builder {
             authenticator: Arc::new(stores.authenticator),
             permissions,
             relay,
+            servers,
             settings: Arc::new(settings),
             revocations,
             coherence: Arc::new(coherence),
@@ -225,19 +227,19 @@ impl Builder {
         metrics: &Arc<TenantMetrics>,
         hub: &Arc<Hub>,
         settings: &Settings,
-    ) -> anyhow::Result<Arc<Relay>> {
+    ) -> anyhow::Result<(Arc<Relay>, Arc<[Arc<RedisStore>]>)> {
         let config = effective.tenant;
-        let (layer, inbox) = self.links.layer(effective, metrics)?;
+        let built = self.links.layer(effective, metrics)?;
         let parts = Parts {
             tenant: id.clone(),
             hub: hub.clone(),
-            layer,
-            inbox,
+            layer: built.layer,
+            inbox: built.inbox,
             group_names: config.layer.group_names,
             budget: self.budget.clone(),
             metrics: metrics.clone(),
         };
-        Ok(Relay::new(parts, settings.clone()))
+        Ok((Relay::new(parts, settings.clone()), built.servers))
     }
 
     fn stores(

@@ -3,4 +3,5 @@
 mod isolation;
 mod isolation_model;
 mod life;
+mod neighbours;
 mod reload;
