@@ -13,10 +13,10 @@
 //! | 7 | [`cli`] | the terminal: one file per verb |
 //! | 6 | [`server`] | wiring: builds the parts, starts their tasks, drains |
 //! | 5 | [`socket`], [`api`] | the edges; they do not know each other |
-//! | 4 | [`consumer`], [`state`], [`fleet`] | what a route does, what handlers may reach, all replicas as one |
+//! | 4 | [`tenant`], [`consumer`], [`fleet`], [`replica`] | a tenant's life, what a route does, all replicas as one, this replica's life |
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`validation`] | parts that do not know each other |
-//! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`tenants`], [`origin`], [`problem`] | the outside world |
+//! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`hosts`], [`origin`], [`problem`] | the outside world |
 //! | 0 | [`ids`], [`user_id`], [`clock`], [`rate`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
 //! # Four ways through it
@@ -28,7 +28,7 @@
 //! * A frame to a Channels worker: `socket/connection` → `consumer/worker` → `channel_layer`; the answer is an event to the socket's
 //!   own channel, which `relay/audience` obeys or delivers.
 //! * A revocation in the API to a closed socket: `api/revocations` → `revocation` (denied first) → `fleet` →
-//!   `channel_layer/control` → on each replica `fleet/serve` → `revocation` → `hub/eviction` → `socket/connection`.
+//!   `channel_layer/control` → on each replica `tenant/obey` → `revocation` → `hub/eviction` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]
 
 pub use admission::Identity;
@@ -51,12 +51,12 @@ pub mod user_id;
 pub mod channel_names;
 pub mod event;
 pub mod frame;
+pub mod hosts;
 pub mod origin;
 pub mod problem;
 pub mod routes;
 pub mod stores;
 pub mod templates;
-pub mod tenants;
 
 // floor 2: parts that do not know each other
 pub mod auth;
@@ -76,7 +76,8 @@ pub mod token_auth;
 // floor 4: what a route does
 pub mod consumer;
 pub mod fleet;
-pub mod state;
+pub mod replica;
+pub mod tenant;
 
 // floor 5: the edges
 pub mod api;

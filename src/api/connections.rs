@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::problem::ApiProblem;
 use super::users::ask;
 use super::{ApiState, Target};
-use crate::channel_layer::control::{LARGEST_PAGE, Op, PAGE, SocketEntry};
 use crate::fleet::Replicas;
+use crate::fleet::message::{LARGEST_PAGE, Op, PAGE, SocketEntry};
 use crate::ids::GroupName;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// Which part of a list.
 #[derive(Debug, Deserialize)]

@@ -18,7 +18,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::keys::{ApiKeys, Caller};
-use crate::state::{Life, Tenants};
+use crate::replica::ReplicaLife;
+use crate::tenant::Tenants;
 
 /// The runtime is taken for stuck when its tasks have not run for this long.
 const STUCK: Duration = Duration::from_secs(30);
@@ -57,7 +58,7 @@ pub struct AdminState {
     /// Whether the runtime makes progress.
     pub progress: Arc<Progress>,
     /// Whether the replica is ready.
-    pub life: Arc<Life>,
+    pub life: Arc<ReplicaLife>,
     /// Whose dependencies were reached.
     pub tenants: Arc<Tenants>,
     /// Who may see the names of tenants.
@@ -108,7 +109,7 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         .filter(|tenant| tenant.degraded.lock().is_some())
         .count();
     let names = is_operator(&state.keys, &headers).then(|| {
-        let reason = |tenant: &Arc<crate::state::Tenant>| {
+        let reason = |tenant: &Arc<crate::tenant::Tenant>| {
             (tenant.id.to_string(), tenant.degraded.lock().clone())
         };
         state.tenants.all().iter().map(reason).collect()

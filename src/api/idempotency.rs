@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use super::ApiState;
 use super::problem::ApiProblem;
 use super::users::unavailable;
-use crate::state::Tenant;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
+use crate::tenant::Tenant;
 
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(86_400);

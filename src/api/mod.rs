@@ -14,8 +14,8 @@ use futures_util::future::BoxFuture;
 
 use crate::channel_layer::Control;
 use crate::fleet::Fleet;
-use crate::state::{Tenant, Tenants};
 use crate::stores::key_store::KeyStore;
+use crate::tenant::{Tenant, Tenants};
 
 mod body;
 mod connections;

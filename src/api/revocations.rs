@@ -10,12 +10,12 @@ use super::body::JsonBody;
 use super::problem::ApiProblem;
 use super::{ApiState, Target};
 use crate::auth::{RawToken, TokenError};
-use crate::channel_layer::control::Op;
 use crate::clock::UnixTime;
+use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::Whom;
 use crate::metrics;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// A cut-off further ahead than this would lock everybody out until then: milliseconds were meant for seconds.
 const LARGEST_LEAD: f64 = 86_400.0;
@@ -74,7 +74,7 @@ pub(super) async fn revoke(
         tracing::error!(tenant.id = %tenant.id, error = %error, "A revocation could not be stored");
         ApiProblem::NotRevoked
     })?;
-    let asked = state.fleet.ask(&tenant, Op::Revoke(whom.clone()));
+    let asked = tenant.ask(&state.fleet, Op::Revoke(whom.clone()));
     let gathered = asked.await.map_err(|error| {
         // It is stored and holds; the other replicas find it at their next look at the denylist.
         let closed = tenant.revocations.evict(&whom);

@@ -13,7 +13,7 @@ use super::{ApiState, Target};
 use crate::event::Event;
 use crate::metrics::EventSource;
 use crate::relay::PublishError;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// Messages of one batch.
 const MAX_BATCH: usize = 1000;

@@ -11,11 +11,11 @@ use super::problem::ApiProblem;
 use super::revocations::Closed;
 use super::users::{ask, unavailable};
 use super::{ApiState, Target};
-use crate::channel_layer::control::Op;
-use crate::fleet::{Replicas, SUSPENDED};
-use crate::state::Tenant;
+use crate::fleet::message::Op;
+use crate::fleet::{Circle, Replicas};
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
+use crate::tenant::{SUSPENDED, Tenant};
 
 /// A tenant as operators see it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -153,7 +153,10 @@ pub(super) async fn reload(
             replicas: Replicas::only_one(),
         }));
     };
-    let asked = state.fleet.ask_deployment(control, keys).await;
+    let asked = state
+        .fleet
+        .ask(Circle::of_deployment(keys, control), Op::Reload)
+        .await;
     let gathered = asked.map_err(|error| {
         tracing::warn!(error = %error, "A reload could not be announced");
         ApiProblem::FleetUnavailable

@@ -12,11 +12,11 @@ use super::problem::ApiProblem;
 use super::revocations::Closed;
 use super::sends::EventBody;
 use super::{ApiState, Target};
-use crate::channel_layer::control::Op;
 use crate::error::StoreError;
+use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::UserId;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// The answer to a send to a user.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -114,7 +114,7 @@ pub(super) async fn invalidate(
 
 /// Asks every replica that serves the tenant.
 pub(super) async fn ask(state: &ApiState, tenant: &Tenant, op: Op) -> Result<Gathered, ApiProblem> {
-    let asked = state.fleet.ask(tenant, op).await;
+    let asked = tenant.ask(&state.fleet, op).await;
     asked.map_err(|error| unavailable(tenant, &error))
 }
 

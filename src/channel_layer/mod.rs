@@ -18,12 +18,12 @@ use crate::ids::{ChannelName, GroupName};
 use crate::event::{DecodeError, EncodeError, Event};
 
 pub use codec::Codec;
-pub use control::Control;
+pub use control::{Control, Heard};
 pub use inbox::{Inbox, Incoming, Payload, Signal};
 pub use target::{Members, SocketChannel, Target};
 
 pub mod codec;
-pub mod control;
+mod control;
 pub mod core;
 pub mod hosts;
 pub mod inbox;

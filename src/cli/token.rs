@@ -11,7 +11,7 @@ use crate::auth::{self, MintRequest, RawToken, Report};
 use crate::clock::UnixTime;
 use crate::config::{Config, IdType};
 use crate::ids::TenantId;
-use crate::server::build;
+use crate::tenant::build;
 use crate::user_id::{self, UserIdError};
 
 /// Make and explain tokens

@@ -15,18 +15,51 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::channel_layer::Control;
-use crate::channel_layer::control::{Answer, Command, Op, VERSION, reply_channel};
 use crate::error::StoreError;
-use crate::ids::{ReplicaId, random_hex};
-use crate::state::Tenant;
+use crate::ids::{ReplicaId, TenantId, random_hex};
 use crate::stores::key_store::KeyStore;
 use crate::stores::redis_keys;
 
-pub use registry::Registry;
-pub use serve::{SUSPENDED, serve_deployment, serve_replies, serve_tenant};
+use message::{Answer, Command, Op};
 
+pub use registry::Registry;
+pub use reply::{Reply, reply_channel};
+pub use serve::{serve_deployment, serve_replies};
+
+pub mod message;
 mod registry;
+mod reply;
 mod serve;
+
+/// The replicas that a question is for: those that serve one tenant, or all of the deployment.
+pub struct Circle<'a> {
+    /// The set of their ids.
+    list: String,
+    /// Where that set and the replicas' signs of life lie.
+    keys: &'a KeyStore,
+    /// The channel that they hear.
+    control: &'a Control,
+}
+
+impl<'a> Circle<'a> {
+    /// The replicas that serve the tenant.
+    pub fn of_tenant(tenant: &TenantId, keys: &'a KeyStore, control: &'a Control) -> Self {
+        Self {
+            list: redis_keys::replicas(tenant),
+            keys,
+            control,
+        }
+    }
+
+    /// All replicas of the deployment; `keys` holds their list.
+    pub fn of_deployment(keys: &'a KeyStore, control: &'a Control) -> Self {
+        Self {
+            list: redis_keys::REPLICAS.to_owned(),
+            keys,
+            control,
+        }
+    }
+}
 
 /// Which replicas a question was for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -107,34 +140,12 @@ impl Fleet {
         self.timeout.store(Arc::new(timeout));
     }
 
-    /// Asks all replicas that serve the tenant, and gathers their answers for at most `api.timeout`.
+    /// Asks all replicas of the circle, and gathers their answers for at most `api.timeout`.
     ///
     /// # Errors
     /// [`StoreError`] if the question could not be sent.
-    pub async fn ask(&self, tenant: &Tenant, op: Op) -> Result<Gathered, StoreError> {
-        let registered = registry::registered(&tenant.id, &tenant.keys, &self.replica);
-        self.ask_on(&tenant.control, registered, op).await
-    }
-
-    /// Has all replicas of the deployment read their configurations again; `keys` holds their registry.
-    ///
-    /// # Errors
-    /// As [`Fleet::ask`].
-    pub async fn ask_deployment(
-        &self,
-        control: &Control,
-        keys: &KeyStore,
-    ) -> Result<Gathered, StoreError> {
-        let registered = registry::registered_in(redis_keys::REPLICAS, keys, &self.replica);
-        self.ask_on(control, registered, Op::Reload).await
-    }
-
-    async fn ask_on(
-        &self,
-        control: &Control,
-        registered: impl Future<Output = Result<Vec<String>, StoreError>>,
-        op: Op,
-    ) -> Result<Gathered, StoreError> {
+    pub async fn ask(&self, circle: Circle<'_>, op: Op) -> Result<Gathered, StoreError> {
+        let registered = registry::registered(&circle.list, circle.keys, &self.replica);
         let question = Question::new(self);
         let command = Command {
             op,
@@ -143,7 +154,7 @@ impl Fleet {
         };
         let deadline = Instant::now() + **self.timeout.load();
         let (sent, registered) = tokio::join!(
-            control.publish(command.to_json()),
+            circle.control.publish(command.to_json()),
             timeout_at(deadline, registered)
         );
         sent?;
@@ -204,15 +215,5 @@ impl<'f> Question<'f> {
 impl Drop for Question<'_> {
     fn drop(&mut self) {
         self.fleet.waiting.lock().remove(&self.id);
-    }
-}
-
-/// An answer of this replica that says nothing yet.
-fn blank(fleet: &Fleet, id: &str) -> Answer {
-    Answer {
-        v: VERSION,
-        id: id.to_owned(),
-        replica: fleet.replica.as_str().to_owned(),
-        ..Answer::default()
     }
 }

@@ -152,17 +152,8 @@ impl Registry {
     }
 }
 
-/// The ids of the replicas that live and serve the tenant, `own` among them. Entries of the dead are taken off the list.
+/// The ids of the replicas in the set `list` that live, `own` among them. Entries of the dead are taken off the list.
 pub(super) async fn registered(
-    tenant: &TenantId,
-    keys: &KeyStore,
-    own: &ReplicaId,
-) -> Result<Vec<String>, StoreError> {
-    registered_in(&redis_keys::replicas(tenant), keys, own).await
-}
-
-/// The same of the replicas in the set `list`.
-pub(super) async fn registered_in(
     list: &str,
     keys: &KeyStore,
     own: &ReplicaId,

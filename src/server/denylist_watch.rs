@@ -13,10 +13,10 @@ use tokio::task::AbortHandle;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::metrics;
-use crate::state::Tenants;
 use crate::stores::inspection::{self, Epoch, Facts, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{EPOCH, LOST};
+use crate::tenant::Tenants;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(60);

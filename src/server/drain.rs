@@ -14,8 +14,9 @@ use crate::close_code::CloseReason;
 use crate::config::DrainConfig;
 use crate::hub::{CloseOrder, Member, PACE_STEP, close_paced, spread};
 use crate::metrics;
+use crate::replica::ReplicaLife;
 use crate::socket::registration::Occupancy;
-use crate::state::{Life, Tenants};
+use crate::tenant::Tenants;
 
 /// After the window: for close frames that are still on their way.
 const LAST_FRAMES: Duration = Duration::from_secs(5);
@@ -75,7 +76,7 @@ pub(super) enum Asked {
 /// What a drain works with.
 pub(super) struct Drain<'a> {
     pub(super) config: DrainConfig,
-    pub(super) life: &'a Life,
+    pub(super) life: &'a ReplicaLife,
     pub(super) tenants: &'a Tenants,
     pub(super) occupancy: &'a Occupancy,
     pub(super) connections: &'a TaskTracker,

@@ -23,28 +23,29 @@ use crate::consumer::Registry;
 use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
 use crate::metrics;
+use crate::replica::ReplicaLife;
 use crate::socket::client_address::AddressFinder;
 use crate::socket::heartbeat::Heartbeat;
 use crate::socket::per_address::PerAddress;
 use crate::socket::registration::Occupancy;
 use crate::socket::{Door, accept};
-use crate::state::{Life, Tenants};
+use crate::tenant::build::Builder;
+use crate::tenant::{Tenancy, Tenants};
 
-use build::Builder;
 use denylist_watch::DenylistWatch;
 use drain::Asked;
 pub use drain::{Ended, Signals};
 pub use limits::max_connections_here;
 use reload::{Applied, Reloader};
 pub use reload::{Load, ReloadError};
-use tenancy::Tenancy;
+
 use upkeep::Upkeep;
 
 /// How long a replica that exits tries to take itself off the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
 
 mod admin;
-pub mod build;
+
 mod denylist_watch;
 mod drain;
 mod http;
@@ -53,8 +54,7 @@ mod listen;
 mod readiness;
 mod reload;
 mod router;
-mod tenancy;
-mod tenant_upkeep;
+
 mod upkeep;
 
 /// What a program adds to the configuration when it starts a gateway.
@@ -75,7 +75,7 @@ pub struct Options {
 /// A running gateway.
 pub struct Server {
     addresses: Addresses,
-    life: Arc<Life>,
+    life: Arc<ReplicaLife>,
     tenants: Arc<Tenants>,
     occupancy: Arc<Occupancy>,
     /// Tasks of connections, which may end.
@@ -147,7 +147,7 @@ impl Server {
             turn: tokio::sync::Mutex::default(),
         });
         metrics::config_reload(true, UnixTime::now().0);
-        let life = Arc::new(Life::default());
+        let life = Arc::new(ReplicaLife::default());
         let occupancy = Occupancy::new(limits::max_connections(
             config.server.max_connections,
             descriptors,
@@ -211,7 +211,6 @@ impl Server {
         critical.spawn(async move { Ok(denylists.run().await) });
         critical.spawn(readiness::run(
             tenants.clone(),
-            fleet.clone(),
             life.clone(),
             config.server.ready_wait,
             options.strict,

@@ -9,33 +9,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::error::ErrorKind;
-use crate::fleet::Fleet;
-use crate::ids::GroupName;
-use crate::state::{Life, Tenant, Tenants};
-use crate::users::UsersProblem;
+use crate::replica::ReplicaLife;
+use crate::tenant::look::{Obstacle, look_at, set_degraded};
+use crate::tenant::{Tenant, Tenants};
 
 /// Between two looks at tenants that are not served yet.
 const RETRY: Duration = Duration::from_millis(500);
 /// Between two looks at tenants that were served once: a column may come, or go.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// The group that is subscribed for a moment to see whether that is allowed.
-const PROBE: &str = "lockgate.probe";
-
-/// What stands in the way of a tenant.
-enum Obstacle {
-    /// A dependency does not answer yet; it may at any time.
-    NotReached(String),
-    /// A dependency answered that it will not do: somebody has to act.
-    Degraded(String),
-}
-
 /// Watches the tenants for ever.
 pub(super) async fn run(
     tenants: Arc<Tenants>,
-    fleet: Arc<Fleet>,
-    life: Arc<Life>,
+    life: Arc<ReplicaLife>,
     ready_wait: Duration,
     strict: bool,
 ) -> anyhow::Result<Infallible> {
@@ -45,7 +31,7 @@ pub(super) async fn run(
         let looks = waiting.into_iter().map(async |waiting| {
             let reached = look_at(&waiting.tenant).await;
             // Before the replica is ready: nobody is let in to a tenant that was suspended before.
-            fleet.read_state(&waiting.tenant).await;
+            waiting.tenant.read_state().await;
             (waiting, reached)
         });
         let mut still = Vec::new();
@@ -130,67 +116,4 @@ async fn watch(tenants: &Tenants) -> anyhow::Result<Infallible> {
             }
         }
     }
-}
-
-/// Asks everything that the tenant needs.
-async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
-    let authenticator = &tenant.authenticator;
-    for redis in authenticator.redis_servers() {
-        redis
-            .ping()
-            .await
-            .map_err(|error| Obstacle::NotReached(error.to_string()))?;
-    }
-    authenticator
-        .users
-        .ready()
-        .await
-        .map_err(|problem| match problem {
-            UsersProblem::Store(error) if error.kind != ErrorKind::Permission => {
-                Obstacle::NotReached(error.to_string())
-            }
-            problem => Obstacle::Degraded(problem.to_string()),
-        })?;
-    if let Err(error) = authenticator.verifier.ready().await {
-        return Err(Obstacle::NotReached(error.to_string()));
-    }
-    tenant.control.open().await.map_err(|error| match error.kind() {
-        Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
-            "its Redis user may not subscribe to its control channel; grant the channels lockgate:{}:*",
-            tenant.id
-        )),
-        _ => Obstacle::NotReached(error.to_string()),
-    })?;
-    let layer = tenant.relay.layer();
-    if !layer.ready().await {
-        return Err(Obstacle::NotReached(
-            "the channel layer is not connected".into(),
-        ));
-    }
-    // Whether groups may be subscribed shows only when one is.
-    let probe = GroupName::from(PROBE);
-    let subscribed = layer.subscribe(&probe).await;
-    layer.unsubscribe(&probe);
-    subscribed.map_err(|error| match error.kind() {
-        Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
-            "its Redis user may not join its groups; grant the channels, with the layer core the keys, {}*",
-            tenant.config.layer.prefix
-        )),
-        _ => Obstacle::NotReached(error.to_string()),
-    })
-}
-
-/// Notes a change of state, and logs it once.
-fn set_degraded(tenant: &Tenant, why: Option<String>) {
-    let mut degraded = tenant.degraded.lock();
-    if *degraded == why {
-        return;
-    }
-    match &why {
-        Some(why) => {
-            tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served")
-        }
-        None => tracing::info!(tenant.id = %tenant.id, "The tenant is served again"),
-    }
-    *degraded = why;
 }

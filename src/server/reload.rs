@@ -11,14 +11,13 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
-use super::build::Builder;
-use super::tenancy::Tenancy;
 use crate::api::ApiKeys;
 use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors};
 use crate::fleet::Fleet;
 use crate::metrics;
-use crate::state::Tenants;
+use crate::tenant::build::Builder;
+use crate::tenant::{Tenancy, Tenants};
 use crate::validation::Loaded;
 
 /// How often the files are looked at, with `watch`.

@@ -12,7 +12,7 @@ use crate::frame::QueueBudget;
 use crate::hub::{CloseOrder, TOO_SLOW_WAIT};
 use crate::metrics;
 use crate::socket::registration::Occupancy;
-use crate::state::Tenants;
+use crate::tenant::Tenants;
 
 /// Often enough that a burst cannot pass the bound by much: 200 ms at 100 MB/s are 20 MB.
 const STEP: Duration = Duration::from_millis(200);

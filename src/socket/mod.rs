@@ -7,7 +7,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{ClientAddress, ServerConfig};
 use crate::error::Refusal;
-use crate::state::{Life, Tenants};
+use crate::replica::ReplicaLife;
+use crate::tenant::Tenants;
 
 pub mod accept;
 pub mod client_address;
@@ -34,7 +35,7 @@ pub struct Door {
     /// Whose sockets come in.
     pub tenants: Arc<Tenants>,
     /// Whether the replica drains.
-    pub life: Arc<Life>,
+    pub life: Arc<ReplicaLife>,
     /// How many sockets there are and may be.
     pub occupancy: Arc<Occupancy>,
     /// Who a client is, behind proxies.

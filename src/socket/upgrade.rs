@@ -33,7 +33,7 @@ use crate::metrics::{self, AuthStep};
 use crate::problem::Problem;
 use crate::rate::Bucket;
 use crate::routes::PathParams;
-use crate::state::Tenant;
+use crate::tenant::Tenant;
 
 /// What the connection does once its 101 has left; the accept loop looks here.
 #[derive(Clone, Default)]

@@ -1,8 +1,8 @@
 //! What a tenant needs beside its keys and routes: hosts, origins, users, limits.
 
 use crate::config::{Config, TenantConfig, UsersConfig};
+use crate::hosts::{HostTable, host_name};
 use crate::ids::TenantId;
-use crate::tenants::{HostTable, host_name};
 
 use super::{Checker, deployment};
 

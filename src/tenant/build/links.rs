@@ -1,0 +1,164 @@
+//! Links and pools, shared where their URLs are equal, from one configuration to the next.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::Effective;
+use crate::channel_layer::core::CoreEndpoints;
+use crate::channel_layer::hosts::hosts;
+use crate::channel_layer::memory::MemoryLayer;
+use crate::channel_layer::pubsub::PubSubEndpoints;
+use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
+use crate::config::{LayerKind, PoolConfig, Secret, TenantConfig};
+use crate::error::Dependency;
+use crate::ids::ReplicaId;
+use crate::metrics::TenantMetrics;
+use crate::stores::database::{ConnectionBudget, Database};
+use crate::stores::key_store::KeyStore;
+use crate::stores::memory::MemoryStore;
+use crate::stores::redis::RedisStore;
+use crate::stores::redis_url::RedisUrl;
+
+/// What tenants can share.
+pub(super) struct Links {
+    endpoints: PubSubEndpoints,
+    core: CoreEndpoints,
+    redis: Vec<Arc<RedisStore>>,
+    databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
+    /// `server.max_database_connections`, for all of them together.
+    connections: Arc<ConnectionBudget>,
+    /// Takes the place of a Redis where there is none.
+    memory: Arc<MemoryStore>,
+}
+
+impl Links {
+    /// No link yet, and at most `max_database_connections` connections to databases.
+    pub(super) fn new(replica: &ReplicaId, max_database_connections: u32) -> Self {
+        Self {
+            endpoints: PubSubEndpoints::new(replica.clone()),
+            core: CoreEndpoints::new(replica.clone()),
+            redis: Vec::new(),
+            databases: Vec::new(),
+            connections: ConnectionBudget::new(max_database_connections),
+            memory: Arc::default(),
+        }
+    }
+
+    /// Forgets links and pools that no tenant uses any more.
+    pub(super) fn forget_unused(&mut self) {
+        self.redis.retain(|store| Arc::strong_count(store) > 1);
+        self.databases
+            .retain(|(_, _, database)| Arc::strong_count(database) > 1);
+    }
+
+    /// The channel `name` where the keys of `keys` lie.
+    pub(super) fn control(&self, keys: &KeyStore, name: &str) -> Control {
+        match keys {
+            KeyStore::Redis(store) => self.endpoints.control(store, name),
+            KeyStore::Memory(_) => Control::in_memory(name),
+        }
+    }
+
+    /// The process's memory as a store of keys.
+    pub(super) fn in_memory(&self) -> KeyStore {
+        KeyStore::Memory(self.memory.clone())
+    }
+
+    /// The layer of a tenant; `pubsub` where there is a Redis, else `memory`.
+    pub(super) fn layer(
+        &mut self,
+        effective: &Effective<'_>,
+        metrics: &Arc<TenantMetrics>,
+    ) -> anyhow::Result<(Arc<dyn ChannelLayer>, Arc<Inbox>)> {
+        let Effective {
+            tenant: config,
+            redis,
+            ..
+        } = effective;
+        let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
+        let kind = match (config.layer.kind, redis) {
+            (Some(kind), _) => kind,
+            (None, Some(_)) => LayerKind::PubSub,
+            (None, None) => LayerKind::Memory,
+        };
+        let layer: Arc<dyn ChannelLayer> = match kind {
+            LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
+            LayerKind::PubSub => {
+                let stores = self.layer_stores(config, redis.as_ref())?;
+                let codec = Codec::new(
+                    config.layer.serializer_format,
+                    &config.layer.symmetric_encryption_keys,
+                );
+                Arc::new(
+                    self.endpoints
+                        .attach(&stores, &config.layer.prefix, codec, inbox.clone()),
+                )
+            }
+            LayerKind::Core => {
+                let stores = self.layer_stores(config, redis.as_ref())?;
+                Arc::new(self.core.attach(&stores, &config.layer, inbox.clone())?)
+            }
+        };
+        Ok((layer, inbox))
+    }
+
+    fn layer_stores(
+        &mut self,
+        config: &TenantConfig,
+        redis: Option<&Secret>,
+    ) -> anyhow::Result<Vec<Arc<RedisStore>>> {
+        let hosts = hosts(&config.layer, redis)?;
+        let stores = hosts
+            .into_iter()
+            .map(|url| self.redis_at(url, Dependency::Redis));
+        stores.collect()
+    }
+
+    /// The store on the server at `url`.
+    pub(super) fn redis(
+        &mut self,
+        url: &Secret,
+        dependency: Dependency,
+    ) -> anyhow::Result<Arc<RedisStore>> {
+        self.redis_at(RedisUrl::parse(url)?, dependency)
+    }
+
+    fn redis_at(
+        &mut self,
+        url: RedisUrl,
+        dependency: Dependency,
+    ) -> anyhow::Result<Arc<RedisStore>> {
+        let known = self.redis.iter().find(|store| {
+            store.dependency() == dependency
+                && store.url().same_login(&url)
+                && store.url().db() == url.db()
+        });
+        if let Some(store) = known {
+            return Ok(store.clone());
+        }
+        let store = RedisStore::new(&url, dependency)?;
+        self.redis.push(store.clone());
+        Ok(store)
+    }
+
+    /// The pool of the tenant's database.
+    pub(super) fn database(&mut self, config: &TenantConfig) -> anyhow::Result<Arc<Database>> {
+        let url = config
+            .users
+            .database
+            .as_ref()
+            .context("`users.database` is not set")?;
+        let pool = config.users.pool;
+        let known = self
+            .databases
+            .iter()
+            .find(|(known, size, _)| known == url && *size == pool);
+        if let Some((_, _, database)) = known {
+            return Ok(database.clone());
+        }
+        let database = Database::connect_lazy(url, &config.users.pool, &self.connections)?;
+        self.databases.push((url.clone(), pool, database.clone()));
+        Ok(database)
+    }
+}

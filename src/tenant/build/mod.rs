@@ -1,0 +1,358 @@
+//! From a configuration to tenants that can serve: stores, layers, verifiers, routes.
+//!
+//! Links and pools are shared where their URLs are equal; keys, caches and names never are.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+
+use super::{Tenant, tenant_of};
+use crate::admission::{Authenticator, DenylistSource};
+use crate::auth::TokenVerifier;
+use crate::channel_layer::Control;
+use crate::coherence::Coherence;
+use crate::config::{Config, DenylistConfig, Secret, TenantConfig};
+use crate::consumer::{Place, Registry};
+use crate::error::Dependency;
+use crate::frame::QueueBudget;
+use crate::hosts::HostTable;
+use crate::hub::Hub;
+use crate::ids::{ReplicaId, TenantId};
+use crate::metrics::{TenantMetrics, TenantSeries};
+use crate::origin::OriginPolicy;
+use crate::relay::{Parts, Relay, Settings};
+use crate::revocation::Revocations;
+use crate::routes::Routes;
+use crate::stores::database::Database;
+use crate::stores::key_store::KeyStore;
+use crate::stores::redis_keys;
+use crate::token_auth::TokenAuth;
+use crate::users::{Permissions, Users};
+
+use links::Links;
+
+mod links;
+mod routes;
+
+/// The authenticator of one tenant, without the rest of a gateway.
+///
+/// # Errors
+/// What the configuration's own check could not see; also if there is no such tenant.
+pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authenticator>> {
+    let (id, tenant) = config
+        .tenants
+        .get_key_value(tenant)
+        .with_context(|| format!("there is no tenant {tenant:?}"))?;
+    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
+    let metrics = Arc::new(TenantMetrics::new(id, true));
+    let effective = Effective::of(config, tenant);
+    let stores = builder.stores(id, &effective, metrics, None)?;
+    Ok(Arc::new(stores.authenticator))
+}
+
+/// Makes tenants and remembers what they can share, from one configuration to the next.
+pub struct Builder {
+    registry: Registry,
+    /// What all frames count against.
+    budget: Arc<QueueBudget>,
+    links: Links,
+    series: TenantSeries,
+}
+
+/// What of a configuration concerns one tenant.
+struct Effective<'c> {
+    tenant: &'c TenantConfig,
+    /// The tenant's own, else the deployment's.
+    redis: Option<Secret>,
+    denylist: &'c DenylistConfig,
+}
+
+impl<'c> Effective<'c> {
+    fn of(config: &'c Config, tenant: &'c TenantConfig) -> Self {
+        let own = tenant.redis.as_ref().and_then(|redis| redis.url.clone());
+        Self {
+            tenant,
+            redis: own.or_else(|| config.redis.url.clone()),
+            denylist: &config.denylist,
+        }
+    }
+
+    /// Whether `tenant` serves exactly this.
+    fn is_served_by(&self, tenant: &Tenant) -> bool {
+        *self.tenant == *tenant.config
+            && self.redis == tenant.redis
+            && *self.denylist == *tenant.revocations.config()
+    }
+
+    /// Whether events and control messages of `tenant` go over the same lines.
+    fn shares_lines_with(&self, tenant: &Tenant) -> bool {
+        self.tenant.layer == tenant.config.layer && self.redis == tenant.redis
+    }
+}
+
+/// What a tenant asks.
+struct Stores {
+    authenticator: Authenticator,
+    database: Arc<Database>,
+    keys: KeyStore,
+}
+
+/// What stays of a tenant when its configuration changes.
+struct Lines {
+    relay: Arc<Relay>,
+    control: Arc<Control>,
+}
+
+impl Builder {
+    /// Makes the tenants of a replica; `registry` holds the consumers that a program added.
+    pub fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
+        // One provider for all TLS of the process; a program that installed its own keeps it.
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
+        Self {
+            registry,
+            budget: Arc::default(),
+            links: Links::new(replica, config.server.max_database_connections),
+            series: TenantSeries::new(config.metrics.tenant_series),
+        }
+    }
+
+    /// What all frames count against.
+    pub fn budget(&self) -> &Arc<QueueBudget> {
+        &self.budget
+    }
+
+    /// Builds every tenant; those of `before` that do not change stay as they are. Nothing is connected yet, and no
+    /// socket notices anything; needs a runtime, because links begin to connect at once.
+    ///
+    /// # Errors
+    /// What the configuration's own check could not see, with the tenant's name.
+    pub fn serving(
+        &mut self,
+        config: &Config,
+        before: &[Arc<Tenant>],
+    ) -> anyhow::Result<(HostTable, Vec<Arc<Tenant>>)> {
+        let hosts = HostTable::new(&config.tenants)
+            .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
+        let mut tenants = Vec::with_capacity(config.tenants.len());
+        for (id, tenant) in &config.tenants {
+            let effective = Effective::of(config, tenant);
+            let known = tenant_of(before, id.as_str());
+            if let Some(known) = known.filter(|known| effective.is_served_by(known)) {
+                tenants.push(known.clone());
+                continue;
+            }
+            let built = self.tenant(id, &effective, known);
+            tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
+        }
+        Ok((hosts, tenants))
+    }
+
+    /// Forgets links and pools that no tenant uses any more.
+    pub fn forget_unused(&mut self) {
+        self.links.forget_unused();
+    }
+
+    /// The control channel of the deployment and the store of its keys, on the server at `url`.
+    ///
+    /// # Errors
+    /// If the URL is none, or its TLS cannot be set up.
+    pub fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
+        let keys = KeyStore::Redis(self.links.redis(url, Dependency::Redis)?);
+        let control = self.control(&keys, redis_keys::DEPLOYMENT_CONTROL);
+        Ok((Arc::new(control), keys))
+    }
+
+    /// The channel `name` where the keys of `keys` lie.
+    pub fn control(&self, keys: &KeyStore, name: &str) -> Control {
+        self.links.control(keys, name)
+    }
+
+    fn tenant(
+        &mut self,
+        id: &TenantId,
+        effective: &Effective<'_>,
+        before: Option<&Arc<Tenant>>,
+    ) -> anyhow::Result<Tenant> {
+        let config = effective.tenant;
+        let metrics = match before {
+            Some(before) => before.metrics.clone(),
+            None => Arc::new(TenantMetrics::new(id, self.series.grant(id))),
+        };
+        let kept = before.filter(|before| effective.shares_lines_with(before));
+        let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
+        let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
+        let routes =
+            Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
+        let routes = Arc::new(routes);
+        let built = routes::build(config, &self.registry, kept.map(|kept| &**kept))?;
+        let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
+        let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
+        let permissions = Arc::new(permissions);
+        let settings = Settings {
+            deliveries: built.deliveries,
+            on_gap: config.on_gap,
+            limits: config.limits,
+        };
+        let lines = match kept {
+            // The settings take effect when the whole configuration does.
+            Some(kept) => Lines {
+                relay: kept.relay.clone(),
+                control: kept.control.clone(),
+            },
+            None => self.lines(id, effective, &metrics, &hub, &stores.keys, &settings)?,
+        };
+        let revocations = Revocations::new(
+            id,
+            stores.authenticator.denylist.store.clone(),
+            effective.denylist,
+            &config.token,
+            hub.clone(),
+            metrics.clone(),
+        );
+        let coherence = coherence(id, config, hub, &stores, &permissions, &routes);
+        Ok(Tenant {
+            id: id.clone(),
+            config: Arc::new(config.clone()),
+            redis: effective.redis.clone(),
+            place: Arc::new(Place {
+                tenant: id.clone(),
+                routes,
+                channel_prefix: lines.relay.layer().channel_prefix().into(),
+            }),
+            parts: built.parts,
+            origins: OriginPolicy::new(&config.origins, config.require_origin)?,
+            authenticator: Arc::new(stores.authenticator),
+            permissions,
+            relay: lines.relay,
+            settings: Arc::new(settings),
+            revocations,
+            coherence: Arc::new(coherence),
+            control: lines.control,
+            keys: stores.keys,
+            metrics,
+            degraded: parking_lot::Mutex::default(),
+            suspended: before.map_or_else(Arc::default, |before| before.suspended.clone()),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    fn lines(
+        &mut self,
+        id: &TenantId,
+        effective: &Effective<'_>,
+        metrics: &Arc<TenantMetrics>,
+        hub: &Arc<Hub>,
+        keys: &KeyStore,
+        settings: &Settings,
+    ) -> anyhow::Result<Lines> {
+        let config = effective.tenant;
+        let (layer, inbox) = self.links.layer(effective, metrics)?;
+        let parts = Parts {
+            tenant: id.clone(),
+            hub: hub.clone(),
+            layer,
+            inbox,
+            group_names: config.layer.group_names,
+            budget: self.budget.clone(),
+            metrics: metrics.clone(),
+        };
+        Ok(Lines {
+            relay: Relay::new(parts, settings.clone()),
+            control: Arc::new(self.control(keys, &redis_keys::control(id))),
+        })
+    }
+
+    fn stores(
+        &mut self,
+        id: &TenantId,
+        effective: &Effective<'_>,
+        metrics: Arc<TenantMetrics>,
+        hub: Option<Arc<Hub>>,
+    ) -> anyhow::Result<Stores> {
+        let (config, redis_url) = (effective.tenant, &effective.redis);
+        let redis = redis_url
+            .as_ref()
+            .map(|url| self.links.redis(url, Dependency::Redis))
+            .transpose()?;
+        let own = effective.denylist.redis.as_ref();
+        let own = own.filter(|own| Some(*own) != redis_url.as_ref());
+        let keys = match &redis {
+            Some(redis) => KeyStore::Redis(redis.clone()),
+            None => self.links.in_memory(),
+        };
+        let denylist = match own {
+            None => keys.clone(),
+            Some(url) => KeyStore::Redis(self.links.redis(url, Dependency::Denylist)?),
+        };
+        let database = self.links.database(config)?;
+        let users = Users::new(
+            id,
+            &config.users,
+            &config.token,
+            Some(database.clone()),
+            redis.clone(),
+            metrics,
+        )?;
+        let authenticator = Authenticator {
+            tenant: id.clone(),
+            config: Arc::new(config.token.clone()),
+            verifier: TokenVerifier::new(&config.token, config.users.id_type)?,
+            denylist: DenylistSource {
+                shares_users_redis: own.is_none() && redis.is_some(),
+                store: denylist,
+                on_outage: effective.denylist.on_outage,
+            },
+            redis,
+            users,
+            hub,
+        };
+        Ok(Stores {
+            authenticator,
+            database,
+            keys,
+        })
+    }
+}
+
+fn coherence(
+    id: &TenantId,
+    config: &TenantConfig,
+    hub: Arc<Hub>,
+    stores: &Stores,
+    permissions: &Arc<Permissions>,
+    routes: &Arc<Routes>,
+) -> Coherence {
+    Coherence {
+        tenant: id.clone(),
+        hub,
+        users: stores.authenticator.users.clone(),
+        permissions: permissions.clone(),
+        keys: stores.keys.clone(),
+        routes: routes.clone(),
+        check_active: config.token.check_user_is_active,
+        check_password: config.token.check_revoke_token,
+        cache_ttl: config.users.cache_ttl,
+        stale_ttl: config.users.stale_ttl,
+    }
+}
+
+fn join<E: std::fmt::Display>(errors: &[E]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+impl TokenAuth {
+    /// Authenticates every request for one tenant of a configuration; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If there is no such tenant, or its keys or stores cannot be used.
+    pub fn for_tenant(config: &Config, tenant: &str) -> anyhow::Result<Self> {
+        Ok(Self::new(authenticator(config, tenant)?))
+    }
+}

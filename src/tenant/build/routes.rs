@@ -1,0 +1,98 @@
+//! What a tenant's routes do with their sockets, and the table of deliveries behind them.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::config::{RouteConfig, TenantConfig};
+use crate::consumer::{Registry, RouteConsumer};
+use crate::relay::RouteDelivery;
+use crate::render::Delivery;
+use crate::templates::Template;
+use crate::tenant::{RouteParts, Tenant};
+
+/// What each route of `config` does, and the deliveries of all sockets, those of `before` included, which is the tenant
+/// whose sockets stay.
+pub(super) fn build(
+    config: &TenantConfig,
+    registry: &Registry,
+    before: Option<&Tenant>,
+) -> anyhow::Result<Built> {
+    let mut deliveries = Deliveries::after(before);
+    let mut part = |route: &RouteConfig| {
+        let consumer = registry.consumer(route).map_err(anyhow::Error::msg)?;
+        let groups = route.groups.iter().map(|text| Template::parse(text));
+        anyhow::Ok(RouteParts {
+            groups: groups.collect::<Result<_, _>>()?,
+            delivery: deliveries.slot_of(route, &consumer)?,
+            consumer,
+            subprotocols: route.subprotocols.clone(),
+        })
+    };
+    let part = |route| part(route).with_context(|| format!("route {:?}", route.path));
+    let parts: anyhow::Result<Vec<_>> = config.routes.iter().map(part).collect();
+    Ok(Built {
+        parts: parts?,
+        deliveries: deliveries.slots,
+    })
+}
+
+/// The routes of one tenant.
+pub(super) struct Built {
+    /// By the index that the tenant's routes give.
+    pub(super) parts: Vec<RouteParts>,
+    /// By the index that members carry.
+    pub(super) deliveries: Vec<Option<Arc<RouteDelivery>>>,
+}
+
+/// The table of deliveries as members know it: a route that stays as it is keeps its slot.
+struct Deliveries<'b> {
+    before: Option<&'b Tenant>,
+    slots: Vec<Option<Arc<RouteDelivery>>>,
+}
+
+impl<'b> Deliveries<'b> {
+    /// Begins with the slots that sockets of `before` are in, whether their routes stay or not: they get their events
+    /// until they are closed.
+    fn after(before: Option<&'b Tenant>) -> Self {
+        let mut slots = Vec::new();
+        if let Some(before) = before {
+            slots.clone_from(&before.relay.settings().deliveries);
+            let mut used = vec![false; slots.len()];
+            for part in &before.parts {
+                used[usize::from(part.delivery)] = true;
+            }
+            for member in before.relay.hub().members() {
+                used[usize::from(member.delivery())] = true;
+            }
+            for (slot, used) in slots.iter_mut().zip(used) {
+                if !used {
+                    *slot = None;
+                }
+            }
+        }
+        Self { before, slots }
+    }
+
+    /// The slot of a route.
+    fn slot_of(&mut self, route: &RouteConfig, consumer: &RouteConsumer) -> anyhow::Result<u16> {
+        if let Some(before) = self.before {
+            let same = before.config.routes.iter().position(|old| old == route);
+            if let Some(same) = same {
+                return Ok(before.parts[same].delivery);
+            }
+        }
+        let delivery = RouteDelivery {
+            delivery: Delivery::new(route.deliver.clone(), &route.events)?,
+            through_consumer: consumer.sees_events,
+        };
+        let delivery = Some(Arc::new(delivery));
+        let free = self.slots.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.slots.len());
+        match free {
+            Some(at) => self.slots[at] = delivery,
+            None => self.slots.push(delivery),
+        }
+        u16::try_from(at).context("too many routes")
+    }
+}

@@ -1,0 +1,6 @@
+//! An event in Redis reaches the sockets of its group, on every layer and replica.
+
+mod core_layer;
+mod matrix;
+mod socket_channels;
+mod to_socket;

@@ -1,0 +1,4 @@
+//! A frame of a client becomes what its route makes of it.
+
+mod to_group;
+mod workers;

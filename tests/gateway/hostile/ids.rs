@@ -1,0 +1,135 @@
+//! User ids that are SQL, Redis commands or paths: rows D01 and J57 of the catalogue of bad inputs, in tokens, in calls of the
+//! API and in path parameters. Each is text and nothing else, and a healthy socket hears an event after it.
+
+use serde_json::{Value, json};
+
+use super::values::Healthy;
+use crate::problem::Problem;
+use crate::support::database::{ALICE, BOB};
+use crate::support::{Database, Gateway, RedisServer, gateway, token};
+
+const HOSTILE: [&str; 16] = [
+    "' OR '1'='1",
+    "alice' --",
+    "alice'; DROP TABLE auth_user; --",
+    "alice\"; DELETE FROM auth_user; --",
+    "1) OR (1=1",
+    "$1",
+    ":user_ids",
+    "{alice,bob}",
+    "alice\0",
+    "\u{1f600}",
+    "\u{202e}ecila",
+    "*",
+    "1\r\nSET lockgate:x y",
+    "../../1",
+    "alice:extra",
+    "alice ",
+];
+
+/// Users are known by their names; whoever is called `alice` is the first tenant's alice.
+async fn by_name(database: &Database) -> Gateway {
+    gateway()
+        .tenant("acme")
+        .users(database)
+        .with("users.id_type", "text")
+        .with(
+            "users.query",
+            "SELECT username AS id, is_active FROM auth_user WHERE username IN (:user_ids)",
+        )
+        .route("path = 'ws/chat/<slug:room>/'\n groups = ['chat_{room}']")
+        .route(
+            "path = 'ws/named/<path:name>/'\n groups = ['named']\n \
+             authorize = 'SELECT 1 FROM auth_user WHERE username = :user_id AND username = :name'",
+        )
+        .start()
+        .await
+}
+
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+async fn each_is_text_and_nothing_else(database: Database) {
+    // The healthy socket is that of a user whose id is that of alice elsewhere.
+    let rename = format!("UPDATE auth_user SET username = '{ALICE}' WHERE id = {BOB}");
+    database.execute(&rename).await;
+    let gateway = by_name(&database).await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let mut healthy = Healthy::open(&gateway).await;
+    let alice = token::access("alice");
+    let alice = tenant.sign(&alice);
+    let open = async || {
+        let dial = replica.dial(tenant, "/ws/named/alice/");
+        dial.token(&alice).open().await
+    };
+    let mut named = open().await;
+    for id in HOSTILE {
+        // As a token's user.
+        let dial = replica
+            .dial(tenant, "/ws/chat/den/")
+            .token(&tenant.token(id));
+        let problem = match id.contains('\0') {
+            // No database that is spoken to here holds it in a text.
+            true => Problem::token("user_id"),
+            false => Problem::new(401, "user_not_found"),
+        };
+        println!("{id:?}");
+        problem.is(&dial.refused().await, &tenant.name);
+        // As a parameter of a statement.
+        let path = format!("/ws/named/{}/", encoded(id));
+        let refusal = replica.dial(tenant, &path).token(&alice).refused().await;
+        let word = refusal.json()["code"].clone();
+        let known = [json!("group_forbidden"), json!("route_not_found")];
+        assert!(known.contains(&word), "{id:?}: {refusal:?}");
+        // As a user of calls.
+        let call = async |call: &str, body: &Value| {
+            let path = format!("/v1/tenants/{}/users/{}/{call}", tenant.name, encoded(id));
+            let body = body.to_string();
+            let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
+            assert_eq!(answer.status, 200, "{call} {id:?}: {answer:?}");
+            answer.json()
+        };
+        assert_eq!(
+            call("send", &json!({"type": "x"})).await["delivered"],
+            0,
+            "{id:?}"
+        );
+        assert_eq!(call("disconnect", &json!({})).await["closed"], 0, "{id:?}");
+        assert_eq!(call("invalidate", &json!({})).await["closed"], 0, "{id:?}");
+        let path = format!("/v1/tenants/{}/revocations", tenant.name);
+        let body = json!({"user_id": id}).to_string();
+        let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
+        assert_eq!(answer.json()["closed"], 0, "{id:?}: {answer:?}");
+        healthy.hears(id).await;
+    }
+    assert!(named.ping().await.is_empty());
+    open().await;
+    // Every revocation stands under the id as it was written, and under nothing else.
+    let keys: Vec<Vec<u8>> = RedisServer::shared()
+        .await
+        .command(&["KEYS", &tenant.redis_key("deny:*")])
+        .await;
+    let mut found: Vec<_> = keys
+        .iter()
+        .map(|key| String::from_utf8_lossy(key).into_owned())
+        .collect();
+    let mut expected = HOSTILE.map(|id| tenant.redis_key(&format!("deny:user:{id}")));
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn no_id_is_more_than_text_on_postgres() {
+    each_is_text_and_nothing_else(Database::postgres().await).await;
+}
+
+#[tokio::test]
+async fn no_id_is_more_than_text_on_sqlite() {
+    each_is_text_and_nothing_else(Database::sqlite().await).await;
+}

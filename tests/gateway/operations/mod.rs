@@ -1,0 +1,10 @@
+//! Operators: the management API, the command line, metrics, and the start and end of a replica.
+
+mod api;
+mod api_calls;
+mod command_line;
+mod dev;
+mod doctor;
+mod drain;
+mod machine;
+mod metrics;

@@ -1,0 +1,5 @@
+//! The outside world: Redis, Sentinel, databases and a Django project, up and down.
+
+mod django_project;
+mod sentinel;
+mod store_outage;

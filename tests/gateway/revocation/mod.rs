@@ -1,0 +1,4 @@
+//! A revocation, or a change of the user, closes open sockets.
+
+mod coherence;
+mod to_close;

@@ -1,0 +1,5 @@
+//! Tenants beside each other: isolation, and configurations that come and go.
+
+mod isolation;
+mod isolation_model;
+mod reload;

@@ -1,0 +1,298 @@
+//! A Redis server of its own for each test, and layers on it.
+
+use std::collections::HashSet;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockgate::channel_layer::pubsub::{PubSubEndpoints, PubSubLayer};
+use lockgate::channel_layer::{ChannelLayer, Codec, Inbox, Signal, Target};
+use lockgate::config::SerializerFormat;
+use lockgate::error::Dependency;
+use lockgate::event::Event;
+use lockgate::ids::ReplicaId;
+use lockgate::metrics::{GapCause, TenantMetrics};
+use lockgate::stores::redis::{RedisStore, RedisUrl};
+use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal as Kill, kill_process};
+use tempfile::TempDir;
+
+use crate::ports::free_port;
+
+pub(crate) type Link = MultiplexedConnection;
+
+/// A redis-server on a free loopback port; killed when dropped.
+pub(crate) struct Redis {
+    child: Child,
+    pub(crate) port: u16,
+    _dir: TempDir,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let port = free_port();
+        let dir = tempfile::tempdir().unwrap();
+        let child = spawn(port, &dir, &[]);
+        let redis = Self {
+            child,
+            port,
+            _dir: dir,
+        };
+        redis.wait_until_it_answers().await;
+        redis
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// A connection of the test's own.
+    pub(crate) async fn link(&self) -> Link {
+        let client = redis::Client::open(self.url()).unwrap();
+        let config = redis::AsyncConnectionConfig::new()
+            .set_response_timeout(Some(Duration::from_secs(10)))
+            .set_pipeline_buffer_size(4096);
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .unwrap()
+    }
+
+    async fn wait_until_it_answers(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let client = redis::Client::open(self.url()).unwrap();
+        loop {
+            if let Ok(mut link) = client.get_multiplexed_async_connection().await
+                && redis::cmd("PING")
+                    .query_async::<()>(&mut link)
+                    .await
+                    .is_ok()
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "redis-server does not start");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on its port after a kill; returns when it answers.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.port, &self._dir, &[]);
+        self.wait_until_it_answers().await;
+    }
+
+    pub(crate) fn stop(&self) {
+        self.signal(Kill::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Kill::CONT);
+    }
+
+    fn signal(&self, signal: Kill) {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _killed = self.child.kill().is_ok() && self.child.wait().is_ok();
+    }
+}
+
+pub(crate) fn spawn(port: u16, dir: &TempDir, more: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--port", &port.to_string()])
+        .arg("--dir")
+        .arg(dir.path())
+        .args(more)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("these tests need redis-server on the path")
+}
+
+/// A replica: its links, on one login.
+pub(crate) struct Replica {
+    pub(crate) endpoints: PubSubEndpoints,
+    pub(crate) store: Arc<RedisStore>,
+}
+
+/// A tenant's layer with its inbox.
+pub(crate) struct Tenant {
+    pub(crate) layer: Arc<PubSubLayer>,
+    pub(crate) inbox: Arc<Inbox>,
+}
+
+pub(crate) fn replica(url: &str) -> Replica {
+    let url = RedisUrl::parse(&url.into()).unwrap();
+    Replica {
+        endpoints: PubSubEndpoints::new(ReplicaId::random()),
+        store: RedisStore::new(&url, Dependency::Redis).unwrap(),
+    }
+}
+
+impl Replica {
+    pub(crate) fn tenant(&self, prefix: &str) -> Tenant {
+        self.tenant_with(prefix, 0, Codec::new(SerializerFormat::MsgPack, &[]))
+    }
+
+    /// A tenant `acme` on several hosts.
+    pub(crate) fn tenant_on(&self, stores: &[Arc<RedisStore>]) -> Tenant {
+        let codec = Codec::new(SerializerFormat::MsgPack, &[]);
+        self.attached(stores, "acme", 0, codec)
+    }
+
+    pub(crate) fn tenant_with(&self, prefix: &str, limit: u64, codec: Codec) -> Tenant {
+        self.attached(std::slice::from_ref(&self.store), prefix, limit, codec)
+    }
+
+    fn attached(
+        &self,
+        stores: &[Arc<RedisStore>],
+        prefix: &str,
+        limit: u64,
+        codec: Codec,
+    ) -> Tenant {
+        let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
+        let inbox = Inbox::new(limit, Arc::new(metrics));
+        let layer = self.endpoints.attach(stores, prefix, codec, inbox.clone());
+        Tenant {
+            layer: Arc::new(layer),
+            inbox,
+        }
+    }
+}
+
+/// What a tenant heard.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Heard {
+    Number(String, i64),
+    NotDecoded,
+    Gap(GapCause),
+}
+
+impl Tenant {
+    pub(crate) async fn join(&self, group: &str) {
+        self.layer.subscribe(&group.into()).await.unwrap();
+    }
+
+    pub(crate) async fn send(&self, group: &str, number: i64) {
+        self.layer
+            .publish(&group.into(), &event(number))
+            .await
+            .unwrap();
+    }
+
+    /// The next signal within five seconds.
+    pub(crate) async fn heard(&self) -> Heard {
+        let next = tokio::time::timeout(Duration::from_secs(5), self.inbox.next());
+        self.read(next.await.expect("a signal within five seconds"))
+    }
+
+    /// What waits, without waiting.
+    pub(crate) fn heard_so_far(&self) -> Vec<Heard> {
+        let mut signals = Vec::new();
+        self.inbox.drain_into(&mut signals, usize::MAX, u64::MAX);
+        signals
+            .into_iter()
+            .map(|signal| self.read(signal))
+            .collect()
+    }
+
+    /// Numbers only, until `count` have come.
+    pub(crate) async fn numbers(&self, count: usize) -> Vec<i64> {
+        let mut numbers = Vec::new();
+        while numbers.len() < count {
+            match self.heard().await {
+                Heard::Number(_, number) => numbers.push(number),
+                other => panic!("{other:?} after {} numbers", numbers.len()),
+            }
+        }
+        numbers
+    }
+
+    fn read(&self, signal: Signal) -> Heard {
+        match signal {
+            Signal::Gap(cause) => Heard::Gap(cause),
+            Signal::Event(incoming) => {
+                let Target::Group(group) = incoming.target else {
+                    panic!("{incoming:?} is for no group");
+                };
+                let group = group.to_string();
+                match incoming.payload.decode(self.layer.codec()) {
+                    Ok(event) => {
+                        let number = event.get("n").and_then(|n| n.as_i64()).unwrap_or(-1);
+                        Heard::Number(group, number)
+                    }
+                    Err(_) => Heard::NotDecoded,
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn event(number: i64) -> Event {
+    Event::from_json(format!(r#"{{"type":"t","n":{number}}}"#)).unwrap()
+}
+
+/// The payload of [`event`] in MessagePack.
+pub(crate) fn payload(number: i64) -> Vec<u8> {
+    Codec::new(SerializerFormat::MsgPack, &[])
+        .encode(&event(number))
+        .unwrap()
+}
+
+pub(crate) fn channel(prefix: &str, group: &str) -> String {
+    format!("{prefix}__group__{group}")
+}
+
+/// Publishes from outside, as Django does; returns how many subscribers Redis reached.
+pub(crate) async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u64 {
+    let mut command = redis::cmd("PUBLISH");
+    command
+        .arg(channel)
+        .arg(payload)
+        .query_async(link)
+        .await
+        .unwrap()
+}
+
+/// How many of `channels` have exactly one subscriber.
+pub(crate) async fn subscribed_once(link: &mut Link, channels: &[String]) -> usize {
+    let mut command = redis::cmd("PUBSUB");
+    let counts: Vec<(String, u64)> = command
+        .arg("NUMSUB")
+        .arg(channels)
+        .query_async(link)
+        .await
+        .unwrap();
+    counts.iter().filter(|(_, count)| *count == 1).count()
+}
+
+/// Waits until `channels` have one subscriber each (or, with `expected` 0, none).
+pub(crate) async fn wait_for_subscribers(link: &mut Link, channels: &[String], expected: usize) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while subscribed_once(link, channels).await != expected {
+        assert!(Instant::now() < deadline, "subscriptions do not settle");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Cuts every subscriber's connection.
+pub(crate) async fn kill_subscribers(link: &mut Link) {
+    let mut command = redis::cmd("CLIENT");
+    let command = command.arg("KILL").arg("TYPE").arg("pubsub");
+    let killed: u64 = command.query_async(link).await.unwrap();
+    assert!(killed > 0);
+}
+
+pub(crate) fn all_differ(numbers: &[i64]) -> bool {
+    numbers.iter().collect::<HashSet<_>>().len() == numbers.len()
+}

@@ -1,0 +1,19 @@
+//! Parts of the library by themselves, through its public interface: what needs no running gateway.
+//!
+//! `gateway`, the other test binary, has the behaviour of the whole.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod channel_layer;
+mod command_line;
+mod configuration;
+mod documentation;
+mod frames;
+mod tokens;
+mod users;
+
+/// Free ports, as the tests of the gateway find them.
+#[path = "../gateway/support/ports.rs"]
+mod ports;

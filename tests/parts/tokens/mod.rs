@@ -1,0 +1,6 @@
+//! The verification of tokens: golden vectors of simplejwt, hostile tokens, and hostile keys and key sets.
+
+mod hostile_keys;
+mod hostile_tokens;
+mod support;
+mod vectors;

@@ -1,0 +1,4 @@
+//! Users against real databases and a real Redis.
+
+mod database;
+mod servers;
