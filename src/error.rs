@@ -8,79 +8,30 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::close_code::{CloseFrame, CloseReason};
+use crate::labels::labels;
 
-/// The checks of a token, in the order in which they are made and reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(
-    missing_docs,
-    reason = "the names are those of the claims and settings; the order is the documentation"
-)]
-pub enum Check {
-    Size,
-    Format,
-    Algorithm,
-    Key,
-    Signature,
-    Iat,
-    Nbf,
-    Exp,
-    Issuer,
-    Audience,
-    Sub,
-    Jti,
-    TokenType,
-    UserId,
-    Denylist,
-    User,
-    IsActive,
-    Password,
-}
-
-impl Check {
-    /// All checks in order.
-    pub const ALL: [Check; 18] = [
-        Check::Size,
-        Check::Format,
-        Check::Algorithm,
-        Check::Key,
-        Check::Signature,
-        Check::Iat,
-        Check::Nbf,
-        Check::Exp,
-        Check::Issuer,
-        Check::Audience,
-        Check::Sub,
-        Check::Jti,
-        Check::TokenType,
-        Check::UserId,
-        Check::Denylist,
-        Check::User,
-        Check::IsActive,
-        Check::Password,
-    ];
-
-    /// Returns the name in `token explain` and in the `check` member of a problem document.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Check::Size => "size",
-            Check::Format => "format",
-            Check::Algorithm => "algorithm",
-            Check::Key => "key",
-            Check::Signature => "signature",
-            Check::Iat => "iat",
-            Check::Nbf => "nbf",
-            Check::Exp => "exp",
-            Check::Issuer => "issuer",
-            Check::Audience => "audience",
-            Check::Sub => "sub",
-            Check::Jti => "jti",
-            Check::TokenType => "token_type",
-            Check::UserId => "user_id",
-            Check::Denylist => "denylist",
-            Check::User => "user",
-            Check::IsActive => "is_active",
-            Check::Password => "password",
-        }
+labels! {
+    /// The checks of a token, in the order in which they are made and reported.
+    #[derive(PartialOrd, Ord)]
+    pub enum Check {
+        Size = "size",
+        Format = "format",
+        Algorithm = "algorithm",
+        Key = "key",
+        Signature = "signature",
+        Iat = "iat",
+        Nbf = "nbf",
+        Exp = "exp",
+        Issuer = "issuer",
+        Audience = "audience",
+        Sub = "sub",
+        Jti = "jti",
+        TokenType = "token_type",
+        UserId = "user_id",
+        Denylist = "denylist",
+        User = "user",
+        IsActive = "is_active",
+        Password = "password",
     }
 }
 
@@ -287,51 +238,23 @@ impl Refusal {
     }
 }
 
-/// A service that the gateway depends on: the `dependency` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each variant is its word")]
-pub enum Dependency {
-    Redis,
-    Denylist,
-    Database,
-    Jwks,
-}
-
-impl Dependency {
-    /// Returns the word in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Dependency::Redis => "redis",
-            Dependency::Denylist => "denylist",
-            Dependency::Database => "database",
-            Dependency::Jwks => "jwks",
-        }
+labels! {
+    /// A service that the gateway depends on: the `dependency` label.
+    pub enum Dependency {
+        Redis = "redis",
+        Denylist = "denylist",
+        Database = "database",
+        Jwks = "jwks",
     }
-}
 
-/// The kind of a dependency's failure: the `kind` label of `lockgate_dependency_errors_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each variant is its word")]
-pub enum ErrorKind {
-    Io,
-    Timeout,
-    Auth,
-    Permission,
-    Protocol,
-    Other,
-}
-
-impl ErrorKind {
-    /// Returns the word in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            ErrorKind::Io => "io",
-            ErrorKind::Timeout => "timeout",
-            ErrorKind::Auth => "auth",
-            ErrorKind::Permission => "permission",
-            ErrorKind::Protocol => "protocol",
-            ErrorKind::Other => "other",
-        }
+    /// The kind of a dependency's failure: the `kind` label of `lockgate_dependency_errors_total`.
+    pub enum ErrorKind {
+        Io = "io",
+        Timeout = "timeout",
+        Auth = "auth",
+        Permission = "permission",
+        Protocol = "protocol",
+        Other = "other",
     }
 }
 

@@ -17,12 +17,12 @@
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`validation`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`hosts`], [`origin`], [`problem`] | the outside world |
-//! | 0 | [`ids`], [`user_id`], [`clock`], [`rate`], [`close_code`], [`error`], [`metrics`], [`config`], [`telemetry`] | words |
+//! | 0 | [`ids`], [`user_id`], [`clock`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
 //! # Four ways through it
 //!
-//! * A token in the URL to a user: `server/router` → `socket/upgrade` → `token_auth` → `auth/query_token` →
-//!   `admission` (`auth/claims`, `auth/denylist`, `users`) → `socket/upgrade` → `socket/connection`.
+//! * A token in the URL to a user: `socket/accept` → `socket/handshake` (`socket/head` → `socket/admit` → `admission`:
+//!   `auth/query_token`, `auth`, `auth/denylist`, `users` → `socket/open`) → `socket/connection`.
 //! * An event in Redis to a socket: `channel_layer/pubsub/subscriber` or `channel_layer/core/reader` → `channel_layer/inbox` →
 //!   `relay/turn` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
 //! * A frame to a Channels worker: `socket/connection` → `consumer/worker` → `channel_layer`; the answer is an event to the socket's
@@ -42,6 +42,7 @@ pub mod close_code;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod labels;
 pub mod metrics;
 pub mod rate;
 pub mod telemetry;

@@ -169,8 +169,8 @@ def findings(say):
 
 def described():
     """The families that the gateway describes."""
-    source = (ROOT / "src/metrics.rs").read_text()
-    return set(re.findall(r'describe_\w+!\(\s*"(\w+)"', source))
+    source = (ROOT / "src/metrics/families.rs").read_text()
+    return set(re.findall(r'^ +[A-Z_]+: \w+ = "(\w+)"', source, re.MULTILINE))
 
 
 def _unknown():

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lockgate::close_code::CloseReason;
+use lockgate::metrics::families;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -59,13 +60,6 @@ fn prose(text: &str) -> String {
 fn code_spans(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
-}
-
-/// The text from each `start` up to the next `"`.
-fn quoted_after<'a>(text: &'a str, start: &str) -> BTreeSet<&'a str> {
-    let rest = text.split(start).skip(1);
-    rest.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
-        .collect()
 }
 
 /// The contents of the page's blocks of `language`, without the indentation of a list.
@@ -147,22 +141,14 @@ fn every_guarantee_names_a_test() {
 
 #[test]
 fn the_metrics_page_has_every_family_and_no_other() {
-    let source = read("src/metrics.rs");
-    let described: BTreeSet<_> = [
-        "describe_counter!(",
-        "describe_gauge!(",
-        "describe_histogram!(",
-    ]
-    .into_iter()
-    .flat_map(|start| quoted_after(&source, start))
-    .collect();
+    let described: BTreeSet<_> = families().iter().map(|family| family.name).collect();
     let page = read("docs/metrics.md");
-    let families = page
+    let all = page
         .split("\n## All families\n")
         .nth(1)
         .and_then(|rest| rest.split("\n## ").next())
         .expect("the page lists all families");
-    let documented: BTreeSet<_> = families
+    let documented: BTreeSet<_> = all
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
         .collect();
@@ -171,29 +157,27 @@ fn the_metrics_page_has_every_family_and_no_other() {
 }
 
 #[test]
-fn the_metrics_page_has_the_type_of_every_family() {
-    let source = read("src/metrics.rs");
+fn the_metrics_page_has_type_and_labels_of_every_family() {
     let page = read("docs/metrics.md");
-    for kind in ["counter", "gauge", "histogram"] {
-        for name in quoted_after(&source, &format!("describe_{kind}!(")) {
-            let start = format!("| `{name}` | {kind}");
-            assert!(
-                page.lines().any(|line| line.starts_with(&start)),
-                "{name} is a {kind}"
-            );
-        }
+    for family in families() {
+        let start = format!("| `{}` | ", family.name);
+        let row = page.lines().find_map(|line| line.strip_prefix(&start));
+        let cell = row.and_then(|row| row.split(" | ").next());
+        let cell = cell.unwrap_or_else(|| panic!("{} has no row", family.name));
+        let labels: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(cell.starts_with(family.kind), "{family:?}: {cell}");
+        assert_eq!(labels, family.labels, "{family:?}: {cell}");
     }
 }
 
 #[test]
 fn metrics_that_a_page_names_are_described() {
-    let source = read("src/metrics.rs");
     for (page, text) in pages() {
         for span in code_spans(&text).filter(|span| span.starts_with("lockgate_")) {
             let name = span.split(['{', ' ', '<']).next().unwrap_or_default();
             // `lockgate_config` is a management command of Django.
             if name != "lockgate_config" && !name.ends_with('_') {
-                let described = source.contains(&format!("\"{name}\""));
+                let described = families().iter().any(|family| family.name == name);
                 assert!(described, "{}: {name}", page.display());
             }
         }

@@ -4,27 +4,20 @@ use std::fmt;
 
 use serde_json::json;
 
-/// How bad it is, from good to bad.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verdict {
-    /// As it should be.
-    Ok,
-    /// Worth knowing.
-    Note,
-    /// Works, and may not for long.
-    Warn,
-    /// Does not work, or forgets revocations.
-    Fail,
-}
+use crate::labels::labels;
 
-impl Verdict {
-    fn label(self) -> &'static str {
-        match self {
-            Verdict::Ok => "ok",
-            Verdict::Note => "note",
-            Verdict::Warn => "warn",
-            Verdict::Fail => "fail",
-        }
+labels! {
+    /// How bad it is, from good to bad.
+    #[derive(PartialOrd, Ord)]
+    pub(super) enum Verdict {
+        /// As it should be.
+        Ok = "ok",
+        /// Worth knowing.
+        Note = "note",
+        /// Works, and may not for long.
+        Warn = "warn",
+        /// Does not work, or forgets revocations.
+        Fail = "fail",
     }
 }
 

@@ -1,0 +1,107 @@
+//! Every family of the gateway, each once: name, type, labels, help. `docs/metrics.md` says what a bad value means.
+//!
+//! A name is `lockgate_NOUN_UNIT`, of a counter with `_total`, in seconds and bytes. Labels come from closed sets: no user, jti,
+//! group or connection; `tenant` is bounded by `metrics.tenant_series`.
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::family::{Description, Family, Kind, families};
+
+/// Handshakes, joins, queries and deliveries: 100 µs to 10 s.
+const SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+/// How long sockets live: 1 s to a day.
+const LIFETIMES: &[f64] = &[
+    1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0,
+];
+/// Sockets that one event reached: 1 to 100,000.
+const RECIPIENTS: &[f64] = &[
+    0.0, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10_000.0, 100_000.0,
+];
+
+families! {
+    /// 1, with the version of the binary as a label
+    BUILD_INFO: Gauge = "lockgate_build_info", ["version"];
+    /// 1 while /readyz answers 200
+    READY: Gauge = "lockgate_ready", [];
+    /// 1 from the first SIGTERM on
+    DRAINING: Gauge = "lockgate_draining", [];
+    /// Sockets that a drain still has to close
+    DRAIN_REMAINING_CONNECTIONS: Gauge = "lockgate_drain_remaining_connections", [];
+    /// Open sockets
+    CONNECTIONS: Gauge = "lockgate_connections", ["tenant"];
+    /// Sockets that this replica takes before it answers 503
+    CONNECTIONS_LIMIT: Gauge = "lockgate_connections_limit", [];
+    /// Open sockets divided by the limit
+    CONNECTION_SATURATION: Gauge = "lockgate_connection_saturation", [];
+    /// Upgrade requests by outcome
+    HANDSHAKES: Counter = "lockgate_handshakes_total", ["tenant", "result"];
+    /// From the request's last byte to the answer
+    HANDSHAKE_DURATION: Histogram = "lockgate_handshake_duration_seconds", [] in SECONDS;
+    /// One step of the authentication
+    AUTH_DURATION: Histogram = "lockgate_auth_duration_seconds", ["step"] in SECONDS;
+    /// Closed sockets by close code and reason
+    DISCONNECTS: Counter = "lockgate_disconnects_total", ["tenant", "code", "reason"];
+    /// How long sockets lived
+    CONNECTION_DURATION: Histogram = "lockgate_connection_duration_seconds", [] in LIFETIMES;
+    /// Frames from clients
+    FRAMES_RECEIVED: Counter = "lockgate_frames_received_total", ["tenant", "kind"];
+    /// Frames to clients
+    FRAMES_SENT: Counter = "lockgate_frames_sent_total", ["tenant"];
+    /// Bytes from clients after the handshake
+    RECEIVED_BYTES: Counter = "lockgate_received_bytes_total", ["tenant"];
+    /// Bytes to clients after the handshake
+    SENT_BYTES: Counter = "lockgate_sent_bytes_total", ["tenant"];
+    /// Events by where they came from
+    EVENTS: Counter = "lockgate_events_total", ["tenant", "source"];
+    /// Events queued for a socket, one per socket
+    DELIVERIES: Counter = "lockgate_deliveries_total", ["tenant"];
+    /// Events and frames that could not be carried on
+    EVENTS_DROPPED: Counter = "lockgate_events_dropped_total", ["tenant", "cause"];
+    /// Decoding, rendering and queueing one event
+    FANOUT_DURATION: Histogram = "lockgate_fanout_duration_seconds", [] in SECONDS;
+    /// From the read of an event to the socket write, sampled
+    DELIVERY_LAG: Histogram = "lockgate_delivery_lag_seconds", [] in SECONDS;
+    /// Sockets that one event was queued for
+    FANOUT_RECIPIENTS: Histogram = "lockgate_fanout_recipients", [] in RECIPIENTS;
+    /// Bytes of frames waiting for sockets, shared frames once
+    SEND_QUEUE_BYTES: Gauge = "lockgate_send_queue_bytes", [];
+    /// Bytes of events waiting for fan-out
+    LAYER_QUEUE_BYTES: Gauge = "lockgate_layer_queue_bytes", ["tenant"];
+    /// Memberships of sockets in groups
+    SUBSCRIPTIONS: Gauge = "lockgate_subscriptions", ["tenant"];
+    /// Windows in which events may have been missed
+    GAPS: Counter = "lockgate_gaps_total", ["tenant", "cause"];
+    /// A canary's way through Redis and back
+    CANARY_RTT: Histogram = "lockgate_canary_rtt_seconds", ["endpoint"] in SECONDS;
+    /// Canaries that did not come back in time
+    CANARY_MISSED: Counter = "lockgate_canary_missed_total", ["endpoint"];
+    /// 1 while the dependency answers
+    DEPENDENCY_UP: Gauge = "lockgate_dependency_up", ["dependency", "endpoint"];
+    /// How long a dependency took to answer
+    DEPENDENCY_DURATION: Histogram = "lockgate_dependency_duration_seconds", ["dependency", "operation"] in SECONDS;
+    /// Failures of a dependency
+    DEPENDENCY_ERRORS: Counter = "lockgate_dependency_errors_total", ["dependency", "kind"];
+    /// Links to a dependency that were made anew
+    RECONNECTS: Counter = "lockgate_reconnects_total", ["dependency"];
+    /// User lookups by where the answer came from
+    USER_LOOKUPS: Counter = "lockgate_user_lookups_total", ["tenant", "result"];
+    /// Statements that asked a database for users
+    USER_QUERIES: Counter = "lockgate_user_queries_total", [];
+    /// 1 while a Redis with a denylist evicts, is a replica, or lost its data
+    DENYLIST_AT_RISK: Gauge = "lockgate_denylist_at_risk", [];
+    /// Revocations that this replica heard of
+    REVOCATIONS: Counter = "lockgate_revocations_total", ["tenant", "kind"];
+    /// From the API call to the confirmation of the last replica that confirmed
+    REVOCATION_PROPAGATION: Histogram = "lockgate_revocation_propagation_seconds", [] in SECONDS;
+    /// Times that a limit of a tenant was hit
+    RATE_LIMITED: Counter = "lockgate_rate_limited_total", ["tenant", "limit"];
+    /// 1 if the newest configuration was applied
+    CONFIG_RELOAD_SUCCESSFUL: Gauge = "lockgate_config_reload_successful", [];
+    /// When a configuration was last applied
+    CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
+    /// How late a timer of the runtime was
+    LOOP_LAG: Histogram = "lockgate_loop_lag_seconds", [] in SECONDS;
+}

@@ -1,0 +1,149 @@
+//! A family of metrics: one name, one type, its labels, and the buckets of a histogram.
+//!
+//! [`families!`] declares them. Each stands there once, and its recording functions name the constant, so that a name, a
+//! label or a help text cannot differ between two places.
+
+use std::marker::PhantomData;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit,
+};
+
+/// The types that a family may have.
+pub(super) trait Kind: Sized + 'static {
+    /// The word for it in a scrape.
+    const LABEL: &'static str;
+
+    /// The handle for `key`.
+    fn register(recorder: &dyn Recorder, key: &Key) -> Self;
+
+    /// Tells the recorder of a family.
+    fn describe(recorder: &dyn Recorder, family: &Description);
+}
+
+/// Of every metric the same: levels and targets are not filtered by.
+static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+macro_rules! kind {
+    ($kind:ident, $label:literal, $register:ident, $describe:ident) => {
+        impl Kind for $kind {
+            const LABEL: &'static str = $label;
+
+            fn register(recorder: &dyn Recorder, key: &Key) -> Self {
+                recorder.$register(key, &METADATA)
+            }
+
+            fn describe(recorder: &dyn Recorder, family: &Description) {
+                let help = family.help.trim_start();
+                recorder.$describe(family.name.into(), family.unit(), help.into());
+            }
+        }
+    };
+}
+
+kind!(Counter, "counter", register_counter, describe_counter);
+kind!(Gauge, "gauge", register_gauge, describe_gauge);
+kind!(
+    Histogram,
+    "histogram",
+    register_histogram,
+    describe_histogram
+);
+
+/// A family of type `K` with `N` labels.
+pub(super) struct Family<K, const N: usize> {
+    name: &'static str,
+    labels: [&'static str; N],
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Kind, const N: usize> Family<K, N> {
+    pub(super) const fn new(name: &'static str, labels: [&'static str; N]) -> Self {
+        Self {
+            name,
+            labels,
+            kind: PhantomData,
+        }
+    }
+
+    /// The handle for these values of the labels, in the order of the declaration.
+    pub(super) fn with(&self, values: [SharedString; N]) -> K {
+        let labels = self.labels.iter().zip(values);
+        let labels: Vec<_> = labels
+            .map(|(name, value)| Label::new(*name, value))
+            .collect();
+        let key = Key::from_parts(self.name, labels);
+        metrics::with_recorder(|recorder| K::register(recorder, &key))
+    }
+}
+
+impl<K: Kind> Family<K, 0> {
+    /// The handle of a family without labels.
+    pub(super) fn get(&self) -> K {
+        let key = Key::from_static_name(self.name);
+        metrics::with_recorder(|recorder| K::register(recorder, &key))
+    }
+}
+
+/// A family as it is told to operators.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// Its name in a scrape.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// Its line of help, as a doc comment has it: with a blank in front.
+    pub(super) help: &'static str,
+    /// The upper bounds of a histogram's buckets.
+    pub(super) buckets: Option<&'static [f64]>,
+    pub(super) describe: fn(&dyn Recorder, &Description),
+}
+
+impl Description {
+    /// Tells the recorder of the family.
+    pub(super) fn describe(&self, recorder: &dyn Recorder) {
+        (self.describe)(recorder, self);
+    }
+
+    /// The unit, which every name carries.
+    fn unit(&self) -> Option<Unit> {
+        let name = self.name.strip_suffix("_total").unwrap_or(self.name);
+        match name.rsplit('_').next() {
+            Some("seconds") => Some(Unit::Seconds),
+            Some("bytes") => Some(Unit::Bytes),
+            _ => None,
+        }
+    }
+}
+
+/// Declares families, each under its line of help, and `ALL` of them.
+///
+/// `/// Open sockets` over `CONNECTIONS: Gauge = "lockgate_connections", ["tenant"];`. After the labels of a histogram stands
+/// `in BUCKETS`.
+macro_rules! families {
+    ($(
+        #[doc = $help:literal]
+        $family:ident: $kind:ident = $name:literal, [$($label:literal),*] $(in $buckets:ident)?;
+    )+) => {
+        $(
+            #[doc = $help]
+            pub(super) const $family: Family<$kind, { const L: &[&str] = &[$($label),*]; L.len() }> =
+                Family::new($name, [$($label),*]);
+        )+
+
+        pub(super) const ALL: &[Description] = &[$(
+            Description {
+                name: $name,
+                kind: <$kind as Kind>::LABEL,
+                labels: &[$($label),*],
+                help: $help,
+                buckets: { const B: &[&[f64]] = &[$($buckets)?]; B.first().copied() },
+                describe: <$kind as Kind>::describe,
+            },
+        )+];
+    };
+}
+
+pub(super) use families;

@@ -1,0 +1,75 @@
+//! Every metric of the gateway: a table of the families, and the functions that move them.
+//!
+//! Nothing else names a family or speaks to the recorder. Labels come from closed sets; `tenant` is bounded by
+//! `metrics.tenant_series`. Handles of what moves once per frame or delivery are kept in [`TenantMetrics`].
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+pub use dependency::*;
+pub use family::Description;
+pub use replica::*;
+pub use series::TenantSeries;
+pub use tenant::{OTHER_TENANTS, TenantMetrics};
+pub use words::{AuthStep, DropCause, EventSource, FrameKind, GapCause, LookupResult};
+
+mod dependency;
+mod families;
+mod family;
+mod replica;
+mod series;
+mod tenant;
+mod words;
+
+/// Installs the recorder of this process and describes every family.
+///
+/// # Errors
+/// If the process already has a recorder.
+pub fn install() -> Result<
+    PrometheusHandle,
+    metrics::SetRecorderError<metrics_exporter_prometheus::PrometheusRecorder>,
+> {
+    let mut builder = PrometheusBuilder::new();
+    for family in families::ALL {
+        if let Some(buckets) = family.buckets {
+            let matcher = Matcher::Full(family.name.to_owned());
+            let with_buckets = builder.set_buckets_for_metric(matcher, buckets);
+            builder = with_buckets.expect("no list of buckets is empty");
+        }
+    }
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    metrics_process::Collector::default().describe();
+    metrics::with_recorder(|recorder| {
+        for family in families::ALL {
+            family.describe(recorder);
+        }
+    });
+    Ok(handle)
+}
+
+/// Every family that the gateway has, but for those of `process_*`.
+pub fn families() -> &'static [Description] {
+    families::ALL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule_and_stand_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for family in families() {
+            let name = family.name;
+            assert!(seen.insert(name), "{name} stands twice");
+            assert!(name.starts_with("lockgate_"), "{name}");
+            assert_eq!(name.ends_with("_total"), family.kind == "counter", "{name}");
+            assert_eq!(
+                family.buckets.is_some(),
+                family.kind == "histogram",
+                "{name}"
+            );
+        }
+    }
+}

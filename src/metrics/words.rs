@@ -1,0 +1,75 @@
+//! The words that labels may be.
+
+use crate::labels::labels;
+
+labels! {
+    /// Where an event came from.
+    pub enum EventSource {
+        Layer = "layer",
+        Api = "api",
+        Socket = "socket",
+    }
+
+    /// Why an event or a frame was not carried on.
+    pub enum DropCause {
+        NotDecoded = "not_decoded",
+        NotRendered = "not_rendered",
+        NotValid = "not_valid",
+        NoConsumer = "no_consumer",
+        WorkerFull = "worker_full",
+        Limit = "limit",
+    }
+
+    /// The interruption of the stream of events.
+    pub enum GapCause {
+        Link = "link",
+        LayerQueue = "layer_queue",
+        Canary = "canary",
+    }
+
+    /// The kind of a frame from a client.
+    pub enum FrameKind {
+        Text = "text",
+        Binary = "binary",
+        Ping = "ping",
+        Pong = "pong",
+        Close = "close",
+    }
+
+    /// Where a user record came from.
+    pub enum LookupResult {
+        Local = "local",
+        Redis = "redis",
+        Database = "database",
+        Stale = "stale",
+        Negative = "negative",
+        Error = "error",
+    }
+
+    /// A step of the authentication that is timed.
+    pub enum AuthStep {
+        Token = "token",
+        Denylist = "denylist",
+        User = "user",
+        Authorize = "authorize",
+        Join = "join",
+    }
+
+    /// The tokens that a revocation takes back.
+    pub(super) enum RevocationKind {
+        Jti = "jti",
+        User = "user",
+        Tenant = "tenant",
+    }
+}
+
+impl From<&crate::ids::Whom> for RevocationKind {
+    fn from(whom: &crate::ids::Whom) -> Self {
+        use crate::ids::Whom;
+        match whom {
+            Whom::Token(_) => Self::Jti,
+            Whom::User(..) => Self::User,
+            Whom::All(_) => Self::Tenant,
+        }
+    }
+}
