@@ -35,7 +35,7 @@ pub(super) struct Delivered {
     path = "/v1/tenants/{tenant}/users/{user}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
     request_body = crate::api::openapi::Event,
-    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
 )]
 pub(super) async fn send(
     State(state): State<ApiState>,

@@ -116,6 +116,7 @@ impl<K: Hash + Eq> Index<K> {
             }
             return;
         }
+        // The table stores no hashes, so growing it hashes the key of a member of each entry again.
         let hasher = &self.hasher;
         let rehash = |few: &Few| {
             few.any()

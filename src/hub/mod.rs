@@ -96,6 +96,7 @@ impl Hub {
         let mut roster = self.roster.lock();
         roster.reserve(member.user(), budget, Instant::now())?;
         roster.insert(member);
+        // Still under the lock: an earlier announcement has marked `pending`, and a later one finds the member.
         Ok(pending.map_or(Admitted::default(), |pending| Admitted {
             revoked: pending.is_revoked(),
             stale: pending.is_stale(),

@@ -139,6 +139,7 @@ impl Outbound {
             state.bytes += size;
             Enqueued::Queued
         };
+        // A task whose socket takes no bytes could not send the item, so only the close wakes it.
         let wakes = !state.blocked || result == Enqueued::Overflowed;
         let waker = if wakes { state.waker.take() } else { None };
         drop(state);
