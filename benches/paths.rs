@@ -1,8 +1,8 @@
-//! The steps of the hot paths, one by one, without sockets, Redis or a runtime that switches tasks.
+//! Benchmarks of the steps of the hot paths, without sockets, Redis or a runtime that switches tasks.
 //!
-//! `cargo bench --bench paths [-- FILTER]`. Measured: a frame's encoding and decoding, an event's decoding and
-//! rendering, a token's verification per algorithm, one event into the queues of a group. Not measured: system calls and
-//! wake-ups, which cost more than all of these together; `cargo bench --bench load` measures those.
+//! `cargo bench --bench paths [-- FILTER]` measures encoding and decoding a frame, decoding and rendering an event,
+//! verifying a token by algorithm, and queueing an event for a group. It does not measure system calls and wake-ups,
+//! which cost more than all of these together; `cargo bench --bench load` measures those.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use lockgate::ids::GroupName;
 use lockgate::render::{Delivery, Rendered};
 use serde_json::Map;
 
-/// The gateway's own.
+/// The allocator of the gateway.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Key pairs that protect nothing: those of the golden tokens.
+/// The key pairs of the golden tokens, which protect nothing.
 const VECTORS: &str = include_str!("../tests/vectors/simplejwt_tokens.json");
 
-/// The body of the event that all paths carry: 200 bytes of JSON, as `benches/load` sends it.
+/// Bytes of the event's JSON body on all paths, as in `benches/load`.
 const BODY_BYTES: usize = 200;
 const MAX_MESSAGE: u64 = 64 * 1024;
 
@@ -123,7 +123,7 @@ fn tokens(criterion: &mut Criterion) {
         let label = format!("verify_token/{}", algorithm.to_lowercase());
         criterion.bench_function(&label, |bencher| {
             bencher.iter(|| {
-                // Nothing is fetched, so the first poll has the verdict.
+                // The verifier fetches nothing, so the first poll returns the verdict.
                 let verified = verifier.verify(black_box(&token), now).now_or_never();
                 assert!(matches!(verified, Some(Ok(token)) if token.user_id.as_str() == "4711"));
             });
@@ -131,7 +131,8 @@ fn tokens(criterion: &mut Criterion) {
     }
 }
 
-/// One frame into the queues of a group, walked as the relay walks it; emptying them is outside the clock.
+/// Measures putting a frame into the queues of a group, with the walk of the relay. Emptying the queues is not
+/// measured.
 fn fan_out(criterion: &mut Criterion) {
     for size in [1_000, 10_000] {
         let hub = Hub::default();
@@ -169,7 +170,7 @@ fn fan_out(criterion: &mut Criterion) {
     }
 }
 
-/// Takes everything out of the members' queues.
+/// Empties the members' queues.
 fn empty(members: &[Arc<Member>]) {
     let mut context = Context::from_waker(Waker::noop());
     let mut batch = Vec::new();

@@ -1,7 +1,7 @@
-//! An axum application of its own whose routes are guarded by Lockgate's token check.
+//! An axum application whose routes are behind Lockgate's token check.
 //!
-//! The user comes from the tenant's database, cached and checked as the gateway does it. Needs a configuration with a
-//! tenant `acme`, as the README shows one:
+//! The user comes from the tenant's database, with the cache and the checks of the gateway. The example needs a
+//! configuration with a tenant `acme`, such as the one in the README:
 //!
 //! ```text
 //! cargo run --example axum_auth -- lockgate.toml
@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Only requests with a valid token get here.
+/// Answers with the user of the token. Only requests with a valid token reach this handler.
 async fn whoami(Extension(identity): Extension<Identity>) -> Json<Value> {
     Json(json!({
         "id": identity.user.id.as_str(),

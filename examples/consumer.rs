@@ -1,6 +1,6 @@
-//! A gateway with a consumer of its own: a counter that all sockets of a room share.
+//! A gateway with a custom consumer: a counter that all sockets of a room share.
 //!
-//! A route uses it by the name it is registered under:
+//! A route uses the consumer by its registered name:
 //!
 //! ```toml
 //! [[tenants.acme.routes]]

@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::http::HeaderMap;
+
 use crate::auth::denylist::{self, DenyVerdict};
+use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, VerifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{OnOutage, TokenConfig};
-use crate::error::{Dependency, ErrorKind, Refusal, StoreError};
+use crate::error::{Check, Dependency, ErrorKind, Refusal, StoreError};
 use crate::hub::{Hub, Pending, PendingPlace};
 use crate::ids::TenantId;
 use crate::metrics::{self, AuthStep};
@@ -70,6 +73,22 @@ impl Authenticator {
         let own = self.denylist.store.redis();
         let own = own.filter(|_| !self.denylist.shares_users_redis);
         self.redis.iter().chain(own).collect()
+    }
+
+    /// From a request to its user: steps 7 to 10 of a socket's life.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`]; also where the request has no token, or more than one.
+    pub async fn identify(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Identity, Refusal> {
+        match find_token(query, headers, &self.config) {
+            TokenPresence::Missing => Err(Refusal::TokenMissing),
+            TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
+            TokenPresence::Found { token } => self.authenticate(&token).await,
+        }
     }
 
     /// From a token to its user: steps 8 to 10 of a socket's life.

@@ -21,8 +21,8 @@
 //!
 //! # Four ways through it
 //!
-//! * A token in the URL to a user: `server/router` → `socket/upgrade` → `token_auth` → `auth/query_token` →
-//!   `admission` (`auth/claims`, `auth/denylist`, `users`) → `socket/upgrade` → `socket/connection`.
+//! * A token in the URL to a user: `socket/accept` → `socket/handshake` (`socket/head` → `socket/admit` → `admission`:
+//!   `auth/query_token`, `auth`, `auth/denylist`, `users` → `socket/open`) → `socket/connection`.
 //! * An event in Redis to a socket: `channel_layer/pubsub/subscriber` or `channel_layer/core/reader` → `channel_layer/inbox` →
 //!   `relay/turn` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
 //! * A frame to a Channels worker: `socket/connection` → `consumer/worker` → `channel_layer`; the answer is an event to the socket's

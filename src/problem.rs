@@ -5,11 +5,13 @@
 
 use axum::body::Body;
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue,
     RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use crate::error::Refusal;
 use crate::ids::TenantId;
@@ -45,14 +47,18 @@ impl Problem<'_> {
         response
     }
 
-    /// Returns the response as the bytes of an HTTP/1.1 message that closes the connection.
+    /// Returns the response to a request with `method` as the bytes of an HTTP/1.1 message that closes the connection.
     ///
-    /// For requests that did not reach the HTTP library.
-    pub fn to_http1(&self) -> Vec<u8> {
+    /// For requests that no HTTP library has seen.
+    pub fn to_http1(&self, method: &Method) -> Vec<u8> {
         let body = self.body();
         let mut headers = self.headers();
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        // A 426 names `upgrade` there already.
+        headers.append(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        if let Some(date) = http_date(OffsetDateTime::now_utc()) {
+            headers.insert(DATE, date);
+        }
         let mut bytes = format!("HTTP/1.1 {}\r\n", self.status()).into_bytes();
         for (name, value) in &headers {
             bytes.extend_from_slice(name.as_str().as_bytes());
@@ -61,7 +67,10 @@ impl Problem<'_> {
             bytes.extend_from_slice(b"\r\n");
         }
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(body.as_bytes());
+        // RFC 9110 §9.3.2: the answer to HEAD has no content.
+        if method != Method::HEAD {
+            bytes.extend_from_slice(body.as_bytes());
+        }
         bytes
     }
 
@@ -121,6 +130,13 @@ impl Problem<'_> {
         HeaderValue::from_str(&format!("Bearer realm=\"{realm}\"{error}"))
             .unwrap_or(HeaderValue::from_static("Bearer"))
     }
+}
+
+/// The date of an answer (RFC 9110 §5.6.7).
+fn http_date(now: OffsetDateTime) -> Option<HeaderValue> {
+    // That of mail, with another name for the time zone.
+    let date = now.format(&Rfc2822).ok()?;
+    HeaderValue::try_from(format!("{}GMT", date.strip_suffix("+0000")?)).ok()
 }
 
 /// Returns a problem document for an error that is not the refusal of a socket.
@@ -201,15 +217,28 @@ mod tests {
     }
 
     #[test]
+    fn dates_are_those_of_http() {
+        let example = OffsetDateTime::from_unix_timestamp(784_111_777).unwrap();
+        let date = http_date(example).unwrap();
+        assert_eq!(date, "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+
+    #[test]
     fn the_bytes_are_one_response_that_closes() {
         let problem = Problem {
             refusal: Refusal::HeadTooLarge,
             tenant: None,
         };
-        let bytes = String::from_utf8(problem.to_http1()).unwrap();
+        let bytes = String::from_utf8(problem.to_http1(&Method::GET)).unwrap();
         let (head, body) = bytes.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"));
         assert!(head.contains("connection: close"));
         assert!(head.contains(&format!("content-length: {}", body.len())));
+        let date = head.lines().find_map(|line| line.strip_prefix("date: "));
+        assert!(date.is_some_and(|date| date.ends_with(" GMT")), "{head}");
+        let bare = String::from_utf8(problem.to_http1(&Method::HEAD)).unwrap();
+        assert!(
+            bare.ends_with("\r\n\r\n") && bare.contains(&format!("content-length: {}", body.len()))
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! From a request path to a route and its typed parameters, as Django's `path()` decides it.
+//! Routes: find the route of a request path and its typed parameters by the rules of Django's `path()`.
 //!
 //! The whole path must match, the first route that matches wins, and a converter takes as much as the rest allows
 //! (Django compiles its routes to greedy regular expressions). Matching takes time linear in the path, because it
-//! comes before any authentication. Called by the admission and by the configuration check.
+//! comes before any authentication. The admission and the configuration check use it.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::python::MAX_STR_DIGITS;
 pub enum Converter {
     /// `[^/]+`
     Str,
-    /// `[0-9]+`, printed again without leading zeroes.
+    /// `[0-9]+`; the value has no leading zeroes.
     Int,
     /// `[-a-zA-Z0-9_]+`
     Slug,
     /// A hyphenated UUID in lower case.
     Uuid,
-    /// `.+`: any text but line feeds, slashes too.
+    /// `.+`: any text without line feeds; slashes are allowed.
     Path,
 }
 
@@ -38,7 +38,8 @@ impl Converter {
         })
     }
 
-    /// Returns true if `byte` may stand in a value. For UTF-8 text this says the same as a test by characters.
+    /// Returns true if a value may contain `byte`. For UTF-8 text this is equal to a test by characters, because the
+    /// excluded characters are ASCII.
     fn takes(self, byte: u8) -> bool {
         match self {
             Self::Str => byte != b'/',
@@ -49,7 +50,7 @@ impl Converter {
         }
     }
 
-    /// `to_python`; `None` where Django's converter raises `ValueError`.
+    /// Converts a text, as Django's `to_python`; `None` where that raises `ValueError`.
     fn value(self, text: &str) -> Option<PathValue> {
         Some(match self {
             Self::Int if text.len() > MAX_STR_DIGITS => return None,
@@ -60,7 +61,7 @@ impl Converter {
     }
 }
 
-/// `007` is `7`, `000` is `0`.
+/// Removes leading zeroes: `007` becomes `7`, and `000` becomes `0`.
 fn canonical_int(digits: &str) -> &str {
     match digits.trim_start_matches('0') {
         "" => "0",
@@ -68,7 +69,7 @@ fn canonical_int(digits: &str) -> &str {
     }
 }
 
-/// The converted value of a path parameter, kept as Python's `str()` prints it.
+/// The converted value of a path parameter, in the form of Python's `str()`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathValue {
     /// A decimal number of any size, without sign and leading zeroes.
@@ -80,7 +81,7 @@ pub enum PathValue {
 }
 
 impl PathValue {
-    /// Returns the value as Python's `str()` prints it.
+    /// Returns the value in the form of Python's `str()`.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Int(text) | Self::Uuid(text) | Self::Text(text) => text,
@@ -100,7 +101,7 @@ impl PathParams {
             .map(|(_, value)| value)
     }
 
-    /// Names and values in the order of the route.
+    /// Returns names and values in the order of the route.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &PathValue)> {
         self.0.iter().map(|(name, value)| (&**name, value))
     }
@@ -111,7 +112,7 @@ impl PathParams {
     }
 }
 
-/// Why a route cannot be read.
+/// A route that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("route {path:?}: {problem}")]
 pub struct RouteError {
@@ -119,11 +120,11 @@ pub struct RouteError {
     pub route: usize,
     /// The route as configured.
     pub path: String,
-    /// What is wrong with it.
+    /// The error in the route.
     pub problem: RouteProblem,
 }
 
-/// What is wrong with a route.
+/// An error in a route.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say it")]
 pub enum RouteProblem {
@@ -131,11 +132,11 @@ pub enum RouteProblem {
     LeadingSlash,
     #[error("< and > must enclose a parameter: <converter:name>")]
     Brackets,
-    #[error("{0:?} is no converter; there are str, int, slug, uuid and path")]
+    #[error("{0:?} is not a converter; the converters are str, int, slug, uuid and path")]
     UnknownConverter(String),
-    #[error("{0:?} is no name for a parameter; it takes letters, digits and _, and no digit first")]
+    #[error("{0:?} is not a valid parameter name; use letters, digits and _, and no digit first")]
     ParameterName(String),
-    #[error("the parameter {0:?} stands there twice")]
+    #[error("the parameter {0:?} is there twice")]
     DuplicateParameter(String),
     #[error("the parameter user_id would hide the :user_id of authorize; give it another name")]
     HidesUserId,
@@ -154,10 +155,10 @@ pub struct Route {
 }
 
 impl Route {
-    /// Reads `text` as Django's `path()` does; `<name>` is short for `<str:name>`.
+    /// Parses `text` by the rules of Django's `path()`; `<name>` means `<str:name>`.
     ///
     /// # Errors
-    /// Every [`RouteProblem`] that the text alone can have, the first one found.
+    /// The first [`RouteProblem`] of the text.
     pub fn parse(text: &str) -> Result<Self, RouteProblem> {
         if text.starts_with('/') {
             return Err(RouteProblem::LeadingSlash);
@@ -202,7 +203,7 @@ impl Route {
         Ok(Part::Param(name.into(), converter))
     }
 
-    /// Names and converters of the parameters, in order.
+    /// Returns names and converters of the parameters, in order.
     pub fn params(&self) -> impl Iterator<Item = (&str, Converter)> {
         self.parts.iter().filter_map(|part| match part {
             Part::Param(name, converter) => Some((&**name, *converter)),
@@ -236,11 +237,13 @@ impl Route {
     }
 }
 
-/// From which positions of a path the parts from `i` on match all that follows: filled from the end, so that a
-/// route with several parameters costs its parts times the path, and never a search.
+/// The positions of a path from which the parts from index `i` on match the whole rest.
+///
+/// The table is filled from the end of the path. A match therefore takes time in proportion to parts times path length,
+/// even for a route with several parameters, for which backtracking could take far longer.
 struct Reach<'a> {
     path: &'a str,
-    /// `(parts + 1) * (path.len() + 1)` answers.
+    /// `(parts + 1) * (path.len() + 1)` entries, one row for each part.
     table: Vec<bool>,
 }
 
@@ -269,6 +272,7 @@ impl<'a> Reach<'a> {
                 }
                 Part::Param(_, converter) => {
                     for at in (0..path.len()).rev() {
+                        // A value has at least one byte. It ends here, or goes on with the next byte.
                         reach.table[index * width + at] = converter.takes(path.as_bytes()[at])
                             && (reach.can(index + 1, at + 1) && path.is_char_boundary(at + 1)
                                 || reach.can(index, at + 1));
@@ -319,10 +323,10 @@ fn uuid_at(path: &str, at: usize) -> bool {
 pub struct Routes(Vec<Route>);
 
 impl Routes {
-    /// Reads the path of every route.
+    /// Parses the path of every route.
     ///
     /// # Errors
-    /// Everything that is wrong with any of them.
+    /// All errors of all routes.
     pub fn parse(configs: &[RouteConfig]) -> Result<Self, Vec<RouteError>> {
         let mut errors = Vec::new();
         let mut routes = Vec::with_capacity(configs.len());
@@ -350,9 +354,10 @@ impl Routes {
         }
     }
 
-    /// Returns the first route that `raw_path` (percent-encoded, without a query) matches: its position and its parameters.
+    /// Finds the first route that matches `raw_path`, which is percent-encoded and without a query. Returns its index
+    /// and parameters.
     ///
-    /// One leading slash is not part of the path. A path that is not UTF-8 once decoded has no route.
+    /// One leading slash is not part of the path. A path that does not decode to UTF-8 has no route.
     pub fn find(&self, raw_path: &str) -> Option<(usize, PathParams)> {
         let path = raw_path.strip_prefix('/').unwrap_or(raw_path);
         let path = percent_decode_str(path).decode_utf8().ok()?;

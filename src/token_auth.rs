@@ -1,7 +1,7 @@
 //! The query-string JWT middleware: a tower layer in front of anything that axum routes.
 //!
-//! It finds the token, asks [`crate::admission`], and puts the [`Identity`] into the request's extensions, or
-//! answers with the problem document of the refusal. The gateway's own socket route stands behind it too.
+//! It takes the steps from the token to the user that a socket's handshake takes ([`Authenticator::identify`]), and puts
+//! the [`Identity`] into the request's extensions, or answers with the problem document of the refusal.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 use tower::{Layer, Service};
 
-use crate::admission::{Authenticator, Identity};
-use crate::auth::query_token::{TokenPresence, find_token};
-use crate::error::{Check, Refusal};
+use crate::admission::Authenticator;
+#[cfg(doc)]
+use crate::admission::Identity;
 use crate::problem::Problem;
 
 /// Lets requests with a valid token of an active user through.
@@ -22,23 +22,13 @@ use crate::problem::Problem;
 /// Handlers behind it take the user as `Extension<Identity>`.
 #[derive(Clone)]
 pub struct TokenAuth {
-    /// `None`: whoever routed the request put the tenant's authenticator into its extensions.
-    authenticator: Option<Arc<Authenticator>>,
+    authenticator: Arc<Authenticator>,
 }
 
 impl TokenAuth {
     /// Authenticates every request for one tenant.
     pub fn new(authenticator: Arc<Authenticator>) -> Self {
-        Self {
-            authenticator: Some(authenticator),
-        }
-    }
-
-    /// Authenticates each request for the tenant whose `Arc<Authenticator>` is among its extensions.
-    pub fn for_routed_tenant() -> Self {
-        Self {
-            authenticator: None,
-        }
+        Self { authenticator }
     }
 }
 
@@ -77,21 +67,10 @@ where
         // The clone is the one that was not polled ready; the ready one goes into the future.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let routed = self.auth.authenticator.clone();
+        let authenticator = self.auth.authenticator.clone();
         Box::pin(async move {
-            let Some(authenticator) = routed.or_else(|| request.extensions().get().cloned()) else {
-                return Ok(Problem {
-                    refusal: Refusal::TenantNotFound,
-                    tenant: None,
-                }
-                .response());
-            };
-            let found = find_token(
-                request.uri().query(),
-                request.headers(),
-                &authenticator.config,
-            );
-            match identify(&authenticator, found).await {
+            let (query, headers) = (request.uri().query(), request.headers());
+            match authenticator.identify(query, headers).await {
                 Ok(identity) => {
                     request.extensions_mut().insert(identity);
                     inner.call(request).await
@@ -103,17 +82,5 @@ where
                 .response()),
             }
         })
-    }
-}
-
-/// Steps 7 to 10 of a socket's life.
-async fn identify(
-    authenticator: &Authenticator,
-    found: TokenPresence,
-) -> Result<Identity, Refusal> {
-    match found {
-        TokenPresence::Missing => Err(Refusal::TokenMissing),
-        TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
-        TokenPresence::Found { token } => authenticator.authenticate(&token).await,
     }
 }

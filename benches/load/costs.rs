@@ -76,11 +76,10 @@ fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]
     let mut user = 0;
     let mut add = |world: &mut World, route: &str, count: u64| -> Result<Each> {
         let before = Reading::of(world, &gateway)?;
-        for _ in 0..count {
-            user += 1;
-            let request = world.request(route, user)?;
-            swarm.connect(Side::Gateway, gateway.port, &request)?;
-        }
+        let users = user + 1..=user + count;
+        user += count;
+        let requests = users.map(|user| Ok((gateway.port, world.request(route, user)?)));
+        swarm.open_all(Side::Gateway, requests)?;
         swarm.pump_until(Instant::now() + settings.memory.2)?;
         swarm.check_open()?;
         Ok(Reading::of(world, &gateway)?.each(&before, count))

@@ -79,10 +79,15 @@ fn read_line(reader: &mut impl BufRead) -> Result<String> {
 
 /// The stand-in for the gateway: the process and its port.
 pub(crate) fn start_relay(redis_port: u16) -> Result<(Process, u16)> {
+    start_server(RELAY, redis_port)
+}
+
+/// A server that this program is when it gets `role` as its first argument; it prints its port when it listens.
+pub(crate) fn start_server(role: &str, redis_port: u16) -> Result<(Process, u16)> {
     let program = std::env::current_exe()?;
     let mut process = Process::spawn(SERVER_CORE, &program, |command| {
         command
-            .args([RELAY, &redis_port.to_string()])
+            .args([role, &redis_port.to_string()])
             .stdout(Stdio::piped())
     })?;
     let stdout = process.child().stdout.take().context("no stdout")?;
@@ -182,14 +187,18 @@ fn accept(listener: &TcpListener, redis: Option<&mut Link>) -> Result<(TcpStream
 }
 
 /// The keys that the gateway reads for an authenticated connect: denylist, user, generation.
-fn ask_redis(link: &mut Link, user: u64) -> Result<()> {
-    let keys = [
-        format!("lockgate:bench:deny:jti:{}", crate::world::jti(user)),
+pub(crate) fn keys_of(user: &str, jti: &str) -> [String; 5] {
+    [
+        format!("lockgate:bench:deny:jti:{jti}"),
         format!("lockgate:bench:deny:user:{user}"),
         "lockgate:bench:deny:all".to_owned(),
         format!("lockgate:bench:user:{user}"),
         format!("lockgate:bench:usergen:{user}"),
-    ];
+    ]
+}
+
+fn ask_redis(link: &mut Link, user: u64) -> Result<()> {
+    let keys = keys_of(&user.to_string(), &crate::world::jti(user));
     let mut arguments: Vec<&[u8]> = vec![b"MGET"];
     arguments.extend(keys.iter().map(|key| key.as_bytes()));
     link.call(&arguments)?;

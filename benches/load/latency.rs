@@ -26,12 +26,12 @@ impl Stage<'_> {
     pub(crate) fn latency(&mut self) -> Result<[Row; 2]> {
         let (members, probe, lasting) = self.settings.latency;
         let mark = self.swarm.mark();
-        for user in 1..=members * SMALL_GROUPS {
+        let (world, port) = (&*self.world, self.gateway.port);
+        let requests = (1..=members * SMALL_GROUPS).map(|user| {
             let group = 1 + user % SMALL_GROUPS;
-            let request = self.world.request_for("small", group, user)?;
-            self.swarm
-                .connect(Side::Gateway, self.gateway.port, &request)?;
-        }
+            Ok((port, world.request_for("small", group, user)?))
+        });
+        self.swarm.open_all(Side::Gateway, requests)?;
         let channels: Vec<String> = (1..=SMALL_GROUPS).map(small_channel).collect();
         self.swarm.subscribe(self.world.redis_port, &channels)?;
         let row = |what, target| Row::new(what, "µs", target);

@@ -39,6 +39,8 @@ pub(crate) enum Target {
     Ratio(f64),
     /// In the row's unit.
     Value(f64),
+    /// The same, and more is better.
+    AtLeast(f64),
     /// Shown for what it tells; nothing is demanded.
     None,
 }
@@ -80,9 +82,14 @@ impl Row {
                 format!("≤ {limit} {}", self.unit),
                 self.gateway.median() <= limit,
             ),
+            Target::AtLeast(limit) => (
+                &self.gateway,
+                format!("≥ {limit} {}", self.unit),
+                self.gateway.median() >= limit,
+            ),
             Target::None => (&ratio, "–".into(), true),
         };
-        let times = if matches!(self.target, Target::Value(_)) {
+        let times = if matches!(self.target, Target::Value(_) | Target::AtLeast(_)) {
             ""
         } else {
             " ×"

@@ -1,4 +1,4 @@
-//! The measured rows: CPU per delivery in three rhythms, CPU per connect, memory.
+//! The measured rows: CPU per delivery in three rhythms, and memory.
 //!
 //! Gateway and floor take turns within every run, read by the same loop, and a run that loses a single frame fails.
 
@@ -10,7 +10,7 @@ use crate::floor::Floor;
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
-use crate::world::{Gateway, LOCAL_TTL, SHARED_CHANNEL, World};
+use crate::world::{Gateway, SHARED_CHANNEL, World};
 
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 const BURST: u64 = 10;
@@ -20,18 +20,18 @@ const WINDOW: u64 = 512;
 
 /// CPU time and wall time of a piece of work.
 #[derive(Clone, Copy)]
-struct Sample {
-    cpu: Duration,
-    wall: Duration,
-    units: u64,
+pub(crate) struct Sample {
+    pub(crate) cpu: Duration,
+    pub(crate) wall: Duration,
+    pub(crate) units: u64,
 }
 
 impl Sample {
-    fn micros_per_unit(&self) -> f64 {
+    pub(crate) fn micros_per_unit(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.units as f64
     }
 
-    fn busy_percent(&self) -> f64 {
+    pub(crate) fn busy_percent(&self) -> f64 {
         100.0 * self.cpu.as_secs_f64() / self.wall.as_secs_f64()
     }
 }
@@ -52,10 +52,10 @@ impl<'a> Stage<'a> {
         let gateway = world.start_gateway(0)?;
         let mut floor = Floor::start(world.redis_port)?;
         floor.command(&format!("accept {}", settings.sockets))?;
-        for user in 1..=settings.sockets {
-            let request = world.request("ws", user)?;
-            swarm.connect(Side::Gateway, gateway.port, &request)?;
-            swarm.connect(Side::Floor, floor.port, &request)?;
+        for (side, port) in [(Side::Gateway, gateway.port), (Side::Floor, floor.port)] {
+            let users = 1..=settings.sockets;
+            let requests = users.map(|user| Ok((port, world.request("ws", user)?)));
+            swarm.open_all(side, requests)?;
         }
         floor.done()?;
         let mut this = Self {
@@ -189,7 +189,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn on_gateway(
+    pub(crate) fn on_gateway(
         &mut self,
         units: u64,
         work: impl FnOnce(&mut Self) -> Result<()>,
@@ -217,78 +217,6 @@ impl<'a> Stage<'a> {
         let cpu = self.floor.process.cpu()?.since(&before);
         Ok(Sample { cpu, wall, units })
     }
-
-    /// CPU per authenticated connect, one after another, users in Redis but no longer in the gateway's own cache.
-    pub(crate) fn connects(&mut self) -> Result<Row> {
-        let mut row = Row::new("CPU per authenticated connect", "µs", Target::Ratio(1.5));
-        // Fills Redis: the users' first connect asks the database.
-        self.gateway_connects()?;
-        let redis = "result=\"redis\"";
-        let lookups = "lockgate_user_lookups_total";
-        let before = self.gateway.metric(lookups, redis)?;
-        for _ in 0..self.settings.runs {
-            row.floor.0.push(self.floor_connects()?.micros_per_unit());
-            row.gateway
-                .0
-                .push(self.gateway_connects()?.micros_per_unit());
-        }
-        let found = self.gateway.metric(lookups, redis)? - before;
-        let asked = self.settings.connects * self.settings.runs as u64;
-        row.note = format!("{found:.0} of {asked} users came from Redis, as the gateway counts");
-        Ok(row)
-    }
-
-    /// Users that no socket of the stage has.
-    fn newcomers(&self) -> std::ops::RangeInclusive<u64> {
-        self.settings.sockets + 1..=self.settings.sockets + self.settings.connects
-    }
-
-    fn gateway_connects(&mut self) -> Result<Sample> {
-        let requests = self
-            .newcomers()
-            .map(|user| self.world.request("ws", user))
-            .collect::<Result<Vec<_>>>()?;
-        let mark = self.swarm.mark();
-        let sample = self.on_gateway(requests.len() as u64, |stage| {
-            for request in &requests {
-                stage
-                    .swarm
-                    .connect(Side::Gateway, stage.gateway.port, request)?;
-            }
-            Ok(())
-        })?;
-        self.swarm.close_from(mark);
-        self.swarm
-            .pump_until(Instant::now() + LOCAL_TTL + Duration::from_millis(500))?;
-        self.swarm.check_open()?;
-        Ok(sample)
-    }
-
-    fn floor_connects(&mut self) -> Result<Sample> {
-        let requests = self
-            .newcomers()
-            .map(|user| self.world.request("ws", user))
-            .collect::<Result<Vec<_>>>()?;
-        let mark = self.swarm.mark();
-        let before = self.floor.process.cpu()?;
-        let start = Instant::now();
-        self.floor
-            .command(&format!("connects {}", requests.len()))?;
-        for request in &requests {
-            self.swarm.connect(Side::Floor, self.floor.port, request)?;
-        }
-        self.floor.done()?;
-        let wall = start.elapsed();
-        let cpu = self.floor.process.cpu()?.since(&before);
-        self.swarm.close_from(mark);
-        self.floor.command("drop")?;
-        self.floor.done()?;
-        Ok(Sample {
-            cpu,
-            wall,
-            units: requests.len() as u64,
-        })
-    }
 }
 
 /// Memory of an idle authenticated socket in one group: growth of a fresh gateway between two numbers of sockets.
@@ -308,11 +236,10 @@ pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
         let mut sizes = [0.0; 2];
         let mut user = 0;
         for (size, count) in sizes.iter_mut().zip([low, high]) {
-            while user < count {
-                user += 1;
-                let request = world.request("ws", user)?;
-                swarm.connect(Side::Gateway, gateway.port, &request)?;
-            }
+            let users = user + 1..=count;
+            let requests = users.map(|user| Ok((gateway.port, world.request("ws", user)?)));
+            swarm.open_all(Side::Gateway, requests)?;
+            user = count;
             swarm.pump_until(Instant::now() + settle)?;
             swarm.check_open()?;
             *size = gateway.process.pss()? as f64;

@@ -32,7 +32,7 @@ pub(crate) const API_KEY: &str = "an-operator-key-for-benches-that-protects-noth
 /// How long a token lives, longer than any run.
 pub(crate) const TOKEN_SECONDS: u64 = 3600;
 
-const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
+pub(crate) const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The group that most sockets are in, as a Redis channel.
@@ -170,6 +170,17 @@ impl World {
             program: program.to_owned(),
             stand_in,
         })
+    }
+
+    /// Deletes the cached records of `users` from Redis.
+    pub(crate) fn forget_users(&mut self, users: impl Iterator<Item = u64>) -> Result<()> {
+        let keys: Vec<String> = users
+            .map(|user| format!("lockgate:bench:user:{user}"))
+            .collect();
+        let mut arguments: Vec<&[u8]> = vec![b"DEL"];
+        arguments.extend(keys.iter().map(|key| key.as_bytes()));
+        self.link.call(&arguments)?;
+        Ok(())
     }
 
     /// CPU time of everything that shares the load core: Redis and this program.

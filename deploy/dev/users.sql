@@ -1,4 +1,4 @@
--- The users of `lockgate dev`: Django's auth_user as its migrations make it on SQLite, with two people in it.
+-- The users of `lockgate dev`: Django's auth_user as its migrations make it on SQLite, with two users.
 CREATE TABLE auth_user (
     id integer NOT NULL PRIMARY KEY AUTOINCREMENT,
     password varchar(128) NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE auth_user (
     first_name varchar(150) NOT NULL
 );
 
--- "!" is what Django writes for a password that nothing matches.
+-- "!" is Django's value for a password that never matches.
 INSERT INTO auth_user VALUES
     (1, '!', NULL, 0, 'alice', 'Liddell', 'alice@example.com', 0, 1, '2026-01-01 00:00:00', 'Alice'),
     (2, '!', NULL, 0, 'bob', 'Builder', 'bob@example.com', 0, 1, '2026-01-01 00:00:00', 'Bob');

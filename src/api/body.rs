@@ -1,4 +1,4 @@
-//! Bodies of calls: JSON of a known form, read whole and strictly.
+//! Bodies of calls: JSON objects with known members, read whole and strictly.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::ApiState;
 use super::problem::ApiProblem;
 
-/// The bytes of a body that says that it is JSON.
+/// The bytes of a body whose `Content-Type` is JSON.
 pub(super) struct JsonBytes(pub(super) Bytes);
 
 impl FromRequest<ApiState> for JsonBytes {
@@ -42,7 +42,7 @@ impl FromRequest<ApiState> for JsonBytes {
     }
 }
 
-/// A body of a known form; a member that it does not have is a mistake, and so is anything after it.
+/// A body with known members. An unknown member is an error, and so is any text after the object.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
@@ -54,7 +54,7 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
     }
 }
 
-/// Returns the JSON object in `json`. An array, which serde would take for the members in their order, is none.
+/// Parses a JSON object. Refuses an array, which serde would read as the members in their order.
 pub(super) fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> Option<T> {
     let is_object = json.trim_ascii_start().starts_with(b"{");
     is_object.then(|| serde_json::from_slice(json).ok())?

@@ -1,4 +1,4 @@
-//! `GET /v1/tenants/{t}/connections` and `/groups/{g}`: which sockets there are, on every replica.
+//! `GET /v1/tenants/{t}/connections` and `/groups/{g}`: lists the sockets of every replica.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -13,18 +13,18 @@ use crate::fleet::message::{LARGEST_PAGE, Op, PAGE, SocketEntry};
 use crate::ids::GroupName;
 use crate::tenant::Tenant;
 
-/// Which part of a list.
+/// The query of a list: its page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Part {
-    /// At most so many entries: 1 to 1,000, 100 where it is not said.
+    /// The most entries: 1 to 1,000; the default is 100.
     pub(super) limit: Option<usize>,
-    /// What the page before has named.
+    /// The cursor of the previous page.
     pub(super) cursor: Option<String>,
 }
 
 impl Part {
-    /// The part that a query asks for.
+    /// Parses the query of a list.
     pub(super) fn of(query: Result<Query<Self>, QueryRejection>) -> Result<Self, ApiProblem> {
         let Query(part) = query.map_err(|_| ApiProblem::QueryNotValid)?;
         match part.limit {
@@ -41,17 +41,17 @@ impl Part {
 /// A page of sockets.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Connections {
-    /// Open sockets, on the replicas that answered.
+    /// The number of open sockets on the replicas that answered.
     connections: u64,
-    /// A page of them, in the order of their channel names.
+    /// A page of the sockets, in the order of their channel names.
     sockets: Vec<SocketEntry>,
-    /// For the next page; `null` after the last.
+    /// The cursor of the next page; `null` after the last.
     cursor: Option<String>,
-    /// Who answered.
+    /// The replicas that answered.
     replicas: Replicas,
 }
 
-/// The sockets of a tenant.
+/// Lists the sockets of a tenant.
 #[utoipa::path(
     get,
     path = "/v1/tenants/{tenant}/connections",
@@ -66,7 +66,7 @@ pub(super) async fn of_tenant(
     list(&state, &tenant, None, Part::of(query)?).await
 }
 
-/// The sockets of a group.
+/// Lists the sockets of a group.
 #[utoipa::path(
     get,
     path = "/v1/tenants/{tenant}/groups/{group}",
@@ -94,7 +94,7 @@ async fn list(
     let op = Op::List {
         group,
         cursor: part.cursor,
-        // One more than wanted tells whether there is a next page.
+        // One more than asked for shows that there is a next page.
         limit: (limit + 1).min(LARGEST_PAGE),
     };
     let gathered = ask(state, tenant, op).await?;
@@ -105,6 +105,7 @@ async fn list(
         .flat_map(|answer| answer.sockets);
     let mut sockets: Vec<SocketEntry> = sockets.collect();
     sockets.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
+    // The largest page cannot ask for one more, so a full one always has a cursor.
     let more = sockets.len() > limit || (limit == LARGEST_PAGE && sockets.len() == limit);
     sockets.truncate(limit);
     let last = sockets.last().map(|socket| socket.channel.clone());

@@ -1,7 +1,7 @@
-//! The admin listener: liveness, readiness and metrics, on a thread of its own.
+//! The admin listener: liveness, readiness and metrics, on a separate thread.
 //!
-//! Liveness asks only whether the runtime makes progress: a lost Redis must not make an orchestrator kill every
-//! replica and with them every socket.
+//! Liveness only checks that the runtime makes progress. A lost Redis must not make an orchestrator kill every replica
+//! with all its sockets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +21,10 @@ use super::keys::{ApiKeys, Caller};
 use crate::replica::ReplicaLife;
 use crate::tenant::Tenants;
 
-/// The runtime is taken for stuck when its tasks have not run for this long.
+/// The time without a running task after which the runtime counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// A clock that only moves while the runtime runs tasks.
+/// The last time at which the runtime ran a task.
 pub struct Progress {
     started: Instant,
     last: AtomicU64,
@@ -40,7 +40,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Called by a task of the runtime, at least every few seconds.
+    /// Notes that the runtime runs tasks. A task of the runtime calls it every few seconds.
     pub fn mark(&self) {
         self.last
             .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -52,22 +52,22 @@ impl Progress {
     }
 }
 
-/// What the admin listener tells of.
+/// The state that the admin listener reports.
 #[derive(Clone)]
 pub struct AdminState {
-    /// Whether the runtime makes progress.
+    /// The progress of the runtime.
     pub progress: Arc<Progress>,
-    /// Whether the replica is ready.
+    /// The state of the replica, for readiness.
     pub life: Arc<ReplicaLife>,
-    /// Whose dependencies were reached.
+    /// The tenants, for readiness.
     pub tenants: Arc<Tenants>,
-    /// Who may see the names of tenants.
+    /// The API keys. An operator's key shows the names of tenants.
     pub keys: Arc<ApiKeys>,
-    /// The recorder's contents.
+    /// The metrics.
     pub metrics: PrometheusHandle,
 }
 
-/// The routes of the admin listener.
+/// Makes the routes of the admin listener.
 pub fn router(state: AdminState) -> Router {
     Router::new()
         .route("/livez", get(livez))
@@ -93,9 +93,9 @@ async fn livez(State(state): State<AdminState>) -> Response {
 struct Readiness {
     ready: bool,
     checks: BTreeMap<&'static str, bool>,
-    /// How many tenants cannot be served at the moment.
+    /// The number of tenants that cannot be served now.
     degraded: usize,
-    /// Why, by tenant; only for an operator's key.
+    /// The reason by tenant; only for an operator's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<BTreeMap<String, Option<String>>>,
 }

@@ -1,6 +1,6 @@
-//! `Idempotency-Key`: a call that is made again with its key is answered as before, and carried out once.
+//! `Idempotency-Key`: a call that is repeated with its key is carried out once and gets the same answer again.
 //!
-//! `lockgate:TENANT:idem:KEY` holds the digest of path and body, and the answer once there is one, for a day.
+//! `lockgate:TENANT:idem:KEY` holds the digest of path and body, and later the answer, for a day.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 use crate::tenant::Tenant;
 
-/// How long an answer is kept.
+/// The time for which an answer is kept.
 const KEPT: Duration = Duration::from_secs(86_400);
-/// How long a call may be under way; a replica that dies meanwhile leaves its key behind for so long.
+/// The longest time of a call. If the replica dies during the call, its key stays in use for the rest of this time.
 const UNDER_WAY: Duration = Duration::from_secs(30);
-/// The longest key.
+/// The most characters of a key.
 const MAX_KEY: usize = 255;
 
-/// The call's key, if it has one.
+/// The key of a call; `None` if it has none.
 pub(super) struct Idempotent(Option<String>);
 
 impl FromRequestParts<ApiState> for Idempotent {
@@ -46,18 +46,19 @@ impl FromRequestParts<ApiState> for Idempotent {
     }
 }
 
-/// What stands under a key.
+/// The value of a key in Redis.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     v: u32,
-    /// Of path and body.
+    /// The digest of path and body.
     digest: String,
-    /// The answer as JSON text; `None` while the call is under way.
+    /// The answer as JSON text; `None` during the call.
     answer: Option<String>,
 }
 
 impl Idempotent {
-    /// Carries out `call` unless this key has been answered. `place` is the resource below the tenant.
+    /// Carries out `call`, or repeats the answer of an earlier call with this key. `place` is the resource below the
+    /// tenant.
     pub(super) async fn once<T: Serialize>(
         self,
         tenant: &Tenant,
@@ -91,12 +92,12 @@ impl Idempotent {
                 let text = serde_json::to_string(&answer);
                 let text = text.map_err(|_| ApiProblem::FleetUnavailable)?;
                 let kept = entry(Some(text.clone()))?;
-                // What cannot be kept was carried out all the same.
+                // The call succeeded, so its answer goes out even if it cannot be stored.
                 drop(tenant.keys.put(&key, &kept, Lifetime::For(KEPT), 0).await);
                 Ok(as_json(text))
             }
             Err(problem) => {
-                // Nothing was published: the call may be made again.
+                // The call had no effect, so the key is free for another attempt.
                 drop(tenant.keys.remove(&key).await);
                 Err(problem)
             }
@@ -104,7 +105,7 @@ impl Idempotent {
     }
 }
 
-/// What the key was answered with before.
+/// Returns the stored answer of the key.
 async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, ApiProblem> {
     let found = tenant.keys.get_each(&[key.to_owned()]).await;
     let found = found.map_err(|error| unavailable(tenant, &error))?;
@@ -118,8 +119,9 @@ async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, Ap
             answer,
             ..
         }) if before == digest => answer.map(as_json).ok_or(ApiProblem::IdempotencyKeyInUse),
-        // Another call's, one that ended just now, or nobody's record.
+        // The key belongs to another call.
         Some(_) => Err(ApiProblem::IdempotencyKeyReused),
+        // The first call has just failed and removed the entry, or the entry is not readable.
         None => Err(ApiProblem::IdempotencyKeyInUse),
     }
 }

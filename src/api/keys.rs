@@ -1,4 +1,4 @@
-//! API keys: found by digest, compared in constant time, bound to one tenant or to none.
+//! API keys, which are compared by digest in constant time and belong to one tenant or to the operators.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use sha2::{Digest, Sha256};
 use crate::config::{Config, Secret};
 use crate::ids::TenantId;
 
-/// Whose key a call carries.
+/// The owner of a call's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// `api.api_keys`: every tenant.
+    /// An operator (`api.api_keys`), who may act for every tenant.
     Operator,
-    /// `tenants.NAME.api_keys`: this one only.
+    /// A tenant (`tenants.NAME.api_keys`), who may act for itself only.
     Tenant(TenantId),
 }
 
 impl Caller {
-    /// Returns true if the key opens this tenant's resources, whether the tenant exists or not.
+    /// Returns true if the key may act for this tenant, which need not exist.
     pub fn may_act_for(&self, tenant: &str) -> bool {
         match self {
             Caller::Operator => true,
@@ -32,12 +32,12 @@ impl Caller {
 pub struct ApiKeys(ArcSwap<Vec<([u8; 32], Caller)>>);
 
 impl ApiKeys {
-    /// The keys of the deployment and of its tenants.
+    /// Makes the digests of the deployment's and its tenants' keys.
     pub fn new(config: &Config) -> Self {
         Self(ArcSwap::from_pointee(Self::digests(config)))
     }
 
-    /// Puts the keys of another configuration in the place of these.
+    /// Replaces the keys with those of another configuration.
     pub fn replace(&self, config: &Config) {
         self.0.store(Arc::new(Self::digests(config)));
     }
@@ -57,7 +57,7 @@ impl ApiKeys {
         keys
     }
 
-    /// Whose key this is. Every key is looked at, so that the time tells nothing.
+    /// Returns the owner of a key. It compares all keys, so that its time reveals nothing about them.
     pub fn find(&self, key: &str) -> Option<Caller> {
         let digest = digest(key);
         let same = |known: &[u8; 32]| verify_slices_are_equal(known, &digest).is_ok();

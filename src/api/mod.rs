@@ -1,4 +1,4 @@
-//! The management API: who may call it, and what its errors look like. One file per noun.
+//! The management API, one file per noun. This file has the routes and the authentication of callers.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ pub use keys::ApiKeys;
 use keys::Caller;
 use problem::ApiProblem;
 
-/// Bodies up to this size are read.
+/// The most bytes of a body.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// What the API's handlers work with.
+/// The state of the API's handlers.
 #[derive(Clone)]
 pub struct ApiState {
     tenants: Arc<Tenants>,
@@ -45,16 +45,16 @@ pub struct ApiState {
     deployment: Arc<Deployment>,
 }
 
-/// What the API may do with the deployment as a whole.
+/// The operations of the API on the whole deployment.
 pub struct Deployment {
-    /// Reads this replica's configuration again.
+    /// Reloads the configuration of this replica.
     pub reload: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
     /// The channel of all replicas, and the store of their registry; `None` without a `[redis]`.
     pub control: Option<(Arc<Control>, KeyStore)>,
 }
 
 impl ApiState {
-    /// The API of these tenants, open to these keys.
+    /// Makes the state for these tenants and keys.
     pub fn new(
         tenants: Arc<Tenants>,
         keys: Arc<ApiKeys>,
@@ -70,7 +70,7 @@ impl ApiState {
     }
 }
 
-/// The routes of the API listener.
+/// Makes the routes of the API listener.
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route(
@@ -106,13 +106,13 @@ pub fn router(state: ApiState) -> Router {
         .fallback(|| async { ApiProblem::NotFound })
         .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
         .layer(from_fn_with_state(state.clone(), authenticate))
-        // After the keys: it is for whoever reads documentation.
+        // Added after the authentication layer, so that it needs no key: it is documentation.
         .route("/openapi.json", get(openapi::serve))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }
 
-/// Nothing of the API answers without a key.
+/// Refuses calls without a known key, and passes the owner of the key to the handler.
 async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let header = request
         .headers()
@@ -131,7 +131,7 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     next.run(request).await
 }
 
-/// The tenant of the path, if the caller's key is for it.
+/// The tenant of the path, for which the caller's key is valid.
 struct Target(Arc<Tenant>);
 
 impl FromRequestParts<ApiState> for Target {
@@ -149,7 +149,7 @@ impl FromRequestParts<ApiState> for Target {
             .extensions
             .get::<Caller>()
             .ok_or(ApiProblem::KeyMissing)?;
-        // First the key, then the tenant: a tenant's key must not tell which other tenants exist.
+        // The key is checked before the tenant, so that a tenant's key does not reveal which other tenants exist.
         if !caller.may_act_for(&name) {
             return Err(ApiProblem::TenantForbidden);
         }

@@ -1,4 +1,4 @@
-//! `/openapi.json`: the calls of the API, generated from the types that the handlers take and answer with.
+//! `/openapi.json`: the description of the API, generated from the types of the handlers.
 
 use axum::Json;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use super::{connections, revocations, sends, tenants, users};
 
-/// What every error looks like (RFC 9457).
+/// The form of every error (RFC 9457).
 #[derive(utoipa::ToSchema)]
 #[allow(dead_code, reason = "read by the generator alone")]
 pub(super) struct Problem {
@@ -17,7 +17,7 @@ pub(super) struct Problem {
     r#type: String,
     title: String,
     status: u16,
-    /// A stable word.
+    /// A stable word for the error.
     code: String,
     detail: String,
 }
@@ -27,7 +27,7 @@ pub(super) struct Problem {
 #[schema(example = json!({"type": "chat.message", "message": "hi"}))]
 #[allow(dead_code, reason = "read by the generator alone")]
 pub(super) struct Event {
-    /// What the event is.
+    /// The type of the event.
     #[schema(min_length = 1)]
     r#type: String,
 }
@@ -48,25 +48,25 @@ pub(super) struct Event {
 )]
 struct Calls;
 
-/// What a call may be refused with, beside what stands at its handler.
+/// Returns the refusals of a call that its handler does not list itself.
 fn refusals(operation: &Operation, of_tenant: bool) -> Vec<(u16, &'static str)> {
     let mut refusals = vec![
         (401, "No API key, or one that is not known"),
-        (403, "The API key does not open this"),
+        (403, "The API key is not valid for this call"),
         (503, "A dependency does not confirm; try again"),
     ];
     if of_tenant {
         refusals.push((404, "There is no tenant of this name"));
     }
     if operation.request_body.is_some() {
-        refusals.push((400, "The body is not what the call takes"));
+        refusals.push((400, "The body does not have the form of this call"));
         refusals.push((413, "The body is larger than 1 MiB"));
         refusals.push((415, "The body is not plain application/json"));
     }
     refusals
 }
 
-/// The document.
+/// Returns the document.
 pub(super) fn document() -> Value {
     let mut document = Calls::openapi();
     for (path, item) in &mut document.paths.paths {
@@ -91,7 +91,7 @@ pub(super) fn document() -> Value {
     serde_json::to_value(&document).unwrap_or_else(|_| json!({}))
 }
 
-/// Answers without a key: it says nothing of this deployment.
+/// Serves the document. It needs no key, because it contains nothing about this deployment.
 pub(super) async fn serve() -> Json<Value> {
     Json(document())
 }

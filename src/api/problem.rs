@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::problem::document;
 
-/// Why a call was not carried out.
+/// A reason for which a call was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(
     missing_docs,
@@ -42,7 +42,7 @@ pub(super) enum ApiProblem {
 }
 
 impl ApiProblem {
-    /// Returns the word for it.
+    /// Returns the stable word of the error.
     pub(super) const fn code(self) -> &'static str {
         self.parts().1
     }
@@ -67,7 +67,7 @@ impl ApiProblem {
             ApiProblem::OperatorsOnly => (
                 StatusCode::FORBIDDEN,
                 "operators_only",
-                "The call is for operators; the API key is a tenant's.",
+                "The call needs an operator's key; this key belongs to a tenant.",
             ),
             ApiProblem::TenantNotFound => (
                 StatusCode::NOT_FOUND,
@@ -87,7 +87,7 @@ impl ApiProblem {
             ApiProblem::ContentTypeNotSupported => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "content_type_not_supported",
-                "The body is application/json, without a content coding.",
+                "The body must be application/json, without a content coding.",
             ),
             ApiProblem::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -97,7 +97,7 @@ impl ApiProblem {
             ApiProblem::BodyNotValid => (
                 StatusCode::BAD_REQUEST,
                 "body_not_valid",
-                "The body is not the JSON object that this call takes; the members and their types stand in /openapi.json.",
+                "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.",
             ),
             ApiProblem::QueryNotValid => (
                 StatusCode::BAD_REQUEST,
@@ -107,12 +107,12 @@ impl ApiProblem {
             ApiProblem::CloseNotValid => (
                 StatusCode::BAD_REQUEST,
                 "close_not_valid",
-                "A close code is 1000, 1012 or 3000 to 4999, and a reason has at most 123 bytes.",
+                "A close code must be 1000, 1012 or 3000 to 4999, and a reason must have at most 123 bytes.",
             ),
             ApiProblem::IdempotencyKeyNotValid => (
                 StatusCode::BAD_REQUEST,
                 "idempotency_key_not_valid",
-                "Idempotency-Key comes once, with 1 to 255 visible ASCII characters.",
+                "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters.",
             ),
             ApiProblem::IdempotencyKeyReused => (
                 StatusCode::CONFLICT,
@@ -122,17 +122,17 @@ impl ApiProblem {
             ApiProblem::IdempotencyKeyInUse => (
                 StatusCode::CONFLICT,
                 "idempotency_key_in_use",
-                "A call with this Idempotency-Key is under way; ask again for its answer.",
+                "A call with this Idempotency-Key is in progress; ask again for its answer.",
             ),
             ApiProblem::ConfigurationNotValid => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "configuration_not_valid",
-                "This replica did not apply the configuration, and nothing was announced; its log says why.",
+                "This replica did not apply the configuration and did not announce it; its log says why.",
             ),
             ApiProblem::RevocationNotValid => (
                 StatusCode::BAD_REQUEST,
                 "revocation_not_valid",
-                "A revocation names jti and exp, or token, or user_id with or without issued_before, or issued_before alone; times are Unix seconds, at most a day ahead.",
+                "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone; times are Unix seconds, at most a day ahead.",
             ),
             ApiProblem::TokenNotOfTenant => (
                 StatusCode::BAD_REQUEST,
@@ -142,17 +142,17 @@ impl ApiProblem {
             ApiProblem::TokenWithoutId => (
                 StatusCode::BAD_REQUEST,
                 "token_without_jti",
-                "The token has no jti; only a cut-off revokes it.",
+                "The token has no jti; only a cut-off can revoke it.",
             ),
             ApiProblem::EventNotValid => (
                 StatusCode::BAD_REQUEST,
                 "event_not_valid",
-                "An event is a JSON object, at most 64 levels deep, with a text `type` that begins with neither `_` nor `.`.",
+                "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.",
             ),
             ApiProblem::GroupNameNotValid => (
                 StatusCode::BAD_REQUEST,
                 "group_name_not_valid",
-                "A group name is 1 to 99 of ASCII letters, digits, hyphens, underscores and periods.",
+                "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.",
             ),
             ApiProblem::RateLimited => (
                 StatusCode::TOO_MANY_REQUESTS,
@@ -162,22 +162,22 @@ impl ApiProblem {
             ApiProblem::NotRevoked => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                "The denylist does not confirm right now; the tokens may not be revoked. Try again.",
+                "The denylist does not confirm right now, so the tokens may not be revoked. Try again.",
             ),
             ApiProblem::NotAnnounced => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                "It is stored, but the replicas could not be told right now. Try again.",
+                "The change is stored, but it could not be announced to the replicas right now. Try again.",
             ),
             ApiProblem::FleetUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                "Redis does not confirm right now; the call may not have been carried out. Try again.",
+                "Redis does not confirm right now, so the call may not have been carried out. Try again.",
             ),
             ApiProblem::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                "The channel layer does not confirm right now; the event may not have been published.",
+                "The channel layer does not confirm right now, so the event may not have been published.",
             ),
         }
     }

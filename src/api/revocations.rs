@@ -1,4 +1,4 @@
-//! `POST /v1/tenants/{t}/revocations`: takes tokens back, and closes the sockets that they have opened.
+//! `POST /v1/tenants/{t}/revocations`: revokes tokens and closes the sockets that they have opened.
 
 use std::time::Instant;
 
@@ -17,31 +17,32 @@ use crate::ids::Whom;
 use crate::metrics;
 use crate::tenant::Tenant;
 
-/// A cut-off further ahead than this would lock everybody out until then: milliseconds were meant for seconds.
+/// The latest cut-off, in seconds from now. A later one would refuse all tokens until then; the usual cause is
+/// milliseconds in place of seconds.
 const LARGEST_LEAD: f64 = 86_400.0;
 
-/// What is revoked.
+/// The tokens to revoke.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revocation {
-    /// The id of one token, with its `exp`.
+    /// The id of one token; needs `exp`.
     jti: Option<String>,
-    /// Unix seconds.
+    /// The expiry of that token, in Unix seconds.
     exp: Option<f64>,
-    /// One token itself, signed by a key of the tenant, expired or not.
+    /// One token, signed by a key of the tenant, expired or not.
     token: Option<String>,
-    /// Every token of a user that was issued at or before `issued_before`.
+    /// The user whose tokens issued at or before `issued_before` are revoked.
     user_id: Option<String>,
-    /// Unix seconds, that second included; with a user the default is now.
+    /// The cut-off in Unix seconds, that second included; with `user_id` the default is now.
     issued_before: Option<f64>,
 }
 
-/// What became of it.
+/// The result of a call that closes sockets.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Closed {
-    /// Sockets that were closed, on the replicas that confirmed.
+    /// The number of sockets closed on the replicas that confirmed.
     closed: u64,
-    /// Who confirmed.
+    /// The replicas that confirmed.
     replicas: Replicas,
 }
 
@@ -54,7 +55,7 @@ impl From<Gathered> for Closed {
     }
 }
 
-/// Denies first, then announces; what could not be stored is 503.
+/// Revokes tokens: stores the revocation first, and then announces it. Answers 503 if it cannot be stored.
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/revocations",
@@ -76,7 +77,7 @@ pub(super) async fn revoke(
     })?;
     let asked = tenant.ask(&state.fleet, Op::Revoke(whom.clone()));
     let gathered = asked.await.map_err(|error| {
-        // It is stored and holds; the other replicas find it at their next look at the denylist.
+        // It is stored, so the other replicas find it at their next recheck of the denylist.
         let closed = tenant.revocations.evict(&whom);
         tracing::warn!(
             tenant.id = %tenant.id, error = %error, count = closed,
@@ -89,7 +90,7 @@ pub(super) async fn revoke(
 }
 
 impl Revocation {
-    /// Whose tokens, and when the one token ends.
+    /// Returns the tokens to revoke, and the expiry of a single one.
     async fn whom(self, tenant: &Tenant) -> Result<(Whom, Option<f64>), ApiProblem> {
         let now = UnixTime::now().0;
         match self {
@@ -141,7 +142,7 @@ async fn signed(tenant: &Tenant, token: String) -> Result<(Whom, Option<f64>), A
         }
         Err(TokenError::Refused(_)) => Err(ApiProblem::TokenNotOfTenant),
         Err(TokenError::Unavailable(error)) => {
-            tracing::warn!(tenant.id = %tenant.id, error = %error, "The keys of a token to be revoked cannot be had");
+            tracing::warn!(tenant.id = %tenant.id, error = %error, "Cannot fetch the keys that verify a token to be revoked");
             Err(ApiProblem::NotRevoked)
         }
     }

@@ -1,4 +1,4 @@
-//! `POST /v1/tenants/{t}/groups/{g}/send` and `POST /v1/tenants/{t}/send`: events from a back end to groups.
+//! `POST /v1/tenants/{t}/groups/{g}/send` and `POST /v1/tenants/{t}/send`: publish events of a back end to groups.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Path, Request};
@@ -15,17 +15,17 @@ use crate::metrics::EventSource;
 use crate::relay::PublishError;
 use crate::tenant::Tenant;
 
-/// Messages of one batch.
+/// The most messages of one batch.
 const MAX_BATCH: usize = 1000;
 
 /// The answer to a send.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Published {
-    /// How many events were given to the channel layer; not how many sockets got them.
+    /// The number of events passed to the channel layer, not of sockets that got them.
     published: u32,
 }
 
-/// An event in a request's body, and the body as it came.
+/// The event in a request's body, and the body itself.
 pub(super) struct EventBody(pub(super) Event, pub(super) Bytes);
 
 impl FromRequest<ApiState> for EventBody {
@@ -37,7 +37,7 @@ impl FromRequest<ApiState> for EventBody {
     }
 }
 
-/// Returns the event that is written so.
+/// Parses the JSON text of an event.
 fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
     let event = Event::from_json(json).map_err(|_| ApiProblem::EventNotValid)?;
     match event.is_dispatchable() {
@@ -75,7 +75,7 @@ struct Batch<'a> {
     messages: Vec<&'a RawValue>,
 }
 
-/// One of them.
+/// One message of a batch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchMessage<'a> {
@@ -84,12 +84,12 @@ struct BatchMessage<'a> {
     event: &'a RawValue,
 }
 
-/// A batch, as the documentation of the API has it: the handler reads events from their text.
+/// The form of a batch for the API's description. The handler itself parses events from their JSON text.
 #[derive(utoipa::ToSchema)]
 #[schema(as = Batch)]
 #[allow(dead_code, reason = "read by the generator alone")]
 struct BatchForm {
-    /// 1 to 1,000 of them.
+    /// 1 to 1,000 messages.
     #[schema(min_items = 1, max_items = 1000)]
     messages: Vec<BatchMessageForm>,
 }
@@ -103,13 +103,13 @@ struct BatchMessageForm {
     event: super::openapi::Event,
 }
 
-/// What became of each, in their order.
+/// The results of a batch, in the order of its messages.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Results {
     results: Vec<Outcome>,
 }
 
-/// What became of one.
+/// The result of one message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 enum Outcome {
@@ -117,7 +117,7 @@ enum Outcome {
     Refused { code: &'static str },
 }
 
-/// Publishes a batch; what is wrong with one message concerns that one alone.
+/// Publishes a batch. An error in one message does not stop the others.
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/send",
@@ -140,7 +140,7 @@ pub(super) async fn batch(
     let messages = messages.ok_or(ApiProblem::BodyNotValid)?;
     key.once(&tenant, "send", &body, async || {
         let mut results = Vec::with_capacity(messages.len());
-        // One after another: events to one group arrive in the order of the batch.
+        // One after another, so that events to one group arrive in the order of the batch.
         for message in &messages {
             let published = match event_of(message.event.get().as_bytes()) {
                 Ok(event) => publish(&tenant, &message.group, &event).await,
@@ -165,7 +165,7 @@ async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Publishe
     published.map_err(|error| {
         match &error {
             PublishError::RateLimited => return ApiProblem::RateLimited,
-            // The event itself is at fault: an integer beyond 64 bits has no form in MessagePack.
+            // The event itself is at fault; for example, MessagePack cannot hold an integer of more than 64 bits.
             PublishError::Layer(error) if error.kind().is_none() => {
                 return ApiProblem::EventNotValid;
             }

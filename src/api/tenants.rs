@@ -1,4 +1,4 @@
-//! What operators do with whole tenants, and with the configuration.
+//! The calls of operators for whole tenants and for the configuration.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -17,14 +17,14 @@ use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 use crate::tenant::{SUSPENDED, Tenant};
 
-/// A tenant as operators see it.
+/// One tenant of the list.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct TenantEntry {
     name: String,
     suspended: bool,
-    /// Whether this replica cannot serve it at the moment.
+    /// True if this replica cannot serve the tenant now.
     degraded: bool,
-    /// Open sockets, on the replicas that answered; `null` while the tenant's Redis cannot be asked.
+    /// The number of open sockets on the replicas that answered; `null` if the tenant's Redis does not answer.
     connections: Option<u64>,
 }
 
@@ -32,11 +32,11 @@ pub(super) struct TenantEntry {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct TenantList {
     tenants: Vec<TenantEntry>,
-    /// For the next page; `null` after the last.
+    /// The cursor of the next page; `null` after the last.
     cursor: Option<String>,
 }
 
-/// Nothing here is for a tenant's key.
+/// Refuses a tenant's key.
 pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
     match caller {
         Caller::Operator => Ok(()),
@@ -44,7 +44,7 @@ pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
     }
 }
 
-/// The tenants, by name.
+/// Lists the tenants by name.
 #[utoipa::path(
     get,
     path = "/v1/tenants",
@@ -67,7 +67,7 @@ pub(super) async fn list(
     let page: Vec<_> = rest.by_ref().take(part.limit()).collect();
     let more = rest.next().is_some();
     let entries = page.iter().map(|tenant| async {
-        // One tenant's outage hides no other tenant.
+        // An outage of one tenant's Redis leaves its count out and does not fail the list.
         let counted = ask(&state, tenant, Op::Count).await.ok();
         TenantEntry {
             name: tenant.id.to_string(),
@@ -84,7 +84,7 @@ pub(super) async fn list(
     }))
 }
 
-/// Serves the tenant no more: kept first, then announced.
+/// Suspends a tenant: stores the state first, and then announces it.
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/suspend",
@@ -103,7 +103,7 @@ pub(super) async fn suspend(
     Ok(Json(ask(&state, &tenant, Op::Suspend).await?.into()))
 }
 
-/// Serves the tenant again.
+/// Resumes a suspended tenant.
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/resume",
@@ -121,18 +121,18 @@ pub(super) async fn resume(
     Ok(Json(ask(&state, &tenant, Op::Resume).await?.into()))
 }
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Reloaded {
-    /// Replicas that have applied what they read.
+    /// The number of replicas that have applied their configuration.
     applied: usize,
-    /// Ids of those that refused it; their logs say why.
+    /// The ids of the replicas that refused it; their logs say why.
     refused: Vec<String>,
-    /// Who answered in time.
+    /// The replicas that answered in time.
     replicas: Replicas,
 }
 
-/// Has every replica read its own files again. This one first: what it refuses is not announced.
+/// Makes every replica reload its own files. This replica is the first, and it announces nothing if it refuses them.
 #[utoipa::path(
     post,
     path = "/v1/reload",

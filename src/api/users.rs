@@ -1,4 +1,4 @@
-//! `/v1/tenants/{t}/users/{id}/…`: what concerns all sockets of one user, on every replica.
+//! `/v1/tenants/{t}/users/{id}/…`: the calls for all sockets of one user, on every replica.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ use crate::tenant::Tenant;
 /// The answer to a send to a user.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Delivered {
-    /// Always 1: the event was given to the replicas.
+    /// Always 1: the event was passed to the replicas.
     published: u32,
-    /// Sockets that it was queued for, on the replicas that confirmed.
+    /// The number of sockets that it was queued for, on the replicas that confirmed.
     delivered: u64,
-    /// Who confirmed.
+    /// The replicas that confirmed.
     replicas: Replicas,
 }
 
@@ -60,13 +60,13 @@ pub(super) async fn send(
     .await
 }
 
-/// What a close frame says.
+/// The content of the close frame.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Disconnection {
-    /// 1000, 1012 or 3000-4999; 4508 where it is not said.
+    /// 1000, 1012 or 3000-4999; the default is 4508.
     code: Option<u16>,
-    /// At most 123 bytes; `disconnected` where it is not said.
+    /// At most 123 bytes; the default is `disconnected`.
     reason: Option<String>,
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn disconnect(
     Ok(Json(ask(&state, &tenant, op).await?.into()))
 }
 
-/// Reloads the record of a user: what was read of it before is not believed any more, and its sockets are looked at.
+/// Invalidates the record of a user: every replica reads it again and checks the user's sockets.
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/users/{user}/invalidate",

@@ -25,7 +25,6 @@ pub use target::{Members, SocketChannel, Target};
 pub mod codec;
 mod control;
 pub mod core;
-pub mod hosts;
 pub mod inbox;
 mod link;
 pub mod memory;

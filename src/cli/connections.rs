@@ -1,4 +1,4 @@
-//! `connections`: which sockets of a tenant are open, through the management API.
+//! `connections`: lists the open sockets of a tenant, through the management API.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,16 +19,16 @@ pub(super) struct ConnectionsArguments {
     /// The tenant
     #[arg(long)]
     tenant: TenantId,
-    /// Only those of a group
+    /// Only the sockets of this group
     #[arg(long)]
     group: Option<String>,
-    /// At most so many, 1 to 1000
+    /// The most sockets to list, 1 to 1000
     #[arg(long, default_value_t = 100)]
     limit: usize,
-    /// Only those whose channel name comes after this one: the last of the page before
+    /// Only sockets whose channel name sorts after this one: the cursor of the previous page
     #[arg(long, value_name = "CHANNEL")]
     after: Option<String>,
-    /// The answer of the API as it is
+    /// Print the answer of the API unchanged
     #[arg(long)]
     json: bool,
     #[command(flatten)]

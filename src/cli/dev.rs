@@ -1,7 +1,7 @@
-//! `dev`: the whole gateway in one process, without any server.
+//! `dev`: runs the whole gateway in one process, without any server beside it.
 //!
-//! It is the same gateway as `serve`, with a configuration made here: the memory layer, users in an SQLite file of
-//! its own that goes when it ends, one tenant with a key that is new at every start, and a page to try it with.
+//! It is the same gateway as `serve` with a built-in configuration: the memory layer, users in a temporary SQLite
+//! file, one tenant with a new key at every start, and a page to try it with.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -28,11 +28,11 @@ use crate::config::{
 use crate::ids::{TenantId, random_hex};
 use crate::server::{Addresses, Ended, Options, Server, Signals};
 
-/// The demo users, as `users.sql` has them.
+/// The demo users of `users.sql`: id and name.
 const USERS: [(&str, &str); 2] = [("1", "alice"), ("2", "bob")];
-/// Long enough for a working day.
+/// The lifetime of the printed tokens, enough for a working day.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
-/// The room that the printed addresses lead to.
+/// The path of the printed addresses.
 const ROOM: &str = "ws/chat/lobby/";
 
 /// Try Lockgate: two demo users, a page, no server and no file needed
@@ -42,13 +42,13 @@ Examples:
   lockgate dev
   lockgate dev --listen 127.0.0.1:0 --admin 127.0.0.1:0 --json")]
 pub(super) struct DevArguments {
-    /// Where sockets are accepted
+    /// The address that accepts sockets
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     pub(super) listen: SocketAddr,
-    /// Where probes and metrics are served
+    /// The address that serves probes and metrics
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
     pub(super) admin: SocketAddr,
-    /// Print one line of JSON once it is ready
+    /// Print one line of JSON when the gateway is ready
     #[arg(long)]
     pub(super) json: bool,
     /// Allow an address that other machines can reach
@@ -62,10 +62,10 @@ pub(super) fn run(arguments: &DevArguments) -> ExitCode {
         .find(|address| !address.ip().is_loopback());
     if let (Some(address), false) = (remote, arguments.allow_remote) {
         return super::fail(&format!(
-            "{address} can be reached by other machines, and the tokens are printed; --allow-remote allows it"
+            "other machines can reach {address}, and dev prints its tokens; --allow-remote allows it"
         ));
     }
-    // Standard output is for the addresses.
+    // Logs go to standard error, because standard output is for the addresses.
     let log = LogConfig {
         format: LogFormat::Text,
         level: "warn".into(),
@@ -105,7 +105,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
     server.run(signals).await
 }
 
-/// Returns the configuration that a first real one would resemble.
+/// Returns the configuration of the demo, which resembles the first one of a new user.
 fn config(arguments: &DevArguments, users: &Users) -> anyhow::Result<Config> {
     let signing_key = Secret::new(random_hex() + &random_hex());
     let mut tenant = TenantConfig::default();
@@ -148,7 +148,7 @@ fn config(arguments: &DevArguments, users: &Users) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// The SQLite file with the demo users; dropped, it is removed.
+/// The SQLite file with the demo users. Dropping this removes the file.
 struct Users(PathBuf);
 
 impl Users {
@@ -173,18 +173,18 @@ impl Users {
 
 impl Drop for Users {
     fn drop(&mut self) {
-        // What stays in the temporary folder is removed by whoever cleans it.
+        // A file that cannot be removed stays in the temporary folder, which the system cleans.
         std::fs::remove_file(&self.0).ok();
     }
 }
 
-/// Returns the page on `/`. Tokens stand in it: it is served to this machine only.
+/// Returns the page on `/`. It contains tokens, so `dev` listens on loopback unless `--allow-remote` is given.
 fn pages(tokens: &[(String, String)]) -> Router {
     let users: Vec<_> = tokens
         .iter()
         .map(|(name, token)| DemoUser { name, token })
         .collect();
-    // "<" as an escape: whatever a name or token holds, it cannot end the script.
+    // With "<" escaped, no name or token can end the script element.
     let users = serde_json::to_string(&users)
         .unwrap_or_default()
         .replace('<', "\\u003c");
@@ -249,6 +249,6 @@ fn announce(addresses: &Addresses, tokens: &[(String, String)], json: bool) {
     for user in &told.users {
         text += &format!("  {:<7}  {}\n", user.name, user.url);
     }
-    text += "\nWhat one sends as a JSON object, both receive: {\"message\": \"hello\"}. Ctrl-C ends it.\n";
+    text += "\nBoth users receive each JSON object that one of them sends: {\"message\": \"hello\"}. Ctrl-C stops the gateway.\n";
     super::print(&text);
 }

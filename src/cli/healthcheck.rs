@@ -1,4 +1,4 @@
-//! `healthcheck`: is the replica of this machine alive, or ready?
+//! `healthcheck`: asks the replica of this machine whether it is alive or ready.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,13 +22,14 @@ pub(super) struct HealthcheckArguments {
     /// The admin listener; without it, admin.listen of the configuration
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// How long the answer may take
+    /// The longest time to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = super::duration)]
     timeout: Duration,
 }
 
 pub(super) fn run(path: Option<&Path>, arguments: &HealthcheckArguments) -> ExitCode {
-    // Only the address counts: a replica stays healthy while its file waits for a correction.
+    // Mistakes in the file are ignored, because only the address is needed: a running replica stays healthy while an
+    // operator corrects its file.
     let base = arguments.url.clone().unwrap_or_else(|| {
         let draft = Draft::read(path, &LoadOptions::default());
         local_url(draft.config.admin.listen)

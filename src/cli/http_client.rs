@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// Why a replica gave no answer.
+/// A request that got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("cannot start an HTTP client: {0}")]
@@ -12,18 +12,18 @@ pub(super) enum ClientError {
     NoAnswer(String),
 }
 
-/// What a replica answered.
+/// A replica's answer.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
 }
 
-/// Sends one request and reads its answer, within `timeout`. Follows no redirect and uses no proxy.
+/// Sends one request and reads its answer within `timeout`. Follows no redirect and uses no proxy.
 pub(super) fn exchange(
     timeout: Duration,
     request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
 ) -> Result<Answer, ClientError> {
-    // A second call finds a provider already there, which is as good.
+    // The call fails if the process already has a provider; any provider will do.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -49,7 +49,7 @@ pub(super) fn exchange(
     })
 }
 
-/// Returns the innermost cause: the outer ones say no more than that there is one.
+/// Returns the innermost cause. The outer errors only say that there was an error.
 fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it took too long".to_owned();
@@ -61,7 +61,7 @@ fn reason(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// Returns the base URL of a listener of this machine: one on all addresses is asked on the loopback one.
+/// Returns the base URL of a listener on this machine. A listener on all addresses gets the loopback address.
 pub(super) fn local_url(listen: SocketAddr) -> String {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,4 +1,6 @@
-//! The command line: one file per verb. Exit status 0, 1 for what failed, 2 for wrong usage.
+//! The command line, one file per verb.
+//!
+//! The exit status is 0 for success, 1 for a failure and 2 for wrong usage.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -35,9 +37,9 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  lockgate dev                                  try it: no server, no file needed
-  lockgate config check --config lockgate.toml  what is wrong with a configuration
-  lockgate serve --config lockgate.toml         the gateway";
+    lockgate dev                                  try Lockgate without a server or a file
+    lockgate config check --config lockgate.toml  find the mistakes in a configuration
+    lockgate serve --config lockgate.toml         run the gateway";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -54,12 +56,12 @@ enum Verb {
     Doctor(doctor::DoctorArguments),
 }
 
-/// Runs one command line, the name of the program first.
+/// Runs a command line, whose first argument is the name of the program.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help that cannot be written is nobody's mistake.
+            // A closed output is no reason for another exit status.
             drop(error.print());
             return match error.exit_code() {
                 0 => ExitCode::SUCCESS,
@@ -67,7 +69,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    // An empty variable counts as unset, as for every other of ours.
+    // An empty variable counts as unset, like every other variable of the gateway.
     let config = arguments.config.filter(|path| !path.is_empty());
     let config = config.as_deref().map(Path::new);
     match arguments.verb {
@@ -83,10 +85,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Reads and checks the configuration; tells warnings and mistakes on standard error.
+/// Reads and checks the configuration; prints warnings and mistakes to standard error.
 ///
 /// # Errors
-/// The exit status, after the mistakes were told.
+/// The exit status. The mistakes are printed already.
 fn load(path: Option<&Path>) -> Result<Loaded, ExitCode> {
     match Config::load(path, &LoadOptions::default()) {
         Ok(loaded) => {
@@ -107,7 +109,7 @@ fn load(path: Option<&Path>) -> Result<Loaded, ExitCode> {
     }
 }
 
-/// Writes to standard output, without a line end of its own. A reader that went away is no failure.
+/// Writes to standard output and adds no line end. A reader that went away is not a failure.
 fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     drop(
@@ -122,13 +124,13 @@ fn complain(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
-/// Tells what failed, and answers the exit status for it.
+/// Prints an error and returns the exit status for it.
 fn fail(text: &str) -> ExitCode {
     complain(&format!("error: {text}"));
     ExitCode::FAILURE
 }
 
-/// Reads a duration of the command line.
+/// Parses a duration of the command line.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     crate::config::parse_duration(text)
         .ok_or_else(|| "a duration is digits and a unit: ms, s, m, h or d".to_owned())

@@ -1,4 +1,4 @@
-//! What the commands share that call the management API: where it is, which key opens it, how its answer is told.
+//! The shared part of the commands that call the management API: its address, its key and its answer.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use super::http_client::{Answer, exchange, local_url};
 use crate::config::{Config, Secret};
 
-/// Longer than any replica waits for others.
+/// The longest time for one call, which is longer than a replica waits for other replicas.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All but what RFC 3986 §2.3 leaves as it is.
+/// The characters to encode: all but the unreserved ones of RFC 3986 §2.3.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// Where the API is, and which key opens it.
+/// The address of the API, and its key.
 #[derive(Debug, Args)]
 pub(super) struct RemoteArguments {
     /// The management API; without it, api.listen of the configuration
@@ -33,9 +33,9 @@ pub(super) struct RemoteArguments {
     api_key_file: Option<PathBuf>,
 }
 
-/// Why nothing was called.
+/// A call that was not made or got no answer.
 pub(super) enum Failure {
-    /// The reason was told already.
+    /// The reason is printed already.
     Told(ExitCode),
     Text(String),
 }
@@ -46,14 +46,14 @@ impl From<String> for Failure {
     }
 }
 
-/// The API, ready to be called.
+/// The API with its address and key.
 pub(super) struct Remote {
     base: String,
     key: Secret,
 }
 
 impl Remote {
-    /// The configuration is read only for what the command line leaves out.
+    /// Takes address and key from the command line. Reads the configuration only if one of them is missing there.
     pub(super) fn find(path: Option<&Path>, arguments: &RemoteArguments) -> Result<Self, Failure> {
         if let (Some(url), Some(file)) = (&arguments.url, &arguments.api_key_file) {
             let (base, key) = (url.clone(), key_from(file)?);
@@ -66,7 +66,7 @@ impl Remote {
         })
     }
 
-    /// Posts JSON to `path`, or gets it where there is no body.
+    /// Sends a POST with a JSON body to `path`, or a GET without a body.
     pub(super) fn call(&self, path: &str, body: Option<String>) -> Result<Answer, Failure> {
         let url = format!("{}{path}", self.base.trim_end_matches('/'));
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", self.key.expose()))
@@ -86,12 +86,12 @@ impl Remote {
     }
 }
 
-/// A part of a path.
+/// Encodes text as one segment of a path.
 pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// Tells what came of a call: what `show` makes of a good answer, or what went wrong.
+/// Prints the result of a call: the text that `show` makes of a good answer, or the error.
 pub(super) fn tell(called: Result<Answer, Failure>, show: impl FnOnce(&str) -> String) -> ExitCode {
     match called {
         Ok(answer) if (200..300).contains(&answer.status) => {
@@ -108,7 +108,8 @@ pub(super) fn tell(called: Result<Answer, Failure>, show: impl FnOnce(&str) -> S
     }
 }
 
-/// Standard input where `text` is `-`, read up to one byte more than `most`.
+/// Returns `text`, or standard input if `text` is `-`. Reads at most one byte more than `most`, so that the caller can
+/// tell an input that is too large.
 pub(super) fn or_standard_input(text: &str, most: u64) -> Result<String, String> {
     if text != "-" {
         return Ok(text.to_owned());

@@ -1,4 +1,4 @@
-//! `revoke`: takes tokens back, through the management API.
+//! `revoke`: revokes tokens, through the management API.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::remote::{Remote, RemoteArguments, or_standard_input, tell};
 use crate::ids::TenantId;
 
-/// Longer than any token that a tenant takes.
+/// The most bytes read from standard input, more than any tenant's `token.max_size`.
 const LARGEST_TOKEN: u64 = 1 << 20;
 
-/// Take tokens back, and close the sockets that they have opened
+/// Revoke tokens and close the sockets that they have opened
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("whom").required(true).args(["jti", "token", "user", "all"]),
@@ -30,10 +30,10 @@ pub(super) struct RevokeArguments {
     /// The id of one token; needs --exp
     #[arg(long, requires = "exp")]
     jti: Option<String>,
-    /// When that token ends, in Unix seconds
+    /// The expiry of that token, in Unix seconds
     #[arg(long, value_name = "UNIX", requires = "jti")]
     exp: Option<f64>,
-    /// One token, read from standard input: a token on a command line is seen by everybody
+    /// One token, read from standard input, because other users can see a command line
     #[arg(long, value_name = "-", value_parser = ["-"])]
     token: Option<String>,
     /// Every token of a user
@@ -42,7 +42,7 @@ pub(super) struct RevokeArguments {
     /// Every token of the tenant; needs --issued-before
     #[arg(long, requires = "issued_before")]
     all: bool,
-    /// Only tokens issued at or before this, in Unix seconds; with a user the default is now
+    /// Only tokens issued at or before this time, in Unix seconds; with --user the default is now
     #[arg(long, value_name = "UNIX", conflicts_with_all = ["jti", "token"])]
     issued_before: Option<f64>,
     #[command(flatten)]

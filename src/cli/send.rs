@@ -1,4 +1,4 @@
-//! `send`: an event into a group, through the management API.
+//! `send`: sends an event to a group, through the management API.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::Args;
 use super::remote::{Remote, RemoteArguments, or_standard_input, segment, tell};
 use crate::ids::TenantId;
 
-/// What the API takes at most (1 MiB); more need not be read.
+/// The most bytes that the API accepts (1 MiB).
 const LARGEST_EVENT: u64 = 1 << 20;
 
 /// Send an event to every socket of a group
@@ -48,6 +48,6 @@ fn event(text: &str) -> Result<String, String> {
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
         Ok(event) if event.contains_key("type") => Ok(text),
         Ok(_) => Err("the event has no \"type\"".to_owned()),
-        Err(error) => Err(format!("the event is no JSON object: {error}")),
+        Err(error) => Err(format!("the event is not a JSON object: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! `serve`: the gateway.
+//! `serve`: runs the gateway.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ Examples:
   lockgate serve --config lockgate.toml
   LOCKGATE_CONFIG=lockgate.toml LOCKGATE_SERVER__LISTEN=127.0.0.1:8000 lockgate serve")]
 pub(super) struct ServeArguments {
-    /// Stop where a tenant cannot be served, instead of serving the others
+    /// Stop if a tenant cannot be served, instead of serving the others
     #[arg(long)]
     pub(super) strict: bool,
 }
@@ -50,7 +50,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
     })
 }
 
-/// Runs a gateway to its end.
+/// Runs a gateway to its end and returns the exit status.
 pub(super) fn in_runtime(
     log: &LogConfig,
     output: LogOutput,
@@ -68,7 +68,7 @@ pub(super) fn in_runtime(
         Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
     };
     let ended = runtime.block_on(gateway);
-    // What still runs belongs to sockets whose time is over.
+    // Tasks that still run belong to sockets that did not close before the drain's deadline.
     runtime.shutdown_background();
     match ended {
         Ok(Ended::InTime) => ExitCode::SUCCESS,

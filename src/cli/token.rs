@@ -1,4 +1,4 @@
-//! `token mint` and `token explain`.
+//! `token mint` makes a token, and `token explain` checks one.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,15 +34,15 @@ pub(super) struct MintArguments {
     /// The id of the user
     #[arg(long)]
     pub(super) user: String,
-    /// How long the token is valid
+    /// The time for which the token is valid
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = super::duration)]
     pub(super) lifetime: Duration,
-    /// A claim more, or another value for one; the value is JSON, or else text
+    /// An additional claim, or another value for a claim; the value is JSON, or text if it is not JSON
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
     pub(super) claims: Vec<(String, serde_json::Value)>,
 }
 
-/// Tell check by check whether a token is accepted: exit 0, 1 if refused, 3 if a dependency could not be asked
+/// Check a token and print the result of each check: exit 0, 1 if refused, 3 if a dependency does not answer
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -52,10 +52,10 @@ pub(super) struct ExplainArguments {
     /// The tenant
     #[arg(long)]
     pub(super) tenant: TenantId,
-    /// The time to judge at, in Unix seconds; now if left out
+    /// The time at which to check the token, in Unix seconds; the default is now
     #[arg(long, value_name = "UNIX", value_parser = unix_time)]
     pub(super) at: Option<f64>,
-    /// Ask neither Redis nor database
+    /// Do not ask Redis or the database
     #[arg(long)]
     pub(super) offline: bool,
     /// Print one JSON object
@@ -78,7 +78,7 @@ fn unix_time(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|seconds: &f64| seconds.is_finite())
-        .ok_or_else(|| "Unix seconds are a number".to_owned())
+        .ok_or_else(|| "the time must be a number of Unix seconds".to_owned())
 }
 
 pub(super) fn run(path: Option<&Path>, verb: &TokenVerb) -> ExitCode {
@@ -101,13 +101,13 @@ fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
         Ok(_) => {}
         Err(UserIdError::NotReadable) => {
             return super::fail(&format!(
-                "--user {:?}: a user id of tenant {} is {}",
+                "--user {:?}: a user id of tenant {} must be {}",
                 arguments.user,
                 arguments.tenant,
                 match id_type {
                     IdType::Int => "an integer",
                     IdType::Uuid => "a UUID",
-                    IdType::Text => "a text",
+                    IdType::Text => "text",
                 }
             ));
         }
@@ -132,7 +132,7 @@ fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
 fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
     let text = match arguments.token.as_str() {
         "-" => match std::io::read_to_string(std::io::stdin()) {
-            // One line end belongs to the pipe; anything else to the token.
+            // `echo` adds one line end. All other characters belong to the token, so that the checks see them.
             Ok(text) => text.strip_suffix('\n').unwrap_or(&text).to_owned(),
             Err(error) => return super::fail(&format!("cannot read standard input: {error}")),
         },
@@ -169,7 +169,7 @@ fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
     }
 }
 
-/// Asks every dependency of the tenant once more, and tells on standard error what those said that failed.
+/// Asks every dependency of the tenant again, and prints the errors to standard error.
 async fn tell_causes(authenticator: &Authenticator) {
     let mut causes = Vec::new();
     for redis in authenticator.redis_servers() {
@@ -181,7 +181,7 @@ async fn tell_causes(authenticator: &Authenticator) {
     causes.extend(keys.err().map(|error| error.to_string()));
     causes.dedup();
     for cause in causes {
-        super::complain(&format!("could not be asked: {cause}"));
+        super::complain(&format!("no answer from a dependency: {cause}"));
     }
 }
 
@@ -193,7 +193,7 @@ fn as_text(report: &Report) -> String {
     let mut text = match (report.accepted, report.code) {
         (Some(true), _) => "accepted\n".to_owned(),
         (Some(false), code) => format!("refused: {}\n", code.unwrap_or_default()),
-        (None, _) => "not known: a dependency could not be asked\n".to_owned(),
+        (None, _) => "not known: a dependency did not answer\n".to_owned(),
     };
     for check in &report.checks {
         text += &check.to_string();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::TenantId;
 
+pub use effective::{Effective, prefix_fault, prefixes_meet};
 pub use environment::Environment;
 pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
@@ -32,6 +33,7 @@ use tenant::Tenants;
 
 mod collection;
 mod document;
+mod effective;
 mod environment;
 mod form;
 mod layer;

@@ -25,6 +25,7 @@ use crate::ids::ReplicaId;
 use crate::metrics;
 use crate::replica::ReplicaLife;
 use crate::socket::client_address::AddressFinder;
+use crate::socket::head::HeadReader;
 use crate::socket::heartbeat::Heartbeat;
 use crate::socket::per_address::PerAddress;
 use crate::socket::registration::Occupancy;
@@ -155,6 +156,8 @@ impl Server {
         let (connections, progress) = (TaskTracker::new(), Arc::new(Progress::default()));
         let door = Arc::new(Door {
             config: config.server.clone(),
+            heads: HeadReader::new(&config.server),
+            pages: options.pages,
             tenants: tenants.clone(),
             life: life.clone(),
             occupancy: occupancy.clone(),
@@ -234,8 +237,7 @@ impl Server {
             ));
             critical.spawn(async move { Ok(http::serve(listener, router).await) });
         }
-        let router = router::sockets(door.clone(), options.pages);
-        critical.spawn(async move { Ok(accept::run(sockets, door, router).await) });
+        critical.spawn(async move { Ok(accept::run(sockets, door).await) });
         let api_address = addresses.api.map(|address| address.to_string());
         tracing::info!(
             server.listen = %addresses.server, admin.listen = %addresses.admin, api.listen = api_address,

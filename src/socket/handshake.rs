@@ -1,165 +1,135 @@
-//! What a WebSocket handshake must look like (RFC 6455 §4.2) and the 101 that answers it. Pure: headers in, verdict out.
+//! The handshake, told once from top to bottom: `head → admit → authenticate → open → 101`, steps 0 to 14 of a socket's life.
 //!
-//! Steps 0 (`Host`) and 5 of a socket's life; step 6 is [`crate::origin`]. Bytes of the head itself: [`super::head`].
+//! Each step takes what the one before it has made, and the first refusal ends the story. A connection carries one request.
 
-use axum::body::Body;
-use axum::http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use axum::http::request::Parts;
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, Response, StatusCode, Version};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use sha1::{Digest, Sha1};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::error::Refusal;
+use super::admit::{Admitted, admit};
+use super::answer::{hung_up, refuse, refuse_with};
+use super::connection::{Connection, ReadySocket, abandon};
+use super::head::{Arrival, NoRequest};
+use super::open::open;
+use super::rejection::Rejection;
+use super::upgrade::{self, Upgrade};
+use super::{Door, pages};
+use crate::close_code::CloseFrame;
+use crate::metrics;
 
-/// The one protocol version there is.
-const VERSION: &str = "13";
+/// A handshake may take this long after its head has come; every step has a shorter deadline of its own.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// RFC 6455 §1.3.
-const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Who connects, as far as the network says.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The other end of the TCP connection.
+    pub address: IpAddr,
+    /// The client that a PROXY header named.
+    pub proxied: Option<SocketAddr>,
+}
 
-/// The host that a request is for: the `Host` header, exactly one and well-formed, without user information.
-///
-/// An absolute target must name the same one. Case is as sent.
-///
-/// # Errors
-/// `request_not_valid`.
-pub fn request_host(parts: &Parts) -> Result<Authority, Refusal> {
-    let header = sole(&parts.headers, HOST)?.ok_or(Refusal::RequestNotValid)?;
-    let host = Authority::try_from(header.as_bytes()).map_err(|_| Refusal::RequestNotValid)?;
-    // `http` also reads what no host of ours can be: user information, an empty port, a list.
-    let name_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._[:]".contains(&b);
-    let well_formed = !host.host().is_empty()
-        && host.as_str().bytes().all(name_byte)
-        && (host.port_u16().is_some() || host.as_str() == host.host());
-    let same = match parts.uri.authority() {
-        Some(target) => target.as_str().eq_ignore_ascii_case(host.as_str()),
-        None => true,
+/// What follows a 101.
+pub(super) enum Next {
+    /// The socket is served.
+    Serve(Connection),
+    /// The client learns from this frame why it is refused.
+    Close(TcpStream, CloseFrame),
+}
+
+/// Does the handshake of a new connection. `None`: it is over, and its client has been answered where that makes sense.
+pub(super) async fn shake_hands(stream: TcpStream, peer: IpAddr, door: &Arc<Door>) -> Option<Next> {
+    let address = peer.to_canonical();
+    let _counted = match door.begin_handshake(address) {
+        Ok(place) => place,
+        Err(refusal) => {
+            metrics::handshake_without_tenant(refusal.code());
+            refuse(stream, refusal).await;
+            return None;
+        }
     };
-    if well_formed && same {
-        Ok(host)
-    } else {
-        Err(Refusal::RequestNotValid)
+    let arrival = match door.heads.read(stream, address).await {
+        Ok(arrival) => arrival,
+        Err(NoRequest::Refused(refusal)) => {
+            metrics::handshake_without_tenant(refusal.code());
+            return None;
+        }
+        Err(NoRequest::Cut) => return None,
+    };
+    let peer = Peer {
+        address,
+        proxied: arrival.proxied,
+    };
+    match &door.pages {
+        Some(pages) if !upgrade::is_asked_for(&arrival.head.headers) => {
+            pages::serve(pages, arrival, peer, door).await;
+            None
+        }
+        _ => timeout(DEADLINE, answer(arrival, peer, door)).await.ok()?,
     }
 }
 
-/// A client's `Sec-WebSocket-Key`: 16 bytes in base64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WebSocketKey([u8; 24]);
+/// The socket of a request, or why there is none.
+async fn socket_of(
+    head: &Parts,
+    peer: Peer,
+    door: &Door,
+) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
+    let (admitted, place) = admit(head, peer, door)?;
+    let authenticator = &admitted.tenant.authenticator;
+    let identity = authenticator.identify(head.uri.query(), &head.headers);
+    let identity = identity
+        .await
+        .map_err(|refusal| admitted.rejects(refusal))?;
+    let socket = open(&admitted, place, identity, head.uri.path(), door);
+    let socket = socket.await.map_err(|refused| admitted.rejects(refused))?;
+    let Admitted {
+        tenant, upgrade, ..
+    } = admitted;
+    tenant.metrics.handshake("accepted");
+    Ok((upgrade, socket))
+}
 
-impl WebSocketKey {
-    /// The value of `Sec-WebSocket-Accept` (RFC 6455 §4.2.2, step 5.4).
-    pub fn accept(&self) -> HeaderValue {
-        let digest = Sha1::new()
-            .chain_update(self.0)
-            .chain_update(ACCEPT_GUID)
-            .finalize();
-        HeaderValue::try_from(STANDARD.encode(digest)).expect("base64 is visible ASCII")
-    }
-
-    fn from_headers(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let value = sole(headers, SEC_WEBSOCKET_KEY)?.ok_or(Refusal::RequestNotValid)?;
-        let text: [u8; 24] = value
-            .as_bytes()
-            .try_into()
-            .map_err(|_| Refusal::RequestNotValid)?;
-        // 24 digits hold 18 bytes; the two of padding leave 16.
-        let mut bytes = [0; 18];
-        match STANDARD.decode_slice(text, &mut bytes) {
-            Ok(16) => Ok(Self(text)),
-            _ => Err(Refusal::RequestNotValid),
+/// Answers the one request, unless its client has gone before.
+async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Next> {
+    let Arrival {
+        mut stream,
+        head,
+        early,
+        ..
+    } = arrival;
+    let began = Instant::now();
+    let came_to = tokio::select! {
+        biased;
+        came_to = socket_of(&head, peer, door) => came_to,
+        () = hung_up(&stream) => return None,
+    };
+    metrics::handshake_took(began.elapsed());
+    match came_to {
+        Ok((upgrade, socket)) => {
+            if stream
+                .write_all(&upgrade.switching_protocols())
+                .await
+                .is_err()
+            {
+                abandon(*socket).await;
+                return None;
+            }
+            Some(Next::Serve(Connection::new(stream, &early, socket)))
+        }
+        Err(rejection) => {
+            rejection.count();
+            if let Some((upgrade, frame)) = rejection.as_close() {
+                let sent = stream.write_all(&upgrade.switching_protocols()).await;
+                return sent.ok().map(|()| Next::Close(stream, frame));
+            }
+            refuse_with(stream, &rejection.problem(), &head.method).await;
+            None
         }
     }
 }
-
-/// Step 5: method, version, key, `Connection`, `Upgrade`, and no body.
-///
-/// # Errors
-/// `method_not_allowed`; `upgrade_required` where the request asks for something else than this version of WebSocket;
-/// `request_not_valid` where it contradicts itself or breaks the form.
-pub fn check_upgrade(parts: &Parts) -> Result<WebSocketKey, Refusal> {
-    let headers = &parts.headers;
-    if parts.method != Method::GET {
-        return Err(Refusal::MethodNotAllowed);
-    }
-    if parts.version != Version::HTTP_11 || has_body(headers) {
-        return Err(Refusal::RequestNotValid);
-    }
-    if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
-        return Err(Refusal::UpgradeRequired);
-    }
-    match sole(headers, SEC_WEBSOCKET_VERSION)? {
-        Some(version) if version == VERSION => WebSocketKey::from_headers(headers),
-        _ => Err(Refusal::UpgradeRequired),
-    }
-}
-
-/// The subprotocol to answer with: the client's first that the route has; else `bearer`, if the client offered it as the
-/// carrier of its token.
-///
-/// Offers are compared byte for byte. What is answered is our own text: a token offered beside `bearer` never comes back.
-pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<HeaderValue> {
-    const BEARER: &str = "bearer";
-    let mut bearer = None;
-    for offer in list(headers, SEC_WEBSOCKET_PROTOCOL) {
-        if let Some(known) = route.iter().find(|known| known.as_bytes() == offer) {
-            // A route's name that is no header value cannot have been offered.
-            return HeaderValue::from_str(known).ok();
-        }
-        if offer == BEARER.as_bytes() {
-            bearer = Some(HeaderValue::from_static(BEARER));
-        }
-    }
-    bearer
-}
-
-/// The 101 that opens the socket; no extension is ever negotiated.
-pub fn switching_protocols(key: &WebSocketKey, subprotocol: Option<HeaderValue>) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, key.accept());
-    if let Some(subprotocol) = subprotocol {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
-    }
-    response
-}
-
-/// Bytes that came with an upgrade would be taken for frames by some and for a body by others.
-fn has_body(headers: &HeaderMap) -> bool {
-    let length = |value: &HeaderValue| value.as_bytes().iter().any(|digit| *digit != b'0');
-    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(length)
-}
-
-/// The value of a header that may come once.
-fn sole(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, Refusal> {
-    let mut values = headers.get_all(name).into_iter();
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value),
-        _ => Err(Refusal::RequestNotValid),
-    }
-}
-
-/// The elements of a comma-separated list, over all its lines, without blanks and empty ones (RFC 9110 §5.6.1).
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|element| !element.is_empty())
-}
-
-/// Whether the list has `token` as an element: `notupgrade` is not `upgrade`.
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    list(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
-}
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ClientAddress, ServerConfig};
@@ -11,19 +12,24 @@ use crate::replica::ReplicaLife;
 use crate::tenant::Tenants;
 
 pub mod accept;
+mod admit;
+mod answer;
 pub mod client_address;
 pub mod connection;
 pub mod handshake;
 pub mod head;
 pub mod heartbeat;
+mod open;
+mod pages;
 pub mod per_address;
 mod prefixed;
 mod proxy_protocol;
-
 pub mod registration;
+mod rejection;
 pub mod upgrade;
 
 use client_address::AddressFinder;
+use head::HeadReader;
 use heartbeat::Heartbeat;
 use per_address::{AddressPlace, PerAddress};
 use registration::Occupancy;
@@ -32,6 +38,10 @@ use registration::Occupancy;
 pub struct Door {
     /// `[server]`.
     pub config: ServerConfig,
+    /// Reads the heads of requests.
+    pub heads: HeadReader,
+    /// What answers requests that ask for no upgrade, where the program has it.
+    pub pages: Option<Router>,
     /// Whose sockets come in.
     pub tenants: Arc<Tenants>,
     /// Whether the replica drains.

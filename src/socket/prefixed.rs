@@ -1,34 +1,33 @@
-//! A TCP stream of which some bytes were read already: they come first, then the stream goes on.
+//! A TCP stream of which some bytes were read already: they come first, then the stream goes on. For [`super::pages`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The stream that hyper serves after [`super::head`] has looked at the request.
+/// The stream of a request whose head was read already.
 #[derive(Debug)]
-pub struct Prefixed {
-    prefix: Bytes,
+pub(super) struct Prefixed {
+    prefix: Chain<Bytes, Bytes>,
     stream: TcpStream,
 }
 
 impl Prefixed {
-    /// Reads give `prefix` first.
-    pub fn new(prefix: Bytes, stream: TcpStream) -> Self {
-        Self { prefix, stream }
-    }
-
-    /// What of the prefix was not read, and the bare stream. The prefix pins its whole buffer: drop it soon.
-    pub fn into_parts(self) -> (Bytes, TcpStream) {
-        (self.prefix, self.stream)
+    /// Reads give the two parts of `prefix` first.
+    pub(super) fn new([head, behind]: [Bytes; 2], stream: TcpStream) -> Self {
+        Self {
+            prefix: head.chain(behind),
+            stream,
+        }
     }
 
     /// The bare stream.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.stream
+    pub(super) fn into_tcp(self) -> TcpStream {
+        self.stream
     }
 }
 
@@ -38,16 +37,13 @@ impl AsyncRead for Prefixed {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
+        let there = self.prefix.chunk();
+        if there.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let take = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..take]);
+        let take = there.len().min(buf.remaining());
+        buf.put_slice(&there[..take]);
         self.prefix.advance(take);
-        if self.prefix.is_empty() {
-            // An empty `Bytes` still holds its buffer; it must not outlive the handshake.
-            self.prefix = Bytes::new();
-        }
         Poll::Ready(Ok(()))
     }
 }

@@ -1,6 +1,6 @@
-//! What one Redis server says of itself, and whether it does what a gateway asks of it.
+//! Facts about one Redis server, and probes of the commands that a gateway needs.
 //!
-//! Asked by the denylist watch and by `lockgate doctor`. What the login may not ask for is unknown, never a failure.
+//! The denylist watch and `lockgate doctor` use them. A fact that the login may not ask for is unknown, not an error.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,40 +16,40 @@ use super::redis::RedisStore;
 use super::redis_keys::{ACKNOWLEDGED, EPOCH, LOST};
 use super::redis_link::{ANSWER_LIMIT, store_error};
 
-/// How long a key lives that only shows whether keys may be written.
+/// The lifetime of a key that is written as a probe.
 const PROBE_TTL: Duration = Duration::from_secs(1);
 
-/// Whether writes go to this server.
+/// The role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It takes writes.
+    /// The server takes writes.
     Master,
-    /// It copies another one, and may be behind it.
+    /// The server copies a master and may be behind it.
     Replica,
 }
 
-/// What a server says of itself; `None` where it does not say, or the login may not ask.
+/// The facts about a server; `None` if the server does not state one, or the login may not ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// As `7.0.15`.
+    /// The version, for example `7.0.15`.
     pub version: Option<String>,
-    /// Master or replica.
+    /// The role: master or replica.
     pub role: Option<Role>,
-    /// Bytes after which it evicts or refuses; 0 is no limit.
+    /// The bytes of memory above which it evicts keys or refuses writes; 0 means no limit.
     pub maxmemory: Option<u64>,
-    /// What it evicts then: `noeviction`, `volatile-lru`, …
+    /// The eviction policy: `noeviction`, `volatile-lru`, …
     pub maxmemory_policy: Option<String>,
-    /// Whether it logs writes to a file (`appendonly`).
+    /// True if it logs writes to a file (`appendonly`).
     pub append_only: Option<bool>,
-    /// When it writes snapshots (`save`); empty: never.
+    /// The times of snapshots (`save`); empty means never.
     pub save: Option<String>,
 }
 
 impl Facts {
-    /// Asks for all but `save`, by INFO; only for the role, by ROLE, where that is refused.
+    /// Asks for all facts but `save` with INFO. If the server refuses INFO, asks for the role with ROLE.
     ///
     /// # Errors
-    /// [`StoreError`] if the server does not answer. A refusal is no error.
+    /// [`StoreError`] if the server does not answer. A refusal is not an error.
     pub async fn ask(store: &RedisStore) -> Result<Self, StoreError> {
         let info: Option<String> = allowed(store.query("info", &redis::cmd("INFO")).await)?;
         let mut facts = info.as_deref().map(Self::read).unwrap_or_default();
@@ -65,10 +65,10 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Asks when it writes snapshots as well: CONFIG, which a gateway's login need not have.
+    /// Asks for all facts. `save` needs CONFIG, which the login of a gateway need not have.
     ///
     /// # Errors
-    /// As [`Facts::ask`].
+    /// See [`Facts::ask`].
     pub async fn ask_all(store: &RedisStore) -> Result<Self, StoreError> {
         let mut facts = Self::ask(store).await?;
         let mut save = redis::cmd("CONFIG");
@@ -78,7 +78,7 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Reads what INFO answers.
+    /// Parses the answer to INFO.
     fn read(info: &str) -> Self {
         let fields: HashMap<&str, &str> = info
             .lines()
@@ -95,13 +95,14 @@ impl Facts {
         }
     }
 
-    /// Major and minor version.
+    /// Returns the major and minor version.
     pub fn version_numbers(&self) -> Option<(u32, u32)> {
         let mut parts = self.version.as_ref()?.split('.');
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
-    /// Returns true if it drops keys that have a time to live once its memory is full. Every policy but `noeviction` does.
+    /// Returns true if it drops keys with a time to live when its memory is full, as every policy but `noeviction`
+    /// does.
     pub fn evicts(&self) -> Option<bool> {
         if self.maxmemory == Some(0) {
             return Some(false);
@@ -113,7 +114,7 @@ impl Facts {
         }
     }
 
-    /// Returns true if anything it holds outlives its process.
+    /// Returns true if its data survives a restart.
     pub fn persists(&self) -> Option<bool> {
         match (self.append_only, &self.save) {
             (Some(true), _) => Some(true),
@@ -132,7 +133,7 @@ fn role_of(word: &str) -> Option<Role> {
     }
 }
 
-/// `None` for what the server refuses to answer: no permission, no such command (managed servers hide some).
+/// Turns a refusal into `None`: no permission, or no such command, since managed servers hide some.
 fn allowed<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -143,20 +144,20 @@ fn allowed<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
-/// How long PINGs took.
+/// The times of several PINGs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
-    /// Half of them took at most this.
+    /// The median time.
     pub median: Duration,
-    /// The slowest.
+    /// The longest time.
     pub max: Duration,
 }
 
 impl Latency {
-    /// PINGs `count` times, one after another, at least once.
+    /// Sends `count` PINGs, at least one, one after another.
     ///
     /// # Errors
-    /// [`StoreError`] of the first that fails.
+    /// The [`StoreError`] of the first PING that fails.
     pub async fn measure(store: &RedisStore, count: usize) -> Result<Self, StoreError> {
         let mut took = vec![store.ping().await?];
         for _ in 1..count {
@@ -168,7 +169,8 @@ impl Latency {
     }
 }
 
-/// The server's clock less ours, in seconds; `None` if the login may not ask. Exact to half a round trip.
+/// Returns the server's clock minus this machine's, in seconds; `None` if the login may not ask. It is exact to half a
+/// round trip.
 ///
 /// # Errors
 /// [`StoreError`] if the server does not answer.
@@ -179,15 +181,15 @@ pub async fn clock_offset(store: &RedisStore) -> Result<Option<f64>, StoreError>
     Ok(time.map(|(seconds, micros)| seconds + micros / 1e6 - now))
 }
 
-/// Whether `key` can be written; it lives for a second, so name one that nobody reads.
+/// Checks that `key` can be written. The key lives for a second, so choose one that no process reads.
 ///
 /// # Errors
-/// [`StoreError`] says why not: no permission, a replica, no memory left, no answer.
+/// [`StoreError`] with the reason: no permission, a replica, no memory left, no answer.
 pub async fn write(store: &RedisStore, key: &str) -> Result<(), StoreError> {
     store.set_ex(key, b"1", PROBE_TTL).await
 }
 
-/// Returns true if `key` can be read, whatever it holds.
+/// Checks that `key` can be read, whatever its value.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -195,7 +197,7 @@ pub async fn read(store: &RedisStore, key: &str) -> Result<(), StoreError> {
     store.get_each(&[key.to_owned()]).await.map(drop)
 }
 
-/// Returns true if `channel` may be subscribed, on a connection of its own.
+/// Checks that `channel` can be subscribed, on a separate connection.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -207,10 +209,12 @@ pub async fn subscribe(store: &RedisStore, channel: &str) -> Result<(), StoreErr
     .await
 }
 
-/// How long a message takes through `channel` and back; name one to which nobody else listens.
+/// Sends a message through `channel` and returns the time until it comes back. Choose a channel without other
+/// subscribers.
 ///
 /// # Errors
-/// [`StoreError`] if it cannot be subscribed or published to, or the message does not come within a second.
+/// [`StoreError`] if the channel cannot be subscribed or published to, or the message does not come back within a
+/// second.
 pub async fn echo(store: &RedisStore, channel: &str) -> Result<Duration, StoreError> {
     let mut link = in_time(store, async {
         let mut link = store.client().await?.get_async_pubsub().await?;
@@ -231,7 +235,7 @@ pub async fn echo(store: &RedisStore, channel: &str) -> Result<Duration, StoreEr
         Err(_) => Err(StoreError::new(
             store.dependency(),
             ErrorKind::Timeout,
-            format!("a message was taken, but did not come back within {ANSWER_LIMIT:?}"),
+            format!("the server took a message, but it did not come back within {ANSWER_LIMIT:?}"),
         )),
     }
 }
@@ -247,21 +251,21 @@ async fn in_time<T>(
     }
 }
 
-/// What [`EPOCH`] says to somebody who does not know what it was before.
+/// The meaning of [`EPOCH`] for a reader without an earlier value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Epoch {
-    /// Nothing: no replica has looked yet, or everything was lost since one looked last.
+    /// There is no mark: no replica has looked yet, or all data was lost since a replica looked last.
     Absent,
-    /// A replica's mark.
+    /// The mark of a replica is there.
     Whole,
-    /// A replica found its mark gone, at this time in Unix seconds as it wrote it.
+    /// A replica found its mark missing, at this time in Unix seconds.
     Lost(String),
-    /// An operator knows of a loss, and revoked again what had to be.
+    /// An operator has acknowledged a loss.
     Acknowledged,
 }
 
 impl Epoch {
-    /// Reads the mark's value.
+    /// Parses the value of the mark.
     pub fn of(value: Option<&str>) -> Self {
         match value {
             None => Epoch::Absent,
@@ -274,7 +278,7 @@ impl Epoch {
     }
 }
 
-/// Returns the value of [`EPOCH`]; a key of another type reads as an empty text.
+/// Returns the value of [`EPOCH`]. A key of another type counts as an empty text.
 ///
 /// # Errors
 /// [`StoreError`].

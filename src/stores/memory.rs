@@ -1,4 +1,4 @@
-//! The keys of Lockgate in this process's memory, for a gateway without any Redis: nothing outlives it, nobody shares it.
+//! A store in memory, for a gateway without any Redis. Its keys end with the process, and no other process sees them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixTime;
 
-/// Texts under keys, each with an end or without.
+/// Values by key, with or without an expiry.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     entries: Mutex<HashMap<String, Entry>>,
@@ -16,7 +16,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Entry {
     value: Vec<u8>,
-    /// Unix seconds; infinite without an end.
+    /// The expiry in Unix seconds; infinite if there is none.
     ends_at: f64,
 }
 
@@ -37,7 +37,7 @@ impl MemoryStore {
         keys.iter().map(value).collect()
     }
 
-    /// Puts `value` under `key` where `may` agrees with what stands there; answers whether it did.
+    /// Stores `value` under `key` if `may` returns true for the current value. Returns true if it stored the value.
     pub fn put_if(
         &self,
         key: &str,
@@ -50,7 +50,8 @@ impl MemoryStore {
         if !may(there.map(|entry| &*entry.value)) {
             return false;
         }
-        // Doubling keeps the sweep's cost per new key constant.
+        // Expired entries are removed only when the map is full. Its capacity doubles, so the cost per new key is
+        // constant.
         if entries.len() == entries.capacity() {
             entries.retain(|_, entry| entry.lives(now));
         }
@@ -65,7 +66,7 @@ impl MemoryStore {
     }
 }
 
-/// Returns the end of what lives for `ttl` from now.
+/// Returns the expiry of an entry that lives for `ttl` from now, in Unix seconds.
 pub(super) fn end_after(ttl: Duration) -> f64 {
     UnixTime::now().0 + ttl.as_secs_f64()
 }

@@ -1,4 +1,4 @@
-//! The outside world that is asked for things: Redis and the tenants' databases.
+//! The stores that the gateway reads and writes: Redis and the tenants' databases.
 
 pub mod database;
 pub mod inspection;

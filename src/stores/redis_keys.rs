@@ -1,7 +1,7 @@
-//! Every key and channel that Lockgate owns in Redis, readable beside `redis-cli`. Public: back ends may write some.
+//! All keys and channels of Lockgate in Redis. They are public: operators read them, and back ends may write some.
 //!
-//! Everything of a tenant lies under `lockgate:TENANT:`; what has an empty tenant belongs to the deployment. No two
-//! tenants share a key: a tenant's name holds no `:`.
+//! A tenant's keys begin with `lockgate:TENANT:`, those of the deployment with `lockgate::`. No two tenants share a
+//! key, because a tenant's name cannot contain `:`.
 
 use crate::ids::{Jti, ReplicaId, TenantId, UserId};
 
@@ -9,93 +9,96 @@ fn of_tenant(tenant: &TenantId, rest: &str) -> String {
     format!("lockgate:{tenant}:{rest}")
 }
 
-/// What every key of a tenant's denylist begins with.
+/// Returns the prefix of all keys of a tenant's denylist.
 pub fn denylist_prefix(tenant: &TenantId) -> String {
     of_tenant(tenant, "deny:")
 }
 
-/// A denied token. String, any value; lives until no replica would take the token anyway.
+/// Returns the key of a denied token. String, any value; lives until every replica refuses the token as expired.
 pub fn deny_jti(tenant: &TenantId, jti: &Jti) -> String {
     of_tenant(tenant, &format!("deny:jti:{jti}"))
 }
 
-/// A user's cut-off. String, Unix seconds; lives for `denylist.keep`.
+/// Returns the key of a user's cut-off. String, Unix seconds; lives for `denylist.keep`.
 pub fn deny_user(tenant: &TenantId, user: &UserId) -> String {
     of_tenant(tenant, &format!("deny:user:{user}"))
 }
 
-/// The tenant's cut-off. String, Unix seconds; lives for `denylist.keep`.
+/// Returns the key of the tenant's cut-off. String, Unix seconds; lives for `denylist.keep`.
 pub fn deny_all(tenant: &TenantId) -> String {
     of_tenant(tenant, "deny:all")
 }
 
-/// A cached user record. String, JSON; lives for `users.stale_ttl`, absent users for `users.negative_ttl`.
+/// Returns the key of a cached user record. String, JSON; lives for `users.stale_ttl`, and for `users.negative_ttl`
+/// if the user is absent.
 pub fn user(tenant: &TenantId, user: &UserId) -> String {
     of_tenant(tenant, &format!("user:{user}"))
 }
 
-/// The generation of a user's record. String, random text; lives for twice `users.stale_ttl`.
+/// Returns the key of the generation of a user's record. String, random text; lives for twice `users.stale_ttl`.
 pub fn user_generation(tenant: &TenantId, user: &UserId) -> String {
     of_tenant(tenant, &format!("usergen:{user}"))
 }
 
-/// What the keys of all generations of a tenant begin with.
+/// Returns the prefix of the keys of all generations of a tenant.
 pub fn generations(tenant: &TenantId) -> String {
     of_tenant(tenant, "usergen:")
 }
 
-/// `suspended`, or absent. String without expiry.
+/// Returns the key of the tenant's state. String, `suspended` or absent; no expiry.
 pub fn state(tenant: &TenantId) -> String {
     of_tenant(tenant, "state")
 }
 
-/// The answer given under an idempotency key. String; lives for a day.
+/// Returns the key of the answer to a call with an idempotency key. String; lives for a day.
 pub fn idempotency(tenant: &TenantId, key: &str) -> String {
     of_tenant(tenant, &format!("idem:{key}"))
 }
 
-/// The channel of commands to all replicas.
+/// Returns the channel of commands to all replicas of the tenant.
 pub fn control(tenant: &TenantId) -> String {
     of_tenant(tenant, "control")
 }
 
-/// The ids of the replicas that serve the tenant, or did; those that live have an entry in the registry. Set, without
-/// expiry.
+/// Returns the key of the ids of all replicas that serve or served the tenant. A replica that lives has an entry in the
+/// registry. Set; no expiry.
 pub fn replicas(tenant: &TenantId) -> String {
     of_tenant(tenant, "replicas")
 }
 
-/// The same of the whole deployment, in `[redis]`.
+/// The key of the ids of all replicas of the deployment, in `[redis]`. Set; no expiry.
 pub const REPLICAS: &str = "lockgate::replicas";
 
-/// The mark whose absence tells that Redis lost its data. String without expiry: random text, or one of the two below.
+/// The key of a mark whose absence means that Redis lost its data. String, random text, or text that begins with
+/// [`LOST`] or [`ACKNOWLEDGED`]; no expiry.
 pub const EPOCH: &str = "lockgate::epoch";
 
-/// What [`EPOCH`] begins with once a replica found its mark gone: `lost:UNIX:RANDOM`.
+/// The beginning of [`EPOCH`] after a replica found the mark missing: `lost:UNIX:RANDOM`.
 pub const LOST: &str = "lost:";
 
-/// What an operator lets [`EPOCH`] begin with who knows of the loss: `ack:UNIX`.
+/// The beginning of [`EPOCH`] after an operator has acknowledged the loss: `ack:UNIX`.
 pub const ACKNOWLEDGED: &str = "ack:";
 
 /// The channel of commands of the deployment to all replicas.
 pub const DEPLOYMENT_CONTROL: &str = "lockgate::control";
 
-/// A replica's entry in the registry.
+/// Returns the key of a replica's entry in the registry.
 pub fn replica(replica: &ReplicaId) -> String {
     format!("lockgate::replica:{replica}")
 }
 
-/// The channel of answers to a replica.
+/// Returns the channel of answers to a replica.
 pub fn reply(replica: &ReplicaId) -> String {
     format!("lockgate::reply:{replica}")
 }
 
-/// The channel, and for the layer `core` the sorted set, on which a replica proves that what it writes comes back.
+/// Returns the name of a replica's canary, with which it checks that its messages come back: a channel, and for the
+/// layer `core` a sorted set.
 pub fn canary(replica: &ReplicaId) -> String {
     format!("lockgate::canary:{replica}")
 }
 
-/// The pattern of all canary channels, as an ACL rule takes it.
+/// The pattern of all canary channels for an ACL rule.
 pub const CANARY_PATTERN: &str = "lockgate::canary:*";
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Keeps one multiplexed connection to a Redis server open, and tells why there is none.
+//! Keeps one multiplexed connection to a Redis server open, and states the reason while there is none.
 //!
-//! Not redis-rs' `ConnectionManager`: that one hides behind its retries whether a password is wrong or a server is down.
+//! It replaces redis-rs' `ConnectionManager`, whose retries hide whether a password is wrong or a server is down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,26 +18,26 @@ use crate::metrics;
 
 use super::redis_master::{Route, address};
 
-/// How long one answer may take, and how long a command waits for a link.
+/// The longest time for one answer, and the longest time for which a command waits for a link.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// First and last pause between attempts; each is cut by up to a half at random.
+/// The first and the longest pause between attempts. Each pause is shortened by up to a half at random.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
-/// An idle link is probed this often: a lost one is then replaced before somebody needs it.
+/// The time between probes of an idle link, so that a lost link is replaced before a command needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// Where Sentinels lead to the server, they are asked this often whether it is still the master: the far side of a split
-/// brain takes commands for as long as nobody tells it.
+/// The time between questions to Sentinels whether the server is still the master. In a split brain an old master
+/// would go on taking commands.
 const MASTER_ASKED_EVERY: Duration = Duration::from_secs(5);
-/// Commands between callers and socket; beyond it callers wait.
+/// The most commands between callers and socket; further callers wait.
 const PIPELINE: usize = 1024;
 
-/// What there is instead of a connection.
+/// The state without a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Down {
     pub(super) kind: ErrorKind,
     pub(super) text: Arc<str>,
     pub(super) since: Instant,
-    /// Whether the log has it.
+    /// True if the log contains this failure.
     said: bool,
 }
 
@@ -58,18 +58,18 @@ pub(super) enum LinkState {
     Down(Down),
 }
 
-/// What commands and the keeper of the link share.
+/// The state that commands and the keeper of the link share.
 pub(super) struct Shared {
     pub(super) state: watch::Sender<LinkState>,
-    /// The number of the link on which a command found out that it is gone; links count from 1.
+    /// The number of the newest link that a command found broken. Links count from 1.
     broken: AtomicU64,
     broke: Notify,
-    /// Answers since the last probe.
+    /// The number of answers since the last probe.
     answers: AtomicU64,
     made: Instant,
     /// Milliseconds from `made` to the last answer.
     answered: AtomicU64,
-    /// Leads to the server of the newest link.
+    /// The client of the newest link's server.
     pub(super) client: Mutex<Option<Client>>,
 }
 
@@ -97,15 +97,16 @@ impl Shared {
         self.answered.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// Since the last answer, or since there was none yet.
+    /// Returns the time since the last answer, or since the start if there was none.
     pub(super) fn silent_for(&self) -> Duration {
         let last = Duration::from_millis(self.answered.load(Ordering::Relaxed));
         self.made.elapsed().saturating_sub(last)
     }
 
-    /// The link is gone: nobody shall use it any more.
+    /// Notes that a link is broken, so that no further command uses it.
     pub(super) fn report_broken(&self, link: u64) {
         self.state.send_if_modified(|state| {
+            // A late report about an old link must not take down the newer one.
             let current = matches!(state, LinkState::Up(_, number) if *number == link);
             if current {
                 *state = LinkState::Down(Down::new(ErrorKind::Io, "the link was lost"));
@@ -117,7 +118,7 @@ impl Shared {
     }
 }
 
-/// Connects, watches and connects again, for as long as the task lives.
+/// Connects, watches the link and connects again, while its task runs.
 pub(super) struct Keeper {
     pub(super) route: Route,
     pub(super) endpoint: String,
@@ -158,7 +159,7 @@ impl Keeper {
         Ok((connection, client))
     }
 
-    /// Returns once Sentinels call another server the master; never where there are none.
+    /// Returns when the Sentinels name another server as the master; never returns without Sentinels.
     async fn moved(&self, client: &Client) -> RedisError {
         if !self.route.moves() {
             return std::future::pending().await;
@@ -166,13 +167,14 @@ impl Keeper {
         let is_it = |host: &str, port| address(client) == Some((host, port));
         loop {
             sleep(MASTER_ASKED_EVERY).await;
-            // No answer says nothing about the link, and one Sentinel alone may be behind.
+            // A missing answer means nothing for the link. One Sentinel alone may be out of date, so all are asked
+            // before the link is given up.
             if let Some(Ok((host, port))) = self.route.hearsay().await
                 && !is_it(&host, port)
                 && let Ok(master) = self.route.client().await
                 && address(&master).is_some_and(|(host, port)| !is_it(host, port))
             {
-                let text = "the Sentinels call another server the master";
+                let text = "the Sentinels name another server as the master";
                 return std::io::Error::other(text).into();
             }
         }
@@ -193,7 +195,7 @@ impl Keeper {
         self.shared.state.send_replace(up);
     }
 
-    /// Says once per change of state what is wrong and what to do.
+    /// Notes a failure, and logs it with advice once per change of state.
     fn down(&self, error: &RedisError) {
         let kind = kind_of(error);
         metrics::dependency_error(self.dependency, kind);
@@ -216,7 +218,7 @@ impl Keeper {
         metrics::dependency_up(self.dependency, &self.endpoint, false);
         let advice = match kind {
             ErrorKind::Auth => "Redis refuses the user or password; correct the URL's credentials",
-            _ => "No link to Redis; trying again until it is back",
+            _ => "No link to Redis; trying again until it answers",
         };
         warn!(
             redis.endpoint = self.endpoint,
@@ -227,7 +229,7 @@ impl Keeper {
         );
     }
 
-    /// Returns once the link is gone.
+    /// Returns when the link is broken.
     async fn watch(&self, mut connection: MultiplexedConnection, link: u64) -> RedisError {
         let gone = || RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
         loop {
@@ -245,7 +247,7 @@ impl Keeper {
                         redis::cmd("PING").query_async(&mut connection).await;
                     match answer {
                         Err(error) if error.is_unrecoverable_error() => return error,
-                        // A server that is busy or stopped is asked again on the same link.
+                        // The link of a server that is busy or stopped stays, and the next probe uses it again.
                         answer => {
                             if answer.is_ok() {
                                 self.shared.heard();
@@ -273,7 +275,7 @@ pub(super) async fn connect(
     in_time.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
-/// Returns the word for what redis-rs says.
+/// Returns the kind of a redis-rs error.
 pub(super) fn kind_of(error: &RedisError) -> ErrorKind {
     use redis::ErrorKind as Redis;
     match (error.kind(), error.code()) {
@@ -286,7 +288,7 @@ pub(super) fn kind_of(error: &RedisError) -> ErrorKind {
     }
 }
 
-/// redis-rs' error as ours.
+/// Converts a redis-rs error.
 pub(super) fn store_error(dependency: Dependency, error: RedisError) -> StoreError {
     StoreError::new(dependency, kind_of(&error), error)
 }

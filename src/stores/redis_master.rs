@@ -1,4 +1,4 @@
-//! Where a Redis server is right now: at the address of its URL, or where Sentinels say that their master is.
+//! The current address of a Redis server: that of its URL, or the master's address from Sentinels.
 
 use futures_util::future::{OptionFuture, select_ok};
 use rand::seq::IndexedRandom as _;
@@ -12,26 +12,29 @@ use tokio::time::{Duration, timeout};
 
 use super::redis_url::{RedisUrl, Sentinels, node_address};
 
-/// The kernel gives up on unacknowledged bytes after this: a partition, not a busy server, which still acknowledges.
+/// The time after which the kernel gives up on unacknowledged bytes. It detects a partition; a busy server still
+/// acknowledges them.
 const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
-/// For asking the Sentinels, and the master whether it is one.
+/// The longest time for asking the Sentinels, and the server for its role.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 
-/// The way to the server of a URL.
+/// The route to the server of a URL.
 #[derive(Clone)]
 pub(super) enum Route {
-    /// Always the same.
+    /// The server has a fixed address.
     Fixed(Box<Client>),
-    /// Asked for before every connection.
+    /// The Sentinels are asked for the address before every connection.
     Sentinel(Box<RedisUrl>),
 }
 
 impl Route {
+    /// Makes the route of a URL.
+    ///
     /// # Errors
-    /// If TLS is asked for and the system's certificates cannot be read.
+    /// Fails if the URL asks for TLS and the system's certificates cannot be read.
     pub(super) fn new(url: &RedisUrl) -> RedisResult<Self> {
         if url.tls() {
-            // Whoever was first has chosen; all of the crate's TLS uses aws-lc-rs.
+            // The call fails if the process already has a provider; all of the crate's TLS uses aws-lc-rs.
             drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         }
         match url.address() {
@@ -43,10 +46,10 @@ impl Route {
         }
     }
 
-    /// Returns the client of the server that is the master now.
+    /// Returns the client of the current master.
     ///
-    /// All Sentinels are asked at once, and the first good answer counts: one that is gone delays nobody. The server itself
-    /// must say that it is a master (`ROLE`).
+    /// It asks all Sentinels at once and takes the first good answer, so that one that is down causes no delay. The
+    /// server itself must confirm that it is a master (`ROLE`).
     pub(super) async fn client(&self) -> RedisResult<Client> {
         let url = match self {
             Self::Fixed(client) => return Ok((**client).clone()),
@@ -66,9 +69,9 @@ impl Route {
         }
     }
 
-    /// What one of the Sentinels, any, says about the master's address; `None` where there are none.
+    /// Returns the master's address from one random Sentinel; `None` if the URL has no Sentinels.
     ///
-    /// One connection, unlike [`Route::client`]: for asking now and then.
+    /// It needs one connection, where [`Route::client`] needs several, so it can be called regularly.
     pub(super) async fn hearsay(&self) -> Option<RedisResult<(String, u16)>> {
         let Self::Sentinel(url) = self else {
             return None;
@@ -94,7 +97,7 @@ impl Route {
         Some(asked.unwrap_or_else(|_| Err(late())))
     }
 
-    /// Returns true if the server may be another one tomorrow.
+    /// Returns true if the address of the server can change.
     pub(super) fn moves(&self) -> bool {
         matches!(self, Self::Sentinel(_))
     }
@@ -104,7 +107,7 @@ fn late() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-/// Host and port that a client leads to.
+/// Returns the host and port of a client.
 pub(super) fn address(client: &Client) -> Option<(&str, u16)> {
     match client.get_connection_info().addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
@@ -114,7 +117,7 @@ pub(super) fn address(client: &Client) -> Option<(&str, u16)> {
     }
 }
 
-/// Asks one Sentinel for the master.
+/// Makes the client that asks one Sentinel for the master.
 fn asker(
     url: &RedisUrl,
     sentinels: &Sentinels,

@@ -1,4 +1,4 @@
-//! The users that this process has seen a moment ago: no round trip at all, bounded in memory.
+//! The in-process cache of users, which saves the round trip to Redis. Its memory is bounded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,17 +10,17 @@ use super::lookup::Wanted;
 use super::record::UserRecord;
 use crate::ids::UserId;
 
-/// Bytes of records that one tenant may hold in this process: some 15,000 users of Django's.
+/// The most bytes of one tenant's cache, which hold about 15,000 users of Django.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
-/// What an entry costs beside its texts, roughly.
+/// The approximate bytes of an entry beside its texts.
 const ENTRY_BYTES: usize = 250;
 
-/// One tenant's users in this process. Without a Redis this takes its place, and keeps records for as long.
+/// The cached users of one tenant. Without a Redis this is the only cache, and it keeps records as long as Redis would.
 pub(super) struct LocalCache {
     entries: Cache<UserId, Local>,
     answer_for: Duration,
     negative_for: Duration,
-    /// How often this process was told to forget a user.
+    /// The number of calls of [`LocalCache::forget`].
     epoch: AtomicU64,
 }
 
@@ -32,7 +32,8 @@ struct Local {
 }
 
 impl LocalCache {
-    /// Entries are answers for `answer_for`, absent users for `negative_for` at most, and are kept for `keep_for`.
+    /// Makes an empty cache. An entry is an answer for `answer_for`, and that of an absent user for `negative_for` at
+    /// most. It stays in the cache for `keep_for`.
     pub(super) fn new(answer_for: Duration, negative_for: Duration, keep_for: Duration) -> Self {
         Self {
             entries: Cache::builder()
@@ -49,17 +50,17 @@ impl LocalCache {
         }
     }
 
-    /// What a lookup that begins now has to name: see [`Self::insert`].
+    /// Returns the epoch, which a lookup must read at its start and pass to [`Self::insert`].
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Returns the answer, if there is one.
+    /// Returns the cached answer, if it is fresh.
     pub(super) fn get(&self, id: &UserId) -> Option<Option<Arc<UserRecord>>> {
         self.answer(&self.entries.get(id)?)
     }
 
-    /// Returns the answer, if it is not older than what the caller knows.
+    /// Returns the cached answer, if it is fresh and has the generation and the epoch of `wanted`.
     pub(super) fn get_same(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>> {
         let local = self.entries.get(&wanted.id)?;
         let same = local.generation == wanted.generation && self.epoch() == wanted.epoch;
@@ -74,12 +75,12 @@ impl LocalCache {
         (local.read_at.elapsed() < limit).then(|| local.user.clone())
     }
 
-    /// A user that may be too old for an answer.
+    /// Returns a cached user, which may be too old for an answer.
     pub(super) fn stale(&self, id: &UserId) -> Option<Arc<UserRecord>> {
         self.entries.get(id)?.user
     }
 
-    /// Keeps an answer, unless this process was told to forget someone since its lookup began.
+    /// Stores an answer, unless [`Self::forget`] was called since its lookup began.
     pub(super) fn insert(&self, wanted: &Wanted, user: &Option<Arc<UserRecord>>) {
         if self.answer_for.is_zero() || self.epoch() != wanted.epoch {
             return;
@@ -90,18 +91,19 @@ impl LocalCache {
             read_at: Instant::now(),
         };
         self.entries.insert(wanted.id.clone(), local);
-        // Told to forget in between: `forget` raised the epoch before it dropped the entry.
+        // `forget` may have run between the check and the insert. It raises the epoch before it drops the entry, so
+        // this second check sees it.
         if self.epoch() != wanted.epoch {
             self.entries.invalidate(&wanted.id);
         }
     }
 
-    /// Gives the memory of entries that have outlived their time back; an idle cache does not do it by itself.
+    /// Frees the memory of expired entries, which an idle cache does not do by itself.
     pub(super) fn upkeep(&self) {
         self.entries.run_pending_tasks();
     }
 
-    /// Drops what is known of a user; no lookup that is under way can bring it back.
+    /// Drops a user. A lookup in progress cannot insert the old record again.
     pub(super) fn forget(&self, id: &UserId) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.entries.invalidate(id);

@@ -1,8 +1,9 @@
 //! Many who wait, one statement: lookups of one user in flight are shared, and those that wait together go together.
 //!
-//! A lookup after a while without any goes at once. What arrives within [`GATHER`] of the last statement's start, or while
-//! every permitted statement is under way, forms the next one: in a storm of reconnects one statement answers many. A
-//! statement belongs to nobody's handshake: a client that hangs up takes no one else's answer along.
+//! A lookup goes at once where no statement is under way. Otherwise it gathers with those that come after it until a
+//! statement ends, and no longer than the last one took: a quick database is asked at once, a slow one seldom, and no
+//! lookup waits longer than twice a statement. A statement belongs to no handshake: a client that hangs up takes no
+//! other client's answer along.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::record::{MAX_FIELDS, UserRecord};
@@ -19,9 +21,6 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::stores::database::{FetchedUsers, MAX_IDS, UserRow, by_id};
 
-/// Statements of one tenant start at least so far apart, unless one is full. What a handshake waits for it is little beside
-/// what a database under a storm would let it wait.
-const GATHER: Duration = Duration::from_millis(20);
 /// How long one handshake waits: an acquired connection, a statement and its one retry.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -59,6 +58,8 @@ struct Shared {
     source: Arc<dyn Source>,
     max_statements: usize,
     state: Mutex<State>,
+    /// A statement has ended, or the next one is full: the turn that gathers looks again.
+    look_again: Notify,
 }
 
 #[derive(Default)]
@@ -66,10 +67,14 @@ struct State {
     in_flight: HashMap<Wanted, watch::Sender<Option<Answer>>>,
     /// Those in flight that no statement has taken yet, in order of arrival.
     waiting: Vec<Wanted>,
-    /// Turns that gather or wait for their statement.
+    /// When the first of them came.
+    waiting_since: Option<Instant>,
+    /// Statements under way.
     statements: usize,
-    /// When the last statement started.
-    started: Option<Instant>,
+    /// A turn gathers for the next statement.
+    gathering: bool,
+    /// How long the last statement took.
+    took: Duration,
 }
 
 impl Lookups {
@@ -79,6 +84,7 @@ impl Lookups {
                 source,
                 max_statements: max_statements.max(1),
                 state: Mutex::default(),
+                look_again: Notify::new(),
             }),
         }
     }
@@ -137,13 +143,11 @@ impl Lookups {
         let (sender, receiver) = watch::channel(None);
         state.in_flight.insert(wanted.clone(), sender);
         state.waiting.push(wanted);
-        if state.statements < self.shared.max_statements {
-            state.statements += 1;
-            let turn = Turn(Arc::clone(&self.shared));
-            drop(state);
-            // Not awaited by anyone: it ends with the waiting lookups, each statement within its time limits.
-            tokio::spawn(turn.run());
+        state.waiting_since.get_or_insert_with(Instant::now);
+        if state.waiting.len() == MAX_IDS {
+            self.shared.look_again.notify_one();
         }
+        self.shared.begin_turn(&mut state);
         Joined::InFlight(receiver)
     }
 }
@@ -153,33 +157,72 @@ enum Joined {
     InFlight(watch::Receiver<Option<Answer>>),
 }
 
-/// The right to run one statement at a time; given back even if the task panics.
+impl Shared {
+    /// Starts a turn that gathers the next statement, unless one does or all permitted statements are under way: the
+    /// first that ends then begins the turn.
+    fn begin_turn(self: &Arc<Self>, state: &mut State) {
+        if state.gathering || state.waiting.is_empty() || state.statements == self.max_statements {
+            return;
+        }
+        // A runtime that shuts down drops statements, and takes no new ones.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        state.gathering = true;
+        // No handshake awaits the task: it ends with its statement, which has a time limit.
+        runtime.spawn(Turn(Arc::clone(self)).run());
+    }
+}
+
+/// The right to gather one statement; given back even if the task panics.
 struct Turn(Arc<Shared>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.state.lock().statements -= 1;
+        self.0.state.lock().gathering = false;
+    }
+}
+
+/// The right to run one statement; given back even if the task panics.
+struct Statement(Arc<Shared>);
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.statements -= 1;
+        self.0.look_again.notify_one();
+        self.0.begin_turn(&mut state);
     }
 }
 
 impl Turn {
     async fn run(self) {
-        loop {
-            let batch = match self.take() {
+        let shared = Arc::clone(&self.0);
+        let (statement, batch) = loop {
+            match self.take() {
                 Next::Gather(until) => {
-                    sleep_until(until).await;
-                    continue;
+                    // Time is up, or there is a reason to look again: both are looked at.
+                    timeout_at(until, shared.look_again.notified()).await.ok();
                 }
-                Next::Ask(batch) => batch,
+                Next::Ask(statement, batch) => break (statement, batch),
                 Next::Nothing => return,
-            };
-            let taken = Taken {
-                shared: &self.0,
-                batch,
-            };
-            let answers = self.0.answer(&taken.batch).await;
-            taken.publish(answers).await;
+            }
+        };
+        drop(self);
+        // Another turn may gather for the next statement while this one is under way.
+        shared.begin_turn(&mut shared.state.lock());
+        let taken = Taken {
+            shared: &shared,
+            batch,
+        };
+        let started = Instant::now();
+        let answers = shared.answer(&taken.batch).await;
+        // A statement that failed, perhaps by its time limit, says nothing of the next one.
+        if answers.iter().any(Result::is_ok) {
+            shared.state.lock().took = started.elapsed();
         }
+        drop(statement);
+        taken.publish(answers).await;
     }
 
     /// The next ids to ask for; those whose callers have all left are dropped.
@@ -197,13 +240,19 @@ impl Turn {
             awaited
         });
         let (count, now) = (state.waiting.len().min(MAX_IDS), Instant::now());
-        let gathers = state.started.map(|started| started + GATHER);
-        match gathers.filter(|until| now < *until && count < MAX_IDS) {
-            _ if count == 0 => Next::Nothing,
-            Some(until) => Next::Gather(until),
-            None => {
-                state.started = Some(now);
-                Next::Ask(state.waiting.drain(..count).collect())
+        let until = state.waiting_since.unwrap_or(now) + state.took;
+        let gathers = state.statements > 0 && now < until && count < MAX_IDS;
+        match gathers {
+            _ if count == 0 => {
+                state.waiting_since = None;
+                Next::Nothing
+            }
+            true => Next::Gather(until),
+            false => {
+                let batch = state.waiting.drain(..count).collect();
+                state.waiting_since = (!state.waiting.is_empty()).then_some(now);
+                state.statements += 1;
+                Next::Ask(Statement(Arc::clone(&self.0)), batch)
             }
         }
     }
@@ -213,7 +262,7 @@ impl Turn {
 enum Next {
     /// Others may come until then.
     Gather(Instant),
-    Ask(Vec<Wanted>),
+    Ask(Statement, Vec<Wanted>),
     Nothing,
 }
 
@@ -424,22 +473,48 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn users_that_come_one_by_one_in_a_storm_are_few_statements() {
+    async fn lookups_gather_while_a_statement_is_under_way() {
         let (fake, lookups) = fake();
-        fake.permits.add_permits(1000);
-        let (mut callers, begun) = (Vec::new(), Instant::now());
-        for id in 0..100 {
-            callers.push(ask(&lookups, &id.to_string(), ""));
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-        for caller in callers {
+        lookups.shared.state.lock().took = WAIT;
+        let first = ask(&lookups, "first", "");
+        asked(&fake, 1).await;
+        let others: Vec<_> = (0..100)
+            .map(|id| ask(&lookups, &id.to_string(), ""))
+            .collect();
+        settle().await;
+        fake.permits.add_permits(2);
+        assert!(first.await.unwrap().unwrap().is_some());
+        for caller in others {
             assert!(caller.await.unwrap().unwrap().is_some());
         }
-        let statements = fake.statements.lock().clone();
-        assert_eq!(statements.iter().sum::<usize>(), 100);
-        let most = begun.elapsed().as_millis() / GATHER.as_millis() + 1;
-        assert!(statements.len() as u128 <= most, "{statements:?}");
-        assert_eq!(statements[0], 1, "the first waits for nobody");
+        // The end of the first began the second: none of the hundred went before, and none alone.
+        assert_eq!(*fake.statements.lock(), [1, 100]);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_gathers_no_longer_than_the_last_statement_took() {
+        let (fake, lookups) = fake();
+        lookups.shared.state.lock().took = Duration::from_millis(1);
+        let first = ask(&lookups, "first", "");
+        asked(&fake, 1).await;
+        let second = ask(&lookups, "second", "");
+        // Though the first statement does not end.
+        asked(&fake, 2).await;
+        fake.permits.add_permits(2);
+        assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lookup_while_no_statement_is_under_way_waits_for_none() {
+        let (fake, lookups) = fake();
+        fake.permits.add_permits(50);
+        for id in 0..50 {
+            lookups.shared.state.lock().took = WAIT;
+            // A lookup that gathered would run into its time limit.
+            let found = ask(&lookups, &id.to_string(), "").await.unwrap();
+            assert!(found.unwrap().is_some());
+        }
+        assert_eq!(fake.statements.lock().len(), 50);
     }
 
     #[tokio::test]

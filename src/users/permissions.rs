@@ -1,5 +1,6 @@
-//! May this user join the groups of this route? The operator's `authorize` statement decides; its verdicts are cached
-//! for a few seconds.
+//! Permissions: a route's `authorize` statement decides which users may join its groups.
+//!
+//! Its verdicts are cached for `users.authorize_ttl`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,16 +14,16 @@ use crate::ids::UserId;
 use crate::routes::{PathParams, PathValue, Route};
 use crate::stores::database::{Database, Dialect, SqlParam, Statement, StatementError};
 
-/// Verdicts of one tenant that are kept; one weighs some 200 bytes.
+/// The most cached verdicts of one tenant; each takes about 200 bytes.
 const MAX_VERDICTS: u64 = 20_000;
 
-/// An `authorize` that cannot be read.
+/// An `authorize` statement that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("authorize: {problem}")]
 pub struct PermissionError {
     /// The position of the route.
     pub route: usize,
-    /// What is wrong with it.
+    /// The error in the statement.
     pub problem: StatementError,
 }
 
@@ -32,7 +33,8 @@ pub struct Permissions {
     id_type: IdType,
     database: Arc<Database>,
     verdicts: Cache<Question, bool>,
-    /// How often verdicts were dropped: one that is under way then is not kept.
+    /// The number of calls of [`Permissions::forget`]. It is part of each cache key, so that a verdict read before a
+    /// call is not found after it.
     epoch: AtomicU64,
 }
 
@@ -45,10 +47,10 @@ struct Question {
 }
 
 impl Permissions {
-    /// Reads the statements; asks nothing.
+    /// Parses the statements, without a query to the database.
     ///
     /// # Errors
-    /// Everything that is wrong with any of them.
+    /// All errors of all statements.
     pub fn new(
         routes: &[RouteConfig],
         users: &UsersConfig,
@@ -70,11 +72,12 @@ impl Permissions {
         })
     }
 
-    /// Returns the statement of each route for a database, also for `config check`. A route whose path cannot be read is
-    /// passed over: that is reported elsewhere.
+    /// Parses the statement of each route, also for `config check`.
+    ///
+    /// A route whose path cannot be parsed gets none; the routes report that error.
     ///
     /// # Errors
-    /// Everything that is wrong with any of them.
+    /// All errors of all statements.
     pub fn read(
         routes: &[RouteConfig],
         dialect: Dialect,
@@ -100,10 +103,11 @@ impl Permissions {
         }
     }
 
-    /// Returns true if `user` may join the groups of `route` at these parameters; a route without `authorize` lets all in.
+    /// Returns true if `user` may join the groups of `route` with these path parameters, or if the route has no
+    /// `authorize`.
     ///
     /// # Errors
-    /// If the database cannot be asked.
+    /// Fails if the database does not answer.
     pub async fn may_join(
         &self,
         route: usize,
@@ -150,7 +154,7 @@ impl Permissions {
         for (name, param) in std::iter::once(("user_id", user_id)).chain(values) {
             match param {
                 Some(param) => binds.push((name, param)),
-                // A number that no column can hold is in no row.
+                // No column can hold this number, so no row can contain it.
                 None if statement.uses(name) => return Ok(false),
                 None => {}
             }
@@ -158,12 +162,12 @@ impl Permissions {
         self.database.exists(statement, &binds).await
     }
 
-    /// Returns true if any route asks.
+    /// Returns true if any route has `authorize`.
     pub fn are_asked(&self) -> bool {
         self.statements.iter().any(Option::is_some)
     }
 
-    /// Drops every verdict: a user was invalidated, or sockets are asked for anew.
+    /// Drops every verdict, because a user was invalidated or the permissions of open sockets are checked again.
     pub fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.verdicts.invalidate_all();

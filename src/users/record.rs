@@ -1,28 +1,29 @@
-//! What the gateway knows of one user.
+//! The record of one user.
 
 use crate::ids::UserId;
 use crate::stores::database::{UserRow, json_truth};
 
-/// The fields of a larger record would weigh on every socket of its user; such a record is refused.
+/// The most bytes of a record's fields. A larger record is refused, because all replicas with a socket of the user
+/// keep it in memory.
 pub(super) const MAX_FIELDS: usize = 64 * 1024;
 
-/// A user as the tenant's database has it, shared by the user's sockets.
+/// A user of the tenant's database. The user's sockets share the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRecord {
     /// The canonical id.
     pub id: UserId,
-    /// Always true where `check_user_is_active` is off.
+    /// True if the user is active, or if `check_user_is_active` is off.
     pub is_active: bool,
-    /// A JSON object of every returned column but `password`.
+    /// A JSON object with every returned column except `password`.
     pub fields: Box<str>,
-    /// MD5 of the password column, kept only where `check_revoke_token` is on; `None` also for NULL.
+    /// The MD5 of the password column; `None` if `check_revoke_token` is off or the column is NULL.
     pub password_digest: Option<[u8; 16]>,
 }
 
 impl UserRecord {
     pub(super) fn from_row(row: UserRow, check_active: bool) -> Self {
         if row.is_active.is_none() && check_active {
-            tracing::warn!(user.id = %row.id, "The database says neither that the user is active nor that it is not; taken as inactive");
+            tracing::warn!(user.id = %row.id, "The database returns no boolean in is_active; the user counts as inactive");
         }
         Self {
             id: row.id,
@@ -38,31 +39,32 @@ impl UserRecord {
         fields.remove(name)
     }
 
-    /// Returns true if `claim`, the value of the token's revoke claim, was made from the password that the user has now:
-    /// upper-case hexadecimal MD5 of the whole column, compared exactly (`simplejwt.utils.get_md5_hash_password`).
+    /// Returns true if `claim`, the value of the token's revoke claim, was made from the user's current password.
+    ///
+    /// The claim is the upper-case hexadecimal MD5 of the whole column (`simplejwt.utils.get_md5_hash_password`).
     pub fn password_matches(&self, claim: &str) -> bool {
         self.password_digest
             .is_some_and(|digest| hex(digest) == claim)
     }
 
-    /// Bytes on the heap, roughly.
+    /// Returns the approximate bytes of the record in memory.
     pub(super) fn weight(&self) -> usize {
         size_of::<Self>() + self.id.as_str().len() + self.fields.len()
     }
 }
 
-/// Upper-case hexadecimal digits.
+/// Returns the digest as upper-case hexadecimal digits.
 pub(super) fn hex(digest: [u8; 16]) -> String {
     format!("{:032X}", u128::from_be_bytes(digest))
 }
 
-/// The reverse of [`hex`]; `None` unless it is exactly that.
+/// Parses the output of [`hex`]; `None` for any other text.
 pub(super) fn from_hex(text: &str) -> Option<[u8; 16]> {
     let digest = u128::from_str_radix(text, 16).ok()?.to_be_bytes();
     (hex(digest) == text).then_some(digest)
 }
 
-/// Returns true if the JSON text of `is_active` says that the user is.
+/// Returns true if the JSON text of the column `is_active` means true.
 pub(super) fn is_active(json: &str) -> bool {
     json_truth(json).unwrap_or(false)
 }

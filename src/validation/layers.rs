@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Config, GroupNames, LayerKind, Secret, TenantConfig, channel_pattern};
+use crate::config::{
+    Config, Effective, GroupNames, LayerKind, channel_pattern, prefix_fault, prefixes_meet,
+};
 use crate::ids::TenantId;
 
 use super::{Checker, deployment, redis_url, workers};
-
-/// What Lockgate's own keys begin with.
-const OWN_PREFIX: &str = "lockgate:";
 
 /// Tenants by endpoint, each once with its prefix.
 pub(super) type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
@@ -16,11 +15,12 @@ pub(super) type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     let mut shared = Shared::new();
     for (id, tenant) in &config.tenants {
-        check_layer(config, id, tenant, checker);
-        if kind_of(config, tenant) == LayerKind::Memory {
+        let effective = config.effective(tenant);
+        check_layer(id, &effective, checker);
+        if effective.layer_kind() == LayerKind::Memory {
             continue;
         }
-        for url in hosts_of(config, tenant) {
+        for url in effective.layer_hosts() {
             for endpoint in redis_url::endpoints(url.expose()).unwrap_or_default() {
                 let prefix = tenant.layer.prefix.as_str();
                 shared.entry(endpoint).or_default().insert((prefix, id));
@@ -37,30 +37,11 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
-/// The Redis servers that carry a tenant's events.
-fn hosts_of<'c>(config: &'c Config, tenant: &'c TenantConfig) -> Vec<&'c Secret> {
-    let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
-    let hosts = &tenant.layer.hosts;
-    if hosts.is_empty() {
-        own.or(config.redis.url.as_ref()).into_iter().collect()
-    } else {
-        hosts.iter().collect()
-    }
-}
-
-pub(super) fn kind_of(config: &Config, tenant: &TenantConfig) -> LayerKind {
-    let has_redis = !hosts_of(config, tenant).is_empty();
-    tenant.layer.kind.unwrap_or(match has_redis {
-        true => LayerKind::PubSub,
-        false => LayerKind::Memory,
-    })
-}
-
-fn check_layer(config: &Config, id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
-    let layer = &tenant.layer;
+fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'_>) {
+    let layer = &effective.tenant.layer;
     let at = |name: &str| format!("tenants.{id}.layer.{name}");
     let expected = "redis.url, tenants.NAME.redis or hosts";
-    match (layer.kind, hosts_of(config, tenant).is_empty()) {
+    match (layer.kind, effective.layer_hosts().is_empty()) {
         (Some(LayerKind::PubSub), true) => {
             checker.mistake(&at("kind"), "\"pubsub\" without a Redis", expected, "");
         }
@@ -84,7 +65,7 @@ fn check_layer(config: &Config, id: &TenantId, tenant: &TenantConfig, checker: &
     for (index, host) in layer.hosts.iter().enumerate() {
         deployment::redis(&at(&format!("hosts[{index}]")), Some(host), checker);
     }
-    if layer.group_names == GroupNames::Any && kind_of(config, tenant) != LayerKind::PubSub {
+    if layer.group_names == GroupNames::Any && effective.layer_kind() != LayerKind::PubSub {
         let expected = "\"channels\", or a pubsub layer";
         checker.mistake(
             &at("group_names"),
@@ -114,12 +95,8 @@ fn check_prefixes<'c>(
     checker: &mut Checker<'_>,
 ) {
     for (prefix, id) in tenants {
-        let found = match *prefix {
-            "" => "an empty prefix",
-            own if own.starts_with(OWN_PREFIX) => "a prefix that begins with lockgate:",
-            own if OWN_PREFIX.starts_with(own) => "a prefix that lockgate: begins with",
-            own if own.contains("__group__") => "a prefix with __group__",
-            _ => continue,
+        let Some(found) = prefix_fault(prefix) else {
+            continue;
         };
         if told.insert(id) {
             report(id, found.to_owned(), endpoint, checker);
@@ -127,7 +104,7 @@ fn check_prefixes<'c>(
     }
     // In order, whatever begins with a prefix stands right behind it.
     for ((short, first), (long, second)) in tenants.iter().zip(tenants.iter().skip(1)) {
-        if !short.is_empty() && long.starts_with(short) && told.insert(second) {
+        if prefix_fault(short).is_none() && prefixes_meet(short, long) && told.insert(second) {
             let place = checker.place_of(&format!("tenants.{first}.layer.prefix"));
             let found =
                 format!("{long:?}, which begins with {short:?} of tenant {first}, at {place}");

@@ -7,7 +7,7 @@ use crate::config::{Accept, Config, ConsumerConfig, LayerKind, TenantConfig};
 use crate::ids::TenantId;
 
 use super::Checker;
-use super::layers::{Shared, kind_of};
+use super::layers::Shared;
 
 /// The whole answer to a handshake may take 30 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
@@ -17,7 +17,7 @@ pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<
         for (index, route) in tenant.routes.iter().enumerate() {
             if route.consumer.kind == "worker" {
                 let key = format!("tenants.{id}.routes[{index}].consumer");
-                let kind = kind_of(config, tenant);
+                let kind = config.effective(tenant).layer_kind();
                 check_worker(&key, &route.consumer, kind, checker);
                 if kind == LayerKind::PubSub {
                     check_names(&key, &route.consumer, id, tenant, shared, checker);

@@ -263,7 +263,7 @@ fn send_refuses_what_is_no_event_and_needs_a_key() {
     let url = "http://127.0.0.1:1";
     assert!(send(&["--url", url, "{\"type\":\"t\"}"]).contains("no api.api_keys"));
     assert!(send(&["--api-key-file", key, "{\"type\":\"t\"}"]).contains("no api.listen"));
-    assert!(send(&["--url", url, "--api-key-file", key, "[]"]).contains("no JSON object"));
+    assert!(send(&["--url", url, "--api-key-file", key, "[]"]).contains("not a JSON object"));
     assert!(send(&["--url", url, "--api-key-file", key, "{}"]).contains("no \"type\""));
     let told = send(&["--url", url, "--api-key-file", key, "{\"type\":\"t\"}"]);
     assert!(

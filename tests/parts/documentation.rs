@@ -347,6 +347,28 @@ fn the_page_of_close_codes_has_every_reason_and_no_other() {
     assert_eq!(documented, reasons);
 }
 
+#[test]
+fn the_floors_of_the_architecture_are_those_of_the_library() {
+    let modules = |page: &str, prefix: &str| -> Vec<(String, BTreeSet<String>)> {
+        let text = read(page);
+        let rows = text.lines().filter_map(|line| line.strip_prefix(prefix));
+        let rows = rows.skip_while(|row| !row.starts_with("floor |")).skip(2);
+        let rows = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
+        rows.take_while(|row| row.len() == 3)
+            .map(|row| {
+                let names = code_spans(&row[1]).map(|name| {
+                    let name = name.trim_start_matches("src/");
+                    name.trim_end_matches(".rs").to_owned()
+                });
+                (row[0].clone(), names.collect())
+            })
+            .collect()
+    };
+    let drawn = modules("docs/architecture.md", "| ");
+    assert_eq!(drawn.len(), 8, "{drawn:?}");
+    assert_eq!(drawn, modules("src/lib.rs", "//! | "));
+}
+
 fn lockgate(arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_lockgate"))
         .args(arguments)

@@ -1,14 +1,14 @@
-"""Lockgate's side in a Django project: takes tokens back and tells of changed users, through Redis alone.
+"""The Lockgate app for Django: revokes tokens and reports changed users to Lockgate, through Redis alone.
 
 Copy this folder beside manage.py, add "lockgate" to INSTALLED_APPS, and name the tenant:
 
     LOCKGATE = {"TENANT": "acme", "REDIS_URL": "redis://127.0.0.1:6379/0"}
 
-Then `revoke_token(request.auth)` in a logout view closes the sockets of that token. A changed password revokes the user's
-tokens, and every saved or deleted user is looked at anew, both once the transaction is committed. DEFAULTS has all settings.
+Then `revoke_token(request.auth)` in a logout view closes the sockets of that token. When the transaction is committed, a
+changed password revokes the user's tokens, and Lockgate reads every saved or deleted user again. DEFAULTS has all settings.
 
-It blocks while it speaks to Redis; in an async view call it through `sync_to_async`. Needs Django 4.2, redis-py 5 and
-djangorestframework-simplejwt 5.3, or later ones.
+The calls block while Redis answers; in an async view use `sync_to_async`. The app needs Django 4.2, redis-py 5 and
+djangorestframework-simplejwt 5.3, or later versions.
 """
 
 import functools
@@ -28,36 +28,36 @@ from redis.retry import Retry
 
 logger = logging.getLogger("lockgate")
 
-# Seconds may be numbers or timedeltas.
+# A duration is a number of seconds or a timedelta.
 DEFAULTS = {
     # The name in [tenants.NAME].
     "TENANT": None,
     # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
     "REDIS_URL": None,
-    # [denylist] redis, if that is set.
+    # [denylist] redis; None: the denylist is in REDIS_URL.
     "DENYLIST_URL": None,
-    # denylist.replicas: acknowledgements by Redis replicas that a revocation needs.
+    # denylist.replicas: the number of Redis replicas that must acknowledge a revocation.
     "DENYLIST_REPLICAS": 0,
-    # denylist.keep: how long cut-offs are kept.
+    # denylist.keep: the lifetime of cut-offs.
     "KEEP": timedelta(days=30),
     # users.stale_ttl
     "STALE_TTL": 3600,
-    # token.leeway; None: that of SIMPLE_JWT.
+    # token.leeway; None: the LEEWAY of SIMPLE_JWT.
     "LEEWAY": None,
-    # token.on_expiry: with "keep" sockets outlive their tokens, and so must what denies them.
+    # token.on_expiry: with "keep" sockets outlive their tokens, so denied tokens are kept for KEEP.
     "ON_EXPIRY": "close",
-    # Whether the end of a session (`user_logged_out`) revokes all of the user's tokens, on every device.
+    # True: the end of a session (`user_logged_out`) revokes all of the user's tokens, on every device.
     "REVOKE_ON_LOGOUT": False,
-    # Whether a changed password revokes the tokens issued until then.
+    # True: a changed password revokes the tokens issued until then.
     "REVOKE_ON_PASSWORD_CHANGE": True,
-    # Whether a saved or deleted user is looked at anew.
+    # True: Lockgate reads a saved or deleted user again.
     "INVALIDATE_ON_SAVE": True,
-    # How long Redis may take, for each command and for connecting.
+    # The longest time for a Redis command and for connecting.
     "TIMEOUT": 1,
 }
-# A denied token outlives its expiry by this: clocks differ.
+# The time that a denied token is kept after its expiry, in seconds, because clocks differ.
 MARGIN = 60
-# Puts a cut-off in the place of an earlier one; the gateway's own script.
+# Replaces an earlier cut-off and keeps a later one. The gateway uses the same script.
 RAISE = """\
 local old = redis.pcall('GET', KEYS[1])
 if type(old) ~= 'string' then old = '' end
@@ -68,15 +68,15 @@ return 1"""
 
 
 class NotRevoked(Exception):
-    """Redis did not confirm a revocation: tell the caller, it may not have happened."""
+    """Redis did not confirm a revocation, so it may not have happened. Tell the caller."""
 
 
 def revoke_token(token):
-    """Denies one access token and closes its sockets: the encoded text, or what simplejwt made of it (`request.auth`).
+    """Denies one access token and closes its sockets. `token` is the encoded text or simplejwt's object (`request.auth`).
 
-    An encoded token must bear a valid signature, or simplejwt's TokenError is raised; from simplejwt 5.4 on it may have
-    expired. ValueError if this cannot revoke it: a refresh token opens no socket (blacklist it), and one without an id
-    needs `revoke_user`.
+    An encoded token must have a valid signature; otherwise simplejwt's TokenError is raised. From simplejwt 5.4 on it may
+    be expired. ValueError is raised for a refresh token, which cannot open a socket (blacklist it), and for a token
+    without an id (use `revoke_user`).
     """
     token, conf = _read(token), config()
     jti, exp, now = _jti(token), token.get("exp"), time.time()
@@ -88,10 +88,10 @@ def revoke_token(token):
 
 
 def revoke_user(user, issued_before=None):
-    """Denies every token of a user that was issued at or before `issued_before`, and closes their sockets.
+    """Denies all tokens of a user that were issued at or before `issued_before`, and closes their sockets.
 
-    That whole second is included; Unix seconds or an aware datetime, default now. A cut-off only rises. Refresh tokens
-    are Django's to blacklist.
+    `issued_before` is Unix seconds or an aware datetime, and its whole second is included; the default is now. An earlier
+    cut-off than the stored one has no effect. Refresh tokens stay valid; blacklist them in Django.
     """
     now = time.time()
     if isinstance(issued_before, datetime):
@@ -107,9 +107,10 @@ def revoke_user(user, issued_before=None):
 
 
 def invalidate(user):
-    """Has the gateway read a user again: one who became inactive or was deleted loses its sockets at once.
+    """Makes the gateway read a user again. The sockets of a user who is inactive or deleted are closed at once.
 
-    If Redis does not answer this is logged, not raised: the gateway looks at its users every `users.cache_ttl` anyway.
+    If Redis does not answer, the error is logged and not raised, because the gateway reads its users again every
+    `users.cache_ttl`.
     """
     conf, user_id = config(), user_text(user)
     try:
@@ -121,7 +122,7 @@ def invalidate(user):
 
 
 def user_text(user):
-    """The id by which Lockgate knows a user: of a model instance, or of an id."""
+    """Returns the id that Lockgate uses for a user, from a model instance or an id."""
     if hasattr(user, "pk"):
         from rest_framework_simplejwt.settings import api_settings
 
@@ -133,7 +134,7 @@ def user_text(user):
 
 @functools.cache
 def config():
-    """The checked settings, spans in seconds. ImproperlyConfigured says what is wrong."""
+    """Returns the checked settings, with durations in seconds. Raises ImproperlyConfigured with the mistake."""
     conf = getattr(settings, "LOCKGATE", None)
     if not isinstance(conf, dict):
         raise ImproperlyConfigured('LOCKGATE must be a dict such as {"TENANT": "acme", "REDIS_URL": "redis://…"}.')
@@ -166,10 +167,10 @@ def config():
 
 @functools.cache
 def connect(name):
-    """The client of the Redis under this setting; its pool is shared by all threads."""
+    """Returns the client of the Redis in this setting. All threads share its pool."""
     conf = config()
     url, timeout = conf[name], conf["TIMEOUT"]
-    # One more try at once, for a connection that died; not the several of redis-py, which pause for seconds.
+    # One retry at once, in case the connection was lost. The default retries of redis-py would pause for seconds.
     options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
     if isinstance(url, str):
         return redis.Redis.from_url(url, **options)
@@ -184,18 +185,18 @@ def _key(rest):
 
 
 def _deny(name, entry, announced):
-    """Stores a revocation first, so that no new socket gets in, and announces it second."""
+    """Stores a revocation first, so that it holds for new sockets, and then announces it."""
     conf, key, (command, value, until) = config(), _key(f"deny:{name}"), entry
     try:
         store = connect("DENYLIST_URL" if conf["DENYLIST_URL"] else "REDIS_URL")
-        # WAIT is about what was written on its own connection.
+        # WAIT counts only writes of its own connection, so both use one client.
         with store.client() as store:
             if command == "EVAL":
                 store.eval(RAISE, 1, key, value, until)
             else:
                 store.set(key, value, exat=until)
             wanted = conf["DENYLIST_REPLICAS"]
-            # Half the time: Redis notices late that a wait is over, and must answer before we give up.
+            # Half the timeout, because Redis ends a wait late and must answer before the socket times out.
             if wanted and store.wait(wanted, max(1, int(conf["TIMEOUT"] * 500))) < wanted:
                 raise NotRevoked(f"fewer than {wanted} replicas of Redis have the revocation")
         _announce("revoke", announced)
@@ -213,7 +214,7 @@ def _read(token):
     from rest_framework_simplejwt.tokens import UntypedToken
 
     if isinstance(token, (str, bytes)):
-        # What simplejwt calls expired has passed the check of its signature; older releases do not tell it apart.
+        # simplejwt raises ExpiredTokenError after the check of the signature. Older releases do not have this error.
         try:
             return UntypedToken(token)
         except getattr(exceptions, "ExpiredTokenError", ()):

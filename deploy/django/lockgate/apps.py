@@ -1,4 +1,4 @@
-"""What of a project concerns its sockets: changed users, changed passwords, ended sessions."""
+"""The signals that affect sockets: changed users, changed passwords and ended sessions."""
 
 from functools import partial
 
@@ -40,7 +40,7 @@ def settings_check(app_configs, **kwargs):
 
 
 def forget_settings(setting, **kwargs):
-    """For tests that override settings."""
+    """Forgets the settings that a test overrides."""
     if setting in ("LOCKGATE", "SIMPLE_JWT"):
         lockgate.config.cache_clear()
         lockgate.connect.cache_clear()
@@ -52,19 +52,19 @@ def session_ended(user, **kwargs):
     try:
         lockgate.revoke_user(user)
     except lockgate.NotRevoked:
-        # Raised here it would keep the session: Django ends it only after this signal.
-        lockgate.logger.exception("The sockets of a user who logged out may be open still")
+        # Not raised, because Django ends the session only after this signal.
+            lockgate.logger.exception("The sockets of a user who logged out may still be open")
 
 
 def compare_password(instance, raw, using, update_fields, **kwargs):
-    """Notes whether a save is about to change the password column."""
-    # A save that failed may have left its note.
+    """Notes if a save is going to change the password column."""
+    # Removes the note of an earlier save that failed.
     instance.__dict__.pop(CHANGED, None)
     if raw or instance.pk is None or not isinstance(instance, get_user_model()):
         return
     if not (update_fields is None or "password" in update_fields) or not lockgate.config()["REVOKE_ON_PASSWORD_CHANGE"]:
         return
-    # At a login Django may hash the same password anew; it saves that column alone, without a raw password.
+    # At a login Django may hash the same password again. It then saves only this column, without a raw password.
     if update_fields == {"password"} and getattr(instance, "_password", None) is None:
         return
     rows = type(instance)._base_manager.using(using).filter(pk=instance.pk)
@@ -75,10 +75,10 @@ def compare_password(instance, raw, using, update_fields, **kwargs):
 def user_saved(instance, using, update_fields, **kwargs):
     if not isinstance(instance, get_user_model()):
         return
-    # Every login saves this column, and no socket depends on it.
+    # Every login saves `last_login`, and no socket depends on it.
     if update_fields != {"last_login"}:
         invalidate_on_commit(instance, using)
-    # Last: it may raise. The time is that of the commit, after which nobody logs in with the old password.
+    # Last, because it may raise. The cut-off is the time of the commit, after which the old password is not accepted.
     if getattr(instance, CHANGED, False):
         transaction.on_commit(partial(lockgate.revoke_user, lockgate.user_text(instance)), using=using)
 
@@ -90,5 +90,5 @@ def user_deleted(instance, using, **kwargs):
 
 def invalidate_on_commit(user, using):
     if lockgate.config()["INVALIDATE_ON_SAVE"]:
-        # The text now: a deleted instance loses its key.
+        # The id is read now, because a deleted instance loses its key.
         transaction.on_commit(partial(lockgate.invalidate, lockgate.user_text(user)), using=using)

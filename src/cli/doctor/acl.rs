@@ -1,4 +1,4 @@
-//! `doctor --acl`: the Redis users that confine each tenant's back end, and the one of the gateway.
+//! `doctor --acl`: the Redis users of the gateway and of each tenant's back end, with the fewest rights that work.
 
 use serde_json::json;
 
@@ -7,35 +7,35 @@ use crate::channel_names::channel_patterns;
 use crate::config::LayerKind;
 use crate::stores::redis_keys;
 
-/// What any client library sends before its first command, and what transactions consist of.
+/// The commands that client libraries send before the first other command, and those of transactions.
 const COMMON: &str = "+ping +hello +select +client|setname +client|id +multi +exec +discard";
-/// Revoking and looking at revocations.
-/// Cut-offs only rise, which takes a script; `WAIT` asks for replicas.
+/// The commands that write and read revocations. A script keeps cut-offs from falling, and `WAIT` asks for replicas.
 const DENYLIST: &str = "+get +mget +set +exists +ttl +eval +wait";
-/// `channels_redis.pubsub`, and the control channel.
+/// The commands of `channels_redis.pubsub` and of the control channel.
 const PUBSUB: &str = "+publish +subscribe +unsubscribe";
-/// `channels_redis.core`: its scripts and what they call, and its receiving side.
+/// The commands of `channels_redis.core`: its scripts, the commands that they call, and its receiving side.
 const CORE: &str = "+eval +evalsha +script|load +zadd +zrem +zrange +zcount +zcard +zremrangebyscore \
                     +zpopmin +bzpopmin +expire +exists +del";
-/// The gateway keeps users, revocations and its registry, and runs scripts on them. No configuration, no flush.
+/// The commands of the gateway, which stores users, revocations and its registry, and runs scripts on them. It may
+/// not change the configuration or flush the data.
 const GATEWAY: &str = "+@read +@write +@pubsub +@scripting +@transaction +@connection -@dangerous -@admin \
                        +ping +time +wait +info +role";
 
 /// One user of one server.
 pub(super) struct AclLine {
-    /// `host:port`.
+    /// The server, `host:port`.
     pub(super) endpoint: String,
-    /// Whose it is: a tenant's back end, or the gateway.
+    /// The tenant whose back end uses it; `None` for the gateway.
     pub(super) tenant: Option<String>,
-    /// `ACL SETUSER …`, with `>PASSWORD` to be filled in.
+    /// The command `ACL SETUSER …`, with `>PASSWORD` to fill in.
     pub(super) line: String,
 }
 
-/// Returns the lines of every server, each with the gateway's first.
+/// Returns the lines of every server; the gateway's line comes first.
 pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
     let mut endpoints: Vec<(String, Vec<&RedisServer>)> = Vec::new();
     for server in servers {
-        // Users hold for a whole server, whatever the database number and the login.
+        // A Redis user applies to the whole server, so URLs that differ in database number or login count as one.
         let endpoint = server.url.endpoint();
         match endpoints.iter_mut().find(|(known, _)| *known == endpoint) {
             Some((_, same)) => same.push(server),
@@ -83,7 +83,7 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
         }
         if usage.users {
             patterns.push(format!("&{}", redis_keys::control(&usage.tenant)));
-            // Invalidating a user; whatever stands there costs a read of the database at most.
+            // The back end writes these keys to invalidate a user. A wrong value costs one read of the database.
             patterns.push(format!("~{}*", redis_keys::generations(&usage.tenant)));
             commands.push(PUBSUB);
         }
@@ -103,7 +103,7 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
     set_user(&format!("{tenant}-backend"), patterns, &words.join(" "))
 }
 
-/// Returns a layer's groups, and the channels of single sockets, consumers and workers.
+/// Returns the patterns of a layer: its groups, and the channels of sockets, consumers and workers.
 fn layer_patterns(usage: &Usage) -> Vec<String> {
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
@@ -117,7 +117,7 @@ fn layer_patterns(usage: &Usage) -> Vec<String> {
     }
 }
 
-/// `text` as a pattern that matches it alone.
+/// Returns a pattern that matches `text` and nothing else.
 fn literal(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for char in text.chars() {
@@ -138,12 +138,12 @@ fn set_user(name: &str, mut patterns: Vec<String>, commands: &str) -> String {
     )
 }
 
-/// Returns the lines for a person, with how to use them.
+/// Returns the lines as text for a person, with instructions.
 pub(super) fn text(lines: &[AclLine]) -> String {
     let mut text = String::from(
-        "# Redis users for the gateway and for each tenant's back end. Put a password of its own for each PASSWORD into a file\n\
-         # of these lines, then: grep ^ACL FILE | redis-cli -h HOST. An ACL file takes them without \"ACL SETUSER\", as \"user NAME …\".\n\
-         # Once everybody has a user, close what is open to all: ACL SETUSER default off\n",
+        "# Redis users for the gateway and for each tenant's back end. Copy the lines into a file, replace each PASSWORD with\n\
+         # a separate password, then: grep ^ACL FILE | redis-cli -h HOST. In an ACL file write \"user NAME …\" instead of \"ACL SETUSER\".\n\
+         # When every client has a user, disable the default user: ACL SETUSER default off\n",
     );
     let mut endpoint = None;
     for line in lines {
@@ -160,7 +160,7 @@ pub(super) fn text(lines: &[AclLine]) -> String {
     text
 }
 
-/// `{"users":[{"endpoint","tenant","line"}]}`; `tenant` is null for the gateway.
+/// Returns `{"users":[{"endpoint","tenant","line"}]}`; `tenant` is null for the gateway.
 pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
     let users = lines
         .iter()

@@ -1,4 +1,4 @@
-//! The tenants' databases, and their key sets: whether they answer and hold what is needed.
+//! Checks of the tenants' databases and key sets: they must answer and hold what the gateway reads.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::metrics::TenantMetrics;
 use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
 use crate::users::Users;
 
-/// Looks at each database once, for all tenants that use it.
+/// Checks each database once, for all tenants that use it.
 pub(super) async fn look_at_databases(config: &Config) -> Findings {
     let mut urls: Vec<(&Secret, Vec<(&TenantId, &TenantConfig)>)> = Vec::new();
     for (id, tenant) in &config.tenants {
@@ -89,16 +89,16 @@ async fn look(
         None => findings.add(
             on("role"),
             Verdict::Note,
-            "unknown: what the role may do cannot be asked",
+            "unknown: the database does not tell the rights of its role",
             "",
         ),
         Some(true) => findings.add(
             on("role"),
             Verdict::Warn,
-            "may write, and the gateway never does",
+            "may write, which the gateway never does",
             match database.dialect() {
                 Dialect::Sqlite => "add ?mode=ro to its URL",
-                _ => "give it a role with SELECT alone, on the columns that are read",
+                _ => "give it a role with nothing but SELECT on the columns that are read",
             },
         ),
     }
@@ -146,7 +146,7 @@ async fn columns(
             findings.add(
                 on,
                 Verdict::Ok,
-                format!("{id}: {place} has what is read"),
+                format!("{id}: {place} has the columns that are read"),
                 "",
             );
         }
@@ -169,7 +169,7 @@ async fn columns(
     }
 }
 
-/// Whether an SQLite URL opens its file for reading alone.
+/// Returns true if an SQLite URL opens its file only for reading.
 fn read_only(url: &str) -> bool {
     let options = url.split_once('?').map_or("", |(_, options)| options);
     options
@@ -177,7 +177,7 @@ fn read_only(url: &str) -> bool {
         .any(|option| matches!(option, "mode=ro" | "immutable=true"))
 }
 
-/// Fetches each tenant's key set.
+/// Checks each tenant's key set by fetching it.
 pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
     let mut findings = Findings::default();
     let tenants = config
@@ -200,7 +200,7 @@ pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
             }
         };
         match verifier.ready().await {
-            Ok(()) => findings.add(on, Verdict::Ok, "its keys can be had", ""),
+            Ok(()) => findings.add(on, Verdict::Ok, "its keys can be fetched", ""),
             Err(error) => findings.add(
                 on,
                 Verdict::Fail,

@@ -1,4 +1,4 @@
-//! What the doctor found: one verdict with its reason and its advice, as text and as JSON.
+//! The findings of the doctor, each a verdict with reason and advice, as text and as JSON.
 
 use std::fmt;
 
@@ -7,40 +7,40 @@ use serde_json::json;
 use crate::labels::labels;
 
 labels! {
-    /// How bad it is, from good to bad.
+    /// The severity of a finding, from good to bad.
     #[derive(PartialOrd, Ord)]
     pub(super) enum Verdict {
-        /// As it should be.
+        /// Nothing to do.
         Ok = "ok",
-        /// Worth knowing.
+        /// Worth knowing; no action is needed.
         Note = "note",
-        /// Works, and may not for long.
+        /// Works now, but may fail later.
         Warn = "warn",
-        /// Does not work, or forgets revocations.
+        /// Does not work, or loses revocations.
         Fail = "fail",
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
     pub(super) verdict: Verdict,
-    /// A server, a database, a tenant, the machine.
+    /// The server, database, tenant or machine that was checked.
     pub(super) subject: String,
-    /// A fixed word for what was looked at.
+    /// The fixed name of the check.
     pub(super) check: &'static str,
-    /// What was found.
+    /// The observation.
     pub(super) detail: String,
-    /// What to do; empty where there is nothing to do.
+    /// The advice; empty if there is nothing to do.
     pub(super) advice: String,
 }
 
-/// Everything that was looked at, in order.
+/// All findings, in order.
 #[derive(Debug, Default)]
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// Adds what was found about `subject`.
+    /// Adds a finding about `subject`.
     pub(super) fn add(
         &mut self,
         (subject, check): (&str, &'static str),
@@ -57,7 +57,7 @@ impl Findings {
         });
     }
 
-    /// Takes over what others found.
+    /// Appends the findings of another check.
     pub(super) fn append(&mut self, mut others: Findings) {
         self.0.append(&mut others.0);
     }
@@ -67,7 +67,7 @@ impl Findings {
         self.0.iter().all(|finding| finding.verdict < Verdict::Fail)
     }
 
-    /// `{"ok":…,"findings":[…]}`.
+    /// Returns `{"ok":…,"findings":[…]}`.
     pub(super) fn json(&self) -> serde_json::Value {
         let findings: Vec<_> = self
             .0
@@ -91,7 +91,7 @@ impl Findings {
 }
 
 impl fmt::Display for Findings {
-    /// Returns a block for each subject, a line for each check, and the advice below it.
+    /// Writes a block for each subject, with a line for each check and the advice below it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut subject = None;
         for finding in &self.0 {
@@ -117,7 +117,7 @@ impl fmt::Display for Findings {
     }
 }
 
-/// Verdict and words for a clock that is `offset` seconds ahead of ours: tokens are judged by the clock.
+/// Returns verdict, text and advice for a clock that is `offset` seconds ahead of this machine's clock.
 pub(super) fn clock(offset: f64) -> (Verdict, String, &'static str) {
     let verdict = match offset.abs() {
         seconds if seconds > 5.0 => Verdict::Fail,
@@ -126,7 +126,9 @@ pub(super) fn clock(offset: f64) -> (Verdict, String, &'static str) {
     };
     let advice = match verdict {
         Verdict::Ok => "",
-        _ => "tokens are judged by the clock: run a time service such as chrony on both machines",
+        _ => {
+            "the expiry of tokens depends on the clock: run a time service such as chrony on both machines"
+        }
     };
     (
         verdict,

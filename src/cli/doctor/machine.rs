@@ -1,13 +1,13 @@
-//! What the machine lets the process have: descriptors and memory.
+//! The limits of the machine for the process: descriptors and memory.
 
 use super::finding::{Findings, Verdict};
 use crate::config::{QueueBound, ServerConfig, print_size};
 use crate::server::limits::{RESERVED, hard_descriptors, memory_limit, queue_bound};
 
-/// Fewer sockets than this are hardly meant.
+/// The number of sockets below which a limit is probably a mistake.
 const FEW: u64 = 1000;
 
-/// Looks at this process, which a gateway of the same user and unit would resemble.
+/// Checks the limits of this process. A gateway with the same user and unit has the same limits.
 pub(super) fn look(server: &ServerConfig) -> Findings {
     let mut findings = Findings::default();
     let (verdict, detail, advice) = descriptors(server.max_connections, hard_descriptors());
@@ -33,7 +33,7 @@ fn descriptors(configured: u64, hard: u64) -> (Verdict, String, String) {
         return (
             Verdict::Warn,
             format!("the hard limit {hard} allows {possible} sockets"),
-            "raise it to the sockets that you plan and 256 more: ulimit -Hn, LimitNOFILE in systemd".to_owned(),
+            "raise it to the number of sockets that you plan plus 256: ulimit -Hn, LimitNOFILE in systemd".to_owned(),
         );
     }
     let most = if configured == 0 {
@@ -63,11 +63,11 @@ fn memory(bound: QueueBound, limit: u64) -> (Verdict, String, &'static str) {
         share if share > 0.5 => Verdict::Warn,
         _ => return (Verdict::Ok, detail, ""),
     };
-    let advice = "sockets and users need memory too, and the system kills what passes its limit: lower it to 25%";
+    let advice = "sockets and users need memory too, and the system kills a process over its limit: lower it to 25%";
     (verdict, detail, advice)
 }
 
-/// [`queue_bound`], of a given limit.
+/// Returns [`queue_bound`] for a given memory limit.
 fn queue_bound_of(bound: QueueBound, limit: u64) -> u64 {
     match bound {
         QueueBound::Percent(percent) => (limit as f64 * percent / 100.0) as u64,

@@ -1,4 +1,4 @@
-//! `doctor`: looks at everything that a configuration depends on, and says of each what to do.
+//! `doctor`: checks everything that a configuration depends on, and gives advice for each finding.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,15 +17,15 @@ mod machine;
 mod redis;
 mod servers;
 
-/// Look at Redis, databases, clocks and limits, and say what to do: exit 0, or 1 if something fails
+/// Check Redis, databases, clocks and limits, and print advice: exit 0, or 1 if a check fails
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lockgate doctor --config lockgate.toml
   lockgate doctor --json | jq '.findings[] | select(.verdict != \"ok\")'
-  lockgate doctor --acl     the Redis users that keep tenants' back ends apart")]
+  lockgate doctor --acl     the Redis users that separate the tenants' back ends")]
 pub(super) struct DoctorArguments {
-    /// Print the Redis ACL line of the gateway and of each tenant's back end, and look at nothing
+    /// Print the Redis ACL line of the gateway and of each tenant's back end, and check nothing
     #[arg(long)]
     acl: bool,
     /// Print one JSON object
@@ -50,7 +50,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
         });
         return ExitCode::SUCCESS;
     }
-    // All of the process's TLS uses one provider; a key set is fetched before any Redis link may have chosen it.
+    // The process needs one TLS provider. A key set may be fetched before a Redis link has set it.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -80,7 +80,7 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
         findings.add(
             ("redis", "reach"),
             Verdict::Note,
-            "none is configured: one replica, and revocations that end with it",
+            "none is configured: only one replica can run, and it forgets revocations when it ends",
             "set [redis] url before a second replica starts",
         );
     }

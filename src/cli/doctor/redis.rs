@@ -1,4 +1,4 @@
-//! One Redis server: whether it answers, keeps what it is told, and does what the gateway asks of it.
+//! Checks of one Redis server: it must answer, keep its data, and allow the commands of the gateway.
 
 use super::finding::{Findings, Verdict, clock};
 use super::servers::{RedisServer, Usage};
@@ -10,16 +10,16 @@ use crate::stores::inspection::{self, Epoch, Facts, Latency, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{self, EPOCH};
 
-/// `SET … EXAT`, by which revocations are written, and rules for channels are of this version.
+/// The oldest version that works: `SET … EXAT`, which writes revocations, and ACL rules for channels came with it.
 const OLDEST: (u32, u32) = (6, 2);
-/// PINGs for the latency.
+/// The number of PINGs that measure the latency.
 const PINGS: usize = 20;
-/// In every handshake, twice or three times.
+/// The latency from which the doctor warns. A handshake waits for it two or three times.
 const SLOW: std::time::Duration = std::time::Duration::from_millis(20);
 
 const ACL_ADVICE: &str = "grant what `lockgate doctor --acl` prints for the gateway";
 
-/// Looks at one server.
+/// Checks one server.
 pub(super) async fn look(server: &RedisServer) -> Findings {
     let mut findings = Findings::default();
     let subject = server.subject();
@@ -57,7 +57,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
             latency.median, latency.max
         ),
         if slow {
-            "every handshake waits for it: bring Redis nearer, or look at its SLOWLOG"
+            "every handshake waits for it: move Redis closer, or look at its SLOWLOG"
         } else {
             ""
         },
@@ -88,7 +88,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     findings
 }
 
-/// What the server is for, in words.
+/// Describes the uses of the server.
 fn used_for(server: &RedisServer) -> String {
     let names = |of: fn(&Usage) -> bool| {
         let tenants = server.tenants.iter().filter(|usage| of(usage));
@@ -109,7 +109,7 @@ fn used_for(server: &RedisServer) -> String {
     let link = if server.url.tls() { "TLS" } else { "no TLS" };
     let uses = match (uses.is_empty(), server.deployment) {
         (false, _) => uses.join("; "),
-        (true, true) => "the deployment's own; no tenant uses it".to_owned(),
+        (true, true) => "the deployment's Redis; no tenant uses it".to_owned(),
         (true, false) => "nothing".to_owned(),
     };
     format!("answers ({link}); {uses}")
@@ -166,7 +166,7 @@ fn role(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer,
             } else {
                 Verdict::Warn
             },
-            "a replica: it may be behind its master, and takes no write",
+            "a replica: it may be behind its master and takes no writes",
             "name the master in the URL",
         ),
     }
@@ -195,11 +195,11 @@ fn eviction(
         (Some(true), true) => findings.add(
             on,
             Verdict::Fail,
-            format!("{detail}: evicts revocations, which all have a time to live"),
+            format!("{detail}: Redis may evict revocations, because all have a time to live"),
             "set maxmemory-policy noeviction, or give the denylist a Redis of its own ([denylist] redis)",
         ),
         (Some(true), false) => {
-            findings.add(on, Verdict::Ok, format!("{detail}: no denylist lies here"), "");
+            findings.add(on, Verdict::Ok, format!("{detail}: this server has no denylist"), "");
         }
     }
 }
@@ -230,7 +230,7 @@ fn persistence(
             on,
             Verdict::Warn,
             "none: a restart forgets every revocation",
-            "switch appendonly on, or be ready to revoke again",
+            "turn appendonly on, or be ready to repeat revocations",
         ),
         (Some(false), false) => findings.add(
             on,
@@ -244,25 +244,25 @@ fn persistence(
 async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
     let epoch = inspection::epoch(store).await;
     match epoch.map(|value| Epoch::of(value.as_deref())) {
-        Ok(Epoch::Whole) => findings.add(on, Verdict::Ok, "none since a replica looked first", ""),
-        Ok(Epoch::Acknowledged) => findings.add(on, Verdict::Ok, "a loss, acknowledged by an operator", ""),
+        Ok(Epoch::Whole) => findings.add(on, Verdict::Ok, "none since a replica first looked", ""),
+        Ok(Epoch::Acknowledged) => findings.add(on, Verdict::Ok, "a loss, which an operator has acknowledged", ""),
         Ok(Epoch::Absent) => findings.add(
             on,
             Verdict::Note,
-            format!("unknown: no replica has set {EPOCH} yet, or everything was lost within the last minute"),
-            "ask again when a replica has run for a minute",
+            format!("unknown: no replica has set {EPOCH} yet, or all data was lost within the last minute"),
+            "run doctor again when a replica has run for a minute",
         ),
         Ok(Epoch::Lost(at)) => findings.add(
             on,
             Verdict::Fail,
-            format!("everything was lost before {at} (Unix time), every revocation with it"),
-            format!("revoke again what is still needed, then run: redis-cli SET {EPOCH} \"ack:$(date +%s)\""),
+            format!("all data, including every revocation, was lost before {at} (Unix time)"),
+            format!("repeat the revocations that still matter, then run: redis-cli SET {EPOCH} \"ack:$(date +%s)\""),
         ),
         Err(error) => findings.add(on, Verdict::Fail, said(&error), ACL_ADVICE),
     }
 }
 
-/// What the gateway needs of every server for itself: keys and channels under `lockgate::`.
+/// Checks the rights that the gateway itself needs on every server: keys and channels under `lockgate::`.
 async fn gateway_rights(findings: &mut Findings, subject: &str, store: &RedisStore) {
     let own = redis_keys::canary(&ReplicaId::from(format!(
         "doctor-{:x}",
@@ -287,7 +287,9 @@ async fn gateway_rights(findings: &mut Findings, subject: &str, store: &RedisSto
         Err(error) => {
             let advice = match error.kind {
                 ErrorKind::Permission => ACL_ADVICE,
-                _ => "events do not pass: look at the server's clients, and at any proxy between",
+                _ => {
+                    "events do not pass: look at the server's clients, and at any proxy in between"
+                }
             };
             findings.add((subject, "pubsub"), Verdict::Fail, said(&error), advice);
         }
@@ -298,12 +300,13 @@ fn write_advice(error: &StoreError) -> &'static str {
     match error.kind {
         ErrorKind::Permission => ACL_ADVICE,
         _ => {
-            "users cannot be cached, nor tokens revoked: look at role, memory and disk of the server"
+            "users cannot be cached and tokens cannot be revoked: look at role, memory and disk of the server"
         }
     }
 }
 
-/// What the gateway needs of a server for one tenant. Names that nobody reads, each with random digits.
+/// Checks the rights that the gateway needs for one tenant. Its keys and channels have random names, so that no other
+/// process reads them.
 async fn tenant_rights(
     findings: &mut Findings,
     on: (&str, &'static str),
@@ -316,7 +319,7 @@ async fn tenant_rights(
     );
     let mut refused = Vec::new();
     let mut asked = |what: String, answer: Result<(), StoreError>| {
-        // A server that takes no writes at all was told above.
+        // Other errors, for example of a server that takes no writes, are findings of `gateway_rights`.
         if let Err(error) = answer
             && error.kind == ErrorKind::Permission
         {
@@ -362,7 +365,7 @@ async fn tenant_rights(
     }
 }
 
-/// Returns the error as a sentence, without the password: stores mask it.
+/// Returns the text of an error, in which the stores have masked the password.
 fn said(error: &StoreError) -> String {
     format!("{} ({})", error.source, error.kind.label())
 }

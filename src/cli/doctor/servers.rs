@@ -1,7 +1,6 @@
 //! Which Redis servers a configuration names, and what each is used for by which tenant.
 
-use crate::channel_layer::hosts::hosts;
-use crate::config::{Config, LayerKind, RouteConfig, Secret, TenantConfig};
+use crate::config::{Config, LayerKind, RouteConfig, TenantConfig};
 use crate::ids::TenantId;
 use crate::stores::redis_url::{RedisUrl, RedisUrlError};
 
@@ -69,26 +68,23 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
         server(&mut servers, RedisUrl::parse(url)?).deployment = true;
     }
     for (id, tenant) in &config.tenants {
-        let redis = tenant_redis(config, tenant);
-        if let Some(url) = redis {
+        let effective = config.effective(tenant);
+        if let Some(url) = effective.redis {
             server(&mut servers, RedisUrl::parse(url)?).usage(id).users = true;
         }
-        if let Some(url) = config.denylist.redis.as_ref().or(redis) {
+        if let Some(url) = effective.denylist_redis() {
             server(&mut servers, RedisUrl::parse(url)?)
                 .usage(id)
                 .denylist = true;
         }
-        let kind = tenant.layer.kind.unwrap_or(match redis {
-            Some(_) => LayerKind::PubSub,
-            None => LayerKind::Memory,
-        });
+        let kind = effective.layer_kind();
         let layer = Some((kind, tenant.layer.prefix.clone()));
         match kind {
             LayerKind::Memory => {}
             LayerKind::PubSub | LayerKind::Core => {
                 // Without a host the configuration was refused already.
-                for url in hosts(&tenant.layer, redis).unwrap_or_default() {
-                    let usage = server(&mut servers, url).usage(id);
+                for url in effective.layer_hosts() {
+                    let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
                     usage.layer = layer.clone();
                     if kind == LayerKind::PubSub {
                         usage.workers = worker_channels(tenant);
@@ -110,11 +106,6 @@ fn worker_channels(tenant: &TenantConfig) -> Vec<String> {
         })
     };
     tenant.routes.iter().filter_map(channel).collect()
-}
-
-fn tenant_redis<'a>(config: &'a Config, tenant: &'a TenantConfig) -> Option<&'a Secret> {
-    let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
-    own.or(config.redis.url.as_ref())
 }
 
 fn server(servers: &mut Vec<RedisServer>, url: RedisUrl) -> &mut RedisServer {

@@ -1,31 +1,27 @@
-//! Reads a request's head before hyper sees it: bounded in size and time, strict where HTTP libraries are lenient, with
-//! a problem document for what is refused. On success hyper reads the same bytes again from a prefixed stream.
+//! Reads a request's head (step 0 of a socket's life): bounded in size and time, strict where HTTP libraries are lenient,
+//! with a problem document for what is refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
+use axum::http::request::Parts;
+use bytes::{Buf, Bytes, BytesMut};
 use ipnet::IpNet;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::scan::Scan;
+use self::request::Lines;
+use super::answer::refuse;
 use super::client_address::is_trusted;
-use super::prefixed::Prefixed;
 use super::proxy_protocol;
 use crate::config::{ClientAddress, ServerConfig};
 use crate::error::Refusal;
-use crate::problem::Problem;
 
-mod scan;
+mod request;
 
 /// Most upgrade requests, token included, fit; what does not, grows.
 const FIRST_READ: usize = 2048;
-
-/// A refused client's bytes are read and thrown away for so long: closing over unread bytes sends RST, and the client's
-/// system would then discard the answer before the client has seen it.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// First byte of a TLS record with a handshake: someone speaks https to a plain port, and would not understand an answer.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -41,8 +37,14 @@ pub struct HeadReader {
 /// A request whose head is complete and well-formed.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Gives the head's bytes first, then what follows them.
-    pub stream: Prefixed,
+    /// Gives what follows [`Arrival::early`].
+    pub stream: TcpStream,
+    /// Method, target and headers.
+    pub head: Parts,
+    /// The head as it came.
+    pub bytes: Bytes,
+    /// What came in the same segments behind the head.
+    pub early: Bytes,
     /// The client, as a PROXY header named it; `None` without one, or where it names nobody.
     pub proxied: Option<SocketAddr>,
 }
@@ -79,12 +81,17 @@ impl HeadReader {
     /// # Errors
     /// [`NoRequest`]: the client was answered where that makes sense, and the connection is closed. The caller counts it.
     pub async fn read(&self, mut stream: TcpStream, peer: IpAddr) -> Result<Arrival, NoRequest> {
-        let mut buffer = Vec::new();
+        let mut buffer = BytesMut::new();
         let received = timeout(self.timeout, self.receive(&mut stream, peer, &mut buffer)).await;
         let no_request = match received {
-            Ok(Ok(proxied)) => {
-                let stream = Prefixed::new(Bytes::from(buffer), stream);
-                return Ok(Arrival { stream, proxied });
+            Ok(Ok((proxied, bytes, head))) => {
+                return Ok(Arrival {
+                    stream,
+                    head,
+                    bytes,
+                    early: buffer.freeze(),
+                    proxied,
+                });
             }
             Ok(Err(no_request)) => no_request,
             // Browsers open connections ahead of need: a silent one is not answered.
@@ -93,18 +100,18 @@ impl HeadReader {
         };
         if let NoRequest::Refused(refusal) = no_request {
             drop(buffer);
-            answer(stream, refusal).await;
+            refuse(stream, refusal).await;
         }
         Err(no_request)
     }
 
-    /// Fills `buffer` until it holds a whole head, without the PROXY header that may stand before it.
+    /// Takes a whole head out of `buffer`, which it fills, without the PROXY header that may stand before it.
     async fn receive(
         &self,
         stream: &mut TcpStream,
         peer: IpAddr,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Option<SocketAddr>, NoRequest> {
+        buffer: &mut BytesMut,
+    ) -> Result<(Option<SocketAddr>, Bytes, Parts), NoRequest> {
         let proxied = match &self.proxies {
             Some(trusted) if is_trusted(trusted, peer) => {
                 receive_proxy_header(stream, buffer).await?
@@ -112,13 +119,15 @@ impl HeadReader {
             Some(_) => return Err(NoRequest::Cut),
             None => None,
         };
-        let mut scan = Scan::default();
+        let mut lines = Lines::default();
         loop {
             if buffer.first() == Some(&TLS_HANDSHAKE) {
                 return Err(NoRequest::Cut);
             }
-            if scan.advance(buffer)? {
-                return Ok(proxied);
+            if let Some(length) = lines.advance(buffer)? {
+                let bytes = buffer.split_to(length).freeze();
+                let head = request::parse(&bytes)?;
+                return Ok((proxied, bytes, head));
             }
             receive_more(stream, buffer).await?;
         }
@@ -127,12 +136,12 @@ impl HeadReader {
 
 async fn receive_proxy_header(
     stream: &mut TcpStream,
-    buffer: &mut Vec<u8>,
+    buffer: &mut BytesMut,
 ) -> Result<Option<SocketAddr>, NoRequest> {
     loop {
         // A peer that breaks the agreement is a wrong set-up or an attack; neither is a client to be answered.
         if let Some(header) = proxy_protocol::parse(buffer).map_err(|_| NoRequest::Cut)? {
-            buffer.drain(..header.len);
+            buffer.advance(header.len);
             return Ok(header.source);
         }
         receive_more(stream, buffer).await?;
@@ -140,11 +149,11 @@ async fn receive_proxy_header(
 }
 
 /// At least one more byte, or the connection is over.
-async fn receive_more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(), NoRequest> {
+async fn receive_more(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<(), NoRequest> {
     if buffer.capacity() == 0 {
         // A connection that has sent nothing owns no buffer.
         stream.readable().await.map_err(|_| NoRequest::Cut)?;
-        buffer.reserve_exact(FIRST_READ);
+        buffer.reserve(FIRST_READ);
     }
     if buffer.len() == buffer.capacity() {
         buffer.reserve(buffer.len());
@@ -153,33 +162,6 @@ async fn receive_more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()
         Ok(1..) => Ok(()),
         Ok(0) | Err(_) => Err(NoRequest::Cut),
     }
-}
-
-/// Sends the problem document and closes without losing it. What goes wrong here concerns nobody: the client is gone.
-pub async fn answer(mut stream: TcpStream, refusal: Refusal) {
-    let problem = Problem {
-        refusal,
-        tenant: None,
-    };
-    let farewell = async {
-        if stream.write_all(&problem.to_http1()).await.is_ok() {
-            end(&mut stream).await;
-        }
-    };
-    timeout(LINGER, farewell).await.ok();
-}
-
-/// Ends our half of a stream whose answer is out, and throws away what its client still sends, for a moment.
-pub async fn end(stream: &mut TcpStream) {
-    let discard = async {
-        stream.shutdown().await?;
-        let mut buffer = Vec::with_capacity(FIRST_READ);
-        while stream.read_buf(&mut buffer).await? != 0 {
-            buffer.clear();
-        }
-        std::io::Result::Ok(())
-    };
-    timeout(LINGER, discard).await.ok();
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The bound on database connections of the whole process: `server.max_database_connections`.
+//! The limit on the database connections of the process: `server.max_database_connections`.
 //!
-//! Every pool keeps what it opened for a while, so that counting questions would not do: a thousand tenants that ask one
-//! after another would leave a thousand connections open. Counted is what is open; where there is no room for one more,
-//! a connection that another pool does not use is closed for it.
+//! The budget counts open connections, not queries in progress. A pool keeps its connections for a while, so a thousand
+//! tenants that query one after another would leave a thousand connections open. If there is no room for a new
+//! connection, an idle one of another pool is closed for it.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -19,23 +19,23 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::link::ACQUIRE_TIMEOUT;
 
-/// Between two looks for room while connections are on their way back into their pools.
+/// The pause between two checks for room while connections return to their pools.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// How long a server may take to hear that a connection ends.
+/// The longest wait for a server to take the end of a connection.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// How many connections all databases of a process may have open together.
+/// The budget of connections for all databases of a process.
 #[derive(Debug)]
 pub struct ConnectionBudget {
     most: usize,
-    /// One permit for each question under way: whoever has one finds a connection that is not in use, or room.
+    /// One permit for each query in progress. A query with a permit finds an idle connection or room for a new one.
     in_use: Arc<Semaphore>,
     pools: Mutex<Vec<(u64, Box<dyn Counted>)>>,
     next_id: AtomicU64,
 }
 
 impl ConnectionBudget {
-    /// Returns a budget of `most` connections, at least one.
+    /// Makes a budget of `most` connections, at least one.
     pub fn new(most: u32) -> Arc<Self> {
         let most = most.max(1) as usize;
         Arc::new(Self {
@@ -46,13 +46,13 @@ impl ConnectionBudget {
         })
     }
 
-    /// Connections that are open, or being opened.
+    /// Returns the number of connections that are open or being opened.
     pub fn open(&self) -> usize {
         self.pools.lock().iter().map(|(_, pool)| pool.open()).sum()
     }
 
-    /// Returns a gate for `pool`, whose connections count until the gate goes. One that is not `spared` may lose idle
-    /// connections to others.
+    /// Makes a gate for `pool`, whose connections count until the gate is dropped. A pool that is not `spared` may lose
+    /// idle connections to other pools.
     pub(super) fn gate<DB: sqlx::Database>(
         self: &Arc<Self>,
         pool: &Pool<DB>,
@@ -71,7 +71,7 @@ impl ConnectionBudget {
         }
     }
 
-    /// Takes a connection out of some pool that does not use it.
+    /// Takes an idle connection out of some pool.
     fn idle_one(&self) -> Option<Farewell> {
         let pools = self.pools.lock();
         pools.iter().find_map(|(_, pool)| pool.take_idle())
@@ -80,10 +80,10 @@ impl ConnectionBudget {
 
 type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What the budget asks a pool, whatever its database.
+/// A pool of any kind of database, as the budget uses it.
 trait Counted: std::fmt::Debug + Send + Sync {
     fn open(&self) -> usize;
-    /// Takes an idle connection out, no longer counted; the future ends it.
+    /// Takes out an idle connection, which then no longer counts; the future closes it.
     fn take_idle(&self) -> Option<Farewell>;
 }
 
@@ -104,18 +104,19 @@ impl<DB: sqlx::Database> Counted for CountedPool<DB> {
         }
         let connection = self.pool.try_acquire()?.detach();
         Some(Box::pin(async move {
-            // A server that does not listen sees the end of the stream instead.
+            // After the time limit the connection is dropped, and the server sees the end of the stream.
             drop(tokio::time::timeout(FAREWELL, connection.close()).await);
         }))
     }
 }
 
-/// The way to the connections of one pool.
+/// The access to the connections of one pool.
 #[derive(Debug)]
 pub(super) struct Gate {
     id: u64,
     budget: Arc<ConnectionBudget>,
-    /// As many as the pool may have: who waits for this database holds nothing that others could use.
+    /// As many permits as the pool may have connections. A query that waits here holds no permit of the budget, so a
+    /// slow database does not block others.
     slots: Arc<Semaphore>,
 }
 
@@ -125,7 +126,7 @@ impl Drop for Gate {
     }
 }
 
-/// The right to use one connection of a pool. Goes after the connection.
+/// The right to use one connection of a pool. Drop it after the connection.
 #[derive(Debug)]
 pub(super) struct Turn {
     _slot: OwnedSemaphorePermit,
@@ -133,7 +134,7 @@ pub(super) struct Turn {
 }
 
 impl Gate {
-    /// Waits until it is this question's turn, at most [`ACQUIRE_TIMEOUT`].
+    /// Waits for the permits of one query, at most [`ACQUIRE_TIMEOUT`].
     pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let permit = async |semaphore: &Arc<Semaphore>| {
@@ -148,7 +149,7 @@ impl Gate {
         })
     }
 
-    /// Returns a connection of `pool`; a new one only where the budget has room, or after room was made.
+    /// Returns a connection of `pool`. Opens a new one only if the budget has room, and makes room if needed.
     pub(super) async fn acquire<DB: sqlx::Database>(
         &self,
         pool: &Pool<DB>,
@@ -156,8 +157,8 @@ impl Gate {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let mut acquire = pin!(pool.acquire());
         loop {
-            // A pool counts a new connection as soon as it begins with it, in the first poll: under the lock, two cannot
-            // see the same room.
+            // A pool counts a new connection from the first poll on. The poll happens under the lock, so that two
+            // queries cannot use the same room.
             let begun = poll_fn(|cx| {
                 let pools = self.budget.pools.lock();
                 let open = || pools.iter().map(|(_, pool)| pool.open()).sum::<usize>();

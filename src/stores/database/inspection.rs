@@ -1,18 +1,18 @@
-//! What a database says of itself to an operator: its clock, the encryption of the link, what its role may do.
+//! Facts about a database for an operator: its clock, the encryption of the link and the rights of the role.
 //!
-//! Asks the catalogues only. What cannot be known is `None`.
+//! Only the catalogues are read. An unknown fact is `None`.
 
 use super::{AskError, Database, Dialect};
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 
-/// Whether the role may change rows anywhere in this database, as PostgreSQL's catalogue has it.
+/// Asks PostgreSQL's catalogue whether the role may change rows anywhere in this database.
 const POSTGRES_WRITES: &str = "SELECT EXISTS (SELECT 1 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' \
      AND (has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') \
           OR has_any_column_privilege(c.oid, 'INSERT, UPDATE')))";
 
-/// Likewise for the account that MySQL and MariaDB took the login for; roles that it may take on are not seen.
+/// Asks MySQL or MariaDB the same for the account of the login. Roles that the account may take on are not included.
 const MYSQL_WRITES: &str = "SELECT \
      EXISTS (SELECT 1 FROM information_schema.user_privileges WHERE grantee = me AND privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP')) \
      OR EXISTS (SELECT 1 FROM information_schema.schema_privileges WHERE grantee = me AND DATABASE() LIKE table_schema \
@@ -21,22 +21,23 @@ const MYSQL_WRITES: &str = "SELECT \
                 AND privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP')) \
      FROM (SELECT CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''') AS me) AS account";
 
-/// What a database says of itself.
+/// The facts about a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DatabaseFacts {
-    /// Its clock less ours, in seconds, exact to half a round trip; `None` for SQLite, which has ours.
+    /// The server's clock minus this machine's, in seconds, exact to half a round trip; `None` for SQLite, which has no
+    /// clock of its own.
     pub clock_offset: Option<f64>,
-    /// Whether the link is encrypted; `None` for SQLite, which has none.
+    /// True if the link is encrypted; `None` for SQLite, which has no link.
     pub tls: Option<bool>,
-    /// Whether the role may change rows of some table; `None` for SQLite, whose URL and file say it.
+    /// True if the role may change rows of some table; `None` for SQLite, whose URL and file decide it.
     pub may_write: Option<bool>,
 }
 
 impl Database {
-    /// Asks the server about itself.
+    /// Asks the server for the facts.
     ///
     /// # Errors
-    /// [`StoreError`] if it does not answer. What the role may not ask for is unknown.
+    /// [`StoreError`] if it does not answer. A fact that the role may not ask for is unknown.
     pub async fn facts(&self) -> Result<DatabaseFacts, StoreError> {
         let (clock, tls, writes) = match self.dialect() {
             Dialect::Postgres => (
@@ -50,12 +51,12 @@ impl Database {
                 MYSQL_WRITES,
             ),
             Dialect::Sqlite => {
-                // It opens its file with the first question.
+                // The first query opens the file.
                 self.last_value("SELECT 1").await?;
                 return Ok(DatabaseFacts::default());
             }
         };
-        // The first question also makes the connection, which is not to be taken for a slow clock.
+        // The first query also connects, so it must not be the one that measures the clock.
         let tls = self.last_value(tls).await?;
         let before = UnixTime::now();
         let clock = self.last_value(clock).await?;
@@ -73,7 +74,7 @@ impl Database {
         })
     }
 
-    /// Returns the last value of the first row; `None` if there is none, or the server refuses the statement.
+    /// Returns the last value of the first row; `None` if there is no row, or the server refuses the statement.
     async fn last_value(&self, sql: &str) -> Result<Option<super::value::SqlValue>, StoreError> {
         match self.ask("inspect", sql.to_owned(), Vec::new()).await {
             Ok(rows) => {

@@ -1,4 +1,4 @@
-//! One question to one database: a connection from the pool, the time limits, one retry, and the words for what failed.
+//! One query to one database: takes a connection from the pool, limits the time, retries once, and classifies errors.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -16,16 +16,16 @@ use super::value::Row;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-/// How long a statement may take. The server ends it; one that does not even do that is left after
+/// The longest time of a statement, after which the server ends it. A server that does not is abandoned after
 /// [`ANSWER_TIMEOUT`].
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a free connection, or a new one, is waited for.
+/// The longest wait for a free or a new connection.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Statement timeout and half a second for the server to say so.
+/// The longest wait for an answer: the statement timeout, and half a second for the server to report it.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(2500);
-/// How long the cause is looked for when no connection could be made in time.
+/// The longest search for the cause of a connection that was not made in time.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long after a failure the database counts as down without asking it.
+/// The time after a failure for which the database counts as down.
 const DOWN_FOR: Duration = Duration::from_secs(1);
 
 /// A statement with its values.
@@ -33,11 +33,11 @@ const DOWN_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Ask {
     pub(super) sql: String,
     pub(super) binds: Vec<Bind>,
-    /// Through a transaction pooler: see [`super::postgres::options`].
+    /// True if the connection goes through a transaction pooler (see [`super::postgres::options`]).
     pub(super) pooled: bool,
 }
 
-/// What each of the databases does in its own way.
+/// The operations that differ between the databases.
 pub(super) trait Link: sqlx::Database {
     /// Returns the rows of a statement.
     fn ask(
@@ -52,14 +52,15 @@ pub(super) trait Link: sqlx::Database {
     ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
 }
 
-/// Whether the database answers: for the metric, one log line per change, and who would rather not wait.
+/// The record of whether the database answers. It feeds the metric, one log line per change, and
+/// [`Health::seems_down`].
 #[derive(Debug)]
 pub(super) struct Health {
     endpoint: String,
-    /// The password, masked in what a driver says.
+    /// The password, to be masked in errors of the driver.
     password: Option<String>,
     start: Instant,
-    /// Milliseconds from `start` to the last failed attempt, plus one; 0 while it answers.
+    /// Milliseconds from `start` to the last failed attempt, plus one; 0 while the database answers.
     failed_at: AtomicU64,
 }
 
@@ -106,9 +107,9 @@ impl Health {
         metrics::dependency_up(Dependency::Database, &self.endpoint, false);
     }
 
-    /// Returns the error with its kind, and without the password should a driver have put it in.
+    /// Converts an error of the driver: adds its kind and masks the password.
     fn store_error(&self, error: &sqlx::Error) -> StoreError {
-        // The server's own sentence, without the place in its source.
+        // Only the server's message, without the position in its source code.
         let mut text = match error.as_database_error() {
             Some(error) => error.message().to_owned(),
             None => error.to_string(),
@@ -120,7 +121,7 @@ impl Health {
     }
 }
 
-/// The rows of `ask`. What may succeed a moment later is tried once more.
+/// Runs `ask` and returns its rows. A transient failure is tried once more.
 pub(super) async fn ask<DB: Link>(
     pool: &Pool<DB>,
     gate: &Gate,
@@ -152,22 +153,22 @@ pub(super) async fn columns<DB: Link>(
     settle(health, "columns", began, outcome.await)
 }
 
-/// A failed question, with what the server said about the statement.
+/// A failed query, with the server's verdict on the statement.
 #[derive(Debug)]
 pub(super) struct AskError {
     pub(super) error: StoreError,
-    /// A value is at fault, not the statement: others, asked alone, may well be found.
+    /// Set if a value is at fault and not the statement, so that a query with other values may succeed.
     pub(super) value: Option<ValueFault>,
-    /// A column or table that was there is gone, has another type, or may not be read any more.
+    /// True if a column or table has disappeared, has another type, or is no longer readable.
     pub(super) schema_changed: bool,
 }
 
-/// Which value a database cannot read.
+/// The value that a database cannot read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ValueFault {
-    /// One that was bound: no row can hold it.
+    /// A bound value, which no row can hold.
     Parameter,
-    /// That, or one in a row.
+    /// A bound value or a value in a row.
     Unknown,
 }
 
@@ -218,9 +219,9 @@ async fn attempt<DB: Link>(
     let (mut conn, _turn) = connection(pool, gate, again).await?;
     let answer = limited(DB::ask(&mut conn, ask)).await;
     match &answer {
-        // The answer may still come, to whoever uses the connection next; and waiting for it would hold its place.
+        // The answer may still come, and the next user of the connection would get it.
         Err(Failed::NoAnswer) => drop(conn.detach()),
-        // The server's plan of a prepared statement no longer fits the table.
+        // The server's plan of a prepared statement does not fit the changed table.
         Err(Failed::Sql(error)) if code(error).as_deref() == Some("0A000") => {
             drop(conn.detach());
         }
@@ -236,7 +237,8 @@ async fn limited<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     }
 }
 
-/// Returns a connection; a second attempt takes only one that answers, since a restart leaves several dead ones behind.
+/// Returns a connection. With `tested` it pings the connection first, because a restart of the server leaves several
+/// dead ones in the pool.
 async fn connection<DB: Link>(
     pool: &Pool<DB>,
     gate: &Gate,
@@ -256,7 +258,8 @@ async fn connection<DB: Link>(
     Err(Failed::NoAnswer)
 }
 
-/// The pool tries a refused connection until its time is up, and then says only that; this finds the cause.
+/// Finds the cause of a pool's timeout. The pool retries a refused connection until its time is up and then reports
+/// only the timeout.
 async fn why_not<DB: Link>(pool: &Pool<DB>, error: sqlx::Error) -> sqlx::Error {
     if !matches!(error, sqlx::Error::PoolTimedOut) || pool.size() > 0 {
         return error;
@@ -268,7 +271,7 @@ async fn why_not<DB: Link>(pool: &Pool<DB>, error: sqlx::Error) -> sqlx::Error {
     }
 }
 
-/// SQLSTATE, or the number of SQLite's result code.
+/// Returns the SQLSTATE, or the number of SQLite's result code.
 fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
@@ -278,13 +281,16 @@ fn mysql_number(error: &sqlx::Error) -> Option<u16> {
     Some(error.try_downcast_ref::<MySqlDatabaseError>()?.number())
 }
 
-/// Returns true if the same statement may succeed at once: lost connections, deadlocks, failed serialization, a server
-/// that is going away (its successor may be there), an outdated plan.
+/// Returns true if the same statement may succeed at once.
+///
+/// Such errors are lost connections, deadlocks, failed serialization, an outdated plan, and a server that shuts down,
+/// because its successor may be up.
 fn is_transient(error: &sqlx::Error) -> bool {
     if is_broken(error) {
         return true;
     }
     match mysql_number(error) {
+        // Server shutdown, lock wait timeout, deadlock, connection killed.
         Some(number) => matches!(number, 1053 | 1205 | 1213 | 1927),
         None => code(error).is_some_and(|code| {
             matches!(
@@ -297,7 +303,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
 
 fn is_broken(error: &sqlx::Error) -> bool {
     match error {
-        // sqlx reports a connection that was closed while idle as a protocol error at times.
+        // sqlx sometimes reports a connection that was closed while idle as a protocol error.
         sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => true,
         _ => error
             .source()
@@ -308,12 +314,12 @@ fn is_broken(error: &sqlx::Error) -> bool {
 fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
     use ValueFault::{Parameter, Unknown};
     match mysql_number(error) {
-        // Collations that cannot be mixed, text that the column's character set lacks.
+        // Collations that cannot be mixed; text that the column's character set lacks.
         Some(1267 | 3854) => Some(Parameter),
         Some(1292 | 1366) => Some(Unknown),
         Some(_) => None,
         None => match code(error)?.as_str() {
-            // A number out of range, text that is no number or UUID, characters that the encoding lacks.
+            // A number out of range; text that is not a number or UUID; characters that the encoding lacks.
             "22003" | "22P02" | "22P05" => Some(Parameter),
             code if code.len() == 5 && code.starts_with("22") => Some(Unknown),
             _ => None,
@@ -323,6 +329,7 @@ fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
 
 fn is_schema_error(error: &sqlx::Error) -> bool {
     match mysql_number(error) {
+        // Unknown column, table or column not permitted, no such table.
         Some(number) => matches!(number, 1054 | 1142 | 1143 | 1146),
         None => code(error)
             .is_some_and(|code| matches!(code.as_str(), "42703" | "42P01" | "42501" | "1")),

@@ -1,7 +1,7 @@
-//! PostgreSQL, MySQL and SQLite behind two questions: which users are these, and does this row exist?
+//! PostgreSQL, MySQL and SQLite behind two queries: fetch users by id, and check that a row exists.
 //!
-//! A pool per database, connected when it is first needed. sqlx's `Any` is not used: one column of a type that it
-//! does not know fails the whole row. Nothing here writes, and nothing here prints a password.
+//! Each database has a pool that connects when it is first needed. sqlx's `Any` is not used, because one column of a
+//! type that it does not know fails the whole row. No function writes to a database or prints a password.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,11 +35,11 @@ mod statement;
 mod user_query;
 mod value;
 
-/// Ids in one statement. A power of two: shorter lists are filled up to one, so that a server keeps nine plans and
-/// not 256.
+/// The most ids in one statement. Shorter lists are filled up to a power of two, so that a server caches nine plans
+/// and not 256.
 pub const MAX_IDS: usize = 256;
 
-/// Why the users of a tenant cannot be read, in words for its operator.
+/// A reason for which the users of a tenant cannot be read, in words for its operator.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say it")]
 pub enum ColumnProblem {
@@ -55,12 +55,12 @@ pub enum ColumnProblem {
     Store(#[from] StoreError),
 }
 
-/// What the database said of several users.
+/// The result of [`Database::fetch_users`].
 #[derive(Debug, Default)]
 pub struct FetchedUsers {
-    /// The rows of those that it has.
+    /// The rows of the users that the database has.
     pub rows: Vec<UserRow>,
-    /// Those that it may have, in a row that it cannot read: text that is not valid in its encoding.
+    /// The users whose row the database may have but cannot read, for example text that is not valid in its encoding.
     pub unreadable: Vec<(UserId, StoreError)>,
 }
 
@@ -84,10 +84,10 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Returns a pool for `url` within `budget`; connects when it is first asked. Needs a tokio runtime.
+    /// Makes a pool for `url` within `budget`, which connects at the first query. Needs a tokio runtime.
     ///
     /// # Errors
-    /// If the URL cannot be read. What it says never has the password.
+    /// Fails if the URL cannot be parsed. The error never contains the password.
     pub fn connect_lazy(
         url: &Secret,
         pool: &PoolConfig,
@@ -97,7 +97,7 @@ impl Database {
         let not_valid = |problem: &str| {
             StoreError::new(Dependency::Database, ErrorKind::Other, problem.to_owned())
         };
-        // A driver's own words may quote the URL.
+        // The driver's own text may quote the URL with its password.
         let unreadable = |_| not_valid("the URL of the database cannot be read");
         let (pools, endpoint) = match Dialect::of_url(text) {
             Some(Dialect::Postgres) => {
@@ -117,7 +117,7 @@ impl Database {
                 let options = sqlite::options(text).map_err(unreadable)?;
                 let mut pool = sized(SqlitePoolOptions::new(), pool);
                 if in_memory(text) {
-                    // It lives as long as a connection to it.
+                    // The database lives as long as a connection to it, so one connection stays.
                     pool = pool
                         .min_connections(1)
                         .idle_timeout(None)
@@ -146,17 +146,18 @@ impl Database {
         }))
     }
 
-    /// Host and port, or `sqlite`: what may stand in logs and metrics.
+    /// Returns the name for logs and metrics: host and port, or `sqlite`.
     pub fn endpoint(&self) -> &str {
         self.health.endpoint()
     }
 
-    /// Whether it failed to answer within the last second: who has something to serve instead need not wait for it.
+    /// Returns true if the database failed to answer within the last second. A caller with a stale answer can then use
+    /// it at once.
     pub fn seems_down(&self) -> bool {
         self.health.seems_down()
     }
 
-    /// Which database this is.
+    /// Returns the kind of the database.
     pub fn dialect(&self) -> Dialect {
         match &self.pools {
             Pools::Postgres { .. } => Dialect::Postgres,
@@ -165,11 +166,11 @@ impl Database {
         }
     }
 
-    /// Returns the rows of the users `ids`, in no order; an id without a row is no user. Two rows with one id are both
-    /// returned: neither is the user (see [`by_id`]).
+    /// Returns the rows of the users `ids`, in no particular order. An id without a row is not a user. Two rows with
+    /// one id are both returned, and neither is the user (see [`by_id`]).
     ///
     /// # Errors
-    /// If the database cannot be asked, or `query` does not fit it.
+    /// Fails if the database does not answer, or `query` does not fit it.
     pub async fn fetch_users(
         &self,
         query: &UserQuery,
@@ -182,7 +183,8 @@ impl Database {
                 Ok(rows) => fetched.rows.extend(rows),
                 Err(failed) => match failed.value {
                     None => return Err(failed.error),
-                    // One value that the database cannot read must not hide the others.
+                    // One value that the database cannot read must not hide the other users, so halves are asked
+                    // for until it stands alone.
                     Some(_) if chunk.len() > 1 => {
                         let (left, right) = chunk.split_at(chunk.len() / 2);
                         chunks.extend([left, right]);
@@ -207,9 +209,11 @@ impl Database {
         let Some(last) = binds.last().cloned() else {
             return Ok(Vec::new());
         };
+        // The last id is repeated up to a power of two (see `MAX_IDS`).
         binds.resize(binds.len().next_power_of_two(), last);
         let rows = match self.ask_users(query, &binds).await {
             Err(failed) if failed.schema_changed && query.table().is_some() => {
+                // A migration has changed the table: the columns are read again, once.
                 query.forget_plan();
                 self.ask_users(query, &binds).await?
             }
@@ -219,7 +223,7 @@ impl Database {
         let mut users = Vec::with_capacity(rows.len());
         for row in &rows {
             match query.user_row(row) {
-                // A collation that ignores case finds others, too.
+                // A collation that ignores case also finds users that were not asked for.
                 Ok(user) => users.extend(user.filter(|user| asked.contains(&user.id))),
                 Err(column) => {
                     let problem = ColumnProblem::NotReturned {
@@ -250,7 +254,7 @@ impl Database {
         self.ask("users", sql, binds).await
     }
 
-    /// Looks at the table's columns and makes the statement.
+    /// Reads the table's columns and makes the statement.
     async fn plan(&self, query: &UserQuery) -> Result<Arc<Statement>, AskError> {
         let columns = self.table_columns(query).await?;
         if let Some(column) = query.missing(&columns.readable) {
@@ -273,7 +277,7 @@ impl Database {
             (Dialect::Postgres, schema) => {
                 let schema = schema.map(|schema| format!("\"{schema}\"."));
                 let name = format!("{}\"{table}\"", schema.unwrap_or_default());
-                // The catalogue also shows what the role may not read.
+                // The catalogue also lists columns that the role may not read.
                 let sql = "SELECT attname::text, has_column_privilege(attrelid, attnum, 'SELECT') \
                            FROM pg_attribute WHERE attrelid = to_regclass($1) \
                            AND attnum > 0 AND NOT attisdropped";
@@ -310,10 +314,10 @@ impl Database {
         Ok(columns)
     }
 
-    /// Asks for nobody in particular: whether the database answers, the columns are there and may be read.
+    /// Checks with a query for a probe id that the database answers, and that the columns exist and are readable.
     ///
     /// # Errors
-    /// [`ColumnProblem`] names what is missing.
+    /// [`ColumnProblem`] with the missing part.
     pub async fn check_columns(&self, query: &UserQuery) -> Result<(), ColumnProblem> {
         let columns = match query.table() {
             Some(_) => {
@@ -357,10 +361,10 @@ impl Database {
         })
     }
 
-    /// Returns true if `statement` returns any row. A value that no row can hold is an answer, too: `false`.
+    /// Returns true if `statement` returns any row. The answer is false for a value that no row can hold.
     ///
     /// # Errors
-    /// If the database cannot be asked, or refuses the statement.
+    /// Fails if the database does not answer, or refuses the statement.
     pub async fn exists(
         &self,
         statement: &Statement,
@@ -403,7 +407,7 @@ impl Database {
     }
 }
 
-/// Returns the rows by id; `None` for an id with several, of which none can be trusted.
+/// Returns the rows by id; `None` for an id with several rows, because none of them can be trusted.
 pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
     let mut users = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -415,8 +419,8 @@ pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
     users
 }
 
-/// What the JSON text of a value says as a boolean, however a database writes it; `None` for null and what says
-/// neither.
+/// Reads the JSON text of a value as a boolean, in any form in which a database writes one. Returns `None` for null and
+/// for any other value.
 pub fn json_truth(json: &str) -> Option<bool> {
     value::SqlValue::from_json(json).as_bool()
 }
@@ -424,13 +428,13 @@ pub fn json_truth(json: &str) -> Option<bool> {
 /// The columns of a table.
 #[derive(Debug, Default)]
 struct Columns {
-    /// Those that the database's user may read.
+    /// The columns that the database's user may read.
     readable: Vec<String>,
-    /// Those that it may not.
+    /// The columns that it may not read.
     hidden: Vec<String>,
 }
 
-/// Returns true if the SQLite database at `url` lives as long as a connection to it.
+/// Returns true if `url` is an SQLite database in memory, which ends with its last connection.
 fn in_memory(url: &str) -> bool {
     url.contains(":memory:") || url.contains("mode=memory")
 }
@@ -440,7 +444,7 @@ fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> Poo
         .max_connections(pool.max.max(1))
         .idle_timeout(pool.idle)
         .acquire_timeout(link::ACQUIRE_TIMEOUT)
-        // It would cost a round trip each time; a lost connection is noticed and replaced once.
+        // A test would cost a round trip per query. A lost connection is noticed by the query, which is tried again.
         .test_before_acquire(false)
 }
 
@@ -477,7 +481,7 @@ fn missing_column(query: &UserQuery, columns: &Columns, column: &str) -> ColumnP
     }
 }
 
-/// Returns the password of a URL, decoded; also one given as a query parameter.
+/// Returns the decoded password of a URL, from its user part or its query.
 fn password(url: &str) -> Option<String> {
     let authority = url.split_once("://")?.1;
     let (before_query, query) = authority.split_once('?').unwrap_or((authority, ""));

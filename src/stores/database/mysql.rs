@@ -1,4 +1,4 @@
-//! What is MySQL's and MariaDB's own: types of columns, the time limit of a statement.
+//! The part that is special to MySQL and MariaDB: types of columns, and the time limit of a statement.
 
 use std::str::FromStr;
 
@@ -18,7 +18,7 @@ pub(super) fn options(url: &str) -> Result<MySqlConnectOptions, sqlx::Error> {
     Ok(MySqlConnectOptions::from_str(url)?.disable_statement_logging())
 }
 
-/// Limits the time of the statements of a new connection. Each server reads the comment that is for it.
+/// Limits the time of the statements of a new connection. MySQL and MariaDB each execute one of the two comments.
 pub(super) async fn limit_time(conn: &mut MySqlConnection) -> Result<(), sqlx::Error> {
     let (millis, seconds) = (
         STATEMENT_TIMEOUT.as_millis(),
@@ -93,7 +93,8 @@ fn value(row: &MySqlRow, index: usize) -> Result<SqlValue, sqlx::Error> {
         })),
         "TIME" => date(row.try_get_unchecked::<MySqlTime, _>(index)),
         "JSON" => SqlValue::from_json(&text(row, index)?),
-        // The driver also calls text with a binary collation (utf8mb4_bin, MariaDB's JSON) by these names.
+        // Before the binary types: the driver also gives these names to text with a binary collation (utf8mb4_bin,
+        // MariaDB's JSON).
         _ if <str as Type<MySql>>::compatible(&raw.type_info()) => {
             SqlValue::Text(text(row, index)?)
         }
@@ -104,7 +105,7 @@ fn value(row: &MySqlRow, index: usize) -> Result<SqlValue, sqlx::Error> {
     })
 }
 
-/// NULL for what MySQL takes for a time and nobody else does, such as `0000-00-00`.
+/// Converts a time; NULL for a value that only MySQL takes for a time, such as `0000-00-00`.
 fn date<T: ToString>(value: Result<T, sqlx::Error>) -> SqlValue {
     value.map_or(SqlValue::Null, |value| SqlValue::Text(value.to_string()))
 }
@@ -114,7 +115,7 @@ fn text(row: &MySqlRow, index: usize) -> Result<String, sqlx::Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// `2026-11-23T18:30:00`, with microseconds where there are some.
+/// Formats a time as `2026-11-23T18:30:00`, with microseconds if they are not zero.
 fn iso(at: PrimitiveDateTime) -> String {
     let (date, (hour, minute, second, micro)) = (at.date(), at.time().as_hms_micro());
     let whole = format!("{date}T{hour:02}:{minute:02}:{second:02}");

@@ -1,4 +1,4 @@
-//! What is PostgreSQL's own: placeholders with types, rows as JSON, transaction poolers.
+//! The part that is special to PostgreSQL: placeholders with types, rows as JSON, and transaction poolers.
 
 use std::str::FromStr;
 
@@ -17,9 +17,9 @@ use super::value::{Row, SqlValue};
 /// The column of [`wrap_rows`] that holds the row as JSON.
 const ROW: &str = "lockgate.row";
 
-/// Returns the options of `url`, and whether a transaction pooler stands between (`statement-cache-capacity=0`).
+/// Returns the options of `url`, and true if it goes through a transaction pooler (`statement-cache-capacity=0`).
 ///
-/// A pooler such as pgbouncer takes no `options` at connect, and no prepared statement outlives a transaction.
+/// A pooler such as pgbouncer accepts no `options` at connect, and prepared statements end with their transaction.
 pub(super) fn options(url: &str) -> Result<(PgConnectOptions, bool), sqlx::Error> {
     let pooled = url.contains("statement-cache-capacity=0");
     let options = PgConnectOptions::from_str(url)?.disable_statement_logging();
@@ -36,9 +36,10 @@ pub(super) fn options(url: &str) -> Result<(PgConnectOptions, bool), sqlx::Error
     Ok((options.options([("statement_timeout", limit)]), false))
 }
 
-/// `sql` with each row once more as JSON: the server knows how to write every type it has.
+/// Wraps `sql` so that each row also comes as JSON, because only the server can write all of its types.
 pub(super) fn wrap_rows(sql: &str) -> String {
-    // No column has the alias' name: it would hide the row. The line feed ends a comment on the last line.
+    // A column with the name of the alias would hide the row, hence the unusual name. The line feed ends a comment on
+    // the last line of `sql`.
     format!(
         "SELECT \"{ROW}s\".*, row_to_json(\"{ROW}s\")::text AS \"{ROW}\" FROM (\n{sql}\n) AS \"{ROW}s\""
     )
@@ -49,7 +50,7 @@ impl Link for Postgres {
         if !ask.pooled {
             return fetch(conn, ask).await;
         }
-        // One transaction stays on one server connection; its end also ends the time limit.
+        // A transaction stays on one connection to the server, and the time limit ends with it.
         let limit = STATEMENT_TIMEOUT.as_millis();
         let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit}");
         sqlx::raw_sql(AssertSqlSafe(begin))
@@ -83,7 +84,8 @@ async fn fetch(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Err
     query.fetch_all(conn).await?.iter().map(row).collect()
 }
 
-/// The values of a row: from its JSON where [`wrap_rows`] asked for it, else the few types of our own statements.
+/// Returns the values of a row: from its JSON after [`wrap_rows`], else those of the few types in the gateway's own
+/// statements.
 fn row(row: &PgRow) -> Result<Row, sqlx::Error> {
     let columns = row.columns();
     let Some(json) = columns.iter().position(|column| column.name() == ROW) else {
@@ -94,12 +96,13 @@ fn row(row: &PgRow) -> Result<Row, sqlx::Error> {
     };
     let value = row.try_get_raw(json)?;
     let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
-    // A database of encoding SQL_ASCII hands out any bytes.
+    // A database with the encoding SQL_ASCII returns any bytes.
     let text = String::from_utf8_lossy(bytes);
     let decimal = |name: &str| {
         let column = columns.iter().find(|column| column.name() == name);
         column.is_some_and(|column| column.type_info().name() == "NUMERIC")
     };
+    // `row_to_json` writes NUMERIC as a number, but decimals become text, as for the other databases.
     let mut fields: Row = object(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
     for (name, value) in &mut fields {
         if let SqlValue::Number(digits) = value
@@ -122,7 +125,7 @@ fn plain(row: &PgRow, index: usize) -> Result<SqlValue, sqlx::Error> {
     })
 }
 
-/// Returns the fields of a JSON object with their values as written.
+/// Returns the fields of a JSON object, with numbers as they are written.
 fn object(json: &str) -> Result<Row, serde_json::Error> {
     struct Fields;
 

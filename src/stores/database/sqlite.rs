@@ -1,4 +1,4 @@
-//! What is SQLite's own: values have types, columns only declare them.
+//! The part that is special to SQLite, where each value has a type and columns only declare one.
 
 use std::str::FromStr;
 
@@ -15,7 +15,8 @@ use super::value::{Row, SqlValue};
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?
         .busy_timeout(STATEMENT_TIMEOUT)
-        // Rows are looked up one by one and cached elsewhere; SQLite would keep 2 MB of pages per connection.
+        // Rows are looked up one by one and cached elsewhere, so SQLite's default cache of 2 MB per connection would be
+        // wasted.
         .pragma("cache_size", "-256")
         .disable_statement_logging())
 }

@@ -1,7 +1,7 @@
-//! Values of columns on their way to JSON.
+//! Conversion of column values to JSON.
 //!
-//! What JSON has no type for becomes text: decimals as their digits, times as ISO 8601, bytes as `\x` and hexadecimal
-//! digits, numbers that are not finite by their names. PostgreSQL's arrays and JSON columns stay lists and objects.
+//! Values without a JSON type become text: decimals as their digits, times as ISO 8601, bytes as `\x` and hexadecimal
+//! digits, numbers that are not finite as their names. PostgreSQL's arrays and JSON columns stay lists and objects.
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ pub(super) enum SqlValue {
     Json(String),
 }
 
-/// One row: names and values in the order of the statement.
+/// A row: names and values in the order of the statement.
 pub(super) type Row = Vec<(String, SqlValue)>;
 
 impl SqlValue {
@@ -32,7 +32,7 @@ impl SqlValue {
         }
     }
 
-    /// What a JSON column holds; as text where it is no JSON.
+    /// Converts the value of a JSON column; text that is not valid JSON stays text.
     pub(super) fn from_json(text: &str) -> Self {
         let Ok(raw) = serde_json::from_str::<&RawValue>(text) else {
             return Self::Text(text.to_owned());
@@ -44,7 +44,7 @@ impl SqlValue {
             Some(b'f') => Self::Bool(false),
             Some(b'"') => match serde_json::from_str(raw) {
                 Ok(text) => Self::Text(text),
-                // A lone surrogate, which Rust's text cannot hold.
+                // The escape of a lone surrogate, which a Rust string cannot hold.
                 Err(_) => Self::Json(raw.to_owned()),
             },
             Some(b'[' | b'{') => Self::Json(raw.to_owned()),
@@ -68,7 +68,8 @@ impl SqlValue {
         }
     }
 
-    /// Returns the value as a boolean, however the database or its views write it; `None` for NULL and what says neither.
+    /// Returns the value as a boolean, in any form in which a database or a view writes one; `None` for NULL and any
+    /// other value.
     pub(super) fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
@@ -83,7 +84,7 @@ impl SqlValue {
         }
     }
 
-    /// Returns the value as text that a text id may equal.
+    /// Returns the value as text to compare with a text id.
     pub(super) fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) | Self::Number(text) => Some(text),
@@ -103,7 +104,7 @@ impl SqlValue {
     }
 }
 
-/// `text` as a JSON string.
+/// Appends `text` as a JSON string.
 pub(super) fn push_text(out: &mut String, text: &str) {
     out.push_str(&serde_json::Value::from(text).to_string());
 }

@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::Effective;
 use crate::channel_layer::core::CoreEndpoints;
-use crate::channel_layer::hosts::hosts;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::PubSubEndpoints;
 use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
-use crate::config::{LayerKind, PoolConfig, Secret, TenantConfig};
+use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
 use crate::error::Dependency;
 use crate::ids::ReplicaId;
 use crate::metrics::TenantMetrics;
@@ -65,27 +63,18 @@ impl Links {
         KeyStore::Memory(self.memory.clone())
     }
 
-    /// The layer of a tenant; `pubsub` where there is a Redis, else `memory`.
+    /// The layer of a tenant.
     pub(super) fn layer(
         &mut self,
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
     ) -> anyhow::Result<(Arc<dyn ChannelLayer>, Arc<Inbox>)> {
-        let Effective {
-            tenant: config,
-            redis,
-            ..
-        } = effective;
+        let config = effective.tenant;
         let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
-        let kind = match (config.layer.kind, redis) {
-            (Some(kind), _) => kind,
-            (None, Some(_)) => LayerKind::PubSub,
-            (None, None) => LayerKind::Memory,
-        };
-        let layer: Arc<dyn ChannelLayer> = match kind {
+        let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
             LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
             LayerKind::PubSub => {
-                let stores = self.layer_stores(config, redis.as_ref())?;
+                let stores = self.layer_stores(effective)?;
                 let codec = Codec::new(
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
@@ -96,22 +85,19 @@ impl Links {
                 )
             }
             LayerKind::Core => {
-                let stores = self.layer_stores(config, redis.as_ref())?;
+                let stores = self.layer_stores(effective)?;
                 Arc::new(self.core.attach(&stores, &config.layer, inbox.clone())?)
             }
         };
         Ok((layer, inbox))
     }
 
-    fn layer_stores(
-        &mut self,
-        config: &TenantConfig,
-        redis: Option<&Secret>,
-    ) -> anyhow::Result<Vec<Arc<RedisStore>>> {
-        let hosts = hosts(&config.layer, redis)?;
+    fn layer_stores(&mut self, effective: &Effective<'_>) -> anyhow::Result<Vec<Arc<RedisStore>>> {
+        let hosts = effective.layer_hosts();
+        anyhow::ensure!(!hosts.is_empty(), "the layer has no Redis");
         let stores = hosts
             .into_iter()
-            .map(|url| self.redis_at(url, Dependency::Redis));
+            .map(|url| self.redis(url, Dependency::Redis));
         stores.collect()
     }
 
@@ -121,14 +107,7 @@ impl Links {
         url: &Secret,
         dependency: Dependency,
     ) -> anyhow::Result<Arc<RedisStore>> {
-        self.redis_at(RedisUrl::parse(url)?, dependency)
-    }
-
-    fn redis_at(
-        &mut self,
-        url: RedisUrl,
-        dependency: Dependency,
-    ) -> anyhow::Result<Arc<RedisStore>> {
+        let url = RedisUrl::parse(url)?;
         let known = self.redis.iter().find(|store| {
             store.dependency() == dependency
                 && store.url().same_login(&url)

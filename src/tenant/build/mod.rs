@@ -12,7 +12,7 @@ use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{Config, DenylistConfig, Secret, TenantConfig};
+use crate::config::{Config, Effective, Secret, TenantConfig};
 use crate::consumer::{Place, Registry};
 use crate::error::Dependency;
 use crate::frame::QueueBudget;
@@ -46,7 +46,7 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
         .with_context(|| format!("there is no tenant {tenant:?}"))?;
     let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
     let metrics = Arc::new(TenantMetrics::new(id, true));
-    let effective = Effective::of(config, tenant);
+    let effective = config.effective(tenant);
     let stores = builder.stores(id, &effective, metrics, None)?;
     Ok(Arc::new(stores.authenticator))
 }
@@ -60,35 +60,16 @@ pub struct Builder {
     series: TenantSeries,
 }
 
-/// What of a configuration concerns one tenant.
-struct Effective<'c> {
-    tenant: &'c TenantConfig,
-    /// The tenant's own, else the deployment's.
-    redis: Option<Secret>,
-    denylist: &'c DenylistConfig,
+/// Whether `tenant` serves exactly what is effective.
+fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
+    *effective.tenant == *tenant.config
+        && effective.redis == tenant.redis.as_ref()
+        && *effective.denylist == *tenant.revocations.config()
 }
 
-impl<'c> Effective<'c> {
-    fn of(config: &'c Config, tenant: &'c TenantConfig) -> Self {
-        let own = tenant.redis.as_ref().and_then(|redis| redis.url.clone());
-        Self {
-            tenant,
-            redis: own.or_else(|| config.redis.url.clone()),
-            denylist: &config.denylist,
-        }
-    }
-
-    /// Whether `tenant` serves exactly this.
-    fn is_served_by(&self, tenant: &Tenant) -> bool {
-        *self.tenant == *tenant.config
-            && self.redis == tenant.redis
-            && *self.denylist == *tenant.revocations.config()
-    }
-
-    /// Whether events and control messages of `tenant` go over the same lines.
-    fn shares_lines_with(&self, tenant: &Tenant) -> bool {
-        self.tenant.layer == tenant.config.layer && self.redis == tenant.redis
-    }
+/// Whether events and control messages of `tenant` go over the same lines as what is effective.
+fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
+    effective.tenant.layer == tenant.config.layer && effective.redis == tenant.redis.as_ref()
 }
 
 /// What a tenant asks.
@@ -138,9 +119,9 @@ impl Builder {
             .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
         let mut tenants = Vec::with_capacity(config.tenants.len());
         for (id, tenant) in &config.tenants {
-            let effective = Effective::of(config, tenant);
+            let effective = config.effective(tenant);
             let known = tenant_of(before, id.as_str());
-            if let Some(known) = known.filter(|known| effective.is_served_by(known)) {
+            if let Some(known) = known.filter(|known| is_served_by(&effective, known)) {
                 tenants.push(known.clone());
                 continue;
             }
@@ -181,7 +162,7 @@ impl Builder {
             Some(before) => before.metrics.clone(),
             None => Arc::new(TenantMetrics::new(id, self.series.grant(id))),
         };
-        let kept = before.filter(|before| effective.shares_lines_with(before));
+        let kept = before.filter(|before| shares_lines_with(effective, before));
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
         let routes =
@@ -216,7 +197,7 @@ impl Builder {
         Ok(Tenant {
             id: id.clone(),
             config: Arc::new(config.clone()),
-            redis: effective.redis.clone(),
+            redis: effective.redis.cloned(),
             place: Arc::new(Place {
                 tenant: id.clone(),
                 routes,
@@ -272,13 +253,12 @@ impl Builder {
         metrics: Arc<TenantMetrics>,
         hub: Option<Arc<Hub>>,
     ) -> anyhow::Result<Stores> {
-        let (config, redis_url) = (effective.tenant, &effective.redis);
-        let redis = redis_url
-            .as_ref()
+        let config = effective.tenant;
+        let redis = effective
+            .redis
             .map(|url| self.links.redis(url, Dependency::Redis))
             .transpose()?;
-        let own = effective.denylist.redis.as_ref();
-        let own = own.filter(|own| Some(*own) != redis_url.as_ref());
+        let own = effective.separate_denylist();
         let keys = match &redis {
             Some(redis) => KeyStore::Redis(redis.clone()),
             None => self.links.in_memory(),

@@ -65,6 +65,30 @@ async fn what_django_and_the_command_line_publish_arrives_on_every_replica_in_or
     }
 }
 
+/// `config check` took such a tenant for one with a pub/sub layer; `serve` built a memory layer and ignored the hosts.
+#[tokio::test]
+async fn the_hosts_of_a_layer_carry_events_where_no_kind_and_no_redis_is_configured() {
+    let redis = RedisServer::shared().await;
+    let gateway = gateway()
+        .without_redis()
+        .tenant("acme")
+        .without_layer_kind()
+        .with("layer.hosts", vec![redis.url()])
+        .start()
+        .await;
+    let token = gateway.tenant().token(ALICE);
+    let mut socket = gateway
+        .replica()
+        .dial(gateway.tenant(), "/ws/chat/lobby/")
+        .token(&token)
+        .open()
+        .await;
+    let event = json!({"type": "chat.message", "n": 1});
+    let heard = publisher(&gateway).await.send("chat_lobby", &event).await;
+    assert_eq!(heard, 1, "no replica is subscribed");
+    assert_eq!(socket.next_json().await, json!({"n": 1}));
+}
+
 #[tokio::test]
 async fn an_event_sent_right_after_the_handshake_is_never_lost() {
     let gateway = gateway().replicas(2).tenant("acme").start().await;

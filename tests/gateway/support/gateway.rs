@@ -24,6 +24,7 @@ pub(crate) fn gateway() -> Builder {
     Builder {
         replicas: 1,
         redis: None,
+        without_redis: false,
         settings: Table::new(),
         tenants: Vec::new(),
     }
@@ -33,6 +34,7 @@ pub(crate) fn gateway() -> Builder {
 pub(crate) struct Builder {
     replicas: usize,
     redis: Option<String>,
+    without_redis: bool,
     settings: Table,
     tenants: Vec<TenantBuilder>,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Builder {
 struct TenantBuilder {
     word: String,
     settings: Table,
+    /// The kind of layer that is written unless a setting says another.
+    kind: Option<&'static str>,
     routes: Vec<Table>,
     database: Option<Database>,
 }
@@ -57,6 +61,12 @@ impl Builder {
         self
     }
 
+    /// Configures no Redis for the deployment.
+    pub(crate) fn without_redis(mut self) -> Self {
+        self.without_redis = true;
+        self
+    }
+
     /// A setting of the deployment.
     pub(crate) fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         set(&mut self.settings, key, value.into());
@@ -68,6 +78,7 @@ impl Builder {
         self.tenants.push(TenantBuilder {
             word: word.to_owned(),
             settings: Table::new(),
+            kind: Some("pubsub"),
             routes: Vec::new(),
             database: None,
         });
@@ -77,6 +88,12 @@ impl Builder {
     /// A setting of the tenant named last.
     pub(crate) fn with(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         set(&mut self.last().settings, key, value.into());
+        self
+    }
+
+    /// Writes no kind of layer for the tenant named last.
+    pub(crate) fn without_layer_kind(mut self) -> Self {
+        self.last().kind = None;
         self
     }
 
@@ -146,7 +163,9 @@ impl Builder {
         let mut key = Table::new();
         key.insert("file".into(), key_file.display().to_string().into());
         set(&mut config, "api.api_keys", vec![key].into());
-        set(&mut config, "redis.url", redis.clone().into());
+        if !self.without_redis {
+            set(&mut config, "redis.url", redis.clone().into());
+        }
         merge(&mut config, self.settings);
         let mut tenants = Vec::new();
         for builder in self.tenants {
@@ -191,7 +210,9 @@ impl TenantBuilder {
         put("token.algorithm", "HS256");
         put("token.signing_key", &tenant.key);
         put("users.database", tenant.database.url());
-        put("layer.kind", "pubsub");
+        if let Some(kind) = self.kind {
+            put("layer.kind", kind);
+        }
         put("layer.prefix", &tenant.prefix);
         set(&mut table, "hosts", vec![tenant.host.clone()].into());
         merge(&mut table, self.settings);

@@ -317,7 +317,7 @@ async fn a_denied_token_and_an_absent_dependency_are_told_apart() {
     );
     let cause = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        cause.starts_with("could not be asked: redis (io)") && cause.lines().count() == 1,
+        cause.starts_with("no answer from a dependency: redis (io)") && cause.lines().count() == 1,
         "{cause}"
     );
     // What is refused without Redis is refused all the same.
@@ -389,9 +389,12 @@ async fn an_id_that_no_user_can_have_is_not_minted() {
     for (user, told) in [
         (
             "abc",
-            "--user \"abc\": a user id of tenant TENANT is an integer",
+            "--user \"abc\": a user id of tenant TENANT must be an integer",
         ),
-        ("", "--user \"\": a user id of tenant TENANT is an integer"),
+        (
+            "",
+            "--user \"\": a user id of tenant TENANT must be an integer",
+        ),
     ] {
         let output = Command::new(LOCKGATE)
             .args(["token", "mint", "--tenant", &gateway.tenant().name])

@@ -152,7 +152,7 @@ pub(crate) fn rows() -> Vec<Row> {
         "a broadcast that nobody would dispatch" "{TENANT}consumer = { kind = \"broadcast\", type = \"_x\" }\n"
             => [["routes[0].consumer.type: found \"_x\", expected a type that begins with neither _ nor ."]];
         "paths" "{TENANT}[[tenants.acme.routes]]\npath = \"/x\"\n[[tenants.acme.routes]]\npath = \"<slg:x>\"\n[[tenants.acme.routes]]\npath = \"<slug:x\"\n[[tenants.acme.routes]]\n[[tenants.acme.routes]]\npath = \"ws/\"\n"
-            => [["lockgate.toml:12:1: tenants.acme.routes[1].path: found \"/x\""], ["routes[2].path", "\"slg\" is no converter"], ["routes[3].path"], ["routes[4].path: found no path"], ["routes[5].path: found \"ws/\" a second time"]];
+            => [["lockgate.toml:12:1: tenants.acme.routes[1].path: found \"/x\""], ["routes[2].path", "\"slg\" is not a converter"], ["routes[3].path"], ["routes[4].path: found no path"], ["routes[5].path: found \"ws/\" a second time"]];
         "templates" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"{y}\", \"{user\", \"{a.b}\"]\n"
             => [["routes[1].groups[0]: found \"{y}\"", "the route has no parameter \"y\""], ["groups[1]"], ["groups[2]"]];
         "templates that collide" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"room_{x}\"]\n[[tenants.acme.routes]]\npath = \"u/\"\ngroups = [\"room_{user.id}\"]\n"

@@ -1,9 +1,9 @@
-"""Prints the tenant's part of Lockgate's configuration, read from this project's settings.
+"""Prints the tenant's part of Lockgate's configuration from the settings of this project.
 
     manage.py lockgate_config --tenant acme > tenants.d/acme.toml
 
-No secret is printed: where one belongs, `{ env = "…" }` stands, and a comment says what the variable holds. What cannot be
-carried over is a comment `# not mapped: …`, and is repeated on standard error.
+It prints no secret. Each one is `{ env = "…" }` with a comment that describes the variable. A setting without a counterpart
+becomes a comment `# not mapped: …`, which is repeated on standard error.
 """
 
 import json
@@ -28,16 +28,16 @@ LAYERS = {
     "channels_redis.pubsub.RedisPubSubChannelLayer": "pubsub",
     "channels_redis.core.RedisChannelLayer": "core",
 }
-# How a client waits and keeps its connections is its own affair.
+# Options for the timeouts and connections of a client, which do not concern Lockgate.
 LOCAL_REDIS = re.compile("socket_.*|retry.*|health_check_interval|max_connections|client_name|timeout|protocol|encoding.*")
 LOCAL_DATABASE = re.compile("pool|isolation_level|.*timeout|charset|init_command|sql_mode|transaction_mode|server_side_binding")
-# What Lockgate takes of a user where the table has it.
+# The columns of a user that Lockgate reads, if the table has them.
 COLUMNS = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "is_superuser"]
 
 
 class Command(BaseCommand):
     help = "Prints [tenants.NAME] of Lockgate's configuration for this project."
-    # LOCKGATE may be what is still missing.
+    # The settings in LOCKGATE may not exist yet.
     requires_system_checks = []
 
     def add_arguments(self, parser):
@@ -54,7 +54,7 @@ class Command(BaseCommand):
         layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
         layer_hosts = []
         if layer.get("BACKEND") in LAYERS:
-            # What channels_redis takes where nothing is set; it refuses a text, too.
+            # The default of channels_redis, which also refuses a plain text.
             layer_hosts = layer.get("CONFIG", {}).get("hosts") or ["redis://localhost:6379"]
             if not isinstance(layer_hosts, (list, tuple)):
                 raise CommandError("CHANNEL_LAYERS: hosts must be a list")
@@ -95,7 +95,7 @@ class Command(BaseCommand):
             self.put("hosts", list(dict.fromkeys(host.lower() for host in hosts)))
         else:
             self.lines.append("# ALLOWED_HOSTS is empty; without hosts a sole tenant has every host.")
-        # Not set for the reader: with a list, the request's own host has to be in it.
+        # A comment only, because with a list the request's own host must be in it.
         origins = list(getattr(settings, "CORS_ALLOWED_ORIGINS", [])) or ["https://app.example.com"]
         self.lines.append(f"# origins = {toml(origins)}  # pages that may connect; default: those of the request's own host")
 
@@ -177,8 +177,8 @@ class Command(BaseCommand):
         self.put("token_types", kinds, ["access"])
 
     def say_authentication(self):
-        """What the API's own authentication does besides."""
-        # As it is written: what it names need not be importable here.
+        """Names the checks of the API's own authentication that Lockgate does not make."""
+        # Read from the settings as text, because the class need not be importable here.
         own, default = self.jwt.user_settings.get("TOKEN_USER_CLASS"), jwt_settings.DEFAULTS["TOKEN_USER_CLASS"]
         if own and own != default:
             self.not_mapped('SIMPLE_JWT["TOKEN_USER_CLASS"]: users come from the database, not from claims')
@@ -250,7 +250,7 @@ class Command(BaseCommand):
                 self.not_mapped(f'DATABASES: OPTIONS["{option}"]')
 
     def query(self, model, key, connection):
-        """A statement that makes columns as auth_user has them out of this model; None where its table has them."""
+        """Returns a statement that selects this model with the columns of auth_user; None if its table has these columns."""
         with_active = getattr(self.jwt, "CHECK_USER_IS_ACTIVE", True)
         names = [*COLUMNS, "password"] if getattr(self.jwt, "CHECK_REVOKE_TOKEN", False) else COLUMNS
         fields = {"id": model._meta.pk}
@@ -274,7 +274,7 @@ class Command(BaseCommand):
         ]
         if is_own:
             chosen.append(f"TRUE AS {quoted('is_active')}")
-        # Django knows the joins of a model in several tables.
+        # Django's query has the joins of a model with several tables.
         rows = model._base_manager.using(connection.alias).order_by().values_list(*[field.name for field in fields.values()])
         sql, _ = rows.query.get_compiler(connection=connection).as_sql()
         source = sql[sql.index(" FROM ") :]
@@ -289,7 +289,7 @@ class Command(BaseCommand):
             return
         kind = LAYERS[backend]
         self.put("kind", kind)
-        # One host that is the tenant's Redis goes without saying.
+        # A single host that is the tenant's Redis need not be written.
         if [host.url for host in hosts] != [own.url]:
             self.say_layer_hosts(hosts)
         self.put("prefix", conf.get("prefix", "asgi"), "asgi")
@@ -409,7 +409,7 @@ def address(host):
 
 
 def span(value):
-    """Seconds as a number or a timedelta, as Lockgate writes durations."""
+    """Returns seconds or a timedelta in the form of Lockgate's durations."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
 

@@ -224,13 +224,22 @@ fn an_absolute_target_names_the_host_that_the_header_names() {
 #[test]
 fn the_answer_is_that_of_the_rfc() {
     let key = check_upgrade(&parts(&[])).unwrap();
-    let response = switching_protocols(&key, Some(HeaderValue::from_static("chat")));
-    assert_eq!(response.status(), 101);
-    let header = |name| response.headers().get(name).unwrap();
-    assert_eq!(header(SEC_WEBSOCKET_ACCEPT), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    assert_eq!(header(UPGRADE), "websocket");
-    assert_eq!(header(CONNECTION), "Upgrade");
-    assert_eq!(header(SEC_WEBSOCKET_PROTOCOL), "chat");
+    let plain = Upgrade {
+        key,
+        subprotocol: None,
+    };
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+    assert_eq!(
+        plain.switching_protocols(),
+        format!("{answer}\r\n").into_bytes()
+    );
+    let chosen = Upgrade {
+        subprotocol: Some(HeaderValue::from_static("chat")),
+        ..plain
+    };
+    let answer = format!("{answer}Sec-WebSocket-Protocol: chat\r\n\r\n");
+    assert_eq!(chosen.switching_protocols(), answer.into_bytes());
 }
 
 fn subprotocol(route: &[&str], offers: &str) -> Option<String> {

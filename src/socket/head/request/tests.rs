@@ -2,14 +2,26 @@
 
 use super::*;
 
+/// Whether the head is complete, as the gateway finds it in bytes that came so far.
+fn read(lines: &mut Lines, bytes: &[u8]) -> Result<bool, Refusal> {
+    match lines.advance(bytes)? {
+        Some(length) => parse(&Bytes::copy_from_slice(&bytes[..length])).map(|_| true),
+        None => Ok(false),
+    }
+}
+
+fn read_whole(bytes: &[u8]) -> Result<bool, Refusal> {
+    read(&mut Lines::default(), bytes)
+}
+
 /// The verdict, and that it does not depend on how the bytes come in.
 #[track_caller]
 fn scan(head: &[u8]) -> Result<bool, Refusal> {
-    let whole = Scan::default().advance(head);
-    let mut by_byte = Scan::default();
+    let whole = read_whole(head);
+    let mut by_byte = Lines::default();
     let mut last = Ok(false);
     for end in 0..=head.len() {
-        last = by_byte.advance(&head[..end]);
+        last = read(&mut by_byte, &head[..end]);
         if last != Ok(false) {
             break;
         }
@@ -44,7 +56,7 @@ fn well_formed_heads() {
 fn what_follows_the_head_is_not_looked_at() {
     let mut head = with_header("A: b");
     head.extend([0xff; 40_000]);
-    assert_eq!(Scan::default().advance(&head), Ok(true));
+    assert_eq!(read_whole(&head), Ok(true));
 }
 
 #[test]
@@ -157,10 +169,10 @@ fn sizes_are_bounded_to_the_byte() {
     ] {
         let value = "a".repeat(len - fixed);
         let head = format!("GET / HTTP/1.1\r\nX: {value}\r\n\r\n");
-        assert_eq!(Scan::default().advance(head.as_bytes()), verdict, "H23");
+        assert_eq!(read_whole(head.as_bytes()), verdict, "H23");
     }
     let endless = format!("GET / HTTP/1.1\r\n{}", "n".repeat(MAX_HEAD));
-    let verdict = Scan::default().advance(endless.as_bytes());
+    let verdict = read_whole(endless.as_bytes());
     assert_eq!(verdict, Err(Refusal::HeadTooLarge), "H25");
 }
 
@@ -174,4 +186,36 @@ fn a_hundred_headers_and_no_more() {
         let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
         assert_eq!(scan(head.as_bytes()), verdict, "H22: {count}");
     }
+}
+
+#[test]
+fn a_wrong_line_is_told_before_the_head_is_complete() {
+    let mut lines = Lines::default();
+    assert_eq!(lines.advance(b"GET / HTTP/1.1\r\nX : a"), Ok(None));
+    let wrong = lines.advance(b"GET / HTTP/1.1\r\nX : a\r\n");
+    assert_eq!(wrong, Err(Refusal::RequestNotValid));
+}
+
+#[test]
+fn the_first_thing_that_is_wrong_counts() {
+    let long = "a".repeat(MAX_HEAD);
+    let head = format!("GET / HTTP/1.1\r\nX : a\r\nY: {long}\r\n\r\n");
+    assert_eq!(scan(head.as_bytes()), Err(Refusal::RequestNotValid));
+}
+
+#[test]
+fn the_parts_are_those_that_were_sent() {
+    let head =
+        b"GET http://a:80/ws/?token=x HTTP/1.1\r\nhost: a:80\r\nX:  b, c \r\nx: d\r\nY:\r\n\r\n";
+    let parts = parse(&Bytes::from_static(head)).unwrap();
+    assert_eq!(parts.method, Method::GET);
+    assert_eq!(parts.uri.path(), "/ws/");
+    assert_eq!(parts.uri.query(), Some("token=x"));
+    assert_eq!(
+        parts.uri.authority().map(|host| host.as_str()),
+        Some("a:80")
+    );
+    let values: Vec<_> = parts.headers.get_all("x").iter().collect();
+    assert_eq!(values, ["b, c", "d"]);
+    assert_eq!(parts.headers["y"], "");
 }

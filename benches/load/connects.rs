@@ -1,0 +1,191 @@
+//! What a connect costs: one after another, and 64 at a time, each beside its floor.
+//!
+//! "Cached" users lie in Redis and no longer in the gateway's own cache; users that are not are asked of the database.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::connect_floor;
+use crate::process::Process;
+use crate::report::{Row, Series, Target};
+use crate::rows::{Sample, Stage};
+use crate::swarm::Side;
+use crate::world::LOCAL_TTL;
+
+/// How the gateway's users are known before it is measured.
+#[derive(Clone, Copy)]
+enum Users {
+    InRedis,
+    InDatabase,
+}
+
+impl Stage<'_> {
+    /// CPU per authenticated connect, and connects per second.
+    pub(crate) fn connects(&mut self) -> Result<Vec<Row>> {
+        // Fills Redis: the users' first connect asks the database.
+        self.gateway_at_once(Users::InDatabase)?;
+        let mut rows = vec![self.one_by_one()?];
+        rows.extend(self.at_once(
+            Users::InRedis,
+            [
+                "CPU per connect, 64 at a time, users cached",
+                "connects, 64 at a time, users cached",
+            ],
+        )?);
+        rows.extend(self.at_once(
+            Users::InDatabase,
+            [
+                "CPU per connect, 64 at a time, users not cached",
+                "connects, 64 at a time, users not cached",
+            ],
+        )?);
+        Ok(rows)
+    }
+
+    /// One after another; the floor blocks in each of its steps.
+    fn one_by_one(&mut self) -> Result<Row> {
+        let mut row = Row::new("CPU per authenticated connect", "µs", Target::Ratio(1.5));
+        let before = self.found_in_redis()?;
+        for _ in 0..self.settings.runs {
+            row.floor.0.push(self.floor_connects()?.micros_per_unit());
+            row.gateway
+                .0
+                .push(self.gateway_connects()?.micros_per_unit());
+        }
+        row.note = self.note_on_users(before)?;
+        Ok(row)
+    }
+
+    /// 64 at a time: CPU per connect beside a plain loop on tokio, and connects per second.
+    fn at_once(&mut self, users: Users, what: [&'static str; 2]) -> Result<[Row; 2]> {
+        let mut rows = [
+            Row::new(what[0], "µs", Target::Ratio(1.5)),
+            Row::new(what[1], "/s", Target::AtLeast(15_000.0)),
+        ];
+        let (floor, port) = connect_floor::start(self.world.redis_port)?;
+        let mut busy = [Series::default(), Series::default()];
+        let before = self.found_in_redis()?;
+        for _ in 0..self.settings.runs {
+            let bare = self.floor_at_once(&floor, port)?;
+            let ours = self.gateway_at_once(users)?;
+            let rate = |sample: &Sample| sample.units as f64 / sample.wall.as_secs_f64();
+            let [micros, rates] = &mut rows;
+            micros.floor.0.push(bare.micros_per_unit());
+            micros.gateway.0.push(ours.micros_per_unit());
+            rates.floor.0.push(rate(&bare));
+            rates.gateway.0.push(rate(&ours));
+            busy[0].0.push(bare.busy_percent());
+            busy[1].0.push(ours.busy_percent());
+        }
+        rows[0].note = format!(
+            "{}; the floor is a plain loop on tokio with one worker",
+            self.note_on_users(before)?
+        );
+        rows[1].note = format!(
+            "the gateway's core {:.0} % busy, the floor's {:.0} %",
+            busy[1].median(),
+            busy[0].median()
+        );
+        Ok(rows)
+    }
+
+    fn found_in_redis(&self) -> Result<f64> {
+        self.gateway
+            .metric("lockgate_user_lookups_total", "result=\"redis\"")
+    }
+
+    fn note_on_users(&self, before: f64) -> Result<String> {
+        let found = self.found_in_redis()? - before;
+        let asked = self.settings.connects * self.settings.runs as u64;
+        Ok(format!(
+            "{found:.0} of {asked} users came from Redis, as the gateway counts"
+        ))
+    }
+
+    /// Users that no socket of the stage has.
+    fn newcomers(&self) -> std::ops::RangeInclusive<u64> {
+        self.settings.sockets + 1..=self.settings.sockets + self.settings.connects
+    }
+
+    fn requests(&self) -> Result<Vec<Vec<u8>>> {
+        let requests = self.newcomers().map(|user| self.world.request("ws", user));
+        requests.collect()
+    }
+
+    /// Closes what was opened since `mark`, and waits until the gateway's own cache has forgotten its users.
+    fn forget(&mut self, mark: usize) -> Result<()> {
+        self.swarm.close_from(mark);
+        self.swarm
+            .pump_until(Instant::now() + LOCAL_TTL + Duration::from_millis(500))?;
+        self.swarm.check_open()
+    }
+
+    fn gateway_connects(&mut self) -> Result<Sample> {
+        let requests = self.requests()?;
+        let mark = self.swarm.mark();
+        let sample = self.on_gateway(requests.len() as u64, |stage| {
+            for request in &requests {
+                stage
+                    .swarm
+                    .connect(Side::Gateway, stage.gateway.port, request)?;
+            }
+            Ok(())
+        })?;
+        self.forget(mark)?;
+        Ok(sample)
+    }
+
+    fn gateway_at_once(&mut self, users: Users) -> Result<Sample> {
+        if let Users::InDatabase = users {
+            self.world.forget_users(self.newcomers())?;
+        }
+        let (requests, port) = (self.requests()?, self.gateway.port);
+        let mark = self.swarm.mark();
+        let sample = self.on_gateway(requests.len() as u64, |stage| {
+            let requests = requests.into_iter().map(|request| Ok((port, request)));
+            stage.swarm.open_all(Side::Gateway, requests)
+        })?;
+        self.forget(mark)?;
+        Ok(sample)
+    }
+
+    fn floor_at_once(&mut self, floor: &Process, port: u16) -> Result<Sample> {
+        let requests = self.requests()?;
+        let units = requests.len() as u64;
+        let mark = self.swarm.mark();
+        let (before, start) = (floor.cpu()?, Instant::now());
+        let requests = requests.into_iter().map(|request| Ok((port, request)));
+        self.swarm.open_all(Side::Floor, requests)?;
+        let sample = Sample {
+            wall: start.elapsed(),
+            cpu: floor.cpu()?.since(&before),
+            units,
+        };
+        self.swarm.close_from(mark);
+        Ok(sample)
+    }
+
+    fn floor_connects(&mut self) -> Result<Sample> {
+        let requests = self.requests()?;
+        let mark = self.swarm.mark();
+        let before = self.floor.process.cpu()?;
+        let start = Instant::now();
+        self.floor
+            .command(&format!("connects {}", requests.len()))?;
+        for request in &requests {
+            self.swarm.connect(Side::Floor, self.floor.port, request)?;
+        }
+        self.floor.done()?;
+        let wall = start.elapsed();
+        let cpu = self.floor.process.cpu()?.since(&before);
+        self.swarm.close_from(mark);
+        self.floor.command("drop")?;
+        self.floor.done()?;
+        Ok(Sample {
+            cpu,
+            wall,
+            units: requests.len() as u64,
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! What holds for one tenant once its own tables and those of the deployment are taken together.
+//!
+//! The one place that decides which Redis, which layer and which denylist a tenant has. The building of tenants, the
+//! check of a configuration, `doctor` and its ACL lines all ask here. Nothing is parsed or connected.
+
+use super::{Config, DenylistConfig, LayerKind, Secret, TenantConfig};
+
+/// A tenant's own tables beside those of the deployment.
+#[derive(Clone, Copy, Debug)]
+pub struct Effective<'c> {
+    /// The tenant's own tables.
+    pub tenant: &'c TenantConfig,
+    /// The deployment's.
+    pub denylist: &'c DenylistConfig,
+    /// The Redis of cached users and control messages: the tenant's, else the deployment's. `None`: both stay in this
+    /// process.
+    pub redis: Option<&'c Secret>,
+}
+
+impl Config {
+    /// What holds for `tenant`, which is one of this configuration.
+    pub fn effective<'c>(&'c self, tenant: &'c TenantConfig) -> Effective<'c> {
+        let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
+        Effective {
+            tenant,
+            denylist: &self.denylist,
+            redis: own.or(self.redis.url.as_ref()),
+        }
+    }
+}
+
+impl<'c> Effective<'c> {
+    /// The Redis of revocations. `None`: they stay in this process.
+    pub fn denylist_redis(&self) -> Option<&'c Secret> {
+        self.denylist.redis.as_ref().or(self.redis)
+    }
+
+    /// The Redis of revocations where it is another than [`Effective::redis`].
+    pub fn separate_denylist(&self) -> Option<&'c Secret> {
+        let own = self.denylist.redis.as_ref();
+        own.filter(|own| Some(*own) != self.redis)
+    }
+
+    /// The Redis servers that carry events, in order: the layer's `hosts`, else the tenant's Redis. Whether the layer
+    /// is of a kind that uses them is for [`Effective::layer_kind`] to say.
+    pub fn layer_hosts(&self) -> Vec<&'c Secret> {
+        let hosts = &self.tenant.layer.hosts;
+        if hosts.is_empty() {
+            self.redis.into_iter().collect()
+        } else {
+            hosts.iter().collect()
+        }
+    }
+
+    /// The layer's kind: as configured, else `pubsub` where events have a Redis, else `memory`.
+    pub fn layer_kind(&self) -> LayerKind {
+        let has_redis = self.redis.is_some() || !self.tenant.layer.hosts.is_empty();
+        self.tenant.layer.kind.unwrap_or(match has_redis {
+            true => LayerKind::PubSub,
+            false => LayerKind::Memory,
+        })
+    }
+}
+
+/// What Lockgate's own keys and channels begin with.
+const OWN_PREFIX: &str = "lockgate:";
+
+/// Why a layer's prefix does not keep its names apart from others on a Redis that several tenants use.
+pub fn prefix_fault(prefix: &str) -> Option<&'static str> {
+    match prefix {
+        "" => Some("an empty prefix"),
+        own if own.starts_with(OWN_PREFIX) => Some("a prefix that begins with lockgate:"),
+        own if OWN_PREFIX.starts_with(own) => Some("a prefix that lockgate: begins with"),
+        own if own.contains("__group__") => Some("a prefix with __group__"),
+        _ => None,
+    }
+}
+
+/// Whether layers with these prefixes can make one name, on one Redis server: the database number separates no
+/// channels. `memory` layers meet nobody.
+pub fn prefixes_meet(one: &str, other: &str) -> bool {
+    let faulty = prefix_fault(one).is_some() || prefix_fault(other).is_some();
+    faulty || one.starts_with(other) || other.starts_with(one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RedisConfig;
+
+    fn config(deployment: Option<&str>, denylist: Option<&str>) -> Config {
+        let mut config = Config::default();
+        config.redis.url = deployment.map(Secret::from);
+        config.denylist.redis = denylist.map(Secret::from);
+        config
+    }
+
+    fn tenant(own: Option<&str>, hosts: &[&str], kind: Option<LayerKind>) -> TenantConfig {
+        let mut tenant = TenantConfig {
+            redis: own.map(|url| RedisConfig {
+                url: Some(url.into()),
+            }),
+            ..TenantConfig::default()
+        };
+        tenant.layer.hosts = hosts.iter().map(|url| Secret::from(*url)).collect();
+        tenant.layer.kind = kind;
+        tenant
+    }
+
+    fn shown(urls: impl IntoIterator<Item = &'static Secret>) -> Vec<&'static str> {
+        urls.into_iter().map(Secret::expose).collect()
+    }
+
+    #[test]
+    fn the_tenants_own_comes_before_the_deployments() {
+        use LayerKind::{Core, Memory, PubSub};
+        for (deployment, own, hosts, kind, redis, layer) in [
+            (None, None, &[][..], None, None, (Memory, &[][..])),
+            (Some("d"), None, &[], None, Some("d"), (PubSub, &["d"])),
+            (Some("d"), Some("t"), &[], None, Some("t"), (PubSub, &["t"])),
+            (None, Some("t"), &[], Some(Core), Some("t"), (Core, &["t"])),
+            // Hosts alone are a Redis for events: such a layer used to be a memory layer once it was built.
+            (None, None, &["h", "i"], None, None, (PubSub, &["h", "i"])),
+            (
+                Some("d"),
+                None,
+                &["h"],
+                Some(Core),
+                Some("d"),
+                (Core, &["h"]),
+            ),
+            (
+                Some("d"),
+                None,
+                &[],
+                Some(Memory),
+                Some("d"),
+                (Memory, &["d"]),
+            ),
+        ] {
+            let config = Box::leak(Box::new(config(deployment, None)));
+            let tenant = Box::leak(Box::new(tenant(own, hosts, kind)));
+            let effective = config.effective(tenant);
+            assert_eq!(effective.redis.map(Secret::expose), redis);
+            assert_eq!(effective.layer_kind(), layer.0);
+            assert_eq!(shown(effective.layer_hosts()), layer.1);
+            assert_eq!(effective.denylist_redis(), effective.redis);
+            assert_eq!(effective.separate_denylist(), None);
+        }
+    }
+
+    #[test]
+    fn a_denylist_may_have_a_redis_of_its_own() {
+        let plain = tenant(None, &[], None);
+        for (deployment, denylist, all, separate) in [
+            (Some("d"), Some("x"), Some("x"), Some("x")),
+            (Some("d"), Some("d"), Some("d"), None),
+            (None, Some("x"), Some("x"), Some("x")),
+            (Some("d"), None, Some("d"), None),
+            (None, None, None, None),
+        ] {
+            let config = config(deployment, denylist);
+            let effective = config.effective(&plain);
+            let shown = |url: Option<&Secret>| url.map(|url| url.expose().to_owned());
+            assert_eq!(
+                shown(effective.denylist_redis()),
+                all.map(str::to_owned),
+                "{deployment:?} {denylist:?}"
+            );
+            assert_eq!(
+                shown(effective.separate_denylist()),
+                separate.map(str::to_owned),
+                "{deployment:?} {denylist:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn prefixes_meet_where_one_begins_with_the_other_or_is_faulty() {
+        for (one, other) in [
+            ("a", "a"),
+            ("a", "ab"),
+            ("", "a"),
+            ("lock", "a"),
+            ("lockgate:x", "a"),
+            ("x__group__", "a"),
+        ] {
+            assert!(prefixes_meet(one, other), "{one} {other}");
+            assert!(prefixes_meet(other, one), "{other} {one}");
+        }
+        for (one, other) in [("a", "b"), ("ab", "ac"), ("asgi", "asg2"), ("locker", "a")] {
+            assert!(!prefixes_meet(one, other), "{one} {other}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What is asked of a request before its token: this replica, the client's address, tenant, route, upgrade, origin.
+//!
+//! Steps 1 to 6 of a socket's life. Nothing is awaited here, and no store is asked.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::request::Parts;
+
+use super::Door;
+use super::handshake::Peer;
+use super::per_address::AddressPlace;
+use super::registration::Place;
+use super::rejection::{Reason, Rejection};
+use super::upgrade::{self, Upgrade};
+use crate::config::ClientAddress;
+use crate::error::Refusal;
+use crate::routes::PathParams;
+use crate::tenant::Tenant;
+
+/// A request that may show its token.
+pub(super) struct Admitted {
+    pub(super) tenant: Arc<Tenant>,
+    /// The index of its route.
+    pub(super) route: usize,
+    pub(super) params: PathParams,
+    pub(super) client: IpAddr,
+    pub(super) upgrade: Upgrade,
+    /// Counts the handshake for a client behind a proxy until it is over.
+    _handshake: Option<AddressPlace>,
+}
+
+impl Admitted {
+    /// A refusal of one of the later steps.
+    pub(super) fn rejects(&self, reason: impl Into<Reason>) -> Rejection {
+        Rejection::by(&self.tenant, Some(&self.upgrade), reason)
+    }
+}
+
+/// Steps 1 to 6, and the place of the socket that may come of it.
+///
+/// # Errors
+/// The first refusal.
+pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, Place), Rejection> {
+    let host = upgrade::request_host(head)?;
+    if door.life.is_refusing() {
+        return Err(Refusal::Draining.into());
+    }
+    let place = door.occupancy.take().ok_or(Refusal::Overloaded)?;
+    let finder = &door.address_finder;
+    let client = finder.client(peer.address, peer.proxied, &head.headers);
+    let handshake = match door.config.client_address {
+        ClientAddress::Peer => None,
+        _ => door.addresses.begin_handshake(client)?,
+    };
+    let place = door.addresses.admit(client, place)?;
+    let tenant = door.tenants.by_host(host.as_str());
+    let tenant = tenant.ok_or(Refusal::TenantNotFound)?;
+    let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);
+    if tenant.is_suspended() {
+        return Err(by_tenant(Refusal::TenantSuspended));
+    }
+    let found = tenant.place.routes.find(head.uri.path());
+    let (route, params) = found.ok_or_else(|| by_tenant(Refusal::RouteNotFound))?;
+    let key = upgrade::check_upgrade(head).map_err(by_tenant)?;
+    let known = &tenant.parts[route].subprotocols;
+    let admitted = Admitted {
+        upgrade: Upgrade {
+            key,
+            subprotocol: upgrade::answer_subprotocol(&head.headers, known),
+        },
+        tenant,
+        route,
+        params,
+        client,
+        _handshake: handshake,
+    };
+    let origins = &admitted.tenant.origins;
+    if let Err(refusal) = origins.check(&head.headers, &host) {
+        return Err(admitted.rejects(refusal));
+    }
+    if admitted.tenant.is_degraded() {
+        return Err(admitted.rejects(Refusal::Unavailable));
+    }
+    Ok((admitted, place))
+}

@@ -1,0 +1,159 @@
+//! Is it a well-formed HTTP/1.1 request head within its bounds (RFC 9112)? Pure, and linear however the bytes arrive.
+//!
+//! httparse reads the head, once when it is complete. It is more lenient than a gateway may be, and knows no bounds, so
+//! line ends, sizes and framing are checked here.
+
+use std::mem::MaybeUninit;
+
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use bytes::Bytes;
+use httparse::Status;
+
+use crate::error::Refusal;
+
+/// Bytes of the request line, without its line end.
+const MAX_REQUEST_LINE: usize = 16 * 1024;
+
+/// Bytes of the whole head, the empty line included.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// Header lines.
+const MAX_HEADERS: usize = 100;
+
+/// How far a head has been looked at: every line once.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// Where the first incomplete line begins.
+    line_start: usize,
+    /// Bytes that are known to hold no further line end.
+    searched: usize,
+    /// Complete lines, the request line included.
+    lines: usize,
+}
+
+impl Lines {
+    /// Looks at what is new in `bytes`, which only ever grows; the length of the head once it is complete.
+    ///
+    /// A head that is not complete is read with each line that comes, at most [`MAX_HEADERS`] times: a client that is
+    /// wrong hears of it at once. A complete one is left to [`parse`].
+    ///
+    /// # Errors
+    /// 400, 414 or 431 at the first line that is wrong or too long, also while that line is not complete.
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        if bytes.first().is_some_and(|first| !is_token_byte(*first)) {
+            return Err(Refusal::RequestNotValid);
+        }
+        let before = self.lines;
+        let bounded = self.next_lines(bytes);
+        if !matches!(bounded, Ok(Some(_))) && self.lines > before {
+            // The lines before one that is out of bounds are wrong first.
+            let lines = [&bytes[..self.line_start], b"\r\n"].concat();
+            parse(&lines.into())?;
+        }
+        bounded
+    }
+
+    /// Steps over every complete line, each within its bounds.
+    fn next_lines(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some(found) = bytes[self.searched..].iter().position(|b| *b == b'\n') {
+            let end = self.searched + found;
+            self.check_size(end + 1)?;
+            let line = bytes[self.line_start..end]
+                .strip_suffix(b"\r")
+                .ok_or(Refusal::RequestNotValid)?;
+            if line.is_empty() && self.lines > 0 {
+                return Ok(Some(end + 1));
+            }
+            if self.lines > MAX_HEADERS {
+                return Err(Refusal::HeadTooLarge);
+            }
+            self.lines += 1;
+            self.line_start = end + 1;
+            self.searched = end + 1;
+        }
+        self.searched = bytes.len();
+        // The line that is still open needs one more byte at least.
+        self.check_size(bytes.len() + 1)?;
+        Ok(None)
+    }
+
+    /// `end` bytes of the head are taken by the lines up to the current one, its line end included.
+    fn check_size(&self, end: usize) -> Result<(), Refusal> {
+        if self.lines == 0 && end > MAX_REQUEST_LINE + 2 {
+            return Err(Refusal::RequestLineTooLarge);
+        }
+        if end > MAX_HEAD {
+            return Err(Refusal::HeadTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a complete head, which [`Lines`] has found within its bounds. Header values share its bytes.
+///
+/// # Errors
+/// 400 where something of it is not as RFC 9112 demands.
+pub(super) fn parse(head: &Bytes) -> Result<Parts, Refusal> {
+    let not_valid = Refusal::RequestNotValid;
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut lines) {
+        Ok(Status::Complete(length)) if length == head.len() && request.version == Some(1) => {}
+        _ => return Err(not_valid),
+    }
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let method = request.method.unwrap_or_default();
+    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| not_valid)?;
+    parts.uri = target(request.path.unwrap_or_default())?;
+    parts.headers = HeaderMap::with_capacity(request.headers.len());
+    for line in request.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| not_valid)?;
+        let value = head.slice_ref(line.value);
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| not_valid)?;
+        parts.headers.append(name, value);
+    }
+    check_framing(&parts.headers)?;
+    Ok(parts)
+}
+
+/// A path or an absolute URI, without a fragment.
+fn target(text: &str) -> Result<Uri, Refusal> {
+    let printable = |b: u8| b.is_ascii_graphic() && b != b'#';
+    if !text.bytes().all(printable) {
+        return Err(Refusal::RequestNotValid);
+    }
+    let uri = Uri::try_from(text).map_err(|_| Refusal::RequestNotValid)?;
+    if !text.starts_with('/') && uri.scheme().is_none() {
+        return Err(Refusal::RequestNotValid);
+    }
+    Ok(uri)
+}
+
+/// What follows the head must be beyond doubt (RFC 9112 §6): one length, or chunks, not both.
+fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+    let is_length =
+        |value: &[u8]| matches!(value.len(), 1..=19) && value.iter().all(u8::is_ascii_digit);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let valid = match (lengths.next(), codings.next()) {
+        (None, None) => true,
+        (Some(length), None) => is_length(length.as_bytes()),
+        (None, Some(coding)) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    if valid && lengths.next().is_none() && codings.next().is_none() {
+        Ok(())
+    } else {
+        Err(Refusal::RequestNotValid)
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests;

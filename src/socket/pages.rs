@@ -1,0 +1,76 @@
+//! Pages that share the socket listener: requests that ask for no upgrade, where the program has pages for them.
+//!
+//! Only here hyper and axum see a request of this listener. What is no page gets the answer that it would get without
+//! them: a request that asks for no upgrade is refused.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{CONNECTION, HeaderValue};
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use super::Door;
+use super::admit::admit;
+use super::answer::end;
+use super::handshake::Peer;
+use super::head::Arrival;
+use super::prefixed::Prefixed;
+use crate::error::Refusal;
+use crate::problem::Problem;
+
+/// Serves one request.
+pub(super) async fn serve(pages: &Router, arrival: Arrival, peer: Peer, door: &Arc<Door>) {
+    let Arrival {
+        stream,
+        bytes,
+        early,
+        ..
+    } = arrival;
+    let stream = Prefixed::new([bytes, early], stream);
+    let door_of_pages = door.clone();
+    let no_page =
+        move |request: Request<Body>| std::future::ready(refuse(request, peer, &door_of_pages));
+    let service = pages
+        .clone()
+        .fallback(no_page)
+        .map_request(|request: Request<Incoming>| request.map(Body::new))
+        .map_response(ends);
+    let mut connection = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let served = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
+    if timeout(super::handshake::DEADLINE, served).await.is_ok() {
+        let mut stream = connection.into_parts().io.into_inner().into_tcp();
+        end(&mut stream).await;
+    }
+}
+
+/// One request per connection.
+fn ends(mut response: Response<Body>) -> Response<Body> {
+    let close = HeaderValue::from_static("close");
+    // A 426 names `upgrade` there already.
+    response.headers_mut().append(CONNECTION, close);
+    response
+}
+
+fn refuse(request: Request<Body>, peer: Peer, door: &Door) -> Response<Body> {
+    let (head, _) = request.into_parts();
+    match admit(&head, peer, door) {
+        Err(rejection) => {
+            rejection.count();
+            rejection.problem().response()
+        }
+        // It asks for no upgrade, and so it is never admitted.
+        Ok(_) => Problem {
+            refusal: Refusal::UpgradeRequired,
+            tenant: None,
+        }
+        .response(),
+    }
+}
