@@ -5,7 +5,8 @@
 
 use rmp::Marker;
 
-use crate::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, MapBuilder, Value};
+use crate::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, Value};
+use crate::python::Dict;
 
 /// Reads exactly one value.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, DecodeError> {
@@ -134,12 +135,12 @@ impl<'a> Reader<'a> {
 
     fn pairs(&mut self, len: usize, depth: usize) -> Result<Value, DecodeError> {
         self.enter(len.saturating_mul(2), depth)?;
-        let mut map = MapBuilder::default();
+        let mut map = Dict::default();
         for _ in 0..len {
             let key = self.key()?;
             map.insert(key, self.value(depth + 1)?);
         }
-        Ok(Value::Map(map.finish()))
+        Ok(Value::Map(map.into_pairs()))
     }
 
     /// Every element takes a byte at least, so a length beyond the rest is known to be a lie at once.
