@@ -13,6 +13,7 @@ const FLOORS: [&[&str]; 8] = [
         "ids",
         "labels",
         "metrics",
+        "python",
         "rate",
         "telemetry",
         "user_id",
@@ -55,6 +56,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("telemetry", "config"),
     ("user_id", "config"),
     ("user_id", "ids"),
+    ("user_id", "python"),
     ("templates", "routes"),
     // Floor 3: what asks admission, and how an event becomes a frame.
     ("token_auth", "admission"),
