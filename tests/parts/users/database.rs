@@ -1204,24 +1204,30 @@ async fn all_databases_together_stay_within_the_budget() {
             fetched.map(|fetched| fetched.rows.len())
         });
     }
-    let mut watcher = PgConnection::connect(&setup.url).await.unwrap();
     let mut answered = 0;
-    while !questions.is_empty() {
+    while let Some(done) = questions.join_next().await {
         assert!(budget.open() <= MOST, "{}", budget.open());
+        assert_eq!(done.unwrap().unwrap(), 1);
+        answered += 1;
+    }
+    assert_eq!(answered, 60);
+    let mut watcher = PgConnection::connect(&setup.url).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
         let open: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
         )
         .fetch_one(&mut watcher)
         .await
         .unwrap();
-        // The server sees the end of a connection a moment later than we.
-        assert!(open <= 2 * MOST as i64, "{open}");
-        while let Some(done) = questions.try_join_next() {
-            assert_eq!(done.unwrap().unwrap(), 1);
-            answered += 1;
+        // The server sees the end of a connection later than the pool does, on a busy machine much later. The pools keep
+        // an idle connection for twice the deadline.
+        if open <= MOST as i64 {
+            break;
         }
+        assert!(Instant::now() < deadline, "{open} stay open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(answered, 60);
     drop(databases);
     assert_eq!(budget.open(), 0, "what is gone does not count");
 }
