@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::body::JsonBody;
 use super::idempotency::Idempotent;
-use super::problem::ApiProblem;
+use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
 use super::sends::EventBody;
 use super::{ApiState, Target};
-use crate::error::StoreError;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::UserId;
@@ -116,9 +115,4 @@ pub(super) async fn invalidate(
 pub(super) async fn ask(state: &ApiState, tenant: &Tenant, op: Op) -> Result<Gathered, ApiProblem> {
     let asked = tenant.ask(&state.fleet, op).await;
     asked.map_err(|error| unavailable(tenant, &error))
-}
-
-pub(super) fn unavailable(tenant: &Tenant, error: &StoreError) -> ApiProblem {
-    tracing::warn!(tenant.id = %tenant.id, error = %error, "A call of the API could not be carried out");
-    ApiProblem::FleetUnavailable
 }

@@ -6,8 +6,8 @@ use indexmap::IndexMap;
 
 use super::collection::{List, Map, Optional};
 use super::document::{Node, Value};
-use super::form::{Form, SECONDS, choice, count, quote, within};
-use super::read::Reader;
+use super::form::{SECONDS, choice, count, quote, within};
+use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 

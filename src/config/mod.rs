@@ -36,6 +36,7 @@ mod document;
 mod effective;
 mod environment;
 mod form;
+mod key;
 mod layer;
 mod load;
 mod overrides;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::collection::{List, Optional};
 use super::document::{Node, Value};
-use super::form::{Form, SOME_SPAN, Text, choice, quote, within};
-use super::read::{Reader, nearest};
-use super::table::{Inner, Keyed, table, words};
+use super::form::{SOME_SPAN, Text, choice, quote, within};
+use super::key::Inner;
+use super::read::{Form, Reader, nearest};
+use super::table::{Keyed, table, words};
 
 table! {
     /// What a path does.

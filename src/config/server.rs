@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use super::collection::{List, Optional, nested};
 use super::document::{Node, Value};
 use super::form::{
-    ANY_SPAN, Address, Form, SECONDS, SOME_SPAN, Text, choice, count, or_off, parsed, quote, within,
+    ANY_SPAN, Address, SECONDS, SOME_SPAN, Text, choice, count, or_off, parsed, quote, within,
 };
-use super::read::Reader;
+use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 use super::units;

@@ -6,13 +6,14 @@ use crate::ids::TenantId;
 
 use super::collection::{List, Nested, Optional, nested};
 use super::document::Node;
-use super::form::{Flag, Form, Size, Text, choice, count};
+use super::form::{Flag, Size, Text, choice, count};
+use super::key::Inner;
 use super::layer::LayerConfig;
-use super::read::{Reader, bare};
+use super::read::{Form, Reader, bare};
 use super::route::RouteConfig;
 use super::secret::{Secret, SecretText};
 use super::server::RedisConfig;
-use super::table::{Inner, Keyed, table, words};
+use super::table::{Keyed, table, words};
 use super::token::{TokenConfig, TokenTable};
 use super::users::UsersConfig;
 use super::{KIB, MIB};

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::KIB;
 use super::collection::{List, OneOrMore, Optional, nested};
 use super::document::Node;
-use super::form::{ANY_SPAN, Flag, Form, Size, Text, choice, or_false};
-use super::read::Reader;
+use super::form::{ANY_SPAN, Flag, Size, Text, choice, or_false};
+use super::key::Inner;
+use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
-use super::table::{Inner, Keyed, table, words};
+use super::table::{Keyed, table, words};
 
 table! {
     /// Which tokens are accepted: the settings of `SIMPLE_JWT`, in lower case. A single key is written as `algorithm` with

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use indexmap::IndexMap;
 
 use super::Member;
-use super::groups::BuildIdHasher;
+use super::id_hash::BuildIdHasher;
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, UserId, Whom};
 

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 pub use channels::Channels;
 pub use eviction::Pending;
-pub use groups::{Group, Groups};
-pub use member::{Member, Profile};
+pub use groups::Groups;
+pub use member::{Group, Member, Profile};
 pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
 pub use roster::{Budget, Excess};
 
@@ -25,6 +25,7 @@ mod channels;
 mod eviction;
 mod fan_out;
 mod groups;
+mod id_hash;
 mod member;
 mod outbound;
 mod paced;
