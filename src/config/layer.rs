@@ -12,14 +12,14 @@ use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 
 table! {
-    /// What carries events between processes: what `CHANNEL_LAYERS` has, by the same names.
+    /// The carrier of events between processes: the settings of `CHANNEL_LAYERS`, by the same names.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LayerConfig {
         /// The layer; if unset, `pubsub` where a Redis is configured, else `memory`.
         pub kind: Option<LayerKind> as Optional(choice()) => None,
         /// Redis URLs, in order; empty: the tenant's Redis.
         pub hosts: Vec<Secret> as List(SecretText) => Vec::new(),
-        /// What its keys and channels begin with.
+        /// The beginning of its keys and channels.
         pub prefix: String as Prefix => "asgi".to_owned(),
         /// How events are written.
         pub serializer_format: SerializerFormat as choice() => SerializerFormat::MsgPack,
