@@ -3,15 +3,15 @@
 //! The whole path must match, the first route that matches wins, and a converter takes as much as the rest allows
 //! (Django compiles its routes to greedy regular expressions). Matching takes time linear in the path, because it
 //! comes before any authentication. The admission and the configuration check use it.
+//!
+//! Instead of matchit, which prefers the most specific route; Django takes the first one.
 
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
 use crate::config::RouteConfig;
-
-/// The most digits of an `int`. Python refuses to convert longer texts, and for Django the route then does not match.
-const MAX_INT_DIGITS: usize = 4300;
+use crate::python::MAX_STR_DIGITS;
 
 /// The type of a path parameter: `django.urls.converters`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ impl Converter {
     /// Converts a text, as Django's `to_python`; `None` where that raises `ValueError`.
     fn value(self, text: &str) -> Option<PathValue> {
         Some(match self {
-            Self::Int if text.len() > MAX_INT_DIGITS => return None,
+            Self::Int if text.len() > MAX_STR_DIGITS => return None,
             Self::Int => PathValue::Int(canonical_int(text).into()),
             Self::Uuid => PathValue::Uuid(text.into()),
             Self::Str | Self::Slug | Self::Path => PathValue::Text(text.into()),

@@ -1,4 +1,4 @@
-"""The form of the dashboards: what Grafana would stumble over, and what a reader would."""
+"""Checks the form of the dashboards, for Grafana and for readers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The image: deploy/Dockerfile built with local bases, then run as a pod would run it.
+"""Checks the image: builds deploy/Dockerfile with local bases and runs it with the settings of a pod.
 
 No registry for images is reached: a Debian made by debootstrap stands for the build base, with this machine's Rust tool chain in
 it, and a root of nothing but glibc, libgcc and certificates for the run base, as distroless/cc has them.
@@ -44,7 +44,7 @@ def must(*command, **options):
 
 
 def bases():
-    """The two local bases; made once, some 60 s."""
+    """Makes the two local bases, once; takes about 60 s."""
     root = CACHE / "bookworm"
     if not (root / "usr/bin/gcc").exists():
         shutil.rmtree(root, ignore_errors=True)
@@ -89,7 +89,7 @@ def build():
 
 
 def run():
-    """The image as the Deployment runs it: another user, nothing writable, no capability, a memory limit where cgroups allow one."""
+    """Runs the image as the Deployment does: another user, nothing writable, no capability, and a memory limit if cgroups allow one."""
     podman = program("podman")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -104,7 +104,7 @@ def run():
         folder.chmod(0o755)
         hardened = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=host",
                     "--cgroups=disabled", "--log-driver=k8s-file", "--no-healthcheck",   # its timer wants systemd
-                    # Podman's own are above what this machine allows.
+                    # Podman's defaults are above the limits of this machine.
                     "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
         mounts = ["-v", f"{folder}/lockgate.toml:/etc/lockgate/config/lockgate.toml:ro", "-v", f"{folder}:/run/secrets/lockgate:ro"]
         ports = ["-e", "LOCKGATE_SERVER__LISTEN=127.0.0.1:18000", "-e", "LOCKGATE_ADMIN__LISTEN=127.0.0.1:19000"]
@@ -139,7 +139,7 @@ def run():
 
 
 def in_own_mounts():
-    """Starts this program again where the hybrid layout of control groups is unmounted, which crun refuses to run in."""
+    """Starts this program again without the hybrid layout of control groups, in which crun refuses to run."""
     hybrid = Path("/sys/fs/cgroup/unified")
     if hybrid.is_dir() and "LOCKGATE_IMAGE_INNER" not in os.environ:
         os.environ["LOCKGATE_IMAGE_INNER"] = "1"

@@ -1,4 +1,4 @@
-"""Every panel and every rule asked of a real Prometheus that scrapes two live replicas under load and faults.
+"""Evaluates every panel and every rule on a real Prometheus that scrapes two live replicas under load and faults.
 
 Prometheus answers a misspelt metric with an empty result and no error: so an empty result is a failure here, but for panels
 marked `"expect": "empty-when-healthy"`.
@@ -56,7 +56,7 @@ class Prometheus:
             connection.close()
 
     def series(self, expression):
-        """The series that have had a finite value since the start; raises with Prometheus' words if it is no expression."""
+        """Returns the series with a finite value since the start. Raises Prometheus' error if it is not an expression."""
         query = urllib.parse.urlencode({"query": expression, "start": self.began, "end": time.time(), "step": "1s"})
         _, body = self.get(f"/api/v1/query_range?{query}")
         answer = json.loads(body)
@@ -66,7 +66,7 @@ class Prometheus:
 
 
 async def load(stack, replicas):
-    """Load, refusals and faults, so that every family moves."""
+    """Makes load, refusals and faults, so that every family changes."""
     stop, opened = asyncio.Event(), []
     people = [swarm.Client(replicas[n % 2].port, stacks.HOST, CHAT, stack.token(1 + n), lambda: opened.append(n)) for n in range(40)]
     jti = secrets.token_hex(16)
@@ -83,8 +83,8 @@ async def load(stack, replicas):
             await asyncio.sleep(0.02)
 
     await events(4, 100)
-    stack.redis.publish(f"{stacks.PREFIX}__group__chat_load", b"\xc1")   # no event at all
-    # Twice, some scrapes apart: a counter that appears with its first value has not risen yet.
+    stack.redis.publish(f"{stacks.PREFIX}__group__chat_load", b"\xc1")   # not an event
+    # Twice, some scrapes apart, because a counter that appears with its first value has not risen yet.
     for _ in range(2):
         for replica in replicas:
             chat(replica, stack.token(1), [b'{"n": 1}'] * 5)
@@ -93,12 +93,12 @@ async def load(stack, replicas):
             chat(replica, stack.token(99999), [])
             chat(replica, stack.token(3), [], cut=True)                 # 1006
         await events(3, 100)
-    # What older binaries answer with 404 and ignore, newer ones count.
+    # Newer binaries count these calls; older ones answer 404.
     revocation = json.dumps({"jti": jti, "exp": int(time.time()) + 7200})
     status = await asyncio.to_thread(replicas[0].call, stack.operator_key, f"/v1/tenants/{stacks.TENANT}/revocations", revocation)
     assert status in (200, 404), f"a revocation is answered with {status}"
     replicas[0].process.send_signal(signal.SIGHUP)
-    # Redis goes away: handshakes get 503, links are made anew, gaps are counted.
+    # Redis stops: handshakes get 503, links are made again, gaps are counted.
     stack.redis_server.end(signal.SIGKILL)
     await until("the loss is noticed", lambda: all('lockgate_dependency_up{dependency="redis"' in (page := r.get("/metrics")[1])
                                                     and re.search(r'lockgate_dependency_up\{dependency="redis"[^}]*\} 0', page)
@@ -119,7 +119,7 @@ async def load(stack, replicas):
 
 
 def chat(replica, token, texts, cut=False):
-    """One socket that sends these texts, and goes."""
+    """Opens a socket, sends these texts and closes it."""
     person = swarm.Client(replica.port, stacks.HOST, CHAT, token, None)
     with socket.create_connection(("127.0.0.1", replica.port), 5) as connection:
         connection.settimeout(5)
@@ -130,7 +130,7 @@ def chat(replica, token, texts, cut=False):
         if cut:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return
-        # A close frame, and everything that comes until the end: closing over unread bytes would reset the connection.
+        # Reads until the end after the close frame, because closing with unread bytes would reset the connection.
         try:
             connection.sendall(bytes([0x88, 0x80]) + bytes(4))
             while connection.recv(65536):
@@ -148,7 +148,7 @@ async def until(what, fact, seconds=20):
 
 
 def findings(say):
-    """Everything that should have had data, and had none."""
+    """Returns everything that should have had data and had none."""
     with tempfile.TemporaryDirectory(prefix="lockgate-live-") as folder, stacks.stack(Path(folder)) as stack:
         replicas = [stack.replica(f"replica-{n}") for n in range(2)]
         for replica in replicas:
@@ -168,7 +168,7 @@ def findings(say):
 
 
 def described():
-    """The families that the gateway describes."""
+    """Returns the families that the gateway describes."""
     source = (ROOT / "src/metrics/families.rs").read_text()
     return set(re.findall(r'^ +[A-Z_]+: \w+ = "(\w+)"', source, re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""Renders what an operator would apply, and holds it against the schemas of Kubernetes itself."""
+"""Renders the manifests that an operator would apply, and checks them with the schemas of Kubernetes."""
 
 import json
 import shutil
@@ -14,10 +14,10 @@ from referencing import Registry, Resource
 from tools import ROOT, output, program
 
 K8S = ROOT / "k8s"
-# The oldest and the newest version that we say to support; k8s/README.md names them too.
+# The oldest and the newest supported version; k8s/README.md names them too.
 VERSIONS = ["1.30", "1.37"]
 
-# Kinds that operators bring with them: no registry that we reach has their schemas, so policy.py states their shape.
+# Kinds of custom resources. No package has their schemas, so policy.py checks their form.
 CUSTOM = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
     ("monitoring.coreos.com/v1", "PrometheusRule"),
@@ -25,7 +25,7 @@ CUSTOM = {
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
 }
 
-# The overlays as they are, and each component once over the production overlay without its own choice.
+# The overlays, and each component once on the production overlay without its own components.
 RENDERED = {
     "overlays/dev": None,
     "overlays/production": None,
@@ -37,7 +37,7 @@ RENDERED = {
 
 
 def kustomize(folder):
-    """What `kubectl apply -k FOLDER` would send."""
+    """Returns the documents that `kubectl apply -k FOLDER` would send."""
     done, rendered, told = output(program("kubectl"), "kustomize", folder)
     if not done:
         raise ValueError(f"kubectl kustomize {folder}: {told}")
@@ -45,7 +45,7 @@ def kustomize(folder):
 
 
 def render(name):
-    """The documents of one entry of RENDERED."""
+    """Returns the documents of one entry of RENDERED."""
     components = RENDERED[name]
     if components is None:
         return kustomize(K8S / name)
@@ -64,7 +64,7 @@ def render(name):
 
 @cache
 def _folder(version):
-    """Where kubernetes-validate keeps the strict schemas of one version."""
+    """Returns the folder of kubernetes-validate with the strict schemas of one version."""
     folder = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{version}.0-local-strict"
     if not folder.is_dir():
         raise ValueError(f"no schemas of Kubernetes {version}: another kubernetes-validate in requirements.txt?")
@@ -87,7 +87,7 @@ def _validator(version, kind, group, api_version):
 
 
 def schema_findings(documents, version):
-    """Every deviation from the strict schemas of one version of Kubernetes; a kind that is not known is one."""
+    """Returns every deviation from the strict schemas of one version of Kubernetes; an unknown kind is one."""
     found = []
     for document in documents:
         api, kind = document.get("apiVersion", ""), document.get("kind", "")

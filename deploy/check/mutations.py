@@ -1,4 +1,4 @@
-"""Mistakes that people make in manifests, each of which a schema or the policy must catch, by the words expected.
+"""Typical mistakes in manifests. A schema or the policy must catch each of them with the expected text.
 
 A check that finds nothing proves nothing until it was seen to find something: every mutation is applied to what is rendered
 from k8s/, on its own.
@@ -49,7 +49,7 @@ MUTATIONS = [
     ("a misspelt field", PRODUCTION, lambda d: gateway(d).update(minReadySecond=5), "minReadySecond"),
     ("an API version that is gone", PRODUCTION,
      lambda d: find(d, "PodDisruptionBudget").update(apiVersion="policy/v1beta1"), "has no policy/v1beta1"),
-    ("a kind nobody knows", PRODUCTION, lambda d: find(d, "Service").update(kind="Servise"), "has no v1 Servise"),
+    ("an unknown kind", PRODUCTION, lambda d: find(d, "Service").update(kind="Servise"), "has no v1 Servise"),
     ("a custom kind that is not on the list", PRODUCTION,
      lambda d: find(d, "ServiceMonitor").update(apiVersion="monitoring.coreos.com/v2"), "a kind that no check knows"),
     ("the selector of another label", PRODUCTION,
@@ -104,18 +104,18 @@ MUTATIONS = [
      "is a secret in an environment variable"),
     ("a Redis password in a variable", PRODUCTION,
      lambda d: env(d, "LOCKGATE_REDIS__URL", "redis://:hunter2@redis/0"), "redis.url is a secret, written out"),
-    ("a secret that nobody provides", PRODUCTION,
+    ("a secret without a source", PRODUCTION,
      lambda d: edit(tenant(d), "acme.toml", "acme-signing-key", "acme-key"), "no Secret has the file"),
     ("secrets for every user of the pod", PRODUCTION,
      lambda d: pod(d)["volumes"][2]["secret"].update(defaultMode=0o444), "every user of the pod can read"),
     ("a ConfigMap that is not there", PRODUCTION, lambda d: d.remove(find(d, "ConfigMap", "lockgate-tenants")), "there is no ConfigMap"),
     ("the admin listener on loopback", PRODUCTION,
-     lambda d: edit(config(d), "lockgate.toml", 'listen = "0.0.0.0:9000"', 'listen = "127.0.0.1:9002"'), "nobody outside the pod"),
-    ("metrics for everybody", PRODUCTION,
-     lambda d: find(d, "NetworkPolicy")["spec"]["ingress"][1].pop("from"), "everybody reaches the port admin"),
+     lambda d: edit(config(d), "lockgate.toml", 'listen = "0.0.0.0:9000"', 'listen = "127.0.0.1:9002"'), "cannot be reached from outside the pod"),
+    ("metrics open to every peer", PRODUCTION,
+     lambda d: find(d, "NetworkPolicy")["spec"]["ingress"][1].pop("from"), "every peer may reach the port admin"),
     ("a NetworkPolicy without Redis", PRODUCTION,
      lambda d: find(d, "NetworkPolicy")["spec"].update(egress=[]), "Redis (6379) cannot be reached"),
-    ("no NetworkPolicy", PRODUCTION, lambda d: d.remove(find(d, "NetworkPolicy")), "nobody reaches the port websocket"),
+    ("no NetworkPolicy", PRODUCTION, lambda d: d.remove(find(d, "NetworkPolicy")), "no peer may reach the port websocket"),
     ("an Ingress to the metrics", PRODUCTION,
      lambda d: find(d, "Ingress")["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"].update(
          name="lockgate-metrics", port={"name": "metrics"}), "leads the public to admin"),
@@ -143,7 +143,7 @@ MUTATIONS = [
 
 
 def survivors(rendered, judge):
-    """The mutations that nobody caught, each with what was found instead. `judge` gives the findings of documents."""
+    """Returns the mutations that no check caught, each with its findings. `judge` returns the findings of documents."""
     for what, where, mutate, expected in MUTATIONS:
         documents = copy.deepcopy(rendered[where])
         mutate(documents)

@@ -1,4 +1,4 @@
-"""What no schema says: names that must meet, numbers that must fit, and what a pod of ours must never do.
+"""Rules that no schema has: names and numbers that must agree, and things that a pod of Lockgate must never do.
 
 `findings(documents)` looks at what `kubectl apply` would send, and at nothing else. It runs the gateway's own
 `config check` on the configuration that the pod would see.
@@ -16,7 +16,7 @@ from manifests import CUSTOM
 from tools import ROOT, lockgate
 
 NAME = "lockgate"
-# What a pod needs beyond the drain: the signal, the last log lines, a node under pressure.
+# The time that a pod needs beyond the drain: for the signal, the last log lines and a busy node.
 GRACE_MARGIN = 10
 NAMESPACED_NOT = {"Namespace"}
 SECRETS_EXAMPLE = ROOT / "k8s/secrets.example.yaml"
@@ -24,7 +24,7 @@ PROMETHEUS = ROOT / "deploy/prometheus"
 
 
 def findings(documents):
-    """Everything that is wrong, in words."""
+    """Returns all mistakes as texts."""
     deployed, found = Deployed(documents), []
     for rule in RULES:
         try:
@@ -35,7 +35,7 @@ def findings(documents):
 
 
 class Deployed:
-    """The documents, by what the rules ask of them."""
+    """The documents, with the lookups that the rules need."""
 
     def __init__(self, documents):
         self.documents = documents
@@ -46,7 +46,7 @@ class Deployed:
         return [document for document in self.documents if document["kind"] == kind]
 
     def pods(self, selector):
-        """The pod templates that a selector matches."""
+        """Returns the pod templates that a selector matches."""
         return [w["spec"]["template"] for w in self.workloads
                 if selector and selector.items() <= w["spec"]["template"]["metadata"]["labels"].items()]
 
@@ -54,7 +54,7 @@ class Deployed:
         return self.gateway["spec"]["template"]["spec"]["containers"][0]
 
     def volume_files(self):
-        """What lies in the gateway's pod: path to text; secrets as `None` where only their names are known."""
+        """Returns the files of the gateway's pod: path to text, or to `None` for a secret of which only the name is known."""
         files, spec = {}, self.gateway["spec"]["template"]["spec"]
         volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
         for mount in self.container().get("volumeMounts", []):
@@ -68,7 +68,7 @@ class Deployed:
         return files
 
     def content(self, kind, name):
-        """The files of a ConfigMap or Secret: of one that is applied with it, or one that the example promises."""
+        """Returns the files of a ConfigMap or Secret, either one of the documents or the one of the example."""
         for document in self.of(kind):
             if document["metadata"]["name"] == name:
                 return document.get("data") or document.get("stringData") or {}
@@ -78,7 +78,7 @@ class Deployed:
         return None
 
     def settings(self):
-        """The configuration as the pod's files and variables make it, over the defaults of the binary."""
+        """Returns the configuration from the pod's files and variables on top of the binary's defaults."""
         done, text, _ = lockgate("config", "default")
         assert done, "lockgate config default"
         merged = tomllib.loads(text)
@@ -86,7 +86,7 @@ class Deployed:
         return merged
 
     def written(self):
-        """Only what the manifests write: the main file, and variables over it."""
+        """Returns the settings in the manifests alone: the main file with the variables on top."""
         environment = {e["name"]: e.get("value", "") for e in self.container().get("env", [])}
         main = self.volume_files().get(environment.get("LOCKGATE_CONFIG"))
         written = tomllib.loads(main) if main else {}
@@ -121,7 +121,7 @@ def seconds(text):
 
 
 def leaves(table, path=()):
-    """Every value of a table with the keys that lead to it; tables in lists lie under the list's key."""
+    """Yields every value of a table with the keys that lead to it; tables in lists have the list's key."""
     for key, value in table.items():
         inner = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, dict)]
         for one in inner:
@@ -245,7 +245,7 @@ def probes(deployed):
         if port in ports and (listen is None or int(listen.rpartition(":")[2]) != ports[port]):
             yield f"lockgate: the container port {port} is {ports[port]}, and {table}.listen is {listen}"
         if port in ports and listen and listen.startswith("127."):
-            yield f"lockgate: {table}.listen is {listen}, which nobody outside the pod reaches"
+            yield f"lockgate: {table}.listen is {listen}, which cannot be reached from outside the pod"
         if listen and not listen.startswith("127.") and port not in ports:
             yield f"lockgate: {table}.listen is {listen}, and the container names no port {port}"
 
@@ -300,9 +300,9 @@ def network(deployed):
     for port in deployed.container()["ports"]:
         sources = allowed.get(port["name"], [])
         if not sources:
-            yield f"NetworkPolicy: nobody reaches the port {port['name']}"
+            yield f"NetworkPolicy: no peer may reach the port {port['name']}"
         if None in sources:
-            yield f"NetworkPolicy: everybody reaches the port {port['name']}"
+            yield f"NetworkPolicy: every peer may reach the port {port['name']}"
     main = next((p for p in policies if p["metadata"]["name"] == NAME), None)
     if main is None or set(main["spec"]["policyTypes"]) != {"Ingress", "Egress"}:
         yield "NetworkPolicy lockgate: does not bound both directions"
@@ -421,7 +421,7 @@ def variables(deployed):
 
 
 def secret_keys():
-    """The path of every key whose value is a secret, from the gateway's own reference; a tenant's name is `*`."""
+    """Returns the path of every key with a secret, from the gateway's reference; a tenant's name is `*`."""
     done, text, _ = lockgate("config", "reference")
     assert done, "lockgate config reference"
     table, found = (), set()
@@ -481,7 +481,7 @@ def no_default_repeated(deployed):
 
 
 def configuration(deployed):
-    """The gateway's own verdict on what the pod would see, with this grace period."""
+    """Returns the verdict of `lockgate config check` on the pod's files, with this grace period."""
     grace = deployed.gateway["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
     with tempfile.TemporaryDirectory() as scratch:
         files = deployed.volume_files()
@@ -511,7 +511,7 @@ def configuration(deployed):
 
 
 def dummy(name):
-    """Something of the shape of the secret that this file is for."""
+    """Returns a sample with the form of the secret in this file."""
     if "redis" in name:
         return "redis://redis.invalid:6379/0"
     if "database" in name:
@@ -545,7 +545,7 @@ def monitoring(deployed):
 
 
 def rule_groups():
-    """The rules and alerts of deploy/prometheus as one `spec`."""
+    """Returns the rules and alerts of deploy/prometheus as one `spec`."""
     files = [PROMETHEUS / "rules.yaml", PROMETHEUS / "alerts.yaml"]
     return {"groups": [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]}
 

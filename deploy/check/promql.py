@@ -1,4 +1,4 @@
-"""Queries of rules and dashboards, taken apart as far as the checks need it."""
+"""Parses the queries of rules and dashboards as far as the checks need it."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from tools import ROOT
 DEPLOY = ROOT / "deploy"
 BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
 RULE_FILES = [DEPLOY / "prometheus/rules.yaml", DEPLOY / "prometheus/alerts.yaml"]
-# What Prometheus itself, and its client for processes, name.
+# The metrics of Prometheus itself and of its process collector.
 FOREIGN = re.compile(r"up|process_\w+|scrape_\w+|ALERTS")
 WORDS = {
     "sum", "rate", "increase", "by", "on", "or", "and", "unless", "vector", "histogram_quantile", "max", "min", "avg", "count",
@@ -19,7 +19,7 @@ WORDS = {
 
 
 def rules():
-    """Every rule with its name."""
+    """Yields every rule with its name."""
     for file in RULE_FILES:
         for group in yaml.safe_load(file.read_text())["groups"]:
             for rule in group["rules"]:
@@ -27,7 +27,7 @@ def rules():
 
 
 def panels():
-    """Every panel that shows data: board, title, its queries, and whether it may be empty."""
+    """Yields every panel with data: board, title, queries, and the value of its `expect`."""
     for file in BOARDS:
         board = json.loads(file.read_text())
         for panel in board["panels"]:
@@ -36,14 +36,14 @@ def panels():
 
 
 def plain(expression, rate_interval="30s"):
-    """A dashboard's query with its variables filled in."""
+    """Returns a dashboard's query with values for its variables."""
     for name, value in (("$__rate_interval", rate_interval), ("$instance", ".*"), ("$tenant", ".*")):
         expression = expression.replace(name, value)
     return expression
 
 
 def selectors(expression):
-    """The vector selectors of an expression, matchers and all, without ranges."""
+    """Returns the vector selectors of an expression, with matchers and without ranges."""
     text = re.sub(r"\b(?:by|on|without)\s*\([^)]*\)", "", expression)
     for name, matchers in re.findall(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?", re.sub(r"\[[^\]]*\]|\b\d[\w.]*\b", "", strip_text(text))):
         if name not in WORDS:
@@ -54,7 +54,7 @@ _texts = []
 
 
 def strip_text(text):
-    """Puts the texts in quotes aside: what stands in them is no name."""
+    """Replaces quoted texts, which contain no names."""
     def aside(found):
         _texts.append(found[0])
         return f"@t{len(_texts) - 1}t@"
@@ -67,5 +67,5 @@ def restore(text):
 
 
 def family(selector):
-    """The metric family that a selector asks for."""
+    """Returns the metric family of a selector."""
     return re.sub(r"_(bucket|count|sum)$", "", selector.partition("{")[0])

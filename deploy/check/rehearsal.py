@@ -1,4 +1,4 @@
-"""The rollout rehearsal: replicas rolled by the Deployment's own numbers, under real clients behind a real proxy.
+"""The rollout rehearsal: rolls replicas with the numbers of the Deployment, under real clients behind a real proxy.
 
 Replicas, surge, minReadySeconds, grace period, probe periods and the whole configuration are read from k8s/. One run with the
 drain, one where each replica just dies (SIGKILL, as where there is no drain), side by side.
@@ -28,7 +28,7 @@ BEFORE_CLOSE = 1.0
 
 
 class Numbers:
-    """The Deployment's own."""
+    """The numbers of the Deployment."""
 
     def __init__(self, deployed, hurry):
         spec = deployed.gateway["spec"]
@@ -47,12 +47,12 @@ class Numbers:
 
 
 async def rehearse(folder, proxy, clients, drain, hurry):
-    """One rollout of all replicas; its report."""
+    """Rolls all replicas once and returns the report."""
     with stacks.stack(folder) as stack:
         numbers = Numbers(stack.deployed, hurry)
         assert (numbers.surge, numbers.unavailable) == (1, 0), "the rehearsal rolls with one more and none less"
         old = [stack.replica(f"old-{n}") for n in range(numbers.replicas)]
-        # A new pod has an address that the proxy learns from the cluster; here it has its slot from the start.
+        # In a cluster the proxy learns the address of a new pod. Here each replica has its slot from the start.
         new = [Slot(stack, f"new-{n}") for n in range(numbers.replicas)]
         for replica in old:
             replica.ready()
@@ -69,7 +69,7 @@ async def rehearse(folder, proxy, clients, drain, hurry):
         for at, client in enumerate(people):
             tasks.append(asyncio.ensure_future(client.run(stop)))
             if at % 50 == 49:
-                # Fifty at a time, so that the start is no storm of its own.
+                # Fifty at a time, so that the start is not a storm.
                 await until("clients are open", lambda: len(first_open) >= at + 1 - sum(bool(p.history.failed) for p in people))
         await until("all clients are open", lambda: all(p.history.sessions for p in people))
         before = sum(len(p.history.failed) for p in people)
@@ -101,7 +101,7 @@ async def rehearse(folder, proxy, clients, drain, hurry):
         publishing.set()
         await publisher
         scrapes = "".join(replica.get("/metrics")[1] for replica in [r.replica for r in new])
-        # What was sent is heard once its last event is.
+        # Events arrive in order, so all have arrived when the last one has.
         last = max(sent)
         await until("the last event is everywhere", lambda: all(p.history.sessions[-1].last == last for p in people), 0.05, 10,
                     fail=False)
@@ -113,7 +113,7 @@ async def rehearse(folder, proxy, clients, drain, hurry):
         report = evaluate(people, sent, rolls, took, lag)
         leaks = [f"{what} in {name}" for name, text in {**stack.logs(), "a scrape": scrapes.encode()}.items()
                  for what, secret in secrets_of(stack, people) if secret.encode() in text]
-        # A log without a line shows no secret either.
+        # An empty log would pass the check for secrets, so it must have lines.
         report["handshakes in the proxy's log"] = stack.logs()[f"{proxy}.log"].count(PATH.encode())
         report["planted secrets found"] = len(leaks)
         report["leaks"] = leaks[:5]
@@ -121,7 +121,7 @@ async def rehearse(folder, proxy, clients, drain, hurry):
 
 
 class Lag:
-    """How late the loop of the clients itself was: on a busy machine that is in every figure."""
+    """Measures the delay of the clients' own loop, which on a busy machine is part of every figure."""
 
     def __init__(self):
         self.most, self.due = 0.0, time.monotonic()
@@ -138,7 +138,7 @@ def say(text):
 
 
 class Slot:
-    """The place of a replica that comes later: its ports are known before."""
+    """The slot of a replica that starts later, with its ports."""
 
     def __init__(self, stack, name):
         self.stack, self.name, self.port, self.admin, self.replica = stack, name, stacks.free_port(), stacks.free_port(), None
@@ -149,7 +149,7 @@ class Slot:
 
 
 async def publish(stack, sent, end):
-    """Numbers, one after the other, with the moment of each."""
+    """Consecutive numbers, each with the time at which it was sent."""
     n, began = 0, time.monotonic()
     while not end.is_set():
         sent[n] = time.monotonic()
@@ -212,19 +212,19 @@ def evaluate(people, sent, rolls, took, lag):
 
 
 def most_within(times, seconds):
-    """The most of these moments, in order, that lie within so many seconds."""
+    """Returns the largest number of these ordered times within so many seconds."""
     return max(bisect.bisect_left(times, at + seconds) - index for index, at in enumerate(times))
 
 
 def missed(sessions, sent, before_close):
-    """Events that were sent while the client's socket was open, and did not come."""
+    """Counts the events that were sent while the client's socket was open and did not arrive."""
     lost = 0
     for session in sessions:
         expected = [n for n, at in sent.items() if session.opened < at < session.closed - before_close]
         if session.first is None:
             lost += len(expected)
             continue
-        # Within what came there may be no hole.
+        # The events that arrived must have no hole between them.
         lost += (session.last - session.first + 1) - session.received
         lost += sum(1 for n in expected if n < session.first or n > session.last)
     return lost
@@ -235,7 +235,7 @@ def quantile(ordered, q):
 
 
 def broken(report):
-    """What a rollout with a drain must hold, and this one did not."""
+    """Returns the requirements for a rollout with a drain that this one did not meet."""
     bounds = [
         ("failed handshakes", lambda n: n == 0),
         ("closed without a close frame", lambda n: n == 0),

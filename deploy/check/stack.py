@@ -1,4 +1,4 @@
-"""What a rehearsal runs on: a Redis with a password, users in SQLite, replicas configured by k8s/, a proxy in front.
+"""The processes of a rehearsal: a Redis with a password, users in SQLite, replicas configured by k8s/, and a proxy.
 
 Everything listens on loopback, and every process that was started here is ended here.
 """
@@ -33,7 +33,7 @@ def free_port():
 
 
 def wait_until(what, fact, seconds=20, period=0.02):
-    """Waits for a fact; what it returns, once it is true."""
+    """Waits until a function returns a true value, and returns that value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (found := fact()):
@@ -43,7 +43,7 @@ def wait_until(what, fact, seconds=20, period=0.02):
 
 
 class Child:
-    """A process whose output goes to a file, ended with us."""
+    """A process whose output goes to a file, and which ends with this one."""
 
     def __init__(self, name, command, folder, env=None):
         self.name, self.log = name, folder / f"{name}.log"
@@ -75,7 +75,7 @@ class Replica(Child):
         super().__init__(name, [LOCKGATE, "serve"], stack.folder, env)
 
     def get(self, path):
-        """Status and text of a page of the admin listener; status 0 if it does not answer."""
+        """Returns status and text of a page of the admin listener; status 0 if it does not answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=5)
         try:
             connection.request("GET", path)
@@ -87,7 +87,7 @@ class Replica(Child):
             connection.close()
 
     def call(self, key, path, body):
-        """Status of a POST to the management API."""
+        """Returns the status of a POST to the management API."""
         connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=5)
         try:
             connection.request("POST", path, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
@@ -104,12 +104,12 @@ class Replica(Child):
 
 
 class Stack:
-    """Redis, users and the pod's configuration; replicas and a proxy as they are asked for."""
+    """Redis, users and the pod's configuration, with replicas and a proxy on request."""
 
     def __init__(self, folder, overlay="overlays/production"):
         self.folder, self.children = Path(folder), []
         self.deployed = Deployed(render(overlay))
-        # Planted: none of these may ever stand in a log line, a metric or an answer.
+        # Secrets that must never appear in a log line, a metric or an answer.
         self.signing_key = f"planted-signing-key-{secrets.token_hex(16)}"
         self.operator_key = f"planted-operator-key-{secrets.token_hex(16)}"
         self.redis_password = f"planted-redis-password-{secrets.token_hex(8)}"
@@ -145,7 +145,7 @@ class Stack:
         database.close()
 
     def _configuration(self):
-        """The pod's files and variables, with folders of our own for those that the cluster mounts."""
+        """Returns the pod's files and variables, with local folders in place of the cluster's mounts."""
         for path, text in self.deployed.volume_files().items():
             target = Path(f"{self.folder}{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,11 +178,11 @@ class Stack:
         return jwt.encode(claims, self.signing_key, algorithm="HS256")
 
     def publish(self, group, event):
-        """As channels_redis' pub/sub layer does it."""
+        """Publishes an event in the format of channels_redis' pub/sub layer."""
         return self.redis.publish(f"{PREFIX}__group__{group}", msgpack.packb(event))
 
     def logs(self):
-        """All that any process has written so far, by file."""
+        """Returns the output of all processes so far, by file."""
         return {path.name: path.read_bytes() for path in self.folder.glob("*.log")}
 
     def end(self):
@@ -200,7 +200,7 @@ def haproxy(stack, replicas):
     text = text.replace("bind :8080", f"bind 127.0.0.1:{port}")
     (stack.folder / "haproxy.cfg").write_text(text)
     log = stack.start("haproxy", [program("haproxy"), "-f", "haproxy.cfg"]).log
-    # It takes every server for up until two checks have failed: those that come later are down from its first look on.
+    # HAProxy counts a server as up until two checks have failed, so those that start later begin as down.
     away = sum(not _answers(admin) for _, _, admin in replicas)
     wait_until("haproxy has looked at every replica", lambda: log.read_text().count(" is DOWN") >= away)
     return _listens("haproxy", port)
@@ -215,7 +215,7 @@ def nginx(stack, replicas):
     assert count == 1, "nginx.conf has one block of servers"
     text = text.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/tmp/nginx", str(stack.folder / "nginx"))
     (stack.folder / "nginx.conf").write_text(text)
-    # Workers must reach the folders of a private place.
+    # The workers need access to the private folders.
     stack.start("nginx", [program("nginx"), "-p", stack.folder, "-c", stack.folder / "nginx.conf", "-g", "daemon off; user root;"])
     return _listens("nginx", port)
 

@@ -29,7 +29,7 @@ def judge(documents):
 
 
 def step_manifests():
-    """What kubectl would apply: schemas, policy, and mistakes that must not pass."""
+    """Checks the manifests: schemas, policy, and mistakes that must not pass."""
     rendered = {name: manifests.render(name) for name in manifests.RENDERED}
     found = [f"{name}: {finding}" for name, documents in rendered.items() for finding in judge(documents)]
     survived = list(mutations.survivors(rendered, judge))
@@ -40,7 +40,7 @@ def step_manifests():
 
 
 def step_prometheus():
-    """Rules and alerts: their form, their tests, and a runbook for each."""
+    """Checks rules and alerts: their form, their tests, and a runbook for each."""
     promtool, found = program("promtool"), []
     tests = sorted((DEPLOY / "prometheus/tests").glob("*.yaml"))
     for command in (["check", "rules", *RULE_FILES], ["check", "config", DEPLOY / "prometheus/prometheus.yml"], ["test", "rules", *tests]):
@@ -68,7 +68,7 @@ def step_prometheus():
 
 
 def step_files():
-    """The other files of deploy/: linters, and the programs that read them."""
+    """Checks the other files of deploy/ with linters and with the programs that read them."""
     found = []
     done, text, told = output(program("hadolint"), "-c", DEPLOY / ".hadolint.yaml", DEPLOY / "Dockerfile")
     if not done:
@@ -79,7 +79,7 @@ def step_files():
 
 
 def _image():
-    """The image and the pod agree on the user, and the image's paths are the manifests'."""
+    """Checks that image and pod agree on the user and the paths."""
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     pod = next(d for d in manifests.render("overlays/production") if d["kind"] == "Deployment")["spec"]["template"]["spec"]
     context = pod["securityContext"]
@@ -90,7 +90,7 @@ def _image():
 
 def _proxies():
     with tempfile.TemporaryDirectory() as folder:
-        # Names that only compose's network resolves.
+        # Only the network of compose resolves these names.
         text = (DEPLOY / "nginx/nginx.conf").read_text().replace("lockgate-1:", "127.0.0.1:").replace("lockgate-2:", "127.0.0.2:")
         config = Path(folder, "nginx.conf")
         config.write_text(text.replace("/tmp/nginx", f"{folder}/nginx"))
@@ -109,7 +109,7 @@ def _compose():
                 found.append(f"compose.yaml: {name}: {volume}: there is no {source}")
         if "build" not in service and service["image"].rpartition(":")[2] in ("latest", service["image"]):
             found.append(f"compose.yaml: {name}: the image {service['image']} may change under its name")
-    # What a replica would read, with keys of the test in the place of its secrets.
+    # The files of a replica, with test keys in place of its secrets.
     with tempfile.TemporaryDirectory() as folder:
         text = (DEPLOY / "compose/lockgate.toml").read_text().replace("/run/secrets", folder)
         for secret in compose["secrets"]:
@@ -118,7 +118,7 @@ def _compose():
         Path(folder, "lockgate.toml").write_text(text)
         grace = compose["services"]["lockgate-1"]["stop_grace_period"]
         done, said, told = lockgate("config", "check", "--grace", grace, "--config", Path(folder, "lockgate.toml"))
-        # A full replica of 20,000 sockets closes 334 per second: a laptop may.
+        # A full replica of 20,000 sockets closes 334 per second, which is acceptable on a laptop.
         if not done or "warning: " in told.replace("warning: server.drain:", ""):
             found.append(f"compose/lockgate.toml: {said}{told}")
     most = tomllib.loads((DEPLOY / "compose/lockgate.toml").read_text())["server"]["max_connections"]
@@ -138,22 +138,23 @@ def _unit():
         say("SKIPPED: systemd-analyze verify (no systemd here)")
         return []
     with tempfile.TemporaryDirectory() as folder:
-        # It wants to see the program.
+        # systemd-analyze checks that the program exists.
         path = Path(folder, "lockgate.service")
         path.write_text(unit.replace("/usr/local/bin/lockgate", "/bin/true"))
-        done, text, told = output(analyze, "verify", path)
+        # Whether the pages of Documentation= are installed here says nothing of the unit, and a minimal system has no `man`.
+        done, text, told = output(analyze, "--man=no", "verify", path)
     return [] if done and not told.strip() else [f"systemd-analyze verify: {text}{told}"]
 
 
 def step_live():
-    """Panels and rules asked of a Prometheus with two live replicas."""
+    """Evaluates panels and rules on a Prometheus with two live replicas."""
     import live
 
     return live.findings(say)
 
 
 def step_rollout():
-    """A short rehearsal: HAProxy, 300 clients."""
+    """Runs a short rehearsal with HAProxy and 300 clients."""
     return _rehearsal("--clients", "300", "--proxy", "haproxy", "--hurry", "--without-comparison")
 
 

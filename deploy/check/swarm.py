@@ -1,4 +1,4 @@
-"""A thousand and more real WebSocket clients in one event loop, each with a log of what happened to it."""
+"""Thousands of real WebSocket clients in one event loop, each with a log of its events."""
 
 import asyncio
 import base64
@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-# A client that nobody told how long to wait comes back at once; after a failure it waits this long.
+# The wait after a failure, in seconds. A client that got no wait in its close frame reconnects at once.
 AFTER_FAILURE = 0.2
 
 
@@ -27,7 +27,7 @@ class Session:
 
 @dataclass
 class History:
-    """What one client went through."""
+    """The log of one client."""
 
     sessions: list = field(default_factory=list)
     failed: list = field(default_factory=list)   # (time, status; 0 where the connection ended)
@@ -87,7 +87,7 @@ class _Socket(asyncio.Protocol):
         session.last, session.received = n, session.received + 1
 
     def send(self, opcode, payload):
-        # A mask of zeroes is a mask (RFC 6455 5.3).
+        # A mask of zeroes is valid (RFC 6455 5.3).
         self.transport.write(bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload)
 
     def connection_lost(self, _error):
@@ -101,7 +101,7 @@ class _Socket(asyncio.Protocol):
 
 
 class Client:
-    """Connects, stays, and comes back as its close frame says."""
+    """Connects, stays, and reconnects as the close frame says."""
 
     def __init__(self, port, host, path, token, opened):
         key = base64.b64encode(os.urandom(16)).decode()
@@ -134,6 +134,6 @@ class Client:
 
 
 def wait_named(reason):
-    """The wait in seconds that a close frame's reason names."""
+    """Returns the wait in seconds from the reason of a close frame."""
     named = re.search(r"retry_after_ms=(\d+)", reason)
     return int(named[1]) / 1000 if named else None

@@ -1,4 +1,4 @@
-"""Where things are: this repository, the binary under test, the programs that the checks run."""
+"""The paths of the repository, the binary under test and the programs that the checks run."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ LOCKGATE = Path(os.environ.get("LOCKGATE_BINARY", TARGET / "debug" / "lockgate")
 
 
 class Missing(Exception):
-    """A program that a check needs is not there."""
+    """A program that a check needs is missing."""
 
 
 def program(name):
-    """The path of a program: our own copy below target/ first, then PATH and the system's own folders."""
+    """Returns the path of a program: first the copy below target/, then PATH and the system's folders."""
     own = TARGET / "deploy" / "bin" / name
     venv = TARGET / "deploy" / "venv" / "bin" / name
     for path in (own, venv):
@@ -28,7 +28,7 @@ def program(name):
 
 
 def output(*command, **options):
-    """Standard output and error of a command, and whether it succeeded."""
+    """Returns standard output and error of a command, and True if it succeeded."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
     return done.returncode == 0, done.stdout, done.stderr
 

@@ -2,12 +2,15 @@
 //!
 //! Every check is made, also after one failed: `token explain` shows all, and whether `exp` alone failed decides
 //! how a client is told. Numbers are read as Python's `int()` reads them.
+//!
+//! Instead of jsonwebtoken's `Validation`, which accepts an absent `aud` or `iss`, or one of a wrong type, and checks
+//! neither `iat` nor `jti`.
 
 use crate::clock::UnixTime;
 use crate::config::{IdType, TokenConfig};
 use crate::error::Check;
 use crate::ids::{Jti, UserId};
-use crate::user_id::{self, IdClaim, UserIdError};
+use crate::user_id::{self, UserIdError};
 
 use super::explain::Verdict;
 use super::json::Json;
@@ -141,10 +144,10 @@ impl Profile {
     pub(crate) fn facts(&self, claims: &Claims) -> Facts {
         let revoke = self.revoke_claim.as_deref();
         Facts {
-            issued_at: claims.get("iat").and_then(integer_like),
+            issued_at: claims.get("iat").and_then(integer),
             expires_at: claims
                 .get("exp")
-                .and_then(integer_like)
+                .and_then(integer)
                 .map(|exp| exp + self.leeway),
             expired: false,
             jti: self
@@ -167,7 +170,7 @@ impl Profile {
         let Some(claim) = claim else {
             return Ok("not in the token");
         };
-        match integer_like(claim) {
+        match integer(claim) {
             None => Err("not a whole number of seconds"),
             Some(time) if time > now.0 + self.leeway => {
                 Err("lies in the future; do the clocks agree?")
@@ -181,7 +184,7 @@ impl Profile {
         let Some(claim) = claims.get("exp") else {
             return (Err("not in the token"), false);
         };
-        match integer_like(claim) {
+        match integer(claim) {
             None => (Err("not a whole number of seconds"), false),
             Some(exp) if exp <= now.0 - self.leeway => (Err("has passed"), true),
             Some(exp) if exp >= YEAR_10000 => (
@@ -256,7 +259,7 @@ impl Profile {
         let Some(claim) = claims.get(&self.user_id_claim) else {
             return (Err("not in the token"), Err(UserIdError::NotReadable));
         };
-        let user_id = user_id::from_claim(id_claim(claim), self.id_type);
+        let user_id = user_id::from_claim(claim.scalar(), self.id_type);
         let verdict = match &user_id {
             Ok(_) => Ok(""),
             Err(UserIdError::OutOfRange) => Ok("no user can have this id"),
@@ -274,15 +277,9 @@ fn text_or_absent(claim: Option<&Json>) -> Result<&'static str, &'static str> {
     }
 }
 
-/// Python's `int(value)`: a number, `true`, or text with a whole number; `None` where that raises.
-fn integer_like(claim: &Json) -> Option<f64> {
-    match claim {
-        Json::Int(digits) => digits.parse().ok(),
-        Json::Float(value) if value.is_finite() => Some(value.trunc()),
-        Json::Bool(value) => Some(f64::from(u8::from(*value))),
-        Json::Text(text) => user_id::python_int(text, 10).map(|int| int.to_f64()),
-        _ => None,
-    }
+/// `int(value)` as a float, which compares as Python's integer does; `None` where that raises.
+fn integer(claim: &Json) -> Option<f64> {
+    claim.scalar().int().map(|int| int.to_f64())
 }
 
 /// A configured claim may hold something else than text; what names it then is its JSON.
@@ -294,17 +291,5 @@ fn jti_text(claim: &Json) -> Jti {
             other.write(&mut text);
             Jti::from(text)
         }
-    }
-}
-
-fn id_claim(claim: &Json) -> IdClaim<'_> {
-    match claim {
-        Json::Null => IdClaim::Null,
-        Json::Bool(value) => IdClaim::Bool(*value),
-        Json::Int(digits) => IdClaim::Int(digits),
-        Json::Float(value) => IdClaim::Float(*value),
-        Json::Text(text) => IdClaim::Text(text),
-        Json::BrokenText(_) => IdClaim::BrokenText,
-        Json::Array(_) | Json::Object(_) => IdClaim::Container,
     }
 }

@@ -14,8 +14,8 @@ use crate::clock::UnixTime;
 use crate::config::{Secret, SerializerFormat};
 
 use super::msgpack;
+use crate::event::json;
 use crate::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
-use crate::event::{json_read, json_write};
 
 /// How one layer writes its events.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl Codec {
             SerializerFormat::MsgPack => msgpack::write_event(&event.fields, &mut body)?,
             SerializerFormat::Json => {
                 let mut text = String::with_capacity(256);
-                json_write::write_event(&event.fields, &mut text)?;
+                json::write_event(&event.fields, &mut text)?;
                 body = text.into_bytes();
             }
         }
@@ -92,7 +92,7 @@ impl Codec {
     fn decode_body(&self, body: &[u8]) -> Result<Event, DecodeError> {
         match self.format {
             SerializerFormat::MsgPack => msgpack::read(body)?.try_into(),
-            SerializerFormat::Json => json_read::read_python(body)?.try_into(),
+            SerializerFormat::Json => json::read_python(body)?.try_into(),
         }
     }
 

@@ -2,10 +2,13 @@
 //!
 //! Reading is recursive with a bound of [`MAX_DEPTH`], allocates by what is there, never by what a length claims, and
 //! refuses where Python refuses; beyond that only nesting, size and number of values are bounded more tightly.
+//!
+//! Instead of rmpv, which accepts and refuses other input than Python does; `rmp` reads and writes the markers.
 
 use rmp::Marker;
 
-use crate::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, MapBuilder, Value};
+use crate::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, Value};
+use crate::python::Dict;
 
 /// Reads exactly one value.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, DecodeError> {
@@ -134,12 +137,12 @@ impl<'a> Reader<'a> {
 
     fn pairs(&mut self, len: usize, depth: usize) -> Result<Value, DecodeError> {
         self.enter(len.saturating_mul(2), depth)?;
-        let mut map = MapBuilder::default();
+        let mut map = Dict::default();
         for _ in 0..len {
             let key = self.key()?;
             map.insert(key, self.value(depth + 1)?);
         }
-        Ok(Value::Map(map.finish()))
+        Ok(Value::Map(map.into_pairs()))
     }
 
     /// Every element takes a byte at least, so a length beyond the rest is known to be a lie at once.

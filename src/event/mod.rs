@@ -5,8 +5,7 @@
 
 use std::fmt;
 
-pub(crate) mod json_read;
-pub(crate) mod json_write;
+pub(crate) mod json;
 
 /// How many arrays and maps may stand inside each other, the event's own map included.
 ///
@@ -75,7 +74,7 @@ impl Value {
     /// # Errors
     /// [`NotRenderable`] for what JSON has no form for; `out` then holds a part of it.
     pub fn write_json(&self, out: &mut String) -> Result<(), NotRenderable> {
-        json_write::write_for_client(self, out)
+        json::write_for_client(self, out)
     }
 }
 
@@ -204,7 +203,7 @@ impl Event {
     /// # Errors
     /// [`DecodeError`], which never quotes the input.
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self, DecodeError> {
-        json_read::read_strict(text.as_ref())?.try_into()
+        json::read_strict(text.as_ref())?.try_into()
     }
 
     /// The value under a text key.
@@ -253,7 +252,7 @@ impl Event {
         let start = out.len();
         let fields = self.fields.iter();
         let fields = fields.filter(|(key, _)| !(skip_type && *key == *"type"));
-        let written = json_write::write_fields_for_client(fields, out);
+        let written = json::write_fields_for_client(fields, out);
         if written.is_err() {
             out.truncate(start);
         }
@@ -379,42 +378,6 @@ impl fmt::Display for NotRenderable {
 }
 
 impl std::error::Error for NotRenderable {}
-
-/// Collects the pairs of one map; a repeated key keeps its place and takes the last value, as a Python dict does.
-#[derive(Default)]
-pub(super) struct MapBuilder {
-    pairs: Vec<(Key, Value)>,
-    /// Positions by key, once there are too many to look through.
-    index: Option<std::collections::HashMap<Key, usize>>,
-}
-
-impl MapBuilder {
-    /// Up to here a look through all keys is cheaper than hashing.
-    const LINEAR: usize = 24;
-
-    pub(super) fn insert(&mut self, key: Key, value: Value) {
-        let known = match &self.index {
-            Some(index) => index.get(&key).copied(),
-            None => self.pairs.iter().position(|(old, _)| *old == key),
-        };
-        if let Some(position) = known {
-            self.pairs[position].1 = value;
-            return;
-        }
-        if let Some(index) = &mut self.index {
-            index.insert(key.clone(), self.pairs.len());
-        }
-        self.pairs.push((key, value));
-        if self.index.is_none() && self.pairs.len() > Self::LINEAR {
-            let keys = self.pairs.iter().enumerate();
-            self.index = Some(keys.map(|(at, (key, _))| (key.clone(), at)).collect());
-        }
-    }
-
-    pub(super) fn finish(self) -> Vec<(Key, Value)> {
-        self.pairs
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -11,21 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hashbrown::HashTable;
 use indexmap::IndexMap;
 
-use super::Member;
-use super::groups::BuildIdHasher;
+use super::id_hash::BuildIdHasher;
+use super::{Member, TokenOf};
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, UserId, Whom};
-
-/// What revocations know a token by.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TokenOf<'a> {
-    /// Whose token it is.
-    pub user: &'a UserId,
-    /// Its id, where it has one.
-    pub jti: Option<&'a Jti>,
-    /// When it was issued, in Unix seconds.
-    pub issued_at: Option<f64>,
-}
 
 /// A handshake whose token is verified and whose socket is not a member yet.
 #[derive(Debug)]
@@ -140,6 +129,7 @@ impl<K: Hash + Eq> Index<K> {
             }
             return;
         }
+        // The table stores no hashes, so growing it hashes the key of a member of each entry again.
         let hasher = &self.hasher;
         let rehash = |few: &Few| {
             few.any()

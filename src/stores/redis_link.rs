@@ -142,6 +142,7 @@ impl Keeper {
                         error = self.moved(&client) => error,
                     };
                     self.down(&error);
+                    // A link that breaks right after it was made keeps the long pause.
                     if made.elapsed() > BACKOFF[1] {
                         pause = BACKOFF[0];
                     }

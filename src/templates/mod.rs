@@ -8,12 +8,12 @@ use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::ids::TenantId;
+use crate::python::scalar::str_of_json;
 use crate::routes::{Converter, PathParams, Route};
 
 pub use collide::{Collision, collisions, templates_collide};
 
 mod collide;
-mod python;
 
 /// Why a template cannot be read or rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -171,7 +171,7 @@ impl Template {
 fn push_json(name: &mut String, object: &str, of: &str, field: &str) -> Result<(), TemplateError> {
     let label = || format!("{of}.{field}");
     let raw = json_field(object, field).ok_or_else(|| TemplateError::Missing(label()))?;
-    let text = python::str(raw.get()).ok_or_else(|| TemplateError::NotText(label()))?;
+    let text = str_of_json(raw.get()).ok_or_else(|| TemplateError::NotText(label()))?;
     name.push_str(&text);
     Ok(())
 }

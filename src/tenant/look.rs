@@ -4,10 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use super::life::Happening;
-use super::{Tenant, Tenants, neighbours};
+use super::life::Stage;
+use super::neighbours::Stand;
+use super::{Tenant, Tenants};
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 use crate::users::UsersProblem;
@@ -36,8 +38,8 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
     let (mut told, mut retry) = (Vec::new(), RETRY);
     loop {
         match look_at(&tenant, &tenants).await {
-            Ok(()) => note(&tenant, Ok(())),
-            Err(Obstacle::Degraded(why)) => note(&tenant, Err(why)),
+            Ok(()) => tenant.looked(Ok(())),
+            Err(Obstacle::Degraded(why)) => tenant.looked(Err(why)),
             // Handshakes find out for themselves, and cached users are served meanwhile.
             Err(Obstacle::NotReached(_)) if tenant.life().is_settled() => {}
             Err(Obstacle::NotReached(what)) if told.contains(&what) => {}
@@ -92,7 +94,7 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
             "the channel layer is not connected".into(),
         ));
     }
-    let compared = neighbours::compare(tenant, tenants).await;
+    let compared = compare(tenant, tenants).await;
     compared.map_err(Obstacle::Degraded)?;
     // Whether groups may be subscribed shows only when one is.
     let probe = GroupName::from(PROBE);
@@ -107,17 +109,23 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
     })
 }
 
-/// Notes what a look found, and logs a change once.
-pub(super) fn note(tenant: &Tenant, found: Result<(), String>) {
-    let before = tenant.life().obstacle().map(str::to_owned);
-    match &found {
-        Err(why) if before.as_ref() != Some(why) => {
-            tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served");
-        }
-        Ok(()) if before.is_some() => {
-            tracing::info!(tenant.id = %tenant.id, "The tenant is served again");
-        }
-        _ => {}
+/// Compares the servers of the tenant's layer with those of all others; `Err` says why it may not be served.
+pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), String> {
+    let servers = join_all(tenant.servers.iter().map(|store| store.identity())).await;
+    if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
+        return Ok(());
     }
-    tenant.take(Happening::Looked(found));
+    let stand = Stand {
+        prefix: tenant.config.layer.prefix.clone(),
+        servers,
+    };
+    let mut own = Ok(());
+    for (id, why) in tenants.neighbours.enter(&tenant.id, stand) {
+        if id == tenant.id {
+            own = Err(why);
+        } else if let Some(later) = tenants.by_id(id.as_str()) {
+            later.looked(Err(why));
+        }
+    }
+    own
 }

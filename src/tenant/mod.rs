@@ -126,6 +126,21 @@ impl Tenant {
         drop(life.wait_for(Life::is_settled).await.map(drop));
     }
 
+    /// Takes note of what a look at its dependencies found, and logs a change once.
+    fn looked(&self, found: Result<(), String>) {
+        let before = self.life().obstacle().map(str::to_owned);
+        match &found {
+            Err(why) if before.as_ref() != Some(why) => {
+                tracing::error!(tenant.id = %self.id, error = why, "The tenant cannot be served");
+            }
+            Ok(()) if before.is_some() => {
+                tracing::info!(tenant.id = %self.id, "The tenant is served again");
+            }
+            _ => {}
+        }
+        self.take(Happening::Looked(found));
+    }
+
     /// Takes note of what happened.
     fn take(&self, happening: Happening) {
         self.life.send_if_modified(|life| life.take(happening));

@@ -7,11 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use super::life::Stage;
-use super::{Tenant, Tenants, look};
 use crate::config::prefixes_meet;
 use crate::ids::TenantId;
 use crate::stores::server_identity::ServerIdentity;
@@ -36,7 +33,7 @@ impl Neighbours {
     }
 
     /// Enters where the tenant stands; answers why it, and every later one that it meets, may not be served.
-    fn enter(&self, id: &TenantId, stand: Stand) -> Vec<(TenantId, String)> {
+    pub(super) fn enter(&self, id: &TenantId, stand: Stand) -> Vec<(TenantId, String)> {
         let mut stands = self.0.lock();
         stands.insert(id.clone(), stand);
         let own = obstacle(id, &stands).map(|why| (id.clone(), why));
@@ -49,27 +46,6 @@ impl Neighbours {
         let later = later.filter_map(met);
         own.into_iter().chain(later).collect()
     }
-}
-
-/// Compares the servers of the tenant's layer with those of all others; `Err` says why it may not be served.
-pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), String> {
-    let servers = join_all(tenant.servers.iter().map(|store| store.identity())).await;
-    if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
-        return Ok(());
-    }
-    let stand = Stand {
-        prefix: tenant.config.layer.prefix.clone(),
-        servers,
-    };
-    let mut own = Ok(());
-    for (id, why) in tenants.neighbours.enter(&tenant.id, stand) {
-        if id == tenant.id {
-            own = Err(why);
-        } else if let Some(later) = tenants.by_id(id.as_str()) {
-            look::note(&later, Err(why));
-        }
-    }
-    own
 }
 
 /// Every tenant of these that may not be served, and why.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::life::{Happening, Stage};
-use super::{Tenant, Tenants, look, neighbours, suspension};
+use super::{Tenant, Tenants, look, suspension};
 
 /// From a look that failed to the next.
 const RETRY: Duration = Duration::from_secs(1);
@@ -30,8 +30,8 @@ async fn open(tenant: &Arc<Tenant>, tenants: &Tenants) {
         sleep(OPEN_AGAIN).await;
     }
     tenant.take(Happening::ControlHeard);
-    if let Err(why) = neighbours::compare(tenant, tenants).await {
-        look::note(tenant, Err(why));
+    if let Err(why) = look::compare(tenant, tenants).await {
+        tenant.looked(Err(why));
     }
     while is_opening() && suspension::read_state(tenant, tenants).await.is_err() {
         sleep(OPEN_AGAIN).await;

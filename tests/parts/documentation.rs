@@ -322,6 +322,27 @@ fn the_page_of_refusals_has_every_code_and_no_other() {
 }
 
 #[test]
+fn the_page_of_the_api_has_every_error_and_no_other() {
+    let source = read("src/api/problem.rs");
+    let parts = source
+        .split("const fn parts(self)")
+        .nth(1)
+        .and_then(|rest| rest.split("\n    }\n").next())
+        .expect("problems have codes");
+    // The detail is the other text of each variant; no code has a blank.
+    let codes: BTreeSet<_> = parts
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| !text.contains(' '))
+        .collect();
+    assert!(codes.len() > 15, "{codes:?}");
+    let rows = rows("docs/api.md", "Errors");
+    let documented: BTreeSet<_> = rows.iter().flat_map(|row| code_spans(&row[1])).collect();
+    assert_eq!(documented, codes);
+}
+
+#[test]
 fn the_page_of_close_codes_has_every_reason_and_no_other() {
     let rows = rows("docs/refusals.md", "Close codes");
     let documented: BTreeSet<_> = rows
@@ -345,6 +366,28 @@ fn the_page_of_close_codes_has_every_reason_and_no_other() {
         .map(|reason| (reason.code(), reason.label().to_owned()))
         .collect();
     assert_eq!(documented, reasons);
+}
+
+#[test]
+fn the_floors_of_the_architecture_are_those_of_the_library() {
+    let modules = |page: &str, prefix: &str| -> Vec<(String, BTreeSet<String>)> {
+        let text = read(page);
+        let rows = text.lines().filter_map(|line| line.strip_prefix(prefix));
+        let rows = rows.skip_while(|row| !row.starts_with("floor |")).skip(2);
+        let rows = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
+        rows.take_while(|row| row.len() == 3)
+            .map(|row| {
+                let names = code_spans(&row[1]).map(|name| {
+                    let name = name.trim_start_matches("src/");
+                    name.trim_end_matches(".rs").to_owned()
+                });
+                (row[0].clone(), names.collect())
+            })
+            .collect()
+    };
+    let drawn = modules("docs/architecture.md", "| ");
+    assert_eq!(drawn.len(), 8, "{drawn:?}");
+    assert_eq!(drawn, modules("src/lib.rs", "//! | "));
 }
 
 fn lockgate(arguments: &[&str]) -> (bool, String) {

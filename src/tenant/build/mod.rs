@@ -73,6 +73,13 @@ fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     effective.tenant.layer == tenant.config.layer && effective.redis == tenant.redis.as_ref()
 }
 
+/// What carries a tenant's events.
+struct Lines {
+    relay: Arc<Relay>,
+    /// The servers that its layer stands on.
+    servers: Arc<[Arc<RedisStore>]>,
+}
+
 /// What a tenant asks.
 struct Stores {
     authenticator: Authenticator,
@@ -175,10 +182,13 @@ impl Builder {
             on_gap: config.on_gap,
             limits: config.limits,
         };
-        let (relay, servers) = match kept {
+        let Lines { relay, servers } = match kept {
             // The settings take effect when the whole configuration does.
-            Some(kept) => (kept.relay.clone(), kept.servers.clone()),
-            None => self.relay(id, effective, &metrics, &hub, &settings)?,
+            Some(kept) => Lines {
+                relay: kept.relay.clone(),
+                servers: kept.servers.clone(),
+            },
+            None => self.lines(id, effective, &metrics, &hub, &settings)?,
         };
         // One channel, heard once: messages would act twice on sockets that leave.
         let same = before
@@ -220,14 +230,14 @@ impl Builder {
         })
     }
 
-    fn relay(
+    fn lines(
         &mut self,
         id: &TenantId,
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
         hub: &Arc<Hub>,
         settings: &Settings,
-    ) -> anyhow::Result<(Arc<Relay>, Arc<[Arc<RedisStore>]>)> {
+    ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
         let built = self.links.layer(effective, metrics)?;
         let parts = Parts {
@@ -239,7 +249,10 @@ impl Builder {
             budget: self.budget.clone(),
             metrics: metrics.clone(),
         };
-        Ok((Relay::new(parts, settings.clone()), built.servers))
+        Ok(Lines {
+            relay: Relay::new(parts, settings.clone()),
+            servers: built.servers,
+        })
     }
 
     fn stores(

@@ -1,15 +1,19 @@
-//! JSON as Python's `json.loads(bytes)` reads it, which is what judges a token's header and payload in Django.
+//! A token's header and payload as Python's `json.loads(bytes)` reads them, which is what judges them in Django.
 //!
-//! It takes what RFC 8259 readers refuse: a byte order mark, UTF-16 and UTF-32, `NaN` and `Infinity`, lone
-//! surrogates; of equal keys the last wins. Integers keep all their digits. Nesting is bounded, so is the input.
+//! The grammar is [`crate::python::json`]'s. Here stands what claims can hold, and the text of them that every reader takes.
 
-use std::fmt::Write;
+use crate::python::json::{self, Bounds, Build, JsonError, Rules, Text};
+use crate::python::{Dict, Scalar};
 
-use encoding::{Decoded, decode};
-use parser::{Parser, Points};
+/// Deeper than any claim; `serde_json`, which reads the claims after us, stops at 128. A token is short, so that its values
+/// need no bound of their own.
+const BOUNDS: Bounds = Bounds {
+    depth: 120,
+    values: usize::MAX,
+};
 
-mod encoding;
-mod parser;
+/// A reader that turns long integers into floats must not meet one beyond 1.8e308.
+const LONG_INT: usize = 300;
 
 /// A JSON value with everything that a check needs to tell apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,29 +31,30 @@ pub(crate) enum Json {
     Object(Vec<(Box<str>, Json)>),
 }
 
-/// Why bytes are not JSON; without any of the input.
-#[derive(Debug)]
-pub(crate) struct NotJson;
-
 impl Json {
     /// Reads a whole document.
     ///
-    /// The flag tells whether the bytes are plain UTF-8 JSON that every reader takes, too.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<(Json, bool), NotJson> {
-        let mut plain = true;
-        let decoded;
-        let text = match decode(bytes)? {
-            Decoded::Utf8(text) => text,
-            Decoded::Other(units) => {
-                plain = false;
-                decoded = units;
-                return Parser::new(Points::Wide(&decoded), &mut plain)
-                    .document()
-                    .map(|json| (json, false));
-            }
+    /// The flag tells whether the bytes are UTF-8 JSON that every reader takes, too.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<(Json, bool), JsonError> {
+        let decoded = json::decode(bytes)?;
+        let mut claims = Claims {
+            plain: matches!(decoded.text, std::borrow::Cow::Borrowed(_)),
         };
-        let json = Parser::new(Points::Utf8(text), &mut plain).document()?;
-        Ok((json, plain))
+        let json = json::read(&decoded, Rules::Python, BOUNDS, &mut claims)?;
+        Ok((json, claims.plain))
+    }
+
+    /// The value as Python's `int()` and `str()` take it.
+    pub(crate) fn scalar(&self) -> Scalar<'_> {
+        match self {
+            Json::Null => Scalar::None,
+            Json::Bool(truth) => Scalar::Bool(*truth),
+            Json::Int(digits) => Scalar::Int(digits),
+            Json::Float(number) => Scalar::Float(*number),
+            Json::Text(text) => Scalar::Text(text),
+            Json::BrokenText(_) => Scalar::BrokenText,
+            Json::Array(_) | Json::Object(_) => Scalar::Container,
+        }
     }
 
     /// The text, if it is proper text.
@@ -71,14 +76,14 @@ impl Json {
             Json::Null => out.push_str("null"),
             Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
             // A reader that turns long integers into floats must not meet one beyond 1.8e308.
-            Json::Int(digits) if digits.len() > 300 => out.push_str("null"),
+            Json::Int(digits) if digits.len() > LONG_INT => out.push_str("null"),
             Json::Int(digits) => out.push_str(digits),
-            Json::Float(value) if value.is_finite() => {
-                // Writing to a String cannot fail.
-                write!(out, "{value:?}").unwrap_or_default();
+            Json::Float(value) => {
+                if !json::write_finite(*value, out) {
+                    out.push_str("null");
+                }
             }
-            Json::Float(_) => out.push_str("null"),
-            Json::Text(text) | Json::BrokenText(text) => write_text(text, out),
+            Json::Text(text) | Json::BrokenText(text) => json::write_text(text, out, false),
             Json::Array(items) => {
                 out.push('[');
                 for (index, item) in items.iter().enumerate() {
@@ -95,7 +100,7 @@ impl Json {
                     if index > 0 {
                         out.push(',');
                     }
-                    write_text(key, out);
+                    json::write_text(key, out, false);
                     out.push(':');
                     value.write(out);
                 }
@@ -112,17 +117,55 @@ impl Json {
     }
 }
 
-fn write_text(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            c if c < ' ' => write!(out, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
-            c => out.push(c),
-        }
+/// Makes the values of a token.
+struct Claims {
+    /// Every reader would make the same of the text.
+    plain: bool,
+}
+
+impl Build for Claims {
+    type Value = Json;
+    type Key = Box<str>;
+
+    fn null(&mut self) -> Json {
+        Json::Null
     }
-    out.push('"');
+
+    fn bool(&mut self, truth: bool) -> Json {
+        Json::Bool(truth)
+    }
+
+    fn int(&mut self, digits: &str) -> Json {
+        self.plain &= digits.len() <= LONG_INT;
+        Json::Int(digits.into())
+    }
+
+    fn float(&mut self, number: f64) -> Json {
+        self.plain &= number.is_finite();
+        Json::Float(number)
+    }
+
+    fn text(&mut self, Text { text, broken }: Text) -> Result<Json, JsonError> {
+        self.plain &= !broken;
+        Ok(match broken {
+            true => Json::BrokenText(text),
+            false => Json::Text(text),
+        })
+    }
+
+    fn key(&mut self, Text { text, broken }: Text) -> Result<Box<str>, JsonError> {
+        self.plain &= !broken;
+        Ok(text)
+    }
+
+    fn array(&mut self, items: Vec<Json>) -> Json {
+        Json::Array(items)
+    }
+
+    fn object(&mut self, members: Dict<Box<str>, Json>) -> Json {
+        self.plain &= !members.repeated();
+        Json::Object(members.into_pairs())
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +215,14 @@ mod tests {
         }
         assert!(!written(b"[NaN]").unwrap().1);
         assert!(!written(br#""\ud800""#).unwrap().1);
+    }
+
+    #[test]
+    fn the_bound_of_digits_leaves_the_sign_out() {
+        let longest = "1".repeat(4300);
+        assert!(Json::parse(longest.as_bytes()).is_ok());
+        assert!(Json::parse(format!("-{longest}").as_bytes()).is_ok());
+        assert!(Json::parse(format!("-{longest}1").as_bytes()).is_err());
     }
 
     #[test]

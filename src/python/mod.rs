@@ -1,0 +1,16 @@
+//! Python's rules, each in one place: `str()`, `repr(float)`, `int()`, `uuid.UUID()`, dicts, and `json`.
+//!
+//! Django and Channels compare, print and parse with these rules, so a name, a user id or a payload of ours must come out
+//! the same. No crate offers them: crates read RFC 8259 and Rust's number formats, which differ in the cases that the
+//! golden vectors hold. Nothing here knows of tokens, events or users.
+
+pub use dict::Dict;
+pub use int::{Int, MAX_STR_DIGITS};
+pub use scalar::Scalar;
+
+pub mod dict;
+pub mod float;
+pub mod int;
+pub mod json;
+pub mod scalar;
+pub mod uuid;
