@@ -9,3 +9,4 @@ pub mod redis_keys;
 mod redis_link;
 mod redis_master;
 pub mod redis_url;
+pub mod standing;

@@ -18,17 +18,15 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::GroupName;
 use crate::metrics::GapCause;
 use crate::stores::redis::{RedisStore, error_kind};
+use crate::stores::standing::Backoff;
 
 use super::super::inbox::Inbox;
+use super::super::link::life::RETRY_REFUSED;
 use super::names::{Names, inflight_key};
 use super::roster::{Roster, Shard};
 
 /// Memberships in one round: long enough that rounds do not matter, short enough that Redis answers others between.
 const BATCH: usize = 500;
-/// First and last pause before what failed is tried again.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
-/// What Redis refused is tried again this often: an operator may have granted it.
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
 /// How often it is seen to that nobody flushed the layer's keys, which `flush()` of Channels does.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The mark outlives some looks, so that a pause of this process is not taken for a flush.
@@ -80,7 +78,7 @@ impl Keeper {
             retry_refused_at: now,
             marked: false,
             gap: None,
-            pause: BACKOFF[0],
+            backoff: Backoff::default(),
             not_before: now,
         };
         let waiter = task.serve().await;
@@ -104,7 +102,7 @@ struct Task {
     marked: bool,
     /// To be told once everything is restored.
     gap: Option<GapCause>,
-    pause: Duration,
+    backoff: Backoff,
     /// After a failure.
     not_before: Instant,
 }
@@ -200,7 +198,7 @@ impl Task {
         match done {
             Ok(()) => {
                 *self.parts.failure.lock() = None;
-                self.pause = BACKOFF[0];
+                self.backoff.reset();
                 if self.joins.is_empty()
                     && let Some(cause) = self.gap.take()
                 {
@@ -209,9 +207,7 @@ impl Task {
             }
             Err(error) => {
                 *self.parts.failure.lock() = Some(error.kind);
-                let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
-                self.not_before = Instant::now() + pause;
-                self.pause = (self.pause * 2).min(BACKOFF[1]);
+                self.not_before = Instant::now() + self.backoff.next();
             }
         }
     }

@@ -6,27 +6,23 @@
 //!
 //! `reader` waits for messages, `membership` keeps the groups, `send` writes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use crate::config::LayerConfig;
 use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
 use crate::stores::redis::RedisStore;
-use crate::stores::redis_keys;
+use crate::stores::standing::Words;
 
 use super::inbox::{Inbox, Incoming, Payload};
-use super::link::Status;
+use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
@@ -52,13 +48,18 @@ mod script;
 mod seen;
 mod send;
 
-/// How long a join waits for its confirmation, a lost link included.
-const JOIN_LIMIT: Duration = Duration::from_secs(5);
+/// The log lines of a link that is gone.
+const WORDS: Words = Words {
+    refused: "Redis refuses the reading link's user or password; correct the URL's credentials",
+    lost: "No reading link to Redis; events may be missed until it is back",
+};
+
+type Endpoint = link::endpoint::Endpoint<reader::Order>;
 
 /// The reading links of this replica, one per server, login and database.
 pub struct CoreEndpoints {
     replica: ReplicaId,
-    links: Mutex<Vec<Weak<Endpoint>>>,
+    links: Endpoints<reader::Order>,
 }
 
 impl CoreEndpoints {
@@ -66,7 +67,7 @@ impl CoreEndpoints {
     pub fn new(replica: ReplicaId) -> Self {
         Self {
             replica,
-            links: Mutex::default(),
+            links: Endpoints::default(),
         }
     }
 
@@ -114,17 +115,12 @@ impl CoreEndpoints {
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
-        let mut links = self.links.lock();
-        links.retain(|link| link.strong_count() > 0);
-        let same = |link: &Arc<Endpoint>| {
-            let url = link.store.url();
-            url.same_login(store.url()) && url.db() == store.url().db()
-        };
-        let shared = links.iter().filter_map(Weak::upgrade).find(same);
-        shared.unwrap_or_else(|| {
-            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
-            links.push(Arc::downgrade(&endpoint));
-            endpoint
+        let url = store.url();
+        let serves =
+            |other: &RedisStore| other.url().same_login(url) && other.url().db() == url.db();
+        self.links.shared(serves, || {
+            let reader = |orders| Reader::new(store, &self.replica, orders);
+            Endpoint::start(store, WORDS, reader)
         })
     }
 }
@@ -159,7 +155,7 @@ impl Layer<'_> {
         };
         // Ends by itself when the layer lets go of its orders, after it has cleaned up.
         tokio::spawn(keeper.run());
-        let id = endpoint.mailboxes.fetch_add(1, Ordering::Relaxed);
+        let id = endpoint.next_user();
         let mailbox = Mailbox {
             key: self.names.own_key(),
             inbox: self.inbox.clone(),
@@ -177,46 +173,6 @@ impl Layer<'_> {
             orders,
             failure,
         }
-    }
-}
-
-/// One reading link with its task.
-struct Endpoint {
-    store: Arc<RedisStore>,
-    orders: mpsc::UnboundedSender<reader::Order>,
-    mailboxes: AtomicU64,
-    status: Arc<Status>,
-    task: AbortHandle,
-}
-
-impl Endpoint {
-    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
-        let (orders, taken) = mpsc::unbounded_channel();
-        let status = Arc::new(Status::default());
-        let reader = Reader {
-            store: store.clone(),
-            canary_key: redis_keys::canary(replica),
-            orders: taken,
-            status: status.clone(),
-        };
-        Self {
-            store: store.clone(),
-            orders,
-            mailboxes: AtomicU64::new(0),
-            status,
-            task: tokio::spawn(reader.run()).abort_handle(),
-        }
-    }
-
-    fn order(&self, order: reader::Order) {
-        // Fails only if the task panicked; then readiness is off.
-        drop(self.orders.send(order));
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -300,14 +256,7 @@ impl ChannelLayer for CoreLayer {
                 confirmed
             }
         };
-        match timeout(JOIN_LIMIT, confirmed).await {
-            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
-            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
-            Err(_) => {
-                let kind = shard.failure.lock().unwrap_or(ErrorKind::Timeout);
-                Err(LayerError::Unavailable(kind))
-            }
-        }
+        link::endpoint::confirmed(confirmed, || *shard.failure.lock()).await
     }
 
     fn unsubscribe(&self, group: &GroupName) {
@@ -346,9 +295,8 @@ impl ChannelLayer for CoreLayer {
     }
 
     async fn ready(&self) -> bool {
-        for Shard { endpoint, .. } in &self.shards {
-            let reads = endpoint.status.ready.load(Ordering::Acquire);
-            if !reads || endpoint.store.ping().await.is_err() {
+        for shard in &self.shards {
+            if !shard.endpoint.ready().await {
                 return false;
             }
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use redis::RedisError;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -14,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
-use crate::stores::redis::{RedisStore, RedisUrl};
+use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
 
 use super::command::write_command;
 use super::resp::{NotResp, Parser, Reply};
@@ -57,6 +58,12 @@ impl From<io::Error> for LinkError {
             _ => ErrorKind::Io,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<RedisError> for LinkError {
+    fn from(error: RedisError) -> Self {
+        Self::new(error_kind(&error), error.to_string())
     }
 }
 

@@ -3,24 +3,19 @@
 //! One SUBSCRIBE per group and replica, one PUBLISH per event, each on the host that the name belongs to. All tenants that
 //! log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 
-use crate::error::{ErrorKind, StoreError};
+use crate::error::StoreError;
 use crate::ids::{ChannelName, GroupName, ReplicaId};
-use crate::stores::redis::{RedisStore, RedisUrl};
-use crate::stores::redis_keys;
+use crate::stores::redis::RedisStore;
+use crate::stores::standing::Words;
 
 use super::inbox::Inbox;
-use super::link::Status;
+use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, Control, LayerError};
@@ -34,8 +29,13 @@ mod replies;
 mod subscriber;
 mod subscriptions;
 
-/// How long a join waits for its confirmation, a lost link included.
-const JOIN_LIMIT: Duration = Duration::from_secs(5);
+/// The log lines of a link that is gone.
+const WORDS: Words = Words {
+    refused: "Redis refuses the subscriber's user or password; correct the URL's credentials",
+    lost: "No subscriber link to Redis; events may be missed until it is back",
+};
+
+type Endpoint = link::endpoint::Endpoint<Order>;
 
 /// The channels of Lockgate itself, as an ACL rule takes them.
 const OWN_CHANNELS: &str = "lockgate:*";
@@ -43,7 +43,7 @@ const OWN_CHANNELS: &str = "lockgate:*";
 /// The subscriber links of this replica, one per server and login.
 pub struct PubSubEndpoints {
     replica: ReplicaId,
-    links: Mutex<Vec<Weak<Endpoint>>>,
+    links: Endpoints<Order>,
 }
 
 impl PubSubEndpoints {
@@ -51,7 +51,7 @@ impl PubSubEndpoints {
     pub fn new(replica: ReplicaId) -> Self {
         Self {
             replica,
-            links: Mutex::default(),
+            links: Endpoints::default(),
         }
     }
 
@@ -89,57 +89,11 @@ impl PubSubEndpoints {
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
-        let mut links = self.links.lock();
-        links.retain(|link| link.strong_count() > 0);
-        let shared = links.iter().filter_map(Weak::upgrade);
-        let shared = { shared }.find(|link| link.url.same_login(store.url()));
-        shared.unwrap_or_else(|| {
-            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
-            links.push(Arc::downgrade(&endpoint));
-            endpoint
+        let serves = |other: &RedisStore| other.url().same_login(store.url());
+        self.links.shared(serves, || {
+            let subscriber = |orders| Subscriber::new(store, &self.replica, orders);
+            Endpoint::start(store, WORDS, subscriber)
         })
-    }
-}
-
-/// One link with its task.
-struct Endpoint {
-    url: RedisUrl,
-    orders: mpsc::UnboundedSender<Order>,
-    attachments: AtomicU64,
-    status: Arc<Status>,
-    task: AbortHandle,
-}
-
-impl Endpoint {
-    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
-        let (orders, taken) = mpsc::unbounded_channel();
-        let status = Arc::new(Status::default());
-        let subscriber = Subscriber {
-            endpoint: store.endpoint().to_owned(),
-            name: format!("lockgate-subscriber-{replica}"),
-            canary_channel: redis_keys::canary(replica).into(),
-            store: store.clone(),
-            orders: taken,
-            status: status.clone(),
-        };
-        Self {
-            url: store.url().clone(),
-            orders,
-            attachments: AtomicU64::new(0),
-            status,
-            task: tokio::spawn(subscriber.run()).abort_handle(),
-        }
-    }
-
-    fn order(&self, order: Order) {
-        // Fails only if the task panicked; then joins fail and readiness is off.
-        drop(self.orders.send(order));
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -157,7 +111,7 @@ impl Line {
         inbox: Arc<Inbox>,
         pattern: String,
     ) -> Self {
-        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
+        let attachment = endpoint.next_user();
         endpoint.order(Order::Attach {
             attachment,
             inbox,
@@ -179,15 +133,7 @@ impl Line {
             target,
             waiter,
         });
-        match timeout(JOIN_LIMIT, confirmed).await {
-            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
-            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
-            Err(_) => {
-                let failure = *self.endpoint.status.failure.lock();
-                let kind = failure.unwrap_or(ErrorKind::Timeout);
-                Err(LayerError::Unavailable(kind))
-            }
-        }
+        link::endpoint::confirmed(confirmed, || self.endpoint.failure()).await
     }
 
     fn unsubscribe(&self, channel: Bytes) {
@@ -293,11 +239,8 @@ impl ChannelLayer for PubSubLayer {
     }
 
     async fn ready(&self) -> bool {
-        for Line {
-            endpoint, store, ..
-        } in &self.lines
-        {
-            if !endpoint.status.ready.load(Ordering::Acquire) || store.ping().await.is_err() {
+        for line in &self.lines {
+            if !line.endpoint.ready().await {
                 return false;
             }
         }
