@@ -1,4 +1,6 @@
 //! A token bucket for two seconds' worth of tokens. It takes 16 bytes, because every connection holds one.
+//!
+//! Instead of governor, whose keyed limiter keeps a map.
 
 use std::time::{Duration, Instant};
 

@@ -410,6 +410,7 @@ impl Relay {
                 return;
             }
             if let Some((_, group)) = lingering.pop_front() {
+                // Under the lock of the groups: a socket that joins the group now subscribes after this.
                 self.parts
                     .hub
                     .groups()

@@ -3,6 +3,8 @@
 //! The whole path must match, the first route that matches wins, and a converter takes as much as the rest allows
 //! (Django compiles its routes to greedy regular expressions). Matching takes time linear in the path, because it
 //! comes before any authentication. The admission and the configuration check use it.
+//!
+//! Instead of matchit, which prefers the most specific route; Django takes the first one.
 
 use std::sync::Arc;
 

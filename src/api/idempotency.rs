@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ApiState;
-use super::problem::ApiProblem;
-use super::users::unavailable;
+use super::problem::{ApiProblem, unavailable};
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 use crate::tenant::Tenant;

@@ -4,7 +4,9 @@ use axum::http::StatusCode;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 
+use crate::error::StoreError;
 use crate::problem::document;
+use crate::tenant::Tenant;
 
 /// A reason for which a call was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,4 +215,10 @@ impl IntoResponse for ApiProblem {
         }
         response
     }
+}
+
+/// The answer to a call that a store or the other replicas kept from being carried out; logs the reason.
+pub(super) fn unavailable(tenant: &Tenant, error: &StoreError) -> ApiProblem {
+    tracing::warn!(tenant.id = %tenant.id, error = %error, "A call of the API could not be carried out");
+    ApiProblem::FleetUnavailable
 }

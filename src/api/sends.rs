@@ -52,7 +52,7 @@ fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
     path = "/v1/tenants/{tenant}/groups/{group}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("group" = String, Path, description = "The group"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
     request_body = crate::api::openapi::Event,
-    responses((status = 200, description = "Carried out", body = Published), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json"), (status = 429, description = "limits.publishes_per_second is reached", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Published), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json"), (status = 429, description = "limits.publishes_per_second is reached", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
 )]
 pub(super) async fn to_group(
     Target(tenant): Target,
@@ -123,7 +123,7 @@ enum Outcome {
     path = "/v1/tenants/{tenant}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
     request_body = BatchForm,
-    responses((status = 200, description = "Carried out", body = Results), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Results), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
 )]
 pub(super) async fn batch(
     Target(tenant): Target,

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::connections::Part;
 use super::keys::Caller;
-use super::problem::ApiProblem;
+use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
-use super::users::{ask, unavailable};
+use super::users::ask;
 use super::{ApiState, Target};
 use crate::fleet::message::Op;
 use crate::fleet::{Circle, Replicas};

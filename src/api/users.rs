@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::body::JsonBody;
 use super::idempotency::Idempotent;
-use super::problem::ApiProblem;
+use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
 use super::sends::EventBody;
 use super::{ApiState, Target};
-use crate::error::StoreError;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::UserId;
@@ -35,7 +34,7 @@ pub(super) struct Delivered {
     path = "/v1/tenants/{tenant}/users/{user}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
     request_body = crate::api::openapi::Event,
-    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is under way", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
 )]
 pub(super) async fn send(
     State(state): State<ApiState>,
@@ -116,9 +115,4 @@ pub(super) async fn invalidate(
 pub(super) async fn ask(state: &ApiState, tenant: &Tenant, op: Op) -> Result<Gathered, ApiProblem> {
     let asked = tenant.ask(&state.fleet, op).await;
     asked.map_err(|error| unavailable(tenant, &error))
-}
-
-pub(super) fn unavailable(tenant: &Tenant, error: &StoreError) -> ApiProblem {
-    tracing::warn!(tenant.id = %tenant.id, error = %error, "A call of the API could not be carried out");
-    ApiProblem::FleetUnavailable
 }

@@ -2,6 +2,9 @@
 //!
 //! Every check is made, also after one failed: `token explain` shows all, and whether `exp` alone failed decides
 //! how a client is told. Numbers are read as Python's `int()` reads them.
+//!
+//! Instead of jsonwebtoken's `Validation`, which accepts an absent `aud` or `iss`, or one of a wrong type, and checks
+//! neither `iat` nor `jti`.
 
 use crate::clock::UnixTime;
 use crate::config::{IdType, TokenConfig};

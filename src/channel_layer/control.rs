@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use crate::error::StoreError;
 use crate::ids::GroupName;
+use crate::stores::redis::RedisStore;
 
 use super::LayerError;
 use super::inbox::{Inbox, Incoming, Payload, Signal};
-use super::pubsub::Line;
+use super::pubsub::{Line, PubSubEndpoints};
 use super::target::Target;
 
 /// Bytes that may wait to be acted on; over it is a gap, after which everything is checked anew.
@@ -35,12 +36,15 @@ pub struct Control {
 }
 
 impl Control {
-    /// The channel `name` of a Redis, on the line that the registry shares.
-    pub(super) fn on(line: impl FnOnce(Arc<Inbox>) -> Line, name: &str) -> Self {
+    /// The channel `name` on the server of `store`, on the same link as the layers there.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn on(endpoints: &PubSubEndpoints, store: &Arc<RedisStore>, name: &str) -> Self {
         let inbox = Inbox::uncounted(WAITING);
         Self {
             channel: name.into(),
-            line: Some(line(inbox.clone())),
+            line: Some(endpoints.own_line(store, inbox.clone())),
             inbox,
         }
     }

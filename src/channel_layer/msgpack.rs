@@ -2,6 +2,8 @@
 //!
 //! Reading is recursive with a bound of [`MAX_DEPTH`], allocates by what is there, never by what a length claims, and
 //! refuses where Python refuses; beyond that only nesting, size and number of values are bounded more tightly.
+//!
+//! Instead of rmpv, which accepts and refuses other input than Python does; `rmp` reads and writes the markers.
 
 use rmp::Marker;
 

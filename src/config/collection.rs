@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 use indexmap::IndexMap;
 
 use super::document::{Node, Value};
-use super::form::{Form, Text, quote};
-use super::read::Reader;
-use super::table::{Inner, Keyed};
+use super::form::{Text, quote};
+use super::key::Inner;
+use super::read::{Form, Reader};
+use super::table::Keyed;
 
 /// A key that may be left out.
 pub(super) struct Optional<F>(pub(super) F);

@@ -1,6 +1,8 @@
 //! A TOML text as a tree in which every value knows the place it came from.
 //!
 //! Only this file reads TOML. Syntax errors carry a place and a message, never the line itself: it may hold a secret.
+//!
+//! Instead of serde's derive, which ends at the first mistake and quotes the line.
 
 use std::collections::BTreeMap;
 

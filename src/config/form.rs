@@ -6,29 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::document::{Node, Value};
-use super::read::Reader;
-use super::table::{Inner, Words};
+use super::read::{Form, Reader};
+use super::table::Words;
 use super::units;
-
-/// How the value of one key is written.
-pub(crate) trait Form {
-    /// What it becomes.
-    type Value;
-
-    /// What may stand there, as in "found X, expected …".
-    fn expected(&self) -> String;
-
-    /// Reads a value; reports what is wrong with it and answers `None`.
-    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value>;
-
-    /// The value as TOML; `None` where it is not set, or where the keys below it are printed instead.
-    fn print(&self, value: &Self::Value) -> Option<String>;
-
-    /// What stands below the key.
-    fn inner(&self) -> Inner {
-        Inner::Value
-    }
-}
 
 /// Quotes a text for TOML.
 pub(super) fn quote(text: &str) -> String {

@@ -6,20 +6,20 @@ use indexmap::IndexMap;
 
 use super::collection::{List, Map, Optional};
 use super::document::{Node, Value};
-use super::form::{Form, SECONDS, choice, count, quote, within};
-use super::read::Reader;
+use super::form::{SECONDS, choice, count, quote, within};
+use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 
 table! {
-    /// What carries events between processes: what `CHANNEL_LAYERS` has, by the same names.
+    /// The carrier of events between processes: the settings of `CHANNEL_LAYERS`, by the same names.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LayerConfig {
         /// The layer; if unset, `pubsub` where a Redis is configured, else `memory`.
         pub kind: Option<LayerKind> as Optional(choice()) => None,
         /// Redis URLs, in order; empty: the tenant's Redis.
         pub hosts: Vec<Secret> as List(SecretText) => Vec::new(),
-        /// What its keys and channels begin with.
+        /// The beginning of its keys and channels.
         pub prefix: String as Prefix => "asgi".to_owned(),
         /// How events are written.
         pub serializer_format: SerializerFormat as choice() => SerializerFormat::MsgPack,

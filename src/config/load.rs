@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use super::collection::List;
 use super::document::{self, Node, Place, Table, Value};
 use super::environment::Environment;
-use super::form::{Form, Text};
+use super::form::Text;
 use super::overrides;
 use super::problem::{Report, Source};
-use super::read::Reader;
+use super::read::{Form, Reader};
 use super::table::Keyed;
 use super::{Config, LoadOptions};
 

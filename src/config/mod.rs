@@ -36,6 +36,7 @@ mod document;
 mod effective;
 mod environment;
 mod form;
+mod key;
 mod layer;
 mod load;
 mod overrides;
@@ -69,9 +70,9 @@ table! {
     pub struct Config {
         /// Files with further `[tenants.NAME]` tables: shell globs, relative to this file.
         pub include: Vec<String> as List(Text) => Vec::new(),
-        /// Whether a changed file is applied by itself, within a few seconds; without it a reload needs SIGHUP or `POST /v1/reload`.
+        /// Apply a changed file within a few seconds; without it a reload needs SIGHUP or `POST /v1/reload`.
         pub watch: bool as Flag => false,
-        /// The listener for sockets, and what bounds this replica.
+        /// The listener for sockets, and the bounds of this replica.
         pub server: ServerConfig as nested() => ServerConfig::default(),
         /// The listener for probes and metrics.
         pub admin: AdminConfig as nested() => AdminConfig::default(),
@@ -81,9 +82,9 @@ table! {
         pub redis: RedisConfig as nested() => RedisConfig::default(),
         /// Tokens, users and tenants that are refused before their tokens expire.
         pub denylist: DenylistConfig as nested() => DenylistConfig::default(),
-        /// What this process logs, on standard output.
+        /// The log of this process, on standard output.
         pub log: LogConfig as nested() => LogConfig::default(),
-        /// What `/metrics` shows.
+        /// The content of `/metrics`.
         pub metrics: MetricsConfig as nested() => MetricsConfig::default(),
         /// One table per tenant, `[tenants.NAME]`; a name is 1 to 63 of `a-z`, `0-9` and `-`, and does not start with `-`.
         pub tenants: BTreeMap<TenantId, TenantConfig> as Tenants => BTreeMap::new(),

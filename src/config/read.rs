@@ -2,8 +2,28 @@
 
 use super::document::{Node, Table};
 use super::environment::Environment;
-use super::form::Form;
+use super::key::Inner;
 use super::problem::Report;
+
+/// How the value of one key is written.
+pub(crate) trait Form {
+    /// What it becomes.
+    type Value;
+
+    /// What may stand there, as in "found X, expected …".
+    fn expected(&self) -> String;
+
+    /// Reads a value; reports what is wrong with it and answers `None`.
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value>;
+
+    /// The value as TOML; `None` where it is not set, or where the keys below it are printed instead.
+    fn print(&self, value: &Self::Value) -> Option<String>;
+
+    /// What stands below the key.
+    fn inner(&self) -> Inner {
+        Inner::Value
+    }
+}
 
 /// The state of one reading.
 pub(crate) struct Reader<'a> {

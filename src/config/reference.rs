@@ -1,7 +1,8 @@
 //! The declared tables as text: every key with its type, default and meaning, and a file of the defaults.
 
 use super::Config;
-use super::table::{Inner, Key, Keyed};
+use super::key::{Inner, Key};
+use super::table::Keyed;
 
 /// Every key with type, default and meaning, as Markdown.
 pub fn reference() -> String {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::collection::{List, Optional};
 use super::document::{Node, Value};
-use super::form::{Form, SOME_SPAN, Text, choice, quote, within};
-use super::read::{Reader, nearest};
-use super::table::{Inner, Keyed, table, words};
+use super::form::{SOME_SPAN, Text, choice, quote, within};
+use super::key::Inner;
+use super::read::{Form, Reader, nearest};
+use super::table::{Keyed, table, words};
 
 table! {
-    /// What a path does.
+    /// One path: its groups, its events, its consumer.
     #[derive(Clone, Debug, PartialEq)]
     pub struct RouteConfig {
         /// The path as Django's `path()` has it, without the slash at its start: `ws/chat/<slug:room>/`.
@@ -18,9 +19,9 @@ table! {
         pub groups: Vec<String> as List(Text) => Vec::new(),
         /// Subprotocols that are served; the client's first match is answered.
         pub subprotocols: Vec<String> as List(Text) => Vec::new(),
-        /// What a client's frame does.
+        /// The effect of a client's frame.
         pub consumer: ConsumerConfig as ConsumerTable => ConsumerConfig::default(),
-        /// What a client sees of an event: `"body"` (JSON without its `type`), `"event"` (with it), or `{ field = "message" }`.
+        /// The part of an event that a client sees: `"body"` (JSON without its `type`), `"event"` (with it), or `{ field = "message" }`.
         pub deliver: Deliver as DeliverForm => Deliver::Body,
         /// Shell globs over event types that are delivered; empty: all.
         pub events: Vec<String> as List(Text) => Vec::new(),
@@ -51,7 +52,7 @@ impl Form for Path {
     }
 }
 
-/// What a client sees of an event.
+/// The part of an event that a client sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Deliver {
     /// The event as JSON without its `type`.
@@ -95,12 +96,12 @@ impl Form for DeliverForm {
 }
 
 table! {
-    /// What a client's frame does.
+    /// The effect of a client's frame.
     #[derive(Clone, Debug, PartialEq)]
     pub struct ConsumerConfig {
         /// `listen`, `echo`, `broadcast`, `worker`, or the name of a registered Rust type.
         pub kind: String as Text => "listen".to_owned(),
-        /// `listen`: what a frame of a client does.
+        /// `listen`: the effect of a client's frame.
         pub on_frame: OnFrame as choice() => OnFrame::Drop,
         /// `broadcast`: the group template that frames go to; needed where a route has several groups.
         pub to: Option<String> as Optional(Text) => None,
@@ -110,17 +111,17 @@ table! {
         pub fields: Option<Vec<String>> as Optional(List(Text)) => None,
         /// `broadcast`: `user_id` and fields of the user that the gateway adds, and a client cannot forge.
         pub stamp: Vec<String> as List(Text) => Vec::new(),
-        /// `broadcast`: what a frame does that is no JSON object.
+        /// `broadcast`: the effect of a frame that is no JSON object.
         pub on_invalid: OnInvalid as choice() => OnInvalid::Drop,
         /// `worker`: the channel that `manage.py runworker` listens to.
         pub channel: Option<String> as Optional(Text) => None,
         /// `worker`: with N, a socket always uses the same of `channel.0` to `channel.N-1`; 0: the channel as it is.
         pub partitions: u32 as within(0, 1024) => 0,
-        /// `worker`: who decides the handshake.
+        /// `worker`: the side that decides the handshake.
         pub accept: Accept as choice() => Accept::Gateway,
         /// `worker`: how long the handshake waits for the worker with `accept = "worker"`.
         pub worker_timeout: Duration as SOME_SPAN => Duration::from_secs(5),
-        /// `worker`: what a frame does that no worker takes: the channel is full (`core`), or nobody listens (`pubsub`).
+        /// `worker`: the effect of a frame that no worker takes, because the channel is full (`core`) or has no listener (`pubsub`).
         pub on_worker_full: OnWorkerFull as choice() => OnWorkerFull::Close,
     }
     unkeyed {
@@ -231,7 +232,7 @@ fn plain(node: &Node) -> toml::Value {
 }
 
 words! {
-    /// What a client's frame does on a `listen` route.
+    /// The effect of a client's frame on a `listen` route.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum OnFrame {
         /// It is dropped and counted.
@@ -243,7 +244,7 @@ words! {
 }
 
 words! {
-    /// What a frame that is no JSON object does on a `broadcast` route.
+    /// The effect of a frame that is no JSON object on a `broadcast` route.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum OnInvalid {
         /// It is dropped and counted.
@@ -257,7 +258,7 @@ words! {
 }
 
 words! {
-    /// Who decides the handshake of a socket on a `worker` route.
+    /// The side that decides the handshake of a socket on a `worker` route.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum Accept {
         /// Lockgate: the worker is told of an open socket.
@@ -269,7 +270,7 @@ words! {
 }
 
 words! {
-    /// What a frame does that no worker takes.
+    /// The effect of a frame that no worker takes.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum OnWorkerFull {
         /// The socket is closed with 4014.

@@ -12,9 +12,8 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::document::{Node, Table, Value};
-use super::form::Form;
 use super::problem::Source;
-use super::read::Reader;
+use super::read::{Form, Reader};
 
 /// Text that no log line, error or `Debug` output shows.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,15 +8,15 @@ use ipnet::IpNet;
 use super::collection::{List, Optional, nested};
 use super::document::{Node, Value};
 use super::form::{
-    ANY_SPAN, Address, Form, SECONDS, SOME_SPAN, Text, choice, count, or_off, parsed, quote, within,
+    ANY_SPAN, Address, SECONDS, SOME_SPAN, Text, choice, count, or_off, parsed, quote, within,
 };
-use super::read::Reader;
+use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 use super::units;
 
 table! {
-    /// The listener for sockets, and what bounds this replica.
+    /// The listener for sockets, and the bounds of this replica.
     #[derive(Clone, Debug, PartialEq)]
     pub struct ServerConfig {
         /// Where sockets are accepted; nothing else is served here.
@@ -31,7 +31,7 @@ table! {
         pub heartbeat: Heartbeat as nested() => Heartbeat::default(),
         /// Open sockets of this replica; above it upgrades get 503, and readiness stays. 0: the descriptor limit less 256.
         pub max_connections: u64 as count(0) => 0,
-        /// What may wait in all outbound queues, of the memory limit or as a size, shared frames counted once. Over it the
+        /// Bound of all outbound queues together, as a part of the memory limit or as a size; shared frames count once. Over it the
         /// fullest sockets are closed with 4008.
         pub max_queue_bytes: QueueBound as Quota => QueueBound::Percent(25.0),
         /// Open database connections of this replica, all tenants together; without room, one that is idle elsewhere is closed.
@@ -133,7 +133,7 @@ table! {
 }
 
 table! {
-    /// The paced goodbye of a replica. `delay` + `window` + 5 s must fit into the grace period of whatever stops it.
+    /// The paced goodbye of a replica. `delay` + `window` + 5 s must fit into the grace period of its supervisor.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct DrainConfig {
         /// How long new sockets are still served, so that the load balancer can notice.
@@ -184,7 +184,7 @@ table! {
         pub redis: Option<Secret> as Optional(SecretText) => None,
         /// Acknowledgements by Redis replicas that a revocation needs (`WAIT`).
         pub replicas: u32 as within(0, 100) => 0,
-        /// What new sockets get while the denylist cannot be asked.
+        /// The answer to new sockets while the denylist cannot be asked.
         pub on_outage: OnOutage as choice() => OnOutage::Refuse,
         /// How often all open sockets are checked again.
         pub recheck: Duration as SECONDS => Duration::from_secs(60),
@@ -196,7 +196,7 @@ table! {
 }
 
 words! {
-    /// What new sockets get while the denylist cannot be asked.
+    /// The answer to new sockets while the denylist cannot be asked.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum OnOutage {
         /// 503.
@@ -207,7 +207,7 @@ words! {
 }
 
 table! {
-    /// What this process logs, on standard output.
+    /// The log of this process, on standard output.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LogConfig {
         /// One JSON object per line, or text for people.
@@ -229,7 +229,7 @@ words! {
 }
 
 table! {
-    /// What `/metrics` shows.
+    /// The content of `/metrics`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct MetricsConfig {
         /// Tenants with series of their own; the rest is counted as `_other`.

@@ -1,6 +1,7 @@
 //! One declaration per table of the file: from it come the struct, its reading, its defaults and its reference.
 
 use super::document::Table;
+use super::key::Key;
 use super::read::Reader;
 
 /// A struct that is one table of the file.
@@ -21,34 +22,6 @@ pub(crate) trait Keyed: Default {
 pub(crate) trait Words: Copy + PartialEq + 'static {
     /// Every word with its value.
     const WORDS: &'static [(&'static str, Self)];
-}
-
-/// One key of the reference.
-pub(crate) struct Key {
-    /// As it stands in the file.
-    pub(super) name: &'static str,
-    /// The documentation of the field, one line each.
-    pub(super) meaning: &'static [&'static str],
-    /// What may stand there.
-    pub(super) expected: String,
-    /// The default as TOML; `None`: not set.
-    pub(super) default: Option<String>,
-    /// What stands below it.
-    pub(super) inner: Inner,
-}
-
-/// What stands below a key.
-pub(crate) enum Inner {
-    /// Nothing: a value.
-    Value,
-    /// One table, which has its defaults when it is left out.
-    Table(&'static [&'static str], Vec<Key>),
-    /// One table, which may be left out.
-    Optional(&'static [&'static str], Vec<Key>),
-    /// A list of tables.
-    List(&'static [&'static str], Vec<Key>),
-    /// Tables by a name of the operator's choice.
-    Named(&'static [&'static str], Vec<Key>),
 }
 
 /// Declares a table: `pub FIELD: TYPE as FORM => DEFAULT,`, with `= "key"` after the field where the key has another
@@ -103,16 +76,16 @@ macro_rules! table {
                 }
             }
 
-            fn keys() -> Vec<$crate::config::table::Key> {
+            fn keys() -> Vec<$crate::config::key::Key> {
                 let defaults = Self::default();
                 vec![$({
                     let form = $form;
-                    $crate::config::table::Key {
+                    $crate::config::key::Key {
                         name: $crate::config::table::key_name!($field $($key)?),
                         meaning: &[$($field_doc),*],
-                        expected: $crate::config::form::Form::expected(&form),
-                        default: $crate::config::form::Form::print(&form, &defaults.$field),
-                        inner: $crate::config::form::Form::inner(&form),
+                        expected: $crate::config::read::Form::expected(&form),
+                        default: $crate::config::read::Form::print(&form, &defaults.$field),
+                        inner: $crate::config::read::Form::inner(&form),
                     }
                 }),*]
             }

@@ -6,13 +6,14 @@ use crate::ids::TenantId;
 
 use super::collection::{List, Nested, Optional, nested};
 use super::document::Node;
-use super::form::{Flag, Form, Size, Text, choice, count};
+use super::form::{Flag, Size, Text, choice, count};
+use super::key::Inner;
 use super::layer::LayerConfig;
-use super::read::{Reader, bare};
+use super::read::{Form, Reader, bare};
 use super::route::RouteConfig;
 use super::secret::{Secret, SecretText};
 use super::server::RedisConfig;
-use super::table::{Inner, Keyed, table, words};
+use super::table::{Keyed, table, words};
 use super::token::{TokenConfig, TokenTable};
 use super::users::UsersConfig;
 use super::{KIB, MIB};
@@ -26,11 +27,11 @@ table! {
         /// Origins of pages that may connect: `https://app.example.com`, `https://*.example.com`, `null`, `*`. Empty: the
         /// request's own host.
         pub origins: Vec<String> as List(Text) => Vec::new(),
-        /// Whether a request without `Origin` is refused too.
+        /// Refuse a request without `Origin` too.
         pub require_origin: bool as Flag => false,
         /// How upgrades are refused: by status, or accepted and at once closed with a code that browsers can read.
         pub refusal: RefusalMode as choice() => RefusalMode::Http,
-        /// What clients see of lost events.
+        /// The sign of lost events to clients.
         pub on_gap: OnGap as choice() => OnGap::Count,
         /// Keys to the management API for this tenant only; at least 32 bytes each.
         pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
@@ -40,11 +41,11 @@ table! {
         pub token: TokenConfig as TokenTable => TokenConfig::default(),
         /// Where users are looked up.
         pub users: UsersConfig as nested() => UsersConfig::default(),
-        /// What carries its events.
+        /// Its channel layer.
         pub layer: LayerConfig as nested() => LayerConfig::default(),
         /// Its limits.
         pub limits: LimitsConfig as nested() => LimitsConfig::default(),
-        /// What its paths do.
+        /// Its paths.
         pub routes: Vec<RouteConfig> as List(nested()) => Vec::new(),
     }
 }
@@ -98,7 +99,7 @@ words! {
 }
 
 words! {
-    /// What clients see of lost events.
+    /// The sign of lost events to clients.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum OnGap {
         /// Nothing; operators see it counted.
@@ -121,7 +122,7 @@ table! {
         pub connects_per_second: u32 as count(0) => 0,
         /// Open sockets of one user; over it as `on_excess` says.
         pub connections_per_user: u32 as count(0) => 0,
-        /// What happens over `connections_per_user`: 429, or the oldest is closed with 4506.
+        /// The reaction to a socket over `connections_per_user`: 429, or the oldest is closed with 4506.
         pub on_excess: OnExcess as choice() => OnExcess::Refuse,
         /// Frames that one socket may send per second; over it 4013.
         pub messages_per_second: u32 as count(0) => 50,
@@ -139,7 +140,7 @@ table! {
 }
 
 words! {
-    /// What happens over `connections_per_user`.
+    /// The reaction to a socket over `connections_per_user`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum OnExcess {
         /// 429.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::KIB;
 use super::collection::{List, OneOrMore, Optional, nested};
 use super::document::Node;
-use super::form::{ANY_SPAN, Flag, Form, Size, Text, choice, or_false};
-use super::read::Reader;
+use super::form::{ANY_SPAN, Flag, Size, Text, choice, or_false};
+use super::key::Inner;
+use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
-use super::table::{Inner, Keyed, table, words};
+use super::table::{Keyed, table, words};
 
 table! {
     /// Which tokens are accepted: the settings of `SIMPLE_JWT`, in lower case. A single key is written as `algorithm` with
@@ -39,11 +40,11 @@ table! {
         pub issuer: Vec<String> as OneOrMore => Vec::new(),
         /// How far clocks may differ.
         pub leeway: Duration as ANY_SPAN => Duration::ZERO,
-        /// Whether a changed password ends the token.
+        /// End a token when its user's password changes.
         pub check_revoke_token: bool as Flag => false,
         /// With `check_revoke_token`: the claim with the digest of the password's hash.
         pub revoke_token_claim: String as Text => "hash_password".to_owned(),
-        /// Whether users that are not active are refused.
+        /// Refuse users that are not active.
         pub check_user_is_active: bool as Flag => true,
         /// The longest token that is looked at.
         pub max_size: u64 as Size(64) => 8 * KIB,
@@ -55,7 +56,7 @@ table! {
         ],
         /// The name of the query parameter.
         pub query_parameter: String as Text => "token".to_owned(),
-        /// Whether a socket is closed (4001) when its token expires.
+        /// The effect of a token's expiry on its socket: closed with 4001, or kept.
         pub on_expiry: OnExpiry as choice() => OnExpiry::Close,
     }
 }
@@ -160,7 +161,7 @@ words! {
 }
 
 words! {
-    /// What happens to a socket whose token expires.
+    /// The effect of a token's expiry on its socket.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum OnExpiry {
         /// 4001 at `exp` plus leeway.

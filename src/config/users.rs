@@ -8,7 +8,7 @@ use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 
 table! {
-    /// Where users are looked up, and how long what was found is believed.
+    /// The source of users, and how long a record is believed.
     #[derive(Clone, Debug, PartialEq)]
     pub struct UsersConfig {
         /// The database: `postgres://`, `mysql://` or `sqlite://`.
@@ -17,7 +17,7 @@ table! {
         pub table: String as Text => "auth_user".to_owned(),
         /// A statement with `:user_ids` (`… WHERE id IN (:user_ids)`) that returns at least `id` and `is_active`.
         pub query: Option<String> as Optional(Text) => None,
-        /// What ids are.
+        /// The type of ids.
         pub id_type: IdType as choice() => IdType::Int,
         /// The connections to the database.
         pub pool: PoolConfig as nested() => PoolConfig::default(),
@@ -46,7 +46,7 @@ table! {
 }
 
 words! {
-    /// What the ids of users are.
+    /// The type of the ids of users.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum IdType {
         /// Integers.

@@ -165,6 +165,7 @@ impl Settings {
         if self.partitions == 0 {
             return ChannelName::from(&*self.channel);
         }
+        // The bits are random, so the remainder spreads the sockets evenly.
         let bits = u128::from_be_bytes(member_channel(&scope.member).0);
         let partition = bits % u128::from(self.partitions);
         ChannelName::from(format!("{}.{partition}", self.channel))

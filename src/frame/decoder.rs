@@ -104,8 +104,10 @@ impl Decoder {
     fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
         loop {
             let partial = match self.partial.take() {
+                // A frame is open, and its payload comes next.
                 Some(partial) if partial.frame.is_some() => partial,
                 waiting => {
+                    // The next header is checked against the open message, so that goes back first.
                     self.partial = waiting;
                     let Some(header) = self.read_header(input)? else {
                         return Ok(None);

@@ -1,6 +1,9 @@
 //! WebSocket frames (RFC 6455 §5), without input or output and without `unsafe`.
 //!
 //! A frame to clients is encoded once and shared by all sockets. A [`Decoder`] reads the frames of one client.
+//!
+//! Instead of tungstenite: no WebSocket library lets sockets share one encoded frame, and the buffers of one cost an idle
+//! socket 5 KiB or more (`docs/architecture.md` has the measurements). `tests/parts/frames.rs` compares both.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use indexmap::IndexMap;
 
 use super::Member;
-use super::groups::BuildIdHasher;
+use super::id_hash::BuildIdHasher;
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, UserId, Whom};
 
@@ -116,6 +116,7 @@ impl<K: Hash + Eq> Index<K> {
             }
             return;
         }
+        // The table stores no hashes, so growing it hashes the key of a member of each entry again.
         let hasher = &self.hasher;
         let rehash = |few: &Few| {
             few.any()

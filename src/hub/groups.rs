@@ -6,49 +6,8 @@ use hashbrown::HashMap;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 
-use super::Member;
+use super::member::{Group, Member};
 use crate::ids::{ConnectionId, GroupName};
-
-/// One group. Its members are dense in memory, because fan-out walks over all of them.
-#[derive(Debug)]
-pub struct Group {
-    name: GroupName,
-    members: Mutex<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>,
-}
-
-impl Group {
-    /// Returns the group's name within its tenant.
-    pub fn name(&self) -> &GroupName {
-        &self.name
-    }
-
-    /// Calls `visit` for every member under one lock, and returns the number of members.
-    ///
-    /// If there are more than `most`, it calls nothing and returns `None`.
-    pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> Option<usize> {
-        let members = self.members.lock();
-        if members.len() > most {
-            return None;
-        }
-        members.values().for_each(visit);
-        Some(members.len())
-    }
-
-    /// Returns a copy of the member list.
-    pub fn members(&self) -> Vec<Arc<Member>> {
-        self.members.lock().values().cloned().collect()
-    }
-
-    /// Returns the number of members.
-    pub fn len(&self) -> usize {
-        self.members.lock().len()
-    }
-
-    /// Returns true if the group has no members.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// The groups of one tenant that have, or just had, a member on this replica.
 #[derive(Debug, Default)]
@@ -105,31 +64,5 @@ impl Groups {
             .values()
             .map(|group| (group.name.clone(), group.len()))
             .collect()
-    }
-}
-
-/// A fast hasher for connection ids. They are consecutive numbers that clients do not choose, so a multiplication by a
-/// large odd number spreads them well enough.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IdHasher(u64);
-
-/// Builds [`IdHasher`]s.
-pub(super) type BuildIdHasher = std::hash::BuildHasherDefault<IdHasher>;
-
-impl std::hash::Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        // 2^64 divided by the golden ratio. The upper bits are folded down because hash tables use the lower ones.
-        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
     }
 }

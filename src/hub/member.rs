@@ -1,11 +1,13 @@
-//! The hub's record of one socket.
+//! The hub's records of one socket and of one group. Each holds the other, so both stand here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use indexmap::IndexMap;
 use parking_lot::Mutex;
 
-use super::{Group, Outbound, Pulse};
+use super::id_hash::BuildIdHasher;
+use super::{Outbound, Pulse};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
 
@@ -154,5 +156,46 @@ impl Member {
     pub fn groups(&self) -> Vec<GroupName> {
         let groups = self.groups.lock();
         groups.iter().map(|group| group.name().clone()).collect()
+    }
+}
+
+/// One group. Its members are dense in memory, because fan-out walks over all of them.
+#[derive(Debug)]
+pub struct Group {
+    pub(super) name: GroupName,
+    pub(super) members: Mutex<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>,
+}
+
+impl Group {
+    /// Returns the group's name within its tenant.
+    pub fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    /// Calls `visit` for every member under one lock, and returns the number of members.
+    ///
+    /// If there are more than `most`, it calls nothing and returns `None`.
+    pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> Option<usize> {
+        let members = self.members.lock();
+        if members.len() > most {
+            return None;
+        }
+        members.values().for_each(visit);
+        Some(members.len())
+    }
+
+    /// Returns a copy of the member list.
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.members.lock().values().cloned().collect()
+    }
+
+    /// Returns the number of members.
+    pub fn len(&self) -> usize {
+        self.members.lock().len()
+    }
+
+    /// Returns true if the group has no members.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Fan-out puts frames in and never waits; the connection's task takes them out in batches. `limits.send_queue`
 //! bounds the queue in bytes. A socket that exceeds it is closed with 4008, and the queued frames are dropped.
+//!
+//! Instead of tokio's `mpsc`: an empty channel of `Bytes` takes 1,568 bytes, and its bound
+//! counts messages.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -139,6 +142,7 @@ impl Outbound {
             state.bytes += size;
             Enqueued::Queued
         };
+        // A task whose socket takes no bytes could not send the item, so only the close wakes it.
         let wakes = !state.blocked || result == Enqueued::Overflowed;
         let waker = if wakes { state.waker.take() } else { None };
         drop(state);

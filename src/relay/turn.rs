@@ -88,6 +88,7 @@ impl Relay {
             let run = turn.group.as_ref();
             run.is_some_and(|run| Arc::ptr_eq(run, group))
         };
+        // An event to another audience must not overtake the run before it.
         if !group.is_some_and(continues) {
             self.end_run(turn).await;
         }

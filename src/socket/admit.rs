@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use axum::http::request::Parts;
 
-use super::Door;
-use super::handshake::Peer;
 use super::per_address::AddressPlace;
 use super::registration::Place;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
+use super::{Door, Peer};
 use crate::config::ClientAddress;
 use crate::error::Refusal;
 use crate::routes::PathParams;
@@ -53,7 +52,7 @@ pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, 
         ClientAddress::Peer => None,
         _ => door.addresses.begin_handshake(client)?,
     };
-    let place = door.addresses.admit(client, place)?;
+    let place = place.with_address(door.addresses.admit(client)?);
     let tenant = door.tenants.by_host(host.as_str());
     let tenant = tenant.ok_or(Refusal::TenantNotFound)?;
     let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);

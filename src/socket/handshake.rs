@@ -2,9 +2,9 @@
 //!
 //! Each step takes what the one before it has made, and the first refusal ends the story. A connection carries one request.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::request::Parts;
 use tokio::io::AsyncWriteExt;
@@ -18,21 +18,9 @@ use super::head::{Arrival, NoRequest};
 use super::open::open;
 use super::rejection::Rejection;
 use super::upgrade::{self, Upgrade};
-use super::{Door, pages};
+use super::{Door, HANDSHAKE_DEADLINE, Peer, pages};
 use crate::close_code::CloseFrame;
 use crate::metrics;
-
-/// A handshake may take this long after its head has come; every step has a shorter deadline of its own.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Who connects, as far as the network says.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// The other end of the TCP connection.
-    pub address: IpAddr,
-    /// The client that a PROXY header named.
-    pub proxied: Option<SocketAddr>,
-}
 
 /// What follows a 101.
 pub(super) enum Next {
@@ -70,7 +58,9 @@ pub(super) async fn shake_hands(stream: TcpStream, peer: IpAddr, door: &Arc<Door
             pages::serve(pages, arrival, peer, door).await;
             None
         }
-        _ => timeout(DEADLINE, answer(arrival, peer, door)).await.ok()?,
+        _ => timeout(HANDSHAKE_DEADLINE, answer(arrival, peer, door))
+            .await
+            .ok()?,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The socket listener: from an accepted TCP connection to an open WebSocket, and its life until it closes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,18 @@ use head::HeadReader;
 use heartbeat::Heartbeat;
 use per_address::{AddressPlace, PerAddress};
 use registration::Occupancy;
+
+/// A handshake may take this long after its head has come; every step has a shorter deadline of its own.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Who connects, as far as the network says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// The other end of the TCP connection.
+    pub address: IpAddr,
+    /// The client that a PROXY header named.
+    pub proxied: Option<SocketAddr>,
+}
 
 /// What the socket listener works with.
 pub struct Door {

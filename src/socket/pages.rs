@@ -16,12 +16,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::Door;
 use super::admit::admit;
 use super::answer::end;
-use super::handshake::Peer;
 use super::head::Arrival;
 use super::prefixed::Prefixed;
+use super::{Door, HANDSHAKE_DEADLINE, Peer};
 use crate::error::Refusal;
 use crate::problem::Problem;
 
@@ -45,7 +44,7 @@ pub(super) async fn serve(pages: &Router, arrival: Arrival, peer: Peer, door: &A
     let mut connection = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let served = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
-    if timeout(super::handshake::DEADLINE, served).await.is_ok() {
+    if timeout(HANDSHAKE_DEADLINE, served).await.is_ok() {
         let mut stream = connection.into_parts().io.into_inner().into_tcp();
         end(&mut stream).await;
     }

@@ -8,7 +8,6 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::client_address::counting_key;
-use super::registration::Place;
 use crate::config;
 use crate::error::Refusal;
 use crate::rate::Bucket;
@@ -67,11 +66,11 @@ impl PerAddress {
             .map(Some)
     }
 
-    /// Counts an upgrade request and, in `place`, the socket that may come of it.
+    /// Counts an upgrade request, and the socket that may come of it as long as the place is held.
     ///
     /// # Errors
     /// [`Refusal::RateLimited`] over `connects_per_second`, [`Refusal::TooManyConnections`] at `connections`.
-    pub fn admit(self: &Arc<Self>, client: IpAddr, place: Place) -> Result<Place, Refusal> {
+    pub fn admit(self: &Arc<Self>, client: IpAddr) -> Result<Option<AddressPlace>, Refusal> {
         if self.config.connects_per_second != 0 {
             let mut addresses = self.addresses.lock();
             let now = Instant::now();
@@ -84,9 +83,10 @@ impl PerAddress {
             }
         }
         if self.config.connections == 0 {
-            return Ok(place);
+            return Ok(None);
         }
-        Ok(place.with_address(self.count(client, Counted::Connection, self.config.connections)?))
+        self.count(client, Counted::Connection, self.config.connections)
+            .map(Some)
     }
 
     fn count(

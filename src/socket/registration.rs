@@ -65,10 +65,10 @@ impl Drop for Counted {
 }
 
 impl Place {
-    /// The same place, which also counts for the client's address.
-    pub fn with_address(self, address: AddressPlace) -> Self {
+    /// The same place, which also counts for the client's address, where addresses are counted.
+    pub fn with_address(self, address: Option<AddressPlace>) -> Self {
         Self {
-            _address: Some(Box::new(address)),
+            _address: address.map(Box::new),
             ..self
         }
     }

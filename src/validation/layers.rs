@@ -1,16 +1,13 @@
 //! Channel layers: what each kind needs, and that tenants on one Redis do not meet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::config::{
     Config, Effective, GroupNames, LayerKind, channel_pattern, prefix_fault, prefixes_meet,
 };
 use crate::ids::TenantId;
 
-use super::{Checker, deployment, redis_url, workers};
-
-/// Tenants by endpoint, each once with its prefix.
-pub(super) type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
+use super::{Checker, Shared, deployment, redis_url, workers};
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     let mut shared = Shared::new();

@@ -3,9 +3,11 @@
 //! Runs after reading, over the same report, so that an operator sees every mistake at once. Touches no network, and
 //! parses no key: that a PEM is one is found where keys are made.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, ConfigErrors, Draft, LoadOptions, Places, Report, Warning};
+use crate::ids::TenantId;
 
 mod deployment;
 mod keys;
@@ -14,6 +16,9 @@ mod redis_url;
 mod routes;
 mod tenants;
 mod workers;
+
+/// Tenants by endpoint, each once with its prefix.
+type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
 
 /// A configuration that can be served.
 #[derive(Clone, Debug)]

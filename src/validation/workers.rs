@@ -6,8 +6,7 @@ use crate::channel_names::{MAX_NAME, own_channel_beginnings, valid_group_name};
 use crate::config::{Accept, Config, ConsumerConfig, LayerKind, TenantConfig};
 use crate::ids::TenantId;
 
-use super::Checker;
-use super::layers::Shared;
+use super::{Checker, Shared};
 
 /// The whole answer to a handshake may take 30 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);

@@ -322,6 +322,27 @@ fn the_page_of_refusals_has_every_code_and_no_other() {
 }
 
 #[test]
+fn the_page_of_the_api_has_every_error_and_no_other() {
+    let source = read("src/api/problem.rs");
+    let parts = source
+        .split("const fn parts(self)")
+        .nth(1)
+        .and_then(|rest| rest.split("\n    }\n").next())
+        .expect("problems have codes");
+    // The detail is the other text of each variant; no code has a blank.
+    let codes: BTreeSet<_> = parts
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| !text.contains(' '))
+        .collect();
+    assert!(codes.len() > 15, "{codes:?}");
+    let rows = rows("docs/api.md", "Errors");
+    let documented: BTreeSet<_> = rows.iter().flat_map(|row| code_spans(&row[1])).collect();
+    assert_eq!(documented, codes);
+}
+
+#[test]
 fn the_page_of_close_codes_has_every_reason_and_no_other() {
     let rows = rows("docs/refusals.md", "Close codes");
     let documented: BTreeSet<_> = rows

@@ -18,7 +18,7 @@ use super::inbox::Inbox;
 use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
-use super::{ChannelLayer, Codec, Control, LayerError};
+use super::{ChannelLayer, Codec, LayerError};
 use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
 
@@ -79,13 +79,9 @@ impl PubSubEndpoints {
         }
     }
 
-    /// The control channel `name` on the server of `store`, on the same link as the layers there.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn control(&self, store: &Arc<RedisStore>, name: &str) -> Control {
-        let line = |inbox| Line::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned());
-        Control::on(line, name)
+    /// A line for the replica's own channels, on the same link as the layers on the server of `store`.
+    pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> Line {
+        Line::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {

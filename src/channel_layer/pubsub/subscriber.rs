@@ -2,6 +2,9 @@
 //! proves the path with canaries, and makes the link anew when it is lost.
 //!
 //! It waits for nobody: inboxes drop when they are full, joins wait in their own tasks.
+//!
+//! Instead of redis-rs' `PubSub`, which queues without a bound, so that Redis never holds back, and its
+//! `ConnectionManager`, which stays dead after its last retry and ignores errors of the resubscription.
 
 use std::sync::Arc;
 use std::time::Duration;

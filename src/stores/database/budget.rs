@@ -17,8 +17,8 @@ use sqlx::{Connection, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::link::ACQUIRE_TIMEOUT;
-
+/// The longest wait for a free or a new connection.
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two checks for room while connections return to their pools.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// The longest wait for a server to take the end of a connection.

@@ -19,8 +19,6 @@ use crate::metrics;
 /// The longest time of a statement, after which the server ends it. A server that does not is abandoned after
 /// [`ANSWER_TIMEOUT`].
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest wait for a free or a new connection.
-pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest wait for an answer: the statement timeout, and half a second for the server to report it.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(2500);
 /// The longest search for the cause of a connection that was not made in time.

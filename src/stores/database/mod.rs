@@ -443,7 +443,7 @@ fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> Poo
     options
         .max_connections(pool.max.max(1))
         .idle_timeout(pool.idle)
-        .acquire_timeout(link::ACQUIRE_TIMEOUT)
+        .acquire_timeout(budget::ACQUIRE_TIMEOUT)
         // A test would cost a round trip per query. A lost connection is noticed by the query, which is tried again.
         .test_before_acquire(false)
 }

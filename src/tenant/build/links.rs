@@ -53,7 +53,7 @@ impl Links {
     /// The channel `name` where the keys of `keys` lie.
     pub(super) fn control(&self, keys: &KeyStore, name: &str) -> Control {
         match keys {
-            KeyStore::Redis(store) => self.endpoints.control(store, name),
+            KeyStore::Redis(store) => Control::on(&self.endpoints, store, name),
             KeyStore::Memory(_) => Control::in_memory(name),
         }
     }

@@ -1,7 +1,11 @@
-//! A module imports only from lower floors: reads the `crate::` paths of the sources and holds them against the drawing.
+//! A module imports only from lower floors, and the modules of a room form no circle.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use super::circles::circles;
+use super::sources::Sources;
 
 /// The house from the ground up. Within a floor nothing imports anything but what stands in `BESIDE`.
 const FLOORS: [&[&str]; 8] = [
@@ -69,88 +73,69 @@ fn floor_of(module: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&module))
 }
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The modules that a source names as `crate::MODULE`, its tests and comments apart, with the line.
-fn imports(source: &str) -> Vec<(usize, String)> {
-    let code = source
-        .lines()
-        .take_while(|line| line.trim() != "#[cfg(test)]");
-    code.enumerate()
-        .filter(|(_, line)| !line.trim_start().starts_with("//"))
-        .flat_map(|(n, line)| {
-            line.match_indices("crate::")
-                .map(move |(at, _)| (n + 1, line[at + 7..].to_owned()))
-        })
-        .map(|(n, rest)| {
-            let end = rest
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(rest.len());
-            (n, rest[..end].to_owned())
-        })
-        .filter(|(_, module)| module.chars().next().is_some_and(char::is_lowercase))
-        .collect()
+/// The sources of Lockgate, read once for all tests.
+fn house() -> &'static Sources {
+    static HOUSE: LazyLock<Sources> = LazyLock::new(|| Sources::below(&src()));
+    &HOUSE
 }
 
-#[test]
-fn a_module_imports_only_from_lower_floors() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
-    let mut wrong = BTreeMap::new();
-    let mut arrows = BESIDE.to_vec();
-    for file in files {
-        let relative = file.strip_prefix(&src).unwrap();
-        let first = relative
-            .components()
-            .next()
-            .unwrap()
-            .as_os_str()
-            .to_string_lossy();
-        let module = first.trim_end_matches(".rs");
-        if matches!(module, "lib" | "main") {
-            continue;
-        }
-        let source = std::fs::read_to_string(&file).unwrap();
-        let Some(floor) = floor_of(module) else {
-            wrong.insert(format!("{module} is on no floor"), ());
+/// The imports that the drawing does not allow, and the arrows of `beside` that no import follows.
+fn wrong(sources: &Sources, beside: &[(&str, &str)]) -> BTreeSet<String> {
+    let mut wrong = BTreeSet::new();
+    let mut unused: BTreeSet<_> = beside.iter().copied().collect();
+    for source in &sources.files {
+        let Some(room) = source.module.first() else {
             continue;
         };
-        for (line, imported) in imports(&source) {
-            let place = format!("{}:{line}", relative.display());
-            match floor_of(&imported) {
-                _ if imported == module => {}
-                None => drop(wrong.insert(format!("{place}: {imported} is on no floor"), ())),
+        let Some(floor) = floor_of(room) else {
+            wrong.insert(format!("{room} is on no floor"));
+            continue;
+        };
+        for mention in &source.mentions {
+            let Some(named) = sources.room_of(mention).filter(|named| named != room) else {
+                continue;
+            };
+            let place = format!("{}:{}", source.file, mention.line);
+            match floor_of(&named) {
+                None => drop(wrong.insert(format!("{place}: {named} is on no floor"))),
                 Some(lower) if lower < floor => {}
-                Some(same) if same == floor && BESIDE.contains(&(module, &imported)) => {
-                    arrows.retain(|arrow| *arrow != (module, imported.as_str()));
+                Some(same) if same == floor && beside.contains(&(room, &named)) => {
+                    unused.retain(|arrow| *arrow != (room, &named));
                 }
                 Some(other) => {
-                    let complaint = format!(
-                        "{place}: {module} (floor {floor}) imports {imported} (floor {other})"
-                    );
-                    wrong.insert(complaint, ());
+                    wrong.insert(format!(
+                        "{place}: {room} (floor {floor}) imports {named} (floor {other})"
+                    ));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{:#?}", wrong.keys().collect::<Vec<_>>());
-    assert!(arrows.is_empty(), "no longer needed: {arrows:?}");
+    let unused = unused
+        .iter()
+        .map(|(from, to)| format!("no longer needed: {from} beside {to}"));
+    wrong.extend(unused);
+    wrong
+}
+
+#[test]
+fn a_module_imports_only_from_lower_floors() {
+    let wrong = wrong(house(), BESIDE);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_modules_of_a_room_form_no_circle() {
+    let circles = circles(house());
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 #[test]
 fn the_front_page_shows_every_module() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let front_page = std::fs::read_to_string(src.join("lib.rs")).unwrap();
+    let front_page = std::fs::read_to_string(src().join("lib.rs")).unwrap();
     let declared: Vec<_> = front_page
         .lines()
         .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
@@ -168,16 +153,172 @@ fn the_front_page_shows_every_module() {
 
 #[test]
 fn only_metrics_names_the_macros_of_metrics() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
-    for file in files
-        .iter()
-        .filter(|file| !file.starts_with(src.join("metrics")))
-    {
-        let source = std::fs::read_to_string(file).unwrap();
-        for name in ["counter!(", "gauge!(", "histogram!("] {
-            assert!(!source.contains(name), "{}: {name}", file.display());
+    for source in &house().files {
+        if source.module.first().is_some_and(|room| room == "metrics") {
+            continue;
         }
+        let text = std::fs::read_to_string(src().join(&source.file)).unwrap();
+        for name in ["counter!(", "gauge!(", "histogram!("] {
+            assert!(!text.contains(name), "{}: {name}", source.file);
+        }
+    }
+}
+
+/// The checks themselves, on small houses.
+mod of_small_houses {
+    use super::*;
+
+    /// What the drawing refuses and the circles of a house of these files.
+    fn judged(files: &[(&str, &str)]) -> (BTreeSet<String>, BTreeSet<String>) {
+        let files: Vec<_> = files
+            .iter()
+            .map(|(file, text)| ((*file).to_owned(), (*text).to_owned()))
+            .collect();
+        let sources = Sources::parse(&files);
+        (
+            wrong(&sources, &[("error", "close_code")]),
+            circles(&sources),
+        )
+    }
+
+    /// `text` in `hub/mod.rs` (floor 2) names something of `relay` (floor 3).
+    fn is_caught(text: &str) {
+        let (wrong, _) = judged(&[
+            (
+                "lib.rs",
+                "pub mod hub; pub mod relay; pub use relay::Relay; pub use error::E;",
+            ),
+            ("hub/mod.rs", text),
+            ("relay.rs", "pub struct Relay; pub fn run() {}"),
+            ("error.rs", "use crate::close_code::C; pub struct E;"),
+            ("close_code.rs", "pub struct C;"),
+        ]);
+        let expected = "imports relay (floor 3)";
+        assert!(
+            wrong.len() == 1 && wrong.iter().all(|wrong| wrong.contains(expected)),
+            "{text}: {wrong:?}"
+        );
+    }
+
+    #[test]
+    fn an_import_from_above_is_caught_however_it_is_written() {
+        for text in [
+            "use crate::relay::Relay;",
+            "use crate::{error::E, relay::{self, Relay as R}};",
+            "use crate::relay;",
+            "use crate::relay::*;",
+            "pub use crate::{relay as r};",
+            "use crate::Relay;",
+            "use super::relay::Relay;",
+            "fn f() { crate::relay::run() }",
+            "fn f(_: &crate::relay::Relay) {}",
+            "fn f() -> Option<crate::Relay> { None }",
+            "fn f() { assert!(true, \"{:?}\", (crate::relay::run(), 1)); }",
+            "use crate as house; fn f() { house::relay::run() }",
+            "#[serde(with = \"crate::relay\")] struct S;",
+            "mod inner { use super::super::relay::Relay; }",
+            "mod inner { fn f() { crate::relay::run() } }",
+            "impl From<crate::relay::Relay> for u8 {}",
+        ] {
+            is_caught(text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_import_is_not_caught() {
+        for text in [
+            "use crate::error::E; use std::fmt;",
+            "// use crate::relay::Relay;\n/// See [`crate::relay`].\nfn f() {}",
+            "#[cfg(test)] mod tests { use crate::relay::Relay; }",
+            "#[cfg(test)] fn f() { crate::relay::run() }",
+            "fn f() -> &'static str { \"crate::relay\" }",
+            "pub(in crate::hub) fn f() {}",
+        ] {
+            let (wrong, circles) = judged(&[
+                ("lib.rs", "pub mod hub; pub mod relay;"),
+                ("hub/mod.rs", text),
+                ("relay.rs", "pub struct Relay; pub fn run() {}"),
+                ("error.rs", "use crate::close_code::C; pub struct E;"),
+                ("close_code.rs", "pub struct C;"),
+            ]);
+            assert_eq!((wrong, circles), Default::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_arrow_that_no_import_follows_is_told() {
+        let (wrong, _) = judged(&[("error.rs", "pub struct E;"), ("attic.rs", "")]);
+        let told = [
+            "attic is on no floor",
+            "no longer needed: error beside close_code",
+        ];
+        assert_eq!(wrong, told.map(str::to_owned).into());
+    }
+
+    /// The circles of a room of three files beside its own.
+    fn circles_of(own: &str, a: &str, b: &str, c: &str) -> Vec<String> {
+        let (_, circles) = judged(&[
+            ("lib.rs", "pub mod hub;"),
+            ("hub/mod.rs", &format!("mod a; mod b; mod c; {own}")),
+            ("hub/a.rs", &format!("pub struct A; {a}")),
+            ("hub/b.rs", &format!("pub struct B; pub fn make() {{}} {b}")),
+            ("hub/c/mod.rs", "mod deep;"),
+            ("hub/c/deep.rs", &format!("pub struct C; {c}")),
+        ]);
+        circles.into_iter().collect()
+    }
+
+    #[test]
+    fn a_circle_is_caught_and_named() {
+        for (own, a, b) in [
+            ("", "use super::b::B;", "use super::a::A;"),
+            (
+                "",
+                "use crate::hub::{b::B, c};",
+                "fn f(_: crate::hub::a::A) {}",
+            ),
+            ("pub use b::B;", "use super::B;", "use crate::{hub::a::A};"),
+            (
+                "pub use b::*;",
+                "fn f(_: super::B) {}",
+                "use super::a::*; fn f(_: A) {}",
+            ),
+            (
+                "use b::make;",
+                "fn f() { super::make() }",
+                "fn f() { vec![super::a::A]; }",
+            ),
+            ("", "use super::b; fn f() { b::make() }", "use super::a::A;"),
+        ] {
+            assert_eq!(
+                circles_of(own, a, b, ""),
+                ["hub/a.rs:1 needs hub::b, hub/b.rs:1 needs hub::a"],
+                "{own} | {a} | {b}"
+            );
+        }
+        let three = circles_of(
+            "",
+            "use super::b::B;",
+            "use super::c::deep::C;",
+            "\nuse super::super::a::A;",
+        );
+        assert_eq!(
+            three,
+            ["hub/a.rs:1 needs hub::b, hub/b.rs:1 needs hub::c, hub/c/deep.rs:2 needs hub::a"]
+        );
+    }
+
+    #[test]
+    fn a_folders_own_file_may_share_with_its_files_and_tie_them_together() {
+        let own = "pub struct Shared; fn f(_: a::A) { b::make() }";
+        let none: [&str; 0] = [];
+        assert_eq!(
+            circles_of(own, "use super::Shared;", "use super::{Shared, a::A};", ""),
+            none
+        );
+        assert_eq!(
+            circles_of("pub use a::A; pub use b::B;", "use super::B;", "", ""),
+            none
+        );
     }
 }

@@ -950,8 +950,9 @@ async fn a_known_user_is_served_while_the_database_is_down() {
         alice,
         "stale"
     );
+    // Below the two seconds that a wait for a connection takes.
     assert!(
-        began.elapsed() < Duration::from_millis(500),
+        began.elapsed() < Duration::from_millis(1500),
         "nobody waits for a database that just failed: {:?}",
         began.elapsed()
     );
@@ -1204,24 +1205,30 @@ async fn all_databases_together_stay_within_the_budget() {
             fetched.map(|fetched| fetched.rows.len())
         });
     }
-    let mut watcher = PgConnection::connect(&setup.url).await.unwrap();
     let mut answered = 0;
-    while !questions.is_empty() {
+    while let Some(done) = questions.join_next().await {
         assert!(budget.open() <= MOST, "{}", budget.open());
+        assert_eq!(done.unwrap().unwrap(), 1);
+        answered += 1;
+    }
+    assert_eq!(answered, 60);
+    let mut watcher = PgConnection::connect(&setup.url).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
         let open: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
         )
         .fetch_one(&mut watcher)
         .await
         .unwrap();
-        // The server sees the end of a connection a moment later than we.
-        assert!(open <= 2 * MOST as i64, "{open}");
-        while let Some(done) = questions.try_join_next() {
-            assert_eq!(done.unwrap().unwrap(), 1);
-            answered += 1;
+        // The server sees the end of a connection later than the pool does, on a busy machine much later. The pools keep
+        // an idle connection for twice the deadline.
+        if open <= MOST as i64 {
+            break;
         }
+        assert!(Instant::now() < deadline, "{open} stay open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(answered, 60);
     drop(databases);
     assert_eq!(budget.open(), 0, "what is gone does not count");
 }
@@ -1247,12 +1254,17 @@ async fn a_database_that_is_silent_does_not_take_the_budget_of_others() {
         let (bad, query) = (bad.clone(), query.clone());
         tokio::spawn(async move { bad.fetch_users(&query, &["1".into()]).await.is_ok() });
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let began = Instant::now();
+    while budget.open() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(15), "none is asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let began = Instant::now();
     let fetched = database.fetch_users(&query, &["1".into()]).await.unwrap();
     assert_eq!(fetched.rows.len(), 1);
+    // Below the two seconds that a wait for a connection takes.
     assert!(
-        began.elapsed() < Duration::from_secs(1),
+        began.elapsed() < Duration::from_millis(1500),
         "{:?}",
         began.elapsed()
     );
