@@ -20,8 +20,10 @@ use tokio::time::timeout;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_link::{ANSWER_LIMIT, Keeper, LinkState, Shared, connect, kind_of, store_error};
-use super::redis_master::{Route, address};
+use super::redis_link::{
+    ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
+};
+use super::redis_master::{ServerRoute, address};
 
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
@@ -46,8 +48,8 @@ pub struct RedisStore {
     url: RedisUrl,
     endpoint: String,
     dependency: Dependency,
-    route: Route,
-    shared: Arc<Shared>,
+    route: ServerRoute,
+    shared: Arc<LinkShared>,
     keeper: OnceLock<AbortHandle>,
     /// With the address that it leads to.
     pool: Mutex<Option<((String, u16), Pool)>>,
@@ -59,13 +61,13 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is no error here.
     pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
-        let route = Route::new(url).map_err(|error| store_error(dependency, error))?;
+        let route = ServerRoute::new(url).map_err(|error| store_error(dependency, error))?;
         let store = Self {
             endpoint: url.endpoint(),
             url: url.clone(),
             dependency,
             route,
-            shared: Arc::new(Shared::new()),
+            shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
             pool: Mutex::new(None),
         };
@@ -323,8 +325,8 @@ impl RedisStore {
     pub fn pool(&self) -> Result<Pool, StoreError> {
         let failed = |error: String| StoreError::new(self.dependency, ErrorKind::Other, error);
         let client = match &self.route {
-            Route::Fixed(client) => (**client).clone(),
-            Route::Sentinel(_) => {
+            ServerRoute::Fixed(client) => (**client).clone(),
+            ServerRoute::Sentinel(_) => {
                 let known = self.shared.client.lock().clone();
                 known.ok_or_else(|| failed("not connected yet".to_owned()))?
             }
@@ -417,7 +419,7 @@ impl RedisStore {
 
     fn keep_connected(&self) {
         self.keeper.get_or_init(|| {
-            let keeper = Keeper {
+            let keeper = LinkKeeper {
                 route: self.route.clone(),
                 endpoint: self.endpoint.clone(),
                 dependency: self.dependency,

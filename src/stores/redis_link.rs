@@ -16,8 +16,8 @@ use tracing::info;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_master::{Route, address};
-use super::standing::{Backoff, Standing, Words};
+use super::redis_master::{ServerRoute, address};
+use super::standing::{Backoff, LinkStanding, LinkWords};
 
 /// The longest time for one answer, and the longest time for which a command waits for a link.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ pub(super) enum LinkState {
 }
 
 /// The state that commands and the keeper of the link share.
-pub(super) struct Shared {
+pub(super) struct LinkShared {
     pub(super) state: watch::Sender<LinkState>,
     /// The number of the newest link that a command found broken. Links count from 1.
     broken: AtomicU64,
@@ -69,7 +69,7 @@ pub(super) struct Shared {
     pub(super) client: Mutex<Option<Client>>,
 }
 
-impl Shared {
+impl LinkShared {
     pub(super) fn new() -> Self {
         let down = Down::new(ErrorKind::Io, "not connected yet");
         Self {
@@ -115,22 +115,22 @@ impl Shared {
 }
 
 /// Connects, watches the link and connects again, while its task runs.
-pub(super) struct Keeper {
-    pub(super) route: Route,
+pub(super) struct LinkKeeper {
+    pub(super) route: ServerRoute,
     pub(super) endpoint: String,
     pub(super) dependency: Dependency,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<LinkShared>,
 }
 
 /// The log lines of a link that is gone.
-const WORDS: Words = Words {
+const WORDS: LinkWords = LinkWords {
     refused: "Redis refuses the user or password; correct the URL's credentials",
     lost: "No link to Redis; trying again until it answers",
 };
 
-impl Keeper {
+impl LinkKeeper {
     pub(super) async fn run(self) {
-        let mut standing = Standing::new(self.dependency, &self.endpoint, WORDS);
+        let mut standing = LinkStanding::new(self.dependency, &self.endpoint, WORDS);
         let mut backoff = Backoff::default();
         loop {
             let error = match self.connect().await {

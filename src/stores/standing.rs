@@ -48,7 +48,7 @@ impl Backoff {
 
 /// The log lines of one kind of link.
 #[derive(Clone, Copy, Debug)]
-pub struct Words {
+pub struct LinkWords {
     /// The server refuses the credentials.
     pub refused: &'static str,
     /// There is no link for any other reason.
@@ -57,20 +57,20 @@ pub struct Words {
 
 /// One link over all its connections: counts them, moves its metrics, and logs a failure once for each kind.
 #[derive(Debug)]
-pub struct Standing {
+pub struct LinkStanding {
     dependency: Dependency,
     /// `host:port`.
     endpoint: String,
-    words: Words,
+    words: LinkWords,
     /// Connections made so far.
     made: u64,
     /// The failure that the log has; `None` while all is well.
     said: Option<ErrorKind>,
 }
 
-impl Standing {
+impl LinkStanding {
     /// A link that was never made.
-    pub fn new(dependency: Dependency, endpoint: &str, words: Words) -> Self {
+    pub fn new(dependency: Dependency, endpoint: &str, words: LinkWords) -> Self {
         Self {
             dependency,
             endpoint: endpoint.to_owned(),
@@ -145,11 +145,11 @@ mod tests {
 
     #[test]
     fn a_failure_is_news_once_for_each_kind_and_again_after_a_link() {
-        let words = Words {
+        let words = LinkWords {
             refused: "refused",
             lost: "lost",
         };
-        let mut standing = Standing::new(Dependency::Redis, "h:1", words);
+        let mut standing = LinkStanding::new(Dependency::Redis, "h:1", words);
         let kinds = [ErrorKind::Io, ErrorKind::Io, ErrorKind::Auth, ErrorKind::Io];
         let news = kinds.map(|kind| standing.is_news(kind));
         assert_eq!(news, [true, false, true, true]);

@@ -23,7 +23,7 @@ use crate::stores::standing::Backoff;
 use super::super::inbox::Inbox;
 use super::super::link::life::RETRY_REFUSED;
 use super::names::{Names, inflight_key};
-use super::roster::{Roster, Shard};
+use super::roster::{GroupRoster, HostNumber};
 
 /// Memberships in one round: long enough that rounds do not matter, short enough that Redis answers others between.
 const BATCH: usize = 500;
@@ -39,7 +39,7 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const LEAVES_KEPT: usize = 10_000;
 
 /// What others tell the task.
-pub(super) enum Order {
+pub(super) enum MembershipOrder {
     /// Somebody waits in the roster for this group.
     Join(GroupName),
     /// Nobody wants the group any more, which had this number.
@@ -51,24 +51,24 @@ pub(super) enum Order {
 }
 
 /// What the task is made of.
-pub(super) struct Keeper {
+pub(super) struct MembershipKeeper {
     pub(super) store: Arc<RedisStore>,
     pub(super) names: Arc<Names>,
-    pub(super) roster: Arc<Roster>,
+    pub(super) roster: Arc<GroupRoster>,
     pub(super) inbox: Arc<Inbox>,
     /// Which of the hosts this is.
-    pub(super) shard: Shard,
+    pub(super) shard: HostNumber,
     pub(super) group_expiry: Duration,
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) orders: mpsc::UnboundedReceiver<MembershipOrder>,
     /// Why Redis does not take what it is told; `None` while it does.
     pub(super) failure: Arc<Mutex<Option<ErrorKind>>>,
 }
 
-impl Keeper {
+impl MembershipKeeper {
     /// Runs until it is told to close, or the layer is gone; then it cleans up.
     pub(super) async fn run(self) {
         let now = Instant::now();
-        let mut task = Task {
+        let mut task = Keeping {
             renew_at: now + self.group_expiry / RENEWED_AFTER,
             look_at: now,
             parts: self,
@@ -89,8 +89,8 @@ impl Keeper {
     }
 }
 
-struct Task {
-    parts: Keeper,
+struct Keeping {
+    parts: MembershipKeeper,
     /// To be said to Redis, for the first time or again.
     joins: IndexSet<GroupName>,
     leaves: VecDeque<(GroupName, u64)>,
@@ -107,11 +107,11 @@ struct Task {
     not_before: Instant,
 }
 
-impl Task {
+impl Keeping {
     async fn serve(&mut self) -> Option<oneshot::Sender<()>> {
         loop {
             while let Ok(order) = self.parts.orders.try_recv() {
-                if let Order::Close(waiter) = order {
+                if let MembershipOrder::Close(waiter) = order {
                     return Some(waiter);
                 }
                 self.obey(order);
@@ -130,7 +130,7 @@ impl Task {
             tokio::select! {
                 order = self.parts.orders.recv() => match order {
                     None => return None,
-                    Some(Order::Close(waiter)) => return Some(waiter),
+                    Some(MembershipOrder::Close(waiter)) => return Some(waiter),
                     Some(order) => self.obey(order),
                 },
                 () = sleep_until(due.min(self.look_at)) => self.look().await,
@@ -138,18 +138,18 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: MembershipOrder) {
         match order {
-            Order::Join(group) => drop(self.joins.insert(group)),
-            Order::Leave(group, number) => {
+            MembershipOrder::Join(group) => drop(self.joins.insert(group)),
+            MembershipOrder::Leave(group, number) => {
                 self.leaves.push_back((group, number));
                 if self.leaves.len() > LEAVES_KEPT {
                     self.leaves.pop_front();
                 }
             }
-            Order::Restore(cause) => self.restore(cause),
+            MembershipOrder::Restore(cause) => self.restore(cause),
             // Taken before.
-            Order::Close(_) => {}
+            MembershipOrder::Close(_) => {}
         }
     }
 

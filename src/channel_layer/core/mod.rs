@@ -19,7 +19,7 @@ use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
 use crate::stores::redis::RedisStore;
-use crate::stores::standing::Words;
+use crate::stores::standing::LinkWords;
 
 use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
@@ -31,10 +31,10 @@ pub use capacity::Capacities;
 pub use envelope::{Envelope, Named};
 
 use mailbox::Mailbox;
-use membership::Keeper;
-use names::{Local, Names};
-use reader::Reader;
-use roster::{Roster, Wish};
+use membership::MembershipKeeper;
+use names::{LocalName, Names};
+use reader::MailboxReader;
+use roster::{GroupRoster, HostNumber, Wish};
 use send::{Clock, Sender};
 
 mod capacity;
@@ -49,17 +49,17 @@ mod seen;
 mod send;
 
 /// The log lines of a link that is gone.
-const WORDS: Words = Words {
+const WORDS: LinkWords = LinkWords {
     refused: "Redis refuses the reading link's user or password; correct the URL's credentials",
     lost: "No reading link to Redis; events may be missed until it is back",
 };
 
-type Endpoint = link::endpoint::Endpoint<reader::Order>;
+type Endpoint = link::endpoint::Endpoint<reader::ReaderOrder>;
 
 /// The reading links of this replica, one per server, login and database.
 pub struct CoreEndpoints {
     replica: ReplicaId,
-    links: Endpoints<reader::Order>,
+    links: Endpoints<reader::ReaderOrder>,
 }
 
 impl CoreEndpoints {
@@ -94,7 +94,7 @@ impl CoreEndpoints {
         };
         let of = stores.len();
         let shard =
-            |(index, store)| layer.shard(self.endpoint(store), store, roster::Shard { index, of });
+            |(index, store)| layer.shard(self.endpoint(store), store, HostNumber { index, of });
         let shards = stores.iter().enumerate().map(shard).collect();
         Ok(CoreLayer {
             shards,
@@ -119,7 +119,7 @@ impl CoreEndpoints {
         let serves =
             |other: &RedisStore| other.url().same_login(url) && other.url().db() == url.db();
         self.links.shared(serves, || {
-            let reader = |orders| Reader::new(store, &self.replica, orders);
+            let reader = |orders| MailboxReader::new(store, &self.replica, orders);
             Endpoint::start(store, WORDS, reader)
         })
     }
@@ -128,22 +128,17 @@ impl CoreEndpoints {
 /// What the hosts of one layer share while it is made.
 struct Layer<'a> {
     names: Arc<Names>,
-    roster: Arc<Roster>,
+    roster: Arc<GroupRoster>,
     capacities: Arc<Capacities>,
     config: &'a LayerConfig,
     inbox: &'a Arc<Inbox>,
 }
 
 impl Layer<'_> {
-    fn shard(
-        &self,
-        endpoint: Arc<Endpoint>,
-        store: &Arc<RedisStore>,
-        shard: roster::Shard,
-    ) -> Shard {
+    fn shard(&self, endpoint: Arc<Endpoint>, store: &Arc<RedisStore>, shard: HostNumber) -> Host {
         let (orders, taken) = mpsc::unbounded_channel();
         let failure = Arc::default();
-        let keeper = Keeper {
+        let keeper = MembershipKeeper {
             store: store.clone(),
             names: self.names.clone(),
             roster: self.roster.clone(),
@@ -166,8 +161,8 @@ impl Layer<'_> {
             keeper: orders.downgrade(),
             pattern: self.names.key_pattern(),
         };
-        endpoint.order(reader::Order::Attach(id, mailbox));
-        Shard {
+        endpoint.order(reader::ReaderOrder::Attach(id, mailbox));
+        Host {
             endpoint,
             id,
             orders,
@@ -177,40 +172,40 @@ impl Layer<'_> {
 }
 
 /// One host of a layer.
-struct Shard {
+struct Host {
     endpoint: Arc<Endpoint>,
     /// The number of its mailbox on the reading link.
     id: u64,
     /// To the task that keeps its memberships.
-    orders: mpsc::UnboundedSender<membership::Order>,
+    orders: mpsc::UnboundedSender<membership::MembershipOrder>,
     failure: Arc<Mutex<Option<ErrorKind>>>,
 }
 
-impl Shard {
-    fn order(&self, order: membership::Order) {
+impl Host {
+    fn order(&self, order: membership::MembershipOrder) {
         // Fails only after the layer was closed.
         drop(self.orders.send(order));
     }
 }
 
-impl Drop for Shard {
+impl Drop for Host {
     fn drop(&mut self) {
-        self.endpoint.order(reader::Order::Detach(self.id));
+        self.endpoint.order(reader::ReaderOrder::Detach(self.id));
     }
 }
 
 /// The core layer of one tenant.
 pub struct CoreLayer {
     /// In the order of the hosts; at least one.
-    shards: Box<[Shard]>,
+    shards: Box<[Host]>,
     names: Arc<Names>,
-    roster: Arc<Roster>,
+    roster: Arc<GroupRoster>,
     sender: Sender,
 }
 
 impl CoreLayer {
     /// The host of a group's members: the bare name is hashed.
-    fn shard(&self, group: &GroupName) -> &Shard {
+    fn shard(&self, group: &GroupName) -> &Host {
         &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
     }
 
@@ -219,8 +214,8 @@ impl CoreLayer {
         match named {
             Named::Nobody => None,
             Named::One(name) => match self.names.local(&name)? {
-                Local::Socket(socket) => Some(Target::Socket(socket)),
-                Local::Group(number) => self.roster.group(number).map(Target::Group),
+                LocalName::Socket(socket) => Some(Target::Socket(socket)),
+                LocalName::Group(number) => self.roster.group(number).map(Target::Group),
             },
             Named::Members(names) => self.members(&names),
         }
@@ -232,8 +227,8 @@ impl CoreLayer {
         let named = names.iter().filter(|name| known.insert(*name));
         for local in named.filter_map(|name| self.names.local(name)) {
             match local {
-                Local::Socket(socket) => members.sockets.push(socket),
-                Local::Group(number) => members.groups.extend(self.roster.group(number)),
+                LocalName::Socket(socket) => members.sockets.push(socket),
+                LocalName::Group(number) => members.groups.extend(self.roster.group(number)),
             }
         }
         match (members.groups.as_slice(), members.sockets.as_slice()) {
@@ -252,7 +247,7 @@ impl ChannelLayer for CoreLayer {
             Wish::Joined => return Ok(()),
             Wish::Joining(confirmed) => confirmed,
             Wish::Order(confirmed) => {
-                shard.order(membership::Order::Join(group.clone()));
+                shard.order(membership::MembershipOrder::Join(group.clone()));
                 confirmed
             }
         };
@@ -261,7 +256,7 @@ impl ChannelLayer for CoreLayer {
 
     fn unsubscribe(&self, group: &GroupName) {
         if let Some(number) = self.roster.unwant(group) {
-            let order = membership::Order::Leave(group.clone(), number);
+            let order = membership::MembershipOrder::Leave(group.clone(), number);
             self.shard(group).order(order);
         }
     }
@@ -288,7 +283,7 @@ impl ChannelLayer for CoreLayer {
     async fn close(&self) {
         let closed = self.shards.iter().filter_map(|shard| {
             let (waiter, closed) = oneshot::channel();
-            let order = membership::Order::Close(waiter);
+            let order = membership::MembershipOrder::Close(waiter);
             shard.orders.send(order).ok().map(|()| closed)
         });
         join_all(closed).await;

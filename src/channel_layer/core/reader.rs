@@ -37,17 +37,17 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const CANARY_SECONDS: u64 = 60;
 
 /// What layers tell the task. Unbounded, because leaving cannot wait; bounded by the number of tenants.
-pub(super) enum Order {
+pub(super) enum ReaderOrder {
     Attach(u64, Mailbox),
     Detach(u64),
 }
 
 /// The session of one link.
-pub(super) struct Reader {
+pub(super) struct MailboxReader {
     store: Arc<RedisStore>,
     /// Where this replica's canaries go on every server.
     canary_key: String,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<ReaderOrder>,
     /// In the order in which they are served.
     line: VecDeque<Reading>,
     seen: Seen,
@@ -58,11 +58,11 @@ pub(super) struct Reader {
 /// What a wait brings: a key, a message, its score.
 type Woken = (String, Vec<u8>, String);
 
-impl Reader {
+impl MailboxReader {
     pub(super) fn new(
         store: &Arc<RedisStore>,
         replica: &ReplicaId,
-        orders: mpsc::UnboundedReceiver<Order>,
+        orders: mpsc::UnboundedReceiver<ReaderOrder>,
     ) -> Self {
         Self {
             store: store.clone(),
@@ -201,7 +201,7 @@ impl Reader {
                     if let Some(cause) = reading.gap.take()
                         && let Some(keeper) = reading.mailbox.keeper.upgrade()
                     {
-                        drop(keeper.send(membership::Order::Restore(cause)));
+                        drop(keeper.send(membership::MembershipOrder::Restore(cause)));
                     }
                 }
                 Err(error) if concerns_a_key(&error) => {
@@ -294,23 +294,23 @@ impl Reader {
     }
 }
 
-impl Session for Reader {
+impl Session for MailboxReader {
     type Connection = MultiplexedConnection;
-    type Order = Order;
+    type Order = ReaderOrder;
 
     fn connect(&self) -> BoxFuture<'static, Result<MultiplexedConnection, LinkError>> {
         let store = self.store.clone();
         Box::pin(async move { Ok(store.own_connection().await?) })
     }
 
-    fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<Order> {
+    fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<ReaderOrder> {
         &mut self.orders
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: ReaderOrder) {
         match order {
-            Order::Attach(id, mailbox) => self.line.push_back(Reading::new(id, mailbox)),
-            Order::Detach(id) => self.line.retain(|reading| reading.id != id),
+            ReaderOrder::Attach(id, mailbox) => self.line.push_back(Reading::new(id, mailbox)),
+            ReaderOrder::Detach(id) => self.line.retain(|reading| reading.id != id),
         }
     }
 

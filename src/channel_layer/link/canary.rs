@@ -20,7 +20,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(1);
 /// So many in a row, and the link is deaf.
 const MISSES: u32 = 2;
 
-enum State {
+enum CanaryState {
     /// Until the next one is due.
     Resting,
     /// On its way to Redis.
@@ -80,7 +80,7 @@ impl Flight {
 
 /// Where a canary is.
 struct Canary {
-    state: State,
+    state: CanaryState,
     number: u64,
     sent: Instant,
     misses: u32,
@@ -89,7 +89,7 @@ struct Canary {
 impl Canary {
     fn new() -> Self {
         Self {
-            state: State::Resting,
+            state: CanaryState::Resting,
             number: 0,
             sent: Instant::now(),
             misses: 0,
@@ -98,23 +98,23 @@ impl Canary {
 
     /// The text of the next canary, if it is time for one.
     fn due(&mut self, now: Instant) -> Option<String> {
-        if !matches!(self.state, State::Resting) || now.duration_since(self.sent) < EVERY {
+        if !matches!(self.state, CanaryState::Resting) || now.duration_since(self.sent) < EVERY {
             return None;
         }
         self.number += 1;
         self.sent = now;
-        self.state = State::Leaving;
+        self.state = CanaryState::Leaving;
         Some(self.number.to_string())
     }
 
     /// Redis took the canary, or the publish failed. Its return may have been quicker than Redis' answer.
     fn published(&mut self, taken: bool) {
-        if matches!(self.state, State::Leaving) {
+        if matches!(self.state, CanaryState::Leaving) {
             self.state = if taken {
                 let taken = Instant::now();
-                State::Expected { taken }
+                CanaryState::Expected { taken }
             } else {
-                State::Resting
+                CanaryState::Resting
             };
         }
     }
@@ -124,13 +124,13 @@ impl Canary {
         if text == self.number.to_string().as_bytes() {
             metrics::canary_returned(endpoint, self.sent.elapsed());
             self.misses = 0;
-            self.state = State::Resting;
+            self.state = CanaryState::Resting;
         }
     }
 
     /// Counts a canary that takes too long; breaks when the link is deaf.
     fn overdue(&mut self, now: Instant, endpoint: &str) -> ControlFlow<()> {
-        let State::Expected { taken } = self.state else {
+        let CanaryState::Expected { taken } = self.state else {
             return ControlFlow::Continue(());
         };
         if now.duration_since(taken) < RETURN_LIMIT {
@@ -138,7 +138,7 @@ impl Canary {
         }
         metrics::canary_missed(endpoint);
         self.misses += 1;
-        self.state = State::Resting;
+        self.state = CanaryState::Resting;
         if self.misses >= MISSES {
             ControlFlow::Break(())
         } else {

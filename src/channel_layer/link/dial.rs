@@ -18,7 +18,7 @@ use crate::error::{ErrorKind, StoreError};
 use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
 
 use super::command::write_command;
-use super::resp::{NotResp, Parser, Reply};
+use super::resp::{NotResp, Parser, RespReply};
 
 /// For the TCP connection with its name look-up, for TLS, and for the login: each.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
@@ -184,7 +184,9 @@ async fn answer(
 ) -> Result<Result<(), LinkError>, LinkError> {
     loop {
         let (reply, used) = match parser.next(input) {
-            Ok((Some(Reply::Error(text)), used)) => (Some(Err(LinkError::of_reply(text))), used),
+            Ok((Some(RespReply::Error(text)), used)) => {
+                (Some(Err(LinkError::of_reply(text))), used)
+            }
             Ok((Some(_), used)) => (Some(Ok(())), used),
             Ok((None, used)) => (None, used),
             Err(error) => return Err(LinkError::new(ErrorKind::Protocol, error.to_string())),

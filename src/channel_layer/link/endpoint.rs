@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::error::ErrorKind;
 use crate::stores::redis::RedisStore;
-use crate::stores::standing::Words;
+use crate::stores::standing::LinkWords;
 
 use super::super::LayerError;
 use super::life::{Life, Session, Status, keep};
@@ -32,7 +32,7 @@ impl<O: Send + 'static> Endpoint<O> {
     /// Starts the task of the session that `make` builds around its orders.
     pub(in crate::channel_layer) fn start<S: Session<Order = O> + 'static>(
         store: &Arc<RedisStore>,
-        words: Words,
+        words: LinkWords,
         make: impl FnOnce(mpsc::UnboundedReceiver<O>) -> S,
     ) -> Self {
         let (orders, taken) = mpsc::unbounded_channel();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Dependency, ErrorKind};
 use crate::metrics::GapCause;
-use crate::stores::standing::{Backoff, Standing, Words};
+use crate::stores::standing::{Backoff, LinkStanding, LinkWords};
 
 use super::dial::LinkError;
 
@@ -56,7 +56,7 @@ pub(in crate::channel_layer) struct Loss {
 
 /// The state of one link over all its connections.
 pub(in crate::channel_layer) struct Life {
-    standing: Standing,
+    standing: LinkStanding,
     backoff: Backoff,
     status: Arc<Status>,
     /// When the connection was made; `None` while there is none.
@@ -68,9 +68,13 @@ pub(in crate::channel_layer) struct Life {
 }
 
 impl Life {
-    pub(in crate::channel_layer) fn new(endpoint: &str, words: Words, status: Arc<Status>) -> Self {
+    pub(in crate::channel_layer) fn new(
+        endpoint: &str,
+        words: LinkWords,
+        status: Arc<Status>,
+    ) -> Self {
         Self {
-            standing: Standing::new(Dependency::Redis, endpoint, words),
+            standing: LinkStanding::new(Dependency::Redis, endpoint, words),
             backoff: Backoff::default(),
             status,
             connected: None,
@@ -196,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    const WORDS: Words = Words {
+    const WORDS: LinkWords = LinkWords {
         refused: "refused",
         lost: "lost",
     };

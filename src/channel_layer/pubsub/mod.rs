@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::error::StoreError;
 use crate::ids::{ChannelName, GroupName, ReplicaId};
 use crate::stores::redis::RedisStore;
-use crate::stores::standing::Words;
+use crate::stores::standing::LinkWords;
 
 use super::inbox::Inbox;
 use super::link::{self, endpoint::Endpoints};
@@ -22,7 +22,7 @@ use super::{ChannelLayer, Codec, LayerError};
 use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
 
-use subscriber::{Order, Subscriber};
+use subscriber::{Subscriber, SubscriberOrder};
 
 mod pulse;
 mod replies;
@@ -30,12 +30,12 @@ mod subscriber;
 mod subscriptions;
 
 /// The log lines of a link that is gone.
-const WORDS: Words = Words {
+const WORDS: LinkWords = LinkWords {
     refused: "Redis refuses the subscriber's user or password; correct the URL's credentials",
     lost: "No subscriber link to Redis; events may be missed until it is back",
 };
 
-type Endpoint = link::endpoint::Endpoint<Order>;
+type Endpoint = link::endpoint::Endpoint<SubscriberOrder>;
 
 /// The channels of Lockgate itself, as an ACL rule takes them.
 const OWN_CHANNELS: &str = "lockgate:*";
@@ -43,7 +43,7 @@ const OWN_CHANNELS: &str = "lockgate:*";
 /// The subscriber links of this replica, one per server and login.
 pub struct PubSubEndpoints {
     replica: ReplicaId,
-    links: Endpoints<Order>,
+    links: Endpoints<SubscriberOrder>,
 }
 
 impl PubSubEndpoints {
@@ -69,7 +69,7 @@ impl PubSubEndpoints {
     ) -> PubSubLayer {
         let line = |store: &Arc<RedisStore>| {
             let pattern = channel_patterns(prefix);
-            Line::new(self.endpoint(store), store, inbox.clone(), pattern)
+            LinkShare::new(self.endpoint(store), store, inbox.clone(), pattern)
         };
         PubSubLayer {
             lines: stores.iter().map(line).collect(),
@@ -80,8 +80,8 @@ impl PubSubEndpoints {
     }
 
     /// A line for the replica's own channels, on the same link as the layers on the server of `store`.
-    pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> Line {
-        Line::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
+    pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> LinkShare {
+        LinkShare::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
@@ -94,13 +94,13 @@ impl PubSubEndpoints {
 }
 
 /// One user of a link: what it subscribes goes to its inbox alone.
-pub(super) struct Line {
+pub(super) struct LinkShare {
     endpoint: Arc<Endpoint>,
     attachment: u64,
     store: Arc<RedisStore>,
 }
 
-impl Line {
+impl LinkShare {
     fn new(
         endpoint: Arc<Endpoint>,
         store: &Arc<RedisStore>,
@@ -108,7 +108,7 @@ impl Line {
         pattern: String,
     ) -> Self {
         let attachment = endpoint.next_user();
-        endpoint.order(Order::Attach {
+        endpoint.order(SubscriberOrder::Attach {
             attachment,
             inbox,
             pattern,
@@ -123,7 +123,7 @@ impl Line {
     /// Asks for a channel, whose messages come in for `target`; returns once Redis has confirmed.
     pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
-        self.endpoint.order(Order::Subscribe {
+        self.endpoint.order(SubscriberOrder::Subscribe {
             attachment: self.attachment,
             channel,
             target,
@@ -133,7 +133,7 @@ impl Line {
     }
 
     fn unsubscribe(&self, channel: Bytes) {
-        self.endpoint.order(Order::Unsubscribe {
+        self.endpoint.order(SubscriberOrder::Unsubscribe {
             attachment: self.attachment,
             channel,
         });
@@ -144,14 +144,14 @@ impl Line {
     }
 
     /// Whether both go over one link.
-    pub(super) fn is_same_link(&self, other: &Line) -> bool {
+    pub(super) fn is_same_link(&self, other: &LinkShare) -> bool {
         Arc::ptr_eq(&self.endpoint, &other.endpoint)
     }
 }
 
-impl Drop for Line {
+impl Drop for LinkShare {
     fn drop(&mut self) {
-        self.endpoint.order(Order::Detach {
+        self.endpoint.order(SubscriberOrder::Detach {
             attachment: self.attachment,
         });
     }
@@ -160,7 +160,7 @@ impl Drop for Line {
 /// The pub/sub layer of one tenant.
 pub struct PubSubLayer {
     /// In the order of the hosts; at least one.
-    lines: Box<[Line]>,
+    lines: Box<[LinkShare]>,
     prefix: Box<str>,
     channel_prefix: Box<str>,
     codec: Codec,
@@ -168,7 +168,7 @@ pub struct PubSubLayer {
 
 impl PubSubLayer {
     /// The host that a Redis channel belongs to: the whole name is hashed, prefix and all.
-    fn shard(&self, channel: &[u8]) -> &Line {
+    fn shard(&self, channel: &[u8]) -> &LinkShare {
         &self.lines[shard_of(channel, self.lines.len())]
     }
 

@@ -12,7 +12,7 @@ use crate::stores::redis_keys::CANARY_PATTERN;
 use super::super::inbox::{Incoming, Payload};
 use super::super::link::canary::Flight;
 use super::super::link::dial::{LinkError, kind_of_reply};
-use super::super::link::resp::{Parser, Reply};
+use super::super::link::resp::{Parser, RespReply};
 use super::subscriber::Subscriber;
 use super::subscriptions::OutOfStep;
 
@@ -31,22 +31,22 @@ impl Subscriber {
             start += used;
             let Some(reply) = reply else { break };
             match reply {
-                Reply::Message { channel, payload } => {
+                RespReply::Message { channel, payload } => {
                     if channel == self.canary_channel {
                         canary.returned(payload);
                     }
                     self.deliver(channel, payload, read_at);
                 }
-                Reply::Oversized { channel } => {
+                RespReply::Oversized { channel } => {
                     for route in self.wishes.routes(channel) {
                         route.inbox.drop_oversized();
                     }
                 }
-                Reply::Subscribed(channel) => self.confirmed(channel)?,
-                Reply::Unsubscribed(channel) => self.wishes.ended(channel)?,
-                Reply::Pong => self.wishes.ponged()?,
-                Reply::Error(text) => self.refused(text)?,
-                Reply::Other => {}
+                RespReply::Subscribed(channel) => self.confirmed(channel)?,
+                RespReply::Unsubscribed(channel) => self.wishes.ended(channel)?,
+                RespReply::Pong => self.wishes.ponged()?,
+                RespReply::Error(text) => self.refused(text)?,
+                RespReply::Other => {}
             }
         }
         input.advance(start);

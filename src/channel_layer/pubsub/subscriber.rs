@@ -29,8 +29,8 @@ use super::super::link::dial::{LinkError, Stream, dial};
 use super::super::link::life::{End, Life, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;
-use super::pulse::Pulse;
-use super::subscriptions::{Route, Subscriptions, Waiter};
+use super::pulse::LinkPulse;
+use super::subscriptions::{ChannelRoute, Subscriptions, Waiter};
 
 /// How often the clocks below are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_millis(250);
 const READ_SIZE: usize = 64 * 1024;
 
 /// What layers tell the task. Unbounded, because leaving cannot wait; bounded by the groups of this replica.
-pub(super) enum Order {
+pub(super) enum SubscriberOrder {
     Attach {
         attachment: u64,
         inbox: Arc<Inbox>,
@@ -74,7 +74,7 @@ pub(super) struct Subscriber {
     pub(super) canary_channel: Bytes,
     /// Knows where the server is, and publishes the canaries.
     pub(super) store: Arc<RedisStore>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     pub(super) wishes: Subscriptions,
     pub(super) attachments: HashMap<u64, Attachment>,
     /// Attachments that Redis refuses channels.
@@ -85,7 +85,7 @@ impl Subscriber {
     pub(super) fn new(
         store: &Arc<RedisStore>,
         replica: &ReplicaId,
-        orders: mpsc::UnboundedReceiver<Order>,
+        orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     ) -> Self {
         let canary_channel = redis_keys::canary(replica).into();
         let mut wishes = Subscriptions::default();
@@ -107,7 +107,7 @@ impl Subscriber {
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
         let mut parser = Parser::default();
         let mut flushed = true;
-        let mut pulse = Pulse::new();
+        let mut pulse = LinkPulse::new();
         let mut canary = Flight::new(life.endpoint());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -174,20 +174,20 @@ impl Subscriber {
 
 impl Session for Subscriber {
     type Connection = Box<dyn Stream>;
-    type Order = Order;
+    type Order = SubscriberOrder;
 
     fn connect(&self) -> BoxFuture<'static, Result<Box<dyn Stream>, LinkError>> {
         let (store, name) = (self.store.clone(), self.name.clone());
         Box::pin(async move { dial(&store, &name).await })
     }
 
-    fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<Order> {
+    fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<SubscriberOrder> {
         &mut self.orders
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: SubscriberOrder) {
         match order {
-            Order::Attach {
+            SubscriberOrder::Attach {
                 attachment,
                 inbox,
                 pattern,
@@ -199,20 +199,20 @@ impl Session for Subscriber {
                 };
                 self.attachments.insert(attachment, new);
             }
-            Order::Detach { attachment } => {
+            SubscriberOrder::Detach { attachment } => {
                 self.wishes.detach(attachment);
                 if let Some(gone) = self.attachments.remove(&attachment) {
                     self.denied -= usize::from(gone.denied);
                 }
             }
-            Order::Subscribe {
+            SubscriberOrder::Subscribe {
                 attachment,
                 channel,
                 target,
                 waiter,
             } => {
                 if let Some(known) = self.attachments.get(&attachment) {
-                    let route = Route {
+                    let route = ChannelRoute {
                         attachment,
                         inbox: known.inbox.clone(),
                         target,
@@ -220,7 +220,7 @@ impl Session for Subscriber {
                     self.wishes.want(&channel, route, waiter);
                 }
             }
-            Order::Unsubscribe {
+            SubscriberOrder::Unsubscribe {
                 attachment,
                 channel,
             } => self.wishes.unwant(&channel, attachment),
