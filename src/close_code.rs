@@ -146,6 +146,76 @@ impl CloseReason {
     }
 }
 
+/// The most bytes of a close reason: a control frame holds 125, two of them the code (RFC 6455 §5.5).
+pub const MAX_REASON: usize = 123;
+
+/// True for the codes that an application may send.
+const fn is_applications(code: i64) -> bool {
+    matches!(code, 1000 | 3000..=4999)
+}
+
+/// A close that an operator or a back end asks for. The code is 4508 and the reason `disconnected` unless it says
+/// otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestedClose {
+    code: Option<u16>,
+    reason: Option<String>,
+}
+
+/// The part of a requested close that may not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseNotValid {
+    /// The code is none of 1000, 1012 and 3000-4999.
+    #[error("code")]
+    Code,
+    /// The reason has over [`MAX_REASON`] bytes.
+    #[error("reason")]
+    Reason,
+}
+
+impl RequestedClose {
+    /// Makes the close with this code and reason.
+    ///
+    /// # Errors
+    /// [`CloseNotValid`]
+    pub fn new(code: Option<u16>, reason: Option<String>) -> Result<Self, CloseNotValid> {
+        let is_drain = |code| code == CloseReason::Draining.code();
+        if code.is_some_and(|code| !is_drain(code) && !is_applications(code.into())) {
+            return Err(CloseNotValid::Code);
+        }
+        if reason.as_ref().is_some_and(|text| text.len() > MAX_REASON) {
+            return Err(CloseNotValid::Reason);
+        }
+        Ok(Self { code, reason })
+    }
+
+    /// Returns the code that is asked for.
+    pub fn code(&self) -> Option<u16> {
+        self.code
+    }
+
+    /// Returns the reason that is asked for.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Returns the frame that closes a socket.
+    pub fn frame(&self) -> CloseFrame {
+        let default = CloseReason::Disconnected;
+        if *self == Self::default() {
+            return default.frame();
+        }
+        CloseFrame {
+            code: self.code.unwrap_or(default.code()),
+            reason: match &self.reason {
+                Some(reason) => Cow::Owned(reason.clone()),
+                None => Cow::Borrowed(default.label()),
+            },
+            cause: None,
+        }
+    }
+}
+
 /// The content of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
@@ -165,10 +235,10 @@ impl CloseFrame {
     pub fn from_application(code: Option<i64>, reason: &str) -> Self {
         let code = match code {
             None => 1000,
-            Some(code @ (1000 | 3000..=4999)) => code as u16,
+            Some(code) if is_applications(code) => code as u16,
             Some(_) => return CloseReason::InternalError.frame(),
         };
-        let mut end = reason.len().min(123);
+        let mut end = reason.len().min(MAX_REASON);
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
@@ -234,7 +304,7 @@ mod tests {
                     .frame_with_retry(Duration::from_secs(86_400))
                     .reason
                     .len()
-                    <= 123
+                    <= MAX_REASON
             );
         }
     }

@@ -14,9 +14,9 @@ use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
 use crate::config::{DenylistConfig, OnExpiry, TokenConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::hub::{CloseOrder, Hub, Member, close_paced};
+use crate::hub::{CloseOrder, Hub, Member, TokenOf, close_paced};
 use crate::ids::{TenantId, Whom};
-use crate::metrics::{self, TenantMetrics};
+use crate::metrics;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
 
@@ -35,22 +35,18 @@ pub struct Revocations {
     /// Sockets outlive `exp`, and so must what denies them.
     keeps_expired: bool,
     leeway: f64,
-    hub: Arc<Hub>,
-    metrics: Arc<TenantMetrics>,
     recheck_wanted: Notify,
     /// A cut-off cannot be read, and that was said.
     told_unreadable: AtomicBool,
 }
 
 impl Revocations {
-    /// The revocations of `tenant`, kept in `store`, concerning the sockets of `hub`.
+    /// The revocations of `tenant`, kept in `store`.
     pub fn new(
         tenant: &TenantId,
         store: KeyStore,
         config: &DenylistConfig,
         token: &TokenConfig,
-        hub: Arc<Hub>,
-        metrics: Arc<TenantMetrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
             tenant: tenant.clone(),
@@ -58,8 +54,6 @@ impl Revocations {
             config: config.clone(),
             keeps_expired: token.on_expiry == OnExpiry::Keep,
             leeway: token.leeway.as_secs_f64(),
-            hub,
-            metrics,
             recheck_wanted: Notify::new(),
             told_unreadable: AtomicBool::new(false),
         })
@@ -105,15 +99,6 @@ impl Revocations {
         }
     }
 
-    /// Closes the sockets of this replica that are concerned; answers how many.
-    pub fn evict(&self, whom: &Whom) -> usize {
-        self.metrics.revocation(whom);
-        let frame = CloseReason::TokenRevoked.frame();
-        let closed = self.hub.evict(whom, &frame);
-        tracing::debug!(tenant.id = %self.tenant, count = closed, "Closed the connections of revoked tokens");
-        closed
-    }
-
     /// Asks for a re-check soon: announcements may have been missed.
     pub fn want_recheck(&self) {
         self.recheck_wanted.notify_one();
@@ -124,28 +109,27 @@ impl Revocations {
         self.recheck_wanted.notified().await;
     }
 
-    /// Holds every open socket against the denylist, in batches; answers how many were closed. A cut-off that cannot be
-    /// read closes nobody: it is counted, and told once until it can be read again.
+    /// Holds every open socket of `hub` against the denylist, in batches, and every handshake that has asked the denylist
+    /// already; answers how many sockets were closed. A cut-off that cannot be read closes nobody: it is counted, and told
+    /// once until it can be read again.
     ///
     /// # Errors
     /// [`StoreError`] if the denylist cannot be asked: sockets that were not looked at stay.
-    pub async fn recheck(&self) -> Result<usize, StoreError> {
+    pub async fn recheck(&self, hub: &Hub) -> Result<usize, StoreError> {
         let (mut closed, mut unreadable) = (0, false);
-        for batch in self.hub.members().chunks(BATCH) {
-            let [.., all] = denylist_keys(&self.tenant, &batch[0]);
-            let mut keys = vec![all];
-            for member in batch {
-                let [jti, user, _] = denylist_keys(&self.tenant, member);
-                keys.extend([jti, user]);
+        // Handshakes first: one that ends meanwhile is among the members then.
+        for batch in hub.pending().chunks(BATCH) {
+            let verdicts = self.ask(batch, |pending| pending.token()).await?;
+            for (pending, verdict) in batch.iter().zip(verdicts) {
+                unreadable |= verdict == DenyVerdict::Unreadable;
+                if verdict == DenyVerdict::Revoked {
+                    closed += hub.evict_pending(pending, &CloseReason::TokenRevoked.frame());
+                }
             }
-            let answers = self.store.get_each(&keys).await?;
-            let Some((all, each)) = answers.split_first() else {
-                continue;
-            };
-            for (member, pair) in batch.iter().zip(each.chunks_exact(2)) {
-                let jti = member.jti().map(|_| &pair[0]);
-                let issued_at = member.issued_at();
-                let verdict = denylist::verdict_of_answers(issued_at, jti, &pair[1], all);
+        }
+        for batch in hub.members().chunks(BATCH) {
+            let verdicts = self.ask(batch, |member| member.token()).await?;
+            for (member, verdict) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 let frame = CloseReason::TokenRevoked.frame();
                 if verdict == DenyVerdict::Revoked
@@ -160,6 +144,34 @@ impl Revocations {
             tracing::info!(tenant.id = %self.tenant, count = closed, "Closed connections whose revocation had not been heard");
         }
         Ok(closed)
+    }
+
+    /// What the denylist says of each token of a batch, asked in one round.
+    async fn ask<T>(
+        &self,
+        batch: &[Arc<T>],
+        token: impl Fn(&T) -> TokenOf<'_>,
+    ) -> Result<Vec<DenyVerdict>, StoreError> {
+        let mut keys = vec![redis_keys::deny_all(&self.tenant)];
+        for one in batch {
+            let TokenOf { user, jti, .. } = token(one);
+            let (jti, user, all) = denylist::keys(&self.tenant, jti, user);
+            // A token without an id takes the tenant's key a second time.
+            keys.extend([jti.unwrap_or(all), user]);
+        }
+        let answers = self.store.get_each(&keys).await?;
+        let Some((all, each)) = answers.split_first() else {
+            return Ok(Vec::new());
+        };
+        let verdict = |(one, pair): (&Arc<T>, &[_])| {
+            let TokenOf { jti, issued_at, .. } = token(one);
+            denylist::verdict_of_answers(issued_at, jti.map(|_| &pair[0]), &pair[1], all)
+        };
+        Ok(batch
+            .iter()
+            .zip(each.chunks_exact(2))
+            .map(verdict)
+            .collect())
     }
 
     /// Counts that a cut-off cannot be read, and says each change once.
@@ -184,14 +196,14 @@ impl Revocations {
 
     /// With `denylist.max_unverified`: closes, paced, what has been open for longer than that while the denylist could
     /// not be asked.
-    pub async fn close_unverified(&self) {
+    pub async fn close_unverified(&self, hub: &Hub) {
         let Some(most) = self.config.max_unverified else {
             return;
         };
         if self.store.silent_for() <= most {
             return;
         }
-        let mut members = self.hub.members();
+        let mut members = hub.members();
         let unverified = |member: &Arc<Member>| {
             Duration::from_secs(member.age()) > most && !member.outbound().is_closing()
         };
@@ -210,10 +222,4 @@ impl Revocations {
     pub fn silent_for(&self) -> Duration {
         self.store.silent_for()
     }
-}
-
-/// The keys of a socket: token, user, tenant. A token without an id takes the tenant's key a second time.
-fn denylist_keys(tenant: &TenantId, member: &Member) -> [String; 3] {
-    let (jti, user, all) = denylist::keys(tenant, member.jti(), member.user());
-    [jti.unwrap_or_else(|| all.clone()), user, all]
 }

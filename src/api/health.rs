@@ -106,11 +106,14 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         .tenants
         .all()
         .iter()
-        .filter(|tenant| tenant.degraded.lock().is_some())
+        .filter(|tenant| tenant.life().obstacle().is_some())
         .count();
     let names = is_operator(&state.keys, &headers).then(|| {
         let reason = |tenant: &Arc<crate::tenant::Tenant>| {
-            (tenant.id.to_string(), tenant.degraded.lock().clone())
+            (
+                tenant.id.to_string(),
+                tenant.life().obstacle().map(str::to_owned),
+            )
         };
         state.tenants.all().iter().map(reason).collect()
     });
@@ -143,7 +146,7 @@ fn is_operator(keys: &ApiKeys, headers: &HeaderMap) -> bool {
 
 async fn metrics(State(state): State<AdminState>) -> Response {
     metrics_process::Collector::default().collect();
-    let text = state.metrics.render();
+    let text = crate::metrics::render(&state.metrics);
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,

@@ -155,7 +155,7 @@ impl FromRequestParts<ApiState> for Target {
         }
         state
             .tenants
-            .by_id(&name)
+            .named(&name)
             .map(Target)
             .ok_or(ApiProblem::TenantNotFound)
     }

@@ -78,7 +78,7 @@ pub(super) async fn revoke(
     let asked = tenant.ask(&state.fleet, Op::Revoke(whom.clone()));
     let gathered = asked.await.map_err(|error| {
         // It is stored, so the other replicas find it at their next recheck of the denylist.
-        let closed = tenant.revocations.evict(&whom);
+        let closed = state.tenants.evict(&tenant.id, &whom);
         tracing::warn!(
             tenant.id = %tenant.id, error = %error, count = closed,
             "A revocation is stored, but could not be announced"

@@ -71,8 +71,8 @@ pub(super) async fn list(
         let counted = ask(&state, tenant, Op::Count).await.ok();
         TenantEntry {
             name: tenant.id.to_string(),
-            suspended: tenant.is_suspended(),
-            degraded: tenant.is_degraded(),
+            suspended: tenant.life().is_suspended(),
+            degraded: tenant.life().obstacle().is_some(),
             connections: counted.map(|counted| counted.connections()),
         }
     });

@@ -12,6 +12,7 @@ use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
 use super::sends::EventBody;
 use super::{ApiState, Target};
+use crate::close_code::RequestedClose;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::UserId;
@@ -83,12 +84,9 @@ pub(super) async fn disconnect(
     Path((_, user)): Path<(String, String)>,
     JsonBody(Disconnection { code, reason }): JsonBody<Disconnection>,
 ) -> Result<Json<Closed>, ApiProblem> {
-    let may_be_sent = code.is_none_or(|code| matches!(code, 1000 | 1012 | 3000..=4999));
-    if !may_be_sent || reason.as_ref().is_some_and(|reason| reason.len() > 123) {
-        return Err(ApiProblem::CloseNotValid);
-    }
+    let close = RequestedClose::new(code, reason).map_err(|_| ApiProblem::CloseNotValid)?;
     let user = UserId::from(user);
-    let op = Op::Disconnect { user, code, reason };
+    let op = Op::Disconnect { user, close };
     Ok(Json(ask(&state, &tenant, op).await?.into()))
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::close_code::{CloseNotValid, RequestedClose};
 use crate::event::Event;
 use crate::ids::{GroupName, Jti, UserId, Whom};
 
@@ -30,12 +31,10 @@ pub enum Op {
     Invalidate(UserId),
     /// Close the sockets of a user.
     Disconnect {
-        /// Whose.
+        /// The user.
         user: UserId,
-        /// The close code; 4508 where it is not said.
-        code: Option<u16>,
-        /// The close reason.
-        reason: Option<String>,
+        /// What the close frame says.
+        close: RequestedClose,
     },
     /// Send an event to every socket of a user.
     Send {
@@ -168,13 +167,13 @@ impl Command {
             }
             Op::Revoke(Whom::All(before)) => put("issued_before", number(*before)),
             Op::Invalidate(user) => put("user_id", user.as_str().into()),
-            Op::Disconnect { user, code, reason } => {
+            Op::Disconnect { user, close } => {
                 put("user_id", user.as_str().into());
-                if let Some(code) = code {
-                    put("code", (*code).into());
+                if let Some(code) = close.code() {
+                    put("code", code.into());
                 }
-                if let Some(reason) = reason {
-                    put("reason", reason.as_str().into());
+                if let Some(reason) = close.reason() {
+                    put("reason", reason.into());
                 }
             }
             // Put in below: an event keeps its order and its numbers only as text.
@@ -242,19 +241,13 @@ impl Wire<'_> {
             }),
             "invalidate" => Op::Invalidate(user()?),
             "disconnect" => {
-                let may_be_sent = |code| matches!(code, 1000 | 1012 | 3000..=4999);
-                if self.code.is_some_and(|code| !may_be_sent(code)) {
-                    return Err(NotUnderstood::Member("code"));
-                }
-                // What a close frame holds (RFC 6455 §5.5).
-                if self.reason.as_ref().is_some_and(|text| text.len() > 123) {
-                    return Err(NotUnderstood::Member("reason"));
-                }
-                Op::Disconnect {
-                    user: user()?,
-                    code: self.code,
-                    reason: self.reason.clone(),
-                }
+                let close = RequestedClose::new(self.code, self.reason.clone());
+                let close = close.map_err(|part| match part {
+                    CloseNotValid::Code => NotUnderstood::Member("code"),
+                    CloseNotValid::Reason => NotUnderstood::Member("reason"),
+                })?;
+                let user = user()?;
+                Op::Disconnect { user, close }
             }
             "send" => {
                 let event = self.event.ok_or(NotUnderstood::Member("event"))?;
@@ -354,13 +347,11 @@ mod tests {
             Op::Invalidate("é".into()),
             Op::Disconnect {
                 user: "7".into(),
-                code: Some(4001),
-                reason: Some("bye".into()),
+                close: RequestedClose::new(Some(4001), Some("bye".into())).unwrap(),
             },
             Op::Disconnect {
                 user: "7".into(),
-                code: None,
-                reason: None,
+                close: RequestedClose::default(),
             },
             Op::Send {
                 user: "7".into(),

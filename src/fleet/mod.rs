@@ -135,6 +135,11 @@ impl Fleet {
         &self.replica
     }
 
+    /// How long others are waited for.
+    pub fn timeout(&self) -> Duration {
+        **self.timeout.load()
+    }
+
     /// Waits for others as long as `timeout` from now on.
     pub fn set_timeout(&self, timeout: Duration) {
         self.timeout.store(Arc::new(timeout));
@@ -152,7 +157,7 @@ impl Fleet {
             id: Some(question.id.clone()),
             reply: Some(reply_channel(&self.replica)),
         };
-        let deadline = Instant::now() + **self.timeout.load();
+        let deadline = Instant::now() + self.timeout();
         let (sent, registered) = tokio::join!(
             circle.control.publish(command.to_json()),
             timeout_at(deadline, registered)
@@ -195,7 +200,10 @@ impl<'f> Question<'f> {
         let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
         while !registered.iter().all(|id| answers.contains_key(id)) {
             match timeout_at(deadline, self.answers.recv()).await {
-                Ok(Some(answer)) => drop(answers.insert(answer.replica.clone(), answer)),
+                // On a Redis that a reload has left, a replica may answer a second time, for fewer sockets.
+                Ok(Some(answer)) => {
+                    answers.entry(answer.replica.clone()).or_insert(answer);
+                }
                 Ok(None) | Err(_) => break,
             }
         }

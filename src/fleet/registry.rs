@@ -4,6 +4,7 @@
 //! them serve a tenant, so that nobody has to scan, and several deployments may share a Redis. A replica that was killed is
 //! taken for alive until its key ends.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +27,17 @@ const LIFETIME: Duration = Duration::from_secs(10);
 /// Signs of life between two times that the replica enters itself into the sets of its tenants, which a Redis may lose.
 const LISTED_EVERY: u64 = 3;
 
+/// Stores, each with tenants.
+type Stores = Vec<(KeyStore, BTreeSet<TenantId>)>;
+
 /// This replica's entries.
 pub struct Registry {
     replica: ReplicaId,
     started_at: u64,
     /// Each store with the tenants whose keys lie there.
-    stores: Mutex<Vec<(KeyStore, Vec<TenantId>)>>,
+    stores: Mutex<Stores>,
+    /// Entries that are to be taken off: the replica has no socket of these tenants any more.
+    left: Mutex<Stores>,
     /// Where the deployment's own keys lie.
     deployment: Mutex<Option<KeyStore>>,
 }
@@ -43,20 +49,28 @@ impl Registry {
             replica,
             started_at: UnixTime::now().0 as u64,
             stores: Mutex::default(),
+            left: Mutex::default(),
             deployment: Mutex::default(),
         })
     }
 
     /// Keeps an entry for each of these tenants in the store of its keys, and no more in others.
     pub fn set_tenants(&self, tenants: impl Iterator<Item = (TenantId, KeyStore)>) {
-        let mut stores: Vec<(KeyStore, Vec<TenantId>)> = Vec::new();
+        let mut new = Stores::new();
         for (tenant, store) in tenants {
-            match stores.iter_mut().find(|(known, _)| known.is_same(&store)) {
-                Some((_, tenants)) => tenants.push(tenant),
-                None => stores.push((store, vec![tenant])),
+            enter(&mut new, &store, tenant);
+        }
+        let mut stores = self.stores.lock();
+        let before = std::mem::replace(&mut *stores, new);
+        let mut left = self.left.lock();
+        let before: Stores = before.into_iter().chain(left.drain(..)).collect();
+        for (store, tenants) in before {
+            let now = stores.iter().find(|(known, _)| known.is_same(&store));
+            let is_here = |tenant: &TenantId| now.is_some_and(|(_, now)| now.contains(tenant));
+            for tenant in tenants.into_iter().filter(|tenant| !is_here(tenant)) {
+                enter(&mut left, &store, tenant);
             }
         }
-        *self.stores.lock() = stores;
     }
 
     /// Keeps an entry among the replicas of the deployment, whose keys lie in `store`.
@@ -71,6 +85,7 @@ impl Registry {
         let mut count = 0u64;
         loop {
             tick.tick().await;
+            self.leave_tenants().await;
             let stores = self.stores.lock().clone();
             let listed = count.is_multiple_of(LISTED_EVERY);
             let signs = stores
@@ -82,6 +97,23 @@ impl Registry {
                 self.in_deployment(&store, "SADD").await;
             }
             count += 1;
+        }
+    }
+
+    /// Takes this replica off the lists of tenants that it serves no more: nobody waits for its answers then.
+    async fn leave_tenants(&self) {
+        let left = self.left.lock().clone();
+        for (store, tenants) in left {
+            let Some(redis) = store.redis() else {
+                continue;
+            };
+            if self.in_sets(redis, "SREM", &tenants).await.is_ok() {
+                let mut left = self.left.lock();
+                for (_, waiting) in left.iter_mut().filter(|(known, _)| known.is_same(&store)) {
+                    waiting.retain(|tenant| !tenants.contains(tenant));
+                }
+                left.retain(|(_, waiting)| !waiting.is_empty());
+            }
         }
     }
 
@@ -98,7 +130,7 @@ impl Registry {
     }
 
     /// A Redis that does not take it is asked again with the next sign.
-    async fn renew_in(&self, store: &KeyStore, tenants: Option<&Vec<TenantId>>) {
+    async fn renew_in(&self, store: &KeyStore, tenants: Option<&BTreeSet<TenantId>>) {
         let Some(redis) = store.redis() else {
             return;
         };
@@ -122,7 +154,7 @@ impl Registry {
         &self,
         redis: &RedisStore,
         command: &str,
-        tenants: &[TenantId],
+        tenants: &BTreeSet<TenantId>,
     ) -> Result<(), StoreError> {
         let mut pipe = redis::Pipeline::with_capacity(tenants.len());
         for tenant in tenants {
@@ -149,6 +181,13 @@ impl Registry {
         if let Some(store) = deployment {
             self.in_deployment(&store, "SREM").await;
         }
+    }
+}
+
+fn enter(stores: &mut Stores, store: &KeyStore, tenant: TenantId) {
+    match stores.iter_mut().find(|(known, _)| known.is_same(store)) {
+        Some((_, tenants)) => drop(tenants.insert(tenant)),
+        None => stores.push((store.clone(), BTreeSet::from([tenant]))),
     }
 }
 

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hashbrown::HashTable;
 use indexmap::IndexMap;
 
-use super::Member;
 use super::id_hash::BuildIdHasher;
+use super::{Member, TokenOf};
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, UserId, Whom};
 
@@ -39,6 +39,19 @@ impl Pending {
         }
     }
 
+    /// What it is revoked by.
+    pub fn token(&self) -> TokenOf<'_> {
+        TokenOf {
+            user: &self.user,
+            jti: self.jti.as_ref(),
+            issued_at: self.issued_at,
+        }
+    }
+
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
     pub(super) fn mark_revoked(&self, whom: &Whom) {
         let concerned = match whom {
             Whom::Token(jti) => self.jti.as_ref() == Some(jti),
@@ -48,7 +61,7 @@ impl Pending {
             Whom::All(cut_off) => is_under_cut_off(self.issued_at, *cut_off),
         };
         if concerned {
-            self.revoked.store(true, Ordering::Release);
+            self.revoke();
         }
     }
 

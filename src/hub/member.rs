@@ -56,6 +56,17 @@ impl Default for Profile {
     }
 }
 
+/// What revocations know a token by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenOf<'a> {
+    /// Whose token it is.
+    pub user: &'a UserId,
+    /// Its id, where it has one.
+    pub jti: Option<&'a Jti>,
+    /// When it was issued, in Unix seconds.
+    pub issued_at: Option<f64>,
+}
+
 /// One socket.
 #[derive(Debug)]
 pub struct Member {
@@ -120,6 +131,15 @@ impl Member {
     /// Returns the time at which the token was issued, in Unix seconds.
     pub fn issued_at(&self) -> Option<f64> {
         (!self.issued_at.is_nan()).then_some(self.issued_at)
+    }
+
+    /// Returns the user, the id and the issue time of its token: revocations find it by them.
+    pub fn token(&self) -> TokenOf<'_> {
+        TokenOf {
+            user: &self.user,
+            jti: self.jti.as_ref(),
+            issued_at: self.issued_at(),
+        }
     }
 
     /// Returns the user's password digest at the handshake; `None` if the tenant does not check it.

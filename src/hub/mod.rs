@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::Groups;
-pub use member::{Group, Member, Profile};
+pub use member::{Group, Member, Profile, TokenOf};
 pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
 pub use roster::{Budget, Excess};
 
@@ -167,6 +167,24 @@ impl Hub {
             roster.concerned(whom)
         };
         close_all(&found, frame, CloseOrder::Now)
+    }
+
+    /// Returns the handshakes whose tokens are verified and whose sockets are not members yet.
+    pub fn pending(&self) -> Vec<Arc<Pending>> {
+        self.roster.lock().pending.clone()
+    }
+
+    /// Refuses a handshake whose token is revoked, or closes its socket if it has opened meanwhile; returns the number of
+    /// sockets closed.
+    pub fn evict_pending(&self, pending: &Pending, frame: &CloseFrame) -> usize {
+        let opened = {
+            let roster = self.roster.lock();
+            pending.revoke();
+            let mut opened = roster.of_user(pending.token().user);
+            opened.retain(|member| member.token() == pending.token());
+            opened
+        };
+        close_all(&opened, frame, CloseOrder::Now)
     }
 
     /// Closes every connection of a user; returns the number closed.

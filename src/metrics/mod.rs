@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub use dependency::*;
 pub use family::Description;
 pub use replica::*;
-pub use series::TenantSeries;
+pub use series::{SeriesPlace, TenantSeries, render};
 pub use tenant::{OTHER_TENANTS, TenantMetrics};
 pub use words::{AuthStep, DropCause, EventSource, FrameKind, GapCause, LookupResult};
 

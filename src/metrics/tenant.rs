@@ -11,6 +11,7 @@ use crate::labels::{Label, PerLabel};
 
 use super::families::*;
 use super::family::Family;
+use super::series::SeriesPlace;
 use super::words::{DropCause, EventSource, FrameKind, GapCause, LookupResult, RevocationKind};
 
 /// The label of tenants beyond `metrics.tenant_series`.
@@ -19,6 +20,8 @@ pub const OTHER_TENANTS: &str = "_other";
 /// The handles of one tenant; cheap to share, looked up once.
 pub struct TenantMetrics {
     label: Arc<str>,
+    /// Given back with the last handle of the tenant.
+    _place: Option<SeriesPlace>,
     /// Open sockets.
     pub connections: Gauge,
     /// Memberships of sockets in groups.
@@ -42,6 +45,13 @@ pub struct TenantMetrics {
 }
 
 impl TenantMetrics {
+    /// The handles for `tenant`, under its own name while it holds `place`.
+    pub fn in_place(tenant: &TenantId, place: Option<SeriesPlace>) -> Self {
+        let mut handles = Self::new(tenant, place.is_some());
+        handles._place = place;
+        handles
+    }
+
     /// The handles for `tenant`; `own_series` is false beyond `metrics.tenant_series` ([`TenantSeries`](super::TenantSeries)).
     pub fn new(tenant: &TenantId, own_series: bool) -> Self {
         let label: Arc<str> = if own_series {
@@ -65,6 +75,7 @@ impl TenantMetrics {
             lookups: per_label(&USER_LOOKUPS, &label),
             revocations: per_label(&REVOCATIONS, &label),
             label,
+            _place: None,
         }
     }
 

@@ -157,8 +157,10 @@ impl Drain<'_> {
     }
 
     fn open_members(&self) -> Vec<Arc<Member>> {
-        let relays = self.tenants.relays();
-        let members = relays.iter().flat_map(|relay| relay.hub().members());
+        let tenants = self.tenants.with_sockets();
+        let members = tenants
+            .iter()
+            .flat_map(|tenant| tenant.relay.hub().members());
         members.collect()
     }
 }

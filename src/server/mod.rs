@@ -121,8 +121,8 @@ impl Server {
         let replica = ReplicaId::random();
         let mut builder = Builder::new(&config, options.registry, &replica);
         let budget = builder.budget().clone();
-        let serving = builder.serving(&config, &[])?;
         let tenants = Arc::new(Tenants::default());
+        let serving = builder.serving(&config, &tenants)?;
         let fleet = Fleet::new(replica.clone(), config.api.timeout);
         let registry = fleet::Registry::new(replica);
         let (failed, mut failures) = mpsc::unbounded_channel();
@@ -297,7 +297,7 @@ impl Server {
         let ended = drain.run(&mut signals).await;
         // Nobody shall wait for answers of a replica that is gone; without it the entry ends by itself.
         drop(tokio::time::timeout(LEAVING, self.registry.leave()).await);
-        let tenants = self.tenants.all();
+        let tenants = self.tenants.with_sockets();
         // What would outlive the replica in Redis; each layer bounds its own goodbye.
         futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
             .await;

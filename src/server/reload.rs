@@ -49,7 +49,7 @@ pub(super) struct Reloader {
     pub(super) state: Mutex<Applied>,
     pub(super) builder: Arc<Mutex<Builder>>,
     pub(super) tenants: Arc<Tenants>,
-    pub(super) tenancy: Tenancy,
+    pub(super) tenancy: Arc<Tenancy>,
     pub(super) keys: Arc<ApiKeys>,
     pub(super) fleet: Arc<Fleet>,
     /// Reloads go one after another.
@@ -87,7 +87,7 @@ impl Reloader {
 
     async fn try_reload(&self) -> Result<(), ReloadError> {
         let load = self.load.clone().ok_or(ReloadError::NoSource)?;
-        let (builder, before) = (self.builder.clone(), self.tenants.all());
+        let (builder, before) = (self.builder.clone(), self.tenants.clone());
         let served = self.state.lock().config.clone();
         // Reading and building a thousand tenants takes a while: sockets are served meanwhile by other threads.
         let built = tokio::task::spawn_blocking(move || {

@@ -59,8 +59,10 @@ impl Upkeep {
     /// Shared frames die with the last socket that holds them, so that the gauge tells when it is enough; what
     /// sockets hold that are closing already is on its way out.
     fn close_fullest(&self) {
-        let relays = self.tenants.relays();
-        let members = relays.iter().flat_map(|relay| relay.hub().members());
+        let tenants = self.tenants.with_sockets();
+        let members = tenants
+            .iter()
+            .flat_map(|tenant| tenant.relay.hub().members());
         let (closing, mut open): (Vec<_>, Vec<_>) = members
             .map(|member| (member.outbound().queued_bytes() as u64, member))
             .filter(|(bytes, _)| *bytes > 0)

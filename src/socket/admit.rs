@@ -56,7 +56,7 @@ pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, 
     let tenant = door.tenants.by_host(host.as_str());
     let tenant = tenant.ok_or(Refusal::TenantNotFound)?;
     let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);
-    if tenant.is_suspended() {
+    if tenant.life().is_suspended() {
         return Err(by_tenant(Refusal::TenantSuspended));
     }
     let found = tenant.place.routes.find(head.uri.path());
@@ -77,9 +77,6 @@ pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, 
     let origins = &admitted.tenant.origins;
     if let Err(refusal) = origins.check(&head.headers, &host) {
         return Err(admitted.rejects(refusal));
-    }
-    if admitted.tenant.is_degraded() {
-        return Err(admitted.rejects(Refusal::Unavailable));
     }
     Ok((admitted, place))
 }

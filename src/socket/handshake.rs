@@ -71,6 +71,9 @@ async fn socket_of(
     door: &Door,
 ) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
     let (admitted, place) = admit(head, peer, door)?;
+    // Before the denylist is asked, the tenant hears its control channel: no revocation falls between.
+    let opened = admitted.tenant.opens().await;
+    opened.map_err(|refusal| admitted.rejects(refusal))?;
     let authenticator = &admitted.tenant.authenticator;
     let identity = authenticator.identify(head.uri.query(), &head.headers);
     let identity = identity

@@ -2,7 +2,6 @@
 //!
 //! Steps 11 to 14 of a socket's life; the 101 itself is written by [`super::handshake`].
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Door;
@@ -139,13 +138,8 @@ fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
 
 /// What happened to the tenant or the socket while groups were joined. A close that comes later finds an open socket.
 fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
-    if tenant.is_suspended() {
-        return Err(Refusal::TenantSuspended);
-    }
-    if tenant.retired.load(Ordering::Acquire) {
-        // Of the new configuration nothing is known here: whoever comes again finds it.
-        return Err(Refusal::Unavailable);
-    }
+    // Suspended, or replaced by a reload, of whose configuration nothing is known here.
+    tenant.admits()?;
     match member
         .outbound()
         .closing_cause()

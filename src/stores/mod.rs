@@ -9,4 +9,5 @@ pub mod redis_keys;
 mod redis_link;
 mod redis_master;
 pub mod redis_url;
+pub mod server_identity;
 pub mod standing;

@@ -25,6 +25,8 @@ use super::redis_link::{
 };
 use super::redis_master::{ServerRoute, address};
 
+use super::server_identity::ServerIdentity;
+
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
 /// Connections of the pool for blocking and exclusive commands.
@@ -51,6 +53,8 @@ pub struct RedisStore {
     route: ServerRoute,
     shared: Arc<LinkShared>,
     keeper: OnceLock<AbortHandle>,
+    /// What the server was known by, with the number of the link that asked.
+    identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
     /// With the address that it leads to.
     pool: Mutex<Option<((String, u16), Pool)>>,
 }
@@ -70,6 +74,7 @@ impl RedisStore {
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
             pool: Mutex::new(None),
+            identity: Mutex::new(None),
         };
         if Handle::try_current().is_ok() {
             store.keep_connected();
@@ -90,6 +95,24 @@ impl RedisStore {
     /// Where it leads.
     pub fn url(&self) -> &RedisUrl {
         &self.url
+    }
+
+    /// What tells the server from others; it is asked once for each link, and again where it did not answer.
+    pub async fn identity(&self) -> Arc<ServerIdentity> {
+        let link = match &*self.shared.state.borrow() {
+            LinkState::Up(_, link) => Some(*link),
+            LinkState::Down(_) => None,
+        };
+        if let Some((known, identity)) = &*self.identity.lock()
+            && Some(*known) == link
+        {
+            return identity.clone();
+        }
+        let (identity, is_final) = ServerIdentity::of(self).await;
+        let identity = Arc::new(identity);
+        let link = link.filter(|_| is_final);
+        *self.identity.lock() = link.map(|link| (link, identity.clone()));
+        identity
     }
 
     /// For what needs a connection of another kind.

@@ -1,23 +1,66 @@
 //! A look at everything that a tenant needs: what stands in its way?
 
-use super::Tenant;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use super::life::Stage;
+use super::neighbours::Stand;
+use super::{Tenant, Tenants};
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 use crate::users::UsersProblem;
+
+/// From a look that found something in the way to the next; longer each time, up to [`LONGEST_RETRY`].
+const RETRY: Duration = Duration::from_millis(500);
+/// A tenant whose dependencies are back is ready within this time.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// Between two looks at a tenant that is served: a column may come, or go.
+const RECHECK: Duration = Duration::from_secs(30);
 
 /// The group that is subscribed for a moment to see whether that is allowed.
 const PROBE: &str = "lockgate.probe";
 
 /// What stands in the way of a tenant.
-pub enum Obstacle {
+enum Obstacle {
     /// A dependency does not answer yet; it may at any time.
     NotReached(String),
     /// A dependency answered that it will not do: somebody has to act.
     Degraded(String),
 }
 
+/// Looks at the tenant again and again, beside the looks at all others: one that waits delays no other. Their number has
+/// no bound of its own: commands to one Redis share a link, and statements wait for the pool of their database.
+pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
+    let (mut told, mut retry) = (Vec::new(), RETRY);
+    loop {
+        match look_at(&tenant, &tenants).await {
+            Ok(()) => tenant.looked(Ok(())),
+            Err(Obstacle::Degraded(why)) => tenant.looked(Err(why)),
+            // Handshakes find out for themselves, and cached users are served meanwhile.
+            Err(Obstacle::NotReached(_)) if tenant.life().is_settled() => {}
+            Err(Obstacle::NotReached(what)) if told.contains(&what) => {}
+            Err(Obstacle::NotReached(what)) => {
+                tracing::warn!(tenant.id = %tenant.id, error = what, "Waiting for a dependency");
+                told.push(what);
+            }
+        }
+        if tenant.life().is_settled() && tenant.life().obstacle().is_none() {
+            retry = RETRY;
+            // Tenants that a start has brought are not looked at together for ever.
+            sleep(RECHECK.mul_f64(0.75 + 0.25 * rand::random::<f64>())).await;
+        } else {
+            sleep(retry).await;
+            retry = (2 * retry).min(LONGEST_RETRY);
+        }
+    }
+}
+
 /// Asks everything that the tenant needs.
-pub async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
+async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
         redis
@@ -51,6 +94,8 @@ pub async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
             "the channel layer is not connected".into(),
         ));
     }
+    let compared = compare(tenant, tenants).await;
+    compared.map_err(Obstacle::Degraded)?;
     // Whether groups may be subscribed shows only when one is.
     let probe = GroupName::from(PROBE);
     let subscribed = layer.subscribe(&probe).await;
@@ -64,17 +109,23 @@ pub async fn look_at(tenant: &Tenant) -> Result<(), Obstacle> {
     })
 }
 
-/// Notes a change of state, and logs it once.
-pub fn set_degraded(tenant: &Tenant, why: Option<String>) {
-    let mut degraded = tenant.degraded.lock();
-    if *degraded == why {
-        return;
+/// Compares the servers of the tenant's layer with those of all others; `Err` says why it may not be served.
+pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), String> {
+    let servers = join_all(tenant.servers.iter().map(|store| store.identity())).await;
+    if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
+        return Ok(());
     }
-    match &why {
-        Some(why) => {
-            tracing::error!(tenant.id = %tenant.id, error = why, "The tenant cannot be served")
+    let stand = Stand {
+        prefix: tenant.config.layer.prefix.clone(),
+        servers,
+    };
+    let mut own = Ok(());
+    for (id, why) in tenants.neighbours.enter(&tenant.id, stand) {
+        if id == tenant.id {
+            own = Err(why);
+        } else if let Some(later) = tenants.by_id(id.as_str()) {
+            later.looked(Err(why));
         }
-        None => tracing::info!(tenant.id = %tenant.id, "The tenant is served again"),
     }
-    *degraded = why;
+    own
 }

@@ -1,15 +1,19 @@
-//! What this replica does on a message of a tenant's control channel.
+//! What this replica does on a message of a tenant's control channel: on all sockets of the tenant, those that leave
+//! included.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::join_all;
+
 use super::{Tenant, Tenants, sockets, suspension};
 use crate::channel_layer::{Control, Heard};
-use crate::close_code::{CloseFrame, CloseReason};
+use crate::close_code::CloseReason;
+use crate::event::Event;
 use crate::fleet::message::{Command, NotUnderstood, Op};
 use crate::fleet::{Fleet, Reply};
-use crate::ids::TenantId;
+use crate::ids::{TenantId, UserId, Whom};
 use crate::metrics::{DropCause, EventSource};
 
 /// Acts on the messages of a tenant's control channel for ever.
@@ -22,21 +26,40 @@ pub(super) async fn run(
     let told = AtomicBool::new(false);
     loop {
         let heard = control.next().await;
+        let concerned = concerned(&tenants, &id, &control);
         // A reload may have put another one in its place since the last message.
-        let Some(tenant) = tenants.by_id(id.as_str()) else {
+        let Some(tenant) = concerned.first() else {
             continue;
         };
         match heard {
-            Heard::Gap => {
-                // Whatever was announced meanwhile is found where it was stored.
-                tenant.revocations.want_recheck();
-            }
+            // Whatever was announced meanwhile is found where it was stored.
+            Heard::Gap => concerned
+                .iter()
+                .for_each(|tenant| tenant.revocations.want_recheck()),
             Heard::Message(bytes) => match Command::read(&bytes) {
-                Ok(command) => obey(command, &tenant, &control, &fleet),
-                Err(why) => not_understood(&tenant, why, &told),
+                Ok(Command {
+                    op,
+                    id: asked,
+                    reply,
+                }) => {
+                    let answer = Reply::new(&fleet, &control, asked, reply);
+                    obey(op, &tenants, concerned, answer);
+                }
+                Err(why) => not_understood(tenant, why, &told),
             },
         }
     }
+}
+
+/// The tenants that a message of this channel is for, the newest first: all of this name on the channel that is served;
+/// on the channel of a Redis that a reload has left, those that still hear it alone.
+fn concerned(tenants: &Tenants, id: &TenantId, control: &Arc<Control>) -> Vec<Arc<Tenant>> {
+    let mut all = tenants.all_of(id.as_str());
+    let hears = |tenant: &Arc<Tenant>| Arc::ptr_eq(&tenant.control, control);
+    if !all.first().is_some_and(hears) {
+        all.retain(hears);
+    }
+    all
 }
 
 fn not_understood(tenant: &Tenant, why: NotUnderstood, told: &AtomicBool) {
@@ -50,74 +73,89 @@ fn not_understood(tenant: &Tenant, why: NotUnderstood, told: &AtomicBool) {
 }
 
 /// Does what takes no time at once, so that messages act in the order in which they came; the rest in a task.
-fn obey(command: Command, tenant: &Arc<Tenant>, control: &Arc<Control>, fleet: &Arc<Fleet>) {
-    let Command { op, id, reply } = command;
-    let answer = Reply::new(fleet, control, id, reply);
+fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
+    let Some(newest) = concerned.first() else {
+        return;
+    };
     match op {
         Op::Revoke(whom) => {
-            let closed = tenant.revocations.evict(&whom);
-            answer.send(|answer| answer.closed = Some(closed as u64));
+            let closed = evict(&concerned, &whom);
+            answer.send(|answer| answer.closed = Some(closed));
         }
         Op::Invalidate(user) => {
-            let tenant = tenant.clone();
-            // Not awaited by anyone: it ends with the statement that it asks.
+            // Ends with the statements that it asks.
             tokio::spawn(async move {
-                let closed = tenant.coherence.invalidate(&user).await;
+                let looks = concerned
+                    .iter()
+                    .map(|tenant| tenant.coherence.invalidate(&user));
+                let closed: usize = join_all(looks).await.into_iter().sum();
                 answer.send(|answer| answer.closed = Some(closed as u64));
             });
         }
-        Op::Disconnect { user, code, reason } => {
-            let frame = disconnection(code, reason);
-            let closed = tenant.relay.hub().close_user(&user, &frame);
+        Op::Disconnect { user, close } => {
+            let frame = close.frame();
+            let close = |tenant: &Arc<Tenant>| tenant.relay.hub().close_user(&user, &frame);
+            let closed: usize = concerned.iter().map(close).sum();
             answer.send(|answer| answer.closed = Some(closed as u64));
         }
         Op::Send { user, event } => {
-            tenant.metrics.event(EventSource::Api);
-            let members = tenant.relay.hub().of_user(&user);
-            for member in &members {
-                tenant.relay.send_to(member, &event);
-            }
-            answer.send(|answer| answer.delivered = Some(members.len() as u64));
+            newest.metrics.event(EventSource::Api);
+            let send = |tenant: &Arc<Tenant>| send_to_user(tenant, &user, &event);
+            let delivered: usize = concerned.iter().map(send).sum();
+            answer.send(|answer| answer.delivered = Some(delivered as u64));
         }
         Op::Count => {
-            let connections = tenant.relay.hub().len() as u64;
-            answer.send(|answer| answer.connections = Some(connections));
+            let count = |tenant: &Arc<Tenant>| tenant.relay.hub().len();
+            let connections: usize = concerned.iter().map(count).sum();
+            answer.send(|answer| answer.connections = Some(connections as u64));
         }
         Op::List {
             group,
             cursor,
             limit,
         } => {
-            let (connections, sockets) =
-                sockets::page(tenant, group.as_ref(), cursor.as_deref(), limit);
+            let page = sockets::page(&concerned, group.as_ref(), cursor.as_deref(), limit);
             answer.send(|answer| {
-                answer.connections = Some(connections);
-                answer.sockets = sockets;
+                answer.connections = Some(page.connections);
+                answer.sockets = page.sockets;
             });
         }
         Op::Suspend => {
-            let closed = suspension::suspend(tenant);
+            let closed = suspension::suspend(tenants, newest.id.as_str());
             answer.send(|answer| answer.closed = Some(closed));
         }
         Op::Resume => {
-            suspension::resume(tenant);
+            suspension::resume(tenants, newest.id.as_str());
             answer.send(|_| {});
         }
         // Of the deployment's own channel only.
-        Op::Reload => tenant.metrics.dropped(DropCause::NotDecoded),
+        Op::Reload => newest.metrics.dropped(DropCause::NotDecoded),
     }
 }
 
-fn disconnection(code: Option<u16>, reason: Option<String>) -> CloseFrame {
-    match (code, reason) {
-        (None, None) => CloseReason::Disconnected.frame(),
-        (code, reason) => {
-            let default = CloseReason::Disconnected;
-            CloseFrame {
-                code: code.unwrap_or(default.code()),
-                reason: reason.map_or(default.label().into(), Into::into),
-                cause: None,
-            }
-        }
+impl Tenants {
+    /// Closes the sockets of this replica that a revocation concerns; answers how many.
+    pub fn evict(&self, id: &TenantId, whom: &Whom) -> u64 {
+        evict(&self.all_of(id.as_str()), whom)
     }
+}
+
+fn evict(concerned: &[Arc<Tenant>], whom: &Whom) -> u64 {
+    let Some(newest) = concerned.first() else {
+        return 0;
+    };
+    newest.metrics.revocation(whom);
+    let frame = CloseReason::TokenRevoked.frame();
+    let evict = |tenant: &Arc<Tenant>| tenant.relay.hub().evict(whom, &frame);
+    let closed: usize = concerned.iter().map(evict).sum();
+    tracing::debug!(tenant.id = %newest.id, count = closed, "Closed the connections of revoked tokens");
+    closed as u64
+}
+
+fn send_to_user(tenant: &Tenant, user: &UserId, event: &Arc<Event>) -> usize {
+    let members = tenant.relay.hub().of_user(user);
+    for member in &members {
+        tenant.relay.send_to(member, event);
+    }
+    members.len()
 }

@@ -8,36 +8,37 @@ use crate::fleet::message::SocketEntry;
 use crate::hub::Member;
 use crate::ids::GroupName;
 
-/// How many sockets there are, and those of a page, in the order of their channel names.
+/// Some of the sockets.
+pub(super) struct Page {
+    /// How many there are in all.
+    pub(super) connections: u64,
+    /// In the order of their channel names.
+    pub(super) sockets: Vec<SocketEntry>,
+}
+
+/// The first `limit` sockets of these tenants, or of a group of theirs, whose channel names come after `cursor`.
 pub(super) fn page(
-    tenant: &Tenant,
+    tenants: &[Arc<Tenant>],
     group: Option<&GroupName>,
     cursor: Option<&str>,
     limit: usize,
-) -> (u64, Vec<SocketEntry>) {
-    let members = match group {
-        None => tenant.relay.hub().members(),
-        Some(name) => {
-            let group = tenant.relay.hub().groups().get(name);
-            group.map_or_else(Vec::new, |group| group.members())
-        }
-    };
-    let connections = members.len() as u64;
+) -> Page {
+    let mut connections = 0;
     let mut page: BTreeMap<String, Arc<Member>> = BTreeMap::new();
-    for member in members {
-        let channel = tenant.place.channel_name(&member).as_str().to_owned();
-        let full = page.len() >= limit;
-        if cursor.is_some_and(|cursor| channel.as_str() <= cursor)
-            || full
-                && page
-                    .last_key_value()
-                    .is_none_or(|(last, _)| channel > *last)
-        {
-            continue;
-        }
-        page.insert(channel, member);
-        if page.len() > limit {
-            page.pop_last();
+    for tenant in tenants {
+        let members = members(tenant, group);
+        connections += members.len() as u64;
+        for member in members {
+            let channel = tenant.place.channel_name(&member).as_str().to_owned();
+            let comes_after = cursor.is_none_or(|cursor| channel.as_str() > cursor);
+            let last = page.last_key_value();
+            if comes_after && (page.len() < limit || last.is_some_and(|(last, _)| channel < *last))
+            {
+                page.insert(channel, member);
+            }
+            if page.len() > limit {
+                page.pop_last();
+            }
         }
     }
     let entry = |(channel, member): (String, Arc<Member>)| SocketEntry {
@@ -46,5 +47,19 @@ pub(super) fn page(
         path: member.path().to_owned(),
         age: member.age(),
     };
-    (connections, page.into_iter().map(entry).collect())
+    let sockets = page.into_iter().map(entry).collect();
+    Page {
+        connections,
+        sockets,
+    }
+}
+
+fn members(tenant: &Tenant, group: Option<&GroupName>) -> Vec<Arc<Member>> {
+    match group {
+        None => tenant.relay.hub().members(),
+        Some(name) => {
+            let group = tenant.relay.hub().groups().get(name);
+            group.map_or_else(Vec::new, |group| group.members())
+        }
+    }
 }

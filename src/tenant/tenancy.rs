@@ -1,47 +1,39 @@
-//! The tasks behind the tenants that are served: started, replaced and ended with them.
+//! The tenants of one configuration after another: started, replaced, seen off.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use super::build::Builder;
-use super::{RouteParts, Serving, Tenant, Tenants, obey, tenant_of, upkeep};
+use super::directory::{Serving, tenant_of};
+use super::life::Happening;
+use super::tasks::{Spawner, Task};
+use super::{RouteParts, Tenant, Tenants, look, obey, upkeep};
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
 use crate::config::Config;
 use crate::fleet::{self, Fleet, Registry, reply_channel};
 use crate::hosts::HostTable;
-use crate::hub::close_paced;
+use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
-use crate::relay::Relay;
 
-/// How long a relay whose sockets were all told to close is waited for: the goodbye of a socket, and a little more.
+/// How long a tenant whose sockets were all told to close is waited for: the goodbye of a socket, and a little more.
 const LAST_SOCKETS: Duration = Duration::from_secs(10);
 /// Between two looks at whether they are gone.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A task that ends with its owner. One that ends by itself has failed, and with it the process.
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// The tasks of one tenant.
-struct Tasks {
-    relay: Task,
-    _control: Task,
+/// A tenant with its tasks.
+struct Running {
+    tenant: Arc<Tenant>,
+    relay: Arc<Task>,
+    /// Shared with what the tenant was before, where the channel is the same.
+    control: Arc<Task>,
     _upkeep: Task,
+    _look: Task,
 }
 
 /// Serves the tenants.
@@ -49,10 +41,10 @@ pub struct Tenancy {
     tenants: Arc<Tenants>,
     fleet: Arc<Fleet>,
     registry: Arc<Registry>,
-    tasks: Mutex<BTreeMap<TenantId, Tasks>>,
+    running: Mutex<BTreeMap<TenantId, Running>>,
     /// One channel of answers for each link that control channels go over.
     replies: Mutex<Vec<(Arc<Control>, Task)>>,
-    failed: mpsc::UnboundedSender<anyhow::Error>,
+    spawner: Spawner,
 }
 
 impl Tenancy {
@@ -62,111 +54,135 @@ impl Tenancy {
         fleet: Arc<Fleet>,
         registry: Arc<Registry>,
         failed: mpsc::UnboundedSender<anyhow::Error>,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        Arc::new(Self {
             tenants,
             fleet,
             registry,
-            tasks: Mutex::default(),
+            running: Mutex::default(),
             replies: Mutex::default(),
-            failed,
-        }
+            spawner: Spawner::new(failed),
+        })
     }
 
     /// Puts the tenants of a configuration in place: tenants that are new start, those that are gone or moved are seen
-    /// off, and sockets of routes that are gone or changed are closed, paced at `rate` a second.
+    /// off, and sockets of routes that are gone or changed are closed, paced at `server.drain.rate`.
     pub fn serve(
-        &self,
-        (hosts, tenants): (HostTable, Vec<Arc<Tenant>>),
+        self: &Arc<Self>,
+        (hosts, served): (HostTable, Vec<Arc<Tenant>>),
         builder: &Builder,
         config: &Config,
     ) {
-        let before = self.tenants.all();
-        for old in before.iter() {
-            let new = tenant_of(&tenants, old.id.as_str());
+        let rate = f64::from(config.server.drain.rate);
+        let mut running = self.running.lock();
+        let before = std::mem::take(&mut *running);
+        self.put_in_place(hosts, &served, &before);
+        self.take_replies(builder);
+        self.register();
+        let mut before = before;
+        for new in &served {
+            let old = before.remove(&new.id);
+            let (now, moved) = self.take_over(new, old, rate);
+            running.insert(new.id.clone(), now);
+            if let Some(moved) = moved {
+                self.see_off(moved, rate, CloseReason::Draining);
+            }
+        }
+        for gone in before.into_values() {
+            self.tenants.neighbours.forget(&gone.tenant.id);
+            self.see_off(gone, rate, CloseReason::TenantNotFound);
+        }
+    }
+
+    /// Tells every tenant what becomes of it, and has handshakes find the new ones.
+    fn put_in_place(
+        &self,
+        hosts: HostTable,
+        served: &[Arc<Tenant>],
+        before: &BTreeMap<TenantId, Running>,
+    ) {
+        // No operator's announcement falls between the old life and the new one.
+        let _turn = self.tenants.turn();
+        let mut leaving = Vec::new();
+        for Running { tenant: old, .. } in before.values() {
+            let new = tenant_of(served, old.id.as_str());
             if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
                 continue;
             }
-            old.retired.store(true, Ordering::Release);
-            if let Some(new) = new.filter(|new| Arc::ptr_eq(&new.relay, &old.relay)) {
-                new.relay.reconfigure(new.settings.clone());
+            if let Some(new) = new.filter(|new| Arc::ptr_eq(&new.control, &old.control)) {
+                new.inherit(old);
+            }
+            old.take(Happening::Replaced);
+            match new.filter(|new| Arc::ptr_eq(&new.relay, &old.relay)) {
+                // Its sockets stay, and are the new one's.
+                Some(new) => new.relay.reconfigure(new.settings.clone()),
+                None => leaving.push(old.clone()),
             }
         }
-        self.take_replies(&tenants, builder);
-        let keys = tenants.iter();
-        let keys = keys.map(|tenant| (tenant.id.clone(), tenant.keys.clone()));
-        self.registry.set_tenants(keys);
-        let served = tenants.clone();
-        self.tenants.replace(Serving::new(hosts, tenants));
-        let rate = f64::from(config.server.drain.rate);
-        let mut tasks = self.tasks.lock();
-        for new in &served {
-            match tenant_of(&before, new.id.as_str()) {
-                Some(old) if Arc::ptr_eq(old, new) => {}
-                Some(old) if Arc::ptr_eq(&old.relay, &new.relay) => {
-                    if let Some(tasks) = tasks.get_mut(&new.id) {
-                        tasks._upkeep = self.upkeep(new);
-                    }
-                    close_changed(old, new, rate);
-                }
-                old => {
-                    let gone = tasks.insert(new.id.clone(), self.start(new));
-                    if let (Some(old), Some(gone)) = (old, gone) {
-                        self.see_off(&old.relay, gone.relay, rate, CloseReason::Draining);
-                    }
-                }
-            }
-        }
-        let is_gone = |old: &&Arc<Tenant>| tenant_of(&served, old.id.as_str()).is_none();
-        for old in before.iter().filter(is_gone) {
-            if let Some(gone) = tasks.remove(&old.id) {
-                self.see_off(&old.relay, gone.relay, rate, CloseReason::TenantNotFound);
-            }
-        }
+        let serving = Serving::new(hosts, served.to_vec());
+        self.tenants.replace(serving, leaving);
     }
 
-    fn start(&self, tenant: &Arc<Tenant>) -> Tasks {
-        let (relay, control) = (tenant.relay.clone(), tenant.control.clone());
-        let serving = obey::run(
-            tenant.id.clone(),
-            control,
-            self.tenants.clone(),
-            self.fleet.clone(),
-        );
-        Tasks {
-            relay: self.spawn("a relay", relay.run()),
-            _control: self.spawn("a control channel", serving),
-            _upkeep: self.upkeep(tenant),
-        }
-    }
-
-    fn upkeep(&self, tenant: &Arc<Tenant>) -> Task {
-        let upkeep = upkeep::run(tenant.clone());
-        self.spawn("the upkeep of a tenant", upkeep)
-    }
-
-    fn spawn(
+    /// Starts what the new tenant needs beyond what it takes over from the old one; answers what is left of that one.
+    fn take_over(
         &self,
-        what: &'static str,
-        task: impl Future<Output = Infallible> + Send + 'static,
-    ) -> Task {
-        let failed = self.failed.clone();
-        let guarded = AssertUnwindSafe(task).catch_unwind();
-        let handle = tokio::spawn(async move {
-            if guarded.await.is_err() {
-                // The process is about to end if nobody hears it.
-                drop(failed.send(anyhow::anyhow!("{what} failed")));
+        new: &Arc<Tenant>,
+        old: Option<Running>,
+        rate: f64,
+    ) -> (Running, Option<Running>) {
+        match old {
+            None => {
+                let control = self.hear(new);
+                (self.start(new, control), None)
             }
-        });
-        Task(handle.abort_handle())
+            Some(old) if Arc::ptr_eq(&old.tenant, new) => (old, None),
+            Some(old) if Arc::ptr_eq(&old.tenant.relay, &new.relay) => {
+                close_changed(&old.tenant, new, rate);
+                let now = self.look_after(new, old.relay, old.control);
+                (now, None)
+            }
+            Some(old) => {
+                let control = match Arc::ptr_eq(&old.tenant.control, &new.control) {
+                    true => old.control.clone(),
+                    false => self.hear(new),
+                };
+                (self.start(new, control), Some(old))
+            }
+        }
+    }
+
+    fn start(&self, tenant: &Arc<Tenant>, control: Arc<Task>) -> Running {
+        let relay = self.spawner.start("a relay", tenant.relay.clone().run());
+        self.look_after(tenant, Arc::new(relay), control)
+    }
+
+    fn hear(&self, tenant: &Arc<Tenant>) -> Arc<Task> {
+        let (id, control) = (tenant.id.clone(), tenant.control.clone());
+        let obeying = obey::run(id, control, self.tenants.clone(), self.fleet.clone());
+        Arc::new(self.spawner.start("a control channel", obeying))
+    }
+
+    fn look_after(&self, tenant: &Arc<Tenant>, relay: Arc<Task>, control: Arc<Task>) -> Running {
+        let upkeep = upkeep::run(tenant.clone(), self.tenants.clone());
+        let look = look::run(tenant.clone(), self.tenants.clone());
+        Running {
+            tenant: tenant.clone(),
+            relay,
+            control,
+            _upkeep: self.spawner.start("the upkeep of a tenant", upkeep),
+            _look: self
+                .spawner
+                .start("the look at a tenant's dependencies", look),
+        }
     }
 
     /// One channel of answers for each link.
-    fn take_replies(&self, tenants: &[Arc<Tenant>], builder: &Builder) {
+    fn take_replies(&self, builder: &Builder) {
+        let tenants = self.tenants.with_sockets();
         let mut replies = self.replies.lock();
         let controls = || tenants.iter().map(|tenant| &tenant.control);
         replies.retain(|(reply, _)| controls().any(|control| control.shares_line_with(reply)));
-        for tenant in tenants {
+        for tenant in &tenants {
             let known = |(reply, _): &(Arc<Control>, Task)| tenant.control.shares_line_with(reply);
             if !replies.iter().any(known) {
                 let channel = reply_channel(self.fleet.replica());
@@ -178,27 +194,51 @@ impl Tenancy {
                     drop(opened.open().await);
                     serving.await
                 };
-                replies.push((reply, self.spawn("a channel of answers", serving)));
+                replies.push((reply, self.spawner.start("a channel of answers", serving)));
             }
         }
     }
 
-    /// Closes the sockets of a relay that serves no tenant any more, and then ends it.
-    fn see_off(&self, relay: &Arc<Relay>, task: Task, rate: f64, reason: CloseReason) {
-        self.tenants.see_off(relay.clone());
-        let relay = relay.clone();
+    /// Says in every Redis for which tenants this replica has sockets there.
+    fn register(&self) {
+        let tenants = self.tenants.with_sockets();
+        let keys = tenants.iter();
+        self.registry
+            .set_tenants(keys.map(|tenant| (tenant.id.clone(), tenant.keys.clone())));
+    }
+
+    /// Closes the sockets of a tenant that is not served any more, and ends it with the last of them.
+    fn see_off(self: &Arc<Self>, leaving: Running, rate: f64, reason: CloseReason) {
+        let tenancy = self.clone();
         tokio::spawn(async move {
-            close_paced(relay.hub().members(), rate, reason).await;
-            let since = Instant::now();
-            while !relay.hub().is_empty() && since.elapsed() < LAST_SOCKETS {
-                // Whose handshake was under way is asked too; asking twice changes nothing.
-                close_paced(relay.hub().members(), rate, reason).await;
-                tokio::time::sleep(LOOK).await;
+            let tenant = leaving.tenant.clone();
+            let hub = tenant.relay.hub();
+            tokio::select! {
+                () = close_paced(hub.members(), rate, reason) => {}
+                // A revocation or a suspension was faster.
+                () = emptied(hub) => {}
             }
+            let rest = async {
+                // Sockets whose handshakes were under way are asked too; asking twice changes nothing.
+                while !hub.is_empty() {
+                    close_paced(hub.members(), rate, reason).await;
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            drop(timeout(LAST_SOCKETS, rest).await);
+            tenant.take(Happening::Emptied);
+            tenancy.tenants.forget(&tenant);
+            tenancy.register();
             // What would outlive it in Redis.
-            relay.layer().close().await;
-            drop(task);
+            tenant.relay.layer().close().await;
+            drop(leaving);
         });
+    }
+}
+
+async fn emptied(hub: &Hub) {
+    while !hub.is_empty() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -14,6 +14,7 @@ mod acl;
 mod database;
 mod finding;
 mod machine;
+mod neighbours;
 mod redis;
 mod servers;
 
@@ -84,12 +85,14 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
             "set [redis] url before a second replica starts",
         );
     }
-    let (redis, databases, key_sets) = tokio::join!(
+    let (redis, neighbours, databases, key_sets) = tokio::join!(
         join_all(servers.iter().map(redis::look)),
+        neighbours::look(servers),
         database::look_at_databases(config),
         database::look_at_key_sets(config),
     );
     redis.into_iter().for_each(|found| findings.append(found));
+    findings.append(neighbours);
     findings.append(databases);
     findings.append(key_sets);
     findings.append(machine::look(&config.server));

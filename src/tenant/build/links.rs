@@ -30,6 +30,15 @@ pub(super) struct Links {
     memory: Arc<MemoryStore>,
 }
 
+/// The layer of a tenant.
+pub(super) struct BuiltLayer {
+    pub(super) layer: Arc<dyn ChannelLayer>,
+    /// Where its events come in.
+    pub(super) inbox: Arc<Inbox>,
+    /// The servers that it stands on.
+    pub(super) servers: Arc<[Arc<RedisStore>]>,
+}
+
 impl Links {
     /// No link yet, and at most `max_database_connections` connections to databases.
     pub(super) fn new(replica: &ReplicaId, max_database_connections: u32) -> Self {
@@ -68,28 +77,36 @@ impl Links {
         &mut self,
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
-    ) -> anyhow::Result<(Arc<dyn ChannelLayer>, Arc<Inbox>)> {
+    ) -> anyhow::Result<BuiltLayer> {
         let config = effective.tenant;
         let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
+        let servers = match effective.layer_kind() {
+            LayerKind::Memory => Vec::new(),
+            LayerKind::PubSub | LayerKind::Core => self.layer_stores(effective)?,
+        };
         let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
             LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
             LayerKind::PubSub => {
-                let stores = self.layer_stores(effective)?;
                 let codec = Codec::new(
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
                 );
-                Arc::new(
-                    self.endpoints
-                        .attach(&stores, &config.layer.prefix, codec, inbox.clone()),
-                )
+                Arc::new(self.endpoints.attach(
+                    &servers,
+                    &config.layer.prefix,
+                    codec,
+                    inbox.clone(),
+                ))
             }
             LayerKind::Core => {
-                let stores = self.layer_stores(effective)?;
-                Arc::new(self.core.attach(&stores, &config.layer, inbox.clone())?)
+                Arc::new(self.core.attach(&servers, &config.layer, inbox.clone())?)
             }
         };
-        Ok((layer, inbox))
+        Ok(BuiltLayer {
+            layer,
+            inbox,
+            servers: servers.into(),
+        })
     }
 
     fn layer_stores(&mut self, effective: &Effective<'_>) -> anyhow::Result<Vec<Arc<RedisStore>>> {

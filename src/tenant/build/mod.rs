@@ -3,11 +3,11 @@
 //! Links and pools are shared where their URLs are equal; keys, caches and names never are.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
+use tokio::sync::watch;
 
-use super::{Tenant, tenant_of};
+use super::{Tenant, Tenants};
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
 use crate::channel_layer::Control;
@@ -26,6 +26,7 @@ use crate::revocation::Revocations;
 use crate::routes::Routes;
 use crate::stores::database::Database;
 use crate::stores::key_store::KeyStore;
+use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, Users};
@@ -67,9 +68,16 @@ fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
         && *effective.denylist == *tenant.revocations.config()
 }
 
-/// Whether events and control messages of `tenant` go over the same lines as what is effective.
+/// Whether the events of `tenant` go over the same lines as what is effective.
 fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     effective.tenant.layer == tenant.config.layer && effective.redis == tenant.redis.as_ref()
+}
+
+/// What carries a tenant's events.
+struct Lines {
+    relay: Arc<Relay>,
+    /// The servers that its layer stands on.
+    servers: Arc<[Arc<RedisStore>]>,
 }
 
 /// What a tenant asks.
@@ -77,12 +85,6 @@ struct Stores {
     authenticator: Authenticator,
     database: Arc<Database>,
     keys: KeyStore,
-}
-
-/// What stays of a tenant when its configuration changes.
-struct Lines {
-    relay: Arc<Relay>,
-    control: Arc<Control>,
 }
 
 impl Builder {
@@ -113,19 +115,19 @@ impl Builder {
     pub fn serving(
         &mut self,
         config: &Config,
-        before: &[Arc<Tenant>],
+        before: &Tenants,
     ) -> anyhow::Result<(HostTable, Vec<Arc<Tenant>>)> {
         let hosts = HostTable::new(&config.tenants)
             .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
         let mut tenants = Vec::with_capacity(config.tenants.len());
         for (id, tenant) in &config.tenants {
             let effective = config.effective(tenant);
-            let known = tenant_of(before, id.as_str());
-            if let Some(known) = known.filter(|known| is_served_by(&effective, known)) {
-                tenants.push(known.clone());
+            let served = before.by_id(id.as_str());
+            if let Some(served) = served.filter(|served| is_served_by(&effective, served)) {
+                tenants.push(served);
                 continue;
             }
-            let built = self.tenant(id, &effective, known);
+            let built = self.tenant(id, &effective, before);
             tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
         }
         Ok((hosts, tenants))
@@ -155,20 +157,23 @@ impl Builder {
         &mut self,
         id: &TenantId,
         effective: &Effective<'_>,
-        before: Option<&Arc<Tenant>>,
+        before: &Tenants,
     ) -> anyhow::Result<Tenant> {
         let config = effective.tenant;
-        let metrics = match before {
+        let served = before.by_id(id.as_str());
+        let before = before.all_of(id.as_str());
+        let metrics = match before.first() {
             Some(before) => before.metrics.clone(),
-            None => Arc::new(TenantMetrics::new(id, self.series.grant(id))),
+            None => Arc::new(TenantMetrics::in_place(id, self.series.grant(id))),
         };
-        let kept = before.filter(|before| shares_lines_with(effective, before));
+        let kept = served.filter(|served| shares_lines_with(effective, served));
+        let kept = kept.as_deref();
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
         let routes =
             Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
         let routes = Arc::new(routes);
-        let built = routes::build(config, &self.registry, kept.map(|kept| &**kept))?;
+        let built = routes::build(config, &self.registry, kept)?;
         let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
         let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
         let permissions = Arc::new(permissions);
@@ -177,21 +182,27 @@ impl Builder {
             on_gap: config.on_gap,
             limits: config.limits,
         };
-        let lines = match kept {
+        let Lines { relay, servers } = match kept {
             // The settings take effect when the whole configuration does.
             Some(kept) => Lines {
                 relay: kept.relay.clone(),
-                control: kept.control.clone(),
+                servers: kept.servers.clone(),
             },
-            None => self.lines(id, effective, &metrics, &hub, &stores.keys, &settings)?,
+            None => self.lines(id, effective, &metrics, &hub, &settings)?,
+        };
+        // One channel, heard once: messages would act twice on sockets that leave.
+        let same = before
+            .iter()
+            .find(|before| before.keys.is_same(&stores.keys));
+        let control = match same {
+            Some(before) => before.control.clone(),
+            None => Arc::new(self.control(&stores.keys, &redis_keys::control(id))),
         };
         let revocations = Revocations::new(
             id,
             stores.authenticator.denylist.store.clone(),
             effective.denylist,
             &config.token,
-            hub.clone(),
-            metrics.clone(),
         );
         let coherence = coherence(id, config, hub, &stores, &permissions, &routes);
         Ok(Tenant {
@@ -201,22 +212,21 @@ impl Builder {
             place: Arc::new(Place {
                 tenant: id.clone(),
                 routes,
-                channel_prefix: lines.relay.layer().channel_prefix().into(),
+                channel_prefix: relay.layer().channel_prefix().into(),
             }),
             parts: built.parts,
             origins: OriginPolicy::new(&config.origins, config.require_origin)?,
             authenticator: Arc::new(stores.authenticator),
             permissions,
-            relay: lines.relay,
+            relay,
+            servers,
             settings: Arc::new(settings),
             revocations,
             coherence: Arc::new(coherence),
-            control: lines.control,
+            control,
             keys: stores.keys,
             metrics,
-            degraded: parking_lot::Mutex::default(),
-            suspended: before.map_or_else(Arc::default, |before| before.suspended.clone()),
-            retired: AtomicBool::new(false),
+            life: watch::Sender::default(),
         })
     }
 
@@ -226,23 +236,22 @@ impl Builder {
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
         hub: &Arc<Hub>,
-        keys: &KeyStore,
         settings: &Settings,
     ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
-        let (layer, inbox) = self.links.layer(effective, metrics)?;
+        let built = self.links.layer(effective, metrics)?;
         let parts = Parts {
             tenant: id.clone(),
             hub: hub.clone(),
-            layer,
-            inbox,
+            layer: built.layer,
+            inbox: built.inbox,
             group_names: config.layer.group_names,
             budget: self.budget.clone(),
             metrics: metrics.clone(),
         };
         Ok(Lines {
             relay: Relay::new(parts, settings.clone()),
-            control: Arc::new(self.control(keys, &redis_keys::control(id))),
+            servers: built.servers,
         })
     }
 

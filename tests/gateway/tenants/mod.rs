@@ -2,4 +2,6 @@
 
 mod isolation;
 mod isolation_model;
+mod life;
+mod neighbours;
 mod reload;

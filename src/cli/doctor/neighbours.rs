@@ -1,0 +1,54 @@
+//! Tenants whose events could meet on one Redis server that their URLs call by different names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::finding::{Findings, Verdict};
+use super::servers::RedisServer;
+use crate::error::Dependency;
+use crate::ids::TenantId;
+use crate::stores::redis::RedisStore;
+use crate::stores::server_identity::ServerIdentity;
+use crate::tenant::neighbours::{Stand, obstacles};
+
+/// Compares the servers of the tenants' layers by what they say of themselves, else by their addresses.
+pub(super) async fn look(servers: &[RedisServer]) -> Findings {
+    let with_layers = servers.iter().filter(|server| !layers(server).is_empty());
+    let identities = with_layers.map(async |server| {
+        // A store that cannot be made is a finding of its own.
+        let store = RedisStore::new(&server.url, Dependency::Redis).ok()?;
+        let (identity, _) = ServerIdentity::of(&store).await;
+        Some((server, Arc::new(identity)))
+    });
+    let mut stands: BTreeMap<TenantId, Stand> = BTreeMap::new();
+    for (server, identity) in join_all(identities).await.into_iter().flatten() {
+        for (tenant, prefix) in layers(server) {
+            let stand = stands.entry(tenant.clone()).or_insert_with(|| Stand {
+                prefix: prefix.to_owned(),
+                servers: Vec::new(),
+            });
+            stand.servers.push(identity.clone());
+        }
+    }
+    let mut findings = Findings::default();
+    for (tenant, why) in obstacles(&stands) {
+        findings.add(
+            (&format!("tenant {tenant}"), "shared_redis"),
+            Verdict::Fail,
+            why,
+            "`serve` does not serve this tenant until then",
+        );
+    }
+    findings
+}
+
+/// The tenants whose layers stand on the server, with their prefixes.
+fn layers(server: &RedisServer) -> Vec<(&TenantId, &str)> {
+    let tenants = server.tenants.iter();
+    let layers = tenants.filter_map(|usage| Some((&usage.tenant, usage.layer.as_ref()?)));
+    layers
+        .map(|(tenant, (_, prefix))| (tenant, prefix.as_str()))
+        .collect()
+}

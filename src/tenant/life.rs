@@ -1,0 +1,283 @@
+//! Where a tenant is in its life: a state machine without IO.
+//!
+//! `Configured` → `Heard` → `Served` → `Leaving` → `Gone`. A reload, a start and whoever else makes tenants tell it what
+//! happened; it answers whether a socket may open.
+
+use crate::error::Refusal;
+
+/// How far the tenant has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Its parts are made, and its tasks run.
+    #[default]
+    Configured,
+    /// Redis has acknowledged its control channel: no announcement is missed from here on.
+    Heard,
+    /// It is known whether it is suspended. Sockets may open.
+    Served,
+    /// A reload has put other parts in the place of its own, or none. No socket opens, and those that are open close.
+    Leaving,
+    /// Its last socket has closed.
+    Gone,
+}
+
+/// What happened to a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// Redis has acknowledged the control channel.
+    ControlHeard,
+    /// The stored state was read; a read that began before an announcement came says nothing about it.
+    StateRead {
+        /// What it said.
+        suspended: bool,
+        /// [`Life::announcements`] when the read began.
+        began_at: u64,
+    },
+    /// An operator's announcement.
+    Suspended,
+    /// An operator's announcement.
+    Resumed,
+    /// All its dependencies have answered; `Err` holds what an operator has to mend.
+    Looked(Result<(), String>),
+    /// A reload has applied a configuration that does without these parts.
+    Replaced,
+    /// There is no socket left.
+    Emptied,
+}
+
+/// The life of one tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    stage: Stage,
+    suspended: bool,
+    announcements: u64,
+    obstacle: Option<String>,
+    looked_at: bool,
+}
+
+impl Life {
+    /// The life of a tenant that takes over the control channel of `self`: what was heard there is known.
+    pub fn passed_on(&self) -> Self {
+        let stage = match self.stage {
+            Stage::Leaving | Stage::Gone => Stage::Configured,
+            stage => stage,
+        };
+        Self {
+            stage,
+            obstacle: None,
+            looked_at: false,
+            ..self.clone()
+        }
+    }
+
+    /// Takes note; answers whether anything is different now.
+    pub fn take(&mut self, happening: Happening) -> bool {
+        let before = self.clone();
+        match happening {
+            Happening::ControlHeard if self.stage == Stage::Configured => self.stage = Stage::Heard,
+            Happening::ControlHeard => {}
+            // What was read before announcements are heard may be outdated when it arrives.
+            Happening::StateRead { .. } if self.stage == Stage::Configured => {}
+            Happening::StateRead {
+                suspended,
+                began_at,
+            } => {
+                if began_at == self.announcements {
+                    self.suspended = suspended;
+                }
+                self.stage = self.stage.max(Stage::Served);
+            }
+            Happening::Suspended | Happening::Resumed => {
+                self.suspended = happening == Happening::Suspended;
+                self.announcements += 1;
+            }
+            Happening::Looked(found) => {
+                self.looked_at = true;
+                self.obstacle = found.err();
+            }
+            Happening::Replaced => self.stage = self.stage.max(Stage::Leaving),
+            Happening::Emptied if self.stage == Stage::Leaving => self.stage = Stage::Gone,
+            Happening::Emptied => {}
+        }
+        *self != before
+    }
+
+    /// Whether a socket may open.
+    ///
+    /// # Errors
+    /// The refusal of its handshake.
+    pub fn admits(&self) -> Result<(), Refusal> {
+        match self.stage {
+            Stage::Heard | Stage::Served if self.suspended => Err(Refusal::TenantSuspended),
+            Stage::Served if self.obstacle.is_none() => Ok(()),
+            _ => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// Whether waiting for a moment may change what [`Life::admits`] answers: the tenant is on its way to be served.
+    pub fn is_opening(&self) -> bool {
+        self.stage < Stage::Served && !self.suspended && self.obstacle.is_none()
+    }
+
+    /// Whether nothing more is waited for before the replica is ready: the tenant is served, or it is known why not.
+    pub fn is_settled(&self) -> bool {
+        self.obstacle.is_some()
+            || self.stage >= Stage::Leaving
+            || (self.stage == Stage::Served && self.looked_at)
+    }
+
+    /// How far it has come.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Whether an operator has suspended it.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// Why it cannot be served, where somebody has to act.
+    pub fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
+    /// How many announcements of an operator have come.
+    pub fn announcements(&self) -> u64 {
+        self.announcements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Happening::*;
+    use super::*;
+
+    fn read(suspended: bool, began_at: u64) -> Happening {
+        StateRead {
+            suspended,
+            began_at,
+        }
+    }
+
+    fn lived(happenings: &[Happening]) -> Life {
+        let mut life = Life::default();
+        for happening in happenings {
+            life.take(happening.clone());
+        }
+        life
+    }
+
+    #[test]
+    fn a_socket_opens_once_the_control_channel_is_heard_and_the_state_is_known() {
+        let wrong = || Looked(Err("no column".to_owned()));
+        let unavailable = Err(Refusal::Unavailable);
+        let suspended = Err(Refusal::TenantSuspended);
+        for (happenings, stage, admits) in [
+            (&[][..], Stage::Configured, unavailable),
+            (&[ControlHeard], Stage::Heard, unavailable),
+            (&[read(false, 0)], Stage::Configured, unavailable),
+            (&[read(true, 0), ControlHeard], Stage::Heard, unavailable),
+            (&[Looked(Ok(()))], Stage::Configured, unavailable),
+            (&[ControlHeard, read(false, 0)], Stage::Served, Ok(())),
+            (&[ControlHeard, read(true, 0)], Stage::Served, suspended),
+            (&[ControlHeard, Suspended], Stage::Heard, suspended),
+            // The read began before the announcement came.
+            (
+                &[ControlHeard, Suspended, read(false, 0)],
+                Stage::Served,
+                suspended,
+            ),
+            (
+                &[ControlHeard, Suspended, Resumed, read(true, 0)],
+                Stage::Served,
+                Ok(()),
+            ),
+            (
+                &[ControlHeard, Suspended, read(false, 1)],
+                Stage::Served,
+                Ok(()),
+            ),
+            (
+                &[ControlHeard, read(false, 0), wrong()],
+                Stage::Served,
+                unavailable,
+            ),
+            (
+                &[ControlHeard, read(false, 0), wrong(), Looked(Ok(()))],
+                Stage::Served,
+                Ok(()),
+            ),
+            (
+                &[ControlHeard, read(true, 0), wrong()],
+                Stage::Served,
+                suspended,
+            ),
+            // A link that comes back is heard again and changes nothing.
+            (
+                &[ControlHeard, read(false, 0), ControlHeard],
+                Stage::Served,
+                Ok(()),
+            ),
+        ] {
+            let life = lived(happenings);
+            assert_eq!(
+                (life.stage(), life.admits()),
+                (stage, admits),
+                "{happenings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_leaves_admits_nothing_and_never_comes_back() {
+        for before in [&[][..], &[ControlHeard], &[ControlHeard, read(false, 0)]] {
+            let mut life = lived(before);
+            assert!(!life.take(Emptied), "{before:?}");
+            life.take(Replaced);
+            for late in [ControlHeard, read(false, 0), Looked(Ok(())), Replaced] {
+                life.take(late);
+                assert_eq!(life.stage(), Stage::Leaving, "{before:?}");
+                assert_eq!(life.admits(), Err(Refusal::Unavailable), "{before:?}");
+            }
+            life.take(Emptied);
+            life.take(ControlHeard);
+            assert_eq!(life.stage(), Stage::Gone, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_heard_is_passed_on_with_the_control_channel() {
+        let mut served = lived(&[
+            ControlHeard,
+            Suspended,
+            read(true, 1),
+            Looked(Err("x".into())),
+        ]);
+        let next = served.passed_on();
+        assert_eq!(next.stage(), Stage::Served);
+        assert_eq!(next.admits(), Err(Refusal::TenantSuspended));
+        assert_eq!((next.obstacle(), next.is_settled()), (None, false));
+        assert_eq!(lived(&[ControlHeard]).passed_on().stage(), Stage::Heard);
+        // Nothing tells whether it had come so far before.
+        served.take(Replaced);
+        assert_eq!(served.passed_on().stage(), Stage::Configured);
+    }
+
+    #[test]
+    fn readiness_waits_until_a_tenant_is_served_or_it_is_known_why_not() {
+        let (read, looked) = (|| read(false, 0), || Looked(Ok(())));
+        for (happenings, opening, settled) in [
+            (&[][..], true, false),
+            (&[ControlHeard, read()], false, false),
+            (&[looked()], true, false),
+            (&[ControlHeard, looked()], true, false),
+            (&[ControlHeard, read(), looked()], false, true),
+            (&[Looked(Err("x".to_owned()))], false, true),
+            (&[Replaced], false, true),
+        ] {
+            let life = lived(happenings);
+            let seen = (life.is_opening(), life.is_settled());
+            assert_eq!(seen, (opening, settled), "{happenings:?}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Tenants whose events could meet: their layers stand on one Redis server, whatever their URLs call it, and their
+//! prefixes do not keep their names apart.
+//!
+//! The check of a configuration compares texts. Here servers are compared by what they say of themselves once they are
+//! reached; of two tenants that meet, the second by name is not served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::config::prefixes_meet;
+use crate::ids::TenantId;
+use crate::stores::server_identity::ServerIdentity;
+
+/// Where the layer of a tenant stands.
+#[derive(Clone, Debug)]
+pub struct Stand {
+    /// `layer.prefix`
+    pub prefix: String,
+    /// The servers of its hosts.
+    pub servers: Vec<Arc<ServerIdentity>>,
+}
+
+/// The tenants whose servers are known.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours(Mutex<BTreeMap<TenantId, Stand>>);
+
+impl Neighbours {
+    /// The tenant is gone, or its layer stands on no server.
+    pub(super) fn forget(&self, id: &TenantId) {
+        self.0.lock().remove(id);
+    }
+
+    /// Enters where the tenant stands; answers why it, and every later one that it meets, may not be served.
+    pub(super) fn enter(&self, id: &TenantId, stand: Stand) -> Vec<(TenantId, String)> {
+        let mut stands = self.0.lock();
+        stands.insert(id.clone(), stand);
+        let own = obstacle(id, &stands).map(|why| (id.clone(), why));
+        let met = |later: &TenantId| {
+            let (one, other) = (stands.get(id)?, stands.get(later)?);
+            shared_server(one, other)?;
+            Some((later.clone(), obstacle(later, &stands)?))
+        };
+        let later = stands.range(id.clone()..).map(|(later, _)| later).skip(1);
+        let later = later.filter_map(met);
+        own.into_iter().chain(later).collect()
+    }
+}
+
+/// Every tenant of these that may not be served, and why.
+pub fn obstacles(stands: &BTreeMap<TenantId, Stand>) -> Vec<(TenantId, String)> {
+    let of = |id: &TenantId| Some((id.clone(), obstacle(id, stands)?));
+    stands.keys().filter_map(of).collect()
+}
+
+/// Why the tenant may not be served: a tenant before it by name has names that its own can meet.
+fn obstacle(id: &TenantId, stands: &BTreeMap<TenantId, Stand>) -> Option<String> {
+    let own = stands.get(id)?;
+    let mut before = stands.range(..id.clone());
+    before.find_map(|(first, stand)| {
+        let (theirs, ours) = shared_server(stand, own)?;
+        Some(format!(
+            "its events could meet those of tenant {first}: {ours} and {theirs} are one Redis server, and the prefixes \
+             {:?} and {:?} do not keep their names apart; give it another layer.prefix, the same in CHANNEL_LAYERS",
+            own.prefix, stand.prefix
+        ))
+    })
+}
+
+/// The server on which names of both could meet, as each of them calls it.
+fn shared_server<'s>(one: &'s Stand, other: &'s Stand) -> Option<(&'s str, &'s str)> {
+    if !prefixes_meet(&one.prefix, &other.prefix) {
+        return None;
+    }
+    let mut pairs = one
+        .servers
+        .iter()
+        .flat_map(|a| other.servers.iter().map(move |b| (a, b)));
+    let (a, b) = pairs.find(|(a, b)| a.is_same(b))?;
+    Some((a.endpoint(), b.endpoint()))
+}
