@@ -150,7 +150,7 @@ impl LinkKeeper {
             };
             standing.down(kind_of(&error), &error);
             self.down(&error);
-            sleep(backoff.next()).await;
+            sleep(backoff.pause()).await;
         }
     }
 

@@ -26,7 +26,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Returns the next pause, cut by up to a half at random, so that replicas do not come back in step.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = self.0.mul_f64(rand::random_range(0.5..1.0));
         self.0 = (self.0 * 2).min(PAUSES[1]);
         pause
@@ -131,16 +131,16 @@ mod tests {
         let mut backoff = Backoff::default();
         let bounds = [50, 100, 200, 400, 800, 1000, 1000].map(Duration::from_millis);
         for bound in bounds {
-            let pause = backoff.next();
+            let pause = backoff.pause();
             assert!(
                 bound / 2 <= pause && pause <= bound,
                 "{pause:?} of {bound:?}"
             );
         }
         backoff.lived(PAUSES[1]);
-        assert!(backoff.next() >= PAUSES[1] / 2, "the link was cut at once");
+        assert!(backoff.pause() >= PAUSES[1] / 2, "the link was cut at once");
         backoff.lived(PAUSES[1] * 2);
-        assert!(backoff.next() <= PAUSES[0]);
+        assert!(backoff.pause() <= PAUSES[0]);
     }
 
     #[test]

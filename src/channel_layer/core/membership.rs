@@ -207,7 +207,7 @@ impl Keeping {
             }
             Err(error) => {
                 *self.parts.failure.lock() = Some(error.kind);
-                self.not_before = Instant::now() + self.backoff.next();
+                self.not_before = Instant::now() + self.backoff.pause();
             }
         }
     }

@@ -173,7 +173,7 @@ pub(in crate::channel_layer) async fn keep(mut session: impl Session, mut life: 
             return;
         };
         session.lost(cause);
-        let pause = sleep(life.backoff.next());
+        let pause = sleep(life.backoff.pause());
         if meanwhile(&mut session, pause).await.is_none() {
             return;
         }
