@@ -2,7 +2,7 @@
 //!
 //! The grammar is [`crate::python::json`]'s. Here stands what claims can hold, and the text of them that every reader takes.
 
-use crate::python::json::{self, Bounds, Build, JsonError, Rules, Text};
+use crate::python::json::{self, Bounds, Build, JsonError, JsonText, Rules};
 use crate::python::{Dict, Scalar};
 
 /// Deeper than any claim; `serde_json`, which reads the claims after us, stops at 128. A token is short, so that its values
@@ -37,7 +37,7 @@ impl Json {
     /// The flag tells whether the bytes are UTF-8 JSON that every reader takes, too.
     pub(crate) fn parse(bytes: &[u8]) -> Result<(Json, bool), JsonError> {
         let decoded = json::decode(bytes)?;
-        let mut claims = Claims {
+        let mut claims = ClaimBuilder {
             plain: matches!(decoded.text, std::borrow::Cow::Borrowed(_)),
         };
         let json = json::read(&decoded, Rules::Python, BOUNDS, &mut claims)?;
@@ -118,12 +118,12 @@ impl Json {
 }
 
 /// Makes the values of a token.
-struct Claims {
+struct ClaimBuilder {
     /// Every reader would make the same of the text.
     plain: bool,
 }
 
-impl Build for Claims {
+impl Build for ClaimBuilder {
     type Value = Json;
     type Key = Box<str>;
 
@@ -145,7 +145,7 @@ impl Build for Claims {
         Json::Float(number)
     }
 
-    fn text(&mut self, Text { text, broken }: Text) -> Result<Json, JsonError> {
+    fn text(&mut self, JsonText { text, broken }: JsonText) -> Result<Json, JsonError> {
         self.plain &= !broken;
         Ok(match broken {
             true => Json::BrokenText(text),
@@ -153,7 +153,7 @@ impl Build for Claims {
         })
     }
 
-    fn key(&mut self, Text { text, broken }: Text) -> Result<Box<str>, JsonError> {
+    fn key(&mut self, JsonText { text, broken }: JsonText) -> Result<Box<str>, JsonError> {
         self.plain &= !broken;
         Ok(text)
     }

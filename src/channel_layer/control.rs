@@ -13,7 +13,7 @@ use crate::stores::redis::RedisStore;
 
 use super::LayerError;
 use super::inbox::{Inbox, Incoming, Payload, Signal};
-use super::pubsub::{Line, PubSubEndpoints};
+use super::pubsub::{LinkShare, PubSubEndpoints};
 use super::target::Target;
 
 /// Bytes that may wait to be acted on; over it is a gap, after which everything is checked anew.
@@ -32,7 +32,7 @@ pub enum Heard {
 pub struct Control {
     channel: Box<str>,
     inbox: Arc<Inbox>,
-    line: Option<Line>,
+    line: Option<LinkShare>,
 }
 
 impl Control {

@@ -12,7 +12,7 @@ use crate::python::Dict;
 
 /// Reads exactly one value.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, DecodeError> {
-    let mut reader = Reader {
+    let mut reader = MsgPackReader {
         rest: bytes,
         values: MAX_VALUES,
     };
@@ -24,13 +24,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, DecodeError> {
     }
 }
 
-struct Reader<'a> {
+struct MsgPackReader<'a> {
     rest: &'a [u8],
     /// How many more values this payload may hold.
     values: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> MsgPackReader<'a> {
     fn bytes(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .rest

@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::python::Dict;
-use crate::python::json::{self, Bounds, Build, Decoded, JsonError, Rules, Text};
+use crate::python::json::{self, Bounds, Build, Decoded, JsonError, JsonText, Rules};
 
 use super::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, NotRenderable, Value};
 
@@ -55,11 +55,11 @@ impl Build for Values {
         Value::Float(number)
     }
 
-    fn text(&mut self, text: Text) -> Result<Value, JsonError> {
+    fn text(&mut self, text: JsonText) -> Result<Value, JsonError> {
         whole(text).map(Value::Str)
     }
 
-    fn key(&mut self, text: Text) -> Result<Key, JsonError> {
+    fn key(&mut self, text: JsonText) -> Result<Key, JsonError> {
         whole(text).map(Key::Text)
     }
 
@@ -72,7 +72,7 @@ impl Build for Values {
     }
 }
 
-fn whole(text: Text) -> Result<Box<str>, JsonError> {
+fn whole(text: JsonText) -> Result<Box<str>, JsonError> {
     match text.broken {
         true => Err(JsonError::NotUnicode),
         false => Ok(text.text),

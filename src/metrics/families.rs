@@ -5,7 +5,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::family::{Description, Family, Kind, families};
+use super::family::{Description, Family, FamilyKind, families};
 
 /// Handshakes, joins, queries and deliveries: 100 µs to 10 s.
 const SECONDS: &[f64] = &[

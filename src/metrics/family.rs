@@ -10,7 +10,7 @@ use metrics::{
 };
 
 /// The types that a family may have.
-pub(super) trait Kind: Sized + 'static {
+pub(super) trait FamilyKind: Sized + 'static {
     /// The word for it in a scrape.
     const LABEL: &'static str;
 
@@ -26,7 +26,7 @@ static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, 
 
 macro_rules! kind {
     ($kind:ident, $label:literal, $register:ident, $describe:ident) => {
-        impl Kind for $kind {
+        impl FamilyKind for $kind {
             const LABEL: &'static str = $label;
 
             fn register(recorder: &dyn Recorder, key: &Key) -> Self {
@@ -57,7 +57,7 @@ pub(super) struct Family<K, const N: usize> {
     kind: PhantomData<fn() -> K>,
 }
 
-impl<K: Kind, const N: usize> Family<K, N> {
+impl<K: FamilyKind, const N: usize> Family<K, N> {
     pub(super) const fn new(name: &'static str, labels: [&'static str; N]) -> Self {
         Self {
             name,
@@ -77,7 +77,7 @@ impl<K: Kind, const N: usize> Family<K, N> {
     }
 }
 
-impl<K: Kind> Family<K, 0> {
+impl<K: FamilyKind> Family<K, 0> {
     /// The handle of a family without labels.
     pub(super) fn get(&self) -> K {
         let key = Key::from_static_name(self.name);
@@ -136,11 +136,11 @@ macro_rules! families {
         pub(super) const ALL: &[Description] = &[$(
             Description {
                 name: $name,
-                kind: <$kind as Kind>::LABEL,
+                kind: <$kind as FamilyKind>::LABEL,
                 labels: &[$($label),*],
                 help: $help,
                 buckets: { const B: &[&[f64]] = &[$($buckets)?]; B.first().copied() },
-                describe: <$kind as Kind>::describe,
+                describe: <$kind as FamilyKind>::describe,
             },
         )+];
     };

@@ -3,6 +3,7 @@
 pub mod database;
 pub mod inspection;
 pub mod key_store;
+mod login;
 pub mod memory;
 pub mod redis;
 pub mod redis_keys;
@@ -10,3 +11,4 @@ mod redis_link;
 mod redis_master;
 pub mod redis_url;
 pub mod server_identity;
+pub mod standing;

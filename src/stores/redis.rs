@@ -21,8 +21,10 @@ use tokio::time::timeout;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_link::{ANSWER_LIMIT, Keeper, LinkState, Shared, connect, kind_of, store_error};
-use super::redis_master::{Route, address};
+use super::redis_link::{
+    ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
+};
+use super::redis_master::{ServerRoute, address};
 
 use super::server_identity::ServerIdentity;
 
@@ -49,8 +51,8 @@ pub struct RedisStore {
     url: RedisUrl,
     endpoint: String,
     dependency: Dependency,
-    route: Route,
-    shared: Arc<Shared>,
+    route: ServerRoute,
+    shared: Arc<LinkShared>,
     keeper: OnceLock<AbortHandle>,
     /// What the server was known by, with the number of the link that asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
@@ -64,13 +66,13 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is no error here.
     pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
-        let route = Route::new(url).map_err(|error| store_error(dependency, error))?;
+        let route = ServerRoute::new(url).map_err(|error| store_error(dependency, error))?;
         let store = Self {
             endpoint: url.endpoint(),
             url: url.clone(),
             dependency,
             route,
-            shared: Arc::new(Shared::new()),
+            shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
             pool: Mutex::new(None),
             identity: Mutex::new(None),
@@ -363,8 +365,8 @@ impl RedisStore {
     pub fn pool(&self) -> Result<Pool, StoreError> {
         let failed = |error: String| StoreError::new(self.dependency, ErrorKind::Other, error);
         let client = match &self.route {
-            Route::Fixed(client) => (**client).clone(),
-            Route::Sentinel(_) => {
+            ServerRoute::Fixed(client) => (**client).clone(),
+            ServerRoute::Sentinel(_) => {
                 let known = self.shared.client.lock().clone();
                 known.ok_or_else(|| failed("not connected yet".to_owned()))?
             }
@@ -457,7 +459,7 @@ impl RedisStore {
 
     fn keep_connected(&self) {
         self.keeper.get_or_init(|| {
-            let keeper = Keeper {
+            let keeper = LinkKeeper {
                 route: self.route.clone(),
                 endpoint: self.endpoint.clone(),
                 dependency: self.dependency,

@@ -11,18 +11,17 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_master::{Route, address};
+use super::redis_master::{ServerRoute, address};
+use super::standing::{Backoff, LinkStanding, LinkWords};
 
 /// The longest time for one answer, and the longest time for which a command waits for a link.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// The first and the longest pause between attempts. Each pause is shortened by up to a half at random.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// The time between probes of an idle link, so that a lost link is replaced before a command needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The time between questions to Sentinels whether the server is still the master. In a split brain an old master
@@ -37,8 +36,6 @@ pub(super) struct Down {
     pub(super) kind: ErrorKind,
     pub(super) text: Arc<str>,
     pub(super) since: Instant,
-    /// True if the log contains this failure.
-    said: bool,
 }
 
 impl Down {
@@ -47,7 +44,6 @@ impl Down {
             kind,
             text: text.into(),
             since: Instant::now(),
-            said: false,
         }
     }
 }
@@ -59,7 +55,7 @@ pub(super) enum LinkState {
 }
 
 /// The state that commands and the keeper of the link share.
-pub(super) struct Shared {
+pub(super) struct LinkShared {
     pub(super) state: watch::Sender<LinkState>,
     /// The number of the newest link that a command found broken. Links count from 1.
     broken: AtomicU64,
@@ -73,7 +69,7 @@ pub(super) struct Shared {
     pub(super) client: Mutex<Option<Client>>,
 }
 
-impl Shared {
+impl LinkShared {
     pub(super) fn new() -> Self {
         let down = Down::new(ErrorKind::Io, "not connected yet");
         Self {
@@ -119,38 +115,42 @@ impl Shared {
 }
 
 /// Connects, watches the link and connects again, while its task runs.
-pub(super) struct Keeper {
-    pub(super) route: Route,
+pub(super) struct LinkKeeper {
+    pub(super) route: ServerRoute,
     pub(super) endpoint: String,
     pub(super) dependency: Dependency,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<LinkShared>,
 }
 
-impl Keeper {
+/// The log lines of a link that is gone.
+const WORDS: LinkWords = LinkWords {
+    refused: "Redis refuses the user or password; correct the URL's credentials",
+    lost: "No link to Redis; trying again until it answers",
+};
+
+impl LinkKeeper {
     pub(super) async fn run(self) {
-        let mut links = 0;
-        let mut pause = BACKOFF[0];
+        let mut standing = LinkStanding::new(self.dependency, &self.endpoint, WORDS);
+        let mut backoff = Backoff::default();
         loop {
-            match self.connect().await {
+            let error = match self.connect().await {
                 Ok((connection, client)) => {
-                    links += 1;
+                    let link = standing.up();
                     *self.shared.client.lock() = Some(client.clone());
-                    self.up(&connection, links);
+                    self.up(&connection, link);
                     let made = Instant::now();
                     let error = tokio::select! {
-                        error = self.watch(connection, links) => error,
+                        error = self.watch(connection, link) => error,
                         error = self.moved(&client) => error,
                     };
-                    self.down(&error);
-                    // A link that breaks right after it was made keeps the long pause.
-                    if made.elapsed() > BACKOFF[1] {
-                        pause = BACKOFF[0];
-                    }
+                    backoff.lived(made.elapsed());
+                    error
                 }
-                Err(error) => self.down(&error),
-            }
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            pause = (pause * 2).min(BACKOFF[1]);
+                Err(error) => error,
+            };
+            standing.down(kind_of(&error), &error);
+            self.down(&error);
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -182,10 +182,6 @@ impl Keeper {
     }
 
     fn up(&self, connection: &MultiplexedConnection, link: u64) {
-        if link > 1 {
-            metrics::reconnected(self.dependency);
-        }
-        metrics::dependency_up(self.dependency, &self.endpoint, true);
         info!(
             redis.endpoint = self.endpoint,
             dependency = self.dependency.label(),
@@ -196,38 +192,13 @@ impl Keeper {
         self.shared.state.send_replace(up);
     }
 
-    /// Notes a failure, and logs it with advice once per change of state.
+    /// Notes a failure for those who wait for the link. An outage began with its first failure.
     fn down(&self, error: &RedisError) {
-        let kind = kind_of(error);
-        metrics::dependency_error(self.dependency, kind);
-        let before = match &*self.shared.state.borrow() {
-            LinkState::Down(down) => Some(down.clone()),
-            LinkState::Up(..) => None,
-        };
-        let mut down = Down::new(kind, &error.to_string());
-        if let Some(before) = &before {
+        let mut down = Down::new(kind_of(error), &error.to_string());
+        if let LinkState::Down(before) = &*self.shared.state.borrow() {
             down.since = before.since;
         }
-        if !before.is_some_and(|before| before.said && before.kind == kind) {
-            self.say_down(kind, error);
-        }
-        down.said = true;
         self.shared.state.send_replace(LinkState::Down(down));
-    }
-
-    fn say_down(&self, kind: ErrorKind, error: &RedisError) {
-        metrics::dependency_up(self.dependency, &self.endpoint, false);
-        let advice = match kind {
-            ErrorKind::Auth => "Redis refuses the user or password; correct the URL's credentials",
-            _ => "No link to Redis; trying again until it answers",
-        };
-        warn!(
-            redis.endpoint = self.endpoint,
-            dependency = self.dependency.label(),
-            error.kind = kind.label(),
-            error = %error,
-            "{advice}"
-        );
     }
 
     /// Returns when the link is broken.

@@ -22,14 +22,14 @@ const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The route to the server of a URL.
 #[derive(Clone)]
-pub(super) enum Route {
+pub(super) enum ServerRoute {
     /// The server has a fixed address.
     Fixed(Box<Client>),
     /// The Sentinels are asked for the address before every connection.
     Sentinel(Box<RedisUrl>),
 }
 
-impl Route {
+impl ServerRoute {
     /// Makes the route of a URL.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Route {
 
     /// Returns the master's address from one random Sentinel; `None` if the URL has no Sentinels.
     ///
-    /// It needs one connection, where [`Route::client`] needs several, so it can be called regularly.
+    /// It needs one connection, where [`ServerRoute::client`] needs several, so it can be called regularly.
     pub(super) async fn hearsay(&self) -> Option<RedisResult<(String, u16)>> {
         let Self::Sentinel(url) = self else {
             return None;

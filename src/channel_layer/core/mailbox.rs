@@ -16,7 +16,7 @@ use crate::stores::redis::error_kind;
 use super::super::inbox::{Inbox, Incoming, Payload};
 use super::super::target::Target;
 use super::names::inflight_key;
-use super::roster::{Roster, Shard};
+use super::roster::{GroupRoster, HostNumber};
 use super::seen::Seen;
 use super::{membership, script};
 
@@ -32,10 +32,10 @@ pub(super) struct Mailbox {
     /// What waits for longer, senders remove.
     pub(super) expiry: Duration,
     /// The memberships that are lost with the link.
-    pub(super) roster: Arc<Roster>,
-    pub(super) shard: Shard,
+    pub(super) roster: Arc<GroupRoster>,
+    pub(super) shard: HostNumber,
     /// Restores memberships after a lost link. Weak: the layer alone keeps that task going.
-    pub(super) keeper: mpsc::WeakUnboundedSender<membership::Order>,
+    pub(super) keeper: mpsc::WeakUnboundedSender<membership::MembershipOrder>,
     /// The ACL pattern that this layer needs, for the log.
     pub(super) pattern: String,
 }
@@ -94,18 +94,21 @@ impl Reading {
     }
 
     /// Takes the oldest messages; they are in flight from then on.
-    pub(super) async fn take(&self, link: &mut MultiplexedConnection) -> RedisResult<Taken> {
+    pub(super) async fn take(
+        &self,
+        link: &mut MultiplexedConnection,
+    ) -> RedisResult<TakenMessages> {
         let mut take = redis::cmd("EVAL");
         take.arg(script::TAKE).arg(2);
         take.arg(&self.mailbox.key).arg(&self.inflight);
         take.arg(BATCH[0]).arg(BATCH[1]);
         take.arg(self.mailbox.expiry.as_secs().max(1));
         let answer: redis::Value = take.query_async(link).await?;
-        Taken::read(answer).ok_or_else(not_understood)
+        TakenMessages::read(answer).ok_or_else(not_understood)
     }
 
     /// Hands over what was taken behind the message of a wake-up. Returns the key of what is in flight now.
-    pub(super) fn deliver_all(&mut self, taken: Taken, seen: &mut Seen) -> Option<String> {
+    pub(super) fn deliver_all(&mut self, taken: TakenMessages, seen: &mut Seen) -> Option<String> {
         // The one that woke the reader was in it, too.
         if taken.waiting + 1 >= u64::from(self.mailbox.capacity) {
             self.mailbox.inbox.push_gap(GapCause::LayerQueue);
@@ -140,14 +143,14 @@ impl Reading {
 }
 
 /// What came of one round.
-pub(super) struct Taken {
+pub(super) struct TakenMessages {
     /// How many messages there were before it.
     waiting: u64,
     /// Each with its score.
     messages: Vec<(Vec<u8>, String)>,
 }
 
-impl Taken {
+impl TakenMessages {
     /// The answer of [`script::TAKE`].
     fn read(value: redis::Value) -> Option<Self> {
         let mut items = redis::from_redis_value::<Vec<redis::Value>>(value)

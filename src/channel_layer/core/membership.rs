@@ -18,17 +18,15 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::GroupName;
 use crate::metrics::GapCause;
 use crate::stores::redis::{RedisStore, error_kind};
+use crate::stores::standing::Backoff;
 
 use super::super::inbox::Inbox;
+use super::super::link::life::RETRY_REFUSED;
 use super::names::{Names, inflight_key};
-use super::roster::{Roster, Shard};
+use super::roster::{GroupRoster, HostNumber};
 
 /// Memberships in one round: long enough that rounds do not matter, short enough that Redis answers others between.
 const BATCH: usize = 500;
-/// First and last pause before what failed is tried again.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
-/// What Redis refused is tried again this often: an operator may have granted it.
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
 /// How often it is seen to that nobody flushed the layer's keys, which `flush()` of Channels does.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The mark outlives some looks, so that a pause of this process is not taken for a flush.
@@ -41,7 +39,7 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const LEAVES_KEPT: usize = 10_000;
 
 /// What others tell the task.
-pub(super) enum Order {
+pub(super) enum MembershipOrder {
     /// Somebody waits in the roster for this group.
     Join(GroupName),
     /// Nobody wants the group any more, which had this number.
@@ -53,24 +51,24 @@ pub(super) enum Order {
 }
 
 /// What the task is made of.
-pub(super) struct Keeper {
+pub(super) struct MembershipKeeper {
     pub(super) store: Arc<RedisStore>,
     pub(super) names: Arc<Names>,
-    pub(super) roster: Arc<Roster>,
+    pub(super) roster: Arc<GroupRoster>,
     pub(super) inbox: Arc<Inbox>,
     /// Which of the hosts this is.
-    pub(super) shard: Shard,
+    pub(super) shard: HostNumber,
     pub(super) group_expiry: Duration,
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) orders: mpsc::UnboundedReceiver<MembershipOrder>,
     /// Why Redis does not take what it is told; `None` while it does.
     pub(super) failure: Arc<Mutex<Option<ErrorKind>>>,
 }
 
-impl Keeper {
+impl MembershipKeeper {
     /// Runs until it is told to close, or the layer is gone; then it cleans up.
     pub(super) async fn run(self) {
         let now = Instant::now();
-        let mut task = Task {
+        let mut task = Keeping {
             renew_at: now + self.group_expiry / RENEWED_AFTER,
             look_at: now,
             parts: self,
@@ -80,7 +78,7 @@ impl Keeper {
             retry_refused_at: now,
             marked: false,
             gap: None,
-            pause: BACKOFF[0],
+            backoff: Backoff::default(),
             not_before: now,
         };
         let waiter = task.serve().await;
@@ -91,8 +89,8 @@ impl Keeper {
     }
 }
 
-struct Task {
-    parts: Keeper,
+struct Keeping {
+    parts: MembershipKeeper,
     /// To be said to Redis, for the first time or again.
     joins: IndexSet<GroupName>,
     leaves: VecDeque<(GroupName, u64)>,
@@ -104,16 +102,16 @@ struct Task {
     marked: bool,
     /// To be told once everything is restored.
     gap: Option<GapCause>,
-    pause: Duration,
+    backoff: Backoff,
     /// After a failure.
     not_before: Instant,
 }
 
-impl Task {
+impl Keeping {
     async fn serve(&mut self) -> Option<oneshot::Sender<()>> {
         loop {
             while let Ok(order) = self.parts.orders.try_recv() {
-                if let Order::Close(waiter) = order {
+                if let MembershipOrder::Close(waiter) = order {
                     return Some(waiter);
                 }
                 self.obey(order);
@@ -132,7 +130,7 @@ impl Task {
             tokio::select! {
                 order = self.parts.orders.recv() => match order {
                     None => return None,
-                    Some(Order::Close(waiter)) => return Some(waiter),
+                    Some(MembershipOrder::Close(waiter)) => return Some(waiter),
                     Some(order) => self.obey(order),
                 },
                 () = sleep_until(due.min(self.look_at)) => self.look().await,
@@ -140,18 +138,18 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: MembershipOrder) {
         match order {
-            Order::Join(group) => drop(self.joins.insert(group)),
-            Order::Leave(group, number) => {
+            MembershipOrder::Join(group) => drop(self.joins.insert(group)),
+            MembershipOrder::Leave(group, number) => {
                 self.leaves.push_back((group, number));
                 if self.leaves.len() > LEAVES_KEPT {
                     self.leaves.pop_front();
                 }
             }
-            Order::Restore(cause) => self.restore(cause),
+            MembershipOrder::Restore(cause) => self.restore(cause),
             // Taken before.
-            Order::Close(_) => {}
+            MembershipOrder::Close(_) => {}
         }
     }
 
@@ -200,7 +198,7 @@ impl Task {
         match done {
             Ok(()) => {
                 *self.parts.failure.lock() = None;
-                self.pause = BACKOFF[0];
+                self.backoff.reset();
                 if self.joins.is_empty()
                     && let Some(cause) = self.gap.take()
                 {
@@ -209,9 +207,7 @@ impl Task {
             }
             Err(error) => {
                 *self.parts.failure.lock() = Some(error.kind);
-                let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
-                self.not_before = Instant::now() + pause;
-                self.pause = (self.pause * 2).min(BACKOFF[1]);
+                self.not_before = Instant::now() + self.backoff.pause();
             }
         }
     }

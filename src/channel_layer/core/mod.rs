@@ -6,27 +6,23 @@
 //!
 //! `reader` waits for messages, `membership` keeps the groups, `send` writes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use crate::config::LayerConfig;
 use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
 use crate::stores::redis::RedisStore;
-use crate::stores::redis_keys;
+use crate::stores::standing::LinkWords;
 
 use super::inbox::{Inbox, Incoming, Payload};
-use super::link::Status;
+use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
@@ -35,10 +31,10 @@ pub use capacity::Capacities;
 pub use envelope::{Envelope, Named};
 
 use mailbox::Mailbox;
-use membership::Keeper;
-use names::{Local, Names};
-use reader::Reader;
-use roster::{Roster, Wish};
+use membership::MembershipKeeper;
+use names::{LocalName, Names};
+use reader::MailboxReader;
+use roster::{GroupRoster, HostNumber, Wish};
 use send::{Clock, Sender};
 
 mod capacity;
@@ -52,13 +48,18 @@ mod script;
 mod seen;
 mod send;
 
-/// How long a join waits for its confirmation, a lost link included.
-const JOIN_LIMIT: Duration = Duration::from_secs(5);
+/// The log lines of a link that is gone.
+const WORDS: LinkWords = LinkWords {
+    refused: "Redis refuses the reading link's user or password; correct the URL's credentials",
+    lost: "No reading link to Redis; events may be missed until it is back",
+};
+
+type Endpoint = link::endpoint::Endpoint<reader::ReaderOrder>;
 
 /// The reading links of this replica, one per server, login and database.
 pub struct CoreEndpoints {
     replica: ReplicaId,
-    links: Mutex<Vec<Weak<Endpoint>>>,
+    links: Endpoints<reader::ReaderOrder>,
 }
 
 impl CoreEndpoints {
@@ -66,7 +67,7 @@ impl CoreEndpoints {
     pub fn new(replica: ReplicaId) -> Self {
         Self {
             replica,
-            links: Mutex::default(),
+            links: Endpoints::default(),
         }
     }
 
@@ -82,7 +83,7 @@ impl CoreEndpoints {
         stores: &[Arc<RedisStore>],
         config: &LayerConfig,
         inbox: Arc<Inbox>,
-    ) -> Result<CoreLayer, glob::PatternError> {
+    ) -> Result<CoreLayer, crate::config::Faults> {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
         let layer = Layer {
             names: Arc::new(Names::new(&config.prefix)),
@@ -93,7 +94,7 @@ impl CoreEndpoints {
         };
         let of = stores.len();
         let shard =
-            |(index, store)| layer.shard(self.endpoint(store), store, roster::Shard { index, of });
+            |(index, store)| layer.shard(self.endpoint(store), store, HostNumber { index, of });
         let shards = stores.iter().enumerate().map(shard).collect();
         Ok(CoreLayer {
             shards,
@@ -114,17 +115,12 @@ impl CoreEndpoints {
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
-        let mut links = self.links.lock();
-        links.retain(|link| link.strong_count() > 0);
-        let same = |link: &Arc<Endpoint>| {
-            let url = link.store.url();
-            url.same_login(store.url()) && url.db() == store.url().db()
-        };
-        let shared = links.iter().filter_map(Weak::upgrade).find(same);
-        shared.unwrap_or_else(|| {
-            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
-            links.push(Arc::downgrade(&endpoint));
-            endpoint
+        let url = store.url();
+        let serves =
+            |other: &RedisStore| other.url().same_login(url) && other.url().db() == url.db();
+        self.links.shared(serves, || {
+            let reader = |orders| MailboxReader::new(store, &self.replica, orders);
+            Endpoint::start(store, WORDS, reader)
         })
     }
 }
@@ -132,22 +128,17 @@ impl CoreEndpoints {
 /// What the hosts of one layer share while it is made.
 struct Layer<'a> {
     names: Arc<Names>,
-    roster: Arc<Roster>,
+    roster: Arc<GroupRoster>,
     capacities: Arc<Capacities>,
     config: &'a LayerConfig,
     inbox: &'a Arc<Inbox>,
 }
 
 impl Layer<'_> {
-    fn shard(
-        &self,
-        endpoint: Arc<Endpoint>,
-        store: &Arc<RedisStore>,
-        shard: roster::Shard,
-    ) -> Shard {
+    fn shard(&self, endpoint: Arc<Endpoint>, store: &Arc<RedisStore>, shard: HostNumber) -> Host {
         let (orders, taken) = mpsc::unbounded_channel();
         let failure = Arc::default();
-        let keeper = Keeper {
+        let keeper = MembershipKeeper {
             store: store.clone(),
             names: self.names.clone(),
             roster: self.roster.clone(),
@@ -159,7 +150,7 @@ impl Layer<'_> {
         };
         // Ends by itself when the layer lets go of its orders, after it has cleaned up.
         tokio::spawn(keeper.run());
-        let id = endpoint.mailboxes.fetch_add(1, Ordering::Relaxed);
+        let id = endpoint.next_user();
         let mailbox = Mailbox {
             key: self.names.own_key(),
             inbox: self.inbox.clone(),
@@ -170,8 +161,8 @@ impl Layer<'_> {
             keeper: orders.downgrade(),
             pattern: self.names.key_pattern(),
         };
-        endpoint.order(reader::Order::Attach(id, mailbox));
-        Shard {
+        endpoint.order(reader::ReaderOrder::Attach(id, mailbox));
+        Host {
             endpoint,
             id,
             orders,
@@ -180,81 +171,41 @@ impl Layer<'_> {
     }
 }
 
-/// One reading link with its task.
-struct Endpoint {
-    store: Arc<RedisStore>,
-    orders: mpsc::UnboundedSender<reader::Order>,
-    mailboxes: AtomicU64,
-    status: Arc<Status>,
-    task: AbortHandle,
-}
-
-impl Endpoint {
-    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
-        let (orders, taken) = mpsc::unbounded_channel();
-        let status = Arc::new(Status::default());
-        let reader = Reader {
-            store: store.clone(),
-            canary_key: redis_keys::canary(replica),
-            orders: taken,
-            status: status.clone(),
-        };
-        Self {
-            store: store.clone(),
-            orders,
-            mailboxes: AtomicU64::new(0),
-            status,
-            task: tokio::spawn(reader.run()).abort_handle(),
-        }
-    }
-
-    fn order(&self, order: reader::Order) {
-        // Fails only if the task panicked; then readiness is off.
-        drop(self.orders.send(order));
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// One host of a layer.
-struct Shard {
+struct Host {
     endpoint: Arc<Endpoint>,
     /// The number of its mailbox on the reading link.
     id: u64,
     /// To the task that keeps its memberships.
-    orders: mpsc::UnboundedSender<membership::Order>,
+    orders: mpsc::UnboundedSender<membership::MembershipOrder>,
     failure: Arc<Mutex<Option<ErrorKind>>>,
 }
 
-impl Shard {
-    fn order(&self, order: membership::Order) {
+impl Host {
+    fn order(&self, order: membership::MembershipOrder) {
         // Fails only after the layer was closed.
         drop(self.orders.send(order));
     }
 }
 
-impl Drop for Shard {
+impl Drop for Host {
     fn drop(&mut self) {
-        self.endpoint.order(reader::Order::Detach(self.id));
+        self.endpoint.order(reader::ReaderOrder::Detach(self.id));
     }
 }
 
 /// The core layer of one tenant.
 pub struct CoreLayer {
     /// In the order of the hosts; at least one.
-    shards: Box<[Shard]>,
+    shards: Box<[Host]>,
     names: Arc<Names>,
-    roster: Arc<Roster>,
+    roster: Arc<GroupRoster>,
     sender: Sender,
 }
 
 impl CoreLayer {
     /// The host of a group's members: the bare name is hashed.
-    fn shard(&self, group: &GroupName) -> &Shard {
+    fn shard(&self, group: &GroupName) -> &Host {
         &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
     }
 
@@ -263,8 +214,8 @@ impl CoreLayer {
         match named {
             Named::Nobody => None,
             Named::One(name) => match self.names.local(&name)? {
-                Local::Socket(socket) => Some(Target::Socket(socket)),
-                Local::Group(number) => self.roster.group(number).map(Target::Group),
+                LocalName::Socket(socket) => Some(Target::Socket(socket)),
+                LocalName::Group(number) => self.roster.group(number).map(Target::Group),
             },
             Named::Members(names) => self.members(&names),
         }
@@ -276,8 +227,8 @@ impl CoreLayer {
         let named = names.iter().filter(|name| known.insert(*name));
         for local in named.filter_map(|name| self.names.local(name)) {
             match local {
-                Local::Socket(socket) => members.sockets.push(socket),
-                Local::Group(number) => members.groups.extend(self.roster.group(number)),
+                LocalName::Socket(socket) => members.sockets.push(socket),
+                LocalName::Group(number) => members.groups.extend(self.roster.group(number)),
             }
         }
         match (members.groups.as_slice(), members.sockets.as_slice()) {
@@ -296,23 +247,16 @@ impl ChannelLayer for CoreLayer {
             Wish::Joined => return Ok(()),
             Wish::Joining(confirmed) => confirmed,
             Wish::Order(confirmed) => {
-                shard.order(membership::Order::Join(group.clone()));
+                shard.order(membership::MembershipOrder::Join(group.clone()));
                 confirmed
             }
         };
-        match timeout(JOIN_LIMIT, confirmed).await {
-            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
-            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
-            Err(_) => {
-                let kind = shard.failure.lock().unwrap_or(ErrorKind::Timeout);
-                Err(LayerError::Unavailable(kind))
-            }
-        }
+        link::endpoint::confirmed(confirmed, || *shard.failure.lock()).await
     }
 
     fn unsubscribe(&self, group: &GroupName) {
         if let Some(number) = self.roster.unwant(group) {
-            let order = membership::Order::Leave(group.clone(), number);
+            let order = membership::MembershipOrder::Leave(group.clone(), number);
             self.shard(group).order(order);
         }
     }
@@ -339,16 +283,15 @@ impl ChannelLayer for CoreLayer {
     async fn close(&self) {
         let closed = self.shards.iter().filter_map(|shard| {
             let (waiter, closed) = oneshot::channel();
-            let order = membership::Order::Close(waiter);
+            let order = membership::MembershipOrder::Close(waiter);
             shard.orders.send(order).ok().map(|()| closed)
         });
         join_all(closed).await;
     }
 
     async fn ready(&self) -> bool {
-        for Shard { endpoint, .. } in &self.shards {
-            let reads = endpoint.status.ready.load(Ordering::Acquire);
-            if !reads || endpoint.store.ping().await.is_err() {
+        for shard in &self.shards {
+            if !shard.endpoint.ready().await {
                 return false;
             }
         }

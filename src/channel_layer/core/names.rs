@@ -14,7 +14,7 @@ pub(super) struct Names {
 
 /// Who is behind a channel name of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Local {
+pub(super) enum LocalName {
     /// The members of a group, by the number that the group has here.
     Group(u64),
     Socket(SocketChannel),
@@ -63,13 +63,13 @@ impl Names {
     }
 
     /// Who is behind a channel name, if it is one of this process.
-    pub(super) fn local(&self, channel: &str) -> Option<Local> {
+    pub(super) fn local(&self, channel: &str) -> Option<LocalName> {
         let local = channel.strip_prefix(&*self.own)?;
         if let Some(socket) = SocketChannel::of_digits(local) {
-            return Some(Local::Socket(socket));
+            return Some(LocalName::Socket(socket));
         }
         let number = u64::from_str_radix(local.strip_prefix('g')?, 16).ok()?;
-        Some(Local::Group(number))
+        Some(LocalName::Group(number))
     }
 }
 
@@ -93,12 +93,12 @@ mod tests {
         let socket = SocketChannel(*b"0123456789abcdef");
         assert_eq!(
             names.local(&socket.name(names.own())),
-            Some(Local::Socket(socket))
+            Some(LocalName::Socket(socket))
         );
         for number in [0, 7, u64::MAX] {
             assert_eq!(
                 names.local(&names.member(number)),
-                Some(Local::Group(number))
+                Some(LocalName::Group(number))
             );
         }
         let own = names.own().to_owned();

@@ -7,125 +7,77 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, RedisResult};
+use redis::{Pipeline, RedisResult};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::error::{Dependency, ErrorKind};
+use crate::ids::ReplicaId;
 use crate::metrics::{self, GapCause};
 use crate::stores::redis::{RedisStore, error_kind};
+use crate::stores::redis_keys::{self, CANARY_PATTERN};
 
-use super::super::link::canary::Canary;
+use super::super::link::canary::{Flight, Publishing};
 use super::super::link::dial::LinkError;
-use super::super::link::{Publishing, Status, poll_some};
+use super::super::link::life::{End, Life, RETRY_REFUSED, Session};
 use super::mailbox::{Mailbox, Reading, concerns_a_key};
 use super::membership;
 use super::seen::Seen;
 
-/// First and last pause between attempts to connect; each is cut by up to a half at random.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// How long one wait for a message takes at most; a new tenant's first message waits for the end of it.
 const BLOCK: Duration = Duration::from_secs(1);
 /// How much longer the answer may take: with [`BLOCK`], a stopped server is noticed within 3 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// Keys that Redis refuses are tried again this often: an operator may have granted them.
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
 /// A canary that nobody took goes after this.
 const CANARY_SECONDS: u64 = 60;
 
 /// What layers tell the task. Unbounded, because leaving cannot wait; bounded by the number of tenants.
-pub(super) enum Order {
+pub(super) enum ReaderOrder {
     Attach(u64, Mailbox),
     Detach(u64),
 }
 
-/// Why a link ended.
-enum End {
-    /// Nobody needs it any more.
-    Stopped,
-    Lost(LinkError),
-    /// It answers, but what is written does not arrive here.
-    Deaf,
-}
-
-impl From<RedisError> for End {
-    fn from(error: RedisError) -> Self {
-        Self::Lost(LinkError::new(error_kind(&error), error.to_string()))
-    }
-}
-
-/// The task of one link.
-pub(super) struct Reader {
-    pub(super) store: Arc<RedisStore>,
+/// The session of one link.
+pub(super) struct MailboxReader {
+    store: Arc<RedisStore>,
     /// Where this replica's canaries go on every server.
-    pub(super) canary_key: String,
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
-    pub(super) status: Arc<Status>,
-}
-
-impl Reader {
-    /// Runs until the last layer and the registry let go of it.
-    pub(super) async fn run(self) {
-        let mut task = Task {
-            parts: self,
-            line: VecDeque::new(),
-            seen: Seen::default(),
-            links: 0,
-            said: None,
-            canary_refused: false,
-            retry_refused_at: Instant::now(),
-        };
-        let mut pause = BACKOFF[0];
-        loop {
-            let end = match task.parts.store.own_connection().await {
-                Ok(link) => {
-                    let made = Instant::now();
-                    let end = task.serve(link).await;
-                    if made.elapsed() > BACKOFF[1] {
-                        pause = BACKOFF[0];
-                    }
-                    end
-                }
-                Err(error) => End::Lost(error.into()),
-            };
-            if task.lost(end).is_break() || task.take_orders().is_break() {
-                return;
-            }
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            pause = (pause * 2).min(BACKOFF[1]);
-        }
-    }
-}
-
-struct Task {
-    parts: Reader,
+    canary_key: String,
+    orders: mpsc::UnboundedReceiver<ReaderOrder>,
     /// In the order in which they are served.
     line: VecDeque<Reading>,
     seen: Seen,
-    /// Links made so far.
-    links: u64,
-    /// The failure that the log has; `None` while all is well.
-    said: Option<ErrorKind>,
     canary_refused: bool,
     retry_refused_at: Instant,
 }
 
-/// What a wait ended with.
-struct Woken {
-    key: String,
-    message: Vec<u8>,
-    score: String,
-}
+/// What a wait brings: a key, a message, its score.
+type Woken = (String, Vec<u8>, String);
 
-impl Task {
+impl MailboxReader {
+    pub(super) fn new(
+        store: &Arc<RedisStore>,
+        replica: &ReplicaId,
+        orders: mpsc::UnboundedReceiver<ReaderOrder>,
+    ) -> Self {
+        Self {
+            store: store.clone(),
+            canary_key: redis_keys::canary(replica),
+            orders,
+            line: VecDeque::new(),
+            seen: Seen::default(),
+            canary_refused: false,
+            retry_refused_at: Instant::now(),
+        }
+    }
+
     fn take_orders(&mut self) -> ControlFlow<()> {
         loop {
-            match self.parts.orders.try_recv() {
+            match self.orders.try_recv() {
                 Ok(order) => self.obey(order),
                 Err(TryRecvError::Empty) => return ControlFlow::Continue(()),
                 Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
@@ -133,76 +85,49 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Attach(id, mailbox) => self.line.push_back(Reading::new(id, mailbox)),
-            Order::Detach(id) => self.line.retain(|reading| reading.id != id),
-        }
-    }
-
-    /// One link, from its first command to its end.
-    async fn serve(&mut self, mut link: MultiplexedConnection) -> End {
-        let mut canary = Canary::new();
-        let mut publishing: Option<Publishing> = None;
+    /// One connection.
+    async fn wait_and_read(
+        &mut self,
+        link: &mut MultiplexedConnection,
+        life: &mut Life,
+    ) -> Result<End, LinkError> {
+        let mut canary = Flight::new(life.endpoint());
         let (mut asked_at, mut in_flight) = (Instant::now(), None);
         let mut suspected = false;
-        self.links += 1;
-        if let Err(end) = self.try_canary(&mut link).await {
-            return end;
-        }
+        self.try_canary(link).await?;
         loop {
             if self.take_orders().is_break() {
-                return End::Stopped;
+                return Ok(End::Stopped);
             }
-            if let Err(end) = self.recover(&mut link).await {
-                return end;
-            }
-            self.up();
+            self.recover(link).await?;
+            self.tell_restored(life);
             self.tell_absence(asked_at.elapsed());
             asked_at = Instant::now();
-            if !self.canary_refused
-                && let Some(text) = canary.due(asked_at)
-            {
-                publishing = Some(self.publish_canary(text));
-            }
+            let readable = !self.canary_refused;
             if canary
-                .overdue(asked_at, self.parts.store.endpoint())
+                .beat(asked_at, readable, |text| self.publish(text))
                 .is_break()
             {
-                return End::Deaf;
+                return Ok(End::Deaf);
             }
             let Some(wait) = self.wait(in_flight.take()) else {
                 // Nothing may be read: time passes until something is granted.
                 sleep(BLOCK).await;
                 continue;
             };
-            let answer = match answered(&wait, &mut link, &mut canary, &mut publishing).await {
-                Ok(answer) => answer,
-                Err(end) => return end,
-            };
-            match answer {
+            match answered(&wait, link, &mut canary).await? {
                 Ok((None,)) => {}
-                Ok((Some((key, message, _)),)) if key == self.parts.canary_key => {
-                    canary.returned(&message, self.parts.store.endpoint());
+                Ok((Some((key, message, _)),)) if key == self.canary_key => {
+                    canary.returned(&message);
                 }
-                Ok((Some((key, message, score)),)) => {
-                    let woken = Woken {
-                        key,
-                        message,
-                        score,
-                    };
-                    match self.read(&mut link, woken).await {
-                        Ok(inflight) => in_flight = inflight,
-                        Err(end) => return end,
-                    }
-                }
+                Ok((Some(woken),)) => in_flight = self.read(link, woken).await?,
                 // If no key alone is refused then, it is the command.
                 Err(error) if concerns_a_key(&error) && !suspected => {
                     suspected = true;
                     self.doubt_all_keys();
                     continue;
                 }
-                Err(error) => return error.into(),
+                Err(error) => return Err(error.into()),
             }
             suspected = false;
         }
@@ -217,7 +142,7 @@ impl Task {
         let granted = self.line.iter().filter(|reading| reading.recovered);
         let keys = granted.map(|reading| &reading.mailbox.key);
         // The canary's is the first, or busy tenants would hold it up.
-        let canary = (!self.canary_refused).then_some(&self.parts.canary_key);
+        let canary = (!self.canary_refused).then_some(&self.canary_key);
         let keys: Vec<_> = canary.into_iter().chain(keys).collect();
         if keys.is_empty() {
             return None;
@@ -230,9 +155,9 @@ impl Task {
     async fn read(
         &mut self,
         link: &mut MultiplexedConnection,
-        woken: Woken,
-    ) -> Result<Option<String>, End> {
-        let is_it = |reading: &Reading| reading.mailbox.key == woken.key;
+        (key, message, score): Woken,
+    ) -> RedisResult<Option<String>> {
+        let is_it = |reading: &Reading| reading.mailbox.key == key;
         let Some(mut reading) = self
             .line
             .iter()
@@ -241,10 +166,10 @@ impl Task {
         else {
             return Ok(None);
         };
-        reading.deliver(woken.message, &woken.score, &mut self.seen);
+        reading.deliver(message, &score, &mut self.seen);
         let outcome = match in_time(reading.take(link)).await {
             Ok(taken) => Ok(reading.deliver_all(taken, &mut self.seen)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         self.line.push_back(reading);
         outcome
@@ -252,7 +177,7 @@ impl Task {
 
     /// For every mailbox that is new on this link: what was in flight goes back, the tenant hears of what it missed, and its
     /// memberships are restored.
-    async fn recover(&mut self, link: &mut MultiplexedConnection) -> Result<(), End> {
+    async fn recover(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
         let retry = Instant::now() >= self.retry_refused_at;
         if retry {
             self.retry_refused_at = Instant::now() + RETRY_REFUSED;
@@ -260,7 +185,7 @@ impl Task {
                 self.try_canary(link).await?;
             }
         }
-        let endpoint = self.parts.store.endpoint();
+        let endpoint = self.store.endpoint();
         for reading in &mut self.line {
             if reading.recovered || (reading.refused && !retry) {
                 continue;
@@ -276,7 +201,7 @@ impl Task {
                     if let Some(cause) = reading.gap.take()
                         && let Some(keeper) = reading.mailbox.keeper.upgrade()
                     {
-                        drop(keeper.send(membership::Order::Restore(cause)));
+                        drop(keeper.send(membership::MembershipOrder::Restore(cause)));
                     }
                 }
                 Err(error) if concerns_a_key(&error) => {
@@ -284,7 +209,7 @@ impl Task {
                     metrics::dependency_error(Dependency::Redis, kind);
                     reading.lose(GapCause::Link);
                     if !std::mem::replace(&mut reading.refused, true) {
-                        let user = self.parts.store.url().username().unwrap_or("default");
+                        let user = self.store.url().username().unwrap_or("default");
                         warn!(
                             redis.endpoint = endpoint,
                             error.kind = kind.label(),
@@ -294,7 +219,7 @@ impl Task {
                         );
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -311,33 +236,33 @@ impl Task {
     }
 
     /// Whether the canary's key may be read; what an earlier link left there goes.
-    async fn try_canary(&mut self, link: &mut MultiplexedConnection) -> Result<(), End> {
+    async fn try_canary(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
         let mut clear = redis::cmd("ZREMRANGEBYRANK");
-        clear.arg(&self.parts.canary_key).arg(0).arg(-1);
+        clear.arg(&self.canary_key).arg(0).arg(-1);
         match in_time(clear.query_async::<u64>(link)).await {
             Ok(_) => self.canary_refused = false,
             Err(error) if concerns_a_key(&error) => {
                 self.canary_refused = true;
-                let user = self.parts.store.url().username().unwrap_or("default");
+                let user = self.store.url().username().unwrap_or("default");
                 warn!(
-                    redis.endpoint = self.parts.store.endpoint(), error = %error,
+                    redis.endpoint = self.store.endpoint(), error = %error,
                     "Redis refuses the canary's key, so a deaf link goes unnoticed; grant it: ACL SETUSER {user} ~{}",
-                    crate::stores::redis_keys::CANARY_PATTERN
+                    CANARY_PATTERN
                 );
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    fn publish_canary(&self, text: String) -> Publishing {
-        let (store, key) = (self.parts.store.clone(), self.parts.canary_key.clone());
+    fn publish(&self, canary: String) -> Publishing {
+        let (store, key) = (self.store.clone(), self.canary_key.clone());
         Box::pin(async move {
             let mut pipe = Pipeline::with_capacity(2);
             pipe.cmd("ZADD")
                 .arg(&key)
-                .arg(text.as_str())
-                .arg(text.as_str());
+                .arg(canary.as_str())
+                .arg(canary.as_str());
             pipe.cmd("EXPIRE").arg(&key).arg(CANARY_SECONDS).ignore();
             let (added,): (u64,) = store.query_all("canary", &pipe).await?;
             Ok(added)
@@ -354,84 +279,71 @@ impl Task {
         }
     }
 
-    /// The link is made, and all that was lost with the last one is seen to.
-    fn up(&mut self) {
-        let status = &self.parts.status;
-        if status.ready.swap(true, Ordering::AcqRel) {
+    /// Notes that all that was lost with the last link is seen to; the tenants hear of it from their memberships.
+    fn tell_restored(&self, life: &mut Life) {
+        if life.is_whole() {
             return;
         }
-        if self.links > 1 {
-            metrics::reconnected(Dependency::Redis);
-        }
-        let endpoint = self.parts.store.endpoint();
-        metrics::dependency_up(Dependency::Redis, endpoint, true);
-        self.said = None;
-        *status.failure.lock() = None;
+        let loss = life.restored();
         info!(
-            redis.endpoint = endpoint,
+            redis.endpoint = life.endpoint(),
             count = self.line.len(),
+            duration_ms = loss.map_or(0, |loss| loss.since.elapsed().as_millis() as u64),
             "The reading link to Redis is up"
-        );
-    }
-
-    fn lost(&mut self, end: End) -> ControlFlow<()> {
-        let (cause, error) = match end {
-            End::Stopped => return ControlFlow::Break(()),
-            End::Lost(error) => (GapCause::Link, error),
-            End::Deaf => {
-                let text = "canaries did not come back";
-                (GapCause::Canary, LinkError::new(ErrorKind::Other, text))
-            }
-        };
-        for reading in &mut self.line {
-            reading.lose(cause);
-        }
-        self.parts.status.ready.store(false, Ordering::Release);
-        self.retry_refused_at = Instant::now();
-        self.failed(&error);
-        ControlFlow::Continue(())
-    }
-
-    /// Counts a failure, and logs it if it is news.
-    fn failed(&mut self, error: &LinkError) {
-        metrics::dependency_error(Dependency::Redis, error.kind);
-        *self.parts.status.failure.lock() = Some(error.kind);
-        if self.said == Some(error.kind) {
-            return;
-        }
-        self.said = Some(error.kind);
-        let endpoint = self.parts.store.endpoint();
-        metrics::dependency_up(Dependency::Redis, endpoint, false);
-        warn!(
-            redis.endpoint = endpoint,
-            error.kind = error.kind.label(),
-            error = error.text,
-            "No reading link to Redis; events may be missed until it is back"
         );
     }
 }
 
-/// What a wait brings: a key, a message, its score; or nothing in time.
-type Answer = RedisResult<(Option<(String, Vec<u8>, String)>,)>;
+impl Session for MailboxReader {
+    type Connection = MultiplexedConnection;
+    type Order = ReaderOrder;
+
+    fn connect(&self) -> BoxFuture<'static, Result<MultiplexedConnection, LinkError>> {
+        let store = self.store.clone();
+        Box::pin(async move { Ok(store.own_connection().await?) })
+    }
+
+    fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<ReaderOrder> {
+        &mut self.orders
+    }
+
+    fn obey(&mut self, order: ReaderOrder) {
+        match order {
+            ReaderOrder::Attach(id, mailbox) => self.line.push_back(Reading::new(id, mailbox)),
+            ReaderOrder::Detach(id) => self.line.retain(|reading| reading.id != id),
+        }
+    }
+
+    async fn serve(&mut self, mut link: MultiplexedConnection, life: &mut Life) -> End {
+        let end = self.wait_and_read(&mut link, life).await;
+        end.unwrap_or_else(End::Lost)
+    }
+
+    fn lost(&mut self, cause: GapCause) {
+        for reading in &mut self.line {
+            reading.lose(cause);
+        }
+        self.retry_refused_at = Instant::now();
+    }
+}
+
+/// A message, or nothing in time.
+type Answer = RedisResult<(Option<Woken>,)>;
 
 /// Waits for a message, while the canary is on its way.
 async fn answered(
     wait: &Pipeline,
     link: &mut MultiplexedConnection,
-    canary: &mut Canary,
-    publishing: &mut Option<Publishing>,
-) -> Result<Answer, End> {
+    canary: &mut Flight,
+) -> Result<Answer, LinkError> {
     let mut answer = std::pin::pin!(timeout(BLOCK + ANSWER_LIMIT, wait.query_async(link)));
     loop {
         tokio::select! {
             answer = &mut answer => return answer.map_err(|_| {
                 let text = "no answer to BZPOPMIN in time";
-                End::Lost(LinkError::new(ErrorKind::Timeout, text))
+                LinkError::new(ErrorKind::Timeout, text)
             }),
-            published = poll_some(publishing) => {
-                *publishing = None;
-                canary.published(published.is_ok());
-            }
+            () = canary.published() => {}
         }
     }
 }

@@ -22,7 +22,7 @@ struct Membership {
 }
 
 #[derive(Default)]
-struct Groups {
+struct JoinedGroups {
     /// Never used twice: a late message for a group that was left names nobody.
     last_number: u64,
     by_name: HashMap<GroupName, Membership>,
@@ -31,8 +31,8 @@ struct Groups {
 
 /// What is wished for, and what Redis has confirmed.
 #[derive(Default)]
-pub(super) struct Roster {
-    groups: Mutex<Groups>,
+pub(super) struct GroupRoster {
+    groups: Mutex<JoinedGroups>,
 }
 
 /// What came of a wish.
@@ -45,11 +45,11 @@ pub(super) enum Wish {
     Order(Confirmed),
 }
 
-impl Roster {
+impl GroupRoster {
     /// Wishes for a group.
     pub(super) fn want(&self, group: &GroupName) -> Wish {
         let mut groups = self.groups.lock();
-        let Groups {
+        let JoinedGroups {
             last_number,
             by_name,
             by_number,
@@ -125,7 +125,7 @@ impl Roster {
 
     /// A host may have lost its memberships: whoever wishes for one waits until it is joined again, which somebody sees to
     /// already. True if there was one.
-    pub(super) fn doubt(&self, shard: Shard) -> bool {
+    pub(super) fn doubt(&self, shard: HostNumber) -> bool {
         let mut groups = self.groups.lock();
         let mut any = false;
         for (name, membership) in &mut groups.by_name {
@@ -138,7 +138,7 @@ impl Roster {
     }
 
     /// Every group of a host that is wished for.
-    pub(super) fn names(&self, shard: Shard) -> Vec<GroupName> {
+    pub(super) fn names(&self, shard: HostNumber) -> Vec<GroupName> {
         let groups = self.groups.lock();
         let mine = groups.by_name.keys().filter(|name| shard.has(name));
         mine.cloned().collect()
@@ -147,12 +147,12 @@ impl Roster {
 
 /// One of the hosts of a layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shard {
+pub(super) struct HostNumber {
     pub(super) index: usize,
     pub(super) of: usize,
 }
 
-impl Shard {
+impl HostNumber {
     /// Whether a group's members lie there: the bare name is hashed.
     fn has(self, group: &GroupName) -> bool {
         shard_of(group.as_str().as_bytes(), self.of) == self.index
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn one_order_serves_all_who_wait() {
-        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         let Wish::Order(mut first) = roster.want(&group) else {
             panic!("nobody has joined it");
         };
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_refused_group_is_ordered_again() {
-        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         let Wish::Order(mut first) = roster.want(&group) else {
             panic!("nobody has joined it");
         };
@@ -193,12 +193,12 @@ mod tests {
 
     #[test]
     fn a_doubtful_group_is_waited_for() {
-        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         drop(roster.want(&group));
         let number = roster.number(&group).unwrap();
         roster.joined(&group, number);
-        assert!(roster.doubt(Shard { index: 0, of: 1 }));
-        assert!(!roster.doubt(Shard { index: 0, of: 1 }));
+        assert!(roster.doubt(HostNumber { index: 0, of: 1 }));
+        assert!(!roster.doubt(HostNumber { index: 0, of: 1 }));
         let Wish::Joining(mut confirmed) = roster.want(&group) else {
             panic!("it is being joined again");
         };
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_number_is_never_used_twice() {
-        let (roster, group) = (Roster::default(), GroupName::from("g"));
+        let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         drop(roster.want(&group));
         let first = roster.unwant(&group).unwrap();
         assert_eq!(roster.unwant(&group), None);

@@ -3,11 +3,14 @@
 //! It tells a link that takes commands but hears nothing (the far side of a split brain, a subscriber connection that a
 //! proxy forgot) from one on which nobody publishes. A canary that could not be published says nothing.
 
+use std::future::pending;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::error::StoreError;
 use crate::metrics;
 
 /// From one canary to the next. With [`RETURN_LIMIT`] and two misses: a deaf link is noticed within about four seconds.
@@ -17,7 +20,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(1);
 /// So many in a row, and the link is deaf.
 const MISSES: u32 = 2;
 
-enum State {
+enum CanaryState {
     /// Until the next one is due.
     Resting,
     /// On its way to Redis.
@@ -26,18 +29,67 @@ enum State {
     Expected { taken: Instant },
 }
 
-/// Where the canary of one link is.
-pub(in crate::channel_layer) struct Canary {
-    state: State,
+/// The publish of a canary, over the command link.
+pub(in crate::channel_layer) type Publishing = BoxFuture<'static, Result<u64, StoreError>>;
+
+/// The canary of one connection, with its publish.
+pub(in crate::channel_layer) struct Flight {
+    canary: Canary,
+    publishing: Option<Publishing>,
+    /// For the metrics: `host:port`.
+    endpoint: String,
+}
+
+impl Flight {
+    pub(in crate::channel_layer) fn new(endpoint: &str) -> Self {
+        Self {
+            canary: Canary::new(),
+            publishing: None,
+            endpoint: endpoint.to_owned(),
+        }
+    }
+
+    /// Lets the next canary go if it is time and it `may_return`; breaks when the link is deaf.
+    pub(in crate::channel_layer) fn beat(
+        &mut self,
+        now: Instant,
+        may_return: bool,
+        publish: impl FnOnce(String) -> Publishing,
+    ) -> ControlFlow<()> {
+        if may_return && let Some(text) = self.canary.due(now) {
+            self.publishing = Some(publish(text));
+        }
+        self.canary.overdue(now, &self.endpoint)
+    }
+
+    /// Ends with the publish under way; never without one. Nothing is lost when it is dropped.
+    pub(in crate::channel_layer) async fn published(&mut self) {
+        let published = match &mut self.publishing {
+            Some(publishing) => publishing.await,
+            None => pending().await,
+        };
+        self.publishing = None;
+        self.canary.published(published.is_ok());
+    }
+
+    /// A canary came back.
+    pub(in crate::channel_layer) fn returned(&mut self, text: &[u8]) {
+        self.canary.returned(text, &self.endpoint);
+    }
+}
+
+/// Where a canary is.
+struct Canary {
+    state: CanaryState,
     number: u64,
     sent: Instant,
     misses: u32,
 }
 
 impl Canary {
-    pub(in crate::channel_layer) fn new() -> Self {
+    fn new() -> Self {
         Self {
-            state: State::Resting,
+            state: CanaryState::Resting,
             number: 0,
             sent: Instant::now(),
             misses: 0,
@@ -45,44 +97,40 @@ impl Canary {
     }
 
     /// The text of the next canary, if it is time for one.
-    pub(in crate::channel_layer) fn due(&mut self, now: Instant) -> Option<String> {
-        if !matches!(self.state, State::Resting) || now.duration_since(self.sent) < EVERY {
+    fn due(&mut self, now: Instant) -> Option<String> {
+        if !matches!(self.state, CanaryState::Resting) || now.duration_since(self.sent) < EVERY {
             return None;
         }
         self.number += 1;
         self.sent = now;
-        self.state = State::Leaving;
+        self.state = CanaryState::Leaving;
         Some(self.number.to_string())
     }
 
     /// Redis took the canary, or the publish failed. Its return may have been quicker than Redis' answer.
-    pub(in crate::channel_layer) fn published(&mut self, taken: bool) {
-        if matches!(self.state, State::Leaving) {
+    fn published(&mut self, taken: bool) {
+        if matches!(self.state, CanaryState::Leaving) {
             self.state = if taken {
                 let taken = Instant::now();
-                State::Expected { taken }
+                CanaryState::Expected { taken }
             } else {
-                State::Resting
+                CanaryState::Resting
             };
         }
     }
 
     /// A canary came back.
-    pub(in crate::channel_layer) fn returned(&mut self, text: &[u8], endpoint: &str) {
+    fn returned(&mut self, text: &[u8], endpoint: &str) {
         if text == self.number.to_string().as_bytes() {
             metrics::canary_returned(endpoint, self.sent.elapsed());
             self.misses = 0;
-            self.state = State::Resting;
+            self.state = CanaryState::Resting;
         }
     }
 
     /// Counts a canary that takes too long; breaks when the link is deaf.
-    pub(in crate::channel_layer) fn overdue(
-        &mut self,
-        now: Instant,
-        endpoint: &str,
-    ) -> ControlFlow<()> {
-        let State::Expected { taken } = self.state else {
+    fn overdue(&mut self, now: Instant, endpoint: &str) -> ControlFlow<()> {
+        let CanaryState::Expected { taken } = self.state else {
             return ControlFlow::Continue(());
         };
         if now.duration_since(taken) < RETURN_LIMIT {
@@ -90,7 +138,7 @@ impl Canary {
         }
         metrics::canary_missed(endpoint);
         self.misses += 1;
-        self.state = State::Resting;
+        self.state = CanaryState::Resting;
         if self.misses >= MISSES {
             ControlFlow::Break(())
         } else {

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use redis::RedisError;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -14,10 +15,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
-use crate::stores::redis::{RedisStore, RedisUrl};
+use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
 
 use super::command::write_command;
-use super::resp::{NotResp, Parser, Reply};
+use super::resp::{NotResp, Parser, RespReply};
 
 /// For the TCP connection with its name look-up, for TLS, and for the login: each.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
@@ -57,6 +58,12 @@ impl From<io::Error> for LinkError {
             _ => ErrorKind::Io,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<RedisError> for LinkError {
+    fn from(error: RedisError) -> Self {
+        Self::new(error_kind(&error), error.to_string())
     }
 }
 
@@ -177,7 +184,9 @@ async fn answer(
 ) -> Result<Result<(), LinkError>, LinkError> {
     loop {
         let (reply, used) = match parser.next(input) {
-            Ok((Some(Reply::Error(text)), used)) => (Some(Err(LinkError::of_reply(text))), used),
+            Ok((Some(RespReply::Error(text)), used)) => {
+                (Some(Err(LinkError::of_reply(text))), used)
+            }
             Ok((Some(_), used)) => (Some(Ok(())), used),
             Ok((None, used)) => (None, used),
             Err(error) => return Err(LinkError::new(ErrorKind::Protocol, error.to_string())),

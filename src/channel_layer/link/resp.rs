@@ -13,7 +13,7 @@ const MAX_ELEMENT: usize = MAX_PAYLOAD;
 
 /// One reply of the server.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::channel_layer) enum Reply<'a> {
+pub(in crate::channel_layer) enum RespReply<'a> {
     Message {
         channel: &'a [u8],
         payload: &'a [u8],
@@ -44,10 +44,10 @@ pub(in crate::channel_layer) struct Parser {
 /// A reply is not complete.
 struct Incomplete;
 
-enum Step<'a> {
-    Done(Reply<'a>),
+enum Parsing<'a> {
+    Done(RespReply<'a>),
     /// The reply goes on for this many bytes, which nobody wants.
-    DoneAndSkip(Reply<'a>, usize),
+    DoneAndSkip(RespReply<'a>, usize),
 }
 
 type Parsed<T> = Result<Result<T, Incomplete>, NotResp>;
@@ -67,7 +67,7 @@ impl Parser {
     pub(in crate::channel_layer) fn next<'a>(
         &mut self,
         input: &'a [u8],
-    ) -> Result<(Option<Reply<'a>>, usize), NotResp> {
+    ) -> Result<(Option<RespReply<'a>>, usize), NotResp> {
         let skipped = self.skip.min(input.len());
         self.skip -= skipped;
         let input = &input[skipped..];
@@ -76,8 +76,8 @@ impl Parser {
         }
         let mut cursor = Cursor { input, at: 0 };
         Ok(match cursor.reply()? {
-            Ok(Step::Done(reply)) => (Some(reply), skipped + cursor.at),
-            Ok(Step::DoneAndSkip(reply, rest)) => {
+            Ok(Parsing::Done(reply)) => (Some(reply), skipped + cursor.at),
+            Ok(Parsing::DoneAndSkip(reply, rest)) => {
                 self.skip = rest;
                 (Some(reply), skipped + cursor.at)
             }
@@ -115,36 +115,36 @@ impl<'a> Cursor<'a> {
         byte
     }
 
-    fn reply(&mut self) -> Parsed<Step<'a>> {
+    fn reply(&mut self) -> Parsed<Parsing<'a>> {
         let reply = match self.byte() {
             None => return Ok(Err(Incomplete)),
             Some(b'*') => return self.array(),
-            Some(b'-') => Reply::Error(complete!(self.line())),
+            Some(b'-') => RespReply::Error(complete!(self.line())),
             Some(b'+') => match complete!(self.line()) {
-                b"PONG" => Reply::Pong,
-                _ => Reply::Other,
+                b"PONG" => RespReply::Pong,
+                _ => RespReply::Other,
             },
             Some(b':') => {
                 complete!(self.line());
-                Reply::Other
+                RespReply::Other
             }
             Some(b'$') => {
                 self.at -= 1;
                 complete!(self.bulk());
-                Reply::Other
+                RespReply::Other
             }
             Some(_) => return Err(NotResp),
         };
-        Ok(Ok(Step::Done(reply)))
+        Ok(Ok(Parsing::Done(reply)))
     }
 
-    fn array(&mut self) -> Parsed<Step<'a>> {
+    fn array(&mut self) -> Parsed<Parsing<'a>> {
         let count = number(complete!(self.line()))?.unwrap_or(0);
         if count > MAX_ELEMENTS {
             return Err(NotResp);
         }
         if count == 0 {
-            return Ok(Ok(Step::Done(Reply::Other)));
+            return Ok(Ok(Parsing::Done(RespReply::Other)));
         }
         let kind = complete!(self.bulk());
         let reply = match (kind, count) {
@@ -152,26 +152,26 @@ impl<'a> Cursor<'a> {
                 let channel = complete!(self.bulk());
                 let len = complete!(self.bulk_len());
                 if len > MAX_PAYLOAD {
-                    let reply = Reply::Oversized { channel };
-                    return Ok(Ok(Step::DoneAndSkip(reply, len.saturating_add(2))));
+                    let reply = RespReply::Oversized { channel };
+                    return Ok(Ok(Parsing::DoneAndSkip(reply, len.saturating_add(2))));
                 }
                 let payload = complete!(self.bulk_body(len));
-                Reply::Message { channel, payload }
+                RespReply::Message { channel, payload }
             }
-            (b"subscribe", 3) => Reply::Subscribed(complete!(self.confirmation())),
-            (b"unsubscribe", 3) => Reply::Unsubscribed(complete!(self.confirmation())),
+            (b"subscribe", 3) => RespReply::Subscribed(complete!(self.confirmation())),
+            (b"unsubscribe", 3) => RespReply::Unsubscribed(complete!(self.confirmation())),
             (b"pong", 2) => {
                 complete!(self.bulk());
-                Reply::Pong
+                RespReply::Pong
             }
             (_, count) => {
                 for _ in 1..count {
                     complete!(self.element());
                 }
-                Reply::Other
+                RespReply::Other
             }
         };
-        Ok(Ok(Step::Done(reply)))
+        Ok(Ok(Parsing::Done(reply)))
     }
 
     /// The channel; what follows is how many channels the connection has.
@@ -255,18 +255,18 @@ mod tests {
         *3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\nx\r\ny\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n\
         -NOPERM no\r\n*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n";
 
-    fn expected() -> Vec<Reply<'static>> {
+    fn expected() -> Vec<RespReply<'static>> {
         vec![
-            Reply::Other,
-            Reply::Pong,
-            Reply::Subscribed(b"a"),
-            Reply::Message {
+            RespReply::Other,
+            RespReply::Pong,
+            RespReply::Subscribed(b"a"),
+            RespReply::Message {
                 channel: b"a",
                 payload: b"x\r\ny",
             },
-            Reply::Pong,
-            Reply::Error(b"NOPERM no"),
-            Reply::Unsubscribed(b""),
+            RespReply::Pong,
+            RespReply::Error(b"NOPERM no"),
+            RespReply::Unsubscribed(b""),
         ]
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let (reply, used) = parser.next(head.as_bytes()).unwrap();
         assert_eq!(
             (reply, used),
-            (Some(Reply::Oversized { channel: b"a" }), head.len())
+            (Some(RespReply::Oversized { channel: b"a" }), head.len())
         );
         let body = vec![b'x'; 1 << 20];
         let mut left = len + 2;
@@ -308,7 +308,7 @@ mod tests {
             assert_eq!(parser.next(piece), Ok((None, piece.len())));
             left -= piece.len();
         }
-        assert_eq!(parser.next(b"+PONG\r\n"), Ok((Some(Reply::Pong), 7)));
+        assert_eq!(parser.next(b"+PONG\r\n"), Ok((Some(RespReply::Pong), 7)));
     }
 
     #[test]

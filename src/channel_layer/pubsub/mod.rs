@@ -3,39 +3,39 @@
 //! One SUBSCRIBE per group and replica, one PUBLISH per event, each on the host that the name belongs to. All tenants that
 //! log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 
-use crate::error::{ErrorKind, StoreError};
+use crate::error::StoreError;
 use crate::ids::{ChannelName, GroupName, ReplicaId};
-use crate::stores::redis::{RedisStore, RedisUrl};
-use crate::stores::redis_keys;
+use crate::stores::redis::RedisStore;
+use crate::stores::standing::LinkWords;
 
 use super::inbox::Inbox;
-use super::link::Status;
+use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
 use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
 
-use subscriber::{Order, Subscriber};
+use subscriber::{Subscriber, SubscriberOrder};
 
 mod pulse;
 mod replies;
 mod subscriber;
 mod subscriptions;
 
-/// How long a join waits for its confirmation, a lost link included.
-const JOIN_LIMIT: Duration = Duration::from_secs(5);
+/// The log lines of a link that is gone.
+const WORDS: LinkWords = LinkWords {
+    refused: "Redis refuses the subscriber's user or password; correct the URL's credentials",
+    lost: "No subscriber link to Redis; events may be missed until it is back",
+};
+
+type Endpoint = link::endpoint::Endpoint<SubscriberOrder>;
 
 /// The channels of Lockgate itself, as an ACL rule takes them.
 const OWN_CHANNELS: &str = "lockgate:*";
@@ -43,7 +43,7 @@ const OWN_CHANNELS: &str = "lockgate:*";
 /// The subscriber links of this replica, one per server and login.
 pub struct PubSubEndpoints {
     replica: ReplicaId,
-    links: Mutex<Vec<Weak<Endpoint>>>,
+    links: Endpoints<SubscriberOrder>,
 }
 
 impl PubSubEndpoints {
@@ -51,7 +51,7 @@ impl PubSubEndpoints {
     pub fn new(replica: ReplicaId) -> Self {
         Self {
             replica,
-            links: Mutex::default(),
+            links: Endpoints::default(),
         }
     }
 
@@ -69,7 +69,7 @@ impl PubSubEndpoints {
     ) -> PubSubLayer {
         let line = |store: &Arc<RedisStore>| {
             let pattern = channel_patterns(prefix);
-            Line::new(self.endpoint(store), store, inbox.clone(), pattern)
+            LinkShare::new(self.endpoint(store), store, inbox.clone(), pattern)
         };
         PubSubLayer {
             lines: stores.iter().map(line).collect(),
@@ -80,81 +80,35 @@ impl PubSubEndpoints {
     }
 
     /// A line for the replica's own channels, on the same link as the layers on the server of `store`.
-    pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> Line {
-        Line::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
+    pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> LinkShare {
+        LinkShare::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
-        let mut links = self.links.lock();
-        links.retain(|link| link.strong_count() > 0);
-        let shared = links.iter().filter_map(Weak::upgrade);
-        let shared = { shared }.find(|link| link.url.same_login(store.url()));
-        shared.unwrap_or_else(|| {
-            let endpoint = Arc::new(Endpoint::start(store, &self.replica));
-            links.push(Arc::downgrade(&endpoint));
-            endpoint
+        let serves = |other: &RedisStore| other.url().same_login(store.url());
+        self.links.shared(serves, || {
+            let subscriber = |orders| Subscriber::new(store, &self.replica, orders);
+            Endpoint::start(store, WORDS, subscriber)
         })
     }
 }
 
-/// One link with its task.
-struct Endpoint {
-    url: RedisUrl,
-    orders: mpsc::UnboundedSender<Order>,
-    attachments: AtomicU64,
-    status: Arc<Status>,
-    task: AbortHandle,
-}
-
-impl Endpoint {
-    fn start(store: &Arc<RedisStore>, replica: &ReplicaId) -> Self {
-        let (orders, taken) = mpsc::unbounded_channel();
-        let status = Arc::new(Status::default());
-        let subscriber = Subscriber {
-            endpoint: store.endpoint().to_owned(),
-            name: format!("lockgate-subscriber-{replica}"),
-            canary_channel: redis_keys::canary(replica).into(),
-            store: store.clone(),
-            orders: taken,
-            status: status.clone(),
-        };
-        Self {
-            url: store.url().clone(),
-            orders,
-            attachments: AtomicU64::new(0),
-            status,
-            task: tokio::spawn(subscriber.run()).abort_handle(),
-        }
-    }
-
-    fn order(&self, order: Order) {
-        // Fails only if the task panicked; then joins fail and readiness is off.
-        drop(self.orders.send(order));
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// One user of a link: what it subscribes goes to its inbox alone.
-pub(super) struct Line {
+pub(super) struct LinkShare {
     endpoint: Arc<Endpoint>,
     attachment: u64,
     store: Arc<RedisStore>,
 }
 
-impl Line {
+impl LinkShare {
     fn new(
         endpoint: Arc<Endpoint>,
         store: &Arc<RedisStore>,
         inbox: Arc<Inbox>,
         pattern: String,
     ) -> Self {
-        let attachment = endpoint.attachments.fetch_add(1, Ordering::Relaxed);
-        endpoint.order(Order::Attach {
+        let attachment = endpoint.next_user();
+        endpoint.order(SubscriberOrder::Attach {
             attachment,
             inbox,
             pattern,
@@ -169,25 +123,17 @@ impl Line {
     /// Asks for a channel, whose messages come in for `target`; returns once Redis has confirmed.
     pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
-        self.endpoint.order(Order::Subscribe {
+        self.endpoint.order(SubscriberOrder::Subscribe {
             attachment: self.attachment,
             channel,
             target,
             waiter,
         });
-        match timeout(JOIN_LIMIT, confirmed).await {
-            Ok(Ok(confirmed)) => confirmed.map_err(LayerError::Unavailable),
-            Ok(Err(_)) => Err(LayerError::Unavailable(ErrorKind::Other)),
-            Err(_) => {
-                let failure = *self.endpoint.status.failure.lock();
-                let kind = failure.unwrap_or(ErrorKind::Timeout);
-                Err(LayerError::Unavailable(kind))
-            }
-        }
+        link::endpoint::confirmed(confirmed, || self.endpoint.failure()).await
     }
 
     fn unsubscribe(&self, channel: Bytes) {
-        self.endpoint.order(Order::Unsubscribe {
+        self.endpoint.order(SubscriberOrder::Unsubscribe {
             attachment: self.attachment,
             channel,
         });
@@ -198,14 +144,14 @@ impl Line {
     }
 
     /// Whether both go over one link.
-    pub(super) fn is_same_link(&self, other: &Line) -> bool {
+    pub(super) fn is_same_link(&self, other: &LinkShare) -> bool {
         Arc::ptr_eq(&self.endpoint, &other.endpoint)
     }
 }
 
-impl Drop for Line {
+impl Drop for LinkShare {
     fn drop(&mut self) {
-        self.endpoint.order(Order::Detach {
+        self.endpoint.order(SubscriberOrder::Detach {
             attachment: self.attachment,
         });
     }
@@ -214,7 +160,7 @@ impl Drop for Line {
 /// The pub/sub layer of one tenant.
 pub struct PubSubLayer {
     /// In the order of the hosts; at least one.
-    lines: Box<[Line]>,
+    lines: Box<[LinkShare]>,
     prefix: Box<str>,
     channel_prefix: Box<str>,
     codec: Codec,
@@ -222,7 +168,7 @@ pub struct PubSubLayer {
 
 impl PubSubLayer {
     /// The host that a Redis channel belongs to: the whole name is hashed, prefix and all.
-    fn shard(&self, channel: &[u8]) -> &Line {
+    fn shard(&self, channel: &[u8]) -> &LinkShare {
         &self.lines[shard_of(channel, self.lines.len())]
     }
 
@@ -289,11 +235,8 @@ impl ChannelLayer for PubSubLayer {
     }
 
     async fn ready(&self) -> bool {
-        for Line {
-            endpoint, store, ..
-        } in &self.lines
-        {
-            if !endpoint.status.ready.load(Ordering::Acquire) || store.ping().await.is_err() {
+        for line in &self.lines {
+            if !line.endpoint.ready().await {
                 return false;
             }
         }

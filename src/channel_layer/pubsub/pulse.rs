@@ -6,24 +6,22 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use super::super::link::life::RETRY_REFUSED;
 use super::subscriptions::Subscriptions;
 
 /// A link on which nothing came for this long is asked with a PING …
 const IDLE: Duration = Duration::from_millis(750);
 /// … and given up if nothing at all comes for this long. With a tick each: a stopped server is noticed within 3 s.
 const PONG_LIMIT: Duration = Duration::from_millis(1500);
-/// Refused channels are asked for again this often: an operator may have granted them.
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
-
 /// Whether the server is still there, and when to ask again for what it refused.
-pub(super) struct Pulse {
+pub(super) struct LinkPulse {
     /// When anything was read last.
     pub(super) heard: Instant,
     asked: Option<Instant>,
     retried: Instant,
 }
 
-impl Pulse {
+impl LinkPulse {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {

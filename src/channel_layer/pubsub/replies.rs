@@ -10,19 +10,19 @@ use crate::metrics::{self, GapCause};
 use crate::stores::redis_keys::CANARY_PATTERN;
 
 use super::super::inbox::{Incoming, Payload};
-use super::super::link::canary::Canary;
+use super::super::link::canary::Flight;
 use super::super::link::dial::{LinkError, kind_of_reply};
-use super::super::link::resp::{Parser, Reply};
-use super::subscriber::Task;
+use super::super::link::resp::{Parser, RespReply};
+use super::subscriber::Subscriber;
 use super::subscriptions::OutOfStep;
 
-impl Task {
+impl Subscriber {
     /// Takes every complete reply out of `input`.
     pub(super) fn take(
         &mut self,
         parser: &mut Parser,
         input: &mut BytesMut,
-        canary: &mut Canary,
+        canary: &mut Flight,
     ) -> Result<(), LinkError> {
         let read_at = Instant::now();
         let mut start = 0;
@@ -31,22 +31,22 @@ impl Task {
             start += used;
             let Some(reply) = reply else { break };
             match reply {
-                Reply::Message { channel, payload } => {
-                    if channel == self.parts.canary_channel {
-                        canary.returned(payload, &self.parts.endpoint);
+                RespReply::Message { channel, payload } => {
+                    if channel == self.canary_channel {
+                        canary.returned(payload);
                     }
                     self.deliver(channel, payload, read_at);
                 }
-                Reply::Oversized { channel } => {
+                RespReply::Oversized { channel } => {
                     for route in self.wishes.routes(channel) {
                         route.inbox.drop_oversized();
                     }
                 }
-                Reply::Subscribed(channel) => self.confirmed(channel)?,
-                Reply::Unsubscribed(channel) => self.wishes.ended(channel)?,
-                Reply::Pong => self.wishes.ponged()?,
-                Reply::Error(text) => self.refused(text)?,
-                Reply::Other => {}
+                RespReply::Subscribed(channel) => self.confirmed(channel)?,
+                RespReply::Unsubscribed(channel) => self.wishes.ended(channel)?,
+                RespReply::Pong => self.wishes.ponged()?,
+                RespReply::Error(text) => self.refused(text)?,
+                RespReply::Other => {}
             }
         }
         input.advance(start);
@@ -78,7 +78,7 @@ impl Task {
             {
                 self.denied -= 1;
                 info!(
-                    redis.endpoint = self.parts.endpoint,
+                    redis.endpoint = self.store.endpoint(),
                     "Redis grants {} again", attachment.pattern
                 );
             }
@@ -94,10 +94,10 @@ impl Task {
         }
         metrics::dependency_error(Dependency::Redis, kind);
         let refused = self.wishes.failed(kind)?;
-        let user = self.parts.store.url().username().unwrap_or("default");
+        let user = self.store.url().username().unwrap_or("default");
         if refused.own {
             warn!(
-                redis.endpoint = self.parts.endpoint,
+                redis.endpoint = self.store.endpoint(),
                 error.kind = kind.label(),
                 "Redis refuses the canary's channel, so a deaf link goes unnoticed; grant it: ACL SETUSER {user} &{}",
                 CANARY_PATTERN
@@ -109,7 +109,7 @@ impl Task {
             {
                 self.denied += 1;
                 warn!(
-                    redis.endpoint = self.parts.endpoint,
+                    redis.endpoint = self.store.endpoint(),
                     error.kind = kind.label(),
                     error = %String::from_utf8_lossy(text),
                     "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} +subscribe +unsubscribe +publish +ping &{}",

@@ -23,7 +23,7 @@ const BATCH: usize = 500;
 pub(super) type Waiter = oneshot::Sender<Result<(), ErrorKind>>;
 
 /// Where the messages of a channel go.
-pub(super) struct Route {
+pub(super) struct ChannelRoute {
     /// The layer that wished for it.
     pub(super) attachment: u64,
     pub(super) inbox: Arc<Inbox>,
@@ -32,7 +32,7 @@ pub(super) struct Route {
 
 #[derive(Default)]
 struct Channel {
-    routes: Vec<Route>,
+    routes: Vec<ChannelRoute>,
     waiters: Vec<Waiter>,
     /// The link's own channel: wanted without routes.
     own: bool,
@@ -61,15 +61,15 @@ impl Channel {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum CommandKind {
     Subscribe,
     Unsubscribe,
     Ping,
 }
 
 /// A command on its way.
-struct Command {
-    kind: Kind,
+struct SentCommand {
+    kind: CommandKind,
     channels: Vec<Bytes>,
     answers_left: usize,
     /// It belongs to the resubscription after a lost link.
@@ -78,7 +78,7 @@ struct Command {
 
 /// Whose channels Redis refused.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct RefusedChannels {
     /// The layers concerned, one entry per channel.
     pub(super) attachments: Vec<u64>,
     /// The link's own channel.
@@ -98,7 +98,7 @@ pub(super) struct Subscriptions {
     /// Batches that were refused as a whole and are asked again in parts.
     parts: Vec<(Vec<Bytes>, bool)>,
     refused: Vec<Bytes>,
-    on_the_way: VecDeque<Command>,
+    on_the_way: VecDeque<SentCommand>,
     /// What `changed` holds was lost with the last link.
     recovery_due: bool,
     /// Commands of the resubscription that are on the way or due.
@@ -107,9 +107,9 @@ pub(super) struct Subscriptions {
 
 impl Subscriptions {
     /// Wishes for a channel. `waiter` hears when it is confirmed.
-    pub(super) fn want(&mut self, name: &Bytes, route: Route, waiter: Waiter) {
+    pub(super) fn want(&mut self, name: &Bytes, route: ChannelRoute, waiter: Waiter) {
         let channel = self.channels.entry(name.clone()).or_default();
-        let known = |other: &Route| other.attachment == route.attachment;
+        let known = |other: &ChannelRoute| other.attachment == route.attachment;
         if !channel.routes.iter().any(known) {
             channel.routes.push(route);
         }
@@ -155,7 +155,7 @@ impl Subscriptions {
     }
 
     /// Where messages of a channel go; empty if nobody wants them any more.
-    pub(super) fn routes(&self, name: &[u8]) -> &[Route] {
+    pub(super) fn routes(&self, name: &[u8]) -> &[ChannelRoute] {
         self.channels
             .get(name)
             .map_or(&[], |channel| &channel.routes)
@@ -177,7 +177,7 @@ impl Subscriptions {
             let names = names.into_iter();
             let names: Vec<Bytes> = names.filter(|name| self.due(name) == Some(true)).collect();
             self.recovery_left -= usize::from(recovery);
-            self.say(Kind::Subscribe, names, recovery, out);
+            self.say(CommandKind::Subscribe, names, recovery, out);
         }
         if self.changed.is_empty() {
             self.recovery_due = false;
@@ -196,8 +196,8 @@ impl Subscriptions {
         let recovery = std::mem::take(&mut self.recovery_due);
         let [unsubscribe, subscribe] = wishes;
         for (kind, names, recovery) in [
-            (Kind::Subscribe, subscribe, recovery),
-            (Kind::Unsubscribe, unsubscribe, false),
+            (CommandKind::Subscribe, subscribe, recovery),
+            (CommandKind::Unsubscribe, unsubscribe, false),
         ] {
             for names in names.chunks(BATCH) {
                 self.say(kind, names.to_vec(), recovery, out);
@@ -217,24 +217,24 @@ impl Subscriptions {
         }
     }
 
-    fn say(&mut self, kind: Kind, names: Vec<Bytes>, recovery: bool, out: &mut BytesMut) {
+    fn say(&mut self, kind: CommandKind, names: Vec<Bytes>, recovery: bool, out: &mut BytesMut) {
         if names.is_empty() {
             return;
         }
         for name in &names {
             if let Some(channel) = self.channels.get_mut(name) {
-                channel.said = Some(kind == Kind::Subscribe);
+                channel.said = Some(kind == CommandKind::Subscribe);
                 channel.unanswered += 1;
             }
         }
         let word: &[u8] = match kind {
-            Kind::Subscribe => b"SUBSCRIBE",
+            CommandKind::Subscribe => b"SUBSCRIBE",
             _ => b"UNSUBSCRIBE",
         };
         let arguments = std::iter::once(word).chain(names.iter().map(|name| &name[..]));
         write_command(arguments, out);
         self.recovery_left += usize::from(recovery);
-        self.on_the_way.push_back(Command {
+        self.on_the_way.push_back(SentCommand {
             kind,
             answers_left: names.len(),
             channels: names,
@@ -245,8 +245,8 @@ impl Subscriptions {
     /// Writes a PING, whose answer is expected in turn.
     pub(super) fn ping(&mut self, out: &mut BytesMut) {
         write_command([&b"PING"[..]].into_iter(), out);
-        self.on_the_way.push_back(Command {
-            kind: Kind::Ping,
+        self.on_the_way.push_back(SentCommand {
+            kind: CommandKind::Ping,
             channels: Vec::new(),
             answers_left: 1,
             recovery: false,
@@ -255,12 +255,12 @@ impl Subscriptions {
 
     /// A PING was answered.
     pub(super) fn ponged(&mut self) -> Result<(), OutOfStep> {
-        self.answered(Kind::Ping)
+        self.answered(CommandKind::Ping)
     }
 
     /// Redis confirmed a SUBSCRIBE. Returns the routes that missed events for longer than the link was lost.
-    pub(super) fn confirmed(&mut self, name: &[u8]) -> Result<&[Route], OutOfStep> {
-        self.answered(Kind::Subscribe)?;
+    pub(super) fn confirmed(&mut self, name: &[u8]) -> Result<&[ChannelRoute], OutOfStep> {
+        self.answered(CommandKind::Subscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
         channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
         if !channel.subscribed() {
@@ -276,7 +276,7 @@ impl Subscriptions {
 
     /// Redis confirmed an UNSUBSCRIBE.
     pub(super) fn ended(&mut self, name: &[u8]) -> Result<(), OutOfStep> {
-        self.answered(Kind::Unsubscribe)?;
+        self.answered(CommandKind::Unsubscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
         channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
         let name = Bytes::copy_from_slice(name);
@@ -284,7 +284,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    fn answered(&mut self, kind: Kind) -> Result<(), OutOfStep> {
+    fn answered(&mut self, kind: CommandKind) -> Result<(), OutOfStep> {
         let command = self.on_the_way.front_mut().ok_or(OutOfStep)?;
         if command.kind != kind {
             return Err(OutOfStep);
@@ -311,10 +311,10 @@ impl Subscriptions {
     ///
     /// One name without permission refuses its whole batch, whoever the other names belong to: the batch is asked again in
     /// halves until the name stands alone. Other errors concern the server, and all is asked again later.
-    pub(super) fn failed(&mut self, kind: ErrorKind) -> Result<Refused, OutOfStep> {
+    pub(super) fn failed(&mut self, kind: ErrorKind) -> Result<RefusedChannels, OutOfStep> {
         let command = self.on_the_way.pop_front().ok_or(OutOfStep)?;
         self.recovery_left -= usize::from(command.recovery);
-        let subscribe = command.kind == Kind::Subscribe;
+        let subscribe = command.kind == CommandKind::Subscribe;
         for name in &command.channels {
             if let Some(channel) = self.channels.get_mut(name) {
                 channel.unanswered = channel.unanswered.saturating_sub(1);
@@ -329,9 +329,9 @@ impl Subscriptions {
                 self.recovery_left += usize::from(command.recovery);
                 self.parts.push((half.to_vec(), command.recovery));
             }
-            return Ok(Refused::default());
+            return Ok(RefusedChannels::default());
         }
-        let mut refused = Refused::default();
+        let mut refused = RefusedChannels::default();
         for name in command.channels {
             let Some(channel) = self.channels.get_mut(&name) else {
                 continue;
@@ -418,13 +418,13 @@ mod tests {
 
     /// Redis as this module sees it, with channels that may be denied.
     #[derive(Default)]
-    struct Server {
+    struct FakeServer {
         wire: VecDeque<Vec<String>>,
         subscribed: BTreeSet<String>,
         denied: BTreeSet<String>,
     }
 
-    impl Server {
+    impl FakeServer {
         fn hear(&mut self, out: &mut BytesMut) {
             let text = String::from_utf8(out.split().to_vec()).unwrap();
             for command in text.split('*').skip(1) {
@@ -499,7 +499,7 @@ mod tests {
     }
 
     /// Everything that is under way is done.
-    fn quiesce(wishes: &mut Subscriptions, server: &mut Server) {
+    fn quiesce(wishes: &mut Subscriptions, server: &mut FakeServer) {
         let mut out = BytesMut::new();
         for _ in 0..20 {
             wishes.flush(&mut out);
@@ -514,7 +514,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn whatever_crosses_redis_ends_as_wished(acts in prop::collection::vec(act(), 1..60)) {
-            let (mut wishes, mut server, inbox) = (Subscriptions::default(), Server::default(), inbox());
+            let (mut wishes, mut server, inbox) = (Subscriptions::default(), FakeServer::default(), inbox());
             let mut out = BytesMut::new();
             let mut wanted: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
             let mut waiting: Vec<(u8, oneshot::Receiver<Result<(), ErrorKind>>)> = Vec::new();
@@ -522,7 +522,7 @@ mod tests {
                 match act {
                     Act::Want(channel, attachment) => {
                         let (waiter, outcome) = oneshot::channel();
-                        let route = Route { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
+                        let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
                         wishes.want(&name(channel), route, waiter);
                         wanted.entry(channel).or_default().insert(attachment);
                         waiting.push((channel, outcome));
@@ -581,7 +581,7 @@ mod tests {
     fn names_go_in_batches() {
         let (mut wishes, inbox) = (Subscriptions::default(), inbox());
         for number in 0..1201 {
-            let route = Route {
+            let route = ChannelRoute {
                 attachment: 0,
                 inbox: inbox.clone(),
                 target: Target::Group("g".into()),

@@ -55,7 +55,7 @@ pub enum Rules {
 
 /// A text of a document.
 #[derive(Clone, Debug)]
-pub struct Text {
+pub struct JsonText {
     /// The text; a lone surrogate, which Python's text can hold, is U+FFFD here.
     pub text: Box<str>,
     /// Whether it has a lone surrogate.
@@ -85,13 +85,13 @@ pub trait Build {
     ///
     /// # Errors
     /// [`JsonError::NotUnicode`] for one that cannot be held.
-    fn text(&mut self, text: Text) -> Result<Self::Value, JsonError>;
+    fn text(&mut self, text: JsonText) -> Result<Self::Value, JsonError>;
 
     /// A key.
     ///
     /// # Errors
     /// As for [`Build::text`].
-    fn key(&mut self, text: Text) -> Result<Self::Key, JsonError>;
+    fn key(&mut self, text: JsonText) -> Result<Self::Key, JsonError>;
 
     /// An array.
     fn array(&mut self, items: Vec<Self::Value>) -> Self::Value;
@@ -110,5 +110,5 @@ pub fn read<B: Build>(
     bounds: Bounds,
     build: &mut B,
 ) -> Result<B::Value, JsonError> {
-    reader::Reader::new(decoded, rules, bounds, build).document()
+    reader::JsonReader::new(decoded, rules, bounds, build).document()
 }

@@ -1,9 +1,9 @@
 //! The grammar: recursion whose depth [`Bounds`] limits, over text that is valid Unicode.
 
 use super::super::{Dict, MAX_STR_DIGITS};
-use super::{Bounds, Build, Decoded, JsonError, Rules, Text};
+use super::{Bounds, Build, Decoded, JsonError, JsonText, Rules};
 
-pub(super) struct Reader<'a, B> {
+pub(super) struct JsonReader<'a, B> {
     text: &'a str,
     /// The places of lone surrogates in `text`.
     lone: &'a [usize],
@@ -14,7 +14,7 @@ pub(super) struct Reader<'a, B> {
     build: &'a mut B,
 }
 
-impl<'a, B: Build> Reader<'a, B> {
+impl<'a, B: Build> JsonReader<'a, B> {
     pub(super) fn new(
         decoded: &'a Decoded<'_>,
         rules: Rules,
@@ -205,7 +205,7 @@ impl<'a, B: Build> Reader<'a, B> {
         }
     }
 
-    fn text(&mut self) -> Result<Text, JsonError> {
+    fn text(&mut self) -> Result<JsonText, JsonError> {
         self.expect(b'"')?;
         let mut text = String::new();
         let mut broken = false;
@@ -223,7 +223,7 @@ impl<'a, B: Build> Reader<'a, B> {
                         true => piece.into(),
                         false => (text + piece).into(),
                     };
-                    return Ok(Text { text, broken });
+                    return Ok(JsonText { text, broken });
                 }
                 b'\\' => {
                     text.push_str(piece);

@@ -1,0 +1,118 @@
+//! Links that several users share: the first one starts a link, the last one ends it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::error::ErrorKind;
+use crate::stores::redis::RedisStore;
+use crate::stores::standing::LinkWords;
+
+use super::super::LayerError;
+use super::life::{Life, Session, Status, keep};
+
+/// How long a join waits for its confirmation, a lost link included.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// One link with its task, which takes orders of type `O`.
+pub(in crate::channel_layer) struct Endpoint<O> {
+    pub(in crate::channel_layer) store: Arc<RedisStore>,
+    orders: mpsc::UnboundedSender<O>,
+    users: AtomicU64,
+    status: Arc<Status>,
+    task: AbortHandle,
+}
+
+impl<O: Send + 'static> Endpoint<O> {
+    /// Starts the task of the session that `make` builds around its orders.
+    pub(in crate::channel_layer) fn start<S: Session<Order = O> + 'static>(
+        store: &Arc<RedisStore>,
+        words: LinkWords,
+        make: impl FnOnce(mpsc::UnboundedReceiver<O>) -> S,
+    ) -> Self {
+        let (orders, taken) = mpsc::unbounded_channel();
+        let status = Arc::new(Status::default());
+        let life = Life::new(store.endpoint(), words, status.clone());
+        Self {
+            store: store.clone(),
+            orders,
+            users: AtomicU64::new(0),
+            status,
+            task: tokio::spawn(keep(make(taken), life)).abort_handle(),
+        }
+    }
+
+    /// A number for one more user; none is given twice.
+    pub(in crate::channel_layer) fn next_user(&self) -> u64 {
+        self.users.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(in crate::channel_layer) fn order(&self, order: O) {
+        // Fails only if the task panicked; then joins fail and readiness is off.
+        drop(self.orders.send(order));
+    }
+
+    /// Why there is no link, if there is none.
+    pub(in crate::channel_layer) fn failure(&self) -> Option<ErrorKind> {
+        self.status.failure()
+    }
+
+    /// Whether the link hears all that was wished for, and the server takes commands.
+    pub(in crate::channel_layer) async fn ready(&self) -> bool {
+        self.status.ready() && self.store.ping().await.is_ok()
+    }
+}
+
+impl<O> Drop for Endpoint<O> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The links that live.
+pub(in crate::channel_layer) struct Endpoints<O>(Mutex<Vec<Weak<Endpoint<O>>>>);
+
+impl<O> Default for Endpoints<O> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<O> Endpoints<O> {
+    /// The link that `serves`, or the one that `start` starts.
+    pub(in crate::channel_layer) fn shared(
+        &self,
+        serves: impl Fn(&RedisStore) -> bool,
+        start: impl FnOnce() -> Endpoint<O>,
+    ) -> Arc<Endpoint<O>> {
+        let mut links = self.0.lock();
+        links.retain(|link| link.strong_count() > 0);
+        let known = links.iter().filter_map(Weak::upgrade);
+        { known }
+            .find(|link| serves(&link.store))
+            .unwrap_or_else(|| {
+                let endpoint = Arc::new(start());
+                links.push(Arc::downgrade(&endpoint));
+                endpoint
+            })
+    }
+}
+
+/// Waits for the confirmation of a join. Without one in time, `failure` says why.
+pub(in crate::channel_layer) async fn confirmed(
+    confirmation: oneshot::Receiver<Result<(), ErrorKind>>,
+    failure: impl FnOnce() -> Option<ErrorKind>,
+) -> Result<(), LayerError> {
+    let confirmed = match timeout(JOIN_LIMIT, confirmation).await {
+        Ok(Ok(confirmed)) => confirmed,
+        // The task is gone.
+        Ok(Err(_)) => Err(ErrorKind::Other),
+        Err(_) => Err(failure().unwrap_or(ErrorKind::Timeout)),
+    };
+    confirmed.map_err(LayerError::Unavailable)
+}
