@@ -83,7 +83,7 @@ impl CoreEndpoints {
         stores: &[Arc<RedisStore>],
         config: &LayerConfig,
         inbox: Arc<Inbox>,
-    ) -> Result<CoreLayer, glob::PatternError> {
+    ) -> Result<CoreLayer, crate::config::Faults> {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
         let layer = Layer {
             names: Arc::new(Names::new(&config.prefix)),
