@@ -6,7 +6,6 @@ use metrics::Histogram;
 
 use super::dependency::one_if;
 use super::families::*;
-use super::words::AuthStep;
 
 /// The label before a tenant is known.
 pub const NO_TENANT: &str = "_none";
@@ -18,16 +17,9 @@ pub fn handshake_without_tenant(result: &'static str) {
         .increment(1);
 }
 
-/// How long a handshake took.
-pub fn handshake_took(took: Duration) {
+/// How long a handshake took that no tenant was found for.
+pub fn handshake_without_tenant_took(took: Duration) {
     HANDSHAKE_DURATION.get().record(took.as_secs_f64());
-}
-
-/// How long one step of the authentication took.
-pub fn auth_step_took(step: AuthStep, took: Duration) {
-    AUTH_DURATION
-        .with([step.label().into()])
-        .record(took.as_secs_f64());
 }
 
 /// Handles of the fan-out path, which has no tenant label.
