@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Part, Template};
+use super::{Template, TemplatePart};
 use crate::config::GroupNames;
 use crate::routes::Converter;
 
@@ -158,30 +158,30 @@ impl Automaton {
         };
         for part in &template.parts {
             match part {
-                Part::Literal(text) => automaton.literal(text.as_bytes(), in_name),
+                TemplatePart::Literal(text) => automaton.literal(text.as_bytes(), in_name),
                 // A tenant's name, where the template is not bound yet.
-                Part::Tenant => automaton.many(Bytes::of(|b| {
+                TemplatePart::Tenant => automaton.many(Bytes::of(|b| {
                     b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
                 })),
-                Part::User(_) | Part::Claim(_) => {
+                TemplatePart::User(_) | TemplatePart::Claim(_) => {
                     let start = automaton.end();
                     automaton.many(Bytes::of(in_name));
                     // The text may be empty.
                     let end = automaton.end();
                     automaton.states[start].push((None, end));
                 }
-                Part::Param(_, Some(Converter::Int)) => automaton.int(),
-                Part::Param(_, Some(Converter::Uuid)) => automaton.uuid(),
-                Part::Param(_, Some(Converter::Slug)) => automaton.many(Bytes::of(|b| {
+                TemplatePart::Param(_, Some(Converter::Int)) => automaton.int(),
+                TemplatePart::Param(_, Some(Converter::Uuid)) => automaton.uuid(),
+                TemplatePart::Param(_, Some(Converter::Slug)) => automaton.many(Bytes::of(|b| {
                     b.is_ascii_alphanumeric() || b == b'-' || b == b'_'
                 })),
-                Part::Param(_, Some(Converter::Str)) => {
+                TemplatePart::Param(_, Some(Converter::Str)) => {
                     automaton.many(Bytes::of(|b| in_name(b) && b != b'/'));
                 }
-                Part::Param(_, Some(Converter::Path)) => {
+                TemplatePart::Param(_, Some(Converter::Path)) => {
                     automaton.many(Bytes::of(|b| in_name(b) && b != b'\n'));
                 }
-                Part::Param(_, None) => automaton.many(Bytes::of(in_name)),
+                TemplatePart::Param(_, None) => automaton.many(Bytes::of(in_name)),
             }
         }
         automaton
