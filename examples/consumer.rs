@@ -91,7 +91,7 @@ async fn main() -> anyhow::Result<()> {
         Ok(move |scope: &Scope| Counter::new(scope, step))
     });
     let options = LoadOptions {
-        registered_consumers: &registry.names(),
+        consumers: registry.clone(),
         ..LoadOptions::default()
     };
     let loaded = Config::load(Some(file.as_ref()), &options)?;

@@ -12,10 +12,10 @@
 //! | --- | --- | --- |
 //! | 7 | [`cli`] | the terminal: one file per verb |
 //! | 6 | [`server`] | wiring: builds the parts, starts their tasks, drains |
-//! | 5 | [`socket`], [`api`] | the edges; they do not know each other |
+//! | 5 | [`socket`], [`api`], [`validation`] | the edges, which do not know each other: sockets, the API, configuration files |
 //! | 4 | [`tenant`], [`consumer`], [`fleet`], [`replica`] | a tenant's life, what a route does, all replicas as one, this replica's life |
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
-//! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`validation`] | parts that do not know each other |
+//! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`hosts`], [`origin`], [`problem`] | the outside world |
 //! | 0 | [`ids`], [`user_id`], [`python`], [`clock`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
@@ -33,8 +33,9 @@
 
 pub use admission::Identity;
 pub use close_code::CloseFrame;
-pub use config::{Config, LoadOptions};
+pub use config::Config;
 pub use token_auth::TokenAuth;
+pub use validation::LoadOptions;
 
 // floor 0: words
 pub mod clock;
@@ -65,7 +66,6 @@ pub mod auth;
 pub mod channel_layer;
 pub mod hub;
 pub mod users;
-pub mod validation;
 
 // floor 3: where the parts meet
 pub mod admission;
@@ -84,6 +84,7 @@ pub mod tenant;
 // floor 5: the edges
 pub mod api;
 pub mod socket;
+pub mod validation;
 
 // floor 6: wiring
 pub mod server;

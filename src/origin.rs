@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::header::ORIGIN;
 use axum::http::uri::Authority;
 
+use crate::config::{Fault, Faults};
 use crate::error::Refusal;
 
 /// A tenant's `origins` and `require_origin`.
@@ -36,20 +37,17 @@ struct Origin {
     port: Option<u16>,
 }
 
-/// A configured origin that is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an origin is scheme://host, scheme://host:port, https://*.name, null or *")]
-pub struct OriginError;
-
 impl OriginPolicy {
     /// The policy of a tenant's `origins` (empty: the request's own host) and `require_origin`.
     ///
     /// # Errors
-    /// [`OriginError`] for an entry with a path, without a scheme, or otherwise not an origin.
-    pub fn new(origins: &[String], required: bool) -> Result<Self, OriginError> {
-        let allowed = origins.iter().map(|entry| Allowed::parse(entry));
+    /// Every entry with a path, without a scheme, or otherwise not an origin, at `origins[INDEX]`.
+    pub fn new(origins: &[String], required: bool) -> Result<Self, Faults> {
+        let allowed = origins.iter().enumerate().map(|(index, entry)| {
+            Allowed::parse(entry).map_err(|fault| fault.below(&format!("origins[{index}]")))
+        });
         Ok(Self {
-            allowed: allowed.collect::<Result<_, _>>()?,
+            allowed: Faults::collect(allowed)?,
             required,
         })
     }
@@ -88,7 +86,7 @@ impl OriginPolicy {
 }
 
 impl Allowed {
-    fn parse(entry: &str) -> Result<Self, OriginError> {
+    fn parse(entry: &str) -> Result<Self, Fault> {
         match entry {
             "*" => return Ok(Self::Any),
             "null" => return Ok(Self::Null),
@@ -100,7 +98,14 @@ impl Allowed {
             }
             None => Origin::parse(entry).map(Self::Exact),
         };
-        parsed.ok_or(OriginError)
+        parsed.ok_or_else(|| {
+            let expected = "\"https://name\", \"https://*.name\", with a port if it is not the scheme's, \"null\" or \"*\"";
+            let fault = Fault::new("", format!("{entry:?}"), expected);
+            match entry.split_once("://") {
+                Some((_, rest)) if rest.contains('/') => fault.advice("an origin has no path"),
+                _ => fault,
+            }
+        })
     }
 }
 
@@ -270,17 +275,33 @@ mod tests {
     #[test]
     fn what_is_no_origin_cannot_be_configured() {
         for bad in [
+            "",
             "app.example",
             "https://",
             "https://a/b",
+            "https://a.example/",
+            "https://a.example:x",
+            "https://a.example?x",
+            "https://a*.b",
             "https://*",
             "https://a.*.b",
             "://a",
         ] {
-            assert_eq!(
-                OriginPolicy::new(&[bad.to_owned()], false),
-                Err(OriginError),
-                "{bad}"
+            let refused = OriginPolicy::new(&["*".to_owned(), bad.to_owned()], false);
+            assert_eq!(refused.unwrap_err().0[0].key, "origins[1]", "{bad}");
+        }
+        for good in [
+            "*",
+            "null",
+            "https://a.example",
+            "https://*.a.example",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+            "capacitor://localhost",
+        ] {
+            assert!(
+                OriginPolicy::new(&[good.to_owned()], false).is_ok(),
+                "{good}"
             );
         }
     }

@@ -6,7 +6,7 @@
 use glob::Pattern;
 
 use crate::close_code::CloseFrame;
-use crate::config::Deliver;
+use crate::config::{Deliver, Fault, Faults};
 use crate::event::{Event, NotRenderable, Value};
 use crate::frame::{Accounting, Frame, Opcode};
 
@@ -33,13 +33,24 @@ impl Delivery {
     /// Makes the delivery of a route with `deliver` and `events`.
     ///
     /// # Errors
-    /// Fails if one of `events` is not a shell glob.
-    pub fn new(deliver: Deliver, events: &[String]) -> Result<Self, glob::PatternError> {
-        let types = events
-            .iter()
-            .map(|glob| Pattern::new(glob))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { deliver, types })
+    /// What is wrong with them, at keys of the route.
+    pub fn new(deliver: Deliver, events: &[String]) -> Result<Self, Faults> {
+        let types = events.iter().enumerate().map(|(index, glob)| {
+            Pattern::new(glob).map_err(|error| {
+                let key = format!("events[{index}]");
+                let expected = "a shell glob such as \"chat.*\"";
+                Fault::new(key, format!("{glob:?}"), expected).advice(error.msg)
+            })
+        });
+        let mut faults = Vec::new();
+        if deliver == Deliver::Field("type".to_owned()) {
+            let expected = "a field of the event's body";
+            faults.push(Fault::new("deliver", "the type itself", expected));
+        }
+        match Faults::collect(types) {
+            Ok(types) => Faults::or(faults, Self { deliver, types }),
+            Err(Faults(more)) => Err(Faults([faults, more].concat())),
+        }
     }
 
     /// Returns true if the route delivers events of this type.

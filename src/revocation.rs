@@ -223,3 +223,38 @@ impl Revocations {
         self.store.silent_for()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Budget, Pending, Profile};
+
+    /// A handshake that has asked the denylist before a revocation was stored, while no announcement could be heard, opened
+    /// its socket after the re-check that followed.
+    #[tokio::test]
+    async fn a_recheck_also_looks_at_handshakes_that_have_asked_the_denylist() {
+        let tenant = "acme".parse().unwrap();
+        let store = KeyStore::Memory(Arc::default());
+        let (config, token) = (DenylistConfig::default(), TokenConfig::default());
+        let revocations = Revocations::new(&tenant, store, &config, &token);
+        let hub = Arc::new(Hub::default());
+        let pending = |jti: &str| hub.expect(Pending::new("7".into(), Some(jti.into()), Some(5.0)));
+        let (revoked, other) = (pending("revoked"), pending("other"));
+        let whom = Whom::Token("revoked".into());
+        revocations.deny(&whom, None).await.unwrap();
+        assert_eq!(revocations.recheck(&hub).await.unwrap(), 0);
+        for (place, jti, expected) in [(&revoked, "revoked", true), (&other, "other", false)] {
+            let member = Member::new(Profile {
+                user: "7".into(),
+                jti: Some(jti.into()),
+                issued_at: Some(5.0),
+                ..Profile::default()
+            });
+            let standing = hub.admit(&member, Some(place.pending()), &Budget::default());
+            assert_eq!(standing.unwrap().revoked, expected, "{jti}");
+        }
+        // One that has opened meanwhile is closed, and it alone.
+        let frame = CloseReason::TokenRevoked.frame();
+        assert_eq!(hub.evict_pending(revoked.pending(), &frame), 1);
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use crate::config::RouteConfig;
+use crate::config::{Fault, RouteConfig};
 use crate::python::MAX_STR_DIGITS;
 
 /// The type of a path parameter: `django.urls.converters`.
@@ -142,6 +142,26 @@ pub enum RouteProblem {
     DuplicateParameter(String),
     #[error("the parameter user_id would hide the :user_id of authorize; give it another name")]
     HidesUserId,
+    #[error("it stands there a second time; the first route that matches wins")]
+    Again,
+}
+
+impl From<RouteError> for Fault {
+    fn from(error: RouteError) -> Self {
+        let RouteError {
+            route,
+            path,
+            problem,
+        } = error;
+        let (found, expected) = match problem {
+            RouteProblem::Again => (format!("{path:?} a second time"), "every path once"),
+            _ => (
+                format!("{path:?}"),
+                "a path such as \"ws/chat/<slug:room>/\"",
+            ),
+        };
+        Fault::new(format!("routes[{route}].path"), found, expected).advice(problem.to_string())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -185,6 +205,19 @@ impl Route {
         Ok(Self {
             parts: parts.into(),
         })
+    }
+
+    /// Reads the path of a configured route.
+    ///
+    /// # Errors
+    /// Every [`RouteProblem`] that a route alone can have, the first one found.
+    pub fn of(config: &RouteConfig) -> Result<Self, RouteProblem> {
+        let route = Self::parse(&config.path)?;
+        let hides = |(name, _)| name == "user_id";
+        match config.authorize.is_some() && route.params().any(hides) {
+            true => Err(RouteProblem::HidesUserId),
+            false => Ok(route),
+        }
     }
 
     fn parse_param(inner: &str, before: &[RoutePart]) -> Result<RoutePart, RouteProblem> {
@@ -334,14 +367,13 @@ impl Routes {
         let mut errors = Vec::new();
         let mut routes = Vec::with_capacity(configs.len());
         for (index, config) in configs.iter().enumerate() {
-            let checked = Route::parse(&config.path).and_then(|route| {
-                let hides = |(name, _)| name == "user_id";
-                match config.authorize.is_some() && route.params().any(hides) {
-                    true => Err(RouteProblem::HidesUserId),
-                    false => Ok(route),
-                }
-            });
-            match checked {
+            let is_again = configs[..index]
+                .iter()
+                .any(|other| other.path == config.path);
+            match Route::of(config).and_then(|route| match is_again {
+                true => Err(RouteProblem::Again),
+                false => Ok(route),
+            }) {
                 Ok(route) => routes.push(route),
                 Err(problem) => errors.push(RouteError {
                     route: index,

@@ -36,6 +36,7 @@ pub(super) enum ApiProblem {
     TokenNotOfTenant,
     TokenWithoutId,
     GroupNameNotValid,
+    UserIdNotValid,
     RateLimited,
     NotRevoked,
     NotAnnounced,
@@ -155,6 +156,11 @@ impl ApiProblem {
                 StatusCode::BAD_REQUEST,
                 "group_name_not_valid",
                 "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.",
+            ),
+            ApiProblem::UserIdNotValid => (
+                StatusCode::BAD_REQUEST,
+                "user_id_not_valid",
+                "No user of this tenant can have this id: users.id_type says what ids are (int, uuid or text).",
             ),
             ApiProblem::RateLimited => (
                 StatusCode::TOO_MANY_REQUESTS,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::JsonBody;
 use super::problem::ApiProblem;
+use super::users::canonical;
 use super::{ApiState, Target};
 use crate::auth::{RawToken, TokenError};
 use crate::clock::UnixTime;
@@ -124,7 +125,7 @@ impl Revocation {
                     return Err(ApiProblem::RevocationNotValid);
                 }
                 Ok(match user_id {
-                    Some(user) => (Whom::User(user.as_str().into(), cut_off), None),
+                    Some(user) => (Whom::User(canonical(tenant, &user)?, cut_off), None),
                     None => (Whom::All(cut_off), None),
                 })
             }

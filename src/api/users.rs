@@ -17,6 +17,7 @@ use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::UserId;
 use crate::tenant::Tenant;
+use crate::user_id;
 
 /// The answer to a send to a user.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -33,7 +34,7 @@ pub(super) struct Delivered {
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/users/{user}/send",
-    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The id of the user, in any form that a token may have it in"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
     request_body = crate::api::openapi::Event,
     responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
 )]
@@ -44,8 +45,9 @@ pub(super) async fn send(
     key: Idempotent,
     EventBody(event, body): EventBody,
 ) -> Result<axum::response::Response, ApiProblem> {
+    let user = canonical(&tenant, &user)?;
     let op = Op::Send {
-        user: UserId::from(user.as_str()),
+        user: user.clone(),
         event: Arc::new(event),
     };
     let place = format!("users/{user}/send");
@@ -74,7 +76,7 @@ pub(super) struct Disconnection {
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/users/{user}/disconnect",
-    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user")),
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The id of the user, in any form that a token may have it in")),
     request_body = Disconnection,
     responses((status = 200, description = "Carried out", body = Closed)),
 )]
@@ -85,7 +87,7 @@ pub(super) async fn disconnect(
     JsonBody(Disconnection { code, reason }): JsonBody<Disconnection>,
 ) -> Result<Json<Closed>, ApiProblem> {
     let close = RequestedClose::new(code, reason).map_err(|_| ApiProblem::CloseNotValid)?;
-    let user = UserId::from(user);
+    let user = canonical(&tenant, &user)?;
     let op = Op::Disconnect { user, close };
     Ok(Json(ask(&state, &tenant, op).await?.into()))
 }
@@ -94,7 +96,7 @@ pub(super) async fn disconnect(
 #[utoipa::path(
     post,
     path = "/v1/tenants/{tenant}/users/{user}/invalidate",
-    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The canonical id of the user")),
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The id of the user, in any form that a token may have it in")),
     responses((status = 200, description = "Carried out", body = Closed)),
 )]
 pub(super) async fn invalidate(
@@ -102,11 +104,20 @@ pub(super) async fn invalidate(
     Target(tenant): Target,
     Path((_, user)): Path<(String, String)>,
 ) -> Result<Json<Closed>, ApiProblem> {
-    let user = UserId::from(user);
+    let user = canonical(&tenant, &user)?;
     let renewed = tenant.coherence.renew_generation(&user).await;
     renewed.map_err(|error| unavailable(&tenant, &error))?;
     let gathered = ask(&state, &tenant, Op::Invalidate(user)).await?;
     Ok(Json(gathered.into()))
+}
+
+/// The user that a call names, by the rules for the tenant's tokens: `07` is `7`, a UUID in capitals is the UUID.
+///
+/// # Errors
+/// [`ApiProblem::UserIdNotValid`] for what no user of the tenant can have as an id.
+pub(super) fn canonical(tenant: &Tenant, text: &str) -> Result<UserId, ApiProblem> {
+    let id_type = user_id::id_type_of(&tenant.config.token, tenant.config.users.id_type);
+    user_id::from_text(text, id_type).map_err(|_| ApiProblem::UserIdNotValid)
 }
 
 /// Asks every replica that serves the tenant.

@@ -16,7 +16,8 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
 use super::key_set::{KeysByKid, read_set};
-use super::keys::{Alg, KeyError, VerifyKey};
+use super::keys::{Alg, VerifyKey};
+use crate::config::Fault;
 
 /// From request to last byte.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,6 +34,41 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Jwks {
     inner: Arc<Inner>,
     state: Mutex<State>,
+}
+
+/// A `jwk_url` that may be asked.
+#[derive(Debug)]
+pub(crate) struct SetUrl {
+    url: Url,
+    /// host:port, for metrics.
+    endpoint: String,
+    is_loopback: bool,
+}
+
+impl SetUrl {
+    /// Reads a `jwk_url`; its host answers over TLS, or is this machine.
+    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
+        let wrong = |found: &str| {
+            let expected = "https://…, or http:// with a loopback address";
+            Fault::new("jwk_url", found, expected)
+        };
+        let url = Url::parse(text).map_err(|_| wrong("text that is no URL"))?;
+        let host = url
+            .host_str()
+            .ok_or_else(|| wrong("a URL without a host"))?;
+        let is_loopback = is_loopback(host);
+        match url.scheme() {
+            "https" => {}
+            "http" if is_loopback => {}
+            _ => return Err(wrong("another URL")),
+        }
+        let port = url.port_or_known_default().unwrap_or_default();
+        Ok(Self {
+            endpoint: format!("{host}:{port}"),
+            url,
+            is_loopback,
+        })
+    }
 }
 
 struct Inner {
@@ -148,21 +184,13 @@ impl Situation {
 
 impl Jwks {
     /// Fetches nothing yet.
-    pub(crate) fn new(url: &str, alg: Alg) -> Result<Self, KeyError> {
-        let url = Url::parse(url).map_err(|_| KeyError::JwksUrl)?;
-        let host = url.host_str().ok_or(KeyError::JwksUrl)?;
-        let is_loopback = is_loopback(host);
-        match url.scheme() {
-            "https" => {}
-            "http" if is_loopback => {}
-            _ => return Err(KeyError::JwksUrl),
-        }
-        let endpoint = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
-        let client = client(is_loopback)?;
+    /// The keys at `place`, for one algorithm; fetches nothing.
+    pub(crate) fn new(place: SetUrl, alg: Alg) -> Result<Self, Fault> {
+        let client = client(place.is_loopback)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                url,
-                endpoint,
+                url: place.url,
+                endpoint: place.endpoint,
                 alg,
                 client,
                 keys: ArcSwapOption::empty(),
@@ -303,7 +331,10 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn client(is_loopback: bool) -> Result<reqwest::Client, KeyError> {
+fn client(is_loopback: bool) -> Result<reqwest::Client, Fault> {
+    let failed = |why: String| {
+        Fault::new("jwk_url", "no HTTP client to ask it with", "TLS that works").advice(why)
+    };
     let mut roots = rustls::RootCertStore::empty();
     if !is_loopback {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -311,7 +342,7 @@ fn client(is_loopback: bool) -> Result<reqwest::Client, KeyError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| KeyError::JwksClient(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     let client = reqwest::Client::builder()
@@ -324,7 +355,7 @@ fn client(is_loopback: bool) -> Result<reqwest::Client, KeyError> {
         client
     };
     let client = client.build();
-    client.map_err(|error| KeyError::JwksClient(error.without_url().to_string()))
+    client.map_err(|error| failed(error.without_url().to_string()))
 }
 
 #[cfg(test)]
@@ -333,7 +364,6 @@ mod tests {
 
     #[test]
     fn only_https_and_loopback_urls_are_taken() {
-        let alg = Alg::named("RS256").unwrap();
         let good = [
             "https://id.example/jwks",
             "http://127.0.0.1:1/x",
@@ -341,7 +371,7 @@ mod tests {
             "http://[::1]:8/",
         ];
         for url in good {
-            assert!(Jwks::new(url, alg).is_ok(), "{url}");
+            assert!(SetUrl::parse(url).is_ok(), "{url}");
         }
         let bad = [
             "http://id.example/jwks",
@@ -352,7 +382,7 @@ mod tests {
             "",
         ];
         for url in bad {
-            assert_eq!(Jwks::new(url, alg).err(), Some(KeyError::JwksUrl), "{url}");
+            assert!(SetUrl::parse(url).is_err(), "{url}");
         }
     }
 

@@ -78,7 +78,7 @@ fn read_key(jwk: &Map<String, Value>, alg: Alg, kid: &str) -> Option<VerifyKey> 
         }
         _ => return None,
     };
-    VerifyKey::new(alg, kid.into(), key).ok()
+    VerifyKey::new(alg, kid.into(), key)
 }
 
 #[cfg(test)]

@@ -10,47 +10,13 @@ use aws_lc_rs::signature::{
 use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
-use crate::config::{KeyConfig, TokenConfig};
+use crate::config::{Fault, Faults, KeyConfig, Secret, TokenConfig};
 
 /// As many keys as a rotation could ever need at once.
 pub const MAX_KEYS: usize = 8;
 
 /// RFC 7518 §3.2: an HMAC key should be at least as long as the hash of HS256.
 const SHORT_HMAC_KEY: usize = 32;
-
-/// Why a tenant's keys cannot be used. Never holds any of a key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each variant's text says it")]
-pub enum KeyError {
-    #[error("no key is configured: set signing_key, verifying_key, keys or jwk_url")]
-    NoKey,
-    #[error("more than {MAX_KEYS} keys")]
-    TooManyKeys,
-    #[error("algorithm {0:?} is not one of {known}", known = algorithm_names())]
-    UnknownAlgorithm(String),
-    #[error("{0} needs signing_key")]
-    NoSigningKey(&'static str),
-    #[error("{0} needs verifying_key, a public key as PEM")]
-    NoVerifyingKey(&'static str),
-    #[error("signing_key is empty")]
-    EmptyHmacKey,
-    #[error("signing_key of {0} is an asymmetric key, a certificate or a JWK, not a shared secret")]
-    AsymmetricHmacKey(&'static str),
-    #[error("verifying_key is a private key; put its public half there")]
-    PrivateKey,
-    #[error("{0}: the key is not a PEM key for this algorithm")]
-    NotAKeyFor(&'static str),
-    #[error("{0}: an RSA key must have 2048 to 8192 bits")]
-    RsaSize(&'static str),
-    #[error("{0}: the key's curve is not that of the algorithm")]
-    WrongCurve(&'static str),
-    #[error("jwk_url must be https, or http to a loopback address")]
-    JwksUrl,
-    #[error("jwk_url needs algorithm, the only one that is then accepted")]
-    JwksAlgorithm,
-    #[error("the HTTP client for jwk_url cannot be made: {0}")]
-    JwksClient(String),
-}
 
 /// The algorithms of the contract, by their names in `alg` (RFC 7518 §3.1, RFC 8037 §3.1).
 const ALGORITHMS: [(&str, Algorithm); 12] = [
@@ -68,10 +34,6 @@ const ALGORITHMS: [(&str, Algorithm); 12] = [
     ("EdDSA", Algorithm::EdDSA),
 ];
 
-fn algorithm_names() -> String {
-    ALGORITHMS.map(|(name, _)| name).join(", ")
-}
-
 /// An algorithm and its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Alg {
@@ -80,9 +42,19 @@ pub(crate) struct Alg {
 }
 
 impl Alg {
-    pub(crate) fn named(name: &str) -> Result<Self, KeyError> {
+    /// The algorithm of this name; the fault is at the key `algorithm`.
+    pub(crate) fn named(name: &str) -> Result<Self, Fault> {
         let known = ALGORITHMS.iter().find(|(known, _)| *known == name);
-        let (name, id) = known.ok_or_else(|| KeyError::UnknownAlgorithm(name.to_owned()))?;
+        let Some((name, id)) = known else {
+            let found = match name {
+                "" => "no algorithm".to_owned(),
+                // Longer than any name: perhaps a key.
+                short if short.len() <= 16 => format!("{short:?}"),
+                _ => "another text".to_owned(),
+            };
+            let names = ALGORITHMS.map(|(name, _)| name).join(", ");
+            return Err(Fault::new("algorithm", found, format!("one of {names}")));
+        };
         Ok(Self { name, id: *id })
     }
 
@@ -105,29 +77,32 @@ impl fmt::Debug for VerifyKey {
 }
 
 impl VerifyKey {
-    pub(crate) fn from_config(config: &KeyConfig) -> Result<Self, KeyError> {
+    /// The key of one entry; faults are at its keys.
+    pub(crate) fn from_config(config: &KeyConfig) -> Result<Self, Fault> {
         let alg = Alg::named(&config.algorithm)?;
         let key = if alg.is_hmac() {
-            let secret = config.signing_key.as_ref();
-            hmac_key(
-                alg,
-                secret.ok_or(KeyError::NoSigningKey(alg.name))?.expose(),
-            )?
+            let Some(secret) = &config.signing_key else {
+                let found = format!("{} without signing_key", alg.name);
+                return Err(Fault::new("signing_key", found, "the shared key"));
+            };
+            hmac_key(secret.expose())
         } else {
-            let pem = config.verifying_key.as_ref();
-            public_key(alg, pem.ok_or(KeyError::NoVerifyingKey(alg.name))?.expose())?
+            let Some(pem) = &config.verifying_key else {
+                let found = format!("{} without verifying_key", alg.name);
+                return Err(Fault::new("verifying_key", found, expected_key(alg)));
+            };
+            public_key(alg, pem.expose())
         };
         Ok(Self {
             alg,
             kid: config.kid.as_deref().map(Box::from),
-            key,
+            key: key?,
         })
     }
 
     /// A key of a JWKS, checked by the caller but for the point on its curve.
-    pub(crate) fn new(alg: Alg, kid: Box<str>, key: DecodingKey) -> Result<Self, KeyError> {
-        check_point(alg, &key)?;
-        Ok(Self {
+    pub(crate) fn new(alg: Alg, kid: Box<str>, key: DecodingKey) -> Option<Self> {
+        is_on_curve(alg, &key).then_some(Self {
             alg,
             kid: Some(kid),
             key,
@@ -141,19 +116,43 @@ impl VerifyKey {
     }
 }
 
-fn hmac_key(alg: Alg, secret: &str) -> Result<DecodingKey, KeyError> {
+/// What an operator should know of keys that work, each at its key.
+pub(crate) fn remarks(config: &KeyConfig) -> Vec<(&'static str, String)> {
+    let Some(alg) = Alg::named(&config.algorithm)
+        .ok()
+        .filter(|alg| alg.is_hmac())
+    else {
+        return Vec::new();
+    };
+    let mut remarks = Vec::new();
+    if config.verifying_key.is_some() {
+        // simplejwt's own rule: a project that sets both goes on working.
+        let name = alg.name;
+        let text = format!("not used: {name} verifies with signing_key, as in simplejwt");
+        remarks.push(("verifying_key", text));
+    }
+    let secret = config.signing_key.as_ref().map_or("", Secret::expose);
+    let bytes = secret.len();
+    if (1..SHORT_HMAC_KEY).contains(&bytes) {
+        let text = format!(
+            "{bytes} bytes: a key under {SHORT_HMAC_KEY} bytes can be guessed from a token"
+        );
+        remarks.push(("signing_key", text));
+    } else if secret.starts_with("django-insecure-") {
+        let text = "a key that startproject made for development; make another for production";
+        remarks.push(("signing_key", text.to_owned()));
+    }
+    remarks
+}
+
+fn hmac_key(secret: &str) -> Result<DecodingKey, Fault> {
+    let wrong = |found: &str| Fault::new("signing_key", found, "a shared secret");
     if secret.is_empty() {
-        return Err(KeyError::EmptyHmacKey);
+        return Err(wrong("an empty text"));
     }
     if looks_asymmetric(secret) {
-        return Err(KeyError::AsymmetricHmacKey(alg.name));
-    }
-    if secret.len() < SHORT_HMAC_KEY {
-        tracing::warn!(
-            algorithm = alg.name,
-            size_bytes = secret.len(),
-            "HMAC key is shorter than 32 bytes: tokens can be forged by guessing it"
-        );
+        let advice = "everybody who knows a public key could sign tokens with it; use RS, PS, ES or EdDSA with verifying_key";
+        return Err(wrong("a PEM, SSH or JWK key").advice(advice));
     }
     Ok(DecodingKey::from_secret(secret.as_bytes()))
 }
@@ -171,61 +170,99 @@ fn looks_asymmetric(secret: &str) -> bool {
     is_pem || is_ssh || is_jwk
 }
 
-fn public_key(alg: Alg, pem: &str) -> Result<DecodingKey, KeyError> {
-    if pem.contains("PRIVATE KEY-----") {
-        return Err(KeyError::PrivateKey);
+/// What stands in `verifying_key` for an algorithm.
+fn expected_key(alg: Alg) -> String {
+    let kind = match alg.id {
+        Algorithm::ES256 => "an EC public key on the curve P-256",
+        Algorithm::ES384 => "an EC public key on the curve P-384",
+        Algorithm::EdDSA => "an Ed25519 public key",
+        _ => "an RSA public key of 2048 to 8192 bits",
+    };
+    format!("{kind} as PEM, for {}", alg.name)
+}
+
+fn public_key(alg: Alg, text: &str) -> Result<DecodingKey, Fault> {
+    let wrong = |found: &str| Fault::new("verifying_key", found, expected_key(alg));
+    if text.contains("PRIVATE KEY-----") {
+        let advice = "put its public half here: openssl pkey -pubout";
+        return Err(wrong("a private key").advice(advice));
     }
-    let pem = pem.trim().as_bytes();
+    if !text.contains("-----BEGIN ") || !text.contains("-----END ") {
+        let advice = "it begins with -----BEGIN PUBLIC KEY-----";
+        return Err(wrong("text that is no PEM").advice(advice));
+    }
+    if text.contains("\\n") {
+        let advice = "a PEM has real line breaks: write it over several lines between \'\'\', or as { file = \"…\" }";
+        return Err(wrong("a PEM with \\n in place of its line breaks").advice(advice));
+    }
+    let pem = text.trim().as_bytes();
     let key = match alg.id.family() {
-        AlgorithmFamily::Hmac => return Err(KeyError::NotAKeyFor(alg.name)),
         AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(pem),
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem),
+        AlgorithmFamily::Hmac => return Err(wrong("a PEM")),
     };
-    let key = key.map_err(|_| KeyError::NotAKeyFor(alg.name))?;
+    let key = key.map_err(|_| wrong(kind_of(pem)))?;
     if alg.id.family() == AlgorithmFamily::Rsa {
-        let der = key
-            .try_get_as_bytes()
-            .map_err(|_| KeyError::NotAKeyFor(alg.name))?;
-        let (n, e) = (DEFAULT_PROVIDER
-            .key_utils
-            .rsa_pub_components_from_public_key)(der)
-        .map_err(|_| KeyError::NotAKeyFor(alg.name))?;
+        let parts = key.try_get_as_bytes().and_then(|der| {
+            (DEFAULT_PROVIDER
+                .key_utils
+                .rsa_pub_components_from_public_key)(der)
+        });
+        let (n, e) = parts.map_err(|_| wrong(kind_of(pem)))?;
         if !rsa_is_strong(&n, &e) {
-            return Err(KeyError::RsaSize(alg.name));
+            let bits = bits(&significant(&n));
+            return Err(wrong(&format!("an RSA key of {bits} bits")));
         }
     }
-    check_point(alg, &key)?;
+    if !is_on_curve(alg, &key) {
+        return Err(wrong("a key on another curve"));
+    }
     Ok(key)
 }
 
-/// The key is a point on the algorithm's own curve. An RSA key passes.
-fn check_point(alg: Alg, key: &DecodingKey) -> Result<(), KeyError> {
+/// What kind of key a PEM holds that is of the wrong kind.
+fn kind_of(pem: &[u8]) -> &'static str {
+    if DecodingKey::from_ec_pem(pem).is_ok() {
+        "an EC key"
+    } else if DecodingKey::from_ed_pem(pem).is_ok() {
+        "an Ed25519 key"
+    } else if DecodingKey::from_rsa_pem(pem).is_ok() {
+        "an RSA key"
+    } else {
+        "a PEM that cannot be read"
+    }
+}
+
+/// Whether the key is a point on the algorithm's own curve. An RSA key passes.
+fn is_on_curve(alg: Alg, key: &DecodingKey) -> bool {
     let parsed = match (alg.id, key.try_get_as_bytes()) {
         (Algorithm::ES256, Ok(point)) => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point),
         (Algorithm::ES384, Ok(point)) => ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point),
         (Algorithm::EdDSA, Ok(point)) => ParsedPublicKey::new(&ED25519, point),
-        _ => return Ok(()),
+        _ => return true,
     };
-    match parsed {
-        Ok(_) => Ok(()),
-        Err(_) => Err(KeyError::WrongCurve(alg.name)),
-    }
+    parsed.is_ok()
 }
 
 /// 2048 to 8192 bits and an odd public exponent above 1.
 pub(crate) fn rsa_is_strong(modulus: &[u8], exponent: &[u8]) -> bool {
-    let significant = |bytes: &[u8]| -> Vec<u8> {
-        bytes
-            .iter()
-            .copied()
-            .skip_while(|byte| *byte == 0)
-            .collect()
-    };
     let (n, e) = (significant(modulus), significant(exponent));
-    let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
     let odd = |bytes: &[u8]| bytes.last().is_some_and(|last| last % 2 == 1);
-    (2048..=8192).contains(&bits) && odd(&n) && odd(&e) && e != [1]
+    (2048..=8192).contains(&bits(&n)) && odd(&n) && odd(&e) && e != [1]
+}
+
+fn significant(bytes: &[u8]) -> Vec<u8> {
+    let bytes = bytes.iter().copied();
+    bytes.skip_while(|byte| *byte == 0).collect()
+}
+
+/// The length of a number without leading zero bytes.
+fn bits(number: &[u8]) -> usize {
+    number.len() * 8
+        - number
+            .first()
+            .map_or(0, |first| first.leading_zeros() as usize)
 }
 
 /// A tenant's configured keys.
@@ -233,16 +270,16 @@ pub(crate) fn rsa_is_strong(modulus: &[u8], exponent: &[u8]) -> bool {
 pub(crate) struct KeyRing(Vec<VerifyKey>);
 
 impl KeyRing {
-    pub(crate) fn new(config: &TokenConfig) -> Result<Self, KeyError> {
+    /// Every key of a tenant; faults are at `keys` and below.
+    pub(crate) fn new(config: &TokenConfig) -> Result<Self, Faults> {
         if config.keys.len() > MAX_KEYS {
-            return Err(KeyError::TooManyKeys);
+            let found = format!("{} keys", config.keys.len());
+            return Err(Fault::new("keys", found, format!("at most {MAX_KEYS}")).into());
         }
-        config
-            .keys
-            .iter()
-            .map(VerifyKey::from_config)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let keys = config.keys.iter().enumerate().map(|(index, key)| {
+            VerifyKey::from_config(key).map_err(|fault| fault.below(&format!("keys[{index}]")))
+        });
+        Faults::collect(keys).map(Self)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -272,7 +309,6 @@ impl KeyRing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     fn key(algorithm: &str, kid: Option<&str>, secret: &str) -> KeyConfig {
         KeyConfig {

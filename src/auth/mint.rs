@@ -8,10 +8,10 @@ use jsonwebtoken::{AlgorithmFamily, EncodingKey};
 use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
-use crate::config::{KeyConfig, TokenConfig};
+use crate::config::{Fault, KeyConfig, TokenConfig};
 use crate::ids::random_hex;
 
-use super::keys::{Alg, KeyError};
+use super::keys::Alg;
 
 /// Why no token could be signed. Never holds any of a key.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum MintError {
     NoSigningKey,
     /// The key is none for its algorithm.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] Fault),
     /// The private key does not sign.
     #[error("signing_key of {0} is not a private key as PEM (PKCS#8, for RSA also PKCS#1)")]
     NotAPrivateKey(&'static str),

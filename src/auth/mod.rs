@@ -6,18 +6,18 @@
 use std::fmt;
 
 use crate::clock::UnixTime;
-use crate::config::{IdType, TokenConfig};
+use crate::config::{Faults, IdType, TokenConfig};
 use crate::error::{Check, Refusal, StoreError};
 use crate::ids::{Jti, UserId};
 use crate::user_id::UserIdError;
 
 use claims::{Checks, Facts, Profile};
 use jwks::Jwks;
-use keys::{Alg, KeyRing};
+use key_source::KeySource;
+use keys::KeyRing;
 use segments::Segments;
 
 pub use explain::{Asked, CheckReport, Explained, Later, Report, Verdict};
-pub use keys::KeyError;
 pub use mint::{MintError, MintRequest, mint};
 pub use query_token::{RawToken, TokenPresence, find_token};
 
@@ -27,6 +27,7 @@ pub mod explain;
 mod json;
 mod jwks;
 mod key_set;
+pub(crate) mod key_source;
 pub mod keys;
 pub mod mint;
 pub mod query_token;
@@ -87,16 +88,13 @@ impl TokenVerifier {
     /// `id_type` is that of the tenant's users.
     ///
     /// # Errors
-    /// [`KeyError`] if a key cannot be used. It never holds any of a key.
-    pub fn new(config: &TokenConfig, id_type: IdType) -> Result<Self, KeyError> {
-        let keys = KeyRing::new(config)?;
-        let jwks = jwks_of(config)?;
-        if keys.is_empty() && jwks.is_none() {
-            return Err(KeyError::NoKey);
-        }
+    /// What is wrong with the keys, at keys of `[tenants.NAME.token]`. It never holds any of a key.
+    pub fn new(config: &TokenConfig, id_type: IdType) -> Result<Self, Faults> {
+        let KeySource { ring, set } = KeySource::read(config)?;
+        let jwks = set.map(|(url, alg)| Jwks::new(url, alg)).transpose()?;
         Ok(Self {
             profile: Profile::new(config, id_type),
-            keys,
+            keys: ring,
             jwks,
             max_size: usize::try_from(config.max_size).unwrap_or(usize::MAX),
         })
@@ -297,21 +295,6 @@ enum Signer {
     Found,
     NoKey,
     NotByThese,
-}
-
-fn jwks_of(config: &TokenConfig) -> Result<Option<Jwks>, KeyError> {
-    let Some(url) = &config.jwk_url else {
-        return Ok(None);
-    };
-    match &config.algorithm {
-        None => Err(KeyError::JwksAlgorithm),
-        Some(name) if !Alg::named(name)?.is_hmac() => Jwks::new(url, Alg::named(name)?).map(Some),
-        // simplejwt, too, looks at JWK_URL for public keys only.
-        _ => {
-            tracing::warn!("jwk_url is not used: the algorithm needs a shared secret");
-            Ok(None)
-        }
-    }
 }
 
 fn refuse<T>(checks: &mut Checks, check: Check, detail: &'static str) -> Result<T, TokenError> {

@@ -1,6 +1,6 @@
-//! Bytes on Redis to event and back: format, and encryption where a layer has keys.
+//! Events to bytes on Redis and back: the format, and encryption where a layer has keys.
 //!
-//! Byte for byte what `channels_redis` writes with the same `serializer_format` and `symmetric_encryption_keys`.
+//! The bytes are those that `channels_redis` writes with the same `serializer_format` and `symmetric_encryption_keys`.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use super::msgpack;
 use crate::event::json;
 use crate::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
 
-/// How one layer writes its events.
+/// The format and the encryption of one layer's events.
 #[derive(Clone)]
 pub struct Codec {
     format: SerializerFormat,
-    /// The first writes, any reads; empty: clear text.
+    /// The first key encrypts, every key decrypts. Empty: clear text.
     keys: Vec<Fernet>,
-    /// How old an encrypted payload may be; `None`: any age.
+    /// The largest age of an encrypted payload; `None`: any age.
     max_age: Option<Duration>,
 }
 
 impl Codec {
-    /// A codec with the given `symmetric_encryption_keys`: each is hashed (SHA-256) into a Fernet key.
+    /// Builds a codec with the given `symmetric_encryption_keys`; each is hashed (SHA-256) into a Fernet key.
     pub fn new(format: SerializerFormat, keys: &[Secret]) -> Self {
         let key = |key: &Secret| {
             let digest = URL_SAFE.encode(Sha256::digest(key.expose().as_bytes()));
@@ -41,8 +41,8 @@ impl Codec {
         }
     }
 
-    /// Refuses encrypted payloads that are older, or dated more than a minute ahead, as the core layer of Channels does.
-    /// Whole seconds, by the sender's clock and ours.
+    /// Refuses encrypted payloads that are older than `max_age` or dated more than a minute ahead, as the core layer of
+    /// Channels does. The age is counted in whole seconds, from the sender's clock to ours.
     pub fn with_max_age(self, max_age: Duration) -> Self {
         Self {
             max_age: Some(max_age),
@@ -50,10 +50,10 @@ impl Codec {
         }
     }
 
-    /// The payload that stands for `event`.
+    /// Encodes `event`.
     ///
     /// # Errors
-    /// [`EncodeError`] for what the format cannot carry; for a length beyond [`MAX_PAYLOAD`], encryption included.
+    /// [`EncodeError`] if the format cannot carry a value, or if the payload, encrypted, is longer than [`MAX_PAYLOAD`].
     pub fn encode(&self, event: &Event) -> Result<Vec<u8>, EncodeError> {
         let mut body = Vec::with_capacity(256);
         match self.format {
@@ -74,8 +74,8 @@ impl Codec {
         Ok(payload)
     }
 
-    /// The event that `payload` stands for. Without [`Codec::with_max_age`] encrypted payloads may have any age, as in the
-    /// pub/sub layer of Channels.
+    /// Decodes `payload`. Without [`Codec::with_max_age`] encrypted payloads may have any age, as in the pub/sub layer of
+    /// Channels.
     ///
     /// # Errors
     /// [`DecodeError`], which never quotes the payload.
@@ -97,7 +97,8 @@ impl Codec {
     }
 
     fn decrypt(&self, token: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        // The crate refuses tokens dated more than a minute after "now"; Channels' pub/sub layer does not look.
+        // The crate refuses tokens dated more than a minute after "now". Channels' pub/sub layer does not check the date,
+        // so "now" is set far ahead.
         const NO_AGE_CHECK: u64 = u64::MAX / 2;
         // The crate also opens tokens without their padding; Channels does not.
         let token = str::from_utf8(token).ok();

@@ -1,6 +1,6 @@
-//! A channel that all replicas hear, beside the groups of a layer: bytes in, bytes out, through lost links.
+//! A channel that all replicas hear, beside the groups of a layer. It carries bytes and survives lost links.
 //!
-//! It knows nothing of what the bytes say ([`crate::fleet`]).
+//! The meaning of the bytes belongs to [`crate::fleet`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,10 +16,11 @@ use super::inbox::{Inbox, Incoming, Payload, Signal};
 use super::pubsub::{LinkShare, PubSubEndpoints};
 use super::target::Target;
 
-/// Bytes that may wait to be acted on; over it is a gap, after which everything is checked anew.
+/// Bytes of control messages that may wait. Beyond this a gap is marked, after which the replica checks all its sockets
+/// again.
 const WAITING: u64 = 8 * 1024 * 1024;
 
-/// What came in on a control channel.
+/// An item that came in on a control channel.
 #[derive(Debug)]
 pub enum Heard {
     /// A message.
@@ -28,7 +29,7 @@ pub enum Heard {
     Gap,
 }
 
-/// A channel of control messages; it is subscribed from [`Control::open`] on, through lost links.
+/// A channel of control messages. [`Control::open`] subscribes it; the subscription survives lost links.
 pub struct Control {
     channel: Box<str>,
     inbox: Arc<Inbox>,
@@ -36,7 +37,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// The channel `name` on the server of `store`, on the same link as the layers there.
+    /// Returns the channel `name` on the server of `store`; it shares the link of the layers there.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -49,7 +50,7 @@ impl Control {
         }
     }
 
-    /// A channel of this process alone.
+    /// Returns a channel of this process alone.
     pub fn in_memory(name: &str) -> Self {
         Self {
             channel: name.into(),
@@ -61,7 +62,7 @@ impl Control {
     /// Asks for the channel's messages; returns once Redis has confirmed. Idempotent.
     ///
     /// # Errors
-    /// [`LayerError::Unavailable`]; the wish stays.
+    /// [`LayerError::Unavailable`]; the link goes on trying to subscribe.
     pub async fn open(&self) -> Result<(), LayerError> {
         match &self.line {
             Some(line) => {
@@ -73,10 +74,10 @@ impl Control {
         }
     }
 
-    /// Sends a message to every subscriber; answers how many there were on this server.
+    /// Sends a message to every subscriber; returns their number on this server.
     ///
     /// # Errors
-    /// [`StoreError`]; the message may have been sent all the same.
+    /// [`StoreError`]; the message may have been sent nevertheless.
     pub async fn publish(&self, payload: Vec<u8>) -> Result<u64, StoreError> {
         match &self.line {
             Some(line) => line.publish(self.channel.as_bytes(), &payload).await,
@@ -93,7 +94,8 @@ impl Control {
         }
     }
 
-    /// Sends an answer to the channel that a command named, on the same Redis. In memory there is nobody else.
+    /// Sends an answer to the channel that a command named, on the same Redis. In memory there is no other replica, and
+    /// the call does nothing.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -104,7 +106,7 @@ impl Control {
         Ok(())
     }
 
-    /// Whether both are channels of one Redis, reached by one login; or both in memory.
+    /// Returns true if both are channels of one Redis, reached with one login, or both are in memory.
     pub fn shares_line_with(&self, other: &Control) -> bool {
         match (&self.line, &other.line) {
             (Some(line), Some(other)) => line.is_same_link(other),
@@ -113,7 +115,7 @@ impl Control {
         }
     }
 
-    /// The next message. For a single caller at a time.
+    /// Waits for the next message. For a single caller at a time.
     pub async fn next(&self) -> Heard {
         match self.inbox.next().await {
             Signal::Event(Incoming {

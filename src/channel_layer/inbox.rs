@@ -1,7 +1,7 @@
-//! The queue between a layer's reader and the relay of one tenant: bounded by bytes, and it never blocks the reader.
+//! The queue between a layer's readers and the relay of one tenant. It is bounded in bytes and never blocks a reader.
 //!
-//! What does not fit is dropped, and a marker stands in the place of the loss. Readers push, one for each host of
-//! the layer; one relay pops.
+//! An event that does not fit is dropped, and a marker takes its place. One reader for each host of the layer pushes; one
+//! relay pops.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,36 +18,36 @@ use super::codec::Codec;
 use super::target::Target;
 use crate::event::{DecodeError, Event};
 
-/// What an entry costs beside its payload, so that empty payloads are bounded too.
+/// Bytes that an entry counts beside its payload, so that empty payloads are bounded too.
 const ENTRY: u64 = 96;
-/// Room that a queue keeps once it is empty again.
+/// Entries for which an empty queue keeps its memory; more is given back.
 const KEPT_ROOM: usize = 64;
 
 /// An event that came in for sockets of the tenant.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// Whom it is for.
+    /// Its recipients.
     pub target: Target,
     /// The event as it came.
     pub payload: Payload,
-    /// When its last byte was read from the layer.
+    /// The time at which its last byte was read from the layer.
     pub read_at: Instant,
 }
 
 /// An event on its way through an [`Inbox`].
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// As it stood on Redis: untrusted bytes.
+    /// Untrusted bytes from Redis.
     Encoded(Bytes),
-    /// From the memory layer.
+    /// An event from the memory layer.
     Decoded(Arc<Event>),
 }
 
 impl Payload {
-    /// The event itself.
+    /// Returns the event itself.
     ///
     /// # Errors
-    /// [`DecodeError`] if the bytes are no event of `codec`.
+    /// [`DecodeError`] if the bytes are not an event of `codec`.
     pub fn decode(self, codec: &Codec) -> Result<Arc<Event>, DecodeError> {
         match self {
             Payload::Encoded(bytes) => codec.decode(&bytes).map(Arc::new),
@@ -56,12 +56,12 @@ impl Payload {
     }
 }
 
-/// What the relay of a tenant hears from its layer, in order.
+/// An item that the relay of a tenant takes from its layer, in order.
 #[derive(Clone, Debug)]
 pub enum Signal {
     /// An event.
     Event(Incoming),
-    /// Events may have been missed around here.
+    /// Events may have been missed at this place in the order.
     Gap(GapCause),
 }
 
@@ -77,18 +77,18 @@ pub struct Inbox {
     filled: Notify,
     /// Bytes; 0 is no limit.
     limit: AtomicU64,
-    /// `None`: nothing of a tenant's events comes through here.
+    /// `None` if the queue carries no events of a tenant.
     metrics: Option<Arc<TenantMetrics>>,
 }
 
 impl Inbox {
-    /// A queue that holds up to `limit` bytes (`limits.layer_queue`; 0 is no limit). A single event always fits an
-    /// empty queue.
+    /// Builds a queue that holds up to `limit` bytes (`limits.layer_queue`; 0 is no limit). A single event always fits
+    /// into an empty queue.
     pub fn new(limit: u64, metrics: Arc<TenantMetrics>) -> Arc<Self> {
         Self::make(limit, Some(metrics))
     }
 
-    /// A queue whose contents are no events of a tenant, and are counted nowhere.
+    /// Builds a queue for messages that are not events of a tenant; no metric counts them.
     pub fn uncounted(limit: u64) -> Arc<Self> {
         Self::make(limit, None)
     }
@@ -105,14 +105,14 @@ impl Inbox {
         })
     }
 
-    /// Queues an event of `size` bytes, or marks where it is missing.
+    /// Queues an event of `size` bytes, or marks the place where it is missing.
     pub(super) fn push(&self, event: Incoming, size: usize) {
         let cost = ENTRY + size as u64;
         let mut queue = self.queue.lock();
         let limit = self.limit.load(Ordering::Relaxed);
         let fits = limit == 0 || queue.bytes == 0 || queue.bytes + cost <= limit;
         if fits {
-            // By difference, not by value: tenants beyond `metrics.tenant_series` share the gauge.
+            // The gauge is moved by the difference, not set: tenants beyond `metrics.tenant_series` share it.
             queue.bytes += cost;
             if let Some(metrics) = &self.metrics {
                 metrics.layer_queue_bytes.increment(cost as f64);
@@ -124,12 +124,12 @@ impl Inbox {
         }
     }
 
-    /// Says that events may have been missed; two gaps of one cause with nothing between them are one.
+    /// Marks that events may have been missed. Two gaps of one cause with no event between them become one.
     pub(super) fn push_gap(&self, cause: GapCause) {
         self.append_gap(&mut self.queue.lock(), cause);
     }
 
-    /// An event came that no queue may hold: it is longer than any payload.
+    /// Counts an event that was dropped because it is longer than the largest payload.
     pub(super) fn drop_oversized(&self) {
         self.dropped(DropCause::NotDecoded);
     }
@@ -140,12 +140,12 @@ impl Inbox {
         }
     }
 
-    /// Changes the bound; what waits already may stay. 0 is no limit.
+    /// Changes the bound in bytes; 0 is no limit. Events that wait already stay.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The layer dropped what was sent from here, because channels were full.
+    /// Counts events sent from here that the layer dropped because channels were full.
     pub(super) fn over_capacity(&self, channels: u64) {
         for _ in 0..channels {
             self.dropped(DropCause::Limit);
@@ -169,7 +169,7 @@ impl Inbox {
         }
     }
 
-    /// The next signal; waits for one. For a single caller at a time; nothing is lost when the future is dropped.
+    /// Waits for the next signal. For a single caller at a time. No signal is lost if the future is dropped.
     pub async fn next(&self) -> Signal {
         loop {
             if let Some(signal) = self.try_next() {
@@ -179,7 +179,7 @@ impl Inbox {
         }
     }
 
-    /// The next signal, if there is one.
+    /// Takes the next signal, if there is one.
     pub fn try_next(&self) -> Option<Signal> {
         let mut queue = self.queue.lock();
         let (signal, cost) = queue.signals.pop_front()?;
@@ -194,8 +194,8 @@ impl Inbox {
         }
     }
 
-    /// Moves the first signals to the end of `out` under one lock: up to `most`, and no further ones once they have
-    /// `bytes`.
+    /// Moves the first signals to the end of `out` under one lock. It stops at `most` signals, or when those moved have
+    /// reached `bytes`.
     pub fn drain_into(&self, out: &mut Vec<Signal>, most: usize, bytes: u64) {
         let mut queue = self.queue.lock();
         let (mut taken, mut freed) = (0, 0);
@@ -223,7 +223,7 @@ impl Inbox {
         }
     }
 
-    /// Bytes that wait.
+    /// Returns the bytes that wait.
     pub fn bytes(&self) -> u64 {
         self.queue.lock().bytes
     }

@@ -1,4 +1,4 @@
-//! A layer inside one process, with nothing outside: for `lockgate dev`, for tests, and where no Redis is configured.
+//! A layer inside one process: for `lockgate dev`, for tests, and where no Redis is configured.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::event::Event;
 
 /// The memory layer of one tenant.
 pub struct MemoryLayer {
-    /// Held while an event is queued, as `channels` is: that is the order of the layer.
+    /// This lock, or that of `channels`, is held while an event is queued; that gives the layer its order.
     groups: Mutex<HashSet<GroupName>>,
     channels: Mutex<HashSet<SocketChannel>>,
     channel_prefix: Box<str>,
@@ -26,7 +26,7 @@ pub struct MemoryLayer {
 }
 
 impl MemoryLayer {
-    /// A layer that delivers into `inbox`; socket channels are named as those of a pub/sub layer with `prefix`.
+    /// Builds a layer that delivers into `inbox`. Socket channels have the names of a pub/sub layer with `prefix`.
     pub fn new(prefix: &str, inbox: Arc<Inbox>) -> Self {
         Self {
             groups: Mutex::default(),

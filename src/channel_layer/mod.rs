@@ -1,12 +1,13 @@
-//! What carries events between processes: the [`ChannelLayer`] trait, its guarantees, and its kinds.
+//! The transport of events between processes: the [`ChannelLayer`] trait, its guarantees, and its kinds.
 //!
-//! A layer speaks names and events and knows nothing of sockets. One layer serves one tenant; several share a Redis link.
+//! A layer deals in names and events and knows nothing of sockets. One layer serves one tenant; several layers share a
+//! Redis link.
 //!
 //! # Guarantees
-//! * Once `subscribe` returned, every event published to the group from then on reaches the [`Inbox`].
+//! * After `subscribe` returned, every event published to the group reaches the [`Inbox`].
 //! * Events that one publisher sends one after another to one group arrive in that order, each at most once.
-//! * Whatever may have been missed shows as [`Signal::Gap`]: a lost link, a full queue, canaries that did not come back.
-//! * Nothing here waits for a slow tenant: a full inbox drops and says so.
+//! * Every possible loss shows as [`Signal::Gap`]: a lost link, a full queue, canaries that did not come back.
+//! * A layer never waits for a slow tenant: a full inbox drops the event and marks the gap.
 
 use std::sync::Arc;
 
@@ -38,69 +39,70 @@ pub mod target;
 pub trait ChannelLayer: Send + Sync {
     /// Asks for the events of `group`; returns once the layer has confirmed. Idempotent.
     ///
-    /// While the link is lost it waits for the resubscription, at most five seconds. The wish is told when the future is
-    /// first polled; it outlives a failure and a dropped future: call [`ChannelLayer::unsubscribe`] for it to end.
+    /// While the link is lost, the call waits for the resubscription, at most five seconds. The wish is recorded when the
+    /// future is first polled. It outlives a failure and a dropped future; [`ChannelLayer::unsubscribe`] ends it.
     ///
     /// # Errors
     /// [`LayerError::Unavailable`].
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError>;
 
-    /// Ends the wish for the events of `group`. Call it once a group has been empty for a second.
+    /// Ends the wish for the events of `group`. Call it when a group has been empty for a second.
     fn unsubscribe(&self, group: &GroupName);
 
-    /// Sends `event` to every subscriber of `group`, whichever process it is in.
+    /// Sends `event` to every subscriber of `group`, in every process.
     ///
-    /// Calls made one after another arrive in that order. Never repeated by itself: after an error the event may or may
-    /// not have been sent.
+    /// Events of successive calls arrive in that order. The layer never repeats a send: after an error the event may or
+    /// may not have been sent.
     ///
     /// # Errors
     /// [`LayerError`].
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError>;
 
-    /// What the names of this replica's socket channels begin with; 32 hexadecimal digits follow.
+    /// Returns the prefix of this replica's socket channel names; 32 hexadecimal digits follow it.
     fn channel_prefix(&self) -> &str;
 
-    /// Whether [`ChannelLayer::open_channel`] costs nothing outside this process, so that every socket may have one.
+    /// Returns true if [`ChannelLayer::open_channel`] costs nothing outside this process, so that every socket may have
+    /// its own channel.
     fn hears_every_socket(&self) -> bool {
         true
     }
 
-    /// Asks for what is sent to a socket's own channel, as [`ChannelLayer::subscribe`] does for a group.
+    /// Asks for the events of a socket's own channel, as [`ChannelLayer::subscribe`] does for a group.
     ///
     /// # Errors
     /// [`LayerError::Unavailable`].
     async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError>;
 
-    /// Ends the wish for what is sent to the socket's channel.
+    /// Ends the wish for the events of the socket's channel.
     fn close_channel(&self, socket: SocketChannel);
 
-    /// Sends `event` to one channel, of a socket or of a worker, whichever process it is in. Never repeated by itself.
+    /// Sends `event` to one channel, of a socket or of a worker, in any process. The layer never repeats a send.
     ///
     /// # Errors
-    /// [`LayerError`]; [`LayerError::ChannelFull`] only where channels have a capacity, [`LayerError::NoReceiver`] only
-    /// where they have none.
+    /// [`LayerError`]; [`LayerError::ChannelFull`] only on layers whose channels have a capacity,
+    /// [`LayerError::NoReceiver`] only on layers whose channels have none.
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError>;
 
-    /// The goodbye of a replica: takes out of Redis what would outlive it there. No call may follow.
+    /// Removes from Redis the keys that would outlive this replica. No call may follow.
     async fn close(&self) {}
 
-    /// Whether events can pass both ways right now.
+    /// Returns true if events can pass both ways right now.
     async fn ready(&self) -> bool;
 
-    /// What came in, and whom it is for; `None` if nobody who is here.
+    /// Decodes an event and finds its recipients; `None` if none of them is in this process.
     ///
     /// # Errors
-    /// [`DecodeError`] if the bytes are no event of this layer.
+    /// [`DecodeError`] if the bytes are not an event of this layer.
     fn open(&self, incoming: Incoming) -> Result<Option<(Target, Arc<Event>)>, DecodeError> {
         let event = incoming.payload.decode(self.codec())?;
         Ok(Some((incoming.target, event)))
     }
 
-    /// How payloads of this layer are written.
+    /// The format of this layer's payloads.
     fn codec(&self) -> &Codec;
 }
 
-/// A layer did not do what it was asked.
+/// A failed call of a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// The subscription was not confirmed in time, or was refused.
@@ -109,19 +111,19 @@ pub enum LayerError {
     /// Redis did not take the event.
     #[error("the channel layer did not take an event: {0}")]
     Publish(#[from] StoreError),
-    /// The channel holds as many events as it may.
+    /// The channel holds as many events as its capacity allows.
     #[error("the channel is over capacity")]
     ChannelFull,
-    /// Nobody listens to the channel, so that the event reached nobody.
-    #[error("nobody listens to the channel")]
+    /// No process listens to the channel; the event was not delivered.
+    #[error("no process listens to the channel")]
     NoReceiver,
-    /// The event has no form on this layer.
+    /// This layer's format cannot carry the event.
     #[error("the event cannot be written: {0}")]
     Encode(#[from] EncodeError),
 }
 
 impl LayerError {
-    /// How the dependency failed; `None` where the event itself is at fault.
+    /// The kind of the dependency's failure; `None` where the event itself is at fault.
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             LayerError::Unavailable(kind) => Some(*kind),

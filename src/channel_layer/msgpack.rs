@@ -1,9 +1,9 @@
-//! MessagePack as Python's `msgpack` ≥ 1.0 reads and writes it by default, which is what channels_redis uses.
+//! MessagePack as Python's `msgpack` ≥ 1.0 reads and writes it by default; channels_redis uses that.
 //!
-//! Reading is recursive with a bound of [`MAX_DEPTH`], allocates by what is there, never by what a length claims, and
-//! refuses where Python refuses; beyond that only nesting, size and number of values are bounded more tightly.
+//! Reading is recursive, at most [`MAX_DEPTH`] deep. It allocates for the bytes that are there, never for a length that is
+//! only claimed. It refuses what Python refuses; only nesting, size and number of values have tighter bounds.
 //!
-//! Instead of rmpv, which accepts and refuses other input than Python does; `rmp` reads and writes the markers.
+//! It replaces rmpv, which accepts and refuses other input than Python does. `rmp` names the markers.
 
 use rmp::Marker;
 
@@ -26,7 +26,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, DecodeError> {
 
 struct MsgPackReader<'a> {
     rest: &'a [u8],
-    /// How many more values this payload may hold.
+    /// Values that this payload may still hold.
     values: usize,
 }
 
@@ -61,7 +61,7 @@ impl<'a> MsgPackReader<'a> {
         usize::try_from(u32::from_be_bytes(self.array()?)).map_err(|_| DecodeError::Truncated)
     }
 
-    /// `depth` counts the arrays and maps around this value.
+    /// Reads one value; `depth` counts the arrays and maps around it.
     fn value(&mut self, depth: usize) -> Result<Value, DecodeError> {
         self.values = self
             .values
@@ -145,7 +145,8 @@ impl<'a> MsgPackReader<'a> {
         Ok(Value::Map(map.into_pairs()))
     }
 
-    /// Every element takes a byte at least, so a length beyond the rest is known to be a lie at once.
+    /// Checks the header of an array or map. Every element takes at least one byte, so a length beyond the rest of the
+    /// input is false and is refused before anything is allocated.
     fn enter(&self, elements: usize, depth: usize) -> Result<(), DecodeError> {
         if depth >= MAX_DEPTH {
             return Err(DecodeError::TooDeep);
@@ -179,7 +180,7 @@ impl<'a> MsgPackReader<'a> {
     }
 }
 
-/// The three layouts of MessagePack's timestamp, with less than a second of nanoseconds.
+/// Returns true if `data` has one of the three layouts of MessagePack's timestamp, with less than a second of nanoseconds.
 fn valid_timestamp(data: &[u8]) -> bool {
     const SECOND: u64 = 1_000_000_000;
     match data.len() {
@@ -194,7 +195,7 @@ fn valid_timestamp(data: &[u8]) -> bool {
     }
 }
 
-/// Writes a map in the shortest forms, as Python does.
+/// Writes a map; each value takes its shortest form, as in Python.
 pub(super) fn write_event(fields: &[(Key, Value)], out: &mut Vec<u8>) -> Result<(), EncodeError> {
     write_map(fields, out, 0)
 }
@@ -242,9 +243,10 @@ fn write_map(fields: &[(Key, Value)], out: &mut Vec<u8>, depth: usize) -> Result
     Ok(())
 }
 
-/// A header: the fixed form up to `fixed_max`, then the markers for 8, 16 and 32 bits where they exist.
+/// Writes a header: the fixed form up to `fixed_max`, then the markers for 8, 16 and 32 bits where they exist.
 ///
-/// Lengths stay below 2³²: nothing that is written is longer than [`crate::event::MAX_PAYLOAD`] by far.
+/// The cast to `u32` is safe: every length is far below 2³², since a payload has at most
+/// [`crate::event::MAX_PAYLOAD`] bytes.
 fn write_len(
     len: usize,
     fixed: u8,

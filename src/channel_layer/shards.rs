@@ -1,6 +1,7 @@
-//! Which of a layer's hosts a name belongs to: the pick of `channels_redis` 3.3.1 and later.
+//! The choice of a layer's host for a name, as `channels_redis` 3.3.1 and later make it.
 
-/// The CRC-32 of IEEE 802.3, as zlib has it: four bits at a time, since names are short.
+/// Computes the CRC-32 of IEEE 802.3, as zlib does. Four bits at a time: names are short, so a table of 16 entries that
+/// stays in the cache is enough.
 fn crc32(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0xedb8_8320;
     const TABLE: [u32; 16] = {
@@ -26,9 +27,9 @@ fn crc32(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// The index among `hosts` hosts of what `name` names; 0 where there is one host, or none.
+/// Returns the index of the host, among `hosts`, that `name` belongs to; 0 if there is one host, or none.
 ///
-/// In doubles, as `channels_redis.utils._consistent_hash` computes it: the integer form differs for 186 and 198 hosts.
+/// Computed in doubles, as `channels_redis.utils._consistent_hash` does: the integer form differs for 186 and 198 hosts.
 pub fn shard_of(name: &[u8], hosts: usize) -> usize {
     if hosts <= 1 {
         return 0;

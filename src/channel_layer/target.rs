@@ -1,18 +1,18 @@
-//! Whom an event from a layer is for.
+//! The recipients of an event from a layer.
 
 use crate::ids::GroupName;
 
-/// The channel of one socket, by its 128 random bits; a layer knows what stands before them in the name.
+/// The channel of one socket, identified by 128 random bits. The layer knows the prefix of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketChannel(pub [u8; 16]);
 
 impl SocketChannel {
-    /// The channel's name: `prefix`, which the layer gives, and 32 hexadecimal digits.
+    /// Returns the channel's name: the layer's `prefix` and 32 hexadecimal digits.
     pub fn name(self, prefix: &str) -> String {
         format!("{prefix}{:032x}", u128::from_be_bytes(self.0))
     }
 
-    /// The channel whose digits these are: 32 in lower case, as [`SocketChannel::name`] writes them.
+    /// Reads the channel back from its digits: 32 in lower case, as [`SocketChannel::name`] writes them.
     pub fn of_digits(digits: &str) -> Option<Self> {
         let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         if digits.len() != 32 || !digits.bytes().all(lower) {
@@ -26,22 +26,22 @@ impl SocketChannel {
 /// The sockets that an event is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The payload says: [`ChannelLayer::open`](super::ChannelLayer::open) finds out.
+    /// The payload names them: [`ChannelLayer::open`](super::ChannelLayer::open) reads it.
     Inside,
-    /// Those in a group.
+    /// The sockets in a group.
     Group(GroupName),
-    /// One socket, to whose own channel it was sent.
+    /// One socket; the event was sent to its own channel.
     Socket(SocketChannel),
-    /// The sender went through the members of a group one by one (`core`), and named these.
+    /// Members of a group that the sender listed one by one (`core`).
     Members(Box<Members>),
 }
 
-/// Members of a group that are at home here; each once.
+/// Members of a group that live in this process, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Groups that this replica joined as a whole.
+    /// Groups that this replica joined once, for all its sockets.
     pub groups: Vec<GroupName>,
-    /// Channels of single sockets, which a back end put into the group.
+    /// Channels of single sockets that a back end added to the group.
     pub sockets: Vec<SocketChannel>,
 }
 

@@ -7,9 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::config::{
-    self, Config, ConfigErrors, LoadOptions, ServerConfig, Warning, print_duration,
-};
+use crate::config::{self, Config, ConfigErrors, ServerConfig, Warning, print_duration};
+use crate::validation::LoadOptions;
 
 /// What is cut after the window: sockets that did not answer their close frame.
 const CUT_AFTER: Duration = Duration::from_secs(5);

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, LoadOptions};
-use crate::validation::Loaded;
+use crate::config::Config;
+use crate::validation::{LoadOptions, Loaded};
 
 mod config;
 mod connections;

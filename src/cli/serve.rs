@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::config::{Config, LoadOptions, LogConfig};
+use crate::config::{Config, LogConfig};
 use crate::server::{Ended, Options, Server, Signals};
 use crate::telemetry::{LogOutput, Telemetry};
-use crate::validation::Loaded;
+use crate::validation::{LoadOptions, Loaded};
 
 /// Run the gateway
 #[derive(Debug, Args)]

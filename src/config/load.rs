@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Config;
 use super::collection::List;
 use super::document::{self, Node, Place, Table, Value};
 use super::environment::Environment;
@@ -11,7 +12,6 @@ use super::overrides;
 use super::problem::{Report, Source};
 use super::read::{Form, Reader};
 use super::table::Keyed;
-use super::{Config, LoadOptions};
 
 /// A configuration as it was read, with the mistakes so far; [`crate::validation`] looks at it as a whole.
 pub(crate) struct Draft {
@@ -46,8 +46,13 @@ impl Places {
 
 impl Draft {
     /// Reads the file, what it includes, and the overrides of the environment. Without a file: defaults and overrides.
-    pub(crate) fn read(path: Option<&Path>, options: &LoadOptions<'_>) -> Self {
-        let mut reader = Reader::new(&options.environment, options.registered_consumers);
+    /// `registered_consumers` are the names that routes may use as `kind` beside those built in.
+    pub(crate) fn read(
+        path: Option<&Path>,
+        environment: &Environment,
+        registered_consumers: &[&str],
+    ) -> Self {
+        let mut reader = Reader::new(environment, registered_consumers);
         let mut files = Files::default();
         let mut root = match path {
             Some(path) => files.read(path, &mut reader.report),
@@ -262,15 +267,6 @@ fn adopt(root: Node, main: &mut Table, report: &mut Report) {
                     );
                 }
             }
-        }
-    }
-}
-
-impl Default for LoadOptions<'_> {
-    fn default() -> Self {
-        Self {
-            registered_consumers: &[],
-            environment: Environment::of_process(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What an operator configures: one struct per table of the configuration file, one documented field per key.
 //!
 //! From these declarations come the reading with its error messages, the defaults and the reference. What the keys mean
-//! together is checked one floor up, by [`crate::validation`], which also has `Config::load`.
+//! together is checked further up, by [`crate::validation`], which also has `Config::load`.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use crate::ids::TenantId;
 
 pub use effective::{Effective, prefix_fault, prefixes_meet};
 pub use environment::Environment;
+pub use fault::{Fault, Faults};
 pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};
@@ -35,6 +36,7 @@ mod collection;
 mod document;
 mod effective;
 mod environment;
+mod fault;
 mod form;
 mod key;
 mod layer;
@@ -54,15 +56,6 @@ mod users;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-
-/// What reading a configuration depends on, beside the file.
-#[derive(Clone, Debug)]
-pub struct LoadOptions<'a> {
-    /// Names of the Rust consumers that routes may use as `kind`.
-    pub registered_consumers: &'a [&'a str],
-    /// Where overrides and `{ env = "…" }` secrets are looked up.
-    pub environment: Environment,
-}
 
 table! {
     /// The whole configuration: one TOML file, given as `--config` or in `LOCKGATE_CONFIG`.

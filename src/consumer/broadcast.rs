@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{Consumer, Context, GroupError, MakeConsumer, Message, Scope};
 use crate::close_code::CloseReason;
-use crate::config::{OnInvalid, RouteConfig};
+use crate::config::{ConsumerConfig, Fault, Faults, OnInvalid, RouteConfig};
 use crate::event::{Event, Value};
 use crate::templates::Template;
 
@@ -31,23 +31,27 @@ pub struct Broadcast {
     to: Box<str>,
 }
 
-pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
+/// Reads the route's `consumer` table; faults are at keys of the route.
+pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
     let config = &route.consumer;
-    let to = match (&config.to, route.groups.as_slice()) {
-        (Some(to), _) => to,
-        (None, [only]) => only,
-        (None, _) => {
-            return Err("`to` is needed where a route does not have exactly one group".into());
-        }
+    let mut faults = fields(config);
+    let mut read = |read: Result<_, Fault>| read.map_err(|fault| faults.push(fault)).ok();
+    let (to, event_type) = (read(target(route)), read(event_type(config)));
+    let (Some(to), Some(event_type)) = (to, event_type) else {
+        return Err(Faults(faults));
     };
-    let event_type = config.event_type.as_deref().ok_or("`type` is needed")?;
-    let settings = Arc::new(Settings {
-        to: Template::parse(to).map_err(|error| format!("`to`: {error}"))?,
+    let to = Template::parse(to).map_err(|error| {
+        let expected = "a template such as \"chat_{room}\"";
+        Fault::new("consumer.to", format!("{to:?}"), expected).advice(error.to_string())
+    })?;
+    let settings = Settings {
+        to,
         event_type: event_type.into(),
         fields: config.fields.clone(),
         stamp: config.stamp.clone(),
         on_invalid: config.on_invalid,
-    });
+    };
+    let settings = Faults::or(faults, Arc::new(settings))?;
     Ok(Arc::new(move |scope| {
         // Admission has rendered the same template for the route's groups, so this does not fail. If it did, the empty
         // name would be refused at each `group_send`.
@@ -60,6 +64,85 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, String> {
             to,
         })
     }))
+}
+
+/// The group template that frames go to: one of the route's own.
+fn target(route: &RouteConfig) -> Result<&str, Fault> {
+    let quoted = || {
+        let groups = route.groups.iter().map(|group| format!("{group:?}"));
+        groups.collect::<Vec<_>>().join(", ")
+    };
+    match (&route.consumer.to, route.groups.as_slice()) {
+        (_, []) => {
+            let expected = "at least one group for a broadcast to go to";
+            Err(Fault::new("groups", "no groups", expected))
+        }
+        (None, [only]) => Ok(only),
+        (None, several) => {
+            let found = format!("no \"to\" on a route with {} groups", several.len());
+            Err(Fault::new(
+                "consumer.to",
+                found,
+                format!("one of {}", quoted()),
+            ))
+        }
+        (Some(to), groups) if groups.contains(to) => Ok(to),
+        (Some(to), _) => {
+            let expected = format!("one of the route's groups: {}", quoted());
+            Err(Fault::new("consumer.to", format!("{to:?}"), expected))
+        }
+    }
+}
+
+fn event_type(config: &ConsumerConfig) -> Result<&str, Fault> {
+    let wrong = |found: String, expected: &str, advice: &str| {
+        Err(Fault::new("consumer.type", found, expected).advice(advice))
+    };
+    match config.event_type.as_deref() {
+        None => {
+            let advice = "such as type = \"chat.message\"";
+            wrong("no type".to_owned(), "the type of the event", advice)
+        }
+        Some(reserved @ ("websocket.send" | "websocket.close")) => {
+            let advice = "it acts as an ASGI message on every route, and clients would fill it";
+            wrong(format!("{reserved:?}"), "a type of the application", advice)
+        }
+        Some(hidden) if hidden.starts_with(['_', '.']) => {
+            let expected = "a type that begins with neither _ nor .";
+            wrong(
+                format!("{hidden:?}"),
+                expected,
+                "Channels' consumers refuse it",
+            )
+        }
+        Some(event_type) => Ok(event_type),
+    }
+}
+
+/// What the gateway sets never comes from a client.
+fn fields(config: &ConsumerConfig) -> Vec<Fault> {
+    let fields = config.fields.iter().flatten().enumerate();
+    let fields = fields.filter_map(|(index, field)| {
+        let found = match field.as_str() {
+            "type" => "\"type\"".to_owned(),
+            own if own.starts_with("__") => format!("{own:?}"),
+            own if config.stamp.iter().any(|stamp| stamp == own) => {
+                format!("{own:?}, which is stamped too")
+            }
+            _ => return None,
+        };
+        let key = format!("consumer.fields[{index}]");
+        Some(Fault::new(key, found, "keys that a client may set").advice("remove it"))
+    });
+    let stamps = config.stamp.iter().enumerate();
+    let stamps = stamps
+        .filter(|(_, stamp)| *stamp == "type" || stamp.starts_with("__"))
+        .map(|(index, stamp)| {
+            let expected = "user_id or a field of the user";
+            let key = format!("consumer.stamp[{index}]");
+            Fault::new(key, format!("{stamp:?}"), expected)
+        });
+    fields.chain(stamps).collect()
 }
 
 #[async_trait]

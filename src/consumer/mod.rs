@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use hashbrown::HashMap;
 
 use crate::close_code::CloseFrame;
-use crate::config::{ConsumerConfig, RouteConfig};
+use crate::config::{ConsumerConfig, Fault, Faults, RouteConfig};
 use crate::event::Event;
 
 pub use broadcast::Broadcast;
@@ -149,8 +149,8 @@ impl Registry {
     /// Returns the consumer of a route.
     ///
     /// # Errors
-    /// The error in the route's `consumer` table.
-    pub fn consumer(&self, route: &RouteConfig) -> Result<RouteConsumer, String> {
+    /// What is wrong with its `consumer` table, at keys of the route.
+    pub fn consumer(&self, route: &RouteConfig) -> Result<RouteConsumer, Faults> {
         let make: MakeConsumer = match route.consumer.kind.as_str() {
             "listen" => listen::factory(&route.consumer),
             "echo" => Arc::new(|_| Box::new(Echo)),
@@ -164,13 +164,21 @@ impl Registry {
             }
             kind => match self.kinds.get(kind) {
                 Some(prepare) => {
+                    let make = prepare(&route.consumer).map_err(|text| {
+                        let found = "options that the consumer does not take";
+                        Fault::new("consumer", found, "those that it takes").advice(text)
+                    })?;
                     return Ok(RouteConsumer {
-                        make: prepare(&route.consumer)?,
+                        make,
                         sees_events: true,
                         tells_channel: true,
                     });
                 }
-                None => return Err(format!("no consumer is registered under the name {kind:?}")),
+                None => {
+                    let expected = "a name under which a consumer is registered";
+                    let fault = Fault::new("consumer.kind", format!("{kind:?}"), expected);
+                    return Err(fault.into());
+                }
             },
         };
         Ok(RouteConsumer {

@@ -12,8 +12,9 @@ use async_trait::async_trait;
 
 use super::{Consumer, Context, MakeConsumer, Message, Refused, Scope, member_channel};
 use crate::channel_layer::LayerError;
+use crate::channel_names::{MAX_NAME, valid_group_name};
 use crate::close_code::{CloseFrame, CloseReason};
-use crate::config::{Accept, ConsumerConfig, OnWorkerFull};
+use crate::config::{Accept, ConsumerConfig, Fault, Faults, OnWorkerFull};
 use crate::event::{Event, Key, Value};
 use crate::ids::ChannelName;
 use crate::metrics::DropCause;
@@ -36,8 +37,24 @@ struct Worker {
     relay: Option<Arc<Relay>>,
 }
 
-pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, String> {
-    let channel = config.channel.as_deref().ok_or("`channel` is needed")?;
+/// An unanswered handshake ends after 30 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+
+/// Reads the route's `consumer` table; faults are at keys of the route.
+pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
+    let mut faults = Vec::new();
+    if config.accept == Accept::Worker && config.worker_timeout > LONGEST_WAIT {
+        let found = format!("{:?}", config.worker_timeout);
+        let fault = Fault::new("consumer.worker_timeout", found, "at most \"25s\"");
+        faults.push(fault.advice("an unanswered handshake ends after 30 seconds"));
+    }
+    let channel = match channel(config) {
+        Ok(channel) => Faults::or(faults, channel)?,
+        Err(fault) => {
+            faults.push(fault);
+            return Err(Faults(faults));
+        }
+    };
     let settings = Arc::new(Settings {
         channel: channel.into(),
         partitions: config.partitions,
@@ -51,6 +68,27 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, String> {
             relay: None,
         })
     }))
+}
+
+/// The channel that workers listen to; with partitions there is room for `.K` behind it.
+fn channel(config: &ConsumerConfig) -> Result<&str, Fault> {
+    let wrong = |found: String, expected: String| Fault::new("consumer.channel", found, expected);
+    let Some(name) = config.channel.as_deref() else {
+        let expected = "the channel that a worker listens to".to_owned();
+        let advice = "such as channel = \"chat\", with `manage.py runworker chat`";
+        return Err(wrong("no channel".to_owned(), expected).advice(advice));
+    };
+    if !valid_group_name(name) {
+        let expected = format!("1 to {MAX_NAME} of ASCII letters, digits, \"-\", \"_\", \".\"");
+        return Err(wrong(format!("{name:?}"), expected));
+    }
+    let last = config.partitions.saturating_sub(1).to_string();
+    if config.partitions > 0 && name.len() + 1 + last.len() > MAX_NAME {
+        let expected = format!("a name of at most {MAX_NAME} characters with its partition");
+        let found = format!("{name:?}, which leaves no room for .{last}");
+        return Err(wrong(found, expected));
+    }
+    Ok(name)
 }
 
 #[async_trait]

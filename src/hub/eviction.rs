@@ -39,7 +39,7 @@ impl Pending {
         }
     }
 
-    /// What it is revoked by.
+    /// Returns the properties of the token by which a revocation finds it.
     pub fn token(&self) -> TokenOf<'_> {
         TokenOf {
             user: &self.user,

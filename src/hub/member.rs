@@ -56,14 +56,14 @@ impl Default for Profile {
     }
 }
 
-/// What revocations know a token by.
+/// The properties of a token by which a revocation finds it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenOf<'a> {
-    /// Whose token it is.
+    /// The user of the token.
     pub user: &'a UserId,
-    /// Its id, where it has one.
+    /// The id of the token; `None` if it has none.
     pub jti: Option<&'a Jti>,
-    /// When it was issued, in Unix seconds.
+    /// The time at which it was issued, in Unix seconds.
     pub issued_at: Option<f64>,
 }
 

@@ -299,7 +299,7 @@ mod tests {
         hub.join(&last, &name("a"));
         assert!(hub.leave(&first, &name("a")).emptied.is_empty());
         hub.groups()
-            .remove_if_empty(&name("a"), || panic!("somebody is in it"));
+            .remove_if_empty(&name("a"), || panic!("the group has a member"));
         assert_eq!(hub.leave(&last, &name("a")).emptied, [name("a")]);
         let mut gone = false;
         hub.groups().remove_if_empty(&name("a"), || gone = true);
@@ -314,7 +314,7 @@ mod tests {
         hub.unregister(&first);
         hub.join(&second, &name("a"));
         hub.groups()
-            .remove_if_empty(&name("a"), || panic!("somebody came back"));
+            .remove_if_empty(&name("a"), || panic!("a member joined again"));
         assert_eq!(
             hub.groups().get(&name("a")).map(|group| group.len()),
             Some(1)

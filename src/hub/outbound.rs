@@ -3,8 +3,7 @@
 //! Fan-out puts frames in and never waits; the connection's task takes them out in batches. `limits.send_queue`
 //! bounds the queue in bytes. A socket that exceeds it is closed with 4008, and the queued frames are dropped.
 //!
-//! Instead of tokio's `mpsc`: an empty channel of `Bytes` takes 1,568 bytes, and its bound
-//! counts messages.
+//! It replaces tokio's `mpsc`: an empty channel of `Bytes` takes 1,568 bytes, and its bound counts messages.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -300,7 +299,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often the task would have run.
+    /// Counts the wake-ups of the task.
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 

@@ -11,7 +11,7 @@ use crate::close_code::{CloseFrame, CloseReason};
 
 /// The time between two batches of closes.
 pub const PACE_STEP: Duration = Duration::from_millis(50);
-/// Clients reconnect at a random time within so many milliseconds after their close. The pace spreads the closes
+/// Clients reconnect at a random time within this many milliseconds after their close. The pace spreads the closes
 /// already; this spreads the clients of one batch.
 const RECONNECT_SPREAD_MS: u64 = 1000;
 

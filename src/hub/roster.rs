@@ -177,7 +177,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes, an index finds exactly what a look through the list finds.
+        /// After any sequence of joins and leaves, an index finds exactly the members that a walk over the list finds.
         #[test]
         fn indexes_find_what_a_scan_finds(
             steps in prop::collection::vec((0..6u8, 0..5u8, prop::option::of(0..4u8), any::<prop::sample::Index>()), 1..200)
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(fourth, Err(Excess::Connections));
         roster.remove(&first);
         assert_eq!(roster.reserve(&"4".into(), &budget, now), Ok(()));
-        // Four takes at two per second: two seconds' worth.
+        // Four connections at two per second take the room of two seconds.
         let fifth = roster.reserve(&"5".into(), &budget, now);
         assert_eq!(fifth, Err(Excess::ConnectRate));
     }

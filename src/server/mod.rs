@@ -8,39 +8,25 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use parking_lot::Mutex;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use crate::api::ApiKeys;
-use crate::api::health::{AdminState, Progress};
-use crate::api::{ApiState, Deployment};
+use crate::api::health::Progress;
 use crate::clock::UnixTime;
 use crate::config::Config;
 use crate::consumer::Registry;
-use crate::fleet::{self, Fleet};
-use crate::ids::ReplicaId;
+use crate::fleet;
 use crate::metrics;
 use crate::replica::ReplicaLife;
-use crate::socket::client_address::AddressFinder;
-use crate::socket::head::HeadReader;
-use crate::socket::heartbeat::Heartbeat;
-use crate::socket::per_address::PerAddress;
+use crate::socket::accept;
 use crate::socket::registration::Occupancy;
-use crate::socket::{Door, accept};
-use crate::tenant::build::Builder;
-use crate::tenant::{Tenancy, Tenants};
+use crate::tenant::Tenants;
 
-use denylist_watch::DenylistWatch;
 use drain::Asked;
 pub use drain::{Ended, Signals};
 pub use limits::max_connections_here;
-use reload::{Applied, Reloader};
+use reload::Reloader;
 pub use reload::{Load, ReloadError};
-
-use upkeep::Upkeep;
+use start::{Critical, Listeners, Parts};
 
 /// How long a replica that exits tries to take itself off the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
@@ -55,6 +41,7 @@ mod listen;
 mod readiness;
 mod reload;
 mod router;
+mod start;
 
 mod upkeep;
 
@@ -84,7 +71,7 @@ pub struct Server {
     reloader: Arc<Reloader>,
     registry: Arc<fleet::Registry>,
     /// Tasks that may not end before the process does.
-    critical: JoinSet<anyhow::Result<Infallible>>,
+    critical: Critical,
 }
 
 /// Where a gateway listens, with the ports that the system chose for port 0.
@@ -104,155 +91,47 @@ impl Server {
     /// # Errors
     /// If the configuration cannot be served, or a port is taken; with [`Options::strict`] also if a tenant cannot
     /// be served.
-    pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, mut options: Options) -> anyhow::Result<Self> {
         let recorder = metrics::install().context("metrics can be installed once in a process")?;
         metrics::build_info();
         let descriptors = limits::raise_descriptors();
-        let (sockets, admin) = (
-            listen::bind(config.server.listen)?,
-            listen::bind_std(config.admin.listen)?,
-        );
-        let api = config.api.listen.map(listen::bind).transpose()?;
-        let addresses = Addresses {
-            server: sockets.local_addr()?,
-            admin: admin.local_addr()?,
-            api: api.as_ref().map(TcpListener::local_addr).transpose()?,
-        };
-        let replica = ReplicaId::random();
-        let mut builder = Builder::new(&config, options.registry, &replica);
-        let budget = builder.budget().clone();
-        let tenants = Arc::new(Tenants::default());
-        let serving = builder.serving(&config, &tenants)?;
-        let fleet = Fleet::new(replica.clone(), config.api.timeout);
-        let registry = fleet::Registry::new(replica);
-        let (failed, mut failures) = mpsc::unbounded_channel();
-        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
-        tenancy.serve(serving, &builder, &config);
-        let keys = Arc::new(ApiKeys::new(&config));
-        let deployment = config.redis.url.as_ref();
-        let deployment = deployment.map(|url| builder.deployment(url)).transpose()?;
-        if let Some((_, keys)) = &deployment {
-            registry.set_deployment(keys.clone());
-        }
-        let reloader = Arc::new(Reloader {
-            load: options.load,
-            state: Mutex::new(Applied {
-                config: config.clone(),
-                sources: options.sources,
-            }),
-            builder: Arc::new(Mutex::new(builder)),
-            tenants: tenants.clone(),
-            tenancy,
-            keys: keys.clone(),
-            fleet: fleet.clone(),
-            turn: tokio::sync::Mutex::default(),
-        });
+        let listeners = Listeners::bind(&config)?;
+        let addresses = listeners.addresses;
+        let pages = options.pages.take();
+        let parts = Parts::build(config, options)?;
         metrics::config_reload(true, UnixTime::now().0);
-        let life = Arc::new(ReplicaLife::default());
-        let occupancy = Occupancy::new(limits::max_connections(
-            config.server.max_connections,
-            descriptors,
-        ));
-        let (connections, progress) = (TaskTracker::new(), Arc::new(Progress::default()));
-        let door = Arc::new(Door {
-            config: config.server.clone(),
-            heads: HeadReader::new(&config.server),
-            pages: options.pages,
-            tenants: tenants.clone(),
-            life: life.clone(),
-            occupancy: occupancy.clone(),
-            address_finder: AddressFinder::new(&config.server),
-            addresses: PerAddress::new(config.server.per_address),
-            heartbeat: Heartbeat::new(&config.server),
-            tasks: connections.clone(),
-        });
-        admin::start(
-            admin,
-            AdminState {
-                progress: progress.clone(),
-                life: life.clone(),
-                tenants: tenants.clone(),
-                keys: keys.clone(),
-                metrics: recorder,
-            },
-        )?;
-        let mut critical = JoinSet::new();
-        critical.spawn(async move {
-            match failures.recv().await {
-                Some(error) => Err(error),
-                None => std::future::pending().await,
-            }
-        });
-        let registering = registry.clone();
-        critical.spawn(async move { Ok(registering.run().await) });
-        let watching = reloader.clone();
-        critical.spawn(async move { Ok(watching.watch().await) });
-        if let Some((control, _)) = deployment.clone() {
-            let (fleet, reloader) = (fleet.clone(), reloader.clone());
-            critical.spawn(async move {
-                // The wish for the channel outlives a failure.
-                drop(control.open().await);
-                let reload = move || {
-                    let reloader = reloader.clone();
-                    async move { reloader.reload().await.map_err(|error| error.to_string()) }
-                };
-                Ok(fleet::serve_deployment(control, fleet, reload).await)
-            });
-        }
-        let heartbeat = door.heartbeat.clone();
-        critical.spawn(async move { Ok(heartbeat.run().await) });
-        let max_queue_bytes = limits::queue_bound(config.server.max_queue_bytes);
-        let upkeep = Upkeep {
-            tenants: tenants.clone(),
-            occupancy: occupancy.clone(),
-            budget,
-            max_queue_bytes,
-            progress,
-        };
-        critical.spawn(async move { Ok(upkeep.run().await) });
-        let denylists = DenylistWatch::new(tenants.clone());
-        critical.spawn(async move { Ok(denylists.run().await) });
-        critical.spawn(readiness::run(
-            tenants.clone(),
-            life.clone(),
-            config.server.ready_wait,
-            options.strict,
-        ));
-        if let Some(listener) = api {
-            let router = router::management(ApiState::new(
-                tenants.clone(),
-                keys,
-                fleet,
-                Deployment {
-                    reload: Box::new({
-                        let reloader = reloader.clone();
-                        move || {
-                            let reloader = reloader.clone();
-                            let reload = async move { reloader.reload().await };
-                            Box::pin(async { reload.await.map_err(|error| error.to_string()) })
-                        }
-                    }),
-                    control: deployment,
-                },
-            ));
-            critical.spawn(async move { Ok(http::serve(listener, router).await) });
-        }
-        critical.spawn(async move { Ok(accept::run(sockets, door).await) });
-        let api_address = addresses.api.map(|address| address.to_string());
-        tracing::info!(
-            server.listen = %addresses.server, admin.listen = %addresses.admin, api.listen = api_address,
-            tenants = tenants.all().len(), max_connections = occupancy.most(), "listening"
-        );
-        Ok(Self {
+        let door = parts.door(pages, descriptors);
+        let progress = Arc::new(Progress::default());
+        admin::start(listeners.admin, parts.admin(recorder, &progress))?;
+        let api = listeners.api.map(|listener| (listener, parts.api()));
+        let mut server = Self {
             addresses,
-            life,
-            tenants,
-            occupancy,
-            connections,
-            reloader,
-            registry,
-            critical,
-        })
+            life: parts.life.clone(),
+            tenants: parts.tenants.clone(),
+            occupancy: door.occupancy.clone(),
+            connections: door.tasks.clone(),
+            reloader: parts.reloader.clone(),
+            registry: parts.registry.clone(),
+            critical: parts.start(&door, progress),
+        };
+        if let Some((listener, state)) = api {
+            let router = router::management(state);
+            let serving = async move { Ok(http::serve(listener, router).await) };
+            server.critical.spawn(serving);
+        }
+        let accepting = async move { Ok(accept::run(listeners.sockets, door).await) };
+        server.critical.spawn(accepting);
+        server.tell();
+        Ok(server)
+    }
+
+    fn tell(&self) {
+        let Addresses { server, admin, api } = self.addresses;
+        let api = api.map(|address| address.to_string());
+        tracing::info!(
+            server.listen = %server, admin.listen = %admin, api.listen = api,
+            tenants = self.tenants.all().len(), max_connections = self.occupancy.most(), "listening"
+        );
     }
 
     /// Where it listens.

@@ -3,6 +3,7 @@
 pub mod database;
 pub mod inspection;
 pub mod key_store;
+mod login;
 pub mod memory;
 pub mod redis;
 pub mod redis_keys;

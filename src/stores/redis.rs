@@ -13,6 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult,
 };
+use tokio::net::lookup_host;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -108,7 +109,23 @@ impl RedisStore {
         {
             return identity.clone();
         }
-        let (identity, is_final) = ServerIdentity::of(self).await;
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let (info, address) = tokio::join!(self.query::<String>("info", &info), self.address());
+        let is_final = match &info {
+            Ok(_) => true,
+            Err(error) => error.kind == ErrorKind::Permission,
+        };
+        let addresses = match address {
+            Ok((host, port)) => {
+                let found = timeout(ANSWER_LIMIT, lookup_host((host, port))).await;
+                found.ok().and_then(Result::ok)
+            }
+            Err(_) => None,
+        };
+        let info = info.ok();
+        let addresses = addresses.into_iter().flatten();
+        let identity = ServerIdentity::new(&self.endpoint, info.as_deref(), addresses);
         let identity = Arc::new(identity);
         let link = link.filter(|_| is_final);
         *self.identity.lock() = link.map(|link| (link, identity.clone()));

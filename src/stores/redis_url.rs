@@ -5,7 +5,8 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
-use crate::config::Secret;
+use super::login;
+use crate::config::{Fault, Secret};
 
 /// The port of a Sentinel whose address has none.
 const SENTINEL_PORT: u16 = 26_379;
@@ -50,29 +51,80 @@ pub(super) struct Sentinels {
     pub(super) login: Login,
 }
 
-/// The URL names no Redis server. None of these quotes the URL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a URL names no Redis server. None of these quotes the URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisUrlError {
+    /// No `://`.
+    NoUrl,
     /// Another scheme.
-    #[error("a Redis URL begins with redis://, rediss://, redis+sentinel:// or rediss+sentinel://")]
     Scheme,
+    /// A Unix socket.
+    UnixSocket,
     /// Cluster.
-    #[error("Redis Cluster is not supported yet; give the URL of one server, or of Sentinels")]
     Topology,
     /// `?…` or `#…`.
-    #[error(
-        "a Redis URL takes no options after ? or #, but sentinel_username and sentinel_password"
-    )]
     Options,
-    /// Host, port or database number cannot be read.
-    #[error("the Redis URL cannot be read; its form is redis://user:password@host:6379/0")]
+    /// A `/`, `?` or `#` that is part of the login and ends the address.
+    RawLogin(char),
+    /// The login is not percent-encoded text.
+    Login,
+    /// More than one host, without Sentinels.
+    SeveralHosts,
+    /// No host.
+    NoHost,
+    /// A port that is none.
+    Port,
+    /// A path that is no database number.
+    Database,
+    /// A host that is none.
     Form,
     /// A Sentinel URL without addresses or name.
-    #[error(
-        "the Redis URL cannot be read; its form is redis+sentinel://user:password@host:26379,host:26379/NAME/0"
-    )]
     SentinelForm,
 }
+
+impl From<RedisUrlError> for Fault {
+    fn from(error: RedisUrlError) -> Self {
+        const ONE: &str = "redis://HOST:PORT/DATABASE, rediss://… or redis+sentinel://…";
+        const SENTINELS: &str = "redis+sentinel://HOST:PORT,HOST:PORT/NAME/DATABASE";
+        use RedisUrlError::*;
+        let (found, expected, advice) = match error {
+            NoUrl => ("text that is no URL", ONE, ""),
+            Scheme => ("another scheme", ONE, ""),
+            UnixSocket => ("a Unix socket, not supported by this version", ONE, ""),
+            Topology => (
+                "redis+cluster://, not supported by this version",
+                ONE,
+                "give the URL of one server, or of Sentinels",
+            ),
+            Options => (
+                "a URL with options after ? or #",
+                "a URL without, but sentinel_username and sentinel_password with Sentinels",
+                "rediss:// verifies certificates by the roots that this machine trusts; SSL_CERT_FILE names others",
+            ),
+            RawLogin(raw) => return login::raw_fault(raw, ONE),
+            Login => (
+                "a login that is not percent-encoded text",
+                ONE,
+                "in user and password write % as %25",
+            ),
+            SeveralHosts => ("several hosts", ONE, "Sentinels have redis+sentinel://"),
+            NoHost => ("a URL without a host", ONE, ""),
+            Port => ("a URL with a wrong port", ONE, login::ADVICE),
+            Database => ("a URL whose path is no database number", ONE, ""),
+            Form => ("a URL whose host is none", ONE, login::ADVICE),
+            SentinelForm => ("a Sentinel URL that cannot be read", SENTINELS, ""),
+        };
+        Fault::new("", found, expected).advice(advice)
+    }
+}
+
+impl fmt::Display for RedisUrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the URL of a Redis: {}", Fault::from(*self))
+    }
+}
+
+impl std::error::Error for RedisUrlError {}
 
 impl RedisUrl {
     /// Takes a URL apart. Nothing is looked up or connected.
@@ -81,12 +133,16 @@ impl RedisUrl {
     /// [`RedisUrlError`], which never quotes the URL.
     pub fn parse(url: &Secret) -> Result<Self, RedisUrlError> {
         let text = url.expose();
-        let (scheme, rest) = text.split_once("://").ok_or(RedisUrlError::Scheme)?;
+        let (scheme, rest) = text.split_once("://").ok_or(RedisUrlError::NoUrl)?;
+        if let Some(raw) = login::raw_separator(rest) {
+            return Err(RedisUrlError::RawLogin(raw));
+        }
         match scheme {
             "redis" | "rediss" => Self::parse_one(text, rest),
             "redis+sentinel" => Self::parse_sentinel(rest, false),
             "rediss+sentinel" => Self::parse_sentinel(rest, true),
             "redis+cluster" | "rediss+cluster" => Err(RedisUrlError::Topology),
+            "unix" | "redis+unix" => Err(RedisUrlError::UnixSocket),
             _ => Err(RedisUrlError::Scheme),
         }
     }
@@ -94,6 +150,26 @@ impl RedisUrl {
     fn parse_one(text: &str, rest: &str) -> Result<Self, RedisUrlError> {
         if rest.contains(['?', '#']) {
             return Err(RedisUrlError::Options);
+        }
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
+        parse_login(login).map_err(|_| RedisUrlError::Login)?;
+        if address.contains(',') {
+            return Err(RedisUrlError::SeveralHosts);
+        }
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().unwrap_or(0)),
+            _ => (address, 6379u16),
+        };
+        if port == 0 {
+            return Err(RedisUrlError::Port);
+        }
+        if host.is_empty() {
+            return Err(RedisUrlError::NoHost);
+        }
+        let is_number = database.bytes().all(|b| b.is_ascii_digit()) && database.len() < 10;
+        if !is_number {
+            return Err(RedisUrlError::Database);
         }
         let info = text
             .into_connection_info()
@@ -250,7 +326,7 @@ fn endpoint(host: &str, port: u16) -> String {
 
 fn decoded(text: &str) -> Result<String, RedisUrlError> {
     let text = percent_decode_str(text).decode_utf8();
-    Ok(text.map_err(|_| RedisUrlError::SentinelForm)?.into_owned())
+    Ok(text.map_err(|_| RedisUrlError::Login)?.into_owned())
 }
 
 /// `user:password`, `:password` or `user`; percent-encoded.
@@ -378,15 +454,45 @@ mod tests {
             ("redis+sentinel://a/m#x", RedisUrlError::Options),
             ("redis+cluster://a:1,b:2", RedisUrlError::Topology),
             ("http://a", RedisUrlError::Scheme),
-            ("localhost:6379", RedisUrlError::Scheme),
-            ("unix:///run/redis.sock", RedisUrlError::Scheme),
+            ("localhost:6379", RedisUrlError::NoUrl),
+            ("", RedisUrlError::NoUrl),
+            ("unix:///run/redis.sock", RedisUrlError::UnixSocket),
             ("redis://a/0?protocol=resp3", RedisUrlError::Options),
             ("rediss://a#insecure", RedisUrlError::Options),
-            ("redis://a/x", RedisUrlError::Form),
-            ("redis://a:99999", RedisUrlError::Form),
-            ("redis://", RedisUrlError::Form),
+            ("rediss://a/0?ssl_cert_reqs=none", RedisUrlError::Options),
+            ("redis://a/x", RedisUrlError::Database),
+            ("redis://a/-1", RedisUrlError::Database),
+            ("redis://a/99999999999999999999", RedisUrlError::Database),
+            ("redis://a:99999", RedisUrlError::Port),
+            ("redis://a:0", RedisUrlError::Port),
+            ("redis://a:x", RedisUrlError::Port),
+            ("redis://a,b/0", RedisUrlError::SeveralHosts),
+            ("redis://", RedisUrlError::NoHost),
+            ("redis://:1", RedisUrlError::NoHost),
+            ("redis://[::1/0", RedisUrlError::Form),
+            ("redis://a b/0", RedisUrlError::Form),
+            ("redis://0.0.0.0/0", RedisUrlError::Form),
+            ("redis://:%ff@a/0", RedisUrlError::Login),
+            ("redis://:p/ss@a/0", RedisUrlError::RawLogin('/')),
+            ("redis://u:p#ss@a/0", RedisUrlError::RawLogin('#')),
+            ("redis+sentinel://u:p?ss@a/m", RedisUrlError::RawLogin('?')),
         ] {
             assert_eq!(parse(url).err(), Some(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_those_of_each_address() {
+        for (url, expected) in [
+            ("redis://h:7000/3", &["h:7000"][..]),
+            ("redis://:p@ss@h/", &["h:6379"]),
+            ("redis://[::1]:7/0", &["[::1]:7"]),
+            (
+                "redis+sentinel://A:1,[::1]/m/2",
+                &["A:1/m", "[::1]:26379/m"],
+            ),
+        ] {
+            assert_eq!(parse(url).unwrap().endpoints(), expected, "{url}");
         }
     }
 

@@ -2,16 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
-
-use tokio::net::lookup_host;
-use tokio::time::timeout;
-
-use super::redis::RedisStore;
-use crate::error::ErrorKind;
-
-/// The system's name look-up may take this long; what it would have said is unknown then.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
 
 /// What two servers never have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,29 +20,21 @@ pub struct ServerIdentity {
 }
 
 impl ServerIdentity {
-    /// Asks the server for its `run_id`, and resolves its address: a login may not ask, and a server may not answer. Also
-    /// says whether asking again on the same link would tell nothing new.
-    pub async fn of(store: &RedisStore) -> (Self, bool) {
-        let mut marks = BTreeSet::new();
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let (info, address) = tokio::join!(store.query::<String>("info", &info), store.address());
-        let is_final = match &info {
-            Ok(_) => true,
-            Err(error) => error.kind == ErrorKind::Permission,
-        };
-        let run = info.ok().and_then(|info| run_id(&info));
-        marks.extend(run.map(Mark::Run));
-        if let Ok((host, port)) = address
-            && let Ok(Ok(found)) = timeout(LOOKUP_LIMIT, lookup_host((host.as_str(), port))).await
-        {
-            marks.extend(found.map(|found| {
-                let ip = found.ip().to_canonical();
-                Mark::Address(SocketAddr::new(ip, found.port()))
-            }));
+    /// The server at `endpoint`, which answers `info` to `INFO server`, if it answers, and listens on `addresses`.
+    pub fn new(
+        endpoint: &str,
+        info: Option<&str>,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
+        let addresses = addresses.into_iter().map(|address| {
+            let ip = address.ip().to_canonical();
+            Mark::Address(SocketAddr::new(ip, address.port()))
+        });
+        let run = info.and_then(run_id).map(Mark::Run);
+        Self {
+            endpoint: endpoint.to_owned(),
+            marks: addresses.chain(run).collect(),
         }
-        let endpoint = store.endpoint().to_owned();
-        (Self { endpoint, marks }, is_final)
     }
 
     /// Whether both are one server.
@@ -77,13 +59,8 @@ mod tests {
 
     fn identity(endpoint: &str, run: Option<&str>, addresses: &[&str]) -> ServerIdentity {
         let addresses = addresses.iter().map(|text| text.parse().unwrap());
-        let marks = addresses.map(Mark::Address);
-        ServerIdentity {
-            endpoint: endpoint.to_owned(),
-            marks: marks
-                .chain(run.map(|run| Mark::Run(run.to_owned())))
-                .collect(),
-        }
+        let info = run.map(|run| format!("# Server\r\nrun_id:{run}\r\n"));
+        ServerIdentity::new(endpoint, info.as_deref(), addresses)
     }
 
     #[test]

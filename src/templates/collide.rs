@@ -1,72 +1,81 @@
-//! Whether two templates can make the same group name, decided by intersecting their languages.
+//! Whether two templates can make the same group name, or one can make a name in two ways: a walk over pairs of states.
 //!
-//! Each template becomes a small nondeterministic automaton over bytes; a breadth-first walk over the pairs of
-//! their states finds the shortest name that both make, or that there is none.
+//! A breadth-first walk over the pairs of states of two automata finds the shortest name that both make, or that there
+//! is none. With one automaton twice, it finds a name whose bytes come from different parts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::language::{Automaton, Edge, Values};
 use super::{Template, TemplatePart};
 use crate::config::GroupNames;
-use crate::routes::Converter;
 
 /// Channels' longest group name, in characters.
 const MAX_NAME: usize = 99;
 
-/// A template with path parameters and one with user values that can make the same name: a client could choose a
-/// path that puts it into another user's group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collision {
-    /// The position of the template with path parameters.
-    pub path: usize,
-    /// The position of the template with `{user.…}` or `{claims.…}`.
-    pub user: usize,
-    /// A name that both make.
-    pub example: String,
-}
-
-/// Every collision among the bound templates of one tenant. The same template in several routes is one template.
-pub fn collisions(templates: &[Template], names: GroupNames) -> Vec<Collision> {
-    let mut found = Vec::new();
-    for (path, chosen) in templates.iter().enumerate() {
-        for (user, fixed) in templates.iter().enumerate() {
-            if !chosen.has_path_values() || !fixed.has_user_values() || chosen.text == fixed.text {
-                continue;
-            }
-            if let Some(example) = templates_collide(chosen, fixed, names) {
-                found.push(Collision {
-                    path,
-                    user,
-                    example,
-                });
-            }
-        }
-    }
-    found
-}
-
-/// A state of one template's automaton and a state of the other's.
-type Pair = (usize, usize);
-
 /// A valid group name that both templates can make, if there is one. Values of users and claims count as any text,
 /// path parameters as what their converter lets through (any text before [`Template::bind`]).
 pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Option<String> {
-    let (a, b) = (Automaton::new(a, names), Automaton::new(b, names));
-    let start = (0, 0);
+    let values = Values {
+        names,
+        user_id: None,
+    };
+    common_name(a, b, values)
+}
+
+/// A name that both templates can make.
+pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<String> {
+    // Most pairs of a tenant begin differently.
+    let (first, second) = (a.beginning(), b.beginning());
+    if !first.starts_with(second) && !second.starts_with(first) {
+        return None;
+    }
+    let (a, b) = (Automaton::new(a, values), Automaton::new(b, values));
+    shortest(&a, &b, values.names, true, |_, _| false)
+}
+
+/// A name that the template makes in two ways, which differ in the bytes of a part that `counts`.
+pub(super) fn name_of_two(
+    template: &Template,
+    values: Values,
+    counts: impl Fn(&TemplatePart) -> bool,
+) -> Option<String> {
+    let automaton = Automaton::new(template, values);
+    let differs = |left: &Edge, right: &Edge| {
+        let either = [left, right]
+            .iter()
+            .any(|edge| counts(&template.parts[edge.part]));
+        left.part != right.part && either
+    };
+    shortest(&automaton, &automaton, values.names, false, differs)
+}
+
+/// A state of one automaton, a state of the other, and whether the two ways differed before it.
+type Pair = (usize, usize, bool);
+
+/// The shortest name that both make, in ways that differ somewhere unless `equal` will do.
+fn shortest(
+    a: &Automaton,
+    b: &Automaton,
+    names: GroupNames,
+    equal: bool,
+    differs: impl Fn(&Edge, &Edge) -> bool,
+) -> Option<String> {
+    let start = (0, 0, equal);
     let mut origin: HashMap<Pair, (Pair, Option<u8>)> = HashMap::new();
     let mut queue = VecDeque::from([(start, 0usize)]);
-    let mut done = std::collections::HashSet::new();
+    let mut done = HashSet::new();
     while let Some((pair, length)) = queue.pop_front() {
         if !done.insert(pair) {
             continue;
         }
-        if pair == (a.end(), b.end()) && length > 0 {
+        if pair == (a.end(), b.end(), true) && length > 0 {
             return Some(spell(&origin, pair));
         }
         if names == GroupNames::Channels && length > MAX_NAME {
             return None;
         }
         // Steps without a byte come first, so that the walk meets states in the order of their distance.
-        for (next, byte) in steps(&a, &b, pair) {
+        for (next, byte) in steps(a, b, pair, &differs) {
             if done.contains(&next) {
                 continue;
             }
@@ -85,20 +94,36 @@ pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Optio
     None
 }
 
-fn steps(a: &Automaton, b: &Automaton, (x, y): Pair) -> Vec<(Pair, Option<u8>)> {
+fn steps(
+    a: &Automaton,
+    b: &Automaton,
+    (x, y, differed): Pair,
+    differs: &impl Fn(&Edge, &Edge) -> bool,
+) -> Vec<(Pair, Option<u8>)> {
     let mut steps = Vec::new();
-    for (left, to_x) in &a.states[x] {
-        for (right, to_y) in &b.states[y] {
-            if let (Some(left), Some(right)) = (left, right)
-                && let Some(byte) = left.common(right)
+    for left in &a.states[x] {
+        for right in &b.states[y] {
+            if let (Some(these), Some(those)) = (left.bytes, right.bytes)
+                && let Some(byte) = these.common(&those)
             {
-                steps.push(((*to_x, *to_y), Some(byte)));
+                let differed = differed || differs(left, right);
+                steps.push(((left.to, right.to, differed), Some(byte)));
             }
         }
     }
-    let free = |edge: &&Edge| edge.0.is_none();
-    steps.extend(a.states[x].iter().filter(free).map(|e| ((e.1, y), None)));
-    steps.extend(b.states[y].iter().filter(free).map(|e| ((x, e.1), None)));
+    let free = |edge: &&Edge| edge.bytes.is_none();
+    steps.extend(
+        a.states[x]
+            .iter()
+            .filter(free)
+            .map(|e| ((e.to, y, differed), None)),
+    );
+    steps.extend(
+        b.states[y]
+            .iter()
+            .filter(free)
+            .map(|e| ((x, e.to, differed), None)),
+    );
     steps
 }
 
@@ -112,136 +137,10 @@ fn spell(origin: &HashMap<Pair, (Pair, Option<u8>)>, mut pair: Pair) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A set of bytes.
-#[derive(Clone, Copy)]
-struct Bytes([u128; 2]);
-
-impl Bytes {
-    fn of(allowed: impl Fn(u8) -> bool) -> Self {
-        let mut set = [0; 2];
-        for byte in (0..=255).filter(|byte| allowed(*byte)) {
-            set[usize::from(byte >> 7)] |= 1u128 << (byte & 127);
-        }
-        Self(set)
-    }
-
-    fn has(&self, byte: u8) -> bool {
-        self.0[usize::from(byte >> 7)] >> (byte & 127) & 1 == 1
-    }
-
-    /// A byte of both sets, one that reads well in an example if there is one.
-    fn common(&self, other: &Self) -> Option<u8> {
-        let readable = b"1a0x_-."
-            .iter()
-            .copied()
-            .find(|b| self.has(*b) && other.has(*b));
-        readable.or_else(|| (0..=255).find(|b| self.has(*b) && other.has(*b)))
-    }
-}
-
-/// A step on a byte of the set, or without any, to a state.
-type Edge = (Option<Bytes>, usize);
-
-/// States in the order in which they were made: the first one starts, the last one accepts.
-struct Automaton {
-    states: Vec<Vec<Edge>>,
-}
-
-impl Automaton {
-    fn new(template: &Template, names: GroupNames) -> Self {
-        let in_name = |byte: u8| match names {
-            GroupNames::Channels => byte.is_ascii_alphanumeric() || b"-_.".contains(&byte),
-            GroupNames::Any => true,
-        };
-        let mut automaton = Self {
-            states: vec![Vec::new()],
-        };
-        for part in &template.parts {
-            match part {
-                TemplatePart::Literal(text) => automaton.literal(text.as_bytes(), in_name),
-                // A tenant's name, where the template is not bound yet.
-                TemplatePart::Tenant => automaton.many(Bytes::of(|b| {
-                    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
-                })),
-                TemplatePart::User(_) | TemplatePart::Claim(_) => {
-                    let start = automaton.end();
-                    automaton.many(Bytes::of(in_name));
-                    // The text may be empty.
-                    let end = automaton.end();
-                    automaton.states[start].push((None, end));
-                }
-                TemplatePart::Param(_, Some(Converter::Int)) => automaton.int(),
-                TemplatePart::Param(_, Some(Converter::Uuid)) => automaton.uuid(),
-                TemplatePart::Param(_, Some(Converter::Slug)) => automaton.many(Bytes::of(|b| {
-                    b.is_ascii_alphanumeric() || b == b'-' || b == b'_'
-                })),
-                TemplatePart::Param(_, Some(Converter::Str)) => {
-                    automaton.many(Bytes::of(|b| in_name(b) && b != b'/'));
-                }
-                TemplatePart::Param(_, Some(Converter::Path)) => {
-                    automaton.many(Bytes::of(|b| in_name(b) && b != b'\n'));
-                }
-                TemplatePart::Param(_, None) => automaton.many(Bytes::of(in_name)),
-            }
-        }
-        automaton
-    }
-
-    fn end(&self) -> usize {
-        self.states.len() - 1
-    }
-
-    fn state(&mut self) -> usize {
-        self.states.push(Vec::new());
-        self.end()
-    }
-
-    fn one(&mut self, set: Bytes) {
-        let from = self.end();
-        let to = self.state();
-        self.states[from].push((Some(set), to));
-    }
-
-    fn literal(&mut self, bytes: &[u8], in_name: impl Fn(u8) -> bool) {
-        for byte in bytes {
-            self.one(Bytes::of(|b| b == *byte && in_name(b)));
-        }
-    }
-
-    /// One or more bytes of the set.
-    fn many(&mut self, set: Bytes) {
-        self.one(set);
-        let again = self.end();
-        self.states[again].push((Some(set), again));
-        // A state of its own at the end: what follows must not be entered from within the loop alone.
-        let end = self.state();
-        self.states[again].push((None, end));
-    }
-
-    /// `0|[1-9][0-9]*`
-    fn int(&mut self) {
-        let start = self.end();
-        self.one(Bytes::of(|b| matches!(b, b'1'..=b'9')));
-        let digits = self.end();
-        self.states[digits].push((Some(Bytes::of(|b| b.is_ascii_digit())), digits));
-        let end = self.state();
-        self.states[digits].push((None, end));
-        self.states[start].push((Some(Bytes::of(|b| b == b'0')), end));
-    }
-
-    fn uuid(&mut self) {
-        for position in 0..36 {
-            match position {
-                8 | 13 | 18 | 23 => self.one(Bytes::of(|b| b == b'-')),
-                _ => self.one(Bytes::of(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::IdType;
     use crate::routes::Route;
 
     fn bound(template: &str) -> Template {
@@ -325,29 +224,45 @@ mod tests {
         assert!(templates_collide(&bound("{path}"), &slashed, GroupNames::Any).is_some());
     }
 
+    fn two_ways(
+        template: &str,
+        user_id: Option<IdType>,
+        counts: fn(&TemplatePart) -> bool,
+    ) -> Option<String> {
+        let values = Values {
+            names: GroupNames::Channels,
+            user_id,
+        };
+        name_of_two(&bound(template), values, counts)
+    }
+
     #[test]
-    fn only_path_beside_user_templates_are_compared() {
-        let templates: Vec<_> = [
-            "room_{slug}",
-            "room_{int}",
-            "room_1",
-            "user_{user.id}",
-            "room_{user.id}",
-            "room_{slug}",
-        ]
-        .map(bound)
-        .into();
-        let pairs: Vec<_> = collisions(&templates, GroupNames::Channels)
-            .into_iter()
-            .map(|c| (c.path, c.user, c.example))
-            .collect();
-        assert_eq!(
-            pairs,
-            [
-                (0, 4, "room_1".to_owned()),
-                (1, 4, "room_1".to_owned()),
-                (5, 4, "room_1".to_owned())
-            ]
-        );
+    fn a_template_that_makes_a_name_in_two_ways_is_found() {
+        let of_user: fn(&TemplatePart) -> bool =
+            |part| matches!(part, TemplatePart::User(_) | TemplatePart::Claim(_));
+        let int = Some(IdType::Int);
+        for (template, user_id, ambiguous) in [
+            ("{slug}_{user.username}", None, true),
+            ("{slug}_{user.id}", Some(IdType::Text), true),
+            ("{user.first}_{user.last}", None, true),
+            ("{slug}{user.id}", int, true),
+            // A number has neither _ nor a second sign, so that the last _ parts the two.
+            ("{slug}_{user.id}", int, false),
+            ("{slug}_{user.id}", Some(IdType::Uuid), false),
+            ("{int}_{user.username}", None, false),
+            ("{uuid}{user.username}", None, false),
+            ("{slug}.{user.username}", None, false),
+            ("user_{user.id}", None, false),
+            // The two ways differ in the path alone: it is the same user's name.
+            ("{slug}_{slug}_{user.id}", int, false),
+        ] {
+            let found = two_ways(template, user_id, of_user);
+            assert_eq!(found.is_some(), ambiguous, "{template} {found:?}");
+        }
+        let any: fn(&TemplatePart) -> bool = |_| true;
+        assert!(two_ways("{slug}_{slug}_{user.id}", int, any).is_some());
+        assert!(two_ways("{slug}_{int}", None, any).is_none());
+        assert!(two_ways("{slug}_{slug}", None, any).is_some());
+        assert!(two_ways("{int}_{int}", None, any).is_none());
     }
 }

@@ -11,9 +11,12 @@ use crate::ids::TenantId;
 use crate::python::scalar::str_of_json;
 use crate::routes::{Converter, PathParams, Route};
 
-pub use collide::{Collision, collisions, templates_collide};
+pub use collide::templates_collide;
+pub use meeting::{Entrance, Guard, Meeting, meetings};
 
 mod collide;
+mod language;
+mod meeting;
 
 /// Why a template cannot be read or rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +93,14 @@ impl Template {
         })
     }
 
+    /// Reads a template of `route`, a route of `tenant`.
+    ///
+    /// # Errors
+    /// As [`Template::parse`] and [`Template::bind`].
+    pub fn of(text: &str, route: &Route, tenant: &TenantId) -> Result<Self, TemplateError> {
+        Self::parse(text)?.bind(route, tenant)
+    }
+
     fn parse_value(inner: &str) -> Result<TemplatePart, TemplateError> {
         let part = match inner.split_once('.') {
             Some(("user", field)) => TemplatePart::User(field.into()),
@@ -143,6 +154,14 @@ impl Template {
         self.parts
             .iter()
             .any(|part| matches!(part, TemplatePart::Param(..)))
+    }
+
+    /// The literal text that every name of the template begins with.
+    fn beginning(&self) -> &str {
+        match self.parts.first() {
+            Some(TemplatePart::Literal(text)) => text,
+            _ => "",
+        }
     }
 
     /// The group name for one socket, not yet checked to be one.

@@ -1,7 +1,7 @@
 //! The tenants of one configuration after another: started, replaced, seen off.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub struct Tenancy {
     fleet: Arc<Fleet>,
     registry: Arc<Registry>,
     running: Mutex<BTreeMap<TenantId, Running>>,
+    /// The task behind each control channel.
+    hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
     /// One channel of answers for each link that control channels go over.
     replies: Mutex<Vec<(Arc<Control>, Task)>>,
     spawner: Spawner,
@@ -60,6 +62,7 @@ impl Tenancy {
             fleet,
             registry,
             running: Mutex::default(),
+            hearing: Mutex::default(),
             replies: Mutex::default(),
             spawner: Spawner::new(failed),
         })
@@ -131,35 +134,41 @@ impl Tenancy {
         rate: f64,
     ) -> (Running, Option<Running>) {
         match old {
-            None => {
-                let control = self.hear(new);
-                (self.start(new, control), None)
-            }
+            None => (self.start(new), None),
             Some(old) if Arc::ptr_eq(&old.tenant, new) => (old, None),
             Some(old) if Arc::ptr_eq(&old.tenant.relay, &new.relay) => {
                 close_changed(&old.tenant, new, rate);
                 let now = self.look_after(new, old.relay, old.control);
                 (now, None)
             }
-            Some(old) => {
-                let control = match Arc::ptr_eq(&old.tenant.control, &new.control) {
-                    true => old.control.clone(),
-                    false => self.hear(new),
-                };
-                (self.start(new, control), Some(old))
-            }
+            Some(old) => (self.start(new), Some(old)),
         }
     }
 
-    fn start(&self, tenant: &Arc<Tenant>, control: Arc<Task>) -> Running {
+    fn start(&self, tenant: &Arc<Tenant>) -> Running {
+        let control = self.hear(tenant);
         let relay = self.spawner.start("a relay", tenant.relay.clone().run());
         self.look_after(tenant, Arc::new(relay), control)
     }
 
+    /// The task behind the control channel of the tenant: what the tenant was before may have it already.
     fn hear(&self, tenant: &Arc<Tenant>) -> Arc<Task> {
+        let mut hearing = self.hearing.lock();
+        hearing.retain(|(_, task)| task.strong_count() > 0);
+        let own = Arc::as_ptr(&tenant.control);
+        let same = |(control, _): &&(Weak<Control>, Weak<Task>)| control.as_ptr() == own;
+        if let Some(known) = hearing
+            .iter()
+            .find(same)
+            .and_then(|(_, task)| task.upgrade())
+        {
+            return known;
+        }
         let (id, control) = (tenant.id.clone(), tenant.control.clone());
         let obeying = obey::run(id, control, self.tenants.clone(), self.fleet.clone());
-        Arc::new(self.spawner.start("a control channel", obeying))
+        let task = Arc::new(self.spawner.start("a control channel", obeying));
+        hearing.push((Arc::downgrade(&tenant.control), Arc::downgrade(&task)));
+        task
     }
 
     fn look_after(&self, tenant: &Arc<Tenant>, relay: Arc<Task>, control: Arc<Task>) -> Running {

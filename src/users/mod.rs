@@ -14,13 +14,11 @@ use self::cache::{Cached, Policy};
 use self::local::LocalCache;
 use self::lookup::{Lookups, Source, Wanted};
 use crate::clock::UnixTime;
-use crate::config::{TokenConfig, UsersConfig};
+use crate::config::{Faults, TokenConfig, UsersConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{TenantId, UserId};
 use crate::metrics::{self, LookupResult, TenantMetrics};
-use crate::stores::database::{
-    ColumnProblem, Database, FetchedUsers, UserQuery, UserQueryError, UserRow,
-};
+use crate::stores::database::{ColumnProblem, Database, FetchedUsers, UserQuery, UserRow};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
@@ -72,12 +70,11 @@ impl Users {
         tenant: &TenantId,
         config: &UsersConfig,
         token: &TokenConfig,
-        database: Option<Arc<Database>>,
+        database: Arc<Database>,
         redis: Option<Arc<RedisStore>>,
         metrics: Arc<TenantMetrics>,
-    ) -> Result<Arc<Self>, UserQueryError> {
+    ) -> Result<Arc<Self>, Faults> {
         let query = UserQuery::new(config, token)?;
-        let database = database.ok_or(UserQueryError::NoDatabase)?;
         let (answer_for, keep_for) = match redis {
             Some(_) => (config.local_ttl, config.local_ttl),
             None => (config.cache_ttl, config.stale_ttl),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::config::{IdType, RouteConfig, UsersConfig};
+use crate::config::{Fault, IdType, RouteConfig, UsersConfig};
 use crate::error::StoreError;
 use crate::ids::UserId;
 use crate::routes::{PathParams, PathValue, Route};
@@ -25,6 +25,13 @@ pub struct PermissionError {
     pub route: usize,
     /// The error in the statement.
     pub problem: StatementError,
+}
+
+impl From<PermissionError> for Fault {
+    fn from(PermissionError { route, problem }: PermissionError) -> Self {
+        let example = "SELECT 1 FROM members WHERE user_id = :user_id AND room = :room";
+        problem.fault(&format!("routes[{route}].authorize"), example)
+    }
 }
 
 /// The `authorize` statements of one tenant's routes.

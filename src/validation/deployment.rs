@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::config::{ClientAddress, Config, Secret, print_duration};
+use crate::stores::redis_url::RedisUrl;
 use crate::telemetry;
 
-use super::{Checker, redis_url};
+use super::Checker;
 
 /// The shortest key of the management API.
 const API_KEY_BYTES: usize = 32;
@@ -80,8 +81,8 @@ fn server(config: &Config, checker: &mut Checker<'_>) {
 
 /// Reports what is wrong with a Redis URL.
 pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) {
-    if let Some(Err((found, expected))) = url.map(|url| redis_url::endpoints(url.expose())) {
-        checker.mistake(key, found, expected, "");
+    if let Some(Err(error)) = url.map(RedisUrl::parse) {
+        checker.fault(key, error.into());
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{
-    Config, Effective, GroupNames, LayerKind, channel_pattern, prefix_fault, prefixes_meet,
-};
+use crate::channel_layer::core::Capacities;
+use crate::config::{Config, Effective, GroupNames, LayerKind, prefix_fault, prefixes_meet};
 use crate::ids::TenantId;
+use crate::stores::redis_url::RedisUrl;
 
-use super::{Checker, Shared, deployment, redis_url, workers};
+use super::{Checker, Shared, deployment, workers};
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     let mut shared = Shared::new();
@@ -18,7 +18,10 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             continue;
         }
         for url in effective.layer_hosts() {
-            for endpoint in redis_url::endpoints(url.expose()).unwrap_or_default() {
+            // One that cannot be read is reported where it stands.
+            let endpoints = RedisUrl::parse(url).map(|url| url.endpoints());
+            for endpoint in endpoints.unwrap_or_default() {
+                let endpoint = endpoint.to_ascii_lowercase();
                 let prefix = tenant.layer.prefix.as_str();
                 shared.entry(endpoint).or_default().insert((prefix, id));
             }
@@ -71,16 +74,12 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
             "",
         );
     }
-    for glob in layer.channel_capacity.keys() {
-        if let Err(error) = channel_pattern(glob) {
-            let expected = "a shell glob over channel names, such as \"worker-*\"";
-            checker.mistake(
-                &at("channel_capacity"),
-                format!("{glob:?}"),
-                expected,
-                error.msg,
-            );
-        }
+    let capacities = Capacities::new(layer.capacity, &layer.channel_capacity);
+    checker.faults(&format!("tenants.{id}.layer"), capacities);
+    let leaves_process = effective.layer_kind() != LayerKind::Memory;
+    if leaves_process && effective.redis.is_none() && effective.denylist_redis().is_none() {
+        let text = "the hosts carry events alone: without redis.url revocations, cached users and suspensions stay in this process";
+        checker.warn(&at("hosts"), text);
     }
 }
 

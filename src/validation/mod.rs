@@ -1,21 +1,42 @@
 //! Looks at a configuration as a whole: what is well formed key by key, and still cannot be served.
 //!
-//! Runs after reading, over the same report, so that an operator sees every mistake at once. Touches no network, and
-//! parses no key: that a PEM is one is found where keys are made.
+//! Runs after reading, over the same report, so that an operator sees every mistake at once. Where a part of the
+//! gateway is made from a part of the configuration (a key, a URL, a statement, a route, a consumer), the check makes it
+//! and reports why it could not be made. What is checked here beside that concerns several parts at once. Touches no network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, ConfigErrors, Draft, LoadOptions, Places, Report, Warning};
+use crate::config::{
+    Config, ConfigErrors, Draft, Environment, Fault, Faults, Places, Report, Warning,
+};
+use crate::consumer::Registry;
 use crate::ids::TenantId;
 
 mod deployment;
-mod keys;
 mod layers;
-mod redis_url;
 mod routes;
 mod tenants;
+mod token;
 mod workers;
+
+/// What reading a configuration depends on, beside the file.
+#[derive(Clone)]
+pub struct LoadOptions {
+    /// The Rust consumers that routes may use as `kind`, each with what it says of its options.
+    pub consumers: Registry,
+    /// Where overrides and `{ env = "…" }` secrets are looked up; by default the environment of this process.
+    pub environment: Environment,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            consumers: Registry::default(),
+            environment: Environment::of_process(),
+        }
+    }
+}
 
 /// Tenants by endpoint, each once with its prefix.
 type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
@@ -39,8 +60,12 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake at once, each with its place.
-    pub fn load(path: Option<&Path>, options: &LoadOptions<'_>) -> Result<Loaded, ConfigErrors> {
-        let mut draft = Draft::read(path, options);
+    pub fn load(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
+        let LoadOptions {
+            consumers,
+            environment,
+        } = options;
+        let mut draft = Draft::read(path, environment, &consumers.names());
         // What is missing may stand in the file that could not be read.
         if draft.complete {
             let reading_mistakes = draft.report.count();
@@ -49,7 +74,7 @@ impl Config {
                 places: &draft.places,
                 reading_mistakes,
             };
-            check(&draft.config, &mut checker);
+            check(&draft.config, consumers, &mut checker);
         }
         let warnings = draft.report.finish()?;
         Ok(Loaded {
@@ -61,13 +86,13 @@ impl Config {
     }
 }
 
-fn check(config: &Config, checker: &mut Checker<'_>) {
+fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     deployment::check(config, checker);
     tenants::check(config, checker);
     layers::check(config, checker);
     for (id, tenant) in &config.tenants {
-        keys::check(id, &tenant.token, checker);
-        routes::check(id, tenant, checker);
+        token::check(id, tenant, checker);
+        routes::check(id, tenant, consumers, checker);
     }
 }
 
@@ -91,6 +116,28 @@ impl Checker<'_> {
         if !self.report.touches(key, self.reading_mistakes) {
             let place = self.places.of(key);
             self.report.mistake(place, key, found, expected, advice);
+        }
+    }
+
+    /// Notes what a part of the gateway said of the table or value at `key`.
+    fn fault(&mut self, key: &str, fault: Fault) {
+        let Fault {
+            key,
+            found,
+            expected,
+            advice,
+        } = fault.below(key);
+        self.mistake(&key, found, expected, advice);
+    }
+
+    /// As [`Checker::fault`], for what may be several.
+    fn faults<T>(&mut self, key: &str, made: Result<T, Faults>) -> Option<T> {
+        match made {
+            Ok(made) => Some(made),
+            Err(Faults(faults)) => {
+                faults.into_iter().for_each(|fault| self.fault(key, fault));
+                None
+            }
         }
     }
 

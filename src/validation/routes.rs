@@ -1,125 +1,171 @@
 //! Routes: paths, group templates, and what consumers need of them.
 
-use crate::config::{ConsumerConfig, Deliver, RouteConfig, TenantConfig};
+use crate::config::{Fault, IdType, RouteConfig, TenantConfig};
+use crate::consumer::Registry;
 use crate::ids::TenantId;
+use crate::render::Delivery;
 use crate::routes::{Route, Routes};
-use crate::templates::{Template, collisions};
+use crate::stores::database::Dialect;
+use crate::templates::{Entrance, Guard, Meeting, Template, meetings};
+use crate::users::Permissions;
 
 use super::Checker;
 
-pub(super) fn check(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+pub(super) fn check(
+    id: &TenantId,
+    tenant: &TenantConfig,
+    consumers: &Registry,
+    checker: &mut Checker<'_>,
+) {
     if tenant.routes.is_empty() {
         let text = "no routes: every path gets 404 route_not_found";
         checker.warn(&format!("tenants.{id}"), text);
     }
-    if let Err(errors) = Routes::parse(&tenant.routes) {
-        for error in errors {
-            let key = format!("tenants.{id}.routes[{}].path", error.route);
-            let expected = "a path such as \"ws/chat/<slug:room>/\"";
-            checker.mistake(
-                &key,
-                format!("{:?}", error.path),
-                expected,
-                error.problem.to_string(),
-            );
-        }
-    }
-    let mut templates = Templates::default();
+    check_paths(id, tenant, checker);
+    check_statements(id, tenant, checker);
+    let mut entrances = Entrances::default();
     for (index, route) in tenant.routes.iter().enumerate() {
         let key = format!("tenants.{id}.routes[{index}]");
-        check_path(&key, index, tenant, checker);
-        templates.read(id, &key, route, checker);
-        check_words(&key, route, checker);
-        if route.consumer.kind == "broadcast" {
-            check_broadcast(&key, route, checker);
+        entrances.read(id, &key, (index, route), checker);
+        checker.faults(&key, consumers.consumer(route));
+        let delivery = Delivery::new(route.deliver.clone(), &route.events);
+        checker.faults(&key, delivery);
+        check_subprotocols(&key, route, checker);
+    }
+    // With another field than `id`, `{user.id}` is a column like any other.
+    let ids = (tenant.token.user_id_field == "id").then_some(tenant.users.id_type);
+    entrances.compare(tenant, ids, checker);
+}
+
+fn check_paths(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    for index in 0..tenant.routes.len() {
+        let key = format!("tenants.{id}.routes[{index}].path");
+        if !checker.has(&key) {
+            let advice = "an empty path is the root: path = \"\"";
+            checker.mistake(&key, "no path", "the path of the route", advice);
         }
     }
-    for collision in collisions(&templates.bound, tenant.layer.group_names) {
-        let (chosen, fixed) = (
-            &templates.keys[collision.path],
-            &templates.keys[collision.user],
-        );
-        let found = format!(
-            "{:?}, which can make {:?}, as {:?} at {} can",
-            templates.bound[collision.path].as_str(),
-            collision.example,
-            templates.bound[collision.user].as_str(),
-            checker.place_of(fixed),
-        );
-        let expected = "names that no path can share with a user";
-        checker.mistake(chosen, found, expected, "let the two begin differently");
+    for error in Routes::parse(&tenant.routes).err().into_iter().flatten() {
+        let key = format!("tenants.{id}.routes[{}].path", error.route);
+        if checker.has(&key) {
+            checker.fault(&format!("tenants.{id}"), error.into());
+        }
     }
 }
 
-/// Templates that could be bound to their routes, each with its key.
-#[derive(Default)]
-struct Templates {
-    bound: Vec<Template>,
-    keys: Vec<String>,
-}
-
-impl Templates {
-    fn read(&mut self, id: &TenantId, key: &str, config: &RouteConfig, checker: &mut Checker<'_>) {
-        // A path that cannot be read was reported.
-        let route = Route::parse(&config.path).ok();
-        for (index, text) in config.groups.iter().enumerate() {
-            let key = format!("{key}.groups[{index}]");
-            let bound = match (Template::parse(text), &route) {
-                (Ok(template), Some(route)) => template.bind(route, id),
-                (Ok(_), None) => continue,
-                (Err(error), _) => Err(error),
-            };
-            match bound {
-                Ok(template) => {
-                    self.bound.push(template);
-                    self.keys.push(key);
+/// The statements of `authorize`, as far as the database is known.
+fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    let url = tenant.users.database.as_ref();
+    let Some(dialect) = url.and_then(|url| Dialect::of_url(url.expose())) else {
+        return;
+    };
+    let table = format!("tenants.{id}");
+    match Permissions::read(&tenant.routes, dialect) {
+        Ok(statements) => {
+            for (index, statement) in statements.iter().enumerate() {
+                if statement
+                    .as_ref()
+                    .is_some_and(|statement| !statement.uses("user_id"))
+                {
+                    let key = format!("{table}.routes[{index}].authorize");
+                    checker.warn(
+                        &key,
+                        "a statement without :user_id lets every user in, or none",
+                    );
                 }
-                Err(error) => {
-                    let expected = "a template such as \"chat_{room}\" or \"user_{user.id}\"";
-                    checker.mistake(&key, format!("{text:?}"), expected, error.to_string());
-                }
+            }
+        }
+        Err(errors) => {
+            for error in errors {
+                checker.fault(&table, error.into());
             }
         }
     }
 }
 
-/// The first route that matches wins: the same path again is never reached.
-fn check_path(key: &str, index: usize, tenant: &TenantConfig, checker: &mut Checker<'_>) {
-    let path = &tenant.routes[index].path;
-    if !checker.has(&format!("{key}.path")) {
-        let advice = "an empty path is the root: path = \"\"";
-        checker.mistake(
-            &format!("{key}.path"),
-            "no path",
-            "the path of the route",
-            advice,
-        );
-    } else if tenant.routes[..index]
-        .iter()
-        .any(|other| other.path == *path)
-    {
-        let found = format!("{path:?} a second time");
-        checker.mistake(
-            &format!("{key}.path"),
-            found,
-            "every path once",
-            "the first that matches wins",
-        );
+/// Templates that could be bound to their routes, each with its key.
+#[derive(Default)]
+struct Entrances {
+    bound: Vec<Entrance>,
+    keys: Vec<String>,
+}
+
+impl Entrances {
+    fn read(
+        &mut self,
+        id: &TenantId,
+        key: &str,
+        (index, config): (usize, &RouteConfig),
+        checker: &mut Checker<'_>,
+    ) {
+        // A path that cannot be read was reported.
+        let route = Route::of(config);
+        for (position, text) in config.groups.iter().enumerate() {
+            let key = format!("{key}.groups[{position}]");
+            let bound = match &route {
+                Ok(route) => Template::of(text, route, id),
+                Err(_) => match Template::parse(text) {
+                    Ok(_) => continue,
+                    Err(error) => Err(error),
+                },
+            };
+            match bound {
+                Ok(template) => {
+                    self.bound.push(Entrance {
+                        route: index,
+                        template,
+                        authorized: config.authorize.is_some(),
+                    });
+                    self.keys.push(key);
+                }
+                Err(error) => {
+                    let expected = "a template such as \"chat_{room}\" or \"user_{user.id}\"";
+                    let fault = Fault::new("", format!("{text:?}"), expected);
+                    checker.fault(&key, fault.advice(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Reports templates by which a socket could enter a group that is not its own.
+    fn compare(&self, tenant: &TenantConfig, ids: Option<IdType>, checker: &mut Checker<'_>) {
+        for meeting in meetings(&self.bound, tenant.layer.group_names, ids) {
+            let key = &self.keys[meeting.by];
+            let found = self.found(&meeting, checker);
+            match meeting.guard {
+                Some(Guard::User) if meeting.by == meeting.into => {
+                    let expected = "a name that one user alone can have";
+                    let advice = "put a character between the values that neither can hold, such as \".\" beside a slug, or the id for a name";
+                    checker.mistake(key, found, expected, advice);
+                }
+                Some(Guard::User) => {
+                    let expected = "names that no path can share with a user";
+                    checker.mistake(key, found, expected, "let the two begin differently");
+                }
+                Some(Guard::Authorize) => {
+                    let expected = "no way around the authorize of a route";
+                    let advice = "let the two begin differently, or give this route an authorize too; authorize = \"SELECT 1\" lets everybody in";
+                    checker.mistake(key, found, expected, advice);
+                }
+                None => checker.warn(key, format!("{found}: the two share that group")),
+            }
+        }
+    }
+
+    fn found(&self, meeting: &Meeting, checker: &Checker<'_>) -> String {
+        let text = |at: usize| self.bound[at].template.as_str();
+        let by = text(meeting.by);
+        let example = &meeting.example;
+        if meeting.by == meeting.into {
+            return format!("{by:?}, which can make {example:?} of two different sets of values");
+        }
+        let into = text(meeting.into);
+        let place = checker.place_of(&self.keys[meeting.into]);
+        format!("{by:?}, which can make {example:?}, as {into:?} at {place} can")
     }
 }
 
-fn check_words(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
-    for (index, pattern) in route.events.iter().enumerate() {
-        if let Err(error) = glob::Pattern::new(pattern) {
-            let key = format!("{key}.events[{index}]");
-            checker.mistake(
-                &key,
-                format!("{pattern:?}"),
-                "a shell glob such as \"chat.*\"",
-                error.msg,
-            );
-        }
-    }
+fn check_subprotocols(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
     for (index, name) in route.subprotocols.iter().enumerate() {
         // RFC 9110 §5.6.2
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
@@ -129,85 +175,6 @@ fn check_words(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
                 &key,
                 format!("{name:?}"),
                 "a name without spaces and separators",
-                "",
-            );
-        }
-    }
-    if let Deliver::Field(name) = &route.deliver
-        && name == "type"
-    {
-        let expected = "a field of the event's body";
-        checker.mistake(&format!("{key}.deliver"), "the type itself", expected, "");
-    }
-}
-
-fn check_broadcast(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
-    let consumer = &route.consumer;
-    let at = |name: &str| format!("{key}.consumer.{name}");
-    match (&consumer.to, route.groups.len()) {
-        (_, 0) => {
-            let expected = "at least one group for a broadcast to go to";
-            checker.mistake(&format!("{key}.groups"), "no groups", expected, "");
-        }
-        (None, 1) => {}
-        (None, several) => {
-            let found = format!("no \"to\" on a route with {several} groups");
-            let expected = format!("one of {}", quoted(&route.groups));
-            checker.mistake(&at("to"), found, expected, "");
-        }
-        (Some(to), _) if !route.groups.contains(to) => {
-            let expected = format!("one of the route's groups: {}", quoted(&route.groups));
-            checker.mistake(&at("to"), format!("{to:?}"), expected, "");
-        }
-        (Some(_), _) => {}
-    }
-    match consumer.event_type.as_deref() {
-        None => {
-            let advice = "such as type = \"chat.message\"";
-            checker.mistake(&at("type"), "no type", "the type of the event", advice);
-        }
-        Some(reserved @ ("websocket.send" | "websocket.close")) => {
-            let expected = "a type of the application";
-            let advice = "it acts as an ASGI message on every route, and clients would fill it";
-            checker.mistake(&at("type"), format!("{reserved:?}"), expected, advice);
-        }
-        Some(hidden) if hidden.starts_with(['_', '.']) => {
-            let expected = "a type that begins with neither _ nor .";
-            let advice = "Channels' consumers refuse it";
-            checker.mistake(&at("type"), format!("{hidden:?}"), expected, advice);
-        }
-        Some(_) => {}
-    }
-    check_fields(key, consumer, checker);
-}
-
-fn quoted(texts: &[String]) -> String {
-    let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
-    texts.join(", ")
-}
-
-/// What the gateway sets never comes from a client.
-fn check_fields(key: &str, consumer: &ConsumerConfig, checker: &mut Checker<'_>) {
-    let fields = consumer.fields.iter().flatten().enumerate();
-    for (index, field) in fields {
-        let found = match field.as_str() {
-            "type" => "\"type\"".to_owned(),
-            own if own.starts_with("__") => format!("{own:?}"),
-            own if consumer.stamp.iter().any(|stamp| stamp == own) => {
-                format!("{own:?}, which is stamped too")
-            }
-            _ => continue,
-        };
-        let key = format!("{key}.consumer.fields[{index}]");
-        checker.mistake(&key, found, "keys that a client may set", "remove it");
-    }
-    for (index, stamp) in consumer.stamp.iter().enumerate() {
-        if stamp == "type" || stamp.starts_with("__") {
-            let key = format!("{key}.consumer.stamp[{index}]");
-            checker.mistake(
-                &key,
-                format!("{stamp:?}"),
-                "user_id or a field of the user",
                 "",
             );
         }

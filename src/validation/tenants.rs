@@ -1,8 +1,10 @@
 //! What a tenant needs beside its keys and routes: hosts, origins, users, limits.
 
-use crate::config::{Config, TenantConfig, UsersConfig};
-use crate::hosts::{HostTable, host_name};
+use crate::config::{Config, TenantConfig};
+use crate::hosts::HostTable;
 use crate::ids::TenantId;
+use crate::origin::OriginPolicy;
+use crate::stores::database::UserQuery;
 
 use super::{Checker, deployment};
 
@@ -14,10 +16,11 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     }
     hosts(config, checker);
     for (id, tenant) in &config.tenants {
-        origins(id, tenant, checker);
+        let origins = OriginPolicy::new(&tenant.origins, tenant.require_origin);
+        checker.faults(&format!("tenants.{id}"), origins);
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
         deployment::redis(&format!("tenants.{id}.redis.url"), own, checker);
-        users(id, &tenant.users, checker);
+        users(id, tenant, checker);
         if tenant.users.query.is_none() && tenant.token.user_id_field != "id" {
             field_of_table(id, &tenant.token.user_id_field, checker);
         }
@@ -51,80 +54,18 @@ fn hosts(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
-fn origins(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
-    for (index, origin) in tenant.origins.iter().enumerate() {
-        if !is_origin(origin) {
-            let key = format!("tenants.{id}.origins[{index}]");
-            let expected = "\"https://name\", \"https://*.name\", with a port if it is not the scheme's, \"null\" or \"*\"";
-            let path = origin
-                .split_once("://")
-                .is_some_and(|(_, rest)| rest.contains('/'));
-            let advice = if path { "an origin has no path" } else { "" };
-            checker.mistake(&key, format!("{origin:?}"), expected, advice);
-        }
-    }
-}
-
-/// Scheme, host and port, as RFC 6454 §6.2 writes them.
-fn is_origin(text: &str) -> bool {
-    if matches!(text, "*" | "null") {
-        return true;
-    }
-    let Some((scheme, host)) = text.split_once("://") else {
-        return false;
-    };
-    // Apps have schemes of their own: capacitor://localhost.
-    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
-    is_scheme && host_name(host.strip_prefix("*.").unwrap_or(host)).is_some()
-}
-
-fn users(id: &TenantId, users: &UsersConfig, checker: &mut Checker<'_>) {
+fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    let users = &tenant.users;
     let key = |name: &str| format!("tenants.{id}.users.{name}");
-    match &users.database {
-        None => {
-            let expected = "the database that holds its users";
-            let advice =
-                "postgres://…, mysql://… or sqlite://…; users from claims alone are not supported";
-            checker.mistake(&key("database"), "no database", expected, advice);
-        }
-        Some(url) => {
-            let schemes = ["postgres://", "postgresql://", "mysql://", "sqlite:"];
-            if !schemes
-                .iter()
-                .any(|scheme| url.expose().starts_with(scheme))
-            {
-                let expected = "a URL that begins with postgres://, mysql:// or sqlite://";
-                checker.mistake(&key("database"), "another text", expected, "");
-            }
-        }
+    let query = UserQuery::new(users, &tenant.token);
+    let query = checker.faults(&format!("tenants.{id}"), query);
+    if let Some(remark) = query.as_ref().and_then(UserQuery::remark) {
+        checker.warn(&key("database"), remark);
     }
-    if let Some(query) = &users.query {
-        if !query.contains(":user_ids") {
-            let expected = "a statement with :user_ids, such as … WHERE id IN (:user_ids)";
-            checker.mistake(&key("query"), "a statement without it", expected, "");
-        }
-        if checker.has(&key("table")) {
-            let found = "both table and query";
-            checker.mistake(
-                &key("table"),
-                found,
-                "one of the two",
-                "the query replaces the table",
-            );
-        }
-    }
-    let is_name = |part: &str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'$')
-    };
-    if !users.table.split('.').all(is_name) {
-        let expected = "the name of a table, such as \"auth_user\" or \"public.auth_user\"";
-        checker.mistake(&key("table"), format!("{:?}", users.table), expected, "");
+    if users.query.is_some() && checker.has(&key("table")) {
+        let advice = "the query replaces the table";
+        let found = "both table and query";
+        checker.mistake(&key("table"), found, "one of the two", advice);
     }
     if users.stale_ttl < users.cache_ttl {
         let expected = "stale_ttl to be at least cache_ttl";
@@ -150,39 +91,5 @@ fn field_of_table(id: &TenantId, field: &str, checker: &mut Checker<'_>) {
         let key = format!("tenants.{id}.token.user_id_field");
         let expected = "a column of auth_user, or users.query that returns the field";
         checker.mistake(&key, format!("{field:?}"), expected, "");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_origin;
-
-    #[test]
-    fn origins_have_no_path() {
-        for good in [
-            "*",
-            "null",
-            "https://a.example",
-            "https://*.a.example",
-            "http://localhost:3000",
-            "http://[::1]:3000",
-            "capacitor://localhost",
-        ] {
-            assert!(is_origin(good), "{good}");
-        }
-        for bad in [
-            "",
-            "a.example",
-            "https://",
-            "https://a.example/",
-            "https://a.example/x",
-            "https://a*.b",
-            "https://a.example:x",
-            "://a",
-            "https://*",
-            "https://a.example?x",
-        ] {
-            assert!(!is_origin(bad), "{bad}");
-        }
     }
 }

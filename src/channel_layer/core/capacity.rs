@@ -1,9 +1,9 @@
 //! How many messages a channel may hold: `capacity` and `channel_capacity`.
 
-use glob::{Pattern, PatternError};
+use glob::Pattern;
 use indexmap::IndexMap;
 
-use crate::config::channel_pattern;
+use crate::config::{Fault, Faults, channel_pattern};
 
 /// The capacities of one layer.
 #[derive(Clone, Debug)]
@@ -17,13 +17,17 @@ impl Capacities {
     /// `default`, but where the whole name of a channel matches one of the shell globs.
     ///
     /// # Errors
-    /// If one is no shell glob.
-    pub fn new(default: u32, by_name: &IndexMap<String, u32>) -> Result<Self, PatternError> {
-        let by_name = by_name
-            .iter()
-            .map(|(glob, capacity)| Ok((channel_pattern(glob)?, *capacity)));
+    /// Every one that is no shell glob, at `channel_capacity`.
+    pub fn new(default: u32, by_name: &IndexMap<String, u32>) -> Result<Self, Faults> {
+        let by_name = by_name.iter().map(|(glob, capacity)| {
+            let pattern = channel_pattern(glob).map_err(|error| {
+                let expected = "a shell glob over channel names, such as \"worker-*\"";
+                Fault::new("channel_capacity", format!("{glob:?}"), expected).advice(error.msg)
+            });
+            Ok((pattern?, *capacity))
+        });
         Ok(Self {
-            by_name: by_name.collect::<Result<_, _>>()?,
+            by_name: Faults::collect(by_name)?,
             default,
         })
     }

@@ -1,4 +1,4 @@
-//! A message as the core layer stores it: random bytes, then the event with the channels that it is for.
+//! The form of a message in the core layer: random bytes, then the event with the names of its channels.
 
 use std::time::Duration;
 
@@ -6,33 +6,34 @@ use crate::event::{DecodeError, EncodeError, Event, Value};
 
 use super::super::Codec;
 
-/// Where a message says which channels it is for; the layer's own key.
+/// The layer's own key in an event, under which a message names its channels.
 const CHANNEL_FIELD: &str = "__asgi_channel__";
-/// What an encrypted message may be older than `expiry`, as Channels allows it.
+/// Time that an encrypted message may be older than `expiry`; Channels allows the same.
 const LATE: Duration = Duration::from_secs(10);
 
 /// The channels that a message names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Named {
-    /// None: it was sent to a plain channel.
+    /// No channel: the message was sent to a plain channel.
     Nobody,
-    /// One, directly.
+    /// The channel of a direct send.
     One(Box<str>),
     /// Members of a group.
     Members(Vec<Box<str>>),
 }
 
-/// How one layer stores its messages.
+/// The storage format of one layer's messages.
 #[derive(Clone, Debug)]
 pub struct Envelope {
     codec: Codec,
-    /// Bytes before the body, which make equal messages distinct.
+    /// The number of random bytes before the body. They make equal messages distinct, since a sorted set keeps equal
+    /// members once.
     random: usize,
 }
 
 impl Envelope {
-    /// Bodies as `codec` has them, behind `random_prefix_length` bytes; encrypted ones are read up to ten seconds after
-    /// `expiry`.
+    /// Builds the format: bodies of `codec` behind `random_prefix_length` random bytes. Encrypted messages are accepted
+    /// until ten seconds after `expiry`.
     pub fn new(codec: Codec, random_prefix_length: u8, expiry: Duration) -> Self {
         Self {
             codec: codec.with_max_age(expiry + LATE),
@@ -40,12 +41,13 @@ impl Envelope {
         }
     }
 
-    /// How bodies are written.
+    /// The format of the bodies.
     pub fn codec(&self) -> &Codec {
         &self.codec
     }
 
-    /// The message for an event that names `channels`; its own word on that is overwritten, as Channels does.
+    /// Builds the message that carries `event` and names `channels`. A channel field that `event` already has is
+    /// overwritten, as in Channels.
     ///
     /// # Errors
     /// [`EncodeError`].
@@ -66,10 +68,10 @@ impl Envelope {
         Ok(message)
     }
 
-    /// The event of a message, and the channels that it names.
+    /// Reads a message: the channels that it names, and its event.
     ///
     /// # Errors
-    /// [`DecodeError`], also where the message is shorter than its random part.
+    /// [`DecodeError`], also if the message is shorter than its random part.
     pub fn open(&self, message: &[u8]) -> Result<(Named, Event), DecodeError> {
         let body = message.get(self.random..).ok_or(DecodeError::Truncated)?;
         let mut event = self.codec.decode(body)?;
@@ -89,7 +91,7 @@ impl Envelope {
     }
 }
 
-/// Whether an event says itself which channels it is for; only the layer may.
+/// Returns true if an event has the field that only the layer may write.
 pub(super) fn is_reserved(event: &Event) -> bool {
     event.get(CHANNEL_FIELD).is_some()
 }

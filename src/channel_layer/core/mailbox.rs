@@ -1,4 +1,5 @@
-//! The messages of one tenant on one host, as the reading link sees them: taken, put back, handed over.
+//! The messages of one tenant on one host, from the side of the reading link: it takes them, puts them back after a lost
+//! link, and delivers them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,40 +21,40 @@ use super::roster::{GroupRoster, HostNumber};
 use super::seen::Seen;
 use super::{membership, script};
 
-/// Messages that are taken in one round, and their bytes, roughly.
+/// The largest number of messages taken in one round, and the approximate number of their bytes.
 const BATCH: [usize; 2] = [128, 1024 * 1024];
 
 /// The messages of one tenant on one host.
 pub(super) struct Mailbox {
     pub(super) key: String,
     pub(super) inbox: Arc<Inbox>,
-    /// With so many messages in it, senders drop.
+    /// Number of waiting messages from which on senders drop new ones.
     pub(super) capacity: u32,
-    /// What waits for longer, senders remove.
+    /// Time after which senders remove a waiting message.
     pub(super) expiry: Duration,
-    /// The memberships that are lost with the link.
+    /// The memberships; they are in doubt after a lost link.
     pub(super) roster: Arc<GroupRoster>,
     pub(super) shard: HostNumber,
-    /// Restores memberships after a lost link. Weak: the layer alone keeps that task going.
+    /// Restores memberships after a lost link. The reference is weak, so that the task ends with the layer.
     pub(super) keeper: mpsc::WeakUnboundedSender<membership::MembershipOrder>,
     /// The ACL pattern that this layer needs, for the log.
     pub(super) pattern: String,
 }
 
-/// A mailbox and how it stands on this link.
+/// A mailbox and its state on this link.
 pub(super) struct Reading {
     pub(super) id: u64,
     pub(super) mailbox: Mailbox,
     inflight: String,
-    /// What was in flight when an earlier link was lost is back in its place.
+    /// Messages in flight on an earlier connection were put back; the mailbox may be read.
     pub(super) recovered: bool,
-    /// Messages may come for a second time.
+    /// Messages may come a second time.
     pub(super) doubt: bool,
-    /// Redis refuses the key, and the log has it.
+    /// Redis refuses the key, and the refusal was logged.
     pub(super) refused: bool,
-    /// It was read at some time.
+    /// The mailbox was read at least once since the last loss.
     served: bool,
-    /// Messages may have been missed since the tenant was last told.
+    /// Messages may have been missed, and the tenant was not told yet.
     pub(super) gap: Option<GapCause>,
 }
 
@@ -71,9 +72,9 @@ impl Reading {
         }
     }
 
-    /// The link is gone, or the key is refused: the tenant will hear of it, if it could have heard anything.
+    /// Notes that the link is lost or the key is refused. The tenant will be told if it could have missed a message.
     pub(super) fn lose(&mut self, cause: GapCause) {
-        // Groups may have been joined, by another link, before this one was read from.
+        // The command link may have joined groups before this link was read from, so `served` alone is not enough.
         let joined = self.mailbox.roster.doubt(self.mailbox.shard);
         self.recovered = false;
         self.doubt = true;
@@ -82,7 +83,7 @@ impl Reading {
         }
     }
 
-    /// Puts back what was in flight on an earlier link.
+    /// Puts back the messages that were in flight on an earlier connection.
     pub(super) async fn recover(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
         let mut recover = redis::cmd("EVAL");
         recover.arg(script::RECOVER).arg(2);
@@ -93,7 +94,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Takes the oldest messages; they are in flight from then on.
+    /// Takes the oldest messages; they are in flight until they are deleted from the second key.
     pub(super) async fn take(
         &self,
         link: &mut MultiplexedConnection,
@@ -107,9 +108,10 @@ impl Reading {
         TakenMessages::read(answer).ok_or_else(not_understood)
     }
 
-    /// Hands over what was taken behind the message of a wake-up. Returns the key of what is in flight now.
+    /// Delivers the messages that were taken after a wake-up. Returns the key of those that are in flight now.
     pub(super) fn deliver_all(&mut self, taken: TakenMessages, seen: &mut Seen) -> Option<String> {
-        // The one that woke the reader was in it, too.
+        // The message that woke the reader was in the mailbox, too, hence the one. A full mailbox means that senders may
+        // have dropped messages.
         if taken.waiting + 1 >= u64::from(self.mailbox.capacity) {
             self.mailbox.inbox.push_gap(GapCause::LayerQueue);
         }
@@ -118,12 +120,12 @@ impl Reading {
         for (message, score) in taken.messages {
             self.deliver(message, &score, seen);
         }
-        // What is written from here on is new.
+        // The mailbox was emptied, so messages written from here on are new.
         self.doubt &= !all;
         in_flight.then(|| self.inflight.clone())
     }
 
-    /// Hands a message over, unless it came before.
+    /// Delivers a message, unless it came before a lost link already.
     pub(super) fn deliver(&self, message: Vec<u8>, score: &str, seen: &mut Seen) {
         let known = seen.insert(&self.mailbox.key, &message, score);
         if known && self.doubt {
@@ -142,16 +144,16 @@ impl Reading {
     }
 }
 
-/// What came of one round.
+/// The outcome of one round.
 pub(super) struct TakenMessages {
-    /// How many messages there were before it.
+    /// The number of messages in the mailbox before the round.
     waiting: u64,
-    /// Each with its score.
+    /// The messages taken, each with its score.
     messages: Vec<(Vec<u8>, String)>,
 }
 
 impl TakenMessages {
-    /// The answer of [`script::TAKE`].
+    /// Reads the answer of [`script::TAKE`]; `None` if it has another form.
     fn read(value: redis::Value) -> Option<Self> {
         let mut items = redis::from_redis_value::<Vec<redis::Value>>(value)
             .ok()?
@@ -166,7 +168,7 @@ impl TakenMessages {
     }
 }
 
-/// Whether an error is about one key, and not about the server or the link.
+/// Returns true if an error concerns one key, and not the server or the link.
 pub(super) fn concerns_a_key(error: &RedisError) -> bool {
     let text = || error.to_string().contains("WRONGTYPE");
     error_kind(error) == ErrorKind::Permission || error.code() == Some("WRONGTYPE") || text()

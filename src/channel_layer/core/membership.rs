@@ -1,7 +1,7 @@
 //! The task that keeps one tenant's memberships on one host: joins, renews, restores what was lost, and leaves.
 //!
-//! A group is a sorted set with the time of each member's `group_add`; members lapse after `group_expiry`. Joins wait in
-//! the callers' tasks, and what waits together goes in one round.
+//! A group is a sorted set with the time of each member's `group_add`; members lapse after `group_expiry`. Callers of a
+//! join wait in their own tasks, and joins that wait at the same time go to Redis in one round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,47 +25,48 @@ use super::super::link::life::RETRY_REFUSED;
 use super::names::{Names, inflight_key};
 use super::roster::{GroupRoster, HostNumber};
 
-/// Memberships in one round: long enough that rounds do not matter, short enough that Redis answers others between.
+/// Memberships in one round: many, so that the number of rounds does not matter; few enough that Redis answers other
+/// clients in between.
 const BATCH: usize = 500;
-/// How often it is seen to that nobody flushed the layer's keys, which `flush()` of Channels does.
+/// Time between two looks at the mark, which is missing after a flush of the layer's keys (`flush()` of Channels).
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The mark outlives some looks, so that a pause of this process is not taken for a flush.
+/// Life of the mark. It outlives several looks, so that a pause of this process is not taken for a flush.
 const MARK_SECONDS: u64 = 120;
-/// Of a membership's life, after so much it is renewed: two renewals may fail.
+/// Memberships are renewed after `group_expiry` divided by this, so that two renewals may fail.
 const RENEWED_AFTER: u32 = 3;
-/// What a replica that leaves tries to clean up is bounded by this.
+/// Time limit for the clean-up of a replica that leaves.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// Members that could not be taken out are remembered for when the host is back; beyond this they are left to lapse.
+/// Leaves that are kept until the host is back. Beyond this the oldest are dropped, and those members lapse by themselves.
 const LEAVES_KEPT: usize = 10_000;
 
-/// What others tell the task.
+/// An order to the task.
 pub(super) enum MembershipOrder {
-    /// Somebody waits in the roster for this group.
+    /// A caller waits in the roster for this group.
     Join(GroupName),
-    /// Nobody wants the group any more, which had this number.
+    /// The group, which had this number, is no longer wanted.
     Leave(GroupName, u64),
-    /// The host is back, and may have lost its data; the tenant hears of the gap once all is restored.
+    /// The host is back and may have lost its data. The tenant is told of the gap once everything is restored.
     Restore(GapCause),
-    /// Take everything out of Redis and end.
+    /// Remove everything from Redis and end.
     Close(oneshot::Sender<()>),
 }
 
-/// What the task is made of.
+/// The parts of the task.
 pub(super) struct MembershipKeeper {
     pub(super) store: Arc<RedisStore>,
     pub(super) names: Arc<Names>,
     pub(super) roster: Arc<GroupRoster>,
     pub(super) inbox: Arc<Inbox>,
-    /// Which of the hosts this is.
+    /// The number of the host.
     pub(super) shard: HostNumber,
     pub(super) group_expiry: Duration,
     pub(super) orders: mpsc::UnboundedReceiver<MembershipOrder>,
-    /// Why Redis does not take what it is told; `None` while it does.
+    /// The kind of the last failure; `None` while Redis takes the commands.
     pub(super) failure: Arc<Mutex<Option<ErrorKind>>>,
 }
 
 impl MembershipKeeper {
-    /// Runs until it is told to close, or the layer is gone; then it cleans up.
+    /// Runs until it is told to close or the layer is dropped; then it cleans up.
     pub(super) async fn run(self) {
         let now = Instant::now();
         let mut task = Keeping {
@@ -84,26 +85,26 @@ impl MembershipKeeper {
         let waiter = task.serve().await;
         drop(tokio::time::timeout(GOODBYE, task.leave_all()).await);
         if let Some(waiter) = waiter {
-            let _nobody_waits = waiter.send(()).is_err();
+            let _caller_is_gone = waiter.send(()).is_err();
         }
     }
 }
 
 struct Keeping {
     parts: MembershipKeeper,
-    /// To be said to Redis, for the first time or again.
+    /// Groups to be joined, for the first time or again.
     joins: IndexSet<GroupName>,
     leaves: VecDeque<(GroupName, u64)>,
     refused: Vec<GroupName>,
     retry_refused_at: Instant,
     renew_at: Instant,
     look_at: Instant,
-    /// The mark was set: if it is missing now, somebody flushed.
+    /// The mark was set: if it is missing at the next look, the keys were flushed.
     marked: bool,
-    /// To be told once everything is restored.
+    /// The gap to be told once everything is restored.
     gap: Option<GapCause>,
     backoff: Backoff,
-    /// After a failure.
+    /// The earliest time of the next round, after a failure.
     not_before: Instant,
 }
 
@@ -148,7 +149,7 @@ impl Keeping {
                 }
             }
             MembershipOrder::Restore(cause) => self.restore(cause),
-            // Taken before.
+            // `serve` takes this order itself.
             MembershipOrder::Close(_) => {}
         }
     }
@@ -157,12 +158,12 @@ impl Keeping {
         self.parts.roster.doubt(self.parts.shard);
         self.joins.extend(self.mine());
         self.gap = Some(cause);
-        // Whether the mark is missing is no news any more.
+        // Everything is being restored, so a missing mark would say nothing new.
         self.marked = false;
         self.not_before = Instant::now();
     }
 
-    /// The groups whose host this is.
+    /// Returns the groups that belong to this host.
     fn mine(&self) -> Vec<GroupName> {
         self.parts.roster.names(self.parts.shard)
     }
@@ -188,7 +189,7 @@ impl Keeping {
         }
     }
 
-    /// One round: joins before leaves, because somebody waits for them.
+    /// Runs one round. Joins come before leaves, because callers wait for them.
     async fn step(&mut self) {
         let done = if self.joins.is_empty() {
             self.leave_some().await
@@ -241,7 +242,7 @@ impl Keeping {
                     let believed = self.parts.roster.joined(&group, number);
                     let added = matches!(answers.first(), Some(Ok(1)));
                     if believed && added && self.gap.is_none() {
-                        // It had lapsed, or somebody took it out.
+                        // ZADD added a member that should have been there: it had lapsed or was removed.
                         self.gap = Some(GapCause::Link);
                     }
                 }
@@ -301,7 +302,7 @@ impl Keeping {
             .ignore();
         let answer: Result<(Option<u8>,), StoreError> =
             self.parts.store.query_all("mark", &pipe).await;
-        // No answer is the reader's business: it notices a lost link by itself.
+        // A failed look is ignored: the reader notices a lost link by itself.
         if let Ok((mark,)) = answer
             && std::mem::replace(&mut self.marked, true)
             && mark.is_none()
@@ -311,7 +312,7 @@ impl Keeping {
         }
     }
 
-    /// Leaves nothing behind on this host, if it answers.
+    /// Removes the layer's memberships and keys from this host, if it answers.
     async fn leave_all(&mut self) {
         for group in self.mine() {
             if let Some(number) = self.parts.roster.unwant(&group) {
@@ -329,7 +330,7 @@ impl Keeping {
             .arg(&own)
             .arg(inflight_key(&own))
             .arg(names.alive_key());
-        // What is left expires.
+        // Keys that remain after a failure expire.
         drop(self.parts.store.query::<u64>("del", &delete).await);
     }
 }

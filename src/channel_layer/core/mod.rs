@@ -1,8 +1,8 @@
 //! The core layer: `channels_redis.core.RedisChannelLayer` on the wire, on one Redis host or several.
 //!
-//! A replica joins each group once, with a channel name of its own for that group, so that a message, which names the
-//! channels it is for, tells the group. All its messages come under one key, on every host: group sends on one of them,
-//! direct sends of Channels on any (channels#1492).
+//! A replica joins each group once, under a channel name of its own for that group. A message names its channels, so the
+//! name tells the group. All messages for a replica come under one key, on every host: group sends on one host, direct
+//! sends of Channels on any host (channels#1492).
 //!
 //! `reader` waits for messages, `membership` keeps the groups, `send` writes.
 
@@ -48,7 +48,7 @@ mod script;
 mod seen;
 mod send;
 
-/// The log lines of a link that is gone.
+/// The log lines of a lost link.
 const WORDS: LinkWords = LinkWords {
     refused: "Redis refuses the reading link's user or password; correct the URL's credentials",
     lost: "No reading link to Redis; events may be missed until it is back",
@@ -63,7 +63,7 @@ pub struct CoreEndpoints {
 }
 
 impl CoreEndpoints {
-    /// A registry without links.
+    /// Builds a registry without links.
     pub fn new(replica: ReplicaId) -> Self {
         Self {
             replica,
@@ -71,10 +71,10 @@ impl CoreEndpoints {
         }
     }
 
-    /// A layer on the servers of `stores`, in the order of its hosts, whose events go to `inbox`.
+    /// Builds a layer on the servers of `stores`, in the order of its hosts; its events go to `inbox`.
     ///
     /// # Errors
-    /// If a `channel_capacity` is no shell glob.
+    /// If a key of `channel_capacity` is not a shell glob.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -83,7 +83,7 @@ impl CoreEndpoints {
         stores: &[Arc<RedisStore>],
         config: &LayerConfig,
         inbox: Arc<Inbox>,
-    ) -> Result<CoreLayer, glob::PatternError> {
+    ) -> Result<CoreLayer, crate::config::Faults> {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
         let layer = Layer {
             names: Arc::new(Names::new(&config.prefix)),
@@ -125,7 +125,7 @@ impl CoreEndpoints {
     }
 }
 
-/// What the hosts of one layer share while it is made.
+/// The parts that all hosts of a layer share while it is built.
 struct Layer<'a> {
     names: Arc<Names>,
     roster: Arc<GroupRoster>,
@@ -148,7 +148,7 @@ impl Layer<'_> {
             orders: taken,
             failure: Arc::clone(&failure),
         };
-        // Ends by itself when the layer lets go of its orders, after it has cleaned up.
+        // The task ends after it has cleaned up, once the layer has dropped the sender of its orders.
         tokio::spawn(keeper.run());
         let id = endpoint.next_user();
         let mailbox = Mailbox {
@@ -176,14 +176,14 @@ struct Host {
     endpoint: Arc<Endpoint>,
     /// The number of its mailbox on the reading link.
     id: u64,
-    /// To the task that keeps its memberships.
+    /// Orders to the task that keeps the memberships.
     orders: mpsc::UnboundedSender<membership::MembershipOrder>,
     failure: Arc<Mutex<Option<ErrorKind>>>,
 }
 
 impl Host {
     fn order(&self, order: membership::MembershipOrder) {
-        // Fails only after the layer was closed.
+        // Sending fails only after the layer was closed.
         drop(self.orders.send(order));
     }
 }
@@ -204,12 +204,12 @@ pub struct CoreLayer {
 }
 
 impl CoreLayer {
-    /// The host of a group's members: the bare name is hashed.
+    /// Returns the host of a group's members; the name without a prefix is hashed.
     fn shard(&self, group: &GroupName) -> &Host {
         &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
     }
 
-    /// Who among us is meant; `None` if nobody.
+    /// Returns the recipients in this process; `None` if there are none.
     fn target(&self, named: Named) -> Option<Target> {
         match named {
             Named::Nobody => None,
@@ -221,7 +221,7 @@ impl CoreLayer {
         }
     }
 
-    /// Each once, also if a message names it twice.
+    /// Returns the named members in this process, each once, also if a message names it twice.
     fn members(&self, names: &[Box<str>]) -> Option<Target> {
         let (mut members, mut known) = (Members::default(), HashSet::new());
         let named = names.iter().filter(|name| known.insert(*name));
@@ -269,7 +269,7 @@ impl ChannelLayer for CoreLayer {
         self.names.own()
     }
 
-    /// Nothing to ask for: what is sent to any name of this process comes under its one key.
+    /// There is nothing to ask for: messages to any name of this process come under its one key.
     async fn open_channel(&self, _: SocketChannel) -> Result<(), LayerError> {
         Ok(())
     }

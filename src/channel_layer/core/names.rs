@@ -1,4 +1,4 @@
-//! Keys and channel names of the core layer, as `channels_redis.core` has them.
+//! Keys and channel names of the core layer, in the form of `channels_redis.core`.
 
 use crate::ids::{GroupName, random_hex};
 
@@ -8,14 +8,14 @@ use super::super::target::SocketChannel;
 #[derive(Debug)]
 pub(super) struct Names {
     prefix: Box<str>,
-    /// `specific.{32 hex}!`, new for each layer: what names of channels at home here begin with.
+    /// The prefix of this layer's channel names: `specific.{32 hex}!`, random for each layer.
     own: Box<str>,
 }
 
-/// Who is behind a channel name of this process.
+/// The recipient that a channel name of this process stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LocalName {
-    /// The members of a group, by the number that the group has here.
+    /// The members of a group, by the group's number in this process.
     Group(u64),
     Socket(SocketChannel),
 }
@@ -32,7 +32,7 @@ impl Names {
         &self.own
     }
 
-    /// The one key for the messages of all channels at home here.
+    /// The one key for the messages of all channels of this process.
     pub(super) fn own_key(&self) -> String {
         self.message_key(&self.own)
     }
@@ -47,22 +47,23 @@ impl Names {
         format!("{}:group:{group}", self.prefix)
     }
 
-    /// Stands for as long as nobody flushed the layer's keys; ours alone.
+    /// The key of the mark that disappears when the layer's keys are flushed. Channels does not know it.
     pub(super) fn alive_key(&self) -> String {
         format!("{}$alive", self.own_key())
     }
 
-    /// The pattern of all keys of the layer, as an ACL rule takes it.
+    /// The pattern of all keys of the layer, in the form of an ACL rule.
     pub(super) fn key_pattern(&self) -> String {
         format!("{}*", self.prefix)
     }
 
-    /// The channel that stands for all members of a group here. Not as long as a socket's, so that it cannot be one.
+    /// The channel that stands for all members of a group in this process. It begins with `g` and has at most 17
+    /// characters behind the prefix, so it cannot be taken for a socket's 32 digits.
     pub(super) fn member(&self, number: u64) -> String {
         format!("{}g{number:x}", self.own)
     }
 
-    /// Who is behind a channel name, if it is one of this process.
+    /// Reads a channel name; `None` if it is not one of this process.
     pub(super) fn local(&self, channel: &str) -> Option<LocalName> {
         let local = channel.strip_prefix(&*self.own)?;
         if let Some(socket) = SocketChannel::of_digits(local) {
@@ -73,12 +74,12 @@ impl Names {
     }
 }
 
-/// The key for a message key's messages that are being read.
+/// The key for the messages of `message_key` that are being read.
 pub(super) fn inflight_key(message_key: &str) -> String {
     format!("{message_key}$inflight")
 }
 
-/// A channel name up to and including its `!`; the whole name if it has none.
+/// Returns a channel name up to and including its `!`; the whole name if it has none.
 pub(super) fn non_local(channel: &str) -> &str {
     channel.find('!').map_or(channel, |at| &channel[..=at])
 }

@@ -1,8 +1,9 @@
-//! The task behind one reading link of the core layer: waits for messages of all tenants that log in to one server as one
-//! user and database, and hands them to the tenants' inboxes, unread.
+//! The task behind one reading link of the core layer. It waits for messages of all tenants with one server, login and
+//! database, and hands the messages to the tenants' inboxes without decoding them.
 //!
-//! It blocks on a connection of its own. One message comes with the wake-up, and is lost if the link dies under it, which is
-//! a gap; what lies behind it is taken in one round that can be repeated, and the tenant then goes to the end of the line. It waits for nobody: inboxes drop when they are full.
+//! It blocks on a connection of its own. The wake-up brings one message; if the link dies then, that message is lost, which
+//! is marked as a gap. The messages behind it are taken in one round that can be repeated, and the tenant then goes to the
+//! end of the line. The task never waits for a tenant: a full inbox drops events.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -29,14 +30,14 @@ use super::mailbox::{Mailbox, Reading, concerns_a_key};
 use super::membership;
 use super::seen::Seen;
 
-/// How long one wait for a message takes at most; a new tenant's first message waits for the end of it.
+/// Time limit of one wait for a message. The first message of a new tenant waits until the present wait ends.
 const BLOCK: Duration = Duration::from_secs(1);
-/// How much longer the answer may take: with [`BLOCK`], a stopped server is noticed within 3 s.
+/// Time that an answer may take beyond the wait. With [`BLOCK`], a stopped server is noticed within 3 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A canary that nobody took goes after this.
+/// Life of a canary that is not read.
 const CANARY_SECONDS: u64 = 60;
 
-/// What layers tell the task. Unbounded, because leaving cannot wait; bounded by the number of tenants.
+/// An order of a layer to the task. The queue has no bound, because leaving cannot wait; the number of tenants bounds it.
 pub(super) enum ReaderOrder {
     Attach(u64, Mailbox),
     Detach(u64),
@@ -45,17 +46,17 @@ pub(super) enum ReaderOrder {
 /// The session of one link.
 pub(super) struct MailboxReader {
     store: Arc<RedisStore>,
-    /// Where this replica's canaries go on every server.
+    /// The key of this replica's canaries, the same on every server.
     canary_key: String,
     orders: mpsc::UnboundedReceiver<ReaderOrder>,
-    /// In the order in which they are served.
+    /// The mailboxes in the order in which they are served.
     line: VecDeque<Reading>,
     seen: Seen,
     canary_refused: bool,
     retry_refused_at: Instant,
 }
 
-/// What a wait brings: a key, a message, its score.
+/// The outcome of a wait: a key, a message, its score.
 type Woken = (String, Vec<u8>, String);
 
 impl MailboxReader {
@@ -85,7 +86,7 @@ impl MailboxReader {
         }
     }
 
-    /// One connection.
+    /// Serves one connection: waits for a message, reads its mailbox, and checks the clocks in between.
     async fn wait_and_read(
         &mut self,
         link: &mut MultiplexedConnection,
@@ -111,7 +112,7 @@ impl MailboxReader {
                 return Ok(End::Deaf);
             }
             let Some(wait) = self.wait(in_flight.take()) else {
-                // Nothing may be read: time passes until something is granted.
+                // Redis refuses every key; the next round tries again.
                 sleep(BLOCK).await;
                 continue;
             };
@@ -121,7 +122,8 @@ impl MailboxReader {
                     canary.returned(&message);
                 }
                 Ok((Some(woken),)) => in_flight = self.read(link, woken).await?,
-                // If no key alone is refused then, it is the command.
+                // The error does not name the key. Each key is tried alone first; a second error in a row is about the
+                // command itself and ends the connection.
                 Err(error) if concerns_a_key(&error) && !suspected => {
                     suspected = true;
                     self.doubt_all_keys();
@@ -133,7 +135,8 @@ impl MailboxReader {
         }
     }
 
-    /// The command that waits, after what was read is out of flight; `None` where there is nothing to wait for.
+    /// Returns the command that waits, preceded by the deletion of messages that were delivered; `None` if there is no key
+    /// to wait for.
     fn wait(&self, in_flight: Option<String>) -> Option<Pipeline> {
         let mut pipe = Pipeline::with_capacity(2);
         if let Some(key) = in_flight {
@@ -141,7 +144,7 @@ impl MailboxReader {
         }
         let granted = self.line.iter().filter(|reading| reading.recovered);
         let keys = granted.map(|reading| &reading.mailbox.key);
-        // The canary's is the first, or busy tenants would hold it up.
+        // BZPOPMIN serves the first key that has a message. The canary's key comes first, or busy tenants would delay it.
         let canary = (!self.canary_refused).then_some(&self.canary_key);
         let keys: Vec<_> = canary.into_iter().chain(keys).collect();
         if keys.is_empty() {
@@ -151,7 +154,7 @@ impl MailboxReader {
         Some(pipe)
     }
 
-    /// Takes what the wake-up brought and what lies behind it. Returns the key of what is in flight now.
+    /// Delivers the message of a wake-up and those behind it in its mailbox. Returns the key of the messages in flight.
     async fn read(
         &mut self,
         link: &mut MultiplexedConnection,
@@ -175,8 +178,8 @@ impl MailboxReader {
         outcome
     }
 
-    /// For every mailbox that is new on this link: what was in flight goes back, the tenant hears of what it missed, and its
-    /// memberships are restored.
+    /// Prepares every mailbox that is new on this connection: puts back its messages in flight and orders its memberships
+    /// to be restored. The tenant is told of the gap after that.
     async fn recover(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
         let retry = Instant::now() >= self.retry_refused_at;
         if retry {
@@ -225,7 +228,7 @@ impl MailboxReader {
         Ok(())
     }
 
-    /// Some key was refused, and the error does not say which.
+    /// Marks every key to be tried alone, after an error that does not name the key.
     fn doubt_all_keys(&mut self) {
         for reading in &mut self.line {
             reading.recovered = false;
@@ -235,7 +238,7 @@ impl MailboxReader {
         self.canary_refused = true;
     }
 
-    /// Whether the canary's key may be read; what an earlier link left there goes.
+    /// Finds out if the canary's key may be read, and removes canaries of an earlier connection.
     async fn try_canary(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
         let mut clear = redis::cmd("ZREMRANGEBYRANK");
         clear.arg(&self.canary_key).arg(0).arg(-1);
@@ -269,7 +272,7 @@ impl MailboxReader {
         })
     }
 
-    /// Tells tenants whose messages may have expired while this task did not read.
+    /// Marks a gap for tenants whose messages may have expired while this task did not read.
     fn tell_absence(&self, since_asked: Duration) {
         let away = since_asked.saturating_sub(BLOCK + ANSWER_LIMIT);
         for reading in &self.line {
@@ -279,7 +282,7 @@ impl MailboxReader {
         }
     }
 
-    /// Notes that all that was lost with the last link is seen to; the tenants hear of it from their memberships.
+    /// Notes that every mailbox is recovered or refused. The tasks of the memberships tell the tenants of the gap.
     fn tell_restored(&self, life: &mut Life) {
         if life.is_whole() {
             return;
@@ -327,10 +330,10 @@ impl Session for MailboxReader {
     }
 }
 
-/// A message, or nothing in time.
+/// A message, or `None` if none came in time.
 type Answer = RedisResult<(Option<Woken>,)>;
 
-/// Waits for a message, while the canary is on its way.
+/// Waits for a message; the canary's publish goes on meanwhile.
 async fn answered(
     wait: &Pipeline,
     link: &mut MultiplexedConnection,

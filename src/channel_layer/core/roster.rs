@@ -1,4 +1,4 @@
-//! The groups that this replica is in, each with the number that stands for it in channel names: state without IO.
+//! The groups that this replica has joined, each with the number that stands for it in channel names: state without IO.
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -9,39 +9,39 @@ use crate::ids::GroupName;
 
 use super::super::shards::shard_of;
 
-/// Hears how a join went.
+/// Receives the outcome of a join.
 type Confirmed = oneshot::Receiver<Result<(), ErrorKind>>;
 
 struct Membership {
     number: u64,
-    /// Redis has it.
+    /// Redis has confirmed it.
     joined: bool,
-    /// Somebody was told to see to it.
+    /// The task of the memberships was told to join it.
     ordered: bool,
     waiters: Vec<oneshot::Sender<Result<(), ErrorKind>>>,
 }
 
 #[derive(Default)]
 struct JoinedGroups {
-    /// Never used twice: a late message for a group that was left names nobody.
+    /// Numbers are never used twice, so a late message for a group that was left reaches no other group.
     last_number: u64,
     by_name: HashMap<GroupName, Membership>,
     by_number: HashMap<u64, GroupName>,
 }
 
-/// What is wished for, and what Redis has confirmed.
+/// The wished memberships and their state.
 #[derive(Default)]
 pub(super) struct GroupRoster {
     groups: Mutex<JoinedGroups>,
 }
 
-/// What came of a wish.
+/// The outcome of a wish.
 pub(super) enum Wish {
     /// The replica is in the group.
     Joined,
-    /// It is being joined.
+    /// The group is being joined.
     Joining(Confirmed),
-    /// Somebody has to join it.
+    /// The caller has to order the join.
     Order(Confirmed),
 }
 
@@ -68,7 +68,7 @@ impl GroupRoster {
             return Wish::Joined;
         }
         let (waiter, confirmed) = oneshot::channel();
-        // During an outage handshakes come and give up: what they left behind goes with the next one.
+        // During an outage handshakes come and give up. Their waiters are removed here, or they would pile up.
         membership.waiters.retain(|waiter| !waiter.is_closed());
         membership.waiters.push(waiter);
         if std::mem::replace(&mut membership.ordered, true) {
@@ -86,17 +86,17 @@ impl GroupRoster {
         Some(membership.number)
     }
 
-    /// The group with this number, if it is wished for.
+    /// Returns the group with this number, if it is wished for.
     pub(super) fn group(&self, number: u64) -> Option<GroupName> {
         self.groups.lock().by_number.get(&number).cloned()
     }
 
-    /// The number of a group, if it is wished for.
+    /// Returns the number of a group, if it is wished for.
     pub(super) fn number(&self, group: &GroupName) -> Option<u64> {
         self.groups.lock().by_name.get(group).map(|one| one.number)
     }
 
-    /// Redis has the membership; returns whether it was believed to have it before.
+    /// Notes that Redis has the membership. Returns true if it counted as joined before.
     pub(super) fn joined(&self, group: &GroupName, number: u64) -> bool {
         let mut groups = self.groups.lock();
         let Some(membership) = groups.by_name.get_mut(group) else {
@@ -111,7 +111,7 @@ impl GroupRoster {
         std::mem::replace(&mut membership.joined, true)
     }
 
-    /// Redis refuses the membership; the next wish is an order again.
+    /// Notes that Redis refuses the membership; the next wish is an order again.
     pub(super) fn refused(&self, group: &GroupName, kind: ErrorKind) {
         let mut groups = self.groups.lock();
         if let Some(membership) = groups.by_name.get_mut(group) {
@@ -123,8 +123,8 @@ impl GroupRoster {
         }
     }
 
-    /// A host may have lost its memberships: whoever wishes for one waits until it is joined again, which somebody sees to
-    /// already. True if there was one.
+    /// Notes that a host may have lost its memberships. New wishes wait until the group is joined again; the caller sees to
+    /// that. Returns true if there was a membership.
     pub(super) fn doubt(&self, shard: HostNumber) -> bool {
         let mut groups = self.groups.lock();
         let mut any = false;
@@ -137,7 +137,7 @@ impl GroupRoster {
         any
     }
 
-    /// Every group of a host that is wished for.
+    /// Returns every group of a host that is wished for.
     pub(super) fn names(&self, shard: HostNumber) -> Vec<GroupName> {
         let groups = self.groups.lock();
         let mine = groups.by_name.keys().filter(|name| shard.has(name));
@@ -153,7 +153,7 @@ pub(super) struct HostNumber {
 }
 
 impl HostNumber {
-    /// Whether a group's members lie there: the bare name is hashed.
+    /// Returns true if a group's members lie on this host; the name without a prefix is hashed.
     fn has(self, group: &GroupName) -> bool {
         shard_of(group.as_str().as_bytes(), self.of) == self.index
     }
@@ -167,7 +167,7 @@ mod tests {
     fn one_order_serves_all_who_wait() {
         let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         let Wish::Order(mut first) = roster.want(&group) else {
-            panic!("nobody has joined it");
+            panic!("the group is not joined yet");
         };
         let Wish::Joining(mut second) = roster.want(&group) else {
             panic!("it is being joined");
@@ -184,7 +184,7 @@ mod tests {
     fn a_refused_group_is_ordered_again() {
         let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         let Wish::Order(mut first) = roster.want(&group) else {
-            panic!("nobody has joined it");
+            panic!("the group is not joined yet");
         };
         roster.refused(&group, ErrorKind::Permission);
         assert_eq!(first.try_recv(), Ok(Err(ErrorKind::Permission)));

@@ -1,7 +1,7 @@
-//! The Lua that runs inside Redis: what must happen at once.
+//! The Lua scripts that run inside Redis, for steps that must be atomic.
 
-/// Puts back what was being read when its reader went away: Channels' own, and in its order. Fails where the key holds
-/// something else.
+/// Puts back the messages that were being read when their reader went away, in the order of Channels' own script. Fails if
+/// the key holds another type.
 /// KEYS: messages, in flight.
 pub(super) const RECOVER: &str = "\
 redis.call('ZCARD', KEYS[1])
@@ -12,9 +12,9 @@ end
 redis.call('DEL', KEYS[2])
 return #left / 2";
 
-/// Takes the oldest messages, up to a number and to about so many bytes, and keeps them in flight until the next call or a
-/// DEL: an answer that is lost on its way loses nothing. Returns how many there were, then each message and its score.
-/// KEYS: messages, in flight. ARGV: number, bytes, seconds that what is in flight lives.
+/// Takes the oldest messages, up to a number and to an approximate number of bytes. They stay in flight until the next call
+/// or a DEL, so that a lost answer loses no message. Returns the number of messages before, then each message and its score.
+/// KEYS: messages, in flight. ARGV: number, bytes, life of the messages in flight in seconds.
 pub(super) const TAKE: &str = "\
 redis.call('DEL', KEYS[2])
 local taken, bytes = {redis.call('ZCARD', KEYS[1])}, 0
@@ -30,9 +30,9 @@ end
 if #taken > 1 then redis.call('EXPIRE', KEYS[2], ARGV[3]) end
 return taken";
 
-/// Adds a message to every key that has room for it; returns how many had none. With the effect of the script of
-/// `channels_redis.core.RedisChannelLayer.group_send`.
-/// KEYS: message keys. ARGV: their messages, their capacities, the score, seconds that messages live.
+/// Adds a message to every key that has room for it; returns the number of keys without room. It has the effect of the
+/// script of `channels_redis.core.RedisChannelLayer.group_send`.
+/// KEYS: message keys. ARGV: their messages, their capacities, the score, life of the messages in seconds.
 pub(super) const SEND_TO_GROUP: &str = "\
 local full, score, expiry = 0, ARGV[#ARGV - 1], ARGV[#ARGV]
 for i = 1, #KEYS do
@@ -45,9 +45,9 @@ for i = 1, #KEYS do
 end
 return full";
 
-/// Adds a message to one key, after those that have expired are gone; returns 0 if it is full. Four commands of
-/// `channels_redis.core.RedisChannelLayer.send`, which can overshoot the capacity; this cannot.
-/// KEYS: message key. ARGV: message, capacity, score, seconds that messages live, the score that has expired.
+/// Removes expired messages from a key and adds one; returns 0 if the key is full. It does the work of the four commands of
+/// `channels_redis.core.RedisChannelLayer.send`, but cannot exceed the capacity as they can.
+/// KEYS: message key. ARGV: message, capacity, score, life of the messages in seconds, the latest score that has expired.
 pub(super) const SEND: &str = "\
 redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, ARGV[5])
 if redis.call('ZCOUNT', KEYS[1], '-inf', '+inf') >= tonumber(ARGV[2]) then return 0 end

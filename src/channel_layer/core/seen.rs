@@ -1,11 +1,12 @@
-//! The messages that were read last, so that what comes back after a lost link is not delivered twice.
+//! The messages that were read last. After a lost link they may come back and must not be delivered twice.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 
 use hashbrown::HashSet;
 
-/// More than one round takes; after a failover to a replica that lags, as many seconds as it takes to send so many.
+/// The number of messages remembered. It is larger than one round, and covers the lag of a Redis replica after a failover
+/// up to this number of messages.
 const KEPT: usize = 4096;
 
 /// Digests of the newest messages.
@@ -17,7 +18,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Remembers a message; true if it was known.
+    /// Remembers a message; returns true if it was known.
     pub(super) fn insert(&mut self, key: &str, message: &[u8], score: &str) -> bool {
         let digest = self.hasher.hash_one((key, message, score));
         if !self.digests.insert(digest) {

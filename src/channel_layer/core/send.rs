@@ -21,7 +21,7 @@ use super::envelope::{Envelope, Named, is_reserved};
 use super::names::{Names, non_local};
 use super::script;
 
-/// What writing needs.
+/// The writing half of one layer.
 pub(super) struct Sender {
     /// In the order of the hosts.
     pub(super) stores: Box<[Arc<RedisStore>]>,
@@ -32,7 +32,7 @@ pub(super) struct Sender {
     pub(super) group_expiry: Duration,
     pub(super) inbox: Arc<Inbox>,
     pub(super) clock: Clock,
-    /// Messages to plain channels go round the hosts.
+    /// The next host for a message to a plain channel; these go to the hosts in turn.
     pub(super) turn: AtomicUsize,
 }
 
@@ -44,8 +44,8 @@ struct Parcel {
 }
 
 impl Sender {
-    /// One message for each process that has members in the group, whatever their number. Where a key is over its capacity
-    /// the message is dropped and counted.
+    /// Sends one message to each process that has members in the group. If a key is over its capacity, its message is
+    /// dropped and counted.
     pub(super) async fn send_to_group(
         &self,
         group: &GroupName,
@@ -65,7 +65,7 @@ impl Sender {
         Ok(())
     }
 
-    /// All members of a group that have not lapsed.
+    /// Returns all members of a group that have not lapsed.
     async fn members(&self, group: &GroupName) -> Result<Vec<Vec<u8>>, LayerError> {
         let key = self.names.group_key(group);
         let mut look = Pipeline::with_capacity(2);
@@ -81,7 +81,7 @@ impl Sender {
         Ok(members)
     }
 
-    /// Gathers members by the key of their messages. What is no text can be nobody's name.
+    /// Gathers members by the key of their messages. A member that is not UTF-8 cannot be a channel name and is skipped.
     fn parcels(&self, members: Vec<Vec<u8>>) -> IndexMap<Box<str>, Parcel> {
         let mut parcels: IndexMap<Box<str>, Parcel> = IndexMap::new();
         for member in members.iter().filter_map(|name| str::from_utf8(name).ok()) {
@@ -96,7 +96,7 @@ impl Sender {
         parcels
     }
 
-    /// One round on one host; returns how many keys were over capacity.
+    /// Sends the messages for one host in one round; returns the number of keys over capacity.
     async fn send_parcels(
         &self,
         shard: usize,
@@ -125,10 +125,10 @@ impl Sender {
         Ok(over)
     }
 
-    /// One message for one channel.
+    /// Sends one message to one channel.
     ///
-    /// A channel of a process lies on the host of the part up to its `!`, which is where its process reads. Channels
-    /// itself writes to the host of the whole name, where nobody reads it (channels#1492).
+    /// A channel of a process belongs to the host of its name up to the `!`, where its process reads. Channels itself
+    /// writes to the host of the whole name, where no process reads it (channels#1492).
     pub(super) async fn send(
         &self,
         channel: &ChannelName,
@@ -163,21 +163,21 @@ impl Sender {
     }
 }
 
-/// The latest score that is older than `life`: whole seconds, as Channels counts.
+/// Returns the latest score that is older than `life`, in whole seconds as in Channels.
 fn expired(life: Duration) -> i64 {
     UnixTime::now().0 as i64 - i64::try_from(life.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The time that messages are ordered by. Never the same twice: what one process sends one after another arrives in that
-/// order, also where the system's clock stands still or goes back.
+/// The clock that orders messages. It never gives the same time twice, so that messages of one process arrive in the order
+/// of their sends, also if the system's clock stands still or goes back.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// Microseconds since 1970.
+    /// The last time given, in microseconds since 1970.
     last: AtomicU64,
 }
 
 impl Clock {
-    /// Seconds with six decimals.
+    /// Returns the next score: seconds with six decimals.
     fn score(&self) -> String {
         let now = (UnixTime::now().0 * 1e6) as u64;
         let later = |last: u64| Some(now.max(last + 1));

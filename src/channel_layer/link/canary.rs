@@ -1,7 +1,7 @@
-//! The canary of a link: published through the command link, expected on the subscriber link.
+//! The canary of a link: a message published through the command link and expected on the subscriber link.
 //!
-//! It tells a link that takes commands but hears nothing (the far side of a split brain, a subscriber connection that a
-//! proxy forgot) from one on which nobody publishes. A canary that could not be published says nothing.
+//! It tells a deaf link (the far side of a split brain, a subscriber connection that a proxy forgot) from one on which
+//! there is nothing to hear. A canary that could not be published is not counted.
 
 use std::future::pending;
 use std::ops::ControlFlow;
@@ -13,15 +13,16 @@ use tokio::time::Instant;
 use crate::error::StoreError;
 use crate::metrics;
 
-/// From one canary to the next. With [`RETURN_LIMIT`] and two misses: a deaf link is noticed within about four seconds.
+/// Time from one canary to the next. With [`RETURN_LIMIT`] and two misses, a deaf link is noticed within about four
+/// seconds.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long after its publish a canary may take.
+/// Time that a canary may take to come back after its publish.
 const RETURN_LIMIT: Duration = Duration::from_secs(1);
-/// So many in a row, and the link is deaf.
+/// Misses in a row after which the link counts as deaf.
 const MISSES: u32 = 2;
 
 enum CanaryState {
-    /// Until the next one is due.
+    /// The next canary is not due yet.
     Resting,
     /// On its way to Redis.
     Leaving,
@@ -29,14 +30,14 @@ enum CanaryState {
     Expected { taken: Instant },
 }
 
-/// The publish of a canary, over the command link.
+/// The publish of a canary over the command link.
 pub(in crate::channel_layer) type Publishing = BoxFuture<'static, Result<u64, StoreError>>;
 
 /// The canary of one connection, with its publish.
 pub(in crate::channel_layer) struct Flight {
     canary: Canary,
     publishing: Option<Publishing>,
-    /// For the metrics: `host:port`.
+    /// `host:port`, for the metrics.
     endpoint: String,
 }
 
@@ -49,7 +50,7 @@ impl Flight {
         }
     }
 
-    /// Lets the next canary go if it is time and it `may_return`; breaks when the link is deaf.
+    /// Publishes the next canary if it is due and the link can hear it (`may_return`); breaks when the link is deaf.
     pub(in crate::channel_layer) fn beat(
         &mut self,
         now: Instant,
@@ -62,7 +63,7 @@ impl Flight {
         self.canary.overdue(now, &self.endpoint)
     }
 
-    /// Ends with the publish under way; never without one. Nothing is lost when it is dropped.
+    /// Waits for the publish under way; never ends if there is none. The publish is kept if the future is dropped.
     pub(in crate::channel_layer) async fn published(&mut self) {
         let published = match &mut self.publishing {
             Some(publishing) => publishing.await,
@@ -72,13 +73,13 @@ impl Flight {
         self.canary.published(published.is_ok());
     }
 
-    /// A canary came back.
+    /// Notes that a canary came back.
     pub(in crate::channel_layer) fn returned(&mut self, text: &[u8]) {
         self.canary.returned(text, &self.endpoint);
     }
 }
 
-/// Where a canary is.
+/// The state of a link's canaries, without IO.
 struct Canary {
     state: CanaryState,
     number: u64,
@@ -96,7 +97,7 @@ impl Canary {
         }
     }
 
-    /// The text of the next canary, if it is time for one.
+    /// Returns the text of the next canary, if one is due.
     fn due(&mut self, now: Instant) -> Option<String> {
         if !matches!(self.state, CanaryState::Resting) || now.duration_since(self.sent) < EVERY {
             return None;
@@ -107,7 +108,8 @@ impl Canary {
         Some(self.number.to_string())
     }
 
-    /// Redis took the canary, or the publish failed. Its return may have been quicker than Redis' answer.
+    /// Notes that Redis took the canary, or that the publish failed. The canary may have come back before Redis' answer;
+    /// then the state is no longer `Leaving` and stays as it is.
     fn published(&mut self, taken: bool) {
         if matches!(self.state, CanaryState::Leaving) {
             self.state = if taken {
@@ -119,7 +121,7 @@ impl Canary {
         }
     }
 
-    /// A canary came back.
+    /// Notes that a canary came back; an older one than the last is ignored.
     fn returned(&mut self, text: &[u8], endpoint: &str) {
         if text == self.number.to_string().as_bytes() {
             metrics::canary_returned(endpoint, self.sent.elapsed());
@@ -128,7 +130,7 @@ impl Canary {
         }
     }
 
-    /// Counts a canary that takes too long; breaks when the link is deaf.
+    /// Counts a canary that is overdue; breaks when the link is deaf.
     fn overdue(&mut self, now: Instant, endpoint: &str) -> ControlFlow<()> {
         let CanaryState::Expected { taken } = self.state else {
             return ControlFlow::Continue(());

@@ -1,4 +1,4 @@
-//! Commands as a subscriber writes them.
+//! Writes the commands of a subscriber.
 
 use bytes::{BufMut as _, BytesMut};
 

@@ -20,10 +20,10 @@ use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
 use super::command::write_command;
 use super::resp::{NotResp, Parser, RespReply};
 
-/// For the TCP connection with its name look-up, for TLS, and for the login: each.
+/// Time limit for each step: the TCP connection with its name look-up, TLS, and the login.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a subscriber reads from and writes to.
+/// A byte stream to the server.
 pub(in crate::channel_layer) trait Stream:
     AsyncRead + AsyncWrite + Send + Unpin
 {
@@ -31,11 +31,11 @@ pub(in crate::channel_layer) trait Stream:
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Why there is no connection, or no more.
+/// The reason why a connection failed or ended.
 #[derive(Debug)]
 pub(in crate::channel_layer) struct LinkError {
     pub(in crate::channel_layer) kind: ErrorKind,
-    /// What the system or the server said; holds no secret.
+    /// The text of the system or the server; holds no secret.
     pub(in crate::channel_layer) text: String,
 }
 
@@ -45,7 +45,7 @@ impl LinkError {
         Self { kind, text }
     }
 
-    /// The error that an error reply of the server stands for.
+    /// Reads an error reply of the server.
     pub(in crate::channel_layer) fn of_reply(reply: &[u8]) -> Self {
         Self::new(kind_of_reply(reply), String::from_utf8_lossy(reply))
     }
@@ -79,7 +79,7 @@ impl From<NotResp> for LinkError {
     }
 }
 
-/// The word for an error reply, by the code it begins with.
+/// Returns the kind of an error reply, by the code that it begins with.
 pub(in crate::channel_layer) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
     match reply.split(|byte| *byte == b' ').next() {
         Some(b"NOPERM") => ErrorKind::Permission,
@@ -88,7 +88,7 @@ pub(in crate::channel_layer) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
     }
 }
 
-/// A connection to where the server is now, logged in and named `name`, with nothing unread.
+/// Connects to the server's present address, logs in and names the connection `name`. No reply is left unread.
 pub(in crate::channel_layer) async fn dial(
     store: &RedisStore,
     name: &str,
@@ -118,7 +118,8 @@ async fn in_time<F: Future>(step: &str, future: F) -> Result<F::Output, LinkErro
     timeout(STEP_LIMIT, future).await.map_err(late)
 }
 
-/// The system's certificates, read once: they trust the same servers as the command link.
+/// Returns the TLS configuration with the system's certificates, read once. It trusts the servers that the command link
+/// trusts.
 fn tls_config() -> Result<Arc<ClientConfig>, LinkError> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {
@@ -140,7 +141,7 @@ fn tls_config() -> Result<Arc<ClientConfig>, LinkError> {
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
-/// AUTH, CLIENT SETNAME and PING in one write.
+/// Sends AUTH, CLIENT SETNAME and PING in one write and reads their replies.
 async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Result<(), LinkError> {
     let mut out = BytesMut::new();
     let password = url.password().map(Secret::expose);
@@ -159,11 +160,12 @@ async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Res
     if password.is_some()
         && let Err(refusal) = answer(stream, &mut input, &mut parser).await?
     {
-        // Whatever the text, an AUTH that fails is about credentials; only a server without a password says otherwise.
+        // A failed AUTH is about the credentials, whatever its text: a server that has no password set, for one, answers
+        // with a plain ERR.
         return Err(LinkError::new(ErrorKind::Auth, refusal.text));
     }
-    // A user without the right to name itself may still subscribe, and a server that loads its data takes subscribers. But
-    // one that is about to hang up says why in its first reply.
+    // A user may lack the right to name itself and still subscribe, and a server that loads its data takes subscribers, so
+    // these refusals pass. A server that is about to hang up gives its reason in the first reply, so that one is returned.
     let named = answer(stream, &mut input, &mut parser).await?;
     let alive = answer(stream, &mut input, &mut parser).await;
     match (named, alive) {
@@ -176,7 +178,7 @@ async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Res
     }
 }
 
-/// The next reply: the outer error is the connection's, the inner one the server's.
+/// Reads the next reply. The outer error is the connection's, the inner one the server's.
 async fn answer(
     stream: &mut Box<dyn Stream>,
     input: &mut BytesMut,

@@ -1,4 +1,4 @@
-//! Links that several users share: the first one starts a link, the last one ends it.
+//! Links that several users share: the first user starts a link, the last one ends it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,10 +16,10 @@ use crate::stores::standing::LinkWords;
 use super::super::LayerError;
 use super::life::{Life, Session, Status, keep};
 
-/// How long a join waits for its confirmation, a lost link included.
+/// Time that a join waits for its confirmation, also while the link is lost.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// One link with its task, which takes orders of type `O`.
+/// One link with its task; the task takes orders of type `O`.
 pub(in crate::channel_layer) struct Endpoint<O> {
     pub(in crate::channel_layer) store: Arc<RedisStore>,
     orders: mpsc::UnboundedSender<O>,
@@ -47,22 +47,22 @@ impl<O: Send + 'static> Endpoint<O> {
         }
     }
 
-    /// A number for one more user; none is given twice.
+    /// Returns the number of a new user; no number is used twice.
     pub(in crate::channel_layer) fn next_user(&self) -> u64 {
         self.users.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(in crate::channel_layer) fn order(&self, order: O) {
-        // Fails only if the task panicked; then joins fail and readiness is off.
+        // Sending fails only if the task panicked. Joins fail then, and readiness is off.
         drop(self.orders.send(order));
     }
 
-    /// Why there is no link, if there is none.
+    /// Returns the reason why there is no connection, if there is none.
     pub(in crate::channel_layer) fn failure(&self) -> Option<ErrorKind> {
         self.status.failure()
     }
 
-    /// Whether the link hears all that was wished for, and the server takes commands.
+    /// Returns true if every wish was answered and the server takes commands.
     pub(in crate::channel_layer) async fn ready(&self) -> bool {
         self.status.ready() && self.store.ping().await.is_ok()
     }
@@ -74,7 +74,7 @@ impl<O> Drop for Endpoint<O> {
     }
 }
 
-/// The links that live.
+/// The links that have users.
 pub(in crate::channel_layer) struct Endpoints<O>(Mutex<Vec<Weak<Endpoint<O>>>>);
 
 impl<O> Default for Endpoints<O> {
@@ -84,7 +84,7 @@ impl<O> Default for Endpoints<O> {
 }
 
 impl<O> Endpoints<O> {
-    /// The link that `serves`, or the one that `start` starts.
+    /// Returns the link whose store satisfies `serves`, or starts one with `start`.
     pub(in crate::channel_layer) fn shared(
         &self,
         serves: impl Fn(&RedisStore) -> bool,
@@ -103,14 +103,14 @@ impl<O> Endpoints<O> {
     }
 }
 
-/// Waits for the confirmation of a join. Without one in time, `failure` says why.
+/// Waits for the confirmation of a join. If none comes in time, `failure` gives the reason.
 pub(in crate::channel_layer) async fn confirmed(
     confirmation: oneshot::Receiver<Result<(), ErrorKind>>,
     failure: impl FnOnce() -> Option<ErrorKind>,
 ) -> Result<(), LayerError> {
     let confirmed = match timeout(JOIN_LIMIT, confirmation).await {
         Ok(Ok(confirmed)) => confirmed,
-        // The task is gone.
+        // The task has ended.
         Ok(Err(_)) => Err(ErrorKind::Other),
         Err(_) => Err(failure().unwrap_or(ErrorKind::Timeout)),
     };

@@ -15,15 +15,15 @@ use crate::stores::standing::{Backoff, LinkStanding, LinkWords};
 
 use super::dial::LinkError;
 
-/// What Redis refused is asked for again this often: an operator may have granted it.
+/// Time between two requests for a channel or key that Redis refuses; an operator may have granted it meanwhile.
 pub(in crate::channel_layer) const RETRY_REFUSED: Duration = Duration::from_secs(5);
 
-/// What the task of a link lets others see.
+/// The public state of a link's task.
 #[derive(Default)]
 pub(in crate::channel_layer) struct Status {
-    /// Connected, and everything wished for at that time is answered.
+    /// There is a connection, and every wish from before it is answered.
     ready: AtomicBool,
-    /// Why there is no link; `None` while there is one, and before the first attempt.
+    /// The reason why there is no connection; `None` while there is one, and before the first attempt.
     failure: Mutex<Option<ErrorKind>>,
 }
 
@@ -39,15 +39,15 @@ impl Status {
 
 /// The end of a connection.
 pub(in crate::channel_layer) enum End {
-    /// The last user let go of the link.
+    /// The last user has left the link.
     Stopped,
     /// The connection or the server is gone.
     Lost(LinkError),
-    /// It takes commands, but what is written does not arrive here.
+    /// The server takes commands, but messages do not arrive here.
     Deaf,
 }
 
-/// What a lost link left to be told, once all that hung on it is restored.
+/// A lost connection that users are told of once everything is restored.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::channel_layer) struct Loss {
     pub(in crate::channel_layer) cause: GapCause,
@@ -59,11 +59,11 @@ pub(in crate::channel_layer) struct Life {
     standing: LinkStanding,
     backoff: Backoff,
     status: Arc<Status>,
-    /// When the connection was made; `None` while there is none.
+    /// The time at which the connection was made; `None` while there is none.
     connected: Option<Instant>,
-    /// The first loss since all was restored.
+    /// The first loss since everything was last restored.
     loss: Option<Loss>,
-    /// All is restored on this connection.
+    /// Everything is restored on this connection.
     whole: bool,
 }
 
@@ -94,7 +94,7 @@ impl Life {
         self.connected = Some(now);
     }
 
-    /// Notes that there is no connection, or no more; returns what that is to those who heard through it.
+    /// Notes that a connection failed or ended. Returns the cause of the gap for its users; `None` if the link was stopped.
     fn ended(&mut self, end: End, now: Instant) -> Option<GapCause> {
         let (cause, error) = match end {
             End::Stopped => return None,
@@ -115,12 +115,12 @@ impl Life {
         Some(cause)
     }
 
-    /// Whether all is restored on this connection.
+    /// Returns true if everything is restored on this connection.
     pub(in crate::channel_layer) fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Notes that all is restored. The first time on a connection it returns the loss before it, if there was one.
+    /// Notes that everything is restored. The first call on a connection returns the loss before it, if there was one.
     pub(in crate::channel_layer) fn restored(&mut self) -> Option<Loss> {
         self.whole = true;
         self.status.ready.store(true, Ordering::Release);
@@ -128,20 +128,20 @@ impl Life {
     }
 }
 
-/// The work on a link, which differs by the commands that it waits with.
+/// The work on a link. Pub/sub and core wait with different commands.
 pub(in crate::channel_layer) trait Session: Send {
-    /// A connection, logged in.
+    /// A connection that is logged in.
     type Connection: Send;
-    /// What users of the link tell it.
+    /// An order of a user of the link.
     type Order: Send;
 
-    /// Opens a connection to where the server is now.
+    /// Opens a connection to the server's present address.
     fn connect(&self) -> BoxFuture<'static, Result<Self::Connection, LinkError>>;
 
-    /// Where orders come in. Unbounded, because leaving cannot wait; bounded by the users of the link.
+    /// The queue of orders. It has no bound, because leaving cannot wait; the users of the link bound it.
     fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<Self::Order>;
 
-    /// Takes one order.
+    /// Carries out one order.
     fn obey(&mut self, order: Self::Order);
 
     /// Serves one connection from its first command to its end.
@@ -151,11 +151,11 @@ pub(in crate::channel_layer) trait Session: Send {
         life: &mut Life,
     ) -> impl Future<Output = End> + Send;
 
-    /// Takes back what was said on a connection that is gone, or could not be made.
+    /// Resets the state of a connection that ended or could not be made.
     fn lost(&mut self, cause: GapCause);
 }
 
-/// Keeps a link until the last of its users let go.
+/// Keeps a link until its last user leaves.
 pub(in crate::channel_layer) async fn keep(mut session: impl Session, mut life: Life) {
     loop {
         let attempt = session.connect();
@@ -180,7 +180,7 @@ pub(in crate::channel_layer) async fn keep(mut session: impl Session, mut life: 
     }
 }
 
-/// Waits for `future` and takes orders; `None` if no more can come.
+/// Waits for `future` and carries out orders meanwhile; `None` if the link has no user left.
 async fn meanwhile<S: Session, T>(session: &mut S, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     loop {

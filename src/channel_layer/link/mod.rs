@@ -1,7 +1,7 @@
-//! The part that every subscriber link to Redis shares, whichever commands it waits with.
+//! The common part of all subscriber links to Redis; pub/sub and core differ in the commands with which they wait.
 //!
-//! `endpoint` shares links among layers, `life` keeps one through lost connections, `canary` proves that it hears, `dial`
-//! is the way in, `command` and `resp` are its bytes.
+//! `endpoint` shares links among layers, `life` keeps a link through lost connections, `canary` proves that it hears,
+//! `dial` opens a connection, `command` writes and `resp` reads its bytes.
 
 pub(super) mod canary;
 pub(super) mod command;

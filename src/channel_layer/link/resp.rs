@@ -1,13 +1,13 @@
-//! The part of RESP2 that a subscriber hears: confirmations, messages, pongs, errors.
+//! The part of RESP2 that a subscriber receives: confirmations, messages, pongs, errors.
 //!
-//! Sans-IO over the bytes read so far; nothing is copied and nothing is allocated by what a length claims. A message
-//! longer than the bound is skipped as it streams by.
+//! The parser does no IO; it works on the bytes read so far. It copies nothing and allocates nothing for a length that is
+//! only claimed. A message longer than the bound is skipped as it streams by.
 
 use crate::event::MAX_PAYLOAD;
 
-/// The longest line of a reply; Redis' own error texts stay far below.
+/// Bytes of the longest line of a reply; Redis' own error texts are far shorter.
 const MAX_LINE: usize = 64 * 1024;
-/// The most elements of an array; a subscriber hears three.
+/// The largest number of elements of an array; replies to a subscriber have three.
 const MAX_ELEMENTS: usize = 16;
 const MAX_ELEMENT: usize = MAX_PAYLOAD;
 
@@ -18,7 +18,7 @@ pub(in crate::channel_layer) enum RespReply<'a> {
         channel: &'a [u8],
         payload: &'a [u8],
     },
-    /// A message whose payload is longer than the bound; it is skipped.
+    /// A message whose payload is longer than the bound; the payload is skipped.
     Oversized {
         channel: &'a [u8],
     },
@@ -26,33 +26,34 @@ pub(in crate::channel_layer) enum RespReply<'a> {
     Unsubscribed(&'a [u8]),
     Pong,
     Error(&'a [u8]),
-    /// `+OK` and what else nobody waits for.
+    /// `+OK` and other replies that need no action.
     Other,
 }
 
-/// The server does not speak RESP2, or sends what no subscriber asked for.
+/// The server does not speak RESP2, or sends a reply that no subscriber receives.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server's reply is not RESP2")]
 pub(in crate::channel_layer) struct NotResp;
 
-/// Remembers how much of an oversized message is still to be skipped.
+/// The parser's state between reads.
 #[derive(Default)]
 pub(in crate::channel_layer) struct Parser {
+    /// Bytes of an oversized message that are still to be skipped.
     skip: usize,
 }
 
-/// A reply is not complete.
+/// The input ends before the reply does.
 struct Incomplete;
 
 enum Parsing<'a> {
     Done(RespReply<'a>),
-    /// The reply goes on for this many bytes, which nobody wants.
+    /// The reply goes on for this many bytes, which are skipped.
     DoneAndSkip(RespReply<'a>, usize),
 }
 
 type Parsed<T> = Result<Result<T, Incomplete>, NotResp>;
 
-/// Unwraps the complete, hands the rest up.
+/// Unwraps a complete value; returns from the function if the input is incomplete or not RESP2.
 macro_rules! complete {
     ($parsed:expr) => {
         match $parsed? {
@@ -63,7 +64,7 @@ macro_rules! complete {
 }
 
 impl Parser {
-    /// The next reply in `input` and how many bytes it took; `None` with what could be skipped if there is none yet.
+    /// Reads the next reply in `input`. Returns it with the number of bytes used; `None` if it is not complete yet.
     pub(in crate::channel_layer) fn next<'a>(
         &mut self,
         input: &'a [u8],
@@ -174,7 +175,7 @@ impl<'a> Cursor<'a> {
         Ok(Ok(Parsing::Done(reply)))
     }
 
-    /// The channel; what follows is how many channels the connection has.
+    /// Reads the channel of a confirmation, and skips the number of the connection's channels behind it.
     fn confirmation(&mut self) -> Parsed<&'a [u8]> {
         let channel = complete!(self.bulk());
         complete!(self.element());
@@ -196,7 +197,7 @@ impl<'a> Cursor<'a> {
         Ok(Ok(()))
     }
 
-    /// A bulk string; the null one reads as empty.
+    /// Reads a bulk string; the null string reads as empty.
     fn bulk(&mut self) -> Parsed<&'a [u8]> {
         match self.input.get(self.at..self.at + 5) {
             Some(b"$-1\r\n") => {
@@ -235,7 +236,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A length; `None` is −1.
+/// Reads a length; −1 reads as `None`.
 fn number(line: &[u8]) -> Result<Option<usize>, NotResp> {
     let text = str::from_utf8(line).map_err(|_| NotResp)?;
     if text == "-1" {

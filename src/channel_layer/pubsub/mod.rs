@@ -1,7 +1,7 @@
 //! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host or several.
 //!
-//! One SUBSCRIBE per group and replica, one PUBLISH per event, each on the host that the name belongs to. All tenants that
-//! log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
+//! It sends one SUBSCRIBE per group and replica and one PUBLISH per event, each to the host that the name belongs to. All
+//! tenants that log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ mod replies;
 mod subscriber;
 mod subscriptions;
 
-/// The log lines of a link that is gone.
+/// The log lines of a lost link.
 const WORDS: LinkWords = LinkWords {
     refused: "Redis refuses the subscriber's user or password; correct the URL's credentials",
     lost: "No subscriber link to Redis; events may be missed until it is back",
@@ -37,7 +37,7 @@ const WORDS: LinkWords = LinkWords {
 
 type Endpoint = link::endpoint::Endpoint<SubscriberOrder>;
 
-/// The channels of Lockgate itself, as an ACL rule takes them.
+/// The pattern of Lockgate's own channels, in the form of an ACL rule.
 const OWN_CHANNELS: &str = "lockgate:*";
 
 /// The subscriber links of this replica, one per server and login.
@@ -47,7 +47,7 @@ pub struct PubSubEndpoints {
 }
 
 impl PubSubEndpoints {
-    /// A registry without links.
+    /// Builds a registry without links.
     pub fn new(replica: ReplicaId) -> Self {
         Self {
             replica,
@@ -55,8 +55,8 @@ impl PubSubEndpoints {
         }
     }
 
-    /// A layer on the servers of `stores`, in the order of its hosts, whose events go to `inbox`. Shares the links of
-    /// layers that log in the same way; the first one starts a link, the last one ends it.
+    /// Builds a layer on the servers of `stores`, in the order of its hosts; its events go to `inbox`. Layers with the same
+    /// login share a link: the first one starts it, the last one ends it.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -79,7 +79,7 @@ impl PubSubEndpoints {
         }
     }
 
-    /// A line for the replica's own channels, on the same link as the layers on the server of `store`.
+    /// Returns a share for the replica's own channels, on the link of the layers on the server of `store`.
     pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> LinkShare {
         LinkShare::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
     }
@@ -93,7 +93,7 @@ impl PubSubEndpoints {
     }
 }
 
-/// One user of a link: what it subscribes goes to its inbox alone.
+/// One user of a link. Messages of the channels that it subscribes go to its inbox alone.
 pub(super) struct LinkShare {
     endpoint: Arc<Endpoint>,
     attachment: u64,
@@ -120,7 +120,7 @@ impl LinkShare {
         }
     }
 
-    /// Asks for a channel, whose messages come in for `target`; returns once Redis has confirmed.
+    /// Asks for a channel, whose messages are for `target`; returns once Redis has confirmed.
     pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
         self.endpoint.order(SubscriberOrder::Subscribe {
@@ -143,7 +143,7 @@ impl LinkShare {
         self.store.publish(channel, payload).await
     }
 
-    /// Whether both go over one link.
+    /// Returns true if both use one link.
     pub(super) fn is_same_link(&self, other: &LinkShare) -> bool {
         Arc::ptr_eq(&self.endpoint, &other.endpoint)
     }
@@ -167,7 +167,7 @@ pub struct PubSubLayer {
 }
 
 impl PubSubLayer {
-    /// The host that a Redis channel belongs to: the whole name is hashed, prefix and all.
+    /// Returns the share on the host of a Redis channel; the whole name is hashed, with its prefix.
     fn shard(&self, channel: &[u8]) -> &LinkShare {
         &self.lines[shard_of(channel, self.lines.len())]
     }
@@ -176,7 +176,7 @@ impl PubSubLayer {
         Bytes::from(socket.name(&self.channel_prefix))
     }
 
-    /// Answers how many connections heard it.
+    /// Publishes an event; returns the number of connections that heard it.
     async fn publish_to(&self, channel: &[u8], event: &Event) -> Result<u64, LayerError> {
         let payload = self.codec.encode(event)?;
         Ok(self.shard(channel).store.publish(channel, &payload).await?)
@@ -208,7 +208,7 @@ impl ChannelLayer for PubSubLayer {
         &self.channel_prefix
     }
 
-    /// A SUBSCRIBE for each: only where somebody may send to it.
+    /// Each channel costs a SUBSCRIBE, so a socket gets one only where a sender may use it.
     fn hears_every_socket(&self) -> bool {
         false
     }
@@ -226,7 +226,7 @@ impl ChannelLayer for PubSubLayer {
         self.shard(&channel).unsubscribe(channel.clone());
     }
 
-    /// The name verbatim, without the layer's prefix, as Channels has it.
+    /// The channel on Redis has the name itself, without the layer's prefix, as in Channels.
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
         match self.publish_to(channel.as_str().as_bytes(), event).await? {
             0 => Err(LayerError::NoReceiver),

@@ -1,4 +1,4 @@
-//! Whether the server behind a link is still there: a subscriber sends no commands, so silence has to be asked about.
+//! Checks that the server behind a link is still there. A subscriber sends no commands, so it asks after a silence.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -9,13 +9,15 @@ use tokio::time::Instant;
 use super::super::link::life::RETRY_REFUSED;
 use super::subscriptions::Subscriptions;
 
-/// A link on which nothing came for this long is asked with a PING …
+/// Silence after which a PING is sent.
 const IDLE: Duration = Duration::from_millis(750);
-/// … and given up if nothing at all comes for this long. With a tick each: a stopped server is noticed within 3 s.
+/// Silence after the PING at which the link is given up. With a tick for each step, a stopped server is noticed within
+/// 3 s.
 const PONG_LIMIT: Duration = Duration::from_millis(1500);
-/// Whether the server is still there, and when to ask again for what it refused.
+
+/// The clocks of one connection: the last sign of life, and the next retry of refused channels.
 pub(super) struct LinkPulse {
-    /// When anything was read last.
+    /// The time of the last read.
     pub(super) heard: Instant,
     asked: Option<Instant>,
     retried: Instant,
@@ -31,7 +33,7 @@ impl LinkPulse {
         }
     }
 
-    /// Breaks if the server is gone.
+    /// Sends a PING and retries refused channels when they are due; breaks if the server is gone.
     pub(super) fn beat(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! What Redis says on a subscriber link: events go to the inboxes, confirmations and refusals to the wishes.
+//! The replies of Redis on a subscriber link: events go to the inboxes, confirmations and refusals to the wishes.
 
 use std::time::Instant;
 
@@ -55,7 +55,7 @@ impl Subscriber {
 
     fn deliver(&self, channel: &[u8], payload: &[u8], read_at: Instant) {
         for route in self.wishes.routes(channel) {
-            // Copied, not sliced: a slice would keep the whole read buffer alive for as long as the event waits.
+            // The payload is copied, not sliced: a slice would keep the whole read buffer alive while the event waits.
             let incoming = Incoming {
                 target: route.target.clone(),
                 payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
@@ -86,7 +86,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// The oldest command failed.
+    /// Takes the refusal of the oldest command. An operator hears once of each layer that is denied a channel.
     fn refused(&mut self, text: &[u8]) -> Result<(), LinkError> {
         let kind = kind_of_reply(text);
         if kind == ErrorKind::Auth {
@@ -123,6 +123,9 @@ impl Subscriber {
 
 impl From<OutOfStep> for LinkError {
     fn from(_: OutOfStep) -> Self {
-        Self::new(ErrorKind::Protocol, "Redis answered what nobody asked")
+        Self::new(
+            ErrorKind::Protocol,
+            "Redis answered a command that was not sent",
+        )
     }
 }

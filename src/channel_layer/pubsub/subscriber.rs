@@ -1,9 +1,9 @@
-//! The task behind one subscriber link: connects, says what is wished for, hands messages to the tenants' inboxes,
-//! proves the path with canaries, and makes the link anew when it is lost.
+//! The task behind one subscriber link. It connects, subscribes the wishes, hands messages to the tenants' inboxes,
+//! proves the path with canaries, and reconnects when the link is lost.
 //!
-//! It waits for nobody: inboxes drop when they are full, joins wait in their own tasks.
+//! It never waits for a tenant: a full inbox drops events, and joins wait in their own tasks.
 //!
-//! Instead of redis-rs' `PubSub`, which queues without a bound, so that Redis never holds back, and its
+//! It replaces redis-rs' `PubSub`, whose queue has no bound, so that Redis never feels back pressure, and its
 //! `ConnectionManager`, which stays dead after its last retry and ignores errors of the resubscription.
 
 use std::sync::Arc;
@@ -32,12 +32,13 @@ use super::super::target::Target;
 use super::pulse::LinkPulse;
 use super::subscriptions::{ChannelRoute, Subscriptions, Waiter};
 
-/// How often the clocks below are looked at.
+/// Time between two looks at the clocks of the pulse and of the canary.
 const TICK: Duration = Duration::from_millis(250);
-/// One read of the socket; a burst needs few system calls.
+/// Bytes of one read; large, so that a burst needs few system calls.
 const READ_SIZE: usize = 64 * 1024;
 
-/// What layers tell the task. Unbounded, because leaving cannot wait; bounded by the groups of this replica.
+/// An order of a layer to the task. The queue has no bound, because leaving a group cannot wait; the groups of this
+/// replica bound it.
 pub(super) enum SubscriberOrder {
     Attach {
         attachment: u64,
@@ -63,21 +64,21 @@ pub(super) enum SubscriberOrder {
 pub(super) struct Attachment {
     pub(super) inbox: Arc<Inbox>,
     pub(super) pattern: String,
-    /// Redis refused it a channel, and the log has it.
+    /// Redis refused it a channel, and the refusal was logged.
     pub(super) denied: bool,
 }
 
 /// The session of one link.
 pub(super) struct Subscriber {
-    /// The name of the connection, for `CLIENT LIST`.
+    /// The connection's name in `CLIENT LIST`.
     name: String,
     pub(super) canary_channel: Bytes,
-    /// Knows where the server is, and publishes the canaries.
+    /// The command link; it knows the server's address and publishes the canaries.
     pub(super) store: Arc<RedisStore>,
     orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     pub(super) wishes: Subscriptions,
     pub(super) attachments: HashMap<u64, Attachment>,
-    /// Attachments that Redis refuses channels.
+    /// The number of attachments to which Redis refuses channels.
     pub(super) denied: usize,
 }
 
@@ -101,7 +102,7 @@ impl Subscriber {
         }
     }
 
-    /// One connection. Inputs: the socket, orders, the canary's publish, the clock.
+    /// Serves one connection. Inputs: the socket, orders, the canary's publish, the clock.
     async fn listen(&mut self, stream: Box<dyn Stream>, life: &mut Life) -> Result<End, LinkError> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
@@ -152,7 +153,7 @@ impl Subscriber {
         Box::pin(async move { store.publish(&channel, canary.as_bytes()).await })
     }
 
-    /// Tells every tenant of a lost link, once its successor is subscribed.
+    /// Marks a gap for every tenant after a lost link, once the new connection is subscribed.
     fn tell_restored(&self, life: &mut Life) {
         if life.is_whole() || !self.wishes.recovered() {
             return;
@@ -237,7 +238,7 @@ impl Session for Subscriber {
     }
 }
 
-/// Room for one read; what a long message or a resubscription needed is given back.
+/// Makes room for one read, and gives back the memory that a long message or a resubscription needed.
 fn make_room(input: &mut BytesMut, out: &mut BytesMut) {
     for buffer in [&mut *input, out] {
         if buffer.is_empty() && buffer.capacity() > 4 * READ_SIZE {
@@ -247,7 +248,7 @@ fn make_room(input: &mut BytesMut, out: &mut BytesMut) {
     input.reserve(READ_SIZE);
 }
 
-/// One step of writing; true once everything has left. Nothing is lost when it is dropped.
+/// Writes once; returns true when everything has left. No byte is lost if the future is dropped.
 async fn push(
     writer: &mut WriteHalf<Box<dyn Stream>>,
     out: &mut BytesMut,

@@ -1,7 +1,7 @@
-//! What one link shall be subscribed to, and what Redis has confirmed: a state machine without IO.
+//! The wished subscriptions of one link and those that Redis has confirmed: a state machine without IO.
 //!
-//! The wishes are the truth. [`Subscriptions::flush`] compares them with what was last said on the link and writes only the
-//! difference, in batches. Confirmations are matched by channel name, errors by the order of commands.
+//! The wishes are the truth. [`Subscriptions::flush`] compares them with the commands last sent on the link and writes only
+//! the difference, in batches. Confirmations are matched by channel name, errors by the order of commands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use super::super::inbox::Inbox;
 use super::super::link::command::write_command;
 use super::super::target::Target;
 
-/// Channel names per command: long enough that commands do not matter, short enough that Redis answers others between.
+/// Channel names per command: many, so that the number of commands does not matter; few enough that Redis answers other
+/// clients in between.
 const BATCH: usize = 500;
 
-/// Tells a caller of `subscribe` how it went.
+/// Carries the outcome to a caller of `subscribe`.
 pub(super) type Waiter = oneshot::Sender<Result<(), ErrorKind>>;
 
-/// Where the messages of a channel go.
+/// A destination of a channel's messages.
 pub(super) struct ChannelRoute {
-    /// The layer that wished for it.
+    /// The layer that wished for the channel.
     pub(super) attachment: u64,
     pub(super) inbox: Arc<Inbox>,
     pub(super) target: Target,
@@ -36,17 +37,17 @@ struct Channel {
     waiters: Vec<Waiter>,
     /// The link's own channel: wanted without routes.
     own: bool,
-    /// What was last said on this link: SUBSCRIBE (true) or UNSUBSCRIBE.
+    /// The command last sent on this link: SUBSCRIBE (true) or UNSUBSCRIBE.
     said: Option<bool>,
     /// Commands of this channel that Redis has not answered.
     unanswered: u32,
     /// Listed in [`Subscriptions::changed`].
     changed: bool,
-    /// Redis refused it since this link was made or the wish was last repeated.
+    /// Redis refused it on this connection, and the wish was not repeated since.
     refused: bool,
-    /// It was refused after it had been confirmed on an earlier link: events have been missed for longer than others'.
+    /// It was confirmed on an earlier connection and refused on a later one, so its gap is longer than that of the link.
     late: bool,
-    /// It was confirmed at some time.
+    /// It was confirmed at least once.
     confirmed: bool,
 }
 
@@ -67,7 +68,7 @@ enum CommandKind {
     Ping,
 }
 
-/// A command on its way.
+/// A command that Redis has not answered completely.
 struct SentCommand {
     kind: CommandKind,
     channels: Vec<Bytes>,
@@ -76,7 +77,7 @@ struct SentCommand {
     recovery: bool,
 }
 
-/// Whose channels Redis refused.
+/// The owners of channels that Redis refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RefusedChannels {
     /// The layers concerned, one entry per channel.
@@ -85,7 +86,7 @@ pub(super) struct RefusedChannels {
     pub(super) own: bool,
 }
 
-/// Redis answered what nobody asked.
+/// Redis answered a command that was not sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OutOfStep;
 
@@ -93,20 +94,20 @@ pub(super) struct OutOfStep;
 #[derive(Default)]
 pub(super) struct Subscriptions {
     channels: HashMap<Bytes, Channel>,
-    /// Channels whose wish may differ from what was said.
+    /// Channels whose wish may differ from the command last sent.
     changed: Vec<Bytes>,
     /// Batches that were refused as a whole and are asked again in parts.
     parts: Vec<(Vec<Bytes>, bool)>,
     refused: Vec<Bytes>,
     on_the_way: VecDeque<SentCommand>,
-    /// What `changed` holds was lost with the last link.
+    /// `changed` holds the channels to resubscribe after a lost connection.
     recovery_due: bool,
-    /// Commands of the resubscription that are on the way or due.
+    /// Commands of the resubscription that are unanswered or still to be sent.
     recovery_left: usize,
 }
 
 impl Subscriptions {
-    /// Wishes for a channel. `waiter` hears when it is confirmed.
+    /// Wishes for a channel; `waiter` is told when it is confirmed.
     pub(super) fn want(&mut self, name: &Bytes, route: ChannelRoute, waiter: Waiter) {
         let channel = self.channels.entry(name.clone()).or_default();
         let known = |other: &ChannelRoute| other.attachment == route.attachment;
@@ -117,7 +118,7 @@ impl Subscriptions {
             tell(waiter, Ok(()));
             return;
         }
-        // During an outage handshakes come and give up: what they left behind goes with the next one.
+        // During an outage handshakes come and give up. Their waiters are removed here, or they would pile up.
         channel.waiters.retain(|waiter| !waiter.is_closed());
         channel.waiters.push(waiter);
         channel.refused = false;
@@ -154,24 +155,24 @@ impl Subscriptions {
         }
     }
 
-    /// Where messages of a channel go; empty if nobody wants them any more.
+    /// Returns the destinations of a channel's messages; empty if no layer wants them any more.
     pub(super) fn routes(&self, name: &[u8]) -> &[ChannelRoute] {
         self.channels
             .get(name)
             .map_or(&[], |channel| &channel.routes)
     }
 
-    /// Whether Redis has confirmed the channel on this link.
+    /// Returns true if Redis has confirmed the channel on this connection.
     pub(super) fn subscribed(&self, name: &[u8]) -> bool {
         self.channels.get(name).is_some_and(Channel::subscribed)
     }
 
-    /// How many channels are wished for.
+    /// Returns the number of channels that are wished for or still being ended.
     pub(super) fn len(&self) -> usize {
         self.channels.len()
     }
 
-    /// Writes what differs from the wishes.
+    /// Writes the commands that bring the link to the wishes.
     pub(super) fn flush(&mut self, out: &mut BytesMut) {
         for (names, recovery) in std::mem::take(&mut self.parts) {
             let names = names.into_iter();
@@ -205,7 +206,7 @@ impl Subscriptions {
         }
     }
 
-    /// Whether to SUBSCRIBE (true) or UNSUBSCRIBE, if anything.
+    /// Returns the command that is due for a channel, SUBSCRIBE (true) or UNSUBSCRIBE; `None` if there is none.
     fn due(&self, name: &Bytes) -> Option<bool> {
         let channel = self.channels.get(name)?;
         match (channel.wanted(), channel.said) {
@@ -242,7 +243,7 @@ impl Subscriptions {
         });
     }
 
-    /// Writes a PING, whose answer is expected in turn.
+    /// Writes a PING; its answer comes in the order of commands.
     pub(super) fn ping(&mut self, out: &mut BytesMut) {
         write_command([&b"PING"[..]].into_iter(), out);
         self.on_the_way.push_back(SentCommand {
@@ -253,12 +254,12 @@ impl Subscriptions {
         });
     }
 
-    /// A PING was answered.
+    /// Takes the answer to a PING.
     pub(super) fn ponged(&mut self) -> Result<(), OutOfStep> {
         self.answered(CommandKind::Ping)
     }
 
-    /// Redis confirmed a SUBSCRIBE. Returns the routes that missed events for longer than the link was lost.
+    /// Takes the confirmation of a SUBSCRIBE. Returns the routes whose gap is longer than that of the link.
     pub(super) fn confirmed(&mut self, name: &[u8]) -> Result<&[ChannelRoute], OutOfStep> {
         self.answered(CommandKind::Subscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
@@ -274,7 +275,7 @@ impl Subscriptions {
         Ok(if late { &channel.routes } else { &[] })
     }
 
-    /// Redis confirmed an UNSUBSCRIBE.
+    /// Takes the confirmation of an UNSUBSCRIBE.
     pub(super) fn ended(&mut self, name: &[u8]) -> Result<(), OutOfStep> {
         self.answered(CommandKind::Unsubscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
@@ -297,7 +298,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Forgets a channel that nobody wants and nothing is under way for.
+    /// Forgets a channel that is neither wanted nor subscribed and has no unanswered command.
     fn settle(&mut self, name: &Bytes) {
         let done = |channel: &Channel| {
             !channel.wanted() && channel.unanswered == 0 && channel.said != Some(true)
@@ -307,10 +308,10 @@ impl Subscriptions {
         }
     }
 
-    /// Redis answered the oldest command with an error. Returns who was refused a channel.
+    /// Takes an error as the answer to the oldest command. Returns the owners of refused channels.
     ///
-    /// One name without permission refuses its whole batch, whoever the other names belong to: the batch is asked again in
-    /// halves until the name stands alone. Other errors concern the server, and all is asked again later.
+    /// One name without permission refuses its whole batch, also the names of other tenants. The batch is sent again in
+    /// halves until the name stands alone. Other errors concern the server, and the whole batch is sent again later.
     pub(super) fn failed(&mut self, kind: ErrorKind) -> Result<RefusedChannels, OutOfStep> {
         let command = self.on_the_way.pop_front().ok_or(OutOfStep)?;
         self.recovery_left -= usize::from(command.recovery);
@@ -355,7 +356,7 @@ impl Subscriptions {
         Ok(refused)
     }
 
-    /// Wishes again for what was refused.
+    /// Repeats the wishes that were refused.
     pub(super) fn retry_refused(&mut self) {
         for name in std::mem::take(&mut self.refused) {
             if let Some(channel) = self.channels.get_mut(&name) {
@@ -365,7 +366,7 @@ impl Subscriptions {
         }
     }
 
-    /// The link is gone, and with it everything that was said on it.
+    /// Resets the state after a lost connection: no command was sent on the next one.
     pub(super) fn link_lost(&mut self) {
         self.on_the_way.clear();
         self.parts.clear();
@@ -382,7 +383,7 @@ impl Subscriptions {
         });
     }
 
-    /// There is a new link: everything is to be said again.
+    /// Marks every wish to be sent again on a new connection.
     pub(super) fn link_made(&mut self) {
         for (name, channel) in &mut self.channels {
             mark_changed(&mut self.changed, name, channel);
@@ -390,7 +391,7 @@ impl Subscriptions {
         self.recovery_due = true;
     }
 
-    /// Whether everything that the link had to be told when it was made is answered.
+    /// Returns true if the resubscription on this connection is answered completely.
     pub(super) fn recovered(&self) -> bool {
         !self.recovery_due && self.recovery_left == 0
     }
@@ -455,7 +456,7 @@ mod tests {
             }
         }
 
-        /// Whether events of the channel arrive from now on until the wish ends.
+        /// Returns true if events of the channel arrive from now on until the wish ends.
         fn stays_subscribed(&self, name: &str) -> bool {
             let mut coming = self
                 .wire
@@ -498,7 +499,7 @@ mod tests {
         Bytes::from(format!("c{channel}"))
     }
 
-    /// Everything that is under way is done.
+    /// Runs everything that is under way to its end.
     fn quiesce(wishes: &mut Subscriptions, server: &mut FakeServer) {
         let mut out = BytesMut::new();
         for _ in 0..20 {
@@ -602,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_asked_for_is_told() {
+    fn an_answer_without_a_command_is_an_error() {
         let mut wishes = Subscriptions::default();
         assert!(wishes.confirmed(b"c").is_err());
         assert_eq!(wishes.ended(b"c"), Err(OutOfStep));

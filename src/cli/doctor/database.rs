@@ -121,7 +121,7 @@ async fn columns(
         id,
         &tenant.users,
         &tenant.token,
-        Some(database.clone()),
+        database.clone(),
         None,
         metrics,
     );

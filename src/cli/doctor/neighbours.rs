@@ -1,7 +1,6 @@
 //! Tenants whose events could meet on one Redis server that their URLs call by different names.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures_util::future::join_all;
 
@@ -10,7 +9,6 @@ use super::servers::RedisServer;
 use crate::error::Dependency;
 use crate::ids::TenantId;
 use crate::stores::redis::RedisStore;
-use crate::stores::server_identity::ServerIdentity;
 use crate::tenant::neighbours::{Stand, obstacles};
 
 /// Compares the servers of the tenants' layers by what they say of themselves, else by their addresses.
@@ -19,8 +17,7 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     let identities = with_layers.map(async |server| {
         // A store that cannot be made is a finding of its own.
         let store = RedisStore::new(&server.url, Dependency::Redis).ok()?;
-        let (identity, _) = ServerIdentity::of(&store).await;
-        Some((server, Arc::new(identity)))
+        Some((server, store.identity().await))
     });
     let mut stands: BTreeMap<TenantId, Stand> = BTreeMap::new();
     for (server, identity) in join_all(identities).await.into_iter().flatten() {

@@ -14,6 +14,7 @@ use sqlx::{MySqlPool, PgPool, SqlitePool};
 
 use self::budget::Gate;
 use self::link::{Ask, AskError, Health, ValueFault};
+use self::url::Options;
 use self::value::Row;
 use crate::config::{PoolConfig, Secret};
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -23,7 +24,8 @@ use crate::metrics;
 pub use self::budget::ConnectionBudget;
 pub use self::inspection::DatabaseFacts;
 pub use self::statement::{Dialect, SqlParam, Statement, StatementError};
-pub use self::user_query::{UserQuery, UserQueryError, UserRow};
+pub use self::url::DatabaseUrl;
+pub use self::user_query::{UserQuery, UserRow};
 
 mod budget;
 mod inspection;
@@ -32,6 +34,7 @@ mod mysql;
 mod postgres;
 mod sqlite;
 mod statement;
+mod url;
 mod user_query;
 mod value;
 
@@ -93,55 +96,45 @@ impl Database {
         pool: &PoolConfig,
         budget: &Arc<ConnectionBudget>,
     ) -> Result<Arc<Self>, StoreError> {
-        let text = url.expose();
-        let not_valid = |problem: &str| {
-            StoreError::new(Dependency::Database, ErrorKind::Other, problem.to_owned())
-        };
-        // The driver's own text may quote the URL with its password.
-        let unreadable = |_| not_valid("the URL of the database cannot be read");
-        let (pools, endpoint) = match Dialect::of_url(text) {
-            Some(Dialect::Postgres) => {
-                let (options, pooled) = postgres::options(text).map_err(unreadable)?;
+        let DatabaseUrl {
+            options, password, ..
+        } = DatabaseUrl::parse(url).map_err(|fault| {
+            StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
+        })?;
+        let (pools, endpoint, in_memory) = match options {
+            Options::Postgres(options, pooled) => {
                 let endpoint = format!("{}:{}", options.get_host(), options.get_port());
-                let pool = sized(PgPoolOptions::new(), pool).connect_lazy_with(options);
-                (Pools::Postgres { pool, pooled }, endpoint)
+                let pool = sized(PgPoolOptions::new(), pool).connect_lazy_with(*options);
+                (Pools::Postgres { pool, pooled }, endpoint, false)
             }
-            Some(Dialect::MySql) => {
-                let options = mysql::options(text).map_err(unreadable)?;
+            Options::MySql(options) => {
                 let endpoint = format!("{}:{}", options.get_host(), options.get_port());
                 let pool = sized(MySqlPoolOptions::new(), pool)
                     .after_connect(|conn, _| Box::pin(mysql::limit_time(conn)));
-                (Pools::MySql(pool.connect_lazy_with(options)), endpoint)
+                let pool = pool.connect_lazy_with(*options);
+                (Pools::MySql(pool), endpoint, false)
             }
-            Some(Dialect::Sqlite) => {
-                let options = sqlite::options(text).map_err(unreadable)?;
+            Options::Sqlite(options, in_memory) => {
                 let mut pool = sized(SqlitePoolOptions::new(), pool);
-                if in_memory(text) {
+                if in_memory {
                     // The database lives as long as a connection to it, so one connection stays.
                     pool = pool
                         .min_connections(1)
                         .idle_timeout(None)
                         .max_lifetime(None);
                 }
-                (
-                    Pools::Sqlite(pool.connect_lazy_with(options)),
-                    "sqlite".to_owned(),
-                )
-            }
-            None => {
-                return Err(not_valid(
-                    "the URL must begin with postgres://, mysql:// or sqlite://",
-                ));
+                let pool = pool.connect_lazy_with(*options);
+                (Pools::Sqlite(pool), "sqlite".to_owned(), in_memory)
             }
         };
         let gate = match &pools {
             Pools::Postgres { pool, .. } => budget.gate(pool, false),
             Pools::MySql(pool) => budget.gate(pool, false),
-            Pools::Sqlite(pool) => budget.gate(pool, in_memory(text)),
+            Pools::Sqlite(pool) => budget.gate(pool, in_memory),
         };
         Ok(Arc::new(Self {
             pools,
-            health: Health::new(endpoint, password(text)),
+            health: Health::new(endpoint, password),
             gate,
         }))
     }
@@ -434,11 +427,6 @@ struct Columns {
     hidden: Vec<String>,
 }
 
-/// Returns true if `url` is an SQLite database in memory, which ends with its last connection.
-fn in_memory(url: &str) -> bool {
-    url.contains(":memory:") || url.contains("mode=memory")
-}
-
 fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> PoolOptions<DB> {
     options
         .max_connections(pool.max.max(1))
@@ -481,42 +469,9 @@ fn missing_column(query: &UserQuery, columns: &Columns, column: &str) -> ColumnP
     }
 }
 
-/// Returns the decoded password of a URL, from its user part or its query.
-fn password(url: &str) -> Option<String> {
-    let authority = url.split_once("://")?.1;
-    let (before_query, query) = authority.split_once('?').unwrap_or((authority, ""));
-    let in_query = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("password="));
-    let user_info = before_query
-        .rsplit_once('@')
-        .map(|(user_info, _)| user_info);
-    let in_user = user_info
-        .and_then(|user_info| user_info.split_once(':'))
-        .map(|(_, p)| p);
-    let found = in_query.or(in_user)?;
-    Some(
-        percent_encoding::percent_decode_str(found)
-            .decode_utf8_lossy()
-            .into_owned(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn d12_passwords_are_known_in_order_to_be_masked() {
-        for (url, expected) in [
-            ("postgres://u:p%40ss@h:1/d", Some("p@ss")),
-            ("mysql://u@h/d", None),
-            ("postgres://h/d?sslmode=require&password=x", Some("x")),
-            ("sqlite::memory:", None),
-        ] {
-            assert_eq!(password(url).as_deref(), expected, "{url}");
-        }
-    }
 
     #[tokio::test]
     async fn d12_a_url_that_cannot_be_read_is_not_quoted() {

@@ -5,6 +5,8 @@
 
 use uuid::Uuid;
 
+use crate::config::Fault;
+
 /// Which database a statement is for: they differ in quoting and in placeholders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -84,6 +86,25 @@ pub enum StatementError {
     Unused(String),
     #[error("it is empty")]
     Empty,
+}
+
+impl StatementError {
+    /// The same in the words of a report, at `key`; `example` is a statement that could stand there.
+    pub fn fault(&self, key: &str, example: &str) -> Fault {
+        let expected = format!("a statement such as {example}");
+        match self {
+            Self::UnknownName { name, known } => {
+                // A longer one is no name that was meant.
+                let found = match name.len() <= 64 {
+                    true => format!("a statement with :{name}"),
+                    false => "a statement with another :name".to_owned(),
+                };
+                Fault::new(key, found, format!("no other names than {known}"))
+            }
+            Self::Unused(name) => Fault::new(key, format!("a statement without :{name}"), expected),
+            Self::Empty => Fault::new(key, "an empty statement", expected),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

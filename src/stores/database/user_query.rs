@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::statement::{Bind, Dialect, Statement, StatementError};
+use super::url::DatabaseUrl;
 use super::value::{Row, push_text};
-use crate::config::{IdType, TokenConfig, UsersConfig};
+use crate::config::{Fault, Faults, IdType, TokenConfig, UsersConfig};
 use crate::ids::UserId;
 
 /// What a table of Django's may have beside the columns that are needed; taken where it is there.
@@ -25,21 +26,8 @@ const WELCOME: [&str; 8] = [
 /// Its value never becomes a field.
 const PASSWORD: &str = "password";
 
-/// What is wrong with `[tenants.NAME.users]`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the texts say it")]
-pub enum UserQueryError {
-    #[error("users.database is not set")]
-    NoDatabase,
-    #[error("users.database must begin with postgres://, mysql:// or sqlite://")]
-    UnknownDatabase,
-    #[error(
-        "{0:?} is no name for a table or column: letters, digits and _, no digit first, at most one dot before it for the schema"
-    )]
-    NotAnIdentifier(String),
-    #[error("users.query: {0}")]
-    Query(#[from] StatementError),
-}
+/// A statement that reads users, for messages.
+const EXAMPLE: &str = "SELECT id, is_active FROM people WHERE id IN (:user_ids)";
 
 /// One user as the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,33 +62,58 @@ pub struct UserQuery {
     id_type: IdType,
     with_active: bool,
     with_password: bool,
+    remark: Option<String>,
 }
 
 impl UserQuery {
     /// Reads the configuration; asks nothing.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
-    pub fn new(users: &UsersConfig, token: &TokenConfig) -> Result<Self, UserQueryError> {
-        let url = users.database.as_ref().ok_or(UserQueryError::NoDatabase)?;
-        let dialect = Dialect::of_url(url.expose()).ok_or(UserQueryError::UnknownDatabase)?;
+    /// What is wrong with the configuration, at keys of `[tenants.NAME]`.
+    pub fn new(users: &UsersConfig, token: &TokenConfig) -> Result<Self, Faults> {
+        let at_database = |fault: Fault| fault.below("users.database");
+        let Some(url) = &users.database else {
+            let expected = "the database that holds its users";
+            let advice =
+                "postgres://…, mysql://… or sqlite://…; users from claims alone are not supported";
+            return Err(at_database(Fault::new("", "no database", expected).advice(advice)).into());
+        };
+        let url = DatabaseUrl::parse(url).map_err(at_database)?;
+        let dialect = url.dialect();
         let form = match &users.query {
             Some(sql) => {
-                let statement = Statement::parse(sql, dialect, &["user_ids"])?;
-                if !statement.uses("user_ids") {
-                    return Err(StatementError::Unused("user_ids".to_owned()).into());
-                }
+                let statement = Statement::parse(sql, dialect, &["user_ids"])
+                    .and_then(|statement| match statement.uses("user_ids") {
+                        true => Ok(statement),
+                        false => Err(StatementError::Unused("user_ids".to_owned())),
+                    })
+                    .map_err(|error| error.fault("users.query", EXAMPLE))?;
                 Form::Query(Arc::new(statement))
             }
             None => {
-                let (schema, table) = match users.table.split_once('.') {
-                    Some((schema, table)) => (Some(identifier(schema)?), table),
-                    None => (None, users.table.as_str()),
+                let name = users.table.as_str();
+                let (schema, table) = match name.split_once('.') {
+                    Some((schema, table)) => (Some(identifier(schema)), identifier(table)),
+                    None => (None, identifier(name)),
                 };
-                identifier(&token.user_id_field)?;
+                let (Some(schema), Some(table)) =
+                    (schema.map_or(Some(None), |s| s.map(Some)), table)
+                else {
+                    let expected =
+                        "the name of a table, such as \"auth_user\" or \"public.auth_user\"";
+                    let advice = "letters, digits and _, no digit first, at most one dot";
+                    let fault = Fault::new("users.table", format!("{name:?}"), expected);
+                    return Err(fault.advice(advice).into());
+                };
+                let field = &token.user_id_field;
+                if identifier(field).is_none() {
+                    let expected = "the name of a column: letters, digits and _, no digit first";
+                    let fault = Fault::new("token.user_id_field", format!("{field:?}"), expected);
+                    return Err(fault.into());
+                }
                 Form::Table {
                     schema,
-                    table: identifier(table)?,
+                    table,
                     statement: Mutex::new(None),
                 }
             }
@@ -112,7 +125,13 @@ impl UserQuery {
             id_type: users.id_type,
             with_active: token.check_user_is_active,
             with_password: token.check_revoke_token,
+            remark: url.remark(),
         })
+    }
+
+    /// What an operator should know of the database's URL.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// The database that the query is for.
@@ -273,14 +292,11 @@ impl UserQuery {
     }
 }
 
-/// `[A-Za-z_][A-Za-z0-9_]*`: nothing that would need escaping within quotes.
-fn identifier(text: &str) -> Result<String, UserQueryError> {
+/// `text`, if it is `[A-Za-z_][A-Za-z0-9_]*`: nothing that would need escaping within quotes.
+fn identifier(text: &str) -> Option<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let digit_first = text.starts_with(|c: char| c.is_ascii_digit());
-    match text.is_empty() || digit_first || !text.chars().all(word) {
-        true => Err(UserQueryError::NotAnIdentifier(text.to_owned())),
-        false => Ok(text.to_owned()),
-    }
+    (!text.is_empty() && !digit_first && text.chars().all(word)).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -292,7 +308,7 @@ mod tests {
     fn query(
         url: &str,
         change: impl Fn(&mut UsersConfig, &mut TokenConfig),
-    ) -> Result<UserQuery, UserQueryError> {
+    ) -> Result<UserQuery, Faults> {
         let mut users = UsersConfig {
             database: Some(Secret::from(url)),
             ..UsersConfig::default()
@@ -318,13 +334,10 @@ mod tests {
             "", "1a", "a b", "a.b.c", ".a", "a.", "a\"b", "a;--", "é", "a\n",
         ] {
             let refused = query("mysql://h/d", |users, _| users.table = bad.into());
-            assert!(
-                matches!(refused, Err(UserQueryError::NotAnIdentifier(_))),
-                "{bad}"
-            );
+            assert_eq!(refused.unwrap_err().0[0].key, "users.table", "{bad}");
         }
         let refused = query("sqlite://f", |_, token| token.user_id_field = "a b".into());
-        assert!(matches!(refused, Err(UserQueryError::NotAnIdentifier(_))));
+        assert_eq!(refused.unwrap_err().0[0].key, "token.user_id_field");
     }
 
     #[test]

@@ -281,7 +281,7 @@ impl Builder {
             id,
             &config.users,
             &config.token,
-            Some(database.clone()),
+            database.clone(),
             redis.clone(),
             metrics,
         )?;

@@ -1,9 +1,9 @@
 //! What is sent to a socket's own channel, on both Redis layers: a gateway in this process, with a consumer that tells
 //! its socket's channel name.
 
-use lockgate::config::{Config, LoadOptions};
 use lockgate::consumer::{Consumer, Context, Refused, Registry};
 use lockgate::server::{Options, Server};
+use lockgate::{Config, LoadOptions};
 use serde_json::json;
 
 use crate::support::database::ALICE;
@@ -33,7 +33,7 @@ async fn serve(gateway: &Gateway) -> Server {
     let mut registry = Registry::default();
     registry.register("told", |_| Told);
     let options = LoadOptions {
-        registered_consumers: &registry.names(),
+        consumers: registry.clone(),
         ..LoadOptions::default()
     };
     let loaded = Config::load(Some(&gateway.config), &options).expect("it is valid");

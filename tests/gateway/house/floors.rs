@@ -33,7 +33,7 @@ const FLOORS: [&[&str]; 8] = [
         "stores",
         "templates",
     ],
-    &["auth", "channel_layer", "hub", "users", "validation"],
+    &["auth", "channel_layer", "hub", "users"],
     &[
         "admission",
         "coherence",
@@ -43,7 +43,7 @@ const FLOORS: [&[&str]; 8] = [
         "token_auth",
     ],
     &["consumer", "fleet", "replica", "tenant"],
-    &["api", "socket"],
+    &["api", "socket", "validation"],
     &["server"],
     &["cli"],
 ];

@@ -6,6 +6,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::django::python;
 use crate::support::http::{Response, request};
 use crate::support::process::Program;
+use crate::support::replica::LOCKGATE;
 use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway, scratch};
 
 const CHAT: &str = "/ws/chat/lobby/";
@@ -280,7 +281,8 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
         ),
         ("POST", "send", r#"{"messages":[["g",{"type":"x"}]]}"#, 400),
         ("GET", "users/1/disconnect", "", 405),
-        ("POST", "users/nobody*/disconnect", "{}", 200),
+        ("POST", "users/99/disconnect", "{}", 200),
+        ("POST", "users/nobody*/disconnect", "{}", 400),
         ("POST", "groups/chat_lobby/send", &deep, 400),
         ("POST", "groups/chat_lobby/send", "", 415),
         ("POST", "send", r#"{"messages":[]}"#, 400),
@@ -424,4 +426,185 @@ async fn a_tenant_whose_redis_is_away_hides_no_other_from_an_operator() {
         }
     })
     .await;
+}
+
+/// A tenant with one kind of ids, and one user of it.
+struct Ids {
+    word: &'static str,
+    id_type: &'static str,
+    user_id_field: &'static str,
+    /// The canonical id, which the token carries too.
+    id: &'static str,
+    /// Other forms of it.
+    same: &'static [&'static str],
+    /// Ids of others.
+    others: &'static [&'static str],
+    /// What nobody's id can be.
+    none: &'static [&'static str],
+}
+
+const IDS: [Ids; 4] = [
+    Ids {
+        word: "int",
+        id_type: "int",
+        user_id_field: "id",
+        id: "7",
+        same: &["07", " 7", "+7", "7 ", "0_7", "\u{ff17}"],
+        others: &["8", "-7"],
+        none: &["alice", "7.0", "0x7", "7;8", "99999999999999999999", " "],
+    },
+    Ids {
+        word: "uuid",
+        id_type: "uuid",
+        user_id_field: "id",
+        id: "7d444840-9dc0-11d1-b245-5ffdce74fad2",
+        same: &[
+            "7D444840-9DC0-11D1-B245-5FFDCE74FAD2",
+            "7d4448409dc011d1b2455ffdce74fad2",
+            "{7d444840-9dc0-11d1-b245-5ffdce74fad2}",
+            "urn:uuid:7d444840-9dc0-11d1-b245-5ffdce74fad2",
+        ],
+        others: &["00000000-0000-4000-8000-000000000000"],
+        none: &["7", "7d444840-9dc0-11d1-b245-5ffdce74fad", "x"],
+    },
+    Ids {
+        word: "text",
+        id_type: "text",
+        user_id_field: "id",
+        id: "07",
+        same: &[],
+        others: &["7", " 07", "+07", "07 "],
+        none: &["a\0"],
+    },
+    // Another field is compared as text.
+    Ids {
+        word: "field",
+        id_type: "text",
+        user_id_field: "badge",
+        id: "07",
+        same: &[],
+        others: &["7", "+7", "x"],
+        none: &["a\0"],
+    },
+];
+
+/// Such forms used to be 200, and nothing happened.
+#[tokio::test]
+async fn calls_take_an_id_in_every_form_that_a_token_may_have_it_in() {
+    let dir = scratch("ids");
+    let mut builder = gateway();
+    for ids in &IDS {
+        let url = format!("sqlite://{}", dir.path().join(ids.word).display());
+        let database = Database::at(format!("{url}?mode=rwc"));
+        let column = match ids.id_type {
+            "int" if ids.user_id_field == "id" => "INTEGER",
+            _ => "TEXT",
+        };
+        database
+            .execute(&format!(
+                "CREATE TABLE people (key {column}, is_active BOOLEAN)"
+            ))
+            .await;
+        database
+            .execute(&format!("INSERT INTO people VALUES ('{}', 1)", ids.id))
+            .await;
+        let field = ids.user_id_field;
+        let query = match field {
+            "id" => "SELECT key AS id, is_active FROM people WHERE key IN (:user_ids)".to_owned(),
+            _ => format!(
+                "SELECT 1 AS id, key AS {field}, is_active FROM people WHERE key IN (:user_ids)"
+            ),
+        };
+        builder = builder
+            .tenant(ids.word)
+            .users(&database)
+            .with("users.id_type", ids.id_type)
+            .with("users.query", query)
+            .with("token.user_id_field", field);
+    }
+    let gateway = builder.start().await;
+    for ids in &IDS {
+        let tenant = gateway.named(ids.word);
+        let call = async |id: &str, verb: &str, body: &Value| {
+            let path = match verb {
+                "revocations" => format!("/v1/tenants/{}/revocations", tenant.name),
+                _ => format!("/v1/tenants/{}/users/{}/{verb}", tenant.name, encoded(id)),
+            };
+            let body = body.to_string();
+            let replica = gateway.replica();
+            replica.api(&gateway.api_key, "POST", &path, &body).await
+        };
+        let open = async || {
+            let dial = gateway.replica().dial(tenant, CHAT);
+            dial.token(&tenant.token(ids.id)).open().await
+        };
+        let event = json!({"type": "note", "n": 1});
+        // A cut-off before every token: stored for the user, and no socket is closed.
+        let revoke = |id: &str| json!({"user_id": id, "issued_before": 1});
+        let mut socket = open().await;
+        for id in [&[ids.id], ids.same].concat() {
+            let name = ids.word;
+            let sent = call(id, "send", &event).await;
+            assert_eq!(sent.json()["delivered"], 1, "{name} {id:?}: {sent:?}");
+            assert_eq!(socket.next_json().await, json!({"n": 1}));
+            let invalidated = call(id, "invalidate", &Value::Null).await;
+            assert_eq!(invalidated.status, 200, "{name} {id:?}: {invalidated:?}");
+            let closed = call(id, "disconnect", &json!({})).await;
+            assert_eq!(closed.json()["closed"], 1, "{name} {id:?}: {closed:?}");
+            assert_eq!(socket.closed().await.0, 4508);
+            let key = tenant.redis_key(&format!("deny:user:{}", ids.id));
+            let redis = RedisServer::shared().await;
+            let revoked = call(id, "revocations", &revoke(id)).await;
+            assert_eq!(revoked.status, 200, "{name} {id:?}: {revoked:?}");
+            let taken: u32 = redis.command(&["DEL", &key]).await;
+            assert_eq!(taken, 1, "{name} {id:?} is not revoked under {key}");
+            socket = open().await;
+        }
+        for id in ids.others {
+            let sent = call(id, "send", &event).await;
+            assert_eq!(sent.json()["delivered"], 0, "{} {id:?}: {sent:?}", ids.word);
+        }
+        for id in ids.none {
+            for (verb, body) in [
+                ("send", event.clone()),
+                ("disconnect", json!({})),
+                ("invalidate", Value::Null),
+                ("revocations", revoke(id)),
+            ] {
+                let refused = call(id, verb, &body).await;
+                assert_eq!(
+                    refused.status, 400,
+                    "{} {id:?} {verb}: {refused:?}",
+                    ids.word
+                );
+                assert_eq!(refused.json()["code"], "user_id_not_valid", "{id:?} {verb}");
+            }
+        }
+        assert!(socket.ping().await.is_empty());
+    }
+    // The command line goes the same way.
+    let tenant = gateway.named("int");
+    let mut socket = {
+        let dial = gateway.replica().dial(tenant, CHAT);
+        dial.token(&tenant.token("7")).open().await
+    };
+    let revoke = |user: &str| {
+        let url = format!("http://{}", gateway.replica().api);
+        std::process::Command::new(LOCKGATE)
+            .args(["revoke", "--tenant", &tenant.name, "--user", user])
+            .args(["--url", &url, "--api-key-file"])
+            .arg(&gateway.key_file)
+            .output()
+            .expect("the binary starts")
+    };
+    let refused = revoke("seven");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("users.id_type"), "{said}");
+    assert_eq!(revoke("+07").status.code(), Some(0));
+    assert_eq!(socket.closed().await.0, 4501);
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }

@@ -2,8 +2,7 @@
 //!
 //! The ids are those of the list of bad inputs. Left out, with the reason: C23 (no network is touched here; certificates
 //! are checked on connecting), C25 (no cookies), C30 (no history), C32 and C33 (reload), C34 (descriptors belong to the
-//! running server), and of C10 "in use" (binding belongs to the server), of C22 a PEM whose inside is broken (found where
-//! keys are made).
+//! running server), and of C10 "in use" (binding belongs to the server). More wrong values, one key each, stand in `wrong`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,11 +10,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockgate::config::{Config, Environment, LoadOptions};
-use lockgate::validation::Loaded;
+use lockgate::config::{Config, Environment};
+use lockgate::consumer::{Echo, Registry, Scope};
+use lockgate::validation::{LoadOptions, Loaded};
 use rustix::time::{ClockId, clock_gettime};
 
+mod built;
 mod rows;
+mod wrong;
 
 /// A tenant that can be served, from line 1 to 10.
 const TENANT: &str = "\
@@ -23,7 +25,7 @@ const TENANT: &str = "\
 algorithm = \"HS256\"
 signing_key = \"hunter2-hunter2-hunter2-hunter2-\"
 [tenants.acme.users]
-database = \"sqlite://users.db?password=hunter2\"
+database = \"sqlite://hunter2.db\"
 [tenants.acme.layer]
 kind = \"memory\"
 [[tenants.acme.routes]]
@@ -59,8 +61,10 @@ impl Folder {
 
 /// Loads, with mistakes as lines whose file names have no folder.
 fn load(path: Option<&Path>, environment: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+    let mut consumers = Registry::default();
+    consumers.register("chat", |_: &Scope| Echo);
     let options = LoadOptions {
-        registered_consumers: &["chat"],
+        consumers,
         environment: Environment::from_iter(environment.iter().copied()),
     };
     Config::load(path, &options).map_err(|errors| {

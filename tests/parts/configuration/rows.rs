@@ -83,7 +83,7 @@ pub(crate) fn rows() -> Vec<Row> {
         "C16 keys and a key" "{TENANT}[tenants.acme.token.x]\n[[tenants.acme.token.keys]]\n"
             => [["token.x"], ["token.keys: found the list beside signing_key"]];
         "C16 table and query" "{TENANT}[tenants.b]\nhosts=[\"b\"]\nlayer.kind=\"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", table = \"u\", query = \"select 1\" }\n"
-            => [["tenants.acme.hosts: found no hosts"], ["lockgate.toml:15:35: tenants.b.users.table: found both"], ["tenants.b.users.query: found a statement without it", ":user_ids"]];
+            => [["tenants.acme.hosts: found no hosts"], ["lockgate.toml:15:35: tenants.b.users.table: found both"], ["tenants.b.users.query: found a statement without :user_ids"]];
         "C16 stale before fresh" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", stale_ttl = \"1s\" }\n"
             => [["lockgate.toml:4:35: tenants.a.users.stale_ttl: found a shorter time"]];
         "C17 API key under 32 bytes" "{TENANT}[api]\nlisten = \"127.0.0.1:9001\"\napi_keys = [\"hunter2\"]\n"

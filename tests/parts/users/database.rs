@@ -208,7 +208,7 @@ impl Setup {
             &tenant,
             &self.users,
             &self.token,
-            Some(self.database()),
+            self.database(),
             redis,
             metrics,
         )

@@ -1,0 +1,226 @@
+//! The start of a replica: its listeners, the parts behind them, and the tasks that move them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+use super::denylist_watch::DenylistWatch;
+use super::reload::{Applied, Reloader};
+use super::upkeep::Upkeep;
+use super::{Addresses, Options, limits, listen, readiness};
+use crate::api::health::{AdminState, Progress};
+use crate::api::{ApiKeys, ApiState, Deployment};
+use crate::channel_layer::Control;
+use crate::config::Config;
+use crate::fleet::{self, Fleet};
+use crate::frame::QueueBudget;
+use crate::ids::ReplicaId;
+use crate::replica::ReplicaLife;
+use crate::socket::Door;
+use crate::socket::client_address::AddressFinder;
+use crate::socket::head::HeadReader;
+use crate::socket::heartbeat::Heartbeat;
+use crate::socket::per_address::PerAddress;
+use crate::socket::registration::Occupancy;
+use crate::stores::key_store::KeyStore;
+use crate::tenant::build::Builder;
+use crate::tenant::{Tenancy, Tenants};
+
+/// Tasks that may not end before the process does.
+pub(super) type Critical = JoinSet<anyhow::Result<Infallible>>;
+
+/// The sockets that it listens on.
+pub(super) struct Listeners {
+    pub(super) sockets: TcpListener,
+    pub(super) admin: std::net::TcpListener,
+    pub(super) api: Option<TcpListener>,
+    pub(super) addresses: Addresses,
+}
+
+impl Listeners {
+    /// Binds them all.
+    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
+        let sockets = listen::bind(config.server.listen)?;
+        let admin = listen::bind_std(config.admin.listen)?;
+        let api = config.api.listen.map(listen::bind).transpose()?;
+        let addresses = Addresses {
+            server: sockets.local_addr()?,
+            admin: admin.local_addr()?,
+            api: api.as_ref().map(TcpListener::local_addr).transpose()?,
+        };
+        Ok(Self {
+            sockets,
+            admin,
+            api,
+            addresses,
+        })
+    }
+}
+
+/// What serves a configuration and those that come after it.
+pub(super) struct Parts {
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) life: Arc<ReplicaLife>,
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) registry: Arc<fleet::Registry>,
+    config: Config,
+    strict: bool,
+    fleet: Arc<Fleet>,
+    keys: Arc<ApiKeys>,
+    /// The channel of all replicas, and the store of their registry.
+    deployment: Option<(Arc<Control>, KeyStore)>,
+    budget: Arc<QueueBudget>,
+    /// Where tasks of tenants tell that they failed.
+    failures: mpsc::UnboundedReceiver<anyhow::Error>,
+}
+
+impl Parts {
+    /// Makes them, and starts every tenant.
+    pub(super) fn build(config: Config, options: Options) -> anyhow::Result<Self> {
+        let replica = ReplicaId::random();
+        let mut builder = Builder::new(&config, options.registry, &replica);
+        let tenants = Arc::new(Tenants::default());
+        let serving = builder.serving(&config, &tenants)?;
+        let fleet = Fleet::new(replica.clone(), config.api.timeout);
+        let registry = fleet::Registry::new(replica);
+        let (failed, failures) = mpsc::unbounded_channel();
+        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
+        tenancy.serve(serving, &builder, &config);
+        let keys = Arc::new(ApiKeys::new(&config));
+        let deployment = config.redis.url.as_ref();
+        let deployment = deployment.map(|url| builder.deployment(url)).transpose()?;
+        if let Some((_, keys)) = &deployment {
+            registry.set_deployment(keys.clone());
+        }
+        let budget = builder.budget().clone();
+        let reloader = Arc::new(Reloader {
+            load: options.load,
+            state: Mutex::new(Applied {
+                config: config.clone(),
+                sources: options.sources,
+            }),
+            builder: Arc::new(Mutex::new(builder)),
+            tenants: tenants.clone(),
+            tenancy,
+            keys: keys.clone(),
+            fleet: fleet.clone(),
+            turn: tokio::sync::Mutex::default(),
+        });
+        Ok(Self {
+            tenants,
+            life: Arc::default(),
+            reloader,
+            registry,
+            config,
+            strict: options.strict,
+            fleet,
+            keys,
+            deployment,
+            budget,
+            failures,
+        })
+    }
+
+    /// What the socket listener works with; `descriptors` is the limit of the process.
+    pub(super) fn door(&self, pages: Option<Router>, descriptors: u64) -> Arc<Door> {
+        let server = &self.config.server;
+        let most = limits::max_connections(server.max_connections, descriptors);
+        Arc::new(Door {
+            config: server.clone(),
+            heads: HeadReader::new(server),
+            pages,
+            tenants: self.tenants.clone(),
+            life: self.life.clone(),
+            occupancy: Occupancy::new(most),
+            address_finder: AddressFinder::new(server),
+            addresses: PerAddress::new(server.per_address),
+            heartbeat: Heartbeat::new(server),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// What the admin listener tells of.
+    pub(super) fn admin(&self, metrics: PrometheusHandle, progress: &Arc<Progress>) -> AdminState {
+        AdminState {
+            progress: progress.clone(),
+            life: self.life.clone(),
+            tenants: self.tenants.clone(),
+            keys: self.keys.clone(),
+            metrics,
+        }
+    }
+
+    /// What the management API works with.
+    pub(super) fn api(&self) -> ApiState {
+        let reloader = self.reloader.clone();
+        let deployment = Deployment {
+            reload: Box::new(move || {
+                let reloader = reloader.clone();
+                Box::pin(async move { reloader.reload().await.map_err(|error| error.to_string()) })
+            }),
+            control: self.deployment.clone(),
+        };
+        let (tenants, keys) = (self.tenants.clone(), self.keys.clone());
+        ApiState::new(tenants, keys, self.fleet.clone(), deployment)
+    }
+
+    /// Starts the tasks of the replica, but those of its listeners.
+    pub(super) fn start(self, door: &Door, progress: Arc<Progress>) -> Critical {
+        let mut critical = Critical::new();
+        let mut failures = self.failures;
+        critical.spawn(async move {
+            match failures.recv().await {
+                Some(error) => Err(error),
+                None => std::future::pending().await,
+            }
+        });
+        let (registry, watching) = (self.registry, self.reloader.clone());
+        critical.spawn(async move { Ok(registry.run().await) });
+        critical.spawn(async move { Ok(watching.watch().await) });
+        if let Some((control, _)) = self.deployment {
+            critical.spawn(hear_the_deployment(control, self.fleet, self.reloader));
+        }
+        let heartbeat = door.heartbeat.clone();
+        critical.spawn(async move { Ok(heartbeat.run().await) });
+        let upkeep = Upkeep {
+            tenants: self.tenants.clone(),
+            occupancy: door.occupancy.clone(),
+            budget: self.budget,
+            max_queue_bytes: limits::queue_bound(self.config.server.max_queue_bytes),
+            progress,
+        };
+        critical.spawn(async move { Ok(upkeep.run().await) });
+        let denylists = DenylistWatch::new(self.tenants.clone());
+        critical.spawn(async move { Ok(denylists.run().await) });
+        let ready_wait = self.config.server.ready_wait;
+        critical.spawn(readiness::run(
+            self.tenants,
+            self.life,
+            ready_wait,
+            self.strict,
+        ));
+        critical
+    }
+}
+
+/// Acts on the messages of the deployment's control channel.
+async fn hear_the_deployment(
+    control: Arc<Control>,
+    fleet: Arc<Fleet>,
+    reloader: Arc<Reloader>,
+) -> anyhow::Result<Infallible> {
+    // The wish for the channel outlives a failure.
+    drop(control.open().await);
+    let reload = move || {
+        let reloader = reloader.clone();
+        async move { reloader.reload().await.map_err(|error| error.to_string()) }
+    };
+    Ok(fleet::serve_deployment(control, fleet, reload).await)
+}

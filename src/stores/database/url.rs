@@ -1,0 +1,357 @@
+//! The URL of a tenant's database, taken apart once; what is wrong with it never shows it.
+
+use std::borrow::Cow;
+
+use reqwest::Url;
+use sqlx::mysql::MySqlConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use super::statement::Dialect;
+use super::{mysql, postgres, sqlite};
+use crate::config::{Fault, Secret};
+use crate::stores::login;
+
+/// Options of a PostgreSQL URL that its driver knows, beside `options[…]`.
+const POSTGRES: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+/// Options of a MySQL URL that its driver knows.
+const MYSQL: [&str; 14] = [
+    "sslmode",
+    "ssl-mode",
+    "sslca",
+    "ssl-ca",
+    "charset",
+    "collation",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "socket",
+    "timezone",
+    "time-zone",
+];
+
+/// What a URL says, as its driver takes it.
+pub(super) enum Options {
+    /// The flag: a transaction pooler stands between.
+    Postgres(Box<PgConnectOptions>, bool),
+    MySql(Box<MySqlConnectOptions>),
+    /// The flag: it lives in memory, as long as a connection to it.
+    Sqlite(Box<SqliteConnectOptions>, bool),
+}
+
+/// A database's URL that its driver can read. `Debug` shows the kind of database alone.
+pub struct DatabaseUrl {
+    pub(super) options: Options,
+    /// The password, masked in what a driver says.
+    pub(super) password: Option<String>,
+    has_unknown_options: bool,
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DatabaseUrl({:?})", self.dialect())
+    }
+}
+
+impl DatabaseUrl {
+    /// Takes a URL apart. Nothing is looked up or connected.
+    ///
+    /// # Errors
+    /// What is wrong with it, which never quotes the URL.
+    pub fn parse(url: &Secret) -> Result<Self, Fault> {
+        let text = url.expose();
+        match Dialect::of_url(text) {
+            Some(Dialect::Postgres) => {
+                let (text, has_unknown_options) = server_url(text, &POSTGRES, is_postgres_mode)?;
+                let (options, pooled) = postgres::options(&text).map_err(|_| unreadable())?;
+                Ok(Self {
+                    options: Options::Postgres(Box::new(options), pooled),
+                    password: password(&text),
+                    has_unknown_options,
+                })
+            }
+            Some(Dialect::MySql) => {
+                let (text, has_unknown_options) = server_url(text, &MYSQL, is_mysql_mode)?;
+                let options = mysql::options(&text).map_err(|_| unreadable())?;
+                Ok(Self {
+                    options: Options::MySql(Box::new(options)),
+                    password: password(&text),
+                    has_unknown_options,
+                })
+            }
+            Some(Dialect::Sqlite) => {
+                let options = sqlite::options(text).map_err(|_| {
+                    let found = "a SQLite URL with an option that SQLite does not take";
+                    let expected = "sqlite://PATH, with mode=ro|rw|rwc|memory, cache=shared|private, immutable=true or vfs=NAME";
+                    let advice = "in a path write ? as %3F and % as %25";
+                    Fault::new("", found, expected).advice(advice)
+                })?;
+                let in_memory = text.contains(":memory:") || text.contains("mode=memory");
+                Ok(Self {
+                    options: Options::Sqlite(Box::new(options), in_memory),
+                    password: None,
+                    has_unknown_options: false,
+                })
+            }
+            None => {
+                let expected = "a URL that begins with postgres://, mysql:// or sqlite://";
+                Err(Fault::new("", "another text", expected))
+            }
+        }
+    }
+
+    /// Which database it is.
+    pub fn dialect(&self) -> Dialect {
+        match &self.options {
+            Options::Postgres(..) => Dialect::Postgres,
+            Options::MySql(_) => Dialect::MySql,
+            Options::Sqlite(..) => Dialect::Sqlite,
+        }
+    }
+
+    /// What an operator should know of a URL that can be used.
+    pub fn remark(&self) -> Option<String> {
+        let known = match self.dialect() {
+            Dialect::Postgres => POSTGRES.join(", "),
+            Dialect::MySql => MYSQL.join(", "),
+            Dialect::Sqlite => return None,
+        };
+        let text =
+            format!("an option of the URL is not known here and not used; known are {known}");
+        self.has_unknown_options.then_some(text)
+    }
+}
+
+/// The URL of a server without the options that the driver does not know, whose values it would log, and whether there
+/// are any. `is_mode` knows the words of `sslmode`.
+fn server_url<'u>(
+    text: &'u str,
+    known: &[&str],
+    is_mode: fn(&str) -> Option<&'static str>,
+) -> Result<(Cow<'u, str>, bool), Fault> {
+    const FORM: &str = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
+    let Some((_, rest)) = text.split_once("://") else {
+        return Err(Fault::new("", "text that is no URL", FORM));
+    };
+    if let Some(raw) = login::raw_separator(rest) {
+        return Err(login::raw_fault(raw, FORM));
+    }
+    let url = Url::parse(text).map_err(|error| {
+        // The parser's own words quote nothing of the URL.
+        Fault::new("", format!("a URL that cannot be read ({error})"), FORM).advice(login::ADVICE)
+    })?;
+    if url.fragment().is_some() {
+        return Err(Fault::new("", "a URL with a #", FORM).advice(login::ADVICE));
+    }
+    let is_text = |part: &str| {
+        percent_encoding::percent_decode_str(part)
+            .decode_utf8()
+            .is_ok()
+    };
+    let login = [
+        url.username(),
+        url.password().unwrap_or_default(),
+        url.path(),
+    ];
+    if !login.into_iter().all(is_text) {
+        let found = "a URL whose user, password or database is not percent-encoded text";
+        return Err(Fault::new("", found, FORM).advice(login::ADVICE));
+    }
+    for (name, value) in url.query_pairs() {
+        let expected = match &*name {
+            "sslmode" | "ssl-mode" => is_mode(&value),
+            "port" if known.contains(&"port") => value
+                .parse::<u16>()
+                .is_err()
+                .then_some("a number up to 65535"),
+            "statement-cache-capacity" => value.parse::<usize>().is_err().then_some("a number"),
+            "hostaddr" if known.contains(&"hostaddr") => {
+                let address = value.parse::<std::net::IpAddr>();
+                address.is_err().then_some("an IP address")
+            }
+            _ => None,
+        };
+        if let Some(expected) = expected {
+            let found = format!("a URL with another value of {name}");
+            return Err(Fault::new("", found, format!("{name} to be {expected}")));
+        }
+    }
+    let is_known = |name: &str| known.contains(&name) || name.starts_with("options[");
+    if url.query_pairs().all(|(name, _)| is_known(&name)) {
+        return Ok((text.into(), false));
+    }
+    let mut without = url.clone();
+    without.set_query(None);
+    for (name, value) in url.query_pairs().filter(|(name, _)| is_known(name)) {
+        without.query_pairs_mut().append_pair(&name, &value);
+    }
+    Ok((without.to_string().into(), true))
+}
+
+/// What `sslmode` may be where `word` is none of it.
+fn is_postgres_mode(word: &str) -> Option<&'static str> {
+    let modes = [
+        "disable",
+        "allow",
+        "prefer",
+        "require",
+        "verify-ca",
+        "verify-full",
+    ];
+    let known = modes.iter().any(|mode| mode.eq_ignore_ascii_case(word));
+    (!known).then_some("disable, allow, prefer, require, verify-ca or verify-full")
+}
+
+fn is_mysql_mode(word: &str) -> Option<&'static str> {
+    let modes = [
+        "disabled",
+        "preferred",
+        "required",
+        "verify_ca",
+        "verify_identity",
+    ];
+    let known = modes.iter().any(|mode| mode.eq_ignore_ascii_case(word));
+    (!known).then_some("DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY")
+}
+
+fn unreadable() -> Fault {
+    let expected = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
+    Fault::new("", "a URL that its driver cannot read", expected).advice(login::ADVICE)
+}
+
+/// The password as a server may repeat it.
+fn password(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok()?;
+    let decode = |text: &str| {
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+        decoded.ok().map(Cow::into_owned)
+    };
+    let option = url.query_pairs().find(|(name, _)| name == "password");
+    let in_option = option.map(|(_, value)| value.into_owned());
+    in_option.or_else(|| decode(url.password()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<DatabaseUrl, Fault> {
+        DatabaseUrl::parse(&Secret::from(url))
+    }
+
+    #[test]
+    fn urls_as_they_come_are_read() {
+        for (url, password, remark) in [
+            (
+                "postgres://u:p%2Fw@h:5432/db?sslmode=require",
+                Some("p/w"),
+                false,
+            ),
+            ("postgresql://u:p@w@h/db", Some("p@w"), false),
+            ("postgres://h/db?user=a@b&password=p@w", Some("p@w"), false),
+            ("postgres:///db?host=/var/run/postgresql", None, false),
+            ("postgres://u@h/db?statement-cache-capacity=0", None, false),
+            (
+                "postgres://u:p@h/db?sslmode=require&channel_binding=require",
+                Some("p"),
+                true,
+            ),
+            (
+                "postgres://u:p@h/db?options[search_path]=a",
+                Some("p"),
+                false,
+            ),
+            (
+                "mysql://u:p@h/db?ssl-mode=REQUIRED&charset=utf8mb4",
+                Some("p"),
+                false,
+            ),
+            ("mysql://u:p@h/db?connect_timeout=5", Some("p"), true),
+            ("sqlite://users.db", None, false),
+            ("sqlite::memory:", None, false),
+            ("sqlite:///tmp/a?mode=rwc", None, false),
+        ] {
+            let parsed = parse(url).unwrap_or_else(|fault| panic!("{url}: {fault}"));
+            assert_eq!(parsed.password.as_deref(), password, "{url}");
+            assert_eq!(parsed.remark().is_some(), remark, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_no_driver_reads_is_a_fault_without_the_password() {
+        for (url, found) in [
+            ("oracle://u:hunter2@h", "another text"),
+            (
+                "postgres://u:hunter/2@h/db",
+                "a URL with a raw / before its @",
+            ),
+            (
+                "postgres://u:12/hunter2@h/db",
+                "a URL with a raw / before its @",
+            ),
+            (
+                "postgres://u:hunter?2@h/db",
+                "a URL with a raw ? before its @",
+            ),
+            ("mysql://u:hunter#2@h/db", "a URL with a raw # before its @"),
+            ("mysql://h/db#hunter2", "a URL with a #"),
+            (
+                "postgres://u:hunter2@h:99999/db",
+                "a URL that cannot be read (invalid port number)",
+            ),
+            (
+                "postgres://u:hunter2@h:x/db",
+                "a URL that cannot be read (invalid port number)",
+            ),
+            (
+                "postgres://u:hunter2%ff@h/db",
+                "a URL whose user, password or database",
+            ),
+            (
+                "postgres://u:hunter2@h/db?sslmode=foo",
+                "a URL with another value of sslmode",
+            ),
+            (
+                "mysql://u:hunter2@h/db?ssl-mode=require",
+                "a URL with another value of ssl-mode",
+            ),
+            (
+                "postgres://u:hunter2@h/db?port=hunter2",
+                "a URL with another value of port",
+            ),
+            (
+                "sqlite://users.db?password=hunter2",
+                "a SQLite URL with an option",
+            ),
+            (
+                "sqlite://users.db?mode=hunter2",
+                "a SQLite URL with an option",
+            ),
+        ] {
+            let fault = parse(url).expect_err(url);
+            assert!(fault.found.starts_with(found), "{url}: {fault}");
+            assert!(!fault.to_string().contains("hunter"), "{url}: {fault}");
+        }
+    }
+}
