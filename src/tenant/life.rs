@@ -1,23 +1,23 @@
-//! Where a tenant is in its life: a state machine without IO.
+//! The stage of a tenant's life: a state machine without IO.
 //!
-//! `Configured` → `Heard` → `Served` → `Leaving` → `Gone`. A reload, a start and whoever else makes tenants tell it what
-//! happened; it answers whether a socket may open.
+//! `Configured` → `Heard` → `Served` → `Leaving` → `Gone`. The tenant's tasks and reloads report what happened; the
+//! machine decides whether a socket may open.
 
 use crate::error::Refusal;
 
 /// How far the tenant has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Its parts are made, and its tasks run.
+    /// The parts are made and the tasks run.
     #[default]
     Configured,
-    /// Redis has acknowledged its control channel: no announcement is missed from here on.
+    /// Redis has acknowledged the control channel. No announcement is missed from here on.
     Heard,
-    /// It is known whether it is suspended. Sockets may open.
+    /// The stored state was read, so a suspension is known. Sockets may open.
     Served,
-    /// A reload has put other parts in the place of its own, or none. No socket opens, and those that are open close.
+    /// A reload has removed or replaced the tenant. No socket opens, and open sockets close.
     Leaving,
-    /// Its last socket has closed.
+    /// The last socket has closed.
     Gone,
 }
 
@@ -26,22 +26,22 @@ pub enum Stage {
 pub enum Happening {
     /// Redis has acknowledged the control channel.
     ControlHeard,
-    /// The stored state was read; a read that began before an announcement came says nothing about it.
+    /// The stored state was read. An announcement that came during the read outweighs it.
     StateRead {
-        /// What it said.
+        /// The stored state is "suspended".
         suspended: bool,
         /// [`Life::announcements`] when the read began.
         began_at: u64,
     },
-    /// An operator's announcement.
+    /// An operator announced a suspension.
     Suspended,
-    /// An operator's announcement.
+    /// An operator announced the end of a suspension.
     Resumed,
-    /// All its dependencies have answered; `Err` holds what an operator has to mend.
+    /// Every dependency was checked. `Err` holds what an operator has to fix.
     Looked(Result<(), String>),
-    /// A reload has applied a configuration that does without these parts.
+    /// A reload has applied a configuration that no longer uses these parts.
     Replaced,
-    /// There is no socket left.
+    /// No socket is left.
     Emptied,
 }
 
@@ -56,7 +56,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// The life of a tenant that takes over the control channel of `self`: what was heard there is known.
+    /// Returns the life of a tenant that takes over the control channel of `self`, with what was heard there.
     pub fn passed_on(&self) -> Self {
         let stage = match self.stage {
             Stage::Leaving | Stage::Gone => Stage::Configured,
@@ -70,13 +70,13 @@ impl Life {
         }
     }
 
-    /// Takes note; answers whether anything is different now.
+    /// Applies one event. Returns true if the life changed.
     pub fn take(&mut self, happening: Happening) -> bool {
         let before = self.clone();
         match happening {
             Happening::ControlHeard if self.stage == Stage::Configured => self.stage = Stage::Heard,
             Happening::ControlHeard => {}
-            // What was read before announcements are heard may be outdated when it arrives.
+            // Before the control channel is heard, an announcement could be missed after this read.
             Happening::StateRead { .. } if self.stage == Stage::Configured => {}
             Happening::StateRead {
                 suspended,
@@ -102,7 +102,7 @@ impl Life {
         *self != before
     }
 
-    /// Whether a socket may open.
+    /// Returns `Ok` if a socket may open.
     ///
     /// # Errors
     /// The refusal of its handshake.
@@ -114,34 +114,34 @@ impl Life {
         }
     }
 
-    /// Whether waiting for a moment may change what [`Life::admits`] answers: the tenant is on its way to be served.
+    /// Returns true while the tenant is on its way to be served, so that a short wait may change [`Life::admits`].
     pub fn is_opening(&self) -> bool {
         self.stage < Stage::Served && !self.suspended && self.obstacle.is_none()
     }
 
-    /// Whether nothing more is waited for before the replica is ready: the tenant is served, or it is known why not.
+    /// Returns true if readiness need not wait for the tenant: it is served, it leaves, or an obstacle is known.
     pub fn is_settled(&self) -> bool {
         self.obstacle.is_some()
             || self.stage >= Stage::Leaving
             || (self.stage == Stage::Served && self.looked_at)
     }
 
-    /// How far it has come.
+    /// The current stage.
     pub fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// Whether an operator has suspended it.
+    /// Returns true if an operator has suspended the tenant.
     pub fn is_suspended(&self) -> bool {
         self.suspended
     }
 
-    /// Why it cannot be served, where somebody has to act.
+    /// The reason that keeps it from being served until an operator acts.
     pub fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }
 
-    /// How many announcements of an operator have come.
+    /// The number of operator announcements so far.
     pub fn announcements(&self) -> u64 {
         self.announcements
     }

@@ -1,4 +1,4 @@
-//! A look at everything that a tenant needs: what stands in its way?
+//! Checks every dependency of a tenant, and reports what keeps it from being served.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use crate::error::ErrorKind;
 use crate::ids::GroupName;
 use crate::users::UsersProblem;
 
-/// From a look that found something in the way to the next; longer each time, up to [`LONGEST_RETRY`].
+/// First pause after a failed check. It doubles with each failure, up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
-/// A tenant whose dependencies are back is ready within this time.
+/// Longest pause between failed checks. A tenant whose dependencies are back is served within this time.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
-/// Between two looks at a tenant that is served: a column may come, or go.
+/// Pause between checks of a served tenant: a database column or a grant may disappear later.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// The group that is subscribed for a moment to see whether that is allowed.
+/// The group that a check joins for a moment to see whether Redis allows it.
 const PROBE: &str = "lockgate.probe";
 
-/// What stands in the way of a tenant.
+/// The reason why a tenant cannot be served.
 enum Obstacle {
-    /// A dependency does not answer yet; it may at any time.
+    /// A dependency does not answer. It may answer later without any action.
     NotReached(String),
-    /// A dependency answered that it will not do: somebody has to act.
+    /// A dependency answered and refused. An operator has to act.
     Degraded(String),
 }
 
-/// Looks at the tenant again and again, beside the looks at all others: one that waits delays no other. Their number has
-/// no bound of its own: commands to one Redis share a link, and statements wait for the pool of their database.
+/// Checks the tenant repeatedly. Each tenant has its own task, so that a dead dependency of one delays no other. The
+/// number of concurrent checks needs no limit: commands to one Redis share a link, and statements wait for their pool.
 pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
     let (mut told, mut retry) = (Vec::new(), RETRY);
     loop {
         match look_at(&tenant, &tenants).await {
             Ok(()) => tenant.looked(Ok(())),
             Err(Obstacle::Degraded(why)) => tenant.looked(Err(why)),
-            // Handshakes find out for themselves, and cached users are served meanwhile.
+            // An outage after the start is no obstacle: handshakes meet it themselves, and cached users are still served.
             Err(Obstacle::NotReached(_)) if tenant.life().is_settled() => {}
             Err(Obstacle::NotReached(what)) if told.contains(&what) => {}
             Err(Obstacle::NotReached(what)) => {
@@ -50,7 +50,7 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
         }
         if tenant.life().is_settled() && tenant.life().obstacle().is_none() {
             retry = RETRY;
-            // Tenants that a start has brought are not looked at together for ever.
+            // Random pauses spread the checks of tenants that started together.
             sleep(RECHECK.mul_f64(0.75 + 0.25 * rand::random::<f64>())).await;
         } else {
             sleep(retry).await;
@@ -59,7 +59,7 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
     }
 }
 
-/// Asks everything that the tenant needs.
+/// Checks each dependency once.
 async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
@@ -96,7 +96,7 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
     }
     let compared = compare(tenant, tenants).await;
     compared.map_err(Obstacle::Degraded)?;
-    // Whether groups may be subscribed shows only when one is.
+    // Redis reports a missing grant for groups only when one is subscribed.
     let probe = GroupName::from(PROBE);
     let subscribed = layer.subscribe(&probe).await;
     layer.unsubscribe(&probe);
@@ -109,7 +109,7 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
     })
 }
 
-/// Compares the servers of the tenant's layer with those of all others; `Err` says why it may not be served.
+/// Compares the servers of the tenant's layer with those of all other tenants. `Err` holds the reason not to serve it.
 pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), String> {
     let servers = join_all(tenant.servers.iter().map(|store| store.identity())).await;
     if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {

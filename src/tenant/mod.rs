@@ -1,9 +1,9 @@
-//! One tenant, from its configuration to its last socket, whoever starts it.
+//! One tenant, from its configuration to its last socket.
 //!
-//! [`build`] makes its parts, [`Tenancy`] starts their tasks and sees them off, [`life`] says where it is in its life.
-//! `upkeep` opens it and looks after its sockets, `look` finds what stands in its way, `obey` does what control messages
-//! say, and [`Tenants`] finds it.
-//! [`crate::server`] only says which configuration holds.
+//! [`build`] makes a tenant's parts. [`Tenancy`] starts and ends their tasks. [`life`] holds the tenant's stage.
+//! `upkeep` opens the tenant and checks its sockets, `look` checks its dependencies, `obey` carries out control
+//! messages, and [`Tenants`] finds a tenant by host or name.
+//! [`crate::server`] only chooses the configuration that is served.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -53,50 +53,50 @@ pub struct Tenant {
     pub id: TenantId,
     /// What its operator configured.
     pub config: Arc<TenantConfig>,
-    /// The Redis of its users, events and control messages; `None`: this process's memory.
+    /// The Redis of its cached users, events and control messages. `None`: the memory of this process.
     pub redis: Option<Secret>,
-    /// From path to route, and what else all its sockets share.
+    /// The routes by path, and the other parts that all its sockets share.
     pub place: Arc<Place>,
-    /// What each route does, by the index that its routes give.
+    /// The parts of each route, by the route's index.
     pub parts: Vec<RouteParts>,
-    /// Which pages may connect.
+    /// The pages that may connect.
     pub origins: OriginPolicy,
-    /// Tokens and users.
+    /// Checks tokens and finds their users.
     pub authenticator: Arc<Authenticator>,
-    /// Who may join which groups.
+    /// The statements that decide which groups a user may join.
     pub permissions: Arc<Permissions>,
-    /// Tokens that are taken back.
+    /// The revoked tokens.
     pub revocations: Arc<Revocations>,
-    /// What open sockets know of their users, held against the database.
+    /// Compares the users of open sockets with the database.
     pub coherence: Arc<Coherence>,
     /// Messages between the replicas that serve the tenant.
     pub control: Arc<Control>,
-    /// Where the tenant's keys other than the denylist's lie.
+    /// The store of the tenant's keys, the denylist's excepted.
     pub keys: KeyStore,
-    /// Groups and events.
+    /// Carries events from the channel layer to the sockets of their groups.
     pub relay: Arc<Relay>,
-    /// The servers that its layer stands on.
+    /// The Redis servers of its channel layer.
     servers: Arc<[Arc<RedisStore>]>,
-    /// What its relay is set to once this tenant is the one that is served.
+    /// The settings of its relay. They take effect when this tenant is served.
     pub settings: Arc<Settings>,
     /// Handles of its metrics.
     pub metrics: Arc<TenantMetrics>,
-    /// Where it is in its life.
+    /// The stage of its life.
     life: watch::Sender<Life>,
 }
 
-/// How long a handshake waits for a tenant that is about to be served, as long as for a group that it joins.
+/// Longest wait of a handshake for a tenant that is about to be served. A group to join is waited for as long.
 const OPENS_WITHIN: Duration = Duration::from_secs(5);
-/// A Redis that has been silent for so long is not waited for.
+/// Silence of a Redis after which a handshake does not wait for it.
 const SILENT: Duration = Duration::from_secs(3);
 
 impl Tenant {
-    /// Where it is in its life now. Held for a moment only.
+    /// Returns the current stage of its life. Drop the guard soon: it blocks every change.
     pub fn life(&self) -> impl Deref<Target = Life> + '_ {
         self.life.borrow()
     }
 
-    /// Whether a socket may open now.
+    /// Returns `Ok` if a socket may open now.
     ///
     /// # Errors
     /// The refusal of its handshake.
@@ -104,8 +104,8 @@ impl Tenant {
         self.life().admits()
     }
 
-    /// As [`Tenant::admits`], but waits for a tenant that is about to be served: one that a start or a reload has just
-    /// brought hears its control channel and reads its state first.
+    /// Waits for a tenant that is about to be served, then answers as [`Tenant::admits`]. A tenant that a start or a
+    /// reload has just brought hears its control channel and reads its state first.
     ///
     /// # Errors
     /// The refusal of the handshake.
@@ -113,20 +113,20 @@ impl Tenant {
         if self.life().is_opening() && self.keys.silent_for() < SILENT {
             let mut life = self.life.subscribe();
             let opened = life.wait_for(|life| !life.is_opening());
-            // What it is after that time is looked at below.
+            // A timeout needs no case of its own: `admits` reads the stage below.
             drop(timeout(OPENS_WITHIN, opened).await.map(drop));
         }
         self.admits()
     }
 
-    /// Waits until it is served, or it is known why not.
+    /// Waits until the tenant is served or an obstacle is known.
     pub async fn settled(&self) {
         let mut life = self.life.subscribe();
-        // Ends with a life: the sender is this tenant's.
+        // Cannot fail: `self` holds the sender.
         drop(life.wait_for(Life::is_settled).await.map(drop));
     }
 
-    /// Takes note of what a look at its dependencies found, and logs a change once.
+    /// Records the result of a check of its dependencies, and logs each change once.
     fn looked(&self, found: Result<(), String>) {
         let before = self.life().obstacle().map(str::to_owned);
         match &found {
@@ -141,36 +141,36 @@ impl Tenant {
         self.take(Happening::Looked(found));
     }
 
-    /// Takes note of what happened.
+    /// Records what happened.
     fn take(&self, happening: Happening) {
         self.life.send_if_modified(|life| life.take(happening));
     }
 
-    /// Takes over the control channel of `before`, and what was heard there.
+    /// Takes over the stage and the suspension of `before`, whose control channel it shares.
     fn inherit(&self, before: &Tenant) {
         let life = before.life().passed_on();
         self.life.send_replace(life);
     }
 
-    /// Asks every replica that serves it, and gathers the answers.
+    /// Asks every replica that serves the tenant, and gathers the answers.
     ///
     /// # Errors
     /// [`StoreError`] if the question could not be sent.
     pub async fn ask(&self, fleet: &Fleet, op: Op) -> Result<Gathered, StoreError> {
         let mut life = self.life.subscribe();
         let heard = life.wait_for(|life| life.stage() > Stage::Configured);
-        // A replica that has just begun to serve it would not hear its own question.
+        // A replica that has just begun to serve the tenant would miss its own question.
         drop(timeout(fleet.timeout(), heard).await.map(drop));
         let circle = Circle::of_tenant(&self.id, &self.keys, &self.control);
         fleet.ask(circle, op).await
     }
 }
 
-/// What one route does with its sockets.
+/// The parts of one route.
 pub struct RouteParts {
     /// The groups that a socket joins.
     pub groups: Vec<Template>,
-    /// What happens to frames and events.
+    /// The consumer of its frames and events.
     pub consumer: RouteConsumer,
     /// The route's index among the relay's deliveries.
     pub delivery: u16,

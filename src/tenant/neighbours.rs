@@ -1,8 +1,8 @@
-//! Tenants whose events could meet: their layers stand on one Redis server, whatever their URLs call it, and their
-//! prefixes do not keep their names apart.
+//! Tenants whose events could meet: their layers use one Redis server, under whatever URLs, and their prefixes do not
+//! keep their names apart.
 //!
-//! The check of a configuration compares texts. Here servers are compared by what they say of themselves once they are
-//! reached; of two tenants that meet, the second by name is not served.
+//! The check of a configuration can only compare URLs. This module compares the identities that the servers report
+//! once they are reached. Of two tenants that meet, the second by name is not served.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::config::prefixes_meet;
 use crate::ids::TenantId;
 use crate::stores::server_identity::ServerIdentity;
 
-/// Where the layer of a tenant stands.
+/// The prefix and the servers of a tenant's layer.
 #[derive(Clone, Debug)]
 pub struct Stand {
     /// `layer.prefix`
@@ -27,12 +27,13 @@ pub struct Stand {
 pub(super) struct Neighbours(Mutex<BTreeMap<TenantId, Stand>>);
 
 impl Neighbours {
-    /// The tenant is gone, or its layer stands on no server.
+    /// Removes a tenant that is no longer served.
     pub(super) fn forget(&self, id: &TenantId) {
         self.0.lock().remove(id);
     }
 
-    /// Enters where the tenant stands; answers why it, and every later one that it meets, may not be served.
+    /// Records the tenant's servers. Returns the reason for every tenant that may not be served because of it: itself, or
+    /// later ones by name.
     pub(super) fn enter(&self, id: &TenantId, stand: Stand) -> Vec<(TenantId, String)> {
         let mut stands = self.0.lock();
         stands.insert(id.clone(), stand);
@@ -48,13 +49,13 @@ impl Neighbours {
     }
 }
 
-/// Every tenant of these that may not be served, and why.
+/// Returns every tenant that may not be served, with the reason.
 pub fn obstacles(stands: &BTreeMap<TenantId, Stand>) -> Vec<(TenantId, String)> {
     let of = |id: &TenantId| Some((id.clone(), obstacle(id, stands)?));
     stands.keys().filter_map(of).collect()
 }
 
-/// Why the tenant may not be served: a tenant before it by name has names that its own can meet.
+/// Returns the reason if an earlier tenant by name can have the same names on the same server.
 fn obstacle(id: &TenantId, stands: &BTreeMap<TenantId, Stand>) -> Option<String> {
     let own = stands.get(id)?;
     let mut before = stands.range(..id.clone());
@@ -68,7 +69,7 @@ fn obstacle(id: &TenantId, stands: &BTreeMap<TenantId, Stand>) -> Option<String>
     })
 }
 
-/// The server on which names of both could meet, as each of them calls it.
+/// Returns the endpoints under which both know the server where their names could meet.
 fn shared_server<'s>(one: &'s Stand, other: &'s Stand) -> Option<(&'s str, &'s str)> {
     if !prefixes_meet(&one.prefix, &other.prefix) {
         return None;

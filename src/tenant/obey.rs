@@ -1,5 +1,4 @@
-//! What this replica does on a message of a tenant's control channel: on all sockets of the tenant, those that leave
-//! included.
+//! Carries out the messages of a tenant's control channel on all its sockets, including those that leave.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use crate::fleet::{Fleet, Reply};
 use crate::ids::{TenantId, UserId, Whom};
 use crate::metrics::{DropCause, EventSource};
 
-/// Acts on the messages of a tenant's control channel for ever.
+/// Carries out the messages of a tenant's control channel until the task is dropped.
 pub(super) async fn run(
     id: TenantId,
     control: Arc<Control>,
@@ -27,12 +26,12 @@ pub(super) async fn run(
     loop {
         let heard = control.next().await;
         let concerned = concerned(&tenants, &id, &control);
-        // A reload may have put another one in its place since the last message.
+        // Looked up for each message: a reload may have replaced the tenant.
         let Some(tenant) = concerned.first() else {
             continue;
         };
         match heard {
-            // Whatever was announced meanwhile is found where it was stored.
+            // Revocations that were announced during the gap are found in the denylist.
             Heard::Gap => concerned
                 .iter()
                 .for_each(|tenant| tenant.revocations.want_recheck()),
@@ -51,8 +50,8 @@ pub(super) async fn run(
     }
 }
 
-/// The tenants that a message of this channel is for, the newest first: all of this name on the channel that is served;
-/// on the channel of a Redis that a reload has left, those that still hear it alone.
+/// Returns the tenants that a message of this channel concerns, newest first. The channel of the served tenant concerns
+/// all of this name. The channel on a Redis that a reload has left concerns only the tenants that still hear it.
 fn concerned(tenants: &Tenants, id: &TenantId, control: &Arc<Control>) -> Vec<Arc<Tenant>> {
     let mut all = tenants.all_of(id.as_str());
     let hears = |tenant: &Arc<Tenant>| Arc::ptr_eq(&tenant.control, control);
@@ -72,7 +71,7 @@ fn not_understood(tenant: &Tenant, why: NotUnderstood, told: &AtomicBool) {
     }
 }
 
-/// Does what takes no time at once, so that messages act in the order in which they came; the rest in a task.
+/// Carries out one message. Quick operations run at once, so that they act in order of arrival; slow ones get a task.
 fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
     let Some(newest) = concerned.first() else {
         return;
@@ -83,7 +82,7 @@ fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
             answer.send(|answer| answer.closed = Some(closed));
         }
         Op::Invalidate(user) => {
-            // Ends with the statements that it asks.
+            // Short-lived: ends with its database statements.
             tokio::spawn(async move {
                 let looks = concerned
                     .iter()
@@ -128,13 +127,13 @@ fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
             suspension::resume(tenants, newest.id.as_str());
             answer.send(|_| {});
         }
-        // Of the deployment's own channel only.
+        // Valid on the deployment's own channel only.
         Op::Reload => newest.metrics.dropped(DropCause::NotDecoded),
     }
 }
 
 impl Tenants {
-    /// Closes the sockets of this replica that a revocation concerns; answers how many.
+    /// Closes the sockets of this replica that a revocation concerns. Returns their number.
     pub fn evict(&self, id: &TenantId, whom: &Whom) -> u64 {
         evict(&self.all_of(id.as_str()), whom)
     }

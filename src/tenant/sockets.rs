@@ -1,4 +1,4 @@
-//! Which sockets of a tenant are open, page by page.
+//! The open sockets of a tenant, page by page.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use crate::fleet::message::SocketEntry;
 use crate::hub::Member;
 use crate::ids::GroupName;
 
-/// Some of the sockets.
+/// One page of sockets.
 pub(super) struct Page {
-    /// How many there are in all.
+    /// The number of sockets on all pages.
     pub(super) connections: u64,
-    /// In the order of their channel names.
+    /// Sorted by channel name.
     pub(super) sockets: Vec<SocketEntry>,
 }
 
-/// The first `limit` sockets of these tenants, or of a group of theirs, whose channel names come after `cursor`.
+/// Returns the first `limit` sockets of these tenants, or of one group, whose channel names sort after `cursor`.
 pub(super) fn page(
     tenants: &[Arc<Tenant>],
     group: Option<&GroupName>,
@@ -28,6 +28,7 @@ pub(super) fn page(
     for tenant in tenants {
         let members = members(tenant, group);
         connections += members.len() as u64;
+        // Keeps the `limit` smallest names: memory is bounded by the page, not by the number of sockets.
         for member in members {
             let channel = tenant.place.channel_name(&member).as_str().to_owned();
             let comes_after = cursor.is_none_or(|cursor| channel.as_str() > cursor);

@@ -1,4 +1,4 @@
-//! Whether an operator has suspended the tenant: told on its control channel, and kept under `lockgate:TENANT:state`.
+//! The suspension of a tenant by an operator: announced on its control channel and stored under `lockgate:TENANT:state`.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::error::StoreError;
 use crate::hub::{CloseOrder, Member, spread};
 use crate::stores::redis_keys;
 
-/// What `lockgate:TENANT:state` holds while the tenant is suspended.
+/// The value of `lockgate:TENANT:state` while the tenant is suspended.
 pub const SUSPENDED: &[u8] = b"suspended";
 
-/// An announcement came: no socket of these opens any more, and those that are open close; answers how many.
+/// Applies an announced suspension: refuses new sockets and closes open ones. Returns the number closed.
 pub(super) fn suspend(tenants: &Tenants, id: &str) -> u64 {
     let _turn = tenants.turn();
     let all = tenants.all_of(id);
@@ -22,7 +22,7 @@ pub(super) fn suspend(tenants: &Tenants, id: &str) -> u64 {
     all.iter().map(|tenant| close_all(tenant)).sum()
 }
 
-/// An announcement came: sockets may open again.
+/// Applies the announced end of a suspension: sockets may open again.
 pub(super) fn resume(tenants: &Tenants, id: &str) {
     let _turn = tenants.turn();
     for tenant in tenants.all_of(id) {
@@ -30,10 +30,10 @@ pub(super) fn resume(tenants: &Tenants, id: &str) {
     }
 }
 
-/// Reads whether the tenant is suspended, and acts on it.
+/// Reads the stored state and applies it.
 ///
 /// # Errors
-/// [`StoreError`] if the store does not answer: nothing has changed then.
+/// [`StoreError`] if the store does not answer. Nothing has changed then.
 pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(), StoreError> {
     let began_at = tenant.life().announcements();
     let answers = tenant
@@ -43,7 +43,7 @@ pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(),
     let _turn = tenants.turn();
     let suspended = match answers.first() {
         Some(Ok(state)) => state.as_deref() == Some(SUSPENDED),
-        // A key that holds no string says nothing.
+        // A key of another Redis type is no state: keep what is known.
         Some(Err(_)) | None => tenant.life().is_suspended(),
     };
     note(
@@ -61,7 +61,7 @@ pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(),
     Ok(())
 }
 
-/// Notes what happened, and logs where the tenant is suspended now, or is not any more.
+/// Records what happened, and logs a suspension that begins or ends.
 fn note(tenant: &Tenant, happening: Happening) {
     let before = tenant.life().is_suspended();
     tenant.take(happening);

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-/// A task that ends when this is dropped. One that ends by itself has failed, and with it the process.
+/// A task that ends when this is dropped. A task that ends by itself has failed, and the process stops.
 pub(super) struct Task(AbortHandle);
 
 impl Drop for Task {
@@ -16,18 +16,18 @@ impl Drop for Task {
     }
 }
 
-/// Starts tasks, and tells of those that failed.
+/// Starts tasks and reports those that failed.
 pub(super) struct Spawner {
     failed: mpsc::UnboundedSender<anyhow::Error>,
 }
 
 impl Spawner {
-    /// What fails is told to `failed`.
+    /// Reports failures to `failed`.
     pub(super) fn new(failed: mpsc::UnboundedSender<anyhow::Error>) -> Self {
         Self { failed }
     }
 
-    /// Starts a task; `what` names it where it fails.
+    /// Starts a task. `what` names it in the report of a failure.
     pub(super) fn start(
         &self,
         what: &'static str,
@@ -37,7 +37,7 @@ impl Spawner {
         let guarded = AssertUnwindSafe(task).catch_unwind();
         let handle = tokio::spawn(async move {
             if guarded.await.is_err() {
-                // If it is not heard, the process is about to end.
+                // Fails only if the process is about to end.
                 drop(failed.send(anyhow::anyhow!("{what} failed")));
             }
         });

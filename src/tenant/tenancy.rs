@@ -1,4 +1,4 @@
-//! The tenants of one configuration after another: started, replaced, seen off.
+//! Starts, replaces and ends the tenants of one configuration after another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -21,16 +21,16 @@ use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
 
-/// How long a tenant whose sockets were all told to close is waited for: the goodbye of a socket, and a little more.
+/// Longest wait for the sockets of a leaving tenant once all were told to close: a socket's own closing time and a margin.
 const LAST_SOCKETS: Duration = Duration::from_secs(10);
-/// Between two looks at whether they are gone.
+/// Pause between checks whether the sockets are gone.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A tenant with its tasks.
 struct Running {
     tenant: Arc<Tenant>,
     relay: Arc<Task>,
-    /// Shared with what the tenant was before, where the channel is the same.
+    /// Shared with the tenant that it replaces if the channel is the same.
     control: Arc<Task>,
     _upkeep: Task,
     _look: Task,
@@ -44,13 +44,13 @@ pub struct Tenancy {
     running: Mutex<BTreeMap<TenantId, Running>>,
     /// The task behind each control channel.
     hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
-    /// One channel of answers for each link that control channels go over.
+    /// One channel of answers for each link that carries control channels.
     replies: Mutex<Vec<(Arc<Control>, Task)>>,
     spawner: Spawner,
 }
 
 impl Tenancy {
-    /// Serves nothing yet. What fails later is told to `failed`.
+    /// Serves nothing yet. Reports the failure of a tenant's task to `failed`.
     pub fn new(
         tenants: Arc<Tenants>,
         fleet: Arc<Fleet>,
@@ -68,8 +68,8 @@ impl Tenancy {
         })
     }
 
-    /// Puts the tenants of a configuration in place: tenants that are new start, those that are gone or moved are seen
-    /// off, and sockets of routes that are gone or changed are closed, paced at `server.drain.rate`.
+    /// Serves the tenants of a configuration. New tenants start, removed and moved ones leave, and sockets of removed or
+    /// changed routes close, paced at `server.drain.rate`.
     pub fn serve(
         self: &Arc<Self>,
         (hosts, served): (HostTable, Vec<Arc<Tenant>>),
@@ -97,14 +97,14 @@ impl Tenancy {
         }
     }
 
-    /// Tells every tenant what becomes of it, and has handshakes find the new ones.
+    /// Moves every old tenant to its next stage, and lets handshakes find the new ones.
     fn put_in_place(
         &self,
         hosts: HostTable,
         served: &[Arc<Tenant>],
         before: &BTreeMap<TenantId, Running>,
     ) {
-        // No operator's announcement falls between the old life and the new one.
+        // An operator's announcement must not fall between the old life and the new one.
         let _turn = self.tenants.turn();
         let mut leaving = Vec::new();
         for Running { tenant: old, .. } in before.values() {
@@ -117,7 +117,7 @@ impl Tenancy {
             }
             old.take(Happening::Replaced);
             match new.filter(|new| Arc::ptr_eq(&new.relay, &old.relay)) {
-                // Its sockets stay, and are the new one's.
+                // Its sockets stay and belong to the new tenant.
                 Some(new) => new.relay.reconfigure(new.settings.clone()),
                 None => leaving.push(old.clone()),
             }
@@ -126,7 +126,7 @@ impl Tenancy {
         self.tenants.replace(serving, leaving);
     }
 
-    /// Starts what the new tenant needs beyond what it takes over from the old one; answers what is left of that one.
+    /// Starts the tasks that the new tenant does not take over from the old one. Returns the old one if it has to leave.
     fn take_over(
         &self,
         new: &Arc<Tenant>,
@@ -151,7 +151,7 @@ impl Tenancy {
         self.look_after(tenant, Arc::new(relay), control)
     }
 
-    /// The task behind the control channel of the tenant: what the tenant was before may have it already.
+    /// Returns the task behind the tenant's control channel. The tenant that it replaces may have started it already.
     fn hear(&self, tenant: &Arc<Tenant>) -> Arc<Task> {
         let mut hearing = self.hearing.lock();
         hearing.retain(|(_, task)| task.strong_count() > 0);
@@ -198,7 +198,7 @@ impl Tenancy {
                 let reply = Arc::new(builder.control(&tenant.keys, &channel));
                 let serving = fleet::serve_replies(reply.clone(), self.fleet.clone());
                 let opened = reply.clone();
-                // The wish for the channel outlives a failure, so that it is not asked for again.
+                // The link remembers the subscription after a failure and retries it, so one call is enough.
                 let serving = async move {
                     drop(opened.open().await);
                     serving.await
@@ -208,7 +208,7 @@ impl Tenancy {
         }
     }
 
-    /// Says in every Redis for which tenants this replica has sockets there.
+    /// Registers this replica in every Redis with the tenants that have sockets here.
     fn register(&self) {
         let tenants = self.tenants.with_sockets();
         let keys = tenants.iter();
@@ -216,7 +216,7 @@ impl Tenancy {
             .set_tenants(keys.map(|tenant| (tenant.id.clone(), tenant.keys.clone())));
     }
 
-    /// Closes the sockets of a tenant that is not served any more, and ends it with the last of them.
+    /// Closes the sockets of a tenant that is no longer served, and ends its tasks after the last one.
     fn see_off(self: &Arc<Self>, leaving: Running, rate: f64, reason: CloseReason) {
         let tenancy = self.clone();
         tokio::spawn(async move {
@@ -224,11 +224,11 @@ impl Tenancy {
             let hub = tenant.relay.hub();
             tokio::select! {
                 () = close_paced(hub.members(), rate, reason) => {}
-                // A revocation or a suspension was faster.
+                // A revocation or a suspension can close the last socket sooner.
                 () = emptied(hub) => {}
             }
             let rest = async {
-                // Sockets whose handshakes were under way are asked too; asking twice changes nothing.
+                // Catches sockets whose handshakes were under way. A second close order changes nothing.
                 while !hub.is_empty() {
                     close_paced(hub.members(), rate, reason).await;
                     tokio::time::sleep(LOOK).await;
@@ -238,7 +238,7 @@ impl Tenancy {
             tenant.take(Happening::Emptied);
             tenancy.tenants.forget(&tenant);
             tenancy.register();
-            // What would outlive it in Redis.
+            // Removes the layer's entries that would stay in Redis.
             tenant.relay.layer().close().await;
             drop(leaving);
         });
@@ -251,7 +251,7 @@ async fn emptied(hub: &Hub) {
     }
 }
 
-/// Closes the sockets whose routes are gone, or are not what they were.
+/// Closes the sockets whose routes were removed or changed.
 fn close_changed(old: &Tenant, new: &Tenant, rate: f64) {
     let still: BTreeSet<u16> = new.parts.iter().map(|part| part.delivery).collect();
     let (mut gone, mut changed) = (Vec::new(), Vec::new());
@@ -271,7 +271,7 @@ fn close_changed(old: &Tenant, new: &Tenant, rate: f64) {
         (changed, CloseReason::Draining),
     ] {
         if !members.is_empty() {
-            // Ends when all have been asked.
+            // Short-lived: ends when every socket was told to close.
             tokio::spawn(close_paced(members, rate, reason));
         }
     }

@@ -1,4 +1,4 @@
-//! The task behind a tenant that hears and is served: first it opens, then its open sockets are looked after.
+//! The task that opens a tenant, and then keeps checking its open sockets.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::life::{Happening, Stage};
 use super::{Tenant, Tenants, look, suspension};
 
-/// From a look that failed to the next.
+/// Pause after a failed recheck; also the interval of the outage watch.
 const RETRY: Duration = Duration::from_secs(1);
-/// From an attempt to hear the control channel, or to read the state, to the next.
+/// Pause between attempts to hear the control channel or to read the state.
 const OPEN_AGAIN: Duration = Duration::from_millis(500);
-/// A denylist that has not answered for so long was away, and what it holds is looked at anew.
+/// Silence after which a denylist counts as away. Open sockets are rechecked when it answers again.
 const AWAY: Duration = Duration::from_secs(3);
 
-/// Opens the tenant, and looks after its sockets until the task is dropped.
+/// Opens the tenant, and checks its sockets until the task is dropped.
 pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
     open(&tenant, &tenants).await;
     look_after(&tenant, &tenants).await
 }
 
-/// Does what must be done before the first socket opens: hears the control channel, finds tenants whose events its own
-/// could meet, and reads the state, after the channel is heard, so that no announcement falls between.
+/// Prepares the first socket: hears the control channel, looks for tenants whose events could meet its own, and reads
+/// the state. The state is read after the channel is heard, so that no announcement falls between.
 async fn open(tenant: &Arc<Tenant>, tenants: &Tenants) {
     let is_opening = || tenant.life().stage() < Stage::Served;
     while is_opening() && tenant.control.open().await.is_err() {
@@ -38,11 +38,11 @@ async fn open(tenant: &Arc<Tenant>, tenants: &Tenants) {
     }
 }
 
-/// Looks at the denylist, the users and the state again and again.
+/// Rechecks the denylist, the users and the state, each at its own interval.
 async fn look_after(tenant: &Arc<Tenant>, tenants: &Tenants) -> Infallible {
     let recheck = tenant.revocations.config().recheck;
     let revalidate = tenant.coherence.interval();
-    // The first looks of many tenants are spread over their intervals.
+    // Random first times spread the checks of many tenants over their intervals.
     let spread = |interval: Duration| Instant::now() + interval.mul_f64(rand::random());
     let (mut recheck_at, mut revalidate_at) = (spread(recheck), spread(revalidate));
     let watches = watches_outages(tenant);
@@ -74,9 +74,9 @@ async fn look_after(tenant: &Arc<Tenant>, tenants: &Tenants) -> Infallible {
     }
 }
 
-/// Reads the state, and holds every socket against the denylist; answers whether both could be asked.
+/// Reads the state and checks every socket against the denylist. Returns true if both stores answered.
 ///
-/// Sockets of a tenant that leaves are held against the denylist that holds now: that is where revocations are stored.
+/// Sockets of a leaving tenant are checked against the denylist of the served one, where revocations are stored now.
 async fn recheck_all(tenant: &Arc<Tenant>, tenants: &Tenants) -> bool {
     let newest = tenants.named(tenant.id.as_str());
     let newest = newest.as_ref().unwrap_or(tenant);
@@ -84,13 +84,13 @@ async fn recheck_all(tenant: &Arc<Tenant>, tenants: &Tenants) -> bool {
         true => suspension::read_state(tenant, tenants).await,
         false => Ok(()),
     };
-    // Counted where they fail, and told there.
+    // The revocations count and log their own failures.
     let rechecked = newest.revocations.recheck(tenant.relay.hub()).await;
     state.is_ok() && rechecked.is_ok()
 }
 
-/// Whether the denylist's outages are of interest by themselves: they close sockets, or no lost link of the control
-/// channel tells of them.
+/// Returns true if the denylist's outages need a watch of their own: they close sockets (`max_unverified`), or the
+/// denylist has its own Redis, so that the link of the control channel does not show them.
 fn watches_outages(tenant: &Tenant) -> bool {
     let own = !tenant.authenticator.denylist.store.is_same(&tenant.keys);
     own || tenant.revocations.config().max_unverified.is_some()

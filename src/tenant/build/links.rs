@@ -1,4 +1,4 @@
-//! Links and pools, shared where their URLs are equal, from one configuration to the next.
+//! Links to Redis and database pools. Tenants with equal URLs share them, also across reloads.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::stores::memory::MemoryStore;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_url::RedisUrl;
 
-/// What tenants can share.
+/// The links and pools that tenants can share.
 pub(super) struct Links {
     endpoints: PubSubEndpoints,
     core: CoreEndpoints,
@@ -26,21 +26,21 @@ pub(super) struct Links {
     databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
     /// `server.max_database_connections`, for all of them together.
     connections: Arc<ConnectionBudget>,
-    /// Takes the place of a Redis where there is none.
+    /// Replaces Redis for tenants that have none.
     memory: Arc<MemoryStore>,
 }
 
 /// The layer of a tenant.
 pub(super) struct BuiltLayer {
     pub(super) layer: Arc<dyn ChannelLayer>,
-    /// Where its events come in.
+    /// The queue of its incoming events.
     pub(super) inbox: Arc<Inbox>,
-    /// The servers that it stands on.
+    /// The Redis servers that it uses.
     pub(super) servers: Arc<[Arc<RedisStore>]>,
 }
 
 impl Links {
-    /// No link yet, and at most `max_database_connections` connections to databases.
+    /// Starts without links; allows at most `max_database_connections` connections to all databases together.
     pub(super) fn new(replica: &ReplicaId, max_database_connections: u32) -> Self {
         Self {
             endpoints: PubSubEndpoints::new(replica.clone()),
@@ -52,14 +52,14 @@ impl Links {
         }
     }
 
-    /// Forgets links and pools that no tenant uses any more.
+    /// Drops the links and pools that no tenant uses any more.
     pub(super) fn forget_unused(&mut self) {
         self.redis.retain(|store| Arc::strong_count(store) > 1);
         self.databases
             .retain(|(_, _, database)| Arc::strong_count(database) > 1);
     }
 
-    /// The channel `name` where the keys of `keys` lie.
+    /// Returns the control channel `name` on the server of `keys`.
     pub(super) fn control(&self, keys: &KeyStore, name: &str) -> Control {
         match keys {
             KeyStore::Redis(store) => Control::on(&self.endpoints, store, name),
@@ -67,12 +67,12 @@ impl Links {
         }
     }
 
-    /// The process's memory as a store of keys.
+    /// Returns the memory of this process as a store of keys.
     pub(super) fn in_memory(&self) -> KeyStore {
         KeyStore::Memory(self.memory.clone())
     }
 
-    /// The layer of a tenant.
+    /// Makes the layer of a tenant.
     pub(super) fn layer(
         &mut self,
         effective: &Effective<'_>,
@@ -118,7 +118,7 @@ impl Links {
         stores.collect()
     }
 
-    /// The store on the server at `url`.
+    /// Returns the store on the server at `url`, a known one if login and database number are the same.
     pub(super) fn redis(
         &mut self,
         url: &Secret,
@@ -138,7 +138,7 @@ impl Links {
         Ok(store)
     }
 
-    /// The pool of the tenant's database.
+    /// Returns the pool of the tenant's database, a known one if URL and pool settings are the same.
     pub(super) fn database(&mut self, config: &TenantConfig) -> anyhow::Result<Arc<Database>> {
         let url = config
             .users

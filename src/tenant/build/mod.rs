@@ -1,6 +1,6 @@
-//! From a configuration to tenants that can serve: stores, layers, verifiers, routes.
+//! Builds tenants from a configuration: stores, layers, verifiers, routes.
 //!
-//! Links and pools are shared where their URLs are equal; keys, caches and names never are.
+//! Tenants with equal URLs share links and pools. They never share keys, caches or names.
 
 use std::sync::Arc;
 
@@ -36,10 +36,10 @@ use links::Links;
 mod links;
 mod routes;
 
-/// The authenticator of one tenant, without the rest of a gateway.
+/// Builds the authenticator of one tenant, without the rest of a gateway.
 ///
 /// # Errors
-/// What the configuration's own check could not see; also if there is no such tenant.
+/// If there is no such tenant, or a part that only exists at run time cannot be made.
 pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authenticator>> {
     let (id, tenant) = config
         .tenants
@@ -52,35 +52,35 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
     Ok(Arc::new(stores.authenticator))
 }
 
-/// Makes tenants and remembers what they can share, from one configuration to the next.
+/// Builds tenants, and keeps the parts that they share from one configuration to the next.
 pub struct Builder {
     registry: Registry,
-    /// What all frames count against.
+    /// Counts the bytes of all live frames.
     budget: Arc<QueueBudget>,
     links: Links,
     series: TenantSeries,
 }
 
-/// Whether `tenant` serves exactly what is effective.
+/// Returns true if `tenant` already serves exactly this configuration.
 fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     *effective.tenant == *tenant.config
         && effective.redis == tenant.redis.as_ref()
         && *effective.denylist == *tenant.revocations.config()
 }
 
-/// Whether the events of `tenant` go over the same lines as what is effective.
+/// Returns true if this configuration carries events over the same layer and Redis as `tenant`.
 fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     effective.tenant.layer == tenant.config.layer && effective.redis == tenant.redis.as_ref()
 }
 
-/// What carries a tenant's events.
+/// The parts that carry a tenant's events.
 struct Lines {
     relay: Arc<Relay>,
-    /// The servers that its layer stands on.
+    /// The Redis servers of its layer.
     servers: Arc<[Arc<RedisStore>]>,
 }
 
-/// What a tenant asks.
+/// The stores of a tenant, and the authenticator that asks them.
 struct Stores {
     authenticator: Authenticator,
     database: Arc<Database>,
@@ -88,9 +88,9 @@ struct Stores {
 }
 
 impl Builder {
-    /// Makes the tenants of a replica; `registry` holds the consumers that a program added.
+    /// Makes the builder of a replica. `registry` holds the consumers that a program added.
     pub fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
-        // One provider for all TLS of the process; a program that installed its own keeps it.
+        // One provider serves all TLS of the process. The call fails if the program installed its own, which then stays.
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -102,16 +102,16 @@ impl Builder {
         }
     }
 
-    /// What all frames count against.
+    /// The counter of the bytes of all live frames.
     pub fn budget(&self) -> &Arc<QueueBudget> {
         &self.budget
     }
 
-    /// Builds every tenant; those of `before` that do not change stay as they are. Nothing is connected yet, and no
-    /// socket notices anything; needs a runtime, because links begin to connect at once.
+    /// Builds every tenant; unchanged tenants of `before` are reused. It waits for no connection and touches no open
+    /// socket. It needs a runtime, because links start to connect in the background.
     ///
     /// # Errors
-    /// What the configuration's own check could not see, with the tenant's name.
+    /// The name of a tenant that cannot be built, and the reason.
     pub fn serving(
         &mut self,
         config: &Config,
@@ -133,22 +133,22 @@ impl Builder {
         Ok((hosts, tenants))
     }
 
-    /// Forgets links and pools that no tenant uses any more.
+    /// Drops the links and pools that no tenant uses any more.
     pub fn forget_unused(&mut self) {
         self.links.forget_unused();
     }
 
-    /// The control channel of the deployment and the store of its keys, on the server at `url`.
+    /// Returns the control channel of the deployment and the store of its keys, on the server at `url`.
     ///
     /// # Errors
-    /// If the URL is none, or its TLS cannot be set up.
+    /// If the URL is invalid or its TLS cannot be set up.
     pub fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
         let keys = KeyStore::Redis(self.links.redis(url, Dependency::Redis)?);
         let control = self.control(&keys, redis_keys::DEPLOYMENT_CONTROL);
         Ok((Arc::new(control), keys))
     }
 
-    /// The channel `name` where the keys of `keys` lie.
+    /// Returns the control channel `name` on the server of `keys`.
     pub fn control(&self, keys: &KeyStore, name: &str) -> Control {
         self.links.control(keys, name)
     }
@@ -183,14 +183,14 @@ impl Builder {
             limits: config.limits,
         };
         let Lines { relay, servers } = match kept {
-            // The settings take effect when the whole configuration does.
+            // The shared relay gets its new settings when the whole configuration is served.
             Some(kept) => Lines {
                 relay: kept.relay.clone(),
                 servers: kept.servers.clone(),
             },
             None => self.lines(id, effective, &metrics, &hub, &settings)?,
         };
-        // One channel, heard once: messages would act twice on sockets that leave.
+        // Share the control channel: heard twice, a message would act twice on sockets that leave.
         let same = before
             .iter()
             .find(|before| before.keys.is_same(&stores.keys));

@@ -1,4 +1,4 @@
-//! What a tenant's routes do with their sockets, and the table of deliveries behind them.
+//! The parts of a tenant's routes, and the table of deliveries.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::render::Delivery;
 use crate::templates::Template;
 use crate::tenant::{RouteParts, Tenant};
 
-/// What each route of `config` does, and the deliveries of all sockets, those of `before` included, which is the tenant
-/// whose sockets stay.
+/// Builds the parts of each route of `config`, and the deliveries of all sockets. `before` is the tenant whose sockets
+/// stay; their deliveries are included.
 pub(super) fn build(
     config: &TenantConfig,
     registry: &Registry,
@@ -39,21 +39,20 @@ pub(super) fn build(
 
 /// The routes of one tenant.
 pub(super) struct Built {
-    /// By the index that the tenant's routes give.
+    /// By the index of the route.
     pub(super) parts: Vec<RouteParts>,
-    /// By the index that members carry.
+    /// By the index that each socket carries.
     pub(super) deliveries: Vec<Option<Arc<RouteDelivery>>>,
 }
 
-/// The table of deliveries as members know it: a route that stays as it is keeps its slot.
+/// The table of deliveries. Open sockets hold indexes into it, so an unchanged route keeps its slot.
 struct Deliveries<'b> {
     before: Option<&'b Tenant>,
     slots: Vec<Option<Arc<RouteDelivery>>>,
 }
 
 impl<'b> Deliveries<'b> {
-    /// Begins with the slots that sockets of `before` are in, whether their routes stay or not: they get their events
-    /// until they are closed.
+    /// Keeps the slots that sockets of `before` use, even if their routes are removed: they get events until they close.
     fn after(before: Option<&'b Tenant>) -> Self {
         let mut slots = Vec::new();
         if let Some(before) = before {
@@ -74,7 +73,7 @@ impl<'b> Deliveries<'b> {
         Self { before, slots }
     }
 
-    /// The slot of a route.
+    /// Returns the slot of a route: its old one if it is unchanged, else a free one.
     fn slot_of(&mut self, route: &RouteConfig, consumer: &RouteConsumer) -> anyhow::Result<u16> {
         if let Some(before) = self.before {
             let same = before.config.routes.iter().position(|old| old == route);
