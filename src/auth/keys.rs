@@ -73,7 +73,7 @@ pub(crate) struct VerifyKey {
 
 enum KeyForm {
     /// With its inner and outer hash begun: jsonwebtoken would begin them again for each token.
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Public(DecodingKey),
 }
 
@@ -93,7 +93,7 @@ impl VerifyKey {
                 return Err(Fault::new("signing_key", found, "the shared key"));
             };
             check_secret(secret.expose())
-                .map(|()| KeyForm::Hmac(hmac::Key::new(hash, secret.expose().as_bytes())))
+                .map(|()| KeyForm::Hmac(Box::new(hmac::Key::new(hash, secret.expose().as_bytes()))))
         } else {
             let Some(pem) = &config.verifying_key else {
                 let found = format!("{} without verifying_key", alg.name);
