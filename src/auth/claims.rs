@@ -62,7 +62,7 @@ impl Checks {
 }
 
 /// What the checks read out of the claims on their way.
-pub(crate) struct Facts {
+pub(crate) struct ClaimFacts {
     pub(crate) issued_at: Option<f64>,
     /// With leeway.
     pub(crate) expires_at: Option<f64>,
@@ -75,7 +75,7 @@ pub(crate) struct Facts {
 
 /// One tenant's settings, as the checks need them.
 #[derive(Debug)]
-pub(crate) struct Profile {
+pub(crate) struct ClaimRules {
     leeway: f64,
     issuer: Vec<String>,
     audience: Vec<String>,
@@ -87,7 +87,7 @@ pub(crate) struct Profile {
     revoke_claim: Option<String>,
 }
 
-impl Profile {
+impl ClaimRules {
     pub(crate) fn new(config: &TokenConfig, id_type: IdType) -> Self {
         Self {
             leeway: config.leeway.as_secs_f64(),
@@ -121,7 +121,7 @@ impl Profile {
     }
 
     /// Makes every check from `iat` to `user_id`.
-    pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> Facts {
+    pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> ClaimFacts {
         let (exp, expired) = self.exp(claims, now);
         let user_id = self.user_id(claims);
         checks.record(Check::Iat, self.not_in_the_future(claims.get("iat"), now));
@@ -133,7 +133,7 @@ impl Profile {
         checks.record(Check::Jti, self.jti(claims));
         checks.record(Check::TokenType, self.token_type(claims));
         checks.record(Check::UserId, user_id.0);
-        Facts {
+        ClaimFacts {
             expired,
             user_id: user_id.1,
             ..self.facts(claims)
@@ -141,9 +141,9 @@ impl Profile {
     }
 
     /// What the claims say, unchecked: for a token that only has to be signed.
-    pub(crate) fn facts(&self, claims: &Claims) -> Facts {
+    pub(crate) fn facts(&self, claims: &Claims) -> ClaimFacts {
         let revoke = self.revoke_claim.as_deref();
-        Facts {
+        ClaimFacts {
             issued_at: claims.get("iat").and_then(integer),
             expires_at: claims
                 .get("exp")

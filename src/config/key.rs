@@ -1,7 +1,7 @@
 //! What the reference says of a key.
 
 /// One key of the reference.
-pub(crate) struct Key {
+pub(crate) struct ReferenceKey {
     /// As it stands in the file.
     pub(super) name: &'static str,
     /// The documentation of the field, one line each.
@@ -19,11 +19,11 @@ pub(crate) enum Inner {
     /// Nothing: a value.
     Value,
     /// One table, which has its defaults when it is left out.
-    Table(&'static [&'static str], Vec<Key>),
+    Table(&'static [&'static str], Vec<ReferenceKey>),
     /// One table, which may be left out.
-    Optional(&'static [&'static str], Vec<Key>),
+    Optional(&'static [&'static str], Vec<ReferenceKey>),
     /// A list of tables.
-    List(&'static [&'static str], Vec<Key>),
+    List(&'static [&'static str], Vec<ReferenceKey>),
     /// Tables by a name of the operator's choice.
-    Named(&'static [&'static str], Vec<Key>),
+    Named(&'static [&'static str], Vec<ReferenceKey>),
 }

@@ -31,7 +31,7 @@ const LISTED_EVERY: u64 = 3;
 type Stores = Vec<(KeyStore, BTreeSet<TenantId>)>;
 
 /// This replica's entries.
-pub struct Registry {
+pub struct ReplicaRegistry {
     replica: ReplicaId,
     started_at: u64,
     /// Each store with the tenants whose keys lie there.
@@ -42,8 +42,8 @@ pub struct Registry {
     deployment: Mutex<Option<KeyStore>>,
 }
 
-impl Registry {
-    /// Entries of `replica`; [`Registry::run`] makes them.
+impl ReplicaRegistry {
+    /// Entries of `replica`; [`ReplicaRegistry::run`] makes them.
     pub fn new(replica: ReplicaId) -> Arc<Self> {
         Arc::new(Self {
             replica,

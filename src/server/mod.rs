@@ -21,12 +21,12 @@ use crate::socket::accept;
 use crate::socket::registration::Occupancy;
 use crate::tenant::Tenants;
 
-use drain::Asked;
+use drain::SignalAction;
 pub use drain::{Ended, Signals};
 pub use limits::max_connections_here;
 use reload::Reloader;
 pub use reload::{Load, ReloadError};
-use start::{Critical, Listeners, Parts};
+use start::{Critical, Listeners, ServerParts};
 
 /// How long a replica that exits tries to take itself off the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
@@ -69,7 +69,7 @@ pub struct Server {
     /// Tasks of connections, which may end.
     connections: TaskTracker,
     reloader: Arc<Reloader>,
-    registry: Arc<fleet::Registry>,
+    registry: Arc<fleet::ReplicaRegistry>,
     /// Tasks that may not end before the process does.
     critical: Critical,
 }
@@ -98,7 +98,7 @@ impl Server {
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses;
         let pages = options.pages.take();
-        let parts = Parts::build(config, options)?;
+        let parts = ServerParts::build(config, options)?;
         metrics::config_reload(true, UnixTime::now().0);
         let door = parts.door(pages, descriptors);
         let progress = Arc::new(Progress::default());
@@ -152,8 +152,8 @@ impl Server {
         loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::Drain => break,
-                    Asked::Reload => {
+                    SignalAction::Drain => break,
+                    SignalAction::Reload => {
                         let reloader = self.reloader.clone();
                         // It logs how it went; a drain does not wait for it.
                         tokio::spawn(async move { drop(reloader.reload().await) });

@@ -151,7 +151,7 @@ impl Reloader {
     }
 
     /// What tells one state of the files from another.
-    fn marks(&self) -> Vec<(PathBuf, Option<Mark>)> {
+    fn marks(&self) -> Vec<(PathBuf, Option<FileMark>)> {
         let state = self.state.lock();
         let mut paths = state.sources.clone();
         if let Some(main) = state.sources.first() {
@@ -162,7 +162,7 @@ impl Reloader {
         paths
             .into_iter()
             .map(|path| {
-                let mark = Mark::of(&path);
+                let mark = FileMark::of(&path);
                 (path, mark)
             })
             .collect()
@@ -171,13 +171,13 @@ impl Reloader {
 
 /// What a file is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
+struct FileMark {
     modified: Option<SystemTime>,
     length: u64,
     inode: u64,
 }
 
-impl Mark {
+impl FileMark {
     /// Links are followed; `None` if there is no such file.
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;

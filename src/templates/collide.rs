@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::language::{Automaton, Edge, Values};
+use super::language::{AllowedValues, Automaton, Edge};
 use super::{Template, TemplatePart};
 use crate::config::GroupNames;
 
@@ -15,7 +15,7 @@ const MAX_NAME: usize = 99;
 /// A valid group name that both templates can make, if there is one. Values of users and claims count as any text,
 /// path parameters as what their converter lets through (any text before [`Template::bind`]).
 pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Option<String> {
-    let values = Values {
+    let values = AllowedValues {
         names,
         user_id: None,
     };
@@ -23,7 +23,7 @@ pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Optio
 }
 
 /// A name that both templates can make.
-pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<String> {
+pub(super) fn common_name(a: &Template, b: &Template, values: AllowedValues) -> Option<String> {
     // Most pairs of a tenant begin differently.
     let (first, second) = (a.beginning(), b.beginning());
     if !first.starts_with(second) && !second.starts_with(first) {
@@ -36,7 +36,7 @@ pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<
 /// A name that the template makes in two ways, which differ in the bytes of a part that `counts`.
 pub(super) fn name_of_two(
     template: &Template,
-    values: Values,
+    values: AllowedValues,
     counts: impl Fn(&TemplatePart) -> bool,
 ) -> Option<String> {
     let automaton = Automaton::new(template, values);
@@ -229,7 +229,7 @@ mod tests {
         user_id: Option<IdType>,
         counts: fn(&TemplatePart) -> bool,
     ) -> Option<String> {
-        let values = Values {
+        let values = AllowedValues {
             names: GroupNames::Channels,
             user_id,
         };

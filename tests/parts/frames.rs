@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use lockgate::close_code::{CloseFrame, CloseReason};
-use lockgate::frame::{Decoder, Frame, FrameError, Message};
+use lockgate::frame::{ClientMessage, Decoder, Frame, FrameError};
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite;
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
@@ -20,7 +20,7 @@ const LIMIT: usize = 400;
 /// What a decoder made of a stream.
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    messages: Vec<Message>,
+    messages: Vec<ClientMessage>,
     verdict: Result<(), CloseReason>,
 }
 
@@ -112,13 +112,13 @@ fn agree(ours: Result<(), CloseReason>, theirs: Result<(), CloseReason>) -> bool
     ours == theirs || (ours, theirs) == twice_wrong
 }
 
-fn translate(message: tungstenite::Message) -> Message {
+fn translate(message: tungstenite::Message) -> ClientMessage {
     match message {
-        tungstenite::Message::Text(text) => Message::Text(text.to_string()),
-        tungstenite::Message::Binary(bytes) => Message::Binary(bytes.to_vec()),
-        tungstenite::Message::Ping(payload) => Message::Ping(payload.to_vec()),
-        tungstenite::Message::Pong(payload) => Message::Pong(payload.to_vec()),
-        tungstenite::Message::Close(close) => Message::Close(close.map(|close| CloseFrame {
+        tungstenite::Message::Text(text) => ClientMessage::Text(text.to_string()),
+        tungstenite::Message::Binary(bytes) => ClientMessage::Binary(bytes.to_vec()),
+        tungstenite::Message::Ping(payload) => ClientMessage::Ping(payload.to_vec()),
+        tungstenite::Message::Pong(payload) => ClientMessage::Pong(payload.to_vec()),
+        tungstenite::Message::Close(close) => ClientMessage::Close(close.map(|close| CloseFrame {
             code: close.code.into(),
             reason: close.reason.to_string().into(),
             cause: None,
@@ -273,9 +273,9 @@ fn tungstenite_reads_what_we_send() {
         let sent = frames.iter().map(|frame| frame.as_bytes().to_vec());
         let mut socket = WebSocket::from_raw_socket(Pieces(sent.collect()), Role::Client, None);
         for expected in [
-            Message::Text(text),
-            Message::Binary(bytes),
-            Message::Ping(ping),
+            ClientMessage::Text(text),
+            ClientMessage::Binary(bytes),
+            ClientMessage::Ping(ping),
         ] {
             assert_eq!(translate(socket.read().unwrap()), expected, "{len}");
         }
