@@ -112,6 +112,7 @@ impl RedisStore {
         let mut info = redis::cmd("INFO");
         info.arg("server");
         let (info, address) = tokio::join!(self.query::<String>("info", &info), self.address());
+        // A login without the right to INFO will be refused again, so that answer is kept. Other failures are not.
         let is_final = match &info {
             Ok(_) => true,
             Err(error) => error.kind == ErrorKind::Permission,
