@@ -165,7 +165,7 @@ impl From<RouteError> for Fault {
 }
 
 #[derive(Clone, Debug)]
-enum Part {
+enum RoutePart {
     Literal(Box<str>),
     Param(Arc<str>, Converter),
 }
@@ -173,7 +173,7 @@ enum Part {
 /// One route: literal text and parameters.
 #[derive(Clone, Debug)]
 pub struct Route {
-    parts: Box<[Part]>,
+    parts: Box<[RoutePart]>,
 }
 
 impl Route {
@@ -194,13 +194,13 @@ impl Route {
                 return Err(RouteProblem::Brackets);
             };
             if !literal.is_empty() {
-                parts.push(Part::Literal(literal.into()));
+                parts.push(RoutePart::Literal(literal.into()));
             }
             parts.push(Self::parse_param(inner, &parts)?);
             rest = after;
         }
         if !rest.is_empty() {
-            parts.push(Part::Literal(rest.into()));
+            parts.push(RoutePart::Literal(rest.into()));
         }
         Ok(Self {
             parts: parts.into(),
@@ -220,7 +220,7 @@ impl Route {
         }
     }
 
-    fn parse_param(inner: &str, before: &[Part]) -> Result<Part, RouteProblem> {
+    fn parse_param(inner: &str, before: &[RoutePart]) -> Result<RoutePart, RouteProblem> {
         let (converter, name) = inner.split_once(':').unwrap_or(("str", inner));
         let converter = Converter::from_name(converter)
             .ok_or_else(|| RouteProblem::UnknownConverter(converter.to_owned()))?;
@@ -231,24 +231,25 @@ impl Route {
         {
             return Err(RouteProblem::ParameterName(name.to_owned()));
         }
-        let same = |part: &Part| matches!(part, Part::Param(other, _) if **other == *name);
+        let same =
+            |part: &RoutePart| matches!(part, RoutePart::Param(other, _) if **other == *name);
         if before.iter().any(same) {
             return Err(RouteProblem::DuplicateParameter(name.to_owned()));
         }
-        Ok(Part::Param(name.into(), converter))
+        Ok(RoutePart::Param(name.into(), converter))
     }
 
     /// Returns names and converters of the parameters, in order.
     pub fn params(&self) -> impl Iterator<Item = (&str, Converter)> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Param(name, converter) => Some((&**name, *converter)),
-            Part::Literal(_) => None,
+            RoutePart::Param(name, converter) => Some((&**name, *converter)),
+            RoutePart::Literal(_) => None,
         })
     }
 
     /// Returns the parameters of `path` (decoded, without its first slash) if all of it matches.
     fn matches(&self, path: &str) -> Option<PathParams> {
-        if let Some(Part::Literal(first)) = self.parts.first()
+        if let Some(RoutePart::Literal(first)) = self.parts.first()
             && !path.starts_with(&**first)
         {
             return None;
@@ -258,8 +259,8 @@ impl Route {
         let mut params = Vec::new();
         for (index, part) in self.parts.iter().enumerate() {
             match part {
-                Part::Literal(text) => at += text.len(),
-                Part::Param(name, converter) => {
+                RoutePart::Literal(text) => at += text.len(),
+                RoutePart::Param(name, converter) => {
                     let end = reach.longest(index, *converter, at)?;
                     params.push((Arc::clone(name), converter.value(&path[at..end])?));
                     at = end;
@@ -283,7 +284,7 @@ struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    fn new(parts: &[Part], path: &'a str) -> Self {
+    fn new(parts: &[RoutePart], path: &'a str) -> Self {
         let width = path.len() + 1;
         let mut reach = Self {
             path,
@@ -292,20 +293,20 @@ impl<'a> Reach<'a> {
         reach.table[parts.len() * width + path.len()] = true;
         for (index, part) in parts.iter().enumerate().rev() {
             match part {
-                Part::Literal(text) => {
+                RoutePart::Literal(text) => {
                     for at in 0..=path.len().saturating_sub(text.len()) {
                         reach.table[index * width + at] = path.as_bytes()[at..]
                             .starts_with(text.as_bytes())
                             && reach.can(index + 1, at + text.len());
                     }
                 }
-                Part::Param(_, Converter::Uuid) => {
+                RoutePart::Param(_, Converter::Uuid) => {
                     for at in 0..path.len() {
                         reach.table[index * width + at] =
                             uuid_at(path, at) && reach.can(index + 1, at + UUID_LENGTH);
                     }
                 }
-                Part::Param(_, converter) => {
+                RoutePart::Param(_, converter) => {
                     for at in (0..path.len()).rev() {
                         // A value has at least one byte. It ends here, or goes on with the next byte.
                         reach.table[index * width + at] = converter.takes(path.as_bytes()[at])

@@ -1,7 +1,7 @@
-//! Events as JSON: as Python's `json` reads and writes them on a layer, and as RFC 8259 says for clients.
+//! Events as JSON: in the form of Python's `json` on a layer, and in that of RFC 8259 for clients.
 //!
-//! Grammar, escapes and numbers are [`crate::python::json`]'s; what an event can hold is decided here. Lone surrogates, which
-//! Python's text can hold, are refused.
+//! Grammar, escapes and numbers belong to [`crate::python::json`]; this module decides which values an event can hold. It
+//! refuses lone surrogates, which Python's text can hold.
 
 use std::fmt::{Display, Write as _};
 
@@ -15,7 +15,7 @@ const BOUNDS: Bounds = Bounds {
     values: MAX_VALUES,
 };
 
-/// Reads one value as `json.loads(bytes)` does, but for lone surrogates and nesting.
+/// Reads one value as `json.loads(bytes)` does, except that lone surrogates and deep nesting are refused.
 pub(crate) fn read_python(bytes: &[u8]) -> Result<Value, DecodeError> {
     let text = json::decode(bytes)?;
     Ok(json::read(&text, Rules::Python, BOUNDS, &mut Values)?)
@@ -28,7 +28,7 @@ pub(crate) fn read_strict(bytes: &[u8]) -> Result<Value, DecodeError> {
     Ok(json::read(&text, Rules::Rfc8259, BOUNDS, &mut Values)?)
 }
 
-/// Makes the values of an event.
+/// Builds the values of an event.
 struct Values;
 
 impl Build for Values {
@@ -97,7 +97,7 @@ impl From<JsonError> for DecodeError {
 trait Style {
     type Error;
     const SEPARATORS: [&'static str; 2];
-    /// Whether all but ASCII is escaped.
+    /// True if characters outside ASCII are escaped.
     const ASCII: bool;
     fn float(number: f64, out: &mut String) -> Result<(), Self::Error>;
     fn bytes() -> Self::Error;
@@ -105,7 +105,7 @@ trait Style {
     fn too_deep() -> Self::Error;
 }
 
-/// `json.dumps` with its defaults.
+/// The form of `json.dumps` with its defaults.
 struct Python;
 
 impl Style for Python {
@@ -132,7 +132,7 @@ impl Style for Python {
     }
 }
 
-/// Compact and UTF-8.
+/// The form for clients: compact and UTF-8.
 struct Client;
 
 impl Style for Client {

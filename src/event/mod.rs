@@ -1,20 +1,20 @@
 //! An event as it passes through the gateway: a map with the sender's key order, and the values it may hold.
 //!
-//! Channels sends Python objects; [`Value`] is what of them survives the wire. Bytes on Redis to event and back
-//! is [`crate::channel_layer::Codec`], text for clients is [`Event::write_json`].
+//! Channels sends Python objects; [`Value`] holds those that the wire can carry. [`crate::channel_layer::Codec`] turns
+//! bytes on Redis into events and back; [`Event::write_json`] writes the text for clients.
 
 use std::fmt;
 
 pub(crate) mod json;
 
-/// How many arrays and maps may stand inside each other, the event's own map included.
+/// The largest depth of nested arrays and maps, the event's own map included.
 ///
-/// Channels' readers take 1,024. A legitimate event nests a handful; a bound this low lets the readers and writers be
-/// plain recursion on any stack.
+/// Channels' readers take 1,024. Real events nest a few levels; with a bound this low the readers and writers can be plain
+/// recursion on any stack.
 pub const MAX_DEPTH: usize = 64;
 /// The longest payload that is read or written, in bytes. Channels has no bound.
 pub const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
-/// How many values one event may hold: a payload of 8 MiB cannot become gigabytes of values.
+/// The largest number of values in one event. Without it a payload of 8 MiB could become gigabytes of values.
 pub const MAX_VALUES: usize = 1 << 20;
 
 /// One value of an event.
@@ -24,7 +24,7 @@ pub enum Value {
     Nil,
     /// `True`, `False`.
     Bool(bool),
-    /// Every integer that fits.
+    /// Integers that fit into 64 bits with a sign.
     Int(i64),
     /// Integers above `i64::MAX`.
     UInt(u64),
@@ -45,7 +45,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The text, if it is text.
+    /// Returns the text, if the value is text.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Value::Str(text) => Some(text),
@@ -53,7 +53,7 @@ impl Value {
         }
     }
 
-    /// The bytes, if it is bytes.
+    /// Returns the bytes, if the value is bytes.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Value::Bin(bytes) => Some(bytes),
@@ -61,7 +61,7 @@ impl Value {
         }
     }
 
-    /// The integer, if it is one that fits.
+    /// Returns the integer, if the value is one that fits into an `i64`.
     pub fn as_i64(&self) -> Option<i64> {
         match self {
             Value::Int(number) => Some(*number),
@@ -69,10 +69,10 @@ impl Value {
         }
     }
 
-    /// Appends the value as compact JSON, UTF-8 as it is.
+    /// Appends the value as compact JSON in UTF-8; characters outside ASCII are not escaped.
     ///
     /// # Errors
-    /// [`NotRenderable`] for what JSON has no form for; `out` then holds a part of it.
+    /// [`NotRenderable`] for a value that JSON has no form for; `out` then holds a part of the text.
     pub fn write_json(&self, out: &mut String) -> Result<(), NotRenderable> {
         json::write_for_client(self, out)
     }
@@ -109,7 +109,7 @@ impl From<bool> for Value {
 }
 
 impl From<&serde_json::Value> for Value {
-    /// Numbers keep 64 bits; what lies beyond is a float, as serde_json reads it.
+    /// Integers keep 64 bits; larger ones are floats, as serde_json reads them.
     fn from(value: &serde_json::Value) -> Self {
         use serde_json::Value as Json;
         match value {
@@ -130,7 +130,7 @@ impl From<&serde_json::Value> for Value {
     }
 }
 
-/// The key of a map: text, or the bytes that Python's msgpack lets through.
+/// The key of a map: text, or bytes, which Python's msgpack allows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// Text.
@@ -140,7 +140,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// The text, if it is text.
+    /// Returns the text, if the key is text.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Key::Text(text) => Some(text),
@@ -173,15 +173,15 @@ impl PartialEq<str> for Key {
     }
 }
 
-/// A message on a channel layer: a map, by Channels' rules with a `type`.
+/// A message on a channel layer: a map. Channels requires a `type` in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event {
-    /// In the sender's order. Where a sender repeats a key, the last value stands in the place of the first.
+    /// The fields in the sender's order. If a sender repeats a key, the last value takes the place of the first.
     pub fields: Vec<(Key, Value)>,
 }
 
 impl Event {
-    /// An event of a type with further fields.
+    /// Builds an event of a type with further fields.
     pub fn new<K: Into<Key>>(
         event_type: &str,
         fields: impl IntoIterator<Item = (K, Value)>,
@@ -197,8 +197,8 @@ impl Event {
 
     /// Reads a JSON object as RFC 8259 defines it, from a client or the API.
     ///
-    /// Stricter than what Channels' JSON reader takes: no byte order mark, no `NaN`, no number beyond a double.
-    /// Integers stay exact at any size. Repeated keys: the last wins.
+    /// It is stricter than Channels' JSON reader: no byte order mark, no `NaN`, no number beyond a double. Integers stay
+    /// exact at any size. Of repeated keys the last value counts.
     ///
     /// # Errors
     /// [`DecodeError`], which never quotes the input.
@@ -206,7 +206,7 @@ impl Event {
         json::read_strict(text.as_ref())?.try_into()
     }
 
-    /// The value under a text key.
+    /// Returns the value under a text key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let found = self.fields.iter().find(|(name, _)| *name == *key);
         found.map(|(_, value)| value)
@@ -220,34 +220,34 @@ impl Event {
         }
     }
 
-    /// Takes a field out.
+    /// Removes a field and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let position = self.fields.iter().position(|(name, _)| *name == *key)?;
         Some(self.fields.remove(position).1)
     }
 
-    /// The `type`, if it is there and text.
+    /// Returns the `type`, if there is one and it is text.
     pub fn event_type(&self) -> Option<&str> {
         self.get("type").and_then(Value::as_str)
     }
 
-    /// Whether a Channels consumer would look for a handler of it: it has a `type`, a text that is not empty and begins
-    /// with neither `_` nor `.` (which stands for `_`).
+    /// Returns true if a Channels consumer would look for a handler of the event: its `type` is a text that is not empty
+    /// and begins with neither `_` nor `.` (Channels replaces `.` by `_`).
     pub fn is_dispatchable(&self) -> bool {
         let event_type = self.event_type().unwrap_or_default();
         !event_type.is_empty() && !event_type.starts_with(['_', '.'])
     }
 
-    /// About how many bytes of memory the event takes.
+    /// Returns the approximate bytes of memory that the event takes.
     pub fn memory(&self) -> usize {
         memory_of_fields(&self.fields)
     }
 
-    /// Appends the event as compact JSON: no spaces, UTF-8 as it is, keys in the sender's order, integers exact, floats as
-    /// the shortest text that reads back equal (`1.0` stays `1.0`). `skip_type` leaves the top-level `type` out.
+    /// Appends the event as compact JSON: no spaces, UTF-8 without escapes, keys in the sender's order, integers exact,
+    /// floats as the shortest text that reads back equal (`1.0` stays `1.0`). `skip_type` leaves out the top-level `type`.
     ///
     /// # Errors
-    /// [`NotRenderable`] for what JSON has no form for; `out` is then as before the call.
+    /// [`NotRenderable`] for a value that JSON has no form for; `out` is then as before the call.
     pub fn write_json(&self, out: &mut String, skip_type: bool) -> Result<(), NotRenderable> {
         let start = out.len();
         let fields = self.fields.iter();
@@ -260,7 +260,8 @@ impl Event {
     }
 }
 
-/// No deeper than the value itself is; what is read is bounded by [`MAX_DEPTH`].
+/// Adds up the memory of fields. The recursion is as deep as the value, and values that are read nest at most
+/// [`MAX_DEPTH`] deep.
 fn memory_of_fields(fields: &[(Key, Value)]) -> usize {
     let key = |key: &Key| match key {
         Key::Text(text) => text.len(),
@@ -292,48 +293,48 @@ impl TryFrom<Value> for Event {
     }
 }
 
-/// The payload is no event. None of these quotes the payload.
+/// The reason why a payload is not an event. No text quotes the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Longer than [`MAX_PAYLOAD`].
+    /// The payload is longer than [`MAX_PAYLOAD`].
     #[error("the payload is longer than 8 MiB")]
     TooLong,
-    /// Deeper than [`MAX_DEPTH`].
-    #[error("more than 64 arrays and maps stand inside each other")]
+    /// The payload nests deeper than [`MAX_DEPTH`].
+    #[error("arrays and maps are nested more than 64 deep")]
     TooDeep,
-    /// More than [`MAX_VALUES`].
+    /// The payload has more than [`MAX_VALUES`] values.
     #[error("the payload holds more than a million values")]
     TooManyValues,
-    /// It ends too early, or a length claims more than there is.
+    /// The payload ends too early, or a length claims more bytes than there are.
     #[error("the payload is cut off")]
     Truncated,
-    /// Something follows the value.
+    /// Bytes follow the value.
     #[error("bytes follow the value")]
     TrailingBytes,
-    /// Text that is not UTF-8, or a lone surrogate.
+    /// A text is not UTF-8 or has a lone surrogate.
     #[error("text is not valid Unicode")]
     NotUnicode,
-    /// A map key that is neither text nor bytes.
+    /// A map key is neither text nor bytes.
     #[error("a map key is neither text nor bytes")]
     KeyType,
-    /// The top level is no map.
+    /// The top level is not a map.
     #[error("the message is not a map")]
     NotAMap,
-    /// [`Event::is_dispatchable`] says no.
+    /// [`Event::is_dispatchable`] is false.
     #[error("the message has no `type`, or one that begins with an underscore or a dot")]
     NoType,
-    /// A number that cannot be held.
+    /// A number is beyond the range of a value.
     #[error("a number is out of range")]
     NumberRange,
-    /// Not MessagePack, or not JSON.
+    /// The payload is not MessagePack, or not JSON.
     #[error("the payload is not in the configured serializer_format")]
     Syntax,
-    /// No key of the layer opens it.
+    /// No key of the layer decrypts the payload.
     #[error("the payload is not encrypted with a key of this layer")]
     NotEncrypted,
 }
 
-/// The event cannot be written in the layer's format.
+/// The reason why an event cannot be written in the layer's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// An integer beyond 64 bits in MessagePack.
@@ -342,10 +343,10 @@ pub enum EncodeError {
     /// Bytes or an extension type in JSON.
     #[error("JSON cannot carry bytes or extension types")]
     BytesInJson,
-    /// Deeper than [`MAX_DEPTH`].
-    #[error("more than 64 arrays and maps stand inside each other")]
+    /// The event nests deeper than [`MAX_DEPTH`].
+    #[error("arrays and maps are nested more than 64 deep")]
     TooDeep,
-    /// Longer than [`MAX_PAYLOAD`].
+    /// The payload would be longer than [`MAX_PAYLOAD`].
     #[error("the event is longer than 8 MiB")]
     TooLong,
     /// A key that only the layer may write.
@@ -353,7 +354,7 @@ pub enum EncodeError {
     Reserved,
 }
 
-/// The value has no JSON form for a client.
+/// The reason why a value has no JSON form for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotRenderable {
     /// Bytes, as value or key.
@@ -362,7 +363,7 @@ pub enum NotRenderable {
     NotFinite,
     /// An extension type.
     Extension,
-    /// Deeper than [`MAX_DEPTH`]; such an event was not read but made.
+    /// Nesting deeper than [`MAX_DEPTH`]. Only an event that was built here can have it; the readers refuse it.
     TooDeep,
 }
 
@@ -372,7 +373,7 @@ impl fmt::Display for NotRenderable {
             NotRenderable::Bytes => "JSON cannot carry bytes",
             NotRenderable::NotFinite => "JSON cannot carry NaN or infinity",
             NotRenderable::Extension => "JSON cannot carry extension types",
-            NotRenderable::TooDeep => "more than 64 arrays and maps stand inside each other",
+            NotRenderable::TooDeep => "arrays and maps are nested more than 64 deep",
         })
     }
 }

@@ -1,7 +1,7 @@
-//! Every family of the gateway, each once: name, type, labels, help. `docs/metrics.md` says what a bad value means.
+//! Every family of the gateway, each once: name, type, labels, help. `docs/metrics.md` explains bad values.
 //!
-//! A name is `lockgate_NOUN_UNIT`, of a counter with `_total`, in seconds and bytes. Labels come from closed sets: no user, jti,
-//! group or connection; `tenant` is bounded by `metrics.tenant_series`.
+//! A name is `lockgate_NOUN_UNIT`, with `_total` at the end for a counter; units are seconds and bytes. Labels come from
+//! closed sets: no user, jti, group or connection; `tenant` is bounded by `metrics.tenant_series`.
 
 use metrics::{Counter, Gauge, Histogram};
 
@@ -12,7 +12,7 @@ const SECONDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
-/// How long sockets live: 1 s to a day.
+/// Lifetimes of sockets: 1 s to a day.
 const LIFETIMES: &[f64] = &[
     1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0,
 ];
@@ -38,13 +38,13 @@ families! {
     CONNECTION_SATURATION: Gauge = "lockgate_connection_saturation", [];
     /// Upgrade requests by outcome
     HANDSHAKES: Counter = "lockgate_handshakes_total", ["tenant", "result"];
-    /// From the request's last byte to the answer
+    /// Time from the request's last byte to the answer
     HANDSHAKE_DURATION: Histogram = "lockgate_handshake_duration_seconds", [] in SECONDS;
-    /// One step of the authentication
+    /// Time of one step of the authentication
     AUTH_DURATION: Histogram = "lockgate_auth_duration_seconds", ["step"] in SECONDS;
     /// Closed sockets by close code and reason
     DISCONNECTS: Counter = "lockgate_disconnects_total", ["tenant", "code", "reason"];
-    /// How long sockets lived
+    /// Lifetime of closed sockets
     CONNECTION_DURATION: Histogram = "lockgate_connection_duration_seconds", [] in LIFETIMES;
     /// Frames from clients
     FRAMES_RECEIVED: Counter = "lockgate_frames_received_total", ["tenant", "kind"];
@@ -54,15 +54,15 @@ families! {
     RECEIVED_BYTES: Counter = "lockgate_received_bytes_total", ["tenant"];
     /// Bytes to clients after the handshake
     SENT_BYTES: Counter = "lockgate_sent_bytes_total", ["tenant"];
-    /// Events by where they came from
+    /// Events by source
     EVENTS: Counter = "lockgate_events_total", ["tenant", "source"];
     /// Events queued for a socket, one per socket
     DELIVERIES: Counter = "lockgate_deliveries_total", ["tenant"];
-    /// Events and frames that could not be carried on
+    /// Events and frames that were dropped
     EVENTS_DROPPED: Counter = "lockgate_events_dropped_total", ["tenant", "cause"];
-    /// Decoding, rendering and queueing one event
+    /// Time to decode, render and queue one event
     FANOUT_DURATION: Histogram = "lockgate_fanout_duration_seconds", [] in SECONDS;
-    /// From the read of an event to the socket write, sampled
+    /// Time from the read of an event to the socket write, sampled
     DELIVERY_LAG: Histogram = "lockgate_delivery_lag_seconds", [] in SECONDS;
     /// Sockets that one event was queued for
     FANOUT_RECIPIENTS: Histogram = "lockgate_fanout_recipients", [] in RECIPIENTS;
@@ -72,36 +72,36 @@ families! {
     LAYER_QUEUE_BYTES: Gauge = "lockgate_layer_queue_bytes", ["tenant"];
     /// Memberships of sockets in groups
     SUBSCRIPTIONS: Gauge = "lockgate_subscriptions", ["tenant"];
-    /// Windows in which events may have been missed
+    /// Gaps in which events may have been missed
     GAPS: Counter = "lockgate_gaps_total", ["tenant", "cause"];
-    /// A canary's way through Redis and back
+    /// Time of a canary's way through Redis and back
     CANARY_RTT: Histogram = "lockgate_canary_rtt_seconds", ["endpoint"] in SECONDS;
     /// Canaries that did not come back in time
     CANARY_MISSED: Counter = "lockgate_canary_missed_total", ["endpoint"];
     /// 1 while the dependency answers
     DEPENDENCY_UP: Gauge = "lockgate_dependency_up", ["dependency", "endpoint"];
-    /// How long a dependency took to answer
+    /// Time that a dependency took to answer
     DEPENDENCY_DURATION: Histogram = "lockgate_dependency_duration_seconds", ["dependency", "operation"] in SECONDS;
     /// Failures of a dependency
     DEPENDENCY_ERRORS: Counter = "lockgate_dependency_errors_total", ["dependency", "kind"];
-    /// Links to a dependency that were made anew
+    /// Reconnected links to a dependency
     RECONNECTS: Counter = "lockgate_reconnects_total", ["dependency"];
-    /// User lookups by where the answer came from
+    /// User lookups by source of the answer
     USER_LOOKUPS: Counter = "lockgate_user_lookups_total", ["tenant", "result"];
     /// Statements that asked a database for users
     USER_QUERIES: Counter = "lockgate_user_queries_total", [];
-    /// 1 while a Redis with a denylist evicts, is a replica, or lost its data
+    /// 1 while a Redis with a denylist evicts keys, is a replica, or has lost data
     DENYLIST_AT_RISK: Gauge = "lockgate_denylist_at_risk", [];
-    /// Revocations that this replica heard of
+    /// Revocations that this replica received
     REVOCATIONS: Counter = "lockgate_revocations_total", ["tenant", "kind"];
-    /// From the API call to the confirmation of the last replica that confirmed
+    /// Time from the API call to the last confirmation of a replica
     REVOCATION_PROPAGATION: Histogram = "lockgate_revocation_propagation_seconds", [] in SECONDS;
     /// Times that a limit of a tenant was hit
     RATE_LIMITED: Counter = "lockgate_rate_limited_total", ["tenant", "limit"];
     /// 1 if the newest configuration was applied
     CONFIG_RELOAD_SUCCESSFUL: Gauge = "lockgate_config_reload_successful", [];
-    /// When a configuration was last applied
+    /// Unix time at which a configuration was last applied
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
-    /// How late a timer of the runtime was
+    /// Delay of a timer of the runtime
     LOOP_LAG: Histogram = "lockgate_loop_lag_seconds", [] in SECONDS;
 }

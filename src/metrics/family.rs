@@ -1,7 +1,7 @@
 //! A family of metrics: one name, one type, its labels, and the buckets of a histogram.
 //!
-//! [`families!`] declares them. Each stands there once, and its recording functions name the constant, so that a name, a
-//! label or a help text cannot differ between two places.
+//! [`families!`] declares each family once, and the recording functions use its constant, so that a name, a label or a help
+//! text cannot differ between two places.
 
 use std::marker::PhantomData;
 
@@ -11,17 +11,17 @@ use metrics::{
 
 /// The types that a family may have.
 pub(super) trait FamilyKind: Sized + 'static {
-    /// The word for it in a scrape.
+    /// The name of the type in a scrape.
     const LABEL: &'static str;
 
-    /// The handle for `key`.
+    /// Returns the handle for `key`.
     fn register(recorder: &dyn Recorder, key: &Key) -> Self;
 
-    /// Tells the recorder of a family.
+    /// Describes a family to the recorder.
     fn describe(recorder: &dyn Recorder, family: &Description);
 }
 
-/// Of every metric the same: levels and targets are not filtered by.
+/// The metadata of every metric. It is the same for all, since the recorder does not filter by level or target.
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
 macro_rules! kind {
@@ -66,7 +66,7 @@ impl<K: FamilyKind, const N: usize> Family<K, N> {
         }
     }
 
-    /// The handle for these values of the labels, in the order of the declaration.
+    /// Returns the handle for these values of the labels, in the order of the declaration.
     pub(super) fn with(&self, values: [SharedString; N]) -> K {
         let labels = self.labels.iter().zip(values);
         let labels: Vec<_> = labels
@@ -78,14 +78,14 @@ impl<K: FamilyKind, const N: usize> Family<K, N> {
 }
 
 impl<K: FamilyKind> Family<K, 0> {
-    /// The handle of a family without labels.
+    /// Returns the handle of a family without labels.
     pub(super) fn get(&self) -> K {
         let key = Key::from_static_name(self.name);
         metrics::with_recorder(|recorder| K::register(recorder, &key))
     }
 }
 
-/// A family as it is told to operators.
+/// The description of a family for operators.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
     /// Its name in a scrape.
@@ -94,7 +94,7 @@ pub struct Description {
     pub kind: &'static str,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// Its line of help, as a doc comment has it: with a blank in front.
+    /// The help text. It comes from a doc comment, so it begins with a blank.
     pub(super) help: &'static str,
     /// The upper bounds of a histogram's buckets.
     pub(super) buckets: Option<&'static [f64]>,
@@ -102,12 +102,12 @@ pub struct Description {
 }
 
 impl Description {
-    /// Tells the recorder of the family.
+    /// Describes the family to the recorder.
     pub(super) fn describe(&self, recorder: &dyn Recorder) {
         (self.describe)(recorder, self);
     }
 
-    /// The unit, which every name carries.
+    /// Returns the unit, which is a part of the name.
     fn unit(&self) -> Option<Unit> {
         let name = self.name.strip_suffix("_total").unwrap_or(self.name);
         match name.rsplit('_').next() {
@@ -118,10 +118,10 @@ impl Description {
     }
 }
 
-/// Declares families, each under its line of help, and `ALL` of them.
+/// Declares families, each below its help text, and the list `ALL` of their descriptions.
 ///
-/// `/// Open sockets` over `CONNECTIONS: Gauge = "lockgate_connections", ["tenant"];`. After the labels of a histogram stands
-/// `in BUCKETS`.
+/// An entry is `/// Open sockets` above `CONNECTIONS: Gauge = "lockgate_connections", ["tenant"];`. For a histogram,
+/// `in BUCKETS` follows the labels.
 macro_rules! families {
     ($(
         #[doc = $help:literal]

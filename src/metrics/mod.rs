@@ -1,7 +1,7 @@
-//! Every metric of the gateway: a table of the families, and the functions that move them.
+//! Every metric of the gateway: a table of the families, and the functions that record values.
 //!
-//! Nothing else names a family or speaks to the recorder. Labels come from closed sets; `tenant` is bounded by
-//! `metrics.tenant_series`. Handles of what moves once per frame or delivery are kept in [`TenantMetrics`].
+//! No other module names a family or uses the recorder. Labels come from closed sets; `tenant` is bounded by
+//! `metrics.tenant_series`. [`TenantMetrics`] keeps the handles of metrics that change once per frame or delivery.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -48,7 +48,7 @@ pub fn install() -> Result<
     Ok(handle)
 }
 
-/// Every family that the gateway has, but for those of `process_*`.
+/// Returns every family of the gateway, without those of `process_*`.
 pub fn families() -> &'static [Description] {
     families::ALL
 }

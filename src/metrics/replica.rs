@@ -6,38 +6,30 @@ use metrics::Histogram;
 
 use super::dependency::one_if;
 use super::families::*;
-use super::words::AuthStep;
 
-/// The label before a tenant is known.
+/// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
 
-/// An upgrade request was refused before its tenant was known.
+/// Counts an upgrade request that was refused before its tenant was known.
 pub fn handshake_without_tenant(result: &'static str) {
     HANDSHAKES
         .with([NO_TENANT.into(), result.into()])
         .increment(1);
 }
 
-/// How long a handshake took.
-pub fn handshake_took(took: Duration) {
+/// Records the duration of a handshake that no tenant was found for.
+pub fn handshake_without_tenant_took(took: Duration) {
     HANDSHAKE_DURATION.get().record(took.as_secs_f64());
-}
-
-/// How long one step of the authentication took.
-pub fn auth_step_took(step: AuthStep, took: Duration) {
-    AUTH_DURATION
-        .with([step.label().into()])
-        .record(took.as_secs_f64());
 }
 
 /// Handles of the fan-out path, which has no tenant label.
 #[derive(Clone)]
 pub struct FanOutMetrics {
-    /// Decoding, rendering and queueing one event.
+    /// The time to decode, render and queue one event.
     pub duration: Histogram,
     /// Sockets that one event was queued for.
     pub recipients: Histogram,
-    /// From the read of an event to the socket write; record a sample only.
+    /// The time from the read of an event to the socket write. Record a sample only.
     pub lag: Histogram,
 }
 
@@ -51,29 +43,29 @@ impl Default for FanOutMetrics {
     }
 }
 
-/// Version of the binary, once at start.
+/// Records the version of the binary; called once at the start.
 pub fn build_info() {
     BUILD_INFO.with([env!("CARGO_PKG_VERSION").into()]).set(1.0);
     draining(false);
     drain_remaining(0);
 }
 
-/// Whether `/readyz` answers 200.
+/// Records that `/readyz` answers 200, or that it does not.
 pub fn ready(ready: bool) {
     READY.get().set(one_if(ready));
 }
 
-/// Whether the replica drains.
+/// Records that the replica drains, or that it does not.
 pub fn draining(draining: bool) {
     DRAINING.get().set(one_if(draining));
 }
 
-/// Sockets that the drain still has to close.
+/// Records the number of sockets that the drain still has to close.
 pub fn drain_remaining(count: usize) {
     DRAIN_REMAINING_CONNECTIONS.get().set(count as f64);
 }
 
-/// Open sockets against the limit, and bytes that wait for sockets; called on each upkeep.
+/// Records the open sockets, their limit, and the bytes that wait for sockets; called on each upkeep.
 pub fn saturation(open: usize, limit: u64, queued_bytes: u64) {
     CONNECTIONS_LIMIT.get().set(limit as f64);
     CONNECTION_SATURATION
@@ -82,7 +74,7 @@ pub fn saturation(open: usize, limit: u64, queued_bytes: u64) {
     SEND_QUEUE_BYTES.get().set(queued_bytes as f64);
 }
 
-/// A configuration was applied, or refused, at `now` (Unix seconds).
+/// Records that a configuration was applied, or refused, at `now` (Unix seconds).
 pub fn config_reload(successful: bool, now: f64) {
     CONFIG_RELOAD_SUCCESSFUL.get().set(one_if(successful));
     if successful {
@@ -90,12 +82,12 @@ pub fn config_reload(successful: bool, now: f64) {
     }
 }
 
-/// A revocation of the API was confirmed by every replica that confirmed it.
+/// Records the time from a revocation in the API to its last confirmation by a replica.
 pub fn revocation_propagated(took: Duration) {
     REVOCATION_PROPAGATION.get().record(took.as_secs_f64());
 }
 
-/// How late a timer of the runtime fired.
+/// Records the delay of a timer of the runtime.
 pub fn loop_lag(lag: Duration) {
     LOOP_LAG.get().record(lag.as_secs_f64());
 }

@@ -1,7 +1,7 @@
-//! Which tenants have series of their own: at most `metrics.tenant_series` at a time.
+//! The places for tenants with series of their own: at most `metrics.tenant_series` at a time.
 //!
-//! A tenant keeps its place until it is gone with its last socket. Then the place is the next tenant's, and its series
-//! end: the recorder keeps them, and [`render`] leaves them out until the tenant comes back.
+//! A tenant keeps its place until it is gone with its last socket. Then another tenant may take the place, and the series
+//! of the first end: the recorder keeps them, but [`render`] leaves them out until the tenant comes back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::ids::TenantId;
 
-/// Tenants whose series have begun in this process, each with the number of its places; without one they have ended.
+/// Tenants whose series have begun in this process, each with the number of its places; at 0 its series have ended.
 static BEGUN: Mutex<Option<HashMap<TenantId, usize>>> = Mutex::new(None);
 
 /// The places of a process.
@@ -21,7 +21,7 @@ pub struct TenantSeries {
     most: usize,
 }
 
-/// A tenant's right to series of its own; given back when it is dropped.
+/// A tenant's right to series of its own; dropping it gives the place back.
 #[derive(Debug)]
 pub struct SeriesPlace {
     tenant: TenantId,
@@ -29,7 +29,7 @@ pub struct SeriesPlace {
 }
 
 impl TenantSeries {
-    /// At most `most` tenants have series of their own (`metrics.tenant_series`).
+    /// Builds places for at most `most` tenants (`metrics.tenant_series`).
     pub fn new(most: usize) -> Self {
         Self {
             granted: Arc::default(),
@@ -37,7 +37,7 @@ impl TenantSeries {
         }
     }
 
-    /// A place for the tenant, if one is free or it has one already.
+    /// Returns a place for the tenant, if one is free or the tenant has one already.
     pub fn grant(&self, tenant: &TenantId) -> Option<SeriesPlace> {
         let mut granted = self.granted.lock();
         if !granted.contains_key(tenant) && granted.len() >= self.most {
@@ -70,7 +70,7 @@ impl Drop for SeriesPlace {
     }
 }
 
-/// The scrape: everything in the recorder but the series that have ended.
+/// Returns the scrape: everything in the recorder without the series that have ended.
 pub fn render(recorder: &PrometheusHandle) -> String {
     let text = recorder.render();
     let begun = BEGUN.lock();

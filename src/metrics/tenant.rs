@@ -1,9 +1,9 @@
-//! The metrics of one tenant. Handles are kept for all that moves once per frame, event or delivery.
+//! The metrics of one tenant. It keeps the handles of metrics that change once per frame, event or delivery.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge};
+use metrics::{Counter, Gauge, Histogram};
 
 use crate::close_code::CloseFrame;
 use crate::ids::{TenantId, Whom};
@@ -12,15 +12,20 @@ use crate::labels::{Label, PerLabel};
 use super::families::*;
 use super::family::Family;
 use super::series::SeriesPlace;
-use super::words::{DropCause, EventSource, FrameKind, GapCause, LookupResult, RevocationKind};
+use super::words::{
+    AuthStep, DropCause, EventSource, FrameKind, GapCause, LookupResult, RevocationKind,
+};
 
 /// The label of tenants beyond `metrics.tenant_series`.
 pub const OTHER_TENANTS: &str = "_other";
 
-/// The handles of one tenant; cheap to share, looked up once.
+/// The result of a handshake that is no refusal.
+const ACCEPTED: &str = "accepted";
+
+/// The handles of one tenant, looked up once.
 pub struct TenantMetrics {
     label: Arc<str>,
-    /// Given back with the last handle of the tenant.
+    /// The tenant's place; given back when the handles are dropped.
     _place: Option<SeriesPlace>,
     /// Open sockets.
     pub connections: Gauge,
@@ -42,17 +47,22 @@ pub struct TenantMetrics {
     gaps: PerLabel<GapCause, Counter>,
     lookups: PerLabel<LookupResult, Counter>,
     revocations: PerLabel<RevocationKind, Counter>,
+    accepted: Counter,
+    /// All tenants share these series.
+    auth_steps: PerLabel<AuthStep, Histogram>,
+    handshake_duration: Histogram,
 }
 
 impl TenantMetrics {
-    /// The handles for `tenant`, under its own name while it holds `place`.
+    /// Looks up the handles for `tenant`, under its own name while it holds `place`.
     pub fn in_place(tenant: &TenantId, place: Option<SeriesPlace>) -> Self {
         let mut handles = Self::new(tenant, place.is_some());
         handles._place = place;
         handles
     }
 
-    /// The handles for `tenant`; `own_series` is false beyond `metrics.tenant_series` ([`TenantSeries`](super::TenantSeries)).
+    /// Looks up the handles for `tenant`; `own_series` is false beyond `metrics.tenant_series`
+    /// ([`TenantSeries`](super::TenantSeries)).
     pub fn new(tenant: &TenantId, own_series: bool) -> Self {
         let label: Arc<str> = if own_series {
             tenant.as_str().into()
@@ -74,54 +84,73 @@ impl TenantMetrics {
             gaps: per_label(&GAPS, &label),
             lookups: per_label(&USER_LOOKUPS, &label),
             revocations: per_label(&REVOCATIONS, &label),
+            accepted: HANDSHAKES.with([label.clone().into(), ACCEPTED.into()]),
+            auth_steps: PerLabel::new(|step: AuthStep| AUTH_DURATION.with([step.label().into()])),
+            handshake_duration: HANDSHAKE_DURATION.get(),
             label,
             _place: None,
         }
     }
 
-    /// The `tenant` label.
+    /// Returns the `tenant` label.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// A frame came from a client.
+    /// Counts a frame from a client.
     pub fn frame_received(&self, kind: FrameKind) {
         self.frames_received.of(kind).increment(1);
     }
 
-    /// An event came in.
+    /// Counts an event that came in.
     pub fn event(&self, source: EventSource) {
         self.events.of(source).increment(1);
     }
 
-    /// An event or frame was dropped. Other than zero means that someone sends what cannot be carried.
+    /// Counts an event or frame that was dropped. A value above zero means that a sender sends events that cannot be
+    /// carried, or more than there is room for.
     pub fn dropped(&self, cause: DropCause) {
         self.dropped.of(cause).increment(1);
     }
 
-    /// Events may have been missed.
+    /// Counts a gap, in which events may have been missed.
     pub fn gap(&self, cause: GapCause) {
         self.gaps.of(cause).increment(1);
     }
 
-    /// A user was looked up.
+    /// Counts a lookup of a user.
     pub fn user_lookup(&self, result: LookupResult) {
         self.lookups.of(result).increment(1);
     }
 
-    /// A revocation was heard of.
+    /// Counts a revocation that this replica received.
     pub fn revocation(&self, whom: &Whom) {
         self.revocations.of(whom.into()).increment(1);
     }
 
-    /// An upgrade request of this tenant was answered; `result` is a refusal's word or `accepted`.
-    pub fn handshake(&self, result: &'static str) {
+    /// Counts an accepted upgrade request.
+    pub fn handshake_accepted(&self) {
+        self.accepted.increment(1);
+    }
+
+    /// Counts a refused upgrade request; `result` is the refusal's word.
+    pub fn handshake_refused(&self, result: &'static str) {
         HANDSHAKES
             .with([self.label.clone().into(), result.into()])
             .increment(1);
     }
 
-    /// A socket ended.
+    /// Records the duration of a handshake, accepted or refused.
+    pub fn handshake_took(&self, took: Duration) {
+        self.handshake_duration.record(took.as_secs_f64());
+    }
+
+    /// Records the duration of one step of the authentication.
+    pub fn auth_step_took(&self, step: AuthStep, took: Duration) {
+        self.auth_steps.of(step).record(took.as_secs_f64());
+    }
+
+    /// Counts a closed socket and records its lifetime.
     pub fn disconnected(&self, close: &CloseFrame, lived: Duration) {
         let (code, reason) = close.labels();
         let labels = [self.label.clone().into(), code.into(), reason.into()];
@@ -129,7 +158,7 @@ impl TenantMetrics {
         CONNECTION_DURATION.get().record(lived.as_secs_f64());
     }
 
-    /// A limit was hit; `limit` is its configuration key.
+    /// Counts a hit of a limit; `limit` is its configuration key.
     pub fn rate_limited(&self, limit: &'static str) {
         RATE_LIMITED
             .with([self.label.clone().into(), limit.into()])
@@ -137,7 +166,7 @@ impl TenantMetrics {
     }
 }
 
-/// A handle for each word of the second label.
+/// Looks up a handle for each word of the second label.
 fn per_label<L: Label>(family: &Family<Counter, 2>, tenant: &Arc<str>) -> PerLabel<L, Counter> {
     PerLabel::new(|word: L| family.with([tenant.clone().into(), word.label().into()]))
 }

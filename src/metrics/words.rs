@@ -1,16 +1,16 @@
-//! The words that labels may be.
+//! The values of labels.
 
 use crate::labels::labels;
 
 labels! {
-    /// Where an event came from.
+    /// The source of an event.
     pub enum EventSource {
         Layer = "layer",
         Api = "api",
         Socket = "socket",
     }
 
-    /// Why an event or a frame was not carried on.
+    /// The reason why an event or a frame was dropped.
     pub enum DropCause {
         NotDecoded = "not_decoded",
         NotRendered = "not_rendered",
@@ -20,7 +20,7 @@ labels! {
         Limit = "limit",
     }
 
-    /// The interruption of the stream of events.
+    /// The cause of a gap in the stream of events.
     pub enum GapCause {
         Link = "link",
         LayerQueue = "layer_queue",
@@ -36,7 +36,7 @@ labels! {
         Close = "close",
     }
 
-    /// Where a user record came from.
+    /// The source of a user record.
     pub enum LookupResult {
         Local = "local",
         Redis = "redis",

@@ -5,10 +5,10 @@ use std::hash::Hash;
 
 /// Collects the pairs of one dict.
 ///
-/// Not `indexmap`: an event keeps its fields in a plain vector, and most dicts are too short for a hash to pay.
+/// It replaces `indexmap`: an event keeps its fields in a plain vector, and most dicts are too short for hashing to pay.
 pub struct Dict<K, V> {
     pairs: Vec<(K, V)>,
-    /// Positions by key, once there are too many to look through.
+    /// Positions by key; built once the dict has more than [`Dict::LINEAR`] pairs.
     index: Option<HashMap<K, usize>>,
     repeated: bool,
 }
@@ -24,10 +24,10 @@ impl<K, V> Default for Dict<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> Dict<K, V> {
-    /// Up to here a look through all keys is cheaper than hashing.
+    /// The number of pairs up to which a search through all keys is cheaper than hashing.
     const LINEAR: usize = 24;
 
-    /// `dict[key] = value`.
+    /// Does `dict[key] = value`.
     pub fn insert(&mut self, key: K, value: V) {
         let known = match &self.index {
             Some(index) => index.get(&key).copied(),
@@ -48,12 +48,12 @@ impl<K: Eq + Hash + Clone, V> Dict<K, V> {
         }
     }
 
-    /// Whether a key came more than once.
+    /// Returns true if a key came more than once.
     pub fn repeated(&self) -> bool {
         self.repeated
     }
 
-    /// The pairs.
+    /// Returns the pairs.
     pub fn into_pairs(self) -> Vec<(K, V)> {
         self.pairs
     }

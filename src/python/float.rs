@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-/// Appends `repr(number)`: the shortest digits that read back equal, an exponent below 1e-4 and from 1e16 on.
+/// Appends `repr(number)`: the shortest digits that read back equal, with an exponent below 1e-4 and from 1e16 on.
 ///
-/// Not the crates `ryu` or `zmij`: std prints the same digits, and only Python's layout is ours.
+/// The crates `ryu` and `zmij` are not needed: std prints the same digits, and only the layout is Python's.
 pub fn write_repr(number: f64, out: &mut String) {
     if number.is_nan() {
         return out.push_str("nan");
@@ -28,7 +28,7 @@ pub fn write_repr(number: f64, out: &mut String) {
     }
 }
 
-/// `repr(number)`.
+/// Returns `repr(number)`.
 pub fn repr(number: f64) -> String {
     let mut out = String::new();
     write_repr(number, &mut out);

@@ -1,21 +1,21 @@
-//! `int()`: from text in any script, and what an integer of any length is good for.
+//! `int()`: integers of any length, from text in any script.
 
 use std::borrow::Cow;
 
-/// Python refuses to convert longer digit strings (`sys.int_info.default_max_str_digits`); a sign is not counted.
+/// The longest digit string that Python converts (`sys.int_info.default_max_str_digits`); a sign is not counted.
 pub const MAX_STR_DIGITS: usize = 4300;
 
 /// An integer of any length.
 #[derive(Clone, Debug)]
 pub struct Int<'a> {
     negative: bool,
-    /// ASCII digits of the base; zeros in front do not count.
+    /// ASCII digits of the base; leading zeros do not change the value.
     digits: Cow<'a, str>,
     base: u32,
 }
 
 impl<'a> Int<'a> {
-    /// The integer whose decimal digits these are, with `-` in front of a negative one.
+    /// Reads decimal digits, with `-` before a negative integer.
     pub(super) fn of_digits(text: &'a str) -> Self {
         let (negative, digits) = match text.strip_prefix('-') {
             Some(digits) => (true, digits),
@@ -28,7 +28,7 @@ impl<'a> Int<'a> {
         }
     }
 
-    /// `int(number)`, which cuts the fraction off; `None` for NaN and the infinities.
+    /// Returns `int(number)`, which drops the fraction; `None` for NaN and the infinities.
     pub(super) fn of_float(number: f64) -> Option<Int<'static>> {
         let digits = number
             .is_finite()
@@ -40,7 +40,8 @@ impl<'a> Int<'a> {
         })
     }
 
-    /// `int(text, base)` for base 10 and 16: blanks around, a sign, `_` between digits, any script's digits.
+    /// Returns `int(text, base)` for base 10 and 16. The text may have blanks around, a sign, `_` between digits, and digits
+    /// of any script.
     pub fn parse(text: &str, base: u32) -> Option<Int<'static>> {
         let text = text.trim_matches(is_space);
         let (negative, text) = match text.strip_prefix(['-', '+']) {
@@ -60,7 +61,7 @@ impl<'a> Int<'a> {
             digits.push(char::from_digit(value, base)?);
             after_digit = true;
         }
-        // Bases that are powers of two have no such bound in Python; what is parsed with them here is short.
+        // Python has no such bound for bases that are powers of two. Texts in base 16 are short here, so it does no harm.
         if !after_digit || digits.is_empty() || digits.len() > MAX_STR_DIGITS {
             return None;
         }
@@ -71,19 +72,20 @@ impl<'a> Int<'a> {
         })
     }
 
-    /// The value, if 64 bits hold it.
+    /// Returns the value, if it fits into an `i64`.
     pub fn to_i64(&self) -> Option<i64> {
         let magnitude = i128::try_from(self.magnitude()?).ok()?;
         i64::try_from(if self.negative { -magnitude } else { magnitude }).ok()
     }
 
-    /// The value, if it is not negative and 128 bits hold it.
+    /// Returns the value, if it is not negative and fits into a `u128`.
     pub fn to_u128(&self) -> Option<u128> {
         let magnitude = self.magnitude()?;
         (!self.negative || magnitude == 0).then_some(magnitude)
     }
 
-    /// The nearest float; infinite past its range, which still compares as Python's integer would. For decimal digits.
+    /// Returns the nearest float, for decimal digits. An integer beyond the range of floats becomes infinite, which compares
+    /// with floats as Python's integer does.
     pub fn to_f64(&self) -> f64 {
         let magnitude = self.digits.parse().unwrap_or(f64::INFINITY);
         if self.negative { -magnitude } else { magnitude }
@@ -94,12 +96,12 @@ impl<'a> Int<'a> {
     }
 }
 
-/// `str.isspace()`, which counts the four separators U+001C to U+001F too.
+/// Does `str.isspace()`, which counts the four separators U+001C to U+001F, too.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1C}'..='\u{1F}').contains(&c)
 }
 
-/// The value of a decimal digit outside ASCII (`unicodedata.decimal`, Unicode 14 as in Python 3.11).
+/// Returns the value of a decimal digit outside ASCII (`unicodedata.decimal`, Unicode 14 as in Python 3.11).
 fn decimal_digit(c: char) -> Option<u32> {
     let point = u32::from(c);
     let block = DIGIT_ZEROS
@@ -109,7 +111,7 @@ fn decimal_digit(c: char) -> Option<u32> {
     (value < 10).then_some(value)
 }
 
-/// The zeros of every script's decimal digits; the other nine follow each.
+/// The zero of every script's decimal digits; the other nine digits follow it.
 const DIGIT_ZEROS: [u32; 65] = [
     0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xDE6,
     0xE50, 0xED0, 0xF20, 0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90, 0x1B50,

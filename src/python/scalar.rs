@@ -1,30 +1,30 @@
-//! Values that are no containers, as `str()` prints and `int()` takes them.
+//! Values that are not containers, with `str()` and `int()`.
 
 use std::borrow::Cow;
 
 use super::{Int, float};
 
-/// A value of Python that came as JSON.
+/// A Python value that was read from JSON.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar<'a> {
     /// `None`.
     None,
-    /// `True` is 1 to `int()`.
+    /// `True` or `False`; `int()` makes them 1 and 0.
     Bool(bool),
-    /// Decimal digits, with `-` in front of negative ones; any length.
+    /// An integer of any length: decimal digits, with `-` before negative ones.
     Int(&'a str),
-    /// Also NaN and the infinities.
+    /// A float, NaN and the infinities included.
     Float(f64),
-    /// Proper Unicode text.
+    /// Valid Unicode text.
     Text(&'a str),
-    /// Text with lone surrogates, which no encoding takes.
+    /// Text with lone surrogates, which cannot be encoded.
     BrokenText,
     /// A list or a dict.
     Container,
 }
 
 impl<'a> Scalar<'a> {
-    /// `str(value)`; `None` for containers and for text that cannot be printed.
+    /// Returns `str(value)`; `None` for containers and for text that cannot be encoded.
     pub fn str(self) -> Option<Cow<'a, str>> {
         Some(match self {
             Scalar::None => "None".into(),
@@ -37,7 +37,7 @@ impl<'a> Scalar<'a> {
         })
     }
 
-    /// `int(value)`; `None` where that raises.
+    /// Returns `int(value)`; `None` if Python raises an error.
     pub fn int(self) -> Option<Int<'a>> {
         match self {
             Scalar::Bool(truth) => Some(Int::of_digits(if truth { "1" } else { "0" })),
@@ -49,7 +49,7 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// `str(json.loads(json))` of one JSON value; `None` for containers.
+/// Returns `str(json.loads(json))` for one JSON value; `None` for containers.
 pub fn str_of_json(json: &str) -> Option<String> {
     let text: Cow<'_, str>;
     let scalar = match json.as_bytes().first()? {

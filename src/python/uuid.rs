@@ -2,9 +2,11 @@
 
 use super::Int;
 
-/// `uuid.UUID(text).int`: 32 digits, hyphens, braces and the prefixes `urn:` and `uuid:` wherever Python takes them.
+/// Returns `uuid.UUID(text).int`: 32 digits, with hyphens, braces and the prefixes `urn:` and `uuid:` where Python allows
+/// them.
 ///
-/// Not `uuid::Uuid::parse_str`, which knows four forms: Python drops every hyphen and takes what `int(text, 16)` takes.
+/// It replaces `uuid::Uuid::parse_str`, which knows four forms: Python drops every hyphen and accepts whatever
+/// `int(text, 16)` accepts.
 pub fn parse(text: &str) -> Option<u128> {
     let text = text.replace("urn:", "").replace("uuid:", "");
     let text = text.trim_matches(['{', '}']).replace('-', "");

@@ -66,10 +66,15 @@ impl KeyStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn get_each(&self, keys: &[String]) -> Result<Vec<KeyValue>, StoreError> {
+    pub async fn get_each(
+        &self,
+        keys: impl Into<Vec<String>>,
+    ) -> Result<Vec<KeyValue>, StoreError> {
         match self {
             KeyStore::Redis(redis) => redis.get_each(keys).await,
-            KeyStore::Memory(memory) => Ok(memory.get_each(keys).into_iter().map(Ok).collect()),
+            KeyStore::Memory(memory) => {
+                Ok(memory.get_each(&keys.into()).into_iter().map(Ok).collect())
+            }
         }
     }
 

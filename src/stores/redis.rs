@@ -25,21 +25,17 @@ use super::redis_link::{
     ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
 };
 use super::redis_master::{ServerRoute, address};
+use super::redis_reads::Reads;
 
 use super::server_identity::ServerIdentity;
 
+pub use super::redis_reads::{KeyValue, WrongType};
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
+/// Keys of one question that are still few: those of a handshake.
+const GATHERED: usize = 8;
 /// Connections of the pool for blocking and exclusive commands.
 const POOL_SIZE: usize = 4;
-
-/// The value of a key, or that the key holds something else than a string.
-pub type KeyValue = Result<Option<Vec<u8>>, WrongType>;
-
-/// The key holds a list, a hash, a set: `-WRONGTYPE`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key does not hold a string")]
-pub struct WrongType;
 
 /// The word for a failure of one command among others.
 pub fn error_kind(error: &RedisError) -> ErrorKind {
@@ -54,6 +50,7 @@ pub struct RedisStore {
     route: ServerRoute,
     shared: Arc<LinkShared>,
     keeper: OnceLock<AbortHandle>,
+    reads: Reads,
     /// What the server was known by, with the number of the link that asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
     /// With the address that it leads to.
@@ -74,6 +71,7 @@ impl RedisStore {
             route,
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
+            reads: Reads::default(),
             pool: Mutex::new(None),
             identity: Mutex::new(None),
         };
@@ -165,18 +163,37 @@ impl RedisStore {
 
     /// Like [`RedisStore::mget`], but says for each key whether it holds something else than a string.
     ///
-    /// A pipeline of GETs and not MGET, which answers nil for such a key.
+    /// A pipeline of GETs and not MGET, which answers nil for such a key. Few keys go with those that others ask for at
+    /// the same moment ([`Reads`]).
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn get_each(&self, keys: &[String]) -> Result<Vec<KeyValue>, StoreError> {
+    pub async fn get_each(
+        &self,
+        keys: impl Into<Vec<String>>,
+    ) -> Result<Vec<KeyValue>, StoreError> {
+        let keys = keys.into();
+        if keys.len() > GATHERED {
+            let values = self.get_all(vec![Arc::new(keys)]).await?;
+            return values.into_iter().collect();
+        }
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipe = Pipeline::with_capacity(keys.len());
-        for key in keys {
+        self.reads.get(keys, |keys| self.get_all(keys)).await
+    }
+
+    /// The values of `keys` in one round, each for itself.
+    async fn get_all(
+        &self,
+        keys: Vec<Arc<Vec<String>>>,
+    ) -> Result<Vec<Result<KeyValue, StoreError>>, StoreError> {
+        let count = keys.iter().map(|keys| keys.len()).sum();
+        let mut pipe = Pipeline::with_capacity(count);
+        for key in keys.iter().flat_map(|keys| keys.iter()) {
             pipe.get(key);
         }
+        drop(keys);
         pipe.ignore_errors();
         let read = |mut link: MultiplexedConnection| {
             let pipe = &pipe;
@@ -188,7 +205,7 @@ impl RedisStore {
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(Err(WrongType)),
             Err(error) => Err(self.failed(store_error(self.dependency, error))),
         };
-        answers.into_iter().map(key_value).collect()
+        Ok(answers.into_iter().map(key_value).collect())
     }
 
     /// Stores `value` for `ttl`, rounded up to milliseconds.
@@ -196,11 +213,22 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`]: the value is then not stored, or it is not known.
     pub async fn set_ex(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        let ttl = ttl.as_nanos().div_ceil(1_000_000).max(1);
-        let ttl = u64::try_from(ttl).unwrap_or(u64::MAX);
-        let mut command = redis::cmd("SET");
-        command.arg(key).arg(value).arg("PX").arg(ttl);
-        self.query_again("set", &command).await
+        self.query_again("set", &set_command(key, value, ttl)).await
+    }
+
+    /// The same for several values in one round: keys, values and how long each is kept.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it is not known then which of them are stored.
+    pub async fn set_each_ex(
+        &self,
+        values: &[(String, String, Duration)],
+    ) -> Result<(), StoreError> {
+        let mut pipe = Pipeline::with_capacity(values.len());
+        for (key, value, ttl) in values {
+            pipe.add_command(set_command(key, value.as_bytes(), *ttl));
+        }
+        self.pipeline_again("set", &pipe).await
     }
 
     /// Publishes; returns how many subscribers of this server it reached.
@@ -468,6 +496,15 @@ impl RedisStore {
             tokio::spawn(keeper.run()).abort_handle()
         });
     }
+}
+
+/// `SET` with a time to live, rounded up to milliseconds.
+fn set_command(key: &str, value: &[u8], ttl: Duration) -> Cmd {
+    let ttl = ttl.as_nanos().div_ceil(1_000_000).max(1);
+    let ttl = u64::try_from(ttl).unwrap_or(u64::MAX);
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(value).arg("PX").arg(ttl);
+    command
 }
 
 impl Drop for RedisStore {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::language::{Automaton, Edge, Values};
-use super::{Part, Template};
+use super::{Template, TemplatePart};
 use crate::config::GroupNames;
 
 /// Channels' longest group name, in characters.
@@ -37,7 +37,7 @@ pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<
 pub(super) fn name_of_two(
     template: &Template,
     values: Values,
-    counts: impl Fn(&Part) -> bool,
+    counts: impl Fn(&TemplatePart) -> bool,
 ) -> Option<String> {
     let automaton = Automaton::new(template, values);
     let differs = |left: &Edge, right: &Edge| {
@@ -227,7 +227,7 @@ mod tests {
     fn two_ways(
         template: &str,
         user_id: Option<IdType>,
-        counts: fn(&Part) -> bool,
+        counts: fn(&TemplatePart) -> bool,
     ) -> Option<String> {
         let values = Values {
             names: GroupNames::Channels,
@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_template_that_makes_a_name_in_two_ways_is_found() {
-        let of_user: fn(&Part) -> bool = |part| matches!(part, Part::User(_) | Part::Claim(_));
+        let of_user: fn(&TemplatePart) -> bool =
+            |part| matches!(part, TemplatePart::User(_) | TemplatePart::Claim(_));
         let int = Some(IdType::Int);
         for (template, user_id, ambiguous) in [
             ("{slug}_{user.username}", None, true),
@@ -258,7 +259,7 @@ mod tests {
             let found = two_ways(template, user_id, of_user);
             assert_eq!(found.is_some(), ambiguous, "{template} {found:?}");
         }
-        let any: fn(&Part) -> bool = |_| true;
+        let any: fn(&TemplatePart) -> bool = |_| true;
         assert!(two_ways("{slug}_{slug}_{user.id}", int, any).is_some());
         assert!(two_ways("{slug}_{int}", None, any).is_none());
         assert!(two_ways("{slug}_{slug}", None, any).is_some());

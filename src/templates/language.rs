@@ -1,6 +1,6 @@
 //! The names that a template can make, as a small nondeterministic automaton over bytes.
 
-use super::{Part, Template};
+use super::{Template, TemplatePart};
 use crate::config::{GroupNames, IdType};
 use crate::routes::Converter;
 
@@ -77,30 +77,30 @@ impl Automaton {
         for (index, part) in template.parts.iter().enumerate() {
             automaton.part = index;
             match part {
-                Part::Literal(text) => automaton.literal(text.as_bytes(), in_name),
+                TemplatePart::Literal(text) => automaton.literal(text.as_bytes(), in_name),
                 // A tenant's name, where the template is not bound yet.
-                Part::Tenant => automaton.many(Bytes::of(|b| {
+                TemplatePart::Tenant => automaton.many(Bytes::of(|b| {
                     b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
                 })),
-                Part::User(name) if &**name == "id" => match values.user_id {
+                TemplatePart::User(name) if &**name == "id" => match values.user_id {
                     // Negative ids are nobody's; with them `{room}-{user.id}` could be read in two ways.
                     Some(IdType::Int) => automaton.int(),
                     Some(IdType::Uuid) => automaton.uuid(),
                     Some(IdType::Text) | None => automaton.any(Bytes::of(in_name)),
                 },
-                Part::User(_) | Part::Claim(_) => automaton.any(Bytes::of(in_name)),
-                Part::Param(_, Some(Converter::Int)) => automaton.int(),
-                Part::Param(_, Some(Converter::Uuid)) => automaton.uuid(),
-                Part::Param(_, Some(Converter::Slug)) => automaton.many(Bytes::of(|b| {
+                TemplatePart::User(_) | TemplatePart::Claim(_) => automaton.any(Bytes::of(in_name)),
+                TemplatePart::Param(_, Some(Converter::Int)) => automaton.int(),
+                TemplatePart::Param(_, Some(Converter::Uuid)) => automaton.uuid(),
+                TemplatePart::Param(_, Some(Converter::Slug)) => automaton.many(Bytes::of(|b| {
                     b.is_ascii_alphanumeric() || b == b'-' || b == b'_'
                 })),
-                Part::Param(_, Some(Converter::Str)) => {
+                TemplatePart::Param(_, Some(Converter::Str)) => {
                     automaton.many(Bytes::of(|b| in_name(b) && b != b'/'));
                 }
-                Part::Param(_, Some(Converter::Path)) => {
+                TemplatePart::Param(_, Some(Converter::Path)) => {
                     automaton.many(Bytes::of(|b| in_name(b) && b != b'\n'));
                 }
-                Part::Param(_, None) => automaton.many(Bytes::of(in_name)),
+                TemplatePart::Param(_, None) => automaton.many(Bytes::of(in_name)),
             }
         }
         automaton

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::collide::{common_name, name_of_two};
 use super::language::Values;
-use super::{Part, Template};
+use super::{Template, TemplatePart};
 use crate::config::{GroupNames, IdType};
 
 /// One group template of a tenant, bound to its route.
@@ -143,19 +143,19 @@ fn between(
     })
 }
 
-fn is_value(part: &Part) -> bool {
-    !matches!(part, Part::Literal(_))
+fn is_value(part: &TemplatePart) -> bool {
+    !matches!(part, TemplatePart::Literal(_))
 }
 
-fn is_of_user(part: &Part) -> bool {
-    matches!(part, Part::User(_) | Part::Claim(_))
+fn is_of_user(part: &TemplatePart) -> bool {
+    matches!(part, TemplatePart::User(_) | TemplatePart::Claim(_))
 }
 
 impl Template {
     /// Whether the two differ in the names of their path parameters alone.
     fn is_like(&self, other: &Self) -> bool {
-        let alike = |pair: (&Part, &Part)| match pair {
-            (Part::Param(_, one), Part::Param(_, other)) => one == other,
+        let alike = |pair: (&TemplatePart, &TemplatePart)| match pair {
+            (TemplatePart::Param(_, one), TemplatePart::Param(_, other)) => one == other,
             (one, other) => one == other,
         };
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(alike)

@@ -35,7 +35,7 @@ pub enum TemplateError {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Literal(Box<str>),
     /// The converter is known once the template was bound to its route.
     Param(Box<str>, Option<Converter>),
@@ -48,7 +48,7 @@ enum Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
-    parts: Box<[Part]>,
+    parts: Box<[TemplatePart]>,
 }
 
 /// What a template is rendered with.
@@ -79,13 +79,13 @@ impl Template {
                 return Err(TemplateError::Braces);
             };
             if !literal.is_empty() {
-                parts.push(Part::Literal(literal.into()));
+                parts.push(TemplatePart::Literal(literal.into()));
             }
             parts.push(Self::parse_value(inner)?);
             rest = after;
         }
         if !rest.is_empty() {
-            parts.push(Part::Literal(rest.into()));
+            parts.push(TemplatePart::Literal(rest.into()));
         }
         Ok(Self {
             text: text.into(),
@@ -101,15 +101,15 @@ impl Template {
         Self::parse(text)?.bind(route, tenant)
     }
 
-    fn parse_value(inner: &str) -> Result<Part, TemplateError> {
+    fn parse_value(inner: &str) -> Result<TemplatePart, TemplateError> {
         let part = match inner.split_once('.') {
-            Some(("user", field)) => Part::User(field.into()),
-            Some(("claims", name)) => Part::Claim(name.into()),
+            Some(("user", field)) => TemplatePart::User(field.into()),
+            Some(("claims", name)) => TemplatePart::Claim(name.into()),
             Some(_) => return Err(TemplateError::UnknownValue(inner.to_owned())),
-            None if inner == "tenant" => Part::Tenant,
-            None => Part::Param(inner.into(), None),
+            None if inner == "tenant" => TemplatePart::Tenant,
+            None => TemplatePart::Param(inner.into(), None),
         };
-        let empty = matches!(&part, Part::User(name) | Part::Claim(name) | Part::Param(name, _) if name.is_empty());
+        let empty = matches!(&part, TemplatePart::User(name) | TemplatePart::Claim(name) | TemplatePart::Param(name, _) if name.is_empty());
         if empty || inner.contains('{') {
             return Err(TemplateError::UnknownValue(inner.to_owned()));
         }
@@ -124,14 +124,14 @@ impl Template {
     pub fn bind(mut self, route: &Route, tenant: &TenantId) -> Result<Self, TemplateError> {
         for part in &mut self.parts {
             match part {
-                Part::Param(name, converter) => {
+                TemplatePart::Param(name, converter) => {
                     let known = route.params().find(|(own, _)| *own == &**name);
                     let (_, found) =
                         known.ok_or_else(|| TemplateError::UnknownParameter(name.to_string()))?;
                     *converter = Some(found);
                 }
-                Part::Tenant => *part = Part::Literal(tenant.as_str().into()),
-                Part::Literal(_) | Part::User(_) | Part::Claim(_) => {}
+                TemplatePart::Tenant => *part = TemplatePart::Literal(tenant.as_str().into()),
+                TemplatePart::Literal(_) | TemplatePart::User(_) | TemplatePart::Claim(_) => {}
             }
         }
         Ok(self)
@@ -146,20 +146,20 @@ impl Template {
     pub fn has_user_values(&self) -> bool {
         self.parts
             .iter()
-            .any(|part| matches!(part, Part::User(_) | Part::Claim(_)))
+            .any(|part| matches!(part, TemplatePart::User(_) | TemplatePart::Claim(_)))
     }
 
     /// Whether the path, which a client chooses, has a part in the name.
     pub fn has_path_values(&self) -> bool {
         self.parts
             .iter()
-            .any(|part| matches!(part, Part::Param(..)))
+            .any(|part| matches!(part, TemplatePart::Param(..)))
     }
 
     /// The literal text that every name of the template begins with.
     fn beginning(&self) -> &str {
         match self.parts.first() {
-            Some(Part::Literal(text)) => text,
+            Some(TemplatePart::Literal(text)) => text,
             _ => "",
         }
     }
@@ -172,15 +172,15 @@ impl Template {
         let mut name = String::with_capacity(self.text.len() + 16);
         for part in &self.parts {
             match part {
-                Part::Literal(text) => name.push_str(text),
-                Part::Tenant => name.push_str(values.tenant.as_str()),
-                Part::Param(param, _) => {
+                TemplatePart::Literal(text) => name.push_str(text),
+                TemplatePart::Tenant => name.push_str(values.tenant.as_str()),
+                TemplatePart::Param(param, _) => {
                     let value = values.params.get(param);
                     let value = value.ok_or_else(|| TemplateError::Missing(param.to_string()))?;
                     name.push_str(value.as_str());
                 }
-                Part::User(field) => push_json(&mut name, values.user, "user", field)?,
-                Part::Claim(claim) => push_json(&mut name, values.claims, "claims", claim)?,
+                TemplatePart::User(field) => push_json(&mut name, values.user, "user", field)?,
+                TemplatePart::Claim(claim) => push_json(&mut name, values.claims, "claims", claim)?,
             }
         }
         Ok(name)

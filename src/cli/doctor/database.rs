@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::finding::{Findings, Verdict, clock};
+use super::finding::{Findings, Severity, clock, with_kind};
 use crate::auth::TokenVerifier;
 use crate::config::{Config, Secret, TenantConfig};
-use crate::error::{ErrorKind, StoreError};
+use crate::error::ErrorKind;
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
@@ -50,8 +50,8 @@ async fn look(
             let subject = format!("database of {names}");
             findings.add(
                 (&subject, "reach"),
-                Verdict::Fail,
-                said(&error),
+                Severity::Fail,
+                with_kind(&error),
                 "correct users.database",
             );
             return findings;
@@ -67,7 +67,7 @@ async fn look(
                 ErrorKind::Auth => "correct user and password in users.database",
                 _ => "check that it runs, its address, and the network between",
             };
-            findings.add(on("reach"), Verdict::Fail, said(&error), advice);
+            findings.add(on("reach"), Severity::Fail, with_kind(&error), advice);
             return findings;
         }
     };
@@ -76,7 +76,7 @@ async fn look(
         Some(false) => "answers (no TLS)",
         None => "answers",
     };
-    findings.add(on("reach"), Verdict::Ok, link, "");
+    findings.add(on("reach"), Severity::Ok, link, "");
     for (id, tenant) in tenants {
         columns(&mut findings, on("columns"), id, tenant, &database).await;
     }
@@ -85,16 +85,16 @@ async fn look(
         _ => facts.may_write,
     };
     match may_write {
-        Some(false) => findings.add(on("role"), Verdict::Ok, "may only read", ""),
+        Some(false) => findings.add(on("role"), Severity::Ok, "may only read", ""),
         None => findings.add(
             on("role"),
-            Verdict::Note,
+            Severity::Note,
             "unknown: the database does not tell the rights of its role",
             "",
         ),
         Some(true) => findings.add(
             on("role"),
-            Verdict::Warn,
+            Severity::Warn,
             "may write, which the gateway never does",
             match database.dialect() {
                 Dialect::Sqlite => "add ?mode=ro to its URL",
@@ -130,7 +130,7 @@ async fn columns(
         Err(error) => {
             findings.add(
                 on,
-                Verdict::Fail,
+                Severity::Fail,
                 format!("{id}: {error}"),
                 "correct [tenants.NAME.users]",
             );
@@ -145,7 +145,7 @@ async fn columns(
             };
             findings.add(
                 on,
-                Verdict::Ok,
+                Severity::Ok,
                 format!("{id}: {place} has the columns that are read"),
                 "",
             );
@@ -153,8 +153,8 @@ async fn columns(
         Err(ColumnProblem::Store(error)) => {
             findings.add(
                 on,
-                Verdict::Fail,
-                format!("{id}: {}", said(&error)),
+                Severity::Fail,
+                format!("{id}: {}", with_kind(&error)),
                 "correct users.database or users.query",
             );
         }
@@ -164,7 +164,7 @@ async fn columns(
                 ColumnProblem::NotReturned { .. } => "let users.query return it",
                 _ => "name the model's table in users.table, or write users.query",
             };
-            findings.add(on, Verdict::Fail, format!("{id}: {problem}"), advice);
+            findings.add(on, Severity::Fail, format!("{id}: {problem}"), advice);
         }
     }
 }
@@ -192,7 +192,7 @@ pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
             Err(error) => {
                 findings.add(
                     on,
-                    Verdict::Fail,
+                    Severity::Fail,
                     error.to_string(),
                     "correct [tenants.NAME.token]",
                 );
@@ -200,20 +200,16 @@ pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
             }
         };
         match verifier.ready().await {
-            Ok(()) => findings.add(on, Verdict::Ok, "its keys can be fetched", ""),
+            Ok(()) => findings.add(on, Severity::Ok, "its keys can be fetched", ""),
             Err(error) => findings.add(
                 on,
-                Verdict::Fail,
-                said(&error),
+                Severity::Fail,
+                with_kind(&error),
                 "check the address and the certificate; the set must come within 3 s and have at most 256 KiB",
             ),
         }
     }
     findings
-}
-
-fn said(error: &StoreError) -> String {
-    format!("{} ({})", error.source, error.kind.label())
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use std::fmt;
 
 use serde_json::json;
 
+use crate::error::StoreError;
 use crate::labels::labels;
 
 labels! {
     /// The severity of a finding, from good to bad.
     #[derive(PartialOrd, Ord)]
-    pub(super) enum Verdict {
+    pub(super) enum Severity {
         /// Nothing to do.
         Ok = "ok",
         /// Worth knowing; no action is needed.
@@ -24,7 +25,7 @@ labels! {
 /// The result of one check.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
-    pub(super) verdict: Verdict,
+    pub(super) verdict: Severity,
     /// The server, database, tenant or machine that was checked.
     pub(super) subject: String,
     /// The fixed name of the check.
@@ -44,7 +45,7 @@ impl Findings {
     pub(super) fn add(
         &mut self,
         (subject, check): (&str, &'static str),
-        verdict: Verdict,
+        verdict: Severity,
         detail: impl Into<String>,
         advice: impl Into<String>,
     ) {
@@ -64,7 +65,9 @@ impl Findings {
 
     /// Returns true if nothing fails.
     pub(super) fn ok(&self) -> bool {
-        self.0.iter().all(|finding| finding.verdict < Verdict::Fail)
+        self.0
+            .iter()
+            .all(|finding| finding.verdict < Severity::Fail)
     }
 
     /// Returns `{"ok":…,"findings":[…]}`.
@@ -82,7 +85,7 @@ impl Findings {
         json!({ "ok": self.ok(), "findings": findings })
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
+    fn count(&self, verdict: Severity) -> usize {
         let findings = self.0.iter();
         findings
             .filter(|finding| finding.verdict == verdict)
@@ -109,23 +112,28 @@ impl fmt::Display for Findings {
         writeln!(
             f,
             "\n{} ok, {} note, {} warn, {} fail",
-            self.count(Verdict::Ok),
-            self.count(Verdict::Note),
-            self.count(Verdict::Warn),
-            self.count(Verdict::Fail)
+            self.count(Severity::Ok),
+            self.count(Severity::Note),
+            self.count(Severity::Warn),
+            self.count(Severity::Fail)
         )
     }
 }
 
+/// Returns the text of a store's failure with its kind.
+pub(super) fn with_kind(error: &StoreError) -> String {
+    format!("{} ({})", error.source, error.kind.label())
+}
+
 /// Returns verdict, text and advice for a clock that is `offset` seconds ahead of this machine's clock.
-pub(super) fn clock(offset: f64) -> (Verdict, String, &'static str) {
+pub(super) fn clock(offset: f64) -> (Severity, String, &'static str) {
     let verdict = match offset.abs() {
-        seconds if seconds > 5.0 => Verdict::Fail,
-        seconds if seconds > 1.0 => Verdict::Warn,
-        _ => Verdict::Ok,
+        seconds if seconds > 5.0 => Severity::Fail,
+        seconds if seconds > 1.0 => Severity::Warn,
+        _ => Severity::Ok,
     };
     let advice = match verdict {
-        Verdict::Ok => "",
+        Severity::Ok => "",
         _ => {
             "the expiry of tokens depends on the clock: run a time service such as chrony on both machines"
         }
@@ -144,12 +152,12 @@ mod tests {
     #[test]
     fn a_clock_off_by_a_second_warns_and_by_five_fails() {
         for (offset, verdict) in [
-            (0.0, Verdict::Ok),
-            (-1.0, Verdict::Ok),
-            (1.1, Verdict::Warn),
-            (-5.0, Verdict::Warn),
-            (5.1, Verdict::Fail),
-            (-3600.0, Verdict::Fail),
+            (0.0, Severity::Ok),
+            (-1.0, Severity::Ok),
+            (1.1, Severity::Warn),
+            (-5.0, Severity::Warn),
+            (5.1, Severity::Fail),
+            (-3600.0, Severity::Fail),
         ] {
             assert_eq!(clock(offset).0, verdict, "{offset}");
         }
@@ -158,10 +166,10 @@ mod tests {
     #[test]
     fn only_a_failure_is_not_ok() {
         let mut findings = Findings::default();
-        findings.add(("a", "x"), Verdict::Warn, "tight", "widen it");
+        findings.add(("a", "x"), Severity::Warn, "tight", "widen it");
         assert!(findings.ok());
-        findings.add(("a", "y"), Verdict::Fail, "broken", "mend it");
-        findings.add(("b", "x"), Verdict::Ok, "good", "");
+        findings.add(("a", "y"), Severity::Fail, "broken", "mend it");
+        findings.add(("b", "x"), Severity::Ok, "good", "");
         assert!(!findings.ok());
         let text = findings.to_string();
         assert!(

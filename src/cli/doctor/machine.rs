@@ -1,6 +1,6 @@
 //! The limits of the machine for the process: descriptors and memory.
 
-use super::finding::{Findings, Verdict};
+use super::finding::{Findings, Severity};
 use crate::config::{QueueBound, ServerConfig, print_size};
 use crate::server::limits::{RESERVED, hard_descriptors, memory_limit, queue_bound};
 
@@ -17,12 +17,12 @@ pub(super) fn look(server: &ServerConfig) -> Findings {
     findings
 }
 
-fn descriptors(configured: u64, hard: u64) -> (Verdict, String, String) {
+fn descriptors(configured: u64, hard: u64) -> (Severity, String, String) {
     let possible = hard.saturating_sub(RESERVED);
     let needed = configured.saturating_add(RESERVED);
     if configured > possible {
         return (
-            Verdict::Warn,
+            Severity::Warn,
             format!(
                 "the hard limit {hard} allows {possible} sockets, server.max_connections is {configured}"
             ),
@@ -31,7 +31,7 @@ fn descriptors(configured: u64, hard: u64) -> (Verdict, String, String) {
     }
     if configured == 0 && possible < FEW {
         return (
-            Verdict::Warn,
+            Severity::Warn,
             format!("the hard limit {hard} allows {possible} sockets"),
             "raise it to the number of sockets that you plan plus 256: ulimit -Hn, LimitNOFILE in systemd".to_owned(),
         );
@@ -42,13 +42,13 @@ fn descriptors(configured: u64, hard: u64) -> (Verdict, String, String) {
         configured
     };
     (
-        Verdict::Ok,
+        Severity::Ok,
         format!("the hard limit {hard} allows {most} sockets"),
         String::new(),
     )
 }
 
-fn memory(bound: QueueBound, limit: u64) -> (Verdict, String, &'static str) {
+fn memory(bound: QueueBound, limit: u64) -> (Severity, String, &'static str) {
     let bytes = queue_bound_of(bound, limit);
     let share = bytes as f64 / limit.max(1) as f64;
     let mib = |bytes: u64| print_size((bytes >> 20).max(1) << 20);
@@ -59,9 +59,9 @@ fn memory(bound: QueueBound, limit: u64) -> (Verdict, String, &'static str) {
         mib(limit)
     );
     let verdict = match share {
-        share if share >= 1.0 => Verdict::Fail,
-        share if share > 0.5 => Verdict::Warn,
-        _ => return (Verdict::Ok, detail, ""),
+        share if share >= 1.0 => Severity::Fail,
+        share if share > 0.5 => Severity::Warn,
+        _ => return (Severity::Ok, detail, ""),
     };
     let advice = "sockets and users need memory too, and the system kills a process over its limit: lower it to 25%";
     (verdict, detail, advice)
@@ -82,12 +82,12 @@ mod tests {
     #[test]
     fn descriptors_must_hold_the_sockets_and_what_else_is_open() {
         for (configured, hard, verdict) in [
-            (0, 20_000, Verdict::Ok),
-            (0, 1024, Verdict::Warn),
-            (768, 1024, Verdict::Ok),
-            (769, 1024, Verdict::Warn),
-            (u64::MAX, u64::MAX, Verdict::Warn),
-            (0, u64::MAX, Verdict::Ok),
+            (0, 20_000, Severity::Ok),
+            (0, 1024, Severity::Warn),
+            (768, 1024, Severity::Ok),
+            (769, 1024, Severity::Warn),
+            (u64::MAX, u64::MAX, Severity::Warn),
+            (0, u64::MAX, Severity::Ok),
         ] {
             assert_eq!(
                 descriptors(configured, hard).0,
@@ -102,10 +102,10 @@ mod tests {
     fn queues_must_leave_memory_for_the_rest() {
         let gib = 1 << 30;
         for (bound, verdict) in [
-            (QueueBound::Percent(25.0), Verdict::Ok),
-            (QueueBound::Percent(51.0), Verdict::Warn),
-            (QueueBound::Bytes(gib / 2), Verdict::Ok),
-            (QueueBound::Bytes(gib), Verdict::Fail),
+            (QueueBound::Percent(25.0), Severity::Ok),
+            (QueueBound::Percent(51.0), Severity::Warn),
+            (QueueBound::Bytes(gib / 2), Severity::Ok),
+            (QueueBound::Bytes(gib), Severity::Fail),
         ] {
             assert_eq!(memory(bound, gib).0, verdict, "{bound:?}");
         }

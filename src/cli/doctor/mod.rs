@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use futures_util::future::join_all;
 
-use self::finding::{Findings, Verdict};
+use self::finding::{Findings, Severity};
 use self::servers::{RedisServer, redis_servers};
 use crate::config::Config;
 
@@ -80,7 +80,7 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
     if servers.is_empty() {
         findings.add(
             ("redis", "reach"),
-            Verdict::Note,
+            Severity::Note,
             "none is configured: only one replica can run, and it forgets revocations when it ends",
             "set [redis] url before a second replica starts",
         );

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::finding::{Findings, Verdict};
+use super::finding::{Findings, Severity};
 use super::servers::RedisServer;
 use crate::error::Dependency;
 use crate::ids::TenantId;
@@ -33,7 +33,7 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     for (tenant, why) in obstacles(&stands) {
         findings.add(
             (&format!("tenant {tenant}"), "shared_redis"),
-            Verdict::Fail,
+            Severity::Fail,
             why,
             "`serve` does not serve this tenant until then",
         );

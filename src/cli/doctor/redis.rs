@@ -1,6 +1,6 @@
 //! Checks of one Redis server: it must answer, keep its data, and allow the commands of the gateway.
 
-use super::finding::{Findings, Verdict, clock};
+use super::finding::{Findings, Severity, clock, with_kind};
 use super::servers::{RedisServer, Usage};
 use crate::channel_names::group_channel;
 use crate::config::LayerKind;
@@ -39,19 +39,19 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
         Err(error) => {
             findings.add(
                 on("reach"),
-                Verdict::Fail,
-                said(&error),
+                Severity::Fail,
+                with_kind(&error),
                 unreachable(&error),
             );
             return findings;
         }
     };
-    findings.add(on("reach"), Verdict::Ok, used_for(server), "");
+    findings.add(on("reach"), Severity::Ok, used_for(server), "");
     version(&mut findings, on("version"), server, &facts);
     let slow = latency.median > SLOW;
     findings.add(
         on("latency"),
-        if slow { Verdict::Warn } else { Verdict::Ok },
+        if slow { Severity::Warn } else { Severity::Ok },
         format!(
             "median {:.1?}, slowest {:.1?} of {PINGS}",
             latency.median, latency.max
@@ -75,11 +75,11 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
         }
         Ok(None) => findings.add(
             on("clock"),
-            Verdict::Note,
+            Severity::Note,
             "unknown: the login may not ask",
             "",
         ),
-        Err(error) => findings.add(on("clock"), Verdict::Fail, said(&error), ""),
+        Err(error) => findings.add(on("clock"), Severity::Fail, with_kind(&error), ""),
     }
     gateway_rights(&mut findings, &subject, &store).await;
     for usage in &server.tenants {
@@ -129,7 +129,7 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
     let Some(version) = &facts.version else {
         findings.add(
             on,
-            Verdict::Note,
+            Severity::Note,
             "unknown: the login may not ask (INFO)",
             "",
         );
@@ -139,32 +139,32 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
         Some(numbers) if numbers < OLDEST => findings.add(
             on,
             if server.holds_denylist() {
-                Verdict::Fail
+                Severity::Fail
             } else {
-                Verdict::Warn
+                Severity::Warn
             },
             format!("{version}; the oldest supported is 6.2 (SET … EXAT, ACL rules for channels)"),
             "upgrade it",
         ),
-        _ => findings.add(on, Verdict::Ok, version.clone(), ""),
+        _ => findings.add(on, Severity::Ok, version.clone(), ""),
     }
 }
 
 fn role(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer, facts: &Facts) {
     match facts.role {
-        Some(Role::Master) => findings.add(on, Verdict::Ok, "master", ""),
+        Some(Role::Master) => findings.add(on, Severity::Ok, "master", ""),
         None => findings.add(
             on,
-            Verdict::Note,
+            Severity::Note,
             "unknown: the login may not ask (INFO, ROLE)",
             "",
         ),
         Some(Role::Replica) => findings.add(
             on,
             if server.holds_denylist() {
-                Verdict::Fail
+                Severity::Fail
             } else {
-                Verdict::Warn
+                Severity::Warn
             },
             "a replica: it may be behind its master and takes no writes",
             "name the master in the URL",
@@ -187,19 +187,19 @@ fn eviction(
     match (facts.evicts(), server.holds_denylist()) {
         (None, _) => findings.add(
             on,
-            Verdict::Note,
+            Severity::Note,
             "unknown: the login may not ask (INFO)",
             "a Redis with a denylist needs maxmemory-policy noeviction",
         ),
-        (Some(false), _) => findings.add(on, Verdict::Ok, detail, ""),
+        (Some(false), _) => findings.add(on, Severity::Ok, detail, ""),
         (Some(true), true) => findings.add(
             on,
-            Verdict::Fail,
+            Severity::Fail,
             format!("{detail}: Redis may evict revocations, because all have a time to live"),
             "set maxmemory-policy noeviction, or give the denylist a Redis of its own ([denylist] redis)",
         ),
         (Some(true), false) => {
-            findings.add(on, Verdict::Ok, format!("{detail}: this server has no denylist"), "");
+            findings.add(on, Severity::Ok, format!("{detail}: this server has no denylist"), "");
         }
     }
 }
@@ -215,26 +215,26 @@ fn persistence(
             let log = facts.append_only == Some(true);
             findings.add(
                 on,
-                Verdict::Ok,
+                Severity::Ok,
                 if log { "appendonly" } else { "snapshots" },
                 "",
             );
         }
         (None, _) => findings.add(
             on,
-            Verdict::Note,
+            Severity::Note,
             "unknown: the login may not ask (CONFIG GET save)",
             "",
         ),
         (Some(false), true) => findings.add(
             on,
-            Verdict::Warn,
+            Severity::Warn,
             "none: a restart forgets every revocation",
             "turn appendonly on, or be ready to repeat revocations",
         ),
         (Some(false), false) => findings.add(
             on,
-            Verdict::Note,
+            Severity::Note,
             "none: a restart forgets cached users",
             "",
         ),
@@ -244,21 +244,21 @@ fn persistence(
 async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
     let epoch = inspection::epoch(store).await;
     match epoch.map(|value| Epoch::of(value.as_deref())) {
-        Ok(Epoch::Whole) => findings.add(on, Verdict::Ok, "none since a replica first looked", ""),
-        Ok(Epoch::Acknowledged) => findings.add(on, Verdict::Ok, "a loss, which an operator has acknowledged", ""),
+        Ok(Epoch::Whole) => findings.add(on, Severity::Ok, "none since a replica first looked", ""),
+        Ok(Epoch::Acknowledged) => findings.add(on, Severity::Ok, "a loss, which an operator has acknowledged", ""),
         Ok(Epoch::Absent) => findings.add(
             on,
-            Verdict::Note,
+            Severity::Note,
             format!("unknown: no replica has set {EPOCH} yet, or all data was lost within the last minute"),
             "run doctor again when a replica has run for a minute",
         ),
         Ok(Epoch::Lost(at)) => findings.add(
             on,
-            Verdict::Fail,
+            Severity::Fail,
             format!("all data, including every revocation, was lost before {at} (Unix time)"),
             format!("repeat the revocations that still matter, then run: redis-cli SET {EPOCH} \"ack:$(date +%s)\""),
         ),
-        Err(error) => findings.add(on, Verdict::Fail, said(&error), ACL_ADVICE),
+        Err(error) => findings.add(on, Severity::Fail, with_kind(&error), ACL_ADVICE),
     }
 }
 
@@ -269,18 +269,18 @@ async fn gateway_rights(findings: &mut Findings, subject: &str, store: &RedisSto
         rand::random::<u64>()
     )));
     match inspection::write(store, &own).await {
-        Ok(()) => findings.add((subject, "write"), Verdict::Ok, "a key can be written", ""),
+        Ok(()) => findings.add((subject, "write"), Severity::Ok, "a key can be written", ""),
         Err(error) => findings.add(
             (subject, "write"),
-            Verdict::Fail,
-            said(&error),
+            Severity::Fail,
+            with_kind(&error),
             write_advice(&error),
         ),
     }
     match inspection::echo(store, &own).await {
         Ok(took) => findings.add(
             (subject, "pubsub"),
-            Verdict::Ok,
+            Severity::Ok,
             format!("a canary came back in {took:.1?}"),
             "",
         ),
@@ -291,7 +291,12 @@ async fn gateway_rights(findings: &mut Findings, subject: &str, store: &RedisSto
                     "events do not pass: look at the server's clients, and at any proxy in between"
                 }
             };
-            findings.add((subject, "pubsub"), Verdict::Fail, said(&error), advice);
+            findings.add(
+                (subject, "pubsub"),
+                Severity::Fail,
+                with_kind(&error),
+                advice,
+            );
         }
     }
 }
@@ -355,17 +360,12 @@ async fn tenant_rights(
     if refused.is_empty() {
         findings.add(
             on,
-            Verdict::Ok,
+            Severity::Ok,
             format!("{tenant}: its keys and channels"),
             "",
         );
     } else {
         let detail = format!("{tenant}: the login may not {}", refused.join(", "));
-        findings.add(on, Verdict::Fail, detail, ACL_ADVICE);
+        findings.add(on, Severity::Fail, detail, ACL_ADVICE);
     }
-}
-
-/// Returns the text of an error, in which the stores have masked the password.
-fn said(error: &StoreError) -> String {
-    format!("{} ({})", error.source, error.kind.label())
 }

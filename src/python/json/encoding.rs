@@ -1,4 +1,4 @@
-//! Bytes to text: the encoding is guessed from the first bytes, and lone surrogates pass.
+//! Bytes to text. The encoding is detected from the first bytes, and lone surrogates pass.
 
 use std::borrow::Cow;
 
@@ -7,9 +7,9 @@ use super::JsonError;
 /// A document's text.
 #[derive(Clone, Debug)]
 pub struct Decoded<'a> {
-    /// The text, with U+FFFD in the places of lone surrogates.
+    /// The text, with U+FFFD in place of each lone surrogate.
     pub text: Cow<'a, str>,
-    /// The places of lone surrogates, as positions of bytes in `text`, in order.
+    /// The positions of lone surrogates in `text`, in bytes and in order.
     pub(super) lone: Vec<usize>,
 }
 
@@ -23,7 +23,7 @@ impl<'a> From<&'a str> for Decoded<'a> {
 }
 
 impl FromIterator<u32> for Decoded<'static> {
-    /// Of code points up to U+10FFFF.
+    /// Builds the text of code points up to U+10FFFF; surrogates among them are lone.
     fn from_iter<I: IntoIterator<Item = u32>>(points: I) -> Self {
         let (mut text, mut lone) = (String::new(), Vec::new());
         for point in points {
@@ -39,7 +39,7 @@ impl FromIterator<u32> for Decoded<'static> {
     }
 }
 
-/// `json.detect_encoding`, and the decoder it names with `surrogatepass`.
+/// Decodes bytes as `json.loads` does: with the encoding of `json.detect_encoding` and the error handler `surrogatepass`.
 ///
 /// # Errors
 /// [`JsonError::NotUnicode`]
@@ -62,7 +62,7 @@ fn decode_utf8(bytes: &[u8]) -> Result<Decoded<'_>, JsonError> {
     if let Ok(text) = simdutf8::basic::from_utf8(bytes) {
         return Ok(text.into());
     }
-    // What is left to take is UTF-8 with encoded surrogates (ED A0 80 to ED BF BF).
+    // The only other valid form is UTF-8 with encoded surrogates (ED A0 80 to ED BF BF).
     let mut points = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some(first) = rest.first() {

@@ -1,11 +1,11 @@
 //! JSON as Python's `json` reads and writes it, and as RFC 8259 defines it: one grammar with two sets of rules.
 //!
-//! Python's reader takes more than the RFC: a byte order mark, UTF-16 and UTF-32, bare `NaN` and `Infinity`, numbers beyond a
-//! double, lone surrogates. Integers stay exact at any size and keys keep their order.
+//! Python's reader takes more than the RFC: a byte order mark, UTF-16 and UTF-32, bare `NaN` and `Infinity`, numbers beyond
+//! a double, lone surrogates. Integers stay exact at any size and keys keep their order.
 //!
-//! Not serde_json, which refuses all of that; its `arbitrary_precision` would keep the integers, but changes its numbers
-//! everywhere in the process. What is made of a document is the caller's ([`Build`]): a token's claims and an event differ in
-//! what they can hold.
+//! It replaces serde_json, which refuses all of that. Its feature `arbitrary_precision` would keep the integers, but changes
+//! the numbers of serde_json everywhere in the process. The caller builds the values ([`Build`]): a token's claims and an
+//! event hold different ones.
 
 use std::hash::Hash;
 
@@ -16,35 +16,35 @@ mod encoding;
 mod reader;
 mod write;
 
-/// Why bytes are no document. None of these quotes the input.
+/// The reason why bytes are not a document. No text quotes the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonError {
-    /// Deeper than [`Bounds::depth`].
+    /// The document nests deeper than [`Bounds::depth`].
     TooDeep,
-    /// More than [`Bounds::values`].
+    /// The document has more values than [`Bounds::values`].
     TooManyValues,
-    /// It ends too early.
+    /// The document ends too early.
     Truncated,
     /// Something follows the value.
     TrailingBytes,
-    /// Text that is in no encoding, or has a lone surrogate where none can be held.
+    /// The bytes are in no known encoding, or a text has a lone surrogate that the caller does not take.
     NotUnicode,
-    /// A number that cannot be held.
+    /// A number is beyond the range that is allowed.
     NumberRange,
-    /// Anything else that the grammar does not know.
+    /// The document breaks the grammar.
     Syntax,
 }
 
-/// How much a document may hold.
+/// The size limits of a document.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Arrays and objects inside each other.
+    /// The largest depth of nested arrays and objects.
     pub depth: usize,
-    /// Values, each array and object among them.
+    /// The largest number of values; each array and object counts as one.
     pub values: usize,
 }
 
-/// The rules that a document is held to.
+/// The rules for a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
     /// `json.loads`.
@@ -56,13 +56,13 @@ pub enum Rules {
 /// A text of a document.
 #[derive(Clone, Debug)]
 pub struct JsonText {
-    /// The text; a lone surrogate, which Python's text can hold, is U+FFFD here.
+    /// The text, with U+FFFD in place of each lone surrogate, which only Python's text can hold.
     pub text: Box<str>,
-    /// Whether it has a lone surrogate.
+    /// True if it had a lone surrogate.
     pub broken: bool,
 }
 
-/// Makes values out of a document, from the inside out.
+/// Builds values from a document, the inner ones first.
 pub trait Build {
     /// A value.
     type Value;
@@ -84,7 +84,7 @@ pub trait Build {
     /// A text.
     ///
     /// # Errors
-    /// [`JsonError::NotUnicode`] for one that cannot be held.
+    /// [`JsonError::NotUnicode`] for a text that the value cannot hold.
     fn text(&mut self, text: JsonText) -> Result<Self::Value, JsonError>;
 
     /// A key.
@@ -100,7 +100,7 @@ pub trait Build {
     fn object(&mut self, members: super::Dict<Self::Key, Self::Value>) -> Self::Value;
 }
 
-/// Reads one document of text that [`decode`] made of its bytes.
+/// Reads one document from decoded text.
 ///
 /// # Errors
 /// [`JsonError`]

@@ -1,15 +1,15 @@
-//! The grammar: recursion whose depth [`Bounds`] limits, over text that is valid Unicode.
+//! The grammar: a recursion over valid Unicode text; [`Bounds`] limits its depth.
 
 use super::super::{Dict, MAX_STR_DIGITS};
 use super::{Bounds, Build, Decoded, JsonError, JsonText, Rules};
 
 pub(super) struct JsonReader<'a, B> {
     text: &'a str,
-    /// The places of lone surrogates in `text`.
+    /// The positions of lone surrogates in `text`, in bytes.
     lone: &'a [usize],
     at: usize,
     rules: Rules,
-    /// How much more the document may hold.
+    /// The depth and the values that the document may still have.
     left: Bounds,
     build: &'a mut B,
 }
@@ -238,13 +238,13 @@ impl<'a, B: Build> JsonReader<'a, B> {
         }
     }
 
-    /// Whether a lone surrogate stands between `start` and here.
+    /// Returns true if a lone surrogate lies between `start` and the present position.
     fn has_lone(&self, start: usize) -> bool {
         let before = |end: usize| self.lone.partition_point(|place| *place < end);
         !self.lone.is_empty() && before(start) < before(self.at)
     }
 
-    /// The code point of an escape; it may be a surrogate.
+    /// Reads an escape behind its backslash; the code point may be a lone surrogate.
     fn escape(&mut self) -> Result<u32, JsonError> {
         let kind = self.peek().ok_or(JsonError::Truncated)?;
         self.at += 1;

@@ -1,10 +1,10 @@
-//! The parts of a document as `json.dumps` writes them, and their RFC 8259 forms.
+//! Writes the parts of a document in the form of `json.dumps`, and in that of RFC 8259.
 
 use std::fmt::Write as _;
 
 use super::super::float;
 
-/// Appends a text in quotes. `ascii` escapes everything else, as `ensure_ascii` does by default.
+/// Appends a text in quotes. With `ascii` it escapes every character outside ASCII, as `json.dumps` does by default.
 pub fn write_text(text: &str, out: &mut String, ascii: bool) {
     out.push('"');
     let mut plain = 0;
@@ -45,7 +45,7 @@ pub fn write_number(number: f64, out: &mut String) {
     }
 }
 
-/// Appends a float that RFC 8259 has a form for; false where it has none.
+/// Appends a float, if it is finite. Returns false for NaN and the infinities, which RFC 8259 has no form for.
 #[must_use]
 pub fn write_finite(number: f64, out: &mut String) -> bool {
     if number.is_finite() {

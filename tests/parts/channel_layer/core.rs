@@ -67,8 +67,15 @@ fn group(name: &str) -> Target {
 }
 
 impl Core {
+    /// Joins; asks again where busy cores let the five seconds of a join pass.
     async fn join(&self, group: &str) {
-        self.layer.subscribe(&group.into()).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.layer.subscribe(&group.into()).await {
+                Err(LayerError::Unavailable(ErrorKind::Timeout)) if Instant::now() < deadline => {}
+                joined => return joined.unwrap(),
+            }
+        }
     }
 
     async fn send(&self, group: &str, number: i64) {

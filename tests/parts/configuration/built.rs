@@ -9,6 +9,7 @@ use std::process::Command;
 use lockgate::config::{Config, Environment};
 use lockgate::consumer::{Echo, Registry, Scope};
 use lockgate::ids::ReplicaId;
+use lockgate::tenant::Tenants;
 use lockgate::tenant::build::Builder;
 use lockgate::validation::LoadOptions;
 use toml::{Table, Value};
@@ -119,7 +120,7 @@ async fn build(config: &Config) -> Result<(), String> {
             .deployment(url)
             .map_err(|error| format!("{error:#}"))?;
     }
-    let built = builder.serving(config, &[]);
+    let built = builder.serving(config, &Tenants::default());
     built.map(drop).map_err(|error| format!("{error:#}"))
 }
 
