@@ -1,5 +1,5 @@
-//! Row R33 of the catalogue of bad inputs: what whoever may write to Redis can put on the channels of commands and answers.
-//! Each message that is none is counted, all of them are told once, and a healthy socket hears an event after each.
+//! Hostile messages on the channels of commands and answers, from a writer that has access to Redis. Each message that is
+//! not valid is counted, all of them make one log line, and a healthy socket receives an event after each.
 
 use serde_json::{Value, json};
 
