@@ -307,7 +307,7 @@ async fn a_socket_that_does_not_read_is_closed_and_others_do_not_wait_for_it() {
         }
         assert!(sent < EVENTS, "the queues did not overflow");
     }
-    // What was on its way still arrives, in order, then the close frame.
+    // The frames under way still arrive, in order, before the close frame.
     let (before, (code, reason)) = slow.drained().await;
     for (n, message) in before.iter().enumerate() {
         let seen: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();

@@ -148,7 +148,7 @@ async fn what_is_no_command_is_counted_told_once_and_does_nothing() {
     );
 }
 
-/// Nobody waits for answers that were not asked for, and whoever asks is not told by a forged one how many there are.
+/// Answers without a question are dropped, and a forged answer does not change the number of replicas.
 #[tokio::test]
 async fn the_channels_of_the_deployment_take_no_orders_but_reload() {
     let (redis, gateway) = one().await;

@@ -104,7 +104,7 @@ async fn what_is_no_event_is_counted_told_once_and_harms_nobody() {
         }
     }
     assert_eq!((told(&gateway, DECODED), told(&gateway, RENDERED)), (1, 1));
-    // Another type is another mistake of somebody's, and is told too.
+    // Another type is another mistake, and is logged too.
     publisher
         .send_bytes("chat_lobby", b"\x82\xa4type\xa1u\xa1n\xc4\x01t")
         .await;

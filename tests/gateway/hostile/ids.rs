@@ -27,7 +27,7 @@ const HOSTILE: [&str; 16] = [
     "alice ",
 ];
 
-/// Users are known by their names; whoever is called `alice` is the first tenant's alice.
+/// Users are known by their names; the name `alice` is the first tenant's alice.
 async fn by_name(database: &Database) -> Gateway {
     gateway()
         .tenant("acme")

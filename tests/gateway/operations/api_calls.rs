@@ -439,7 +439,7 @@ struct Ids {
     same: &'static [&'static str],
     /// Ids of others.
     others: &'static [&'static str],
-    /// What nobody's id can be.
+    /// A value that is not an id.
     none: &'static [&'static str],
 }
 

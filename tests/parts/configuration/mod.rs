@@ -326,7 +326,7 @@ fn a_hundred_thousand_tenants_load_in_five_seconds() {
         .expect("writes into a text");
     }
     let folder = Folder::new(text);
-    // What the thread has used of a processor: other work on the machine does not count.
+    // The processor time of the thread, so that other work on the machine does not count.
     let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("is positive");
     let before = used();
     let loaded = folder.load(&[]).expect("is valid");

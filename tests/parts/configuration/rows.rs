@@ -79,7 +79,7 @@ pub(crate) fn rows() -> Vec<Row> {
         "an empty part" "{TENANT}" env &[("LOCKGATE_SERVER____LISTEN", "x")] => [["LOCKGATE_SERVER____LISTEN", "an empty part"]];
         "pong before ping" "{TENANT}[server]\nheartbeat = { interval = \"5s\", timeout = \"5s\" }\n"
             => [["lockgate.toml:12:32: server.heartbeat.timeout: found 5s beside an interval of 5s"]];
-        "nobody is trusted" "{TENANT}[server]\nclient_address = \"forwarded\"\n" => [["server.client_address", "trusted_proxies"]];
+        "no trusted proxy" "{TENANT}[server]\nclient_address = \"forwarded\"\n" => [["server.client_address", "trusted_proxies"]];
         "keys and a key" "{TENANT}[tenants.acme.token.x]\n[[tenants.acme.token.keys]]\n"
             => [["token.x"], ["token.keys: found the list beside signing_key"]];
         "table and query" "{TENANT}[tenants.b]\nhosts=[\"b\"]\nlayer.kind=\"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", table = \"u\", query = \"select 1\" }\n"
@@ -149,7 +149,7 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["consumer.to: found \"al\", expected one of the route's groups: \"all\""], ["consumer.type: found no type"], ["fields[0]"], ["fields[1]"], ["fields[2]: found \"user_id\", which is stamped too"]];
         "broadcast to which" "{TENANT}[[tenants.acme.routes]]\npath = \"x\"\ngroups = [\"a\", \"b\"]\nconsumer = { kind = \"broadcast\", type = \"websocket.send\" }\n[[tenants.acme.routes]]\npath = \"y\"\nconsumer = { kind = \"broadcast\", type = \"t\" }\n"
             => [["routes[1].consumer.to: found no \"to\" on a route with 2 groups"], ["routes[1].consumer.type: found \"websocket.send\""], ["routes[2].groups: found no groups"]];
-        "a broadcast that nobody would dispatch" "{TENANT}consumer = { kind = \"broadcast\", type = \"_x\" }\n"
+        "a broadcast without a handler" "{TENANT}consumer = { kind = \"broadcast\", type = \"_x\" }\n"
             => [["routes[0].consumer.type: found \"_x\", expected a type that begins with neither _ nor ."]];
         "paths" "{TENANT}[[tenants.acme.routes]]\npath = \"/x\"\n[[tenants.acme.routes]]\npath = \"<slg:x>\"\n[[tenants.acme.routes]]\npath = \"<slug:x\"\n[[tenants.acme.routes]]\n[[tenants.acme.routes]]\npath = \"ws/\"\n"
             => [["lockgate.toml:12:1: tenants.acme.routes[1].path: found \"/x\""], ["routes[2].path", "\"slg\" is not a converter"], ["routes[3].path"], ["routes[4].path: found no path"], ["routes[5].path: found \"ws/\" a second time"]];

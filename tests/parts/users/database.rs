@@ -216,7 +216,7 @@ impl Setup {
     }
 }
 
-/// What must hold on every database.
+/// The facts that hold on every database.
 async fn rows_of_every_database(url: &str) {
     let plain = Setup::new(url);
     let none: Vec<String> = Vec::new();
@@ -984,7 +984,7 @@ async fn a_known_user_is_served_while_the_database_is_down() {
     // Below the two seconds that a wait for a connection takes.
     assert!(
         began.elapsed() < Duration::from_millis(1500),
-        "nobody waits for a database that just failed: {:?}",
+        "no lookup waits for a database that just failed: {:?}",
         began.elapsed()
     );
     assert_eq!(
@@ -1187,7 +1187,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
 }
 
 #[tokio::test]
-async fn what_is_forgotten_is_asked_anew() {
+async fn what_is_forgotten_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
     let url = sqlite(&dir).await;
     let users = Setup::new(&url).users(None);
