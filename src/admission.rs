@@ -16,7 +16,7 @@ use crate::config::{OnOutage, TokenConfig};
 use crate::error::{Check, Dependency, ErrorKind, Refusal, StoreError};
 use crate::hub::{Hub, Pending, PendingPlace};
 use crate::ids::TenantId;
-use crate::metrics::{self, AuthStep};
+use crate::metrics::{self, AuthStep, TenantMetrics};
 use crate::stores::key_store::KeyStore;
 use crate::stores::redis::{KeyValue, RedisStore};
 use crate::users::{CachedPair, UserRecord, Users};
@@ -56,6 +56,8 @@ pub struct Authenticator {
     pub redis: Option<Arc<RedisStore>>,
     /// The tenant's users.
     pub users: Arc<Users>,
+    /// Where its steps are timed.
+    pub metrics: Arc<TenantMetrics>,
     /// Where handshakes are entered before they are asked about, so that no revocation falls between; `None` where
     /// tokens do not open sockets.
     pub hub: Option<Arc<Hub>>,
@@ -102,7 +104,7 @@ impl Authenticator {
             Err(TokenError::Refused(refusal)) => return Err(refusal),
             Err(TokenError::Unavailable(error)) => return Err(unavailable(&self.tenant, &error)),
         };
-        let started = lap(AuthStep::Token, started);
+        let started = self.lap(AuthStep::Token, started);
         let pending = self.hub.as_ref().map(|hub| {
             let (user, jti) = (token.user_id.clone(), token.jti.clone());
             Arc::new(hub.expect(Pending::new(user, jti, token.issued_at)))
@@ -110,7 +112,7 @@ impl Authenticator {
         let moment = self.users.moment();
         let local = self.users.local(&token.user_id);
         let round = self.ask_redis(&token, local.is_none()).await;
-        let started = lap(AuthStep::Denylist, started);
+        let started = self.lap(AuthStep::Denylist, started);
         match (round.verdict, self.denylist.on_outage) {
             (DenyVerdict::Clear, _) | (DenyVerdict::Unreadable, OnOutage::Allow) => {}
             (DenyVerdict::Revoked, _) => return Err(Refusal::TokenRevoked),
@@ -126,7 +128,7 @@ impl Authenticator {
                 found.map_err(|error| unavailable(&self.tenant, &error))?
             }
         };
-        lap(AuthStep::User, started);
+        self.lap(AuthStep::User, started);
         let user = self.check_user(&token, user)?;
         Ok(Identity {
             user,
@@ -230,25 +232,24 @@ impl Authenticator {
     async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> Round {
         let (jti, user, all) = denylist::keys(&self.tenant, token.jti.as_ref(), &token.user_id);
         // A token without jti has no key of its own: its place in the round is taken by a key that decides anyway.
-        let deny_keys = [jti.unwrap_or_else(|| all.clone()), user, all];
+        let mut keys = Vec::with_capacity(5);
+        keys.extend([jti.unwrap_or_else(|| all.clone()), user, all]);
         let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
         let store = &self.denylist.store;
         if !self.denylist.shares_users_redis {
-            let (denied, cached) =
-                tokio::join!(store.get_each(&deny_keys), self.ask_for_user(user_keys));
+            let (denied, cached) = tokio::join!(store.get_each(keys), self.ask_for_user(user_keys));
             return Round {
                 verdict: verdict(token, denied.as_deref().ok()),
                 cached,
             };
         }
-        let mut keys = deny_keys.to_vec();
         keys.extend(user_keys.into_iter().flatten());
-        match store.get_each(&keys).await {
-            Ok(answers) => {
-                let (denied, cached) = answers.split_at(3);
+        match store.get_each(keys).await {
+            Ok(mut denied) => {
+                let cached = denied.split_off(3.min(denied.len()));
                 Round {
-                    verdict: verdict(token, Some(denied)),
-                    cached: (!cached.is_empty()).then(|| cached_pair(cached)),
+                    verdict: verdict(token, Some(&denied)),
+                    cached: wants_user.then(|| cached_pair(cached)),
                 }
             }
             Err(_) => Round {
@@ -258,9 +259,15 @@ impl Authenticator {
         }
     }
 
+    fn lap(&self, step: AuthStep, started: Instant) -> Instant {
+        let now = Instant::now();
+        self.metrics.auth_step_took(step, now - started);
+        now
+    }
+
     async fn ask_for_user(&self, keys: Option<[String; 2]>) -> Option<CachedPair> {
-        let answers = self.redis.as_ref()?.get_each(&keys?).await.ok()?;
-        Some(cached_pair(&answers))
+        let answers = self.redis.as_ref()?.get_each(keys?).await.ok()?;
+        Some(cached_pair(answers))
     }
 }
 
@@ -278,18 +285,13 @@ fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
 }
 
 /// The user's two keys; what a key of the wrong type means, the users know.
-fn cached_pair(answers: &[KeyValue]) -> CachedPair {
-    let value = |at: usize| answers.get(at).cloned().unwrap_or(Ok(None));
+fn cached_pair(answers: Vec<KeyValue>) -> CachedPair {
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or(Ok(None));
     CachedPair {
-        record: value(0),
-        generation: value(1),
+        record: next(),
+        generation: next(),
     }
-}
-
-fn lap(step: AuthStep, started: Instant) -> Instant {
-    let now = Instant::now();
-    metrics::auth_step_took(step, now - started);
-    now
 }
 
 /// The answer for a dependency that does not answer: never "denied", never "unknown".

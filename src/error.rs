@@ -283,6 +283,11 @@ impl StoreError {
         }
     }
 
+    /// Returns the same error for another caller that waited for the same answer; its source is a text.
+    pub fn for_another(&self) -> Self {
+        Self::new(self.dependency, self.kind, self.source.to_string())
+    }
+
     /// Returns the error of a dependency that did not answer within `limit`.
     pub fn timeout(dependency: Dependency, limit: Duration) -> Self {
         Self::new(

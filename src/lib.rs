@@ -17,7 +17,7 @@
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`hosts`], [`origin`], [`problem`] | the outside world |
-//! | 0 | [`ids`], [`user_id`], [`python`], [`clock`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`telemetry`] | words |
+//! | 0 | [`ids`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`telemetry`] | words |
 //!
 //! # Four ways through it
 //!
@@ -45,6 +45,7 @@ pub mod error;
 pub mod ids;
 pub mod labels;
 pub mod metrics;
+pub mod packed_json;
 pub mod python;
 pub mod rate;
 pub mod telemetry;

@@ -159,7 +159,7 @@ impl Revocations {
             // A token without an id takes the tenant's key a second time.
             keys.extend([jti.unwrap_or(all), user]);
         }
-        let answers = self.store.get_each(&keys).await?;
+        let answers = self.store.get_each(keys).await?;
         let Some((all, each)) = answers.split_first() else {
             return Ok(Vec::new());
         };

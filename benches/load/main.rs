@@ -1,6 +1,6 @@
 //! The load program: what Lockgate costs, each figure beside its floor in the same run.
 //!
-//! `cargo bench --bench load [-- --quick] [--markdown] [--runs N] [--rows a,b] [--gateway PATH] [--self-test]`
+//! `cargo bench --bench load [-- --quick | --brief] [--markdown] [--runs N] [--rows a,b] [--gateway PATH] [--self-test]`
 //!
 //! Measured: CPU time of the server process per unit of work (user, system and the network stack that runs in its name),
 //! its memory (PSS), and the way from PUBLISH to the socket. The server, gateway or floor, has one core for itself and
@@ -11,6 +11,9 @@
 //! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`) show what their sockets see; all replicas
 //! share the server's core, and the storm's PostgreSQL is on the other. Every row fails when what it counts is not what
 //! it should be: a frame, a socket, a statement.
+//!
+//! `cargo test --bench load -- --brief` (`tests/run load`) plays every row for a moment, with a gateway that was built for
+//! debugging: it shows that the program works, and nothing else.
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
 //! next to nothing.
@@ -119,6 +122,7 @@ impl Options {
             match argument.as_str() {
                 "--bench" => {}
                 "--quick" => options.settings = Settings::QUICK,
+                "--brief" => options.settings = Settings::BRIEF,
                 "--markdown" => options.markdown = true,
                 "--self-test" => options.self_test = true,
                 "--runs" => runs = Some(value()?.parse()?),
@@ -158,7 +162,10 @@ fn measure(options: &Options) -> Result<Report> {
         bail!("{wanted} descriptors are needed, the hard limit is {limit}");
     }
     process::pin_self(process::LOAD_CORE)?;
-    let precedence = process::take_precedence();
+    let precedence = match options.settings.timed {
+        true => process::take_precedence(),
+        false => "",
+    };
     let mut world = World::create(&options.gateway, options.self_test)?;
     let mut report = Report {
         runs: [options.settings.runs, options.settings.long_runs],

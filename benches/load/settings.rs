@@ -5,6 +5,8 @@ use std::time::Duration;
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
+    /// Whether times are worth anything: else a run fails for what is wrong, and not for what is slow.
+    pub(crate) timed: bool,
     pub(crate) runs: usize,
     /// Sockets of the delivery rows.
     pub(crate) sockets: u64,
@@ -53,6 +55,7 @@ pub(crate) struct Storm {
 
 impl Settings {
     pub(crate) const FULL: Self = Self {
+        timed: true,
         runs: 5,
         sockets: 1_000,
         paced_events: 250,
@@ -104,5 +107,33 @@ impl Settings {
             calm: Duration::from_secs(3),
         },
         ..Self::FULL
+    };
+    /// Every row, to see that the program works: on a busy machine, with a gateway that was built for debugging.
+    pub(crate) const BRIEF: Self = Self {
+        timed: false,
+        runs: 1,
+        sockets: 50,
+        paced_events: 10,
+        bursts: 3,
+        saturated_events: 100,
+        connects: 100,
+        latency: (1, Duration::from_millis(100), Duration::from_millis(300)),
+        memory: (20, 60, Duration::from_millis(200)),
+        long_runs: 1,
+        cost_sockets: 5,
+        cost_tenants: 3,
+        idle: Duration::from_millis(500),
+        fleet_sockets: 60,
+        revocations: 4,
+        noisy: (Duration::from_millis(100), Duration::from_millis(500)),
+        tenants: 5,
+        reload_window: Duration::from_millis(200),
+        storm: Storm {
+            sockets: 100,
+            users: 50,
+            lasting: Duration::from_secs(1),
+            live: 20,
+            calm: Duration::from_millis(500),
+        },
     };
 }

@@ -123,7 +123,7 @@ impl Round {
         swarm.subscribe(world.redis_port, &channels)?;
         let groups = || (1..=storm.live).map(|n| (small_channel(n), 1)).collect();
         let load = Load::start(&swarm, groups(), EVENTS_PER_SECOND);
-        let calm = p99(&mut swarm, load, |swarm, load| {
+        let calm = p99(&mut swarm, settings, load, |swarm, load| {
             load.run_until(swarm, Instant::now() + storm.calm)
         })?;
 
@@ -134,7 +134,7 @@ impl Round {
         let opened = swarm.openings().opened;
         let mut took = Duration::ZERO;
         let load = Load::start(&swarm, groups(), EVENTS_PER_SECOND);
-        let shaken = p99(&mut swarm, load, |swarm, load| {
+        let shaken = p99(&mut swarm, settings, load, |swarm, load| {
             connect_all(world, gateway.port, settings, swarm, load)?;
             took = start.elapsed();
             // What the handshakes have left behind.
@@ -180,12 +180,13 @@ impl Round {
 /// The p99 of the load's deliveries during `work`, in milliseconds, at the sockets and at the bare subscriber.
 fn p99(
     swarm: &mut Swarm,
+    settings: Settings,
     mut load: Load,
     work: impl FnOnce(&mut Swarm, &mut Load) -> Result<()>,
 ) -> Result<[f64; 2]> {
     swarm.begin_latencies();
     work(swarm, &mut load)?;
-    load.finish(swarm)?;
+    load.finish(swarm, settings)?;
     let Latencies {
         mut sockets,
         mut subscriber,
@@ -218,7 +219,11 @@ fn connect_all(
         }
         swarm.open(Side::Apart, port, world.request("ws", user)?)?;
     }
-    let deadline = Instant::now() + storm.lasting;
+    let most = match settings.timed {
+        true => storm.lasting,
+        false => Duration::from_secs(60),
+    };
+    let deadline = Instant::now() + most;
     while swarm.openings().under_way > 0 {
         load.step(swarm, deadline)?;
         ensure!(

@@ -161,7 +161,7 @@ impl Fleet {
         }
         let pause = swarm.end_latencies().longest_pause as f64 / 1e6;
         let waited = self.gateway.process.cpu()?.waited_since(&cpu);
-        load.finish(&mut swarm)?;
+        load.finish(&mut swarm, settings)?;
 
         let successful = "lockgate_config_reload_successful";
         ensure!(

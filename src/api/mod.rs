@@ -27,6 +27,7 @@ mod problem;
 mod revocations;
 mod sends;
 mod tenants;
+mod user_ids;
 mod users;
 
 pub use keys::ApiKeys;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::JsonBody;
 use super::problem::ApiProblem;
-use super::users::canonical;
+use super::user_ids::canonical;
 use super::{ApiState, Target};
 use crate::auth::{RawToken, TokenError};
 use crate::clock::UnixTime;

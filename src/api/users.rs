@@ -11,13 +11,12 @@ use super::idempotency::Idempotent;
 use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
 use super::sends::EventBody;
+use super::user_ids::canonical;
 use super::{ApiState, Target};
 use crate::close_code::RequestedClose;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
-use crate::ids::UserId;
 use crate::tenant::Tenant;
-use crate::user_id;
 
 /// The answer to a send to a user.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -109,15 +108,6 @@ pub(super) async fn invalidate(
     renewed.map_err(|error| unavailable(&tenant, &error))?;
     let gathered = ask(&state, &tenant, Op::Invalidate(user)).await?;
     Ok(Json(gathered.into()))
-}
-
-/// The user that a call names, by the rules for the tenant's tokens: `07` is `7`, a UUID in capitals is the UUID.
-///
-/// # Errors
-/// [`ApiProblem::UserIdNotValid`] for what no user of the tenant can have as an id.
-pub(super) fn canonical(tenant: &Tenant, text: &str) -> Result<UserId, ApiProblem> {
-    let id_type = user_id::id_type_of(&tenant.config.token, tenant.config.users.id_type);
-    user_id::from_text(text, id_type).map_err(|_| ApiProblem::UserIdNotValid)
 }
 
 /// Asks every replica that serves the tenant.

@@ -52,7 +52,7 @@ impl SetUrl {
             let expected = "https://…, or http:// with a loopback address";
             Fault::new("jwk_url", found, expected)
         };
-        let url = Url::parse(text).map_err(|_| wrong("text that is no URL"))?;
+        let url = Url::parse(text).map_err(|_| wrong("text that is not a URL"))?;
         let host = url
             .host_str()
             .ok_or_else(|| wrong("a URL without a host"))?;

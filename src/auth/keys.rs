@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
 };
@@ -67,7 +68,13 @@ impl Alg {
 pub(crate) struct VerifyKey {
     pub(crate) alg: Alg,
     pub(crate) kid: Option<Box<str>>,
-    key: DecodingKey,
+    key: KeyForm,
+}
+
+enum KeyForm {
+    /// With its inner and outer hash begun: jsonwebtoken would begin them again for each token.
+    Hmac(Box<hmac::Key>),
+    Public(DecodingKey),
 }
 
 impl fmt::Debug for VerifyKey {
@@ -80,18 +87,19 @@ impl VerifyKey {
     /// The key of one entry; faults are at its keys.
     pub(crate) fn from_config(config: &KeyConfig) -> Result<Self, Fault> {
         let alg = Alg::named(&config.algorithm)?;
-        let key = if alg.is_hmac() {
+        let key = if let Some(hash) = hmac_hash(alg.id) {
             let Some(secret) = &config.signing_key else {
                 let found = format!("{} without signing_key", alg.name);
                 return Err(Fault::new("signing_key", found, "the shared key"));
             };
-            hmac_key(secret.expose())
+            check_secret(secret.expose())
+                .map(|()| KeyForm::Hmac(Box::new(hmac::Key::new(hash, secret.expose().as_bytes()))))
         } else {
             let Some(pem) = &config.verifying_key else {
                 let found = format!("{} without verifying_key", alg.name);
                 return Err(Fault::new("verifying_key", found, expected_key(alg)));
             };
-            public_key(alg, pem.expose())
+            public_key(alg, pem.expose()).map(KeyForm::Public)
         };
         Ok(Self {
             alg,
@@ -105,14 +113,26 @@ impl VerifyKey {
         is_on_curve(alg, &key).then_some(Self {
             alg,
             kid: Some(kid),
-            key,
+            key: KeyForm::Public(key),
         })
     }
 
     /// Whether this key made `signature` over `message`.
     pub(crate) fn verifies(&self, message: &str, signature: &Vec<u8>) -> bool {
-        (DEFAULT_PROVIDER.verifier_factory)(&self.alg.id, &self.key)
-            .is_ok_and(|verifier| verifier.verify(message.as_bytes(), signature).is_ok())
+        match &self.key {
+            KeyForm::Hmac(key) => hmac::verify(key, message.as_bytes(), signature).is_ok(),
+            KeyForm::Public(key) => (DEFAULT_PROVIDER.verifier_factory)(&self.alg.id, key)
+                .is_ok_and(|verifier| verifier.verify(message.as_bytes(), signature).is_ok()),
+        }
+    }
+}
+
+fn hmac_hash(algorithm: Algorithm) -> Option<hmac::Algorithm> {
+    match algorithm {
+        Algorithm::HS256 => Some(hmac::HMAC_SHA256),
+        Algorithm::HS384 => Some(hmac::HMAC_SHA384),
+        Algorithm::HS512 => Some(hmac::HMAC_SHA512),
+        _ => None,
     }
 }
 
@@ -145,7 +165,7 @@ pub(crate) fn remarks(config: &KeyConfig) -> Vec<(&'static str, String)> {
     remarks
 }
 
-fn hmac_key(secret: &str) -> Result<DecodingKey, Fault> {
+fn check_secret(secret: &str) -> Result<(), Fault> {
     let wrong = |found: &str| Fault::new("signing_key", found, "a shared secret");
     if secret.is_empty() {
         return Err(wrong("an empty text"));
@@ -154,7 +174,7 @@ fn hmac_key(secret: &str) -> Result<DecodingKey, Fault> {
         let advice = "everybody who knows a public key could sign tokens with it; use RS, PS, ES or EdDSA with verifying_key";
         return Err(wrong("a PEM, SSH or JWK key").advice(advice));
     }
-    Ok(DecodingKey::from_secret(secret.as_bytes()))
+    Ok(())
 }
 
 /// A public key where a shared secret should be lets everybody who knows it sign tokens.

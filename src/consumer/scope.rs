@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::channel_layer::SocketChannel;
 use crate::hub::Member;
 use crate::ids::{ChannelName, TenantId, UserId};
+use crate::packed_json::PackedObject;
 use crate::routes::{PathParams, Routes};
 use crate::templates::{Template, TemplateError, TemplateValues};
 use crate::users::UserRecord;
@@ -20,7 +21,7 @@ use crate::users::UserRecord;
 pub struct Scope {
     pub(crate) place: Arc<Place>,
     pub(crate) user: Arc<UserRecord>,
-    pub(crate) claims: Box<str>,
+    pub(crate) claims: PackedObject,
     pub(crate) client: IpAddr,
     /// The socket in its hub, which holds its path and channel.
     pub(crate) member: Arc<Member>,
@@ -72,14 +73,15 @@ impl Scope {
 
     /// Returns a claim of the token; `None` if the token does not have it.
     pub fn claim(&self, name: &str) -> Option<serde_json::Value> {
+        let claims = self.claims.text();
         let claims: std::collections::HashMap<&str, &RawValue> =
-            serde_json::from_str(&self.claims).ok()?;
+            serde_json::from_str(&claims).ok()?;
         serde_json::from_str(claims.get(name)?.get()).ok()
     }
 
     /// Returns the claims as the token's JSON text.
-    pub fn claims_json(&self) -> &str {
-        &self.claims
+    pub fn claims_json(&self) -> Cow<'_, str> {
+        self.claims.text()
     }
 
     /// Returns the path of the request, percent-decoded, with its leading slash.
@@ -117,11 +119,16 @@ impl Scope {
         template: &Template,
         params: &PathParams,
     ) -> Result<String, TemplateError> {
+        let (mut user, mut claims) = (Cow::default(), Cow::default());
+        if template.has_user_values() {
+            user = self.user.fields.text();
+            claims = self.claims.text();
+        }
         template.render(&TemplateValues {
             tenant: self.tenant(),
             params,
-            user: &self.user.fields,
-            claims: &self.claims,
+            user: &user,
+            claims: &claims,
         })
     }
 }

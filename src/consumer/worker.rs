@@ -299,6 +299,6 @@ fn argument(value: &PathValue) -> Value {
 
 /// Returns the fields of the user record.
 fn user(scope: &Scope) -> Value {
-    let fields = serde_json::from_str::<serde_json::Value>(&scope.user().fields);
+    let fields = serde_json::from_str::<serde_json::Value>(&scope.user().fields.text());
     fields.map_or(Value::Nil, |fields| Value::from(&fields))
 }

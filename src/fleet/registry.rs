@@ -209,7 +209,7 @@ pub(super) async fn registered(
         .iter()
         .map(|id| redis_keys::replica(&ReplicaId::from(id.as_str())))
         .collect();
-    let entries = keys.get_each(&names).await?;
+    let entries = keys.get_each(names).await?;
     let (mut alive, mut dead) = (vec![own], Vec::new());
     for (id, entry) in listed.into_iter().zip(entries) {
         match entry {

@@ -6,7 +6,6 @@ use metrics::Histogram;
 
 use super::dependency::one_if;
 use super::families::*;
-use super::words::AuthStep;
 
 /// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
@@ -18,16 +17,9 @@ pub fn handshake_without_tenant(result: &'static str) {
         .increment(1);
 }
 
-/// Records the duration of a handshake.
-pub fn handshake_took(took: Duration) {
+/// Records the duration of a handshake that no tenant was found for.
+pub fn handshake_without_tenant_took(took: Duration) {
     HANDSHAKE_DURATION.get().record(took.as_secs_f64());
-}
-
-/// Records the duration of one step of the authentication.
-pub fn auth_step_took(step: AuthStep, took: Duration) {
-    AUTH_DURATION
-        .with([step.label().into()])
-        .record(took.as_secs_f64());
 }
 
 /// Handles of the fan-out path, which has no tenant label.

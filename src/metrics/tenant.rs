@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge};
+use metrics::{Counter, Gauge, Histogram};
 
 use crate::close_code::CloseFrame;
 use crate::ids::{TenantId, Whom};
@@ -12,10 +12,15 @@ use crate::labels::{Label, PerLabel};
 use super::families::*;
 use super::family::Family;
 use super::series::SeriesPlace;
-use super::words::{DropCause, EventSource, FrameKind, GapCause, LookupResult, RevocationKind};
+use super::words::{
+    AuthStep, DropCause, EventSource, FrameKind, GapCause, LookupResult, RevocationKind,
+};
 
 /// The label of tenants beyond `metrics.tenant_series`.
 pub const OTHER_TENANTS: &str = "_other";
+
+/// The result of a handshake that is no refusal.
+const ACCEPTED: &str = "accepted";
 
 /// The handles of one tenant, looked up once.
 pub struct TenantMetrics {
@@ -42,6 +47,10 @@ pub struct TenantMetrics {
     gaps: PerLabel<GapCause, Counter>,
     lookups: PerLabel<LookupResult, Counter>,
     revocations: PerLabel<RevocationKind, Counter>,
+    accepted: Counter,
+    /// All tenants share these series.
+    auth_steps: PerLabel<AuthStep, Histogram>,
+    handshake_duration: Histogram,
 }
 
 impl TenantMetrics {
@@ -75,6 +84,9 @@ impl TenantMetrics {
             gaps: per_label(&GAPS, &label),
             lookups: per_label(&USER_LOOKUPS, &label),
             revocations: per_label(&REVOCATIONS, &label),
+            accepted: HANDSHAKES.with([label.clone().into(), ACCEPTED.into()]),
+            auth_steps: PerLabel::new(|step: AuthStep| AUTH_DURATION.with([step.label().into()])),
+            handshake_duration: HANDSHAKE_DURATION.get(),
             label,
             _place: None,
         }
@@ -116,11 +128,26 @@ impl TenantMetrics {
         self.revocations.of(whom.into()).increment(1);
     }
 
-    /// Counts an upgrade request of this tenant; `result` is the word of a refusal, or `accepted`.
-    pub fn handshake(&self, result: &'static str) {
+    /// Counts an accepted upgrade request.
+    pub fn handshake_accepted(&self) {
+        self.accepted.increment(1);
+    }
+
+    /// Counts a refused upgrade request; `result` is the refusal's word.
+    pub fn handshake_refused(&self, result: &'static str) {
         HANDSHAKES
             .with([self.label.clone().into(), result.into()])
             .increment(1);
+    }
+
+    /// Records the duration of a handshake, accepted or refused.
+    pub fn handshake_took(&self, took: Duration) {
+        self.handshake_duration.record(took.as_secs_f64());
+    }
+
+    /// Records the duration of one step of the authentication.
+    pub fn auth_step_took(&self, step: AuthStep, took: Duration) {
+        self.auth_steps.of(step).record(took.as_secs_f64());
     }
 
     /// Counts a closed socket and records its lifetime.

@@ -86,6 +86,15 @@ pub struct ReadySocket {
     pub heartbeat: Arc<Heartbeat>,
 }
 
+impl ReadySocket {
+    /// Counts the handshake that made it.
+    pub(super) fn count_accepted(&self, took: Duration) {
+        let metrics = self.registration.metrics();
+        metrics.handshake_accepted();
+        metrics.handshake_took(took);
+    }
+}
+
 /// What the loop does next.
 enum Step {
     /// A batch of pongs waits: it leaves before more is decoded.

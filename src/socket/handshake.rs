@@ -11,27 +11,22 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::admit::{Admitted, admit};
+use super::admit::admit;
 use super::answer::{hung_up, refuse, refuse_with};
-use super::connection::{Connection, ReadySocket, abandon};
+use super::connection::{Connection, ReadySocket, abandon, close_at_once};
 use super::head::{Arrival, NoRequest};
 use super::open::open;
 use super::rejection::Rejection;
 use super::upgrade::{self, Upgrade};
 use super::{Door, HANDSHAKE_DEADLINE, Peer, pages};
-use crate::close_code::CloseFrame;
 use crate::metrics;
 
-/// What follows a 101.
-pub(super) enum Next {
-    /// The socket is served.
-    Serve(Connection),
-    /// The client learns from this frame why it is refused.
-    Close(TcpStream, CloseFrame),
-}
-
 /// Does the handshake of a new connection. `None`: it is over, and its client has been answered where that makes sense.
-pub(super) async fn shake_hands(stream: TcpStream, peer: IpAddr, door: &Arc<Door>) -> Option<Next> {
+pub(super) async fn shake_hands(
+    stream: TcpStream,
+    peer: IpAddr,
+    door: &Arc<Door>,
+) -> Option<Connection> {
     let address = peer.to_canonical();
     let _counted = match door.begin_handshake(address) {
         Ok(place) => place,
@@ -81,15 +76,11 @@ async fn socket_of(
         .map_err(|refusal| admitted.rejects(refusal))?;
     let socket = open(&admitted, place, identity, head.uri.path(), door);
     let socket = socket.await.map_err(|refused| admitted.rejects(refused))?;
-    let Admitted {
-        tenant, upgrade, ..
-    } = admitted;
-    tenant.metrics.handshake("accepted");
-    Ok((upgrade, socket))
+    Ok((admitted.upgrade, socket))
 }
 
 /// Answers the one request, unless its client has gone before.
-async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Next> {
+async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Connection> {
     let Arrival {
         mut stream,
         head,
@@ -102,9 +93,9 @@ async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Next> {
         came_to = socket_of(&head, peer, door) => came_to,
         () = hung_up(&stream) => return None,
     };
-    metrics::handshake_took(began.elapsed());
     match came_to {
         Ok((upgrade, socket)) => {
+            socket.count_accepted(began.elapsed());
             if stream
                 .write_all(&upgrade.switching_protocols())
                 .await
@@ -113,13 +104,17 @@ async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Next> {
                 abandon(*socket).await;
                 return None;
             }
-            Some(Next::Serve(Connection::new(stream, &early, socket)))
+            Some(Connection::new(stream, &early, socket))
         }
         Err(rejection) => {
-            rejection.count();
+            rejection.count(began.elapsed());
             if let Some((upgrade, frame)) = rejection.as_close() {
-                let sent = stream.write_all(&upgrade.switching_protocols()).await;
-                return sent.ok().map(|()| Next::Close(stream, frame));
+                // The client learns from the frame why it is refused.
+                let accepted = upgrade.switching_protocols();
+                if stream.write_all(&accepted).await.is_ok() {
+                    close_at_once(stream, frame).await;
+                }
+                return None;
             }
             refuse_with(stream, &rejection.problem(), &head.method).await;
             None

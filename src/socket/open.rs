@@ -18,7 +18,8 @@ use crate::error::Refusal;
 use crate::frame::Decoder;
 use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
-use crate::metrics::{self, AuthStep};
+use crate::metrics::AuthStep;
+use crate::packed_json::PackedObject;
 use crate::rate::Bucket;
 use crate::tenant::Tenant;
 
@@ -118,8 +119,7 @@ async fn register(
     let scope = Scope {
         place: tenant.place.clone(),
         user,
-        // Copied to its exact size: it lives as long as the socket, and was grown in a larger block.
-        claims: (*token.claims).into(),
+        claims: PackedObject::new(&token.claims),
         client: admitted.client,
         member: registration.member().clone(),
     };
@@ -181,7 +181,9 @@ async fn authorize(admitted: &Admitted, scope: &Scope) -> Result<(), Refusal> {
         .permissions
         .may_join(*route, scope.user_id(), params)
         .await;
-    metrics::auth_step_took(AuthStep::Authorize, started.elapsed());
+    tenant
+        .metrics
+        .auth_step_took(AuthStep::Authorize, started.elapsed());
     match verdict {
         Ok(true) => Ok(()),
         Ok(false) => Err(Refusal::GroupForbidden),
@@ -209,6 +211,8 @@ async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Resul
         }
     };
     let joined = futures_util::future::try_join(joins, listens).await;
-    metrics::auth_step_took(AuthStep::Join, started.elapsed());
+    registration
+        .metrics()
+        .auth_step_took(AuthStep::Join, started.elapsed());
     joined.map(drop).map_err(|_| Refusal::Unavailable)
 }

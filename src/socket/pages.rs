@@ -4,6 +4,7 @@
 //! them: a request that asks for no upgrade is refused.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -59,10 +60,10 @@ fn ends(mut response: Response<Body>) -> Response<Body> {
 }
 
 fn refuse(request: Request<Body>, peer: Peer, door: &Door) -> Response<Body> {
-    let (head, _) = request.into_parts();
+    let (began, (head, _)) = (Instant::now(), request.into_parts());
     match admit(&head, peer, door) {
         Err(rejection) => {
-            rejection.count();
+            rejection.count(began.elapsed());
             rejection.problem().response()
         }
         // It asks for no upgrade, and so it is never admitted.

@@ -1,6 +1,7 @@
 //! A handshake that ends in a refusal, with what the answer needs of how far it came.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::upgrade::Upgrade;
 use crate::close_code::CloseFrame;
@@ -74,12 +75,18 @@ impl Rejection {
         }
     }
 
-    /// Counts it among the handshakes of its tenant, or of none.
-    pub(super) fn count(&self) {
+    /// Counts it among the handshakes of its tenant, or of none, and with it the time that it took.
+    pub(super) fn count(&self, took: Duration) {
         let code = self.reason.refusal.code();
         match &self.tenant {
-            Some(tenant) => tenant.metrics.handshake(code),
-            None => metrics::handshake_without_tenant(code),
+            Some(tenant) => {
+                tenant.metrics.handshake_refused(code);
+                tenant.metrics.handshake_took(took);
+            }
+            None => {
+                metrics::handshake_without_tenant(code);
+                metrics::handshake_without_tenant_took(took);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ pub mod redis;
 pub mod redis_keys;
 mod redis_link;
 mod redis_master;
+mod redis_reads;
 pub mod redis_url;
 pub mod server_identity;
 pub mod standing;

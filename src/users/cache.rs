@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::record::{MAX_FIELDS, UserRecord, from_hex, hex, is_active};
 use crate::clock::UnixTime;
 use crate::ids::{TenantId, UserId};
+use crate::packed_json::PackedObject;
 use crate::stores::redis::KeyValue;
 
 /// Fields, and room for the rest.
@@ -107,11 +108,12 @@ impl Policy {
         );
         match user {
             None => out.push_str("null"),
-            Some(user) if !self.check_password => out.push_str(&user.fields),
+            Some(user) if !self.check_password => out.push_str(&user.fields.text()),
             Some(user) => {
                 // No field has this name, see `UserRow::fields`.
-                out.push_str(user.fields.strip_suffix('}').unwrap_or("{"));
-                let separator = if user.fields.len() > 2 { "," } else { "" };
+                let fields = user.fields.text();
+                out.push_str(fields.strip_suffix('}').unwrap_or("{"));
+                let separator = if fields.len() > 2 { "," } else { "" };
                 let digest = user
                     .password_digest
                     .map_or("null".to_owned(), |d| json(&hex(d)));
@@ -188,8 +190,8 @@ impl Policy {
             (true, Some(json)) => Some(from_hex(&serde_json::from_str::<String>(json).ok()?)?),
         };
         let fields = match parts.password {
-            None => object.into(),
-            Some(_) => parts.without_password(),
+            None => PackedObject::new(object),
+            Some(_) => PackedObject::new(&without_password(object)?),
         };
         Some(UserRecord {
             id: id.clone(),
@@ -205,54 +207,59 @@ impl Policy {
 struct UserParts<'a> {
     is_active: Option<&'a str>,
     password: Option<&'a str>,
-    fields: Vec<(Cow<'a, str>, &'a str)>,
 }
 
 impl<'a> UserParts<'a> {
     fn read(object: &'a str) -> Option<Self> {
-        struct Parts;
-
-        impl<'de> Visitor<'de> for Parts {
-            type Value = UserParts<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut parts = UserParts::default();
-                while let Some((Text(name), value)) =
-                    map.next_entry::<Text<'de>, &'de RawValue>()?
-                {
-                    match &*name {
-                        "is_active" => parts.is_active = Some(value.get()),
-                        "password" => parts.password = Some(value.get()),
-                        _ => {}
-                    }
-                    parts.fields.push((name, value.get()));
-                }
-                Ok(parts)
-            }
-        }
-
-        serde_json::Deserializer::from_str(object)
-            .deserialize_map(Parts)
-            .ok()
+        let mut parts = UserParts::default();
+        each_member(object, |name, value| match name {
+            "is_active" => parts.is_active = Some(value),
+            "password" => parts.password = Some(value),
+            _ => {}
+        })?;
+        Some(parts)
     }
+}
 
-    fn without_password(&self) -> Box<str> {
-        let mut out = String::from("{");
-        for (name, value) in self.fields.iter().filter(|(name, _)| name != "password") {
+/// The object without its password; only records of tenants that check it have one.
+fn without_password(object: &str) -> Option<String> {
+    let mut out = String::from("{");
+    each_member(object, |name, value| {
+        if name != "password" {
             if out.len() > 1 {
                 out.push(',');
             }
-            out.push_str(&serde_json::Value::from(&**name).to_string());
+            out.push_str(&serde_json::Value::from(name).to_string());
             out.push(':');
             out.push_str(value);
         }
-        out.push('}');
-        out.into()
+    })?;
+    out.push('}');
+    Some(out)
+}
+
+/// Calls `visit` with the name and the written value of each member of a JSON object.
+fn each_member<'a>(object: &'a str, visit: impl FnMut(&str, &'a str)) -> Option<()> {
+    struct Members<F>(F);
+
+    impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                self.0(&name, value.get());
+            }
+            Ok(())
+        }
     }
+
+    serde_json::Deserializer::from_str(object)
+        .deserialize_map(Members(visit))
+        .ok()
 }
 
 /// Text that borrows from the input where it can.
@@ -402,7 +409,7 @@ mod tests {
         }
         let accepted = read(&policy(), &more, None).unwrap();
         assert!(
-            matches!(accepted, Cached::Fresh(Some(user)) if user.fields.contains("new")),
+            matches!(accepted, Cached::Fresh(Some(user)) if user.fields.text().contains("new")),
             "U11"
         );
     }

@@ -122,11 +122,7 @@ impl Lookups {
         };
         match ended {
             Some(Ok(user)) => Ok(user),
-            Some(Err(error)) => Err(StoreError::new(
-                error.dependency,
-                error.kind,
-                error.source.to_string(),
-            )),
+            Some(Err(error)) => Err(error.for_another()),
             None => Err(failed("the lookup was given up")),
         }
     }

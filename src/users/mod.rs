@@ -232,7 +232,7 @@ impl Users {
             };
             pair.generation().map(Arc::from)
         };
-        let found = redis.get_each(&keys).await.unwrap_or_default();
+        let found = redis.get_each(keys).await.unwrap_or_default();
         found.into_iter().map(text).collect()
     }
 
@@ -321,18 +321,16 @@ impl Source for Shared {
             return;
         }
         let (failed, tenant) = (Arc::clone(&self.write_failed), self.policy.tenant.clone());
-        // At most MAX_WRITES of them, each as long as Redis' time limit.
+        // At most MAX_WRITES of them, each as long as Redis' time limit. One round: a write for each record would hold
+        // megabytes while a storm lasts.
         tokio::spawn(async move {
-            let writes = records
-                .iter()
-                .map(|(key, record, ttl)| redis.set_ex(key, record.as_bytes(), *ttl));
-            let outcome = futures_util::future::join_all(writes).await;
+            let outcome = redis.set_each_ex(&records).await;
             drop(permit);
-            match outcome.into_iter().find_map(Result::err) {
-                Some(error) if !failed.swap(true, Ordering::Relaxed) => {
+            match outcome {
+                Err(error) if !failed.swap(true, Ordering::Relaxed) => {
                     warn!(tenant.id = %tenant, error.kind = error.kind.label(), error = %error.source, "User records cannot be cached in Redis");
                 }
-                None if failed.swap(false, Ordering::Relaxed) => {
+                Ok(()) if failed.swap(false, Ordering::Relaxed) => {
                     info!(tenant.id = %tenant, "User records are cached in Redis again");
                 }
                 _ => {}

@@ -1,6 +1,7 @@
 //! The record of one user.
 
 use crate::ids::UserId;
+use crate::packed_json::PackedObject;
 use crate::stores::database::{UserRow, json_truth};
 
 /// The most bytes of a record's fields. A larger record is refused, because all replicas with a socket of the user
@@ -15,7 +16,7 @@ pub struct UserRecord {
     /// True if the user is active, or if `check_user_is_active` is off.
     pub is_active: bool,
     /// A JSON object with every returned column except `password`.
-    pub fields: Box<str>,
+    pub fields: PackedObject,
     /// The MD5 of the password column; `None` if `check_revoke_token` is off or the column is NULL.
     pub password_digest: Option<[u8; 16]>,
 }
@@ -28,14 +29,14 @@ impl UserRecord {
         Self {
             id: row.id,
             is_active: !check_active || row.is_active.unwrap_or(false),
-            fields: row.fields,
+            fields: PackedObject::new(&row.fields),
             password_digest: row.password_digest,
         }
     }
 
     /// Returns the value of one field.
     pub fn field(&self, name: &str) -> Option<serde_json::Value> {
-        let mut fields: serde_json::Map<_, _> = serde_json::from_str(&self.fields).ok()?;
+        let mut fields: serde_json::Map<_, _> = serde_json::from_str(&self.fields.text()).ok()?;
         fields.remove(name)
     }
 
@@ -49,7 +50,7 @@ impl UserRecord {
 
     /// Returns the approximate bytes of the record in memory.
     pub(super) fn weight(&self) -> usize {
-        size_of::<Self>() + self.id.as_str().len() + self.fields.len()
+        size_of::<Self>() + self.id.as_str().len() + self.fields.own_bytes()
     }
 }
 

@@ -105,7 +105,7 @@ pub(super) fn parse(head: &Bytes) -> Result<Parts, Refusal> {
     let (mut parts, ()) = Request::new(()).into_parts();
     let method = request.method.unwrap_or_default();
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| not_valid)?;
-    parts.uri = target(request.path.unwrap_or_default())?;
+    parts.uri = target(head.slice_ref(request.path.unwrap_or_default().as_bytes()))?;
     parts.headers = HeaderMap::with_capacity(request.headers.len());
     for line in request.headers.iter() {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| not_valid)?;
@@ -118,13 +118,14 @@ pub(super) fn parse(head: &Bytes) -> Result<Parts, Refusal> {
 }
 
 /// A path or an absolute URI, without a fragment.
-fn target(text: &str) -> Result<Uri, Refusal> {
-    let printable = |b: u8| b.is_ascii_graphic() && b != b'#';
-    if !text.bytes().all(printable) {
+fn target(text: Bytes) -> Result<Uri, Refusal> {
+    let printable = |b: &u8| b.is_ascii_graphic() && *b != b'#';
+    if !text.iter().all(printable) {
         return Err(Refusal::RequestNotValid);
     }
-    let uri = Uri::try_from(text).map_err(|_| Refusal::RequestNotValid)?;
-    if !text.starts_with('/') && uri.scheme().is_none() {
+    let is_path = text.first() == Some(&b'/');
+    let uri = Uri::from_maybe_shared(text).map_err(|_| Refusal::RequestNotValid)?;
+    if !is_path && uri.scheme().is_none() {
         return Err(Refusal::RequestNotValid);
     }
     Ok(uri)

@@ -283,7 +283,7 @@ impl Builder {
             &config.token,
             database.clone(),
             redis.clone(),
-            metrics,
+            metrics.clone(),
         )?;
         let authenticator = Authenticator {
             tenant: id.clone(),
@@ -296,6 +296,7 @@ impl Builder {
             },
             redis,
             users,
+            metrics,
             hub,
         };
         Ok(Stores {

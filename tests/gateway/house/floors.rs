@@ -17,6 +17,7 @@ const FLOORS: [&[&str]; 8] = [
         "ids",
         "labels",
         "metrics",
+        "packed_json",
         "python",
         "rate",
         "telemetry",

@@ -1,0 +1,233 @@
+//! JSON objects of which many have the same names: the names are kept once, each object keeps its values.
+//!
+//! Every open socket holds its token's claims and its user's columns. Their names are most of the text, and the same for
+//! all sockets of a tenant: packed, a user of Django's `auth_user` takes 125 bytes instead of 240.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+/// Stands between names and between values: no JSON text holds it.
+const BETWEEN: char = '\0';
+/// Shapes that are kept at a time; objects of further ones stay whole.
+const MAX_SHAPES: usize = 1024;
+/// An object with more names is rarely like others.
+const MAX_NAMES: usize = 4096;
+
+/// The text of a JSON object, in less memory.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PackedObject {
+    /// The names as they are written, quotes included. `None`: `rest` is the whole text.
+    names: Option<Shape>,
+    /// The values as they are written.
+    rest: Box<str>,
+}
+
+/// Shared by all objects with these names in this order; a pointer to the text, to take eight bytes in each.
+type Shape = Arc<Box<str>>;
+
+impl PackedObject {
+    /// Packs the text of an object. Whatever it is, [`PackedObject::text`] gives it back as it was.
+    pub fn new(text: &str) -> Self {
+        let packed = split(text).and_then(|(names, values)| Some((shape_of(names)?, values)));
+        match packed {
+            Some((names, values)) => Self {
+                names: Some(names),
+                rest: values.into(),
+            },
+            None => Self {
+                names: None,
+                rest: text.into(),
+            },
+        }
+    }
+
+    /// The text of the object.
+    pub fn text(&self) -> Cow<'_, str> {
+        let Some(names) = &self.names else {
+            return Cow::Borrowed(&self.rest);
+        };
+        let mut text = String::with_capacity(names.len() + self.rest.len() + 8);
+        for (name, value) in names.split(BETWEEN).zip(self.rest.split(BETWEEN)) {
+            text.push(if text.is_empty() { '{' } else { ',' });
+            text.push_str(name);
+            text.push(':');
+            text.push_str(value);
+        }
+        text.push('}');
+        Cow::Owned(text)
+    }
+
+    /// Bytes of the object's own, without the names that it shares.
+    pub fn own_bytes(&self) -> usize {
+        self.rest.len()
+    }
+}
+
+impl From<&str> for PackedObject {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl fmt::Debug for PackedObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+/// Names and values of an object that is written without blanks between them, each list with [`BETWEEN`] between its
+/// elements; `None` for any other text. The text is JSON: only where its parts begin and end is looked at.
+fn split(text: &str) -> Option<(String, String)> {
+    let inner = text.strip_prefix('{')?.strip_suffix('}')?;
+    if inner.is_empty() || inner.contains(BETWEEN) {
+        return None;
+    }
+    let (mut names, mut values) = (String::new(), String::with_capacity(inner.len()));
+    let mut rest = inner;
+    loop {
+        let name = rest.get(..string_end(rest)?)?;
+        rest = rest[name.len()..].strip_prefix(':')?;
+        let value = rest.get(..value_end(rest)?)?;
+        names.push_str(name);
+        values.push_str(value);
+        rest = &rest[value.len()..];
+        if rest.is_empty() {
+            return (names.len() <= MAX_NAMES).then_some((names, values));
+        }
+        rest = rest.strip_prefix(',')?;
+        names.push(BETWEEN);
+        values.push(BETWEEN);
+    }
+}
+
+/// Where the string ends that `text` begins with.
+fn string_end(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut at = usize::from(*bytes.first()? == b'"');
+    if at == 0 {
+        return None;
+    }
+    loop {
+        match bytes.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Where the value ends that `text` begins with: before the comma of its object, or with the text.
+fn value_end(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let (mut at, mut depth) = (0, 0_usize);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at += string_end(&text[at..])? - 1,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => break,
+            b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return None,
+            _ => {}
+        }
+        at += 1;
+    }
+    (at > 0 && depth == 0).then_some(at)
+}
+
+/// The one copy of these names; `None` where there are too many others.
+fn shape_of(names: String) -> Option<Shape> {
+    static SHAPES: OnceLock<Mutex<HashSet<Shape>>> = OnceLock::new();
+    let mut shapes = SHAPES.get_or_init(Mutex::default).lock();
+    let names: Box<str> = names.into();
+    if let Some(known) = shapes.get(&names) {
+        return Some(known.clone());
+    }
+    if shapes.len() >= MAX_SHAPES {
+        shapes.retain(|shape| Arc::strong_count(shape) > 1);
+        if shapes.len() >= MAX_SHAPES {
+            return None;
+        }
+    }
+    let shape = Arc::new(names);
+    shapes.insert(shape.clone());
+    Some(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_text_comes_back_as_it_was() {
+        for (text, packed) in [
+            (
+                r#"{"id":7,"name":"a\"b\\","more":{"x":[1,{"y":"}"}]}}"#,
+                true,
+            ),
+            (r#"{"a":"é,:{}[]\u0000","b":null}"#, true),
+            (r#"{"a":1,"a":2}"#, true),
+            (r#"{"":""}"#, true),
+            ("{}", false),
+            (r#"{ "a": 1 }"#, false),
+            (r#"{"a": 1}"#, false),
+            ("{\"a\":1\n}", false),
+            ("[1]", false),
+            ("", false),
+            (r#"{"a"}"#, false),
+            (r#"{"a":}"#, false),
+            (r#"{"a":1,}"#, false),
+            (r#"{"a":"x}"#, false),
+            (r#"{"a\"}"#, false),
+        ] {
+            let object = PackedObject::new(text);
+            assert_eq!(object.text(), text);
+            assert_eq!(object.names.is_some(), packed, "{text}");
+        }
+    }
+
+    #[test]
+    fn objects_of_one_shape_share_their_names() {
+        let [a, b] = [r#"{"id":1,"n":"a"}"#, r#"{"id":2,"n":"b"}"#].map(PackedObject::new);
+        assert!(Arc::ptr_eq(
+            a.names.as_ref().unwrap(),
+            b.names.as_ref().unwrap()
+        ));
+        assert_eq!(a.own_bytes(), 5);
+        assert_eq!(size_of::<PackedObject>(), 24);
+    }
+
+    #[test]
+    fn shapes_that_no_object_has_are_forgotten() {
+        let kept = PackedObject::new(r#"{"kept":1}"#);
+        for n in 0..2 * MAX_SHAPES {
+            let text = format!(r#"{{"name{n}":1}}"#);
+            assert_eq!(PackedObject::new(&text).text(), text);
+        }
+        let again = PackedObject::new(r#"{"kept":2}"#);
+        assert!(Arc::ptr_eq(
+            kept.names.as_ref().unwrap(),
+            again.names.as_ref().unwrap()
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_comes_back(text in r#"\{?("[a-z"\\,:]{0,4}"?:?["0-9\[\]{}, ]{0,6},?){0,4}\}?"#) {
+            let object = PackedObject::new(&text);
+            prop_assert_eq!(object.text(), text);
+        }
+
+        #[test]
+        fn any_object_comes_back(members in prop::collection::btree_map(".{0,8}", ".{0,12}", 0..8)) {
+            let text = serde_json::to_string(&members).unwrap();
+            let object = PackedObject::new(&text);
+            prop_assert_eq!(object.text(), text);
+        }
+    }
+}

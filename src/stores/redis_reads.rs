@@ -1,0 +1,292 @@
+//! Reads that are asked for at the same moment go to Redis as one round: one write, one read, however many callers.
+//!
+//! The first caller of a round lets every task that is ready run once, then asks for all who came meanwhile. It belongs
+//! to a connection whose client may hang up: a round that is given up this way is asked again by those who wait for it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::error::StoreError;
+
+/// The value of a key, or that the key holds something else than a string.
+pub type KeyValue = Result<Option<Vec<u8>>, WrongType>;
+
+/// The key holds a list, a hash, a set: `-WRONGTYPE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key does not hold a string")]
+pub struct WrongType;
+
+/// A round is full with so many keys. It bounds how long Redis is kept from others, and is far above what a handshake
+/// asks for.
+const FULL: usize = 512;
+
+/// What a caller gets: the values of its keys, in order.
+type Values = Result<Vec<KeyValue>, StoreError>;
+
+/// The rounds of one store.
+#[derive(Default)]
+pub(super) struct Reads {
+    /// The round that still takes callers.
+    open: Mutex<Option<Arc<Mutex<Round>>>>,
+}
+
+/// Of one caller; the round has them, and the caller keeps them in case it must ask again.
+type Keys = Arc<Vec<String>>;
+
+#[derive(Default)]
+struct Round {
+    keys: Vec<Keys>,
+    /// How many keys these are.
+    count: usize,
+    /// The callers after the first, with where their keys begin.
+    callers: Vec<(usize, oneshot::Sender<Values>)>,
+}
+
+/// How a caller takes part in a round.
+enum Part<'a> {
+    /// It asks for all.
+    First(Lead<'a>),
+    /// It waits for the first.
+    Other(oneshot::Receiver<Values>),
+}
+
+impl Reads {
+    /// The values of `keys`; `ask` gets those of many callers in one round, each value for itself.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub(super) async fn get<F>(&self, keys: Vec<String>, ask: impl Fn(Vec<Keys>) -> F) -> Values
+    where
+        F: Future<Output = Result<Vec<Result<KeyValue, StoreError>>, StoreError>>,
+    {
+        let keys = Arc::new(keys);
+        loop {
+            match self.join(&keys) {
+                Part::First(lead) => {
+                    tokio::task::yield_now().await;
+                    let answers = ask(lead.close()).await;
+                    return lead.share(answers);
+                }
+                Part::Other(values) => {
+                    // A round that was given up is asked again.
+                    if let Ok(values) = values.await {
+                        return values;
+                    }
+                }
+            }
+        }
+    }
+
+    fn join(&self, keys: &Keys) -> Part<'_> {
+        let mut open = self.open.lock();
+        if let Some(round) = &*open {
+            let mut round = round.lock();
+            if round.count + keys.len() <= FULL {
+                let (sender, receiver) = oneshot::channel();
+                let begin = round.count;
+                round.callers.push((begin, sender));
+                round.count += keys.len();
+                round.keys.push(keys.clone());
+                return Part::Other(receiver);
+            }
+        }
+        let round = Arc::new(Mutex::new(Round {
+            keys: vec![keys.clone()],
+            count: keys.len(),
+            callers: Vec::new(),
+        }));
+        *open = Some(round.clone());
+        Part::First(Lead { reads: self, round })
+    }
+}
+
+/// The first caller's hold of its round. Dropped early, it lets the others go, and they ask again.
+struct Lead<'a> {
+    reads: &'a Reads,
+    round: Arc<Mutex<Round>>,
+}
+
+impl Lead<'_> {
+    /// Takes no more callers; the keys of all.
+    fn close(&self) -> Vec<Keys> {
+        self.leave_open_place();
+        std::mem::take(&mut self.round.lock().keys)
+    }
+
+    fn leave_open_place(&self) {
+        let mut open = self.reads.open.lock();
+        if open
+            .as_ref()
+            .is_some_and(|open| Arc::ptr_eq(open, &self.round))
+        {
+            *open = None;
+        }
+    }
+
+    /// Gives every caller its part of the answers; returns the first caller's.
+    fn share(&self, answers: Result<Vec<Result<KeyValue, StoreError>>, StoreError>) -> Values {
+        let callers = std::mem::take(&mut self.round.lock().callers);
+        match answers {
+            Ok(mut answers) => {
+                for (begin, caller) in callers.into_iter().rev() {
+                    let part = answers.split_off(begin.min(answers.len()));
+                    // A caller that has gone needs none.
+                    caller.send(part.into_iter().collect()).ok();
+                }
+                answers.into_iter().collect()
+            }
+            Err(error) => {
+                for (_, caller) in callers {
+                    caller.send(Err(error.for_another())).ok();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.leave_open_place();
+        self.round.lock().callers.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{Dependency, ErrorKind};
+
+    /// Answers each key with itself, and remembers the sizes of the rounds.
+    struct Fake {
+        reads: Reads,
+        rounds: Mutex<Vec<usize>>,
+        /// Rounds are answered while this is not held.
+        gate: tokio::sync::Mutex<()>,
+    }
+
+    impl Fake {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                reads: Reads::default(),
+                rounds: Mutex::default(),
+                gate: tokio::sync::Mutex::default(),
+            })
+        }
+
+        async fn get(&self, keys: &[&str]) -> Values {
+            let keys: Vec<String> = keys.iter().map(|&key| key.to_owned()).collect();
+            let ask = |keys: Vec<Keys>| async move {
+                let keys: Vec<String> = keys.iter().flat_map(|keys| keys.to_vec()).collect();
+                self.rounds.lock().push(keys.len());
+                drop(self.gate.lock().await);
+                let error = |text: &str| {
+                    StoreError::new(Dependency::Redis, ErrorKind::Permission, text.to_owned())
+                };
+                if keys.iter().any(|key| key == "no link") {
+                    return Err(error("no link"));
+                }
+                let answer = |key: String| match key.as_str() {
+                    "refused" => Err(error("refused")),
+                    _ => Ok(Ok(Some(key.into_bytes()))),
+                };
+                Ok(keys.into_iter().map(answer).collect())
+            };
+            self.reads.get(keys, ask).await
+        }
+
+        fn spawn(self: &Arc<Self>, keys: [&'static str; 2]) -> tokio::task::JoinHandle<Values> {
+            let fake = self.clone();
+            tokio::spawn(async move { fake.get(&keys).await })
+        }
+
+        /// Waits until so many rounds were begun.
+        async fn begun(&self, rounds: usize) {
+            let begun = async {
+                while self.rounds.lock().len() < rounds {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let begun = tokio::time::timeout(Duration::from_secs(5), begun);
+            begun.await.expect("the rounds begin");
+        }
+    }
+
+    fn texts(values: Values) -> Vec<String> {
+        let text = |value: KeyValue| String::from_utf8(value.unwrap().unwrap()).unwrap();
+        values.unwrap().into_iter().map(text).collect()
+    }
+
+    #[tokio::test]
+    async fn callers_of_one_moment_are_one_round_and_each_gets_its_own() {
+        let fake = Fake::new();
+        let callers: Vec<_> = (0..100)
+            .map(|n| {
+                let (fake, keys) = (fake.clone(), [format!("a{n}"), format!("b{n}")]);
+                tokio::spawn(async move {
+                    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                    texts(fake.get(&keys).await)
+                })
+            })
+            .collect();
+        for (n, caller) in callers.into_iter().enumerate() {
+            assert_eq!(caller.await.unwrap(), [format!("a{n}"), format!("b{n}")]);
+        }
+        assert_eq!(*fake.rounds.lock(), [200]);
+    }
+
+    #[tokio::test]
+    async fn a_round_is_bounded() {
+        let fake = Fake::new();
+        let callers: Vec<_> = (0..FULL).map(|_| fake.spawn(["a", "b"])).collect();
+        for caller in callers {
+            assert_eq!(texts(caller.await.unwrap()), ["a", "b"]);
+        }
+        assert_eq!(*fake.rounds.lock(), [FULL, FULL]);
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_round_that_is_given_up_ask_again() {
+        let fake = Fake::new();
+        let closed = fake.gate.lock().await;
+        let first = fake.spawn(["a", "b"]);
+        let second = fake.spawn(["c", "d"]);
+        fake.begun(1).await;
+        first.abort();
+        fake.begun(2).await;
+        drop(closed);
+        assert_eq!(texts(second.await.unwrap()), ["c", "d"]);
+        assert_eq!(*fake.rounds.lock(), [4, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_before_its_round_begins_leaves_no_round_behind() {
+        let fake = Fake::new();
+        let mut first = Box::pin(fake.get(&["a"]));
+        // Polled once, and so in its place.
+        assert!(futures_util::poll!(&mut first).is_pending());
+        drop(first);
+        assert_eq!(texts(fake.get(&["b"]).await), ["b"]);
+        assert_eq!(*fake.rounds.lock(), [1]);
+    }
+
+    #[tokio::test]
+    async fn an_error_of_one_key_is_its_callers_and_a_lost_link_everyones() {
+        let fake = Fake::new();
+        let callers = [["a", "b"], ["refused", "c"], ["d", "e"]].map(|keys| fake.spawn(keys));
+        let [first, second, third] = callers;
+        assert_eq!(texts(first.await.unwrap()), ["a", "b"]);
+        assert_eq!(
+            second.await.unwrap().unwrap_err().kind,
+            ErrorKind::Permission
+        );
+        assert_eq!(texts(third.await.unwrap()), ["d", "e"]);
+        for caller in [["no link", "a"], ["b", "c"]].map(|keys| fake.spawn(keys)) {
+            assert!(caller.await.unwrap().is_err());
+        }
+    }
+}
