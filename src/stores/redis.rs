@@ -184,7 +184,7 @@ impl RedisStore {
         self.reads.get(keys, |keys| self.get_all(keys)).await
     }
 
-    /// The values of `keys` in one round, each for itself.
+    /// Reads `keys` in one round, with a result for each key.
     async fn get_all(
         &self,
         keys: Vec<Arc<Vec<String>>>,
@@ -500,7 +500,7 @@ impl RedisStore {
     }
 }
 
-/// `SET` with a time to live, rounded up to milliseconds.
+/// Returns a `SET` with a time to live, which is rounded up to milliseconds.
 fn set_command(key: &str, value: &[u8], ttl: Duration) -> Cmd {
     let ttl = ttl.as_nanos().div_ceil(1_000_000).max(1);
     let ttl = u64::try_from(ttl).unwrap_or(u64::MAX);
