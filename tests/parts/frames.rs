@@ -1,7 +1,7 @@
 //! The frame decoder against tungstenite's: the same bytes, split at random points, give the same messages and the same
 //! verdict.
 //!
-//! Where the two differ on purpose, the generator stays away and the decoder's own tests say what holds: lengths that are
+//! The generator avoids the points in which the two differ on purpose, which the decoder's own tests cover: lengths that are
 //! not minimal or have the top bit (tungstenite takes the former), close code 1014 (tungstenite does not know it), more
 //! than 128 empty fragments (tungstenite has no bound). Ours also refuses earlier, while tungstenite waits for the rest
 //! of a frame; so verdicts on a stream that ends inside a frame are compared one way only.
@@ -17,7 +17,7 @@ use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 const LIMIT: usize = 400;
 
-/// What a decoder made of a stream.
+/// The messages that a decoder made of a stream.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     messages: Vec<ClientMessage>,
@@ -174,7 +174,7 @@ fn close_payload() -> impl Strategy<Value = Vec<u8>> {
         2 => 2990..5010_u16,
         1 => 1015..=u16::MAX,
     ];
-    // A bad code and a bad reason together: which of the two is reported is nobody's business.
+    // A bad code and a bad reason together: either may be reported.
     let with_code = (code, "[a-zé€]{0,4}")
         .prop_map(|(code, reason)| [&code.to_be_bytes()[..], reason.as_bytes()].concat());
     let with_reason = prop::collection::vec(any::<u8>(), 0..4)
