@@ -37,7 +37,7 @@ pub struct Coherence {
     /// The current rights.
     pub permissions: Arc<Permissions>,
     /// The store of the users' generations.
-    pub keys: KeyStore,
+    pub key_store: KeyStore,
     /// Finds route and parameters of a path.
     pub routes: Arc<Routes>,
     /// `token.check_user_is_active`
@@ -66,7 +66,7 @@ impl Coherence {
         let key = redis_keys::user_generation(&self.tenant, user);
         let lifetime = Lifetime::For(2 * self.stale_ttl);
         let generation = random_hex();
-        self.keys
+        self.key_store
             .put(&key, generation.as_bytes(), lifetime, 0)
             .await
     }

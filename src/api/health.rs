@@ -62,7 +62,7 @@ pub struct AdminState {
     /// The tenants, for readiness.
     pub tenants: Arc<Tenants>,
     /// The API keys. An operator's key shows the names of tenants.
-    pub keys: Arc<ApiKeys>,
+    pub api_keys: Arc<ApiKeys>,
     /// The metrics.
     pub metrics: PrometheusHandle,
 }
@@ -108,7 +108,7 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         .iter()
         .filter(|tenant| tenant.life().obstacle().is_some())
         .count();
-    let names = is_operator(&state.keys, &headers).then(|| {
+    let names = is_operator(&state.api_keys, &headers).then(|| {
         let reason = |tenant: &Arc<crate::tenant::Tenant>| {
             (
                 tenant.id.to_string(),
@@ -136,12 +136,12 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
     (status, no_store(), body).into_response()
 }
 
-fn is_operator(keys: &ApiKeys, headers: &HeaderMap) -> bool {
+fn is_operator(api_keys: &ApiKeys, headers: &HeaderMap) -> bool {
     let header = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     let key = header.and_then(|value| value.strip_prefix("Bearer "));
-    key.and_then(|key| keys.find(key)) == Some(Caller::Operator)
+    key.and_then(|key| api_keys.find(key)) == Some(Caller::Operator)
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {

@@ -56,12 +56,12 @@ struct StoredAnswer {
 }
 
 impl Idempotent {
-    /// Carries out `call`, or repeats the answer of an earlier call with this key. `place` is the resource below the
+    /// Carries out `call`, or repeats the answer of an earlier call with this key. `resource` is the path below the
     /// tenant.
     pub(super) async fn once<T: Serialize>(
         self,
         tenant: &Tenant,
-        place: &str,
+        resource: &str,
         body: &[u8],
         call: impl AsyncFnOnce() -> Result<T, ApiProblem>,
     ) -> Result<Response, ApiProblem> {
@@ -69,7 +69,7 @@ impl Idempotent {
             return Ok(axum::Json(call().await?).into_response());
         };
         let key = redis_keys::idempotency(&tenant.id, &key);
-        let digest = Sha256::new().chain_update(place).chain_update([0]);
+        let digest = Sha256::new().chain_update(resource).chain_update([0]);
         let digest = format!("{:x}", digest.chain_update(body).finalize());
         let entry = |answer| {
             let (v, digest) = (1, digest.clone());
@@ -79,7 +79,7 @@ impl Idempotent {
         let failed = |error| unavailable(tenant, &error);
         let lifetime = Lifetime::For(UNDER_WAY);
         if !tenant
-            .keys
+            .key_store
             .put_new(&key, &entry(None)?, lifetime)
             .await
             .map_err(failed)?
@@ -92,12 +92,17 @@ impl Idempotent {
                 let text = text.map_err(|_| ApiProblem::FleetUnavailable)?;
                 let kept = entry(Some(text.clone()))?;
                 // The call succeeded, so its answer goes out even if it cannot be stored.
-                drop(tenant.keys.put(&key, &kept, Lifetime::For(KEPT), 0).await);
+                drop(
+                    tenant
+                        .key_store
+                        .put(&key, &kept, Lifetime::For(KEPT), 0)
+                        .await,
+                );
                 Ok(as_json(text))
             }
             Err(problem) => {
                 // The call had no effect, so the key is free for another attempt.
-                drop(tenant.keys.remove(&key).await);
+                drop(tenant.key_store.remove(&key).await);
                 Err(problem)
             }
         }
@@ -106,7 +111,7 @@ impl Idempotent {
 
 /// Returns the stored answer of the key.
 async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, ApiProblem> {
-    let found = tenant.keys.get_each(&[key.to_owned()]).await;
+    let found = tenant.key_store.get_each(&[key.to_owned()]).await;
     let found = found.map_err(|error| unavailable(tenant, &error))?;
     let entry = match found.first() {
         Some(Ok(Some(bytes))) => serde_json::from_slice::<StoredAnswer>(bytes).ok(),

@@ -41,7 +41,7 @@ const MAX_BODY: usize = 1024 * 1024;
 #[derive(Clone)]
 pub struct ApiState {
     tenants: Arc<Tenants>,
-    keys: Arc<ApiKeys>,
+    api_keys: Arc<ApiKeys>,
     fleet: Arc<Fleet>,
     deployment: Arc<Deployment>,
 }
@@ -58,13 +58,13 @@ impl ApiState {
     /// Makes the state for these tenants and keys.
     pub fn new(
         tenants: Arc<Tenants>,
-        keys: Arc<ApiKeys>,
+        api_keys: Arc<ApiKeys>,
         fleet: Arc<Fleet>,
         deployment: Deployment,
     ) -> Self {
         Self {
             tenants,
-            keys,
+            api_keys,
             fleet,
             deployment: Arc::new(deployment),
         }
@@ -125,7 +125,7 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     let Some((_, key)) = key else {
         return ApiProblem::KeyMissing.into_response();
     };
-    let Some(caller) = state.keys.find(key.trim()) else {
+    let Some(caller) = state.api_keys.find(key.trim()) else {
         return ApiProblem::KeyNotValid.into_response();
     };
     request.extensions_mut().insert(caller);

@@ -60,8 +60,8 @@ pub(super) async fn to_group(
     key: Idempotent,
     EventBody(event, body): EventBody,
 ) -> Result<Response, ApiProblem> {
-    let place = format!("groups/{group}/send");
-    key.once(&tenant, &place, &body, async || {
+    let resource = format!("groups/{group}/send");
+    key.once(&tenant, &resource, &body, async || {
         publish(&tenant, &group, &event).await
     })
     .await

@@ -98,7 +98,10 @@ pub(super) async fn suspend(
 ) -> Result<Json<Closed>, ApiProblem> {
     operators_only(&caller)?;
     let key = redis_keys::state(&tenant.id);
-    let kept = tenant.keys.put(&key, SUSPENDED, Lifetime::Forever, 0).await;
+    let kept = tenant
+        .key_store
+        .put(&key, SUSPENDED, Lifetime::Forever, 0)
+        .await;
     kept.map_err(|error| unavailable(&tenant, &error))?;
     Ok(Json(ask(&state, &tenant, Op::Suspend).await?.into()))
 }
@@ -116,7 +119,10 @@ pub(super) async fn resume(
     PathTenant(tenant): PathTenant,
 ) -> Result<Json<Closed>, ApiProblem> {
     operators_only(&caller)?;
-    let removed = tenant.keys.remove(&redis_keys::state(&tenant.id)).await;
+    let removed = tenant
+        .key_store
+        .remove(&redis_keys::state(&tenant.id))
+        .await;
     removed.map_err(|error| unavailable(&tenant, &error))?;
     Ok(Json(ask(&state, &tenant, Op::Resume).await?.into()))
 }
@@ -146,7 +152,7 @@ pub(super) async fn reload(
     (state.deployment.reload)()
         .await
         .map_err(|_| ApiProblem::ConfigurationNotValid)?;
-    let Some((control, keys)) = &state.deployment.control else {
+    let Some((control, key_store)) = &state.deployment.control else {
         return Ok(Json(Reloaded {
             applied: 1,
             refused: Vec::new(),
@@ -155,7 +161,7 @@ pub(super) async fn reload(
     };
     let asked = state
         .fleet
-        .ask(Circle::of_deployment(keys, control), Op::Reload)
+        .ask(Circle::of_deployment(key_store, control), Op::Reload)
         .await;
     let gathered = asked.map_err(|error| {
         tracing::warn!(error = %error, "A reload could not be announced");

@@ -49,8 +49,8 @@ pub(super) async fn send(
         user: user.clone(),
         event: Arc::new(event),
     };
-    let place = format!("users/{user}/send");
-    key.once(&tenant, &place, &body, async || {
+    let resource = format!("users/{user}/send");
+    key.once(&tenant, &resource, &body, async || {
         let gathered = ask(&state, &tenant, op.clone()).await?;
         Ok(Delivered {
             published: 1,

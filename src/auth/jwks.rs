@@ -183,13 +183,13 @@ impl Situation {
 }
 
 impl Jwks {
-    /// Makes the key set at `place`, for one algorithm. Fetches nothing yet.
-    pub(crate) fn new(place: SetUrl, alg: Alg) -> Result<Self, Fault> {
-        let client = client(place.is_loopback)?;
+    /// Makes the key set at `url`, for one algorithm. Fetches nothing yet.
+    pub(crate) fn new(url: SetUrl, alg: Alg) -> Result<Self, Fault> {
+        let client = client(url.is_loopback)?;
         Ok(Self {
             inner: Arc::new(RemoteKeySet {
-                url: place.url,
-                endpoint: place.endpoint,
+                url: url.url,
+                endpoint: url.endpoint,
                 alg,
                 client,
                 keys: ArcSwapOption::empty(),

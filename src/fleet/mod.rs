@@ -36,26 +36,26 @@ pub struct Circle<'a> {
     /// The key of the set of their ids.
     list: String,
     /// The store of that set and of the replicas' signs of life.
-    keys: &'a KeyStore,
+    key_store: &'a KeyStore,
     /// The channel on which they receive the question.
     control: &'a Control,
 }
 
 impl<'a> Circle<'a> {
     /// Returns the replicas that serve the tenant.
-    pub fn of_tenant(tenant: &TenantId, keys: &'a KeyStore, control: &'a Control) -> Self {
+    pub fn of_tenant(tenant: &TenantId, key_store: &'a KeyStore, control: &'a Control) -> Self {
         Self {
             list: redis_keys::replicas(tenant),
-            keys,
+            key_store,
             control,
         }
     }
 
     /// Returns all replicas of the deployment; `keys` holds their list.
-    pub fn of_deployment(keys: &'a KeyStore, control: &'a Control) -> Self {
+    pub fn of_deployment(key_store: &'a KeyStore, control: &'a Control) -> Self {
         Self {
             list: redis_keys::REPLICAS.to_owned(),
-            keys,
+            key_store,
             control,
         }
     }
@@ -150,7 +150,7 @@ impl Fleet {
     /// # Errors
     /// [`StoreError`] if the question could not be sent.
     pub async fn ask(&self, circle: Circle<'_>, op: Op) -> Result<Gathered, StoreError> {
-        let registered = registry::registered(&circle.list, circle.keys, &self.replica);
+        let registered = registry::registered(&circle.list, circle.key_store, &self.replica);
         let question = Question::new(self);
         let command = Command {
             op,

@@ -194,11 +194,11 @@ fn enter(stores: &mut Stores, store: &KeyStore, tenant: TenantId) {
 /// Returns the ids of the live replicas in the set `list`, including `own`. Removes the entries of dead ones.
 pub(super) async fn registered(
     list: &str,
-    keys: &KeyStore,
+    key_store: &KeyStore,
     own: &ReplicaId,
 ) -> Result<Vec<String>, StoreError> {
     let own = own.as_str().to_owned();
-    let Some(redis) = keys.redis() else {
+    let Some(redis) = key_store.redis() else {
         return Ok(vec![own]);
     };
     let mut members = redis::cmd("SMEMBERS");
@@ -209,7 +209,7 @@ pub(super) async fn registered(
         .iter()
         .map(|id| redis_keys::replica(&ReplicaId::from(id.as_str())))
         .collect();
-    let entries = keys.get_each(names).await?;
+    let entries = key_store.get_each(names).await?;
     let (mut alive, mut dead) = (vec![own], Vec::new());
     for (id, entry) in listed.into_iter().zip(entries) {
         match entry {

@@ -20,9 +20,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves `router` until the task is dropped.
 pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let place = places.clone().acquire_owned().await;
+        let permit = permits.clone().acquire_owned().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -41,7 +41,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
             tokio::time::timeout(CONNECTION_TIMEOUT, connection)
                 .await
                 .ok();
-            drop(place);
+            drop(permit);
         });
     }
 }

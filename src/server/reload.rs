@@ -50,7 +50,7 @@ pub(super) struct Reloader {
     pub(super) builder: Arc<Mutex<Builder>>,
     pub(super) tenants: Arc<Tenants>,
     pub(super) tenancy: Arc<Tenancy>,
-    pub(super) keys: Arc<ApiKeys>,
+    pub(super) api_keys: Arc<ApiKeys>,
     pub(super) fleet: Arc<Fleet>,
     /// Serializes reloads.
     pub(super) turn: tokio::sync::Mutex<()>,
@@ -116,7 +116,7 @@ impl Reloader {
         self.tenancy.serve(serving, &builder, &config);
         builder.forget_unused();
         drop(builder);
-        self.keys.replace(&config);
+        self.api_keys.replace(&config);
         self.fleet.set_timeout(config.api.timeout);
         let sources = files.into_iter().chain(secret_files).collect();
         *self.state.lock() = Applied { config, sources };

@@ -73,7 +73,7 @@ pub(super) struct ServerParts {
     config: Config,
     strict: bool,
     fleet: Arc<Fleet>,
-    keys: Arc<ApiKeys>,
+    api_keys: Arc<ApiKeys>,
     /// The control channel of all replicas, and the store of their registry.
     deployment: Option<(Arc<Control>, KeyStore)>,
     budget: Arc<QueueBudget>,
@@ -93,11 +93,11 @@ impl ServerParts {
         let (failed, failures) = mpsc::unbounded_channel();
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
         tenancy.serve(serving, &builder, &config);
-        let keys = Arc::new(ApiKeys::new(&config));
+        let api_keys = Arc::new(ApiKeys::new(&config));
         let deployment = config.redis.url.as_ref();
         let deployment = deployment.map(|url| builder.deployment(url)).transpose()?;
-        if let Some((_, keys)) = &deployment {
-            registry.set_deployment(keys.clone());
+        if let Some((_, key_store)) = &deployment {
+            registry.set_deployment(key_store.clone());
         }
         let budget = builder.budget().clone();
         let reloader = Arc::new(Reloader {
@@ -109,7 +109,7 @@ impl ServerParts {
             builder: Arc::new(Mutex::new(builder)),
             tenants: tenants.clone(),
             tenancy,
-            keys: keys.clone(),
+            api_keys: api_keys.clone(),
             fleet: fleet.clone(),
             turn: tokio::sync::Mutex::default(),
         });
@@ -121,7 +121,7 @@ impl ServerParts {
             config,
             strict: options.strict,
             fleet,
-            keys,
+            api_keys,
             deployment,
             budget,
             failures,
@@ -152,7 +152,7 @@ impl ServerParts {
             progress: progress.clone(),
             life: self.life.clone(),
             tenants: self.tenants.clone(),
-            keys: self.keys.clone(),
+            api_keys: self.api_keys.clone(),
             metrics,
         }
     }
@@ -167,8 +167,8 @@ impl ServerParts {
             }),
             control: self.deployment.clone(),
         };
-        let (tenants, keys) = (self.tenants.clone(), self.keys.clone());
-        ApiState::new(tenants, keys, self.fleet.clone(), deployment)
+        let (tenants, api_keys) = (self.tenants.clone(), self.api_keys.clone());
+        ApiState::new(tenants, api_keys, self.fleet.clone(), deployment)
     }
 
     /// Starts the tasks of the replica, those of its listeners excepted.

@@ -72,7 +72,7 @@ pub struct Tenant {
     /// Messages between the replicas that serve the tenant.
     pub control: Arc<Control>,
     /// The store of the tenant's keys, the denylist's excepted.
-    pub keys: KeyStore,
+    pub key_store: KeyStore,
     /// Carries events from the channel layer to the sockets of their groups.
     pub relay: Arc<Relay>,
     /// The Redis servers of its channel layer.
@@ -110,7 +110,7 @@ impl Tenant {
     /// # Errors
     /// The refusal of the handshake.
     pub async fn opens(&self) -> Result<(), Refusal> {
-        if self.life().is_opening() && self.keys.silent_for() < SILENT {
+        if self.life().is_opening() && self.key_store.silent_for() < SILENT {
             let mut life = self.life.subscribe();
             let opened = life.wait_for(|life| !life.is_opening());
             // A timeout needs no case of its own: `admits` reads the stage below.
@@ -161,7 +161,7 @@ impl Tenant {
         let heard = life.wait_for(|life| life.stage() > Stage::Configured);
         // A replica that has just begun to serve the tenant would miss its own question.
         drop(timeout(fleet.timeout(), heard).await.map(drop));
-        let circle = Circle::of_tenant(&self.id, &self.keys, &self.control);
+        let circle = Circle::of_tenant(&self.id, &self.key_store, &self.control);
         fleet.ask(circle, op).await
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn resume(tenants: &Tenants, id: &str) {
 pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(), StoreError> {
     let began_at = tenant.life().announcements();
     let answers = tenant
-        .keys
+        .key_store
         .get_each(&[redis_keys::state(&tenant.id)])
         .await?;
     let _turn = tenants.turn();

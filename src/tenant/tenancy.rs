@@ -195,7 +195,7 @@ impl Tenancy {
             let known = |(reply, _): &(Arc<Control>, Task)| tenant.control.shares_line_with(reply);
             if !replies.iter().any(known) {
                 let channel = reply_channel(self.fleet.replica());
-                let reply = Arc::new(builder.control(&tenant.keys, &channel));
+                let reply = Arc::new(builder.control(&tenant.key_store, &channel));
                 let serving = fleet::serve_replies(reply.clone(), self.fleet.clone());
                 let opened = reply.clone();
                 // The link remembers the subscription after a failure and retries it, so one call is enough.
@@ -211,9 +211,9 @@ impl Tenancy {
     /// Registers this replica in every Redis with the tenants that have sockets here.
     fn register(&self) {
         let tenants = self.tenants.with_sockets();
-        let keys = tenants.iter();
+        let stores = tenants.iter();
         self.registry
-            .set_tenants(keys.map(|tenant| (tenant.id.clone(), tenant.keys.clone())));
+            .set_tenants(stores.map(|tenant| (tenant.id.clone(), tenant.key_store.clone())));
     }
 
     /// Closes the sockets of a tenant that is no longer served, and ends its tasks after the last one.

@@ -92,6 +92,10 @@ async fn recheck_all(tenant: &Arc<Tenant>, tenants: &Tenants) -> bool {
 /// Returns true if the denylist's outages need a watch of their own: they close sockets (`max_unverified`), or the
 /// denylist has its own Redis, so that the link of the control channel does not show them.
 fn watches_outages(tenant: &Tenant) -> bool {
-    let own = !tenant.authenticator.denylist.store.is_same(&tenant.keys);
+    let own = !tenant
+        .authenticator
+        .denylist
+        .store
+        .is_same(&tenant.key_store);
     own || tenant.revocations.config().max_unverified.is_some()
 }

@@ -157,14 +157,14 @@ async fn columns(
     };
     match users.ready().await {
         Ok(()) => {
-            let place = match tenant.users.query {
+            let relation = match tenant.users.query {
                 Some(_) => "users.query".to_owned(),
                 None => format!("table {}", tenant.users.table),
             };
             findings.add(
                 on,
                 Severity::Ok,
-                format!("{id}: {place} has the columns that are read"),
+                format!("{id}: {relation} has the columns that are read"),
                 "",
             );
         }

@@ -60,8 +60,8 @@ impl Links {
     }
 
     /// Returns the control channel `name` on the server of `keys`.
-    pub(super) fn control(&self, keys: &KeyStore, name: &str) -> Control {
-        match keys {
+    pub(super) fn control(&self, key_store: &KeyStore, name: &str) -> Control {
+        match key_store {
             KeyStore::Redis(store) => Control::on(&self.endpoints, store, name),
             KeyStore::Memory(_) => Control::in_memory(name),
         }

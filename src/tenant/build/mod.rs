@@ -84,7 +84,7 @@ struct Lines {
 struct Stores {
     authenticator: Authenticator,
     database: Arc<Database>,
-    keys: KeyStore,
+    key_store: KeyStore,
 }
 
 impl Builder {
@@ -143,14 +143,14 @@ impl Builder {
     /// # Errors
     /// If the URL is invalid or its TLS cannot be set up.
     pub fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
-        let keys = KeyStore::Redis(self.links.redis(url, Dependency::Redis)?);
-        let control = self.control(&keys, redis_keys::DEPLOYMENT_CONTROL);
-        Ok((Arc::new(control), keys))
+        let key_store = KeyStore::Redis(self.links.redis(url, Dependency::Redis)?);
+        let control = self.control(&key_store, redis_keys::DEPLOYMENT_CONTROL);
+        Ok((Arc::new(control), key_store))
     }
 
     /// Returns the control channel `name` on the server of `keys`.
-    pub fn control(&self, keys: &KeyStore, name: &str) -> Control {
-        self.links.control(keys, name)
+    pub fn control(&self, key_store: &KeyStore, name: &str) -> Control {
+        self.links.control(key_store, name)
     }
 
     fn tenant(
@@ -162,10 +162,7 @@ impl Builder {
         let config = effective.tenant;
         let served = before.by_id(id.as_str());
         let before = before.all_of(id.as_str());
-        let metrics = match before.first() {
-            Some(before) => before.metrics.clone(),
-            None => Arc::new(TenantMetrics::in_place(id, self.series.grant(id))),
-        };
+        let metrics = self.metrics_of(id, &before);
         let kept = served.filter(|served| shares_lines_with(effective, served));
         let kept = kept.as_deref();
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
@@ -185,7 +182,7 @@ impl Builder {
             },
             None => self.lines(id, effective, &metrics, &hub, &settings)?,
         };
-        let control = self.control_of(id, &stores.keys, &before);
+        let control = self.control_of(id, &stores.key_store, &before);
         let revocations = Revocations::new(
             id,
             stores.authenticator.denylist.store.clone(),
@@ -212,18 +209,33 @@ impl Builder {
             revocations,
             coherence: Arc::new(coherence),
             control,
-            keys: stores.keys,
+            key_store: stores.key_store,
             metrics,
             life: watch::Sender::default(),
         })
     }
 
+    fn metrics_of(&self, id: &TenantId, before: &[Arc<Tenant>]) -> Arc<TenantMetrics> {
+        match before.first() {
+            Some(before) => before.metrics.clone(),
+            None => Arc::new(TenantMetrics::in_place(id, self.series.grant(id))),
+        }
+    }
+
     /// Returns the tenant's control channel. Tenants of `before` with the same keys share theirs: heard twice, a
     /// message would act twice on sockets that leave.
-    fn control_of(&self, id: &TenantId, keys: &KeyStore, before: &[Arc<Tenant>]) -> Arc<Control> {
-        match before.iter().find(|before| before.keys.is_same(keys)) {
+    fn control_of(
+        &self,
+        id: &TenantId,
+        key_store: &KeyStore,
+        before: &[Arc<Tenant>],
+    ) -> Arc<Control> {
+        let mut same = before
+            .iter()
+            .filter(|before| before.key_store.is_same(key_store));
+        match same.next() {
             Some(before) => before.control.clone(),
-            None => Arc::new(self.control(keys, &redis_keys::control(id))),
+            None => Arc::new(self.control(key_store, &redis_keys::control(id))),
         }
     }
 
@@ -265,12 +277,12 @@ impl Builder {
             .map(|url| self.links.redis(url, Dependency::Redis))
             .transpose()?;
         let own = effective.separate_denylist();
-        let keys = match &redis {
+        let key_store = match &redis {
             Some(redis) => KeyStore::Redis(redis.clone()),
             None => self.links.in_memory(),
         };
         let denylist = match own {
-            None => keys.clone(),
+            None => key_store.clone(),
             Some(url) => KeyStore::Redis(self.links.redis(url, Dependency::Denylist)?),
         };
         let database = self.links.database(config)?;
@@ -299,7 +311,7 @@ impl Builder {
         Ok(Stores {
             authenticator,
             database,
-            keys,
+            key_store,
         })
     }
 }
@@ -328,7 +340,7 @@ fn coherence(
         hub,
         users: stores.authenticator.users.clone(),
         permissions: permissions.clone(),
-        keys: stores.keys.clone(),
+        key_store: stores.key_store.clone(),
         routes: routes.clone(),
         check_active: config.token.check_user_is_active,
         check_password: config.token.check_revoke_token,
