@@ -64,7 +64,7 @@ pub struct Authenticator {
 }
 
 /// What the Redis round said.
-struct Round {
+struct RedisAnswers {
     verdict: DenyVerdict,
     cached: Option<CachedPair>,
 }
@@ -229,7 +229,7 @@ impl Authenticator {
     }
 
     /// Asks for denylist and cached user: one round where one Redis holds both, else two in parallel.
-    async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> Round {
+    async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> RedisAnswers {
         let (jti, user, all) = denylist::keys(&self.tenant, token.jti.as_ref(), &token.user_id);
         // A token without jti has no key of its own: its place in the round is taken by a key that decides anyway.
         let mut keys = Vec::with_capacity(5);
@@ -238,7 +238,7 @@ impl Authenticator {
         let store = &self.denylist.store;
         if !self.denylist.shares_users_redis {
             let (denied, cached) = tokio::join!(store.get_each(keys), self.ask_for_user(user_keys));
-            return Round {
+            return RedisAnswers {
                 verdict: verdict(token, denied.as_deref().ok()),
                 cached,
             };
@@ -247,12 +247,12 @@ impl Authenticator {
         match store.get_each(keys).await {
             Ok(mut denied) => {
                 let cached = denied.split_off(3.min(denied.len()));
-                Round {
+                RedisAnswers {
                     verdict: verdict(token, Some(&denied)),
                     cached: wants_user.then(|| cached_pair(cached)),
                 }
             }
-            Err(_) => Round {
+            Err(_) => RedisAnswers {
                 verdict: DenyVerdict::Unreadable,
                 cached: None,
             },

@@ -16,7 +16,7 @@ use crate::templates::Template;
 const NOT_VALID: &str = r#"{"type":"lockgate.error","code":"message_not_valid"}"#;
 
 /// The settings of a route, which its sockets share.
-struct Settings {
+struct BroadcastSettings {
     to: Template,
     event_type: Box<str>,
     fields: Option<Vec<String>>,
@@ -26,7 +26,7 @@ struct Settings {
 
 /// Publishes the messages of one client.
 pub struct Broadcast {
-    settings: Arc<Settings>,
+    settings: Arc<BroadcastSettings>,
     /// The group's name for this socket.
     to: Box<str>,
 }
@@ -44,7 +44,7 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
         let expected = "a template such as \"chat_{room}\"";
         Fault::new("consumer.to", format!("{to:?}"), expected).advice(error.to_string())
     })?;
-    let settings = Settings {
+    let settings = BroadcastSettings {
         to,
         event_type: event_type.into(),
         fields: config.fields.clone(),
@@ -179,7 +179,7 @@ impl Broadcast {
     }
 }
 
-impl Settings {
+impl BroadcastSettings {
     /// Makes the event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
     fn event(&self, text: &str, scope: &Scope) -> Option<Event> {
         let sent = Event::from_json(text.as_bytes()).ok()?;

@@ -17,7 +17,7 @@ pub use context::{Context, GroupError};
 pub use echo::Echo;
 pub use listen::Listen;
 pub(crate) use scope::member_channel;
-pub use scope::{Place, Scope};
+pub use scope::{Scope, TenantScope};
 
 mod broadcast;
 mod context;

@@ -22,7 +22,7 @@ use crate::relay::{Relay, Verdict};
 use crate::routes::PathValue;
 
 /// The settings of a route, which its sockets share.
-struct Settings {
+struct WorkerSettings {
     channel: Box<str>,
     partitions: u32,
     accept: Accept,
@@ -32,7 +32,7 @@ struct Settings {
 
 /// Tells a worker about one socket.
 struct Worker {
-    settings: Arc<Settings>,
+    settings: Arc<WorkerSettings>,
     /// The path to the worker; set when the worker may know the socket.
     relay: Option<Arc<Relay>>,
 }
@@ -55,7 +55,7 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
             return Err(Faults(faults));
         }
     };
-    let settings = Arc::new(Settings {
+    let settings = Arc::new(WorkerSettings {
         channel: channel.into(),
         partitions: config.partitions,
         accept: config.accept,
@@ -101,7 +101,7 @@ impl Consumer for Worker {
             Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
         };
         let before = context.member.groups();
-        let goodbye = Goodbye {
+        let goodbye = WorkerGoodbye {
             settings: &self.settings,
             relay,
             scope,
@@ -185,7 +185,7 @@ enum NotTaken {
     Closes,
 }
 
-impl Settings {
+impl WorkerSettings {
     /// Sends one event of the socket's life to the worker.
     async fn tell<const N: usize>(
         &self,
@@ -234,20 +234,20 @@ impl Settings {
 }
 
 /// Tells a worker about the end of a socket when it is dropped, which covers every way out of the handshake.
-struct Goodbye<'a> {
-    settings: &'a Arc<Settings>,
+struct WorkerGoodbye<'a> {
+    settings: &'a Arc<WorkerSettings>,
     relay: &'a Arc<Relay>,
     scope: &'a Scope,
 }
 
-impl Goodbye<'_> {
+impl WorkerGoodbye<'_> {
     /// Cancels the message: either the socket opens and `disconnect` tells its end, or no worker knows it.
     fn forget(self) {
         std::mem::forget(self);
     }
 }
 
-impl Drop for Goodbye<'_> {
+impl Drop for WorkerGoodbye<'_> {
     fn drop(&mut self) {
         let event = disconnected(self.scope, &CloseFrame::absent());
         let channel = self.settings.channel_of(self.scope);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::http::request::Parts;
 
 use super::per_address::AddressPlace;
-use super::registration::Place;
+use super::registration::SocketPlace;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
 use super::{Door, Peer};
@@ -18,7 +18,7 @@ use crate::routes::PathParams;
 use crate::tenant::Tenant;
 
 /// A request that may show its token.
-pub(super) struct Admitted {
+pub(super) struct AdmittedRequest {
     pub(super) tenant: Arc<Tenant>,
     /// The index of its route.
     pub(super) route: usize,
@@ -29,7 +29,7 @@ pub(super) struct Admitted {
     _handshake: Option<AddressPlace>,
 }
 
-impl Admitted {
+impl AdmittedRequest {
     /// A refusal of one of the later steps.
     pub(super) fn rejects(&self, reason: impl Into<Reason>) -> Rejection {
         Rejection::by(&self.tenant, Some(&self.upgrade), reason)
@@ -40,7 +40,11 @@ impl Admitted {
 ///
 /// # Errors
 /// The first refusal.
-pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, Place), Rejection> {
+pub(super) fn admit(
+    head: &Parts,
+    peer: Peer,
+    door: &Door,
+) -> Result<(AdmittedRequest, SocketPlace), Rejection> {
     let host = upgrade::request_host(head)?;
     if door.life.is_refusing() {
         return Err(Refusal::Draining.into());
@@ -59,11 +63,11 @@ pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, 
     if tenant.life().is_suspended() {
         return Err(by_tenant(Refusal::TenantSuspended));
     }
-    let found = tenant.place.routes.find(head.uri.path());
+    let found = tenant.scope.routes.find(head.uri.path());
     let (route, params) = found.ok_or_else(|| by_tenant(Refusal::RouteNotFound))?;
     let key = upgrade::check_upgrade(head).map_err(by_tenant)?;
     let known = &tenant.parts[route].subprotocols;
-    let admitted = Admitted {
+    let admitted = AdmittedRequest {
         upgrade: Upgrade {
             key,
             subprotocol: upgrade::answer_subprotocol(&head.headers, known),

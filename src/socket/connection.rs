@@ -16,7 +16,7 @@ use std::future::poll_fn;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::heartbeat::Heartbeat;
+use super::heartbeat::HeartbeatWheel;
 use super::registration::Registration;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
@@ -61,7 +61,7 @@ impl Backlog {
 }
 
 /// A frame and how many of its bytes have left.
-pub struct Partial {
+pub struct PartlySent {
     frame: Frame,
     sent: usize,
 }
@@ -71,7 +71,7 @@ pub struct ReadySocket {
     /// Read, but not decoded to its end.
     pub backlog: Option<Box<Backlog>>,
     /// A frame that has left in part.
-    pub partial: Option<Box<Partial>>,
+    pub partial: Option<Box<PartlySent>>,
     /// The socket's place in the hub; dropped, it takes the socket out again.
     pub registration: Registration,
     /// What the route does with the socket.
@@ -83,7 +83,7 @@ pub struct ReadySocket {
     /// `limits.messages_per_second`.
     pub messages: Bucket,
     /// Pings and pongs.
-    pub heartbeat: Arc<Heartbeat>,
+    pub heartbeat: Arc<HeartbeatWheel>,
 }
 
 impl ReadySocket {
@@ -96,7 +96,7 @@ impl ReadySocket {
 }
 
 /// What the loop does next.
-enum Step {
+enum ConnectionStep {
     /// A batch of pongs waits: it leaves before more is decoded.
     Flush,
     Message(consumer::Message),
@@ -132,15 +132,19 @@ impl Connection {
             heartbeat.watch(registration.member());
             let close = loop {
                 match poll_fn(|cx| self.poll_step(cx)).await {
-                    Step::Message(message) => Box::pin(self.receive(message)).await,
-                    Step::Event(event) => Box::pin(self.event(event)).await,
-                    Step::Close(frame) => break Box::pin(self.say_goodbye(frame, false)).await,
-                    Step::CloseBlocked(frame) => {
+                    ConnectionStep::Message(message) => Box::pin(self.receive(message)).await,
+                    ConnectionStep::Event(event) => Box::pin(self.event(event)).await,
+                    ConnectionStep::Close(frame) => {
+                        break Box::pin(self.say_goodbye(frame, false)).await;
+                    }
+                    ConnectionStep::CloseBlocked(frame) => {
                         break Box::pin(self.say_goodbye(frame, true)).await;
                     }
-                    Step::Closed(frame) => break Box::pin(self.answer_close(frame)).await,
-                    Step::Gone => break CloseFrame::absent(),
-                    Step::Flush => {}
+                    ConnectionStep::Closed(frame) => {
+                        break Box::pin(self.answer_close(frame)).await;
+                    }
+                    ConnectionStep::Gone => break CloseFrame::absent(),
+                    ConnectionStep::Flush => {}
                 }
             };
             Box::pin(self.end(close, opened.elapsed())).await;
@@ -165,7 +169,7 @@ impl Connection {
         guarded(&member, consumer.disconnect(scope, &close)).await;
     }
 
-    fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         if let Poll::Ready(step) = self.poll_write(cx) {
             return Poll::Ready(step);
         }
@@ -173,14 +177,14 @@ impl Connection {
     }
 
     /// Sends what waits. Pending when there is nothing, or the socket takes no more.
-    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         loop {
             match self.poll_partial(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Step::Gone),
+                Poll::Ready(Err(_)) => return Poll::Ready(ConnectionStep::Gone),
                 Poll::Pending => {
                     let closing = self.ready.registration.member().outbound().poll_closing(cx);
-                    return closing.map(Step::CloseBlocked);
+                    return closing.map(ConnectionStep::CloseBlocked);
                 }
             }
             let result = WRITE.with_borrow_mut(|batch| {
@@ -201,9 +205,9 @@ impl Connection {
             });
             match ready!(result) {
                 (Next::Frames, Ok(())) => {}
-                (Next::Frames, Err(_)) => return Poll::Ready(Step::Gone),
-                (Next::Event(event), _) => return Poll::Ready(Step::Event(event)),
-                (Next::Close(frame), _) => return Poll::Ready(Step::Close(*frame)),
+                (Next::Frames, Err(_)) => return Poll::Ready(ConnectionStep::Gone),
+                (Next::Event(event), _) => return Poll::Ready(ConnectionStep::Event(event)),
+                (Next::Close(frame), _) => return Poll::Ready(ConnectionStep::Close(*frame)),
             }
         }
     }
@@ -211,7 +215,7 @@ impl Connection {
     /// Sends the rest of a frame that did not fit; ready when there is none (any more).
     fn poll_partial(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         while let Some(partial) = &mut self.ready.partial {
-            let Partial { frame, sent } = &mut **partial;
+            let PartlySent { frame, sent } = &mut **partial;
             match self.stream.try_write(&frame.as_bytes()[*sent..]) {
                 Ok(count) => {
                     *sent += count;
@@ -259,7 +263,7 @@ impl Connection {
         }
         if whole < batch.len() {
             // Also when nothing of it has left: the next write begins with it and waits for the socket.
-            self.ready.partial = Some(Box::new(Partial {
+            self.ready.partial = Some(Box::new(PartlySent {
                 frame: batch[whole].clone(),
                 sent: count,
             }));
@@ -285,15 +289,17 @@ impl Connection {
     }
 
     /// Reads and decodes until there is a message, or nothing to read.
-    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         loop {
             let step = match self.ready.backlog.take() {
                 Some(backlog) => self.decode_backlog(backlog),
-                None if ready!(self.stream.poll_read_ready(cx)).is_err() => Some(Step::Gone),
+                None if ready!(self.stream.poll_read_ready(cx)).is_err() => {
+                    Some(ConnectionStep::Gone)
+                }
                 None => self.read(),
             };
             match step {
-                None | Some(Step::Flush) => {}
+                None | Some(ConnectionStep::Flush) => {}
                 Some(step) => return Poll::Ready(step),
             }
             // Pongs leave before more is read: pings of a client that reads fill no queue.
@@ -304,9 +310,9 @@ impl Connection {
     }
 
     /// Reads what there is, as much as fits the scratch buffer, and decodes it.
-    fn read(&mut self) -> Option<Step> {
+    fn read(&mut self) -> Option<ConnectionStep> {
         READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
-            Ok(0) => Some(Step::Gone),
+            Ok(0) => Some(ConnectionStep::Gone),
             Ok(count) => {
                 let metrics = self.ready.registration.metrics();
                 metrics.received_bytes.increment(count as u64);
@@ -316,12 +322,12 @@ impl Connection {
                 step
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) => Some(Step::Gone),
+            Err(_) => Some(ConnectionStep::Gone),
         })
     }
 
     /// Decodes what was kept, where it lies: a burst of small messages is copied once, not once per message.
-    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<Step> {
+    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<ConnectionStep> {
         let mut input = &backlog.bytes[backlog.decoded..];
         let step = self.decode(&mut input);
         let left = input.len();
@@ -331,7 +337,7 @@ impl Connection {
     }
 
     /// Decodes up to the first thing that the loop must act on; `input` is then what follows it.
-    fn decode(&mut self, input: &mut &[u8]) -> Option<Step> {
+    fn decode(&mut self, input: &mut &[u8]) -> Option<ConnectionStep> {
         let mut pongs = 0;
         let limits = self.ready.registration.relay().limits();
         self.ready.decoder.set_max_message(limits.message_size);
@@ -344,7 +350,7 @@ impl Connection {
                     let frame = error.0.frame();
                     let outbound = self.ready.registration.member().outbound();
                     outbound.close(frame.clone(), CloseOrder::AfterQueued);
-                    return Some(Step::CloseBlocked(frame));
+                    return Some(ConnectionStep::CloseBlocked(frame));
                 }
             };
             let metrics = self.ready.registration.metrics();
@@ -360,7 +366,7 @@ impl Connection {
                         .push_frame(&self.ready.registration.relay().pong(&payload));
                     pongs += 1;
                     if pongs == BATCH {
-                        return Some(Step::Flush);
+                        return Some(ConnectionStep::Flush);
                     }
                 }
                 Message::Pong(payload) => {
@@ -371,15 +377,15 @@ impl Connection {
                 }
                 Message::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);
-                    return Some(Step::Closed(frame));
+                    return Some(ConnectionStep::Closed(frame));
                 }
                 Message::Text(text) => {
                     metrics.frame_received(FrameKind::Text);
-                    return Some(Step::Message(consumer::Message::Text(text)));
+                    return Some(ConnectionStep::Message(consumer::Message::Text(text)));
                 }
                 Message::Binary(bytes) => {
                     metrics.frame_received(FrameKind::Binary);
-                    return Some(Step::Message(consumer::Message::Binary(bytes)));
+                    return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
                 }
             }
         }
@@ -451,9 +457,9 @@ impl Connection {
         }
         match ready!(self.poll_write(cx)) {
             // Events for the consumer of a socket that ends are dropped with it.
-            Step::Event(_) => Poll::Ready(true),
+            ConnectionStep::Event(_) => Poll::Ready(true),
             // The wait for the socket is registered.
-            Step::CloseBlocked(_) => Poll::Pending,
+            ConnectionStep::CloseBlocked(_) => Poll::Pending,
             _ => Poll::Ready(false),
         }
     }

@@ -30,7 +30,7 @@ const AGE_JITTER: f64 = 0.1;
 const RECONNECT_SPREAD_MS: u64 = 1000;
 
 /// The timers of all sockets of this process.
-pub struct Heartbeat {
+pub struct HeartbeatWheel {
     interval: u32,
     timeout: u32,
     max_age: Option<u32>,
@@ -45,8 +45,8 @@ pub struct Heartbeat {
     slots: Mutex<Vec<Vec<Weak<Member>>>>,
 }
 
-impl Heartbeat {
-    /// A wheel for `server.heartbeat` and `server.max_age`; [`Heartbeat::run`] turns it.
+impl HeartbeatWheel {
+    /// A wheel for `server.heartbeat` and `server.max_age`; [`HeartbeatWheel::run`] turns it.
     pub fn new(config: &ServerConfig) -> Arc<Self> {
         let ticks = |time: Duration| {
             u32::try_from(time.as_millis() / TICK.as_millis())

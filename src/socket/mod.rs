@@ -31,8 +31,8 @@ pub mod upgrade;
 
 use client_address::AddressFinder;
 use head::HeadReader;
-use heartbeat::Heartbeat;
-use per_address::{AddressPlace, PerAddress};
+use heartbeat::HeartbeatWheel;
+use per_address::{AddressBudgets, AddressPlace};
 use registration::Occupancy;
 
 /// A handshake may take this long after its head has come; every step has a shorter deadline of its own.
@@ -64,9 +64,9 @@ pub struct Door {
     /// Who a client is, behind proxies.
     pub address_finder: AddressFinder,
     /// Budgets of client addresses.
-    pub addresses: Arc<PerAddress>,
+    pub addresses: Arc<AddressBudgets>,
     /// Timers of all sockets.
-    pub heartbeat: Arc<Heartbeat>,
+    pub heartbeat: Arc<HeartbeatWheel>,
     /// The tasks of connections: they may end, and a drain waits for them.
     pub tasks: TaskTracker,
 }

@@ -5,9 +5,9 @@
 use std::time::Instant;
 
 use super::Door;
-use super::admit::Admitted;
+use super::admit::AdmittedRequest;
 use super::connection::{ReadySocket, guarded};
-use super::registration::{Place, Registration};
+use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
 use crate::admission::Identity;
 use crate::clock::UnixTime;
@@ -28,8 +28,8 @@ use crate::tenant::Tenant;
 /// # Errors
 /// The first refusal. Nothing of the socket is left then.
 pub(super) async fn open(
-    admitted: &Admitted,
-    place: Place,
+    admitted: &AdmittedRequest,
+    place: SocketPlace,
     identity: Identity,
     path: &str,
     door: &Door,
@@ -76,12 +76,12 @@ pub(super) async fn open(
 /// Step 11: a place in the budgets and in the hub. What was announced about the token or its user since the handshake
 /// was entered into the indexes is answered here; from here on it closes the socket.
 async fn register(
-    admitted: &Admitted,
+    admitted: &AdmittedRequest,
     identity: Identity,
     path: &str,
-    place: Place,
+    place: SocketPlace,
 ) -> Result<(Registration, Scope), Refusal> {
-    let Admitted { tenant, route, .. } = admitted;
+    let AdmittedRequest { tenant, route, .. } = admitted;
     let Identity {
         mut user,
         token,
@@ -101,7 +101,7 @@ async fn register(
         delivery: tenant.parts[*route].delivery,
         send_queue: tenant.relay.limits().send_queue,
     };
-    let pending_now = pending.as_ref().map(|place| &**place.pending());
+    let pending_now = pending.as_ref().map(|entered| &**entered.pending());
     let (registration, standing) = Registration::admit(
         Member::new(profile),
         tenant.relay.clone(),
@@ -117,7 +117,7 @@ async fn register(
         user = tenant.authenticator.user_again(&token).await?;
     }
     let scope = Scope {
-        place: tenant.place.clone(),
+        of_tenant: tenant.scope.clone(),
         user,
         claims: PackedObject::new(&token.claims),
         client: admitted.client,
@@ -150,7 +150,7 @@ fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
     }
 }
 
-fn group_names(admitted: &Admitted, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
+fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
     let tenant = &admitted.tenant;
     let route = &tenant.parts[admitted.route];
     let most = tenant.config.limits.groups_per_socket as usize;
@@ -169,8 +169,8 @@ fn group_names(admitted: &Admitted, scope: &Scope) -> Result<Vec<GroupName>, Ref
     route.groups.iter().map(name).collect()
 }
 
-async fn authorize(admitted: &Admitted, scope: &Scope) -> Result<(), Refusal> {
-    let Admitted {
+async fn authorize(admitted: &AdmittedRequest, scope: &Scope) -> Result<(), Refusal> {
+    let AdmittedRequest {
         tenant,
         route,
         params,

@@ -16,7 +16,7 @@ use crate::rate::Bucket;
 const FORGET: Duration = Duration::from_secs(3);
 
 /// What each client address may have.
-pub struct PerAddress {
+pub struct AddressBudgets {
     config: config::PerAddress,
     addresses: Mutex<HashMap<IpAddr, Account>>,
 }
@@ -30,19 +30,19 @@ struct Account {
 
 /// What of an address is being counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Counted {
+enum BudgetKind {
     Connection,
     Handshake,
 }
 
 /// One place of an address, free again when it is dropped.
 pub struct AddressPlace {
-    budget: Arc<PerAddress>,
+    budget: Arc<AddressBudgets>,
     address: IpAddr,
-    counted: Counted,
+    counted: BudgetKind,
 }
 
-impl PerAddress {
+impl AddressBudgets {
     /// Budgets as configured; a 0 is no limit.
     pub fn new(config: config::PerAddress) -> Arc<Self> {
         Arc::new(Self {
@@ -62,7 +62,7 @@ impl PerAddress {
         if self.config.handshakes == 0 {
             return Ok(None);
         }
-        self.count(client, Counted::Handshake, self.config.handshakes)
+        self.count(client, BudgetKind::Handshake, self.config.handshakes)
             .map(Some)
     }
 
@@ -85,14 +85,14 @@ impl PerAddress {
         if self.config.connections == 0 {
             return Ok(None);
         }
-        self.count(client, Counted::Connection, self.config.connections)
+        self.count(client, BudgetKind::Connection, self.config.connections)
             .map(Some)
     }
 
     fn count(
         self: &Arc<Self>,
         client: IpAddr,
-        counted: Counted,
+        counted: BudgetKind,
         most: u32,
     ) -> Result<AddressPlace, Refusal> {
         let address = counting_key(client);
@@ -143,10 +143,10 @@ impl Account {
         self.connections == 0 && self.handshakes == 0 && now.duration_since(self.last) > FORGET
     }
 
-    fn count(&mut self, counted: Counted) -> &mut u32 {
+    fn count(&mut self, counted: BudgetKind) -> &mut u32 {
         match counted {
-            Counted::Connection => &mut self.connections,
-            Counted::Handshake => &mut self.handshakes,
+            BudgetKind::Connection => &mut self.connections,
+            BudgetKind::Handshake => &mut self.handshakes,
         }
     }
 }

@@ -29,10 +29,10 @@ impl Occupancy {
     }
 
     /// Takes one place; `None` if there is none left.
-    pub fn take(self: &Arc<Self>) -> Option<Place> {
+    pub fn take(self: &Arc<Self>) -> Option<SocketPlace> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let place = Place {
-            _counted: Counted(self.clone()),
+        let place = SocketPlace {
+            _occupied: Occupied(self.clone()),
             _address: None,
         };
         (open < self.most).then_some(place)
@@ -50,21 +50,21 @@ impl Occupancy {
 }
 
 /// One of the places of an [`Occupancy`], free again when it is dropped.
-pub struct Place {
-    _counted: Counted,
+pub struct SocketPlace {
+    _occupied: Occupied,
     /// The place of the client's address in its own budget, where addresses have one.
     _address: Option<Box<AddressPlace>>,
 }
 
-struct Counted(Arc<Occupancy>);
+struct Occupied(Arc<Occupancy>);
 
-impl Drop for Counted {
+impl Drop for Occupied {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Place {
+impl SocketPlace {
     /// The same place, which also counts for the client's address, where addresses are counted.
     pub fn with_address(self, address: Option<AddressPlace>) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Place {
 pub struct Registration {
     member: Arc<Member>,
     relay: Arc<Relay>,
-    _place: Place,
+    _place: SocketPlace,
     registered: bool,
     hears_channel: bool,
 }
@@ -91,7 +91,7 @@ impl Registration {
     pub fn admit(
         member: Arc<Member>,
         relay: Arc<Relay>,
-        place: Place,
+        place: SocketPlace,
         pending: Option<&Pending>,
     ) -> Result<(Self, Admitted), Excess> {
         let limits = relay.limits();

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::request::Lines;
+use self::request::HeadLines;
 use super::answer::refuse;
 use super::client_address::is_trusted;
 use super::proxy_protocol;
@@ -119,7 +119,7 @@ impl HeadReader {
             Some(_) => return Err(NoRequest::Cut),
             None => None,
         };
-        let mut lines = Lines::default();
+        let mut lines = HeadLines::default();
         loop {
             if buffer.first() == Some(&TLS_HANDSHAKE) {
                 return Err(NoRequest::Cut);

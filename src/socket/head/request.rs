@@ -23,7 +23,7 @@ const MAX_HEADERS: usize = 100;
 
 /// How far a head has been looked at: every line once.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct HeadLines {
     /// Where the first incomplete line begins.
     line_start: usize,
     /// Bytes that are known to hold no further line end.
@@ -32,7 +32,7 @@ pub(super) struct Lines {
     lines: usize,
 }
 
-impl Lines {
+impl HeadLines {
     /// Looks at what is new in `bytes`, which only ever grows; the length of the head once it is complete.
     ///
     /// A head that is not complete is read with each line that comes, at most [`MAX_HEADERS`] times: a client that is
@@ -90,7 +90,7 @@ impl Lines {
     }
 }
 
-/// Reads a complete head, which [`Lines`] has found within its bounds. Header values share its bytes.
+/// Reads a complete head, which [`HeadLines`] has found within its bounds. Header values share its bytes.
 ///
 /// # Errors
 /// 400 where something of it is not as RFC 9112 demands.

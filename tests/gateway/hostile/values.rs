@@ -164,7 +164,7 @@ fn not_believed(tenant: &Tenant) -> Vec<(&'static str, Put)> {
 /// U06 to U18: a value that is no record of this user is counted, told once, and overwritten with what the database says.
 #[tokio::test]
 async fn no_value_in_the_cache_lets_in_whom_the_database_keeps_out() {
-    const TOLD: &str = "A cached user record is not believed";
+    const TOLD: &str = "A cached user record is ignored";
     let redis = RedisServer::shared().await;
     let gateway = gateway()
         .tenant("acme")

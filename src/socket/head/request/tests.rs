@@ -3,7 +3,7 @@
 use super::*;
 
 /// Whether the head is complete, as the gateway finds it in bytes that came so far.
-fn read(lines: &mut Lines, bytes: &[u8]) -> Result<bool, Refusal> {
+fn read(lines: &mut HeadLines, bytes: &[u8]) -> Result<bool, Refusal> {
     match lines.advance(bytes)? {
         Some(length) => parse(&Bytes::copy_from_slice(&bytes[..length])).map(|_| true),
         None => Ok(false),
@@ -11,14 +11,14 @@ fn read(lines: &mut Lines, bytes: &[u8]) -> Result<bool, Refusal> {
 }
 
 fn read_whole(bytes: &[u8]) -> Result<bool, Refusal> {
-    read(&mut Lines::default(), bytes)
+    read(&mut HeadLines::default(), bytes)
 }
 
 /// The verdict, and that it does not depend on how the bytes come in.
 #[track_caller]
 fn scan(head: &[u8]) -> Result<bool, Refusal> {
     let whole = read_whole(head);
-    let mut by_byte = Lines::default();
+    let mut by_byte = HeadLines::default();
     let mut last = Ok(false);
     for end in 0..=head.len() {
         last = read(&mut by_byte, &head[..end]);
@@ -190,7 +190,7 @@ fn a_hundred_headers_and_no_more() {
 
 #[test]
 fn a_wrong_line_is_told_before_the_head_is_complete() {
-    let mut lines = Lines::default();
+    let mut lines = HeadLines::default();
     assert_eq!(lines.advance(b"GET / HTTP/1.1\r\nX : a"), Ok(None));
     let wrong = lines.advance(b"GET / HTTP/1.1\r\nX : a\r\n");
     assert_eq!(wrong, Err(Refusal::RequestNotValid));
