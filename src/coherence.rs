@@ -1,7 +1,7 @@
-//! What open sockets were let in by, held against what holds now: users that became inactive, vanished or changed their
-//! password, and groups that they may no longer be in.
+//! Rechecks the users of open sockets, and closes sockets whose user was deactivated or deleted, changed the password, or
+//! lost the right to a group.
 //!
-//! Everybody is looked at once in `users.cache_ttl`; `invalidate` looks at one user at once.
+//! Every user is rechecked once in `users.cache_ttl`. `invalidate` rechecks one user at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,26 +19,26 @@ use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
 use crate::users::{Permissions, UserRecord, Users};
 
-/// Users asked for in one statement of a look at all.
+/// Users per database statement of a recheck.
 const BATCH: usize = 500;
-/// Statements of `authorize` at a time, so that handshakes keep most of the pool.
+/// Concurrent `authorize` statements of a recheck. Handshakes keep the rest of the pool.
 const QUESTIONS: usize = 2;
-/// A part of `cache_ttl`: everybody has been looked at before it is over.
+/// Interval of the recheck, as a part of `cache_ttl`, so that it ends before `cache_ttl` is over.
 const EVERY: f64 = 0.8;
 
-/// What is looked at, and how.
+/// The recheck of one tenant's users.
 pub struct Coherence {
-    /// Whose users.
+    /// The tenant.
     pub tenant: TenantId,
-    /// The sockets.
+    /// The open sockets.
     pub hub: Arc<Hub>,
-    /// The users as they are now.
+    /// The current user records.
     pub users: Arc<Users>,
-    /// Their rights as they are now.
+    /// The current rights.
     pub permissions: Arc<Permissions>,
-    /// Where generations lie.
+    /// The store of the users' generations.
     pub keys: KeyStore,
-    /// From path to route and parameters.
+    /// Finds route and parameters of a path.
     pub routes: Arc<Routes>,
     /// `token.check_user_is_active`
     pub check_active: bool,
@@ -51,17 +51,17 @@ pub struct Coherence {
 }
 
 impl Coherence {
-    /// The time from one look at all users to the next.
+    /// Returns the interval of [`Coherence::look_at_all`].
     pub fn interval(&self) -> Duration {
         self.cache_ttl
             .mul_f64(EVERY)
             .max(Duration::from_millis(100))
     }
 
-    /// Makes every record of the user that was read before now worthless, for all replicas.
+    /// Invalidates every cached record of the user on all replicas: cached records of an older generation do not count.
     ///
     /// # Errors
-    /// [`StoreError`]: old records may then still be believed.
+    /// [`StoreError`]. Old records may then still be used.
     pub async fn renew_generation(&self, user: &UserId) -> Result<(), StoreError> {
         let key = redis_keys::user_generation(&self.tenant, user);
         let lifetime = Lifetime::For(2 * self.stale_ttl);
@@ -71,12 +71,11 @@ impl Coherence {
             .await
     }
 
-    /// The user was invalidated: forgets what this process knows, and looks at the user's sockets; answers how many were
-    /// closed.
+    /// Drops this process's cached records of a user, and rechecks the user's sockets. Returns the number closed.
     pub async fn invalidate(&self, user: &UserId) -> usize {
         self.users.forget(user);
         self.permissions.forget();
-        // After the forgetting: a handshake that is marked asks again, and finds nothing old.
+        // In this order a marked handshake asks again and cannot meet an old record.
         self.hub.mark_stale(user);
         if self.hub.of_user(user).is_empty() {
             return 0;
@@ -85,7 +84,7 @@ impl Coherence {
         closed + self.ask_permissions(self.hub.of_user(user)).await
     }
 
-    /// Looks at the users of all open sockets; answers how many sockets were closed.
+    /// Rechecks the users of all open sockets. Returns the number of sockets closed.
     pub async fn look_at_all(&self) -> usize {
         let (began, users) = (UnixTime::now(), self.hub.users());
         let mut closed = 0;
@@ -110,7 +109,7 @@ impl Coherence {
         let found = self.users.revalidate(users).await;
         let mut closed = 0;
         for (user, found) in users.iter().zip(found) {
-            // A database that does not answer closes nobody.
+            // An outage of the database closes no socket.
             let Ok(record) = found else { continue };
             for member in self.hub.of_user(user) {
                 if let Some(reason) = self.objection(&member, record.as_deref())
@@ -123,7 +122,7 @@ impl Coherence {
         closed
     }
 
-    /// Why the socket may not stay.
+    /// Returns the reason to close a socket.
     fn objection(&self, member: &Member, record: Option<&UserRecord>) -> Option<CloseReason> {
         let Some(record) = record else {
             return Some(CloseReason::UserNotFound);
@@ -131,7 +130,7 @@ impl Coherence {
         if self.check_active && !record.is_active {
             return Some(CloseReason::UserInactive);
         }
-        // The token's claim was that of the record at the handshake.
+        // At the handshake the token's claim matched the record, so the member keeps the digest of that record.
         (self.check_password && record.password_digest != member.password())
             .then_some(CloseReason::PasswordChanged)
     }

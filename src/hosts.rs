@@ -1,6 +1,6 @@
-//! Which tenant a request is for: its Host header, looked up among the hosts of all tenants.
+//! Finds the tenant of a request by its Host header.
 //!
-//! An exact name beats `*.name` (exactly one label), and that beats `*`.
+//! An exact name comes before `*.name` (exactly one label), and that before `*`.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -13,14 +13,14 @@ use crate::ids::TenantId;
 pub enum HostPattern {
     /// One name, in lower case.
     Exact(Box<str>),
-    /// `*.name`: what stands after the first dot.
+    /// `*.name`; the value is the part after the first dot.
     OneLabel(Box<str>),
     /// `*`.
     Any,
 }
 
 impl HostPattern {
-    /// Reads a host as an operator writes it. `None`: it is no name, no address, or it has a port.
+    /// Parses a configured host. `None`: it is neither a name nor an address, or it has a port.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Any);
@@ -29,7 +29,7 @@ impl HostPattern {
             Some(name) => (name, true),
             None => (text, false),
         };
-        // With a port it would never match: the port of a request is not looked at.
+        // The port of a request is ignored, so a host with a port would never match.
         let host = host_name(name)?;
         let whole =
             host.len() == name.len() || name.strip_suffix('.') == Some(name.get(..host.len())?);
@@ -42,10 +42,10 @@ impl HostPattern {
     }
 }
 
-/// The name in a Host header, in lower case, without port and without the dot at its end.
+/// Returns the name in a Host header, in lower case, without port and trailing dot.
 ///
-/// `None` where the header is no host (RFC 9110 §7.2): empty, with user information, with other characters than
-/// names and addresses have. International names come as ASCII (`xn--…`).
+/// `None`: the header is no host (RFC 9110 §7.2), because it is empty, has user information, or has characters that
+/// neither names nor addresses have. International names arrive as ASCII (`xn--…`).
 pub fn host_name(header: &str) -> Option<Cow<'_, str>> {
     let (name, port) = match header.strip_prefix('[') {
         Some(rest) => {
@@ -63,7 +63,7 @@ pub fn host_name(header: &str) -> Option<Cow<'_, str>> {
             let (name, port) = header.split_once(':').unwrap_or((header, ""));
             let name = name.strip_suffix('.').unwrap_or(name);
             let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-            // 253: the longest name that the DNS has.
+            // 253 is the longest name in the DNS.
             if name.is_empty()
                 || name.len() > 253
                 || name.split('.').any(str::is_empty)
@@ -84,14 +84,14 @@ pub fn host_name(header: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// What is wrong with a tenant's host.
+/// A fault in the hosts of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostProblem {
     /// The tenant.
     pub tenant: TenantId,
-    /// The position in its `hosts`; `None`: it has none, and is not alone.
+    /// The position in its `hosts`. `None`: it has no hosts and is not the only tenant.
     pub index: Option<usize>,
-    /// The other tenant that has the same host; `None`: the text is no host.
+    /// The other tenant with the same host. `None`: the text is no host.
     pub taken_by: Option<TenantId>,
 }
 
@@ -107,7 +107,7 @@ impl HostTable {
     /// Collects the hosts of all tenants. A sole tenant without hosts has every host.
     ///
     /// # Errors
-    /// Every host that is none, is another tenant's too, or is missing.
+    /// Every invalid, duplicate and missing host.
     pub fn new(tenants: &BTreeMap<TenantId, TenantConfig>) -> Result<Self, Vec<HostProblem>> {
         let mut table = Self::default();
         let mut problems = Vec::new();
@@ -140,7 +140,7 @@ impl HostTable {
         }
     }
 
-    /// Enters a host; answers the other tenant that has it already.
+    /// Adds a host. Returns the other tenant that already has it.
     fn claim(&mut self, pattern: HostPattern, tenant: &TenantId) -> Option<TenantId> {
         let owner = match pattern {
             HostPattern::Exact(name) => self.exact.entry(name).or_insert_with(|| tenant.clone()),
@@ -152,7 +152,7 @@ impl HostTable {
         (owner != tenant).then(|| owner.clone())
     }
 
-    /// The tenant that a Host header names. `None` for a host of nobody, and for a header that is no host.
+    /// Finds the tenant of a Host header. `None`: no tenant has the host, or the header is no host.
     pub fn find(&self, header: &str) -> Option<&TenantId> {
         let host = host_name(header)?;
         self.exact

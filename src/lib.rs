@@ -1,14 +1,14 @@
 //! Lockgate: a multi-tenant, stateless WebSocket gateway for teams whose users already hold a JWT.
 //!
-//! The binary `lockgate` is the whole of it. As a library it serves two more purposes: [`TokenAuth`] puts its token
-//! check in front of an axum router, and a type that implements [`consumer::Consumer`], registered by name, is what
-//! a route does with its sockets. Both are shown in `examples/`.
+//! The binary `lockgate` is the complete gateway. The library has two more uses: [`TokenAuth`] puts the token check in
+//! front of an axum router, and a type that implements [`consumer::Consumer`] can be registered by name and handle the
+//! sockets of a route. `examples/` shows both.
 //!
 //! # The house
 //!
 //! A module imports only from lower floors.
 //!
-//! | floor | modules | what |
+//! | floor | modules | contents |
 //! | --- | --- | --- |
 //! | 7 | [`cli`] | the terminal: one file per verb |
 //! | 6 | [`server`] | wiring: builds the parts, starts their tasks, drains |

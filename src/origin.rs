@@ -1,6 +1,6 @@
-//! Which pages may open a tenant's sockets: step 6 of a socket's life (RFC 6455 §10.2).
+//! Checks the `Origin` of a handshake: the pages that may open a tenant's sockets (RFC 6455 §10.2).
 //!
-//! Browsers send `Origin` and cannot be made to lie; other clients send what they like, or nothing.
+//! A page cannot make a browser send a false `Origin`. Other clients can send any value or none.
 
 use axum::http::HeaderMap;
 use axum::http::header::ORIGIN;
@@ -12,7 +12,7 @@ use crate::error::Refusal;
 /// A tenant's `origins` and `require_origin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginPolicy {
-    /// Empty: the request's own host.
+    /// The listed origins. Empty: the request's own host.
     allowed: Vec<Allowed>,
     required: bool,
 }
@@ -21,15 +21,15 @@ pub struct OriginPolicy {
 enum Allowed {
     /// `*`
     Any,
-    /// `null`: sandboxed frames, files, some redirects.
+    /// `null`: the origin of sandboxed frames, files and some redirects.
     Null,
     /// `https://app.example.com`
     Exact(Origin),
-    /// `https://*.example.com`, here without `*`: one label before it, as a `*` in `hosts`.
+    /// `https://*.example.com`, stored without `*.`. As in `hosts`, `*` stands for one label.
     Subdomain(Origin),
 }
 
-/// Scheme, host and port as RFC 6454 §4 compares them: lower case, default ports written out.
+/// Scheme, host and port in the form that RFC 6454 §4 compares: lower case, with default ports written out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Origin {
     scheme: String,
@@ -38,7 +38,7 @@ struct Origin {
 }
 
 impl OriginPolicy {
-    /// The policy of a tenant's `origins` (empty: the request's own host) and `require_origin`.
+    /// Makes the policy of a tenant's `origins` (empty: the request's own host) and `require_origin`.
     ///
     /// # Errors
     /// Every entry with a path, without a scheme, or otherwise not an origin, at `origins[INDEX]`.
@@ -52,10 +52,10 @@ impl OriginPolicy {
         })
     }
 
-    /// Whether the page that sent these headers to `host` may connect.
+    /// Returns `Ok` if a page may connect that sent these headers to `host`.
     ///
     /// # Errors
-    /// `origin_not_allowed`; also for two origins, or none where one is required.
+    /// `origin_not_allowed`, also for two origins, and for none if one is required.
     pub fn check(&self, headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
         let mut values = headers.get_all(ORIGIN).into_iter();
         let allowed = match (values.next(), values.next()) {
@@ -110,7 +110,7 @@ impl Allowed {
 }
 
 impl Origin {
-    /// `scheme://host` or `scheme://host:port` and nothing else.
+    /// Parses exactly `scheme://host` or `scheme://host:port`.
     fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let scheme_byte = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
@@ -133,7 +133,7 @@ impl Origin {
         })
     }
 
-    /// The page was served under the request's own host. Over which scheme is not looked at: TLS ends before us.
+    /// Returns true if the page was served under the request's own host. The scheme is ignored, because a proxy ends TLS.
     fn is_of(&self, host: &Authority) -> bool {
         let port = host.port_u16().or(default_port(&self.scheme));
         matches!(&*self.scheme, "http" | "https")
@@ -141,7 +141,7 @@ impl Origin {
             && self.port == port
     }
 
-    /// One label more than `parent`, all else equal.
+    /// Returns true if the host has exactly one label more than `parent`, and all else is equal.
     fn is_child_of(&self, parent: &Self) -> bool {
         let label = self.host.split_once('.');
         self.scheme == parent.scheme
@@ -181,12 +181,12 @@ mod tests {
             ("listed, port written out", "https://app.example:443", true),
             ("listed, upper case", "HTTPS://App.Example", true),
             ("listed with port", "http://dev.example:3000", true),
-            ("H37: not listed", "https://other.example", false),
-            ("H37: null", "null", false),
-            ("H37: suffix trick", "https://app.example.evil", false),
-            ("H37: prefix trick", "https://evilapp.example", false),
-            ("H37: http for https", "http://app.example", false),
-            ("H37: other port", "https://app.example:8443", false),
+            ("not listed", "https://other.example", false),
+            ("null", "null", false),
+            ("suffix trick", "https://app.example.evil", false),
+            ("prefix trick", "https://evilapp.example", false),
+            ("http for https", "http://app.example", false),
+            ("other port", "https://app.example:8443", false),
             ("path", "https://app.example/", false),
             (
                 "user information",

@@ -1,7 +1,7 @@
-//! Taking tokens back, both halves: deny them durably, and close the sockets that they have opened.
+//! Revokes tokens: denies them durably, and closes the sockets that they have opened.
 //!
-//! Who revokes stores first and announces second ([`crate::fleet`] carries the announcement); every replica closes what
-//! its indexes name. What an announcement may have missed, [`Revocations::recheck`] finds.
+//! A revocation is stored first and announced second, through [`crate::fleet`]. Every replica that hears it closes the
+//! sockets that its indexes name. [`Revocations::recheck`] finds the sockets that an announcement missed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,28 +20,28 @@ use crate::metrics;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
 
-/// A denied `jti` outlives its token by this: clocks differ.
+/// Time in seconds for which a denied `jti` is kept after its token expires, because clocks differ.
 const MARGIN: f64 = 60.0;
-/// Sockets whose keys are read in one round of a re-check: some 1,000 keys, a millisecond of Redis' time.
+/// Sockets per round of a recheck: some 1,000 keys, which take Redis a millisecond.
 const BATCH: usize = 500;
-/// Sockets closed per second where the denylist cannot be asked for too long.
+/// Sockets closed per second after the denylist has been away for `max_unverified`.
 const UNVERIFIED_PER_SECOND: f64 = 300.0;
 
-/// What one tenant's revocations work with.
+/// The revocations of one tenant.
 pub struct Revocations {
     tenant: TenantId,
     store: KeyStore,
     config: DenylistConfig,
-    /// Sockets outlive `exp`, and so must what denies them.
+    /// Sockets stay open after `exp`, so denials must be kept longer as well.
     keeps_expired: bool,
     leeway: f64,
     recheck_wanted: Notify,
-    /// A cut-off cannot be read, and that was said.
+    /// A cut-off is unreadable, and the log says so.
     told_unreadable: AtomicBool,
 }
 
 impl Revocations {
-    /// The revocations of `tenant`, kept in `store`.
+    /// Makes the revocations of `tenant`, kept in `store`.
     pub fn new(
         tenant: &TenantId,
         store: KeyStore,
@@ -59,19 +59,19 @@ impl Revocations {
         })
     }
 
-    /// `[denylist]`
+    /// The settings in `[denylist]`.
     pub fn config(&self) -> &DenylistConfig {
         &self.config
     }
 
-    /// Denies the tokens until no replica would take them anyway. `expires_at`, for a single token, is its `exp` in Unix
-    /// seconds; `None` where it is not known.
+    /// Denies the tokens until they expire on every replica. `expires_at` is the `exp` of a single token in Unix seconds;
+    /// `None`: it is not known.
     ///
-    /// Once this returns `Ok`, whoever asks the denylist refuses them; open sockets are closed by
-    /// [`Revocations::evict`] on each replica.
+    /// After `Ok`, every handshake that asks the denylist refuses them. Each replica closes its open sockets when it hears
+    /// the announcement.
     ///
     /// # Errors
-    /// [`StoreError`] if the denylist does not confirm in time: the tokens are then NOT revoked; tell the caller.
+    /// [`StoreError`] if the denylist does not confirm in time. The tokens are then NOT revoked: tell the caller.
     pub async fn deny(&self, whom: &Whom, expires_at: Option<f64>) -> Result<(), StoreError> {
         let (now, replicas) = (UnixTime::now().0, self.config.replicas);
         let keep_until = (now + self.config.keep.as_secs_f64()).ceil() as u64;
@@ -82,7 +82,7 @@ impl Revocations {
             Whom::Token(jti) => {
                 let until = match expires_at {
                     Some(expires_at) if !self.keeps_expired => {
-                        // Also a token whose time is over is denied for a while: clocks differ.
+                        // An expired token is denied for a while too: on another clock it may still be valid.
                         let end = (expires_at + self.leeway).max(now) + MARGIN;
                         end.ceil() as u64
                     }
@@ -99,25 +99,25 @@ impl Revocations {
         }
     }
 
-    /// Asks for a re-check soon: announcements may have been missed.
+    /// Requests a recheck soon, because announcements may have been missed.
     pub fn want_recheck(&self) {
         self.recheck_wanted.notify_one();
     }
 
-    /// Waits until somebody wants a re-check.
+    /// Waits for the next request of [`Revocations::want_recheck`].
     pub async fn recheck_wanted(&self) {
         self.recheck_wanted.notified().await;
     }
 
-    /// Holds every open socket of `hub` against the denylist, in batches, and every handshake that has asked the denylist
-    /// already; answers how many sockets were closed. A cut-off that cannot be read closes nobody: it is counted, and told
-    /// once until it can be read again.
+    /// Checks every open socket of `hub`, and every handshake that has already asked the denylist, in batches. Returns the
+    /// number of sockets closed. An unreadable cut-off closes no socket: it is counted, and logged once until it is
+    /// readable again.
     ///
     /// # Errors
-    /// [`StoreError`] if the denylist cannot be asked: sockets that were not looked at stay.
+    /// [`StoreError`] if the denylist does not answer. Sockets that were not checked stay open.
     pub async fn recheck(&self, hub: &Hub) -> Result<usize, StoreError> {
         let (mut closed, mut unreadable) = (0, false);
-        // Handshakes first: one that ends meanwhile is among the members then.
+        // Handshakes come first: one that completes meanwhile is then found among the members.
         for batch in hub.pending().chunks(BATCH) {
             let verdicts = self.ask(batch, |pending| pending.token()).await?;
             for (pending, verdict) in batch.iter().zip(verdicts) {
@@ -146,7 +146,7 @@ impl Revocations {
         Ok(closed)
     }
 
-    /// What the denylist says of each token of a batch, asked in one round.
+    /// Reads the verdicts over a batch of tokens in one round.
     async fn ask<T>(
         &self,
         batch: &[Arc<T>],
@@ -156,7 +156,7 @@ impl Revocations {
         for one in batch {
             let TokenOf { user, jti, .. } = token(one);
             let (jti, user, all) = denylist::keys(&self.tenant, jti, user);
-            // A token without an id takes the tenant's key a second time.
+            // A token without an id repeats the tenant's key, so that every token has three keys.
             keys.extend([jti.unwrap_or(all), user]);
         }
         let answers = self.store.get_each(keys).await?;
@@ -174,7 +174,7 @@ impl Revocations {
             .collect())
     }
 
-    /// Counts that a cut-off cannot be read, and says each change once.
+    /// Counts an unreadable cut-off, and logs each change once.
     fn tell(&self, unreadable: bool) {
         if unreadable {
             metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
@@ -194,8 +194,8 @@ impl Revocations {
         }
     }
 
-    /// With `denylist.max_unverified`: closes, paced, what has been open for longer than that while the denylist could
-    /// not be asked.
+    /// Closes the sockets that were open for `denylist.max_unverified` while the denylist did not answer, at a limited
+    /// rate. Without the setting it does nothing.
     pub async fn close_unverified(&self, hub: &Hub) {
         let Some(most) = self.config.max_unverified else {
             return;
@@ -213,12 +213,12 @@ impl Revocations {
         }
         tracing::warn!(
             tenant.id = %self.tenant, count = members.len(),
-            "Closing connections: the denylist could not be asked for longer than denylist.max_unverified"
+            "Closing connections: the denylist has not answered for longer than denylist.max_unverified"
         );
         close_paced(members, UNVERIFIED_PER_SECOND, CloseReason::Unavailable).await;
     }
 
-    /// For how long the denylist has answered nothing.
+    /// Returns the time since the denylist last answered.
     pub fn silent_for(&self) -> Duration {
         self.store.silent_for()
     }
@@ -229,8 +229,8 @@ mod tests {
     use super::*;
     use crate::hub::{Budget, Pending, Profile};
 
-    /// A handshake that has asked the denylist before a revocation was stored, while no announcement could be heard, opened
-    /// its socket after the re-check that followed.
+    /// A handshake used to open its socket after the recheck, if it had asked the denylist before a revocation was stored
+    /// and no announcement could be heard.
     #[tokio::test]
     async fn a_recheck_also_looks_at_handshakes_that_have_asked_the_denylist() {
         let tenant = "acme".parse().unwrap();
@@ -253,7 +253,7 @@ mod tests {
             let standing = hub.admit(&member, Some(place.pending()), &Budget::default());
             assert_eq!(standing.unwrap().revoked, expected, "{jti}");
         }
-        // One that has opened meanwhile is closed, and it alone.
+        // Closes only a socket that has opened since.
         let frame = CloseReason::TokenRevoked.frame();
         assert_eq!(hub.evict_pending(revoked.pending(), &frame), 1);
     }

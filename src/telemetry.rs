@@ -3,7 +3,7 @@
 //! No task waits for a log line. While the reader of the pipe does not read, lines are dropped and counted. When it
 //! reads again, one line states the count. A closed pipe loses lines and has no other effect.
 //!
-//! Instead of tracing-appender, which counts lost lines and does not log the count.
+//! It replaces tracing-appender, which counts lost lines and does not log the count.
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -1,24 +1,24 @@
-//! Canonical user ids: one text per user, whatever form a token, an API call or a command line gives it.
+//! Canonical user ids: one text per user, for every form that a token, an API call or a command line may use.
 //!
-//! The forms are those that Django takes for the field's type: Python's `int()`, `uuid.UUID()`, `str()`. The
-//! canonical text is what stands in Redis keys, limits, groups and logs; two forms of one user must not differ.
+//! The accepted forms are those of Django for the field's type: Python's `int()`, `uuid.UUID()`, `str()`. Redis keys,
+//! limits, groups and logs use the canonical text, so two forms of one user must yield the same.
 
 use crate::config::{IdType, TokenConfig};
 use crate::ids::UserId;
 use crate::python::{self, Scalar};
 
-/// Why a value names no user.
+/// The reason why a value is no user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserIdError {
-    /// Django fails on such a value; the token is refused.
+    /// Django fails to read the value, so the token is refused.
     #[error("the value cannot be read as a user id")]
     NotReadable,
-    /// A proper value that no user can have: as good as an unknown user.
+    /// The value is valid but no user can have it. It counts as an unknown user.
     #[error("no user can have this id")]
     OutOfRange,
 }
 
-/// How the claim is read: by `id_type`, unless another field than the primary key is compared, which is text.
+/// Returns the type to read the claim with. If the token names its user by another field than the primary key, it is text.
 pub fn id_type_of(token: &TokenConfig, id_type: IdType) -> IdType {
     match token.user_id_field.as_str() {
         "id" => id_type,
@@ -26,12 +26,12 @@ pub fn id_type_of(token: &TokenConfig, id_type: IdType) -> IdType {
     }
 }
 
-/// The user that a token's claim names.
+/// Reads the user id of a token's claim.
 ///
 /// # Errors
-/// [`UserIdError::NotReadable`] where simplejwt would fail, [`UserIdError::OutOfRange`] where it finds nobody.
+/// [`UserIdError::NotReadable`] if simplejwt would fail, [`UserIdError::OutOfRange`] if it would find no user.
 pub fn from_claim(claim: Scalar<'_>, id_type: IdType) -> Result<UserId, UserIdError> {
-    // Django compares with `IS NULL`.
+    // Django turns `None` into `IS NULL`, which matches no user.
     if claim == Scalar::None {
         return Err(UserIdError::OutOfRange);
     }
@@ -42,7 +42,7 @@ pub fn from_claim(claim: Scalar<'_>, id_type: IdType) -> Result<UserId, UserIdEr
     }
 }
 
-/// The user that a person or a program names in text, by the same rules.
+/// Reads a user id from text, as from an API call or a command line.
 ///
 /// # Errors
 /// As [`from_claim`].
@@ -52,7 +52,7 @@ pub fn from_text(text: &str, id_type: IdType) -> Result<UserId, UserIdError> {
 
 fn int_from_claim(claim: Scalar<'_>) -> Result<UserId, UserIdError> {
     let int = claim.int().ok_or(UserIdError::NotReadable)?;
-    // The largest integer of a database.
+    // Integers of databases have at most 64 bits.
     let value = int.to_i64().ok_or(UserIdError::OutOfRange)?;
     Ok(UserId::from(value.to_string()))
 }
@@ -69,11 +69,11 @@ fn uuid_from_claim(claim: Scalar<'_>) -> Result<UserId, UserIdError> {
 
 fn text_from_claim(claim: Scalar<'_>) -> Result<UserId, UserIdError> {
     let text = match claim {
-        // No database takes a lone surrogate.
+        // No database accepts a lone surrogate.
         Scalar::BrokenText => return Err(UserIdError::NotReadable),
         claim => claim.str().ok_or(UserIdError::OutOfRange)?,
     };
-    // PostgreSQL cannot be asked for a NUL. A blank field belongs to everybody who left it blank.
+    // PostgreSQL accepts no NUL in a text. An empty field would match every user who left it empty.
     match &*text {
         "" => Err(UserIdError::OutOfRange),
         text if text.contains('\0') => Err(UserIdError::NotReadable),

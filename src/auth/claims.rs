@@ -1,9 +1,9 @@
-//! What the claims of a token with a good signature must say: the checks of simplejwt 5.5 and PyJWT 2.15.
+//! Checks the claims of a token with a valid signature, by the rules of simplejwt 5.5 and PyJWT 2.15.
 //!
-//! Every check is made, also after one failed: `token explain` shows all, and whether `exp` alone failed decides
-//! how a client is told. Numbers are read as Python's `int()` reads them.
+//! All checks run, even after a failure: `token explain` shows each, and a token of which only `exp` failed is refused
+//! as expired. Numbers are read as by Python's `int()`.
 //!
-//! Instead of jsonwebtoken's `Validation`, which accepts an absent `aud` or `iss`, or one of a wrong type, and checks
+//! It replaces jsonwebtoken's `Validation`, which accepts an absent `aud` or `iss`, or one of a wrong type, and checks
 //! neither `iat` nor `jti`.
 
 use crate::clock::UnixTime;
@@ -16,13 +16,14 @@ use super::explain::Verdict;
 use super::json::Json;
 use super::segments::Claims;
 
-/// 10000-01-01: Python's calendar ends before it, and simplejwt with it. Milliseconds by mistake end up here.
+/// 10000-01-01 in Unix seconds. Python's `datetime` ends before it, so simplejwt fails from here on. A time in
+/// milliseconds lies beyond it.
 const YEAR_10000: f64 = 253_402_300_800.0;
 
-/// How many checks a token is put to before anything is asked of Redis or a database.
+/// The number of checks that need neither Redis nor a database.
 pub(crate) const TOKEN_CHECKS: usize = 14;
 
-/// The verdicts so far, in the order of [`Check::ALL`].
+/// The results so far, in the order of [`Check::ALL`].
 pub(crate) struct Checks([(Verdict, &'static str); TOKEN_CHECKS]);
 
 impl Checks {
@@ -61,19 +62,19 @@ impl Checks {
     }
 }
 
-/// What the checks read out of the claims on their way.
+/// The values that the checks have read from the claims.
 pub(crate) struct Facts {
     pub(crate) issued_at: Option<f64>,
-    /// With leeway.
+    /// `exp` plus leeway, in Unix seconds.
     pub(crate) expires_at: Option<f64>,
-    /// `exp` is a proper time, and it has passed.
+    /// `exp` is a valid time in the past.
     pub(crate) expired: bool,
     pub(crate) jti: Option<Jti>,
     pub(crate) user_id: Result<UserId, UserIdError>,
     pub(crate) revoke_digest: Option<String>,
 }
 
-/// One tenant's settings, as the checks need them.
+/// The settings of one tenant, prepared for the checks.
 #[derive(Debug)]
 pub(crate) struct Profile {
     leeway: f64,
@@ -104,7 +105,7 @@ impl Profile {
         }
     }
 
-    /// The claim that a check looks at, for a report.
+    /// Returns the name of the claim that a check reads, for a report.
     pub(crate) fn claim_of(&self, check: Check) -> Option<&str> {
         match check {
             Check::Iat => Some("iat"),
@@ -120,7 +121,7 @@ impl Profile {
         }
     }
 
-    /// Makes every check from `iat` to `user_id`.
+    /// Runs every check from `iat` to `user_id`.
     pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> Facts {
         let (exp, expired) = self.exp(claims, now);
         let user_id = self.user_id(claims);
@@ -140,7 +141,7 @@ impl Profile {
         }
     }
 
-    /// What the claims say, unchecked: for a token that only has to be signed.
+    /// Reads the claims without checks, for a token of which only the signature matters.
     pub(crate) fn facts(&self, claims: &Claims) -> Facts {
         let revoke = self.revoke_claim.as_deref();
         Facts {
@@ -179,7 +180,7 @@ impl Profile {
         }
     }
 
-    /// The verdict, and whether the token is a proper one that has expired.
+    /// Checks `exp`. The flag is true if it is a valid time in the past.
     fn exp(&self, claims: &Claims, now: UnixTime) -> (Result<&'static str, &'static str>, bool) {
         let Some(claim) = claims.get("exp") else {
             return (Err("not in the token"), false);
@@ -225,7 +226,7 @@ impl Profile {
     }
 
     fn jti(&self, claims: &Claims) -> Result<&'static str, &'static str> {
-        // PyJWT looks at `jti` whatever the configured claim is.
+        // PyJWT checks the type of `jti` even if another claim is configured as the id.
         text_or_absent(claims.get("jti"))?;
         match &self.jti_claim {
             None => Ok("not checked: jti_claim is false"),
@@ -277,12 +278,12 @@ fn text_or_absent(claim: Option<&Json>) -> Result<&'static str, &'static str> {
     }
 }
 
-/// `int(value)` as a float, which compares as Python's integer does; `None` where that raises.
+/// Returns `int(value)` as a float, which compares like Python's integer. `None`: Python raises an error.
 fn integer(claim: &Json) -> Option<f64> {
     claim.scalar().int().map(|int| int.to_f64())
 }
 
-/// A configured claim may hold something else than text; what names it then is its JSON.
+/// Returns the text of the id claim. A claim that is no text is identified by its JSON.
 fn jti_text(claim: &Json) -> Jti {
     match claim {
         Json::Text(text) | Json::BrokenText(text) => Jti::from(&**text),

@@ -1,26 +1,26 @@
-//! Whether a token was revoked: the verdict over three values that admission reads in one round.
+//! Decides from three denylist values whether a token was revoked.
 //!
-//! Pure: reading Redis is the caller's. A value that cannot be read as a cut-off is never "not revoked".
+//! It does no IO: admission reads the values in one round. An unreadable cut-off never means "not revoked".
 
 use crate::clock::is_under_cut_off;
 use crate::ids::{Jti, TenantId, UserId};
 use crate::stores::redis::KeyValue;
 use crate::stores::redis_keys;
 
-/// The verdict over a token's denylist values.
+/// The meaning of a token's denylist values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DenyVerdict {
     /// Nothing revokes the token.
     Clear,
     /// Its `jti`, its user or its tenant was revoked.
     Revoked,
-    /// A cut-off is there but cannot be read: treat the denylist as unavailable.
+    /// A cut-off exists but is malformed. Treat the denylist as unavailable.
     Unreadable,
 }
 
-/// The keys to read, in the order that [`verdict`] takes their values: `jti`, user, tenant.
+/// Returns the keys to read, in the order of [`verdict`]'s arguments: `jti`, user, tenant.
 ///
-/// A token without `jti` has no key of its own; the first is `None` then.
+/// The first is `None` for a token without `jti`.
 pub fn keys(
     tenant: &TenantId,
     jti: Option<&Jti>,
@@ -33,10 +33,10 @@ pub fn keys(
     )
 }
 
-/// The verdict over the values of [`keys`], `None` where the key is absent, for a token issued then (Unix seconds).
+/// Decides over the values of [`keys`]; `None` is an absent key. `issued_at` is in Unix seconds.
 ///
-/// A denied `jti` counts whatever its value. A cut-off revokes what was issued at or before it, that whole second
-/// included, and every token that does not say when it was issued.
+/// A denied `jti` counts with any value. A cut-off revokes tokens that were issued at or before it, including its whole
+/// second, and tokens without a time of issue.
 pub fn verdict(
     issued_at: Option<f64>,
     jti: Option<&[u8]>,
@@ -60,8 +60,8 @@ pub fn verdict(
     verdict
 }
 
-/// The same over what a store answered, where a key may hold something else than a string: whatever stands under a
-/// token's own key denies it, and a cut-off that is none cannot be read.
+/// Decides over the answers of a store, in which a key may hold another type than a string. A token's own key denies
+/// it with any type; a cut-off of another type is unreadable.
 pub fn verdict_of_answers(
     issued_at: Option<f64>,
     jti: Option<&KeyValue>,
@@ -79,7 +79,7 @@ pub fn verdict_of_answers(
     }
 }
 
-/// Unix seconds as text; `None` for anything else.
+/// Parses Unix seconds. `None`: the value is malformed.
 pub fn cut_off(value: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(value).ok()?;
     let is_number = text

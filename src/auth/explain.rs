@@ -1,6 +1,6 @@
-//! Why a token is accepted or refused: the report of `token explain`, assembled from what the checks themselves said.
+//! The report of `token explain`: the result of every check of a token.
 //!
-//! No signature and no key is ever part of it; claims only once the signature was good.
+//! It never contains a signature or a key, and contains claims only if the signature is valid.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use crate::error::{Check, Refusal, StoreError};
 
 use super::VerifiedToken;
 
-/// What became of one check.
+/// The result of one check in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It holds.
     Pass,
-    /// It does not: the token is refused.
+    /// It does not hold: the token is refused.
     Fail,
-    /// An earlier check failed, so that this one means nothing.
+    /// It was skipped because an earlier check failed.
     NotReached,
-    /// It was not asked or could not be.
+    /// It was not made, on purpose or because a dependency did not answer.
     Unknown,
 }
 
@@ -29,11 +29,11 @@ pub enum Verdict {
 pub struct CheckReport {
     /// The check's name ([`Check::label`]).
     pub name: &'static str,
-    /// What became of it.
+    /// Its result.
     pub verdict: Verdict,
-    /// What it looked at, where that may be shown; else `null`.
+    /// The value that it checked, or `null` if that must not be shown.
     pub value: serde_json::Value,
-    /// Why, in fixed words; empty where there is nothing to say.
+    /// The reason, a fixed text. May be empty.
     pub detail: &'static str,
 }
 
@@ -67,16 +67,16 @@ impl CheckReport {
     }
 }
 
-/// What a token's own checks say, before anything is asked of Redis or a database.
+/// The results of the checks that need neither Redis nor a database.
 #[derive(Debug)]
 pub struct Explained {
     /// The checks from `size` to `user_id`, in order.
     pub checks: Vec<CheckReport>,
-    /// What the server would have decided at this point.
+    /// The server's decision at this point.
     pub outcome: Result<VerifiedToken, super::TokenError>,
 }
 
-/// What became of a check that needs Redis or a database.
+/// The result of a check that needs Redis or a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// It holds.
@@ -85,13 +85,13 @@ pub enum Asked {
     NotChecked,
     /// It does not hold.
     Fail,
-    /// On purpose not asked: `--offline`, or no Redis is configured.
+    /// It was skipped on purpose: `--offline`, or no Redis is configured.
     NotAsked,
     /// The dependency did not answer.
     Unavailable,
 }
 
-/// The checks after `user_id`, as whoever asked found them.
+/// The results of the checks after `user_id`, made by the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Later {
     /// Fails if the token, its user or its tenant was revoked.
@@ -105,7 +105,7 @@ pub struct Later {
 }
 
 impl Later {
-    /// Nothing is asked.
+    /// No dependency was asked.
     pub const OFFLINE: Self = Self {
         denylist: Asked::NotAsked,
         user: Asked::NotAsked,
@@ -113,7 +113,7 @@ impl Later {
         password: Asked::NotAsked,
     };
 
-    /// The token's own checks have not let anybody get here: whatever stands in these is reported as not reached.
+    /// The token's own checks failed, so these count as not reached.
     pub const NOT_REACHED: Self = Self {
         denylist: Asked::Pass,
         user: Asked::Pass,
@@ -122,19 +122,19 @@ impl Later {
     };
 }
 
-/// The whole report; as JSON it is what `token explain --json` prints.
+/// The whole report. `token explain --json` prints it as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// `None` if nothing refused the token, but a dependency could not be asked.
+    /// `None`: no check refused the token, but a dependency did not answer.
     pub accepted: Option<bool>,
-    /// The refusal's word; `None` when accepted.
+    /// The code of the refusal. `None`: the token is accepted.
     pub code: Option<&'static str>,
     /// Every check, in order.
     pub checks: Vec<CheckReport>,
 }
 
 impl Report {
-    /// Puts a token's own checks and the later ones together.
+    /// Combines the token's own checks with the later ones.
     pub fn assemble(explained: &Explained, later: Later) -> Self {
         let mut checks = explained.checks.clone();
         let (mut refusal, mut unavailable) = match &explained.outcome {
@@ -183,7 +183,7 @@ impl Report {
         }
     }
 
-    /// The command's exit code: 0 accepted, 1 refused, 3 not known.
+    /// Returns the command's exit code: 0 accepted, 1 refused, 3 not known.
     pub fn exit_code(&self) -> u8 {
         match self.accepted {
             Some(true) => 0,
@@ -193,7 +193,7 @@ impl Report {
     }
 }
 
-/// Which setting switches a later check off.
+/// Names the setting that switches a later check off.
 fn switched_off(check: Check) -> &'static str {
     match check {
         Check::IsActive => "not checked: check_user_is_active is false",
@@ -203,7 +203,7 @@ fn switched_off(check: Check) -> &'static str {
 }
 
 impl Explained {
-    /// The dependency that did not answer, if one was needed for the token's own checks.
+    /// Returns the error of a dependency that the token's own checks needed.
     pub fn unavailable(&self) -> Option<&StoreError> {
         match &self.outcome {
             Err(super::TokenError::Unavailable(error)) => Some(error),

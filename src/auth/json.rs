@@ -1,31 +1,31 @@
-//! A token's header and payload as Python's `json.loads(bytes)` reads them, which is what judges them in Django.
+//! Reads a token's header and payload like Python's `json.loads(bytes)`, which reads them in Django.
 //!
-//! The grammar is [`crate::python::json`]'s. Here stands what claims can hold, and the text of them that every reader takes.
+//! [`crate::python::json`] has the grammar. This module has the values of claims, and writes them as JSON for any reader.
 
 use crate::python::json::{self, Bounds, Build, JsonError, JsonText, Rules};
 use crate::python::{Dict, Scalar};
 
-/// Deeper than any claim; `serde_json`, which reads the claims after us, stops at 128. A token is short, so that its values
-/// need no bound of their own.
+/// The depth stays below 128, the limit of `serde_json`, which reads the claims later. The number of values needs no limit,
+/// because a token is short.
 const BOUNDS: Bounds = Bounds {
     depth: 120,
     values: usize::MAX,
 };
 
-/// A reader that turns long integers into floats must not meet one beyond 1.8e308.
+/// Most digits of an integer that is written out. Many readers convert long integers to floats, which end at 1.8e308.
 const LONG_INT: usize = 300;
 
-/// A JSON value with everything that a check needs to tell apart.
+/// A JSON value, with every distinction that a check needs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Json {
     Null,
     Bool(bool),
-    /// Decimal digits, with `-` in front of negative ones.
+    /// Decimal digits, with a leading `-` if negative.
     Int(Box<str>),
-    /// Also NaN and the infinities.
+    /// A float, which may be NaN or infinite.
     Float(f64),
     Text(Box<str>),
-    /// Text with a lone surrogate; each is written as U+FFFD here. It equals no proper text.
+    /// Text with a lone surrogate, here replaced by U+FFFD. It equals no valid text.
     BrokenText(Box<str>),
     Array(Vec<Json>),
     Object(Vec<(Box<str>, Json)>),
@@ -34,7 +34,7 @@ pub(crate) enum Json {
 impl Json {
     /// Reads a whole document.
     ///
-    /// The flag tells whether the bytes are UTF-8 JSON that every reader takes, too.
+    /// The flag is true if the bytes are UTF-8 JSON that every reader accepts.
     pub(crate) fn parse(bytes: &[u8]) -> Result<(Json, bool), JsonError> {
         let decoded = json::decode(bytes)?;
         let mut claims = ClaimBuilder {
@@ -44,7 +44,7 @@ impl Json {
         Ok((json, claims.plain))
     }
 
-    /// The value as Python's `int()` and `str()` take it.
+    /// Returns the value in the form that Python's `int()` and `str()` take.
     pub(crate) fn scalar(&self) -> Scalar<'_> {
         match self {
             Json::Null => Scalar::None,
@@ -57,7 +57,7 @@ impl Json {
         }
     }
 
-    /// The text, if it is proper text.
+    /// Returns valid text.
     pub(crate) fn as_text(&self) -> Option<&str> {
         match self {
             Json::Text(text) => Some(text),
@@ -65,17 +65,17 @@ impl Json {
         }
     }
 
-    /// Whether Python's `isinstance(value, str)` holds.
+    /// Returns true if Python's `isinstance(value, str)` holds.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Json::Text(_) | Json::BrokenText(_))
     }
 
-    /// Writes JSON that every reader takes: what it cannot say becomes `null` or U+FFFD.
+    /// Writes JSON that every reader accepts. Values outside of JSON become `null` or U+FFFD.
     pub(crate) fn write(&self, out: &mut String) {
         match self {
             Json::Null => out.push_str("null"),
             Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-            // A reader that turns long integers into floats must not meet one beyond 1.8e308.
+            // A reader could fail to convert it to a float.
             Json::Int(digits) if digits.len() > LONG_INT => out.push_str("null"),
             Json::Int(digits) => out.push_str(digits),
             Json::Float(value) => {
@@ -109,7 +109,7 @@ impl Json {
         }
     }
 
-    /// The same value for a report; see [`Json::write`] for what is lost.
+    /// Converts the value for a report, with the losses of [`Json::write`].
     pub(crate) fn to_value(&self) -> serde_json::Value {
         let mut text = String::new();
         self.write(&mut text);
@@ -117,9 +117,9 @@ impl Json {
     }
 }
 
-/// Makes the values of a token.
+/// Builds the values of a token.
 struct ClaimBuilder {
-    /// Every reader would make the same of the text.
+    /// Every reader reads the text the same way.
     plain: bool,
 }
 

@@ -1,6 +1,6 @@
-//! A tenant's keys by URL (RFC 7517): fetched when a `kid` asks for it, cached for this tenant alone.
+//! A tenant's key set at a URL (RFC 7517), fetched when a token needs one of its keys and cached for this tenant only.
 //!
-//! No claim and no header of a token has a say in where keys come from.
+//! The URL comes from the configuration alone, never from a claim or a header of a token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,15 @@ use super::key_set::{KeysByKid, read_set};
 use super::keys::{Alg, VerifyKey};
 use crate::config::Fault;
 
-/// From request to last byte.
+/// Longest time of a fetch, from the request to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The largest sets in the field have some 20 keys of 2 KiB each.
+/// Largest key set, in bytes. Large sets in use have some 20 keys of 2 KiB each.
 const MAX_BYTES: usize = 256 * 1024;
-/// How long a set is used without looking for a newer one, as PyJWT does.
+/// Age up to which a set is used without a refresh, as in PyJWT.
 const FRESH: Duration = Duration::from_secs(300);
-/// How long a set is used if no newer one can be had.
+/// Age up to which a set is used if refreshes fail.
 const STALE: Duration = Duration::from_secs(24 * 3600);
-/// One refresh in this time, however many unknown `kid`s come.
+/// Shortest time between two refreshes, however many unknown `kid`s come.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The keys at one URL, for one algorithm and one tenant.
@@ -46,13 +46,13 @@ pub(crate) struct SetUrl {
 }
 
 impl SetUrl {
-    /// Reads a `jwk_url`; its host answers over TLS, or is this machine.
+    /// Reads a `jwk_url`. It must use TLS or a loopback address.
     pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
         let wrong = |found: &str| {
             let expected = "https://…, or http:// with a loopback address";
             Fault::new("jwk_url", found, expected)
         };
-        let url = Url::parse(text).map_err(|_| wrong("text that is no URL"))?;
+        let url = Url::parse(text).map_err(|_| wrong("text that is not a URL"))?;
         let host = url
             .host_str()
             .ok_or_else(|| wrong("a URL without a host"))?;
@@ -93,7 +93,7 @@ struct State {
     refresh: Option<Refresh>,
 }
 
-/// Why a set could not be had; shared by all who waited for it.
+/// A failed fetch, shared by all handshakes that waited for it.
 #[derive(Clone, Debug)]
 struct FetchError {
     kind: ErrorKind,
@@ -118,7 +118,7 @@ impl From<reqwest::Error> for FetchError {
             error if error.is_connect() || error.is_request() || error.is_body() => ErrorKind::Io,
             _ => ErrorKind::Protocol,
         };
-        // A URL may carry a secret in its query.
+        // The query of the URL may hold a secret.
         Self::new(kind, error.without_url().to_string())
     }
 }
@@ -129,29 +129,29 @@ impl std::fmt::Debug for Jwks {
     }
 }
 
-/// What to do for a handshake that asks for a `kid`.
+/// The action for a handshake that needs a `kid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Take what the set says, be it a key or none.
+    /// Use the set: it has the key, or there is none.
     UseSet,
-    /// Wait for a refresh: the running one, or a new one.
+    /// Wait for the running refresh, or start one.
     Wait,
-    /// No set can be had now.
+    /// No usable set exists, and a refresh may not start yet.
     Unavailable,
 }
 
-/// What is known when a handshake asks.
+/// The state of the set when a handshake needs a `kid`.
 #[derive(Clone, Copy, Debug)]
 struct Situation {
-    /// The age of the set, if there is one that may still be used.
+    /// The age of the set. `None`: there is no usable set.
     age: Option<Duration>,
     /// The set has the `kid`.
     known: bool,
-    /// A refresh is on its way.
+    /// A refresh is running.
     running: bool,
-    /// The last refresh began so long ago that another may begin.
+    /// The last refresh began longer than [`PAUSE`] ago.
     may_start: bool,
-    /// The last refresh brought nothing.
+    /// The last refresh failed.
     failed: bool,
 }
 
@@ -165,7 +165,7 @@ impl Situation {
                 may_start,
                 ..
             } => {
-                // Others need not wait for a set that is merely old.
+                // Only the handshake that starts the refresh waits; the others use the old set.
                 let refreshes = age > FRESH && may_start && !running;
                 if refreshes { Step::Wait } else { Step::UseSet }
             }
@@ -183,8 +183,7 @@ impl Situation {
 }
 
 impl Jwks {
-    /// Fetches nothing yet.
-    /// The keys at `place`, for one algorithm; fetches nothing.
+    /// Makes the key set at `place`, for one algorithm. Fetches nothing yet.
     pub(crate) fn new(place: SetUrl, alg: Alg) -> Result<Self, Fault> {
         let client = client(place.is_loopback)?;
         Ok(Self {
@@ -203,7 +202,7 @@ impl Jwks {
         self.inner.alg
     }
 
-    /// The key of that name, `None` if the set has none that may be used.
+    /// Returns the key with the id `kid`. `None`: the set has no such key.
     pub(crate) async fn key(&self, kid: &str) -> Result<Option<Arc<VerifyKey>>, StoreError> {
         let refresh = {
             let mut state = self.state.lock();
@@ -221,7 +220,7 @@ impl Jwks {
         }
     }
 
-    /// Whether a set is there, or can be had.
+    /// Returns `Ok` if a usable set exists or can be fetched.
     pub(crate) async fn ready(&self) -> Result<(), StoreError> {
         if self.usable().is_some() {
             return Ok(());
@@ -248,7 +247,7 @@ impl Jwks {
         Situation {
             age: keys.as_ref().map(|keys| keys.fetched_at.elapsed()),
             known: keys.is_some_and(|keys| keys.by_kid.contains_key(kid)),
-            // One that nobody waits for any more does not run on by itself.
+            // A shared future only advances while a handshake polls it. After `PAUSE` it counts as abandoned.
             running: matches!(outcome, Some(None)) && !may_start,
             may_start,
             failed: matches!(outcome, Some(Some(Err(_)))),
@@ -299,7 +298,7 @@ async fn refresh(inner: Arc<Inner>) -> Result<(), FetchError> {
                 endpoint = inner.endpoint,
                 error.kind = error.kind.label(),
                 error = %error.text,
-                "JWKS cannot be had; keys fetched before are used for up to 24 h"
+                "The key set cannot be fetched; the keys of the last fetch are used for up to 24 h"
             );
             Err(error)
         }

@@ -1,7 +1,6 @@
-//! Reads a JWK set (RFC 7517 §5): which of its keys may verify a tenant's tokens.
+//! Reads a JWK set (RFC 7517 §5), and selects the keys that may verify a tenant's tokens.
 //!
-//! What a set must not contain (shared secrets, private or weak keys, keys for something else, two keys of one name) is
-//! left out, not believed.
+//! Unsafe keys are left out: shared secrets, private or weak keys, keys for other uses, and keys that share a `kid`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +12,10 @@ use serde_json::{Map, Value};
 
 use super::keys::{Alg, VerifyKey, rsa_is_strong};
 
-/// The keys of a set by their names.
+/// The keys of a set by `kid`.
 pub(crate) type KeysByKid = HashMap<Box<str>, Arc<VerifyKey>>;
 
-/// The keys of a set that may verify tokens by `alg`; `None` if the bytes are no set at all.
+/// Returns the keys of a set that may verify tokens by `alg`. `None`: the bytes are no JWK set.
 pub(crate) fn read_set(body: &[u8], alg: Alg) -> Option<KeysByKid> {
     let set: Value = serde_json::from_slice(body).ok()?;
     let mut by_kid: HashMap<Box<str>, Option<Arc<VerifyKey>>> = HashMap::new();
@@ -28,7 +27,7 @@ pub(crate) fn read_set(body: &[u8], alg: Alg) -> Option<KeysByKid> {
         let Some(key) = usable.and_then(|jwk| read_key(jwk, alg, kid)) else {
             continue;
         };
-        // Of two keys with one name neither can be meant.
+        // Two keys with one `kid` are ambiguous, so neither is used.
         let only = !by_kid.contains_key(kid);
         by_kid.insert(kid.into(), only.then(|| Arc::new(key)));
     }
@@ -36,7 +35,7 @@ pub(crate) fn read_set(body: &[u8], alg: Alg) -> Option<KeysByKid> {
     Some(unique.filter_map(|(kid, key)| Some((kid, key?))).collect())
 }
 
-/// A public key for signatures by this algorithm, as far as the set says (RFC 7517 §4).
+/// Returns true if the set does not exclude the key from verifying signatures by `alg` (RFC 7517 §4).
 fn is_for(jwk: &Map<String, Value>, alg: Alg) -> bool {
     let says = |name: &str, expected: &str| jwk.get(name).is_none_or(|value| value == expected);
     let operations = jwk.get("key_ops").and_then(Value::as_array);

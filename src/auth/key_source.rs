@@ -1,18 +1,18 @@
-//! Where a tenant's keys come from: those of its configuration, and those of a key set. Read here, fetched by nobody yet.
+//! The sources of a tenant's keys: its configuration, and the URL of a key set. This module reads them and fetches nothing.
 //!
-//! The check of a configuration and the verifier of a tenant read the same, so that what one takes the other takes.
+//! The check of a configuration and the verifier of a tenant both use it, so that they accept the same keys.
 
 use crate::config::{Fault, Faults, TokenConfig};
 
 use super::jwks::SetUrl;
 use super::keys::{Alg, KeyRing};
 
-/// The keys of one tenant, before any of a key set was fetched. There is at least one key or a set.
+/// The keys of one tenant before its key set is fetched: at least one key or a set.
 #[derive(Debug)]
 pub(crate) struct KeySource {
     /// The configured keys.
     pub(crate) ring: KeyRing,
-    /// Where a set of keys lies, and the only algorithm that they are used with.
+    /// The URL of a key set, and the only algorithm that its keys are used with.
     pub(crate) set: Option<(SetUrl, Alg)>,
 }
 
@@ -20,7 +20,7 @@ impl KeySource {
     /// Reads `[tenants.NAME.token]`; fetches nothing.
     ///
     /// # Errors
-    /// Everything that is wrong with the keys, at keys below that table. None shows any of a key.
+    /// Every fault of the keys, relative to that table. No fault shows a key.
     pub(crate) fn read(config: &TokenConfig) -> Result<Self, Faults> {
         let ring = KeyRing::new(config);
         let set = key_set(config);
@@ -39,7 +39,7 @@ impl KeySource {
     }
 }
 
-/// Whether a `jwk_url` is passed over: simplejwt, too, looks at `JWK_URL` for public keys only.
+/// Returns true if `jwk_url` is ignored: like simplejwt, the gateway uses it for public keys only.
 pub(crate) fn passes_over_set(config: &TokenConfig) -> bool {
     let algorithm = config.algorithm.as_deref().map(Alg::named);
     config.jwk_url.is_some() && matches!(algorithm, Some(Ok(alg)) if alg.is_hmac())

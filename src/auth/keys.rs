@@ -1,6 +1,6 @@
-//! A tenant's keys: each parsed once and bound to the one algorithm it was configured for.
+//! The keys of a tenant. Each is parsed once and bound to its configured algorithm.
 //!
-//! A token's header chooses among keys by `kid`; it never chooses how a key is used.
+//! A token's header selects a key by `kid`. It never selects the algorithm of a key.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use crate::config::{Fault, Faults, KeyConfig, Secret, TokenConfig};
 
-/// As many keys as a rotation could ever need at once.
+/// Most keys of a tenant. A rotation needs two or three at once.
 pub const MAX_KEYS: usize = 8;
 
-/// RFC 7518 §3.2: an HMAC key should be at least as long as the hash of HS256.
+/// Length in bytes below which an HMAC key gets a warning: that of the hash of HS256 (RFC 7518 §3.2).
 const SHORT_HMAC_KEY: usize = 32;
 
-/// The algorithms of the contract, by their names in `alg` (RFC 7518 §3.1, RFC 8037 §3.1).
+/// The supported algorithms by their names in `alg` (RFC 7518 §3.1, RFC 8037 §3.1).
 const ALGORITHMS: [(&str, Algorithm); 12] = [
     ("HS256", Algorithm::HS256),
     ("HS384", Algorithm::HS384),
@@ -43,13 +43,13 @@ pub(crate) struct Alg {
 }
 
 impl Alg {
-    /// The algorithm of this name; the fault is at the key `algorithm`.
+    /// Finds the algorithm of this name. The fault is at the key `algorithm`.
     pub(crate) fn named(name: &str) -> Result<Self, Fault> {
         let known = ALGORITHMS.iter().find(|(known, _)| *known == name);
         let Some((name, id)) = known else {
             let found = match name {
                 "" => "no algorithm".to_owned(),
-                // Longer than any name: perhaps a key.
+                // A longer text is no name and may be a key, so it is not shown.
                 short if short.len() <= 16 => format!("{short:?}"),
                 _ => "another text".to_owned(),
             };
@@ -64,7 +64,7 @@ impl Alg {
     }
 }
 
-/// One key that verifies, and only by its own algorithm.
+/// A key that verifies signatures of its own algorithm only.
 pub(crate) struct VerifyKey {
     pub(crate) alg: Alg,
     pub(crate) kid: Option<Box<str>>,
@@ -72,7 +72,7 @@ pub(crate) struct VerifyKey {
 }
 
 enum KeyForm {
-    /// With its inner and outer hash begun: jsonwebtoken would begin them again for each token.
+    /// An HMAC key with prepared inner and outer hash, which jsonwebtoken would compute again for each token.
     Hmac(Box<hmac::Key>),
     Public(DecodingKey),
 }
@@ -84,7 +84,7 @@ impl fmt::Debug for VerifyKey {
 }
 
 impl VerifyKey {
-    /// The key of one entry; faults are at its keys.
+    /// Reads the key of one entry. Faults are at the keys of the entry.
     pub(crate) fn from_config(config: &KeyConfig) -> Result<Self, Fault> {
         let alg = Alg::named(&config.algorithm)?;
         let key = if let Some(hash) = hmac_hash(alg.id) {
@@ -108,7 +108,7 @@ impl VerifyKey {
         })
     }
 
-    /// A key of a JWKS, checked by the caller but for the point on its curve.
+    /// Wraps a key of a JWKS. The caller has checked everything except that the point is on its curve.
     pub(crate) fn new(alg: Alg, kid: Box<str>, key: DecodingKey) -> Option<Self> {
         is_on_curve(alg, &key).then_some(Self {
             alg,
@@ -117,7 +117,7 @@ impl VerifyKey {
         })
     }
 
-    /// Whether this key made `signature` over `message`.
+    /// Returns true if `signature` over `message` is by this key.
     pub(crate) fn verifies(&self, message: &str, signature: &Vec<u8>) -> bool {
         match &self.key {
             KeyForm::Hmac(key) => hmac::verify(key, message.as_bytes(), signature).is_ok(),
@@ -136,7 +136,7 @@ fn hmac_hash(algorithm: Algorithm) -> Option<hmac::Algorithm> {
     }
 }
 
-/// What an operator should know of keys that work, each at its key.
+/// Returns warnings about valid keys, each with the key of the configuration.
 pub(crate) fn remarks(config: &KeyConfig) -> Vec<(&'static str, String)> {
     let Some(alg) = Alg::named(&config.algorithm)
         .ok()
@@ -146,7 +146,7 @@ pub(crate) fn remarks(config: &KeyConfig) -> Vec<(&'static str, String)> {
     };
     let mut remarks = Vec::new();
     if config.verifying_key.is_some() {
-        // simplejwt's own rule: a project that sets both goes on working.
+        // simplejwt has the same rule, so a project that sets both works here as well.
         let name = alg.name;
         let text = format!("not used: {name} verifies with signing_key, as in simplejwt");
         remarks.push(("verifying_key", text));
@@ -177,7 +177,7 @@ fn check_secret(secret: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A public key where a shared secret should be lets everybody who knows it sign tokens.
+/// Returns true if a shared secret looks like a public key. With it, everyone who knows the public key could sign.
 fn looks_asymmetric(secret: &str) -> bool {
     let trimmed = secret.trim_start_matches(['\u{FEFF}', ' ', '\t', '\r', '\n']);
     let is_pem = ["---- BEGIN ", "-----BEGIN "]
@@ -190,7 +190,7 @@ fn looks_asymmetric(secret: &str) -> bool {
     is_pem || is_ssh || is_jwk
 }
 
-/// What stands in `verifying_key` for an algorithm.
+/// Describes the expected `verifying_key` of an algorithm.
 fn expected_key(alg: Alg) -> String {
     let kind = match alg.id {
         Algorithm::ES256 => "an EC public key on the curve P-256",
@@ -241,7 +241,7 @@ fn public_key(alg: Alg, text: &str) -> Result<DecodingKey, Fault> {
     Ok(key)
 }
 
-/// What kind of key a PEM holds that is of the wrong kind.
+/// Describes the key in a PEM that is of the wrong kind.
 fn kind_of(pem: &[u8]) -> &'static str {
     if DecodingKey::from_ec_pem(pem).is_ok() {
         "an EC key"
@@ -254,7 +254,7 @@ fn kind_of(pem: &[u8]) -> &'static str {
     }
 }
 
-/// Whether the key is a point on the algorithm's own curve. An RSA key passes.
+/// Returns true if the key is a point on the algorithm's curve. An RSA key passes.
 fn is_on_curve(alg: Alg, key: &DecodingKey) -> bool {
     let parsed = match (alg.id, key.try_get_as_bytes()) {
         (Algorithm::ES256, Ok(point)) => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point),
@@ -265,7 +265,7 @@ fn is_on_curve(alg: Alg, key: &DecodingKey) -> bool {
     parsed.is_ok()
 }
 
-/// 2048 to 8192 bits and an odd public exponent above 1.
+/// Returns true for 2048 to 8192 bits and an odd public exponent above 1.
 pub(crate) fn rsa_is_strong(modulus: &[u8], exponent: &[u8]) -> bool {
     let (n, e) = (significant(modulus), significant(exponent));
     let odd = |bytes: &[u8]| bytes.last().is_some_and(|last| last % 2 == 1);
@@ -277,7 +277,7 @@ fn significant(bytes: &[u8]) -> Vec<u8> {
     bytes.skip_while(|byte| *byte == 0).collect()
 }
 
-/// The length of a number without leading zero bytes.
+/// Returns the length in bits of a number without leading zero bytes.
 fn bits(number: &[u8]) -> usize {
     number.len() * 8
         - number
@@ -290,7 +290,7 @@ fn bits(number: &[u8]) -> usize {
 pub(crate) struct KeyRing(Vec<VerifyKey>);
 
 impl KeyRing {
-    /// Every key of a tenant; faults are at `keys` and below.
+    /// Reads every key of a tenant. Faults are at `keys` and below.
     pub(crate) fn new(config: &TokenConfig) -> Result<Self, Faults> {
         if config.keys.len() > MAX_KEYS {
             let found = format!("{} keys", config.keys.len());
@@ -310,9 +310,9 @@ impl KeyRing {
         self.0.iter().any(|key| key.alg.name == name)
     }
 
-    /// Keys that may have signed a token with this header, the likeliest first.
+    /// Returns the keys that may have signed a token with this header, the likeliest first.
     ///
-    /// With a `kid`: those of that kid, then those without one. Without: all, in their order.
+    /// With a `kid`: keys of that kid, then keys without one. Without a `kid`: all keys in order.
     pub(crate) fn candidates<'a>(
         &'a self,
         alg: &'a str,

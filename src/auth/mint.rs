@@ -1,4 +1,4 @@
-//! Signs a token the way simplejwt does: for `token mint`, `dev` and tests. The gateway itself issues none.
+//! Signs tokens like simplejwt, for `token mint`, `dev` and tests. The gateway itself issues no tokens.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::ids::random_hex;
 
 use super::keys::Alg;
 
-/// Why no token could be signed. Never holds any of a key.
+/// The reason why no token could be signed. It never shows a key.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
     /// The tenant holds only public keys.
@@ -21,31 +21,31 @@ pub enum MintError {
         "no signing_key is configured: the gateway can verify this tenant's tokens, not make them"
     )]
     NoSigningKey,
-    /// The key is none for its algorithm.
+    /// The key does not fit its algorithm.
     #[error(transparent)]
     Key(#[from] Fault),
-    /// The private key does not sign.
+    /// The private key cannot sign.
     #[error("signing_key of {0} is not a private key as PEM (PKCS#8, for RSA also PKCS#1)")]
     NotAPrivateKey(&'static str),
 }
 
-/// What a new token says.
+/// The contents of a new token.
 #[derive(Clone, Debug)]
 pub struct MintRequest<'a> {
-    /// Written as text, as simplejwt 5.5 does.
+    /// The user's id, written as text like in simplejwt 5.5.
     pub user_id: &'a str,
-    /// From now to `exp`, in whole seconds.
+    /// Time from now to `exp`, in whole seconds.
     pub lifetime: Duration,
-    /// Further claims; one with the name of another replaces it.
+    /// Further claims. They replace built-in claims of the same name.
     pub claims: Map<String, Value>,
 }
 
-/// An access token by the tenant's first key that can sign.
+/// Signs an access token with the tenant's first key that can sign.
 ///
-/// The claims stand in simplejwt's order: type, `exp`, `iat`, `jti` of 32 hexadecimal digits, user, the rest.
+/// The claims are in simplejwt's order: type, `exp`, `iat`, `jti` of 32 hexadecimal digits, user, the rest.
 ///
 /// # Errors
-/// [`MintError`] if no configured key signs.
+/// [`MintError`] if no configured key can sign.
 pub fn mint(
     config: &TokenConfig,
     request: &MintRequest<'_>,

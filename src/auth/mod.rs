@@ -1,7 +1,7 @@
-//! Who a token says its bearer is: from the raw text to a verified token, by one tenant's keys and settings.
+//! Verifies a token by one tenant's keys and settings, from its raw text to its claims.
 //!
-//! Knows neither Redis nor a database: the denylist's verdict is pure ([`denylist`]), the user is somebody else's.
-//! `verify` and `explain` go the same way, so that the report says what the server does.
+//! It asks neither Redis nor a database: [`denylist`] only decides over values that admission reads, and
+//! [`crate::users`] finds the user. `verify` and `explain` run the same checks, so that the report matches the server.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub mod mint;
 pub mod query_token;
 mod segments;
 
-/// One tenant's keys and settings. It never sees another tenant's.
+/// The keys and settings of one tenant, never of another.
 pub struct TokenVerifier {
     profile: Profile,
     keys: KeyRing,
@@ -47,48 +47,48 @@ impl fmt::Debug for TokenVerifier {
     }
 }
 
-/// Why a token did not get through.
+/// The reason why a token was not verified.
 #[derive(Debug)]
 pub enum TokenError {
     /// The token is refused: `TokenNotValid`, `TokenExpired`, or `UserNotFound` for an id that no user can have.
     Refused(Refusal),
-    /// The keys cannot be had, so that nothing can be said about the token.
+    /// The keys could not be fetched, so the token is neither valid nor invalid.
     Unavailable(StoreError),
 }
 
-/// A token whose signature and claims are good. Whether it was revoked, and its user, are not known yet.
+/// A token with valid signature and claims. Its revocation and its user are not checked yet.
 #[derive(Clone, Debug)]
 pub struct VerifiedToken {
     /// Canonical (see [`crate::user_id`]).
     pub user_id: UserId,
-    /// `None` where the tenant's `jti_claim` is `false`.
+    /// `None`: the tenant's `jti_claim` is `false`.
     pub jti: Option<Jti>,
     /// Unix seconds, without a fraction.
     pub issued_at: Option<f64>,
     /// `exp` plus leeway, in Unix seconds.
     pub expires_at: Option<f64>,
-    /// The claims as a JSON object that every reader takes.
+    /// The claims as a JSON object that every reader accepts.
     pub claims: Box<str>,
-    /// The text of `revoke_token_claim`, where `check_revoke_token` is on and the token has it.
+    /// The text of `revoke_token_claim`, if `check_revoke_token` is on and the token has the claim.
     pub revoke_digest: Option<String>,
 }
 
-/// What a token says that was signed by a key of the tenant, expired or not: enough to revoke it.
+/// The contents of a token with a valid signature, expired or not: enough to revoke it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SignedToken {
-    /// `None` if the token has none, or the tenant's `jti_claim` is `false`.
+    /// `None`: the token has none, or the tenant's `jti_claim` is `false`.
     pub jti: Option<Jti>,
-    /// `exp` plus leeway, in Unix seconds; `None` if it is not a time.
+    /// `exp` plus leeway, in Unix seconds. `None`: it is not a valid time.
     pub expires_at: Option<f64>,
 }
 
 impl TokenVerifier {
-    /// Parses every key; fetches nothing.
+    /// Parses every key. Fetches nothing.
     ///
-    /// `id_type` is that of the tenant's users.
+    /// `id_type` is the type of the tenant's user ids.
     ///
     /// # Errors
-    /// What is wrong with the keys, at keys of `[tenants.NAME.token]`. It never holds any of a key.
+    /// The faults of the keys, relative to `[tenants.NAME.token]`. They never show a key.
     pub fn new(config: &TokenConfig, id_type: IdType) -> Result<Self, Faults> {
         let KeySource { ring, set } = KeySource::read(config)?;
         let jwks = set.map(|(url, alg)| Jwks::new(url, alg)).transpose()?;
@@ -100,9 +100,9 @@ impl TokenVerifier {
         })
     }
 
-    /// Verifies a token as simplejwt's access-token authentication does, up to its user.
+    /// Verifies a token like simplejwt's authentication by access token, up to its user.
     ///
-    /// Waits only where a key must be fetched from the tenant's `jwk_url`, at most 3 s.
+    /// Waits only while a key is fetched from the tenant's `jwk_url`, at most 3 s.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -116,7 +116,7 @@ impl TokenVerifier {
         self.judge(segments, now, &mut checks)
     }
 
-    /// The same, with what every single check said.
+    /// Verifies a token and reports the result of every check.
     pub async fn explain(&self, token: &RawToken, now: UnixTime) -> Explained {
         let mut checks = Checks::new();
         let text = token.expose();
@@ -124,7 +124,7 @@ impl TokenVerifier {
             Ok(segments) => self.judge(segments, now, &mut checks),
             Err(error) => Err(error),
         };
-        // Taken apart once more for the values: the way to the verdict stays free of them.
+        // Parsed a second time for the report, so that `verify` need not keep the values.
         let segments = match text.len() <= self.max_size {
             true => Segments::read(text).ok(),
             false => None,
@@ -144,7 +144,7 @@ impl TokenVerifier {
         }
     }
 
-    /// Whether a key of this tenant signed the token, whatever its claims say: enough to revoke it.
+    /// Verifies the signature alone and ignores the claims: enough to revoke a token.
     ///
     /// # Errors
     /// [`TokenError`], with the check that failed among `size` to `signature`.
@@ -157,10 +157,10 @@ impl TokenVerifier {
         })
     }
 
-    /// Whether keys are at hand: at once, unless they are fetched from a URL.
+    /// Returns `Ok` once the keys are available. Configured keys are at once; a key set may have to be fetched.
     ///
     /// # Errors
-    /// [`StoreError`] if the tenant's `jwk_url` cannot be read.
+    /// [`StoreError`] if the key set at the tenant's `jwk_url` cannot be fetched.
     pub async fn ready(&self) -> Result<(), StoreError> {
         match &self.jwks {
             None => Ok(()),
@@ -168,7 +168,7 @@ impl TokenVerifier {
         }
     }
 
-    /// The checks from `size` to `signature`.
+    /// Runs the checks from `size` to `signature`.
     async fn open<'t>(
         &self,
         token: &'t str,
@@ -216,7 +216,7 @@ impl TokenVerifier {
         self.keys.has_algorithm(name) || fetched == Some(name)
     }
 
-    /// Tries the configured keys first, so that a tenant with both asks its URL only for what it does not hold.
+    /// Finds the key of a token. Configured keys come first, so that a key set is fetched only for other keys.
     async fn find_signer(&self, alg: &str, segments: &Segments<'_>) -> Result<Signer, StoreError> {
         let kid = segments.kid.as_deref();
         let mut signer = Signer::NoKey;
@@ -238,7 +238,7 @@ impl TokenVerifier {
         Ok(signer)
     }
 
-    /// The checks from `iat` to `user_id`, and what they add up to.
+    /// Runs the checks from `iat` to `user_id`, and decides.
     fn judge(
         &self,
         segments: Segments<'_>,
@@ -302,7 +302,7 @@ fn refuse<T>(checks: &mut Checks, check: Check, detail: &'static str) -> Result<
     Err(TokenError::Refused(Refusal::TokenNotValid(check)))
 }
 
-/// The first check that failed names the refusal; `exp` names it only where a proper time has passed and that is all.
+/// Returns the refusal of the first failed check. `TokenExpired` requires that a valid `exp` is the only failure.
 fn refusal_of(checks: &Checks, facts: &Facts) -> Option<Refusal> {
     let mut failed = checks.failed();
     let first = failed.next()?;

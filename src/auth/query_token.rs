@@ -1,6 +1,6 @@
-//! Takes the token out of a handshake: query, `Authorization`, `Sec-WebSocket-Protocol`. It cannot be printed.
+//! Takes the token from a handshake: query, `Authorization`, `Sec-WebSocket-Protocol`. The token cannot be printed.
 //!
-//! Whether the token is any good is decided elsewhere; here only whether there is one, and one only.
+//! This module only finds exactly one token. [`super::TokenVerifier`] checks it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,16 +12,16 @@ use zeroize::Zeroizing;
 
 use crate::config::{TokenConfig, TokenSource};
 
-/// A token as it came, unverified. It has no `Display`, its `Debug` shows nothing, and its memory is wiped.
+/// An unverified token. It has no `Display`, its `Debug` shows nothing, and its memory is wiped when it is dropped.
 pub struct RawToken(Zeroizing<String>);
 
 impl RawToken {
-    /// Takes a token that came by another way, an API body or a command line.
+    /// Wraps a token from another source, such as an API body or a command line.
     pub fn new(token: String) -> Self {
         Self(Zeroizing::new(token))
     }
 
-    /// The text itself; callers must not print or keep it.
+    /// Returns the text. Callers must neither print nor keep it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -33,23 +33,23 @@ impl fmt::Debug for RawToken {
     }
 }
 
-/// What a handshake says about its token.
+/// The result of the search for a token.
 #[derive(Debug)]
 pub enum TokenPresence {
-    /// None of the tenant's sources holds one.
+    /// No source of the tenant has a token.
     Missing,
-    /// Two sources hold different tokens, or one holds what cannot be one: `token_not_valid`, check `format`.
+    /// Two sources have different tokens, or one has a malformed token: `token_not_valid`, check `format`.
     NotValid,
-    /// One token, perhaps in several places.
+    /// One token, possibly in several sources.
     Found {
         /// The token.
         token: RawToken,
     },
 }
 
-/// Looks into each of the tenant's sources.
+/// Searches each of the tenant's sources.
 ///
-/// Within the query the first non-empty value counts, also if others follow.
+/// Within the query the first non-empty value counts; later ones are ignored.
 pub fn find_token(query: Option<&str>, headers: &HeaderMap, config: &TokenConfig) -> TokenPresence {
     let mut found: Option<Zeroizing<String>> = None;
     for source in &config.sources {
@@ -107,7 +107,7 @@ fn in_query(query: &str, parameter: &str) -> InSource {
 fn in_authorization(headers: &HeaderMap) -> InSource {
     let mut found = InSource::None;
     for header in headers.get_all(AUTHORIZATION) {
-        // Another scheme, a proxy's password say, is not about us.
+        // Ignore other schemes: they can be the credentials of a proxy.
         let Ok(text) = header.to_str() else { continue };
         let mut words = text.split_ascii_whitespace();
         if !words
@@ -129,7 +129,7 @@ fn in_authorization(headers: &HeaderMap) -> InSource {
     found
 }
 
-/// The pair `["bearer", JWT]` among the offered subprotocols.
+/// Finds the pair `["bearer", JWT]` among the offered subprotocols.
 fn in_subprotocols(headers: &HeaderMap) -> InSource {
     let mut found = InSource::None;
     let mut after_bearer = false;

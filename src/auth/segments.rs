@@ -1,7 +1,7 @@
-//! A token taken apart, as strictly as PyJWT 2.15: three segments of canonical base64url, two JSON objects.
+//! Splits a token as strictly as PyJWT 2.15: three segments of canonical base64url, two JSON objects.
 //!
-//! Nothing here is verified. Of the header only `alg`, `kid`, `crit` and `b64` are looked at; keys and URLs that a
-//! header offers (`jwk`, `jku`, `x5u`, `x5c`) are never followed.
+//! It verifies nothing. It reads only `alg`, `kid`, `crit` and `b64` of the header; keys and URLs in a header (`jwk`,
+//! `jku`, `x5u`, `x5c`) are never used.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,18 +10,18 @@ use super::json::Json;
 
 /// A token's parts, decoded and unverified.
 pub(crate) struct Segments<'a> {
-    /// What the signature covers: header and payload as they came, with the dot.
+    /// The bytes under the signature: header and payload unchanged, with the dot.
     pub(crate) signing_input: &'a str,
     pub(crate) signature: Vec<u8>,
     /// The header's `alg`, if it is text.
     pub(crate) alg: Option<Box<str>>,
     pub(crate) kid: Option<Box<str>>,
     pub(crate) claims: Claims,
-    /// The payload as JSON that every reader takes.
+    /// The payload as JSON that every reader accepts.
     pub(crate) claims_text: Box<str>,
 }
 
-/// The payload's members; of equal names the last counts.
+/// The members of the payload. Of equal names the last counts.
 pub(crate) struct Claims(Vec<(Box<str>, Json)>);
 
 impl Claims {
@@ -32,7 +32,7 @@ impl Claims {
 }
 
 impl<'a> Segments<'a> {
-    /// Takes `token` apart, or says in fixed words why that cannot be.
+    /// Splits `token`. The error is a fixed text with the reason.
     pub(crate) fn read(token: &'a str) -> Result<Self, &'static str> {
         let parts = token
             .rsplit_once('.')
@@ -74,7 +74,7 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// The `kid`, once the header asks for nothing that is not understood (RFC 7515 §4.1.11, RFC 7797).
+/// Returns the `kid`. Refuses a header with unsupported extensions (RFC 7515 §4.1.11, RFC 7797).
 fn check_header(header: &Claims) -> Result<Option<Box<str>>, &'static str> {
     if header.get("b64") == Some(&Json::Bool(false)) {
         return Err("the header asks for a detached payload (b64)");
@@ -98,7 +98,7 @@ fn check_header(header: &Claims) -> Result<Option<Box<str>>, &'static str> {
 
 fn claims_text(json: &Json, plain: bool, payload: Vec<u8>) -> Box<str> {
     if plain {
-        // Plain means UTF-8; a byte order mark in front is not part of the text.
+        // A plain payload is UTF-8. A leading byte order mark is not part of the text.
         if let Ok(text) = String::from_utf8(payload) {
             return match text.strip_prefix('\u{FEFF}') {
                 Some(rest) => rest.into(),
@@ -111,14 +111,14 @@ fn claims_text(json: &Json, plain: bool, payload: Vec<u8>) -> Box<str> {
     text.into()
 }
 
-/// Canonical base64url; correct padding may be there or not, as PyJWT takes it.
+/// Decodes canonical base64url, with or without correct padding, like PyJWT.
 fn decode_segment(segment: &str) -> Option<Vec<u8>> {
     let stripped = segment.trim_end_matches('=');
     let padding = segment.len() - stripped.len();
     if padding > 2 || (padding > 0 && !segment.len().is_multiple_of(4)) {
         return None;
     }
-    // This engine refuses `+`, `/`, blanks, a lone last character and unused bits that are not zero.
+    // This engine refuses `+`, `/`, blanks, a single last character and unused bits that are not zero.
     URL_SAFE_NO_PAD.decode(stripped).ok()
 }
 

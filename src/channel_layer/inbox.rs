@@ -110,6 +110,7 @@ impl Inbox {
         let cost = ENTRY + size as u64;
         let mut queue = self.queue.lock();
         let limit = self.limit.load(Ordering::Relaxed);
+        // An empty queue takes an event of any size: the bound is against a backlog, not against large events.
         let fits = limit == 0 || queue.bytes == 0 || queue.bytes + cost <= limit;
         if fits {
             // The gauge is moved by the difference, not set: tenants beyond `metrics.tenant_series` share it.
@@ -163,6 +164,7 @@ impl Inbox {
     }
 
     fn append(&self, queue: &mut Queue, signal: Signal, cost: u64) {
+        // The relay waits only while the queue is empty, so only the first signal has to wake it.
         queue.signals.push_back((signal, cost));
         if queue.signals.len() == 1 {
             self.filled.notify_one();

@@ -128,6 +128,7 @@ impl<'a> MsgPackReader<'a> {
 
     fn items(&mut self, len: usize, depth: usize) -> Result<Value, DecodeError> {
         self.enter(len, depth)?;
+        // A value takes far more memory than its byte in the payload, so the length alone does not decide the allocation.
         let mut items = Vec::with_capacity(len.min(1024));
         for _ in 0..len {
             items.push(self.value(depth + 1)?);

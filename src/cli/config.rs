@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::config::{self, Config, ConfigErrors, ServerConfig, Warning, print_duration};
 use crate::validation::LoadOptions;
 
-/// What is cut after the window: sockets that did not answer their close frame.
+/// Time after the window until sockets are cut that did not answer their close frame.
 const CUT_AFTER: Duration = Duration::from_secs(5);
 
-/// Look at configurations
+/// Check a configuration, and print defaults and the reference
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigVerb {
     Check(CheckArguments),
@@ -25,14 +25,14 @@ pub(super) enum ConfigVerb {
     Reference,
 }
 
-/// Report everything that is wrong with a configuration; touches no network
+/// Report every mistake of a configuration; uses no network
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lockgate config check --config lockgate.toml
   lockgate config check --config lockgate.toml --grace 90s   as terminationGracePeriodSeconds")]
 pub(super) struct CheckArguments {
-    /// Prove also that a full replica drains within this grace period, and say at what rate
+    /// Check also that a full replica drains within this grace period, and print the rate
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     grace: Option<Duration>,
     /// Print one JSON object
@@ -83,7 +83,7 @@ fn check(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// "1 file", "2 files".
+/// Returns "1 file", "2 files".
 fn counted(count: usize, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
@@ -137,17 +137,17 @@ fn warnings_json(warnings: &[Warning]) -> Vec<serde_json::Value> {
         .collect()
 }
 
-/// The longest goodbye that a configuration allows, and how a full replica spends it.
+/// The longest drain that a configuration allows, for a full replica.
 struct Goodbye {
     delay: Duration,
     window: Duration,
     /// Delay, window, and the time for the last close frames.
     longest: Duration,
-    /// Sockets of a full replica: `server.max_connections`, or what the descriptor limit of this machine leaves.
+    /// Sockets of a full replica: `server.max_connections`, or the number that this machine's descriptor limit allows.
     connections: u64,
-    /// Whether [`Goodbye::connections`] is this machine's, and not the configuration's.
+    /// True if [`Goodbye::connections`] comes from this machine instead of the configuration.
     by_descriptors: bool,
-    /// Sockets that it closes per second: `drain.rate`, or more where the window would not suffice.
+    /// Sockets that it closes per second: `drain.rate`, or more if the window would be too short.
     per_second: u64,
 }
 
@@ -169,7 +169,7 @@ impl Goodbye {
         }
     }
 
-    /// Why the drain of a full replica fits.
+    /// Explains that the drain of a full replica fits.
     fn proof(&self, grace: Duration) -> String {
         let Self {
             connections,
@@ -195,7 +195,7 @@ impl Goodbye {
     }
 }
 
-/// Why a drain does not fit into the grace period.
+/// Explains why a drain does not fit into the grace period.
 fn grace_problem(server: &ServerConfig, grace: Option<Duration>) -> Option<String> {
     let needed = Goodbye::of(server).longest;
     let grace = grace.filter(|grace| needed > *grace)?;
@@ -210,7 +210,7 @@ fn grace_problem(server: &ServerConfig, grace: Option<Duration>) -> Option<Strin
     ))
 }
 
-/// Whether the rate would be exceeded by a full replica: then the drain is faster than configured.
+/// Returns a hint if a full replica has to close sockets faster than the configured rate.
 fn window_hint(server: &ServerConfig) -> Option<String> {
     let paced = (f64::from(server.drain.rate) * server.drain.window.as_secs_f64()) as u64;
     (server.max_connections > paced).then(|| {

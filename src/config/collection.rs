@@ -1,4 +1,4 @@
-//! Forms made of other forms: what may be left out, lists, tables.
+//! Forms made of other forms: optional values, lists, tables.
 
 use std::marker::PhantomData;
 
@@ -57,7 +57,7 @@ impl<F: Form> Form for List<F> {
                 reader.below(format!("[{index}]"), |reader| self.0.read(item, reader))
             })
             .collect();
-        // One that is wrong was reported; without it the list would mean something else.
+        // A wrong item was reported. Without it the list would mean something else, so there is no list.
         (read.len() == items.len()).then_some(read)
     }
 
@@ -74,7 +74,7 @@ impl<F: Form> Form for List<F> {
     }
 }
 
-/// One text, or a list of them.
+/// A text or a list of texts.
 pub(super) struct OneOrMore;
 
 impl Form for OneOrMore {

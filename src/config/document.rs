@@ -1,15 +1,15 @@
-//! A TOML text as a tree in which every value knows the place it came from.
+//! A TOML text as a tree in which every value has its place in the source.
 //!
-//! Only this file reads TOML. Syntax errors carry a place and a message, never the line itself: it may hold a secret.
+//! Only this file reads TOML. A syntax error has a place and a message, never the line itself, which may hold a secret.
 //!
-//! Instead of serde's derive, which ends at the first mistake and quotes the line.
+//! It replaces serde's derive, which stops at the first mistake and quotes the line.
 
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where a value stands: a source (file or variable), and in a file line and column from 1.
+/// The place of a value: a source (file or variable), and for a file line and column, counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(super) source: usize,
@@ -17,15 +17,15 @@ pub(crate) struct Place {
     pub(super) column: usize,
 }
 
-/// A value with its place. Has no `Debug`: it may hold a secret.
+/// A value with its place. It has no `Debug`, because it may hold a secret.
 pub(crate) struct Node {
     pub(super) place: Place,
-    /// The text of the variable that this value came from: a text key takes it as it is.
+    /// The text of the variable behind this value. A text key takes it unchanged.
     pub(super) raw: Option<Box<str>>,
     pub(super) value: Value,
 }
 
-/// What TOML knows; a date counts as text that nothing expects.
+/// The types of TOML. A date is kept as a text that no key expects.
 pub(crate) enum Value {
     Text(String),
     Integer(i64),
@@ -39,14 +39,14 @@ pub(crate) enum Value {
 /// The entries of a table, by key.
 pub(crate) type Table = BTreeMap<String, Node>;
 
-/// What is wrong with a text as TOML.
+/// A syntax error in TOML.
 pub(super) struct SyntaxError {
     pub(super) place: Place,
     pub(super) message: String,
 }
 
 impl Node {
-    /// An empty table that stands nowhere.
+    /// Makes an empty table at `place`.
     pub(super) fn empty_table(place: Place) -> Self {
         Self {
             place,
@@ -55,7 +55,7 @@ impl Node {
         }
     }
 
-    /// The type in the words of an error message, with the article.
+    /// Returns the type's name for an error message, with its article.
     pub(super) fn type_name(&self) -> &'static str {
         match self.value {
             Value::Text(_) => "text",
@@ -68,8 +68,8 @@ impl Node {
         }
     }
 
-    /// The value as far as it may be shown: scalars that cannot hold a credential, and nothing that came from a
-    /// variable of the environment.
+    /// Describes the value for a message without risk to secrets: scalars that cannot hold a credential are shown, values
+    /// from environment variables never.
     pub(super) fn shown(&self) -> String {
         let harmless = |text: &str| {
             text.len() <= 48 && !text.contains('@') && !text.chars().any(char::is_control)
@@ -86,7 +86,7 @@ impl Node {
         }
     }
 
-    /// The entries, if it is a table.
+    /// Returns the entries of a table.
     pub(super) fn as_table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),
@@ -94,7 +94,7 @@ impl Node {
         }
     }
 
-    /// The node at a key path like `tenants.acme.routes[1].path`.
+    /// Finds the node at a key path like `tenants.acme.routes[1].path`.
     pub(super) fn at(&self, path: &str) -> Option<&Self> {
         let mut node = Some(self);
         for segment in path.split(['.', '[']) {
@@ -103,7 +103,7 @@ impl Node {
         node
     }
 
-    /// As [`Node::at`], or the deepest node on the way that exists.
+    /// Finds the node at a key path, or else the deepest existing node on the way.
     pub(super) fn deepest(&self, path: &str) -> &Self {
         let mut node = self;
         for segment in path.split(['.', '[']) {
@@ -124,7 +124,7 @@ impl Node {
     }
 }
 
-/// Reads a whole document. A byte order mark and CRLF line ends are accepted.
+/// Reads a whole document. A byte order mark and CRLF line ends are allowed.
 pub(super) fn parse(text: &str, source: usize) -> Result<Node, Vec<SyntaxError>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines::new(text, source);
@@ -144,12 +144,12 @@ pub(super) fn parse(text: &str, source: usize) -> Result<Node, Vec<SyntaxError>>
             message: error.message().replace('\n', "; "),
         })
         .collect();
-    // What follows on the same line is mostly an echo of the first mistake.
+    // Further errors on the same line mostly follow from the first.
     mistakes.dedup_by_key(|mistake| mistake.place.line);
     Err(mistakes)
 }
 
-/// Reads the value of a variable: as TOML where it is that, else as text.
+/// Reads the value of a variable as TOML if possible, else as text.
 pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
     let place = Place {
         source,
@@ -173,7 +173,7 @@ pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
     node
 }
 
-/// Notes at every value of a variable that it came from there.
+/// Marks every value as read from a variable with the text `raw`.
 fn mark(node: &mut Node, raw: &str) {
     node.raw = Some(raw.into());
     match &mut node.value {
@@ -183,7 +183,7 @@ fn mark(node: &mut Node, raw: &str) {
     }
 }
 
-/// Byte offsets to lines and columns; no starts: a source without lines.
+/// Converts byte offsets to lines and columns. Without line starts the source has no lines.
 struct Lines {
     starts: Vec<usize>,
     source: usize,
@@ -197,7 +197,7 @@ impl Lines {
         Self { starts, source }
     }
 
-    /// Columns count bytes: editors agree on ASCII, and keys are ASCII.
+    /// Converts an offset. Columns count bytes, which are characters before an ASCII key.
     fn place(&self, offset: usize) -> Place {
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = line.checked_sub(1).map_or(offset, |at| self.starts[at]);
@@ -208,7 +208,7 @@ impl Lines {
         }
     }
 
-    /// Entries stand where their key stands.
+    /// Converts a table. An entry's place is that of its key.
     fn table(&self, table: DeTable<'_>) -> Table {
         table
             .into_iter()
@@ -235,7 +235,7 @@ impl Lines {
     fn value(&self, value: DeValue<'_>) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.into_owned()),
-            // Beyond 64 bits it is out of every range; as a fraction it is refused as one.
+            // An integer beyond 64 bits becomes a float, which every integer key refuses.
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .map_or(Value::Float(f64::INFINITY), Value::Integer),
             DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),

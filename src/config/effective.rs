@@ -1,16 +1,16 @@
-//! What holds for one tenant once its own tables and those of the deployment are taken together.
+//! The effective settings of one tenant: its own tables combined with those of the deployment.
 //!
-//! The one place that decides which Redis, which layer and which denylist a tenant has. The building of tenants, the
-//! check of a configuration, `doctor` and its ACL lines all ask here. Nothing is parsed or connected.
+//! Only this file decides which Redis, layer and denylist a tenant has. The builder of tenants, the check of a
+//! configuration, `doctor` and its ACL lines all use it. It neither parses nor connects anything.
 
 use super::{Config, DenylistConfig, LayerKind, Secret, TenantConfig};
 
-/// A tenant's own tables beside those of the deployment.
+/// The effective settings of one tenant.
 #[derive(Clone, Copy, Debug)]
 pub struct Effective<'c> {
     /// The tenant's own tables.
     pub tenant: &'c TenantConfig,
-    /// The deployment's.
+    /// The deployment's `denylist` table.
     pub denylist: &'c DenylistConfig,
     /// The Redis of cached users and control messages: the tenant's, else the deployment's. `None`: both stay in this
     /// process.
@@ -18,7 +18,7 @@ pub struct Effective<'c> {
 }
 
 impl Config {
-    /// What holds for `tenant`, which is one of this configuration.
+    /// Returns the effective settings of `tenant`, which is one of this configuration.
     pub fn effective<'c>(&'c self, tenant: &'c TenantConfig) -> Effective<'c> {
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
         Effective {
@@ -30,19 +30,19 @@ impl Config {
 }
 
 impl<'c> Effective<'c> {
-    /// The Redis of revocations. `None`: they stay in this process.
+    /// Returns the Redis of revocations. `None`: they stay in this process.
     pub fn denylist_redis(&self) -> Option<&'c Secret> {
         self.denylist.redis.as_ref().or(self.redis)
     }
 
-    /// The Redis of revocations where it is another than [`Effective::redis`].
+    /// Returns the Redis of revocations if it differs from [`Effective::redis`].
     pub fn separate_denylist(&self) -> Option<&'c Secret> {
         let own = self.denylist.redis.as_ref();
         own.filter(|own| Some(*own) != self.redis)
     }
 
-    /// The Redis servers that carry events, in order: the layer's `hosts`, else the tenant's Redis. Whether the layer
-    /// is of a kind that uses them is for [`Effective::layer_kind`] to say.
+    /// Returns the Redis servers that carry events, in order: the layer's `hosts`, else the tenant's Redis. A layer of
+    /// the kind `memory` ([`Effective::layer_kind`]) does not use them.
     pub fn layer_hosts(&self) -> Vec<&'c Secret> {
         let hosts = &self.tenant.layer.hosts;
         if hosts.is_empty() {
@@ -52,7 +52,7 @@ impl<'c> Effective<'c> {
         }
     }
 
-    /// The layer's kind: as configured, else `pubsub` where events have a Redis, else `memory`.
+    /// Returns the layer's kind: as configured, else `pubsub` if events have a Redis, else `memory`.
     pub fn layer_kind(&self) -> LayerKind {
         let has_redis = self.redis.is_some() || !self.tenant.layer.hosts.is_empty();
         self.tenant.layer.kind.unwrap_or(match has_redis {
@@ -62,10 +62,10 @@ impl<'c> Effective<'c> {
     }
 }
 
-/// What Lockgate's own keys and channels begin with.
+/// The prefix of Lockgate's own keys and channels.
 const OWN_PREFIX: &str = "lockgate:";
 
-/// Why a layer's prefix does not keep its names apart from others on a Redis that several tenants use.
+/// Returns the fault of a prefix that does not separate its names from others on a shared Redis.
 pub fn prefix_fault(prefix: &str) -> Option<&'static str> {
     match prefix {
         "" => Some("an empty prefix"),
@@ -76,8 +76,8 @@ pub fn prefix_fault(prefix: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether layers with these prefixes can make one name, on one Redis server: the database number separates no
-/// channels. `memory` layers meet nobody.
+/// Returns true if layers with these prefixes can produce the same name on one Redis server. The database number
+/// does not separate channels. Do not ask for `memory` layers, which share no server.
 pub fn prefixes_meet(one: &str, other: &str) -> bool {
     let faulty = prefix_fault(one).is_some() || prefix_fault(other).is_some();
     faulty || one.starts_with(other) || other.starts_with(one)

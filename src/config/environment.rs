@@ -1,14 +1,14 @@
-//! The environment as the configuration sees it: a copy, so that tests never touch the process's own.
+//! A copy of the environment for reading the configuration. Tests use their own and never change the process's.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Variables by name. Values may be secrets: `Debug` shows only how many there are.
+/// Variables by name. Values may be secrets, so `Debug` shows only their number.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The environment of this process. What is not UTF-8 is left out.
+    /// Copies the environment of this process, without variables that are not UTF-8.
     pub fn of_process() -> Self {
         Self(
             std::env::vars_os()
@@ -19,7 +19,7 @@ impl Environment {
         )
     }
 
-    /// The value of a variable; an empty one counts as unset.
+    /// Returns the value of a variable. An empty one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
@@ -27,7 +27,7 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
-    /// Every variable that is not empty, by name.
+    /// Iterates over the variables that are not empty, sorted by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
             .iter()

@@ -1,25 +1,25 @@
-//! What is wrong with a part of the configuration, as the type that is made from it says so.
+//! Faults in a part of the configuration, as reported by the constructor of that part.
 //!
-//! A constructor (a key, a URL, a route) knows neither file nor line. It names the key below its own table, and the check
-//! of the whole configuration adds the place. No fault shows a secret.
+//! The constructor of a key, a URL or a route does not know file and line. It names the key relative to its own table,
+//! and the check of the whole configuration adds the place. No fault shows a secret.
 
 use std::fmt;
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The key, relative to the table or value that was read; may be empty.
+    /// The key, relative to the table or value that was read. May be empty.
     pub key: String,
-    /// What stands there; never a secret.
+    /// A description of the value; never a secret.
     pub found: String,
-    /// What may stand there.
+    /// The values that are allowed.
     pub expected: String,
-    /// What to do; may be empty.
+    /// The action to take. May be empty.
     pub advice: String,
 }
 
 impl Fault {
-    /// A fault without advice.
+    /// Makes a fault without advice.
     pub fn new(
         key: impl Into<String>,
         found: impl Into<String>,
@@ -33,7 +33,7 @@ impl Fault {
         }
     }
 
-    /// The same, with what to do.
+    /// Adds the action to take.
     pub fn advice(self, advice: impl Into<String>) -> Self {
         Self {
             advice: advice.into(),
@@ -41,7 +41,7 @@ impl Fault {
         }
     }
 
-    /// The same, seen from further up: its key stands below `key`.
+    /// Moves the fault below `key`, for the caller that reads the outer table.
     pub fn below(self, key: &str) -> Self {
         Self {
             key: join(key, &self.key),
@@ -50,7 +50,7 @@ impl Fault {
     }
 }
 
-/// The path of a key below another; either may be empty.
+/// Joins two key paths. Either may be empty.
 fn join(outer: &str, inner: &str) -> String {
     let dot = match outer.is_empty() || inner.is_empty() || inner.starts_with('[') {
         true => "",
@@ -74,12 +74,12 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// Everything that is wrong with a table; at least one.
+/// All faults of a table, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
 impl Faults {
-    /// `value`, or the faults if there are any.
+    /// Returns `value` if there are no faults.
     ///
     /// # Errors
     /// The faults.
@@ -90,7 +90,7 @@ impl Faults {
         }
     }
 
-    /// Splits what was read from what could not be.
+    /// Collects the values, or else every fault.
     pub fn collect<T>(read: impl IntoIterator<Item = Result<T, Fault>>) -> Result<Vec<T>, Self> {
         let mut faults = Vec::new();
         let values = read

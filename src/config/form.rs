@@ -1,4 +1,4 @@
-//! The forms that a value can have: each reads one, says what it expects, and prints one as TOML.
+//! The forms of a value. Each form reads a value, describes the expected input, and prints a value as TOML.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -29,7 +29,7 @@ impl Form for Text {
         match (&node.value, &node.raw) {
             (Value::Text(text), _) if !text.is_empty() => Some(text.clone()),
             (Value::Text(_), _) | (_, None) => reader.wrong(node, self, ""),
-            // A variable's `123` or `true` is a text where a text is wanted.
+            // A variable's `123` or `true` was parsed as TOML, but a text key takes it as text.
             (_, Some(raw)) if !raw.is_empty() => Some(raw.to_string()),
             (_, Some(_)) => reader.wrong(node, self, ""),
         }
@@ -109,17 +109,17 @@ impl<T: TryFrom<i64> + fmt::Display> Form for Count<T> {
     }
 }
 
-/// A duration with its unit, of at least so much.
+/// A duration with its unit, at least the given one.
 pub(super) struct Span(pub(super) Duration);
 
 /// A duration that may be zero.
 pub(super) const ANY_SPAN: Span = Span(Duration::ZERO);
 /// A duration that is not zero.
 pub(super) const SOME_SPAN: Span = Span(Duration::from_millis(1));
-/// A duration that ends up in whole seconds, in Redis for example.
+/// A duration of at least a second: Redis, for example, takes whole seconds.
 pub(super) const SECONDS: Span = Span(Duration::from_secs(1));
 
-/// Longer ones are taken for a slip, and would overflow clocks: ten years.
+/// Longest duration: ten years. A longer one is a mistake, and could overflow a clock.
 const LONGEST: Duration = Duration::from_secs(3_653 * 86_400);
 
 impl Form for Span {
@@ -153,7 +153,7 @@ impl Form for Span {
     }
 }
 
-/// A size with its unit, of at least so many bytes.
+/// A size with its unit, at least the given number of bytes.
 pub(super) struct Size(pub(super) u64);
 
 impl Form for Size {
@@ -172,7 +172,7 @@ impl Form for Size {
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<u64> {
         let read = match &node.value {
             Value::Text(text) => units::parse_size(text),
-            // 0 is no limit where a limit is a size, and needs no unit.
+            // 0 needs no unit: it switches a limit off.
             Value::Integer(0) => Some(0),
             _ => None,
         };
@@ -192,13 +192,13 @@ impl Form for Size {
     }
 }
 
-/// A word that switches off what is else written in another form: `"off"`, or `false`.
+/// A value in another form, or the word that switches it off: `"off"` or `false`.
 pub(super) struct Or<F> {
     word: &'static str,
     form: F,
 }
 
-/// `"off"` is `None`.
+/// Reads `"off"` as `None`.
 pub(super) fn or_off<F>(form: F) -> Or<F> {
     Or {
         word: "\"off\"",
@@ -206,7 +206,7 @@ pub(super) fn or_off<F>(form: F) -> Or<F> {
     }
 }
 
-/// `false` is `None`.
+/// Reads `false` as `None`.
 pub(super) fn or_false<F>(form: F) -> Or<F> {
     Or {
         word: "false",
@@ -278,7 +278,7 @@ impl<T: Words> Form for Choice<T> {
     }
 }
 
-/// Where a listener binds.
+/// The address of a listener.
 pub(super) struct Address;
 
 impl Form for Address {
@@ -308,13 +308,13 @@ impl Form for Address {
     }
 }
 
-/// What its `FromStr` reads.
+/// A text that `T::from_str` reads.
 pub(super) struct Parsed<T> {
     expected: &'static str,
     kind: PhantomData<T>,
 }
 
-/// Text that `T` reads.
+/// Makes the form of a text that `T::from_str` reads.
 pub(super) fn parsed<T>(expected: &'static str) -> Parsed<T> {
     Parsed {
         expected,

@@ -1,29 +1,29 @@
-//! What the reference says of a key.
+//! The entries of the reference.
 
 /// One key of the reference.
 pub(crate) struct Key {
-    /// As it stands in the file.
+    /// The key's name in the file.
     pub(super) name: &'static str,
     /// The documentation of the field, one line each.
     pub(super) meaning: &'static [&'static str],
-    /// What may stand there.
+    /// The values that are allowed.
     pub(super) expected: String,
-    /// The default as TOML; `None`: not set.
+    /// The default as TOML. `None`: not set.
     pub(super) default: Option<String>,
-    /// What stands below it.
+    /// The keys below it.
     pub(super) inner: Inner,
 }
 
-/// What stands below a key.
+/// The keys below a key.
 pub(crate) enum Inner {
-    /// Nothing: a value.
+    /// None: the key has a value.
     Value,
-    /// One table, which has its defaults when it is left out.
+    /// One table. Without it its defaults apply.
     Table(&'static [&'static str], Vec<Key>),
-    /// One table, which may be left out.
+    /// One optional table.
     Optional(&'static [&'static str], Vec<Key>),
     /// A list of tables.
     List(&'static [&'static str], Vec<Key>),
-    /// Tables by a name of the operator's choice.
+    /// Tables by names that the operator chooses.
     Named(&'static [&'static str], Vec<Key>),
 }

@@ -15,35 +15,35 @@ table! {
     /// The carrier of events between processes: the settings of `CHANNEL_LAYERS`, by the same names.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LayerConfig {
-        /// The layer; if unset, `pubsub` where a Redis is configured, else `memory`.
+        /// The kind of layer. Unset: `pubsub` if a Redis is configured, else `memory`.
         pub kind: Option<LayerKind> as Optional(choice()) => None,
-        /// Redis URLs, in order; empty: the tenant's Redis.
+        /// Redis URLs, in order. Empty: the tenant's Redis.
         pub hosts: Vec<Secret> as List(SecretText) => Vec::new(),
         /// The beginning of its keys and channels.
         pub prefix: String as Prefix => "asgi".to_owned(),
-        /// How events are written.
+        /// The encoding of events.
         pub serializer_format: SerializerFormat as choice() => SerializerFormat::MsgPack,
         /// Fernet keys, or any text that Channels makes one of; the first encrypts, all decrypt.
         pub symmetric_encryption_keys: Vec<Secret> as List(SecretText) => Vec::new(),
-        /// Which names groups may have: those that Channels allows, or any (`pubsub` only).
+        /// The allowed names of groups: those that Channels allows, or any (`pubsub` only).
         pub group_names: GroupNames as choice() => GroupNames::Channels,
-        /// `core`: how long an event may wait.
+        /// `core`: the longest time that an event may wait.
         pub expiry: Duration as SECONDS => Duration::from_secs(60),
-        /// `core`: how long a membership lasts.
+        /// `core`: the lifetime of a group membership.
         pub group_expiry: Duration as SECONDS => Duration::from_secs(86_400),
-        /// `core`: how many events a channel holds.
+        /// `core`: the most events that a channel holds.
         pub capacity: u32 as count(1) => 100,
-        /// `core`: capacities by channel name, with shell globs; the first that matches counts.
+        /// `core`: capacities by channel name, as shell globs. The first match counts.
         pub channel_capacity: IndexMap<String, u32> as Map(count(1)) => IndexMap::new(),
-        /// `core`: how many random bytes stand before a stored event; with 0, equal events at one time are one.
+        /// `core`: the number of random bytes before a stored event. With 0, equal events of the same moment are one.
         pub random_prefix_length: u8 as within(0, 64) => 12,
     }
 }
 
-/// A key of `channel_capacity`: a glob as Python's `fnmatch` reads it, where several `*` are as good as one.
+/// Reads a key of `channel_capacity`, a glob as in Python's `fnmatch`, where several `*` in a row mean the same as one.
 ///
 /// # Errors
-/// If it is none.
+/// If the text is not a valid glob.
 pub fn channel_pattern(glob: &str) -> Result<glob::Pattern, glob::PatternError> {
     let mut text = String::with_capacity(glob.len());
     for letter in glob.chars() {
@@ -54,7 +54,7 @@ pub fn channel_pattern(glob: &str) -> Result<glob::Pattern, glob::PatternError> 
     glob::Pattern::new(&text)
 }
 
-/// Any text, also an empty one: on a Redis of its own a tenant may have no prefix.
+/// Any text. It may be empty: on a Redis of its own a tenant needs no prefix.
 struct Prefix;
 
 impl Form for Prefix {
@@ -90,7 +90,7 @@ words! {
 }
 
 words! {
-    /// How events are written.
+    /// The encoding of events.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum SerializerFormat {
         /// MessagePack.
@@ -101,7 +101,7 @@ words! {
 }
 
 words! {
-    /// Which names groups may have.
+    /// The allowed names of groups.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum GroupNames {
         /// Those that Channels allows.

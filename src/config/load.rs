@@ -1,4 +1,4 @@
-//! From files and environment to a configuration that was read, but not yet checked as a whole.
+//! Reads a configuration from files and environment. [`crate::validation`] checks it as a whole.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,40 +13,40 @@ use super::problem::{Report, Source};
 use super::read::{Form, Reader};
 use super::table::Keyed;
 
-/// A configuration as it was read, with the mistakes so far; [`crate::validation`] looks at it as a whole.
+/// A configuration that was read but not yet checked as a whole, with the mistakes so far.
 pub(crate) struct Draft {
-    /// What is missing or wrong has its default.
+    /// The configuration. Missing and wrong keys have their defaults.
     pub(crate) config: Config,
-    /// What was found wrong so far.
+    /// The mistakes so far.
     pub(crate) report: Report,
-    /// Whether every file could be read and parsed. If not, what seems to be missing may stand there.
+    /// True if every file could be read and parsed. If not, seemingly missing keys may stand in the others.
     pub(crate) complete: bool,
-    /// Every file that was read.
+    /// The files that were read.
     pub(crate) files: Vec<PathBuf>,
-    /// Every file that a secret was read from.
+    /// The files that secrets were read from.
     pub(crate) secret_files: Vec<PathBuf>,
-    /// Where every key stands.
+    /// The places of all keys.
     pub(crate) places: Places,
 }
 
-/// The document, of which only places are told: its values may be secrets.
+/// The document, reduced to its places: its values may be secrets.
 pub(crate) struct Places(Node);
 
 impl Places {
-    /// Where a key path like `tenants.acme.routes[1].path` stands, or the nearest table above it that is there.
+    /// Returns the place of a key path like `tenants.acme.routes[1].path`, or of the nearest existing table above it.
     pub(crate) fn of(&self, path: &str) -> Place {
         self.0.deepest(path).place
     }
 
-    /// Whether the key stands there at all.
+    /// Returns true if the document sets the key.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.0.at(path).is_some()
     }
 }
 
 impl Draft {
-    /// Reads the file, what it includes, and the overrides of the environment. Without a file: defaults and overrides.
-    /// `registered_consumers` are the names that routes may use as `kind` beside those built in.
+    /// Reads the file, its included files, and the overrides of the environment. Without a file only defaults and overrides
+    /// count. Routes may use the names in `registered_consumers` as `kind`, beside the built-in ones.
     pub(crate) fn read(
         path: Option<&Path>,
         environment: &Environment,
@@ -140,12 +140,12 @@ impl Files {
         }
     }
 
-    /// Reads the files that `include` names and moves their tenants into `table`.
+    /// Reads the files that `include` matches, and moves their tenants into `table`.
     fn include(&mut self, main: &Path, table: &mut Table, reader: &mut Reader<'_>) {
         let Some(globs) = table.get("include") else {
             return;
         };
-        // A wrong type is reported when the key is read.
+        // A wrong type is reported later, when the key itself is read.
         let Value::List(items) = &globs.value else {
             return;
         };
@@ -169,7 +169,7 @@ impl Files {
     }
 }
 
-/// The files that a glob names, sorted. A name without wildcards must exist.
+/// Returns the files that a glob matches, sorted. A name without wildcards must exist.
 fn found(
     folder: &Path,
     pattern: &str,
@@ -219,7 +219,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Moves the tenants of an included file over; whatever else stands in it is a mistake.
+/// Moves the tenants of an included file to the main table. Any other key in it is a mistake.
 fn adopt(root: Node, main: &mut Table, report: &mut Report) {
     let Value::Table(entries) = root.value else {
         return;
@@ -242,7 +242,7 @@ fn adopt(root: Node, main: &mut Table, report: &mut Report) {
         let all = main
             .entry("tenants".to_owned())
             .or_insert_with(|| Node::empty_table(node.place));
-        // Something else than a table is reported when the key is read.
+        // A value that is no table is reported later, when the key itself is read.
         let Value::Table(all) = &mut all.value else {
             return;
         };

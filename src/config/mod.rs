@@ -1,7 +1,7 @@
-//! What an operator configures: one struct per table of the configuration file, one documented field per key.
+//! The configuration: one struct per table of the file, one documented field per key.
 //!
-//! From these declarations come the reading with its error messages, the defaults and the reference. What the keys mean
-//! together is checked further up, by [`crate::validation`], which also has `Config::load`.
+//! The reader, its error messages, the defaults and the reference all come from these declarations.
+//! [`crate::validation`] checks the keys together, and has `Config::load`.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ table! {
     pub struct Config {
         /// Files with further `[tenants.NAME]` tables: shell globs, relative to this file.
         pub include: Vec<String> as List(Text) => Vec::new(),
-        /// Apply a changed file within a few seconds; without it a reload needs SIGHUP or `POST /v1/reload`.
+        /// Apply a changed file within a few seconds. Otherwise a reload needs SIGHUP or `POST /v1/reload`.
         pub watch: bool as Flag => false,
         /// The listener for sockets, and the bounds of this replica.
         pub server: ServerConfig as nested() => ServerConfig::default(),

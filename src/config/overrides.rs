@@ -1,7 +1,7 @@
-//! `LOCKGATE_REDIS__URL` and its like: variables of the environment that take the place of keys in the file.
+//! Environment variables such as `LOCKGATE_REDIS__URL`, which override keys of the file.
 //!
-//! A variable only puts its value into the document, marked with its name. Unknown keys and wrong values are then found
-//! as in a file.
+//! A variable only inserts its value into the document, marked with its name. Unknown keys and wrong values are then
+//! found as in a file.
 
 use super::document::{self, Node, Table, Value};
 use super::problem::Source;
@@ -9,7 +9,7 @@ use super::read::{Reader, nearest};
 
 const PREFIX: &str = "LOCKGATE_";
 
-/// Puts every `LOCKGATE_*` variable that contains `__` into the document.
+/// Inserts every `LOCKGATE_*` variable that contains `__` into the document.
 pub(super) fn apply(root: &mut Table, reader: &mut Reader<'_>) {
     let environment = reader.environment;
     for (name, value) in environment.iter() {
@@ -31,7 +31,7 @@ pub(super) fn apply(root: &mut Table, reader: &mut Reader<'_>) {
     }
 }
 
-/// Why a variable names no key.
+/// The reason why a variable names no key.
 struct BadName {
     place: document::Place,
     key: String,
@@ -96,7 +96,7 @@ fn put(root: &mut Table, rest: &str, node: Node) -> Result<(), BadName> {
     Ok(())
 }
 
-/// Walks down, making tables where there is none: a key below a text replaces the text.
+/// Inserts a node at a path and makes the tables on the way. A text on the way is replaced by a table.
 fn insert(table: &mut Table, path: &[String], node: Node) {
     match path {
         [] => {}
@@ -118,7 +118,7 @@ fn insert(table: &mut Table, path: &[String], node: Node) {
     }
 }
 
-/// A tenant's name as it stands in a variable.
+/// Returns a tenant's name as it is written in a variable.
 fn upper(tenant: &str) -> String {
     tenant.replace('-', "_").to_ascii_uppercase()
 }
@@ -130,7 +130,7 @@ fn tenants(root: &Table) -> impl Iterator<Item = &String> {
         .flat_map(Table::keys)
 }
 
-/// The declared tenant whose name begins `named` (the longest, since `a--b` begins with `a` too), and the rest.
+/// Splits `named` into a declared tenant and the rest. The longest name wins, since `a--b` also begins with `a`.
 fn split_tenant<'n>(root: &Table, named: &'n str) -> Option<(String, &'n str)> {
     tenants(root)
         .filter_map(|tenant| {

@@ -1,34 +1,34 @@
-//! What is wrong with a configuration: collected while reading, reported all at once.
+//! Mistakes and warnings of a configuration, collected while it is read and reported all at once.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::document::Place;
 
-/// Where values come from.
+/// The source of a value.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     /// Neither file nor variable: the defaults.
     Defaults,
-    /// A file, as it was named.
+    /// A file, by the path that was given.
     File(PathBuf),
     /// A variable of the environment, by name.
     Variable(String),
 }
 
-/// One mistake: where it is, what stands there, what should, and what to do.
+/// One mistake: its place, the value found, the value expected, and the action to take.
 #[derive(Clone, Debug)]
 pub struct Mistake {
     at: Place,
     /// `FILE:LINE:COLUMN`, or the name of the variable.
     pub place: String,
-    /// The path of the key, like `tenants.acme.routes[0].path`; empty where there is none.
+    /// The path of the key, like `tenants.acme.routes[0].path`. Empty if no key is concerned.
     pub key: String,
-    /// What stands there; never a secret.
+    /// A description of the value; never a secret.
     pub found: String,
-    /// What may stand there.
+    /// The values that are allowed.
     pub expected: String,
-    /// What to do; may be empty.
+    /// The action to take. May be empty.
     pub advice: String,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Something that works, but that an operator should know of.
+/// A valid setting that an operator should know of.
 #[derive(Clone, Debug)]
 pub struct Warning {
     at: Place,
@@ -54,7 +54,7 @@ pub struct Warning {
     pub place: String,
     /// The path of the key.
     pub key: String,
-    /// What there is to know; never a secret.
+    /// The text of the warning; never a secret.
     pub text: String,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Every mistake of a configuration, in the order of the files; prints one line for each.
+/// Every mistake of a configuration, in the order of the files. `Display` prints one line for each.
 #[derive(Clone, Debug)]
 pub struct ConfigErrors(Vec<Mistake>);
 
@@ -98,7 +98,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Nothing found yet; source 0 are the defaults.
+    /// Makes an empty report. Source 0 stands for the defaults.
     pub(super) fn new() -> Self {
         Self {
             sources: vec![Source::Defaults],
@@ -107,18 +107,18 @@ impl Report {
         }
     }
 
-    /// Makes a source known; the number stands in [`Place`].
+    /// Adds a source and returns its number for [`Place`].
     pub(super) fn add_source(&mut self, source: Source) -> usize {
         self.sources.push(source);
         self.sources.len() - 1
     }
 
-    /// The source that a place lies in.
+    /// Returns the source of a place.
     pub(super) fn source(&self, place: Place) -> &Source {
         &self.sources[place.source]
     }
 
-    /// `FILE:LINE:COLUMN`, or the name of the variable.
+    /// Returns `FILE:LINE:COLUMN`, or the name of the variable.
     pub(crate) fn name_of(&self, place: Place) -> String {
         match self.source(place) {
             Source::Defaults => "configuration".to_owned(),
@@ -159,12 +159,12 @@ impl Report {
         });
     }
 
-    /// How many mistakes there are so far.
+    /// Returns the number of mistakes so far.
     pub(crate) fn count(&self) -> usize {
         self.mistakes.len()
     }
 
-    /// Whether one of the first `count` mistakes lies at `key`, below or above it: its value is then not what was meant.
+    /// Returns true if one of the first `count` mistakes lies at, below or above `key`, whose value is then a default.
     pub(crate) fn touches(&self, key: &str, count: usize) -> bool {
         let within = |outer: &str, inner: &str| {
             inner
@@ -176,7 +176,7 @@ impl Report {
             .any(|mistake| within(key, &mistake.key) || within(&mistake.key, key))
     }
 
-    /// The warnings, or every mistake; both in the order of the files.
+    /// Returns the warnings, or else every mistake, in the order of the files.
     pub(crate) fn finish(mut self) -> Result<Vec<Warning>, ConfigErrors> {
         if self.mistakes.is_empty() {
             self.warnings.sort_by_key(|warning| warning.at);

@@ -1,25 +1,25 @@
-//! Walks a document along the declared tables; notes every mistake with its place and goes on.
+//! Reads a document by the declared tables. It records every mistake with its place and continues.
 
 use super::document::{Node, Table};
 use super::environment::Environment;
 use super::key::Inner;
 use super::problem::Report;
 
-/// How the value of one key is written.
+/// The written form of a key's value.
 pub(crate) trait Form {
-    /// What it becomes.
+    /// The type that is read.
     type Value;
 
-    /// What may stand there, as in "found X, expected …".
+    /// Describes the allowed values, as in "found X, expected …".
     fn expected(&self) -> String;
 
-    /// Reads a value; reports what is wrong with it and answers `None`.
+    /// Reads a value. Reports a mistake and returns `None` if it is wrong.
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value>;
 
-    /// The value as TOML; `None` where it is not set, or where the keys below it are printed instead.
+    /// Prints the value as TOML. `None`: it is not set, or the keys below it are printed instead.
     fn print(&self, value: &Self::Value) -> Option<String>;
 
-    /// What stands below the key.
+    /// Returns the keys below the key.
     fn inner(&self) -> Inner {
         Inner::Value
     }
@@ -47,13 +47,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a key of `table`; `None` where it is missing or wrong.
+    /// Reads a key of `table`. `None`: it is missing or wrong.
     pub(super) fn key<F: Form>(&mut self, table: &Table, name: &str, form: &F) -> Option<F::Value> {
         let node = table.get(name)?;
         self.below(name, |reader| form.read(node, reader))
     }
 
-    /// Reads something below the key at hand.
+    /// Reads a value below the current key.
     pub(super) fn below<T>(
         &mut self,
         segment: impl Into<String>,
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         result
     }
 
-    /// The path of the key at hand.
+    /// Returns the path of the current key.
     pub(super) fn path(&self) -> String {
         let mut path = String::new();
         for segment in &self.path {
@@ -77,12 +77,12 @@ impl<'a> Reader<'a> {
         path
     }
 
-    /// Notes that the value is not what `form` expects, and shows it as far as it may be shown.
+    /// Records that `form` does not allow the value, and shows the value unless it may be a secret.
     pub(super) fn wrong<T>(&mut self, node: &Node, form: &impl Form, advice: &str) -> Option<T> {
         self.mistake(node, node.shown(), form.expected(), advice)
     }
 
-    /// As [`Reader::wrong`], but names only the type of what was found.
+    /// Records that `form` does not allow the value, and shows only its type.
     pub(super) fn wrong_type<T>(
         &mut self,
         node: &Node,
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         self.mistake(node, node.type_name(), form.expected(), advice)
     }
 
-    /// Notes a mistake at the key at hand; always `None`, so that a form can answer with it.
+    /// Records a mistake at the current key. Always returns `None`, as a convenience for forms.
     pub(super) fn mistake<T>(
         &mut self,
         node: &Node,
@@ -106,13 +106,13 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Notes a warning at the key at hand.
+    /// Records a warning at the current key.
     pub(super) fn warn(&mut self, node: &Node, text: impl Into<String>) {
         let path = self.path();
         self.report.warning(node.place, &path, text);
     }
 
-    /// Notes every key of `table` that is not among `known`.
+    /// Records a mistake for every key of `table` that is not in `known`.
     pub(super) fn refuse_unknown(&mut self, table: &Table, known: &[&str]) {
         for (name, node) in table {
             if known.contains(&name.as_str()) {
@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A key as TOML writes it.
+/// Writes a key for TOML, quoted if needed.
 pub(super) fn bare(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !name.is_empty() && name.bytes().all(plain) {
@@ -141,7 +141,7 @@ pub(super) fn bare(name: &str) -> String {
     }
 }
 
-/// The known name that `name` was probably meant to be.
+/// Returns the known name that is closest to a misspelt `name`.
 pub(super) fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     known
         .iter()

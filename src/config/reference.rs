@@ -1,24 +1,24 @@
-//! The declared tables as text: every key with its type, default and meaning, and a file of the defaults.
+//! The reference of the configuration, printed from the declared tables, and a file of the defaults.
 
 use super::Config;
 use super::key::{Inner, Key};
 use super::table::Keyed;
 
-/// Every key with type, default and meaning, as Markdown.
+/// Prints every key with its type, default and meaning as Markdown.
 pub fn reference() -> String {
     let mut out = format!("# Configuration\n\n{HEAD}");
     print_keys("", &Config::keys(), &mut out);
     out
 }
 
-/// A configuration file in which every key has its default; what has none, and every key of a tenant, is a comment.
+/// Prints a configuration file with every default. Keys without a default, and those of a tenant, are comments.
 pub fn defaults_toml() -> String {
     let mut out = String::new();
     print_defaults("", "", &Config::keys(), &mut out);
     out
 }
 
-/// What the keys have in common.
+/// The introduction of the reference: rules that apply to all keys.
 const HEAD: &str = "\
 One TOML file, named by `--config` or `LOCKGATE_CONFIG`. This page is printed by `lockgate config reference`; \
 `lockgate config default` prints the defaults as a file, `lockgate config check` tells what is wrong with one.
@@ -32,7 +32,7 @@ variable counts as unset. Routes cannot be set so. A name that is no key is an e
 - **Mistakes** are reported all at once, each with file, line, column, key, what was found and what was expected; exit status 1.
 ";
 
-/// The keys of one table, then the tables below it.
+/// Prints the keys of one table, then the tables below it.
 fn print_keys(path: &str, keys: &[Key], out: &mut String) {
     let values = |key: &&Key| matches!(key.inner, Inner::Value);
     if keys.iter().any(|key| values(&key)) {
@@ -59,7 +59,7 @@ fn print_keys(path: &str, keys: &[Key], out: &mut String) {
     }
 }
 
-/// The keys of one table as TOML, then the tables below it; `mark` stands before lines that are comments.
+/// Prints the keys of one table as TOML, then the tables below it. `mark` precedes lines that are comments.
 fn print_defaults(path: &str, mark: &str, keys: &[Key], out: &mut String) {
     for key in keys.iter().filter(|key| matches!(key.inner, Inner::Value)) {
         match &key.default {
@@ -89,7 +89,7 @@ fn below(path: &str, key: &Key) -> String {
     }
 }
 
-/// The header, the documentation and the keys of the table at `path`, if it is one.
+/// Returns the header, the documentation and the keys of the table at `path`.
 fn table_of<'k>(path: &str, key: &'k Key) -> Option<(String, &'k [&'static str], &'k [Key])> {
     match &key.inner {
         Inner::Value => None,
@@ -101,18 +101,18 @@ fn table_of<'k>(path: &str, key: &'k Key) -> Option<(String, &'k [&'static str],
     }
 }
 
-/// Lines of a doc comment as one text.
+/// Joins the lines of a doc comment.
 fn joined(lines: &[&str]) -> String {
     let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
     lines.join(" ")
 }
 
-/// Text in a cell of a Markdown table.
+/// Escapes a text for a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// Appends; writing to a `String` cannot fail.
+/// Appends to a `String`, which cannot fail.
 fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     out.push_str(&text.to_string());
 }

@@ -1,4 +1,4 @@
-//! `[[tenants.NAME.routes]]`: what a path does.
+//! `[[tenants.NAME.routes]]`: the paths of a tenant.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ table! {
         pub path: String as Path => String::new(),
         /// Templates of the groups that a socket joins: `chat_{room}`, `user_{user.id}`, `{claims.org}`, `{tenant}`.
         pub groups: Vec<String> as List(Text) => Vec::new(),
-        /// Subprotocols that are served; the client's first match is answered.
+        /// Subprotocols to choose from. The first one that the client offers is chosen.
         pub subprotocols: Vec<String> as List(Text) => Vec::new(),
         /// The effect of a client's frame.
         pub consumer: ConsumerConfig as ConsumerTable => ConsumerConfig::default(),
@@ -30,7 +30,7 @@ table! {
     }
 }
 
-/// A route's path: any text; an empty one is the root.
+/// A route's path: any text. An empty one is the root.
 struct Path;
 
 impl Form for Path {
@@ -64,7 +64,7 @@ pub enum Deliver {
     Field(String),
 }
 
-/// How a [`Deliver`] is written.
+/// The written form of a [`Deliver`].
 struct DeliverForm;
 
 impl Form for DeliverForm {
@@ -103,37 +103,37 @@ table! {
         pub kind: String as Text => "listen".to_owned(),
         /// `listen`: the effect of a client's frame.
         pub on_frame: OnFrame as choice() => OnFrame::Drop,
-        /// `broadcast`: the group template that frames go to; needed where a route has several groups.
+        /// `broadcast`: the group template that frames go to. Required if a route has several groups.
         pub to: Option<String> as Optional(Text) => None,
         /// `broadcast`: the type of the event.
         pub event_type = "type": Option<String> as Optional(Text) => None,
-        /// `broadcast`: the only keys that a client may set; if unset, any.
+        /// `broadcast`: the only keys that a client may set. Unset: any.
         pub fields: Option<Vec<String>> as Optional(List(Text)) => None,
-        /// `broadcast`: `user_id` and fields of the user that the gateway adds, and a client cannot forge.
+        /// `broadcast`: `user_id` and fields of the user, added by the gateway so that a client cannot forge them.
         pub stamp: Vec<String> as List(Text) => Vec::new(),
         /// `broadcast`: the effect of a frame that is no JSON object.
         pub on_invalid: OnInvalid as choice() => OnInvalid::Drop,
         /// `worker`: the channel that `manage.py runworker` listens to.
         pub channel: Option<String> as Optional(Text) => None,
-        /// `worker`: with N, a socket always uses the same of `channel.0` to `channel.N-1`; 0: the channel as it is.
+        /// `worker`: with N, each socket uses one of `channel.0` to `channel.N-1`, always the same. 0: `channel` itself.
         pub partitions: u32 as within(0, 1024) => 0,
         /// `worker`: the side that decides the handshake.
         pub accept: Accept as choice() => Accept::Gateway,
-        /// `worker`: how long the handshake waits for the worker with `accept = "worker"`.
+        /// `worker`: the longest wait of the handshake for the worker with `accept = "worker"`.
         pub worker_timeout: Duration as SOME_SPAN => Duration::from_secs(5),
         /// `worker`: the effect of a frame that no worker takes, because the channel is full (`core`) or has no listener (`pubsub`).
         pub on_worker_full: OnWorkerFull as choice() => OnWorkerFull::Close,
     }
     unkeyed {
-        /// A registered Rust type gets what stands in the table beside `kind`.
+        /// The keys beside `kind`, for a registered Rust type.
         pub options: toml::Table => toml::Table::new(),
     }
 }
 
-/// How a [`ConsumerConfig`] is written: which keys may stand in it depends on its `kind`.
+/// The written form of a [`ConsumerConfig`]. Its `kind` decides which keys are allowed.
 struct ConsumerTable;
 
-/// The kinds that are built in, with the keys that each has.
+/// The built-in kinds with the keys of each.
 const KINDS: [(&str, &[&str]); 4] = [
     ("listen", &["kind", "on_frame"]),
     ("echo", &["kind"]),
@@ -211,7 +211,7 @@ fn unknown_kind<T>(node: &Node, kind: &str, reader: &mut Reader<'_>) -> Option<T
     reader.mistake(node, node.shown(), expected, advice)
 }
 
-/// The value without its places, for a consumer that reads it itself.
+/// Removes the places from a value, for a registered consumer that reads it itself.
 fn plain(node: &Node) -> toml::Value {
     match &node.value {
         Value::Text(text) => toml::Value::String(text.clone()),
@@ -235,7 +235,7 @@ words! {
     /// The effect of a client's frame on a `listen` route.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum OnFrame {
-        /// It is dropped and counted.
+        /// Drop it and count it.
         #[default]
         Drop = "drop",
         /// The socket is closed with 1003.
@@ -247,7 +247,7 @@ words! {
     /// The effect of a frame that is no JSON object on a `broadcast` route.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum OnInvalid {
-        /// It is dropped and counted.
+        /// Drop it and count it.
         #[default]
         Drop = "drop",
         /// The client gets `{"type":"lockgate.error","code":"message_not_valid"}`.
@@ -276,7 +276,7 @@ words! {
         /// The socket is closed with 4014.
         #[default]
         Close = "close",
-        /// It is dropped and counted.
+        /// Drop it and count it.
         Drop = "drop",
     }
 }

@@ -1,6 +1,6 @@
-//! A configured secret: it cannot be printed, and its memory is wiped when it is dropped.
+//! A configured secret. It cannot be printed, and its memory is wiped when it is dropped.
 //!
-//! In the file a secret is a text, `{ file = "…" }` or `{ env = "…" }`; of none of them an error shows the value.
+//! In the file a secret is a text, `{ file = "…" }` or `{ env = "…" }`. No error shows its value.
 
 use std::fmt;
 use std::fs;
@@ -20,12 +20,12 @@ use super::read::{Form, Reader};
 pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
-    /// Takes the text over.
+    /// Wraps a text.
     pub fn new(text: String) -> Self {
         Self(Arc::new(Zeroizing::new(text)))
     }
 
-    /// The text itself; callers must not print it.
+    /// Returns the text. Callers must not print it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -43,10 +43,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Larger files are not what was meant: a key with its chain has a few KiB.
+/// Largest file of a secret, in bytes. A key with its certificate chain has a few KiB.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// How a secret is written.
+/// The written form of a secret.
 pub(super) struct SecretText;
 
 impl Form for SecretText {
@@ -60,7 +60,7 @@ impl Form for SecretText {
         let text = match (&node.value, &node.raw) {
             (Value::Text(text), _) => text.clone(),
             (Value::Table(table), _) => return read_elsewhere(node, table, reader),
-            // A variable's `123` is a text where a text is wanted.
+            // A variable's `123` was parsed as TOML, but a secret takes it as text.
             (_, Some(raw)) if !raw.is_empty() => raw.to_string(),
             _ => return reader.wrong_type(node, self, ""),
         };
@@ -122,7 +122,7 @@ fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String>
         Ok(read) => read,
         Err(error) => return reader.mistake(node, unreadable(&error), expected, ""),
     };
-    // Exactly one: a secret may end in a newline of its own.
+    // Only one newline is removed: the secret itself may end in another.
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -145,7 +145,7 @@ fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String>
     Some(text)
 }
 
-/// The file's text; devices and pipes say no length, so that the bound is held while reading, too.
+/// Reads a file of limited size. Devices and pipes report no length, so the limit is enforced while reading.
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let read = fs::File::open(path)?

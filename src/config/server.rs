@@ -19,37 +19,37 @@ table! {
     /// The listener for sockets, and the bounds of this replica.
     #[derive(Clone, Debug, PartialEq)]
     pub struct ServerConfig {
-        /// Where sockets are accepted; nothing else is served here.
+        /// The address for sockets; nothing else is served here.
         pub listen: SocketAddr as Address => SocketAddr::from(([0, 0, 0, 0], 8000)),
-        /// Where the client's address is read from: one source; of a list the right-most hop that is not in `trusted_proxies`.
+        /// The source of the client's address. In a list of hops the right-most one outside of `trusted_proxies` counts.
         pub client_address: ClientAddress as choice() => ClientAddress::Peer,
-        /// Networks whose word about the client's address is believed.
+        /// Networks of proxies that may state the client's address.
         pub trusted_proxies: Vec<IpNet> as List(parsed("a network such as \"10.0.0.0/8\"")) => Vec::new(),
-        /// How long a client may take to send its request. Longer lets slow clients hold descriptors.
+        /// Time for a client to send its request. A longer one lets slow clients hold descriptors.
         pub handshake_timeout: Duration as SOME_SPAN => Duration::from_secs(10),
         /// Pings to clients.
         pub heartbeat: Heartbeat as nested() => Heartbeat::default(),
-        /// Open sockets of this replica; above it upgrades get 503, and readiness stays. 0: the descriptor limit less 256.
+        /// Most open sockets of this replica. Above it upgrades get 503; readiness stays on. 0: the descriptor limit less 256.
         pub max_connections: u64 as count(0) => 0,
         /// Bound of all outbound queues together, as a part of the memory limit or as a size; shared frames count once. Over it the
         /// fullest sockets are closed with 4008.
         pub max_queue_bytes: QueueBound as Quota => QueueBound::Percent(25.0),
-        /// Open database connections of this replica, all tenants together; without room, one that is idle elsewhere is closed.
+        /// Most open database connections of this replica, all tenants together. At the limit an idle one of another pool is closed.
         pub max_database_connections: u32 as count(1) => 100,
-        /// Budgets of one client address; IPv6 counts by /64.
+        /// Limits of one client address. IPv6 addresses count by /64.
         pub per_address: PerAddress as nested() => PerAddress::default(),
-        /// The paced goodbye of a replica.
+        /// The drain of a replica: its sockets close at a limited rate.
         pub drain: DrainConfig as nested() => DrainConfig::default(),
         /// The age at which a socket is closed as in a drain (1012), at most `drain.rate` per second and up to a tenth later, so
         /// that new replicas fill.
         pub max_age: Option<Duration> as or_off(SECONDS) => None,
-        /// How long a starting replica waits for its dependencies before it is ready without them.
+        /// Longest wait of a starting replica for its dependencies. Then it is ready without them.
         pub ready_wait: Duration as ANY_SPAN => Duration::from_secs(30),
     }
 }
 
 words! {
-    /// Where the address of a client is read from.
+    /// The source of a client's address.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum ClientAddress {
         /// The TCP peer.
@@ -67,9 +67,9 @@ table! {
     /// Pings to clients.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct Heartbeat {
-        /// Time between two pings of a socket. Longer than a proxy's idle timeout, and the proxy cuts sockets.
+        /// Time between two pings of a socket. It must be shorter than the idle timeout of every proxy, which would cut the socket.
         pub interval: Duration as SECONDS => Duration::from_secs(25),
-        /// How long the answer may take before the socket is closed with 4009; shorter than `interval`.
+        /// Time for the answer; then the socket is closed with 4009. Must be shorter than `interval`.
         pub timeout: Duration as SECONDS => Duration::from_secs(10),
     }
 }
@@ -83,7 +83,7 @@ pub enum QueueBound {
     Bytes(u64),
 }
 
-/// How a [`QueueBound`] is written.
+/// The written form of a [`QueueBound`].
 struct Quota;
 
 impl Form for Quota {
@@ -120,27 +120,27 @@ impl Form for Quota {
 }
 
 table! {
-    /// Budgets of one client address; 0 is no limit.
+    /// Limits of one client address. 0: no limit.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct PerAddress {
         /// Open sockets.
         pub connections: u32 as count(0) => 0,
         /// Handshakes at the same time.
         pub handshakes: u32 as count(0) => 0,
-        /// New sockets per second; the bucket holds two seconds.
+        /// New sockets per second. A burst of two seconds is allowed.
         pub connects_per_second: u32 as count(0) => 0,
     }
 }
 
 table! {
-    /// The paced goodbye of a replica. `delay` + `window` + 5 s must fit into the grace period of its supervisor.
+    /// The drain of a replica: its sockets close at a limited rate. `delay` + `window` + 5 s must fit into the grace period of its supervisor.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct DrainConfig {
-        /// How long new sockets are still served, so that the load balancer can notice.
+        /// Time in which new sockets are still served, so that the load balancer can notice the drain.
         pub delay: Duration as ANY_SPAN => Duration::from_secs(5),
-        /// Sockets closed per second; more where `window` would not suffice.
+        /// Sockets closed per second; more if `window` would be too short.
         pub rate: u32 as count(1) => 300,
-        /// How long the closing of all sockets may take.
+        /// Time for closing all sockets.
         pub window: Duration as SECONDS => Duration::from_secs(60),
     }
 }
@@ -149,7 +149,7 @@ table! {
     /// The listener for probes and metrics: `/livez`, `/readyz`, `/metrics`, on a thread of its own.
     #[derive(Clone, Debug, PartialEq)]
     pub struct AdminConfig {
-        /// Where it listens. Not for the public.
+        /// The address. Keep it off public networks.
         pub listen: SocketAddr as Address => SocketAddr::from(([127, 0, 0, 1], 9000)),
     }
 }
@@ -158,11 +158,11 @@ table! {
     /// The management API, `/v1`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct ApiConfig {
-        /// Where it listens; off while unset.
+        /// The address. Unset: the API is off.
         pub listen: Option<SocketAddr> as Optional(Address) => None,
-        /// Keys of operators, for every tenant; at least 32 bytes each.
+        /// Keys of operators, valid for every tenant; at least 32 bytes each.
         pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
-        /// How long other replicas are waited for.
+        /// Longest wait for the answers of other replicas.
         pub timeout: Duration as SOME_SPAN => Duration::from_millis(250),
     }
 }
@@ -171,7 +171,7 @@ table! {
     /// A Redis.
     #[derive(Clone, Debug, PartialEq)]
     pub struct RedisConfig {
-        /// `redis://` or `rediss://` with host, port and database, or `redis+sentinel://h:p,h:p/NAME/0`; a secret where it has a password.
+        /// `redis://` or `rediss://` with host, port and database, or `redis+sentinel://h:p,h:p/NAME/0`; a secret if it has a password.
         pub url: Option<Secret> as Optional(SecretText) => None,
     }
 }
@@ -180,28 +180,28 @@ table! {
     /// Tokens, users and tenants that are refused before their tokens expire.
     #[derive(Clone, Debug, PartialEq)]
     pub struct DenylistConfig {
-        /// A Redis of its own, as a URL; if unset, the tenant's.
+        /// A Redis of its own, as a URL. Unset: the tenant's.
         pub redis: Option<Secret> as Optional(SecretText) => None,
         /// Acknowledgements by Redis replicas that a revocation needs (`WAIT`).
         pub replicas: u32 as within(0, 100) => 0,
-        /// The answer to new sockets while the denylist cannot be asked.
+        /// The answer to new sockets while the denylist does not answer.
         pub on_outage: OnOutage as choice() => OnOutage::Refuse,
-        /// How often all open sockets are checked again.
+        /// Interval at which all open sockets are checked again.
         pub recheck: Duration as SECONDS => Duration::from_secs(60),
-        /// How long an open socket may stay while the denylist cannot be asked; then it is closed, paced.
+        /// Time for which an open socket may stay while the denylist does not answer. Then it is closed, at a limited rate.
         pub max_unverified: Option<Duration> as or_off(SECONDS) => None,
-        /// How long cut-offs are kept; longer than the longest token lives.
+        /// Time for which cut-offs are kept. Must be longer than the longest lifetime of a token.
         pub keep: Duration as SECONDS => Duration::from_secs(30 * 86_400),
     }
 }
 
 words! {
-    /// The answer to new sockets while the denylist cannot be asked.
+    /// The answer to new sockets while the denylist does not answer.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum OnOutage {
         /// 503.
         Refuse = "refuse",
-        /// They are let in.
+        /// Accept them.
         Allow = "allow",
     }
 }
@@ -232,7 +232,7 @@ table! {
     /// The content of `/metrics`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct MetricsConfig {
-        /// Tenants with series of their own; the rest is counted as `_other`.
+        /// Number of tenants with series of their own. All others are counted as `_other`.
         pub tenant_series: usize as within(0, 100_000) => 100,
     }
 }

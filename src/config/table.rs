@@ -1,4 +1,4 @@
-//! One declaration per table of the file: from it come the struct, its reading, its defaults and its reference.
+//! Macros that declare a table of the file once, and derive the struct, the reader, the defaults and the reference.
 
 use super::document::Table;
 use super::key::Key;
@@ -8,13 +8,13 @@ use super::read::Reader;
 pub(crate) trait Keyed: Default {
     /// The documentation of the struct, one line each.
     const ABOUT: &'static [&'static str];
-    /// Every key that may stand in the table.
+    /// Every key that the table allows.
     const NAMES: &'static [&'static str];
 
-    /// Reads every key; what is missing or wrong has its default. Unknown keys are the caller's.
+    /// Reads every key. Missing and wrong ones get their defaults. The caller reports unknown keys.
     fn read_keys(table: &Table, reader: &mut Reader<'_>) -> Self;
 
-    /// Every key with what there is to say of it.
+    /// Returns the entries of the reference.
     fn keys() -> Vec<Key>;
 }
 
@@ -93,7 +93,7 @@ macro_rules! table {
     };
 }
 
-/// The name of a key: its own, or the field's.
+/// Returns the name of a key: its own, or else that of the field.
 macro_rules! key_name {
     ($field:ident) => {
         stringify!($field)

@@ -27,19 +27,19 @@ table! {
         /// Origins of pages that may connect: `https://app.example.com`, `https://*.example.com`, `null`, `*`. Empty: the
         /// request's own host.
         pub origins: Vec<String> as List(Text) => Vec::new(),
-        /// Refuse a request without `Origin` too.
+        /// Also refuse a request without `Origin`.
         pub require_origin: bool as Flag => false,
-        /// How upgrades are refused: by status, or accepted and at once closed with a code that browsers can read.
+        /// The form of a refusal: an HTTP status, or an accepted upgrade that is closed at once with a code that browsers can read.
         pub refusal: RefusalMode as choice() => RefusalMode::Http,
         /// The sign of lost events to clients.
         pub on_gap: OnGap as choice() => OnGap::Count,
-        /// Keys to the management API for this tenant only; at least 32 bytes each.
+        /// Keys of the management API for this tenant only; at least 32 bytes each.
         pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
-        /// A Redis of its own; if unset, `[redis]`.
+        /// A Redis of its own. Unset: `[redis]`.
         pub redis: Option<RedisConfig> as Optional(nested()) => None,
-        /// Which tokens are accepted.
+        /// The tokens that are accepted.
         pub token: TokenConfig as TokenTable => TokenConfig::default(),
-        /// Where users are looked up.
+        /// The source of users.
         pub users: UsersConfig as nested() => UsersConfig::default(),
         /// Its channel layer.
         pub layer: LayerConfig as nested() => LayerConfig::default(),
@@ -87,7 +87,7 @@ impl Form for Tenants {
 }
 
 words! {
-    /// How upgrades are refused.
+    /// The form of a refusal.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum RefusalMode {
         /// By status, with a problem document.
@@ -113,7 +113,7 @@ words! {
 }
 
 table! {
-    /// Limits of one tenant, per replica; 0 is no limit, and buckets hold two seconds.
+    /// Limits of one tenant, per replica. 0: no limit. Rates allow a burst of two seconds.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct LimitsConfig {
         /// Open sockets; over it 429.
@@ -128,13 +128,13 @@ table! {
         pub messages_per_second: u32 as count(0) => 50,
         /// Size of one message of a client; over it 1009.
         pub message_size: u64 as Size(0) => 64 * KIB,
-        /// Groups of one socket; over it 403 `group_forbidden` at connect.
+        /// Groups of one socket; over it the connect is refused with 403 `group_forbidden`.
         pub groups_per_socket: u32 as count(0) => 100,
-        /// Bytes that may wait for one socket; over it 4008. Larger spares slow clients and costs memory.
+        /// Bytes that may wait for one socket; over it 4008. A larger limit tolerates slower clients and costs memory.
         pub send_queue: u64 as Size(0) => MIB,
-        /// Events into groups per second; over it the API answers 429, and a socket is closed with 4013.
+        /// Events into groups per second. Over it the API answers 429, and a socket is closed with 4013.
         pub publishes_per_second: u32 as count(0) => 0,
-        /// Bytes that may wait for fan-out; over it events are lost, as a gap of this tenant alone.
+        /// Bytes that may wait for fan-out. Over it events are lost, which is a gap of this tenant only.
         pub layer_queue: u64 as Size(0) => 8 * MIB,
     }
 }

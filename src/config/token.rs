@@ -12,33 +12,33 @@ use super::secret::{Secret, SecretText};
 use super::table::{Keyed, table, words};
 
 table! {
-    /// Which tokens are accepted: the settings of `SIMPLE_JWT`, in lower case. A single key is written as `algorithm` with
+    /// The tokens that are accepted: the settings of `SIMPLE_JWT`, in lower case. A single key is written as `algorithm` with
     /// `signing_key` or `verifying_key`, several as `keys`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct TokenConfig {
         /// Several keys at once, for rotation: `[{ algorithm, kid?, signing_key?, verifying_key? }, …]`, at most 8. With a
         /// `kid` in the token, entries with that kid come first, then those without one.
         pub keys: Vec<KeyConfig> as List(nested()) => Vec::new(),
-        /// Where a key set (JWKS) is read from: https, or http on a loopback address.
+        /// The URL of a key set (JWKS): https, or http on a loopback address.
         pub jwk_url: Option<String> as Optional(Text) => None,
         /// The algorithm of the single key, or with `jwk_url` the only one that is accepted: HS256, HS384, HS512, RS256, RS384,
         /// RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA.
         pub algorithm: Option<String> as Optional(Text) => None,
         /// The claim with the user's id.
         pub user_id_claim: String as Text => "user_id".to_owned(),
-        /// The column that the claim is compared with; another than `id` must be among what `users.query` returns.
+        /// The column that the claim is compared with. Any other than `id` must be a column that `users.query` returns.
         pub user_id_field: String as Text => "id".to_owned(),
-        /// The claim with the token's id; without it only cut-offs revoke.
+        /// The claim with the token's id. With `false` only cut-offs revoke.
         pub jti_claim: Option<String> as or_false(Text) => Some("jti".to_owned()),
         /// The claim with the token's type.
         pub token_type_claim: Option<String> as or_false(Text) => Some("token_type".to_owned()),
         /// The types that are accepted.
         pub token_types: Vec<String> as List(Text) => vec!["access".to_owned()],
-        /// The audiences of which a token must name one; empty: not checked.
+        /// The accepted audiences. A token must name one of them. Empty: not checked.
         pub audience: Vec<String> as OneOrMore => Vec::new(),
-        /// The issuers of which a token must name one; empty: not checked.
+        /// The accepted issuers. A token must name one of them. Empty: not checked.
         pub issuer: Vec<String> as OneOrMore => Vec::new(),
-        /// How far clocks may differ.
+        /// The largest difference between clocks.
         pub leeway: Duration as ANY_SPAN => Duration::ZERO,
         /// End a token when its user's password changes.
         pub check_revoke_token: bool as Flag => false,
@@ -46,9 +46,9 @@ table! {
         pub revoke_token_claim: String as Text => "hash_password".to_owned(),
         /// Refuse users that are not active.
         pub check_user_is_active: bool as Flag => true,
-        /// The longest token that is looked at.
+        /// The longest token that is accepted.
         pub max_size: u64 as Size(64) => 8 * KIB,
-        /// Where a token may stand; tokens from two places must be equal.
+        /// The places that may hold a token. Tokens from two places must be equal.
         pub sources: Vec<TokenSource> as List(choice()) => vec![
             TokenSource::Query,
             TokenSource::Header,
@@ -87,7 +87,7 @@ table! {
     }
 }
 
-/// How a [`TokenConfig`] is written: with the single key in the same table.
+/// The written form of a [`TokenConfig`], which holds a single key in the same table.
 pub(super) struct TokenTable;
 
 impl Form for TokenTable {
@@ -148,7 +148,7 @@ impl Form for TokenTable {
 }
 
 words! {
-    /// Where a token may stand.
+    /// A place that may hold a token.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum TokenSource {
         /// The query parameter.

@@ -50,7 +50,7 @@ pub fn print_duration(duration: Duration) -> String {
     if millis == 0 {
         return "0s".to_owned();
     }
-    // 60 s stays "60s", as it is written in the contract; from 2 minutes on, minutes.
+    // Up to 119 s print as seconds, so that a default of "60s" stays as documented.
     print(
         millis,
         TIMES

@@ -1,4 +1,4 @@
-//! `[tenants.NAME.users]`: where users are looked up, and how long what was found is believed.
+//! `[tenants.NAME.users]`: the source of users, and the lifetime of cached records.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::secret::{Secret, SecretText};
 use super::table::{table, words};
 
 table! {
-    /// The source of users, and how long a record is believed.
+    /// The source of users, and the lifetime of cached records.
     #[derive(Clone, Debug, PartialEq)]
     pub struct UsersConfig {
         /// The database: `postgres://`, `mysql://` or `sqlite://`.
@@ -21,15 +21,15 @@ table! {
         pub id_type: IdType as choice() => IdType::Int,
         /// The connections to the database.
         pub pool: PoolConfig as nested() => PoolConfig::default(),
-        /// How long a record is fresh. Longer spares the database; a disabled user stays in for up to this long.
+        /// Time for which a record is fresh. A longer one spares the database, but a disabled user stays in for up to this time.
         pub cache_ttl: Duration as SECONDS => Duration::from_secs(300),
-        /// How long a record may serve when the database is down.
+        /// Time for which a record may be used while the database is down.
         pub stale_ttl: Duration as SECONDS => Duration::from_secs(3600),
-        /// How long it is remembered that a user does not exist.
+        /// Time for which the absence of a user is remembered.
         pub negative_ttl: Duration as SECONDS => Duration::from_secs(10),
-        /// How long this process remembers a record without asking Redis. `0s`: not at all.
+        /// Time for which this process uses a record without asking Redis. `0s`: it always asks.
         pub local_ttl: Duration as ANY_SPAN => Duration::from_secs(5),
-        /// How long the verdict of a route's `authorize` holds. `0s`: asked every time.
+        /// Time for which the result of a route's `authorize` is kept. `0s`: it is asked every time.
         pub authorize_ttl: Duration as ANY_SPAN => Duration::from_secs(10),
     }
 }
@@ -38,9 +38,9 @@ table! {
     /// The connections to one tenant's database.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PoolConfig {
-        /// The most at the same time.
+        /// Most connections at the same time.
         pub max: u32 as count(1) => 4,
-        /// How long one may be idle before it is closed.
+        /// Idle time after which a connection is closed.
         pub idle: Duration as SECONDS => Duration::from_secs(30),
     }
 }

@@ -1,8 +1,8 @@
-//! Messages between replicas, and from back ends to all of them: what goes over `lockgate:TENANT:control` and
-//! `lockgate::control`, and what comes back over `lockgate::reply:ID`.
+//! Messages between replicas, and from back ends to all replicas: commands on `lockgate:TENANT:control` and
+//! `lockgate::control`, and answers on `lockgate::reply:ID`.
 //!
-//! The messages are public (JSON, `{"v":1,"op",…}`), so they come from anybody who may publish: what cannot be read is
-//! an error of its sender and changes nothing. [`crate::tenant`] does what a message says.
+//! The messages are public (JSON, `{"v":1,"op",…}`) and may come from any sender with the right to publish. A message that
+//! cannot be read is its sender's error and changes nothing. [`crate::tenant`] carries the messages out.
 
 use std::sync::Arc;
 
@@ -15,48 +15,48 @@ use crate::ids::{GroupName, Jti, UserId, Whom};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
-/// What the API takes (1 MiB), and room for the rest; a longer message is not read.
+/// Bytes of the longest message that is read: the largest event of the API (1 MiB), and room for the other members.
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
-/// Sockets of one answer to a `list`, where it does not say.
+/// Sockets in one answer to a `list` without a `limit`.
 pub const PAGE: usize = 100;
-/// The most that an answer to a `list` holds.
+/// The largest number of sockets in one answer to a `list`.
 pub const LARGEST_PAGE: usize = 1000;
 
-/// What a replica is asked to do.
+/// A command to a replica.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Close the sockets of tokens that were taken back.
+    /// Close the sockets of revoked tokens.
     Revoke(Whom),
-    /// Forget what is known of a user, and look at the user's sockets anew.
+    /// Forget a user's record, and check the user's sockets against a new one.
     Invalidate(UserId),
     /// Close the sockets of a user.
     Disconnect {
         /// The user.
         user: UserId,
-        /// What the close frame says.
+        /// The code and the reason of the close frame.
         close: RequestedClose,
     },
     /// Send an event to every socket of a user.
     Send {
-        /// Whose.
+        /// The user.
         user: UserId,
-        /// What.
+        /// The event.
         event: Arc<Event>,
     },
-    /// Say how many sockets there are.
+    /// Count the open sockets.
     Count,
-    /// Say which sockets there are.
+    /// List the open sockets.
     List {
-        /// Only those of a group.
+        /// List only sockets of this group.
         group: Option<GroupName>,
-        /// Only those whose channel name comes after this one.
+        /// List only sockets whose channel name comes after this one.
         cursor: Option<String>,
-        /// At most so many.
+        /// The largest number of sockets in the answer.
         limit: usize,
     },
-    /// Serve the tenant no more.
+    /// Stop serving the tenant.
     Suspend,
-    /// Serve it again.
+    /// Serve the tenant again.
     Resume,
     /// Read the configuration again (`lockgate::control` only).
     Reload,
@@ -65,30 +65,30 @@ pub enum Op {
 /// A message of a control channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Command {
-    /// What to do.
+    /// The command itself.
     pub op: Op,
-    /// Named in the answer.
+    /// The id that the answer repeats.
     pub id: Option<String>,
-    /// Where the answer goes; none is wanted without it.
+    /// The channel for the answer; without it no answer is sent.
     pub reply: Option<String>,
 }
 
-/// A message says nothing that this version understands.
+/// The reason why a message cannot be carried out by this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotUnderstood {
-    /// Over 2 MiB.
+    /// The message is longer than 2 MiB.
     #[error("it is longer than 2 MiB")]
     TooLong,
-    /// No JSON object, or a member of a wrong type.
-    #[error("it is no JSON object with members of the right types")]
+    /// The message is not a JSON object, or a member has a wrong type.
+    #[error("it is not a JSON object with members of the right types")]
     NotReadable,
-    /// Another `v`.
+    /// The member `v` is not 1.
     #[error("its version is not 1")]
     Version,
-    /// Another `op`.
+    /// The member `op` is not known.
     #[error("its op is not known")]
     Op,
-    /// A member is absent, or has no meaning.
+    /// A member is absent or not valid.
     #[error("{0} is missing or not valid")]
     Member(&'static str),
 }
@@ -112,7 +112,7 @@ struct Wire<'a> {
     limit: Option<usize>,
 }
 
-/// Back ends write primary keys as they are: a number is its text.
+/// A user id. Back ends may write a primary key as a number; it stands for its decimal text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum UserText {
@@ -129,11 +129,11 @@ impl Command {
         if bytes.len() > MAX_MESSAGE {
             return Err(NotUnderstood::TooLong);
         }
-        // An array would be taken for the members in their order.
+        // serde would also read an array, as the members in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(NotUnderstood::NotReadable);
         }
-        /// What is looked at first: a later version may have other members.
+        /// The member that is read first, because a later version may have other members.
         #[derive(Deserialize)]
         struct Version {
             v: u32,
@@ -151,7 +151,7 @@ impl Command {
         Ok(Self { op, id, reply })
     }
 
-    /// The message as it goes out.
+    /// Returns the bytes of the message.
     pub fn to_json(&self) -> Vec<u8> {
         let mut members = serde_json::Map::new();
         let mut put = |name: &str, value: serde_json::Value| {
@@ -176,7 +176,7 @@ impl Command {
                     put("reason", reason.into());
                 }
             }
-            // Put in below: an event keeps its order and its numbers only as text.
+            // The event is added below as text: serde_json's values would change its order and its numbers.
             Op::Send { user, .. } => put("user_id", user.as_str().into()),
             Op::List {
                 group,
@@ -212,7 +212,7 @@ impl Command {
     }
 }
 
-/// Whole numbers without a fraction, as back ends write them.
+/// Converts a number; a whole number is written without a fraction, as back ends do.
 fn number(value: f64) -> serde_json::Value {
     if value.fract() == 0.0 && value.abs() < 9e15 {
         (value as i64).into()
@@ -273,7 +273,7 @@ impl Wire<'_> {
 }
 
 impl Op {
-    /// The word in `op`.
+    /// Returns the word in the member `op`.
     pub const fn name(&self) -> &'static str {
         match self {
             Op::Revoke(_) => "revoke",
@@ -289,14 +289,14 @@ impl Op {
     }
 }
 
-/// What one replica answers; what an op does not ask for is left out.
+/// The answer of one replica. Members that the command does not ask for are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// [`VERSION`]
     pub v: u32,
-    /// The command's.
+    /// The id of the command.
     pub id: String,
-    /// Who answers.
+    /// The id of the replica that answers.
     pub replica: String,
     /// Sockets that the command closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -307,10 +307,10 @@ pub struct Answer {
     /// Open sockets of the tenant, or of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
-    /// A page of them, in the order of their channel names.
+    /// A page of the open sockets, in the order of their channel names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<SocketEntry>,
-    /// Why the command was not carried out.
+    /// The reason why the command was not carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -320,7 +320,7 @@ pub struct Answer {
 pub struct SocketEntry {
     /// The canonical id of its user.
     pub user_id: String,
-    /// Its channel name, which resolves within its tenant only.
+    /// The name of its channel, which is valid within its tenant only.
     pub channel: String,
     /// The path of its request, without the query.
     pub path: String,

@@ -1,7 +1,7 @@
-//! All replicas as one: a question goes out on a control channel, every replica answers, and what did not answer in time
-//! is named.
+//! All replicas as one: a question goes out on a control channel, every replica answers, and the result names those that
+//! did not answer in time.
 //!
-//! A replica hears its own questions back like all others: there is one path, whoever asks.
+//! A replica receives its own questions like those of the others, so there is only one path.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,16 +33,16 @@ mod serve;
 
 /// The replicas that a question is for: those that serve one tenant, or all of the deployment.
 pub struct Circle<'a> {
-    /// The set of their ids.
+    /// The key of the set of their ids.
     list: String,
-    /// Where that set and the replicas' signs of life lie.
+    /// The store of that set and of the replicas' signs of life.
     keys: &'a KeyStore,
-    /// The channel that they hear.
+    /// The channel on which they receive the question.
     control: &'a Control,
 }
 
 impl<'a> Circle<'a> {
-    /// The replicas that serve the tenant.
+    /// Returns the replicas that serve the tenant.
     pub fn of_tenant(tenant: &TenantId, keys: &'a KeyStore, control: &'a Control) -> Self {
         Self {
             list: redis_keys::replicas(tenant),
@@ -51,7 +51,7 @@ impl<'a> Circle<'a> {
         }
     }
 
-    /// All replicas of the deployment; `keys` holds their list.
+    /// Returns all replicas of the deployment; `keys` holds their list.
     pub fn of_deployment(keys: &'a KeyStore, control: &'a Control) -> Self {
         Self {
             list: redis_keys::REPLICAS.to_owned(),
@@ -61,19 +61,19 @@ impl<'a> Circle<'a> {
     }
 }
 
-/// Which replicas a question was for.
+/// The replicas that a question was for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Replicas {
-    /// Those that were registered, or answered.
+    /// The number of replicas that are registered or answered.
     pub expected: usize,
-    /// Those that answered in time.
+    /// The number of replicas that answered in time.
     pub confirmed: usize,
-    /// The ids of the others.
+    /// The ids of the replicas that did not answer in time.
     pub missing: Vec<String>,
 }
 
 impl Replicas {
-    /// This replica, which is the only one.
+    /// Returns the counts for a deployment whose only replica is this one.
     pub fn only_one() -> Self {
         Self {
             expected: 1,
@@ -83,28 +83,28 @@ impl Replicas {
     }
 }
 
-/// What came of a question.
+/// The outcome of a question.
 #[derive(Clone, Debug, Default)]
 pub struct Gathered {
-    /// Who answered.
+    /// The replicas, those that answered and those that did not.
     pub replicas: Replicas,
-    /// What they said, in the order of their ids.
+    /// The answers, in the order of the replicas' ids.
     pub answers: Vec<Answer>,
 }
 
 impl Gathered {
-    /// Sockets that were closed, on all replicas that answered.
+    /// Returns the number of sockets closed, on all replicas that answered.
     pub fn closed(&self) -> u64 {
         self.answers.iter().filter_map(|answer| answer.closed).sum()
     }
 
-    /// Sockets that an event was queued for.
+    /// Returns the number of sockets that an event was queued for.
     pub fn delivered(&self) -> u64 {
         let delivered = self.answers.iter().filter_map(|answer| answer.delivered);
         delivered.sum()
     }
 
-    /// Open sockets.
+    /// Returns the number of open sockets.
     pub fn connections(&self) -> u64 {
         let connections = self.answers.iter().filter_map(|answer| answer.connections);
         connections.sum()
@@ -114,14 +114,14 @@ impl Gathered {
 /// This replica among the others.
 pub struct Fleet {
     replica: ReplicaId,
-    /// `api.timeout`
+    /// The time limit for answers (`api.timeout`).
     timeout: ArcSwap<Duration>,
-    /// Questions whose answers are waited for, by their ids.
+    /// The questions that wait for answers, by their ids.
     waiting: Mutex<HashMap<String, mpsc::UnboundedSender<Answer>>>,
 }
 
 impl Fleet {
-    /// The replica `replica`, which waits for others as long as `timeout`.
+    /// Makes the fleet as the replica `replica` sees it; questions wait for answers for at most `timeout`.
     pub fn new(replica: ReplicaId, timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             replica,
@@ -130,22 +130,22 @@ impl Fleet {
         })
     }
 
-    /// The id of this replica.
+    /// Returns the id of this replica.
     pub fn replica(&self) -> &ReplicaId {
         &self.replica
     }
 
-    /// How long others are waited for.
+    /// Returns the time limit for answers.
     pub fn timeout(&self) -> Duration {
         **self.timeout.load()
     }
 
-    /// Waits for others as long as `timeout` from now on.
+    /// Changes the time limit for answers, for later questions.
     pub fn set_timeout(&self, timeout: Duration) {
         self.timeout.store(Arc::new(timeout));
     }
 
-    /// Asks all replicas of the circle, and gathers their answers for at most `api.timeout`.
+    /// Asks all replicas of the circle and gathers their answers for at most `api.timeout`.
     ///
     /// # Errors
     /// [`StoreError`] if the question could not be sent.
@@ -165,23 +165,23 @@ impl Fleet {
         sent?;
         let registered = match registered {
             Ok(Ok(registered)) => registered,
-            // Who else there is cannot be known: this replica is there.
+            // Without the list no other replica is known; this one is there.
             Ok(Err(_)) | Err(_) => vec![self.replica.as_str().to_owned()],
         };
         Ok(question.gather(registered, deadline).await)
     }
 
-    /// An answer came in.
+    /// Passes an answer to its question.
     fn answered(&self, answer: Answer) {
         let waiting = self.waiting.lock();
         if let Some(asker) = waiting.get(&answer.id) {
-            // Whoever asked may have given up meanwhile.
+            // Sending fails if the caller has given up meanwhile.
             drop(asker.send(answer));
         }
     }
 }
 
-/// A question that is under way; forgotten when it is dropped.
+/// A question that waits for answers; dropping it ends the wait.
 struct Question<'f> {
     fleet: &'f Fleet,
     id: String,
@@ -200,7 +200,8 @@ impl<'f> Question<'f> {
         let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
         while !registered.iter().all(|id| answers.contains_key(id)) {
             match timeout_at(deadline, self.answers.recv()).await {
-                // On a Redis that a reload has left, a replica may answer a second time, for fewer sockets.
+                // The first answer counts. After a reload that left this Redis, a replica may answer a second time, and that
+                // answer covers fewer sockets.
                 Ok(Some(answer)) => {
                     answers.entry(answer.replica.clone()).or_insert(answer);
                 }

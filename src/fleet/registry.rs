@@ -1,8 +1,8 @@
-//! Which replicas there are: each keeps a key of its own alive in every Redis that it uses.
+//! The registry of replicas: each replica keeps a key of its own alive in every Redis that it uses.
 //!
-//! `lockgate::replica:ID` (string, JSON, EX 10) says that a replica lives, and the set `lockgate:TENANT:replicas` which of
-//! them serve a tenant, so that nobody has to scan, and several deployments may share a Redis. A replica that was killed is
-//! taken for alive until its key ends.
+//! `lockgate::replica:ID` (string, JSON, EX 10) marks a replica as alive. The set `lockgate:TENANT:replicas` lists the
+//! replicas that serve a tenant, so that no scan is needed and several deployments may share a Redis. A killed replica
+//! counts as alive until its key expires.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -19,31 +19,31 @@ use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
-/// From one sign of life to the next.
+/// Interval at which a replica renews its key.
 const EVERY: Duration = Duration::from_secs(2);
-/// Without one for this long, a replica is gone.
+/// Time to live of the key. A replica that does not renew it for so long counts as gone.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-/// Signs of life between two times that the replica enters itself into the sets of its tenants, which a Redis may lose.
+/// Renewals until the replica adds itself to the sets of its tenants again, which a Redis may have lost.
 const LISTED_EVERY: u64 = 3;
 
-/// Stores, each with tenants.
+/// Stores with tenants.
 type Stores = Vec<(KeyStore, BTreeSet<TenantId>)>;
 
-/// This replica's entries.
+/// The registry entries of this replica.
 pub struct Registry {
     replica: ReplicaId,
     started_at: u64,
-    /// Each store with the tenants whose keys lie there.
+    /// Each store with the tenants whose keys it holds.
     stores: Mutex<Stores>,
-    /// Entries that are to be taken off: the replica has no socket of these tenants any more.
+    /// Entries to remove, because the replica has no more sockets of these tenants.
     left: Mutex<Stores>,
-    /// Where the deployment's own keys lie.
+    /// The store of the deployment's own keys.
     deployment: Mutex<Option<KeyStore>>,
 }
 
 impl Registry {
-    /// Entries of `replica`; [`Registry::run`] makes them.
+    /// Makes the registry of `replica`. [`Registry::run`] writes its entries.
     pub fn new(replica: ReplicaId) -> Arc<Self> {
         Arc::new(Self {
             replica,
@@ -54,7 +54,7 @@ impl Registry {
         })
     }
 
-    /// Keeps an entry for each of these tenants in the store of its keys, and no more in others.
+    /// Sets the tenants to keep entries for, each in the store of its keys. Entries of other tenants are removed.
     pub fn set_tenants(&self, tenants: impl Iterator<Item = (TenantId, KeyStore)>) {
         let mut new = Stores::new();
         for (tenant, store) in tenants {
@@ -73,12 +73,12 @@ impl Registry {
         }
     }
 
-    /// Keeps an entry among the replicas of the deployment, whose keys lie in `store`.
+    /// Sets the store in which to keep an entry among the replicas of the deployment.
     pub fn set_deployment(&self, store: KeyStore) {
         *self.deployment.lock() = Some(store);
     }
 
-    /// Gives signs of life for ever.
+    /// Renews the entries until the task is dropped.
     pub async fn run(self: Arc<Self>) -> Infallible {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,7 +100,7 @@ impl Registry {
         }
     }
 
-    /// Takes this replica off the lists of tenants that it serves no more: nobody waits for its answers then.
+    /// Removes this replica from the lists of tenants that it no longer serves, so that no caller waits for its answers.
     async fn leave_tenants(&self) {
         let left = self.left.lock().clone();
         for (store, tenants) in left {
@@ -117,7 +117,7 @@ impl Registry {
         }
     }
 
-    /// The command on the set of the deployment. The store of its keys may be one that no tenant uses.
+    /// Runs a command on the set of the deployment's replicas in `store`, which need not be the store of a tenant.
     async fn in_deployment(&self, store: &KeyStore, command: &str) {
         let Some(redis) = store.redis() else {
             return;
@@ -125,11 +125,11 @@ impl Registry {
         let mut pipe = redis::Pipeline::with_capacity(1);
         let own = self.replica.as_str();
         pipe.cmd(command).arg(redis_keys::REPLICAS).arg(own);
-        // Counted where it fails, and tried again.
+        // The store counts and logs a failure, and the next renewal tries again.
         drop(redis.pipeline_again("replicas", &pipe).await);
     }
 
-    /// A Redis that does not take it is asked again with the next sign.
+    /// Renews the entries in one store. The next renewal repeats a failed one.
     async fn renew_in(&self, store: &KeyStore, tenants: Option<&BTreeSet<TenantId>>) {
         let Some(redis) = store.redis() else {
             return;
@@ -149,7 +149,7 @@ impl Registry {
         }
     }
 
-    /// The command on the sets of these tenants, all in one round.
+    /// Runs a command on the sets of these tenants in one round.
     async fn in_sets(
         &self,
         redis: &RedisStore,
@@ -164,7 +164,7 @@ impl Registry {
         redis.pipeline_again("replicas", &pipe).await
     }
 
-    /// This replica leaves: nobody waits for it any more.
+    /// Removes all entries of this replica, so that no caller waits for its answers.
     pub async fn leave(&self) {
         let stores = std::mem::take(&mut *self.stores.lock());
         let goodbyes = stores.iter().map(|(store, tenants)| async move {
@@ -172,7 +172,7 @@ impl Registry {
                 return;
             };
             let key = redis_keys::replica(&self.replica);
-            // Without it the entry ends by itself.
+            // If the removal fails, the entry expires by itself.
             drop(store.remove(&key).await);
             drop(self.in_sets(redis, "SREM", tenants).await);
         });
@@ -191,7 +191,7 @@ fn enter(stores: &mut Stores, store: &KeyStore, tenant: TenantId) {
     }
 }
 
-/// The ids of the replicas in the set `list` that live, `own` among them. Entries of the dead are taken off the list.
+/// Returns the ids of the live replicas in the set `list`, including `own`. Removes the entries of dead ones.
 pub(super) async fn registered(
     list: &str,
     keys: &KeyStore,
@@ -221,7 +221,7 @@ pub(super) async fn registered(
         let mut unlisting = redis::cmd("SREM");
         unlisting.arg(list).arg(dead);
         let unlisted: Result<redis::Value, _> = redis.query_again("srem", &unlisting).await;
-        // Whoever asks next takes them off.
+        // If the removal fails, the next call removes them.
         drop(unlisted);
     }
     alive.sort_unstable();

@@ -1,4 +1,4 @@
-//! Where the answer to a command goes: back to the replica that asked, and nowhere else.
+//! The way of an answer to a command: back to the replica that asked, and to no other channel.
 
 use std::sync::Arc;
 
@@ -8,31 +8,32 @@ use crate::channel_layer::Control;
 use crate::ids::ReplicaId;
 use crate::stores::redis_keys;
 
-/// What the channels of answers begin with: a command cannot make a replica publish anywhere else.
+/// The prefix of the channels of answers. A command cannot make a replica publish to another channel.
 const REPLY_PREFIX: &str = "lockgate::reply:";
 
-/// The channel on which a replica takes answers.
+/// Returns the channel on which a replica receives answers.
 pub fn reply_channel(replica: &ReplicaId) -> String {
     redis_keys::reply(replica)
 }
 
-/// Where an answer goes.
+/// The address of an answer.
 pub struct Reply {
     fleet: Arc<Fleet>,
     control: Arc<Control>,
-    /// Id and channel, where an answer is wanted.
+    /// The id of the command and the channel; `None` if no answer is wanted.
     to: Option<(String, String)>,
 }
 
 impl Reply {
-    /// The way back to who sent a command with this `id` and `reply`.
+    /// Makes the address for a command with this `id` and `reply`.
     pub fn new(
         fleet: &Arc<Fleet>,
         control: &Arc<Control>,
         id: Option<String>,
         reply: Option<String>,
     ) -> Self {
-        // Nowhere else: whoever may write a control channel cannot make a replica publish to a group.
+        // Other channels are ignored, so that a sender with the right to a control channel cannot make a replica publish
+        // to a group.
         let reply = reply.filter(|channel| channel.starts_with(REPLY_PREFIX));
         Self {
             fleet: fleet.clone(),
@@ -41,7 +42,7 @@ impl Reply {
         }
     }
 
-    /// Whether this replica has asked.
+    /// Returns true if this replica asked.
     pub fn is_own(&self) -> bool {
         let to = self.to.as_ref();
         to.is_some_and(|(_, channel)| self.is_own_channel(channel))
@@ -51,7 +52,7 @@ impl Reply {
         channel.strip_prefix(REPLY_PREFIX) == Some(self.fleet.replica.as_str())
     }
 
-    /// Sends an answer, once `fill` has written it; nothing where none is wanted.
+    /// Sends an answer that `fill` completes; does nothing if no answer is wanted.
     pub fn send(self, fill: impl FnOnce(&mut Answer)) {
         let Some((id, channel)) = self.to.clone() else {
             return;
@@ -70,7 +71,7 @@ impl Reply {
             return;
         };
         let control = self.control;
-        // Ends within Redis' time limit; an answer that is lost makes this replica one of the missing.
+        // The task ends within Redis' time limit. If the answer is lost, this replica is named among the missing ones.
         tokio::spawn(async move { drop(control.answer(&channel, &payload).await) });
     }
 }

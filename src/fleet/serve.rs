@@ -1,5 +1,5 @@
-//! The tasks behind the channels that belong to no tenant: answers to this replica's questions, and the deployment's
-//! control channel.
+//! The tasks behind the channels that belong to no tenant: that of answers to this replica's questions, and the
+//! deployment's control channel.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::message::{Answer, Command, Op};
 use super::{Fleet, Reply};
 use crate::channel_layer::{Control, Heard};
 
-/// Takes answers to questions of this replica for ever.
+/// Takes answers to questions of this replica. Never returns.
 pub async fn serve_replies(control: Arc<Control>, fleet: Arc<Fleet>) -> Infallible {
     loop {
         if let Heard::Message(bytes) = control.next().await
@@ -20,8 +20,8 @@ pub async fn serve_replies(control: Arc<Control>, fleet: Arc<Fleet>) -> Infallib
     }
 }
 
-/// Acts on the messages of the deployment's control channel for ever; `reload` reads the configuration again and says
-/// what is wrong with it.
+/// Acts on the messages of the deployment's control channel. Never returns. `reload` reads the configuration again; its
+/// error names the faults.
 pub async fn serve_deployment<F, R>(
     control: Arc<Control>,
     fleet: Arc<Fleet>,
@@ -44,12 +44,12 @@ where
             }) => {
                 let reply = Reply::new(&fleet, &control, id, reply);
                 if reply.is_own() {
-                    // Whoever asks has applied its files before it asked.
+                    // This replica asked, and it applied its files before it asked.
                     reply.send(|_| {});
                     continue;
                 }
                 let applied = reload();
-                // In a task of its own: it takes as long as reading all files.
+                // A task of its own, because reading all files takes time and further messages must not wait.
                 tokio::spawn(async move {
                     let outcome = applied.await;
                     reply.send(|answer| answer.error = outcome.err());

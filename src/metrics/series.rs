@@ -102,7 +102,7 @@ mod tests {
         let series = TenantSeries::new(1);
         let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
         let first = series.grant(&a);
-        // A tenant that moves is here twice, and has one place.
+        // A tenant that a reload moves is built twice for a while, and takes one place.
         let second = series.grant(&a);
         assert!(first.is_some() && second.is_some() && series.grant(&b).is_none());
         drop(first);

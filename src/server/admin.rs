@@ -1,4 +1,4 @@
-//! The admin listener's own thread: probes and scrapes answer while the other threads are busy.
+//! The admin listener. It has its own thread, so that probes and scrapes are answered while the other threads are busy.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use anyhow::Context;
 use super::{http, router};
 use crate::api::health::AdminState;
 
-/// Histograms keep every sample until then: a second's worth is small.
+/// Interval of the recorder's upkeep. Histograms keep every sample until it runs, so it runs often.
 const RECORDER_UPKEEP: Duration = Duration::from_secs(1);
 
-/// Starts the thread; it lives as long as the process.
+/// Starts the thread. It runs until the process ends.
 pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,7 @@
-//! Watches the Redis servers that hold a denylist: whether they could forget a revocation, or did.
+//! Watches the Redis servers that hold a denylist, and warns if one could lose a revocation or has lost its data.
 //!
-//! At start, with every new link, and once a minute: eviction, role, and the mark [`EPOCH`], which goes when everything
-//! goes. Says each change once, with what to do.
+//! It checks eviction, role and the mark [`EPOCH`] at the start, after every reconnect and once a minute. The mark is an
+//! ordinary key: if it is missing, the server lost its data. Each change is logged once, with the action to take.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{EPOCH, LOST};
 use crate::tenant::Tenants;
 
-/// Between two looks.
+/// Pause between checks of a server.
 const EVERY: Duration = Duration::from_secs(60);
-/// After a look that failed.
+/// Pause after a failed check.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Between two looks at which servers there are: a reload may bring others.
+/// Interval at which the list of servers is refreshed: a reload may add some.
 const SERVERS: Duration = Duration::from_secs(5);
 
-/// Looks at the servers of the tenants for ever.
+/// The watch over the denylist servers of all tenants.
 pub(super) struct DenylistWatch {
     tenants: Arc<Tenants>,
-    /// Servers at risk.
+    /// The number of servers at risk.
     at_risk: Arc<AtomicUsize>,
 }
 
-/// The task that looks at one server; it ends with this.
+/// A watched server. Dropping it ends its task.
 struct Watched {
     store: Arc<RedisStore>,
     task: AbortHandle,
@@ -46,7 +46,7 @@ impl Drop for Watched {
 }
 
 impl DenylistWatch {
-    /// Watches the denylists of `tenants`, each server once.
+    /// Makes the watch over the denylists of `tenants`. Tenants that share a server cost one task.
     pub(super) fn new(tenants: Arc<Tenants>) -> Self {
         Self {
             tenants,
@@ -54,7 +54,7 @@ impl DenylistWatch {
         }
     }
 
-    /// Never returns; without servers it only says that none is at risk.
+    /// Starts and ends the tasks as servers come and go. Never returns.
     pub(super) async fn run(self) -> Infallible {
         metrics::denylist_at_risk(false);
         let mut watched: Vec<Watched> = Vec::new();
@@ -86,7 +86,7 @@ impl DenylistWatch {
     }
 }
 
-/// Whether one server counts as at risk; a server that is not looked at any more does not.
+/// The share of one server in the count of servers at risk. Dropping it removes the share.
 struct Standing {
     at_risk: bool,
     all: Arc<AtomicUsize>,
@@ -120,13 +120,13 @@ async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
     loop {
         let pause = match server.look().await {
             Ok(()) => EVERY,
-            // That it does not answer is the store's to say.
+            // The store itself logs an outage.
             Err(_) => AGAIN,
         };
         standing.set(server.is_at_risk());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // A server that comes back may have come back empty.
+            // A server that restarted may be empty: check at once.
             newer = store.link_after(link) => {
                 link = newer;
                 server.uninformed = false;
@@ -135,7 +135,7 @@ async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
     }
 }
 
-/// What could forget a revocation, or did.
+/// A reason why revocations may be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Risk {
     Evicts(String),
@@ -160,28 +160,29 @@ impl Risk {
     }
 }
 
-/// One server, and what is known of it.
+/// One server and its last known state.
 struct Server {
     store: Arc<RedisStore>,
-    /// The mark as it was seen, or set, last.
+    /// The mark that was last seen or set.
     known: Option<String>,
     risks: Vec<Risk>,
-    /// The log has it that the mark cannot be used.
+    /// The mark cannot be read or written, and the log says so.
     blind: bool,
-    /// The login may not ask for eviction and role; asked again only with a new link, since each refusal counts as an error.
+    /// The login may not read eviction and role. They are read again only after a reconnect, since Redis counts each
+    /// refusal as an error.
     uninformed: bool,
 }
 
-/// What a look at the mark means.
+/// The meaning of a mark.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// There is none, and none is known: set one.
+    /// There is no mark and none is known: set one.
     Begin,
-    /// Nothing was lost; this is the mark from now on.
+    /// Nothing was lost. Remember this mark.
     Fine,
-    /// Somebody found the data lost; this is the mark from now on.
+    /// Another replica has recorded a loss. Remember this mark.
     KnownLost,
-    /// The mark that was known is gone: the data was lost.
+    /// The known mark is gone or replaced: the data was lost.
     Lost,
 }
 
@@ -210,10 +211,10 @@ impl Server {
         !self.risks.is_empty()
     }
 
-    /// Looks once.
+    /// Checks the server once.
     ///
     /// # Errors
-    /// [`StoreError`] if not everything could be seen: look again soon. A loss that was known still is.
+    /// [`StoreError`] if the check is incomplete: check again soon. A known loss stays known.
     async fn look(&mut self) -> Result<(), StoreError> {
         let facts = match self.uninformed {
             true => Facts::default(),
@@ -237,14 +238,14 @@ impl Server {
                 Ok(())
             }
             Err(error) if is_outage(error.kind) => return Err(error),
-            // A loss that is known is not forgotten because the mark cannot be read.
+            // An unreadable mark does not clear a known loss.
             Err(error) => {
                 risks.extend(known_lost.then_some(Risk::Lost));
                 if error.kind == ErrorKind::Permission {
                     self.see(Some(&error));
                     Ok(())
                 } else {
-                    // It loads its data, or takes no write for the moment.
+                    // The server loads its data, or refuses writes for the moment.
                     Err(error)
                 }
             }
@@ -253,13 +254,13 @@ impl Server {
         seen
     }
 
-    /// Whether the data was lost; sets a mark where there is none, and says in the mark what was found.
+    /// Returns true if the data was lost. Sets a first mark where none is, and records a loss in the mark.
     async fn is_lost(&mut self, is_replica: bool) -> Result<bool, StoreError> {
         let mut found = inspection::epoch(&self.store).await?;
         let mut step_now = step(found.as_deref(), self.known.as_deref());
         if step_now == Step::Begin && !is_replica {
             self.begin().await?;
-            // Of two replicas that begin at once one is first, and its mark holds.
+            // `SET NX` of one replica wins; read back whose mark it is.
             found = inspection::epoch(&self.store).await?;
             step_now = step(found.as_deref(), None);
         }
@@ -279,7 +280,7 @@ impl Server {
                 set.arg(EPOCH).arg(&mark);
                 if !is_replica {
                     let told: Result<(), StoreError> = self.store.query("epoch", &set).await;
-                    // Lost it is, whether or not the others hear of it now; the next look tries again.
+                    // The loss holds even if this write fails; the next check writes it again.
                     if told.is_ok() {
                         self.known = Some(mark);
                     }
@@ -296,7 +297,7 @@ impl Server {
         Ok(())
     }
 
-    /// Says each change once.
+    /// Logs each change once.
     fn tell(&mut self, risks: Vec<Risk>) {
         let endpoint = self.store.endpoint();
         for risk in risks.iter().filter(|risk| !self.risks.contains(risk)) {
@@ -311,7 +312,7 @@ impl Server {
         self.risks = risks;
     }
 
-    /// Notes whether the mark can be used, and says a change once.
+    /// Records an error of the mark, and logs the first of a series.
     fn see(&mut self, error: Option<&StoreError>) {
         match error {
             Some(error) if !self.blind => tracing::warn!(
@@ -326,7 +327,7 @@ impl Server {
     }
 }
 
-/// Whether the server did not answer at all.
+/// Returns true if the server did not answer at all.
 fn is_outage(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Io | ErrorKind::Timeout | ErrorKind::Auth)
 }

@@ -1,8 +1,8 @@
-//! The orderly goodbye of a replica.
+//! The drain of a replica: it hands its sockets over to the rest of the fleet and ends.
 //!
-//! Not ready at once; new sockets are served until the load balancer has noticed; then upgrades are refused and open
-//! sockets close in random order, at a rate that the rest of the fleet can take; what is left after the deadline
-//! is cut.
+//! Readiness goes off at once. New sockets are still served for `drain.delay`, until the load balancer has noticed.
+//! Then upgrades are refused and open sockets close in random order, at a rate that the other replicas can absorb.
+//! Sockets that are left after the deadline are cut.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,18 +18,18 @@ use crate::replica::ReplicaLife;
 use crate::socket::registration::Occupancy;
 use crate::tenant::Tenants;
 
-/// After the window: for close frames that are still on their way.
+/// Extra time after the window for close frames that are still on their way.
 const LAST_FRAMES: Duration = Duration::from_secs(5);
-/// How a drain ended.
+/// The end of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// In its own time: exit 0.
+    /// It finished by itself: exit code 0.
     InTime,
-    /// A second signal cut it short: exit 1.
+    /// A second signal cut it short: exit code 1.
     CutShort,
 }
 
-/// SIGTERM and SIGINT; and SIGHUP, which would end a process that does not take it over.
+/// The signals SIGTERM, SIGINT and SIGHUP. By default SIGHUP ends a process, so it is always handled.
 pub struct Signals {
     term: Signal,
     int: Signal,
@@ -37,7 +37,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from here on.
+    /// Handles the signals from here on.
     ///
     /// # Errors
     /// If the system refuses.
@@ -58,22 +58,22 @@ impl Signals {
         }
     }
 
-    /// Waits for the next that asks for a drain.
+    /// Waits for the next signal that asks for a drain.
     async fn drain(&mut self) {
         while self.next().await == Asked::Reload {
-            tracing::warn!("A replica that drains reads no configuration");
+            tracing::warn!("Ignored SIGHUP: a draining replica reads no configuration");
         }
     }
 }
 
-/// What a signal asks for.
+/// The request behind a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Drain,
     Reload,
 }
 
-/// What a drain works with.
+/// One drain and the parts that it uses.
 pub(super) struct Drain<'a> {
     pub(super) config: DrainConfig,
     pub(super) life: &'a ReplicaLife,
@@ -89,7 +89,7 @@ impl Drain<'_> {
         self.life.set_draining();
         tracing::info!(
             count = self.occupancy.open(),
-            "Draining: not ready any more, new sockets are still served"
+            "Draining: readiness is off, new sockets are still served"
         );
         let ended = tokio::select! {
             () = self.in_order() => Ended::InTime,
@@ -113,7 +113,7 @@ impl Drain<'_> {
         tokio::time::sleep(self.config.delay).await;
         self.life.set_refusing();
         let deadline = Instant::now() + self.config.window;
-        // Sockets whose handshake was under way are not in the first list: ask again until there are none.
+        // Sockets whose handshake was under way are missing from the first list: repeat until none is open.
         while self.occupancy.open() > 0 && Instant::now() < deadline {
             let members = self.open_members();
             let left = (deadline - Instant::now()).max(PACE_STEP);
@@ -125,7 +125,7 @@ impl Drain<'_> {
         let all_gone = async {
             while self.occupancy.open() > 0 {
                 metrics::drain_remaining(self.occupancy.open());
-                // Whose handshake was under way until now has not been asked yet; asking twice changes nothing.
+                // Catches sockets whose handshake has just ended. A second close order changes nothing.
                 for member in self.open_members() {
                     member
                         .outbound()
@@ -142,7 +142,7 @@ impl Drain<'_> {
         }
     }
 
-    /// A second signal: close frames to everybody at once.
+    /// Sends close frames to all sockets at once, after a second signal.
     async fn close_all(&self) {
         for member in self.open_members() {
             member
@@ -150,7 +150,7 @@ impl Drain<'_> {
                 .close(spread(CloseReason::Draining), CloseOrder::Now);
         }
         self.connections.close();
-        // Whoever does not answer within a second is cut: two signals mean "now".
+        // Sockets that do not answer within a second are cut: two signals mean "now".
         tokio::time::timeout(Duration::from_secs(1), self.connections.wait())
             .await
             .ok();

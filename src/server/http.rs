@@ -1,4 +1,4 @@
-//! Plain HTTP for the admin and API listeners: bounded in connections and in time.
+//! Plain HTTP for the admin and API listeners, with limits on connections and time.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Scrapers and operators; the next one waits in the listener's backlog.
+/// Concurrent connections of scrapers and operators. Further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 256;
-/// For the head of a request. A client that sends a byte now and then holds one of the connections no longer.
+/// Time for the head of a request, so that a client that sends one byte at a time cannot hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a connection as a whole, so that a body that trickles in ends as well.
+/// Time for a whole connection, so that a slow body ends as well.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Serves `router` for ever.
+/// Serves `router` until the task is dropped.
 pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -37,7 +37,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
             http.timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT);
             let connection = http.serve_connection(TokioIo::new(stream), service);
-            // A client that breaks off or breaks the protocol harms nobody.
+            // An error concerns this client alone: it broke off or broke the protocol.
             tokio::time::timeout(CONNECTION_TIMEOUT, connection)
                 .await
                 .ok();

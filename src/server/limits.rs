@@ -1,18 +1,18 @@
-//! What the system lets this process have.
+//! The limits of this process: file descriptors and memory.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::QueueBound;
 
-/// Descriptors that are not sockets of clients: Redis, databases, listeners, scrapes, files.
+/// Descriptors kept for everything but client sockets: Redis, databases, listeners, scrapes, files.
 pub const RESERVED: u64 = 256;
 
-/// How many descriptors this process may ask for; `u64::MAX` is no limit.
+/// The hard limit of descriptors. `u64::MAX`: none.
 pub fn hard_descriptors() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
-/// Raises the descriptor limit to the hard limit; returns what holds now.
+/// Raises the descriptor limit to the hard limit. Returns the limit in force.
 pub(super) fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -25,13 +25,13 @@ pub(super) fn raise_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The sockets that a process on this machine can have where `server.max_connections` is 0.
+/// The number of sockets that a process on this machine can have if `server.max_connections` is 0.
 pub fn max_connections_here() -> u64 {
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     hard.saturating_sub(RESERVED).max(1)
 }
 
-/// `server.max_connections`; 0 is what the descriptor limit leaves.
+/// Resolves `server.max_connections`. 0 means all that the descriptor limit leaves.
 pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
     let possible = descriptors.saturating_sub(RESERVED).max(1);
     if configured > possible {
@@ -49,7 +49,7 @@ pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
     usize::try_from(most).unwrap_or(usize::MAX)
 }
 
-/// `server.max_queue_bytes` in bytes; a percentage is of what this process may use.
+/// Resolves `server.max_queue_bytes` to bytes. A percentage refers to [`memory_limit`].
 pub fn queue_bound(bound: QueueBound) -> u64 {
     match bound {
         QueueBound::Bytes(bytes) => bytes,
@@ -57,7 +57,7 @@ pub fn queue_bound(bound: QueueBound) -> u64 {
     }
 }
 
-/// The memory limit of this process's control group (versions 2 and 1), else the machine's memory.
+/// The memory limit of this process's control group (version 2 or 1), else the memory of the machine, in bytes.
 pub fn memory_limit() -> u64 {
     let number = |path: &str| {
         std::fs::read_to_string(path)

@@ -6,13 +6,13 @@ use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Handshakes that wait to be accepted: a reconnect storm of a rolling update, for as long as one accept takes.
+/// Connections that may wait to be accepted. A rolling update makes many clients reconnect at once.
 const BACKLOG: i32 = 4096;
 
 /// Binds a listener.
 ///
 /// # Errors
-/// If the address is taken or not ours; the message names it.
+/// If the address is in use or is not of this machine. The message names it.
 pub(super) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = bind_std(address)?;
     TcpListener::from_std(listener).with_context(|| format!("cannot listen on {address}"))
@@ -26,9 +26,9 @@ pub(super) fn bind_std(address: SocketAddr) -> anyhow::Result<std::net::TcpListe
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
-        // A restart must not wait for connections of the last process to leave TIME_WAIT.
+        // Without it a restart would wait until the old process's connections leave TIME_WAIT.
         socket.set_reuse_address(true)?;
-        // What is accepted inherits it (Linux): one system call less for each socket.
+        // Accepted sockets inherit it on Linux, which saves one system call each.
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

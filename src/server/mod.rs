@@ -28,7 +28,7 @@ use reload::Reloader;
 pub use reload::{Load, ReloadError};
 use start::{Critical, Listeners, Parts};
 
-/// How long a replica that exits tries to take itself off the list of replicas.
+/// Longest time for an exiting replica to remove itself from the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
 
 mod admin;
@@ -45,18 +45,18 @@ mod start;
 
 mod upkeep;
 
-/// What a program adds to the configuration when it starts a gateway.
+/// Options of a program that starts a gateway, beside its configuration.
 #[derive(Default)]
 pub struct Options {
-    /// Its own consumers.
+    /// The program's own consumers.
     pub registry: Registry,
-    /// Stop instead of serving with a tenant that cannot be served.
+    /// Stop if a tenant cannot be served, instead of serving the others.
     pub strict: bool,
-    /// Reads the configuration again, for reloads; without it there are none.
+    /// Reads the configuration again for a reload. `None`: there are no reloads.
     pub load: Option<Load>,
-    /// The files that the configuration was read from, the main one first.
+    /// The files of the configuration, the main one first.
     pub sources: Vec<PathBuf>,
-    /// Served on the socket listener before any tenant is looked up; `lockgate dev` has its page here.
+    /// Pages on the socket listener, tried before any tenant is looked up. `lockgate dev` serves its page here.
     pub pages: Option<Router>,
 }
 
@@ -66,15 +66,15 @@ pub struct Server {
     life: Arc<ReplicaLife>,
     tenants: Arc<Tenants>,
     occupancy: Arc<Occupancy>,
-    /// Tasks of connections, which may end.
+    /// The tasks of connections, which may end at any time.
     connections: TaskTracker,
     reloader: Arc<Reloader>,
     registry: Arc<fleet::Registry>,
-    /// Tasks that may not end before the process does.
+    /// The tasks whose end stops the process.
     critical: Critical,
 }
 
-/// Where a gateway listens, with the ports that the system chose for port 0.
+/// The addresses of the listeners. Port 0 is replaced by the port that the system chose.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// `server.listen`
@@ -86,11 +86,10 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Starts a gateway: binds its listeners and returns as soon as it accepts; whether it is ready, `/readyz` says.
+    /// Starts a gateway: binds its listeners and returns as soon as it accepts. [`Server::ready`] waits for readiness.
     ///
     /// # Errors
-    /// If the configuration cannot be served, or a port is taken; with [`Options::strict`] also if a tenant cannot
-    /// be served.
+    /// If the configuration cannot be served or a port is in use.
     pub async fn start(config: Config, mut options: Options) -> anyhow::Result<Self> {
         let recorder = metrics::install().context("metrics can be installed once in a process")?;
         metrics::build_info();
@@ -134,7 +133,7 @@ impl Server {
         );
     }
 
-    /// Where it listens.
+    /// The addresses of its listeners.
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
@@ -147,7 +146,7 @@ impl Server {
     /// Serves until a signal, then drains.
     ///
     /// # Errors
-    /// If a task ended that may not end.
+    /// If a critical task ended; with [`Options::strict`] also if a tenant cannot be served.
     pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<Ended> {
         loop {
             tokio::select! {
@@ -155,7 +154,7 @@ impl Server {
                     Asked::Drain => break,
                     Asked::Reload => {
                         let reloader = self.reloader.clone();
-                        // It logs how it went; a drain does not wait for it.
+                        // The reload logs its own result. In a task of its own it cannot delay a drain.
                         tokio::spawn(async move { drop(reloader.reload().await) });
                     }
                 },
@@ -174,10 +173,10 @@ impl Server {
             connections: &self.connections,
         };
         let ended = drain.run(&mut signals).await;
-        // Nobody shall wait for answers of a replica that is gone; without it the entry ends by itself.
+        // Other replicas stop waiting for answers from this one. If the call fails, the entry expires by itself.
         drop(tokio::time::timeout(LEAVING, self.registry.leave()).await);
         let tenants = self.tenants.with_sockets();
-        // What would outlive the replica in Redis; each layer bounds its own goodbye.
+        // Removes the layers' entries that would stay in Redis. Each layer limits its own time.
         futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
             .await;
         Ok(ended)

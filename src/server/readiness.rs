@@ -1,7 +1,7 @@
-//! When the replica is ready.
+//! The readiness of the replica.
 //!
-//! Ready is a matter of the start alone: a dependency that fails later never turns readiness off, or all replicas
-//! would leave together.
+//! Readiness waits for the dependencies at the start only. A dependency that fails later never turns it off, because
+//! all replicas would leave the load balancer together.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use crate::replica::ReplicaLife;
 use crate::tenant::{Tenant, Tenants};
 
-/// Waits for the tenants of the start, at most `ready_wait`, and says that the replica is ready.
+/// Waits for the first tenants, at most `ready_wait`, and marks the replica as ready.
 ///
 /// # Errors
-/// With `strict`: the first tenant that cannot be served.
+/// With `strict`, the first tenant that cannot be served.
 pub(super) async fn run(
     tenants: Arc<Tenants>,
     life: Arc<ReplicaLife>,
@@ -30,7 +30,7 @@ pub(super) async fn run(
     std::future::pending().await
 }
 
-/// Waits until all are settled; answers how many there are, and how many are not settled yet.
+/// Waits until all tenants are settled. Returns their number, and the number not settled in time.
 async fn wait(
     tenants: Arc<[Arc<Tenant>]>,
     most: Duration,

@@ -1,7 +1,7 @@
-//! A new configuration, as a whole or not at all.
+//! Reloads: a new configuration is applied as a whole or not at all.
 //!
-//! SIGHUP, a changed file or the API ask for it. Everything is read, checked and built first; only then is anything put
-//! in place, and sockets of tenants that did not change notice nothing.
+//! SIGHUP, a changed file or the API starts one. Everything is read, checked and built before anything is replaced.
+//! Sockets of unchanged tenants are not touched.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -20,30 +20,30 @@ use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
 use crate::validation::Loaded;
 
-/// How often the files are looked at, with `watch`.
+/// Interval at which `watch` checks the files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Reads the configuration once more.
+/// Reads the configuration again.
 pub type Load = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
-/// Why a configuration was not applied; the one that was served before is still.
+/// The reason why a configuration was not applied. The previous one is still served.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The gateway was not started from files.
     #[error("the configuration was given by the program, which has nothing to read again")]
     NoSource,
-    /// Its mistakes are in the log.
+    /// The configuration has mistakes, which are in the log.
     #[error("the configuration has {0} mistakes; the log names them")]
     Mistakes(usize),
-    /// What cannot be changed in a running process.
+    /// Keys changed that a running process cannot change.
     #[error("these keys need a restart: {}", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
-    /// What the check could not see.
+    /// A part that only exists at run time could not be made.
     #[error("{0}")]
     NotServable(String),
 }
 
-/// What a reload works with.
+/// Applies new configurations.
 pub(super) struct Reloader {
     pub(super) load: Option<Load>,
     pub(super) state: Mutex<Applied>,
@@ -52,14 +52,14 @@ pub(super) struct Reloader {
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) keys: Arc<ApiKeys>,
     pub(super) fleet: Arc<Fleet>,
-    /// Reloads go one after another.
+    /// Serializes reloads.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 /// The configuration that is served.
 pub(super) struct Applied {
     pub(super) config: Config,
-    /// What it was read from.
+    /// The files that it was read from.
     pub(super) sources: Vec<PathBuf>,
 }
 
@@ -67,7 +67,7 @@ impl Reloader {
     /// Reads the configuration again and applies it.
     ///
     /// # Errors
-    /// [`ReloadError`]: nothing has changed then, and the log says why.
+    /// [`ReloadError`]. Nothing has changed then, and the log has the reason.
     pub(super) async fn reload(&self) -> Result<(), ReloadError> {
         let _turn = self.turn.lock().await;
         let outcome = self.try_reload().await;
@@ -89,7 +89,7 @@ impl Reloader {
         let load = self.load.clone().ok_or(ReloadError::NoSource)?;
         let (builder, before) = (self.builder.clone(), self.tenants.clone());
         let served = self.state.lock().config.clone();
-        // Reading and building a thousand tenants takes a while: sockets are served meanwhile by other threads.
+        // Reading and building a thousand tenants takes long enough to block a worker thread.
         let built = tokio::task::spawn_blocking(move || {
             let loaded = load().map_err(|errors| tell(&errors))?;
             for warning in &loaded.warnings {
@@ -104,7 +104,7 @@ impl Reloader {
                 serving.map_err(|error| ReloadError::NotServable(format!("{error:#}")))?;
             Ok((loaded, serving))
         });
-        let failed = |_| ReloadError::NotServable("reading it failed".to_owned());
+        let failed = |_| ReloadError::NotServable("reading the configuration failed".to_owned());
         let (loaded, serving) = built.await.map_err(failed)??;
         let Loaded {
             config,
@@ -123,10 +123,10 @@ impl Reloader {
         Ok(())
     }
 
-    /// With `watch`: applies what changes in the files, for ever.
+    /// Applies changes of the files while `watch` is on. Never returns.
     ///
-    /// Files are looked at, not waited for: a mounted ConfigMap changes by a link that is turned, and network file systems
-    /// tell nobody.
+    /// The files are polled: a mounted ConfigMap changes by a replaced symbolic link, and network file systems send no
+    /// notifications.
     pub(super) async fn watch(self: Arc<Self>) -> Infallible {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -140,7 +140,7 @@ impl Reloader {
                 continue;
             }
             let now = self.marks();
-            // Twice the same: nobody is writing any more.
+            // Two equal looks in a row: the writer has finished.
             if now != applied && now == last {
                 tracing::info!("The configuration's files have changed");
                 drop(self.reload().await);
@@ -150,7 +150,7 @@ impl Reloader {
         }
     }
 
-    /// What tells one state of the files from another.
+    /// The marks of all files: they differ if the configuration may have changed.
     fn marks(&self) -> Vec<(PathBuf, Option<Mark>)> {
         let state = self.state.lock();
         let mut paths = state.sources.clone();
@@ -169,7 +169,7 @@ impl Reloader {
     }
 }
 
-/// What a file is known by.
+/// The metadata by which a change of a file is detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
     modified: Option<SystemTime>,
@@ -178,7 +178,7 @@ struct Mark {
 }
 
 impl Mark {
-    /// Links are followed; `None` if there is no such file.
+    /// Reads the mark of a file, following links. `None`: there is no such file.
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let metadata = std::fs::metadata(path).ok()?;
@@ -190,7 +190,7 @@ impl Mark {
     }
 }
 
-/// The files that `include` names now: one may have come since it was read.
+/// Returns the files that `include` matches now, including new ones.
 fn included(main: &Path, patterns: &[String]) -> Vec<PathBuf> {
     let folder = main.parent().unwrap_or(Path::new(""));
     let folder = glob::Pattern::escape(&folder.to_string_lossy());
@@ -201,7 +201,7 @@ fn included(main: &Path, patterns: &[String]) -> Vec<PathBuf> {
     found.flatten().filter_map(Result::ok).collect()
 }
 
-/// Logs every mistake.
+/// Logs every mistake, and returns their number as an error.
 fn tell(errors: &ConfigErrors) -> ReloadError {
     for mistake in errors.mistakes() {
         tracing::error!("{mistake}");
@@ -209,7 +209,7 @@ fn tell(errors: &ConfigErrors) -> ReloadError {
     ReloadError::Mistakes(errors.mistakes().len())
 }
 
-/// The keys that differ and that a running process does not change.
+/// Returns the changed keys that need a restart.
 fn needs_restart(served: &Config, new: &Config) -> Vec<&'static str> {
     let mut server = new.server.clone();
     server.drain = served.server.drain;

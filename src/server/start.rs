@@ -1,4 +1,4 @@
-//! The start of a replica: its listeners, the parts behind them, and the tasks that move them.
+//! The start of a replica: its listeners, the parts behind them, and their tasks.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,10 +33,10 @@ use crate::stores::key_store::KeyStore;
 use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
 
-/// Tasks that may not end before the process does.
+/// The tasks whose end stops the process.
 pub(super) type Critical = JoinSet<anyhow::Result<Infallible>>;
 
-/// The sockets that it listens on.
+/// The bound listeners.
 pub(super) struct Listeners {
     pub(super) sockets: TcpListener,
     pub(super) admin: std::net::TcpListener,
@@ -45,7 +45,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds them all.
+    /// Binds every listener.
     pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
         let sockets = listen::bind(config.server.listen)?;
         let admin = listen::bind_std(config.admin.listen)?;
@@ -64,7 +64,7 @@ impl Listeners {
     }
 }
 
-/// What serves a configuration and those that come after it.
+/// The parts that serve a configuration and its successors.
 pub(super) struct Parts {
     pub(super) tenants: Arc<Tenants>,
     pub(super) life: Arc<ReplicaLife>,
@@ -74,15 +74,15 @@ pub(super) struct Parts {
     strict: bool,
     fleet: Arc<Fleet>,
     keys: Arc<ApiKeys>,
-    /// The channel of all replicas, and the store of their registry.
+    /// The control channel of all replicas, and the store of their registry.
     deployment: Option<(Arc<Control>, KeyStore)>,
     budget: Arc<QueueBudget>,
-    /// Where tasks of tenants tell that they failed.
+    /// Failures of tenants' tasks.
     failures: mpsc::UnboundedReceiver<anyhow::Error>,
 }
 
 impl Parts {
-    /// Makes them, and starts every tenant.
+    /// Builds the parts, and starts every tenant.
     pub(super) fn build(config: Config, options: Options) -> anyhow::Result<Self> {
         let replica = ReplicaId::random();
         let mut builder = Builder::new(&config, options.registry, &replica);
@@ -128,7 +128,7 @@ impl Parts {
         })
     }
 
-    /// What the socket listener works with; `descriptors` is the limit of the process.
+    /// Builds the parts of the socket listener. `descriptors` is the limit of the process.
     pub(super) fn door(&self, pages: Option<Router>, descriptors: u64) -> Arc<Door> {
         let server = &self.config.server;
         let most = limits::max_connections(server.max_connections, descriptors);
@@ -146,7 +146,7 @@ impl Parts {
         })
     }
 
-    /// What the admin listener tells of.
+    /// Builds the state of the admin listener.
     pub(super) fn admin(&self, metrics: PrometheusHandle, progress: &Arc<Progress>) -> AdminState {
         AdminState {
             progress: progress.clone(),
@@ -157,7 +157,7 @@ impl Parts {
         }
     }
 
-    /// What the management API works with.
+    /// Builds the state of the management API.
     pub(super) fn api(&self) -> ApiState {
         let reloader = self.reloader.clone();
         let deployment = Deployment {
@@ -171,7 +171,7 @@ impl Parts {
         ApiState::new(tenants, keys, self.fleet.clone(), deployment)
     }
 
-    /// Starts the tasks of the replica, but those of its listeners.
+    /// Starts the tasks of the replica, those of its listeners excepted.
     pub(super) fn start(self, door: &Door, progress: Arc<Progress>) -> Critical {
         let mut critical = Critical::new();
         let mut failures = self.failures;
@@ -210,13 +210,13 @@ impl Parts {
     }
 }
 
-/// Acts on the messages of the deployment's control channel.
+/// Carries out the messages of the deployment's control channel.
 async fn hear_the_deployment(
     control: Arc<Control>,
     fleet: Arc<Fleet>,
     reloader: Arc<Reloader>,
 ) -> anyhow::Result<Infallible> {
-    // The wish for the channel outlives a failure.
+    // The link remembers the subscription after a failure and retries it.
     drop(control.open().await);
     let reload = move || {
         let reloader = reloader.clone();

@@ -1,4 +1,4 @@
-//! What has to be done now and then: gauges, the recorder's own upkeep, and the bound on waiting bytes.
+//! Periodic work: gauges, the upkeep of user caches, and the limit on queued bytes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use crate::metrics;
 use crate::socket::registration::Occupancy;
 use crate::tenant::Tenants;
 
-/// Often enough that a burst cannot pass the bound by much: 200 ms at 100 MB/s are 20 MB.
+/// Interval of the upkeep. At 100 MB/s, a burst exceeds the limit by at most 20 MB before it is noticed.
 const STEP: Duration = Duration::from_millis(200);
 
-/// What the upkeep looks after.
+/// The periodic work and the parts that it needs.
 pub(super) struct Upkeep {
-    /// Whose sockets wait for bytes.
+    /// The tenants whose queues count.
     pub tenants: Arc<Tenants>,
-    /// How many sockets there are.
+    /// The counter of open sockets.
     pub occupancy: Arc<Occupancy>,
-    /// Bytes of frames that are alive.
+    /// The counter of the bytes of all live frames.
     pub budget: Arc<QueueBudget>,
     /// `server.max_queue_bytes`, in bytes.
     pub max_queue_bytes: u64,
-    /// Tells the liveness probe that tasks run.
+    /// Shows the liveness probe that tasks run.
     pub progress: Arc<Progress>,
 }
 
 impl Upkeep {
-    /// Does its rounds for ever.
+    /// Works until the task is dropped.
     pub(super) async fn run(self) -> Infallible {
         let mut step = tokio::time::interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,10 +54,10 @@ impl Upkeep {
         }
     }
 
-    /// Closes the sockets that most waits for, until what is left would be under the bound.
+    /// Closes the sockets with the most queued bytes until the rest fits the limit.
     ///
-    /// Shared frames die with the last socket that holds them, so that the gauge tells when it is enough; what
-    /// sockets hold that are closing already is on its way out.
+    /// A shared frame is freed only with the last socket that holds it, so the counter decides when enough is closed.
+    /// Bytes of sockets that already close do not count.
     fn close_fullest(&self) {
         let tenants = self.tenants.with_sockets();
         let members = tenants
@@ -77,7 +77,7 @@ impl Upkeep {
             }
             let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
             if member.outbound().close(frame, CloseOrder::Now) {
-                // A frame that is half out stays until the socket is gone.
+                // A partly written frame stays in memory until the socket is gone.
                 freed += member.outbound().queued_bytes().min(*bytes as usize) as u64;
                 closed += 1;
             }

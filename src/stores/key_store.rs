@@ -1,4 +1,4 @@
-//! Where the keys of [`super::redis_keys`] lie: in a Redis, or in this process's memory where there is none.
+//! The store of the keys in [`super::redis_keys`]: a Redis, or the memory of this process if there is no Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use super::memory::{MemoryStore, end_after};
 use super::redis::{KeyValue, RedisStore};
 use crate::error::StoreError;
 
-/// Puts a cut-off in the place of an earlier one. What is no number, or no string, is none: it can only be mended.
+/// Replaces a cut-off by a later one. A value that is not a number or not a string counts as absent, so that the write
+/// repairs it.
 const RAISE: &str = "\
 local old = redis.pcall('GET', KEYS[1])
 if type(old) ~= 'string' then old = '' end
@@ -16,28 +17,28 @@ if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
 return 1";
 
-/// Keys with an end, in one place.
+/// A store of keys that may expire.
 #[derive(Clone)]
 pub enum KeyStore {
-    /// Shared by all replicas.
+    /// A Redis, which all replicas share.
     Redis(Arc<RedisStore>),
-    /// Of this process alone.
+    /// The memory of this process alone.
     Memory(Arc<MemoryStore>),
 }
 
-/// When a key ends.
+/// The lifetime of a key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Lifetime {
-    /// After this time.
+    /// The key expires after this time.
     For(Duration),
-    /// At this Unix second.
+    /// The key expires at this Unix second.
     Until(u64),
-    /// Never.
+    /// The key does not expire.
     Forever,
 }
 
 impl KeyStore {
-    /// The Redis behind it.
+    /// Returns the Redis; `None` for memory.
     pub fn redis(&self) -> Option<&Arc<RedisStore>> {
         match self {
             KeyStore::Redis(redis) => Some(redis),
@@ -45,7 +46,7 @@ impl KeyStore {
         }
     }
 
-    /// Whether both are one and the same.
+    /// Returns true if both are the same store.
     pub fn is_same(&self, other: &KeyStore) -> bool {
         match (self, other) {
             (KeyStore::Redis(a), KeyStore::Redis(b)) => Arc::ptr_eq(a, b),
@@ -54,7 +55,7 @@ impl KeyStore {
         }
     }
 
-    /// For how long it has answered nothing; memory always answers.
+    /// Returns the time since its last answer; zero for memory, which always answers.
     pub fn silent_for(&self) -> Duration {
         match self {
             KeyStore::Redis(redis) => redis.silent_for(),
@@ -62,7 +63,7 @@ impl KeyStore {
         }
     }
 
-    /// The values of `keys` in one round, in order.
+    /// Returns the values of `keys`, read in one round, in order.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -78,10 +79,10 @@ impl KeyStore {
         }
     }
 
-    /// Puts `value` under `key`, acknowledged by `replicas` of the server's replicas.
+    /// Stores `value` under `key`; returns once `replicas` of the server's replicas have acknowledged it.
     ///
     /// # Errors
-    /// [`StoreError`]: the value is then not there, or it is not known.
+    /// [`StoreError`]: the value may or may not be stored then.
     pub async fn put(
         &self,
         key: &str,
@@ -103,7 +104,7 @@ impl KeyStore {
         }
     }
 
-    /// Puts `value` under `key` unless something stands there; answers whether it did. Never repeated.
+    /// Stores `value` under `key` if the key is absent; returns true if it did. The write is never repeated.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -127,8 +128,8 @@ impl KeyStore {
         }
     }
 
-    /// Raises the cut-off under `key` to `cut_off` (Unix seconds), until `until`. An earlier one than what stands there
-    /// changes nothing. Acknowledged as [`KeyStore::put`] is.
+    /// Raises the cut-off under `key` to `cut_off` (Unix seconds); the key expires at `until`. A `cut_off` before the stored
+    /// one changes nothing. The write is acknowledged as in [`KeyStore::put`].
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,13 +1,13 @@
-//! User and password in a URL: what an operator forgot to percent-encode.
+//! User and password in a URL: finds characters that an operator forgot to percent-encode.
 
 use crate::config::Fault;
 
-/// What helps where a URL cannot be read and may hold a password.
+/// The advice for a URL that cannot be read and may hold a password.
 pub(super) const ADVICE: &str =
     "user and password are percent-encoded: / as %2F, ? as %3F, # as %23, @ as %40, % as %25";
 
-/// A `/`, `?` or `#` that stands as itself in the login of a URL and ends its address too early; `rest` is what follows
-/// `://`. Drivers read such a URL as another host, or not at all.
+/// Finds a raw `/`, `?` or `#` in the login of a URL, which ends the address too early; `rest` is the text behind `://`.
+/// Drivers read such a URL as another host, or not at all.
 pub(super) fn raw_separator(rest: &str) -> Option<char> {
     let first = rest.find(['/', '?', '#'])?;
     let separator = rest[first..].chars().next()?;
@@ -23,7 +23,7 @@ pub(super) fn raw_separator(rest: &str) -> Option<char> {
     (!in_option).then_some(separator)
 }
 
-/// The fault of a URL with such a character; it shows nothing else of the URL.
+/// Returns the fault of a URL with such a character; it shows nothing else of the URL.
 pub(super) fn raw_fault(raw: char, expected: &str) -> Fault {
     let encoded = format!("%{:02X}", u32::from(raw));
     Fault::new("", format!("a URL with a raw {raw} before its @"), expected).advice(format!(

@@ -1,7 +1,7 @@
-//! Commands to one Redis server: a multiplexed link for everybody, and a pool for what must not share one.
+//! Commands to one Redis server: over one multiplexed link, and over a pool for commands that must not share a link.
 //!
-//! The link makes itself anew when it is lost. Nothing is repeated that could act twice: reads and idempotent writes are
-//! asked once more after a lost link, a publish never is.
+//! A lost link is reconnected. After that, reads and idempotent writes are sent once more; a command that could act twice,
+//! such as a publish, never is.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -32,12 +32,12 @@ use super::server_identity::ServerIdentity;
 pub use super::redis_reads::{KeyValue, WrongType};
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
-/// Keys of one question that are still few: those of a handshake.
+/// The largest number of keys in a read that is gathered with others; a handshake needs no more.
 const GATHERED: usize = 8;
-/// Connections of the pool for blocking and exclusive commands.
+/// The number of connections in the pool for blocking and exclusive commands.
 const POOL_SIZE: usize = 4;
 
-/// The word for a failure of one command among others.
+/// Returns the kind of a failure of one command in a pipeline.
 pub fn error_kind(error: &RedisError) -> ErrorKind {
     kind_of(error)
 }
@@ -51,17 +51,17 @@ pub struct RedisStore {
     shared: Arc<LinkShared>,
     keeper: OnceLock<AbortHandle>,
     reads: Reads,
-    /// What the server was known by, with the number of the link that asked.
+    /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
-    /// With the address that it leads to.
+    /// The pool, with the address that it connects to.
     pool: Mutex<Option<((String, u16), Pool)>>,
 }
 
 impl RedisStore {
-    /// A store that connects in the background: at once inside a runtime, else with the first command.
+    /// Builds a store that connects in the background: at once inside a runtime, otherwise with the first command.
     ///
     /// # Errors
-    /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is no error here.
+    /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is not an error here.
     pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
         let route = ServerRoute::new(url).map_err(|error| store_error(dependency, error))?;
         let store = Self {
@@ -81,22 +81,22 @@ impl RedisStore {
         Ok(Arc::new(store))
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// What the store was made for.
+    /// Returns the dependency that the store stands for, in metrics and errors.
     pub fn dependency(&self) -> Dependency {
         self.dependency
     }
 
-    /// Where it leads.
+    /// Returns the URL of the server.
     pub fn url(&self) -> &RedisUrl {
         &self.url
     }
 
-    /// What tells the server from others; it is asked once for each link, and again where it did not answer.
+    /// Returns the identity of the server. It is asked once for each link, and again if the server did not answer.
     pub async fn identity(&self) -> Arc<ServerIdentity> {
         let link = match &*self.shared.state.borrow() {
             LinkState::Up(_, link) => Some(*link),
@@ -110,6 +110,7 @@ impl RedisStore {
         let mut info = redis::cmd("INFO");
         info.arg("server");
         let (info, address) = tokio::join!(self.query::<String>("info", &info), self.address());
+        // A login without the right to INFO will be refused again, so that answer is kept. Other failures are not.
         let is_final = match &info {
             Ok(_) => true,
             Err(error) => error.kind == ErrorKind::Permission,
@@ -130,7 +131,7 @@ impl RedisStore {
         identity
     }
 
-    /// For what needs a connection of another kind.
+    /// Returns the client, for connections of another kind.
     pub(super) async fn client(&self) -> RedisResult<Client> {
         self.route.client().await
     }
@@ -141,30 +142,30 @@ impl RedisStore {
         let newer = |state: &LinkState| matches!(state, LinkState::Up(_, link) if *link > seen);
         let mut state = self.shared.state.subscribe();
         if state.wait_for(newer).await.is_err() {
-            // It ends with a link: the sender lives as long as this store.
+            // This does not happen: the sender lives as long as this store.
             return seen;
         }
         match &*state.borrow() {
             LinkState::Up(_, link) => *link,
-            // Lost again meanwhile: the next one is newer still.
+            // The link was lost again meanwhile. With `seen` unchanged, the caller's next call waits for a newer one.
             LinkState::Down(_) => seen,
         }
     }
 
-    /// The values of `keys` in one round, in order; `None` where a key is absent.
+    /// Returns the values of `keys`, read in one round, in order; `None` for an absent key.
     ///
     /// # Errors
-    /// [`StoreError`], also where a key holds no string: what it means is not known then.
+    /// [`StoreError`], also if a key does not hold a string, since its meaning is unknown then.
     pub async fn mget(&self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let values = self.get_each(keys).await?;
         let values: Result<Vec<_>, WrongType> = values.into_iter().collect();
         values.map_err(|error| StoreError::new(self.dependency, ErrorKind::Other, error))
     }
 
-    /// Like [`RedisStore::mget`], but says for each key whether it holds something else than a string.
+    /// Does the same as [`RedisStore::mget`], with an error of its own for each key that does not hold a string.
     ///
-    /// A pipeline of GETs and not MGET, which answers nil for such a key. Few keys go with those that others ask for at
-    /// the same moment ([`Reads`]).
+    /// It sends a pipeline of GETs, because MGET answers nil for such a key. Few keys are sent together with those that
+    /// other callers ask for at the same moment ([`Reads`]).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -183,7 +184,7 @@ impl RedisStore {
         self.reads.get(keys, |keys| self.get_all(keys)).await
     }
 
-    /// The values of `keys` in one round, each for itself.
+    /// Reads `keys` in one round, with a result for each key.
     async fn get_all(
         &self,
         keys: Vec<Arc<Vec<String>>>,
@@ -211,15 +212,15 @@ impl RedisStore {
     /// Stores `value` for `ttl`, rounded up to milliseconds.
     ///
     /// # Errors
-    /// [`StoreError`]: the value is then not stored, or it is not known.
+    /// [`StoreError`]: the value may or may not be stored then.
     pub async fn set_ex(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
         self.query_again("set", &set_command(key, value, ttl)).await
     }
 
-    /// The same for several values in one round: keys, values and how long each is kept.
+    /// Stores several values in one round: each with its key and its time to live.
     ///
     /// # Errors
-    /// [`StoreError`]: it is not known then which of them are stored.
+    /// [`StoreError`]: any of the values may or may not be stored then.
     pub async fn set_each_ex(
         &self,
         values: &[(String, String, Duration)],
@@ -231,9 +232,9 @@ impl RedisStore {
         self.pipeline_again("set", &pipe).await
     }
 
-    /// Publishes; returns how many subscribers of this server it reached.
+    /// Publishes a message; returns the number of this server's subscribers that it reached.
     ///
-    /// All publishes of a store go over one link, so that calls made one after another arrive in that order. Never
+    /// All publishes of a store use one link, so that messages of successive calls arrive in that order. A publish is never
     /// repeated: after an error the message may or may not have been sent.
     ///
     /// # Errors
@@ -244,7 +245,7 @@ impl RedisStore {
         self.query("publish", &command).await
     }
 
-    /// Any short command, sent once. `operation` is a fixed word for the metric.
+    /// Sends any short command once. `operation` is a fixed word for the metric.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -258,7 +259,7 @@ impl RedisStore {
         self.ask(operation, send).await.map_err(|(error, _)| error)
     }
 
-    /// As [`RedisStore::query`], asked once more after a lost link: only for what may happen twice.
+    /// Sends a command as [`RedisStore::query`] does, and once more after a lost link. For commands that may act twice.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -272,7 +273,7 @@ impl RedisStore {
         self.ask_again(operation, send).await
     }
 
-    /// Commands in one round, asked once more after a lost link; what they answer is of no interest.
+    /// Sends commands in one round, and once more after a lost link; their answers are dropped.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -288,12 +289,12 @@ impl RedisStore {
         self.ask_again(operation, send).await
     }
 
-    /// A write that at least `replicas` of the server's replicas have acknowledged (`WAIT`) when this returns.
+    /// Sends a write; returns once at least `replicas` of the server's replicas have acknowledged it (`WAIT`).
     ///
-    /// On a connection of its own: WAIT speaks of the writes of its connection, and holds back what comes behind it.
+    /// It uses a connection of the pool: WAIT is about the writes of its own connection and delays the commands behind it.
     ///
     /// # Errors
-    /// [`StoreError`]; also where fewer replicas acknowledge within a second: the write may then be lost by a failover.
+    /// [`StoreError`], also if fewer replicas acknowledge within a second: a failover may lose the write then.
     pub async fn write_acknowledged(
         &self,
         operation: &'static str,
@@ -324,13 +325,13 @@ impl RedisStore {
         Ok(())
     }
 
-    /// For how long the server has answered nothing. It is asked every second, so that a silence of more than three is
-    /// an outage.
+    /// Returns the time since the server's last answer. It is asked every second, so that more than three seconds are an
+    /// outage.
     pub fn silent_for(&self) -> Duration {
         self.shared.silent_for()
     }
 
-    /// How long a PING takes.
+    /// Sends a PING; returns the time until its answer.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -341,10 +342,10 @@ impl RedisStore {
         Ok(started.elapsed())
     }
 
-    /// Short commands in one round, sent once. `operation` is a fixed word for the metric.
+    /// Sends short commands in one round, once. `operation` is a fixed word for the metric.
     ///
     /// # Errors
-    /// [`StoreError`]; also if one of the commands fails.
+    /// [`StoreError`], also if one of the commands fails.
     pub async fn query_all<T: FromRedisValue>(
         &self,
         operation: &'static str,
@@ -355,10 +356,10 @@ impl RedisStore {
         self.ask(operation, send).await.map_err(|(error, _)| error)
     }
 
-    /// Where the server is right now: of the URL, or what Sentinels say.
+    /// Returns the server's present address: that of the URL, or the one that the Sentinels name.
     ///
     /// # Errors
-    /// [`StoreError`] if no Sentinel knows, or what they name is no master.
+    /// [`StoreError`] if no Sentinel knows it, or the server that they name is not a master.
     pub async fn address(&self) -> Result<(String, u16), StoreError> {
         if let Some((host, port)) = self.url.address() {
             return Ok((host.to_owned(), port));
@@ -374,7 +375,7 @@ impl RedisStore {
         found.ok_or_else(|| StoreError::new(self.dependency, ErrorKind::Other, text.to_owned()))
     }
 
-    /// A connection for one task alone, whose commands may block: it has no answer limit.
+    /// Opens a connection for one task alone. Its commands may block, so their answers have no time limit.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -385,8 +386,8 @@ impl RedisStore {
             .map_err(|error| self.failed(store_error(self.dependency, error)))
     }
 
-    /// A pool for commands that block or need a connection of their own; these have no answer limit. After a failover it
-    /// is another pool.
+    /// Returns a pool for commands that block or need a connection of their own; their answers have no time limit. After a
+    /// failover it is a new pool.
     ///
     /// # Errors
     /// [`StoreError`] if the pool cannot be set up, or no Sentinel has named the server yet.
@@ -417,7 +418,7 @@ impl RedisStore {
         Ok(new)
     }
 
-    /// Asks, and once more if the link was found lost: only for what may happen twice.
+    /// Sends a command, and once more if the link was lost. For commands that may act twice.
     async fn ask_again<T, F: Future<Output = RedisResult<T>>>(
         &self,
         operation: &'static str,
@@ -430,7 +431,7 @@ impl RedisStore {
         }
     }
 
-    /// The answer, or the error and whether it lost the link.
+    /// Sends a command and returns its answer, or the error with true if the link was lost.
     async fn ask<T, F: Future<Output = RedisResult<T>>>(
         &self,
         operation: &'static str,
@@ -447,7 +448,7 @@ impl RedisStore {
             }
             Err(error) => {
                 let lost = error.is_unrecoverable_error();
-                // A master that became a replica: the next link leads to the new one.
+                // READONLY: the master has become a replica. The next link leads to the new master.
                 if lost || (self.route.moves() && error.code() == Some("READONLY")) {
                     self.shared.report_broken(link);
                 }
@@ -456,7 +457,8 @@ impl RedisStore {
         }
     }
 
-    /// The link, and its number. Waits for a lost one to come back, but not for one that has been gone for longer.
+    /// Returns the link and its number. It waits for a link that was lost just now, but not for one that has been down for
+    /// longer than [`ANSWER_LIMIT`].
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
         self.keep_connected();
         if let LinkState::Up(connection, link) = &*self.shared.state.borrow() {
@@ -498,7 +500,7 @@ impl RedisStore {
     }
 }
 
-/// `SET` with a time to live, rounded up to milliseconds.
+/// Returns a `SET` with a time to live, which is rounded up to milliseconds.
 fn set_command(key: &str, value: &[u8], ttl: Duration) -> Cmd {
     let ttl = ttl.as_nanos().div_ceil(1_000_000).max(1);
     let ttl = u64::try_from(ttl).unwrap_or(u64::MAX);

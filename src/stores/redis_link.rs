@@ -24,8 +24,8 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// The time between probes of an idle link, so that a lost link is replaced before a command needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// The time between questions to Sentinels whether the server is still the master. In a split brain an old master
-/// would go on taking commands.
+/// The time between two checks with the Sentinels that the server is still the master. In a split brain an old master
+/// goes on taking commands.
 const MASTER_ASKED_EVERY: Duration = Duration::from_secs(5);
 /// The most commands between callers and socket; further callers wait.
 const PIPELINE: usize = 1024;
@@ -122,7 +122,7 @@ pub(super) struct LinkKeeper {
     pub(super) shared: Arc<LinkShared>,
 }
 
-/// The log lines of a link that is gone.
+/// The log lines of a lost link.
 const WORDS: LinkWords = LinkWords {
     refused: "Redis refuses the user or password; correct the URL's credentials",
     lost: "No link to Redis; trying again until it answers",
@@ -192,7 +192,7 @@ impl LinkKeeper {
         self.shared.state.send_replace(up);
     }
 
-    /// Notes a failure for those who wait for the link. An outage began with its first failure.
+    /// Notes a failure for callers that wait for the link. The start of an outage is its first failure.
     fn down(&self, error: &RedisError) {
         let mut down = Down::new(kind_of(error), &error.to_string());
         if let LinkState::Down(before) = &*self.shared.state.borrow() {

@@ -1,6 +1,6 @@
 //! The current address of a Redis server: that of its URL, or the master's address from Sentinels.
 //!
-//! Instead of a connection of redis-rs' `SentinelClient`, which does not follow a failover.
+//! It replaces a connection of redis-rs' `SentinelClient`, which does not follow a failover.
 
 use futures_util::future::{OptionFuture, select_ok};
 use rand::seq::IndexedRandom as _;

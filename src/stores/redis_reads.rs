@@ -1,7 +1,7 @@
-//! Reads that are asked for at the same moment go to Redis as one round: one write, one read, however many callers.
+//! Gathers reads that callers start at the same moment into one round to Redis: one write and one read for all of them.
 //!
-//! The first caller of a round lets every task that is ready run once, then asks for all who came meanwhile. It belongs
-//! to a connection whose client may hang up: a round that is given up this way is asked again by those who wait for it.
+//! The first caller of a round lets every task that is ready run once, and then asks for all callers that came meanwhile.
+//! That caller may be dropped, because its client may hang up. The other callers of its round then ask again.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use tokio::sync::oneshot;
 
 use crate::error::StoreError;
 
-/// The value of a key, or that the key holds something else than a string.
+/// The value of a key, or the error that the key does not hold a string.
 pub type KeyValue = Result<Option<Vec<u8>>, WrongType>;
 
-/// The key holds a list, a hash, a set: `-WRONGTYPE`.
+/// The key holds a list, a hash, a set or another type: `-WRONGTYPE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the key does not hold a string")]
 pub struct WrongType;
 
-/// A round is full with so many keys. It bounds how long Redis is kept from others, and is far above what a handshake
-/// asks for.
+/// The largest number of keys in one round. It bounds the time for which a round keeps Redis from other clients, and is far
+/// above the keys of one handshake.
 const FULL: usize = 512;
 
-/// What a caller gets: the values of its keys, in order.
+/// The result for one caller: the values of its keys, in order.
 type Values = Result<Vec<KeyValue>, StoreError>;
 
 /// The rounds of one store.
@@ -32,36 +32,32 @@ pub(super) struct Reads {
     open: Mutex<Option<Arc<Mutex<Round>>>>,
 }
 
-/// Of one caller; the round has them, and the caller keeps them in case it must ask again.
+/// The keys of one caller. The round shares them with the caller, which needs them if it must ask again.
 type CallerKeys = Arc<Vec<String>>;
 
 #[derive(Default)]
 struct Round {
     keys: Vec<CallerKeys>,
-    /// How many keys these are.
+    /// The number of keys of all callers.
     count: usize,
-    /// The callers after the first, with where their keys begin.
+    /// The callers after the first, each with the position of its first key.
     callers: Vec<(usize, oneshot::Sender<Values>)>,
 }
 
-/// How a caller takes part in a round.
+/// The role of a caller in a round.
 enum Role<'a> {
-    /// It asks for all.
+    /// The caller asks Redis for all callers of the round.
     Leader(Lead<'a>),
-    /// It waits for the first.
+    /// The caller waits for the answer of the first one.
     Follower(oneshot::Receiver<Values>),
 }
 
 impl Reads {
-    /// The values of `keys`; `ask` gets those of many callers in one round, each value for itself.
+    /// Returns the values of `keys`. `ask` reads the keys of many callers in one round, with a result for each key.
     ///
     /// # Errors
-    /// As `ask`.
-    pub(super) async fn get<F>(
-        &self,
-        keys: Vec<String>,
-        ask: impl Fn(Vec<CallerKeys>) -> F,
-    ) -> Values
+    /// The error of `ask`, or the first error among the caller's own keys.
+    pub(super) async fn get<F>(&self, keys: Vec<String>, ask: impl Fn(Vec<CallerKeys>) -> F) -> Values
     where
         F: Future<Output = Result<Vec<Result<KeyValue, StoreError>>, StoreError>>,
     {
@@ -74,7 +70,7 @@ impl Reads {
                     return lead.share(answers);
                 }
                 Role::Follower(values) => {
-                    // A round that was given up is asked again.
+                    // The sender was dropped: the first caller is gone, so this one asks again.
                     if let Ok(values) = values.await {
                         return values;
                     }
@@ -106,14 +102,14 @@ impl Reads {
     }
 }
 
-/// The first caller's hold of its round. Dropped early, it lets the others go, and they ask again.
+/// The first caller's guard of its round. If it is dropped before the answers came, the other callers ask again.
 struct Lead<'a> {
     reads: &'a Reads,
     round: Arc<Mutex<Round>>,
 }
 
 impl Lead<'_> {
-    /// Takes no more callers; the keys of all.
+    /// Closes the round for further callers; returns the keys of all.
     fn close(&self) -> Vec<CallerKeys> {
         self.leave_open_place();
         std::mem::take(&mut self.round.lock().keys)
@@ -129,14 +125,15 @@ impl Lead<'_> {
         }
     }
 
-    /// Gives every caller its part of the answers; returns the first caller's.
+    /// Sends every caller its part of the answers; returns the first caller's part.
     fn share(&self, answers: Result<Vec<Result<KeyValue, StoreError>>, StoreError>) -> Values {
         let callers = std::mem::take(&mut self.round.lock().callers);
         match answers {
             Ok(mut answers) => {
+                // From the last caller to the first, so that each part is the end of the answers that are left.
                 for (begin, caller) in callers.into_iter().rev() {
                     let part = answers.split_off(begin.min(answers.len()));
-                    // A caller that has gone needs none.
+                    // Sending fails if the caller is gone.
                     caller.send(part.into_iter().collect()).ok();
                 }
                 answers.into_iter().collect()
@@ -165,11 +162,11 @@ mod tests {
     use super::*;
     use crate::error::{Dependency, ErrorKind};
 
-    /// Answers each key with itself, and remembers the sizes of the rounds.
+    /// A store that answers each key with the key itself, and records the sizes of the rounds.
     struct FakeRedis {
         reads: Reads,
         rounds: Mutex<Vec<usize>>,
-        /// Rounds are answered while this is not held.
+        /// Rounds wait for their answers while a test holds this lock.
         gate: tokio::sync::Mutex<()>,
     }
 
@@ -208,7 +205,7 @@ mod tests {
             tokio::spawn(async move { fake.get(&keys).await })
         }
 
-        /// Waits until so many rounds were begun.
+        /// Waits until this number of rounds has begun.
         async fn begun(&self, rounds: usize) {
             let begun = async {
                 while self.rounds.lock().len() < rounds {

@@ -1,4 +1,4 @@
-//! A Redis URL, taken apart once; its passwords cannot be printed.
+//! The parser of Redis URLs. Passwords in a parsed URL cannot be printed.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use crate::config::{Fault, Secret};
 /// The port of a Sentinel whose address has none.
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Where a Redis server is and how to log in.
+/// The address of a Redis server and the login.
 ///
 /// * `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS;
 /// * `redis+sentinel://[user:password@]host[:port],…/NAME[/db]`, `rediss+sentinel://` for TLS to Sentinels and servers: the
-///   master that they call NAME. The login is the servers'; the Sentinels' own, if they ask for one, stands behind:
+///   master that the Sentinels call NAME. The login is that of the servers. If the Sentinels ask for one, it follows as
 ///   `?sentinel_username=…&sentinel_password=…`.
 ///
-/// `Display` prints addresses and NAME alone.
+/// `Display` prints addresses and NAME only.
 #[derive(Clone)]
 pub struct RedisUrl {
     server: Server,
@@ -27,7 +27,7 @@ pub struct RedisUrl {
     db: i64,
 }
 
-/// Who we are to a server.
+/// The user and the password for a server.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Login {
     pub(super) username: Option<String>,
@@ -45,40 +45,40 @@ enum Server {
 pub(super) struct Sentinels {
     /// Host and port of each, in the URL's order.
     pub(super) nodes: Vec<(String, u16)>,
-    /// What they call the master.
+    /// The name of the master on the Sentinels.
     pub(super) master: String,
     /// Their own login, not the master's.
     pub(super) login: Login,
 }
 
-/// Why a URL names no Redis server. None of these quotes the URL.
+/// The reason why a URL names no Redis server. No text quotes the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisUrlError {
-    /// No `://`.
+    /// There is no `://`.
     NoUrl,
-    /// Another scheme.
+    /// The scheme is not one of Redis.
     Scheme,
-    /// A Unix socket.
+    /// The URL names a Unix socket.
     UnixSocket,
-    /// Cluster.
+    /// The URL names a cluster.
     Topology,
-    /// `?…` or `#…`.
+    /// The URL has options (`?…`) or a fragment (`#…`).
     Options,
-    /// A `/`, `?` or `#` that is part of the login and ends the address.
+    /// The login has a raw `/`, `?` or `#`, which ends the address.
     RawLogin(char),
     /// The login is not percent-encoded text.
     Login,
-    /// More than one host, without Sentinels.
+    /// The URL names several hosts without Sentinels.
     SeveralHosts,
-    /// No host.
+    /// There is no host.
     NoHost,
-    /// A port that is none.
+    /// The port is not valid.
     Port,
-    /// A path that is no database number.
+    /// The path is not a database number.
     Database,
-    /// A host that is none.
+    /// The host is not valid.
     Form,
-    /// A Sentinel URL without addresses or name.
+    /// A Sentinel URL has no addresses or no name.
     SentinelForm,
 }
 
@@ -88,7 +88,7 @@ impl From<RedisUrlError> for Fault {
         const SENTINELS: &str = "redis+sentinel://HOST:PORT,HOST:PORT/NAME/DATABASE";
         use RedisUrlError::*;
         let (found, expected, advice) = match error {
-            NoUrl => ("text that is no URL", ONE, ""),
+            NoUrl => ("text that is not a URL", ONE, ""),
             Scheme => ("another scheme", ONE, ""),
             UnixSocket => ("a Unix socket, not supported by this version", ONE, ""),
             Topology => (
@@ -110,8 +110,8 @@ impl From<RedisUrlError> for Fault {
             SeveralHosts => ("several hosts", ONE, "Sentinels have redis+sentinel://"),
             NoHost => ("a URL without a host", ONE, ""),
             Port => ("a URL with a wrong port", ONE, login::ADVICE),
-            Database => ("a URL whose path is no database number", ONE, ""),
-            Form => ("a URL whose host is none", ONE, login::ADVICE),
+            Database => ("a URL whose path is not a database number", ONE, ""),
+            Form => ("a URL with a wrong host", ONE, login::ADVICE),
             SentinelForm => ("a Sentinel URL that cannot be read", SENTINELS, ""),
         };
         Fault::new("", found, expected).advice(advice)
@@ -127,7 +127,7 @@ impl fmt::Display for RedisUrlError {
 impl std::error::Error for RedisUrlError {}
 
 impl RedisUrl {
-    /// Takes a URL apart. Nothing is looked up or connected.
+    /// Parses a URL. It looks up and connects nothing.
     ///
     /// # Errors
     /// [`RedisUrlError`], which never quotes the URL.
@@ -225,7 +225,7 @@ impl RedisUrl {
         })
     }
 
-    /// Host and port; `None` where Sentinels know them.
+    /// Returns host and port; `None` if Sentinels are asked for them.
     pub fn address(&self) -> Option<(&str, u16)> {
         match &self.server {
             Server::At(host, port) => Some((host, *port)),
@@ -240,33 +240,33 @@ impl RedisUrl {
         }
     }
 
-    /// Whether the link is encrypted.
+    /// Returns true if the link is encrypted.
     pub fn tls(&self) -> bool {
         self.tls
     }
 
-    /// The user of the ACL; `None` is `default`.
+    /// Returns the ACL user; `None` stands for `default`.
     pub fn username(&self) -> Option<&str> {
         self.login.username.as_deref()
     }
 
-    /// The password.
+    /// Returns the password.
     pub fn password(&self) -> Option<&Secret> {
         self.login.password.as_ref()
     }
 
-    /// The database number; pub/sub ignores it.
+    /// Returns the database number; pub/sub ignores it.
     pub fn db(&self) -> i64 {
         self.db
     }
 
-    /// `host:port`: the `endpoint` label, and how logs name the server. With Sentinels the first by name, and what they call
-    /// the master: `host:port/NAME`.
+    /// Returns the name of the server in logs and in the label `endpoint`: `host:port`. With Sentinels it is the smallest
+    /// `host:port/NAME`, with the name of the master.
     pub fn endpoint(&self) -> String {
         self.endpoints().into_iter().min().unwrap_or_default()
     }
 
-    /// Everything that [`RedisUrl::endpoint`] could be: one for each Sentinel.
+    /// Returns all names that [`RedisUrl::endpoint`] chooses from: one for each Sentinel.
     pub fn endpoints(&self) -> Vec<String> {
         match &self.server {
             Server::At(host, port) => vec![endpoint(host, *port)],
@@ -279,12 +279,12 @@ impl RedisUrl {
         }
     }
 
-    /// Whether both lead to the same server as the same user; the database number does not count.
+    /// Returns true if both lead to the same server with the same login; the database number does not count.
     pub fn same_login(&self, other: &RedisUrl) -> bool {
         (&self.server, self.tls, &self.login) == (&other.server, other.tls, &other.login)
     }
 
-    /// How to connect to the server at this address.
+    /// Returns the settings for a connection to the server at this address.
     pub(super) fn connection_info(
         &self,
         host: &str,
@@ -302,7 +302,7 @@ impl RedisUrl {
     }
 }
 
-/// Host and port as the redis crate takes them.
+/// Converts host and port for the redis crate.
 pub(super) fn node_address(host: &str, port: u16, tls: bool) -> ConnectionAddr {
     if tls {
         ConnectionAddr::TcpTls {
@@ -329,7 +329,7 @@ fn decoded(text: &str) -> Result<String, RedisUrlError> {
     Ok(text.map_err(|_| RedisUrlError::Login)?.into_owned())
 }
 
-/// `user:password`, `:password` or `user`; percent-encoded.
+/// Parses a percent-encoded login: `user:password`, `:password` or `user`.
 fn parse_login(text: &str) -> Result<Login, RedisUrlError> {
     let (username, password) = match text.split_once(':') {
         Some((username, password)) => (username, Some(password)),

@@ -1,18 +1,18 @@
-//! Which server a Redis URL leads to, whatever the URL calls it.
+//! The identity of the server that a Redis URL leads to. Two URLs may name one server in different ways.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-/// What two servers never have in common.
+/// A property that two servers never share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Mark {
     /// The `run_id` of `INFO server`.
     Run(String),
-    /// An address that it listens on, as this machine resolves it.
+    /// An address on which the server listens, as this machine resolves it.
     Address(SocketAddr),
 }
 
-/// What tells one server from another.
+/// The properties that tell one server from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerIdentity {
     endpoint: String,
@@ -20,7 +20,8 @@ pub struct ServerIdentity {
 }
 
 impl ServerIdentity {
-    /// The server at `endpoint`, which answers `info` to `INFO server`, if it answers, and listens on `addresses`.
+    /// Makes the identity of the server at `endpoint`. `info` is its answer to `INFO server`, if there is one; it listens on
+    /// `addresses`.
     pub fn new(
         endpoint: &str,
         info: Option<&str>,
@@ -37,12 +38,12 @@ impl ServerIdentity {
         }
     }
 
-    /// Whether both are one server.
+    /// Returns true if both are one server.
     pub fn is_same(&self, other: &Self) -> bool {
         self.endpoint == other.endpoint || !self.marks.is_disjoint(&other.marks)
     }
 
-    /// `host:port` of the URL.
+    /// Returns `host:port` of the URL.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }

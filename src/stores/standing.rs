@@ -1,4 +1,4 @@
-//! The standing of a link to a dependency: pauses between attempts, and each change of state said once. No IO.
+//! The standing of a link to a dependency: the pauses between attempts, and one log line for each change of state. No IO.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use tracing::warn;
 use crate::error::{Dependency, ErrorKind};
 use crate::metrics;
 
-/// First and last pause between attempts. 50 ms: a server that restarts is found at once. 1 s: one that is gone is not
-/// flooded, and one that comes back is found soon.
+/// The first and the longest pause between attempts. 50 ms find a server that restarts at once. 1 s does not flood a server
+/// that is down, and still finds it soon when it comes back.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
-/// The pauses between attempts: each is twice as long as the one before, up to the last.
+/// The pauses between attempts. Each is twice as long as the one before, up to the longest.
 ///
-/// Not the crate `backon`, which wraps the attempt itself: what is attempted here takes orders meanwhile.
+/// It replaces the crate `backon`, which wraps the attempt itself: the tasks here take orders during a pause.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 
@@ -25,20 +25,20 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Returns the next pause, cut by up to a half at random, so that replicas do not come back in step.
+    /// Returns the next pause, shortened at random by up to a half, so that replicas do not come back in step.
     pub fn pause(&mut self) -> Duration {
         let pause = self.0.mul_f64(rand::random_range(0.5..1.0));
         self.0 = (self.0 * 2).min(PAUSES[1]);
         pause
     }
 
-    /// Begins with the first pause again.
+    /// Starts again with the first pause.
     pub fn reset(&mut self) {
         self.0 = PAUSES[0];
     }
 
-    /// Notes how long a link lived. One that outlived the last pause was a good one; others may be cut at once, again and
-    /// again, and pauses grow.
+    /// Notes the lifetime of a link. One that outlived the longest pause resets the pauses. Others may be cut at once, again
+    /// and again, so their pauses go on growing.
     pub fn lived(&mut self, lived: Duration) {
         if lived > PAUSES[1] {
             self.reset();
@@ -55,7 +55,8 @@ pub struct LinkWords {
     pub lost: &'static str,
 }
 
-/// One link over all its connections: counts them, moves its metrics, and logs a failure once for each kind.
+/// The record of one link over all its connections. It counts them, sets the link's metrics, and logs a failure once for
+/// each kind.
 #[derive(Debug)]
 pub struct LinkStanding {
     dependency: Dependency,
@@ -64,12 +65,12 @@ pub struct LinkStanding {
     words: LinkWords,
     /// Connections made so far.
     made: u64,
-    /// The failure that the log has; `None` while all is well.
+    /// The kind of the failure that was logged; `None` while the link is up.
     said: Option<ErrorKind>,
 }
 
 impl LinkStanding {
-    /// A link that was never made.
+    /// Makes the record of a link that has had no connection yet.
     pub fn new(dependency: Dependency, endpoint: &str, words: LinkWords) -> Self {
         Self {
             dependency,
@@ -80,7 +81,7 @@ impl LinkStanding {
         }
     }
 
-    /// Notes a connection, and returns its number; the first is 1.
+    /// Notes a connection; returns its number, from 1 on.
     pub fn up(&mut self) -> u64 {
         self.made += 1;
         if self.made > 1 {
@@ -111,12 +112,12 @@ impl LinkStanding {
         );
     }
 
-    /// Whether the log does not have the failure yet; from then on it does.
+    /// Returns true if a failure of this kind was not logged yet, and notes it as logged.
     fn is_news(&mut self, kind: ErrorKind) -> bool {
         self.said.replace(kind) != Some(kind)
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }

@@ -1,7 +1,7 @@
-//! Whether two templates can make the same group name, or one can make a name in two ways: a walk over pairs of states.
+//! Decides whether two templates can make the same group name, or one template can make a name in two ways.
 //!
-//! A breadth-first walk over the pairs of states of two automata finds the shortest name that both make, or that there
-//! is none. With one automaton twice, it finds a name whose bytes come from different parts.
+//! A breadth-first walk over pairs of states of two automata finds the shortest common name, if there is one. With the
+//! same automaton on both sides it finds a name whose bytes can come from different parts.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -9,11 +9,11 @@ use super::language::{Automaton, Edge, Values};
 use super::{Template, TemplatePart};
 use crate::config::GroupNames;
 
-/// Channels' longest group name, in characters.
+/// Longest group name of Channels, in characters.
 const MAX_NAME: usize = 99;
 
-/// A valid group name that both templates can make, if there is one. Values of users and claims count as any text,
-/// path parameters as what their converter lets through (any text before [`Template::bind`]).
+/// Finds a valid group name that both templates can make. Values of users and claims may be any text, path parameters
+/// any text of their converter (before [`Template::bind`]: any text).
 pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Option<String> {
     let values = Values {
         names,
@@ -22,9 +22,9 @@ pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Optio
     common_name(a, b, values)
 }
 
-/// A name that both templates can make.
+/// Finds a name that both templates can make.
 pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<String> {
-    // Most pairs of a tenant begin differently.
+    // A shortcut: most pairs of templates begin differently.
     let (first, second) = (a.beginning(), b.beginning());
     if !first.starts_with(second) && !second.starts_with(first) {
         return None;
@@ -33,7 +33,7 @@ pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<
     shortest(&a, &b, values.names, true, |_, _| false)
 }
 
-/// A name that the template makes in two ways, which differ in the bytes of a part that `counts`.
+/// Finds a name that the template can make in two ways, which differ in the bytes of a part that `counts`.
 pub(super) fn name_of_two(
     template: &Template,
     values: Values,
@@ -49,10 +49,10 @@ pub(super) fn name_of_two(
     shortest(&automaton, &automaton, values.names, false, differs)
 }
 
-/// A state of one automaton, a state of the other, and whether the two ways differed before it.
+/// A state of each automaton, and true if the two ways have already differed.
 type Pair = (usize, usize, bool);
 
-/// The shortest name that both make, in ways that differ somewhere unless `equal` will do.
+/// Finds the shortest name that both can make. Unless `equal` is set, the two ways must differ somewhere.
 fn shortest(
     a: &Automaton,
     b: &Automaton,
@@ -74,7 +74,7 @@ fn shortest(
         if names == GroupNames::Channels && length > MAX_NAME {
             return None;
         }
-        // Steps without a byte come first, so that the walk meets states in the order of their distance.
+        // Steps without a byte come first, so that the walk visits states in the order of their distance.
         for (next, byte) in steps(a, b, pair, &differs) {
             if done.contains(&next) {
                 continue;
@@ -194,7 +194,7 @@ mod tests {
             ("room_{slug}", "room.{user.id}"),
             // A slug has no dot.
             ("{slug}", "user.{user.id}"),
-            // A number has neither a zero in front nor a letter.
+            // A number has neither a leading zero nor a letter.
             ("room_{int}", "room_00{user.id}"),
             ("room_{int}", "room_x{user.id}"),
             ("n{int}", "n{user.id}x"),
@@ -246,14 +246,14 @@ mod tests {
             ("{slug}_{user.id}", Some(IdType::Text), true),
             ("{user.first}_{user.last}", None, true),
             ("{slug}{user.id}", int, true),
-            // A number has neither _ nor a second sign, so that the last _ parts the two.
+            // A number has no _, so the last _ separates the two.
             ("{slug}_{user.id}", int, false),
             ("{slug}_{user.id}", Some(IdType::Uuid), false),
             ("{int}_{user.username}", None, false),
             ("{uuid}{user.username}", None, false),
             ("{slug}.{user.username}", None, false),
             ("user_{user.id}", None, false),
-            // The two ways differ in the path alone: it is the same user's name.
+            // The two ways differ only in the path, so the name belongs to the same user.
             ("{slug}_{slug}_{user.id}", int, false),
         ] {
             let found = two_ways(template, user_id, of_user);

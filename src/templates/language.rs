@@ -1,15 +1,15 @@
-//! The names that a template can make, as a small nondeterministic automaton over bytes.
+//! The set of names that a template can make, as a nondeterministic automaton over bytes.
 
 use super::{Template, TemplatePart};
 use crate::config::{GroupNames, IdType};
 use crate::routes::Converter;
 
-/// What values may stand in names.
+/// The values that may occur in names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Values {
-    /// Which names groups may have.
+    /// The allowed names of groups.
     pub(super) names: GroupNames,
-    /// What `{user.id}` is; `None`: any text.
+    /// The type of `{user.id}`. `None`: any text.
     pub(super) user_id: Option<IdType>,
 }
 
@@ -39,7 +39,7 @@ impl Bytes {
         self.0[usize::from(byte >> 7)] >> (byte & 127) & 1 == 1
     }
 
-    /// A byte of both sets, one that reads well in an example if there is one.
+    /// Returns a byte of both sets, preferably one that is readable in an example.
     pub(super) fn common(&self, other: &Self) -> Option<u8> {
         let readable = b"1a0x_-."
             .iter()
@@ -52,18 +52,18 @@ impl Bytes {
 /// A step from one state to another.
 #[derive(Clone, Copy)]
 pub(super) struct Edge {
-    /// The bytes that it takes; `None`: it takes none.
+    /// The bytes that it consumes. `None`: it consumes none.
     pub(super) bytes: Option<Bytes>,
-    /// Where it leads.
+    /// The next state.
     pub(super) to: usize,
     /// The part of the template that makes the byte.
     pub(super) part: usize,
 }
 
-/// States in the order in which they were made: the first one starts, the last one accepts.
+/// An automaton. The first state is the start, the last one accepts.
 pub(super) struct Automaton {
     pub(super) states: Vec<Vec<Edge>>,
-    /// The part of the template that is read now.
+    /// The index of the current part of the template.
     part: usize,
 }
 
@@ -78,12 +78,12 @@ impl Automaton {
             automaton.part = index;
             match part {
                 TemplatePart::Literal(text) => automaton.literal(text.as_bytes(), in_name),
-                // A tenant's name, where the template is not bound yet.
+                // The template is not bound yet: any tenant's name.
                 TemplatePart::Tenant => automaton.many(Bytes::of(|b| {
                     b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
                 })),
                 TemplatePart::User(name) if &**name == "id" => match values.user_id {
-                    // Negative ids are nobody's; with them `{room}-{user.id}` could be read in two ways.
+                    // No user has a negative id. With a sign, `{room}-{user.id}` could be read in two ways.
                     Some(IdType::Int) => automaton.int(),
                     Some(IdType::Uuid) => automaton.uuid(),
                     Some(IdType::Text) | None => automaton.any(Bytes::of(in_name)),
@@ -132,17 +132,17 @@ impl Automaton {
         }
     }
 
-    /// One or more bytes of the set.
+    /// Adds one or more bytes of the set.
     fn many(&mut self, set: Bytes) {
         self.one(set);
         let again = self.end();
         self.edge(again, Some(set), again);
-        // A state of its own at the end: what follows must not be entered from within the loop alone.
+        // A separate end state keeps the following parts out of the loop.
         let end = self.state();
         self.edge(again, None, end);
     }
 
-    /// Any number of bytes of the set, also none.
+    /// Adds any number of bytes of the set, or none.
     fn any(&mut self, set: Bytes) {
         let start = self.end();
         self.many(set);
@@ -150,7 +150,7 @@ impl Automaton {
         self.edge(start, None, end);
     }
 
-    /// `0|[1-9][0-9]*`
+    /// Adds `0|[1-9][0-9]*`.
     fn int(&mut self) {
         let start = self.end();
         self.one(Bytes::of(|b| matches!(b, b'1'..=b'9')));

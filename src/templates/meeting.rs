@@ -1,7 +1,7 @@
-//! Which groups of a tenant a socket could enter by another template than the one that guards them.
+//! Finds groups that a socket could enter through another template than the one that guards them.
 //!
-//! Two things guard a group: the route's `authorize`, and a value of the user in its name. The check of a configuration
-//! compares every template with every other, with literals, and with itself.
+//! A group is guarded by the route's `authorize`, or by a value of the user in its name. The check of a configuration
+//! compares every template with every other and with itself.
 
 use std::collections::HashSet;
 
@@ -17,24 +17,24 @@ pub struct Entrance {
     pub route: usize,
     /// The template.
     pub template: Template,
-    /// Whether the route has an `authorize` statement.
+    /// True if the route has an `authorize` statement.
     pub authorized: bool,
 }
 
-/// A name that two templates make, or one in two ways.
+/// A name that two templates can make, or one template in two ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meeting {
-    /// The position of the template by which the group is entered.
+    /// The position of the template through which the group is entered.
     pub by: usize,
-    /// The position of the template whose group it is; the same where one makes a name in two ways.
+    /// The position of the template that owns the group. Equal to `by` if one template makes the name in two ways.
     pub into: usize,
     /// The name.
     pub example: String,
-    /// What is evaded; `None`: nothing guards the group.
+    /// The guard that is evaded. `None`: the group has no guard.
     pub guard: Option<Guard>,
 }
 
-/// What keeps sockets out of a group.
+/// The guard of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// The name holds a value of the user or of the claims.
@@ -43,8 +43,8 @@ pub enum Guard {
     Authorize,
 }
 
-/// Every meeting among the templates of one tenant, each pair once. `ids` is what `{user.id}` is, where it is known to
-/// be the user's canonical id.
+/// Finds every meeting among the templates of one tenant, each pair once. `ids` is the type of `{user.id}`, if that is
+/// known to be the user's canonical id.
 pub fn meetings(entrances: &[Entrance], names: GroupNames, ids: Option<IdType>) -> Vec<Meeting> {
     let values = Values {
         names,
@@ -62,7 +62,7 @@ pub fn meetings(entrances: &[Entrance], names: GroupNames, ids: Option<IdType>) 
             found.extend(between((before, other), (index, entrance), values));
         }
     }
-    // The same template stands on several routes: told once for each that enters.
+    // A template may occur on several routes: report each entering template once.
     let text = |at: usize| entrances[at].template.as_str();
     let mut told = HashSet::new();
     found.retain(|meeting: &Meeting| told.insert((meeting.by, text(meeting.into))));
@@ -90,7 +90,7 @@ fn with_itself(index: usize, entrance: &Entrance, values: Values) -> Option<Meet
     ))
 }
 
-/// What two entrances can do to each other, the later one first where both are alike.
+/// Returns the meeting of two entrances. If both could enter the other's group, the later one counts as entering.
 fn between(
     (before, first): (usize, &Entrance),
     (after, second): (usize, &Entrance),
@@ -100,12 +100,12 @@ fn between(
     let of_user = a.has_user_values() || b.has_user_values();
     let same_text = a.text == b.text;
     if same_text && (of_user || first.authorized == second.authorized) {
-        // One template: the same user, or the same parameters under the same guard.
+        // Equal templates meet by intention: the same user, or the same parameters under the same guard.
         return None;
     }
     let with_path = a.has_path_values() || b.has_path_values();
     let values = match of_user && with_path {
-        // A path can be chosen to look like any text; ids are no exception that holds for every `users.query`.
+        // A client can choose a path that looks like any text, and a `users.query` may return any text as `id`.
         true => Values {
             user_id: None,
             ..values
@@ -120,12 +120,12 @@ fn between(
     let example = common_name(a, b, values)?;
     let guard = match (of_user, first.authorized || second.authorized) {
         (true, _) => Some(Guard::User),
-        // The same literal on a guarded and on an open route is in plain sight: it is meant.
+        // The same literal on a guarded and on an open route is an evident choice of the operator.
         (false, true) if same_text && !with_path => None,
         (false, true) => Some(Guard::Authorize),
         (false, false) => None,
     };
-    // Entered by the one that is not guarded, or by the one that lets clients choose.
+    // The entering one is the unguarded one, or else the one that leaves more choice to the client.
     let later_enters = match (of_user, first.authorized, second.authorized) {
         (false, true, false) => true,
         (false, false, true) => false,
@@ -152,7 +152,7 @@ fn is_of_user(part: &TemplatePart) -> bool {
 }
 
 impl Template {
-    /// Whether the two differ in the names of their path parameters alone.
+    /// Returns true if the two differ at most in the names of their path parameters.
     fn is_like(&self, other: &Self) -> bool {
         let alike = |pair: (&TemplatePart, &TemplatePart)| match pair {
             (TemplatePart::Param(_, one), TemplatePart::Param(_, other)) => one == other,
@@ -161,7 +161,7 @@ impl Template {
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(alike)
     }
 
-    /// How much a client chooses of the name: a path before a literal, and that before what is the user's own.
+    /// Ranks the client's choice over the name: a path most, then a literal, then values of the user.
     fn reach(&self) -> u8 {
         match (self.has_path_values(), self.has_user_values()) {
             (true, false) => 3,
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::routes::Route;
 
-    /// Routes as `(path, authorized, groups)`; what is found as `by into guard`.
+    /// Takes routes as `(path, authorized, groups)`, and returns meetings as `by into guard`.
     fn found(routes: &[(&str, bool, &[&str])]) -> Vec<String> {
         let tenant = "acme".parse().unwrap();
         let mut entrances = Vec::new();

@@ -1,8 +1,8 @@
-//! Group templates such as `chat_{room}` and `user_{user.id}`: rendered per socket, and checked against each other.
+//! Group templates such as `chat_{room}` and `user_{user.id}`, rendered for each socket and checked against each other.
 //!
-//! Values are written as Python's `str()` writes them, so that a Django back end finds the same names. Whether the
-//! result is a valid group name is decided by [`crate::channel_names`]. Called by the admission and by the
-//! configuration check.
+//! Values are written like by Python's `str()`, so that a Django back end makes the same names.
+//! [`crate::channel_names`] decides whether the result is a valid group name. The admission and the configuration check
+//! use this module.
 
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ mod collide;
 mod language;
 mod meeting;
 
-/// Why a template cannot be read or rendered.
+/// The reason why a template cannot be parsed or rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say it")]
 pub enum TemplateError {
@@ -37,7 +37,7 @@ pub enum TemplateError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum TemplatePart {
     Literal(Box<str>),
-    /// The converter is known once the template was bound to its route.
+    /// A path parameter. Its converter is known once the template is bound to its route.
     Param(Box<str>, Option<Converter>),
     User(Box<str>),
     Claim(Box<str>),
@@ -51,7 +51,7 @@ pub struct Template {
     parts: Box<[TemplatePart]>,
 }
 
-/// What a template is rendered with.
+/// The values for rendering a template.
 #[derive(Clone, Copy, Debug)]
 pub struct TemplateValues<'a> {
     /// `{tenant}`
@@ -65,7 +65,7 @@ pub struct TemplateValues<'a> {
 }
 
 impl Template {
-    /// Reads a template. There is no way to write a brace as itself: no group name has one.
+    /// Parses a template. Braces cannot be escaped, because no group name has one.
     ///
     /// # Errors
     /// [`TemplateError::Braces`], [`TemplateError::UnknownValue`].
@@ -93,7 +93,7 @@ impl Template {
         })
     }
 
-    /// Reads a template of `route`, a route of `tenant`.
+    /// Parses a template and binds it to `route`, a route of `tenant`.
     ///
     /// # Errors
     /// As [`Template::parse`] and [`Template::bind`].
@@ -116,8 +116,7 @@ impl Template {
         Ok(part)
     }
 
-    /// The template with the types of `route`'s parameters, which [`templates_collide`] needs, and with the
-    /// tenant's name filled in.
+    /// Adds the types of `route`'s parameters, which [`templates_collide`] needs, and fills in the tenant's name.
     ///
     /// # Errors
     /// [`TemplateError::UnknownParameter`] names a parameter that the route does not have.
@@ -137,26 +136,26 @@ impl Template {
         Ok(self)
     }
 
-    /// The template as configured.
+    /// Returns the template as configured.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the name is the same for every socket of a route and path: no `{user.…}`, no `{claims.…}`.
+    /// Returns true if the name depends on the user or the token: `{user.…}`, `{claims.…}`.
     pub fn has_user_values(&self) -> bool {
         self.parts
             .iter()
             .any(|part| matches!(part, TemplatePart::User(_) | TemplatePart::Claim(_)))
     }
 
-    /// Whether the path, which a client chooses, has a part in the name.
+    /// Returns true if the name depends on the path, which a client chooses.
     pub fn has_path_values(&self) -> bool {
         self.parts
             .iter()
             .any(|part| matches!(part, TemplatePart::Param(..)))
     }
 
-    /// The literal text that every name of the template begins with.
+    /// Returns the literal text at the start of every name of the template.
     fn beginning(&self) -> &str {
         match self.parts.first() {
             Some(TemplatePart::Literal(text)) => text,
@@ -164,7 +163,7 @@ impl Template {
         }
     }
 
-    /// The group name for one socket, not yet checked to be one.
+    /// Renders the name for one socket. The result may still be no valid group name.
     ///
     /// # Errors
     /// [`TemplateError::Missing`] and [`TemplateError::NotText`] name the value.
@@ -195,9 +194,9 @@ fn push_json(name: &mut String, object: &str, of: &str, field: &str) -> Result<(
     Ok(())
 }
 
-/// The value of one key of a JSON object, as it is written there; of equal keys the last, as Python reads them.
+/// Returns the JSON text of one key of an object. Of equal keys the last counts, as in Python.
 ///
-/// Reading the text instead of a parsed value keeps numbers of any size exact.
+/// The text keeps numbers of any size exact.
 fn json_field<'a>(object: &'a str, field: &str) -> Option<&'a RawValue> {
     struct Field<'f>(&'f str);
 

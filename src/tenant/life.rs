@@ -5,7 +5,7 @@
 
 use crate::error::Refusal;
 
-/// How far the tenant has come.
+/// The stage of a tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// The parts are made and the tasks run.
@@ -21,7 +21,7 @@ pub enum Stage {
     Gone,
 }
 
-/// What happened to a tenant.
+/// An event in the life of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Happening {
     /// Redis has acknowledged the control channel.

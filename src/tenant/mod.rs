@@ -51,7 +51,7 @@ pub use tenancy::Tenancy;
 pub struct Tenant {
     /// Its name.
     pub id: TenantId,
-    /// What its operator configured.
+    /// Its configuration.
     pub config: Arc<TenantConfig>,
     /// The Redis of its cached users, events and control messages. `None`: the memory of this process.
     pub redis: Option<Secret>,

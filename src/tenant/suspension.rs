@@ -68,7 +68,7 @@ fn note(tenant: &Tenant, happening: Happening) {
     match (before, tenant.life().is_suspended()) {
         (false, true) => tracing::warn!(tenant.id = %tenant.id, "The tenant is suspended"),
         (true, false) => tracing::info!(
-            tenant.id = %tenant.id, "The tenant is served again: it is not suspended any more"
+            tenant.id = %tenant.id, "The tenant is no longer suspended"
         ),
         _ => {}
     }

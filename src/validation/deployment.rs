@@ -1,4 +1,4 @@
-//! The tables of the deployment: listeners, heartbeat, Redis, log, operator keys.
+//! Checks the tables of the deployment: listeners, heartbeat, Redis, log, API keys.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use crate::telemetry;
 
 use super::Checker;
 
-/// The shortest key of the management API.
+/// Shortest key of the management API, in bytes.
 const API_KEY_BYTES: usize = 32;
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
@@ -26,7 +26,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     api_keys(config, checker);
 }
 
-/// Two listeners cannot have one port, but for different addresses of this machine.
+/// Reports listeners that share a port. Different addresses of this machine may use the same port.
 fn listeners(config: &Config, checker: &mut Checker<'_>) {
     let mut before: Vec<(&str, SocketAddr)> = Vec::new();
     let listeners = [
@@ -69,7 +69,7 @@ fn server(config: &Config, checker: &mut Checker<'_>) {
     }
     if server.client_address != ClientAddress::Peer && server.trusted_proxies.is_empty() {
         let expected = "server.trusted_proxies with the networks of the proxies";
-        let found = "a source that nobody is trusted to fill";
+        let found = "a source without trusted proxies";
         checker.mistake(
             "server.client_address",
             found,
@@ -79,14 +79,14 @@ fn server(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
-/// Reports what is wrong with a Redis URL.
+/// Reports an invalid Redis URL.
 pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) {
     if let Some(Err(error)) = url.map(RedisUrl::parse) {
         checker.fault(key, error.into());
     }
 }
 
-/// A key that opens two doors would say nothing about who came.
+/// Reports weak API keys, and keys that are configured twice: a shared key does not identify its caller.
 fn api_keys(config: &Config, checker: &mut Checker<'_>) {
     let operators = config.api.api_keys.iter().enumerate();
     let operators = operators.map(|(index, key)| (format!("api.api_keys[{index}]"), key));

@@ -1,4 +1,4 @@
-//! Channel layers: what each kind needs, and that tenants on one Redis do not meet.
+//! Checks channel layers: the needs of each kind, and that tenants on one Redis do not share names.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             continue;
         }
         for url in effective.layer_hosts() {
-            // One that cannot be read is reported where it stands.
+            // An invalid URL is reported with its own key.
             let endpoints = RedisUrl::parse(url).map(|url| url.endpoints());
             for endpoint in endpoints.unwrap_or_default() {
                 let endpoint = endpoint.to_ascii_lowercase();
@@ -28,7 +28,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         }
     }
     workers::check(config, &shared, checker);
-    // Two tenants may meet on several hosts, and on several Sentinels of one master: told once.
+    // Two tenants may meet on several hosts, or on several Sentinels of one master. Report the pair once.
     let mut told = BTreeSet::new();
     for (endpoint, tenants) in shared {
         if tenants.len() > 1 {
@@ -83,7 +83,7 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
     }
 }
 
-/// Tenants on one Redis tell their groups apart by prefix alone; the database number does not separate pub/sub.
+/// Reports prefixes that do not separate tenants on one Redis. The database number does not separate pub/sub.
 fn check_prefixes<'c>(
     endpoint: &str,
     tenants: &BTreeSet<(&'c str, &'c TenantId)>,
@@ -98,7 +98,7 @@ fn check_prefixes<'c>(
             report(id, found.to_owned(), endpoint, checker);
         }
     }
-    // In order, whatever begins with a prefix stands right behind it.
+    // In sorted order, names that begin with a prefix directly follow it.
     for ((short, first), (long, second)) in tenants.iter().zip(tenants.iter().skip(1)) {
         if prefix_fault(short).is_none() && prefixes_meet(short, long) && told.insert(second) {
             let place = checker.place_of(&format!("tenants.{first}.layer.prefix"));

@@ -1,8 +1,8 @@
-//! Looks at a configuration as a whole: what is well formed key by key, and still cannot be served.
+//! Checks a configuration as a whole: each key may be well formed, and the whole still cannot be served.
 //!
-//! Runs after reading, over the same report, so that an operator sees every mistake at once. Where a part of the
-//! gateway is made from a part of the configuration (a key, a URL, a statement, a route, a consumer), the check makes it
-//! and reports why it could not be made. What is checked here beside that concerns several parts at once. Touches no network.
+//! The check runs after reading and adds to the same report, so that an operator sees every mistake at once. It
+//! constructs each part that the gateway makes from the configuration (a key, a URL, a statement, a route, a consumer)
+//! and reports the reason of a failure. The other checks here compare several parts. It uses no network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ mod tenants;
 mod token;
 mod workers;
 
-/// What reading a configuration depends on, beside the file.
+/// The inputs of reading a configuration, beside the file.
 #[derive(Clone)]
 pub struct LoadOptions {
-    /// The Rust consumers that routes may use as `kind`, each with what it says of its options.
+    /// The Rust consumers that routes may use as `kind`, each with the check of its options.
     pub consumers: Registry,
-    /// Where overrides and `{ env = "…" }` secrets are looked up; by default the environment of this process.
+    /// The source of overrides and `{ env = "…" }` secrets. Default: the environment of this process.
     pub environment: Environment,
 }
 
@@ -38,7 +38,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Tenants by endpoint, each once with its prefix.
+/// The prefixes and tenants at each endpoint.
 type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
 
 /// A configuration that can be served.
@@ -46,17 +46,17 @@ type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What works, but an operator should know of.
+    /// Valid settings that an operator should know of.
     pub warnings: Vec<Warning>,
-    /// Every file that was read, the main one first; files with secrets are not among them.
+    /// Every file that was read, the main one first, without the files of secrets.
     pub files: Vec<PathBuf>,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
-    /// Reads a configuration from a file, what it includes and the environment, and checks it as a whole. Without a
-    /// file there are only defaults and the environment, which make no tenant.
+    /// Reads a configuration from a file, its included files and the environment, and checks it as a whole. Without a
+    /// file only defaults and the environment count, which make no tenant.
     ///
     /// # Errors
     /// Every mistake at once, each with its place.
@@ -66,7 +66,7 @@ impl Config {
             environment,
         } = options;
         let mut draft = Draft::read(path, environment, &consumers.names());
-        // What is missing may stand in the file that could not be read.
+        // A file that could not be read may hold the keys that seem to be missing.
         if draft.complete {
             let reading_mistakes = draft.report.count();
             let mut checker = Checker {
@@ -96,16 +96,16 @@ fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     }
 }
 
-/// Takes down what is wrong, at the place of the key.
+/// Records mistakes at the places of their keys.
 struct Checker<'a> {
     report: &'a mut Report,
     places: &'a Places,
-    /// The mistakes of reading come first; what they made a default of is not judged again.
+    /// The number of mistakes from reading, which come first. Their keys hold defaults and are not checked again.
     reading_mistakes: usize,
 }
 
 impl Checker<'_> {
-    /// Notes a mistake at `key`, but where reading found one at, below or above it.
+    /// Records a mistake at `key`, unless reading found one at, below or above it.
     fn mistake(
         &mut self,
         key: &str,
@@ -119,7 +119,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Notes what a part of the gateway said of the table or value at `key`.
+    /// Records the fault of a constructor at the table or value `key`.
     fn fault(&mut self, key: &str, fault: Fault) {
         let Fault {
             key,
@@ -130,7 +130,7 @@ impl Checker<'_> {
         self.mistake(&key, found, expected, advice);
     }
 
-    /// As [`Checker::fault`], for what may be several.
+    /// Records every fault of a constructor. Returns the constructed part.
     fn faults<T>(&mut self, key: &str, made: Result<T, Faults>) -> Option<T> {
         match made {
             Ok(made) => Some(made),
@@ -141,17 +141,17 @@ impl Checker<'_> {
         }
     }
 
-    /// Notes a warning at `key`.
+    /// Records a warning at `key`.
     fn warn(&mut self, key: &str, text: impl Into<String>) {
         self.report.warning(self.places.of(key), key, text);
     }
 
-    /// Whether the key stands in the configuration.
+    /// Returns true if the configuration sets the key.
     fn has(&self, key: &str) -> bool {
         self.places.has(key)
     }
 
-    /// `FILE:LINE:COLUMN` of a key, for a text about another.
+    /// Returns `FILE:LINE:COLUMN` of a key, for the text about another key.
     fn place_of(&self, key: &str) -> String {
         self.report.name_of(self.places.of(key))
     }

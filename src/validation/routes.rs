@@ -1,4 +1,4 @@
-//! Routes: paths, group templates, and what consumers need of them.
+//! Checks routes: paths, statements, group templates, and the needs of consumers.
 
 use crate::config::{Fault, IdType, RouteConfig, TenantConfig};
 use crate::consumer::Registry;
@@ -32,7 +32,7 @@ pub(super) fn check(
         checker.faults(&key, delivery);
         check_subprotocols(&key, route, checker);
     }
-    // With another field than `id`, `{user.id}` is a column like any other.
+    // If the token names its user by another field, `{user.id}` is a column like any other.
     let ids = (tenant.token.user_id_field == "id").then_some(tenant.users.id_type);
     entrances.compare(tenant, ids, checker);
 }
@@ -53,7 +53,7 @@ fn check_paths(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) 
     }
 }
 
-/// The statements of `authorize`, as far as the database is known.
+/// Checks the statements of `authorize`, if the kind of database is known.
 fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     let url = tenant.users.database.as_ref();
     let Some(dialect) = url.and_then(|url| Dialect::of_url(url.expose())) else {
@@ -83,7 +83,7 @@ fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<
     }
 }
 
-/// Templates that could be bound to their routes, each with its key.
+/// The templates that are valid on their routes, each with its key.
 #[derive(Default)]
 struct Entrances {
     bound: Vec<Entrance>,
@@ -98,7 +98,7 @@ impl Entrances {
         (index, config): (usize, &RouteConfig),
         checker: &mut Checker<'_>,
     ) {
-        // A path that cannot be read was reported.
+        // An invalid path was already reported.
         let route = Route::of(config);
         for (position, text) in config.groups.iter().enumerate() {
             let key = format!("{key}.groups[{position}]");
@@ -127,7 +127,7 @@ impl Entrances {
         }
     }
 
-    /// Reports templates by which a socket could enter a group that is not its own.
+    /// Reports templates through which a socket could enter the group of another user or route.
     fn compare(&self, tenant: &TenantConfig, ids: Option<IdType>, checker: &mut Checker<'_>) {
         for meeting in meetings(&self.bound, tenant.layer.group_names, ids) {
             let key = &self.keys[meeting.by];

@@ -1,4 +1,4 @@
-//! What a tenant needs beside its keys and routes: hosts, origins, users, limits.
+//! Checks the hosts, origins, users and limits of tenants.
 
 use crate::config::{Config, TenantConfig};
 use crate::hosts::HostTable;
@@ -73,7 +73,7 @@ fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     }
 }
 
-/// With a table the columns are Django's; another field than these needs a query.
+/// Reports a field that Django's table does not have. Other fields need a query.
 fn field_of_table(id: &TenantId, field: &str, checker: &mut Checker<'_>) {
     let columns = [
         "id",

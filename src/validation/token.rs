@@ -1,4 +1,4 @@
-//! A tenant's `token` table: its keys are made, and what stands beside them is looked at. Never shows any of a key.
+//! Checks a tenant's `token` table: constructs its keys and checks the settings beside them. No report shows a key.
 
 use crate::auth::key_source::{KeySource, passes_over_set};
 use crate::auth::keys;
@@ -37,7 +37,7 @@ pub(super) fn check(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<
     check_claims(&table, token, checker);
 }
 
-/// The single key of a tenant is the first of the list that is read from it.
+/// Renames the key of a fault: a single key is read as a list of one, but is written without the list.
 fn as_written(fault: Fault, listed: bool) -> Fault {
     match fault.key.strip_prefix("keys[0].") {
         Some(key) if !listed => Fault {

@@ -1,4 +1,4 @@
-//! Routes with `kind = "worker"`: a layer that reaches a worker, and a channel that reaches no other tenant's.
+//! Checks routes with `kind = "worker"`: their layer must reach a worker, and their channel no other tenant's worker.
 
 use crate::channel_names::own_channel_beginnings;
 use crate::config::{Config, ConsumerConfig, LayerKind, TenantConfig};
@@ -34,7 +34,8 @@ fn check_layer(key: &str, kind: LayerKind, checker: &mut Checker<'_>) {
     }
 }
 
-/// Channels publishes to a channel's name as it is, without the layer's prefix: only the name keeps tenants apart.
+/// Reports channel names that other tenants could use. Channels publishes to a channel's name without the layer's
+/// prefix, so that only the name separates tenants.
 fn check_names(
     key: &str,
     worker: &ConsumerConfig,

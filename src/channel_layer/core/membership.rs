@@ -308,6 +308,7 @@ impl Keeping {
             && mark.is_none()
         {
             self.restore(GapCause::Link);
+            // This look has set the mark again, so its next absence is a new flush.
             self.marked = true;
         }
     }

@@ -219,7 +219,7 @@ mod tests {
             (roster.group(first), roster.group(second)),
             (None, Some(group.clone()))
         );
-        // The late confirmation of the first is not one of the second.
+        // A late confirmation of the first membership does not confirm the second.
         assert!(!roster.joined(&group, first));
         assert!(matches!(roster.want(&group), Wish::Joining(_)));
     }

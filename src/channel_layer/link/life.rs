@@ -108,6 +108,7 @@ impl Life {
         self.status.ready.store(false, Ordering::Release);
         *self.status.failure.lock() = Some(error.kind);
         self.standing.down(error.kind, &error.text);
+        // A failed attempt is not a loss: no message could have come through it.
         if let Some(made) = self.connected.take() {
             self.backoff.lived(now - made);
             self.loss.get_or_insert(Loss { cause, since: now });
@@ -219,7 +220,7 @@ mod tests {
         let (mut life, status) = life();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // An attempt that fails is no loss: nothing was heard through it.
+        // A failed attempt is not a loss: no message could have come through it.
         let cause = life.ended(lost(ErrorKind::Io), at(0));
         assert_eq!(cause, Some(GapCause::Link));
         assert_eq!(
@@ -233,7 +234,7 @@ mod tests {
 
         assert_eq!(life.ended(End::Deaf, at(2)), Some(GapCause::Canary));
         assert!(!status.ready());
-        // Two links that end before all is restored.
+        // Two connections end before everything is restored.
         for seconds in [3, 4] {
             life.connected(at(seconds));
             assert!(!life.is_whole());
@@ -313,7 +314,7 @@ mod tests {
             assert_eq!(what, expected);
             losses.extend((what == "lost").then_some(when));
         }
-        // 50, 100 and 200 ms, each cut by up to a half.
+        // 50, 100 and 200 ms, each shortened by up to a half.
         for (pair, least) in losses.windows(2).zip([25, 50, 100]) {
             assert!(
                 pair[1] - pair[0] >= Duration::from_millis(least),

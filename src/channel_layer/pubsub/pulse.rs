@@ -45,6 +45,7 @@ impl LinkPulse {
             wishes.retry_refused();
         }
         match self.asked {
+            // Any read after the PING proves that the server lives: its answer may wait behind a burst of messages.
             Some(asked) if self.heard > asked => self.asked = None,
             Some(asked) if now.duration_since(asked) >= PONG_LIMIT => return ControlFlow::Break(()),
             Some(_) => {}

@@ -57,6 +57,7 @@ impl Channel {
     }
 
     fn subscribed(&self) -> bool {
+        // With commands unanswered, a confirmation may belong to an earlier SUBSCRIBE that an UNSUBSCRIBE follows.
         self.said == Some(true) && self.unanswered == 0
     }
 }

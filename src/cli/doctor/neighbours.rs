@@ -1,4 +1,4 @@
-//! Tenants whose events could meet on one Redis server that their URLs call by different names.
+//! Finds tenants whose events could meet on one Redis server under different URLs.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::ids::TenantId;
 use crate::stores::redis::RedisStore;
 use crate::tenant::neighbours::{Stand, obstacles};
 
-/// Compares the servers of the tenants' layers by what they say of themselves, else by their addresses.
+/// Compares the servers of the tenants' layers by the identities that they report, else by their addresses.
 pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     let with_layers = servers.iter().filter(|server| !layers(server).is_empty());
     let identities = with_layers.map(async |server| {
-        // A store that cannot be made is a finding of its own.
+        // A store that cannot be made is reported by another check.
         let store = RedisStore::new(&server.url, Dependency::Redis).ok()?;
         Some((server, store.identity().await))
     });
@@ -41,7 +41,7 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     findings
 }
 
-/// The tenants whose layers stand on the server, with their prefixes.
+/// Returns the tenants whose layers use the server, with their prefixes.
 fn layers(server: &RedisServer) -> Vec<(&TenantId, &str)> {
     let tenants = server.tenants.iter();
     let layers = tenants.filter_map(|usage| Some((&usage.tenant, usage.layer.as_ref()?)));

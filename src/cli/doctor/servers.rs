@@ -1,4 +1,4 @@
-//! Which Redis servers a configuration names, and what each is used for by which tenant.
+//! The Redis servers of a configuration, and the uses that each tenant has for them.
 
 use crate::config::{Config, LayerKind, RouteConfig, TenantConfig};
 use crate::ids::TenantId;
@@ -7,13 +7,13 @@ use crate::stores::redis_url::{RedisUrl, RedisUrlError};
 /// One server with one login and database number.
 pub(super) struct RedisServer {
     pub(super) url: RedisUrl,
-    /// The tenants that use it, in order of their names.
+    /// The tenants that use it, sorted by name.
     pub(super) tenants: Vec<Usage>,
-    /// Whether it is `[redis]`.
+    /// True if it is `[redis]`.
     pub(super) deployment: bool,
 }
 
-/// What a tenant uses a server for.
+/// The uses that a tenant has for a server.
 pub(super) struct Usage {
     pub(super) tenant: TenantId,
     /// Its denylist.
@@ -22,17 +22,17 @@ pub(super) struct Usage {
     pub(super) users: bool,
     /// Its events, by this kind and prefix.
     pub(super) layer: Option<(LayerKind, String)>,
-    /// Channels that its workers listen to, which a pub/sub layer names without the prefix; as patterns.
+    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them.
     pub(super) workers: Vec<String>,
 }
 
 impl RedisServer {
-    /// Whether some tenant's denylist lies here.
+    /// Returns true if it holds a tenant's denylist.
     pub(super) fn holds_denylist(&self) -> bool {
         self.tenants.iter().any(|usage| usage.denylist)
     }
 
-    /// `redis USER@HOST:PORT/DB`, without a password.
+    /// Returns `redis USER@HOST:PORT/DB`, without a password.
     pub(super) fn subject(&self) -> String {
         let user = self.url.username().map(|user| format!("{user}@"));
         let (user, endpoint) = (user.unwrap_or_default(), self.url.endpoint());
@@ -58,10 +58,10 @@ impl RedisServer {
     }
 }
 
-/// The servers of a configuration, `[redis]` first.
+/// Collects the servers of a configuration, `[redis]` first.
 ///
 /// # Errors
-/// [`RedisUrlError`] for a URL that the configuration's own check lets pass and this version cannot use.
+/// [`RedisUrlError`] for an invalid URL, which the check of the configuration refuses as well.
 pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUrlError> {
     let mut servers = Vec::new();
     if let Some(url) = &config.redis.url {
@@ -82,7 +82,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
         match kind {
             LayerKind::Memory => {}
             LayerKind::PubSub | LayerKind::Core => {
-                // Without a host the configuration was refused already.
+                // A layer without hosts was already refused.
                 for url in effective.layer_hosts() {
                     let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
                     usage.layer = layer.clone();
@@ -96,7 +96,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
     Ok(servers)
 }
 
-/// Valid channel names hold nothing that means more in a pattern than itself.
+/// Returns the patterns of a tenant's worker channels. Valid channel names have no wildcards, so need no escaping.
 fn worker_channels(tenant: &TenantConfig) -> Vec<String> {
     let channel = |route: &RouteConfig| {
         let channel = route.consumer.channel.as_deref()?;

@@ -44,6 +44,7 @@ impl FromIterator<u32> for Decoded<'static> {
 /// # Errors
 /// [`JsonError::NotUnicode`]
 pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, JsonError> {
+    // The order matters: the byte order mark of UTF-32 LE begins with that of UTF-16 LE.
     match bytes {
         [0, 0, 0xFE, 0xFF, rest @ ..] => decode_utf32(rest, u32::from_be_bytes),
         [0xFF, 0xFE, 0, 0, rest @ ..] => decode_utf32(rest, u32::from_le_bytes),

@@ -270,6 +270,7 @@ impl<'a, B: Build> JsonReader<'a, B> {
             if (0xDC00..0xE000).contains(&low) {
                 return Ok(0x1_0000 + ((high - 0xD800) << 10) + (low - 0xDC00));
             }
+            // The second escape is no low surrogate: the first one is lone, and the second is read on its own.
             self.at = back;
         }
         Ok(high)

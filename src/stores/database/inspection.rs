@@ -6,7 +6,7 @@ use super::{AskError, Database, Dialect};
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 
-/// Asks PostgreSQL's catalogue whether the role may change rows anywhere in this database.
+/// Asks PostgreSQL's catalogue if the role may change rows anywhere in this database.
 const POSTGRES_WRITES: &str = "SELECT EXISTS (SELECT 1 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' \
      AND (has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') \

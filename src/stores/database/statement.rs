@@ -1,4 +1,4 @@
-//! Statements with `:name` parameters, as operators write them, and what each database makes of them.
+//! Operators' statements with `:name` parameters, and their form for each database.
 //!
 //! A `:name` inside a string, a quoted name, a comment or a dollar quote is left alone, and so is one after another
 //! `:` (a cast of PostgreSQL). Values are always bound, never written into the text.
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::config::Fault;
 
-/// Which database a statement is for: they differ in quoting and in placeholders.
+/// The kind of a database. The kinds differ in quoting and in placeholders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// PostgreSQL.
@@ -19,7 +19,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The database that a URL names by its scheme.
+    /// Returns the kind that a URL names by its scheme.
     pub fn of_url(url: &str) -> Option<Self> {
         match url.split_once(':')?.0 {
             "postgres" | "postgresql" => Some(Self::Postgres),
@@ -29,11 +29,11 @@ impl Dialect {
         }
     }
 
-    /// `name`, which holds no quote, as a quoted name.
+    /// Returns `name` in quotes; it must not contain a quote.
     pub(super) fn quote(self, name: &str) -> String {
         match self {
             Self::Postgres => format!("\"{name}\""),
-            // SQLite takes a name in double quotes that it does not know for a string.
+            // SQLite reads an unknown name in double quotes as a string; in backticks it is an error.
             Self::MySql | Self::Sqlite => format!("`{name}`"),
         }
     }
@@ -44,13 +44,13 @@ impl Dialect {
 pub enum SqlParam {
     /// A number.
     Int(i64),
-    /// A hyphenated UUID: PostgreSQL gets its own type, the others Django's 32 digits.
+    /// A hyphenated UUID. PostgreSQL gets its own type, the others get the 32 digits that Django stores.
     Uuid(String),
     /// Any text.
     Text(String),
 }
 
-/// A value as it is bound.
+/// A value in the form in which it is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bind {
     Int(i64),
@@ -59,7 +59,7 @@ pub(super) enum Bind {
 }
 
 impl SqlParam {
-    /// The value for `dialect`; `None` for what no column of that database can hold.
+    /// Converts the value for `dialect`; `None` if no column of that database can hold it.
     fn bind(&self, dialect: Dialect) -> Option<Bind> {
         Some(match self {
             Self::Int(number) => Bind::Int(*number),
@@ -76,7 +76,7 @@ impl SqlParam {
     }
 }
 
-/// What is wrong with a statement.
+/// The reason why a statement cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say it")]
 pub enum StatementError {
@@ -89,12 +89,12 @@ pub enum StatementError {
 }
 
 impl StatementError {
-    /// The same in the words of a report, at `key`; `example` is a statement that could stand there.
+    /// Converts the error into a fault at `key`; `example` is a statement that would be valid there.
     pub fn fault(&self, key: &str, example: &str) -> Fault {
         let expected = format!("a statement such as {example}");
         match self {
             Self::UnknownName { name, known } => {
-                // A longer one is no name that was meant.
+                // A longer text is hardly a name that the operator meant, so it is not repeated.
                 let found = match name.len() <= 64 {
                     true => format!("a statement with :{name}"),
                     false => "a statement with another :name".to_owned(),
@@ -113,7 +113,7 @@ enum Piece {
     Name(Box<str>),
 }
 
-/// A statement, read for one database.
+/// A statement, parsed for one kind of database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
     dialect: Dialect,
@@ -121,10 +121,10 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// Reads `sql`, in which `names` have values.
+    /// Parses `sql`, in which only `names` have values.
     ///
     /// # Errors
-    /// [`StatementError::UnknownName`] for any other name, [`StatementError::Empty`].
+    /// [`StatementError::UnknownName`] for any other name; [`StatementError::Empty`].
     pub fn parse(sql: &str, dialect: Dialect, names: &[&str]) -> Result<Self, StatementError> {
         let sql = sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
         if sql.trim().is_empty() {
@@ -148,19 +148,19 @@ impl Statement {
         })
     }
 
-    /// Whether `:name` stands in the statement.
+    /// Returns true if the statement uses `:name`.
     pub fn uses(&self, name: &str) -> bool {
         let same = |piece: &Piece| matches!(piece, Piece::Name(own) if **own == *name);
         self.pieces.iter().any(same)
     }
 
-    /// The database it was read for.
+    /// Returns the kind of database for which it was parsed.
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// The text with placeholders, and the values in their order. A name stands for one value or, as in
-    /// `IN (:user_ids)`, for several. PostgreSQL's numbered placeholders are reused.
+    /// Returns the text with placeholders, and the values in their order. A name stands for one value or, as in
+    /// `IN (:user_ids)`, for several. A name that is repeated uses PostgreSQL's numbered placeholders again.
     pub(super) fn render(&self, values: impl Fn(&str) -> Vec<Bind>) -> (String, Vec<Bind>) {
         let mut sql = String::new();
         let mut binds = Vec::new();
@@ -197,7 +197,7 @@ impl Statement {
         (sql, binds)
     }
 
-    /// The text of `SELECT EXISTS (statement)` and its values; `None` if a value can be in no row.
+    /// Returns the text of `SELECT EXISTS (statement)` and its values; `None` if no row can hold one of the values.
     pub(super) fn render_exists(&self, params: &[(&str, SqlParam)]) -> Option<(String, Vec<Bind>)> {
         let mut binds = Vec::with_capacity(params.len());
         for (name, param) in params.iter().filter(|(name, _)| self.uses(name)) {
@@ -213,7 +213,7 @@ impl Statement {
     }
 }
 
-/// Tells names from strings, quoted names and comments, as far as the three databases need it.
+/// Finds names outside strings, quoted names and comments, by the rules of the three databases.
 struct Lexer<'a> {
     sql: &'a str,
     dialect: Dialect,
@@ -245,7 +245,7 @@ impl Lexer<'_> {
         self.sql.as_bytes().get(at).copied()
     }
 
-    /// The end of a `:name` at `at`.
+    /// Returns the end of a `:name` that begins at `at`.
     fn name_at(&self, at: usize) -> Option<usize> {
         let first = self.byte(at + 1)?;
         let after_colon = at > 0 && self.byte(at - 1) == Some(b':');
@@ -261,7 +261,7 @@ impl Lexer<'_> {
         Some(at + 1 + length)
     }
 
-    /// The end of the string, quoted name, comment, word or single byte at `at`.
+    /// Returns the end of the string, quoted name, comment, word or single byte that begins at `at`.
     fn skip(&self, at: usize) -> usize {
         use Dialect::{MySql, Postgres, Sqlite};
         let rest = &self.sql[at..];
@@ -271,7 +271,7 @@ impl Lexer<'_> {
             (b'"', dialect) => self.quoted(at, b'"', dialect == MySql),
             (b'`', MySql | Sqlite) => self.quoted(at, b'`', false),
             (b'[', Sqlite) => end_of(rest, "]", at),
-            // MySQL reads "5--3" as a difference.
+            // MySQL needs a blank after `--` for a comment: it reads "5--3" as a difference.
             (b'-', MySql) if rest.starts_with("--") => match self.byte(at + 2) {
                 None | Some(b' ' | b'\t' | b'\r' | b'\n') => end_of(rest, "\n", at),
                 Some(_) => at + 1,
@@ -292,7 +292,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// The end of what `quote` encloses; a doubled quote stands for itself.
+    /// Returns the end of a text in `quote`s; a doubled quote is a part of the text.
     fn quoted(&self, at: usize, quote: u8, backslashes: bool) -> usize {
         let mut end = at + 1;
         while let Some(byte) = self.byte(end) {
@@ -323,7 +323,7 @@ impl Lexer<'_> {
     }
 }
 
-/// Letters, digits and `_`; all of UTF-8 beyond ASCII counts as letters, as PostgreSQL has it.
+/// Returns true for letters, digits and `_`. Every byte beyond ASCII counts as a letter, as in PostgreSQL.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
@@ -334,7 +334,7 @@ fn end_of(rest: &str, mark: &str, at: usize) -> usize {
         .map_or(rest.len(), |found| found + mark.len())
 }
 
-/// The length of a comment that may hold comments.
+/// Returns the length of a comment that may contain comments.
 fn nested_comment(text: &str) -> usize {
     let (mut depth, mut at) = (0usize, 0);
     while at < text.len() {

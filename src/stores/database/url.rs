@@ -1,4 +1,4 @@
-//! The URL of a tenant's database, taken apart once; what is wrong with it never shows it.
+//! The parser of the URL of a tenant's database. Its faults never show the URL.
 
 use std::borrow::Cow;
 
@@ -51,19 +51,19 @@ const MYSQL: [&str; 14] = [
     "time-zone",
 ];
 
-/// What a URL says, as its driver takes it.
+/// The options of a URL, in the form of its driver.
 pub(super) enum Options {
-    /// The flag: a transaction pooler stands between.
+    /// The flag is true if the URL leads to a transaction pooler.
     Postgres(Box<PgConnectOptions>, bool),
     MySql(Box<MySqlConnectOptions>),
-    /// The flag: it lives in memory, as long as a connection to it.
+    /// The flag is true for a database in memory, which lives as long as a connection to it.
     Sqlite(Box<SqliteConnectOptions>, bool),
 }
 
-/// A database's URL that its driver can read. `Debug` shows the kind of database alone.
+/// A database's URL that its driver can read. `Debug` shows only the kind of the database.
 pub struct DatabaseUrl {
     pub(super) options: Options,
-    /// The password, masked in what a driver says.
+    /// The password; it is masked in the driver's messages.
     pub(super) password: Option<String>,
     has_unknown_options: bool,
 }
@@ -75,10 +75,10 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Takes a URL apart. Nothing is looked up or connected.
+    /// Parses a URL. It looks up and connects nothing.
     ///
     /// # Errors
-    /// What is wrong with it, which never quotes the URL.
+    /// The fault of the URL; it never quotes the URL.
     pub fn parse(url: &Secret) -> Result<Self, Fault> {
         let text = url.expose();
         match Dialect::of_url(text) {
@@ -121,7 +121,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// Which database it is.
+    /// Returns the kind of the database.
     pub fn dialect(&self) -> Dialect {
         match &self.options {
             Options::Postgres(..) => Dialect::Postgres,
@@ -130,7 +130,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// What an operator should know of a URL that can be used.
+    /// Returns a remark for the operator on a URL that can be used: it has unknown options.
     pub fn remark(&self) -> Option<String> {
         let known = match self.dialect() {
             Dialect::Postgres => POSTGRES.join(", "),
@@ -143,8 +143,8 @@ impl DatabaseUrl {
     }
 }
 
-/// The URL of a server without the options that the driver does not know, whose values it would log, and whether there
-/// are any. `is_mode` knows the words of `sslmode`.
+/// Checks the URL of a server. Returns it without the options that the driver does not know, because the driver would log
+/// their values, and true if there are any. `is_mode` checks the word of `sslmode`.
 fn server_url<'u>(
     text: &'u str,
     known: &[&str],
@@ -152,13 +152,13 @@ fn server_url<'u>(
 ) -> Result<(Cow<'u, str>, bool), Fault> {
     const FORM: &str = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
     let Some((_, rest)) = text.split_once("://") else {
-        return Err(Fault::new("", "text that is no URL", FORM));
+        return Err(Fault::new("", "text that is not a URL", FORM));
     };
     if let Some(raw) = login::raw_separator(rest) {
         return Err(login::raw_fault(raw, FORM));
     }
     let url = Url::parse(text).map_err(|error| {
-        // The parser's own words quote nothing of the URL.
+        // The parser's error text quotes nothing of the URL.
         Fault::new("", format!("a URL that cannot be read ({error})"), FORM).advice(login::ADVICE)
     })?;
     if url.fragment().is_some() {
@@ -209,7 +209,7 @@ fn server_url<'u>(
     Ok((without.to_string().into(), true))
 }
 
-/// What `sslmode` may be where `word` is none of it.
+/// Returns the words that `sslmode` may be, if `word` is none of them.
 fn is_postgres_mode(word: &str) -> Option<&'static str> {
     let modes = [
         "disable",
@@ -240,7 +240,7 @@ fn unreadable() -> Fault {
     Fault::new("", "a URL that its driver cannot read", expected).advice(login::ADVICE)
 }
 
-/// The password as a server may repeat it.
+/// Returns the password in the form in which a server may repeat it: decoded.
 fn password(text: &str) -> Option<String> {
     let url = Url::parse(text).ok()?;
     let decode = |text: &str| {

@@ -1,4 +1,4 @@
-//! The statement that reads users, and what its rows say of them.
+//! The statement that reads users, and the conversion of its rows.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::value::{Row, push_text};
 use crate::config::{Fault, Faults, IdType, TokenConfig, UsersConfig};
 use crate::ids::UserId;
 
-/// What a table of Django's may have beside the columns that are needed; taken where it is there.
+/// Columns of a Django user table that are read if the table has them, beside those that are needed.
 const WELCOME: [&str; 8] = [
     "id",
     "username",
@@ -23,22 +23,22 @@ const WELCOME: [&str; 8] = [
     "is_staff",
     "is_superuser",
 ];
-/// Its value never becomes a field.
+/// The column of the password; its value never becomes a field.
 const PASSWORD: &str = "password";
 
-/// A statement that reads users, for messages.
+/// An example of a statement that reads users, for messages.
 const EXAMPLE: &str = "SELECT id, is_active FROM people WHERE id IN (:user_ids)";
 
-/// One user as the database has it.
+/// One user from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRow {
-    /// Equal, byte by byte, to an id that was asked for.
+    /// The id; equal, byte by byte, to an id that was asked for.
     pub id: UserId,
-    /// `None`: NULL, or a value that says neither.
+    /// `None` for NULL and for a value that is not a boolean.
     pub is_active: Option<bool>,
     /// A JSON object of every returned column but `password`, in the order of the statement.
     pub fields: Box<str>,
-    /// MD5 of the text of the column `password`, where it is asked for and not NULL.
+    /// MD5 of the text of the column `password`; `None` if it is NULL or not asked for.
     pub password_digest: Option<[u8; 16]>,
 }
 
@@ -47,13 +47,13 @@ enum Form {
     Table {
         schema: Option<String>,
         table: String,
-        /// Made once the columns are known.
+        /// The statement; `None` until the columns are known.
         statement: Mutex<Option<Arc<Statement>>>,
     },
     Query(Arc<Statement>),
 }
 
-/// How a tenant's users are read.
+/// The way in which a tenant's users are read.
 #[derive(Debug)]
 pub struct UserQuery {
     form: Form,
@@ -66,10 +66,10 @@ pub struct UserQuery {
 }
 
 impl UserQuery {
-    /// Reads the configuration; asks nothing.
+    /// Builds the query from the configuration; it does not ask the database.
     ///
     /// # Errors
-    /// What is wrong with the configuration, at keys of `[tenants.NAME]`.
+    /// The faults of the configuration, at keys of `[tenants.NAME]`.
     pub fn new(users: &UsersConfig, token: &TokenConfig) -> Result<Self, Faults> {
         let at_database = |fault: Fault| fault.below("users.database");
         let Some(url) = &users.database else {
@@ -129,17 +129,17 @@ impl UserQuery {
         })
     }
 
-    /// What an operator should know of the database's URL.
+    /// Returns a remark for the operator on the database's URL, if there is one.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
 
-    /// The database that the query is for.
+    /// Returns the kind of database that the query is for.
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// The table as configured; `None` with a query of the operator's own.
+    /// Returns schema and table as configured; `None` if the operator gave a query.
     pub(super) fn table(&self) -> Option<(Option<&str>, &str)> {
         match &self.form {
             Form::Table { schema, table, .. } => Some((schema.as_deref(), table)),
@@ -147,7 +147,7 @@ impl UserQuery {
         }
     }
 
-    /// The statement, unless the table's columns have to be looked at first.
+    /// Returns the statement; `None` if the table's columns must be read first.
     pub(super) fn statement(&self) -> Option<Arc<Statement>> {
         match &self.form {
             Form::Table { statement, .. } => statement.lock().clone(),
@@ -155,7 +155,7 @@ impl UserQuery {
         }
     }
 
-    /// The first column that is needed and not among `columns`.
+    /// Returns the first column that is needed and missing from `columns`.
     pub(super) fn missing(&self, columns: &[String]) -> Option<&str> {
         let mut needed = vec![self.field.as_str()];
         needed.extend(self.with_active.then_some("is_active"));
@@ -199,14 +199,15 @@ impl UserQuery {
         planned
     }
 
-    /// The table may have changed: its columns are looked at again.
+    /// Drops the statement, because the table may have changed. Its columns are read again before the next query.
     pub(super) fn forget_plan(&self) {
         if let Form::Table { statement, .. } = &self.form {
             *statement.lock() = None;
         }
     }
 
-    /// The values that stand for an id; none if no column of the type can hold it, so that it reads as not found.
+    /// Returns the values to search for an id. There are none if no column of the type can hold it; the user is then not
+    /// found.
     pub(super) fn binds(&self, id: &UserId) -> Vec<Bind> {
         let text = id.as_str();
         match (self.id_type, self.dialect) {
@@ -226,7 +227,7 @@ impl UserQuery {
         }
     }
 
-    /// A value that can be asked for, whether or not there is such a user.
+    /// Returns an id of the right type for a probe; there need not be such a user.
     pub(super) fn probe(&self) -> UserId {
         match self.id_type {
             IdType::Int => "0".into(),
@@ -235,7 +236,10 @@ impl UserQuery {
         }
     }
 
-    /// What a row says; `Err` names a column that the statement should return and does not.
+    /// Converts a row; `None` if its id is NULL or of another type.
+    ///
+    /// # Errors
+    /// The name of a column that the statement should return and does not.
     pub(super) fn user_row(&self, row: &Row) -> Result<Option<UserRow>, &str> {
         let column = |name: &str| {
             row.iter()
@@ -292,7 +296,7 @@ impl UserQuery {
     }
 }
 
-/// `text`, if it is `[A-Za-z_][A-Za-z0-9_]*`: nothing that would need escaping within quotes.
+/// Returns `text` if it is `[A-Za-z_][A-Za-z0-9_]*`, so that it needs no escaping in quotes.
 fn identifier(text: &str) -> Option<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let digit_first = text.starts_with(|c: char| c.is_ascii_digit());

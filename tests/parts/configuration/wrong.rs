@@ -190,13 +190,13 @@ fn keys() -> Vec<Row> {
             TOKEN,
             "{ jwk_url = 'id.example/hunter2', algorithm = 'RS256' }",
             "tenants.acme.token.jwk_url",
-            "found text that is no URL",
+            "found text that is not a URL",
         ),
         (
             TOKEN,
             "{ jwk_url = 'https://', algorithm = 'RS256' }",
             "tenants.acme.token.jwk_url",
-            "found text that is no URL",
+            "found text that is not a URL",
         ),
         (
             TOKEN,
@@ -291,13 +291,13 @@ fn redis() -> Vec<Row> {
             "redis.url",
             "'redis://:hunter2@h/zero'",
             "",
-            "found a URL whose path is no database number",
+            "found a URL whose path is not a database number",
         ),
         (
             "redis.url",
             "'redis://:hunter2@h/-1'",
             "",
-            "found a URL whose path is no database number",
+            "found a URL whose path is not a database number",
         ),
         (
             "redis.url",
@@ -327,13 +327,13 @@ fn redis() -> Vec<Row> {
             "redis.url",
             "'redis://:hunter2@a b/0'",
             "",
-            "found a URL whose host is none",
+            "found a URL with a wrong host",
         ),
         (
             "redis.url",
             "'localhost:6379'",
             "",
-            "found text that is no URL",
+            "found text that is not a URL",
         ),
         (
             "redis.url",
@@ -508,7 +508,7 @@ fn databases() -> Vec<Row> {
             DATABASE,
             "'postgres:u:hunter2@h/db'",
             "",
-            "found text that is no URL",
+            "found text that is not a URL",
         ),
         (
             DATABASE,
