@@ -1,6 +1,6 @@
-//! What is asked of a request before its token: this replica, the client's address, tenant, route, upgrade, origin.
+//! Checks a request before its token: this replica, the client's address, tenant, route, upgrade and origin.
 //!
-//! Steps 1 to 6 of a socket's life. Nothing is awaited here, and no store is asked.
+//! No check awaits anything or asks a store.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use crate::error::Refusal;
 use crate::routes::PathParams;
 use crate::tenant::Tenant;
 
-/// A request that may show its token.
+/// A request whose token may be checked.
 pub(super) struct AdmittedRequest {
     pub(super) tenant: Arc<Tenant>,
-    /// The index of its route.
+    /// The index of the route in the tenant.
     pub(super) route: usize,
     pub(super) params: PathParams,
     pub(super) client: IpAddr,
     pub(super) upgrade: Upgrade,
-    /// Counts the handshake for a client behind a proxy until it is over.
+    /// Counts the handshake of a client behind a proxy until it is over.
     _handshake: Option<AddressPlace>,
 }
 
 impl AdmittedRequest {
-    /// A refusal of one of the later steps.
+    /// Returns the rejection of this request by a later step.
     pub(super) fn rejects(&self, reason: impl Into<Reason>) -> Rejection {
         Rejection::by(&self.tenant, Some(&self.upgrade), reason)
     }
 }
 
-/// Steps 1 to 6, and the place of the socket that may come of it.
+/// Checks a request, and takes a place for the socket that may come of it.
 ///
 /// # Errors
 /// The first refusal.

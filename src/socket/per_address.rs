@@ -1,4 +1,4 @@
-//! Budgets of client addresses (`server.per_address`): step 2, before anything of the request is believed.
+//! Budgets of client addresses (`server.per_address`): connections, handshakes under way, connects per second.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,15 +12,16 @@ use crate::config;
 use crate::error::Refusal;
 use crate::rate::Bucket;
 
-/// Addresses without a socket or a handshake are forgotten after this time: a bucket is full again by then.
+/// The time after which an address without sockets and handshakes is dropped; its bucket is full again by then.
 const FORGET: Duration = Duration::from_secs(3);
 
-/// What each client address may have.
+/// The budgets of all client addresses.
 pub struct AddressBudgets {
     config: config::PerAddress,
     addresses: Mutex<HashMap<IpAddr, Account>>,
 }
 
+/// The use of one address.
 struct Account {
     connections: u32,
     handshakes: u32,
@@ -28,14 +29,14 @@ struct Account {
     last: Instant,
 }
 
-/// What of an address is being counted.
+/// The number of an address that a place counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BudgetKind {
     Connection,
     Handshake,
 }
 
-/// One place of an address, free again when it is dropped.
+/// A place in the budget of an address; its drop frees it.
 pub struct AddressPlace {
     budget: Arc<AddressBudgets>,
     address: IpAddr,
@@ -43,7 +44,7 @@ pub struct AddressPlace {
 }
 
 impl AddressBudgets {
-    /// Budgets as configured; a 0 is no limit.
+    /// Creates budgets as configured; 0 is no limit.
     pub fn new(config: config::PerAddress) -> Arc<Self> {
         Arc::new(Self {
             config,
@@ -51,7 +52,7 @@ impl AddressBudgets {
         })
     }
 
-    /// Counts a handshake that is under way; the place is held until it is over.
+    /// Counts a handshake under way; its place is to be held until it is over.
     ///
     /// # Errors
     /// [`Refusal::TooManyConnections`] at `handshakes`.
@@ -66,7 +67,7 @@ impl AddressBudgets {
             .map(Some)
     }
 
-    /// Counts an upgrade request, and the socket that may come of it as long as the place is held.
+    /// Counts an upgrade request, and its socket for as long as the place is held.
     ///
     /// # Errors
     /// [`Refusal::RateLimited`] over `connects_per_second`, [`Refusal::TooManyConnections`] at `connections`.
@@ -117,7 +118,7 @@ impl AddressBudgets {
         address: IpAddr,
         now: Instant,
     ) -> &'a mut Account {
-        // Doubling keeps the sweep's cost per new address constant.
+        // A full map is swept before it doubles, so that the sweep's cost per new address is constant.
         if addresses.len() == addresses.capacity() {
             addresses.retain(|_, account| !account.is_idle(now));
         }

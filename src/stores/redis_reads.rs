@@ -57,7 +57,11 @@ impl Reads {
     ///
     /// # Errors
     /// The error of `ask`, or the first error among the caller's own keys.
-    pub(super) async fn get<F>(&self, keys: Vec<String>, ask: impl Fn(Vec<CallerKeys>) -> F) -> Values
+    pub(super) async fn get<F>(
+        &self,
+        keys: Vec<String>,
+        ask: impl Fn(Vec<CallerKeys>) -> F,
+    ) -> Values
     where
         F: Future<Output = Result<Vec<Result<KeyValue, StoreError>>, StoreError>>,
     {
