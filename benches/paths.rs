@@ -16,7 +16,7 @@ use lockgate::channel_layer::Codec;
 use lockgate::clock::UnixTime;
 use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
 use lockgate::event::Event;
-use lockgate::frame::{Accounting, Decoder, Frame, Message};
+use lockgate::frame::{Accounting, ClientMessage, Decoder, Frame};
 use lockgate::hub::{Budget, Hub, Member, Pace, Profile, walk};
 use lockgate::ids::GroupName;
 use lockgate::render::{Delivery, Rendered};
@@ -67,7 +67,9 @@ fn frames(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut input = black_box(&frame[..]);
                 let message = decoder.push(&mut input);
-                assert!(matches!(message, Ok(Some(Message::Text(text))) if text.len() == size));
+                assert!(
+                    matches!(message, Ok(Some(ClientMessage::Text(text))) if text.len() == size)
+                );
             });
         });
     }

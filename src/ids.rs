@@ -167,7 +167,7 @@ pub fn random_hex() -> String {
 
 /// The tokens that a revocation revokes.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Whom {
+pub enum RevocationTarget {
     /// One token.
     Token(Jti),
     /// The tokens of a user that were issued at or before a cut-off (Unix seconds), or have no `iat`.

@@ -30,7 +30,7 @@ mod turn;
 mod verdicts;
 
 use turn::Turn;
-pub use verdicts::{Verdict, Waiting};
+pub use verdicts::{Waiting, WorkerVerdict};
 
 /// The time for which a group stays subscribed after its last member left, because a page reload joins it again.
 const LINGER: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ pub struct Relay {
     /// The sockets that listen on their own channel.
     channels: Channels,
     /// The handshakes that wait for a worker's answer.
-    waiting: Mutex<hashbrown::HashMap<SocketChannel, oneshot::Sender<Verdict>>>,
+    waiting: Mutex<hashbrown::HashMap<SocketChannel, oneshot::Sender<WorkerVerdict>>>,
     /// The empty groups that are still subscribed, oldest first.
     lingering: Mutex<VecDeque<(Instant, GroupName)>>,
     /// The event types and errors that were logged, so that each is logged once.

@@ -15,7 +15,7 @@ use crate::close_code::CloseReason;
 use crate::config::{DenylistConfig, OnExpiry, TokenConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::hub::{CloseOrder, Hub, Member, TokenOf, close_paced};
-use crate::ids::{TenantId, Whom};
+use crate::ids::{RevocationTarget, TenantId};
 use crate::metrics;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
@@ -72,14 +72,18 @@ impl Revocations {
     ///
     /// # Errors
     /// [`StoreError`] if the denylist does not confirm in time. The tokens are then NOT revoked: tell the caller.
-    pub async fn deny(&self, whom: &Whom, expires_at: Option<f64>) -> Result<(), StoreError> {
+    pub async fn deny(
+        &self,
+        target: &RevocationTarget,
+        expires_at: Option<f64>,
+    ) -> Result<(), StoreError> {
         let (now, replicas) = (UnixTime::now().0, self.config.replicas);
         let keep_until = (now + self.config.keep.as_secs_f64()).ceil() as u64;
         let raised = async |key: String, cut_off: f64| {
             self.store.raise(&key, cut_off, keep_until, replicas).await
         };
-        match whom {
-            Whom::Token(jti) => {
+        match target {
+            RevocationTarget::Token(jti) => {
                 let until = match expires_at {
                     Some(expires_at) if !self.keeps_expired => {
                         // An expired token is denied for a while too: on another clock it may still be valid.
@@ -92,10 +96,12 @@ impl Revocations {
                 let lifetime = Lifetime::Until(until);
                 self.store.put(&key, b"1", lifetime, replicas).await
             }
-            Whom::User(user, cut_off) => {
+            RevocationTarget::User(user, cut_off) => {
                 raised(redis_keys::deny_user(&self.tenant, user), *cut_off).await
             }
-            Whom::All(cut_off) => raised(redis_keys::deny_all(&self.tenant), *cut_off).await,
+            RevocationTarget::All(cut_off) => {
+                raised(redis_keys::deny_all(&self.tenant), *cut_off).await
+            }
         }
     }
 
@@ -240,8 +246,8 @@ mod tests {
         let hub = Arc::new(Hub::default());
         let pending = |jti: &str| hub.expect(Pending::new("7".into(), Some(jti.into()), Some(5.0)));
         let (revoked, other) = (pending("revoked"), pending("other"));
-        let whom = Whom::Token("revoked".into());
-        revocations.deny(&whom, None).await.unwrap();
+        let target = RevocationTarget::Token("revoked".into());
+        revocations.deny(&target, None).await.unwrap();
         assert_eq!(revocations.recheck(&hub).await.unwrap(), 0);
         for (place, jti, expected) in [(&revoked, "revoked", true), (&other, "other", false)] {
             let member = Member::new(Profile {

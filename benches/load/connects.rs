@@ -1,4 +1,4 @@
-//! What a connect costs: one after another, and 64 at a time, each beside its floor.
+//! The cost of a connect: one after another, and 64 at a time, each beside its floor.
 //!
 //! "Cached" users lie in Redis and no longer in the gateway's own cache; users that are not are asked of the database.
 
@@ -13,7 +13,7 @@ use crate::rows::{Sample, Stage};
 use crate::swarm::Side;
 use crate::world::LOCAL_TTL;
 
-/// How the gateway's users are known before it is measured.
+/// The state of the user caches before a measurement.
 #[derive(Clone, Copy)]
 enum Users {
     InRedis,

@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
 use crate::world::{EXTRA_GROUPS, Gateway, World};
 
-/// A state between two of which something was added.
+/// A reading; between two readings something is added.
 struct Reading {
     bytes: f64,
     commands: BTreeMap<String, u64>,
@@ -26,7 +26,7 @@ impl Reading {
         })
     }
 
-    /// What one of `count` things cost that were added since `earlier`.
+    /// Returns the cost of one of the `count` things that were added since `earlier`.
     fn each(&self, earlier: &Self, count: u64) -> Each {
         Each {
             count,
@@ -85,7 +85,7 @@ fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]
         Ok(Reading::of(world, &gateway)?.each(&before, count))
     };
     let (count, plain) = (settings.cost_sockets, settings.cost_sockets * 4);
-    // What only the first sockets and the first members pay.
+    // Costs of the first sockets and the first members only.
     add(world, "ws", plain)?;
     add(world, "members", 1)?;
     let socket = [add(world, "ws", plain)?, add(world, "ws", plain)?];

@@ -1,7 +1,7 @@
 //! The noisy neighbour: a process of its own with the sockets of one tenant and a publisher that does not wait.
 //!
 //! Apart from the program that takes the times, and behind it where the kernel schedules, so that reading the flood
-//! delays nobody's clock. Obeys commands on standard input: `open N`, `flood EVENTS_PER_SECOND MILLISECONDS`.
+//! delays no measurement. Obeys commands on standard input: `open N`, `flood EVENTS_PER_SECOND MILLISECONDS`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Stdio};
@@ -20,7 +20,7 @@ pub(crate) const FLOOD: &str = "__flood";
 const BATCH: u64 = 128;
 /// Before everything else on the machine, but behind the program that takes the times, which has -20.
 const NICE: i32 = -10;
-/// How often pings are answered while there is nothing to do.
+/// The time between answers to pings while no event is due.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// The tenant of the neighbour.
@@ -35,7 +35,7 @@ pub(crate) struct Flood {
     answers: BufReader<ChildStdout>,
 }
 
-/// What came of a flood.
+/// The result of a flood.
 pub(crate) struct Flooded {
     pub(crate) published: u64,
     /// Frames that arrived at its sockets.

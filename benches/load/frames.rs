@@ -1,6 +1,6 @@
 //! As much of RFC 6455 as a load program needs: counting a server's frames, answering its pings.
 
-/// What a frame is to the load program.
+/// The kinds of frames that the load program tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
     /// Text, binary, or the last continuation.

@@ -9,10 +9,10 @@ use crate::rows::{PACE, Stage};
 use crate::swarm::Side;
 use crate::world::{SMALL_GROUPS, small_channel};
 
-/// Where the search for half load begins; any gateway bears it.
+/// The first rate of the search for half load; any gateway bears it.
 const FIRST_RATE: f64 = 2_000.0;
 
-/// What came of publishing at a fixed rate: sorted latencies in nanoseconds, and how busy both cores were in percent.
+/// The result of publishing at a fixed rate: sorted latencies in nanoseconds, and the load of both cores in percent.
 struct OpenLoop {
     sockets: Vec<u64>,
     subscriber: Vec<u64>,

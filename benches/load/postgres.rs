@@ -104,7 +104,7 @@ impl Postgres {
         Ok(text.lines().filter(asked).count() as u64)
     }
 
-    /// How long the smallest statement takes over a connection to `port`: the least of several.
+    /// Returns the time of the smallest statement over a connection to `port`, the least of several.
     pub(crate) fn round_trip(&self, port: u16) -> Result<Duration> {
         self.runtime.block_on(async {
             let mut database = PgConnection::connect(&url(port)).await?;

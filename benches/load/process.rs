@@ -119,7 +119,7 @@ impl CpuReading {
         })
     }
 
-    /// How long threads were ready and without a core since an earlier reading: what others on that core have taken, and
+    /// Returns the time for which threads were ready and without a core since an earlier reading: what others on that core have taken, and
     /// the threads from each other. Threads that ended meanwhile make it less.
     pub(crate) fn waited_since(&self, earlier: &Self) -> Duration {
         Duration::from_nanos(self.waited.saturating_sub(earlier.waited))

@@ -1,4 +1,4 @@
-//! What is printed: one table of ratios, one of costs, and the circumstances under which both were measured.
+//! The printed report: one table of ratios, one of costs, and the circumstances under which both were measured.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ impl Series {
     }
 }
 
-/// What the contract demands of a row.
+/// The contract's bound for a row.
 pub(crate) enum Target {
     /// Times the floor.
     Ratio(f64),
@@ -116,7 +116,7 @@ pub(crate) fn load_average() -> String {
     text.split(' ').next().unwrap_or("?").to_owned()
 }
 
-/// What one thing costs, at two sizes: equal figures mean linear growth.
+/// The cost of one thing at two sizes; equal figures mean linear growth.
 pub(crate) struct Cost {
     pub(crate) what: &'static str,
     pub(crate) first: Each,
@@ -165,7 +165,7 @@ pub(crate) struct Report {
     pub(crate) runs: [usize; 2],
     /// The load average at the start: what else the machine was doing.
     pub(crate) load_before: String,
-    /// Whether all of it ran before everything else on the machine, in words.
+    /// Says in words if the run had precedence over all other work on the machine.
     pub(crate) precedence: &'static str,
 }
 

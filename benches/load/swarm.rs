@@ -26,14 +26,14 @@ pub(crate) enum Side {
     Apart = 2,
 }
 
-/// How long any answer may take before the run fails.
+/// The longest time for an answer before the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Handshakes under way where nothing paces them: enough to keep a gateway busy.
 const AT_ONCE: usize = 64;
 const PUBLISHER: u64 = u64::MAX;
 const SUBSCRIBER: u64 = u64::MAX - 1;
 
-/// What arrived on one side.
+/// The arrivals on one side.
 #[derive(Default)]
 pub(crate) struct Tally {
     /// Complete text and binary frames.
@@ -68,7 +68,7 @@ impl Latencies {
     }
 }
 
-/// What became of the sockets of [`Swarm::open`].
+/// The state of a socket of [`Swarm::open`].
 #[derive(Default)]
 pub(crate) struct Openings {
     /// Neither open nor refused yet.
@@ -93,7 +93,7 @@ struct Opening {
     head: Vec<u8>,
 }
 
-/// Whether the server may close a socket.
+/// The permission of the server to close a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Goodbye {
     Unwanted,
@@ -267,7 +267,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// What became of the sockets of [`Swarm::open`].
+    /// Returns the states of the sockets of [`Swarm::open`].
     pub(crate) fn openings(&self) -> &Openings {
         &self.openings
     }
@@ -279,13 +279,13 @@ impl Swarm {
         }
     }
 
-    /// When the close frame that was wanted of this socket arrived, as [`stamp::now`] counts.
+    /// Returns the arrival time of the expected close frame of this socket, as [`stamp::now`] counts.
     pub(crate) fn goodbye(&self, index: usize) -> Option<u64> {
         let found = self.goodbyes.iter().rev().find(|(of, _)| *of == index);
         found.map(|(_, at)| *at)
     }
 
-    /// How many sockets were ever opened: a mark for [`Swarm::close_from`].
+    /// Returns the number of sockets opened so far, a mark for [`Swarm::close_from`].
     pub(crate) fn mark(&self) -> usize {
         self.conns.len()
     }
@@ -299,7 +299,7 @@ impl Swarm {
         }
     }
 
-    /// What arrived so far.
+    /// Returns the arrivals so far.
     pub(crate) fn tally(&self, side: Side) -> &Tally {
         &self.tallies[side as usize]
     }

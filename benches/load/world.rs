@@ -1,4 +1,4 @@
-//! What a gateway needs around it: Redis, a user database as Django makes it, tokens as simplejwt makes them, a
+//! The surroundings of a gateway: Redis, a user database as Django makes it, tokens as simplejwt makes them, a
 //! configuration file; and the gateway itself. All in one temporary directory, on loopback ports of their own.
 
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use crate::redis::Link;
 
 /// Users in the database, numbered from 1.
 pub(crate) const USERS: u64 = 12_000;
-/// How long the gateway's in-process cache believes a user record; the connect row waits for it to pass.
+/// The lifetime of a user record in the gateway's in-process cache; the connect row waits for it to pass.
 pub(crate) const LOCAL_TTL: Duration = Duration::from_secs(1);
 /// Groups that a socket of the routes for the table of costs joins, beside `bench`.
 pub(crate) const EXTRA_GROUPS: u64 = 20;
@@ -29,7 +29,7 @@ pub(crate) const SMALL_GROUPS: u64 = 1_000;
 
 /// An operator's key to the management API.
 pub(crate) const API_KEY: &str = "an-operator-key-for-benches-that-protects-nothing";
-/// How long a token lives, longer than any run.
+/// The lifetime of a token, longer than any run.
 pub(crate) const TOKEN_SECONDS: u64 = 3600;
 
 pub(crate) const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
@@ -82,14 +82,14 @@ pub(crate) struct World {
     stand_in: bool,
 }
 
-/// What a gateway has beside tenant `bench` with its users in SQLite.
+/// Options of a gateway beside tenant `bench` with its users in SQLite.
 #[derive(Clone, Default)]
 pub(crate) struct Setup {
     /// Idle tenants: [`idle_tenant`] names them.
     pub(crate) more: usize,
-    /// Whether it has a management API.
+    /// True if it has a management API.
     pub(crate) api: bool,
-    /// Where the users are, instead of SQLite.
+    /// The database of the users, instead of SQLite.
     pub(crate) database: Option<String>,
     pub(crate) limit: Option<Limit>,
 }
@@ -241,7 +241,7 @@ impl World {
         })
     }
 
-    /// Writes the gateway's configuration anew, with another limit for one tenant.
+    /// Writes the gateway's configuration again, with another limit for one tenant.
     pub(crate) fn limit(&self, gateway: &mut Gateway, limit: Limit) -> Result<()> {
         gateway.setup.limit = Some(limit);
         let ports = [Some(gateway.port), gateway.admin, gateway.api];

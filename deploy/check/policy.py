@@ -54,7 +54,7 @@ class Deployed:
         return self.gateway["spec"]["template"]["spec"]["containers"][0]
 
     def volume_files(self):
-        """Returns the files of the gateway's pod: path to text, or to `None` for a secret of which only the name is known."""
+        """Returns the files of the gateway's pod: path to text, or to `None` for a secret that is known by name only."""
         files, spec = {}, self.gateway["spec"]["template"]["spec"]
         volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
         for mount in self.container().get("volumeMounts", []):

@@ -16,6 +16,7 @@ AFTER_FAILURE = 0.2
 class Session:
     """One socket from 101 to its end."""
 
+    dialled: float
     opened: float
     first: int | None = None
     last: int | None = None
@@ -53,7 +54,7 @@ class _Socket(asyncio.Protocol):
                 self.client.history.failed.append((time.monotonic(), status))
                 self.transport.abort()
                 return
-            self.session = Session(time.monotonic())
+            self.session = Session(self.client.dialled, time.monotonic())
             self.client.history.sessions.append(self.session)
             self.client.opened()
             self.buffer = rest

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::ApiProblem;
 use super::users::ask;
-use super::{ApiState, Target};
+use super::{ApiState, PathTenant};
 use crate::fleet::Replicas;
 use crate::fleet::message::{LARGEST_PAGE, Op, PAGE, SocketEntry};
 use crate::ids::GroupName;
@@ -56,11 +56,11 @@ pub(super) struct Connections {
     get,
     path = "/v1/tenants/{tenant}/connections",
     params(("tenant" = String, Path, description = "The tenant's name"), ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn of_tenant(
     State(state): State<ApiState>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     query: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<Connections>, ApiProblem> {
     list(&state, &tenant, None, Part::of(query)?).await
@@ -71,11 +71,11 @@ pub(super) async fn of_tenant(
     get,
     path = "/v1/tenants/{tenant}/groups/{group}",
     params(("tenant" = String, Path, description = "The tenant's name"), ("group" = String, Path, description = "The group"), ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn of_group(
     State(state): State<ApiState>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     Path((_, group)): Path<(String, String)>,
     query: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<Connections>, ApiProblem> {

@@ -47,7 +47,7 @@ impl FromRequestParts<ApiState> for Idempotent {
 
 /// The value of a key in Redis.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct StoredAnswer {
     v: u32,
     /// The digest of path and body.
     digest: String,
@@ -73,7 +73,7 @@ impl Idempotent {
         let digest = format!("{:x}", digest.chain_update(body).finalize());
         let entry = |answer| {
             let (v, digest) = (1, digest.clone());
-            let entry = Entry { v, digest, answer };
+            let entry = StoredAnswer { v, digest, answer };
             serde_json::to_vec(&entry).map_err(|_| ApiProblem::FleetUnavailable)
         };
         let failed = |error| unavailable(tenant, &error);
@@ -109,11 +109,11 @@ async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, Ap
     let found = tenant.keys.get_each(&[key.to_owned()]).await;
     let found = found.map_err(|error| unavailable(tenant, &error))?;
     let entry = match found.first() {
-        Some(Ok(Some(bytes))) => serde_json::from_slice::<Entry>(bytes).ok(),
+        Some(Ok(Some(bytes))) => serde_json::from_slice::<StoredAnswer>(bytes).ok(),
         _ => None,
     };
     match entry {
-        Some(Entry {
+        Some(StoredAnswer {
             digest: before,
             answer,
             ..

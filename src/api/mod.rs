@@ -133,9 +133,9 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
 }
 
 /// The tenant of the path, for which the caller's key is valid.
-struct Target(Arc<Tenant>);
+struct PathTenant(Arc<Tenant>);
 
-impl FromRequestParts<ApiState> for Target {
+impl FromRequestParts<ApiState> for PathTenant {
     type Rejection = ApiProblem;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiProblem> {
@@ -157,7 +157,7 @@ impl FromRequestParts<ApiState> for Target {
         state
             .tenants
             .named(&name)
-            .map(Target)
+            .map(PathTenant)
             .ok_or(ApiProblem::TenantNotFound)
     }
 }

@@ -11,8 +11,9 @@ use super::{connections, revocations, sends, tenants, users};
 
 /// The form of every error (RFC 9457).
 #[derive(utoipa::ToSchema)]
+#[schema(as = Problem)]
 #[allow(dead_code, reason = "read by the generator alone")]
-pub(super) struct Problem {
+pub(super) struct ProblemSchema {
     /// `urn:lockgate:problem:CODE`
     r#type: String,
     title: String,
@@ -24,9 +25,9 @@ pub(super) struct Problem {
 
 /// An event: an object with a non-empty `type`, at most 64 levels deep.
 #[derive(utoipa::ToSchema)]
-#[schema(example = json!({"type": "chat.message", "message": "hi"}))]
+#[schema(as = Event, example = json!({"type": "chat.message", "message": "hi"}))]
 #[allow(dead_code, reason = "read by the generator alone")]
-pub(super) struct Event {
+pub(super) struct EventSchema {
     /// The type of the event.
     #[schema(min_length = 1)]
     r#type: String,
@@ -43,7 +44,7 @@ pub(super) struct Event {
         revocations::revoke, connections::of_tenant, connections::of_group,
         tenants::list, tenants::suspend, tenants::resume, tenants::reload,
     ),
-    components(schemas(Problem)),
+    components(schemas(ProblemSchema)),
     security(("api_key" = [])),
 )]
 struct Calls;

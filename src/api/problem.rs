@@ -8,193 +8,99 @@ use crate::error::StoreError;
 use crate::problem::document;
 use crate::tenant::Tenant;
 
-/// A reason for which a call was not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(
-    missing_docs,
-    reason = "each variant is its word; status and detail stand beside it below"
-)]
-pub(super) enum ApiProblem {
-    KeyMissing,
-    KeyNotValid,
-    TenantForbidden,
-    OperatorsOnly,
-    TenantNotFound,
-    NotFound,
-    MethodNotAllowed,
-    ContentTypeNotSupported,
-    BodyTooLarge,
-    BodyNotValid,
-    QueryNotValid,
-    CloseNotValid,
-    IdempotencyKeyNotValid,
-    IdempotencyKeyReused,
-    IdempotencyKeyInUse,
-    ConfigurationNotValid,
-    EventNotValid,
-    RevocationNotValid,
-    TokenNotOfTenant,
-    TokenWithoutId,
-    GroupNameNotValid,
-    UserIdNotValid,
-    RateLimited,
-    NotRevoked,
-    NotAnnounced,
-    FleetUnavailable,
-    Unavailable,
+/// Writes [`ApiProblem`]: each reason beside its status, its stable word and its detail.
+macro_rules! problems {
+    ($($reason:ident: $status:ident, $code:literal, $detail:literal;)*) => {
+        /// A reason for which a call was not carried out.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum ApiProblem {
+            $(#[doc = $detail] $reason,)*
+        }
+
+        impl ApiProblem {
+            /// Returns the stable word of the error.
+            pub(super) const fn code(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $code,)*
+                }
+            }
+
+            const fn status(self) -> StatusCode {
+                match self {
+                    $(Self::$reason => StatusCode::$status,)*
+                }
+            }
+
+            /// Returns the text for the caller, which never echoes input.
+            const fn detail(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $detail,)*
+                }
+            }
+        }
+    };
 }
 
-impl ApiProblem {
-    /// Returns the stable word of the error.
-    pub(super) const fn code(self) -> &'static str {
-        self.parts().1
-    }
-
-    const fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            ApiProblem::KeyMissing => (
-                StatusCode::UNAUTHORIZED,
-                "api_key_missing",
-                "The call needs an API key: Authorization: Bearer KEY.",
-            ),
-            ApiProblem::KeyNotValid => (
-                StatusCode::UNAUTHORIZED,
-                "api_key_not_valid",
-                "The API key is not known.",
-            ),
-            ApiProblem::TenantForbidden => (
-                StatusCode::FORBIDDEN,
-                "tenant_forbidden",
-                "The API key is not for this tenant.",
-            ),
-            ApiProblem::OperatorsOnly => (
-                StatusCode::FORBIDDEN,
-                "operators_only",
-                "The call needs an operator's key; this key belongs to a tenant.",
-            ),
-            ApiProblem::TenantNotFound => (
-                StatusCode::NOT_FOUND,
-                "tenant_not_found",
-                "There is no tenant of this name.",
-            ),
-            ApiProblem::NotFound => (
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "There is no such resource.",
-            ),
-            ApiProblem::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "The resource does not take this method.",
-            ),
-            ApiProblem::ContentTypeNotSupported => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "content_type_not_supported",
-                "The body must be application/json, without a content coding.",
-            ),
-            ApiProblem::BodyTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "The body is larger than 1 MiB.",
-            ),
-            ApiProblem::BodyNotValid => (
-                StatusCode::BAD_REQUEST,
-                "body_not_valid",
-                "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.",
-            ),
-            ApiProblem::QueryNotValid => (
-                StatusCode::BAD_REQUEST,
-                "query_not_valid",
-                "The query takes limit (1 to 1000) and cursor.",
-            ),
-            ApiProblem::CloseNotValid => (
-                StatusCode::BAD_REQUEST,
-                "close_not_valid",
-                "A close code must be 1000, 1012 or 3000 to 4999, and a reason must have at most 123 bytes.",
-            ),
-            ApiProblem::IdempotencyKeyNotValid => (
-                StatusCode::BAD_REQUEST,
-                "idempotency_key_not_valid",
-                "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters.",
-            ),
-            ApiProblem::IdempotencyKeyReused => (
-                StatusCode::CONFLICT,
-                "idempotency_key_reused",
-                "The Idempotency-Key was used for another call within a day.",
-            ),
-            ApiProblem::IdempotencyKeyInUse => (
-                StatusCode::CONFLICT,
-                "idempotency_key_in_use",
-                "A call with this Idempotency-Key is in progress; ask again for its answer.",
-            ),
-            ApiProblem::ConfigurationNotValid => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "configuration_not_valid",
-                "This replica did not apply the configuration and did not announce it; its log says why.",
-            ),
-            ApiProblem::RevocationNotValid => (
-                StatusCode::BAD_REQUEST,
-                "revocation_not_valid",
-                "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone; times are Unix seconds, at most a day ahead.",
-            ),
-            ApiProblem::TokenNotOfTenant => (
-                StatusCode::BAD_REQUEST,
-                "token_not_valid",
-                "The token was not signed by a key of this tenant.",
-            ),
-            ApiProblem::TokenWithoutId => (
-                StatusCode::BAD_REQUEST,
-                "token_without_jti",
-                "The token has no jti; only a cut-off can revoke it.",
-            ),
-            ApiProblem::EventNotValid => (
-                StatusCode::BAD_REQUEST,
-                "event_not_valid",
-                "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.",
-            ),
-            ApiProblem::GroupNameNotValid => (
-                StatusCode::BAD_REQUEST,
-                "group_name_not_valid",
-                "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.",
-            ),
-            ApiProblem::UserIdNotValid => (
-                StatusCode::BAD_REQUEST,
-                "user_id_not_valid",
-                "No user of this tenant can have this id: users.id_type says what ids are (int, uuid or text).",
-            ),
-            ApiProblem::RateLimited => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limited",
-                "The tenant publishes more than limits.publishes_per_second allows; nothing was published.",
-            ),
-            ApiProblem::NotRevoked => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "The denylist does not confirm right now, so the tokens may not be revoked. Try again.",
-            ),
-            ApiProblem::NotAnnounced => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "The change is stored, but it could not be announced to the replicas right now. Try again.",
-            ),
-            ApiProblem::FleetUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "Redis does not confirm right now, so the call may not have been carried out. Try again.",
-            ),
-            ApiProblem::Unavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "The channel layer does not confirm right now, so the event may not have been published.",
-            ),
-        }
-    }
+problems! {
+    KeyMissing: UNAUTHORIZED, "api_key_missing",
+        "The call needs an API key: Authorization: Bearer KEY.";
+    KeyNotValid: UNAUTHORIZED, "api_key_not_valid",
+        "The API key is not known.";
+    TenantForbidden: FORBIDDEN, "tenant_forbidden",
+        "The API key is not for this tenant.";
+    OperatorsOnly: FORBIDDEN, "operators_only",
+        "The call needs an operator's key; this key belongs to a tenant.";
+    TenantNotFound: NOT_FOUND, "tenant_not_found",
+        "There is no tenant of this name.";
+    NotFound: NOT_FOUND, "not_found",
+        "There is no such resource.";
+    MethodNotAllowed: METHOD_NOT_ALLOWED, "method_not_allowed",
+        "The resource does not take this method.";
+    ContentTypeNotSupported: UNSUPPORTED_MEDIA_TYPE, "content_type_not_supported",
+        "The body must be application/json, without a content coding.";
+    BodyTooLarge: PAYLOAD_TOO_LARGE, "body_too_large",
+        "The body is larger than 1 MiB.";
+    BodyNotValid: BAD_REQUEST, "body_not_valid",
+        "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.";
+    QueryNotValid: BAD_REQUEST, "query_not_valid",
+        "The query takes limit (1 to 1000) and cursor.";
+    CloseNotValid: BAD_REQUEST, "close_not_valid",
+        "A close code must be 1000, 1012 or 3000 to 4999, and a reason must have at most 123 bytes.";
+    IdempotencyKeyNotValid: BAD_REQUEST, "idempotency_key_not_valid",
+        "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters.";
+    IdempotencyKeyReused: CONFLICT, "idempotency_key_reused",
+        "The Idempotency-Key was used for another call within a day.";
+    IdempotencyKeyInUse: CONFLICT, "idempotency_key_in_use",
+        "A call with this Idempotency-Key is in progress; ask again for its answer.";
+    ConfigurationNotValid: UNPROCESSABLE_ENTITY, "configuration_not_valid",
+        "This replica did not apply the configuration and did not announce it; its log says why.";
+    EventNotValid: BAD_REQUEST, "event_not_valid",
+        "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.";
+    RevocationNotValid: BAD_REQUEST, "revocation_not_valid",
+        "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone; times are Unix seconds, at most a day ahead.";
+    TokenNotOfTenant: BAD_REQUEST, "token_not_valid",
+        "The token was not signed by a key of this tenant.";
+    TokenWithoutId: BAD_REQUEST, "token_without_jti",
+        "The token has no jti; only a cut-off can revoke it.";
+    GroupNameNotValid: BAD_REQUEST, "group_name_not_valid",
+        "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.";
+    UserIdNotValid: BAD_REQUEST, "user_id_not_valid",
+        "No user of this tenant can have this id: users.id_type says what ids are (int, uuid or text).";
+    RateLimited: TOO_MANY_REQUESTS, "rate_limited",
+        "The tenant publishes more than limits.publishes_per_second allows; nothing was published.";
+    NotRevoked: SERVICE_UNAVAILABLE, "unavailable",
+        "The denylist does not confirm right now, so the tokens may not be revoked. Try again.";
+    NotAnnounced: SERVICE_UNAVAILABLE, "unavailable",
+        "The change is stored, but it could not be announced to the replicas right now. Try again.";
+    FleetUnavailable: SERVICE_UNAVAILABLE, "unavailable",
+        "Redis does not confirm right now, so the call may not have been carried out. Try again.";
+    Unavailable: SERVICE_UNAVAILABLE, "unavailable",
+        "The channel layer does not confirm right now, so the event may not have been published.";
 }
 
 impl IntoResponse for ApiProblem {
     fn into_response(self) -> Response {
-        let (status, code, detail) = self.parts();
-        let mut response = document(status, code, detail);
+        let mut response = document(self.status(), self.code(), self.detail());
         let headers = response.headers_mut();
         match self {
             ApiProblem::KeyMissing => {

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::body::JsonBody;
 use super::problem::ApiProblem;
 use super::user_ids::canonical;
-use super::{ApiState, Target};
+use super::{ApiState, PathTenant};
 use crate::auth::{RawToken, TokenError};
 use crate::clock::UnixTime;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
-use crate::ids::Whom;
+use crate::ids::RevocationTarget;
 use crate::metrics;
 use crate::tenant::Tenant;
 
@@ -66,20 +66,20 @@ impl From<Gathered> for Closed {
 )]
 pub(super) async fn revoke(
     State(state): State<ApiState>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     JsonBody(body): JsonBody<Revocation>,
 ) -> Result<Json<Closed>, ApiProblem> {
     let started = Instant::now();
-    let (whom, expires_at) = body.whom(&tenant).await?;
-    let denied = tenant.revocations.deny(&whom, expires_at).await;
+    let (target, expires_at) = body.target(&tenant).await?;
+    let denied = tenant.revocations.deny(&target, expires_at).await;
     denied.map_err(|error| {
         tracing::error!(tenant.id = %tenant.id, error = %error, "A revocation could not be stored");
         ApiProblem::NotRevoked
     })?;
-    let asked = tenant.ask(&state.fleet, Op::Revoke(whom.clone()));
+    let asked = tenant.ask(&state.fleet, Op::Revoke(target.clone()));
     let gathered = asked.await.map_err(|error| {
         // It is stored, so the other replicas find it at their next recheck of the denylist.
-        let closed = state.tenants.evict(&tenant.id, &whom);
+        let closed = state.tenants.evict(&tenant.id, &target);
         tracing::warn!(
             tenant.id = %tenant.id, error = %error, count = closed,
             "A revocation is stored, but could not be announced"
@@ -92,7 +92,7 @@ pub(super) async fn revoke(
 
 impl Revocation {
     /// Returns the tokens to revoke, and the expiry of a single one.
-    async fn whom(self, tenant: &Tenant) -> Result<(Whom, Option<f64>), ApiProblem> {
+    async fn target(self, tenant: &Tenant) -> Result<(RevocationTarget, Option<f64>), ApiProblem> {
         let now = UnixTime::now().0;
         match self {
             Self {
@@ -101,7 +101,7 @@ impl Revocation {
                 token: None,
                 user_id: None,
                 issued_before: None,
-            } if exp.is_finite() => Ok((Whom::Token(jti.into()), Some(exp))),
+            } if exp.is_finite() => Ok((RevocationTarget::Token(jti.into()), Some(exp))),
             Self {
                 jti: None,
                 exp: None,
@@ -125,8 +125,11 @@ impl Revocation {
                     return Err(ApiProblem::RevocationNotValid);
                 }
                 Ok(match user_id {
-                    Some(user) => (Whom::User(canonical(tenant, &user)?, cut_off), None),
-                    None => (Whom::All(cut_off), None),
+                    Some(user) => (
+                        RevocationTarget::User(canonical(tenant, &user)?, cut_off),
+                        None,
+                    ),
+                    None => (RevocationTarget::All(cut_off), None),
                 })
             }
             _ => Err(ApiProblem::RevocationNotValid),
@@ -134,12 +137,15 @@ impl Revocation {
     }
 }
 
-async fn signed(tenant: &Tenant, token: String) -> Result<(Whom, Option<f64>), ApiProblem> {
+async fn signed(
+    tenant: &Tenant,
+    token: String,
+) -> Result<(RevocationTarget, Option<f64>), ApiProblem> {
     let verifier = &tenant.authenticator.verifier;
     match verifier.verify_signed_only(&RawToken::new(token)).await {
         Ok(signed) => {
             let jti = signed.jti.ok_or(ApiProblem::TokenWithoutId)?;
-            Ok((Whom::Token(jti), signed.expires_at))
+            Ok((RevocationTarget::Token(jti), signed.expires_at))
         }
         Err(TokenError::Refused(_)) => Err(ApiProblem::TokenNotOfTenant),
         Err(TokenError::Unavailable(error)) => {

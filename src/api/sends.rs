@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::body::{JsonBytes, object};
 use super::idempotency::Idempotent;
 use super::problem::ApiProblem;
-use super::{ApiState, Target};
+use super::{ApiState, PathTenant};
 use crate::event::Event;
 use crate::metrics::EventSource;
 use crate::relay::PublishError;
@@ -51,11 +51,11 @@ fn event_of(json: &[u8]) -> Result<Event, ApiProblem> {
     post,
     path = "/v1/tenants/{tenant}/groups/{group}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("group" = String, Path, description = "The group"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
-    request_body = crate::api::openapi::Event,
-    responses((status = 200, description = "Carried out", body = Published), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json"), (status = 429, description = "limits.publishes_per_second is reached", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    request_body = crate::api::openapi::EventSchema,
+    responses((status = 200, description = "Carried out", body = Published), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json"), (status = 429, description = "limits.publishes_per_second is reached", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn to_group(
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     Path((_, group)): Path<(String, String)>,
     key: Idempotent,
     EventBody(event, body): EventBody,
@@ -100,7 +100,7 @@ struct BatchForm {
 #[allow(dead_code, reason = "read by the generator alone")]
 struct BatchMessageForm {
     group: String,
-    event: super::openapi::Event,
+    event: super::openapi::EventSchema,
 }
 
 /// The results of a batch, in the order of its messages.
@@ -123,10 +123,10 @@ enum Outcome {
     path = "/v1/tenants/{tenant}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
     request_body = BatchForm,
-    responses((status = 200, description = "Carried out", body = Results), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Results), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn batch(
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     key: Idempotent,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiProblem> {

@@ -10,7 +10,7 @@ use super::keys::Caller;
 use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
 use super::users::ask;
-use super::{ApiState, Target};
+use super::{ApiState, PathTenant};
 use crate::fleet::message::Op;
 use crate::fleet::{Circle, Replicas};
 use crate::stores::key_store::Lifetime;
@@ -49,7 +49,7 @@ pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
     get,
     path = "/v1/tenants",
     params(("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "Carried out", body = TenantList), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = TenantList), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -94,7 +94,7 @@ pub(super) async fn list(
 pub(super) async fn suspend(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
 ) -> Result<Json<Closed>, ApiProblem> {
     operators_only(&caller)?;
     let key = redis_keys::state(&tenant.id);
@@ -113,7 +113,7 @@ pub(super) async fn suspend(
 pub(super) async fn resume(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
 ) -> Result<Json<Closed>, ApiProblem> {
     operators_only(&caller)?;
     let removed = tenant.keys.remove(&redis_keys::state(&tenant.id)).await;
@@ -136,7 +136,7 @@ pub(super) struct Reloaded {
 #[utoipa::path(
     post,
     path = "/v1/reload",
-    responses((status = 200, description = "Carried out", body = Reloaded), (status = 422, description = "This replica did not apply the configuration; its log says why", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    responses((status = 200, description = "Carried out", body = Reloaded), (status = 422, description = "This replica did not apply the configuration; its log says why", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn reload(
     State(state): State<ApiState>,

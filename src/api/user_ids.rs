@@ -5,10 +5,10 @@ use crate::ids::UserId;
 use crate::tenant::Tenant;
 use crate::user_id;
 
-/// The user that a call names, by the rules for the tenant's tokens: `07` is `7`, a UUID in capitals is the UUID.
+/// Reads the user id of a call by the rules for the tenant's tokens: `07` is `7`, and a UUID may be in upper case.
 ///
 /// # Errors
-/// [`ApiProblem::UserIdNotValid`] for what no user of the tenant can have as an id.
+/// [`ApiProblem::UserIdNotValid`] if no user of the tenant can have this id.
 pub(super) fn canonical(tenant: &Tenant, text: &str) -> Result<UserId, ApiProblem> {
     let id_type = user_id::id_type_of(&tenant.config.token, tenant.config.users.id_type);
     user_id::from_text(text, id_type).map_err(|_| ApiProblem::UserIdNotValid)

@@ -12,7 +12,7 @@ use super::problem::{ApiProblem, unavailable};
 use super::revocations::Closed;
 use super::sends::EventBody;
 use super::user_ids::canonical;
-use super::{ApiState, Target};
+use super::{ApiState, PathTenant};
 use crate::close_code::RequestedClose;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
@@ -34,12 +34,12 @@ pub(super) struct Delivered {
     post,
     path = "/v1/tenants/{tenant}/users/{user}/send",
     params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The id of the user, in any form that a token may have it in"), ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; the same call again within a day is carried out once")),
-    request_body = crate::api::openapi::Event,
-    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::Problem, content_type = "application/problem+json")),
+    request_body = crate::api::openapi::EventSchema,
+    responses((status = 200, description = "Carried out", body = Delivered), (status = 409, description = "The Idempotency-Key was used for another call, or its call is in progress", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn send(
     State(state): State<ApiState>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     Path((_, user)): Path<(String, String)>,
     key: Idempotent,
     EventBody(event, body): EventBody,
@@ -81,7 +81,7 @@ pub(super) struct Disconnection {
 )]
 pub(super) async fn disconnect(
     State(state): State<ApiState>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     Path((_, user)): Path<(String, String)>,
     JsonBody(Disconnection { code, reason }): JsonBody<Disconnection>,
 ) -> Result<Json<Closed>, ApiProblem> {
@@ -100,7 +100,7 @@ pub(super) async fn disconnect(
 )]
 pub(super) async fn invalidate(
     State(state): State<ApiState>,
-    Target(tenant): Target,
+    PathTenant(tenant): PathTenant,
     Path((_, user)): Path<(String, String)>,
 ) -> Result<Json<Closed>, ApiProblem> {
     let user = canonical(&tenant, &user)?;

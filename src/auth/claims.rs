@@ -63,7 +63,7 @@ impl Checks {
 }
 
 /// The values that the checks have read from the claims.
-pub(crate) struct Facts {
+pub(crate) struct ClaimFacts {
     pub(crate) issued_at: Option<f64>,
     /// `exp` plus leeway, in Unix seconds.
     pub(crate) expires_at: Option<f64>,
@@ -76,7 +76,7 @@ pub(crate) struct Facts {
 
 /// The settings of one tenant, prepared for the checks.
 #[derive(Debug)]
-pub(crate) struct Profile {
+pub(crate) struct ClaimRules {
     leeway: f64,
     issuer: Vec<String>,
     audience: Vec<String>,
@@ -88,7 +88,7 @@ pub(crate) struct Profile {
     revoke_claim: Option<String>,
 }
 
-impl Profile {
+impl ClaimRules {
     pub(crate) fn new(config: &TokenConfig, id_type: IdType) -> Self {
         Self {
             leeway: config.leeway.as_secs_f64(),
@@ -122,7 +122,7 @@ impl Profile {
     }
 
     /// Runs every check from `iat` to `user_id`.
-    pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> Facts {
+    pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> ClaimFacts {
         let (exp, expired) = self.exp(claims, now);
         let user_id = self.user_id(claims);
         checks.record(Check::Iat, self.not_in_the_future(claims.get("iat"), now));
@@ -134,7 +134,7 @@ impl Profile {
         checks.record(Check::Jti, self.jti(claims));
         checks.record(Check::TokenType, self.token_type(claims));
         checks.record(Check::UserId, user_id.0);
-        Facts {
+        ClaimFacts {
             expired,
             user_id: user_id.1,
             ..self.facts(claims)
@@ -142,9 +142,9 @@ impl Profile {
     }
 
     /// Reads the claims without checks, for a token of which only the signature matters.
-    pub(crate) fn facts(&self, claims: &Claims) -> Facts {
+    pub(crate) fn facts(&self, claims: &Claims) -> ClaimFacts {
         let revoke = self.revoke_claim.as_deref();
-        Facts {
+        ClaimFacts {
             issued_at: claims.get("iat").and_then(integer),
             expires_at: claims
                 .get("exp")

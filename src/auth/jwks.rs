@@ -32,8 +32,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// The keys at one URL, for one algorithm and one tenant.
 pub(crate) struct Jwks {
-    inner: Arc<Inner>,
-    state: Mutex<State>,
+    inner: Arc<RemoteKeySet>,
+    state: Mutex<RefreshState>,
 }
 
 /// A `jwk_url` that may be asked.
@@ -71,7 +71,7 @@ impl SetUrl {
     }
 }
 
-struct Inner {
+struct RemoteKeySet {
     url: Url,
     /// host:port, for metrics.
     endpoint: String,
@@ -88,7 +88,7 @@ struct KeySet {
 type Refresh = Shared<BoxFuture<'static, Result<(), FetchError>>>;
 
 #[derive(Default)]
-struct State {
+struct RefreshState {
     started: Option<Instant>,
     refresh: Option<Refresh>,
 }
@@ -187,7 +187,7 @@ impl Jwks {
     pub(crate) fn new(place: SetUrl, alg: Alg) -> Result<Self, Fault> {
         let client = client(place.is_loopback)?;
         Ok(Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(RemoteKeySet {
                 url: place.url,
                 endpoint: place.endpoint,
                 alg,
@@ -238,7 +238,7 @@ impl Jwks {
         self.usable()?.by_kid.get(kid).cloned()
     }
 
-    fn situation(&self, state: &State, kid: &str) -> Situation {
+    fn situation(&self, state: &RefreshState, kid: &str) -> Situation {
         let keys = self.usable();
         let may_start = state
             .started
@@ -254,14 +254,14 @@ impl Jwks {
         }
     }
 
-    fn last_error(&self, state: &State) -> StoreError {
+    fn last_error(&self, state: &RefreshState) -> StoreError {
         match state.refresh.as_ref().and_then(|refresh| refresh.peek()) {
             Some(Err(error)) => error.clone().into_store_error(),
             _ => StoreError::new(Dependency::Jwks, ErrorKind::Other, "the key set is too old"),
         }
     }
 
-    fn running_or_new(&self, state: &mut State) -> Refresh {
+    fn running_or_new(&self, state: &mut RefreshState) -> Refresh {
         let is_recent = state
             .started
             .is_some_and(|started| started.elapsed() < PAUSE);
@@ -277,7 +277,7 @@ impl Jwks {
     }
 }
 
-async fn refresh(inner: Arc<Inner>) -> Result<(), FetchError> {
+async fn refresh(inner: Arc<RemoteKeySet>) -> Result<(), FetchError> {
     let started = Instant::now();
     let outcome = fetch(&inner).await;
     metrics::dependency_took(Dependency::Jwks, "fetch", started.elapsed());
@@ -305,7 +305,7 @@ async fn refresh(inner: Arc<Inner>) -> Result<(), FetchError> {
     }
 }
 
-async fn fetch(inner: &Inner) -> Result<KeysByKid, FetchError> {
+async fn fetch(inner: &RemoteKeySet) -> Result<KeysByKid, FetchError> {
     let mut response = inner.client.get(inner.url.clone()).send().await?;
     if response.status() != reqwest::StatusCode::OK {
         let status = response.status().as_u16();

@@ -171,7 +171,7 @@ fn check_secret(secret: &str) -> Result<(), Fault> {
         return Err(wrong("an empty text"));
     }
     if looks_asymmetric(secret) {
-        let advice = "everybody who knows a public key could sign tokens with it; use RS, PS, ES or EdDSA with verifying_key";
+        let advice = "everyone who knows a public key could sign tokens with it; use RS, PS, ES or EdDSA with verifying_key";
         return Err(wrong("a PEM, SSH or JWK key").advice(advice));
     }
     Ok(())

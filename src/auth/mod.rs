@@ -11,7 +11,7 @@ use crate::error::{Check, Refusal, StoreError};
 use crate::ids::{Jti, UserId};
 use crate::user_id::UserIdError;
 
-use claims::{Checks, Facts, Profile};
+use claims::{Checks, ClaimFacts, ClaimRules};
 use jwks::Jwks;
 use key_source::KeySource;
 use keys::KeyRing;
@@ -35,7 +35,7 @@ mod segments;
 
 /// The keys and settings of one tenant, never of another.
 pub struct TokenVerifier {
-    profile: Profile,
+    rules: ClaimRules,
     keys: KeyRing,
     jwks: Option<Jwks>,
     max_size: usize,
@@ -93,7 +93,7 @@ impl TokenVerifier {
         let KeySource { ring, set } = KeySource::read(config)?;
         let jwks = set.map(|(url, alg)| Jwks::new(url, alg)).transpose()?;
         Ok(Self {
-            profile: Profile::new(config, id_type),
+            rules: ClaimRules::new(config, id_type),
             keys: ring,
             jwks,
             max_size: usize::try_from(config.max_size).unwrap_or(usize::MAX),
@@ -150,7 +150,7 @@ impl TokenVerifier {
     /// [`TokenError`], with the check that failed among `size` to `signature`.
     pub async fn verify_signed_only(&self, token: &RawToken) -> Result<SignedToken, TokenError> {
         let segments = self.open(token.expose(), &mut Checks::new()).await?;
-        let facts = self.profile.facts(&segments.claims);
+        let facts = self.rules.facts(&segments.claims);
         Ok(SignedToken {
             jti: facts.jti,
             expires_at: facts.expires_at,
@@ -245,7 +245,7 @@ impl TokenVerifier {
         now: UnixTime,
         checks: &mut Checks,
     ) -> Result<VerifiedToken, TokenError> {
-        let facts = self.profile.check(&segments.claims, now, checks);
+        let facts = self.rules.check(&segments.claims, now, checks);
         if let Some(refusal) = refusal_of(checks, &facts) {
             return Err(TokenError::Refused(refusal));
         }
@@ -283,7 +283,7 @@ impl TokenVerifier {
                 .and_then(|parts| parts.kid.as_deref())
                 .map(Into::into),
             check => segments.and_then(|parts| {
-                let claim = parts.claims.get(self.profile.claim_of(check)?);
+                let claim = parts.claims.get(self.rules.claim_of(check)?);
                 claim.map(json::Json::to_value)
             }),
         };
@@ -303,7 +303,7 @@ fn refuse<T>(checks: &mut Checks, check: Check, detail: &'static str) -> Result<
 }
 
 /// Returns the refusal of the first failed check. `TokenExpired` requires that a valid `exp` is the only failure.
-fn refusal_of(checks: &Checks, facts: &Facts) -> Option<Refusal> {
+fn refusal_of(checks: &Checks, facts: &ClaimFacts) -> Option<Refusal> {
     let mut failed = checks.failed();
     let first = failed.next()?;
     let is_all = failed.next().is_none();

@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &DevArguments) -> ExitCode {
 
 async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
     let signals = Signals::new()?;
-    let users = Users::create().await?;
+    let users = DemoUsers::create().await?;
     let config = config(arguments, &users)?;
     let token = config
         .tenants
@@ -106,7 +106,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
 }
 
 /// Returns the configuration of the demo, which resembles the first one of a new user.
-fn config(arguments: &DevArguments, users: &Users) -> anyhow::Result<Config> {
+fn config(arguments: &DevArguments, users: &DemoUsers) -> anyhow::Result<Config> {
     let signing_key = Secret::new(random_hex() + &random_hex());
     let mut tenant = TenantConfig::default();
     tenant.token.keys = vec![KeyConfig {
@@ -149,9 +149,9 @@ fn config(arguments: &DevArguments, users: &Users) -> anyhow::Result<Config> {
 }
 
 /// The SQLite file with the demo users. Dropping this removes the file.
-struct Users(PathBuf);
+struct DemoUsers(PathBuf);
 
-impl Users {
+impl DemoUsers {
     async fn create() -> anyhow::Result<Self> {
         let users =
             Self(std::env::temp_dir().join(format!("lockgate-dev-{}.sqlite3", random_hex())));
@@ -171,7 +171,7 @@ impl Users {
     }
 }
 
-impl Drop for Users {
+impl Drop for DemoUsers {
     fn drop(&mut self) {
         // A file that cannot be removed stays in the temporary folder, which the system cleans.
         std::fs::remove_file(&self.0).ok();
@@ -214,18 +214,18 @@ struct Announcement {
     listen: String,
     admin: String,
     page: String,
-    users: Vec<Address>,
+    users: Vec<UserUrl>,
 }
 
 #[derive(Serialize)]
-struct Address {
+struct UserUrl {
     name: String,
     url: String,
 }
 
 fn announce(addresses: &Addresses, tokens: &[(String, String)], json: bool) {
     let url = |token: &str| format!("ws://{}/{ROOM}?token={token}", addresses.server);
-    let users = tokens.iter().map(|(name, token)| Address {
+    let users = tokens.iter().map(|(name, token)| UserUrl {
         name: name.clone(),
         url: url(token),
     });

@@ -13,7 +13,7 @@ pub(super) enum ClientError {
 }
 
 /// A replica's answer.
-pub(super) struct Answer {
+pub(super) struct HttpAnswer {
     pub(super) status: u16,
     pub(super) body: String,
 }
@@ -22,7 +22,7 @@ pub(super) struct Answer {
 pub(super) fn exchange(
     timeout: Duration,
     request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
-) -> Result<Answer, ClientError> {
+) -> Result<HttpAnswer, ClientError> {
     // The call fails if the process already has a provider; any provider will do.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -45,7 +45,7 @@ pub(super) fn exchange(
             .text()
             .await
             .map_err(|error| ClientError::NoAnswer(reason(&error)))?;
-        Ok(Answer { status, body })
+        Ok(HttpAnswer { status, body })
     })
 }
 

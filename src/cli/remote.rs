@@ -9,7 +9,7 @@ use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
-use super::http_client::{Answer, exchange, local_url};
+use super::http_client::{HttpAnswer, exchange, local_url};
 use crate::config::{Config, Secret};
 
 /// The longest time for one call, which is longer than a replica waits for other replicas.
@@ -67,7 +67,7 @@ impl Remote {
     }
 
     /// Sends a POST with a JSON body to `path`, or a GET without a body.
-    pub(super) fn call(&self, path: &str, body: Option<String>) -> Result<Answer, Failure> {
+    pub(super) fn call(&self, path: &str, body: Option<String>) -> Result<HttpAnswer, Failure> {
         let url = format!("{}{path}", self.base.trim_end_matches('/'));
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", self.key.expose()))
             .map_err(|_| "the key has characters that a header cannot carry".to_owned())?;
@@ -92,7 +92,10 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 /// Prints the result of a call: the text that `show` makes of a good answer, or the error.
-pub(super) fn tell(called: Result<Answer, Failure>, show: impl FnOnce(&str) -> String) -> ExitCode {
+pub(super) fn tell(
+    called: Result<HttpAnswer, Failure>,
+    show: impl FnOnce(&str) -> String,
+) -> ExitCode {
     match called {
         Ok(answer) if (200..300).contains(&answer.status) => {
             super::print(&format!("{}\n", show(answer.body.trim_end())));

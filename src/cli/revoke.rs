@@ -15,7 +15,7 @@ const LARGEST_TOKEN: u64 = 1 << 20;
 /// Revoke tokens and close the sockets that they have opened
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("whom").required(true).args(["jti", "token", "user", "all"]),
+    group = ArgGroup::new("target").required(true).args(["jti", "token", "user", "all"]),
     after_help = "\
 Examples:
   lockgate revoke --tenant acme --jti 9f1c4d2e8a7b4c6d9e0f1a2b3c4d5e6f --exp 1767225600

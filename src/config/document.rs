@@ -127,7 +127,7 @@ impl Node {
 /// Reads a whole document. A byte order mark and CRLF line ends are allowed.
 pub(super) fn parse(text: &str, source: usize) -> Result<Node, Vec<SyntaxError>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let lines = Lines::new(text, source);
+    let lines = LineStarts::new(text, source);
     let (document, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         let table = lines.table(document.into_inner());
@@ -156,7 +156,7 @@ pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
         line: 0,
         column: 0,
     };
-    let lines = Lines {
+    let lines = LineStarts {
         starts: Vec::new(),
         source,
     };
@@ -184,12 +184,12 @@ fn mark(node: &mut Node, raw: &str) {
 }
 
 /// Converts byte offsets to lines and columns. Without line starts the source has no lines.
-struct Lines {
+struct LineStarts {
     starts: Vec<usize>,
     source: usize,
 }
 
-impl Lines {
+impl LineStarts {
     fn new(text: &str, source: usize) -> Self {
         let starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))

@@ -1,7 +1,7 @@
 //! The entries of the reference.
 
 /// One key of the reference.
-pub(crate) struct Key {
+pub(crate) struct ReferenceKey {
     /// The key's name in the file.
     pub(super) name: &'static str,
     /// The documentation of the field, one line each.
@@ -19,11 +19,11 @@ pub(crate) enum Inner {
     /// None: the key has a value.
     Value,
     /// One table. Without it its defaults apply.
-    Table(&'static [&'static str], Vec<Key>),
+    Table(&'static [&'static str], Vec<ReferenceKey>),
     /// One optional table.
-    Optional(&'static [&'static str], Vec<Key>),
+    Optional(&'static [&'static str], Vec<ReferenceKey>),
     /// A list of tables.
-    List(&'static [&'static str], Vec<Key>),
+    List(&'static [&'static str], Vec<ReferenceKey>),
     /// Tables by names that the operator chooses.
-    Named(&'static [&'static str], Vec<Key>),
+    Named(&'static [&'static str], Vec<ReferenceKey>),
 }

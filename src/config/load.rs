@@ -9,7 +9,7 @@ use super::document::{self, Node, Place, Table, Value};
 use super::environment::Environment;
 use super::form::Text;
 use super::overrides;
-use super::problem::{Report, Source};
+use super::problem::{ConfigReport, Source};
 use super::read::{Form, Reader};
 use super::table::Keyed;
 
@@ -18,7 +18,7 @@ pub(crate) struct Draft {
     /// The configuration. Missing and wrong keys have their defaults.
     pub(crate) config: Config,
     /// The mistakes so far.
-    pub(crate) report: Report,
+    pub(crate) report: ConfigReport,
     /// True if every file could be read and parsed. If not, seemingly missing keys may stand in the others.
     pub(crate) complete: bool,
     /// The files that were read.
@@ -98,7 +98,7 @@ impl Default for Files {
 
 impl Files {
     /// Reads and parses one file.
-    fn read(&mut self, path: &Path, report: &mut Report) -> Option<Node> {
+    fn read(&mut self, path: &Path, report: &mut ConfigReport) -> Option<Node> {
         let source = report.add_source(Source::File(path.to_owned()));
         let start = Place {
             source,
@@ -175,7 +175,7 @@ fn found(
     pattern: &str,
     place: Place,
     key: &str,
-    report: &mut Report,
+    report: &mut ConfigReport,
 ) -> Vec<PathBuf> {
     let whole = if Path::new(pattern).is_absolute() {
         pattern.to_owned()
@@ -220,7 +220,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// Moves the tenants of an included file to the main table. Any other key in it is a mistake.
-fn adopt(root: Node, main: &mut Table, report: &mut Report) {
+fn adopt(root: Node, main: &mut Table, report: &mut ConfigReport) {
     let Value::Table(entries) = root.value else {
         return;
     };

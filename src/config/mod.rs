@@ -25,12 +25,12 @@ pub use units::{parse_duration, parse_size, print_duration, print_size};
 pub use users::{IdType, PoolConfig, UsersConfig};
 
 pub(crate) use load::{Draft, Places};
-pub(crate) use problem::Report;
+pub(crate) use problem::ConfigReport;
 
 use collection::{List, nested};
 use form::{Flag, Text};
 use table::table;
-use tenant::Tenants;
+use tenant::TenantTables;
 
 mod collection;
 mod document;
@@ -80,6 +80,6 @@ table! {
         /// The content of `/metrics`.
         pub metrics: MetricsConfig as nested() => MetricsConfig::default(),
         /// One table per tenant, `[tenants.NAME]`; a name is 1 to 63 of `a-z`, `0-9` and `-`, and does not start with `-`.
-        pub tenants: BTreeMap<TenantId, TenantConfig> as Tenants => BTreeMap::new(),
+        pub tenants: BTreeMap<TenantId, TenantConfig> as TenantTables => BTreeMap::new(),
     }
 }

@@ -91,13 +91,13 @@ impl std::error::Error for ConfigErrors {}
 
 /// The mistakes and warnings so far.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct ConfigReport {
     sources: Vec<Source>,
     mistakes: Vec<Mistake>,
     warnings: Vec<Warning>,
 }
 
-impl Report {
+impl ConfigReport {
     /// Makes an empty report. Source 0 stands for the defaults.
     pub(super) fn new() -> Self {
         Self {

@@ -3,7 +3,7 @@
 use super::document::{Node, Table};
 use super::environment::Environment;
 use super::key::Inner;
-use super::problem::Report;
+use super::problem::ConfigReport;
 
 /// The written form of a key's value.
 pub(crate) trait Form {
@@ -27,7 +27,7 @@ pub(crate) trait Form {
 
 /// The state of one reading.
 pub(crate) struct Reader<'a> {
-    pub(super) report: Report,
+    pub(super) report: ConfigReport,
     pub(super) environment: &'a Environment,
     /// The names of the Rust consumers that routes may use.
     pub(super) registered_consumers: &'a [&'a str],
@@ -39,7 +39,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(environment: &'a Environment, registered_consumers: &'a [&'a str]) -> Self {
         Self {
-            report: Report::new(),
+            report: ConfigReport::new(),
             environment,
             registered_consumers,
             secret_files: Vec::new(),

@@ -1,7 +1,7 @@
 //! The reference of the configuration, printed from the declared tables, and a file of the defaults.
 
 use super::Config;
-use super::key::{Inner, Key};
+use super::key::{Inner, ReferenceKey};
 use super::table::Keyed;
 
 /// Prints every key with its type, default and meaning as Markdown.
@@ -33,8 +33,8 @@ variable counts as unset. Routes cannot be set so. A name that is no key is an e
 ";
 
 /// Prints the keys of one table, then the tables below it.
-fn print_keys(path: &str, keys: &[Key], out: &mut String) {
-    let values = |key: &&Key| matches!(key.inner, Inner::Value);
+fn print_keys(path: &str, keys: &[ReferenceKey], out: &mut String) {
+    let values = |key: &&ReferenceKey| matches!(key.inner, Inner::Value);
     if keys.iter().any(|key| values(&key)) {
         out.push_str("\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
     }
@@ -60,7 +60,7 @@ fn print_keys(path: &str, keys: &[Key], out: &mut String) {
 }
 
 /// Prints the keys of one table as TOML, then the tables below it. `mark` precedes lines that are comments.
-fn print_defaults(path: &str, mark: &str, keys: &[Key], out: &mut String) {
+fn print_defaults(path: &str, mark: &str, keys: &[ReferenceKey], out: &mut String) {
     for key in keys.iter().filter(|key| matches!(key.inner, Inner::Value)) {
         match &key.default {
             Some(default) => push(out, format_args!("{mark}{} = {default}\n", key.name)),
@@ -81,7 +81,7 @@ fn print_defaults(path: &str, mark: &str, keys: &[Key], out: &mut String) {
     }
 }
 
-fn below(path: &str, key: &Key) -> String {
+fn below(path: &str, key: &ReferenceKey) -> String {
     if path.is_empty() {
         key.name.to_owned()
     } else {
@@ -90,7 +90,10 @@ fn below(path: &str, key: &Key) -> String {
 }
 
 /// Returns the header, the documentation and the keys of the table at `path`.
-fn table_of<'k>(path: &str, key: &'k Key) -> Option<(String, &'k [&'static str], &'k [Key])> {
+fn table_of<'k>(
+    path: &str,
+    key: &'k ReferenceKey,
+) -> Option<(String, &'k [&'static str], &'k [ReferenceKey])> {
     match &key.inner {
         Inner::Value => None,
         Inner::Table(about, keys) | Inner::Optional(about, keys) => {

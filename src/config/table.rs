@@ -1,7 +1,7 @@
 //! Macros that declare a table of the file once, and derive the struct, the reader, the defaults and the reference.
 
 use super::document::Table;
-use super::key::Key;
+use super::key::ReferenceKey;
 use super::read::Reader;
 
 /// A struct that is one table of the file.
@@ -15,7 +15,7 @@ pub(crate) trait Keyed: Default {
     fn read_keys(table: &Table, reader: &mut Reader<'_>) -> Self;
 
     /// Returns the entries of the reference.
-    fn keys() -> Vec<Key>;
+    fn keys() -> Vec<ReferenceKey>;
 }
 
 /// A set of words that a key may have.
@@ -76,11 +76,11 @@ macro_rules! table {
                 }
             }
 
-            fn keys() -> Vec<$crate::config::key::Key> {
+            fn keys() -> Vec<$crate::config::key::ReferenceKey> {
                 let defaults = Self::default();
                 vec![$({
                     let form = $form;
-                    $crate::config::key::Key {
+                    $crate::config::key::ReferenceKey {
                         name: $crate::config::table::key_name!($field $($key)?),
                         meaning: &[$($field_doc),*],
                         expected: $crate::config::read::Form::expected(&form),

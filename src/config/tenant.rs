@@ -51,9 +51,9 @@ table! {
 }
 
 /// The tables below `[tenants]`.
-pub(super) struct Tenants;
+pub(super) struct TenantTables;
 
-impl Form for Tenants {
+impl Form for TenantTables {
     type Value = BTreeMap<TenantId, TenantConfig>;
 
     fn expected(&self) -> String {

@@ -18,7 +18,7 @@ use crate::config::{Accept, ConsumerConfig, Fault, Faults, OnWorkerFull};
 use crate::event::{Event, Key, Value};
 use crate::ids::ChannelName;
 use crate::metrics::DropCause;
-use crate::relay::{Relay, Verdict};
+use crate::relay::{Relay, WorkerVerdict};
 use crate::routes::PathValue;
 
 /// The settings of a route, which its sockets share.
@@ -131,11 +131,11 @@ impl Consumer for Worker {
                 verdict = tokio::time::timeout(self.settings.timeout, waiting.verdict()) => verdict,
                 // The socket was closed meanwhile, for example by a revocation. The last check of the handshake
                 // turns the close into its refusal, so this only ends the wait.
-                _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => Ok(Verdict::Accept),
+                _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => Ok(WorkerVerdict::Accept),
             };
             match verdict {
-                Ok(Verdict::Accept) => {}
-                Ok(Verdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
+                Ok(WorkerVerdict::Accept) => {}
+                Ok(WorkerVerdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
                 Err(_) => return Err(Refused::Unavailable),
             }
             // The worker may have put the socket into groups before it accepted. Their subscriptions must be

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::close_code::{CloseNotValid, RequestedClose};
 use crate::event::Event;
-use crate::ids::{GroupName, Jti, UserId, Whom};
+use crate::ids::{GroupName, Jti, RevocationTarget, UserId};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
@@ -26,7 +26,7 @@ pub const LARGEST_PAGE: usize = 1000;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Close the sockets of revoked tokens.
-    Revoke(Whom),
+    Revoke(RevocationTarget),
     /// Forget a user's record, and check the user's sockets against a new one.
     Invalidate(UserId),
     /// Close the sockets of a user.
@@ -160,12 +160,12 @@ impl Command {
         put("v", VERSION.into());
         put("op", self.op.name().into());
         match &self.op {
-            Op::Revoke(Whom::Token(jti)) => put("jti", jti.to_string().into()),
-            Op::Revoke(Whom::User(user, before)) => {
+            Op::Revoke(RevocationTarget::Token(jti)) => put("jti", jti.to_string().into()),
+            Op::Revoke(RevocationTarget::User(user, before)) => {
                 put("user_id", user.as_str().into());
                 put("issued_before", number(*before));
             }
-            Op::Revoke(Whom::All(before)) => put("issued_before", number(*before)),
+            Op::Revoke(RevocationTarget::All(before)) => put("issued_before", number(*before)),
             Op::Invalidate(user) => put("user_id", user.as_str().into()),
             Op::Disconnect { user, close } => {
                 put("user_id", user.as_str().into());
@@ -234,10 +234,10 @@ impl Wire<'_> {
         };
         Ok(match &*self.op {
             "revoke" => Op::Revoke(match (&self.jti, &self.user_id) {
-                (Some(jti), None) => Whom::Token(Jti::from(jti.as_str())),
+                (Some(jti), None) => RevocationTarget::Token(Jti::from(jti.as_str())),
                 (Some(_), Some(_)) => return Err(NotUnderstood::Member("user_id")),
-                (None, Some(_)) => Whom::User(user()?, before()?),
-                (None, None) => Whom::All(before()?),
+                (None, Some(_)) => RevocationTarget::User(user()?, before()?),
+                (None, None) => RevocationTarget::All(before()?),
             }),
             "invalidate" => Op::Invalidate(user()?),
             "disconnect" => {
@@ -341,9 +341,9 @@ mod tests {
         let event =
             Event::from_json(br#"{"type":"x","n":18446744073709551615,"a":{"b":[1.5,null]}}"#);
         let ops = [
-            Op::Revoke(Whom::Token("a:b\"*\n".into())),
-            Op::Revoke(Whom::User("7".into(), 1_700_000_000.0)),
-            Op::Revoke(Whom::All(1_700_000_000.5)),
+            Op::Revoke(RevocationTarget::Token("a:b\"*\n".into())),
+            Op::Revoke(RevocationTarget::User("7".into(), 1_700_000_000.0)),
+            Op::Revoke(RevocationTarget::All(1_700_000_000.5)),
             Op::Invalidate("é".into()),
             Op::Disconnect {
                 user: "7".into(),
@@ -380,9 +380,12 @@ mod tests {
     #[test]
     fn what_back_ends_write_is_understood() {
         let revoke = read(r#"{"v":1,"op":"revoke","user_id":7,"issued_before":1700000000}"#);
-        assert_eq!(revoke, Ok(Op::Revoke(Whom::User("7".into(), 1.7e9))));
+        assert_eq!(
+            revoke,
+            Ok(Op::Revoke(RevocationTarget::User("7".into(), 1.7e9)))
+        );
         let jti = read(r#"{"op":"revoke","jti":"","v":1,"later":[{}]}"#);
-        assert_eq!(jti, Ok(Op::Revoke(Whom::Token("".into()))));
+        assert_eq!(jti, Ok(Op::Revoke(RevocationTarget::Token("".into()))));
         let list = Op::List {
             group: None,
             cursor: None,

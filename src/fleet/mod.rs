@@ -22,7 +22,7 @@ use crate::stores::redis_keys;
 
 use message::{Answer, Command, Op};
 
-pub use registry::Registry;
+pub use registry::ReplicaRegistry;
 pub use reply::{Reply, reply_channel};
 pub use serve::{serve_deployment, serve_replies};
 

@@ -31,7 +31,7 @@ const LISTED_EVERY: u64 = 3;
 type Stores = Vec<(KeyStore, BTreeSet<TenantId>)>;
 
 /// The registry entries of this replica.
-pub struct Registry {
+pub struct ReplicaRegistry {
     replica: ReplicaId,
     started_at: u64,
     /// Each store with the tenants whose keys it holds.
@@ -42,8 +42,8 @@ pub struct Registry {
     deployment: Mutex<Option<KeyStore>>,
 }
 
-impl Registry {
-    /// Makes the registry of `replica`. [`Registry::run`] writes its entries.
+impl ReplicaRegistry {
+    /// Makes the registry of `replica`. [`ReplicaRegistry::run`] writes its entries.
     pub fn new(replica: ReplicaId) -> Arc<Self> {
         Arc::new(Self {
             replica,

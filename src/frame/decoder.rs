@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use super::header::{Header, MAX_HEADER, Room};
 use super::mask::unmask;
 use super::text::{NotUtf8, TextBuffer};
-use super::{FrameError, MESSAGE_TOO_BIG, Message, Opcode, PAYLOAD_NOT_VALID, PROTOCOL_ERROR};
+use super::{
+    ClientMessage, FrameError, MESSAGE_TOO_BIG, Opcode, PAYLOAD_NOT_VALID, PROTOCOL_ERROR,
+};
 use crate::close_code::{CloseFrame, may_be_received};
 
 /// The most fragments without payload in one message. The size limit does not count them, so without this bound a
@@ -88,20 +90,20 @@ impl Decoder {
     ///
     /// # Errors
     /// The reason for closing the connection.
-    pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
+    pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<ClientMessage>, FrameError> {
         if self.finished {
             *input = &[];
             return Ok(None);
         }
         let outcome = self.advance(input);
-        if matches!(outcome, Err(_) | Ok(Some(Message::Close(_)))) {
+        if matches!(outcome, Err(_) | Ok(Some(ClientMessage::Close(_)))) {
             self.finished = true;
             self.partial = None;
         }
         outcome
     }
 
-    fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
+    fn advance(&mut self, input: &mut &[u8]) -> Result<Option<ClientMessage>, FrameError> {
         loop {
             let partial = match self.partial.take() {
                 // A frame is open, and its payload comes next.
@@ -167,7 +169,7 @@ impl Decoder {
         &mut self,
         header: Header,
         input: &mut &[u8],
-    ) -> Result<Option<Message>, FrameError> {
+    ) -> Result<Option<ClientMessage>, FrameError> {
         let len = match usize::try_from(header.len) {
             Ok(len) if header.fin && len <= input.len() => len,
             _ => return Ok(None),
@@ -251,7 +253,7 @@ impl Partial {
     }
 
     /// Ends the complete frame, and returns the message if the frame is its last.
-    fn end_frame(&mut self) -> Result<Option<Message>, FrameError> {
+    fn end_frame(&mut self) -> Result<Option<ClientMessage>, FrameError> {
         let Some(frame) = self.frame.take() else {
             return Ok(None);
         };
@@ -303,10 +305,10 @@ impl Body {
         Ok(())
     }
 
-    fn finish(self) -> Result<Message, FrameError> {
+    fn finish(self) -> Result<ClientMessage, FrameError> {
         Ok(match self {
-            Self::Text(text) => Message::Text(text.finish()?),
-            Self::Binary(bytes) => Message::Binary(bytes),
+            Self::Text(text) => ClientMessage::Text(text.finish()?),
+            Self::Binary(bytes) => ClientMessage::Binary(bytes),
         })
     }
 }
@@ -318,11 +320,11 @@ impl From<NotUtf8> for FrameError {
 }
 
 /// Returns the message of a complete, unmasked control frame.
-fn control_message(opcode: Opcode, payload: Vec<u8>) -> Result<Message, FrameError> {
+fn control_message(opcode: Opcode, payload: Vec<u8>) -> Result<ClientMessage, FrameError> {
     Ok(match opcode {
-        Opcode::Ping => Message::Ping(payload),
-        Opcode::Pong => Message::Pong(payload),
-        _ => Message::Close(close_frame(&payload)?),
+        Opcode::Ping => ClientMessage::Ping(payload),
+        Opcode::Pong => ClientMessage::Pong(payload),
+        _ => ClientMessage::Close(close_frame(&payload)?),
     })
 }
 

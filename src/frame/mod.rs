@@ -193,7 +193,7 @@ fn encode(opcode: Opcode, payload: &[u8]) -> Box<[u8]> {
 
 /// A whole message or a control frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum ClientMessage {
     /// A text message, valid UTF-8.
     Text(String),
     /// A binary message.

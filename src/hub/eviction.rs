@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use super::id_hash::BuildIdHasher;
 use super::{Member, TokenOf};
 use crate::clock::is_under_cut_off;
-use crate::ids::{ConnectionId, Jti, UserId, Whom};
+use crate::ids::{ConnectionId, Jti, RevocationTarget, UserId};
 
 /// A handshake whose token is verified and whose socket is not a member yet.
 #[derive(Debug)]
@@ -52,13 +52,13 @@ impl Pending {
         self.revoked.store(true, Ordering::Release);
     }
 
-    pub(super) fn mark_revoked(&self, whom: &Whom) {
-        let concerned = match whom {
-            Whom::Token(jti) => self.jti.as_ref() == Some(jti),
-            Whom::User(user, cut_off) => {
+    pub(super) fn mark_revoked(&self, target: &RevocationTarget) {
+        let concerned = match target {
+            RevocationTarget::Token(jti) => self.jti.as_ref() == Some(jti),
+            RevocationTarget::User(user, cut_off) => {
                 self.user == *user && is_under_cut_off(self.issued_at, *cut_off)
             }
-            Whom::All(cut_off) => is_under_cut_off(self.issued_at, *cut_off),
+            RevocationTarget::All(cut_off) => is_under_cut_off(self.issued_at, *cut_off),
         };
         if concerned {
             self.revoke();

@@ -17,7 +17,7 @@ pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_W
 pub use roster::{Budget, Excess};
 
 use crate::close_code::CloseFrame;
-use crate::ids::{GroupName, UserId, Whom};
+use crate::ids::{GroupName, RevocationTarget, UserId};
 use member::NOT_REGISTERED;
 use roster::Roster;
 
@@ -159,12 +159,12 @@ impl Hub {
 
     /// Closes the connections that a revocation concerns and marks the handshakes that it concerns. Returns the number
     /// of connections that it closed.
-    pub fn evict(&self, whom: &Whom, frame: &CloseFrame) -> usize {
+    pub fn evict(&self, target: &RevocationTarget, frame: &CloseFrame) -> usize {
         let found = {
             let roster = self.roster.lock();
             let pending = roster.pending.iter();
-            pending.for_each(|pending| pending.mark_revoked(whom));
-            roster.concerned(whom)
+            pending.for_each(|pending| pending.mark_revoked(target));
+            roster.concerned(target)
         };
         close_all(&found, frame, CloseOrder::Now)
     }

@@ -309,13 +309,13 @@ mod tests {
         }
     }
 
-    struct Task {
+    struct FakeTask {
         wakes: Arc<Wakes>,
         waker: Waker,
         batch: Vec<Frame>,
     }
 
-    impl Task {
+    impl FakeTask {
         fn new() -> Self {
             let wakes = Arc::new(Wakes::default());
             Self {
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn frames_leave_together_and_in_order_after_one_wake_up() {
-        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
         assert!(task.next(&queue).is_pending());
         for text in ["a", "b", "c"] {
             assert_eq!(push(&queue, text), Enqueued::Queued);
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_passes_its_bound_closes_its_socket_and_drops_what_waited() {
-        let (queue, mut task) = (Outbound::new(200), Task::new());
+        let (queue, mut task) = (Outbound::new(200), FakeTask::new());
         assert_eq!(push(&queue, "12345"), Enqueued::Queued);
         assert_eq!(push(&queue, "12345"), Enqueued::Overflowed);
         assert_eq!(push(&queue, "1"), Enqueued::Closed);
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_close_waits_for_what_is_queued_and_one_that_does_not_overtakes_it() {
-        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
         push(&queue, "last words");
         assert!(queue.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued));
         assert!(!queue.close(CloseReason::MaxAge.frame(), CloseOrder::AfterQueued));
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_blocked_socket_is_woken_by_a_close_only() {
-        let (queue, task) = (Outbound::new(1000), Task::new());
+        let (queue, task) = (Outbound::new(1000), FakeTask::new());
         let mut context = Context::from_waker(&task.waker);
         assert!(queue.poll_closing(&mut context).is_pending());
         push(&queue, "waits");
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_did_not_fit_leaves_first() {
-        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
         push(&queue, "later");
         queue.give_back(["first", "second"].map(Frame::text).into_iter());
         assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn events_for_a_consumer_keep_their_place_among_frames() {
-        let (queue, mut task) = (Outbound::new(1000), Task::new());
+        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
         push(&queue, "before");
         queue.push_event(&Arc::new(Event::default()));
         push(&queue, "after");

@@ -11,7 +11,7 @@ use super::Member;
 use super::eviction::{Index, Pending};
 use super::member::NOT_REGISTERED;
 use crate::clock::is_under_cut_off;
-use crate::ids::{Jti, UserId, Whom};
+use crate::ids::{Jti, RevocationTarget, UserId};
 use crate::rate::Bucket;
 
 /// The limits of a tenant and its users; 0 means no limit.
@@ -118,18 +118,18 @@ impl Roster {
     }
 
     /// Returns the members that a revocation concerns.
-    pub(super) fn concerned(&self, whom: &Whom) -> Vec<Arc<Member>> {
+    pub(super) fn concerned(&self, target: &RevocationTarget) -> Vec<Arc<Member>> {
         let mut found = Vec::new();
-        match whom {
-            Whom::Token(jti) => self
+        match target {
+            RevocationTarget::Token(jti) => self
                 .by_token
                 .visit(jti, |member| found.push(member.clone())),
-            Whom::User(user, cut_off) => self.by_user.visit(user, |member| {
+            RevocationTarget::User(user, cut_off) => self.by_user.visit(user, |member| {
                 if is_under_cut_off(member.issued_at(), *cut_off) {
                     found.push(member.clone());
                 }
             }),
-            Whom::All(cut_off) => {
+            RevocationTarget::All(cut_off) => {
                 let under = |m: &&Arc<Member>| is_under_cut_off(m.issued_at(), *cut_off);
                 found.extend(self.members.iter().filter(under).cloned());
             }
@@ -198,19 +198,19 @@ mod tests {
                 }
                 prop_assert_eq!(ids(roster.members()), ids(&model));
                 for key in 0..5u8 {
-                    let whom = [
-                        Whom::Token(format!("t{key}").as_str().into()),
-                        Whom::User(format!("u{key}").as_str().into(), 1.0),
-                        Whom::All(f64::from(key)),
+                    let target = [
+                        RevocationTarget::Token(format!("t{key}").as_str().into()),
+                        RevocationTarget::User(format!("u{key}").as_str().into(), 1.0),
+                        RevocationTarget::All(f64::from(key)),
                     ];
-                    for whom in whom {
-                        let scan = model.iter().filter(|member| match &whom {
-                            Whom::Token(jti) => member.jti() == Some(jti),
-                            Whom::User(user, at) => member.user() == user && is_under_cut_off(member.issued_at(), *at),
-                            Whom::All(at) => is_under_cut_off(member.issued_at(), *at),
+                    for target in target {
+                        let scan = model.iter().filter(|member| match &target {
+                            RevocationTarget::Token(jti) => member.jti() == Some(jti),
+                            RevocationTarget::User(user, at) => member.user() == user && is_under_cut_off(member.issued_at(), *at),
+                            RevocationTarget::All(at) => is_under_cut_off(member.issued_at(), *at),
                         });
                         let scan: Vec<_> = scan.cloned().collect();
-                        prop_assert_eq!(ids(&roster.concerned(&whom)), ids(&scan));
+                        prop_assert_eq!(ids(&roster.concerned(&target)), ids(&scan));
                     }
                 }
                 let users: BTreeSet<_> = model.iter().map(|member| member.user().clone()).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 
 use crate::close_code::CloseFrame;
-use crate::ids::{TenantId, Whom};
+use crate::ids::{RevocationTarget, TenantId};
 use crate::labels::{Label, PerLabel};
 
 use super::families::*;
@@ -124,8 +124,8 @@ impl TenantMetrics {
     }
 
     /// Counts a revocation that this replica received.
-    pub fn revocation(&self, whom: &Whom) {
-        self.revocations.of(whom.into()).increment(1);
+    pub fn revocation(&self, target: &RevocationTarget) {
+        self.revocations.of(target.into()).increment(1);
     }
 
     /// Counts an accepted upgrade request.

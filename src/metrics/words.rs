@@ -63,13 +63,13 @@ labels! {
     }
 }
 
-impl From<&crate::ids::Whom> for RevocationKind {
-    fn from(whom: &crate::ids::Whom) -> Self {
-        use crate::ids::Whom;
-        match whom {
-            Whom::Token(_) => Self::Jti,
-            Whom::User(..) => Self::User,
-            Whom::All(_) => Self::Tenant,
+impl From<&crate::ids::RevocationTarget> for RevocationKind {
+    fn from(target: &crate::ids::RevocationTarget) -> Self {
+        use crate::ids::RevocationTarget;
+        match target {
+            RevocationTarget::Token(_) => Self::Jti,
+            RevocationTarget::User(..) => Self::User,
+            RevocationTarget::All(_) => Self::Tenant,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::{Relay, Verdict};
+use super::{Relay, WorkerVerdict};
 use crate::channel_layer::{Incoming, LayerError, SocketChannel, Target};
 use crate::event::{DecodeError, Event, Value};
 use crate::hub::{Group, Member};
@@ -165,14 +165,14 @@ impl Relay {
             return self.parts.metrics.dropped(DropCause::NotValid);
         }
         for member in &audience.sockets {
-            self.decide(member, || Verdict::Accept);
+            self.decide(member, || WorkerVerdict::Accept);
         }
     }
 
     /// Passes a worker's refusal to the handshake; returns false if none waits.
     fn refuse(&self, audience: &Audience, event: &Event) -> bool {
         let refuse = |member: &Arc<Member>| {
-            self.decide(member, || Verdict::Close(render::close_frame(event)))
+            self.decide(member, || WorkerVerdict::Close(render::close_frame(event)))
         };
         audience.direct && audience.sockets.iter().any(refuse)
     }

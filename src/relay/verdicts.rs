@@ -11,7 +11,7 @@ use crate::hub::Member;
 
 /// A worker's answer about a socket that is not open yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum WorkerVerdict {
     /// The worker sent `websocket.accept`.
     Accept,
     /// The worker sent `websocket.close`.
@@ -22,12 +22,12 @@ pub enum Verdict {
 pub struct Waiting {
     relay: Arc<Relay>,
     channel: SocketChannel,
-    verdict: oneshot::Receiver<Verdict>,
+    verdict: oneshot::Receiver<WorkerVerdict>,
 }
 
 impl Waiting {
     /// Waits for the worker's answer, without a deadline.
-    pub async fn verdict(&mut self) -> Verdict {
+    pub async fn verdict(&mut self) -> WorkerVerdict {
         match (&mut self.verdict).await {
             Ok(verdict) => verdict,
             // Cannot happen: the relay keeps the sender until `self` is dropped.
@@ -55,7 +55,7 @@ impl Relay {
     }
 
     /// Passes the worker's answer to the handshake of the socket; returns false if none waits.
-    pub(super) fn decide(&self, member: &Member, verdict: impl FnOnce() -> Verdict) -> bool {
+    pub(super) fn decide(&self, member: &Member, verdict: impl FnOnce() -> WorkerVerdict) -> bool {
         let channel = SocketChannel(member.channel());
         let waiting = self.waiting.lock().remove(&channel);
         waiting.is_some_and(|waiting| waiting.send(verdict()).is_ok())

@@ -115,7 +115,7 @@ impl Drop for Standing {
 }
 
 async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
-    let mut server = Server::new(store.clone());
+    let mut server = WatchedServer::new(store.clone());
     let mut link = store.link_after(0).await;
     loop {
         let pause = match server.look().await {
@@ -161,7 +161,7 @@ impl Risk {
 }
 
 /// One server and its last known state.
-struct Server {
+struct WatchedServer {
     store: Arc<RedisStore>,
     /// The mark that was last seen or set.
     known: Option<String>,
@@ -175,7 +175,7 @@ struct Server {
 
 /// The meaning of a mark.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum MarkStep {
     /// There is no mark and none is known: set one.
     Begin,
     /// Nothing was lost. Remember this mark.
@@ -186,17 +186,17 @@ enum Step {
     Lost,
 }
 
-fn step(found: Option<&str>, known: Option<&str>) -> Step {
+fn step(found: Option<&str>, known: Option<&str>) -> MarkStep {
     match (Epoch::of(found), known) {
-        (Epoch::Lost(_), _) => Step::KnownLost,
-        (Epoch::Acknowledged, _) | (Epoch::Whole, None) => Step::Fine,
-        (Epoch::Absent, None) => Step::Begin,
-        (Epoch::Whole, known) if found == known => Step::Fine,
-        (Epoch::Absent | Epoch::Whole, Some(_)) => Step::Lost,
+        (Epoch::Lost(_), _) => MarkStep::KnownLost,
+        (Epoch::Acknowledged, _) | (Epoch::Whole, None) => MarkStep::Fine,
+        (Epoch::Absent, None) => MarkStep::Begin,
+        (Epoch::Whole, known) if found == known => MarkStep::Fine,
+        (Epoch::Absent | Epoch::Whole, Some(_)) => MarkStep::Lost,
     }
 }
 
-impl Server {
+impl WatchedServer {
     fn new(store: Arc<RedisStore>) -> Self {
         Self {
             store,
@@ -258,23 +258,23 @@ impl Server {
     async fn is_lost(&mut self, is_replica: bool) -> Result<bool, StoreError> {
         let mut found = inspection::epoch(&self.store).await?;
         let mut step_now = step(found.as_deref(), self.known.as_deref());
-        if step_now == Step::Begin && !is_replica {
+        if step_now == MarkStep::Begin && !is_replica {
             self.begin().await?;
             // `SET NX` of one replica wins; read back whose mark it is.
             found = inspection::epoch(&self.store).await?;
             step_now = step(found.as_deref(), None);
         }
         match step_now {
-            Step::Begin => Ok(false),
-            Step::Fine => {
+            MarkStep::Begin => Ok(false),
+            MarkStep::Fine => {
                 self.known = found;
                 Ok(false)
             }
-            Step::KnownLost => {
+            MarkStep::KnownLost => {
                 self.known = found;
                 Ok(true)
             }
-            Step::Lost => {
+            MarkStep::Lost => {
                 let mark = format!("{LOST}{:.0}:{}", UnixTime::now().0.floor(), random());
                 let mut set = redis::cmd("SET");
                 set.arg(EPOCH).arg(&mark);
@@ -344,20 +344,20 @@ mod tests {
     #[test]
     fn a_mark_that_is_gone_or_another_is_lost_data() {
         for (found, known, expected) in [
-            (None, None, Step::Begin),
-            (Some("a"), None, Step::Fine),
-            (Some("a"), Some("a"), Step::Fine),
-            (None, Some("a"), Step::Lost),
-            (Some("b"), Some("a"), Step::Lost),
-            (Some("lost:1:b"), Some("a"), Step::KnownLost),
-            (Some("lost:1:b"), None, Step::KnownLost),
-            (Some("lost:1:b"), Some("lost:1:b"), Step::KnownLost),
-            (None, Some("lost:1:b"), Step::Lost),
-            (Some("a"), Some("lost:1:b"), Step::Lost),
-            (Some("ack:2"), Some("lost:1:b"), Step::Fine),
-            (Some("ack:2"), Some("a"), Step::Fine),
-            (Some("ack:2"), Some("ack:2"), Step::Fine),
-            (None, Some("ack:2"), Step::Lost),
+            (None, None, MarkStep::Begin),
+            (Some("a"), None, MarkStep::Fine),
+            (Some("a"), Some("a"), MarkStep::Fine),
+            (None, Some("a"), MarkStep::Lost),
+            (Some("b"), Some("a"), MarkStep::Lost),
+            (Some("lost:1:b"), Some("a"), MarkStep::KnownLost),
+            (Some("lost:1:b"), None, MarkStep::KnownLost),
+            (Some("lost:1:b"), Some("lost:1:b"), MarkStep::KnownLost),
+            (None, Some("lost:1:b"), MarkStep::Lost),
+            (Some("a"), Some("lost:1:b"), MarkStep::Lost),
+            (Some("ack:2"), Some("lost:1:b"), MarkStep::Fine),
+            (Some("ack:2"), Some("a"), MarkStep::Fine),
+            (Some("ack:2"), Some("ack:2"), MarkStep::Fine),
+            (None, Some("ack:2"), MarkStep::Lost),
         ] {
             assert_eq!(step(found, known), expected, "{found:?} {known:?}");
         }

@@ -50,17 +50,17 @@ impl Signals {
     }
 
     /// Waits for the next signal.
-    pub(super) async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.term.recv() => Asked::Drain,
-            _ = self.int.recv() => Asked::Drain,
-            _ = self.hup.recv() => Asked::Reload,
+            _ = self.term.recv() => SignalAction::Drain,
+            _ = self.int.recv() => SignalAction::Drain,
+            _ = self.hup.recv() => SignalAction::Reload,
         }
     }
 
     /// Waits for the next signal that asks for a drain.
     async fn drain(&mut self) {
-        while self.next().await == Asked::Reload {
+        while self.next().await == SignalAction::Reload {
             tracing::warn!("Ignored SIGHUP: a draining replica reads no configuration");
         }
     }
@@ -68,7 +68,7 @@ impl Signals {
 
 /// The request behind a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum SignalAction {
     Drain,
     Reload,
 }

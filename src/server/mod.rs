@@ -21,12 +21,12 @@ use crate::socket::accept;
 use crate::socket::registration::Occupancy;
 use crate::tenant::Tenants;
 
-use drain::Asked;
+use drain::SignalAction;
 pub use drain::{Ended, Signals};
 pub use limits::max_connections_here;
 use reload::Reloader;
 pub use reload::{Load, ReloadError};
-use start::{Critical, Listeners, Parts};
+use start::{Critical, Listeners, ServerParts};
 
 /// Longest time for an exiting replica to remove itself from the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
@@ -69,7 +69,7 @@ pub struct Server {
     /// The tasks of connections, which may end at any time.
     connections: TaskTracker,
     reloader: Arc<Reloader>,
-    registry: Arc<fleet::Registry>,
+    registry: Arc<fleet::ReplicaRegistry>,
     /// The tasks whose end stops the process.
     critical: Critical,
 }
@@ -97,7 +97,7 @@ impl Server {
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses;
         let pages = options.pages.take();
-        let parts = Parts::build(config, options)?;
+        let parts = ServerParts::build(config, options)?;
         metrics::config_reload(true, UnixTime::now().0);
         let door = parts.door(pages, descriptors);
         let progress = Arc::new(Progress::default());
@@ -151,8 +151,8 @@ impl Server {
         loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::Drain => break,
-                    Asked::Reload => {
+                    SignalAction::Drain => break,
+                    SignalAction::Reload => {
                         let reloader = self.reloader.clone();
                         // The reload logs its own result. In a task of its own it cannot delay a drain.
                         tokio::spawn(async move { drop(reloader.reload().await) });

@@ -151,7 +151,7 @@ impl Reloader {
     }
 
     /// The marks of all files: they differ if the configuration may have changed.
-    fn marks(&self) -> Vec<(PathBuf, Option<Mark>)> {
+    fn marks(&self) -> Vec<(PathBuf, Option<FileMark>)> {
         let state = self.state.lock();
         let mut paths = state.sources.clone();
         if let Some(main) = state.sources.first() {
@@ -162,7 +162,7 @@ impl Reloader {
         paths
             .into_iter()
             .map(|path| {
-                let mark = Mark::of(&path);
+                let mark = FileMark::of(&path);
                 (path, mark)
             })
             .collect()
@@ -171,13 +171,13 @@ impl Reloader {
 
 /// The metadata by which a change of a file is detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
+struct FileMark {
     modified: Option<SystemTime>,
     length: u64,
     inode: u64,
 }
 
-impl Mark {
+impl FileMark {
     /// Reads the mark of a file, following links. `None`: there is no such file.
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;

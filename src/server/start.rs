@@ -65,11 +65,11 @@ impl Listeners {
 }
 
 /// The parts that serve a configuration and its successors.
-pub(super) struct Parts {
+pub(super) struct ServerParts {
     pub(super) tenants: Arc<Tenants>,
     pub(super) life: Arc<ReplicaLife>,
     pub(super) reloader: Arc<Reloader>,
-    pub(super) registry: Arc<fleet::Registry>,
+    pub(super) registry: Arc<fleet::ReplicaRegistry>,
     config: Config,
     strict: bool,
     fleet: Arc<Fleet>,
@@ -81,7 +81,7 @@ pub(super) struct Parts {
     failures: mpsc::UnboundedReceiver<anyhow::Error>,
 }
 
-impl Parts {
+impl ServerParts {
     /// Builds the parts, and starts every tenant.
     pub(super) fn build(config: Config, options: Options) -> anyhow::Result<Self> {
         let replica = ReplicaId::random();
@@ -89,7 +89,7 @@ impl Parts {
         let tenants = Arc::new(Tenants::default());
         let serving = builder.serving(&config, &tenants)?;
         let fleet = Fleet::new(replica.clone(), config.api.timeout);
-        let registry = fleet::Registry::new(replica);
+        let registry = fleet::ReplicaRegistry::new(replica);
         let (failed, failures) = mpsc::unbounded_channel();
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
         tenancy.serve(serving, &builder, &config);

@@ -21,7 +21,7 @@ use super::registration::Registration;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
 use crate::event::Event;
-use crate::frame::{Decoder, Frame, Message};
+use crate::frame::{ClientMessage, Decoder, Frame};
 use crate::hub::{BATCH, CloseOrder, Member, Next};
 use crate::metrics::FrameKind;
 use crate::rate::Bucket;
@@ -364,7 +364,7 @@ impl Connection {
             };
             let metrics = self.ready.registration.metrics();
             match message {
-                Message::Ping(payload) => {
+                ClientMessage::Ping(payload) => {
                     metrics.frame_received(FrameKind::Ping);
                     // A full queue closes the socket by itself: the client pings without reading.
                     let _ = self
@@ -378,21 +378,21 @@ impl Connection {
                         return Some(ConnectionStep::Flush);
                     }
                 }
-                Message::Pong(payload) => {
+                ClientMessage::Pong(payload) => {
                     metrics.frame_received(FrameKind::Pong);
                     self.ready
                         .heartbeat
                         .ponged(self.ready.registration.member(), &payload);
                 }
-                Message::Close(frame) => {
+                ClientMessage::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);
                     return Some(ConnectionStep::Closed(frame));
                 }
-                Message::Text(text) => {
+                ClientMessage::Text(text) => {
                     metrics.frame_received(FrameKind::Text);
                     return Some(ConnectionStep::Message(consumer::Message::Text(text)));
                 }
-                Message::Binary(bytes) => {
+                ClientMessage::Binary(bytes) => {
                     metrics.frame_received(FrameKind::Binary);
                     return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
                 }

@@ -21,7 +21,7 @@ const SENTINEL_PORT: u16 = 26_379;
 /// `Display` prints addresses and NAME only.
 #[derive(Clone)]
 pub struct RedisUrl {
-    server: Server,
+    server: ServerAddress,
     tls: bool,
     login: Login,
     db: i64,
@@ -35,7 +35,7 @@ pub(super) struct Login {
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Server {
+enum ServerAddress {
     At(String, u16),
     Sentinel(Sentinels),
 }
@@ -181,7 +181,7 @@ impl RedisUrl {
         };
         let settings = info.redis_settings();
         Ok(Self {
-            server: Server::At(host, port),
+            server: ServerAddress::At(host, port),
             tls,
             login: Login {
                 username: settings.username().map(str::to_owned),
@@ -218,7 +218,7 @@ impl RedisUrl {
             login: parse_options(options)?,
         };
         Ok(Self {
-            server: Server::Sentinel(sentinels),
+            server: ServerAddress::Sentinel(sentinels),
             tls,
             login,
             db,
@@ -228,15 +228,15 @@ impl RedisUrl {
     /// Returns host and port; `None` if Sentinels are asked for them.
     pub fn address(&self) -> Option<(&str, u16)> {
         match &self.server {
-            Server::At(host, port) => Some((host, *port)),
-            Server::Sentinel(_) => None,
+            ServerAddress::At(host, port) => Some((host, *port)),
+            ServerAddress::Sentinel(_) => None,
         }
     }
 
     pub(super) fn sentinels(&self) -> Option<&Sentinels> {
         match &self.server {
-            Server::At(..) => None,
-            Server::Sentinel(sentinels) => Some(sentinels),
+            ServerAddress::At(..) => None,
+            ServerAddress::Sentinel(sentinels) => Some(sentinels),
         }
     }
 
@@ -269,8 +269,8 @@ impl RedisUrl {
     /// Returns all names that [`RedisUrl::endpoint`] chooses from: one for each Sentinel.
     pub fn endpoints(&self) -> Vec<String> {
         match &self.server {
-            Server::At(host, port) => vec![endpoint(host, *port)],
-            Server::Sentinel(Sentinels { nodes, master, .. }) => {
+            ServerAddress::At(host, port) => vec![endpoint(host, *port)],
+            ServerAddress::Sentinel(Sentinels { nodes, master, .. }) => {
                 let nodes = nodes.iter();
                 let named =
                     |(host, port): &(String, u16)| format!("{}/{master}", endpoint(host, *port));

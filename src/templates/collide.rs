@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::language::{Automaton, Edge, Values};
+use super::language::{AllowedValues, Automaton, Edge};
 use super::{Template, TemplatePart};
 use crate::config::GroupNames;
 
@@ -15,7 +15,7 @@ const MAX_NAME: usize = 99;
 /// Finds a valid group name that both templates can make. Values of users and claims may be any text, path parameters
 /// any text of their converter (before [`Template::bind`]: any text).
 pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Option<String> {
-    let values = Values {
+    let values = AllowedValues {
         names,
         user_id: None,
     };
@@ -23,7 +23,7 @@ pub fn templates_collide(a: &Template, b: &Template, names: GroupNames) -> Optio
 }
 
 /// Finds a name that both templates can make.
-pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<String> {
+pub(super) fn common_name(a: &Template, b: &Template, values: AllowedValues) -> Option<String> {
     // A shortcut: most pairs of templates begin differently.
     let (first, second) = (a.beginning(), b.beginning());
     if !first.starts_with(second) && !second.starts_with(first) {
@@ -36,7 +36,7 @@ pub(super) fn common_name(a: &Template, b: &Template, values: Values) -> Option<
 /// Finds a name that the template can make in two ways, which differ in the bytes of a part that `counts`.
 pub(super) fn name_of_two(
     template: &Template,
-    values: Values,
+    values: AllowedValues,
     counts: impl Fn(&TemplatePart) -> bool,
 ) -> Option<String> {
     let automaton = Automaton::new(template, values);
@@ -229,7 +229,7 @@ mod tests {
         user_id: Option<IdType>,
         counts: fn(&TemplatePart) -> bool,
     ) -> Option<String> {
-        let values = Values {
+        let values = AllowedValues {
             names: GroupNames::Channels,
             user_id,
         };

@@ -6,14 +6,14 @@ use crate::routes::Converter;
 
 /// The values that may occur in names.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Values {
+pub(super) struct AllowedValues {
     /// The allowed names of groups.
     pub(super) names: GroupNames,
     /// The type of `{user.id}`. `None`: any text.
     pub(super) user_id: Option<IdType>,
 }
 
-impl Values {
+impl AllowedValues {
     fn allows(self, byte: u8) -> bool {
         match self.names {
             GroupNames::Channels => byte.is_ascii_alphanumeric() || b"-_.".contains(&byte),
@@ -68,7 +68,7 @@ pub(super) struct Automaton {
 }
 
 impl Automaton {
-    pub(super) fn new(template: &Template, values: Values) -> Self {
+    pub(super) fn new(template: &Template, values: AllowedValues) -> Self {
         let in_name = |byte: u8| values.allows(byte);
         let mut automaton = Self {
             states: vec![Vec::new()],

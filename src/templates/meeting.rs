@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::collide::{common_name, name_of_two};
-use super::language::Values;
+use super::language::AllowedValues;
 use super::{Template, TemplatePart};
 use crate::config::{GroupNames, IdType};
 
@@ -46,7 +46,7 @@ pub enum Guard {
 /// Finds every meeting among the templates of one tenant, each pair once. `ids` is the type of `{user.id}`, if that is
 /// known to be the user's canonical id.
 pub fn meetings(entrances: &[Entrance], names: GroupNames, ids: Option<IdType>) -> Vec<Meeting> {
-    let values = Values {
+    let values = AllowedValues {
         names,
         user_id: ids,
     };
@@ -69,7 +69,7 @@ pub fn meetings(entrances: &[Entrance], names: GroupNames, ids: Option<IdType>) 
     found
 }
 
-fn with_itself(index: usize, entrance: &Entrance, values: Values) -> Option<Meeting> {
+fn with_itself(index: usize, entrance: &Entrance, values: AllowedValues) -> Option<Meeting> {
     let template = &entrance.template;
     if template.parts.iter().filter(|part| is_value(part)).count() < 2 {
         return None;
@@ -94,7 +94,7 @@ fn with_itself(index: usize, entrance: &Entrance, values: Values) -> Option<Meet
 fn between(
     (before, first): (usize, &Entrance),
     (after, second): (usize, &Entrance),
-    values: Values,
+    values: AllowedValues,
 ) -> Option<Meeting> {
     let (a, b) = (&first.template, &second.template);
     let of_user = a.has_user_values() || b.has_user_values();
@@ -106,7 +106,7 @@ fn between(
     let with_path = a.has_path_values() || b.has_path_values();
     let values = match of_user && with_path {
         // A client can choose a path that looks like any text, and a `users.query` may return any text as `id`.
-        true => Values {
+        true => AllowedValues {
             user_id: None,
             ..values
         },

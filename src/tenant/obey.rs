@@ -12,7 +12,7 @@ use crate::close_code::CloseReason;
 use crate::event::Event;
 use crate::fleet::message::{Command, NotUnderstood, Op};
 use crate::fleet::{Fleet, Reply};
-use crate::ids::{TenantId, UserId, Whom};
+use crate::ids::{RevocationTarget, TenantId, UserId};
 use crate::metrics::{DropCause, EventSource};
 
 /// Carries out the messages of a tenant's control channel until the task is dropped.
@@ -77,8 +77,8 @@ fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
         return;
     };
     match op {
-        Op::Revoke(whom) => {
-            let closed = evict(&concerned, &whom);
+        Op::Revoke(target) => {
+            let closed = evict(&concerned, &target);
             answer.send(|answer| answer.closed = Some(closed));
         }
         Op::Invalidate(user) => {
@@ -134,18 +134,18 @@ fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
 
 impl Tenants {
     /// Closes the sockets of this replica that a revocation concerns. Returns their number.
-    pub fn evict(&self, id: &TenantId, whom: &Whom) -> u64 {
-        evict(&self.all_of(id.as_str()), whom)
+    pub fn evict(&self, id: &TenantId, target: &RevocationTarget) -> u64 {
+        evict(&self.all_of(id.as_str()), target)
     }
 }
 
-fn evict(concerned: &[Arc<Tenant>], whom: &Whom) -> u64 {
+fn evict(concerned: &[Arc<Tenant>], target: &RevocationTarget) -> u64 {
     let Some(newest) = concerned.first() else {
         return 0;
     };
-    newest.metrics.revocation(whom);
+    newest.metrics.revocation(target);
     let frame = CloseReason::TokenRevoked.frame();
-    let evict = |tenant: &Arc<Tenant>| tenant.relay.hub().evict(whom, &frame);
+    let evict = |tenant: &Arc<Tenant>| tenant.relay.hub().evict(target, &frame);
     let closed: usize = concerned.iter().map(evict).sum();
     tracing::debug!(tenant.id = %newest.id, count = closed, "Closed the connections of revoked tokens");
     closed as u64

@@ -16,7 +16,7 @@ use super::{RouteParts, Tenant, Tenants, look, obey, upkeep};
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
 use crate::config::Config;
-use crate::fleet::{self, Fleet, Registry, reply_channel};
+use crate::fleet::{self, Fleet, ReplicaRegistry, reply_channel};
 use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
@@ -40,7 +40,7 @@ struct Running {
 pub struct Tenancy {
     tenants: Arc<Tenants>,
     fleet: Arc<Fleet>,
-    registry: Arc<Registry>,
+    registry: Arc<ReplicaRegistry>,
     running: Mutex<BTreeMap<TenantId, Running>>,
     /// The task behind each control channel.
     hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
@@ -54,7 +54,7 @@ impl Tenancy {
     pub fn new(
         tenants: Arc<Tenants>,
         fleet: Arc<Fleet>,
-        registry: Arc<Registry>,
+        registry: Arc<ReplicaRegistry>,
         failed: mpsc::UnboundedSender<anyhow::Error>,
     ) -> Arc<Self> {
         Arc::new(Self {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Config, ConfigErrors, Draft, Environment, Fault, Faults, Places, Report, Warning,
+    Config, ConfigErrors, ConfigReport, Draft, Environment, Fault, Faults, Places, Warning,
 };
 use crate::consumer::Registry;
 use crate::ids::TenantId;
@@ -98,7 +98,7 @@ fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
 
 /// Records mistakes at the places of their keys.
 struct Checker<'a> {
-    report: &'a mut Report,
+    report: &'a mut ConfigReport,
     places: &'a Places,
     /// The number of mistakes from reading, which come first. Their keys hold defaults and are not checked again.
     reading_mistakes: usize,

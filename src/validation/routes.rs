@@ -144,7 +144,7 @@ impl Entrances {
                 }
                 Some(Guard::Authorize) => {
                     let expected = "no way around the authorize of a route";
-                    let advice = "let the two begin differently, or give this route an authorize too; authorize = \"SELECT 1\" lets everybody in";
+                    let advice = "let the two begin differently, or give this route an authorize too; authorize = \"SELECT 1\" lets every user in";
                     checker.mistake(key, found, expected, advice);
                 }
                 None => checker.warn(key, format!("{found}: the two share that group")),

@@ -1,4 +1,4 @@
-"""Django's command line, for whoever wants to look at the project by hand."""
+"""Django's command line, to look at the project by hand."""
 
 import os
 import sys

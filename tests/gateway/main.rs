@@ -16,7 +16,7 @@ mod frame;
 mod revocation;
 mod token;
 
-// What surrounds them.
+// The tests of their surroundings.
 mod hostile;
 mod operations;
 mod outside;

@@ -1,4 +1,4 @@
-//! What every refusal has in common: the problem document of SPEC's second section and its headers.
+//! The common part of every refusal: the problem document and its headers.
 
 use crate::support::http::Response;
 

@@ -20,7 +20,7 @@ path = \"ws/\"
 
 const KEY: &str = "hunter2-operator-key-hunter2-operator-key";
 
-/// The program, without the variables of whoever runs the tests.
+/// The program, without the environment variables of the test run.
 fn lockgate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
     command.args(arguments).env_clear().stdin(Stdio::null());

@@ -1,7 +1,7 @@
 //! The frame decoder against tungstenite's: the same bytes, split at random points, give the same messages and the same
 //! verdict.
 //!
-//! Where the two differ on purpose, the generator stays away and the decoder's own tests say what holds: lengths that are
+//! The generator avoids the points in which the two differ on purpose, which the decoder's own tests cover: lengths that are
 //! not minimal or have the top bit (tungstenite takes the former), close code 1014 (tungstenite does not know it), more
 //! than 128 empty fragments (tungstenite has no bound). Ours also refuses earlier, while tungstenite waits for the rest
 //! of a frame; so verdicts on a stream that ends inside a frame are compared one way only.
@@ -10,17 +10,17 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use lockgate::close_code::{CloseFrame, CloseReason};
-use lockgate::frame::{Decoder, Frame, FrameError, Message};
+use lockgate::frame::{ClientMessage, Decoder, Frame, FrameError};
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite;
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 const LIMIT: usize = 400;
 
-/// What a decoder made of a stream.
+/// The messages that a decoder made of a stream.
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    messages: Vec<Message>,
+    messages: Vec<ClientMessage>,
     verdict: Result<(), CloseReason>,
 }
 
@@ -112,13 +112,13 @@ fn agree(ours: Result<(), CloseReason>, theirs: Result<(), CloseReason>) -> bool
     ours == theirs || (ours, theirs) == twice_wrong
 }
 
-fn translate(message: tungstenite::Message) -> Message {
+fn translate(message: tungstenite::Message) -> ClientMessage {
     match message {
-        tungstenite::Message::Text(text) => Message::Text(text.to_string()),
-        tungstenite::Message::Binary(bytes) => Message::Binary(bytes.to_vec()),
-        tungstenite::Message::Ping(payload) => Message::Ping(payload.to_vec()),
-        tungstenite::Message::Pong(payload) => Message::Pong(payload.to_vec()),
-        tungstenite::Message::Close(close) => Message::Close(close.map(|close| CloseFrame {
+        tungstenite::Message::Text(text) => ClientMessage::Text(text.to_string()),
+        tungstenite::Message::Binary(bytes) => ClientMessage::Binary(bytes.to_vec()),
+        tungstenite::Message::Ping(payload) => ClientMessage::Ping(payload.to_vec()),
+        tungstenite::Message::Pong(payload) => ClientMessage::Pong(payload.to_vec()),
+        tungstenite::Message::Close(close) => ClientMessage::Close(close.map(|close| CloseFrame {
             code: close.code.into(),
             reason: close.reason.to_string().into(),
             cause: None,
@@ -174,7 +174,7 @@ fn close_payload() -> impl Strategy<Value = Vec<u8>> {
         2 => 2990..5010_u16,
         1 => 1015..=u16::MAX,
     ];
-    // A bad code and a bad reason together: which of the two is reported is nobody's business.
+    // A bad code and a bad reason together: either may be reported.
     let with_code = (code, "[a-zé€]{0,4}")
         .prop_map(|(code, reason)| [&code.to_be_bytes()[..], reason.as_bytes()].concat());
     let with_reason = prop::collection::vec(any::<u8>(), 0..4)
@@ -273,9 +273,9 @@ fn tungstenite_reads_what_we_send() {
         let sent = frames.iter().map(|frame| frame.as_bytes().to_vec());
         let mut socket = WebSocket::from_raw_socket(Pieces(sent.collect()), Role::Client, None);
         for expected in [
-            Message::Text(text),
-            Message::Binary(bytes),
-            Message::Ping(ping),
+            ClientMessage::Text(text),
+            ClientMessage::Binary(bytes),
+            ClientMessage::Ping(ping),
         ] {
             assert_eq!(translate(socket.read().unwrap()), expected, "{len}");
         }

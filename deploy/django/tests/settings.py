@@ -17,5 +17,5 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 # Hashing a password properly takes a quarter of a second; the second one is for a hash that a login renews.
 PASSWORD_HASHERS = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name in ["MD5", "PBKDF2"]]
 REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"]}
-# The tests name the Redis that they started; a port that nobody listens on until then.
+# The tests name the Redis that they started; until then this port is closed.
 LOCKGATE = {"TENANT": "acme", "REDIS_URL": "redis://127.0.0.1:1/0"}

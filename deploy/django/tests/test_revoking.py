@@ -159,7 +159,7 @@ class Users(WithRedis, TestCase):
 
 
 class Places(WithRedis, TestCase):
-    """Where keys lie, and what happens if nobody is there."""
+    """The keys that are written, and the error without a Redis."""
 
     def test_the_denylist_may_have_a_redis_of_its_own(self):
         other = redis.Redis.from_url(start().replace("/0", "/1"))

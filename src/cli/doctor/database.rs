@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::finding::{Findings, Severity, clock, with_kind};
 use crate::auth::TokenVerifier;
 use crate::config::{Config, Secret, TenantConfig};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
@@ -42,11 +42,12 @@ async fn look(
     let mut findings = Findings::default();
     let names: Vec<_> = tenants.iter().map(|(id, _)| id.as_str()).collect();
     let names = names.join(", ");
-    let pool = tenants.iter().map(|(_, tenant)| tenant.users.pool).next();
-    let database = pool.map(|pool| Database::connect_lazy(url, &pool, budget));
-    let database = match database {
-        Some(Ok(database)) => database,
-        Some(Err(error)) => {
+    let Some((_, first)) = tenants.first() else {
+        return findings;
+    };
+    let database = match Database::connect_lazy(url, &first.users.pool, budget) {
+        Ok(database) => database,
+        Err(error) => {
             let subject = format!("database of {names}");
             findings.add(
                 (&subject, "reach"),
@@ -56,18 +57,18 @@ async fn look(
             );
             return findings;
         }
-        None => return findings,
     };
     let subject = format!("database {} of {names}", database.endpoint());
     let on = |check| (subject.as_str(), check);
     let facts = match database.facts().await {
         Ok(facts) => facts,
         Err(error) => {
-            let advice = match error.kind {
-                ErrorKind::Auth => "correct user and password in users.database",
-                _ => "check that it runs, its address, and the network between",
-            };
-            findings.add(on("reach"), Severity::Fail, with_kind(&error), advice);
+            findings.add(
+                on("reach"),
+                Severity::Fail,
+                with_kind(&error),
+                unreachable(&error),
+            );
             return findings;
         }
     };
@@ -80,33 +81,50 @@ async fn look(
     for (id, tenant) in tenants {
         columns(&mut findings, on("columns"), id, tenant, &database).await;
     }
-    let may_write = match database.dialect() {
+    let dialect = database.dialect();
+    let may_write = match dialect {
         Dialect::Sqlite => Some(!read_only(url.expose())),
         _ => facts.may_write,
     };
-    match may_write {
-        Some(false) => findings.add(on("role"), Severity::Ok, "may only read", ""),
-        None => findings.add(
-            on("role"),
-            Severity::Note,
-            "unknown: the database does not tell the rights of its role",
-            "",
-        ),
-        Some(true) => findings.add(
-            on("role"),
-            Severity::Warn,
-            "may write, which the gateway never does",
-            match database.dialect() {
-                Dialect::Sqlite => "add ?mode=ro to its URL",
-                _ => "give it a role with nothing but SELECT on the columns that are read",
-            },
-        ),
-    }
+    role(&mut findings, on("role"), may_write, dialect);
     if let Some(offset) = facts.clock_offset {
         let (verdict, detail, advice) = clock(offset);
         findings.add(on("clock"), verdict, detail, advice);
     }
     findings
+}
+
+fn unreachable(error: &StoreError) -> &'static str {
+    match error.kind {
+        ErrorKind::Auth => "correct user and password in users.database",
+        _ => "check that it runs, its address, and the network between",
+    }
+}
+
+fn role(
+    findings: &mut Findings,
+    on: (&str, &'static str),
+    may_write: Option<bool>,
+    dialect: Dialect,
+) {
+    match may_write {
+        Some(false) => findings.add(on, Severity::Ok, "may only read", ""),
+        None => findings.add(
+            on,
+            Severity::Note,
+            "unknown: the database does not tell the rights of its role",
+            "",
+        ),
+        Some(true) => findings.add(
+            on,
+            Severity::Warn,
+            "may write, which the gateway never does",
+            match dialect {
+                Dialect::Sqlite => "add ?mode=ro to its URL",
+                _ => "give it a role with nothing but SELECT on the columns that are read",
+            },
+        ),
+    }
 }
 
 async fn columns(

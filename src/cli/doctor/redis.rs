@@ -1,5 +1,7 @@
 //! Checks of one Redis server: it must answer, keep its data, and allow the commands of the gateway.
 
+use std::sync::Arc;
+
 use super::finding::{Findings, Severity, clock, with_kind};
 use super::servers::{RedisServer, Usage};
 use crate::channel_names::group_channel;
@@ -24,17 +26,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     let mut findings = Findings::default();
     let subject = server.subject();
     let on = |check| (subject.as_str(), check);
-    let dependency = match server.holds_denylist() {
-        true => Dependency::Denylist,
-        false => Dependency::Redis,
-    };
-    let reached = async {
-        let store = RedisStore::new(&server.url, dependency)?;
-        let latency = Latency::measure(&store, PINGS).await?;
-        let facts = Facts::ask_all(&store).await?;
-        Ok::<_, StoreError>((store, latency, facts))
-    };
-    let (store, latency, facts) = match reached.await {
+    let (store, latency, facts) = match reach(server).await {
         Ok(reached) => reached,
         Err(error) => {
             findings.add(
@@ -48,44 +40,31 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     };
     findings.add(on("reach"), Severity::Ok, used_for(server), "");
     version(&mut findings, on("version"), server, &facts);
-    let slow = latency.median > SLOW;
-    findings.add(
-        on("latency"),
-        if slow { Severity::Warn } else { Severity::Ok },
-        format!(
-            "median {:.1?}, slowest {:.1?} of {PINGS}",
-            latency.median, latency.max
-        ),
-        if slow {
-            "every handshake waits for it: move Redis closer, or look at its SLOWLOG"
-        } else {
-            ""
-        },
-    );
+    speed(&mut findings, on("latency"), &latency);
     role(&mut findings, on("role"), server, &facts);
     eviction(&mut findings, on("eviction"), server, &facts);
     persistence(&mut findings, on("persistence"), server, &facts);
     if server.holds_denylist() {
         lost_data(&mut findings, on("lost_data"), &store).await;
     }
-    match inspection::clock_offset(&store).await {
-        Ok(Some(offset)) => {
-            let (verdict, detail, advice) = clock(offset);
-            findings.add(on("clock"), verdict, detail, advice);
-        }
-        Ok(None) => findings.add(
-            on("clock"),
-            Severity::Note,
-            "unknown: the login may not ask",
-            "",
-        ),
-        Err(error) => findings.add(on("clock"), Severity::Fail, with_kind(&error), ""),
-    }
+    clock_offset(&mut findings, on("clock"), &store).await;
     gateway_rights(&mut findings, &subject, &store).await;
     for usage in &server.tenants {
         tenant_rights(&mut findings, on("permission"), &store, usage).await;
     }
     findings
+}
+
+/// Connects, measures the latency, and asks the server about itself.
+async fn reach(server: &RedisServer) -> Result<(Arc<RedisStore>, Latency, Facts), StoreError> {
+    let dependency = match server.holds_denylist() {
+        true => Dependency::Denylist,
+        false => Dependency::Redis,
+    };
+    let store = RedisStore::new(&server.url, dependency)?;
+    let latency = Latency::measure(&store, PINGS).await?;
+    let facts = Facts::ask_all(&store).await?;
+    Ok((store, latency, facts))
 }
 
 /// Describes the uses of the server.
@@ -147,6 +126,32 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
             "upgrade it",
         ),
         _ => findings.add(on, Severity::Ok, version.clone(), ""),
+    }
+}
+
+fn speed(findings: &mut Findings, on: (&str, &'static str), latency: &Latency) {
+    let (severity, advice) = match latency.median > SLOW {
+        true => (
+            Severity::Warn,
+            "every handshake waits for it: move Redis closer, or look at its SLOWLOG",
+        ),
+        false => (Severity::Ok, ""),
+    };
+    let detail = format!(
+        "median {:.1?}, slowest {:.1?} of {PINGS}",
+        latency.median, latency.max
+    );
+    findings.add(on, severity, detail, advice);
+}
+
+async fn clock_offset(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
+    match inspection::clock_offset(store).await {
+        Ok(Some(offset)) => {
+            let (verdict, detail, advice) = clock(offset);
+            findings.add(on, verdict, detail, advice);
+        }
+        Ok(None) => findings.add(on, Severity::Note, "unknown: the login may not ask", ""),
+        Err(error) => findings.add(on, Severity::Fail, with_kind(&error), ""),
     }
 }
 

@@ -35,7 +35,7 @@ fn claim(len: u64) -> Vec<u8> {
 }
 
 /// Decodes bytes that arrive in pieces of `step`.
-fn decode(bytes: &[u8], step: usize) -> (Vec<Message>, Result<(), CloseReason>) {
+fn decode(bytes: &[u8], step: usize) -> (Vec<ClientMessage>, Result<(), CloseReason>) {
     let mut decoder = Decoder::new(LIMIT);
     let mut messages = Vec::new();
     for mut piece in bytes.chunks(step) {
@@ -59,7 +59,7 @@ fn assert_closes(row: &str, bytes: &[u8], reason: CloseReason) {
 }
 
 #[track_caller]
-fn assert_gives(row: &str, bytes: &[u8], messages: &[Message]) {
+fn assert_gives(row: &str, bytes: &[u8], messages: &[ClientMessage]) {
     for step in [1, 2, 3, 7, usize::MAX] {
         assert_eq!(
             decode(bytes, step),
@@ -69,8 +69,8 @@ fn assert_gives(row: &str, bytes: &[u8], messages: &[Message]) {
     }
 }
 
-fn text(text: &str) -> Message {
-    Message::Text(text.to_owned())
+fn text(text: &str) -> ClientMessage {
+    ClientMessage::Text(text.to_owned())
 }
 
 fn closing(code: u16, reason: &str) -> Vec<u8> {
@@ -195,7 +195,7 @@ fn the_limit_itself_is_delivered() {
     let mut unlimited = Decoder::new(0);
     let large = vec![7; 200_000];
     let message = unlimited.push(&mut &*frame(0x82, &large));
-    assert_eq!(message, Ok(Some(Message::Binary(large))));
+    assert_eq!(message, Ok(Some(ClientMessage::Binary(large))));
 }
 
 #[test]
@@ -260,10 +260,10 @@ fn close_frames() {
             reason: "bye".into(),
             cause: None,
         };
-        let message = Message::Close(Some(close));
+        let message = ClientMessage::Close(Some(close));
         assert_gives("code allowed", &closing(code, "bye"), &[message]);
     }
-    assert_gives("no code", &frame(0x88, b""), &[Message::Close(None)]);
+    assert_gives("no code", &frame(0x88, b""), &[ClientMessage::Close(None)]);
     assert_closes(
         "half a code",
         &frame(0x88, b"\x03"),
@@ -283,7 +283,7 @@ fn nothing_is_decoded_after_a_close_or_an_error() {
     bytes.extend(frame(0x88, b""));
     bytes.extend(frame(0x89, b"late"));
     bytes.extend(b"\xff\xff\xff");
-    assert_gives("after a close", &bytes, &[Message::Close(None)]);
+    assert_gives("after a close", &bytes, &[ClientMessage::Close(None)]);
     let mut decoder = Decoder::new(LIMIT);
     assert!(decoder.push(&mut &b"\xff"[..]).is_err());
     let late = frame(0x81, b"late");
@@ -301,10 +301,10 @@ fn control_frames_come_through_fragments() {
     bytes.extend(frame(0x80, b"lo"));
     bytes.extend(frame(0x82, b"\x00\xff"));
     let expected = [
-        Message::Ping(b"now".to_vec()),
-        Message::Pong(Vec::new()),
+        ClientMessage::Ping(b"now".to_vec()),
+        ClientMessage::Pong(Vec::new()),
         text("Hello"),
-        Message::Binary(b"\x00\xff".to_vec()),
+        ClientMessage::Binary(b"\x00\xff".to_vec()),
     ];
     assert_gives("interleaved", &bytes, &expected);
 }

@@ -128,14 +128,14 @@ impl Drop for Gate {
 
 /// The right to use one connection of a pool. Drop it after the connection.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct ConnectionTurn {
     _slot: OwnedSemaphorePermit,
     _in_use: OwnedSemaphorePermit,
 }
 
 impl Gate {
     /// Waits for the permits of one query, at most [`ACQUIRE_TIMEOUT`].
-    pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
+    pub(super) async fn turn(&self) -> Result<ConnectionTurn, sqlx::Error> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let permit = async |semaphore: &Arc<Semaphore>| {
             let permit = timeout_at(deadline, semaphore.clone().acquire_owned()).await;
@@ -143,7 +143,7 @@ impl Gate {
                 .map_err(|_| sqlx::Error::PoolTimedOut)?
                 .map_err(|_| sqlx::Error::PoolClosed)
         };
-        Ok(Turn {
+        Ok(ConnectionTurn {
             _slot: permit(&self.slots).await?,
             _in_use: permit(&self.budget.in_use).await?,
         })

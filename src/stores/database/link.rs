@@ -10,7 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, Pool};
 use tracing::{info, warn};
 
-use super::budget::{Gate, Turn};
+use super::budget::{ConnectionTurn, Gate};
 use super::statement::Bind;
 use super::value::Row;
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -241,7 +241,7 @@ async fn connection<DB: Link>(
     pool: &Pool<DB>,
     gate: &Gate,
     tested: bool,
-) -> Result<(PoolConnection<DB>, Turn), Failed> {
+) -> Result<(PoolConnection<DB>, ConnectionTurn), Failed> {
     let turn = gate.turn().await?;
     for _ in 0..=pool.options().get_max_connections() {
         let mut conn = match gate.acquire(pool).await {

@@ -14,7 +14,7 @@ use sqlx::{MySqlPool, PgPool, SqlitePool};
 
 use self::budget::Gate;
 use self::link::{Ask, AskError, Health, ValueFault};
-use self::url::Options;
+use self::url::DriverOptions;
 use self::value::Row;
 use crate::config::{PoolConfig, Secret};
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -102,19 +102,19 @@ impl Database {
             StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
         })?;
         let (pools, endpoint, in_memory) = match options {
-            Options::Postgres(options, pooled) => {
+            DriverOptions::Postgres(options, pooled) => {
                 let endpoint = format!("{}:{}", options.get_host(), options.get_port());
                 let pool = sized(PgPoolOptions::new(), pool).connect_lazy_with(*options);
                 (Pools::Postgres { pool, pooled }, endpoint, false)
             }
-            Options::MySql(options) => {
+            DriverOptions::MySql(options) => {
                 let endpoint = format!("{}:{}", options.get_host(), options.get_port());
                 let pool = sized(MySqlPoolOptions::new(), pool)
                     .after_connect(|conn, _| Box::pin(mysql::limit_time(conn)));
                 let pool = pool.connect_lazy_with(*options);
                 (Pools::MySql(pool), endpoint, false)
             }
-            Options::Sqlite(options, in_memory) => {
+            DriverOptions::Sqlite(options, in_memory) => {
                 let mut pool = sized(SqlitePoolOptions::new(), pool);
                 if in_memory {
                     // The database lives as long as a connection to it, so one connection stays.

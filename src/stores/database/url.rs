@@ -51,8 +51,11 @@ const MYSQL: [&str; 14] = [
     "time-zone",
 ];
 
+/// The form of a server's URL, for texts about another one.
+const FORM: &str = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
+
 /// The options of a URL, in the form of its driver.
-pub(super) enum Options {
+pub(super) enum DriverOptions {
     /// The flag is true if the URL leads to a transaction pooler.
     Postgres(Box<PgConnectOptions>, bool),
     MySql(Box<MySqlConnectOptions>),
@@ -62,7 +65,7 @@ pub(super) enum Options {
 
 /// A database's URL that its driver can read. `Debug` shows only the kind of the database.
 pub struct DatabaseUrl {
-    pub(super) options: Options,
+    pub(super) options: DriverOptions,
     /// The password; it is masked in the driver's messages.
     pub(super) password: Option<String>,
     has_unknown_options: bool,
@@ -86,7 +89,7 @@ impl DatabaseUrl {
                 let (text, has_unknown_options) = server_url(text, &POSTGRES, is_postgres_mode)?;
                 let (options, pooled) = postgres::options(&text).map_err(|_| unreadable())?;
                 Ok(Self {
-                    options: Options::Postgres(Box::new(options), pooled),
+                    options: DriverOptions::Postgres(Box::new(options), pooled),
                     password: password(&text),
                     has_unknown_options,
                 })
@@ -95,7 +98,7 @@ impl DatabaseUrl {
                 let (text, has_unknown_options) = server_url(text, &MYSQL, is_mysql_mode)?;
                 let options = mysql::options(&text).map_err(|_| unreadable())?;
                 Ok(Self {
-                    options: Options::MySql(Box::new(options)),
+                    options: DriverOptions::MySql(Box::new(options)),
                     password: password(&text),
                     has_unknown_options,
                 })
@@ -109,7 +112,7 @@ impl DatabaseUrl {
                 })?;
                 let in_memory = text.contains(":memory:") || text.contains("mode=memory");
                 Ok(Self {
-                    options: Options::Sqlite(Box::new(options), in_memory),
+                    options: DriverOptions::Sqlite(Box::new(options), in_memory),
                     password: None,
                     has_unknown_options: false,
                 })
@@ -124,9 +127,9 @@ impl DatabaseUrl {
     /// Returns the kind of the database.
     pub fn dialect(&self) -> Dialect {
         match &self.options {
-            Options::Postgres(..) => Dialect::Postgres,
-            Options::MySql(_) => Dialect::MySql,
-            Options::Sqlite(..) => Dialect::Sqlite,
+            DriverOptions::Postgres(..) => Dialect::Postgres,
+            DriverOptions::MySql(_) => Dialect::MySql,
+            DriverOptions::Sqlite(..) => Dialect::Sqlite,
         }
     }
 
@@ -150,7 +153,27 @@ fn server_url<'u>(
     known: &[&str],
     is_mode: fn(&str) -> Option<&'static str>,
 ) -> Result<(Cow<'u, str>, bool), Fault> {
-    const FORM: &str = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
+    let url = readable(text)?;
+    for (name, value) in url.query_pairs() {
+        if let Some(expected) = expected_value(&name, &value, known, is_mode) {
+            let found = format!("a URL with another value of {name}");
+            return Err(Fault::new("", found, format!("{name} to be {expected}")));
+        }
+    }
+    let is_known = |name: &str| known.contains(&name) || name.starts_with("options[");
+    if url.query_pairs().all(|(name, _)| is_known(&name)) {
+        return Ok((text.into(), false));
+    }
+    let mut without = url.clone();
+    without.set_query(None);
+    for (name, value) in url.query_pairs().filter(|(name, _)| is_known(name)) {
+        without.query_pairs_mut().append_pair(&name, &value);
+    }
+    Ok((without.to_string().into(), true))
+}
+
+/// Reads the URL of a server, whose user, password and database must be percent-encoded text.
+fn readable(text: &str) -> Result<Url, Fault> {
     let Some((_, rest)) = text.split_once("://") else {
         return Err(Fault::new("", "text that is not a URL", FORM));
     };
@@ -178,35 +201,29 @@ fn server_url<'u>(
         let found = "a URL whose user, password or database is not percent-encoded text";
         return Err(Fault::new("", found, FORM).advice(login::ADVICE));
     }
-    for (name, value) in url.query_pairs() {
-        let expected = match &*name {
-            "sslmode" | "ssl-mode" => is_mode(&value),
-            "port" if known.contains(&"port") => value
-                .parse::<u16>()
-                .is_err()
-                .then_some("a number up to 65535"),
-            "statement-cache-capacity" => value.parse::<usize>().is_err().then_some("a number"),
-            "hostaddr" if known.contains(&"hostaddr") => {
-                let address = value.parse::<std::net::IpAddr>();
-                address.is_err().then_some("an IP address")
-            }
-            _ => None,
-        };
-        if let Some(expected) = expected {
-            let found = format!("a URL with another value of {name}");
-            return Err(Fault::new("", found, format!("{name} to be {expected}")));
+    Ok(url)
+}
+
+/// Returns the values that the option `name` may have, if `value` is none of them.
+fn expected_value(
+    name: &str,
+    value: &str,
+    known: &[&str],
+    is_mode: fn(&str) -> Option<&'static str>,
+) -> Option<&'static str> {
+    match name {
+        "sslmode" | "ssl-mode" => is_mode(value),
+        "port" if known.contains(&"port") => {
+            let port = value.parse::<u16>();
+            port.is_err().then_some("a number up to 65535")
         }
+        "statement-cache-capacity" => value.parse::<usize>().is_err().then_some("a number"),
+        "hostaddr" if known.contains(&"hostaddr") => {
+            let address = value.parse::<std::net::IpAddr>();
+            address.is_err().then_some("an IP address")
+        }
+        _ => None,
     }
-    let is_known = |name: &str| known.contains(&name) || name.starts_with("options[");
-    if url.query_pairs().all(|(name, _)| is_known(&name)) {
-        return Ok((text.into(), false));
-    }
-    let mut without = url.clone();
-    without.set_query(None);
-    for (name, value) in url.query_pairs().filter(|(name, _)| is_known(name)) {
-        without.query_pairs_mut().append_pair(&name, &value);
-    }
-    Ok((without.to_string().into(), true))
 }
 
 /// Returns the words that `sslmode` may be, if `word` is none of them.
@@ -236,8 +253,7 @@ fn is_mysql_mode(word: &str) -> Option<&'static str> {
 }
 
 fn unreadable() -> Fault {
-    let expected = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
-    Fault::new("", "a URL that its driver cannot read", expected).advice(login::ADVICE)
+    Fault::new("", "a URL that its driver cannot read", FORM).advice(login::ADVICE)
 }
 
 /// Returns the password in the form in which a server may repeat it: decoded.

@@ -43,7 +43,7 @@ pub struct UserRow {
 }
 
 #[derive(Debug)]
-enum Form {
+enum QueryForm {
     Table {
         schema: Option<String>,
         table: String,
@@ -56,7 +56,7 @@ enum Form {
 /// The way in which a tenant's users are read.
 #[derive(Debug)]
 pub struct UserQuery {
-    form: Form,
+    form: QueryForm,
     dialect: Dialect,
     field: String,
     id_type: IdType,
@@ -88,7 +88,7 @@ impl UserQuery {
                         false => Err(StatementError::Unused("user_ids".to_owned())),
                     })
                     .map_err(|error| error.fault("users.query", EXAMPLE))?;
-                Form::Query(Arc::new(statement))
+                QueryForm::Query(Arc::new(statement))
             }
             None => {
                 let name = users.table.as_str();
@@ -111,7 +111,7 @@ impl UserQuery {
                     let fault = Fault::new("token.user_id_field", format!("{field:?}"), expected);
                     return Err(fault.into());
                 }
-                Form::Table {
+                QueryForm::Table {
                     schema,
                     table,
                     statement: Mutex::new(None),
@@ -142,16 +142,16 @@ impl UserQuery {
     /// Returns schema and table as configured; `None` if the operator gave a query.
     pub(super) fn table(&self) -> Option<(Option<&str>, &str)> {
         match &self.form {
-            Form::Table { schema, table, .. } => Some((schema.as_deref(), table)),
-            Form::Query(_) => None,
+            QueryForm::Table { schema, table, .. } => Some((schema.as_deref(), table)),
+            QueryForm::Query(_) => None,
         }
     }
 
     /// Returns the statement; `None` if the table's columns must be read first.
     pub(super) fn statement(&self) -> Option<Arc<Statement>> {
         match &self.form {
-            Form::Table { statement, .. } => statement.lock().clone(),
-            Form::Query(statement) => Some(Arc::clone(statement)),
+            QueryForm::Table { statement, .. } => statement.lock().clone(),
+            QueryForm::Query(statement) => Some(Arc::clone(statement)),
         }
     }
 
@@ -167,7 +167,7 @@ impl UserQuery {
 
     /// Makes the statement for a table with `columns`.
     pub(super) fn plan(&self, columns: &[String]) -> Option<Arc<Statement>> {
-        let Form::Table {
+        let QueryForm::Table {
             schema,
             table,
             statement,
@@ -201,7 +201,7 @@ impl UserQuery {
 
     /// Drops the statement, because the table may have changed. Its columns are read again before the next query.
     pub(super) fn forget_plan(&self) {
-        if let Form::Table { statement, .. } = &self.form {
+        if let QueryForm::Table { statement, .. } = &self.form {
             *statement.lock() = None;
         }
     }

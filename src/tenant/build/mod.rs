@@ -170,13 +170,8 @@ impl Builder {
         let kept = kept.as_deref();
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
-        let routes =
-            Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
-        let routes = Arc::new(routes);
+        let (routes, permissions) = paths(config, &stores.database)?;
         let built = routes::build(config, &self.registry, kept)?;
-        let permissions = Permissions::new(&config.routes, &config.users, stores.database.clone());
-        let permissions = permissions.map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
-        let permissions = Arc::new(permissions);
         let settings = Settings {
             deliveries: built.deliveries,
             on_gap: config.on_gap,
@@ -190,14 +185,7 @@ impl Builder {
             },
             None => self.lines(id, effective, &metrics, &hub, &settings)?,
         };
-        // Share the control channel: heard twice, a message would act twice on sockets that leave.
-        let same = before
-            .iter()
-            .find(|before| before.keys.is_same(&stores.keys));
-        let control = match same {
-            Some(before) => before.control.clone(),
-            None => Arc::new(self.control(&stores.keys, &redis_keys::control(id))),
-        };
+        let control = self.control_of(id, &stores.keys, &before);
         let revocations = Revocations::new(
             id,
             stores.authenticator.denylist.store.clone(),
@@ -228,6 +216,15 @@ impl Builder {
             metrics,
             life: watch::Sender::default(),
         })
+    }
+
+    /// Returns the tenant's control channel. Tenants of `before` with the same keys share theirs: heard twice, a
+    /// message would act twice on sockets that leave.
+    fn control_of(&self, id: &TenantId, keys: &KeyStore, before: &[Arc<Tenant>]) -> Arc<Control> {
+        match before.iter().find(|before| before.keys.is_same(keys)) {
+            Some(before) => before.control.clone(),
+            None => Arc::new(self.control(keys, &redis_keys::control(id))),
+        }
     }
 
     fn lines(
@@ -305,6 +302,17 @@ impl Builder {
             keys,
         })
     }
+}
+
+/// Returns the routes of a tenant, and the permissions that they ask for.
+fn paths(
+    config: &TenantConfig,
+    database: &Arc<Database>,
+) -> anyhow::Result<(Arc<Routes>, Arc<Permissions>)> {
+    let routes = Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
+    let permissions = Permissions::new(&config.routes, &config.users, database.clone())
+        .map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
+    Ok((Arc::new(routes), Arc::new(permissions)))
 }
 
 fn coherence(

@@ -46,7 +46,7 @@ class ChatWorker(AsyncConsumer):
         await getattr(self, f"do_{command['do']}")(message, command)
 
     async def websocket_disconnect(self, message):
-        """Tells whoever listens to `left_ROOM`, so that a test sees it."""
+        """Sends to the group `left_ROOM`, so that a test sees it."""
         event = {"type": "chat.left", "code": message.get("code"), "channel": message["reply_channel"], "user": message.get("user")}
         await self.channel_layer.group_send(f"left_{room_of(message)}", event)
 
@@ -54,7 +54,7 @@ class ChatWorker(AsyncConsumer):
         await self.reply(message, "websocket.send", text=message["text"])
 
     async def do_group(self, message, command):
-        """To everybody in the room, with the name of whoever said it."""
+        """Sends to the whole room, with the speaker's name."""
         event = {**command, "type": "chat.message", "user": message.get("user"), "tenant": message.get("tenant")}
         await self.channel_layer.group_send(f"chat_{room_of(message)}", event)
 

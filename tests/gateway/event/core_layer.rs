@@ -36,7 +36,7 @@ fn urls(servers: &[RedisServer]) -> Vec<String> {
     servers.iter().map(RedisServer::url).collect()
 }
 
-/// How a project may configure its layer, beside hosts and prefix.
+/// The layer options of a project, beside hosts and prefix.
 fn configurations() -> Vec<Value> {
     let keys = json!(["first-key", "old-key"]);
     vec![

@@ -51,7 +51,7 @@ impl Cell {
         cells
     }
 
-    /// What its tenant is called.
+    /// The name of its tenant.
     fn word(self) -> String {
         let format = if self.json { "json" } else { "msgpack" };
         let keys = if self.encrypted { "keys" } else { "plain" };

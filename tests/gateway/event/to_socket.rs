@@ -283,24 +283,39 @@ async fn a_socket_that_does_not_read_is_closed_and_others_do_not_wait_for_it() {
     let silent = gateway.open("/ws/chat/lobby/").await.into_stream();
     let mut quick = gateway.open("/ws/chat/lobby/").await;
     let text = "x".repeat(20_000);
-    // 20 MB: the kernel takes about ten before anything waits in the gateway.
-    const EVENTS: u32 = 1_000;
-    for n in 0..EVENTS {
+    let tenant = gateway.tenant().name.clone();
+    let deliveries = async || {
+        let metrics = gateway.replica().metrics().await;
+        metrics.value("lockgate_deliveries_total", &[("tenant", &tenant)])
+    };
+    // 40 MB at most: the kernel takes about ten before anything waits in the gateway. The events end when both queues
+    // have overflowed and only the quick socket is served, because the slow one then has five seconds to read.
+    const EVENTS: usize = 2_000;
+    const BETWEEN_SCRAPES: usize = 10;
+    let (mut sent, mut delivered) = (0, 0.0);
+    loop {
         publisher
-            .send("chat_lobby", &json!({"type": "x", "n": n, "text": text}))
+            .send("chat_lobby", &json!({"type": "x", "n": sent, "text": text}))
             .await;
-        assert_eq!(quick.next_json().await["n"], n);
+        assert_eq!(quick.next_json().await["n"], sent);
+        sent += 1;
+        if sent % BETWEEN_SCRAPES == 0 {
+            let before = std::mem::replace(&mut delivered, deliveries().await);
+            if delivered - before < 1.5 * BETWEEN_SCRAPES as f64 {
+                break;
+            }
+        }
+        assert!(sent < EVENTS, "the queues did not overflow");
     }
-    // What was on its way still arrives, in order, then the close frame.
+    // The frames under way still arrive, in order, before the close frame.
     let (before, (code, reason)) = slow.drained().await;
     for (n, message) in before.iter().enumerate() {
         let seen: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
         assert_eq!(seen["n"], n);
     }
-    assert!(before.len() < EVENTS as usize);
+    assert!(before.len() < sent);
     assert_eq!((code, word(&reason)), (4008, "too_slow"));
     // One that never reads is cut.
-    let tenant = gateway.tenant().name.clone();
     let labels = [
         ("tenant", tenant.as_str()),
         ("code", "4008"),

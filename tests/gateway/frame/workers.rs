@@ -122,7 +122,7 @@ async fn frames_go_to_a_worker_and_its_answers_come_back() {
         let mut alice = house.open(0, ALICE, "hall").await;
         let mut bob = house.open(1, BOB, "hall").await;
 
-        // What the worker knows of a socket.
+        // The worker's knowledge of a socket.
         ask(&mut alice, &json!({"do": "scope"})).await;
         let told = alice.next_json().await;
         assert_eq!(told["type"], "websocket.receive", "{layer}: {told}");
@@ -165,7 +165,7 @@ async fn frames_go_to_a_worker_and_its_answers_come_back() {
         assert_eq!(alice.next_json().await["text"], "without bob");
         assert!(bob.ping().await.is_empty(), "{layer}");
 
-        // Nonsense harms nobody.
+        // A message that is not valid harms no socket.
         ask(&mut bob, &json!({"do": "nonsense"})).await;
         let (mut last, mut count) = (String::new(), 0);
         while last != "after nonsense" && count < 20 {
@@ -428,7 +428,7 @@ async fn a_json_layer_carries_text_and_drops_bytes() {
     house.dropped("not_valid", 1.0).await;
 }
 
-/// A worker of a core layer ends with its Redis, as Channels has it; whoever supervises it starts it again.
+/// A worker of a core layer ends with its Redis, as in Channels; its supervisor starts it again.
 #[tokio::test]
 async fn workers_and_sockets_find_each_other_after_a_restart_of_redis() {
     for layer in LAYERS {

@@ -1,5 +1,5 @@
-//! The catalogue of bad inputs against a running gateway: every row of `upgrades` and `frames`, and
-//! those that need more than one request: time, several connections, or a look at the metrics.
+//! Hostile upgrades and frames against a running gateway: every row of `upgrades` and `frames`, and the cases that need
+//! time, several connections or the metrics.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::problem::Problem;
 use crate::support::database::ALICE;
 use crate::support::{Database, Gateway, PATIENCE, gateway, within};
 
-/// Rows that are in the air together.
+/// The number of rows that run at the same time.
 const TOGETHER: usize = 16;
 
-/// A sole tenant that leaves everything of a request to its defaults, and an echo route.
+/// Starts a gateway with one tenant that accepts every host, and an echo route.
 async fn echo_gateway() -> Gateway {
     let none: Vec<String> = Vec::new();
     gateway()
@@ -36,7 +36,7 @@ fn path(gateway: &Gateway) -> String {
     format!("/echo/?token={}", gateway.tenant().token(ALICE))
 }
 
-/// Waits until no socket is counted: nothing that a hostile client did is left over.
+/// Waits until no socket and no queued byte is counted, so that no hostile client leaves a trace.
 async fn empty(gateway: &Gateway) {
     let tenant = gateway.tenant().name.clone();
     let labels = [("tenant", tenant.as_str())];
@@ -81,9 +81,9 @@ async fn every_hostile_frame_has_its_answer_and_harms_nobody() {
     empty(&gateway).await;
 }
 
-/// H18: an unknown host and an unknown path are both 404, whatever else the request is.
+/// An unknown host is refused with 404, with and without a token.
 #[tokio::test]
-async fn h18_an_unknown_host_is_told_without_a_look_at_the_token() {
+async fn an_unknown_host_is_told_without_a_look_at_the_token() {
     let gateway = gateway()
         .tenant("acme")
         .users(&Database::sqlite().await)
@@ -107,9 +107,9 @@ async fn h18_an_unknown_host_is_told_without_a_look_at_the_token() {
     dial.token(&tenant.token(ALICE)).open().await;
 }
 
-/// H26: a head that comes byte by byte has the time of the handshake, not of a byte.
+/// The handshake timeout holds for the whole head, not for each byte.
 #[tokio::test]
-async fn h26_a_head_that_drips_is_cut_at_the_handshake_timeout() {
+async fn a_head_that_drips_is_cut_at_the_handshake_timeout() {
     let gateway = gateway()
         .set("server.handshake_timeout", "1s")
         .tenant("acme")
@@ -132,7 +132,7 @@ async fn h26_a_head_that_drips_is_cut_at_the_handshake_timeout() {
     });
     let started = Instant::now();
     let mut answer = Vec::new();
-    // The end may come as a reset: bytes that nobody read were under way.
+    // The end may come as a reset, because unread bytes were under way.
     let read = within(PATIENCE, "the end", reading.read_to_end(&mut answer)).await;
     assert!(read.is_err() || answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "));
     assert!(
@@ -143,9 +143,9 @@ async fn h26_a_head_that_drips_is_cut_at_the_handshake_timeout() {
     drip.abort();
 }
 
-/// H28: handshakes that never end take no place of those that do, and are gone after their time.
+/// Handshakes that do not end take no place of `max_connections`, and end at their timeout.
 #[tokio::test]
-async fn h28_a_hundred_half_handshakes_keep_nobody_out() {
+async fn a_hundred_half_handshakes_keep_no_client_out() {
     let gateway = gateway()
         .set("server.handshake_timeout", "2s")
         .set("server.max_connections", 20)
@@ -169,9 +169,9 @@ async fn h28_a_hundred_half_handshakes_keep_nobody_out() {
     }
 }
 
-/// H42: the refusal of a draining replica says when to come back.
+/// The refusal of a draining replica has a `Retry-After`.
 #[tokio::test]
-async fn h42_a_draining_replica_refuses_with_a_wait() {
+async fn a_draining_replica_refuses_with_a_wait() {
     let gateway = gateway()
         .set("server.drain.delay", "0s")
         .set("server.drain.rate", 1)
@@ -184,7 +184,7 @@ async fn h42_a_draining_replica_refuses_with_a_wait() {
         held.push(gateway.open("/ws/chat/lobby/").await);
     }
     gateway.replica().terminate();
-    // Its first close frame shows that the drain has begun.
+    // The first close frame shows that the drain has begun.
     let closes = held.iter_mut().map(|socket| Box::pin(socket.closed()));
     futures_util::future::select_all(closes).await;
     let dial = gateway.replica().dial(gateway.tenant(), "/ws/chat/lobby/");
@@ -194,9 +194,9 @@ async fn h42_a_draining_replica_refuses_with_a_wait() {
     assert!(wait >= 1);
 }
 
-/// F15: a client that pings without reading fills its own queue, and nobody else's.
+/// A client that pings without reading fills its own queue and no other.
 #[tokio::test]
-async fn f15_a_flood_of_pings_is_answered_or_its_sender_closed() {
+async fn a_flood_of_pings_is_answered_or_its_sender_closed() {
     let gateway = gateway()
         .tenant("acme")
         .users(&Database::sqlite().await)
@@ -207,7 +207,7 @@ async fn f15_a_flood_of_pings_is_answered_or_its_sender_closed() {
     let mut bystander = gateway.open("/echo/").await;
     let ping = [&[0x89, 0xfd][..], &[0; 4], &[b'p'; 125]].concat();
 
-    // One that reads gets every pong, in order and with nothing between.
+    // A client that reads gets every pong, in order and with nothing between.
     let stream = gateway.open("/echo/").await.into_stream();
     let (mut reading, mut writing) = stream.into_split();
     let flood = ping.repeat(20_000);
@@ -220,7 +220,7 @@ async fn f15_a_flood_of_pings_is_answered_or_its_sender_closed() {
     let pong = [&[0x8a, 125][..], &[b'p'; 125]].concat();
     assert!(pongs.chunks(127).all(|chunk| chunk == pong));
 
-    // One that does not is closed once the kernel takes no more and 64 KiB wait.
+    // A client that does not read is closed once the kernel takes no more and 64 KiB are queued.
     let mut silent = gateway.open("/echo/").await.into_stream();
     let flood = tokio::spawn(async move {
         for _ in 0..20_000 {
@@ -244,9 +244,9 @@ async fn f15_a_flood_of_pings_is_answered_or_its_sender_closed() {
     assert!(bystander.ping().await.is_empty());
 }
 
-/// F15 and F36: many small messages meet `messages_per_second`.
+/// Many small messages meet `messages_per_second`.
 #[tokio::test]
-async fn f15_a_flood_of_small_messages_ends_at_the_rate_limit() {
+async fn a_flood_of_small_messages_ends_at_the_rate_limit() {
     let gateway = gateway()
         .tenant("acme")
         .users(&Database::sqlite().await)
@@ -269,9 +269,9 @@ async fn f15_a_flood_of_small_messages_ends_at_the_rate_limit() {
     }
 }
 
-/// F26: an end in the middle of a frame or a message leaves nothing behind.
+/// A connection that ends in the middle of a frame or message leaves no socket behind.
 #[tokio::test]
-async fn f26_an_end_in_the_middle_of_a_frame_leaves_nothing_behind() {
+async fn an_end_in_the_middle_of_a_frame_leaves_nothing_behind() {
     let gateway = echo_gateway().await;
     let cuts: [&[u8]; 5] = [
         b"",
@@ -302,9 +302,9 @@ async fn f26_an_end_in_the_middle_of_a_frame_leaves_nothing_behind() {
     assert_eq!(count, 10.0);
 }
 
-/// F37 and F40: a peer that is silent, or answers no ping of ours, is closed after interval and timeout.
+/// A client that is silent, or whose pong answers no ping, is closed after interval and timeout.
 #[tokio::test]
-async fn f40_a_peer_that_answers_no_ping_is_closed() {
+async fn a_client_that_answers_no_ping_is_closed() {
     let gateway = gateway()
         .set("server.heartbeat.interval", "2s")
         .set("server.heartbeat.timeout", "1s")
@@ -319,7 +319,7 @@ async fn f40_a_peer_that_answers_no_ping_is_closed() {
     wrong.write_all(b"\x8a\x81\0\0\0\0x").await.unwrap();
     for stream in [&mut silent, &mut wrong] {
         let mut bytes = Vec::new();
-        // One that answers pings lives on beside them.
+        // The client that answers pings stays open beside them.
         tokio::select! {
             read = within(PATIENCE, "the end", stream.read_to_end(&mut bytes)) => drop(read),
             message = alive.next() => panic!("{message:?}"),
@@ -333,9 +333,9 @@ async fn f40_a_peer_that_answers_no_ping_is_closed() {
     assert!(rest.is_err(), "{rest:?}");
 }
 
-/// F38 and F39: a window of zero ends in 4008 counted, not in memory; whoever reads is served meanwhile.
+/// A client with a window of zero ends with a counted 4008 and takes no more memory; others are served meanwhile.
 #[tokio::test]
-async fn f39_a_client_that_never_reads_is_cut_and_its_queue_freed() {
+async fn a_client_that_never_reads_is_cut_and_its_queue_freed() {
     let gateway = gateway()
         .tenant("acme")
         .users(&Database::sqlite().await)

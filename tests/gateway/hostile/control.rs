@@ -1,5 +1,5 @@
-//! Row R33 of the catalogue of bad inputs: what whoever may write to Redis can put on the channels of commands and answers.
-//! Each message that is none is counted, all of them are told once, and a healthy socket hears an event after each.
+//! Hostile messages on the channels of commands and answers, from a writer that has access to Redis. Each message that is
+//! not valid is counted, all of them make one log line, and a healthy socket receives an event after each.
 
 use serde_json::{Value, json};
 
@@ -148,7 +148,7 @@ async fn what_is_no_command_is_counted_told_once_and_does_nothing() {
     );
 }
 
-/// Nobody waits for answers that were not asked for, and whoever asks is not told by a forged one how many there are.
+/// Answers without a question are dropped, and a forged answer does not change the number of replicas.
 #[tokio::test]
 async fn the_channels_of_the_deployment_take_no_orders_but_reload() {
     let (redis, gateway) = one().await;

@@ -1,5 +1,5 @@
-//! Events that are none: rows R01 to R30 of the catalogue of bad inputs on their whole way, from Redis to the socket. Each is
-//! counted once, told once, and the next event of its group arrives. `tests/parts/channel_layer/poison.rs` has every row at the layer.
+//! Payloads that are not events, from Redis to the socket. Each is counted once and logged once, and the next event of its
+//! group arrives. `tests/parts/channel_layer/poison.rs` has more of them at the layer.
 
 use rmp::encode;
 use serde_json::json;
@@ -19,33 +19,33 @@ fn with(value: &[u8]) -> Vec<u8> {
 fn not_decoded() -> Vec<(&'static str, Vec<u8>)> {
     let nested = |open: &[u8], depth: usize| with(&[&open.repeat(depth)[..], b"\xc0"].concat());
     let mut rows: Vec<(&'static str, Vec<u8>)> = vec![
-        ("R01", vec![]),
-        ("R02", vec![0x2a]),
-        ("R04", b"\x81\xa4type\xa1".to_vec()),
-        ("R05", b"\x81\xa4type\xa1x\xc0".to_vec()),
-        ("R05 twice", b"\x81\xa4type\xa1x".repeat(2)),
-        ("R06", with(b"\xc1")),
-        ("R08 lists", nested(b"\x91", 100_000)),
-        ("R08 maps", nested(b"\x81\xa1k", 100_000)),
-        ("R10 nil", b"\xc0".to_vec()),
-        ("R10 a text", b"\xa1t".to_vec()),
-        ("R10 a list", b"\x91\x01".to_vec()),
-        ("R12", b"\x82\xa4type\xa1t\x01\x01".to_vec()),
-        ("R14", with(b"\xa1\xff")),
-        ("R23", br#"{"type": "t", "n": 1}"#.to_vec()),
+        ("empty", vec![]),
+        ("noise", vec![0x2a]),
+        ("truncated", b"\x81\xa4type\xa1".to_vec()),
+        ("trailing bytes", b"\x81\xa4type\xa1x\xc0".to_vec()),
+        ("trailing bytes: twice", b"\x81\xa4type\xa1x".repeat(2)),
+        ("reserved byte", with(b"\xc1")),
+        ("depth: lists", nested(b"\x91", 100_000)),
+        ("depth: maps", nested(b"\x81\xa1k", 100_000)),
+        ("no map: nil", b"\xc0".to_vec()),
+        ("no map: a text", b"\xa1t".to_vec()),
+        ("no map: a list", b"\x91\x01".to_vec()),
+        ("key", b"\x82\xa4type\xa1t\x01\x01".to_vec()),
+        ("not UTF-8", with(b"\xa1\xff")),
+        ("JSON", br#"{"type": "t", "n": 1}"#.to_vec()),
         (
-            "R24",
+            "encrypted",
             b"gAAAAABlU_EAAAECAwQFBgcICQoLDA0OD8jNzDVzFtAtMYFsHSKogzK1axNrRPikLqU5LGOp".to_vec(),
         ),
-        ("R25", [&[7; 12][..], &with(b"\x01")].concat()),
-        ("R29 no type", b"\x81\xa1n\x01".to_vec()),
-        ("R29 an empty one", b"\x81\xa4type\xa0".to_vec()),
-        ("R29 a number", b"\x81\xa4type\x07".to_vec()),
-        ("R29 an underscore", b"\x81\xa4type\xa2_x".to_vec()),
-        ("R29 a dot", b"\x81\xa4type\xa2.x".to_vec()),
+        ("prefix", [&[7; 12][..], &with(b"\x01")].concat()),
+        ("type: no type", b"\x81\xa1n\x01".to_vec()),
+        ("type: an empty one", b"\x81\xa4type\xa0".to_vec()),
+        ("type: a number", b"\x81\xa4type\x07".to_vec()),
+        ("type: an underscore", b"\x81\xa4type\xa2_x".to_vec()),
+        ("type: a dot", b"\x81\xa4type\xa2.x".to_vec()),
     ];
     for head in [0xdd_u8, 0xdf, 0xdb, 0xc6, 0xc9] {
-        rows.push(("R07", with(&[head, 255, 255, 255, 255, 0])));
+        rows.push(("claimed length", with(&[head, 255, 255, 255, 255, 0])));
     }
     rows
 }
@@ -54,14 +54,14 @@ fn not_rendered() -> Vec<(&'static str, Vec<u8>)> {
     let float = |n: f64| with(&[&b"\xcb"[..], &n.to_be_bytes()].concat());
     vec![
         (
-            "R12 bytes as a key",
+            "key: bytes as a key",
             b"\x82\xa4type\xa1t\xc4\x01k\x01".to_vec(),
         ),
-        ("R15", with(b"\xc4\x01t")),
-        ("R16 a time", with(b"\xd6\xff\0\0\0\x01")),
-        ("R16 unknown", with(b"\xd4\x2a\x01")),
-        ("R17 NaN", float(f64::NAN)),
-        ("R17 infinite", float(f64::NEG_INFINITY)),
+        ("bytes", with(b"\xc4\x01t")),
+        ("extension: a time", with(b"\xd6\xff\0\0\0\x01")),
+        ("extension: unknown", with(b"\xd4\x2a\x01")),
+        ("float: NaN", float(f64::NAN)),
+        ("float: infinite", float(f64::NEG_INFINITY)),
     ]
 }
 
@@ -104,7 +104,7 @@ async fn what_is_no_event_is_counted_told_once_and_harms_nobody() {
         }
     }
     assert_eq!((told(&gateway, DECODED), told(&gateway, RENDERED)), (1, 1));
-    // Another type is another mistake of somebody's, and is told too.
+    // Another type is another mistake, and is logged too.
     publisher
         .send_bytes("chat_lobby", b"\x82\xa4type\xa1u\xa1n\xc4\x01t")
         .await;
@@ -131,7 +131,7 @@ async fn what_is_no_event_is_counted_told_once_and_harms_nobody() {
     assert!(neighbour.ping().await.is_empty());
 }
 
-/// R13, R18, R19, R30 and the like: odd, and events all the same.
+/// Events with large numbers, reserved names and long types are still events.
 #[tokio::test]
 async fn what_is_an_event_arrives_however_odd_it_looks() {
     let redis = RedisServer::shared().await;
@@ -155,7 +155,7 @@ async fn what_is_an_event_arrives_however_odd_it_looks() {
         publisher.send("chat_lobby", &event).await;
         assert_eq!(socket.next_json().await, event);
     }
-    // R32: fifty thousand, a thousand at a time.
+    // Fifty thousand events, a thousand at a time.
     let mut payload = Vec::new();
     encode::write_map_len(&mut payload, 1).unwrap();
     encode::write_str(&mut payload, "type").unwrap();

@@ -1,5 +1,5 @@
-//! User ids that are SQL, Redis commands or paths: rows D01 and J57 of the catalogue of bad inputs, in tokens, in calls of the
-//! API and in path parameters. Each is text and nothing else, and a healthy socket hears an event after it.
+//! User ids that are SQL, Redis commands or paths, in tokens, API calls and path parameters. Each is taken as text only, and
+//! a healthy socket receives an event after each.
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ const HOSTILE: [&str; 16] = [
     "alice ",
 ];
 
-/// Users are known by their names; whoever is called `alice` is the first tenant's alice.
+/// Users are known by their names; the name `alice` is the first tenant's alice.
 async fn by_name(database: &Database) -> Gateway {
     gateway()
         .tenant("acme")

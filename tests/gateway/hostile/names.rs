@@ -1,5 +1,4 @@
-//! Names of groups, frames and requests that try to be more than they are: rows of the catalogue of bad inputs by their ids.
-//! After each of them a healthy socket hears an event.
+//! Hostile names of groups, types and paths. After each of them a healthy socket receives an event.
 
 use serde_json::{Value, json};
 
@@ -8,27 +7,27 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::http::{Response, request};
 use crate::support::{Database, Gateway, RedisServer, gateway};
 
-/// No names of groups, percent-encoded.
+/// Texts that are not names of groups, percent-encoded.
 const NO_NAMES: [(&str, &str); 19] = [
-    ("G02 a space", "%20"),
-    ("G02 a space within", "a%20b"),
-    ("G02 CR LF", "a%0D%0A"),
-    ("G02 a newline at the end", "a%0A"),
-    ("G02 NUL", "a%00"),
-    ("G02 a tab", "%09a"),
-    ("G03 all", "%2A"),
-    ("G03 any letter", "a%3F"),
-    ("G03 some letters", "%5Bab%5D"),
-    ("G03 a backslash", "a%5C"),
-    ("G04 a hash tag", "%7Ba%7D"),
-    ("G06 a channel", "specific.abc%21def"),
-    ("G10 an encoding of an encoding", "%252e"),
-    ("G13 a key of ours", "lockgate%3Aacme%3Acontrol"),
-    ("G14 a colon", "a%3Ab"),
-    ("G15 composed", "%C3%A9"),
-    ("G15 decomposed", "e%CC%81"),
-    ("G15 full width", "%EF%BC%A1"),
-    ("G15 Arabic digits", "%D9%A1"),
+    ("a space", "%20"),
+    ("a space within", "a%20b"),
+    ("CR LF", "a%0D%0A"),
+    ("a newline at the end", "a%0A"),
+    ("NUL", "a%00"),
+    ("a tab", "%09a"),
+    ("all", "%2A"),
+    ("any letter", "a%3F"),
+    ("some letters", "%5Bab%5D"),
+    ("a backslash", "a%5C"),
+    ("a hash tag", "%7Ba%7D"),
+    ("a channel", "specific.abc%21def"),
+    ("an encoding of an encoding", "%252e"),
+    ("a key of ours", "lockgate%3Aacme%3Acontrol"),
+    ("a colon", "a%3Ab"),
+    ("composed", "%C3%A9"),
+    ("decomposed", "e%CC%81"),
+    ("full width", "%EF%BC%A1"),
+    ("Arabic digits", "%D9%A1"),
 ];
 
 async fn three(route: &str) -> Gateway {
@@ -48,7 +47,7 @@ async fn sent(gateway: &Gateway, path: &str, body: &str) -> Response {
 }
 
 #[tokio::test]
-async fn a_name_that_is_none_is_refused_at_every_door_and_harms_nobody() {
+async fn a_text_that_is_not_a_name_is_refused_everywhere_and_harms_no_socket() {
     let gateway = three("path = 'ws/any/<path:room>/'\n groups = ['{room}']").await;
     let (tenant, replica) = (gateway.tenant(), gateway.replica());
     let mut healthy = Healthy::open(&gateway).await;
@@ -57,7 +56,10 @@ async fn a_name_that_is_none_is_refused_at_every_door_and_harms_nobody() {
         replica.metrics().await.value(family, &labels)
     };
     let (long, longer) = ("a".repeat(100), "a".repeat(101));
-    let lengths = [("G01 100", long.as_str()), ("G01 101", longer.as_str())];
+    let lengths = [
+        ("length: 100", long.as_str()),
+        ("length: 101", longer.as_str()),
+    ];
     for (row, name) in NO_NAMES.into_iter().chain(lengths) {
         let answer = sent(&gateway, &format!("groups/{name}/send"), r#"{"type":"x"}"#).await;
         let code = answer.json()["code"].clone();
@@ -66,7 +68,7 @@ async fn a_name_that_is_none_is_refused_at_every_door_and_harms_nobody() {
             (400, "group_name_not_valid".into()),
             "{row}"
         );
-        // Django's `path` converter takes no newline, so that there is no such route.
+        // Django's `path` converter takes no newline, so no route matches.
         let word = match name.contains("%0A") {
             true => "route_not_found",
             false => "group_name_not_valid",
@@ -85,7 +87,7 @@ async fn a_name_that_is_none_is_refused_at_every_door_and_harms_nobody() {
         counted("lockgate_events_total", ("source", "api")).await,
         0.0
     );
-    // G05, G07, G10: these are names like any other, and reach nobody else's group.
+    // These are valid names, and their events reach no other group.
     let longest = "a".repeat(99);
     let strange = [
         "a",
@@ -112,7 +114,7 @@ async fn a_name_that_is_none_is_refused_at_every_door_and_harms_nobody() {
     }
 }
 
-/// G09, and names in a batch, where each is told by itself.
+/// A batch answers for each bad name on its own.
 #[tokio::test]
 async fn a_batch_tells_its_bad_names_one_by_one_and_takes_no_other_types_for_names() {
     let gateway = three("path = 'unused/'\n groups = ['unused']").await;
@@ -130,7 +132,7 @@ async fn a_batch_tells_its_bad_names_one_by_one_and_takes_no_other_types_for_nam
             (answer.status, &answer.json()["code"]),
             (400, &"body_not_valid".into())
         );
-        healthy.hears("G09").await;
+        healthy.hears("type of a name").await;
     }
     let names = ["", " ", "a\0", "chat_*", "{chat_lobby}", "a!b", "é"];
     let message = |name: &&str| json!({"group": name, "event": {"type": "x"}});
@@ -144,7 +146,7 @@ async fn a_batch_tells_its_bad_names_one_by_one_and_takes_no_other_types_for_nam
     healthy.hears("a batch").await;
 }
 
-/// G16: a route that names one group twice joins it once, and an event of it comes once.
+/// A route that names a group twice joins it once, and each event of the group arrives once.
 #[tokio::test]
 async fn a_group_that_is_named_twice_is_joined_once() {
     let redis = RedisServer::shared().await;
@@ -168,7 +170,7 @@ async fn a_group_that_is_named_twice_is_joined_once() {
         .await;
 }
 
-/// G21 and G22: what a client sends is an event of its route's type, whatever it calls itself, and orders nothing.
+/// A client's frame becomes an event of the route's type, and its content gives no orders.
 #[tokio::test]
 async fn a_frame_cannot_name_its_type_nor_give_orders() {
     let gateway = three("path = 'unused/'\n groups = ['unused']").await;
@@ -197,7 +199,7 @@ async fn a_frame_cannot_name_its_type_nor_give_orders() {
         }
         healthy.hears(&frame.to_string()).await;
     }
-    // One that is sent to a group is no order either, but counted.
+    // An order that is sent to a group is not carried out but counted.
     let order = json!({"type": "lockgate.group_add", "group": "chat_lobby"}).to_string();
     sent(&gateway, "groups/chat_den/send", &order).await;
     let labels = [("tenant", tenant.name.as_str()), ("cause", "not_valid")];
@@ -209,7 +211,7 @@ async fn a_frame_cannot_name_its_type_nor_give_orders() {
     assert!(listener.ping().await.is_empty());
 }
 
-/// A22 to A24, A26 and A27: each listener has its own paths and methods, no listener has CORS.
+/// Each listener has its own paths and methods, and none has CORS.
 #[tokio::test]
 async fn every_listener_keeps_to_its_paths_and_methods() {
     let gateway = three("path = 'unused/'\n groups = ['unused']").await;
@@ -225,42 +227,70 @@ async fn every_listener_keeps_to_its_paths_and_methods() {
     ];
     let (server, admin, api) = (replica.server, replica.admin, replica.api);
     let rows = vec![
-        ("A22", server, "GET", "/metrics", vec![key], 404),
-        ("A22", server, "GET", "/livez", vec![], 404),
-        ("A22", api, "GET", "/metrics", vec![key], 404),
-        ("A22", api, "GET", "/metrics", vec![], 401),
-        ("A23", server, "GET", "/v1/tenants", vec![key], 404),
-        ("A23", server, "GET", "/openapi.json", vec![], 404),
-        ("A23", admin, "GET", "/v1/tenants", vec![key], 404),
-        ("A23", admin, "GET", "/debug/pprof/", vec![], 404),
-        ("A23", admin, "GET", "/", vec![], 404),
-        ("A23", api, "GET", "/debug", vec![key], 404),
-        ("A23", api, "GET", "/admin", vec![key], 404),
         (
-            "A24",
+            "metrics and probes",
+            server,
+            "GET",
+            "/metrics",
+            vec![key],
+            404,
+        ),
+        ("metrics and probes", server, "GET", "/livez", vec![], 404),
+        ("metrics and probes", api, "GET", "/metrics", vec![key], 404),
+        ("metrics and probes", api, "GET", "/metrics", vec![], 401),
+        (
+            "other listener",
+            server,
+            "GET",
+            "/v1/tenants",
+            vec![key],
+            404,
+        ),
+        (
+            "other listener",
+            server,
+            "GET",
+            "/openapi.json",
+            vec![],
+            404,
+        ),
+        (
+            "other listener",
+            admin,
+            "GET",
+            "/v1/tenants",
+            vec![key],
+            404,
+        ),
+        ("other listener", admin, "GET", "/debug/pprof/", vec![], 404),
+        ("other listener", admin, "GET", "/", vec![], 404),
+        ("other listener", api, "GET", "/debug", vec![key], 404),
+        ("other listener", api, "GET", "/admin", vec![key], 404),
+        (
+            "CORS",
             server,
             "OPTIONS",
             "/ws/chat/lobby/",
             preflight.into(),
             404,
         ),
-        ("A24", admin, "OPTIONS", "/metrics", preflight.into(), 405),
-        ("A24", api, "OPTIONS", &send, preflight.into(), 401),
+        ("CORS", admin, "OPTIONS", "/metrics", preflight.into(), 405),
+        ("CORS", api, "OPTIONS", &send, preflight.into(), 401),
         (
-            "A24",
+            "CORS",
             api,
             "OPTIONS",
             &send,
             [vec![key], preflight.into()].concat(),
             405,
         ),
-        ("A26", admin, "HEAD", "/livez", vec![], 200),
-        ("A26", admin, "HEAD", "/readyz", vec![], 200),
-        ("A26", admin, "OPTIONS", "/livez", vec![], 405),
-        ("A26", admin, "POST", "/readyz", vec![], 405),
-        ("A26", admin, "DELETE", "/metrics", vec![], 405),
+        ("method", admin, "HEAD", "/livez", vec![], 200),
+        ("method", admin, "HEAD", "/readyz", vec![], 200),
+        ("method", admin, "OPTIONS", "/livez", vec![], 405),
+        ("method", admin, "POST", "/readyz", vec![], 405),
+        ("method", admin, "DELETE", "/metrics", vec![], 405),
         (
-            "A27",
+            "method override",
             api,
             "GET",
             &suspend,
@@ -268,7 +298,7 @@ async fn every_listener_keeps_to_its_paths_and_methods() {
             405,
         ),
         (
-            "A27",
+            "method override",
             api,
             "GET",
             &suspend,
@@ -276,7 +306,7 @@ async fn every_listener_keeps_to_its_paths_and_methods() {
             405,
         ),
         (
-            "A27",
+            "method override",
             api,
             "GET",
             &suspend,
@@ -297,10 +327,10 @@ async fn every_listener_keeps_to_its_paths_and_methods() {
     let override_in_query = format!("{suspend}?_method=POST");
     let answer = request(api, "GET", &override_in_query, &[key], "").await;
     assert_eq!(answer.status, 405);
-    healthy.hears("A27").await;
+    healthy.hears("method override").await;
 }
 
-/// A25: what comes in does not come back, nor does it reach the log.
+/// The input of a call is neither in the answer nor in the log.
 #[tokio::test]
 async fn no_answer_and_no_log_line_echoes_what_may_be_a_secret() {
     const CANARY: &str = "canary-0123456789-0123456789-0123456789";
@@ -344,7 +374,7 @@ async fn no_answer_and_no_log_line_echoes_what_may_be_a_secret() {
     assert!(!gateway.replica().metrics().await.text().contains(CANARY));
 }
 
-/// A21: a thousand calls at once are answered, each with 200 or 429, and what was refused is counted.
+/// A thousand calls at once are answered with 200 or 429, and the refused ones are counted.
 #[tokio::test]
 async fn a_thousand_calls_at_once_meet_the_limit_and_nothing_else() {
     let gateway = gateway()
@@ -377,5 +407,5 @@ async fn a_thousand_calls_at_once_meet_the_limit_and_nothing_else() {
         metrics.value("lockgate_rate_limited_total", &labels),
         refused as f64
     );
-    healthy.hears("A21").await;
+    healthy.hears("a thousand calls").await;
 }

@@ -1,5 +1,5 @@
-//! What others write under Lockgate's keys in Redis: cached users, denials, states. Rows of the catalogue of bad inputs by
-//! their ids; after each of them a healthy socket hears an event.
+//! Foreign values under Lockgate's keys in Redis: cached users, denials, states. After each of them a healthy socket
+//! receives an event.
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ use crate::support::{
 };
 
 const CHAT: &str = "/ws/chat/lobby/";
-/// Where nothing is heard of `chat_lobby`.
+/// A path of another group than `chat_lobby`.
 const DEN: &str = "/ws/chat/den/";
 
-/// A socket that lives through everything, and proves it.
+/// A socket that stays open through a whole test and shows it with events.
 pub(crate) struct Healthy {
     socket: Socket,
     publisher: Publisher,
@@ -22,12 +22,12 @@ pub(crate) struct Healthy {
 }
 
 impl Healthy {
-    /// A socket of alice at the first tenant, in `chat_lobby`.
+    /// Opens a socket of alice at the first tenant, in `chat_lobby`.
     pub(crate) async fn open(gateway: &Gateway) -> Self {
         Self::on(gateway, RedisServer::shared().await).await
     }
 
-    /// The same where the gateway has a Redis of its own.
+    /// As [`Healthy::open`], for a gateway with a Redis of its own.
     pub(crate) async fn on(gateway: &Gateway, redis: &RedisServer) -> Self {
         Self {
             socket: gateway.open(CHAT).await,
@@ -36,7 +36,7 @@ impl Healthy {
         }
     }
 
-    /// An event arrives, and it is the next that it gets.
+    /// Sends an event and checks that it is the next one that the socket receives.
     pub(crate) async fn hears(&mut self, after: &str) {
         self.count += 1;
         let event = json!({"type": "x", "healthy": self.count});
@@ -50,10 +50,10 @@ impl Healthy {
     }
 }
 
-/// What stands under a key.
+/// The value of a key.
 enum Put {
     Text(Vec<u8>),
-    /// Something else than a string, made by this command.
+    /// A value of another type than string, made by this command.
     Made(&'static str),
 }
 
@@ -83,7 +83,7 @@ async fn forget(key: &str) {
     let _: u32 = RedisServer::shared().await.command(&["DEL", key]).await;
 }
 
-/// Errors of a dependency that answers what nobody can read.
+/// Returns the number of answers of a dependency that could not be read.
 async fn unreadable(gateway: &Gateway, dependency: &str) -> f64 {
     let labels = [("dependency", dependency), ("kind", "protocol")];
     let metrics = gateway.replica().metrics().await;
@@ -94,13 +94,13 @@ fn logged(gateway: &Gateway, what: &str) -> usize {
     gateway.output().matches(what).count()
 }
 
-/// A record that would let carol in, who is not active in the database.
+/// Returns a record that would admit carol, who is not active in the database.
 fn record(tenant: &Tenant) -> Value {
     json!({"v": 1, "tenant": tenant.name, "id": CAROL, "fetched_at": token::now(), "gen": "",
         "user": {"id": 3, "username": "carol", "is_active": true}})
 }
 
-/// Whoever can make one of these be believed lets anybody in.
+/// Values that must not be used. With one of them in use, a writer to Redis could admit any user.
 fn not_believed(tenant: &Tenant) -> Vec<(&'static str, Put)> {
     let good = record(tenant).to_string();
     let with = |key: &str, value: Value| {
@@ -116,54 +116,54 @@ fn not_believed(tenant: &Tenant) -> Vec<(&'static str, Put)> {
     let user = |user: Value| with("user", user);
     let (head, tail) = good.split_once("carol").unwrap();
     vec![
-        ("U06 not JSON", text("nonsense")),
-        ("U06 truncated", text(&good[..good.len() - 1])),
-        ("U06 empty", text("")),
-        ("U06 a list", text(format!("[{good}]"))),
-        ("U06 something behind it", text(format!("{good}{{}}"))),
-        ("U06 deep", text("[".repeat(100_000))),
+        ("not JSON", text("nonsense")),
+        ("truncated", text(&good[..good.len() - 1])),
+        ("empty", text("")),
+        ("a list", text(format!("[{good}]"))),
+        ("something behind it", text(format!("{good}{{}}"))),
+        ("deep", text("[".repeat(100_000))),
         (
-            "U07 MessagePack",
+            "MessagePack",
             text(b"\x83\xa1v\x01\xa6tenant\xa4acme".to_vec()),
         ),
         (
-            "U07 a pickle",
+            "a pickle",
             text(b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93.".to_vec()),
         ),
         (
-            "U06 not UTF-8",
+            "not UTF-8",
             text([head.as_bytes(), b"\xff", tail.as_bytes()].concat()),
         ),
-        ("U12 another version", with("v", json!(2))),
-        ("U12 a version as text", with("v", json!("1"))),
-        ("U12 no gen", without("gen")),
-        ("U12 no user", without("user")),
-        ("U12 no time", without("fetched_at")),
-        ("U12 no is_active", user(json!({"id": 3}))),
-        ("U12 the user is a list", user(json!([true]))),
+        ("another version", with("v", json!(2))),
+        ("a version as text", with("v", json!("1"))),
+        ("no gen", without("gen")),
+        ("no user", without("user")),
+        ("no time", without("fetched_at")),
+        ("no is_active", user(json!({"id": 3}))),
+        ("the user is a list", user(json!([true]))),
         (
-            "U13 10 MiB",
+            "10 MiB",
             user(json!({"id": 3, "is_active": true, "more": "x".repeat(10 << 20)})),
         ),
-        ("U14 a list", Put::Made("LPUSH")),
-        ("U14 a hash", Put::Made("HSET")),
-        ("U14 a set", Put::Made("SADD")),
-        ("U14 a sorted set", Put::Made("ZADD")),
-        ("U15 another user", with("id", json!(ALICE))),
-        ("U15 a number as id", with("id", json!(3))),
-        ("U15 written otherwise", with("id", json!("03"))),
-        ("U16 another tenant", with("tenant", json!("other"))),
+        ("a list", Put::Made("LPUSH")),
+        ("a hash", Put::Made("HSET")),
+        ("a set", Put::Made("SADD")),
+        ("a sorted set", Put::Made("ZADD")),
+        ("another user", with("id", json!(ALICE))),
+        ("a number as id", with("id", json!(3))),
+        ("written otherwise", with("id", json!("03"))),
+        ("another tenant", with("tenant", json!("other"))),
         (
-            "U16 a longer name",
+            "a longer name",
             with("tenant", json!(format!("{}2", tenant.name))),
         ),
-        ("U16 no tenant", with("tenant", json!(null))),
+        ("no tenant", with("tenant", json!(null))),
     ]
 }
 
-/// U06 to U18: a value that is no record of this user is counted, told once, and overwritten with what the database says.
+/// A value that is not a record of this user is counted, logged once, and replaced by the answer of the database.
 #[tokio::test]
-async fn no_value_in_the_cache_lets_in_whom_the_database_keeps_out() {
+async fn no_value_in_the_cache_admits_a_user_that_the_database_keeps_out() {
     const TOLD: &str = "A cached user record is ignored";
     let redis = RedisServer::shared().await;
     let gateway = gateway()
@@ -202,31 +202,31 @@ async fn no_value_in_the_cache_lets_in_whom_the_database_keeps_out() {
         rewritten(row).await;
         healthy.hears(row).await;
     }
-    // Once for all of them: none that is believed came between.
+    // One line for all of them, because no usable record came between.
     assert_eq!(logged(&gateway, TOLD), 1);
     assert!(!gateway.output().contains(&"x".repeat(100)));
 
-    // Records that are somebody's own affair: the tenant's back end may write them.
+    // Records that the tenant's back end may write.
     let mut newer = record(tenant);
     newer["written_by"] = json!({"version": 9});
     newer["user"]["more"] = json!([1]);
     let mut ahead = record(tenant);
     ahead["fetched_at"] = json!(token::now() + 86_400);
-    for (row, believed) in [("U11", &newer), ("U18", &ahead)] {
+    for (row, believed) in [("further fields", &newer), ("time ahead", &ahead)] {
         text(believed.to_string()).under(&key).await;
         let before = unreadable(&gateway, "redis").await;
         dial().open().await;
         assert_eq!(unreadable(&gateway, "redis").await, before, "{row}");
         healthy.hears(row).await;
     }
-    // U17: without an expiry the record's own time counts, and the next one expires again.
+    // Without an expiry of the key the record's own time counts, and the next record has an expiry again.
     let mut old = record(tenant);
     old["fetched_at"] = json!(token::now() - 100_000);
     text(old.to_string()).under(&key).await;
     inactive.is(&dial().refused().await, &tenant.name);
-    rewritten("U17").await;
+    rewritten("no expiry").await;
 
-    // A generation that is none: nothing beside it is believed.
+    // With a generation that cannot be read, the record beside it is not used.
     text(record(tenant).to_string()).under(&key).await;
     Put::Made("LPUSH").under(&generation).await;
     let before = unreadable(&gateway, "redis").await;
@@ -236,10 +236,10 @@ async fn no_value_in_the_cache_lets_in_whom_the_database_keeps_out() {
     healthy.hears("a generation that is a list").await;
 }
 
-/// R21 and R22: whatever stands under a token's own key denies it; a cut-off that cannot be read keeps new sockets waiting and
-/// leaves open ones, is counted, and told once until it can be read again.
+/// Any value under a token's own key denies the token. A cut-off that cannot be read refuses new sockets and leaves open
+/// ones; it is counted, and logged once until it can be read again.
 #[tokio::test]
-async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
+async fn every_value_under_the_denylists_keys_counts() {
     const TOLD: &str = "A cut-off in the denylist cannot be read";
     const OVER: &str = "The cut-offs in the denylist can be read again";
     let gateway = gateway()
@@ -304,7 +304,7 @@ async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
             let before = unreadable(&gateway, "denylist").await;
             let dial = replica.dial(tenant, DEN).token(&tenant.token(BOB));
             unavailable.is(&dial.refused().await, &tenant.name);
-            // Its own, and that of a look at all open sockets.
+            // One error of this handshake, and one of the recheck of all open sockets.
             let labels = [("dependency", "denylist"), ("kind", "protocol")];
             replica
                 .metric("lockgate_dependency_errors_total", &labels, |n| {
@@ -313,7 +313,7 @@ async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
                 .await;
             assert!(socket.ping().await.is_empty(), "{key} {row}");
             healthy.hears(row).await;
-            // A revocation mends it; this one is older than any token.
+            // A revocation replaces the value; its cut-off is older than any token.
             let revocations = format!("/v1/tenants/{}/revocations", tenant.name);
             let answer = replica
                 .api(&gateway.api_key, "POST", &revocations, body)
@@ -335,7 +335,7 @@ async fn what_stands_under_the_denylists_keys_is_never_taken_for_nothing() {
     }
 }
 
-/// A state that is no string, or another word, suspends nobody; the word does, also where it stood there before the start.
+/// Only the word `suspended` suspends a tenant, also if it was there before the start; a value of another type does not.
 #[tokio::test]
 async fn a_state_that_is_kept_holds_from_the_start_and_no_other_value_does() {
     let mut gateway = gateway()

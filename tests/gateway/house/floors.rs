@@ -49,7 +49,7 @@ const FLOORS: [&[&str]; 8] = [
     &["cli"],
 ];
 
-/// Who may import whom on the same floor: the drawing's own arrows.
+/// The permitted imports on the same floor, which are the arrows of the drawing.
 const BESIDE: &[(&str, &str)] = &[
     ("error", "close_code"),
     ("metrics", "close_code"),
@@ -169,7 +169,7 @@ fn only_metrics_names_the_macros_of_metrics() {
 mod of_small_houses {
     use super::*;
 
-    /// What the drawing refuses and the circles of a house of these files.
+    /// Returns the refused imports and the circles of a house of these files.
     fn judged(files: &[(&str, &str)]) -> (BTreeSet<String>, BTreeSet<String>) {
         let files: Vec<_> = files
             .iter()

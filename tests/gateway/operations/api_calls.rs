@@ -256,7 +256,7 @@ async fn a_tenants_key_opens_nothing_of_another_whether_it_exists_or_not() {
     }
 }
 
-/// Rows A01 to A20 of the catalogue of bad inputs, as far as one call shows them.
+/// Calls with a wrong key, path, method, header or body, each refused with its code.
 #[tokio::test]
 async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
     let gateway = gateway().tenant("acme").start().await;
@@ -439,7 +439,7 @@ struct Ids {
     same: &'static [&'static str],
     /// Ids of others.
     others: &'static [&'static str],
-    /// What nobody's id can be.
+    /// A value that is not an id.
     none: &'static [&'static str],
 }
 

@@ -242,7 +242,7 @@ async fn revoke_and_connections_speak_to_the_running_gateway() {
     for socket in [&mut first, &mut second] {
         assert_eq!(socket.closed().await.0, 4501);
     }
-    // What would revoke more than was meant, or nothing, is wrong usage.
+    // An order that would revoke more than was meant, or nothing, is wrong usage.
     for wrong in [
         &["revoke"][..],
         &["revoke", "--all"],

@@ -17,7 +17,7 @@ use crate::support::{Database, PATIENCE, Publisher, RedisServer, eventually, gat
 const CHAT: &str = "/ws/chat/lobby/";
 const AT_RISK: &str = "lockgate_denylist_at_risk";
 
-/// What the doctor printed, and its exit status.
+/// The doctor's output and exit status.
 struct Diagnosis {
     text: String,
     status: Option<i32>,
@@ -466,7 +466,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         .tenant("other")
         .write()
         .await;
-    // It asks nobody, so that it can be run before the users are there.
+    // It asks no server, so that it can be run before the users exist.
     let printed = doctor(&gateway.config, &["--acl", "--json"]);
     assert_eq!(printed.status, Some(0), "{}", printed.text);
     let json: Value = serde_json::from_str(&printed.text).unwrap();
@@ -538,7 +538,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
     let errors = metrics.value("lockgate_dependency_errors_total", &refusals);
     assert_eq!(errors, 0.0, "{}", metrics.text());
 
-    // What a back end may do.
+    // The rights of a back end.
     const SET: &str = "return(redis.call('SET',KEYS[1],ARGV[1]))";
     let (tenant, prefix) = (&one.name, &one.prefix);
     for command in [
@@ -556,7 +556,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
     }
     Problem::new(401, "token_revoked").is(&dial(ALICE).refused().await, tenant);
 
-    // What it may not.
+    // The rights that it does not have.
     let (tenant, prefix) = (&other.name, &other.prefix);
     for command in [
         format!("PUBLISH {prefix}__group__news hello"),

@@ -195,7 +195,7 @@ async fn a_second_signal_closes_at_once_and_exits_1() {
     assert_eq!(replica.exited(PATIENCE).await.code(), Some(1));
 }
 
-/// It used to end the process: nobody had taken the signal over.
+/// SIGHUP once ended the process, because no task took the signal.
 #[tokio::test]
 async fn a_hangup_reads_the_configuration_again_and_harms_nobody() {
     let gateway = gateway().tenant("acme").start().await;

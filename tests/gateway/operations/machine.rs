@@ -1,4 +1,4 @@
-//! What operators get wrong, and what a machine does to a replica: clear words, and no socket notices.
+//! Mistakes of operators and effects of the machine: the words are clear, and no socket is harmed.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ fn one(key: &str, value: impl Into<Value>) -> Value {
     Table::from_iter([(key.to_owned(), value.into())]).into()
 }
 
-/// What a ConfigMap or a Secret can have wrong; each ends the start with 1 and says what and where.
+/// Mistakes in a ConfigMap or a Secret: each ends the start with 1 and names the fault and its place.
 #[tokio::test]
 async fn a_mistake_in_what_is_mounted_ends_the_start_in_clear_words() {
     let mounts = tempfile::tempdir().unwrap();

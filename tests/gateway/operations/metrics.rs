@@ -1,4 +1,4 @@
-//! What a scrape holds, and what neither it nor any log may hold.
+//! The content of a scrape, and the secrets that neither it nor a log may contain.
 
 use std::collections::{BTreeMap, BTreeSet};
 

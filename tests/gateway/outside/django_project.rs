@@ -9,7 +9,7 @@ use crate::support::postgres::PostgresServer;
 use crate::support::process::{Process, Program, find_program};
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, ports, scratch};
 
-/// What the tutorial of Channels makes of its chat.
+/// The chat of the tutorial of Channels.
 const CHAT: &str = r#"path = "ws/chat/<slug:room>/"
     groups   = ["chat_{room}"]
     consumer = { kind = "broadcast", type = "chat.message", fields = ["message"] }"#;
@@ -173,7 +173,7 @@ async fn a_page_of_the_tutorial_chats_in_two_tabs_on_two_replicas() {
     for (port, user) in ports.into_iter().zip(["1", "2"]) {
         let url = format!("http://127.0.0.1:{port}/index.html");
         let mut tab = Page::open("about:blank").await;
-        // What the login view of a site sets.
+        // The cookie that a site's login view sets.
         tab.set_cookie(&url, "access", &gateway.tenant().token(user))
             .await;
         eventually(PATIENCE, "nginx listens", async || {

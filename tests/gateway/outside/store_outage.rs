@@ -142,7 +142,7 @@ impl Load {
     }
 }
 
-/// How many replicas are subscribed to the five groups of [`Load`], added up.
+/// Returns the number of replicas that are subscribed to the five groups of [`Load`], added up.
 async fn subscribers(redis: &RedisServer, prefix: &str) -> usize {
     let channels: Vec<_> = (0..5)
         .map(|room| format!("{prefix}__group__chat_room-{room}"))

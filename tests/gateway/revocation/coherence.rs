@@ -1,4 +1,4 @@
-//! What open sockets were let in by no longer holds: they close, by themselves within `cache_ttl`, or at once when told.
+//! Open sockets close when their admission no longer holds: within `cache_ttl`, or at once on an order.
 
 use serde_json::json;
 

@@ -218,13 +218,13 @@ async fn a_replica_that_was_cut_off_closes_the_socket_when_its_link_returns() {
         })
         .await;
     redis.restart().await;
-    // Stored before the gateway is back, or after: announced to nobody in any case.
+    // Stored before the gateway is back, or after. In both cases no replica hears the announcement.
     let key = tenant.redis_key("deny:jti:missed");
     let () = redis.command(&["SET", &key, "1", "EX", "60"]).await;
     assert_eq!(socket.closed().await.0, 4501);
 }
 
-/// A thousand connects, each against a revocation of its own token that is on its way: whoever opened is closed.
+/// A thousand connects, each with a revocation of its token under way: every socket that opened is closed.
 #[tokio::test]
 async fn no_socket_survives_a_race_of_its_connect_against_its_revocation() {
     const RACES: usize = 1000;
@@ -293,7 +293,7 @@ async fn no_socket_survives_a_race_of_its_connect_against_its_revocation() {
     );
 }
 
-/// Whoever may write a control channel cannot stop a replica, nor make it publish elsewhere.
+/// A writer to a control channel can neither stop a replica nor make it publish elsewhere.
 #[tokio::test]
 async fn what_a_control_channel_holds_harms_nobody() {
     let redis = RedisServer::shared().await;

@@ -19,7 +19,7 @@ pub(crate) const BOB: &str = "2";
 /// Id of `carol`, who is not active.
 pub(crate) const CAROL: &str = "3";
 
-/// One database; whoever clones this means the same one.
+/// One database; clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Database {
     url: String,

@@ -11,7 +11,7 @@ use super::process::{Process, Program};
 /// Migrations of a new database take some seconds on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the project is to be: its database, layer and keys.
+/// The settings of a project: its database, layer and keys.
 pub(crate) struct Setup {
     database: String,
     env: Vec<(&'static str, String)>,
@@ -178,7 +178,7 @@ impl Django {
             .await;
     }
 
-    /// Lets the core layer connect anew; what it listens to is lost.
+    /// Lets the core layer connect again; its channels are lost.
     pub(crate) async fn forget_connections(&self) {
         self.ask(json!({"op": "forget_connections"})).await;
     }
@@ -205,7 +205,7 @@ impl Django {
         self.ask(json!({"op": "logout", "token": access})).await;
     }
 
-    /// `POST /api/groups/GROUP/send/` of somebody with this access token.
+    /// `POST /api/groups/GROUP/send/` with this access token.
     pub(crate) async fn send_view(&self, access: &str, group: &str, event: &Value) {
         self.ask(json!({"op": "send_view", "token": access, "group": group, "event": event}))
             .await;

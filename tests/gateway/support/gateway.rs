@@ -19,7 +19,7 @@ const ROUTE: &str = r#"
     groups = ["chat_{room}"]
 "#;
 
-/// Starts the sentence.
+/// Begins a deployment.
 pub(crate) fn gateway() -> Builder {
     Builder {
         replicas: 1,
@@ -49,13 +49,13 @@ struct TenantBuilder {
 }
 
 impl Builder {
-    /// How many processes serve it; default 1.
+    /// Sets the number of processes; the default is 1.
     pub(crate) fn replicas(mut self, count: usize) -> Self {
         self.replicas = count;
         self
     }
 
-    /// The Redis to use instead of the shared one.
+    /// Uses this Redis instead of the shared one.
     pub(crate) fn redis(mut self, url: &str) -> Self {
         self.redis = Some(url.to_owned());
         self
@@ -67,13 +67,13 @@ impl Builder {
         self
     }
 
-    /// A setting of the deployment.
+    /// Sets a setting of the deployment.
     pub(crate) fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         set(&mut self.settings, key, value.into());
         self
     }
 
-    /// Adds a tenant; its name, host, prefix and key are made unlike those of every other test.
+    /// Adds a tenant, whose name, host, prefix and key differ from those of every other test.
     pub(crate) fn tenant(mut self, word: &str) -> Self {
         self.tenants.push(TenantBuilder {
             word: word.to_owned(),
@@ -85,7 +85,7 @@ impl Builder {
         self
     }
 
-    /// A setting of the tenant named last.
+    /// Sets a setting of the tenant named last.
     pub(crate) fn with(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         set(&mut self.last().settings, key, value.into());
         self
@@ -97,7 +97,7 @@ impl Builder {
         self
     }
 
-    /// Settings of the tenant named last, as TOML.
+    /// Sets settings of the tenant named last, as TOML.
     pub(crate) fn with_toml(mut self, text: &str) -> Self {
         let settings: Table = text.parse().unwrap_or_else(|e| panic!("{e}: {text}"));
         merge(&mut self.last().settings, settings);
@@ -111,7 +111,7 @@ impl Builder {
         self
     }
 
-    /// The database of the tenant named last; default: PostgreSQL as Django made it.
+    /// Sets the database of the tenant named last. The default is a PostgreSQL database made by Django.
     pub(crate) fn users(mut self, database: &Database) -> Self {
         self.last().database = Some(database.clone());
         self
@@ -226,7 +226,7 @@ impl TenantBuilder {
             routes.push(ROUTE.parse().expect("valid TOML"));
         }
         set(&mut table, "routes", routes.into());
-        // What a test set differently is what its clients have to use.
+        // Clients use the values that the test has set.
         let text = |key: &str, field: &str| {
             Some(table.get(key)?.as_table()?.get(field)?.as_str()?.to_owned())
         };
@@ -294,7 +294,7 @@ impl Gateway {
             .await
     }
 
-    /// Everything that the replicas printed.
+    /// Returns the whole output of the replicas.
     pub(crate) fn output(&self) -> String {
         self.replicas
             .iter()
@@ -314,7 +314,7 @@ impl Gateway {
     }
 }
 
-/// What a client and a back end of one tenant know.
+/// The knowledge of a client and a back end of one tenant.
 #[derive(Clone)]
 pub(crate) struct Tenant {
     /// Its name in the configuration.
@@ -332,12 +332,12 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
-    /// A good access token.
+    /// Makes a valid access token.
     pub(crate) fn token(&self, user_id: &str) -> String {
         self.sign(&token::access(user_id))
     }
 
-    /// Claims signed with its key.
+    /// Signs claims with its key.
     pub(crate) fn sign(&self, claims: &Value) -> String {
         token::sign(&self.key, claims)
     }
@@ -348,7 +348,7 @@ impl Tenant {
     }
 }
 
-/// Sets `a.b.c`; tables on the way are made.
+/// Sets `a.b.c`, and makes the tables on the way.
 fn set(table: &mut Table, key: &str, value: toml::Value) {
     match key.split_once('.') {
         None => drop(table.insert(key.to_owned(), value)),

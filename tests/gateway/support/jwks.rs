@@ -13,7 +13,7 @@ pub(crate) const KID: &str = "k1";
 
 /// Serves one RSA key; gone when this goes.
 pub(crate) struct Jwks {
-    /// Where the set is.
+    /// The URL of the set.
     pub(crate) url: String,
     signing: EncodingKey,
     task: JoinHandle<()>,

@@ -1,8 +1,8 @@
-//! What the tests stand on: real servers, real gateways, and clients of both. Nothing here judges the gateway.
+//! Real servers, real gateways, and clients of both. Nothing here judges the gateway.
 //!
 //! Servers that several tests can share run once per test process, on a loopback port, in a directory that goes
 //! away; each test has a database, a layer prefix and tenant names of its own. Every process ends with the test
-//! process, whatever way that ends.
+//! process, however that ends.
 
 pub(crate) mod browser;
 pub(crate) mod database;
@@ -37,10 +37,10 @@ pub(crate) use gateway::{Gateway, Tenant, gateway};
 pub(crate) use publisher::Publisher;
 pub(crate) use redis::RedisServer;
 
-/// How long a test waits for what should be there almost at once; long, because the machine may be busy.
+/// The longest wait for a fact that usually holds almost at once; long, because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Waits for `future`, at most `deadline`.
+/// Waits for `future`; panics after `deadline`.
 pub(crate) async fn within<T>(
     deadline: Duration,
     what: &str,
@@ -52,7 +52,7 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// Asks every 10 ms until `ask` answers `Ok`, at most `deadline`; what it said last is in the panic.
+/// Asks every 10 ms until `ask` returns `Ok`; panics after `deadline`, with the last answer.
 pub(crate) async fn eventually<T, E: Debug>(
     deadline: Duration,
     what: &str,
@@ -72,7 +72,7 @@ pub(crate) async fn eventually<T, E: Debug>(
     }
 }
 
-/// A suffix that no other test of this run uses, short enough for every kind of name.
+/// Returns a suffix that no other test of this run uses, short enough for every kind of name.
 pub(crate) fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(

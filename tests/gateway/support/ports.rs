@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const FIRST: u32 = 20_000;
 const COUNT: u32 = 10_000;
 
-/// A port of 127.0.0.1 that nobody listens on and that no other call in this process returned.
+/// Returns a free port of 127.0.0.1 that no other call in this process has returned.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let offset = std::process::id().wrapping_mul(61);

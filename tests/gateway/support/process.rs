@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::within;
 
-/// How long output is waited for after the end of its process.
+/// The longest wait for output after the end of its process.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A command that runs as `user` (where we are root) and is killed when this process ends.
@@ -172,7 +172,7 @@ impl Process {
         }
     }
 
-    /// Whether it has not ended.
+    /// Returns true until it has ended.
     pub(crate) fn is_running(&self) -> bool {
         self.exit.borrow().is_none()
     }
@@ -188,7 +188,7 @@ impl Process {
         tokio::time::timeout(LAST_WORDS, printed).await.ok();
         match status {
             Ok(status) => status.expect("waited for it"),
-            Err(_) => panic!("{}: nobody waits for it any more", self.name),
+            Err(_) => panic!("{}: its waiting task is gone", self.name),
         }
     }
 
@@ -206,7 +206,7 @@ impl Process {
                 found = &mut line => return found,
                 _ = exit.wait_for(Option::is_some) => {}
             }
-            // What it printed last may still be on its way through the pipe.
+            // The last lines may still be in the pipe.
             tokio::time::timeout(LAST_WORDS, line).await.ok().flatten()
         };
         match tokio::time::timeout(deadline, found).await {
@@ -273,7 +273,7 @@ impl Output {
         self.pipes.send_modify(|pipes| *pipes -= 1);
     }
 
-    /// Waits until nobody can print any more.
+    /// Waits until no process can print any more.
     async fn finished(&self) {
         let mut pipes = self.pipes.subscribe();
         drop(pipes.wait_for(|pipes| *pipes == 0).await);
@@ -303,7 +303,7 @@ impl Output {
     }
 }
 
-/// Where a program is, on the `PATH` or among the system's own.
+/// Returns the path of a program, on the `PATH` or among the system's own.
 pub(crate) fn find_program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -22,7 +22,7 @@ pub(crate) const LOCKGATE: &str = env!("CARGO_BIN_EXE_lockgate");
 pub(crate) struct Replica {
     /// The process with all that it logged.
     pub(crate) process: Process,
-    /// Where sockets connect.
+    /// The address for sockets.
     pub(crate) server: SocketAddr,
     /// `/livez`, `/readyz`, `/metrics`.
     pub(crate) admin: SocketAddr,

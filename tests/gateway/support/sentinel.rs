@@ -6,7 +6,7 @@ use super::ports::free_port;
 use super::process::{Process, Program, find_program};
 use super::{PATIENCE, RedisServer, eventually, scratch};
 
-/// What the Sentinels call the master.
+/// The Sentinels' name of the master.
 const NAME: &str = "the-master";
 /// Sentinels of a new deployment find each other within some seconds.
 const AGREED: Duration = Duration::from_secs(30);

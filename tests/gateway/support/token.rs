@@ -1,4 +1,4 @@
-//! Tokens as simplejwt makes them, and as nobody should; encoded here, apart from the gateway's own libraries.
+//! Good and bad tokens, encoded here without the gateway's own libraries.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

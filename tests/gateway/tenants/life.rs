@@ -1,4 +1,4 @@
-//! A tenant from its first socket to its last, whoever starts it: what acts on a tenant acts on all its sockets.
+//! A tenant from its first socket to its last. An order to a tenant acts on all its sockets.
 
 use serde_json::{Value, json};
 use toml::Table;
@@ -56,7 +56,7 @@ async fn revoke_all(gateway: &Gateway, tenant: &Tenant) -> Value {
     call(gateway, tenant, "POST", "revocations", &body).await
 }
 
-/// How many of the sockets close with each of these codes; no other is expected.
+/// Returns the number of sockets that close with each of these codes; no other code is expected.
 async fn codes<const N: usize>(sockets: Vec<Socket>, expected: [u16; N]) -> [u64; N] {
     let mut count = [0; N];
     for mut socket in sockets {
@@ -110,7 +110,7 @@ async fn a_start_that_waits_for_nothing_hears_a_revocation_with_the_first_socket
     assert_eq!(socket.closed().await.0, 4501);
 }
 
-/// A tenant without the Redis that its control channel is on admits nobody, and is served once it is heard.
+/// A tenant without the Redis of its control channel admits no client, and is served once the channel is heard.
 #[tokio::test]
 async fn no_socket_opens_before_the_control_channel_is_heard() {
     let redis = RedisServer::shared().await;
@@ -135,7 +135,7 @@ async fn no_socket_opens_before_the_control_channel_is_heard() {
     let answer = revoke_all(&gateway, tenant).await;
     assert_eq!(answer["closed"], 1, "{answer}");
     assert_eq!(socket.closed().await.0, 4501);
-    // Once heard, it stays heard: a control link that is lost refuses nobody.
+    // A control link that is lost later refuses no client.
     control.kill();
     gateway
         .replica()
@@ -239,7 +239,7 @@ async fn a_suspension_closes_the_sockets_that_leave_too() {
     assert_eq!(suspended, closed);
 }
 
-/// What acts on a tenant also acts on one that a reload has removed.
+/// Orders to a tenant also act on one that a reload has removed.
 #[tokio::test]
 async fn a_removed_tenant_can_be_revoked_until_its_last_socket_is_gone() {
     let builder = gateway().set("server.drain.rate", 1);
@@ -270,7 +270,7 @@ async fn a_removed_tenant_can_be_revoked_until_its_last_socket_is_gone() {
     .await;
 }
 
-/// Whether a tenant is suspended was read at the start, when Redis was away, and then once in `denylist.recheck`.
+/// The state of a tenant was once read at the start only, when Redis was away, and then once in `denylist.recheck`.
 #[tokio::test]
 async fn a_suspended_tenant_is_never_served_where_its_redis_comes_late() {
     let redis = RedisServer::start().await;
@@ -327,7 +327,7 @@ async fn tenants_without_their_redis_delay_no_look_at_another() {
     assert!(line.contains(name), "{line}");
 }
 
-/// A tenant that was removed kept its place among `metrics.tenant_series` for ever.
+/// A removed tenant once kept its place among `metrics.tenant_series`.
 #[tokio::test]
 async fn the_series_of_a_removed_tenant_end_and_its_place_is_the_next_tenants() {
     let builder = gateway().set("metrics.tenant_series", 1);

@@ -44,7 +44,7 @@ async fn two_names_of_one_redis_do_not_let_two_tenants_meet() {
         .send("chat_lobby", &json!({"type": "x", "n": 1}))
         .await;
     assert_eq!(socket.next_json().await, json!({"n": 1}));
-    // The reason is told to operators, and to nobody else.
+    // Only operators are told the reason.
     let bearer = format!("Bearer {}", gateway.api_key);
     let headers = [("Authorization", bearer.as_str())];
     let seen = request(replica.admin, "GET", "/readyz", &headers, "").await;
@@ -57,7 +57,7 @@ async fn two_names_of_one_redis_do_not_let_two_tenants_meet() {
     assert!(!seen.body.contains(&first.name), "{seen:?}");
 }
 
-/// Where no address is the same, the server's own word counts: here it is reached through a proxy.
+/// The server's own identity counts where no address is the same. Here a proxy hides it.
 #[tokio::test]
 async fn one_redis_behind_a_proxy_is_known_by_what_it_says_of_itself() {
     let redis = RedisServer::start().await;

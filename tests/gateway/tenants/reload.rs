@@ -1,4 +1,4 @@
-//! A new configuration is applied as a whole or not at all, and whom it does not concern notices nothing.
+//! A new configuration is applied as a whole or not at all, and sockets that it does not concern stay.
 
 use std::os::unix::fs::symlink;
 

@@ -229,7 +229,7 @@ async fn an_explanation_names_every_check_in_order_and_shows_no_secret() {
             .find(|check| check["name"] == name);
         text(&check.unwrap()["verdict"])
     };
-    // What is switched off says so.
+    // A check that is switched off says so.
     let detail = |answer: &Value, name: &str| {
         let checks = answer["checks"].as_array().unwrap();
         let check = checks.iter().find(|check| check["name"] == name);
@@ -242,7 +242,7 @@ async fn an_explanation_names_every_check_in_order_and_shows_no_secret() {
     ] {
         assert_eq!(detail(&accepted, name), expected, "{name}");
     }
-    // Offline nobody is asked.
+    // Offline neither Redis nor the database is asked.
     let offline = answer(&explain(&gateway, tenant, &["--offline", &good]));
     for name in ["denylist", "user", "is_active", "password"] {
         assert_eq!(verdict(&offline, name), "unknown", "{name}");
@@ -320,7 +320,7 @@ async fn a_denied_token_and_an_absent_dependency_are_told_apart() {
         cause.starts_with("no answer from a dependency: redis (io)") && cause.lines().count() == 1,
         "{cause}"
     );
-    // What is refused without Redis is refused all the same.
+    // A token that is refused without Redis is refused all the same.
     claims["exp"] = json!(1);
     assert_eq!(
         explain(&gateway, tenant, &[&tenant.sign(&claims)])

@@ -243,7 +243,7 @@ async fn every_refusal_has_its_status_its_word_and_its_close_code() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // What all of these differ from is accepted.
+    // The token that all of these vary is accepted.
     let token = gateway.tenant().sign(&good(ALICE));
     gateway
         .replica()
@@ -334,7 +334,7 @@ async fn a_denied_value_of_any_kind_counts_and_a_cutoff_binds_what_was_issued_by
         let mut undated = claims.clone();
         undated.as_object_mut().unwrap().shift_remove("iat");
         revoked.is(&dial(&undated).refused().await, &tenant.name);
-        // What cannot be read must not read as "not denied".
+        // A value that cannot be read must not count as "not denied".
         deny(key, "soon").await;
         unavailable.is(&dial(&claims).refused().await, &tenant.name);
         forget(key).await;

@@ -92,7 +92,7 @@ async fn a_tenant_chooses_where_tokens_come_from() {
     let token = tenant.token(ALICE);
     let dial = || gateway.replica().dial(tenant, CHAT);
     dial().query(&format!("jwt={token}")).open().await;
-    // What is no source is not looked at, right or wrong.
+    // A place that is not a source is ignored, whether its token is good or bad.
     dial()
         .query(&format!("jwt={token}"))
         .header("Authorization", "Bearer wrong")

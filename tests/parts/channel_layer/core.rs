@@ -24,7 +24,7 @@ struct Core {
     inbox: Arc<Inbox>,
 }
 
-/// What it heard.
+/// The signals that it received.
 #[derive(Clone, Debug, PartialEq)]
 enum Heard {
     Number(Target, i64),
@@ -83,7 +83,7 @@ impl Core {
         sent.unwrap();
     }
 
-    /// The next signal for somebody here, within ten seconds.
+    /// Returns the next signal, within ten seconds.
     async fn heard(&self) -> Heard {
         let next = async {
             loop {
@@ -190,7 +190,7 @@ async fn on_several_hosts_every_group_and_every_socket_is_reached() {
         let mut link = redis.link().await;
         let groups: Vec<String> = query(&mut link, &["KEYS", "acme:group:*"]).await;
         used += usize::from(!groups.is_empty());
-        // Where the senders of Channels put direct messages; only one of these is where they would be read.
+        // Keys to which the senders of Channels write direct messages; only one of them is read.
         let (socket, channel) = here.socket(77);
         let message = direct(channel.as_str(), 7);
         let key = here.own_key();
@@ -254,7 +254,7 @@ async fn a_message_names_each_of_its_members_once() {
     let _: u64 = add.query_async(&mut link).await.unwrap();
     assert_eq!(here.heard().await, Heard::Number(group("g"), 2));
 
-    // What is no message harms nobody.
+    // A value that is not a message harms no reader.
     let _: u64 = query(&mut link, &["ZADD", &key, "1", "short"]).await;
     assert_eq!(here.heard().await, Heard::NotDecoded);
     here.send("g", 3).await;
@@ -356,7 +356,7 @@ async fn what_was_in_flight_when_a_link_was_lost_is_delivered_once() {
     let left: u64 = query(&mut link, &["EXISTS", &inflight]).await;
     assert_eq!(left, 0);
 
-    // What was delivered, and comes back as after a failover to a replica that lags, does not reach anybody again.
+    // A delivered message that comes back, as after a failover to a replica that lags, is not delivered again.
     let message = direct(channel.as_str(), 3);
     let mut add = redis::cmd("ZADD");
     let add = add.arg(here.own_key()).arg(7).arg(message);
@@ -693,7 +693,7 @@ async fn a_key_of_another_type_concerns_one_tenant_and_heals() {
     assert!(good.inbox.try_next().is_none());
 }
 
-/// How often members were listed, and messages offered to a process's key.
+/// The number of times that members were listed and that messages were offered to a process's key.
 async fn calls(link: &mut Link) -> (u64, u64) {
     let info: String = query(link, &["INFO", "commandstats"]).await;
     let count = |name: &str| {

@@ -1,5 +1,4 @@
-//! Payloads written by others: the rows of the catalogue by their ids. None of them may end a subscription, stop another
-//! group, or be taken for an event that it is not.
+//! Payloads of foreign writers. None may end a subscription, stop another group, or be taken for another event.
 
 use std::iter::repeat_n;
 
@@ -9,17 +8,17 @@ use lockgate::event::{DecodeError, Event, MAX_PAYLOAD, Value};
 
 use super::support::*;
 
-/// What becomes of a payload.
+/// The result of a payload.
 enum Fate {
-    /// It is an event.
+    /// An event.
     Event,
-    /// It is dropped by the decoder.
+    /// Dropped by the decoder.
     NotDecoded,
-    /// It is an event, and has no form for a client.
+    /// An event that has no form for a client.
     NotRendered,
-    /// It may be either, as long as nothing breaks.
+    /// Either, as long as nothing breaks.
     Any,
-    /// It never reaches the inbox.
+    /// Dropped before the inbox.
     Skipped,
 }
 
@@ -27,12 +26,12 @@ fn plain() -> Codec {
     Codec::new(SerializerFormat::MsgPack, &[])
 }
 
-/// A map of `type` and `n`, whose value follows.
+/// Returns a map of `type` and `n` with this value of `n`.
 fn with(value: &[u8]) -> Vec<u8> {
     [&b"\x82\xa4type\xa1t\xa1n"[..], value].concat()
 }
 
-/// Every byte string of this length begins differently from run to run; the seed is fixed to the length.
+/// Returns bytes that look random. The length is the seed, so every run has the same bytes.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = len as u64 | 1;
     let next = || {
@@ -70,29 +69,29 @@ fn rows() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
         codec.encode(&event(1)).unwrap()
     };
     vec![
-        ("R01", NotDecoded, vec![vec![]]),
-        ("R02", Any, vec![noise(1), noise(1 << 20)]),
-        ("R03", Any, (0..=255).map(|byte| vec![byte]).collect()),
+        ("empty", NotDecoded, vec![vec![]]),
+        ("noise", Any, vec![noise(1), noise(1 << 20)]),
+        ("one byte", Any, (0..=255).map(|byte| vec![byte]).collect()),
         (
-            "R04",
+            "truncated",
             NotDecoded,
             (0..good.len()).map(|end| good[..end].to_vec()).collect(),
         ),
         (
-            "R05",
+            "trailing bytes",
             NotDecoded,
             vec![[&good[..], b"\xc0"].concat(), good.repeat(2)],
         ),
-        ("R06", NotDecoded, vec![vec![0xc1], with(b"\xc1")]),
+        ("reserved byte", NotDecoded, vec![vec![0xc1], with(b"\xc1")]),
         (
-            "R07",
+            "claimed length",
             NotDecoded,
             [0xdd_u8, 0xdf, 0xdb, 0xc6, 0xc9]
                 .map(|head| with(&[head, 255, 255, 255, 255, 0]))
                 .into(),
         ),
         (
-            "R08",
+            "depth",
             NotDecoded,
             [100, 1000, 100_000]
                 .into_iter()
@@ -100,14 +99,14 @@ fn rows() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
                 .collect(),
         ),
         (
-            "R08 at the bound",
+            "depth: at the bound",
             Fate::Event,
             vec![nested(b"\x91", 63), nested(b"\x81\xa1k", 63)],
         ),
-        ("R09", Skipped, vec![padded(MAX_PAYLOAD + 1)]),
-        ("R09 at the bound", Fate::Event, vec![padded(MAX_PAYLOAD)]),
+        ("size", Skipped, vec![padded(MAX_PAYLOAD + 1)]),
+        ("size: at the bound", Fate::Event, vec![padded(MAX_PAYLOAD)]),
         (
-            "R10",
+            "no map",
             NotDecoded,
             vec![
                 b"\xc0".into(),
@@ -117,52 +116,56 @@ fn rows() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
             ],
         ),
         (
-            "R11",
+            "many keys",
             Fate::Event,
             vec![plain().encode(&many_keys).unwrap()],
         ),
         (
-            "R12",
+            "key",
             NotDecoded,
             [&b"\x01"[..], b"\xc0", b"\xc3", b"\xcb\x3f\xf8\0\0\0\0\0\0"]
                 .map(|key| [b"\x82\xa4type\xa1t", key, b"\x01"].concat())
                 .into(),
         ),
         (
-            "R12 bytes as key",
+            "key: bytes as key",
             NotRendered,
             vec![b"\x82\xa4type\xa1t\xc4\x01k\x01".into()],
         ),
         (
-            "R13",
+            "key twice",
             Fate::Event,
             vec![b"\x82\xa4type\xa1t\xa4type\xa1u".into()],
         ),
         (
-            "R14",
+            "not UTF-8",
             NotDecoded,
             vec![with(b"\xa1\xff"), with(b"\xa3\xed\xa0\x80")],
         ),
         (
-            "R15",
+            "bytes",
             NotRendered,
             vec![with(b"\xc4\x01t"), b"\x81\xa4type\xc4\x01t".into()],
         ),
         (
-            "R16",
+            "extension",
             NotRendered,
             vec![with(b"\xd6\xff\0\0\0\x01"), with(b"\xd4\x2a\x01")],
         ),
-        ("R16 bad timestamp", NotDecoded, vec![with(b"\xd4\xff\x01")]),
         (
-            "R17",
+            "extension: bad timestamp",
+            NotDecoded,
+            vec![with(b"\xd4\xff\x01")],
+        ),
+        (
+            "float",
             NotRendered,
             [f64::NAN, f64::INFINITY, f64::NEG_INFINITY]
                 .map(|n| with(&[&b"\xcb"[..], &n.to_be_bytes()].concat()))
                 .into(),
         ),
         (
-            "R18",
+            "large integer",
             Fate::Event,
             vec![
                 with(b"\xcf\x00\x20\0\0\0\0\0\x01"),
@@ -170,13 +173,17 @@ fn rows() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
             ],
         ),
         (
-            "R19",
+            "type",
             Fate::Event,
             vec![b"\x81\xa4type\xa3a.b".into(), b"\x81\xa4type\xa3a_b".into()],
         ),
-        ("R23", NotDecoded, vec![json(r#"{"type": "t", "n": 1}"#)]),
-        ("R24", NotDecoded, vec![secret("any")]),
-        ("R25", NotDecoded, vec![[noise(12), good.clone()].concat()]),
+        ("JSON", NotDecoded, vec![json(r#"{"type": "t", "n": 1}"#)]),
+        ("encrypted", NotDecoded, vec![secret("any")]),
+        (
+            "prefix",
+            NotDecoded,
+            vec![[noise(12), good.clone()].concat()],
+        ),
     ]
 }
 
@@ -230,7 +237,7 @@ async fn no_payload_harms_its_subscription_or_its_neighbour() {
     );
 }
 
-/// R18: numbers beyond 2⁵³ keep every digit.
+/// Numbers beyond 2⁵³ keep every digit.
 #[test]
 fn big_integers_reach_clients_exactly() {
     let event = plain()
@@ -241,7 +248,7 @@ fn big_integers_reach_clients_exactly() {
     assert_eq!(out, r#"{"n":9007199254740993}"#);
 }
 
-/// R23 the other way round, and R24 with wrong and expired keys.
+/// A JSON layer refuses MessagePack; an encrypted layer refuses plain payloads and wrong keys.
 #[tokio::test]
 async fn json_and_encrypted_layers_refuse_what_is_not_theirs() {
     let redis = Redis::start().await;
@@ -283,7 +290,7 @@ async fn json_and_encrypted_layers_refuse_what_is_not_theirs() {
     );
 }
 
-/// R26 and R27: the channel alone says whose an event is.
+/// The channel alone decides to which tenant and group an event belongs.
 #[tokio::test]
 async fn an_event_belongs_to_the_channel_it_was_published_on() {
     let redis = Redis::start().await;

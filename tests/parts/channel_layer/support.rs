@@ -170,7 +170,7 @@ impl Replica {
     }
 }
 
-/// What a tenant heard.
+/// A signal that a tenant received.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Heard {
     Number(String, i64),
@@ -196,7 +196,7 @@ impl Tenant {
         self.read(next.await.expect("a signal within five seconds"))
     }
 
-    /// What waits, without waiting.
+    /// Returns the signals that are there, without waiting.
     pub(crate) fn heard_so_far(&self) -> Vec<Heard> {
         let mut signals = Vec::new();
         self.inbox.drain_into(&mut signals, usize::MAX, u64::MAX);
@@ -264,7 +264,7 @@ pub(crate) async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u
         .unwrap()
 }
 
-/// How many of `channels` have exactly one subscriber.
+/// Returns the number of `channels` with exactly one subscriber.
 pub(crate) async fn subscribed_once(link: &mut Link, channels: &[String]) -> usize {
     let mut command = redis::cmd("PUBSUB");
     let counts: Vec<(String, u64)> = command

@@ -33,7 +33,7 @@ fn events_pass_over_tls() {
 }
 
 #[test]
-fn a_server_that_nobody_vouches_for_gets_no_password() {
+fn a_server_without_a_trusted_certificate_gets_no_password() {
     in_a_process_that_trusts("other.pem", "with_an_unknown_server");
 }
 
@@ -98,7 +98,7 @@ async fn with_a_trusted_server() {
 }
 
 #[tokio::test]
-#[ignore = "started by a_server_that_nobody_vouches_for_gets_no_password"]
+#[ignore = "started by a_server_without_a_trusted_certificate_gets_no_password"]
 async fn with_an_unknown_server() {
     let redis = TlsRedis::start().await;
     let replica = replica(&redis.url);

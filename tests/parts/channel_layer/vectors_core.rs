@@ -80,7 +80,7 @@ fn layer(options: &Json) -> (Envelope, Option<Fernet>) {
     (Envelope::new(codec, random, ANY_AGE), first)
 }
 
-/// What a stored message says: read by us, and written by us to the byte.
+/// A stored message is read, and written again to the byte.
 fn check(case: &Json, message: &Json, stored: &Json, named: &Named) {
     let name = format!("{} {} {named:?}", case["config"], case["op"]);
     let (envelope, key) = layer(&case["options"]);

@@ -1,4 +1,4 @@
-//! What `config check` refuses, `serve` refuses in the same words; and what it lets pass, a gateway can be built of.
+//! `serve` refuses the same files as `config check`, in the same words, and a gateway can be built of all others.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use toml::{Table, Value};
 
 use super::{Folder, TENANT, rows, wrong};
 
-/// What the rows of wrong values are set in.
+/// The files in which the rows of wrong values are set.
 pub(super) const GOOD: &str = r#"
 [server]
 listen = "127.0.0.1:0"
@@ -318,7 +318,7 @@ fn values() -> Vec<(&'static str, &'static str)> {
 /// The key of the database.
 const DATABASE: &str = "tenants.acme.users.database";
 
-/// What a command says of a file on standard error, and that it fails.
+/// Returns a command's standard error for a file, and checks that it fails.
 fn said(command: &[&str], file: &Path) -> Result<String, String> {
     let output = Command::new(env!("CARGO_BIN_EXE_lockgate"))
         .args(command)

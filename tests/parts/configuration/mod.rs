@@ -1,8 +1,7 @@
 //! Wrong and right configurations, one row each: what is reported, where, and that no secret is shown.
 //!
-//! The ids are those of the list of bad inputs. Left out, with the reason: C23 (no network is touched here; certificates
-//! are checked on connecting), C25 (no cookies), C30 (no history), C32 and C33 (reload), C34 (descriptors belong to the
-//! running server), and of C10 "in use" (binding belongs to the server). More wrong values, one key each, stand in `wrong`.
+//! Other tests cover certificates (no test here uses the network), reloads, descriptors and listeners, which belong to the
+//! running server. More wrong values, one key each, are in `wrong`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -118,7 +117,7 @@ fn every_row_is_reported_at_its_place_and_shows_no_secret() {
 }
 
 #[test]
-fn c01_to_c03_files_that_cannot_be_read_are_named() {
+fn files_that_cannot_be_read_are_named() {
     let folder = Folder::new("");
     let missing = folder.0.path().join("missing.toml");
     let lines = load(Some(&missing), &[]).expect_err("is missing");
@@ -142,14 +141,14 @@ fn c01_to_c03_files_that_cannot_be_read_are_named() {
 }
 
 #[test]
-fn c12_c13_byte_order_mark_and_crlf_are_accepted() {
+fn byte_order_mark_and_crlf_are_accepted() {
     let text = format!("\u{feff}{}", TENANT.replace('\n', "\r\n"));
     let loaded = Folder::new(text).load(&[]).expect("is valid");
     assert_eq!(loaded.config.tenants.len(), 1);
 }
 
 #[test]
-fn c14_c15_variables_override_and_empty_ones_are_unset() {
+fn variables_override_and_empty_ones_are_unset() {
     let folder = Folder::new(format!(
         "[server]\nmax_connections = 5\n[tenants.acme]\n{TENANT}"
     ));
@@ -200,7 +199,7 @@ fn variables_name_tenants_with_hyphens() {
 }
 
 #[test]
-fn c19_c20_secret_files_lose_one_newline_and_warn_when_all_can_read_them() {
+fn secret_files_lose_one_newline_and_warn_when_all_can_read_them() {
     let text = TENANT.replace(
         "\"hunter2-hunter2-hunter2-hunter2-\"",
         "{ file = \"keys/acme\" }",
@@ -243,7 +242,7 @@ fn secrets_come_from_the_environment() {
 }
 
 #[test]
-fn c17_c18_weak_keys_warn() {
+fn weak_keys_warn() {
     for (key, told) in [
         ("short", "5 bytes: a key under 32 bytes"),
         (
@@ -274,7 +273,7 @@ fn included_files_hold_tenants() {
     folder.write("tenants.d/other.toml", &other, 0o600);
     let loaded = folder.load(&[]).expect("is valid");
     assert_eq!((loaded.config.tenants.len(), loaded.files.len()), (2, 2));
-    // C27: the same tenant twice names both places.
+    // The error for a tenant that occurs twice names both places.
     folder.write(
         "tenants.d/third.toml",
         "[tenants.other]\nhosts = [\"c\"]\n[server]\n",
@@ -308,8 +307,8 @@ fn registered_consumers_get_the_rest_of_the_table() {
 }
 
 #[test]
-fn c29_a_hundred_thousand_tenants_load_in_five_seconds() {
-    // Without optimization the same takes some ten times as long: a tenth must do.
+fn a_hundred_thousand_tenants_load_in_five_seconds() {
+    // Without optimization the load takes about ten times as long, so a tenth of the tenants is enough.
     let tenants = if cfg!(debug_assertions) {
         10_000
     } else {
@@ -327,7 +326,7 @@ fn c29_a_hundred_thousand_tenants_load_in_five_seconds() {
         .expect("writes into a text");
     }
     let folder = Folder::new(text);
-    // What the thread has used of a processor: other work on the machine does not count.
+    // The processor time of the thread, so that other work on the machine does not count.
     let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("is positive");
     let before = used();
     let loaded = folder.load(&[]).expect("is valid");

@@ -26,94 +26,94 @@ macro_rules! rows {
 pub(crate) fn rows() -> Vec<Row> {
     rows! {
         "a valid one" "{TENANT}" => [];
-        "C04 empty" "" => [["lockgate.toml", "tenants: found no tenant"]];
-        "C05 syntax" "{TENANT}[server]\nlisten = \n" => [["lockgate.toml:12:", "expected valid TOML"]];
-        "C05 syntax in a secret" "[redis]\nurl = \"redis://:hunter2@h\n" => [["lockgate.toml:2:", "expected valid TOML"]];
-        "C05 bare secret" "[redis]\nurl = redis://:hunter2@h\n" => [["lockgate.toml:2:"]];
-        "C06 unknown key" "{TENANT}[server]\nmax_conections = 5\n"
+        "empty" "" => [["lockgate.toml", "tenants: found no tenant"]];
+        "syntax" "{TENANT}[server]\nlisten = \n" => [["lockgate.toml:12:", "expected valid TOML"]];
+        "syntax in a secret" "[redis]\nurl = \"redis://:hunter2@h\n" => [["lockgate.toml:2:", "expected valid TOML"]];
+        "bare secret" "[redis]\nurl = redis://:hunter2@h\n" => [["lockgate.toml:2:"]];
+        "unknown key" "{TENANT}[server]\nmax_conections = 5\n"
             => [["lockgate.toml:12:1: server.max_conections: found an unknown key", "did you mean \"max_connections\"?"]];
-        "C06 unknown table" "{TENANT}[serverr]\n" => [["lockgate.toml:11:2: serverr", "did you mean \"server\"?"]];
-        "C06 unknown key in a list" "{TENANT}[[tenants.acme.routes]]\npath = \"x\"\ngroup = [\"a\"]\n"
+        "unknown table" "{TENANT}[serverr]\n" => [["lockgate.toml:11:2: serverr", "did you mean \"server\"?"]];
+        "unknown key in a list" "{TENANT}[[tenants.acme.routes]]\npath = \"x\"\ngroup = [\"a\"]\n"
             => [["lockgate.toml:13:1: tenants.acme.routes[1].group:", "did you mean \"groups\"?"]];
-        "C06 quoted key" "{TENANT}\"a b\" = 1\n" => [["tenants.acme.routes[0].\"a b\": found an unknown key"]];
-        "C07 text for an integer" "{TENANT}[server]\nmax_connections = \"5\"\n"
+        "quoted key" "{TENANT}\"a b\" = 1\n" => [["tenants.acme.routes[0].\"a b\": found an unknown key"]];
+        "text for an integer" "{TENANT}[server]\nmax_connections = \"5\"\n"
             => [["lockgate.toml:12:1: server.max_connections: found \"5\", expected an integer, at least 0"]];
-        "C07 a table for a list" "{TENANT}hosts = { }\n[server]\ntrusted_proxies = { }\n"
+        "a table for a list" "{TENANT}hosts = { }\n[server]\ntrusted_proxies = { }\n"
             => [["server.trusted_proxies: found a table, expected a list"], ["routes[0].hosts"]];
-        "C07 text for a table" "{TENANT}[server]\nheartbeat = \"hunter2\"\n"
+        "text for a table" "{TENANT}[server]\nheartbeat = \"hunter2\"\n"
             => [["server.heartbeat: found text, expected a table"]];
-        "C07 a secret of the wrong type" "{TENANT}[redis]\nurl = [\"hunter2\"]\n"
+        "a secret of the wrong type" "{TENANT}[redis]\nurl = [\"hunter2\"]\n"
             => [["redis.url: found a list, expected a secret"]];
-        "C07 a table with too much" "{TENANT}[redis]\nurl = { file = \"a\", env = \"hunter2\" }\n"
+        "a table with too much" "{TENANT}[redis]\nurl = { file = \"a\", env = \"hunter2\" }\n"
             => [["redis.url: found another table, expected a secret"]];
-        "C07 a word" "{TENANT}[log]\nformat = \"xml\"\n" => [["log.format: found \"xml\", expected \"json\" or \"text\""]];
-        "C07 a boolean as text" "watch = \"true\"\n{TENANT}" => [["lockgate.toml:1:1: watch: found \"true\", expected true or false"]];
-        "C07 a date" "watch = 2026-01-01\n{TENANT}" => [["watch: found a date"]];
-        "C08 negative" "{TENANT}[tenants.acme.limits]\nmessages_per_second = -1\n"
+        "a word" "{TENANT}[log]\nformat = \"xml\"\n" => [["log.format: found \"xml\", expected \"json\" or \"text\""]];
+        "a boolean as text" "watch = \"true\"\n{TENANT}" => [["lockgate.toml:1:1: watch: found \"true\", expected true or false"]];
+        "a date" "watch = 2026-01-01\n{TENANT}" => [["watch: found a date"]];
+        "negative" "{TENANT}[tenants.acme.limits]\nmessages_per_second = -1\n"
             => [["lockgate.toml:12:1: tenants.acme.limits.messages_per_second: found -1, expected an integer, at least 0"]];
-        "C08 NaN" "{TENANT}[server]\nmax_connections = nan\n" => [["server.max_connections: found NaN"]];
-        "C08 infinite" "{TENANT}[server]\nmax_connections = inf\n" => [["server.max_connections: found inf"]];
-        "C08 too large" "{TENANT}[server]\nmax_connections = 99999999999999999999\n" => [["server.max_connections: found inf"]];
-        "C08 zero where it means nothing" "{TENANT}[server]\ndrain = { rate = 0 }\n" => [["server.drain.rate: found 0"]];
-        "C08 percent" "{TENANT}[server]\nmax_queue_bytes = \"NaN%\"\n" => [["server.max_queue_bytes: found \"NaN%\""]];
-        "C08 percent over 100" "{TENANT}[server]\nmax_queue_bytes = \"101%\"\n" => [["server.max_queue_bytes"]];
-        "C09 duration without unit" "{TENANT}[server]\nhandshake_timeout = 10\nready_wait = \"10\"\n"
+        "NaN" "{TENANT}[server]\nmax_connections = nan\n" => [["server.max_connections: found NaN"]];
+        "infinite" "{TENANT}[server]\nmax_connections = inf\n" => [["server.max_connections: found inf"]];
+        "too large" "{TENANT}[server]\nmax_connections = 99999999999999999999\n" => [["server.max_connections: found inf"]];
+        "zero where it means nothing" "{TENANT}[server]\ndrain = { rate = 0 }\n" => [["server.drain.rate: found 0"]];
+        "percent" "{TENANT}[server]\nmax_queue_bytes = \"NaN%\"\n" => [["server.max_queue_bytes: found \"NaN%\""]];
+        "percent over 100" "{TENANT}[server]\nmax_queue_bytes = \"101%\"\n" => [["server.max_queue_bytes"]];
+        "duration without unit" "{TENANT}[server]\nhandshake_timeout = 10\nready_wait = \"10\"\n"
             => [["server.handshake_timeout: found 10, expected a duration", "write digits and a unit"], ["server.ready_wait: found \"10\""]];
-        "C09 size without unit" "{TENANT}[tenants.acme.limits]\nmessage_size = 65536\n"
+        "size without unit" "{TENANT}[tenants.acme.limits]\nmessage_size = 65536\n"
             => [["limits.message_size: found 65536, expected a size", "write digits and a unit"]];
-        "C09 duration beyond any clock" "{TENANT}[server]\nmax_age = \"9999999d\"\n" => [["server.max_age", "ten years"]];
-        "C10 port 65536" "{TENANT}[server]\nlisten = \"0.0.0.0:65536\"\n" => [["server.listen: found \"0.0.0.0:65536\""]];
-        "C10 a name" "{TENANT}[admin]\nlisten = \"localhost:9000\"\n" => [["admin.listen", "an IP address, not a name"]];
-        "C10 one port for two" "{TENANT}[admin]\nlisten = \"127.0.0.1:8000\"\n[api]\nlisten = \"[::1]:8000\"\napi_keys = [\"01234567890123456789012345678901\"]\n"
+        "duration beyond any clock" "{TENANT}[server]\nmax_age = \"9999999d\"\n" => [["server.max_age", "ten years"]];
+        "port 65536" "{TENANT}[server]\nlisten = \"0.0.0.0:65536\"\n" => [["server.listen: found \"0.0.0.0:65536\""]];
+        "a name" "{TENANT}[admin]\nlisten = \"localhost:9000\"\n" => [["admin.listen", "an IP address, not a name"]];
+        "one port for two" "{TENANT}[admin]\nlisten = \"127.0.0.1:8000\"\n[api]\nlisten = \"[::1]:8000\"\napi_keys = [\"01234567890123456789012345678901\"]\n"
             => [["lockgate.toml:12:1: admin.listen: found 127.0.0.1:8000, and server.listen is 0.0.0.0:8000"], ["api.listen"]];
-        "C11 duplicate key" "{TENANT}[server]\nmax_connections = 1\nmax_connections = 2\n" => [["lockgate.toml:13:", "duplicate key"]];
-        "C11 duplicate table" "{TENANT}[server]\n[server]\n" => [["lockgate.toml:12:", "duplicate key"]];
-        "C14 unknown variable" "{TENANT}" env &[("LOCKGATE_SERVER__LISTN", "hunter2")]
+        "duplicate key" "{TENANT}[server]\nmax_connections = 1\nmax_connections = 2\n" => [["lockgate.toml:13:", "duplicate key"]];
+        "duplicate table" "{TENANT}[server]\n[server]\n" => [["lockgate.toml:12:", "duplicate key"]];
+        "unknown variable" "{TENANT}" env &[("LOCKGATE_SERVER__LISTN", "hunter2")]
             => [["LOCKGATE_SERVER__LISTN: server.listn: found an unknown key", "did you mean \"listen\"?"]];
-        "C15 a wrong value in a variable" "{TENANT}" env &[("LOCKGATE_SERVER__LISTEN", "hunter2")]
+        "a wrong value in a variable" "{TENANT}" env &[("LOCKGATE_SERVER__LISTEN", "hunter2")]
             => [["LOCKGATE_SERVER__LISTEN: server.listen: found text, expected an address"]];
-        "C15 an unknown tenant" "{TENANT}" env &[("LOCKGATE_TENANTS__ACNE__LIMITS__CONNECTIONS", "1")]
+        "an unknown tenant" "{TENANT}" env &[("LOCKGATE_TENANTS__ACNE__LIMITS__CONNECTIONS", "1")]
             => [["LOCKGATE_TENANTS__ACNE__LIMITS__CONNECTIONS: tenants: found the unknown tenant \"acne\"", "did you mean ACME?"]];
-        "C15 routes" "{TENANT}" env &[("LOCKGATE_TENANTS__ACME__ROUTES", "[]")] => [["LOCKGATE_TENANTS__ACME__ROUTES", "not its routes"]];
-        "C15 a whole tenant" "{TENANT}" env &[("LOCKGATE_TENANTS__ACME", "{}")] => [["LOCKGATE_TENANTS__ACME", "found a whole tenant"]];
-        "C15 an empty part" "{TENANT}" env &[("LOCKGATE_SERVER____LISTEN", "x")] => [["LOCKGATE_SERVER____LISTEN", "an empty part"]];
-        "C16 pong before ping" "{TENANT}[server]\nheartbeat = { interval = \"5s\", timeout = \"5s\" }\n"
+        "routes" "{TENANT}" env &[("LOCKGATE_TENANTS__ACME__ROUTES", "[]")] => [["LOCKGATE_TENANTS__ACME__ROUTES", "not its routes"]];
+        "a whole tenant" "{TENANT}" env &[("LOCKGATE_TENANTS__ACME", "{}")] => [["LOCKGATE_TENANTS__ACME", "found a whole tenant"]];
+        "an empty part" "{TENANT}" env &[("LOCKGATE_SERVER____LISTEN", "x")] => [["LOCKGATE_SERVER____LISTEN", "an empty part"]];
+        "pong before ping" "{TENANT}[server]\nheartbeat = { interval = \"5s\", timeout = \"5s\" }\n"
             => [["lockgate.toml:12:32: server.heartbeat.timeout: found 5s beside an interval of 5s"]];
-        "C16 nobody is trusted" "{TENANT}[server]\nclient_address = \"forwarded\"\n" => [["server.client_address", "trusted_proxies"]];
-        "C16 keys and a key" "{TENANT}[tenants.acme.token.x]\n[[tenants.acme.token.keys]]\n"
+        "no trusted proxy" "{TENANT}[server]\nclient_address = \"forwarded\"\n" => [["server.client_address", "trusted_proxies"]];
+        "keys and a key" "{TENANT}[tenants.acme.token.x]\n[[tenants.acme.token.keys]]\n"
             => [["token.x"], ["token.keys: found the list beside signing_key"]];
-        "C16 table and query" "{TENANT}[tenants.b]\nhosts=[\"b\"]\nlayer.kind=\"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", table = \"u\", query = \"select 1\" }\n"
+        "table and query" "{TENANT}[tenants.b]\nhosts=[\"b\"]\nlayer.kind=\"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", table = \"u\", query = \"select 1\" }\n"
             => [["tenants.acme.hosts: found no hosts"], ["lockgate.toml:15:35: tenants.b.users.table: found both"], ["tenants.b.users.query: found a statement without :user_ids"]];
-        "C16 stale before fresh" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", stale_ttl = \"1s\" }\n"
+        "stale before fresh" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", stale_ttl = \"1s\" }\n"
             => [["lockgate.toml:4:35: tenants.a.users.stale_ttl: found a shorter time"]];
-        "C17 API key under 32 bytes" "{TENANT}[api]\nlisten = \"127.0.0.1:9001\"\napi_keys = [\"hunter2\"]\n"
+        "API key under 32 bytes" "{TENANT}[api]\nlisten = \"127.0.0.1:9001\"\napi_keys = [\"hunter2\"]\n"
             => [["lockgate.toml:13:13: api.api_keys[0]: found a key of 7 bytes, expected at least 32 bytes"]];
-        "C21 public key for HS256" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"-----BEGIN PUBLIC KEY-----\\nhunter2\\n-----END PUBLIC KEY-----\" }\n"
+        "public key for HS256" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"-----BEGIN PUBLIC KEY-----\\nhunter2\\n-----END PUBLIC KEY-----\" }\n"
             => [["lockgate.toml:4:32: tenants.a.token.signing_key: found a PEM, SSH or JWK key, expected a shared secret"]];
-        "C21 verifying_key with HS256" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", verifying_key = \"hunter2\" }\n"
+        "verifying_key with HS256" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", verifying_key = \"hunter2\" }\n"
             => [["tenants.a.token.signing_key: found HS256 without signing_key"]];
-        "C22 no PEM" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"RS256\", verifying_key = \"hunter2\" }\n"
+        "no PEM" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"RS256\", verifying_key = \"hunter2\" }\n"
             => [["tenants.a.token.verifying_key: found text that is no PEM"]];
-        "C22 a private key" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"ES256\", verifying_key = \"-----BEGIN PRIVATE KEY-----hunter2\" }\n"
+        "a private key" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { algorithm = \"ES256\", verifying_key = \"-----BEGIN PRIVATE KEY-----hunter2\" }\n"
             => [["tenants.a.token.verifying_key: found a private key"]];
-        "C22 no key" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\n" => [["lockgate.toml:1:10: tenants.a.token: found no key"]];
-        "C22 algorithm alone" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.algorithm = \"HS256\"\n" => [["lockgate.toml:4:1: tenants.a.token: found no key"]];
-        "C22 key alone" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.signing_key = \"hunter2\"\n" => [["tenants.a.token.signing_key: found a key without its algorithm"]];
-        "C22 unknown algorithm" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.keys = [{ algorithm = \"none\", signing_key = \"hunter2\" }, { kid = \"x\" }]\n"
+        "no key" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\n" => [["lockgate.toml:1:10: tenants.a.token: found no key"]];
+        "algorithm alone" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.algorithm = \"HS256\"\n" => [["lockgate.toml:4:1: tenants.a.token: found no key"]];
+        "key alone" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.signing_key = \"hunter2\"\n" => [["tenants.a.token.signing_key: found a key without its algorithm"]];
+        "unknown algorithm" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.keys = [{ algorithm = \"none\", signing_key = \"hunter2\" }, { kid = \"x\" }]\n"
             => [["lockgate.toml:4:17: tenants.a.token.keys[0].algorithm: found \"none\", expected one of HS256"], ["tenants.a.token.keys[1].algorithm: found no algorithm"]];
-        "C22 nine keys" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.keys = [{algorithm=\"HS256\",signing_key=\"1\"},{algorithm=\"HS256\",signing_key=\"2\"},{algorithm=\"HS256\",signing_key=\"3\"},{algorithm=\"HS256\",signing_key=\"4\"},{algorithm=\"HS256\",signing_key=\"5\"},{algorithm=\"HS256\",signing_key=\"6\"},{algorithm=\"HS256\",signing_key=\"7\"},{algorithm=\"HS256\",signing_key=\"8\"},{algorithm=\"HS256\",signing_key=\"9\"}]\n"
+        "nine keys" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.keys = [{algorithm=\"HS256\",signing_key=\"1\"},{algorithm=\"HS256\",signing_key=\"2\"},{algorithm=\"HS256\",signing_key=\"3\"},{algorithm=\"HS256\",signing_key=\"4\"},{algorithm=\"HS256\",signing_key=\"5\"},{algorithm=\"HS256\",signing_key=\"6\"},{algorithm=\"HS256\",signing_key=\"7\"},{algorithm=\"HS256\",signing_key=\"8\"},{algorithm=\"HS256\",signing_key=\"9\"}]\n"
             => [["tenants.a.token.keys: found 9 keys, expected at most 8"]];
-        "C22 key set over http" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { jwk_url = \"http://u:hunter2@h/jwks\" }\n"
+        "key set over http" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { jwk_url = \"http://u:hunter2@h/jwks\" }\n"
             => [["tenants.a.token.jwk_url: found another URL, expected https://"], ["tenants.a.token.algorithm: found jwk_url without algorithm"]];
-        "C24 password in a wrong URL" "{TENANT}[redis]\nurl = \"redis://u:hunter2@h:port/0\"\n[denylist]\nredis = \"redis+sentinel://:hunter2@h/m/x\"\n"
+        "password in a wrong URL" "{TENANT}[redis]\nurl = \"redis://u:hunter2@h:port/0\"\n[denylist]\nredis = \"redis+sentinel://:hunter2@h/m/x\"\n"
             => [["redis.url: found a URL with a wrong port"], ["lockgate.toml:14:1: denylist.redis: found a Sentinel URL that cannot be read, expected redis+sentinel://HOST:PORT"]];
-        "C24 a URL where a table belongs" "{TENANT}[tenants.acme]\nredis = \"redis://:hunter2@h/0\"\n" => [["tenants.acme.redis: found text, expected a table"]];
-        "C24 a database of another kind" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers.database = \"oracle://u:hunter2@h\"\n"
+        "a URL where a table belongs" "{TENANT}[tenants.acme]\nredis = \"redis://:hunter2@h/0\"\n" => [["tenants.acme.redis: found text, expected a table"]];
+        "a database of another kind" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers.database = \"oracle://u:hunter2@h\"\n"
             => [["tenants.a.users.database: found another text, expected a URL that begins with"]];
-        "C26 origin with path" "{TENANT}[tenants.acme]\norigins = [\"https://a.example/\", \"a.example\"]\n"
+        "origin with path" "{TENANT}[tenants.acme]\norigins = [\"https://a.example/\", \"a.example\"]\n"
             => [["lockgate.toml:12:12: tenants.acme.origins[0]: found \"https://a.example/\"", "an origin has no path"], ["origins[1]"]];
-        "C27 tenant twice in a file" "{TENANT}[tenants.acme.token]\n" => [["lockgate.toml:11:", "duplicate key"]];
-        "C28 tenant names" "{TENANT}[tenants.\"a:b\"]\n[tenants.\"*\"]\n[tenants.Acme]\n"
+        "tenant twice in a file" "{TENANT}[tenants.acme.token]\n" => [["lockgate.toml:11:", "duplicate key"]];
+        "tenant names" "{TENANT}[tenants.\"a:b\"]\n[tenants.\"*\"]\n[tenants.Acme]\n"
             => [["tenants.\"a:b\": found \"a:b\", expected a name of 1 to 63"], ["tenants.\"*\""], ["lockgate.toml:13:10: tenants.Acme"]];
         "hosts of two tenants" "{TENANT}[tenants.acme]\nhosts = [\"a\", \"a:80\"]\n[tenants.b]\nhosts=[\"A\"]\nlayer.kind=\"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers.database = \"mysql://h\"\n"
             => [["tenants.acme.hosts[1]: found \"a:80\", expected a name"], ["tenants.b.hosts[0]: found \"A\", which tenant acme has too, at lockgate.toml:12:1"]];
@@ -149,7 +149,7 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["consumer.to: found \"al\", expected one of the route's groups: \"all\""], ["consumer.type: found no type"], ["fields[0]"], ["fields[1]"], ["fields[2]: found \"user_id\", which is stamped too"]];
         "broadcast to which" "{TENANT}[[tenants.acme.routes]]\npath = \"x\"\ngroups = [\"a\", \"b\"]\nconsumer = { kind = \"broadcast\", type = \"websocket.send\" }\n[[tenants.acme.routes]]\npath = \"y\"\nconsumer = { kind = \"broadcast\", type = \"t\" }\n"
             => [["routes[1].consumer.to: found no \"to\" on a route with 2 groups"], ["routes[1].consumer.type: found \"websocket.send\""], ["routes[2].groups: found no groups"]];
-        "a broadcast that nobody would dispatch" "{TENANT}consumer = { kind = \"broadcast\", type = \"_x\" }\n"
+        "a broadcast without a handler" "{TENANT}consumer = { kind = \"broadcast\", type = \"_x\" }\n"
             => [["routes[0].consumer.type: found \"_x\", expected a type that begins with neither _ nor ."]];
         "paths" "{TENANT}[[tenants.acme.routes]]\npath = \"/x\"\n[[tenants.acme.routes]]\npath = \"<slg:x>\"\n[[tenants.acme.routes]]\npath = \"<slug:x\"\n[[tenants.acme.routes]]\n[[tenants.acme.routes]]\npath = \"ws/\"\n"
             => [["lockgate.toml:12:1: tenants.acme.routes[1].path: found \"/x\""], ["routes[2].path", "\"slg\" is not a converter"], ["routes[3].path"], ["routes[4].path: found no path"], ["routes[5].path: found \"ws/\" a second time"]];

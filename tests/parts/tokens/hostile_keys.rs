@@ -1,4 +1,4 @@
-//! Keys that are none, keys of others, and key sets that lie: the rows of the catalogue of bad inputs that are about keys.
+//! Hostile keys: text that is not a key, keys of other tenants, and wrong key sets.
 
 use super::support::{
     Fails, HEADER, JwksServer, NOW, PAYLOAD, SECRET, User, encode, expected, judge, key,
@@ -23,7 +23,7 @@ fn pem(name: &str, half: &str) -> String {
         .to_owned()
 }
 
-/// A raw ECDSA signature as the DER that other protocols use.
+/// Converts a raw ECDSA signature to DER, the form of other protocols.
 fn der(raw: &[u8]) -> Vec<u8> {
     let integer = |bytes: &[u8]| {
         let mut body: Vec<u8> = bytes
@@ -56,7 +56,7 @@ async fn against_public_keys() {
         )],
         ..TokenConfig::default()
     };
-    // J08: the public key as a shared secret, in each form that a careless verifier may hold it in.
+    // The public key as a shared secret, in each form in which a careless verifier may hold it.
     let body: String = rsa.lines().filter(|line| !line.starts_with('-')).collect();
     let der_form =
         base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).unwrap();
@@ -73,14 +73,14 @@ async fn against_public_keys() {
             assert_eq!(
                 judge(&tenant, &confused).await,
                 expected(Fails(Check::Algorithm)),
-                "J08"
+                "public key as secret"
             );
             let header = format!(r#"{{"alg":"{name}"}}"#);
             let posing = sign_hs256(header.as_bytes(), PAYLOAD.as_bytes(), secret);
             assert_eq!(
                 judge(&tenant, &posing).await,
                 expected(Fails(Check::Signature)),
-                "J08"
+                "public key as secret"
             );
         }
     }
@@ -97,13 +97,17 @@ async fn against_public_keys() {
     let verifier = verifier(&es256);
     assert_eq!(judge(&verifier, &good).await, expected(User("1")));
     let rows: [(&str, Vec<u8>, Check); 7] = [
-        ("J12", vec![0; 64], Check::Signature),
-        ("J12", vec![0xFF; 64], Check::Signature),
-        ("J12", [&raw[..32], &[0; 32]].concat(), Check::Signature),
-        ("J12", der(&raw), Check::Signature),
-        ("J12", raw[..63].to_vec(), Check::Signature),
-        ("J13", vec![7; 4096], Check::Signature),
-        ("J13", vec![7; 16_384], Check::Size),
+        ("ECDSA signature", vec![0; 64], Check::Signature),
+        ("ECDSA signature", vec![0xFF; 64], Check::Signature),
+        (
+            "ECDSA signature",
+            [&raw[..32], &[0; 32]].concat(),
+            Check::Signature,
+        ),
+        ("ECDSA signature", der(&raw), Check::Signature),
+        ("ECDSA signature", raw[..63].to_vec(), Check::Signature),
+        ("signature size", vec![7; 4096], Check::Signature),
+        ("signature size", vec![7; 16_384], Check::Size),
     ];
     for (id, signature, check) in rows {
         let token = format!("{message}.{}", encode(&signature));
@@ -119,15 +123,15 @@ async fn against_public_keys() {
 #[test]
 fn in_the_configuration() {
     let rows = [
-        ("J15", key("HS256", None, Some(""), None), false),
-        ("J15", key("HS256", None, Some("secret"), None), true),
+        ("secret", key("HS256", None, Some(""), None), false),
+        ("secret", key("HS256", None, Some("secret"), None), true),
         (
-            "J08",
+            "public key as secret",
             key("HS256", None, Some(&pem("rsa", "public")), None),
             false,
         ),
         (
-            "J08",
+            "public key as secret",
             key(
                 "HS256",
                 None,
@@ -203,7 +207,7 @@ fn in_the_configuration() {
     assert!(TokenVerifier::new(&nine, IdType::Int).is_err(), "nine keys");
 }
 
-/// A tenant whose keys are at this server.
+/// Returns a configuration whose key set is on this server.
 fn by_url(server: &JwksServer) -> TokenConfig {
     TokenConfig {
         algorithm: Some("RS256".into()),
@@ -212,7 +216,7 @@ fn by_url(server: &JwksServer) -> TokenConfig {
     }
 }
 
-/// A token signed by one of the vectors' RSA keys, with that `kid`.
+/// Returns a token signed by one of the vectors' RSA keys, with this `kid`.
 fn rs256(key_name: &str, kid: &str) -> String {
     let config = TokenConfig {
         keys: vec![key(
@@ -231,7 +235,7 @@ fn rs256(key_name: &str, kid: &str) -> String {
     lockgate::auth::mint(&config, &request, UnixTime(NOW)).unwrap()
 }
 
-/// The JWK of one of the vectors' RSA keys, as their own key set has it.
+/// Returns the JWK of one of the vectors' RSA keys, as in the vectors' key set.
 fn jwk(key_name: &str, kid: &str) -> Value {
     let vectors: Value =
         serde_json::from_str(include_str!("../../vectors/simplejwt_tokens.json")).unwrap();
@@ -253,21 +257,21 @@ async fn unknown_kids_cost_one_refresh_in_ten_seconds() {
     assert_eq!(
         judge(&verifier, &rs256("rsa", "k1")).await,
         expected(User("1")),
-        "J18"
+        "unknown kid"
     );
     for n in 0..50 {
         let unknown = rs256("rsa_other", &format!("unknown-{}", n % 2));
         assert_eq!(
             judge(&verifier, &unknown).await,
             expected(Fails(Check::Key)),
-            "J18"
+            "unknown kid"
         );
     }
     assert_eq!(
         judge(&verifier, &rs256("rsa_other", "k1")).await,
         expected(Fails(Check::Signature))
     );
-    assert_eq!(server.hits(), 1, "J18");
+    assert_eq!(server.hits(), 1, "unknown kid");
 }
 
 #[tokio::test]
@@ -290,17 +294,17 @@ async fn a_kid_of_another_tenant_opens_nothing() {
     let (of_a, of_b) = (rs256("rsa", "k1"), rs256("rsa_other", "k1"));
     // Cold, then warm.
     for _ in 0..2 {
-        assert_eq!(judge(&a, &of_a).await, expected(User("1")), "J20");
-        assert_eq!(judge(&b, &of_b).await, expected(User("1")), "J20");
+        assert_eq!(judge(&a, &of_a).await, expected(User("1")), "other tenant");
+        assert_eq!(judge(&b, &of_b).await, expected(User("1")), "other tenant");
         assert_eq!(
             judge(&a, &of_b).await,
             expected(Fails(Check::Signature)),
-            "J20"
+            "other tenant"
         );
         assert_eq!(
             judge(&b, &of_a).await,
             expected(Fails(Check::Signature)),
-            "J20"
+            "other tenant"
         );
     }
 }
@@ -310,9 +314,9 @@ async fn key_sets_that_lie() {
     let mut weak = jwk("rsa", "k1");
     weak["n"] = weak["n"].as_str().unwrap()[..86].into();
     let sets = [
-        ("J14", json!({"keys": [weak]})),
+        ("weak key", json!({"keys": [weak]})),
         (
-            "J21",
+            "two keys",
             json!({"keys": [jwk("rsa", "k1"), jwk("rsa_other", "k1")]}),
         ),
         ("", json!({"keys": []})),
@@ -353,14 +357,14 @@ async fn keys_that_a_token_brings_along_are_not_looked_at() {
         assert_eq!(
             judge(&verifier, &token).await,
             expected(Fails(Check::Signature)),
-            "J22"
+            "key in the token"
         );
     }
-    assert_eq!(attacker.hits(), 0, "J22");
+    assert_eq!(attacker.hits(), 0, "key in the token");
 }
 
 #[tokio::test]
-async fn key_sets_that_cannot_be_had_refuse_nobody() {
+async fn key_sets_that_cannot_be_loaded_refuse_no_token() {
     let large = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(300 * 1024));
     let target = JwksServer::with_keys(&json!({"keys": [jwk("rsa", "k1")]})).await;
     let to_target: &'static str = format!("Location: {}/jwks\r\n", target.origin).leak();

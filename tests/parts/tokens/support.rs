@@ -1,4 +1,4 @@
-//! What the token tests share: a JWKS server on a loopback port, hand-made tokens.
+//! The common parts of the token tests: a JWKS server on a loopback port, and hand-made tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,7 +99,7 @@ pub(crate) const PAYLOAD: &str =
     r#"{"token_type":"access","exp":4102444800,"iat":1700000000,"jti":"j","user_id":"1"}"#;
 pub(crate) const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
-/// What a row expects.
+/// The verdict that a row expects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Expect {
     User(&'static str),

@@ -24,7 +24,7 @@ const EXCEPTIONS: &str = include_str!("../../../docs/token-compatibility.md");
 enum Verdict {
     Accepted(String),
     Refused(String),
-    /// simplejwt fails, or the gateway takes no such configuration: nobody gets in.
+    /// simplejwt fails, or the gateway takes no such configuration: no token is accepted.
     Broken,
     Unavailable,
 }
@@ -38,7 +38,7 @@ impl Verdict {
         }
     }
 
-    /// What makes simplejwt fail is refused here, in whatever words.
+    /// A token that makes simplejwt fail is refused here, with any reason.
     fn agrees_with(&self, expected: &Self) -> bool {
         match (self, expected) {
             (Verdict::Refused(_), Verdict::Broken) | (Verdict::Broken, Verdict::Refused(_)) => true,
@@ -115,7 +115,7 @@ fn set_token_classes(token: &mut TokenConfig, classes: &Value) {
     }
 }
 
-/// What Django's user table makes of a verified token.
+/// The verdict of Django's user table on a verified token.
 fn judge_user(config: &Value, token: &TokenConfig, verified: &VerifiedToken) -> Verdict {
     let field = |row: &Value, name: &str| match (&row[name], name) {
         (Value::Null, _) => String::new(),

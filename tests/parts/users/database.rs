@@ -1,10 +1,10 @@
 //! Users against real servers: PostgreSQL 15, MariaDB, SQLite and Redis, each started here.
 //!
-//! Rows are named as in the catalogue of bad inputs (`U01`…, `D01`…). Not here: U03, U04 (open sockets: the gateway's
-//! tests), U06, U07, U11 to U13, U15, U16 and U18 (pure rules: `users::cache`), U19 (also `users::lookup`), D02 (refused
-//! before any database is asked: `stores::database::user_query`), D07 (a finding of `doctor`), D16 as a standby (a
-//! database that only reads stands in), D17 with a real pgbouncer (not at hand; its mode is run against PostgreSQL
-//! itself). SQLite has no time limit for statements (D14), no encodings (D18), no servers that could be down.
+//! Each assertion names its subject. Other tests cover open sockets (the gateway's tests), the rules for cached records
+//! (`users::cache`), shared lookups (`users::lookup`), ids that are refused before the database is asked
+//! (`stores::database::user_query`) and the findings of `doctor`. A database that only reads stands in for a standby, and
+//! the mode of pgbouncer runs against PostgreSQL
+//! itself. SQLite has no time limit for statements, no encodings and no servers that could be down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -216,7 +216,7 @@ impl Setup {
     }
 }
 
-/// What must hold on every database.
+/// The facts that hold on every database.
 async fn rows_of_every_database(url: &str) {
     let plain = Setup::new(url);
     let none: Vec<String> = Vec::new();
@@ -227,7 +227,7 @@ async fn rows_of_every_database(url: &str) {
         plain.fields("1").await,
         "{\"id\":1,\"username\":\"alice\",\"first_name\":\"Al\u{202e}ice\",\"last_name\":\"\",\"email\":\"a@example.com\",\
          \"is_active\":true,\"is_staff\":true,\"is_superuser\":false}",
-        "U09"
+        "large value"
     );
     let mut digest = plain.clone();
     digest.token.check_revoke_token = true;
@@ -238,11 +238,11 @@ async fn rows_of_every_database(url: &str) {
     assert!(!row.fields.contains("pbkdf2"));
 
     for (name, ids, expected) in [
-        ("U01", &["999"][..], &[][..]),
+        ("absent user", &["999"][..], &[][..]),
         ("several", &["1", "2", "999"], &["1", "2"]),
-        ("U08 beyond the column", &["3000000000", "1"], &["1"]),
+        ("beyond the column", &["3000000000", "1"], &["1"]),
         (
-            "U08 beyond i64",
+            "beyond i64",
             &["9223372036854775808", "-9999999999999999999999", "1"],
             &["1"],
         ),
@@ -252,12 +252,16 @@ async fn rows_of_every_database(url: &str) {
     assert_eq!(
         plain.rows(&["2"]).await.unwrap()[0].is_active,
         Some(false),
-        "U02"
+        "inactive user"
     );
 
     let by_name = plain.clone().by("username");
     let hostile = "o'hara\";-- \u{1f600} :user_ids";
-    assert_eq!(by_name.found(&[hostile]).await.unwrap(), [hostile], "D01");
+    assert_eq!(
+        by_name.found(&[hostile]).await.unwrap(),
+        [hostile],
+        "SQL in an id"
+    );
     for id in [
         "' OR '1'='1",
         "\"; DROP TABLE auth_user; --",
@@ -270,7 +274,11 @@ async fn rows_of_every_database(url: &str) {
         "ALICE",
         "",
     ] {
-        assert_eq!(by_name.found(&[id]).await.unwrap(), none, "D01 {id:?}");
+        assert_eq!(
+            by_name.found(&[id]).await.unwrap(),
+            none,
+            "SQL in an id: {id:?}"
+        );
     }
     // One such id must not hide others that wait with it.
     assert_eq!(
@@ -279,7 +287,7 @@ async fn rows_of_every_database(url: &str) {
             .await
             .unwrap(),
         ["alice"],
-        "D01"
+        "SQL in an id"
     );
 
     let text = plain.clone().table("text_user", IdType::Text);
@@ -299,11 +307,11 @@ async fn rows_of_every_database(url: &str) {
         [UUID],
         "uuid"
     );
-    // D09: a long column that nobody asked for stays where it is.
+    // A long column that the query does not ask for stays in the database.
     assert_eq!(
         uuid.fields(UUID).await,
         format!(r#"{{"id":"{UUID}","is_active":true}}"#),
-        "D09"
+        "long column"
     );
 
     let select = |columns: &str| {
@@ -319,12 +327,12 @@ async fn rows_of_every_database(url: &str) {
         rows[0].is_active
     };
     for (name, expression, expected) in [
-        ("U05", "NULL", None),
-        ("D10", "'t'", Some(true)),
-        ("D10", "1", Some(true)),
-        ("D10", "0", Some(false)),
-        ("D10", "'true'", Some(true)),
-        ("D10", "'no idea'", None),
+        ("is_active", "NULL", None),
+        ("boolean", "'t'", Some(true)),
+        ("boolean", "1", Some(true)),
+        ("boolean", "0", Some(false)),
+        ("boolean", "'true'", Some(true)),
+        ("boolean", "'no idea'", None),
     ] {
         assert_eq!(active(expression).await, expected, "{name} {expression}");
     }
@@ -333,7 +341,7 @@ async fn rows_of_every_database(url: &str) {
             .fields("1")
             .await,
         r#"{"id":1,"is_active":true,"last_login":null,"x":null}"#,
-        "D06"
+        "null value"
     );
     assert_eq!(
         select("id AS x, id, password, is_active, 2 AS x")
@@ -354,7 +362,7 @@ async fn rows_of_every_database(url: &str) {
             .unwrap_err()
             .kind,
         ErrorKind::Other,
-        "U10 D08"
+        "a row twice"
     );
     assert!(
         users
@@ -362,7 +370,7 @@ async fn rows_of_every_database(url: &str) {
             .await
             .unwrap()
             .is_some(),
-        "U10 D08"
+        "a row twice"
     );
 
     let long = select("id, is_active, (SELECT bio FROM uuid_user) AS bio").users(None);
@@ -372,32 +380,32 @@ async fn rows_of_every_database(url: &str) {
             .unwrap_err()
             .kind,
         ErrorKind::Other,
-        "U09 100 kB"
+        "100 kB"
     );
 
     for (name, setup, expected) in [
         (
-            "D04",
+            "missing table or column",
             plain.clone().table("no_active", IdType::Int),
             "table no_active has no column is_active",
         ),
         (
-            "D04",
+            "missing table or column",
             plain.clone().by("handle"),
             "table auth_user has no column handle",
         ),
         (
-            "D04",
+            "missing table or column",
             plain.clone().table("nothing", IdType::Int),
             "there is no table nothing, or the database's user may not see it",
         ),
         (
-            "D04",
+            "missing table or column",
             select("id"),
             "users.query returns no column is_active",
         ),
         (
-            "D04",
+            "missing table or column",
             select("is_active"),
             "users.query returns no column id",
         ),
@@ -413,12 +421,12 @@ async fn rows_of_every_database(url: &str) {
     lenient.token.check_user_is_active = false;
     assert_eq!(lenient.problem().await, "none");
 
-    u20_many_unknown_ids(&plain).await;
+    many_unknown_ids(&plain).await;
     a_column_that_goes_is_noticed(&plain).await;
     verdicts(&plain).await;
 }
 
-async fn u20_many_unknown_ids(plain: &Setup) {
+async fn many_unknown_ids(plain: &Setup) {
     let users = plain.users(None);
     let ids: Vec<UserId> = (10_000..20_000).map(|id| id.to_string().into()).collect();
     let began = Instant::now();
@@ -428,14 +436,18 @@ async fn u20_many_unknown_ids(plain: &Setup) {
     .await;
     assert!(
         answers.into_iter().all(|answer| answer.unwrap().is_none()),
-        "U20"
+        "many unknown ids"
     );
     assert!(
         began.elapsed() < Duration::from_secs(5),
-        "U20 {:?}",
+        "many unknown ids: {:?}",
         began.elapsed()
     );
-    assert_eq!(users.local(&ids[0]), Some(None), "U20: known to be absent");
+    assert_eq!(
+        users.local(&ids[0]),
+        Some(None),
+        "many unknown ids: known to be absent"
+    );
 }
 
 /// `email` is dropped between two lookups through the same pool, as a migration would.
@@ -518,17 +530,17 @@ async fn rows_hold_on_postgres() {
             .await
             .unwrap(),
         ["1"],
-        "D03"
+        "schema in the table name"
     );
     let mismatch = plain.clone().table("auth_user", IdType::Text);
     assert_eq!(
         mismatch.found(&["1"]).await,
         Err(ErrorKind::Other),
-        "D05: an error, not an absent user"
+        "column type: an error, not an absent user"
     );
     assert!(
         mismatch.problem().await.contains("operator does not exist"),
-        "D05"
+        "column type"
     );
     let folded = with(
         "SELECT username AS id, is_active FROM auth_user WHERE lower(username) IN (:user_ids)",
@@ -557,15 +569,19 @@ async fn rows_hold_on_postgres() {
     assert_eq!(
         types.fields("1").await,
         r#"{"id":1,"is_active":true,"a":1,"b":2,"c":1.5,"d":"NaN","e":"12345678901234567890.10","f":"x ","g":"2026-01-02T01:04:05.6+00:00","h":"infinity","i":"0044-03-15 BC","j":{"k": [1.50]},"k":["a",null],"l":"\\x00ff","m":"7d444840-9dc0-11d1-b245-5ffdce74fad2","n":"10.0.0.0/8","o":"1 day","p":"12:00:00","q":"[1,5)","r":9007199254740993}"#,
-        "D11"
+        "permission"
     );
 
     let slow = with("SELECT id, is_active, pg_sleep(30) FROM auth_user WHERE id IN (:user_ids)");
     let began = Instant::now();
-    assert_eq!(slow.found(&["1"]).await, Err(ErrorKind::Timeout), "D14");
+    assert_eq!(
+        slow.found(&["1"]).await,
+        Err(ErrorKind::Timeout),
+        "slow statement"
+    );
     assert!(
         began.elapsed() < Duration::from_secs(4),
-        "D14 {:?}",
+        "slow statement: {:?}",
         began.elapsed()
     );
 
@@ -581,7 +597,7 @@ async fn rows_hold_on_postgres() {
         assert_eq!(
             with(&flaky).found(&["1"]).await.unwrap(),
             ["1"],
-            "D15 {code}"
+            "retry: {code}"
         );
     }
 
@@ -589,7 +605,7 @@ async fn rows_hold_on_postgres() {
     assert_eq!(
         pooled.found(&["1", "2", "9"]).await.unwrap(),
         ["1", "2"],
-        "D17"
+        "pooler"
     );
     assert_eq!(
         pooled
@@ -598,11 +614,11 @@ async fn rows_hold_on_postgres() {
             .found(&["1"])
             .await,
         Err(ErrorKind::Timeout),
-        "D17 D14"
+        "pooler"
     );
 
     let tls = Setup::new(&format!("{url}?sslmode=require"));
-    assert!(tls.found(&["1"]).await.is_err(), "D13");
+    assert!(tls.found(&["1"]).await.is_err(), "TLS");
 
     run_postgres(&url, &[
         "CREATE ROLE reader LOGIN".into(),
@@ -661,8 +677,11 @@ async fn rows_hold_on_postgres() {
         .fetch_users(&query, &ids)
         .await
         .unwrap();
-    assert_eq!(fetched.rows.len(), 2, "D18: the others are found");
-    assert_eq!(fetched.unreadable[0].0, ids[0], "D18: not an absent user");
+    assert_eq!(fetched.rows.len(), 2, "encoding: the others are found");
+    assert_eq!(
+        fetched.unreadable[0].0, ids[0],
+        "encoding: not an absent user"
+    );
     let latin = bytes.replace("/bytes", "/latin");
     run_postgres(
         &latin,
@@ -676,7 +695,7 @@ async fn rows_hold_on_postgres() {
     assert_eq!(
         latin.found(&["alice", "\u{1f600}", "bob"]).await.unwrap(),
         ["alice", "bob"],
-        "D18"
+        "encoding"
     );
 
     rows_of_every_database(&url).await;
@@ -685,7 +704,11 @@ async fn rows_hold_on_postgres() {
         &["ALTER DATABASE postgres SET default_transaction_read_only = on".into()],
     )
     .await;
-    assert_eq!(plain.found(&["1"]).await.unwrap(), ["1"], "D16");
+    assert_eq!(
+        plain.found(&["1"]).await.unwrap(),
+        ["1"],
+        "read-only server"
+    );
 }
 
 #[tokio::test]
@@ -703,13 +726,13 @@ async fn rows_hold_on_mariadb() {
             .await
             .unwrap(),
         ["1"],
-        "D03"
+        "schema in the table name"
     );
     let text = plain.clone().table("auth_user", IdType::Text);
     assert_eq!(
         text.found(&["1", "1x", " 1", "01"]).await.unwrap(),
         ["1"],
-        "D05: a number is no text that begins with it"
+        "column type: a number is no text that begins with it"
     );
     let native = plain.clone().table("native_user", IdType::Uuid);
     assert_eq!(
@@ -742,10 +765,14 @@ async fn rows_hold_on_mariadb() {
         "SELECT id, is_active, (SELECT SUM(SQRT(seq)) FROM seq_1_to_100000000000) AS b FROM auth_user WHERE id IN (:user_ids)",
     );
     let began = Instant::now();
-    assert_eq!(slow.found(&["1"]).await, Err(ErrorKind::Timeout), "D14");
+    assert_eq!(
+        slow.found(&["1"]).await,
+        Err(ErrorKind::Timeout),
+        "slow statement"
+    );
     assert!(
         began.elapsed() < Duration::from_secs(4),
-        "D14 {:?}",
+        "slow statement: {:?}",
         began.elapsed()
     );
 
@@ -760,8 +787,8 @@ async fn rows_hold_on_mariadb() {
     .await;
     let wrong = Setup::new(&url.replace("root@", "eve:hunter3@"));
     let error = wrong.rows(&["1"]).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Auth, "D12");
-    assert!(!format!("{error} {error:?}").contains("hunter"), "D12");
+    assert_eq!(error.kind, ErrorKind::Auth, "password");
+    assert!(!format!("{error} {error:?}").contains("hunter"), "password");
     let reader = Setup::new(&url.replace("root@", "reader@"));
     assert!(
         reader.problem().await.contains("no column"),
@@ -773,7 +800,7 @@ async fn rows_hold_on_mariadb() {
             .found(&["1"])
             .await
             .is_err(),
-        "D13"
+        "TLS"
     );
 
     rows_of_every_database(&url).await;
@@ -792,10 +819,14 @@ async fn rows_hold_on_sqlite() {
             .await
             .unwrap(),
         ["1"],
-        "D03"
+        "schema in the table name"
     );
     let text = plain.clone().table("auth_user", IdType::Text);
-    assert_eq!(text.found(&["1", "01"]).await.unwrap(), ["1"], "D05");
+    assert_eq!(
+        text.found(&["1", "01"]).await.unwrap(),
+        ["1"],
+        "column type"
+    );
     let types = plain.clone().query(
         "SELECT id, is_active, date_joined, 1.5 AS a, 9e999 AS b, X'00ff' AS c, 'x' AS d FROM auth_user WHERE id IN (:user_ids)",
     );
@@ -809,7 +840,7 @@ async fn rows_hold_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn u19_a_herd_costs_few_statements() {
+async fn a_herd_costs_few_statements() {
     let server = Server::mariadb();
     let url = mariadb(&server).await;
     let users = Setup::new(&url).users(None);
@@ -846,7 +877,7 @@ async fn u19_a_herd_costs_few_statements() {
     assert_eq!(
         after - before - (before - idle),
         1,
-        "U19: one statement for one user"
+        "herd: one statement for one user"
     );
 
     let before = executed().await;
@@ -953,7 +984,7 @@ async fn a_known_user_is_served_while_the_database_is_down() {
     // Below the two seconds that a wait for a connection takes.
     assert!(
         began.elapsed() < Duration::from_millis(1500),
-        "nobody waits for a database that just failed: {:?}",
+        "no lookup waits for a database that just failed: {:?}",
         began.elapsed()
     );
     assert_eq!(
@@ -1037,14 +1068,20 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
         "{record}"
     );
     assert!((3500..=3600).contains(&ttl(&key).await));
-    assert!(look_up(&store, &users, "9").await.unwrap().is_none(), "U01");
+    assert!(
+        look_up(&store, &users, "9").await.unwrap().is_none(),
+        "absent user"
+    );
     assert!(
         written(&store, &users, "9")
             .await
             .ends_with(r#""user":null}"#),
-        "U01"
+        "absent user"
     );
-    assert!((1..=10).contains(&ttl("lockgate:acme:user:9").await), "U01");
+    assert!(
+        (1..=10).contains(&ttl("lockgate:acme:user:9").await),
+        "absent user"
+    );
 
     // Fresh: the database is not asked.
     let change = async |sql: &str| {
@@ -1095,13 +1132,13 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
             .is_active
     );
 
-    // U06, U14: what is no record is asked again and overwritten.
+    // A value that is not a record is replaced by an answer of the database.
     let client = ::redis::Client::open(format!("redis://127.0.0.1:{}/", redis.port)).unwrap();
     let mut conn = client.get_multiplexed_async_connection().await.unwrap();
     for (name, command, value) in [
-        ("U06", "SET", "junk"),
-        ("U14", "LPUSH", "junk"),
-        ("U17", "SET", ""),
+        ("not a record", "SET", "junk"),
+        ("other type", "LPUSH", "junk"),
+        ("no expiry", "SET", ""),
     ] {
         ::redis::cmd("DEL")
             .arg(&key)
@@ -1150,7 +1187,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
 }
 
 #[tokio::test]
-async fn what_is_forgotten_is_asked_anew() {
+async fn what_is_forgotten_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
     let url = sqlite(&dir).await;
     let users = Setup::new(&url).users(None);

@@ -82,7 +82,7 @@ impl World {
         if of_user {
             body["user_id"] = user.as_str().into();
         }
-        // Who writes the key itself must not lower it.
+        // A writer of the key itself must not lower it.
         let closed = match random.chance(50) || before.is_some_and(|before| before > until) {
             true => Some(self.revoke(party, random, &body).await),
             false => {
@@ -210,7 +210,7 @@ impl World {
 
     pub(super) async fn suspend(&mut self, random: &mut Random) -> bool {
         let suspended = |at: &usize| self.parties[*at].suspended;
-        // Mostly somebody is served again, so that seldom more than one is not.
+        // In most cases a tenant is served again, so that seldom more than one is not.
         let resumed = (0..self.parties.len()).find(suspended);
         let party = resumed.unwrap_or_else(|| random.below(self.parties.len()));
         let word = if resumed.is_some() {

@@ -151,9 +151,6 @@ impl World {
             );
             there.retain(|key| !may.contains(key));
         }
-        assert!(
-            there.is_empty(),
-            "keys that nobody has reason for: {there:?}"
-        );
+        assert!(there.is_empty(), "keys without a reason: {there:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Steps in which a client knocks: at its own tenant's door, at another's, at nobody's.
+//! Steps in which a client connects: at its own tenant's host, at another's, at an unknown one.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::http::Response;
 use crate::support::socket::Dial;
 
-/// Where a tenant's name might be taken from, and must not be.
+/// Places from which a tenant's name must not be taken.
 const LYING_HEADERS: [&str; 5] = [
     "X-Forwarded-Host",
     "X-Original-Host",
@@ -18,7 +18,7 @@ const LYING_HEADERS: [&str; 5] = [
     "Forwarded",
 ];
 
-/// What an upgrade is refused with, and the limit that it counts for.
+/// The refusal of an upgrade, and the limit that it counts for.
 struct Refused {
     status: u16,
     code: &'static str,
@@ -221,7 +221,7 @@ impl World {
         }
     }
 
-    /// A good token at a host of nobody, or with a target that contradicts the host.
+    /// Sends a good token to an unknown host, or with a target that contradicts the host.
     pub(super) async fn nobodys_host(&mut self, random: &mut Random) {
         let (of, other) = self.two(random);
         self.clock += 1;

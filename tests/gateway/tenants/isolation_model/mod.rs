@@ -36,7 +36,7 @@ async fn sequence(seed: u64) {
         let mut world = World::new(seed).await;
         for step in 0..STEPS {
             if world.step(&mut random).await {
-                // What closed takes part in nothing from here on.
+                // A closed socket takes no further part.
                 world.compare().await;
             }
             world.settle_events().await;

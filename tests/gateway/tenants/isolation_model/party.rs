@@ -12,7 +12,7 @@ use crate::support::{Database, Gateway, RedisServer, Tenant, gateway, token};
 /// Everybody's issuer.
 const ISSUER: &str = "https://issuer.test";
 
-/// What makes a tenant; all else is the same for all.
+/// The settings in which the tenants differ.
 pub(super) struct Kind {
     pub(super) word: &'static str,
     pub(super) prefix: &'static str,
@@ -105,7 +105,7 @@ pub(super) const KINDS: [Kind; 4] = [
     },
 ];
 
-/// Hosts of nobody, however much they look like somebody's.
+/// Unknown hosts that look like those of tenants.
 pub(super) const NOBODYS: [&str; 9] = [
     "example.test",
     "acme",
@@ -249,7 +249,7 @@ impl Party {
         token::sign_with_header(&self.tenant.key, &header, &claims)
     }
 
-    /// Whether the denylist holds something against the token.
+    /// Returns true if the denylist refuses the token.
     pub(super) fn denies(&self, token: &Token) -> bool {
         let under = |cut_off: Option<&i64>| cut_off.is_some_and(|at| token.issued_at <= *at);
         self.denied.contains(&token.jti)

@@ -1,4 +1,4 @@
-//! Which steps there are, and those in which somebody sends.
+//! The kinds of steps, and the steps that send.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::http::request;
 use crate::support::publisher::msgpack;
 
-/// What a step may be, and how many of a hundred are.
+/// The kinds of steps, with their number in a hundred.
 const STEPS: [(&str, usize); 19] = [
     ("connect", 23),
     ("connect with an old token", 6),
@@ -148,7 +148,7 @@ impl World {
         self.published(&channel, &event, Carried::Event);
     }
 
-    /// PUBLISH, as Django would or as nobody should: to groups of one tenant, and to channels that nearly are some.
+    /// Publishes to groups of one tenant as Django does, and to channels with almost the same names.
     async fn publish_anywhere(&mut self, random: &mut Random) {
         let party = random.below(self.parties.len());
         let of = &self.parties[party];

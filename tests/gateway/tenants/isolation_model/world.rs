@@ -35,7 +35,7 @@ pub(super) struct World {
     /// Names for groups, by tenant.
     pub(super) rooms: Vec<Vec<String>>,
     pub(super) open: Vec<Open>,
-    /// What the metrics must say, by tenant (the last: of none), family and labels.
+    /// The expected metrics, by tenant (the last: of none), family and labels.
     pub(super) expected: Vec<BTreeMap<(&'static str, String), f64>>,
     /// By how much these may have risen beyond that: a replica reads a group for a while after its last member left.
     pub(super) lingering: Vec<BTreeMap<(&'static str, String), f64>>,
@@ -46,7 +46,7 @@ pub(super) struct World {
     pub(super) clock: i64,
     events: u64,
     barriers: u64,
-    /// How often each kind of step was drawn.
+    /// The number of steps of each kind.
     pub(super) seen: BTreeMap<&'static str, usize>,
     pub(super) log: Log,
 }
@@ -160,7 +160,7 @@ impl World {
         *self.expected[party].entry(key).or_default() += by;
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     pub(super) fn counted(&self, party: usize, family: &'static str, labels: &str) -> f64 {
         let key = (family, labels.to_owned());
         self.expected[party].get(&key).copied().unwrap_or_default()
@@ -169,7 +169,7 @@ impl World {
     /// A fresh event that no other is equal to.
     pub(super) fn event(&mut self, party: usize) -> Value {
         self.events += 1;
-        // What an event says of itself has no weight.
+        // The content of an event does not decide its tenant.
         let claim = &self.parties[(party + 1) % self.parties.len()];
         json!({"n": self.events, "tenant": claim.tenant.name, "group": claim.channel("chat_a")})
     }
@@ -288,7 +288,7 @@ impl World {
     }
 }
 
-/// What is in a message of a channel.
+/// The content of a message of a channel.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Carried {
     Event,
