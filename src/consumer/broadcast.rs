@@ -31,7 +31,7 @@ pub struct Broadcast {
     to: Box<str>,
 }
 
-/// Reads the route's `consumer` table; faults are at keys of the route.
+/// Reads the route's `consumer` table. The keys of faults are relative to the route.
 pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
     let config = &route.consumer;
     let mut faults = fields(config);
@@ -66,7 +66,7 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
     }))
 }
 
-/// The group template that frames go to: one of the route's own.
+/// Returns the group template that frames go to, which is one of the route's own.
 fn target(route: &RouteConfig) -> Result<&str, Fault> {
     let quoted = || {
         let groups = route.groups.iter().map(|group| format!("{group:?}"));
@@ -94,6 +94,7 @@ fn target(route: &RouteConfig) -> Result<&str, Fault> {
     }
 }
 
+/// Returns the type of the events: not one that the gateway obeys or that Channels refuses.
 fn event_type(config: &ConsumerConfig) -> Result<&str, Fault> {
     let wrong = |found: String, expected: &str, advice: &str| {
         Err(Fault::new("consumer.type", found, expected).advice(advice))
@@ -119,7 +120,7 @@ fn event_type(config: &ConsumerConfig) -> Result<&str, Fault> {
     }
 }
 
-/// What the gateway sets never comes from a client.
+/// Returns the faults in `fields` and `stamp`: a client must not set a key that the gateway sets.
 fn fields(config: &ConsumerConfig) -> Vec<Fault> {
     let fields = config.fields.iter().flatten().enumerate();
     let fields = fields.filter_map(|(index, field)| {

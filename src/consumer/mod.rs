@@ -149,7 +149,7 @@ impl Registry {
     /// Returns the consumer of a route.
     ///
     /// # Errors
-    /// What is wrong with its `consumer` table, at keys of the route.
+    /// The faults of its `consumer` table; their keys are relative to the route.
     pub fn consumer(&self, route: &RouteConfig) -> Result<RouteConsumer, Faults> {
         let make: MakeConsumer = match route.consumer.kind.as_str() {
             "listen" => listen::factory(&route.consumer),

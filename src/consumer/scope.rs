@@ -27,7 +27,7 @@ pub struct Scope {
     pub(crate) member: Arc<Member>,
 }
 
-/// The part that the scopes of one tenant share.
+/// The part of a [`Scope`] that the sockets of one tenant share.
 #[derive(Debug)]
 pub struct TenantScope {
     /// The tenant.

@@ -37,10 +37,10 @@ struct Worker {
     relay: Option<Arc<Relay>>,
 }
 
-/// An unanswered handshake ends after 30 s.
+/// The longest `worker_timeout`. A handshake ends after 30 s, and the rest of it needs a part of that.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
-/// Reads the route's `consumer` table; faults are at keys of the route.
+/// Reads the route's `consumer` table. The keys of faults are relative to the route.
 pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
     let mut faults = Vec::new();
     if config.accept == Accept::Worker && config.worker_timeout > LONGEST_WAIT {
@@ -70,7 +70,7 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
     }))
 }
 
-/// The channel that workers listen to; with partitions there is room for `.K` behind it.
+/// Returns the channel that workers listen to. With partitions, the name leaves room for `.K`.
 fn channel(config: &ConsumerConfig) -> Result<&str, Fault> {
     let wrong = |found: String, expected: String| Fault::new("consumer.channel", found, expected);
     let Some(name) = config.channel.as_deref() else {

@@ -45,7 +45,7 @@ struct Round {
 }
 
 /// The role of a caller in a round.
-enum Role<'a> {
+enum CallerRole<'a> {
     /// The caller asks Redis for all callers of the round.
     Leader(Lead<'a>),
     /// The caller waits for the answer of the first one.
@@ -68,12 +68,12 @@ impl Reads {
         let keys = Arc::new(keys);
         loop {
             match self.join(&keys) {
-                Role::Leader(lead) => {
+                CallerRole::Leader(lead) => {
                     tokio::task::yield_now().await;
                     let answers = ask(lead.close()).await;
                     return lead.share(answers);
                 }
-                Role::Follower(values) => {
+                CallerRole::Follower(values) => {
                     // The sender was dropped: the first caller is gone, so this one asks again.
                     if let Ok(values) = values.await {
                         return values;
@@ -83,7 +83,7 @@ impl Reads {
         }
     }
 
-    fn join(&self, keys: &CallerKeys) -> Role<'_> {
+    fn join(&self, keys: &CallerKeys) -> CallerRole<'_> {
         let mut open = self.open.lock();
         if let Some(round) = &*open {
             let mut round = round.lock();
@@ -93,7 +93,7 @@ impl Reads {
                 round.callers.push((begin, sender));
                 round.count += keys.len();
                 round.keys.push(keys.clone());
-                return Role::Follower(receiver);
+                return CallerRole::Follower(receiver);
             }
         }
         let round = Arc::new(Mutex::new(Round {
@@ -102,7 +102,7 @@ impl Reads {
             callers: Vec::new(),
         }));
         *open = Some(round.clone());
-        Role::Leader(Lead { reads: self, round })
+        CallerRole::Leader(Lead { reads: self, round })
     }
 }
 
