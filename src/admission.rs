@@ -1,7 +1,7 @@
-//! Who may come in: the order of refusals from the token to the groups.
+//! Authenticates tokens: the order of the checks from the token to its user.
 //!
-//! One Redis round asks for everything that Redis knows of a token: whether it, its user or its tenant is denied,
-//! and the cached user record.
+//! One Redis round reads everything that Redis knows about a token: the denylist keys of the token, its user and its
+//! tenant, and the cached user record.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,66 +21,66 @@ use crate::stores::key_store::KeyStore;
 use crate::stores::redis::{KeyValue, RedisStore};
 use crate::users::{CachedPair, UserRecord, Users};
 
-/// A token's verified content and its user.
+/// A verified token and its user.
 #[derive(Clone)]
 pub struct Identity {
     /// The user record.
     pub user: Arc<UserRecord>,
-    /// What the token says.
+    /// The token's verified content.
     pub token: Arc<VerifiedToken>,
-    /// The handshake's place in the indexes of its hub, where the token is a socket's.
+    /// The handshake's entry in the indexes of the hub, if the token opens a socket.
     pub(crate) pending: Option<Arc<PendingPlace>>,
 }
 
-/// Where the denylist is, and what holds while it cannot be asked.
+/// The denylist of a tenant, and the rule for the time while it does not answer.
 pub struct DenylistSource {
-    /// Its keys; in memory where this process has no Redis.
+    /// The store of its keys; in memory if this process has no Redis.
     pub store: KeyStore,
-    /// Whether it is the Redis that also holds the user records: then one round asks for both.
+    /// True if the same Redis holds the user records; one round then reads both.
     pub shares_users_redis: bool,
-    /// `denylist.on_outage`.
+    /// The setting `denylist.on_outage`.
     pub on_outage: OnOutage,
 }
 
 /// Authenticates the tokens of one tenant.
 pub struct Authenticator {
-    /// Whose tokens these are.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Where tokens stand in a request, and which checks are switched on.
+    /// The table `token`: the place of tokens in a request, and the checks that are switched on.
     pub config: Arc<TokenConfig>,
-    /// Keys and claims.
+    /// Checks signatures and claims.
     pub verifier: TokenVerifier,
-    /// Revoked tokens.
+    /// The revoked tokens.
     pub denylist: DenylistSource,
-    /// The tenant's Redis, where user records are cached.
+    /// The tenant's Redis, which caches user records.
     pub redis: Option<Arc<RedisStore>>,
     /// The tenant's users.
     pub users: Arc<Users>,
-    /// Where its steps are timed.
+    /// Records the duration of each step.
     pub metrics: Arc<TenantMetrics>,
-    /// Where handshakes are entered before they are asked about, so that no revocation falls between; `None` where
+    /// The hub. A handshake is entered there before the denylist is read, so that no revocation falls between. `None` if
     /// tokens do not open sockets.
     pub hub: Option<Arc<Hub>>,
 }
 
-/// What the Redis round said.
-struct Round {
+/// The answers of one Redis round.
+struct RedisAnswers {
     verdict: DenyVerdict,
     cached: Option<CachedPair>,
 }
 
 impl Authenticator {
-    /// The Redis servers that it asks: that of the users, then the denylist's where it is another.
+    /// Returns the Redis servers that it asks: that of the users, then that of the denylist if it is another.
     pub fn redis_servers(&self) -> Vec<&Arc<RedisStore>> {
         let own = self.denylist.store.redis();
         let own = own.filter(|_| !self.denylist.shares_users_redis);
         self.redis.iter().chain(own).collect()
     }
 
-    /// From a request to its user: steps 7 to 10 of a socket's life.
+    /// Finds the token of a request and authenticates it.
     ///
     /// # Errors
-    /// As [`Authenticator::authenticate`]; also where the request has no token, or more than one.
+    /// As [`Authenticator::authenticate`]; also if the request has no token, or more than one.
     pub async fn identify(
         &self,
         query: Option<&str>,
@@ -93,10 +93,10 @@ impl Authenticator {
         }
     }
 
-    /// From a token to its user: steps 8 to 10 of a socket's life.
+    /// Verifies a token, checks the denylist and finds its user.
     ///
     /// # Errors
-    /// The first refusal; [`Refusal::Unavailable`] if somebody who has to be asked does not answer.
+    /// The first refusal; [`Refusal::Unavailable`] if a needed dependency does not answer.
     pub async fn authenticate(&self, raw: &RawToken) -> Result<Identity, Refusal> {
         let started = Instant::now();
         let token = match self.verifier.verify(raw, UnixTime::now()).await {
@@ -137,7 +137,7 @@ impl Authenticator {
         })
     }
 
-    /// The token's user once more, for a handshake during which the user was invalidated.
+    /// Looks the token's user up again, for a handshake during which the user was invalidated.
     ///
     /// # Errors
     /// As [`Authenticator::authenticate`].
@@ -150,9 +150,9 @@ impl Authenticator {
         self.check_user(token, user)
     }
 
-    /// What [`Authenticator::authenticate`] would do with the token at `now`, check by check.
+    /// Reports the result of each check that [`Authenticator::authenticate`] would make at `now`.
     ///
-    /// With `offline`, neither Redis nor database is asked.
+    /// With `offline`, neither Redis nor the database is asked.
     pub async fn explain(&self, raw: &RawToken, now: UnixTime, offline: bool) -> Report {
         let explained = self.verifier.explain(raw, now).await;
         let later = match &explained.outcome {
@@ -163,6 +163,7 @@ impl Authenticator {
         Report::assemble(&explained, later)
     }
 
+    /// Makes the checks of a verified token that ask stores.
     async fn later_checks(&self, token: &VerifiedToken) -> Later {
         let moment = self.users.moment();
         let round = self.ask_redis(token, true).await;
@@ -204,10 +205,10 @@ impl Authenticator {
         }
     }
 
-    /// Step 10: the user exists, is active, and still has the password that the token was made with.
+    /// Checks that the user exists, is active, and has the password that the token was made with.
     ///
     /// # Errors
-    /// The refusal that says which of these fails.
+    /// The refusal of the first check that fails.
     pub fn check_user(
         &self,
         token: &VerifiedToken,
@@ -228,17 +229,17 @@ impl Authenticator {
         Ok(user)
     }
 
-    /// Asks for denylist and cached user: one round where one Redis holds both, else two in parallel.
-    async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> Round {
+    /// Reads the denylist and the cached user: in one round if one Redis holds both, else in two parallel rounds.
+    async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> RedisAnswers {
         let (jti, user, all) = denylist::keys(&self.tenant, token.jti.as_ref(), &token.user_id);
-        // A token without jti has no key of its own: its place in the round is taken by a key that decides anyway.
+        // The answers are read by position. A token without jti reads the tenant's key twice, which changes no verdict.
         let mut keys = Vec::with_capacity(5);
         keys.extend([jti.unwrap_or_else(|| all.clone()), user, all]);
         let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
         let store = &self.denylist.store;
         if !self.denylist.shares_users_redis {
             let (denied, cached) = tokio::join!(store.get_each(keys), self.ask_for_user(user_keys));
-            return Round {
+            return RedisAnswers {
                 verdict: verdict(token, denied.as_deref().ok()),
                 cached,
             };
@@ -247,18 +248,19 @@ impl Authenticator {
         match store.get_each(keys).await {
             Ok(mut denied) => {
                 let cached = denied.split_off(3.min(denied.len()));
-                Round {
+                RedisAnswers {
                     verdict: verdict(token, Some(&denied)),
                     cached: wants_user.then(|| cached_pair(cached)),
                 }
             }
-            Err(_) => Round {
+            Err(_) => RedisAnswers {
                 verdict: DenyVerdict::Unreadable,
                 cached: None,
             },
         }
     }
 
+    /// Records the duration of a step and returns the start of the next.
     fn lap(&self, step: AuthStep, started: Instant) -> Instant {
         let now = Instant::now();
         self.metrics.auth_step_took(step, now - started);
@@ -271,7 +273,7 @@ impl Authenticator {
     }
 }
 
-/// The denylist's verdict; without an answer, or with a key that holds no string, it is not known.
+/// Returns the denylist's verdict; `Unreadable` without an answer, or if a key holds no string.
 fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
     let Some([jti, user, all]) = answers else {
         return DenyVerdict::Unreadable;
@@ -284,7 +286,7 @@ fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
     verdict
 }
 
-/// The user's two keys; what a key of the wrong type means, the users know.
+/// Returns the values of the user's two keys. A key of the wrong type is left to [`Users`].
 fn cached_pair(answers: Vec<KeyValue>) -> CachedPair {
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or(Ok(None));
@@ -294,7 +296,7 @@ fn cached_pair(answers: Vec<KeyValue>) -> CachedPair {
     }
 }
 
-/// The answer for a dependency that does not answer: never "denied", never "unknown".
+/// Logs a dependency that does not answer and returns its refusal, which is never "denied" or "unknown user".
 fn unavailable(tenant: &TenantId, error: &StoreError) -> Refusal {
     tracing::debug!(tenant.id = %tenant, error = %error, "A handshake was refused because a dependency does not answer");
     Refusal::Unavailable

@@ -1,7 +1,7 @@
-//! JSON objects of which many have the same names: the names are kept once, each object keeps its values.
+//! Stores JSON objects that have the same names: the names are stored once, and each object stores its values.
 //!
-//! Every open socket holds its token's claims and its user's columns. Their names are most of the text, and the same for
-//! all sockets of a tenant: packed, a user of Django's `auth_user` takes 125 bytes instead of 240.
+//! Each open socket holds its token's claims and its user's columns. The names are most of the text and are the same for
+//! all sockets of a tenant. Packed, a user of Django's `auth_user` takes 125 bytes instead of 240.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,27 +10,28 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-/// Stands between names and between values: no JSON text holds it.
+/// The separator of names and of values. JSON escapes it, so no name or value holds it.
 const BETWEEN: char = '\0';
-/// Shapes that are kept at a time; objects of further ones stay whole.
+/// The most shapes at a time. Objects of other shapes are stored unpacked.
 const MAX_SHAPES: usize = 1024;
-/// An object with more names is rarely like others.
+/// The most bytes of a shape's names. Objects with more are rarely alike, and are stored unpacked.
 const MAX_NAMES: usize = 4096;
 
-/// The text of a JSON object, in less memory.
+/// A JSON object as compact text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PackedObject {
-    /// The names as they are written, quotes included. `None`: `rest` is the whole text.
+    /// The names as JSON text, with quotes. `None` if `rest` is the whole text.
     names: Option<Shape>,
-    /// The values as they are written.
+    /// The values as JSON text.
     rest: Box<str>,
 }
 
-/// Shared by all objects with these names in this order; a pointer to the text, to take eight bytes in each.
+/// The names that objects with the same names in the same order share. `Arc<Box<str>>` takes 8 bytes in each object;
+/// `Arc<str>` would take 16.
 type Shape = Arc<Box<str>>;
 
 impl PackedObject {
-    /// Packs the text of an object. Whatever it is, [`PackedObject::text`] gives it back as it was.
+    /// Packs the text of an object. [`PackedObject::text`] returns the same text, also if it is no object.
     pub fn new(text: &str) -> Self {
         let packed = split(text).and_then(|(names, values)| Some((shape_of(names)?, values)));
         match packed {
@@ -45,7 +46,7 @@ impl PackedObject {
         }
     }
 
-    /// The text of the object.
+    /// Returns the text of the object.
     pub fn text(&self) -> Cow<'_, str> {
         let Some(names) = &self.names else {
             return Cow::Borrowed(&self.rest);
@@ -61,7 +62,7 @@ impl PackedObject {
         Cow::Owned(text)
     }
 
-    /// Bytes of the object's own, without the names that it shares.
+    /// Returns the bytes of the object without its shared names.
     pub fn own_bytes(&self) -> usize {
         self.rest.len()
     }
@@ -79,8 +80,8 @@ impl fmt::Debug for PackedObject {
     }
 }
 
-/// Names and values of an object that is written without blanks between them, each list with [`BETWEEN`] between its
-/// elements; `None` for any other text. The text is JSON: only where its parts begin and end is looked at.
+/// Splits an object without white space between its parts into names and values, each joined by [`BETWEEN`]. Returns
+/// `None` for any other text. It finds only the ends of the parts and does not check that they are valid JSON.
 fn split(text: &str) -> Option<(String, String)> {
     let inner = text.strip_prefix('{')?.strip_suffix('}')?;
     if inner.is_empty() || inner.contains(BETWEEN) {
@@ -104,7 +105,7 @@ fn split(text: &str) -> Option<(String, String)> {
     }
 }
 
-/// Where the string ends that `text` begins with.
+/// Returns the length of the string at the start of `text`.
 fn string_end(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut at = usize::from(*bytes.first()? == b'"');
@@ -120,7 +121,7 @@ fn string_end(text: &str) -> Option<usize> {
     }
 }
 
-/// Where the value ends that `text` begins with: before the comma of its object, or with the text.
+/// Returns the length of the value at the start of `text`, which ends before a comma of its object or with the text.
 fn value_end(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0_usize);
@@ -138,7 +139,7 @@ fn value_end(text: &str) -> Option<usize> {
     (at > 0 && depth == 0).then_some(at)
 }
 
-/// The one copy of these names; `None` where there are too many others.
+/// Returns the shared copy of these names; `None` if there are [`MAX_SHAPES`] others in use.
 fn shape_of(names: String) -> Option<Shape> {
     static SHAPES: OnceLock<Mutex<HashSet<Shape>>> = OnceLock::new();
     let mut shapes = SHAPES.get_or_init(Mutex::default).lock();

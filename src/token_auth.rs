@@ -1,7 +1,7 @@
-//! The query-string JWT middleware: a tower layer in front of anything that axum routes.
+//! The query-string JWT middleware: a tower layer for axum routes.
 //!
-//! It takes the steps from the token to the user that a socket's handshake takes ([`Authenticator::identify`]), and puts
-//! the [`Identity`] into the request's extensions, or answers with the problem document of the refusal.
+//! It makes the same checks as a socket's handshake ([`Authenticator::identify`]). It puts the [`Identity`] into the
+//! request's extensions, or answers with the problem document of the refusal.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::admission::Authenticator;
 use crate::admission::Identity;
 use crate::problem::Problem;
 
-/// Lets requests with a valid token of an active user through.
+/// Passes requests with a valid token of an active user on to the inner service.
 ///
 /// Handlers behind it take the user as `Extension<Identity>`.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub struct TokenAuth {
 }
 
 impl TokenAuth {
-    /// Authenticates every request for one tenant.
+    /// Creates the layer for one tenant.
     pub fn new(authenticator: Arc<Authenticator>) -> Self {
         Self { authenticator }
     }
@@ -64,7 +64,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        // The clone is the one that was not polled ready; the ready one goes into the future.
+        // Only `self.inner` was polled ready, so it goes into the future and its clone stays here.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let authenticator = self.auth.authenticator.clone();

@@ -1,7 +1,7 @@
-//! The floor of connects that come many at a time: what a server has to do that lets only valid tokens in, in the
-//! plainest way. Accept, parse the head, verify the HMAC, read the claims, one MGET of five keys, 101.
+//! The floor of concurrent connects: the least work of a server that admits only valid tokens. It accepts, parses the
+//! head, verifies the HMAC, reads the claims, sends one MGET of five keys, and writes the 101.
 //!
-//! It checks no claim, no host, no origin and no user, keeps no index, and counts nothing. One worker, as the gateway.
+//! It checks no claim, host, origin or user, keeps no index, and counts nothing. It has one worker, as the gateway.
 
 use std::net::Ipv4Addr;
 
@@ -18,10 +18,10 @@ use crate::floor::{self, keys_of};
 use crate::process::Process;
 use crate::world::KEY;
 
-/// First argument of this program when it is this floor.
+/// The first argument of this program when it is this floor.
 pub(crate) const CONNECT_FLOOR: &str = "__connect_floor";
 
-/// Starts it beside the Redis at `redis_port`: the process and its port.
+/// Starts the floor beside the Redis at `redis_port`; returns the process and its port.
 pub(crate) fn start(redis_port: u16) -> Result<(Process, u16)> {
     floor::start_server(CONNECT_FLOOR, redis_port)
 }
@@ -32,7 +32,7 @@ pub(crate) fn run(redis_port: u16) -> Result<()> {
         .worker_threads(1)
         .enable_all()
         .build()?;
-    // On the worker, as the gateway's loop.
+    // The accept loop runs on the worker, as the gateway's does.
     runtime.block_on(async move { tokio::spawn(serve(redis_port)).await? })
 }
 
@@ -46,7 +46,7 @@ async fn serve(redis_port: u16) -> Result<()> {
         let (stream, _) = listener.accept().await?;
         let (link, key) = (link.clone(), key.clone());
         tokio::spawn(async move {
-            // A client that is let down says so.
+            // An error needs no report here: the client fails the run.
             connect(stream, link, key).await.ok();
         });
     }
@@ -78,12 +78,12 @@ async fn connect(
     );
     stream.write_all(answer.as_bytes()).await?;
     drop((head, answers, answer));
-    // Stays open until its client goes.
+    // The socket stays open until its client leaves.
     stream.read_u8().await.ok();
     Ok(())
 }
 
-/// User and id of the token, and what the key is answered with; `None` while the head is not complete.
+/// Returns user and id of the token, and the answer to the client's key; `None` while the head is incomplete.
 fn read_head(head: &[u8], key: &hmac::Key) -> Result<Option<(String, String, String)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);

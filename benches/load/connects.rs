@@ -1,6 +1,6 @@
-//! The cost of a connect: one after another, and 64 at a time, each beside its floor.
+//! Measures the cost of a connect: one after another, and 64 at a time, each beside its floor.
 //!
-//! "Cached" users lie in Redis and no longer in the gateway's own cache; users that are not are asked of the database.
+//! "Cached" users are in Redis and no longer in the gateway's own cache. The others are read from the database.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ enum Users {
 impl Stage<'_> {
     /// CPU per authenticated connect, and connects per second.
     pub(crate) fn connects(&mut self) -> Result<Vec<Row>> {
-        // Fills Redis: the users' first connect asks the database.
+        // The first connect of the users reads the database and fills Redis.
         self.gateway_at_once(Users::InDatabase)?;
         let mut rows = vec![self.one_by_one()?];
         rows.extend(self.at_once(
@@ -43,7 +43,7 @@ impl Stage<'_> {
         Ok(rows)
     }
 
-    /// One after another; the floor blocks in each of its steps.
+    /// Measures connects one after another; the floor blocks in each of its steps.
     fn one_by_one(&mut self) -> Result<Row> {
         let mut row = Row::new("CPU per authenticated connect", "µs", Target::Ratio(1.5));
         let before = self.found_in_redis()?;
@@ -57,7 +57,7 @@ impl Stage<'_> {
         Ok(row)
     }
 
-    /// 64 at a time: CPU per connect beside a plain loop on tokio, and connects per second.
+    /// Measures 64 connects at a time: CPU per connect beside a plain loop on tokio, and connects per second.
     fn at_once(&mut self, users: Users, what: [&'static str; 2]) -> Result<[Row; 2]> {
         let mut rows = [
             Row::new(what[0], "µs", Target::Ratio(1.5)),
@@ -103,7 +103,7 @@ impl Stage<'_> {
         ))
     }
 
-    /// Users that no socket of the stage has.
+    /// Returns users without a socket of the stage.
     fn newcomers(&self) -> std::ops::RangeInclusive<u64> {
         self.settings.sockets + 1..=self.settings.sockets + self.settings.connects
     }
@@ -113,7 +113,7 @@ impl Stage<'_> {
         requests.collect()
     }
 
-    /// Closes what was opened since `mark`, and waits until the gateway's own cache has forgotten its users.
+    /// Closes the sockets opened since `mark`, and waits until the gateway's own cache has dropped their users.
     fn forget(&mut self, mark: usize) -> Result<()> {
         self.swarm.close_from(mark);
         self.swarm

@@ -1,6 +1,6 @@
-//! The table of costs: what one more group, subscription, socket, tenant or replica takes, in bytes and Redis commands.
+//! The table of costs: bytes and Redis commands of one more group, subscription, socket, tenant or replica.
 //!
-//! Each is measured at two sizes, the second on top of the first: the same figure twice is linear growth.
+//! Each is measured at two sizes, the second on top of the first. Equal figures mean linear growth.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
 use crate::world::{EXTRA_GROUPS, Gateway, World};
 
-/// A reading; between two readings something is added.
+/// A reading of memory and commands. The program adds something between two readings.
 struct Reading {
     bytes: f64,
     commands: BTreeMap<String, u64>,
@@ -48,7 +48,8 @@ fn calls(
         .collect()
 }
 
-/// A socket's groups without the socket: `whole` is the cost of a socket with [`EXTRA_GROUPS`] more than `socket`.
+/// Returns the cost of a socket's groups without the socket. `whole` is the cost of a socket with [`EXTRA_GROUPS`] more
+/// groups than `socket`.
 fn without_socket(whole: Each, socket: &Each) -> Each {
     let extra = EXTRA_GROUPS as f64;
     let mut commands = whole.commands;
@@ -62,7 +63,7 @@ fn without_socket(whole: Each, socket: &Each) -> Each {
     }
 }
 
-/// All rows of the table.
+/// Measures all rows of the table.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Vec<Cost>> {
     let [socket, subscription, group] = sockets_and_groups(world, settings)?;
     let tenant = tenants(world, settings)?;
@@ -85,7 +86,7 @@ fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]
         Ok(Reading::of(world, &gateway)?.each(&before, count))
     };
     let (count, plain) = (settings.cost_sockets, settings.cost_sockets * 4);
-    // Costs of the first sockets and the first members only.
+    // The first sockets and members have costs that no later ones have; they come before the first reading.
     add(world, "ws", plain)?;
     add(world, "members", 1)?;
     let socket = [add(world, "ws", plain)?, add(world, "ws", plain)?];
@@ -107,7 +108,7 @@ fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]
     ])
 }
 
-/// Gateways with more and more tenants: from one to 1 + n, from there to 1 + 2 n.
+/// Measures gateways with 1, 1 + n and 1 + 2 n tenants.
 fn tenants(world: &mut World, settings: Settings) -> Result<Cost> {
     let step = settings.cost_tenants;
     let mut readings = Vec::new();
@@ -138,7 +139,7 @@ fn tenants(world: &mut World, settings: Settings) -> Result<Cost> {
     })
 }
 
-/// As [`calls`], for counters that may differ in either direction by chance.
+/// Returns the difference as [`calls`] does, for counters that may differ in either direction by chance.
 fn growth(
     now: &BTreeMap<String, u64>,
     earlier: &BTreeMap<String, u64>,
@@ -155,7 +156,7 @@ fn growth(
         .collect()
 }
 
-/// A first and a second replica: what the start costs, and what a minute of idling costs.
+/// Measures the start and an idle minute of a first and a second replica.
 fn replicas(world: &mut World, settings: Settings) -> Result<[Cost; 2]> {
     let mut running = Vec::new();
     let (mut starts, mut minutes) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
-//! The noisy neighbour: a process of its own with the sockets of one tenant and a publisher that does not wait.
+//! The noisy neighbour: a separate process with the sockets of one tenant and a publisher that does not wait.
 //!
-//! Apart from the program that takes the times, and behind it where the kernel schedules, so that reading the flood
-//! delays no measurement. Obeys commands on standard input: `open N`, `flood EVENTS_PER_SECOND MILLISECONDS`.
+//! The program that takes the times has precedence over it, so that reading the flood delays no measurement. It obeys
+//! commands on standard input: `open N`, `flood EVENTS_PER_SECOND MILLISECONDS`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Stdio};
@@ -14,11 +14,11 @@ use crate::process::{LOAD_CORE, Process};
 use crate::swarm::{Side, Swarm};
 use crate::world::{Ticket, idle_tenant};
 
-/// First argument of this program when it is the neighbour.
+/// The first argument of this program when it is the neighbour.
 pub(crate) const FLOOD: &str = "__flood";
 /// Events in one write to Redis.
 const BATCH: u64 = 128;
-/// Before everything else on the machine, but behind the program that takes the times, which has -20.
+/// The nice value: precedence over everything on the machine but the program that takes the times, which has -20.
 const NICE: i32 = -10;
 /// The time between answers to pings while no event is due.
 const IDLE: Duration = Duration::from_millis(100);
@@ -28,7 +28,7 @@ pub(crate) fn tenant() -> String {
     idle_tenant(1)
 }
 
-/// The neighbour, as the load program sees it.
+/// A handle of the load program to the neighbour.
 pub(crate) struct Flood {
     _process: Process,
     commands: ChildStdin,
@@ -38,14 +38,14 @@ pub(crate) struct Flood {
 /// The result of a flood.
 pub(crate) struct Flooded {
     pub(crate) published: u64,
-    /// Frames that arrived at its sockets.
+    /// The number of frames that arrived at its sockets.
     pub(crate) frames: u64,
-    /// Its sockets that the gateway has closed so far.
+    /// The number of its sockets that the gateway has closed so far.
     pub(crate) closed: u64,
 }
 
 impl Flood {
-    /// Starts it with `sockets` sockets of [`tenant`] on the gateway at `port`.
+    /// Starts the neighbour with `sockets` sockets of [`tenant`] on the gateway at `port`.
     pub(crate) fn start(redis_port: u16, port: u16, sockets: u64) -> Result<Self> {
         let program = std::env::current_exe()?;
         let mut process = Process::spawn(LOAD_CORE, &program, |command| {
@@ -66,7 +66,7 @@ impl Flood {
         Ok(this)
     }
 
-    /// Publishes for `lasting`, and does not wait; [`Flood::done`] does.
+    /// Begins to publish for `lasting` and returns at once; [`Flood::done`] waits for the end.
     pub(crate) fn begin(&mut self, per_second: f64, lasting: Duration) -> Result<()> {
         self.command(&format!("flood {per_second:.0} {}", lasting.as_millis()))
     }
@@ -76,7 +76,7 @@ impl Flood {
         Ok(self.commands.flush()?)
     }
 
-    /// Waits for the end of what was begun.
+    /// Waits for the end of the flood that was begun.
     pub(crate) fn done(&mut self) -> Result<Flooded> {
         let mut line = String::new();
         ensure!(self.answers.read_line(&mut line)? > 0, "the flood ended");
@@ -98,7 +98,7 @@ impl Flood {
 
 /// The main function of the neighbour.
 pub(crate) fn run(redis_port: u16, port: u16) -> Result<()> {
-    // Behind who takes the times; where that could not take precedence, they are equal.
+    // Without the right to set a nice value this process and the one that takes the times are equal.
     rustix::process::setpriority_process(None, NICE).ok();
     let mut swarm = Swarm::new(redis_port)?;
     let (sender, commands) = mpsc::channel();
@@ -151,7 +151,7 @@ pub(crate) fn run(redis_port: u16, port: u16) -> Result<()> {
     }
 }
 
-/// As many events as are due, and whatever else comes: sockets that the gateway closes are counted, not mourned.
+/// Publishes the events that are due and reads. Sockets that the gateway closes are counted and do not fail the run.
 fn publish(swarm: &mut Swarm, per_second: f64, lasting: Duration) -> Result<u64> {
     let channel = format!("{}__group__bench", tenant());
     let start = Instant::now();

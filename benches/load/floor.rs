@@ -1,8 +1,8 @@
-//! The floors: what the kernel and Redis charge when a server does nothing but the unavoidable.
+//! The floors: servers that do only the work that no server can avoid, in the kernel and with Redis.
 //!
-//! Each runs as a process of its own on the server's core, so that its CPU time is read exactly as the gateway's is.
+//! Each runs as a separate process on the server's core, so that its CPU time is read as the gateway's is.
 //! [`serve`] obeys commands on standard input: `accept N`, `write ROUNDS INTERVAL_US FRAMES`, `connects N`, `drop`.
-//! [`relay`] is a whole gateway without users, limits or metrics: it stands in for ours in the self-test.
+//! [`relay`] is a whole gateway without users, limits or metrics. It takes the gateway's place in the self-test.
 
 use std::collections::HashMap;
 use std::io::{BufRead, ErrorKind, Read, Write};
@@ -18,16 +18,16 @@ use crate::frames::text_frame;
 use crate::process::{Process, SERVER_CORE};
 use crate::redis::{EVENT_BYTES, Link, Subscriber, rendered};
 
-/// First argument of this program when it is a floor.
+/// The first argument of this program when it is a floor.
 pub(crate) const FLOOR: &str = "__floor";
-/// First argument of this program when it stands in for the gateway.
+/// The first argument of this program when it stands in for the gateway.
 pub(crate) const RELAY: &str = "__relay";
 
 const ANSWER: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// A floor process, as the load program sees it.
+/// A handle of the load program to a floor process.
 pub(crate) struct Floor {
     pub(crate) process: Process,
     pub(crate) port: u16,
@@ -57,7 +57,7 @@ impl Floor {
         })
     }
 
-    /// Gives a command; its answer comes once it is done.
+    /// Sends a command; the answer comes when it is done.
     pub(crate) fn command(&mut self, text: &str) -> Result<()> {
         writeln!(self.commands, "{text}")?;
         Ok(self.commands.flush()?)
@@ -77,12 +77,12 @@ fn read_line(reader: &mut impl BufRead) -> Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// The stand-in for the gateway: the process and its port.
+/// Starts the stand-in for the gateway; returns the process and its port.
 pub(crate) fn start_relay(redis_port: u16) -> Result<(Process, u16)> {
     start_server(RELAY, redis_port)
 }
 
-/// A server that this program is when it gets `role` as its first argument; it prints its port when it listens.
+/// Starts this program as the server `role`, which prints its port when it listens.
 pub(crate) fn start_server(role: &str, redis_port: u16) -> Result<(Process, u16)> {
     let program = std::env::current_exe()?;
     let mut process = Process::spawn(SERVER_CORE, &program, |command| {
@@ -128,7 +128,7 @@ pub(crate) fn serve(redis_port: u16) -> Result<()> {
     Ok(())
 }
 
-/// The bare loop: `frames` frames in one `write` per socket and round.
+/// Runs the bare loop: `frames` frames in one `write` per socket and round.
 fn write_rounds(
     sockets: &mut [TcpStream],
     rounds: u32,
@@ -146,7 +146,8 @@ fn write_rounds(
     Ok(())
 }
 
-/// One `write` as a rule; waits where the kernel's buffer is full, which only happens without an interval.
+/// Writes all bytes, as a rule in one `write`. It waits if the kernel's buffer is full, which only happens without an
+/// interval.
 fn write_whole(socket: &mut TcpStream, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match socket.write(bytes) {
@@ -161,7 +162,7 @@ fn write_whole(socket: &mut TcpStream, mut bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Accept, read and parse the head, one MGET if there is a Redis, 101. Returns the request's path, too.
+/// Accepts, reads and parses the head, sends one MGET if there is a Redis, and writes the 101. Returns also the path.
 fn accept(listener: &TcpListener, redis: Option<&mut Link>) -> Result<(TcpStream, String)> {
     let (mut socket, _) = listener.accept()?;
     socket.set_nodelay(true)?;
@@ -230,7 +231,7 @@ pub(crate) fn relay(redis_port: u16) -> Result<()> {
                 let channel = String::from_utf8_lossy(channel);
                 if let Some(sockets) = members.get_mut(&*channel) {
                     let frame = text_frame(&rendered(payload));
-                    // A socket that its client reset has left.
+                    // The write fails if the client has reset the socket.
                     sockets.retain_mut(|socket| write_whole(socket, &frame).is_ok());
                 }
             })?;

@@ -1,4 +1,4 @@
-//! As much of RFC 6455 as a load program needs: counting a server's frames, answering its pings.
+//! The part of RFC 6455 that a load program needs: it counts a server's frames and answers its pings.
 
 /// The kinds of frames that the load program tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Calls `on_frame` at the end of each frame, with the payload's length and what of it lies in `bytes`:
-    /// all of it, unless the stream broke within the frame.
+    /// Calls `on_frame` at the end of each frame, with the payload's length and the part of it in `bytes`: the whole
+    /// payload, unless the frame came in several pieces.
     pub(crate) fn feed(
         &mut self,
         mut bytes: &[u8],
@@ -77,7 +77,7 @@ fn opcode(first: u8) -> Opcode {
     }
 }
 
-/// A server's text frame.
+/// Returns a server's text frame.
 pub(crate) fn text_frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x81];
     match payload.len() {
@@ -92,7 +92,7 @@ pub(crate) fn text_frame(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A client's answer to a ping; the mask is zero.
+/// Returns a client's answer to a ping; the mask is zero.
 pub(crate) fn masked_pong(payload: &[u8]) -> Vec<u8> {
     let payload = &payload[..payload.len().min(125)];
     let mut frame = vec![0x8a, 0x80 | payload.len() as u8, 0, 0, 0, 0];
@@ -100,18 +100,18 @@ pub(crate) fn masked_pong(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A client's close frame; the mask is zero.
+/// Returns a client's close frame; the mask is zero.
 pub(crate) fn masked_close(code: u16) -> [u8; 8] {
     let [high, low] = code.to_be_bytes();
     [0x88, 0x82, 0, 0, 0, 0, high, low]
 }
 
-/// A close frame's code, if it has one.
+/// Returns the code of a close frame, if it has one.
 pub(crate) fn close_code(payload: &[u8]) -> Option<u16> {
     payload.first_chunk().map(|code| u16::from_be_bytes(*code))
 }
 
-/// A close frame's code and reason, for people.
+/// Returns code and reason of a close frame as text for people.
 pub(crate) fn describe_close(payload: &[u8]) -> String {
     match payload {
         [high, low, reason @ ..] => format!(
@@ -123,7 +123,7 @@ pub(crate) fn describe_close(payload: &[u8]) -> String {
     }
 }
 
-/// The parser against frames cut at every byte; part of the self-test, since a bench has no test harness.
+/// Checks the parser with frames that are cut at each byte. It is part of the self-test, since a bench has no test harness.
 pub(crate) fn check() {
     let mut stream = text_frame(&[b'a'; 200]);
     stream.extend([0x89, 0]);

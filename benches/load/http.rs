@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a load program needs: pages of the admin listener, calls of the management API.
+//! The part of HTTP/1.1 that a load program needs: pages of the admin listener, calls of the management API.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -11,7 +11,7 @@ use crate::world::API_KEY;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Status and body of one page.
+/// Returns status and body of a page.
 pub(crate) fn get(port: u16, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -27,7 +27,7 @@ pub(crate) fn get(port: u16, path: &str) -> Result<(u16, String)> {
     Ok((status(head)?, body.to_owned()))
 }
 
-/// The status of the answer to a request, whatever else it says.
+/// Returns the status of the answer to a request.
 pub(crate) fn status_of(port: u16, request: &[u8]) -> Result<u16> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -66,11 +66,11 @@ impl Api {
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        // A call is smaller than any buffer of the kernel's.
+        // A call fits into the kernel's buffer, so this does not block.
         Ok(self.stream.write_all(request.as_bytes())?)
     }
 
-    /// The answer, once it is there: status and JSON.
+    /// Returns status and JSON of the answer, once it is complete.
     pub(crate) fn poll(&mut self) -> Result<Option<(u16, Value)>> {
         let mut chunk = [0; 16 * 1024];
         match self.stream.read(&mut chunk) {
@@ -97,7 +97,7 @@ impl Api {
         Ok(Some((status, body)))
     }
 
-    /// Calls and waits.
+    /// Sends a call and waits for its answer.
     pub(crate) fn call(&mut self, method: &str, path: &str) -> Result<(u16, Value)> {
         self.begin(method, path, "")?;
         let deadline = Instant::now() + PATIENCE;

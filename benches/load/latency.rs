@@ -1,4 +1,4 @@
-//! The latency row: from PUBLISH to the socket, beside a bare subscriber of the same publishes.
+//! The latency row: the time from PUBLISH to the socket, beside a bare subscriber of the same events.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::rows::{PACE, Stage};
 use crate::swarm::Side;
 use crate::world::{SMALL_GROUPS, small_channel};
 
-/// The first rate of the search for half load; any gateway bears it.
+/// The first rate of the search for half load; any gateway sustains it.
 const FIRST_RATE: f64 = 2_000.0;
 
 /// The result of publishing at a fixed rate: sorted latencies in nanoseconds, and the load of both cores in percent.
@@ -20,9 +20,9 @@ struct OpenLoop {
 }
 
 impl Stage<'_> {
-    /// Latency from publish to arrival, p50 and p99, at the rate at which the busier of the two cores is half busy.
+    /// Measures the latency from publish to arrival, p50 and p99, at the rate at which the busier core is half busy.
     ///
-    /// The groups are small: with 1,000 sockets in one, the row would show the time of 1,000 writes and nothing else.
+    /// The groups are small. With 1,000 sockets in one group the row would show only the time of 1,000 writes.
     pub(crate) fn latency(&mut self) -> Result<[Row; 2]> {
         let (members, probe, lasting) = self.settings.latency;
         let mark = self.swarm.mark();
@@ -72,7 +72,7 @@ impl Stage<'_> {
         Ok(rows)
     }
 
-    /// Publishes at `rate` per second, whatever comes back.
+    /// Publishes at `rate` per second, without waiting for deliveries.
     fn publish_at(
         &mut self,
         rate: f64,
@@ -120,7 +120,7 @@ impl Stage<'_> {
     }
 }
 
-/// The value below which `part` of the sorted nanoseconds lie, in microseconds.
+/// Returns the quantile `part` of sorted nanoseconds, in microseconds.
 pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let at = (last as f64 * part).round() as usize;

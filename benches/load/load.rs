@@ -1,4 +1,4 @@
-//! An open loop: events at a fixed rate, whatever comes back; every delivery is accounted for.
+//! An open loop: it publishes events at a fixed rate, without waiting for deliveries, and counts each delivery.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,23 @@ use anyhow::{Result, ensure};
 use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
 
-/// Events under way in one write: a late loop catches up without blocking on Redis.
+/// The most events in one write, so that a late loop catches up without blocking on Redis.
 const AT_ONCE: u64 = 256;
 
-/// Publishes round robin to groups.
+/// Publishes to groups in turn.
 pub(crate) struct Load {
-    /// Channels, and how many sockets of [`Side::Gateway`] are in each.
+    /// The channels, each with its number of sockets of [`Side::Gateway`].
     groups: Vec<(String, u64)>,
     per_second: f64,
     start: Instant,
     pub(crate) published: u64,
-    /// Frames on the side of the gateway, once all has arrived.
+    /// The number of frames at the gateway's sockets when all have arrived.
     expected: u64,
     before: u64,
 }
 
 impl Load {
-    /// Starts now.
+    /// Creates a load that starts now.
     pub(crate) fn start(swarm: &Swarm, groups: Vec<(String, u64)>, per_second: f64) -> Self {
         let before = swarm.tally(Side::Gateway).frames;
         Self {
@@ -36,7 +36,7 @@ impl Load {
         }
     }
 
-    /// Publishes what is due and reads what is there; waits at most until `until` or the next event.
+    /// Publishes the events that are due and reads; waits until the next event, or until `until` if that is earlier.
     pub(crate) fn step(&mut self, swarm: &mut Swarm, until: Instant) -> Result<()> {
         let due = (self.start.elapsed().as_secs_f64() * self.per_second) as u64 + 1;
         let groups = self.groups.len() as u64;
@@ -53,7 +53,7 @@ impl Load {
         swarm.check_open()
     }
 
-    /// Goes on until `until`.
+    /// Publishes and reads until `until`.
     pub(crate) fn run_until(&mut self, swarm: &mut Swarm, until: Instant) -> Result<()> {
         while Instant::now() < until {
             self.step(swarm, until)?;
@@ -61,8 +61,8 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for everything that was published; answers deliveries per second. Fails if a frame is missing, if one came
-    /// twice, or if the events did not keep their pace where times are worth anything.
+    /// Waits for all deliveries and returns their number per second. Fails if a frame is missing or came twice, or if
+    /// the events did not keep their pace in a run whose times count.
     pub(crate) fn finish(self, swarm: &mut Swarm, settings: Settings) -> Result<f64> {
         let wall = self.start.elapsed().as_secs_f64();
         swarm.pump_frames(Side::Gateway, self.expected)?;

@@ -1,22 +1,21 @@
-//! The load program: what Lockgate costs, each figure beside its floor in the same run.
+//! The load program: measures the costs of Lockgate, each beside its floor in the same run.
 //!
 //! `cargo bench --bench load [-- --quick | --brief] [--markdown] [--runs N] [--rows a,b] [--gateway PATH] [--self-test]`
 //!
-//! Measured: CPU time of the server process per unit of work (user, system and the network stack that runs in its name),
-//! its memory (PSS), and the way from PUBLISH to the socket. The server, gateway or floor, has one core for itself and
-//! the gateway one worker (`TOKIO_WORKER_THREADS=1`); this program and Redis share the other. Loopback delivers in the
-//! sender's context, so a delivery here contains the receiver's share of TCP; a network card moves that elsewhere.
-//! Not measured: TLS, MySQL, several workers.
+//! It measures the CPU time of the server process per unit of work (user, system and the network stack that runs in its
+//! name), its memory (PSS), and the time from PUBLISH to the socket. The server, gateway or floor, has a core of its own,
+//! and the gateway has one worker (`TOKIO_WORKER_THREADS=1`). This program and Redis share the other core. Loopback
+//! delivers in the sender's context, so a delivery here contains the receiver's part of TCP; with a network card that
+//! part runs elsewhere. TLS, MySQL and several workers are not measured.
 //!
-//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`) show what their sockets see; all replicas
-//! share the server's core, and the storm's PostgreSQL is on the other. Every row fails when what it counts is not what
-//! it should be: a frame, a socket, a statement.
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`) measure at the sockets. All replicas share
+//! the server's core, and the storm's PostgreSQL runs on the other. A row fails if its number of frames, sockets or
+//! statements is wrong.
 //!
-//! `cargo test --bench load -- --brief` (`tests/run load`) plays every row for a moment, with a gateway that was built for
-//! debugging: it shows that the program works, and nothing else.
+//! `cargo test --bench load -- --brief` (`tests/run load`) runs each row for a moment with a debug build of the gateway.
+//! It shows that the program works; its figures mean nothing.
 //!
-//! `--self-test` puts a bare relay in the gateway's place, to see what the program itself makes of a server that does
-//! next to nothing.
+//! `--self-test` puts a bare relay in the gateway's place, to show the figures of a server that does almost nothing.
 
 mod connect_floor;
 mod connects;
@@ -63,13 +62,13 @@ const ROWS: [&str; 11] = [
     "tenants",
     "storm",
 ];
-/// As the gateway has it: its floors are no dearer for their allocator.
+/// The gateway's allocator, so that the floors have no other costs of allocation.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
-/// The rows that a stand-in for the gateway cannot play.
+/// The rows that the stand-in for the gateway cannot run.
 const WHOLE: [&str; 4] = ["revocation", "noisy", "tenants", "storm"];
 
 struct Options {
@@ -89,7 +88,7 @@ fn main() -> Result<()> {
         [flood::FLOOD, redis_port, port] => flood::run(redis_port.parse()?, port.parse()?),
         [connect_floor::CONNECT_FLOOR, port] => connect_floor::run(port.parse()?),
         [floor::RELAY, port] => floor::relay(port.parse()?),
-        // As a test target there is nothing to do: measuring takes minutes and a quiet machine.
+        // `cargo test` runs this program without `--bench`. Measuring takes minutes and a quiet machine.
         [] => {
             println!("measures only under `cargo bench --bench load`");
             Ok(())

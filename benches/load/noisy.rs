@@ -1,7 +1,7 @@
-//! The noisy row: what a tenant that publishes at fifty times its share does to the latency of one at a tenth of it.
+//! The noisy row: the latency of a tenant at a tenth of its share while another publishes at fifty times its share.
 //!
-//! Capacity is what the gateway's core bears of such events, one at a time: twice the rate at which it is half busy.
-//! A share is half of that, for there are two tenants, with as many sockets each. The quiet phase is the floor.
+//! The capacity is twice the rate of single events at which the gateway's core is half busy. A share is half of the
+//! capacity, since there are two tenants with the same number of sockets. The quiet phase is the floor.
 
 use std::time::{Duration, Instant};
 
@@ -15,30 +15,31 @@ use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
 use crate::world::{Gateway, Limit, SHARED_CHANNEL, Setup, World};
 
-/// Sockets of each tenant, in one group.
+/// The number of sockets of each tenant, in one group.
 const SOCKETS: u64 = 100;
-/// Where the search for half load begins; any gateway bears it.
+/// The first rate of the search for half load; any gateway sustains it.
 const FIRST_RATE: f64 = 100.0;
 const QUIET_SHARE: f64 = 0.1;
 const NOISY_SHARE: f64 = 50.0;
-/// A reader that is late may not end the noise: with the default its sockets would be closed as too slow.
+/// A queue bound above the default, since a late reader would otherwise end the noise: its sockets would be closed as too
+/// slow.
 const NOISY_LIMIT: &str = "send_queue = \"64MiB\"";
-/// Percent of the time in which the gateway ran or wanted to: less is no saturation, and the row would show nothing.
+/// The least percentage of time in which the gateway runs or waits for its core. Below it the noise saturates nothing.
 const SATURATED: f64 = 90.0;
-/// Between two phases: queues run empty.
+/// The pause between two phases, in which the queues run empty.
 const REST: Duration = Duration::from_secs(2);
 
-/// What one phase found.
+/// The result of one phase.
 struct Phase {
     /// Sorted nanoseconds, at the sockets and at a bare subscriber of the same events.
     sockets: Vec<u64>,
     subscriber: Vec<u64>,
-    /// Percent of the time in which the gateway ran, and in which it waited for its core.
+    /// The percentages of time in which the gateway ran, and in which it waited for its core.
     busy: f64,
     waited: f64,
 }
 
-/// One row: the p99 of the quiet tenant.
+/// Measures the row: the p99 of the quiet tenant.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
     let mut stage = Stage::set(world, settings)?;
     let mut row = Row::new(
@@ -109,7 +110,7 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
     Ok(row)
 }
 
-/// A gateway, the quiet tenant's sockets here, the noisy one's elsewhere.
+/// A gateway with the quiet tenant's sockets in this process and the noisy tenant's in another.
 struct Stage {
     gateway: Gateway,
     swarm: Swarm,
@@ -141,7 +142,7 @@ impl Stage {
         })
     }
 
-    /// Events per second that keep the gateway's core busy.
+    /// Returns the capacity in events per second.
     fn capacity(&mut self) -> Result<f64> {
         if !self.settings.timed {
             return Ok(FIRST_RATE);
@@ -154,7 +155,7 @@ impl Stage {
         Ok(2.0 * half)
     }
 
-    /// The quiet tenant's events at this rate.
+    /// Returns the load of the quiet tenant at this rate.
     fn phase(&mut self, per_second: f64) -> Result<Phase> {
         self.publish(per_second, self.settings.noisy.1)
     }
@@ -175,7 +176,7 @@ impl Stage {
         let published = load.published;
         load.finish(swarm, self.settings)?;
         let mut latencies = swarm.end_latencies();
-        // A frame that arrives in two pieces has no stamp that can be read.
+        // The stamp of a frame that arrives in two pieces is not read.
         ensure!(
             !self.settings.timed
                 || latencies.sockets.len() as u64 >= published * SOCKETS * 99 / 100,
@@ -193,7 +194,7 @@ impl Stage {
         })
     }
 
-    /// Waits until nothing is left of the noise.
+    /// Waits until the noise has ended.
     fn rest(&mut self) -> Result<()> {
         self.swarm.pump_until(Instant::now() + REST)?;
         self.swarm.check_open()

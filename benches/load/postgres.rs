@@ -1,4 +1,4 @@
-//! A throw-away PostgreSQL, and a wire to it that takes its time.
+//! A temporary PostgreSQL server, and a proxy that delays its traffic.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use crate::process::{LOAD_CORE, Process};
 use crate::world::{free_port, wait_for};
 
 const SUPERUSER: &str = "lockgate";
-/// Whose files and processes the server wants where this program runs as root.
+/// The user of the server's files and processes if this program runs as root, which PostgreSQL refuses.
 const SYSTEM_USER: &str = "postgres";
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -32,7 +32,7 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// Starts it with `users` users, as Django's migrations and a project make them.
+    /// Starts the server with `users` users in the tables of Django's migrations.
     pub(crate) fn start(users: u64) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("lockgate-postgres")
@@ -96,10 +96,10 @@ impl Postgres {
         })
     }
 
-    /// Statements for users so far, as the server's log has them.
+    /// Returns the number of statements for users in the server's log so far.
     pub(crate) fn statements(&self) -> Result<u64> {
         let text = fs::read_to_string(&self.log)?;
-        // Only the gateway asks for rows as JSON, and only where it asks for users.
+        // Only the gateway reads rows as JSON, and only those of users.
         let asked = |line: &&str| line.contains("LOG:  execute") && line.contains("row_to_json");
         Ok(text.lines().filter(asked).count() as u64)
     }
@@ -122,7 +122,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // A killed server leaves a segment of shared memory behind.
+        // A killed server would leave a segment of shared memory behind.
         if self.process.signal(Signal::INT).is_ok() {
             let began = Instant::now();
             while self.process.check_alive().is_ok() && began.elapsed() < GOODBYE {
@@ -132,7 +132,7 @@ impl Drop for Postgres {
     }
 }
 
-/// The URL of the database behind `port`: of the server, or of a wire to it.
+/// Returns the URL of the database behind `port`, the port that of the server or of [`slow_wire`].
 pub(crate) fn url(port: u16) -> String {
     format!("postgres://{SUPERUSER}@127.0.0.1:{port}/postgres")
 }
@@ -150,11 +150,11 @@ fn make_users(users: u64) -> String {
     )
 }
 
-/// A port that leads to `port` of loopback; each byte takes `delay`, in both directions.
+/// Starts a proxy to `port` of loopback that delays both directions by `delay`; returns its port.
 pub(crate) fn slow_wire(port: u16, delay: Duration) -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let at = listener.local_addr()?.port();
-    // These threads live as long as the program: a row has few connections to its database.
+    // The threads live as long as the program, which is no cost: a row has few connections to its database.
     std::thread::spawn(move || {
         for near in listener.incoming().flatten() {
             let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
@@ -194,7 +194,7 @@ fn delayed(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     });
 }
 
-/// Arguments of `setpriv`: another user where this one is root, and an end with this program.
+/// Returns the arguments of `setpriv`: another user if this one is root, and a signal when this program ends.
 fn privileges() -> Vec<String> {
     let mut arguments = vec!["--pdeathsig=INT".to_owned()];
     if rustix::process::geteuid().is_root() {
@@ -207,7 +207,7 @@ fn privileges() -> Vec<String> {
     arguments
 }
 
-/// Debian keeps the programs of the server off the `PATH`.
+/// Finds a program of the server, which Debian installs outside of the `PATH`.
 fn server_program(name: &str) -> Result<PathBuf> {
     let found = glob::glob(&format!("/usr/lib/postgresql/*/bin/{name}"))?;
     let newest = found.filter_map(Result::ok).max();

@@ -1,4 +1,4 @@
-//! Child processes: started on one core, ended by their id, weighed by what the kernel says of them.
+//! Child processes: each is started on one core, ended by its id, and measured by the kernel's counters.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,18 +12,18 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::CpuSet;
 
-/// The core of what is measured: gateway or floor, one at a time.
+/// The core of the measured server: gateway or floor, one at a time.
 pub(crate) const SERVER_CORE: usize = 0;
-/// The core of everything else: this program and Redis.
+/// The core of this program and Redis.
 pub(crate) const LOAD_CORE: usize = 1;
 
-/// First argument of this program when it only pins itself to a core and becomes another program.
+/// The first argument of this program when it only pins itself to a core and becomes another program.
 pub(crate) const PIN: &str = "__pin";
 
 /// Ticks of `/proc/PID/stat` per second: fixed by the Linux ABI.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A child process; it ends when this is dropped, or when the load program dies.
+/// A child process. It ends when this is dropped, or when the load program dies.
 pub(crate) struct Process {
     child: Child,
 }
@@ -45,7 +45,7 @@ impl Process {
         Ok(Self { child })
     }
 
-    /// The pipes that `set_up` asked for.
+    /// Returns the pipes that `set_up` asked for.
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -58,18 +58,18 @@ impl Process {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let id = Pid::from_raw(self.child.id().cast_signed()).context("no process has the id 0")?;
         Ok(rustix::process::kill_process(id, signal)?)
     }
 
-    /// CPU time used so far.
+    /// Returns the CPU time used so far.
     pub(crate) fn cpu(&self) -> Result<CpuReading> {
         CpuReading::of(self.child.id())
     }
 
-    /// Proportional set size in bytes (`Pss` of `/proc/PID/smaps_rollup`).
+    /// Returns the proportional set size in bytes (`Pss` of `/proc/PID/smaps_rollup`).
     pub(crate) fn pss(&self) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -91,12 +91,12 @@ impl Drop for Process {
 pub(crate) struct CpuReading {
     threads: BTreeMap<u32, u64>,
     ticks: u64,
-    /// Nanoseconds that threads have been ready and without a core.
+    /// Nanoseconds in which threads were ready and had no core.
     waited: u64,
 }
 
 impl CpuReading {
-    /// Of the process with this id.
+    /// Reads the times of the process with this id.
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut threads = BTreeMap::new();
         let mut waited = 0;
@@ -119,16 +119,16 @@ impl CpuReading {
         })
     }
 
-    /// Returns the time for which threads were ready and without a core since an earlier reading: what others on that core have taken, and
-    /// the threads from each other. Threads that ended meanwhile make it less.
+    /// Returns the time since an earlier reading in which threads were ready and had no core, because others on it ran or
+    /// the process' own threads did. The time of threads that ended meanwhile is missing.
     pub(crate) fn waited_since(&self, earlier: &Self) -> Duration {
         Duration::from_nanos(self.waited.saturating_sub(earlier.waited))
     }
 
-    /// CPU time between an earlier reading and this one.
+    /// Returns the CPU time between an earlier reading and this one.
     ///
-    /// The threads' nanoseconds, unless a thread ended meanwhile and took more than a tick or two with it: then the
-    /// ticks of the whole process.
+    /// It is the sum of the threads' nanoseconds. If a thread ended meanwhile and more than two ticks are missing, it is
+    /// the coarse total of the process.
     pub(crate) fn since(&self, earlier: &Self) -> Duration {
         let before = |id: &u32| earlier.threads.get(id).copied().unwrap_or(0);
         let nanos: u64 = self
@@ -147,7 +147,7 @@ impl CpuReading {
     }
 }
 
-/// `utime + stime` of `/proc/PID/stat`, counted after the program's name, which may hold blanks.
+/// Returns `utime + stime` of `/proc/PID/stat`. Fields are counted after the program's name, which may hold blanks.
 fn ticks_of(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = text.rsplit_once(')').context("stat has no name")?;
@@ -165,9 +165,9 @@ pub(crate) fn pin_self(core: usize) -> Result<()> {
         .with_context(|| format!("cannot run on core {core}: two cores are needed"))
 }
 
-/// Puts this process and its children before everything else on the machine, if the kernel allows it (to root).
+/// Gives this process and its children precedence over everything else on the machine; the kernel allows it to root.
 ///
-/// Says how far that goes; where the kernel groups processes by session, no further than this one's.
+/// Returns a text about the extent. If the kernel groups processes by session, it is this session only.
 pub(crate) fn take_precedence() -> &'static str {
     let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
     match rustix::process::setpriority_process(None, -20) {
@@ -177,7 +177,7 @@ pub(crate) fn take_precedence() -> &'static str {
     }
 }
 
-/// Raises the descriptor limit to the hard limit; returns it. Children inherit it.
+/// Raises the limit of descriptors to the hard limit and returns it. Children inherit it.
 pub(crate) fn raise_descriptor_limit() -> Result<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -188,13 +188,14 @@ pub(crate) fn raise_descriptor_limit() -> Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// The other half of [`Process::spawn`]: `CORE PROGRAM ARGS…`; returns only if that fails.
+/// Pins this process to a core and becomes the program of [`Process::spawn`]: `CORE PROGRAM ARGS…`. It returns only on an
+/// error.
 pub(crate) fn become_pinned(arguments: &[impl AsRef<OsStr>]) -> Result<()> {
     let [core, program, rest @ ..] = arguments else {
         bail!("{PIN} needs a core and a program");
     };
     pin_self(core.as_ref().to_string_lossy().parse()?)?;
-    // Nobody else would end the children of a load program that was killed.
+    // The kernel ends this child if the load program is killed.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     Err(Command::new(program).args(rest).exec().into())
 }

@@ -1,4 +1,4 @@
-//! Redis as a plain client sees it: a publisher, a bare subscriber, and a link for commands, each one TCP stream.
+//! A plain Redis client: a publisher, a bare subscriber and a link for commands, each over one TCP stream.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -22,7 +22,7 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// The reply at the start of `bytes` and its length, once it is complete.
+    /// Returns the reply at the start of `bytes` and its length, once it is complete.
     fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>> {
         let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
             return Ok(None);
@@ -59,7 +59,7 @@ impl Reply {
     }
 }
 
-/// A command as RESP.
+/// Returns a command as RESP.
 pub(crate) fn encode(arguments: &[&[u8]]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments {
@@ -70,7 +70,7 @@ pub(crate) fn encode(arguments: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// The payload that Channels would publish for our event: msgpack, the type first, stamped at the end.
+/// Returns the payload that Channels would publish for our event: msgpack, with the type first and the stamp at the end.
 pub(crate) fn event_payload() -> Vec<u8> {
     let message = format!(
         "{}{:0width$}",
@@ -87,7 +87,7 @@ pub(crate) fn event_payload() -> Vec<u8> {
     out
 }
 
-/// The frame payload that the gateway makes of [`event_payload`], given its end: for servers without a decoder.
+/// Returns the frame payload that the gateway makes of [`event_payload`], from its end; for servers without a decoder.
 pub(crate) fn rendered(payload: &[u8]) -> Vec<u8> {
     let message = &payload[payload.len().saturating_sub(MESSAGE_BYTES)..];
     [br#"{"message":""#, message, br#""}"#].concat()
@@ -99,7 +99,7 @@ fn open(port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// One command at a time, waiting for its reply.
+/// A link that sends one command at a time and waits for its reply.
 pub(crate) struct Link {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -128,7 +128,7 @@ impl Link {
         }
     }
 
-    /// Calls of each command so far, as `INFO commandstats` has them, without the `INFO` of this program.
+    /// Returns the calls of each command so far (`INFO commandstats`), without the `INFO` of this program.
     pub(crate) fn command_counts(&mut self) -> Result<BTreeMap<String, u64>> {
         let Reply::Text(text) = self.call(&[b"INFO", b"commandstats"])? else {
             bail!("INFO is text");
@@ -199,12 +199,12 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes that Redis has not answered yet.
+    /// Returns the number of publishes that Redis has not answered yet.
     pub(crate) fn unanswered(&self) -> u64 {
         self.published - self.answered
     }
 
-    /// Counts the replies that are there; each is one integer.
+    /// Reads the replies and counts them; each is one integer.
     pub(crate) fn read_replies(&mut self) -> Result<()> {
         let mut chunk = [0; 16 * 1024];
         loop {
@@ -222,14 +222,14 @@ impl Publisher {
     }
 }
 
-/// The bare subscriber: SUBSCRIBE and nothing else.
+/// The bare subscriber, which does nothing but SUBSCRIBE.
 pub(crate) struct Subscriber {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Subscriber {
-    /// Subscribes and waits until Redis has acknowledged every channel.
+    /// Subscribes and waits until Redis has acknowledged all channels.
     pub(crate) fn connect(port: u16, channels: &[String]) -> Result<Self> {
         let mut this = Self {
             stream: open(port)?,
@@ -261,12 +261,12 @@ impl Subscriber {
         &self.stream
     }
 
-    /// Calls `on_payload` for each message that is there.
+    /// Calls `on_payload` for each message that has arrived.
     pub(crate) fn read_messages(&mut self, mut on_payload: impl FnMut(&[u8])) -> Result<()> {
         self.read_with_channel(|_, payload| on_payload(payload))
     }
 
-    /// Calls `on_message` with channel and payload of each message that is there.
+    /// Calls `on_message` with channel and payload of each message that has arrived.
     pub(crate) fn read_with_channel(
         &mut self,
         mut on_message: impl FnMut(&[u8], &[u8]),

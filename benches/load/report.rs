@@ -33,15 +33,15 @@ impl Series {
     }
 }
 
-/// The contract's bound for a row.
+/// The bound of a row.
 pub(crate) enum Target {
-    /// Times the floor.
+    /// A multiple of the floor.
     Ratio(f64),
-    /// In the row's unit.
+    /// A value in the row's unit.
     Value(f64),
-    /// The same, and more is better.
+    /// A value in the row's unit that is to be reached or exceeded.
     AtLeast(f64),
-    /// Shown for what it tells; nothing is demanded.
+    /// None; the row is only shown.
     None,
 }
 
@@ -51,13 +51,13 @@ pub(crate) struct Row {
     pub(crate) unit: &'static str,
     pub(crate) target: Target,
     pub(crate) gateway: Series,
-    /// Empty where the target is absolute.
+    /// Values of the floor; empty if the target is absolute.
     pub(crate) floor: Series,
     pub(crate) note: String,
 }
 
 impl Row {
-    /// Nothing is measured yet.
+    /// Creates a row without values.
     pub(crate) fn new(what: &'static str, unit: &'static str, target: Target) -> Self {
         Self {
             what,
@@ -110,7 +110,7 @@ impl Row {
     }
 }
 
-/// The load average of the last minute.
+/// Returns the load average of the last minute.
 pub(crate) fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("?").to_owned()
@@ -156,7 +156,7 @@ impl Cost {
     }
 }
 
-/// Everything that one run of the program found.
+/// The results of one run of the program.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,

@@ -1,6 +1,6 @@
-//! The revocation row: from a call of the management API to the close frame at the client, on any of three replicas.
+//! The revocation row: the time from a call of the management API to the close frame at the client, with three replicas.
 //!
-//! The floor is what a bare subscriber sees of a bare PUBLISH, asked for between the calls, in the same loop.
+//! The floor is the time from a bare PUBLISH to a bare subscriber, measured between the calls in the same loop.
 
 use std::time::{Duration, Instant};
 
@@ -19,17 +19,17 @@ use crate::world::{Gateway, SMALL_GROUPS, Setup, TOKEN_SECONDS, Ticket, World, s
 
 const REPLICAS: usize = 3;
 const DELIVERIES_PER_SECOND: f64 = 5_000.0;
-/// Between the beginnings of two revocations.
+/// The time between the beginnings of two revocations.
 const PACE: Duration = Duration::from_millis(50);
-/// Only the bare subscriber hears it.
+/// The channel of the floor; only the bare subscriber hears it.
 const FLOOR_CHANNEL: &str = "bench-floor";
 const REVOKED: u16 = 4501;
-/// How long a close frame or an answer may take before the run fails.
+/// The longest time for a close frame or an answer before the run fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Token ids of sockets that are revoked begin behind every user's own.
+/// The first token number of sockets that are revoked; it is above the number of each user.
 const FIRST_TOKEN: u64 = 1_000_000;
 
-/// The p50 and the p99.
+/// Measures the p50 and the p99.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]> {
     let mut stage = Stage::set(world, settings)?;
     let row = |what, target| Row::new(what, "ms", target);
@@ -65,28 +65,28 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]>
     Ok(rows)
 }
 
-/// Replicas, and the sockets that stay.
+/// The replicas, and the sockets that stay open.
 struct Stage {
     gateways: Vec<Gateway>,
     swarm: Swarm,
     settings: Settings,
-    /// How many of the sockets that stay are in each small group, from 1.
+    /// The number of staying sockets in each small group, from group 1.
     members: Vec<u64>,
 }
 
-/// What one run found; sorted nanoseconds.
+/// The results of one run, in sorted nanoseconds.
 struct Round {
     took: Vec<u64>,
     floor: Vec<u64>,
     deliveries_per_second: f64,
-    /// Percent of the time in which a gateway ran, and in which one waited for the core, summed over all.
+    /// The percentages of time in which gateways ran, and in which they waited for the core, summed over all.
     busy: f64,
     waited: f64,
 }
 
 impl Stage {
     fn set(world: &mut World, settings: Settings) -> Result<Self> {
-        // Gateways of other rows were killed, and would be expected to answer for a while.
+        // Redis still lists the killed gateways of other rows, and the API would wait for their answers.
         world.link.call(&[b"FLUSHALL"])?;
         let start = |_| {
             world.start(Setup {
@@ -117,7 +117,8 @@ impl Stage {
         })
     }
 
-    /// Opens the sockets that are to be revoked; of the k-th, group and replica. Answers the index of the first.
+    /// Opens the sockets that are to be revoked, and returns the index of the first. The number k of a socket decides its
+    /// group and replica.
     fn open_victims(&mut self, run: u64) -> Result<usize> {
         let first = self.swarm.mark();
         let count = self.settings.revocations;
@@ -199,15 +200,15 @@ fn cpu(gateways: &[Gateway]) -> Result<Vec<CpuReading>> {
         .collect()
 }
 
-/// One token and the socket that it opened.
+/// A token and the socket that it opened.
 struct Revocation {
     index: usize,
     token: u64,
 }
 
 impl Revocation {
-    /// Revokes; answers nanoseconds from the call to the close frame. Fails unless the socket closes as revoked, and
-    /// every replica confirms that one socket closed.
+    /// Revokes the token and returns the nanoseconds from the call to the close frame. Fails unless the socket closes as
+    /// revoked, and all replicas confirm that one socket closed.
     fn carry_out(&self, api: &mut Api, swarm: &mut Swarm, load: &mut Load) -> Result<u64> {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
         let body = json!({ "jti": crate::world::jti(self.token), "exp": now + TOKEN_SECONDS });
@@ -241,7 +242,7 @@ impl Revocation {
     }
 }
 
-/// Waits until the replica counts all of them.
+/// Waits until the replica counts all of its sockets.
 fn knows_the_others(gateway: &Gateway) -> Result<()> {
     let mut api = Api::connect(gateway.api.context("it has an API")?)?;
     let deadline = Instant::now() + PATIENCE;

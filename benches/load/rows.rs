@@ -1,6 +1,6 @@
 //! The measured rows: CPU per delivery in three rhythms, and memory.
 //!
-//! Gateway and floor take turns within every run, read by the same loop, and a run that loses a single frame fails.
+//! Gateway and floor take turns within each run and are read by the same loop. A run that loses a frame fails.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const BURST_PACE: Duration = Duration::from_millis(100);
 /// Events under way in the saturated row: 512 × 204 bytes are a tenth of a socket's queue bound.
 const WINDOW: u64 = 512;
 
-/// CPU time and wall time of a piece of work.
+/// The CPU time and wall time of a piece of work.
 #[derive(Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) cpu: Duration,
@@ -65,7 +65,7 @@ impl<'a> Stage<'a> {
             floor,
             settings,
         };
-        // First deliveries pay for first-time allocations on both sides.
+        // The first deliveries pay for first-time allocations on both sides; they are not measured.
         for _ in 0..5 {
             this.publish_paced(10, 1, PACE)?;
             this.floor_writes(2, 5, PACE)?;
@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
         Ok(this)
     }
 
-    /// CPU per delivery, one event at a time.
+    /// Measures CPU per delivery, one event at a time.
     pub(crate) fn paced(&mut self) -> Result<Row> {
         let events = self.settings.paced_events;
         self.delivery_row(
@@ -90,7 +90,7 @@ impl<'a> Stage<'a> {
         )
     }
 
-    /// CPU per delivery, ten events back to back; the floor is a tenth of one write of ten frames.
+    /// Measures CPU per delivery, ten events back to back; the floor is a tenth of one write of ten frames.
     pub(crate) fn bursts(&mut self) -> Result<Row> {
         let rounds = self.settings.bursts;
         self.delivery_row(
@@ -101,7 +101,7 @@ impl<'a> Stage<'a> {
         )
     }
 
-    /// CPU per delivery as fast as it goes; the floor is the bare write of one frame, paced.
+    /// Measures CPU per delivery at full speed; the floor is the paced, bare write of one frame.
     pub(crate) fn saturated(&mut self) -> Result<Row> {
         let (events, sockets) = (self.settings.saturated_events, self.settings.sockets);
         let floor_events = self.settings.paced_events;
@@ -144,7 +144,7 @@ impl<'a> Stage<'a> {
         Ok(row)
     }
 
-    /// `rounds` times `burst` events in one write to Redis, one round each `pace`; per delivery.
+    /// Publishes `rounds` times `burst` events in one write to Redis, one round each `pace`; returns the cost per delivery.
     fn publish_paced(&mut self, rounds: u32, burst: u64, pace: Duration) -> Result<Sample> {
         let units = u64::from(rounds) * burst * self.settings.sockets;
         let expected = self.swarm.tally(Side::Gateway).frames + units;
@@ -159,7 +159,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// `events` events, at most `window` of them neither delivered nor overdue, round robin over `channels`.
+    /// Publishes `events` events to `channels` in turn, with at most `window` of them neither delivered nor overdue.
     fn publish_windowed(
         &mut self,
         channels: &[String],
@@ -175,7 +175,7 @@ impl<'a> Stage<'a> {
                 let arrived = (stage.swarm.tally(Side::Gateway).frames - before) / recipients;
                 let under_way = (published - arrived).max(stage.swarm.publisher.unanswered());
                 let room = window.saturating_sub(under_way).min(events - published);
-                // Small batches would make this program, not the gateway, the busy one.
+                // With small batches this program would be the busy one, and not the gateway.
                 if room >= (window / 4).min(events - published) {
                     let batch = names.by_ref().take(room as usize);
                     stage.swarm.publisher.publish(batch)?;
@@ -202,7 +202,7 @@ impl<'a> Stage<'a> {
         Ok(Sample { cpu, wall, units })
     }
 
-    /// `rounds` times one write of `frames` frames to every socket of the floor; per write.
+    /// Lets the floor write `frames` frames to each of its sockets, `rounds` times; returns the cost per write.
     fn floor_writes(&mut self, rounds: u32, frames: u64, pace: Duration) -> Result<Sample> {
         let units = u64::from(rounds) * self.settings.sockets;
         let expected = self.swarm.tally(Side::Floor).frames + units * frames;
@@ -219,7 +219,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Memory of an idle authenticated socket in one group: growth of a fresh gateway between two numbers of sockets.
+/// Measures the memory of an idle socket in one group, as the growth of a fresh gateway between two numbers of sockets.
 pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
     let (low, high, settle) = settings.memory;
     let mut row = Row {

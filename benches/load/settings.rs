@@ -1,40 +1,40 @@
-//! How much is measured: sizes and lengths of every row.
+//! The sizes and lengths of all rows.
 
 use std::time::Duration;
 
-/// How much is measured.
+/// The sizes and lengths of all rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
-    /// Whether times are worth anything: else a run fails for what is wrong, and not for what is slow.
+    /// True if times count. Otherwise a run fails for wrong results, and not for slow ones.
     pub(crate) timed: bool,
     pub(crate) runs: usize,
-    /// Sockets of the delivery rows.
+    /// The number of sockets of the delivery rows.
     pub(crate) sockets: u64,
-    /// One event each 20 ms.
+    /// Rounds with one event each 20 ms.
     pub(crate) paced_events: u32,
-    /// Ten events each 100 ms.
+    /// Rounds with ten events each 100 ms.
     pub(crate) bursts: u32,
     pub(crate) saturated_events: u64,
     /// Connects per run.
     pub(crate) connects: u64,
     /// Sockets in each small group of the latency row; length of a step in search of half load, and of the run.
     pub(crate) latency: (u64, Duration, Duration),
-    /// Sockets before and after, and how long the process may settle before it is weighed.
+    /// Sockets before and after, and the time for the process to settle before its memory is read.
     pub(crate) memory: (u64, u64, Duration),
-    /// Runs of the rows that take long: memory, and those of whole deployments.
+    /// Runs of the long rows: memory, and those of whole deployments.
     pub(crate) long_runs: usize,
     /// The first and the second size of the table of costs: sockets with [`crate::world::EXTRA_GROUPS`] groups each.
     pub(crate) cost_sockets: u64,
     /// Tenants per step.
     pub(crate) cost_tenants: usize,
-    /// How long an idle replica's commands are counted.
+    /// The time for which the commands of an idle replica are counted.
     pub(crate) idle: Duration,
-    /// Sockets on three replicas, and how many of them are revoked in a run.
+    /// Sockets on three replicas, and the number of them that a run revokes.
     pub(crate) fleet_sockets: u64,
     pub(crate) revocations: u64,
-    /// A step in search of half load, and a phase of the noisy row.
+    /// The length of a step in the search for half load, and of a phase of the noisy row.
     pub(crate) noisy: (Duration, Duration),
-    /// Tenants of one process, and how long a stream to one of them is watched for pauses.
+    /// Tenants of one process, and the time for which a stream to one of them is watched for pauses.
     pub(crate) tenants: usize,
     pub(crate) reload_window: Duration,
     pub(crate) storm: Storm,
@@ -44,12 +44,12 @@ pub(crate) struct Settings {
 #[derive(Clone, Copy)]
 pub(crate) struct Storm {
     pub(crate) sockets: u64,
-    /// Distinct users of these sockets.
+    /// The number of distinct users of these sockets.
     pub(crate) users: u64,
     pub(crate) lasting: Duration,
-    /// Sockets of others that get events all the time.
+    /// Sockets that stay open and get events all the time.
     pub(crate) live: u64,
-    /// How long these are watched before.
+    /// The time for which these are watched before the storm.
     pub(crate) calm: Duration,
 }
 
@@ -81,7 +81,7 @@ impl Settings {
             calm: Duration::from_secs(10),
         },
     };
-    /// Every row, but too short to be quoted.
+    /// Runs all rows, too short for figures that may be quoted.
     pub(crate) const QUICK: Self = Self {
         runs: 2,
         paced_events: 50,
@@ -108,7 +108,7 @@ impl Settings {
         },
         ..Self::FULL
     };
-    /// Every row, to see that the program works: on a busy machine, with a gateway that was built for debugging.
+    /// Runs all rows to check that the program works, also on a busy machine and with a debug build of the gateway.
     pub(crate) const BRIEF: Self = Self {
         timed: false,
         runs: 1,

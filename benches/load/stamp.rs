@@ -1,9 +1,9 @@
-//! Time stamps inside events, so that one loop can tell how old each frame is.
+//! Time stamps in events, from which the reading loop takes the age of each frame.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// Decimal digits of a stamp: any `u64`.
+/// The decimal digits of a stamp, enough for any `u64`.
 pub(crate) const DIGITS: usize = 20;
 
 fn start() -> Instant {
@@ -11,14 +11,14 @@ fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
-/// Nanoseconds since the first call.
+/// Returns the nanoseconds since the first call.
 pub(crate) fn now() -> u64 {
     u64::try_from(start().elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds since the stamp at the end of `payload` (JSON that ends there, or the bare text).
+/// Returns the nanoseconds since the stamp at the end of `payload` (JSON that ends there, or the bare text).
 ///
-/// `None` if the end of the payload is not there in one piece.
+/// Returns `None` if the end of the payload is cut.
 pub(crate) fn age(payload: &[u8]) -> Option<u64> {
     let text = payload.strip_suffix(b"\"}").unwrap_or(payload);
     let digits = text.get(text.len().checked_sub(DIGITS)?..)?;

@@ -1,7 +1,7 @@
-//! The storm: everybody reconnects at once, no cache knows anybody, and the database is five milliseconds away.
+//! The storm row: all sockets reconnect at once, no cache holds their users, and the database is five milliseconds away.
 //!
-//! Measured are the statements that the database sees, and what the storm does to the deliveries of sockets that have
-//! stayed. A PostgreSQL of its own stands behind a wire that delays each direction by half of the latency.
+//! It counts the statements of the database, and measures the deliveries to sockets that stayed open. A separate
+//! PostgreSQL runs behind a proxy that delays each direction by half of the latency.
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,12 @@ use crate::world::{Gateway, Setup, World, small_channel};
 
 const LATENCY: Duration = Duration::from_millis(5);
 const EVENTS_PER_SECOND: f64 = 500.0;
-/// Handshakes under way at most: what does not fit waits, as in a browser that is refused.
+/// The most handshakes under way. Further ones wait, as those of a browser that was refused.
 const AT_ONCE: usize = 500;
-/// Of the order in which users come back: the same in every run.
+/// The seed for the order in which users come back; the same in each run.
 const SEED: u64 = 4_501;
 
-/// Statements for each distinct user, and the p99 of deliveries.
+/// Measures the statements for each distinct user, and the p99 of deliveries.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]> {
     let storm = settings.storm;
     let database = Postgres::start(storm.users + storm.live)?;
@@ -48,7 +48,7 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]>
     let mut waited = Series::default();
     let mut bare = [Series::default(), Series::default()];
     for _ in 0..settings.long_runs {
-        // Nobody is known, neither in Redis nor in the process.
+        // No user is cached, neither in Redis nor in the process.
         world.link.call(&[b"FLUSHALL"])?;
         let gateway = world.start(Setup {
             database: Some(postgres::url(wire)),
@@ -90,18 +90,18 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 2]>
     Ok(rows)
 }
 
-/// What one storm did.
+/// The results of one storm.
 struct Round {
-    /// As the gateway counts, and as the database does.
+    /// Statements by the gateway's count, and by the database's.
     queries: f64,
     statements: f64,
-    /// p99 in milliseconds: at the sockets, and at a bare subscriber of the same events.
+    /// The p99 in milliseconds at the sockets, and at a bare subscriber of the same events.
     calm: [f64; 2],
     storm: [f64; 2],
     /// Seconds from the first connect to the last 101.
     took: f64,
     busy: f64,
-    /// Milliseconds that the gateway's threads were without a core.
+    /// Milliseconds in which the gateway's threads were ready and had no core.
     waited: f64,
 }
 
@@ -137,7 +137,7 @@ impl Round {
         let shaken = p99(&mut swarm, settings, load, |swarm, load| {
             connect_all(world, gateway.port, settings, swarm, load)?;
             took = start.elapsed();
-            // What the handshakes have left behind.
+            // The memory that the handshakes have left behind.
             load.run_until(swarm, Instant::now() + Duration::from_secs(1))
         })?;
         let after = gateway.process.cpu()?;
@@ -148,13 +148,30 @@ impl Round {
             "{opened} of {} sockets came back",
             storm.sockets
         );
+        let queries = counted(queries)? - before.0;
+        let statements = (database.statements()? - before.1) as f64;
+        let played = Self {
+            queries,
+            statements,
+            calm,
+            storm: shaken,
+            took: took.as_secs_f64(),
+            busy: 100.0 * busy,
+            waited: after.waited_since(&cpu).as_secs_f64() * 1e3,
+        };
+        played.check(gateway, settings)?;
+        swarm.close_from(0);
+        Ok(played)
+    }
+
+    /// Fails unless the gateway's counts of sockets and queries are right.
+    fn check(&self, gateway: &Gateway, settings: Settings) -> Result<()> {
+        let (storm, queries, statements) = (settings.storm, self.queries, self.statements);
         let open = gateway.metric("lockgate_connections", "tenant=\"bench\"")?;
         ensure!(
             open == (storm.sockets + storm.live) as f64,
             "the gateway counts {open} sockets"
         );
-        let queries = counted(queries)? - before.0;
-        let statements = (database.statements()? - before.1) as f64;
         ensure!(
             queries == statements && statements > 0.0,
             "the gateway counts {queries} queries, the database {statements} statements"
@@ -164,20 +181,11 @@ impl Round {
             "{queries} queries for {} users",
             storm.users
         );
-        swarm.close_from(0);
-        Ok(Self {
-            queries,
-            statements,
-            calm,
-            storm: shaken,
-            took: took.as_secs_f64(),
-            busy: 100.0 * busy,
-            waited: after.waited_since(&cpu).as_secs_f64() * 1e3,
-        })
+        Ok(())
     }
 }
 
-/// The p99 of the load's deliveries during `work`, in milliseconds, at the sockets and at the bare subscriber.
+/// Returns the p99 of deliveries during `work`, in milliseconds, at the sockets and at the bare subscriber.
 fn p99(
     swarm: &mut Swarm,
     settings: Settings,
@@ -199,7 +207,7 @@ fn p99(
     Ok([sockets, subscriber].map(|latencies| quantile(&latencies, 0.99) / 1e3))
 }
 
-/// Opens the storm's sockets, evenly over its time, beside the load.
+/// Opens the storm's sockets evenly over its time, while the load goes on.
 fn connect_all(
     world: &World,
     port: u16,

@@ -1,6 +1,6 @@
-//! The client side: thousands of raw sockets in one epoll loop that reads, counts frames, and does little else.
+//! The clients: thousands of raw sockets in one epoll loop that reads and counts frames.
 //!
-//! Gateway and floor are read by the same loop, each as a [`Side`], so that what reading costs the writer is the same.
+//! The same loop reads gateway and floor, each as a [`Side`], so that reading has the same effect on both writers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,18 +17,18 @@ use crate::frames::{Opcode, Parser};
 use crate::redis::{Publisher, Subscriber};
 use crate::stamp;
 
-/// Whose sockets these are.
+/// The server of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Gateway = 0,
     Floor = 1,
-    /// Sockets of a gateway that the count of the load leaves out: they are revoked, or come with a storm.
+    /// Sockets of a gateway that the load does not count: those that are revoked, and those of a storm.
     Apart = 2,
 }
 
 /// The longest time for an answer before the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Handshakes under way where nothing paces them: enough to keep a gateway busy.
+/// Handshakes under way if nothing paces them; enough to keep a gateway busy.
 const AT_ONCE: usize = 64;
 const PUBLISHER: u64 = u64::MAX;
 const SUBSCRIBER: u64 = u64::MAX - 1;
@@ -36,20 +36,20 @@ const SUBSCRIBER: u64 = u64::MAX - 1;
 /// The arrivals on one side.
 #[derive(Default)]
 pub(crate) struct Tally {
-    /// Complete text and binary frames.
+    /// The number of complete text and binary frames.
     pub(crate) frames: u64,
-    /// Payload length of the last of them.
+    /// The payload length of the last frame.
     pub(crate) last_len: usize,
-    /// Sockets that the server closed.
+    /// The number of sockets that the server closed.
     pub(crate) closed: u64,
-    /// Code and reason of the first close frame.
+    /// Code and reason of the first close frame, for the error.
     pub(crate) first_close: Option<String>,
 }
 
-/// Nanoseconds from publish to arrival, while a latency run lasts.
+/// The nanoseconds from publish to arrival during a latency run.
 #[derive(Default)]
 pub(crate) struct Latencies {
-    /// At the sockets, but those apart.
+    /// At the sockets of [`Side::Gateway`].
     pub(crate) sockets: Vec<u64>,
     /// At the bare subscriber.
     pub(crate) subscriber: Vec<u64>,
@@ -82,7 +82,7 @@ struct Conn {
     stream: TcpStream,
     side: Side,
     parser: Parser,
-    /// Until the 101 is there.
+    /// Before the 101 has come.
     opening: Option<Opening>,
     goodbye: Goodbye,
 }
@@ -97,9 +97,9 @@ struct Opening {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Goodbye {
     Unwanted,
-    /// With this close code.
+    /// The server may close it, with this code.
     Wanted(u16),
-    /// It did, with the code that was wanted.
+    /// The server has closed it, with the wanted code.
     Seen,
 }
 
@@ -114,7 +114,7 @@ impl Conn {
         }
     }
 
-    /// Sends what is left of the request; an error shows when the answer is read.
+    /// Sends the rest of the request. An error is reported when the answer is read.
     fn send_request(&mut self) {
         if let Some(opening) = &mut self.opening
             && let Some(rest) = opening.request.get(opening.sent..)
@@ -125,14 +125,14 @@ impl Conn {
     }
 }
 
-/// The loop, its sockets, and the Redis links that are read in the same loop.
+/// The loop with its sockets and its Redis links.
 pub(crate) struct Swarm {
     epoll: OwnedFd,
     conns: Vec<Option<Conn>>,
     scratch: Box<[u8]>,
     tallies: [Tally; 3],
     openings: Openings,
-    /// Index and time of the close frames that were wanted.
+    /// Index and time of the wanted close frames.
     goodbyes: Vec<(usize, u64)>,
     pub(crate) publisher: Publisher,
     subscriber: Option<Subscriber>,
@@ -140,7 +140,7 @@ pub(crate) struct Swarm {
 }
 
 impl Swarm {
-    /// An empty swarm beside the Redis at `redis_port`.
+    /// Creates an empty swarm with a publisher to the Redis at `redis_port`.
     pub(crate) fn new(redis_port: u16) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let publisher = Publisher::connect(redis_port)?;
@@ -214,8 +214,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// Begins to open one socket, and does not wait: [`Swarm::turn`] goes on with it, [`Swarm::openings`] tells.
-    /// Returns its index.
+    /// Begins to open one socket and returns its index at once. [`Swarm::turn`] continues the handshake, and
+    /// [`Swarm::openings`] returns its state.
     pub(crate) fn open(&mut self, side: Side, port: u16, request: Vec<u8>) -> Result<usize> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -272,7 +272,7 @@ impl Swarm {
         &self.openings
     }
 
-    /// From now on the server may close this socket, but only with this code.
+    /// Permits the server to close this socket with this code.
     pub(crate) fn want_goodbye(&mut self, index: usize, code: u16) {
         if let Some(Some(conn)) = self.conns.get_mut(index) {
             conn.goodbye = Goodbye::Wanted(code);
@@ -304,17 +304,17 @@ impl Swarm {
         &self.tallies[side as usize]
     }
 
-    /// Starts to note latencies; [`Swarm::end_latencies`] hands them out.
+    /// Starts to record latencies; [`Swarm::end_latencies`] returns them.
     pub(crate) fn begin_latencies(&mut self) {
         self.latencies = Some(Latencies::default());
     }
 
-    /// The latencies noted since [`Swarm::begin_latencies`].
+    /// Returns the latencies recorded since [`Swarm::begin_latencies`].
     pub(crate) fn end_latencies(&mut self) -> Latencies {
         self.latencies.take().unwrap_or_default()
     }
 
-    /// Reads what comes until `until`.
+    /// Reads until `until`.
     pub(crate) fn pump_until(&mut self, until: Instant) -> Result<()> {
         loop {
             self.turn(until)?;
@@ -324,7 +324,7 @@ impl Swarm {
         }
     }
 
-    /// Reads until `side` has `frames` in all; fails when that takes too long or a socket was closed.
+    /// Reads until `side` has `frames` frames in all; fails after too long a time, or if a socket was closed.
     pub(crate) fn pump_frames(&mut self, side: Side, frames: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.tally(side).frames < frames {
@@ -358,7 +358,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// One wait for events, at most until `until`, and the reading of what is there.
+    /// Waits once for events, at most until `until`, and reads the ready sockets.
     pub(crate) fn turn(&mut self, until: Instant) -> Result<()> {
         let mut events = [const { None::<u64> }; 256];
         let count = self.ready(until, &mut events)?;
@@ -412,7 +412,7 @@ impl Swarm {
 
     fn read_socket(&mut self, index: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        // An event of a socket that was reset meanwhile finds nothing here.
+        // The socket of an event may have been reset meanwhile.
         while let Some(Some(conn)) = self.conns.get_mut(index) {
             conn.send_request();
             match conn.stream.read(&mut scratch) {
@@ -443,7 +443,7 @@ impl Swarm {
         }
     }
 
-    /// Takes bytes of an answer to the upgrade; returns what came behind its head.
+    /// Takes bytes of the answer to the upgrade; returns those behind its head.
     fn take_head(&mut self, index: usize, bytes: &[u8]) -> Option<Vec<u8>> {
         let conn = self.conns.get_mut(index)?.as_mut()?;
         let head = &mut conn.opening.as_mut()?.head;
@@ -500,7 +500,7 @@ impl Swarm {
                 }
             }
             Opcode::Ping => {
-                // Lost at worst: then the gateway closes the socket, and the run fails loudly.
+                // A pong that is lost makes the gateway close the socket, and the run fails.
                 stream.write_all(&crate::frames::masked_pong(tail)).ok();
             }
             Opcode::Close => match crate::frames::close_code(tail) {

@@ -1,7 +1,7 @@
 //! The rows of a process with many tenants: its start, its memory, and a reload under load.
 //!
-//! Beside each stands the same with one tenant, and beside the pause of a reload the longest pause without one. Each
-//! tenant has an open socket, one tenant gets a steady stream, and the reload changes another one.
+//! The floor of each is the same process with one tenant; the floor of a reload's pause is the longest pause without a
+//! reload. Each tenant has an open socket, one tenant gets a steady stream, and the reload changes another tenant.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,15 +16,15 @@ use crate::swarm::{Side, Swarm};
 use crate::world::{Gateway, Limit, Setup, Ticket, World, idle_tenant, small_channel};
 
 const STREAM_PER_SECOND: f64 = 1_000.0;
-/// A limit that nobody reaches, and one that the tenant's open socket has reached.
+/// A limit that no tenant reaches, and one that the tenant's open socket has reached.
 const LIMITS: [u64; 2] = [1_000, 1];
 const TOO_MANY: u16 = 429;
 const RELOADED: &str = "lockgate_config_reload_timestamp_seconds";
-/// How long a reload may take before the run fails, and how often it is asked for once the window is over.
+/// The longest reload before the run fails, and the time between two looks at it after the window.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Start, memory, reload, pause.
+/// Measures start, memory, reload and pause.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 4]> {
     let mut rows = [
         Row::new("start of a process with many tenants", "ms", Target::None),
@@ -76,7 +76,7 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<[Row; 4]>
     Ok(rows)
 }
 
-/// A process with so many tenants.
+/// A process with a number of tenants.
 struct Fleet {
     gateway: Gateway,
     /// `bench` is the last one.
@@ -87,10 +87,10 @@ struct Fleet {
 
 struct Reload {
     millis: f64,
-    /// Longest pauses in milliseconds.
+    /// The longest pauses in milliseconds.
     pause: f64,
     pause_before: f64,
-    /// Milliseconds that the gateway's threads were without a core.
+    /// Milliseconds in which the gateway's threads were ready and had no core.
     waited: f64,
 }
 
@@ -113,7 +113,7 @@ impl Fleet {
         })
     }
 
-    /// Reloads under load; fails if a socket is lost, an event is, or the change does not hold.
+    /// Reloads under load; fails if a socket or an event is lost, or if the change has no effect.
     fn reload(mut self, world: &World, settings: Settings, run: usize) -> Result<Reload> {
         let mut swarm = Swarm::new(world.redis_port)?;
         let port = self.gateway.port;
@@ -139,7 +139,7 @@ impl Fleet {
         load.run_until(&mut swarm, Instant::now() + window)?;
         let pause_before = swarm.end_latencies().longest_pause as f64 / 1e6;
 
-        // The tenant has one socket, and `bench` two: both are at the second limit at once.
+        // The tenant has one socket and `bench` has two, so both reach the second limit.
         let tenant = self.names[0].clone();
         let connections = LIMITS[(run + 1) % LIMITS.len()];
         let limit = Limit {
@@ -163,18 +163,8 @@ impl Fleet {
         let waited = self.gateway.process.cpu()?.waited_since(&cpu);
         load.finish(&mut swarm, settings)?;
 
-        let successful = "lockgate_config_reload_successful";
-        ensure!(
-            self.gateway.metric(successful, "")? == 1.0,
-            "the configuration was not applied"
-        );
-        let status = http::status_of(port, &ticket(&tenant).request()?)?;
-        let expected = if connections == 1 { TOO_MANY } else { 101 };
-        ensure!(
-            status == expected,
-            "the changed tenant answers {status}, not {expected}"
-        );
-        self.reach_everybody(&mut swarm)?;
+        self.check_limit(&ticket(&tenant).request()?, connections)?;
+        self.reach_all(&mut swarm)?;
         swarm.close_from(0);
         Ok(Reload {
             millis: (reloaded - began) * 1e3,
@@ -184,8 +174,24 @@ impl Fleet {
         })
     }
 
-    /// One event to each tenant; fails unless each socket gets its own.
-    fn reach_everybody(&self, swarm: &mut Swarm) -> Result<()> {
+    /// Fails unless the reload was applied, and one more socket of the changed tenant is admitted as its limit says.
+    fn check_limit(&self, request: &[u8], connections: u64) -> Result<()> {
+        let successful = "lockgate_config_reload_successful";
+        ensure!(
+            self.gateway.metric(successful, "")? == 1.0,
+            "the configuration was not applied"
+        );
+        let status = http::status_of(self.gateway.port, request)?;
+        let expected = if connections == 1 { TOO_MANY } else { 101 };
+        ensure!(
+            status == expected,
+            "the changed tenant answers {status}, not {expected}"
+        );
+        Ok(())
+    }
+
+    /// Sends one event to each tenant; fails unless each socket gets the event of its tenant.
+    fn reach_all(&self, swarm: &mut Swarm) -> Result<()> {
         let due = swarm.tally(Side::Apart).frames + self.names.len() as u64;
         let channels = self
             .names

@@ -1,5 +1,5 @@
-//! The surroundings of a gateway: Redis, a user database as Django makes it, tokens as simplejwt makes them, a
-//! configuration file; and the gateway itself. All in one temporary directory, on loopback ports of their own.
+//! A gateway and its surroundings: Redis, a user database as Django makes it, tokens as simplejwt makes them, and a
+//! configuration file. All files are in one temporary directory, and all ports are on loopback.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -35,7 +35,7 @@ pub(crate) const TOKEN_SECONDS: u64 = 3600;
 pub(crate) const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The group that most sockets are in, as a Redis channel.
+/// The Redis channel of the group that most sockets are in.
 pub(crate) const SHARED_CHANNEL: &str = "bench__group__bench";
 
 /// The Redis channel of small group `n`.
@@ -48,13 +48,13 @@ pub(crate) fn idle_tenant(n: usize) -> String {
     format!("t{n:04}")
 }
 
-/// Every channel that the rows publish to.
+/// Returns all channels that the rows publish to.
 pub(crate) fn all_channels() -> Vec<String> {
     let small = (1..=SMALL_GROUPS).map(small_channel);
     small.chain([SHARED_CHANNEL.to_owned()]).collect()
 }
 
-/// The channel that reaches a socket with this path, for the stand-in.
+/// Returns the channel that reaches a socket with this path, for the stand-in.
 pub(crate) fn channel_of_path(path: &str) -> String {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next().map(str::parse)) {
@@ -71,21 +71,21 @@ pub(crate) fn jti(user: u64) -> String {
     )
 }
 
-/// Redis, database, configuration; gateways are started in it.
+/// Redis, database and configuration, in which gateways are started.
 pub(crate) struct World {
     dir: TempDir,
     pub(crate) redis_port: u16,
     redis: Process,
-    /// For questions to Redis that no measurement is made of.
+    /// The link for commands that are not measured.
     pub(crate) link: Link,
     program: PathBuf,
     stand_in: bool,
 }
 
-/// Options of a gateway beside tenant `bench` with its users in SQLite.
+/// The options of a gateway. It always has the tenant `bench`.
 #[derive(Clone, Default)]
 pub(crate) struct Setup {
-    /// Idle tenants: [`idle_tenant`] names them.
+    /// The number of idle tenants, named by [`idle_tenant`].
     pub(crate) more: usize,
     /// True if it has a management API.
     pub(crate) api: bool,
@@ -102,7 +102,7 @@ pub(crate) struct Limit {
     pub(crate) line: String,
 }
 
-/// One token, and where its socket goes.
+/// A token and the route of its socket.
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket<'a> {
     pub(crate) tenant: &'a str,
@@ -110,12 +110,12 @@ pub(crate) struct Ticket<'a> {
     /// The number in the path.
     pub(crate) n: u64,
     pub(crate) user: u64,
-    /// Makes the token's id: [`jti`]. As a rule the number of the user.
+    /// The number of the token, from which [`jti`] makes its id; as a rule that of the user.
     pub(crate) token: u64,
 }
 
 impl Ticket<'_> {
-    /// The upgrade request as a browser sends it.
+    /// Returns the upgrade request as a browser sends it.
     pub(crate) fn request(&self) -> Result<Vec<u8>> {
         let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
         let claims = json!({
@@ -141,7 +141,7 @@ pub(crate) struct Gateway {
     pub(crate) process: Process,
     pub(crate) port: u16,
     admin: Option<u16>,
-    /// Of the management API, with [`Setup::api`].
+    /// The port of the management API, with [`Setup::api`].
     pub(crate) api: Option<u16>,
     file: PathBuf,
     setup: Setup,
@@ -183,7 +183,7 @@ impl World {
         Ok(())
     }
 
-    /// CPU time of everything that shares the load core: Redis and this program.
+    /// Returns the CPU time of all that shares the load core: Redis and this program.
     pub(crate) fn load_cpu(&self) -> Result<[CpuReading; 2]> {
         Ok([self.redis.cpu()?, CpuReading::of(std::process::id())?])
     }
@@ -249,12 +249,12 @@ impl World {
         Ok(fs::write(&gateway.file, text)?)
     }
 
-    /// An upgrade request as a browser sends it, with the token of user `user`, for `/ROUTE/USER/`.
+    /// Returns an upgrade request with the token of user `user` for `/ROUTE/USER/`.
     pub(crate) fn request(&self, route: &str, user: u64) -> Result<Vec<u8>> {
         self.request_for(route, user, user)
     }
 
-    /// The same for `/ROUTE/N/`.
+    /// Returns an upgrade request with the token of user `user` for `/ROUTE/N/`.
     pub(crate) fn request_for(&self, route: &str, n: u64, user: u64) -> Result<Vec<u8>> {
         Ticket {
             tenant: "bench",
@@ -266,7 +266,7 @@ impl World {
         .request()
     }
 
-    /// `ports`: of sockets, admin and API.
+    /// Writes the configuration; `ports` are those of sockets, admin and API.
     fn configuration(&self, ports: [Option<u16>; 3], setup: &Setup) -> String {
         let sqlite = || format!("sqlite://{}/users.sqlite3", self.dir.path().display());
         let database = setup.database.clone().unwrap_or_else(sqlite);
@@ -322,8 +322,7 @@ impl World {
 }
 
 impl Gateway {
-    /// The sum of all series of a metric that have `label` in their labels, of every series if that is empty; 0 where
-    /// there is none yet, and for the stand-in.
+    /// Returns the sum of the series of a metric whose labels contain `label`; 0 if there is none, and for the stand-in.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let Some(admin) = self.admin else {
             return Ok(0.0);
@@ -339,14 +338,14 @@ impl Gateway {
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
-/// Tries until it succeeds; fails if the process ends, or after [`START_PATIENCE`].
+/// Calls `try_once` until it succeeds; fails if the process ends, or after [`START_PATIENCE`].
 pub(crate) fn wait_for<T>(
     what: &str,
     process: &mut Process,
@@ -365,7 +364,7 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// `auth_user` as Django's migrations make it on SQLite, with rows as a project has them.
+/// Makes `auth_user` as Django's migrations make it on SQLite, with realistic rows.
 fn make_users(file: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -16,7 +16,7 @@ use crate::templates::Template;
 const NOT_VALID: &str = r#"{"type":"lockgate.error","code":"message_not_valid"}"#;
 
 /// The settings of a route, which its sockets share.
-struct Settings {
+struct BroadcastSettings {
     to: Template,
     event_type: Box<str>,
     fields: Option<Vec<String>>,
@@ -26,12 +26,12 @@ struct Settings {
 
 /// Publishes the messages of one client.
 pub struct Broadcast {
-    settings: Arc<Settings>,
+    settings: Arc<BroadcastSettings>,
     /// The group's name for this socket.
     to: Box<str>,
 }
 
-/// Reads the route's `consumer` table; faults are at keys of the route.
+/// Reads the route's `consumer` table. The keys of faults are relative to the route.
 pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
     let config = &route.consumer;
     let mut faults = fields(config);
@@ -44,7 +44,7 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
         let expected = "a template such as \"chat_{room}\"";
         Fault::new("consumer.to", format!("{to:?}"), expected).advice(error.to_string())
     })?;
-    let settings = Settings {
+    let settings = BroadcastSettings {
         to,
         event_type: event_type.into(),
         fields: config.fields.clone(),
@@ -66,7 +66,7 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
     }))
 }
 
-/// The group template that frames go to: one of the route's own.
+/// Returns the group template that frames go to, which is one of the route's own.
 fn target(route: &RouteConfig) -> Result<&str, Fault> {
     let quoted = || {
         let groups = route.groups.iter().map(|group| format!("{group:?}"));
@@ -94,6 +94,7 @@ fn target(route: &RouteConfig) -> Result<&str, Fault> {
     }
 }
 
+/// Returns the type of the events: not one that the gateway obeys or that Channels refuses.
 fn event_type(config: &ConsumerConfig) -> Result<&str, Fault> {
     let wrong = |found: String, expected: &str, advice: &str| {
         Err(Fault::new("consumer.type", found, expected).advice(advice))
@@ -119,7 +120,7 @@ fn event_type(config: &ConsumerConfig) -> Result<&str, Fault> {
     }
 }
 
-/// What the gateway sets never comes from a client.
+/// Returns the faults in `fields` and `stamp`: a client must not set a key that the gateway sets.
 fn fields(config: &ConsumerConfig) -> Vec<Fault> {
     let fields = config.fields.iter().flatten().enumerate();
     let fields = fields.filter_map(|(index, field)| {
@@ -179,7 +180,7 @@ impl Broadcast {
     }
 }
 
-impl Settings {
+impl BroadcastSettings {
     /// Makes the event of a frame; `None` if the frame is not a JSON object, or not one that an event can hold.
     fn event(&self, text: &str, scope: &Scope) -> Option<Event> {
         let sent = Event::from_json(text.as_bytes()).ok()?;

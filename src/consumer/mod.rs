@@ -17,7 +17,7 @@ pub use context::{Context, GroupError};
 pub use echo::Echo;
 pub use listen::Listen;
 pub(crate) use scope::member_channel;
-pub use scope::{Place, Scope};
+pub use scope::{Scope, TenantScope};
 
 mod broadcast;
 mod context;
@@ -149,7 +149,7 @@ impl Registry {
     /// Returns the consumer of a route.
     ///
     /// # Errors
-    /// What is wrong with its `consumer` table, at keys of the route.
+    /// The faults of its `consumer` table; their keys are relative to the route.
     pub fn consumer(&self, route: &RouteConfig) -> Result<RouteConsumer, Faults> {
         let make: MakeConsumer = match route.consumer.kind.as_str() {
             "listen" => listen::factory(&route.consumer),

@@ -19,7 +19,7 @@ use crate::users::UserRecord;
 /// Every open socket has one, so it is small: claims and user fields stay JSON text, and path parameters are parsed
 /// again at each call.
 pub struct Scope {
-    pub(crate) place: Arc<Place>,
+    pub(crate) of_tenant: Arc<TenantScope>,
     pub(crate) user: Arc<UserRecord>,
     pub(crate) claims: PackedObject,
     pub(crate) client: IpAddr,
@@ -27,9 +27,9 @@ pub struct Scope {
     pub(crate) member: Arc<Member>,
 }
 
-/// The part that the scopes of one tenant share.
+/// The part of a [`Scope`] that the sockets of one tenant share.
 #[derive(Debug)]
-pub struct Place {
+pub struct TenantScope {
     /// The tenant.
     pub tenant: TenantId,
     /// The tenant's routes.
@@ -43,7 +43,7 @@ pub(crate) fn member_channel(member: &Member) -> SocketChannel {
     SocketChannel(member.channel())
 }
 
-impl Place {
+impl TenantScope {
     /// Returns the channel name of a socket.
     pub fn channel_name(&self, member: &Member) -> ChannelName {
         ChannelName::from(member_channel(member).name(&self.channel_prefix))
@@ -53,7 +53,7 @@ impl Place {
 impl Scope {
     /// Returns the tenant that the socket belongs to.
     pub fn tenant(&self) -> &TenantId {
-        &self.place.tenant
+        &self.of_tenant.tenant
     }
 
     /// Returns the canonical id of the user.
@@ -96,7 +96,7 @@ impl Scope {
 
     /// Returns all path parameters.
     pub fn path_parameters(&self) -> PathParams {
-        let found = self.place.routes.find(self.member.path());
+        let found = self.of_tenant.routes.find(self.member.path());
         found.map(|(_, params)| params).unwrap_or_default()
     }
 
@@ -107,7 +107,7 @@ impl Scope {
 
     /// Returns the channel name of this socket, which is unique and cannot be guessed.
     pub fn channel_name(&self) -> ChannelName {
-        self.place.channel_name(&self.member)
+        self.of_tenant.channel_name(&self.member)
     }
 
     /// Renders a group template with this socket's values; `params` are its path parameters.

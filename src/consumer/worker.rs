@@ -22,7 +22,7 @@ use crate::relay::{Relay, WorkerVerdict};
 use crate::routes::PathValue;
 
 /// The settings of a route, which its sockets share.
-struct Settings {
+struct WorkerSettings {
     channel: Box<str>,
     partitions: u32,
     accept: Accept,
@@ -32,15 +32,15 @@ struct Settings {
 
 /// Tells a worker about one socket.
 struct Worker {
-    settings: Arc<Settings>,
+    settings: Arc<WorkerSettings>,
     /// The path to the worker; set when the worker may know the socket.
     relay: Option<Arc<Relay>>,
 }
 
-/// An unanswered handshake ends after 30 s.
+/// The longest `worker_timeout`. A handshake ends after 30 s, and the rest of it needs a part of that.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
-/// Reads the route's `consumer` table; faults are at keys of the route.
+/// Reads the route's `consumer` table. The keys of faults are relative to the route.
 pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
     let mut faults = Vec::new();
     if config.accept == Accept::Worker && config.worker_timeout > LONGEST_WAIT {
@@ -55,7 +55,7 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
             return Err(Faults(faults));
         }
     };
-    let settings = Arc::new(Settings {
+    let settings = Arc::new(WorkerSettings {
         channel: channel.into(),
         partitions: config.partitions,
         accept: config.accept,
@@ -70,7 +70,7 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
     }))
 }
 
-/// The channel that workers listen to; with partitions there is room for `.K` behind it.
+/// Returns the channel that workers listen to. With partitions, the name leaves room for `.K`.
 fn channel(config: &ConsumerConfig) -> Result<&str, Fault> {
     let wrong = |found: String, expected: String| Fault::new("consumer.channel", found, expected);
     let Some(name) = config.channel.as_deref() else {
@@ -101,7 +101,7 @@ impl Consumer for Worker {
             Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
         };
         let before = context.member.groups();
-        let goodbye = Goodbye {
+        let goodbye = WorkerGoodbye {
             settings: &self.settings,
             relay,
             scope,
@@ -185,7 +185,7 @@ enum NotTaken {
     Closes,
 }
 
-impl Settings {
+impl WorkerSettings {
     /// Sends one event of the socket's life to the worker.
     async fn tell<const N: usize>(
         &self,
@@ -234,20 +234,20 @@ impl Settings {
 }
 
 /// Tells a worker about the end of a socket when it is dropped, which covers every way out of the handshake.
-struct Goodbye<'a> {
-    settings: &'a Arc<Settings>,
+struct WorkerGoodbye<'a> {
+    settings: &'a Arc<WorkerSettings>,
     relay: &'a Arc<Relay>,
     scope: &'a Scope,
 }
 
-impl Goodbye<'_> {
+impl WorkerGoodbye<'_> {
     /// Cancels the message: either the socket opens and `disconnect` tells its end, or no worker knows it.
     fn forget(self) {
         std::mem::forget(self);
     }
 }
 
-impl Drop for Goodbye<'_> {
+impl Drop for WorkerGoodbye<'_> {
     fn drop(&mut self) {
         let event = disconnected(self.scope, &CloseFrame::absent());
         let channel = self.settings.channel_of(self.scope);

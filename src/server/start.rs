@@ -26,8 +26,8 @@ use crate::replica::ReplicaLife;
 use crate::socket::Door;
 use crate::socket::client_address::AddressFinder;
 use crate::socket::head::HeadReader;
-use crate::socket::heartbeat::Heartbeat;
-use crate::socket::per_address::PerAddress;
+use crate::socket::heartbeat::HeartbeatWheel;
+use crate::socket::per_address::AddressBudgets;
 use crate::socket::registration::Occupancy;
 use crate::stores::key_store::KeyStore;
 use crate::tenant::build::Builder;
@@ -140,8 +140,8 @@ impl ServerParts {
             life: self.life.clone(),
             occupancy: Occupancy::new(most),
             address_finder: AddressFinder::new(server),
-            addresses: PerAddress::new(server.per_address),
-            heartbeat: Heartbeat::new(server),
+            addresses: AddressBudgets::new(server.per_address),
+            heartbeat: HeartbeatWheel::new(server),
             tasks: TaskTracker::new(),
         })
     }

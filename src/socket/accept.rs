@@ -1,4 +1,4 @@
-//! The accept loop of the socket listener: one task for each TCP connection, from its first byte to its last.
+//! Accepts connections of the socket listener and runs one task for each, from its first byte to its last.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,13 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Door;
 use super::handshake::shake_hands;
 
-/// How long accepting pauses when the system has no descriptor left: sockets have to go before a new one can come.
+/// The pause of the accept loop when the process has no file descriptor left. Only a socket that closes frees one.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that are not sockets yet, or no more, beside `server.max_connections`; half of the reserved
-/// descriptors.
+/// The most connections beyond `server.max_connections`: those in their handshake or being refused. They may take half
+/// of the reserved descriptors.
 const HANDSHAKES: usize = 128;
-/// Connections that are accepted before others have their turn: their handshakes go on together, and what they ask of
-/// Redis is one round.
+/// Connections accepted in a row before other tasks run. Their handshakes run together, so that their questions to
+/// Redis share one round.
 const AT_ONCE: usize = 16;
 
 /// Accepts connections until the process ends.
@@ -25,7 +25,7 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) -> Infallible {
     let mut accepted: usize = 0;
     loop {
         match listener.accept().await {
-            // Half-open and refused connections hold descriptors too: with them, some of the reserve stays.
+            // Handshakes and refused connections hold descriptors too. The bound leaves a part of the reserve free.
             Ok((stream, _)) if door.tasks.len() >= door.occupancy.most() + HANDSHAKES => {
                 drop(stream)
             }
@@ -33,7 +33,7 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) -> Infallible {
                 door.tasks.spawn(serve(stream, peer.ip(), &door));
                 accepted = accepted.wrapping_add(1);
                 if accepted.is_multiple_of(AT_ONCE) {
-                    // A burst of connects waits in the listener's queue, and not in front of the sockets that are open.
+                    // A burst of connects waits in the listener's queue and does not delay open sockets.
                     tokio::task::yield_now().await;
                 }
             }
@@ -42,8 +42,9 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) -> Infallible {
     }
 }
 
-/// The whole life of a connection. Every open socket holds this future: the handshake is boxed, and gone when the socket
-/// opens.
+/// Serves one connection for its whole life.
+///
+/// Each open socket holds this future. The handshake is boxed, so its memory is freed when the socket opens.
 fn serve(
     stream: TcpStream,
     peer: IpAddr,
@@ -52,7 +53,7 @@ fn serve(
     let door = door.clone();
     let handshake = Box::pin(async move { shake_hands(stream, peer, &door).await });
     async move {
-        // A statement of its own: what a `match` looks at would stay in the future for as long as the socket lives.
+        // A `match` on the awaited value would keep the box of the handshake alive as long as the socket.
         let Some(connection) = handshake.await else {
             return;
         };
@@ -60,7 +61,7 @@ fn serve(
     }
 }
 
-/// A connection that was reset before it was accepted is nothing; a lack of descriptors is.
+/// Logs an error of the listener and pauses. A connection that was reset before it was accepted needs no pause.
 async fn pause(error: &io::Error) {
     let gone = matches!(
         error.kind(),
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn the_task_of_an_open_socket_is_small() {
         let size = future_size(|stream, peer, door| serve(stream, peer, door));
-        // With what tokio keeps beside it, 256 bytes.
+        // Tokio's header of the task makes it 256 bytes.
         assert!(size <= 144, "{size}");
     }
 }

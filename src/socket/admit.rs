@@ -1,6 +1,6 @@
-//! What is asked of a request before its token: this replica, the client's address, tenant, route, upgrade, origin.
+//! Checks a request before its token: this replica, the client's address, tenant, route, upgrade and origin.
 //!
-//! Steps 1 to 6 of a socket's life. Nothing is awaited here, and no store is asked.
+//! No check awaits anything or asks a store.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::http::request::Parts;
 
 use super::per_address::AddressPlace;
-use super::registration::Place;
+use super::registration::SocketPlace;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
 use super::{Door, Peer};
@@ -17,30 +17,34 @@ use crate::error::Refusal;
 use crate::routes::PathParams;
 use crate::tenant::Tenant;
 
-/// A request that may show its token.
-pub(super) struct Admitted {
+/// A request whose token may be checked.
+pub(super) struct AdmittedRequest {
     pub(super) tenant: Arc<Tenant>,
-    /// The index of its route.
+    /// The index of the route in the tenant.
     pub(super) route: usize,
     pub(super) params: PathParams,
     pub(super) client: IpAddr,
     pub(super) upgrade: Upgrade,
-    /// Counts the handshake for a client behind a proxy until it is over.
+    /// Counts the handshake of a client behind a proxy until it is over.
     _handshake: Option<AddressPlace>,
 }
 
-impl Admitted {
-    /// A refusal of one of the later steps.
+impl AdmittedRequest {
+    /// Returns the rejection of this request by a later step.
     pub(super) fn rejects(&self, reason: impl Into<Reason>) -> Rejection {
         Rejection::by(&self.tenant, Some(&self.upgrade), reason)
     }
 }
 
-/// Steps 1 to 6, and the place of the socket that may come of it.
+/// Checks a request, and takes a place for the socket that may come of it.
 ///
 /// # Errors
 /// The first refusal.
-pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, Place), Rejection> {
+pub(super) fn admit(
+    head: &Parts,
+    peer: Peer,
+    door: &Door,
+) -> Result<(AdmittedRequest, SocketPlace), Rejection> {
     let host = upgrade::request_host(head)?;
     if door.life.is_refusing() {
         return Err(Refusal::Draining.into());
@@ -59,11 +63,11 @@ pub(super) fn admit(head: &Parts, peer: Peer, door: &Door) -> Result<(Admitted, 
     if tenant.life().is_suspended() {
         return Err(by_tenant(Refusal::TenantSuspended));
     }
-    let found = tenant.place.routes.find(head.uri.path());
+    let found = tenant.scope.routes.find(head.uri.path());
     let (route, params) = found.ok_or_else(|| by_tenant(Refusal::RouteNotFound))?;
     let key = upgrade::check_upgrade(head).map_err(by_tenant)?;
     let known = &tenant.parts[route].subprotocols;
-    let admitted = Admitted {
+    let admitted = AdmittedRequest {
         upgrade: Upgrade {
             key,
             subprotocol: upgrade::answer_subprotocol(&head.headers, known),

@@ -1,4 +1,4 @@
-//! What a handshake's client reads: the 101, or why there is none. Each leaves in one write.
+//! Answers a refused handshake in one write and closes without losing the answer.
 
 use std::io;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use crate::error::Refusal;
 use crate::problem::Problem;
 
-/// A refused client's bytes are read and thrown away for so long: closing over unread bytes sends RST, and the client's
-/// system would then discard the answer before the client has seen it.
+/// The time for which a refused client's bytes are read and discarded. A close over unread bytes sends RST, and the
+/// client's system would then discard the answer before the client reads it.
 const LINGER: Duration = Duration::from_secs(1);
-/// Room for what is thrown away.
+/// Bytes of the buffer for discarded input.
 const DISCARD: usize = 2048;
 
 /// Sends the problem document of a refusal before any tenant is known, and closes.
@@ -26,7 +26,7 @@ pub(super) async fn refuse(stream: TcpStream, refusal: Refusal) {
     refuse_with(stream, &problem, &Method::GET).await;
 }
 
-/// Sends the problem document and closes without losing it. A failure concerns no one: the client is gone.
+/// Sends the problem document and closes the connection. A failure is ignored, because it means that the client is gone.
 pub(super) async fn refuse_with(mut stream: TcpStream, problem: &Problem<'_>, method: &Method) {
     let answer = problem.to_http1(method);
     let farewell = async {
@@ -37,7 +37,7 @@ pub(super) async fn refuse_with(mut stream: TcpStream, problem: &Problem<'_>, me
     timeout(LINGER, farewell).await.ok();
 }
 
-/// Ends our half of a stream whose answer is out, and throws away what its client still sends, for a moment.
+/// Ends our half of the stream and discards the client's input for at most [`LINGER`].
 pub(super) async fn end(stream: &mut TcpStream) {
     let discard = async {
         stream.shutdown().await?;
@@ -50,7 +50,8 @@ pub(super) async fn end(stream: &mut TcpStream) {
     timeout(LINGER, discard).await.ok();
 }
 
-/// Returns once the client has gone. What it sends before it may is left unread, and ends the watch.
+/// Returns when the client has closed. It never returns if the client has sent bytes ahead of the answer: they stay
+/// unread, and an end behind them cannot be seen.
 pub(super) async fn hung_up(stream: &TcpStream) {
     let mut byte = [0];
     match stream.peek(&mut byte).await {

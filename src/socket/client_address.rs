@@ -1,4 +1,4 @@
-//! Who the client is, for counting and logs: the peer, or what trusted proxies in front of us say.
+//! Finds the address of a client, for budgets and logs: that of the peer, or the one that trusted proxies report.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::config::{ClientAddress, ServerConfig};
 
-/// Finds a client's address as `server.client_address` and `server.trusted_proxies` say.
+/// Finds client addresses by `server.client_address` and `server.trusted_proxies`.
 #[derive(Clone, Debug)]
 pub struct AddressFinder {
     source: ClientAddress,
@@ -24,11 +24,11 @@ impl AddressFinder {
         }
     }
 
-    /// The client of a request that came from `peer`; `proxied` is what a PROXY header said.
+    /// Returns the client address of a request from `peer`; `proxied` is the address in a PROXY header.
     ///
-    /// Of the hops that proxies added, the right-most one that is no trusted proxy counts. A header from a peer that is
-    /// none, and what stands to the left of something unreadable, anyone can have written: it is ignored. Only the one
-    /// configured source is looked at.
+    /// The client is the right-most hop that is not a trusted proxy. A header from an untrusted peer is ignored, and so
+    /// is each hop to the left of an unreadable one, because any client can have written them. Only the configured source
+    /// is read.
     pub fn client(&self, peer: IpAddr, proxied: Option<SocketAddr>, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         match self.source {
@@ -49,7 +49,7 @@ impl AddressFinder {
         }
     }
 
-    /// Goes from the peer towards the client for as long as each hop is a trusted proxy.
+    /// Follows the hops from the peer towards the client while each is a trusted proxy.
     fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut nearest = peer;
         for hop in hops {
@@ -65,13 +65,14 @@ impl AddressFinder {
     }
 }
 
-/// Whether `address` lies in one of the networks; an IPv4 address written as IPv6 is the IPv4 address.
+/// Returns true if `address` lies in one of the networks. An IPv4-mapped IPv6 address counts as the IPv4 address.
 pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// What budgets count by: an IPv4 address, or the /64 of an IPv6 address, which one subscriber has to himself.
+/// Returns the key of a client's budgets: the IPv4 address, or the /64 network of an IPv6 address, since one subscriber
+/// usually owns a whole /64.
 pub fn counting_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(four) => IpAddr::V4(four),
@@ -82,7 +83,8 @@ pub fn counting_key(address: IpAddr) -> IpAddr {
     }
 }
 
-/// An address, with or without brackets and port; `None` for anything else, zones (`%eth0`) and names included.
+/// Parses an address with or without brackets and port. Returns `None` for all other text, also zones (`%eth0`) and
+/// names.
 fn parse_hop(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim_ascii();
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
@@ -96,7 +98,7 @@ fn parse_hop(text: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// `SocketAddr` reads zones (`[fe80::1%2]:80`), which mean nothing on another machine.
+/// Returns the IP address, or `None` for one with a zone (`[fe80::1%2]:80`), which has no meaning on another machine.
 fn without_zone(address: SocketAddr) -> Option<IpAddr> {
     match address {
         SocketAddr::V6(six) if six.scope_id() != 0 => None,
@@ -104,9 +106,9 @@ fn without_zone(address: SocketAddr) -> Option<IpAddr> {
     }
 }
 
-/// The `for` of each element of a `Forwarded` line (RFC 7239 §4); `None` where it is absent or not an address.
+/// Returns the `for` of each element of a `Forwarded` line (RFC 7239 §4); `None` if it is absent or not an address.
 ///
-/// A line whose quotes do not pair gives nothing to believe: one unreadable hop.
+/// A line whose quotes do not pair counts as one unreadable hop.
 fn forwarded_for(line: &[u8]) -> Vec<Option<IpAddr>> {
     let Some(elements) = split_unquoted(line, b',') else {
         return vec![None];
@@ -114,6 +116,7 @@ fn forwarded_for(line: &[u8]) -> Vec<Option<IpAddr>> {
     elements.into_iter().map(for_of_element).collect()
 }
 
+/// Returns the address in the `for` of one element; `None` if there is no `for`, or more than one.
 fn for_of_element(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
     for pair in split_unquoted(element, b';')? {
@@ -135,7 +138,7 @@ fn for_of_element(element: &[u8]) -> Option<IpAddr> {
     found.flatten()
 }
 
-/// Splits at `separator` outside of quoted strings; `None` if a quoted string does not end.
+/// Splits at `separator` outside of quoted strings. Returns `None` if a quoted string does not end.
 fn split_unquoted(bytes: &[u8], separator: u8) -> Option<Vec<&[u8]>> {
     let mut parts = Vec::new();
     let (mut start, mut quoted, mut escaped) = (0, false, false);
@@ -187,13 +190,13 @@ mod tests {
             ("no header", "10.0.0.1", vec![], "10.0.0.1"),
             ("one hop", "10.0.0.1", vec!["192.0.2.1"], "192.0.2.1"),
             (
-                "H35: forged, untrusted peer",
+                "forged, untrusted peer",
                 "192.0.2.9",
                 vec!["1.2.3.4"],
                 "192.0.2.9",
             ),
             (
-                "H35: forged, left of the truth",
+                "forged, left of the true hop",
                 "10.0.0.1",
                 vec!["1.2.3.4, 192.0.2.1"],
                 "192.0.2.1",
@@ -216,20 +219,15 @@ mod tests {
                 vec!["10.0.0.3, 10.0.0.2"],
                 "10.0.0.3",
             ),
-            ("H36: 1000 addresses", "10.0.0.1", vec![&chain], "192.0.2.1"),
-            ("H36: zone", "10.0.0.1", vec!["fe80::1%eth0"], "10.0.0.1"),
+            ("1000 addresses", "10.0.0.1", vec![&chain], "192.0.2.1"),
+            ("zone", "10.0.0.1", vec!["fe80::1%eth0"], "10.0.0.1"),
             (
-                "H36: garbage",
+                "garbage",
                 "10.0.0.1",
                 vec!["192.0.2.1, \u{e9}, 10.0.0.2"],
                 "10.0.0.2",
             ),
-            (
-                "H36: empty hop",
-                "10.0.0.1",
-                vec!["192.0.2.1,,"],
-                "10.0.0.1",
-            ),
+            ("empty hop", "10.0.0.1", vec!["192.0.2.1,,"], "10.0.0.1"),
             ("port", "10.0.0.1", vec!["192.0.2.1:4711"], "192.0.2.1"),
             ("IPv6", "fd00::1", vec!["[2001:db8::1]:4711"], "2001:db8::1"),
             (

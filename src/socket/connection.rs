@@ -1,8 +1,8 @@
-//! The life of one connection after its 101: one task, one loop.
+//! Serves one connection after its 101 in one task and one loop.
 //!
-//! Its inputs are the socket (readable, writable) and the outbound queue (frames, events, a close). It owns no
-//! buffer while it is idle: bytes are read into a scratch buffer of the thread, and only what makes no whole
-//! message yet is kept. It leaves by exactly one of: the client's close, our close, the end of the stream.
+//! The inputs are the stream (readable, writable) and the outbound queue (frames, events, a close). An idle connection
+//! owns no buffer: bytes are read into a scratch buffer of the thread, and only those of an incomplete message are kept.
+//! The loop ends with the client's close, with our close, or with the end of the stream.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -16,7 +16,7 @@ use std::future::poll_fn;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::heartbeat::Heartbeat;
+use super::heartbeat::HeartbeatWheel;
 use super::registration::Registration;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
@@ -26,9 +26,9 @@ use crate::hub::{BATCH, CloseOrder, Member, Next};
 use crate::metrics::FrameKind;
 use crate::rate::Bucket;
 
-/// How long the goodbye may take: what still waits, the close frame, and the client's own (RFC 6455 §7.1.1).
+/// The longest time for the queued frames, our close frame and the client's close frame (RFC 6455 §7.1.1).
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Bytes that one read takes. One scratch buffer for each thread of the runtime.
+/// The most bytes of one read. Each thread of the runtime has one such buffer.
 const SCRATCH: usize = 64 * 1024;
 
 thread_local! {
@@ -36,15 +36,16 @@ thread_local! {
     static WRITE: RefCell<Vec<Frame>> = RefCell::new(Vec::with_capacity(BATCH));
 }
 
-/// A socket whose handshake is over.
+/// An open socket: its handshake is over.
 pub struct Connection {
     stream: TcpStream,
     ready: Box<ReadySocket>,
 }
 
-/// Bytes from the client, and how many of them are decoded.
+/// Bytes from the client that are not all decoded yet.
 pub struct Backlog {
     bytes: Box<[u8]>,
+    /// The number of bytes that are decoded.
     decoded: usize,
 }
 
@@ -60,34 +61,35 @@ impl Backlog {
     }
 }
 
-/// A frame and how many of its bytes have left.
-pub struct Partial {
+/// A frame of which only a part fitted into the stream.
+pub struct PartlySent {
     frame: Frame,
+    /// The number of bytes that are sent.
     sent: usize,
 }
 
-/// What the handshake made for the raw stream, and what the connection keeps beside it.
+/// The parts of an open socket beside its stream.
 pub struct ReadySocket {
-    /// Read, but not decoded to its end.
+    /// Bytes that were read and not all decoded.
     pub backlog: Option<Box<Backlog>>,
-    /// A frame that has left in part.
-    pub partial: Option<Box<Partial>>,
-    /// The socket's place in the hub; dropped, it takes the socket out again.
+    /// The frame that the stream took in part; it is finished first.
+    pub partial: Option<Box<PartlySent>>,
+    /// The socket's place in the hub. Its drop takes the socket out of the hub.
     pub registration: Registration,
-    /// What the route does with the socket.
+    /// The consumer of the route.
     pub consumer: Box<dyn Consumer>,
-    /// What consumers know of it.
+    /// The properties of the socket that consumers can read.
     pub scope: Scope,
-    /// Bytes to messages of at most `limits.message_size`, as it is when they come.
+    /// Decodes bytes to messages of at most the current `limits.message_size`.
     pub decoder: Decoder,
-    /// `limits.messages_per_second`.
+    /// The budget of `limits.messages_per_second`.
     pub messages: Bucket,
-    /// Pings and pongs.
-    pub heartbeat: Arc<Heartbeat>,
+    /// The timers of pings, pongs and expiry.
+    pub heartbeat: Arc<HeartbeatWheel>,
 }
 
 impl ReadySocket {
-    /// Counts the handshake that made it.
+    /// Counts the accepted handshake and its duration.
     pub(super) fn count_accepted(&self, took: Duration) {
         let metrics = self.registration.metrics();
         metrics.handshake_accepted();
@@ -95,24 +97,26 @@ impl ReadySocket {
     }
 }
 
-/// What the loop does next.
-enum Step {
-    /// A batch of pongs waits: it leaves before more is decoded.
+/// The next step of the loop.
+enum ConnectionStep {
+    /// Send the queued pongs before more is decoded.
     Flush,
+    /// Give a message of the client to the consumer.
     Message(consumer::Message),
+    /// Give an event to the consumer.
     Event(Arc<Event>),
-    /// We close: queued frames are out, or were dropped.
+    /// Close: the queued frames are sent or dropped.
     Close(CloseFrame),
-    /// We close, and something may still wait in the queue, with the close frame as its end.
+    /// Close, but queued frames may have to be sent first.
     CloseBlocked(CloseFrame),
-    /// The client closed.
+    /// Answer the close of the client.
     Closed(Option<CloseFrame>),
-    /// The stream ended without a close frame.
+    /// End: the stream ended without a close frame.
     Gone,
 }
 
 impl Connection {
-    /// A connection over `stream`; `early` is what came in the same segment as the handshake.
+    /// Creates a connection over `stream`; `early` holds the bytes that came behind the request's head.
     pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
         ready.backlog = Backlog::of(early);
         Self { stream, ready }
@@ -120,7 +124,8 @@ impl Connection {
 
     /// Serves the socket until its end.
     ///
-    /// Every open socket holds this future. What happens now and then is boxed, so that it costs memory only then.
+    /// Each open socket holds this future. The futures of its steps are boxed, so that they take memory only while they
+    /// run.
     #[allow(
         clippy::manual_async_fn,
         reason = "an `async fn` would hold the connection twice"
@@ -132,22 +137,26 @@ impl Connection {
             heartbeat.watch(registration.member());
             let close = loop {
                 match poll_fn(|cx| self.poll_step(cx)).await {
-                    Step::Message(message) => Box::pin(self.receive(message)).await,
-                    Step::Event(event) => Box::pin(self.event(event)).await,
-                    Step::Close(frame) => break Box::pin(self.say_goodbye(frame, false)).await,
-                    Step::CloseBlocked(frame) => {
+                    ConnectionStep::Message(message) => Box::pin(self.receive(message)).await,
+                    ConnectionStep::Event(event) => Box::pin(self.event(event)).await,
+                    ConnectionStep::Close(frame) => {
+                        break Box::pin(self.say_goodbye(frame, false)).await;
+                    }
+                    ConnectionStep::CloseBlocked(frame) => {
                         break Box::pin(self.say_goodbye(frame, true)).await;
                     }
-                    Step::Closed(frame) => break Box::pin(self.answer_close(frame)).await,
-                    Step::Gone => break CloseFrame::absent(),
-                    Step::Flush => {}
+                    ConnectionStep::Closed(frame) => {
+                        break Box::pin(self.answer_close(frame)).await;
+                    }
+                    ConnectionStep::Gone => break CloseFrame::absent(),
+                    ConnectionStep::Flush => {}
                 }
             };
             Box::pin(self.end(close, opened.elapsed())).await;
         }
     }
 
-    /// Takes the socket out of the hub, and tells everybody who wants to know.
+    /// Takes the socket out of the hub, and tells metrics, log and consumer.
     async fn end(&mut self, close: CloseFrame, lived: Duration) {
         let ReadySocket {
             registration,
@@ -165,22 +174,24 @@ impl Connection {
         guarded(&member, consumer.disconnect(scope, &close)).await;
     }
 
-    fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    /// Polls both directions. Writing goes first, so that a client that only sends does not starve its own frames.
+    fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         if let Poll::Ready(step) = self.poll_write(cx) {
             return Poll::Ready(step);
         }
         self.poll_read(cx)
     }
 
-    /// Sends what waits. Pending when there is nothing, or the socket takes no more.
-    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    /// Sends the queued frames. It is pending when the queue is empty or the stream takes no more bytes.
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         loop {
             match self.poll_partial(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Step::Gone),
+                Poll::Ready(Err(_)) => return Poll::Ready(ConnectionStep::Gone),
+                // The stream is full: until it takes bytes, only a close wakes this task.
                 Poll::Pending => {
                     let closing = self.ready.registration.member().outbound().poll_closing(cx);
-                    return closing.map(Step::CloseBlocked);
+                    return closing.map(ConnectionStep::CloseBlocked);
                 }
             }
             let result = WRITE.with_borrow_mut(|batch| {
@@ -201,17 +212,17 @@ impl Connection {
             });
             match ready!(result) {
                 (Next::Frames, Ok(())) => {}
-                (Next::Frames, Err(_)) => return Poll::Ready(Step::Gone),
-                (Next::Event(event), _) => return Poll::Ready(Step::Event(event)),
-                (Next::Close(frame), _) => return Poll::Ready(Step::Close(*frame)),
+                (Next::Frames, Err(_)) => return Poll::Ready(ConnectionStep::Gone),
+                (Next::Event(event), _) => return Poll::Ready(ConnectionStep::Event(event)),
+                (Next::Close(frame), _) => return Poll::Ready(ConnectionStep::Close(*frame)),
             }
         }
     }
 
-    /// Sends the rest of a frame that did not fit; ready when there is none (any more).
+    /// Sends the rest of a frame that did not fit; ready when no rest is left.
     fn poll_partial(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         while let Some(partial) = &mut self.ready.partial {
-            let Partial { frame, sent } = &mut **partial;
+            let PartlySent { frame, sent } = &mut **partial;
             match self.stream.try_write(&frame.as_bytes()[*sent..]) {
                 Ok(count) => {
                     *sent += count;
@@ -231,7 +242,8 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes the batch at once; what does not fit goes back, with the frame that was cut kept as `partial`.
+    /// Writes the batch in one call. The first frame that does not fit is kept as `partial`, and the frames behind it go
+    /// back to the queue.
     fn write_batch(&mut self, batch: &mut Vec<Frame>) -> io::Result<()> {
         let result = match batch.as_slice() {
             [only] => self.stream.try_write(only.as_bytes()),
@@ -258,8 +270,8 @@ impl Connection {
             self.sent(frame);
         }
         if whole < batch.len() {
-            // Also when nothing of it has left: the next write begins with it and waits for the socket.
-            self.ready.partial = Some(Box::new(Partial {
+            // Also if none of its bytes were sent: `poll_partial` is what waits until the stream is writable.
+            self.ready.partial = Some(Box::new(PartlySent {
                 frame: batch[whole].clone(),
                 sent: count,
             }));
@@ -270,6 +282,7 @@ impl Connection {
         Ok(())
     }
 
+    /// Counts a frame that was sent, and for a frame of an event the time since the event was read.
     fn sent(&self, frame: &Frame) {
         let metrics = self.ready.registration.metrics();
         metrics.frames_sent.increment(1);
@@ -284,29 +297,31 @@ impl Connection {
         }
     }
 
-    /// Reads and decodes until there is a message, or nothing to read.
-    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    /// Reads and decodes until the loop has a step, or the stream has no more bytes.
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         loop {
             let step = match self.ready.backlog.take() {
                 Some(backlog) => self.decode_backlog(backlog),
-                None if ready!(self.stream.poll_read_ready(cx)).is_err() => Some(Step::Gone),
+                None if ready!(self.stream.poll_read_ready(cx)).is_err() => {
+                    Some(ConnectionStep::Gone)
+                }
                 None => self.read(),
             };
             match step {
-                None | Some(Step::Flush) => {}
+                None | Some(ConnectionStep::Flush) => {}
                 Some(step) => return Poll::Ready(step),
             }
-            // Pongs leave before more is read: pings of a client that reads fill no queue.
+            // Pongs are sent before more is read, so that pings fill no queue of a client that reads.
             if let Poll::Ready(step) = self.poll_write(cx) {
                 return Poll::Ready(step);
             }
         }
     }
 
-    /// Reads what there is, as much as fits the scratch buffer, and decodes it.
-    fn read(&mut self) -> Option<Step> {
+    /// Reads up to [`SCRATCH`] bytes and decodes them.
+    fn read(&mut self) -> Option<ConnectionStep> {
         READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
-            Ok(0) => Some(Step::Gone),
+            Ok(0) => Some(ConnectionStep::Gone),
             Ok(count) => {
                 let metrics = self.ready.registration.metrics();
                 metrics.received_bytes.increment(count as u64);
@@ -316,12 +331,12 @@ impl Connection {
                 step
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) => Some(Step::Gone),
+            Err(_) => Some(ConnectionStep::Gone),
         })
     }
 
-    /// Decodes what was kept, where it lies: a burst of small messages is copied once, not once per message.
-    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<Step> {
+    /// Decodes the backlog in place, so that a burst of small messages is copied once and not once per message.
+    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<ConnectionStep> {
         let mut input = &backlog.bytes[backlog.decoded..];
         let step = self.decode(&mut input);
         let left = input.len();
@@ -330,8 +345,8 @@ impl Connection {
         step
     }
 
-    /// Decodes up to the first thing that the loop must act on; `input` is then what follows it.
-    fn decode(&mut self, input: &mut &[u8]) -> Option<Step> {
+    /// Decodes up to the first step of the loop, and leaves the bytes after it in `input`.
+    fn decode(&mut self, input: &mut &[u8]) -> Option<ConnectionStep> {
         let mut pongs = 0;
         let limits = self.ready.registration.relay().limits();
         self.ready.decoder.set_max_message(limits.message_size);
@@ -340,18 +355,18 @@ impl Connection {
                 Ok(Some(message)) => message,
                 Ok(None) => return None,
                 Err(error) => {
-                    // After what is queued: a pong, or the echo of a message that was still good.
+                    // The close goes behind the queued frames, such as the answers to earlier, valid messages.
                     let frame = error.0.frame();
                     let outbound = self.ready.registration.member().outbound();
                     outbound.close(frame.clone(), CloseOrder::AfterQueued);
-                    return Some(Step::CloseBlocked(frame));
+                    return Some(ConnectionStep::CloseBlocked(frame));
                 }
             };
             let metrics = self.ready.registration.metrics();
             match message {
                 ClientMessage::Ping(payload) => {
                     metrics.frame_received(FrameKind::Ping);
-                    // A client that pings without reading fills its own queue and is closed as too slow.
+                    // A full queue closes the socket by itself: the client pings without reading.
                     let _ = self
                         .ready
                         .registration
@@ -360,7 +375,7 @@ impl Connection {
                         .push_frame(&self.ready.registration.relay().pong(&payload));
                     pongs += 1;
                     if pongs == BATCH {
-                        return Some(Step::Flush);
+                        return Some(ConnectionStep::Flush);
                     }
                 }
                 ClientMessage::Pong(payload) => {
@@ -371,20 +386,21 @@ impl Connection {
                 }
                 ClientMessage::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);
-                    return Some(Step::Closed(frame));
+                    return Some(ConnectionStep::Closed(frame));
                 }
                 ClientMessage::Text(text) => {
                     metrics.frame_received(FrameKind::Text);
-                    return Some(Step::Message(consumer::Message::Text(text)));
+                    return Some(ConnectionStep::Message(consumer::Message::Text(text)));
                 }
                 ClientMessage::Binary(bytes) => {
                     metrics.frame_received(FrameKind::Binary);
-                    return Some(Step::Message(consumer::Message::Binary(bytes)));
+                    return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
                 }
             }
         }
     }
 
+    /// Gives a message to the consumer, within `limits.messages_per_second`.
     async fn receive(&mut self, message: consumer::Message) {
         let per_second = self.ready.registration.relay().limits().messages_per_second;
         if !self.ready.messages.take(Instant::now(), per_second) {
@@ -415,6 +431,7 @@ impl Connection {
         .await;
     }
 
+    /// Gives an event to the consumer.
     async fn event(&mut self, event: Arc<Event>) {
         let ReadySocket {
             registration,
@@ -430,35 +447,36 @@ impl Connection {
         guarded(registration.member(), consumer.event(&mut context, event)).await;
     }
 
-    /// Sends our close frame and waits until the client has it, all within [`GOODBYE`]. `queued`: frames that go
-    /// out before it may still wait.
+    /// Sends our close frame and waits for the end of the client's stream, all within [`GOODBYE`]. With `queued`, the
+    /// frames in the queue are sent first.
     async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
         let goodbye = async {
+            // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}
             if poll_fn(|cx| self.poll_partial(cx)).await.is_ok() {
                 send_last(&mut self.stream, &Frame::close(&frame)).await;
             }
         };
-        // Past the deadline the client has had its time: the socket is cut.
+        // After the deadline the connection is closed without the client's part.
         tokio::time::timeout(GOODBYE, goodbye).await.ok();
         frame
     }
 
-    /// Sends what waits before the close frame; false once there is nothing more to send, or the socket fails.
+    /// Sends the queued frames; true while more may follow, false once none is left or the stream fails.
     fn poll_queue_end(&mut self, cx: &mut TaskContext<'_>) -> Poll<bool> {
         if ready!(self.poll_partial(cx)).is_err() {
             return Poll::Ready(false);
         }
         match ready!(self.poll_write(cx)) {
-            // Events for the consumer of a socket that ends are dropped with it.
-            Step::Event(_) => Poll::Ready(true),
-            // The wait for the socket is registered.
-            Step::CloseBlocked(_) => Poll::Pending,
+            // The consumer of a closing socket sees no more events.
+            ConnectionStep::Event(_) => Poll::Ready(true),
+            // `poll_partial` has registered the wait for the stream.
+            ConnectionStep::CloseBlocked(_) => Poll::Pending,
             _ => Poll::Ready(false),
         }
     }
 
-    /// Answers the client's close frame with its own code (RFC 6455 §5.5.1) and lets the client end the stream.
+    /// Answers the client's close frame with the same code (RFC 6455 §5.5.1) and waits for the end of the stream.
     async fn answer_close(&mut self, received: Option<CloseFrame>) -> CloseFrame {
         let answer = received.clone().unwrap_or(CloseFrame {
             code: 1005,
@@ -469,7 +487,7 @@ impl Connection {
     }
 }
 
-/// Ends a socket whose client went away before it was open: the consumer has seen it connect.
+/// Ends a socket whose client left before the 101 was sent. Its consumer has seen the connect, so it is told of the end.
 pub async fn abandon(mut socket: ReadySocket) {
     let member = socket.registration.member().clone();
     let close = CloseFrame::absent();
@@ -479,20 +497,21 @@ pub async fn abandon(mut socket: ReadySocket) {
     guarded(&member, socket.consumer.disconnect(&socket.scope, &close)).await;
 }
 
-/// Ends a socket that was accepted only to tell its client why it is refused.
+/// Ends a socket that was accepted only to send its client the reason of the refusal.
 pub async fn close_at_once(mut stream: TcpStream, frame: CloseFrame) {
-    // Past the deadline the client has had its time: the socket is cut.
+    // After the deadline the connection is closed without the client's part.
     tokio::time::timeout(GOODBYE, send_last(&mut stream, &Frame::close(&frame)))
         .await
         .ok();
 }
 
-/// Sends the last frame, ends our half of the stream and waits for the client to end its own. True if it left.
+/// Sends the last frame, ends our half of the stream and waits for the client to end its half. Returns true if the frame
+/// was sent.
 async fn send_last(stream: &mut TcpStream, frame: &Frame) -> bool {
     if stream.write_all(frame.as_bytes()).await.is_err() || stream.shutdown().await.is_err() {
         return false;
     }
-    // What still comes is thrown away: closing over unread bytes sends RST, and the close frame could be lost to it.
+    // Further input is discarded. A close over unread bytes sends RST, which could destroy the close frame.
     loop {
         if stream.readable().await.is_err() {
             return true;
@@ -506,11 +525,11 @@ async fn send_last(stream: &mut TcpStream, frame: &Frame) -> bool {
     }
 }
 
-/// Runs a consumer's method; a panic in it costs this one socket, which closes with 1011.
+/// Runs a method of a consumer. If it panics, only this socket closes, with 1011, and the result is `None`.
 pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>) -> Option<T> {
     let outcome = AssertUnwindSafe(method).catch_unwind().await;
     if outcome.is_err() {
-        // What a panic says may hold what a client sent: the panic hook has logged where it was.
+        // The panic's text is not logged, because it may quote a client's data. The panic hook has logged the place.
         tracing::error!(conn.id = %member.id(), "A consumer panicked; its connection closes");
         member
             .outbound()

@@ -1,6 +1,7 @@
-//! The handshake, told once from top to bottom: `head → admit → authenticate → open → 101`, steps 0 to 14 of a socket's life.
+//! Does a handshake from top to bottom: `head → admit → authenticate → open → 101`.
 //!
-//! Each step takes what the one before it has made, and the first refusal ends the story. A connection carries one request.
+//! Each step takes the result of the one before it, and the first refusal ends the handshake. A connection carries one
+//! request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use super::upgrade::{self, Upgrade};
 use super::{Door, HANDSHAKE_DEADLINE, Peer, pages};
 use crate::metrics;
 
-/// Does the handshake of a new connection. `None`: it is over, and its client has been answered where that makes sense.
+/// Does the handshake of a new connection. Returns `None` if no socket comes of it; the client is then answered, unless
+/// it is gone or does not speak HTTP.
 pub(super) async fn shake_hands(
     stream: TcpStream,
     peer: IpAddr,
@@ -29,7 +31,7 @@ pub(super) async fn shake_hands(
 ) -> Option<Connection> {
     let address = peer.to_canonical();
     let _counted = match door.begin_handshake(address) {
-        Ok(place) => place,
+        Ok(counted) => counted,
         Err(refusal) => {
             metrics::handshake_without_tenant(refusal.code());
             refuse(stream, refusal).await;
@@ -59,14 +61,14 @@ pub(super) async fn shake_hands(
     }
 }
 
-/// The socket of a request, or why there is none.
+/// Runs the checks of a request in order and returns its socket, or the first refusal.
 async fn socket_of(
     head: &Parts,
     peer: Peer,
     door: &Door,
 ) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
     let (admitted, place) = admit(head, peer, door)?;
-    // Before the denylist is asked, the tenant hears its control channel: no revocation falls between.
+    // The tenant hears its control channel before the denylist is read, so that no revocation falls between.
     let opened = admitted.tenant.opens().await;
     opened.map_err(|refusal| admitted.rejects(refusal))?;
     let authenticator = &admitted.tenant.authenticator;
@@ -79,7 +81,7 @@ async fn socket_of(
     Ok((admitted.upgrade, socket))
 }
 
-/// Answers the one request, unless its client has gone before.
+/// Answers the request. Its checks end early if the client closes the connection.
 async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Connection> {
     let Arrival {
         mut stream,
@@ -109,7 +111,7 @@ async fn answer(arrival: Arrival, peer: Peer, door: &Door) -> Option<Connection>
         Err(rejection) => {
             rejection.count(began.elapsed());
             if let Some((upgrade, frame)) = rejection.as_close() {
-                // The client learns from the frame why it is refused.
+                // With `refusal = "close"` the close frame tells the client the reason.
                 let accepted = upgrade.switching_protocols();
                 if stream.write_all(&accepted).await.is_ok() {
                     close_at_once(stream, frame).await;

@@ -1,6 +1,6 @@
-//! Pings, pong deadlines, token expiry and `server.max_age` of all sockets, on one coarse timer wheel.
+//! Times pings, pong deadlines, token expiry and `server.max_age` of all sockets with one coarse timer wheel.
 //!
-//! A timer of its own would cost every socket 144 bytes and a wake-up; the wheel holds eight bytes for each.
+//! A tokio timer for each socket would take 144 bytes and a wake-up; the wheel takes eight bytes for each.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,36 +17,42 @@ use crate::frame::Frame;
 use crate::hub::{CloseOrder, Member};
 use crate::metrics;
 
-/// The wheel's step: a token's end is acted on within this time.
+/// The step of the wheel. A socket is closed at most this long after its token expires.
 const TICK: Duration = Duration::from_millis(100);
-/// Slots of the wheel: 51.2 seconds. What is due later goes round again.
+/// The slots of the wheel: 51.2 seconds. A socket that is due later goes round again.
 const SLOTS: usize = 512;
-/// A wheel that is later than this was itself stopped: nobody is closed for a pong that lies unread.
+/// A wheel that is later than this was stopped itself. It then closes no socket for a missing pong, which may lie unread.
 const STALL: Duration = Duration::from_secs(2);
-/// A socket may stay for this part of `server.max_age` longer, each for a time of its own: those that came together
-/// after a rollout do not leave together.
+/// The part of `server.max_age` that is added at random, so that sockets that came together after a rollout do not leave
+/// together.
 const AGE_JITTER: f64 = 0.1;
-/// Clients come back within this time after their close, each at a moment of its own, as in a drain.
+/// The time after their close within which clients reconnect, each at a random moment, as in a drain.
 const RECONNECT_SPREAD_MS: u64 = 1000;
 
 /// The timers of all sockets of this process.
-pub struct Heartbeat {
+pub struct HeartbeatWheel {
+    /// `heartbeat.interval` in ticks.
     interval: u32,
+    /// `heartbeat.timeout` in ticks.
     timeout: u32,
+    /// `max_age` in ticks.
     max_age: Option<u32>,
-    /// Old sockets that one turn of the wheel may close: `drain.rate`, and its fraction carried over.
+    /// The old sockets that one turn of the wheel may close, by `drain.rate`.
     per_turn: f32,
+    /// The old sockets that the wheel may close now; the fraction is carried over to the next turn.
     retiring: Mutex<f32>,
-    /// Every ping carries this payload, new for each process, and only a pong that repeats it counts.
+    /// The payload of all pings, random for each process. Only a pong that repeats it counts.
     payload: [u8; 8],
     ping: Frame,
     started: Instant,
+    /// The number of the current tick.
     tick: AtomicU32,
+    /// The sockets that are due, by tick modulo [`SLOTS`].
     slots: Mutex<Vec<Vec<Weak<Member>>>>,
 }
 
-impl Heartbeat {
-    /// A wheel for `server.heartbeat` and `server.max_age`; [`Heartbeat::run`] turns it.
+impl HeartbeatWheel {
+    /// Creates a wheel for `server.heartbeat` and `server.max_age`; [`HeartbeatWheel::run`] turns it.
     pub fn new(config: &ServerConfig) -> Arc<Self> {
         let ticks = |time: Duration| {
             u32::try_from(time.as_millis() / TICK.as_millis())
@@ -68,7 +74,7 @@ impl Heartbeat {
         })
     }
 
-    /// Watches the socket until it is gone. Its first ping comes at a random moment of the first interval, so that
+    /// Watches the socket until it is dropped. The first ping comes at a random moment of the first interval, so that
     /// sockets that came together are not pinged together.
     pub fn watch(&self, member: &Arc<Member>) {
         let first = 1 + rand::random::<u32>() % self.interval;
@@ -84,14 +90,14 @@ impl Heartbeat {
         self.put(Arc::downgrade(member), first.min(left).min(age));
     }
 
-    /// A pong came; one that answers none of our pings is ignored.
+    /// Records a pong. A pong without our payload answers no ping of ours and is ignored.
     pub fn ponged(&self, member: &Member, payload: &[u8]) {
         if payload == self.payload {
             member.pulse().ponged(self.tick.load(Ordering::Relaxed));
         }
     }
 
-    /// Turns the wheel for ever.
+    /// Turns the wheel until the process ends.
     pub async fn run(self: Arc<Self>) -> Infallible {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -110,10 +116,11 @@ impl Heartbeat {
         }
     }
 
+    /// Checks the sockets of one slot.
     fn turn(&self, tick: u32, stalled: bool) {
         let due = std::mem::take(&mut self.slots.lock()[tick as usize % SLOTS]);
         {
-            // At most one turn's worth is carried over: a quiet hour is no credit for a burst.
+            // At most one socket is carried over, so that a quiet hour gives no credit for a burst.
             let mut retiring = self.retiring.lock();
             *retiring = (*retiring).min(1.0) + self.per_turn;
         }
@@ -128,7 +135,7 @@ impl Heartbeat {
         }
     }
 
-    /// Looks after one socket; returns the ticks until the next look, or `None` if it is being closed.
+    /// Checks one socket. Returns the ticks until its next check, or `None` if it is being closed.
     fn check(&self, member: &Member, tick: u32, now: UnixTime, stalled: bool) -> Option<u32> {
         let left = ticks_left(member.pulse().seconds_left(now));
         if left == 0 {
@@ -158,14 +165,14 @@ impl Heartbeat {
                 member.outbound().close(frame, CloseOrder::AfterQueued);
                 return None;
             }
-            // One whose turn did not come yet asks again in the next.
+            // A socket that is over its age but over the rate too is checked again at the next tick.
             Some(at) => at.saturating_sub(tick).max(1),
             None => u32::MAX,
         };
         Some(wait.min(left).min(age))
     }
 
-    /// Whether this turn of the wheel may close one more socket for its age, at `drain.rate` per second.
+    /// Returns true if this turn may close one more socket for its age, by `drain.rate` per second.
     fn may_retire(&self) -> bool {
         let mut retiring = self.retiring.lock();
         let may = *retiring >= 1.0;
@@ -173,7 +180,7 @@ impl Heartbeat {
         may
     }
 
-    /// Sends a ping if one is due. A look that came early, for the token's sake, only waits on.
+    /// Sends a ping if it is due. Returns the ticks to wait; a check that came early for the token's expiry sends none.
     fn wait_or_ping(&self, member: &Member, tick: u32) -> u32 {
         let due = member.pulse().ping_due();
         if tick < due {
@@ -181,11 +188,12 @@ impl Heartbeat {
         }
         member.pulse().pinged(tick);
         member.pulse().set_ping_due(tick + self.interval);
-        // A queue that is full closes the socket by itself.
+        // A full queue closes the socket by itself.
         let _ = member.outbound().push_frame(&self.ping);
         self.timeout
     }
 
+    /// Puts a socket into the slot that comes after `wait` ticks, or into the last slot if that is later.
     fn put(&self, member: Weak<Member>, wait: u32) {
         let wait = (wait as usize).clamp(1, SLOTS - 1);
         let tick = self.tick.load(Ordering::Relaxed) as usize;
@@ -193,7 +201,7 @@ impl Heartbeat {
     }
 }
 
-/// Whole ticks until `seconds` have passed, rounded up; 0 if they have.
+/// Returns the ticks until `seconds` have passed, rounded up; 0 if they have passed.
 fn ticks_left(seconds: f64) -> u32 {
     if seconds <= 0.0 {
         0

@@ -1,4 +1,4 @@
-//! The socket listener: from an accepted TCP connection to an open WebSocket, and its life until it closes.
+//! The socket listener: turns accepted TCP connections into WebSockets and serves them until they close.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -31,49 +31,49 @@ pub mod upgrade;
 
 use client_address::AddressFinder;
 use head::HeadReader;
-use heartbeat::Heartbeat;
-use per_address::{AddressPlace, PerAddress};
+use heartbeat::HeartbeatWheel;
+use per_address::{AddressBudgets, AddressPlace};
 use registration::Occupancy;
 
-/// A handshake may take this long after its head has come; every step has a shorter deadline of its own.
+/// The longest handshake after its head has come. Each step has a shorter deadline of its own.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Who connects, as far as the network says.
+/// The other end of a TCP connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
-    /// The other end of the TCP connection.
+    /// Its address.
     pub address: IpAddr,
     /// The client that a PROXY header named.
     pub proxied: Option<SocketAddr>,
 }
 
-/// What the socket listener works with.
+/// The parts that the socket listener works with.
 pub struct Door {
-    /// `[server]`.
+    /// The table `[server]`.
     pub config: ServerConfig,
     /// Reads the heads of requests.
     pub heads: HeadReader,
-    /// What answers requests that ask for no upgrade, where the program has it.
+    /// The pages for requests that ask for no upgrade, if the program has any.
     pub pages: Option<Router>,
-    /// Whose sockets come in.
+    /// The tenants by host.
     pub tenants: Arc<Tenants>,
-    /// Whether the replica drains.
+    /// The state of this replica, such as draining.
     pub life: Arc<ReplicaLife>,
-    /// How many sockets there are and may be.
+    /// The number of sockets, and its bound.
     pub occupancy: Arc<Occupancy>,
-    /// Who a client is, behind proxies.
+    /// Finds the addresses of clients behind proxies.
     pub address_finder: AddressFinder,
     /// Budgets of client addresses.
-    pub addresses: Arc<PerAddress>,
+    pub addresses: Arc<AddressBudgets>,
     /// Timers of all sockets.
-    pub heartbeat: Arc<Heartbeat>,
-    /// The tasks of connections: they may end, and a drain waits for them.
+    pub heartbeat: Arc<HeartbeatWheel>,
+    /// The tasks of connections, for which a drain waits.
     pub tasks: TaskTracker,
 }
 
 impl Door {
-    /// Counts a handshake of a new connection, where its peer is the client itself. Behind a proxy the client is
-    /// known from the request only, and counted then.
+    /// Counts the handshake of a new connection whose peer is the client itself. A client behind a proxy is known only
+    /// from the request, and counted then.
     fn begin_handshake(&self, peer: IpAddr) -> Result<Option<AddressPlace>, Refusal> {
         match self.config.client_address {
             ClientAddress::Peer => self.addresses.begin_handshake(peer),

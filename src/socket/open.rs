@@ -1,13 +1,13 @@
-//! From a verified token to a socket that is ready to run: budgets, groups, authorization, joining.
+//! Opens the socket of a verified token: budgets, group names, authorization, joining, the consumer's connect.
 //!
-//! Steps 11 to 14 of a socket's life; the 101 itself is written by [`super::handshake`].
+//! [`super::handshake`] writes the 101 afterwards.
 
 use std::time::Instant;
 
 use super::Door;
-use super::admit::Admitted;
+use super::admit::AdmittedRequest;
 use super::connection::{ReadySocket, guarded};
-use super::registration::{Place, Registration};
+use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
 use crate::admission::Identity;
 use crate::clock::UnixTime;
@@ -23,13 +23,13 @@ use crate::packed_json::PackedObject;
 use crate::rate::Bucket;
 use crate::tenant::Tenant;
 
-/// Opens the socket of `identity` in `place`; `path` is that of its request.
+/// Opens the socket of `identity` in `place`; `path` is the path of its request.
 ///
 /// # Errors
-/// The first refusal. Nothing of the socket is left then.
+/// The first refusal; the socket is then out of the hub and its groups.
 pub(super) async fn open(
-    admitted: &Admitted,
-    place: Place,
+    admitted: &AdmittedRequest,
+    place: SocketPlace,
     identity: Identity,
     path: &str,
     door: &Door,
@@ -54,7 +54,7 @@ pub(super) async fn open(
     let connected = guarded(registration.member(), connect).await;
     let mut consumer = connected.ok_or(Refusal::Unavailable)??;
     if let Err(refusal) = last_look(tenant, registration.member()) {
-        // It has seen the socket connect.
+        // The consumer has seen the connect, so it is told of the end.
         let close = CloseFrame::absent();
         let disconnect = consumer.disconnect(&scope, &close);
         guarded(registration.member(), disconnect).await;
@@ -73,15 +73,17 @@ pub(super) async fn open(
     }))
 }
 
-/// Step 11: a place in the budgets and in the hub. What was announced about the token or its user since the handshake
-/// was entered into the indexes is answered here; from here on it closes the socket.
+/// Registers the socket in the budgets and the hub.
+///
+/// Revocations and invalidations that came since the token was verified take effect here. Later ones close the socket
+/// through the hub.
 async fn register(
-    admitted: &Admitted,
+    admitted: &AdmittedRequest,
     identity: Identity,
     path: &str,
-    place: Place,
+    place: SocketPlace,
 ) -> Result<(Registration, Scope), Refusal> {
-    let Admitted { tenant, route, .. } = admitted;
+    let AdmittedRequest { tenant, route, .. } = admitted;
     let Identity {
         mut user,
         token,
@@ -101,7 +103,7 @@ async fn register(
         delivery: tenant.parts[*route].delivery,
         send_queue: tenant.relay.limits().send_queue,
     };
-    let pending_now = pending.as_ref().map(|place| &**place.pending());
+    let pending_now = pending.as_ref().map(|entered| &**entered.pending());
     let (registration, standing) = Registration::admit(
         Member::new(profile),
         tenant.relay.clone(),
@@ -117,7 +119,7 @@ async fn register(
         user = tenant.authenticator.user_again(&token).await?;
     }
     let scope = Scope {
-        place: tenant.place.clone(),
+        of_tenant: tenant.scope.clone(),
         user,
         claims: PackedObject::new(&token.claims),
         client: admitted.client,
@@ -126,6 +128,7 @@ async fn register(
     Ok((registration, scope))
 }
 
+/// Counts an exceeded budget and returns its refusal.
 fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
     let (limit, refusal) = match excess {
         Excess::Connections => ("connections", Refusal::TooManyConnections),
@@ -136,9 +139,10 @@ fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
     refusal
 }
 
-/// What happened to the tenant or the socket while groups were joined. A close that comes later finds an open socket.
+/// Refuses if the tenant was suspended or replaced, or the socket was ordered closed, while groups were joined. A later
+/// close finds an open socket.
 fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
-    // Suspended, or replaced by a reload, of whose configuration nothing is known here.
+    // A reload may have replaced the tenant; this one does not know the new configuration.
     tenant.admits()?;
     match member
         .outbound()
@@ -150,7 +154,8 @@ fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
     }
 }
 
-fn group_names(admitted: &Admitted, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
+/// Fills the route's group templates; within `limits.groups_per_socket`.
+fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
     let tenant = &admitted.tenant;
     let route = &tenant.parts[admitted.route];
     let most = tenant.config.limits.groups_per_socket as usize;
@@ -169,8 +174,9 @@ fn group_names(admitted: &Admitted, scope: &Scope) -> Result<Vec<GroupName>, Ref
     route.groups.iter().map(name).collect()
 }
 
-async fn authorize(admitted: &Admitted, scope: &Scope) -> Result<(), Refusal> {
-    let Admitted {
+/// Asks the route's `authorize` statement whether the user may join its groups.
+async fn authorize(admitted: &AdmittedRequest, scope: &Scope) -> Result<(), Refusal> {
+    let AdmittedRequest {
         tenant,
         route,
         params,
@@ -194,9 +200,10 @@ async fn authorize(admitted: &Admitted, scope: &Scope) -> Result<(), Refusal> {
     }
 }
 
+/// Subscribes the socket to its groups and, if its route needs it, to its own channel.
 async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Result<(), Refusal> {
     let started = Instant::now();
-    // All at once: the layer sends what waits together as one command.
+    // All joins run together, because the layer sends concurrent subscriptions as one command.
     let joins = groups
         .iter()
         .map(|group| registration.relay().join(registration.member(), group));

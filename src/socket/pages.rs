@@ -1,7 +1,6 @@
-//! Pages that share the socket listener: requests that ask for no upgrade, where the program has pages for them.
+//! Serves pages on the socket listener: a program may have them for requests that ask for no upgrade.
 //!
-//! Only here hyper and axum see a request of this listener. What is no page gets the answer that it would get without
-//! them: a request that asks for no upgrade is refused.
+//! Only these requests go through hyper and axum. A request for no page is refused as it is without pages.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,7 +24,7 @@ use super::{Door, HANDSHAKE_DEADLINE, Peer};
 use crate::error::Refusal;
 use crate::problem::Problem;
 
-/// Serves one request.
+/// Serves the one request of a connection, and closes it.
 pub(super) async fn serve(pages: &Router, arrival: Arrival, peer: Peer, door: &Arc<Door>) {
     let Arrival {
         stream,
@@ -51,14 +50,15 @@ pub(super) async fn serve(pages: &Router, arrival: Arrival, peer: Peer, door: &A
     }
 }
 
-/// One request per connection.
+/// Adds `Connection: close`, since a connection carries one request.
 fn ends(mut response: Response<Body>) -> Response<Body> {
     let close = HeaderValue::from_static("close");
-    // A 426 names `upgrade` there already.
+    // Appended, because a 426 has `Connection: upgrade` already.
     response.headers_mut().append(CONNECTION, close);
     response
 }
 
+/// Answers a request for no page: the first refusal of its checks, or that it must ask for an upgrade.
 fn refuse(request: Request<Body>, peer: Peer, door: &Door) -> Response<Body> {
     let (began, (head, _)) = (Instant::now(), request.into_parts());
     match admit(&head, peer, door) {
@@ -66,7 +66,7 @@ fn refuse(request: Request<Body>, peer: Peer, door: &Door) -> Response<Body> {
             rejection.count(began.elapsed());
             rejection.problem().response()
         }
-        // It asks for no upgrade, and so it is never admitted.
+        // Not reached: the checks refuse a request that asks for no upgrade.
         Ok(_) => Problem {
             refusal: Refusal::UpgradeRequired,
             tenant: None,

@@ -1,4 +1,4 @@
-//! Budgets of client addresses (`server.per_address`): step 2, before anything of the request is believed.
+//! Budgets of client addresses (`server.per_address`): connections, handshakes under way, connects per second.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,15 +12,16 @@ use crate::config;
 use crate::error::Refusal;
 use crate::rate::Bucket;
 
-/// Addresses without a socket or a handshake are forgotten after this time: a bucket is full again by then.
+/// The time after which an address without sockets and handshakes is dropped; its bucket is full again by then.
 const FORGET: Duration = Duration::from_secs(3);
 
-/// What each client address may have.
-pub struct PerAddress {
+/// The budgets of all client addresses.
+pub struct AddressBudgets {
     config: config::PerAddress,
     addresses: Mutex<HashMap<IpAddr, Account>>,
 }
 
+/// The use of one address.
 struct Account {
     connections: u32,
     handshakes: u32,
@@ -28,22 +29,22 @@ struct Account {
     last: Instant,
 }
 
-/// What of an address is being counted.
+/// The number of an address that a place counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Counted {
+enum BudgetKind {
     Connection,
     Handshake,
 }
 
-/// One place of an address, free again when it is dropped.
+/// A place in the budget of an address; its drop frees it.
 pub struct AddressPlace {
-    budget: Arc<PerAddress>,
+    budget: Arc<AddressBudgets>,
     address: IpAddr,
-    counted: Counted,
+    counted: BudgetKind,
 }
 
-impl PerAddress {
-    /// Budgets as configured; a 0 is no limit.
+impl AddressBudgets {
+    /// Creates budgets as configured; 0 is no limit.
     pub fn new(config: config::PerAddress) -> Arc<Self> {
         Arc::new(Self {
             config,
@@ -51,7 +52,7 @@ impl PerAddress {
         })
     }
 
-    /// Counts a handshake that is under way; the place is held until it is over.
+    /// Counts a handshake under way; its place is to be held until it is over.
     ///
     /// # Errors
     /// [`Refusal::TooManyConnections`] at `handshakes`.
@@ -62,11 +63,11 @@ impl PerAddress {
         if self.config.handshakes == 0 {
             return Ok(None);
         }
-        self.count(client, Counted::Handshake, self.config.handshakes)
+        self.count(client, BudgetKind::Handshake, self.config.handshakes)
             .map(Some)
     }
 
-    /// Counts an upgrade request, and the socket that may come of it as long as the place is held.
+    /// Counts an upgrade request, and its socket for as long as the place is held.
     ///
     /// # Errors
     /// [`Refusal::RateLimited`] over `connects_per_second`, [`Refusal::TooManyConnections`] at `connections`.
@@ -85,14 +86,14 @@ impl PerAddress {
         if self.config.connections == 0 {
             return Ok(None);
         }
-        self.count(client, Counted::Connection, self.config.connections)
+        self.count(client, BudgetKind::Connection, self.config.connections)
             .map(Some)
     }
 
     fn count(
         self: &Arc<Self>,
         client: IpAddr,
-        counted: Counted,
+        counted: BudgetKind,
         most: u32,
     ) -> Result<AddressPlace, Refusal> {
         let address = counting_key(client);
@@ -117,7 +118,7 @@ impl PerAddress {
         address: IpAddr,
         now: Instant,
     ) -> &'a mut Account {
-        // Doubling keeps the sweep's cost per new address constant.
+        // A full map is swept before it doubles, so that the sweep's cost per new address is constant.
         if addresses.len() == addresses.capacity() {
             addresses.retain(|_, account| !account.is_idle(now));
         }
@@ -143,10 +144,10 @@ impl Account {
         self.connections == 0 && self.handshakes == 0 && now.duration_since(self.last) > FORGET
     }
 
-    fn count(&mut self, counted: Counted) -> &mut u32 {
+    fn count(&mut self, counted: BudgetKind) -> &mut u32 {
         match counted {
-            Counted::Connection => &mut self.connections,
-            Counted::Handshake => &mut self.handshakes,
+            BudgetKind::Connection => &mut self.connections,
+            BudgetKind::Handshake => &mut self.handshakes,
         }
     }
 }

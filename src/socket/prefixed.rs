@@ -1,4 +1,4 @@
-//! A TCP stream of which some bytes were read already: they come first, then the stream goes on. For [`super::pages`].
+//! A TCP stream with a prefix: reads return bytes that were read before, then those of the stream. For [`super::pages`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,7 +17,7 @@ pub(super) struct Prefixed {
 }
 
 impl Prefixed {
-    /// Reads give the two parts of `prefix` first.
+    /// Creates a stream whose reads return `head` and `behind` first.
     pub(super) fn new([head, behind]: [Bytes; 2], stream: TcpStream) -> Self {
         Self {
             prefix: head.chain(behind),
@@ -25,7 +25,7 @@ impl Prefixed {
         }
     }
 
-    /// The bare stream.
+    /// Returns the bare stream.
     pub(super) fn into_tcp(self) -> TcpStream {
         self.stream
     }

@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: the address of the client as a load balancer in front of us wrote it before
-//! the request (haproxy, `doc/proxy-protocol.txt`). Pure: bytes in, verdict out.
+//! Parses the PROXY protocol, versions 1 and 2, with which a load balancer writes the client's address before the
+//! request (haproxy, `doc/proxy-protocol.txt`). It does no input or output.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,24 +9,24 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest line of version 1, line end included (section 2.1 of the specification).
 const MAX_LINE: usize = 107;
 
-/// The longest version 2 header that is read: addresses and type-length-values. Load balancers send a few dozen bytes,
-/// with a TLS client's name some hundred.
+/// The longest accepted header of version 2: addresses and type-length-values. Load balancers send a few dozen bytes, or
+/// some hundred with the name in a TLS client's certificate.
 const MAX_BINARY: usize = 2048;
 
 /// A complete header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ProxyHeader {
-    /// Who connected to the load balancer; `None` where it speaks for itself (a health check) or does not know.
+    /// The client of the load balancer; `None` if it speaks for itself (a health check) or does not know the client.
     pub source: Option<SocketAddr>,
-    /// Bytes of the header: the request begins after them.
+    /// The bytes of the header; the request follows them.
     pub len: usize,
 }
 
-/// The bytes are no PROXY header.
+/// The bytes do not begin with a PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotProxied;
 
-/// The header at the start of `bytes`; `None` while it is not complete and none of it is wrong.
+/// Parses the header at the start of `bytes`. Returns `None` while it is incomplete but valid so far.
 ///
 /// # Errors
 /// [`NotProxied`] as soon as no further byte could make it a header.
@@ -44,7 +44,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
     Err(NotProxied)
 }
 
-/// Version 1: `PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n`.
+/// Parses version 1: `PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n`.
 fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
     let window = &bytes[..bytes.len().min(MAX_LINE)];
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
@@ -73,7 +73,7 @@ fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
     }))
 }
 
-/// Version 2; `bytes` holds at least its first 16.
+/// Parses version 2; `bytes` holds at least 16 bytes.
 fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
@@ -95,6 +95,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NotProxied> {
     Ok(Some(ProxyHeader { source, len }))
 }
 
+/// Parses a block of source, destination, source port and destination port, with addresses of `N` bytes.
 fn source_address<const N: usize>(addresses: &[u8]) -> Result<SocketAddr, NotProxied>
 where
     IpAddr: From<[u8; N]>,

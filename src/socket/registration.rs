@@ -1,4 +1,4 @@
-//! A socket's place in the hub: taken before its groups are joined, given back on every way out.
+//! The registration of a socket in the hub. It begins before groups are joined, and its drop ends it on each way out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::hub::{Admitted, Budget, Excess, Member, Pending};
 use crate::metrics::TenantMetrics;
 use crate::relay::Relay;
 
-/// How many sockets this replica has, and may have.
+/// The number of sockets of this replica, and its bound.
 #[derive(Debug)]
 pub struct Occupancy {
     open: AtomicUsize,
@@ -20,7 +20,7 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    /// No socket yet, and at most `most`.
+    /// Creates the count of no sockets and at most `most`.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             open: AtomicUsize::new(0),
@@ -28,44 +28,44 @@ impl Occupancy {
         })
     }
 
-    /// Takes one place; `None` if there is none left.
-    pub fn take(self: &Arc<Self>) -> Option<Place> {
+    /// Takes one place; `None` if none is left.
+    pub fn take(self: &Arc<Self>) -> Option<SocketPlace> {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let place = Place {
-            _counted: Counted(self.clone()),
+        let place = SocketPlace {
+            _occupied: Occupied(self.clone()),
             _address: None,
         };
         (open < self.most).then_some(place)
     }
 
-    /// Sockets that are open or being opened.
+    /// Returns the number of sockets that are open or being opened.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
 
-    /// The bound.
+    /// Returns the bound.
     pub fn most(&self) -> usize {
         self.most
     }
 }
 
-/// One of the places of an [`Occupancy`], free again when it is dropped.
-pub struct Place {
-    _counted: Counted,
-    /// The place of the client's address in its own budget, where addresses have one.
+/// A place in an [`Occupancy`]; its drop frees it.
+pub struct SocketPlace {
+    _occupied: Occupied,
+    /// The place in the budget of the client's address, if addresses have budgets.
     _address: Option<Box<AddressPlace>>,
 }
 
-struct Counted(Arc<Occupancy>);
+struct Occupied(Arc<Occupancy>);
 
-impl Drop for Counted {
+impl Drop for Occupied {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Place {
-    /// The same place, which also counts for the client's address, where addresses are counted.
+impl SocketPlace {
+    /// Adds the place in the budget of the client's address, if addresses have budgets.
     pub fn with_address(self, address: Option<AddressPlace>) -> Self {
         Self {
             _address: address.map(Box::new),
@@ -74,24 +74,24 @@ impl Place {
     }
 }
 
-/// Keeps a socket in the hub of its tenant; dropped, it takes the socket out of the hub and of its groups.
+/// Keeps a socket in the hub of its tenant. Its drop takes the socket out of the hub and its groups.
 pub struct Registration {
     member: Arc<Member>,
     relay: Arc<Relay>,
-    _place: Place,
+    _place: SocketPlace,
     registered: bool,
     hears_channel: bool,
 }
 
 impl Registration {
-    /// Registers the socket within the budgets of its tenant and its user, which are reserved until it goes.
+    /// Registers the socket within the budgets of its tenant and its user.
     ///
     /// # Errors
-    /// The budget that has no room.
+    /// The budget that is used up.
     pub fn admit(
         member: Arc<Member>,
         relay: Arc<Relay>,
-        place: Place,
+        place: SocketPlace,
         pending: Option<&Pending>,
     ) -> Result<(Self, Admitted), Excess> {
         let limits = relay.limits();
@@ -113,7 +113,7 @@ impl Registration {
         Ok((registration, admitted))
     }
 
-    /// With `on_excess = "replace"`: closes the user's oldest sockets until the user has no more than it may have.
+    /// Closes the user's oldest sockets down to `limits.connections_per_user`, if `on_excess` is `"replace"`.
     pub fn replace_oldest(&self) {
         let limits = self.relay.limits();
         if limits.connections_per_user == 0 || limits.on_excess != OnExcess::Replace {
@@ -127,35 +127,35 @@ impl Registration {
         }
     }
 
-    /// From now on the socket stops hearing its own channel when it goes; that it hears it is asked for apart.
+    /// Notes that the socket hears its own channel, so that its end also ends that. The caller starts the listening.
     pub fn set_hears_channel(&mut self) {
         self.hears_channel = true;
     }
 
-    /// The channel that the socket is to hear.
+    /// Returns the channel that the socket hears.
     pub fn channel(&self) -> Option<SocketChannel> {
         let channel = || member_channel(&self.member);
         self.hears_channel.then(channel)
     }
 
-    /// The socket in the hub.
+    /// Returns the socket in the hub.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
     }
 
-    /// What serves the socket's tenant.
+    /// Returns the relay of the socket's tenant.
     pub fn relay(&self) -> &Arc<Relay> {
         &self.relay
     }
 
-    /// The tenant's metrics.
+    /// Returns the tenant's metrics.
     pub fn metrics(&self) -> &TenantMetrics {
         self.relay.metrics()
     }
 }
 
 impl Registration {
-    /// Takes the socket out of the hub now; its place in the occupancy stays taken until the registration is dropped.
+    /// Takes the socket out of the hub now. Its place in the occupancy stays taken until the registration is dropped.
     pub fn end(&mut self) {
         if std::mem::take(&mut self.registered) {
             self.member.outbound().finish();

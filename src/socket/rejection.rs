@@ -1,4 +1,4 @@
-//! A handshake that ends in a refusal, with what the answer needs of how far it came.
+//! A refused handshake, with the tenant and upgrade that were known by then; the form of the answer depends on them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::metrics;
 use crate::problem::Problem;
 use crate::tenant::Tenant;
 
-/// Why a step refuses.
+/// The reason of a step that refuses.
 #[derive(Debug)]
 pub(super) struct Reason {
     refusal: Refusal,
-    /// The frame that a consumer chose for the close, where the tenant's refusals are closes.
+    /// The close frame that a consumer chose; it is sent if the tenant has `refusal = "close"`.
     close: Option<CloseFrame>,
 }
 
@@ -45,9 +45,9 @@ impl From<Refused> for Reason {
 /// A refused handshake.
 pub(super) struct Rejection {
     reason: Reason,
-    /// Once it is known.
+    /// The tenant, once it is known.
     tenant: Option<Arc<Tenant>>,
-    /// Once it is known to be well-formed: the socket can be accepted in order to be closed.
+    /// The upgrade, once it is known to be well-formed. With it the socket can be accepted in order to be closed.
     upgrade: Option<Upgrade>,
 }
 
@@ -62,7 +62,7 @@ impl From<Refusal> for Rejection {
 }
 
 impl Rejection {
-    /// A refusal in the name of `tenant`.
+    /// Creates a rejection by `tenant`.
     pub(super) fn by(
         tenant: &Arc<Tenant>,
         upgrade: Option<&Upgrade>,
@@ -75,7 +75,7 @@ impl Rejection {
         }
     }
 
-    /// Counts it among the handshakes of its tenant, or of none, and with it the time that it took.
+    /// Counts the refusal and its time, for its tenant or for none.
     pub(super) fn count(&self, took: Duration) {
         let code = self.reason.refusal.code();
         match &self.tenant {
@@ -90,7 +90,7 @@ impl Rejection {
         }
     }
 
-    /// With `refusal = "close"`: the upgrade to accept, and the frame that closes the socket then.
+    /// Returns the upgrade to accept and the close frame to send, if the tenant has `refusal = "close"`.
     pub(super) fn as_close(&self) -> Option<(&Upgrade, CloseFrame)> {
         let Reason { refusal, close } = &self.reason;
         if self.tenant.as_ref()?.config.refusal == RefusalMode::Http {
@@ -100,7 +100,7 @@ impl Rejection {
         Some((self.upgrade.as_ref()?, frame))
     }
 
-    /// The document of the refusal.
+    /// Returns the problem document of the refusal.
     pub(super) fn problem(&self) -> Problem<'_> {
         Problem {
             refusal: self.reason.refusal,

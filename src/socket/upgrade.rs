@@ -1,6 +1,6 @@
-//! What a WebSocket upgrade must look like (RFC 6455 §4.2) and the 101 that answers it. Pure: headers in, verdict out.
+//! Checks the headers of a WebSocket upgrade (RFC 6455 §4.2) and builds the 101. It does no input or output.
 //!
-//! Steps 0 (`Host`) and 5 of a socket's life; step 6 is [`crate::origin`]. Bytes of the head itself: [`super::head`].
+//! [`super::head`] reads the bytes of the head, and [`crate::origin`] checks the origin.
 
 use axum::http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY,
@@ -15,22 +15,22 @@ use sha1::{Digest, Sha1};
 
 use crate::error::Refusal;
 
-/// The one protocol version there is.
+/// The version of RFC 6455, the only one.
 const VERSION: &str = "13";
 
-/// RFC 6455 §1.3.
+/// The text that is hashed with the client's key (RFC 6455 §1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The host that a request is for: the `Host` header, exactly one and well-formed, without user information.
+/// Returns the host of a request: the one `Host` header, well-formed and without user information, in the case as sent.
 ///
-/// An absolute target must name the same one. Case is as sent.
+/// An absolute target must name the same host.
 ///
 /// # Errors
 /// `request_not_valid`.
 pub fn request_host(parts: &Parts) -> Result<Authority, Refusal> {
     let header = sole(&parts.headers, HOST)?.ok_or(Refusal::RequestNotValid)?;
     let host = Authority::try_from(header.as_bytes()).map_err(|_| Refusal::RequestNotValid)?;
-    // `http` also reads what no host of ours can be: user information, an empty port, a list.
+    // `Authority` also accepts user information, an empty port and a list of hosts.
     let name_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._[:]".contains(&b);
     let well_formed = !host.host().is_empty()
         && host.as_str().bytes().all(name_byte)
@@ -51,7 +51,7 @@ pub fn request_host(parts: &Parts) -> Result<Authority, Refusal> {
 pub struct WebSocketKey([u8; 24]);
 
 impl WebSocketKey {
-    /// The value of `Sec-WebSocket-Accept` (RFC 6455 §4.2.2, step 5.4).
+    /// Returns the value of `Sec-WebSocket-Accept` (RFC 6455 §4.2.2, step 5.4).
     pub fn accept(&self) -> String {
         let digest = Sha1::new()
             .chain_update(self.0)
@@ -66,7 +66,7 @@ impl WebSocketKey {
             .as_bytes()
             .try_into()
             .map_err(|_| Refusal::RequestNotValid)?;
-        // 24 digits hold 18 bytes; the two of padding leave 16.
+        // 24 base64 digits hold 18 bytes; two digits of padding leave 16.
         let mut bytes = [0; 18];
         match STANDARD.decode_slice(text, &mut bytes) {
             Ok(16) => Ok(Self(text)),
@@ -75,11 +75,11 @@ impl WebSocketKey {
     }
 }
 
-/// Step 5: method, version, key, `Connection`, `Upgrade`, and no body.
+/// Checks method, version, `Connection`, `Upgrade` and that there is no body; returns the key.
 ///
 /// # Errors
-/// `method_not_allowed`; `upgrade_required` where the request asks for something else than this version of WebSocket;
-/// `request_not_valid` where it contradicts itself or breaks the form.
+/// `method_not_allowed`; `upgrade_required` if the request does not ask for this version of WebSocket;
+/// `request_not_valid` if it contradicts itself or is malformed.
 pub fn check_upgrade(parts: &Parts) -> Result<WebSocketKey, Refusal> {
     let headers = &parts.headers;
     if parts.method != Method::GET {
@@ -97,16 +97,16 @@ pub fn check_upgrade(parts: &Parts) -> Result<WebSocketKey, Refusal> {
     }
 }
 
-/// The subprotocol to answer with: the client's first that the route has; else `bearer`, if the client offered it as the
-/// carrier of its token.
+/// Returns the subprotocol of the answer: the client's first offer that the route has, else `bearer` if the client offered
+/// it as the carrier of its token.
 ///
-/// Offers are compared byte for byte. What is answered is our own text: a token offered beside `bearer` never comes back.
+/// Offers are compared byte for byte. The answer is our own text, so a token offered beside `bearer` is never sent back.
 pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<HeaderValue> {
     const BEARER: &str = "bearer";
     let mut bearer = None;
     for offer in list(headers, SEC_WEBSOCKET_PROTOCOL) {
         if let Some(known) = route.iter().find(|known| known.as_bytes() == offer) {
-            // A route's name that is no header value cannot have been offered.
+            // This is always a header value, since the client has sent it as one.
             return HeaderValue::from_str(known).ok();
         }
         if offer == BEARER.as_bytes() {
@@ -116,20 +116,20 @@ pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<Heade
     bearer
 }
 
-/// A well-formed upgrade: all that its 101 is made of.
+/// A well-formed upgrade: the content of its 101.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     /// The client's key.
     pub key: WebSocketKey,
-    /// The subprotocol to answer with.
+    /// The subprotocol of the answer.
     pub subprotocol: Option<HeaderValue>,
 }
 
 impl Upgrade {
-    /// The 101 that opens the socket; no extension is ever negotiated.
+    /// Returns the 101 that opens the socket, without extensions.
     pub fn switching_protocols(&self) -> Vec<u8> {
         let mut answer = Vec::with_capacity(256);
-        // Some clients compare the whole values, and the names as RFC 6455 writes them.
+        // Some clients compare whole values and expect the names in the case that RFC 6455 uses.
         answer.extend(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
               Sec-WebSocket-Accept: ",
@@ -144,18 +144,18 @@ impl Upgrade {
     }
 }
 
-/// Whether a request asks for another protocol: one that does not wants a page.
+/// Returns true if a request asks for another protocol; any other request is for a page.
 pub fn is_asked_for(headers: &HeaderMap) -> bool {
     has_token(headers, CONNECTION, "upgrade")
 }
 
-/// Bytes that came with an upgrade would be taken for frames by some and for a body by others.
+/// Returns true if the request announces a body. Programs disagree whether bytes behind an upgrade are body or frames.
 fn has_body(headers: &HeaderMap) -> bool {
     let length = |value: &HeaderValue| value.as_bytes().iter().any(|digit| *digit != b'0');
     headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(length)
 }
 
-/// The value of a header that may come once.
+/// Returns the value of a header that may come at most once.
 fn sole(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, Refusal> {
     let mut values = headers.get_all(name).into_iter();
     match (values.next(), values.next()) {
@@ -164,7 +164,7 @@ fn sole(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, R
     }
 }
 
-/// The elements of a comma-separated list, over all its lines, without blanks and empty ones (RFC 9110 §5.6.1).
+/// Returns the elements of a comma-separated list over all its lines, trimmed and without empty ones (RFC 9110 §5.6.1).
 fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     headers
         .get_all(name)
@@ -174,7 +174,7 @@ fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
-/// Whether the list has `token` as an element: `notupgrade` is not `upgrade`.
+/// Returns true if the list has `token` as an element, in any case; `notupgrade` is not `upgrade`.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     list(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
 }

@@ -33,23 +33,23 @@ pub(super) struct Reads {
 }
 
 /// The keys of one caller. The round shares them with the caller, which needs them if it must ask again.
-type Keys = Arc<Vec<String>>;
+type CallerKeys = Arc<Vec<String>>;
 
 #[derive(Default)]
 struct Round {
-    keys: Vec<Keys>,
+    keys: Vec<CallerKeys>,
     /// The number of keys of all callers.
     count: usize,
     /// The callers after the first, each with the position of its first key.
     callers: Vec<(usize, oneshot::Sender<Values>)>,
 }
 
-/// The part of a caller in a round.
-enum Part<'a> {
+/// The role of a caller in a round.
+enum CallerRole<'a> {
     /// The caller asks Redis for all callers of the round.
-    First(Lead<'a>),
+    Leader(Lead<'a>),
     /// The caller waits for the answer of the first one.
-    Other(oneshot::Receiver<Values>),
+    Follower(oneshot::Receiver<Values>),
 }
 
 impl Reads {
@@ -57,19 +57,23 @@ impl Reads {
     ///
     /// # Errors
     /// The error of `ask`, or the first error among the caller's own keys.
-    pub(super) async fn get<F>(&self, keys: Vec<String>, ask: impl Fn(Vec<Keys>) -> F) -> Values
+    pub(super) async fn get<F>(
+        &self,
+        keys: Vec<String>,
+        ask: impl Fn(Vec<CallerKeys>) -> F,
+    ) -> Values
     where
         F: Future<Output = Result<Vec<Result<KeyValue, StoreError>>, StoreError>>,
     {
         let keys = Arc::new(keys);
         loop {
             match self.join(&keys) {
-                Part::First(lead) => {
+                CallerRole::Leader(lead) => {
                     tokio::task::yield_now().await;
                     let answers = ask(lead.close()).await;
                     return lead.share(answers);
                 }
-                Part::Other(values) => {
+                CallerRole::Follower(values) => {
                     // The sender was dropped: the first caller is gone, so this one asks again.
                     if let Ok(values) = values.await {
                         return values;
@@ -79,7 +83,7 @@ impl Reads {
         }
     }
 
-    fn join(&self, keys: &Keys) -> Part<'_> {
+    fn join(&self, keys: &CallerKeys) -> CallerRole<'_> {
         let mut open = self.open.lock();
         if let Some(round) = &*open {
             let mut round = round.lock();
@@ -89,7 +93,7 @@ impl Reads {
                 round.callers.push((begin, sender));
                 round.count += keys.len();
                 round.keys.push(keys.clone());
-                return Part::Other(receiver);
+                return CallerRole::Follower(receiver);
             }
         }
         let round = Arc::new(Mutex::new(Round {
@@ -98,7 +102,7 @@ impl Reads {
             callers: Vec::new(),
         }));
         *open = Some(round.clone());
-        Part::First(Lead { reads: self, round })
+        CallerRole::Leader(Lead { reads: self, round })
     }
 }
 
@@ -110,7 +114,7 @@ struct Lead<'a> {
 
 impl Lead<'_> {
     /// Closes the round for further callers; returns the keys of all.
-    fn close(&self) -> Vec<Keys> {
+    fn close(&self) -> Vec<CallerKeys> {
         self.leave_open_place();
         std::mem::take(&mut self.round.lock().keys)
     }
@@ -163,14 +167,14 @@ mod tests {
     use crate::error::{Dependency, ErrorKind};
 
     /// A store that answers each key with the key itself, and records the sizes of the rounds.
-    struct Fake {
+    struct FakeRedis {
         reads: Reads,
         rounds: Mutex<Vec<usize>>,
         /// Rounds wait for their answers while a test holds this lock.
         gate: tokio::sync::Mutex<()>,
     }
 
-    impl Fake {
+    impl FakeRedis {
         fn new() -> Arc<Self> {
             Arc::new(Self {
                 reads: Reads::default(),
@@ -181,7 +185,7 @@ mod tests {
 
         async fn get(&self, keys: &[&str]) -> Values {
             let keys: Vec<String> = keys.iter().map(|&key| key.to_owned()).collect();
-            let ask = |keys: Vec<Keys>| async move {
+            let ask = |keys: Vec<CallerKeys>| async move {
                 let keys: Vec<String> = keys.iter().flat_map(|keys| keys.to_vec()).collect();
                 self.rounds.lock().push(keys.len());
                 drop(self.gate.lock().await);
@@ -224,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_of_one_moment_are_one_round_and_each_gets_its_own() {
-        let fake = Fake::new();
+        let fake = FakeRedis::new();
         let callers: Vec<_> = (0..100)
             .map(|n| {
                 let (fake, keys) = (fake.clone(), [format!("a{n}"), format!("b{n}")]);
@@ -242,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_round_is_bounded() {
-        let fake = Fake::new();
+        let fake = FakeRedis::new();
         let callers: Vec<_> = (0..FULL).map(|_| fake.spawn(["a", "b"])).collect();
         for caller in callers {
             assert_eq!(texts(caller.await.unwrap()), ["a", "b"]);
@@ -252,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_for_a_round_that_is_given_up_ask_again() {
-        let fake = Fake::new();
+        let fake = FakeRedis::new();
         let closed = fake.gate.lock().await;
         let first = fake.spawn(["a", "b"]);
         let second = fake.spawn(["c", "d"]);
@@ -266,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_leaves_before_its_round_begins_leaves_no_round_behind() {
-        let fake = Fake::new();
+        let fake = FakeRedis::new();
         let mut first = Box::pin(fake.get(&["a"]));
         // Polled once, and so in its place.
         assert!(futures_util::poll!(&mut first).is_pending());
@@ -277,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_of_one_key_is_its_callers_and_a_lost_link_everyones() {
-        let fake = Fake::new();
+        let fake = FakeRedis::new();
         let callers = [["a", "b"], ["refused", "c"], ["d", "e"]].map(|keys| fake.spawn(keys));
         let [first, second, third] = callers;
         assert_eq!(texts(first.await.unwrap()), ["a", "b"]);

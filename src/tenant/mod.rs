@@ -16,7 +16,7 @@ use crate::admission::Authenticator;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
 use crate::config::{Secret, TenantConfig};
-use crate::consumer::{Place, RouteConsumer};
+use crate::consumer::{RouteConsumer, TenantScope};
 use crate::error::{Refusal, StoreError};
 use crate::fleet::message::Op;
 use crate::fleet::{Circle, Fleet, Gathered};
@@ -56,7 +56,7 @@ pub struct Tenant {
     /// The Redis of its cached users, events and control messages. `None`: the memory of this process.
     pub redis: Option<Secret>,
     /// The routes by path, and the other parts that all its sockets share.
-    pub place: Arc<Place>,
+    pub scope: Arc<TenantScope>,
     /// The parts of each route, by the route's index.
     pub parts: Vec<RouteParts>,
     /// The pages that may connect.

@@ -30,7 +30,7 @@ pub(super) fn page(
         connections += members.len() as u64;
         // Keeps the `limit` smallest names: memory is bounded by the page, not by the number of sockets.
         for member in members {
-            let channel = tenant.place.channel_name(&member).as_str().to_owned();
+            let channel = tenant.scope.channel_name(&member).as_str().to_owned();
             let comes_after = cursor.is_none_or(|cursor| channel.as_str() > cursor);
             let last = page.last_key_value();
             if comes_after && (page.len() < limit || last.is_some_and(|(last, _)| channel < *last))

@@ -1,8 +1,8 @@
-//! The record of a user in Redis: how it is written, and when it is believed.
+//! Writes and reads the record of a user in Redis.
 //!
-//! `{"v":1,"tenant","id","fetched_at","gen","user"}`, `user` being null for an absent user. A record is believed only
-//! if it names its tenant and user and its `gen` is the one that stands beside it now. Anything else under the key
-//! reads as no record: others may write to this Redis, and so may other versions.
+//! `{"v":1,"tenant","id","fetched_at","gen","user"}`; `user` is null for an absent user. A record is accepted only if
+//! it names its tenant and user, and if its `gen` equals the user's generation key. Any other value counts as no record,
+//! because other programs and other versions of the gateway may write to this Redis.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,10 +18,10 @@ use crate::ids::{TenantId, UserId};
 use crate::packed_json::PackedObject;
 use crate::stores::redis::KeyValue;
 
-/// Fields, and room for the rest.
+/// The most bytes of a record: the fields, and 4 KiB for the other members.
 const MAX_RECORD: usize = MAX_FIELDS + 4096;
 
-/// What stands in Redis under a user's two keys, read in one round by [`crate::stores::redis::RedisStore::get_each`].
+/// The values of a user's two Redis keys, read in one round by [`crate::stores::redis::RedisStore::get_each`].
 #[derive(Clone, Debug)]
 pub struct CachedPair {
     /// `user:USER_ID`
@@ -31,25 +31,25 @@ pub struct CachedPair {
 }
 
 impl CachedPair {
-    /// The generation as it is kept in records: empty if absent, `None` if the key holds no text.
+    /// Returns the generation in the form that records hold: empty if the key is absent, `None` if it holds no string.
     pub(super) fn generation(&self) -> Option<Cow<'_, str>> {
         let generation = self.generation.as_ref().ok()?.as_deref();
         Some(generation.map_or(Cow::Borrowed(""), String::from_utf8_lossy))
     }
 }
 
-/// What a cached record is good for.
+/// The use that a cached record still has.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cached {
-    /// The answer, `None` for an absent user.
+    /// It is the answer; `None` for an absent user.
     Fresh(Option<UserRecord>),
-    /// Good enough while the database is down.
+    /// It is the answer while the database is down.
     Stale(UserRecord),
-    /// Too old for anything, or not there.
+    /// It has none: it is absent, too old, or of another generation.
     Nothing,
 }
 
-/// Why a value is no record.
+/// The reason why a value is not accepted as a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotBelieved {
     #[error("its key, or that of its generation, holds no string")]
@@ -64,7 +64,7 @@ pub(super) enum NotBelieved {
     OtherUser,
 }
 
-/// Whose records, and how they are kept.
+/// The tenant of the records, the times for which they are used, and the checks for which they must hold values.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     pub(super) tenant: TenantId,
@@ -76,7 +76,7 @@ pub(super) struct Policy {
 }
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct WireRecord<'a> {
     v: u32,
     #[serde(borrow)]
     tenant: Cow<'a, str>,
@@ -90,7 +90,7 @@ struct Wire<'a> {
 }
 
 impl Policy {
-    /// The record of `user`, absent or not, as text for Redis.
+    /// Returns the record of `user` as text for Redis; `None` is an absent user.
     pub(super) fn write(
         &self,
         id: &UserId,
@@ -110,7 +110,7 @@ impl Policy {
             None => out.push_str("null"),
             Some(user) if !self.check_password => out.push_str(&user.fields.text()),
             Some(user) => {
-                // No field has this name, see `UserRow::fields`.
+                // The digest goes under `password`, a name that `UserRow::fields` never holds.
                 let fields = user.fields.text();
                 out.push_str(fields.strip_suffix('}').unwrap_or("{"));
                 let separator = if fields.len() > 2 { "," } else { "" };
@@ -124,7 +124,7 @@ impl Policy {
         out
     }
 
-    /// How long Redis keeps the record.
+    /// Returns the time to live of the record in Redis.
     pub(super) fn keep_for(&self, user: Option<&UserRecord>) -> Duration {
         match user {
             Some(_) => self.stale_ttl,
@@ -132,7 +132,7 @@ impl Policy {
         }
     }
 
-    /// What the record of `id` is good for at `now`.
+    /// Parses the record of `id` and returns the use that it has at `now`.
     pub(super) fn read(
         &self,
         id: &UserId,
@@ -148,7 +148,8 @@ impl Policy {
         if bytes.len() > MAX_RECORD {
             return Err(NotBelieved::TooLarge);
         }
-        let wire: Wire<'_> = serde_json::from_slice(bytes).map_err(|_| NotBelieved::NotReadable)?;
+        let wire: WireRecord<'_> =
+            serde_json::from_slice(bytes).map_err(|_| NotBelieved::NotReadable)?;
         if wire.v != 1 {
             return Err(NotBelieved::NotReadable);
         }
@@ -165,7 +166,7 @@ impl Policy {
         if wire.generation != generation {
             return Ok(Cached::Nothing);
         }
-        // A writer's clock may be ahead of ours; Redis' own expiry bounds what that can do.
+        // A writer's clock may be ahead of ours: the age is then 0, and the key's expiry in Redis bounds it.
         let age = Duration::try_from_secs_f64((now.0 - wire.fetched_at).max(0.0))
             .unwrap_or(Duration::MAX);
         Ok(match user {
@@ -176,7 +177,7 @@ impl Policy {
         })
     }
 
-    /// The user of a record; `None` if something is missing that this tenant checks.
+    /// Returns the user of a record; `None` if a value is missing that this tenant checks.
     fn user(&self, id: &UserId, object: &str) -> Option<UserRecord> {
         let parts = UserParts::read(object)?;
         let active = match (self.check_active, parts.is_active) {
@@ -202,7 +203,7 @@ impl Policy {
     }
 }
 
-/// The parts of a user's JSON object that matter here, as they are written.
+/// The members of a user's JSON object that the checks need, as JSON text.
 #[derive(Default)]
 struct UserParts<'a> {
     is_active: Option<&'a str>,
@@ -221,7 +222,7 @@ impl<'a> UserParts<'a> {
     }
 }
 
-/// The object without its password; only records of tenants that check it have one.
+/// Returns the object without `password`, which only records of tenants with `check_revoke_token` have.
 fn without_password(object: &str) -> Option<String> {
     let mut out = String::from("{");
     each_member(object, |name, value| {
@@ -238,11 +239,11 @@ fn without_password(object: &str) -> Option<String> {
     Some(out)
 }
 
-/// Calls `visit` with the name and the written value of each member of a JSON object.
+/// Calls `visit` with the name and the JSON text of each member of an object.
 fn each_member<'a>(object: &'a str, visit: impl FnMut(&str, &'a str)) -> Option<()> {
-    struct Members<F>(F);
+    struct MemberVisitor<F>(F);
 
-    impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
+    impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for MemberVisitor<F> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -250,7 +251,9 @@ fn each_member<'a>(object: &'a str, visit: impl FnMut(&str, &'a str)) -> Option<
         }
 
         fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-            while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+            while let Some((MemberName(name), value)) =
+                map.next_entry::<MemberName<'de>, &'de RawValue>()?
+            {
                 self.0(&name, value.get());
             }
             Ok(())
@@ -258,13 +261,13 @@ fn each_member<'a>(object: &'a str, visit: impl FnMut(&str, &'a str)) -> Option<
     }
 
     serde_json::Deserializer::from_str(object)
-        .deserialize_map(Members(visit))
+        .deserialize_map(MemberVisitor(visit))
         .ok()
 }
 
-/// Text that borrows from the input where it can.
+/// A name that borrows from the input unless it holds escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -323,7 +326,7 @@ mod tests {
         assert_eq!(at(Some(&user), 3600.1), Cached::Nothing);
         assert_eq!(at(None, 9.9), Cached::Fresh(None));
         assert_eq!(at(None, 10.1), Cached::Nothing);
-        // U18: the writer's clock is ahead.
+        // The writer's clock is ahead.
         assert_eq!(at(Some(&user), -1000.0), Cached::Fresh(Some(user)));
     }
 
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn u06_to_u16_what_is_no_record_of_this_user_is_not_believed() {
+    fn anything_but_a_record_of_this_user_is_not_believed() {
         use NotBelieved::{NotReadable, OtherTenant, OtherUser, TooLarge};
         let good = policy().write(&"7".into(), Some(&user()), "", NOW);
         assert!(good.starts_with(
@@ -353,28 +356,24 @@ mod tests {
             .replace("\"id\":7", "\"id\":7,\"new\":{}");
         let pickle = "\u{80}\u{4}}q";
         for (name, record, expected) in [
-            ("U06 not JSON", "nonsense", NotReadable),
-            ("U06 truncated", &good[..good.len() - 1], NotReadable),
-            ("U06 empty", "", NotReadable),
-            ("U06 a list", "[]", NotReadable),
-            ("U07 a pickle", pickle, NotReadable),
+            ("not JSON", "nonsense", NotReadable),
+            ("truncated", &good[..good.len() - 1], NotReadable),
+            ("empty", "", NotReadable),
+            ("a list", "[]", NotReadable),
+            ("a pickle", pickle, NotReadable),
+            ("no gen", &good.replace("\"gen\":\"\",", ""), NotReadable),
             (
-                "U12 no gen",
-                &good.replace("\"gen\":\"\",", ""),
-                NotReadable,
-            ),
-            (
-                "U12 no user",
+                "no user",
                 &good.replace("\"user\"", "\"other\""),
                 NotReadable,
             ),
             (
-                "U12 no is_active",
+                "no is_active",
                 &good.replace(",\"is_active\":true", ""),
                 NotReadable,
             ),
             (
-                "U12 another version",
+                "another version",
                 &good.replace("\"v\":1", "\"v\":2"),
                 NotReadable,
             ),
@@ -388,19 +387,19 @@ mod tests {
                 &good.replace("{\"id\":7", "[{\"id\":7").replace("}}", "}]}"),
                 NotReadable,
             ),
-            ("U13 huge", &huge, TooLarge),
+            ("huge", &huge, TooLarge),
             (
-                "U15 another user",
+                "another user",
                 &good.replace("\"id\":\"7\"", "\"id\":\"8\""),
                 OtherUser,
             ),
             (
-                "U15 a byte off",
+                "a byte off",
                 &good.replace("\"id\":\"7\"", "\"id\":\"07\""),
                 OtherUser,
             ),
             (
-                "U16 another tenant",
+                "another tenant",
                 &good.replace("acme", "acme2"),
                 OtherTenant,
             ),
@@ -410,12 +409,12 @@ mod tests {
         let accepted = read(&policy(), &more, None).unwrap();
         assert!(
             matches!(accepted, Cached::Fresh(Some(user)) if user.fields.text().contains("new")),
-            "U11"
+            "unknown members are kept"
         );
     }
 
     #[test]
-    fn u14_keys_of_another_type_hold_no_record() {
+    fn keys_of_another_type_hold_no_record() {
         let record = policy().write(&"7".into(), Some(&user()), "", NOW);
         for (record, generation) in [
             (Err(WrongType), Ok(None)),
@@ -443,7 +442,7 @@ mod tests {
                 read(&with, &record, None),
                 Ok(Cached::Fresh(Some(user.clone())))
             );
-            // Read by a tenant whose check was switched off since.
+            // The tenant has switched the check off since.
             let plain = UserRecord {
                 password_digest: None,
                 ..user
@@ -453,7 +452,7 @@ mod tests {
                 Ok(Cached::Fresh(Some(plain)))
             );
         }
-        // Written before the check was switched on.
+        // The record was written before the tenant switched the check on.
         let record = policy().write(&"7".into(), Some(&user()), "", NOW);
         assert_eq!(read(&with, &record, None), Err(NotBelieved::NotReadable));
         let empty = UserRecord {

@@ -1,7 +1,7 @@
-//! The users that this process has seen a moment ago: no round trip at all, bounded in memory.
+//! Caches a tenant's users in this process, bounded in memory; a hit costs no round trip.
 //!
-//! Two generations of entries and not moka: every handshake reads and writes here, and moka's bookkeeping of each entry
-//! took 3 % of a connect, and its tables of ten thousand entries that had ended a megabyte.
+//! The cache is two maps and not moka, because each handshake reads and writes it. Moka's bookkeeping took 3 % of a
+//! connect, and its tables held a megabyte for ten thousand expired entries.
 
 use std::mem;
 use std::sync::Arc;
@@ -15,18 +15,21 @@ use super::lookup::Wanted;
 use super::record::UserRecord;
 use crate::ids::UserId;
 
-/// Bytes of records that one tenant may hold in this process: some 15,000 users of Django's.
+/// The most bytes of one tenant's records in this process: about 15,000 users of Django's `auth_user`.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// What an entry costs beside its texts, roughly.
+/// The approximate bytes of an entry without its id and record.
 const ENTRY_BYTES: usize = 150;
 
-/// One tenant's users in this process. Without a Redis this takes its place, and keeps records for as long.
+/// The users of one tenant that this process knows. For a tenant without Redis it takes the place of Redis.
 pub(super) struct LocalCache {
     entries: Mutex<Entries>,
+    /// The age up to which an entry is an answer.
     answer_for: Duration,
+    /// The same for absent users.
     negative_for: Duration,
+    /// The age up to which an entry may be used while the database is down.
     keep_for: Duration,
-    /// How often this process was told to forget a user.
+    /// The number of calls of [`LocalCache::forget`].
     epoch: AtomicU64,
 }
 
@@ -44,8 +47,8 @@ impl Local {
     }
 }
 
-/// New entries go into the young generation. Once it is half of the bound, or as old as entries may become, the old
-/// generation is dropped and the young one takes its place.
+/// Two maps that bound size and age without bookkeeping for each entry. New entries go into the young map. Once it
+/// holds half of [`MAX_BYTES`], or is `keep_for` old, the old map is dropped and the young one takes its place.
 struct Entries {
     young: HashMap<UserId, Local>,
     old: HashMap<UserId, Local>,
@@ -72,8 +75,8 @@ impl Entries {
         self.old.remove(id);
     }
 
-    /// The generation that ends at `now`, if one does: to be dropped without the lock.
-    fn turn(&mut self, now: Instant, keep_for: Duration) -> Option<HashMap<UserId, Local>> {
+    /// Returns the old map if its time is over at `now`, so that the caller can drop it without the lock.
+    fn rotate(&mut self, now: Instant, keep_for: Duration) -> Option<HashMap<UserId, Local>> {
         let full = self.young_bytes >= MAX_BYTES / 2;
         if !full && now.saturating_duration_since(self.began) < keep_for {
             return None;
@@ -86,7 +89,8 @@ impl Entries {
 }
 
 impl LocalCache {
-    /// Entries are answers for `answer_for`, absent users for `negative_for` at most, and are kept for `keep_for`.
+    /// Creates a cache whose entries are answers for `answer_for` (`negative_for` for absent users, if that is shorter)
+    /// and are kept for `keep_for`.
     pub(super) fn new(answer_for: Duration, negative_for: Duration, keep_for: Duration) -> Self {
         Self {
             entries: Mutex::new(Entries {
@@ -102,17 +106,17 @@ impl LocalCache {
         }
     }
 
-    /// What a lookup that begins now has to name: see [`Self::insert`].
+    /// Returns the epoch for the [`Wanted`] of a lookup that begins now; [`Self::insert`] compares it.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The answer, if there is one.
+    /// Returns the cached answer.
     pub(super) fn get(&self, id: &UserId) -> Option<Option<Arc<UserRecord>>> {
         self.answer(self.entries.lock().get(id)?)
     }
 
-    /// The answer, if it is not older than what the caller knows.
+    /// Returns the cached answer if it has the caller's generation and epoch.
     pub(super) fn get_same(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>> {
         let entries = self.entries.lock();
         let local = entries.get(&wanted.id)?;
@@ -128,7 +132,7 @@ impl LocalCache {
         (local.read_at.elapsed() < limit).then(|| local.user.clone())
     }
 
-    /// A user that may be too old for an answer.
+    /// Returns a user that may be too old to be an answer.
     pub(super) fn stale(&self, id: &UserId) -> Option<Arc<UserRecord>> {
         let entries = self.entries.lock();
         let local = entries.get(id)?;
@@ -136,7 +140,7 @@ impl LocalCache {
         local.user.clone().filter(|_| kept)
     }
 
-    /// Keeps an answer, unless this process was told to forget someone since its lookup began.
+    /// Caches an answer, unless a user was forgotten since its lookup began.
     pub(super) fn insert(&self, wanted: &Wanted, user: &Option<Arc<UserRecord>>) {
         if self.answer_for.is_zero() {
             return;
@@ -148,23 +152,23 @@ impl LocalCache {
             read_at: now,
         };
         let mut entries = self.entries.lock();
-        // Within the lock: `forget` raises the epoch before it takes the lock to remove the entry.
+        // Under the lock, because `forget` raises the epoch before it takes the lock to remove the entry.
         if self.epoch() != wanted.epoch {
             return;
         }
-        let ended = entries.turn(now, self.keep_for);
+        let ended = entries.rotate(now, self.keep_for);
         entries.insert(&wanted.id, local);
         drop(entries);
         drop(ended);
     }
 
-    /// Gives the memory of entries that have outlived their time back.
+    /// Frees the memory of entries that are too old.
     pub(super) fn upkeep(&self) {
-        let ended = self.entries.lock().turn(Instant::now(), self.keep_for);
+        let ended = self.entries.lock().rotate(Instant::now(), self.keep_for);
         drop(ended);
     }
 
-    /// Drops what is known of a user; no lookup that is under way can bring it back.
+    /// Drops a user. A lookup that is under way does not bring the old record back.
     pub(super) fn forget(&self, id: &UserId) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.entries.lock().remove(id);
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_outlived_its_time_is_given_back() {
+    fn the_memory_of_old_entries_is_freed() {
         let moment = Duration::from_millis(1);
         let cache = LocalCache::new(moment, moment, moment);
         cache.insert(&wanted("", 0), &None);
@@ -258,7 +262,7 @@ mod tests {
         cache.insert(&wanted("", 0), &None);
         let mut entries = cache.entries.lock();
         let ends = entries.began + cache.keep_for;
-        assert!(entries.turn(ends, cache.keep_for).is_some());
+        assert!(entries.rotate(ends, cache.keep_for).is_some());
         drop(entries);
         assert_eq!(cache.get(&"7".into()), Some(None));
     }

@@ -1,9 +1,9 @@
-//! Many who wait, one statement: lookups of one user in flight are shared, and those that wait together go together.
+//! Turns many waiting lookups into few statements: callers share a lookup of one user, and lookups share a statement.
 //!
-//! A lookup goes at once where no statement is under way. Otherwise it gathers with those that come after it until a
-//! statement ends, and no longer than the last one took: a quick database is asked at once, a slow one seldom, and no
-//! lookup waits longer than twice a statement. A statement belongs to no handshake: a client that hangs up takes no
-//! other client's answer along.
+//! A lookup is sent at once if no statement is under way. Otherwise it waits with later ones until a statement ends,
+//! but no longer than the last statement took. A fast database is therefore asked at once, a slow one seldom, and no
+//! lookup takes longer than two statements. A statement runs in its own task, so a client that hangs up ends no other
+//! client's lookup.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,66 +21,69 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::stores::database::{FetchedUsers, MAX_IDS, UserRow, by_id};
 
-/// How long one handshake waits: an acquired connection, a statement and its one retry.
+/// The longest wait of a handshake. It covers a connection from the pool, a statement and its one retry.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Where users come from and where answers are kept.
+/// The database of the users, and the caches of its answers.
 #[async_trait]
-pub(super) trait Source: Send + Sync + 'static {
-    /// The rows of these users.
+pub(super) trait UserSource: Send + Sync + 'static {
+    /// Returns the rows of these users.
     async fn fetch(&self, ids: &[UserId]) -> Result<FetchedUsers, StoreError>;
-    /// A row as a record.
+    /// Converts a row to a record.
     fn record(&self, row: UserRow) -> UserRecord;
-    /// An answer that is there already, and not older than what the caller knows.
+    /// Returns a cached answer that is not older than what the caller knows.
     fn known(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>>;
-    /// Takes the answers for the caches, before their lookups end; must not wait.
+    /// Caches the answers. It is called before their lookups end, and must not block.
     fn keep(&self, answers: Vec<(Wanted, Option<Arc<UserRecord>>)>);
 }
 
-/// One lookup. Two that differ in the generation they have read, or in the number of users that this process was
-/// told to forget before, are never the same: an answer may not be older than what its caller knows.
+/// The key of a lookup. Lookups with different generations or epochs are not shared, because an answer must not be
+/// older than what its caller knows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Wanted {
     pub(super) id: UserId,
-    /// `None`: Redis could not be asked for it, so the answer cannot be kept there.
+    /// The user's generation in Redis. `None` if it could not be read; the answer is then not cached in Redis.
     pub(super) generation: Option<Arc<str>>,
+    /// The number of users that this process had forgotten when the lookup began.
     pub(super) epoch: u64,
 }
 
-type Answer = Result<Option<Arc<UserRecord>>, Arc<StoreError>>;
+type LookupAnswer = Result<Option<Arc<UserRecord>>, Arc<StoreError>>;
 
 /// The lookups of one tenant.
 pub(super) struct Lookups {
-    shared: Arc<Shared>,
+    queue: Arc<LookupQueue>,
 }
 
-struct Shared {
-    source: Arc<dyn Source>,
+/// The lookups that wait, and the statements that answer them.
+struct LookupQueue {
+    source: Arc<dyn UserSource>,
     max_statements: usize,
-    state: Mutex<State>,
-    /// A statement has ended, or the next one is full: the turn that gathers looks again.
+    state: Mutex<QueueState>,
+    /// Wakes the gathering task when a statement has ended or the next one is full.
     look_again: Notify,
 }
 
 #[derive(Default)]
-struct State {
-    in_flight: HashMap<Wanted, watch::Sender<Option<Answer>>>,
-    /// Those in flight that no statement has taken yet, in order of arrival.
+struct QueueState {
+    /// All lookups that have no answer yet, with the channels to their callers.
+    in_flight: HashMap<Wanted, watch::Sender<Option<LookupAnswer>>>,
+    /// The lookups in flight that no statement has taken yet, in order of arrival.
     waiting: Vec<Wanted>,
-    /// When the first of them came.
+    /// The arrival of the first waiting lookup.
     waiting_since: Option<Instant>,
-    /// Statements under way.
+    /// The number of statements under way.
     statements: usize,
-    /// A turn gathers for the next statement.
+    /// True while a task gathers lookups for the next statement.
     gathering: bool,
-    /// How long the last statement took.
+    /// The duration of the last statement that succeeded.
     took: Duration,
 }
 
 impl Lookups {
-    pub(super) fn new(source: Arc<dyn Source>, max_statements: usize) -> Self {
+    pub(super) fn new(source: Arc<dyn UserSource>, max_statements: usize) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            queue: Arc::new(LookupQueue {
                 source,
                 max_statements: max_statements.max(1),
                 state: Mutex::default(),
@@ -89,34 +92,34 @@ impl Lookups {
         }
     }
 
-    /// The user, or `None` for an absent one.
+    /// Returns the user, or `None` for an absent one, from the cache or the database.
     pub(super) async fn look_up(
         &self,
         wanted: Wanted,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
         match self.join(wanted, true) {
-            Joined::Known(user) => Ok(user),
-            Joined::InFlight(answer) => Self::wait(answer).await,
+            Lookup::Known(user) => Ok(user),
+            Lookup::InFlight(answer) => Self::wait(answer).await,
         }
     }
 
-    /// Like [`Self::look_up`], but asks the database whatever is known.
-    pub(super) async fn ask_anew(
+    /// Returns the user as [`Self::look_up`] does, but never from the cache.
+    pub(super) async fn look_up_in_database(
         &self,
         wanted: Wanted,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
         match self.join(wanted, false) {
-            Joined::Known(user) => Ok(user),
-            Joined::InFlight(answer) => Self::wait(answer).await,
+            Lookup::Known(user) => Ok(user),
+            Lookup::InFlight(answer) => Self::wait(answer).await,
         }
     }
 
     async fn wait(
-        mut answer: watch::Receiver<Option<Answer>>,
+        mut answer: watch::Receiver<Option<LookupAnswer>>,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
         let ended = match tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => answer.clone(),
-            // The statement's task is gone without an answer.
+            // The sender was dropped: the statement's task has panicked.
             Ok(Err(_)) => None,
             Err(_) => return Err(StoreError::timeout(Dependency::Database, WAIT)),
         };
@@ -127,102 +130,103 @@ impl Lookups {
         }
     }
 
-    fn join(&self, wanted: Wanted, known_will_do: bool) -> Joined {
-        let mut state = self.shared.state.lock();
+    fn join(&self, wanted: Wanted, known_will_do: bool) -> Lookup {
+        let mut state = self.queue.state.lock();
         if let Some(sender) = state.in_flight.get(&wanted) {
-            return Joined::InFlight(sender.subscribe());
+            return Lookup::InFlight(sender.subscribe());
         }
-        // Asked within the lock: what has just ended is known already.
-        if known_will_do && let Some(user) = self.shared.source.known(&wanted) {
-            return Joined::Known(user);
+        // Checked under the lock: a lookup that leaves `in_flight` has cached its answer before.
+        if known_will_do && let Some(user) = self.queue.source.known(&wanted) {
+            return Lookup::Known(user);
         }
         let (sender, receiver) = watch::channel(None);
         state.in_flight.insert(wanted.clone(), sender);
         state.waiting.push(wanted);
         state.waiting_since.get_or_insert_with(Instant::now);
         if state.waiting.len() == MAX_IDS {
-            self.shared.look_again.notify_one();
+            self.queue.look_again.notify_one();
         }
-        self.shared.begin_turn(&mut state);
-        Joined::InFlight(receiver)
+        self.queue.begin_gathering(&mut state);
+        Lookup::InFlight(receiver)
     }
 }
 
-enum Joined {
+/// A lookup that has just begun.
+enum Lookup {
     Known(Option<Arc<UserRecord>>),
-    InFlight(watch::Receiver<Option<Answer>>),
+    InFlight(watch::Receiver<Option<LookupAnswer>>),
 }
 
-impl Shared {
-    /// Starts a turn that gathers the next statement, unless one does or all permitted statements are under way: the
-    /// first that ends then begins the turn.
-    fn begin_turn(self: &Arc<Self>, state: &mut State) {
+impl LookupQueue {
+    /// Starts a task that gathers lookups for the next statement. It does nothing while such a task runs, or while the
+    /// most permitted statements are under way; a statement that ends calls it again.
+    fn begin_gathering(self: &Arc<Self>, state: &mut QueueState) {
         if state.gathering || state.waiting.is_empty() || state.statements == self.max_statements {
             return;
         }
-        // A runtime that shuts down drops statements, and takes no new ones.
+        // The last statements are dropped while the runtime shuts down; it takes no new tasks then.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         state.gathering = true;
-        // No handshake awaits the task: it ends with its statement, which has a time limit.
-        runtime.spawn(Turn(Arc::clone(self)).run());
+        // The task is not awaited. It ends with its statement, which has a time limit.
+        runtime.spawn(Gathering(Arc::clone(self)).run());
     }
 }
 
-/// The right to gather one statement; given back even if the task panics.
-struct Turn(Arc<Shared>);
+/// The right to gather lookups for the next statement. It is given back on drop, also if the task panics.
+struct Gathering(Arc<LookupQueue>);
 
-impl Drop for Turn {
+impl Drop for Gathering {
     fn drop(&mut self) {
         self.0.state.lock().gathering = false;
     }
 }
 
-/// The right to run one statement; given back even if the task panics.
-struct Statement(Arc<Shared>);
+/// The right to run one statement. It is given back on drop, also if the task panics.
+struct StatementSlot(Arc<LookupQueue>);
 
-impl Drop for Statement {
+impl Drop for StatementSlot {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.statements -= 1;
         self.0.look_again.notify_one();
-        self.0.begin_turn(&mut state);
+        self.0.begin_gathering(&mut state);
     }
 }
 
-impl Turn {
+impl Gathering {
     async fn run(self) {
-        let shared = Arc::clone(&self.0);
+        let queue = Arc::clone(&self.0);
         let (statement, batch) = loop {
             match self.take() {
-                Next::Gather(until) => {
-                    // Time is up, or there is a reason to look again: both are looked at.
-                    timeout_at(until, shared.look_again.notified()).await.ok();
+                GatheringStep::Wait(until) => {
+                    // A timeout and a wake-up have the same consequence: `take` checks again.
+                    timeout_at(until, queue.look_again.notified()).await.ok();
                 }
-                Next::Ask(statement, batch) => break (statement, batch),
-                Next::Nothing => return,
+                GatheringStep::Ask(statement, batch) => break (statement, batch),
+                GatheringStep::End => return,
             }
         };
         drop(self);
-        // Another turn may gather for the next statement while this one is under way.
-        shared.begin_turn(&mut shared.state.lock());
+        // A new task may gather for the next statement while this statement is under way.
+        queue.begin_gathering(&mut queue.state.lock());
         let taken = Taken {
-            shared: &shared,
+            queue: &queue,
             batch,
         };
         let started = Instant::now();
-        let answers = shared.answer(&taken.batch).await;
-        // A statement that failed, perhaps by its time limit, says nothing of the next one.
+        let answers = queue.answer(&taken.batch).await;
+        // The time of a failed statement, perhaps a timeout, does not predict that of the next one.
         if answers.iter().any(Result::is_ok) {
-            shared.state.lock().took = started.elapsed();
+            queue.state.lock().took = started.elapsed();
         }
         drop(statement);
         taken.publish(answers).await;
     }
 
-    /// The next ids to ask for; those whose callers have all left are dropped.
-    fn take(&self) -> Next {
+    /// Takes the next batch of lookups if it is due. Lookups whose callers have all left are dropped.
+    fn take(&self) -> GatheringStep {
         let mut guard = self.0.state.lock();
         let state = &mut *guard;
         let in_flight = &mut state.in_flight;
@@ -241,49 +245,52 @@ impl Turn {
         match gathers {
             _ if count == 0 => {
                 state.waiting_since = None;
-                Next::Nothing
+                GatheringStep::End
             }
-            true => Next::Gather(until),
+            true => GatheringStep::Wait(until),
             false => {
                 let batch = state.waiting.drain(..count).collect();
                 state.waiting_since = (!state.waiting.is_empty()).then_some(now);
                 state.statements += 1;
-                Next::Ask(Statement(Arc::clone(&self.0)), batch)
+                GatheringStep::Ask(StatementSlot(Arc::clone(&self.0)), batch)
             }
         }
     }
 }
 
-/// What a turn does next.
-enum Next {
-    /// Others may come until then.
-    Gather(Instant),
-    Ask(Statement, Vec<Wanted>),
-    Nothing,
+/// The next step of a task that gathers lookups.
+enum GatheringStep {
+    /// Wait for more lookups until this time.
+    Wait(Instant),
+    /// Run a statement for these lookups.
+    Ask(StatementSlot, Vec<Wanted>),
+    /// No lookup waits.
+    End,
 }
 
-/// Lookups that a statement has taken; they leave the shared state in any case.
+/// The lookups of one statement. They leave the queue when this is dropped at the latest.
 struct Taken<'a> {
-    shared: &'a Shared,
+    queue: &'a LookupQueue,
     batch: Vec<Wanted>,
 }
 
 impl Taken<'_> {
-    /// One after another: handshakes that all go on at once would hold up the sockets that are open.
-    async fn publish(mut self, answers: Vec<Answer>) {
+    /// Caches the answers and sends them to the callers, one by one. Handshakes that all continued at once would delay
+    /// the open sockets.
+    async fn publish(mut self, answers: Vec<LookupAnswer>) {
         let found = self.batch.iter().zip(&answers);
         let found = found.filter_map(|(wanted, answer)| {
             let user = answer.as_ref().ok()?;
             Some((wanted.clone(), user.clone()))
         });
-        self.shared.source.keep(found.collect());
-        // What is left of the batch if this is dropped, its own drop forgets.
+        self.queue.source.keep(found.collect());
+        // `pop` below takes from the end. If this future is dropped, `Drop` removes the rest of the batch.
         self.batch.reverse();
         for answer in answers {
             let Some(wanted) = self.batch.pop() else {
                 return;
             };
-            let sender = self.shared.state.lock().in_flight.remove(&wanted);
+            let sender = self.queue.state.lock().in_flight.remove(&wanted);
             if let Some(sender) = sender {
                 sender.send_replace(Some(answer));
                 tokio::task::yield_now().await;
@@ -294,15 +301,16 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.queue.state.lock();
         for wanted in &self.batch {
             state.in_flight.remove(wanted);
         }
     }
 }
 
-impl Shared {
-    async fn answer(&self, batch: &[Wanted]) -> Vec<Answer> {
+impl LookupQueue {
+    /// Runs one statement for the batch and returns one answer for each lookup, in order.
+    async fn answer(&self, batch: &[Wanted]) -> Vec<LookupAnswer> {
         let mut ids: Vec<_> = batch.iter().map(|wanted| wanted.id.clone()).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -325,9 +333,10 @@ impl Shared {
         batch.iter().map(absent).collect()
     }
 
-    fn checked(&self, id: &UserId, row: Option<UserRow>) -> Answer {
+    /// Converts a row to an answer. A user with two rows or with too large columns gets an error.
+    fn checked(&self, id: &UserId, row: Option<UserRow>) -> LookupAnswer {
         let Some(row) = row else {
-            warn!(user.id = %id, "The database has two rows for one user; neither is believed");
+            warn!(user.id = %id, "The database has two rows for one user; both are ignored");
             return Err(Arc::new(failed("two rows for one user")));
         };
         if row.fields.len() > MAX_FIELDS {
@@ -349,14 +358,14 @@ mod tests {
     use super::*;
     use tokio::sync::Semaphore;
 
-    /// Answers one statement per permit, and remembers the sizes of what it was asked.
-    struct Fake {
+    /// Answers one statement per permit, and records the number of ids in each.
+    struct FakeSource {
         permits: Semaphore,
         statements: Mutex<Vec<usize>>,
     }
 
     #[async_trait]
-    impl Source for Fake {
+    impl UserSource for FakeSource {
         async fn fetch(&self, ids: &[UserId]) -> Result<FetchedUsers, StoreError> {
             self.statements.lock().push(ids.len());
             self.permits.acquire().await.unwrap().forget();
@@ -396,12 +405,12 @@ mod tests {
         fn keep(&self, _: Vec<(Wanted, Option<Arc<UserRecord>>)>) {}
     }
 
-    fn fake() -> (Arc<Fake>, Arc<Lookups>) {
-        let fake = Arc::new(Fake {
+    fn fake() -> (Arc<FakeSource>, Arc<Lookups>) {
+        let fake = Arc::new(FakeSource {
             permits: Semaphore::new(0),
             statements: Mutex::default(),
         });
-        let source: Arc<dyn Source> = fake.clone();
+        let source: Arc<dyn UserSource> = fake.clone();
         (fake, Arc::new(Lookups::new(source, 2)))
     }
 
@@ -419,8 +428,8 @@ mod tests {
         }
     }
 
-    /// Waits until so many statements were begun.
-    async fn asked(fake: &Fake, statements: usize) {
+    /// Waits until this number of statements has begun.
+    async fn asked(fake: &FakeSource, statements: usize) {
         let begun = async {
             while fake.statements.lock().len() < statements {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -440,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn u19_a_thousand_lookups_of_one_user_are_one_statement() {
+    async fn a_thousand_lookups_of_one_user_are_one_statement() {
         let (fake, lookups) = fake();
         let callers: Vec<_> = (0..1000).map(|_| ask(&lookups, "7", "")).collect();
         settle().await;
@@ -449,7 +458,7 @@ mod tests {
             assert!(caller.await.unwrap().unwrap().is_some());
         }
         assert_eq!(*fake.statements.lock(), [1]);
-        assert!(lookups.shared.state.lock().in_flight.is_empty());
+        assert!(lookups.queue.state.lock().in_flight.is_empty());
     }
 
     #[tokio::test]
@@ -471,7 +480,7 @@ mod tests {
     #[tokio::test]
     async fn lookups_gather_while_a_statement_is_under_way() {
         let (fake, lookups) = fake();
-        lookups.shared.state.lock().took = WAIT;
+        lookups.queue.state.lock().took = WAIT;
         let first = ask(&lookups, "first", "");
         asked(&fake, 1).await;
         let others: Vec<_> = (0..100)
@@ -483,18 +492,18 @@ mod tests {
         for caller in others {
             assert!(caller.await.unwrap().unwrap().is_some());
         }
-        // The end of the first began the second: none of the hundred went before, and none alone.
+        // The end of the first statement began the second, which held all of the hundred lookups.
         assert_eq!(*fake.statements.lock(), [1, 100]);
     }
 
     #[tokio::test]
     async fn a_lookup_gathers_no_longer_than_the_last_statement_took() {
         let (fake, lookups) = fake();
-        lookups.shared.state.lock().took = Duration::from_millis(1);
+        lookups.queue.state.lock().took = Duration::from_millis(1);
         let first = ask(&lookups, "first", "");
         asked(&fake, 1).await;
         let second = ask(&lookups, "second", "");
-        // Though the first statement does not end.
+        // The second statement begins although the first has not ended.
         asked(&fake, 2).await;
         fake.permits.add_permits(2);
         assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
@@ -505,8 +514,8 @@ mod tests {
         let (fake, lookups) = fake();
         fake.permits.add_permits(50);
         for id in 0..50 {
-            lookups.shared.state.lock().took = WAIT;
-            // A lookup that gathered would run into its time limit.
+            lookups.queue.state.lock().took = WAIT;
+            // A lookup that waited for others would run into its time limit.
             let found = ask(&lookups, &id.to_string(), "").await.unwrap();
             assert!(found.unwrap().is_some());
         }
@@ -514,7 +523,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_knows_of_a_newer_generation_asks_anew() {
+    async fn a_caller_that_knows_of_a_newer_generation_asks_again() {
         let (fake, lookups) = fake();
         let old = ask(&lookups, "7", "g1");
         settle().await;
@@ -525,7 +534,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_leaves_takes_nobody_along_and_is_not_asked_for() {
+    async fn a_caller_that_leaves_ends_no_other_lookup_and_is_not_asked_for() {
         let (fake, lookups) = fake();
         let first = ask(&lookups, "1", "");
         settle().await;
@@ -577,6 +586,6 @@ mod tests {
         fake.permits.add_permits(100);
         assert!(ask(&lookups, "panic", "").await.unwrap().is_err());
         assert!(ask(&lookups, "7", "").await.unwrap().unwrap().is_some());
-        assert!(lookups.shared.state.lock().in_flight.is_empty());
+        assert!(lookups.queue.state.lock().in_flight.is_empty());
     }
 }

@@ -1,7 +1,8 @@
-//! One tenant's users: this process's cache, Redis, the database, in that order.
+//! Finds one tenant's users: in this process's cache, in Redis, in the database, in that order.
 //!
-//! Admission reads the two Redis keys of a user together with the denylist and hands them in; what is not fresh is
-//! asked of the database, shared among all who wait. A store that does not answer never means "no such user".
+//! Admission reads the two Redis keys of a user together with the denylist and hands them in. The database is asked for
+//! users that are not fresh, in statements that concurrent lookups share. A store that does not answer is an error, and
+//! never means "no such user".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 
 use self::cache::{Cached, Policy};
 use self::local::LocalCache;
-use self::lookup::{Lookups, Source, Wanted};
+use self::lookup::{Lookups, UserSource, Wanted};
 use crate::clock::UnixTime;
 use crate::config::{Faults, TokenConfig, UsersConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -32,40 +33,43 @@ mod lookup;
 mod permissions;
 mod record;
 
-/// Answers on their way to Redis, counted in statements; beyond, they are not kept.
+/// The most writes to Redis under way, each with the answers of one statement. Further answers are not cached in Redis.
 const MAX_WRITES: usize = 16;
 
-/// Why a tenant's users cannot be read.
+/// The reason why a tenant's users cannot be read.
 pub type UsersProblem = ColumnProblem;
 
-/// When a lookup began.
+/// The moment at which a lookup began, as an epoch of the local cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment(u64);
 
 /// One tenant's users.
 pub struct Users {
-    shared: Arc<Shared>,
+    shared: Arc<UserStores>,
     lookups: Lookups,
     metrics: Arc<TenantMetrics>,
+    /// True after a warning about an unreadable record, until a record is readable again.
     warned: AtomicBool,
 }
 
-/// What lookups need of it.
-struct Shared {
+/// The stores of a tenant's users, as lookups use them.
+struct UserStores {
     policy: Policy,
     query: UserQuery,
     database: Arc<Database>,
     redis: Option<Arc<RedisStore>>,
     local: LocalCache,
+    /// One permit for each of the [`MAX_WRITES`].
     writes: Arc<Semaphore>,
+    /// True while writes to Redis fail, so that one warning is logged for each outage.
     write_failed: Arc<AtomicBool>,
 }
 
 impl Users {
-    /// Connects to nothing yet.
+    /// Prepares the lookups; no connection is opened yet.
     ///
     /// # Errors
-    /// What is wrong with the configuration; `config check` says the same.
+    /// The faults of the configuration; `config check` reports the same.
     pub fn new(
         tenant: &TenantId,
         config: &UsersConfig,
@@ -79,7 +83,7 @@ impl Users {
             Some(_) => (config.local_ttl, config.local_ttl),
             None => (config.cache_ttl, config.stale_ttl),
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(UserStores {
             policy: Policy {
                 tenant: tenant.clone(),
                 cache_ttl: config.cache_ttl,
@@ -95,7 +99,7 @@ impl Users {
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             write_failed: Arc::default(),
         });
-        let source: Arc<dyn Source> = shared.clone();
+        let source: Arc<dyn UserSource> = shared.clone();
         let max_statements = usize::try_from(config.pool.max).unwrap_or(usize::MAX);
         Ok(Arc::new(Self {
             lookups: Lookups::new(source, max_statements),
@@ -105,7 +109,7 @@ impl Users {
         }))
     }
 
-    /// What this process knows without asking: `None` nothing, `Some(None)` that there is no such user.
+    /// Returns the answer of this process's cache: `None` if it has none, `Some(None)` for an absent user.
     pub fn local(&self, id: &UserId) -> Option<Option<Arc<UserRecord>>> {
         let user = self.shared.local.get(id)?;
         self.metrics.user_lookup(match user {
@@ -115,7 +119,7 @@ impl Users {
         Some(user)
     }
 
-    /// The keys of [`CachedPair`], to be read in one round: `user:ID`, `usergen:ID`.
+    /// Returns the keys of [`CachedPair`], to be read in one round: `user:ID`, `usergen:ID`.
     pub fn redis_keys(&self, id: &UserId) -> [String; 2] {
         let tenant = &self.shared.policy.tenant;
         [
@@ -124,17 +128,17 @@ impl Users {
         ]
     }
 
-    /// The moment at which a lookup begins; to be taken before anything is read for it, so that nothing that was read
-    /// before a [`Self::forget`] is kept after it.
+    /// Returns the moment at which a lookup begins. Take it before the first read of the lookup, so that an answer that
+    /// was read before a [`Self::forget`] is not cached after it.
     pub fn moment(&self) -> Moment {
         Moment(self.shared.local.epoch())
     }
 
-    /// The user, or `None` for an absent one. `cached` is what stands under [`Self::redis_keys`], read since `moment`;
-    /// `None` if there is no Redis, or it did not answer.
+    /// Returns the user, or `None` for an absent one. `cached` holds the values of [`Self::redis_keys`], read since
+    /// `moment`; it is `None` if there is no Redis, or if Redis did not answer.
     ///
     /// # Errors
-    /// If the database cannot be asked and nothing that is cached is young enough.
+    /// Fails if the database does not answer and no cached record is young enough.
     pub async fn look_up(
         &self,
         id: &UserId,
@@ -198,9 +202,9 @@ impl Users {
         }
     }
 
-    /// The users as the database has them now, whatever is cached; for the sockets that are open.
+    /// Returns the users as the database has them now, in the order of `ids`; for the checks of open sockets.
     ///
-    /// In the order of `ids`. The answers replace what is cached.
+    /// No cache is asked. The answers replace the cached records.
     pub async fn revalidate(
         &self,
         ids: &[UserId],
@@ -212,10 +216,13 @@ impl Users {
             generation: generations.get(index).cloned().flatten(),
             epoch,
         });
-        futures_util::future::join_all(wanted.map(|wanted| self.lookups.ask_anew(wanted))).await
+        futures_util::future::join_all(
+            wanted.map(|wanted| self.lookups.look_up_in_database(wanted)),
+        )
+        .await
     }
 
-    /// The generation of each id; nothing where Redis cannot be asked for it.
+    /// Returns the generation of each id; no elements if there is no Redis, or if it does not answer.
     async fn generations(&self, ids: &[UserId]) -> Vec<Option<Arc<str>>> {
         let Some(redis) = &self.shared.redis else {
             return Vec::new();
@@ -236,24 +243,25 @@ impl Users {
         found.into_iter().map(text).collect()
     }
 
-    /// Drops what this process knows of a user; no lookup that is under way can bring it back.
+    /// Drops a user from this process's cache. A lookup that is under way does not bring the old record back.
     pub fn forget(&self, id: &UserId) {
         self.shared.local.forget(id);
     }
 
-    /// Gives back what the process remembers of users longer than it should; call it every now and then.
+    /// Frees the memory of cached users that are too old; to be called from time to time.
     pub fn upkeep(&self) {
         self.shared.local.upkeep();
     }
 
-    /// Whether the database answers and has the columns that are needed.
+    /// Checks that the database answers and has the needed columns.
     ///
     /// # Errors
-    /// [`UsersProblem`] says in one sentence what is wrong.
+    /// A [`UsersProblem`] that names the fault in one sentence.
     pub async fn ready(&self) -> Result<(), UsersProblem> {
         self.shared.database.check_columns(&self.shared.query).await
     }
 
+    /// Parses a cached record. The first unreadable one is logged; it counts as no record.
     fn read(&self, id: &UserId, pair: &CachedPair) -> Cached {
         match self.shared.policy.read(id, pair, UnixTime::now()) {
             Ok(cached) => {
@@ -265,13 +273,14 @@ impl Users {
             Err(why) => {
                 metrics::dependency_error(Dependency::Redis, ErrorKind::Protocol);
                 if !self.warned.swap(true, Ordering::Relaxed) {
-                    warn!(tenant.id = %self.shared.policy.tenant, user.id = %id, "A cached user record is not believed: {why}");
+                    warn!(tenant.id = %self.shared.policy.tenant, user.id = %id, "A cached user record is ignored: {why}");
                 }
                 Cached::Nothing
             }
         }
     }
 
+    /// Returns a stale record of this process's cache, which stands in for Redis if there is none.
     fn stale_in_memory(&self, id: &UserId) -> Option<Arc<UserRecord>> {
         match self.shared.redis {
             Some(_) => None,
@@ -281,7 +290,7 @@ impl Users {
 }
 
 #[async_trait]
-impl Source for Shared {
+impl UserSource for UserStores {
     async fn fetch(&self, ids: &[UserId]) -> Result<FetchedUsers, StoreError> {
         self.database.fetch_users(&self.query, ids).await
     }
@@ -294,7 +303,8 @@ impl Source for Shared {
         self.local.get_same(wanted)
     }
 
-    /// Writes the answers to Redis, beside everybody's handshake. A failed write costs a query later, nothing else.
+    /// Caches the answers here, and in Redis by a task, so that no handshake waits for it. A failed write costs one more
+    /// query later.
     fn keep(&self, answers: Vec<(Wanted, Option<Arc<UserRecord>>)>) {
         for (wanted, user) in &answers {
             self.local.insert(wanted, user);
@@ -321,8 +331,8 @@ impl Source for Shared {
             return;
         }
         let (failed, tenant) = (Arc::clone(&self.write_failed), self.policy.tenant.clone());
-        // At most MAX_WRITES of them, each as long as Redis' time limit. One round: a write for each record would hold
-        // megabytes while a storm lasts.
+        // At most MAX_WRITES of these tasks run, each within Redis' time limit. The records go in one round, since a
+        // write for each record would hold megabytes during a storm of connects.
         tokio::spawn(async move {
             let outcome = redis.set_each_ex(&records).await;
             drop(permit);

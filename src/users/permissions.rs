@@ -39,14 +39,14 @@ pub struct Permissions {
     statements: Vec<Option<Statement>>,
     id_type: IdType,
     database: Arc<Database>,
-    verdicts: Cache<Question, bool>,
+    verdicts: Cache<VerdictKey, bool>,
     /// The number of calls of [`Permissions::forget`]. It is part of each cache key, so that a verdict read before a
     /// call is not found after it.
     epoch: AtomicU64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Question {
+struct VerdictKey {
     epoch: u64,
     route: usize,
     user: UserId,
@@ -124,17 +124,17 @@ impl Permissions {
         let Some(statement) = self.statements.get(route).and_then(Option::as_ref) else {
             return Ok(true);
         };
-        let question = Question {
+        let key = VerdictKey {
             epoch: self.epoch.load(Ordering::Acquire),
             route,
             user: user.clone(),
             params: params.clone(),
         };
-        if let Some(verdict) = self.verdicts.get(&question) {
+        if let Some(verdict) = self.verdicts.get(&key) {
             return Ok(verdict);
         }
         let verdict = self.ask(statement, user, params).await?;
-        self.verdicts.insert(question, verdict);
+        self.verdicts.insert(key, verdict);
         Ok(verdict)
     }
 

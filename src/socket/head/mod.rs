@@ -1,5 +1,6 @@
-//! Reads a request's head (step 0 of a socket's life): bounded in size and time, strict where HTTP libraries are lenient,
-//! with a problem document for what is refused.
+//! Reads the head of a request within bounds of size and time, and answers a refused one with a problem document.
+//!
+//! It is strict where HTTP libraries are lenient.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::request::Lines;
+use self::request::HeadLines;
 use super::answer::refuse;
 use super::client_address::is_trusted;
 use super::proxy_protocol;
@@ -20,42 +21,42 @@ use crate::error::Refusal;
 
 mod request;
 
-/// Most upgrade requests, token included, fit; what does not, grows.
+/// Bytes of the first buffer. Most upgrade requests fit, token included; the buffer grows for the others.
 const FIRST_READ: usize = 2048;
 
-/// First byte of a TLS record with a handshake: someone speaks https to a plain port, and would not understand an answer.
+/// The first byte of a TLS handshake. A client that speaks https to a plain port would not understand an answer.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Reads heads as the server's configuration says.
+/// Reads heads by the server's configuration.
 #[derive(Clone, Debug)]
 pub struct HeadReader {
     timeout: Duration,
-    /// With `client_address = "proxy-protocol"`: who may write the PROXY header.
+    /// The proxies that may write the PROXY header; `None` unless `client_address` is `"proxy-protocol"`.
     proxies: Option<Vec<IpNet>>,
 }
 
 /// A request whose head is complete and well-formed.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Gives what follows [`Arrival::early`].
+    /// The stream; its next bytes follow [`Arrival::early`].
     pub stream: TcpStream,
     /// Method, target and headers.
     pub head: Parts,
-    /// The head as it came.
+    /// The bytes of the head.
     pub bytes: Bytes,
-    /// What came in the same segments behind the head.
+    /// Bytes behind the head that came with it.
     pub early: Bytes,
-    /// The client, as a PROXY header named it; `None` without one, or where it names nobody.
+    /// The client in the PROXY header; `None` if there is no header or it names no client.
     pub proxied: Option<SocketAddr>,
 }
 
-/// There is no request to serve; the connection is closed.
+/// The outcome of a connection without a request to serve; it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRequest {
     /// The client was answered with the refusal's problem document.
     #[error("refused: {}", .0.code())]
     Refused(Refusal),
-    /// The connection was closed without a word: it ended or was silent, or does not speak HTTP.
+    /// The connection was closed without an answer: it ended, was silent, or does not speak HTTP.
     #[error("cut")]
     Cut,
 }
@@ -79,7 +80,7 @@ impl HeadReader {
     /// Waits for a whole head on a new connection from `peer`, at most `server.handshake_timeout`.
     ///
     /// # Errors
-    /// [`NoRequest`]: the client was answered where that makes sense, and the connection is closed. The caller counts it.
+    /// [`NoRequest`]: the connection is closed, after an answer if it was refused. The caller counts it.
     pub async fn read(&self, mut stream: TcpStream, peer: IpAddr) -> Result<Arrival, NoRequest> {
         let mut buffer = BytesMut::new();
         let received = timeout(self.timeout, self.receive(&mut stream, peer, &mut buffer)).await;
@@ -94,7 +95,7 @@ impl HeadReader {
                 });
             }
             Ok(Err(no_request)) => no_request,
-            // Browsers open connections ahead of need: a silent one is not answered.
+            // Browsers open connections ahead of need, so a silent one is not an error to answer.
             Err(_) if buffer.is_empty() => NoRequest::Cut,
             Err(_) => NoRequest::Refused(Refusal::HandshakeTimeout),
         };
@@ -105,7 +106,7 @@ impl HeadReader {
         Err(no_request)
     }
 
-    /// Takes a whole head out of `buffer`, which it fills, without the PROXY header that may stand before it.
+    /// Receives a whole head into `buffer` and takes it out, after the PROXY header if there is one.
     async fn receive(
         &self,
         stream: &mut TcpStream,
@@ -119,7 +120,7 @@ impl HeadReader {
             Some(_) => return Err(NoRequest::Cut),
             None => None,
         };
-        let mut lines = Lines::default();
+        let mut lines = HeadLines::default();
         loop {
             if buffer.first() == Some(&TLS_HANDSHAKE) {
                 return Err(NoRequest::Cut);
@@ -134,12 +135,13 @@ impl HeadReader {
     }
 }
 
+/// Receives a PROXY header and takes it out of `buffer`.
 async fn receive_proxy_header(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
 ) -> Result<Option<SocketAddr>, NoRequest> {
     loop {
-        // A peer that breaks the agreement is a wrong set-up or an attack; neither is a client to be answered.
+        // A proxy without the header is a wrong set-up or an attack. Neither is a client to be answered.
         if let Some(header) = proxy_protocol::parse(buffer).map_err(|_| NoRequest::Cut)? {
             buffer.advance(header.len);
             return Ok(header.source);
@@ -148,7 +150,7 @@ async fn receive_proxy_header(
     }
 }
 
-/// At least one more byte, or the connection is over.
+/// Receives at least one more byte; fails if the connection ends.
 async fn receive_more(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<(), NoRequest> {
     if buffer.capacity() == 0 {
         // A connection that has sent nothing owns no buffer.

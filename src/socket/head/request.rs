@@ -1,7 +1,8 @@
-//! Is it a well-formed HTTP/1.1 request head within its bounds (RFC 9112)? Pure, and linear however the bytes arrive.
+//! Checks and parses an HTTP/1.1 request head (RFC 9112), in linear time however the bytes arrive. It does no input or
+//! output.
 //!
-//! httparse reads the head, once when it is complete. It is more lenient than a gateway may be, and knows no bounds, so
-//! line ends, sizes and framing are checked here.
+//! httparse parses the complete head. It is more lenient than a gateway may be and has no bounds, so line ends, sizes and
+//! framing are checked here.
 
 use std::mem::MaybeUninit;
 
@@ -12,31 +13,31 @@ use httparse::Status;
 
 use crate::error::Refusal;
 
-/// Bytes of the request line, without its line end.
+/// The most bytes of the request line, without its line end.
 const MAX_REQUEST_LINE: usize = 16 * 1024;
 
-/// Bytes of the whole head, the empty line included.
+/// The most bytes of the whole head, with its empty line.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// Header lines.
+/// The most header lines.
 const MAX_HEADERS: usize = 100;
 
-/// How far a head has been looked at: every line once.
+/// The part of a head that is checked already, so that each line is checked once.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    /// Where the first incomplete line begins.
+pub(super) struct HeadLines {
+    /// The position of the first incomplete line.
     line_start: usize,
-    /// Bytes that are known to hold no further line end.
+    /// The position up to which the bytes hold no further line end.
     searched: usize,
-    /// Complete lines, the request line included.
+    /// The number of complete lines, with the request line.
     lines: usize,
 }
 
-impl Lines {
-    /// Looks at what is new in `bytes`, which only ever grows; the length of the head once it is complete.
+impl HeadLines {
+    /// Checks the new bytes of `bytes`, which only grows. Returns the length of the head once it is complete.
     ///
-    /// A head that is not complete is read with each line that comes, at most [`MAX_HEADERS`] times: a client that is
-    /// wrong hears of it at once. A complete one is left to [`parse`].
+    /// An incomplete head is parsed whenever a line is complete, at most [`MAX_HEADERS`] times, so that a client with a
+    /// wrong head is refused at once. A complete head is left to [`parse`].
     ///
     /// # Errors
     /// 400, 414 or 431 at the first line that is wrong or too long, also while that line is not complete.
@@ -47,14 +48,14 @@ impl Lines {
         let before = self.lines;
         let bounded = self.next_lines(bytes);
         if !matches!(bounded, Ok(Some(_))) && self.lines > before {
-            // The lines before one that is out of bounds are wrong first.
+            // An error in an earlier line goes before the bound that a later line exceeds.
             let lines = [&bytes[..self.line_start], b"\r\n"].concat();
             parse(&lines.into())?;
         }
         bounded
     }
 
-    /// Steps over every complete line, each within its bounds.
+    /// Steps over the complete lines and checks their bounds.
     fn next_lines(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some(found) = bytes[self.searched..].iter().position(|b| *b == b'\n') {
             let end = self.searched + found;
@@ -73,12 +74,12 @@ impl Lines {
             self.searched = end + 1;
         }
         self.searched = bytes.len();
-        // The line that is still open needs one more byte at least.
+        // The incomplete line needs at least one more byte.
         self.check_size(bytes.len() + 1)?;
         Ok(None)
     }
 
-    /// `end` bytes of the head are taken by the lines up to the current one, its line end included.
+    /// Checks the bounds; `end` is the position after the current line and its line end.
     fn check_size(&self, end: usize) -> Result<(), Refusal> {
         if self.lines == 0 && end > MAX_REQUEST_LINE + 2 {
             return Err(Refusal::RequestLineTooLarge);
@@ -90,10 +91,10 @@ impl Lines {
     }
 }
 
-/// Reads a complete head, which [`Lines`] has found within its bounds. Header values share its bytes.
+/// Parses a complete head that [`HeadLines`] has found within its bounds. Header values share its bytes.
 ///
 /// # Errors
-/// 400 where something of it is not as RFC 9112 demands.
+/// 400 if the head breaks RFC 9112.
 pub(super) fn parse(head: &Bytes) -> Result<Parts, Refusal> {
     let not_valid = Refusal::RequestNotValid;
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
@@ -117,7 +118,7 @@ pub(super) fn parse(head: &Bytes) -> Result<Parts, Refusal> {
     Ok(parts)
 }
 
-/// A path or an absolute URI, without a fragment.
+/// Parses the target: a path or an absolute URI, without a fragment.
 fn target(text: Bytes) -> Result<Uri, Refusal> {
     let printable = |b: &u8| b.is_ascii_graphic() && *b != b'#';
     if !text.iter().all(printable) {
@@ -131,7 +132,7 @@ fn target(text: Bytes) -> Result<Uri, Refusal> {
     Ok(uri)
 }
 
-/// What follows the head must be beyond doubt (RFC 9112 §6): one length, or chunks, not both.
+/// Checks that the body has one length or is chunked, not both, since programs disagree about such a body (RFC 9112 §6).
 fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
     use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
     let is_length =
@@ -151,7 +152,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Returns true for a byte of a token (RFC 9110 §5.6.2).
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

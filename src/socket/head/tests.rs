@@ -1,4 +1,4 @@
-//! Over real sockets: what a refused client reads, and what a served one's request looks like afterwards.
+//! Tests over real sockets: the answer of a refused client, and the arrival of a served one.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -22,7 +22,7 @@ async fn connect(config: ServerConfig) -> (TcpStream, JoinHandle<Result<Arrival,
     (client, reading)
 }
 
-/// What the client reads after it sent `bytes`, and what became of the reading.
+/// Returns the answer that the client reads after it sent `bytes`, and the server's outcome.
 async fn refused(config: ServerConfig, bytes: &[u8]) -> (String, NoRequest) {
     let (mut client, reading) = connect(config).await;
     client.write_all(bytes).await.unwrap();
@@ -80,10 +80,10 @@ async fn a_head_that_does_not_end_in_time_is_answered_and_silence_is_not() {
 }
 
 #[tokio::test]
-async fn who_does_not_speak_http_is_cut() {
+async fn a_client_that_speaks_tls_is_cut() {
     let (mut client, reading) = connect(ServerConfig::default()).await;
     client.write_all(b"\x16\x03\x01").await.unwrap();
-    assert_eq!(reading.await.unwrap().unwrap_err(), NoRequest::Cut, "H32");
+    assert_eq!(reading.await.unwrap().unwrap_err(), NoRequest::Cut);
 }
 
 #[tokio::test]
@@ -102,7 +102,10 @@ async fn a_proxy_names_the_client() {
 
 #[tokio::test]
 async fn without_a_trusted_proxy_s_header_the_connection_is_cut() {
-    for (row, trusted) in [("H34", "127.0.0.0/8"), ("untrusted peer", "10.0.0.0/8")] {
+    for (row, trusted) in [
+        ("no header", "127.0.0.0/8"),
+        ("untrusted peer", "10.0.0.0/8"),
+    ] {
         let (mut client, reading) = connect(behind_proxies(trusted)).await;
         client.write_all(HEAD).await.unwrap();
         assert_eq!(reading.await.unwrap().unwrap_err(), NoRequest::Cut, "{row}");

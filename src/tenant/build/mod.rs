@@ -13,7 +13,7 @@ use crate::auth::TokenVerifier;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
 use crate::config::{Config, Effective, Secret, TenantConfig};
-use crate::consumer::{Place, Registry};
+use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
 use crate::frame::QueueBudget;
 use crate::hosts::HostTable;
@@ -194,7 +194,7 @@ impl Builder {
             id: id.clone(),
             config: Arc::new(config.clone()),
             redis: effective.redis.cloned(),
-            place: Arc::new(Place {
+            scope: Arc::new(TenantScope {
                 tenant: id.clone(),
                 routes,
                 channel_prefix: relay.layer().channel_prefix().into(),

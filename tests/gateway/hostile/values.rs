@@ -164,7 +164,7 @@ fn not_believed(tenant: &Tenant) -> Vec<(&'static str, Put)> {
 /// A value that is not a record of this user is counted, logged once, and replaced by the answer of the database.
 #[tokio::test]
 async fn no_value_in_the_cache_admits_a_user_that_the_database_keeps_out() {
-    const TOLD: &str = "A cached user record is not believed";
+    const TOLD: &str = "A cached user record is ignored";
     let redis = RedisServer::shared().await;
     let gateway = gateway()
         .tenant("acme")

@@ -1,9 +1,9 @@
-//! The rows `H..` are those of the catalogue of hostile upgrades.
+//! Well-formed and hostile request heads, without a network.
 
 use super::*;
 
-/// Whether the head is complete, as the gateway finds it in bytes that came so far.
-fn read(lines: &mut Lines, bytes: &[u8]) -> Result<bool, Refusal> {
+/// Returns true if the head in these bytes is complete, or its refusal.
+fn read(lines: &mut HeadLines, bytes: &[u8]) -> Result<bool, Refusal> {
     match lines.advance(bytes)? {
         Some(length) => parse(&Bytes::copy_from_slice(&bytes[..length])).map(|_| true),
         None => Ok(false),
@@ -11,14 +11,14 @@ fn read(lines: &mut Lines, bytes: &[u8]) -> Result<bool, Refusal> {
 }
 
 fn read_whole(bytes: &[u8]) -> Result<bool, Refusal> {
-    read(&mut Lines::default(), bytes)
+    read(&mut HeadLines::default(), bytes)
 }
 
-/// The verdict, and that it does not depend on how the bytes come in.
+/// Returns the verdict, and checks that it does not depend on the segments in which the bytes arrive.
 #[track_caller]
 fn scan(head: &[u8]) -> Result<bool, Refusal> {
     let whole = read_whole(head);
-    let mut by_byte = Lines::default();
+    let mut by_byte = HeadLines::default();
     let mut last = Ok(false);
     for end in 0..=head.len() {
         last = read(&mut by_byte, &head[..end]);
@@ -62,14 +62,14 @@ fn what_follows_the_head_is_not_looked_at() {
 #[test]
 fn malformed_request_lines() {
     for (row, line) in [
-        ("H02 HTTP/1.0", "GET / HTTP/1.0"),
-        ("H02 HTTP/0.9", "GET /"),
-        ("H02 HTTP/1.1x", "GET / HTTP/1.1x"),
-        ("H02 lower case", "GET / http/1.1"),
-        ("H31 HTTP/2 preface", "PRI * HTTP/2.0"),
-        ("H33 PROXY line", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2"),
-        ("H16 raw high byte", "GET /\u{e9} HTTP/1.1"),
-        ("H17 tab", "GET /\t HTTP/1.1"),
+        ("HTTP/1.0", "GET / HTTP/1.0"),
+        ("HTTP/0.9", "GET /"),
+        ("HTTP/1.1x", "GET / HTTP/1.1x"),
+        ("lower case", "GET / http/1.1"),
+        ("HTTP/2 preface", "PRI * HTTP/2.0"),
+        ("PROXY line", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2"),
+        ("raw high byte", "GET /\u{e9} HTTP/1.1"),
+        ("tab", "GET /\t HTTP/1.1"),
         ("fragment", "GET /#a HTTP/1.1"),
         ("two blanks", "GET  / HTTP/1.1"),
         ("trailing blank", "GET / HTTP/1.1 "),
@@ -90,44 +90,48 @@ fn malformed_request_lines() {
         );
     }
     let signature = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
-    assert_eq!(scan(signature), Err(Refusal::RequestNotValid), "H33 v2");
+    assert_eq!(scan(signature), Err(Refusal::RequestNotValid), "v2");
     let hello = b"\x16\x03\x01\x02\x00\x01";
-    assert_eq!(scan(hello), Err(Refusal::RequestNotValid), "H32");
+    assert_eq!(
+        scan(hello),
+        Err(Refusal::RequestNotValid),
+        "a TLS handshake"
+    );
 }
 
 #[test]
 fn malformed_headers() {
     for (row, header) in [
-        ("H10 NUL", "X: a\0b"),
-        ("H10 bare CR", "X: a\rb"),
-        ("H10 bare LF", "X: a\nY: b"),
-        ("H10 escape", "X: \x1b[31m"),
-        ("H10 DEL", "X: \x7f"),
-        ("H11 blank before the colon", "X : a"),
-        ("H11 no colon", "X"),
-        ("H11 empty name", ": a"),
-        ("H11 name is no token", "X(y): a"),
-        ("H11 name beyond ASCII", "\u{e9}: a"),
-        ("H12 folded line", "X: a\r\n b"),
-        ("H12 leading tab", "\tX: a"),
+        ("NUL", "X: a\0b"),
+        ("bare CR", "X: a\rb"),
+        ("bare LF", "X: a\nY: b"),
+        ("escape", "X: \x1b[31m"),
+        ("DEL", "X: \x7f"),
+        ("blank before the colon", "X : a"),
+        ("no colon", "X"),
+        ("empty name", ": a"),
+        ("name is no token", "X(y): a"),
+        ("name beyond ASCII", "\u{e9}: a"),
+        ("folded line", "X: a\r\n b"),
+        ("leading tab", "\tX: a"),
         (
-            "H13 length and chunks",
+            "length and chunks",
             "Content-Length: 5\r\nTransfer-Encoding: chunked",
         ),
         (
-            "H13 chunks and length",
+            "chunks and length",
             "Transfer-Encoding: chunked\r\nContent-Length: 5",
         ),
-        ("H13 two lengths", "Content-Length: 5\r\nContent-Length: 5"),
-        ("H13 a list", "Content-Length: 5, 5"),
-        ("H13 negative", "Content-Length: -1"),
-        ("H13 sign", "Content-Length: +5"),
-        ("H13 23 digits", "Content-Length: 00000000000000000000005"),
-        ("H13 empty", "Content-Length:"),
-        ("H15 unknown", "Transfer-Encoding: gzip"),
-        ("H15 list", "Transfer-Encoding: gzip, chunked"),
+        ("two lengths", "Content-Length: 5\r\nContent-Length: 5"),
+        ("a list", "Content-Length: 5, 5"),
+        ("negative", "Content-Length: -1"),
+        ("sign", "Content-Length: +5"),
+        ("23 digits", "Content-Length: 00000000000000000000005"),
+        ("empty", "Content-Length:"),
+        ("unknown", "Transfer-Encoding: gzip"),
+        ("list", "Transfer-Encoding: gzip, chunked"),
         (
-            "H15 twice",
+            "twice",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
         ),
     ] {
@@ -157,10 +161,10 @@ fn sizes_are_bounded_to_the_byte() {
     assert_eq!(scan(&exact), Ok(true));
     let over = request_line(MAX_REQUEST_LINE + 1);
     let too_large = Err(Refusal::RequestLineTooLarge);
-    assert_eq!(scan(&over), Ok(false), "H24: the line end may follow");
+    assert_eq!(scan(&over), Ok(false), "the line end may follow");
     let with_end = [&over[..], b"\r\n"].concat();
-    assert_eq!(scan(&with_end), too_large, "H24");
-    assert_eq!(scan(&[b'a'; 1 << 20][..20_000]), too_large, "H24 no blank");
+    assert_eq!(scan(&with_end), too_large, "with its line end");
+    assert_eq!(scan(&[b'a'; 1 << 20][..20_000]), too_large, "no blank");
 
     let fixed = "GET / HTTP/1.1\r\nX: \r\n\r\n".len();
     for (len, verdict) in [
@@ -169,11 +173,11 @@ fn sizes_are_bounded_to_the_byte() {
     ] {
         let value = "a".repeat(len - fixed);
         let head = format!("GET / HTTP/1.1\r\nX: {value}\r\n\r\n");
-        assert_eq!(read_whole(head.as_bytes()), verdict, "H23");
+        assert_eq!(read_whole(head.as_bytes()), verdict, "{len} bytes");
     }
     let endless = format!("GET / HTTP/1.1\r\n{}", "n".repeat(MAX_HEAD));
     let verdict = read_whole(endless.as_bytes());
-    assert_eq!(verdict, Err(Refusal::HeadTooLarge), "H25");
+    assert_eq!(verdict, Err(Refusal::HeadTooLarge), "an endless line");
 }
 
 #[test]
@@ -184,13 +188,13 @@ fn a_hundred_headers_and_no_more() {
         (2000, Err(Refusal::HeadTooLarge)),
     ] {
         let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
-        assert_eq!(scan(head.as_bytes()), verdict, "H22: {count}");
+        assert_eq!(scan(head.as_bytes()), verdict, "{count}");
     }
 }
 
 #[test]
 fn a_wrong_line_is_told_before_the_head_is_complete() {
-    let mut lines = Lines::default();
+    let mut lines = HeadLines::default();
     assert_eq!(lines.advance(b"GET / HTTP/1.1\r\nX : a"), Ok(None));
     let wrong = lines.advance(b"GET / HTTP/1.1\r\nX : a\r\n");
     assert_eq!(wrong, Err(Refusal::RequestNotValid));
