@@ -324,13 +324,13 @@ fn the_page_of_refusals_has_every_code_and_no_other() {
 #[test]
 fn the_page_of_the_api_has_every_error_and_no_other() {
     let source = read("src/api/problem.rs");
-    let parts = source
-        .split("const fn parts(self)")
+    let table = source
+        .split("\nproblems! {\n")
         .nth(1)
-        .and_then(|rest| rest.split("\n    }\n").next())
-        .expect("problems have codes");
-    // The detail is the other text of each variant; no code has a blank.
-    let codes: BTreeSet<_> = parts
+        .and_then(|rest| rest.split("\n}\n").next())
+        .expect("problems are one table");
+    // The detail is the other text of each row; no code has a blank.
+    let codes: BTreeSet<_> = table
         .split('"')
         .skip(1)
         .step_by(2)
