@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use indexmap::IndexMap;
 
-use super::document::{Node, Value};
+use super::document::{Node, TomlValue};
 use super::form::{Text, quote};
 use super::key::Inner;
 use super::read::{Form, Reader};
@@ -47,7 +47,7 @@ impl<F: Form> Form for List<F> {
     }
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value> {
-        let Value::List(items) = &node.value else {
+        let TomlValue::List(items) = &node.value else {
             return reader.wrong_type(node, self, "write [ … ]");
         };
         let read: Vec<F::Value> = items
@@ -86,8 +86,8 @@ impl Form for OneOrMore {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value> {
         match node.value {
-            Value::List(_) => List(Text).read(node, reader),
-            Value::Table(_) => reader.wrong_type(node, self, ""),
+            TomlValue::List(_) => List(Text).read(node, reader),
+            TomlValue::Table(_) => reader.wrong_type(node, self, ""),
             _ => Text.read(node, reader).map(|text| vec![text]),
         }
     }

@@ -22,11 +22,11 @@ pub(crate) struct Node {
     pub(super) place: Place,
     /// The text of the variable behind this value. A text key takes it unchanged.
     pub(super) raw: Option<Box<str>>,
-    pub(super) value: Value,
+    pub(super) value: TomlValue,
 }
 
 /// The types of TOML. A date is kept as a text that no key expects.
-pub(crate) enum Value {
+pub(crate) enum TomlValue {
     Text(String),
     Integer(i64),
     Float(f64),
@@ -51,20 +51,20 @@ impl Node {
         Self {
             place,
             raw: None,
-            value: Value::Table(Table::new()),
+            value: TomlValue::Table(Table::new()),
         }
     }
 
     /// Returns the type's name for an error message, with its article.
     pub(super) fn type_name(&self) -> &'static str {
         match self.value {
-            Value::Text(_) => "text",
-            Value::Integer(_) => "an integer",
-            Value::Float(_) => "a number with a fraction",
-            Value::Flag(_) => "a boolean",
-            Value::Date(_) => "a date",
-            Value::List(_) => "a list",
-            Value::Table(_) => "a table",
+            TomlValue::Text(_) => "text",
+            TomlValue::Integer(_) => "an integer",
+            TomlValue::Float(_) => "a number with a fraction",
+            TomlValue::Flag(_) => "a boolean",
+            TomlValue::Date(_) => "a date",
+            TomlValue::List(_) => "a list",
+            TomlValue::Table(_) => "a table",
         }
     }
 
@@ -76,20 +76,22 @@ impl Node {
         };
         match &self.value {
             _ if self.raw.is_some() => self.type_name().to_owned(),
-            Value::Text(text) if text.is_empty() => "an empty text".to_owned(),
-            Value::Text(text) if harmless(text) => format!("{text:?}"),
-            Value::Text(text) => format!("text of {} characters", text.chars().count()),
-            Value::Integer(number) => number.to_string(),
-            Value::Float(number) => number.to_string(),
-            Value::Flag(flag) => flag.to_string(),
-            Value::Date(_) | Value::List(_) | Value::Table(_) => self.type_name().to_owned(),
+            TomlValue::Text(text) if text.is_empty() => "an empty text".to_owned(),
+            TomlValue::Text(text) if harmless(text) => format!("{text:?}"),
+            TomlValue::Text(text) => format!("text of {} characters", text.chars().count()),
+            TomlValue::Integer(number) => number.to_string(),
+            TomlValue::Float(number) => number.to_string(),
+            TomlValue::Flag(flag) => flag.to_string(),
+            TomlValue::Date(_) | TomlValue::List(_) | TomlValue::Table(_) => {
+                self.type_name().to_owned()
+            }
         }
     }
 
     /// Returns the entries of a table.
     pub(super) fn as_table(&self) -> Option<&Table> {
         match &self.value {
-            Value::Table(table) => Some(table),
+            TomlValue::Table(table) => Some(table),
             _ => None,
         }
     }
@@ -117,8 +119,8 @@ impl Node {
 
     fn step(&self, segment: &str) -> Option<&Self> {
         match &self.value {
-            Value::Table(table) => table.get(segment),
-            Value::List(list) => list.get(segment.trim_end_matches(']').parse::<usize>().ok()?),
+            TomlValue::Table(table) => table.get(segment),
+            TomlValue::List(list) => list.get(segment.trim_end_matches(']').parse::<usize>().ok()?),
             _ => None,
         }
     }
@@ -134,7 +136,7 @@ pub(super) fn parse(text: &str, source: usize) -> Result<Node, Vec<SyntaxError>>
         return Ok(Node {
             place: lines.place(0),
             raw: None,
-            value: Value::Table(table),
+            value: TomlValue::Table(table),
         });
     }
     let mut mistakes: Vec<SyntaxError> = errors
@@ -162,7 +164,7 @@ pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
     };
     let value = match DeValue::parse(raw) {
         Ok(value) => lines.value(value.into_inner()),
-        Err(_) => Value::Text(raw.to_owned()),
+        Err(_) => TomlValue::Text(raw.to_owned()),
     };
     let mut node = Node {
         place,
@@ -177,8 +179,8 @@ pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
 fn mark(node: &mut Node, raw: &str) {
     node.raw = Some(raw.into());
     match &mut node.value {
-        Value::List(list) => list.iter_mut().for_each(|inner| mark(inner, "")),
-        Value::Table(table) => table.values_mut().for_each(|inner| mark(inner, "")),
+        TomlValue::List(list) => list.iter_mut().for_each(|inner| mark(inner, "")),
+        TomlValue::Table(table) => table.values_mut().for_each(|inner| mark(inner, "")),
         _ => {}
     }
 }
@@ -232,19 +234,19 @@ impl LineStarts {
         }
     }
 
-    fn value(&self, value: DeValue<'_>) -> Value {
+    fn value(&self, value: DeValue<'_>) -> TomlValue {
         match value {
-            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::String(text) => TomlValue::Text(text.into_owned()),
             // An integer beyond 64 bits becomes a float, which every integer key refuses.
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_or(Value::Float(f64::INFINITY), Value::Integer),
-            DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
-            DeValue::Boolean(flag) => Value::Flag(flag),
-            DeValue::Datetime(date) => Value::Date(date.to_string()),
+                .map_or(TomlValue::Float(f64::INFINITY), TomlValue::Integer),
+            DeValue::Float(number) => TomlValue::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(flag) => TomlValue::Flag(flag),
+            DeValue::Datetime(date) => TomlValue::Date(date.to_string()),
             DeValue::Array(items) => {
-                Value::List(items.into_iter().map(|item| self.item(item)).collect())
+                TomlValue::List(items.into_iter().map(|item| self.item(item)).collect())
             }
-            DeValue::Table(table) => Value::Table(self.table(table)),
+            DeValue::Table(table) => TomlValue::Table(self.table(table)),
         }
     }
 }
@@ -294,15 +296,21 @@ mod tests {
 
     #[test]
     fn variables_are_toml_or_text() {
-        assert!(matches!(parse_variable("12", 0).value, Value::Integer(12)));
+        assert!(matches!(
+            parse_variable("12", 0).value,
+            TomlValue::Integer(12)
+        ));
         assert!(matches!(
             parse_variable("redis://h/0", 0).value,
-            Value::Text(_)
+            TomlValue::Text(_)
         ));
-        assert!(matches!(parse_variable("[\"a\"]", 0).value, Value::List(_)));
+        assert!(matches!(
+            parse_variable("[\"a\"]", 0).value,
+            TomlValue::List(_)
+        ));
         assert!(matches!(
             parse_variable("1\nb = 2", 0).value,
-            Value::Text(_)
+            TomlValue::Text(_)
         ));
     }
 }

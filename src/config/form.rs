@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::document::{Node, Value};
+use super::document::{Node, TomlValue};
 use super::read::{Form, Reader};
 use super::table::Words;
 use super::units;
@@ -27,8 +27,8 @@ impl Form for Text {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<String> {
         match (&node.value, &node.raw) {
-            (Value::Text(text), _) if !text.is_empty() => Some(text.clone()),
-            (Value::Text(_), _) | (_, None) => reader.wrong(node, self, ""),
+            (TomlValue::Text(text), _) if !text.is_empty() => Some(text.clone()),
+            (TomlValue::Text(_), _) | (_, None) => reader.wrong(node, self, ""),
             // A variable's `123` or `true` was parsed as TOML, but a text key takes it as text.
             (_, Some(raw)) if !raw.is_empty() => Some(raw.to_string()),
             (_, Some(_)) => reader.wrong(node, self, ""),
@@ -52,8 +52,8 @@ impl Form for Flag {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<bool> {
         match node.value {
-            Value::Flag(flag) => Some(flag),
-            Value::Text(_) => reader.wrong(node, self, "write it without quotes"),
+            TomlValue::Flag(flag) => Some(flag),
+            TomlValue::Text(_) => reader.wrong(node, self, "write it without quotes"),
             _ => reader.wrong(node, self, ""),
         }
     }
@@ -97,7 +97,7 @@ impl<T: TryFrom<i64> + fmt::Display> Form for Count<T> {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<T> {
         match node.value {
-            Value::Integer(number) if (self.least..=self.most).contains(&number) => {
+            TomlValue::Integer(number) if (self.least..=self.most).contains(&number) => {
                 T::try_from(number).ok()
             }
             _ => reader.wrong(node, self, ""),
@@ -137,7 +137,7 @@ impl Form for Span {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Duration> {
         let read = match &node.value {
-            Value::Text(text) => units::parse_duration(text),
+            TomlValue::Text(text) => units::parse_duration(text),
             _ => None,
         };
         match read {
@@ -171,9 +171,9 @@ impl Form for Size {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<u64> {
         let read = match &node.value {
-            Value::Text(text) => units::parse_size(text),
+            TomlValue::Text(text) => units::parse_size(text),
             // 0 needs no unit: it switches a limit off.
-            Value::Integer(0) => Some(0),
+            TomlValue::Integer(0) => Some(0),
             _ => None,
         };
         match read {
@@ -223,14 +223,14 @@ impl<F: Form> Form for Or<F> {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Self::Value> {
         let off = match &node.value {
-            Value::Text(text) => self.word == quote(text),
-            Value::Flag(flag) => self.word == flag.to_string(),
+            TomlValue::Text(text) => self.word == quote(text),
+            TomlValue::Flag(flag) => self.word == flag.to_string(),
             _ => false,
         };
         if off {
             return Some(None);
         }
-        if matches!(node.value, Value::Flag(_)) {
+        if matches!(node.value, TomlValue::Flag(_)) {
             return reader.wrong(node, self, "");
         }
         self.form.read(node, reader).map(Some)
@@ -261,7 +261,7 @@ impl<T: Words> Form for Choice<T> {
     }
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<T> {
-        let Value::Text(text) = &node.value else {
+        let TomlValue::Text(text) = &node.value else {
             return reader.wrong(node, self, "");
         };
         match T::WORDS.iter().find(|(word, _)| word == text) {
@@ -290,7 +290,7 @@ impl Form for Address {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<SocketAddr> {
         let read = match &node.value {
-            Value::Text(text) => text.parse().ok(),
+            TomlValue::Text(text) => text.parse().ok(),
             _ => None,
         };
         match read {
@@ -331,7 +331,7 @@ impl<T: std::str::FromStr + fmt::Display> Form for Parsed<T> {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<T> {
         let read = match &node.value {
-            Value::Text(text) => text.parse().ok(),
+            TomlValue::Text(text) => text.parse().ok(),
             _ => None,
         };
         read.or_else(|| reader.wrong(node, self, ""))

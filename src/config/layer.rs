@@ -5,7 +5,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::collection::{List, Map, Optional};
-use super::document::{Node, Value};
+use super::document::{Node, TomlValue};
 use super::form::{SECONDS, choice, count, quote, within};
 use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
@@ -66,7 +66,9 @@ impl Form for Prefix {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<String> {
         match &node.value {
-            Value::Text(text) if text.bytes().all(|b| b.is_ascii_graphic()) => Some(text.clone()),
+            TomlValue::Text(text) if text.bytes().all(|b| b.is_ascii_graphic()) => {
+                Some(text.clone())
+            }
             _ => reader.wrong(node, self, ""),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::collection::List;
-use super::document::{self, Node, Place, Table, Value};
+use super::document::{self, Node, Place, Table, TomlValue};
 use super::environment::Environment;
 use super::form::Text;
 use super::overrides;
@@ -59,14 +59,14 @@ impl Draft {
             None => None,
         }
         .unwrap_or_else(|| Node::empty_table(Place::default()));
-        if let (Some(path), Value::Table(table)) = (path, &mut root.value) {
+        if let (Some(path), TomlValue::Table(table)) = (path, &mut root.value) {
             files.include(path, table, &mut reader);
             overrides::apply(table, &mut reader);
-        } else if let Value::Table(table) = &mut root.value {
+        } else if let TomlValue::Table(table) = &mut root.value {
             overrides::apply(table, &mut reader);
         }
         let mut config = Config::default();
-        if let Value::Table(table) = &root.value {
+        if let TomlValue::Table(table) = &root.value {
             reader.refuse_unknown(table, Config::NAMES);
             config = Config::read_keys(table, &mut reader);
         }
@@ -146,7 +146,7 @@ impl Files {
             return;
         };
         // A wrong type is reported later, when the key itself is read.
-        let Value::List(items) = &globs.value else {
+        let TomlValue::List(items) = &globs.value else {
             return;
         };
         let mut quiet = Reader::new(reader.environment, &[]);
@@ -221,12 +221,12 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 /// Moves the tenants of an included file to the main table. Any other key in it is a mistake.
 fn adopt(root: Node, main: &mut Table, report: &mut ConfigReport) {
-    let Value::Table(entries) = root.value else {
+    let TomlValue::Table(entries) = root.value else {
         return;
     };
     for (name, node) in entries {
         let tenants = match node.value {
-            Value::Table(tenants) if name == "tenants" => tenants,
+            TomlValue::Table(tenants) if name == "tenants" => tenants,
             _ => {
                 let expected = "only [tenants.NAME] tables in an included file";
                 report.mistake(
@@ -243,7 +243,7 @@ fn adopt(root: Node, main: &mut Table, report: &mut ConfigReport) {
             .entry("tenants".to_owned())
             .or_insert_with(|| Node::empty_table(node.place));
         // A value that is no table is reported later, when the key itself is read.
-        let Value::Table(all) = &mut all.value else {
+        let TomlValue::Table(all) = &mut all.value else {
             return;
         };
         for (tenant, node) in tenants {

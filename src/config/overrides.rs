@@ -3,7 +3,7 @@
 //! A variable only inserts its value into the document, marked with its name. Unknown keys and wrong values are then
 //! found as in a file.
 
-use super::document::{self, Node, Table, Value};
+use super::document::{self, Node, Table, TomlValue};
 use super::problem::Source;
 use super::read::{Reader, nearest};
 
@@ -111,7 +111,7 @@ fn insert(table: &mut Table, path: &[String], node: Node) {
             if next.as_table().is_none() {
                 *next = Node::empty_table(place);
             }
-            if let Value::Table(inner) = &mut next.value {
+            if let TomlValue::Table(inner) = &mut next.value {
                 insert(inner, rest, node);
             }
         }

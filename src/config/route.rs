@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::collection::{List, Optional};
-use super::document::{Node, Value};
+use super::document::{Node, TomlValue};
 use super::form::{SOME_SPAN, Text, choice, quote, within};
 use super::key::Inner;
 use super::read::{Form, Reader, nearest};
@@ -42,7 +42,7 @@ impl Form for Path {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<String> {
         match &node.value {
-            Value::Text(text) => Some(text.clone()),
+            TomlValue::Text(text) => Some(text.clone()),
             _ => reader.wrong(node, self, ""),
         }
     }
@@ -76,9 +76,9 @@ impl Form for DeliverForm {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Deliver> {
         match &node.value {
-            Value::Text(text) if text == "body" => Some(Deliver::Body),
-            Value::Text(text) if text == "event" => Some(Deliver::Event),
-            Value::Table(table) if table.contains_key("field") => {
+            TomlValue::Text(text) if text == "body" => Some(Deliver::Body),
+            TomlValue::Text(text) if text == "event" => Some(Deliver::Event),
+            TomlValue::Table(table) if table.contains_key("field") => {
                 reader.refuse_unknown(table, &["field"]);
                 reader.key(table, "field", &Text).map(Deliver::Field)
             }
@@ -214,15 +214,15 @@ fn unknown_kind<T>(node: &Node, kind: &str, reader: &mut Reader<'_>) -> Option<T
 /// Removes the places from a value, for a registered consumer that reads it itself.
 fn plain(node: &Node) -> toml::Value {
     match &node.value {
-        Value::Text(text) => toml::Value::String(text.clone()),
-        Value::Integer(number) => toml::Value::Integer(*number),
-        Value::Float(number) => toml::Value::Float(*number),
-        Value::Flag(flag) => toml::Value::Boolean(*flag),
-        Value::Date(date) => date
+        TomlValue::Text(text) => toml::Value::String(text.clone()),
+        TomlValue::Integer(number) => toml::Value::Integer(*number),
+        TomlValue::Float(number) => toml::Value::Float(*number),
+        TomlValue::Flag(flag) => toml::Value::Boolean(*flag),
+        TomlValue::Date(date) => date
             .parse()
             .map_or_else(|_| toml::Value::String(date.clone()), toml::Value::Datetime),
-        Value::List(items) => toml::Value::Array(items.iter().map(plain).collect()),
-        Value::Table(table) => toml::Value::Table(
+        TomlValue::List(items) => toml::Value::Array(items.iter().map(plain).collect()),
+        TomlValue::Table(table) => toml::Value::Table(
             table
                 .iter()
                 .map(|(name, node)| (name.clone(), plain(node)))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::document::{Node, Table, Value};
+use super::document::{Node, Table, TomlValue};
 use super::problem::Source;
 use super::read::{Form, Reader};
 
@@ -58,8 +58,8 @@ impl Form for SecretText {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Secret> {
         let text = match (&node.value, &node.raw) {
-            (Value::Text(text), _) => text.clone(),
-            (Value::Table(table), _) => return read_elsewhere(node, table, reader),
+            (TomlValue::Text(text), _) => text.clone(),
+            (TomlValue::Table(table), _) => return read_elsewhere(node, table, reader),
             // A variable's `123` was parsed as TOML, but a secret takes it as text.
             (_, Some(raw)) if !raw.is_empty() => raw.to_string(),
             _ => return reader.wrong_type(node, self, ""),
@@ -78,7 +78,7 @@ impl Form for SecretText {
 /// Reads `{ file = "…" }` or `{ env = "…" }`.
 fn read_elsewhere(node: &Node, table: &Table, reader: &mut Reader<'_>) -> Option<Secret> {
     let named = |key: &str| match table.get(key).map(|node| &node.value) {
-        Some(Value::Text(text)) if table.len() == 1 => Some(text.as_str()),
+        Some(TomlValue::Text(text)) if table.len() == 1 => Some(text.as_str()),
         _ => None,
     };
     let text = if let Some(file) = named("file") {

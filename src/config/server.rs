@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::collection::{List, Optional, nested};
-use super::document::{Node, Value};
+use super::document::{Node, TomlValue};
 use super::form::{
     ANY_SPAN, Address, SECONDS, SOME_SPAN, Text, choice, count, or_off, parsed, quote, within,
 };
@@ -94,7 +94,7 @@ impl Form for Quota {
     }
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<QueueBound> {
-        let Value::Text(text) = &node.value else {
+        let TomlValue::Text(text) = &node.value else {
             return reader.wrong(node, self, "");
         };
         let read = match text.strip_suffix('%') {
