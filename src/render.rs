@@ -33,7 +33,7 @@ impl Delivery {
     /// Makes the delivery of a route with `deliver` and `events`.
     ///
     /// # Errors
-    /// What is wrong with them, at keys of the route.
+    /// Every mistake in them, each at its key of the route.
     pub fn new(deliver: Deliver, events: &[String]) -> Result<Self, Faults> {
         let types = events.iter().enumerate().map(|(index, glob)| {
             Pattern::new(glob).map_err(|error| {

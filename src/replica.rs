@@ -1,4 +1,4 @@
-//! Where this replica is in its life: starting, ready, draining, refusing.
+//! The life of this replica: starting, ready, draining, refusing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use crate::metrics;
 
-/// Where this replica is in its life.
+/// The stage of this replica's life, which `/readyz`, the accept loop and the drain share.
 #[derive(Debug, Default)]
 pub struct ReplicaLife {
     ready: AtomicBool,
@@ -16,17 +16,17 @@ pub struct ReplicaLife {
 }
 
 impl ReplicaLife {
-    /// Whether `/readyz` answers 200.
+    /// Returns true while `/readyz` answers 200.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.is_draining()
     }
 
-    /// Whether it was ready once.
+    /// Returns true once the replica has been ready; a drain does not take it back.
     pub fn has_started(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Every tenant's dependencies were reached once, or waited for long enough.
+    /// Turns readiness on: every tenant's dependencies were reached once, or `server.ready_wait` is over.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
         self.became_ready.notify_waiters();
@@ -35,30 +35,31 @@ impl ReplicaLife {
 
     /// Waits for [`ReplicaLife::set_ready`].
     pub async fn wait_ready(&self) {
+        // Registered before the flag is read, so that a change between the two is not missed.
         let ready = self.became_ready.notified();
         if !self.ready.load(Ordering::Acquire) {
             ready.await;
         }
     }
 
-    /// Whether a drain has begun.
+    /// Returns true once a drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// A drain begins: readiness falls at once, new sockets are still served.
+    /// Begins a drain: readiness falls at once, new sockets are still served.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
         metrics::draining(true);
         metrics::ready(false);
     }
 
-    /// Whether new sockets are refused.
+    /// Returns true once new sockets are refused.
     pub fn is_refusing(&self) -> bool {
         self.refusing.load(Ordering::Acquire)
     }
 
-    /// `drain.delay` is over: new sockets are refused from now on.
+    /// Refuses new sockets from now on; called when `drain.delay` is over.
     pub fn set_refusing(&self) {
         self.refusing.store(true, Ordering::Release);
     }

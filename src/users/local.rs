@@ -1,7 +1,7 @@
 //! Caches a tenant's users in this process, bounded in memory; a hit costs no round trip.
 //!
-//! The cache is two maps and not moka, because each handshake reads and writes it. Moka's bookkeeping took 3 % of a
-//! connect, and its tables held a megabyte for ten thousand expired entries.
+//! The cache is two maps and not moka, because each handshake reads and writes it. Moka's bookkeeping took 2 % of the
+//! CPU of a connect in a profile, and an entry that is only kept for `local_ttl` needs no order of eviction.
 
 use std::mem;
 use std::sync::Arc;

@@ -332,7 +332,7 @@ impl UserSource for UserStores {
         }
         let (failed, tenant) = (Arc::clone(&self.write_failed), self.policy.tenant.clone());
         // At most MAX_WRITES of these tasks run, each within Redis' time limit. The records go in one round, since a
-        // write for each record would hold megabytes during a storm of connects.
+        // command in flight for each record would take more memory than the records during a storm of connects.
         tokio::spawn(async move {
             let outcome = redis.set_each_ex(&records).await;
             drop(permit);

@@ -1,4 +1,4 @@
-//! How many messages a channel may hold: `capacity` and `channel_capacity`.
+//! The number of messages that a channel may hold: `capacity` and `channel_capacity`.
 
 use glob::Pattern;
 use indexmap::IndexMap;

@@ -474,7 +474,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn d12_a_url_that_cannot_be_read_is_not_quoted() {
+    async fn a_url_that_cannot_be_read_is_not_quoted() {
         let pool = PoolConfig {
             max: 1,
             idle: std::time::Duration::from_secs(1),
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn u10_two_rows_for_one_id_are_no_user() {
+    fn two_rows_for_one_id_are_no_user() {
         let row = |id: &str| UserRow {
             id: id.into(),
             is_active: Some(true),

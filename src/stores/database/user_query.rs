@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn d02_d03_tables_are_named_by_identifiers_only() {
+    fn tables_are_named_by_identifiers_only() {
         for good in ["auth_user", "_x", "Auth.User1"] {
             assert!(
                 query("postgres://h/d", |users, _| users.table = good.into()).is_ok(),
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn u08_ids_are_bound_by_their_type() {
+    fn ids_are_bound_by_their_type() {
         let binds = |url: &str, id_type, id: &str| {
             let query = query(url, |users, _| users.id_type = id_type).unwrap();
             query.binds(&id.into())
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn u05_a_null_is_neither_active_nor_inactive() {
+    fn a_null_is_neither_active_nor_inactive() {
         let query = query("sqlite://f", |_, _| ()).unwrap();
         let row = vec![
             ("id".to_owned(), SqlValue::Number("7".into())),
