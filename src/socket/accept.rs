@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_task_of_an_open_socket_is_small() {
-        let size = future_size(|stream, peer, door| serve(stream, peer, door));
+        let size = future_size(serve);
         // Tokio's header of the task makes it 256 bytes.
         assert!(size <= 144, "{size}");
     }

@@ -165,7 +165,7 @@ impl RedisStore {
     /// Does the same as [`RedisStore::mget`], with an error of its own for each key that does not hold a string.
     ///
     /// It sends a pipeline of GETs, because MGET answers nil for such a key. Few keys are sent together with those that
-    /// other callers ask for at the same moment ([`Reads`]).
+    /// other callers ask for at the same moment.
     ///
     /// # Errors
     /// [`StoreError`].
