@@ -30,7 +30,7 @@ pub enum Happening {
     StateRead {
         /// The stored state is "suspended".
         suspended: bool,
-        /// [`Life::announcements`] when the read began.
+        /// [`TenantLife::announcements`] when the read began.
         began_at: u64,
     },
     /// An operator announced a suspension.
@@ -47,7 +47,7 @@ pub enum Happening {
 
 /// The life of one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Life {
+pub struct TenantLife {
     stage: Stage,
     suspended: bool,
     announcements: u64,
@@ -55,7 +55,7 @@ pub struct Life {
     looked_at: bool,
 }
 
-impl Life {
+impl TenantLife {
     /// Returns the life of a tenant that takes over the control channel of `self`, with what was heard there.
     pub fn passed_on(&self) -> Self {
         let stage = match self.stage {
@@ -114,7 +114,7 @@ impl Life {
         }
     }
 
-    /// Returns true while the tenant is on its way to be served, so that a short wait may change [`Life::admits`].
+    /// Returns true while the tenant is on its way to be served, so that a short wait may change [`TenantLife::admits`].
     pub fn is_opening(&self) -> bool {
         self.stage < Stage::Served && !self.suspended && self.obstacle.is_none()
     }
@@ -159,8 +159,8 @@ mod tests {
         }
     }
 
-    fn lived(happenings: &[Happening]) -> Life {
-        let mut life = Life::default();
+    fn lived(happenings: &[Happening]) -> TenantLife {
+        let mut life = TenantLife::default();
         for happening in happenings {
             life.take(happening.clone());
         }

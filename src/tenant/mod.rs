@@ -29,7 +29,7 @@ use crate::stores::key_store::KeyStore;
 use crate::stores::redis::RedisStore;
 use crate::templates::Template;
 use crate::users::Permissions;
-use life::{Happening, Life, Stage};
+use life::{Happening, Stage, TenantLife};
 
 pub mod build;
 mod directory;
@@ -82,7 +82,7 @@ pub struct Tenant {
     /// Handles of its metrics.
     pub metrics: Arc<TenantMetrics>,
     /// The stage of its life.
-    life: watch::Sender<Life>,
+    life: watch::Sender<TenantLife>,
 }
 
 /// Longest wait of a handshake for a tenant that is about to be served. A group to join is waited for as long.
@@ -92,7 +92,7 @@ const SILENT: Duration = Duration::from_secs(3);
 
 impl Tenant {
     /// Returns the current stage of its life. Drop the guard soon: it blocks every change.
-    pub fn life(&self) -> impl Deref<Target = Life> + '_ {
+    pub fn life(&self) -> impl Deref<Target = TenantLife> + '_ {
         self.life.borrow()
     }
 
@@ -123,7 +123,7 @@ impl Tenant {
     pub async fn settled(&self) {
         let mut life = self.life.subscribe();
         // Cannot fail: `self` holds the sender.
-        drop(life.wait_for(Life::is_settled).await.map(drop));
+        drop(life.wait_for(TenantLife::is_settled).await.map(drop));
     }
 
     /// Records the result of a check of its dependencies, and logs each change once.

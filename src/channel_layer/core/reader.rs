@@ -25,7 +25,7 @@ use crate::stores::redis_keys::{self, CANARY_PATTERN};
 
 use super::super::link::canary::{Flight, Publishing};
 use super::super::link::dial::LinkError;
-use super::super::link::life::{End, Life, RETRY_REFUSED, Session};
+use super::super::link::life::{End, LinkLife, RETRY_REFUSED, Session};
 use super::mailbox::{Mailbox, Reading, concerns_a_key};
 use super::membership;
 use super::seen::Seen;
@@ -90,7 +90,7 @@ impl MailboxReader {
     async fn wait_and_read(
         &mut self,
         link: &mut MultiplexedConnection,
-        life: &mut Life,
+        life: &mut LinkLife,
     ) -> Result<End, LinkError> {
         let mut canary = Flight::new(life.endpoint());
         let (mut asked_at, mut in_flight) = (Instant::now(), None);
@@ -283,7 +283,7 @@ impl MailboxReader {
     }
 
     /// Notes that every mailbox is recovered or refused. The tasks of the memberships tell the tenants of the gap.
-    fn tell_restored(&self, life: &mut Life) {
+    fn tell_restored(&self, life: &mut LinkLife) {
         if life.is_whole() {
             return;
         }
@@ -317,7 +317,7 @@ impl Session for MailboxReader {
         }
     }
 
-    async fn serve(&mut self, mut link: MultiplexedConnection, life: &mut Life) -> End {
+    async fn serve(&mut self, mut link: MultiplexedConnection, life: &mut LinkLife) -> End {
         let end = self.wait_and_read(&mut link, life).await;
         end.unwrap_or_else(End::Lost)
     }

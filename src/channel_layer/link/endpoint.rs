@@ -14,7 +14,7 @@ use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
 
 use super::super::LayerError;
-use super::life::{Life, Session, Status, keep};
+use super::life::{LinkLife, Session, Status, keep};
 
 /// Time that a join waits for its confirmation, also while the link is lost.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ impl<O: Send + 'static> Endpoint<O> {
     ) -> Self {
         let (orders, taken) = mpsc::unbounded_channel();
         let status = Arc::new(Status::default());
-        let life = Life::new(store.endpoint(), words, status.clone());
+        let life = LinkLife::new(store.endpoint(), words, status.clone());
         Self {
             store: store.clone(),
             orders,

@@ -1,4 +1,4 @@
-//! The life of one subscriber link: attempts, connections, losses. [`Life`] is the state, without IO; [`keep`] drives it.
+//! The life of one subscriber link: attempts, connections, losses. [`LinkLife`] is the state, without IO; [`keep`] drives it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +55,7 @@ pub(in crate::channel_layer) struct Loss {
 }
 
 /// The state of one link over all its connections.
-pub(in crate::channel_layer) struct Life {
+pub(in crate::channel_layer) struct LinkLife {
     standing: LinkStanding,
     backoff: Backoff,
     status: Arc<Status>,
@@ -67,7 +67,7 @@ pub(in crate::channel_layer) struct Life {
     whole: bool,
 }
 
-impl Life {
+impl LinkLife {
     pub(in crate::channel_layer) fn new(
         endpoint: &str,
         words: LinkWords,
@@ -149,7 +149,7 @@ pub(in crate::channel_layer) trait Session: Send {
     fn serve(
         &mut self,
         connection: Self::Connection,
-        life: &mut Life,
+        life: &mut LinkLife,
     ) -> impl Future<Output = End> + Send;
 
     /// Resets the state of a connection that ended or could not be made.
@@ -157,7 +157,7 @@ pub(in crate::channel_layer) trait Session: Send {
 }
 
 /// Keeps a link until its last user leaves.
-pub(in crate::channel_layer) async fn keep(mut session: impl Session, mut life: Life) {
+pub(in crate::channel_layer) async fn keep(mut session: impl Session, mut life: LinkLife) {
     loop {
         let attempt = session.connect();
         let Some(attempt) = meanwhile(&mut session, attempt).await else {
@@ -206,9 +206,9 @@ mod tests {
         lost: "lost",
     };
 
-    fn life() -> (Life, Arc<Status>) {
+    fn life() -> (LinkLife, Arc<Status>) {
         let status = Arc::new(Status::default());
-        (Life::new("h:1", WORDS, status.clone()), status)
+        (LinkLife::new("h:1", WORDS, status.clone()), status)
     }
 
     fn lost(kind: ErrorKind) -> End {
@@ -284,7 +284,7 @@ mod tests {
             self.note(order);
         }
 
-        async fn serve(&mut self, (): (), life: &mut Life) -> End {
+        async fn serve(&mut self, (): (), life: &mut LinkLife) -> End {
             assert!(life.restored().is_none());
             self.note("served");
             lost(ErrorKind::Io)

@@ -26,7 +26,7 @@ use crate::stores::redis_keys;
 use super::super::inbox::Inbox;
 use super::super::link::canary::{Flight, Publishing};
 use super::super::link::dial::{LinkError, Stream, dial};
-use super::super::link::life::{End, Life, Session};
+use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;
 use super::pulse::LinkPulse;
@@ -103,7 +103,11 @@ impl Subscriber {
     }
 
     /// Serves one connection. Inputs: the socket, orders, the canary's publish, the clock.
-    async fn listen(&mut self, stream: Box<dyn Stream>, life: &mut Life) -> Result<End, LinkError> {
+    async fn listen(
+        &mut self,
+        stream: Box<dyn Stream>,
+        life: &mut LinkLife,
+    ) -> Result<End, LinkError> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
         let mut parser = Parser::default();
@@ -154,7 +158,7 @@ impl Subscriber {
     }
 
     /// Marks a gap for every tenant after a lost link, once the new connection is subscribed.
-    fn tell_restored(&self, life: &mut Life) {
+    fn tell_restored(&self, life: &mut LinkLife) {
         if life.is_whole() || !self.wishes.recovered() {
             return;
         }
@@ -228,7 +232,7 @@ impl Session for Subscriber {
         }
     }
 
-    async fn serve(&mut self, stream: Box<dyn Stream>, life: &mut Life) -> End {
+    async fn serve(&mut self, stream: Box<dyn Stream>, life: &mut LinkLife) -> End {
         self.wishes.link_made();
         self.listen(stream, life).await.unwrap_or_else(End::Lost)
     }

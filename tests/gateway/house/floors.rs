@@ -135,6 +135,12 @@ fn the_modules_of_a_room_form_no_circle() {
 }
 
 #[test]
+fn a_type_name_stands_for_one_thing() {
+    let twice = house().types_declared_twice();
+    assert!(twice.is_empty(), "{twice:#?}");
+}
+
+#[test]
 fn the_front_page_shows_every_module() {
     let front_page = std::fs::read_to_string(src().join("lib.rs")).unwrap();
     let declared: Vec<_> = front_page
@@ -267,6 +273,23 @@ mod of_small_houses {
             ("hub/c/deep.rs", &format!("pub struct C; {c}")),
         ]);
         circles.into_iter().collect()
+    }
+
+    #[test]
+    fn a_type_name_that_stands_for_two_things_is_caught() {
+        let files = [
+            ("hub.rs", "pub struct Place; const MOST: u8 = 1; fn f() {}"),
+            ("relay.rs", "enum Place {} const MOST: u8 = 2; fn f() {}"),
+            ("tests.rs", "#[cfg(test)] mod tests { struct Place; }"),
+        ];
+        let texts = files.map(|(file, text)| (file.to_owned(), text.to_owned()));
+        let sources = Sources::parse(&texts);
+        let twice = sources.types_declared_twice();
+        let expected = ["hub".to_owned(), "relay".to_owned()];
+        assert_eq!(
+            twice.into_iter().collect::<Vec<_>>(),
+            [("Place", expected.to_vec())]
+        );
     }
 
     #[test]

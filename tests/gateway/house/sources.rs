@@ -35,6 +35,8 @@ pub(super) struct Source {
 #[derive(Debug, Default)]
 struct Module {
     items: BTreeSet<String>,
+    /// The structs, enums and traits among `items`.
+    types: BTreeSet<String>,
     /// By the name that stands here: the path that a `use` gave for it.
     uses: BTreeMap<String, Names>,
     /// The names of the modules right below this one.
@@ -99,6 +101,23 @@ impl Sources {
         sources
     }
 
+    /// The structs, enums and traits that are declared in several modules, with these modules.
+    pub(super) fn types_declared_twice(&self) -> BTreeMap<&str, Vec<String>> {
+        let mut declared: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (name, module) in &self.modules {
+            // A test module in a file of its own is declared where its parent stands.
+            let is_of_tests = (0..=name.len()).any(|end| self.tests.contains(&name[..end]));
+            for declaration in module.types.iter().filter(|_| !is_of_tests) {
+                declared
+                    .entry(declaration)
+                    .or_default()
+                    .push(name.join("::"));
+            }
+        }
+        declared.retain(|_, modules| modules.len() > 1);
+        declared
+    }
+
     fn declare(&mut self, name: Names, items: &[syn::Item]) {
         let children: BTreeSet<_> = items
             .iter()
@@ -130,7 +149,12 @@ impl Sources {
                         }
                     }
                 }
-                _ => module.items.extend(item_name(item)),
+                item => {
+                    if let syn::Item::Struct(_) | syn::Item::Enum(_) | syn::Item::Trait(_) = item {
+                        module.types.extend(item_name(item));
+                    }
+                    module.items.extend(item_name(item));
+                }
             }
         }
         module.children = children;
