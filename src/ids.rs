@@ -3,7 +3,7 @@
 //! Text ids share their bytes (`Arc<str>`), so that a clone costs one counter. [`crate::channel_names`] has the rules
 //! for group names, [`crate::user_id`] the rules for user ids.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -120,12 +120,24 @@ impl From<String> for Jti {
     }
 }
 
+impl Jti {
+    /// Returns the text.
+    pub fn text(&self) -> Cow<'_, str> {
+        match &self.0 {
+            JtiForm::Hex(bytes) => {
+                const DIGITS: &[u8; 16] = b"0123456789abcdef";
+                let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+                let digits = digits.map(|digit| char::from(DIGITS[usize::from(digit)]));
+                Cow::Owned(digits.collect())
+            }
+            JtiForm::Text(text) => Cow::Borrowed(text),
+        }
+    }
+}
+
 impl fmt::Display for Jti {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            JtiForm::Hex(bytes) => write!(f, "{:032x}", u128::from_be_bytes(*bytes)),
-            JtiForm::Text(text) => f.write_str(text),
-        }
+        f.write_str(&self.text())
     }
 }
 

@@ -4,10 +4,12 @@
 //! all sockets of a tenant. Packed, a user of Django's `auth_user` takes 125 bytes instead of 240.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::cell::RefCell;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 /// The separator of names and of values. JSON escapes it, so no name or value holds it.
@@ -16,6 +18,11 @@ const BETWEEN: char = '\0';
 const MAX_SHAPES: usize = 1024;
 /// The most bytes of a shape's names. Objects with more are rarely alike, and are stored unpacked.
 const MAX_NAMES: usize = 4096;
+
+thread_local! {
+    /// The names and values of the object that is being packed.
+    static SCRATCH: RefCell<(String, String)> = RefCell::default();
+}
 
 /// A JSON object as compact text.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,17 +40,15 @@ type Shape = Arc<Box<str>>;
 impl PackedObject {
     /// Packs the text of an object. [`PackedObject::text`] returns the same text, also if it is no object.
     pub fn new(text: &str) -> Self {
-        let packed = split(text).and_then(|(names, values)| Some((shape_of(names)?, values)));
-        match packed {
-            Some((names, values)) => Self {
-                names: Some(names),
-                rest: values.into(),
-            },
-            None => Self {
-                names: None,
-                rest: text.into(),
-            },
-        }
+        // Each handshake packs two objects, so the parts are collected in buffers of the thread.
+        SCRATCH.with_borrow_mut(|(names, values)| {
+            let packed = split(text, names, values).and_then(|()| shape_of(names));
+            let rest = if packed.is_some() { values } else { text };
+            Self {
+                names: packed,
+                rest: rest.into(),
+            }
+        })
     }
 
     /// Returns the text of the object.
@@ -80,14 +85,15 @@ impl fmt::Debug for PackedObject {
     }
 }
 
-/// Splits an object without white space between its parts into names and values, each joined by [`BETWEEN`]. Returns
+/// Splits an object without white space between its parts into `names` and `values`, each joined by [`BETWEEN`]. Returns
 /// `None` for any other text. It finds only the ends of the parts and does not check that they are valid JSON.
-fn split(text: &str) -> Option<(String, String)> {
+fn split(text: &str, names: &mut String, values: &mut String) -> Option<()> {
+    names.clear();
+    values.clear();
     let inner = text.strip_prefix('{')?.strip_suffix('}')?;
     if inner.is_empty() || inner.contains(BETWEEN) {
         return None;
     }
-    let (mut names, mut values) = (String::new(), String::with_capacity(inner.len()));
     let mut rest = inner;
     loop {
         let name = rest.get(..string_end(rest)?)?;
@@ -97,7 +103,7 @@ fn split(text: &str) -> Option<(String, String)> {
         values.push_str(value);
         rest = &rest[value.len()..];
         if rest.is_empty() {
-            return (names.len() <= MAX_NAMES).then_some((names, values));
+            return (names.len() <= MAX_NAMES).then_some(());
         }
         rest = rest.strip_prefix(',')?;
         names.push(BETWEEN);
@@ -139,22 +145,29 @@ fn value_end(text: &str) -> Option<usize> {
     (at > 0 && depth == 0).then_some(at)
 }
 
+/// The shapes in use, found by their text.
+#[derive(Default)]
+struct Shapes {
+    table: HashTable<Shape>,
+    hasher: RandomState,
+}
+
 /// Returns the shared copy of these names; `None` if there are [`MAX_SHAPES`] others in use.
-fn shape_of(names: String) -> Option<Shape> {
-    static SHAPES: OnceLock<Mutex<HashSet<Shape>>> = OnceLock::new();
-    let mut shapes = SHAPES.get_or_init(Mutex::default).lock();
-    let names: Box<str> = names.into();
-    if let Some(known) = shapes.get(&names) {
+fn shape_of(names: &str) -> Option<Shape> {
+    static SHAPES: OnceLock<Mutex<Shapes>> = OnceLock::new();
+    let Shapes { table, hasher } = &mut *SHAPES.get_or_init(Mutex::default).lock();
+    let hash = hasher.hash_one(names);
+    if let Some(known) = table.find(hash, |shape| ***shape == *names) {
         return Some(known.clone());
     }
-    if shapes.len() >= MAX_SHAPES {
-        shapes.retain(|shape| Arc::strong_count(shape) > 1);
-        if shapes.len() >= MAX_SHAPES {
+    if table.len() >= MAX_SHAPES {
+        table.retain(|shape| Arc::strong_count(shape) > 1);
+        if table.len() >= MAX_SHAPES {
             return None;
         }
     }
-    let shape = Arc::new(names);
-    shapes.insert(shape.clone());
+    let shape = Shape::new(names.into());
+    table.insert_unique(hash, shape.clone(), |shape| hasher.hash_one(&***shape));
     Some(shape)
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 use super::member::{Group, Member};
@@ -24,28 +23,20 @@ impl Groups {
     /// Adds the member if it is not in the group yet. Returns the group, and true if the member is new in it.
     pub fn add(&self, name: &GroupName, member: &Arc<Member>) -> (Arc<Group>, bool) {
         let mut by_name = self.by_name.lock();
-        let group = by_name.entry_ref(name).or_insert_with(|| {
-            Arc::new(Group {
-                name: name.clone(),
-                members: Mutex::new(IndexMap::default()),
-            })
-        });
-        let group = group.clone();
+        let group = by_name
+            .entry_ref(name)
+            .or_insert_with(|| Arc::new(Group::new(name.clone())))
+            .clone();
         // Still under the lock of `by_name`, so that `remove_if_empty` cannot remove the new group before it has a
         // member.
-        let new = group
-            .members
-            .lock()
-            .insert(member.id(), member.clone())
-            .is_none();
+        let new = group.add(member);
         (group, new)
     }
 
     /// Takes the member out; returns true if it was the last one. The empty group stays until
     /// [`Groups::remove_if_empty`].
     pub fn remove(&self, group: &Group, member: ConnectionId) -> bool {
-        let mut members = group.members.lock();
-        members.swap_remove(&member).is_some() && members.is_empty()
+        group.remove(member)
     }
 
     /// Removes the group if it is still empty, and calls `gone` before a member can join it again.

@@ -1,5 +1,7 @@
 //! Hashing of connection ids.
 
+use crate::ids::ConnectionId;
+
 /// A fast hasher for connection ids. They are consecutive numbers that clients do not choose, so a multiplication by a
 /// large odd number spreads them well enough.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,4 +26,17 @@ impl std::hash::Hasher for IdHasher {
         let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = mixed ^ (mixed >> 32);
     }
+}
+
+/// Returns the hash of an id for a table of members.
+///
+/// The table's position comes from the lower bits, so consecutive ids lie side by side and a walk over a group goes
+/// through memory in the order in which its sockets opened. Blocks of ids are spread, so that a group of every
+/// thousandth socket has no row of equal positions. The upper seven bits, which tell ids of one position apart, are
+/// mixed.
+pub(super) fn hash_of(id: ConnectionId) -> u64 {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    const POSITION: u64 = u64::MAX >> 7;
+    let position = id.0.wrapping_add((id.0 >> 12).wrapping_mul(GOLDEN >> 8));
+    (position & POSITION) | (id.0.wrapping_mul(GOLDEN) & !POSITION)
 }

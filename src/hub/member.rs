@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use indexmap::IndexMap;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
 
-use super::id_hash::BuildIdHasher;
+use super::id_hash::hash_of;
 use super::{Outbound, Pulse};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
@@ -179,14 +180,54 @@ impl Member {
     }
 }
 
-/// One group. Its members are dense in memory, because fan-out walks over all of them.
+/// One group.
+///
+/// Its table stores one pointer for each member, and hashes the ids that the members hold. A map from id to member would
+/// take 40 bytes more for each membership of a large group.
 #[derive(Debug)]
 pub struct Group {
     pub(super) name: GroupName,
-    pub(super) members: Mutex<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>,
+    members: Mutex<HashTable<Arc<Member>>>,
 }
 
 impl Group {
+    /// Makes a group without members.
+    pub(super) fn new(name: GroupName) -> Self {
+        Self {
+            name,
+            members: Mutex::default(),
+        }
+    }
+
+    /// Adds the member; returns true if it was not in the group before.
+    pub(super) fn add(&self, member: &Arc<Member>) -> bool {
+        let same = |other: &Arc<Member>| other.id() == member.id();
+        let hash = |member: &Arc<Member>| hash_of(member.id());
+        let mut members = self.members.lock();
+        match members.entry(hash_of(member.id()), same, hash) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(member.clone());
+                true
+            }
+        }
+    }
+
+    /// Takes the member out; returns true if it was the last one.
+    pub(super) fn remove(&self, member: ConnectionId) -> bool {
+        let mut members = self.members.lock();
+        let gone = members
+            .find_entry(hash_of(member), |other| other.id() == member)
+            .map(|entry| entry.remove().0);
+        let is_last = gone.is_ok() && members.is_empty();
+        // A large group that has shrunk gives its memory back.
+        let count = members.len();
+        if members.capacity() > 64 && count < members.capacity() / 8 {
+            members.shrink_to(count * 2, |member| hash_of(member.id()));
+        }
+        is_last
+    }
+
     /// Returns the group's name within its tenant.
     pub fn name(&self) -> &GroupName {
         &self.name
@@ -200,13 +241,13 @@ impl Group {
         if members.len() > most {
             return None;
         }
-        members.values().for_each(visit);
+        members.iter().for_each(visit);
         Some(members.len())
     }
 
     /// Returns a copy of the member list.
     pub fn members(&self) -> Vec<Arc<Member>> {
-        self.members.lock().values().cloned().collect()
+        self.members.lock().iter().cloned().collect()
     }
 
     /// Returns the number of members.

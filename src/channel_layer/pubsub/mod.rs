@@ -4,9 +4,12 @@
 //! tenants that log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
@@ -23,6 +26,7 @@ use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
 
 use subscriber::{Subscriber, SubscriberOrder};
+use subscriptions::Heard;
 
 mod pulse;
 mod replies;
@@ -73,6 +77,7 @@ impl PubSubEndpoints {
         };
         PubSubLayer {
             lines: stores.iter().map(line).collect(),
+            groups: Mutex::default(),
             prefix: prefix.into(),
             channel_prefix: format!("{prefix}specific.").into(),
             codec,
@@ -122,11 +127,22 @@ impl LinkShare {
 
     /// Asks for a channel, whose messages are for `target`; returns once Redis has confirmed.
     pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
+        self.listen(channel, target, None).await
+    }
+
+    /// Asks for a channel as [`LinkShare::subscribe`] does; `heard` is true while Redis has confirmed it.
+    async fn listen(
+        &self,
+        channel: Bytes,
+        target: Target,
+        heard: Option<Heard>,
+    ) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
         self.endpoint.order(SubscriberOrder::Subscribe {
             attachment: self.attachment,
             channel,
             target,
+            heard,
             waiter,
         });
         link::endpoint::confirmed(confirmed, || self.endpoint.failure()).await
@@ -161,6 +177,8 @@ impl Drop for LinkShare {
 pub struct PubSubLayer {
     /// In the order of the hosts; at least one.
     lines: Box<[LinkShare]>,
+    /// The groups that are wished for.
+    groups: Mutex<HashMap<GroupName, Heard>>,
     prefix: Box<str>,
     channel_prefix: Box<str>,
     codec: Codec,
@@ -185,15 +203,22 @@ impl PubSubLayer {
 
 #[async_trait]
 impl ChannelLayer for PubSubLayer {
+    /// A group that is subscribed needs no word with the link's task, so most joins wait for no other task.
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        let heard = self.groups.lock().entry_ref(group).or_default().clone();
+        if heard.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let channel = group_channel(&self.prefix, group);
         let target = Target::Group(group.clone());
         self.shard(&channel)
-            .subscribe(channel.clone(), target)
+            .listen(channel.clone(), target, Some(heard))
             .await
     }
 
     fn unsubscribe(&self, group: &GroupName) {
+        // Before the order, and for good: a join that comes now gets a flag of its own and orders after this.
+        self.groups.lock().remove(group);
         let channel = group_channel(&self.prefix, group);
         self.shard(&channel).unsubscribe(channel.clone());
     }

@@ -30,7 +30,7 @@ use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;
 use super::pulse::LinkPulse;
-use super::subscriptions::{ChannelRoute, Subscriptions, Waiter};
+use super::subscriptions::{ChannelRoute, Heard, Subscriptions, Waiter};
 
 /// Time between two looks at the clocks of the pulse and of the canary.
 const TICK: Duration = Duration::from_millis(250);
@@ -53,6 +53,7 @@ pub(super) enum SubscriberOrder {
         attachment: u64,
         channel: Bytes,
         target: Target,
+        heard: Option<Heard>,
         waiter: Waiter,
     },
     Unsubscribe {
@@ -214,6 +215,7 @@ impl Session for Subscriber {
                 attachment,
                 channel,
                 target,
+                heard,
                 waiter,
             } => {
                 if let Some(known) = self.attachments.get(&attachment) {
@@ -221,6 +223,7 @@ impl Session for Subscriber {
                         attachment,
                         inbox: known.inbox.clone(),
                         target,
+                        heard,
                     };
                     self.wishes.want(&channel, route, waiter);
                 }

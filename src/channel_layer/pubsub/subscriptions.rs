@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -29,6 +30,19 @@ pub(super) struct ChannelRoute {
     pub(super) attachment: u64,
     pub(super) inbox: Arc<Inbox>,
     pub(super) target: Target,
+    /// Tells the layer that its channel is subscribed, so that a later join does not ask. `None` if it does not look.
+    pub(super) heard: Option<Heard>,
+}
+
+/// True while Redis has confirmed a channel on the present connection and the wish for it has not ended.
+pub(super) type Heard = Arc<AtomicBool>;
+
+impl ChannelRoute {
+    fn set_heard(&self, heard: bool) {
+        if let Some(flag) = &self.heard {
+            flag.store(heard, Ordering::Release);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -111,11 +125,13 @@ impl Subscriptions {
     /// Wishes for a channel; `waiter` is told when it is confirmed.
     pub(super) fn want(&mut self, name: &Bytes, route: ChannelRoute, waiter: Waiter) {
         let channel = self.channels.entry(name.clone()).or_default();
+        let subscribed = channel.subscribed();
         let known = |other: &ChannelRoute| other.attachment == route.attachment;
         if !channel.routes.iter().any(known) {
+            route.set_heard(subscribed);
             channel.routes.push(route);
         }
-        if channel.subscribed() {
+        if subscribed {
             tell(waiter, Ok(()));
             return;
         }
@@ -271,6 +287,10 @@ impl Subscriptions {
         for waiter in std::mem::take(&mut channel.waiters) {
             tell(waiter, Ok(()));
         }
+        channel
+            .routes
+            .iter()
+            .for_each(|route| route.set_heard(true));
         channel.confirmed = true;
         let late = std::mem::take(&mut channel.late);
         Ok(if late { &channel.routes } else { &[] })
@@ -376,6 +396,10 @@ impl Subscriptions {
         self.recovery_left = 0;
         self.recovery_due = false;
         self.channels.retain(|_, channel| {
+            channel
+                .routes
+                .iter()
+                .for_each(|route| route.set_heard(false));
             channel.said = None;
             channel.unanswered = 0;
             channel.changed = false;
@@ -519,18 +543,21 @@ mod tests {
             let (mut wishes, mut server, inbox) = (Subscriptions::default(), FakeServer::default(), inbox());
             let mut out = BytesMut::new();
             let mut wanted: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
+            let mut heard: BTreeMap<(u8, u64), Heard> = BTreeMap::new();
             let mut waiting: Vec<(u8, oneshot::Receiver<Result<(), ErrorKind>>)> = Vec::new();
             for act in acts {
                 match act {
                     Act::Want(channel, attachment) => {
                         let (waiter, outcome) = oneshot::channel();
-                        let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
+                        let heard = heard.entry((channel, attachment)).or_default().clone();
+                        let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()), heard: Some(heard) };
                         wishes.want(&name(channel), route, waiter);
                         wanted.entry(channel).or_default().insert(attachment);
                         waiting.push((channel, outcome));
                     }
                     Act::Unwant(channel, attachment) => {
                         wishes.unwant(&name(channel), attachment);
+                        heard.remove(&(channel, attachment));
                         wanted.entry(channel).or_default().remove(&attachment);
                     }
                     Act::Flush => {
@@ -548,6 +575,10 @@ mod tests {
                     Act::Grant(channel) => {
                         server.denied.remove(&format!("c{channel}"));
                     }
+                }
+                for ((channel, _), heard) in &heard {
+                    let name = format!("c{channel}");
+                    prop_assert!(!heard.load(Ordering::Acquire) || server.stays_subscribed(&name));
                 }
                 waiting.retain_mut(|(channel, outcome)| match outcome.try_recv() {
                     Ok(Ok(())) => {
@@ -568,6 +599,7 @@ mod tests {
             prop_assert_eq!(&server.subscribed, &expected);
             prop_assert_eq!(wishes.len(), expected.len());
             prop_assert!(wishes.recovered());
+            prop_assert!(heard.values().all(|heard| heard.load(Ordering::Acquire)));
             prop_assert!(wishes.on_the_way.is_empty());
             for (channel, mut outcome) in waiting {
                 // A wish that ended meanwhile took its waiters with it.
@@ -587,6 +619,7 @@ mod tests {
                 attachment: 0,
                 inbox: inbox.clone(),
                 target: Target::Group("g".into()),
+                heard: None,
             };
             wishes.want(
                 &Bytes::from(format!("c{number}")),
