@@ -104,4 +104,6 @@ families! {
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
     /// Delay of a timer of the runtime
     LOOP_LAG: Histogram = "lockgate_loop_lag_seconds", [] in SECONDS;
+    /// Tasks of the runtime that are alive
+    RUNTIME_TASKS: Gauge = "lockgate_runtime_tasks", [];
 }
