@@ -329,12 +329,16 @@ fn partial(port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
         if Instant::now() >= until {
             break;
         }
-        match open(port, n) {
-            Ok(mut stream) if stream.write_all(&fragment).is_ok() => {
+        let begun = open(port, n).and_then(|mut stream| {
+            stream.write_all(&fragment)?;
+            Ok(stream)
+        });
+        match begun {
+            Ok(stream) => {
                 held.push_back(stream);
                 acts.fetch_add(1, Ordering::Relaxed);
             }
-            _ => std::thread::sleep(Duration::from_millis(1)),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
         if held.len() > PARTIAL {
             held.pop_front();

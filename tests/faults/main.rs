@@ -28,7 +28,7 @@ mod rows;
 mod soak;
 mod stage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +36,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_local};
 
+use crate::field::Size;
 use crate::options::Options;
 use crate::report::Played;
 use crate::row::{Row, Why};
@@ -120,37 +121,38 @@ fn rows_of(options: &Options) -> Vec<Row> {
 }
 
 /// Plays all rows, some at a time, and tells of each as it ends.
+///
+/// A row that failed by its times or its connects is played once more by itself: other programs, or other rows, may have had
+/// the cores. What the account of events says is final.
 async fn run(options: &Options) -> bool {
     let started = Instant::now();
     let places = Arc::new(Semaphore::new(options.jobs));
     let mut playing = JoinSet::new();
-    let rows = rows_of(options);
-    for (place, row) in rows.into_iter().enumerate() {
+    for (place, row) in rows_of(options).into_iter().enumerate() {
         let (places, size) = (Arc::clone(&places), options.size);
         playing.spawn_local(async move {
             let _place = places.acquire().await.expect("never closed");
-            let of_row = row.clone();
-            // A task of its own, so that a panic is the failure of one row.
-            let played = spawn_local(async move { play::play(&of_row, size).await }).await;
-            let played = played.map_err(|error| words(error.into_panic()));
-            (place, (row, played))
+            (place, played(row, size).await)
         });
     }
-    let mut all: Vec<(usize, Played)> = Vec::new();
+    let mut all: BTreeMap<usize, Played> = BTreeMap::new();
     while let Some(ended) = playing.join_next().await {
         let (place, played) = ended.expect("panics are caught");
-        println!("{}", report::line(&played));
-        for breach in report::breaches(&played) {
-            println!("   FAILED: {breach}");
-        }
-        all.push((place, played));
+        tell(&played);
+        all.insert(place, played);
     }
-    all.sort_by_key(|(place, _)| *place);
-    let all: Vec<Played> = all.into_iter().map(|(_, played)| played).collect();
+    for again in all.values_mut() {
+        if report::may_be_the_machine(again) {
+            println!("{:2} {}: once more, alone", again.0.number, again.0.name);
+            *again = played(again.0.clone(), options.size).await;
+            tell(again);
+        }
+    }
+    let all: Vec<Played> = all.into_values().collect();
     let failed = all
         .iter()
-        .filter(|played| !report::breaches(played).is_empty())
-        .count();
+        .filter(|played| !report::breaches(played).is_empty());
+    let failed = failed.count();
     println!(
         "faults: {} rows played, {failed} failed, {} s",
         all.len(),
@@ -161,6 +163,20 @@ async fn run(options: &Options) -> bool {
         report::write(&table).expect("the page can be written");
     }
     failed == 0
+}
+
+/// Plays a row in a task of its own, so that a panic is the failure of this row alone.
+async fn played(row: Row, size: Size) -> Played {
+    let of_row = row.clone();
+    let played = spawn_local(async move { play::play(&of_row, size).await }).await;
+    (row, played.map_err(|error| words(error.into_panic())))
+}
+
+fn tell(played: &Played) {
+    println!("{}", report::line(played));
+    for breach in report::breaches(played) {
+        println!("   FAILED: {breach}");
+    }
 }
 
 /// The text of a panic.

@@ -29,7 +29,7 @@ impl Options {
             list: false,
             rows: Vec::new(),
             size: Size::SHORT,
-            jobs: 4,
+            jobs: 3,
             write: false,
             soak: None,
         };

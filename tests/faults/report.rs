@@ -22,6 +22,15 @@ pub(crate) fn breaches((_, result): &Played) -> Vec<&str> {
     }
 }
 
+/// True for a row that failed, and not by its account of events.
+pub(crate) fn may_be_the_machine(played: &Played) -> bool {
+    let clean = match &played.1 {
+        Ok(outcome) => outcome.hurt.is_clean() && outcome.calm.is_clean(),
+        Err(_) => true,
+    };
+    clean && !breaches(played).is_empty()
+}
+
 fn seconds(micros: u64) -> String {
     format!("{:.2}", micros as f64 / 1e6)
 }

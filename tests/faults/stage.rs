@@ -243,9 +243,6 @@ async fn write(world: &World, stores: &Stores, sql: Option<&Sql>) -> Gateway {
     let mut builder = gateway()
         .redis(&RedisServer::shared().await.url())
         .set("log.level", "info")
-        // Dead sockets are few seconds old at most, so that a row need not wait for them.
-        .set("server.heartbeat.interval", "3s")
-        .set("server.heartbeat.timeout", "2s")
         .set("server.drain.delay", "1s")
         .set("denylist.recheck", "2s");
     for (key, value) in world.settings {

@@ -25,8 +25,8 @@ pub(crate) enum ClientFault {
 }
 
 /// The bytes of an event that fills the queues of sockets that do not read, and the time between two.
-const BULK: usize = 32 * 1024;
-const BULK_PACE: Duration = Duration::from_millis(20);
+const BULK: usize = 64 * 1024;
+const BULK_PACE: Duration = Duration::from_millis(15);
 
 impl ClientFault {
     pub(super) async fn begin(self, stage: &mut Stage) {

@@ -171,13 +171,22 @@ fn clients() -> Vec<Row> {
             [500, 2_000],
             storm,
         ),
-        row(
-            42,
-            "replicas and clients are apart",
-            line(Line::Clogged),
-            [7_000, 20_000],
-            unheard,
-        ),
+        Row {
+            world: World {
+                settings: &[
+                    ("server.heartbeat.interval", "'5s'"),
+                    ("server.heartbeat.timeout", "'4s'"),
+                ],
+                ..WORLD
+            },
+            ..row(
+                42,
+                "replicas and clients are apart",
+                line(Line::Clogged),
+                [11_000, 20_000],
+                unheard,
+            )
+        },
         row(
             43,
             "400 connections send half a request",
@@ -204,7 +213,7 @@ fn clients() -> Vec<Row> {
         },
         row(
             46,
-            "bytes come one by one to clients",
+            "bytes come one by one between clients and replicas",
             line(Line::Split),
             [3_000, 20_000],
             NOTHING,

@@ -314,7 +314,7 @@ fn wires() -> Vec<Row> {
             must: NOTHING,
             ..of_wire(
                 46,
-                "bytes come one by one from Redis",
+                "bytes come one by one between replicas and Redis",
                 Way::Redis,
                 Line::Split,
                 [3_000, 20_000],

@@ -15,6 +15,9 @@ use tokio::time::{Instant, sleep_until};
 
 /// The most that one read takes.
 const CHUNK: usize = 16 * 1024;
+/// With [`Line::Split`]: the bytes of a read that are written one by one, and the most in each write of the rest.
+const SINGLE: usize = 200;
+const FEW: usize = 97;
 /// Reads that may wait for their delay.
 const UNDER_WAY: usize = 256;
 
@@ -31,7 +34,7 @@ pub(crate) enum Line {
     Clogged,
     /// Each read is passed on after this time; what follows it may be under way meanwhile.
     Slow(Duration),
-    /// Each write has one byte.
+    /// The first writes of each read have one byte each, the later ones few.
     Split,
 }
 
@@ -173,9 +176,13 @@ async fn pump(
         while let Some((due, chunk)) = waiting.recv().await {
             sleep_until(due).await;
             unclogged(&mut writing).await?;
-            let split = *writing.borrow() == Line::Split;
-            let most = if split { 1 } else { CHUNK };
-            for piece in chunk.chunks(most) {
+            let split = match *writing.borrow() {
+                Line::Split => SINGLE.min(chunk.len()),
+                _ => 0,
+            };
+            let (single, rest) = chunk.split_at(split);
+            let few = if split > 0 { FEW } else { CHUNK };
+            for piece in single.chunks(1).chain(rest.chunks(few)) {
                 to.write_all(piece).await?;
             }
             if chunk.is_empty() {
