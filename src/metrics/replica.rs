@@ -1,14 +1,18 @@
 //! The metrics of this process as a whole: its life, its handshakes, its fan-out.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::Histogram;
+use metrics::{Counter, Histogram};
 
 use super::dependency::one_if;
 use super::families::*;
 
 /// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
+
+/// The handle of the count of panics, from the start of the server on.
+static PANICKED: OnceLock<Counter> = OnceLock::new();
 
 /// Counts an upgrade request that was refused before its tenant was known.
 pub fn handshake_without_tenant(result: &'static str) {
@@ -48,6 +52,7 @@ pub fn build_info() {
     BUILD_INFO.with([env!("CARGO_PKG_VERSION").into()]).set(1.0);
     draining(false);
     drain_remaining(0);
+    PANICKED.get_or_init(|| PANICS.get()).absolute(0);
 }
 
 /// Records that `/readyz` answers 200, or that it does not.
@@ -85,6 +90,13 @@ pub fn config_reload(successful: bool, now: f64) {
 /// Records the time from a revocation in the API to its last confirmation by a replica.
 pub fn revocation_propagated(took: Duration) {
     REVOCATION_PROPAGATION.get().record(took.as_secs_f64());
+}
+
+/// Counts a panic. It takes no lock of the recorder, in which the panic may have happened.
+pub fn panicked() {
+    if let Some(panics) = PANICKED.get() {
+        panics.increment(1);
+    }
 }
 
 /// Records the delay of a timer of the runtime.
