@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::database::ALICE;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway};
 
 const CHAT: &str = "/ws/chat/lobby/";

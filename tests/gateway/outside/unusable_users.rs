@@ -6,6 +6,9 @@ use crate::support::gateway;
 
 const CHAT: &str = "/ws/chat/lobby/";
 
+/// The ids of the table are 32-bit integers, and the query a tenant's own: before, the check of its columns left a statement
+/// behind that could read none of them.
+///
 /// Before: each handshake of such a user was a statement and a warning, 10 of each for alice and for bob.
 #[tokio::test]
 async fn a_user_with_two_rows_or_too_large_columns_is_told_once_and_remembered() {
