@@ -106,4 +106,6 @@ families! {
     PANICS: Counter = "lockgate_panics_total", [];
     /// Delay of a timer of the runtime
     LOOP_LAG: Histogram = "lockgate_loop_lag_seconds", [] in SECONDS;
+    /// Tasks of the runtime that are alive
+    RUNTIME_TASKS: Gauge = "lockgate_runtime_tasks", [];
 }

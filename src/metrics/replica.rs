@@ -103,3 +103,8 @@ pub fn panicked() {
 pub fn loop_lag(lag: Duration) {
     LOOP_LAG.get().record(lag.as_secs_f64());
 }
+
+/// Sets the number of tasks of the runtime that are alive.
+pub fn runtime_tasks(alive: usize) {
+    RUNTIME_TASKS.get().set(alive as f64);
+}

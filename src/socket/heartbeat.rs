@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::UnixTime;
@@ -104,6 +105,7 @@ impl HeartbeatWheel {
         loop {
             let due = interval.tick().await;
             metrics::loop_lag(due.elapsed());
+            metrics::runtime_tasks(Handle::current().metrics().num_alive_tasks());
             let last = self.tick.load(Ordering::Relaxed);
             let now = u32::try_from(self.started.elapsed().as_millis() / TICK.as_millis())
                 .unwrap_or(u32::MAX)
