@@ -30,6 +30,7 @@ use subscriptions::Heard;
 
 mod pulse;
 mod replies;
+mod sent;
 mod subscriber;
 mod subscriptions;
 
