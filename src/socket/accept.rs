@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_task_of_a_silent_connection_is_small() {
         let size = silent_size(shake_hands);
-        assert!(size <= 640, "{size}");
+        assert!(size <= 768, "{size}");
     }
 
     #[test]

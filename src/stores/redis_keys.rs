@@ -5,6 +5,21 @@
 
 use crate::ids::{Jti, ReplicaId, TenantId, UserId};
 
+/// The most bytes of a cut-off: Unix seconds, with a fraction or without.
+pub const CUT_OFF_BYTES: usize = 64;
+
+/// The most bytes of a generation, which is a random text.
+pub const GENERATION_BYTES: usize = 256;
+
+/// The most bytes of a tenant's state.
+pub const STATE_BYTES: usize = 64;
+
+/// The most bytes of the mark [`EPOCH`].
+pub const EPOCH_BYTES: usize = 256;
+
+/// The most bytes of an answer that is kept for an idempotency key: 1,000 results of about 100 bytes.
+pub const IDEMPOTENCY_BYTES: usize = 256 * 1024;
+
 /// Each handshake makes five keys, so the parts are joined in one allocation and without the formatter.
 fn of_tenant(tenant: &TenantId, kind: &str, id: &str) -> String {
     ["lockgate:", tenant.as_str(), ":", kind, id].concat()
@@ -98,6 +113,9 @@ pub fn reply(replica: &ReplicaId) -> String {
 pub fn canary(replica: &ReplicaId) -> String {
     format!("lockgate::canary:{replica}")
 }
+
+/// A key that is never written. Its deletion has no effect, but a replica refuses it.
+pub const NEVER_WRITTEN: &str = "lockgate::never-written";
 
 /// The pattern of all canary channels for an ACL rule.
 pub const CANARY_PATTERN: &str = "lockgate::canary:*";
