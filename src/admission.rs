@@ -4,6 +4,7 @@
 //! tenant, and the cached user record.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::http::HeaderMap;
@@ -43,6 +44,8 @@ pub struct DenylistSource {
     pub on_outage: OnOutage,
     /// Tells an operator of an unreadable cut-off.
     pub notice: Arc<UnreadableNotice>,
+    /// True if the tenant's cut-off was there when the keys of a token were last read.
+    pub has_cut_off: AtomicBool,
 }
 
 /// Authenticates the tokens of one tenant.
@@ -233,37 +236,50 @@ impl Authenticator {
     }
 
     /// Reads the denylist and the cached user: in one round if one Redis holds both, else in two parallel rounds.
+    ///
+    /// Most tokens have no key in the denylist, so the round asks only whether one is there, and a second round reads the
+    /// keys of the others. While the tenant has a cut-off, the first round reads the keys at once.
     async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> RedisAnswers {
-        let mut reads = Vec::with_capacity(5);
-        reads.extend(denylist::reads(
-            &self.tenant,
-            token.jti.as_ref(),
-            &token.user_id,
-        ));
         let user_reads = wants_user.then(|| self.users.redis_reads(&token.user_id));
-        let store = &self.denylist.store;
-        if !self.denylist.shares_users_redis {
-            let (denied, cached) =
-                tokio::join!(store.get_each(reads), self.ask_for_user(user_reads));
-            return RedisAnswers {
-                verdict: self.verdict(token, denied.as_deref().ok()),
-                cached,
-            };
-        }
-        reads.extend(user_reads.into_iter().flatten());
-        match store.get_each(reads).await {
-            Ok(mut denied) => {
-                let cached = denied.split_off(3.min(denied.len()));
-                RedisAnswers {
-                    verdict: self.verdict(token, Some(&denied)),
-                    cached: wants_user.then(|| cached_pair(cached)),
-                }
+        let mut reads = match self.denylist.has_cut_off.load(Ordering::Relaxed) {
+            true => Vec::from(self.denial_reads(token)),
+            false => {
+                let (jti, user) = (token.jti.as_ref(), &token.user_id);
+                vec![denylist::any_read(&self.tenant, jti, user)]
             }
-            Err(_) => RedisAnswers {
-                verdict: DenyVerdict::Unreadable,
-                cached: None,
-            },
+        };
+        let denials = reads.len();
+        let store = &self.denylist.store;
+        let (denied, cached) = match self.denylist.shares_users_redis {
+            true => {
+                reads.extend(user_reads.into_iter().flatten());
+                let mut denied = store.get_each(reads).await;
+                let cached = denied
+                    .as_mut()
+                    .ok()
+                    .map(|values| cached_pair(values.split_off(denials.min(values.len()))));
+                (denied, cached.filter(|_| wants_user))
+            }
+            false => tokio::join!(store.get_each(reads), self.ask_for_user(user_reads)),
+        };
+        let denied = match denied.as_deref() {
+            Ok([Ok(None)]) => {
+                return RedisAnswers {
+                    verdict: DenyVerdict::Clear,
+                    cached,
+                };
+            }
+            Ok([_]) => store.get_each(self.denial_reads(token)).await,
+            _ => denied,
+        };
+        RedisAnswers {
+            verdict: self.verdict(token, denied.as_deref().ok()),
+            cached,
         }
+    }
+
+    fn denial_reads(&self, token: &VerifiedToken) -> [KeyRead; 3] {
+        denylist::reads(&self.tenant, token.jti.as_ref(), &token.user_id)
     }
 
     /// Returns the denylist's verdict; `Unreadable` without an answer, or if a cut-off is unreadable.
@@ -271,6 +287,8 @@ impl Authenticator {
         let Some([jti, user, all]) = answers else {
             return DenyVerdict::Unreadable;
         };
+        let is_there = !matches!(all, Ok(None));
+        self.denylist.has_cut_off.store(is_there, Ordering::Relaxed);
         let jti = token.jti.is_some().then_some(jti);
         let verdict = denylist::verdict_of_answers(token.issued_at, jti, user, all);
         if verdict == DenyVerdict::Unreadable {

@@ -27,6 +27,13 @@ pub fn reads(tenant: &TenantId, jti: Option<&Jti>, user: &UserId) -> [KeyRead; 3
     [of_token(tenant, jti), of_user(tenant, user), of_all(tenant)]
 }
 
+/// Returns the read of whether any of a token's keys is there. For most tokens none is, and no further read is needed.
+pub fn any_read(tenant: &TenantId, jti: Option<&Jti>, user: &UserId) -> KeyRead {
+    let mut others = vec![redis_keys::deny_user(tenant, user)];
+    others.extend(jti.map(|jti| redis_keys::deny_jti(tenant, jti)));
+    KeyRead::any_presence(redis_keys::deny_all(tenant), others)
+}
+
 /// Returns the read of a token's own key: its presence counts, whatever its value.
 pub fn of_token(tenant: &TenantId, jti: Option<&Jti>) -> KeyRead {
     KeyRead::presence(match jti {
@@ -223,8 +230,9 @@ mod tests {
             Some(&Jti::from("a:b*{c}\r\n")),
             &"7".into(),
         );
-        assert_eq!(jti.key(), "lockgate:acme:deny:jti:a:b*{c}\r\n");
-        assert_eq!(user.key(), "lockgate:acme:deny:user:7");
-        assert_eq!(all.key(), "lockgate:acme:deny:all");
+        let keys = |read: &KeyRead| read.keys().map(String::from).collect::<Vec<_>>();
+        assert_eq!(keys(&jti), ["lockgate:acme:deny:jti:a:b*{c}\r\n"]);
+        assert_eq!(keys(&user), ["lockgate:acme:deny:user:7"]);
+        assert_eq!(keys(&all), ["lockgate:acme:deny:all"]);
     }
 }

@@ -11,6 +11,8 @@ use redis::{Pipeline, RedisError, RedisResult, Value, from_redis_value};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRead {
     key: String,
+    /// Further keys of a read of presence.
+    others: Vec<String>,
     form: ValueForm,
 }
 
@@ -45,14 +47,28 @@ pub enum Unreadable {
 impl KeyRead {
     /// Reads the presence of a key.
     pub fn presence(key: String) -> Self {
-        let form = ValueForm::Presence;
-        Self { key, form }
+        Self::new(key, ValueForm::Presence)
+    }
+
+    /// Reads whether any of these keys is present, with one command.
+    pub fn any_presence(first: String, others: Vec<String>) -> Self {
+        Self {
+            others,
+            ..Self::presence(first)
+        }
+    }
+
+    fn new(key: String, form: ValueForm) -> Self {
+        Self {
+            key,
+            others: Vec::new(),
+            form,
+        }
     }
 
     /// Reads a string of at most `limit` bytes, where an empty one means the same as none.
     pub fn text(key: String, limit: usize) -> Self {
-        let form = ValueForm::Text(limit);
-        Self { key, form }
+        Self::new(key, ValueForm::Text(limit))
     }
 
     /// Reads a string of at most `limit` bytes, where an empty one is unreadable.
@@ -60,13 +76,14 @@ impl KeyRead {
     /// GETRANGE answers an absent key with an empty string, so the round also counts the existing keys: one EXISTS for
     /// successive reads of this kind. If it counts more than have a value, all of them without a value are unreadable.
     pub fn certain(key: String, limit: usize) -> Self {
-        let form = ValueForm::Certain(limit);
-        Self { key, form }
+        Self::new(key, ValueForm::Certain(limit))
     }
 
-    /// Returns the key.
-    pub fn key(&self) -> &str {
-        &self.key
+    /// Returns the keys; one, but for a read of presence.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.key)
+            .chain(&self.others)
+            .map(String::as_str)
     }
 
     /// Returns the value as the form demands it.
@@ -106,14 +123,16 @@ pub(super) fn commands(callers: &[CallerReads]) -> Pipeline {
     for run in runs(callers) {
         for read in run {
             match read.form {
-                ValueForm::Presence => drop(pipe.exists(&read.key)),
+                ValueForm::Presence => {
+                    pipe.cmd("EXISTS").arg(&read.key).arg(&read.others);
+                }
                 ValueForm::Text(limit) | ValueForm::Certain(limit) => {
                     pipe.cmd("GETRANGE").arg(&read.key).arg(0).arg(limit);
                 }
             }
         }
         if run[0].is_certain() {
-            let keys: Vec<&str> = run.iter().map(|read| read.key()).collect();
+            let keys: Vec<&str> = run.iter().flat_map(KeyRead::keys).collect();
             pipe.exists(keys);
         }
     }

@@ -76,7 +76,8 @@ impl KeyStore {
             KeyStore::Redis(redis) => redis.get_each(reads).await,
             KeyStore::Memory(memory) => {
                 let reads = reads.into();
-                let value = |read: &KeyRead| read.judge(memory.get(read.key()));
+                let found = |read: &KeyRead| read.keys().find_map(|key| memory.get(key));
+                let value = |read: &KeyRead| read.judge(found(read));
                 Ok(reads.iter().map(value).collect())
             }
         }

@@ -179,7 +179,7 @@ mod tests {
             let keys: Vec<KeyRead> = keys.collect();
             let ask = |keys: Vec<CallerReads>| async move {
                 let keys = keys.iter().flat_map(|keys| keys.iter());
-                let keys: Vec<String> = keys.map(|read| read.key().to_owned()).collect();
+                let keys: Vec<String> = keys.flat_map(KeyRead::keys).map(String::from).collect();
                 self.rounds.lock().push(keys.len());
                 drop(self.gate.lock().await);
                 let error = |text: &str| {

@@ -3,6 +3,7 @@
 //! Tenants with equal URLs share links and pools. They never share keys, caches or names.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -301,6 +302,7 @@ impl Builder {
             config: Arc::new(config.token.clone()),
             verifier: TokenVerifier::new(&config.token, config.users.id_type)?,
             denylist: DenylistSource {
+                has_cut_off: AtomicBool::new(false),
                 shares_users_redis: own.is_none() && redis.is_some(),
                 store: denylist,
                 on_outage: effective.denylist.on_outage,
