@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use super::{Tenant, Tenants};
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
+use crate::auth::denylist::UnreadableNotice;
+use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
 use crate::config::{Config, Effective, Secret, TenantConfig};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
-use crate::frame::QueueBudget;
 use crate::hosts::HostTable;
 use crate::hub::Hub;
 use crate::ids::{ReplicaId, TenantId};
@@ -56,7 +57,7 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
 pub struct Builder {
     registry: Registry,
     /// Counts the bytes of all live frames.
-    budget: Arc<QueueBudget>,
+    budget: Arc<MemoryBudget>,
     links: Links,
     series: TenantSeries,
 }
@@ -103,7 +104,7 @@ impl Builder {
     }
 
     /// The counter of the bytes of all live frames.
-    pub fn budget(&self) -> &Arc<QueueBudget> {
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
     }
 
@@ -186,6 +187,7 @@ impl Builder {
         let revocations = Revocations::new(
             id,
             stores.authenticator.denylist.store.clone(),
+            stores.authenticator.denylist.notice.clone(),
             effective.denylist,
             &config.token,
         );
@@ -248,7 +250,7 @@ impl Builder {
         settings: &Settings,
     ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
-        let built = self.links.layer(effective, metrics)?;
+        let built = self.links.layer(effective, metrics, &self.budget)?;
         let parts = Parts {
             tenant: id.clone(),
             hub: hub.clone(),
@@ -302,6 +304,7 @@ impl Builder {
                 shares_users_redis: own.is_none() && redis.is_some(),
                 store: denylist,
                 on_outage: effective.denylist.on_outage,
+                notice: UnreadableNotice::new(id),
             },
             redis,
             users,
