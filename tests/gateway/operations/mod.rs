@@ -1,6 +1,7 @@
 //! Operators: the management API, the command line, metrics, and the start and end of a replica.
 
 mod api;
+mod api_bounds;
 mod api_calls;
 mod command_line;
 mod dev;
@@ -8,3 +9,4 @@ mod doctor;
 mod drain;
 mod machine;
 mod metrics;
+mod replicas;
