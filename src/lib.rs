@@ -17,7 +17,7 @@
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`hosts`], [`origin`], [`problem`] | the outside world |
-//! | 0 | [`ids`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`telemetry`] | words |
+//! | 0 | [`ids`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`tasks`], [`telemetry`] | words |
 //!
 //! # Four ways through it
 //!
@@ -48,6 +48,7 @@ pub mod metrics;
 pub mod packed_json;
 pub mod python;
 pub mod rate;
+pub mod tasks;
 pub mod telemetry;
 pub mod user_id;
 

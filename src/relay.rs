@@ -3,7 +3,6 @@
 //! It passes events from the layer's inbox to the sockets, in order, one after another. It passes subscriptions of
 //! groups from the hub to the layer. One task per tenant runs [`Relay::run`], so that tenants do not share a queue.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,16 +23,17 @@ use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
+use crate::tasks;
 
 mod audience;
+mod lingering;
 mod turn;
 mod verdicts;
 
+use lingering::{LINGER, Lingering};
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
 
-/// The time for which a group stays subscribed after its last member left, because a page reload joins it again.
-const LINGER: Duration = Duration::from_secs(1);
 /// One event in this many is timed on its way to the sockets.
 const LAG_SAMPLE: u64 = 64;
 /// Sockets closed per second with `on_gap = "close"`, so that their clients do not reconnect all at once.
@@ -113,7 +113,7 @@ pub struct Relay {
     /// The handshakes that wait for a worker's answer.
     waiting: Mutex<hashbrown::HashMap<SocketChannel, oneshot::Sender<WorkerVerdict>>>,
     /// The empty groups that are still subscribed, oldest first.
-    lingering: Mutex<VecDeque<(Instant, GroupName)>>,
+    lingering: Mutex<Lingering>,
     /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
     gaps: Mutex<Gaps>,
@@ -225,10 +225,7 @@ impl Relay {
             .subscriptions
             .decrement(left.memberships as f64);
         if !left.emptied.is_empty() {
-            let now = Instant::now();
-            self.lingering
-                .lock()
-                .extend(left.emptied.into_iter().map(|group| (now, group)));
+            self.lingering.lock().add(left.emptied, Instant::now());
         }
     }
 
@@ -417,7 +414,7 @@ impl Relay {
             OnGap::Close => {
                 if !self.closing.swap(true, Ordering::AcqRel) {
                     let relay = self.clone();
-                    tokio::spawn(async move {
+                    tasks::brief(async move {
                         close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
                         relay.closing.store(false, Ordering::Release);
                     });
@@ -428,18 +425,14 @@ impl Relay {
 
     /// Unsubscribes groups that have been empty for [`LINGER`].
     fn expire_lingering(&self) {
+        let now = Instant::now();
         let mut lingering = self.lingering.lock();
-        while let Some((since, _)) = lingering.front() {
-            if since.elapsed() < LINGER {
-                return;
-            }
-            if let Some((_, group)) = lingering.pop_front() {
-                // Under the lock of the groups: a socket that joins the group now subscribes after this.
-                self.parts
-                    .hub
-                    .groups()
-                    .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
-            }
+        while let Some(group) = lingering.expired(now) {
+            // Under the lock of the groups: a socket that joins the group now subscribes after this.
+            self.parts
+                .hub
+                .groups()
+                .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
         }
     }
 }

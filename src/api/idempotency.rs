@@ -11,6 +11,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
 use super::ApiState;
 use super::problem::{ApiProblem, unavailable};
@@ -18,6 +19,7 @@ use crate::clock::UnixTime;
 use crate::error::StoreError;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
+use crate::tasks;
 use crate::tenant::Tenant;
 
 /// The time for which an answer is kept.
@@ -95,8 +97,12 @@ impl Idempotent {
             return held.earlier_answer().await;
         }
         // A task of its own, which ends with the call: a client that goes away must not leave half of a batch published.
-        let carried_out = tokio::spawn(held.carry_out(call)).await;
-        carried_out.unwrap_or(Err(ApiProblem::FleetUnavailable))
+        let (tell, told) = oneshot::channel();
+        tasks::brief(async move {
+            // Fails if the client has gone away.
+            drop(tell.send(held.carry_out(call).await));
+        });
+        told.await.unwrap_or(Err(ApiProblem::FleetUnavailable))
     }
 }
 

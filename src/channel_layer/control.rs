@@ -14,6 +14,7 @@ use crate::ids::GroupName;
 use crate::metrics::GapCause;
 use crate::rate::Bucket;
 use crate::stores::redis::RedisStore;
+use crate::tasks;
 
 use super::LayerError;
 use super::inbox::{Inbox, Incoming, Payload, Signal};
@@ -121,7 +122,7 @@ impl Control {
         };
         let control = self.clone();
         // The task ends within Redis' time limit. If the answer is lost, the caller finds this replica missing.
-        tokio::spawn(async move {
+        tasks::brief(async move {
             if let Some(line) = &control.line {
                 drop(line.publish(channel.as_bytes(), &payload).await);
             }

@@ -20,6 +20,7 @@ use crate::ids::ChannelName;
 use crate::metrics::DropCause;
 use crate::relay::{Relay, WorkerVerdict};
 use crate::routes::PathValue;
+use crate::tasks;
 
 /// The settings of a route, which its sockets share.
 struct WorkerSettings {
@@ -252,9 +253,7 @@ impl Drop for WorkerGoodbye<'_> {
         let event = disconnected(self.scope, &CloseFrame::absent());
         let channel = self.settings.channel_of(self.scope);
         let (settings, relay) = (self.settings.clone(), self.relay.clone());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { settings.say_goodbye(&relay, &channel, &event).await });
-        }
+        tasks::brief(async move { settings.say_goodbye(&relay, &channel, &event).await });
     }
 }
 

@@ -106,6 +106,8 @@ families! {
     CONFIG_RELOAD_SUCCESSFUL: Gauge = "lockgate_config_reload_successful", [];
     /// Unix time at which a configuration was last applied
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
+    /// Panics: bugs of the gateway or of a program's consumers
+    PANICS: Counter = "lockgate_panics_total", [];
     /// Delay of a timer of the runtime
     LOOP_LAG: Histogram = "lockgate_loop_lag_seconds", [] in SECONDS;
     /// Tasks of the runtime that are alive

@@ -1,8 +1,9 @@
 //! The metrics of this process as a whole: its life, its handshakes, its fan-out.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::Histogram;
+use metrics::{Counter, Histogram};
 
 use super::dependency::one_if;
 use super::families::*;
@@ -10,6 +11,9 @@ use super::words::ControlDrop;
 
 /// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
+
+/// The handle of the count of panics, from the start of the server on.
+static PANICKED: OnceLock<Counter> = OnceLock::new();
 
 /// Counts an upgrade request that was refused before its tenant was known.
 pub fn handshake_without_tenant(result: &'static str) {
@@ -49,6 +53,7 @@ pub fn build_info() {
     BUILD_INFO.with([env!("CARGO_PKG_VERSION").into()]).set(1.0);
     draining(false);
     drain_remaining(0);
+    PANICKED.get_or_init(|| PANICS.get()).absolute(0);
 }
 
 /// Records that `/readyz` answers 200, or that it does not.
@@ -105,6 +110,13 @@ pub fn operator_rate_limited(limit: &'static str) {
     RATE_LIMITED
         .with([NO_TENANT.into(), limit.into()])
         .increment(1);
+}
+
+/// Counts a panic. It takes no lock of the recorder, in which the panic may have happened.
+pub fn panicked() {
+    if let Some(panics) = PANICKED.get() {
+        panics.increment(1);
+    }
 }
 
 /// Records the delay of a timer of the runtime.

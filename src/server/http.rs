@@ -11,6 +11,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::tasks;
+
 /// Concurrent connections of scrapers and operators. Further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 256;
 /// Time for the head of a request, so that a client that sends one byte at a time cannot hold a connection.
@@ -32,7 +34,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
             }
         };
         let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
+        tasks::brief(async move {
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT);

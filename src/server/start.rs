@@ -7,7 +7,6 @@ use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +29,7 @@ use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::per_address::AddressBudgets;
 use crate::socket::registration::Occupancy;
 use crate::stores::key_store::KeyStore;
+use crate::tasks;
 use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
 
@@ -77,8 +77,6 @@ pub(super) struct ServerParts {
     /// The control channel of all replicas, and the store of their registry.
     deployment: Option<(Arc<Control>, KeyStore)>,
     budget: Arc<QueueBudget>,
-    /// Failures of tenants' tasks.
-    failures: mpsc::UnboundedReceiver<anyhow::Error>,
 }
 
 impl ServerParts {
@@ -90,8 +88,7 @@ impl ServerParts {
         let serving = builder.serving(&config, &tenants)?;
         let registry = fleet::ReplicaRegistry::new(replica);
         let fleet = Fleet::new(registry.clone(), config.api.timeout);
-        let (failed, failures) = mpsc::unbounded_channel();
-        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
+        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
         tenancy.serve(serving, &builder, &config);
         let api_keys = Arc::new(ApiKeys::new(&config));
         let deployment = config.redis.url.as_ref();
@@ -124,7 +121,6 @@ impl ServerParts {
             api_keys,
             deployment,
             budget,
-            failures,
         })
     }
 
@@ -174,13 +170,7 @@ impl ServerParts {
     /// Starts the tasks of the replica, those of its listeners excepted.
     pub(super) fn start(self, door: &Door, progress: Arc<Progress>) -> Critical {
         let mut critical = Critical::new();
-        let mut failures = self.failures;
-        critical.spawn(async move {
-            match failures.recv().await {
-                Some(error) => Err(error),
-                None => std::future::pending().await,
-            }
-        });
+        critical.spawn(async { Err(anyhow::anyhow!("{} failed", tasks::failed().await)) });
         let (registry, watching) = (self.registry, self.reloader.clone());
         critical.spawn(async move { Ok(registry.run().await) });
         critical.spawn(async move { Ok(watching.watch().await) });

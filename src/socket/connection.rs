@@ -136,7 +136,7 @@ impl Connection {
             let (heartbeat, registration) = (&self.ready.heartbeat, &self.ready.registration);
             heartbeat.watch(registration.member());
             let close = loop {
-                match poll_fn(|cx| self.poll_step(cx)).await {
+                match poll_fn(|cx| caught(|| self.poll_step(cx))).await {
                     ConnectionStep::Message(message) => Box::pin(self.receive(message)).await,
                     ConnectionStep::Event(event) => Box::pin(self.event(event)).await,
                     ConnectionStep::Close(frame) => {
@@ -195,6 +195,8 @@ impl Connection {
                 }
             }
             let result = WRITE.with_borrow_mut(|batch| {
+                // A panic may have left frames of another socket of this thread.
+                batch.clear();
                 let next = ready!(
                     self.ready
                         .registration
@@ -525,6 +527,15 @@ async fn send_last(stream: &mut TcpStream, frame: &Frame) -> bool {
     }
 }
 
+/// Runs a step of the loop. A panic in it is a bug of ours, and closes this socket alone, with 1011.
+fn caught(step: impl FnOnce() -> Poll<ConnectionStep>) -> Poll<ConnectionStep> {
+    std::panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+        tracing::error!("A connection's task panicked; its connection closes");
+        let frame = CloseReason::InternalError.frame();
+        Poll::Ready(ConnectionStep::Close(frame))
+    })
+}
+
 /// Runs a method of a consumer. If it panics, only this socket closes, with 1011, and the result is `None`.
 pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>) -> Option<T> {
     let outcome = AssertUnwindSafe(method).catch_unwind().await;
@@ -544,6 +555,14 @@ mod tests {
 
     fn future_size<F: Future>(_: fn(Connection) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[test]
+    fn a_panic_of_a_step_closes_the_socket_and_not_the_process() {
+        assert!(caught(|| Poll::Pending).is_pending());
+        let step = caught(|| panic!("as a bug would"));
+        let internal = CloseReason::InternalError.frame();
+        assert!(matches!(step, Poll::Ready(ConnectionStep::Close(frame)) if frame == internal));
     }
 
     #[test]

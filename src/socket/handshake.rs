@@ -61,8 +61,29 @@ pub(super) async fn shake_hands(
     }
 }
 
-/// Runs the checks of a request in order and returns its socket, or the first refusal.
+/// The most times that one handshake is judged. Each further time takes a reload that falls into the one before.
+const JUDGEMENTS: usize = 5;
+
+/// Returns the socket of a request, or its first refusal.
+///
+/// A reload may replace the tenant while its checks run. A refusal of the tenant that was replaced does not count: the
+/// request is judged again, by the new configuration. Its rates (`connects_per_second`) count each judgement.
 async fn socket_of(
+    head: &Parts,
+    peer: Peer,
+    door: &Door,
+) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
+    for _ in 1..JUDGEMENTS {
+        match judge(head, peer, door).await {
+            Err(rejection) if rejection.is_outdated() => {}
+            judged => return judged,
+        }
+    }
+    judge(head, peer, door).await
+}
+
+/// Runs the checks of a request in order.
+async fn judge(
     head: &Parts,
     peer: Peer,
     door: &Door,

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::config::{Fault, IdType, RouteConfig, UsersConfig};
+use crate::config::{Fault, IdType, RouteConfig, TokenConfig, UsersConfig};
 use crate::error::StoreError;
 use crate::ids::UserId;
 use crate::routes::{PathParams, PathValue, Route};
 use crate::stores::database::{Database, Dialect, SqlParam, Statement, StatementError};
+use crate::user_id;
 
 /// The most cached verdicts of one tenant; each takes about 200 bytes.
 const MAX_VERDICTS: u64 = 20_000;
@@ -61,11 +62,12 @@ impl Permissions {
     pub fn new(
         routes: &[RouteConfig],
         users: &UsersConfig,
+        token: &TokenConfig,
         database: Arc<Database>,
     ) -> Result<Self, Vec<PermissionError>> {
         Ok(Self {
             statements: Self::read(routes, database.dialect())?,
-            id_type: users.id_type,
+            id_type: user_id::bound_type_of(token, users.id_type),
             database,
             verdicts: Cache::builder()
                 .max_capacity(if users.authorize_ttl.is_zero() {

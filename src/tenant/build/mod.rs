@@ -168,7 +168,7 @@ impl Builder {
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
         let (routes, permissions) = paths(config, &stores.database)?;
-        let built = routes::build(config, &self.registry, kept)?;
+        let built = routes::build(id, config, &self.registry, kept)?;
         let settings = Settings {
             deliveries: built.deliveries,
             on_gap: config.on_gap,
@@ -322,8 +322,13 @@ fn paths(
     database: &Arc<Database>,
 ) -> anyhow::Result<(Arc<Routes>, Arc<Permissions>)> {
     let routes = Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
-    let permissions = Permissions::new(&config.routes, &config.users, database.clone())
-        .map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
+    let permissions = Permissions::new(
+        &config.routes,
+        &config.users,
+        &config.token,
+        database.clone(),
+    )
+    .map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
     Ok((Arc::new(routes), Arc::new(permissions)))
 }
 

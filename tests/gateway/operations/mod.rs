@@ -10,3 +10,4 @@ mod drain;
 mod machine;
 mod metrics;
 mod replicas;
+mod signals;
