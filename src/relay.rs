@@ -12,12 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
+use crate::budget::MemoryBudget;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
 use crate::channel_names::valid_group_name;
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
-use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
+use crate::frame::{Accounting, Frame, Opcode};
 use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, close_paced};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
@@ -66,7 +67,7 @@ pub struct Parts {
     /// The rule for group names.
     pub group_names: GroupNames,
     /// Counts the bytes of queued frames.
-    pub budget: Arc<QueueBudget>,
+    pub budget: Arc<MemoryBudget>,
     /// The tenant's metrics.
     pub metrics: Arc<TenantMetrics>,
 }

@@ -28,6 +28,8 @@ const NOISY_SHARE: f64 = 50.0;
 const NOISY_LIMIT: &str = "send_queue = \"64MiB\"";
 /// The least percentage of time in which the gateway runs or waits for its core. Below it the noise saturates nothing.
 const SATURATED: f64 = 90.0;
+/// The pause of a nuisance between two acts in a run that measures nothing, with a debug build on a busy machine.
+const BRIEF_PAUSE: Duration = Duration::from_millis(20);
 /// The pause between two phases, in which the queues run empty.
 const REST: Duration = Duration::from_secs(2);
 
@@ -60,10 +62,15 @@ fn beside(kind: Nuisance, world: &mut World, settings: Settings) -> Result<Row> 
     let mut nuisance = Handle::start(kind, [world.redis_port, stage.gateway.port, api])?;
     let (mut rate, mut busy) = (Series::default(), Series::default());
     let lasting = settings.noisy.1 + settings.noisy.0 * 2;
+    let pause = if settings.timed {
+        Duration::ZERO
+    } else {
+        BRIEF_PAUSE
+    };
     for _ in 0..settings.long_runs {
         let alone = stage.phase(quiet)?;
         stage.rest()?;
-        nuisance.begin(lasting)?;
+        nuisance.begin(lasting, pause)?;
         stage.swarm.pump_until(Instant::now() + settings.noisy.0)?;
         let beside = stage.phase(quiet)?;
         let acts = nuisance.done()?;

@@ -1,8 +1,8 @@
 //! The other noisy neighbours: a separate process that wastes what tenants share, one way at a time.
 //!
 //! It belongs to the noisy tenant alone: its tokens, its Redis keys, its calls. What comes back is read and not judged,
-//! since a bound of the gateway may refuse it. It obeys one command on standard input, `begin MILLISECONDS`, and answers
-//! with the number of its acts.
+//! since a bound of the gateway may refuse it. It obeys one command on standard input, `begin MILLISECONDS PAUSE`, and answers
+//! with the number of its acts; a pause in milliseconds after each act is for runs that measure nothing.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -112,8 +112,9 @@ impl Handle {
     }
 
     /// Lets it begin, and returns at once.
-    pub(crate) fn begin(&mut self, lasting: Duration) -> Result<()> {
-        writeln!(self.commands, "begin {}", lasting.as_millis())?;
+    pub(crate) fn begin(&mut self, lasting: Duration, pause: Duration) -> Result<()> {
+        let (lasting, pause) = (lasting.as_millis(), pause.as_millis());
+        writeln!(self.commands, "begin {lasting} {pause}")?;
         Ok(self.commands.flush()?)
     }
 
@@ -133,50 +134,73 @@ pub(crate) fn run(kind: &str, ports: [u16; 3]) -> Result<()> {
     let kind = kind.context("no such nuisance")?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let Some(millis) = line.strip_prefix("begin ") else {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["begin", millis, pause] = words[..] else {
             bail!("no such command: {line}");
         };
-        let until = Instant::now() + Duration::from_millis(millis.parse()?);
-        let acts = AtomicU64::new(0);
-        act(kind, ports, until, &acts)?;
-        println!("{}", acts.into_inner());
+        let run = Run {
+            until: Instant::now() + Duration::from_millis(millis.parse()?),
+            pause: Duration::from_millis(pause.parse()?),
+            acts: AtomicU64::new(0),
+        };
+        act(kind, ports, &run)?;
+        println!("{}", run.acts.into_inner());
     }
     Ok(())
 }
 
-fn act(kind: Nuisance, ports: [u16; 3], until: Instant, acts: &AtomicU64) -> Result<()> {
+/// One run of a nuisance.
+struct Run {
+    until: Instant,
+    pause: Duration,
+    acts: AtomicU64,
+}
+
+impl Run {
+    fn goes_on(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// Counts acts, and waits for the pause.
+    fn acted(&self, count: u64) {
+        self.acts.fetch_add(count, Ordering::Relaxed);
+        std::thread::sleep(self.pause);
+    }
+}
+
+fn act(kind: Nuisance, ports: [u16; 3], run: &Run) -> Result<()> {
     let [redis, sockets, api] = ports;
     match kind {
-        Nuisance::Connects => by_many(until, acts, |n| connect(sockets, &request("ws", n)?)),
-        Nuisance::RefusedConnects => by_many(until, acts, |n| connect(sockets, &forged(n)?)),
-        Nuisance::HalfOpenConnections => half_open(sockets, until, acts),
-        Nuisance::ControlMessages => control(redis, until, acts),
-        Nuisance::ApiCalls => by_many(until, acts, |_| call(api, until, acts)),
+        Nuisance::Connects => by_many(run, |n| connect(sockets, &request("ws", n)?)),
+        Nuisance::RefusedConnects => by_many(run, |n| connect(sockets, &forged(n)?)),
+        Nuisance::HalfOpenConnections => half_open(sockets, run),
+        Nuisance::ControlMessages => control(redis, run),
+        Nuisance::ApiCalls => by_many(run, |_| call(api, run)),
         Nuisance::LargeValues => {
             let mut link = Link::connect(redis)?;
             let key = format!("lockgate:{}:deny:all", tenant());
             link.call(&[b"SET", key.as_bytes(), &vec![b'7'; LARGE]])?;
-            by_many(until, acts, |n| connect(sockets, &request("ws", n)?))?;
+            by_many(run, |n| connect(sockets, &request("ws", n)?))?;
             link.call(&[b"DEL", key.as_bytes()]).map(drop)
         }
-        Nuisance::SlowReaders => slow_readers(redis, sockets, until, acts),
-        Nuisance::PartialMessages => partial(sockets, until, acts),
+        Nuisance::SlowReaders => slow_readers(redis, sockets, run),
+        Nuisance::PartialMessages => partial(sockets, run),
     }
 }
 
 /// Repeats an act in some threads; one that fails is one that a bound has cut.
-fn by_many(until: Instant, acts: &AtomicU64, act: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
+fn by_many(run: &Run, act: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
     std::thread::scope(|scope| {
         for client in 0..CLIENTS as u64 {
             let act = &act;
             scope.spawn(move || {
                 let mut turn = 0;
-                while Instant::now() < until {
+                while run.goes_on() {
                     turn += 1;
                     if act(turn * CLIENTS as u64 + client).is_err() {
                         std::thread::sleep(Duration::from_millis(1));
                     }
-                    acts.fetch_add(1, Ordering::Relaxed);
+                    run.acted(1);
                 }
             });
         }
@@ -218,16 +242,16 @@ fn dial(port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn half_open(port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
+fn half_open(port: u16, run: &Run) -> Result<()> {
     let mut held = VecDeque::new();
-    while Instant::now() < until {
+    while run.goes_on() {
         match dial(port) {
             Ok(mut stream) => {
                 if held.len() % 2 == 0 {
                     stream.write_all(b"GET /ws/1/ HTTP/1.1\r\nHost: ").ok();
                 }
                 held.push_back(stream);
-                acts.fetch_add(1, Ordering::Relaxed);
+                run.acted(1);
             }
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
@@ -239,17 +263,17 @@ fn half_open(port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
 }
 
 /// Writes commands to Redis in batches, and reads as many answers.
-fn commands(
-    redis: u16,
-    command: &[u8],
-    batch: usize,
-    pause: Duration,
-    (until, acts): (Instant, &AtomicU64),
-) -> Result<()> {
+fn commands(redis: u16, command: &[u8], batch: usize, pause: Duration, run: &Run) -> Result<()> {
     let mut stream = dial(redis)?;
+    // A run that measures nothing is about correctness, not about load.
+    let batch = if run.pause.is_zero() {
+        batch
+    } else {
+        batch.min(8)
+    };
     let batch_bytes = command.repeat(batch);
     let mut answers = [0; 16 * 1024];
-    while Instant::now() < until {
+    while run.goes_on() {
         stream.write_all(&batch_bytes)?;
         let mut answered = 0;
         while answered < batch {
@@ -257,26 +281,26 @@ fn commands(
             ensure!(read > 0, "Redis hung up");
             answered += answers[..read].iter().filter(|&&b| b == b'\n').count();
         }
-        acts.fetch_add(batch as u64, Ordering::Relaxed);
+        run.acted(batch as u64);
         std::thread::sleep(pause);
     }
     Ok(())
 }
 
-fn control(redis: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
+fn control(redis: u16, run: &Run) -> Result<()> {
     let channel = format!("lockgate:{}:control", tenant());
     let list = br#"{"v":1,"op":"list","limit":1}"#;
     let command = encode(&[b"PUBLISH", channel.as_bytes(), list]);
-    commands(redis, &command, BATCH, Duration::ZERO, (until, acts))
+    commands(redis, &command, BATCH, Duration::ZERO, run)
 }
 
 /// Lists sockets on a connection that is kept, until the end.
-fn call(port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
+fn call(port: u16, run: &Run) -> Result<()> {
     let mut api = Api::connect(port)?;
     let path = format!("/v1/tenants/{}/connections?limit=1000", tenant());
-    while Instant::now() < until {
+    while run.goes_on() {
         api.call("GET", &path)?;
-        acts.fetch_add(1, Ordering::Relaxed);
+        run.acted(1);
     }
     Ok(())
 }
@@ -291,7 +315,7 @@ fn open(port: u16, n: u64) -> Result<TcpStream> {
 }
 
 /// Sockets that do not read, and events for them; those that are closed come back.
-fn slow_readers(redis: u16, port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
+fn slow_readers(redis: u16, port: u16, run: &Run) -> Result<()> {
     let channel = format!("{}__group__bench", tenant());
     let mut event = Vec::new();
     rmp::encode::write_map_len(&mut event, 2)?;
@@ -303,7 +327,7 @@ fn slow_readers(redis: u16, port: u16, until: Instant, acts: &AtomicU64) -> Resu
         scope.spawn(|| {
             let mut held = VecDeque::new();
             for n in 0.. {
-                if Instant::now() >= until {
+                if !run.goes_on() {
                     break;
                 }
                 held.extend(open(port, n).ok());
@@ -314,19 +338,19 @@ fn slow_readers(redis: u16, port: u16, until: Instant, acts: &AtomicU64) -> Resu
             }
         });
         let pause = Duration::from_millis(5);
-        commands(redis, &command, 1, pause, (until, acts))
+        commands(redis, &command, 1, pause, run)
     })
 }
 
 /// Sockets with a message that does not end; those that are closed come back.
-fn partial(port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
+fn partial(port: u16, run: &Run) -> Result<()> {
     // A text that goes on, masked with zeros.
     let length = u16::try_from(UNFINISHED)?.to_be_bytes();
     let mut fragment = vec![0x01, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
     fragment.extend(std::iter::repeat_n(b'p', UNFINISHED));
     let mut held = VecDeque::new();
     for n in 0.. {
-        if Instant::now() >= until {
+        if !run.goes_on() {
             break;
         }
         let begun = open(port, n).and_then(|mut stream| {
@@ -336,7 +360,7 @@ fn partial(port: u16, until: Instant, acts: &AtomicU64) -> Result<()> {
         match begun {
             Ok(stream) => {
                 held.push_back(stream);
-                acts.fetch_add(1, Ordering::Relaxed);
+                run.acted(1);
             }
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }

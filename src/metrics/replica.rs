@@ -7,7 +7,8 @@ use metrics::{Counter, Histogram};
 
 use super::dependency::one_if;
 use super::families::*;
-use super::words::ControlDrop;
+use super::words::{ControlDrop, HandshakeStage};
+use crate::budget::{HeldKind, MemoryBudget};
 
 /// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
@@ -71,13 +72,35 @@ pub fn drain_remaining(count: usize) {
     DRAIN_REMAINING_CONNECTIONS.get().set(count as f64);
 }
 
-/// Records the open sockets, their limit, and the bytes that wait for sockets; called on each upkeep.
-pub fn saturation(open: usize, limit: u64, queued_bytes: u64) {
+/// Records the open sockets and their limit; called on each upkeep.
+pub fn saturation(open: usize, limit: u64) {
     CONNECTIONS_LIMIT.get().set(limit as f64);
     CONNECTION_SATURATION
         .get()
         .set(open as f64 / limit.max(1) as f64);
-    SEND_QUEUE_BYTES.get().set(queued_bytes as f64);
+}
+
+/// Records the half-open connections and their limit; called on each upkeep.
+pub fn half_open(now: usize, limit: usize) {
+    HALF_OPEN.get().set(now as f64);
+    HALF_OPEN_LIMIT.get().set(limit as f64);
+}
+
+/// Counts a half-open connection that was dropped to make room, or that found none while each other was being answered.
+pub fn handshake_dropped(stage: HandshakeStage) {
+    HALF_OPEN_DROPPED.with([stage.label().into()]).increment(1);
+}
+
+/// Records the bytes that are held for others, and their bound; called on each upkeep.
+pub fn held(budget: &MemoryBudget) {
+    for kind in HeldKind::ALL {
+        let bytes = budget.of(*kind) as f64;
+        HELD_BYTES.with([kind.label().into()]).set(bytes);
+    }
+    HELD_BYTES_LIMIT.get().set(budget.most() as f64);
+    SEND_QUEUE_BYTES
+        .get()
+        .set(budget.of(HeldKind::Frames) as f64);
 }
 
 /// Records that a configuration was applied, or refused, at `now` (Unix seconds).

@@ -42,6 +42,7 @@ mod listen;
 mod readiness;
 mod reload;
 mod router;
+mod shed;
 mod start;
 
 mod upkeep;

@@ -12,18 +12,20 @@ use tokio_util::task::TaskTracker;
 
 use super::denylist_watch::DenylistWatch;
 use super::reload::{Applied, Reloader};
+use super::shed::Shedder;
 use super::upkeep::Upkeep;
 use super::{Addresses, Options, limits, listen, readiness};
 use crate::api::health::{AdminState, Progress};
 use crate::api::{ApiKeys, ApiState, Deployment};
+use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::config::Config;
 use crate::fleet::{self, Fleet};
-use crate::frame::QueueBudget;
 use crate::ids::ReplicaId;
 use crate::replica::ReplicaLife;
 use crate::socket::Door;
 use crate::socket::client_address::AddressFinder;
+use crate::socket::half_open::HalfOpen;
 use crate::socket::head::HeadReader;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::per_address::AddressBudgets;
@@ -76,7 +78,7 @@ pub(super) struct ServerParts {
     api_keys: Arc<ApiKeys>,
     /// The control channel of all replicas, and the store of their registry.
     deployment: Option<(Arc<Control>, KeyStore)>,
-    budget: Arc<QueueBudget>,
+    budget: Arc<MemoryBudget>,
 }
 
 impl ServerParts {
@@ -97,6 +99,7 @@ impl ServerParts {
             registry.set_deployment(key_store.clone());
         }
         let budget = builder.budget().clone();
+        budget.set_most(limits::queue_bound(config.server.max_queue_bytes));
         let reloader = Arc::new(Reloader {
             load: options.load,
             state: Mutex::new(Applied {
@@ -128,6 +131,11 @@ impl ServerParts {
     pub(super) fn door(&self, pages: Option<Router>, descriptors: u64) -> Arc<Door> {
         let server = &self.config.server;
         let most = limits::max_connections(server.max_connections, descriptors);
+        let half_open = HalfOpen::new(
+            limits::max_handshakes(server.max_handshakes, descriptors),
+            limits::all_connections(descriptors),
+            self.budget.clone(),
+        );
         Arc::new(Door {
             config: server.clone(),
             heads: HeadReader::new(server),
@@ -135,9 +143,10 @@ impl ServerParts {
             tenants: self.tenants.clone(),
             life: self.life.clone(),
             occupancy: Occupancy::new(most),
+            half_open,
             address_finder: AddressFinder::new(server),
             addresses: AddressBudgets::new(server.per_address),
-            heartbeat: HeartbeatWheel::new(server),
+            heartbeat: HeartbeatWheel::new(server, self.budget.clone()),
             tasks: TaskTracker::new(),
         })
     }
@@ -182,8 +191,13 @@ impl ServerParts {
         let upkeep = Upkeep {
             tenants: self.tenants.clone(),
             occupancy: door.occupancy.clone(),
-            budget: self.budget,
-            max_queue_bytes: limits::queue_bound(self.config.server.max_queue_bytes),
+            addresses: door.addresses.clone(),
+            shedder: Shedder {
+                tenants: self.tenants.clone(),
+                half_open: door.half_open.clone(),
+                unfinished: door.heartbeat.unfinished().clone(),
+                budget: self.budget,
+            },
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });

@@ -18,11 +18,13 @@ use tokio::net::TcpStream;
 
 use super::heartbeat::HeartbeatWheel;
 use super::registration::Registration;
+use super::unfinished::UnfinishedMessage;
+use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
 use crate::event::Event;
 use crate::frame::{ClientMessage, Decoder, Frame};
-use crate::hub::{BATCH, CloseOrder, Member, Next};
+use crate::hub::{BATCH, CloseOrder, Member, Next, TOO_SLOW_WAIT};
 use crate::metrics::FrameKind;
 use crate::rate::Bucket;
 
@@ -47,14 +49,16 @@ pub struct Backlog {
     bytes: Box<[u8]>,
     /// The number of bytes that are decoded.
     decoded: usize,
+    _held: HeldBytes,
 }
 
 impl Backlog {
-    fn of(bytes: &[u8]) -> Option<Box<Self>> {
+    fn of(bytes: &[u8], budget: &Arc<MemoryBudget>) -> Option<Box<Self>> {
         let backlog = || {
             Box::new(Self {
                 bytes: bytes.into(),
                 decoded: 0,
+                _held: HeldBytes::of(budget, HeldKind::Input, bytes.len()),
             })
         };
         (!bytes.is_empty()).then(backlog)
@@ -72,6 +76,8 @@ pub struct PartlySent {
 pub struct ReadySocket {
     /// Bytes that were read and not all decoded.
     pub backlog: Option<Box<Backlog>>,
+    /// The client's message that is not complete.
+    pub unfinished: Option<Box<UnfinishedMessage>>,
     /// The frame that the stream took in part; it is finished first.
     pub partial: Option<Box<PartlySent>>,
     /// The socket's place in the hub. Its drop takes the socket out of the hub.
@@ -118,7 +124,7 @@ enum ConnectionStep {
 impl Connection {
     /// Creates a connection over `stream`; `early` holds the bytes that came behind the request's head.
     pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
-        ready.backlog = Backlog::of(early);
+        ready.backlog = Backlog::of(early, ready.heartbeat.unfinished().budget());
         Self { stream, ready }
     }
 
@@ -329,7 +335,8 @@ impl Connection {
                 metrics.received_bytes.increment(count as u64);
                 let mut input = &scratch[..count];
                 let step = self.decode(&mut input);
-                self.ready.backlog = Backlog::of(input);
+                let budget = self.ready.heartbeat.unfinished().budget();
+                self.ready.backlog = Backlog::of(input, budget);
                 step
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -355,7 +362,10 @@ impl Connection {
         loop {
             let message = match self.ready.decoder.push(input) {
                 Ok(Some(message)) => message,
-                Ok(None) => return None,
+                Ok(None) => {
+                    self.keep_unfinished();
+                    return None;
+                }
                 Err(error) => {
                     // The close goes behind the queued frames, such as the answers to earlier, valid messages.
                     let frame = error.0.frame();
@@ -391,15 +401,48 @@ impl Connection {
                     return Some(ConnectionStep::Closed(frame));
                 }
                 ClientMessage::Text(text) => {
+                    self.ready.unfinished = None;
                     metrics.frame_received(FrameKind::Text);
                     return Some(ConnectionStep::Message(consumer::Message::Text(text)));
                 }
                 ClientMessage::Binary(bytes) => {
+                    self.ready.unfinished = None;
                     metrics.frame_received(FrameKind::Binary);
                     return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
                 }
             }
         }
+    }
+
+    /// Counts the message that is not complete after all input is decoded. Closes the socket if there is no memory for it.
+    fn keep_unfinished(&mut self) {
+        let ReadySocket {
+            decoder,
+            unfinished,
+            registration,
+            heartbeat,
+            ..
+        } = &mut *self.ready;
+        let (bytes, member) = (decoder.memory(), registration.member());
+        match unfinished {
+            _ if bytes == 0 => *unfinished = None,
+            Some(unfinished) => unfinished.set(bytes),
+            none => {
+                let began = heartbeat.unfinished().begin(member, bytes);
+                *none = Some(Box::new(began));
+            }
+        }
+        if !heartbeat.unfinished().budget().has_room_for(bytes) {
+            let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
+            member.outbound().close(frame, CloseOrder::Now);
+        }
+    }
+
+    /// Frees the client's bytes, which nothing decodes once the socket closes.
+    fn drop_input(&mut self) {
+        self.ready.backlog = None;
+        self.ready.unfinished = None;
+        self.ready.decoder = Decoder::new(0);
     }
 
     /// Gives a message to the consumer, within `limits.messages_per_second`.
@@ -452,6 +495,7 @@ impl Connection {
     /// Sends our close frame and waits for the end of the client's stream, all within [`GOODBYE`]. With `queued`, the
     /// frames in the queue are sent first.
     async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
+        self.drop_input();
         let goodbye = async {
             // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}

@@ -63,6 +63,7 @@ pub(super) async fn open(
     registration.replace_oldest();
     Ok(Box::new(ReadySocket {
         backlog: None,
+        unfinished: None,
         partial: None,
         registration,
         consumer,

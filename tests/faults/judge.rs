@@ -168,9 +168,14 @@ fn sockets(outcome: &mut Outcome, field: &Field, sessions: &[Session], row: &Row
     }
 }
 
+/// A 503 says "come again", and is right where other programs have the cores. Where this part of the connects of calm times
+/// gets one, something else is wrong.
+const REFUSED: f64 = 0.25;
+
 fn connects(outcome: &mut Outcome, connects: &[Connect], row: &Row, times: Times) {
     let until = times.recovered.unwrap_or(times.over);
     let mut wrong = Vec::new();
+    let (mut in_calm, mut come_again) = (0, 0);
     for connect in connects {
         let hurts = connect.tenant == HURT || row.must.calm_too;
         let during = hurts && connect.ended >= times.begun && connect.began <= until;
@@ -182,11 +187,22 @@ fn connects(outcome: &mut Outcome, connects: &[Connect], row: &Row, times: Times
         if connect.status != 101 && !connect.revoked {
             outcome.connects[1] += 1;
         }
-        if !right && !excused {
+        in_calm += usize::from(!during);
+        if right || excused {
+            continue;
+        }
+        if connect.status == 503 {
+            come_again += 1;
+        } else {
             wrong.push(connect);
         }
     }
     outcome.connects[0] = connects.len();
+    if come_again as f64 > REFUSED * in_calm as f64 {
+        outcome.breaches.push(format!(
+            "{come_again} connects got a 503 that the fault does not explain, of {in_calm} in calm times"
+        ));
+    }
     if let Some(first) = wrong.first() {
         let count = wrong.len();
         outcome.breaches.push(format!(

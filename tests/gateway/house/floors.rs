@@ -10,6 +10,8 @@ use super::sources::Sources;
 /// The house from the ground up. Within a floor nothing imports anything but what stands in `BESIDE`.
 const FLOORS: [&[&str]; 8] = [
     &[
+        "ages",
+        "budget",
         "clock",
         "close_code",
         "config",
@@ -58,6 +60,8 @@ const BESIDE: &[(&str, &str)] = &[
     ("metrics", "ids"),
     ("metrics", "labels"),
     ("error", "labels"),
+    ("budget", "labels"),
+    ("metrics", "budget"),
     ("config", "ids"),
     ("telemetry", "config"),
     ("telemetry", "metrics"),
