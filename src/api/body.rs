@@ -42,7 +42,7 @@ impl FromRequest<ApiState> for JsonBytes {
     }
 }
 
-/// The body of a call that takes none: nothing, or an empty JSON object, which some clients always send. Anything else was
+/// The body of a call that takes none: nothing, or what some clients send for it, `{}` or `null`. Anything else was
 /// meant for another call.
 pub(super) struct NoBody;
 
@@ -53,7 +53,7 @@ impl FromRequest<ApiState> for NoBody {
         let body = Bytes::from_request(request, state).await;
         let body = body.map_err(|_| ApiProblem::BodyNotEmpty)?;
         let members = match body.trim_ascii() {
-            b"" => Some(Default::default()),
+            b"" | b"null" => Some(Default::default()),
             text => object::<serde_json::Map<String, serde_json::Value>>(text),
         };
         match members {

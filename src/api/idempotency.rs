@@ -17,6 +17,7 @@ use super::ApiState;
 use super::problem::{ApiProblem, unavailable};
 use crate::clock::UnixTime;
 use crate::error::StoreError;
+use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 use crate::tasks;
@@ -202,10 +203,15 @@ impl HeldKey {
 
     /// Returns the answer of the earlier call with this key.
     async fn earlier_answer(&self) -> Result<Response, ApiProblem> {
-        let found = self.tenant.key_store.get_each(vec![self.key.clone()]).await;
+        let read = KeyRead::text(self.key.clone(), redis_keys::IDEMPOTENCY_BYTES);
+        let found = self.tenant.key_store.get_each([read]).await;
         let found = found.map_err(|error| unavailable(&self.tenant, &error))?;
         let entry = match found.first() {
             Some(Ok(Some(bytes))) => serde_json::from_slice::<StoredAnswer>(bytes).ok(),
+            Some(Err(_)) => {
+                self.tenant.metrics.unreadable_values.increment(1);
+                None
+            }
             _ => None,
         };
         match entry {

@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ReplicaId, TenantId};
+use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis::{RedisStore, error_kind};
 use crate::stores::redis_keys;
@@ -347,11 +348,12 @@ impl ReplicaRegistry {
         let all = listed.len();
         listed.retain(|id| *id != own);
         let is_listed = listed.len() < all;
-        let names: Vec<String> = listed
-            .iter()
-            .map(|id| redis_keys::replica(&ReplicaId::from(id.as_str())))
-            .collect();
-        let entries = key_store.get_each(names).await?;
+        let sign = |id: &String| {
+            let key = redis_keys::replica(&ReplicaId::from(id.as_str()));
+            KeyRead::presence(key)
+        };
+        let signs: Vec<KeyRead> = listed.iter().map(sign).collect();
+        let entries = key_store.get_each(signs).await?;
         let (mut alive, mut dead) = (vec![own.to_owned()], Vec::new());
         for (id, entry) in listed.into_iter().zip(entries) {
             match entry {

@@ -160,11 +160,11 @@ async fn a_call_that_takes_no_body_refuses_one() {
     let of_tenant = ["users/1/invalidate", "suspend", "resume"];
     let of_tenant = of_tenant.map(|end| format!("/v1/tenants/TENANT/{end}"));
     for path in of_tenant.iter().map(String::as_str).chain(["/v1/reload"]) {
-        for body in [r#"{"user_id":"1"}"#, "[]", "{", "x", "null"] {
+        for body in [r#"{"user_id":"1"}"#, "[]", "{", "x"] {
             let answer = call(&gateway, "POST", path, body).await;
             assert_eq!(answer.status, 400, "{path} {body}: {answer:?}");
         }
-        for body in ["", "{}", " {} "] {
+        for body in ["", "{}", " {} ", "null"] {
             let answer = call(&gateway, "POST", path, body).await;
             assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
         }
