@@ -77,7 +77,7 @@ pub(super) fn admit(
         upgrade: Upgrade {
             key,
             subprotocol: upgrade::answer_subprotocol(&head.headers, known),
-            headers: Vec::new(),
+            acceptance: None,
         },
         tenant,
         route,

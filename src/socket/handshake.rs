@@ -80,7 +80,7 @@ async fn socket_of(
     let (socket, answer) = opened.map_err(|refused| admitted.rejects(refused))?;
     let mut upgrade = admitted.upgrade;
     if let Some(answer) = answer {
-        upgrade.choose(&answer);
+        upgrade.choose(answer);
     }
     Ok((upgrade, socket))
 }

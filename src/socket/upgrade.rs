@@ -143,19 +143,19 @@ pub struct Upgrade {
     pub key: WebSocketKey,
     /// The subprotocol of the answer.
     pub subprotocol: Option<HeaderValue>,
-    /// Further headers that the consumer of the route chose.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The choice of the route's consumer, if it made one.
+    pub acceptance: Option<Box<Acceptance>>,
 }
 
 impl Upgrade {
     /// Puts the choice of the consumer in the place of the route's.
-    pub fn choose(&mut self, acceptance: &Acceptance) {
+    pub fn choose(&mut self, acceptance: Acceptance) {
         let subprotocol = acceptance.subprotocol();
         // This is always a header value, since the client has sent it as one.
         if let Some(Ok(chosen)) = subprotocol.map(HeaderValue::from_str) {
             self.subprotocol = Some(chosen);
         }
-        self.headers = acceptance.headers().to_vec();
+        self.acceptance = Some(Box::new(acceptance));
     }
 
     /// Returns the 101 that opens the socket, without extensions.
@@ -171,7 +171,8 @@ impl Upgrade {
             answer.extend(b"\r\nSec-WebSocket-Protocol: ");
             answer.extend(subprotocol.as_bytes());
         }
-        for (name, value) in &self.headers {
+        let chosen = self.acceptance.as_ref().map(|chosen| chosen.headers());
+        for (name, value) in chosen.unwrap_or_default() {
             answer.extend(b"\r\n");
             answer.extend(name.as_str().as_bytes());
             answer.extend(b": ");

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::read::discard;
-use super::wire::{ConnectionStep, Ending, Wire};
+use super::wire::{ConnectionStep, Ending, SocketWire};
 use crate::close_code::CloseFrame;
 use crate::consumer::Scope;
 use crate::frame::Frame;
@@ -19,7 +19,7 @@ use crate::hub::Takes;
 /// than a drain gives to its last sockets, so that their consumers are told of the end.
 const GOODBYE: Duration = Duration::from_secs(4);
 
-impl Wire<'_> {
+impl SocketWire<'_> {
     /// Says goodbye and takes the socket out of the hub. Returns the close frame that counts.
     pub(super) async fn end(
         &mut self,

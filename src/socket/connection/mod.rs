@@ -5,7 +5,7 @@
 //! message are kept. The loop ends with the client's close, with our close, or with the end of the stream.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ mod write;
 
 pub use goodbye::close_at_once;
 pub use wire::WireState;
-use wire::{ConnectionStep, Wire};
+use wire::{ConnectionStep, SocketWire};
 
 /// The longest call of a consumer. Until it ends, the socket reads no further frame of its client.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
@@ -65,6 +65,9 @@ enum Call {
     Event(Arc<Event>),
 }
 
+/// The work of one step. It is boxed, so that it takes memory only while it runs.
+type StepWork<'a> = Pin<Box<dyn Future<Output = Option<CloseFrame>> + Send + 'a>>;
+
 impl Connection {
     /// Creates a connection over `stream`; `early` holds the bytes that came behind the request's head.
     pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
@@ -72,8 +75,8 @@ impl Connection {
         Self { stream, ready }
     }
 
-    fn wire(&mut self) -> Wire<'_> {
-        Wire {
+    fn wire(&mut self) -> SocketWire<'_> {
+        SocketWire {
             stream: &mut self.stream,
             state: &mut self.ready.wire,
         }
@@ -98,27 +101,36 @@ impl Connection {
             heartbeat.watch(registration.member());
             let close = loop {
                 let step = poll_fn(|cx| self.wire().poll_step(cx)).await;
-                let call = match step {
-                    ConnectionStep::Flush => continue,
-                    ConnectionStep::Message(message) if self.wire().may_receive() => {
-                        Call::Message(message)
-                    }
-                    ConnectionStep::Message(_) => continue,
-                    ConnectionStep::Event(event) => Call::Event(event),
-                    ConnectionStep::End(ending) => {
-                        let scope = &self.ready.scope;
-                        let mut wire = Wire {
-                            stream: &mut self.stream,
-                            state: &mut self.ready.wire,
-                        };
-                        break Box::pin(wire.end(ending, scope, opened)).await;
-                    }
+                let Some(work) = self.follow(step, opened) else {
+                    continue;
                 };
-                if let Some(close) = Box::pin(self.call(call, opened)).await {
+                if let Some(close) = work.await {
                     break close;
                 }
             };
             Box::pin(self.ready.disconnect(&close)).await;
+        }
+    }
+
+    /// Returns the work of a step, if it has any; the result of the work is the close that has ended the connection.
+    fn follow(&mut self, step: ConnectionStep, opened: Instant) -> Option<StepWork<'_>> {
+        match step {
+            ConnectionStep::Flush => None,
+            ConnectionStep::Message(message) => {
+                let may = self.wire().may_receive();
+                may.then(|| Box::pin(self.call(Call::Message(message), opened)) as StepWork<'_>)
+            }
+            ConnectionStep::Event(event) => Some(Box::pin(self.call(Call::Event(event), opened))),
+            ConnectionStep::End(ending) => {
+                let ReadySocket { wire, scope, .. } = &mut *self.ready;
+                let mut wire = SocketWire {
+                    stream: &mut self.stream,
+                    state: wire,
+                };
+                Some(Box::pin(async move {
+                    Some(wire.end(ending, scope, opened).await)
+                }))
+            }
         }
     }
 
@@ -147,7 +159,7 @@ impl Connection {
         };
         let mut at_work = pin!(bounded(&member, CALL_DEADLINE, method));
         let stream = &mut self.stream;
-        let mut wire = Wire { stream, state };
+        let mut wire = SocketWire { stream, state };
         let ending = poll_fn(|cx| {
             if at_work.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);

@@ -6,7 +6,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use tokio::net::TcpStream;
 
-use super::wire::{ConnectionStep, Ending, Wire};
+use super::wire::{Backlog, ConnectionStep, Ending, SocketWire};
 use crate::consumer;
 use crate::frame::ClientMessage;
 use crate::hub::{BATCH, CloseOrder, Takes};
@@ -19,31 +19,12 @@ thread_local! {
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// Bytes from the client that are not all decoded yet.
-pub(super) struct Backlog {
-    bytes: Box<[u8]>,
-    /// The number of bytes that are decoded.
-    decoded: usize,
-}
-
-impl Backlog {
-    pub(super) fn of(bytes: &[u8]) -> Option<Box<Self>> {
-        let backlog = || {
-            Box::new(Self {
-                bytes: bytes.into(),
-                decoded: 0,
-            })
-        };
-        (!bytes.is_empty()).then(backlog)
-    }
-}
-
 /// Reads bytes and drops them.
 pub(super) fn discard(stream: &TcpStream) -> io::Result<usize> {
     READ.with_borrow_mut(|scratch| stream.try_read(scratch))
 }
 
-impl Wire<'_> {
+impl SocketWire<'_> {
     /// Reads and decodes until the loop has a step, or the stream has no more bytes.
     pub(super) fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
         loop {

@@ -21,12 +21,12 @@ const LONGEST: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(1);
 
 /// The progress of a socket that is behind. It exists only so long.
-pub(super) struct Progress {
+pub(super) struct SlowWatch {
     pace: TakingPace,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Progress {
+impl SlowWatch {
     /// Makes the record of a socket that falls behind now.
     pub(super) fn new() -> Self {
         Self {

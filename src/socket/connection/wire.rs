@@ -6,16 +6,50 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use super::read::Backlog;
-use super::write::Stuck;
+use super::slow::SlowWatch;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer;
 use crate::event::Event;
-use crate::frame::Decoder;
+use crate::frame::{Decoder, Frame};
 use crate::hub::{CloseOrder, Outbound, Takes};
 use crate::rate::Bucket;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::registration::Registration;
+
+/// Bytes from the client that are not all decoded yet.
+pub(super) struct Backlog {
+    pub(super) bytes: Box<[u8]>,
+    /// The number of bytes that are decoded.
+    pub(super) decoded: usize,
+}
+
+impl Backlog {
+    pub(super) fn of(bytes: &[u8]) -> Option<Box<Self>> {
+        let backlog = || {
+            Box::new(Self {
+                bytes: bytes.into(),
+                decoded: 0,
+            })
+        };
+        (!bytes.is_empty()).then(backlog)
+    }
+}
+
+/// The state of a socket whose stream takes no more bytes. No other socket pays for it.
+#[derive(Default)]
+pub(super) struct Stuck {
+    /// The frame of which only a part fitted into the stream.
+    pub(super) partial: Option<PartlySent>,
+    /// The progress of a socket that is behind.
+    pub(super) progress: Option<SlowWatch>,
+}
+
+/// A frame of which only a part fitted into the stream.
+pub(super) struct PartlySent {
+    pub(super) frame: Frame,
+    /// The number of bytes that are sent.
+    pub(super) sent: usize,
+}
 
 /// The state of reading and writing of an open socket, and its place in the hub.
 pub struct WireState {
@@ -93,12 +127,12 @@ pub(super) enum Ending {
 }
 
 /// The stream of a connection with its state. Its methods stand in the files for reading, writing and the goodbye.
-pub(super) struct Wire<'a> {
+pub(super) struct SocketWire<'a> {
     pub(super) stream: &'a mut TcpStream,
     pub(super) state: &'a mut WireState,
 }
 
-impl Wire<'_> {
+impl SocketWire<'_> {
     /// Polls both directions. Writing goes first, so that a client that only sends does not starve its own frames.
     ///
     /// Nothing is read from a socket that is behind. Otherwise its client could make the gateway queue answers that it

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::task::{Context as TaskContext, Poll, ready};
 
-use super::slow::Progress;
-use super::wire::{ConnectionStep, Ending, Wire};
+use super::slow::SlowWatch;
+use super::wire::{ConnectionStep, Ending, PartlySent, SocketWire};
 use crate::close_code::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{BATCH, Blocked, CloseOrder, Next, TOO_SLOW_WAIT, Takes};
@@ -14,22 +14,7 @@ thread_local! {
     static WRITE: RefCell<Vec<Frame>> = RefCell::new(Vec::with_capacity(BATCH));
 }
 
-/// The state of a socket whose stream takes no more bytes. No other socket pays for it.
-#[derive(Default)]
-pub(super) struct Stuck {
-    /// The frame of which only a part fitted into the stream.
-    partial: Option<PartlySent>,
-    /// The progress of a socket that is behind.
-    progress: Option<Progress>,
-}
-
-struct PartlySent {
-    frame: Frame,
-    /// The number of bytes that are sent.
-    sent: usize,
-}
-
-impl Wire<'_> {
+impl SocketWire<'_> {
     /// Returns true if more than `limits.send_queue` waits for a stream that takes no bytes.
     pub(super) fn is_behind(&self) -> bool {
         let stuck = self.state.stuck.as_ref();
@@ -88,7 +73,7 @@ impl Wire<'_> {
                 Poll::Pending
             }
             Blocked::Behind => {
-                let progress = stuck.progress.get_or_insert_with(Progress::new);
+                let progress = stuck.progress.get_or_insert_with(SlowWatch::new);
                 ready!(progress.poll_too_slow(cx));
                 let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
                 let outbound = self.state.outbound();

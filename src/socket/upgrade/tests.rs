@@ -203,7 +203,7 @@ fn the_answer_is_that_of_the_rfc() {
     let plain = Upgrade {
         key,
         subprotocol: None,
-        headers: Vec::new(),
+        acceptance: None,
     };
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
@@ -219,10 +219,10 @@ fn the_answer_is_that_of_the_rfc() {
     assert_eq!(chosen.switching_protocols(), with_chat.into_bytes());
     // A consumer that chooses no subprotocol leaves the route's choice.
     let acceptance = Acceptance::default().with_header(b"X-Served-By", b"w1");
-    chosen.choose(&acceptance.unwrap());
+    chosen.choose(acceptance.unwrap());
     let with_header = format!("{answer}Sec-WebSocket-Protocol: chat\r\nx-served-by: w1\r\n\r\n");
     assert_eq!(chosen.switching_protocols(), with_header.into_bytes());
-    chosen.choose(&Acceptance::default().with_subprotocol("chat.v2"));
+    chosen.choose(Acceptance::default().with_subprotocol("chat.v2"));
     let with_choice = format!("{answer}Sec-WebSocket-Protocol: chat.v2\r\n\r\n");
     assert_eq!(chosen.switching_protocols(), with_choice.into_bytes());
 }

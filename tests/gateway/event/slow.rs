@@ -11,7 +11,7 @@ use socket2::SockRef;
 use crate::support::database::{ALICE, BOB};
 use crate::support::publisher::msgpack;
 use crate::support::socket::Socket;
-use crate::support::{Database, Gateway, PATIENCE, RedisServer, gateway, within};
+use crate::support::{Gateway, PATIENCE, RedisServer, gateway, within};
 
 const CHAT: &str = "/ws/chat/lobby/";
 /// A burst of many events, and one of a few large ones: their number, and the length of a text in each.
