@@ -18,6 +18,8 @@ const CHAT: &str = "/ws/chat/lobby/";
 const BURSTS: [(usize, usize); 2] = [(100, 20_000), (3, 600_000)];
 /// A link of 1 Mbit/s.
 const BYTES_PER_SECOND: usize = 125_000;
+/// Bytes are counted, and the first ping comes within the interval.
+const NO_PINGS: &str = "24h";
 
 /// Publishes a burst in one pipeline, as a back end that sends in a loop does.
 async fn burst(gateway: &Gateway, group: &str, (events, length): (usize, usize)) {
@@ -86,7 +88,11 @@ async fn too_slow(gateway: &Gateway) -> f64 {
 #[tokio::test]
 async fn clients_that_read_all_the_time_are_kept_however_much_comes_at_once() {
     const READERS: usize = 5;
-    let gateway = gateway().tenant("acme").start().await;
+    let gateway = gateway()
+        .set("server.heartbeat.interval", NO_PINGS)
+        .tenant("acme")
+        .start()
+        .await;
     for shape in BURSTS {
         for round in 0..10 {
             let mut readers = Vec::new();
@@ -110,6 +116,7 @@ async fn clients_that_read_all_the_time_are_kept_however_much_comes_at_once() {
 #[tokio::test]
 async fn a_reader_on_a_slow_link_that_moves_is_kept() {
     let gateway = gateway()
+        .set("server.heartbeat.interval", NO_PINGS)
         .tenant("acme")
         .with("limits.send_queue", "64KiB")
         .start()
