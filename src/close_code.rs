@@ -38,6 +38,8 @@ close_reasons! {
     UnsupportedData = 1003 "unsupported_data",
     /// A text message was not UTF-8.
     PayloadNotValid = 1007 "payload_not_valid",
+    /// A message was not complete within `server.message_timeout` of its beginning.
+    MessageTimeout = 1008 "message_timeout",
     /// A message was larger than `message_size`.
     MessageTooBig = 1009 "message_too_big",
     /// A consumer failed, or an application chose a code that must not be sent.
@@ -97,7 +99,7 @@ close_reasons! {
 impl CloseReason {
     /// Returns true if the code tells clients to reconnect by themselves.
     pub const fn reconnects(self) -> bool {
-        matches!(self.code(), 1011 | 1012 | 4000..=4499)
+        matches!(self.code(), 1008 | 1011 | 1012 | 4000..=4499)
     }
 
     /// Returns the frame with this reason's code and word.
@@ -281,8 +283,9 @@ impl CloseFrame {
 fn code_label(code: u16) -> &'static str {
     macro_rules! labels { ($($code:literal),*) => { match code { $($code => stringify!($code),)* _ => "other" } }; }
     labels!(
-        1000, 1002, 1003, 1007, 1009, 1011, 1012, 4001, 4004, 4008, 4009, 4013, 4014, 4015, 4016,
-        4017, 4018, 4500, 4501, 4502, 4504, 4505, 4506, 4507, 4508, 4509, 4510, 4512, 4513, 4514
+        1000, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 4001, 4004, 4008, 4009, 4013, 4014, 4015,
+        4016, 4017, 4018, 4500, 4501, 4502, 4504, 4505, 4506, 4507, 4508, 4509, 4510, 4512, 4513,
+        4514
     )
 }
 

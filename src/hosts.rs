@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::config::TenantConfig;
 use crate::ids::TenantId;
@@ -30,58 +31,80 @@ impl HostPattern {
             None => (text, false),
         };
         // The port of a request is ignored, so a host with a port would never match.
-        let host = host_name(name)?;
-        let whole =
-            host.len() == name.len() || name.strip_suffix('.') == Some(name.get(..host.len())?);
-        match (whole, wildcard) {
-            (false, _) => None,
-            (true, true) if host.starts_with('[') => None,
-            (true, true) => Some(Self::OneLabel(host.into())),
-            (true, false) => Some(Self::Exact(host.into())),
+        let (bare, port) = split_port(name)?;
+        let host = host_name(bare).filter(|_| port.is_none())?;
+        match wildcard {
+            true if host.starts_with('[') => None,
+            true => Some(Self::OneLabel(host.into())),
+            false => Some(Self::Exact(host.into())),
         }
     }
 }
 
-/// Returns the name in a Host header, in lower case, without port and trailing dot.
+/// Returns the name in a Host header, without port and trailing dot, in the form that [`canonical`] gives it.
 ///
 /// `None`: the header is no host (RFC 9110 §7.2), because it is empty, has user information, or has characters that
 /// neither names nor addresses have. International names arrive as ASCII (`xn--…`).
 pub fn host_name(header: &str) -> Option<Cow<'_, str>> {
-    let (name, port) = match header.strip_prefix('[') {
-        Some(rest) => {
-            let end = rest.find(']')? + 2;
-            let (name, after) = header.split_at(end);
-            let address = name.get(1..end - 1)?;
-            address.parse::<std::net::Ipv6Addr>().ok()?;
-            match after.strip_prefix(':') {
-                Some(port) => (name, port),
-                None if after.is_empty() => (name, ""),
-                None => return None,
-            }
-        }
-        None => {
-            let (name, port) = header.split_once(':').unwrap_or((header, ""));
-            let name = name.strip_suffix('.').unwrap_or(name);
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-            // 253 is the longest name in the DNS.
-            if name.is_empty()
-                || name.len() > 253
-                || name.split('.').any(str::is_empty)
-                || !name.bytes().all(allowed)
-            {
-                return None;
-            }
-            (name, port)
-        }
-    };
+    let (name, port) = split_port(header)?;
+    let port = port.unwrap_or_default();
     if !port.bytes().all(|b| b.is_ascii_digit()) || port.len() > 5 {
         return None;
     }
-    Some(if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
+    if name.starts_with('[') {
+        address(name)?;
+        return Some(canonical(name));
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    // 253 is the longest name in the DNS.
+    if name.is_empty()
+        || name.len() > 253
+        || name.split('.').any(str::is_empty)
+        || !name.bytes().all(allowed)
+    {
+        return None;
+    }
+    Some(canonical(name))
+}
+
+/// Returns the form in which hosts are compared: a name in lower case, an IPv6 address as RFC 5952 writes it, so that
+/// `[0:0:0:0:0:0:0:1]` is `[::1]`.
+pub fn canonical(host: &str) -> Cow<'_, str> {
+    match address(host) {
+        Some(address) => Cow::Owned(format!("[{address}]")),
+        None if host.bytes().any(|b| b.is_ascii_uppercase()) => {
+            Cow::Owned(host.to_ascii_lowercase())
+        }
+        None => Cow::Borrowed(host),
+    }
+}
+
+/// Returns true if only this machine can be meant by a Host header: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
+pub fn is_loopback(header: &str) -> bool {
+    host_name(header).is_some_and(|host| {
+        let v4 = || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+        host == "localhost" || address(&host).is_some_and(|ip| ip.is_loopback()) || v4()
     })
+}
+
+/// Returns the address of an IPv6 literal.
+fn address(host: &str) -> Option<Ipv6Addr> {
+    let inner = host.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse().ok()
+}
+
+/// Splits a Host header before the colon of its port.
+fn split_port(header: &str) -> Option<(&str, Option<&str>)> {
+    let end = match header.starts_with('[') {
+        true => header.find(']')? + 1,
+        false => header.find(':').unwrap_or(header.len()),
+    };
+    let (name, after) = header.split_at(end);
+    match after.strip_prefix(':') {
+        Some(port) => Some((name, Some(port))),
+        None => after.is_empty().then_some((name, None)),
+    }
 }
 
 /// A fault in the hosts of a tenant.
@@ -187,7 +210,13 @@ mod tests {
         let table = HostTable::new(&tenants(&[
             (
                 "exact",
-                &["a.example.com", "Caps.Example.Com.", "127.0.0.1", "[::1]"],
+                &[
+                    "a.example.com",
+                    "Caps.Example.Com.",
+                    "127.0.0.1",
+                    "[::1]",
+                    "[2001:0DB8::000A]",
+                ],
             ),
             ("wild", &["*.example.com"]),
             ("rest", &["*"]),
@@ -203,6 +232,12 @@ mod tests {
             ("127.0.0.1:8000", Some("exact")),
             ("[::1]:8000", Some("exact")),
             ("[::1]", Some("exact")),
+            // Before: the spelling counted, and these were not found.
+            ("[0:0:0:0:0:0:0:1]:8000", Some("exact")),
+            ("[0000::0001]", Some("exact")),
+            ("[2001:db8::a]", Some("exact")),
+            ("[2001:DB8:0::A]:80", Some("exact")),
+            ("[::2]", Some("rest")),
             ("b.example.com", Some("wild")),
             ("b.a.example.com", Some("rest")),
             ("example.com", Some("rest")),
@@ -228,6 +263,38 @@ mod tests {
                 tenant,
                 "{header:?}"
             );
+        }
+    }
+
+    #[test]
+    fn two_spellings_of_an_address_are_one_host() {
+        let tenants = tenants(&[
+            ("a", &["[::1]"]),
+            ("b", &["[0:0::1]", "[::1]:80", "*.[::1]"]),
+        ]);
+        let problems = HostTable::new(&tenants).unwrap_err();
+        let taken: Vec<_> = problems.iter().map(|p| p.taken_by.is_some()).collect();
+        assert_eq!(taken, [true, false, false]);
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_loopback() {
+        for (header, loopback) in [
+            ("localhost:8000", true),
+            ("LOCALHOST", true),
+            ("localhost.", true),
+            ("127.0.0.1:1", true),
+            ("127.9.8.7", true),
+            ("[::1]:8000", true),
+            ("[0:0::1]", true),
+            ("[::2]", false),
+            ("128.0.0.1", false),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("rebound.example.com:8000", false),
+            ("", false),
+        ] {
+            assert_eq!(is_loopback(header), loopback, "{header:?}");
         }
     }
 

@@ -59,6 +59,12 @@ impl<L: Label, T> PerLabel<L, T> {
         let found = self.0.iter().find(|(own, _)| *own == label);
         &found.expect("ALL holds every variant").1
     }
+
+    /// The value of a variant, to be changed.
+    pub fn of_mut(&mut self, label: L) -> &mut T {
+        let found = self.0.iter_mut().find(|(own, _)| *own == label);
+        &mut found.expect("ALL holds every variant").1
+    }
 }
 
 #[cfg(test)]

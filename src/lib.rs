@@ -17,7 +17,7 @@
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`hosts`], [`origin`], [`problem`] | the outside world |
-//! | 0 | [`ids`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`telemetry`] | words |
+//! | 0 | [`ids`], [`ages`], [`budget`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`tasks`], [`telemetry`] | words |
 //!
 //! # Four ways through it
 //!
@@ -38,6 +38,8 @@ pub use token_auth::TokenAuth;
 pub use validation::LoadOptions;
 
 // floor 0: words
+pub mod ages;
+pub mod budget;
 pub mod clock;
 pub mod close_code;
 pub mod config;
@@ -48,6 +50,7 @@ pub mod metrics;
 pub mod packed_json;
 pub mod python;
 pub mod rate;
+pub mod tasks;
 pub mod telemetry;
 pub mod user_id;
 

@@ -8,6 +8,7 @@ use axum::http::uri::Authority;
 
 use crate::config::{Fault, Faults};
 use crate::error::Refusal;
+use crate::hosts;
 
 /// A tenant's `origins` and `require_origin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +129,7 @@ impl Origin {
         let scheme = scheme.to_ascii_lowercase();
         Some(Self {
             port: explicit.or(default_port(&scheme)),
-            host: authority.host().to_ascii_lowercase(),
+            host: hosts::canonical(authority.host()).into_owned(),
             scheme,
         })
     }
@@ -137,7 +138,7 @@ impl Origin {
     fn is_of(&self, host: &Authority) -> bool {
         let port = host.port_u16().or(default_port(&self.scheme));
         matches!(&*self.scheme, "http" | "https")
-            && self.host.eq_ignore_ascii_case(host.host())
+            && self.host == hosts::canonical(host.host())
             && self.port == port
     }
 
@@ -206,6 +207,13 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_compared_as_an_address() {
+        let list = &["http://[2001:0DB8::000A]:3000"];
+        assert!(allowed(list, &["http://[2001:db8::a]:3000"], "a.example"));
+        assert!(!allowed(list, &["http://[2001:db8::b]:3000"], "a.example"));
+    }
+
+    #[test]
     fn wildcards_and_null() {
         for (row, list, sent, expected) in [
             ("child", "https://*.x.example", "https://a.x.example", true),
@@ -251,6 +259,9 @@ mod tests {
             ("ftp://acme.example", "acme.example", false),
             ("null", "acme.example", false),
             ("http://[::1]:8000", "[::1]:8000", true),
+            // Before: the spelling counted, and this origin was refused.
+            ("http://[::1]:8000", "[0:0:0:0:0:0:0:1]:8000", true),
+            ("http://[::2]:8000", "[::1]:8000", false),
         ] {
             assert_eq!(allowed(&[], &[sent], host), expected, "{sent} {host}");
         }

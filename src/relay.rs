@@ -3,7 +3,6 @@
 //! It passes events from the layer's inbox to the sockets, in order, one after another. It passes subscriptions of
 //! groups from the hub to the layer. One task per tenant runs [`Relay::run`], so that tenants do not share a queue.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,29 +13,31 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::MemoryBudget;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
 use crate::channel_names::valid_group_name;
 use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
-use crate::frame::{Accounting, Frame, Opcode, QueueBudget};
+use crate::frame::{Accounting, Frame, Opcode};
 use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, close_paced};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
+use crate::tasks;
 
 mod acceptance;
 mod audience;
+mod lingering;
 mod turn;
 mod verdicts;
 
 pub use acceptance::{Acceptance, AcceptanceError};
+use lingering::{LINGER, Lingering};
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
 
-/// The time for which a group stays subscribed after its last member left, because a page reload joins it again.
-const LINGER: Duration = Duration::from_secs(1);
 /// One event in this many is timed on its way to the sockets.
 const LAG_SAMPLE: u64 = 64;
 /// Sockets closed per second with `on_gap = "close"`, so that their clients do not reconnect all at once.
@@ -69,7 +70,7 @@ pub struct Parts {
     /// The rule for group names.
     pub group_names: GroupNames,
     /// Counts the bytes of queued frames.
-    pub budget: Arc<QueueBudget>,
+    pub budget: Arc<MemoryBudget>,
     /// The tenant's metrics.
     pub metrics: Arc<TenantMetrics>,
 }
@@ -116,7 +117,7 @@ pub struct Relay {
     /// The handshakes that wait for a worker's answer.
     waiting: Mutex<hashbrown::HashMap<SocketChannel, oneshot::Sender<WorkerVerdict>>>,
     /// The empty groups that are still subscribed, oldest first.
-    lingering: Mutex<VecDeque<(Instant, GroupName)>>,
+    lingering: Mutex<Lingering>,
     /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
     gaps: Mutex<Gaps>,
@@ -231,10 +232,7 @@ impl Relay {
             .subscriptions
             .decrement(left.memberships as f64);
         if !left.emptied.is_empty() {
-            let now = Instant::now();
-            self.lingering
-                .lock()
-                .extend(left.emptied.into_iter().map(|group| (now, group)));
+            self.lingering.lock().add(left.emptied, Instant::now());
         }
     }
 
@@ -271,10 +269,7 @@ impl Relay {
 
     /// Lets `words` to a worker outlive the handshake that they are about.
     pub fn say_later(&self, words: impl Future<Output = ()> + Send + 'static) {
-        // Without a runtime the process ends.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.last_words.spawn_on(words, &runtime);
-        }
+        tasks::brief(self.last_words.track_future(words));
     }
 
     /// Waits until all that [`Relay::say_later`] took is said.
@@ -423,7 +418,7 @@ impl Relay {
             OnGap::Close => {
                 if !self.closing.swap(true, Ordering::AcqRel) {
                     let relay = self.clone();
-                    tokio::spawn(async move {
+                    tasks::brief(async move {
                         close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
                         relay.closing.store(false, Ordering::Release);
                     });
@@ -434,18 +429,14 @@ impl Relay {
 
     /// Unsubscribes groups that have been empty for [`LINGER`].
     fn expire_lingering(&self) {
+        let now = Instant::now();
         let mut lingering = self.lingering.lock();
-        while let Some((since, _)) = lingering.front() {
-            if since.elapsed() < LINGER {
-                return;
-            }
-            if let Some((_, group)) = lingering.pop_front() {
-                // Under the lock of the groups: a socket that joins the group now subscribes after this.
-                self.parts
-                    .hub
-                    .groups()
-                    .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
-            }
+        while let Some(group) = lingering.expired(now) {
+            // Under the lock of the groups: a socket that joins the group now subscribes after this.
+            self.parts
+                .hub
+                .groups()
+                .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
         }
     }
 }

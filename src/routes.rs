@@ -6,12 +6,16 @@
 //!
 //! Instead of matchit, which prefers the most specific route; Django takes the first one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
 use crate::config::{Fault, RouteConfig};
 use crate::python::MAX_STR_DIGITS;
+
+/// The most routes of a tenant: each connect tries them in order, and `config check` compares each with all others.
+pub const MOST_ROUTES: usize = 1000;
 
 /// The type of a path parameter: `django.urls.converters`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +148,8 @@ pub enum RouteProblem {
     HidesUserId,
     #[error("it stands there a second time; the first route that matches wins")]
     Again,
+    #[error("each connect tries the routes in order; let one path with parameters stand for many")]
+    TooMany,
 }
 
 impl From<RouteError> for Fault {
@@ -154,10 +160,17 @@ impl From<RouteError> for Fault {
             problem,
         } = error;
         let (found, expected) = match problem {
-            RouteProblem::Again => (format!("{path:?} a second time"), "every path once"),
+            RouteProblem::Again => (
+                format!("{path:?} a second time"),
+                "every path once".to_owned(),
+            ),
+            RouteProblem::TooMany => (
+                format!("a route after the first {MOST_ROUTES}"),
+                format!("at most {MOST_ROUTES} routes"),
+            ),
             _ => (
                 format!("{path:?}"),
-                "a path such as \"ws/chat/<slug:room>/\"",
+                "a path such as \"ws/chat/<slug:room>/\"".to_owned(),
             ),
         };
         Fault::new(format!("routes[{route}].path"), found, expected).advice(problem.to_string())
@@ -366,11 +379,14 @@ impl Routes {
     pub fn parse(configs: &[RouteConfig]) -> Result<Self, Vec<RouteError>> {
         let mut errors = Vec::new();
         let mut routes = Vec::with_capacity(configs.len());
-        for (index, config) in configs.iter().enumerate() {
-            let is_again = configs[..index]
-                .iter()
-                .any(|other| other.path == config.path);
-            match Route::of(config).and_then(|route| match is_again {
+        let mut seen = HashSet::new();
+        for (index, config) in configs.iter().enumerate().take(MOST_ROUTES + 1) {
+            let is_again = !seen.insert(&config.path);
+            let route = match index {
+                MOST_ROUTES => Err(RouteProblem::TooMany),
+                _ => Route::of(config),
+            };
+            match route.and_then(|route| match is_again {
                 true => Err(RouteProblem::Again),
                 false => Ok(route),
             }) {
@@ -426,6 +442,19 @@ mod tests {
     fn found(path: &str, raw: &str) -> Option<Vec<String>> {
         let (_, params) = routes(&[path]).unwrap().find(raw)?;
         Some(params.iter().map(|(_, v)| v.as_str().to_owned()).collect())
+    }
+
+    /// Before: `config check` accepted any number, and the start failed at the 65,537th route.
+    #[test]
+    fn a_tenant_has_a_bounded_number_of_routes() {
+        let paths: Vec<_> = (0..MOST_ROUTES + 5).map(|n| n.to_string()).collect();
+        let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+        assert!(routes(&paths[..MOST_ROUTES]).is_ok());
+        let errors = routes(&paths).unwrap_err();
+        assert_eq!((errors.len(), errors[0].route), (1, MOST_ROUTES));
+        let told = Fault::from(errors[0].clone());
+        assert_eq!(told.key, "routes[1000].path");
+        assert_eq!(told.expected, "at most 1000 routes");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
+use crate::metrics;
+use crate::tasks::Alarm;
 
 /// Lines that may wait for the pipe: a burst of a few thousand, at some 300 bytes each about 1 MiB.
 const WAITING_LINES: usize = 4096;
@@ -65,9 +67,12 @@ impl Telemetry {
             dropped: Arc::new(AtomicU64::new(0)),
         };
         let (dropped, format) = (Arc::clone(&lines.dropped), config.format);
-        let writing = move || match output {
-            LogOutput::Stdout => write_lines(&receiver, io::stdout(), &dropped, format),
-            LogOutput::Stderr => write_lines(&receiver, io::stderr(), &dropped, format),
+        let writing = move || {
+            let _alarm = Alarm::of("the writer of the log");
+            match output {
+                LogOutput::Stdout => write_lines(&receiver, io::stdout(), &dropped, format),
+                LogOutput::Stderr => write_lines(&receiver, io::stderr(), &dropped, format),
+            }
         };
         std::thread::Builder::new()
             .name("log".to_owned())
@@ -89,6 +94,7 @@ impl Telemetry {
         .map_err(|_| TelemetryError::AlreadySetUp)?;
         // The message of a panic may contain data of a client, so the log gets the location only.
         std::panic::set_hook(Box::new(|panic| {
+            metrics::panicked();
             let location = panic.location().map(ToString::to_string);
             tracing::error!(location, "A task panicked");
         }));

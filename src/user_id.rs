@@ -26,6 +26,16 @@ pub fn id_type_of(token: &TokenConfig, id_type: IdType) -> IdType {
     }
 }
 
+/// Returns the type as which ids are bound in statements. A field other than the primary key holds text, unless the
+/// tenant says that its ids are UUIDs: the default, `int`, is about the primary key.
+pub fn bound_type_of(token: &TokenConfig, id_type: IdType) -> IdType {
+    match (token.user_id_field.as_str(), id_type) {
+        ("id", id_type) => id_type,
+        (_, IdType::Uuid) => IdType::Uuid,
+        (_, IdType::Int | IdType::Text) => IdType::Text,
+    }
+}
+
 /// Reads the user id of a token's claim.
 ///
 /// # Errors

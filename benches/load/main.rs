@@ -27,6 +27,7 @@ mod http;
 mod latency;
 mod load;
 mod noisy;
+mod nuisance;
 mod postgres;
 mod process;
 mod redis;
@@ -86,6 +87,9 @@ fn main() -> Result<()> {
         [process::PIN, ..] => process::become_pinned(&arguments[1..]),
         [floor::FLOOR, port] => floor::serve(port.parse()?),
         [flood::FLOOD, redis_port, port] => flood::run(redis_port.parse()?, port.parse()?),
+        [nuisance::NUISANCE, kind, redis, port, api] => {
+            nuisance::run(kind, [redis.parse()?, port.parse()?, api.parse()?])
+        }
         [connect_floor::CONNECT_FLOOR, port] => connect_floor::run(port.parse()?),
         [floor::RELAY, port] => floor::relay(port.parse()?),
         // `cargo test` runs this program without `--bench`. Measuring takes minutes and a quiet machine.
@@ -190,9 +194,7 @@ fn measure(options: &Options) -> Result<Report> {
         ("revocation", |world, settings| {
             revocation::measure(world, settings).map(Vec::from)
         }),
-        ("noisy", |world, settings| {
-            noisy::measure(world, settings).map(|row| vec![row])
-        }),
+        ("noisy", noisy::measure),
         ("tenants", |world, settings| {
             tenants::measure(world, settings).map(Vec::from)
         }),

@@ -1,15 +1,17 @@
-//! The noisy row: the latency of a tenant at a tenth of its share while another publishes at fifty times its share.
+//! The noisy rows: the latency of a tenant at a tenth of its share while another publishes at fifty times its share, or wastes
+//! what tenants share in one of the ways of [`Nuisance`].
 //!
 //! The capacity is twice the rate of single events at which the gateway's core is half busy. A share is half of the
 //! capacity, since there are two tenants with the same number of sockets. The quiet phase is the floor.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::flood::{self, Flood};
 use crate::latency::quantile;
 use crate::load::Load;
+use crate::nuisance::{Handle, Nuisance};
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
 use crate::swarm::{Side, Swarm};
@@ -26,6 +28,8 @@ const NOISY_SHARE: f64 = 50.0;
 const NOISY_LIMIT: &str = "send_queue = \"64MiB\"";
 /// The least percentage of time in which the gateway runs or waits for its core. Below it the noise saturates nothing.
 const SATURATED: f64 = 90.0;
+/// The pause of a nuisance between two acts in a run that measures nothing, with a debug build on a busy machine.
+const BRIEF_PAUSE: Duration = Duration::from_millis(20);
 /// The pause between two phases, in which the queues run empty.
 const REST: Duration = Duration::from_secs(2);
 
@@ -39,9 +43,64 @@ struct Phase {
     waited: f64,
 }
 
-/// Measures the row: the p99 of the quiet tenant.
-pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
-    let mut stage = Stage::set(world, settings)?;
+/// Measures the rows: the p99 of the quiet tenant beside each kind of noise.
+pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Vec<Row>> {
+    let mut rows = vec![beside_events(world, settings)?];
+    for kind in Nuisance::ALL {
+        rows.push(beside(kind, world, settings).context(kind.row())?);
+    }
+    Ok(rows)
+}
+
+/// Measures beside a nuisance, with a gateway that has met no other.
+fn beside(kind: Nuisance, world: &mut World, settings: Settings) -> Result<Row> {
+    world.link.call(&[b"FLUSHALL"])?;
+    let mut stage = Stage::set(world, settings, None)?;
+    let mut row = Row::new(kind.row(), "ms", Target::Ratio(1.2));
+    let quiet = stage.capacity()? / 2.0 * QUIET_SHARE;
+    let api = stage.gateway.api.context("it has an API")?;
+    let mut nuisance = Handle::start(kind, [world.redis_port, stage.gateway.port, api])?;
+    let (mut rate, mut busy) = (Series::default(), Series::default());
+    let lasting = settings.noisy.1 + settings.noisy.0 * 2;
+    let pause = if settings.timed {
+        Duration::ZERO
+    } else {
+        BRIEF_PAUSE
+    };
+    for _ in 0..settings.long_runs {
+        let alone = stage.phase(quiet)?;
+        stage.rest()?;
+        nuisance.begin(lasting, pause)?;
+        stage.swarm.pump_until(Instant::now() + settings.noisy.0)?;
+        let beside = stage.phase(quiet)?;
+        let acts = nuisance.done()?;
+        ensure!(acts > 0, "the nuisance did nothing");
+        rate.0.push(acts as f64 / lasting.as_secs_f64());
+        busy.0.push(beside.busy);
+        row.floor.0.push(quantile(&alone.sockets, 0.99) / 1e3);
+        row.gateway.0.push(quantile(&beside.sockets, 0.99) / 1e3);
+        stage.rest()?;
+    }
+    let gaps = stage
+        .gateway
+        .metric("lockgate_gaps_total", "tenant=\"bench\"")?;
+    ensure!(gaps == 0.0, "the quiet tenant has gaps: {gaps}");
+    row.note = format!(
+        "{:.0} acts/s of another tenant, the gateway's core {:.0} % busy; the quiet tenant sends {quiet:.0} events/s to {SOCKETS} sockets",
+        rate.median(),
+        busy.median(),
+    );
+    Ok(row)
+}
+
+/// Measures beside events.
+fn beside_events(world: &mut World, settings: Settings) -> Result<Row> {
+    let limit = Limit {
+        tenant: flood::tenant(),
+        line: NOISY_LIMIT.to_owned(),
+    };
+    let mut stage = Stage::set(world, settings, Some(limit))?;
+    let mut flood = Flood::start(world.redis_port, stage.gateway.port, SOCKETS)?;
     let mut row = Row::new(
         "latency p99 of a quiet tenant, a noisy one beside it",
         "ms",
@@ -55,12 +114,10 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
     for _ in 0..settings.long_runs {
         let alone = stage.phase(quiet)?;
         std::thread::sleep(REST);
-        stage
-            .flood
-            .begin(noisy, settings.noisy.1 + settings.noisy.0 * 2)?;
+        flood.begin(noisy, settings.noisy.1 + settings.noisy.0 * 2)?;
         stage.swarm.pump_until(Instant::now() + settings.noisy.0)?;
         let beside = stage.phase(quiet)?;
-        let flooded = stage.flood.done()?;
+        let flooded = flood.done()?;
         ensure!(
             flooded.closed == 0,
             "the gateway closed {} sockets of the noisy tenant",
@@ -110,22 +167,19 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Row> {
     Ok(row)
 }
 
-/// A gateway with the quiet tenant's sockets in this process and the noisy tenant's in another.
+/// A gateway with the quiet tenant's sockets in this process; the noisy tenant is in another.
 struct Stage {
     gateway: Gateway,
     swarm: Swarm,
-    flood: Flood,
     settings: Settings,
 }
 
 impl Stage {
-    fn set(world: &World, settings: Settings) -> Result<Self> {
+    fn set(world: &World, settings: Settings, limit: Option<Limit>) -> Result<Self> {
         let gateway = world.start(Setup {
             more: 1,
-            limit: Some(Limit {
-                tenant: flood::tenant(),
-                line: NOISY_LIMIT.to_owned(),
-            }),
+            api: true,
+            limit,
             ..Setup::default()
         })?;
         let mut swarm = Swarm::new(world.redis_port)?;
@@ -133,11 +187,9 @@ impl Stage {
         let requests = (1..=SOCKETS).map(|user| Ok((port, world.request("ws", user)?)));
         swarm.open_all(Side::Gateway, requests)?;
         swarm.subscribe(world.redis_port, &[SHARED_CHANNEL.to_owned()])?;
-        let flood = Flood::start(world.redis_port, port, SOCKETS)?;
         Ok(Self {
             gateway,
             swarm,
-            flood,
             settings,
         })
     }

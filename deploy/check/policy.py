@@ -339,6 +339,12 @@ def rollout(deployed):
     most = settings["max_connections"]
     if most == 0:
         yield "lockgate: server.max_connections depends on the node; the autoscaler and the grace period need a number"
+    named = settings["client_address"] != "peer"
+    for key, bound in settings["per_address"].items():
+        if named and not bound:
+            yield f"lockgate: clients are known by their address, and one may take every place: server.per_address.{key} is 0"
+        if bound and not named:
+            yield f"lockgate: server.per_address.{key} bounds the proxy, which is the peer of every client"
     if most > settings["drain"]["rate"] * seconds(settings["drain"]["window"]):
         yield f"lockgate: {most} sockets leave faster than drain.rate"
     startup = pod["containers"][0].get("startupProbe", {})

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::budget::{HeldKind, MemoryBudget};
 use crate::metrics::{DropCause, GapCause, TenantMetrics};
 
 use super::codec::Codec;
@@ -20,6 +21,8 @@ use crate::event::{DecodeError, Event};
 
 /// Bytes that an entry counts beside its payload, so that empty payloads are bounded too.
 const ENTRY: u64 = 96;
+/// Bytes for which a tenant has room in any case: those that its relay takes at once.
+const RUN: u64 = 64 * 1024;
 /// Entries for which an empty queue keeps its memory; more is given back.
 const KEPT_ROOM: usize = 64;
 
@@ -79,21 +82,36 @@ pub struct Inbox {
     limit: AtomicU64,
     /// `None` if the queue carries no events of a tenant.
     metrics: Option<Arc<TenantMetrics>>,
+    /// The account of the process, in which the events count.
+    budget: Arc<MemoryBudget>,
 }
 
 impl Inbox {
     /// Builds a queue that holds up to `limit` bytes (`limits.layer_queue`; 0 is no limit). A single event always fits
     /// into an empty queue.
     pub fn new(limit: u64, metrics: Arc<TenantMetrics>) -> Arc<Self> {
-        Self::make(limit, Some(metrics))
+        Self::make(limit, Some(metrics), Arc::default())
+    }
+
+    /// Builds such a queue whose events count in `budget`. Over its bound the queue takes no more than [`RUN`] bytes.
+    pub fn counted_in(
+        limit: u64,
+        metrics: Arc<TenantMetrics>,
+        budget: Arc<MemoryBudget>,
+    ) -> Arc<Self> {
+        Self::make(limit, Some(metrics), budget)
     }
 
     /// Builds a queue for messages that are not events of a tenant; no metric counts them.
     pub fn uncounted(limit: u64) -> Arc<Self> {
-        Self::make(limit, None)
+        Self::make(limit, None, Arc::default())
     }
 
-    fn make(limit: u64, metrics: Option<Arc<TenantMetrics>>) -> Arc<Self> {
+    fn make(
+        limit: u64,
+        metrics: Option<Arc<TenantMetrics>>,
+        budget: Arc<MemoryBudget>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::new(Queue {
                 signals: VecDeque::new(),
@@ -102,6 +120,7 @@ impl Inbox {
             filled: Notify::new(),
             limit: AtomicU64::new(limit),
             metrics,
+            budget,
         })
     }
 
@@ -112,9 +131,12 @@ impl Inbox {
         let limit = self.limit.load(Ordering::Relaxed);
         // An empty queue takes an event of any size: the bound is against a backlog, not against large events.
         let fits = limit == 0 || queue.bytes == 0 || queue.bytes + cost <= limit;
-        if fits {
+        // Over the bound of the process, each tenant keeps room for a run, so that only the fullest pay.
+        let has_room = queue.bytes < RUN || !self.budget.is_over();
+        if fits && has_room {
             // The gauge is moved by the difference, not set: tenants beyond `metrics.tenant_series` share it.
             queue.bytes += cost;
+            self.budget.hold(HeldKind::Events, cost);
             if let Some(metrics) = &self.metrics {
                 metrics.layer_queue_bytes.increment(cost as f64);
             }
@@ -220,6 +242,7 @@ impl Inbox {
     }
 
     fn freed(&self, bytes: u64) {
+        self.budget.release(HeldKind::Events, bytes);
         if let Some(metrics) = &self.metrics {
             metrics.layer_queue_bytes.decrement(bytes as f64);
         }
@@ -288,6 +311,24 @@ mod tests {
         inbox.push(event(1), 1000);
         inbox.push(event(2), 1);
         assert_eq!(drain(&inbox), [Some(1), None]);
+    }
+
+    #[test]
+    fn events_count_in_the_account_and_over_its_bound_a_run_fits() {
+        let (budget, tenant) = (Arc::new(MemoryBudget::default()), "acme".parse().unwrap());
+        let metrics = Arc::new(TenantMetrics::new(&tenant, true));
+        let inbox = Inbox::counted_in(0, metrics, budget.clone());
+        budget.set_most(1);
+        for number in 1..=3 {
+            inbox.push(event(number), RUN as usize / 2);
+        }
+        assert_eq!(budget.of(HeldKind::Events), 2 * (ENTRY + RUN / 2));
+        assert!(matches!(inbox.try_next(), Some(Signal::Event(_))));
+        inbox.push(event(4), 1);
+        assert_eq!(drain(&inbox), [Some(2), None, Some(4)]);
+        inbox.push(event(5), 1);
+        drop(inbox);
+        assert_eq!(budget.bytes(), 0);
     }
 
     #[test]

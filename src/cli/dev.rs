@@ -4,7 +4,7 @@
 //! file, one tenant with a new key at every start, and a page to try it with.
 
 use std::fs::Permissions;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,21 +12,27 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use clap::Args;
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use super::serve::in_runtime;
+use super::serve::GatewayProcess;
 use crate::auth::{MintRequest, mint};
 use crate::clock::UnixTime;
 use crate::config::{
     Config, ConsumerConfig, KeyConfig, LogConfig, LogFormat, RouteConfig, Secret, TenantConfig,
 };
+use crate::hosts;
 use crate::ids::{TenantId, random_hex};
 use crate::server::{Addresses, Ended, Options, Server, Signals};
+use crate::telemetry::LogOutput;
 
 /// The demo users of `users.sql`: id and name.
 const USERS: [(&str, &str); 2] = [("1", "alice"), ("2", "bob")];
@@ -57,6 +63,10 @@ pub(super) struct DevArguments {
 }
 
 pub(super) fn run(arguments: &DevArguments) -> ExitCode {
+    let process = match GatewayProcess::begin() {
+        Ok(process) => process,
+        Err(status) => return status,
+    };
     let remote = [arguments.listen, arguments.admin]
         .into_iter()
         .find(|address| !address.ip().is_loopback());
@@ -70,11 +80,12 @@ pub(super) fn run(arguments: &DevArguments) -> ExitCode {
         format: LogFormat::Text,
         level: "warn".into(),
     };
-    in_runtime(&log, crate::telemetry::LogOutput::Stderr, serve(arguments))
+    process.run(&log, LogOutput::Stderr, async |signals| {
+        serve(arguments, signals).await
+    })
 }
 
-async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
-    let signals = Signals::new()?;
+async fn serve(arguments: &DevArguments, signals: Signals) -> anyhow::Result<Ended> {
     let users = DemoUsers::create().await?;
     let config = config(arguments, &users)?;
     let token = config
@@ -96,7 +107,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<Ended> {
         .map(sign)
         .collect::<anyhow::Result<Vec<_>>>()?;
     let options = Options {
-        pages: Some(pages(&tokens)),
+        pages: Some(pages(&tokens, arguments.allow_remote)),
         ..Options::default()
     };
     let server = Server::start(config, options).await?;
@@ -138,6 +149,7 @@ fn config(arguments: &DevArguments, users: &DemoUsers) -> anyhow::Result<Config>
         },
         ..RouteConfig::default()
     };
+    tenant.hosts = demo_hosts(arguments);
     tenant.routes = vec![chat, echo];
     let mut config = Config::default();
     config.server.listen = arguments.listen;
@@ -178,8 +190,9 @@ impl Drop for DemoUsers {
     }
 }
 
-/// Returns the page on `/`. It contains tokens, so `dev` listens on loopback unless `--allow-remote` is given.
-fn pages(tokens: &[(String, String)]) -> Router {
+/// Returns the page on `/`. It contains tokens, so `dev` listens on loopback unless `--allow-remote` is given, and answers
+/// only requests for a loopback host then.
+fn pages(tokens: &[(String, String)], allow_remote: bool) -> Router {
     let users: Vec<_> = tokens
         .iter()
         .map(|(name, token)| DemoUser { name, token })
@@ -197,10 +210,45 @@ fn pages(tokens: &[(String, String)]) -> Router {
             "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:",
         ),
     ];
-    Router::new().route(
+    let router = Router::new().route(
         "/",
         get(move || std::future::ready((headers, page.clone()))),
-    )
+    );
+    match allow_remote {
+        true => router,
+        false => router.layer(middleware::from_fn(only_loopback)),
+    }
+}
+
+/// Refuses a request for another host than this machine. A foreign page can have its own name resolved to 127.0.0.1 (DNS
+/// rebinding); to a browser this server is then its origin, and it could read the tokens.
+async fn only_loopback(request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST);
+    match host.and_then(|host| host.to_str().ok()) {
+        Some(host) if hosts::is_loopback(host) => next.run(request).await,
+        _ => {
+            let why = "lockgate dev answers for localhost, 127.0.0.1 and [::1]; --allow-remote allows other hosts\n";
+            (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+        }
+    }
+}
+
+/// Returns the hosts of the demo tenant: those that [`only_loopback`] knows, or every host (none are listed).
+fn demo_hosts(arguments: &DevArguments) -> Vec<String> {
+    if arguments.allow_remote {
+        return Vec::new();
+    }
+    let listen = match arguments.listen.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    let mut hosts = ["localhost", "127.0.0.1", "[::1]"]
+        .map(str::to_owned)
+        .to_vec();
+    if !hosts.contains(&listen) {
+        hosts.push(listen);
+    }
+    hosts
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
 use super::http_client::{HttpAnswer, exchange, local_url};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, file};
 
 /// The longest time for one call, which is longer than a replica waits for other replicas.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,9 +144,14 @@ fn api_key(config: &Config, arguments: &RemoteArguments) -> Result<Secret, Strin
     }
 }
 
-fn key_from(file: &Path) -> Result<Secret, String> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| format!("--api-key-file {}: {error}", file.display()))?;
+/// Largest file of a key, in bytes.
+const LARGEST_KEY_FILE: u64 = 64 << 10;
+
+fn key_from(path: &Path) -> Result<Secret, String> {
+    let read = file::read(path, LARGEST_KEY_FILE).and_then(|(_, bytes)| {
+        String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8 text"))
+    });
+    let text = read.map_err(|error| format!("--api-key-file {}: {error}", path.display()))?;
     let key = text.strip_suffix('\n').unwrap_or(&text);
     Ok(Secret::from(key.strip_suffix('\r').unwrap_or(key)))
 }

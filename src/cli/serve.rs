@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use crate::config::{Config, LogConfig};
 use crate::server::{Ended, Options, Server, Signals};
@@ -24,6 +25,10 @@ pub(super) struct ServeArguments {
 }
 
 pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
+    let process = match GatewayProcess::begin() {
+        Ok(process) => process,
+        Err(status) => return status,
+    };
     let loaded = match super::load(path) {
         Ok(loaded) => loaded,
         Err(status) => return status,
@@ -44,35 +49,57 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         sources: files,
         ..Options::default()
     };
-    in_runtime(&config.log.clone(), LogOutput::Stdout, async move {
-        let signals = Signals::new()?;
+    let log = config.log.clone();
+    process.run(&log, LogOutput::Stdout, async move |signals| {
         Server::start(config, options).await?.run(signals).await
     })
 }
 
-/// Runs a gateway to its end and returns the exit status.
-pub(super) fn in_runtime(
-    log: &LogConfig,
-    output: LogOutput,
-    gateway: impl Future<Output = anyhow::Result<Ended>>,
-) -> ExitCode {
-    let _telemetry = match Telemetry::start(log, output) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return super::fail(&error.to_string()),
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
-    };
-    let ended = runtime.block_on(gateway);
-    // Tasks that still run belong to sockets that did not close before the drain's deadline.
-    runtime.shutdown_background();
-    match ended {
-        Ok(Ended::InTime) => ExitCode::SUCCESS,
-        Ok(Ended::CutShort) => ExitCode::FAILURE,
-        Err(error) => super::fail(&format!("{error:#}")),
+/// A process that will serve: its runtime, and the signals that have come since its first moment.
+pub(super) struct GatewayProcess {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl GatewayProcess {
+    /// Sets the handlers of the signals. Call it first: until then a signal ends the process, SIGHUP included. A signal
+    /// that comes before the gateway runs is obeyed once it does.
+    ///
+    /// # Errors
+    /// The exit status. The reason is printed already.
+    pub(super) fn begin() -> Result<Self, ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
+        let runtime =
+            runtime.map_err(|error| super::fail(&format!("cannot start the runtime: {error}")))?;
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::new()
+        };
+        let signals =
+            signals.map_err(|error| super::fail(&format!("cannot handle signals: {error}")))?;
+        Ok(Self { runtime, signals })
+    }
+
+    /// Runs a gateway to its end and returns the exit status.
+    pub(super) fn run(
+        self,
+        log: &LogConfig,
+        output: LogOutput,
+        gateway: impl AsyncFnOnce(Signals) -> anyhow::Result<Ended>,
+    ) -> ExitCode {
+        let _telemetry = match Telemetry::start(log, output) {
+            Ok(telemetry) => telemetry,
+            Err(error) => return super::fail(&error.to_string()),
+        };
+        let ended = self.runtime.block_on(gateway(self.signals));
+        // Tasks that still run belong to sockets that did not close before the drain's deadline.
+        self.runtime.shutdown_background();
+        match ended {
+            Ok(Ended::InTime) => ExitCode::SUCCESS,
+            Ok(Ended::CutShort) => ExitCode::FAILURE,
+            Err(error) => super::fail(&format!("{error:#}")),
+        }
     }
 }

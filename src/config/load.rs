@@ -1,17 +1,20 @@
 //! Reads a configuration from files and environment. [`crate::validation`] checks it as a whole.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::collection::List;
 use super::document::{self, Node, Place, Table, TomlValue};
 use super::environment::Environment;
+use super::file;
 use super::form::Text;
 use super::overrides;
 use super::problem::{ConfigReport, Source};
 use super::read::{Form, Reader};
 use super::table::Keyed;
+
+/// Largest file of a configuration, in bytes: several ten thousand tenants.
+const LARGEST_FILE: u64 = 64 << 20;
 
 /// A configuration that was read but not yet checked as a whole, with the mistakes so far.
 pub(crate) struct Draft {
@@ -55,7 +58,7 @@ impl Draft {
         let mut reader = Reader::new(environment, registered_consumers);
         let mut files = Files::default();
         let mut root = match path {
-            Some(path) => files.read(path, &mut reader.report),
+            Some(path) => files.read(path, "", &mut reader.report),
             None => None,
         }
         .unwrap_or_else(|| Node::empty_table(Place::default()));
@@ -97,8 +100,8 @@ impl Default for Files {
 }
 
 impl Files {
-    /// Reads and parses one file.
-    fn read(&mut self, path: &Path, report: &mut ConfigReport) -> Option<Node> {
+    /// Reads and parses one file. `key` names it if it is an included one.
+    fn read(&mut self, path: &Path, key: &str, report: &mut ConfigReport) -> Option<Node> {
         let source = report.add_source(Source::File(path.to_owned()));
         let start = Place {
             source,
@@ -106,11 +109,12 @@ impl Files {
             column: 0,
         };
         self.read.push(path.to_owned());
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
+        let bytes = match file::read(path, LARGEST_FILE) {
+            Ok((_, bytes)) => bytes,
             Err(error) => {
                 self.complete = false;
-                report.mistake(start, "", error.to_string(), "a file that can be read", "");
+                let found = error.to_string();
+                report.mistake(start, key, found, "a file that can be read", "");
                 return None;
             }
         };
@@ -161,7 +165,7 @@ impl Files {
                 if self.read.iter().any(|known| same_file(known, &path)) {
                     continue;
                 }
-                if let Some(root) = self.read(&path, &mut reader.report) {
+                if let Some(root) = self.read(&path, &key, &mut reader.report) {
                     adopt(root, table, &mut reader.report);
                 }
             }

@@ -37,6 +37,7 @@ mod document;
 mod effective;
 mod environment;
 mod fault;
+pub(crate) mod file;
 mod form;
 mod key;
 mod layer;

@@ -3,8 +3,7 @@
 //! In the file a secret is a text, `{ file = "…" }` or `{ env = "…" }`. No error shows its value.
 
 use std::fmt;
-use std::fs;
-use std::io::Read;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::document::{Node, Table, TomlValue};
+use super::file;
 use super::problem::Source;
 use super::read::{Form, Reader};
 
@@ -103,22 +103,22 @@ fn read_elsewhere(node: &Node, table: &Table, reader: &mut Reader<'_>) -> Option
     Some(Secret::new(text))
 }
 
-fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String> {
+fn read_file(node: &Node, name: &str, reader: &mut Reader<'_>) -> Option<String> {
     let path = match reader.report.source(node.place) {
-        Source::File(naming) => naming.parent().unwrap_or(Path::new("")).join(file),
-        _ => PathBuf::from(file),
+        Source::File(naming) => naming.parent().unwrap_or(Path::new("")).join(name),
+        _ => PathBuf::from(name),
     };
     reader.secret_files.push(path.clone());
     let shown = path.display();
-    let unreadable = |error: &std::io::Error| format!("the file {shown}: {error}");
+    let unreadable = |error: &io::Error| format!("the file {shown}: {error}");
     let expected = "a file with the secret";
-    let (metadata, mut text) = match fs::metadata(&path)
-        .and_then(|metadata| match metadata.len() {
-            0..=LARGEST_FILE => Ok(metadata),
-            _ => Err(std::io::ErrorKind::FileTooLarge.into()),
-        })
-        .and_then(|metadata| Ok((metadata, read_bounded(&path)?)))
-    {
+    let read = file::read(&path, LARGEST_FILE).and_then(|(metadata, bytes)| {
+        // Wiped like the text, also when it is no text.
+        let bytes = Zeroizing::new(bytes);
+        let text = str::from_utf8(&bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))?;
+        Ok((metadata, text.to_owned()))
+    });
+    let (metadata, mut text) = match read {
         Ok(read) => read,
         Err(error) => return reader.mistake(node, unreadable(&error), expected, ""),
     };
@@ -143,18 +143,6 @@ fn read_file(node: &Node, file: &str, reader: &mut Reader<'_>) -> Option<String>
         reader.warn(node, text);
     }
     Some(text)
-}
-
-/// Reads a file of limited size. Devices and pipes report no length, so the limit is enforced while reading.
-fn read_bounded(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let read = fs::File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_string(&mut text)?;
-    if read as u64 > LARGEST_FILE {
-        return Err(std::io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

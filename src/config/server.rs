@@ -27,12 +27,19 @@ table! {
         pub trusted_proxies: Vec<IpNet> as List(parsed("a network such as \"10.0.0.0/8\"")) => Vec::new(),
         /// Time for a client to send its request. A longer one lets slow clients hold descriptors.
         pub handshake_timeout: Duration as SOME_SPAN => Duration::from_secs(10),
+        /// Time for a client to complete a message that it has begun. Then the socket is closed with 1008. Shorter than the time
+        /// of the largest message on the slowest link is too short.
+        pub message_timeout: Duration as SECONDS => Duration::from_secs(60),
         /// Pings to clients.
         pub heartbeat: Heartbeat as nested() => Heartbeat::default(),
         /// Most open sockets of this replica. Above it upgrades get 503; readiness stays on. 0: the descriptor limit less 256.
         pub max_connections: u64 as count(0) => 0,
-        /// Bound of all outbound queues together, as a part of the memory limit or as a size; shared frames count once. Over it the
-        /// fullest sockets are closed with 4008.
+        /// Most connections whose handshake is not over. At the bound a new one takes the place of the oldest that has sent nothing,
+        /// else of the oldest incomplete request. 0: one for 40 KiB of the memory limit, at most a quarter of the descriptor limit.
+        pub max_handshakes: u64 as count(0) => 0,
+        /// Bound of the memory that clients and back ends can make this replica hold, as a part of the memory limit or as a size:
+        /// queued frames (shared ones count once), events, unfinished messages, requests. Over it the oldest incomplete requests
+        /// are dropped and the fullest sockets closed with 4008; a quarter above it no holder gets more than 4 KiB.
         pub max_queue_bytes: QueueBound as Quota => QueueBound::Percent(25.0),
         /// Most open database connections of this replica, all tenants together. At the limit an idle one of another pool is closed.
         pub max_database_connections: u32 as count(1) => 100,

@@ -23,9 +23,9 @@ table! {
         pub pool: PoolConfig as nested() => PoolConfig::default(),
         /// Time for which a record is fresh. A longer one spares the database, but a disabled user stays in for up to this time.
         pub cache_ttl: Duration as SECONDS => Duration::from_secs(300),
-        /// Time for which a record may be used while the database is down.
+        /// Time for which a record may be used while the database is down, or does not answer within half a second.
         pub stale_ttl: Duration as SECONDS => Duration::from_secs(3600),
-        /// Time for which the absence of a user is remembered.
+        /// Time for which the absence of a user is remembered, and that a row cannot be used: two rows, or over 64 KiB of columns.
         pub negative_ttl: Duration as SECONDS => Duration::from_secs(10),
         /// Time for which this process uses a record without asking Redis. `0s`: it always asks.
         pub local_ttl: Duration as ANY_SPAN => Duration::from_secs(5),

@@ -7,6 +7,7 @@ use super::message::{Answer, VERSION};
 use crate::channel_layer::Control;
 use crate::ids::ReplicaId;
 use crate::stores::redis_keys;
+use crate::tasks;
 
 /// The prefix of the channels of answers. A command cannot make a replica publish to another channel.
 const REPLY_PREFIX: &str = "lockgate::reply:";
@@ -72,6 +73,6 @@ impl Reply {
         };
         let control = self.control;
         // The task ends within Redis' time limit. If the answer is lost, this replica is named among the missing ones.
-        tokio::spawn(async move { drop(control.answer(&channel, &payload).await) });
+        tasks::brief(async move { drop(control.answer(&channel, &payload).await) });
     }
 }

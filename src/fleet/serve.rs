@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::message::{Answer, Command, Op};
 use super::{Fleet, Reply};
 use crate::channel_layer::{Control, Heard};
+use crate::tasks;
 
 /// Takes answers to questions of this replica. Never returns.
 pub async fn serve_replies(control: Arc<Control>, fleet: Arc<Fleet>) -> Infallible {
@@ -50,7 +51,7 @@ where
                 }
                 let applied = reload();
                 // A task of its own, because reading all files takes time and further messages must not wait.
-                tokio::spawn(async move {
+                tasks::brief(async move {
                     let outcome = applied.await;
                     reply.send(|answer| answer.error = outcome.err());
                 });

@@ -84,6 +84,11 @@ impl Decoder {
         self.partial.is_some()
     }
 
+    /// Returns the bytes of heap memory that it owns: those of an incomplete message.
+    pub fn memory(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.memory())
+    }
+
     /// Takes the next message from `input`. Call it until it returns `None`: then it has taken all of `input`.
     ///
     /// After a close frame or an error it takes the input and ignores it (RFC 6455 §5.5.1).
@@ -216,6 +221,15 @@ impl Decoder {
 }
 
 impl Partial {
+    fn memory(&self) -> usize {
+        let message = self.message.as_ref();
+        let control = self
+            .frame
+            .as_ref()
+            .map_or(0, |frame| frame.control.capacity());
+        size_of::<Self>() + message.map_or(0, |message| message.body.capacity()) + control
+    }
+
     /// Takes the part of the open frame's payload that `input` holds; returns true if the frame is complete.
     fn read_payload(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
         let Some(frame) = &mut self.frame else {
@@ -227,12 +241,14 @@ impl Partial {
         *input = rest;
         match &mut self.message {
             Some(message) if !frame.header.opcode.is_control() => {
-                // Doubles the buffer, or makes room for this chunk if it is larger. A header alone reserves nothing,
-                // because a client can claim any length.
-                let doubled = (take as u64).max(message.len).min(missing);
-                message
-                    .body
-                    .reserve(usize::try_from(doubled).unwrap_or(take));
+                // A full buffer doubles, or makes room for this chunk if it is larger. A header alone reserves nothing,
+                // because a client can claim any length. The last frame tells how many bytes are to come.
+                if message.body.room() < take {
+                    let doubled = (take as u64).max(message.len);
+                    let most = if frame.header.fin { missing } else { u64::MAX };
+                    let doubled = usize::try_from(doubled.min(most)).unwrap_or(take);
+                    message.body.reserve(doubled);
+                }
                 message
                     .body
                     .push(chunk, frame.header.mask, frame.received)?;
@@ -283,6 +299,21 @@ impl Body {
         match opcode {
             Opcode::Text => Self::Text(TextBuffer::default()),
             _ => Self::Binary(Vec::new()),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Text(text) => text.capacity(),
+            Self::Binary(bytes) => bytes.capacity(),
+        }
+    }
+
+    /// Returns the reserved bytes that are free.
+    fn room(&self) -> usize {
+        match self {
+            Self::Text(text) => text.room(),
+            Self::Binary(bytes) => bytes.capacity() - bytes.len(),
         }
     }
 

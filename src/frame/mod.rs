@@ -6,9 +6,9 @@
 //! socket 5 KiB or more (`docs/architecture.md` has the measurements). `tests/parts/frames.rs` compares both.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::budget::{HeldKind, MemoryBudget};
 use crate::close_code::{CloseFrame, CloseReason};
 
 pub use decoder::Decoder;
@@ -58,24 +58,13 @@ impl Opcode {
     }
 }
 
-/// The bytes of all frames in memory that count against a budget. A frame queued for a thousand sockets counts once.
-#[derive(Debug, Default)]
-pub struct QueueBudget(AtomicU64);
-
-impl QueueBudget {
-    /// Returns the bytes now, including frame headers.
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// The budget of a frame and the time at which its event was read.
 #[derive(Clone, Debug, Default)]
 pub struct Accounting {
     /// The time at which the event was read from the channel layer; set if its delivery is timed.
     pub read_at: Option<Instant>,
     /// The budget that counts the frame's bytes while any clone of it lives.
-    pub budget: Option<Arc<QueueBudget>>,
+    pub budget: Option<Arc<MemoryBudget>>,
 }
 
 /// An encoded frame to clients, header and payload in one buffer. A clone costs one counter.
@@ -86,15 +75,13 @@ pub struct Frame(Arc<FrameInner>);
 struct FrameInner {
     bytes: Box<[u8]>,
     read_at: Option<Instant>,
-    budget: Option<Arc<QueueBudget>>,
+    budget: Option<Arc<MemoryBudget>>,
 }
 
 impl Drop for FrameInner {
     fn drop(&mut self) {
         if let Some(budget) = &self.budget {
-            budget
-                .0
-                .fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+            budget.release(HeldKind::Frames, self.bytes.len() as u64);
         }
     }
 }
@@ -111,7 +98,7 @@ impl Frame {
         };
         let bytes = encode(opcode, payload);
         if let Some(budget) = &accounting.budget {
-            budget.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            budget.hold(HeldKind::Frames, bytes.len() as u64);
         }
         Self(Arc::new(FrameInner {
             bytes,
@@ -266,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_shared_frame_counts_once_until_its_last_clone_is_gone() {
-        let budget = Arc::new(QueueBudget::default());
+        let budget = Arc::new(MemoryBudget::default());
         let accounting = Accounting {
             budget: Some(Arc::clone(&budget)),
             ..Accounting::default()

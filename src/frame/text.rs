@@ -29,6 +29,16 @@ impl TextBuffer {
         self.text.reserve_exact(additional);
     }
 
+    /// Returns the bytes that it has reserved.
+    pub(super) fn capacity(&self) -> usize {
+        self.text.capacity()
+    }
+
+    /// Returns the reserved bytes that are free.
+    pub(super) fn room(&self) -> usize {
+        self.text.capacity() - self.text.len()
+    }
+
     /// Appends `masked`, whose first byte is at `offset` in its frame's payload.
     pub(super) fn push(
         &mut self,

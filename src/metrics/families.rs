@@ -36,6 +36,12 @@ families! {
     CONNECTIONS_LIMIT: Gauge = "lockgate_connections_limit", [];
     /// Open sockets divided by the limit
     CONNECTION_SATURATION: Gauge = "lockgate_connection_saturation", [];
+    /// Connections whose handshake is not over
+    HALF_OPEN: Gauge = "lockgate_half_open_connections", [];
+    /// Half-open connections that this replica takes before the oldest silent ones go
+    HALF_OPEN_LIMIT: Gauge = "lockgate_half_open_limit", [];
+    /// Half-open connections that were dropped to make room
+    HALF_OPEN_DROPPED: Counter = "lockgate_half_open_dropped_total", ["stage"];
     /// Upgrade requests by outcome
     HANDSHAKES: Counter = "lockgate_handshakes_total", ["tenant", "result"];
     /// Time from the request's last byte to the answer
@@ -68,6 +74,10 @@ families! {
     FANOUT_RECIPIENTS: Histogram = "lockgate_fanout_recipients", [] in RECIPIENTS;
     /// Bytes of frames waiting for sockets, shared frames once
     SEND_QUEUE_BYTES: Gauge = "lockgate_send_queue_bytes", [];
+    /// Bytes held for clients and back ends, by what holds them
+    HELD_BYTES: Gauge = "lockgate_held_bytes", ["kind"];
+    /// The bound of these bytes
+    HELD_BYTES_LIMIT: Gauge = "lockgate_held_bytes_limit", [];
     /// Bytes of events waiting for fan-out
     LAYER_QUEUE_BYTES: Gauge = "lockgate_layer_queue_bytes", ["tenant"];
     /// Memberships of sockets in groups
@@ -102,6 +112,10 @@ families! {
     CONFIG_RELOAD_SUCCESSFUL: Gauge = "lockgate_config_reload_successful", [];
     /// Unix time at which a configuration was last applied
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
+    /// Panics: bugs of the gateway or of a program's consumers
+    PANICS: Counter = "lockgate_panics_total", [];
     /// Delay of a timer of the runtime
     LOOP_LAG: Histogram = "lockgate_loop_lag_seconds", [] in SECONDS;
+    /// Tasks of the runtime that are alive
+    RUNTIME_TASKS: Gauge = "lockgate_runtime_tasks", [];
 }

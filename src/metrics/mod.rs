@@ -10,7 +10,9 @@ pub use family::Description;
 pub use replica::*;
 pub use series::{SeriesPlace, TenantSeries, render};
 pub use tenant::{OTHER_TENANTS, TenantMetrics};
-pub use words::{AuthStep, DropCause, EventSource, FrameKind, GapCause, LookupResult};
+pub use words::{
+    AuthStep, DropCause, EventSource, FrameKind, GapCause, HandshakeStage, LookupResult,
+};
 
 mod dependency;
 mod families;

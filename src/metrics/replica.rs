@@ -1,14 +1,20 @@
 //! The metrics of this process as a whole: its life, its handshakes, its fan-out.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::Histogram;
+use metrics::{Counter, Histogram};
 
 use super::dependency::one_if;
 use super::families::*;
+use super::words::HandshakeStage;
+use crate::budget::{HeldKind, MemoryBudget};
 
 /// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
+
+/// The handle of the count of panics, from the start of the server on.
+static PANICKED: OnceLock<Counter> = OnceLock::new();
 
 /// Counts an upgrade request that was refused before its tenant was known.
 pub fn handshake_without_tenant(result: &'static str) {
@@ -48,6 +54,7 @@ pub fn build_info() {
     BUILD_INFO.with([env!("CARGO_PKG_VERSION").into()]).set(1.0);
     draining(false);
     drain_remaining(0);
+    PANICKED.get_or_init(|| PANICS.get()).absolute(0);
 }
 
 /// Records that `/readyz` answers 200, or that it does not.
@@ -65,13 +72,35 @@ pub fn drain_remaining(count: usize) {
     DRAIN_REMAINING_CONNECTIONS.get().set(count as f64);
 }
 
-/// Records the open sockets, their limit, and the bytes that wait for sockets; called on each upkeep.
-pub fn saturation(open: usize, limit: u64, queued_bytes: u64) {
+/// Records the open sockets and their limit; called on each upkeep.
+pub fn saturation(open: usize, limit: u64) {
     CONNECTIONS_LIMIT.get().set(limit as f64);
     CONNECTION_SATURATION
         .get()
         .set(open as f64 / limit.max(1) as f64);
-    SEND_QUEUE_BYTES.get().set(queued_bytes as f64);
+}
+
+/// Records the half-open connections and their limit; called on each upkeep.
+pub fn half_open(now: usize, limit: usize) {
+    HALF_OPEN.get().set(now as f64);
+    HALF_OPEN_LIMIT.get().set(limit as f64);
+}
+
+/// Counts a half-open connection that was dropped to make room, or that found none while each other was being answered.
+pub fn handshake_dropped(stage: HandshakeStage) {
+    HALF_OPEN_DROPPED.with([stage.label().into()]).increment(1);
+}
+
+/// Records the bytes that are held for others, and their bound; called on each upkeep.
+pub fn held(budget: &MemoryBudget) {
+    for kind in HeldKind::ALL {
+        let bytes = budget.of(*kind) as f64;
+        HELD_BYTES.with([kind.label().into()]).set(bytes);
+    }
+    HELD_BYTES_LIMIT.get().set(budget.most() as f64);
+    SEND_QUEUE_BYTES
+        .get()
+        .set(budget.of(HeldKind::Frames) as f64);
 }
 
 /// Records that a configuration was applied, or refused, at `now` (Unix seconds).
@@ -87,7 +116,19 @@ pub fn revocation_propagated(took: Duration) {
     REVOCATION_PROPAGATION.get().record(took.as_secs_f64());
 }
 
+/// Counts a panic. It takes no lock of the recorder, in which the panic may have happened.
+pub fn panicked() {
+    if let Some(panics) = PANICKED.get() {
+        panics.increment(1);
+    }
+}
+
 /// Records the delay of a timer of the runtime.
 pub fn loop_lag(lag: Duration) {
     LOOP_LAG.get().record(lag.as_secs_f64());
+}
+
+/// Sets the number of tasks of the runtime that are alive.
+pub fn runtime_tasks(alive: usize) {
+    RUNTIME_TASKS.get().set(alive as f64);
 }

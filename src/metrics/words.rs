@@ -46,6 +46,18 @@ labels! {
         Error = "error",
     }
 
+    /// How far a handshake has come.
+    pub enum HandshakeStage {
+        /// The client has sent nothing.
+        Silent = "silent",
+        /// A part of the request has come.
+        Head = "head",
+        /// The request is checked, and its socket opened.
+        Answering = "answering",
+        /// The refusal is sent; the client has not closed.
+        Answered = "answered",
+    }
+
     /// A step of the authentication that is timed.
     pub enum AuthStep {
         Token = "token",

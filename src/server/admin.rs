@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::{http, router};
 use crate::api::health::AdminState;
+use crate::tasks::Alarm;
 
 /// Interval of the recorder's upkeep. Histograms keep every sample until it runs, so it runs often.
 const RECORDER_UPKEEP: Duration = Duration::from_secs(1);
@@ -18,6 +19,7 @@ pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<
         .build();
     let runtime = runtime.context("cannot start the admin listener")?;
     let serve = move || {
+        let _alarm = Alarm::of("the admin listener");
         runtime.block_on(async move {
             let recorder = state.metrics.clone();
             let upkeep = async {

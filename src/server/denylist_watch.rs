@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
-
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::metrics;
 use crate::stores::inspection::{self, Epoch, Facts, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{EPOCH, LOST};
+use crate::tasks::{self, Task};
 use crate::tenant::Tenants;
 
 /// Pause between checks of a server.
@@ -36,13 +35,7 @@ pub(super) struct DenylistWatch {
 /// A watched server. Dropping it ends its task.
 struct Watched {
     store: Arc<RedisStore>,
-    task: AbortHandle,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: Task,
 }
 
 impl DenylistWatch {
@@ -65,8 +58,8 @@ impl DenylistWatch {
             for store in servers {
                 if !watched.iter().any(|known| same(&known.store, &store)) {
                     let watch = watch(store.clone(), Standing::new(self.at_risk.clone()));
-                    let task = tokio::spawn(watch).abort_handle();
-                    watched.push(Watched { store, task });
+                    let _task = tasks::lasting("the watch over a denylist", watch);
+                    watched.push(Watched { store, _task });
                 }
             }
             tokio::time::sleep(SERVERS).await;

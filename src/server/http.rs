@@ -1,47 +1,95 @@
 //! Plain HTTP for the admin and API listeners, with limits on connections and time.
+//!
+//! Connections that wait for their clients hold up no other: at the bound the one that has waited longest gives its place
+//! to the next. So probes are answered whatever else is connected.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use futures_util::future::Abortable;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tower::ServiceExt;
 
-/// Concurrent connections of scrapers and operators. Further ones wait in the listener's backlog.
+use seats::{AnswerBody, Seat, Seats, WatchedBody};
+
+use crate::tasks;
+
+mod seats;
+
+/// Concurrent connections of probes, scrapers and callers.
 const MAX_CONNECTIONS: usize = 256;
+/// Connections accepted in a row before their requests are read.
+const AT_ONCE: usize = 16;
 /// Time for the head of a request, so that a client that sends one byte at a time cannot hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a whole connection, so that a slow body ends as well.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The pause after an error of the listener.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` until the task is dropped.
 pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let seats = Seats::new(MAX_CONNECTIONS);
+    let mut accepted: usize = 0;
     loop {
-        let permit = permits.clone().acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(error = %error, "Cannot accept connections; trying again");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+        seats.free().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (seat, ends) = seats.take();
+                let served = serve_one(stream, router.clone(), seat);
+                tasks::brief(async move {
+                    // It ends early if its seat goes to another.
+                    Abortable::new(served, ends).await.ok();
+                });
             }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT);
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            // An error concerns this client alone: it broke off or broke the protocol.
-            tokio::time::timeout(CONNECTION_TIMEOUT, connection)
-                .await
-                .ok();
-            drop(permit);
-        });
+            Err(error) => pause(&error, &seats).await,
+        }
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(AT_ONCE) {
+            // A connection whose request is there is not taken for one that waits.
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// Serves the requests of one connection.
+async fn serve_one(stream: TcpStream, router: Router, seat: Arc<Seat>) {
+    // A connection without a request owns no buffer. One that is new may count as readable before it is.
+    let first = timeout(HEAD_TIMEOUT, stream.peek(&mut [0])).await;
+    if !matches!(first, Ok(Ok(1))) {
+        return;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, seat) = (router.clone(), seat.clone());
+        let working = seat.works();
+        let body_of = |body| Body::new(WatchedBody::new(body, seat));
+        async move {
+            let answer = router.oneshot(request.map(body_of)).await;
+            answer.map(|answer| answer.map(|body| Body::new(AnswerBody::new(body, working))))
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    // An error concerns this client alone: it broke off or broke the protocol.
+    timeout(CONNECTION_TIMEOUT, connection).await.ok();
+}
+
+/// Logs an error of the listener and pauses. Where no descriptor is left, the next connection gets one of a client that
+/// is waited for.
+async fn pause(error: &io::Error, seats: &Seats) {
+    let made_room = seats.end_longest_wait();
+    tracing::warn!(error = %error, made_room, "Cannot accept connections; trying again");
+    tokio::time::sleep(PAUSE).await;
 }

@@ -49,6 +49,32 @@ pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
     usize::try_from(most).unwrap_or(usize::MAX)
 }
 
+/// Memory for one half-open connection: its buffers in the kernel, its task, and now and then a whole request.
+const HANDSHAKE_BYTES: u64 = 40 * 1024;
+/// The fewest half-open connections of a small machine.
+const FEWEST_HANDSHAKES: u64 = 64;
+
+/// Resolves `server.max_handshakes`. 0 means what memory and descriptors allow.
+pub(super) fn max_handshakes(configured: u64, descriptors: u64) -> usize {
+    let most = match configured {
+        0 => handshakes_of(memory_limit(), descriptors),
+        configured => configured.min(descriptors),
+    };
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+fn handshakes_of(memory: u64, descriptors: u64) -> u64 {
+    let by_memory = memory / HANDSHAKE_BYTES;
+    by_memory.min(descriptors / 4).max(FEWEST_HANDSHAKES)
+}
+
+/// Returns the most connections of clients, half-open ones included. They may take half of the reserved descriptors, so
+/// that a full replica can answer 503.
+pub(super) fn all_connections(descriptors: u64) -> usize {
+    let most = descriptors.saturating_sub(RESERVED / 2).max(1);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// Resolves `server.max_queue_bytes` to bytes. A percentage refers to [`memory_limit`].
 pub fn queue_bound(bound: QueueBound) -> u64 {
     match bound {
@@ -84,4 +110,24 @@ fn machine_memory() -> Option<u64> {
         .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_of_handshakes_grows_with_memory_and_descriptors() {
+        let (mib, many) = (1 << 20, 1 << 20);
+        for (memory, descriptors, most) in [
+            (512 * mib, many, 13_107),
+            (2048 * mib, many, 52_428),
+            (2048 * mib, 4096, 1024),
+            (mib, 100, 64),
+        ] {
+            assert_eq!(handshakes_of(memory, descriptors), most);
+        }
+        assert_eq!(max_handshakes(5, many), 5);
+        assert_eq!(max_handshakes(1 << 30, 1000), 1000);
+    }
 }

@@ -19,6 +19,7 @@ use crate::metrics;
 use crate::replica::ReplicaLife;
 use crate::socket::accept;
 use crate::socket::registration::Occupancy;
+use crate::tasks;
 use crate::tenant::Tenants;
 
 use drain::SignalAction;
@@ -43,6 +44,7 @@ mod listen;
 mod readiness;
 mod reload;
 mod router;
+mod shed;
 mod start;
 
 mod upkeep;
@@ -157,7 +159,7 @@ impl Server {
                     SignalAction::Reload => {
                         let reloader = self.reloader.clone();
                         // The reload logs its own result. In a task of its own it cannot delay a drain.
-                        tokio::spawn(async move { drop(reloader.reload().await) });
+                        tasks::brief(async move { drop(reloader.reload().await) });
                     }
                 },
                 ended = self.critical.join_next() => {

@@ -7,29 +7,31 @@ use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::denylist_watch::DenylistWatch;
 use super::reload::{Applied, Reloader};
+use super::shed::Shedder;
 use super::upkeep::Upkeep;
 use super::{Addresses, Options, limits, listen, readiness};
 use crate::api::health::{AdminState, Progress};
 use crate::api::{ApiKeys, ApiState, Deployment};
+use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::config::Config;
 use crate::fleet::{self, Fleet};
-use crate::frame::QueueBudget;
 use crate::ids::ReplicaId;
 use crate::replica::ReplicaLife;
 use crate::socket::Door;
 use crate::socket::client_address::AddressFinder;
+use crate::socket::half_open::HalfOpen;
 use crate::socket::head::HeadReader;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::per_address::AddressBudgets;
 use crate::socket::registration::Occupancy;
 use crate::stores::key_store::KeyStore;
+use crate::tasks;
 use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
 
@@ -76,9 +78,7 @@ pub(super) struct ServerParts {
     api_keys: Arc<ApiKeys>,
     /// The control channel of all replicas, and the store of their registry.
     deployment: Option<(Arc<Control>, KeyStore)>,
-    budget: Arc<QueueBudget>,
-    /// Failures of tenants' tasks.
-    failures: mpsc::UnboundedReceiver<anyhow::Error>,
+    budget: Arc<MemoryBudget>,
 }
 
 impl ServerParts {
@@ -90,8 +90,7 @@ impl ServerParts {
         let serving = builder.serving(&config, &tenants)?;
         let fleet = Fleet::new(replica.clone(), config.api.timeout);
         let registry = fleet::ReplicaRegistry::new(replica);
-        let (failed, failures) = mpsc::unbounded_channel();
-        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone(), failed);
+        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
         tenancy.serve(serving, &builder, &config);
         let api_keys = Arc::new(ApiKeys::new(&config));
         let deployment = config.redis.url.as_ref();
@@ -100,6 +99,7 @@ impl ServerParts {
             registry.set_deployment(key_store.clone());
         }
         let budget = builder.budget().clone();
+        budget.set_most(limits::queue_bound(config.server.max_queue_bytes));
         let reloader = Arc::new(Reloader {
             load: options.load,
             state: Mutex::new(Applied {
@@ -124,7 +124,6 @@ impl ServerParts {
             api_keys,
             deployment,
             budget,
-            failures,
         })
     }
 
@@ -132,6 +131,11 @@ impl ServerParts {
     pub(super) fn door(&self, pages: Option<Router>, descriptors: u64) -> Arc<Door> {
         let server = &self.config.server;
         let most = limits::max_connections(server.max_connections, descriptors);
+        let half_open = HalfOpen::new(
+            limits::max_handshakes(server.max_handshakes, descriptors),
+            limits::all_connections(descriptors),
+            self.budget.clone(),
+        );
         Arc::new(Door {
             config: server.clone(),
             heads: HeadReader::new(server),
@@ -139,9 +143,10 @@ impl ServerParts {
             tenants: self.tenants.clone(),
             life: self.life.clone(),
             occupancy: Occupancy::new(most),
+            half_open,
             address_finder: AddressFinder::new(server),
             addresses: AddressBudgets::new(server.per_address),
-            heartbeat: HeartbeatWheel::new(server),
+            heartbeat: HeartbeatWheel::new(server, self.budget.clone()),
             tasks: TaskTracker::new(),
         })
     }
@@ -174,13 +179,7 @@ impl ServerParts {
     /// Starts the tasks of the replica, those of its listeners excepted.
     pub(super) fn start(self, door: &Door, progress: Arc<Progress>) -> Critical {
         let mut critical = Critical::new();
-        let mut failures = self.failures;
-        critical.spawn(async move {
-            match failures.recv().await {
-                Some(error) => Err(error),
-                None => std::future::pending().await,
-            }
-        });
+        critical.spawn(async { Err(anyhow::anyhow!("{} failed", tasks::failed().await)) });
         let (registry, watching) = (self.registry, self.reloader.clone());
         critical.spawn(async move { Ok(registry.run().await) });
         critical.spawn(async move { Ok(watching.watch().await) });
@@ -192,8 +191,13 @@ impl ServerParts {
         let upkeep = Upkeep {
             tenants: self.tenants.clone(),
             occupancy: door.occupancy.clone(),
-            budget: self.budget,
-            max_queue_bytes: limits::queue_bound(self.config.server.max_queue_bytes),
+            addresses: door.addresses.clone(),
+            shedder: Shedder {
+                tenants: self.tenants.clone(),
+                half_open: door.half_open.clone(),
+                unfinished: door.heartbeat.unfinished().clone(),
+                budget: self.budget,
+            },
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });

@@ -6,16 +6,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{AbortRegistration, Abortable};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Door;
+use super::half_open::HandshakePlace;
 use super::handshake::shake_hands;
 
 /// The pause of the accept loop when the process has no file descriptor left. Only a socket that closes frees one.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
-/// The most connections beyond `server.max_connections`: those in their handshake or being refused. They may take half
-/// of the reserved descriptors.
-const HANDSHAKES: usize = 128;
+/// The pause in which a connection that was dropped for its descriptor gives it back.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
 /// Connections accepted in a row before other tasks run. Their handshakes run together, so that their questions to
 /// Redis share one round.
 const AT_ONCE: usize = 16;
@@ -25,19 +26,19 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) -> Infallible {
     let mut accepted: usize = 0;
     loop {
         match listener.accept().await {
-            // Handshakes and refused connections hold descriptors too. The bound leaves a part of the reserve free.
-            Ok((stream, _)) if door.tasks.len() >= door.occupancy.most() + HANDSHAKES => {
-                drop(stream)
-            }
             Ok((stream, peer)) => {
-                door.tasks.spawn(serve(stream, peer.ip(), &door));
+                // Without a place the stream is dropped here.
+                if let Some((place, ends)) = door.half_open.begin(door.tasks.len()) {
+                    let task = serve(stream, peer.ip(), place, ends, &door);
+                    door.tasks.spawn(task);
+                }
                 accepted = accepted.wrapping_add(1);
                 if accepted.is_multiple_of(AT_ONCE) {
                     // A burst of connects waits in the listener's queue and does not delay open sockets.
                     tokio::task::yield_now().await;
                 }
             }
-            Err(error) => pause(&error).await,
+            Err(error) => pause(&error, &door).await,
         }
     }
 }
@@ -48,13 +49,15 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) -> Infallible {
 fn serve(
     stream: TcpStream,
     peer: IpAddr,
+    place: HandshakePlace,
+    ends: AbortRegistration,
     door: &Arc<Door>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let door = door.clone();
-    let handshake = Box::pin(async move { shake_hands(stream, peer, &door).await });
+    let handshake = shake_hands(stream, peer, place, door.clone());
+    let handshake = Box::pin(Abortable::new(handshake, ends));
     async move {
         // A `match` on the awaited value would keep the box of the handshake alive as long as the socket.
-        let Some(connection) = handshake.await else {
+        let Ok(Some(connection)) = handshake.await else {
             return;
         };
         connection.run().await;
@@ -62,25 +65,46 @@ fn serve(
 }
 
 /// Logs an error of the listener and pauses. A connection that was reset before it was accepted needs no pause.
-async fn pause(error: &io::Error) {
+async fn pause(error: &io::Error, door: &Door) {
     let gone = matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
     );
-    if !gone {
-        tracing::warn!(error = %error, "Cannot accept connections; trying again");
-        tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
+    if gone {
+        return;
     }
+    // The next connection gets the descriptor of one that can be spared. Its drop is counted.
+    if door.half_open.shed() {
+        tokio::time::sleep(ROOM_PAUSE).await;
+        return;
+    }
+    tracing::warn!(error = %error, "Cannot accept connections; trying again");
+    tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn future_size<F: Future>(_: impl Fn(TcpStream, IpAddr, &Arc<Door>) -> F) -> usize {
+    type Serve<F> = fn(TcpStream, IpAddr, HandshakePlace, AbortRegistration, &Arc<Door>) -> F;
+
+    fn future_size<F: Future>(_: Serve<F>) -> usize {
         size_of::<F>()
+    }
+
+    type ShakeHands<F> = fn(TcpStream, IpAddr, HandshakePlace, Arc<Door>) -> F;
+
+    fn silent_size<F: Future>(_: ShakeHands<F>) -> usize {
+        size_of::<F>()
+    }
+
+    /// Before: over 10 KiB, for the whole handshake.
+    #[test]
+    fn the_task_of_a_silent_connection_is_small() {
+        let size = silent_size(shake_hands);
+        assert!(size <= 640, "{size}");
     }
 
     #[test]

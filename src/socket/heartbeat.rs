@@ -1,4 +1,5 @@
-//! Times pings, pong deadlines, token expiry and `server.max_age` of all sockets with one coarse timer wheel.
+//! Times pings, pong deadlines, token expiry, unfinished messages and `server.max_age` of all sockets with one coarse timer
+//! wheel.
 //!
 //! A tokio timer for each socket would take 144 bytes and a wake-up; the wheel takes eight bytes for each.
 
@@ -8,8 +9,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 
+use super::unfinished::UnfinishedMessages;
+use crate::budget::MemoryBudget;
 use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
 use crate::config::ServerConfig;
@@ -49,11 +53,14 @@ pub struct HeartbeatWheel {
     tick: AtomicU32,
     /// The sockets that are due, by tick modulo [`SLOTS`].
     slots: Mutex<Vec<Vec<Weak<Member>>>>,
+    /// The messages that have to be complete in time.
+    unfinished: Arc<UnfinishedMessages>,
 }
 
 impl HeartbeatWheel {
-    /// Creates a wheel for `server.heartbeat` and `server.max_age`; [`HeartbeatWheel::run`] turns it.
-    pub fn new(config: &ServerConfig) -> Arc<Self> {
+    /// Creates a wheel for `server.heartbeat`, `server.max_age` and `server.message_timeout`; [`HeartbeatWheel::run`] turns
+    /// it. The bytes of unfinished messages count in `budget`.
+    pub fn new(config: &ServerConfig, budget: Arc<MemoryBudget>) -> Arc<Self> {
         let ticks = |time: Duration| {
             u32::try_from(time.as_millis() / TICK.as_millis())
                 .unwrap_or(u32::MAX / 2)
@@ -71,7 +78,13 @@ impl HeartbeatWheel {
             started: Instant::now(),
             tick: AtomicU32::new(1),
             slots: Mutex::new(vec![Vec::new(); SLOTS]),
+            unfinished: UnfinishedMessages::new(config.message_timeout, budget),
         })
+    }
+
+    /// Returns the list of unfinished messages.
+    pub fn unfinished(&self) -> &Arc<UnfinishedMessages> {
+        &self.unfinished
     }
 
     /// Watches the socket until it is dropped. The first ping comes at a random moment of the first interval, so that
@@ -115,6 +128,7 @@ impl HeartbeatWheel {
         loop {
             let due = interval.tick().await;
             metrics::loop_lag(due.elapsed());
+            metrics::runtime_tasks(Handle::current().metrics().num_alive_tasks());
             let last = self.tick.load(Ordering::Relaxed);
             let now = u32::try_from(self.started.elapsed().as_millis() / TICK.as_millis())
                 .unwrap_or(u32::MAX)
@@ -123,6 +137,9 @@ impl HeartbeatWheel {
             for tick in (last + 1)..=now {
                 self.tick.store(tick, Ordering::Relaxed);
                 self.turn(tick, stalled);
+            }
+            if !stalled {
+                self.unfinished.close_overdue(Instant::now());
             }
         }
     }
@@ -250,7 +267,7 @@ mod tests {
 
     /// A wheel whose socket gets a ping at tick 1; `interval` and `timeout` are 250 and 100 ticks.
     fn pinged() -> (Arc<HeartbeatWheel>, Arc<Member>) {
-        let wheel = HeartbeatWheel::new(&ServerConfig::default());
+        let wheel = HeartbeatWheel::new(&ServerConfig::default(), Arc::default());
         let member = Member::new(Profile::default());
         assert_eq!(check(&wheel, &member, 1), Some(wheel.timeout));
         (wheel, member)

@@ -17,6 +17,7 @@ mod admit;
 mod answer;
 pub mod client_address;
 pub mod connection;
+pub mod half_open;
 pub mod handshake;
 pub mod head;
 pub mod heartbeat;
@@ -27,9 +28,11 @@ mod prefixed;
 mod proxy_protocol;
 pub mod registration;
 mod rejection;
+pub mod unfinished;
 pub mod upgrade;
 
 use client_address::AddressFinder;
+use half_open::HalfOpen;
 use head::HeadReader;
 use heartbeat::HeartbeatWheel;
 use per_address::{AddressBudgets, AddressPlace};
@@ -61,6 +64,8 @@ pub struct Door {
     pub life: Arc<ReplicaLife>,
     /// The number of sockets, and its bound.
     pub occupancy: Arc<Occupancy>,
+    /// The connections whose handshake is not over, and their bound.
+    pub half_open: Arc<HalfOpen>,
     /// Finds the addresses of clients behind proxies.
     pub address_finder: AddressFinder,
     /// Budgets of client addresses.

@@ -171,7 +171,7 @@ fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
 /// Refuses if the tenant was suspended or replaced, or the socket was ordered closed, while groups were joined. A later
 /// close finds an open socket.
 fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
-    // A reload may have replaced the tenant; this one does not know the new configuration.
+    // A reload may have replaced the tenant. The handshake is then judged again, by the new configuration.
     tenant.admits()?;
     match member
         .outbound()

@@ -90,6 +90,19 @@ impl AddressBudgets {
             .map(Some)
     }
 
+    /// Frees the memory of addresses that are no longer counted.
+    pub fn upkeep(&self) {
+        let mut addresses = self.addresses.lock();
+        if addresses.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        addresses.retain(|_, account| !account.is_idle(now));
+        if addresses.len() < addresses.capacity() / 4 {
+            addresses.shrink_to_fit();
+        }
+    }
+
     fn count(
         self: &Arc<Self>,
         client: IpAddr,
@@ -158,5 +171,43 @@ impl Drop for AddressPlace {
             let count = account.count(self.counted);
             *count = count.saturating_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    fn budgets() -> Arc<AddressBudgets> {
+        AddressBudgets::new(config::PerAddress {
+            connections: 1,
+            handshakes: 1,
+            connects_per_second: 1,
+        })
+    }
+
+    /// Before, the table kept the room of its fullest moment: each client of IPv6 has as many addresses as it wants.
+    #[test]
+    fn addresses_that_are_gone_are_forgotten() {
+        let budgets = budgets();
+        let address = |number: u64| Ipv6Addr::from_bits(u128::from(number) << 64).into();
+        let held = budgets.admit(address(1)).unwrap();
+        for number in 2..10_000 {
+            drop(budgets.admit(address(number)).unwrap());
+        }
+        budgets.upkeep();
+        assert_eq!(budgets.addresses.lock().len(), 9_999, "their buckets count");
+        for account in budgets.addresses.lock().values_mut() {
+            account.last -= FORGET * 2;
+        }
+        budgets.upkeep();
+        let addresses = budgets.addresses.lock();
+        assert_eq!(addresses.len(), 1);
+        assert!(addresses.capacity() < 100, "{}", addresses.capacity());
+        drop(addresses);
+        assert!(budgets.admit(address(1)).is_err(), "its socket is open");
+        drop(held);
     }
 }

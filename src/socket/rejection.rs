@@ -11,6 +11,7 @@ use crate::error::Refusal;
 use crate::metrics;
 use crate::problem::Problem;
 use crate::tenant::Tenant;
+use crate::tenant::life::Stage;
 
 /// The reason of a step that refuses.
 #[derive(Debug)]
@@ -73,6 +74,12 @@ impl Rejection {
             tenant: Some(tenant.clone()),
             upgrade: upgrade.cloned(),
         }
+    }
+
+    /// Returns true if a reload has replaced or removed the tenant that refused.
+    pub(super) fn is_outdated(&self) -> bool {
+        let tenant = self.tenant.as_ref();
+        tenant.is_some_and(|tenant| tenant.life().stage() >= Stage::Leaving)
     }
 
     /// Counts the refusal and its time, for its tenant or for none.

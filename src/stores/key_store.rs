@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::memory::{MemoryStore, end_after};
 use super::redis::{KeyValue, RedisStore};
-use crate::error::StoreError;
+use crate::error::{Dependency, ErrorKind, StoreError};
 
 /// Replaces a cut-off by a later one. A value that is not a number or not a string counts as absent, so that the write
 /// repairs it.
@@ -123,7 +123,8 @@ impl KeyStore {
                 Ok(set.is_some())
             }
             KeyStore::Memory(memory) => {
-                Ok(memory.put_if(key, value, lifetime.ends_at(), |there| there.is_none()))
+                let put = memory.put_new(key, value, lifetime.ends_at());
+                put.map_err(|full| StoreError::new(Dependency::Redis, ErrorKind::Other, full))
             }
         }
     }

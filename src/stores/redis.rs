@@ -15,11 +15,11 @@ use redis::{
 };
 use tokio::net::lookup_host;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
+use crate::tasks::{self, Task};
 
 use super::redis_link::{
     ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
@@ -49,7 +49,7 @@ pub struct RedisStore {
     dependency: Dependency,
     route: ServerRoute,
     shared: Arc<LinkShared>,
-    keeper: OnceLock<AbortHandle>,
+    keeper: OnceLock<Task>,
     reads: Reads,
     /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
@@ -495,7 +495,7 @@ impl RedisStore {
                 dependency: self.dependency,
                 shared: self.shared.clone(),
             };
-            tokio::spawn(keeper.run()).abort_handle()
+            tasks::lasting("a link to Redis", keeper.run())
         });
     }
 }
@@ -507,12 +507,4 @@ fn set_command(key: &str, value: &[u8], ttl: Duration) -> Cmd {
     let mut command = redis::cmd("SET");
     command.arg(key).arg(value).arg("PX").arg(ttl);
     command
-}
-
-impl Drop for RedisStore {
-    fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.abort();
-        }
-    }
 }

@@ -39,7 +39,6 @@ pub mod neighbours;
 mod obey;
 mod sockets;
 mod suspension;
-mod tasks;
 mod tenancy;
 mod upkeep;
 

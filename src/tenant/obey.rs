@@ -14,6 +14,7 @@ use crate::fleet::message::{Command, NotUnderstood, Op};
 use crate::fleet::{Fleet, Reply};
 use crate::ids::{RevocationTarget, TenantId, UserId};
 use crate::metrics::{DropCause, EventSource};
+use crate::tasks;
 
 /// Carries out the messages of a tenant's control channel until the task is dropped.
 pub(super) async fn run(
@@ -83,7 +84,7 @@ fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
         }
         Op::Invalidate(user) => {
             // Short-lived: ends with its database statements.
-            tokio::spawn(async move {
+            tasks::brief(async move {
                 let looks = concerned
                     .iter()
                     .map(|tenant| tenant.coherence.invalidate(&user));

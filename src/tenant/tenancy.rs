@@ -5,13 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::build::Builder;
 use super::directory::{Serving, tenant_of};
 use super::life::Happening;
-use super::tasks::{Spawner, Task};
 use super::{RouteParts, Tenant, Tenants, look, obey, upkeep};
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
@@ -20,6 +18,7 @@ use crate::fleet::{self, Fleet, ReplicaRegistry, reply_channel};
 use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
+use crate::tasks::{self, Task};
 
 /// Longest wait for the sockets of a leaving tenant once all were told to close: a socket's own closing time and a margin.
 const LAST_SOCKETS: Duration = Duration::from_secs(10);
@@ -46,16 +45,14 @@ pub struct Tenancy {
     hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
     /// One channel of answers for each link that carries control channels.
     replies: Mutex<Vec<(Arc<Control>, Task)>>,
-    spawner: Spawner,
 }
 
 impl Tenancy {
-    /// Serves nothing yet. Reports the failure of a tenant's task to `failed`.
+    /// Serves nothing yet.
     pub fn new(
         tenants: Arc<Tenants>,
         fleet: Arc<Fleet>,
         registry: Arc<ReplicaRegistry>,
-        failed: mpsc::UnboundedSender<anyhow::Error>,
     ) -> Arc<Self> {
         Arc::new(Self {
             tenants,
@@ -64,7 +61,6 @@ impl Tenancy {
             running: Mutex::default(),
             hearing: Mutex::default(),
             replies: Mutex::default(),
-            spawner: Spawner::new(failed),
         })
     }
 
@@ -97,7 +93,8 @@ impl Tenancy {
         }
     }
 
-    /// Moves every old tenant to its next stage, and lets handshakes find the new ones.
+    /// Lets handshakes find the new tenants, then moves every old one to its next stage. In this order a handshake whose
+    /// tenant has left finds its successor.
     fn put_in_place(
         &self,
         hosts: HostTable,
@@ -106,7 +103,7 @@ impl Tenancy {
     ) {
         // An operator's announcement must not fall between the old life and the new one.
         let _turn = self.tenants.turn();
-        let mut leaving = Vec::new();
+        let (mut replaced, mut leaving) = (Vec::new(), Vec::new());
         for Running { tenant: old, .. } in before.values() {
             let new = tenant_of(served, old.id.as_str());
             if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
@@ -115,7 +112,7 @@ impl Tenancy {
             if let Some(new) = new.filter(|new| Arc::ptr_eq(&new.control, &old.control)) {
                 new.inherit(old);
             }
-            old.take(Happening::Replaced);
+            replaced.push(old);
             match new.filter(|new| Arc::ptr_eq(&new.relay, &old.relay)) {
                 // Its sockets stay and belong to the new tenant.
                 Some(new) => new.relay.reconfigure(new.settings.clone()),
@@ -124,6 +121,9 @@ impl Tenancy {
         }
         let serving = Serving::new(hosts, served.to_vec());
         self.tenants.replace(serving, leaving);
+        for old in replaced {
+            old.take(Happening::Replaced);
+        }
     }
 
     /// Starts the tasks that the new tenant does not take over from the old one. Returns the old one if it has to leave.
@@ -147,7 +147,7 @@ impl Tenancy {
 
     fn start(&self, tenant: &Arc<Tenant>) -> Running {
         let control = self.hear(tenant);
-        let relay = self.spawner.start("a relay", tenant.relay.clone().run());
+        let relay = tasks::lasting("a relay", tenant.relay.clone().run());
         self.look_after(tenant, Arc::new(relay), control)
     }
 
@@ -166,7 +166,7 @@ impl Tenancy {
         }
         let (id, control) = (tenant.id.clone(), tenant.control.clone());
         let obeying = obey::run(id, control, self.tenants.clone(), self.fleet.clone());
-        let task = Arc::new(self.spawner.start("a control channel", obeying));
+        let task = Arc::new(tasks::lasting("a control channel", obeying));
         hearing.push((Arc::downgrade(&tenant.control), Arc::downgrade(&task)));
         task
     }
@@ -178,10 +178,8 @@ impl Tenancy {
             tenant: tenant.clone(),
             relay,
             control,
-            _upkeep: self.spawner.start("the upkeep of a tenant", upkeep),
-            _look: self
-                .spawner
-                .start("the look at a tenant's dependencies", look),
+            _upkeep: tasks::lasting("the upkeep of a tenant", upkeep),
+            _look: tasks::lasting("the look at a tenant's dependencies", look),
         }
     }
 
@@ -203,7 +201,7 @@ impl Tenancy {
                     drop(opened.open().await);
                     serving.await
                 };
-                replies.push((reply, self.spawner.start("a channel of answers", serving)));
+                replies.push((reply, tasks::lasting("a channel of answers", serving)));
             }
         }
     }
@@ -219,7 +217,7 @@ impl Tenancy {
     /// Closes the sockets of a tenant that is no longer served, and ends its tasks after the last one.
     fn see_off(self: &Arc<Self>, leaving: Running, rate: f64, reason: CloseReason) {
         let tenancy = self.clone();
-        tokio::spawn(async move {
+        tasks::brief(async move {
             let tenant = leaving.tenant.clone();
             let hub = tenant.relay.hub();
             tokio::select! {
@@ -271,8 +269,7 @@ fn close_changed(old: &Tenant, new: &Tenant, rate: f64) {
         (changed, CloseReason::Draining),
     ] {
         if !members.is_empty() {
-            // Short-lived: ends when every socket was told to close.
-            tokio::spawn(close_paced(members, rate, reason));
+            tasks::brief(close_paced(members, rate, reason));
         }
     }
 }

@@ -43,7 +43,8 @@ struct Local {
 impl Local {
     fn bytes(&self, id: &UserId) -> usize {
         let record = self.user.as_ref().map_or(0, |user| user.weight());
-        ENTRY_BYTES + id.as_str().len() + record
+        let generation = self.generation.as_ref().map_or(0, |text| text.len());
+        ENTRY_BYTES + id.as_str().len() + record + generation
     }
 }
 

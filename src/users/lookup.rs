@@ -17,9 +17,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::record::{MAX_FIELDS, UserRecord};
+use super::unusable::UnusableUsers;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::stores::database::{FetchedUsers, MAX_IDS, UserRow, by_id};
+use crate::tasks;
 
 /// The longest wait of a handshake. It covers a connection from the pool, a statement and its one retry.
 const WAIT: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ struct LookupQueue {
     source: Arc<dyn UserSource>,
     max_statements: usize,
     state: Mutex<QueueState>,
+    unusable: UnusableUsers,
     /// Wakes the gathering task when a statement has ended or the next one is full.
     look_again: Notify,
 }
@@ -81,10 +84,16 @@ struct QueueState {
 }
 
 impl Lookups {
-    pub(super) fn new(source: Arc<dyn UserSource>, max_statements: usize) -> Self {
+    /// Asks `source` in at most `max_statements` statements at once, and about an unusable user once in `ask_again`.
+    pub(super) fn new(
+        source: Arc<dyn UserSource>,
+        max_statements: usize,
+        ask_again: Duration,
+    ) -> Self {
         Self {
             queue: Arc::new(LookupQueue {
                 source,
+                unusable: UnusableUsers::new(ask_again),
                 max_statements: max_statements.max(1),
                 state: Mutex::default(),
                 look_again: Notify::new(),
@@ -98,7 +107,7 @@ impl Lookups {
         wanted: Wanted,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
         match self.join(wanted, true) {
-            Lookup::Known(user) => Ok(user),
+            Lookup::Known(user) => user.map_err(|error| error.for_another()),
             Lookup::InFlight(answer) => Self::wait(answer).await,
         }
     }
@@ -109,9 +118,14 @@ impl Lookups {
         wanted: Wanted,
     ) -> Result<Option<Arc<UserRecord>>, StoreError> {
         match self.join(wanted, false) {
-            Lookup::Known(user) => Ok(user),
+            Lookup::Known(user) => user.map_err(|error| error.for_another()),
             Lookup::InFlight(answer) => Self::wait(answer).await,
         }
+    }
+
+    /// Asks the database again about a user that was unusable.
+    pub(super) fn forget(&self, id: &UserId) {
+        self.queue.unusable.forget(id);
     }
 
     async fn wait(
@@ -137,7 +151,10 @@ impl Lookups {
         }
         // Checked under the lock: a lookup that leaves `in_flight` has cached its answer before.
         if known_will_do && let Some(user) = self.queue.source.known(&wanted) {
-            return Lookup::Known(user);
+            return Lookup::Known(Ok(user));
+        }
+        if known_will_do && let Some(why) = self.queue.unusable.why(&wanted.id) {
+            return Lookup::Known(Err(why));
         }
         let (sender, receiver) = watch::channel(None);
         state.in_flight.insert(wanted.clone(), sender);
@@ -153,7 +170,7 @@ impl Lookups {
 
 /// A lookup that has just begun.
 enum Lookup {
-    Known(Option<Arc<UserRecord>>),
+    Known(LookupAnswer),
     InFlight(watch::Receiver<Option<LookupAnswer>>),
 }
 
@@ -165,12 +182,12 @@ impl LookupQueue {
             return;
         }
         // The last statements are dropped while the runtime shuts down; it takes no new tasks then.
-        let Ok(runtime) = Handle::try_current() else {
+        if Handle::try_current().is_err() {
             return;
-        };
+        }
         state.gathering = true;
         // The task is not awaited. It ends with its statement, which has a time limit.
-        runtime.spawn(Gathering(Arc::clone(self)).run());
+        tasks::brief(Gathering(Arc::clone(self)).run());
     }
 }
 
@@ -323,27 +340,35 @@ impl LookupQueue {
         };
         let mut users: HashMap<_, _> = by_id(fetched.rows)
             .into_iter()
-            .map(|(id, row)| (id.clone(), self.checked(&id, row)))
+            .map(|(id, row)| (id, self.checked(row)))
             .collect();
-        for (id, error) in fetched.unreadable {
-            warn!(user.id = %id, error = %error.source, "The database cannot read this user");
-            users.insert(id, Err(Arc::new(error)));
+        let unreadable = fetched.unreadable.into_iter();
+        users.extend(unreadable.map(|(id, error)| (id, Err(Arc::new(error)))));
+        for (id, answer) in &users {
+            match answer {
+                Ok(_) => self.unusable.forget(id),
+                Err(why) if self.unusable.add(id, why) => {
+                    warn!(user.id = %id, error = %why.source, "A user cannot be used; further handshakes are refused without a word");
+                }
+                Err(_) => {}
+            }
         }
         let absent = |wanted: &Wanted| users.get(&wanted.id).cloned().unwrap_or(Ok(None));
         batch.iter().map(absent).collect()
     }
 
     /// Converts a row to an answer. A user with two rows or with too large columns gets an error.
-    fn checked(&self, id: &UserId, row: Option<UserRow>) -> LookupAnswer {
+    fn checked(&self, row: Option<UserRow>) -> LookupAnswer {
         let Some(row) = row else {
-            warn!(user.id = %id, "The database has two rows for one user; both are ignored");
-            return Err(Arc::new(failed("two rows for one user")));
+            return Err(Arc::new(failed(
+                "the database has two rows for this user; neither is used",
+            )));
         };
         if row.fields.len() > MAX_FIELDS {
-            warn!(user.id = %id, size_bytes = row.fields.len(), "The user's columns are larger than 64 KiB; select fewer");
-            return Err(Arc::new(failed(
-                "the user's columns are larger than 64 KiB",
-            )));
+            return Err(Arc::new(failed(&format!(
+                "the user's columns have {} bytes, more than 64 KiB; select fewer",
+                row.fields.len()
+            ))));
         }
         Ok(Some(Arc::new(self.source.record(row))))
     }
@@ -411,7 +436,7 @@ mod tests {
             statements: Mutex::default(),
         });
         let source: Arc<dyn UserSource> = fake.clone();
-        (fake, Arc::new(Lookups::new(source, 2)))
+        (fake, Arc::new(Lookups::new(source, 2, WAIT)))
     }
 
     fn wanted(id: &str, generation: &str) -> Wanted {
@@ -578,6 +603,24 @@ mod tests {
                 Ok(true)
             ]
         );
+    }
+
+    /// Before: each handshake of such a user was a statement and a warning.
+    #[tokio::test]
+    async fn an_unusable_user_is_asked_for_once() {
+        let (fake, lookups) = fake();
+        fake.permits.add_permits(100);
+        for id in ["twice", "large", "twice", "large", "twice"] {
+            let error = ask(&lookups, id, "").await.unwrap().unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Other);
+        }
+        assert_eq!(fake.statements.lock().len(), 2);
+        // The checks of open sockets ask in any case, and so does a handshake after an invalidation.
+        let again = lookups.look_up_in_database(wanted("twice", ""));
+        assert!(again.await.is_err());
+        lookups.forget(&"large".into());
+        assert!(ask(&lookups, "large", "").await.unwrap().is_err());
+        assert_eq!(fake.statements.lock().len(), 4);
     }
 
     #[tokio::test]

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::cache::{Cached, Policy};
@@ -22,6 +24,7 @@ use crate::metrics::{self, LookupResult, TenantMetrics};
 use crate::stores::database::{ColumnProblem, Database, FetchedUsers, UserQuery, UserRow};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
+use crate::tasks;
 
 pub use self::cache::CachedPair;
 pub use self::permissions::{PermissionError, Permissions};
@@ -32,7 +35,11 @@ mod local;
 mod lookup;
 mod permissions;
 mod record;
+mod unusable;
 
+/// The longest wait for the database where a stale record is at hand. A healthy database answers sooner, also in a storm of
+/// connects; one that is locked would hold each handshake for the time of a statement.
+const STALE_AFTER: Duration = Duration::from_millis(500);
 /// The most writes to Redis under way, each with the answers of one statement. Further answers are not cached in Redis.
 const MAX_WRITES: usize = 16;
 
@@ -102,7 +109,7 @@ impl Users {
         let source: Arc<dyn UserSource> = shared.clone();
         let max_statements = usize::try_from(config.pool.max).unwrap_or(usize::MAX);
         Ok(Arc::new(Self {
-            lookups: Lookups::new(source, max_statements),
+            lookups: Lookups::new(source, max_statements, config.negative_ttl),
             shared,
             metrics,
             warned: AtomicBool::new(false),
@@ -186,20 +193,26 @@ impl Users {
             generation,
             epoch,
         };
-        match self.lookups.look_up(wanted).await {
-            Ok(user) => {
+        let answer = self.lookups.look_up(wanted);
+        let Some(stale) = stale else {
+            let answer = answer.await;
+            self.metrics.user_lookup(match &answer {
+                Ok(_) => LookupResult::Database,
+                Err(_) => LookupResult::Error,
+            });
+            return answer;
+        };
+        match timeout(STALE_AFTER, answer).await {
+            Ok(Ok(user)) => {
                 self.metrics.user_lookup(LookupResult::Database);
-                Ok(user)
+                return Ok(user);
             }
-            Err(_) if stale.is_some() => {
-                self.metrics.user_lookup(LookupResult::Stale);
-                Ok(stale)
-            }
-            Err(error) => {
-                self.metrics.user_lookup(LookupResult::Error);
-                Err(error)
-            }
+            Ok(Err(_)) => {}
+            // The statement goes on, and its answer is cached for the next handshake.
+            Err(_) => self.shared.database.is_late(STALE_AFTER),
         }
+        self.metrics.user_lookup(LookupResult::Stale);
+        Ok(Some(stale))
     }
 
     /// Returns the users as the database has them now, in the order of `ids`; for the checks of open sockets.
@@ -246,6 +259,7 @@ impl Users {
     /// Drops a user from this process's cache. A lookup that is under way does not bring the old record back.
     pub fn forget(&self, id: &UserId) {
         self.shared.local.forget(id);
+        self.lookups.forget(id);
     }
 
     /// Frees the memory of cached users that are too old; to be called from time to time.
@@ -333,7 +347,7 @@ impl UserSource for UserStores {
         let (failed, tenant) = (Arc::clone(&self.write_failed), self.policy.tenant.clone());
         // At most MAX_WRITES of these tasks run, each within Redis' time limit. The records go in one round, since a
         // command in flight for each record would take more memory than the records during a storm of connects.
-        tokio::spawn(async move {
+        tasks::brief(async move {
             let outcome = redis.set_each_ex(&records).await;
             drop(permit);
             match outcome {

@@ -17,6 +17,7 @@ mod revocation;
 mod token;
 
 // The tests of their surroundings.
+mod bounds;
 mod hostile;
 mod operations;
 mod outside;

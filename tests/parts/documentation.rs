@@ -128,7 +128,9 @@ fn every_test_that_a_page_names_exists() {
 #[test]
 fn every_guarantee_names_a_test() {
     let page = read("docs/guarantees.md");
-    let rows: Vec<_> = page
+    // What follows was measured by the suite of faults.
+    let (promised, _) = page.split_once("<!-- faults: begin -->").expect("a mark");
+    let rows: Vec<_> = promised
         .lines()
         .filter(|line| line.starts_with("| "))
         .filter(|line| !line.starts_with("| ---") && !line.starts_with("| guarantee"))

@@ -11,9 +11,15 @@ mod command_line;
 mod configuration;
 mod documentation;
 mod frames;
+mod tasks;
 mod tokens;
 mod users;
 
 /// Free ports, as the tests of the gateway find them.
 #[path = "../gateway/support/ports.rs"]
 mod ports;
+
+/// The account of the suite of faults, whose own tests are here.
+#[allow(dead_code, reason = "the suite uses all of it")]
+#[path = "../faults/checker/mod.rs"]
+mod checker;

@@ -20,6 +20,7 @@ use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
+use crate::tasks;
 
 use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
@@ -149,7 +150,7 @@ impl Layer<'_> {
             failure: Arc::clone(&failure),
         };
         // The task ends after it has cleaned up, once the layer has dropped the sender of its orders.
-        tokio::spawn(keeper.run());
+        tasks::lasting("the memberships of a core layer", keeper.run()).detach();
         let id = endpoint.next_user();
         let mailbox = Mailbox {
             key: self.names.own_key(),

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::error::ErrorKind;
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
+use crate::tasks::{self, Task};
 
 use super::super::LayerError;
 use super::life::{LinkLife, Session, Status, keep};
@@ -25,7 +25,7 @@ pub(in crate::channel_layer) struct Endpoint<O> {
     orders: mpsc::UnboundedSender<O>,
     users: AtomicU64,
     status: Arc<Status>,
-    task: AbortHandle,
+    _task: Task,
 }
 
 impl<O: Send + 'static> Endpoint<O> {
@@ -43,7 +43,7 @@ impl<O: Send + 'static> Endpoint<O> {
             orders,
             users: AtomicU64::new(0),
             status,
-            task: tokio::spawn(keep(make(taken), life)).abort_handle(),
+            _task: tasks::lasting("a link of a channel layer", keep(make(taken), life)),
         }
     }
 
@@ -53,7 +53,7 @@ impl<O: Send + 'static> Endpoint<O> {
     }
 
     pub(in crate::channel_layer) fn order(&self, order: O) {
-        // Sending fails only if the task panicked. Joins fail then, and readiness is off.
+        // Sending fails only if the task panicked, which stops the server.
         drop(self.orders.send(order));
     }
 
@@ -65,12 +65,6 @@ impl<O: Send + 'static> Endpoint<O> {
     /// Returns true if every wish was answered and the server takes commands.
     pub(in crate::channel_layer) async fn ready(&self) -> bool {
         self.status.ready() && self.store.ping().await.is_ok()
-    }
-}
-
-impl<O> Drop for Endpoint<O> {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

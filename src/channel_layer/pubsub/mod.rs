@@ -26,6 +26,7 @@ use subscriber::{Subscriber, SubscriberOrder};
 
 mod pulse;
 mod replies;
+mod sent;
 mod subscriber;
 mod subscriptions;
 

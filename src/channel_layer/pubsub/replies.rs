@@ -13,8 +13,8 @@ use super::super::inbox::{Incoming, Payload};
 use super::super::link::canary::Flight;
 use super::super::link::dial::{LinkError, kind_of_reply};
 use super::super::link::resp::{Parser, RespReply};
+use super::sent::OutOfStep;
 use super::subscriber::Subscriber;
-use super::subscriptions::OutOfStep;
 
 impl Subscriber {
     /// Takes every complete reply out of `input`.

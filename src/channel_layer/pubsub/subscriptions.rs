@@ -3,7 +3,6 @@
 //! The wishes are the truth. [`Subscriptions::flush`] compares them with the commands last sent on the link and writes only
 //! the difference, in batches. Confirmations are matched by channel name, errors by the order of commands.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +14,7 @@ use crate::error::ErrorKind;
 use super::super::inbox::Inbox;
 use super::super::link::command::write_command;
 use super::super::target::Target;
+use super::sent::{CommandKind, OutOfStep, SentCommands};
 
 /// Channel names per command: many, so that the number of commands does not matter; few enough that Redis answers other
 /// clients in between.
@@ -62,22 +62,6 @@ impl Channel {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum CommandKind {
-    Subscribe,
-    Unsubscribe,
-    Ping,
-}
-
-/// A command that Redis has not answered completely.
-struct SentCommand {
-    kind: CommandKind,
-    channels: Vec<Bytes>,
-    answers_left: usize,
-    /// It belongs to the resubscription after a lost link.
-    recovery: bool,
-}
-
 /// The owners of channels that Redis refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RefusedChannels {
@@ -86,10 +70,6 @@ pub(super) struct RefusedChannels {
     /// The link's own channel.
     pub(super) own: bool,
 }
-
-/// Redis answered a command that was not sent.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct OutOfStep;
 
 /// The subscriptions of one link.
 #[derive(Default)]
@@ -100,11 +80,9 @@ pub(super) struct Subscriptions {
     /// Batches that were refused as a whole and are asked again in parts.
     parts: Vec<(Vec<Bytes>, bool)>,
     refused: Vec<Bytes>,
-    on_the_way: VecDeque<SentCommand>,
+    sent: SentCommands,
     /// `changed` holds the channels to resubscribe after a lost connection.
     recovery_due: bool,
-    /// Commands of the resubscription that are unanswered or still to be sent.
-    recovery_left: usize,
 }
 
 impl Subscriptions {
@@ -178,7 +156,9 @@ impl Subscriptions {
         for (names, recovery) in std::mem::take(&mut self.parts) {
             let names = names.into_iter();
             let names: Vec<Bytes> = names.filter(|name| self.due(name) == Some(true)).collect();
-            self.recovery_left -= usize::from(recovery);
+            if recovery {
+                self.sent.expected_recovery();
+            }
             self.say(CommandKind::Subscribe, names, recovery, out);
         }
         if self.changed.is_empty() {
@@ -235,34 +215,23 @@ impl Subscriptions {
         };
         let arguments = std::iter::once(word).chain(names.iter().map(|name| &name[..]));
         write_command(arguments, out);
-        self.recovery_left += usize::from(recovery);
-        self.on_the_way.push_back(SentCommand {
-            kind,
-            answers_left: names.len(),
-            channels: names,
-            recovery,
-        });
+        self.sent.push(kind, names, recovery);
     }
 
     /// Writes a PING; its answer comes in the order of commands.
     pub(super) fn ping(&mut self, out: &mut BytesMut) {
         write_command([&b"PING"[..]].into_iter(), out);
-        self.on_the_way.push_back(SentCommand {
-            kind: CommandKind::Ping,
-            channels: Vec::new(),
-            answers_left: 1,
-            recovery: false,
-        });
+        self.sent.push(CommandKind::Ping, Vec::new(), false);
     }
 
     /// Takes the answer to a PING.
     pub(super) fn ponged(&mut self) -> Result<(), OutOfStep> {
-        self.answered(CommandKind::Ping)
+        self.sent.answered(CommandKind::Ping)
     }
 
     /// Takes the confirmation of a SUBSCRIBE. Returns the routes whose gap is longer than that of the link.
     pub(super) fn confirmed(&mut self, name: &[u8]) -> Result<&[ChannelRoute], OutOfStep> {
-        self.answered(CommandKind::Subscribe)?;
+        self.sent.answered(CommandKind::Subscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
         channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
         if !channel.subscribed() {
@@ -278,24 +247,11 @@ impl Subscriptions {
 
     /// Takes the confirmation of an UNSUBSCRIBE.
     pub(super) fn ended(&mut self, name: &[u8]) -> Result<(), OutOfStep> {
-        self.answered(CommandKind::Unsubscribe)?;
+        self.sent.answered(CommandKind::Unsubscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
         channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
         let name = Bytes::copy_from_slice(name);
         self.settle(&name);
-        Ok(())
-    }
-
-    fn answered(&mut self, kind: CommandKind) -> Result<(), OutOfStep> {
-        let command = self.on_the_way.front_mut().ok_or(OutOfStep)?;
-        if command.kind != kind {
-            return Err(OutOfStep);
-        }
-        command.answers_left -= 1;
-        if command.answers_left == 0 {
-            self.recovery_left -= usize::from(command.recovery);
-            self.on_the_way.pop_front();
-        }
         Ok(())
     }
 
@@ -314,8 +270,7 @@ impl Subscriptions {
     /// One name without permission refuses its whole batch, also the names of other tenants. The batch is sent again in
     /// halves until the name stands alone. Other errors concern the server, and the whole batch is sent again later.
     pub(super) fn failed(&mut self, kind: ErrorKind) -> Result<RefusedChannels, OutOfStep> {
-        let command = self.on_the_way.pop_front().ok_or(OutOfStep)?;
-        self.recovery_left -= usize::from(command.recovery);
+        let command = self.sent.take_oldest()?;
         let subscribe = command.kind == CommandKind::Subscribe;
         for name in &command.channels {
             if let Some(channel) = self.channels.get_mut(name) {
@@ -328,7 +283,9 @@ impl Subscriptions {
         if subscribe && kind == ErrorKind::Permission && command.channels.len() > 1 {
             let (left, right) = command.channels.split_at(command.channels.len() / 2);
             for half in [left, right] {
-                self.recovery_left += usize::from(command.recovery);
+                if command.recovery {
+                    self.sent.expect_recovery();
+                }
                 self.parts.push((half.to_vec(), command.recovery));
             }
             return Ok(RefusedChannels::default());
@@ -369,11 +326,10 @@ impl Subscriptions {
 
     /// Resets the state after a lost connection: no command was sent on the next one.
     pub(super) fn link_lost(&mut self) {
-        self.on_the_way.clear();
+        self.sent.clear();
         self.parts.clear();
         self.refused.clear();
         self.changed.clear();
-        self.recovery_left = 0;
         self.recovery_due = false;
         self.channels.retain(|_, channel| {
             channel.said = None;
@@ -394,7 +350,7 @@ impl Subscriptions {
 
     /// Returns true if the resubscription on this connection is answered completely.
     pub(super) fn recovered(&self) -> bool {
-        !self.recovery_due && self.recovery_left == 0
+        !self.recovery_due && self.sent.recovered()
     }
 }
 
@@ -410,205 +366,4 @@ fn mark_changed(changed: &mut Vec<Bytes>, name: &Bytes, channel: &mut Channel) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::metrics::TenantMetrics;
-
-    /// Redis as this module sees it, with channels that may be denied.
-    #[derive(Default)]
-    struct FakeServer {
-        wire: VecDeque<Vec<String>>,
-        subscribed: BTreeSet<String>,
-        denied: BTreeSet<String>,
-    }
-
-    impl FakeServer {
-        fn hear(&mut self, out: &mut BytesMut) {
-            let text = String::from_utf8(out.split().to_vec()).unwrap();
-            for command in text.split('*').skip(1) {
-                let words = command.split("\r\n").skip(2).step_by(2);
-                let words: Vec<String> = words.map(String::from).collect();
-                self.wire.push_back(words);
-            }
-        }
-
-        /// Carries out one command and tells `wishes`.
-        fn step(&mut self, wishes: &mut Subscriptions) {
-            let Some(words) = self.wire.pop_front() else {
-                return;
-            };
-            let names = &words[1..];
-            if words[0] == "SUBSCRIBE" && names.iter().any(|name| self.denied.contains(name)) {
-                wishes.failed(ErrorKind::Permission).unwrap();
-                return;
-            }
-            for name in names {
-                if words[0] == "SUBSCRIBE" {
-                    self.subscribed.insert(name.clone());
-                    assert!(wishes.confirmed(name.as_bytes()).is_ok());
-                } else {
-                    self.subscribed.remove(name);
-                    assert!(wishes.ended(name.as_bytes()).is_ok());
-                }
-            }
-        }
-
-        /// Returns true if events of the channel arrive from now on until the wish ends.
-        fn stays_subscribed(&self, name: &str) -> bool {
-            let mut coming = self
-                .wire
-                .iter()
-                .filter(|words| words[1..].iter().any(|n| n == name));
-            self.subscribed.contains(name) && coming.all(|words| words[0] == "SUBSCRIBE")
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Act {
-        Want(u8, u64),
-        Unwant(u8, u64),
-        Flush,
-        Step,
-        Lose,
-        Deny(u8),
-        Grant(u8),
-    }
-
-    fn act() -> impl Strategy<Value = Act> {
-        let channel = 0..4_u8;
-        prop_oneof![
-            4 => (channel.clone(), 0..2_u64).prop_map(|(c, a)| Act::Want(c, a)),
-            4 => (channel.clone(), 0..2_u64).prop_map(|(c, a)| Act::Unwant(c, a)),
-            4 => Just(Act::Flush),
-            6 => Just(Act::Step),
-            1 => Just(Act::Lose),
-            1 => channel.clone().prop_map(Act::Deny),
-            1 => channel.prop_map(Act::Grant),
-        ]
-    }
-
-    fn inbox() -> Arc<Inbox> {
-        let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
-        Inbox::new(0, Arc::new(metrics))
-    }
-
-    fn name(channel: u8) -> Bytes {
-        Bytes::from(format!("c{channel}"))
-    }
-
-    /// Runs everything that is under way to its end.
-    fn quiesce(wishes: &mut Subscriptions, server: &mut FakeServer) {
-        let mut out = BytesMut::new();
-        for _ in 0..20 {
-            wishes.flush(&mut out);
-            server.hear(&mut out);
-            while !server.wire.is_empty() {
-                server.step(wishes);
-            }
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-        #[test]
-        fn whatever_crosses_redis_ends_as_wished(acts in prop::collection::vec(act(), 1..60)) {
-            let (mut wishes, mut server, inbox) = (Subscriptions::default(), FakeServer::default(), inbox());
-            let mut out = BytesMut::new();
-            let mut wanted: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
-            let mut waiting: Vec<(u8, oneshot::Receiver<Result<(), ErrorKind>>)> = Vec::new();
-            for act in acts {
-                match act {
-                    Act::Want(channel, attachment) => {
-                        let (waiter, outcome) = oneshot::channel();
-                        let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
-                        wishes.want(&name(channel), route, waiter);
-                        wanted.entry(channel).or_default().insert(attachment);
-                        waiting.push((channel, outcome));
-                    }
-                    Act::Unwant(channel, attachment) => {
-                        wishes.unwant(&name(channel), attachment);
-                        wanted.entry(channel).or_default().remove(&attachment);
-                    }
-                    Act::Flush => {
-                        wishes.flush(&mut out);
-                        server.hear(&mut out);
-                    }
-                    Act::Step => server.step(&mut wishes),
-                    Act::Lose => {
-                        wishes.link_lost();
-                        server.wire.clear();
-                        server.subscribed.clear();
-                        wishes.link_made();
-                    }
-                    Act::Deny(channel) => drop(server.denied.insert(format!("c{channel}"))),
-                    Act::Grant(channel) => {
-                        server.denied.remove(&format!("c{channel}"));
-                    }
-                }
-                waiting.retain_mut(|(channel, outcome)| match outcome.try_recv() {
-                    Ok(Ok(())) => {
-                        let still = wanted.get(channel).is_some_and(|who| !who.is_empty());
-                        assert!(!still || server.stays_subscribed(&format!("c{channel}")));
-                        false
-                    }
-                    Ok(Err(_)) => false,
-                    Err(_) => true,
-                });
-            }
-            server.denied.clear();
-            quiesce(&mut wishes, &mut server);
-            wishes.retry_refused();
-            quiesce(&mut wishes, &mut server);
-            let expected = wanted.iter().filter(|(_, who)| !who.is_empty());
-            let expected: BTreeSet<String> = expected.map(|(channel, _)| format!("c{channel}")).collect();
-            prop_assert_eq!(&server.subscribed, &expected);
-            prop_assert_eq!(wishes.len(), expected.len());
-            prop_assert!(wishes.recovered());
-            prop_assert!(wishes.on_the_way.is_empty());
-            for (channel, mut outcome) in waiting {
-                // A wish that ended meanwhile took its waiters with it.
-                let empty = oneshot::error::TryRecvError::Empty;
-                let answered = outcome.try_recv() != Err(empty);
-                let name = format!("c{channel}");
-                prop_assert!(answered || !expected.contains(&name));
-            }
-        }
-    }
-
-    #[test]
-    fn names_go_in_batches() {
-        let (mut wishes, inbox) = (Subscriptions::default(), inbox());
-        for number in 0..1201 {
-            let route = ChannelRoute {
-                attachment: 0,
-                inbox: inbox.clone(),
-                target: Target::Group("g".into()),
-            };
-            wishes.want(
-                &Bytes::from(format!("c{number}")),
-                route,
-                oneshot::channel().0,
-            );
-        }
-        let mut out = BytesMut::new();
-        wishes.flush(&mut out);
-        let sizes: Vec<usize> = wishes.on_the_way.iter().map(|c| c.channels.len()).collect();
-        assert_eq!(sizes, [500, 500, 201]);
-        let before = out.len();
-        wishes.flush(&mut out);
-        assert_eq!(out.len(), before);
-    }
-
-    #[test]
-    fn an_answer_without_a_command_is_an_error() {
-        let mut wishes = Subscriptions::default();
-        assert!(wishes.confirmed(b"c").is_err());
-        assert_eq!(wishes.ended(b"c"), Err(OutOfStep));
-        assert_eq!(wishes.ponged(), Err(OutOfStep));
-        assert_eq!(wishes.failed(ErrorKind::Other), Err(OutOfStep));
-    }
-}
+mod tests;

@@ -335,3 +335,21 @@ fn a_claimed_length_reserves_nothing() {
         Body::Binary(_) => panic!("a text frame"),
     }
 }
+
+/// Before, each fragment made the buffer longer by its own length: 65,000 of one byte moved it 65,000 times.
+#[test]
+fn a_message_of_small_fragments_takes_at_most_twice_what_came() {
+    let mut decoder = Decoder::new(1 << 20);
+    let mut sizes = std::collections::BTreeSet::new();
+    decoder.push(&mut &*frame(0x02, b"a")).unwrap();
+    for came in 2..=20_000 {
+        decoder.push(&mut &*frame(0x00, b"a")).unwrap();
+        let size = decoder.memory() - size_of::<Partial>();
+        assert!(size <= 2 * came, "{size} of {came}");
+        sizes.insert(size);
+    }
+    assert!(sizes.len() < 20, "{sizes:?}");
+    let ends = frame(0x80, b"");
+    assert!(matches!(decoder.push(&mut &*ends), Ok(Some(_))));
+    assert_eq!(decoder.memory(), 0);
+}

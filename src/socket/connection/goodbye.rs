@@ -51,6 +51,7 @@ impl SocketWire<'_> {
     /// Sends our close frame and waits for the end of the client's stream, all within [`GOODBYE`]. With `queued`, the
     /// frames in the queue are sent first.
     async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
+        self.state.drop_input();
         let goodbye = async {
             // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}

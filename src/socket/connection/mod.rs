@@ -27,7 +27,7 @@ mod write;
 
 pub use goodbye::close_at_once;
 pub use wire::WireState;
-use wire::{ConnectionStep, SocketWire};
+use wire::{ConnectionStep, Ending, SocketWire};
 
 /// The longest call of a consumer. Until it ends, the socket reads no further frame of its client.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,7 +100,12 @@ impl Connection {
             } = &self.ready.wire;
             heartbeat.watch(registration.member());
             let close = loop {
-                let step = poll_fn(|cx| self.wire().poll_step(cx)).await;
+                let step = poll_fn(|cx| {
+                    caught(|| self.wire().poll_step(cx)).unwrap_or_else(|frame| {
+                        Poll::Ready(ConnectionStep::End(Ending::Close(frame)))
+                    })
+                });
+                let step = step.await;
                 let Some(work) = self.follow(step, opened) else {
                     continue;
                 };
@@ -164,7 +169,10 @@ impl Connection {
             if at_work.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            wire.poll_beside(cx).map(Some)
+            let ending = caught(|| wire.poll_beside(cx));
+            ending
+                .unwrap_or_else(|frame| Poll::Ready(Ending::Close(frame)))
+                .map(Some)
         });
         let ending = ending.await?;
         let closes = wire.end(ending, scope, opened);
@@ -209,6 +217,14 @@ async fn bounded(member: &Member, deadline: Duration, method: impl Future<Output
         let frame = CloseReason::InternalError.frame();
         member.outbound().close(frame, CloseOrder::Now);
     }
+}
+
+/// Runs a step of the loop. A panic in it is a bug of ours, and closes this socket alone, with the frame of the error.
+fn caught<T>(step: impl FnOnce() -> T) -> Result<T, CloseFrame> {
+    std::panic::catch_unwind(AssertUnwindSafe(step)).map_err(|_| {
+        tracing::error!("A connection's task panicked; its connection closes");
+        CloseReason::InternalError.frame()
+    })
 }
 
 /// Runs a method of a consumer. If it panics, only this socket closes, with 1011, and the result is `None`.

@@ -58,7 +58,7 @@ impl SocketWire<'_> {
                 metrics.received_bytes.increment(count as u64);
                 let mut input = &scratch[..count];
                 let step = self.decode(&mut input);
-                self.state.set_backlog(Backlog::of(input));
+                self.state.keep_input(input);
                 step
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -84,7 +84,10 @@ impl SocketWire<'_> {
         loop {
             let message = match self.state.decoder.push(input) {
                 Ok(Some(message)) => message,
-                Ok(None) => return None,
+                Ok(None) => {
+                    self.state.keep_unfinished();
+                    return None;
+                }
                 Err(error) => {
                     // The close goes behind the queued frames, such as the answers to earlier, valid messages.
                     let frame = error.0.frame();
@@ -115,10 +118,14 @@ impl SocketWire<'_> {
                     return Some(ConnectionStep::End(Ending::Closed(frame)));
                 }
                 ClientMessage::Text(text) => {
+                    self.state.unfinished = None;
+                    let metrics = self.state.registration.metrics();
                     metrics.frame_received(FrameKind::Text);
                     return Some(ConnectionStep::Message(consumer::Message::Text(text)));
                 }
                 ClientMessage::Binary(bytes) => {
+                    self.state.unfinished = None;
+                    let metrics = self.state.registration.metrics();
                     metrics.frame_received(FrameKind::Binary);
                     return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
                 }

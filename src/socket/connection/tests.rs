@@ -89,7 +89,7 @@ fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
     let Ok((registration, _)) = admitted else {
         panic!("there are no limits");
     };
-    let heartbeat = HeartbeatWheel::new(&ServerConfig::default());
+    let heartbeat = HeartbeatWheel::new(&ServerConfig::default(), Arc::default());
     let user = UserRecord {
         id: "1".into(),
         is_active: true,
@@ -235,6 +235,13 @@ async fn a_call_that_does_not_end_is_dropped_and_its_socket_closes() {
     bounded(&member, deadline, std::future::pending()).await;
     let cause = member.outbound().closing_cause();
     assert_eq!(cause, Some(CloseReason::InternalError));
+}
+
+#[test]
+fn a_panic_of_a_step_closes_the_socket_and_not_the_process() {
+    assert_eq!(caught(|| 1), Ok(1));
+    let internal = CloseReason::InternalError.frame();
+    assert_eq!(caught(|| panic!("as a bug would")), Err::<(), _>(internal));
 }
 
 fn future_size<F: Future>(_: fn(Connection) -> F) -> usize {

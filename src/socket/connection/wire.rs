@@ -7,28 +7,32 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::slow::SlowWatch;
+use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer;
 use crate::event::Event;
 use crate::frame::{Decoder, Frame};
-use crate::hub::{CloseOrder, Outbound, Takes};
+use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
 use crate::rate::Bucket;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::registration::Registration;
+use crate::socket::unfinished::UnfinishedMessage;
 
 /// Bytes from the client that are not all decoded yet.
 pub(super) struct Backlog {
     pub(super) bytes: Box<[u8]>,
     /// The number of bytes that are decoded.
     pub(super) decoded: usize,
+    _held: HeldBytes,
 }
 
 impl Backlog {
-    pub(super) fn of(bytes: &[u8]) -> Option<Box<Self>> {
+    pub(super) fn of(bytes: &[u8], budget: &Arc<MemoryBudget>) -> Option<Box<Self>> {
         let backlog = || {
             Box::new(Self {
                 bytes: bytes.into(),
                 decoded: 0,
+                _held: HeldBytes::of(budget, HeldKind::Input, bytes.len()),
             })
         };
         (!bytes.is_empty()).then(backlog)
@@ -55,6 +59,8 @@ pub(super) struct PartlySent {
 pub struct WireState {
     /// Bytes that were read and not all decoded.
     backlog: Option<Box<Backlog>>,
+    /// The client's message that is not complete.
+    pub(super) unfinished: Option<Box<UnfinishedMessage>>,
     /// The frame that the stream took in part, and the socket's progress while it is behind.
     pub(super) stuck: Option<Box<Stuck>>,
     /// The socket's place in the hub. Its drop takes the socket out of the hub.
@@ -76,6 +82,7 @@ impl WireState {
     ) -> Self {
         Self {
             backlog: None,
+            unfinished: None,
             stuck: None,
             registration,
             decoder,
@@ -86,7 +93,43 @@ impl WireState {
 
     /// Sets the bytes that came behind the request's head.
     pub(super) fn set_early(&mut self, early: &[u8]) {
-        self.backlog = Backlog::of(early);
+        self.keep_input(early);
+    }
+
+    /// Keeps bytes that are read and not decoded.
+    pub(super) fn keep_input(&mut self, input: &[u8]) {
+        self.backlog = Backlog::of(input, self.heartbeat.unfinished().budget());
+    }
+
+    /// Frees the client's bytes, which nothing decodes once the socket closes.
+    pub(super) fn drop_input(&mut self) {
+        self.backlog = None;
+        self.unfinished = None;
+        self.decoder = Decoder::new(0);
+    }
+
+    /// Counts the message that is not complete after all input is decoded. Closes the socket if there is no memory for it.
+    pub(super) fn keep_unfinished(&mut self) {
+        let Self {
+            decoder,
+            unfinished,
+            registration,
+            heartbeat,
+            ..
+        } = self;
+        let (bytes, member) = (decoder.memory(), registration.member());
+        match unfinished {
+            _ if bytes == 0 => *unfinished = None,
+            Some(unfinished) => unfinished.set(bytes),
+            none => {
+                let began = heartbeat.unfinished().begin(member, bytes);
+                *none = Some(Box::new(began));
+            }
+        }
+        if !heartbeat.unfinished().budget().has_room_for(bytes) {
+            let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
+            member.outbound().close(frame, CloseOrder::Now);
+        }
     }
 
     pub(super) fn take_backlog(&mut self) -> Option<Box<Backlog>> {

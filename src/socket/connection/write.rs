@@ -35,6 +35,8 @@ impl SocketWire<'_> {
                 Poll::Pending => return self.poll_blocked(cx, takes).map(ConnectionStep::End),
             }
             let next = WRITE.with_borrow_mut(|batch| {
+                // A panic may have left frames of another socket of this thread.
+                batch.clear();
                 let ping = self.state.heartbeat.ping();
                 let next = self.state.outbound().poll_next(cx, takes, ping, batch);
                 let written = if batch.is_empty() {

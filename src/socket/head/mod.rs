@@ -2,6 +2,8 @@
 //!
 //! It is strict where HTTP libraries are lenient.
 
+use std::cell::RefCell;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,14 +12,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use ipnet::IpNet;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use self::request::HeadLines;
 use super::answer::refuse;
 use super::client_address::is_trusted;
+use super::half_open::HandshakePlace;
 use super::proxy_protocol;
 use crate::config::{ClientAddress, ServerConfig};
 use crate::error::Refusal;
+use crate::metrics::HandshakeStage;
 
 mod request;
 
@@ -26,6 +30,11 @@ const FIRST_READ: usize = 2048;
 
 /// The first byte of a TLS handshake. A client that speaks https to a plain port would not understand an answer.
 const TLS_HANDSHAKE: u8 = 0x16;
+
+thread_local! {
+    /// Takes the first bytes of a connection until their buffer is made.
+    static FIRST: RefCell<[u8; FIRST_READ]> = const { RefCell::new([0; FIRST_READ]) };
+}
 
 /// Reads heads by the server's configuration.
 #[derive(Clone, Debug)]
@@ -77,13 +86,56 @@ impl HeadReader {
         }
     }
 
-    /// Waits for a whole head on a new connection from `peer`, at most `server.handshake_timeout`.
+    /// Returns the end of `server.handshake_timeout` for a connection that comes now.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Waits for the first bytes of a connection until `deadline`. Returns `None` if none come.
+    ///
+    /// A new connection may count as readable before it is: until bytes are there, they have no buffer of their own.
+    pub async fn first_bytes(&self, stream: &TcpStream, deadline: Instant) -> Option<BytesMut> {
+        loop {
+            timeout_at(deadline, stream.readable()).await.ok()?.ok()?;
+            let read = FIRST.with_borrow_mut(|scratch| {
+                let count = stream.try_read(scratch)?;
+                let mut first = BytesMut::with_capacity(FIRST_READ);
+                first.extend_from_slice(&scratch[..count]);
+                io::Result::Ok(first)
+            });
+            match read {
+                Ok(first) if first.is_empty() => return None,
+                Ok(first) => return Some(first),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Waits for a whole head on a connection from `peer` until `deadline`, behind its first bytes. The bytes of the head
+    /// count in `place`.
     ///
     /// # Errors
     /// [`NoRequest`]: the connection is closed, after an answer if it was refused. The caller counts it.
-    pub async fn read(&self, mut stream: TcpStream, peer: IpAddr) -> Result<Arrival, NoRequest> {
-        let mut buffer = BytesMut::new();
-        let received = timeout(self.timeout, self.receive(&mut stream, peer, &mut buffer)).await;
+    pub async fn read(
+        &self,
+        (stream, first): (TcpStream, BytesMut),
+        peer: IpAddr,
+        deadline: Instant,
+        place: &mut HandshakePlace,
+    ) -> Result<Arrival, NoRequest> {
+        place.hold(first.capacity());
+        let mut arriving = Arriving {
+            stream,
+            buffer: first,
+            place,
+        };
+        let received = timeout_at(deadline, self.receive(&mut arriving, peer)).await;
+        let Arriving {
+            stream,
+            buffer,
+            place,
+        } = arriving;
         let no_request = match received {
             Ok(Ok((proxied, bytes, head))) => {
                 return Ok(Arrival {
@@ -95,74 +147,84 @@ impl HeadReader {
                 });
             }
             Ok(Err(no_request)) => no_request,
-            // Browsers open connections ahead of need, so a silent one is not an error to answer.
+            // A load balancer's connection ahead of need: only its PROXY header has come.
             Err(_) if buffer.is_empty() => NoRequest::Cut,
             Err(_) => NoRequest::Refused(Refusal::HandshakeTimeout),
         };
         if let NoRequest::Refused(refusal) = no_request {
             drop(buffer);
-            refuse(stream, refusal).await;
+            place.enter(HandshakeStage::Answered);
+            // Boxed, so that a connection that is not refused has no room for it.
+            Box::pin(refuse(stream, refusal)).await;
         }
         Err(no_request)
     }
 
-    /// Receives a whole head into `buffer` and takes it out, after the PROXY header if there is one.
+    /// Receives a whole head and takes it out of the buffer, after the PROXY header if there is one.
     async fn receive(
         &self,
-        stream: &mut TcpStream,
+        arriving: &mut Arriving<'_>,
         peer: IpAddr,
-        buffer: &mut BytesMut,
     ) -> Result<(Option<SocketAddr>, Bytes, Parts), NoRequest> {
         let proxied = match &self.proxies {
-            Some(trusted) if is_trusted(trusted, peer) => {
-                receive_proxy_header(stream, buffer).await?
-            }
+            Some(trusted) if is_trusted(trusted, peer) => arriving.receive_proxy_header().await?,
             Some(_) => return Err(NoRequest::Cut),
             None => None,
         };
         let mut lines = HeadLines::default();
         loop {
-            if buffer.first() == Some(&TLS_HANDSHAKE) {
+            if arriving.buffer.first() == Some(&TLS_HANDSHAKE) {
                 return Err(NoRequest::Cut);
             }
-            if let Some(length) = lines.advance(buffer)? {
-                let bytes = buffer.split_to(length).freeze();
+            if let Some(length) = lines.advance(&arriving.buffer)? {
+                let bytes = arriving.buffer.split_to(length).freeze();
                 let head = request::parse(&bytes)?;
                 return Ok((proxied, bytes, head));
             }
-            receive_more(stream, buffer).await?;
+            arriving.receive_more().await?;
         }
     }
 }
 
-/// Receives a PROXY header and takes it out of `buffer`.
-async fn receive_proxy_header(
-    stream: &mut TcpStream,
-    buffer: &mut BytesMut,
-) -> Result<Option<SocketAddr>, NoRequest> {
-    loop {
-        // A proxy without the header is a wrong set-up or an attack. Neither is a client to be answered.
-        if let Some(header) = proxy_protocol::parse(buffer).map_err(|_| NoRequest::Cut)? {
-            buffer.advance(header.len);
-            return Ok(header.source);
-        }
-        receive_more(stream, buffer).await?;
-    }
+/// A connection whose request is on its way.
+struct Arriving<'p> {
+    stream: TcpStream,
+    buffer: BytesMut,
+    place: &'p mut HandshakePlace,
 }
 
-/// Receives at least one more byte; fails if the connection ends.
-async fn receive_more(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<(), NoRequest> {
-    if buffer.capacity() == 0 {
-        // A connection that has sent nothing owns no buffer.
-        stream.readable().await.map_err(|_| NoRequest::Cut)?;
-        buffer.reserve(FIRST_READ);
+impl Arriving<'_> {
+    /// Receives a PROXY header and takes it out of the buffer.
+    async fn receive_proxy_header(&mut self) -> Result<Option<SocketAddr>, NoRequest> {
+        loop {
+            // A proxy without the header is a wrong set-up or an attack. Neither is a client to be answered.
+            let header = proxy_protocol::parse(&self.buffer).map_err(|_| NoRequest::Cut)?;
+            if let Some(header) = header {
+                self.buffer.advance(header.len);
+                return Ok(header.source);
+            }
+            self.receive_more().await?;
+        }
     }
-    if buffer.len() == buffer.capacity() {
-        buffer.reserve(buffer.len());
+
+    /// Receives at least one more byte; fails if the connection ends, or if there is no memory for a longer request.
+    async fn receive_more(&mut self) -> Result<(), NoRequest> {
+        self.place.enter(HandshakeStage::Head);
+        if self.buffer.len() == self.buffer.capacity() {
+            self.grow(self.buffer.len().max(FIRST_READ))?;
+        }
+        match self.stream.read_buf(&mut self.buffer).await {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(NoRequest::Cut),
+        }
     }
-    match stream.read_buf(buffer).await {
-        Ok(1..) => Ok(()),
-        Ok(0) | Err(_) => Err(NoRequest::Cut),
+
+    fn grow(&mut self, additional: usize) -> Result<(), NoRequest> {
+        if !self.place.hold(self.buffer.len() + additional) {
+            return Err(Refusal::Overloaded.into());
+        }
+        self.buffer.reserve(additional);
+        Ok(())
     }
 }
 

@@ -1,12 +1,15 @@
 //! Tests over real sockets: the answer of a refused client, and the arrival of a served one.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::super::half_open::HalfOpen;
 use super::*;
+use crate::budget::{HeldKind, MemoryBudget};
 
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -18,7 +21,13 @@ async fn connect(config: ServerConfig) -> (TcpStream, JoinHandle<Result<Arrival,
         .unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
     let reader = HeadReader::new(&config);
-    let reading = tokio::spawn(async move { reader.read(stream, peer.ip()).await });
+    let (mut place, _) = HalfOpen::new(1, 1, Arc::default()).begin(0).unwrap();
+    let reading = tokio::spawn(async move {
+        let deadline = reader.deadline();
+        let first = reader.first_bytes(&stream, deadline).await;
+        let begun = (stream, first.ok_or(NoRequest::Cut)?);
+        reader.read(begun, peer.ip(), deadline, &mut place).await
+    });
     (client, reading)
 }
 
@@ -77,6 +86,48 @@ async fn a_head_that_does_not_end_in_time_is_answered_and_silence_is_not() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert_eq!(no_request, NoRequest::Refused(Refusal::HandshakeTimeout));
     assert_eq!(refused(hurried, b"").await, (String::new(), NoRequest::Cut));
+}
+
+#[tokio::test]
+async fn a_long_request_that_finds_no_memory_is_refused() {
+    let budget = Arc::new(MemoryBudget::default());
+    budget.set_most(4);
+    budget.hold(HeldKind::Messages, 6);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(5000));
+    client.write_all(long.as_bytes()).await.unwrap();
+    let reader = HeadReader::new(&ServerConfig::default());
+    let (mut place, _) = HalfOpen::new(1, 1, budget).begin(0).unwrap();
+    let reading = reader.read(
+        (stream, BytesMut::new()),
+        address.ip(),
+        reader.deadline(),
+        &mut place,
+    );
+    let mut answer = String::new();
+    let (read, _) = tokio::join!(reading, client.read_to_string(&mut answer));
+    assert_eq!(read.unwrap_err(), NoRequest::Refused(Refusal::Overloaded));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+/// Before, each silent connection had a buffer of 2 KiB, since a new connection counts as readable for a moment.
+#[tokio::test]
+async fn a_silent_connection_has_no_buffer() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let reader = HeadReader::new(&ServerConfig::default());
+    let first = tokio::spawn(async move { reader.first_bytes(&stream, reader.deadline()).await });
+    // Time in which a moment of false readiness passes: it must not be taken for bytes.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!first.is_finished());
+    client.write_all(b"GET").await.unwrap();
+    assert_eq!(first.await.unwrap().unwrap(), &b"GET"[..]);
 }
 
 #[tokio::test]

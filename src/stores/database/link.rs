@@ -90,7 +90,7 @@ impl Health {
         metrics::dependency_up(Dependency::Database, &self.endpoint, true);
     }
 
-    fn failed(&self, error: &StoreError) {
+    pub(super) fn failed(&self, error: &StoreError) {
         metrics::dependency_failed(error);
         if !matches!(
             error.kind,
@@ -288,12 +288,12 @@ fn is_transient(error: &sqlx::Error) -> bool {
         return true;
     }
     match mysql_number(error) {
-        // Server shutdown, lock wait timeout, deadlock, connection killed.
-        Some(number) => matches!(number, 1053 | 1205 | 1213 | 1927),
+        // Server shutdown, deadlock, connection killed. A lock wait timeout is none: the wait was long enough.
+        Some(number) => matches!(number, 1053 | 1213 | 1927),
         None => code(error).is_some_and(|code| {
             matches!(
                 code.as_str(),
-                "40001" | "40P01" | "57P01" | "57P02" | "0A000" | "26000" | "5" | "6"
+                "40001" | "40P01" | "57P01" | "57P02" | "0A000" | "26000" | "6"
             ) || code.starts_with("08")
         }),
     }
@@ -353,13 +353,14 @@ fn kind(error: &sqlx::Error) -> ErrorKind {
         return match number {
             1044 | 1142 | 1143 | 1370 => ErrorKind::Permission,
             1045 | 1698 | 1862 => ErrorKind::Auth,
-            1969 | 3024 => ErrorKind::Timeout,
+            1205 | 1969 | 3024 => ErrorKind::Timeout,
             1040 | 1053 | 1203 | 1226 | 1927 => ErrorKind::Io,
             _ => ErrorKind::Other,
         };
     }
     match code(error).as_deref() {
-        Some("57014") => ErrorKind::Timeout,
+        // Ended by the statement's time limit, or a lock that was not given in time (SQLite: 5, after `busy_timeout`).
+        Some("57014" | "55P03" | "5" | "6") => ErrorKind::Timeout,
         Some("42501") => ErrorKind::Permission,
         // SQLite: the file cannot be opened or read.
         Some("14" | "10" | "23") => ErrorKind::Io,

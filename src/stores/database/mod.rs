@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::pool::PoolOptions;
@@ -148,6 +149,12 @@ impl Database {
     /// it at once.
     pub fn seems_down(&self) -> bool {
         self.health.seems_down()
+    }
+
+    /// Notes that a caller waited for `waited` in vain. The database counts as down until it answers.
+    pub fn is_late(&self, waited: Duration) {
+        self.health
+            .failed(&StoreError::timeout(Dependency::Database, waited));
     }
 
     /// Returns the kind of the database.

@@ -4,10 +4,10 @@ use std::str::FromStr;
 
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgTypeInfo};
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Executor, Postgres, Row as _, SqlSafeStr, TypeInfo,
-    ValueRef,
+    AssertSqlSafe, Column, ConnectOptions, Executor, Postgres, Row as _, SqlSafeStr, Type,
+    TypeInfo, ValueRef,
 };
 
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
@@ -62,13 +62,23 @@ impl Link for Postgres {
     }
 
     async fn columns(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
-        let statement = conn
-            .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
-            .await?;
+        // The connection keeps the statement for later queries, which bind values of these types. Left alone, the server
+        // would choose a type by the column, such as a shorter integer.
+        let types: Vec<_> = ask.binds.iter().map(type_of).collect();
+        let sql = AssertSqlSafe(ask.sql.clone()).into_sql_str();
+        let statement = conn.prepare_with(sql, &types).await?;
         let names = sqlx::Statement::columns(&statement)
             .iter()
             .map(|column| column.name().to_owned());
         Ok(names.filter(|name| name != ROW).collect())
+    }
+}
+
+fn type_of(bind: &Bind) -> PgTypeInfo {
+    match bind {
+        Bind::Int(_) => <i64 as Type<Postgres>>::type_info(),
+        Bind::Uuid(_) => <uuid::Uuid as Type<Postgres>>::type_info(),
+        Bind::Text(_) => <String as Type<Postgres>>::type_info(),
     }
 }
 

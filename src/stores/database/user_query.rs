@@ -11,6 +11,7 @@ use super::url::DatabaseUrl;
 use super::value::{Row, push_text};
 use crate::config::{Fault, Faults, IdType, TokenConfig, UsersConfig};
 use crate::ids::UserId;
+use crate::user_id;
 
 /// Columns of a Django user table that are read if the table has them, beside those that are needed.
 const WELCOME: [&str; 8] = [
@@ -122,7 +123,7 @@ impl UserQuery {
             form,
             dialect,
             field: token.user_id_field.clone(),
-            id_type: users.id_type,
+            id_type: user_id::bound_type_of(token, users.id_type),
             with_active: token.check_user_is_active,
             with_password: token.check_revoke_token,
             remark: url.remark(),

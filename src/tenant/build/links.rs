@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::PubSubEndpoints;
@@ -77,9 +78,11 @@ impl Links {
         &mut self,
         effective: &Effective<'_>,
         metrics: &Arc<TenantMetrics>,
+        budget: &Arc<MemoryBudget>,
     ) -> anyhow::Result<BuiltLayer> {
         let config = effective.tenant;
-        let inbox = Inbox::new(config.limits.layer_queue, metrics.clone());
+        let limit = config.limits.layer_queue;
+        let inbox = Inbox::counted_in(limit, metrics.clone(), budget.clone());
         let servers = match effective.layer_kind() {
             LayerKind::Memory => Vec::new(),
             LayerKind::PubSub | LayerKind::Core => self.layer_stores(effective)?,

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use super::{Tenant, Tenants};
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
+use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
 use crate::config::{Config, Effective, Secret, TenantConfig};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
-use crate::frame::QueueBudget;
 use crate::hosts::HostTable;
 use crate::hub::Hub;
 use crate::ids::{ReplicaId, TenantId};
@@ -56,7 +56,7 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
 pub struct Builder {
     registry: Registry,
     /// Counts the bytes of all live frames.
-    budget: Arc<QueueBudget>,
+    budget: Arc<MemoryBudget>,
     links: Links,
     series: TenantSeries,
 }
@@ -103,7 +103,7 @@ impl Builder {
     }
 
     /// The counter of the bytes of all live frames.
-    pub fn budget(&self) -> &Arc<QueueBudget> {
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
     }
 
@@ -168,7 +168,7 @@ impl Builder {
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
         let (routes, permissions) = paths(config, &stores.database)?;
-        let built = routes::build(config, &self.registry, kept)?;
+        let built = routes::build(id, config, &self.registry, kept)?;
         let settings = Settings {
             deliveries: built.deliveries,
             on_gap: config.on_gap,
@@ -248,7 +248,7 @@ impl Builder {
         settings: &Settings,
     ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
-        let built = self.links.layer(effective, metrics)?;
+        let built = self.links.layer(effective, metrics, &self.budget)?;
         let parts = Parts {
             tenant: id.clone(),
             hub: hub.clone(),
@@ -322,8 +322,13 @@ fn paths(
     database: &Arc<Database>,
 ) -> anyhow::Result<(Arc<Routes>, Arc<Permissions>)> {
     let routes = Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
-    let permissions = Permissions::new(&config.routes, &config.users, database.clone())
-        .map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
+    let permissions = Permissions::new(
+        &config.routes,
+        &config.users,
+        &config.token,
+        database.clone(),
+    )
+    .map_err(|errors: Vec<_>| anyhow::anyhow!(join(&errors)))?;
     Ok((Arc::new(routes), Arc::new(permissions)))
 }
 

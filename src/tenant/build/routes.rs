@@ -6,14 +6,17 @@ use anyhow::Context;
 
 use crate::config::{RouteConfig, TenantConfig};
 use crate::consumer::{Registry, RouteConsumer};
+use crate::ids::TenantId;
 use crate::relay::RouteDelivery;
 use crate::render::Delivery;
+use crate::routes::Route;
 use crate::templates::Template;
 use crate::tenant::{RouteParts, Tenant};
 
 /// Builds the parts of each route of `config`, and the deliveries of all sockets. `before` is the tenant whose sockets
 /// stay; their deliveries are included.
 pub(super) fn build(
+    id: &TenantId,
     config: &TenantConfig,
     registry: &Registry,
     before: Option<&Tenant>,
@@ -21,7 +24,9 @@ pub(super) fn build(
     let mut deliveries = Deliveries::after(before);
     let mut part = |route: &RouteConfig| {
         let consumer = registry.consumer(route).map_err(anyhow::Error::msg)?;
-        let groups = route.groups.iter().map(|text| Template::parse(text));
+        let path = Route::of(route)?;
+        let groups = route.groups.iter();
+        let groups = groups.map(|text| Template::of(text, &path, id));
         anyhow::Ok(RouteParts {
             groups: groups.collect::<Result<_, _>>()?,
             delivery: deliveries.slot_of(route, &consumer)?,

@@ -4,7 +4,7 @@
 //! of 64 KiB and without `messages_per_second`. It also has the cases that need limits, time or the metrics: floods, an end
 //! in the middle of a frame, silent clients.
 //!
-//! A message that never ends has no timeout, because its size is bounded. Compression is never negotiated, so one row is
+//! `bounds/memory` has the message that never ends. Compression is never negotiated, so one row is
 //! enough for it. The client never answers a close frame, so every row that closes shows that the gateway does not wait
 //! for the answer.
 

@@ -10,6 +10,8 @@ use super::sources::Sources;
 /// The house from the ground up. Within a floor nothing imports anything but what stands in `BESIDE`.
 const FLOORS: [&[&str]; 8] = [
     &[
+        "ages",
+        "budget",
         "clock",
         "close_code",
         "config",
@@ -20,6 +22,7 @@ const FLOORS: [&[&str]; 8] = [
         "packed_json",
         "python",
         "rate",
+        "tasks",
         "telemetry",
         "user_id",
     ],
@@ -57,11 +60,16 @@ const BESIDE: &[(&str, &str)] = &[
     ("metrics", "ids"),
     ("metrics", "labels"),
     ("error", "labels"),
+    ("budget", "labels"),
+    ("metrics", "budget"),
     ("config", "ids"),
     ("telemetry", "config"),
+    ("telemetry", "metrics"),
+    ("telemetry", "tasks"),
     ("user_id", "config"),
     ("user_id", "ids"),
     ("user_id", "python"),
+    ("origin", "hosts"),
     ("templates", "routes"),
     // Floor 3: what asks admission, and how an event becomes a frame.
     ("token_auth", "admission"),
@@ -167,6 +175,22 @@ fn only_metrics_names_the_macros_of_metrics() {
         let text = std::fs::read_to_string(src().join(&source.file)).unwrap();
         for name in ["counter!(", "gauge!(", "histogram!("] {
             assert!(!text.contains(name), "{}: {name}", source.file);
+        }
+    }
+}
+
+/// A task that something depends on is started by `tasks`, so that its panic does not go unnoticed. Sets of tasks with an
+/// owner (`JoinSet`, `TaskTracker`) are free.
+#[test]
+fn only_tasks_starts_tasks_without_an_owner() {
+    for source in &house().files {
+        if source.file == "tasks.rs" {
+            continue;
+        }
+        let text = std::fs::read_to_string(src().join(&source.file)).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for start in ["tokio::spawn(", "task::spawn(", "Handle::current().spawn("] {
+            assert!(!code.contains(start), "{}: {start}", source.file);
         }
     }
 }

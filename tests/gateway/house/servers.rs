@@ -1,17 +1,19 @@
 //! The test house itself: its servers start, end and come back, Django migrates and mints, before any gateway runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, MySqlConnection, PgConnection, SqliteConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::database::{ALICE, Database};
 use crate::support::django::Django;
-use crate::support::process::Program;
+use crate::support::process::{Program, Reader};
 use crate::support::proxy::{Line, Proxy};
 use crate::support::publisher::msgpack;
-use crate::support::{Publisher, RedisServer, browser, http, token};
+use crate::support::{Publisher, RedisServer, browser, eventually, http, token};
 
 #[tokio::test]
 async fn a_redis_server_comes_back_on_its_port_after_a_kill() {
@@ -21,6 +23,9 @@ async fn a_redis_server_comes_back_on_its_port_after_a_kill() {
     redis.ask::<String>(&["PING"]).await.unwrap_err();
     redis.restart().await;
     assert_eq!(redis.command::<Option<String>>(&["GET", "a"]).await, None);
+    let () = redis.command(&["SET", "a", "c"]).await;
+    redis.restart_with_data().await;
+    assert_eq!(redis.command::<String>(&["GET", "a"]).await, "c");
 }
 
 #[tokio::test]
@@ -164,6 +169,82 @@ async fn a_cut_proxy_ends_connections_and_an_open_one_passes_them() {
         .unwrap_err();
 }
 
+/// A server that says its name to each connection, and then all that it hears.
+async fn parrot(name: u8) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.write_u8(name).await.unwrap();
+                let (mut from, mut to) = stream.split();
+                drop(tokio::io::copy(&mut from, &mut to).await);
+            });
+        }
+    });
+    endpoint
+}
+
+#[tokio::test]
+async fn a_proxy_delays_splits_resets_and_leads_elsewhere_and_loses_no_byte() {
+    let proxy = Proxy::to(&parrot(b'a').await).await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'a');
+    let sent: Vec<u8> = (0..20_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let mut answer = vec![0; sent.len()];
+    let delay = Duration::from_millis(100);
+    for line in [Line::Slow(delay), Line::Split, Line::Open] {
+        proxy.set(line);
+        let began = Instant::now();
+        stream.write_all(&sent).await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, sent, "{line:?}");
+        assert!(
+            line != Line::Slow(delay) || began.elapsed() >= delay * 2,
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    proxy.lead_to(&parrot(b'b').await);
+    let mut other = TcpStream::connect(proxy.address).await.unwrap();
+    assert_eq!(other.read_u8().await.unwrap(), b'b');
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    proxy.set(Line::Reset);
+    let end = stream.read_u8().await.unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn output_that_is_not_read_fills_its_pipe_and_a_closed_one_ends_its_writer() {
+    let process = Program::new("a writer", "yes").start();
+    let deadline = Duration::from_secs(15);
+    process
+        .line("a line", deadline, |line| (line == "y").then_some(()))
+        .await;
+    process.output.set_reader(Reader::Paused);
+    let mut before = 0;
+    eventually(deadline, "no further line", async || {
+        let now = process.output.text().len();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        match std::mem::replace(&mut before, now) == now {
+            true => Ok(()),
+            false => Err(now),
+        }
+    })
+    .await;
+    process.output.set_reader(Reader::Reading);
+    eventually(deadline, "lines again", async || {
+        match process.output.text().len() {
+            now if now > before => Ok(()),
+            now => Err(now),
+        }
+    })
+    .await;
+    process.output.set_reader(Reader::Gone);
+    assert_eq!(process.exited(deadline).await.code(), None, "a signal");
+}
+
 #[tokio::test]
 async fn output_can_be_waited_for_and_the_end_too() {
     let process = Program::new("a shell", "sh")
@@ -188,10 +269,9 @@ async fn the_browser_runs_scripts() {
 
 #[tokio::test]
 async fn the_http_client_hides_nothing() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = async {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = [0; 64];
         let n = stream.read(&mut request).await.unwrap();

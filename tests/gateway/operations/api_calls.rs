@@ -476,10 +476,10 @@ const IDS: [Ids; 4] = [
         others: &["7", " 07", "+07", "07 "],
         none: &["a\0"],
     },
-    // Another field is compared as text.
+    // Another field is compared as text, whatever the type of the primary key. Before, `int` found no user by it.
     Ids {
         word: "field",
-        id_type: "text",
+        id_type: "int",
         user_id_field: "badge",
         id: "07",
         same: &[],

@@ -1,5 +1,7 @@
 //! `lockgate dev`: no server, no file, no flag; two users who can talk at once, in a terminal and in a browser.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use crate::support::browser::Page;
@@ -128,6 +130,44 @@ async fn every_start_has_a_key_of_its_own() {
         (refusal.status, &refusal.json()["check"]),
         (401, &json!("signature"))
     );
+}
+
+/// A page of another site whose name is made to resolve to 127.0.0.1 (DNS rebinding). Before: 200, with the tokens.
+#[tokio::test]
+async fn the_page_and_its_tokens_are_for_this_machine_alone() {
+    let dev = dev().await;
+    let server: SocketAddr = dev.ready["listen"].as_str().unwrap().parse().unwrap();
+    let port = server.port();
+    let page = async |host: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let head = http::exchange(server, request.as_bytes()).await.unwrap();
+        head.body().await
+    };
+    for host in [
+        format!("localhost:{port}"),
+        format!("127.0.0.1:{port}"),
+        "127.1.2.3".to_owned(),
+        format!("[0:0:0:0:0:0:0:1]:{port}"),
+    ] {
+        let answer = page(&host).await;
+        assert!(
+            answer.status == 200 && answer.body.contains("alice"),
+            "{host}: {answer:?}"
+        );
+    }
+    for host in [
+        format!("rebound.example:{port}"),
+        "localhost.rebound.example".to_owned(),
+        "192.0.2.1".to_owned(),
+    ] {
+        let answer = page(&host).await;
+        assert_eq!(answer.status, 421, "{host}");
+        assert!(!answer.body.contains("alice"), "{host}: {answer:?}");
+        let url = dev.url("alice");
+        let (_, token) = url.split_once("?token=").unwrap();
+        let dial = Dial::new(server, &host, "/ws/echo/").token(token);
+        assert_eq!(dial.refused().await.status, 404, "{host}");
+    }
 }
 
 #[tokio::test]

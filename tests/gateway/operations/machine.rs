@@ -50,7 +50,9 @@ async fn a_mistake_in_what_is_mounted_ends_the_start_in_clear_words() {
     std::fs::write(path("huge"), vec![b'x'; 4 << 20]).unwrap();
     std::fs::write(path("binary"), [0xff, 0xfe, 0xfd]).unwrap();
     let file = |name: &str| one("file", path(name));
-    let rows: [(&str, &str, Value, &[&str]); 7] = [
+    let made = Command::new("mkfifo").arg(path("pipe")).status().unwrap();
+    assert!(made.success());
+    let rows: [(&str, &str, Value, &[&str]); 10] = [
         (
             "a secret that is not mounted",
             "redis",
@@ -62,6 +64,25 @@ async fn a_mistake_in_what_is_mounted_ends_the_start_in_clear_words() {
             "redis",
             one("url", file("a-folder")),
             &["redis.url", "directory"],
+        ),
+        // Before: neither verb ended.
+        (
+            "a pipe where a secret should be",
+            "redis",
+            one("url", file("pipe")),
+            &["redis.url", "it is a pipe"],
+        ),
+        (
+            "a device where a secret should be",
+            "redis",
+            one("url", one("file", "/dev/zero")),
+            &["redis.url", "it is a device"],
+        ),
+        (
+            "a pipe among the included files",
+            "include",
+            vec![path("pipe")].into(),
+            &["include[0]", "it is a pipe"],
         ),
         (
             "an empty secret",

@@ -8,3 +8,4 @@ mod doctor;
 mod drain;
 mod machine;
 mod metrics;
+mod signals;

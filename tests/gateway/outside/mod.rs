@@ -1,5 +1,7 @@
 //! The outside world: Redis, Sentinel, databases and a Django project, up and down.
 
 mod django_project;
+mod locked_database;
 mod sentinel;
 mod store_outage;
+mod unusable_users;

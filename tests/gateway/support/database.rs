@@ -96,6 +96,46 @@ impl Database {
     }
 }
 
+/// A lock on the table of users. It ends with this.
+#[allow(dead_code, reason = "each connection is held, and closed by its drop")]
+pub(crate) enum UsersLock {
+    Postgres(PgConnection),
+    MySql(MySqlConnection),
+    Sqlite(SqliteConnection),
+}
+
+impl Database {
+    /// Keeps everyone else from reading the users, as a long migration does.
+    pub(crate) async fn lock_users(&self) -> UsersLock {
+        let (url, locked) = (&self.url, "the table can be locked");
+        if url.starts_with("postgres") {
+            let mut connection = PgConnection::connect(url).await.expect("it answers");
+            let lock = "BEGIN; LOCK TABLE auth_user IN ACCESS EXCLUSIVE MODE";
+            sqlx::raw_sql(lock)
+                .execute(&mut connection)
+                .await
+                .expect(locked);
+            UsersLock::Postgres(connection)
+        } else if url.starts_with("mysql") {
+            let mut connection = MySqlConnection::connect(url).await.expect("it answers");
+            let lock = "LOCK TABLES auth_user WRITE";
+            sqlx::raw_sql(lock)
+                .execute(&mut connection)
+                .await
+                .expect(locked);
+            UsersLock::MySql(connection)
+        } else {
+            let mut connection = SqliteConnection::connect(url).await.expect("it opens");
+            let lock = "BEGIN EXCLUSIVE";
+            sqlx::raw_sql(lock)
+                .execute(&mut connection)
+                .await
+                .expect(locked);
+            UsersLock::Sqlite(connection)
+        }
+    }
+}
+
 fn sqlite_dir() -> TempDir {
     scratch("sqlite")
 }

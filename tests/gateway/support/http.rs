@@ -101,6 +101,18 @@ pub(crate) async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Response {
+    let answer = try_request(server, method, path, headers, body).await;
+    answer.unwrap_or_else(|| panic!("{method} {path}: no answer"))
+}
+
+/// As `request`; `None` where the connection ends before an answer.
+pub(crate) async fn try_request(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Response> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -113,10 +125,8 @@ pub(crate) async fn request(
     }
     text.push_str("\r\n");
     text.push_str(body);
-    let head = exchange(server, text.as_bytes()).await;
-    head.unwrap_or_else(|| panic!("{method} {path}: no answer"))
-        .body()
-        .await
+    let head = exchange(server, text.as_bytes()).await?;
+    Some(head.body().await)
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {

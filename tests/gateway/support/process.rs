@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -147,7 +147,8 @@ fn spawn(command: Command) -> std::io::Result<Child> {
 /// A running child; it is killed when this goes.
 pub(crate) struct Process {
     name: String,
-    pid: Pid,
+    /// Its id.
+    pub(crate) pid: Pid,
     exit: watch::Receiver<Option<ExitStatus>>,
     waiter: Option<JoinHandle<()>>,
     stdin: Mutex<Option<ChildStdin>>,
@@ -240,12 +241,24 @@ impl Drop for Process {
     }
 }
 
+/// What reads the output of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// It reads.
+    Reading,
+    /// It leaves the pipes to fill.
+    Paused,
+    /// It has closed its ends of the pipes.
+    Gone,
+}
+
 /// The lines that a process printed.
 #[derive(Clone)]
 pub(crate) struct Output {
     lines: Arc<Mutex<Vec<String>>>,
     count: Arc<watch::Sender<usize>>,
     pipes: Arc<watch::Sender<usize>>,
+    reader: Arc<(Mutex<Reader>, Condvar)>,
 }
 
 impl Default for Output {
@@ -254,6 +267,7 @@ impl Default for Output {
             lines: Arc::default(),
             count: Arc::new(watch::Sender::new(0)),
             pipes: Arc::new(watch::Sender::new(0)),
+            reader: Arc::new((Mutex::new(Reader::Reading), Condvar::new())),
         }
     }
 }
@@ -262,7 +276,7 @@ impl Output {
     fn read(&self, pipe: impl Read) {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        while self.wants_more() && reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             let mut lines = self.lines.lock().expect("no reader panics");
             lines.push(text);
@@ -271,6 +285,21 @@ impl Output {
             line.clear();
         }
         self.pipes.send_modify(|pipes| *pipes -= 1);
+    }
+
+    /// Reads on, stops to read, or closes the pipes; each takes effect with the next line.
+    pub(crate) fn set_reader(&self, reader: Reader) {
+        let (now, changed) = &*self.reader;
+        *now.lock().expect("no reader panics") = reader;
+        changed.notify_all();
+    }
+
+    /// Waits while the reader is paused; false if it is gone.
+    fn wants_more(&self) -> bool {
+        let (now, changed) = &*self.reader;
+        let now = now.lock().expect("no reader panics");
+        let now = changed.wait_while(now, |now| *now == Reader::Paused);
+        *now.expect("no reader panics") == Reader::Reading
     }
 
     /// Waits until no process can print any more.

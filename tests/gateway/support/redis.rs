@@ -69,6 +69,12 @@ impl RedisServer {
         .await;
     }
 
+    /// As `restart`, with the data that it holds now.
+    pub(crate) async fn restart_with_data(&self) {
+        let _: String = self.command(&["SAVE"]).await;
+        self.restart().await;
+    }
+
     /// `kill -9`; what it held is lost.
     pub(crate) fn kill(&self) {
         drop(self.process.lock().expect("never poisoned").take());

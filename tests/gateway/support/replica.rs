@@ -33,9 +33,21 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts it and waits until it says where it listens.
     pub(crate) async fn start(config: &Path) -> Self {
-        let process = Program::new("lockgate serve", LOCKGATE)
-            .args(["serve".as_ref(), "--config".as_ref(), config.as_os_str()])
-            .start();
+        Self::run(Self::program(config)).await
+    }
+
+    /// The program, for a test that changes its environment.
+    pub(crate) fn program(config: &Path) -> Program {
+        Program::new("lockgate serve", LOCKGATE).args([
+            "serve".as_ref(),
+            "--config".as_ref(),
+            config.as_os_str(),
+        ])
+    }
+
+    /// As `start`, with a program of the test's own.
+    pub(crate) async fn run(program: Program) -> Self {
+        let process = program.start();
         let [server, admin, api] = process
             .line("the line with its addresses", PATIENCE, |line| {
                 let line: Value = serde_json::from_str(line).ok()?;

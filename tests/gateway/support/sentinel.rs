@@ -15,7 +15,8 @@ const AGREED: Duration = Duration::from_secs(30);
 pub(crate) struct Deployment {
     /// The first is the master at the start.
     pub(crate) servers: Vec<RedisServer>,
-    sentinels: Vec<(u16, Process)>,
+    /// Their ports and processes.
+    pub(crate) sentinels: Vec<(u16, Process)>,
     _dir: tempfile::TempDir,
 }
 

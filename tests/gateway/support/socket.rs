@@ -7,8 +7,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::http::{Response, exchange};
 use super::{PATIENCE, within};
@@ -93,6 +93,13 @@ impl Dial {
 
     /// One attempt.
     pub(crate) async fn attempt(self) -> Result<Socket, Response> {
+        let path = self.path.clone();
+        let attempt = self.attempt_or_cut().await;
+        attempt.unwrap_or_else(|| panic!("{path}: cut without an answer"))
+    }
+
+    /// One attempt; `None` where the connection ends before an answer.
+    pub(crate) async fn attempt_or_cut(self) -> Option<Result<Socket, Response>> {
         let mut request = format!(
             "GET {}{} HTTP/1.1\r\nHost: {}\r\n",
             self.path, self.query, self.host
@@ -101,10 +108,9 @@ impl Dial {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str("\r\n");
-        let head = exchange(self.server, request.as_bytes()).await;
-        let head = head.unwrap_or_else(|| panic!("{}: cut without an answer", self.path));
+        let head = exchange(self.server, request.as_bytes()).await?;
         if head.response.status != 101 {
-            return Err(head.body().await);
+            return Some(Err(head.body().await));
         }
         let config = WebSocketConfig::default();
         let stream = WebSocketStream::from_partially_read(
@@ -113,10 +119,10 @@ impl Dial {
             Role::Client,
             Some(config),
         );
-        Ok(Socket {
+        Some(Ok(Socket {
             stream: stream.await,
             handshake: head.response,
-        })
+        }))
     }
 }
 
@@ -133,10 +139,15 @@ impl Socket {
         self.next_within(PATIENCE).await
     }
 
+    /// The next message of any kind, however long it takes; `None` where the connection ends.
+    pub(crate) async fn read(&mut self) -> Option<Result<Message, Error>> {
+        self.stream.next().await
+    }
+
     async fn next_within(&mut self, deadline: Duration) -> Message {
         within(deadline, "a message", async {
             loop {
-                match self.stream.next().await {
+                match self.read().await {
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(message)) => return message,
                     Some(Err(error)) => panic!("a message: {error}"),

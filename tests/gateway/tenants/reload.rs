@@ -1,6 +1,7 @@
 //! A new configuration is applied as a whole or not at all, and sockets that it does not concern stay.
 
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -145,6 +146,65 @@ async fn a_file_with_a_mistake_changes_nothing() {
         .metric("lockgate_config_reload_successful", &[], |ok| ok == 1.0)
         .await;
     assert!(socket.ping().await.is_empty());
+}
+
+/// A handshake that a reload overtakes is judged by the new configuration, whether its tenant changed in place or moved to
+/// another prefix. Before: 73 of 149 connects were refused with 503.
+#[tokio::test]
+async fn a_handshake_that_a_reload_overtakes_is_judged_by_the_new_configuration() {
+    const RELOADS: usize = 20;
+    let gateway = gateway()
+        .tenant("acme")
+        // Slow handshakes: several are under way at each moment.
+        .route(
+            "path = 'ws/chat/<slug:room>/'\n groups = ['chat_{room}']\n \
+             authorize = \"SELECT 1 FROM pg_sleep(0.1) WHERE :user_id > 0 AND :room <> ''\"",
+        )
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let reloading = AtomicBool::new(true);
+    let (connected, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let connect_again_and_again = async |client: usize| {
+        for number in 0.. {
+            if !reloading.load(Ordering::Relaxed) {
+                return;
+            }
+            // A room of its own, so that no verdict is cached.
+            let path = format!("/ws/chat/{client}-{number}/");
+            let dial = replica.dial(tenant, &path);
+            let count = match dial.token(&tenant.token(ALICE)).attempt().await {
+                Ok(_) => &connected,
+                Err(_) => &refused,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let reload = async {
+        for number in 1..=RELOADS {
+            let before = connected.load(Ordering::Relaxed);
+            change(&gateway, |table| {
+                let tenant_table = tenant_table(table, tenant);
+                let limits: Table = format!("connections = {}", 1000 + number).parse().unwrap();
+                tenant_table.insert("limits".into(), limits.into());
+                let layer = tenant_table["layer"].as_table_mut().unwrap();
+                let moved = "x".repeat(number / 2 % 2);
+                let prefix = format!("{}{moved}", tenant.prefix);
+                layer.insert("prefix".into(), prefix.into());
+            });
+            hang_up(&gateway, APPLIED).await;
+            eventually(PATIENCE, "connects go on", async || {
+                let now = connected.load(Ordering::Relaxed);
+                if now > before + 2 { Ok(()) } else { Err(now) }
+            })
+            .await;
+        }
+        reloading.store(false, Ordering::Relaxed);
+    };
+    let clients = futures_util::future::join_all((0..4).map(connect_again_and_again));
+    tokio::join!(reload, clients);
+    let outcome = (refused.into_inner(), connected.into_inner());
+    assert_eq!(outcome.0, 0, "refused, connected: {outcome:?}");
 }
 
 /// A listener is not moved under its clients: the key is named, and what else changed is not applied either.

@@ -157,9 +157,10 @@ impl Setup {
         self
     }
 
+    /// `id_type` keeps its default, `int`, which is about the primary key. Before, it was bound as an integer, and no user
+    /// was found by a text.
     fn by(mut self, field: &str) -> Self {
         self.token.user_id_field = field.to_owned();
-        self.users.id_type = IdType::Text;
         self
     }
 
@@ -492,7 +493,8 @@ async fn verdicts(plain: &Setup) {
         route("d/", "SELECT 1 FROM nothing"),
     ];
     let routes = Routes::parse(&configs).unwrap();
-    let permissions = Permissions::new(&configs, &plain.users, plain.database()).unwrap();
+    let permissions =
+        Permissions::new(&configs, &plain.users, &plain.token, plain.database()).unwrap();
     let uuid = format!("/c/{UUID}/");
     for (path, user, expected) in [
         ("/a/lobby/", "1", Some(true)),

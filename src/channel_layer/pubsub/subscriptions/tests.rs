@@ -1,0 +1,201 @@
+//! Subscriptions against a Redis in memory that answers late, loses its link and refuses names.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::metrics::TenantMetrics;
+
+/// Redis as this module sees it, with channels that may be denied.
+#[derive(Default)]
+struct FakeServer {
+    wire: VecDeque<Vec<String>>,
+    subscribed: BTreeSet<String>,
+    denied: BTreeSet<String>,
+}
+
+impl FakeServer {
+    fn hear(&mut self, out: &mut BytesMut) {
+        let text = String::from_utf8(out.split().to_vec()).unwrap();
+        for command in text.split('*').skip(1) {
+            let words = command.split("\r\n").skip(2).step_by(2);
+            let words: Vec<String> = words.map(String::from).collect();
+            self.wire.push_back(words);
+        }
+    }
+
+    /// Carries out one command and tells `wishes`.
+    fn step(&mut self, wishes: &mut Subscriptions) {
+        let Some(words) = self.wire.pop_front() else {
+            return;
+        };
+        let names = &words[1..];
+        if words[0] == "SUBSCRIBE" && names.iter().any(|name| self.denied.contains(name)) {
+            wishes.failed(ErrorKind::Permission).unwrap();
+            return;
+        }
+        for name in names {
+            if words[0] == "SUBSCRIBE" {
+                self.subscribed.insert(name.clone());
+                assert!(wishes.confirmed(name.as_bytes()).is_ok());
+            } else {
+                self.subscribed.remove(name);
+                assert!(wishes.ended(name.as_bytes()).is_ok());
+            }
+        }
+    }
+
+    /// Returns true if events of the channel arrive from now on until the wish ends.
+    fn stays_subscribed(&self, name: &str) -> bool {
+        let mut coming = self
+            .wire
+            .iter()
+            .filter(|words| words[1..].iter().any(|n| n == name));
+        self.subscribed.contains(name) && coming.all(|words| words[0] == "SUBSCRIBE")
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Want(u8, u64),
+    Unwant(u8, u64),
+    Flush,
+    Step,
+    Lose,
+    Deny(u8),
+    Grant(u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let channel = 0..4_u8;
+    prop_oneof![
+        4 => (channel.clone(), 0..2_u64).prop_map(|(c, a)| Act::Want(c, a)),
+        4 => (channel.clone(), 0..2_u64).prop_map(|(c, a)| Act::Unwant(c, a)),
+        4 => Just(Act::Flush),
+        6 => Just(Act::Step),
+        1 => Just(Act::Lose),
+        1 => channel.clone().prop_map(Act::Deny),
+        1 => channel.prop_map(Act::Grant),
+    ]
+}
+
+fn inbox() -> Arc<Inbox> {
+    let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
+    Inbox::new(0, Arc::new(metrics))
+}
+
+fn name(channel: u8) -> Bytes {
+    Bytes::from(format!("c{channel}"))
+}
+
+/// Runs everything that is under way to its end.
+fn quiesce(wishes: &mut Subscriptions, server: &mut FakeServer) {
+    let mut out = BytesMut::new();
+    for _ in 0..20 {
+        wishes.flush(&mut out);
+        server.hear(&mut out);
+        while !server.wire.is_empty() {
+            server.step(wishes);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn whatever_crosses_redis_ends_as_wished(acts in prop::collection::vec(act(), 1..60)) {
+        let (mut wishes, mut server, inbox) = (Subscriptions::default(), FakeServer::default(), inbox());
+        let mut out = BytesMut::new();
+        let mut wanted: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
+        let mut waiting: Vec<(u8, oneshot::Receiver<Result<(), ErrorKind>>)> = Vec::new();
+        for act in acts {
+            match act {
+                Act::Want(channel, attachment) => {
+                    let (waiter, outcome) = oneshot::channel();
+                    let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()) };
+                    wishes.want(&name(channel), route, waiter);
+                    wanted.entry(channel).or_default().insert(attachment);
+                    waiting.push((channel, outcome));
+                }
+                Act::Unwant(channel, attachment) => {
+                    wishes.unwant(&name(channel), attachment);
+                    wanted.entry(channel).or_default().remove(&attachment);
+                }
+                Act::Flush => {
+                    wishes.flush(&mut out);
+                    server.hear(&mut out);
+                }
+                Act::Step => server.step(&mut wishes),
+                Act::Lose => {
+                    wishes.link_lost();
+                    server.wire.clear();
+                    server.subscribed.clear();
+                    wishes.link_made();
+                }
+                Act::Deny(channel) => drop(server.denied.insert(format!("c{channel}"))),
+                Act::Grant(channel) => {
+                    server.denied.remove(&format!("c{channel}"));
+                }
+            }
+            waiting.retain_mut(|(channel, outcome)| match outcome.try_recv() {
+                Ok(Ok(())) => {
+                    let still = wanted.get(channel).is_some_and(|who| !who.is_empty());
+                    assert!(!still || server.stays_subscribed(&format!("c{channel}")));
+                    false
+                }
+                Ok(Err(_)) => false,
+                Err(_) => true,
+            });
+        }
+        server.denied.clear();
+        quiesce(&mut wishes, &mut server);
+        wishes.retry_refused();
+        quiesce(&mut wishes, &mut server);
+        let expected = wanted.iter().filter(|(_, who)| !who.is_empty());
+        let expected: BTreeSet<String> = expected.map(|(channel, _)| format!("c{channel}")).collect();
+        prop_assert_eq!(&server.subscribed, &expected);
+        prop_assert_eq!(wishes.len(), expected.len());
+        prop_assert!(wishes.recovered());
+        prop_assert!(wishes.sent.sizes().is_empty());
+        for (channel, mut outcome) in waiting {
+            // A wish that ended meanwhile took its waiters with it.
+            let empty = oneshot::error::TryRecvError::Empty;
+            let answered = outcome.try_recv() != Err(empty);
+            let name = format!("c{channel}");
+            prop_assert!(answered || !expected.contains(&name));
+        }
+    }
+}
+
+#[test]
+fn names_go_in_batches() {
+    let (mut wishes, inbox) = (Subscriptions::default(), inbox());
+    for number in 0..1201 {
+        let route = ChannelRoute {
+            attachment: 0,
+            inbox: inbox.clone(),
+            target: Target::Group("g".into()),
+        };
+        wishes.want(
+            &Bytes::from(format!("c{number}")),
+            route,
+            oneshot::channel().0,
+        );
+    }
+    let mut out = BytesMut::new();
+    wishes.flush(&mut out);
+    assert_eq!(wishes.sent.sizes(), [500, 500, 201]);
+    let before = out.len();
+    wishes.flush(&mut out);
+    assert_eq!(out.len(), before);
+}
+
+#[test]
+fn an_answer_without_a_command_is_an_error() {
+    let mut wishes = Subscriptions::default();
+    assert!(wishes.confirmed(b"c").is_err());
+    assert_eq!(wishes.ended(b"c"), Err(OutOfStep));
+    assert_eq!(wishes.ponged(), Err(OutOfStep));
+    assert_eq!(wishes.failed(ErrorKind::Other), Err(OutOfStep));
+}

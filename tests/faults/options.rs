@@ -1,0 +1,106 @@
+//! The command line of the suite.
+
+use std::time::Duration;
+
+use crate::field::Size;
+
+/// What the command line asks for.
+pub(crate) struct Options {
+    pub(crate) list: bool,
+    /// Numbers of faults; empty: all.
+    pub(crate) rows: Vec<u8>,
+    pub(crate) size: Size,
+    /// Rows at a time.
+    pub(crate) jobs: usize,
+    pub(crate) write: bool,
+    pub(crate) soak: Option<Soak>,
+}
+
+/// A soak.
+pub(crate) struct Soak {
+    pub(crate) lasts: Duration,
+    pub(crate) seed: u64,
+}
+
+impl Options {
+    /// Reads the arguments.
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            list: false,
+            rows: Vec::new(),
+            size: Size::SHORT,
+            jobs: 3,
+            write: false,
+            soak: None,
+        };
+        let mut seed = u64::from(std::process::id());
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut value = || rest.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--short" => {}
+                "--list" => options.list = true,
+                "--write" => options.write = true,
+                "--long" => (options.size, options.jobs) = (Size::LONG, 1),
+                "--jobs" => options.jobs = number(argument, value()?)?,
+                "--seed" => seed = number(argument, value()?)?,
+                "--rows" => {
+                    let numbers = value()?.split(',').map(|n| number(argument, n));
+                    options.rows = numbers.collect::<Result<_, _>>()?;
+                }
+                "--soak" => {
+                    let lasts = duration(value()?)?;
+                    options.soak = Some(Soak { lasts, seed });
+                }
+                other => return Err(format!("no such option: {other}")),
+            }
+        }
+        if let Some(soak) = &mut options.soak {
+            soak.seed = seed;
+        }
+        Ok(options)
+    }
+
+    /// How the table came about.
+    pub(crate) fn circumstances(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let Size {
+            clients, groups, ..
+        } = self.size;
+        let build = if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        };
+        format!(
+            "{} clients of two tenants on two replicas, {groups} groups a tenant; a {build} build on {cores} cores that clients, \
+             servers and databases share; {} at a time.",
+            2 * clients,
+            match self.jobs {
+                1 => "one row".to_owned(),
+                jobs => format!("{jobs} rows"),
+            }
+        )
+    }
+}
+
+fn number<T: std::str::FromStr>(option: &str, text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("{option}: found {text}, expected a number"))
+}
+
+/// `90s`, `10m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        _ => {
+            return Err(format!(
+                "--soak: found {text}, expected a length such as 10m"
+            ));
+        }
+    };
+    let count: u64 = number("--soak", &text[..text.len() - 1])?;
+    Ok(Duration::from_secs(count * unit))
+}
