@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axum::http::HeaderMap;
 
-use crate::auth::denylist::{self, DenyVerdict};
+use crate::auth::denylist::{self, DenyVerdict, UnreadableNotice};
 use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, VerifiedToken};
 use crate::clock::UnixTime;
@@ -17,8 +17,9 @@ use crate::error::{Check, Dependency, ErrorKind, Refusal, StoreError};
 use crate::hub::{Hub, Pending, PendingPlace};
 use crate::ids::TenantId;
 use crate::metrics::{self, AuthStep, TenantMetrics};
+use crate::stores::key_read::{KeyRead, KeyValue};
 use crate::stores::key_store::KeyStore;
-use crate::stores::redis::{KeyValue, RedisStore};
+use crate::stores::redis::RedisStore;
 use crate::users::{CachedPair, UserRecord, Users};
 
 /// A verified token and its user.
@@ -40,6 +41,8 @@ pub struct DenylistSource {
     pub shares_users_redis: bool,
     /// The setting `denylist.on_outage`.
     pub on_outage: OnOutage,
+    /// Tells an operator of an unreadable cut-off.
+    pub notice: Arc<UnreadableNotice>,
 }
 
 /// Authenticates the tokens of one tenant.
@@ -143,8 +146,8 @@ impl Authenticator {
     /// As [`Authenticator::authenticate`].
     pub async fn user_again(&self, token: &VerifiedToken) -> Result<Arc<UserRecord>, Refusal> {
         let moment = self.users.moment();
-        let keys = self.users.redis_keys(&token.user_id);
-        let cached = self.ask_for_user(Some(keys)).await;
+        let reads = self.users.redis_reads(&token.user_id);
+        let cached = self.ask_for_user(Some(reads)).await;
         let found = self.users.look_up(&token.user_id, cached, moment).await;
         let user = found.map_err(|error| unavailable(&self.tenant, &error))?;
         self.check_user(token, user)
@@ -231,25 +234,28 @@ impl Authenticator {
 
     /// Reads the denylist and the cached user: in one round if one Redis holds both, else in two parallel rounds.
     async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> RedisAnswers {
-        let (jti, user, all) = denylist::keys(&self.tenant, token.jti.as_ref(), &token.user_id);
-        // The answers are read by position. A token without jti reads the tenant's key twice, which changes no verdict.
-        let mut keys = Vec::with_capacity(5);
-        keys.extend([jti.unwrap_or_else(|| all.clone()), user, all]);
-        let user_keys = wants_user.then(|| self.users.redis_keys(&token.user_id));
+        let mut reads = Vec::with_capacity(5);
+        reads.extend(denylist::reads(
+            &self.tenant,
+            token.jti.as_ref(),
+            &token.user_id,
+        ));
+        let user_reads = wants_user.then(|| self.users.redis_reads(&token.user_id));
         let store = &self.denylist.store;
         if !self.denylist.shares_users_redis {
-            let (denied, cached) = tokio::join!(store.get_each(keys), self.ask_for_user(user_keys));
+            let (denied, cached) =
+                tokio::join!(store.get_each(reads), self.ask_for_user(user_reads));
             return RedisAnswers {
-                verdict: verdict(token, denied.as_deref().ok()),
+                verdict: self.verdict(token, denied.as_deref().ok()),
                 cached,
             };
         }
-        keys.extend(user_keys.into_iter().flatten());
-        match store.get_each(keys).await {
+        reads.extend(user_reads.into_iter().flatten());
+        match store.get_each(reads).await {
             Ok(mut denied) => {
                 let cached = denied.split_off(3.min(denied.len()));
                 RedisAnswers {
-                    verdict: verdict(token, Some(&denied)),
+                    verdict: self.verdict(token, Some(&denied)),
                     cached: wants_user.then(|| cached_pair(cached)),
                 }
             }
@@ -260,6 +266,21 @@ impl Authenticator {
         }
     }
 
+    /// Returns the denylist's verdict; `Unreadable` without an answer, or if a cut-off is unreadable.
+    fn verdict(&self, token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
+        let Some([jti, user, all]) = answers else {
+            return DenyVerdict::Unreadable;
+        };
+        let jti = token.jti.is_some().then_some(jti);
+        let verdict = denylist::verdict_of_answers(token.issued_at, jti, user, all);
+        if verdict == DenyVerdict::Unreadable {
+            metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
+            self.metrics.unreadable_values.increment(1);
+            self.denylist.notice.tell(&denylist::fault(user, all));
+        }
+        verdict
+    }
+
     /// Records the duration of a step and returns the start of the next.
     fn lap(&self, step: AuthStep, started: Instant) -> Instant {
         let now = Instant::now();
@@ -267,26 +288,13 @@ impl Authenticator {
         now
     }
 
-    async fn ask_for_user(&self, keys: Option<[String; 2]>) -> Option<CachedPair> {
-        let answers = self.redis.as_ref()?.get_each(keys?).await.ok()?;
+    async fn ask_for_user(&self, reads: Option<[KeyRead; 2]>) -> Option<CachedPair> {
+        let answers = self.redis.as_ref()?.get_each(reads?).await.ok()?;
         Some(cached_pair(answers))
     }
 }
 
-/// Returns the denylist's verdict; `Unreadable` without an answer, or if a key holds no string.
-fn verdict(token: &VerifiedToken, answers: Option<&[KeyValue]>) -> DenyVerdict {
-    let Some([jti, user, all]) = answers else {
-        return DenyVerdict::Unreadable;
-    };
-    let jti = token.jti.is_some().then_some(jti);
-    let verdict = denylist::verdict_of_answers(token.issued_at, jti, user, all);
-    if verdict == DenyVerdict::Unreadable {
-        metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
-    }
-    verdict
-}
-
-/// Returns the values of the user's two keys. A key of the wrong type is left to [`Users`].
+/// Returns the values of the user's two keys. An unreadable one is left to [`Users`].
 fn cached_pair(answers: Vec<KeyValue>) -> CachedPair {
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or(Ok(None));

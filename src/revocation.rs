@@ -4,12 +4,11 @@
 //! sockets that its indexes name. [`Revocations::recheck`] finds the sockets that an announcement missed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::auth::denylist::{self, DenyVerdict};
+use crate::auth::denylist::{self, DenyVerdict, UnreadableNotice};
 use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
 use crate::config::{DenylistConfig, OnExpiry, TokenConfig};
@@ -36,15 +35,15 @@ pub struct Revocations {
     keeps_expired: bool,
     leeway: f64,
     recheck_wanted: Notify,
-    /// A cut-off is unreadable, and the log says so.
-    told_unreadable: AtomicBool,
+    notice: Arc<UnreadableNotice>,
 }
 
 impl Revocations {
-    /// Makes the revocations of `tenant`, kept in `store`.
+    /// Makes the revocations of `tenant`, kept in `store`. `notice` is that of the handshakes.
     pub fn new(
         tenant: &TenantId,
         store: KeyStore,
+        notice: Arc<UnreadableNotice>,
         config: &DenylistConfig,
         token: &TokenConfig,
     ) -> Arc<Self> {
@@ -55,7 +54,7 @@ impl Revocations {
             keeps_expired: token.on_expiry == OnExpiry::Keep,
             leeway: token.leeway.as_secs_f64(),
             recheck_wanted: Notify::new(),
-            told_unreadable: AtomicBool::new(false),
+            notice,
         })
     }
 
@@ -122,10 +121,11 @@ impl Revocations {
     /// # Errors
     /// [`StoreError`] if the denylist does not answer. Sockets that were not checked stay open.
     pub async fn recheck(&self, hub: &Hub) -> Result<usize, StoreError> {
-        let (mut closed, mut unreadable) = (0, false);
+        let (mut closed, mut checked, mut unreadable) = (0, false, false);
         // Handshakes come first: one that completes meanwhile is then found among the members.
         for batch in hub.pending().chunks(BATCH) {
             let verdicts = self.ask(batch, |pending| pending.token()).await?;
+            checked = true;
             for (pending, verdict) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 if verdict == DenyVerdict::Revoked {
@@ -135,6 +135,7 @@ impl Revocations {
         }
         for batch in hub.members().chunks(BATCH) {
             let verdicts = self.ask(batch, |member| member.token()).await?;
+            checked = true;
             for (member, verdict) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 let frame = CloseReason::TokenRevoked.frame();
@@ -145,7 +146,12 @@ impl Revocations {
                 }
             }
         }
-        self.tell(unreadable);
+        if unreadable {
+            metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
+            self.notice.tell("found by a check of open connections");
+        } else if checked {
+            self.notice.over();
+        }
         if closed > 0 {
             tracing::info!(tenant.id = %self.tenant, count = closed, "Closed connections whose revocation had not been heard");
         }
@@ -158,46 +164,21 @@ impl Revocations {
         batch: &[Arc<T>],
         token: impl Fn(&T) -> TokenOf<'_>,
     ) -> Result<Vec<DenyVerdict>, StoreError> {
-        let mut keys = vec![redis_keys::deny_all(&self.tenant)];
-        for one in batch {
-            let TokenOf { user, jti, .. } = token(one);
-            let (jti, user, all) = denylist::keys(&self.tenant, jti, user);
-            // A token without an id repeats the tenant's key, so that every token has three keys.
-            keys.extend([jti.unwrap_or(all), user]);
-        }
-        let answers = self.store.get_each(keys).await?;
+        // The tenant's cut-off is apart from those of the users, so that an empty one of these leaves it readable.
+        let mut reads = vec![denylist::of_all(&self.tenant)];
+        reads.extend({ batch.iter() }.map(|one| denylist::of_token(&self.tenant, token(one).jti)));
+        reads.extend({ batch.iter() }.map(|one| denylist::of_user(&self.tenant, token(one).user)));
+        let answers = self.store.get_each(reads).await?;
         let Some((all, each)) = answers.split_first() else {
             return Ok(Vec::new());
         };
-        let verdict = |(one, pair): (&Arc<T>, &[_])| {
+        let (tokens, users) = each.split_at(each.len() / 2);
+        let verdict = |(one, (own, user)): (&Arc<T>, (_, _))| {
             let TokenOf { jti, issued_at, .. } = token(one);
-            denylist::verdict_of_answers(issued_at, jti.map(|_| &pair[0]), &pair[1], all)
+            denylist::verdict_of_answers(issued_at, jti.map(|_| own), user, all)
         };
-        Ok(batch
-            .iter()
-            .zip(each.chunks_exact(2))
-            .map(verdict)
-            .collect())
-    }
-
-    /// Counts an unreadable cut-off, and logs each change once.
-    fn tell(&self, unreadable: bool) {
-        if unreadable {
-            metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
-        }
-        match (
-            self.told_unreadable.swap(unreadable, Ordering::Relaxed),
-            unreadable,
-        ) {
-            (false, true) => tracing::error!(
-                tenant.id = %self.tenant,
-                "A cut-off in the denylist cannot be read: new connections are refused, open ones stay; set or delete deny:all and deny:user:ID"
-            ),
-            (true, false) => tracing::info!(
-                tenant.id = %self.tenant, "The cut-offs in the denylist can be read again"
-            ),
-            _ => {}
-        }
+        let answers = tokens.iter().zip(users);
+        Ok(batch.iter().zip(answers).map(verdict).collect())
     }
 
     /// Closes the sockets that were open for `denylist.max_unverified` while the denylist did not answer, at a limited
@@ -242,7 +223,13 @@ mod tests {
         let tenant = "acme".parse().unwrap();
         let store = KeyStore::Memory(Arc::default());
         let (config, token) = (DenylistConfig::default(), TokenConfig::default());
-        let revocations = Revocations::new(&tenant, store, &config, &token);
+        let revocations = Revocations::new(
+            &tenant,
+            store,
+            UnreadableNotice::new(&tenant),
+            &config,
+            &token,
+        );
         let hub = Arc::new(Hub::default());
         let pending = |jti: &str| hub.expect(Pending::new("7".into(), Some(jti.into()), Some(5.0)));
         let (revoked, other) = (pending("revoked"), pending("other"));

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::ApiState;
 use super::problem::{ApiProblem, unavailable};
+use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 use crate::tenant::Tenant;
@@ -111,10 +112,15 @@ impl Idempotent {
 
 /// Returns the stored answer of the key.
 async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, ApiProblem> {
-    let found = tenant.key_store.get_each(&[key.to_owned()]).await;
+    let read = KeyRead::text(key.to_owned(), redis_keys::IDEMPOTENCY_BYTES);
+    let found = tenant.key_store.get_each([read]).await;
     let found = found.map_err(|error| unavailable(tenant, &error))?;
     let entry = match found.first() {
         Some(Ok(Some(bytes))) => serde_json::from_slice::<StoredAnswer>(bytes).ok(),
+        Some(Err(_)) => {
+            tenant.metrics.unreadable_values.increment(1);
+            None
+        }
         _ => None,
     };
     match entry {

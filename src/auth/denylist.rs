@@ -2,9 +2,12 @@
 //!
 //! It does no IO: admission reads the values in one round. An unreadable cut-off never means "not revoked".
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::clock::is_under_cut_off;
 use crate::ids::{Jti, TenantId, UserId};
-use crate::stores::redis::KeyValue;
+use crate::stores::key_read::{KeyRead, KeyValue};
 use crate::stores::redis_keys;
 
 /// The meaning of a token's denylist values.
@@ -18,22 +21,34 @@ pub enum DenyVerdict {
     Unreadable,
 }
 
-/// Returns the keys to read, in the order of [`verdict`]'s arguments: `jti`, user, tenant.
-///
-/// The first is `None` for a token without `jti`.
-pub fn keys(
-    tenant: &TenantId,
-    jti: Option<&Jti>,
-    user: &UserId,
-) -> (Option<String>, String, String) {
-    (
-        jti.map(|jti| redis_keys::deny_jti(tenant, jti)),
+/// Returns the reads of a token, in the order of [`verdict`]'s arguments: `jti`, user, tenant. A token without `jti` reads
+/// the tenant's key first, which keeps the order and changes no verdict.
+pub fn reads(tenant: &TenantId, jti: Option<&Jti>, user: &UserId) -> [KeyRead; 3] {
+    [of_token(tenant, jti), of_user(tenant, user), of_all(tenant)]
+}
+
+/// Returns the read of a token's own key: its presence counts, whatever its value.
+pub fn of_token(tenant: &TenantId, jti: Option<&Jti>) -> KeyRead {
+    KeyRead::presence(match jti {
+        Some(jti) => redis_keys::deny_jti(tenant, jti),
+        None => redis_keys::deny_all(tenant),
+    })
+}
+
+/// Returns the read of a user's cut-off.
+pub fn of_user(tenant: &TenantId, user: &UserId) -> KeyRead {
+    KeyRead::certain(
         redis_keys::deny_user(tenant, user),
-        redis_keys::deny_all(tenant),
+        redis_keys::CUT_OFF_BYTES,
     )
 }
 
-/// Decides over the values of [`keys`]; `None` is an absent key. `issued_at` is in Unix seconds.
+/// Returns the read of a tenant's cut-off.
+pub fn of_all(tenant: &TenantId) -> KeyRead {
+    KeyRead::certain(redis_keys::deny_all(tenant), redis_keys::CUT_OFF_BYTES)
+}
+
+/// Decides over the values of [`reads`]; `None` is an absent key. `issued_at` is in Unix seconds.
 ///
 /// A denied `jti` counts with any value. A cut-off revokes tokens that were issued at or before it, including its whole
 /// second, and tokens without a time of issue.
@@ -60,22 +75,67 @@ pub fn verdict(
     verdict
 }
 
-/// Decides over the answers of a store, in which a key may hold another type than a string. A token's own key denies
-/// it with any type; a cut-off of another type is unreadable.
-pub fn verdict_of_answers(
+/// Decides over the answers of a store, in which a value may be unreadable: of another type than a string, or too long.
+/// One unreadable cut-off does not hide another.
+pub fn verdict_of_answers<'a>(
     issued_at: Option<f64>,
-    jti: Option<&KeyValue>,
-    user: &KeyValue,
-    all: &KeyValue,
+    jti: Option<&'a KeyValue>,
+    user: &'a KeyValue,
+    all: &'a KeyValue,
 ) -> DenyVerdict {
-    let jti = jti.and_then(|jti| {
-        jti.as_ref()
-            .map_or(Some(&b""[..]), |value| value.as_deref())
-    });
-    match (user, all) {
-        (Ok(user), Ok(all)) => verdict(issued_at, jti, user.as_deref(), all.as_deref()),
-        _ if jti.is_some() => DenyVerdict::Revoked,
-        _ => DenyVerdict::Unreadable,
+    // An empty text is no number, so an unreadable value reads like a malformed one.
+    let text = |value: &'a KeyValue| value.as_ref().map_or(Some(&b""[..]), Option::as_deref);
+    verdict(issued_at, jti.and_then(text), text(user), text(all))
+}
+
+/// Whether an operator was told that a cut-off of a tenant is unreadable. Handshakes and rechecks tell of it once until a
+/// recheck finds all readable again.
+#[derive(Debug)]
+pub struct UnreadableNotice {
+    tenant: TenantId,
+    told: AtomicBool,
+}
+
+impl UnreadableNotice {
+    /// Makes the notice of a tenant that was told nothing yet.
+    pub fn new(tenant: &TenantId) -> Arc<Self> {
+        Arc::new(Self {
+            tenant: tenant.clone(),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Tells of an unreadable cut-off; `fault` says what is wrong with it.
+    pub fn tell(&self, fault: &str) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                tenant.id = %self.tenant, error = fault,
+                "A cut-off in the denylist cannot be read: new connections are refused, open ones stay; set or delete deny:all and deny:user:ID"
+            );
+        }
+    }
+
+    /// Tells that all cut-offs are readable again.
+    pub fn over(&self) {
+        if self.told.swap(false, Ordering::Relaxed) {
+            tracing::info!(
+                tenant.id = %self.tenant, "The cut-offs in the denylist can be read again"
+            );
+        }
+    }
+}
+
+/// Returns the fault of unreadable cut-offs.
+pub fn fault(user: &KeyValue, all: &KeyValue) -> String {
+    let fault = |name: &str, value: &KeyValue| {
+        let error = value.as_ref().err()?;
+        Some(format!("{name}: {error}"))
+    };
+    let faults = [fault("deny:user", user), fault("deny:all", all)];
+    let faults: Vec<String> = faults.into_iter().flatten().collect();
+    match faults.is_empty() {
+        true => "it is no number".to_owned(),
+        false => faults.join("; "),
     }
 }
 
@@ -92,6 +152,8 @@ pub fn cut_off(value: &[u8]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stores::key_read::Unreadable;
+
     #[test]
     fn cut_offs_include_their_second() {
         let cases = [
@@ -137,15 +199,32 @@ mod tests {
         );
     }
 
+    /// An unreadable cut-off of the tenant used to hide that of the user, so a recheck left the socket open.
+    #[test]
+    fn an_unreadable_answer_does_not_hide_a_cut_off() {
+        let (revoking, long) = (Ok(Some(b"9".to_vec())), Err(Unreadable::TooLong));
+        for (user, all, expected) in [
+            (&revoking, &long, DenyVerdict::Revoked),
+            (&long, &revoking, DenyVerdict::Revoked),
+            (&Ok(None), &long, DenyVerdict::Unreadable),
+            (&long, &Ok(None), DenyVerdict::Unreadable),
+        ] {
+            assert_eq!(verdict_of_answers(Some(5.0), None, user, all), expected);
+        }
+        let jti = Ok(Some(Vec::new()));
+        let verdict = verdict_of_answers(Some(5.0), Some(&jti), &long, &long);
+        assert_eq!(verdict, DenyVerdict::Revoked);
+    }
+
     #[test]
     fn keys_are_those_of_the_contract() {
-        let (jti, user, all) = keys(
+        let [jti, user, all] = reads(
             &"acme".parse().unwrap(),
             Some(&Jti::from("a:b*{c}\r\n")),
             &"7".into(),
         );
-        assert_eq!(jti.unwrap(), "lockgate:acme:deny:jti:a:b*{c}\r\n");
-        assert_eq!(user, "lockgate:acme:deny:user:7");
-        assert_eq!(all, "lockgate:acme:deny:all");
+        assert_eq!(jti.key(), "lockgate:acme:deny:jti:a:b*{c}\r\n");
+        assert_eq!(user.key(), "lockgate:acme:deny:user:7");
+        assert_eq!(all.key(), "lockgate:acme:deny:all");
     }
 }

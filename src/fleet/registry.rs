@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::UnixTime;
 use crate::error::StoreError;
 use crate::ids::{ReplicaId, TenantId};
+use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
@@ -205,11 +206,12 @@ pub(super) async fn registered(
     members.arg(list);
     let mut listed: Vec<String> = redis.query_again("smembers", &members).await?;
     listed.retain(|id| *id != own);
-    let names: Vec<String> = listed
-        .iter()
-        .map(|id| redis_keys::replica(&ReplicaId::from(id.as_str())))
-        .collect();
-    let entries = key_store.get_each(names).await?;
+    let sign = |id: &String| {
+        let key = redis_keys::replica(&ReplicaId::from(id.as_str()));
+        KeyRead::presence(key)
+    };
+    let signs: Vec<KeyRead> = listed.iter().map(sign).collect();
+    let entries = key_store.get_each(signs).await?;
     let (mut alive, mut dead) = (vec![own], Vec::new());
     for (id, entry) in listed.into_iter().zip(entries) {
         match entry {

@@ -98,6 +98,8 @@ families! {
     RECONNECTS: Counter = "lockgate_reconnects_total", ["dependency"];
     /// User lookups by source of the answer
     USER_LOOKUPS: Counter = "lockgate_user_lookups_total", ["tenant", "result"];
+    /// Values in Redis that are not of the form of their key
+    UNREADABLE_VALUES: Counter = "lockgate_unreadable_values_total", ["tenant"];
     /// Statements that asked a database for users
     USER_QUERIES: Counter = "lockgate_user_queries_total", [];
     /// 1 while a Redis with a denylist evicts keys, is a replica, or has lost data

@@ -41,6 +41,9 @@ pub struct TenantMetrics {
     pub received_bytes: Counter,
     /// Events queued for sockets.
     pub deliveries: Counter,
+    /// Values in Redis that were too long, of another type, or malformed. Above zero, a back end or an operator has written
+    /// what the gateway cannot believe.
+    pub unreadable_values: Counter,
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
@@ -78,6 +81,7 @@ impl TenantMetrics {
             sent_bytes: SENT_BYTES.with(tenant()),
             received_bytes: RECEIVED_BYTES.with(tenant()),
             deliveries: DELIVERIES.with(tenant()),
+            unreadable_values: UNREADABLE_VALUES.with(tenant()),
             frames_received: per_label(&FRAMES_RECEIVED, &label),
             events: per_label(&EVENTS, &label),
             dropped: per_label(&EVENTS_DROPPED, &label),

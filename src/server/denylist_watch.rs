@@ -22,6 +22,9 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Pause after a failed check.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The time after which a server that is a replica is told as a risk. A failover is over before.
+const FAILOVER: Duration = Duration::from_secs(5);
+
 /// Interval at which the list of servers is refreshed: a reload may add some.
 const SERVERS: Duration = Duration::from_secs(5);
 
@@ -109,12 +112,19 @@ impl Drop for Standing {
 
 async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
     let mut server = WatchedServer::new(store.clone());
-    let mut link = store.link_after(0).await;
+    // A server that is a replica gives no link, and is looked at as well.
+    let first = tokio::time::timeout(AGAIN, store.link_after(0)).await;
+    let mut link = first.unwrap_or(0);
     loop {
         let pause = match server.look().await {
             Ok(()) => EVERY,
             // The store itself logs an outage.
-            Err(_) => AGAIN,
+            Err(_) => {
+                if store.is_replica_for().is_some_and(|time| time > FAILOVER) {
+                    server.see_replica();
+                }
+                AGAIN
+            }
         };
         standing.set(server.is_at_risk());
         tokio::select! {
@@ -245,6 +255,14 @@ impl WatchedServer {
         };
         self.tell(risks);
         seen
+    }
+
+    /// Notes that the server is a replica, so that the gateway has no link to it. A known loss stays known.
+    fn see_replica(&mut self) {
+        let mut risks = self.risks.clone();
+        risks.retain(|risk| *risk == Risk::Lost);
+        risks.push(Risk::Replica);
+        self.tell(risks);
     }
 
     /// Returns true if the data was lost. Sets a first mark where none is, and records a loss in the mark.

@@ -12,21 +12,16 @@ use tokio::time::timeout;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 
+use super::key_read::KeyRead;
 use super::redis::RedisStore;
-use super::redis_keys::{ACKNOWLEDGED, EPOCH, LOST};
+use super::redis_keys::{ACKNOWLEDGED, EPOCH, EPOCH_BYTES, LOST};
 use super::redis_link::{ANSWER_LIMIT, store_error};
+use super::redis_role::{role_in, role_in_info};
+
+pub use super::redis_role::Role;
 
 /// The lifetime of a key that is written as a probe.
 const PROBE_TTL: Duration = Duration::from_secs(1);
-
-/// The role of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The server takes writes.
-    Master,
-    /// The server copies a master and may be behind it.
-    Replica,
-}
 
 /// The facts about a server; `None` if the server does not state one, or the login may not ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,10 +38,18 @@ pub struct Facts {
     pub append_only: Option<bool>,
     /// The times of snapshots (`save`); empty means never.
     pub save: Option<String>,
+    /// The path of the file with the users (`aclfile`); empty if there is none.
+    pub acl_file: Option<String>,
+    /// The path of the configuration file; empty if there is none.
+    pub config_file: Option<String>,
+    /// The most bytes of one argument of a command (`proto-max-bulk-len`).
+    pub max_bulk: Option<u64>,
+    /// The most bytes of memory of all clients (`maxmemory-clients`); 0 means no limit. Redis 7 has it.
+    pub client_memory: Option<u64>,
 }
 
 impl Facts {
-    /// Asks for all facts but `save` with INFO. If the server refuses INFO, asks for the role with ROLE.
+    /// Asks for the facts that INFO has. If the server refuses INFO, asks for the role with ROLE.
     ///
     /// # Errors
     /// [`StoreError`] if the server does not answer. A refusal is not an error.
@@ -54,27 +57,23 @@ impl Facts {
         let info: Option<String> = allowed(store.query("info", &redis::cmd("INFO")).await)?;
         let mut facts = info.as_deref().map(Self::read).unwrap_or_default();
         if facts.role.is_none() {
-            let role: Option<Vec<Value>> = allowed(store.query("role", &redis::cmd("ROLE")).await)?;
-            let word = role.as_deref().and_then(<[Value]>::first);
-            facts.role = word.and_then(|word| match word {
-                Value::BulkString(word) => role_of(std::str::from_utf8(word).ok()?),
-                Value::SimpleString(word) => role_of(word),
-                _ => None,
-            });
+            let role: Option<Value> = allowed(store.query("role", &redis::cmd("ROLE")).await)?;
+            facts.role = role.as_ref().and_then(role_in);
         }
         Ok(facts)
     }
 
-    /// Asks for all facts. `save` needs CONFIG, which the login of a gateway need not have.
+    /// Asks for all facts. Some need CONFIG, which the login of a gateway need not have.
     ///
     /// # Errors
     /// See [`Facts::ask`].
     pub async fn ask_all(store: &RedisStore) -> Result<Self, StoreError> {
         let mut facts = Self::ask(store).await?;
-        let mut save = redis::cmd("CONFIG");
-        save.arg("GET").arg("save");
-        let save: Option<HashMap<String, String>> = allowed(store.query("config", &save).await)?;
-        facts.save = save.and_then(|mut found| found.remove("save"));
+        facts.save = setting(store, "save").await?;
+        facts.acl_file = setting(store, "aclfile").await?;
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        facts.max_bulk = number(setting(store, "proto-max-bulk-len").await?);
+        facts.client_memory = number(setting(store, "maxmemory-clients").await?);
         Ok(facts)
     }
 
@@ -87,11 +86,12 @@ impl Facts {
         let text = |name: &str| fields.get(name).map(|text| (*text).to_owned());
         Self {
             version: text("redis_version"),
-            role: fields.get("role").and_then(|word| role_of(word)),
+            role: role_in_info(info),
             maxmemory: fields.get("maxmemory").and_then(|bytes| bytes.parse().ok()),
             maxmemory_policy: text("maxmemory_policy"),
             append_only: fields.get("aof_enabled").map(|flag| *flag == "1"),
-            save: None,
+            config_file: text("config_file"),
+            ..Self::default()
         }
     }
 
@@ -125,12 +125,12 @@ impl Facts {
     }
 }
 
-fn role_of(word: &str) -> Option<Role> {
-    match word {
-        "master" => Some(Role::Master),
-        "slave" | "replica" => Some(Role::Replica),
-        _ => None,
-    }
+/// Returns a setting of the server.
+async fn setting(store: &RedisStore, name: &str) -> Result<Option<String>, StoreError> {
+    let mut get = redis::cmd("CONFIG");
+    get.arg("GET").arg(name);
+    let found: Option<HashMap<String, String>> = allowed(store.query("config", &get).await)?;
+    Ok(found.and_then(|mut found| found.remove(name)))
 }
 
 /// Turns a refusal into `None`: no permission, or no such command, since managed servers hide some.
@@ -194,7 +194,8 @@ pub async fn write(store: &RedisStore, key: &str) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn read(store: &RedisStore, key: &str) -> Result<(), StoreError> {
-    store.get_each(&[key.to_owned()]).await.map(drop)
+    let read = KeyRead::text(key.to_owned(), EPOCH_BYTES);
+    store.get_each([read]).await.map(drop)
 }
 
 /// Checks that `channel` can be subscribed, on a separate connection.
@@ -278,12 +279,13 @@ impl Epoch {
     }
 }
 
-/// Returns the value of [`EPOCH`]. A key of another type counts as an empty text.
+/// Returns the value of [`EPOCH`]. A key of another type, or with a value that is too long, counts as an empty text.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn epoch(store: &RedisStore) -> Result<Option<String>, StoreError> {
-    let found = store.get_each(&[EPOCH.to_owned()]).await?.pop();
+    let read = KeyRead::text(EPOCH.to_owned(), EPOCH_BYTES);
+    let found = store.get_each([read]).await?.pop();
     Ok(match found {
         Some(Ok(value)) => value.map(|value| String::from_utf8_lossy(&value).into_owned()),
         Some(Err(_)) => Some(String::new()),

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::key_read::{KeyRead, KeyValue};
 use super::memory::{MemoryStore, end_after};
-use super::redis::{KeyValue, RedisStore};
+use super::redis::RedisStore;
 use crate::error::{Dependency, ErrorKind, StoreError};
 
-/// Replaces a cut-off by a later one. A value that is not a number or not a string counts as absent, so that the write
-/// repairs it.
+/// Replaces a cut-off by a later one. A value that is no cut-off counts as absent, so that the write repairs it: no string,
+/// no number, or longer than [`redis_keys::CUT_OFF_BYTES`](super::redis_keys::CUT_OFF_BYTES).
 const RAISE: &str = "\
-local old = redis.pcall('GET', KEYS[1])
-if type(old) ~= 'string' then old = '' end
+local old = redis.pcall('GETRANGE', KEYS[1], 0, 64)
+if type(old) ~= 'string' or #old > 64 then old = '' end
 local now = string.match(old, '^-?%d+%.?%d*$') and tonumber(old)
 if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
@@ -63,18 +64,20 @@ impl KeyStore {
         }
     }
 
-    /// Returns the values of `keys`, read in one round, in order.
+    /// Returns the values of keys, read in one round, in order.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn get_each(
         &self,
-        keys: impl Into<Vec<String>>,
+        reads: impl Into<Vec<KeyRead>>,
     ) -> Result<Vec<KeyValue>, StoreError> {
         match self {
-            KeyStore::Redis(redis) => redis.get_each(keys).await,
+            KeyStore::Redis(redis) => redis.get_each(reads).await,
             KeyStore::Memory(memory) => {
-                Ok(memory.get_each(&keys.into()).into_iter().map(Ok).collect())
+                let reads = reads.into();
+                let value = |read: &KeyRead| read.judge(memory.get(read.key()));
+                Ok(reads.iter().map(value).collect())
             }
         }
     }
@@ -220,7 +223,8 @@ mod tests {
         let store = KeyStore::Memory(Arc::default());
         let far = Lifetime::For(Duration::from_secs(100));
         let read = async |key: &str| {
-            let values = store.get_each(&[key.to_owned()]).await.unwrap();
+            let read = KeyRead::text(key.to_owned(), 100);
+            let values = store.get_each([read]).await.unwrap();
             values[0].clone().unwrap()
         };
         assert!(store.put_new("a", b"1", far).await.unwrap());

@@ -73,15 +73,12 @@ fn bytes_of(key: &str, entry: &Entry) -> usize {
 }
 
 impl MemoryStore {
-    /// Returns the value of each key.
-    pub fn get_each(&self, keys: &[String]) -> Vec<Option<Vec<u8>>> {
+    /// Returns the value of a key.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let (mut entries, now) = (self.entries.lock(), UnixTime::now());
         entries.sweep(now);
-        let value = |key: &String| {
-            let entry = entries.by_key.get(key).filter(|entry| entry.lives(now))?;
-            Some(entry.value.clone())
-        };
-        keys.iter().map(value).collect()
+        let entry = entries.by_key.get(key).filter(|entry| entry.lives(now))?;
+        Some(entry.value.clone())
     }
 
     /// Stores `value` under `key` if `may` returns true for the current value.
@@ -153,7 +150,7 @@ mod tests {
         assert_eq!(store.put_new("a", b"1", FAR), Err(MemoryFull));
         assert_eq!(store.put_new("1", b"1", FAR), Ok(false));
         store.put_if("deny", b"1", FAR, |_| true);
-        assert_eq!(store.get_each(&["deny".to_owned()]), [Some(b"1".to_vec())]);
+        assert_eq!(store.get("deny"), Some(b"1".to_vec()));
         store.remove("1");
         assert_eq!(store.put_new("a", b"1", FAR), Ok(true));
     }
@@ -166,7 +163,7 @@ mod tests {
             store.put_if(&n.to_string(), b"1", 1.0, |_| true);
         }
         store.entries.lock().swept_at = 0.0;
-        assert_eq!(store.get_each(&["1".to_owned()]), [None]);
+        assert_eq!(store.get("1"), None);
         let entries = store.entries.lock();
         assert_eq!((entries.bytes, entries.by_key.capacity()), (0, 0));
     }

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod inspection;
+pub mod key_read;
 pub mod key_store;
 mod login;
 pub mod memory;
@@ -10,6 +11,7 @@ pub mod redis_keys;
 mod redis_link;
 mod redis_master;
 mod redis_reads;
+mod redis_role;
 pub mod redis_url;
 pub mod server_identity;
 pub mod standing;

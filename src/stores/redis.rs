@@ -15,21 +15,24 @@ use redis::{
 };
 use tokio::net::lookup_host;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 use crate::tasks::{self, Task};
 
+use super::key_read::{self, CallerReads, KeyRead, KeyValue};
+use super::redis_keys::NEVER_WRITTEN;
 use super::redis_link::{
     ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
 };
 use super::redis_master::{ServerRoute, address};
 use super::redis_reads::Reads;
+use super::redis_role::{IS_REPLICA, RoleQuestion, is_demotion};
 
 use super::server_identity::ServerIdentity;
 
-pub use super::redis_reads::{KeyValue, WrongType};
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
 /// The largest number of keys in a read that is gathered with others; a handshake needs no more.
@@ -48,27 +51,47 @@ pub struct RedisStore {
     endpoint: String,
     dependency: Dependency,
     route: ServerRoute,
+    /// The link may lead to a replica.
+    any_role: bool,
     shared: Arc<LinkShared>,
     keeper: OnceLock<Task>,
     reads: Reads,
     /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
-    /// The pool, with the address that it connects to.
-    pool: Mutex<Option<((String, u16), Pool)>>,
+    /// The pool, with the number of the link in whose life it was made.
+    pool: Mutex<Option<(u64, Pool)>>,
 }
 
 impl RedisStore {
-    /// Builds a store that connects in the background: at once inside a runtime, otherwise with the first command.
+    /// Builds a store that connects in the background: at once inside a runtime, otherwise with the first command. Its link
+    /// leads to a master or is down.
     ///
     /// # Errors
     /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is not an error here.
     pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
+        Self::with_role(url, dependency, false)
+    }
+
+    /// Builds a store to look at a server, which may be a replica.
+    ///
+    /// # Errors
+    /// As [`RedisStore::new`].
+    pub fn to_inspect(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
+        Self::with_role(url, dependency, true)
+    }
+
+    fn with_role(
+        url: &RedisUrl,
+        dependency: Dependency,
+        any_role: bool,
+    ) -> Result<Arc<Self>, StoreError> {
         let route = ServerRoute::new(url).map_err(|error| store_error(dependency, error))?;
         let store = Self {
             endpoint: url.endpoint(),
             url: url.clone(),
             dependency,
             route,
+            any_role,
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
             reads: Reads::default(),
@@ -98,10 +121,7 @@ impl RedisStore {
 
     /// Returns the identity of the server. It is asked once for each link, and again if the server did not answer.
     pub async fn identity(&self) -> Arc<ServerIdentity> {
-        let link = match &*self.shared.state.borrow() {
-            LinkState::Up(_, link) => Some(*link),
-            LinkState::Down(_) => None,
-        };
+        let link = self.link();
         if let Some((known, identity)) = &*self.identity.lock()
             && Some(*known) == link
         {
@@ -131,6 +151,28 @@ impl RedisStore {
         identity
     }
 
+    /// Returns the number of the link; `None` while there is none.
+    fn link(&self) -> Option<u64> {
+        match &*self.shared.state.borrow() {
+            LinkState::Up(_, link) => Some(*link),
+            LinkState::Down(_) => None,
+        }
+    }
+
+    /// Returns a receiver that changes when the server turns out to be a replica, so that its other links end as well.
+    pub fn demotions(&self) -> watch::Receiver<u64> {
+        self.shared.demotions.subscribe()
+    }
+
+    /// Returns the time for which the URL has led to nothing but a replica; `None` while there is a link, or if the link is
+    /// down for another reason.
+    pub fn is_replica_for(&self) -> Option<Duration> {
+        match &*self.shared.state.borrow() {
+            LinkState::Down(down) if &*down.text == IS_REPLICA => Some(down.since.elapsed()),
+            _ => None,
+        }
+    }
+
     /// Returns the client, for connections of another kind.
     pub(super) async fn client(&self) -> RedisResult<Client> {
         self.route.client().await
@@ -152,61 +194,41 @@ impl RedisStore {
         }
     }
 
-    /// Returns the values of `keys`, read in one round, in order; `None` for an absent key.
+    /// Returns the values of keys, read in one round, in order. Redis sends no more of a value than its form allows.
     ///
-    /// # Errors
-    /// [`StoreError`], also if a key does not hold a string, since its meaning is unknown then.
-    pub async fn mget(&self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let values = self.get_each(keys).await?;
-        let values: Result<Vec<_>, WrongType> = values.into_iter().collect();
-        values.map_err(|error| StoreError::new(self.dependency, ErrorKind::Other, error))
-    }
-
-    /// Does the same as [`RedisStore::mget`], with an error of its own for each key that does not hold a string.
-    ///
-    /// It sends a pipeline of GETs, because MGET answers nil for such a key. Few keys are sent together with those that
-    /// other callers ask for at the same moment.
+    /// Few keys are sent together with those that other callers ask for at the same moment.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn get_each(
         &self,
-        keys: impl Into<Vec<String>>,
+        reads: impl Into<Vec<KeyRead>>,
     ) -> Result<Vec<KeyValue>, StoreError> {
-        let keys = keys.into();
-        if keys.len() > GATHERED {
-            let values = self.get_all(vec![Arc::new(keys)]).await?;
+        let reads = reads.into();
+        if reads.len() > GATHERED {
+            let values = self.get_all(vec![Arc::new(reads)]).await?;
             return values.into_iter().collect();
         }
-        if keys.is_empty() {
+        if reads.is_empty() {
             return Ok(Vec::new());
         }
-        self.reads.get(keys, |keys| self.get_all(keys)).await
+        self.reads.get(reads, |reads| self.get_all(reads)).await
     }
 
-    /// Reads `keys` in one round, with a result for each key.
+    /// Reads for all callers in one round, with a result for each key.
     async fn get_all(
         &self,
-        keys: Vec<Arc<Vec<String>>>,
+        callers: Vec<CallerReads>,
     ) -> Result<Vec<Result<KeyValue, StoreError>>, StoreError> {
-        let count = keys.iter().map(|keys| keys.len()).sum();
-        let mut pipe = Pipeline::with_capacity(count);
-        for key in keys.iter().flat_map(|keys| keys.iter()) {
-            pipe.get(key);
-        }
-        drop(keys);
-        pipe.ignore_errors();
+        let pipe = key_read::commands(&callers);
         let read = |mut link: MultiplexedConnection| {
             let pipe = &pipe;
             async move { pipe.query_async::<Vec<RedisResult<_>>>(&mut link).await }
         };
         let answers = self.ask_again("mget", read).await?;
-        let key_value = |answer: RedisResult<Option<Vec<u8>>>| match answer {
-            Ok(value) => Ok(Ok(value)),
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Err(WrongType)),
-            Err(error) => Err(self.failed(store_error(self.dependency, error))),
-        };
-        Ok(answers.into_iter().map(key_value).collect())
+        let values = key_read::values(&callers, answers).into_iter();
+        let failed = |error| self.failed(store_error(self.dependency, error));
+        Ok(values.map(|value| value.map_err(failed)).collect())
     }
 
     /// Stores `value` for `ttl`, rounded up to milliseconds.
@@ -237,12 +259,18 @@ impl RedisStore {
     /// All publishes of a store use one link, so that messages of successive calls arrive in that order. A publish is never
     /// repeated: after an error the message may or may not have been sent.
     ///
+    /// A replica takes a publish, too, and delivers it to its own subscribers alone. So a write without effect follows, which
+    /// a replica refuses; it costs Redis less than the publish.
+    ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`], also if the server is a replica.
     pub async fn publish(&self, channel: &[u8], payload: &[u8]) -> Result<u64, StoreError> {
-        let mut command = redis::cmd("PUBLISH");
-        command.arg(channel).arg(payload);
-        self.query("publish", &command).await
+        let mut pipe = Pipeline::with_capacity(2);
+        pipe.cmd("PUBLISH").arg(channel).arg(payload);
+        pipe.del(NEVER_WRITTEN);
+        let answers = self.query_each("publish", &mut pipe).await?;
+        let published = answers.into_iter().next().unwrap_or(Ok(0));
+        published.map_err(|error| self.failed(store_error(self.dependency, error)))
     }
 
     /// Sends any short command once. `operation` is a fixed word for the metric.
@@ -307,11 +335,18 @@ impl RedisStore {
         pipe.add_command(command.clone()).ignore();
         pipe.cmd("WAIT").arg(replicas).arg(limit);
         let ask = async {
+            // A pool is made for a link, so the link comes first.
+            let (_, link) = self.connection().await?;
             let mut connection = self.pool()?.get().await.map_err(|error| {
                 StoreError::new(self.dependency, ErrorKind::Io, error.to_string())
             })?;
             let answer = pipe.query_async::<(u32,)>(&mut connection).await;
-            answer.map_err(|error| store_error(self.dependency, error))
+            answer.map_err(|error| {
+                if is_demotion(&error) {
+                    self.shared.report_demoted(link);
+                }
+                store_error(self.dependency, error)
+            })
         };
         let answer = timeout(2 * ANSWER_LIMIT, ask).await;
         let answer =
@@ -356,6 +391,27 @@ impl RedisStore {
         self.ask(operation, send).await.map_err(|(error, _)| error)
     }
 
+    /// Sends short commands in one round, once, and returns the answer to each.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the server does not answer, or one of the commands was refused because it is a replica.
+    pub async fn query_each<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        commands: &mut Pipeline,
+    ) -> Result<Vec<RedisResult<T>>, StoreError> {
+        let commands = &*commands.ignore_errors();
+        let send = |mut link: MultiplexedConnection| async move {
+            let answers: Vec<RedisResult<T>> = commands.query_async(&mut link).await?;
+            let refused = { answers.iter() }.filter_map(|answer| answer.as_ref().err());
+            match { refused }.find(|error| is_demotion(error)) {
+                Some(error) => Err(error.clone()),
+                None => Ok(answers),
+            }
+        };
+        self.ask(operation, send).await.map_err(|(error, _)| error)
+    }
+
     /// Returns the server's present address: that of the URL, or the one that the Sentinels name.
     ///
     /// # Errors
@@ -380,14 +436,22 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn own_connection(&self) -> Result<MultiplexedConnection, StoreError> {
-        let attempt = async { connect(&self.route.client().await?, None).await };
+        let attempt = async {
+            let mut connection = connect(&self.route.client().await?, None).await?;
+            let mut role = RoleQuestion::default();
+            let asked = timeout(ANSWER_LIMIT, role.demand_master(&mut connection)).await;
+            asked.unwrap_or_else(|_| {
+                Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
+            })?;
+            Ok(connection)
+        };
         attempt
             .await
             .map_err(|error| self.failed(store_error(self.dependency, error)))
     }
 
-    /// Returns a pool for commands that block or need a connection of their own; their answers have no time limit. After a
-    /// failover it is a new pool.
+    /// Returns a pool for commands that block or need a connection of their own; their answers have no time limit. It is a new
+    /// pool for each link, so that no connection outlives a failover.
     ///
     /// # Errors
     /// [`StoreError`] if the pool cannot be set up, or no Sentinel has named the server yet.
@@ -400,10 +464,10 @@ impl RedisStore {
                 known.ok_or_else(|| failed("not connected yet".to_owned()))?
             }
         };
-        let leads_to = self.address_of(&client)?;
+        let link = self.link().unwrap_or_default();
         let mut pool = self.pool.lock();
-        if let Some((address, pool)) = &*pool
-            && *address == leads_to
+        if let Some((made_for, pool)) = &*pool
+            && *made_for == link
         {
             return Ok(pool.clone());
         }
@@ -414,11 +478,11 @@ impl RedisStore {
         let manager = manager.map_err(|error| failed(error.to_string()))?;
         let new = Pool::builder(manager).max_size(POOL_SIZE).build();
         let new = new.map_err(|error| failed(error.to_string()))?;
-        *pool = Some((leads_to, new.clone()));
+        *pool = Some((link, new.clone()));
         Ok(new)
     }
 
-    /// Sends a command, and once more if the link was lost. For commands that may act twice.
+    /// Sends a command, and once more if the link was lost or led to a replica. For commands that may act twice.
     async fn ask_again<T, F: Future<Output = RedisResult<T>>>(
         &self,
         operation: &'static str,
@@ -431,7 +495,7 @@ impl RedisStore {
         }
     }
 
-    /// Sends a command and returns its answer, or the error with true if the link was lost.
+    /// Sends a command and returns its answer, or the error with true if the link was lost or led to a replica.
     async fn ask<T, F: Future<Output = RedisResult<T>>>(
         &self,
         operation: &'static str,
@@ -442,17 +506,21 @@ impl RedisStore {
         let answer = send(connection).await;
         match answer {
             Ok(answer) => {
-                self.shared.answered();
+                self.shared.heard();
                 metrics::dependency_took(self.dependency, operation, started.elapsed());
                 Ok(answer)
             }
             Err(error) => {
                 let lost = error.is_unrecoverable_error();
-                // READONLY: the master has become a replica. The next link leads to the new master.
-                if lost || (self.route.moves() && error.code() == Some("READONLY")) {
+                // The master has become a replica. The next link leads to the new master.
+                let demoted = !self.any_role && is_demotion(&error);
+                if demoted {
+                    self.shared.report_demoted(link);
+                } else if lost {
                     self.shared.report_broken(link);
                 }
-                Err((self.failed(store_error(self.dependency, error)), lost))
+                let error = self.failed(store_error(self.dependency, error));
+                Err((error, lost || demoted))
             }
         }
     }
@@ -491,6 +559,7 @@ impl RedisStore {
         self.keeper.get_or_init(|| {
             let keeper = LinkKeeper {
                 route: self.route.clone(),
+                any_role: self.any_role,
                 endpoint: self.endpoint.clone(),
                 dependency: self.dependency,
                 shared: self.shared.clone(),

@@ -5,6 +5,21 @@
 
 use crate::ids::{Jti, ReplicaId, TenantId, UserId};
 
+/// The most bytes of a cut-off: Unix seconds, with a fraction or without.
+pub const CUT_OFF_BYTES: usize = 64;
+
+/// The most bytes of a generation, which is a random text.
+pub const GENERATION_BYTES: usize = 256;
+
+/// The most bytes of a tenant's state.
+pub const STATE_BYTES: usize = 64;
+
+/// The most bytes of the mark [`EPOCH`].
+pub const EPOCH_BYTES: usize = 256;
+
+/// The most bytes of an answer that is kept for an idempotency key: 1,000 results of about 100 bytes.
+pub const IDEMPOTENCY_BYTES: usize = 256 * 1024;
+
 fn of_tenant(tenant: &TenantId, rest: &str) -> String {
     format!("lockgate:{tenant}:{rest}")
 }
@@ -97,6 +112,9 @@ pub fn reply(replica: &ReplicaId) -> String {
 pub fn canary(replica: &ReplicaId) -> String {
     format!("lockgate::canary:{replica}")
 }
+
+/// A key that is never written. Its deletion has no effect, but a replica refuses it.
+pub const NEVER_WRITTEN: &str = "lockgate::never-written";
 
 /// The pattern of all canary channels for an ACL rule.
 pub const CANARY_PATTERN: &str = "lockgate::canary:*";

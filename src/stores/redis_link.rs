@@ -17,12 +17,14 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
 use super::redis_master::{ServerRoute, address};
+use super::redis_role::{Role, RoleQuestion, is_replica};
 use super::standing::{Backoff, LinkStanding, LinkWords};
 
 /// The longest time for one answer, and the longest time for which a command waits for a link.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// The time between probes of an idle link, so that a lost link is replaced before a command needs it.
+/// The time between probes of a link. A probe asks for the server's role, so that a lost link or one to a demoted master is
+/// replaced before a command needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The time between two checks with the Sentinels that the server is still the master. In a split brain an old master
 /// goes on taking commands.
@@ -60,8 +62,8 @@ pub(super) struct LinkShared {
     /// The number of the newest link that a command found broken. Links count from 1.
     broken: AtomicU64,
     broke: Notify,
-    /// The number of answers since the last probe.
-    answers: AtomicU64,
+    /// The number of times that the server behind a link was found to be a replica.
+    pub(super) demotions: watch::Sender<u64>,
     made: Instant,
     /// Milliseconds from `made` to the last answer.
     answered: AtomicU64,
@@ -76,19 +78,14 @@ impl LinkShared {
             state: watch::Sender::new(LinkState::Down(down)),
             broken: AtomicU64::new(0),
             broke: Notify::new(),
-            answers: AtomicU64::new(0),
+            demotions: watch::Sender::new(0),
             made: Instant::now(),
             answered: AtomicU64::new(0),
             client: Mutex::new(None),
         }
     }
 
-    pub(super) fn answered(&self) {
-        self.answers.fetch_add(1, Ordering::Relaxed);
-        self.heard();
-    }
-
-    fn heard(&self) {
+    pub(super) fn heard(&self) {
         let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.answered.fetch_max(now, Ordering::Relaxed);
     }
@@ -97,6 +94,15 @@ impl LinkShared {
     pub(super) fn silent_for(&self) -> Duration {
         let last = Duration::from_millis(self.answered.load(Ordering::Relaxed));
         self.made.elapsed().saturating_sub(last)
+    }
+
+    /// Notes that the server of a link is a replica: the link ends, and so do the other links to that server.
+    pub(super) fn report_demoted(&self, link: u64) {
+        let current = matches!(&*self.state.borrow(), LinkState::Up(_, number) if *number == link);
+        if current {
+            self.demotions.send_modify(|count| *count += 1);
+        }
+        self.report_broken(link);
     }
 
     /// Notes that a link is broken, so that no further command uses it.
@@ -117,6 +123,8 @@ impl LinkShared {
 /// Connects, watches the link and connects again, while its task runs.
 pub(super) struct LinkKeeper {
     pub(super) route: ServerRoute,
+    /// The link may lead to a replica.
+    pub(super) any_role: bool,
     pub(super) endpoint: String,
     pub(super) dependency: Dependency,
     pub(super) shared: Arc<LinkShared>,
@@ -156,7 +164,11 @@ impl LinkKeeper {
 
     async fn connect(&self) -> RedisResult<(MultiplexedConnection, Client)> {
         let client = self.route.client().await?;
-        let connection = connect(&client, Some(ANSWER_LIMIT)).await?;
+        let mut connection = connect(&client, Some(ANSWER_LIMIT)).await?;
+        if !self.any_role {
+            let mut role = RoleQuestion::default();
+            role.demand_master(&mut connection).await?;
+        }
         Ok((connection, client))
     }
 
@@ -201,9 +213,10 @@ impl LinkKeeper {
         self.shared.state.send_replace(LinkState::Down(down));
     }
 
-    /// Returns when the link is broken.
+    /// Returns when the link is broken, or leads to a replica.
     async fn watch(&self, mut connection: MultiplexedConnection, link: u64) -> RedisError {
         let gone = || RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let mut role = RoleQuestion::default();
         loop {
             tokio::select! {
                 () = self.shared.broke.notified() => {
@@ -212,12 +225,12 @@ impl LinkKeeper {
                     }
                 }
                 () = sleep(PROBE_EVERY) => {
-                    if self.shared.answers.swap(0, Ordering::Relaxed) > 0 {
-                        continue;
-                    }
-                    let answer: RedisResult<redis::Value> =
-                        redis::cmd("PING").query_async(&mut connection).await;
+                    let answer = role.ask(&mut connection).await;
                     match answer {
+                        Ok(Some(Role::Replica)) if !self.any_role => {
+                            self.shared.report_demoted(link);
+                            return is_replica();
+                        }
                         Err(error) if error.is_unrecoverable_error() => return error,
                         // The link of a server that is busy or stopped stays, and the next probe uses it again.
                         answer => {

@@ -10,13 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::error::StoreError;
 
-/// The value of a key, or the error that the key does not hold a string.
-pub type KeyValue = Result<Option<Vec<u8>>, WrongType>;
-
-/// The key holds a list, a hash, a set or another type: `-WRONGTYPE`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key does not hold a string")]
-pub struct WrongType;
+use super::key_read::{CallerReads, KeyRead, KeyValue};
 
 /// The largest number of keys in one round. It bounds the time for which a round keeps Redis from other clients, and is far
 /// above the keys of one handshake.
@@ -32,12 +26,9 @@ pub(super) struct Reads {
     open: Mutex<Option<Arc<Mutex<Round>>>>,
 }
 
-/// The keys of one caller. The round shares them with the caller, which needs them if it must ask again.
-type CallerKeys = Arc<Vec<String>>;
-
 #[derive(Default)]
 struct Round {
-    keys: Vec<CallerKeys>,
+    keys: Vec<CallerReads>,
     /// The number of keys of all callers.
     count: usize,
     /// The callers after the first, each with the position of its first key.
@@ -59,8 +50,8 @@ impl Reads {
     /// The error of `ask`, or the first error among the caller's own keys.
     pub(super) async fn get<F>(
         &self,
-        keys: Vec<String>,
-        ask: impl Fn(Vec<CallerKeys>) -> F,
+        keys: Vec<KeyRead>,
+        ask: impl Fn(Vec<CallerReads>) -> F,
     ) -> Values
     where
         F: Future<Output = Result<Vec<Result<KeyValue, StoreError>>, StoreError>>,
@@ -83,7 +74,7 @@ impl Reads {
         }
     }
 
-    fn join(&self, keys: &CallerKeys) -> CallerRole<'_> {
+    fn join(&self, keys: &CallerReads) -> CallerRole<'_> {
         let mut open = self.open.lock();
         if let Some(round) = &*open {
             let mut round = round.lock();
@@ -114,7 +105,7 @@ struct Lead<'a> {
 
 impl Lead<'_> {
     /// Closes the round for further callers; returns the keys of all.
-    fn close(&self) -> Vec<CallerKeys> {
+    fn close(&self) -> Vec<CallerReads> {
         self.leave_open_place();
         std::mem::take(&mut self.round.lock().keys)
     }
@@ -184,9 +175,11 @@ mod tests {
         }
 
         async fn get(&self, keys: &[&str]) -> Values {
-            let keys: Vec<String> = keys.iter().map(|&key| key.to_owned()).collect();
-            let ask = |keys: Vec<CallerKeys>| async move {
-                let keys: Vec<String> = keys.iter().flat_map(|keys| keys.to_vec()).collect();
+            let keys = keys.iter().map(|&key| KeyRead::text(key.to_owned(), 9));
+            let keys: Vec<KeyRead> = keys.collect();
+            let ask = |keys: Vec<CallerReads>| async move {
+                let keys = keys.iter().flat_map(|keys| keys.iter());
+                let keys: Vec<String> = keys.map(|read| read.key().to_owned()).collect();
                 self.rounds.lock().push(keys.len());
                 drop(self.gate.lock().await);
                 let error = |text: &str| {

@@ -7,6 +7,7 @@ use super::{Tenant, Tenants};
 use crate::close_code::CloseReason;
 use crate::error::StoreError;
 use crate::hub::{CloseOrder, Member, spread};
+use crate::stores::key_read::KeyRead;
 use crate::stores::redis_keys;
 
 /// The value of `lockgate:TENANT:state` while the tenant is suspended.
@@ -38,13 +39,20 @@ pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(),
     let began_at = tenant.life().announcements();
     let answers = tenant
         .key_store
-        .get_each(&[redis_keys::state(&tenant.id)])
+        .get_each([KeyRead::text(
+            redis_keys::state(&tenant.id),
+            redis_keys::STATE_BYTES,
+        )])
         .await?;
     let _turn = tenants.turn();
     let suspended = match answers.first() {
         Some(Ok(state)) => state.as_deref() == Some(SUSPENDED),
-        // A key of another Redis type is no state: keep what is known.
-        Some(Err(_)) | None => tenant.life().is_suspended(),
+        // A key of another type, or with a longer value, is no state: keep what is known.
+        Some(Err(_)) => {
+            tenant.metrics.unreadable_values.increment(1);
+            tenant.life().is_suspended()
+        }
+        None => tenant.life().is_suspended(),
     };
     note(
         tenant,

@@ -16,10 +16,10 @@ use super::record::{MAX_FIELDS, UserRecord, from_hex, hex, is_active};
 use crate::clock::UnixTime;
 use crate::ids::{TenantId, UserId};
 use crate::packed_json::PackedObject;
-use crate::stores::redis::KeyValue;
+use crate::stores::key_read::{KeyValue, Unreadable};
 
 /// The most bytes of a record: the fields, and 4 KiB for the other members.
-const MAX_RECORD: usize = MAX_FIELDS + 4096;
+pub(super) const MAX_RECORD: usize = MAX_FIELDS + 4096;
 
 /// The values of a user's two Redis keys, read in one round by [`crate::stores::redis::RedisStore::get_each`].
 #[derive(Clone, Debug)]
@@ -31,10 +31,10 @@ pub struct CachedPair {
 }
 
 impl CachedPair {
-    /// Returns the generation in the form that records hold: empty if the key is absent, `None` if it holds no string.
-    pub(super) fn generation(&self) -> Option<Cow<'_, str>> {
-        let generation = self.generation.as_ref().ok()?.as_deref();
-        Some(generation.map_or(Cow::Borrowed(""), String::from_utf8_lossy))
+    /// Returns the generation in the form that records hold: empty if the key is absent.
+    pub(super) fn generation(&self) -> Result<Cow<'_, str>, Unreadable> {
+        let generation = self.generation.as_ref().map_err(|error| *error)?.as_deref();
+        Ok(generation.map_or(Cow::Borrowed(""), String::from_utf8_lossy))
     }
 }
 
@@ -52,10 +52,8 @@ pub(super) enum Cached {
 /// The reason why a value is not accepted as a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotBelieved {
-    #[error("its key, or that of its generation, holds no string")]
-    WrongType,
-    #[error("it is too large")]
-    TooLarge,
+    #[error("its key, or that of its generation: {0}")]
+    Unreadable(#[from] Unreadable),
     #[error("it is no record of this version")]
     NotReadable,
     #[error("it is of another tenant")]
@@ -139,15 +137,12 @@ impl Policy {
         pair: &CachedPair,
         now: UnixTime,
     ) -> Result<Cached, NotBelieved> {
-        let generation = pair.generation().ok_or(NotBelieved::WrongType)?;
+        let generation = pair.generation()?;
         let bytes = match &pair.record {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(Cached::Nothing),
-            Err(_) => return Err(NotBelieved::WrongType),
+            Err(unreadable) => return Err((*unreadable).into()),
         };
-        if bytes.len() > MAX_RECORD {
-            return Err(NotBelieved::TooLarge);
-        }
         let wire: WireRecord<'_> =
             serde_json::from_slice(bytes).map_err(|_| NotBelieved::NotReadable)?;
         if wire.v != 1 {
@@ -272,7 +267,6 @@ struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::redis::WrongType;
 
     const NOW: UnixTime = UnixTime(1_000_000.0);
 
@@ -345,12 +339,11 @@ mod tests {
 
     #[test]
     fn anything_but_a_record_of_this_user_is_not_believed() {
-        use NotBelieved::{NotReadable, OtherTenant, OtherUser, TooLarge};
+        use NotBelieved::{NotReadable, OtherTenant, OtherUser};
         let good = policy().write(&"7".into(), Some(&user()), "", NOW);
         assert!(good.starts_with(
             r#"{"v":1,"tenant":"acme","id":"7","fetched_at":1000000.000,"gen":"","user":{"id":7,"#
         ));
-        let huge = good.replace("a\\\"b", &"x".repeat(10 << 20));
         let more = good
             .replace("\"v\":1", "\"v\":1,\"new\":[1]")
             .replace("\"id\":7", "\"id\":7,\"new\":{}");
@@ -387,7 +380,6 @@ mod tests {
                 &good.replace("{\"id\":7", "[{\"id\":7").replace("}}", "}]}"),
                 NotReadable,
             ),
-            ("huge", &huge, TooLarge),
             (
                 "another user",
                 &good.replace("\"id\":\"7\"", "\"id\":\"8\""),
@@ -414,15 +406,15 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_another_type_hold_no_record() {
+    fn unreadable_keys_hold_no_record() {
         let record = policy().write(&"7".into(), Some(&user()), "", NOW);
         for (record, generation) in [
-            (Err(WrongType), Ok(None)),
-            (Ok(Some(record.into_bytes())), Err(WrongType)),
+            (Err(Unreadable::TooLong), Ok(None)),
+            (Ok(Some(record.into_bytes())), Err(Unreadable::TooLong)),
         ] {
             let pair = CachedPair { record, generation };
             let read = policy().read(&"7".into(), &pair, NOW);
-            assert_eq!(read, Err(NotBelieved::WrongType));
+            assert_eq!(read, Err(NotBelieved::Unreadable(Unreadable::TooLong)));
         }
     }
 

@@ -22,6 +22,7 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{TenantId, UserId};
 use crate::metrics::{self, LookupResult, TenantMetrics};
 use crate::stores::database::{ColumnProblem, Database, FetchedUsers, UserQuery, UserRow};
+use crate::stores::key_read::KeyRead;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::tasks;
@@ -126,13 +127,11 @@ impl Users {
         Some(user)
     }
 
-    /// Returns the keys of [`CachedPair`], to be read in one round: `user:ID`, `usergen:ID`.
-    pub fn redis_keys(&self, id: &UserId) -> [String; 2] {
+    /// Returns the reads of [`CachedPair`], for one round: `user:ID`, `usergen:ID`.
+    pub fn redis_reads(&self, id: &UserId) -> [KeyRead; 2] {
         let tenant = &self.shared.policy.tenant;
-        [
-            redis_keys::user(tenant, id),
-            redis_keys::user_generation(tenant, id),
-        ]
+        let record = KeyRead::text(redis_keys::user(tenant, id), cache::MAX_RECORD);
+        [record, generation(tenant, id)]
     }
 
     /// Returns the moment at which a lookup begins. Take it before the first read of the lookup, so that an answer that
@@ -141,7 +140,7 @@ impl Users {
         Moment(self.shared.local.epoch())
     }
 
-    /// Returns the user, or `None` for an absent one. `cached` holds the values of [`Self::redis_keys`], read since
+    /// Returns the user, or `None` for an absent one. `cached` holds the values of [`Self::redis_reads`], read since
     /// `moment`; it is `None` if there is no Redis, or if Redis did not answer.
     ///
     /// # Errors
@@ -156,7 +155,7 @@ impl Users {
             Some(Cached::Fresh(user)) => {
                 let user = user.map(Arc::new);
                 let pair = cached.as_ref();
-                let generation = pair.and_then(|pair| pair.generation().map(Arc::from));
+                let generation = pair.and_then(|pair| pair.generation().ok().map(Arc::from));
                 let wanted = Wanted {
                     id: id.clone(),
                     generation,
@@ -177,7 +176,7 @@ impl Users {
             self.metrics.user_lookup(LookupResult::Stale);
             return Ok(stale);
         }
-        let generation = cached.and_then(|pair| pair.generation().map(Arc::from));
+        let generation = cached.and_then(|pair| pair.generation().ok().map(Arc::from));
         self.ask(id, generation, epoch, stale).await
     }
 
@@ -241,18 +240,15 @@ impl Users {
             return Vec::new();
         };
         let tenant = &self.shared.policy.tenant;
-        let keys: Vec<_> = ids
-            .iter()
-            .map(|id| redis_keys::user_generation(tenant, id))
-            .collect();
+        let reads: Vec<KeyRead> = ids.iter().map(|id| generation(tenant, id)).collect();
         let text = |generation| {
             let pair = CachedPair {
                 record: Ok(None),
                 generation,
             };
-            pair.generation().map(Arc::from)
+            pair.generation().ok().map(Arc::from)
         };
-        let found = redis.get_each(keys).await.unwrap_or_default();
+        let found = redis.get_each(reads).await.unwrap_or_default();
         found.into_iter().map(text).collect()
     }
 
@@ -286,6 +282,7 @@ impl Users {
             }
             Err(why) => {
                 metrics::dependency_error(Dependency::Redis, ErrorKind::Protocol);
+                self.metrics.unreadable_values.increment(1);
                 if !self.warned.swap(true, Ordering::Relaxed) {
                     warn!(tenant.id = %self.shared.policy.tenant, user.id = %id, "A cached user record is ignored: {why}");
                 }
@@ -301,6 +298,12 @@ impl Users {
             None => self.shared.local.stale(id),
         }
     }
+}
+
+/// Returns the read of a user's generation.
+fn generation(tenant: &TenantId, user: &UserId) -> KeyRead {
+    let key = redis_keys::user_generation(tenant, user);
+    KeyRead::text(key, redis_keys::GENERATION_BYTES)
 }
 
 #[async_trait]

@@ -64,6 +64,8 @@ impl Options {
     /// How the table came about.
     pub(crate) fn circumstances(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load: Vec<&str> = load.split(' ').take(3).collect();
         let Size {
             clients, groups, ..
         } = self.size;
@@ -74,12 +76,13 @@ impl Options {
         };
         format!(
             "{} clients of two tenants on two replicas, {groups} groups a tenant; a {build} build on {cores} cores that clients, \
-             servers and databases share; {} at a time.",
+             servers and databases share; {} at a time; load average {}.",
             2 * clients,
             match self.jobs {
                 1 => "one row".to_owned(),
                 jobs => format!("{jobs} rows"),
-            }
+            },
+            load.join(" ")
         )
     }
 }

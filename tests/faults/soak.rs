@@ -101,7 +101,7 @@ pub(crate) async fn run(soak: &Soak, options: &Options) -> bool {
     };
     let mut stage = Stage::set(&world, options.size).await;
     let mut good = round(&mut stage, &calm(&world), options).await;
-    let before = settled(&stage).await;
+    let before = settled(&stage, &[]).await;
     let keys_before = lasting_keys(&mut stage).await;
 
     let mut random = StdRng::seed_from_u64(soak.seed);
@@ -120,7 +120,7 @@ pub(crate) async fn run(soak: &Soak, options: &Options) -> bool {
     }
 
     good &= round(&mut stage, &calm(&world), options).await;
-    let after = settled(&stage).await;
+    let after = settled(&stage, &before).await;
     for (replica, (after, before)) in after.iter().zip(&before).enumerate() {
         println!("replica {replica}: at the start {before:?}, at the end {after:?}");
         if let Some(leak) = after.leak(before) {
@@ -162,15 +162,18 @@ async fn round(stage: &mut Stage, row: &Row, options: &Options) -> bool {
     breaches.is_empty()
 }
 
-/// The holdings of both replicas once their sockets are gone, or after too long a time.
-async fn settled(stage: &Stage) -> Vec<Holdings> {
+/// The holdings of both replicas once their sockets and what is beyond `before` are gone, or after too long a time: a socket
+/// that was closed may have a task until its client's end has come.
+async fn settled(stage: &Stage, before: &[Holdings]) -> Vec<Holdings> {
     let deadline = Instant::now() + GONE;
     loop {
         let mut holdings = Vec::new();
         for replica in &stage.gateway.replicas {
             holdings.push(Holdings::of(replica).await);
         }
-        let gone = holdings.iter().all(|holdings| holdings.connections == 0.0);
+        let mut pairs = holdings.iter().zip(before);
+        let gone = holdings.iter().all(|holdings| holdings.connections == 0.0)
+            && pairs.all(|(now, before)| now.leak(before).is_none());
         if gone || Instant::now() > deadline {
             return holdings;
         }

@@ -57,14 +57,8 @@ DEFAULTS = {
 }
 # The time that a denied token is kept after its expiry, in seconds, because clocks differ.
 MARGIN = 60
-# Replaces an earlier cut-off and keeps a later one. The gateway uses the same script.
-RAISE = """\
-local old = redis.pcall('GET', KEYS[1])
-if type(old) ~= 'string' then old = '' end
-local now = string.match(old, '^-?%d+%.?%d*$') and tonumber(old)
-if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
-return 1"""
+# The most bytes of a cut-off. The gateway reads no more of a value.
+CUT_OFF_BYTES = 64
 
 
 class NotRevoked(Exception):
@@ -84,7 +78,7 @@ def revoke_token(token):
         until = now + conf["KEEP"]
     else:
         until = max(exp + conf["LEEWAY"], now) + MARGIN
-    _deny(f"jti:{jti}", ("SET", "1", math.ceil(until)), {"jti": jti})
+    _deny(f"jti:{jti}", _put, ("1", math.ceil(until)), {"jti": jti})
 
 
 def revoke_user(user, issued_before=None):
@@ -103,7 +97,7 @@ def revoke_user(user, issued_before=None):
         raise ValueError("issued_before is more than a day ahead: it takes seconds, not milliseconds")
     user_id = user_text(user)
     until = math.ceil(now + config()["KEEP"])
-    _deny(f"user:{user_id}", ("EVAL", str(cut_off), until), {"user_id": user_id, "issued_before": cut_off})
+    _deny(f"user:{user_id}", _raise, (cut_off, until), {"user_id": user_id, "issued_before": cut_off})
 
 
 def invalidate(user):
@@ -184,24 +178,79 @@ def _key(rest):
     return f"lockgate:{config()['TENANT']}:{rest}"
 
 
-def _deny(name, entry, announced):
+def _deny(name, write, value, announced):
     """Stores a revocation first, so that it holds for new sockets, and then announces it."""
-    conf, key, (command, value, until) = config(), _key(f"deny:{name}"), entry
+    conf, key = config(), _key(f"deny:{name}")
     try:
         store = connect("DENYLIST_URL" if conf["DENYLIST_URL"] else "REDIS_URL")
-        # WAIT counts only writes of its own connection, so both use one client.
-        with store.client() as store:
-            if command == "EVAL":
-                store.eval(RAISE, 1, key, value, until)
-            else:
-                store.set(key, value, exat=until)
-            wanted = conf["DENYLIST_REPLICAS"]
-            # Half the timeout, because Redis ends a wait late and must answer before the socket times out.
-            if wanted and store.wait(wanted, max(1, int(conf["TIMEOUT"] * 500))) < wanted:
-                raise NotRevoked(f"fewer than {wanted} replicas of Redis have the revocation")
+        try:
+            _store(store, write, key, value)
+        except redis.ConnectionError:
+            # The connection had died while idle. A second write changes nothing more.
+            _store(store, write, key, value)
         _announce("revoke", announced)
     except (redis.RedisError, OSError) as error:
         raise NotRevoked("Redis did not confirm the revocation") from error
+
+
+def _store(store, write, key, value):
+    """Writes and waits for replicas on one connection, since WATCH and WAIT concern their own connection alone."""
+    conf = config()
+    with store.client() as client:
+        connection = client.connection
+
+        # Not `client.execute_command`, which reconnects on its own: a new connection does not watch the key.
+        def ask(*command):
+            connection.send_command(*command)
+            return connection.read_response()
+
+        try:
+            write(ask, key, *value)
+            wanted = conf["DENYLIST_REPLICAS"]
+            # Half the timeout, because Redis ends a wait late and must answer before the socket times out.
+            if wanted and ask("WAIT", wanted, max(1, int(conf["TIMEOUT"] * 500))) < wanted:
+                raise NotRevoked(f"fewer than {wanted} replicas of Redis have the revocation")
+        except BaseException:
+            # The pool must not get a connection back that watches a key or has an answer to come.
+            connection.disconnect()
+            raise
+
+
+def _put(ask, key, value, until):
+    ask("SET", key, value, "EXAT", until)
+
+
+def _raise(ask, key, cut_off, until):
+    """Replaces an earlier cut-off and keeps a later one. A value that is no cut-off counts as none, so that it is mended.
+
+    No script does this, because a back end with the right to run scripts can stop a Redis that it shares. EXEC does
+    nothing if the key changed after WATCH; then all begins again.
+    """
+    deadline = time.monotonic() + config()["TIMEOUT"]
+    while time.monotonic() < deadline:
+        ask("WATCH", key)
+        stored = _cut_off(ask, key)
+        if stored is not None and stored > cut_off:
+            ask("UNWATCH")
+            return
+        ask("MULTI")
+        ask("SET", key, cut_off, "EXAT", until)
+        if ask("EXEC") is not None:
+            return
+    raise NotRevoked("other clients wrote the same cut-off all the time")
+
+
+def _cut_off(ask, key):
+    try:
+        # One byte more than a cut-off may have, so that a longer value is none.
+        value = ask("GETRANGE", key, 0, CUT_OFF_BYTES)
+    except redis.ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return None
+    text = value if isinstance(value, str) else value.decode("ascii", "replace")
+    is_number = len(text) <= CUT_OFF_BYTES and re.fullmatch(r"-?[0-9]+\.?[0-9]*", text)
+    return float(text) if is_number else None
 
 
 def _announce(op, members):

@@ -1,10 +1,10 @@
 """What the app writes to Redis, to the byte, and what it does where Redis does not answer."""
 
+import concurrent.futures
 import re
 import time
 import unittest
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from unittest import mock
 
 import jwt
@@ -251,8 +251,54 @@ class Settings(SimpleTestCase):
             self.assertEqual(settings_check(None), [])
 
 
-class Script(SimpleTestCase):
-    def test_it_is_the_gateways_own(self):
-        source = Path(__file__).parents[3].joinpath("src/stores/key_store.rs").read_text()
-        own = re.search(r'const RAISE: &str = "\\\n(.*?)";', source, re.DOTALL)[1]
-        self.assertEqual(lockgate.RAISE, own)
+class Races(WithRedis, TestCase):
+    """Cut-offs only rise, whoever writes at the same time, and without a script."""
+
+    key = "lockgate:acme:deny:user:7"
+
+    def writing_in_between(self, write, before="MULTI"):
+        """Calls `write` once, just before the app sends this command."""
+        send, writes = redis.connection.Connection.send_command, [write]
+
+        def sent(connection, *command, **options):
+            if command[0] == before and writes:
+                writes.pop()()
+            return send(connection, *command, **options)
+
+        return mock.patch.object(redis.connection.Connection, "send_command", sent)
+
+    def test_a_later_cut_off_that_comes_between_read_and_write_stays(self):
+        for before in ["MULTI", "SET", "EXEC"]:
+            self.redis.delete(self.key)
+            other = redis.Redis.from_url(start())
+            self.addCleanup(other.close)
+            with self.writing_in_between(lambda: other.execute_command("SETEX", self.key, 100, 2000), before):
+                lockgate.revoke_user(7, issued_before=1000)
+            self.assertEqual(self.redis.get(self.key), b"2000", before)
+
+    def test_an_earlier_one_that_comes_between_is_raised(self):
+        other = redis.Redis.from_url(start())
+        self.addCleanup(other.close)
+        with self.writing_in_between(lambda: other.execute_command("SETEX", self.key, 100, 500)):
+            lockgate.revoke_user(7, issued_before=1000)
+        self.assertEqual(self.redis.get(self.key), b"1000")
+
+    def test_of_many_at_once_the_latest_stays(self):
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: lockgate.revoke_user(7, issued_before=1000 + n * 37 % 101), range(101)))
+        self.assertEqual(self.redis.get(self.key), b"1100")
+
+    def test_no_script_is_run_and_no_connection_goes_back_that_watches(self):
+        self.redis.config_resetstat()
+        lockgate.revoke_user(7, issued_before=1000)
+        lockgate.revoke_user(7, issued_before=999)
+        sent = {name.split("|")[0] for name in self.redis.info("commandstats")}
+        self.assertTrue({"cmdstat_watch", "cmdstat_unwatch", "cmdstat_exec"} <= sent, sent)
+        self.assertFalse([name for name in sent if "eval" in name or "script" in name], sent)
+
+    def test_a_value_that_is_too_long_or_no_string_is_mended(self):
+        for write in [("SETRANGE", 1_000_000, "9"), ("SET", "9" * 65), ("RPUSH", "9"), ("SET", "")]:
+            self.redis.delete(self.key)
+            self.redis.execute_command(write[0], self.key, *write[1:])
+            lockgate.revoke_user(7, issued_before=5)
+            self.assertEqual(self.redis.get(self.key), b"5", write[0])

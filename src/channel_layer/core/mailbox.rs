@@ -21,6 +21,8 @@ use super::roster::{GroupRoster, HostNumber};
 use super::seen::Seen;
 use super::{membership, script};
 
+/// The bytes of the longest message: a payload behind random bytes.
+const MAX_MESSAGE: usize = MAX_PAYLOAD + u8::MAX as usize;
 /// The largest number of messages taken in one round, and the approximate number of their bytes.
 const BATCH: [usize; 2] = [128, 1024 * 1024];
 
@@ -104,6 +106,7 @@ impl Reading {
         take.arg(&self.mailbox.key).arg(&self.inflight);
         take.arg(BATCH[0]).arg(BATCH[1]);
         take.arg(self.mailbox.expiry.as_secs().max(1));
+        take.arg(MAX_MESSAGE);
         let answer: redis::Value = take.query_async(link).await?;
         TakenMessages::read(answer).ok_or_else(not_understood)
     }
@@ -115,8 +118,11 @@ impl Reading {
         if taken.waiting + 1 >= u64::from(self.mailbox.capacity) {
             self.mailbox.inbox.push_gap(GapCause::LayerQueue);
         }
+        for _ in 0..taken.too_long {
+            self.mailbox.inbox.drop_oversized();
+        }
         let in_flight = !taken.messages.is_empty();
-        let all = taken.messages.len() as u64 == taken.waiting;
+        let all = taken.messages.len() as u64 + taken.too_long == taken.waiting;
         for (message, score) in taken.messages {
             self.deliver(message, &score, seen);
         }
@@ -131,7 +137,7 @@ impl Reading {
         if known && self.doubt {
             return;
         }
-        if message.len() > MAX_PAYLOAD + usize::from(u8::MAX) {
+        if message.len() > MAX_MESSAGE {
             return self.mailbox.inbox.drop_oversized();
         }
         let size = message.len();
@@ -148,6 +154,8 @@ impl Reading {
 pub(super) struct TakenMessages {
     /// The number of messages in the mailbox before the round.
     waiting: u64,
+    /// The number of messages that were too long and are gone.
+    too_long: u64,
     /// The messages taken, each with its score.
     messages: Vec<(Vec<u8>, String)>,
 }
@@ -158,13 +166,18 @@ impl TakenMessages {
         let mut items = redis::from_redis_value::<Vec<redis::Value>>(value)
             .ok()?
             .into_iter();
-        let waiting = redis::from_redis_value(items.next()?).ok()?;
+        let mut number = || redis::from_redis_value(items.next()?).ok();
+        let (waiting, too_long) = (number()?, number()?);
         let mut messages = Vec::with_capacity(items.len() / 2);
         while let (Some(message), Some(score)) = (items.next(), items.next()) {
             let message = redis::from_redis_value(message).ok()?;
             messages.push((message, redis::from_redis_value(score).ok()?));
         }
-        Some(Self { waiting, messages })
+        Some(Self {
+            waiting,
+            too_long,
+            messages,
+        })
     }
 }
 

@@ -229,11 +229,10 @@ impl Keeping {
                 .arg(names.member(*number));
             pipe.cmd("EXPIRE").arg(&key).arg(expiry);
         }
-        pipe.ignore_errors();
         let answers: Vec<RedisResult<u64>> = if batch.is_empty() {
             Vec::new()
         } else {
-            self.parts.store.query_all("zadd", &pipe).await?
+            self.parts.store.query_each("zadd", &mut pipe).await?
         };
         self.joins.drain(..count);
         for ((group, number), answers) in batch.into_iter().zip(answers.chunks(2)) {
@@ -278,8 +277,8 @@ impl Keeping {
                 .arg(key)
                 .arg(self.parts.names.member(*number));
         }
-        pipe.ignore_errors();
-        let _answers: Vec<RedisResult<u64>> = self.parts.store.query_all("zrem", &pipe).await?;
+        let _answers: Vec<RedisResult<u64>> =
+            self.parts.store.query_each("zrem", &mut pipe).await?;
         self.leaves.drain(..count);
         Ok(())
     }

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult};
 use tokio::sync::mpsc::{self, error::TryRecvError};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::error::{Dependency, ErrorKind};
@@ -23,7 +23,7 @@ use crate::metrics::{self, GapCause};
 use crate::stores::redis::{RedisStore, error_kind};
 use crate::stores::redis_keys::{self, CANARY_PATTERN};
 
-use super::super::link::canary::{Flight, Publishing};
+use super::super::link::canary::{Flight, Publishing, TICK};
 use super::super::link::dial::LinkError;
 use super::super::link::life::{End, LinkLife, RETRY_REFUSED, Session};
 use super::mailbox::{Mailbox, Reading, concerns_a_key};
@@ -104,19 +104,15 @@ impl MailboxReader {
             self.tell_restored(life);
             self.tell_absence(asked_at.elapsed());
             asked_at = Instant::now();
-            let readable = !self.canary_refused;
-            if canary
-                .beat(asked_at, readable, |text| self.publish(text))
-                .is_break()
-            {
-                return Ok(End::Deaf);
-            }
             let Some(wait) = self.wait(in_flight.take()) else {
                 // Redis refuses every key; the next round tries again.
                 sleep(BLOCK).await;
                 continue;
             };
-            match answered(&wait, link, &mut canary).await? {
+            let Some(answer) = self.answered(&wait, link, &mut canary).await? else {
+                return Ok(End::Deaf);
+            };
+            match answer {
                 Ok((None,)) => {}
                 Ok((Some((key, message, _)),)) if key == self.canary_key => {
                     canary.returned(&message);
@@ -258,6 +254,35 @@ impl MailboxReader {
         Ok(())
     }
 
+    /// Waits for a message; the canary goes on meanwhile. Returns `None` if the link is deaf.
+    async fn answered(
+        &self,
+        wait: &Pipeline,
+        link: &mut MultiplexedConnection,
+        canary: &mut Flight,
+    ) -> Result<Option<Answer>, LinkError> {
+        let readable = !self.canary_refused;
+        let mut answer = std::pin::pin!(timeout(BLOCK + ANSWER_LIMIT, wait.query_async(link)));
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.map(Some).map_err(|_| {
+                    let text = "no answer to BZPOPMIN in time";
+                    LinkError::new(ErrorKind::Timeout, text)
+                }),
+                () = canary.published() => {}
+                now = tick.tick() => {
+                    let beat = canary.beat(now, readable, |text| self.publish(text));
+                    if beat.is_break() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
     fn publish(&self, canary: String) -> Publishing {
         let (store, key) = (self.store.clone(), self.canary_key.clone());
         Box::pin(async move {
@@ -332,24 +357,6 @@ impl Session for MailboxReader {
 
 /// A message, or `None` if none came in time.
 type Answer = RedisResult<(Option<Woken>,)>;
-
-/// Waits for a message; the canary's publish goes on meanwhile.
-async fn answered(
-    wait: &Pipeline,
-    link: &mut MultiplexedConnection,
-    canary: &mut Flight,
-) -> Result<Answer, LinkError> {
-    let mut answer = std::pin::pin!(timeout(BLOCK + ANSWER_LIMIT, wait.query_async(link)));
-    loop {
-        tokio::select! {
-            answer = &mut answer => return answer.map_err(|_| {
-                let text = "no answer to BZPOPMIN in time";
-                LinkError::new(ErrorKind::Timeout, text)
-            }),
-            () = canary.published() => {}
-        }
-    }
-}
 
 /// Gives up an answer that takes too long.
 async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {

@@ -13,22 +13,39 @@ redis.call('DEL', KEYS[2])
 return #left / 2";
 
 /// Takes the oldest messages, up to a number and to an approximate number of bytes. They stay in flight until the next call
-/// or a DEL, so that a lost answer loses no message. Returns the number of messages before, then each message and its score.
-/// KEYS: messages, in flight. ARGV: number, bytes, life of the messages in flight in seconds.
+/// or a DEL, so that a lost answer loses no message. A message that is too long is removed and not sent. Returns the number
+/// of messages before, the number of those that were too long, then each other message and its score.
+/// KEYS: messages, in flight. ARGV: number, bytes, life of the messages in flight in seconds, bytes of the longest message.
 pub(super) const TAKE: &str = "\
 redis.call('DEL', KEYS[2])
-local taken, bytes = {redis.call('ZCARD', KEYS[1])}, 0
+local taken, bytes, long = {redis.call('ZCARD', KEYS[1]), 0}, 0, 0
 for i = 1, tonumber(ARGV[1]) do
     if bytes >= tonumber(ARGV[2]) then break end
     local popped = redis.call('ZPOPMIN', KEYS[1])
     if #popped == 0 then break end
-    redis.call('ZADD', KEYS[2], popped[2], popped[1])
-    bytes = bytes + #popped[1]
-    taken[#taken + 1] = popped[1]
-    taken[#taken + 1] = popped[2]
+    if #popped[1] > tonumber(ARGV[4]) then
+        long = long + 1
+    else
+        redis.call('ZADD', KEYS[2], popped[2], popped[1])
+        bytes = bytes + #popped[1]
+        taken[#taken + 1] = popped[1]
+        taken[#taken + 1] = popped[2]
+    end
 end
-if #taken > 1 then redis.call('EXPIRE', KEYS[2], ARGV[3]) end
+taken[2] = long
+if #taken > 2 then redis.call('EXPIRE', KEYS[2], ARGV[3]) end
 return taken";
+
+/// Removes lapsed members of a group and returns the number of those that are left, then their names, up to a number. A name
+/// that is too long for a channel is not sent.
+/// KEYS: group. ARGV: the latest score that has lapsed, number, bytes of the longest name.
+pub(super) const MEMBERS: &str = "\
+redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, ARGV[1])
+local names = {redis.call('ZCARD', KEYS[1])}
+for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[2] - 1)) do
+    if #name <= tonumber(ARGV[3]) then names[#names + 1] = name end
+end
+return names";
 
 /// Adds a message to every key that has room for it; returns the number of keys without room. It has the effect of the
 /// script of `channels_redis.core.RedisChannelLayer.group_send`.

@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use redis::Pipeline;
 
 use crate::clock::UnixTime;
+use crate::error::{ErrorKind, StoreError};
 use crate::event::{EncodeError, Event};
 use crate::ids::{ChannelName, GroupName};
 use crate::stores::redis::RedisStore;
@@ -20,6 +21,12 @@ use super::capacity::Capacities;
 use super::envelope::{Envelope, Named, is_reserved};
 use super::names::{Names, non_local};
 use super::script;
+
+/// The largest number of members of a group that are read; their names take some 10 MB. A replica of the gateway is one
+/// member, a consumer of Channels another.
+const MAX_MEMBERS: usize = 100_000;
+/// The bytes of the longest name of a member. Channels takes 99.
+const MAX_NAME: usize = 255;
 
 /// The writing half of one layer.
 pub(super) struct Sender {
@@ -67,18 +74,25 @@ impl Sender {
 
     /// Returns all members of a group that have not lapsed.
     async fn members(&self, group: &GroupName) -> Result<Vec<Vec<u8>>, LayerError> {
-        let key = self.names.group_key(group);
-        let mut look = Pipeline::with_capacity(2);
-        let lapsed = expired(self.group_expiry);
-        look.cmd("ZREMRANGEBYSCORE")
-            .arg(&key)
-            .arg(0)
-            .arg(lapsed)
-            .ignore();
-        look.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
+        let mut look = redis::cmd("EVAL");
+        look.arg(script::MEMBERS).arg(1);
+        look.arg(self.names.group_key(group));
+        look.arg(expired(self.group_expiry));
+        look.arg(MAX_MEMBERS).arg(MAX_NAME);
         let store = &self.stores[self.shard_of(group.as_str())];
-        let (members,) = store.query_all("members", &look).await?;
-        Ok(members)
+        let answer: Vec<redis::Value> = store.query("members", &look).await?;
+        let failed = |text: String| StoreError::new(store.dependency(), ErrorKind::Other, text);
+        let mut answer = answer.into_iter();
+        let count = answer.next().map(redis::from_redis_value::<usize>);
+        let Some(Ok(count)) = count else {
+            return Err(failed("the number of members is missing".to_owned()).into());
+        };
+        if count > MAX_MEMBERS {
+            let text = format!("the group has {count} members, and at most {MAX_MEMBERS} are read");
+            return Err(failed(text).into());
+        }
+        let names = answer.map(|name| redis::from_redis_value(name).ok());
+        Ok(names.flatten().collect())
     }
 
     /// Gathers members by the key of their messages. A member that is not UTF-8 cannot be a channel name and is skipped.

@@ -45,6 +45,13 @@ impl LinkError {
         Self { kind, text }
     }
 
+    /// The server is a replica.
+    pub(in crate::channel_layer) fn demoted() -> Self {
+        let text =
+            "the server is a replica: a subscriber would miss what its master does not pass on";
+        Self::new(ErrorKind::Other, text)
+    }
+
     /// Reads an error reply of the server.
     pub(in crate::channel_layer) fn of_reply(reply: &[u8]) -> Self {
         Self::new(kind_of_reply(reply), String::from_utf8_lossy(reply))
@@ -141,7 +148,7 @@ fn tls_config() -> Result<Arc<ClientConfig>, LinkError> {
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
-/// Sends AUTH, CLIENT SETNAME and PING in one write and reads their replies.
+/// Sends AUTH, CLIENT SETNAME, PING and ROLE in one write and reads their replies.
 async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Result<(), LinkError> {
     let mut out = BytesMut::new();
     let password = url.password().map(Secret::expose);
@@ -153,6 +160,7 @@ async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Res
     let naming = ["CLIENT", "SETNAME", name].into_iter().map(str::as_bytes);
     write_command(naming, &mut out);
     write_command([&b"PING"[..]].into_iter(), &mut out);
+    write_command([&b"ROLE"[..]].into_iter(), &mut out);
     stream.write_all(&out).await?;
     stream.flush().await?;
 
@@ -174,8 +182,19 @@ async fn log_in(stream: &mut Box<dyn Stream>, url: &RedisUrl, name: &str) -> Res
         (Err(refusal), _) | (_, Ok(Err(refusal))) if refusal.kind == ErrorKind::Auth => {
             Err(refusal)
         }
-        _ => Ok(()),
+        // A login without the right to ask for the role relies on the command link.
+        _ => match answer(stream, &mut input, &mut parser).await? {
+            Ok(LoginReply::Replica) => Err(LinkError::demoted()),
+            _ => Ok(()),
+        },
     }
+}
+
+/// A reply to the login.
+enum LoginReply {
+    /// The server says that it is a replica.
+    Replica,
+    Other,
 }
 
 /// Reads the next reply. The outer error is the connection's, the inner one the server's.
@@ -183,13 +202,14 @@ async fn answer(
     stream: &mut Box<dyn Stream>,
     input: &mut BytesMut,
     parser: &mut Parser,
-) -> Result<Result<(), LinkError>, LinkError> {
+) -> Result<Result<LoginReply, LinkError>, LinkError> {
     loop {
         let (reply, used) = match parser.next(input) {
             Ok((Some(RespReply::Error(text)), used)) => {
                 (Some(Err(LinkError::of_reply(text))), used)
             }
-            Ok((Some(_), used)) => (Some(Ok(())), used),
+            Ok((Some(RespReply::Replica), used)) => (Some(Ok(LoginReply::Replica)), used),
+            Ok((Some(_), used)) => (Some(Ok(LoginReply::Other)), used),
             Ok((None, used)) => (None, used),
             Err(error) => return Err(LinkError::new(ErrorKind::Protocol, error.to_string())),
         };

@@ -1,4 +1,4 @@
-//! The part of RESP2 that a subscriber receives: confirmations, messages, pongs, errors.
+//! The part of RESP2 that a subscriber receives: confirmations, messages, pongs, errors, and the role of the server.
 //!
 //! The parser does no IO; it works on the bytes read so far. It copies nothing and allocates nothing for a length that is
 //! only claimed. A message longer than the bound is skipped as it streams by.
@@ -7,8 +7,11 @@ use crate::event::MAX_PAYLOAD;
 
 /// Bytes of the longest line of a reply; Redis' own error texts are far shorter.
 const MAX_LINE: usize = 64 * 1024;
-/// The largest number of elements of an array; replies to a subscriber have three.
-const MAX_ELEMENTS: usize = 16;
+/// The largest number of elements of an array; replies to a subscriber have three, and the role of a master lists its
+/// replicas.
+const MAX_ELEMENTS: usize = 256;
+/// The deepest nesting of arrays: the role of a master has a list of lists.
+const MAX_NESTING: usize = 3;
 const MAX_ELEMENT: usize = MAX_PAYLOAD;
 
 /// One reply of the server.
@@ -25,6 +28,8 @@ pub(in crate::channel_layer) enum RespReply<'a> {
     Subscribed(&'a [u8]),
     Unsubscribed(&'a [u8]),
     Pong,
+    /// The answer to ROLE of a server that is not a master.
+    Replica,
     Error(&'a [u8]),
     /// `+OK` and other replies that need no action.
     Other,
@@ -165,11 +170,14 @@ impl<'a> Cursor<'a> {
                 complete!(self.bulk());
                 RespReply::Pong
             }
-            (_, count) => {
+            (kind, count) => {
                 for _ in 1..count {
-                    complete!(self.element());
+                    complete!(self.element(1));
                 }
-                RespReply::Other
+                match kind {
+                    b"slave" | b"replica" => RespReply::Replica,
+                    _ => RespReply::Other,
+                }
             }
         };
         Ok(Ok(Parsing::Done(reply)))
@@ -178,13 +186,23 @@ impl<'a> Cursor<'a> {
     /// Reads the channel of a confirmation, and skips the number of the connection's channels behind it.
     fn confirmation(&mut self) -> Parsed<&'a [u8]> {
         let channel = complete!(self.bulk());
-        complete!(self.element());
+        complete!(self.element(1));
         Ok(Ok(channel))
     }
 
-    fn element(&mut self) -> Parsed<()> {
+    /// Skips an element at this depth of nesting.
+    fn element(&mut self, depth: usize) -> Parsed<()> {
         match self.byte() {
             None => return Ok(Err(Incomplete)),
+            Some(b'*') if depth < MAX_NESTING => {
+                let count = number(complete!(self.line()))?.unwrap_or(0);
+                if count > MAX_ELEMENTS {
+                    return Err(NotResp);
+                }
+                for _ in 0..count {
+                    complete!(self.element(depth + 1));
+                }
+            }
             Some(b':' | b'+' | b'-') => {
                 complete!(self.line());
             }
@@ -254,7 +272,9 @@ mod tests {
 
     const STREAM: &[u8] = b"+OK\r\n+PONG\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n\
         *3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\nx\r\ny\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n\
-        -NOPERM no\r\n*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n";
+        -NOPERM no\r\n*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n\
+        *3\r\n$6\r\nmaster\r\n:7\r\n*1\r\n*3\r\n$9\r\n127.0.0.1\r\n$4\r\n6379\r\n$1\r\n7\r\n\
+        *5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:7\r\n";
 
     fn expected() -> Vec<RespReply<'static>> {
         vec![
@@ -268,6 +288,8 @@ mod tests {
             RespReply::Pong,
             RespReply::Error(b"NOPERM no"),
             RespReply::Unsubscribed(b""),
+            RespReply::Other,
+            RespReply::Replica,
         ]
     }
 
@@ -316,7 +338,8 @@ mod tests {
     fn what_is_not_resp2_is_refused() {
         for bytes in [
             &b"HTTP/1.1 400 Bad Request\r\n"[..],
-            b"*99\r\n",
+            b"*999\r\n",
+            b"*2\r\n$1\r\na\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
             b"*-5\r\n",
             b"*3\r\n$99999999999\r\n",
             b"*3\r\n$9\r\nsubscribe\r\n$1\r\naXX:1\r\n",

@@ -46,7 +46,7 @@ impl Subscriber {
                 RespReply::Unsubscribed(channel) => self.wishes.ended(channel)?,
                 RespReply::Pong => self.wishes.ponged()?,
                 RespReply::Error(text) => self.refused(text)?,
-                RespReply::Other => {}
+                RespReply::Replica | RespReply::Other => {}
             }
         }
         input.advance(start);

@@ -7,13 +7,12 @@
 //! `ConnectionManager`, which stays dead after its last retry and ignores errors of the resubscription.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use hashbrown::HashMap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
@@ -24,7 +23,7 @@ use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
 use super::super::inbox::Inbox;
-use super::super::link::canary::{Flight, Publishing};
+use super::super::link::canary::{Flight, Publishing, TICK};
 use super::super::link::dial::{LinkError, Stream, dial};
 use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
@@ -32,8 +31,6 @@ use super::super::target::Target;
 use super::pulse::LinkPulse;
 use super::subscriptions::{ChannelRoute, Subscriptions, Waiter};
 
-/// Time between two looks at the clocks of the pulse and of the canary.
-const TICK: Duration = Duration::from_millis(250);
 /// Bytes of one read; large, so that a burst needs few system calls.
 const READ_SIZE: usize = 64 * 1024;
 
@@ -80,6 +77,9 @@ pub(super) struct Subscriber {
     pub(super) attachments: HashMap<u64, Attachment>,
     /// The number of attachments to which Redis refuses channels.
     pub(super) denied: usize,
+    /// Changes when the command link finds that the server is a replica. A subscriber on a replica hears its master's
+    /// messages or none.
+    demotions: watch::Receiver<u64>,
 }
 
 impl Subscriber {
@@ -99,10 +99,11 @@ impl Subscriber {
             wishes,
             attachments: HashMap::new(),
             denied: 0,
+            demotions: store.demotions(),
         }
     }
 
-    /// Serves one connection. Inputs: the socket, orders, the canary's publish, the clock.
+    /// Serves one connection. Inputs: the socket, orders, the canary's publish, the server's role, the clock.
     async fn listen(
         &mut self,
         stream: Box<dyn Stream>,
@@ -111,7 +112,7 @@ impl Subscriber {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
         let mut parser = Parser::default();
-        let mut flushed = true;
+        let (mut flushed, mut alone) = (true, false);
         let mut pulse = LinkPulse::new();
         let mut canary = Flight::new(life.endpoint());
         let mut tick = interval(TICK);
@@ -130,6 +131,9 @@ impl Subscriber {
                         return Err(LinkError::new(ErrorKind::Io, text));
                     }
                     pulse.heard = Instant::now();
+                    if input.len() >= READ_SIZE {
+                        canary.behind();
+                    }
                     self.take(&mut parser, &mut input, &mut canary)?;
                 }
                 all = push(&mut writer, &mut out), if !out.is_empty() || !flushed => flushed = all?,
@@ -138,6 +142,11 @@ impl Subscriber {
                     None => return Ok(End::Stopped),
                 },
                 () = canary.published() => {}
+                demoted = self.demotions.changed(), if !alone => match demoted {
+                    Ok(()) => return Err(LinkError::demoted()),
+                    // This does not happen: the sender lives as long as the store.
+                    Err(_) => alone = true,
+                },
                 now = tick.tick() => {
                     if pulse.beat(now, &mut self.wishes, &mut out).is_break() {
                         let text = "no answer to PING in time";

@@ -7,15 +7,21 @@ use crate::channel_names::channel_patterns;
 use crate::config::LayerKind;
 use crate::stores::redis_keys;
 
-/// The commands that client libraries send before the first other command, and those of transactions.
-const COMMON: &str = "+ping +hello +select +client|setname +client|id +multi +exec +discard";
-/// The commands that write and read revocations. A script keeps cut-offs from falling, and `WAIT` asks for replicas.
-const DENYLIST: &str = "+get +mget +set +exists +ttl +eval +wait";
-/// The commands of `channels_redis.pubsub` and of the control channel.
+/// The commands that client libraries send before the first other command.
+const COMMON: &str = "+ping +hello +select +client|setname";
+/// The commands that write revocations. WATCH keeps cut-offs from falling, and WAIT asks for replicas. GETRANGE reads no more
+/// than a cut-off.
+const DENYLIST: &str = "+set +getrange +watch +unwatch +multi +exec +discard +wait";
+/// The commands that invalidate a user and announce a revocation.
+const CONTROL: &str = "+set +publish";
+/// The commands of `channels_redis.pubsub`.
 const PUBSUB: &str = "+publish +subscribe +unsubscribe";
 /// The commands of `channels_redis.core`: its scripts, the commands that they call, and its receiving side.
-const CORE: &str = "+eval +evalsha +script|load +zadd +zrem +zrange +zcount +zcard +zremrangebyscore \
-                    +zpopmin +bzpopmin +expire +exists +del";
+const CORE: &str = "+eval +evalsha +script|load +zadd +zrem +zrange +zcount +zremrangebyscore \
+                    +zpopmin +bzpopmin +expire +del +multi +exec +discard";
+/// The warning above the line of a back end with [`CORE`].
+const CORE_WARNING: &str = "channels_redis.core needs scripts (EVAL), and a script that does not end stops this Redis for \
+                            all tenants until SCRIPT KILL: give the tenant a Redis of its own, or use the layer pubsub";
 /// The commands of the gateway, which stores users, revocations and its registry, and runs scripts on them. It may
 /// not change the configuration or flush the data.
 const GATEWAY: &str = "+@read +@write +@pubsub +@scripting +@transaction +@connection -@dangerous -@admin \
@@ -29,6 +35,8 @@ pub(super) struct AclLine {
     pub(super) tenant: Option<String>,
     /// The command `ACL SETUSER …`, with `>PASSWORD` to fill in.
     pub(super) line: String,
+    /// The harm that these rights can do to others; `None` if they can do none.
+    pub(super) warning: Option<&'static str>,
 }
 
 /// Returns the lines of every server; the gateway's line comes first.
@@ -49,16 +57,20 @@ pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
             endpoint: endpoint.clone(),
             tenant: None,
             line: gateway(&usages),
+            warning: None,
         });
         let mut names: Vec<_> = usages.iter().map(|usage| &usage.tenant).collect();
         names.sort_unstable();
         names.dedup();
         for name in names {
             let own = usages.iter().filter(|usage| usage.tenant == *name);
+            let own: Vec<&Usage> = own.copied().collect();
+            let is_core = |usage: &&Usage| matches!(usage.layer, Some((LayerKind::Core, _)));
             lines.push(AclLine {
                 endpoint: endpoint.clone(),
                 tenant: Some(name.to_string()),
-                line: back_end(name.as_str(), &own.copied().collect::<Vec<_>>()),
+                line: back_end(name.as_str(), &own),
+                warning: own.iter().any(is_core).then_some(CORE_WARNING),
             });
         }
     }
@@ -85,7 +97,7 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
             patterns.push(format!("&{}", redis_keys::control(&usage.tenant)));
             // The back end writes these keys to invalidate a user. A wrong value costs one read of the database.
             patterns.push(format!("~{}*", redis_keys::generations(&usage.tenant)));
-            commands.push(PUBSUB);
+            commands.push(CONTROL);
         }
         patterns.extend(layer_patterns(usage));
         match usage.layer {
@@ -143,13 +155,21 @@ pub(super) fn text(lines: &[AclLine]) -> String {
     let mut text = String::from(
         "# Redis users for the gateway and for each tenant's back end. Copy the lines into a file, replace each PASSWORD with\n\
          # a separate password, then: grep ^ACL FILE | redis-cli -h HOST. In an ACL file write \"user NAME …\" instead of \"ACL SETUSER\".\n\
-         # When every client has a user, disable the default user: ACL SETUSER default off\n",
+         # A restart forgets users that are not saved. A server with an aclfile saves them by ACL SAVE, one with only a\n\
+         # configuration file by CONFIG REWRITE; without either they cannot be saved. `lockgate doctor` says which it is.\n\
+         # When every client has a user, disable the default user: ACL SETUSER default off\n\
+         # No rule bounds the size of values, of messages and of transactions, or the number of keys. On a Redis that tenants\n\
+         # share, set: CONFIG SET proto-max-bulk-len 8mb, CONFIG SET maxmemory-clients 64mb (Redis 7), maxmemory with noeviction,\n\
+         # and watch used_memory: in a full Redis no token can be revoked. A Redis for each tenant is the only full separation.\n",
     );
     let mut endpoint = None;
     for line in lines {
         if endpoint != Some(&line.endpoint) {
             text.push_str(&format!("\n# {}\n", line.endpoint));
             endpoint = Some(&line.endpoint);
+        }
+        if let Some(warning) = line.warning {
+            text.push_str(&format!("# Warning: {warning}\n"));
         }
         text.push_str(&line.line);
         text.push('\n');
@@ -160,11 +180,17 @@ pub(super) fn text(lines: &[AclLine]) -> String {
     text
 }
 
-/// Returns `{"users":[{"endpoint","tenant","line"}]}`; `tenant` is null for the gateway.
+/// Returns `{"users":[{"endpoint","tenant","line","warning"}]}`; `tenant` is null for the gateway, `warning` mostly.
 pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
-    let users = lines
-        .iter()
-        .map(|line| json!({ "endpoint": line.endpoint, "tenant": line.tenant, "line": line.line }));
+    let users = lines.iter().map(|line| {
+        let AclLine {
+            endpoint,
+            tenant,
+            line,
+            warning,
+        } = line;
+        json!({ "endpoint": endpoint, "tenant": tenant, "line": line, "warning": warning })
+    });
     json!({ "users": users.collect::<Vec<_>>() })
 }
 
@@ -200,7 +226,7 @@ mod tests {
         assert_eq!(
             back_end("acme", &[&usage]),
             "ACL SETUSER acme-backend reset on >PASSWORD resetkeys resetchannels ~lockgate:acme:deny:* -@all \
-             +ping +hello +select +client|setname +client|id +multi +exec +discard +get +mget +set +exists +ttl +eval +wait"
+             +ping +hello +select +client|setname +set +getrange +watch +unwatch +multi +exec +discard +wait"
         );
     }
 }

@@ -17,6 +17,7 @@ mod machine;
 mod neighbours;
 mod redis;
 mod servers;
+mod shared;
 
 /// Check Redis, databases, clocks and limits, and print advice: exit 0, or 1 if a check fails
 #[derive(Debug, Args)]

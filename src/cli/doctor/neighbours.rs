@@ -16,7 +16,7 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     let with_layers = servers.iter().filter(|server| !layers(server).is_empty());
     let identities = with_layers.map(async |server| {
         // A store that cannot be made is reported by another check.
-        let store = RedisStore::new(&server.url, Dependency::Redis).ok()?;
+        let store = RedisStore::to_inspect(&server.url, Dependency::Redis).ok()?;
         Some((server, store.identity().await))
     });
     let mut stands: BTreeMap<TenantId, Stand> = BTreeMap::new();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::finding::{Findings, Severity, clock, with_kind};
 use super::servers::{RedisServer, Usage};
+use super::shared;
 use crate::channel_names::group_channel;
 use crate::config::LayerKind;
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -44,6 +45,12 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     role(&mut findings, on("role"), server, &facts);
     eviction(&mut findings, on("eviction"), server, &facts);
     persistence(&mut findings, on("persistence"), server, &facts);
+    let (severity, detail, advice) = shared::users(server.url.username().is_some(), &facts);
+    findings.add(on("users"), severity, detail, advice);
+    if server.shared {
+        let (severity, detail, advice) = shared::bounds(&facts);
+        findings.add(on("bounds"), severity, detail, advice);
+    }
     if server.holds_denylist() {
         lost_data(&mut findings, on("lost_data"), &store).await;
     }
@@ -61,7 +68,7 @@ async fn reach(server: &RedisServer) -> Result<(Arc<RedisStore>, Latency, Facts)
         true => Dependency::Denylist,
         false => Dependency::Redis,
     };
-    let store = RedisStore::new(&server.url, dependency)?;
+    let store = RedisStore::to_inspect(&server.url, dependency)?;
     let latency = Latency::measure(&store, PINGS).await?;
     let facts = Facts::ask_all(&store).await?;
     Ok((store, latency, facts))
@@ -162,7 +169,7 @@ fn role(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer,
             on,
             Severity::Note,
             "unknown: the login may not ask (INFO, ROLE)",
-            "",
+            "grant ROLE: without it a failover behind the server's name is noticed only by the first write that is refused",
         ),
         Some(Role::Replica) => findings.add(
             on,
@@ -172,7 +179,7 @@ fn role(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer,
                 Severity::Warn
             },
             "a replica: it may be behind its master and takes no writes",
-            "name the master in the URL",
+            "name the master in the URL: the gateway keeps no link to a replica",
         ),
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct RedisServer {
     pub(super) tenants: Vec<Usage>,
     /// True if it is `[redis]`.
     pub(super) deployment: bool,
+    /// True if several tenants use the server, perhaps with another login or database number.
+    pub(super) shared: bool,
 }
 
 /// The uses that a tenant has for a server.
@@ -93,6 +95,17 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
             }
         }
     }
+    let mut places: Vec<(String, TenantId)> = Vec::new();
+    for server in &servers {
+        let there = server.tenants.iter();
+        places.extend(there.map(|usage| (server.url.endpoint(), usage.tenant.clone())));
+    }
+    for server in &mut servers {
+        let endpoint = server.url.endpoint();
+        let mut there = places.iter().filter(|(place, _)| *place == endpoint);
+        let first = there.next();
+        server.shared = there.any(|(_, tenant)| first.is_some_and(|(_, first)| first != tenant));
+    }
     Ok(servers)
 }
 
@@ -116,6 +129,7 @@ fn server(servers: &mut Vec<RedisServer>, url: RedisUrl) -> &mut RedisServer {
             url,
             tenants: Vec::new(),
             deployment: false,
+            shared: false,
         });
         servers.len() - 1
     });

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{Tenant, Tenants};
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
+use crate::auth::denylist::UnreadableNotice;
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
@@ -186,6 +187,7 @@ impl Builder {
         let revocations = Revocations::new(
             id,
             stores.authenticator.denylist.store.clone(),
+            stores.authenticator.denylist.notice.clone(),
             effective.denylist,
             &config.token,
         );
@@ -302,6 +304,7 @@ impl Builder {
                 shares_users_redis: own.is_none() && redis.is_some(),
                 store: denylist,
                 on_outage: effective.denylist.on_outage,
+                notice: UnreadableNotice::new(id),
             },
             redis,
             users,

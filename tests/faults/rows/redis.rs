@@ -77,7 +77,12 @@ fn processes() -> Vec<Row> {
         Row {
             must: FORGETS,
             world: CORE,
-            ..of_redis(1, "the same on a core layer", Killed, [1_500, 10_000])
+            ..of_redis(
+                1,
+                "Redis behind a core layer is killed, and comes back empty",
+                Killed,
+                [1_500, 10_000],
+            )
         },
         Row {
             must: FORGETS,
@@ -145,7 +150,7 @@ fn roles() -> Vec<Row> {
             },
             ..of_redis(
                 15,
-                "the same, events are sent through the API",
+                "master and replica swap, events come through the API",
                 Swapped,
                 [0, 0],
             )
@@ -166,7 +171,12 @@ fn roles() -> Vec<Row> {
                 redis: Redis::Sentinel,
                 ..CORE
             },
-            ..of_redis(12, "the same on a core layer", MasterKilled, [0, 0])
+            ..of_redis(
+                12,
+                "the master behind a core layer dies, Sentinels name another",
+                MasterKilled,
+                [0, 0],
+            )
         },
         Row {
             must: FORGETS,

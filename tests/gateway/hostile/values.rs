@@ -198,7 +198,9 @@ async fn no_value_in_the_cache_admits_a_user_that_the_database_keeps_out() {
         put.under(&key).await;
         let before = unreadable(&gateway, "redis").await;
         inactive.is(&dial().refused().await, &tenant.name);
-        assert_eq!(unreadable(&gateway, "redis").await, before + 1.0, "{row}");
+        // An empty value means the same as none.
+        let counted = before + f64::from(u8::from(*row != "empty"));
+        assert_eq!(unreadable(&gateway, "redis").await, counted, "{row}");
         rewritten(row).await;
         healthy.hears(row).await;
     }

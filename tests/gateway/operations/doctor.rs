@@ -1,29 +1,23 @@
-//! `lockgate doctor`, the watch over the denylist's Redis, and the ACL lines that keep tenants' back ends apart.
+//! `lockgate doctor`, and the watch over the denylist's Redis.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
-use redis::{Client, RedisResult, Value as RedisValue};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::problem::Problem;
-use crate::support::database::ALICE;
 use crate::support::replica::LOCKGATE;
-use crate::support::{Database, PATIENCE, Publisher, RedisServer, eventually, gateway, unique};
+use crate::support::{Database, PATIENCE, RedisServer, eventually, gateway, unique};
 
-const CHAT: &str = "/ws/chat/lobby/";
 const AT_RISK: &str = "lockgate_denylist_at_risk";
 
 /// The doctor's output and exit status.
-struct Diagnosis {
-    text: String,
-    status: Option<i32>,
+pub(super) struct Diagnosis {
+    pub(super) text: String,
+    pub(super) status: Option<i32>,
 }
 
-fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
+pub(super) fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
     let output = Command::new(LOCKGATE)
         .args(["doctor", "--config"])
         .arg(config)
@@ -39,7 +33,7 @@ fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
 }
 
 /// The findings as JSON, and whether the exit status fits them.
-fn findings(config: &Path) -> Value {
+pub(super) fn findings(config: &Path) -> Value {
     let diagnosis = doctor(config, &["--json"]);
     let found: Value = serde_json::from_str(&diagnosis.text).unwrap();
     let fails = found["findings"]
@@ -64,7 +58,7 @@ fn finding<'a>(found: &'a Value, subject: &str, check: &str) -> &'a Value {
     }
 }
 
-fn is(found: &Value, (subject, check): (&str, &str), verdict: &str, detail: &str) {
+pub(super) fn is(found: &Value, (subject, check): (&str, &str), verdict: &str, detail: &str) {
     let finding = finding(found, subject, check);
     assert_eq!(finding["verdict"], verdict, "{finding}");
     assert!(
@@ -306,7 +300,8 @@ async fn a_replica_of_redis_is_at_risk_and_its_mark_is_not_touched() {
     let (redis, master) = (RedisServer::start().await, RedisServer::start().await);
     let port = master.endpoint().replace("127.0.0.1:", "");
     let () = redis.command(&["REPLICAOF", "127.0.0.1", &port]).await;
-    let gateway = gateway().redis(&redis.url()).tenant("acme").start().await;
+    // It keeps no link to a replica, so it is not ready.
+    let gateway = gateway().redis(&redis.url()).tenant("acme").spawn().await;
     let replica = gateway.replica();
     replica.metric(AT_RISK, &[], |value| value == 1.0).await;
     replica.logged("is a replica").await;
@@ -438,173 +433,4 @@ async fn what_is_absent_fails_and_hides_nothing_else() {
     );
     assert!(!found.to_string().contains("hunter2"), "{found}");
     assert_eq!(doctor(&gateway.config, &["--nonsense"]).status, Some(2));
-}
-
-/// A connection as one of the users that the lines made.
-async fn log_in(redis: &RedisServer, user: &str) -> MultiplexedConnection {
-    let url = format!("redis://{user}:{user}-password@{}/0", redis.endpoint());
-    let client = Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
-}
-
-async fn ask(connection: &MultiplexedConnection, command: &str) -> RedisResult<RedisValue> {
-    let mut words = command.split(' ');
-    let mut cmd = redis::cmd(words.next().unwrap());
-    for word in words {
-        cmd.arg(word);
-    }
-    cmd.query_async(&mut connection.clone()).await
-}
-
-#[tokio::test]
-async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
-    let redis = RedisServer::start().await;
-    let url = format!("redis://lockgate:lockgate-password@{}/0", redis.endpoint());
-    let mut gateway = gateway()
-        .redis(&url)
-        .tenant("one")
-        .tenant("other")
-        .write()
-        .await;
-    // It asks no server, so that it can be run before the users exist.
-    let printed = doctor(&gateway.config, &["--acl", "--json"]);
-    assert_eq!(printed.status, Some(0), "{}", printed.text);
-    let json: Value = serde_json::from_str(&printed.text).unwrap();
-    let mut lines = BTreeMap::new();
-    for user in json["users"].as_array().unwrap() {
-        assert_eq!(user["endpoint"], redis.endpoint());
-        let line = user["line"].as_str().unwrap();
-        let name = line.split(' ').nth(2).unwrap().to_owned();
-        lines.insert(name, line.to_owned());
-    }
-    let text = doctor(&gateway.config, &["--acl"]).text;
-    for (name, line) in &lines {
-        assert!(text.lines().any(|printed| printed == line), "{text}");
-        let line = line.replace(">PASSWORD", &format!(">{name}-password"));
-        let words: Vec<_> = line.split(' ').collect();
-        let () = redis.command(&words).await;
-    }
-    let (one, other) = (gateway.named("one").clone(), gateway.named("other").clone());
-    let names = [
-        format!("{}-backend", one.name),
-        format!("{}-backend", other.name),
-    ];
-    assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(
-        names.iter().all(|name| lines.contains_key(name)),
-        "{lines:?}"
-    );
-
-    // The gateway under its own line: everything that the doctor looks at, sockets, events, denylist.
-    let found = findings(&gateway.config);
-    assert_eq!(found["ok"], true, "{found}");
-    is(&found, ("redis ", "pubsub"), "ok", "came back");
-    is(&found, ("redis ", "version"), "ok", ".");
-    is(&found, ("redis ", "role"), "ok", "master");
-    gateway.add_replica().await;
-    gateway.replica().ready().await;
-    let dial = |user: &str| gateway.replica().dial(&one, CHAT).token(&one.token(user));
-    let mut socket = dial(ALICE).open().await;
-
-    let back_end = log_in(&redis, &names[0]).await;
-    let publisher = Publisher::on(back_end.clone(), &one.prefix);
-    publisher
-        .send("chat_lobby", &json!({"type": "x", "from": "back end"}))
-        .await;
-    assert_eq!(socket.next_json().await, json!({"from": "back end"}));
-    let path = format!("/v1/tenants/{}/groups/chat_lobby/send", one.name);
-    let event = r#"{"type": "x", "from": "api"}"#;
-    let sent = gateway
-        .replica()
-        .api(&gateway.api_key, "POST", &path, event)
-        .await;
-    assert_eq!(sent.status, 200, "{sent:?}");
-    assert_eq!(socket.next_json().await, json!({"from": "api"}));
-    eventually(
-        PATIENCE,
-        "the user is cached, the mark is set",
-        async || {
-            let (user, mark) = (one.redis_key("user:1"), "lockgate::epoch");
-            match redis.command::<u64>(&["EXISTS", &user, mark]).await {
-                2 => Ok(()),
-                count => Err(count),
-            }
-        },
-    )
-    .await;
-    assert!(!gateway.output().contains("NOPERM"), "{}", gateway.output());
-    let refusals = [("kind", "permission")];
-    let metrics = gateway.replica().metrics().await;
-    let errors = metrics.value("lockgate_dependency_errors_total", &refusals);
-    assert_eq!(errors, 0.0, "{}", metrics.text());
-
-    // The rights of a back end.
-    const SET: &str = "return(redis.call('SET',KEYS[1],ARGV[1]))";
-    let (tenant, prefix) = (&one.name, &one.prefix);
-    for command in [
-        format!("PUBLISH {prefix}__group__news hello"),
-        format!("PUBLISH {prefix}specific.0123 hello"),
-        format!("PUBLISH lockgate:{tenant}:control {{}}"),
-        format!("SET lockgate:{tenant}:deny:jti:a 1 EXAT 99999999999"),
-        format!("SET lockgate:{tenant}:deny:user:1 99999999998 EX 600"),
-        format!("GET lockgate:{tenant}:deny:user:1"),
-        format!("EVAL {SET} 1 lockgate:{tenant}:deny:user:7 5"),
-        format!("EVAL {SET} 1 lockgate:{tenant}:usergen:7 5"),
-    ] {
-        let answer = ask(&back_end, &command).await;
-        assert!(answer.is_ok(), "{command}: {answer:?}");
-    }
-    Problem::new(401, "token_revoked").is(&dial(ALICE).refused().await, tenant);
-
-    // The rights that it does not have.
-    let (tenant, prefix) = (&other.name, &other.prefix);
-    for command in [
-        format!("PUBLISH {prefix}__group__news hello"),
-        format!("PUBLISH {prefix}specific.0123 hello"),
-        format!("PUBLISH lockgate:{tenant}:control {{}}"),
-        "PUBLISH lockgate::control {}".to_owned(),
-        "PUBLISH lockgate::canary:x 1".to_owned(),
-        format!("SET lockgate:{tenant}:deny:all 1"),
-        format!("SET lockgate:{tenant}:usergen:1 1"),
-        format!("GET lockgate:{tenant}:deny:all"),
-        format!("SET lockgate:{tenant}:user:1 {{}}"),
-        format!("GET lockgate:{tenant}:user:1"),
-        format!("GET lockgate:{}:user:1", one.name),
-        format!("SET lockgate:{}:user:1 {{}}", one.name),
-        format!("SET lockgate:{}:state suspended", one.name),
-        format!("DEL lockgate:{}:deny:user:1", one.name),
-        "GET lockgate::epoch".to_owned(),
-        "SET lockgate::epoch ack:1".to_owned(),
-        "SET anything 1".to_owned(),
-        "KEYS *".to_owned(),
-        "FLUSHALL".to_owned(),
-        "CONFIG GET *".to_owned(),
-        "ACL LIST".to_owned(),
-        "MONITOR".to_owned(),
-    ] {
-        let answer = ask(&back_end, &command).await;
-        let code = answer.as_ref().err().and_then(|error| error.code());
-        assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
-    }
-    let url = format!("redis://{0}:{0}-password@{1}/0", names[0], redis.endpoint());
-    let mut listener = Client::open(url).unwrap().get_async_pubsub().await.unwrap();
-    let own = format!("{}__group__news", one.prefix);
-    listener.subscribe(own).await.unwrap();
-    let foreign = format!("{prefix}__group__news");
-    assert!(listener.subscribe(foreign).await.is_err());
-    assert!(listener.psubscribe("*").await.is_err());
-
-    // Nor may the gateway do what it never does.
-    let own = log_in(&redis, "lockgate").await;
-    for command in [
-        "FLUSHALL",
-        "CONFIG GET *",
-        "ACL LIST",
-        "SET anything 1",
-        "KEYS *",
-    ] {
-        let answer = ask(&own, command).await;
-        let code = answer.as_ref().err().and_then(|error| error.code());
-        assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
-    }
 }

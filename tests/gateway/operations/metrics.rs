@@ -123,6 +123,12 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &["result", "tenant"],
         true,
     ),
+    (
+        "lockgate_unreadable_values_total",
+        "counter",
+        &["tenant"],
+        true,
+    ),
     ("lockgate_user_queries_total", "counter", &[], true),
     ("lockgate_denylist_at_risk", "gauge", &[], true),
     (

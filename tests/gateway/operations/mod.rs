@@ -1,5 +1,6 @@
 //! Operators: the management API, the command line, metrics, and the start and end of a replica.
 
+mod acl;
 mod api;
 mod api_calls;
 mod command_line;

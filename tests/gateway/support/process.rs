@@ -173,6 +173,16 @@ impl Process {
         }
     }
 
+    /// The most memory in bytes that it ever had (`VmHWM`).
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|rest| rest.trim().strip_suffix(" kB"));
+        let kib: u64 = peak.and_then(|text| text.parse().ok()).expect("a number");
+        kib * 1024
+    }
+
     /// Returns true until it has ended.
     pub(crate) fn is_running(&self) -> bool {
         self.exit.borrow().is_none()

@@ -2,6 +2,7 @@
 
 mod isolation;
 mod isolation_model;
+mod large_values;
 mod life;
 mod neighbours;
 mod reload;

@@ -370,7 +370,7 @@ async fn a_burst_beyond_redis_output_limit_does_not_cut_the_reader() {
     assert_eq!(tenant.numbers(1000).await.len(), 1000);
 }
 
-/// Fault 13: the far side of a split brain takes everything and delivers nothing.
+/// Fault 13: the far side of a split brain takes everything and delivers nothing. It used to take up to 4.25 s to notice.
 #[tokio::test]
 async fn a_link_that_hears_nothing_is_replaced_and_announced() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -394,15 +394,15 @@ async fn a_link_that_hears_nothing_is_replaced_and_announced() {
             .is_ok()
     );
     assert_eq!(tenant.heard().await, Heard::Gap(GapCause::Canary));
-    assert!(
-        started.elapsed() > Duration::from_secs(2),
-        "one miss is enough?"
-    );
+    // The first canary may have left before; the second one leaves when the first is missed.
+    let took = started.elapsed();
+    println!("noticed after {took:?}");
+    assert!(took > Duration::from_millis(500), "{took:?}");
     assert!(links.load(Ordering::Relaxed) >= 2);
     deaf.abort();
 }
 
-/// A Redis that confirms subscriptions, answers PING and takes publishes, and delivers none.
+/// A master that confirms subscriptions, answers PING and takes publishes, and delivers none.
 async fn answer_without_delivering(mut stream: tokio::net::TcpStream, links: Arc<AtomicI64>) {
     let mut input = String::new();
     let mut buffer = [0; 4096];
@@ -415,6 +415,11 @@ async fn answer_without_delivering(mut stream: tokio::net::TcpStream, links: Arc
         while let Some(word) = words.next() {
             match word {
                 "PING" => out.push_str("+PONG\r\n"),
+                "ROLE" => out.push_str("*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
+                "DEL" => {
+                    out.push_str(":0\r\n");
+                    words.next();
+                }
                 "PUBLISH" => {
                     out.push_str(":1\r\n");
                     words.nth(1);

@@ -1,9 +1,9 @@
-//! Commands: what a value that is no string means, and what a lost link costs.
+//! Commands: the values that have no meaning, and the cost of a lost link.
 
 use std::time::{Duration, Instant};
 
 use lockgate::error::ErrorKind;
-use lockgate::stores::redis::WrongType;
+use lockgate::stores::key_read::{KeyRead, Unreadable};
 
 use super::support::*;
 
@@ -28,18 +28,41 @@ async fn a_key_of_another_type_is_never_taken_for_an_absent_one() {
         .await
         .unwrap();
     assert!((59_000..=60_500).contains(&ttl), "{ttl}");
-    let keys = ["text", "absent", "list"].map(String::from);
-    let values = store.get_each(&keys).await.unwrap();
+    store
+        .set_ex("empty", b"", Duration::from_secs(60))
+        .await
+        .unwrap();
+    let (read, key) = (KeyRead::certain, String::from);
+    let reads = ["text", "absent", "list"].map(|name| read(key(name), 2));
     assert_eq!(
-        values,
-        [Ok(Some(b"\x00v".to_vec())), Ok(None), Err(WrongType)]
+        store.get_each(reads).await.unwrap(),
+        [
+            Ok(Some(b"\x00v".to_vec())),
+            Ok(None),
+            Err(Unreadable::WrongType)
+        ]
     );
-    assert_eq!(store.mget(&keys).await.unwrap_err().kind, ErrorKind::Other);
+    // The presence of a key of any type parts the empty one from the absent one, which would count as one otherwise.
+    let reads = [
+        read(key("text"), 1),
+        KeyRead::presence(key("list")),
+        read(key("absent"), 1),
+        KeyRead::presence(key("absent")),
+        read(key("empty"), 1),
+        KeyRead::text(key("empty"), 1),
+    ];
     assert_eq!(
-        store.mget(&keys[..2]).await.unwrap(),
-        [Some(b"\x00v".to_vec()), None]
+        store.get_each(reads).await.unwrap(),
+        [
+            Err(Unreadable::TooLong),
+            Ok(Some(Vec::new())),
+            Ok(None),
+            Ok(None),
+            Err(Unreadable::Empty),
+            Ok(None)
+        ]
     );
-    assert_eq!(store.get_each(&[]).await.unwrap(), []);
+    assert_eq!(store.get_each([]).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -60,10 +83,9 @@ async fn reads_survive_a_lost_link() {
             .arg("SKIPME")
             .arg("yes");
         kill.query_async::<()>(&mut link).await.unwrap();
-        assert_eq!(
-            store.mget(&["k".into()]).await.unwrap(),
-            [Some(b"v".to_vec())]
-        );
+        let read = KeyRead::text("k".into(), 1);
+        let values = store.get_each([read]).await.unwrap();
+        assert_eq!(values, [Ok(Some(b"v".to_vec()))]);
     }
 }
 

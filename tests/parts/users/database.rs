@@ -913,8 +913,8 @@ fn redis_store(server: &Server) -> Arc<RedisStore> {
 }
 
 async fn pair(redis: &RedisStore, users: &Users, id: &str) -> Option<CachedPair> {
-    let keys = users.redis_keys(&id.into());
-    let mut values = redis.get_each(&keys).await.ok()?.into_iter();
+    let reads = users.redis_reads(&id.into());
+    let mut values = redis.get_each(reads).await.ok()?.into_iter();
     Some(CachedPair {
         record: values.next()?,
         generation: values.next()?,
@@ -1052,9 +1052,10 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
         let mut conn = client.get_multiplexed_async_connection().await.unwrap();
         command.query_async::<i64>(&mut conn).await.unwrap()
     };
-    let [key, generation_key] = users.redis_keys(&"1".into());
+    let reads = users.redis_reads(&"1".into());
+    let [key, generation_key] = reads.each_ref().map(|read| read.key());
     assert_eq!(
-        (key.as_str(), generation_key.as_str()),
+        (key, generation_key),
         ("lockgate:acme:user:1", "lockgate:acme:usergen:1")
     );
 
@@ -1069,7 +1070,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
         record.contains(r#""gen":"","user":{"id":1,"username":"alice","#),
         "{record}"
     );
-    assert!((3500..=3600).contains(&ttl(&key).await));
+    assert!((3500..=3600).contains(&ttl(key).await));
     assert!(
         look_up(&store, &users, "9").await.unwrap().is_none(),
         "absent user"
@@ -1104,7 +1105,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
 
     // Invalidated: the record's generation is not the one beside it any more.
     let hour = Duration::from_secs(3600);
-    store.set_ex(&generation_key, b"g1", hour).await.unwrap();
+    store.set_ex(generation_key, b"g1", hour).await.unwrap();
     assert!(
         !look_up(&store, &users, "1")
             .await
@@ -1118,7 +1119,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
     // A read that began before an invalidation cannot put its record back.
     let (moment, before) = (users.moment(), pair(&store, &users, "1").await);
     change("UPDATE auth_user SET is_active = 1 WHERE id = 1").await;
-    store.set_ex(&generation_key, b"g2", hour).await.unwrap();
+    store.set_ex(generation_key, b"g2", hour).await.unwrap();
     let old = before.map(|pair| CachedPair {
         record: Ok(None),
         ..pair
@@ -1143,12 +1144,12 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
         ("no expiry", "SET", ""),
     ] {
         ::redis::cmd("DEL")
-            .arg(&key)
+            .arg(key)
             .exec_async(&mut conn)
             .await
             .unwrap();
         ::redis::cmd(command)
-            .arg(&key)
+            .arg(key)
             .arg(value)
             .exec_async(&mut conn)
             .await
@@ -1158,7 +1159,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
             "{name}"
         );
         let deadline = Instant::now() + Duration::from_secs(5);
-        while ttl(&key).await < 0 {
+        while ttl(key).await < 0 {
             assert!(
                 Instant::now() < deadline,
                 "{name}: overwritten, with a time to live"

@@ -1,0 +1,195 @@
+//! Values of 200 MB under the keys that a tenant's back end may write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::database::ALICE;
+use crate::support::http::Response;
+use crate::support::{Gateway, PATIENCE, RedisServer, Tenant, eventually, gateway, token};
+
+const CHAT: &str = "/ws/chat/lobby/";
+/// The last byte of a value of 200 MB.
+const LAST: &str = "209715199";
+/// Memory that the replica may take for other reasons, such as the sockets and handshakes of the test.
+const NOISE: u64 = 24 * 1024 * 1024;
+const UNREADABLE: &str = "lockgate_unreadable_values_total";
+
+async fn deployment(redis: &RedisServer) -> Gateway {
+    gateway()
+        .redis(&redis.url())
+        .tenant("acme")
+        .tenant("other")
+        .start()
+        .await
+}
+
+/// Writes a value of 200 MB. Redis takes a while to clear so much memory.
+async fn fill(server: &RedisServer, key: &str) {
+    let client = redis::Client::open(server.url()).unwrap();
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+    let connection = client.get_multiplexed_async_connection_with_config(&patient);
+    let mut connection = connection.await.unwrap();
+    let mut write = redis::cmd("SETRANGE");
+    write.arg(key).arg(LAST).arg("x");
+    let _: u64 = write.query_async(&mut connection).await.unwrap();
+}
+
+/// Returns the refusal of a connect; `None` if the socket opened.
+async fn refusal(gateway: &Gateway, tenant: &Tenant, token: &str) -> Option<Response> {
+    let dial = gateway.replica().dial(tenant, CHAT);
+    dial.token(token).attempt().await.err()
+}
+
+/// Every connect of the tenant read the value over the link that it shares. Before: 100 of 100 connects of the other tenant
+/// were refused with 503, and a release build grew by 533 MiB.
+#[tokio::test]
+async fn a_cut_off_of_200_mb_costs_no_neighbour_its_redis() {
+    let redis = RedisServer::start().await;
+    let gateway = Arc::new(deployment(&redis).await);
+    let (acme, other) = (
+        gateway.named("acme").clone(),
+        gateway.named("other").clone(),
+    );
+    for tenant in [&acme, &other] {
+        let refused = refusal(&gateway, tenant, &tenant.token(ALICE)).await;
+        assert!(refused.is_none(), "{refused:?}");
+    }
+    let before = gateway.replica().process.peak_memory();
+    fill(&redis, &acme.redis_key("deny:all")).await;
+    fill(&redis, &acme.redis_key("deny:user:1")).await;
+
+    let (stop, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let flood: Vec<_> = (0..8)
+        .map(|_| {
+            let (stop, refused) = (stop.clone(), refused.clone());
+            let (gateway, acme) = (gateway.clone(), acme.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    let refusal = refusal(&gateway, &acme, &acme.token(ALICE)).await;
+                    let refusal = refusal.expect("no token passes an unreadable cut-off");
+                    assert_eq!(refusal.status, 503, "{refusal:?}");
+                    refused.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let (started, mut lost) = (Instant::now(), 0);
+    for _ in 0..100 {
+        let refused = refusal(&gateway, &other, &other.token(ALICE)).await;
+        lost += usize::from(refused.is_some());
+    }
+    eventually(PATIENCE, "the flood was judged", async || {
+        match refused.load(Ordering::SeqCst) {
+            0..50 => Err("too few"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    stop.store(true, Ordering::SeqCst);
+    for task in flood {
+        task.await.unwrap();
+    }
+    let grown = gateway.replica().process.peak_memory();
+    let grown = grown.saturating_sub(before);
+    println!(
+        "{lost} of 100 connects lost in {:?}; {} MiB more memory",
+        started.elapsed(),
+        grown >> 20
+    );
+    assert_eq!(lost, 0);
+    assert!(grown < NOISE, "{} MiB", grown >> 20);
+
+    let metrics = gateway.replica().metrics().await;
+    assert!(metrics.value(UNREADABLE, &[("tenant", &acme.name)]) >= 50.0);
+    assert_eq!(metrics.value(UNREADABLE, &[("tenant", &other.name)]), 0.0);
+    let output = gateway.output();
+    let told = output.lines().filter(|line| {
+        line.contains("A cut-off in the denylist cannot be read") && line.contains(&acme.name)
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("too long"), "{told:?}");
+
+    let _: u64 = redis
+        .command(&[
+            "DEL",
+            &acme.redis_key("deny:all"),
+            &acme.redis_key("deny:user:1"),
+        ])
+        .await;
+    let refused = refusal(&gateway, &acme, &acme.token(ALICE)).await;
+    assert!(refused.is_none(), "{refused:?}");
+}
+
+/// The other keys, each with its own consequence. Before: each read brought all of the value into the process, and a connect
+/// with the denied token got 503, since the answer did not come within a second.
+#[tokio::test]
+async fn no_other_key_of_200_mb_is_fetched_either() {
+    let redis = RedisServer::start().await;
+    let gateway = deployment(&redis).await;
+    let (acme, other) = (gateway.named("acme"), gateway.named("other"));
+    let replica = gateway.replica();
+    let before = replica.process.peak_memory();
+    let mut claims = token::access(ALICE);
+    claims["jti"] = json!("long");
+    let long = acme.sign(&claims);
+    let open = async |token: &str| refusal(&gateway, acme, token).await.map(|no| no.status);
+    let path = format!("/v1/tenants/{}/groups/chat_lobby/send", acme.name);
+    let bearer = format!("Bearer {}", gateway.api_key);
+    let once = [("Authorization", bearer.as_str()), ("Idempotency-Key", "k")];
+    for (key, own, fresh) in [
+        // A token is denied whatever the value of its key.
+        ("deny:jti:long", Some(401), None),
+        ("user:1", None, None),
+        ("usergen:1", None, None),
+        ("state", None, None),
+        ("idem:k", None, None),
+    ] {
+        let key = acme.redis_key(key);
+        fill(&redis, &key).await;
+        assert_eq!(open(&long).await, own, "{key}");
+        assert_eq!(open(&acme.token(ALICE)).await, fresh, "{key}");
+        let event = r#"{"type": "x"}"#;
+        let sent = crate::support::http::request(replica.api, "POST", &path, &once, event).await;
+        let expected = if key.ends_with("idem:k") { 409 } else { 200 };
+        assert_eq!(sent.status, expected, "{key}: {sent:?}");
+        let refused = refusal(&gateway, other, &other.token(ALICE)).await;
+        assert!(refused.is_none(), "{key}: {refused:?}");
+        let _: u64 = redis
+            .command(&["DEL", &key, &acme.redis_key("idem:k")])
+            .await;
+    }
+    // A new link reads the state of every tenant, the mark of the denylist, and the cut-offs of all sockets.
+    let mut socket = gateway.open(CHAT).await;
+    for key in [
+        &acme.redis_key("state"),
+        &acme.redis_key("deny:all"),
+        "lockgate::epoch",
+    ] {
+        fill(&redis, key).await;
+        let _: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        eventually(PATIENCE, "the neighbour connects", async || match refusal(
+            &gateway,
+            other,
+            &other.token(ALICE),
+        )
+        .await
+        {
+            None => Ok(()),
+            Some(refusal) => Err(refusal),
+        })
+        .await;
+        if key.ends_with("deny:all") {
+            replica
+                .logged("A cut-off in the denylist cannot be read")
+                .await;
+        }
+        let _: u64 = redis.command(&["DEL", key]).await;
+    }
+    assert!(socket.ping().await.is_empty());
+    let grown = replica.process.peak_memory().saturating_sub(before);
+    assert!(grown < NOISE, "{} MiB", grown >> 20);
+}
