@@ -20,7 +20,7 @@ use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
-use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, close_paced};
+use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, close_paced};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
@@ -302,14 +302,38 @@ impl Relay {
         Frame::encode(Opcode::Pong, payload, self.accounting())
     }
 
-    /// Queues an event for one socket; the socket's consumer gets it first if the route's consumer handles events.
-    pub fn send_to(&self, member: &Arc<Member>, event: &Arc<Event>) {
-        let settings = self.settings.load();
-        match settings.delivery(member) {
-            Some(route) if route.through_consumer => drop(member.outbound().push_event(event)),
-            Some(_) => self.deliver_to(member, event),
-            None => {}
+    /// Queues an event for these sockets, in turns with all other work. It is rendered once for each route; where a route's
+    /// consumer handles events, each socket's consumer gets it first.
+    pub async fn send_to_each(&self, members: &[Arc<Member>], event: &Arc<Event>) {
+        let (mut pace, mut rendered) = (Pace::default(), hashbrown::HashMap::new());
+        for member in members {
+            self.send_to(member, event, &mut rendered);
+            pace.spend(1).await;
         }
+    }
+
+    fn send_to(
+        &self,
+        member: &Member,
+        event: &Arc<Event>,
+        rendered: &mut hashbrown::HashMap<u16, Rendered>,
+    ) {
+        let settings = self.settings.load();
+        let Some(route) = settings.delivery(member) else {
+            return;
+        };
+        if route.through_consumer {
+            member.outbound().push_event(event);
+            return;
+        }
+        let rendered = rendered.entry(member.delivery()).or_insert_with(|| {
+            let rendered = route.delivery.render(event, &self.accounting());
+            rendered.unwrap_or_else(|error| {
+                self.not_carried(event, DropCause::NotRendered, &error);
+                Rendered::Filtered
+            })
+        });
+        enqueue(member, rendered);
     }
 
     /// Renders an event by the socket's route and queues the frame.

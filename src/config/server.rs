@@ -172,6 +172,8 @@ table! {
         pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
         /// Longest wait for the answers of other replicas.
         pub timeout: Duration as SOME_SPAN => Duration::from_millis(250),
+        /// Calls per second of each operator's key, a large body counting as several; over it 429. 0: no limit.
+        pub calls_per_second: u32 as count(0) => 1000,
     }
 }
 

@@ -28,6 +28,7 @@ mod eviction;
 mod fan_out;
 mod groups;
 mod id_hash;
+mod listing;
 mod member;
 mod outbound;
 mod paced;
@@ -199,6 +200,12 @@ impl Hub {
         let roster = self.roster.lock();
         let pending = roster.pending.iter();
         pending.for_each(|pending| pending.mark_stale(user));
+    }
+
+    /// Marks every handshake, because each user record that was read may be old.
+    pub fn mark_all_stale(&self) {
+        let roster = self.roster.lock();
+        roster.pending.iter().for_each(|pending| pending.stale());
     }
 
     /// Returns the connections of a user.
