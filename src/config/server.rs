@@ -76,7 +76,8 @@ table! {
     pub struct Heartbeat {
         /// Time between two pings of a socket. It must be shorter than the idle timeout of every proxy, which would cut the socket.
         pub interval: Duration as SECONDS => Duration::from_secs(25),
-        /// Time for the answer; then the socket is closed with 4009. Must be shorter than `interval`.
+        /// Time for the answer, from the moment at which the ping leaves; then the socket is closed with 4009. Must be shorter than
+        /// `interval`.
         pub timeout: Duration as SECONDS => Duration::from_secs(10),
     }
 }

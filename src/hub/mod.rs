@@ -13,7 +13,9 @@ pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::Groups;
 pub use member::{Group, Member, Profile, TokenOf};
-pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
+pub use outbound::{
+    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT, Takes,
+};
 pub use roster::{Budget, Excess};
 
 use crate::close_code::CloseFrame;
@@ -35,7 +37,7 @@ mod roster;
 
 pub use fan_out::{Pace, walk};
 pub use paced::{PACE_STEP, close_paced, spread};
-pub use pulse::Pulse;
+pub use pulse::{PingState, Pulse};
 
 /// The connections and groups of one tenant.
 #[derive(Debug, Default)]
@@ -362,7 +364,7 @@ mod tests {
             let frame = Frame::text("x");
             let mut queued = 0;
             walk(&group, &mut Pace::default(), |member| {
-                queued += u64::from(member.outbound().push_frame(&frame) == Enqueued::Queued);
+                queued += u64::from(member.outbound().push_frame(&frame).is_queued());
             })
             .await;
             assert_eq!(queued, size);
