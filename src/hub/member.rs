@@ -252,7 +252,10 @@ impl Group {
 
     /// Returns true if the connection is a member.
     pub(super) fn holds(&self, id: ConnectionId) -> bool {
-        self.members.lock().contains_key(&id)
+        let members = self.members.lock();
+        members
+            .find(hash_of(id), |other| other.id() == id)
+            .is_some()
     }
 
     /// Returns the number of members.
