@@ -17,7 +17,7 @@ use lockgate::clock::UnixTime;
 use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
 use lockgate::event::Event;
 use lockgate::frame::{Accounting, ClientMessage, Decoder, Frame};
-use lockgate::hub::{Budget, Hub, Member, Pace, Profile, walk};
+use lockgate::hub::{Budget, Hub, Member, Pace, Profile, Takes, walk};
 use lockgate::ids::GroupName;
 use lockgate::render::{Delivery, Rendered};
 use serde_json::Map;
@@ -175,11 +175,11 @@ fn fan_out(criterion: &mut Criterion) {
 /// Empties the members' queues.
 fn empty(members: &[Arc<Member>]) {
     let mut context = Context::from_waker(Waker::noop());
-    let mut batch = Vec::new();
+    let (ping, mut batch) = (Frame::ping(b""), Vec::new());
     for member in members {
         while member
             .outbound()
-            .poll_next(&mut context, &mut batch)
+            .poll_next(&mut context, Takes::All, &ping, &mut batch)
             .is_ready()
         {
             batch.clear();

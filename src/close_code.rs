@@ -52,7 +52,7 @@ close_reasons! {
     TokenExpired = 4001 "token_expired",
     /// Events may be missing, and the tenant has `on_gap = "close"`.
     EventsLost = 4004 "events_lost",
-    /// More bytes wait for the socket than `send_queue` allows.
+    /// More bytes than `send_queue` wait for the socket, and it takes too few of them.
     TooSlow = 4008 "too_slow",
     /// The client did not answer a ping in time.
     PongTimeout = 4009 "pong_timeout",

@@ -71,17 +71,36 @@ impl Coherence {
             .await
     }
 
-    /// Drops this process's cached records of a user, and rechecks the user's sockets. Returns the number closed.
-    pub async fn invalidate(&self, user: &UserId) -> usize {
+    /// Drops this process's cached records of a user, so that no handshake meets an old one. [`Coherence::look_again`]
+    /// rechecks the user's sockets.
+    pub fn forget(&self, user: &UserId) {
         self.users.forget(user);
         self.permissions.forget();
         // In this order a marked handshake asks again and cannot meet an old record.
         self.hub.mark_stale(user);
-        if self.hub.of_user(user).is_empty() {
-            return 0;
+    }
+
+    /// Does the same as [`Coherence::forget`] for every user, because invalidations may have been missed.
+    pub fn forget_all(&self) {
+        self.users.forget_all();
+        self.permissions.forget();
+        self.hub.mark_all_stale();
+    }
+
+    /// Rechecks the sockets of invalidated users. Returns the number of sockets closed, for each user.
+    pub async fn look_again(&self, users: &[UserId]) -> Vec<usize> {
+        let mut closed = vec![0; users.len()];
+        let with_sockets = users.iter().enumerate();
+        let with_sockets = with_sockets.filter(|(_, user)| !self.hub.of_user(user).is_empty());
+        let (places, users): (Vec<usize>, Vec<UserId>) =
+            with_sockets.map(|(at, user)| (at, user.clone())).unzip();
+        for (places, users) in places.chunks(BATCH).zip(users.chunks(BATCH)) {
+            let found = self.look_at(users).await;
+            for ((place, user), found) in places.iter().zip(users).zip(found) {
+                closed[*place] = found + self.ask_permissions(self.hub.of_user(user)).await;
+            }
         }
-        let closed = self.look_at(std::slice::from_ref(user)).await;
-        closed + self.ask_permissions(self.hub.of_user(user)).await
+        closed
     }
 
     /// Rechecks the users of all open sockets. Returns the number of sockets closed.
@@ -89,7 +108,7 @@ impl Coherence {
         let (began, users) = (UnixTime::now(), self.hub.users());
         let mut closed = 0;
         for batch in users.chunks(BATCH) {
-            closed += self.look_at(batch).await;
+            closed += self.look_at(batch).await.iter().sum::<usize>();
         }
         if self.permissions.are_asked() {
             self.permissions.forget();
@@ -105,17 +124,18 @@ impl Coherence {
         closed
     }
 
-    async fn look_at(&self, users: &[UserId]) -> usize {
+    /// Returns the number of sockets closed, for each user.
+    async fn look_at(&self, users: &[UserId]) -> Vec<usize> {
         let found = self.users.revalidate(users).await;
-        let mut closed = 0;
-        for (user, found) in users.iter().zip(found) {
+        let mut closed = vec![0; users.len()];
+        for ((user, found), closed) in users.iter().zip(found).zip(&mut closed) {
             // An outage of the database closes no socket.
             let Ok(record) = found else { continue };
             for member in self.hub.of_user(user) {
                 if let Some(reason) = self.objection(&member, record.as_deref())
                     && member.outbound().close(reason.frame(), CloseOrder::Now)
                 {
-                    closed += 1;
+                    *closed += 1;
                 }
             }
         }

@@ -19,7 +19,12 @@ const BURST: Duration = Duration::from_secs(2);
 impl Bucket {
     /// Takes one token of a bucket that refills with `per_second` tokens per second; returns false if it is empty.
     pub fn take(&mut self, now: Instant, per_second: u32) -> bool {
-        match self.after_one(now, per_second) {
+        self.take_many(now, per_second, 1)
+    }
+
+    /// Takes `count` tokens or none. More than the bucket holds count as all that it holds.
+    pub fn take_many(&mut self, now: Instant, per_second: u32, count: u32) -> bool {
+        match self.after(now, per_second, count) {
             Ok(full_at) => {
                 self.full_at = full_at;
                 true
@@ -30,15 +35,15 @@ impl Bucket {
 
     /// Returns true if [`Bucket::take`] would succeed, and takes nothing.
     pub fn has_one(&self, now: Instant, per_second: u32) -> bool {
-        self.after_one(now, per_second).is_ok()
+        self.after(now, per_second, 1).is_ok()
     }
 
-    fn after_one(&self, now: Instant, per_second: u32) -> Result<Option<Instant>, Empty> {
+    fn after(&self, now: Instant, per_second: u32, count: u32) -> Result<Option<Instant>, Empty> {
         let Some(interval) = 1_000_000_000u32.checked_div(per_second) else {
             return Ok(None);
         };
-        let interval = Duration::from_nanos(interval.into());
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + interval;
+        let taken = Duration::from_nanos(interval.into()) * count;
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + taken.min(BURST);
         if full_at <= now + BURST {
             Ok(Some(full_at))
         } else {
@@ -62,6 +67,17 @@ mod tests {
         let later = start + Duration::from_secs(1);
         assert_eq!((0..100).filter(|_| bucket.take(later, 10)).count(), 10);
         assert!(bucket.has_one(later, 0));
+    }
+
+    #[test]
+    fn many_are_taken_at_once_or_not_at_all() {
+        let (mut bucket, start) = (Bucket::default(), Instant::now());
+        assert!(bucket.take_many(start, 10, 15));
+        assert!(!bucket.take_many(start, 10, 6));
+        assert!(bucket.take_many(start, 10, 5));
+        // A full bucket gives all that it holds for more.
+        assert!(bucket.take_many(start + BURST, 10, 1000));
+        assert!(!bucket.take(start + BURST, 10));
     }
 
     #[test]

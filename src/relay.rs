@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
+use tokio_util::task::TaskTracker;
 
 use crate::budget::MemoryBudget;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
@@ -19,18 +20,20 @@ use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
-use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, close_paced};
+use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, close_paced};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
 use crate::tasks;
 
+mod acceptance;
 mod audience;
 mod lingering;
 mod turn;
 mod verdicts;
 
+pub use acceptance::{Acceptance, AcceptanceError};
 use lingering::{LINGER, Lingering};
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
@@ -118,6 +121,8 @@ pub struct Relay {
     /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
     gaps: Mutex<Gaps>,
+    /// The tasks that tell workers of the ends of handshakes.
+    last_words: TaskTracker,
     /// True while a task closes sockets because of a gap.
     closing: AtomicBool,
 }
@@ -135,6 +140,7 @@ impl Relay {
             lingering: Mutex::default(),
             reported: Mutex::default(),
             gaps: Mutex::default(),
+            last_words: TaskTracker::new(),
             closing: AtomicBool::new(false),
         })
     }
@@ -261,6 +267,17 @@ impl Relay {
         Ok(())
     }
 
+    /// Lets `words` to a worker outlive the handshake that they are about.
+    pub fn say_later(&self, words: impl Future<Output = ()> + Send + 'static) {
+        tasks::brief(self.last_words.track_future(words));
+    }
+
+    /// Waits until all that [`Relay::say_later`] took is said.
+    pub async fn last_words_said(&self) {
+        self.last_words.close();
+        self.last_words.wait().await;
+    }
+
     /// Counts an event that no worker took, and logs it once per channel and cause.
     pub fn not_sent(&self, channel: &str, cause: DropCause, error: &LayerError) {
         self.parts.metrics.dropped(cause);
@@ -285,14 +302,38 @@ impl Relay {
         Frame::encode(Opcode::Pong, payload, self.accounting())
     }
 
-    /// Queues an event for one socket; the socket's consumer gets it first if the route's consumer handles events.
-    pub fn send_to(&self, member: &Arc<Member>, event: &Arc<Event>) {
-        let settings = self.settings.load();
-        match settings.delivery(member) {
-            Some(route) if route.through_consumer => drop(member.outbound().push_event(event)),
-            Some(_) => self.deliver_to(member, event),
-            None => {}
+    /// Queues an event for these sockets, in turns with all other work. It is rendered once for each route; where a route's
+    /// consumer handles events, each socket's consumer gets it first.
+    pub async fn send_to_each(&self, members: &[Arc<Member>], event: &Arc<Event>) {
+        let (mut pace, mut rendered) = (Pace::default(), hashbrown::HashMap::new());
+        for member in members {
+            self.send_to(member, event, &mut rendered);
+            pace.spend(1).await;
         }
+    }
+
+    fn send_to(
+        &self,
+        member: &Member,
+        event: &Arc<Event>,
+        rendered: &mut hashbrown::HashMap<u16, Rendered>,
+    ) {
+        let settings = self.settings.load();
+        let Some(route) = settings.delivery(member) else {
+            return;
+        };
+        if route.through_consumer {
+            member.outbound().push_event(event);
+            return;
+        }
+        let rendered = rendered.entry(member.delivery()).or_insert_with(|| {
+            let rendered = route.delivery.render(event, &self.accounting());
+            rendered.unwrap_or_else(|error| {
+                self.not_carried(event, DropCause::NotRendered, &error);
+                Rendered::Filtered
+            })
+        });
+        enqueue(member, rendered);
     }
 
     /// Renders an event by the socket's route and queues the frame.
@@ -349,6 +390,17 @@ impl Relay {
         }
     }
 
+    /// Counts an answer of a worker that cannot be carried out, and logs its error once.
+    pub fn not_accepted(&self, error: &AcceptanceError) {
+        self.parts.metrics.dropped(DropCause::NotValid);
+        if self.first_report(&error.to_string()) {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, error = %error,
+                "A worker's websocket.accept is not valid, and its handshake gets 503; further ones are only counted"
+            );
+        }
+    }
+
     /// True once per word, for at most 1,000 words: senders choose event types.
     fn first_report(&self, word: &str) -> bool {
         let mut reported = self.reported.lock();
@@ -384,7 +436,6 @@ impl Relay {
             OnGap::Notify => {
                 let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
                 for member in &members {
-                    // A full queue closes its socket by itself.
                     member.outbound().push_frame(&notice);
                 }
             }

@@ -21,6 +21,8 @@ use crate::stores::redis_keys;
 
 /// Time in seconds for which a denied `jti` is kept after its token expires, because clocks differ.
 const MARGIN: f64 = 60.0;
+/// The latest time until which a token is denied: the last second of the year 9999.
+const LATEST: f64 = 253_402_300_799.0;
 /// Sockets per round of a recheck: some 1,000 keys, which take Redis a millisecond.
 const BATCH: usize = 500;
 /// Sockets closed per second after the denylist has been away for `max_unverified`.
@@ -87,7 +89,8 @@ impl Revocations {
                     Some(expires_at) if !self.keeps_expired => {
                         // An expired token is denied for a while too: on another clock it may still be valid.
                         let end = (expires_at + self.leeway).max(now) + MARGIN;
-                        end.ceil() as u64
+                        // A token may say any time, and Redis refuses those that it cannot hold in milliseconds.
+                        end.ceil().min(LATEST) as u64
                     }
                     _ => keep_until,
                 };

@@ -42,6 +42,27 @@ impl FromRequest<ApiState> for JsonBytes {
     }
 }
 
+/// The body of a call that takes none: nothing, or what some clients send for it, `{}` or `null`. Anything else was
+/// meant for another call.
+pub(super) struct NoBody;
+
+impl FromRequest<ApiState> for NoBody {
+    type Rejection = ApiProblem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(|_| ApiProblem::BodyNotEmpty)?;
+        let members = match body.trim_ascii() {
+            b"" | b"null" => Some(Default::default()),
+            text => object::<serde_json::Map<String, serde_json::Value>>(text),
+        };
+        match members {
+            Some(members) if members.is_empty() => Ok(Self),
+            _ => Err(ApiProblem::BodyNotEmpty),
+        }
+    }
+}
+
 /// A body with known members. An unknown member is an error, and so is any text after the object.
 pub(super) struct JsonBody<T>(pub(super) T);
 

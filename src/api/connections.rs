@@ -9,7 +9,8 @@ use super::problem::ApiProblem;
 use super::users::ask;
 use super::{ApiState, PathTenant};
 use crate::fleet::Replicas;
-use crate::fleet::message::{LARGEST_PAGE, Op, PAGE, SocketEntry};
+use crate::fleet::answer::{Answer, SocketEntry};
+use crate::fleet::message::{LARGEST_PAGE, Op, PAGE};
 use crate::ids::GroupName;
 use crate::tenant::Tenant;
 
@@ -45,7 +46,7 @@ pub(super) struct Connections {
     connections: u64,
     /// A page of the sockets, in the order of their channel names.
     sockets: Vec<SocketEntry>,
-    /// The cursor of the next page; `null` after the last.
+    /// The cursor of the next page; `null` after the last. A page of long paths may be shorter than `limit`.
     cursor: Option<String>,
     /// The replicas that answered.
     replicas: Replicas,
@@ -94,20 +95,11 @@ async fn list(
     let op = Op::List {
         group,
         cursor: part.cursor,
-        // One more than asked for shows that there is a next page.
-        limit: (limit + 1).min(LARGEST_PAGE),
+        limit,
     };
     let gathered = ask(state, tenant, op).await?;
     let connections = gathered.connections();
-    let sockets = gathered
-        .answers
-        .into_iter()
-        .flat_map(|answer| answer.sockets);
-    let mut sockets: Vec<SocketEntry> = sockets.collect();
-    sockets.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
-    // The largest page cannot ask for one more, so a full one always has a cursor.
-    let more = sockets.len() > limit || (limit == LARGEST_PAGE && sockets.len() == limit);
-    sockets.truncate(limit);
+    let (sockets, more) = merged(gathered.answers, limit);
     let last = sockets.last().map(|socket| socket.channel.clone());
     Ok(Json(Connections {
         connections,
@@ -115,4 +107,59 @@ async fn list(
         cursor: last.filter(|_| more),
         replicas: gathered.replicas,
     }))
+}
+
+/// Returns the first `limit` sockets of all answers, and whether others come after them.
+fn merged(answers: Vec<Answer>, limit: usize) -> (Vec<SocketEntry>, bool) {
+    // A replica that has more has named all of its own up to the last one of its page. What others have after that is left
+    // for the next page, which would else skip sockets.
+    let ends = answers.iter().filter(|answer| answer.has_more(limit));
+    let ends = ends.filter_map(|answer| Some(answer.sockets.last()?.channel.clone()));
+    let end = ends.min();
+    let sockets = answers.into_iter().flat_map(|answer| answer.sockets);
+    let is_known = |socket: &SocketEntry| end.as_ref().is_none_or(|end| socket.channel <= *end);
+    let mut sockets: Vec<SocketEntry> = sockets.filter(is_known).collect();
+    sockets.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
+    let more = end.is_some() || sockets.len() > limit;
+    sockets.truncate(limit);
+    (sockets, more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(channels: &[&str], more: Option<bool>) -> Answer {
+        let socket = |channel: &&str| SocketEntry {
+            user_id: "7".to_owned(),
+            channel: (*channel).to_owned(),
+            path: "/".to_owned(),
+            age: 0,
+        };
+        Answer {
+            sockets: channels.iter().map(socket).collect(),
+            more,
+            ..Answer::default()
+        }
+    }
+
+    #[test]
+    fn a_page_ends_where_a_replica_had_to_stop() {
+        let page = |answers: Vec<Answer>, limit| {
+            let (sockets, more) = merged(answers, limit);
+            let channels = sockets.into_iter().map(|socket| socket.channel);
+            (channels.collect::<Vec<_>>().join(""), more)
+        };
+        let (no, yes) = (Some(false), Some(true));
+        let whole = vec![answer(&["b", "d"], no), answer(&["a", "c"], no)];
+        assert_eq!(page(whole.clone(), 9), ("abcd".into(), false));
+        assert_eq!(page(whole, 3), ("abc".into(), true));
+        let cut = vec![answer(&["b", "d"], yes), answer(&["a", "c", "e", "f"], no)];
+        assert_eq!(page(cut, 9), ("abcd".into(), true));
+        // A version without the member has more if its page is full.
+        let old = vec![answer(&["b", "d"], None), answer(&["a"], no)];
+        assert_eq!(page(old.clone(), 2), ("ab".into(), true));
+        assert_eq!(page(old, 3), ("abd".into(), false));
+        assert_eq!(page(Vec::new(), 3), (String::new(), false));
+    }
 }

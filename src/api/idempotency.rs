@@ -1,7 +1,9 @@
 //! `Idempotency-Key`: a call that is repeated with its key is carried out once and gets the same answer again.
 //!
-//! `lockgate:TENANT:idem:KEY` holds the digest of path and body, and later the answer, for a day.
+//! `lockgate:TENANT:idem:KEY` holds the digest of path and body, and later the answer, for a day. A call with a key runs to
+//! its end even if its client goes away, and its key is held for as long.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -9,20 +11,32 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
 use super::ApiState;
 use super::problem::{ApiProblem, unavailable};
+use crate::clock::UnixTime;
+use crate::error::StoreError;
 use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
+use crate::tasks;
 use crate::tenant::Tenant;
 
 /// The time for which an answer is kept.
 const KEPT: Duration = Duration::from_secs(86_400);
-/// The longest time of a call. If the replica dies during the call, its key stays in use for the rest of this time.
+/// The time for which the key of a call under way is held. If the replica dies, the key is free after it.
 const UNDER_WAY: Duration = Duration::from_secs(30);
+/// The interval at which the key of a call under way is held for another [`UNDER_WAY`]: a batch takes as long as Redis makes
+/// it wait.
+const RENEWED: Duration = Duration::from_secs(5);
 /// The most characters of a key.
 const MAX_KEY: usize = 255;
+/// The most answers that a tenant keeps; the oldest give way. Most are a few bytes long.
+const MOST: u64 = 100_000;
+/// Bytes from which an answer is long, and the most long ones: a batch of a thousand refusals has 35 KB.
+const LONG: usize = 1024;
+const MOST_LONG: u64 = 1000;
 
 /// The key of a call; `None` if it has none.
 pub(super) struct Idempotent(Option<String>);
@@ -59,80 +73,156 @@ struct StoredAnswer {
 impl Idempotent {
     /// Carries out `call`, or repeats the answer of an earlier call with this key. `resource` is the path below the
     /// tenant.
-    pub(super) async fn once<T: Serialize>(
+    pub(super) async fn once<T: Serialize + Send + 'static>(
         self,
-        tenant: &Tenant,
+        tenant: &Arc<Tenant>,
         resource: &str,
         body: &[u8],
-        call: impl AsyncFnOnce() -> Result<T, ApiProblem>,
+        call: impl Future<Output = Result<T, ApiProblem>> + Send + 'static,
     ) -> Result<Response, ApiProblem> {
         let Some(key) = self.0 else {
-            return Ok(axum::Json(call().await?).into_response());
+            return Ok(axum::Json(call.await?).into_response());
         };
-        let key = redis_keys::idempotency(&tenant.id, &key);
         let digest = Sha256::new().chain_update(resource).chain_update([0]);
         let digest = format!("{:x}", digest.chain_update(body).finalize());
-        let entry = |answer| {
-            let (v, digest) = (1, digest.clone());
-            let entry = StoredAnswer { v, digest, answer };
-            serde_json::to_vec(&entry).map_err(|_| ApiProblem::FleetUnavailable)
+        let held = HeldKey {
+            tenant: tenant.clone(),
+            key: redis_keys::idempotency(&tenant.id, &key),
+            digest,
         };
-        let failed = |error| unavailable(tenant, &error);
-        let lifetime = Lifetime::For(UNDER_WAY);
-        if !tenant
-            .key_store
-            .put_new(&key, &entry(None)?, lifetime)
+        if !held
+            .take()
             .await
-            .map_err(failed)?
+            .map_err(|error| unavailable(tenant, &error))?
         {
-            return self::before(tenant, &key, &digest).await;
+            return held.earlier_answer().await;
         }
-        match call().await {
-            Ok(answer) => {
-                let text = serde_json::to_string(&answer);
-                let text = text.map_err(|_| ApiProblem::FleetUnavailable)?;
-                let kept = entry(Some(text.clone()))?;
+        // A task of its own, which ends with the call: a client that goes away must not leave half of a batch published.
+        let (tell, told) = oneshot::channel();
+        tasks::brief(async move {
+            // Fails if the client has gone away.
+            drop(tell.send(held.carry_out(call).await));
+        });
+        told.await.unwrap_or(Err(ApiProblem::FleetUnavailable))
+    }
+}
+
+/// A key that this call may hold.
+struct HeldKey {
+    tenant: Arc<Tenant>,
+    key: String,
+    digest: String,
+}
+
+impl HeldKey {
+    /// Takes the key; returns false if another call has it.
+    async fn take(&self) -> Result<bool, StoreError> {
+        let (store, lifetime) = (&self.tenant.key_store, Lifetime::For(UNDER_WAY));
+        store.put_new(&self.key, &self.entry(None), lifetime).await
+    }
+
+    fn entry(&self, answer: Option<String>) -> Vec<u8> {
+        let (v, digest) = (1, self.digest.clone());
+        let entry = StoredAnswer { v, digest, answer };
+        serde_json::to_vec(&entry).expect("a number and texts are JSON")
+    }
+
+    /// Runs the call and keeps its answer.
+    async fn carry_out<T: Serialize>(
+        self,
+        call: impl Future<Output = Result<T, ApiProblem>>,
+    ) -> Result<Response, ApiProblem> {
+        let outcome = tokio::select! {
+            outcome = call => outcome,
+            never = self.hold() => never,
+        };
+        let text = match outcome {
+            Ok(answer) => serde_json::to_string(&answer).map_err(|_| ApiProblem::FleetUnavailable),
+            Err(problem) => Err(problem),
+        };
+        let store = &self.tenant.key_store;
+        match text {
+            Ok(text) => {
+                let (kept, lifetime) = (self.entry(Some(text.clone())), Lifetime::For(KEPT));
                 // The call succeeded, so its answer goes out even if it cannot be stored.
-                drop(
-                    tenant
-                        .key_store
-                        .put(&key, &kept, Lifetime::For(KEPT), 0)
-                        .await,
-                );
+                drop(store.put(&self.key, &kept, lifetime, 0).await);
+                drop(self.make_room(kept.len()).await);
                 Ok(as_json(text))
             }
             Err(problem) => {
                 // The call had no effect, so the key is free for another attempt.
-                drop(tenant.key_store.remove(&key).await);
+                drop(store.remove(&self.key).await);
                 Err(problem)
             }
         }
     }
-}
 
-/// Returns the stored answer of the key.
-async fn before(tenant: &Tenant, key: &str, digest: &str) -> Result<Response, ApiProblem> {
-    let read = KeyRead::text(key.to_owned(), redis_keys::IDEMPOTENCY_BYTES);
-    let found = tenant.key_store.get_each([read]).await;
-    let found = found.map_err(|error| unavailable(tenant, &error))?;
-    let entry = match found.first() {
-        Some(Ok(Some(bytes))) => serde_json::from_slice::<StoredAnswer>(bytes).ok(),
-        Some(Err(_)) => {
-            tenant.metrics.unreadable_values.increment(1);
-            None
+    /// Holds the key until the future is dropped.
+    async fn hold<T>(&self) -> T {
+        loop {
+            tokio::time::sleep(RENEWED).await;
+            let (entry, lifetime) = (self.entry(None), Lifetime::For(UNDER_WAY));
+            // A failed renewal is repeated, and five fit into the time for which the key is held.
+            drop(
+                self.tenant
+                    .key_store
+                    .put(&self.key, &entry, lifetime, 0)
+                    .await,
+            );
         }
-        _ => None,
-    };
-    match entry {
-        Some(StoredAnswer {
-            digest: before,
-            answer,
-            ..
-        }) if before == digest => answer.map(as_json).ok_or(ApiProblem::IdempotencyKeyInUse),
-        // The key belongs to another call.
-        Some(_) => Err(ApiProblem::IdempotencyKeyReused),
-        // The first call has just failed and removed the entry, or the entry is not readable.
-        None => Err(ApiProblem::IdempotencyKeyInUse),
+    }
+
+    /// Notes the new answer of `bytes` bytes, and removes the oldest ones beyond the bound. A failure leaves some for the
+    /// next call; all of them expire.
+    async fn make_room(&self, bytes: usize) -> Result<(), StoreError> {
+        let Some(redis) = self.tenant.key_store.redis() else {
+            return Ok(());
+        };
+        let is_long = bytes > LONG;
+        let (index, most) = match is_long {
+            false => (redis_keys::answers(&self.tenant.id), MOST),
+            true => (redis_keys::long_answers(&self.tenant.id), MOST_LONG),
+        };
+        let mut pipe = redis::pipe();
+        pipe.zadd(&index, &self.key, UnixTime::now().0).ignore();
+        pipe.expire(&index, KEPT.as_secs() as i64).ignore();
+        pipe.zcard(&index);
+        let (count,): (u64,) = redis.query_all("idempotency", &pipe).await?;
+        if count <= most {
+            return Ok(());
+        }
+        let mut oldest = redis::cmd("ZPOPMIN");
+        oldest.arg(&index).arg((count - most).min(100));
+        let oldest: Vec<(String, f64)> = redis.query("idempotency", &oldest).await?;
+        let mut forget = redis::cmd("DEL");
+        oldest.iter().for_each(|(key, _)| {
+            forget.arg(key);
+        });
+        redis.query("idempotency", &forget).await
+    }
+
+    /// Returns the answer of the earlier call with this key.
+    async fn earlier_answer(&self) -> Result<Response, ApiProblem> {
+        let read = KeyRead::text(self.key.clone(), redis_keys::IDEMPOTENCY_BYTES);
+        let found = self.tenant.key_store.get_each([read]).await;
+        let found = found.map_err(|error| unavailable(&self.tenant, &error))?;
+        let entry = match found.first() {
+            Some(Ok(Some(bytes))) => serde_json::from_slice::<StoredAnswer>(bytes).ok(),
+            Some(Err(_)) => {
+                self.tenant.metrics.unreadable_values.increment(1);
+                None
+            }
+            _ => None,
+        };
+        match entry {
+            Some(StoredAnswer { digest, answer, .. }) if digest == self.digest => {
+                answer.map(as_json).ok_or(ApiProblem::IdempotencyKeyInUse)
+            }
+            // The key belongs to another call.
+            Some(_) => Err(ApiProblem::IdempotencyKeyReused),
+            // The first call has just failed and removed the entry, or the entry is not readable.
+            None => Err(ApiProblem::IdempotencyKeyInUse),
+        }
     }
 }
 

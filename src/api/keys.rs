@@ -28,21 +28,44 @@ impl Caller {
     }
 }
 
+/// The digest of a key.
+pub(super) type KeyDigest = [u8; 32];
+
 /// The digests of all keys.
-pub struct ApiKeys(ArcSwap<Vec<([u8; 32], Caller)>>);
+pub struct ApiKeys(ArcSwap<Known>);
+
+struct Known {
+    keys: Vec<(KeyDigest, Caller)>,
+    /// `api.calls_per_second`
+    operator_calls: u32,
+}
+
+impl Known {
+    fn of(config: &Config) -> Self {
+        Self {
+            keys: ApiKeys::digests(config),
+            operator_calls: config.api.calls_per_second,
+        }
+    }
+}
 
 impl ApiKeys {
     /// Makes the digests of the deployment's and its tenants' keys.
     pub fn new(config: &Config) -> Self {
-        Self(ArcSwap::from_pointee(Self::digests(config)))
+        Self(ArcSwap::from_pointee(Known::of(config)))
     }
 
     /// Replaces the keys with those of another configuration.
     pub fn replace(&self, config: &Config) {
-        self.0.store(Arc::new(Self::digests(config)));
+        self.0.store(Arc::new(Known::of(config)));
     }
 
-    fn digests(config: &Config) -> Vec<([u8; 32], Caller)> {
+    /// Returns the calls per second of each operator's key; 0 is no limit.
+    pub(super) fn operator_calls(&self) -> u32 {
+        self.0.load().operator_calls
+    }
+
+    fn digests(config: &Config) -> Vec<(KeyDigest, Caller)> {
         let entry = |key: &Secret, caller: &Caller| (digest(key.expose()), caller.clone());
         let mut keys: Vec<_> = config
             .api
@@ -59,9 +82,14 @@ impl ApiKeys {
 
     /// Returns the owner of a key. It compares all keys, so that its time reveals nothing about them.
     pub fn find(&self, key: &str) -> Option<Caller> {
-        let digest = digest(key);
-        let same = |known: &[u8; 32]| verify_slices_are_equal(known, &digest).is_ok();
-        self.0.load().iter().fold(None, |found, (known, caller)| {
+        self.find_digest(&digest(key))
+    }
+
+    /// Does the same as [`ApiKeys::find`] for the digest of a key.
+    pub(super) fn find_digest(&self, digest: &KeyDigest) -> Option<Caller> {
+        let same = |known: &KeyDigest| verify_slices_are_equal(known, digest).is_ok();
+        let known = self.0.load();
+        known.keys.iter().fold(None, |found, (known, caller)| {
             if same(known) {
                 Some(caller.clone())
             } else {
@@ -71,7 +99,7 @@ impl ApiKeys {
     }
 }
 
-fn digest(key: &str) -> [u8; 32] {
+pub(super) fn digest(key: &str) -> KeyDigest {
     Sha256::digest(key.as_bytes()).into()
 }
 

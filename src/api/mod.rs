@@ -18,6 +18,7 @@ use crate::stores::key_store::KeyStore;
 use crate::tenant::{Tenant, Tenants};
 
 mod body;
+mod call_rate;
 mod connections;
 pub mod health;
 mod idempotency;
@@ -30,6 +31,7 @@ mod tenants;
 mod user_ids;
 mod users;
 
+use call_rate::CallRate;
 pub use keys::ApiKeys;
 use keys::Caller;
 use problem::ApiProblem;
@@ -44,6 +46,7 @@ pub struct ApiState {
     api_keys: Arc<ApiKeys>,
     fleet: Arc<Fleet>,
     deployment: Arc<Deployment>,
+    call_rate: CallRate,
 }
 
 /// The operations of the API on the whole deployment.
@@ -67,6 +70,7 @@ impl ApiState {
             api_keys,
             fleet,
             deployment: Arc::new(deployment),
+            call_rate: CallRate::default(),
         }
     }
 }
@@ -113,7 +117,7 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// Refuses calls without a known key, and passes the owner of the key to the handler.
+/// Refuses calls without a known key and those over the rate, and passes the owner of the key to the handler.
 async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let header = request
         .headers()
@@ -125,9 +129,13 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     let Some((_, key)) = key else {
         return ApiProblem::KeyMissing.into_response();
     };
-    let Some(caller) = state.api_keys.find(key.trim()) else {
+    let key = keys::digest(key.trim());
+    let Some(caller) = state.api_keys.find_digest(&key) else {
         return ApiProblem::KeyNotValid.into_response();
     };
+    if !state.call_rate.take(&state, (&caller, key), &request) {
+        return call_rate::refuse().await.into_response();
+    }
     request.extensions_mut().insert(caller);
     next.run(request).await
 }

@@ -50,10 +50,11 @@ pub(super) struct EventSchema {
 struct Calls;
 
 /// Returns the refusals of a call that its handler does not list itself.
-fn refusals(operation: &Operation, of_tenant: bool) -> Vec<(u16, &'static str)> {
+fn refusals(operation: &Operation, of_tenant: bool, posts: bool) -> Vec<(u16, &'static str)> {
     let mut refusals = vec![
         (401, "No API key, or one that is not known"),
         (403, "The API key is not valid for this call"),
+        (429, "The key makes more calls per second than it may"),
         (503, "A dependency does not confirm; try again"),
     ];
     if of_tenant {
@@ -61,8 +62,13 @@ fn refusals(operation: &Operation, of_tenant: bool) -> Vec<(u16, &'static str)> 
     }
     if operation.request_body.is_some() {
         refusals.push((400, "The body does not have the form of this call"));
-        refusals.push((413, "The body is larger than 1 MiB"));
+        refusals.push((
+            413,
+            "The body is larger than 1 MiB, or the event larger than what replicas read",
+        ));
         refusals.push((415, "The body is not plain application/json"));
+    } else if posts {
+        refusals.push((400, "The call takes no body"));
     }
     refusals
 }
@@ -71,8 +77,11 @@ fn refusals(operation: &Operation, of_tenant: bool) -> Vec<(u16, &'static str)> 
 pub(super) fn document() -> Value {
     let mut document = Calls::openapi();
     for (path, item) in &mut document.paths.paths {
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
-            for (status, text) in refusals(operation, path.contains("{tenant}")) {
+        let of_tenant = path.contains("{tenant}");
+        let operations = [(&mut item.get, false), (&mut item.post, true)];
+        for (operation, posts) in operations {
+            let Some(operation) = operation else { continue };
+            for (status, text) in refusals(operation, of_tenant, posts) {
                 let problem = Ref::from_schema_name("Problem");
                 let content = ContentBuilder::new().schema(Some(problem)).build();
                 let response = ResponseBuilder::new()
@@ -110,7 +119,7 @@ mod tests {
         for (path, item) in paths {
             for operation in item.as_object().unwrap().values() {
                 let responses = operation["responses"].as_object().unwrap();
-                for status in ["200", "401", "403", "503"] {
+                for status in ["200", "401", "403", "429", "503"] {
                     assert!(responses.contains_key(status), "{path}: {status}");
                 }
             }

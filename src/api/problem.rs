@@ -5,6 +5,8 @@ use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 
 use crate::error::StoreError;
+use crate::fleet::NotAsked;
+use crate::fleet::message::NotCarried;
 use crate::problem::document;
 use crate::tenant::Tenant;
 
@@ -60,6 +62,10 @@ problems! {
         "The body must be application/json, without a content coding.";
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body_too_large",
         "The body is larger than 1 MiB.";
+    EventTooLarge: PAYLOAD_TOO_LARGE, "event_too_large",
+        "The event, as it is written for the replicas, is longer than what they read (2 MiB to a user, 8 MiB to a group, a million values); numbers are written out, 1e15 as 1000000000000000.0. Nothing was sent.";
+    BodyNotEmpty: BAD_REQUEST, "body_not_valid",
+        "The call takes no body, or an empty JSON object.";
     BodyNotValid: BAD_REQUEST, "body_not_valid",
         "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.";
     QueryNotValid: BAD_REQUEST, "query_not_valid",
@@ -77,7 +83,9 @@ problems! {
     EventNotValid: BAD_REQUEST, "event_not_valid",
         "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.";
     RevocationNotValid: BAD_REQUEST, "revocation_not_valid",
-        "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone; times are Unix seconds, at most a day ahead.";
+        "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone.";
+    TimeNotValid: BAD_REQUEST, "revocation_not_valid",
+        "exp and issued_before are Unix seconds from 0 to 253402300799 (the year 9999), and issued_before is at most a day ahead; a larger number is usually in milliseconds.";
     TokenNotOfTenant: BAD_REQUEST, "token_not_valid",
         "The token was not signed by a key of this tenant.";
     TokenWithoutId: BAD_REQUEST, "token_without_jti",
@@ -88,6 +96,8 @@ problems! {
         "No user of this tenant can have this id: users.id_type says what ids are (int, uuid or text).";
     RateLimited: TOO_MANY_REQUESTS, "rate_limited",
         "The tenant publishes more than limits.publishes_per_second allows; nothing was published.";
+    TooManyCalls: TOO_MANY_REQUESTS, "rate_limited",
+        "The key makes more calls than limits.api_calls_per_second (an operator's key: api.calls_per_second) allows; the call was not carried out.";
     NotRevoked: SERVICE_UNAVAILABLE, "unavailable",
         "The denylist does not confirm right now, so the tokens may not be revoked. Try again.";
     NotAnnounced: SERVICE_UNAVAILABLE, "unavailable",
@@ -120,12 +130,22 @@ impl IntoResponse for ApiProblem {
             | ApiProblem::NotRevoked
             | ApiProblem::NotAnnounced
             | ApiProblem::FleetUnavailable
-            | ApiProblem::RateLimited => {
+            | ApiProblem::RateLimited
+            | ApiProblem::TooManyCalls => {
                 headers.insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
             }
             _ => {}
         }
         response
+    }
+}
+
+/// The answer to a call whose question could not be put to the replicas; logs an outage.
+pub(super) fn not_asked(tenant: &Tenant, error: &NotAsked) -> ApiProblem {
+    match error {
+        NotAsked::NotSent(error) => unavailable(tenant, error),
+        NotAsked::NotCarried(NotCarried::TooLong) => ApiProblem::EventTooLarge,
+        NotAsked::NotCarried(NotCarried::Event(_)) => ApiProblem::EventNotValid,
     }
 }
 

@@ -22,6 +22,9 @@ use crate::tenant::Tenant;
 /// milliseconds in place of seconds.
 const LARGEST_LEAD: f64 = 86_400.0;
 
+/// The last second of the year 9999, the largest `exp`. Redis refuses larger times, and no token is valid for so long.
+const LATEST: f64 = 253_402_300_799.0;
+
 /// The tokens to revoke.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +32,7 @@ pub(super) struct Revocation {
     /// The id of one token; needs `exp`.
     jti: Option<String>,
     /// The expiry of that token, in Unix seconds.
+    #[schema(minimum = 0, maximum = 253402300799i64)]
     exp: Option<f64>,
     /// One token, signed by a key of the tenant, expired or not.
     token: Option<String>,
@@ -101,7 +105,10 @@ impl Revocation {
                 token: None,
                 user_id: None,
                 issued_before: None,
-            } if exp.is_finite() => Ok((RevocationTarget::Token(jti.into()), Some(exp))),
+            } => match (0.0..=LATEST).contains(&exp) {
+                true => Ok((RevocationTarget::Token(jti.into()), Some(exp))),
+                false => Err(ApiProblem::TimeNotValid),
+            },
             Self {
                 jti: None,
                 exp: None,
@@ -122,7 +129,7 @@ impl Revocation {
                     (None, None) => return Err(ApiProblem::RevocationNotValid),
                 };
                 if !(0.0..=now + LARGEST_LEAD).contains(&cut_off) {
-                    return Err(ApiProblem::RevocationNotValid);
+                    return Err(ApiProblem::TimeNotValid);
                 }
                 Ok(match user_id {
                     Some(user) => (

@@ -10,6 +10,7 @@ use super::body::{JsonBytes, object};
 use super::idempotency::Idempotent;
 use super::problem::ApiProblem;
 use super::{ApiState, PathTenant};
+use crate::channel_layer::LayerError;
 use crate::event::Event;
 use crate::metrics::EventSource;
 use crate::relay::PublishError;
@@ -61,10 +62,9 @@ pub(super) async fn to_group(
     EventBody(event, body): EventBody,
 ) -> Result<Response, ApiProblem> {
     let resource = format!("groups/{group}/send");
-    key.once(&tenant, &resource, &body, async || {
-        publish(&tenant, &group, &event).await
-    })
-    .await
+    let to = tenant.clone();
+    let call = async move { publish(&to, &group, &event).await };
+    key.once(&tenant, &resource, &body, call).await
 }
 
 /// Several events, each to its group.
@@ -134,16 +134,21 @@ pub(super) async fn batch(
     if !(1..=MAX_BATCH).contains(&batch.messages.len()) {
         return Err(ApiProblem::BodyNotValid);
     }
-    let messages = batch.messages.iter();
-    let messages: Option<Vec<BatchMessage<'_>>> =
-        messages.map(|raw| object(raw.get().as_bytes())).collect();
+    let messages = batch.messages.into_iter();
+    let messages: Option<Vec<(String, Box<RawValue>)>> = messages
+        .map(|raw| {
+            let message: BatchMessage<'_> = object(raw.get().as_bytes())?;
+            Some((message.group, message.event.to_owned()))
+        })
+        .collect();
     let messages = messages.ok_or(ApiProblem::BodyNotValid)?;
-    key.once(&tenant, "send", &body, async || {
+    let to = tenant.clone();
+    let call = async move {
         let mut results = Vec::with_capacity(messages.len());
         // One after another, so that events to one group arrive in the order of the batch.
-        for message in &messages {
-            let published = match event_of(message.event.get().as_bytes()) {
-                Ok(event) => publish(&tenant, &message.group, &event).await,
+        for (group, event) in &messages {
+            let published = match event_of(event.get().as_bytes()) {
+                Ok(event) => publish(&to, group, &event).await,
                 Err(problem) => Err(problem),
             };
             results.push(match published {
@@ -154,8 +159,8 @@ pub(super) async fn batch(
             });
         }
         Ok(Results { results })
-    })
-    .await
+    };
+    key.once(&tenant, "send", &body, call).await
 }
 
 async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Published, ApiProblem> {
@@ -165,6 +170,9 @@ async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Publishe
     published.map_err(|error| {
         match &error {
             PublishError::RateLimited => return ApiProblem::RateLimited,
+            PublishError::Layer(LayerError::Encode(error)) if error.is_size() => {
+                return ApiProblem::EventTooLarge;
+            }
             // The event itself is at fault; for example, MessagePack cannot hold an integer of more than 64 bits.
             PublishError::Layer(error) if error.kind().is_none() => {
                 return ApiProblem::EventNotValid;

@@ -5,6 +5,7 @@ use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use serde::Serialize;
 
+use super::body::NoBody;
 use super::connections::Part;
 use super::keys::Caller;
 use super::problem::{ApiProblem, unavailable};
@@ -13,6 +14,7 @@ use super::users::ask;
 use super::{ApiState, PathTenant};
 use crate::fleet::message::Op;
 use crate::fleet::{Circle, Replicas};
+use crate::metrics;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
 use crate::tenant::{SUSPENDED, Tenant};
@@ -24,7 +26,7 @@ pub(super) struct TenantEntry {
     suspended: bool,
     /// True if this replica cannot serve the tenant now.
     degraded: bool,
-    /// The number of open sockets on the replicas that answered; `null` if the tenant's Redis does not answer.
+    /// The number of open sockets; `null` if it cannot be known: a replica or the tenant's Redis does not answer.
     connections: Option<u64>,
 }
 
@@ -67,8 +69,10 @@ pub(super) async fn list(
     let page: Vec<_> = rest.by_ref().take(part.limit()).collect();
     let more = rest.next().is_some();
     let entries = page.iter().map(|tenant| async {
-        // An outage of one tenant's Redis leaves its count out and does not fail the list.
+        // An outage of one tenant's Redis leaves its count out and does not fail the list. Some replicas' sockets are no
+        // count of all.
         let counted = ask(&state, tenant, Op::Count).await.ok();
+        let counted = counted.filter(|counted| counted.replicas.all_confirmed());
         TenantEntry {
             name: tenant.id.to_string(),
             suspended: tenant.life().is_suspended(),
@@ -95,6 +99,7 @@ pub(super) async fn suspend(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     PathTenant(tenant): PathTenant,
+    NoBody: NoBody,
 ) -> Result<Json<Closed>, ApiProblem> {
     operators_only(&caller)?;
     let key = redis_keys::state(&tenant.id);
@@ -117,6 +122,7 @@ pub(super) async fn resume(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     PathTenant(tenant): PathTenant,
+    NoBody: NoBody,
 ) -> Result<Json<Closed>, ApiProblem> {
     operators_only(&caller)?;
     let removed = tenant
@@ -147,6 +153,7 @@ pub(super) struct Reloaded {
 pub(super) async fn reload(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    NoBody: NoBody,
 ) -> Result<Json<Reloaded>, ApiProblem> {
     operators_only(&caller)?;
     (state.deployment.reload)()
@@ -167,6 +174,9 @@ pub(super) async fn reload(
         tracing::warn!(error = %error, "A reload could not be announced");
         ApiProblem::FleetUnavailable
     })?;
+    if gathered.replicas.expected.is_none() {
+        metrics::replicas_of_deployment_unknown();
+    }
     let refused = gathered.answers.iter();
     let refused = refused.filter(|answer| answer.error.is_some());
     let refused: Vec<String> = refused.map(|answer| answer.replica.clone()).collect();

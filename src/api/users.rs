@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 
-use super::body::JsonBody;
+use super::body::{JsonBody, NoBody};
 use super::idempotency::Idempotent;
-use super::problem::{ApiProblem, unavailable};
+use super::problem::{ApiProblem, not_asked, unavailable};
 use super::revocations::Closed;
 use super::sends::EventBody;
 use super::user_ids::canonical;
@@ -45,13 +45,14 @@ pub(super) async fn send(
     EventBody(event, body): EventBody,
 ) -> Result<axum::response::Response, ApiProblem> {
     let user = canonical(&tenant, &user)?;
+    let resource = format!("users/{user}/send");
     let op = Op::Send {
-        user: user.clone(),
+        user,
         event: Arc::new(event),
     };
-    let resource = format!("users/{user}/send");
-    key.once(&tenant, &resource, &body, async || {
-        let gathered = ask(&state, &tenant, op.clone()).await?;
+    let asked = tenant.clone();
+    key.once(&tenant, &resource, &body, async move {
+        let gathered = ask(&state, &asked, op).await?;
         Ok(Delivered {
             published: 1,
             delivered: gathered.delivered(),
@@ -102,6 +103,7 @@ pub(super) async fn invalidate(
     State(state): State<ApiState>,
     PathTenant(tenant): PathTenant,
     Path((_, user)): Path<(String, String)>,
+    NoBody: NoBody,
 ) -> Result<Json<Closed>, ApiProblem> {
     let user = canonical(&tenant, &user)?;
     let renewed = tenant.coherence.renew_generation(&user).await;
@@ -113,5 +115,5 @@ pub(super) async fn invalidate(
 /// Asks every replica that serves the tenant.
 pub(super) async fn ask(state: &ApiState, tenant: &Tenant, op: Op) -> Result<Gathered, ApiProblem> {
     let asked = tenant.ask(&state.fleet, op).await;
-    asked.map_err(|error| unavailable(tenant, &error))
+    asked.map_err(|error| not_asked(tenant, &error))
 }

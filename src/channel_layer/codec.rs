@@ -53,7 +53,7 @@ impl Codec {
     /// Encodes `event`.
     ///
     /// # Errors
-    /// [`EncodeError`] if the format cannot carry a value, or if the payload, encrypted, is longer than [`MAX_PAYLOAD`].
+    /// [`EncodeError`] if the format cannot carry a value, or if no reader would take the payload.
     pub fn encode(&self, event: &Event) -> Result<Vec<u8>, EncodeError> {
         let mut body = Vec::with_capacity(256);
         match self.format {
@@ -68,9 +68,7 @@ impl Codec {
             Some(key) => key.encrypt(&body).into_bytes(),
             None => body,
         };
-        if payload.len() > MAX_PAYLOAD {
-            return Err(EncodeError::TooLong);
-        }
+        event.check_size(payload.len())?;
         Ok(payload)
     }
 
@@ -129,7 +127,7 @@ impl fmt::Debug for Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Value;
+    use crate::event::{MAX_VALUES, Value};
 
     fn event() -> Event {
         Event::from_json(r#"{"type":"chat.message","text":"ä","n":[1,-1,1.5,null,true]}"#).unwrap()
@@ -172,6 +170,21 @@ mod tests {
         );
         let longer = [longest, vec![0]].concat();
         assert_eq!(codec.decode(&longer), Err(DecodeError::TooLong));
+    }
+
+    /// More values than a reader takes used to be written all the same.
+    #[test]
+    fn what_no_reader_takes_is_not_written() {
+        for format in [SerializerFormat::MsgPack, SerializerFormat::Json] {
+            let codec = Codec::new(format, &[]);
+            let values = |count: usize| Event {
+                fields: vec![("n".into(), Value::Array(vec![Value::Nil; count]))],
+            };
+            let most = codec.encode(&values(MAX_VALUES - 3)).unwrap();
+            assert!(codec.decode(&most).is_ok());
+            let more = codec.encode(&values(MAX_VALUES));
+            assert_eq!(more, Err(EncodeError::TooManyValues));
+        }
     }
 
     #[test]

@@ -6,10 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::error::StoreError;
 use crate::ids::GroupName;
+use crate::metrics::GapCause;
+use crate::rate::Bucket;
 use crate::stores::redis::RedisStore;
+use crate::tasks;
 
 use super::LayerError;
 use super::inbox::{Inbox, Incoming, Payload, Signal};
@@ -19,6 +24,8 @@ use super::target::Target;
 /// Bytes of control messages that may wait. Beyond this a gap is marked, after which the replica checks all its sockets
 /// again.
 const WAITING: u64 = 8 * 1024 * 1024;
+/// Answers on their way to Redis at the same time. A Redis that stands still must not pile them up.
+const ANSWERS_AT_ONCE: usize = 64;
 
 /// An item that came in on a control channel.
 #[derive(Debug)]
@@ -26,7 +33,7 @@ pub enum Heard {
     /// A message.
     Message(Bytes),
     /// Messages may have been missed.
-    Gap,
+    Gap(GapCause),
 }
 
 /// A channel of control messages. [`Control::open`] subscribes it; the subscription survives lost links.
@@ -34,6 +41,9 @@ pub struct Control {
     channel: Box<str>,
     inbox: Arc<Inbox>,
     line: Option<LinkShare>,
+    /// Bounds the answers per second. A command names the channel of its answer, so a flood could publish without end.
+    answers: Mutex<Bucket>,
+    answering: Arc<Semaphore>,
 }
 
 impl Control {
@@ -43,19 +53,22 @@ impl Control {
     /// Outside a tokio runtime.
     pub fn on(endpoints: &PubSubEndpoints, store: &Arc<RedisStore>, name: &str) -> Self {
         let inbox = Inbox::uncounted(WAITING);
-        Self {
-            channel: name.into(),
-            line: Some(endpoints.own_line(store, inbox.clone())),
-            inbox,
-        }
+        let line = endpoints.own_line(store, inbox.clone());
+        Self::make(name, inbox, Some(line))
     }
 
     /// Returns a channel of this process alone.
     pub fn in_memory(name: &str) -> Self {
+        Self::make(name, Inbox::uncounted(WAITING), None)
+    }
+
+    fn make(name: &str, inbox: Arc<Inbox>, line: Option<LinkShare>) -> Self {
         Self {
             channel: name.into(),
-            inbox: Inbox::uncounted(WAITING),
-            line: None,
+            inbox,
+            line,
+            answers: Mutex::default(),
+            answering: Arc::new(Semaphore::new(ANSWERS_AT_ONCE)),
         }
     }
 
@@ -95,15 +108,27 @@ impl Control {
     }
 
     /// Sends an answer to the channel that a command named, on the same Redis. In memory there is no other replica, and
-    /// the call does nothing.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn answer(&self, channel: &str, payload: &[u8]) -> Result<(), StoreError> {
-        if let Some(line) = &self.line {
-            line.publish(channel.as_bytes(), payload).await?;
+    /// the call does nothing. Returns false if the answer was dropped: there were more than `per_second` (0: no limit), or
+    /// too many have not left yet.
+    pub fn answer(self: &Arc<Self>, channel: String, payload: Vec<u8>, per_second: u32) -> bool {
+        if self.line.is_none() {
+            return true;
         }
-        Ok(())
+        if !self.answers.lock().take(Instant::now(), per_second) {
+            return false;
+        }
+        let Ok(permit) = self.answering.clone().try_acquire_owned() else {
+            return false;
+        };
+        let control = self.clone();
+        // The task ends within Redis' time limit. If the answer is lost, the caller finds this replica missing.
+        tasks::brief(async move {
+            if let Some(line) = &control.line {
+                drop(line.publish(channel.as_bytes(), &payload).await);
+            }
+            drop(permit);
+        });
+        true
     }
 
     /// Returns true if both are channels of one Redis, reached with one login, or both are in memory.
@@ -122,7 +147,9 @@ impl Control {
                 payload: Payload::Encoded(bytes),
                 ..
             }) => Heard::Message(bytes),
-            Signal::Event(_) | Signal::Gap(_) => Heard::Gap,
+            // A channel of commands carries bytes only.
+            Signal::Event(_) => Heard::Gap(GapCause::Link),
+            Signal::Gap(cause) => Heard::Gap(cause),
         }
     }
 

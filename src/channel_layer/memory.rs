@@ -13,7 +13,7 @@ use crate::ids::{ChannelName, GroupName};
 use super::inbox::{Inbox, Incoming, Payload};
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
-use crate::event::Event;
+use crate::event::{Event, MAX_VALUES};
 
 /// The memory layer of one tenant.
 pub struct MemoryLayer {
@@ -37,13 +37,22 @@ impl MemoryLayer {
         }
     }
 
-    fn push(&self, target: Target, event: &Event) {
+    /// Queues an event as large as other layers carry.
+    fn push(&self, target: Target, event: &Event) -> Result<(), LayerError> {
+        // A value takes a byte of memory at least, so that short events need no look.
+        if event.memory() > MAX_VALUES
+            && let Err(error) = self.codec.encode(event)
+            && error.is_size()
+        {
+            return Err(error.into());
+        }
         let incoming = Incoming {
             target,
             payload: Payload::Decoded(Arc::new(event.clone())),
             read_at: Instant::now(),
         };
         self.inbox.push(incoming, event.memory());
+        Ok(())
     }
 }
 
@@ -61,7 +70,7 @@ impl ChannelLayer for MemoryLayer {
     async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
         let groups = self.groups.lock();
         if let Some(group) = groups.get(group) {
-            self.push(Target::Group(group.clone()), event);
+            self.push(Target::Group(group.clone()), event)?;
         }
         Ok(())
     }
@@ -84,8 +93,7 @@ impl ChannelLayer for MemoryLayer {
         let channels = self.channels.lock();
         let socket = digits.and_then(SocketChannel::of_digits);
         let socket = socket.filter(|socket| channels.contains(socket));
-        self.push(Target::Socket(socket.ok_or(LayerError::NoReceiver)?), event);
-        Ok(())
+        self.push(Target::Socket(socket.ok_or(LayerError::NoReceiver)?), event)
     }
 
     async fn ready(&self) -> bool {

@@ -63,10 +63,17 @@ fn as_text(body: &str) -> String {
             .map_or_else(|| value.to_string(), str::to_owned)
     };
     let replicas = &answer["replicas"];
+    let expected = match &replicas["expected"] {
+        Value::Null => "an unknown number of".to_owned(),
+        expected => expected.to_string(),
+    };
     let mut out = format!(
-        "{} connections; {} of {} replicas answered",
-        answer["connections"], replicas["confirmed"], replicas["expected"]
+        "{} connections; {} of {expected} replicas answered",
+        answer["connections"], replicas["confirmed"]
     );
+    if let Some(warning) = replicas["warning"].as_str() {
+        out.push_str(&format!("\nwarning: {warning}"));
+    }
     for socket in answer["sockets"].as_array().into_iter().flatten() {
         out.push_str(&format!(
             "\n{:<20} {:>8} s  {}  {}",

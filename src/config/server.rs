@@ -76,7 +76,8 @@ table! {
     pub struct Heartbeat {
         /// Time between two pings of a socket. It must be shorter than the idle timeout of every proxy, which would cut the socket.
         pub interval: Duration as SECONDS => Duration::from_secs(25),
-        /// Time for the answer; then the socket is closed with 4009. Must be shorter than `interval`.
+        /// Time for the answer, from the moment at which the ping leaves; then the socket is closed with 4009. Must be shorter than
+        /// `interval`.
         pub timeout: Duration as SECONDS => Duration::from_secs(10),
     }
 }
@@ -171,6 +172,8 @@ table! {
         pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
         /// Longest wait for the answers of other replicas.
         pub timeout: Duration as SOME_SPAN => Duration::from_millis(250),
+        /// Calls per second of each operator's key, a large body counting as several; over it 429. 0: no limit.
+        pub calls_per_second: u32 as count(0) => 1000,
     }
 }
 

@@ -130,10 +130,16 @@ table! {
         pub message_size: u64 as Size(0) => 64 * KIB,
         /// Groups of one socket; over it the connect is refused with 403 `group_forbidden`.
         pub groups_per_socket: u32 as count(0) => 100,
-        /// Bytes that may wait for one socket; over it 4008. A larger limit tolerates slower clients and costs memory.
+        /// Bytes that may wait for a socket that takes none. Over it the socket closes with 4008 unless it takes 80 KiB in 5 s
+        /// and catches up within 60 s.
         pub send_queue: u64 as Size(0) => MIB,
         /// Events into groups per second. Over it the API answers 429, and a socket is closed with 4013.
         pub publishes_per_second: u32 as count(0) => 0,
+        /// Calls of the management API per second, a large body counting as several; over it 429. 0: no limit.
+        pub api_calls_per_second: u32 as count(0) => 1000,
+        /// Messages of the tenant's control channel per second, and as many answers; long messages and lists count as several. What
+        /// is over it is dropped and counted, but never a `revoke`, `invalidate`, `suspend` or `resume`. 0: no limit.
+        pub control_per_second: u32 as count(0) => 1000,
         /// Bytes that may wait for fan-out. Over it events are lost, which is a gap of this tenant only.
         pub layer_queue: u64 as Size(0) => 8 * MIB,
     }

@@ -10,13 +10,24 @@ use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member};
 use crate::ids::GroupName;
 use crate::metrics::{DropCause, EventSource};
-use crate::relay::{PublishError, Relay};
+use crate::relay::{Acceptance, AcceptanceError, PublishError, Relay};
 
 /// The socket for which a consumer is called. No method waits for the client.
 pub struct Context<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) member: &'a Arc<Member>,
     pub(crate) relay: &'a Arc<Relay>,
+    /// The handshake that waits for [`super::Consumer::connect`]; `None` once the socket is open.
+    pub(crate) handshake: Option<&'a mut Handshake>,
+}
+
+/// The part of a handshake that a consumer can see and answer.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    /// The subprotocols that the client offered, without its token.
+    pub(crate) offered: Vec<Box<str>>,
+    /// The answer of the consumer, if it gave one.
+    pub(crate) answer: Option<Acceptance>,
 }
 
 /// A group could not be joined, or an event could not be published to it.
@@ -55,6 +66,31 @@ impl<'a> Context<'a> {
         self.scope
     }
 
+    /// Returns the subprotocols that the client offered, without those that carried its token. Empty once the socket is
+    /// open.
+    pub fn offered_subprotocols(&self) -> &[Box<str>] {
+        self.handshake
+            .as_ref()
+            .map_or(&[], |handshake| &handshake.offered)
+    }
+
+    /// Chooses the subprotocol and further headers of the 101. Has no effect once the socket is open. Without a subprotocol
+    /// the route's `subprotocols` decide.
+    ///
+    /// # Errors
+    /// [`AcceptanceError::NotOffered`] if the client did not offer the subprotocol.
+    pub fn answer_with(&mut self, acceptance: Acceptance) -> Result<(), AcceptanceError> {
+        let Some(handshake) = &mut self.handshake else {
+            return Ok(());
+        };
+        let offered = |chosen: &str| handshake.offered.iter().any(|name| **name == *chosen);
+        if !acceptance.subprotocol().is_none_or(offered) {
+            return Err(AcceptanceError::NotOffered);
+        }
+        handshake.answer = Some(acceptance);
+        Ok(())
+    }
+
     /// Queues a text frame for the client.
     pub fn send_text(&self, text: &str) {
         self.send(Opcode::Text, text.as_bytes());
@@ -67,8 +103,7 @@ impl<'a> Context<'a> {
 
     fn send(&self, opcode: Opcode, payload: &[u8]) {
         let frame = Frame::encode(opcode, payload, self.relay.accounting());
-        // A full queue closes the socket by itself.
-        let _ = self.member.outbound().push_frame(&frame);
+        self.member.outbound().push_frame(&frame);
     }
 
     /// Closes the socket after its queued frames. The codes 1000 and 3000-4999 pass unchanged, any other becomes 1011.

@@ -12,7 +12,9 @@ use crate::close_code::CloseFrame;
 use crate::config::{ConsumerConfig, Fault, Faults, RouteConfig};
 use crate::event::Event;
 
+pub use crate::relay::{Acceptance, AcceptanceError};
 pub use broadcast::Broadcast;
+pub(crate) use context::Handshake;
 pub use context::{Context, GroupError};
 pub use echo::Echo;
 pub use listen::Listen;
@@ -59,7 +61,7 @@ pub enum Message {
 pub trait Consumer: Send {
     /// Called when the socket is authenticated and in its groups, while its client still waits for the 101.
     ///
-    /// Frames that it sends leave right after the 101.
+    /// Frames that it sends leave right after the 101. [`Context::answer_with`] chooses the subprotocol and headers.
     ///
     /// # Errors
     /// [`Refused`] ends the handshake.
@@ -69,6 +71,9 @@ pub trait Consumer: Send {
     }
 
     /// Called with a message of the client. The default drops and counts it.
+    ///
+    /// Frames, pings and closes leave while it runs, and a close does not wait for it; no further message is read. After
+    /// 30 seconds the call is dropped and the socket closes with 1011. The same holds for [`Consumer::event`].
     async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
         let _ = message;
         context.drop_frame();

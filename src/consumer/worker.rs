@@ -18,9 +18,8 @@ use crate::config::{Accept, ConsumerConfig, Fault, Faults, OnWorkerFull};
 use crate::event::{Event, Key, Value};
 use crate::ids::ChannelName;
 use crate::metrics::DropCause;
-use crate::relay::{Relay, WorkerVerdict};
+use crate::relay::{Acceptance, Relay, WorkerVerdict};
 use crate::routes::PathValue;
-use crate::tasks;
 
 /// The settings of a route, which its sockets share.
 struct WorkerSettings {
@@ -102,6 +101,9 @@ impl Consumer for Worker {
             Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
         };
         let before = context.member.groups();
+        let offered = context.offered_subprotocols().iter();
+        let offered = offered.map(|name| Value::from(&**name)).collect();
+        let offered = ("subprotocols", Value::Array(offered));
         let goodbye = WorkerGoodbye {
             settings: &self.settings,
             relay,
@@ -109,7 +111,7 @@ impl Consumer for Worker {
         };
         let told = self
             .settings
-            .tell(relay, scope, "websocket.connect", [])
+            .tell(relay, scope, "websocket.connect", [offered])
             .await;
         if let Err(error) = told {
             if error.kind().is_none() {
@@ -132,12 +134,19 @@ impl Consumer for Worker {
                 verdict = tokio::time::timeout(self.settings.timeout, waiting.verdict()) => verdict,
                 // The socket was closed meanwhile, for example by a revocation. The last check of the handshake
                 // turns the close into its refusal, so this only ends the wait.
-                _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => Ok(WorkerVerdict::Accept),
+                _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => {
+                    Ok(WorkerVerdict::Accept(Acceptance::default()))
+                }
             };
-            match verdict {
-                Ok(WorkerVerdict::Accept) => {}
+            let answered = match verdict {
+                Ok(WorkerVerdict::Accept(acceptance)) => context.answer_with(acceptance),
+                Ok(WorkerVerdict::NotValid(error)) => Err(error),
                 Ok(WorkerVerdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
                 Err(_) => return Err(Refused::Unavailable),
+            };
+            if let Err(error) = answered {
+                relay.not_accepted(&error);
+                return Err(Refused::Unavailable);
             }
             // The worker may have put the socket into groups before it accepted. Their subscriptions must be
             // acknowledged before the client gets its 101.
@@ -253,7 +262,11 @@ impl Drop for WorkerGoodbye<'_> {
         let event = disconnected(self.scope, &CloseFrame::absent());
         let channel = self.settings.channel_of(self.scope);
         let (settings, relay) = (self.settings.clone(), self.relay.clone());
-        tasks::brief(async move { settings.say_goodbye(&relay, &channel, &event).await });
+        let goodbye = {
+            let relay = relay.clone();
+            async move { settings.say_goodbye(&relay, &channel, &event).await }
+        };
+        relay.say_later(goodbye);
     }
 }
 

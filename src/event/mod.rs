@@ -243,6 +243,22 @@ impl Event {
         memory_of_fields(&self.fields)
     }
 
+    /// Returns true if the event, written in `bytes` bytes, is one that every reader takes. What is refused here would be
+    /// dropped there, and its sender would not know.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`], [`EncodeError::TooManyValues`].
+    pub(crate) fn check_size(&self, bytes: usize) -> Result<(), EncodeError> {
+        if bytes > MAX_PAYLOAD {
+            return Err(EncodeError::TooLong);
+        }
+        // Each value takes a byte at least, so that short events need no count.
+        if bytes > MAX_VALUES && 1 + count_of_fields(&self.fields) > MAX_VALUES {
+            return Err(EncodeError::TooManyValues);
+        }
+        Ok(())
+    }
+
     /// Appends the event as compact JSON: no spaces, UTF-8 without escapes, keys in the sender's order, integers exact,
     /// floats as the shortest text that reads back equal (`1.0` stays `1.0`). `skip_type` leaves out the top-level `type`.
     ///
@@ -257,6 +273,19 @@ impl Event {
             out.truncate(start);
         }
         written
+    }
+}
+
+/// Counts the values of fields as the readers do, and the keys too.
+fn count_of_fields(fields: &[(Key, Value)]) -> usize {
+    fields.iter().map(|(_, value)| 1 + count(value)).sum()
+}
+
+fn count(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(count).sum(),
+        Value::Map(fields) => count_of_fields(fields),
+        _ => 0,
     }
 }
 
@@ -349,9 +378,19 @@ pub enum EncodeError {
     /// The payload would be longer than [`MAX_PAYLOAD`].
     #[error("the event is longer than 8 MiB")]
     TooLong,
+    /// The event has more than [`MAX_VALUES`] values.
+    #[error("the event holds more than a million values")]
+    TooManyValues,
     /// A key that only the layer may write.
     #[error("the key __asgi_channel__ belongs to the channel layer")]
     Reserved,
+}
+
+impl EncodeError {
+    /// Returns true if only the size of the event is at fault.
+    pub const fn is_size(self) -> bool {
+        matches!(self, EncodeError::TooLong | EncodeError::TooManyValues)
+    }
 }
 
 /// The reason why a value has no JSON form for a client.

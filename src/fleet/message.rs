@@ -1,22 +1,25 @@
-//! Messages between replicas, and from back ends to all replicas: commands on `lockgate:TENANT:control` and
-//! `lockgate::control`, and answers on `lockgate::reply:ID`.
+//! Commands from a replica or a back end to all replicas, on `lockgate:TENANT:control` and `lockgate::control`.
+//! [`super::answer`] has the answers.
 //!
 //! The messages are public (JSON, `{"v":1,"op",…}`) and may come from any sender with the right to publish. A message that
 //! cannot be read is its sender's error and changes nothing. [`crate::tenant`] carries the messages out.
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::close_code::{CloseNotValid, RequestedClose};
-use crate::event::Event;
+use crate::event::{Event, NotRenderable};
 use crate::ids::{GroupName, Jti, RevocationTarget, UserId};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
-/// Bytes of the longest message that is read: the largest event of the API (1 MiB), and room for the other members.
-const MAX_MESSAGE: usize = 2 * 1024 * 1024;
+/// Bytes of the longest message that is written or read: the largest event of the API (1 MiB), and room for the other
+/// members. An event can be longer than it came, because numbers are written out: `1e15` is `1000000000000000.0`.
+pub const MAX_MESSAGE: usize = 2 * 1024 * 1024;
+/// Bytes of the longest `id` and `reply`. An answer repeats the id, so a longer one would make long answers.
+const MAX_ADDRESS: usize = 128;
 /// Sockets in one answer to a `list` without a `limit`.
 pub const PAGE: usize = 100;
 /// The largest number of sockets in one answer to a `list`.
@@ -93,6 +96,17 @@ pub enum NotUnderstood {
     Member(&'static str),
 }
 
+/// A command that no replica would read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCarried {
+    /// The message would be longer than [`MAX_MESSAGE`].
+    #[error("the message to the replicas would be longer than 2 MiB")]
+    TooLong,
+    /// The event has a value that JSON cannot carry.
+    #[error("{0}")]
+    Event(NotRenderable),
+}
+
 #[derive(Deserialize)]
 struct Wire<'a> {
     v: u32,
@@ -133,26 +147,27 @@ impl Command {
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(NotUnderstood::NotReadable);
         }
-        /// The member that is read first, because a later version may have other members.
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
-        let version: Version =
-            serde_json::from_slice(bytes).map_err(|_| NotUnderstood::NotReadable)?;
-        if version.v != VERSION {
+        let wire: Wire<'_> = serde_json::from_slice(bytes).map_err(|_| not_readable(bytes))?;
+        if wire.v != VERSION {
             return Err(NotUnderstood::Version);
         }
-        let wire: Wire<'_> =
-            serde_json::from_slice(bytes).map_err(|_| NotUnderstood::NotReadable)?;
-        debug_assert_eq!(wire.v, VERSION);
+        let short = |text: &Option<String>| text.as_ref().is_none_or(|t| t.len() <= MAX_ADDRESS);
+        if !short(&wire.id) {
+            return Err(NotUnderstood::Member("id"));
+        }
+        if !short(&wire.reply) {
+            return Err(NotUnderstood::Member("reply"));
+        }
         let (id, reply) = (wire.id.clone(), wire.reply.clone());
         let op = wire.op()?;
         Ok(Self { op, id, reply })
     }
 
     /// Returns the bytes of the message.
-    pub fn to_json(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// [`NotCarried`]: [`Command::read`] would refuse the message.
+    pub fn to_json(&self) -> Result<Vec<u8>, NotCarried> {
         let mut members = serde_json::Map::new();
         let mut put = |name: &str, value: serde_json::Value| {
             members.insert(name.to_owned(), value);
@@ -203,12 +218,26 @@ impl Command {
         if let Op::Send { event, .. } = &self.op {
             text.pop();
             text.push_str(",\"event\":");
-            if event.write_json(&mut text, false).is_err() {
-                text.push_str("null");
-            }
+            let written = event.write_json(&mut text, false);
+            written.map_err(NotCarried::Event)?;
             text.push('}');
         }
-        text.into_bytes()
+        match text.len() <= MAX_MESSAGE {
+            true => Ok(text.into_bytes()),
+            false => Err(NotCarried::TooLong),
+        }
+    }
+}
+
+/// Tells a message of another version, whose members may have other types, from one that cannot be read.
+fn not_readable(bytes: &[u8]) -> NotUnderstood {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Version { v }) if v != VERSION => NotUnderstood::Version,
+        _ => NotUnderstood::NotReadable,
     }
 }
 
@@ -273,6 +302,14 @@ impl Wire<'_> {
 }
 
 impl Op {
+    /// Returns true for what must never be dropped: it takes something back.
+    pub const fn is_urgent(&self) -> bool {
+        matches!(
+            self,
+            Op::Revoke(_) | Op::Invalidate(_) | Op::Suspend | Op::Resume
+        )
+    }
+
     /// Returns the word in the member `op`.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -287,45 +324,6 @@ impl Op {
             Op::Reload => "reload",
         }
     }
-}
-
-/// The answer of one replica. Members that the command does not ask for are left out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    /// [`VERSION`]
-    pub v: u32,
-    /// The id of the command.
-    pub id: String,
-    /// The id of the replica that answers.
-    pub replica: String,
-    /// Sockets that the command closed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub closed: Option<u64>,
-    /// Sockets that an event was queued for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delivered: Option<u64>,
-    /// Open sockets of the tenant, or of the group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connections: Option<u64>,
-    /// A page of the open sockets, in the order of their channel names.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sockets: Vec<SocketEntry>,
-    /// The reason why the command was not carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// One open socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct SocketEntry {
-    /// The canonical id of its user.
-    pub user_id: String,
-    /// The name of its channel, which is valid within its tenant only.
-    pub channel: String,
-    /// The path of its request, without the query.
-    pub path: String,
-    /// Whole seconds since it was opened.
-    pub age: u64,
 }
 
 #[cfg(test)]
@@ -373,7 +371,8 @@ mod tests {
                 id: Some("1".into()),
                 reply: Some("lockgate::reply:x".into()),
             };
-            assert_eq!(Command::read(&command.to_json()), Ok(command.clone()));
+            let json = command.to_json().unwrap();
+            assert_eq!(Command::read(&json), Ok(command));
         }
     }
 
@@ -394,10 +393,34 @@ mod tests {
         assert_eq!(read(r#"{"v":1,"op":"list"}"#), Ok(list));
     }
 
+    /// The reader used to refuse what the writer had written: an event grows where its numbers are written out.
+    #[test]
+    fn what_no_replica_would_read_is_not_written() {
+        let send = |numbers: usize| {
+            let text = format!("{{\"type\":\"x\",\"n\":[{}0]}}", "1e15,".repeat(numbers));
+            assert!(text.len() <= 1024 * 1024);
+            let command = Command {
+                op: Op::Send {
+                    user: "7".into(),
+                    event: Arc::new(Event::from_json(text).unwrap()),
+                },
+                id: None,
+                reply: None,
+            };
+            (command.to_json(), command)
+        };
+        let (written, command) = send(100_000);
+        assert_eq!(Command::read(&written.unwrap()), Ok(command));
+        assert_eq!(send(200_000).0, Err(NotCarried::TooLong));
+    }
+
     #[test]
     fn what_means_nothing_is_refused() {
         let deep = format!("{{\"v\":1,\"op\":\"count\",\"x\":{}", "[".repeat(100_000));
         let long = format!("{{\"v\":1,\"op\":\"{}\"}}", "x".repeat(MAX_MESSAGE));
+        let address = "x".repeat(MAX_ADDRESS + 1);
+        let long_id = format!("{{\"v\":1,\"op\":\"count\",\"id\":\"{address}\"}}");
+        let long_reply = format!("{{\"v\":1,\"op\":\"count\",\"reply\":\"{address}\"}}");
         for (message, expected) in [
             ("", NotUnderstood::NotReadable),
             ("[]", NotUnderstood::NotReadable),
@@ -406,6 +429,9 @@ mod tests {
             (&deep, NotUnderstood::NotReadable),
             (&long, NotUnderstood::TooLong),
             (r#"{"v":2,"op":7}"#, NotUnderstood::Version),
+            (r#"{"v":2,"op":"count"}"#, NotUnderstood::Version),
+            (&long_id, NotUnderstood::Member("id")),
+            (&long_reply, NotUnderstood::Member("reply")),
             (r#"{"v":1,"op":7}"#, NotUnderstood::NotReadable),
             (r#"{"v":1,"op":"explode"}"#, NotUnderstood::Op),
             (

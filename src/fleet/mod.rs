@@ -20,12 +20,15 @@ use crate::ids::{ReplicaId, TenantId, random_hex};
 use crate::stores::key_store::KeyStore;
 use crate::stores::redis_keys;
 
-use message::{Answer, Command, Op};
+use answer::Answer;
+use message::{Command, NotCarried, Op};
+use registry::Registered;
 
-pub use registry::ReplicaRegistry;
+pub use registry::{Doubt, ReplicaRegistry};
 pub use reply::{Reply, reply_channel};
 pub use serve::{serve_deployment, serve_replies};
 
+pub mod answer;
 pub mod message;
 mod registry;
 mod reply;
@@ -64,23 +67,43 @@ impl<'a> Circle<'a> {
 /// The replicas that a question was for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Replicas {
-    /// The number of replicas that are registered or answered.
-    pub expected: usize,
+    /// The number of replicas that are registered or answered; `null` if it cannot be known, which `warning` explains.
+    #[schema(required)]
+    pub expected: Option<usize>,
     /// The number of replicas that answered in time.
     pub confirmed: usize,
-    /// The ids of the replicas that did not answer in time.
+    /// The ids of the registered replicas that did not answer in time.
     pub missing: Vec<String>,
+    /// The reason why there may be replicas that are neither counted nor named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 impl Replicas {
     /// Returns the counts for a deployment whose only replica is this one.
     pub fn only_one() -> Self {
         Self {
-            expected: 1,
+            expected: Some(1),
             confirmed: 1,
-            missing: Vec::new(),
+            ..Self::default()
         }
     }
+
+    /// Returns true if every replica is known to have answered.
+    pub fn all_confirmed(&self) -> bool {
+        self.expected == Some(self.confirmed)
+    }
+}
+
+/// A question that was not put to the replicas.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAsked {
+    /// No replica would read it.
+    #[error(transparent)]
+    NotCarried(#[from] NotCarried),
+    /// It could not be sent.
+    #[error(transparent)]
+    NotSent(#[from] StoreError),
 }
 
 /// The outcome of a question.
@@ -113,18 +136,21 @@ impl Gathered {
 
 /// This replica among the others.
 pub struct Fleet {
-    replica: ReplicaId,
+    registry: Arc<ReplicaRegistry>,
     /// The time limit for answers (`api.timeout`).
     timeout: ArcSwap<Duration>,
     /// The questions that wait for answers, by their ids.
-    waiting: Mutex<HashMap<String, mpsc::UnboundedSender<Answer>>>,
+    waiting: Mutex<HashMap<String, mpsc::Sender<Answer>>>,
 }
 
+/// Answers to one question that may wait to be counted. Whoever knows a question's id can forge any number.
+const MOST_ANSWERS: usize = 1024;
+
 impl Fleet {
-    /// Makes the fleet as the replica `replica` sees it; questions wait for answers for at most `timeout`.
-    pub fn new(replica: ReplicaId, timeout: Duration) -> Arc<Self> {
+    /// Makes the fleet as the replica of `registry` sees it; questions wait for answers for at most `timeout`.
+    pub fn new(registry: Arc<ReplicaRegistry>, timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
-            replica,
+            registry,
             timeout: ArcSwap::from_pointee(timeout),
             waiting: Mutex::default(),
         })
@@ -132,7 +158,7 @@ impl Fleet {
 
     /// Returns the id of this replica.
     pub fn replica(&self) -> &ReplicaId {
-        &self.replica
+        self.registry.replica()
     }
 
     /// Returns the time limit for answers.
@@ -148,35 +174,31 @@ impl Fleet {
     /// Asks all replicas of the circle and gathers their answers for at most `api.timeout`.
     ///
     /// # Errors
-    /// [`StoreError`] if the question could not be sent.
-    pub async fn ask(&self, circle: Circle<'_>, op: Op) -> Result<Gathered, StoreError> {
-        let registered = registry::registered(&circle.list, circle.key_store, &self.replica);
+    /// [`NotAsked`]
+    pub async fn ask(&self, circle: Circle<'_>, op: Op) -> Result<Gathered, NotAsked> {
         let question = Question::new(self);
         let command = Command {
             op,
             id: Some(question.id.clone()),
-            reply: Some(reply_channel(&self.replica)),
+            reply: Some(reply_channel(self.replica())),
         };
+        let message = command.to_json()?;
         let deadline = Instant::now() + self.timeout();
-        let (sent, registered) = tokio::join!(
-            circle.control.publish(command.to_json()),
+        let registered = self.registry.registered(&circle.list, circle.key_store);
+        let (receivers, registered) = tokio::join!(
+            circle.control.publish(message),
             timeout_at(deadline, registered)
         );
-        sent?;
-        let registered = match registered {
-            Ok(Ok(registered)) => registered,
-            // Without the list no other replica is known; this one is there.
-            Ok(Err(_)) | Err(_) => vec![self.replica.as_str().to_owned()],
-        };
-        Ok(question.gather(registered, deadline).await)
+        let registered = registered.unwrap_or_else(|_| self.registry.only_this(Doubt::ListNotRead));
+        Ok(question.gather(registered, receivers?, deadline).await)
     }
 
     /// Passes an answer to its question.
     fn answered(&self, answer: Answer) {
         let waiting = self.waiting.lock();
         if let Some(asker) = waiting.get(&answer.id) {
-            // Sending fails if the caller has given up meanwhile.
-            drop(asker.send(answer));
+            // Fails if the caller has given up meanwhile, or if somebody floods it with answers.
+            drop(asker.try_send(answer));
         }
     }
 }
@@ -185,36 +207,51 @@ impl Fleet {
 struct Question<'f> {
     fleet: &'f Fleet,
     id: String,
-    answers: mpsc::UnboundedReceiver<Answer>,
+    answers: mpsc::Receiver<Answer>,
 }
 
 impl<'f> Question<'f> {
     fn new(fleet: &'f Fleet) -> Self {
-        let (asker, answers) = mpsc::unbounded_channel();
+        let (asker, answers) = mpsc::channel(MOST_ANSWERS);
         let id = random_hex();
         fleet.waiting.lock().insert(id.clone(), asker);
         Self { fleet, id, answers }
     }
 
-    async fn gather(mut self, registered: Vec<String>, deadline: Instant) -> Gathered {
+    /// Gathers answers until all `registered` replicas and all `receivers` of the question have answered, or until the
+    /// deadline.
+    async fn gather(
+        mut self,
+        registered: Registered,
+        receivers: u64,
+        deadline: Instant,
+    ) -> Gathered {
         let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
-        while !registered.iter().all(|id| answers.contains_key(id)) {
+        // Each receiver answers once. After a reload that left this Redis, one replica may be two receivers.
+        let mut heard = 0u64;
+        let ids = &registered.ids;
+        while heard < receivers || !ids.iter().all(|id| answers.contains_key(id)) {
             match timeout_at(deadline, self.answers.recv()).await {
-                // The first answer counts. After a reload that left this Redis, a replica may answer a second time, and that
-                // answer covers fewer sockets.
                 Ok(Some(answer)) => {
+                    heard += 1;
+                    // The first answer counts: a second one covers fewer sockets.
                     answers.entry(answer.replica.clone()).or_insert(answer);
                 }
                 Ok(None) | Err(_) => break,
             }
         }
-        let silent = registered.iter().filter(|id| !answers.contains_key(*id));
+        let silent = ids.iter().filter(|id| !answers.contains_key(*id));
         let missing: Vec<String> = silent.cloned().collect();
+        // Redis counts the connections that got the question: a replica that no list names is still one of them.
+        let unnamed = receivers.saturating_sub(heard + missing.len() as u64);
+        let unheard = (unnamed > 0).then_some(Doubt::Unheard(unnamed));
+        let doubt = registered.doubt.or(unheard);
         Gathered {
             replicas: Replicas {
-                expected: answers.len() + missing.len(),
+                expected: doubt.is_none().then_some(answers.len() + missing.len()),
                 confirmed: answers.len(),
                 missing,
+                warning: doubt.map(|doubt| doubt.to_string()),
             },
             answers: answers.into_values().collect(),
         }

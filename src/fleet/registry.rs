@@ -3,33 +3,78 @@
 //! `lockgate::replica:ID` (string, JSON, EX 10) marks a replica as alive. The set `lockgate:TENANT:replicas` lists the
 //! replicas that serve a tenant, so that no scan is needed and several deployments may share a Redis. A killed replica
 //! counts as alive until its key expires.
+//!
+//! A list can be lost, refused or replaced by something else. Each replica adds itself again at its next renewal, and for as
+//! long as a list may lack a living replica, [`Registered`] says so instead of guessing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use redis::RedisResult;
+use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::UnixTime;
-use crate::error::StoreError;
+use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ReplicaId, TenantId};
 use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::{KeyStore, Lifetime};
-use crate::stores::redis::RedisStore;
+use crate::stores::redis::{RedisStore, error_kind};
 use crate::stores::redis_keys;
 
 /// Interval at which a replica renews its key.
 const EVERY: Duration = Duration::from_secs(2);
 /// Time to live of the key. A replica that does not renew it for so long counts as gone.
 const LIFETIME: Duration = Duration::from_secs(10);
-
-/// Renewals until the replica adds itself to the sets of its tenants again, which a Redis may have lost.
-const LISTED_EVERY: u64 = 3;
+/// The most ids that are read of one list. A list is a public key, and reading a huge one would stop Redis for others.
+const MOST_LISTED: usize = 1000;
 
 /// Stores with tenants.
 type Stores = Vec<(KeyStore, BTreeSet<TenantId>)>;
+
+/// The replicas that a list names, and whether it can be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Registered {
+    /// The ids of the live replicas, this one included.
+    pub(super) ids: Vec<String>,
+    /// The reason why others may be alive too.
+    pub(super) doubt: Option<Doubt>,
+}
+
+/// A reason why the number of replicas cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// Redis did not answer in time, refuses the key, or it has another type.
+    #[error("the list of replicas could not be read; other replicas may be running")]
+    ListNotRead,
+    /// This replica was no longer in the list.
+    #[error(
+        "the list of replicas was lost or replaced a moment ago; replicas may be missing in it"
+    )]
+    ListLost,
+    /// This replica may not add itself, so neither may the others.
+    #[error("Redis does not let replicas enter their list; other replicas may be running")]
+    NotEntered,
+    /// Redis delivered the question to connections that did not answer and that no list names.
+    #[error(
+        "{0} more connections got the message and did not answer: replicas that are not in the list, or other clients"
+    )]
+    Unheard(u64),
+}
+
+/// What this replica knows of one list.
+#[derive(Clone, Copy, Debug, Default)]
+struct ListEntry {
+    /// It has entered itself.
+    entered: bool,
+    /// The last time at which it had to enter itself again.
+    lost_at: Option<Instant>,
+    /// Redis refuses to enter it.
+    refused: bool,
+}
 
 /// The registry entries of this replica.
 pub struct ReplicaRegistry {
@@ -41,6 +86,11 @@ pub struct ReplicaRegistry {
     left: Mutex<Stores>,
     /// The store of the deployment's own keys.
     deployment: Mutex<Option<KeyStore>>,
+    /// By the keys of the lists. Two stores may have a list of one name while a reload moves a tenant; a doubt about either
+    /// is one about both.
+    standings: Mutex<BTreeMap<String, ListEntry>>,
+    /// Asks for a renewal at once.
+    renew_now: Notify,
 }
 
 impl ReplicaRegistry {
@@ -52,7 +102,14 @@ impl ReplicaRegistry {
             stores: Mutex::default(),
             left: Mutex::default(),
             deployment: Mutex::default(),
+            standings: Mutex::default(),
+            renew_now: Notify::new(),
         })
+    }
+
+    /// Returns the id of this replica.
+    pub(super) fn replica(&self) -> &ReplicaId {
+        &self.replica
     }
 
     /// Sets the tenants to keep entries for, each in the store of its keys. Entries of other tenants are removed.
@@ -69,9 +126,11 @@ impl ReplicaRegistry {
             let now = stores.iter().find(|(known, _)| known.is_same(&store));
             let is_here = |tenant: &TenantId| now.is_some_and(|(_, now)| now.contains(tenant));
             for tenant in tenants.into_iter().filter(|tenant| !is_here(tenant)) {
+                self.standings.lock().remove(&redis_keys::replicas(&tenant));
                 enter(&mut left, &store, tenant);
             }
         }
+        self.renew_now.notify_one();
     }
 
     /// Sets the store in which to keep an entry among the replicas of the deployment.
@@ -83,21 +142,22 @@ impl ReplicaRegistry {
     pub async fn run(self: Arc<Self>) -> Infallible {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut count = 0u64;
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.renew_now.notified() => {}
+            }
             self.leave_tenants().await;
             let stores = self.stores.lock().clone();
-            let listed = count.is_multiple_of(LISTED_EVERY);
             let signs = stores
                 .iter()
-                .map(|(store, tenants)| self.renew_in(store, listed.then_some(tenants)));
+                .map(|(store, tenants)| self.renew_in(store, tenants));
             futures_util::future::join_all(signs).await;
             let deployment = self.deployment.lock().clone();
-            if let Some(store) = deployment.filter(|_| listed) {
-                self.in_deployment(&store, "SADD").await;
+            if let Some(redis) = deployment.as_ref().and_then(KeyStore::redis) {
+                self.enter_lists(redis, &[redis_keys::REPLICAS.to_owned()])
+                    .await;
             }
-            count += 1;
         }
     }
 
@@ -118,20 +178,8 @@ impl ReplicaRegistry {
         }
     }
 
-    /// Runs a command on the set of the deployment's replicas in `store`, which need not be the store of a tenant.
-    async fn in_deployment(&self, store: &KeyStore, command: &str) {
-        let Some(redis) = store.redis() else {
-            return;
-        };
-        let mut pipe = redis::Pipeline::with_capacity(1);
-        let own = self.replica.as_str();
-        pipe.cmd(command).arg(redis_keys::REPLICAS).arg(own);
-        // The store counts and logs a failure, and the next renewal tries again.
-        drop(redis.pipeline_again("replicas", &pipe).await);
-    }
-
     /// Renews the entries in one store. The next renewal repeats a failed one.
-    async fn renew_in(&self, store: &KeyStore, tenants: Option<&BTreeSet<TenantId>>) {
+    async fn renew_in(&self, store: &KeyStore, tenants: &BTreeSet<TenantId>) {
         let Some(redis) = store.redis() else {
             return;
         };
@@ -145,9 +193,92 @@ impl ReplicaRegistry {
         let key = redis_keys::replica(&self.replica);
         let lifetime = Lifetime::For(LIFETIME);
         drop(store.put(&key, entry.as_bytes(), lifetime, 0).await);
-        if let Some(tenants) = tenants {
-            drop(self.in_sets(redis, "SADD", tenants).await);
+        let lists: Vec<String> = tenants.iter().map(redis_keys::replicas).collect();
+        self.enter_lists(redis, &lists).await;
+    }
+
+    /// Adds this replica to these lists. What is no list is replaced, because only a list can tell the replicas.
+    async fn enter_lists(&self, redis: &RedisStore, lists: &[String]) {
+        let entered = self.each_of(redis, "SADD", lists).await;
+        // If Redis does not answer, the store counts and logs it, and the next renewal tries again.
+        let Ok(entered) = entered else { return };
+        for (list, entered) in lists.iter().zip(entered) {
+            match entered {
+                Ok(added) => self.entered(list, added > 0),
+                Err(error) if error.code() == Some("WRONGTYPE") => {
+                    tracing::warn!(
+                        redis.key = list,
+                        "The list of replicas was not a set; it is made again"
+                    );
+                    let mut pipe = redis::pipe();
+                    pipe.atomic().del(list).ignore();
+                    pipe.sadd(list, self.replica.as_str()).ignore();
+                    if redis.query_all::<()>("replicas", &pipe).await.is_ok() {
+                        self.entered(list, true);
+                    }
+                }
+                Err(error) => self.refused(list, error_kind(&error), &error.to_string()),
+            }
         }
+    }
+
+    /// Notes that this replica is in a list; `added`: it was not before.
+    fn entered(&self, list: &str, added: bool) {
+        let mut standings = self.standings.lock();
+        let standing = standings.entry(list.to_owned()).or_default();
+        let was_lost = added && standing.entered;
+        if was_lost {
+            standing.lost_at = Some(Instant::now());
+        }
+        let was_refused = std::mem::take(&mut standing.refused);
+        standing.entered = true;
+        drop(standings);
+        if was_lost {
+            tracing::warn!(
+                redis.key = list,
+                "The list of replicas was lost; this replica has entered it again"
+            );
+        }
+        if was_refused {
+            tracing::info!(
+                redis.key = list,
+                "Redis lets this replica enter the list of replicas again"
+            );
+        }
+    }
+
+    /// Notes that Redis refuses this replica a list, and logs it once.
+    fn refused(&self, list: &str, kind: ErrorKind, error: &str) {
+        let mut standings = self.standings.lock();
+        let standing = standings.entry(list.to_owned()).or_default();
+        let is_new = !std::mem::replace(&mut standing.refused, true);
+        drop(standings);
+        if is_new {
+            tracing::error!(
+                redis.key = list,
+                error.kind = kind.label(),
+                error,
+                "Redis refuses to enter this replica in the list of replicas: calls of the API cannot tell how many there are; grant the keys lockgate:*"
+            );
+        }
+    }
+
+    /// Runs a command on each of these sets in one round, with a result for each.
+    async fn each_of(
+        &self,
+        redis: &RedisStore,
+        command: &str,
+        lists: &[String],
+    ) -> Result<Vec<RedisResult<u64>>, StoreError> {
+        if lists.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::Pipeline::with_capacity(lists.len());
+        for list in lists {
+            pipe.cmd(command).arg(list).arg(self.replica.as_str());
+        }
+        pipe.ignore_errors();
+        redis.query_all("replicas", &pipe).await
     }
 
     /// Runs a command on the sets of these tenants in one round.
@@ -157,12 +288,8 @@ impl ReplicaRegistry {
         command: &str,
         tenants: &BTreeSet<TenantId>,
     ) -> Result<(), StoreError> {
-        let mut pipe = redis::Pipeline::with_capacity(tenants.len());
-        for tenant in tenants {
-            let key = redis_keys::replicas(tenant);
-            pipe.cmd(command).arg(key).arg(self.replica.as_str());
-        }
-        redis.pipeline_again("replicas", &pipe).await
+        let lists: Vec<String> = tenants.iter().map(redis_keys::replicas).collect();
+        self.each_of(redis, command, &lists).await.map(drop)
     }
 
     /// Removes all entries of this replica, so that no caller waits for its answers.
@@ -179,9 +306,86 @@ impl ReplicaRegistry {
         });
         futures_util::future::join_all(goodbyes).await;
         let deployment = self.deployment.lock().take();
-        if let Some(store) = deployment {
-            self.in_deployment(&store, "SREM").await;
+        if let Some(redis) = deployment.as_ref().and_then(KeyStore::redis) {
+            let list = [redis_keys::REPLICAS.to_owned()];
+            drop(self.each_of(redis, "SREM", &list).await);
         }
+    }
+
+    /// Returns this replica as the only one that is known.
+    pub(super) fn only_this(&self, doubt: impl Into<Option<Doubt>>) -> Registered {
+        Registered {
+            ids: vec![self.replica.as_str().to_owned()],
+            doubt: doubt.into(),
+        }
+    }
+
+    /// Returns the live replicas in the set `list`. Removes the entries of dead ones.
+    pub(super) async fn registered(&self, list: &str, key_store: &KeyStore) -> Registered {
+        let Some(redis) = key_store.redis() else {
+            return self.only_this(None);
+        };
+        match self.live(list, key_store, redis).await {
+            Ok((ids, is_listed)) => Registered {
+                ids,
+                doubt: self.doubt(list, is_listed),
+            },
+            Err(_) => self.only_this(Doubt::ListNotRead),
+        }
+    }
+
+    /// Returns the ids of the live replicas in `list`, and whether this one was in it.
+    async fn live(
+        &self,
+        list: &str,
+        key_store: &KeyStore,
+        redis: &RedisStore,
+    ) -> Result<(Vec<String>, bool), StoreError> {
+        let own = self.replica.as_str();
+        let mut members = redis::cmd("SRANDMEMBER");
+        members.arg(list).arg(MOST_LISTED);
+        let mut listed: Vec<String> = redis.query_again("smembers", &members).await?;
+        let all = listed.len();
+        listed.retain(|id| *id != own);
+        let is_listed = listed.len() < all;
+        let sign = |id: &String| {
+            let key = redis_keys::replica(&ReplicaId::from(id.as_str()));
+            KeyRead::presence(key)
+        };
+        let signs: Vec<KeyRead> = listed.iter().map(sign).collect();
+        let entries = key_store.get_each(signs).await?;
+        let (mut alive, mut dead) = (vec![own.to_owned()], Vec::new());
+        for (id, entry) in listed.into_iter().zip(entries) {
+            match entry {
+                Ok(Some(_)) => alive.push(id),
+                _ => dead.push(id),
+            }
+        }
+        if !dead.is_empty() {
+            let mut unlisting = redis::cmd("SREM");
+            unlisting.arg(list).arg(dead);
+            let unlisted: Result<redis::Value, _> = redis.query_again("srem", &unlisting).await;
+            // If the removal fails, the next call removes them.
+            drop(unlisted);
+        }
+        alive.sort_unstable();
+        Ok((alive, is_listed))
+    }
+
+    /// Returns the reason not to believe a list that could be read.
+    fn doubt(&self, list: &str, is_listed: bool) -> Option<Doubt> {
+        let mut standings = self.standings.lock();
+        let standing = standings.entry(list.to_owned()).or_default();
+        if standing.refused {
+            return Some(Doubt::NotEntered);
+        }
+        if standing.entered && !is_listed {
+            standing.lost_at = Some(Instant::now());
+            self.renew_now.notify_one();
+        }
+        // Until then every live replica has entered itself again, or its sign of life has expired.
+        let was_lost = standing.lost_at.is_some_and(|at| at.elapsed() < LIFETIME);
+        was_lost.then_some(Doubt::ListLost)
     }
 }
 
@@ -190,42 +394,4 @@ fn enter(stores: &mut Stores, store: &KeyStore, tenant: TenantId) {
         Some((_, tenants)) => drop(tenants.insert(tenant)),
         None => stores.push((store.clone(), BTreeSet::from([tenant]))),
     }
-}
-
-/// Returns the ids of the live replicas in the set `list`, including `own`. Removes the entries of dead ones.
-pub(super) async fn registered(
-    list: &str,
-    key_store: &KeyStore,
-    own: &ReplicaId,
-) -> Result<Vec<String>, StoreError> {
-    let own = own.as_str().to_owned();
-    let Some(redis) = key_store.redis() else {
-        return Ok(vec![own]);
-    };
-    let mut members = redis::cmd("SMEMBERS");
-    members.arg(list);
-    let mut listed: Vec<String> = redis.query_again("smembers", &members).await?;
-    listed.retain(|id| *id != own);
-    let sign = |id: &String| {
-        let key = redis_keys::replica(&ReplicaId::from(id.as_str()));
-        KeyRead::presence(key)
-    };
-    let signs: Vec<KeyRead> = listed.iter().map(sign).collect();
-    let entries = key_store.get_each(signs).await?;
-    let (mut alive, mut dead) = (vec![own], Vec::new());
-    for (id, entry) in listed.into_iter().zip(entries) {
-        match entry {
-            Ok(Some(_)) => alive.push(id),
-            _ => dead.push(id),
-        }
-    }
-    if !dead.is_empty() {
-        let mut unlisting = redis::cmd("SREM");
-        unlisting.arg(list).arg(dead);
-        let unlisted: Result<redis::Value, _> = redis.query_again("srem", &unlisting).await;
-        // If the removal fails, the next call removes them.
-        drop(unlisted);
-    }
-    alive.sort_unstable();
-    Ok(alive)
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Fleet;
-use super::message::{Answer, VERSION};
+use super::answer::Answer;
+use super::message::VERSION;
 use crate::channel_layer::Control;
 use crate::ids::ReplicaId;
 use crate::stores::redis_keys;
-use crate::tasks;
 
 /// The prefix of the channels of answers. A command cannot make a replica publish to another channel.
 const REPLY_PREFIX: &str = "lockgate::reply:";
@@ -23,15 +23,18 @@ pub struct Reply {
     control: Arc<Control>,
     /// The id of the command and the channel; `None` if no answer is wanted.
     to: Option<(String, String)>,
+    /// Answers of this channel per second; 0 is no limit.
+    per_second: u32,
 }
 
 impl Reply {
-    /// Makes the address for a command with this `id` and `reply`.
+    /// Makes the address for a command with this `id` and `reply`. Other replicas get at most `per_second` answers per
+    /// second (0: no limit).
     pub fn new(
         fleet: &Arc<Fleet>,
         control: &Arc<Control>,
-        id: Option<String>,
-        reply: Option<String>,
+        (id, reply): (Option<String>, Option<String>),
+        per_second: u32,
     ) -> Self {
         // Other channels are ignored, so that a sender with the right to a control channel cannot make a replica publish
         // to a group.
@@ -40,6 +43,7 @@ impl Reply {
             fleet: fleet.clone(),
             control: control.clone(),
             to: id.zip(reply),
+            per_second,
         }
     }
 
@@ -50,29 +54,29 @@ impl Reply {
     }
 
     fn is_own_channel(&self, channel: &str) -> bool {
-        channel.strip_prefix(REPLY_PREFIX) == Some(self.fleet.replica.as_str())
+        channel.strip_prefix(REPLY_PREFIX) == Some(self.fleet.replica().as_str())
     }
 
-    /// Sends an answer that `fill` completes; does nothing if no answer is wanted.
-    pub fn send(self, fill: impl FnOnce(&mut Answer)) {
+    /// Sends an answer that `fill` completes; does nothing if no answer is wanted. Returns false if the answer was dropped
+    /// because there were too many.
+    pub fn send(self, fill: impl FnOnce(&mut Answer)) -> bool {
         let Some((id, channel)) = self.to.clone() else {
-            return;
+            return true;
         };
         let mut answer = Answer {
             v: VERSION,
             id,
-            replica: self.fleet.replica.as_str().to_owned(),
+            replica: self.fleet.replica().as_str().to_owned(),
             ..Answer::default()
         };
         fill(&mut answer);
         if self.is_own_channel(&channel) {
-            return self.fleet.answered(answer);
+            self.fleet.answered(answer);
+            return true;
         }
-        let Ok(payload) = serde_json::to_vec(&answer) else {
-            return;
-        };
-        let control = self.control;
-        // The task ends within Redis' time limit. If the answer is lost, this replica is named among the missing ones.
-        tasks::brief(async move { drop(control.answer(&channel, &payload).await) });
+        match serde_json::to_vec(&answer) {
+            Ok(payload) => self.control.answer(channel, payload, self.per_second),
+            Err(_) => false,
+        }
     }
 }

@@ -1,23 +1,56 @@
 //! The tasks behind the channels that belong to no tenant: that of answers to this replica's questions, and the
 //! deployment's control channel.
+//!
+//! Both take messages in turns with all other work, so that a flood on them holds nothing up.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use super::message::{Answer, Command, Op};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::answer::Answer;
+use super::message::{Command, Op};
 use super::{Fleet, Reply};
 use crate::channel_layer::{Control, Heard};
-use crate::tasks;
+use crate::metrics::{self, ControlDrop};
+
+/// Messages that are read before all other work gets its turn.
+const TURN: usize = 16;
+/// Bytes that take as long to read as a short message.
+const STEP: usize = 1024;
+/// Answers per second of the deployment's channel to one other replica or several.
+const ANSWERS_PER_SECOND: u32 = 100;
+/// Answers that may wait for one reload.
+const MOST_WAITING: usize = 100;
+/// The part of the time that reloads may take once their credit is used up, so that a flood of requests takes a fifth of a
+/// core.
+const SHARE: f64 = 0.2;
+/// Seconds of reloads that need no rest between them.
+const CREDIT: f64 = 2.0;
 
 /// Takes answers to questions of this replica. Never returns.
 pub async fn serve_replies(control: Arc<Control>, fleet: Arc<Fleet>) -> Infallible {
+    let mut left = TURN;
     loop {
-        if let Heard::Message(bytes) = control.next().await
-            && let Ok(answer) = serde_json::from_slice::<Answer>(&bytes)
-        {
-            fleet.answered(answer);
+        if let Heard::Message(bytes) = control.next().await {
+            give_way(&mut left, bytes.len()).await;
+            if let Some(answer) = Answer::read(&bytes) {
+                fleet.answered(answer);
+            }
         }
+    }
+}
+
+/// Lets all other work run at the end of a turn.
+async fn give_way(left: &mut usize, bytes: usize) {
+    *left = left.saturating_sub(1 + bytes / STEP);
+    if *left == 0 {
+        *left = TURN;
+        tokio::task::yield_now().await;
     }
 }
 
@@ -29,37 +62,84 @@ pub async fn serve_deployment<F, R>(
     reload: F,
 ) -> Infallible
 where
-    F: Fn() -> R + Send + Sync + 'static,
-    R: Future<Output = Result<(), String>> + Send + 'static,
+    F: Fn() -> R,
+    R: Future<Output = Result<(), String>>,
 {
-    let told = AtomicBool::new(false);
+    let reloads = Reloads::default();
+    tokio::select! {
+        never = hear(&control, &fleet, &reloads) => never,
+        never = reloads.run(reload) => never,
+    }
+}
+
+async fn hear(control: &Arc<Control>, fleet: &Arc<Fleet>, reloads: &Reloads) -> Infallible {
+    let (told, mut left) = (AtomicBool::new(false), TURN);
     loop {
         let Heard::Message(bytes) = control.next().await else {
             continue;
         };
+        give_way(&mut left, bytes.len()).await;
         match Command::read(&bytes) {
             Ok(Command {
                 op: Op::Reload,
                 id,
                 reply,
             }) => {
-                let reply = Reply::new(&fleet, &control, id, reply);
+                let reply = Reply::new(fleet, control, (id, reply), ANSWERS_PER_SECOND);
                 if reply.is_own() {
                     // This replica asked, and it applied its files before it asked.
                     reply.send(|_| {});
-                    continue;
+                } else {
+                    reloads.want(reply);
                 }
-                let applied = reload();
-                // A task of its own, because reading all files takes time and further messages must not wait.
-                tasks::brief(async move {
-                    let outcome = applied.await;
-                    reply.send(|answer| answer.error = outcome.err());
-                });
             }
             _ if !told.swap(true, Ordering::Relaxed) => {
                 tracing::warn!("Ignored a message on the deployment's control channel");
             }
             _ => {}
+        }
+    }
+}
+
+/// Requests to read the configuration again. Those that come during a reload share the next one.
+#[derive(Default)]
+struct Reloads {
+    waiting: Mutex<Vec<Reply>>,
+    wanted: Notify,
+}
+
+impl Reloads {
+    fn want(&self, answer: Reply) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < MOST_WAITING {
+            waiting.push(answer);
+        } else {
+            metrics::deployment_control_dropped(ControlDrop::Answers);
+        }
+        drop(waiting);
+        self.wanted.notify_one();
+    }
+
+    /// Reloads as often as is wanted, with a rest after each. Never returns.
+    async fn run<F, R>(&self, reload: F) -> Infallible
+    where
+        F: Fn() -> R,
+        R: Future<Output = Result<(), String>>,
+    {
+        let (mut credit, mut since) = (CREDIT, Instant::now());
+        loop {
+            self.wanted.notified().await;
+            credit = (credit + SHARE * since.elapsed().as_secs_f64()).min(CREDIT);
+            since = Instant::now();
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            let error = reload().await.err();
+            for answer in waiting {
+                if !answer.send(|answer| answer.error.clone_from(&error)) {
+                    metrics::deployment_control_dropped(ControlDrop::Answers);
+                }
+            }
+            credit -= since.elapsed().as_secs_f64();
+            sleep(Duration::from_secs_f64((-credit / SHARE).max(0.0))).await;
         }
     }
 }

@@ -152,6 +152,11 @@ impl Frame {
         self.0.bytes.len()
     }
 
+    /// Returns true if the frame is a ping; the gateway sends its own pings only.
+    pub fn is_ping(&self) -> bool {
+        self.0.bytes[0] & 0x0f == Opcode::Ping as u8
+    }
+
     /// Returns the time at which the event was read from the channel layer, if its delivery is timed.
     pub fn read_at(&self) -> Option<Instant> {
         self.0.read_at

@@ -67,8 +67,12 @@ impl Pending {
 
     pub(super) fn mark_stale(&self, user: &UserId) {
         if self.user == *user {
-            self.stale.store(true, Ordering::Release);
+            self.stale();
         }
+    }
+
+    pub(super) fn stale(&self) {
+        self.stale.store(true, Ordering::Release);
     }
 
     pub(super) fn is_revoked(&self) -> bool {

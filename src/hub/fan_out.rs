@@ -49,6 +49,13 @@ impl Pace {
         }
     }
 
+    /// Yields to all other tasks, so that sockets write before more is queued for them. A socket that takes no bytes does
+    /// not make its tenant wait.
+    pub async fn give_way(&mut self) {
+        self.left = SLICE;
+        tokio::task::yield_now().await;
+    }
+
     fn save_and_pay(&mut self, sockets: usize) -> bool {
         let now = Instant::now();
         let since = now.duration_since(self.updated).as_secs_f64();

@@ -82,7 +82,7 @@ pub struct Member {
     issued_at: f64,
     password: Option<Box<[u8; 16]>>,
     path: Box<str>,
-    channel: [u8; 16],
+    pub(super) channel: [u8; 16],
     outbound: Outbound,
     pulse: Pulse,
     pub(super) groups: Mutex<Vec<Arc<Group>>>,
@@ -207,6 +207,11 @@ impl Group {
     /// Returns a copy of the member list.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.members.lock().values().cloned().collect()
+    }
+
+    /// Returns true if the connection is a member.
+    pub(super) fn holds(&self, id: ConnectionId) -> bool {
+        self.members.lock().contains_key(&id)
     }
 
     /// Returns the number of members.

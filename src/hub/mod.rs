@@ -13,7 +13,9 @@ pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::Groups;
 pub use member::{Group, Member, Profile, TokenOf};
-pub use outbound::{BATCH, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT};
+pub use outbound::{
+    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT, Takes,
+};
 pub use roster::{Budget, Excess};
 
 use crate::close_code::CloseFrame;
@@ -26,6 +28,7 @@ mod eviction;
 mod fan_out;
 mod groups;
 mod id_hash;
+mod listing;
 mod member;
 mod outbound;
 mod paced;
@@ -34,7 +37,7 @@ mod roster;
 
 pub use fan_out::{Pace, walk};
 pub use paced::{PACE_STEP, close_paced, spread};
-pub use pulse::Pulse;
+pub use pulse::{PingState, Pulse};
 
 /// The connections and groups of one tenant.
 #[derive(Debug, Default)]
@@ -199,6 +202,12 @@ impl Hub {
         pending.for_each(|pending| pending.mark_stale(user));
     }
 
+    /// Marks every handshake, because each user record that was read may be old.
+    pub fn mark_all_stale(&self) {
+        let roster = self.roster.lock();
+        roster.pending.iter().for_each(|pending| pending.stale());
+    }
+
     /// Returns the connections of a user.
     pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
         self.roster.lock().of_user(user)
@@ -355,7 +364,7 @@ mod tests {
             let frame = Frame::text("x");
             let mut queued = 0;
             walk(&group, &mut Pace::default(), |member| {
-                queued += u64::from(member.outbound().push_frame(&frame) == Enqueued::Queued);
+                queued += u64::from(member.outbound().push_frame(&frame).is_queued());
             })
             .await;
             assert_eq!(queued, size);

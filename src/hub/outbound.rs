@@ -1,7 +1,8 @@
-//! The outbound queue of one socket, and the rule for slow consumers.
+//! The outbound queue of one socket.
 //!
-//! Fan-out puts frames in and never waits; the connection's task takes them out in batches. `limits.send_queue`
-//! bounds the queue in bytes. A socket that exceeds it is closed with 4008, and the queued frames are dropped.
+//! Fan-out puts frames in and never waits; the connection's task takes them out in batches. A socket is behind while
+//! it takes no bytes and more than `limits.send_queue` waits for it. The queue itself closes no socket: the task judges
+//! by the progress of a socket that is behind, and `server.max_queue_bytes` bounds the memory of all queues.
 //!
 //! It replaces tokio's `mpsc`: an empty channel of `Bytes` takes 1,568 bytes, and its bound counts messages.
 
@@ -23,6 +24,10 @@ pub const BATCH: usize = 64;
 /// half a million empty pongs would fit into a megabyte.
 const ITEM: usize = 96;
 
+/// Bytes in the queue of a socket that takes bytes, above which fan-out lets the task write before it adds more. About
+/// as many fit into one `writev` of [`BATCH`] frames of 1 KiB.
+const CROWD: usize = 64 * 1024;
+
 /// The time that a client should wait before it reconnects after 4008.
 pub const TOO_SLOW_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,10 +45,17 @@ pub enum Item {
 pub enum Enqueued {
     /// The item is in the queue.
     Queued,
-    /// The queue was full, and the socket is being closed as too slow.
-    Overflowed,
+    /// The item is in the queue, and the task should write before more comes.
+    Crowded,
     /// The socket is closing and takes no more items.
     Closed,
+}
+
+impl Enqueued {
+    /// Returns true if the item is in the queue.
+    pub fn is_queued(self) -> bool {
+        matches!(self, Self::Queued | Self::Crowded)
+    }
 }
 
 /// The position of a close frame in the queue.
@@ -66,6 +78,27 @@ pub enum Next {
     Close(Box<CloseFrame>),
 }
 
+/// The items that the connection's task can take now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Frames and events.
+    All,
+    /// Frames only, because the consumer is at work. An event holds back the frames behind it, but a closing socket
+    /// drops its events.
+    Frames,
+}
+
+/// The state of a socket that takes no bytes.
+#[derive(Debug)]
+pub enum Blocked {
+    /// It is to be closed with this frame, which stays in the queue.
+    Closing(CloseFrame),
+    /// More than `limits.send_queue` waits for it.
+    Behind,
+    /// Its queue is within the bound.
+    Waits,
+}
+
 /// The queue of one socket.
 #[derive(Debug)]
 pub struct Outbound {
@@ -78,15 +111,31 @@ struct State {
     bytes: usize,
     limit: usize,
     closing: Option<Box<CloseFrame>>,
-    /// True if the queued items were dropped, by a [`CloseOrder::Now`], an overflow or the end of the task.
+    /// True if the queued items were dropped, by a [`CloseOrder::Now`] or the end of the task.
     dropped: bool,
     /// Bytes of a frame that the task holds, because the socket took only a part of it.
     in_hand: usize,
     /// True after the task has taken the close frame or has ended.
     finished: bool,
     waker: Option<Waker>,
-    /// True if the socket takes no bytes, so that only a close needs to wake the task.
+    /// True if the socket takes no bytes, so that only a close or a queue over its bound needs to wake the task.
     blocked: bool,
+    /// True while the consumer of the socket is at work.
+    consuming: bool,
+    /// True if a ping is to be sent before all queued items.
+    ping: bool,
+    /// True if the socket took bytes since the last ping was asked for.
+    moved: bool,
+    /// The look at the socket that precedes a close for a missing pong.
+    look: Look,
+}
+
+/// A look of the task at its socket, on behalf of the timer wheel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    None,
+    Asked,
+    Done,
 }
 
 impl Outbound {
@@ -102,6 +151,10 @@ impl Outbound {
             finished: false,
             waker: None,
             blocked: false,
+            consuming: false,
+            ping: false,
+            moved: false,
+            look: Look::None,
         };
         Self {
             state: Mutex::new(state),
@@ -128,27 +181,69 @@ impl Outbound {
         if state.closing.is_some() || state.finished {
             return Enqueued::Closed;
         }
-        // An empty queue takes one item of any size: the bound is against a backlog, not against large messages.
-        let overflows = !state.queue.is_empty() && state.bytes + size > state.limit;
-        let result = if overflows {
-            state.drop_all();
-            state.closing = Some(Box::new(
-                CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT),
-            ));
-            Enqueued::Overflowed
-        } else {
-            state.queue.push_back(item());
-            state.bytes += size;
-            Enqueued::Queued
-        };
-        // A task whose socket takes no bytes could not send the item, so only the close wakes it.
-        let wakes = !state.blocked || result == Enqueued::Overflowed;
+        let was_behind = state.is_behind();
+        state.queue.push_back(item());
+        state.bytes += size;
+        // A task whose socket takes no bytes could not send the item. It is woken once to watch the socket's progress.
+        let wakes = !state.blocked || (state.is_behind() && !was_behind);
+        let crowded = !state.blocked && state.bytes > CROWD;
         let waker = if wakes { state.waker.take() } else { None };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
-        result
+        if crowded {
+            Enqueued::Crowded
+        } else {
+            Enqueued::Queued
+        }
+    }
+
+    /// Asks the task for a ping, which leaves before all queued items.
+    pub fn ask_ping(&self) {
+        let mut state = self.state.lock();
+        (state.ping, state.moved, state.look) = (true, false, Look::None);
+        let waker = if state.blocked {
+            None
+        } else {
+            state.waker.take()
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Returns true if the socket took bytes since the last call, or since a ping was asked for.
+    pub fn take_moved(&self) -> bool {
+        std::mem::take(&mut self.state.lock().moved)
+    }
+
+    /// Asks the task to look at its socket, unless that was asked for since the last ping. Returns true once the task has
+    /// run: what the client had sent by then is read.
+    pub fn has_looked(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.look != Look::None {
+            return state.look == Look::Done;
+        }
+        state.look = Look::Asked;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        false
+    }
+
+    /// Notes that the socket took a part of the frame that the task holds.
+    pub fn set_moved(&self) {
+        self.state.lock().moved = true;
+    }
+
+    /// Returns true while the task reads nothing from its client: the socket is behind, or its consumer is at work.
+    pub fn reads_nothing(&self) -> bool {
+        let state = self.state.lock();
+        state.consuming || (state.blocked && state.is_behind())
     }
 
     /// Asks the connection's task to close the socket. Returns false if an earlier close stays in force.
@@ -175,15 +270,27 @@ impl Outbound {
         true
     }
 
-    /// Takes the next items: up to [`BATCH`] frames into `batch`, or one event, or the close frame.
+    /// Takes the next items: up to [`BATCH`] frames into `batch`, or one event, or the close frame. If a ping was asked
+    /// for, `ping` goes first.
     ///
     /// `Pending` registers the task, which is woken once when an item comes.
-    pub fn poll_next(&self, cx: &mut Context<'_>, batch: &mut Vec<Frame>) -> Poll<Next> {
+    pub fn poll_next(
+        &self,
+        cx: &mut Context<'_>,
+        takes: Takes,
+        ping: &Frame,
+        batch: &mut Vec<Frame>,
+    ) -> Poll<Next> {
         let mut state = self.state.lock();
+        state.runs(takes);
+        if std::mem::take(&mut state.ping) {
+            batch.push(ping.clone());
+        }
         while batch.len() < BATCH {
             match state.queue.front() {
                 Some(Item::Frame(_)) => {}
-                Some(Item::Event(_)) if batch.is_empty() => {}
+                Some(Item::Event(_)) if takes == Takes::Frames && state.closing.is_some() => {}
+                Some(Item::Event(_)) if takes == Takes::All && batch.is_empty() => {}
                 _ => break,
             }
             match state.queue.pop_front() {
@@ -193,19 +300,22 @@ impl Outbound {
                 }
                 Some(Item::Event(event)) => {
                     state.bytes -= ITEM + event.memory();
-                    return Poll::Ready(Next::Event(event));
+                    if takes == Takes::All {
+                        return Poll::Ready(Next::Event(event));
+                    }
                 }
                 None => break,
             }
         }
         if !batch.is_empty() {
+            state.moved = true;
             return Poll::Ready(Next::Frames);
         }
         if let Some(close) = state.closing.take() {
             state.finished = true;
             return Poll::Ready(Next::Close(close));
         }
-        if state.queue.capacity() > 0 {
+        if state.queue.is_empty() && state.queue.capacity() > 0 {
             // Frees the memory of a burst: an idle socket owns no queue.
             state.queue = VecDeque::new();
         }
@@ -228,15 +338,29 @@ impl Outbound {
 
     /// Waits for a close and returns a copy of its frame; the close stays in the queue.
     ///
-    /// For a task whose socket takes no bytes.
+    /// For a handshake, whose socket takes no bytes yet.
     pub fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseFrame> {
+        match self.blocked(cx, Takes::All) {
+            Blocked::Closing(frame) => Poll::Ready(frame),
+            Blocked::Behind | Blocked::Waits => Poll::Pending,
+        }
+    }
+
+    /// Notes that the socket takes no bytes, and returns its state. Registers the task unless the socket closes: it is
+    /// woken when a close is asked for or the queue passes its bound.
+    pub fn blocked(&self, cx: &mut Context<'_>, takes: Takes) -> Blocked {
         let mut state = self.state.lock();
         if let Some(closing) = &state.closing {
-            return Poll::Ready(CloseFrame::clone(closing));
+            return Blocked::Closing(CloseFrame::clone(closing));
         }
+        state.runs(takes);
         state.blocked = true;
         state.register(cx);
-        Poll::Pending
+        if state.is_behind() {
+            Blocked::Behind
+        } else {
+            Blocked::Waits
+        }
     }
 
     /// Ends the queue with its task: drops the queued items and takes no more.
@@ -264,9 +388,12 @@ impl Outbound {
         self.state.lock().closing.as_ref()?.cause
     }
 
-    /// Sets the bytes of the frame that the task holds because the socket took only a part of it; 0 if there is none.
+    /// Sets the bytes of the frame that the task holds because the socket took only a part of it; 0 if the socket has
+    /// taken all of it.
     pub fn set_in_hand(&self, bytes: usize) {
-        self.state.lock().in_hand = bytes;
+        let mut state = self.state.lock();
+        state.in_hand = bytes;
+        state.moved |= bytes == 0;
     }
 }
 
@@ -285,6 +412,20 @@ impl State {
         }
     }
 
+    /// Notes that the task runs.
+    fn runs(&mut self, takes: Takes) {
+        self.consuming = takes == Takes::Frames;
+        if self.look == Look::Asked {
+            self.look = Look::Done;
+        }
+    }
+
+    /// Returns true if more waits than `limits.send_queue`. One item may be of any size: the bound is against a backlog,
+    /// not against large messages.
+    fn is_behind(&self) -> bool {
+        self.bytes > self.limit && self.queue.len() > 1
+    }
+
     fn drop_all(&mut self) {
         self.dropped = true;
         self.queue = VecDeque::new();
@@ -293,147 +434,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
-    use super::*;
-
-    /// Counts the wake-ups of the task.
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    struct FakeTask {
-        wakes: Arc<Wakes>,
-        waker: Waker,
-        batch: Vec<Frame>,
-    }
-
-    impl FakeTask {
-        fn new() -> Self {
-            let wakes = Arc::new(Wakes::default());
-            Self {
-                waker: wakes.clone().into(),
-                wakes,
-                batch: Vec::new(),
-            }
-        }
-
-        fn next(&mut self, queue: &Outbound) -> Poll<Next> {
-            self.batch.clear();
-            queue.poll_next(&mut Context::from_waker(&self.waker), &mut self.batch)
-        }
-
-        fn texts(&self) -> Vec<String> {
-            let text = |frame: &Frame| String::from_utf8_lossy(&frame.as_bytes()[2..]).into_owned();
-            self.batch.iter().map(text).collect()
-        }
-
-        fn woken(&self) -> usize {
-            self.wakes.0.load(Ordering::Relaxed)
-        }
-    }
-
-    fn push(queue: &Outbound, text: &str) -> Enqueued {
-        queue.push_frame(&Frame::text(text))
-    }
-
-    #[test]
-    fn frames_leave_together_and_in_order_after_one_wake_up() {
-        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
-        assert!(task.next(&queue).is_pending());
-        for text in ["a", "b", "c"] {
-            assert_eq!(push(&queue, text), Enqueued::Queued);
-        }
-        assert_eq!(task.woken(), 1);
-        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
-        assert_eq!(task.texts(), ["a", "b", "c"]);
-        assert_eq!(queue.queued_bytes(), 0);
-        assert!(task.next(&queue).is_pending());
-    }
-
-    #[test]
-    fn a_queue_that_passes_its_bound_closes_its_socket_and_drops_what_waited() {
-        let (queue, mut task) = (Outbound::new(200), FakeTask::new());
-        assert_eq!(push(&queue, "12345"), Enqueued::Queued);
-        assert_eq!(push(&queue, "12345"), Enqueued::Overflowed);
-        assert_eq!(push(&queue, "1"), Enqueued::Closed);
-        let Poll::Ready(Next::Close(frame)) = task.next(&queue) else {
-            panic!("the queue closes");
-        };
-        assert_eq!(
-            (frame.code, &*frame.reason),
-            (4008, "too_slow retry_after_ms=1000")
-        );
-    }
-
-    #[test]
-    fn one_message_may_wait_however_large_it_is() {
-        let queue = Outbound::new(200);
-        assert_eq!(push(&queue, &"x".repeat(300)), Enqueued::Queued);
-        assert_eq!(push(&queue, "y"), Enqueued::Overflowed);
-    }
-
-    #[test]
-    fn a_close_waits_for_what_is_queued_and_one_that_does_not_overtakes_it() {
-        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
-        push(&queue, "last words");
-        assert!(queue.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued));
-        assert!(!queue.close(CloseReason::MaxAge.frame(), CloseOrder::AfterQueued));
-        assert!(queue.close(CloseReason::TokenRevoked.frame(), CloseOrder::Now));
-        let Poll::Ready(Next::Close(frame)) = task.next(&queue) else {
-            panic!("nothing goes before it");
-        };
-        assert_eq!(frame.code, 4501);
-        assert!(!queue.close(CloseReason::Normal.frame(), CloseOrder::Now));
-    }
-
-    #[test]
-    fn a_blocked_socket_is_woken_by_a_close_only() {
-        let (queue, task) = (Outbound::new(1000), FakeTask::new());
-        let mut context = Context::from_waker(&task.waker);
-        assert!(queue.poll_closing(&mut context).is_pending());
-        push(&queue, "waits");
-        assert_eq!(task.woken(), 0);
-        queue.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued);
-        assert_eq!(task.woken(), 1);
-        assert!(queue.poll_closing(&mut context).is_ready());
-    }
-
-    #[test]
-    fn what_did_not_fit_leaves_first() {
-        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
-        push(&queue, "later");
-        queue.give_back(["first", "second"].map(Frame::text).into_iter());
-        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
-        assert_eq!(task.texts(), ["first", "second", "later"]);
-    }
-
-    #[test]
-    fn events_for_a_consumer_keep_their_place_among_frames() {
-        let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
-        push(&queue, "before");
-        queue.push_event(&Arc::new(Event::default()));
-        push(&queue, "after");
-        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
-        assert_eq!(task.texts(), ["before"]);
-        assert!(matches!(task.next(&queue), Poll::Ready(Next::Event(_))));
-        assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
-        assert_eq!(task.texts(), ["after"]);
-    }
-
-    #[test]
-    fn a_finished_queue_takes_nothing() {
-        let queue = Outbound::new(1000);
-        push(&queue, "a");
-        queue.finish();
-        assert_eq!(queue.queued_bytes(), 0);
-        assert_eq!(push(&queue, "b"), Enqueued::Closed);
-    }
-}
+mod tests;

@@ -5,6 +5,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::clock::UnixTime;
 
+/// The value of `pinged` while a ping waits for the socket.
+const WAITS: u32 = u32::MAX;
+
+/// The state of the last ping of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PingState {
+    /// None was asked for, or the last one is answered.
+    Idle,
+    /// One was asked for and has not left yet.
+    Waits,
+    /// It left at this tick and is not answered yet.
+    LeftAt(u32),
+}
+
 /// Times in ticks of the timer wheel. Ticks count from 1; 0 means "never".
 #[derive(Debug)]
 pub struct Pulse {
@@ -40,7 +54,12 @@ impl Pulse {
         self.ping_due.load(Ordering::Relaxed)
     }
 
-    /// Notes that a ping was sent at `tick`.
+    /// Notes that a ping is to be sent.
+    pub fn ask_ping(&self) {
+        self.pinged.store(WAITS, Ordering::Relaxed);
+    }
+
+    /// Notes that the kernel took a ping at `tick`.
     pub fn pinged(&self, tick: u32) {
         self.pinged.store(tick, Ordering::Relaxed);
     }
@@ -50,10 +69,13 @@ impl Pulse {
         self.ponged.store(tick, Ordering::Relaxed);
     }
 
-    /// Returns the tick of the last ping if it is not answered yet.
-    pub fn awaits_pong_since(&self) -> Option<u32> {
-        let pinged = self.pinged.load(Ordering::Relaxed);
-        (pinged != 0 && self.ponged.load(Ordering::Relaxed) < pinged).then_some(pinged)
+    /// Returns the state of the last ping.
+    pub fn ping_state(&self) -> PingState {
+        match self.pinged.load(Ordering::Relaxed) {
+            WAITS => PingState::Waits,
+            pinged if self.ponged.load(Ordering::Relaxed) < pinged => PingState::LeftAt(pinged),
+            _ => PingState::Idle,
+        }
     }
 
     /// Sets the tick at which the socket reaches `server.max_age`.

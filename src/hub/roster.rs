@@ -3,6 +3,9 @@
 //! One lock guards all of it. A revocation therefore finds a socket either as a handshake or as a member, and never
 //! misses it between the two.
 
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -38,11 +41,44 @@ pub enum Excess {
     UserConnections,
 }
 
+/// A member in the order of channel names. Only the member stores its name: a copy as key would take three times the
+/// memory of this entry.
+#[derive(Debug)]
+struct Listed(Arc<Member>);
+
+impl Borrow<[u8; 16]> for Listed {
+    fn borrow(&self) -> &[u8; 16] {
+        &self.0.channel
+    }
+}
+
+impl Ord for Listed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.channel.cmp(&other.0.channel)
+    }
+}
+
+impl PartialOrd for Listed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.channel == other.0.channel
+    }
+}
+
+impl Eq for Listed {}
+
 /// The connections of one hub.
 #[derive(Debug)]
 pub(super) struct Roster {
     /// All members; each stores its index in this list.
     members: Vec<Arc<Member>>,
+    /// All members in the order of their channel names, so that a page of a list walks over that page alone.
+    by_channel: BTreeSet<Listed>,
     by_user: Index<UserId>,
     by_token: Index<Jti>,
     /// The handshakes in progress. They are so few that a search goes through all.
@@ -54,6 +90,7 @@ impl Default for Roster {
     fn default() -> Self {
         Self {
             members: Vec::new(),
+            by_channel: BTreeSet::new(),
             by_user: Index::new(|member| Some(member.user())),
             by_token: Index::new(|member| member.jti()),
             pending: Vec::new(),
@@ -91,6 +128,7 @@ impl Roster {
         let slot = u32::try_from(self.members.len()).unwrap_or(NOT_REGISTERED);
         member.slot.store(slot, Ordering::Relaxed);
         self.members.push(member.clone());
+        self.by_channel.replace(Listed(member.clone()));
         self.by_user.insert(member);
         self.by_token.insert(member);
     }
@@ -106,8 +144,18 @@ impl Roster {
         if let Some(moved) = self.members.get(slot as usize) {
             moved.slot.store(slot, Ordering::Relaxed);
         }
+        let listed = self.by_channel.get(&member.channel);
+        if listed.is_some_and(|listed| listed.0.id() == member.id()) {
+            self.by_channel.remove(&member.channel);
+        }
         self.by_user.remove(member);
         self.by_token.remove(member);
+    }
+
+    /// Returns the first `most` members whose channels come after `from`, in the order of their channels.
+    pub(super) fn after(&self, from: Bound<[u8; 16]>, most: usize) -> Vec<Arc<Member>> {
+        let rest = self.by_channel.range((from, Bound::Unbounded));
+        rest.take(most).map(|listed| listed.0.clone()).collect()
     }
 
     pub(super) fn forget_pending(&mut self, pending: &Arc<Pending>) {

@@ -66,6 +66,10 @@ families! {
     DELIVERIES: Counter = "lockgate_deliveries_total", ["tenant"];
     /// Events and frames that were dropped
     EVENTS_DROPPED: Counter = "lockgate_events_dropped_total", ["tenant", "cause"];
+    /// Messages of control channels, and answers to them, that were dropped
+    CONTROL_DROPPED: Counter = "lockgate_control_dropped_total", ["tenant", "reason"];
+    /// Calls to all replicas that could not know which replicas there are
+    REPLICAS_UNKNOWN: Counter = "lockgate_replicas_unknown_total", ["tenant"];
     /// Time to decode, render and queue one event
     FANOUT_DURATION: Histogram = "lockgate_fanout_duration_seconds", [] in SECONDS;
     /// Time from the read of an event to the socket write, sampled

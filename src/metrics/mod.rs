@@ -11,7 +11,8 @@ pub use replica::*;
 pub use series::{SeriesPlace, TenantSeries, render};
 pub use tenant::{OTHER_TENANTS, TenantMetrics};
 pub use words::{
-    AuthStep, DropCause, EventSource, FrameKind, GapCause, HandshakeStage, LookupResult,
+    AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, HandshakeStage,
+    LookupResult,
 };
 
 mod dependency;

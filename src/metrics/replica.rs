@@ -7,7 +7,7 @@ use metrics::{Counter, Histogram};
 
 use super::dependency::one_if;
 use super::families::*;
-use super::words::HandshakeStage;
+use super::words::{ControlDrop, HandshakeStage};
 use crate::budget::{HeldKind, MemoryBudget};
 
 /// The `tenant` label of requests whose tenant is not known yet.
@@ -114,6 +114,25 @@ pub fn config_reload(successful: bool, now: f64) {
 /// Records the time from a revocation in the API to its last confirmation by a replica.
 pub fn revocation_propagated(took: Duration) {
     REVOCATION_PROPAGATION.get().record(took.as_secs_f64());
+}
+
+/// Counts a message of the deployment's control channel, or the answer to one, that was dropped.
+pub fn deployment_control_dropped(reason: ControlDrop) {
+    CONTROL_DROPPED
+        .with([NO_TENANT.into(), reason.label().into()])
+        .increment(1);
+}
+
+/// Counts a call to all replicas of the deployment that could not know which replicas there are.
+pub fn replicas_of_deployment_unknown() {
+    REPLICAS_UNKNOWN.with([NO_TENANT.into()]).increment(1);
+}
+
+/// Counts a call of an operator over `api.calls_per_second`.
+pub fn operator_rate_limited(limit: &'static str) {
+    RATE_LIMITED
+        .with([NO_TENANT.into(), limit.into()])
+        .increment(1);
 }
 
 /// Counts a panic. It takes no lock of the recorder, in which the panic may have happened.

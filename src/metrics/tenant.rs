@@ -13,7 +13,8 @@ use super::families::*;
 use super::family::Family;
 use super::series::SeriesPlace;
 use super::words::{
-    AuthStep, DropCause, EventSource, FrameKind, GapCause, LookupResult, RevocationKind,
+    AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, LookupResult,
+    RevocationKind,
 };
 
 /// The label of tenants beyond `metrics.tenant_series`.
@@ -47,6 +48,8 @@ pub struct TenantMetrics {
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
+    control_dropped: PerLabel<ControlDrop, Counter>,
+    replicas_unknown: Counter,
     gaps: PerLabel<GapCause, Counter>,
     lookups: PerLabel<LookupResult, Counter>,
     revocations: PerLabel<RevocationKind, Counter>,
@@ -85,6 +88,8 @@ impl TenantMetrics {
             frames_received: per_label(&FRAMES_RECEIVED, &label),
             events: per_label(&EVENTS, &label),
             dropped: per_label(&EVENTS_DROPPED, &label),
+            control_dropped: per_label(&CONTROL_DROPPED, &label),
+            replicas_unknown: REPLICAS_UNKNOWN.with(tenant()),
             gaps: per_label(&GAPS, &label),
             lookups: per_label(&USER_LOOKUPS, &label),
             revocations: per_label(&REVOCATIONS, &label),
@@ -115,6 +120,17 @@ impl TenantMetrics {
     /// carried, or more than there is room for.
     pub fn dropped(&self, cause: DropCause) {
         self.dropped.of(cause).increment(1);
+    }
+
+    /// Counts a message of the control channel, or the answer to one, that was dropped. A value above zero means that a sender
+    /// floods the channel.
+    pub fn control_dropped(&self, reason: ControlDrop) {
+        self.control_dropped.of(reason).increment(1);
+    }
+
+    /// Counts a call to all replicas that could not know which replicas there are.
+    pub fn replicas_unknown(&self) {
+        self.replicas_unknown.increment(1);
     }
 
     /// Counts a gap, in which events may have been missed.

@@ -20,6 +20,13 @@ labels! {
         Limit = "limit",
     }
 
+    /// The reason why a message of a control channel, or its answer, was dropped.
+    pub enum ControlDrop {
+        Rate = "rate",
+        Queue = "queue",
+        Answers = "answers",
+    }
+
     /// The cause of a gap in the stream of events.
     pub enum GapCause {
         Link = "link",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::{Relay, WorkerVerdict};
+use super::{Acceptance, Relay, WorkerVerdict};
 use crate::channel_layer::{Incoming, LayerError, SocketChannel, Target};
 use crate::event::{DecodeError, Event, Value};
 use crate::hub::{Group, Member};
@@ -134,7 +134,7 @@ impl Relay {
             Some(GROUP_ADD) => true,
             Some(GROUP_DISCARD) => false,
             Some(ACCEPT) => {
-                self.accept(audience);
+                self.accept(audience, event);
                 return true;
             }
             // For an open socket it is an event like any other, and rendering turns it into the close.
@@ -160,12 +160,15 @@ impl Relay {
     }
 
     /// Passes a worker's accept to the handshake. A worker accepts every socket, so an open socket ignores it.
-    fn accept(&self, audience: &Audience) {
+    fn accept(&self, audience: &Audience, event: &Event) {
         if !audience.direct {
             return self.parts.metrics.dropped(DropCause::NotValid);
         }
         for member in &audience.sockets {
-            self.decide(member, || WorkerVerdict::Accept);
+            self.decide(member, || match Acceptance::of_event(event) {
+                Ok(acceptance) => WorkerVerdict::Accept(acceptance),
+                Err(error) => WorkerVerdict::NotValid(error),
+            });
         }
     }
 

@@ -17,8 +17,7 @@ use crate::render::Rendered;
 
 /// Events taken from the inbox at once. Decoding them costs less than serving one slice of sockets.
 const RUN: usize = 32;
-/// Bytes of these events. The value is far below the default `send_queue`, so that a run alone does not make a socket
-/// count as too slow.
+/// Bytes of these events. A socket then writes about as much as one `writev` takes before the next run.
 const RUN_BYTES: u64 = 64 * 1024;
 
 /// The state of a relay between two calls of [`Relay::serve`].
@@ -44,18 +43,15 @@ struct Opened {
 struct Renderings {
     settings: Arc<Settings>,
     by_delivery: Vec<Option<Box<[Rendered]>>>,
+    /// True if a socket that takes bytes has enough to write.
+    crowded: bool,
 }
 
 impl Relay {
     /// Serves the messages in the inbox, up to one run.
     pub(super) async fn serve(self: &Arc<Self>, turn: &mut Turn) {
         let mut taken = std::mem::take(&mut turn.taken);
-        let most = match self.limits().send_queue {
-            0 => RUN_BYTES,
-            // JSON may be several times as long as the payload, hence an eighth. One event is taken in any case.
-            bound => RUN_BYTES.min(bound / 8).max(1),
-        };
-        self.parts.inbox.drain_into(&mut taken, RUN, most);
+        self.parts.inbox.drain_into(&mut taken, RUN, RUN_BYTES);
         for signal in taken.drain(..) {
             match signal {
                 Signal::Event(incoming) => self.take(incoming, turn).await,
@@ -129,6 +125,9 @@ impl Relay {
             pace.spend(1).await;
         }
         self.parts.metrics.deliveries.increment(queued);
+        if renderings.crowded {
+            pace.give_way().await;
+        }
         if events.iter().any(|opened| opened.source.read_at.is_some()) {
             // The metrics are per event; a run of several shares the time.
             let events = events.len() as f64;
@@ -143,13 +142,17 @@ impl Relay {
         let Some(route) = renderings.settings.delivery(member) else {
             return 0;
         };
-        let is_queued = |outcome: &Enqueued| *outcome == Enqueued::Queued;
+        let crowded = &mut renderings.crowded;
+        let mut is_queued = |outcome: &Enqueued| {
+            *crowded |= *outcome == Enqueued::Crowded;
+            outcome.is_queued()
+        };
         let outbound = member.outbound();
         if route.through_consumer {
             let outcomes = events
                 .iter()
                 .map(|opened| outbound.push_event(&opened.event));
-            return outcomes.filter(is_queued).count() as u64;
+            return outcomes.filter(&mut is_queued).count() as u64;
         }
         let at = usize::from(member.delivery());
         let rendered = renderings.by_delivery[at].get_or_insert_with(|| {
@@ -159,7 +162,7 @@ impl Relay {
         let outcomes = rendered
             .iter()
             .filter_map(|rendered| enqueue(member, rendered));
-        outcomes.filter(is_queued).count() as u64
+        outcomes.filter(&mut is_queued).count() as u64
     }
 
     fn render(&self, route: &RouteDelivery, opened: &Opened) -> Rendered {
@@ -179,6 +182,7 @@ impl Renderings {
         Self {
             settings,
             by_delivery,
+            crowded: false,
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Handshakes that wait for a worker's answer (`accept = "worker"`).
+//! Handshakes that wait for a worker's answer (`accept = "worker"`), and the last words about sockets to workers.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Relay;
+use super::{Acceptance, AcceptanceError, Relay};
 use crate::channel_layer::SocketChannel;
 use crate::close_code::CloseFrame;
 use crate::hub::Member;
@@ -13,9 +13,11 @@ use crate::hub::Member;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerVerdict {
     /// The worker sent `websocket.accept`.
-    Accept,
+    Accept(Acceptance),
     /// The worker sent `websocket.close`.
     Close(CloseFrame),
+    /// The worker sent a `websocket.accept` that cannot become a 101.
+    NotValid(AcceptanceError),
 }
 
 /// A handshake that waits for the worker. Dropping it ends the wait.

@@ -9,6 +9,11 @@ use tokio::net::TcpListener;
 /// Connections that may wait to be accepted. A rolling update makes many clients reconnect at once.
 const BACKLOG: i32 = 4096;
 
+/// Bytes that the kernel takes for a socket beyond those that are under way to the client. Without this bound it would
+/// take up to 4 MB for a client that reads nothing, and a slow client's progress would show only in steps of a third of
+/// that: at 1 Mbit/s one in ten seconds. More than is under way does not leave sooner.
+const UNSENT: u32 = 128 * 1024;
+
 /// Binds a listener.
 ///
 /// # Errors
@@ -30,6 +35,7 @@ pub(super) fn bind_std(address: SocketAddr) -> anyhow::Result<std::net::TcpListe
         socket.set_reuse_address(true)?;
         // Accepted sockets inherit it on Linux, which saves one system call each.
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

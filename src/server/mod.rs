@@ -31,6 +31,8 @@ use start::{Critical, Listeners, ServerParts};
 
 /// Longest time for an exiting replica to remove itself from the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
+/// Longest time for the last messages to workers.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 mod admin;
 
@@ -178,6 +180,10 @@ impl Server {
         // Other replicas stop waiting for answers from this one. If the call fails, the entry expires by itself.
         drop(tokio::time::timeout(LEAVING, self.registry.leave()).await);
         let tenants = self.tenants.with_sockets();
+        // Workers are told of handshakes that ended at the very last. Each message limits its own time.
+        let said = tenants.iter().map(|tenant| tenant.relay.last_words_said());
+        let said = futures_util::future::join_all(said);
+        drop(tokio::time::timeout(LAST_WORDS, said).await);
         // Removes the layers' entries that would stay in Redis. Each layer limits its own time.
         futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
             .await;

@@ -88,8 +88,8 @@ impl ServerParts {
         let mut builder = Builder::new(&config, options.registry, &replica);
         let tenants = Arc::new(Tenants::default());
         let serving = builder.serving(&config, &tenants)?;
-        let fleet = Fleet::new(replica.clone(), config.api.timeout);
         let registry = fleet::ReplicaRegistry::new(replica);
+        let fleet = Fleet::new(registry.clone(), config.api.timeout);
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
         tenancy.serve(serving, &builder, &config);
         let api_keys = Arc::new(ApiKeys::new(&config));

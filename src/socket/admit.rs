@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::http::request::Parts;
 
@@ -11,11 +12,14 @@ use super::per_address::AddressPlace;
 use super::registration::SocketPlace;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
-use super::{Door, Peer};
+use super::{Door, HANDSHAKE_DEADLINE, Peer};
 use crate::config::ClientAddress;
 use crate::error::Refusal;
 use crate::routes::PathParams;
 use crate::tenant::Tenant;
+
+/// The part of [`HANDSHAKE_DEADLINE`] that is left for a refusal.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// A request whose token may be checked.
 pub(super) struct AdmittedRequest {
@@ -25,6 +29,8 @@ pub(super) struct AdmittedRequest {
     pub(super) params: PathParams,
     pub(super) client: IpAddr,
     pub(super) upgrade: Upgrade,
+    /// The time by which the checks must end, so that their outcome can still be answered.
+    pub(super) deadline: Instant,
     /// Counts the handshake of a client behind a proxy until it is over.
     _handshake: Option<AddressPlace>,
 }
@@ -71,11 +77,13 @@ pub(super) fn admit(
         upgrade: Upgrade {
             key,
             subprotocol: upgrade::answer_subprotocol(&head.headers, known),
+            acceptance: None,
         },
         tenant,
         route,
         params,
         client,
+        deadline: Instant::now() + (HANDSHAKE_DEADLINE - ANSWER_TIME),
         _handshake: handshake,
     };
     let origins = &admitted.tenant.origins;

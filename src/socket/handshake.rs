@@ -152,9 +152,13 @@ async fn judge(
     let identity = identity
         .await
         .map_err(|refusal| admitted.rejects(refusal))?;
-    let socket = open(&admitted, place, identity, head.uri.path(), door);
-    let socket = socket.await.map_err(|refused| admitted.rejects(refused))?;
-    Ok((admitted.upgrade, socket))
+    let opened = open(&admitted, place, identity, head, door).await;
+    let (socket, answer) = opened.map_err(|refused| admitted.rejects(refused))?;
+    let mut upgrade = admitted.upgrade;
+    if let Some(answer) = answer {
+        upgrade.choose(answer);
+    }
+    Ok((upgrade, socket))
 }
 
 /// Answers the request. Its checks end early if the client closes the connection.

@@ -18,7 +18,7 @@ use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
 use crate::config::ServerConfig;
 use crate::frame::Frame;
-use crate::hub::{CloseOrder, Member};
+use crate::hub::{CloseOrder, Member, PingState};
 use crate::metrics;
 
 /// The step of the wheel. A socket is closed at most this long after its token expires.
@@ -103,6 +103,17 @@ impl HeartbeatWheel {
         self.put(Arc::downgrade(member), first.min(left).min(age));
     }
 
+    /// Returns the frame of all pings.
+    pub fn ping(&self) -> &Frame {
+        &self.ping
+    }
+
+    /// Notes that the kernel took a ping: its deadline runs from here, not from the time at which the ping had to wait
+    /// behind a frame that a slow client takes.
+    pub fn ping_left(&self, member: &Member) {
+        member.pulse().pinged(self.tick.load(Ordering::Relaxed));
+    }
+
     /// Records a pong. A pong without our payload answers no ping of ours and is ignored.
     pub fn ponged(&self, member: &Member, payload: &[u8]) {
         if payload == self.payload {
@@ -161,19 +172,10 @@ impl HeartbeatWheel {
                 .close(CloseReason::TokenExpired.frame(), CloseOrder::Now);
             return None;
         }
-        let wait = match member.pulse().awaits_pong_since() {
-            Some(since) if tick.saturating_sub(since) >= self.timeout && !stalled => {
-                member
-                    .outbound()
-                    .close(CloseReason::PongTimeout.frame(), CloseOrder::Now);
-                return None;
-            }
-            Some(since) => (since + self.timeout).saturating_sub(tick).max(if stalled {
-                self.timeout
-            } else {
-                1
-            }),
-            None => self.wait_or_ping(member, tick),
+        let Some(wait) = self.check_pong(member, tick, stalled) else {
+            let frame = CloseReason::PongTimeout.frame();
+            member.outbound().close(frame, CloseOrder::Now);
+            return None;
         };
         let age = match member.pulse().retires_at() {
             Some(at) if tick >= at && self.may_retire() => {
@@ -189,6 +191,36 @@ impl HeartbeatWheel {
         Some(wait.min(left).min(age))
     }
 
+    /// Checks the last ping of a socket, and asks for the next one if it is due. Returns the ticks until the next check, or
+    /// `None` if the socket missed its deadline.
+    fn check_pong(&self, member: &Member, tick: u32, stalled: bool) -> Option<u32> {
+        let (pulse, outbound) = (member.pulse(), member.outbound());
+        let state = pulse.ping_state();
+        let since = match state {
+            PingState::Idle => return Some(self.wait_or_ping(member, tick)),
+            PingState::LeftAt(since) => since,
+            PingState::Waits => pulse.ping_due().saturating_sub(self.interval),
+        };
+        let left = (since + self.timeout).saturating_sub(tick);
+        if left > 0 {
+            return Some(left);
+        }
+        // The pong may lie unread: the process stood still, or the task reads nothing, which has a deadline of its own.
+        // A ping that waits does so behind the rest of a frame, of which the client may take a part.
+        let excused = stalled
+            || outbound.reads_nothing()
+            || (state == PingState::Waits && outbound.take_moved());
+        if excused {
+            match state {
+                PingState::Waits => pulse.set_ping_due(tick + self.interval),
+                _ => pulse.pinged(tick),
+            }
+            return Some(self.timeout);
+        }
+        // On a busy machine the task may not have run yet, although the pong is there.
+        (!outbound.has_looked()).then_some(1)
+    }
+
     /// Returns true if this turn may close one more socket for its age, by `drain.rate` per second.
     fn may_retire(&self) -> bool {
         let mut retiring = self.retiring.lock();
@@ -197,16 +229,15 @@ impl HeartbeatWheel {
         may
     }
 
-    /// Sends a ping if it is due. Returns the ticks to wait; a check that came early for the token's expiry sends none.
+    /// Asks for a ping if it is due. Returns the ticks to wait; a check that came early for the token's expiry sends none.
     fn wait_or_ping(&self, member: &Member, tick: u32) -> u32 {
         let due = member.pulse().ping_due();
         if tick < due {
             return due - tick;
         }
-        member.pulse().pinged(tick);
+        member.pulse().ask_ping();
         member.pulse().set_ping_due(tick + self.interval);
-        // A full queue closes the socket by itself.
-        let _ = member.outbound().push_frame(&self.ping);
+        member.outbound().ask_ping();
         self.timeout
     }
 
@@ -224,5 +255,100 @@ fn ticks_left(seconds: f64) -> u32 {
         0
     } else {
         (seconds * 10.0).ceil().min(f64::from(u32::MAX / 2)) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::hub::{Profile, Takes};
+
+    /// A wheel whose socket gets a ping at tick 1; `interval` and `timeout` are 250 and 100 ticks.
+    fn pinged() -> (Arc<HeartbeatWheel>, Arc<Member>) {
+        let wheel = HeartbeatWheel::new(&ServerConfig::default(), Arc::default());
+        let member = Member::new(Profile::default());
+        assert_eq!(check(&wheel, &member, 1), Some(wheel.timeout));
+        (wheel, member)
+    }
+
+    fn check(wheel: &HeartbeatWheel, member: &Member, tick: u32) -> Option<u32> {
+        wheel.tick.store(tick, Ordering::Relaxed);
+        wheel.check(member, tick, UnixTime::now(), false)
+    }
+
+    /// Lets the task of the socket run; returns true if it takes a ping.
+    fn run(wheel: &HeartbeatWheel, member: &Member, takes: Takes) -> bool {
+        let mut batch = Vec::new();
+        let mut context = Context::from_waker(Waker::noop());
+        let outbound = member.outbound();
+        while outbound
+            .poll_next(&mut context, takes, wheel.ping(), &mut batch)
+            .is_ready()
+        {
+            if batch.drain(..).any(|frame| frame.is_ping()) {
+                wheel.ping_left(member);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Before: closed at tick 101, ten seconds after the ping was queued, whenever it left.
+    #[test]
+    fn the_deadline_of_a_pong_runs_from_the_time_at_which_the_ping_left() {
+        let (wheel, member) = pinged();
+        wheel.tick.store(81, Ordering::Relaxed);
+        assert!(run(&wheel, &member, Takes::All));
+        assert_eq!(check(&wheel, &member, 101), Some(80));
+        assert_eq!(check(&wheel, &member, 181), Some(1));
+        assert!(!run(&wheel, &member, Takes::All));
+        assert_eq!(check(&wheel, &member, 182), None);
+        let cause = member.outbound().closing_cause();
+        assert_eq!(cause, Some(CloseReason::PongTimeout));
+    }
+
+    /// Before: closed, although the pong lay in the kernel.
+    #[test]
+    fn a_socket_whose_task_could_not_run_is_not_closed() {
+        let (wheel, member) = pinged();
+        assert!(run(&wheel, &member, Takes::All));
+        for tick in 101..300 {
+            assert_eq!(check(&wheel, &member, tick), Some(1), "{tick}");
+        }
+        wheel.ponged(&member, &wheel.payload);
+        assert!(check(&wheel, &member, 300).is_some());
+        assert!(!member.outbound().is_closing());
+    }
+
+    #[test]
+    fn a_ping_waits_as_long_as_the_client_takes_bytes_of_the_frame_before_it() {
+        let (wheel, member) = pinged();
+        for tick in [101, 201, 301] {
+            member.outbound().set_moved();
+            assert_eq!(check(&wheel, &member, tick), Some(100), "{tick}");
+        }
+        assert_eq!(check(&wheel, &member, 350), Some(51));
+        assert_eq!(check(&wheel, &member, 401), Some(1));
+        let waker = Waker::noop();
+        let context = &mut Context::from_waker(waker);
+        member.outbound().blocked(context, Takes::All);
+        assert_eq!(check(&wheel, &member, 402), None);
+    }
+
+    /// Before: closed while the consumer held the loop, since the pong behind its message was not read.
+    #[test]
+    fn a_consumer_at_work_stops_the_deadline() {
+        let (wheel, member) = pinged();
+        assert!(run(&wheel, &member, Takes::Frames));
+        for tick in [101, 201, 301] {
+            assert!(!run(&wheel, &member, Takes::Frames));
+            assert_eq!(check(&wheel, &member, tick), Some(100), "{tick}");
+        }
+        assert!(!run(&wheel, &member, Takes::All));
+        assert_eq!(check(&wheel, &member, 401), Some(1));
+        assert!(!run(&wheel, &member, Takes::All));
+        assert_eq!(check(&wheel, &member, 402), None);
     }
 }

@@ -2,28 +2,33 @@
 //!
 //! [`super::handshake`] writes the 101 afterwards.
 
+use std::pin::pin;
 use std::time::Instant;
+
+use axum::http::request::Parts;
+use futures_util::future::poll_immediate;
+use tokio::time::timeout_at;
 
 use super::Door;
 use super::admit::AdmittedRequest;
-use super::connection::{ReadySocket, guarded};
+use super::connection::{ReadySocket, WireState, guarded};
 use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
+use super::upgrade;
 use crate::admission::Identity;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::OnExpiry;
-use crate::consumer::{Context, Scope};
+use crate::consumer::{Acceptance, Consumer, Context, Handshake, Scope};
 use crate::error::Refusal;
 use crate::frame::Decoder;
 use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
 use crate::metrics::AuthStep;
 use crate::packed_json::PackedObject;
-use crate::rate::Bucket;
 use crate::tenant::Tenant;
 
-/// Opens the socket of `identity` in `place`; `path` is the path of its request.
+/// Opens the socket of `identity` in `place`; `head` is the head of its request. Returns the answer of its consumer too.
 ///
 /// # Errors
 /// The first refusal; the socket is then out of the hub and its groups.
@@ -31,28 +36,22 @@ pub(super) async fn open(
     admitted: &AdmittedRequest,
     place: SocketPlace,
     identity: Identity,
-    path: &str,
+    head: &Parts,
     door: &Door,
-) -> Result<Box<ReadySocket>, Reason> {
+) -> Result<(Box<ReadySocket>, Option<Acceptance>), Reason> {
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
-    let (mut registration, scope) = register(admitted, identity, path, place).await?;
+    let (mut registration, scope) = register(admitted, identity, head.uri.path(), place).await?;
     let groups = group_names(admitted, &scope)?;
     authorize(admitted, &scope).await?;
     if tenant.relay.hears_channel(route.consumer.tells_channel) {
         registration.set_hears_channel();
     }
     join_groups(&registration, &groups).await?;
-    let connect = async {
-        let mut consumer = (route.consumer.make)(&scope);
-        let mut context = Context {
-            scope: &scope,
-            member: registration.member(),
-            relay: registration.relay(),
-        };
-        consumer.connect(&mut context).await.map(|()| consumer)
+    let mut handshake = Handshake {
+        offered: upgrade::offered_subprotocols(&head.headers),
+        answer: None,
     };
-    let connected = guarded(registration.member(), connect).await;
-    let mut consumer = connected.ok_or(Refusal::Unavailable)??;
+    let mut consumer = connect(admitted, &registration, &scope, &mut handshake).await?;
     if let Err(refusal) = last_look(tenant, registration.member()) {
         // The consumer has seen the connect, so it is told of the end.
         let close = CloseFrame::absent();
@@ -61,17 +60,46 @@ pub(super) async fn open(
         return Err(refusal.into());
     }
     registration.replace_oldest();
-    Ok(Box::new(ReadySocket {
-        backlog: None,
-        unfinished: None,
-        partial: None,
-        registration,
+    let socket = Box::new(ReadySocket {
+        wire: WireState::new(
+            registration,
+            Decoder::new(tenant.config.limits.message_size),
+            door.heartbeat.clone(),
+        ),
         consumer,
         scope,
-        decoder: Decoder::new(tenant.config.limits.message_size),
-        messages: Bucket::default(),
-        heartbeat: door.heartbeat.clone(),
-    }))
+    });
+    Ok((socket, handshake.answer))
+}
+
+/// Calls the connect of the route's consumer. One that takes longer than the handshake may is dropped, and the client is
+/// answered 503.
+async fn connect(
+    admitted: &AdmittedRequest,
+    registration: &Registration,
+    scope: &Scope,
+    handshake: &mut Handshake,
+) -> Result<Box<dyn Consumer>, Reason> {
+    let route = &admitted.tenant.parts[admitted.route];
+    let connect = async {
+        let mut consumer = (route.consumer.make)(scope);
+        let mut context = Context {
+            scope,
+            member: registration.member(),
+            relay: registration.relay(),
+            handshake: Some(handshake),
+        };
+        consumer.connect(&mut context).await.map(|()| consumer)
+    };
+    let mut connect = pin!(guarded(registration.member(), connect));
+    // Most connects end at once and need no timer.
+    let connected = match poll_immediate(connect.as_mut()).await {
+        Some(connected) => connected,
+        None => timeout_at(admitted.deadline.into(), connect)
+            .await
+            .map_err(|_| Refusal::Unavailable)?,
+    };
+    Ok(connected.ok_or(Refusal::Unavailable)??)
 }
 
 /// Registers the socket in the budgets and the hub.

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
+use crate::consumer::Acceptance;
 use crate::error::Refusal;
 
 /// The version of RFC 6455, the only one.
@@ -20,6 +21,9 @@ const VERSION: &str = "13";
 
 /// The text that is hashed with the client's key (RFC 6455 §1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The subprotocol that carries a token in the one behind it.
+const BEARER: &str = "bearer";
 
 /// Returns the host of a request: the one `Host` header, well-formed and without user information, in the case as sent.
 ///
@@ -102,7 +106,6 @@ pub fn check_upgrade(parts: &Parts) -> Result<WebSocketKey, Refusal> {
 ///
 /// Offers are compared byte for byte. The answer is our own text, so a token offered beside `bearer` is never sent back.
 pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<HeaderValue> {
-    const BEARER: &str = "bearer";
     let mut bearer = None;
     for offer in list(headers, SEC_WEBSOCKET_PROTOCOL) {
         if let Some(known) = route.iter().find(|known| known.as_bytes() == offer) {
@@ -116,6 +119,23 @@ pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<Heade
     bearer
 }
 
+/// Returns the subprotocols that the client offers, without `bearer`, the token that follows it, and all else that looks
+/// like a token: the base64 of a JSON object, and dots.
+pub fn offered_subprotocols(headers: &HeaderMap) -> Vec<Box<str>> {
+    let mut offers = list(headers, SEC_WEBSOCKET_PROTOCOL);
+    let mut offered = Vec::new();
+    while let Some(offer) = offers.next() {
+        if offer == BEARER.as_bytes() {
+            offers.next();
+        } else if let Ok(name) = str::from_utf8(offer)
+            && !(name.starts_with("ey") && name.contains('.'))
+        {
+            offered.push(name.into());
+        }
+    }
+    offered
+}
+
 /// A well-formed upgrade: the content of its 101.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
@@ -123,9 +143,21 @@ pub struct Upgrade {
     pub key: WebSocketKey,
     /// The subprotocol of the answer.
     pub subprotocol: Option<HeaderValue>,
+    /// The choice of the route's consumer, if it made one.
+    pub acceptance: Option<Box<Acceptance>>,
 }
 
 impl Upgrade {
+    /// Puts the choice of the consumer in the place of the route's.
+    pub fn choose(&mut self, acceptance: Acceptance) {
+        let subprotocol = acceptance.subprotocol();
+        // This is always a header value, since the client has sent it as one.
+        if let Some(Ok(chosen)) = subprotocol.map(HeaderValue::from_str) {
+            self.subprotocol = Some(chosen);
+        }
+        self.acceptance = Some(Box::new(acceptance));
+    }
+
     /// Returns the 101 that opens the socket, without extensions.
     pub fn switching_protocols(&self) -> Vec<u8> {
         let mut answer = Vec::with_capacity(256);
@@ -138,6 +170,13 @@ impl Upgrade {
         if let Some(subprotocol) = &self.subprotocol {
             answer.extend(b"\r\nSec-WebSocket-Protocol: ");
             answer.extend(subprotocol.as_bytes());
+        }
+        let chosen = self.acceptance.as_ref().map(|chosen| chosen.headers());
+        for (name, value) in chosen.unwrap_or_default() {
+            answer.extend(b"\r\n");
+            answer.extend(name.as_str().as_bytes());
+            answer.extend(b": ");
+            answer.extend(value.as_bytes());
         }
         answer.extend(b"\r\n\r\n");
         answer

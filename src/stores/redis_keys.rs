@@ -70,6 +70,16 @@ pub fn idempotency(tenant: &TenantId, key: &str) -> String {
     of_tenant(tenant, &format!("idem:{key}"))
 }
 
+/// Returns the key of the names of kept answers. Sorted set by the time of each; lives for a day.
+pub fn answers(tenant: &TenantId) -> String {
+    of_tenant(tenant, "answers")
+}
+
+/// Returns the key of the names of kept answers that are long. Sorted set by the time of each; lives for a day.
+pub fn long_answers(tenant: &TenantId) -> String {
+    of_tenant(tenant, "answers:long")
+}
+
 /// Returns the channel of commands to all replicas of the tenant.
 pub fn control(tenant: &TenantId) -> String {
     of_tenant(tenant, "control")

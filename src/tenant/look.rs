@@ -21,8 +21,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// Pause between checks of a served tenant: a database column or a grant may disappear later.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// The group that a check joins for a moment to see whether Redis allows it.
-const PROBE: &str = "lockgate.probe";
+/// The group that a check joins for a moment to see whether Redis allows it. No socket can be in a group without a name, so the
+/// end of the check ends no subscription that is in use.
+const PROBE: &str = "";
 
 /// The reason why a tenant cannot be served.
 enum Obstacle {

@@ -17,9 +17,9 @@ use crate::channel_layer::Control;
 use crate::coherence::Coherence;
 use crate::config::{Secret, TenantConfig};
 use crate::consumer::{RouteConsumer, TenantScope};
-use crate::error::{Refusal, StoreError};
+use crate::error::Refusal;
 use crate::fleet::message::Op;
-use crate::fleet::{Circle, Fleet, Gathered};
+use crate::fleet::{Circle, Fleet, Gathered, NotAsked};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
 use crate::origin::OriginPolicy;
@@ -33,6 +33,8 @@ use life::{Happening, Stage, TenantLife};
 
 pub mod build;
 mod directory;
+mod errands;
+mod eviction;
 pub mod life;
 mod look;
 pub mod neighbours;
@@ -154,14 +156,18 @@ impl Tenant {
     /// Asks every replica that serves the tenant, and gathers the answers.
     ///
     /// # Errors
-    /// [`StoreError`] if the question could not be sent.
-    pub async fn ask(&self, fleet: &Fleet, op: Op) -> Result<Gathered, StoreError> {
+    /// [`NotAsked`]
+    pub async fn ask(&self, fleet: &Fleet, op: Op) -> Result<Gathered, NotAsked> {
         let mut life = self.life.subscribe();
         let heard = life.wait_for(|life| life.stage() > Stage::Configured);
         // A replica that has just begun to serve the tenant would miss its own question.
         drop(timeout(fleet.timeout(), heard).await.map(drop));
         let circle = Circle::of_tenant(&self.id, &self.key_store, &self.control);
-        fleet.ask(circle, op).await
+        let gathered = fleet.ask(circle, op).await?;
+        if gathered.replicas.expected.is_none() {
+            self.metrics.replicas_unknown();
+        }
+        Ok(gathered)
     }
 }
 

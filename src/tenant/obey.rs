@@ -1,20 +1,39 @@
 //! Carries out the messages of a tenant's control channel on all its sockets, including those that leave.
+//!
+//! Anyone with the right to the channel may flood it, and neither other tenants nor the tenant's own revocations may wait for
+//! that. So messages are taken in turns with all other work, and those that only ask or send are bounded per second.
+//! Revocations, invalidations and suspensions never are; [`Errands`] merges those that cost more than a look into an index.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use futures_util::future::join_all;
+use bytes::Bytes;
 
-use super::{Tenant, Tenants, sockets, suspension};
+use super::errands::Errands;
+use super::eviction::{count_revocation, evict};
+use super::{Tenant, Tenants, sockets};
 use crate::channel_layer::{Control, Heard};
-use crate::close_code::CloseReason;
 use crate::event::Event;
+use crate::fleet::answer::Answer;
 use crate::fleet::message::{Command, NotUnderstood, Op};
 use crate::fleet::{Fleet, Reply};
 use crate::ids::{RevocationTarget, TenantId, UserId};
-use crate::metrics::{DropCause, EventSource};
-use crate::tasks;
+use crate::metrics::{ControlDrop, DropCause, EventSource, GapCause};
+use crate::rate::Bucket;
+
+/// Messages that are read and dropped before all other work gets its turn. One that is served ends the turn, and an urgent one
+/// takes a quarter of it.
+const TURN: usize = 16;
+/// Bytes that take as long to read as a short message.
+const STEP: usize = 1024;
+/// Bytes of the longest message that may be urgent: an id is shorter. A longer one can only be an event. It is not even read
+/// over the rate.
+const LONG: usize = 64 * 1024;
+/// Bytes of an event, and sockets of a page, that count as one message.
+const UNIT: usize = 4 * 1024;
+const SOCKETS: usize = 50;
 
 /// Carries out the messages of a tenant's control channel until the task is dropped.
 pub(super) async fn run(
@@ -23,30 +42,147 @@ pub(super) async fn run(
     tenants: Arc<Tenants>,
     fleet: Arc<Fleet>,
 ) -> Infallible {
-    let told = AtomicBool::new(false);
-    loop {
-        let heard = control.next().await;
-        let concerned = concerned(&tenants, &id, &control);
-        // Looked up for each message: a reload may have replaced the tenant.
-        let Some(tenant) = concerned.first() else {
-            continue;
+    let errands = Errands::default();
+    let mut orders = Orders {
+        id: &id,
+        control: &control,
+        tenants: &tenants,
+        fleet: &fleet,
+        errands: &errands,
+        rate: Bucket::default(),
+        told: AtomicBool::new(false),
+    };
+    tokio::select! {
+        never = orders.hear() => never,
+        never = errands.run(&tenants, || concerned(&tenants, &id, &control)) => never,
+    }
+}
+
+/// The messages of one channel on their way.
+struct Orders<'a> {
+    id: &'a TenantId,
+    control: &'a Arc<Control>,
+    tenants: &'a Tenants,
+    fleet: &'a Arc<Fleet>,
+    errands: &'a Errands,
+    rate: Bucket,
+    /// A message was not understood, and the log says so.
+    told: AtomicBool,
+}
+
+impl Orders<'_> {
+    async fn hear(&mut self) -> Infallible {
+        let mut left = TURN;
+        loop {
+            let heard = self.control.next().await;
+            // Looked up for each message: a reload may have replaced the tenant.
+            let concerned = concerned(self.tenants, self.id, self.control);
+            let Some(newest) = concerned.first() else {
+                continue;
+            };
+            let cost = match heard {
+                Heard::Gap(cause) => self.missed(cause, &concerned),
+                Heard::Message(bytes) => self.take(bytes, newest, &concerned).await,
+            };
+            left = left.saturating_sub(cost);
+            if left == 0 {
+                left = TURN;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Revocations that were announced during a gap are found in the denylist. A queue that ran over may have held any
+    /// number of invalidations as well.
+    fn missed(&self, cause: GapCause, concerned: &[Arc<Tenant>]) -> usize {
+        if cause == GapCause::LayerQueue {
+            self.errands.look_at_everyone();
+            if let Some(newest) = concerned.first() {
+                newest.metrics.control_dropped(ControlDrop::Queue);
+            }
+        } else {
+            let recheck = |tenant: &Arc<Tenant>| tenant.revocations.want_recheck();
+            concerned.iter().for_each(recheck);
+        }
+        TURN
+    }
+
+    /// Takes one message; returns its cost, in parts of a [`TURN`].
+    async fn take(
+        &mut self,
+        bytes: Bytes,
+        newest: &Arc<Tenant>,
+        concerned: &[Arc<Tenant>],
+    ) -> usize {
+        let per_second = newest.relay.limits().control_per_second;
+        let is_long = bytes.len() > LONG;
+        if is_long && !self.may(per_second, bytes.len() / UNIT) {
+            newest.metrics.control_dropped(ControlDrop::Rate);
+            return 1;
+        }
+        let command = match Command::read(&bytes) {
+            Ok(command) => command,
+            Err(why) => {
+                self.not_understood(newest, why);
+                return 1 + bytes.len() / STEP;
+            }
         };
-        match heard {
-            // Revocations that were announced during the gap are found in the denylist.
-            Heard::Gap => concerned
-                .iter()
-                .for_each(|tenant| tenant.revocations.want_recheck()),
-            Heard::Message(bytes) => match Command::read(&bytes) {
-                Ok(Command {
-                    op,
-                    id: asked,
-                    reply,
-                }) => {
-                    let answer = Reply::new(&fleet, &control, asked, reply);
-                    obey(op, &tenants, concerned, answer);
-                }
-                Err(why) => not_understood(tenant, why, &told),
-            },
+        let weight = match &command.op {
+            Op::List { limit, .. } => 1 + limit / SOCKETS,
+            _ => 1,
+        };
+        if !command.op.is_urgent() && !is_long && !self.may(per_second, weight) {
+            newest.metrics.control_dropped(ControlDrop::Rate);
+            return 1;
+        }
+        let address = (command.id, command.reply);
+        let answer = Reply::new(self.fleet, self.control, address, per_second);
+        let (answered, cost) = match command.op.is_urgent() {
+            true => (self.obey(command.op, concerned, answer), TURN / 4),
+            false => (serve(command.op, concerned, answer).await, TURN),
+        };
+        if !answered {
+            newest.metrics.control_dropped(ControlDrop::Answers);
+        }
+        cost
+    }
+
+    fn may(&mut self, per_second: u32, weight: usize) -> bool {
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        self.rate.take_many(Instant::now(), per_second, weight)
+    }
+
+    fn not_understood(&self, tenant: &Tenant, why: NotUnderstood) {
+        tenant.metrics.dropped(DropCause::NotDecoded);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                tenant.id = %tenant.id, error = %why,
+                "Ignored a message on the tenant's control channel; further ones are only counted"
+            );
+        }
+    }
+
+    /// Carries out an urgent message: at once where an index finds its sockets, else as an errand. Returns false if its
+    /// answer was dropped.
+    fn obey(&self, op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
+        if let Op::Revoke(target) = &op {
+            count_revocation(concerned, target);
+        }
+        match op {
+            Op::Revoke(RevocationTarget::All(before)) => self.errands.cut_off(before, answer),
+            Op::Revoke(target) => {
+                let closed = evict(concerned, &target);
+                answer.send(|answer| answer.closed = Some(closed))
+            }
+            Op::Invalidate(user) => {
+                let forget = |tenant: &Arc<Tenant>| tenant.coherence.forget(&user);
+                concerned.iter().for_each(forget);
+                self.errands.invalidate(user, answer)
+            }
+            Op::Suspend => self.errands.suspend(true, answer),
+            Op::Resume => self.errands.suspend(false, answer),
+            // Not urgent.
+            _ => true,
         }
     }
 }
@@ -62,100 +198,50 @@ fn concerned(tenants: &Tenants, id: &TenantId, control: &Arc<Control>) -> Vec<Ar
     all
 }
 
-fn not_understood(tenant: &Tenant, why: NotUnderstood, told: &AtomicBool) {
-    tenant.metrics.dropped(DropCause::NotDecoded);
-    if !told.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            tenant.id = %tenant.id, error = %why,
-            "Ignored a message on the tenant's control channel; further ones are only counted"
-        );
-    }
-}
-
-/// Carries out one message. Quick operations run at once, so that they act in order of arrival; slow ones get a task.
-fn obey(op: Op, tenants: &Tenants, concerned: Vec<Arc<Tenant>>, answer: Reply) {
+/// Carries out a message that asks or sends. Returns false if its answer was dropped.
+async fn serve(op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
     let Some(newest) = concerned.first() else {
-        return;
+        return true;
     };
     match op {
-        Op::Revoke(target) => {
-            let closed = evict(&concerned, &target);
-            answer.send(|answer| answer.closed = Some(closed));
-        }
-        Op::Invalidate(user) => {
-            // Short-lived: ends with its database statements.
-            tasks::brief(async move {
-                let looks = concerned
-                    .iter()
-                    .map(|tenant| tenant.coherence.invalidate(&user));
-                let closed: usize = join_all(looks).await.into_iter().sum();
-                answer.send(|answer| answer.closed = Some(closed as u64));
-            });
-        }
         Op::Disconnect { user, close } => {
             let frame = close.frame();
             let close = |tenant: &Arc<Tenant>| tenant.relay.hub().close_user(&user, &frame);
-            let closed: usize = concerned.iter().map(close).sum();
-            answer.send(|answer| answer.closed = Some(closed as u64));
+            let closed = concerned.iter().map(close).sum::<usize>() as u64;
+            answer.send(|answer| answer.closed = Some(closed))
         }
         Op::Send { user, event } => {
             newest.metrics.event(EventSource::Api);
-            let send = |tenant: &Arc<Tenant>| send_to_user(tenant, &user, &event);
-            let delivered: usize = concerned.iter().map(send).sum();
-            answer.send(|answer| answer.delivered = Some(delivered as u64));
+            let mut delivered = 0;
+            for tenant in concerned {
+                delivered += send_to_user(tenant, &user, &event).await;
+            }
+            answer.send(|answer| answer.delivered = Some(delivered))
         }
         Op::Count => {
             let count = |tenant: &Arc<Tenant>| tenant.relay.hub().len();
-            let connections: usize = concerned.iter().map(count).sum();
-            answer.send(|answer| answer.connections = Some(connections as u64));
+            let connections = concerned.iter().map(count).sum::<usize>() as u64;
+            answer.send(|answer| answer.connections = Some(connections))
         }
         Op::List {
             group,
             cursor,
             limit,
-        } => {
-            let page = sockets::page(&concerned, group.as_ref(), cursor.as_deref(), limit);
-            answer.send(|answer| {
-                answer.connections = Some(page.connections);
-                answer.sockets = page.sockets;
-            });
-        }
-        Op::Suspend => {
-            let closed = suspension::suspend(tenants, newest.id.as_str());
-            answer.send(|answer| answer.closed = Some(closed));
-        }
-        Op::Resume => {
-            suspension::resume(tenants, newest.id.as_str());
-            answer.send(|_| {});
-        }
+        } => answer.send(|answer: &mut Answer| {
+            let page = sockets::page(concerned, group.as_ref(), cursor.as_deref(), limit);
+            answer.connections = Some(page.connections);
+            answer.put_page(page.sockets, page.more);
+        }),
         // Valid on the deployment's own channel only.
-        Op::Reload => newest.metrics.dropped(DropCause::NotDecoded),
+        _ => {
+            newest.metrics.dropped(DropCause::NotDecoded);
+            true
+        }
     }
 }
 
-impl Tenants {
-    /// Closes the sockets of this replica that a revocation concerns. Returns their number.
-    pub fn evict(&self, id: &TenantId, target: &RevocationTarget) -> u64 {
-        evict(&self.all_of(id.as_str()), target)
-    }
-}
-
-fn evict(concerned: &[Arc<Tenant>], target: &RevocationTarget) -> u64 {
-    let Some(newest) = concerned.first() else {
-        return 0;
-    };
-    newest.metrics.revocation(target);
-    let frame = CloseReason::TokenRevoked.frame();
-    let evict = |tenant: &Arc<Tenant>| tenant.relay.hub().evict(target, &frame);
-    let closed: usize = concerned.iter().map(evict).sum();
-    tracing::debug!(tenant.id = %newest.id, count = closed, "Closed the connections of revoked tokens");
-    closed as u64
-}
-
-fn send_to_user(tenant: &Tenant, user: &UserId, event: &Arc<Event>) -> usize {
+async fn send_to_user(tenant: &Tenant, user: &UserId, event: &Arc<Event>) -> u64 {
     let members = tenant.relay.hub().of_user(user);
-    for member in &members {
-        tenant.relay.send_to(member, event);
-    }
-    members.len()
+    tenant.relay.send_to_each(&members, event).await;
+    members.len() as u64
 }

@@ -1,12 +1,12 @@
 //! The open sockets of a tenant, page by page.
 
-use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Tenant;
-use crate::fleet::message::SocketEntry;
+use crate::fleet::answer::SocketEntry;
 use crate::hub::Member;
-use crate::ids::GroupName;
+use crate::ids::{ChannelName, GroupName};
 
 /// One page of sockets.
 pub(super) struct Page {
@@ -14,6 +14,8 @@ pub(super) struct Page {
     pub(super) connections: u64,
     /// Sorted by channel name.
     pub(super) sockets: Vec<SocketEntry>,
+    /// True if other sockets come after these.
+    pub(super) more: bool,
 }
 
 /// Returns the first `limit` sockets of these tenants, or of one group, whose channel names sort after `cursor`.
@@ -23,44 +25,106 @@ pub(super) fn page(
     cursor: Option<&str>,
     limit: usize,
 ) -> Page {
-    let mut connections = 0;
-    let mut page: BTreeMap<String, Arc<Member>> = BTreeMap::new();
+    let (mut connections, mut page) = (0, Vec::new());
     for tenant in tenants {
-        let members = members(tenant, group);
-        connections += members.len() as u64;
-        // Keeps the `limit` smallest names: memory is bounded by the page, not by the number of sockets.
-        for member in members {
-            let channel = tenant.scope.channel_name(&member).as_str().to_owned();
-            let comes_after = cursor.is_none_or(|cursor| channel.as_str() > cursor);
-            let last = page.last_key_value();
-            if comes_after && (page.len() < limit || last.is_some_and(|(last, _)| channel < *last))
-            {
-                page.insert(channel, member);
-            }
-            if page.len() > limit {
-                page.pop_last();
-            }
-        }
+        let hub = tenant.relay.hub();
+        connections += hub.count(group) as u64;
+        let Some(from) = first_after(&tenant.scope.channel_prefix, cursor) else {
+            continue;
+        };
+        // One more than asked for shows that there is a next page.
+        let members = hub.page(group, from, limit + 1);
+        let named = |member: Arc<Member>| (tenant.scope.channel_name(&member), member);
+        page.extend(members.into_iter().map(named));
     }
-    let entry = |(channel, member): (String, Arc<Member>)| SocketEntry {
+    // The pages of two tenants, while a reload moves one: each is sorted.
+    page.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let entry = |(channel, member): (ChannelName, Arc<Member>)| SocketEntry {
         user_id: member.user().as_str().to_owned(),
-        channel,
+        channel: channel.as_str().to_owned(),
         path: member.path().to_owned(),
         age: member.age(),
     };
-    let sockets = page.into_iter().map(entry).collect();
     Page {
         connections,
-        sockets,
+        sockets: page.into_iter().map(entry).collect(),
+        more,
     }
 }
 
-fn members(tenant: &Tenant, group: Option<&GroupName>) -> Vec<Arc<Member>> {
-    match group {
-        None => tenant.relay.hub().members(),
-        Some(name) => {
-            let group = tenant.relay.hub().groups().get(name);
-            group.map_or_else(Vec::new, |group| group.members())
+/// Returns the first channel whose name, `prefix` and 32 hexadecimal digits, sorts after `cursor`. `None`: there is none.
+/// A cursor may be any text.
+fn first_after(prefix: &str, cursor: Option<&str>) -> Option<Bound<[u8; 16]>> {
+    let Some(cursor) = cursor else {
+        return Some(Bound::Unbounded);
+    };
+    let Some(digits) = cursor.strip_prefix(prefix) else {
+        return (cursor < prefix).then_some(Bound::Unbounded);
+    };
+    let mut from = 0u128;
+    for (place, char) in digits.bytes().take(32).enumerate() {
+        let rest = 4 * (31 - place);
+        match char {
+            b'0'..=b'9' => from |= u128::from(char - b'0') << rest,
+            b'a'..=b'f' => from |= u128::from(char - b'a' + 10) << rest,
+            // Sorts before all digits, so every name that begins like this comes after.
+            ..b'0' => return Some(Bound::Included(from.to_be_bytes())),
+            // Sorts between 9 and a.
+            b':'..b'a' => {
+                from |= 10 << rest;
+                return Some(Bound::Included(from.to_be_bytes()));
+            }
+            // Sorts after all digits: the next name differs in an earlier digit.
+            b'g'.. => {
+                let last = from | (u128::MAX >> (4 * place));
+                return Some(Bound::Excluded(last.to_be_bytes()));
+            }
+        }
+    }
+    match digits.len() < 32 {
+        true => Some(Bound::Included(from.to_be_bytes())),
+        false => Some(Bound::Excluded(from.to_be_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel_layer::SocketChannel;
+
+    #[test]
+    fn a_cursor_of_any_text_means_the_names_after_it() {
+        let channels: Vec<[u8; 16]> = [0u128, 1, 9 << 124, 10 << 124, (10 << 124) + 5, u128::MAX]
+            .map(u128::to_be_bytes)
+            .into();
+        let name = |channel: [u8; 16]| SocketChannel(channel).name("p.");
+        let mut cursors = vec![
+            "", "p", "p.", "p.9", "p.9f", "p.A", "p.a", "p.!", "p.g", "p.f~", "q",
+        ]
+        .into_iter()
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+        for channel in &channels {
+            let exact = name(*channel);
+            cursors.push(format!("{exact}0"));
+            cursors.push(exact[..20].to_owned());
+            cursors.push(format!("{}G", &exact[..33]));
+            cursors.push(exact);
+        }
+        for cursor in cursors {
+            let from = first_after("p.", Some(&cursor));
+            for channel in &channels {
+                let comes_after = match from {
+                    None => false,
+                    Some(Bound::Unbounded) => true,
+                    Some(Bound::Included(from)) => *channel >= from,
+                    Some(Bound::Excluded(from)) => *channel > from,
+                };
+                let expected = name(*channel).as_str() > cursor.as_str();
+                assert_eq!(comes_after, expected, "{cursor} {}", name(*channel));
+            }
         }
     }
 }

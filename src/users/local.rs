@@ -174,6 +174,17 @@ impl LocalCache {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.entries.lock().remove(id);
     }
+
+    /// Drops every user, as [`LocalCache::forget`] drops one.
+    pub(super) fn forget_all(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        let mut entries = self.entries.lock();
+        let gone = (mem::take(&mut entries.young), mem::take(&mut entries.old));
+        entries.young_bytes = 0;
+        drop(entries);
+        // Without the lock: a large cache takes a while.
+        drop(gone);
+    }
 }
 
 #[cfg(test)]

@@ -258,6 +258,11 @@ impl Users {
         self.lookups.forget(id);
     }
 
+    /// Drops every user from this process's cache.
+    pub fn forget_all(&self) {
+        self.shared.local.forget_all();
+    }
+
     /// Frees the memory of cached users that are too old; to be called from time to time.
     pub fn upkeep(&self) {
         self.shared.local.upkeep();

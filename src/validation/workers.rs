@@ -1,4 +1,5 @@
-//! Checks routes with `kind = "worker"`: their layer must reach a worker, and their channel no other tenant's worker.
+//! Checks routes with `kind = "worker"`: their layer must reach a worker, and their channel neither another tenant's
+//! worker nor a partition of another route.
 
 use crate::channel_names::own_channel_beginnings;
 use crate::config::{Config, ConsumerConfig, LayerKind, TenantConfig};
@@ -8,6 +9,7 @@ use super::{Checker, Shared};
 
 pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>) {
     for (id, tenant) in &config.tenants {
+        check_partitions(id, tenant, checker);
         for (index, route) in tenant.routes.iter().enumerate() {
             if route.consumer.kind == "worker" {
                 let key = format!("tenants.{id}.routes[{index}].consumer");
@@ -19,6 +21,35 @@ pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<
             }
         }
     }
+}
+
+/// Reports a channel that is a partition of another route: its worker would get frames of both.
+fn check_partitions(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    let workers = || {
+        let routes = tenant.routes.iter().map(|route| &route.consumer);
+        let routes = routes
+            .enumerate()
+            .filter(|(_, worker)| worker.kind == "worker");
+        routes.filter_map(|(index, worker)| Some((index, worker, worker.channel.as_deref()?)))
+    };
+    let key = |index: usize| format!("tenants.{id}.routes[{index}].consumer.channel");
+    for (index, _, name) in workers().filter(|(_, worker, _)| worker.partitions == 0) {
+        let parent = workers().find(|(_, other, base)| is_partition(name, base, other.partitions));
+        if let Some((parent, _, base)) = parent {
+            let place = checker.place_of(&key(parent));
+            let found = format!("{name:?}, which is a partition of {base:?} at {place}");
+            let expected = "a channel that no other route's workers listen to";
+            checker.mistake(&key(index), found, expected, "choose another name");
+        }
+    }
+}
+
+/// Returns true if `name` is `base.K` with K below `partitions`, written as the gateway writes it.
+fn is_partition(name: &str, base: &str, partitions: u32) -> bool {
+    let rest = name.strip_prefix(base);
+    let number = rest.and_then(|rest| rest.strip_prefix('.'));
+    let parsed = number.and_then(|number| number.parse::<u32>().ok());
+    parsed.is_some_and(|k| k < partitions && number == Some(&k.to_string()))
 }
 
 fn check_layer(key: &str, kind: LayerKind, checker: &mut Checker<'_>) {
@@ -68,5 +99,27 @@ fn check_names(
         let expected = format!("a channel that begins with the tenant's prefix {prefix:?}");
         let advice = "a pubsub layer publishes to channels without its prefix";
         checker.mistake(&key, found, expected, advice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_a_name_that_the_gateway_would_write() {
+        for (name, is) in [
+            ("x.0", true),
+            ("x.3", true),
+            ("x.4", false),
+            ("x.00", false),
+            ("x.+1", false),
+            ("x", false),
+            ("x.", false),
+            ("x.0.1", false),
+            ("y.0", false),
+        ] {
+            assert_eq!(is_partition(name, "x", 4), is, "{name}");
+        }
     }
 }

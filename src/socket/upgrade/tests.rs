@@ -203,6 +203,7 @@ fn the_answer_is_that_of_the_rfc() {
     let plain = Upgrade {
         key,
         subprotocol: None,
+        acceptance: None,
     };
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
@@ -210,12 +211,37 @@ fn the_answer_is_that_of_the_rfc() {
         plain.switching_protocols(),
         format!("{answer}\r\n").into_bytes()
     );
-    let chosen = Upgrade {
+    let mut chosen = Upgrade {
         subprotocol: Some(HeaderValue::from_static("chat")),
         ..plain
     };
-    let answer = format!("{answer}Sec-WebSocket-Protocol: chat\r\n\r\n");
-    assert_eq!(chosen.switching_protocols(), answer.into_bytes());
+    let with_chat = format!("{answer}Sec-WebSocket-Protocol: chat\r\n\r\n");
+    assert_eq!(chosen.switching_protocols(), with_chat.into_bytes());
+    // A consumer that chooses no subprotocol leaves the route's choice.
+    let acceptance = Acceptance::default().with_header(b"X-Served-By", b"w1");
+    chosen.choose(acceptance.unwrap());
+    let with_header = format!("{answer}Sec-WebSocket-Protocol: chat\r\nx-served-by: w1\r\n\r\n");
+    assert_eq!(chosen.switching_protocols(), with_header.into_bytes());
+    chosen.choose(Acceptance::default().with_subprotocol("chat.v2"));
+    let with_choice = format!("{answer}Sec-WebSocket-Protocol: chat.v2\r\n\r\n");
+    assert_eq!(chosen.switching_protocols(), with_choice.into_bytes());
+}
+
+#[test]
+fn a_consumer_sees_the_offers_and_no_token() {
+    for (offers, seen) in [
+        ("a, b", &["a", "b"][..]),
+        ("bearer, eyJ.eyJ.sig, a", &["a"]),
+        ("a, bearer", &["a"]),
+        ("Bearer, eyJ.eyJ.sig", &["Bearer"]),
+        ("eyJ.eyJ.sig", &[]),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offers));
+        let offered = offered_subprotocols(&headers);
+        let offered: Vec<&str> = offered.iter().map(|name| &**name).collect();
+        assert_eq!(offered, seen, "{offers}");
+    }
 }
 
 fn subprotocol(route: &[&str], offers: &str) -> Option<String> {

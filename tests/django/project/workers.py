@@ -26,6 +26,17 @@ NONSENSE = [
     {"type": "lockgate.no_such_order", "group": "x"},
 ]
 
+# The members of `websocket.accept` by room: one answer that is right, and those that no handshake can carry.
+ANSWERS = {
+    "chosen": lambda message: {
+        "subprotocol": message["subprotocols"][-1],
+        "headers": [[b"x-worker", b"1"], [b"set-cookie", b"a=1"]],
+    },
+    "unoffered": lambda message: {"subprotocol": "none"},
+    "reserved": lambda message: {"headers": [[b"sec-websocket-protocol", b"v1"]]},
+    "split": lambda message: {"headers": [[b"x-a", b"1\r\nx-b: 2"]]},
+}
+
 
 class ChatWorker(AsyncConsumer):
     async def websocket_connect(self, message):
@@ -35,7 +46,7 @@ class ChatWorker(AsyncConsumer):
         if room == "closed":
             await self.reply(message, "websocket.close", code=4403, reason="closed")
             return
-        await self.reply(message, "websocket.accept")
+        await self.reply(message, "websocket.accept", **ANSWERS.get(room, lambda message: {})(message))
         await self.reply(message, "lockgate.group_add", group=f"chat_{room}")
 
     async def websocket_receive(self, message):

@@ -2,5 +2,6 @@
 
 mod core_layer;
 mod matrix;
+mod slow;
 mod socket_channels;
 mod to_socket;

@@ -246,6 +246,37 @@ async fn a_worker_decides_the_handshake() {
     }
 }
 
+/// Before: `subprotocol` and `headers` were ignored.
+#[tokio::test]
+async fn a_worker_chooses_the_subprotocol_and_headers_of_the_101() {
+    for layer in LAYERS {
+        let consumer = ", accept = 'worker', worker_timeout = '10s'";
+        let house = House::build(layer, consumer, "").await;
+        let _worker = house.worker(&[&house.channel]).await;
+        let dial = |room: &str| house.dial(0, ALICE, room).subprotocols("v1, v2");
+        let opened = async || dial("chosen").attempt().await;
+        let mut open = eventually(PATIENCE, "the worker accepts", opened).await;
+        let answer = |name: &str| open.handshake.header(name).map(str::to_owned);
+        assert_eq!(answer("sec-websocket-protocol").as_deref(), Some("v2"));
+        assert_eq!(answer("x-worker").as_deref(), Some("1"), "{layer}");
+        assert_eq!(answer("set-cookie").as_deref(), Some("a=1"));
+        done(&mut open).await;
+
+        let wrong = ["unoffered", "reserved", "split"];
+        for room in wrong {
+            let refused = dial(room).refused().await;
+            assert_eq!(refused.status, 503, "{layer}: {room}");
+            assert_eq!(refused.header("x-b"), None);
+        }
+        house.dropped("not_valid", wrong.len() as f64).await;
+        let replica = house.gateway.replica();
+        replica
+            .logged("A worker's websocket.accept is not valid")
+            .await;
+        done(&mut open).await;
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_before_the_verdict_is_told_to_the_worker() {
     for layer in LAYERS {
@@ -463,4 +494,50 @@ async fn workers_and_sockets_find_each_other_after_a_restart_of_redis() {
         )
         .await;
     }
+}
+
+/// Before: the close frame left when Redis' time was up, a second later.
+#[tokio::test]
+async fn a_socket_whose_frame_waits_for_a_frozen_redis_is_revoked_at_once() {
+    let layer = RedisServer::start().await;
+    let prefix = format!("acme-{}", unique());
+    let route = format!(
+        "path = 'ws/'\nconsumer = {{ kind = 'worker', channel = '{prefix}.chat', on_worker_full = 'drop' }}"
+    );
+    let gateway = gateway()
+        .tenant("acme")
+        .with("layer.prefix", prefix)
+        .with_toml(&format!("layer.hosts = ['{}']", layer.url()))
+        .route(&route)
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let open = |user| {
+        replica
+            .dial(tenant, "/ws/")
+            .token(&tenant.token(user))
+            .open()
+    };
+    let (mut revoked, mut waits) = (open(ALICE).await, open(BOB).await);
+    layer.freeze();
+    for socket in [&mut revoked, &mut waits] {
+        socket.send_text("{}").await;
+    }
+    let text = [("kind", "text")];
+    replica
+        .metric("lockgate_frames_received_total", &text, |frames| {
+            frames == 2.0
+        })
+        .await;
+    let path = format!("/v1/tenants/{}/revocations", tenant.name);
+    let body = json!({ "user_id": ALICE }).to_string();
+    let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // The other's frame waits as long as Redis may take.
+    tokio::select! {
+        closed = revoked.closed() => assert_eq!(closed.0, 4501),
+        closed = waits.closed() => panic!("{closed:?} came first"),
+    }
+    assert_eq!(waits.closed().await.0, 4014);
+    layer.thaw();
 }

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod control;
+mod control_floods;
 mod events;
 mod frames;
 mod ids;

@@ -2,6 +2,7 @@
 
 mod acl;
 mod api;
+mod api_bounds;
 mod api_calls;
 mod command_line;
 mod dev;
@@ -9,4 +10,5 @@ mod doctor;
 mod drain;
 mod machine;
 mod metrics;
+mod replicas;
 mod signals;

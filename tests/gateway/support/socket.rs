@@ -166,6 +166,14 @@ impl Socket {
         }
     }
 
+    /// As `next_text`, with a deadline of its own.
+    pub(crate) async fn next_text_within(&mut self, deadline: Duration) -> String {
+        match self.next_within(deadline).await {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("not a text: {other:?}"),
+        }
+    }
+
     /// The next message, a text that is JSON.
     pub(crate) async fn next_json(&mut self) -> Value {
         let text = self.next_text().await;

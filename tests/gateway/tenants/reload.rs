@@ -9,7 +9,9 @@ use toml::Table;
 
 use crate::problem::Problem;
 use crate::support::database::ALICE;
-use crate::support::{Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway};
+use crate::support::{
+    Database, Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway,
+};
 
 const CHAT: &str = "/ws/chat/lobby/";
 
@@ -317,4 +319,44 @@ async fn a_suspended_tenant_is_refused_and_closed_until_it_is_resumed() {
         dial().attempt().await.map(drop)
     })
     .await;
+}
+
+/// A check of the dependencies joins a group for a moment to see whether it may. It used to be `lockgate.probe`, and the end of the
+/// check ended the subscription of the sockets in a group of that name: their events were lost.
+#[tokio::test]
+async fn a_group_with_the_name_of_the_old_probe_keeps_its_events() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .tenant("acme")
+        .users(&Database::sqlite().await)
+        .route("path = 'ws/probe/'\n groups = ['lockgate.probe']")
+        .start()
+        .await;
+    let mut socket = gateway.open("/ws/probe/").await;
+    let checks = async || {
+        let stats: String = redis.command(&["INFO", "commandstats"]).await;
+        let line = stats
+            .lines()
+            .find_map(|l| l.strip_prefix("cmdstat_unsubscribe:calls="));
+        let calls = line.and_then(|line| line.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<u64>().unwrap())
+    };
+    let before = checks().await;
+    // A changed tenant is checked at once.
+    change(&gateway, |table| {
+        let limits = Table::from_iter([("messages_per_second".to_owned(), 49.into())]);
+        tenant_table(table, gateway.tenant()).insert("limits".into(), limits.into());
+    });
+    hang_up(&gateway, APPLIED).await;
+    eventually(PATIENCE, "the end of a check", async || {
+        let now = checks().await;
+        if now > before { Ok(()) } else { Err(now) }
+    })
+    .await;
+    let publisher = Publisher::new(&redis, &gateway.tenant().prefix).await;
+    publisher
+        .send("lockgate.probe", &json!({"type": "x", "n": 1}))
+        .await;
+    assert_eq!(socket.next_json().await, json!({"n": 1}));
 }

@@ -1,0 +1,97 @@
+//! The rate of calls: each tenant, and each operator's key, makes so many per second on this replica.
+//!
+//! Without it a back end in a loop would take the processor from the sockets of all tenants.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::Request;
+use axum::http::header::CONTENT_LENGTH;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::ApiState;
+use super::keys::{Caller, KeyDigest};
+use super::problem::ApiProblem;
+use crate::ids::TenantId;
+use crate::metrics;
+use crate::rate::Bucket;
+
+/// Bytes of a body that take as long as a short call.
+const UNIT: u64 = 64 * 1024;
+/// The wait before a call over the rate is refused. A client that repeats it at once would else cost as much as one whose
+/// calls are carried out.
+const REFUSED_AFTER: Duration = Duration::from_millis(100);
+
+/// The ends of the paths that take something back. They have a bucket of their own, so that a flood of other calls does not
+/// delay a revocation.
+const URGENT: [&str; 5] = [
+    "/revocations",
+    "/invalidate",
+    "/disconnect",
+    "/suspend",
+    "/resume",
+];
+
+/// The owner of a bucket.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Payer {
+    Operator(KeyDigest),
+    Tenant(TenantId),
+}
+
+/// The buckets of all callers; there are as many as keys.
+#[derive(Clone, Default)]
+pub(super) struct CallRate(Arc<Mutex<HashMap<(Payer, bool), Bucket>>>);
+
+impl CallRate {
+    /// Takes a call from its caller's bucket. Returns false, and counts it, if the bucket is empty.
+    pub(super) fn take(
+        &self,
+        state: &ApiState,
+        (caller, key): (&Caller, KeyDigest),
+        request: &Request,
+    ) -> bool {
+        let path = request.uri().path();
+        let is_urgent = URGENT.iter().any(|end| path.ends_with(end));
+        let tenant = match caller {
+            Caller::Operator => None,
+            Caller::Tenant(id) => state.tenants.named(id.as_str()),
+        };
+        let (payer, per_second) = match (caller, &tenant) {
+            (Caller::Tenant(id), Some(tenant)) => {
+                let limits = tenant.relay.limits();
+                (Payer::Tenant(id.clone()), limits.api_calls_per_second)
+            }
+            _ => (Payer::Operator(key), state.api_keys.operator_calls()),
+        };
+        let weight = 1 + body_length(request) / UNIT;
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        let taken = {
+            let mut buckets = self.0.lock();
+            let bucket = buckets.entry((payer, is_urgent)).or_default();
+            bucket.take_many(now, per_second, weight)
+        };
+        if !taken {
+            match tenant {
+                Some(tenant) => tenant.metrics.rate_limited("api_calls_per_second"),
+                None => metrics::operator_rate_limited("calls_per_second"),
+            }
+        }
+        taken
+    }
+}
+
+/// Refuses a call over the rate, after a wait.
+pub(super) async fn refuse() -> ApiProblem {
+    tokio::time::sleep(REFUSED_AFTER).await;
+    ApiProblem::TooManyCalls
+}
+
+/// Returns the length that the request claims for its body. The server reads no more than that.
+fn body_length(request: &Request) -> u64 {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
+}

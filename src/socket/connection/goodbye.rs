@@ -1,0 +1,118 @@
+//! The end of a connection: the close frames of both sides, the end of the stream, and the leave from the hub.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::read::discard;
+use super::wire::{ConnectionStep, Ending, SocketWire};
+use crate::close_code::CloseFrame;
+use crate::consumer::Scope;
+use crate::frame::Frame;
+use crate::hub::Takes;
+
+/// The longest time for the queued frames, our close frame and the client's close frame (RFC 6455 §7.1.1). A second less
+/// than a drain gives to its last sockets, so that their consumers are told of the end.
+const GOODBYE: Duration = Duration::from_secs(4);
+
+impl SocketWire<'_> {
+    /// Says goodbye and takes the socket out of the hub. Returns the close frame that counts.
+    pub(super) async fn end(
+        &mut self,
+        ending: Ending,
+        scope: &Scope,
+        opened: Instant,
+    ) -> CloseFrame {
+        let close = match ending {
+            Ending::Close(frame) => self.say_goodbye(frame, false).await,
+            Ending::CloseBlocked(frame) => self.say_goodbye(frame, true).await,
+            Ending::Closed(frame) => self.answer_close(frame).await,
+            Ending::Gone => CloseFrame::absent(),
+        };
+        self.leave(&close, scope, opened.elapsed());
+        close
+    }
+
+    /// Takes the socket out of the hub, and tells metrics and log.
+    fn leave(&mut self, close: &CloseFrame, scope: &Scope, lived: Duration) {
+        let registration = &mut self.state.registration;
+        registration.metrics().disconnected(close, lived);
+        registration.end();
+        tracing::debug!(
+            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %registration.member().id(),
+            close.code = close.code, duration_ms = lived.as_millis() as u64, "Closed a connection"
+        );
+    }
+
+    /// Sends our close frame and waits for the end of the client's stream, all within [`GOODBYE`]. With `queued`, the
+    /// frames in the queue are sent first.
+    async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
+        self.state.drop_input();
+        let goodbye = async {
+            // The rest of a frame always goes first: a close frame within it would be read as its payload.
+            while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}
+            if poll_fn(|cx| self.poll_partial(cx)).await.is_ok() {
+                send_last(self.stream, &Frame::close(&frame)).await;
+            }
+        };
+        // After the deadline the connection is closed without the client's part.
+        tokio::time::timeout(GOODBYE, goodbye).await.ok();
+        frame
+    }
+
+    /// Sends the queued frames; true while more may follow, false once none is left or the stream fails.
+    fn poll_queue_end(&mut self, cx: &mut TaskContext<'_>) -> Poll<bool> {
+        if ready!(self.poll_partial(cx)).is_err() {
+            return Poll::Ready(false);
+        }
+        match ready!(self.poll_write(cx, Takes::All)) {
+            // The consumer of a closing socket sees no more events.
+            ConnectionStep::Event(_) => Poll::Ready(true),
+            // `poll_partial` has registered the wait for the stream.
+            ConnectionStep::End(Ending::CloseBlocked(_)) => Poll::Pending,
+            _ => Poll::Ready(false),
+        }
+    }
+
+    /// Answers the client's close frame with the same code (RFC 6455 §5.5.1) and waits for the end of the stream.
+    async fn answer_close(&mut self, received: Option<CloseFrame>) -> CloseFrame {
+        let answer = received.clone().unwrap_or(CloseFrame {
+            code: 1005,
+            reason: "".into(),
+            cause: None,
+        });
+        self.say_goodbye(answer, false).await
+    }
+}
+
+/// Ends a socket that was accepted only to send its client the reason of the refusal.
+pub async fn close_at_once(mut stream: TcpStream, frame: CloseFrame) {
+    // After the deadline the connection is closed without the client's part.
+    tokio::time::timeout(GOODBYE, send_last(&mut stream, &Frame::close(&frame)))
+        .await
+        .ok();
+}
+
+/// Sends the last frame, ends our half of the stream and waits for the client to end its half. Returns true if the frame
+/// was sent.
+async fn send_last(stream: &mut TcpStream, frame: &Frame) -> bool {
+    if stream.write_all(frame.as_bytes()).await.is_err() || stream.shutdown().await.is_err() {
+        return false;
+    }
+    // Further input is discarded. A close over unread bytes sends RST, which could destroy the close frame.
+    loop {
+        if stream.readable().await.is_err() {
+            return true;
+        }
+        match discard(stream) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return true,
+        }
+    }
+}

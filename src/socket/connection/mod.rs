@@ -1,0 +1,244 @@
+//! Serves one connection after its 101 in one task and one loop.
+//!
+//! The inputs are the stream (readable, writable), the outbound queue (frames, events, a close) and the consumer at work.
+//! An idle connection owns no buffer: bytes are read into a scratch buffer of the thread, and only those of an incomplete
+//! message are kept. The loop ends with the client's close, with our close, or with the end of the stream.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use std::future::poll_fn;
+use tokio::net::TcpStream;
+
+use crate::close_code::{CloseFrame, CloseReason};
+use crate::consumer::{self, Consumer, Context, Scope};
+use crate::event::Event;
+use crate::hub::{CloseOrder, Member};
+
+mod goodbye;
+mod read;
+mod slow;
+mod wire;
+mod write;
+
+pub use goodbye::close_at_once;
+pub use wire::WireState;
+use wire::{ConnectionStep, Ending, SocketWire};
+
+/// The longest call of a consumer. Until it ends, the socket reads no further frame of its client.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// An open socket: its handshake is over.
+pub struct Connection {
+    stream: TcpStream,
+    ready: Box<ReadySocket>,
+}
+
+/// The parts of an open socket beside its stream.
+pub struct ReadySocket {
+    /// The state of reading and writing, and the socket's place in the hub.
+    pub wire: WireState,
+    /// The consumer of the route.
+    pub consumer: Box<dyn Consumer>,
+    /// The properties of the socket that consumers can read.
+    pub scope: Scope,
+}
+
+impl ReadySocket {
+    /// Counts the accepted handshake and its duration.
+    pub(super) fn count_accepted(&self, took: Duration) {
+        let metrics = self.wire.registration.metrics();
+        metrics.handshake_accepted();
+        metrics.handshake_took(took);
+    }
+}
+
+/// The reason for which a consumer is called.
+enum Call {
+    /// A message of the client.
+    Message(consumer::Message),
+    /// An event of a group or of the socket's own channel.
+    Event(Arc<Event>),
+}
+
+/// The work of one step. It is boxed, so that it takes memory only while it runs.
+type StepWork<'a> = Pin<Box<dyn Future<Output = Option<CloseFrame>> + Send + 'a>>;
+
+impl Connection {
+    /// Creates a connection over `stream`; `early` holds the bytes that came behind the request's head.
+    pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
+        ready.wire.set_early(early);
+        Self { stream, ready }
+    }
+
+    fn wire(&mut self) -> SocketWire<'_> {
+        SocketWire {
+            stream: &mut self.stream,
+            state: &mut self.ready.wire,
+        }
+    }
+
+    /// Serves the socket until its end.
+    ///
+    /// Each open socket holds this future. The futures of its steps are boxed, so that they take memory only while they
+    /// run.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an `async fn` would hold the connection twice"
+    )]
+    pub fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            let opened = Instant::now();
+            let WireState {
+                heartbeat,
+                registration,
+                ..
+            } = &self.ready.wire;
+            heartbeat.watch(registration.member());
+            let close = loop {
+                let step = poll_fn(|cx| {
+                    caught(|| self.wire().poll_step(cx)).unwrap_or_else(|frame| {
+                        Poll::Ready(ConnectionStep::End(Ending::Close(frame)))
+                    })
+                });
+                let step = step.await;
+                let Some(work) = self.follow(step, opened) else {
+                    continue;
+                };
+                if let Some(close) = work.await {
+                    break close;
+                }
+            };
+            Box::pin(self.ready.disconnect(&close)).await;
+        }
+    }
+
+    /// Returns the work of a step, if it has any; the result of the work is the close that has ended the connection.
+    fn follow(&mut self, step: ConnectionStep, opened: Instant) -> Option<StepWork<'_>> {
+        match step {
+            ConnectionStep::Flush => None,
+            ConnectionStep::Message(message) => {
+                let may = self.wire().may_receive();
+                may.then(|| Box::pin(self.call(Call::Message(message), opened)) as StepWork<'_>)
+            }
+            ConnectionStep::Event(event) => Some(Box::pin(self.call(Call::Event(event), opened))),
+            ConnectionStep::End(ending) => {
+                let ReadySocket { wire, scope, .. } = &mut *self.ready;
+                let mut wire = SocketWire {
+                    stream: &mut self.stream,
+                    state: wire,
+                };
+                Some(Box::pin(async move {
+                    Some(wire.end(ending, scope, opened).await)
+                }))
+            }
+        }
+    }
+
+    /// Calls the consumer. Meanwhile frames, pings and closes leave, and nothing is read. Returns the close if the socket
+    /// has closed meanwhile.
+    ///
+    /// A close does not wait for the consumer. The call goes on to its end, so that the consumer can keep its own state in
+    /// order, and only then it is told of the end.
+    async fn call(&mut self, call: Call, opened: Instant) -> Option<CloseFrame> {
+        let ReadySocket {
+            wire: state,
+            consumer,
+            scope,
+        } = &mut *self.ready;
+        let (scope, member) = (&*scope, state.registration.member().clone());
+        let relay = state.registration.relay().clone();
+        let mut context = Context {
+            scope,
+            member: &member,
+            relay: &relay,
+            handshake: None,
+        };
+        let method = match call {
+            Call::Message(message) => consumer.receive(&mut context, message),
+            Call::Event(event) => consumer.event(&mut context, event),
+        };
+        let mut at_work = pin!(bounded(&member, CALL_DEADLINE, method));
+        let stream = &mut self.stream;
+        let mut wire = SocketWire { stream, state };
+        let ending = poll_fn(|cx| {
+            if at_work.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            let ending = caught(|| wire.poll_beside(cx));
+            ending
+                .unwrap_or_else(|frame| Poll::Ready(Ending::Close(frame)))
+                .map(Some)
+        });
+        let ending = ending.await?;
+        let closes = wire.end(ending, scope, opened);
+        let (close, ()) = futures_util::future::join(closes, at_work).await;
+        Some(close)
+    }
+}
+
+impl ReadySocket {
+    /// Tells the consumer of the end, after the socket has left the hub.
+    async fn disconnect(&mut self, close: &CloseFrame) {
+        let member = self.wire.registration.member().clone();
+        let told = self.consumer.disconnect(&self.scope, close);
+        bounded(&member, CALL_DEADLINE, told).await;
+    }
+}
+
+/// Ends a socket whose client left before the 101 was sent. Its consumer has seen the connect, so it is told of the end.
+pub async fn abandon(mut socket: ReadySocket) {
+    let close = CloseFrame::absent();
+    let registration = &mut socket.wire.registration;
+    registration.metrics().disconnected(&close, Duration::ZERO);
+    registration.end();
+    socket.disconnect(&close).await;
+}
+
+/// Runs a method of a consumer for at most `deadline`. If it takes longer, it is dropped and its socket closes with 1011.
+async fn bounded(member: &Member, deadline: Duration, method: impl Future<Output = ()>) {
+    let mut method = pin!(guarded(member, method));
+    // Most calls end at once and need no timer.
+    if futures_util::future::poll_immediate(method.as_mut())
+        .await
+        .is_some()
+    {
+        return;
+    }
+    if tokio::time::timeout(deadline, method).await.is_err() {
+        tracing::error!(
+            conn.id = %member.id(), duration_ms = deadline.as_millis() as u64,
+            "A consumer did not end its call in time; its connection closes"
+        );
+        let frame = CloseReason::InternalError.frame();
+        member.outbound().close(frame, CloseOrder::Now);
+    }
+}
+
+/// Runs a step of the loop. A panic in it is a bug of ours, and closes this socket alone, with the frame of the error.
+fn caught<T>(step: impl FnOnce() -> T) -> Result<T, CloseFrame> {
+    std::panic::catch_unwind(AssertUnwindSafe(step)).map_err(|_| {
+        tracing::error!("A connection's task panicked; its connection closes");
+        CloseReason::InternalError.frame()
+    })
+}
+
+/// Runs a method of a consumer. If it panics, only this socket closes, with 1011, and the result is `None`.
+pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>) -> Option<T> {
+    let outcome = AssertUnwindSafe(method).catch_unwind().await;
+    if outcome.is_err() {
+        // The panic's text is not logged, because it may quote a client's data. The panic hook has logged the place.
+        tracing::error!(conn.id = %member.id(), "A consumer panicked; its connection closes");
+        member
+            .outbound()
+            .close(CloseReason::InternalError.frame(), CloseOrder::Now);
+    }
+    outcome.ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Reads a connection's stream and decodes it to the messages of its client.
+
+use std::cell::RefCell;
+use std::io;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use tokio::net::TcpStream;
+
+use super::wire::{Backlog, ConnectionStep, Ending, SocketWire};
+use crate::consumer;
+use crate::frame::ClientMessage;
+use crate::hub::{BATCH, CloseOrder, Takes};
+use crate::metrics::FrameKind;
+
+/// The most bytes of one read. Each thread of the runtime has one such buffer.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Reads bytes and drops them.
+pub(super) fn discard(stream: &TcpStream) -> io::Result<usize> {
+    READ.with_borrow_mut(|scratch| stream.try_read(scratch))
+}
+
+impl SocketWire<'_> {
+    /// Reads and decodes until the loop has a step, or the stream has no more bytes.
+    pub(super) fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
+        loop {
+            let step = match self.state.take_backlog() {
+                Some(backlog) => self.decode_backlog(backlog),
+                None if ready!(self.stream.poll_read_ready(cx)).is_err() => {
+                    Some(ConnectionStep::End(Ending::Gone))
+                }
+                None => self.read(),
+            };
+            match step {
+                None | Some(ConnectionStep::Flush) => {}
+                Some(step) => return Poll::Ready(step),
+            }
+            // Pongs are sent before more is read, so that pings fill no queue of a client that reads.
+            if let Poll::Ready(step) = self.poll_write(cx, Takes::All) {
+                return Poll::Ready(step);
+            }
+            if self.is_behind() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads up to [`SCRATCH`] bytes and decodes them.
+    fn read(&mut self) -> Option<ConnectionStep> {
+        READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
+            Ok(0) => Some(ConnectionStep::End(Ending::Gone)),
+            Ok(count) => {
+                let metrics = self.state.registration.metrics();
+                metrics.received_bytes.increment(count as u64);
+                let mut input = &scratch[..count];
+                let step = self.decode(&mut input);
+                self.state.keep_input(input);
+                step
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) => Some(ConnectionStep::End(Ending::Gone)),
+        })
+    }
+
+    /// Decodes the backlog in place, so that a burst of small messages is copied once and not once per message.
+    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<ConnectionStep> {
+        let mut input = &backlog.bytes[backlog.decoded..];
+        let step = self.decode(&mut input);
+        let left = input.len();
+        backlog.decoded = backlog.bytes.len() - left;
+        self.state.set_backlog((left > 0).then_some(backlog));
+        step
+    }
+
+    /// Decodes up to the first step of the loop, and leaves the bytes after it in `input`.
+    fn decode(&mut self, input: &mut &[u8]) -> Option<ConnectionStep> {
+        let mut pongs = 0;
+        let limits = self.state.registration.relay().limits();
+        self.state.decoder.set_max_message(limits.message_size);
+        loop {
+            let message = match self.state.decoder.push(input) {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    self.state.keep_unfinished();
+                    return None;
+                }
+                Err(error) => {
+                    // The close goes behind the queued frames, such as the answers to earlier, valid messages.
+                    let frame = error.0.frame();
+                    let outbound = self.state.outbound();
+                    outbound.close(frame.clone(), CloseOrder::AfterQueued);
+                    return Some(ConnectionStep::End(Ending::CloseBlocked(frame)));
+                }
+            };
+            let registration = &self.state.registration;
+            let metrics = registration.metrics();
+            match message {
+                ClientMessage::Ping(payload) => {
+                    metrics.frame_received(FrameKind::Ping);
+                    let pong = registration.relay().pong(&payload);
+                    self.state.outbound().push_frame(&pong);
+                    pongs += 1;
+                    if pongs == BATCH {
+                        return Some(ConnectionStep::Flush);
+                    }
+                }
+                ClientMessage::Pong(payload) => {
+                    metrics.frame_received(FrameKind::Pong);
+                    let member = registration.member();
+                    self.state.heartbeat.ponged(member, &payload);
+                }
+                ClientMessage::Close(frame) => {
+                    metrics.frame_received(FrameKind::Close);
+                    return Some(ConnectionStep::End(Ending::Closed(frame)));
+                }
+                ClientMessage::Text(text) => {
+                    self.state.unfinished = None;
+                    let metrics = self.state.registration.metrics();
+                    metrics.frame_received(FrameKind::Text);
+                    return Some(ConnectionStep::Message(consumer::Message::Text(text)));
+                }
+                ClientMessage::Binary(bytes) => {
+                    self.state.unfinished = None;
+                    let metrics = self.state.registration.metrics();
+                    metrics.frame_received(FrameKind::Binary);
+                    return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A connection over a real stream, with a consumer whose calls end when the test says so.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::channel_layer::Inbox;
+use crate::channel_layer::memory::MemoryLayer;
+use crate::config::{GroupNames, LimitsConfig, OnGap, ServerConfig};
+use crate::consumer::{Message, TenantScope};
+use crate::frame::{Decoder, Frame};
+use crate::hub::{Hub, Profile};
+use crate::ids::TenantId;
+use crate::metrics::TenantMetrics;
+use crate::packed_json::PackedObject;
+use crate::relay::{Parts, Relay, Settings};
+use crate::routes::Routes;
+use crate::socket::heartbeat::HeartbeatWheel;
+use crate::socket::registration::{Occupancy, Registration};
+use crate::users::UserRecord;
+
+/// The longest wait for a fact that holds almost at once.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a consumer has seen, and the end of its call.
+#[derive(Default)]
+struct Desk {
+    began: AtomicUsize,
+    ends: Notify,
+    disconnected: AtomicBool,
+}
+
+struct Waits(Arc<Desk>);
+
+#[async_trait]
+impl Consumer for Waits {
+    async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
+        self.0.began.fetch_add(1, Ordering::SeqCst);
+        self.0.ends.notified().await;
+        if let Message::Text(text) = message {
+            context.send_text(&text);
+        }
+    }
+
+    async fn disconnect(&mut self, _scope: &Scope, _close: &CloseFrame) {
+        self.0.disconnected.store(true, Ordering::SeqCst);
+    }
+}
+
+/// An open socket with both of its ends.
+struct Pair {
+    member: Arc<Member>,
+    desk: Arc<Desk>,
+    client: TcpStream,
+    serving: JoinHandle<()>,
+}
+
+fn relay() -> Arc<Relay> {
+    let tenant: TenantId = "acme".parse().unwrap();
+    let metrics = Arc::new(TenantMetrics::new(&tenant, true));
+    let inbox = Inbox::new(0, metrics.clone());
+    let parts = Parts {
+        tenant,
+        hub: Arc::new(Hub::default()),
+        layer: Arc::new(MemoryLayer::new("acme", inbox.clone())),
+        inbox,
+        group_names: GroupNames::Channels,
+        budget: Arc::default(),
+        metrics,
+    };
+    let settings = Settings {
+        deliveries: Vec::new(),
+        on_gap: OnGap::Count,
+        limits: LimitsConfig::default(),
+    };
+    Relay::new(parts, settings)
+}
+
+fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
+    let place = Occupancy::new(1).take().unwrap();
+    let member = Member::new(Profile::default());
+    let admitted = Registration::admit(member.clone(), relay(), place, None);
+    let Ok((registration, _)) = admitted else {
+        panic!("there are no limits");
+    };
+    let heartbeat = HeartbeatWheel::new(&ServerConfig::default(), Arc::default());
+    let user = UserRecord {
+        id: "1".into(),
+        is_active: true,
+        fields: PackedObject::new("{}"),
+        password_digest: None,
+    };
+    Box::new(ReadySocket {
+        wire: WireState::new(registration, Decoder::new(0), heartbeat),
+        consumer: Box::new(Waits(desk.clone())),
+        scope: Scope {
+            of_tenant: Arc::new(TenantScope {
+                tenant: "acme".parse().unwrap(),
+                routes: Arc::new(Routes::parse(&[]).unwrap()),
+                channel_prefix: "".into(),
+            }),
+            user: Arc::new(user),
+            claims: PackedObject::new("{}"),
+            client: Ipv4Addr::LOCALHOST.into(),
+            member,
+        },
+    })
+}
+
+impl Pair {
+    async fn open() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        let desk = Arc::new(Desk::default());
+        let ready = socket(&desk);
+        let member = ready.wire.registration.member().clone();
+        let connection = Connection::new(stream, b"", ready);
+        Self {
+            member,
+            desk,
+            client: client.unwrap(),
+            serving: tokio::spawn(connection.run()),
+        }
+    }
+
+    /// Sends a text of one letter.
+    async fn say(&mut self, letter: u8) {
+        let frame = [0x81, 0x81, 0, 0, 0, 0, letter];
+        self.client.write_all(&frame).await.unwrap();
+    }
+
+    async fn began(&self, calls: usize) {
+        let began = async {
+            while self.desk.began.load(Ordering::SeqCst) < calls {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, began)
+            .await
+            .expect("the consumer is called");
+    }
+
+    async fn reads(&mut self, expected: &[u8]) {
+        let mut came = vec![0; expected.len()];
+        tokio::time::timeout(PATIENCE, self.client.read_exact(&mut came))
+            .await
+            .expect("it does not wait for the consumer")
+            .unwrap();
+        assert_eq!(came, expected, "{}", came.escape_ascii());
+    }
+
+    /// Closes the client's side; the consumer is told of the end only after its call.
+    async fn gone_after_the_call(self) {
+        drop(self.client);
+        assert!(!self.desk.disconnected.load(Ordering::SeqCst));
+        self.desk.ends.notify_one();
+        tokio::time::timeout(PATIENCE, self.serving)
+            .await
+            .expect("the connection ends")
+            .unwrap();
+        assert!(self.desk.disconnected.load(Ordering::SeqCst));
+    }
+}
+
+/// Before: the close frame left when the call had ended, here never.
+#[tokio::test]
+async fn a_revocation_closes_while_the_consumer_is_at_work() {
+    let mut pair = Pair::open().await;
+    pair.say(b'a').await;
+    pair.began(1).await;
+    let frame = CloseReason::TokenRevoked.frame();
+    assert!(pair.member.outbound().close(frame, CloseOrder::Now));
+    pair.reads(b"\x88\x0f\x11\x95token_revoked").await;
+    pair.gone_after_the_call().await;
+}
+
+/// Before: nothing left while the consumer was at work.
+#[tokio::test]
+async fn frames_pings_and_a_drain_leave_while_the_consumer_is_at_work() {
+    let mut pair = Pair::open().await;
+    pair.say(b'a').await;
+    pair.began(1).await;
+    let outbound = pair.member.outbound();
+    outbound.push_frame(&Frame::text("one"));
+    pair.reads(b"\x81\x03one").await;
+    pair.member.outbound().ask_ping();
+    let mut ping = [0; 10];
+    tokio::time::timeout(PATIENCE, pair.client.read_exact(&mut ping))
+        .await
+        .expect("it does not wait for the consumer")
+        .unwrap();
+    assert_eq!(ping[..2], [0x89, 8]);
+    let outbound = pair.member.outbound();
+    outbound.push_frame(&Frame::text("two"));
+    outbound.push_event(&Arc::new(Event::default()));
+    outbound.push_frame(&Frame::text("three"));
+    outbound.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued);
+    pair.reads(b"\x81\x03two\x81\x05three").await;
+    pair.reads(b"\x88\x0a\x03\xf4draining").await;
+    pair.gone_after_the_call().await;
+}
+
+#[tokio::test]
+async fn frames_reach_the_consumer_one_at_a_time_and_in_order() {
+    let mut pair = Pair::open().await;
+    for letter in *b"abc" {
+        pair.say(letter).await;
+    }
+    for calls in 1..=3 {
+        pair.began(calls).await;
+        // Nothing is read while a call is under way, so no other call begins however long it takes.
+        pair.member.outbound().push_frame(&Frame::text("x"));
+        pair.reads(b"\x81\x01x").await;
+        assert_eq!(pair.desk.began.load(Ordering::SeqCst), calls);
+        pair.desk.ends.notify_one();
+        pair.reads(&[0x81, 1, b"abc"[calls - 1]]).await;
+    }
+    assert!(!pair.member.outbound().reads_nothing());
+}
+
+/// Before: a call had no deadline.
+#[tokio::test]
+async fn a_call_that_does_not_end_is_dropped_and_its_socket_closes() {
+    let member = Member::new(Profile::default());
+    let deadline = Duration::from_millis(20);
+    bounded(&member, deadline, async {}).await;
+    assert!(!member.outbound().is_closing());
+    bounded(&member, deadline, std::future::pending()).await;
+    let cause = member.outbound().closing_cause();
+    assert_eq!(cause, Some(CloseReason::InternalError));
+}
+
+#[test]
+fn a_panic_of_a_step_closes_the_socket_and_not_the_process() {
+    assert_eq!(caught(|| 1), Ok(1));
+    let internal = CloseReason::InternalError.frame();
+    assert_eq!(caught(|| panic!("as a bug would")), Err::<(), _>(internal));
+}
+
+fn future_size<F: Future>(_: fn(Connection) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    assert!(
+        future_size(Connection::run) <= 120,
+        "{}",
+        future_size(Connection::run)
+    );
+    assert!(
+        size_of::<ReadySocket>() <= 224,
+        "{}",
+        size_of::<ReadySocket>()
+    );
+}

@@ -1,0 +1,216 @@
+//! The wire of one connection: its stream, and the state of reading and writing.
+
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use super::slow::SlowWatch;
+use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
+use crate::close_code::{CloseFrame, CloseReason};
+use crate::consumer;
+use crate::event::Event;
+use crate::frame::{Decoder, Frame};
+use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
+use crate::rate::Bucket;
+use crate::socket::heartbeat::HeartbeatWheel;
+use crate::socket::registration::Registration;
+use crate::socket::unfinished::UnfinishedMessage;
+
+/// Bytes from the client that are not all decoded yet.
+pub(super) struct Backlog {
+    pub(super) bytes: Box<[u8]>,
+    /// The number of bytes that are decoded.
+    pub(super) decoded: usize,
+    _held: HeldBytes,
+}
+
+impl Backlog {
+    pub(super) fn of(bytes: &[u8], budget: &Arc<MemoryBudget>) -> Option<Box<Self>> {
+        let backlog = || {
+            Box::new(Self {
+                bytes: bytes.into(),
+                decoded: 0,
+                _held: HeldBytes::of(budget, HeldKind::Input, bytes.len()),
+            })
+        };
+        (!bytes.is_empty()).then(backlog)
+    }
+}
+
+/// The state of a socket whose stream takes no more bytes. No other socket pays for it.
+#[derive(Default)]
+pub(super) struct Stuck {
+    /// The frame of which only a part fitted into the stream.
+    pub(super) partial: Option<PartlySent>,
+    /// The progress of a socket that is behind.
+    pub(super) progress: Option<SlowWatch>,
+}
+
+/// A frame of which only a part fitted into the stream.
+pub(super) struct PartlySent {
+    pub(super) frame: Frame,
+    /// The number of bytes that are sent.
+    pub(super) sent: usize,
+}
+
+/// The state of reading and writing of an open socket, and its place in the hub.
+pub struct WireState {
+    /// Bytes that were read and not all decoded.
+    backlog: Option<Box<Backlog>>,
+    /// The client's message that is not complete.
+    pub(super) unfinished: Option<Box<UnfinishedMessage>>,
+    /// The frame that the stream took in part, and the socket's progress while it is behind.
+    pub(super) stuck: Option<Box<Stuck>>,
+    /// The socket's place in the hub. Its drop takes the socket out of the hub.
+    pub registration: Registration,
+    /// Decodes bytes to messages of at most the current `limits.message_size`.
+    pub(super) decoder: Decoder,
+    /// The budget of `limits.messages_per_second`.
+    messages: Bucket,
+    /// The timers of pings, pongs and expiry.
+    pub(super) heartbeat: Arc<HeartbeatWheel>,
+}
+
+impl WireState {
+    /// Makes the state of a socket that has just opened.
+    pub fn new(
+        registration: Registration,
+        decoder: Decoder,
+        heartbeat: Arc<HeartbeatWheel>,
+    ) -> Self {
+        Self {
+            backlog: None,
+            unfinished: None,
+            stuck: None,
+            registration,
+            decoder,
+            messages: Bucket::default(),
+            heartbeat,
+        }
+    }
+
+    /// Sets the bytes that came behind the request's head.
+    pub(super) fn set_early(&mut self, early: &[u8]) {
+        self.keep_input(early);
+    }
+
+    /// Keeps bytes that are read and not decoded.
+    pub(super) fn keep_input(&mut self, input: &[u8]) {
+        self.backlog = Backlog::of(input, self.heartbeat.unfinished().budget());
+    }
+
+    /// Frees the client's bytes, which nothing decodes once the socket closes.
+    pub(super) fn drop_input(&mut self) {
+        self.backlog = None;
+        self.unfinished = None;
+        self.decoder = Decoder::new(0);
+    }
+
+    /// Counts the message that is not complete after all input is decoded. Closes the socket if there is no memory for it.
+    pub(super) fn keep_unfinished(&mut self) {
+        let Self {
+            decoder,
+            unfinished,
+            registration,
+            heartbeat,
+            ..
+        } = self;
+        let (bytes, member) = (decoder.memory(), registration.member());
+        match unfinished {
+            _ if bytes == 0 => *unfinished = None,
+            Some(unfinished) => unfinished.set(bytes),
+            none => {
+                let began = heartbeat.unfinished().begin(member, bytes);
+                *none = Some(Box::new(began));
+            }
+        }
+        if !heartbeat.unfinished().budget().has_room_for(bytes) {
+            let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
+            member.outbound().close(frame, CloseOrder::Now);
+        }
+    }
+
+    pub(super) fn take_backlog(&mut self) -> Option<Box<Backlog>> {
+        self.backlog.take()
+    }
+
+    pub(super) fn set_backlog(&mut self, backlog: Option<Box<Backlog>>) {
+        self.backlog = backlog;
+    }
+
+    pub(super) fn outbound(&self) -> &Outbound {
+        self.registration.member().outbound()
+    }
+}
+
+/// The next step of the loop.
+pub(super) enum ConnectionStep {
+    /// Send the queued pongs before more is decoded.
+    Flush,
+    /// Give a message of the client to the consumer.
+    Message(consumer::Message),
+    /// Give an event to the consumer.
+    Event(Arc<Event>),
+    /// End the connection.
+    End(Ending),
+}
+
+/// The way in which a connection ends.
+pub(super) enum Ending {
+    /// Close: the queued frames are sent or dropped.
+    Close(CloseFrame),
+    /// Close, but queued frames may have to be sent first.
+    CloseBlocked(CloseFrame),
+    /// Answer the close of the client.
+    Closed(Option<CloseFrame>),
+    /// The stream ended without a close frame.
+    Gone,
+}
+
+/// The stream of a connection with its state. Its methods stand in the files for reading, writing and the goodbye.
+pub(super) struct SocketWire<'a> {
+    pub(super) stream: &'a mut TcpStream,
+    pub(super) state: &'a mut WireState,
+}
+
+impl SocketWire<'_> {
+    /// Polls both directions. Writing goes first, so that a client that only sends does not starve its own frames.
+    ///
+    /// Nothing is read from a socket that is behind. Otherwise its client could make the gateway queue answers that it
+    /// does not take.
+    pub(super) fn poll_step(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
+        if let Poll::Ready(step) = self.poll_write(cx, Takes::All) {
+            return Poll::Ready(step);
+        }
+        if self.is_behind() {
+            return Poll::Pending;
+        }
+        self.poll_read(cx)
+    }
+
+    /// Writes while the consumer is at work. Ready if the connection ends.
+    pub(super) fn poll_beside(&mut self, cx: &mut TaskContext<'_>) -> Poll<Ending> {
+        match self.poll_write(cx, Takes::Frames) {
+            Poll::Ready(ConnectionStep::End(ending)) => Poll::Ready(ending),
+            // Neither comes: events stay in the queue, and nothing is read.
+            Poll::Ready(_) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Takes a message from the budget of `limits.messages_per_second`. Over it the socket closes, and the message is
+    /// dropped.
+    pub(super) fn may_receive(&mut self) -> bool {
+        let registration = &self.state.registration;
+        let per_second = registration.relay().limits().messages_per_second;
+        if self.state.messages.take(Instant::now(), per_second) {
+            return true;
+        }
+        registration.metrics().rate_limited("messages_per_second");
+        let frame = CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1));
+        let outbound = registration.member().outbound();
+        outbound.close(frame, CloseOrder::AfterQueued);
+        false
+    }
+}
