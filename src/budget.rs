@@ -20,8 +20,6 @@ labels! {
         Messages = "messages",
         /// Bytes of clients that are read and not decoded, because a consumer is busy.
         Input = "input",
-        /// Messages of clients on their way to a worker.
-        Workers = "workers",
         /// Requests that are not answered yet.
         Heads = "heads",
     }

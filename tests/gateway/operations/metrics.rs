@@ -157,6 +157,18 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         true,
     ),
     ("lockgate_loop_lag_seconds", "histogram", &[], true),
+    ("lockgate_half_open_connections", "gauge", &[], true),
+    ("lockgate_half_open_limit", "gauge", &[], true),
+    (
+        "lockgate_half_open_dropped_total",
+        "counter",
+        &["stage"],
+        false,
+    ),
+    ("lockgate_held_bytes", "gauge", &["kind"], true),
+    ("lockgate_held_bytes_limit", "gauge", &[], true),
+    ("lockgate_panics_total", "counter", &[], false),
+    ("lockgate_runtime_tasks", "gauge", &[], true),
 ];
 
 /// Families with type and labels, as the gateway declares them; `docs/metrics.md` is held against the same table.
