@@ -16,6 +16,8 @@ labels! {
         Frames = "frames",
         /// Events that wait for fan-out.
         Events = "events",
+        /// Events that wait for the consumers of sockets; one for a thousand sockets counts once.
+        Waiting = "waiting",
         /// Messages of clients that are not complete.
         Messages = "messages",
         /// Bytes of clients that are read and not decoded, because a consumer is busy.

@@ -20,7 +20,9 @@ use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
-use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, close_paced};
+use crate::hub::{
+    Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, WaitingEvent, close_paced,
+};
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
 use crate::rate::Bucket;
@@ -297,6 +299,11 @@ impl Relay {
         }
     }
 
+    /// Returns the event as it waits for consumers.
+    fn waiting(&self, event: &Arc<Event>) -> Arc<WaitingEvent> {
+        WaitingEvent::new(event.clone(), &self.parts.budget)
+    }
+
     /// Returns the frame that answers a ping.
     pub fn pong(&self, payload: &[u8]) -> Frame {
         Frame::encode(Opcode::Pong, payload, self.accounting())
@@ -306,8 +313,9 @@ impl Relay {
     /// consumer handles events, each socket's consumer gets it first.
     pub async fn send_to_each(&self, members: &[Arc<Member>], event: &Arc<Event>) {
         let (mut pace, mut rendered) = (Pace::default(), hashbrown::HashMap::new());
+        let mut waiting = None;
         for member in members {
-            self.send_to(member, event, &mut rendered);
+            self.send_to(member, event, &mut rendered, &mut waiting);
             pace.spend(1).await;
         }
     }
@@ -317,13 +325,15 @@ impl Relay {
         member: &Member,
         event: &Arc<Event>,
         rendered: &mut hashbrown::HashMap<u16, Rendered>,
+        waiting: &mut Option<Arc<WaitingEvent>>,
     ) {
         let settings = self.settings.load();
         let Some(route) = settings.delivery(member) else {
             return;
         };
         if route.through_consumer {
-            member.outbound().push_event(event);
+            let waiting = waiting.get_or_insert_with(|| self.waiting(event));
+            member.outbound().push_event(waiting);
             return;
         }
         let rendered = rendered.entry(member.delivery()).or_insert_with(|| {

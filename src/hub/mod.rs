@@ -17,6 +17,7 @@ pub use outbound::{
     BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT, Takes,
 };
 pub use roster::{Budget, Excess};
+pub use waiting_event::WaitingEvent;
 
 use crate::close_code::CloseFrame;
 use crate::ids::{GroupName, RevocationTarget, UserId};
@@ -34,6 +35,7 @@ mod outbound;
 mod paced;
 mod pulse;
 mod roster;
+mod waiting_event;
 
 pub use fan_out::{Pace, walk};
 pub use paced::{PACE_STEP, close_paced, spread};

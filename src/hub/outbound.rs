@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::WaitingEvent;
 use crate::close_code::{CloseFrame, CloseReason};
-use crate::event::Event;
 use crate::frame::Frame;
 
 /// The most frames in one `writev`. Linux takes 1,024, but above 64 the gain per frame is too small to measure.
@@ -28,6 +28,10 @@ const ITEM: usize = 96;
 /// as many fit into one `writev` of [`BATCH`] frames of 1 KiB.
 const CROWD: usize = 64 * 1024;
 
+/// The oldest event that may wait for a consumer while more than `limits.send_queue` waits: as for frames, a client would
+/// see events that are a minute old.
+const OLDEST: Duration = Duration::from_secs(60);
+
 /// The time that a client should wait before it reconnects after 4008.
 pub const TOO_SLOW_WAIT: Duration = Duration::from_secs(1);
 
@@ -37,7 +41,7 @@ pub enum Item {
     /// Bytes for the wire, shared by all sockets that get the same event.
     Frame(Frame),
     /// An event that the connection's own consumer turns into frames.
-    Event(Arc<Event>),
+    Event(Arc<WaitingEvent>),
 }
 
 /// The outcome of adding an item to the queue.
@@ -73,7 +77,7 @@ pub enum Next {
     /// Write the frames in the caller's batch.
     Frames,
     /// Pass this event to the consumer.
-    Event(Arc<Event>),
+    Event(Arc<WaitingEvent>),
     /// Send the close frame; no other item is left.
     Close(Box<CloseFrame>),
 }
@@ -172,8 +176,25 @@ impl Outbound {
     }
 
     /// Queues an event for the connection's consumer. Never waits.
-    pub fn push_event(&self, event: &Arc<Event>) -> Enqueued {
+    ///
+    /// If the consumer is behind, with more than `limits.send_queue` waiting and the oldest event over [`OLDEST`], the
+    /// socket is closed as too slow.
+    pub fn push_event(&self, event: &Arc<WaitingEvent>) -> Enqueued {
+        if self.is_consumer_late() {
+            let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
+            self.close(frame, CloseOrder::Now);
+        }
         self.push(ITEM + event.memory(), || Item::Event(event.clone()))
+    }
+
+    /// Returns true if the consumer is too slow for its events. Frames before them are judged by the connection's task.
+    fn is_consumer_late(&self) -> bool {
+        let state = self.state.lock();
+        let oldest = match state.queue.front() {
+            Some(Item::Event(oldest)) if state.is_behind() => oldest,
+            _ => return false,
+        };
+        !state.blocked && oldest.age() >= OLDEST
     }
 
     fn push(&self, size: usize, item: impl FnOnce() -> Item) -> Enqueued {

@@ -11,7 +11,7 @@ use super::{LAG_SAMPLE, Relay, RouteDelivery, Settings, enqueue};
 use crate::channel_layer::{Incoming, Signal};
 use crate::event::Event;
 use crate::frame::Accounting;
-use crate::hub::{Enqueued, Group, Member, Pace, walk};
+use crate::hub::{Enqueued, Group, Member, Pace, WaitingEvent, walk};
 use crate::metrics::{DropCause, EventSource};
 use crate::render::Rendered;
 
@@ -43,6 +43,8 @@ struct Opened {
 struct Renderings {
     settings: Arc<Settings>,
     by_delivery: Vec<Option<Box<[Rendered]>>>,
+    /// The events for consumers. They are made for the first socket whose consumer handles events.
+    waiting: Option<Box<[Arc<WaitingEvent>]>>,
     /// True if a socket that takes bytes has enough to write.
     crowded: bool,
 }
@@ -149,9 +151,11 @@ impl Relay {
         };
         let outbound = member.outbound();
         if route.through_consumer {
-            let outcomes = events
-                .iter()
-                .map(|opened| outbound.push_event(&opened.event));
+            let waiting = renderings.waiting.get_or_insert_with(|| {
+                let wait = |opened: &Opened| self.waiting(&opened.event);
+                events.iter().map(wait).collect()
+            });
+            let outcomes = waiting.iter().map(|event| outbound.push_event(event));
             return outcomes.filter(&mut is_queued).count() as u64;
         }
         let at = usize::from(member.delivery());
@@ -182,6 +186,7 @@ impl Renderings {
         Self {
             settings,
             by_delivery,
+            waiting: None,
             crowded: false,
         }
     }

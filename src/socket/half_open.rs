@@ -1,8 +1,10 @@
 //! The connections whose handshake is not over: their bound, and the order in which they go when it is reached.
 //!
-//! At the bound a new connection takes the place of one that has its answer, else of the oldest that has sent nothing, else
-//! of the oldest with a part of a request. A request that is being answered keeps its place, because each of its steps has
-//! a deadline. So clients that only connect keep out no client that asks for something.
+//! At the bound a new connection takes the place of one that has its answer, else of the oldest in the longer of two lines:
+//! those that have sent nothing, and those with a part of a request. A request that is being answered keeps its place,
+//! because each of its steps has a deadline. So clients that only connect keep out no client that asks for something, and
+//! neither do those that never end their requests: a client that has just come is in the short line until its first bytes
+//! are read.
 
 use std::sync::Arc;
 
@@ -13,13 +15,6 @@ use crate::ages::{AgeList, AgeTicket};
 use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
 use crate::labels::PerLabel;
 use crate::metrics::{self, HandshakeStage};
-
-/// The stages in the order in which their oldest connection makes room.
-const SHED: [HandshakeStage; 3] = [
-    HandshakeStage::Answered,
-    HandshakeStage::Silent,
-    HandshakeStage::Head,
-];
 
 /// The half-open connections of this replica.
 pub struct HalfOpen {
@@ -78,7 +73,19 @@ impl HalfOpen {
 
     /// Ends the connection that can best be spared. Returns false if each is being answered.
     pub fn shed(&self) -> bool {
-        SHED.iter().any(|stage| self.shed_oldest(*stage))
+        self.shed_oldest(HandshakeStage::Answered) || self.shed_oldest(self.longer())
+    }
+
+    /// Returns the longer of the two lines of connections that have sent no whole request; silence is worth less than
+    /// a part of one. A flood fills one line, and the few in the other are no part of it.
+    fn longer(&self) -> HandshakeStage {
+        let lines = self.lines.lock();
+        let length = |stage| lines.of(stage).len();
+        if length(HandshakeStage::Head) > length(HandshakeStage::Silent) {
+            HandshakeStage::Head
+        } else {
+            HandshakeStage::Silent
+        }
     }
 
     /// Ends the oldest connection that has sent a part of a request, to free its memory.
@@ -188,6 +195,23 @@ mod tests {
         assert!(half_open.begin(0).is_none(), "each is being answered");
         drop(held.pop());
         assert!(half_open.begin(0).is_some());
+    }
+
+    /// Before: the newest went first, although only incomplete requests filled the places.
+    #[test]
+    fn a_client_that_has_just_come_outlives_old_incomplete_requests() {
+        let half_open = half_open(4);
+        let mut heads = Vec::new();
+        for _ in 0..4 {
+            let (mut head, ends) = begin(&half_open);
+            head.enter(HandshakeStage::Head);
+            heads.push((head, ends));
+        }
+        let (_new, new_ends) = begin(&half_open);
+        let (_newer, newer_ends) = begin(&half_open);
+        let gone: Vec<bool> = heads.iter().map(|(_, ends)| ends.is_aborted()).collect();
+        assert_eq!(gone, [true, true, false, false]);
+        assert!(!new_ends.is_aborted() && !newer_ends.is_aborted());
     }
 
     #[test]

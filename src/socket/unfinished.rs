@@ -23,6 +23,10 @@ pub struct UnfinishedMessages {
 struct Unfinished {
     member: Weak<Member>,
     began: Instant,
+    /// The time for which the gateway read nothing.
+    paused: Duration,
+    /// The beginning of the pause, while the gateway reads nothing.
+    paused_at: Option<Instant>,
     bytes: u64,
 }
 
@@ -48,6 +52,8 @@ impl UnfinishedMessages {
         let unfinished = Unfinished {
             member: Arc::downgrade(member),
             began: Instant::now(),
+            paused: Duration::ZERO,
+            paused_at: None,
             bytes: bytes as u64,
         };
         UnfinishedMessage {
@@ -57,16 +63,19 @@ impl UnfinishedMessages {
         }
     }
 
-    /// Closes the sockets whose message is over its deadline at `now`.
+    /// Closes the sockets whose message is over its deadline at `now`. The time in which the gateway reads nothing from a
+    /// socket does not count.
     pub fn close_overdue(&self, now: Instant) {
-        let mut overdue = Vec::new();
-        {
-            let mut line = self.line.lock();
-            let ends = |oldest: &Unfinished| oldest.began + self.timeout <= now;
-            while line.oldest().is_some_and(ends) {
-                overdue.extend(line.pop_oldest().and_then(|over| over.member.upgrade()));
-            }
-        }
+        // Closed ones stay in the line until their tasks have run, as those with a pause do.
+        let overdue: Vec<_> = {
+            let line = self.line.lock();
+            let old = line
+                .iter()
+                .take_while(|message| message.began + self.timeout <= now);
+            old.filter(|message| message.is_overdue(self.timeout, now))
+                .filter_map(|message| message.member.upgrade())
+                .collect()
+        };
         for member in overdue {
             let frame = CloseReason::MessageTimeout.frame();
             member.outbound().close(frame, CloseOrder::Now);
@@ -86,7 +95,29 @@ impl UnfinishedMessages {
     }
 }
 
+impl Unfinished {
+    fn is_overdue(&self, timeout: Duration, now: Instant) -> bool {
+        self.paused_at.is_none() && self.began + self.paused + timeout <= now
+    }
+}
+
 impl UnfinishedMessage {
+    /// Notes that the gateway reads nothing from now on: the rest of the message may have come.
+    pub fn pause(&self, now: Instant) {
+        if let Some(unfinished) = self.all.line.lock().get_mut(self.ticket) {
+            unfinished.paused_at.get_or_insert(now);
+        }
+    }
+
+    /// Notes that the gateway reads again.
+    pub fn resume(&self, now: Instant) {
+        if let Some(unfinished) = self.all.line.lock().get_mut(self.ticket)
+            && let Some(since) = unfinished.paused_at.take()
+        {
+            unfinished.paused += now.saturating_duration_since(since);
+        }
+    }
+
     /// Notes that the message takes `bytes` now.
     pub fn set(&mut self, bytes: usize) {
         if self.held.bytes() == bytes as u64 {
@@ -134,6 +165,26 @@ mod tests {
         assert_eq!(all.budget.bytes(), 100, "it holds its bytes until it goes");
         drop(message);
         assert_eq!(all.budget.bytes(), 0);
+    }
+
+    /// Before: the deadline ran on, and the message could not be complete.
+    #[test]
+    fn the_time_in_which_the_gateway_reads_nothing_does_not_count() {
+        let (all, member) = unfinished();
+        let message = all.begin(&member, 100);
+        let began = Instant::now();
+        let pause = TIMEOUT * 2;
+        message.pause(began);
+        message.pause(began + pause / 2);
+        all.close_overdue(began + pause);
+        assert!(!member.outbound().is_closing(), "it reads nothing");
+        message.resume(began + pause);
+        message.resume(began + pause * 2);
+        all.close_overdue(began + pause + TIMEOUT / 2);
+        assert!(!member.outbound().is_closing(), "half of its time is left");
+        all.close_overdue(began + pause + TIMEOUT);
+        let cause = member.outbound().closing_cause();
+        assert_eq!(cause, Some(CloseReason::MessageTimeout));
     }
 
     #[test]

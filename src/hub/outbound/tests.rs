@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
 use super::*;
+use crate::budget::{HeldKind, MemoryBudget};
+use crate::event::{Event, Value};
 
 /// Counts the wake-ups of the task.
 #[derive(Default)]
@@ -157,7 +159,7 @@ fn a_task_that_was_asked_has_looked_only_after_it_ran() {
 fn a_consumer_at_work_holds_back_its_next_event_but_no_frame_before_it_and_no_close() {
     let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
     push(&queue, "before");
-    queue.push_event(&Arc::new(Event::default()));
+    queue.push_event(&WaitingEvent::new(Arc::default(), &Arc::default()));
     push(&queue, "after");
     let mut take = |queue: &Outbound| (task.take(queue, Takes::Frames), task.texts());
     let (next, texts) = take(&queue);
@@ -211,7 +213,7 @@ fn what_did_not_fit_leaves_first() {
 fn events_for_a_consumer_keep_their_place_among_frames() {
     let (queue, mut task) = (Outbound::new(1000), FakeTask::new());
     push(&queue, "before");
-    queue.push_event(&Arc::new(Event::default()));
+    queue.push_event(&WaitingEvent::new(Arc::default(), &Arc::default()));
     push(&queue, "after");
     assert!(matches!(task.next(&queue), Poll::Ready(Next::Frames)));
     assert_eq!(task.texts(), ["before"]);
@@ -227,4 +229,50 @@ fn a_finished_queue_takes_nothing() {
     queue.finish();
     assert_eq!(queue.queued_bytes(), 0);
     assert_eq!(push(&queue, "b"), Enqueued::Closed);
+}
+
+/// Returns an event with a text of 400 letters that has waited for so long.
+fn waiting(age: Duration, budget: &Arc<MemoryBudget>) -> Arc<WaitingEvent> {
+    let fields = [("text", Value::from("x".repeat(400)))];
+    let event = Arc::new(Event::new("chat.message", fields));
+    WaitingEvent::since(std::time::Instant::now() - age, event, budget)
+}
+
+/// Before: events for consumers stood in no account.
+#[test]
+fn an_event_that_waits_for_consumers_counts_once_until_the_last_has_it() {
+    let budget = Arc::new(MemoryBudget::default());
+    let queues = [Outbound::new(0), Outbound::new(0)];
+    let event = waiting(Duration::ZERO, &budget);
+    for queue in &queues {
+        assert!(queue.push_event(&event).is_queued());
+    }
+    drop(event);
+    let held = budget.of(HeldKind::Waiting);
+    assert!((400..800).contains(&held), "{held}");
+    assert_eq!(budget.bytes_of_clients(), held, "the fullest sockets go");
+    let mut task = FakeTask::new();
+    assert!(matches!(task.next(&queues[0]), Poll::Ready(Next::Event(_))));
+    assert_eq!(budget.of(HeldKind::Waiting), held);
+    queues[1].finish();
+    assert_eq!(budget.bytes(), 0);
+}
+
+/// Before: a slow consumer's events had no bound.
+#[test]
+fn a_consumer_that_is_behind_for_a_minute_loses_its_socket() {
+    let budget = Arc::new(MemoryBudget::default());
+    let queue = Outbound::new(1000);
+    let (old, new) = (waiting(OLDEST, &budget), waiting(Duration::ZERO, &budget));
+    assert!(queue.push_event(&old).is_queued());
+    assert!(queue.push_event(&new).is_queued(), "it is not behind");
+    let hasty = Outbound::new(1000);
+    for _ in 0..10 {
+        assert!(hasty.push_event(&new).is_queued(), "none is old");
+    }
+    assert!(queue.push_event(&new).is_queued());
+    assert_eq!(queue.push_event(&new), Enqueued::Closed);
+    assert_eq!(queue.closing_cause(), Some(CloseReason::TooSlow));
+    drop((old, new, hasty));
+    assert_eq!(budget.bytes(), 0, "its events are dropped");
 }

@@ -16,8 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
-use crate::event::Event;
-use crate::hub::{CloseOrder, Member};
+use crate::hub::{CloseOrder, Member, WaitingEvent};
 
 mod goodbye;
 mod read;
@@ -62,7 +61,7 @@ enum Call {
     /// A message of the client.
     Message(consumer::Message),
     /// An event of a group or of the socket's own channel.
-    Event(Arc<Event>),
+    Event(Arc<WaitingEvent>),
 }
 
 /// The work of one step. It is boxed, so that it takes memory only while it runs.
@@ -158,9 +157,15 @@ impl Connection {
             relay: &relay,
             handshake: None,
         };
+        // An event counts in the account until the consumer has handled it.
+        let mut held = None;
         let method = match call {
             Call::Message(message) => consumer.receive(&mut context, message),
-            Call::Event(event) => consumer.event(&mut context, event),
+            Call::Event(event) => {
+                let handled = event.event().clone();
+                held = Some(event);
+                consumer.event(&mut context, handled)
+            }
         };
         let mut at_work = pin!(bounded(&member, CALL_DEADLINE, method));
         let stream = &mut self.stream;
@@ -174,7 +179,9 @@ impl Connection {
                 .unwrap_or_else(|frame| Poll::Ready(Ending::Close(frame)))
                 .map(Some)
         });
-        let ending = ending.await?;
+        let ending = ending.await;
+        drop(held);
+        let ending = ending?;
         let closes = wire.end(ending, scope, opened);
         let (close, ()) = futures_util::future::join(closes, at_work).await;
         Some(close)

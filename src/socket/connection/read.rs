@@ -44,6 +44,7 @@ impl SocketWire<'_> {
                 return Poll::Ready(step);
             }
             if self.is_behind() {
+                self.state.stop_reading();
                 return Poll::Pending;
             }
         }

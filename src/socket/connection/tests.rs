@@ -14,8 +14,9 @@ use crate::channel_layer::Inbox;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::config::{GroupNames, LimitsConfig, OnGap, ServerConfig};
 use crate::consumer::{Message, TenantScope};
+use crate::event::Event;
 use crate::frame::{Decoder, Frame};
-use crate::hub::{Hub, Profile};
+use crate::hub::{Hub, Profile, WaitingEvent};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
 use crate::packed_json::PackedObject;
@@ -23,6 +24,7 @@ use crate::relay::{Parts, Relay, Settings};
 use crate::routes::Routes;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::registration::{Occupancy, Registration};
+use crate::socket::unfinished::UnfinishedMessages;
 use crate::users::UserRecord;
 
 /// The longest wait for a fact that holds almost at once.
@@ -48,6 +50,11 @@ impl Consumer for Waits {
         }
     }
 
+    async fn event(&mut self, _context: &mut Context<'_>, _event: Arc<Event>) {
+        self.0.began.fetch_add(1, Ordering::SeqCst);
+        self.0.ends.notified().await;
+    }
+
     async fn disconnect(&mut self, _scope: &Scope, _close: &CloseFrame) {
         self.0.disconnected.store(true, Ordering::SeqCst);
     }
@@ -56,6 +63,7 @@ impl Consumer for Waits {
 /// An open socket with both of its ends.
 struct Pair {
     member: Arc<Member>,
+    unfinished: Arc<UnfinishedMessages>,
     desk: Arc<Desk>,
     client: TcpStream,
     serving: JoinHandle<()>,
@@ -121,9 +129,11 @@ impl Pair {
         let desk = Arc::new(Desk::default());
         let ready = socket(&desk);
         let member = ready.wire.registration.member().clone();
+        let unfinished = ready.wire.heartbeat.unfinished().clone();
         let connection = Connection::new(stream, b"", ready);
         Self {
             member,
+            unfinished,
             desk,
             client: client.unwrap(),
             serving: tokio::spawn(connection.run()),
@@ -199,7 +209,7 @@ async fn frames_pings_and_a_drain_leave_while_the_consumer_is_at_work() {
     assert_eq!(ping[..2], [0x89, 8]);
     let outbound = pair.member.outbound();
     outbound.push_frame(&Frame::text("two"));
-    outbound.push_event(&Arc::new(Event::default()));
+    outbound.push_event(&WaitingEvent::new(Arc::default(), &Arc::default()));
     outbound.push_frame(&Frame::text("three"));
     outbound.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued);
     pair.reads(b"\x81\x03two\x81\x05three").await;
@@ -223,6 +233,41 @@ async fn frames_reach_the_consumer_one_at_a_time_and_in_order() {
         pair.reads(&[0x81, 1, b"abc"[calls - 1]]).await;
     }
     assert!(!pair.member.outbound().reads_nothing());
+}
+
+/// Before: the socket was closed, although the rest of the message could not be read.
+#[tokio::test]
+async fn the_deadline_of_a_message_waits_while_the_consumer_is_at_work() {
+    let mut pair = Pair::open().await;
+    pair.client.write_all(&[0x81, 0x82, 0]).await.unwrap();
+    let begun = async {
+        while pair.unfinished.holders().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun)
+        .await
+        .expect("it counts");
+    let event = WaitingEvent::new(Arc::default(), &Arc::default());
+    let outbound = pair.member.outbound();
+    outbound.push_event(&event);
+    pair.began(1).await;
+    // A frame that leaves shows that the connection's task has run beside the call.
+    pair.member.outbound().push_frame(&Frame::text("x"));
+    pair.reads(b"\x81\x01x").await;
+    let far = Duration::from_secs(3600);
+    pair.unfinished.close_overdue(Instant::now() + far);
+    assert!(!pair.member.outbound().is_closing());
+    pair.desk.ends.notify_one();
+    let overdue = async {
+        while !pair.member.outbound().is_closing() {
+            pair.unfinished.close_overdue(Instant::now() + far);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, overdue)
+        .await
+        .expect("the clock runs again");
 }
 
 /// Before: a call had no deadline.

@@ -10,9 +10,8 @@ use super::slow::SlowWatch;
 use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer;
-use crate::event::Event;
 use crate::frame::{Decoder, Frame};
-use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
+use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes, WaitingEvent};
 use crate::rate::Bucket;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::registration::Registration;
@@ -108,6 +107,20 @@ impl WireState {
         self.decoder = Decoder::new(0);
     }
 
+    /// Stops the clock of the unfinished message, because nothing is read from here on.
+    pub(super) fn stop_reading(&self) {
+        if let Some(unfinished) = &self.unfinished {
+            unfinished.pause(Instant::now());
+        }
+    }
+
+    /// Lets the clock of the unfinished message run on.
+    pub(super) fn resume_reading(&self) {
+        if let Some(unfinished) = &self.unfinished {
+            unfinished.resume(Instant::now());
+        }
+    }
+
     /// Counts the message that is not complete after all input is decoded. Closes the socket if there is no memory for it.
     pub(super) fn keep_unfinished(&mut self) {
         let Self {
@@ -152,7 +165,7 @@ pub(super) enum ConnectionStep {
     /// Give a message of the client to the consumer.
     Message(consumer::Message),
     /// Give an event to the consumer.
-    Event(Arc<Event>),
+    Event(Arc<WaitingEvent>),
     /// End the connection.
     End(Ending),
 }
@@ -185,13 +198,16 @@ impl SocketWire<'_> {
             return Poll::Ready(step);
         }
         if self.is_behind() {
+            self.state.stop_reading();
             return Poll::Pending;
         }
+        self.state.resume_reading();
         self.poll_read(cx)
     }
 
     /// Writes while the consumer is at work. Ready if the connection ends.
     pub(super) fn poll_beside(&mut self, cx: &mut TaskContext<'_>) -> Poll<Ending> {
+        self.state.stop_reading();
         match self.poll_write(cx, Takes::Frames) {
             Poll::Ready(ConnectionStep::End(ending)) => Poll::Ready(ending),
             // Neither comes: events stay in the queue, and nothing is read.

@@ -169,31 +169,42 @@ async fn a_reader_that_stands_still_is_closed_and_others_are_served_meanwhile() 
     assert!(quick.ping().await.is_empty());
 }
 
-/// The rule alone would let each of them keep a megabyte until it is judged.
+/// The rule for slow readers is out of the way here, so the budget alone closes them. Rounds go on until the kernel, which
+/// takes up to 4 MiB for each socket, takes no more.
 #[tokio::test]
 async fn many_readers_that_stand_still_are_bounded_by_the_memory_budget() {
-    const STANDING: usize = 30;
+    const STANDING: usize = 10;
     const BUDGET: f64 = 4.0 * 1024.0 * 1024.0;
     let gateway = gateway()
         .set("server.max_queue_bytes", "4MiB")
         .tenant("acme")
+        .with("limits.send_queue", "1GiB")
         .start()
         .await;
+    let replica = gateway.replica();
     let mut quick = gateway.open("/ws/chat/quick/").await;
     let mut standing = Vec::new();
     for n in 0..STANDING {
         standing.push(bare(gateway.open(&format!("/ws/chat/s{n}/")).await));
     }
-    for n in 0..STANDING {
-        burst(&gateway, &format!("chat_s{n}"), (60, 20_000)).await;
+    let began = Instant::now();
+    while too_slow(&gateway).await == 0.0 {
+        let scrape = replica.metrics().await;
+        let held = scrape.value("lockgate_held_bytes", &[]);
+        assert!(began.elapsed() < PATIENCE * 2, "{held} bytes, none closed");
+        for n in 0..STANDING {
+            burst(&gateway, &format!("chat_s{n}"), (60, 20_000)).await;
+        }
+        // What fan-out has not taken counts too, and is a gap over the bound.
+        let events = [("kind", "events")];
+        let all_out = |bytes| bytes == 0.0;
+        replica
+            .metric("lockgate_held_bytes", &events, all_out)
+            .await;
     }
-    let replica = gateway.replica();
+    replica.logged("server.max_queue_bytes was passed").await;
     replica
         .metric("lockgate_send_queue_bytes", &[], |bytes| bytes <= BUDGET)
-        .await;
-    let labels = [("code", "4008")];
-    replica
-        .metric("lockgate_disconnects_total", &labels, |closed| closed > 0.0)
         .await;
     burst(&gateway, "chat_quick", (1, 1_000)).await;
     quick.next_text().await;
