@@ -213,7 +213,7 @@ impl ReplicaRegistry {
                     let mut pipe = redis::pipe();
                     pipe.atomic().del(list).ignore();
                     pipe.sadd(list, self.replica.as_str()).ignore();
-                    if redis.query_all::<()>("replicas", &pipe).await.is_ok() {
+                    if redis.query::<()>("replicas", &pipe).await.is_ok() {
                         self.entered(list, true);
                     }
                 }
