@@ -187,7 +187,7 @@ impl HeldKey {
         pipe.zadd(&index, &self.key, UnixTime::now().0).ignore();
         pipe.expire(&index, KEPT.as_secs() as i64).ignore();
         pipe.zcard(&index);
-        let (count,): (u64,) = redis.query_all("idempotency", &pipe).await?;
+        let (count,): (u64,) = redis.query("idempotency", &pipe).await?;
         if count <= most {
             return Ok(());
         }

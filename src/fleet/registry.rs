@@ -213,7 +213,7 @@ impl ReplicaRegistry {
                     let mut pipe = redis::pipe();
                     pipe.atomic().del(list).ignore();
                     pipe.sadd(list, self.replica.as_str()).ignore();
-                    if redis.query_all::<()>("replicas", &pipe).await.is_ok() {
+                    if redis.query::<()>("replicas", &pipe).await.is_ok() {
                         self.entered(list, true);
                     }
                 }
@@ -254,11 +254,15 @@ impl ReplicaRegistry {
         let is_new = !std::mem::replace(&mut standing.refused, true);
         drop(standings);
         if is_new {
+            let advice = match kind {
+                ErrorKind::Permission => "; grant the keys lockgate:*",
+                _ => "",
+            };
             tracing::error!(
                 redis.key = list,
                 error.kind = kind.label(),
                 error,
-                "Redis refuses to enter this replica in the list of replicas: calls of the API cannot tell how many there are; grant the keys lockgate:*"
+                "Redis refuses to enter this replica in the list of replicas: calls of the API cannot tell how many there are{advice}"
             );
         }
     }
@@ -277,8 +281,7 @@ impl ReplicaRegistry {
         for list in lists {
             pipe.cmd(command).arg(list).arg(self.replica.as_str());
         }
-        pipe.ignore_errors();
-        redis.query_all("replicas", &pipe).await
+        redis.query_each("replicas", &mut pipe).await
     }
 
     /// Runs a command on the sets of these tenants in one round.

@@ -7,12 +7,10 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use deadpool_redis::{Manager, Pool};
+use deadpool_redis::Pool;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult,
-};
+use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult};
 use tokio::net::lookup_host;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -28,17 +26,16 @@ use super::redis_link::{
     ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
 };
 use super::redis_master::{ServerRoute, address};
+use super::redis_pool::LinkPool;
 use super::redis_reads::Reads;
 use super::redis_role::{IS_REPLICA, RoleQuestion, is_demotion};
-
+use super::redis_round::RedisRound;
 use super::server_identity::ServerIdentity;
 
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
 /// The largest number of keys in a read that is gathered with others; a handshake needs no more.
 const GATHERED: usize = 8;
-/// The number of connections in the pool for blocking and exclusive commands.
-const POOL_SIZE: usize = 4;
 
 /// Returns the kind of a failure of one command in a pipeline.
 pub fn error_kind(error: &RedisError) -> ErrorKind {
@@ -58,8 +55,7 @@ pub struct RedisStore {
     reads: Reads,
     /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
-    /// The pool, with the number of the link in whose life it was made.
-    pool: Mutex<Option<(u64, Pool)>>,
+    pool: LinkPool,
 }
 
 impl RedisStore {
@@ -95,7 +91,7 @@ impl RedisStore {
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
             reads: Reads::default(),
-            pool: Mutex::new(None),
+            pool: LinkPool::default(),
             identity: Mutex::new(None),
         };
         if Handle::try_current().is_ok() {
@@ -251,7 +247,8 @@ impl RedisStore {
         for (key, value, ttl) in values {
             pipe.add_command(set_command(key, value.as_bytes(), *ttl));
         }
-        self.pipeline_again("set", &pipe).await
+        let _answers: redis::Value = self.query_again("set", &pipe).await?;
+        Ok(())
     }
 
     /// Publishes a message; returns the number of this server's subscribers that it reached.
@@ -273,47 +270,29 @@ impl RedisStore {
         published.map_err(|error| self.failed(store_error(self.dependency, error)))
     }
 
-    /// Sends any short command once. `operation` is a fixed word for the metric.
+    /// Sends a short command, or several in one round, once. `operation` is a fixed word for the metric.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`], also if one of several commands fails.
     pub async fn query<T: FromRedisValue>(
         &self,
         operation: &'static str,
-        command: &Cmd,
+        commands: &impl RedisRound,
     ) -> Result<T, StoreError> {
-        let send =
-            |mut link: MultiplexedConnection| async move { command.query_async(&mut link).await };
-        self.ask(operation, send).await.map_err(|(error, _)| error)
+        let answer = self.ask(operation, |link| commands.send_over(link)).await;
+        answer.map_err(|(error, _)| error)
     }
 
-    /// Sends a command as [`RedisStore::query`] does, and once more after a lost link. For commands that may act twice.
+    /// Sends as [`RedisStore::query`] does, and once more after a lost link. For commands that may act twice.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn query_again<T: FromRedisValue>(
         &self,
         operation: &'static str,
-        command: &Cmd,
+        commands: &impl RedisRound,
     ) -> Result<T, StoreError> {
-        let send =
-            |mut link: MultiplexedConnection| async move { command.query_async(&mut link).await };
-        self.ask_again(operation, send).await
-    }
-
-    /// Sends commands in one round, and once more after a lost link; their answers are dropped.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn pipeline_again(
-        &self,
-        operation: &'static str,
-        pipe: &redis::Pipeline,
-    ) -> Result<(), StoreError> {
-        let send = |mut link: MultiplexedConnection| async move {
-            let _answers: redis::Value = pipe.query_async(&mut link).await?;
-            Ok(())
-        };
+        let send = |link| commands.send_over(link);
         self.ask_again(operation, send).await
     }
 
@@ -375,20 +354,6 @@ impl RedisStore {
         let pong: redis::Value = self.query("ping", &redis::cmd("PING")).await?;
         drop(pong);
         Ok(started.elapsed())
-    }
-
-    /// Sends short commands in one round, once. `operation` is a fixed word for the metric.
-    ///
-    /// # Errors
-    /// [`StoreError`], also if one of the commands fails.
-    pub async fn query_all<T: FromRedisValue>(
-        &self,
-        operation: &'static str,
-        commands: &Pipeline,
-    ) -> Result<T, StoreError> {
-        let send =
-            |mut link: MultiplexedConnection| async move { commands.query_async(&mut link).await };
-        self.ask(operation, send).await.map_err(|(error, _)| error)
     }
 
     /// Sends short commands in one round, once, and returns the answer to each.
@@ -465,21 +430,7 @@ impl RedisStore {
             }
         };
         let link = self.link().unwrap_or_default();
-        let mut pool = self.pool.lock();
-        if let Some((made_for, pool)) = &*pool
-            && *made_for == link
-        {
-            return Ok(pool.clone());
-        }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER_LIMIT))
-            .set_response_timeout(None);
-        let manager = Manager::new_with_config(client.get_connection_info().clone(), config);
-        let manager = manager.map_err(|error| failed(error.to_string()))?;
-        let new = Pool::builder(manager).max_size(POOL_SIZE).build();
-        let new = new.map_err(|error| failed(error.to_string()))?;
-        *pool = Some((link, new.clone()));
-        Ok(new)
+        self.pool.of_link(link, &client).map_err(failed)
     }
 
     /// Sends a command, and once more if the link was lost or led to a replica. For commands that may act twice.

@@ -16,7 +16,7 @@ use tracing::info;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
-use super::redis_master::{ServerRoute, address};
+use super::redis_master::{SentinelLink, ServerRoute, address};
 use super::redis_role::{Role, RoleQuestion, is_replica};
 use super::standing::{Backoff, LinkStanding, LinkWords};
 
@@ -27,8 +27,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// replaced before a command needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The time between two checks with the Sentinels that the server is still the master. In a split brain an old master
-/// goes on taking commands.
-const MASTER_ASKED_EVERY: Duration = Duration::from_secs(5);
+/// goes on taking commands, and after an operator's failover it does so for some seconds.
+const MASTER_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// The most commands between callers and socket; further callers wait.
 const PIPELINE: usize = 1024;
 
@@ -149,7 +149,11 @@ impl LinkKeeper {
                     let made = Instant::now();
                     let error = tokio::select! {
                         error = self.watch(connection, link) => error,
-                        error = self.moved(&client) => error,
+                        error = self.moved(&client) => {
+                            // Subscribers of the old master hear no more.
+                            self.shared.report_demoted(link);
+                            error
+                        }
                     };
                     backoff.lived(made.elapsed());
                     error
@@ -178,11 +182,12 @@ impl LinkKeeper {
             return std::future::pending().await;
         }
         let is_it = |host: &str, port| address(client) == Some((host, port));
+        let mut sentinel = SentinelLink::default();
         loop {
             sleep(MASTER_ASKED_EVERY).await;
             // A missing answer means nothing for the link. One Sentinel alone may be out of date, so all are asked
             // before the link is given up.
-            if let Some(Ok((host, port))) = self.route.hearsay().await
+            if let Some(Ok((host, port))) = self.route.hearsay(&mut sentinel).await
                 && !is_it(&host, port)
                 && let Ok(master) = self.route.client().await
                 && address(&master).is_some_and(|(host, port)| !is_it(host, port))

@@ -2,15 +2,17 @@
 //!
 //! It replaces a connection of redis-rs' `SentinelClient`, which does not follow a failover.
 
-use futures_util::future::{OptionFuture, select_ok};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
     RedisError, RedisResult, TlsMode,
 };
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::redis_url::{RedisUrl, Sentinels, node_address};
 
@@ -19,6 +21,16 @@ use super::redis_url::{RedisUrl, Sentinels, node_address};
 const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
 /// The longest time for asking the Sentinels, and the server for its role.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// The longest time for which the first Sentinel that answers waits for the others.
+const OTHERS_LIMIT: Duration = Duration::from_millis(500);
+/// The number of questions to one Sentinel before another is chosen, which may know more.
+const QUESTIONS: u32 = 5;
+
+/// The connection to one of the Sentinels, kept for some questions.
+#[derive(Default)]
+pub(super) struct SentinelLink {
+    open: Option<(MultiplexedConnection, u32)>,
+}
 
 /// The route to the server of a URL.
 #[derive(Clone)]
@@ -50,8 +62,9 @@ impl ServerRoute {
 
     /// Returns the client of the current master.
     ///
-    /// It asks all Sentinels at once and takes the first good answer, so that one that is down causes no delay. The
-    /// server itself must confirm that it is a master (`ROLE`).
+    /// It asks all Sentinels at once and takes the answer of most of them: during a failover one may still name the old
+    /// master, which goes on for some seconds. One that is down causes no delay. The server itself must confirm that it is
+    /// a master (`ROLE`).
     pub(super) async fn client(&self) -> RedisResult<Client> {
         let url = match self {
             Self::Fixed(client) => return Ok((**client).clone()),
@@ -61,42 +74,65 @@ impl ServerRoute {
             let master = asker(url, sentinels, node)?.async_get_client().await?;
             client(master.get_connection_info().clone())
         };
-        let asked = url.sentinels().map(|sentinels| {
-            let nodes = sentinels.nodes.iter();
-            select_ok(nodes.map(|node| Box::pin(ask(sentinels, node))))
-        });
-        match timeout(ASK_LIMIT, OptionFuture::from(asked)).await {
-            Ok(Some(answer)) => answer.map(|(client, _)| client),
-            Ok(None) | Err(_) => Err(late()),
+        let Some(sentinels) = url.sentinels() else {
+            return Err(late());
+        };
+        let mut asked: FuturesUnordered<_> = { sentinels.nodes.iter() }
+            .map(|node| ask(sentinels, node))
+            .collect();
+        let mut votes: Vec<(Client, usize)> = Vec::new();
+        let (mut until, mut failure) = (Instant::now() + ASK_LIMIT, None);
+        loop {
+            let answer = tokio::select! {
+                answer = asked.next() => answer,
+                () = sleep_until(until) => None,
+            };
+            match answer {
+                Some(Ok(client)) => {
+                    if vote(&mut votes, client) * 2 > sentinels.nodes.len() {
+                        break;
+                    }
+                    until = until.min(Instant::now() + OTHERS_LIMIT);
+                }
+                Some(Err(error)) => failure = Some(error),
+                None => break,
+            }
         }
+        let named = votes.into_iter().max_by_key(|(_, count)| *count);
+        named
+            .map(|(client, _)| client)
+            .ok_or_else(|| failure.unwrap_or_else(late))
     }
 
-    /// Returns the master's address from one random Sentinel; `None` if the URL has no Sentinels.
+    /// Returns the master's address from one Sentinel; `None` if the URL has no Sentinels.
     ///
     /// It needs one connection, where [`ServerRoute::client`] needs several, so it can be called regularly.
-    pub(super) async fn hearsay(&self) -> Option<RedisResult<(String, u16)>> {
+    pub(super) async fn hearsay(
+        &self,
+        link: &mut SentinelLink,
+    ) -> Option<RedisResult<(String, u16)>> {
         let Self::Sentinel(url) = self else {
             return None;
         };
         let sentinels = url.sentinels()?;
-        let (host, port) = sentinels.nodes.choose(&mut rand::rng())?;
+        let kept = link.open.take();
         let ask = async {
-            let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
-            if let Some(username) = &sentinels.login.username {
-                login = login.set_username(username);
-            }
-            if let Some(password) = &sentinels.login.password {
-                login = login.set_password(password.expose());
-            }
-            let info = node_address(host, *port, url.tls()).into_connection_info()?;
-            let client = client(info.set_redis_settings(login))?;
-            let mut link = client.get_multiplexed_async_connection().await?;
+            let (mut connection, questions) = match kept {
+                Some((connection, left)) => (connection, left),
+                None => (sentinel(url, sentinels).await?, QUESTIONS),
+            };
             let mut command = redis::cmd("SENTINEL");
             let command = command.arg("GET-MASTER-ADDR-BY-NAME");
-            command.arg(&sentinels.master).query_async(&mut link).await
+            let command = command.arg(&sentinels.master);
+            let answer = command.query_async(&mut connection).await?;
+            Ok((answer, connection, questions - 1))
         };
         let asked = timeout(ASK_LIMIT, ask).await;
-        Some(asked.unwrap_or_else(|_| Err(late())))
+        let asked = asked.unwrap_or_else(|_| Err(late()));
+        Some(asked.map(|(answer, connection, questions)| {
+            link.open = (questions > 0).then_some((connection, questions));
+            answer
+        }))
     }
 
     /// Returns true if the address of the server can change.
@@ -107,6 +143,33 @@ impl ServerRoute {
 
 fn late() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// Connects to one random Sentinel.
+async fn sentinel(url: &RedisUrl, sentinels: &Sentinels) -> RedisResult<MultiplexedConnection> {
+    let node = sentinels.nodes.choose(&mut rand::rng());
+    let (host, port) = node.ok_or_else(late)?;
+    let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if let Some(username) = &sentinels.login.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = &sentinels.login.password {
+        login = login.set_password(password.expose());
+    }
+    let info = node_address(host, *port, url.tls()).into_connection_info()?;
+    let client = client(info.set_redis_settings(login))?;
+    client.get_multiplexed_async_connection().await
+}
+
+/// Counts one Sentinel's answer. Returns the number of Sentinels that name the same server.
+fn vote(votes: &mut Vec<(Client, usize)>, client: Client) -> usize {
+    let same = |other: &Client| address(other) == address(&client);
+    if let Some((_, count)) = votes.iter_mut().find(|(other, _)| same(other)) {
+        *count += 1;
+        return *count;
+    }
+    votes.push((client, 1));
+    1
 }
 
 /// Returns the host and port of a client.
@@ -159,4 +222,19 @@ fn tcp() -> TcpSettings {
     TcpSettings::default()
         .set_nodelay(true)
         .set_user_timeout(UNACKNOWLEDGED_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentinels_that_name_the_same_server_are_counted_together() {
+        let mut votes = Vec::new();
+        for (port, count) in [(1, 1), (2, 1), (2, 2), (1, 2), (2, 3)] {
+            let client = Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+            assert_eq!(vote(&mut votes, client), count, "{port}");
+        }
+        assert_eq!(votes.len(), 2);
+    }
 }

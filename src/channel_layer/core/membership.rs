@@ -299,8 +299,7 @@ impl Keeping {
             .arg("EX")
             .arg(MARK_SECONDS)
             .ignore();
-        let answer: Result<(Option<u8>,), StoreError> =
-            self.parts.store.query_all("mark", &pipe).await;
+        let answer: Result<(Option<u8>,), StoreError> = self.parts.store.query("mark", &pipe).await;
         // A failed look is ignored: the reader notices a lost link by itself.
         if let Ok((mark,)) = answer
             && std::mem::replace(&mut self.marked, true)

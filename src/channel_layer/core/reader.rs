@@ -292,7 +292,7 @@ impl MailboxReader {
                 .arg(canary.as_str())
                 .arg(canary.as_str());
             pipe.cmd("EXPIRE").arg(&key).arg(CANARY_SECONDS).ignore();
-            let (added,): (u64,) = store.query_all("canary", &pipe).await?;
+            let (added,): (u64,) = store.query("canary", &pipe).await?;
             Ok(added)
         })
     }

@@ -135,7 +135,7 @@ impl Sender {
         send.arg(capacities);
         send.arg(self.clock.score()).arg(self.expiry.as_secs());
         pipe.add_command(send);
-        let (over,) = self.stores[shard].query_all("group_send", &pipe).await?;
+        let (over,) = self.stores[shard].query("group_send", &pipe).await?;
         Ok(over)
     }
 

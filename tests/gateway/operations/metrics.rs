@@ -149,6 +149,18 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &[],
         false,
     ),
+    (
+        "lockgate_control_dropped_total",
+        "counter",
+        &["reason", "tenant"],
+        true,
+    ),
+    (
+        "lockgate_replicas_unknown_total",
+        "counter",
+        &["tenant"],
+        true,
+    ),
     ("lockgate_config_reload_successful", "gauge", &[], true),
     (
         "lockgate_config_reload_timestamp_seconds",

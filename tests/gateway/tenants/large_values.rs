@@ -17,8 +17,9 @@ const LAST: &str = "209715199";
 const NOISE: u64 = 24 * 1024 * 1024;
 const UNREADABLE: &str = "lockgate_unreadable_values_total";
 
-async fn deployment(redis: &RedisServer) -> Gateway {
+async fn deployment(redis: &RedisServer, recheck: &str) -> Gateway {
     gateway()
+        .set("denylist.recheck", recheck)
         .redis(&redis.url())
         .tenant("acme")
         .tenant("other")
@@ -48,7 +49,7 @@ async fn refusal(gateway: &Gateway, tenant: &Tenant, token: &str) -> Option<Resp
 #[tokio::test]
 async fn a_cut_off_of_200_mb_costs_no_neighbour_its_redis() {
     let redis = RedisServer::start().await;
-    let gateway = Arc::new(deployment(&redis).await);
+    let gateway = Arc::new(deployment(&redis, "60s").await);
     let (acme, other) = (
         gateway.named("acme").clone(),
         gateway.named("other").clone(),
@@ -129,7 +130,7 @@ async fn a_cut_off_of_200_mb_costs_no_neighbour_its_redis() {
 #[tokio::test]
 async fn no_other_key_of_200_mb_is_fetched_either() {
     let redis = RedisServer::start().await;
-    let gateway = deployment(&redis).await;
+    let gateway = deployment(&redis, "1s").await;
     let (acme, other) = (gateway.named("acme"), gateway.named("other"));
     let replica = gateway.replica();
     let before = replica.process.peak_memory();
@@ -162,7 +163,7 @@ async fn no_other_key_of_200_mb_is_fetched_either() {
             .command(&["DEL", &key, &acme.redis_key("idem:k")])
             .await;
     }
-    // A new link reads the state of every tenant, the mark of the denylist, and the cut-offs of all sockets.
+    // A new link reads the mark of the denylist. A recheck reads the state of its tenant, and the cut-offs of all sockets.
     let mut socket = gateway.open(CHAT).await;
     for key in [
         &acme.redis_key("state"),

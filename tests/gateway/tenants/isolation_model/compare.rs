@@ -139,6 +139,9 @@ impl World {
                     .iter()
                     .map(|one| key(&format!("idem:{one}"))),
             );
+            // A call with an `Idempotency-Key` notes the name of its kept answer.
+            let keeps_answers = !party.idempotency_keys.is_empty();
+            must.extend(keeps_answers.then(|| key("answers")));
             let missing: Vec<_> = must.difference(&there).collect();
             assert!(missing.is_empty(), "missing: {missing:?}");
             let mut may = must;
