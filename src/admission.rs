@@ -260,7 +260,11 @@ impl Authenticator {
                     .map(|values| cached_pair(values.split_off(denials.min(values.len()))));
                 (denied, cached.filter(|_| wants_user))
             }
-            false => tokio::join!(store.get_each(reads), self.ask_for_user(user_reads)),
+            // The rarer reads are boxed, so that a handshake is not as large as all of them.
+            false => {
+                let denied = Box::pin(store.get_each(reads));
+                tokio::join!(denied, Box::pin(self.ask_for_user(user_reads)))
+            }
         };
         let denied = match denied.as_deref() {
             Ok([Ok(None)]) => {
@@ -269,7 +273,7 @@ impl Authenticator {
                     cached,
                 };
             }
-            Ok([_]) => store.get_each(self.denial_reads(token)).await,
+            Ok([_]) => Box::pin(store.get_each(self.denial_reads(token))).await,
             _ => denied,
         };
         RedisAnswers {

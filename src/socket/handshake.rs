@@ -162,6 +162,8 @@ async fn judge(
 }
 
 /// Answers the request. Its checks end early if the client closes the connection.
+///
+/// The rarer ends are boxed, so that the handshakes under way take little memory.
 async fn answer(
     arrival: Arrival,
     peer: Peer,
@@ -188,7 +190,7 @@ async fn answer(
                 .await
                 .is_err()
             {
-                abandon(*socket).await;
+                Box::pin(abandon(*socket)).await;
                 return None;
             }
             Some(Connection::new(stream, &early, socket))
@@ -200,11 +202,11 @@ async fn answer(
                 // With `refusal = "close"` the close frame tells the client the reason.
                 let accepted = upgrade.switching_protocols();
                 if stream.write_all(&accepted).await.is_ok() {
-                    close_at_once(stream, frame).await;
+                    Box::pin(close_at_once(stream, frame)).await;
                 }
                 return None;
             }
-            refuse_with(stream, &rejection.problem(), &head.method).await;
+            Box::pin(refuse_with(stream, &rejection.problem(), &head.method)).await;
             None
         }
     }

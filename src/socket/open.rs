@@ -145,7 +145,7 @@ async fn register(
         return Err(Refusal::TokenRevoked);
     }
     if standing.stale {
-        user = tenant.authenticator.user_again(&token).await?;
+        user = Box::pin(tenant.authenticator.user_again(&token)).await?;
     }
     let scope = Scope {
         of_tenant: tenant.scope.clone(),
