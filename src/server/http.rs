@@ -26,8 +26,10 @@ use crate::tasks;
 
 mod seats;
 
-/// Concurrent connections of probes, scrapers and callers.
-const MAX_CONNECTIONS: usize = 256;
+/// Concurrent connections of probes, scrapers and callers. A back end may make a thousand calls at once, and a connection
+/// whose request is on its way cannot be told from an idle one; so the bound is well above that. A silent connection owns
+/// no buffer.
+const MAX_CONNECTIONS: usize = 1280;
 /// Connections accepted in a row before their requests are read.
 const AT_ONCE: usize = 16;
 /// Time for the head of a request, so that a client that sends one byte at a time cannot hold a connection.
