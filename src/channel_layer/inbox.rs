@@ -93,7 +93,7 @@ impl Inbox {
         Self::make(limit, Some(metrics), Arc::default())
     }
 
-    /// Builds such a queue whose events count in `budget`. Over its bound the queue takes no more than [`RUN`] bytes.
+    /// Builds such a queue whose events count in `budget`. Over its bound the queue takes no more than 64 KiB.
     pub fn counted_in(
         limit: u64,
         metrics: Arc<TenantMetrics>,

@@ -177,7 +177,7 @@ impl Outbound {
 
     /// Queues an event for the connection's consumer. Never waits.
     ///
-    /// If the consumer is behind, with more than `limits.send_queue` waiting and the oldest event over [`OLDEST`], the
+    /// If the consumer is behind, with more than `limits.send_queue` waiting and the oldest event over a minute old, the
     /// socket is closed as too slow.
     pub fn push_event(&self, event: &Arc<WaitingEvent>) -> Enqueued {
         if self.is_consumer_late() {

@@ -44,7 +44,7 @@ pub enum AcceptanceError {
         "a header is one that the handshake sets: Sec-WebSocket-*, Connection, Upgrade, Content-Length or Transfer-Encoding"
     )]
     Reserved,
-    /// More than [`MAX_HEADERS`] headers or [`MAX_BYTES`] bytes.
+    /// More than 32 headers or 4 KiB of them.
     #[error("`headers` has more than 32 headers or 4 KiB")]
     TooLong,
 }
