@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::labels::{PerLabel, labels};
 
 labels! {
@@ -36,6 +38,8 @@ pub const LITTLE: usize = 4096;
 pub struct MemoryBudget {
     held: PerLabel<HeldKind, AtomicU64>,
     most: AtomicU64,
+    /// Told when a holder finds the account over its bound.
+    passed: Notify,
 }
 
 impl Default for MemoryBudget {
@@ -44,6 +48,7 @@ impl Default for MemoryBudget {
         Self {
             held: PerLabel::new(|_| AtomicU64::new(0)),
             most: AtomicU64::new(u64::MAX),
+            passed: Notify::new(),
         }
     }
 }
@@ -94,6 +99,18 @@ impl MemoryBudget {
     /// Returns true over the bound: the fullest holders have to go.
     pub fn is_over(&self) -> bool {
         self.bytes() > self.most()
+    }
+
+    /// Asks for room at once if the account is over its bound.
+    pub fn ask_for_room(&self) {
+        if self.is_over() {
+            self.passed.notify_one();
+        }
+    }
+
+    /// Returns once a holder has asked for room.
+    pub async fn room_wanted(&self) {
+        self.passed.notified().await;
     }
 
     /// Returns true if the bytes are a quarter over the bound, because what holds them goes slower than new bytes come.

@@ -93,7 +93,8 @@ impl Inbox {
         Self::make(limit, Some(metrics), Arc::default())
     }
 
-    /// Builds such a queue whose events count in `budget`. Over its bound the queue takes no more than 64 KiB.
+    /// Builds such a queue whose events count in `budget`. A quarter over its bound the queue takes no more than
+    /// 64 KiB.
     pub fn counted_in(
         limit: u64,
         metrics: Arc<TenantMetrics>,
@@ -132,7 +133,9 @@ impl Inbox {
         // An empty queue takes an event of any size: the bound is against a backlog, not against large events.
         let fits = limit == 0 || queue.bytes == 0 || queue.bytes + cost <= limit;
         // Over the bound of the process, each tenant keeps room for a run, so that only the fullest pay.
-        let has_room = queue.bytes < RUN || !self.budget.is_over();
+        // Over the bound the fullest sockets go; the events of these moments still have a quarter of it.
+        self.budget.ask_for_room();
+        let has_room = queue.bytes < RUN || !self.budget.is_exhausted();
         if fits && has_room {
             // The gauge is moved by the difference, not set: tenants beyond `metrics.tenant_series` share it.
             queue.bytes += cost;

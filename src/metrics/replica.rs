@@ -84,6 +84,10 @@ pub fn saturation(open: usize, limit: u64) {
 pub fn half_open(now: usize, limit: usize) {
     HALF_OPEN.get().set(now as f64);
     HALF_OPEN_LIMIT.get().set(limit as f64);
+    // A counter that has counted nothing stands in a scrape too, so that its rate is 0 and not absent.
+    for stage in HandshakeStage::ALL {
+        HALF_OPEN_DROPPED.with([stage.label().into()]).increment(0);
+    }
 }
 
 /// Counts a half-open connection that was dropped to make room, or that found none while each other was being answered.

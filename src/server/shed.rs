@@ -2,8 +2,8 @@
 //!
 //! Over the bound the oldest incomplete requests go first, since no one is known to stand behind them. Then the sockets
 //! with the most bytes go, those that wait for the client and those of its unfinished message together, until the rest
-//! fits. So a client that holds little is closed for no other. Events that wait for fan-out are none of theirs: over the
-//! bound an inbox takes no more than a run of them, and the rest is a gap of its tenant.
+//! fits. So a client that holds little is closed for no other. Events that wait for fan-out are none of theirs: a
+//! quarter over the bound an inbox takes no more than a run of them, and the rest is a gap of its tenant.
 
 use std::collections::HashMap;
 use std::sync::Arc;

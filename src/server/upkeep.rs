@@ -15,6 +15,8 @@ use crate::tenant::Tenants;
 
 /// Interval of the upkeep. At 100 MB/s, a burst exceeds the limit by at most 20 MB before it is noticed.
 const STEP: Duration = Duration::from_millis(200);
+/// Time between two looks at an account that is over its bound.
+const SHED_PAUSE: Duration = Duration::from_millis(10);
 
 /// The steps from one sweep of the caches to the next: a second.
 const SWEEP: u32 = 5;
@@ -40,7 +42,15 @@ impl Upkeep {
         let mut step = tokio::time::interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            step.tick().await;
+            tokio::select! {
+                _ = step.tick() => {}
+                () = self.shedder.budget.room_wanted() => {
+                    self.shedder.step();
+                    // The closed sockets give their memory back meanwhile.
+                    tokio::time::sleep(SHED_PAUSE).await;
+                    continue;
+                }
+            }
             self.progress.mark();
             if steps.is_multiple_of(SWEEP) {
                 self.sweep();
