@@ -101,11 +101,13 @@ impl MemoryBudget {
         self.bytes() > self.most()
     }
 
-    /// Asks for room at once if the account is over its bound.
-    pub fn ask_for_room(&self) {
-        if self.is_over() {
-            self.passed.notify_one();
+    /// Returns true while more events may come: up to a quarter over the bound. Over the bound it asks for room at once.
+    pub fn takes_events(&self) -> bool {
+        if !self.is_over() {
+            return true;
         }
+        self.passed.notify_one();
+        !self.is_exhausted()
     }
 
     /// Returns once a holder has asked for room.

@@ -132,10 +132,9 @@ impl Inbox {
         let limit = self.limit.load(Ordering::Relaxed);
         // An empty queue takes an event of any size: the bound is against a backlog, not against large events.
         let fits = limit == 0 || queue.bytes == 0 || queue.bytes + cost <= limit;
-        // Over the bound of the process, each tenant keeps room for a run, so that only the fullest pay.
-        // Over the bound the fullest sockets go; the events of these moments still have a quarter of it.
-        self.budget.ask_for_room();
-        let has_room = queue.bytes < RUN || !self.budget.is_exhausted();
+        // Where the process has no room, each tenant keeps room for a run, so that only the fullest pay. The account is
+        // asked first, because it wakes the task that makes room.
+        let has_room = self.budget.takes_events() || queue.bytes < RUN;
         if fits && has_room {
             // The gauge is moved by the difference, not set: tenants beyond `metrics.tenant_series` share it.
             queue.bytes += cost;

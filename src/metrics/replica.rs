@@ -49,12 +49,16 @@ impl Default for FanOutMetrics {
     }
 }
 
-/// Records the version of the binary; called once at the start.
+/// Records the version of the binary and the counts of a start; called once at the start.
 pub fn build_info() {
     BUILD_INFO.with([env!("CARGO_PKG_VERSION").into()]).set(1.0);
     draining(false);
     drain_remaining(0);
+    // These counters stand in a scrape before they count, so that their rates are 0 and not absent.
     PANICKED.get_or_init(|| PANICS.get()).absolute(0);
+    for stage in HandshakeStage::ALL {
+        HALF_OPEN_DROPPED.with([stage.label().into()]).absolute(0);
+    }
 }
 
 /// Records that `/readyz` answers 200, or that it does not.
@@ -84,10 +88,6 @@ pub fn saturation(open: usize, limit: u64) {
 pub fn half_open(now: usize, limit: usize) {
     HALF_OPEN.get().set(now as f64);
     HALF_OPEN_LIMIT.get().set(limit as f64);
-    // A counter that has counted nothing stands in a scrape too, so that its rate is 0 and not absent.
-    for stage in HandshakeStage::ALL {
-        HALF_OPEN_DROPPED.with([stage.label().into()]).increment(0);
-    }
 }
 
 /// Counts a half-open connection that was dropped to make room, or that found none while each other was being answered.

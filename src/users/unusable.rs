@@ -27,7 +27,7 @@ struct UnusableUser {
 }
 
 impl UnusableUsers {
-    /// Remembers nobody yet; the database is asked about a user once in `ask_again`.
+    /// Remembers no user yet; the database is asked about a user once in `ask_again`.
     pub(super) fn new(ask_again: Duration) -> Self {
         Self {
             users: Mutex::default(),
