@@ -136,6 +136,8 @@ pub struct RouteError {
 pub enum RouteProblem {
     #[error("it must not begin with / (routes are relative to the host, as in Django)")]
     LeadingSlash,
+    #[error("a group has a name")]
+    NoName,
     #[error("< and > must enclose a parameter: <converter:name>")]
     Brackets,
     #[error("{0:?} is not a converter; the converters are str, int, slug, uuid and path")]
@@ -195,9 +197,24 @@ impl Route {
     /// # Errors
     /// The first [`RouteProblem`] of the text.
     pub fn parse(text: &str) -> Result<Self, RouteProblem> {
-        if text.starts_with('/') {
-            return Err(RouteProblem::LeadingSlash);
+        match text.starts_with('/') {
+            true => Err(RouteProblem::LeadingSlash),
+            false => Self::parse_parts(text),
         }
+    }
+
+    /// Parses the names of groups, in which the same parameters stand. A name may begin with a slash.
+    ///
+    /// # Errors
+    /// The first [`RouteProblem`] of the text.
+    pub fn of_name(text: &str) -> Result<Self, RouteProblem> {
+        match text {
+            "" => Err(RouteProblem::NoName),
+            text => Self::parse_parts(text),
+        }
+    }
+
+    fn parse_parts(text: &str) -> Result<Self, RouteProblem> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(open) = rest.find(['<', '>']) {
@@ -258,6 +275,11 @@ impl Route {
             RoutePart::Param(name, converter) => Some((&**name, *converter)),
             RoutePart::Literal(_) => None,
         })
+    }
+
+    /// Returns true if all of a name matches.
+    pub fn takes(&self, name: &str) -> bool {
+        self.matches(name).is_some()
     }
 
     /// Returns the parameters of `path` (decoded, without its first slash) if all of it matches.

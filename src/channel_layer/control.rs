@@ -99,6 +99,7 @@ impl Control {
                 let incoming = Incoming {
                     target: Target::Group(GroupName::from(&*self.channel)),
                     payload: Payload::Encoded(payload.into()),
+                    recorded: None,
                     read_at: Instant::now(),
                 };
                 self.inbox.push(incoming, size);

@@ -18,6 +18,7 @@ use crate::metrics::{DropCause, GapCause, TenantMetrics};
 use super::codec::Codec;
 use super::target::Target;
 use crate::event::{DecodeError, Event};
+use crate::position::Position;
 
 /// Bytes that an entry counts beside its payload, so that empty payloads are bounded too.
 const ENTRY: u64 = 96;
@@ -33,6 +34,8 @@ pub struct Incoming {
     pub target: Target,
     /// The event as it came.
     pub payload: Payload,
+    /// Its position, if it was recorded.
+    pub recorded: Option<Position>,
     /// The time at which its last byte was read from the layer.
     pub read_at: Instant,
 }
@@ -276,6 +279,7 @@ mod tests {
         Incoming {
             target: Target::Group("g".into()),
             payload: Payload::Encoded(Bytes::copy_from_slice(&[number])),
+            recorded: None,
             read_at: Instant::now(),
         }
     }

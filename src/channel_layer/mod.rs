@@ -7,6 +7,7 @@
 //! * After `subscribe` returned, every event published to the group reaches the [`Inbox`].
 //! * Events that one publisher sends one after another to one group arrive in that order, each at most once.
 //! * Every possible loss shows as [`Signal::Gap`]: a lost link, a full queue, canaries that did not come back.
+//! * An event of a group with history is recorded and published in one step. Its position tells its place among them.
 //! * A layer never waits for a slow tenant: a full inbox drops the event and marks the gap.
 
 use std::sync::Arc;
@@ -17,15 +18,18 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ChannelName, GroupName};
 
 use crate::event::{DecodeError, EncodeError, Event};
+use crate::position::Position;
 
 pub use codec::Codec;
 pub use control::{Control, Heard};
+pub use history::{HistoryFrom, HistoryPage, RecordedEvent};
 pub use inbox::{Inbox, Incoming, Payload, Signal};
 pub use target::{Members, SocketChannel, Target};
 
 pub mod codec;
 mod control;
 pub mod core;
+mod history;
 pub mod inbox;
 mod link;
 pub mod memory;
@@ -52,11 +56,26 @@ pub trait ChannelLayer: Send + Sync {
     /// Sends `event` to every subscriber of `group`, in every process.
     ///
     /// Events of successive calls arrive in that order. The layer never repeats a send: after an error the event may or
-    /// may not have been sent.
+    /// may not have been sent. Returns the position of the event if the group has a history.
     ///
     /// # Errors
     /// [`LayerError`].
-    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError>;
+    async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<Option<Position>, LayerError>;
+
+    /// Reads the events of a group after a place in its history; `None` if the group has none. A history that nothing was
+    /// recorded in yet gets its epoch by this.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    async fn history(
+        &self,
+        group: &GroupName,
+        from: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError>;
 
     /// Returns the prefix of this replica's socket channel names; 32 hexadecimal digits follow it.
     fn channel_prefix(&self) -> &str;

@@ -21,9 +21,10 @@ use super::inbox::Inbox;
 use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
-use super::{ChannelLayer, Codec, LayerError};
+use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
+use crate::position::Position;
 
 use subscriber::{Subscriber, SubscriberOrder};
 use subscriptions::Heard;
@@ -224,10 +225,22 @@ impl ChannelLayer for PubSubLayer {
         self.shard(&channel).unsubscribe(channel.clone());
     }
 
-    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
+    async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<Option<Position>, LayerError> {
         self.publish_to(&group_channel(&self.prefix, group), event)
             .await?;
-        Ok(())
+        Ok(None)
+    }
+
+    async fn history(
+        &self,
+        _: &GroupName,
+        _: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError> {
+        Ok(None)
     }
 
     fn channel_prefix(&self) -> &str {

@@ -59,6 +59,7 @@ impl Subscriber {
             let incoming = Incoming {
                 target: route.target.clone(),
                 payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
+                recorded: None,
                 read_at,
             };
             route.inbox.push(incoming, payload.len());

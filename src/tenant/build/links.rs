@@ -11,6 +11,7 @@ use crate::channel_layer::pubsub::PubSubEndpoints;
 use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
 use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
 use crate::error::Dependency;
+use crate::group_rules::GroupRules;
 use crate::ids::ReplicaId;
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ConnectionBudget, Database};
@@ -77,6 +78,7 @@ impl Links {
     pub(super) fn layer(
         &mut self,
         effective: &Effective<'_>,
+        rules: &Arc<GroupRules>,
         metrics: &Arc<TenantMetrics>,
         budget: &Arc<MemoryBudget>,
     ) -> anyhow::Result<BuiltLayer> {
@@ -88,7 +90,10 @@ impl Links {
             LayerKind::PubSub | LayerKind::Core => self.layer_stores(effective)?,
         };
         let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
-            LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
+            LayerKind::Memory => {
+                let prefix = &config.layer.prefix;
+                Arc::new(MemoryLayer::new(prefix, rules.clone(), inbox.clone()))
+            }
             LayerKind::PubSub => {
                 let codec = Codec::new(
                     config.layer.serializer_format,
