@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram};
+use parking_lot::Mutex;
 
 use crate::close_code::CloseFrame;
 use crate::ids::{RevocationTarget, TenantId};
@@ -57,6 +59,10 @@ pub struct TenantMetrics {
     /// All tenants share these series.
     auth_steps: PerLabel<AuthStep, Histogram>,
     handshake_duration: Histogram,
+    connection_duration: Histogram,
+    /// The counters of ends by their labels, each looked up at the first one: a lookup costs more than all else at the end of a
+    /// socket.
+    disconnects: Mutex<HashMap<(&'static str, &'static str), Counter>>,
 }
 
 impl TenantMetrics {
@@ -96,6 +102,8 @@ impl TenantMetrics {
             accepted: HANDSHAKES.with([label.clone().into(), ACCEPTED.into()]),
             auth_steps: PerLabel::new(|step: AuthStep| AUTH_DURATION.with([step.label().into()])),
             handshake_duration: HANDSHAKE_DURATION.get(),
+            connection_duration: CONNECTION_DURATION.get(),
+            disconnects: Mutex::default(),
             label,
             _place: None,
         }
@@ -172,10 +180,15 @@ impl TenantMetrics {
 
     /// Counts a closed socket and records its lifetime.
     pub fn disconnected(&self, close: &CloseFrame, lived: Duration) {
-        let (code, reason) = close.labels();
-        let labels = [self.label.clone().into(), code.into(), reason.into()];
-        DISCONNECTS.with(labels).increment(1);
-        CONNECTION_DURATION.get().record(lived.as_secs_f64());
+        let labels @ (code, reason) = close.labels();
+        let look_up = || DISCONNECTS.with([self.label.clone().into(), code.into(), reason.into()]);
+        let mut disconnects = self.disconnects.lock();
+        disconnects
+            .entry(labels)
+            .or_insert_with(look_up)
+            .increment(1);
+        drop(disconnects);
+        self.connection_duration.record(lived.as_secs_f64());
     }
 
     /// Counts a hit of a limit; `limit` is its configuration key.
