@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const repository = fileURLToPath(new URL("../../../../", import.meta.url));
-const BINARY = process.env.LOCKGATE_BINARY ?? join(repository, "target/debug/lockgate");
+export const REPOSITORY = fileURLToPath(new URL("../../../../", import.meta.url));
+export const BINARY = process.env.LOCKGATE_BINARY ?? join(REPOSITORY, "target/debug/lockgate");
 const SIGNING_KEY = "a-key-of-these-tests-with-32-bytes-or-more";
 const API_KEY = "an-operator-of-these-tests-with-32-bytes";
 /** How long a fact may take on a machine whose cores are busy. */
@@ -126,7 +126,7 @@ export class Gateway {
     gateway.test = test;
     gateway.folder = mkdtempSync(join(tmpdir(), "lockgate-js-"));
     test.after(() => rmSync(gateway.folder, { recursive: true, force: true }));
-    const users = join(repository, "deploy/dev/users.sql");
+    const users = join(REPOSITORY, "deploy/dev/users.sql");
     execFileSync("python3", ["-c", USERS, join(gateway.folder, "users.sqlite3"), users]);
     gateway.ports = await freePorts(3);
     gateway.settings = settings;
