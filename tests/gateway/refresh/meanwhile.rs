@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 20;
 
 struct Held {
     gateway: Gateway,
-    denylist: RedisServer,
+    _denylist: RedisServer,
     proxy: Proxy,
 }
 
@@ -35,7 +35,7 @@ impl Held {
         let gateway = edit(refreshing().set("denylist.redis", url)).start().await;
         Self {
             gateway,
-            denylist,
+            _denylist: denylist,
             proxy,
         }
     }
