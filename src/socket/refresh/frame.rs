@@ -17,7 +17,8 @@ use crate::error::{Check, Refusal};
 const REFRESH: &str = "lockgate.refresh";
 
 /// Returns false if a text is certainly no request: it does not begin an object, or does not hold the word. It costs
-/// some 20 ns for a frame of 200 bytes.
+/// some 30 ns for a frame of 200 bytes, and 13 µs for one of 64 KiB. The finder of `memchr` takes twice the time for the
+/// short one.
 pub(in crate::socket) fn may_be_refresh(text: &str) -> bool {
     let json = text.trim_ascii_start();
     json.starts_with('{') && json.contains(REFRESH)
