@@ -25,6 +25,7 @@ use crate::hub::{
 };
 use crate::ids::{ChannelName, GroupName, TenantId};
 use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
+use crate::position::Position;
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
 use crate::tasks;
@@ -32,11 +33,13 @@ use crate::tasks;
 mod acceptance;
 mod audience;
 mod lingering;
+mod skips;
 mod turn;
 mod verdicts;
 
 pub use acceptance::{Acceptance, AcceptanceError};
 use lingering::{LINGER, Lingering};
+use skips::Skips;
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
 
@@ -123,6 +126,7 @@ pub struct Relay {
     /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
     gaps: Mutex<Gaps>,
+    skips: Skips,
     /// The tasks that tell workers of the ends of handshakes.
     last_words: TaskTracker,
     /// True while a task closes sockets because of a gap.
@@ -142,6 +146,7 @@ impl Relay {
             lingering: Mutex::default(),
             reported: Mutex::default(),
             gaps: Mutex::default(),
+            skips: Skips::default(),
             last_words: TaskTracker::new(),
             closing: AtomicBool::new(false),
         })
@@ -238,7 +243,7 @@ impl Relay {
         }
     }
 
-    /// Publishes an event to a group on every replica.
+    /// Publishes an event to a group on every replica. Returns its position if the group has a history.
     ///
     /// # Errors
     /// Fails over `limits.publishes_per_second`, and if the layer does not confirm. After a lost link or a timeout the
@@ -248,15 +253,70 @@ impl Relay {
         group: &GroupName,
         event: &Event,
         source: EventSource,
-    ) -> Result<(), PublishError> {
+    ) -> Result<Option<Position>, PublishError> {
         let per_second = self.limits().publishes_per_second;
         if per_second != 0 && !self.publishes.lock().take(Instant::now(), per_second) {
             self.parts.metrics.rate_limited("publishes_per_second");
             return Err(PublishError::RateLimited);
         }
-        self.parts.layer.publish(group, event).await?;
+        let position = self.parts.layer.publish(group, event).await?;
+        self.published(&position, source);
+        Ok(position)
+    }
+
+    /// Publishes events to groups on every replica, each as [`Relay::publish`] does, in their order. Returns the outcome of
+    /// each.
+    pub async fn publish_each(
+        &self,
+        events: Vec<(GroupName, Event)>,
+        source: EventSource,
+    ) -> Vec<Result<Option<Position>, PublishError>> {
+        let per_second = self.limits().publishes_per_second;
+        let mut allowed = events.len();
+        if per_second != 0 {
+            let (now, mut bucket) = (Instant::now(), self.publishes.lock());
+            allowed = (0..events.len())
+                .take_while(|_| bucket.take(now, per_second))
+                .count();
+        }
+        let published = self.parts.layer.publish_each(&events[..allowed]).await;
+        let mut outcomes: Vec<_> = { published.into_iter() }
+            .map(|outcome| outcome.map_err(PublishError::from))
+            .collect();
+        for position in outcomes.iter().flatten() {
+            self.published(position, source);
+        }
+        outcomes.resize_with(events.len(), || {
+            self.parts.metrics.rate_limited("publishes_per_second");
+            Err(PublishError::RateLimited)
+        });
+        outcomes
+    }
+
+    fn published(&self, position: &Option<Position>, source: EventSource) {
         self.parts.metrics.event(source);
-        Ok(())
+        if position.is_some() {
+            self.parts.metrics.recorded.increment(1);
+        }
+    }
+
+    /// Publishes an event of a socket, which does not get it itself.
+    ///
+    /// # Errors
+    /// As [`Relay::publish`].
+    pub async fn publish_to_others(
+        &self,
+        sender: &Member,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<Option<Position>, PublishError> {
+        // Before the publish: the event may come back before the layer has confirmed it.
+        let noted = self.skips.note(group, event, sender.id(), Instant::now());
+        let published = self.publish(group, event, EventSource::Socket).await;
+        if let (Some(note), Err(_)) = (&noted, &published) {
+            self.skips.forget(group, note);
+        }
+        published
     }
 
     /// Sends an event of a socket to one channel, which a worker reads.

@@ -56,6 +56,16 @@ impl Converter {
         }
     }
 
+    fn python_regex(self) -> &'static str {
+        match self {
+            Self::Str => "[^/]+",
+            Self::Int => "[0-9]+",
+            Self::Slug => "[-a-zA-Z0-9_]+",
+            Self::Uuid => "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            Self::Path => ".+",
+        }
+    }
+
     /// Converts a text, as Django's `to_python`; `None` where that raises `ValueError`.
     fn value(self, text: &str) -> Option<PathValue> {
         Some(match self {
@@ -136,6 +146,8 @@ pub struct RouteError {
 pub enum RouteProblem {
     #[error("it must not begin with / (routes are relative to the host, as in Django)")]
     LeadingSlash,
+    #[error("a group has a name")]
+    NoName,
     #[error("< and > must enclose a parameter: <converter:name>")]
     Brackets,
     #[error("{0:?} is not a converter; the converters are str, int, slug, uuid and path")]
@@ -195,9 +207,24 @@ impl Route {
     /// # Errors
     /// The first [`RouteProblem`] of the text.
     pub fn parse(text: &str) -> Result<Self, RouteProblem> {
-        if text.starts_with('/') {
-            return Err(RouteProblem::LeadingSlash);
+        match text.starts_with('/') {
+            true => Err(RouteProblem::LeadingSlash),
+            false => Self::parse_parts(text),
         }
+    }
+
+    /// Parses the names of groups, in which the same parameters stand. A name may begin with a slash.
+    ///
+    /// # Errors
+    /// The first [`RouteProblem`] of the text.
+    pub fn of_name(text: &str) -> Result<Self, RouteProblem> {
+        match text {
+            "" => Err(RouteProblem::NoName),
+            text => Self::parse_parts(text),
+        }
+    }
+
+    fn parse_parts(text: &str) -> Result<Self, RouteProblem> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(open) = rest.find(['<', '>']) {
@@ -252,12 +279,36 @@ impl Route {
         Ok(RoutePart::Param(name.into(), converter))
     }
 
+    /// Returns the route as a regular expression of Python, for a match of the whole text (`re.fullmatch`).
+    pub fn python_regex(&self) -> String {
+        let mut regex = String::new();
+        for part in &self.parts {
+            match part {
+                RoutePart::Param(_, converter) => regex.push_str(converter.python_regex()),
+                RoutePart::Literal(text) => {
+                    for char in text.chars() {
+                        if char.is_ascii_punctuation() {
+                            regex.push('\\');
+                        }
+                        regex.push(char);
+                    }
+                }
+            }
+        }
+        regex
+    }
+
     /// Returns names and converters of the parameters, in order.
     pub fn params(&self) -> impl Iterator<Item = (&str, Converter)> {
         self.parts.iter().filter_map(|part| match part {
             RoutePart::Param(name, converter) => Some((&**name, *converter)),
             RoutePart::Literal(_) => None,
         })
+    }
+
+    /// Returns true if all of a name matches.
+    pub fn takes(&self, name: &str) -> bool {
+        self.matches(name).is_some()
     }
 
     /// Returns the parameters of `path` (decoded, without its first slash) if all of it matches.

@@ -99,6 +99,7 @@ impl Control {
                 let incoming = Incoming {
                     target: Target::Group(GroupName::from(&*self.channel)),
                     payload: Payload::Encoded(payload.into()),
+                    recorded: None,
                     read_at: Instant::now(),
                 };
                 self.inbox.push(incoming, size);
@@ -148,7 +149,9 @@ impl Control {
                 ..
             }) => Heard::Message(bytes),
             // A channel of commands carries bytes only.
-            Signal::Event(_) => Heard::Gap(GapCause::Link),
+            Signal::Event(_) | Signal::Unheard(..) | Signal::GroupGap(_) => {
+                Heard::Gap(GapCause::Link)
+            }
             Signal::Gap(cause) => Heard::Gap(cause),
         }
     }

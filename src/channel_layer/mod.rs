@@ -7,6 +7,7 @@
 //! * After `subscribe` returned, every event published to the group reaches the [`Inbox`].
 //! * Events that one publisher sends one after another to one group arrive in that order, each at most once.
 //! * Every possible loss shows as [`Signal::Gap`]: a lost link, a full queue, canaries that did not come back.
+//! * An event of a group with history is recorded and published in one step. Its position tells its place among them.
 //! * A layer never waits for a slow tenant: a full inbox drops the event and marks the gap.
 
 use std::sync::Arc;
@@ -17,20 +18,25 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ChannelName, GroupName};
 
 use crate::event::{DecodeError, EncodeError, Event};
+use crate::position::{Epoch, Position};
 
 pub use codec::Codec;
 pub use control::{Control, Heard};
+pub use history::{HistoryFrom, HistoryPage, RecordedEvent};
 pub use inbox::{Inbox, Incoming, Payload, Signal};
+pub use recorded::GroupHistories;
 pub use target::{Members, SocketChannel, Target};
 
 pub mod codec;
 mod control;
 pub mod core;
+mod history;
 pub mod inbox;
 mod link;
 pub mod memory;
 mod msgpack;
 pub mod pubsub;
+mod recorded;
 pub mod shards;
 pub mod target;
 
@@ -52,11 +58,50 @@ pub trait ChannelLayer: Send + Sync {
     /// Sends `event` to every subscriber of `group`, in every process.
     ///
     /// Events of successive calls arrive in that order. The layer never repeats a send: after an error the event may or
-    /// may not have been sent.
+    /// may not have been sent. Returns the position of the event if the group has a history.
     ///
     /// # Errors
     /// [`LayerError`].
-    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError>;
+    async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<Option<Position>, LayerError>;
+
+    /// Sends events to groups, one after another, as [`ChannelLayer::publish`] does. A failure does not stop those behind it.
+    async fn publish_each(
+        &self,
+        events: &[(GroupName, Event)],
+    ) -> Vec<Result<Option<Position>, LayerError>> {
+        let mut outcomes = Vec::with_capacity(events.len());
+        for (group, event) in events {
+            outcomes.push(self.publish(group, event).await);
+        }
+        outcomes
+    }
+
+    /// Reads the events of a group after a place in its history; `None` if the group has none. A history that nothing was
+    /// recorded in yet gets its epoch by this.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    async fn history(
+        &self,
+        group: &GroupName,
+        from: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError>;
+
+    /// Begins a new epoch of a group's history if `lost` is still the present one: Redis has lost the newest events of it, so
+    /// that their offsets would be given a second time. Returns the position that holds then; `None` if the group has no
+    /// history.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    async fn renew_history(
+        &self,
+        group: &GroupName,
+        lost: &Epoch,
+    ) -> Result<Option<Position>, LayerError>;
 
     /// Returns the prefix of this replica's socket channel names; 32 hexadecimal digits follow it.
     fn channel_prefix(&self) -> &str;
@@ -111,6 +156,9 @@ pub enum LayerError {
     /// Redis did not take the event.
     #[error("the channel layer did not take an event: {0}")]
     Publish(#[from] StoreError),
+    /// Redis refused to record the event, which was not delivered either.
+    #[error("the event was not recorded, and so not delivered: {0}")]
+    NotRecorded(StoreError),
     /// The channel holds as many events as its capacity allows.
     #[error("the channel is over capacity")]
     ChannelFull,
@@ -127,7 +175,7 @@ impl LayerError {
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             LayerError::Unavailable(kind) => Some(*kind),
-            LayerError::Publish(error) => Some(error.kind),
+            LayerError::Publish(error) | LayerError::NotRecorded(error) => Some(error.kind),
             LayerError::ChannelFull | LayerError::NoReceiver | LayerError::Encode(_) => None,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::collection::{List, Optional};
 use super::document::{Node, TomlValue};
-use super::form::{SOME_SPAN, Text, choice, quote, within};
+use super::form::{Flag, SOME_SPAN, Text, choice, quote, within};
 use super::key::Inner;
 use super::read::{Form, Reader, nearest};
 use super::table::{Keyed, table, words};
@@ -25,6 +25,8 @@ table! {
         pub deliver: Deliver as DeliverForm => Deliver::Body,
         /// Shell globs over event types that are delivered; empty: all.
         pub events: Vec<String> as List(Text) => Vec::new(),
+        /// Events of groups with history carry their position, and a client that comes back with `since=POSITION` gets what it missed.
+        pub resume: bool as Flag => false,
         /// A statement on the tenant's database with `:user_id` and the path parameters; no row: 403.
         pub authorize: Option<String> as Optional(Text) => None,
     }
@@ -111,6 +113,8 @@ table! {
         pub fields: Option<Vec<String>> as Optional(List(Text)) => None,
         /// `broadcast`: `user_id` and fields of the user, added by the gateway so that a client cannot forge them.
         pub stamp: Vec<String> as List(Text) => Vec::new(),
+        /// `broadcast`: the sender's own socket does not get its event.
+        pub skip_sender: bool as Flag => false,
         /// `broadcast`: the effect of a frame that is no JSON object.
         pub on_invalid: OnInvalid as choice() => OnInvalid::Drop,
         /// `worker`: the channel that `manage.py runworker` listens to.
@@ -139,7 +143,15 @@ const KINDS: [(&str, &[&str]); 4] = [
     ("echo", &["kind"]),
     (
         "broadcast",
-        &["kind", "to", "type", "fields", "stamp", "on_invalid"],
+        &[
+            "kind",
+            "to",
+            "type",
+            "fields",
+            "stamp",
+            "skip_sender",
+            "on_invalid",
+        ],
     ),
     (
         "worker",

@@ -7,6 +7,7 @@ use crate::ids::TenantId;
 use super::collection::{List, Nested, Optional, nested};
 use super::document::Node;
 use super::form::{Flag, Size, Text, choice, count};
+use super::group::GroupConfig;
 use super::key::Inner;
 use super::layer::LayerConfig;
 use super::read::{Form, Reader, bare};
@@ -45,6 +46,8 @@ table! {
         pub layer: LayerConfig as nested() => LayerConfig::default(),
         /// Its limits.
         pub limits: LimitsConfig as nested() => LimitsConfig::default(),
+        /// The rules for its groups by their names: history, presence.
+        pub groups: Vec<GroupConfig> as List(nested()) => Vec::new(),
         /// Its paths.
         pub routes: Vec<RouteConfig> as List(nested()) => Vec::new(),
     }

@@ -21,6 +21,7 @@ struct BroadcastSettings {
     event_type: Box<str>,
     fields: Option<Vec<String>>,
     stamp: Vec<String>,
+    skip_sender: bool,
     on_invalid: OnInvalid,
 }
 
@@ -49,6 +50,7 @@ pub(super) fn factory(route: &RouteConfig) -> Result<MakeConsumer, Faults> {
         event_type: event_type.into(),
         fields: config.fields.clone(),
         stamp: config.stamp.clone(),
+        skip_sender: config.skip_sender,
         on_invalid: config.on_invalid,
     };
     let settings = Faults::or(faults, Arc::new(settings))?;
@@ -156,7 +158,11 @@ impl Consumer for Broadcast {
         let Some(event) = event else {
             return self.refuse(context);
         };
-        match context.group_send(&self.to, &event).await {
+        let sent = match self.settings.skip_sender {
+            true => context.group_send_to_others(&self.to, &event).await,
+            false => context.group_send(&self.to, &event).await,
+        };
+        match sent {
             Ok(()) => {}
             Err(error) if error.is_outage() => {
                 tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");

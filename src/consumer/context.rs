@@ -135,10 +135,22 @@ impl<'a> Context<'a> {
     /// last case the event may be published even so.
     pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
-        Ok(self
+        let published = self.relay.publish(&group, event, EventSource::Socket).await;
+        Ok(published.map(drop)?)
+    }
+
+    /// Publishes an event as [`Context::group_send`] does, to every socket of the group but this one. A later socket of the
+    /// same client that resumes gets it.
+    ///
+    /// # Errors
+    /// As [`Context::group_send`].
+    pub async fn group_send_to_others(&self, group: &str, event: &Event) -> Result<(), GroupError> {
+        let group = self.group_name(group)?;
+        let published = self
             .relay
-            .publish(&group, event, EventSource::Socket)
-            .await?)
+            .publish_to_others(self.member, &group, event)
+            .await;
+        Ok(published.map(drop)?)
     }
 
     /// Puts the socket into another group. Events published after this returns reach the socket.

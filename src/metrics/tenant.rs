@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram};
+use parking_lot::Mutex;
 
 use crate::close_code::CloseFrame;
 use crate::ids::{RevocationTarget, TenantId};
@@ -45,6 +47,11 @@ pub struct TenantMetrics {
     /// Values in Redis that were too long, of another type, or malformed. Above zero, a back end or an operator has written
     /// what the gateway cannot believe.
     pub unreadable_values: Counter,
+    /// Events that this replica recorded.
+    pub recorded: Counter,
+    /// Events of groups with history that were sent to them without being recorded. Above zero, a back end does not send
+    /// through the layer class that records.
+    pub events_unrecorded: Counter,
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
@@ -57,6 +64,10 @@ pub struct TenantMetrics {
     /// All tenants share these series.
     auth_steps: PerLabel<AuthStep, Histogram>,
     handshake_duration: Histogram,
+    connection_duration: Histogram,
+    /// The counters of ends by their labels, each looked up at the first one: a lookup costs more than all else at the end of a
+    /// socket.
+    disconnects: Mutex<HashMap<(&'static str, &'static str), Counter>>,
 }
 
 impl TenantMetrics {
@@ -85,6 +96,8 @@ impl TenantMetrics {
             received_bytes: RECEIVED_BYTES.with(tenant()),
             deliveries: DELIVERIES.with(tenant()),
             unreadable_values: UNREADABLE_VALUES.with(tenant()),
+            recorded: RECORDED.with(tenant()),
+            events_unrecorded: EVENTS_UNRECORDED.with(tenant()),
             frames_received: per_label(&FRAMES_RECEIVED, &label),
             events: per_label(&EVENTS, &label),
             dropped: per_label(&EVENTS_DROPPED, &label),
@@ -96,6 +109,8 @@ impl TenantMetrics {
             accepted: HANDSHAKES.with([label.clone().into(), ACCEPTED.into()]),
             auth_steps: PerLabel::new(|step: AuthStep| AUTH_DURATION.with([step.label().into()])),
             handshake_duration: HANDSHAKE_DURATION.get(),
+            connection_duration: CONNECTION_DURATION.get(),
+            disconnects: Mutex::default(),
             label,
             _place: None,
         }
@@ -172,10 +187,15 @@ impl TenantMetrics {
 
     /// Counts a closed socket and records its lifetime.
     pub fn disconnected(&self, close: &CloseFrame, lived: Duration) {
-        let (code, reason) = close.labels();
-        let labels = [self.label.clone().into(), code.into(), reason.into()];
-        DISCONNECTS.with(labels).increment(1);
-        CONNECTION_DURATION.get().record(lived.as_secs_f64());
+        let labels @ (code, reason) = close.labels();
+        let look_up = || DISCONNECTS.with([self.label.clone().into(), code.into(), reason.into()]);
+        let mut disconnects = self.disconnects.lock();
+        disconnects
+            .entry(labels)
+            .or_insert_with(look_up)
+            .increment(1);
+        drop(disconnects);
+        self.connection_duration.record(lived.as_secs_f64());
     }
 
     /// Counts a hit of a limit; `limit` is its configuration key.

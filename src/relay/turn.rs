@@ -12,7 +12,8 @@ use crate::channel_layer::{Incoming, Signal};
 use crate::event::Event;
 use crate::frame::Accounting;
 use crate::hub::{Enqueued, Group, Member, Pace, WaitingEvent, walk};
-use crate::metrics::{DropCause, EventSource};
+use crate::ids::ConnectionId;
+use crate::metrics::{DropCause, EventSource, GapCause};
 use crate::render::Rendered;
 
 /// Events taken from the inbox at once. Decoding them costs less than serving one slice of sockets.
@@ -37,6 +38,8 @@ pub(super) struct Turn {
 struct Opened {
     event: Arc<Event>,
     source: Accounting,
+    /// The socket that sent it and must not get it.
+    skipped: Option<ConnectionId>,
 }
 
 /// The events of a run as each route renders them. A route's entry is made for its first socket.
@@ -47,6 +50,8 @@ struct Renderings {
     waiting: Option<Box<[Arc<WaitingEvent>]>>,
     /// True if a socket that takes bytes has enough to write.
     crowded: bool,
+    /// True if a socket must not get one of the events.
+    skips: bool,
 }
 
 impl Relay {
@@ -60,6 +65,10 @@ impl Relay {
                 Signal::Gap(cause) => {
                     self.end_run(turn).await;
                     self.gap(cause);
+                }
+                Signal::Unheard(..) | Signal::GroupGap(_) => {
+                    self.end_run(turn).await;
+                    self.gap(GapCause::LayerQueue);
                 }
             }
         }
@@ -80,7 +89,13 @@ impl Relay {
         let Some((audience, event)) = self.open(incoming) else {
             return;
         };
-        let opened = Opened { event, source };
+        let mut senders = audience.groups.iter();
+        let skipped = senders.find_map(|group| self.skips.sender(group.name(), &event));
+        let opened = Opened {
+            event,
+            source,
+            skipped,
+        };
         let group = audience.only_group();
         let continues = |group: &Arc<Group>| {
             let run = turn.group.as_ref();
@@ -113,7 +128,7 @@ impl Relay {
     /// Queues the events for every socket of the audience.
     async fn deliver(&self, mut audience: Audience, events: &[Opened], pace: &mut Pace) {
         let started = Instant::now();
-        let mut renderings = Renderings::of(self.settings());
+        let mut renderings = Renderings::of(self.settings(), events);
         let mut queued = 0;
         for group in &audience.groups {
             let serve = |member: &Arc<Member>| {
@@ -144,7 +159,8 @@ impl Relay {
         let Some(route) = renderings.settings.delivery(member) else {
             return 0;
         };
-        let crowded = &mut renderings.crowded;
+        let (crowded, skips) = (&mut renderings.crowded, renderings.skips);
+        let gets = |opened: &Opened| !skips || opened.skipped != Some(member.id());
         let mut is_queued = |outcome: &Enqueued| {
             *crowded |= *outcome == Enqueued::Crowded;
             outcome.is_queued()
@@ -155,7 +171,11 @@ impl Relay {
                 let wait = |opened: &Opened| self.waiting(&opened.event);
                 events.iter().map(wait).collect()
             });
-            let outcomes = waiting.iter().map(|event| outbound.push_event(event));
+            let outcomes = waiting
+                .iter()
+                .zip(events)
+                .filter(|(_, opened)| gets(opened));
+            let outcomes = outcomes.map(|(event, _)| outbound.push_event(event));
             return outcomes.filter(&mut is_queued).count() as u64;
         }
         let at = usize::from(member.delivery());
@@ -165,12 +185,14 @@ impl Relay {
         });
         let outcomes = rendered
             .iter()
-            .filter_map(|rendered| enqueue(member, rendered));
+            .zip(events)
+            .filter(|(_, opened)| gets(opened));
+        let outcomes = outcomes.filter_map(|(rendered, _)| enqueue(member, rendered));
         outcomes.filter(&mut is_queued).count() as u64
     }
 
     fn render(&self, route: &RouteDelivery, opened: &Opened) -> Rendered {
-        let Opened { event, source } = opened;
+        let Opened { event, source, .. } = opened;
         let rendered = route.delivery.render(event, source);
         rendered.unwrap_or_else(|error| {
             self.not_carried(event, DropCause::NotRendered, &error);
@@ -180,7 +202,7 @@ impl Relay {
 }
 
 impl Renderings {
-    fn of(settings: Arc<Settings>) -> Self {
+    fn of(settings: Arc<Settings>, events: &[Opened]) -> Self {
         let mut by_delivery = Vec::new();
         by_delivery.resize_with(settings.deliveries.len(), || None);
         Self {
@@ -188,6 +210,7 @@ impl Renderings {
             by_delivery,
             waiting: None,
             crowded: false,
+            skips: events.iter().any(|opened| opened.skipped.is_some()),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::metrics;
-use crate::stores::inspection::{self, Epoch, Facts, Role};
+use crate::stores::inspection::{self, DataMark, Facts, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{EPOCH, LOST};
 use crate::tasks::{self, Task};
@@ -190,12 +190,12 @@ enum MarkStep {
 }
 
 fn step(found: Option<&str>, known: Option<&str>) -> MarkStep {
-    match (Epoch::of(found), known) {
-        (Epoch::Lost(_), _) => MarkStep::KnownLost,
-        (Epoch::Acknowledged, _) | (Epoch::Whole, None) => MarkStep::Fine,
-        (Epoch::Absent, None) => MarkStep::Begin,
-        (Epoch::Whole, known) if found == known => MarkStep::Fine,
-        (Epoch::Absent | Epoch::Whole, Some(_)) => MarkStep::Lost,
+    match (DataMark::of(found), known) {
+        (DataMark::Lost(_), _) => MarkStep::KnownLost,
+        (DataMark::Acknowledged, _) | (DataMark::Whole, None) => MarkStep::Fine,
+        (DataMark::Absent, None) => MarkStep::Begin,
+        (DataMark::Whole, known) if found == known => MarkStep::Fine,
+        (DataMark::Absent | DataMark::Whole, Some(_)) => MarkStep::Lost,
     }
 }
 

@@ -254,7 +254,7 @@ async fn in_time<T>(
 
 /// The meaning of [`EPOCH`] for a reader without an earlier value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Epoch {
+pub enum DataMark {
     /// There is no mark: no replica has looked yet, or all data was lost since a replica looked last.
     Absent,
     /// The mark of a replica is there.
@@ -265,15 +265,15 @@ pub enum Epoch {
     Acknowledged,
 }
 
-impl Epoch {
+impl DataMark {
     /// Parses the value of the mark.
     pub fn of(value: Option<&str>) -> Self {
         match value {
-            None => Epoch::Absent,
+            None => DataMark::Absent,
             Some(mark) => match mark.strip_prefix(LOST) {
-                Some(rest) => Epoch::Lost(rest.split(':').next().unwrap_or_default().to_owned()),
-                None if mark.starts_with(ACKNOWLEDGED) => Epoch::Acknowledged,
-                None => Epoch::Whole,
+                Some(rest) => DataMark::Lost(rest.split(':').next().unwrap_or_default().to_owned()),
+                None if mark.starts_with(ACKNOWLEDGED) => DataMark::Acknowledged,
+                None => DataMark::Whole,
             },
         }
     }
@@ -345,16 +345,16 @@ mod tests {
     #[test]
     fn the_mark_says_what_happened() {
         for (value, epoch) in [
-            (None, Epoch::Absent),
-            (Some("5f3a"), Epoch::Whole),
-            (Some(""), Epoch::Whole),
+            (None, DataMark::Absent),
+            (Some("5f3a"), DataMark::Whole),
+            (Some(""), DataMark::Whole),
             (
                 Some("lost:1700000000:5f3a"),
-                Epoch::Lost("1700000000".into()),
+                DataMark::Lost("1700000000".into()),
             ),
-            (Some("ack:1700000000"), Epoch::Acknowledged),
+            (Some("ack:1700000000"), DataMark::Acknowledged),
         ] {
-            assert_eq!(Epoch::of(value), epoch, "{value:?}");
+            assert_eq!(DataMark::of(value), epoch, "{value:?}");
         }
     }
 }

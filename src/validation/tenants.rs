@@ -1,6 +1,7 @@
 //! Checks the hosts, origins, users and limits of tenants.
 
 use crate::config::{Config, TenantConfig};
+use crate::group_rules::GroupRules;
 use crate::hosts::HostTable;
 use crate::ids::TenantId;
 use crate::origin::OriginPolicy;
@@ -18,6 +19,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     for (id, tenant) in &config.tenants {
         let origins = OriginPolicy::new(&tenant.origins, tenant.require_origin);
         checker.faults(&format!("tenants.{id}"), origins);
+        checker.faults(&format!("tenants.{id}"), GroupRules::new(&tenant.groups));
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
         deployment::redis(&format!("tenants.{id}.redis.url"), own, checker);
         users(id, tenant, checker);

@@ -144,6 +144,7 @@ impl Reading {
         let incoming = Incoming {
             target: Target::Inside,
             payload: Payload::Encoded(Bytes::from(message)),
+            recorded: None,
             read_at: std::time::Instant::now(),
         };
         self.mailbox.inbox.push(incoming, size);

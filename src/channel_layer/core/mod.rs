@@ -18,6 +18,7 @@ use crate::config::LayerConfig;
 use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
+use crate::position::{Epoch, Position};
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
 use crate::tasks;
@@ -26,7 +27,7 @@ use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
-use super::{ChannelLayer, Codec, LayerError};
+use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 
 pub use capacity::Capacities;
 pub use envelope::{Envelope, Named};
@@ -262,8 +263,29 @@ impl ChannelLayer for CoreLayer {
         }
     }
 
-    async fn publish(&self, group: &GroupName, event: &Event) -> Result<(), LayerError> {
-        self.sender.send_to_group(group, event).await
+    async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<Option<Position>, LayerError> {
+        self.sender.send_to_group(group, event).await?;
+        Ok(None)
+    }
+
+    async fn history(
+        &self,
+        _: &GroupName,
+        _: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError> {
+        Ok(None)
+    }
+
+    async fn renew_history(
+        &self,
+        _: &GroupName,
+        _: &Epoch,
+    ) -> Result<Option<Position>, LayerError> {
+        Ok(None)
     }
 
     fn channel_prefix(&self) -> &str {

@@ -9,7 +9,7 @@ use crate::channel_names::group_channel;
 use crate::config::LayerKind;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{GroupName, Jti, ReplicaId, UserId};
-use crate::stores::inspection::{self, Epoch, Facts, Latency, Role};
+use crate::stores::inspection::{self, DataMark, Facts, Latency, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{self, EPOCH};
 
@@ -255,16 +255,16 @@ fn persistence(
 
 async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
     let epoch = inspection::epoch(store).await;
-    match epoch.map(|value| Epoch::of(value.as_deref())) {
-        Ok(Epoch::Whole) => findings.add(on, Severity::Ok, "none since a replica first looked", ""),
-        Ok(Epoch::Acknowledged) => findings.add(on, Severity::Ok, "a loss, which an operator has acknowledged", ""),
-        Ok(Epoch::Absent) => findings.add(
+    match epoch.map(|value| DataMark::of(value.as_deref())) {
+        Ok(DataMark::Whole) => findings.add(on, Severity::Ok, "none since a replica first looked", ""),
+        Ok(DataMark::Acknowledged) => findings.add(on, Severity::Ok, "a loss, which an operator has acknowledged", ""),
+        Ok(DataMark::Absent) => findings.add(
             on,
             Severity::Note,
             format!("unknown: no replica has set {EPOCH} yet, or all data was lost within the last minute"),
             "run doctor again when a replica has run for a minute",
         ),
-        Ok(Epoch::Lost(at)) => findings.add(
+        Ok(DataMark::Lost(at)) => findings.add(
             on,
             Severity::Fail,
             format!("all data, including every revocation, was lost before {at} (Unix time)"),

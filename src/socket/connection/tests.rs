@@ -76,7 +76,7 @@ fn relay() -> Arc<Relay> {
     let parts = Parts {
         tenant,
         hub: Arc::new(Hub::default()),
-        layer: Arc::new(MemoryLayer::new("acme", inbox.clone())),
+        layer: Arc::new(MemoryLayer::new("acme", Arc::default(), inbox.clone())),
         inbox,
         group_names: GroupNames::Channels,
         budget: Arc::default(),

@@ -8,10 +8,11 @@ use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::PubSubEndpoints;
-use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
+use crate::channel_layer::{ChannelLayer, Codec, Control, GroupHistories, Inbox};
 use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
 use crate::error::Dependency;
-use crate::ids::ReplicaId;
+use crate::group_rules::GroupRules;
+use crate::ids::{ReplicaId, TenantId};
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ConnectionBudget, Database};
 use crate::stores::key_store::KeyStore;
@@ -76,7 +77,9 @@ impl Links {
     /// Makes the layer of a tenant.
     pub(super) fn layer(
         &mut self,
+        tenant: &TenantId,
         effective: &Effective<'_>,
+        rules: &Arc<GroupRules>,
         metrics: &Arc<TenantMetrics>,
         budget: &Arc<MemoryBudget>,
     ) -> anyhow::Result<BuiltLayer> {
@@ -88,7 +91,10 @@ impl Links {
             LayerKind::PubSub | LayerKind::Core => self.layer_stores(effective)?,
         };
         let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
-            LayerKind::Memory => Arc::new(MemoryLayer::new(&config.layer.prefix, inbox.clone())),
+            LayerKind::Memory => {
+                let prefix = &config.layer.prefix;
+                Arc::new(MemoryLayer::new(prefix, rules.clone(), inbox.clone()))
+            }
             LayerKind::PubSub => {
                 let codec = Codec::new(
                     config.layer.serializer_format,
@@ -98,6 +104,7 @@ impl Links {
                     &servers,
                     &config.layer.prefix,
                     codec,
+                    GroupHistories::new(tenant, rules.clone()),
                     inbox.clone(),
                 ))
             }

@@ -18,6 +18,7 @@ use crate::coherence::Coherence;
 use crate::config::{Config, Effective, Secret, TenantConfig};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
+use crate::group_rules::GroupRules;
 use crate::hosts::HostTable;
 use crate::hub::Hub;
 use crate::ids::{ReplicaId, TenantId};
@@ -72,7 +73,8 @@ fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
 
 /// Returns true if this configuration carries events over the same layer and Redis as `tenant`.
 fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
-    effective.tenant.layer == tenant.config.layer && effective.redis == tenant.redis.as_ref()
+    let (new, old) = (effective.tenant, &tenant.config);
+    new.layer == old.layer && new.groups == old.groups && effective.redis == tenant.redis.as_ref()
 }
 
 /// The parts that carry a tenant's events.
@@ -251,7 +253,10 @@ impl Builder {
         settings: &Settings,
     ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
-        let built = self.links.layer(effective, metrics, &self.budget)?;
+        let rules = Arc::new(GroupRules::new(&config.groups)?);
+        let built = self
+            .links
+            .layer(id, effective, &rules, metrics, &self.budget)?;
         let parts = Parts {
             tenant: id.clone(),
             hub: hub.clone(),

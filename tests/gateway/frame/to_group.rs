@@ -197,3 +197,57 @@ async fn a_socket_over_its_message_rate_or_size_is_closed() {
         .metric("lockgate_rate_limited_total", &labels, |n| n >= 1.0)
         .await;
 }
+
+#[tokio::test]
+async fn a_sender_is_skipped_by_its_own_event_alone() {
+    for kind in ["memory", "pubsub", "core"] {
+        let replicas = if kind == "memory" { 1 } else { 2 };
+        let mut builder = gateway().replicas(replicas).tenant("acme");
+        if kind != "memory" {
+            builder = builder.with("layer.kind", kind);
+        }
+        let gateway = builder
+            .route("path = 'g/'\n groups = ['g', 'h']\n consumer = { kind = 'broadcast', to = 'g', type = 'x', skip_sender = true }")
+            .start()
+            .await;
+        let tenant = gateway.tenant();
+        let dial = |n: usize| {
+            let replica = &gateway.replicas[n % replicas];
+            replica.dial(tenant, "/g/").token(&tenant.token(ALICE))
+        };
+        // Three sockets of one user: the sender's other sockets get the event.
+        let mut sockets = [
+            dial(0).open().await,
+            dial(0).open().await,
+            dial(1).open().await,
+        ];
+        for n in 0..30 {
+            let sender = n % sockets.len();
+            sockets[sender]
+                .send_text(&json!({"n": n}).to_string())
+                .await;
+            for (at, socket) in sockets.iter_mut().enumerate() {
+                if at != sender {
+                    assert_eq!(socket.next_json().await, json!({"n": n}), "{kind} {at}");
+                }
+            }
+        }
+        // Equal frames of all: each gets those of the two others.
+        for socket in &mut sockets {
+            socket.send_text(r#"{"same":1}"#).await;
+        }
+        for socket in &mut sockets {
+            for _ in 0..2 {
+                assert_eq!(socket.next_json().await, json!({"same": 1}), "{kind}");
+            }
+        }
+        // An event of a back end skips none, and nothing else is left in between.
+        let path = format!("/v1/tenants/{}/groups/g/send", tenant.name);
+        let api = &gateway.replicas[0];
+        let answer = api.api(&gateway.api_key, "POST", &path, r#"{"type":"x","last":1}"#);
+        assert_eq!(answer.await.status, 200);
+        for socket in &mut sockets {
+            assert_eq!(socket.next_json().await, json!({"last": 1}), "{kind}");
+        }
+    }
+}

@@ -30,8 +30,10 @@ const FLOORS: [&[&str]; 8] = [
         "channel_names",
         "event",
         "frame",
+        "group_rules",
         "hosts",
         "origin",
+        "position",
         "problem",
         "routes",
         "stores",
@@ -71,6 +73,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("user_id", "python"),
     ("origin", "hosts"),
     ("templates", "routes"),
+    ("group_rules", "routes"),
     // Floor 3: what asks admission, and how an event becomes a frame.
     ("token_auth", "admission"),
     ("relay", "render"),

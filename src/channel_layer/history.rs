@@ -1,0 +1,54 @@
+//! The history of a group as a layer reads it.
+
+use crate::position::{Epoch, Position};
+
+use super::Payload;
+
+/// The place from which a history is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistoryFrom {
+    /// The epoch of the offset. A history of another epoch, or any history if this is `None`, is read from its beginning.
+    pub epoch: Option<Epoch>,
+    /// The offset of the last event that is known already.
+    pub after: u64,
+}
+
+impl HistoryFrom {
+    /// Returns the offset after which a history of `epoch` is read.
+    pub fn after_in(&self, epoch: &Epoch) -> u64 {
+        match self.epoch.as_ref() == Some(epoch) {
+            true => self.after,
+            false => 0,
+        }
+    }
+}
+
+impl From<&Position> for HistoryFrom {
+    fn from(position: &Position) -> Self {
+        Self {
+            epoch: Some(position.epoch.clone()),
+            after: position.offset,
+        }
+    }
+}
+
+/// A part of a history, at one moment.
+#[derive(Clone, Debug)]
+pub struct HistoryPage {
+    /// The position of the newest event at that moment; offset 0 if there was none in the epoch yet.
+    pub end: Position,
+    /// Events after the place that was asked for, in the order of their offsets. Offsets are missing where events were
+    /// trimmed by size or age, or deleted by others.
+    pub entries: Vec<RecordedEvent>,
+    /// True if events follow that did not fit into the page; read on after the last one.
+    pub more: bool,
+}
+
+/// An event of a history.
+#[derive(Clone, Debug)]
+pub struct RecordedEvent {
+    /// Its place in the epoch of the page.
+    pub offset: u64,
+    /// The event as it was published.
+    pub payload: Payload,
+}

@@ -1,0 +1,48 @@
+//! `[[tenants.NAME.groups]]`: the rules for groups by their names.
+
+use std::time::Duration;
+
+use super::collection::{List, Optional, nested};
+use super::form::{ANY_SPAN, Flag, SECONDS, Text, within};
+use super::table::table;
+
+/// The most events that a history keeps. A stream of Redis of this length is read in pages.
+const MOST_EVENTS: i64 = 1_000_000;
+
+table! {
+    /// What holds for the groups of some names. The first entry whose `name` matches a group counts; a group that no entry
+    /// matches has neither history nor presence.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct GroupConfig {
+        /// The whole name of a group, with the converters of routes: `chat_<slug:room>`.
+        pub name: String as Text => String::new(),
+        /// The events that are kept for sockets that come back. Unset: none.
+        pub history: Option<HistoryConfig> as Optional(nested()) => None,
+        /// Who is in the group, over all replicas. Unset: not kept.
+        pub presence: Option<PresenceConfig> as Optional(nested()) => None,
+    }
+}
+
+table! {
+    /// The history of a group.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct HistoryConfig {
+        /// The most events that are kept for a group.
+        pub size: u32 as within(1, MOST_EVENTS) => 100,
+        /// The longest time for which an event is kept.
+        pub ttl: Duration as SECONDS => Duration::from_secs(600),
+    }
+}
+
+table! {
+    /// The presence of a group.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct PresenceConfig {
+        /// Fields of the user record that are shown beside the user's id.
+        pub fields: Vec<String> as List(Text) => Vec::new(),
+        /// Members are told of users that join and leave, by `lockgate.join` and `lockgate.leave`.
+        pub notify: bool as Flag => false,
+        /// The time after a user's last socket has left until the user has left. A page that reloads within it leaves and joins nothing.
+        pub linger: Duration as ANY_SPAN => Duration::from_secs(5),
+    }
+}
