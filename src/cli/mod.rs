@@ -18,6 +18,7 @@ mod dev;
 mod doctor;
 mod healthcheck;
 mod http_client;
+mod presence;
 mod remote;
 mod revoke;
 mod send;
@@ -52,6 +53,7 @@ enum Verb {
     Send(send::SendArguments),
     Revoke(revoke::RevokeArguments),
     Connections(connections::ConnectionsArguments),
+    Presence(presence::PresenceArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
     Doctor(doctor::DoctorArguments),
 }
@@ -80,6 +82,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Send(arguments) => send::run(config, &arguments),
         Verb::Revoke(arguments) => revoke::run(config, &arguments),
         Verb::Connections(arguments) => connections::run(config, &arguments),
+        Verb::Presence(arguments) => presence::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),
         Verb::Doctor(arguments) => doctor::run(config, &arguments),
     }

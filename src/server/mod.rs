@@ -187,8 +187,7 @@ impl Server {
         let said = futures_util::future::join_all(said);
         drop(tokio::time::timeout(LAST_WORDS, said).await);
         // Removes the layers' entries that would stay in Redis. Each layer limits its own time.
-        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
-            .await;
+        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.close())).await;
         Ok(ended)
     }
 }

@@ -58,6 +58,7 @@ pub(super) async fn open(
         return Err(refusal.into());
     }
     registration.replace_oldest();
+    tenant.relay.enter(registration.member(), &scope.user);
     let socket = Box::new(ReadySocket {
         wire: WireState::new(
             registration,
