@@ -78,7 +78,8 @@ pub(super) fn run(arguments: &DevArguments) -> ExitCode {
     // Logs go to standard error, because standard output is for the addresses.
     let log = LogConfig {
         format: LogFormat::Text,
-        level: "warn".into(),
+        // A stranger whose first socket is refused sees the reason.
+        level: "warn,lockgate::socket::refusal_log=info".into(),
     };
     process.run(&log, LogOutput::Stderr, async |signals| {
         serve(arguments, signals).await

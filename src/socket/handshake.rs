@@ -19,9 +19,11 @@ use super::half_open::HandshakePlace;
 use super::head::{Arrival, NoRequest};
 use super::open::open;
 use super::per_address::AddressPlace;
+use super::refusal_log::RefusedHandshake;
 use super::rejection::Rejection;
 use super::upgrade::{self, Upgrade};
 use super::{Door, HANDSHAKE_DEADLINE, Peer, pages};
+use crate::error::Refusal;
 use crate::metrics::{self, HandshakeStage};
 
 /// A connection whose request has come, with what counts it until its handshake is over.
@@ -45,6 +47,7 @@ pub(super) async fn shake_hands(
         Ok(counted) => counted,
         Err(refusal) => {
             metrics::handshake_without_tenant(refusal.code());
+            door.refusals.note(&unread(refusal, address));
             place.enter(HandshakeStage::Answered);
             Box::pin(refuse(stream, refusal)).await;
             return None;
@@ -66,6 +69,17 @@ pub(super) async fn shake_hands(
     Box::pin(serve(arrived, &door)).await
 }
 
+/// Describes the refusal of a request that was not read.
+fn unread(refusal: Refusal, client: IpAddr) -> RefusedHandshake<'static> {
+    RefusedHandshake {
+        refusal,
+        tenant: None,
+        why: None,
+        head: None,
+        client,
+    }
+}
+
 /// Receives the request of a connection that has begun to send.
 async fn arrive(
     begun: (TcpStream, BytesMut),
@@ -80,6 +94,7 @@ async fn arrive(
         Ok(arrival) => arrival,
         Err(NoRequest::Refused(refusal)) => {
             metrics::handshake_without_tenant(refusal.code());
+            door.refusals.note(&unread(refusal, address));
             return None;
         }
         Err(NoRequest::Cut) => return None,
@@ -185,6 +200,7 @@ async fn answer(
     match came_to {
         Ok((upgrade, socket)) => {
             socket.count_accepted(began.elapsed());
+            socket.tell_opened();
             if stream
                 .write_all(&upgrade.switching_protocols())
                 .await
@@ -197,6 +213,8 @@ async fn answer(
         }
         Err(rejection) => {
             rejection.count(began.elapsed());
+            let client = door.client_of(peer, &head);
+            door.refusals.note(&rejection.described(&head, client));
             place.enter(HandshakeStage::Answered);
             if let Some((upgrade, frame)) = rejection.as_close() {
                 // With `refusal = "close"` the close frame tells the client the reason.

@@ -1,8 +1,12 @@
 //! A refused handshake, with the tenant and upgrade that were known by then; the form of the answer depends on them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::request::Parts;
+
+use super::refusal_log::RefusedHandshake;
 use super::upgrade::Upgrade;
 use crate::close_code::CloseFrame;
 use crate::config::RefusalMode;
@@ -19,6 +23,19 @@ pub(super) struct Reason {
     refusal: Refusal,
     /// The close frame that a consumer chose; it is sent if the tenant has `refusal = "close"`.
     close: Option<CloseFrame>,
+    /// What exactly refused, for the log.
+    why: Option<Box<str>>,
+}
+
+impl Reason {
+    /// Makes the reason of a step that can say more than its word. `why` goes to the log, never to the client.
+    pub(super) fn because(refusal: Refusal, why: impl Into<Box<str>>) -> Self {
+        Self {
+            refusal,
+            close: None,
+            why: Some(why.into()),
+        }
+    }
 }
 
 impl From<Refusal> for Reason {
@@ -26,6 +43,7 @@ impl From<Refusal> for Reason {
         Self {
             refusal,
             close: None,
+            why: None,
         }
     }
 }
@@ -38,6 +56,7 @@ impl From<Refused> for Reason {
             Refused::ClosedWith(frame) => Self {
                 refusal: Refusal::Refused,
                 close: Some(frame),
+                why: None,
             },
         }
     }
@@ -97,9 +116,20 @@ impl Rejection {
         }
     }
 
+    /// Describes the refusal of the request `head` of `client` for the log.
+    pub(super) fn described<'a>(&'a self, head: &'a Parts, client: IpAddr) -> RefusedHandshake<'a> {
+        RefusedHandshake {
+            refusal: self.reason.refusal,
+            tenant: self.tenant.as_deref(),
+            why: self.reason.why.as_deref(),
+            head: Some(head),
+            client,
+        }
+    }
+
     /// Returns the upgrade to accept and the close frame to send, if the tenant has `refusal = "close"`.
     pub(super) fn as_close(&self) -> Option<(&Upgrade, CloseFrame)> {
-        let Reason { refusal, close } = &self.reason;
+        let Reason { refusal, close, .. } = &self.reason;
         if self.tenant.as_ref()?.config.refusal == RefusalMode::Http {
             return None;
         }

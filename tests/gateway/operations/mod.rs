@@ -12,3 +12,4 @@ mod machine;
 mod metrics;
 mod replicas;
 mod signals;
+mod silence;
