@@ -41,18 +41,18 @@ pub(super) struct RefusedHandshake<'a> {
 #[derive(Default)]
 pub struct RefusalLog {
     /// One entry for each kind of refusal of the last seconds: at most some forty for each tenant.
-    bursts: Mutex<HashMap<Kind, Burst>>,
+    bursts: Mutex<HashMap<RefusalKind, Burst>>,
 }
 
 /// One line is logged for each kind. The check of a token counts, so that expired tokens do not hide a wrong key.
-type Kind = (Option<TenantId>, Refusal);
+type RefusalKind = (Option<TenantId>, Refusal);
 
 /// The refusals of one kind since its last line.
 struct Burst {
     told_at: Instant,
     untold: u64,
     /// The first of those that are not told.
-    example: Option<Line>,
+    example: Option<RefusalLine>,
 }
 
 impl RefusalLog {
@@ -60,10 +60,10 @@ impl RefusalLog {
     pub(super) fn note(&self, refused: &RefusedHandshake<'_>) {
         let now = Instant::now();
         match self.count(refused, now) {
-            Some(count) => Line::of(refused).tell(count),
+            Some(count) => RefusalLine::of(refused).tell(count),
             None => {
                 if tracing::enabled!(tracing::Level::DEBUG) {
-                    Line::of(refused).whisper();
+                    RefusalLine::of(refused).whisper();
                 }
             }
         }
@@ -89,7 +89,9 @@ impl RefusalLog {
                     return Some(std::mem::take(&mut burst.untold) + 1);
                 }
                 burst.untold += 1;
-                burst.example.get_or_insert_with(|| Line::of(refused));
+                burst
+                    .example
+                    .get_or_insert_with(|| RefusalLine::of(refused));
                 None
             }
         }
@@ -104,7 +106,7 @@ impl RefusalLog {
     }
 
     /// Takes the lines whose time has come.
-    fn due(&self, now: Instant) -> Vec<(Line, u64)> {
+    fn due(&self, now: Instant) -> Vec<(RefusalLine, u64)> {
         let mut due = Vec::new();
         self.bursts.lock().retain(|_, burst| {
             if now.saturating_duration_since(burst.told_at) < PAUSE {
@@ -124,7 +126,7 @@ impl RefusalLog {
 
 /// The fields of one line.
 #[derive(Debug)]
-struct Line {
+struct RefusalLine {
     refusal: Refusal,
     tenant: Option<TenantId>,
     path: Option<String>,
@@ -135,7 +137,7 @@ struct Line {
     advice: String,
 }
 
-/// Logs a [`Line`] at a level, which tracing needs as a constant.
+/// Logs a [`RefusalLine`] at a level, which tracing needs as a constant.
 macro_rules! log_line {
     ($level:ident, $line:expr, $count:expr) => {{
         let line = $line;
@@ -155,7 +157,7 @@ macro_rules! log_line {
     }};
 }
 
-impl Line {
+impl RefusalLine {
     fn of(refused: &RefusedHandshake<'_>) -> Self {
         let headers = refused.head.map(|head| &head.headers);
         let header = |name| headers.and_then(|headers| sent(headers, name));

@@ -21,19 +21,25 @@ use crate::tenant::life::Stage;
 #[derive(Debug)]
 pub(super) struct Reason {
     refusal: Refusal,
+    /// What few reasons have; boxed, so that a result of a step is small.
+    more: Option<Box<ReasonDetail>>,
+}
+
+#[derive(Debug)]
+struct ReasonDetail {
     /// The close frame that a consumer chose; it is sent if the tenant has `refusal = "close"`.
     close: Option<CloseFrame>,
     /// What exactly refused, for the log.
-    why: Option<Box<str>>,
+    why: Option<String>,
 }
 
 impl Reason {
     /// Makes the reason of a step that can say more than its word. `why` goes to the log, never to the client.
-    pub(super) fn because(refusal: Refusal, why: impl Into<Box<str>>) -> Self {
+    pub(super) fn because(refusal: Refusal, why: String) -> Self {
+        let (close, why) = (None, Some(why));
         Self {
             refusal,
-            close: None,
-            why: Some(why.into()),
+            more: Some(Box::new(ReasonDetail { close, why })),
         }
     }
 }
@@ -42,8 +48,7 @@ impl From<Refusal> for Reason {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
-            close: None,
-            why: None,
+            more: None,
         }
     }
 }
@@ -53,11 +58,13 @@ impl From<Refused> for Reason {
         match refused {
             Refused::Forbidden => Refusal::Refused.into(),
             Refused::Unavailable => Refusal::Unavailable.into(),
-            Refused::ClosedWith(frame) => Self {
-                refusal: Refusal::Refused,
-                close: Some(frame),
-                why: None,
-            },
+            Refused::ClosedWith(frame) => {
+                let (close, why) = (Some(frame), None);
+                Self {
+                    refusal: Refusal::Refused,
+                    more: Some(Box::new(ReasonDetail { close, why })),
+                }
+            }
         }
     }
 }
@@ -121,7 +128,11 @@ impl Rejection {
         RefusedHandshake {
             refusal: self.reason.refusal,
             tenant: self.tenant.as_deref(),
-            why: self.reason.why.as_deref(),
+            why: self
+                .reason
+                .more
+                .as_ref()
+                .and_then(|more| more.why.as_deref()),
             head: Some(head),
             client,
         }
@@ -129,11 +140,12 @@ impl Rejection {
 
     /// Returns the upgrade to accept and the close frame to send, if the tenant has `refusal = "close"`.
     pub(super) fn as_close(&self) -> Option<(&Upgrade, CloseFrame)> {
-        let Reason { refusal, close, .. } = &self.reason;
+        let Reason { refusal, more } = &self.reason;
         if self.tenant.as_ref()?.config.refusal == RefusalMode::Http {
             return None;
         }
-        let frame = close.clone().or_else(|| refusal.close_frame())?;
+        let close = more.as_ref().and_then(|more| more.close.clone());
+        let frame = close.or_else(|| refusal.close_frame())?;
         Some((self.upgrade.as_ref()?, frame))
     }
 

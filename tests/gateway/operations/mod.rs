@@ -13,3 +13,4 @@ mod metrics;
 mod replicas;
 mod signals;
 mod silence;
+mod terminal;
