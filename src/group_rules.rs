@@ -69,6 +69,12 @@ impl GroupRules {
         self.of(group)?.history
     }
 
+    /// Returns the names as regular expressions of Python, each with the history that it stands for, in their order.
+    pub fn patterns(&self) -> impl Iterator<Item = (String, Option<HistoryConfig>)> {
+        let entries = self.0.iter();
+        entries.map(|entry| (entry.name.python_regex(), entry.rule.history))
+    }
+
     /// Returns the longest time for which any group keeps events; `None` if none has a history.
     pub fn longest_history(&self) -> Option<Duration> {
         let histories = self.0.iter().filter_map(|entry| entry.rule.history);

@@ -260,8 +260,44 @@ impl Relay {
             return Err(PublishError::RateLimited);
         }
         let position = self.parts.layer.publish(group, event).await?;
-        self.parts.metrics.event(source);
+        self.published(&position, source);
         Ok(position)
+    }
+
+    /// Publishes events to groups on every replica, each as [`Relay::publish`] does, in their order. Returns the outcome of
+    /// each.
+    pub async fn publish_each(
+        &self,
+        events: Vec<(GroupName, Event)>,
+        source: EventSource,
+    ) -> Vec<Result<Option<Position>, PublishError>> {
+        let per_second = self.limits().publishes_per_second;
+        let mut allowed = events.len();
+        if per_second != 0 {
+            let (now, mut bucket) = (Instant::now(), self.publishes.lock());
+            allowed = (0..events.len())
+                .take_while(|_| bucket.take(now, per_second))
+                .count();
+        }
+        let published = self.parts.layer.publish_each(&events[..allowed]).await;
+        let mut outcomes: Vec<_> = { published.into_iter() }
+            .map(|outcome| outcome.map_err(PublishError::from))
+            .collect();
+        for position in outcomes.iter().flatten() {
+            self.published(position, source);
+        }
+        outcomes.resize_with(events.len(), || {
+            self.parts.metrics.rate_limited("publishes_per_second");
+            Err(PublishError::RateLimited)
+        });
+        outcomes
+    }
+
+    fn published(&self, position: &Option<Position>, source: EventSource) {
+        self.parts.metrics.event(source);
+        if position.is_some() {
+            self.parts.metrics.recorded.increment(1);
+        }
     }
 
     /// Publishes an event of a socket, which does not get it itself.

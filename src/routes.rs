@@ -56,6 +56,16 @@ impl Converter {
         }
     }
 
+    fn python_regex(self) -> &'static str {
+        match self {
+            Self::Str => "[^/]+",
+            Self::Int => "[0-9]+",
+            Self::Slug => "[-a-zA-Z0-9_]+",
+            Self::Uuid => "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            Self::Path => ".+",
+        }
+    }
+
     /// Converts a text, as Django's `to_python`; `None` where that raises `ValueError`.
     fn value(self, text: &str) -> Option<PathValue> {
         Some(match self {
@@ -267,6 +277,25 @@ impl Route {
             return Err(RouteProblem::DuplicateParameter(name.to_owned()));
         }
         Ok(RoutePart::Param(name.into(), converter))
+    }
+
+    /// Returns the route as a regular expression of Python, for a match of the whole text (`re.fullmatch`).
+    pub fn python_regex(&self) -> String {
+        let mut regex = String::new();
+        for part in &self.parts {
+            match part {
+                RoutePart::Param(_, converter) => regex.push_str(converter.python_regex()),
+                RoutePart::Literal(text) => {
+                    for char in text.chars() {
+                        if char.is_ascii_punctuation() {
+                            regex.push('\\');
+                        }
+                        regex.push(char);
+                    }
+                }
+            }
+        }
+        regex
     }
 
     /// Returns names and converters of the parameters, in order.

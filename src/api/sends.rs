@@ -12,6 +12,7 @@ use super::problem::ApiProblem;
 use super::{ApiState, PathTenant};
 use crate::channel_layer::LayerError;
 use crate::event::Event;
+use crate::ids::GroupName;
 use crate::metrics::EventSource;
 use crate::relay::PublishError;
 use crate::tenant::Tenant;
@@ -143,44 +144,70 @@ pub(super) async fn batch(
         .collect();
     let messages = messages.ok_or(ApiProblem::BodyNotValid)?;
     let to = tenant.clone();
-    let call = async move {
-        let mut results = Vec::with_capacity(messages.len());
-        // One after another, so that events to one group arrive in the order of the batch.
-        for (group, event) in &messages {
-            let published = match event_of(event.get().as_bytes()) {
-                Ok(event) => publish(&to, group, &event).await,
-                Err(problem) => Err(problem),
-            };
-            results.push(match published {
-                Ok(published) => Outcome::Published(published),
-                Err(problem) => Outcome::Refused {
-                    code: problem.code(),
-                },
-            });
-        }
-        Ok(Results { results })
-    };
+    let call = async move { Ok(publish_each(&to, &messages).await) };
     key.once(&tenant, "send", &body, call).await
 }
 
+/// Publishes the messages that are events for groups, in their order.
+async fn publish_each(tenant: &Tenant, messages: &[(String, Box<RawValue>)]) -> Results {
+    let mut results = Vec::with_capacity(messages.len());
+    let mut events = Vec::with_capacity(messages.len());
+    for (group, event) in messages {
+        let event = event_of(event.get().as_bytes());
+        let group = group_of(tenant, group);
+        results.push(match (event, group) {
+            (Ok(event), Ok(group)) => {
+                events.push((group, event));
+                None
+            }
+            (Err(problem), _) | (_, Err(problem)) => Some(problem),
+        });
+    }
+    let source = EventSource::Api;
+    let published = tenant.relay.publish_each(events, source).await;
+    let mut published = published.into_iter();
+    let outcome = |problem: Option<ApiProblem>| {
+        let problem = match problem {
+            None => published
+                .next()?
+                .err()
+                .map(|error| problem_of(tenant, &error)),
+            problem => problem,
+        };
+        Some(match problem {
+            None => Outcome::Published(Published { published: 1 }),
+            Some(problem) => Outcome::Refused {
+                code: problem.code(),
+            },
+        })
+    };
+    Results {
+        results: results.into_iter().filter_map(outcome).collect(),
+    }
+}
+
 async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Published, ApiProblem> {
-    let group = tenant.relay.group_name(group);
-    let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
+    let group = group_of(tenant, group)?;
     let published = tenant.relay.publish(&group, event, EventSource::Api).await;
-    published.map_err(|error| {
-        match &error {
-            PublishError::RateLimited => return ApiProblem::RateLimited,
-            PublishError::Layer(LayerError::Encode(error)) if error.is_size() => {
-                return ApiProblem::EventTooLarge;
-            }
-            // The event itself is at fault; for example, MessagePack cannot hold an integer of more than 64 bits.
-            PublishError::Layer(error) if error.kind().is_none() => {
-                return ApiProblem::EventNotValid;
-            }
-            PublishError::Layer(_) => {}
-        }
-        tracing::warn!(tenant.id = %tenant.id, error = %error, "Could not publish an event of the API");
-        ApiProblem::Unavailable
-    })?;
+    published.map_err(|error| problem_of(tenant, &error))?;
     Ok(Published { published: 1 })
+}
+
+fn group_of(tenant: &Tenant, group: &str) -> Result<GroupName, ApiProblem> {
+    let group = tenant.relay.group_name(group);
+    group.ok_or(ApiProblem::GroupNameNotValid)
+}
+
+fn problem_of(tenant: &Tenant, error: &PublishError) -> ApiProblem {
+    match error {
+        PublishError::RateLimited => return ApiProblem::RateLimited,
+        PublishError::Layer(LayerError::Encode(error)) if error.is_size() => {
+            return ApiProblem::EventTooLarge;
+        }
+        // The event itself is at fault; for example, MessagePack cannot hold an integer of more than 64 bits.
+        PublishError::Layer(error) if error.kind().is_none() => return ApiProblem::EventNotValid,
+        PublishError::Layer(_) => {}
+    }
+    tracing::warn!(tenant.id = %tenant.id, error = %error, "Could not publish an event of the API");
+    ApiProblem::Unavailable
 }

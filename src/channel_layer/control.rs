@@ -149,7 +149,9 @@ impl Control {
                 ..
             }) => Heard::Message(bytes),
             // A channel of commands carries bytes only.
-            Signal::Event(_) => Heard::Gap(GapCause::Link),
+            Signal::Event(_) | Signal::Unheard(..) | Signal::GroupGap(_) => {
+                Heard::Gap(GapCause::Link)
+            }
             Signal::Gap(cause) => Heard::Gap(cause),
         }
     }

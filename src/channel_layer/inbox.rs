@@ -18,6 +18,7 @@ use crate::metrics::{DropCause, GapCause, TenantMetrics};
 use super::codec::Codec;
 use super::target::Target;
 use crate::event::{DecodeError, Event};
+use crate::ids::GroupName;
 use crate::position::Position;
 
 /// Bytes that an entry counts beside its payload, so that empty payloads are bounded too.
@@ -69,6 +70,10 @@ pub enum Signal {
     Event(Incoming),
     /// Events may have been missed at this place in the order.
     Gap(GapCause),
+    /// An event of a group with history was recorded here in the order, and did not come: its history has it.
+    Unheard(GroupName, Position),
+    /// Events of one group were lost at this place in the order, and its history does not have them.
+    GroupGap(GroupName),
 }
 
 struct Queue {
@@ -130,6 +135,23 @@ impl Inbox {
 
     /// Queues an event of `size` bytes, or marks the place where it is missing.
     pub(super) fn push(&self, event: Incoming, size: usize) {
+        self.offer(Signal::Event(event), size);
+    }
+
+    /// Marks that an event of a group was recorded, but not heard.
+    pub(super) fn push_unheard(&self, group: GroupName, position: Position) {
+        self.offer(Signal::Unheard(group, position), 0);
+    }
+
+    /// Marks that events of a group were lost.
+    pub(super) fn push_group_gap(&self, group: GroupName) {
+        if let Some(metrics) = &self.metrics {
+            metrics.gap(GapCause::LayerQueue);
+        }
+        self.offer(Signal::GroupGap(group), 0);
+    }
+
+    fn offer(&self, signal: Signal, size: usize) {
         let cost = ENTRY + size as u64;
         let mut queue = self.queue.lock();
         let limit = self.limit.load(Ordering::Relaxed);
@@ -145,7 +167,7 @@ impl Inbox {
             if let Some(metrics) = &self.metrics {
                 metrics.layer_queue_bytes.increment(cost as f64);
             }
-            self.append(&mut queue, Signal::Event(event), cost);
+            self.append(&mut queue, signal, cost);
         } else {
             self.dropped(DropCause::Limit);
             self.append_gap(&mut queue, GapCause::LayerQueue);
@@ -160,6 +182,20 @@ impl Inbox {
     /// Counts an event that was dropped because it is longer than the largest payload.
     pub(super) fn drop_oversized(&self) {
         self.dropped(DropCause::NotDecoded);
+    }
+
+    /// Counts an event of a group with history that was sent to it without being recorded.
+    pub(super) fn count_unrecorded(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.events_unrecorded.increment(1);
+        }
+    }
+
+    /// Counts a message to gateways that is none.
+    pub(super) fn count_unreadable(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.unreadable_values.increment(1);
+        }
     }
 
     fn dropped(&self, cause: DropCause) {

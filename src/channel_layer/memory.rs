@@ -16,7 +16,7 @@ use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
 use crate::event::{Event, MAX_VALUES};
 use crate::group_rules::GroupRules;
-use crate::position::Position;
+use crate::position::{Epoch, Position};
 
 use history::Histories;
 
@@ -112,6 +112,18 @@ impl ChannelLayer for MemoryLayer {
             histories.read(group, &from, kept, Instant::now())
         };
         Ok(self.rules.history(group).map(read))
+    }
+
+    async fn renew_history(
+        &self,
+        group: &GroupName,
+        lost: &Epoch,
+    ) -> Result<Option<Position>, LayerError> {
+        let renew = |kept| {
+            let mut histories = self.histories.lock();
+            histories.renew(group, lost, kept, Instant::now())
+        };
+        Ok(self.rules.history(group).map(renew))
     }
 
     fn channel_prefix(&self) -> &str {

@@ -18,12 +18,13 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ChannelName, GroupName};
 
 use crate::event::{DecodeError, EncodeError, Event};
-use crate::position::Position;
+use crate::position::{Epoch, Position};
 
 pub use codec::Codec;
 pub use control::{Control, Heard};
 pub use history::{HistoryFrom, HistoryPage, RecordedEvent};
 pub use inbox::{Inbox, Incoming, Payload, Signal};
+pub use recorded::GroupHistories;
 pub use target::{Members, SocketChannel, Target};
 
 pub mod codec;
@@ -35,6 +36,7 @@ mod link;
 pub mod memory;
 mod msgpack;
 pub mod pubsub;
+mod recorded;
 pub mod shards;
 pub mod target;
 
@@ -66,6 +68,18 @@ pub trait ChannelLayer: Send + Sync {
         event: &Event,
     ) -> Result<Option<Position>, LayerError>;
 
+    /// Sends events to groups, one after another, as [`ChannelLayer::publish`] does. A failure does not stop those behind it.
+    async fn publish_each(
+        &self,
+        events: &[(GroupName, Event)],
+    ) -> Vec<Result<Option<Position>, LayerError>> {
+        let mut outcomes = Vec::with_capacity(events.len());
+        for (group, event) in events {
+            outcomes.push(self.publish(group, event).await);
+        }
+        outcomes
+    }
+
     /// Reads the events of a group after a place in its history; `None` if the group has none. A history that nothing was
     /// recorded in yet gets its epoch by this.
     ///
@@ -76,6 +90,18 @@ pub trait ChannelLayer: Send + Sync {
         group: &GroupName,
         from: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError>;
+
+    /// Begins a new epoch of a group's history if `lost` is still the present one: Redis has lost the newest events of it, so
+    /// that their offsets would be given a second time. Returns the position that holds then; `None` if the group has no
+    /// history.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    async fn renew_history(
+        &self,
+        group: &GroupName,
+        lost: &Epoch,
+    ) -> Result<Option<Position>, LayerError>;
 
     /// Returns the prefix of this replica's socket channel names; 32 hexadecimal digits follow it.
     fn channel_prefix(&self) -> &str;
@@ -130,6 +156,9 @@ pub enum LayerError {
     /// Redis did not take the event.
     #[error("the channel layer did not take an event: {0}")]
     Publish(#[from] StoreError),
+    /// Redis refused to record the event, which was not delivered either.
+    #[error("the event was not recorded, and so not delivered: {0}")]
+    NotRecorded(StoreError),
     /// The channel holds as many events as its capacity allows.
     #[error("the channel is over capacity")]
     ChannelFull,
@@ -146,7 +175,7 @@ impl LayerError {
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             LayerError::Unavailable(kind) => Some(*kind),
-            LayerError::Publish(error) => Some(error.kind),
+            LayerError::Publish(error) | LayerError::NotRecorded(error) => Some(error.kind),
             LayerError::ChannelFull | LayerError::NoReceiver | LayerError::Encode(_) => None,
         }
     }

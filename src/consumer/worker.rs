@@ -226,7 +226,9 @@ impl WorkerSettings {
             LayerError::NoReceiver => DropCause::NoConsumer,
             // A JSON layer cannot carry the bytes of a binary frame.
             LayerError::Encode(_) => DropCause::NotValid,
-            LayerError::Unavailable(_) | LayerError::Publish(_) => return NotTaken::Closes,
+            LayerError::Unavailable(_) | LayerError::Publish(_) | LayerError::NotRecorded(_) => {
+                return NotTaken::Closes;
+            }
         };
         relay.not_sent(&self.channel, cause, error);
         match (cause, self.on_full) {

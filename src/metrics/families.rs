@@ -66,6 +66,10 @@ families! {
     DELIVERIES: Counter = "lockgate_deliveries_total", ["tenant"];
     /// Events and frames that were dropped
     EVENTS_DROPPED: Counter = "lockgate_events_dropped_total", ["tenant", "cause"];
+    /// Events of groups with history that this replica recorded
+    RECORDED: Counter = "lockgate_recorded_total", ["tenant"];
+    /// Events of groups with history that came without being recorded
+    EVENTS_UNRECORDED: Counter = "lockgate_events_unrecorded_total", ["tenant"];
     /// Messages of control channels, and answers to them, that were dropped
     CONTROL_DROPPED: Counter = "lockgate_control_dropped_total", ["tenant", "reason"];
     /// Calls to all replicas that could not know which replicas there are

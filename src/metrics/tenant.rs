@@ -47,6 +47,11 @@ pub struct TenantMetrics {
     /// Values in Redis that were too long, of another type, or malformed. Above zero, a back end or an operator has written
     /// what the gateway cannot believe.
     pub unreadable_values: Counter,
+    /// Events that this replica recorded.
+    pub recorded: Counter,
+    /// Events of groups with history that were sent to them without being recorded. Above zero, a back end does not send
+    /// through the layer class that records.
+    pub events_unrecorded: Counter,
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
@@ -91,6 +96,8 @@ impl TenantMetrics {
             received_bytes: RECEIVED_BYTES.with(tenant()),
             deliveries: DELIVERIES.with(tenant()),
             unreadable_values: UNREADABLE_VALUES.with(tenant()),
+            recorded: RECORDED.with(tenant()),
+            events_unrecorded: EVENTS_UNRECORDED.with(tenant()),
             frames_received: per_label(&FRAMES_RECEIVED, &label),
             events: per_label(&EVENTS, &label),
             dropped: per_label(&EVENTS_DROPPED, &label),

@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::frame::Accounting;
 use crate::hub::{Enqueued, Group, Member, Pace, WaitingEvent, walk};
 use crate::ids::ConnectionId;
-use crate::metrics::{DropCause, EventSource};
+use crate::metrics::{DropCause, EventSource, GapCause};
 use crate::render::Rendered;
 
 /// Events taken from the inbox at once. Decoding them costs less than serving one slice of sockets.
@@ -65,6 +65,10 @@ impl Relay {
                 Signal::Gap(cause) => {
                     self.end_run(turn).await;
                     self.gap(cause);
+                }
+                Signal::Unheard(..) | Signal::GroupGap(_) => {
+                    self.end_run(turn).await;
+                    self.gap(GapCause::LayerQueue);
                 }
             }
         }

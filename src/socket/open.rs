@@ -2,12 +2,9 @@
 //!
 //! [`super::handshake`] writes the 101 afterwards.
 
-use std::pin::pin;
 use std::time::Instant;
 
 use axum::http::request::Parts;
-use futures_util::future::poll_immediate;
-use tokio::time::timeout_at;
 
 use super::Door;
 use super::admit::AdmittedRequest;
@@ -35,14 +32,15 @@ use crate::tenant::Tenant;
 /// # Errors
 /// The first refusal; the socket is then out of the hub and its groups.
 pub(super) async fn open(
-    admitted: &AdmittedRequest,
+    admitted: &mut AdmittedRequest,
     place: SocketPlace,
     identity: Identity,
     head: &Parts,
     door: &Door,
 ) -> Result<(Box<ReadySocket>, Option<Acceptance>), Reason> {
-    let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let (mut registration, scope) = register(admitted, identity, head.uri.path(), place).await?;
+    let admitted = &*admitted;
+    let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let groups = group_names(admitted, &scope)?;
     authorize(admitted, &scope).await?;
     if tenant.relay.hears_channel(route.consumer.tells_channel) {
@@ -74,8 +72,7 @@ pub(super) async fn open(
     Ok((socket, handshake.answer))
 }
 
-/// Calls the connect of the route's consumer. One that takes longer than the handshake may is dropped, and the client is
-/// answered 503.
+/// Calls the connect of the route's consumer.
 async fn connect(
     admitted: &AdmittedRequest,
     registration: &Registration,
@@ -93,14 +90,7 @@ async fn connect(
         };
         consumer.connect(&mut context).await.map(|()| consumer)
     };
-    let mut connect = pin!(guarded(registration.member(), connect));
-    // Most connects end at once and need no timer.
-    let connected = match poll_immediate(connect.as_mut()).await {
-        Some(connected) => connected,
-        None => timeout_at(admitted.deadline.into(), connect)
-            .await
-            .map_err(|_| Refusal::Unavailable)?,
-    };
+    let connected = guarded(registration.member(), connect).await;
     Ok(connected.ok_or(Refusal::Unavailable)??)
 }
 
@@ -109,12 +99,17 @@ async fn connect(
 /// Revocations and invalidations that came since the token was verified take effect here. Later ones close the socket
 /// through the hub.
 async fn register(
-    admitted: &AdmittedRequest,
+    admitted: &mut AdmittedRequest,
     identity: Identity,
     path: &str,
     place: SocketPlace,
 ) -> Result<(Registration, Scope), Refusal> {
-    let AdmittedRequest { tenant, route, .. } = admitted;
+    let AdmittedRequest {
+        tenant,
+        route,
+        is_counted,
+        ..
+    } = admitted;
     let Identity {
         mut user,
         token,
@@ -139,9 +134,10 @@ async fn register(
         Member::new(profile),
         tenant.relay.clone(),
         place,
-        pending_now,
+        (pending_now, *is_counted),
     )
     .map_err(|excess| over_budget(tenant, excess))?;
+    *is_counted = true;
     drop(pending);
     if standing.revoked {
         return Err(Refusal::TokenRevoked);

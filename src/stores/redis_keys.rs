@@ -86,6 +86,38 @@ pub fn control(tenant: &TenantId) -> String {
     of_tenant(tenant, "control", "")
 }
 
+/// Returns the key of a group's history, in the Redis of the layer. `channel` is the layer's own channel of the group; as a
+/// hash tag it keeps all of a group on one node of a cluster. Stream; lives for the history's `ttl` after the last event.
+pub fn history(tenant: &TenantId, channel: &str) -> String {
+    of_group(tenant, "history", channel)
+}
+
+/// Returns the key of the newest position in a group's history. Hash with `epoch` and `offset`; lives for twice the history's
+/// `ttl`, and for an hour at least.
+pub fn position(tenant: &TenantId, channel: &str) -> String {
+    of_group(tenant, "position", channel)
+}
+
+/// Returns the channel of a group that gateways alone hear.
+pub fn group_notices(tenant: &TenantId, channel: &str) -> String {
+    of_group(tenant, "group", channel)
+}
+
+fn of_group(tenant: &TenantId, kind: &str, channel: &str) -> String {
+    ["lockgate:", tenant.as_str(), ":", kind, ":{", channel, "}"].concat()
+}
+
+/// Returns the layer's own channel of the group for whose gateways `notices` is.
+pub fn channel_of_notices(notices: &[u8]) -> Option<&[u8]> {
+    let open = notices.iter().position(|byte| *byte == b'{')?;
+    notices[open + 1..].strip_suffix(b"}")
+}
+
+/// Returns the key of the rules that back ends read: which groups have a history. String, JSON; no expiry.
+pub fn group_rules(tenant: &TenantId) -> String {
+    of_tenant(tenant, "groups", "")
+}
+
 /// Returns the key of the ids of all replicas that serve or served the tenant. A replica that lives has an entry in the
 /// registry. Set; no expiry.
 pub fn replicas(tenant: &TenantId) -> String {
@@ -150,11 +182,28 @@ mod tests {
             (state(&tenant), "lockgate:acme:state"),
             (idempotency(&tenant, "k"), "lockgate:acme:idem:k"),
             (control(&tenant), "lockgate:acme:control"),
+            (
+                history(&tenant, "a__group__b"),
+                "lockgate:acme:history:{a__group__b}",
+            ),
+            (
+                position(&tenant, "a__group__b"),
+                "lockgate:acme:position:{a__group__b}",
+            ),
+            (
+                group_notices(&tenant, "a__group__b"),
+                "lockgate:acme:group:{a__group__b}",
+            ),
+            (group_rules(&tenant), "lockgate:acme:groups"),
             (replica(&replica_id), "lockgate::replica:r1"),
             (reply(&replica_id), "lockgate::reply:r1"),
             (canary(&replica_id), "lockgate::canary:r1"),
         ] {
             assert_eq!(key, expected);
+        }
+        for channel in ["a__group__b", "a__group__{x}", "{", ""] {
+            let notices = group_notices(&tenant, channel).into_bytes();
+            assert_eq!(channel_of_notices(&notices), Some(channel.as_bytes()));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::config::LayerConfig;
 use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
-use crate::position::Position;
+use crate::position::{Epoch, Position};
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
 use crate::tasks;
@@ -277,6 +277,14 @@ impl ChannelLayer for CoreLayer {
         _: &GroupName,
         _: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError> {
+        Ok(None)
+    }
+
+    async fn renew_history(
+        &self,
+        _: &GroupName,
+        _: &Epoch,
+    ) -> Result<Option<Position>, LayerError> {
         Ok(None)
     }
 

@@ -85,6 +85,25 @@ impl Histories {
         }
     }
 
+    /// Begins a new epoch if `lost` is the present one; returns the position that holds then.
+    pub(super) fn renew(
+        &mut self,
+        group: &GroupName,
+        lost: &Epoch,
+        kept: HistoryConfig,
+        now: Instant,
+    ) -> Position {
+        let history = self.get(group, kept, now);
+        if history.end.epoch == *lost {
+            history.events.clear();
+            history.end = Position {
+                epoch: Epoch::random(),
+                offset: 0,
+            };
+        }
+        history.end.clone()
+    }
+
     fn get(&mut self, group: &GroupName, kept: HistoryConfig, now: Instant) -> &mut History {
         let history = self.of_group.entry_ref(group).or_insert_with(|| History {
             kept,
@@ -179,6 +198,19 @@ mod tests {
             after: 1,
         };
         assert_eq!(offsets(&histories.read(&group, &from, KEPT, now)), [1]);
+    }
+
+    #[test]
+    fn an_epoch_is_renewed_once() {
+        let (mut histories, group, now) =
+            (Histories::default(), GroupName::from("g"), Instant::now());
+        let old = histories.record(&group, Arc::default(), KEPT, now);
+        let new = histories.renew(&group, &old.epoch, KEPT, now);
+        assert_ne!(new.epoch, old.epoch);
+        assert_eq!(new.offset, 0);
+        assert_eq!(histories.renew(&group, &old.epoch, KEPT, now), new);
+        let page = histories.read(&group, &HistoryFrom::default(), KEPT, now);
+        assert_eq!((page.end, page.entries.len()), (new, 0));
     }
 
     #[test]

@@ -13,22 +13,25 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
-use crate::ids::{ChannelName, GroupName, ReplicaId};
+use crate::ids::{ChannelName, GroupName, ReplicaId, TenantId};
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
 
 use super::inbox::Inbox;
 use super::link::{self, endpoint::Endpoints};
+use super::recorded::{GroupHistories, RecordedGroup, RulesAtHost, keep_rules};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 use crate::channel_names::{channel_patterns, group_channel};
 use crate::event::Event;
-use crate::position::Position;
+use crate::position::{Epoch, Position};
+use crate::tasks::{self, Task};
 
 use subscriber::{Subscriber, SubscriberOrder};
-use subscriptions::Heard;
+use subscriptions::{ChannelRole, Heard};
 
+mod batch;
 mod pulse;
 mod replies;
 mod sent;
@@ -71,24 +74,32 @@ impl PubSubEndpoints {
         stores: &[Arc<RedisStore>],
         prefix: &str,
         codec: Codec,
+        histories: GroupHistories,
         inbox: Arc<Inbox>,
     ) -> PubSubLayer {
+        let tenant = Some(histories.tenant());
         let line = |store: &Arc<RedisStore>| {
             let pattern = channel_patterns(prefix);
-            LinkShare::new(self.endpoint(store), store, inbox.clone(), pattern)
+            LinkShare::new(self.endpoint(store), store, inbox.clone(), tenant, pattern)
         };
+        let hosts = stores.iter();
+        let hosts = hosts.map(|store| RulesAtHost::new(store, &histories));
+        let rules = keep_rules(hosts.collect());
         PubSubLayer {
             lines: stores.iter().map(line).collect(),
             groups: Mutex::default(),
             prefix: prefix.into(),
             channel_prefix: format!("{prefix}specific.").into(),
             codec,
+            histories,
+            _rules: tasks::lasting("the rules for back ends", rules),
         }
     }
 
     /// Returns a share for the replica's own channels, on the link of the layers on the server of `store`.
     pub(super) fn own_line(&self, store: &Arc<RedisStore>, inbox: Arc<Inbox>) -> LinkShare {
-        LinkShare::new(self.endpoint(store), store, inbox, OWN_CHANNELS.to_owned())
+        let pattern = OWN_CHANNELS.to_owned();
+        LinkShare::new(self.endpoint(store), store, inbox, None, pattern)
     }
 
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
@@ -112,12 +123,14 @@ impl LinkShare {
         endpoint: Arc<Endpoint>,
         store: &Arc<RedisStore>,
         inbox: Arc<Inbox>,
+        tenant: Option<&TenantId>,
         pattern: String,
     ) -> Self {
         let attachment = endpoint.next_user();
         endpoint.order(SubscriberOrder::Attach {
             attachment,
             inbox,
+            tenant: tenant.cloned(),
             pattern,
         });
         Self {
@@ -129,7 +142,8 @@ impl LinkShare {
 
     /// Asks for a channel, whose messages are for `target`; returns once Redis has confirmed.
     pub(super) async fn subscribe(&self, channel: Bytes, target: Target) -> Result<(), LayerError> {
-        self.listen(channel, target, None).await
+        let role = ChannelRole::Events;
+        self.listen(channel, target, role, None).await
     }
 
     /// Asks for a channel as [`LinkShare::subscribe`] does; `heard` is true while Redis has confirmed it.
@@ -137,6 +151,7 @@ impl LinkShare {
         &self,
         channel: Bytes,
         target: Target,
+        role: ChannelRole,
         heard: Option<Heard>,
     ) -> Result<(), LayerError> {
         let (waiter, confirmed) = oneshot::channel();
@@ -144,6 +159,7 @@ impl LinkShare {
             attachment: self.attachment,
             channel,
             target,
+            role,
             heard,
             waiter,
         });
@@ -180,16 +196,50 @@ pub struct PubSubLayer {
     /// In the order of the hosts; at least one.
     lines: Box<[LinkShare]>,
     /// The groups that are wished for.
-    groups: Mutex<HashMap<GroupName, Heard>>,
+    groups: Mutex<HashMap<GroupName, HeardGroup>>,
     prefix: Box<str>,
     channel_prefix: Box<str>,
     codec: Codec,
+    histories: GroupHistories,
+    _rules: Task,
+}
+
+/// The confirmed channels of a group.
+#[derive(Clone, Debug)]
+struct HeardGroup {
+    events: Heard,
+    /// The channel of positions; `None` if the group has no history.
+    notices: Option<Heard>,
+}
+
+impl HeardGroup {
+    fn new(recorded: bool) -> Self {
+        Self {
+            events: Heard::default(),
+            notices: recorded.then(Heard::default),
+        }
+    }
+
+    /// Returns true if Redis has confirmed all of them.
+    fn is_whole(&self) -> bool {
+        let mut channels = std::iter::once(&self.events).chain(&self.notices);
+        channels.all(|heard| heard.load(Ordering::Acquire))
+    }
 }
 
 impl PubSubLayer {
     /// Returns the share on the host of a Redis channel; the whole name is hashed, with its prefix.
     fn shard(&self, channel: &[u8]) -> &LinkShare {
         &self.lines[shard_of(channel, self.lines.len())]
+    }
+
+    /// Returns a group's channel, and the rest of it if it has a history.
+    fn names(&self, group: &GroupName) -> (Bytes, Option<RecordedGroup>) {
+        let channel = group_channel(&self.prefix, group);
+        // A group's name is text, and so is its channel's.
+        let recorded = str::from_utf8(&channel).ok();
+        let recorded = recorded.and_then(|channel| self.histories.of(group, channel));
+        (channel, recorded)
     }
 
     fn socket_channel(&self, socket: SocketChannel) -> Bytes {
@@ -207,22 +257,44 @@ impl PubSubLayer {
 impl ChannelLayer for PubSubLayer {
     /// A group that is subscribed needs no word with the link's task, so most joins wait for no other task.
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
-        let heard = self.groups.lock().entry_ref(group).or_default().clone();
-        if heard.load(Ordering::Acquire) {
+        let heard = {
+            let mut groups = self.groups.lock();
+            let new = || HeardGroup::new(self.histories.records(group));
+            groups.entry_ref(group).or_insert_with(new).clone()
+        };
+        if heard.is_whole() {
             return Ok(());
         }
-        let channel = group_channel(&self.prefix, group);
-        let target = Target::Group(group.clone());
-        self.shard(&channel)
-            .listen(channel.clone(), target, Some(heard))
-            .await
+        let (channel, recorded) = self.names(group);
+        let line = self.shard(&channel);
+        let target = || Target::Group(group.clone());
+        let (Some(recorded), Some(notices)) = (recorded, heard.notices) else {
+            let role = ChannelRole::Events;
+            let events = Some(heard.events);
+            return line.listen(channel.clone(), target(), role, events).await;
+        };
+        // Both orders are given at once, that of the positions first.
+        let notices = line.listen(
+            recorded.notices.into(),
+            target(),
+            ChannelRole::Notices,
+            Some(notices),
+        );
+        let role = ChannelRole::Recorded;
+        let events = line.listen(channel.clone(), target(), role, Some(heard.events));
+        futures_util::try_join!(notices, events)?;
+        Ok(())
     }
 
     fn unsubscribe(&self, group: &GroupName) {
-        // Before the order, and for good: a join that comes now gets a flag of its own and orders after this.
+        // Before the order, and for good: a join that comes now gets flags of its own and orders after this.
         self.groups.lock().remove(group);
-        let channel = group_channel(&self.prefix, group);
-        self.shard(&channel).unsubscribe(channel.clone());
+        let (channel, recorded) = self.names(group);
+        let line = self.shard(&channel);
+        line.unsubscribe(channel.clone());
+        if let Some(recorded) = recorded {
+            line.unsubscribe(recorded.notices.into());
+        }
     }
 
     async fn publish(
@@ -230,17 +302,45 @@ impl ChannelLayer for PubSubLayer {
         group: &GroupName,
         event: &Event,
     ) -> Result<Option<Position>, LayerError> {
-        self.publish_to(&group_channel(&self.prefix, group), event)
-            .await?;
-        Ok(None)
+        let (channel, recorded) = self.names(group);
+        let Some(recorded) = recorded else {
+            self.publish_to(&channel, event).await?;
+            return Ok(None);
+        };
+        let (payload, store) = (self.codec.encode(event)?, &self.shard(&channel).store);
+        let position = recorded.record(store, &channel, &payload).await?;
+        Ok(Some(position))
+    }
+
+    async fn publish_each(
+        &self,
+        events: &[(GroupName, Event)],
+    ) -> Vec<Result<Option<Position>, LayerError>> {
+        batch::publish(self, events).await
     }
 
     async fn history(
         &self,
-        _: &GroupName,
-        _: HistoryFrom,
+        group: &GroupName,
+        from: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError> {
-        Ok(None)
+        let (channel, Some(recorded)) = self.names(group) else {
+            return Ok(None);
+        };
+        let page = recorded.read(&self.shard(&channel).store, &from).await?;
+        Ok(Some(page))
+    }
+
+    async fn renew_history(
+        &self,
+        group: &GroupName,
+        lost: &Epoch,
+    ) -> Result<Option<Position>, LayerError> {
+        let (channel, Some(recorded)) = self.names(group) else {
+            return Ok(None);
+        };
+        let position = recorded.renew(&self.shard(&channel).store, lost).await?;
+        Ok(Some(position))
     }
 
     fn channel_prefix(&self) -> &str {

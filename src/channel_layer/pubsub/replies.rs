@@ -7,14 +7,18 @@ use tracing::{info, warn};
 
 use crate::error::{Dependency, ErrorKind};
 use crate::metrics::{self, GapCause};
-use crate::stores::redis_keys::CANARY_PATTERN;
+use crate::position::Position;
+use crate::stores::redis_keys::{CANARY_PATTERN, channel_of_notices, group_notices};
 
 use super::super::inbox::{Incoming, Payload};
 use super::super::link::canary::Flight;
 use super::super::link::dial::{LinkError, kind_of_reply};
 use super::super::link::resp::{Parser, RespReply};
+use super::super::recorded::GroupNotice;
+use super::super::target::Target;
 use super::sent::OutOfStep;
 use super::subscriber::Subscriber;
+use super::subscriptions::{ChannelRole, ChannelRoute};
 
 impl Subscriber {
     /// Takes every complete reply out of `input`.
@@ -38,6 +42,7 @@ impl Subscriber {
                     self.deliver(channel, payload, read_at);
                 }
                 RespReply::Oversized { channel } => {
+                    self.announced_for(&[]);
                     for route in self.wishes.routes(channel) {
                         route.inbox.drop_oversized();
                     }
@@ -53,16 +58,99 @@ impl Subscriber {
         Ok(())
     }
 
-    fn deliver(&self, channel: &[u8], payload: &[u8], read_at: Instant) {
+    fn deliver(&mut self, channel: &[u8], payload: &[u8], read_at: Instant) {
+        let recorded = self.announced_for(channel);
+        let mut notice = None;
         for route in self.wishes.routes(channel) {
+            match route.role {
+                ChannelRole::Events => {}
+                ChannelRole::Recorded if recorded.is_some() => {}
+                ChannelRole::Recorded => {
+                    // Redis has not confirmed the channel of the positions, and the gap is told once it has.
+                    if !self.hears_notices(route, channel) {
+                        continue;
+                    }
+                    route.inbox.count_unrecorded();
+                }
+                ChannelRole::Notices => {
+                    notice = Some(payload);
+                    continue;
+                }
+            }
             // The payload is copied, not sliced: a slice would keep the whole read buffer alive while the event waits.
             let incoming = Incoming {
                 target: route.target.clone(),
                 payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
-                recorded: None,
+                recorded: recorded.clone(),
                 read_at,
             };
             route.inbox.push(incoming, payload.len());
+        }
+        if let Some(notice) = notice {
+            self.take_notice(channel, notice, read_at);
+        }
+    }
+
+    /// Returns the position that was announced for a message of `channel`. The message comes next behind the announcement,
+    /// because both are sent in one step; if another one is next, the event is only in the history.
+    fn announced_for(&mut self, channel: &[u8]) -> Option<Position> {
+        let (notices, position) = self.announced.take()?;
+        if channel_of_notices(&notices) == Some(channel) {
+            return Some(position);
+        }
+        for route in self.notice_routes(&notices) {
+            if let Target::Group(group) = &route.target {
+                route.inbox.push_unheard(group.clone(), position.clone());
+            }
+        }
+        None
+    }
+
+    fn notice_routes(&self, channel: &[u8]) -> impl Iterator<Item = &ChannelRoute> {
+        let routes = self.wishes.routes(channel).iter();
+        routes.filter(|route| route.role == ChannelRole::Notices)
+    }
+
+    /// Returns true if Redis has confirmed the channel of the positions of this group's events.
+    fn hears_notices(&self, route: &ChannelRoute, channel: &[u8]) -> bool {
+        let attachment = self.attachments.get(&route.attachment);
+        let tenant = attachment.and_then(|attachment| attachment.tenant.as_ref());
+        let (Some(tenant), Ok(channel)) = (tenant, str::from_utf8(channel)) else {
+            return false;
+        };
+        let notices = group_notices(tenant, channel);
+        self.wishes.subscribed(notices.as_bytes())
+    }
+
+    fn take_notice(&mut self, channel: &[u8], message: &[u8], read_at: Instant) {
+        match GroupNotice::parse(message) {
+            Some(GroupNotice::Recorded(position)) => {
+                let name = self.wishes.name(channel);
+                self.announced = name.map(|name| (name, position));
+            }
+            Some(GroupNotice::Event(position, event)) => {
+                for route in self.notice_routes(channel) {
+                    let incoming = Incoming {
+                        target: route.target.clone(),
+                        payload: Payload::Encoded(Bytes::copy_from_slice(event)),
+                        recorded: Some(position.clone()),
+                        read_at,
+                    };
+                    route.inbox.push(incoming, event.len());
+                }
+            }
+            Some(GroupNotice::Gap) => {
+                for route in self.notice_routes(channel) {
+                    if let Target::Group(group) = &route.target {
+                        route.inbox.push_group_gap(group.clone());
+                    }
+                }
+            }
+            None => {
+                for route in self.notice_routes(channel) {
+                    route.inbox.count_unreadable();
+                }
+            }
         }
     }
 

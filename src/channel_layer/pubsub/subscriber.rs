@@ -17,8 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::error::ErrorKind;
-use crate::ids::ReplicaId;
+use crate::ids::{ReplicaId, TenantId};
 use crate::metrics::GapCause;
+use crate::position::Position;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
@@ -29,7 +30,7 @@ use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;
 use super::pulse::LinkPulse;
-use super::subscriptions::{ChannelRoute, Heard, Subscriptions, Waiter};
+use super::subscriptions::{ChannelRole, ChannelRoute, Heard, Subscriptions, Waiter};
 
 /// Bytes of one read; large, so that a burst needs few system calls.
 const READ_SIZE: usize = 64 * 1024;
@@ -40,6 +41,8 @@ pub(super) enum SubscriberOrder {
     Attach {
         attachment: u64,
         inbox: Arc<Inbox>,
+        /// The tenant whose groups it hears; `None` for channels of the replica.
+        tenant: Option<TenantId>,
         /// The ACL pattern that this layer needs, for the log.
         pattern: String,
     },
@@ -50,6 +53,7 @@ pub(super) enum SubscriberOrder {
         attachment: u64,
         channel: Bytes,
         target: Target,
+        role: ChannelRole,
         heard: Option<Heard>,
         waiter: Waiter,
     },
@@ -61,6 +65,7 @@ pub(super) enum SubscriberOrder {
 
 pub(super) struct Attachment {
     pub(super) inbox: Arc<Inbox>,
+    pub(super) tenant: Option<TenantId>,
     pub(super) pattern: String,
     /// Redis refused it a channel, and the refusal was logged.
     pub(super) denied: bool,
@@ -78,6 +83,8 @@ pub(super) struct Subscriber {
     pub(super) attachments: HashMap<u64, Attachment>,
     /// The number of attachments to which Redis refuses channels.
     pub(super) denied: usize,
+    /// The position of the message that comes next, and the channel that announced it.
+    pub(super) announced: Option<(Bytes, Position)>,
     /// Changes when the command link finds that the server is a replica. A subscriber on a replica hears its master's
     /// messages or none.
     demotions: watch::Receiver<u64>,
@@ -100,6 +107,7 @@ impl Subscriber {
             wishes,
             attachments: HashMap::new(),
             denied: 0,
+            announced: None,
             demotions: store.demotions(),
         }
     }
@@ -205,10 +213,12 @@ impl Session for Subscriber {
             SubscriberOrder::Attach {
                 attachment,
                 inbox,
+                tenant,
                 pattern,
             } => {
                 let new = Attachment {
                     inbox,
+                    tenant,
                     pattern,
                     denied: false,
                 };
@@ -224,6 +234,7 @@ impl Session for Subscriber {
                 attachment,
                 channel,
                 target,
+                role,
                 heard,
                 waiter,
             } => {
@@ -232,6 +243,7 @@ impl Session for Subscriber {
                         attachment,
                         inbox: known.inbox.clone(),
                         target,
+                        role,
                         heard,
                     };
                     self.wishes.want(&channel, route, waiter);
@@ -250,6 +262,7 @@ impl Session for Subscriber {
     }
 
     fn lost(&mut self, _: GapCause) {
+        self.announced = None;
         self.wishes.link_lost();
     }
 }

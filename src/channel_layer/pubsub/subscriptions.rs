@@ -24,12 +24,24 @@ const BATCH: usize = 500;
 /// Carries the outcome to a caller of `subscribe`.
 pub(super) type Waiter = oneshot::Sender<Result<(), ErrorKind>>;
 
+/// The meaning of a channel's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::channel_layer) enum ChannelRole {
+    /// Each message is an event.
+    Events,
+    /// Each message is an event of a group with history. Its position comes just before it, by [`ChannelRole::Notices`].
+    Recorded,
+    /// Each message is for gateways: a notice of a group.
+    Notices,
+}
+
 /// A destination of a channel's messages.
 pub(super) struct ChannelRoute {
     /// The layer that wished for the channel.
     pub(super) attachment: u64,
     pub(super) inbox: Arc<Inbox>,
     pub(super) target: Target,
+    pub(super) role: ChannelRole,
     /// Tells the layer that its channel is subscribed, so that a later join does not ask. `None` if it does not look.
     pub(super) heard: Option<Heard>,
 }
@@ -157,6 +169,21 @@ impl Subscriptions {
             .map_or(&[], |channel| &channel.routes)
     }
 
+    /// Returns the name under which a channel is kept, to hold on to without a copy.
+    pub(super) fn name(&self, name: &[u8]) -> Option<Bytes> {
+        let (name, _) = self.channels.get_key_value(name)?;
+        Some(name.clone())
+    }
+
+    /// Returns true if the channel's messages are notices of a group.
+    fn is_notices(&self, name: &Bytes) -> bool {
+        let channel = self.channels.get(name);
+        channel.is_some_and(|channel| {
+            let mut routes = channel.routes.iter();
+            routes.any(|route| route.role == ChannelRole::Notices)
+        })
+    }
+
     /// Returns true if Redis has confirmed the channel on this connection.
     pub(super) fn subscribed(&self, name: &[u8]) -> bool {
         self.channels.get(name).is_some_and(Channel::subscribed)
@@ -192,7 +219,12 @@ impl Subscriptions {
             }
         }
         let recovery = std::mem::take(&mut self.recovery_due);
-        let [unsubscribe, subscribe] = wishes;
+        let [unsubscribe, mut subscribe] = wishes;
+        // An event of a group with history must not be heard before its position can be. Few groups have one, so mostly
+        // there is nothing to sort.
+        if subscribe.iter().any(|name| self.is_notices(name)) {
+            subscribe.sort_by_cached_key(|name| !self.is_notices(name));
+        }
         for (kind, names, recovery) in [
             (CommandKind::Subscribe, subscribe, recovery),
             (CommandKind::Unsubscribe, unsubscribe, false),

@@ -151,7 +151,7 @@ impl Connection {
     /// has closed meanwhile.
     ///
     /// A close does not wait for the consumer. The call goes on to its end, so that the consumer can keep its own state in
-    /// order, and only then it is told of the end.
+    /// order, and only then it is told of the end. A replica that ends drops the call.
     async fn call(&mut self, call: Call, opened: Instant) -> Option<CloseFrame> {
         let ReadySocket {
             wire: state,
@@ -191,6 +191,13 @@ impl Connection {
         let ending = ending.await;
         drop(held);
         let ending = ending?;
+        let wheel = wire.state.heartbeat.clone();
+        let at_work = async {
+            tokio::select! {
+                () = at_work => {}
+                () = wheel.stopped() => {}
+            }
+        };
         let closes = wire.end(ending, scope, opened);
         let (close, ()) = futures_util::future::join(closes, at_work).await;
         Some(close)

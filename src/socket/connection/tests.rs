@@ -91,9 +91,9 @@ fn relay() -> Arc<Relay> {
 }
 
 fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
-    let place = Occupancy::new(1).take().unwrap();
+    let place = Occupancy::new(1).enter().unwrap().take_place().unwrap();
     let member = Member::new(Profile::default());
-    let admitted = Registration::admit(member.clone(), relay(), place, None);
+    let admitted = Registration::admit(member.clone(), relay(), place, (None, false));
     let Ok((registration, _)) = admitted else {
         panic!("there are no limits");
     };

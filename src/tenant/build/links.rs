@@ -8,11 +8,11 @@ use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::PubSubEndpoints;
-use crate::channel_layer::{ChannelLayer, Codec, Control, Inbox};
+use crate::channel_layer::{ChannelLayer, Codec, Control, GroupHistories, Inbox};
 use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
-use crate::ids::ReplicaId;
+use crate::ids::{ReplicaId, TenantId};
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ConnectionBudget, Database};
 use crate::stores::key_store::KeyStore;
@@ -77,6 +77,7 @@ impl Links {
     /// Makes the layer of a tenant.
     pub(super) fn layer(
         &mut self,
+        tenant: &TenantId,
         effective: &Effective<'_>,
         rules: &Arc<GroupRules>,
         metrics: &Arc<TenantMetrics>,
@@ -103,6 +104,7 @@ impl Links {
                     &servers,
                     &config.layer.prefix,
                     codec,
+                    GroupHistories::new(tenant, rules.clone()),
                     inbox.clone(),
                 ))
             }

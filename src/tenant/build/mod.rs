@@ -254,7 +254,9 @@ impl Builder {
     ) -> anyhow::Result<Lines> {
         let config = effective.tenant;
         let rules = Arc::new(GroupRules::new(&config.groups)?);
-        let built = self.links.layer(effective, &rules, metrics, &self.budget)?;
+        let built = self
+            .links
+            .layer(id, effective, &rules, metrics, &self.budget)?;
         let parts = Parts {
             tenant: id.clone(),
             hub: hub.clone(),

@@ -149,6 +149,13 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &[],
         false,
     ),
+    ("lockgate_recorded_total", "counter", &["tenant"], true),
+    (
+        "lockgate_events_unrecorded_total",
+        "counter",
+        &["tenant"],
+        true,
+    ),
     (
         "lockgate_control_dropped_total",
         "counter",

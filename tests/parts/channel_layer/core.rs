@@ -100,6 +100,7 @@ impl Core {
     fn read(&self, signal: Signal) -> Option<Heard> {
         let incoming = match signal {
             Signal::Gap(cause) => return Some(Heard::Gap(cause)),
+            other @ (Signal::Unheard(..) | Signal::GroupGap(_)) => panic!("{other:?}"),
             Signal::Event(incoming) => incoming,
         };
         match self.layer.open(incoming) {

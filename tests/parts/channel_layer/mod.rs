@@ -7,6 +7,7 @@ mod core;
 mod deliver;
 mod faults;
 mod poison;
+mod recorded;
 mod store;
 mod support;
 mod tls;

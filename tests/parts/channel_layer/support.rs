@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockgate::channel_layer::pubsub::{PubSubEndpoints, PubSubLayer};
-use lockgate::channel_layer::{ChannelLayer, Codec, Inbox, Signal, Target};
-use lockgate::config::SerializerFormat;
+use lockgate::channel_layer::{ChannelLayer, Codec, GroupHistories, Inbox, Signal, Target};
+use lockgate::config::{GroupConfig, SerializerFormat};
 use lockgate::error::Dependency;
 use lockgate::event::Event;
+use lockgate::group_rules::GroupRules;
 use lockgate::ids::ReplicaId;
 use lockgate::metrics::{GapCause, TenantMetrics};
 use lockgate::stores::redis::{RedisStore, RedisUrl};
@@ -153,6 +154,16 @@ impl Replica {
         self.attached(std::slice::from_ref(&self.store), prefix, limit, codec)
     }
 
+    /// A tenant `acme` on several hosts, with these rules for its groups.
+    pub(crate) fn recording_on(
+        &self,
+        stores: &[Arc<RedisStore>],
+        codec: Codec,
+        rules: &[GroupConfig],
+    ) -> Tenant {
+        self.attached_with(stores, "acme", 0, codec, rules)
+    }
+
     fn attached(
         &self,
         stores: &[Arc<RedisStore>],
@@ -160,9 +171,23 @@ impl Replica {
         limit: u64,
         codec: Codec,
     ) -> Tenant {
+        self.attached_with(stores, prefix, limit, codec, &[])
+    }
+
+    fn attached_with(
+        &self,
+        stores: &[Arc<RedisStore>],
+        prefix: &str,
+        limit: u64,
+        codec: Codec,
+        rules: &[GroupConfig],
+    ) -> Tenant {
         let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
         let inbox = Inbox::new(limit, Arc::new(metrics));
-        let layer = self.endpoints.attach(stores, prefix, codec, inbox.clone());
+        let rules = Arc::new(GroupRules::new(rules).unwrap());
+        let histories = GroupHistories::new(&"acme".parse().unwrap(), rules);
+        let endpoints = &self.endpoints;
+        let layer = endpoints.attach(stores, prefix, codec, histories, inbox.clone());
         Tenant {
             layer: Arc::new(layer),
             inbox,
@@ -174,6 +199,11 @@ impl Replica {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Heard {
     Number(String, i64),
+    /// An event of a group with history, with its offset.
+    Recorded(String, i64, u64),
+    /// The offset of an event that was recorded and did not come.
+    Unheard(String, u64),
+    GroupGap(String),
     NotDecoded,
     Gap(GapCause),
 }
@@ -221,6 +251,8 @@ impl Tenant {
     fn read(&self, signal: Signal) -> Heard {
         match signal {
             Signal::Gap(cause) => Heard::Gap(cause),
+            Signal::GroupGap(group) => Heard::GroupGap(group.to_string()),
+            Signal::Unheard(group, position) => Heard::Unheard(group.to_string(), position.offset),
             Signal::Event(incoming) => {
                 let Target::Group(group) = incoming.target else {
                     panic!("{incoming:?} is for no group");
@@ -229,7 +261,10 @@ impl Tenant {
                 match incoming.payload.decode(self.layer.codec()) {
                     Ok(event) => {
                         let number = event.get("n").and_then(|n| n.as_i64()).unwrap_or(-1);
-                        Heard::Number(group, number)
+                        match incoming.recorded {
+                            Some(position) => Heard::Recorded(group, number, position.offset),
+                            None => Heard::Number(group, number),
+                        }
                     }
                     Err(_) => Heard::NotDecoded,
                 }

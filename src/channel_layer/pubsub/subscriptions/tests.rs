@@ -115,7 +115,7 @@ proptest! {
                 Act::Want(channel, attachment) => {
                     let (waiter, outcome) = oneshot::channel();
                     let heard = heard.entry((channel, attachment)).or_default().clone();
-                    let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()), heard: Some(heard) };
+                    let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()), role: ChannelRole::Events, heard: Some(heard) };
                     wishes.want(&name(channel), route, waiter);
                     wanted.entry(channel).or_default().insert(attachment);
                     waiting.push((channel, outcome));
@@ -184,6 +184,7 @@ fn names_go_in_batches() {
             attachment: 0,
             inbox: inbox.clone(),
             target: Target::Group("g".into()),
+            role: ChannelRole::Events,
             heard: None,
         };
         wishes.want(
