@@ -92,10 +92,23 @@ impl Authenticator {
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<Identity, Refusal> {
+        let token = self.verify(query, headers).await?;
+        self.look_up(token, None).await
+    }
+
+    /// Finds the token of a request and verifies it. Asks no store, but for a key set that has to be fetched.
+    ///
+    /// # Errors
+    /// As [`Authenticator::identify`].
+    pub async fn verify(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<VerifiedToken, Refusal> {
         match find_token(query, headers, &self.config) {
             TokenPresence::Missing => Err(Refusal::TokenMissing),
             TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
-            TokenPresence::Found { token } => self.authenticate(&token).await,
+            TokenPresence::Found { token } => self.verify_raw(&token).await,
         }
     }
 
@@ -104,15 +117,15 @@ impl Authenticator {
     /// # Errors
     /// The first refusal; [`Refusal::Unavailable`] if a needed dependency does not answer.
     pub async fn authenticate(&self, raw: &RawToken) -> Result<Identity, Refusal> {
-        let token = self.verify(raw).await?;
-        self.admit(token, None).await
+        let token = self.verify_raw(raw).await?;
+        self.look_up(token, None).await
     }
 
-    /// Verifies a token: its signature and its claims. Only a key set that has to be fetched is asked for.
+    /// Verifies a token: its signature and its claims.
     ///
     /// # Errors
-    /// The check that failed; [`Refusal::Unavailable`] if the key set cannot be fetched.
-    pub async fn verify(&self, raw: &RawToken) -> Result<VerifiedToken, Refusal> {
+    /// The check that failed; [`Refusal::Unavailable`] if a key set that is needed cannot be fetched.
+    pub async fn verify_raw(&self, raw: &RawToken) -> Result<VerifiedToken, Refusal> {
         let started = Instant::now();
         let token = match self.verifier.verify(raw, UnixTime::now()).await {
             Ok(token) => token,
@@ -123,12 +136,12 @@ impl Authenticator {
         Ok(token)
     }
 
-    /// Checks the denylist and finds the user of a verified token. `socket` is the open socket that is to get the token;
+    /// Checks the denylist for a verified token and finds its user. `socket` is the open socket that is to get the token;
     /// `None` for a handshake.
     ///
     /// # Errors
-    /// The first refusal; [`Refusal::Unavailable`] if a needed dependency does not answer.
-    pub async fn admit(
+    /// As [`Authenticator::authenticate`].
+    pub async fn look_up(
         &self,
         token: VerifiedToken,
         socket: Option<&Arc<Member>>,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+import chart
 import dashboards
 import manifests
 import mutations
@@ -39,6 +40,11 @@ def step_manifests():
     return found + survived
 
 
+def step_chart():
+    """Checks the Helm chart: equal to kustomize, schemas, policy, and values that must not pass."""
+    return chart.findings(judge, say)
+
+
 def step_prometheus():
     """Checks rules and alerts: their form, their tests, and a runbook for each."""
     promtool, found = program("promtool"), []
@@ -58,8 +64,8 @@ def step_prometheus():
         if any(name not in sample["expr"] for sample in samples):
             found.append(f"{name}: a test of its name asks for another alert")
         runbook = DEPLOY / "runbooks" / f"{name}.md"
-        if not runbook.exists() or not rule["annotations"]["runbook_url"].endswith(f"/{name}.md"):
-            found.append(f"{name}: no runbook")
+        if not runbook.exists() or rule["annotations"]["runbook_url"] != f"deploy/runbooks/{name}.md":
+            found.append(f"{name}: no runbook at its runbook_url, deploy/runbooks/{name}.md")
         if rule["labels"].get("severity") not in ("page", "ticket"):
             found.append(f"{name}: neither page nor ticket")
     found += [f"{file.name}: a runbook of no alert" for file in (DEPLOY / "runbooks").glob("*.md") if file.stem not in alerts]
@@ -173,9 +179,11 @@ def write_rule():
                 "metadata": {"name": "lockgate", "labels": {"app.kubernetes.io/name": "lockgate"}}, "spec": policy.rule_groups()}
     CRD_RULE.write_text("# Made from deploy/prometheus by deploy/check/run --write-rule; the policy check holds the two together.\n"
                         + yaml.dump(document, Dumper=Dumper, sort_keys=False, width=140))
+    chart.RULES.write_text("# Made from deploy/prometheus by deploy/check/run --write-rule; the chart check holds the two together.\n"
+                           + yaml.dump(policy.rule_groups(), Dumper=Dumper, sort_keys=False, width=140))
 
 
-STEPS = {"manifests": step_manifests, "prometheus": step_prometheus, "files": step_files, "live": step_live, "rollout": step_rollout}
+STEPS = {"manifests": step_manifests, "chart": step_chart, "prometheus": step_prometheus, "files": step_files, "live": step_live, "rollout": step_rollout}
 
 
 def main(arguments):

@@ -80,6 +80,19 @@ test("a handshake that does not end is given up", async (t) => {
   assert.deepEqual([of("open"), of("event"), of("closed")], [[], [], []]);
 });
 
+test("an error that no close follows ends an attempt too", async (t) => {
+  const { clock, of, socket, open } = client(t, { firstDelay: 0 });
+  const refused = await socket();
+  refused.onerror({});
+  await clock.pass(100);
+  assert.deepEqual(of("reconnecting").map(({ code }) => code), [1006]);
+  assert.notEqual(await socket(), refused);
+  const opened = await open();
+  refused.onerror({});
+  await clock.pass(1000);
+  assert.equal(opened.closedBy, undefined, "the errors of earlier sockets are over");
+});
+
 /** A browser's window: `online` and `offline`, and `navigator.onLine`. */
 function browser(t, onLine = true) {
   const target = new EventTarget();

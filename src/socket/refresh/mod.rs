@@ -129,7 +129,7 @@ impl RefreshRequest {
         if let Err(refusal) = tenant.opens().await {
             return RefreshOutcome::Refused(refusal);
         }
-        let token = match tenant.authenticator.verify(raw).await {
+        let token = match tenant.authenticator.verify_raw(raw).await {
             Ok(token) if token.user_id == *self.member.user() => token,
             // Signed by a key of the tenant, for somebody else: the page has changed its user.
             Ok(_) | Err(Refusal::UserNotFound) => {
@@ -137,8 +137,8 @@ impl RefreshRequest {
             }
             Err(refusal) => return RefreshOutcome::Refused(refusal),
         };
-        let admitted = tenant.authenticator.admit(token, Some(&self.member)).await;
-        let identity = match admitted {
+        let found = tenant.authenticator.look_up(token, Some(&self.member));
+        let identity = match found.await {
             Ok(identity) => identity,
             Err(Refusal::Unavailable) => return RefreshOutcome::Refused(Refusal::Unavailable),
             Err(refusal) => return RefreshOutcome::Closes(refusal),
