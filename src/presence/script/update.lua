@@ -16,6 +16,8 @@ for key, kind in pairs({ [index] = 'hash', [users] = 'zset', [leaving] = 'zset',
     if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
 end
 if redis.call('HLEN', index) > 1000 then redis.call('DEL', index) end
+-- The first write: a server that takes none ends the script here, before it has done half of it.
+redis.call('HSET', index, 'version', 1)
 
 local dead, others = {}, {}
 local first = 9 + tonumber(ARGV[8])
@@ -109,6 +111,8 @@ if channel ~= '' and #joined + #left > 0 then
 end
 
 for _, key in ipairs({ index, users, leaving, own }) do redis.call('EXPIRE', key, life) end
+-- Where no user is, no member remembers the epoch.
+if redis.call('EXISTS', users) == 0 then redis.call('EXPIRE', index, math.min(life, 60)) end
 local next = redis.call('ZRANGE', leaving, 0, 0, 'WITHSCORES')
 local wait = -1
 if next[2] then wait = math.max(0, tonumber(next[2]) - now) end
