@@ -70,11 +70,17 @@ for i = 9, first - 1 do
     local key = index .. ':' .. ARGV[i]
     local found = redis.call('TYPE', key).ok
     if found == 'hash' then
-        local page = redis.call('HSCAN', key, 0, 'COUNT', MOST)[2]
-        for at = 1, #page, 2 do
-            redis.call('HDEL', key, page[at])
-            gone(page[at])
-        end
+        -- From the beginning each time, past the places that are empty by now.
+        local cursor, taken = '0', 0
+        repeat
+            local step = redis.call('HSCAN', key, cursor, 'COUNT', MOST)
+            cursor = step[1]
+            for at = 1, #step[2], 2 do
+                taken = taken + 1
+                redis.call('HDEL', key, step[2][at])
+                gone(step[2][at])
+            end
+        until cursor == '0' or taken >= MOST
     elseif found ~= 'none' then
         redis.call('DEL', key)
     end
