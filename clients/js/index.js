@@ -390,7 +390,6 @@ export class LockgateClient {
 
   #planRefresh() {
     this.#refreshing = undefined;
-    clearTimeout(this.#timer);
     const left = this.#token.expires - Date.now();
     // Spread, because many sockets may have come back at one moment.
     const delay = left * (0.7 + 0.15 * Math.random());
@@ -488,7 +487,6 @@ export class LockgateClient {
   #drop() {
     this.#turn.abort();
     clearTimeout(this.#timer);
-    this.#refreshing = undefined;
     const socket = this.#socket;
     this.#socket = undefined;
     if (!socket) return;

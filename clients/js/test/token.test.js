@@ -352,7 +352,9 @@ test("an error in place of the answer is tried again later", async (t) => {
 });
 
 test("frames of a refresh that the application makes by itself are the application's", async (t) => {
-  const { opened, of } = await refreshing(t);
+  const { clock, opened, of } = await refreshing(t);
+  await clock.pass(clock.next);
+  opened.frame({ type: "lockgate.refreshed", expires_at: 0 });
   opened.frame({ type: "lockgate.refreshed", expires_at: 7 });
   opened.frame({ type: "lockgate.error", code: "token_not_valid", of: "lockgate.refresh" });
   assert.deepEqual(of("event").map(({ type }) => type), ["lockgate.refreshed", "lockgate.error"]);
