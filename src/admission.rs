@@ -92,10 +92,23 @@ impl Authenticator {
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<Identity, Refusal> {
+        let token = self.verify(query, headers).await?;
+        self.look_up(token).await
+    }
+
+    /// Finds the token of a request and verifies it. Asks no store, but for a key set that has to be fetched.
+    ///
+    /// # Errors
+    /// As [`Authenticator::identify`].
+    pub async fn verify(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<VerifiedToken, Refusal> {
         match find_token(query, headers, &self.config) {
             TokenPresence::Missing => Err(Refusal::TokenMissing),
             TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
-            TokenPresence::Found { token } => self.authenticate(&token).await,
+            TokenPresence::Found { token } => self.verify_raw(&token).await,
         }
     }
 
@@ -104,13 +117,27 @@ impl Authenticator {
     /// # Errors
     /// The first refusal; [`Refusal::Unavailable`] if a needed dependency does not answer.
     pub async fn authenticate(&self, raw: &RawToken) -> Result<Identity, Refusal> {
+        let token = self.verify_raw(raw).await?;
+        self.look_up(token).await
+    }
+
+    async fn verify_raw(&self, raw: &RawToken) -> Result<VerifiedToken, Refusal> {
         let started = Instant::now();
         let token = match self.verifier.verify(raw, UnixTime::now()).await {
             Ok(token) => token,
             Err(TokenError::Refused(refusal)) => return Err(refusal),
             Err(TokenError::Unavailable(error)) => return Err(unavailable(&self.tenant, &error)),
         };
-        let started = self.lap(AuthStep::Token, started);
+        self.lap(AuthStep::Token, started);
+        Ok(token)
+    }
+
+    /// Checks the denylist for a verified token and finds its user.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub async fn look_up(&self, token: VerifiedToken) -> Result<Identity, Refusal> {
+        let started = Instant::now();
         let pending = self.hub.as_ref().map(|hub| {
             let (user, jti) = (token.user_id.clone(), token.jti.clone());
             Arc::new(hub.expect(Pending::new(user, jti, token.issued_at)))

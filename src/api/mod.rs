@@ -24,6 +24,7 @@ pub mod health;
 mod idempotency;
 mod keys;
 mod openapi;
+mod presence;
 mod problem;
 mod revocations;
 mod sends;
@@ -89,6 +90,14 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/v1/tenants/{tenant}/groups/{group}",
             get(connections::of_group),
+        )
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/presence",
+            get(presence::list),
+        )
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/presence/count",
+            get(presence::count),
         )
         .route(
             "/v1/tenants/{tenant}/connections",

@@ -92,6 +92,8 @@ problems! {
         "The token has no jti; only a cut-off can revoke it.";
     GroupNameNotValid: BAD_REQUEST, "group_name_not_valid",
         "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.";
+    PresenceNotKept: NOT_FOUND, "presence_not_kept",
+        "The group keeps no presence: the first entry of [[tenants.NAME.groups]] whose name matches it must have presence.";
     UserIdNotValid: BAD_REQUEST, "user_id_not_valid",
         "No user of this tenant can have this id: users.id_type says what ids are (int, uuid or text).";
     RateLimited: TOO_MANY_REQUESTS, "rate_limited",

@@ -72,6 +72,8 @@ pub enum Signal {
     Gap(GapCause),
     /// An event of a group with history was recorded here in the order, and did not come: its history has it.
     Unheard(GroupName, Position),
+    /// Users joined a group or left it; the bytes are a notice of presence.
+    Presence(GroupName, Bytes),
     /// Events of one group were lost at this place in the order, and its history does not have them.
     GroupGap(GroupName),
 }
@@ -141,6 +143,12 @@ impl Inbox {
     /// Marks that an event of a group was recorded, but not heard.
     pub(super) fn push_unheard(&self, group: GroupName, position: Position) {
         self.offer(Signal::Unheard(group, position), 0);
+    }
+
+    /// Queues a notice of presence.
+    pub(super) fn push_presence(&self, group: GroupName, notice: Bytes) {
+        let size = notice.len();
+        self.offer(Signal::Presence(group, notice), size);
     }
 
     /// Marks that events of a group were lost.

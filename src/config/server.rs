@@ -32,10 +32,10 @@ table! {
         pub message_timeout: Duration as SECONDS => Duration::from_secs(60),
         /// Pings to clients.
         pub heartbeat: Heartbeat as nested() => Heartbeat::default(),
-        /// Most open sockets of this replica. Above it upgrades get 503; readiness stays on. 0: the descriptor limit less 256.
+        /// Most open sockets of this replica. Above it upgrades get 503; readiness stays on. 0: the descriptor limit less an eighth, which is at least 256 and at most 2,816.
         pub max_connections: u64 as count(0) => 0,
         /// Most connections whose handshake is not over. At the bound a new one takes the place of the oldest that has sent nothing,
-        /// or of the oldest incomplete request if those are more. 0: one for 40 KiB of the memory limit, at most a quarter of the descriptor limit.
+        /// of the oldest incomplete request, or of the oldest without a verified token, whichever are most. 0: one for 40 KiB of the memory limit, at most a quarter of the descriptor limit.
         pub max_handshakes: u64 as count(0) => 0,
         /// Bound of the memory that clients and back ends can make this replica hold, as a part of the memory limit or as a size:
         /// queued frames (shared ones count once), events, unfinished messages, requests. Over it the oldest incomplete requests
@@ -220,8 +220,8 @@ table! {
     /// The log of this process, on standard output.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LogConfig {
-        /// One JSON object per line, or text for people.
-        pub format: LogFormat as choice() => LogFormat::Json,
+        /// One JSON object per line, or text for people; `auto` is text at a terminal and JSON elsewhere.
+        pub format: LogFormat as choice() => LogFormat::Auto,
         /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a filter such as `info,lockgate::users=debug`.
         pub level: String as Text => "info".to_owned(),
     }
@@ -231,6 +231,8 @@ words! {
     /// The form of log lines.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum LogFormat {
+        /// Text at a terminal, JSON elsewhere.
+        Auto = "auto",
         /// One JSON object per line.
         Json = "json",
         /// Text for people.

@@ -59,7 +59,9 @@ labels! {
         Silent = "silent",
         /// A part of the request has come.
         Head = "head",
-        /// The request is checked, and its socket opened.
+        /// The request has come, and its token is not verified yet.
+        Unverified = "unverified",
+        /// The token is verified; stores are asked, and the socket is opened.
         Answering = "answering",
         /// The refusal is sent; the client has not closed.
         Answered = "answered",

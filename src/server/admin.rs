@@ -12,8 +12,8 @@ use crate::tasks::Alarm;
 /// Interval of the recorder's upkeep. Histograms keep every sample until it runs, so it runs often.
 const RECORDER_UPKEEP: Duration = Duration::from_secs(1);
 
-/// Starts the thread. It runs until the process ends.
-pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<()> {
+/// Starts the thread, for at most `most` connections at once. It runs until the process ends.
+pub(super) fn start(listener: TcpListener, state: AdminState, most: usize) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -30,7 +30,7 @@ pub(super) fn start(listener: TcpListener, state: AdminState) -> anyhow::Result<
             };
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => tokio::select! {
-                    never = http::serve(listener, router::admin(state)) => match never {},
+                    never = http::serve(listener, router::admin(state), most) => match never {},
                     () = upkeep => {}
                 },
                 Err(error) => tracing::error!(error = %error, "The admin listener does not work"),

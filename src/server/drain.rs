@@ -2,24 +2,30 @@
 //!
 //! Readiness goes off at once. New sockets are still served for `drain.delay`, until the load balancer has noticed.
 //! Then upgrades are refused and open sockets close in random order, at a rate that the other replicas can absorb.
-//! Sockets that are left after the deadline are cut.
+//! Sockets and handshakes that are left after the deadline are cut, and their consumers are told.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::task::TaskTracker;
 
 use crate::close_code::CloseReason;
 use crate::config::DrainConfig;
 use crate::hub::{CloseOrder, Member, PACE_STEP, close_paced, spread};
 use crate::metrics;
 use crate::replica::ReplicaLife;
-use crate::socket::registration::Occupancy;
+use crate::socket::Door;
 use crate::tenant::Tenants;
 
-/// Extra time after the window for close frames that are still on their way.
-const LAST_FRAMES: Duration = Duration::from_secs(5);
+/// Extra time after the window for close frames that are still on their way. With [`LAST_WORDS`] it makes the five seconds
+/// that operators are told of.
+const LAST_FRAMES: Duration = Duration::from_secs(4);
+/// The time for the consumers of sockets that are cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time between two lines that tell the progress of a drain.
+const PROGRESS: Duration = Duration::from_secs(5);
+
 /// The end of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -53,7 +59,7 @@ impl Signals {
     pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
             _ = self.term.recv() => SignalAction::Drain,
-            _ = self.int.recv() => SignalAction::Drain,
+            _ = self.int.recv() => SignalAction::Interrupt,
             _ = self.hup.recv() => SignalAction::Reload,
         }
     }
@@ -69,17 +75,21 @@ impl Signals {
 /// The request behind a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignalAction {
+    /// SIGTERM.
     Drain,
+    /// SIGINT: a person at a terminal pressed Ctrl-C.
+    Interrupt,
     Reload,
 }
 
 /// One drain and the parts that it uses.
 pub(super) struct Drain<'a> {
     pub(super) config: DrainConfig,
+    /// A person at a terminal asked for it, so no load balancer has to notice.
+    pub(super) interrupted: bool,
     pub(super) life: &'a ReplicaLife,
     pub(super) tenants: &'a Tenants,
-    pub(super) occupancy: &'a Occupancy,
-    pub(super) connections: &'a TaskTracker,
+    pub(super) door: &'a Door,
 }
 
 impl Drain<'_> {
@@ -87,19 +97,22 @@ impl Drain<'_> {
     pub(super) async fn run(self, signals: &mut Signals) -> Ended {
         let began = Instant::now();
         self.life.set_draining();
-        tracing::info!(
-            count = self.occupancy.open(),
-            "Draining: readiness is off, new sockets are still served"
-        );
+        self.tell_begin();
         let ended = tokio::select! {
             () = self.in_order() => Ended::InTime,
             () = signals.drain() => Ended::CutShort,
+            never = self.tell_progress() => match never {},
         };
         if ended == Ended::CutShort {
+            tracing::info!(
+                count = self.open(),
+                "A second signal: closing all sockets at once"
+            );
             self.life.set_refusing();
             self.close_all().await;
         }
-        let (left, took) = (self.occupancy.open(), began.elapsed().as_millis() as u64);
+        let (left, took) = (self.open(), began.elapsed().as_millis() as u64);
+        self.cut().await;
         tracing::info!(
             count = left,
             duration_ms = took,
@@ -109,12 +122,52 @@ impl Drain<'_> {
         ended
     }
 
+    fn tell_begin(&self) {
+        let again = match self.interrupted {
+            true => "Ctrl-C again closes all sockets at once",
+            false => "a second signal closes all sockets at once",
+        };
+        match self.open() {
+            0 if self.interrupted => tracing::info!("Stopping: no socket is open"),
+            count => tracing::info!(
+                count,
+                delay_ms = self.config.delay.as_millis() as u64,
+                window_ms = self.config.window.as_millis() as u64,
+                again,
+                "Draining: readiness is off, new sockets are still served"
+            ),
+        }
+    }
+
+    /// Logs the number of sockets that are left, every few seconds.
+    async fn tell_progress(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(PROGRESS).await;
+            let count = self.open();
+            match self.life.is_refusing() {
+                true => tracing::info!(count, "Draining: closing sockets"),
+                false => tracing::info!(count, "Draining: waiting for the load balancer"),
+            }
+        }
+    }
+
+    /// Serves new sockets through `drain.delay`. After Ctrl-C it ends as soon as no socket is open.
+    async fn serve_on(&self) {
+        let end = Instant::now() + self.config.delay;
+        if !self.interrupted {
+            return tokio::time::sleep_until(end.into()).await;
+        }
+        while self.open() > 0 && Instant::now() < end {
+            tokio::time::sleep(PACE_STEP.min(end - Instant::now())).await;
+        }
+    }
+
     async fn in_order(&self) {
-        tokio::time::sleep(self.config.delay).await;
+        self.serve_on().await;
         self.life.set_refusing();
         let deadline = Instant::now() + self.config.window;
         // Sockets whose handshake was under way are missing from the first list: repeat until none is open.
-        while self.occupancy.open() > 0 && Instant::now() < deadline {
+        while self.open() > 0 && Instant::now() < deadline {
             let members = self.open_members();
             let left = (deadline - Instant::now()).max(PACE_STEP);
             let needed = members.len() as f64 / left.as_secs_f64();
@@ -123,8 +176,8 @@ impl Drain<'_> {
             tokio::time::sleep(PACE_STEP).await;
         }
         let all_gone = async {
-            while self.occupancy.open() > 0 {
-                metrics::drain_remaining(self.occupancy.open());
+            while self.open() > 0 {
+                metrics::drain_remaining(self.open());
                 // Catches sockets whose handshake has just ended. A second close order changes nothing.
                 for member in self.open_members() {
                     member
@@ -136,7 +189,7 @@ impl Drain<'_> {
         };
         if tokio::time::timeout(LAST_FRAMES, all_gone).await.is_err() {
             tracing::warn!(
-                count = self.occupancy.open(),
+                count = self.open(),
                 "Cutting connections that did not close in time"
             );
         }
@@ -149,11 +202,23 @@ impl Drain<'_> {
                 .outbound()
                 .close(spread(CloseReason::Draining), CloseOrder::Now);
         }
-        self.connections.close();
+        self.door.tasks.close();
         // Sockets that do not answer within a second are cut: two signals mean "now".
-        tokio::time::timeout(Duration::from_secs(1), self.connections.wait())
-            .await
-            .ok();
+        let all_gone = self.door.tasks.wait();
+        drop(tokio::time::timeout(Duration::from_secs(1), all_gone).await);
+    }
+
+    /// Ends what is left, without the clients' part. Consumers are told of the end, and get a moment for it.
+    async fn cut(&self) {
+        self.door.half_open.end_all();
+        self.door.heartbeat.stop();
+        self.door.tasks.close();
+        drop(tokio::time::timeout(LAST_WORDS, self.door.tasks.wait()).await);
+    }
+
+    /// Returns the number of sockets that are open or being opened.
+    fn open(&self) -> usize {
+        self.door.occupancy.open()
     }
 
     fn open_members(&self) -> Vec<Arc<Member>> {

@@ -1,7 +1,7 @@
 //! Plain HTTP for the admin and API listeners, with limits on connections and time.
 //!
 //! Connections that wait for their clients hold up no other: at the bound the one that has waited longest gives its place
-//! to the next. So probes are answered whatever else is connected.
+//! to the next. So probes are answered whatever else is connected. A silent connection owns no buffer.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,10 +26,6 @@ use crate::tasks;
 
 mod seats;
 
-/// Concurrent connections of probes, scrapers and callers. A back end may make a thousand calls at once, and a connection
-/// whose request is on its way cannot be told from an idle one; so the bound is well above that. A silent connection owns
-/// no buffer.
-const MAX_CONNECTIONS: usize = 1280;
 /// Connections accepted in a row before their requests are read.
 const AT_ONCE: usize = 16;
 /// Time for the head of a request, so that a client that sends one byte at a time cannot hold a connection.
@@ -39,9 +35,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause after an error of the listener.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` until the task is dropped.
-pub(super) async fn serve(listener: TcpListener, router: Router) -> Infallible {
-    let seats = Seats::new(MAX_CONNECTIONS);
+/// Serves `router` to at most `most` connections at once, until the task is dropped.
+pub(super) async fn serve(listener: TcpListener, router: Router, most: usize) -> Infallible {
+    let seats = Seats::new(most);
     let mut accepted: usize = 0;
     loop {
         seats.free().await;
@@ -71,6 +67,7 @@ async fn serve_one(stream: TcpStream, router: Router, seat: Arc<Seat>) {
     if !matches!(first, Ok(Ok(1))) {
         return;
     }
+    seat.has_begun();
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, seat) = (router.clone(), seat.clone());
         let working = seat.works();

@@ -4,8 +4,20 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::QueueBound;
 
-/// Descriptors kept for everything but client sockets: Redis, databases, listeners, scrapes, files.
+/// The fewest descriptors kept for everything but client sockets: half for Redis, databases, listeners and files, half for
+/// probes, calls, and refusals of a full replica.
 pub const RESERVED: u64 = 256;
+/// The descriptors of the first half of [`RESERVED`].
+const OWN: u64 = RESERVED / 2;
+/// The part of a large limit that is kept if `server.max_connections` is 0, and the most of it: [`MOST_CALLS`] and
+/// [`MOST_PROBES`] fit, and as many refusals.
+const RESERVED_PART: u64 = 8;
+const MOST_RESERVED: u64 = 2816;
+/// The most connections of the API. A back end may make a thousand calls at once, and a connection whose request is on its
+/// way cannot be told from an idle one.
+const MOST_CALLS: u64 = 1280;
+/// The most connections of the admin listener.
+const MOST_PROBES: u64 = 256;
 
 /// The hard limit of descriptors. `u64::MAX`: none.
 pub fn hard_descriptors() -> u64 {
@@ -27,26 +39,58 @@ pub(super) fn raise_descriptors() -> u64 {
 
 /// The number of sockets that a process on this machine can have if `server.max_connections` is 0.
 pub fn max_connections_here() -> u64 {
-    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    hard.saturating_sub(RESERVED).max(1)
+    sockets_of(hard_descriptors())
 }
 
-/// Resolves `server.max_connections`. 0 means all that the descriptor limit leaves.
-pub(super) fn max_connections(configured: u64, descriptors: u64) -> usize {
-    let possible = descriptors.saturating_sub(RESERVED).max(1);
-    if configured > possible {
-        tracing::warn!(
-            server.max_connections = configured,
-            descriptors,
-            "The descriptor limit allows fewer connections than server.max_connections"
-        );
+/// The number of sockets for a descriptor limit if `server.max_connections` is 0.
+pub fn sockets_of(descriptors: u64) -> u64 {
+    let reserved = (descriptors / RESERVED_PART).clamp(RESERVED, MOST_RESERVED);
+    descriptors.saturating_sub(reserved).max(1)
+}
+
+/// The most connections of each listener. Together they leave [`OWN`] descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnectionBounds {
+    /// `server.max_connections`: open sockets.
+    pub(super) sockets: usize,
+    /// All connections of clients, half-open ones included, so that a full replica can answer 503.
+    pub(super) clients: usize,
+    pub(super) admin: usize,
+    pub(super) api: usize,
+}
+
+impl ConnectionBounds {
+    /// Divides `descriptors`; `configured` is `server.max_connections`. What the sockets leave goes to the API for a half,
+    /// to the admin listener for an eighth, and to further clients.
+    pub(super) fn of(configured: u64, descriptors: u64) -> Self {
+        let possible = descriptors.saturating_sub(RESERVED).max(1);
+        let sockets = match configured {
+            0 => sockets_of(descriptors),
+            configured => configured.min(possible),
+        };
+        let spare = descriptors.saturating_sub(OWN + sockets);
+        let api = (spare / 2).clamp(1, MOST_CALLS);
+        let admin = (spare / 8).clamp(1, MOST_PROBES);
+        let clients = descriptors.saturating_sub(OWN + api + admin).max(sockets);
+        let in_usize = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
+        Self {
+            sockets: in_usize(sockets),
+            clients: in_usize(clients),
+            admin: in_usize(admin),
+            api: in_usize(api),
+        }
     }
-    let most = if configured == 0 {
-        possible
-    } else {
-        configured.min(possible)
-    };
-    usize::try_from(most).unwrap_or(usize::MAX)
+
+    /// Warns of a `server.max_connections` for which there are too few descriptors.
+    pub(super) fn tell(self, configured: u64, descriptors: u64) {
+        if configured > self.sockets as u64 {
+            tracing::warn!(
+                server.max_connections = configured,
+                descriptors,
+                "The descriptor limit allows fewer connections than server.max_connections"
+            );
+        }
+    }
 }
 
 /// Memory for one half-open connection: its buffers in the kernel, its task, and now and then a whole request.
@@ -66,13 +110,6 @@ pub(super) fn max_handshakes(configured: u64, descriptors: u64) -> usize {
 fn handshakes_of(memory: u64, descriptors: u64) -> u64 {
     let by_memory = memory / HANDSHAKE_BYTES;
     by_memory.min(descriptors / 4).max(FEWEST_HANDSHAKES)
-}
-
-/// Returns the most connections of clients, half-open ones included. They may take half of the reserved descriptors, so
-/// that a full replica can answer 503.
-pub(super) fn all_connections(descriptors: u64) -> usize {
-    let most = descriptors.saturating_sub(RESERVED / 2).max(1);
-    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// Resolves `server.max_queue_bytes` to bytes. A percentage refers to [`memory_limit`].
@@ -115,6 +152,36 @@ fn machine_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Before, API and admin could have 1,280 each beside sockets that left 128.
+    #[test]
+    fn the_connections_of_all_listeners_fit_the_descriptors() {
+        for configured in [0, 1, 500, 20_000, u64::MAX] {
+            for descriptors in [512, 1024, 4096, 20_256, 65_536, 1 << 20] {
+                let bounds = ConnectionBounds::of(configured, descriptors);
+                let all = bounds.clients + bounds.admin + bounds.api;
+                assert!(
+                    all as u64 <= descriptors - OWN && bounds.sockets <= bounds.clients,
+                    "{configured} of {descriptors}: {bounds:?}"
+                );
+                assert!(bounds.admin >= 16 && bounds.api >= 64, "{bounds:?}");
+            }
+        }
+        let bounds = |sockets, clients, admin, api| ConnectionBounds {
+            sockets,
+            clients,
+            admin,
+            api,
+        };
+        for (configured, descriptors, expected) in [
+            (0, 1024, bounds(768, 816, 16, 64)),
+            (20_000, 20_256, bounds(20_000, 20_048, 16, 64)),
+            (0, 65_536, bounds(62_720, 63_872, 256, 1280)),
+            (1000, 65_536, bounds(1000, 63_872, 256, 1280)),
+        ] {
+            assert_eq!(ConnectionBounds::of(configured, descriptors), expected);
+        }
+    }
 
     #[test]
     fn the_bound_of_handshakes_grows_with_memory_and_descriptors() {

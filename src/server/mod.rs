@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use tokio_util::task::TaskTracker;
 
 use crate::api::health::Progress;
 use crate::clock::UnixTime;
@@ -17,13 +16,13 @@ use crate::consumer::Registry;
 use crate::fleet;
 use crate::metrics;
 use crate::replica::ReplicaLife;
-use crate::socket::accept;
-use crate::socket::registration::Occupancy;
+use crate::socket::{Door, accept};
 use crate::tasks;
 use crate::tenant::Tenants;
 
 use drain::SignalAction;
 pub use drain::{Ended, Signals};
+use limits::ConnectionBounds;
 pub use limits::max_connections_here;
 use reload::Reloader;
 pub use reload::{Load, ReloadError};
@@ -69,9 +68,7 @@ pub struct Server {
     addresses: Addresses,
     life: Arc<ReplicaLife>,
     tenants: Arc<Tenants>,
-    occupancy: Arc<Occupancy>,
-    /// The tasks of connections, which may end at any time.
-    connections: TaskTracker,
+    door: Arc<Door>,
     reloader: Arc<Reloader>,
     registry: Arc<fleet::ReplicaRegistry>,
     /// The tasks whose end stops the process.
@@ -98,28 +95,34 @@ impl Server {
         let recorder = metrics::install().context("metrics can be installed once in a process")?;
         metrics::build_info();
         let descriptors = limits::raise_descriptors();
+        let configured = config.server.max_connections;
+        let bounds = ConnectionBounds::of(configured, descriptors);
+        bounds.tell(configured, descriptors);
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses;
         let pages = options.pages.take();
         let parts = ServerParts::build(config, options)?;
         metrics::config_reload(true, UnixTime::now().0);
-        let door = parts.door(pages, descriptors);
+        let door = parts.door(pages, bounds, descriptors);
         let progress = Arc::new(Progress::default());
-        admin::start(listeners.admin, parts.admin(recorder, &progress))?;
+        admin::start(
+            listeners.admin,
+            parts.admin(recorder, &progress),
+            bounds.admin,
+        )?;
         let api = listeners.api.map(|listener| (listener, parts.api()));
         let mut server = Self {
             addresses,
             life: parts.life.clone(),
             tenants: parts.tenants.clone(),
-            occupancy: door.occupancy.clone(),
-            connections: door.tasks.clone(),
+            door: door.clone(),
             reloader: parts.reloader.clone(),
             registry: parts.registry.clone(),
             critical: parts.start(&door, progress),
         };
         if let Some((listener, state)) = api {
             let router = router::management(state);
-            let serving = async move { Ok(http::serve(listener, router).await) };
+            let serving = async move { Ok(http::serve(listener, router, bounds.api).await) };
             server.critical.spawn(serving);
         }
         let accepting = async move { Ok(accept::run(listeners.sockets, door).await) };
@@ -133,7 +136,7 @@ impl Server {
         let api = api.map(|address| address.to_string());
         tracing::info!(
             server.listen = %server, admin.listen = %admin, api.listen = api,
-            tenants = self.tenants.all().len(), max_connections = self.occupancy.most(), "listening"
+            tenants = self.tenants.all().len(), max_connections = self.door.occupancy.most(), "listening"
         );
     }
 
@@ -152,10 +155,11 @@ impl Server {
     /// # Errors
     /// If a critical task ended; with [`Options::strict`] also if a tenant cannot be served.
     pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<Ended> {
-        loop {
+        let interrupted = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    SignalAction::Drain => break,
+                    SignalAction::Drain => break false,
+                    SignalAction::Interrupt => break true,
                     SignalAction::Reload => {
                         let reloader = self.reloader.clone();
                         // The reload logs its own result. In a task of its own it cannot delay a drain.
@@ -168,13 +172,13 @@ impl Server {
                     return Err(error);
                 }
             }
-        }
+        };
         let drain = drain::Drain {
             config: self.reloader.state.lock().config.server.drain,
+            interrupted,
             life: &self.life,
             tenants: &self.tenants,
-            occupancy: &self.occupancy,
-            connections: &self.connections,
+            door: &self.door,
         };
         let ended = drain.run(&mut signals).await;
         // Other replicas stop waiting for answers from this one. If the call fails, the entry expires by itself.
@@ -185,8 +189,7 @@ impl Server {
         let said = futures_util::future::join_all(said);
         drop(tokio::time::timeout(LAST_WORDS, said).await);
         // Removes the layers' entries that would stay in Redis. Each layer limits its own time.
-        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
-            .await;
+        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.close())).await;
         Ok(ended)
     }
 }

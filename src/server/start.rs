@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::denylist_watch::DenylistWatch;
+use super::limits::{self, ConnectionBounds};
 use super::reload::{Applied, Reloader};
 use super::shed::Shedder;
 use super::upkeep::Upkeep;
-use super::{Addresses, Options, limits, listen, readiness};
+use super::{Addresses, Options, listen, readiness};
 use crate::api::health::{AdminState, Progress};
 use crate::api::{ApiKeys, ApiState, Deployment};
 use crate::budget::MemoryBudget;
@@ -128,12 +129,16 @@ impl ServerParts {
     }
 
     /// Builds the parts of the socket listener. `descriptors` is the limit of the process.
-    pub(super) fn door(&self, pages: Option<Router>, descriptors: u64) -> Arc<Door> {
+    pub(super) fn door(
+        &self,
+        pages: Option<Router>,
+        bounds: ConnectionBounds,
+        descriptors: u64,
+    ) -> Arc<Door> {
         let server = &self.config.server;
-        let most = limits::max_connections(server.max_connections, descriptors);
         let half_open = HalfOpen::new(
             limits::max_handshakes(server.max_handshakes, descriptors),
-            limits::all_connections(descriptors),
+            bounds.clients,
             self.budget.clone(),
         );
         Arc::new(Door {
@@ -142,10 +147,11 @@ impl ServerParts {
             pages,
             tenants: self.tenants.clone(),
             life: self.life.clone(),
-            occupancy: Occupancy::new(most),
+            occupancy: Occupancy::new(bounds.sockets),
             half_open,
             address_finder: AddressFinder::new(server),
             addresses: AddressBudgets::new(server.per_address),
+            refusals: Arc::default(),
             heartbeat: HeartbeatWheel::new(server, self.budget.clone()),
             tasks: TaskTracker::new(),
         })
@@ -192,6 +198,7 @@ impl ServerParts {
             tenants: self.tenants.clone(),
             occupancy: door.occupancy.clone(),
             addresses: door.addresses.clone(),
+            refusals: door.refusals.clone(),
             shedder: Shedder {
                 tenants: self.tenants.clone(),
                 half_open: door.half_open.clone(),

@@ -4,22 +4,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::http::request::Parts;
 
 use super::per_address::AddressPlace;
-use super::registration::SocketPlace;
+use super::registration::Entrant;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
-use super::{Door, HANDSHAKE_DEADLINE, Peer};
+use super::{Door, Peer};
 use crate::config::ClientAddress;
 use crate::error::Refusal;
 use crate::routes::PathParams;
 use crate::tenant::Tenant;
-
-/// The part of [`HANDSHAKE_DEADLINE`] that is left for a refusal.
-const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// A request whose token may be checked.
 pub(super) struct AdmittedRequest {
@@ -29,8 +25,8 @@ pub(super) struct AdmittedRequest {
     pub(super) params: PathParams,
     pub(super) client: IpAddr,
     pub(super) upgrade: Upgrade,
-    /// The time by which the checks must end, so that their outcome can still be answered.
-    pub(super) deadline: Instant,
+    /// True once `limits.connects_per_second` has counted the handshake.
+    pub(super) is_counted: bool,
     /// Counts the handshake of a client behind a proxy until it is over.
     _handshake: Option<AddressPlace>,
 }
@@ -42,7 +38,7 @@ impl AdmittedRequest {
     }
 }
 
-/// Checks a request, and takes a place for the socket that may come of it.
+/// Checks a request. The socket that may come of it has no place yet.
 ///
 /// # Errors
 /// The first refusal.
@@ -50,19 +46,18 @@ pub(super) fn admit(
     head: &Parts,
     peer: Peer,
     door: &Door,
-) -> Result<(AdmittedRequest, SocketPlace), Rejection> {
+) -> Result<(AdmittedRequest, Entrant), Rejection> {
     let host = upgrade::request_host(head)?;
     if door.life.is_refusing() {
         return Err(Refusal::Draining.into());
     }
-    let place = door.occupancy.take().ok_or(Refusal::Overloaded)?;
-    let finder = &door.address_finder;
-    let client = finder.client(peer.address, peer.proxied, &head.headers);
+    let entrant = door.occupancy.enter().ok_or(Refusal::Overloaded)?;
+    let client = door.client_of(peer, head);
     let handshake = match door.config.client_address {
         ClientAddress::Peer => None,
         _ => door.addresses.begin_handshake(client)?,
     };
-    let place = place.with_address(door.addresses.admit(client)?);
+    let entrant = entrant.with_address(door.addresses.admit(client)?);
     let tenant = door.tenants.by_host(host.as_str());
     let tenant = tenant.ok_or(Refusal::TenantNotFound)?;
     let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);
@@ -83,12 +78,12 @@ pub(super) fn admit(
         route,
         params,
         client,
-        deadline: Instant::now() + (HANDSHAKE_DEADLINE - ANSWER_TIME),
+        is_counted: false,
         _handshake: handshake,
     };
     let origins = &admitted.tenant.origins;
     if let Err(refusal) = origins.check(&head.headers, &host) {
         return Err(admitted.rejects(refusal));
     }
-    Ok((admitted, place))
+    Ok((admitted, entrant))
 }

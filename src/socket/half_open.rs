@@ -1,10 +1,10 @@
 //! The connections whose handshake is not over: their bound, and the order in which they go when it is reached.
 //!
-//! At the bound a new connection takes the place of one that has its answer, else of the oldest in the longer of two lines:
-//! those that have sent nothing, and those with a part of a request. A request that is being answered keeps its place,
-//! because each of its steps has a deadline. So clients that only connect keep out no client that asks for something, and
-//! neither do those that never end their requests: a client that has just come is in the short line until its first bytes
-//! are read.
+//! At the bound a new connection takes the place of one that has its answer, else of the oldest in the longest of three
+//! lines: those that have sent nothing, those with a part of a request, and those whose token is not verified yet, because
+//! a key set has to be fetched first. A request with a verified token keeps its place, because each of its steps has a
+//! deadline. So clients that only connect keep out no client that asks for something, and neither do those that never end
+//! their requests or have no valid token: a client that has just come is in a short line.
 
 use std::sync::Arc;
 
@@ -73,19 +73,19 @@ impl HalfOpen {
 
     /// Ends the connection that can best be spared. Returns false if each is being answered.
     pub fn shed(&self) -> bool {
-        self.shed_oldest(HandshakeStage::Answered) || self.shed_oldest(self.longer())
+        self.shed_oldest(HandshakeStage::Answered) || self.shed_oldest(self.longest())
     }
 
-    /// Returns the longer of the two lines of connections that have sent no whole request; silence is worth less than
-    /// a part of one. A flood fills one line, and the few in the other are no part of it.
-    fn longer(&self) -> HandshakeStage {
+    /// Returns the longest line of connections of strangers. A flood fills one line, and the few in the others are no part
+    /// of it. Of equal lines the one that has sent least counts as longest: silence is worth less than a part of a request.
+    fn longest(&self) -> HandshakeStage {
+        use HandshakeStage::{Head, Silent, Unverified};
         let lines = self.lines.lock();
-        let length = |stage| lines.of(stage).len();
-        if length(HandshakeStage::Head) > length(HandshakeStage::Silent) {
-            HandshakeStage::Head
-        } else {
-            HandshakeStage::Silent
-        }
+        // The last of equal ones is found.
+        let stages = [Unverified, Head, Silent].into_iter();
+        stages
+            .max_by_key(|stage| lines.of(*stage).len())
+            .unwrap_or(Silent)
     }
 
     /// Ends the oldest connection that has sent a part of a request, to free its memory.
@@ -94,12 +94,26 @@ impl HalfOpen {
     }
 
     fn shed_oldest(&self, stage: HandshakeStage) -> bool {
-        let Some(oldest) = self.lines.lock().of_mut(stage).pop_oldest() else {
+        let Some(oldest) = self.pop_oldest(stage) else {
             return false;
         };
         oldest.abort();
         metrics::handshake_dropped(stage);
         true
+    }
+
+    fn pop_oldest(&self, stage: HandshakeStage) -> Option<AbortHandle> {
+        self.lines.lock().of_mut(stage).pop_oldest()
+    }
+
+    /// Ends all but those that have their answer; for a replica that ends. What a handshake leaves behind is told then.
+    pub fn end_all(&self) {
+        use HandshakeStage::{Answering, Head, Silent, Unverified};
+        for stage in [Silent, Head, Unverified, Answering] {
+            while let Some(handle) = self.pop_oldest(stage) {
+                handle.abort();
+            }
+        }
     }
 
     /// Returns the number of half-open connections.
@@ -211,6 +225,24 @@ mod tests {
         let (_newer, newer_ends) = begin(&half_open);
         let gone: Vec<bool> = heads.iter().map(|(_, ends)| ends.is_aborted()).collect();
         assert_eq!(gone, [true, true, false, false]);
+        assert!(!new_ends.is_aborted() && !newer_ends.is_aborted());
+    }
+
+    /// Before, requests that waited for a key set kept their places, and newcomers were cut.
+    #[test]
+    fn requests_without_a_verified_token_make_room_and_those_with_one_do_not() {
+        let half_open = half_open(4);
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            let (mut request, ends) = begin(&half_open);
+            request.enter(HandshakeStage::Unverified);
+            asked.push((request, ends));
+        }
+        asked[0].0.enter(HandshakeStage::Answering);
+        let (_new, new_ends) = begin(&half_open);
+        let (_newer, newer_ends) = begin(&half_open);
+        let gone: Vec<bool> = asked.iter().map(|(_, ends)| ends.is_aborted()).collect();
+        assert_eq!(gone, [false, true, true, false]);
         assert!(!new_ends.is_aborted() && !newer_ends.is_aborted());
     }
 

@@ -1,27 +1,33 @@
-//! Does a handshake from top to bottom: `head → admit → authenticate → open → 101`.
+//! Does a handshake from top to bottom: `head → admit → verify → look up → open → 101`.
 //!
 //! Each step takes the result of the one before it, and the first refusal ends the handshake. A connection carries one
 //! request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::request::Parts;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::admit::admit;
+use super::admit::{AdmittedRequest, admit};
 use super::answer::{hung_up, refuse, refuse_with};
 use super::connection::{Connection, ReadySocket, abandon, close_at_once};
 use super::half_open::HandshakePlace;
 use super::head::{Arrival, NoRequest};
 use super::open::open;
 use super::per_address::AddressPlace;
-use super::rejection::Rejection;
+use super::refusal_log::RefusedHandshake;
+use super::registration::Entrant;
+use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
 use super::{Door, HANDSHAKE_DEADLINE, Peer, pages};
+use crate::consumer::Acceptance;
+use crate::error::Refusal;
+use crate::ids::TenantId;
 use crate::metrics::{self, HandshakeStage};
 
 /// A connection whose request has come, with what counts it until its handshake is over.
@@ -45,6 +51,7 @@ pub(super) async fn shake_hands(
         Ok(counted) => counted,
         Err(refusal) => {
             metrics::handshake_without_tenant(refusal.code());
+            door.refusals.note(&unread(refusal, address));
             place.enter(HandshakeStage::Answered);
             Box::pin(refuse(stream, refusal)).await;
             return None;
@@ -66,6 +73,17 @@ pub(super) async fn shake_hands(
     Box::pin(serve(arrived, &door)).await
 }
 
+/// Describes the refusal of a request that was not read.
+fn unread(refusal: Refusal, client: IpAddr) -> RefusedHandshake<'static> {
+    RefusedHandshake {
+        refusal,
+        tenant: None,
+        why: None,
+        head: None,
+        client,
+    }
+}
+
 /// Receives the request of a connection that has begun to send.
 async fn arrive(
     begun: (TcpStream, BytesMut),
@@ -80,11 +98,12 @@ async fn arrive(
         Ok(arrival) => arrival,
         Err(NoRequest::Refused(refusal)) => {
             metrics::handshake_without_tenant(refusal.code());
+            door.refusals.note(&unread(refusal, address));
             return None;
         }
         Err(NoRequest::Cut) => return None,
     };
-    place.enter(HandshakeStage::Answering);
+    place.enter(HandshakeStage::Unverified);
     let peer = Peer {
         address,
         proxied: arrival.proxied,
@@ -110,55 +129,98 @@ async fn serve(arrived: Box<Arrived>, door: &Arc<Door>) -> Option<Connection> {
             pages::serve(pages, arrival, peer, door).await;
             None
         }
-        _ => timeout(HANDSHAKE_DEADLINE, answer(arrival, peer, place, door))
-            .await
-            .ok()?,
+        _ => answer(arrival, peer, place, door).await,
     }
 }
 
 /// The most times that one handshake is judged. Each further time takes a reload that falls into the one before.
 const JUDGEMENTS: usize = 5;
 
+/// The part of [`HANDSHAKE_DEADLINE`] that is left for the answer.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// The state of a handshake that its judgements share.
+struct Course {
+    place: HandshakePlace,
+    /// The time by which the last judgement must end, so that its outcome can still be answered.
+    deadline: Instant,
+    /// The tenant whose `connects_per_second` has counted the handshake.
+    counted_by: Option<TenantId>,
+}
+
 /// Returns the socket of a request, or its first refusal.
 ///
 /// A reload may replace the tenant while its checks run. A refusal of the tenant that was replaced does not count: the
-/// request is judged again, by the new configuration. Its rates (`connects_per_second`) count each judgement.
+/// request is judged again, by the new configuration.
 async fn socket_of(
     head: &Parts,
     peer: Peer,
     door: &Door,
+    course: &mut Course,
 ) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
     for _ in 1..JUDGEMENTS {
-        match judge(head, peer, door).await {
-            Err(rejection) if rejection.is_outdated() => {}
+        match judge(head, peer, door, course).await {
+            Err(rejection) if rejection.is_outdated() && Instant::now() < course.deadline => {}
             judged => return judged,
         }
     }
-    judge(head, peer, door).await
+    judge(head, peer, door, course).await
 }
 
-/// Runs the checks of a request in order.
+/// Runs the checks of a request in order. Those that do not end in time are dropped, and the client is answered 503.
 async fn judge(
     head: &Parts,
     peer: Peer,
     door: &Door,
+    course: &mut Course,
 ) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
-    let (admitted, place) = admit(head, peer, door)?;
-    // The tenant hears its control channel before the denylist is read, so that no revocation falls between.
-    let opened = admitted.tenant.opens().await;
-    opened.map_err(|refusal| admitted.rejects(refusal))?;
-    let authenticator = &admitted.tenant.authenticator;
-    let identity = authenticator.identify(head.uri.query(), &head.headers);
-    let identity = identity
-        .await
-        .map_err(|refusal| admitted.rejects(refusal))?;
-    let opened = open(&admitted, place, identity, head, door).await;
-    let (socket, answer) = opened.map_err(|refused| admitted.rejects(refused))?;
+    let (mut admitted, entrant) = admit(head, peer, door)?;
+    admitted.is_counted = course.counted_by.as_ref() == Some(&admitted.tenant.id);
+    let deadline = course.deadline;
+    let checks = check(&mut admitted, entrant, head, door, &mut course.place);
+    let checked = timeout_at(deadline, checks).await;
+    let (socket, answer) = match checked.unwrap_or_else(|_| Err(Refusal::Unavailable.into())) {
+        Ok(checked) => checked,
+        Err(reason) => {
+            let tenant = admitted.is_counted.then(|| admitted.tenant.id.clone());
+            course.counted_by = tenant.or(course.counted_by.take());
+            return Err(admitted.rejects(reason));
+        }
+    };
     let mut upgrade = admitted.upgrade;
     if let Some(answer) = answer {
         upgrade.choose(answer);
     }
     Ok((upgrade, socket))
+}
+
+/// Checks the token and what follows from it, and opens the socket.
+async fn check(
+    admitted: &mut AdmittedRequest,
+    entrant: Entrant,
+    head: &Parts,
+    door: &Door,
+    place: &mut HandshakePlace,
+) -> Result<(Box<ReadySocket>, Option<Acceptance>), Reason> {
+    let tenant = admitted.tenant.clone();
+    let authenticator = &tenant.authenticator;
+    // Until here the client may be anyone: it takes no place that another could need, and waits for no store.
+    let token = authenticator
+        .verify(head.uri.query(), &head.headers)
+        .await?;
+    place.enter(HandshakeStage::Answering);
+    let place = entrant.take_place().ok_or(Refusal::Overloaded)?;
+    // The tenant hears its control channel before the denylist is read, so that no revocation falls between.
+    tenant.opens().await?;
+    let identity = authenticator.look_up(token).await?;
+    open(admitted, place, identity, head, door).await
+}
+
+/// Writes the 101. Returns false if the client does not take it.
+async fn write(stream: &mut TcpStream, upgrade: &Upgrade) -> bool {
+    let accepted = upgrade.switching_protocols();
+    let written = timeout(ANSWER_TIME, stream.write_all(&accepted)).await;
+    matches!(written, Ok(Ok(())))
 }
 
 /// Answers the request. Its checks end early if the client closes the connection.
@@ -167,7 +229,7 @@ async fn judge(
 async fn answer(
     arrival: Arrival,
     peer: Peer,
-    mut place: HandshakePlace,
+    place: HandshakePlace,
     door: &Door,
 ) -> Option<Connection> {
     let Arrival {
@@ -176,20 +238,22 @@ async fn answer(
         early,
         ..
     } = arrival;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
+    let mut course = Course {
+        place,
+        deadline: began + (HANDSHAKE_DEADLINE - ANSWER_TIME),
+        counted_by: None,
+    };
     let came_to = tokio::select! {
         biased;
-        came_to = socket_of(&head, peer, door) => came_to,
+        came_to = socket_of(&head, peer, door, &mut course) => came_to,
         () = hung_up(&stream) => return None,
     };
     match came_to {
         Ok((upgrade, socket)) => {
             socket.count_accepted(began.elapsed());
-            if stream
-                .write_all(&upgrade.switching_protocols())
-                .await
-                .is_err()
-            {
+            socket.tell_opened();
+            if !write(&mut stream, &upgrade).await {
                 Box::pin(abandon(*socket)).await;
                 return None;
             }
@@ -197,11 +261,12 @@ async fn answer(
         }
         Err(rejection) => {
             rejection.count(began.elapsed());
-            place.enter(HandshakeStage::Answered);
+            let client = door.client_of(peer, &head);
+            door.refusals.note(&rejection.described(&head, client));
+            course.place.enter(HandshakeStage::Answered);
             if let Some((upgrade, frame)) = rejection.as_close() {
                 // With `refusal = "close"` the close frame tells the client the reason.
-                let accepted = upgrade.switching_protocols();
-                if stream.write_all(&accepted).await.is_ok() {
+                if write(&mut stream, upgrade).await {
                     Box::pin(close_at_once(stream, frame)).await;
                 }
                 return None;

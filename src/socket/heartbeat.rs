@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::unfinished::UnfinishedMessages;
 use crate::budget::MemoryBudget;
@@ -55,6 +56,8 @@ pub struct HeartbeatWheel {
     slots: Mutex<Vec<Vec<Weak<Member>>>>,
     /// The messages that have to be complete in time.
     unfinished: Arc<UnfinishedMessages>,
+    /// Cancelled once no socket may wait for its client or its consumer any longer.
+    stop: CancellationToken,
 }
 
 impl HeartbeatWheel {
@@ -79,12 +82,23 @@ impl HeartbeatWheel {
             tick: AtomicU32::new(1),
             slots: Mutex::new(vec![Vec::new(); SLOTS]),
             unfinished: UnfinishedMessages::new(config.message_timeout, budget),
+            stop: CancellationToken::new(),
         })
     }
 
     /// Returns the list of unfinished messages.
     pub fn unfinished(&self) -> &Arc<UnfinishedMessages> {
         &self.unfinished
+    }
+
+    /// Lets no closing socket wait any longer, because the replica ends: consumers are told of the end now.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Returns once [`HeartbeatWheel::stop`] is called.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// Watches the socket until it is dropped. The first ping comes at a random moment of the first interval, so that

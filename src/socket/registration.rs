@@ -13,9 +13,14 @@ use crate::metrics::TenantMetrics;
 use crate::relay::Relay;
 
 /// The number of sockets of this replica, and its bound.
+///
+/// A request takes a place once its token is verified, so that strangers keep no client out.
 #[derive(Debug)]
 pub struct Occupancy {
-    open: AtomicUsize,
+    /// The sockets and the requests that may become one, for which a drain waits.
+    present: AtomicUsize,
+    /// The places that are taken.
+    taken: AtomicUsize,
     most: usize,
 }
 
@@ -23,24 +28,25 @@ impl Occupancy {
     /// Creates the count of no sockets and at most `most`.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
-            open: AtomicUsize::new(0),
+            present: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
             most,
         })
     }
 
-    /// Takes one place; `None` if none is left.
-    pub fn take(self: &Arc<Self>) -> Option<SocketPlace> {
-        let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let place = SocketPlace {
-            _occupied: Occupied(self.clone()),
-            _address: None,
+    /// Lets a request in whose token is not verified yet; `None` if no place is left.
+    pub fn enter(self: &Arc<Self>) -> Option<Entrant> {
+        self.present.fetch_add(1, Ordering::AcqRel);
+        let entrant = Entrant {
+            present: Present(self.clone()),
+            address: None,
         };
-        (open < self.most).then_some(place)
+        (self.taken.load(Ordering::Acquire) < self.most).then_some(entrant)
     }
 
     /// Returns the number of sockets that are open or being opened.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.present.load(Ordering::Acquire)
     }
 
     /// Returns the bound.
@@ -49,28 +55,54 @@ impl Occupancy {
     }
 }
 
+/// A request that may become a socket.
+pub struct Entrant {
+    present: Present,
+    /// The place in the budget of the client's address, if addresses have budgets.
+    address: Option<AddressPlace>,
+}
+
 /// A place in an [`Occupancy`]; its drop frees it.
 pub struct SocketPlace {
     _occupied: Occupied,
-    /// The place in the budget of the client's address, if addresses have budgets.
     _address: Option<Box<AddressPlace>>,
 }
 
-struct Occupied(Arc<Occupancy>);
+struct Present(Arc<Occupancy>);
 
-impl Drop for Occupied {
+impl Drop for Present {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.present.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl SocketPlace {
+struct Occupied(Present);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        let Present(occupancy) = &self.0;
+        occupancy.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Entrant {
     /// Adds the place in the budget of the client's address, if addresses have budgets.
     pub fn with_address(self, address: Option<AddressPlace>) -> Self {
-        Self {
-            _address: address.map(Box::new),
-            ..self
-        }
+        Self { address, ..self }
+    }
+
+    /// Takes a place, now that the token is verified; `None` if none is left.
+    pub fn take_place(self) -> Option<SocketPlace> {
+        let Present(occupancy) = &self.present;
+        let (taken, most) = (
+            occupancy.taken.fetch_add(1, Ordering::AcqRel),
+            occupancy.most,
+        );
+        let place = SocketPlace {
+            _occupied: Occupied(self.present),
+            _address: self.address.map(Box::new),
+        };
+        (taken < most).then_some(place)
     }
 }
 
@@ -86,18 +118,23 @@ pub struct Registration {
 impl Registration {
     /// Registers the socket within the budgets of its tenant and its user.
     ///
+    /// `is_counted` tells that `connects_per_second` has counted the handshake before.
+    ///
     /// # Errors
     /// The budget that is used up.
     pub fn admit(
         member: Arc<Member>,
         relay: Arc<Relay>,
         place: SocketPlace,
-        pending: Option<&Pending>,
+        (pending, is_counted): (Option<&Pending>, bool),
     ) -> Result<(Self, Admitted), Excess> {
         let limits = relay.limits();
         let budget = Budget {
             connections: limits.connections,
-            connects_per_second: limits.connects_per_second,
+            connects_per_second: match is_counted {
+                true => 0,
+                false => limits.connects_per_second,
+            },
             connections_per_user: limits.connections_per_user,
             replaces: limits.on_excess == OnExcess::Replace,
         };
@@ -171,5 +208,28 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before, a request had a place of the bound before its token was looked at.
+    #[test]
+    fn requests_without_a_verified_token_use_up_no_place() {
+        let occupancy = Occupancy::new(2);
+        let strangers: Vec<_> = (0..10).map_while(|_| occupancy.enter()).collect();
+        assert_eq!(strangers.len(), 10);
+        let enter = || occupancy.enter().unwrap();
+        let (first, second, late) = (enter(), enter(), enter());
+        let first = first.take_place().unwrap();
+        let _second = second.take_place().unwrap();
+        assert!(occupancy.enter().is_none(), "it is full");
+        assert!(late.take_place().is_none(), "it came when there was room");
+        assert_eq!(occupancy.open(), 12, "a drain waits for the requests, too");
+        drop((first, strangers));
+        assert!(enter().take_place().is_some());
+        assert_eq!(occupancy.open(), 1);
     }
 }

@@ -25,6 +25,7 @@ use crate::tasks;
 
 use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
+use super::notices::NoticeLines;
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
@@ -84,6 +85,7 @@ impl CoreEndpoints {
         &self,
         stores: &[Arc<RedisStore>],
         config: &LayerConfig,
+        notices: NoticeLines,
         inbox: Arc<Inbox>,
     ) -> Result<CoreLayer, crate::config::Faults> {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
@@ -113,6 +115,7 @@ impl CoreEndpoints {
             },
             names: layer.names,
             roster: layer.roster,
+            notices,
         })
     }
 
@@ -203,12 +206,34 @@ pub struct CoreLayer {
     names: Arc<Names>,
     roster: Arc<GroupRoster>,
     sender: Sender,
+    /// What gateways tell each other of groups, by pub/sub.
+    notices: NoticeLines,
 }
 
 impl CoreLayer {
+    /// Returns the number of a group's host, and the layer's own name of the group.
+    fn home_of(&self, group: &GroupName) -> (usize, String) {
+        let host = shard_of(group.as_str().as_bytes(), self.shards.len());
+        (host, self.names.group_key(group))
+    }
+
     /// Returns the host of a group's members; the name without a prefix is hashed.
     fn shard(&self, group: &GroupName) -> &Host {
         &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
+    }
+
+    /// Makes this replica a member of the group.
+    async fn join(&self, group: &GroupName) -> Result<(), LayerError> {
+        let shard = self.shard(group);
+        let confirmed = match self.roster.want(group) {
+            Wish::Joined => return Ok(()),
+            Wish::Joining(confirmed) => confirmed,
+            Wish::Order(confirmed) => {
+                shard.order(membership::MembershipOrder::Join(group.clone()));
+                confirmed
+            }
+        };
+        link::endpoint::confirmed(confirmed, || *shard.failure.lock()).await
     }
 
     /// Returns the recipients in this process; `None` if there are none.
@@ -244,19 +269,15 @@ impl CoreLayer {
 #[async_trait]
 impl ChannelLayer for CoreLayer {
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
-        let shard = self.shard(group);
-        let confirmed = match self.roster.want(group) {
-            Wish::Joined => return Ok(()),
-            Wish::Joining(confirmed) => confirmed,
-            Wish::Order(confirmed) => {
-                shard.order(membership::MembershipOrder::Join(group.clone()));
-                confirmed
-            }
-        };
-        link::endpoint::confirmed(confirmed, || *shard.failure.lock()).await
+        let (host, channel) = self.home_of(group);
+        let notices = self.notices.subscribe(group, (host, &channel));
+        futures_util::try_join!(notices, self.join(group))?;
+        Ok(())
     }
 
     fn unsubscribe(&self, group: &GroupName) {
+        let (host, channel) = self.home_of(group);
+        self.notices.unsubscribe(group, (host, &channel));
         if let Some(number) = self.roster.unwant(group) {
             let order = membership::MembershipOrder::Leave(group.clone(), number);
             self.shard(group).order(order);
@@ -278,6 +299,11 @@ impl ChannelLayer for CoreLayer {
         _: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError> {
         Ok(None)
+    }
+
+    fn home(&self, group: &GroupName) -> Option<(Arc<RedisStore>, String)> {
+        let (host, channel) = self.home_of(group);
+        Some((self.sender.stores.get(host)?.clone(), channel))
     }
 
     async fn renew_history(
@@ -318,7 +344,7 @@ impl ChannelLayer for CoreLayer {
                 return false;
             }
         }
-        true
+        self.notices.ready().await
     }
 
     fn open(&self, incoming: Incoming) -> Result<Option<(Target, Arc<Event>)>, DecodeError> {

@@ -2,7 +2,7 @@
 
 use super::finding::{Findings, Severity};
 use crate::config::{QueueBound, ServerConfig, print_size};
-use crate::server::limits::{RESERVED, hard_descriptors, memory_limit, queue_bound};
+use crate::server::limits::{RESERVED, hard_descriptors, memory_limit, queue_bound, sockets_of};
 
 /// The number of sockets below which a limit is probably a mistake.
 const FEW: u64 = 1000;
@@ -18,7 +18,10 @@ pub(super) fn look(server: &ServerConfig) -> Findings {
 }
 
 fn descriptors(configured: u64, hard: u64) -> (Severity, String, String) {
-    let possible = hard.saturating_sub(RESERVED);
+    let possible = match configured {
+        0 => sockets_of(hard),
+        _ => hard.saturating_sub(RESERVED),
+    };
     let needed = configured.saturating_add(RESERVED);
     if configured > possible {
         return (

@@ -1,4 +1,7 @@
-//! The places of one listener's connections, and who gives up a place when all are taken.
+//! The places of one listener's connections, and which of them gives up its place when all are taken.
+//!
+//! Connections that wait stand in one of two lines: those that have never sent a byte, and those that have. The oldest of
+//! the longer line goes, so that a flood of one kind keeps out no other client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,8 +25,35 @@ pub(super) struct Seats {
 
 struct TakenSeats {
     count: usize,
-    /// The connections that wait for their clients: for a request, a body, or the reading of an answer.
+    /// The connections whose clients have sent nothing.
+    silent: AgeList<AbortHandle>,
+    /// The other connections that wait for their clients: for a request, a body, or the reading of an answer.
     waiting: AgeList<AbortHandle>,
+}
+
+/// A line of [`TakenSeats`].
+#[derive(Clone, Copy)]
+enum SeatLine {
+    Silent,
+    Waiting,
+}
+
+impl TakenSeats {
+    fn of_mut(&mut self, line: SeatLine) -> &mut AgeList<AbortHandle> {
+        match line {
+            SeatLine::Silent => &mut self.silent,
+            SeatLine::Waiting => &mut self.waiting,
+        }
+    }
+
+    /// Returns the longer line; silence is worth less than a request.
+    fn longer(&self) -> SeatLine {
+        if self.waiting.len() > self.silent.len() {
+            SeatLine::Waiting
+        } else {
+            SeatLine::Silent
+        }
+    }
 }
 
 /// The place of one connection; its drop frees it.
@@ -32,7 +62,7 @@ pub(super) struct Seat {
     /// Ends the connection.
     handle: AbortHandle,
     /// Its entry among those that wait; `None` while it works on a request.
-    ticket: Mutex<Option<AgeTicket>>,
+    ticket: Mutex<Option<(SeatLine, AgeTicket)>>,
 }
 
 /// Work on one request, up to the last byte of its answer. Afterwards the connection waits for its client again.
@@ -44,6 +74,7 @@ impl Seats {
             most,
             taken: Mutex::new(TakenSeats {
                 count: 0,
+                silent: AgeList::default(),
                 waiting: AgeList::default(),
             }),
             changed: Notify::new(),
@@ -59,13 +90,17 @@ impl Seats {
         }
     }
 
-    /// Ends the connection that has waited longest for its client. Returns false if none waits.
+    /// Ends the connection that has waited longest for its client, in the longer line. Returns false if none waits.
     pub(super) fn end_longest_wait(&self) -> bool {
-        let longest = self.taken.lock().waiting.pop_oldest();
+        let longest = {
+            let mut taken = self.taken.lock();
+            let line = taken.longer();
+            taken.of_mut(line).pop_oldest()
+        };
         longest.inspect(AbortHandle::abort).is_some()
     }
 
-    /// Takes a place for a new connection, which waits for its client.
+    /// Takes a place for a new connection, whose client has sent nothing.
     pub(super) fn take(self: &Arc<Self>) -> (Arc<Seat>, AbortRegistration) {
         let (handle, registration) = AbortHandle::new_pair();
         self.taken.lock().count += 1;
@@ -74,7 +109,7 @@ impl Seats {
             handle,
             ticket: Mutex::new(None),
         });
-        seat.waits();
+        seat.waits_in(SeatLine::Silent);
         (seat, registration)
     }
 }
@@ -86,18 +121,28 @@ impl Seat {
         Working(self.clone())
     }
 
+    /// Notes that the client has sent a byte. The connection waits for the rest of a request.
+    pub(super) fn has_begun(&self) {
+        self.stops_waiting();
+        self.waits();
+    }
+
     fn waits(&self) {
+        self.waits_in(SeatLine::Waiting);
+    }
+
+    fn waits_in(&self, line: SeatLine) {
         let mut ticket = self.ticket.lock();
         if ticket.is_none() {
-            let waiting = &mut self.seats.taken.lock().waiting;
-            *ticket = Some(waiting.push(self.handle.clone()));
+            let mut taken = self.seats.taken.lock();
+            *ticket = Some((line, taken.of_mut(line).push(self.handle.clone())));
             self.seats.changed.notify_one();
         }
     }
 
     fn stops_waiting(&self) {
-        if let Some(ticket) = self.ticket.lock().take() {
-            let handle = self.seats.taken.lock().waiting.take(ticket);
+        if let Some((line, ticket)) = self.ticket.lock().take() {
+            let handle = self.seats.taken.lock().of_mut(line).take(ticket);
             drop(handle);
         }
     }
@@ -213,6 +258,26 @@ mod tests {
         assert!(seats.end_longest_wait() && is_ended(&newer_ends));
         assert!(seats.end_longest_wait() && is_ended(&works_ends));
         assert!(!seats.end_longest_wait());
+    }
+
+    /// Before, a silent connection of a flood outlived each client that had asked before it came.
+    #[test]
+    fn the_longer_line_gives_way() {
+        let seats = Seats::new(8);
+        let flood: Vec<_> = (0..3).map(|_| seats.take()).collect();
+        let (asked, asked_ends) = seats.take();
+        asked.has_begun();
+        let silent = |at: usize| is_ended(&flood[at].1);
+        assert!(seats.end_longest_wait() && silent(0));
+        assert!(seats.end_longest_wait() && silent(1));
+        // Of lines as long as each other, the silent one.
+        assert!(seats.end_longest_wait() && silent(2));
+        assert!(!is_ended(&asked_ends));
+        let (_newer, newer_ends) = seats.take();
+        let (second, second_ends) = seats.take();
+        second.has_begun();
+        assert!(seats.end_longest_wait() && is_ended(&asked_ends));
+        assert!(!is_ended(&newer_ends) && !is_ended(&second_ends));
     }
 
     #[tokio::test]

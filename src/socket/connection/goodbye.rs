@@ -15,8 +15,8 @@ use crate::consumer::Scope;
 use crate::frame::Frame;
 use crate::hub::Takes;
 
-/// The longest time for the queued frames, our close frame and the client's close frame (RFC 6455 §7.1.1). A second less
-/// than a drain gives to its last sockets, so that their consumers are told of the end.
+/// The longest time for the queued frames, our close frame and the client's close frame (RFC 6455 §7.1.1). As long as a
+/// drain gives to its last sockets.
 const GOODBYE: Duration = Duration::from_secs(4);
 
 impl SocketWire<'_> {
@@ -52,6 +52,7 @@ impl SocketWire<'_> {
     /// frames in the queue are sent first.
     async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
         self.state.drop_input();
+        let wheel = self.state.heartbeat.clone();
         let goodbye = async {
             // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}
@@ -60,7 +61,10 @@ impl SocketWire<'_> {
             }
         };
         // After the deadline the connection is closed without the client's part.
-        tokio::time::timeout(GOODBYE, goodbye).await.ok();
+        tokio::select! {
+            _ = tokio::time::timeout(GOODBYE, goodbye) => {}
+            () = wheel.stopped() => {}
+        }
         frame
     }
 

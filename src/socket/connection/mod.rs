@@ -54,6 +54,15 @@ impl ReadySocket {
         metrics.handshake_accepted();
         metrics.handshake_took(took);
     }
+
+    /// Logs the accepted handshake, at `debug`.
+    pub(super) fn tell_opened(&self) {
+        let (scope, member) = (&self.scope, self.wire.registration.member());
+        tracing::debug!(
+            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %member.id(), client = %scope.client(),
+            "Opened a connection"
+        );
+    }
 }
 
 /// The reason for which a consumer is called.
@@ -142,7 +151,7 @@ impl Connection {
     /// has closed meanwhile.
     ///
     /// A close does not wait for the consumer. The call goes on to its end, so that the consumer can keep its own state in
-    /// order, and only then it is told of the end.
+    /// order, and only then it is told of the end. A replica that ends drops the call.
     async fn call(&mut self, call: Call, opened: Instant) -> Option<CloseFrame> {
         let ReadySocket {
             wire: state,
@@ -182,6 +191,13 @@ impl Connection {
         let ending = ending.await;
         drop(held);
         let ending = ending?;
+        let wheel = wire.state.heartbeat.clone();
+        let at_work = async {
+            tokio::select! {
+                () = at_work => {}
+                () = wheel.stopped() => {}
+            }
+        };
         let closes = wire.end(ending, scope, opened);
         let (close, ()) = futures_util::future::join(closes, at_work).await;
         Some(close)

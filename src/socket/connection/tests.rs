@@ -78,6 +78,7 @@ fn relay() -> Arc<Relay> {
         hub: Arc::new(Hub::default()),
         layer: Arc::new(MemoryLayer::new("acme", Arc::default(), inbox.clone())),
         inbox,
+        rules: Arc::default(),
         group_names: GroupNames::Channels,
         budget: Arc::default(),
         metrics,
@@ -91,9 +92,9 @@ fn relay() -> Arc<Relay> {
 }
 
 fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
-    let place = Occupancy::new(1).take().unwrap();
+    let place = Occupancy::new(1).enter().unwrap().take_place().unwrap();
     let member = Member::new(Profile::default());
-    let admitted = Registration::admit(member.clone(), relay(), place, None);
+    let admitted = Registration::admit(member.clone(), relay(), place, (None, false));
     let Ok((registration, _)) = admitted else {
         panic!("there are no limits");
     };

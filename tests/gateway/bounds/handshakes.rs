@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::half_open;
+use crate::support::database::ALICE;
+use crate::support::jwks::Jwks;
+use crate::support::socket::KEY;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, within};
 
 const CHAT: &str = "/ws/chat/lobby/";
@@ -116,6 +120,49 @@ async fn refused_clients_that_do_not_close_make_room() {
     let mut socket = gateway.open(CHAT).await;
     assert!(socket.ping().await.is_empty());
     drop(held);
+}
+
+/// Strangers whose token names a key that has to be fetched wait for the key set. Before, they had all places, and each client
+/// of any tenant got 503, or was cut where `max_handshakes` was reached as well.
+#[tokio::test]
+async fn strangers_that_wait_for_a_key_set_keep_no_client_out() {
+    // It takes connections and answers nothing.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks", deaf.local_addr().unwrap());
+    let database = Database::sqlite().await;
+    let gateway = gateway()
+        .set("server.max_connections", 20)
+        .set("server.max_handshakes", 60)
+        .tenant("acme")
+        .users(&database)
+        .tenant("fetches")
+        .users(&database)
+        .with("token.algorithm", "RS256")
+        .with("token.jwk_url", url)
+        .spawn()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let token = tenant.token(ALICE);
+    let dial = || replica.dial(tenant, CHAT).token(&token);
+    eventually(PATIENCE, "the replica serves", async || {
+        let served = dial().attempt_or_cut().await;
+        served.map(|served| served.is_ok()).ok_or("cut")
+    })
+    .await;
+    let claims =
+        json!({"token_type": "access", "exp": 4_000_000_000_u64, "jti": "a", "user_id": 1});
+    let forged = Jwks::start().await.sign(&claims);
+    let host = &gateway.named("fetches").host;
+    let request = format!(
+        "GET {CHAT}?token={forged} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    );
+    let strangers = half_open(replica.server, 100, request.leak().as_bytes()).await;
+    for _ in 0..10 {
+        let mut socket = dial().open().await;
+        assert!(socket.ping().await.is_empty());
+    }
+    drop(strangers);
 }
 
 /// Silent connections do not hold a drain up, and a draining replica still answers those that ask.

@@ -4,7 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::half_open;
-use crate::support::{Database, Gateway, gateway, http, within};
+use crate::support::database::ALICE;
+use crate::support::process::Program;
+use crate::support::replica::{LOCKGATE, Replica};
+use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, http, within};
+
+const CHAT: &str = "/ws/chat/lobby/";
 
 /// The time for an answer beside so many connections. It is far above what it takes, since the machine may be busy, and
 /// below what it took before.
@@ -61,6 +66,52 @@ async fn calls_are_answered_beside_idle_connections() {
             drop(waiting);
         }
     }
+}
+
+/// A replica with as many sockets as its descriptors allow, and a flood on both other listeners. Before, these could have 1,280
+/// connections each while 128 descriptors were left: the socket listener could accept no further client.
+#[tokio::test]
+async fn a_flood_of_calls_takes_no_descriptor_from_sockets() {
+    const LIMIT: usize = 400;
+    const SOCKETS: usize = LIMIT - 256;
+    let database = Database::sqlite().await;
+    let mut gateway = gateway().tenant("acme").users(&database).write().await;
+    let program = Program::new("lockgate serve", "prlimit").args([
+        format!("--nofile={LIMIT}:{LIMIT}").as_ref(),
+        LOCKGATE.as_ref(),
+        "serve".as_ref(),
+        "--config".as_ref(),
+        gateway.config.as_os_str(),
+    ]);
+    gateway.replicas.push(Replica::run(program).await);
+    let replica = gateway.replica();
+    replica.ready().await;
+    let mut sockets = Vec::new();
+    for _ in 0..SOCKETS {
+        sockets.push(gateway.open(CHAT).await);
+    }
+    let calls = half_open(replica.api, 500, WAITING[1]).await;
+    let probes = half_open(replica.admin, 500, WAITING[1]).await;
+    let token = gateway.tenant().token(ALICE);
+    let dial = || replica.dial(gateway.tenant(), CHAT).token(&token);
+    for _ in 0..5 {
+        let refused = dial().refused().await;
+        assert_eq!(refused.json()["code"], "overloaded", "{refused:?}");
+        answered(replica.admin, "/livez", "", ANSWER[0].1).await;
+        answered(replica.api, "/v1/tenants", &gateway.api_key, ANSWER[0].1).await;
+    }
+    sockets.pop().unwrap().close(1000, "").await;
+    eventually(PATIENCE, "its place is free", async || {
+        dial()
+            .attempt()
+            .await
+            .map(drop)
+            .map_err(|refusal| refusal.status)
+    })
+    .await;
+    let output = gateway.output();
+    assert!(!output.contains("Cannot accept connections"), "{output}");
+    drop((calls, probes));
 }
 
 /// A body that does not come counts as silence, also from one who holds a key.

@@ -22,6 +22,7 @@ pub(crate) mod replica;
 pub(crate) mod sentinel;
 pub(crate) mod socket;
 pub(crate) mod token;
+pub(crate) mod worker;
 
 use std::fmt::Debug;
 use std::future::Future;

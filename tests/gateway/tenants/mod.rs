@@ -5,4 +5,4 @@ mod isolation_model;
 mod large_values;
 mod life;
 mod neighbours;
-mod reload;
+pub(crate) mod reload;

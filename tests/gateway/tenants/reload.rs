@@ -16,20 +16,20 @@ use crate::support::{
 const CHAT: &str = "/ws/chat/lobby/";
 
 /// Changes the configuration file.
-pub(super) fn change(gateway: &Gateway, edit: impl FnOnce(&mut Table)) {
+pub(crate) fn change(gateway: &Gateway, edit: impl FnOnce(&mut Table)) {
     let text = std::fs::read_to_string(&gateway.config).unwrap();
     let mut table: Table = text.parse().unwrap();
     edit(&mut table);
     std::fs::write(&gateway.config, table.to_string()).unwrap();
 }
 
-pub(super) fn tenant_table<'t>(table: &'t mut Table, tenant: &Tenant) -> &'t mut Table {
+pub(crate) fn tenant_table<'t>(table: &'t mut Table, tenant: &Tenant) -> &'t mut Table {
     let tenants = table["tenants"].as_table_mut().unwrap();
     tenants[&tenant.name].as_table_mut().unwrap()
 }
 
 /// Sends SIGHUP and waits until the file is applied (1), or refused (0).
-pub(super) async fn hang_up(gateway: &Gateway, outcome: &str) {
+pub(crate) async fn hang_up(gateway: &Gateway, outcome: &str) {
     let replica = gateway.replica();
     let before = replica.process.output.text().matches(outcome).count();
     replica.process.signal(Signal::HUP);
@@ -40,7 +40,7 @@ pub(super) async fn hang_up(gateway: &Gateway, outcome: &str) {
     .await;
 }
 
-pub(super) const APPLIED: &str = "Applied the configuration";
+pub(crate) const APPLIED: &str = "Applied the configuration";
 const REFUSED: &str = "Did not apply the configuration";
 
 #[tokio::test]
