@@ -90,7 +90,7 @@ impl Census {
             let old = std::mem::replace(&mut self.id, random_hex());
             store::renew(tenant, &self.store, &self.id).await?;
             // If it fails, the entry expires by itself.
-            drop(store::leave(tenant, &self.store, &old).await);
+            drop(store::take_out(tenant, &self.store, &old).await);
             self.former.insert(old, now);
         }
         let ended = std::mem::take(&mut self.ended);
@@ -103,6 +103,8 @@ impl Census {
         self.ended |= self.living.iter().any(|id| !living.contains(id));
         self.living = living;
         for id in replicas.dead {
+            // A replica that ended in good order is among them: its users may linger.
+            self.ended |= !self.dead.contains_key(&id);
             self.dead.entry(id).or_insert(now);
         }
         let (living, own) = (&self.living, &self.id);

@@ -295,10 +295,25 @@ pub(super) async fn renew(
     store: &Arc<RedisStore>,
     id: &str,
 ) -> Result<LivingReplicas, StoreError> {
+    sign(tenant, store, id, REPLICA_LIVES).await
+}
+
+/// Shows that the replica `id` has ended, so that the others look for users who linger.
+pub(super) async fn end(tenant: &TenantId, store: &RedisStore, id: &str) -> Result<(), StoreError> {
+    sign(tenant, store, id, Duration::ZERO).await.map(drop)
+}
+
+async fn sign(
+    tenant: &TenantId,
+    store: &RedisStore,
+    id: &str,
+    life: Duration,
+) -> Result<LivingReplicas, StoreError> {
     let key = redis_keys::presence_replicas(tenant);
     let mut command = call(&RENEW, &[&key]);
-    command.arg(id).arg(REPLICA_LIVES.as_millis() as u64);
+    command.arg(id).arg(life.as_millis() as u64);
     command.arg(KEYS_LIVE.as_millis() as u64);
+    command.arg(REPLICA_LIVES.as_millis() as u64);
     let (lived, living, dead): (u8, Vec<String>, Vec<String>) =
         send(store, &RENEW, command).await?;
     Ok(LivingReplicas {
@@ -308,8 +323,8 @@ pub(super) async fn renew(
     })
 }
 
-/// Takes the replica `id` out, which left nothing behind.
-pub(super) async fn leave(
+/// Takes out the replica `id`, which writes under another id now.
+pub(super) async fn take_out(
     tenant: &TenantId,
     store: &RedisStore,
     id: &str,

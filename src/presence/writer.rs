@@ -314,12 +314,12 @@ impl PresenceWriter {
         }
     }
 
-    /// Takes this replica out of the lists of all servers.
+    /// Tells the other replicas on all servers that this one has ended.
     pub(super) async fn leave(&mut self, keeper: &PresenceKeeper) {
         for census in &self.censuses {
             if census.is_entered() {
-                // If it fails, the entry expires by itself.
-                drop(store::leave(&keeper.tenant, &census.store, &census.id).await);
+                // If it fails, the sign of life expires by itself.
+                drop(store::end(&keeper.tenant, &census.store, &census.id).await);
             }
         }
     }

@@ -1,7 +1,9 @@
 -- Shows that a replica lives, and reads which others do.
--- KEYS: the replicas of a tenant. ARGV: own id ('': only read), life in ms, ms after which a dead one is forgotten.
+-- KEYS: the replicas of a tenant. ARGV: own id ('': only read), its life in ms (0: it has ended), ms after which a dead one
+--       is forgotten, the longest life in ms.
 -- Returns: '1' if the own id lived until now, the ids of the living, the ids of the dead.
-local key, me, life, keep = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local key, me, life = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local keep, longest = tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = redis.call('TYPE', key).ok
@@ -14,10 +16,10 @@ if me ~= '' then
 end
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - keep)
 -- A clock that was put back must not let a dead replica live on.
-for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. (now + life), '+inf', 'LIMIT', 0, 1000)) do
-    redis.call('ZADD', key, now + life, ahead)
+for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. (now + longest), '+inf', 'LIMIT', 0, 1000)) do
+    redis.call('ZADD', key, now + longest, ahead)
 end
-redis.call('PEXPIRE', key, life + keep)
+redis.call('PEXPIRE', key, longest + keep)
 -- What someone else wrote is no replica.
 local function replicas(...)
     local ids = {}

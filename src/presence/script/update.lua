@@ -16,6 +16,8 @@ for key, kind in pairs({ [index] = 'hash', [users] = 'zset', [leaving] = 'zset',
     if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
 end
 if redis.call('HLEN', index) > 1000 then redis.call('DEL', index) end
+-- The first write: a server that takes none ends the script here, before it has done half of it.
+redis.call('HSET', index, 'version', 1)
 
 local dead, others = {}, {}
 local first = 9 + tonumber(ARGV[8])
@@ -68,11 +70,17 @@ for i = 9, first - 1 do
     local key = index .. ':' .. ARGV[i]
     local found = redis.call('TYPE', key).ok
     if found == 'hash' then
-        local page = redis.call('HSCAN', key, 0, 'COUNT', MOST)[2]
-        for at = 1, #page, 2 do
-            redis.call('HDEL', key, page[at])
-            gone(page[at])
-        end
+        -- From the beginning each time, past the places that are empty by now.
+        local cursor, taken = '0', 0
+        repeat
+            local step = redis.call('HSCAN', key, cursor, 'COUNT', MOST)
+            cursor = step[1]
+            for at = 1, #step[2], 2 do
+                taken = taken + 1
+                redis.call('HDEL', key, step[2][at])
+                gone(step[2][at])
+            end
+        until cursor == '0' or taken >= MOST
     elseif found ~= 'none' then
         redis.call('DEL', key)
     end
@@ -109,6 +117,8 @@ if channel ~= '' and #joined + #left > 0 then
 end
 
 for _, key in ipairs({ index, users, leaving, own }) do redis.call('EXPIRE', key, life) end
+-- Where no user is, no member remembers the epoch.
+if redis.call('EXISTS', users) == 0 then redis.call('EXPIRE', index, math.min(life, 60)) end
 local next = redis.call('ZRANGE', leaving, 0, 0, 'WITHSCORES')
 local wait = -1
 if next[2] then wait = math.max(0, tonumber(next[2]) - now) end

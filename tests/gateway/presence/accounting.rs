@@ -124,6 +124,7 @@ impl World {
             for replica in 0..2 {
                 eventually(deadline, &format!("the truth of r{room}"), async || {
                     let found = found(&self.gateway, replica, &format!("r{room}")).await;
+                    let found = found.expect("Redis answers");
                     if found == truth {
                         Ok(())
                     } else {

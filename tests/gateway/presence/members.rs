@@ -9,7 +9,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::django::Django;
 use crate::support::{Database, PATIENCE};
 
-const RULE: &str = "fields = ['username', 'absent'], notify = true, linger = '2s'";
+const RULE: &str = "fields = ['username', 'absent'], notify = true, linger = '5s'";
 
 /// Alice watches a room on the first replica; Bob comes and goes on the last one.
 async fn comings_and_goings(layer: &str, replicas: usize) {
@@ -73,7 +73,7 @@ async fn a_replica_that_drains_takes_its_users_out() {
         while bob.read().await.is_some_and(|read| read.is_ok()) {}
         assert!(gateway.replicas[1].exited(PATIENCE).await.success());
         // At once, not after the time that a killed replica takes.
-        present(&gateway, (0, "a"), &[(ALICE, 1)], Duration::from_secs(3)).await;
+        present(&gateway, (0, "a"), &[(ALICE, 1)], Duration::from_secs(10)).await;
         let left = told("leave", "a", json!({"id": BOB}));
         assert_eq!(alice.next_json_within(super::HEALED).await, left);
     }

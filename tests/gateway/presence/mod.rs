@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::gateway::Builder;
+use crate::support::http::Response;
 use crate::support::socket::Socket;
 use crate::support::{Database, Gateway, eventually, gateway};
 
@@ -53,26 +54,42 @@ async fn enter(gateway: &Gateway, replica: usize, room: &str, user: &str) -> Soc
     dial.token(&tenant.token(user)).open().await
 }
 
-/// Asks for the presence of a room, on one of the replicas.
-async fn ask(gateway: &Gateway, replica: usize, room: &str, rest: &str) -> Value {
+/// Asks for the presence of a room, on one of the replicas. An error while Redis is away.
+async fn try_ask(
+    gateway: &Gateway,
+    replica: usize,
+    room: &str,
+    rest: &str,
+) -> Result<Value, Response> {
     let tenant = &gateway.tenant().name;
     let path = format!("/v1/tenants/{tenant}/groups/chat_{room}/presence{rest}");
     let answer = gateway.replicas[replica].api(&gateway.api_key, "GET", &path, "");
     let answer = answer.await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
+    match answer.status {
+        200 => Ok(answer.json()),
+        503 => Err(answer),
+        _ => panic!("{answer:?}"),
+    }
+}
+
+/// Asks for the presence of a room, on one of the replicas.
+async fn ask(gateway: &Gateway, replica: usize, room: &str, rest: &str) -> Value {
+    let answer = try_ask(gateway, replica, room, rest).await;
+    answer.expect("Redis answers")
 }
 
 /// The users in a room with the number of their sockets, and the number of all sockets.
-async fn found(gateway: &Gateway, replica: usize, room: &str) -> (BTreeMap<String, u64>, u64) {
-    let page = ask(gateway, replica, room, "?limit=1000").await;
+type Found = (BTreeMap<String, u64>, u64);
+
+async fn found(gateway: &Gateway, replica: usize, room: &str) -> Result<Found, Response> {
+    let page = try_ask(gateway, replica, room, "?limit=1000").await?;
     let users = page["users"].as_array().expect("users");
     let user = |user: &Value| {
         let id = user["id"].as_str().expect("an id").to_owned();
         (id, user["sockets"].as_u64().expect("a number"))
     };
     let sockets = page["sockets"].as_u64().expect("a number");
-    (users.iter().map(user).collect(), sockets)
+    Ok((users.iter().map(user).collect(), sockets))
 }
 
 /// Waits until a replica says that these users are in a room, each with the number of their sockets.
@@ -87,8 +104,10 @@ async fn present(
         .collect();
     let truth = (users.clone(), users.values().sum::<u64>());
     eventually(deadline, "the users of the room", async || {
-        let found = found(gateway, replica, room).await;
-        if found == truth { Ok(()) } else { Err(found) }
+        match found(gateway, replica, room).await {
+            Ok(found) if found == truth => Ok(()),
+            other => Err(other),
+        }
     })
     .await;
     let count = json!({"sockets": truth.1, "users": users.len()});

@@ -101,7 +101,7 @@ async fn what_others_wrote_into_the_keys_harms_nothing_and_goes() {
         let _alice = enter(&gateway, 0, "a", ALICE).await;
         // Strangers are shown at no time, and do not count once it is sure that they do not exist.
         eventually(HEALED, "only Alice", async || {
-            let (users, sockets) = found(&gateway, 0, "a").await;
+            let (users, sockets) = found(&gateway, 0, "a").await.expect("Redis answers");
             assert!(users.keys().all(|user| user == ALICE), "{users:?}");
             if sockets == 1 && users.len() == 1 {
                 Ok(())
@@ -127,7 +127,7 @@ async fn what_others_wrote_into_the_keys_harms_nothing_and_goes() {
 
 async fn present_users(gateway: &crate::support::Gateway, users: &[&str]) {
     eventually(PATIENCE, "the users", async || {
-        let (found, _) = found(gateway, 0, "a").await;
+        let (found, _) = found(gateway, 0, "a").await.expect("Redis answers");
         if found.keys().eq(users) {
             Ok(())
         } else {
