@@ -454,7 +454,7 @@ async fn forged_positions_harm_no_event() {
         b"1 r",
         b"1 r a b c",
         b"2 r a 1",
-        b"1 p {}",
+        b"1 x {}",
         b"\xff\x00",
     ];
     for message in garbage {
