@@ -36,9 +36,9 @@ impl Names {
         let draw = || format!("specific.{}!", random_hex()).into_boxed_str();
         let own = draw();
         let lane = |host| {
-            let is_there = |lane: &Box<str>| shard_of(lane.as_bytes(), hosts) == host;
+            let is_there = |lane: &str| shard_of(lane.as_bytes(), hosts) == host;
             let mut lanes = std::iter::once(own.clone()).chain(std::iter::repeat_with(draw));
-            lanes.find(is_there).unwrap_or_default()
+            lanes.find(|lane| is_there(lane)).unwrap_or_default()
         };
         Self {
             prefix: prefix.into(),
