@@ -8,10 +8,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::PresencePlace;
+use super::books::PresenceBooks;
 use super::notice::Notice;
-use super::present::{Present, UserFields, Write};
+use super::present::{UserFields, Write};
 use super::store::{self, Announced, PresentUser, UserPage};
-use super::{Board, PresencePlace, PresenceWriter};
+use super::writer::{self, PresenceWriter};
 use crate::config::PresenceConfig;
 use crate::error::StoreError;
 use crate::ids::{ConnectionId, GroupName, TenantId, UserId, random_hex};
@@ -26,13 +28,7 @@ const MOST_TAKEN_BACK: usize = 20;
 
 /// The presence of one tenant.
 pub struct PresenceKeeper {
-    pub(super) tenant: TenantId,
-    pub(super) metrics: Arc<TenantMetrics>,
-    pub(super) present: Mutex<Present>,
-    /// The groups of a layer without Redis.
-    pub(super) board: Mutex<Board>,
-    /// The notices of these groups.
-    pub(super) told: mpsc::UnboundedSender<(GroupName, Notice)>,
+    books: PresenceBooks,
     changed: Notify,
     writer: tokio::sync::Mutex<PresenceWriter>,
 }
@@ -53,12 +49,15 @@ impl PresenceKeeper {
         metrics: Arc<TenantMetrics>,
         told: mpsc::UnboundedSender<(GroupName, Notice)>,
     ) -> Self {
-        Self {
+        let books = PresenceBooks {
             tenant: tenant.clone(),
             metrics,
             present: Mutex::default(),
             board: Mutex::default(),
             told,
+        };
+        Self {
+            books,
             changed: Notify::new(),
             writer: tokio::sync::Mutex::default(),
         }
@@ -66,7 +65,7 @@ impl PresenceKeeper {
 
     /// Notes that a socket is open; [`PresenceKeeper::join`] puts it into groups.
     pub fn open(&self, id: ConnectionId, user: UserId, record: Arc<dyn UserFields>) {
-        self.present.lock().open(id, user, record);
+        self.books.present.lock().open(id, user, record);
     }
 
     /// Puts an open socket into a group.
@@ -77,19 +76,19 @@ impl PresenceKeeper {
         rule: &PresenceConfig,
         place: impl FnOnce() -> Option<PresencePlace>,
     ) {
-        self.present.lock().join(id, group, rule, place);
+        self.books.present.lock().join(id, group, rule, place);
         self.changed.notify_one();
     }
 
     /// Takes a socket out of a group.
     pub fn leave(&self, id: ConnectionId, group: &GroupName) {
-        self.present.lock().leave(id, group);
+        self.books.present.lock().leave(id, group);
         self.changed.notify_one();
     }
 
     /// Takes a socket out of all groups.
     pub fn close_socket(&self, id: ConnectionId) {
-        self.present.lock().close(id);
+        self.books.present.lock().close(id);
         self.changed.notify_one();
     }
 
@@ -105,11 +104,11 @@ impl PresenceKeeper {
             }
             let mut writer = self.writer.lock().await;
             if Instant::now() >= tick {
-                tick = Instant::now() + super::writer::LOOK_EVERY;
-                writer.look_after(self).await;
+                tick = Instant::now() + writer::LOOK_EVERY;
+                writer.look_after(&self.books).await;
             }
-            writer.settle(self);
-            writer.write_all(self).await;
+            writer.settle(&self.books);
+            writer.write_all(&self.books).await;
         }
     }
 
@@ -117,13 +116,13 @@ impl PresenceKeeper {
     pub async fn close(&self) {
         let goodbye = async {
             let mut writer = self.writer.lock().await;
-            self.present.lock().close_all();
-            writer.write_all(self).await;
-            writer.leave(self).await;
+            self.books.present.lock().close_all();
+            writer.write_all(&self.books).await;
+            writer.leave(&self.books).await;
         };
         if timeout(GOODBYE, goodbye).await.is_err() {
             tracing::warn!(
-                tenant.id = %self.tenant,
+                tenant.id = %self.books.tenant,
                 "Presence could not be taken out of Redis in time; other replicas take it back within 30 s"
             );
         }
@@ -139,8 +138,8 @@ impl PresenceKeeper {
         place: Option<&PresencePlace>,
     ) -> Result<Announced, StoreError> {
         match place {
-            Some(place) => store::announced(&self.tenant, place).await,
-            None => Ok(self.board.lock().announced(group)),
+            Some(place) => store::announced(&self.books.tenant, place).await,
+            None => Ok(self.books.board.lock().announced(group)),
         }
     }
 
@@ -158,11 +157,11 @@ impl PresenceKeeper {
             return Ok(Vec::new());
         }
         let Some(place) = place else {
-            let mut page = self.board.lock().page(group, "", usize::MAX);
+            let mut page = self.books.board.lock().page(group, "", usize::MAX);
             page.users.retain(|user| users.contains(&user.id));
             return Ok(page.users);
         };
-        let (page, _) = store::page(&self.tenant, place, ("", users.len()), users).await?;
+        let (page, _) = store::page(&self.books.tenant, place, ("", users.len()), users).await?;
         Ok(page.users)
     }
 
@@ -178,23 +177,24 @@ impl PresenceKeeper {
         PageOf { after, limit }: PageOf<'_>,
     ) -> Result<UserPage, StoreError> {
         let Some(place) = place else {
-            return Ok(self.board.lock().page(group, after, limit));
+            return Ok(self.books.board.lock().page(group, after, limit));
         };
         for _ in 0..MOST_TAKEN_BACK {
-            let (page, replicas) = store::page(&self.tenant, place, (after, limit), &[]).await?;
+            let (page, replicas) =
+                store::page(&self.books.tenant, place, (after, limit), &[]).await?;
             let dead = self.dead_of(place, &replicas).await?;
             if dead.is_empty() {
                 return Ok(page);
             }
             let write = Write::look(group, Some(place), rule);
-            let (tenant, nobody) = (&self.tenant, random_hex());
+            let (tenant, nobody) = (&self.books.tenant, random_hex());
             let update = store::update(tenant, place, &nobody, &write, &dead);
             drop(store::send_updates(&place.store, &[update]).await?);
             // Those who read by themselves learn of users who linger now.
-            self.present.lock().touch(group);
+            self.books.present.lock().touch(group);
             self.changed.notify_one();
         }
-        let (page, _) = store::page(&self.tenant, place, (after, limit), &[]).await?;
+        let (page, _) = store::page(&self.books.tenant, place, (after, limit), &[]).await?;
         Ok(page)
     }
 
@@ -207,6 +207,9 @@ impl PresenceKeeper {
             return Ok(Vec::new());
         }
         let mut writer = self.writer.lock().await;
-        writer.census(&place.store).dead_of(&self.tenant, ids).await
+        writer
+            .census(&place.store)
+            .dead_of(&self.books.tenant, ids)
+            .await
     }
 }

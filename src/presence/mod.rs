@@ -1,8 +1,9 @@
 //! Presence: who is in a group, over all replicas.
 //!
-//! Each replica knows its own sockets ([`Present`]) and writes them to the group's Redis in batches ([`PresenceWriter`]). A script
-//! there decides for all replicas which user joined and which left. [`View`] is what the members on one replica were told,
-//! so that joins and leaves pair up for each of them. [`Board`] does in memory what the scripts do.
+//! Each replica knows its own sockets ([`PresentSockets`]) and writes them to the group's Redis in batches
+//! ([`PresenceWriter`]). A script there decides for all replicas which user joined and which left. [`View`] is what the
+//! members on one replica were told, so that joins and leaves pair up for each of them. [`Board`] does in memory what the
+//! scripts do.
 //!
 //! This part knows groups, users and Redis. [`crate::relay`] tells it of sockets and tells members of users.
 
@@ -13,12 +14,13 @@ use crate::stores::redis::RedisStore;
 pub use board::Board;
 pub use keeper::{PageOf, PresenceKeeper};
 pub use notice::{Notice, NoticeError};
-pub use present::{Present, UserFields};
+pub use present::{PresentSockets, UserFields};
 pub use store::{Announced, PresentUser, UserPage};
 pub use view::{Shown, View};
 pub use writer::PresenceWriter;
 
 mod board;
+mod books;
 mod census;
 mod keeper;
 mod notice;

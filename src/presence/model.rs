@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::notice::Notice;
-use super::present::{Present, UserFields};
+use super::present::{PresentSockets, UserFields};
 use super::{Board, Shown, View};
 use crate::config::PresenceConfig;
 use crate::ids::{ConnectionId, GroupName, UserId, random_hex};
@@ -29,7 +29,7 @@ impl UserFields for Nothing {
 /// One replica with the sockets on it; each socket is a user and an observer.
 struct Replica {
     id: String,
-    present: Present,
+    present: PresentSockets,
     view: Option<View>,
     sockets: BTreeMap<u64, (UserId, Observer)>,
     notices: VecDeque<Notice>,
@@ -60,7 +60,7 @@ impl Replica {
     fn new() -> Self {
         Self {
             id: random_hex(),
-            present: Present::default(),
+            present: PresentSockets::default(),
             view: None,
             sockets: BTreeMap::new(),
             notices: VecDeque::new(),

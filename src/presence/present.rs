@@ -102,7 +102,7 @@ impl Write {
 
 /// The sockets of one tenant in groups with presence.
 #[derive(Default)]
-pub struct Present {
+pub struct PresentSockets {
     sockets: HashMap<ConnectionId, PresentSocket>,
     groups: HashMap<GroupName, PresentGroup>,
     /// The groups with something to write, those that wait longest first.
@@ -110,8 +110,8 @@ pub struct Present {
     entries: usize,
 }
 
-impl Present {
-    /// Notes that a socket is open. [`Present::join`] puts it into groups.
+impl PresentSockets {
+    /// Notes that a socket is open. [`PresentSockets::join`] puts it into groups.
     pub fn open(&mut self, id: ConnectionId, user: UserId, record: Arc<dyn UserFields>) {
         let socket = PresentSocket {
             user,
@@ -371,7 +371,7 @@ mod tests {
         }
     }
 
-    fn joined(present: &mut Present, id: u64, user: &str, name: &'static str, group: &str) {
+    fn joined(present: &mut PresentSockets, id: u64, user: &str, name: &'static str, group: &str) {
         present.open(ConnectionId(id), user.into(), Arc::new(OneName(name)));
         present.join(ConnectionId(id), &group.into(), &rule(), || None);
     }
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn sockets_of_one_user_are_one_entry_and_the_newest_names_the_fields() {
-        let mut present = Present::default();
+        let mut present = PresentSockets::default();
         joined(&mut present, 1, "7", "old", "g");
         joined(&mut present, 2, "7", "new", "g");
         present.join(ConnectionId(2), &"g".into(), &rule(), || None);
@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_write_that_failed_is_due_again_with_what_changed_since() {
-        let mut present = Present::default();
+        let mut present = PresentSockets::default();
         joined(&mut present, 1, "7", "a", "g");
         let [write] = &present.take(9)[..] else {
             panic!("one group");
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_large_group_is_written_in_parts_and_again_as_a_whole() {
-        let mut present = Present::default();
+        let mut present = PresentSockets::default();
         for id in 0..USERS_PER_WRITE as u64 + 50 {
             joined(&mut present, id, &id.to_string(), "x", "g");
         }
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_group_stays_while_a_user_lingers_and_one_that_was_joined_again_is_not_forgotten() {
-        let mut present = Present::default();
+        let mut present = PresentSockets::default();
         joined(&mut present, 1, "7", "a", "g");
         let write = present.take(9).remove(0);
         present.written(&write, None);

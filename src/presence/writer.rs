@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hashbrown::HashMap;
 use redis::Cmd;
 
-use super::PresenceKeeper;
+use super::books::PresenceBooks;
 use super::census::Census;
 use super::present::Write;
 use super::store::{self, Written};
@@ -58,14 +58,14 @@ impl PresenceWriter {
     }
 
     /// Lets the groups be looked at whose users have lingered long enough.
-    pub(super) fn settle(&mut self, keeper: &PresenceKeeper) {
+    pub(super) fn settle(&mut self, books: &PresenceBooks) {
         let now = Instant::now();
         while let Some((at, _)) = self.settles.first()
             && *at <= now
         {
             if let Some((_, group)) = self.settles.pop_first() {
                 self.settles_of.remove(&group);
-                keeper.present.lock().touch(&group);
+                books.present.lock().touch(&group);
             }
         }
     }
@@ -82,13 +82,13 @@ impl PresenceWriter {
     }
 
     /// Renews what has to be renewed, and goes a step on the walk through all groups.
-    pub(super) async fn look_after(&mut self, keeper: &PresenceKeeper) {
+    pub(super) async fn look_after(&mut self, books: &PresenceBooks) {
         for census in &mut self.censuses {
             if census.is_entered() && census.is_due() {
-                Self::renew(census, keeper).await;
+                Self::renew(census, books).await;
             }
         }
-        let mut present = keeper.present.lock();
+        let mut present = books.present.lock();
         self.steps += present.len() as f64 * LOOK_EVERY.as_secs_f64() / WALK.as_secs_f64();
         while self.steps >= 1.0 {
             self.steps -= 1.0;
@@ -100,23 +100,23 @@ impl PresenceWriter {
             }
         }
         drop(present);
-        keeper.board.lock().tidy();
+        books.board.lock().tidy();
     }
 
     /// Renews the entry on one server; returns true if Redis confirmed.
-    async fn renew(census: &mut Census, keeper: &PresenceKeeper) -> bool {
-        let Ok(news) = census.renew(&keeper.tenant).await else {
+    async fn renew(census: &mut Census, books: &PresenceBooks) -> bool {
+        let Ok(news) = census.renew(&books.tenant).await else {
             // The store counts and logs it; the next look tries again.
             return false;
         };
         if news.lost || news.ended {
             let store = census.store.clone();
             let is_there = |place: &super::PresencePlace| Arc::ptr_eq(&place.store, &store);
-            keeper.present.lock().each_at(is_there, news.lost);
+            books.present.lock().each_at(is_there, news.lost);
         }
         if news.lost {
             tracing::info!(
-                tenant.id = %keeper.tenant, redis.endpoint = census.store.endpoint(),
+                tenant.id = %books.tenant, redis.endpoint = census.store.endpoint(),
                 "Presence is written to Redis again, which may have lost it"
             );
         }
@@ -124,17 +124,17 @@ impl PresenceWriter {
     }
 
     /// Writes everything that is due. What cannot be written stays due.
-    pub(super) async fn write_all(&mut self, keeper: &PresenceKeeper) {
+    pub(super) async fn write_all(&mut self, books: &PresenceBooks) {
         let (mut failed, mut rounds) = (None, usize::MAX);
         while rounds > 0 {
-            let writes = keeper.present.lock().take(GROUPS_PER_ROUND);
+            let writes = books.present.lock().take(GROUPS_PER_ROUND);
             if writes.is_empty() {
                 break;
             }
             let had_failed = failed.is_some();
             let in_memory = |write: &Write| write.place.is_none();
             let (in_memory, mut rest): (Vec<_>, Vec<_>) = writes.into_iter().partition(in_memory);
-            self.write_in_memory(in_memory, keeper);
+            self.write_in_memory(in_memory, books);
             while let Some(store) = rest.first().and_then(Write::store) {
                 let is_here = |write: &Write| {
                     let there = write.store();
@@ -142,50 +142,50 @@ impl PresenceWriter {
                 };
                 let (here, others) = rest.into_iter().partition(is_here);
                 rest = others;
-                if let Err(error) = self.write_to(&store, here, keeper).await {
+                if let Err(error) = self.write_to(&store, here, books).await {
                     failed = Some(error);
                 }
             }
             rounds = match (&failed, had_failed) {
                 // Groups of other servers may stand behind those that failed.
-                (Some(_), false) => keeper.present.lock().due().div_ceil(GROUPS_PER_ROUND),
+                (Some(_), false) => books.present.lock().due().div_ceil(GROUPS_PER_ROUND),
                 _ => rounds - 1,
             };
         }
-        self.report(keeper, failed);
+        self.report(books, failed);
     }
 
     /// Shows the number of entries, and logs a failure that begins or ends.
-    fn report(&mut self, keeper: &PresenceKeeper, failed: Option<String>) {
-        let entries = keeper.present.lock().entries();
+    fn report(&mut self, books: &PresenceBooks, failed: Option<String>) {
+        let entries = books.present.lock().entries();
         let more = entries as f64 - self.shown as f64;
-        keeper.metrics.presence_entries.increment(more);
+        books.metrics.presence_entries.increment(more);
         self.shown = entries;
         let was_failing = std::mem::replace(&mut self.failing, failed.is_some());
         match failed {
             Some(error) if !was_failing => tracing::warn!(
-                tenant.id = %keeper.tenant, error,
+                tenant.id = %books.tenant, error,
                 "Presence cannot be written to Redis; it is tried again every second"
             ),
             None if was_failing => tracing::info!(
-                tenant.id = %keeper.tenant, "Presence is written to Redis again"
+                tenant.id = %books.tenant, "Presence is written to Redis again"
             ),
             _ => {}
         }
     }
 
-    fn write_in_memory(&mut self, writes: Vec<Write>, keeper: &PresenceKeeper) {
+    fn write_in_memory(&mut self, writes: Vec<Write>, books: &PresenceBooks) {
         if self.id.is_empty() {
             self.id = random_hex();
         }
         for write in writes {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             let now = now.as_millis() as u64;
-            let updated = keeper.board.lock().update(&self.id, &write, &[], now);
-            self.is_written(keeper, &write, updated.wait.map(Duration::from_millis));
+            let updated = books.board.lock().update(&self.id, &write, &[], now);
+            self.is_written(books, &write, updated.wait.map(Duration::from_millis));
             if let Some(notice) = updated.notice {
                 // Fails only when the relay has ended.
-                drop(keeper.told.send((write.group, notice)));
+                drop(books.told.send((write.group, notice)));
             }
         }
     }
@@ -198,11 +198,11 @@ impl PresenceWriter {
         &mut self,
         store: &Arc<RedisStore>,
         writes: Vec<Write>,
-        keeper: &PresenceKeeper,
+        books: &PresenceBooks,
     ) -> Result<(), String> {
         let census = self.census(store);
         // A replica is entered before its first write, so that others do not take it for a dead one.
-        let entered = census.is_entered() || Self::renew(census, keeper).await;
+        let entered = census.is_entered() || Self::renew(census, books).await;
         let (id, dead) = (census.id.clone(), census.fresh_dead());
         let left_behind = &mut self.left_behind;
         let update = |write: &Write| -> Option<Cmd> {
@@ -213,7 +213,7 @@ impl PresenceWriter {
             // Not before the last part of a large group: those of the other parts would seem gone.
             let dead = write.users.map_or(&[][..], |_| &dead);
             Some(store::update(
-                &keeper.tenant,
+                &books.tenant,
                 write.place.as_ref()?,
                 &id,
                 write,
@@ -232,7 +232,7 @@ impl PresenceWriter {
         let answers = match sent {
             Ok(answers) => answers,
             Err(error) => {
-                let mut present = keeper.present.lock();
+                let mut present = books.present.lock();
                 writes.iter().for_each(|write| present.not_written(write));
                 return Err(error.to_string());
             }
@@ -241,23 +241,23 @@ impl PresenceWriter {
         for (write, answer) in writes.into_iter().zip(answers) {
             match answer {
                 Ok(written) => {
-                    self.take(keeper, &write, &written);
+                    self.take(books, &write, &written);
                     others.push((write.group, written.others));
                 }
                 Err(error) => {
-                    keeper.present.lock().not_written(&write);
+                    books.present.lock().not_written(&write);
                     failed = Err(error.to_string());
                 }
             }
         }
-        self.find_dead(store, others, keeper).await;
+        self.find_dead(store, others, books).await;
         failed
     }
 
-    fn take(&mut self, keeper: &PresenceKeeper, write: &Write, written: &Written) {
+    fn take(&mut self, books: &PresenceBooks, write: &Write, written: &Written) {
         let differs = write.users.is_some_and(|users| users != written.held);
         {
-            let mut present = keeper.present.lock();
+            let mut present = books.present.lock();
             if differs && !write.whole {
                 // A key was lost, or someone else wrote into it.
                 present.rewrite(&write.group);
@@ -266,18 +266,18 @@ impl PresenceWriter {
                 present.touch(&write.group);
             }
         }
-        self.is_written(keeper, write, written.wait);
+        self.is_written(books, write, written.wait);
         if let Some(error) = &written.refused
             && !std::mem::replace(&mut self.refused, true)
         {
             tracing::error!(
-                tenant.id = %keeper.tenant, error,
+                tenant.id = %books.tenant, error,
                 "Redis refuses notices of presence: members of other replicas are not told of joins and leaves"
             );
         }
     }
 
-    fn is_written(&mut self, keeper: &PresenceKeeper, write: &Write, wait: Option<Duration>) {
+    fn is_written(&mut self, books: &PresenceBooks, write: &Write, wait: Option<Duration>) {
         let settles_at = wait.map(|wait| Instant::now() + wait + SETTLE_LATE);
         if let Some(at) = settles_at {
             let known = self.settles_of.insert(write.group.clone(), at);
@@ -286,7 +286,7 @@ impl PresenceWriter {
             }
             self.settles.insert((at, write.group.clone()));
         }
-        keeper.present.lock().written(write, settles_at);
+        books.present.lock().written(write, settles_at);
     }
 
     /// Finds the dead replicas that left something in these groups.
@@ -294,12 +294,12 @@ impl PresenceWriter {
         &mut self,
         store: &Arc<RedisStore>,
         others: Vec<(GroupName, Vec<String>)>,
-        keeper: &PresenceKeeper,
+        books: &PresenceBooks,
     ) {
         let mut ids: Vec<String> = others.iter().flat_map(|(_, ids)| ids.clone()).collect();
         ids.sort_unstable();
         ids.dedup();
-        let dead = self.census(store).dead_of(&keeper.tenant, &ids).await;
+        let dead = self.census(store).dead_of(&books.tenant, &ids).await;
         let dead = dead.unwrap_or_default();
         if dead.is_empty() {
             return;
@@ -308,18 +308,19 @@ impl PresenceWriter {
             let ids = ids.into_iter().filter(|id| dead.contains(id));
             let ids: Vec<String> = ids.collect();
             if !ids.is_empty() {
-                keeper.present.lock().touch(&group);
+                books.present.lock().touch(&group);
                 self.left_behind.insert(group, ids);
             }
         }
     }
 
     /// Tells the other replicas on all servers that this one has ended.
-    pub(super) async fn leave(&mut self, keeper: &PresenceKeeper) {
-        for census in &self.censuses {
+    pub(super) async fn leave(&mut self, books: &PresenceBooks) {
+        // Drained, so that no look renews them again.
+        for census in self.censuses.drain(..) {
             if census.is_entered() {
                 // If it fails, the sign of life expires by itself.
-                drop(store::end(&keeper.tenant, &census.store, &census.id).await);
+                drop(store::end(&books.tenant, &census.store, &census.id).await);
             }
         }
     }

@@ -35,6 +35,8 @@ const WAITING: u64 = 1024 * 1024;
 const ENTRY: u64 = 96;
 /// Pause after a read that failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// Time between two comparisons of all views. Overload makes hundreds of gaps, and each may concern all groups.
+const DOUBT_EVERY: Duration = Duration::from_secs(5);
 
 /// The presence of a tenant whose rules ask for it.
 pub(super) struct RelayPresence {
@@ -246,6 +248,12 @@ struct Views<'r> {
     views: HashMap<GroupName, View>,
     /// The groups to read, by the time of each.
     reads: BTreeSet<(Instant, GroupName)>,
+    /// The time of each of these groups.
+    reads_of: HashMap<GroupName, Instant>,
+    /// The time at which all views are compared with Redis.
+    doubts_at: Option<Instant>,
+    /// The time at which they last were.
+    doubted: Option<Instant>,
     pace: Pace,
 }
 
@@ -256,6 +264,9 @@ impl<'r> Views<'r> {
             presence,
             views: HashMap::new(),
             reads: BTreeSet::new(),
+            reads_of: HashMap::new(),
+            doubts_at: None,
+            doubted: None,
             pace: Pace::default(),
         }
     }
@@ -263,6 +274,7 @@ impl<'r> Views<'r> {
     async fn run(mut self, mut inputs: ViewInputs) -> Infallible {
         loop {
             let next = self.reads.first().map(|(at, _)| *at);
+            let next = next.into_iter().chain(self.doubts_at).min();
             let read = async {
                 match next {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -272,7 +284,10 @@ impl<'r> Views<'r> {
             tokio::select! {
                 // Reads come first, so that a flood of notices cannot keep a view from what they are compared with.
                 biased;
-                () = read => self.read_next().await,
+                () = read => match self.doubts_at.take_if(|at| *at <= Instant::now()) {
+                    Some(_) => self.doubt_all(),
+                    None => self.read_next().await,
+                },
                 Some(order) = inputs.orders.recv() => self.obey(order).await,
                 Some((group, notice)) = inputs.told.recv() => self.take(group, notice).await,
             }
@@ -296,12 +311,19 @@ impl<'r> Views<'r> {
             }
             ViewOrder::Doubt => {
                 let now = Instant::now();
-                self.views.values_mut().for_each(|view| view.doubt(now));
-                let groups: Vec<GroupName> = self.views.keys().cloned().collect();
-                for group in groups {
-                    self.schedule(group, Duration::ZERO);
-                }
+                let earliest = self.doubted.map_or(now, |at| now.max(at + DOUBT_EVERY));
+                self.doubts_at.get_or_insert(earliest);
             }
+        }
+    }
+
+    fn doubt_all(&mut self) {
+        let now = Instant::now();
+        self.doubted = Some(now);
+        self.views.values_mut().for_each(|view| view.doubt(now));
+        let groups: Vec<GroupName> = self.views.keys().cloned().collect();
+        for group in groups {
+            self.schedule(group, Duration::ZERO);
         }
     }
 
@@ -309,9 +331,19 @@ impl<'r> Views<'r> {
     fn schedule(&mut self, group: GroupName, pause: Duration) {
         let now = Instant::now();
         let reads_at = self.views.get(&group).and_then(|view| view.reads_at(now));
-        if let Some(at) = reads_at {
-            self.reads.insert((at.max(now + pause), group));
+        let Some(at) = reads_at.map(|at| at.max(now + pause)) else {
+            return;
+        };
+        // One read answers all that were asked for until then.
+        let known = self.reads_of.get(&group).copied();
+        if known.is_some_and(|known| known <= at) {
+            return;
         }
+        if let Some(known) = known {
+            self.reads.remove(&(known, group.clone()));
+        }
+        self.reads_of.insert(group.clone(), at);
+        self.reads.insert((at, group));
     }
 
     async fn take(&mut self, group: GroupName, notice: Notice) {
@@ -328,13 +360,11 @@ impl<'r> Views<'r> {
         let Some((_, group)) = self.reads.pop_first() else {
             return;
         };
-        // One read answers all that were asked for until now.
+        self.reads_of.remove(&group);
         let now = Instant::now();
-        self.reads
-            .retain(|(at, other)| *other != group || *at > now);
         let reads_at = self.views.get(&group).and_then(|view| view.reads_at(now));
         if reads_at.is_none_or(|at| at > now) {
-            return;
+            return self.schedule(group, Duration::ZERO);
         }
         let place = place_of(&*self.relay.parts.layer, &group);
         let keeper = &self.presence.keeper;

@@ -26,6 +26,8 @@ const USERS: u32 = 60;
 fn house(replicas: usize, layer: &str, rule: &str) -> Builder {
     gateway()
         .replicas(replicas)
+        // Sockets that wait for the API do not read, and answer no ping.
+        .set("server.heartbeat.interval", "10m")
         .tenant("acme")
         .with("layer.kind", layer)
         .with_toml(&format!(
