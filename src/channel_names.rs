@@ -17,6 +17,16 @@ pub fn valid_group_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(in_name)
 }
 
+/// Says why `name` is not valid for a group. The text shows one character of it, never the whole.
+pub fn fault_of_group_name(name: &str) -> String {
+    let wrong = |c: &char| !u8::try_from(*c).is_ok_and(in_name);
+    match name.chars().find(wrong) {
+        _ if name.is_empty() => "it is empty".to_owned(),
+        Some(character) => format!("it has the character {character:?}"),
+        None => format!("it has {} characters, more than {MAX_NAME}", name.len()),
+    }
+}
+
 /// Returns true if `name` is valid for a channel.
 ///
 /// The rule for groups applies, and one `!` may stand anywhere but at the start. Channels also accepts any Unicode
@@ -87,6 +97,22 @@ mod tests {
         assert!(valid_channel_name("specific.abc!"));
         assert!(valid_channel_name("specific.abc!def"));
         assert!(!valid_group_name("specific.abc!def"));
+    }
+
+    #[test]
+    fn the_fault_of_a_name_is_one_character_or_its_length() {
+        for (name, fault) in [
+            ("", "it is empty".to_owned()),
+            ("caf\u{e9} x", "it has the character 'é'".to_owned()),
+            ("a/b", "it has the character '/'".to_owned()),
+            ("a\n", "it has the character '\\n'".to_owned()),
+            (
+                &"a".repeat(100),
+                "it has 100 characters, more than 99".to_owned(),
+            ),
+        ] {
+            assert_eq!(fault_of_group_name(name), fault, "{name:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,16 @@ pub struct GroupRule {
     pub presence: Option<PresenceConfig>,
 }
 
+impl GroupRule {
+    fn has_notices(&self) -> bool {
+        let notifies = self
+            .presence
+            .as_ref()
+            .is_some_and(|presence| presence.notify);
+        notifies || self.history.is_some()
+    }
+}
+
 /// The rules of one tenant, in the order of the configuration.
 #[derive(Debug, Default)]
 pub struct GroupRules(Vec<NamedRule>);
@@ -67,6 +77,21 @@ impl GroupRules {
     /// Returns the history that a group has.
     pub fn history(&self, group: &GroupName) -> Option<HistoryConfig> {
         self.of(group)?.history
+    }
+
+    /// Returns true if any group keeps presence.
+    pub fn keep_presence(&self) -> bool {
+        self.0.iter().any(|entry| entry.rule.presence.is_some())
+    }
+
+    /// Returns true if gateways tell each other of the group, beside its events: positions, or who joins and leaves.
+    pub fn has_notices(&self, group: &GroupName) -> bool {
+        self.of(group).is_some_and(|rule| rule.has_notices())
+    }
+
+    /// Returns true if gateways tell each other of any group.
+    pub fn have_notices(&self) -> bool {
+        self.0.iter().any(|entry| entry.rule.has_notices())
     }
 
     /// Returns the names as regular expressions of Python, each with the history that it stands for, in their order.

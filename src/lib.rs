@@ -15,7 +15,7 @@
 //! | 5 | [`socket`], [`api`], [`validation`] | the edges, which do not know each other: sockets, the API, configuration files |
 //! | 4 | [`tenant`], [`consumer`], [`fleet`], [`replica`] | a tenant's life, what a route does, all replicas as one, this replica's life |
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
-//! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`] | parts that do not know each other |
+//! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`presence`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`group_rules`], [`position`], [`hosts`], [`origin`], [`problem`] | the outside world |
 //! | 0 | [`ids`], [`ages`], [`budget`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`tasks`], [`telemetry`] | words |
 //!
@@ -71,6 +71,7 @@ pub mod templates;
 pub mod auth;
 pub mod channel_layer;
 pub mod hub;
+pub mod presence;
 pub mod users;
 
 // floor 3: where the parts meet

@@ -20,6 +20,7 @@ use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
+use crate::group_rules::GroupRules;
 use crate::hub::{
     Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, WaitingEvent, close_paced,
 };
@@ -33,12 +34,15 @@ use crate::tasks;
 mod acceptance;
 mod audience;
 mod lingering;
+mod presence;
 mod skips;
 mod turn;
 mod verdicts;
 
 pub use acceptance::{Acceptance, AcceptanceError};
 use lingering::{LINGER, Lingering};
+pub use presence::PresenceError;
+use presence::RelayPresence;
 use skips::Skips;
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
@@ -74,6 +78,8 @@ pub struct Parts {
     pub inbox: Arc<Inbox>,
     /// The rule for group names.
     pub group_names: GroupNames,
+    /// The rules of groups by their names.
+    pub rules: Arc<GroupRules>,
     /// Counts the bytes of queued frames.
     pub budget: Arc<MemoryBudget>,
     /// The tenant's metrics.
@@ -126,6 +132,8 @@ pub struct Relay {
     /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
     gaps: Mutex<Gaps>,
+    /// Who is in the groups; `None` if no rule asks for it.
+    presence: Option<RelayPresence>,
     skips: Skips,
     /// The tasks that tell workers of the ends of handshakes.
     last_words: TaskTracker,
@@ -136,6 +144,7 @@ pub struct Relay {
 impl Relay {
     /// Makes a relay of these parts; it works while [`Relay::run`] runs.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        let presence = RelayPresence::new(&parts.tenant, &parts.rules, &parts.metrics);
         Arc::new(Self {
             parts,
             settings: ArcSwap::from_pointee(settings),
@@ -146,6 +155,7 @@ impl Relay {
             lingering: Mutex::default(),
             reported: Mutex::default(),
             gaps: Mutex::default(),
+            presence,
             skips: Skips::default(),
             last_words: TaskTracker::new(),
             closing: AtomicBool::new(false),
@@ -220,17 +230,31 @@ impl Relay {
             // No member would be left to end the subscription.
             Joined::Gone => return Ok(()),
         }
-        self.parts.layer.subscribe(group).await
+        let subscribed = self.parts.layer.subscribe(group).await;
+        self.joined(member, group);
+        subscribed
+    }
+
+    fn joined(&self, member: &Member, group: &GroupName) {
+        if let Some(presence) = &self.presence {
+            presence.joined(member, group, &*self.parts.layer);
+        }
     }
 
     /// Takes the socket out of one group.
     pub fn leave(&self, member: &Member, group: &GroupName) {
         self.forget(self.parts.hub.leave(member, group));
+        if let Some(presence) = &self.presence {
+            presence.left(member, group);
+        }
     }
 
     /// Takes the socket out of the hub and of all its groups.
     pub fn unregister(&self, member: &Member) {
         self.forget(self.parts.hub.unregister(member));
+        if let Some(presence) = &self.presence {
+            presence.closed(member);
+        }
     }
 
     fn forget(&self, left: crate::hub::Left) {
@@ -418,6 +442,14 @@ impl Relay {
         }
     }
 
+    /// Removes from Redis what would outlive this replica. No call may follow.
+    pub async fn close(&self) {
+        if let Some(presence) = &self.presence {
+            presence.close().await;
+        }
+        self.parts.layer.close().await;
+    }
+
     /// Serves the inbox. Never returns.
     pub async fn run(self: Arc<Self>) -> std::convert::Infallible {
         let mut linger = tokio::time::interval(LINGER / 4);
@@ -480,6 +512,9 @@ impl Relay {
     /// Notes a gap. Overload makes hundreds of gaps, so [`GAP_TOLD_EVERY`] bounds the reports; the last gap is always
     /// reported, so that clients learn of every missing event.
     fn gap(self: &Arc<Self>, cause: GapCause) {
+        if let Some(presence) = &self.presence {
+            presence.doubt();
+        }
         self.gaps.lock().untold = Some(cause);
         self.tell_gap();
     }
@@ -527,10 +562,12 @@ impl Relay {
         let mut lingering = self.lingering.lock();
         while let Some(group) = lingering.expired(now) {
             // Under the lock of the groups: a socket that joins the group now subscribes after this.
-            self.parts
-                .hub
-                .groups()
-                .remove_if_empty(&group, || self.parts.layer.unsubscribe(&group));
+            self.parts.hub.groups().remove_if_empty(&group, || {
+                self.parts.layer.unsubscribe(&group);
+                if let Some(presence) = &self.presence {
+                    presence.emptied(&group);
+                }
+            });
         }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! It replaces tracing-appender, which counts lost lines and does not log the count.
 
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -32,6 +33,30 @@ pub enum LogOutput {
     Stdout,
     /// Standard error, for commands whose output is on standard output.
     Stderr,
+}
+
+impl LogOutput {
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stdout => io::stdout().is_terminal(),
+            Self::Stderr => io::stderr().is_terminal(),
+        }
+    }
+}
+
+/// Returns the form of the lines: for `auto`, text at a terminal and JSON elsewhere.
+fn form_of(format: LogFormat, terminal: bool) -> LogFormat {
+    match format {
+        LogFormat::Auto if terminal => LogFormat::Text,
+        LogFormat::Auto => LogFormat::Json,
+        format => format,
+    }
+}
+
+/// Returns true unless the environment asks for text without colours (<https://no-color.org>).
+fn wants_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let unset = variable("NO_COLOR").is_none_or(|value| value.is_empty());
+    unset && variable("TERM").is_some_and(|terminal| terminal != "dumb")
 }
 
 /// A reason for which logging cannot start.
@@ -66,7 +91,9 @@ impl Telemetry {
             sender,
             dropped: Arc::new(AtomicU64::new(0)),
         };
-        let (dropped, format) = (Arc::clone(&lines.dropped), config.format);
+        let terminal = output.is_terminal();
+        let format = form_of(config.format, terminal);
+        let dropped = Arc::clone(&lines.dropped);
         let writing = move || {
             let _alarm = Alarm::of("the writer of the log");
             match output {
@@ -80,10 +107,10 @@ impl Telemetry {
             .map_err(TelemetryError::Thread)?;
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_ansi(false)
+            .with_ansi(terminal && wants_colour(|name| std::env::var_os(name)))
             .with_writer(BoxMakeWriter::new(lines.clone()));
-        match config.format {
-            LogFormat::Json => subscriber
+        match format {
+            LogFormat::Json | LogFormat::Auto => subscriber
                 .json()
                 .flatten_event(true)
                 .with_current_span(false)
@@ -224,7 +251,7 @@ fn write_out(
     let count = dropped.swap(0, Ordering::Relaxed);
     if count > 0 {
         let told = match format {
-            LogFormat::Json => writeln!(
+            LogFormat::Json | LogFormat::Auto => writeln!(
                 output,
                 r#"{{"level":"WARN","message":"Dropped log lines because nothing read them","count":{count},"target":"lockgate::telemetry"}}"#
             ),
@@ -299,6 +326,34 @@ mod tests {
         };
         write_lines(&receiver, pipe, &dropped, LogFormat::Json);
         assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    }
+
+    /// Before: JSON at a terminal too.
+    #[test]
+    fn auto_is_text_at_a_terminal_and_json_elsewhere() {
+        for (format, terminal, form) in [
+            (LogFormat::Auto, true, LogFormat::Text),
+            (LogFormat::Auto, false, LogFormat::Json),
+            (LogFormat::Text, false, LogFormat::Text),
+            (LogFormat::Json, true, LogFormat::Json),
+        ] {
+            assert_eq!(form_of(format, terminal), form, "{format:?} {terminal}");
+        }
+    }
+
+    #[test]
+    fn no_color_and_a_dumb_terminal_have_no_colours() {
+        let with = |no_color: Option<&'static str>, term: Option<&'static str>| {
+            wants_colour(move |name| match name {
+                "NO_COLOR" => no_color.map(OsString::from),
+                _ => term.map(OsString::from),
+            })
+        };
+        assert!(with(None, Some("xterm")));
+        assert!(with(Some(""), Some("xterm")));
+        assert!(!with(Some("1"), Some("xterm")));
+        assert!(!with(None, Some("dumb")));
+        assert!(!with(None, None));
     }
 
     #[test]

@@ -306,8 +306,8 @@ export class LockgateClient {
       if (this.#socket === socket) this.#receive(data);
     };
     socket.onclose = ({ code, reason }) => this.#lost(readClose(code, reason));
-    // A close always follows. Without a handler, an error ends a process with the package ws.
-    socket.onerror = () => {};
+    // A close follows, but for Node's own class, which may only tell an error where a handshake fails.
+    socket.onerror = () => this.#socket === socket && this.#after(SETTLE, () => this.#lost(readClose(1006)));
   }
 
   #opened() {
@@ -369,8 +369,9 @@ export class LockgateClient {
         this.#planRefresh();
         return true;
       case "lockgate.error":
-        if (!refreshing?.token || event.code === "message_not_valid") return false;
-        refreshing.again();
+        // The socket keeps the token that it has.
+        if (!refreshing?.token || event.of !== "lockgate.refresh") return false;
+        refreshing.again(event.retry_after_ms);
         return true;
     }
     return false;
@@ -389,7 +390,6 @@ export class LockgateClient {
 
   #planRefresh() {
     this.#refreshing = undefined;
-    clearTimeout(this.#timer);
     const left = this.#token.expires - Date.now();
     // Spread, because many sockets may have come back at one moment.
     const delay = left * (0.7 + 0.15 * Math.random());
@@ -400,13 +400,14 @@ export class LockgateClient {
     const { signal } = this.#turn;
     const { firstDelay, maxDelay, timeout } = this.#options;
     const refreshing = (this.#refreshing = {
-      again: () => {
+      again: (wait = 0) => {
         this.#refreshing = undefined;
-        this.#after(Math.max(SECOND, jitter(tries, firstDelay, maxDelay)), () => this.#refresh(tries + 1));
+        const delay = Math.min(wait, LONGEST_WAIT) + jitter(tries, firstDelay, maxDelay);
+        this.#after(Math.max(SECOND, delay), () => this.#refresh(tries + 1));
       },
     });
     const isOver = () => signal.aborted || this.#refreshing !== refreshing;
-    this.#after(timeout, refreshing.again);
+    this.#after(timeout, () => refreshing.again());
     try {
       refreshing.token = await this.#askToken(signal);
       if (isOver()) return;
@@ -477,7 +478,6 @@ export class LockgateClient {
   #finish(close) {
     this.#drop();
     this.#state = "closed";
-    this.#queue.length = 0;
     globalThis.removeEventListener?.("offline", this.#goneOffline);
     globalThis.removeEventListener?.("online", this.#backOnline);
     this.#emit("closed", close);
@@ -487,7 +487,6 @@ export class LockgateClient {
   #drop() {
     this.#turn.abort();
     clearTimeout(this.#timer);
-    this.#refreshing = undefined;
     const socket = this.#socket;
     this.#socket = undefined;
     if (!socket) return;

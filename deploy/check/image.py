@@ -5,6 +5,7 @@ it, and a root of nothing but glibc, libgcc and certificates for the run base, a
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -13,11 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 from tools import ROOT, TARGET, output, program
 
 CACHE = TARGET / "deploy" / "image"
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+SOURCE = "https://git.invalid/lockgate"
 TAG = "localhost/lockgate:check"
 CONFIG = """
 [admin]
@@ -71,16 +76,19 @@ def bases():
         must(program("buildah"), "rm", container)
 
 
-def build():
+def build(released):
+    """Builds the image from the sources, or with the static binaries of deploy/release/build."""
     rustup = Path(os.environ.get("RUSTUP_HOME", Path.home() / ".rustup"))
     cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     began = time.monotonic()
-    say("buildah bud, with a release build in it")
+    say("buildah bud, with the static binary" if released else "buildah bud, with a release build in it")
+    binary = ["--build-arg", "BINARY=released", "--build-arg", f"TARGETARCH={ARCHITECTURES[os.uname().machine]}"] if released else []
     with (CACHE / "build.log").open("w") as log:
         done = subprocess.run([
             program("buildah"), "bud", "--network", "host", "--layers", "-f", str(ROOT / "deploy/Dockerfile"),
             "--ignorefile", str(ROOT / "deploy/Dockerfile.dockerignore"),
             "--build-arg", "BUILD_BASE=localhost/lockgate-build:local", "--build-arg", "RUN_BASE=localhost/lockgate-run:local",
+            "--build-arg", f"VERSION={VERSION}", "--build-arg", "REVISION=check", "--build-arg", f"SOURCE={SOURCE}", *binary,
             "--volume", f"{rustup}:/root/.rustup", "--volume", f"{cargo}:/root/.cargo", "--format", "docker", "-t", TAG, str(ROOT)],
             stdout=log, stderr=log).returncode
     if done:
@@ -138,6 +146,14 @@ def run():
             output(podman, "rm", "-f", container)
 
 
+def labels():
+    """Raises RuntimeError unless the image tells version, revision and source as OCI's labels."""
+    told = json.loads(must(program("podman"), "image", "inspect", "--format", "{{json .Labels}}", TAG))
+    for key, value in {"version": VERSION, "revision": "check", "source": SOURCE, "licenses": "Apache-2.0", "title": "lockgate"}.items():
+        if told.get(f"org.opencontainers.image.{key}") != value:
+            raise RuntimeError(f"the label {key} is {told.get(f'org.opencontainers.image.{key}')!r}, expected {value!r}")
+
+
 def in_own_mounts():
     """Starts this program again without the hybrid layout of control groups, in which crun refuses to run."""
     hybrid = Path("/sys/fs/cgroup/unified")
@@ -149,10 +165,12 @@ def in_own_mounts():
 def main():
     in_own_mounts()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--released", action="store_true", help="with the static binary of deploy/release/build, without compiling")
+    arguments = parser.parse_args()
     try:
         bases()
-        build()
+        build(arguments.released)
+        labels()
         size = int(must(program("podman"), "image", "inspect", "--format", "{{.Size}}", TAG))
         say(f"{TAG}: {size / 1e6:.1f} MB")
         if "healthcheck" not in must(program("podman"), "image", "inspect", "--format", "{{.HealthCheck}}", TAG).lower():

@@ -14,6 +14,7 @@ import dashboards
 import manifests
 import mutations
 import policy
+import workflows
 from promql import RULE_FILES, rules
 from tools import ROOT, Missing, lockgate, output, program
 
@@ -152,6 +153,12 @@ def _unit():
     return [] if done and not told.strip() else [f"systemd-analyze verify: {text}{told}"]
 
 
+def step_workflows():
+    """Checks the workflows of .github with actionlint, and against tests/run."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return workflows.findings(Path(scratch), say)
+
+
 def step_live():
     """Evaluates panels and rules on a Prometheus with two live replicas."""
     import live
@@ -183,7 +190,7 @@ def write_rule():
                            + yaml.dump(policy.rule_groups(), Dumper=Dumper, sort_keys=False, width=140))
 
 
-STEPS = {"manifests": step_manifests, "chart": step_chart, "prometheus": step_prometheus, "files": step_files, "live": step_live, "rollout": step_rollout}
+STEPS = {"manifests": step_manifests, "chart": step_chart, "prometheus": step_prometheus, "files": step_files, "workflows": step_workflows, "live": step_live, "rollout": step_rollout}
 
 
 def main(arguments):

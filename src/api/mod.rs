@@ -21,9 +21,11 @@ mod body;
 mod call_rate;
 mod connections;
 pub mod health;
+mod history;
 mod idempotency;
 mod keys;
 mod openapi;
+mod presence;
 mod problem;
 mod revocations;
 mod sends;
@@ -89,6 +91,18 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/v1/tenants/{tenant}/groups/{group}",
             get(connections::of_group),
+        )
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/history",
+            get(history::list),
+        )
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/presence",
+            get(presence::list),
+        )
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/presence/count",
+            get(presence::count),
         )
         .route(
             "/v1/tenants/{tenant}/connections",

@@ -7,7 +7,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use super::{connections, revocations, sends, tenants, users};
+use super::{connections, history, presence, revocations, sends, tenants, users};
 
 /// The form of every error (RFC 9457).
 #[derive(utoipa::ToSchema)]
@@ -42,6 +42,7 @@ pub(super) struct EventSchema {
     paths(
         sends::to_group, sends::batch, users::send, users::disconnect, users::invalidate,
         revocations::revoke, connections::of_tenant, connections::of_group,
+        history::list, presence::list, presence::count,
         tenants::list, tenants::suspend, tenants::resume, tenants::reload,
     ),
     components(schemas(ProblemSchema)),
@@ -115,7 +116,7 @@ mod tests {
         let document = document();
         assert_eq!(document["openapi"], "3.1.0");
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 12);
+        assert_eq!(paths.len(), 14);
         for (path, item) in paths {
             for operation in item.as_object().unwrap().values() {
                 let responses = operation["responses"].as_object().unwrap();

@@ -72,6 +72,8 @@ pub enum Signal {
     Gap(GapCause),
     /// An event of a group with history was recorded here in the order, and did not come: its history has it.
     Unheard(GroupName, Position),
+    /// Users joined a group or left it; the bytes are a notice of presence.
+    Presence(GroupName, Bytes),
     /// Events of one group were lost at this place in the order, and its history does not have them.
     GroupGap(GroupName),
 }
@@ -143,6 +145,12 @@ impl Inbox {
         self.offer(Signal::Unheard(group, position), 0);
     }
 
+    /// Queues a notice of presence.
+    pub(super) fn push_presence(&self, group: GroupName, notice: Bytes) {
+        let size = notice.len();
+        self.offer(Signal::Presence(group, notice), size);
+    }
+
     /// Marks that events of a group were lost.
     pub(super) fn push_group_gap(&self, group: GroupName) {
         if let Some(metrics) = &self.metrics {
@@ -188,6 +196,13 @@ impl Inbox {
     pub(super) fn count_unrecorded(&self) {
         if let Some(metrics) = &self.metrics {
             metrics.events_unrecorded.increment(1);
+        }
+    }
+
+    /// Counts events that this replica recorded for other senders.
+    pub(super) fn count_recorded(&self, events: u64) {
+        if let Some(metrics) = &self.metrics {
+            metrics.recorded.increment(events);
         }
     }
 

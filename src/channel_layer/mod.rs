@@ -16,6 +16,7 @@ use async_trait::async_trait;
 
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ChannelName, GroupName};
+use crate::stores::redis::RedisStore;
 
 use crate::event::{DecodeError, EncodeError, Event};
 use crate::position::{Epoch, Position};
@@ -24,6 +25,7 @@ pub use codec::Codec;
 pub use control::{Control, Heard};
 pub use history::{HistoryFrom, HistoryPage, RecordedEvent};
 pub use inbox::{Inbox, Incoming, Payload, Signal};
+pub use notices::NoticeLines;
 pub use recorded::GroupHistories;
 pub use target::{Members, SocketChannel, Target};
 
@@ -35,6 +37,7 @@ pub mod inbox;
 mod link;
 pub mod memory;
 mod msgpack;
+mod notices;
 pub mod pubsub;
 mod recorded;
 pub mod shards;
@@ -90,6 +93,12 @@ pub trait ChannelLayer: Send + Sync {
         group: &GroupName,
         from: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError>;
+
+    /// Returns the server that holds what belongs to a group, and the layer's own name of the group's channel there; `None`
+    /// without a Redis.
+    fn home(&self, _group: &GroupName) -> Option<(Arc<RedisStore>, String)> {
+        None
+    }
 
     /// Begins a new epoch of a group's history if `lost` is still the present one: Redis has lost the newest events of it, so
     /// that their offsets would be given a second time. Returns the position that holds then; `None` if the group has no

@@ -4,6 +4,7 @@
 //! file, one tenant with a new key at every start, and a page to try it with.
 
 use std::fs::Permissions;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ use crate::telemetry::LogOutput;
 const USERS: [(&str, &str); 2] = [("1", "alice"), ("2", "bob")];
 /// The lifetime of the printed tokens, enough for a working day.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// The log of the demo. A stranger whose first socket is refused sees the reason, and Ctrl-C says what it does.
+const LOG_LEVEL: &str = "warn,lockgate::socket::refusal_log=info,lockgate::server::drain=info";
 /// The path of the printed addresses.
 const ROOM: &str = "ws/chat/lobby/";
 
@@ -49,10 +52,10 @@ Examples:
   lockgate dev --listen 127.0.0.1:0 --admin 127.0.0.1:0 --json")]
 pub(super) struct DevArguments {
     /// The address that accepts sockets
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000", value_parser = super::address)]
     pub(super) listen: SocketAddr,
     /// The address that serves probes and metrics
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = super::address)]
     pub(super) admin: SocketAddr,
     /// Print one line of JSON when the gateway is ready
     #[arg(long)]
@@ -78,7 +81,7 @@ pub(super) fn run(arguments: &DevArguments) -> ExitCode {
     // Logs go to standard error, because standard output is for the addresses.
     let log = LogConfig {
         format: LogFormat::Text,
-        level: "warn".into(),
+        level: LOG_LEVEL.into(),
     };
     process.run(&log, LogOutput::Stderr, async |signals| {
         serve(arguments, signals).await
@@ -110,10 +113,25 @@ async fn serve(arguments: &DevArguments, signals: Signals) -> anyhow::Result<End
         pages: Some(pages(&tokens, arguments.allow_remote)),
         ..Options::default()
     };
-    let server = Server::start(config, options).await?;
+    let server = Server::start(config, options).await;
+    let server = server.map_err(|error| busy(error, arguments))?;
     server.ready().await;
     announce(&server.addresses(), &tokens, arguments.json);
     server.run(signals).await
+}
+
+/// Names the option that chooses another address, if the error is a port that another program has.
+fn busy(error: anyhow::Error, arguments: &DevArguments) -> anyhow::Error {
+    let cause = error.downcast_ref::<std::io::Error>();
+    if cause.is_none_or(|cause| cause.kind() != ErrorKind::AddrInUse) {
+        return error;
+    }
+    let is_admin = error.to_string().contains(&arguments.admin.to_string());
+    let option = if is_admin { "--admin" } else { "--listen" };
+    let told = format!("{error:#}");
+    anyhow::anyhow!(
+        "{told}; another program has that port: choose one with {option} localhost:PORT"
+    )
 }
 
 /// Returns the configuration of the demo, which resembles the first one of a new user.

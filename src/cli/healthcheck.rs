@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::http_client::{exchange, local_url};
+use super::http_client::{base_of, exchange, local_url};
 use crate::config::{Draft, Environment};
 
 /// Ask the local replica whether it is alive: exit 0 or 1
@@ -30,12 +30,12 @@ pub(super) struct HealthcheckArguments {
 pub(super) fn run(path: Option<&Path>, arguments: &HealthcheckArguments) -> ExitCode {
     // Mistakes in the file are ignored, because only the address is needed: a running replica stays healthy while an
     // operator corrects its file.
-    let base = arguments.url.clone().unwrap_or_else(|| {
+    let base = arguments.url.as_deref().map(base_of).unwrap_or_else(|| {
         let draft = Draft::read(path, &Environment::of_process(), &[]);
         local_url(draft.config.admin.listen)
     });
     let page = if arguments.ready { "readyz" } else { "livez" };
-    let url = format!("{}/{page}", base.trim_end_matches('/'));
+    let url = format!("{base}/{page}");
     match exchange(arguments.timeout, |client| client.get(&url)) {
         Ok(answer) if answer.status == 200 => ExitCode::SUCCESS,
         Ok(answer) => super::fail(&format!(

@@ -1,5 +1,6 @@
 //! A small HTTP client for the commands that talk to a running replica.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -58,7 +59,20 @@ fn reason(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string()
+    let refused = cause.downcast_ref::<std::io::Error>();
+    match refused.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+        true => format!("{cause}; nothing listens there: does `lockgate serve` run?"),
+        false => cause.to_string(),
+    }
+}
+
+/// Returns the base URL that a person typed, with `http://` if it has no scheme.
+pub(super) fn base_of(typed: &str) -> String {
+    let typed = typed.trim_end_matches('/');
+    match typed.contains("://") {
+        true => typed.to_owned(),
+        false => format!("http://{typed}"),
+    }
 }
 
 /// Returns the base URL of a listener on this machine. A listener on all addresses gets the loopback address.
@@ -74,6 +88,19 @@ pub(super) fn local_url(listen: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Before: `127.0.0.1:9001` was "relative URL without a base".
+    #[test]
+    fn a_url_needs_no_scheme() {
+        for (typed, base) in [
+            ("127.0.0.1:9001", "http://127.0.0.1:9001"),
+            ("localhost:9001/", "http://localhost:9001"),
+            ("[::1]:9001", "http://[::1]:9001"),
+            ("https://api.example.com/", "https://api.example.com"),
+        ] {
+            assert_eq!(base_of(typed), base);
+        }
+    }
 
     #[test]
     fn a_listener_on_all_addresses_is_asked_on_loopback() {

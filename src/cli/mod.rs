@@ -7,17 +7,22 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anstyle::{AnsiColor, Style};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::validation::{LoadOptions, Loaded};
 
+mod completions;
 mod config;
 mod connections;
 mod dev;
 mod doctor;
 mod healthcheck;
+mod history;
 mod http_client;
+mod man;
+mod presence;
 mod remote;
 mod revoke;
 mod send;
@@ -29,7 +34,13 @@ mod token;
 #[command(name = "lockgate", version, about, max_term_width = 100, after_help = EXAMPLES)]
 struct Arguments {
     /// The configuration file
-    #[arg(long, global = true, env = "LOCKGATE_CONFIG", value_name = "FILE")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "LOCKGATE_CONFIG",
+        value_name = "FILE"
+    )]
     config: Option<OsString>,
     #[command(subcommand)]
     verb: Verb,
@@ -52,8 +63,12 @@ enum Verb {
     Send(send::SendArguments),
     Revoke(revoke::RevokeArguments),
     Connections(connections::ConnectionsArguments),
+    Presence(presence::PresenceArguments),
+    History(history::HistoryArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
     Doctor(doctor::DoctorArguments),
+    Completions(completions::CompletionsArguments),
+    Man(man::ManArguments),
 }
 
 /// Runs a command line, whose first argument is the name of the program.
@@ -80,8 +95,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Send(arguments) => send::run(config, &arguments),
         Verb::Revoke(arguments) => revoke::run(config, &arguments),
         Verb::Connections(arguments) => connections::run(config, &arguments),
+        Verb::Presence(arguments) => presence::run(config, &arguments),
+        Verb::History(arguments) => history::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),
         Verb::Doctor(arguments) => doctor::run(config, &arguments),
+        Verb::Completions(arguments) => completions::run(&arguments),
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 
@@ -119,15 +138,50 @@ fn print(text: &str) {
     );
 }
 
-/// Writes a line to standard error.
+/// Writes text with colours to standard output. They are left out where it is no terminal, and by `NO_COLOR`.
+fn print_painted(text: &str) {
+    let mut stdout = anstream::stdout().lock();
+    drop(
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush()),
+    );
+}
+
+/// Writes a line to standard error. Its `error:` or `warning:` has a colour at a terminal.
 fn complain(text: &str) {
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    let (label, rest) = text.split_at(text.find(' ').unwrap_or(text.len()));
+    let style = match label {
+        "error:" => bold(AnsiColor::Red),
+        "warning:" => bold(AnsiColor::Yellow),
+        _ => Style::new(),
+    };
+    drop(writeln!(
+        anstream::stderr().lock(),
+        "{style}{label}{style:#}{rest}"
+    ));
+}
+
+/// Returns the style of a word that a person looks for.
+fn bold(colour: AnsiColor) -> Style {
+    Style::new().bold().fg_color(Some(colour.into()))
+}
+
+/// Returns the whole command line, for its completions and manual pages.
+fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Prints an error and returns the exit status for it.
 fn fail(text: &str) -> ExitCode {
     complain(&format!("error: {text}"));
     ExitCode::FAILURE
+}
+
+/// Parses the address of a listener on the command line.
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    crate::config::parse_address(text)
+        .ok_or_else(|| "an address is an IP address or localhost, and a port".to_owned())
 }
 
 /// Parses a duration of the command line.

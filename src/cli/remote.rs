@@ -9,7 +9,7 @@ use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
-use super::http_client::{HttpAnswer, exchange, local_url};
+use super::http_client::{HttpAnswer, base_of, exchange, local_url};
 use crate::config::{Config, Secret, file};
 
 /// The longest time for one call, which is longer than a replica waits for other replicas.
@@ -56,7 +56,7 @@ impl Remote {
     /// Takes address and key from the command line. Reads the configuration only if one of them is missing there.
     pub(super) fn find(path: Option<&Path>, arguments: &RemoteArguments) -> Result<Self, Failure> {
         if let (Some(url), Some(file)) = (&arguments.url, &arguments.api_key_file) {
-            let (base, key) = (url.clone(), key_from(file)?);
+            let (base, key) = (base_of(url), key_from(file)?);
             return Ok(Self { base, key });
         }
         let config = super::load(path).map_err(Failure::Told)?.config;
@@ -68,7 +68,7 @@ impl Remote {
 
     /// Sends a POST with a JSON body to `path`, or a GET without a body.
     pub(super) fn call(&self, path: &str, body: Option<String>) -> Result<HttpAnswer, Failure> {
-        let url = format!("{}{path}", self.base.trim_end_matches('/'));
+        let url = format!("{}{path}", self.base);
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", self.key.expose()))
             .map_err(|_| "the key has characters that a header cannot carry".to_owned())?;
         authorization.set_sensitive(true);
@@ -130,7 +130,8 @@ fn base_url(config: &Config, arguments: &RemoteArguments) -> Result<String, Stri
     let configured = || config.api.listen.map(local_url);
     arguments
         .url
-        .clone()
+        .as_deref()
+        .map(base_of)
         .or_else(configured)
         .ok_or_else(|| "no api.listen in the configuration: name the API with --url".to_owned())
 }

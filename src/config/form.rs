@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::document::{Node, TomlValue};
@@ -278,6 +278,16 @@ impl<T: Words> Form for Choice<T> {
     }
 }
 
+/// Reads the address of a listener: an IP address or `localhost`, and a port. `localhost` is 127.0.0.1, since a listener
+/// has one address.
+pub fn parse_address(text: &str) -> Option<SocketAddr> {
+    let local = || {
+        let port = text.strip_prefix("localhost:")?;
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)))
+    };
+    text.parse().ok().or_else(local)
+}
+
 /// The address of a listener.
 pub(super) struct Address;
 
@@ -290,7 +300,7 @@ impl Form for Address {
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<SocketAddr> {
         let read = match &node.value {
-            TomlValue::Text(text) => text.parse().ok(),
+            TomlValue::Text(text) => parse_address(text),
             _ => None,
         };
         match read {
@@ -298,7 +308,7 @@ impl Form for Address {
             None => reader.wrong(
                 node,
                 self,
-                "an IP address, not a name; IPv6 as \"[::1]:9000\"",
+                "an IP address or localhost, no other name; IPv6 as \"[::1]:9000\"",
             ),
         }
     }

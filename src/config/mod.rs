@@ -29,6 +29,7 @@ pub(crate) use load::{Draft, Places};
 pub(crate) use problem::ConfigReport;
 
 use collection::{List, nested};
+pub use form::parse_address;
 use form::{Flag, Text};
 use table::table;
 use tenant::TenantTables;

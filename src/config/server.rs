@@ -220,8 +220,8 @@ table! {
     /// The log of this process, on standard output.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LogConfig {
-        /// One JSON object per line, or text for people.
-        pub format: LogFormat as choice() => LogFormat::Json,
+        /// One JSON object per line, or text for people; `auto` is text at a terminal and JSON elsewhere.
+        pub format: LogFormat as choice() => LogFormat::Auto,
         /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a filter such as `info,lockgate::users=debug`.
         pub level: String as Text => "info".to_owned(),
     }
@@ -231,6 +231,8 @@ words! {
     /// The form of log lines.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum LogFormat {
+        /// Text at a terminal, JSON elsewhere.
+        Auto = "auto",
         /// One JSON object per line.
         Json = "json",
         /// Text for people.

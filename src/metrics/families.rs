@@ -90,6 +90,8 @@ families! {
     LAYER_QUEUE_BYTES: Gauge = "lockgate_layer_queue_bytes", ["tenant"];
     /// Memberships of sockets in groups
     SUBSCRIPTIONS: Gauge = "lockgate_subscriptions", ["tenant"];
+    /// Users who are in groups with presence, by sockets of this replica
+    PRESENCE_ENTRIES: Gauge = "lockgate_presence_entries", ["tenant"];
     /// Gaps in which events may have been missed
     GAPS: Counter = "lockgate_gaps_total", ["tenant", "cause"];
     /// Time of a canary's way through Redis and back

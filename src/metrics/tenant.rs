@@ -34,6 +34,8 @@ pub struct TenantMetrics {
     pub connections: Gauge,
     /// Memberships of sockets in groups.
     pub subscriptions: Gauge,
+    /// Users who are in groups with presence, by sockets of this replica.
+    pub presence_entries: Gauge,
     /// Bytes waiting for fan-out.
     pub layer_queue_bytes: Gauge,
     /// Frames written to sockets.
@@ -90,6 +92,7 @@ impl TenantMetrics {
         Self {
             connections: CONNECTIONS.with(tenant()),
             subscriptions: SUBSCRIPTIONS.with(tenant()),
+            presence_entries: PRESENCE_ENTRIES.with(tenant()),
             layer_queue_bytes: LAYER_QUEUE_BYTES.with(tenant()),
             frames_sent: FRAMES_SENT.with(tenant()),
             sent_bytes: SENT_BYTES.with(tenant()),

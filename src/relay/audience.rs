@@ -187,7 +187,11 @@ impl Relay {
             return self.parts.metrics.dropped(DropCause::Limit);
         }
         // The first poll hands the subscription to the layer, where it outlives the dropped future.
-        if let Some(Err(error)) = self.join(member, group).now_or_never() {
+        let joined = self.join(member, group).now_or_never();
+        if joined.is_none() {
+            self.joined(member, group);
+        }
+        if let Some(Err(error)) = joined {
             tracing::debug!(
                 tenant.id = %self.parts.tenant, conn.id = %member.id(), error = %error,
                 "An event made a socket join a group, and the layer has not confirmed the subscription"

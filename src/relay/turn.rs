@@ -66,6 +66,7 @@ impl Relay {
                     self.end_run(turn).await;
                     self.gap(cause);
                 }
+                Signal::Presence(group, notice) => self.noticed(group, notice),
                 Signal::Unheard(..) | Signal::GroupGap(_) => {
                     self.end_run(turn).await;
                     self.gap(GapCause::LayerQueue);

@@ -4,6 +4,7 @@
 //! Then upgrades are refused and open sockets close in random order, at a rate that the other replicas can absorb.
 //! Sockets and handshakes that are left after the deadline are cut, and their consumers are told.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ use crate::tenant::Tenants;
 const LAST_FRAMES: Duration = Duration::from_secs(4);
 /// The time for the consumers of sockets that are cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time between two lines that tell the progress of a drain.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// The end of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl Signals {
     pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
             _ = self.term.recv() => SignalAction::Drain,
-            _ = self.int.recv() => SignalAction::Drain,
+            _ = self.int.recv() => SignalAction::Interrupt,
             _ = self.hup.recv() => SignalAction::Reload,
         }
     }
@@ -72,13 +75,18 @@ impl Signals {
 /// The request behind a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignalAction {
+    /// SIGTERM.
     Drain,
+    /// SIGINT: a person at a terminal pressed Ctrl-C.
+    Interrupt,
     Reload,
 }
 
 /// One drain and the parts that it uses.
 pub(super) struct Drain<'a> {
     pub(super) config: DrainConfig,
+    /// A person at a terminal asked for it, so no load balancer has to notice.
+    pub(super) interrupted: bool,
     pub(super) life: &'a ReplicaLife,
     pub(super) tenants: &'a Tenants,
     pub(super) door: &'a Door,
@@ -89,15 +97,17 @@ impl Drain<'_> {
     pub(super) async fn run(self, signals: &mut Signals) -> Ended {
         let began = Instant::now();
         self.life.set_draining();
-        tracing::info!(
-            count = self.open(),
-            "Draining: readiness is off, new sockets are still served"
-        );
+        self.tell_begin();
         let ended = tokio::select! {
             () = self.in_order() => Ended::InTime,
             () = signals.drain() => Ended::CutShort,
+            never = self.tell_progress() => match never {},
         };
         if ended == Ended::CutShort {
+            tracing::info!(
+                count = self.open(),
+                "A second signal: closing all sockets at once"
+            );
             self.life.set_refusing();
             self.close_all().await;
         }
@@ -112,8 +122,48 @@ impl Drain<'_> {
         ended
     }
 
+    fn tell_begin(&self) {
+        let again = match self.interrupted {
+            true => "Ctrl-C again closes all sockets at once",
+            false => "a second signal closes all sockets at once",
+        };
+        match self.open() {
+            0 if self.interrupted => tracing::info!("Stopping: no socket is open"),
+            count => tracing::info!(
+                count,
+                delay_ms = self.config.delay.as_millis() as u64,
+                window_ms = self.config.window.as_millis() as u64,
+                again,
+                "Draining: readiness is off, new sockets are still served"
+            ),
+        }
+    }
+
+    /// Logs the number of sockets that are left, every few seconds.
+    async fn tell_progress(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(PROGRESS).await;
+            let count = self.open();
+            match self.life.is_refusing() {
+                true => tracing::info!(count, "Draining: closing sockets"),
+                false => tracing::info!(count, "Draining: waiting for the load balancer"),
+            }
+        }
+    }
+
+    /// Serves new sockets through `drain.delay`. After Ctrl-C it ends as soon as no socket is open.
+    async fn serve_on(&self) {
+        let end = Instant::now() + self.config.delay;
+        if !self.interrupted {
+            return tokio::time::sleep_until(end.into()).await;
+        }
+        while self.open() > 0 && Instant::now() < end {
+            tokio::time::sleep(PACE_STEP.min(end - Instant::now())).await;
+        }
+    }
+
     async fn in_order(&self) {
-        tokio::time::sleep(self.config.delay).await;
+        self.serve_on().await;
         self.life.set_refusing();
         let deadline = Instant::now() + self.config.window;
         // Sockets whose handshake was under way are missing from the first list: repeat until none is open.

@@ -155,10 +155,11 @@ impl Server {
     /// # Errors
     /// If a critical task ended; with [`Options::strict`] also if a tenant cannot be served.
     pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<Ended> {
-        loop {
+        let interrupted = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    SignalAction::Drain => break,
+                    SignalAction::Drain => break false,
+                    SignalAction::Interrupt => break true,
                     SignalAction::Reload => {
                         let reloader = self.reloader.clone();
                         // The reload logs its own result. In a task of its own it cannot delay a drain.
@@ -171,9 +172,10 @@ impl Server {
                     return Err(error);
                 }
             }
-        }
+        };
         let drain = drain::Drain {
             config: self.reloader.state.lock().config.server.drain,
+            interrupted,
             life: &self.life,
             tenants: &self.tenants,
             door: &self.door,
@@ -187,8 +189,7 @@ impl Server {
         let said = futures_util::future::join_all(said);
         drop(tokio::time::timeout(LAST_WORDS, said).await);
         // Removes the layers' entries that would stay in Redis. Each layer limits its own time.
-        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.layer().close()))
-            .await;
+        futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.close())).await;
         Ok(ended)
     }
 }

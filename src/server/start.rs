@@ -151,6 +151,7 @@ impl ServerParts {
             half_open,
             address_finder: AddressFinder::new(server),
             addresses: AddressBudgets::new(server.per_address),
+            refusals: Arc::default(),
             heartbeat: HeartbeatWheel::new(server, self.budget.clone()),
             tasks: TaskTracker::new(),
         })
@@ -197,6 +198,7 @@ impl ServerParts {
             tenants: self.tenants.clone(),
             occupancy: door.occupancy.clone(),
             addresses: door.addresses.clone(),
+            refusals: door.refusals.clone(),
             shedder: Shedder {
                 tenants: self.tenants.clone(),
                 half_open: door.half_open.clone(),

@@ -10,6 +10,7 @@ use super::shed::Shedder;
 use crate::api::health::Progress;
 use crate::metrics;
 use crate::socket::per_address::AddressBudgets;
+use crate::socket::refusal_log::RefusalLog;
 use crate::socket::registration::Occupancy;
 use crate::tenant::Tenants;
 
@@ -29,6 +30,8 @@ pub(super) struct Upkeep {
     pub occupancy: Arc<Occupancy>,
     /// The budgets of client addresses.
     pub addresses: Arc<AddressBudgets>,
+    /// The log of refused handshakes.
+    pub refusals: Arc<RefusalLog>,
     /// Ends the holders of memory over its bound.
     pub shedder: Shedder,
     /// Shows the liveness probe that tasks run.
@@ -71,5 +74,6 @@ impl Upkeep {
             tenant.permissions.upkeep();
         }
         self.addresses.upkeep();
+        self.refusals.upkeep();
     }
 }

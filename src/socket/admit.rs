@@ -52,8 +52,7 @@ pub(super) fn admit(
         return Err(Refusal::Draining.into());
     }
     let entrant = door.occupancy.enter().ok_or(Refusal::Overloaded)?;
-    let finder = &door.address_finder;
-    let client = finder.client(peer.address, peer.proxied, &head.headers);
+    let client = door.client_of(peer, head);
     let handshake = match door.config.client_address {
         ClientAddress::Peer => None,
         _ => door.addresses.begin_handshake(client)?,

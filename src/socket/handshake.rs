@@ -20,6 +20,7 @@ use super::half_open::HandshakePlace;
 use super::head::{Arrival, NoRequest};
 use super::open::open;
 use super::per_address::AddressPlace;
+use super::refusal_log::RefusedHandshake;
 use super::registration::Entrant;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
@@ -50,6 +51,7 @@ pub(super) async fn shake_hands(
         Ok(counted) => counted,
         Err(refusal) => {
             metrics::handshake_without_tenant(refusal.code());
+            door.refusals.note(&unread(refusal, address));
             place.enter(HandshakeStage::Answered);
             Box::pin(refuse(stream, refusal)).await;
             return None;
@@ -71,6 +73,17 @@ pub(super) async fn shake_hands(
     Box::pin(serve(arrived, &door)).await
 }
 
+/// Describes the refusal of a request that was not read.
+fn unread(refusal: Refusal, client: IpAddr) -> RefusedHandshake<'static> {
+    RefusedHandshake {
+        refusal,
+        tenant: None,
+        why: None,
+        head: None,
+        client,
+    }
+}
+
 /// Receives the request of a connection that has begun to send.
 async fn arrive(
     begun: (TcpStream, BytesMut),
@@ -85,6 +98,7 @@ async fn arrive(
         Ok(arrival) => arrival,
         Err(NoRequest::Refused(refusal)) => {
             metrics::handshake_without_tenant(refusal.code());
+            door.refusals.note(&unread(refusal, address));
             return None;
         }
         Err(NoRequest::Cut) => return None,
@@ -238,6 +252,7 @@ async fn answer(
     match came_to {
         Ok((upgrade, socket)) => {
             socket.count_accepted(began.elapsed());
+            socket.tell_opened();
             if !write(&mut stream, &upgrade).await {
                 Box::pin(abandon(*socket)).await;
                 return None;
@@ -246,6 +261,8 @@ async fn answer(
         }
         Err(rejection) => {
             rejection.count(began.elapsed());
+            let client = door.client_of(peer, &head);
+            door.refusals.note(&rejection.described(&head, client));
             course.place.enter(HandshakeStage::Answered);
             if let Some((upgrade, frame)) = rejection.as_close() {
                 // With `refusal = "close"` the close frame tells the client the reason.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::request::Parts;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ClientAddress, ServerConfig};
@@ -26,6 +27,7 @@ mod pages;
 pub mod per_address;
 mod prefixed;
 mod proxy_protocol;
+pub mod refusal_log;
 pub mod registration;
 mod rejection;
 pub mod unfinished;
@@ -36,6 +38,7 @@ use half_open::HalfOpen;
 use head::HeadReader;
 use heartbeat::HeartbeatWheel;
 use per_address::{AddressBudgets, AddressPlace};
+use refusal_log::RefusalLog;
 use registration::Occupancy;
 
 /// The longest handshake after its head has come. Each step has a shorter deadline of its own.
@@ -70,6 +73,8 @@ pub struct Door {
     pub address_finder: AddressFinder,
     /// Budgets of client addresses.
     pub addresses: Arc<AddressBudgets>,
+    /// The log of refused handshakes.
+    pub refusals: Arc<RefusalLog>,
     /// Timers of all sockets.
     pub heartbeat: Arc<HeartbeatWheel>,
     /// The tasks of connections, for which a drain waits.
@@ -77,6 +82,12 @@ pub struct Door {
 }
 
 impl Door {
+    /// Returns the address of the client that sent the request `head`.
+    fn client_of(&self, peer: Peer, head: &Parts) -> IpAddr {
+        let finder = &self.address_finder;
+        finder.client(peer.address, peer.proxied, &head.headers)
+    }
+
     /// Counts the handshake of a new connection whose peer is the client itself. A client behind a proxy is known only
     /// from the request, and counted then.
     fn begin_handshake(&self, peer: IpAddr) -> Result<Option<AddressPlace>, Refusal> {

@@ -13,6 +13,7 @@ use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
 use super::upgrade;
 use crate::admission::Identity;
+use crate::channel_names::fault_of_group_name;
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::OnExpiry;
@@ -23,6 +24,7 @@ use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
 use crate::metrics::AuthStep;
 use crate::packed_json::PackedObject;
+use crate::templates::Template;
 use crate::tenant::Tenant;
 
 /// Opens the socket of `identity` in `place`; `head` is the head of its request. Returns the answer of its consumer too.
@@ -58,6 +60,7 @@ pub(super) async fn open(
         return Err(refusal.into());
     }
     registration.replace_oldest();
+    tenant.relay.enter(registration.member(), &scope.user);
     let socket = Box::new(ReadySocket {
         wire: WireState::new(
             registration,
@@ -180,27 +183,32 @@ fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
 }
 
 /// Fills the route's group templates; within `limits.groups_per_socket`.
-fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupName>, Refusal> {
+fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupName>, Reason> {
     let tenant = &admitted.tenant;
     let route = &tenant.parts[admitted.route];
     let most = tenant.config.limits.groups_per_socket as usize;
     if most != 0 && route.groups.len() > most {
-        return Err(Refusal::GroupForbidden);
+        let why = format!(
+            "the route has {} groups, and limits.groups_per_socket is {most}",
+            route.groups.len()
+        );
+        return Err(Reason::because(Refusal::GroupForbidden, why));
     }
+    let unnameable = |template: &Template, why: &str| {
+        let why = format!("the template {:?} makes no name: {why}", template.as_str());
+        Reason::because(Refusal::GroupNameNotValid, why)
+    };
     let name = |template| {
-        let filled = scope
-            .fill(template, &admitted.params)
-            .map_err(|_| Refusal::GroupNameNotValid)?;
-        tenant
-            .relay
-            .group_name(&filled)
-            .ok_or(Refusal::GroupNameNotValid)
+        let filled = scope.fill(template, &admitted.params);
+        let filled = filled.map_err(|error| unnameable(template, &error.to_string()))?;
+        let name = tenant.relay.group_name(&filled);
+        name.ok_or_else(|| unnameable(template, &fault_of_group_name(&filled)))
     };
     route.groups.iter().map(name).collect()
 }
 
 /// Asks the route's `authorize` statement whether the user may join its groups.
-async fn authorize(admitted: &AdmittedRequest, scope: &Scope) -> Result<(), Refusal> {
+async fn authorize(admitted: &AdmittedRequest, scope: &Scope) -> Result<(), Reason> {
     let AdmittedRequest {
         tenant,
         route,
@@ -217,16 +225,21 @@ async fn authorize(admitted: &AdmittedRequest, scope: &Scope) -> Result<(), Refu
         .auth_step_took(AuthStep::Authorize, started.elapsed());
     match verdict {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Refusal::GroupForbidden),
+        Ok(false) => {
+            let path = &tenant.config.routes[*route].path;
+            let why = format!("the authorize of the route {path:?} returned no row for the user");
+            Err(Reason::because(Refusal::GroupForbidden, why))
+        }
         Err(error) => {
             tracing::debug!(tenant.id = %tenant.id, error = %error, "Could not ask whether a user may join");
-            Err(Refusal::Unavailable)
+            let why = format!("authorize: {error}");
+            Err(Reason::because(Refusal::Unavailable, why))
         }
     }
 }
 
 /// Subscribes the socket to its groups and, if its route needs it, to its own channel.
-async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Result<(), Refusal> {
+async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Result<(), Reason> {
     let started = Instant::now();
     // All joins run together, because the layer sends concurrent subscriptions as one command.
     let joins = groups
@@ -246,5 +259,6 @@ async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Resul
     registration
         .metrics()
         .auth_step_took(AuthStep::Join, started.elapsed());
-    joined.map(drop).map_err(|_| Refusal::Unavailable)
+    let joined = joined.map(drop);
+    joined.map_err(|error| Reason::because(Refusal::Unavailable, error.to_string()))
 }

@@ -1,8 +1,12 @@
 //! A refused handshake, with the tenant and upgrade that were known by then; the form of the answer depends on them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::request::Parts;
+
+use super::refusal_log::RefusedHandshake;
 use super::upgrade::Upgrade;
 use crate::close_code::CloseFrame;
 use crate::config::RefusalMode;
@@ -17,15 +21,34 @@ use crate::tenant::life::Stage;
 #[derive(Debug)]
 pub(super) struct Reason {
     refusal: Refusal,
+    /// What few reasons have; boxed, so that a result of a step is small.
+    more: Option<Box<ReasonDetail>>,
+}
+
+#[derive(Debug)]
+struct ReasonDetail {
     /// The close frame that a consumer chose; it is sent if the tenant has `refusal = "close"`.
     close: Option<CloseFrame>,
+    /// What exactly refused, for the log.
+    why: Option<String>,
+}
+
+impl Reason {
+    /// Makes the reason of a step that can say more than its word. `why` goes to the log, never to the client.
+    pub(super) fn because(refusal: Refusal, why: String) -> Self {
+        let (close, why) = (None, Some(why));
+        Self {
+            refusal,
+            more: Some(Box::new(ReasonDetail { close, why })),
+        }
+    }
 }
 
 impl From<Refusal> for Reason {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
-            close: None,
+            more: None,
         }
     }
 }
@@ -35,10 +58,13 @@ impl From<Refused> for Reason {
         match refused {
             Refused::Forbidden => Refusal::Refused.into(),
             Refused::Unavailable => Refusal::Unavailable.into(),
-            Refused::ClosedWith(frame) => Self {
-                refusal: Refusal::Refused,
-                close: Some(frame),
-            },
+            Refused::ClosedWith(frame) => {
+                let (close, why) = (Some(frame), None);
+                Self {
+                    refusal: Refusal::Refused,
+                    more: Some(Box::new(ReasonDetail { close, why })),
+                }
+            }
         }
     }
 }
@@ -97,13 +123,29 @@ impl Rejection {
         }
     }
 
+    /// Describes the refusal of the request `head` of `client` for the log.
+    pub(super) fn described<'a>(&'a self, head: &'a Parts, client: IpAddr) -> RefusedHandshake<'a> {
+        RefusedHandshake {
+            refusal: self.reason.refusal,
+            tenant: self.tenant.as_deref(),
+            why: self
+                .reason
+                .more
+                .as_ref()
+                .and_then(|more| more.why.as_deref()),
+            head: Some(head),
+            client,
+        }
+    }
+
     /// Returns the upgrade to accept and the close frame to send, if the tenant has `refusal = "close"`.
     pub(super) fn as_close(&self) -> Option<(&Upgrade, CloseFrame)> {
-        let Reason { refusal, close } = &self.reason;
+        let Reason { refusal, more } = &self.reason;
         if self.tenant.as_ref()?.config.refusal == RefusalMode::Http {
             return None;
         }
-        let frame = close.clone().or_else(|| refusal.close_frame())?;
+        let close = more.as_ref().and_then(|more| more.close.clone());
+        let frame = close.or_else(|| refusal.close_frame())?;
         Some((self.upgrade.as_ref()?, frame))
     }
 

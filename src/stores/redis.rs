@@ -115,7 +115,7 @@ impl RedisStore {
 
     /// Returns the identity of the server. It is asked once for each link, and again if the server did not answer.
     pub async fn identity(&self) -> Arc<ServerIdentity> {
-        let link = self.link();
+        let link = self.link_number();
         if let Some((known, identity)) = &*self.identity.lock()
             && Some(*known) == link
         {
@@ -145,8 +145,8 @@ impl RedisStore {
         identity
     }
 
-    /// Returns the number of the link; `None` while there is none.
-    fn link(&self) -> Option<u64> {
+    /// Returns the number of the link, which counts from 1; `None` while there is none.
+    pub fn link_number(&self) -> Option<u64> {
         match &*self.shared.state.borrow() {
             LinkState::Up(_, link) => Some(*link),
             LinkState::Down(_) => None,
@@ -408,7 +408,7 @@ impl RedisStore {
                 known.ok_or_else(|| failed("not connected yet".to_owned()))?
             }
         };
-        let link = self.link().unwrap_or_default();
+        let link = self.link_number().unwrap_or_default();
         self.pool.of_link(link, &client).map_err(failed)
     }
 

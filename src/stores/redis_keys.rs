@@ -81,6 +81,17 @@ pub fn long_answers(tenant: &TenantId) -> String {
     of_tenant(tenant, "answers:long", "")
 }
 
+/// Returns the key of who is in a group, in the Redis of the layer. `channel` is the layer's own channel of the group. Hash;
+/// further keys begin with it. They live for an hour after the last look.
+pub fn presence(tenant: &TenantId, channel: &str) -> String {
+    of_group(tenant, "presence", channel)
+}
+
+/// Returns the key of the replicas that keep presence on a server. Sorted set by the milliseconds until which each lives.
+pub fn presence_replicas(tenant: &TenantId) -> String {
+    of_tenant(tenant, "presence-replicas", "")
+}
+
 /// Returns the channel of commands to all replicas of the tenant.
 pub fn control(tenant: &TenantId) -> String {
     of_tenant(tenant, "control", "")
@@ -195,6 +206,14 @@ mod tests {
                 "lockgate:acme:group:{a__group__b}",
             ),
             (group_rules(&tenant), "lockgate:acme:groups"),
+            (
+                presence(&tenant, "a:group:b"),
+                "lockgate:acme:presence:{a:group:b}",
+            ),
+            (
+                presence_replicas(&tenant),
+                "lockgate:acme:presence-replicas",
+            ),
             (replica(&replica_id), "lockgate::replica:r1"),
             (reply(&replica_id), "lockgate::reply:r1"),
             (canary(&replica_id), "lockgate::canary:r1"),

@@ -25,10 +25,16 @@ const LAST_SOCKETS: Duration = Duration::from_secs(10);
 /// Pause between checks whether the sockets are gone.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The tasks behind a relay.
+struct RelayTasks {
+    _relay: Task,
+    _presence: Task,
+}
+
 /// A tenant with its tasks.
 struct Running {
     tenant: Arc<Tenant>,
-    relay: Arc<Task>,
+    relay: Arc<RelayTasks>,
     /// Shared with the tenant that it replaces if the channel is the same.
     control: Arc<Task>,
     _upkeep: Task,
@@ -147,7 +153,10 @@ impl Tenancy {
 
     fn start(&self, tenant: &Arc<Tenant>) -> Running {
         let control = self.hear(tenant);
-        let relay = tasks::lasting("a relay", tenant.relay.clone().run());
+        let relay = RelayTasks {
+            _relay: tasks::lasting("a relay", tenant.relay.clone().run()),
+            _presence: tasks::lasting("presence", tenant.relay.clone().keep_presence()),
+        };
         self.look_after(tenant, Arc::new(relay), control)
     }
 
@@ -171,7 +180,12 @@ impl Tenancy {
         task
     }
 
-    fn look_after(&self, tenant: &Arc<Tenant>, relay: Arc<Task>, control: Arc<Task>) -> Running {
+    fn look_after(
+        &self,
+        tenant: &Arc<Tenant>,
+        relay: Arc<RelayTasks>,
+        control: Arc<Task>,
+    ) -> Running {
         let upkeep = upkeep::run(tenant.clone(), self.tenants.clone());
         let look = look::run(tenant.clone(), self.tenants.clone());
         Running {
@@ -237,7 +251,7 @@ impl Tenancy {
             tenancy.tenants.forget(&tenant);
             tenancy.register();
             // Removes the layer's entries that would stay in Redis.
-            tenant.relay.layer().close().await;
+            tenant.relay.close().await;
             drop(leaving);
         });
     }

@@ -21,6 +21,7 @@ mod bounds;
 mod hostile;
 mod operations;
 mod outside;
+mod presence;
 mod tenants;
 
 // The sources and the test servers themselves.

@@ -80,6 +80,28 @@ test("a handshake that does not end is given up", async (t) => {
   assert.deepEqual([of("open"), of("event"), of("closed")], [[], [], []]);
 });
 
+test("a token and a handshake have their time each", async (t) => {
+  const clock = new Clock(t);
+  const token = () => new Promise((done) => setTimeout(() => done("a.b.c"), 4000));
+  const { of, socket } = client(t, { clock, token, timeout: 5000 });
+  await clock.pass(8000);
+  (await socket()).accept();
+  assert.deepEqual([of("open").length, of("reconnecting")], [1, []]);
+});
+
+test("an error that no close follows ends an attempt too", async (t) => {
+  const { clock, of, socket, open } = client(t, { firstDelay: 0 });
+  const refused = await socket();
+  refused.onerror({});
+  await clock.pass(100);
+  assert.deepEqual(of("reconnecting").map(({ code }) => code), [1006]);
+  assert.notEqual(await socket(), refused);
+  const opened = await open();
+  refused.onerror({});
+  await clock.pass(1000);
+  assert.equal(opened.closedBy, undefined, "the errors of earlier sockets are over");
+});
+
 /** A browser's window: `online` and `offline`, and `navigator.onLine`. */
 function browser(t, onLine = true) {
   const target = new EventTarget();
@@ -112,6 +134,23 @@ test("without a network attempts are seldom, and its return is one", async (t) =
   tell("online");
   await clock.pass(0);
   assert.equal(sockets.length, 2, "one return is one attempt");
+});
+
+test("after the network's return waits are short again", async (t) => {
+  fixRandom(t, 0.5);
+  const tell = browser(t);
+  const { clock, of, socket, next } = client(t);
+  for (let n = 0; n < 6; n += 1) {
+    (await socket()).end();
+    await next();
+  }
+  tell("offline");
+  tell("online");
+  await clock.pass(0);
+  (await socket()).end();
+  (await next()).end();
+  // The return itself was the first attempt.
+  assert.deepEqual(of("reconnecting").slice(-3).map(({ delay }) => delay), [0, 2000, 4000]);
 });
 
 test("a browser that wrongly says that there is no network does not keep the client away", async (t) => {

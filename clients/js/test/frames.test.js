@@ -99,6 +99,17 @@ test("close is for good, from every state", async (t) => {
   }
 });
 
+test("an application that closes when it hears of the opening hears no more", async (t) => {
+  const { client: made, clock, socket, open, of } = client(t);
+  (await open()).end(1012, "draining retry_after_ms=1");
+  await clock.pass(1);
+  made.on("open", () => made.close());
+  const again = await socket();
+  again.accept();
+  again.frame({ n: 1 });
+  assert.deepEqual([of("event"), of("gap").length, of("closed").length], [[], 0, 1]);
+});
+
 test("a client that is closed in the task that made it asks for no token", async (t) => {
   let calls = 0;
   const { client: made, clock } = client(t, { token: async () => String((calls += 1)) });

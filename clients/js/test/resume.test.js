@@ -98,6 +98,8 @@ test("a gap on an open socket keeps the position", async (t) => {
   assert.deepEqual(life.of("gap"), [{ group: "chat" }, { group: undefined }]);
   life.opened.frame(event(5));
   assert.deepEqual(life.told.at(-1), ["event", { n: 5 }, { position: at("chat", 5) }]);
+  life.opened.frame({ type: "lockgate.gap", group: "chat" });
+  assert.deepEqual(since(await reopened(life, life.opened)), [at("chat", 5)]);
 });
 
 test("on a route without positions every return is a gap", async (t) => {
@@ -187,6 +189,20 @@ test("more positions than an address can hold become gaps, and no address is too
   const asked = since(again);
   assert.ok(asked.length > 80, `${asked.length}`);
   for (const group of groups) again.frame(positionOf(at(group, 0), asked.includes(at(group, 0)) ? true : undefined));
+  assert.deepEqual(life.of("gap").map(({ group }) => group), groups.slice(asked.length));
+});
+
+test("a position that had room once and then has none is a gap", async (t) => {
+  const groups = Array.from({ length: 100 }, (_, n) => `${n}${"x".repeat(95)}`);
+  const lengths = [0, 0, 8000];
+  const life = await positioned(t, groups, { token: async () => `h.${"p".repeat(lengths.shift())}.s` });
+  const second = await reopened(life, life.opened);
+  assert.equal(since(second).length, 100);
+  for (const group of groups) second.frame(positionOf(at(group, 0), true));
+  const third = await reopened(life, second);
+  const asked = since(third);
+  assert.ok(asked.length < 100);
+  for (const group of groups) third.frame(positionOf(at(group, 0), asked.includes(at(group, 0)) ? true : undefined));
   assert.deepEqual(life.of("gap").map(({ group }) => group), groups.slice(asked.length));
 });
 

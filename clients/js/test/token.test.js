@@ -87,6 +87,17 @@ test("a token function that never answers is given up and asked again, and its l
   assert.equal(tokenOf(await socket()), "in.ti.me");
 });
 
+test("a token function that obeys its signal fails for nobody", async (t) => {
+  const obedient = ({ signal }) => new Promise((_, fail) => signal.addEventListener("abort", () => fail(signal.reason)));
+  const { client: made, clock, of, told } = client(t, { token: obedient, timeout: 1000 });
+  await clock.pass(1000);
+  assert.deepEqual(of("reconnecting").map(({ reason }) => reason), ["timeout"]);
+  await clock.pass(clock.next);
+  made.close();
+  await clock.pass(3600_000);
+  assert.equal(told.length, 2, "the end is the end");
+});
+
 test("what is no token is a failure that names no token", async (t) => {
   for (const [answer, named] of [[undefined, "undefined"], ["", "an empty text"], [{ access: "s.e.cret" }, "object"], [7, "number"]]) {
     const { clock, of } = client(t, { token: source(answer) });
@@ -263,6 +274,7 @@ test("a final error while a token is refreshed closes the open socket", async (t
 });
 
 test("a function that gives the old token again is asked once a second at most", async (t) => {
+  fixRandom(t, 0);
   const clock = new Clock(t);
   const same = token(clock, 300);
   const ask = source(same);
@@ -270,7 +282,49 @@ test("a function that gives the old token again is asked once a second at most",
   const opened = await open();
   await clock.pass(299_000);
   assert.deepEqual(opened.sent, []);
-  assert.ok(ask.asked.length < 91, `${ask.asked.length} calls`);
+  assert.ok(ask.asked.length <= 91, `${ask.asked.length} calls`);
+});
+
+test("a token that is nearly over is not refreshed at once, and none is nothing to send", async (t) => {
+  fixRandom(t, 0);
+  const clock = new Clock(t);
+  const { open } = client(t, { clock, token: source(() => token(clock, 1), null), refresh: true });
+  const opened = await open();
+  // `open` has taken a tenth of the second.
+  assert.equal(clock.next, 900);
+  await clock.pass(30_000);
+  assert.deepEqual(opened.sent, []);
+});
+
+test("a function that does not answer while a token is refreshed is asked again", async (t) => {
+  const hanging = () => new Promise(() => {});
+  const { clock, opened, ask } = await refreshing(t, undefined, hanging, undefined);
+  await clock.pass(250_000 + 22_000);
+  assert.equal(ask.asked.length, 3);
+  assert.equal(frames(opened).length, 1);
+});
+
+test("what a token function says too late does not reach the next socket", async (t) => {
+  for (const end of ["done", "fail"]) {
+    await t.test(end, async (t) => {
+      const clock = new Clock(t);
+      const answers = [];
+      const first = token(clock, 300);
+      let calls = 0;
+      const ask = () => ((calls += 1) === 2 ? new Promise((done, fail) => answers.push({ done, fail })) : first);
+      const { open, next } = client(t, { clock, token: ask, refresh: true });
+      const opened = await open();
+      await clock.pass(clock.next);
+      opened.end(1012, "draining retry_after_ms=1");
+      await next();
+      const again = await open();
+      const planned = clock.next;
+      answers[0][end](token(clock, 300));
+      await clock.pass(0);
+      assert.equal(clock.next, planned);
+      assert.deepEqual(again.sent, []);
+    });
+  }
 });
 
 test("a gateway that does not answer gets no second token on this socket", async (t) => {
@@ -285,17 +339,24 @@ test("an error in place of the answer is tried again later", async (t) => {
   await clock.pass(clock.next);
   opened.frame({ type: "lockgate.error", code: "message_not_valid" });
   assert.deepEqual(of("event"), [{ type: "lockgate.error", code: "message_not_valid" }], "that one is of another frame");
-  opened.frame({ type: "lockgate.error", code: "unavailable" });
-  await clock.pass(2000);
+  opened.frame({ type: "lockgate.error", code: "unavailable", of: "lockgate.refresh", retry_after_ms: 5000 });
+  // Half of the first bound, on top of the wait.
+  assert.equal(clock.next, 6000);
+  await clock.pass(6000);
   assert.equal(frames(opened).length, 2);
+  opened.frame({ type: "lockgate.error", code: "token_not_valid", of: "lockgate.refresh", check: "exp" });
+  await clock.pass(clock.next);
+  assert.equal(new Set(frames(opened).map(({ token }) => token)).size, 3, "another token each time");
   opened.frame({ type: "lockgate.refreshed", expires_at: 0 });
   assert.equal(of("event").length, 1);
 });
 
 test("frames of a refresh that the application makes by itself are the application's", async (t) => {
-  const { opened, of } = await refreshing(t);
+  const { clock, opened, of } = await refreshing(t);
+  await clock.pass(clock.next);
+  opened.frame({ type: "lockgate.refreshed", expires_at: 0 });
   opened.frame({ type: "lockgate.refreshed", expires_at: 7 });
-  opened.frame({ type: "lockgate.error", code: "token_not_valid" });
+  opened.frame({ type: "lockgate.error", code: "token_not_valid", of: "lockgate.refresh" });
   assert.deepEqual(of("event").map(({ type }) => type), ["lockgate.refreshed", "lockgate.error"]);
 });
 

@@ -29,7 +29,8 @@ use crate::position::{Epoch, Position};
 use crate::tasks::{self, Task};
 
 use subscriber::{Subscriber, SubscriberOrder};
-use subscriptions::{ChannelRole, Heard};
+use subscriptions::ChannelRole;
+pub(super) use subscriptions::Heard;
 
 mod batch;
 mod pulse;
@@ -94,6 +95,21 @@ impl PubSubEndpoints {
             histories,
             _rules: tasks::lasting("the rules for back ends", rules),
         }
+    }
+
+    /// Returns shares for the channels that gateways alone hear, on the servers of `stores`.
+    pub(super) fn notice_lines(
+        &self,
+        stores: &[Arc<RedisStore>],
+        tenant: &TenantId,
+        inbox: &Arc<Inbox>,
+    ) -> Box<[LinkShare]> {
+        let line = |store: &Arc<RedisStore>| {
+            let pattern = OWN_CHANNELS.to_owned();
+            let tenant = Some(tenant);
+            LinkShare::new(self.endpoint(store), store, inbox.clone(), tenant, pattern)
+        };
+        stores.iter().map(line).collect()
     }
 
     /// Returns a share for the replica's own channels, on the link of the layers on the server of `store`.
@@ -166,7 +182,24 @@ impl LinkShare {
         link::endpoint::confirmed(confirmed, || self.endpoint.failure()).await
     }
 
-    fn unsubscribe(&self, channel: Bytes) {
+    /// Asks for the channel of a group that gateways alone hear; `heard` is true while Redis has confirmed it.
+    pub(super) async fn listen_to_notices(
+        &self,
+        channel: Bytes,
+        group: &GroupName,
+        heard: Heard,
+    ) -> Result<(), LayerError> {
+        let target = Target::Group(group.clone());
+        self.listen(channel, target, ChannelRole::Notices, Some(heard))
+            .await
+    }
+
+    /// Returns true if every wish was answered and the server takes commands.
+    pub(super) async fn ready(&self) -> bool {
+        self.endpoint.ready().await
+    }
+
+    pub(super) fn unsubscribe(&self, channel: Bytes) {
         self.endpoint.order(SubscriberOrder::Unsubscribe {
             attachment: self.attachment,
             channel,
@@ -208,15 +241,15 @@ pub struct PubSubLayer {
 #[derive(Clone, Debug)]
 struct HeardGroup {
     events: Heard,
-    /// The channel of positions; `None` if the group has no history.
+    /// The channel that gateways alone hear; `None` if they tell each other nothing of the group.
     notices: Option<Heard>,
 }
 
 impl HeardGroup {
-    fn new(recorded: bool) -> Self {
+    fn new(has_notices: bool) -> Self {
         Self {
             events: Heard::default(),
-            notices: recorded.then(Heard::default),
+            notices: has_notices.then(Heard::default),
         }
     }
 
@@ -242,6 +275,14 @@ impl PubSubLayer {
         (channel, recorded)
     }
 
+    /// Returns a group's channel, and the one that gateways alone hear, if they tell each other of it.
+    fn channels(&self, group: &GroupName) -> (Bytes, Option<Bytes>) {
+        let channel = group_channel(&self.prefix, group);
+        let notices = str::from_utf8(&channel).ok();
+        let notices = notices.and_then(|channel| self.histories.notices(group, channel));
+        (channel, notices.map(Bytes::from))
+    }
+
     fn socket_channel(&self, socket: SocketChannel) -> Bytes {
         Bytes::from(socket.name(&self.channel_prefix))
     }
@@ -259,28 +300,25 @@ impl ChannelLayer for PubSubLayer {
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
         let heard = {
             let mut groups = self.groups.lock();
-            let new = || HeardGroup::new(self.histories.records(group));
+            let new = || HeardGroup::new(self.histories.rules().has_notices(group));
             groups.entry_ref(group).or_insert_with(new).clone()
         };
         if heard.is_whole() {
             return Ok(());
         }
-        let (channel, recorded) = self.names(group);
+        let (channel, notices) = self.channels(group);
         let line = self.shard(&channel);
         let target = || Target::Group(group.clone());
-        let (Some(recorded), Some(notices)) = (recorded, heard.notices) else {
-            let role = ChannelRole::Events;
+        let role = match self.histories.records(group) {
+            true => ChannelRole::Recorded,
+            false => ChannelRole::Events,
+        };
+        let (Some(notices), Some(notices_heard)) = (notices, heard.notices) else {
             let events = Some(heard.events);
             return line.listen(channel.clone(), target(), role, events).await;
         };
-        // Both orders are given at once, that of the positions first.
-        let notices = line.listen(
-            recorded.notices.into(),
-            target(),
-            ChannelRole::Notices,
-            Some(notices),
-        );
-        let role = ChannelRole::Recorded;
+        // Both orders are given at once, that of the notices first.
+        let notices = line.listen_to_notices(notices, group, notices_heard);
         let events = line.listen(channel.clone(), target(), role, Some(heard.events));
         futures_util::try_join!(notices, events)?;
         Ok(())
@@ -289,11 +327,11 @@ impl ChannelLayer for PubSubLayer {
     fn unsubscribe(&self, group: &GroupName) {
         // Before the order, and for good: a join that comes now gets flags of its own and orders after this.
         self.groups.lock().remove(group);
-        let (channel, recorded) = self.names(group);
+        let (channel, notices) = self.channels(group);
         let line = self.shard(&channel);
         line.unsubscribe(channel.clone());
-        if let Some(recorded) = recorded {
-            line.unsubscribe(recorded.notices.into());
+        if let Some(notices) = notices {
+            line.unsubscribe(notices);
         }
     }
 
@@ -341,6 +379,12 @@ impl ChannelLayer for PubSubLayer {
         };
         let position = recorded.renew(&self.shard(&channel).store, lost).await?;
         Ok(Some(position))
+    }
+
+    fn home(&self, group: &GroupName) -> Option<(Arc<RedisStore>, String)> {
+        let channel = group_channel(&self.prefix, group);
+        let store = self.shard(&channel).store.clone();
+        Some((store, String::from_utf8(channel.into()).ok()?))
     }
 
     fn channel_prefix(&self) -> &str {

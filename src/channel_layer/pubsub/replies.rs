@@ -139,6 +139,14 @@ impl Subscriber {
                     route.inbox.push(incoming, event.len());
                 }
             }
+            Some(GroupNotice::Presence(notice)) => {
+                for route in self.notice_routes(channel) {
+                    if let Target::Group(group) = &route.target {
+                        let notice = Bytes::copy_from_slice(notice);
+                        route.inbox.push_presence(group.clone(), notice);
+                    }
+                }
+            }
             Some(GroupNotice::Gap) => {
                 for route in self.notice_routes(channel) {
                     if let Target::Group(group) = &route.target {

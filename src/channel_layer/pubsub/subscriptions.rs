@@ -47,7 +47,7 @@ pub(super) struct ChannelRoute {
 }
 
 /// True while Redis has confirmed a channel on the present connection and the wish for it has not ended.
-pub(super) type Heard = Arc<AtomicBool>;
+pub(in crate::channel_layer) type Heard = Arc<AtomicBool>;
 
 impl ChannelRoute {
     fn set_heard(&self, heard: bool) {

@@ -67,9 +67,21 @@ impl GroupHistories {
         &self.rules
     }
 
+    /// Returns true if some groups have a history.
+    pub(super) fn any(&self) -> bool {
+        self.rules.longest_history().is_some()
+    }
+
     /// Returns true if the group has a history.
     pub(super) fn records(&self, group: &GroupName) -> bool {
         self.rules.history(group).is_some()
+    }
+
+    /// Returns the channel of the group that gateways alone hear, if they tell each other of it; `channel` is the layer's own
+    /// name for the group.
+    pub(super) fn notices(&self, group: &GroupName, channel: &str) -> Option<String> {
+        let told = self.rules.has_notices(group);
+        told.then(|| redis_keys::group_notices(&self.tenant, channel))
     }
 
     /// Returns the group if it has a history; `channel` is the layer's own name for it.

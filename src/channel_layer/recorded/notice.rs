@@ -13,6 +13,8 @@ pub(in crate::channel_layer) enum GroupNotice<'a> {
     Recorded(Position),
     /// `1 e EPOCH OFFSET` and, after a line feed, the event that was recorded.
     Event(Position, &'a [u8]),
+    /// `1 p JSON`: users joined or left. The meaning of the JSON belongs to [`crate::presence`].
+    Presence(&'a [u8]),
     /// `1 g`: events of the group may be missing in its history, because its mailbox was full.
     Gap,
 }
@@ -26,6 +28,9 @@ impl<'a> GroupNotice<'a> {
         }
         if let Some(at) = rest.strip_prefix(b"r ") {
             return Some(Self::Recorded(position(at)?));
+        }
+        if let Some(notice) = rest.strip_prefix(b"p ") {
+            return Some(Self::Presence(notice));
         }
         let rest = rest.strip_prefix(b"e ")?;
         let end = rest.iter().position(|byte| *byte == b'\n')?;
@@ -61,6 +66,7 @@ mod tests {
                 Some(GroupNotice::Event(at("ab", 8), b"\x81\n")),
             ),
             (b"1 g", Some(GroupNotice::Gap)),
+            (b"1 p {}", Some(GroupNotice::Presence(b"{}"))),
             (b"", None),
             (b"1", None),
             (b"2 g", None),

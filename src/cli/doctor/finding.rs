@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use anstyle::{AnsiColor, Style};
 use serde_json::json;
 
+use super::super::bold;
 use crate::error::StoreError;
 use crate::labels::labels;
 
@@ -19,6 +21,17 @@ labels! {
         Warn = "warn",
         /// Does not work, or loses revocations.
         Fail = "fail",
+    }
+}
+
+impl Severity {
+    fn style(self) -> Style {
+        match self {
+            Self::Ok => AnsiColor::Green.on_default(),
+            Self::Note => AnsiColor::Cyan.on_default(),
+            Self::Warn => bold(AnsiColor::Yellow),
+            Self::Fail => bold(AnsiColor::Red),
+        }
     }
 }
 
@@ -94,7 +107,8 @@ impl Findings {
 }
 
 impl fmt::Display for Findings {
-    /// Writes a block for each subject, with a line for each check and the advice below it.
+    /// Writes a block for each subject, with a line for each check and the advice below it; with `{:#}` verdicts have
+    /// colours.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut subject = None;
         for finding in &self.0 {
@@ -103,8 +117,16 @@ impl fmt::Display for Findings {
                 writeln!(f, "{gap}{}", finding.subject)?;
                 subject = Some(&finding.subject);
             }
+            let style = match f.alternate() {
+                true => finding.verdict.style(),
+                false => Style::new(),
+            };
             let (verdict, check) = (finding.verdict.label(), finding.check);
-            writeln!(f, "  {verdict:<5} {check:<12} {}", finding.detail)?;
+            writeln!(
+                f,
+                "  {style}{verdict:<5}{style:#} {check:<12} {}",
+                finding.detail
+            )?;
             if !finding.advice.is_empty() {
                 writeln!(f, "  {:<18} → {}", "", finding.advice)?;
             }

@@ -13,6 +13,7 @@ use crate::config::Config;
 mod acl;
 mod database;
 mod finding;
+mod history;
 mod machine;
 mod neighbours;
 mod redis;
@@ -65,10 +66,10 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
         }
         Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
     };
-    super::print(&match arguments.json {
-        true => format!("{}\n", findings.json()),
-        false => findings.to_string(),
-    });
+    match arguments.json {
+        true => super::print(&format!("{}\n", findings.json())),
+        false => super::print_painted(&format!("{findings:#}")),
+    }
     if findings.ok() {
         ExitCode::SUCCESS
     } else {

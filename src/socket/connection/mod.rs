@@ -54,6 +54,15 @@ impl ReadySocket {
         metrics.handshake_accepted();
         metrics.handshake_took(took);
     }
+
+    /// Logs the accepted handshake, at `debug`.
+    pub(super) fn tell_opened(&self) {
+        let (scope, member) = (&self.scope, self.wire.registration.member());
+        tracing::debug!(
+            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %member.id(), client = %scope.client(),
+            "Opened a connection"
+        );
+    }
 }
 
 /// The reason for which a consumer is called.

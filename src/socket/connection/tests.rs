@@ -78,6 +78,7 @@ fn relay() -> Arc<Relay> {
         hub: Arc::new(Hub::default()),
         layer: Arc::new(MemoryLayer::new("acme", Arc::default(), inbox.clone())),
         inbox,
+        rules: Arc::default(),
         group_names: GroupNames::Channels,
         budget: Arc::default(),
         metrics,

@@ -8,7 +8,7 @@ use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::channel_layer::pubsub::PubSubEndpoints;
-use crate::channel_layer::{ChannelLayer, Codec, Control, GroupHistories, Inbox};
+use crate::channel_layer::{ChannelLayer, Codec, Control, GroupHistories, Inbox, NoticeLines};
 use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
@@ -109,7 +109,10 @@ impl Links {
                 ))
             }
             LayerKind::Core => {
-                Arc::new(self.core.attach(&servers, &config.layer, inbox.clone())?)
+                let histories = GroupHistories::new(tenant, rules.clone());
+                let notices = NoticeLines::new(&self.endpoints, &servers, histories, &inbox);
+                let layer = &config.layer;
+                Arc::new(self.core.attach(&servers, layer, notices, inbox.clone())?)
             }
         };
         Ok(BuiltLayer {

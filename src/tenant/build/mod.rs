@@ -263,6 +263,7 @@ impl Builder {
             layer: built.layer,
             inbox: built.inbox,
             group_names: config.layer.group_names,
+            rules,
             budget: self.budget.clone(),
             metrics: metrics.clone(),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockgate::channel_layer::core::CoreEndpoints;
-use lockgate::channel_layer::{ChannelLayer, Inbox};
+use lockgate::channel_layer::{ChannelLayer, Inbox, NoticeLines};
 use lockgate::config::LayerConfig;
 use lockgate::error::Dependency;
 use lockgate::event::Event;
@@ -164,7 +164,12 @@ async fn what_is_sent_to_a_channel_of_django_is_read_there() {
         let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap(), true));
         let endpoints = CoreEndpoints::new(ReplicaId::random());
         let stores: Vec<_> = stores.collect();
-        let layer = endpoints.attach(&stores, &config, Inbox::new(0, metrics));
+        let layer = endpoints.attach(
+            &stores,
+            &config,
+            NoticeLines::default(),
+            Inbox::new(0, metrics),
+        );
         let layer = layer.unwrap();
         for n in 0..10 {
             // On three hosts, two of three of Channels' own direct sends are lost (channels#1492).

@@ -39,7 +39,7 @@ const FLOORS: [&[&str]; 8] = [
         "stores",
         "templates",
     ],
-    &["auth", "channel_layer", "hub", "users"],
+    &["auth", "channel_layer", "hub", "presence", "users"],
     &[
         "admission",
         "coherence",

@@ -12,3 +12,5 @@ mod machine;
 mod metrics;
 mod replicas;
 mod signals;
+mod silence;
+mod terminal;

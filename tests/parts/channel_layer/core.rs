@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lockgate::channel_layer::core::{CoreEndpoints, CoreLayer};
 use lockgate::channel_layer::{
-    ChannelLayer, Inbox, LayerError, Members, Signal, SocketChannel, Target,
+    ChannelLayer, Inbox, LayerError, Members, NoticeLines, Signal, SocketChannel, Target,
 };
 use lockgate::config::LayerConfig;
 use lockgate::error::{Dependency, ErrorKind};
@@ -48,7 +48,9 @@ fn on(urls: &[String], config: &LayerConfig) -> Core {
 fn attached(endpoints: &CoreEndpoints, stores: &[Arc<RedisStore>], config: &LayerConfig) -> Core {
     let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
     let inbox = Inbox::new(0, Arc::new(metrics));
-    let layer = endpoints.attach(stores, config, inbox.clone()).unwrap();
+    let layer = endpoints
+        .attach(stores, config, NoticeLines::default(), inbox.clone())
+        .unwrap();
     Core {
         layer: Arc::new(layer),
         inbox,
@@ -100,7 +102,9 @@ impl Core {
     fn read(&self, signal: Signal) -> Option<Heard> {
         let incoming = match signal {
             Signal::Gap(cause) => return Some(Heard::Gap(cause)),
-            other @ (Signal::Unheard(..) | Signal::GroupGap(_)) => panic!("{other:?}"),
+            other @ (Signal::Unheard(..) | Signal::GroupGap(_) | Signal::Presence(..)) => {
+                panic!("{other:?}")
+            }
             Signal::Event(incoming) => incoming,
         };
         match self.layer.open(incoming) {

@@ -253,6 +253,7 @@ impl Tenant {
             Signal::Gap(cause) => Heard::Gap(cause),
             Signal::GroupGap(group) => Heard::GroupGap(group.to_string()),
             Signal::Unheard(group, position) => Heard::Unheard(group.to_string(), position.offset),
+            other @ Signal::Presence(..) => panic!("{other:?}"),
             Signal::Event(incoming) => {
                 let Target::Group(group) = incoming.target else {
                     panic!("{incoming:?} is for no group");

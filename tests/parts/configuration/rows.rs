@@ -46,7 +46,7 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["redis.url: found a list, expected a secret"]];
         "a table with too much" "{TENANT}[redis]\nurl = { file = \"a\", env = \"hunter2\" }\n"
             => [["redis.url: found another table, expected a secret"]];
-        "a word" "{TENANT}[log]\nformat = \"xml\"\n" => [["log.format: found \"xml\", expected \"json\" or \"text\""]];
+        "a word" "{TENANT}[log]\nformat = \"xml\"\n" => [["log.format: found \"xml\", expected \"auto\" or \"json\" or \"text\""]];
         "a boolean as text" "watch = \"true\"\n{TENANT}" => [["lockgate.toml:1:1: watch: found \"true\", expected true or false"]];
         "a date" "watch = 2026-01-01\n{TENANT}" => [["watch: found a date"]];
         "negative" "{TENANT}[tenants.acme.limits]\nmessages_per_second = -1\n"
@@ -63,7 +63,7 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["limits.message_size: found 65536, expected a size", "write digits and a unit"]];
         "duration beyond any clock" "{TENANT}[server]\nmax_age = \"9999999d\"\n" => [["server.max_age", "ten years"]];
         "port 65536" "{TENANT}[server]\nlisten = \"0.0.0.0:65536\"\n" => [["server.listen: found \"0.0.0.0:65536\""]];
-        "a name" "{TENANT}[admin]\nlisten = \"localhost:9000\"\n" => [["admin.listen", "an IP address, not a name"]];
+        "a name" "{TENANT}[admin]\nlisten = \"example.com:9000\"\n" => [["admin.listen", "an IP address or localhost, no other name"]];
         "one port for two" "{TENANT}[admin]\nlisten = \"127.0.0.1:8000\"\n[api]\nlisten = \"[::1]:8000\"\napi_keys = [\"01234567890123456789012345678901\"]\n"
             => [["lockgate.toml:12:1: admin.listen: found 127.0.0.1:8000, and server.listen is 0.0.0.0:8000"], ["api.listen"]];
         "duplicate key" "{TENANT}[server]\nmax_connections = 1\nmax_connections = 2\n" => [["lockgate.toml:13:", "duplicate key"]];

@@ -188,8 +188,8 @@ test("an operator's disconnect is final, and another code is as the table says",
 test("a process ends by itself once its client is closed", async (t) => {
   const gateway = await Gateway.start(t);
   const index = new URL("../../index.js", import.meta.url);
-  const script = `
-    import WebSocket from ${JSON.stringify(import.meta.resolve("ws"))};
+  const script = (how) => `
+    ${how}
     import { FinalError, LockgateClient } from ${JSON.stringify(index.href)};
     const token = () => process.env.TOKEN;
     const client = new LockgateClient(process.env.URL, { WebSocket, token, refresh: true });
@@ -201,7 +201,16 @@ test("a process ends by itself once its client is closed", async (t) => {
     process.on("exit", () => console.log([client, final, closed].map(({ state }) => state).join()));
   `;
   const env = { ...process.env, URL: chat(gateway), TOKEN: sign("1") };
-  const program = new Program(t, process.execPath, ["--input-type=module", "--eval", script], { env });
-  await eventually(`the end of the process: ${program.output}`, () => program.isOver);
-  assert.deepEqual([program.output.trim(), (await program.ended).code], ["closed,closed,closed", 0]);
+  // Node 22 has a class of its own; Node 20 has it behind a flag.
+  const flags = globalThis.WebSocket ? [] : ["--experimental-websocket", "--no-warnings"];
+  for (const [name, how, more] of [
+    ["ws", `import WebSocket from ${JSON.stringify(import.meta.resolve("ws"))};`, []],
+    ["Node's own class", "const { WebSocket } = globalThis;", flags],
+  ]) {
+    await t.test(name, async (t) => {
+      const program = new Program(t, process.execPath, [...more, "--input-type=module", "--eval", script(how)], { env });
+      await eventually("the end of the process", () => program.isOver);
+      assert.deepEqual([program.output.trim(), (await program.ended).code], ["closed,closed,closed", 0]);
+    });
+  }
 });

@@ -15,13 +15,13 @@ const API_KEY = "an-operator-of-these-tests-with-32-bytes";
 /** How long a fact may take on a machine whose cores are busy. */
 const PATIENCE = 60_000;
 
-/** Waits until `look` gives something true, and returns it. */
+/** Waits until `look` gives something true, and returns it. `what` says what was not seen. */
 export async function eventually(what, look) {
   const end = Date.now() + PATIENCE;
   for (;;) {
     const seen = await look();
     if (seen) return seen;
-    if (Date.now() > end) throw new Error(`not seen within ${PATIENCE / 1000} s: ${what}`);
+    if (Date.now() > end) throw new Error(`not seen within ${PATIENCE / 1000} s: ${typeof what === "function" ? what() : what}`);
     await new Promise((done) => setTimeout(done, 20));
   }
 }
@@ -79,12 +79,11 @@ export function sign(user, lifetime = 300, key = SIGNING_KEY, claims = {}) {
 }
 
 /** The configuration of the tests. Users: 1 alice, 2 bob, 3 carol, who is not active. */
-function configuration({ ports, folder, tenant = "", server = "", more = "" }) {
+function configuration({ ports, folder, tenant = "", token = "", chat = "", more = "" }) {
   return `
 [server]
 listen = "127.0.0.1:${ports[0]}"
 drain = { delay = "0s", window = "1s" }
-${server}
 [admin]
 listen = "127.0.0.1:${ports[1]}"
 [api]
@@ -96,6 +95,7 @@ ${tenant}
 [tenants.acme.token]
 algorithm = "HS256"
 signing_key = "${SIGNING_KEY}"
+${token}
 [tenants.acme.users]
 database = "sqlite://${folder}/users.sqlite3?mode=ro"
 [[tenants.acme.routes]]
@@ -105,6 +105,7 @@ consumer = { kind = "echo" }
 path = "ws/chat/<slug:room>/"
 groups = ["chat_{room}"]
 consumer = { kind = "broadcast", type = "chat.message", fields = ["message"], stamp = ["username"] }
+${chat}
 ${more}`;
 }
 
@@ -117,7 +118,7 @@ users.commit()
 `;
 
 export class Gateway {
-  /** Starts a gateway: `tenant`, `server` and `more` are added to its configuration. */
+  /** Starts a gateway: `tenant`, `token`, `chat` (its route) and `more` are added to the configuration. */
   static async start(test, settings = {}) {
     if (!existsSync(BINARY)) {
       throw new Error(`no gateway at ${BINARY}: run cargo build, or name another in LOCKGATE_BINARY`);

@@ -23,7 +23,7 @@ export class Life {
 
   /** Waits until so many of a name were told, and returns the last of them. */
   async until(name, count = 1) {
-    await eventually(`${count} of ${name}; told: ${JSON.stringify(this.told)}`, () => this.of(name).length >= count);
+    await eventually(() => `${count} of ${name}; told: ${JSON.stringify(this.told).slice(-2000)}`, () => this.of(name).length >= count);
     return this.of(name)[count - 1];
   }
 }

@@ -1,0 +1,145 @@
+//! Failures that used to say nothing. Each test tells what was printed before, and checks what is printed now.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::support::database::ALICE;
+use crate::support::process::Program;
+use crate::support::replica::{LOCKGATE, Replica};
+use crate::support::{PATIENCE, gateway, token};
+
+const REFUSED: &str = "Refused a handshake";
+
+/// Waits for the line about a refusal with this reason.
+async fn refusal(replica: &Replica, reason: &str) -> Value {
+    let line = replica.process.line(reason, PATIENCE, |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == REFUSED && line["reason"] == reason).then_some(line)
+    });
+    line.await
+}
+
+/// Before: a refused upgrade left no line at any level but one at `debug` for a dependency that did not answer.
+#[tokio::test]
+async fn a_refusal_is_logged_with_its_request_and_what_to_do() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with("origins", vec!["https://app.example.com".to_owned()])
+        .route("path = \"ws/room/<str:room>/\"\ngroups = [\"room_{room}\"]")
+        .start()
+        .await;
+    let (replica, tenant) = (gateway.replica(), gateway.tenant());
+    let good = tenant.sign(&token::access(ALICE));
+    let stray = "https://stray.example.com";
+
+    let dial = |path: &str| replica.dial(tenant, path).token(&good);
+    dial("/ws/room/a/").header("Origin", stray).refused().await;
+    let line = refusal(replica, "origin_not_allowed").await;
+    assert_eq!(line["level"], "INFO");
+    assert_eq!(line["tenant.id"], *tenant.name);
+    assert_eq!(line["path"], "/ws/room/a/");
+    assert_eq!(line["origin"], stray);
+    assert_eq!(line["host"], *tenant.host);
+    assert_eq!(line["client"], "127.0.0.1");
+    assert_eq!(line["count"], 1);
+    let advice = line["advice"].as_str().unwrap();
+    assert!(
+        advice.contains(stray) && advice.contains("origins"),
+        "{advice}"
+    );
+
+    // A token in the path is a mistake of the client, and no reason to print it.
+    dial(&format!("/ws/{good}")).refused().await;
+    let line = refusal(replica, "route_not_found").await;
+    let advice = line["advice"].as_str().unwrap();
+    assert!(advice.contains("ws/room/<str:room>/"), "{advice}");
+
+    dial("/ws/room/caf%C3%A9/").refused().await;
+    let line = refusal(replica, "group_name_not_valid").await;
+    let why = line["why"].as_str().unwrap();
+    assert!(
+        why.contains("\"room_{room}\"") && why.contains("'é'"),
+        "{why}"
+    );
+
+    replica.dial(tenant, "/ws/room/a/").refused().await;
+    let line = refusal(replica, "token_missing").await;
+    let advice = line["advice"].as_str().unwrap();
+    assert!(advice.contains("?token="), "{advice}");
+
+    let stranger = token::sign("another key of thirty-two bytes!", &token::access(ALICE));
+    replica
+        .dial(tenant, "/ws/room/a/")
+        .token(&stranger)
+        .refused()
+        .await;
+    let line = refusal(replica, "token_not_valid").await;
+    assert_eq!(line["check"], "signature");
+
+    let printed = replica.process.output.text();
+    for secret in [&good, &stranger] {
+        assert!(!printed.contains(&**secret), "{printed}");
+        let signature = secret.rsplit('.').next().unwrap();
+        assert!(!printed.contains(signature), "{printed}");
+    }
+}
+
+/// Before: nothing. A flood must not become a flood of lines either.
+#[tokio::test]
+async fn many_refusals_of_one_reason_make_one_line_in_ten_seconds() {
+    let gateway = gateway().tenant("acme").start().await;
+    let replica = gateway.replica();
+    let began = Instant::now();
+    const REFUSALS: usize = 30;
+    for _ in 0..REFUSALS {
+        replica.dial(gateway.tenant(), "/nowhere/").refused().await;
+    }
+    let most = 1 + began.elapsed().as_secs() / 10;
+    refusal(replica, "route_not_found").await;
+    let printed = replica.process.output.text();
+    let lines = printed.lines().filter(|line| line.contains(REFUSED));
+    assert!(lines.count() as u64 <= most, "{printed}");
+}
+
+/// Before: of a socket that opened, `debug` showed the end alone.
+#[tokio::test]
+async fn at_debug_every_refusal_and_every_socket_has_a_line() {
+    let gateway = gateway()
+        .set("log.level", "debug")
+        .tenant("acme")
+        .start()
+        .await;
+    let replica = gateway.replica();
+    for _ in 0..3 {
+        replica.dial(gateway.tenant(), "/nowhere/").refused().await;
+    }
+    let mut socket = gateway.open("/ws/chat/lobby/").await;
+    socket.close(1000, "").await;
+    replica.logged("Opened a connection").await;
+    replica.logged("Closed a connection").await;
+    let printed = replica.process.output.text();
+    let refused = printed.lines().filter(|line| line.contains(REFUSED));
+    assert_eq!(refused.count(), 3, "{printed}");
+}
+
+/// Before: `lockgate dev` printed nothing about a refused socket.
+#[tokio::test]
+async fn dev_says_why_it_refuses() {
+    let process = Program::new("lockgate dev", LOCKGATE)
+        .args(["dev", "--json"])
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .start();
+    let ready = process.line("its addresses", PATIENCE, |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        line["listen"].as_str()?.parse().ok()
+    });
+    let server: std::net::SocketAddr = ready.await;
+    let dial = crate::support::socket::Dial::new(server, &server.to_string(), "/ws/echo");
+    dial.refused().await;
+    let line = process.line(REFUSED, PATIENCE, |line| {
+        line.contains(REFUSED).then(|| line.to_owned())
+    });
+    let line = line.await;
+    assert!(line.contains("the route ends with a slash"), "{line}");
+}

@@ -1,0 +1,215 @@
+//! Random joins, leaves and kills of replicas with many sockets in many rooms: after each quiet moment the API says the truth,
+//! and joins and leaves pair up for every socket that was told of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::task::JoinHandle;
+
+use super::{HEALED, LAYERS, USERS, enter, found, house, many_users};
+use crate::support::socket::Socket;
+use crate::support::{Gateway, PATIENCE, RedisServer, eventually};
+
+const ROOMS: usize = 50;
+/// Opens and closes between two looks.
+const STEPS: usize = 150;
+
+/// The number of sockets; `LOCKGATE_PRESENCE_SOCKETS` asks for another.
+fn sockets() -> usize {
+    let asked = std::env::var("LOCKGATE_PRESENCE_SOCKETS").ok();
+    asked.and_then(|asked| asked.parse().ok()).unwrap_or(300)
+}
+
+/// What one socket was told of each user last: true is a join.
+type Told = Arc<Mutex<BTreeMap<String, bool>>>;
+
+/// One open socket, which notes what it is told.
+struct Client {
+    user: String,
+    room: usize,
+    replica: usize,
+    told: Told,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // The socket goes with its task.
+        self.reader.abort();
+    }
+}
+
+async fn read(mut socket: Socket, told: Told, wrong: Arc<Mutex<Vec<String>>>, of: String) {
+    while let Some(Ok(message)) = socket.read().await {
+        let Ok(text) = message.to_text() else {
+            continue;
+        };
+        let Ok(frame) = serde_json::from_str::<serde_json::Value>(text) else {
+            continue;
+        };
+        let joins = match frame["type"].as_str() {
+            Some("lockgate.join") => true,
+            Some("lockgate.leave") => false,
+            _ => continue,
+        };
+        let user = frame["user"]["id"].as_str().expect("an id").to_owned();
+        let before = told.lock().expect("never poisoned").insert(user, joins);
+        if before == Some(joins) {
+            wrong
+                .lock()
+                .expect("never poisoned")
+                .push(format!("{of}: {frame} again"));
+        }
+    }
+}
+
+struct World {
+    gateway: Gateway,
+    clients: Vec<Client>,
+    rng: StdRng,
+    wrong: Arc<Mutex<Vec<String>>>,
+    slowest: Duration,
+}
+
+impl World {
+    async fn open(&mut self) {
+        let replica = self.rng.random_range(0..2);
+        let (room, user) = (
+            self.rng.random_range(0..ROOMS),
+            self.rng.random_range(0..USERS),
+        );
+        let user = (100 + user).to_string();
+        let socket = enter(&self.gateway, replica, &format!("r{room}"), &user).await;
+        let told = Told::default();
+        let of = format!("{user} in r{room} on {replica}");
+        let reader = tokio::spawn(read(socket, told.clone(), self.wrong.clone(), of));
+        self.clients.push(Client {
+            user,
+            room,
+            replica,
+            told,
+            reader,
+        });
+    }
+
+    async fn step(&mut self) {
+        let most = sockets();
+        if self.clients.len() < most && (self.clients.len() < most / 2 || self.rng.random_bool(0.5))
+        {
+            self.open().await;
+        } else {
+            let at = self.rng.random_range(0..self.clients.len());
+            self.clients.swap_remove(at);
+        }
+    }
+
+    /// The users of a room, each with the number of sockets.
+    fn truth(&self, room: usize) -> BTreeMap<String, u64> {
+        let mut truth = BTreeMap::new();
+        for client in self.clients.iter().filter(|client| client.room == room) {
+            *truth.entry(client.user.clone()).or_default() += 1;
+        }
+        truth
+    }
+
+    /// Waits until both replicas say the truth of every room.
+    async fn check(&mut self, deadline: Duration) {
+        let began = Instant::now();
+        for room in 0..ROOMS {
+            let truth = self.truth(room);
+            let truth = (truth.clone(), truth.values().sum::<u64>());
+            for replica in 0..2 {
+                eventually(deadline, &format!("the truth of r{room}"), async || {
+                    let found = found(&self.gateway, replica, &format!("r{room}")).await;
+                    let found = found.expect("Redis answers");
+                    if found == truth {
+                        Ok(())
+                    } else {
+                        Err((found, truth.clone()))
+                    }
+                })
+                .await;
+            }
+        }
+        self.slowest = self.slowest.max(began.elapsed());
+        let wrong = self.wrong.lock().expect("never poisoned");
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    /// Waits until what every socket was told is the truth: users who linger have left.
+    async fn check_observers(&self) {
+        eventually(HEALED, "what sockets were told", async || {
+            let wrong = self.clients.iter().find_map(|client| {
+                let truth = self.truth(client.room);
+                let told = client.told.lock().expect("never poisoned");
+                let wrong = told
+                    .iter()
+                    .find(|(user, joins)| truth.contains_key(*user) != **joins);
+                wrong.map(|(user, joins)| {
+                    format!("{} of r{}: {user} {joins}", client.user, client.room)
+                })
+            });
+            wrong.map_or(Ok(()), Err)
+        })
+        .await;
+        let wrong = self.wrong.lock().expect("never poisoned");
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    /// Kills a replica with all its sockets, and starts another in its place.
+    async fn kill(&mut self, replica: usize) {
+        self.gateway.replicas[replica].process.kill();
+        self.clients.retain(|client| client.replica != replica);
+        self.gateway.add_replica().await;
+        let new = self.gateway.replicas.pop().expect("added just now");
+        new.ready().await;
+        self.gateway.replicas[replica] = new;
+    }
+}
+
+async fn account(layer: &str) {
+    let redis = RedisServer::start().await;
+    let rule = "fields = ['username'], notify = true, linger = '1s'";
+    let users = many_users().await;
+    let gateway = house(2, layer, rule)
+        .redis(&redis.url())
+        .users(&users)
+        .start()
+        .await;
+    let mut world = World {
+        gateway,
+        clients: Vec::new(),
+        rng: StdRng::seed_from_u64(7),
+        wrong: Arc::default(),
+        slowest: Duration::ZERO,
+    };
+    while world.clients.len() < sockets() / 2 {
+        world.open().await;
+    }
+    for round in 0..6 {
+        for _ in 0..STEPS {
+            world.step().await;
+        }
+        world.check(PATIENCE).await;
+        if round % 3 == 2 {
+            world.kill(round / 3).await;
+            world.check(HEALED).await;
+        }
+    }
+    world.check_observers().await;
+    println!(
+        "{layer}: {} sockets, slowest look {:?}",
+        world.clients.len(),
+        world.slowest
+    );
+}
+
+#[tokio::test]
+async fn random_joins_leaves_and_kills_end_in_the_truth() {
+    for layer in LAYERS {
+        account(layer).await;
+    }
+}
