@@ -21,6 +21,7 @@ mod body;
 mod call_rate;
 mod connections;
 pub mod health;
+mod history;
 mod idempotency;
 mod keys;
 mod openapi;
@@ -90,6 +91,10 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/v1/tenants/{tenant}/groups/{group}",
             get(connections::of_group),
+        )
+        .route(
+            "/v1/tenants/{tenant}/groups/{group}/history",
+            get(history::list),
         )
         .route(
             "/v1/tenants/{tenant}/groups/{group}/presence",

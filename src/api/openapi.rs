@@ -7,7 +7,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use super::{connections, presence, revocations, sends, tenants, users};
+use super::{connections, history, presence, revocations, sends, tenants, users};
 
 /// The form of every error (RFC 9457).
 #[derive(utoipa::ToSchema)]
@@ -42,7 +42,7 @@ pub(super) struct EventSchema {
     paths(
         sends::to_group, sends::batch, users::send, users::disconnect, users::invalidate,
         revocations::revoke, connections::of_tenant, connections::of_group,
-        presence::list, presence::count,
+        history::list, presence::list, presence::count,
         tenants::list, tenants::suspend, tenants::resume, tenants::reload,
     ),
     components(schemas(ProblemSchema)),

@@ -92,6 +92,8 @@ problems! {
         "The token has no jti; only a cut-off can revoke it.";
     GroupNameNotValid: BAD_REQUEST, "group_name_not_valid",
         "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.";
+    HistoryNotKept: NOT_FOUND, "history_not_kept",
+        "The group keeps no events: the first entry of [[tenants.NAME.groups]] whose name matches it must have history.";
     PresenceNotKept: NOT_FOUND, "presence_not_kept",
         "The group keeps no presence: the first entry of [[tenants.NAME.groups]] whose name matches it must have presence.";
     UserIdNotValid: BAD_REQUEST, "user_id_not_valid",
@@ -106,6 +108,8 @@ problems! {
         "The change is stored, but it could not be announced to the replicas right now. Try again.";
     FleetUnavailable: SERVICE_UNAVAILABLE, "unavailable",
         "Redis does not confirm right now, so the call may not have been carried out. Try again.";
+    NotRecorded: SERVICE_UNAVAILABLE, "unavailable",
+        "Redis refused to record the event, so it was not published. Its log and its memory say why.";
     Unavailable: SERVICE_UNAVAILABLE, "unavailable",
         "The channel layer does not confirm right now, so the event may not have been published.";
 }
@@ -129,6 +133,7 @@ impl IntoResponse for ApiProblem {
                 );
             }
             ApiProblem::Unavailable
+            | ApiProblem::NotRecorded
             | ApiProblem::NotRevoked
             | ApiProblem::NotAnnounced
             | ApiProblem::FleetUnavailable

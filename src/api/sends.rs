@@ -209,5 +209,8 @@ fn problem_of(tenant: &Tenant, error: &PublishError) -> ApiProblem {
         PublishError::Layer(_) => {}
     }
     tracing::warn!(tenant.id = %tenant.id, error = %error, "Could not publish an event of the API");
-    ApiProblem::Unavailable
+    match error {
+        PublishError::Layer(LayerError::NotRecorded(_)) => ApiProblem::NotRecorded,
+        _ => ApiProblem::Unavailable,
+    }
 }

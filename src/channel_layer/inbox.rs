@@ -199,6 +199,13 @@ impl Inbox {
         }
     }
 
+    /// Counts events that this replica recorded for other senders.
+    pub(super) fn count_recorded(&self, events: u64) {
+        if let Some(metrics) = &self.metrics {
+            metrics.recorded.increment(events);
+        }
+    }
+
     /// Counts a message to gateways that is none.
     pub(super) fn count_unreadable(&self) {
         if let Some(metrics) = &self.metrics {

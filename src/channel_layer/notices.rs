@@ -44,7 +44,12 @@ impl NoticeLines {
         }
     }
 
-    /// Asks for the notices of a group, if it has any; returns once Redis has confirmed. `home` is the group's host, and the
+    /// Returns the rules by which groups are recorded.
+    pub(super) fn histories(&self) -> Option<&GroupHistories> {
+        self.histories.as_ref()
+    }
+
+    /// Asks for the notices of a group, if it has any; returns once Redis has confirmed, and true if it had not before. `home` is the group's host, and the
     /// layer's own name of the group.
     ///
     /// # Errors
@@ -53,15 +58,16 @@ impl NoticeLines {
         &self,
         group: &GroupName,
         (host, channel): (usize, &str),
-    ) -> Result<(), LayerError> {
+    ) -> Result<bool, LayerError> {
         let Some((line, notices)) = self.of(group, host, channel) else {
-            return Ok(());
+            return Ok(false);
         };
         let heard = self.groups.lock().entry_ref(group).or_default().clone();
         if heard.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(false);
         }
-        line.listen_to_notices(notices, group, heard).await
+        line.listen_to_notices(notices, group, heard).await?;
+        Ok(true)
     }
 
     /// Ends the wish for the notices of a group.

@@ -19,6 +19,7 @@ mod connections;
 mod dev;
 mod doctor;
 mod healthcheck;
+mod history;
 mod http_client;
 mod man;
 mod presence;
@@ -63,6 +64,7 @@ enum Verb {
     Revoke(revoke::RevokeArguments),
     Connections(connections::ConnectionsArguments),
     Presence(presence::PresenceArguments),
+    History(history::HistoryArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
     Doctor(doctor::DoctorArguments),
     Completions(completions::CompletionsArguments),
@@ -94,6 +96,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Revoke(arguments) => revoke::run(config, &arguments),
         Verb::Connections(arguments) => connections::run(config, &arguments),
         Verb::Presence(arguments) => presence::run(config, &arguments),
+        Verb::History(arguments) => history::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),
         Verb::Doctor(arguments) => doctor::run(config, &arguments),
         Verb::Completions(arguments) => completions::run(&arguments),

@@ -26,6 +26,7 @@ pymysql.install_as_MySQLdb()
 ROOT = Path(__file__).resolve().parents[3]
 BINARY = Path(os.environ.get("LOCKGATE_BINARY", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/lockgate"))
 PUBSUB, CORE = "channels_redis.pubsub.RedisPubSubChannelLayer", "channels_redis.core.RedisChannelLayer"
+RECORDING = "lockgate.layers.RedisPubSubChannelLayer"
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "/srv/my db.sqlite3"}
 POSTGRES = {
     "ENGINE": "django.db.backends.postgresql",
@@ -400,7 +401,7 @@ class Layers(Case):
 
     def test_what_both_layers_have(self):
         keys = ["hunter2", b"hunter2"]
-        for kind, backend in [("pubsub", PUBSUB), ("core", CORE)]:
+        for kind, backend in [("pubsub", PUBSUB), ("pubsub", RECORDING), ("core", CORE)]:
             conf = {"prefix": "shop", "serializer_format": "json", "symmetric_encryption_keys": keys}
             acme = self.printed(CHANNEL_LAYERS=layer(backend, **conf))["layer"]
             expected = {"kind": kind, "prefix": "shop", "serializer_format": "json"}

@@ -26,6 +26,8 @@ pub enum Named {
 #[derive(Clone, Debug)]
 pub struct Envelope {
     codec: Codec,
+    /// The codec of recorded events, which may have any age.
+    recorded: Codec,
     /// The number of random bytes before the body. They make equal messages distinct, since a sorted set keeps equal
     /// members once.
     random: usize,
@@ -36,6 +38,7 @@ impl Envelope {
     /// until ten seconds after `expiry`.
     pub fn new(codec: Codec, random_prefix_length: u8, expiry: Duration) -> Self {
         Self {
+            recorded: codec.clone(),
             codec: codec.with_max_age(expiry + LATE),
             random: usize::from(random_prefix_length),
         }
@@ -44,6 +47,21 @@ impl Envelope {
     /// The format of the bodies.
     pub fn codec(&self) -> &Codec {
         &self.codec
+    }
+
+    /// The number of random bytes before the body of a message.
+    pub fn random_bytes(&self) -> usize {
+        self.random
+    }
+
+    /// Reads an event of a history: a body alone, of any age.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn open_recorded(&self, body: &[u8]) -> Result<Event, DecodeError> {
+        let mut event = self.recorded.decode(body)?;
+        event.remove(CHANNEL_FIELD);
+        Ok(event)
     }
 
     /// Builds the message that carries `event` and names `channels`. A channel field that `event` already has is

@@ -22,6 +22,7 @@ use crate::stores::standing::Backoff;
 
 use super::super::inbox::Inbox;
 use super::super::link::life::RETRY_REFUSED;
+use super::super::recorded::GroupHistories;
 use super::names::{Names, inflight_key};
 use super::roster::{GroupRoster, HostNumber};
 
@@ -55,6 +56,8 @@ pub(super) enum MembershipOrder {
 pub(super) struct MembershipKeeper {
     pub(super) store: Arc<RedisStore>,
     pub(super) names: Arc<Names>,
+    /// Which groups have a history.
+    pub(super) histories: Option<GroupHistories>,
     pub(super) roster: Arc<GroupRoster>,
     pub(super) inbox: Arc<Inbox>,
     /// The number of the host.
@@ -66,6 +69,19 @@ pub(super) struct MembershipKeeper {
 }
 
 impl MembershipKeeper {
+    fn records(&self, group: &GroupName) -> bool {
+        let histories = self.histories.as_ref();
+        histories.is_some_and(|histories| histories.records(group))
+    }
+
+    /// Returns the channel that stands for a group's members in this process.
+    fn own_member(&self, group: &GroupName, number: u64) -> String {
+        match self.records(group) {
+            true => self.names.recorded_member(group, number),
+            false => self.names.member(number),
+        }
+    }
+
     /// Runs until it is told to close or the layer is dropped; then it cleans up.
     pub(super) async fn run(self) {
         let now = Instant::now();
@@ -220,13 +236,16 @@ impl Keeping {
         let count = self.joins.len().min(BATCH);
         let batch: Vec<(GroupName, u64)> = self.joins[..count].iter().filter_map(wanted).collect();
         let mut pipe = Pipeline::with_capacity(2 * batch.len());
+        let score = format!("{now:.6}");
         for (group, number) in &batch {
             let key = names.group_key(group);
-            let score = format!("{now:.6}");
-            pipe.cmd("ZADD")
-                .arg(&key)
-                .arg(score)
-                .arg(names.member(*number));
+            // The member for the history comes first: an event of which this replica hears is in its mailbox.
+            if self.parts.records(group) {
+                let history = names.history_member(group);
+                pipe.cmd("ZADD").arg(&key).arg(&score).arg(history);
+            }
+            let own = self.parts.own_member(group, *number);
+            pipe.cmd("ZADD").arg(&key).arg(&score).arg(own);
             pipe.cmd("EXPIRE").arg(&key).arg(expiry);
         }
         let answers: Vec<RedisResult<u64>> = if batch.is_empty() {
@@ -235,12 +254,22 @@ impl Keeping {
             self.parts.store.query_each("zadd", &mut pipe).await?
         };
         self.joins.drain(..count);
-        for ((group, number), answers) in batch.into_iter().zip(answers.chunks(2)) {
-            match answers.iter().find_map(|answer| answer.as_ref().err()) {
+        let mut answers = answers.as_slice();
+        for (group, number) in batch {
+            let recorded = self.parts.records(&group);
+            let (own, rest) = answers.split_at((2 + usize::from(recorded)).min(answers.len()));
+            answers = rest;
+            match own.iter().find_map(|answer| answer.as_ref().err()) {
                 None => {
+                    // The last answer is that of EXPIRE.
+                    let mut zadds = own.iter().take(own.len() - 1);
+                    let added = zadds.any(|answer| matches!(answer, Ok(1)));
+                    let lost = added && recorded && self.parts.roster.was_joined(&group);
                     let believed = self.parts.roster.joined(&group, number);
-                    let added = matches!(answers.first(), Some(Ok(1)));
-                    if believed && added && self.gap.is_none() {
+                    // What was sent meanwhile is in no mailbox, and no offset shows it.
+                    if lost {
+                        self.parts.inbox.push_group_gap(group);
+                    } else if believed && added && self.gap.is_none() {
                         // ZADD added a member that should have been there: it had lapsed or was removed.
                         self.gap = Some(GapCause::Link);
                     }
@@ -273,9 +302,8 @@ impl Keeping {
         let mut pipe = Pipeline::with_capacity(count);
         for (group, number) in self.leaves.range(..count) {
             let key = self.parts.names.group_key(group);
-            pipe.cmd("ZREM")
-                .arg(key)
-                .arg(self.parts.names.member(*number));
+            let own = self.parts.own_member(group, *number);
+            pipe.cmd("ZREM").arg(key).arg(own);
         }
         let _answers: Vec<RedisResult<u64>> =
             self.parts.store.query_each("zrem", &mut pipe).await?;
@@ -323,12 +351,13 @@ impl Keeping {
                 return;
             }
         }
-        let (own, names) = (self.parts.names.own_key(), &self.parts.names);
+        let names = &self.parts.names;
         let mut delete = redis::cmd("DEL");
-        delete
-            .arg(&own)
-            .arg(inflight_key(&own))
-            .arg(names.alive_key());
+        delete.arg(names.alive_key());
+        let lane = names.lane_key(self.parts.shard.index);
+        for key in std::iter::once(names.own_key()).chain(lane) {
+            delete.arg(inflight_key(&key)).arg(key);
+        }
         // Keys that remain after a failure expire.
         drop(self.parts.store.query::<u64>("del", &delete).await);
     }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::LayerConfig;
 use crate::error::ErrorKind;
@@ -21,11 +21,12 @@ use crate::ids::{ChannelName, GroupName, ReplicaId};
 use crate::position::{Epoch, Position};
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
-use crate::tasks;
+use crate::tasks::{self, Task};
 
 use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
 use super::notices::NoticeLines;
+use super::recorded::GroupHistories;
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
@@ -33,15 +34,17 @@ use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 pub use capacity::Capacities;
 pub use envelope::{Envelope, Named};
 
+use history::GroupMover;
 use mailbox::Mailbox;
 use membership::MembershipKeeper;
 use names::{LocalName, Names};
 use reader::MailboxReader;
 use roster::{GroupRoster, HostNumber, Wish};
-use send::{Clock, Sender};
+use send::{Clock, Sender, expired};
 
 mod capacity;
 mod envelope;
+mod history;
 mod mailbox;
 mod membership;
 mod names;
@@ -74,7 +77,8 @@ impl CoreEndpoints {
         }
     }
 
-    /// Builds a layer on the servers of `stores`, in the order of its hosts; its events go to `inbox`.
+    /// Builds a layer on the servers of `stores`, in the order of its hosts; its events go to `inbox`. Events of groups with
+    /// history come by `notices`.
     ///
     /// # Errors
     /// If a key of `channel_capacity` is not a shell glob.
@@ -89,8 +93,10 @@ impl CoreEndpoints {
         inbox: Arc<Inbox>,
     ) -> Result<CoreLayer, crate::config::Faults> {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
+        let histories = notices.histories().cloned();
         let layer = Layer {
-            names: Arc::new(Names::new(&config.prefix)),
+            names: Arc::new(Names::new(&config.prefix, stores.len())),
+            histories: &histories,
             roster: Arc::default(),
             capacities: Arc::new(Capacities::new(config.capacity, &config.channel_capacity)?),
             config,
@@ -100,12 +106,27 @@ impl CoreEndpoints {
         let shard =
             |(index, store)| layer.shard(self.endpoint(store), store, HostNumber { index, of });
         let shards = stores.iter().enumerate().map(shard).collect();
+        let envelope = Envelope::new(codec, config.random_prefix_length, config.expiry);
+        let mover = Arc::new(GroupMover {
+            stores: stores.into(),
+            names: layer.names.clone(),
+            histories: histories.clone(),
+            capacities: layer.capacities.clone(),
+            envelope: envelope.clone(),
+            inbox: inbox.clone(),
+            wanted: Mutex::default(),
+            wake: Notify::new(),
+        });
+        let any = histories.as_ref().is_some_and(GroupHistories::any);
+        let moving = any.then(|| mover.clone().run());
         Ok(CoreLayer {
             shards,
+            _moving: moving.map(|task| tasks::lasting("the histories of a core layer", task)),
+            mover,
             sender: Sender {
                 stores: stores.into(),
                 names: layer.names.clone(),
-                envelope: Envelope::new(codec, config.random_prefix_length, config.expiry),
+                envelope,
                 capacities: layer.capacities.clone(),
                 expiry: config.expiry,
                 group_expiry: config.group_expiry,
@@ -133,6 +154,7 @@ impl CoreEndpoints {
 /// The parts that all hosts of a layer share while it is built.
 struct Layer<'a> {
     names: Arc<Names>,
+    histories: &'a Option<GroupHistories>,
     roster: Arc<GroupRoster>,
     capacities: Arc<Capacities>,
     config: &'a LayerConfig,
@@ -146,6 +168,7 @@ impl Layer<'_> {
         let keeper = MembershipKeeper {
             store: store.clone(),
             names: self.names.clone(),
+            histories: self.histories.clone(),
             roster: self.roster.clone(),
             inbox: self.inbox.clone(),
             shard,
@@ -155,9 +178,8 @@ impl Layer<'_> {
         };
         // The task ends after it has cleaned up, once the layer has dropped the sender of its orders.
         tasks::lasting("the memberships of a core layer", keeper.run()).detach();
-        let id = endpoint.next_user();
-        let mailbox = Mailbox {
-            key: self.names.own_key(),
+        let mailbox = |key| Mailbox {
+            key,
             inbox: self.inbox.clone(),
             capacity: self.capacities.of(&self.names.member(0)),
             expiry: self.config.expiry,
@@ -166,10 +188,18 @@ impl Layer<'_> {
             keeper: orders.downgrade(),
             pattern: self.names.key_pattern(),
         };
-        endpoint.order(reader::ReaderOrder::Attach(id, mailbox));
+        let attach = |key| {
+            let id = endpoint.next_user();
+            endpoint.order(reader::ReaderOrder::Attach(id, mailbox(key)));
+            id
+        };
+        let lane = self.names.lane_key(shard.index);
+        let any = self.histories.as_ref().is_some_and(GroupHistories::any);
+        let lane = lane.filter(|_| any);
+        let keys = std::iter::once(self.names.own_key()).chain(lane);
         Host {
+            ids: keys.map(attach).collect(),
             endpoint,
-            id,
             orders,
             failure,
         }
@@ -179,8 +209,8 @@ impl Layer<'_> {
 /// One host of a layer.
 struct Host {
     endpoint: Arc<Endpoint>,
-    /// The number of its mailbox on the reading link.
-    id: u64,
+    /// The numbers of its mailboxes on the reading link.
+    ids: Box<[u64]>,
     /// Orders to the task that keeps the memberships.
     orders: mpsc::UnboundedSender<membership::MembershipOrder>,
     failure: Arc<Mutex<Option<ErrorKind>>>,
@@ -195,7 +225,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.endpoint.order(reader::ReaderOrder::Detach(self.id));
+        for id in &self.ids {
+            self.endpoint.order(reader::ReaderOrder::Detach(*id));
+        }
     }
 }
 
@@ -203,6 +235,8 @@ impl Drop for Host {
 pub struct CoreLayer {
     /// In the order of the hosts; at least one.
     shards: Box<[Host]>,
+    mover: Arc<GroupMover>,
+    _moving: Option<Task>,
     names: Arc<Names>,
     roster: Arc<GroupRoster>,
     sender: Sender,
@@ -222,7 +256,7 @@ impl CoreLayer {
         &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
     }
 
-    /// Makes this replica a member of the group.
+    /// Joins a group, so that Channels sends to this process.
     async fn join(&self, group: &GroupName) -> Result<(), LayerError> {
         let shard = self.shard(group);
         let confirmed = match self.roster.want(group) {
@@ -236,6 +270,13 @@ impl CoreLayer {
         link::endpoint::confirmed(confirmed, || *shard.failure.lock()).await
     }
 
+    /// Notes that an event of a group with history came: its content is in the mailbox.
+    fn wake(&self, number: u64) {
+        if let Some(group) = self.roster.group(number) {
+            self.mover.wake(group);
+        }
+    }
+
     /// Returns the recipients in this process; `None` if there are none.
     fn target(&self, named: Named) -> Option<Target> {
         match named {
@@ -243,6 +284,10 @@ impl CoreLayer {
             Named::One(name) => match self.names.local(&name)? {
                 LocalName::Socket(socket) => Some(Target::Socket(socket)),
                 LocalName::Group(number) => self.roster.group(number).map(Target::Group),
+                LocalName::RecordedGroup(number) => {
+                    self.wake(number);
+                    None
+                }
             },
             Named::Members(names) => self.members(&names),
         }
@@ -256,6 +301,7 @@ impl CoreLayer {
             match local {
                 LocalName::Socket(socket) => members.sockets.push(socket),
                 LocalName::Group(number) => members.groups.extend(self.roster.group(number)),
+                LocalName::RecordedGroup(number) => self.wake(number),
             }
         }
         match (members.groups.as_slice(), members.sockets.as_slice()) {
@@ -271,7 +317,11 @@ impl ChannelLayer for CoreLayer {
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
         let (host, channel) = self.home_of(group);
         let notices = self.notices.subscribe(group, (host, &channel));
-        futures_util::try_join!(notices, self.join(group))?;
+        let (is_new, ()) = futures_util::try_join!(notices, self.join(group))?;
+        if is_new && self.mover.records(group) {
+            // What was sent while no replica had a member in the group waits in its mailbox.
+            self.mover.wake(group.clone());
+        }
         Ok(())
     }
 
@@ -289,16 +339,26 @@ impl ChannelLayer for CoreLayer {
         group: &GroupName,
         event: &Event,
     ) -> Result<Option<Position>, LayerError> {
-        self.sender.send_to_group(group, event).await?;
-        Ok(None)
+        let Some(moved) = self.mover.of(group) else {
+            self.sender.send_to_group(group, event).await?;
+            return Ok(None);
+        };
+        let lapsed = expired(self.sender.group_expiry);
+        let sent = self.mover.record(group, &moved, event, lapsed).await?;
+        // Consumers of Channels, and gateways whose configuration gives the group no history.
+        self.sender.send_to_members(sent.members, event).await?;
+        Ok(Some(sent.position))
     }
 
     async fn history(
         &self,
-        _: &GroupName,
-        _: HistoryFrom,
+        group: &GroupName,
+        from: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError> {
-        Ok(None)
+        match self.mover.of(group) {
+            Some(moved) => self.mover.read(&moved, &from).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     fn home(&self, group: &GroupName) -> Option<(Arc<RedisStore>, String)> {
@@ -308,10 +368,13 @@ impl ChannelLayer for CoreLayer {
 
     async fn renew_history(
         &self,
-        _: &GroupName,
-        _: &Epoch,
+        group: &GroupName,
+        lost: &Epoch,
     ) -> Result<Option<Position>, LayerError> {
-        Ok(None)
+        match self.mover.of(group) {
+            Some(moved) => self.mover.renew(&moved, lost).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     fn channel_prefix(&self) -> &str {
@@ -348,6 +411,13 @@ impl ChannelLayer for CoreLayer {
     }
 
     fn open(&self, incoming: Incoming) -> Result<Option<(Target, Arc<Event>)>, DecodeError> {
+        if let (Target::Group(group), Some(_)) = (&incoming.target, &incoming.recorded) {
+            let event = match &incoming.payload {
+                Payload::Encoded(body) => Arc::new(self.sender.envelope.open_recorded(body)?),
+                Payload::Decoded(event) => event.clone(),
+            };
+            return Ok(Some((Target::Group(group.clone()), event)));
+        }
         let (named, event) = match &incoming.payload {
             Payload::Encoded(message) => self.sender.envelope.open(message)?,
             Payload::Decoded(event) => (Named::Nobody, (**event).clone()),

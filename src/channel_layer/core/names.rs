@@ -1,8 +1,14 @@
 //! Keys and channel names of the core layer, in the form of `channels_redis.core`.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::ids::{GroupName, random_hex};
 
+use super::super::shards::shard_of;
 use super::super::target::SocketChannel;
+
+/// The beginning of the names of members that stand for a group's history.
+const HISTORY_MEMBER: &str = "lockgate.history.";
 
 /// The names of one tenant's layer in this process.
 #[derive(Debug)]
@@ -10,6 +16,8 @@ pub(super) struct Names {
     prefix: Box<str>,
     /// The prefix of this layer's channel names: `specific.{32 hex}!`, random for each layer.
     own: Box<str>,
+    /// A prefix for each host, whose messages lie on that host. One of them is `own`.
+    lanes: Box<[Box<str>]>,
 }
 
 /// The recipient that a channel name of this process stands for.
@@ -17,14 +25,25 @@ pub(super) struct Names {
 pub(super) enum LocalName {
     /// The members of a group, by the group's number in this process.
     Group(u64),
+    /// The same for a group with history, whose events come another way: the message only says that there is one.
+    RecordedGroup(u64),
     Socket(SocketChannel),
 }
 
 impl Names {
-    pub(super) fn new(prefix: &str) -> Self {
+    /// Draws the names for a layer on this number of hosts.
+    pub(super) fn new(prefix: &str, hosts: usize) -> Self {
+        let draw = || format!("specific.{}!", random_hex()).into_boxed_str();
+        let own = draw();
+        let lane = |host| {
+            let is_there = |lane: &str| shard_of(lane.as_bytes(), hosts) == host;
+            let mut lanes = std::iter::once(own.clone()).chain(std::iter::repeat_with(draw));
+            lanes.find(|lane| is_there(lane)).unwrap_or_default()
+        };
         Self {
             prefix: prefix.into(),
-            own: format!("specific.{}!", random_hex()).into(),
+            lanes: (0..hosts).map(lane).collect(),
+            own,
         }
     }
 
@@ -35,6 +54,12 @@ impl Names {
     /// The one key for the messages of all channels of this process.
     pub(super) fn own_key(&self) -> String {
         self.message_key(&self.own)
+    }
+
+    /// The key for messages that must lie on this host; `None` if it is [`Names::own_key`].
+    pub(super) fn lane_key(&self, host: usize) -> Option<String> {
+        let lane = self.lanes.get(host).filter(|lane| **lane != self.own)?;
+        Some(self.message_key(lane))
     }
 
     /// The key for the messages of a channel.
@@ -63,9 +88,34 @@ impl Names {
         format!("{}g{number:x}", self.own)
     }
 
+    /// The channel that stands for all members of a group with history in this process. Its messages lie on the host of the
+    /// group, so that one step of Channels writes them and those for the history.
+    pub(super) fn recorded_member(&self, group: &GroupName, number: u64) -> String {
+        let host = shard_of(group.as_str().as_bytes(), self.lanes.len());
+        format!("{}h{number:x}", self.lanes[host])
+    }
+
+    /// The member that stands for the history of a group: the same in every replica, with messages on the host of the group.
+    pub(super) fn history_member(&self, group: &GroupName) -> String {
+        let hosts = self.lanes.len();
+        let host = shard_of(group.as_str().as_bytes(), hosts);
+        let digest = &Sha256::digest(group.as_str())[..16];
+        let digest = digest.iter().map(|byte| format!("{byte:02x}"));
+        let digest: String = digest.collect();
+        let name = |count: u32| format!("{HISTORY_MEMBER}{digest}.{count}!");
+        let mut names = (0..).map(name);
+        let found = names.find(|name| shard_of(name.as_bytes(), hosts) == host);
+        found.unwrap_or_default()
+    }
+
     /// Reads a channel name; `None` if it is not one of this process.
     pub(super) fn local(&self, channel: &str) -> Option<LocalName> {
-        let local = channel.strip_prefix(&*self.own)?;
+        let lanes = std::iter::once(&self.own).chain(&self.lanes);
+        let local = { lanes }.find_map(|lane| channel.strip_prefix(&**lane))?;
+        if let Some(digits) = local.strip_prefix('h') {
+            let number = u64::from_str_radix(digits, 16).ok()?;
+            return Some(LocalName::RecordedGroup(number));
+        }
         if let Some(socket) = SocketChannel::of_digits(local) {
             return Some(LocalName::Socket(socket));
         }
@@ -90,7 +140,7 @@ mod tests {
 
     #[test]
     fn own_names_come_back_and_others_do_not() {
-        let names = Names::new("asgi");
+        let names = Names::new("asgi", 1);
         let socket = SocketChannel(*b"0123456789abcdef");
         assert_eq!(
             names.local(&socket.name(names.own())),
@@ -106,12 +156,37 @@ mod tests {
         for other in ["", "g", "x1", "g1 ", "0123"] {
             assert_eq!(names.local(&format!("{own}{other}")), None, "{other}");
         }
-        assert_eq!(names.local(&Names::new("asgi").member(1)), None);
+        assert_eq!(names.local(&Names::new("asgi", 1).member(1)), None);
+    }
+
+    #[test]
+    fn members_of_recorded_groups_lie_on_the_hosts_of_their_groups() {
+        for hosts in [1, 3, 7] {
+            let (names, others) = (Names::new("asgi", hosts), Names::new("asgi", hosts));
+            for number in 0..50 {
+                let group = GroupName::from(format!("g{number}"));
+                let host = shard_of(group.as_str().as_bytes(), hosts);
+                let (own, history) = (
+                    names.recorded_member(&group, number),
+                    names.history_member(&group),
+                );
+                for member in [&own, &history] {
+                    assert_eq!(shard_of(non_local(member).as_bytes(), hosts), host);
+                    assert!(crate::channel_names::valid_channel_name(member), "{member}");
+                }
+                let read = names.local(&own);
+                assert_eq!(read, Some(LocalName::RecordedGroup(number)));
+                assert_eq!((names.local(&history), others.local(&own)), (None, None));
+                assert_eq!(history, others.history_member(&group));
+            }
+            let keys = (0..hosts).filter_map(|host| names.lane_key(host));
+            assert_eq!(keys.count(), hosts - 1);
+        }
     }
 
     #[test]
     fn names_fit_channels_rule() {
-        let names = Names::new("asgi");
+        let names = Names::new("asgi", 1);
         let socket = SocketChannel([255; 16]).name(names.own());
         assert!(crate::channel_names::valid_channel_name(&socket));
         assert_eq!(socket.len(), 74);

@@ -16,6 +16,8 @@ struct Membership {
     number: u64,
     /// Redis has confirmed it.
     joined: bool,
+    /// Redis has confirmed it at some time.
+    was_joined: bool,
     /// The task of the memberships was told to join it.
     ordered: bool,
     waiters: Vec<oneshot::Sender<Result<(), ErrorKind>>>,
@@ -60,6 +62,7 @@ impl GroupRoster {
             Membership {
                 number: *last_number,
                 joined: false,
+                was_joined: false,
                 ordered: false,
                 waiters: Vec::new(),
             }
@@ -96,6 +99,13 @@ impl GroupRoster {
         self.groups.lock().by_name.get(group).map(|one| one.number)
     }
 
+    /// Returns true if Redis has confirmed this membership at some time, also if it is in doubt now.
+    pub(super) fn was_joined(&self, group: &GroupName) -> bool {
+        let groups = self.groups.lock();
+        let membership = groups.by_name.get(group);
+        membership.is_some_and(|membership| membership.was_joined)
+    }
+
     /// Notes that Redis has the membership. Returns true if it counted as joined before.
     pub(super) fn joined(&self, group: &GroupName, number: u64) -> bool {
         let mut groups = self.groups.lock();
@@ -108,6 +118,7 @@ impl GroupRoster {
         for waiter in std::mem::take(&mut membership.waiters) {
             let _caller_is_gone = waiter.send(Ok(())).is_err();
         }
+        membership.was_joined = true;
         std::mem::replace(&mut membership.joined, true)
     }
 

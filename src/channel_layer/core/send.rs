@@ -24,9 +24,9 @@ use super::script;
 
 /// The largest number of members of a group that are read; their names take some 10 MB. A replica of the gateway is one
 /// member, a consumer of Channels another.
-const MAX_MEMBERS: usize = 100_000;
+pub(super) const MAX_MEMBERS: usize = 100_000;
 /// The bytes of the longest name of a member. Channels takes 99.
-const MAX_NAME: usize = 255;
+pub(super) const MAX_NAME: usize = 255;
 
 /// The writing half of one layer.
 pub(super) struct Sender {
@@ -59,6 +59,15 @@ impl Sender {
         event: &Event,
     ) -> Result<(), LayerError> {
         let members = self.members(group).await?;
+        self.send_to_members(members, event).await
+    }
+
+    /// Sends one message to each process with one of these members.
+    pub(super) async fn send_to_members(
+        &self,
+        members: Vec<Vec<u8>>,
+        event: &Event,
+    ) -> Result<(), LayerError> {
         let mut shards: IndexMap<usize, Vec<Parcel>> = IndexMap::new();
         for (key, parcel) in self.parcels(members) {
             let shard = self.shard_of(&key);
@@ -178,7 +187,7 @@ impl Sender {
 }
 
 /// Returns the latest score that is older than `life`, in whole seconds as in Channels.
-fn expired(life: Duration) -> i64 {
+pub(super) fn expired(life: Duration) -> i64 {
     UnixTime::now().0 as i64 - i64::try_from(life.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -67,6 +67,11 @@ impl GroupHistories {
         &self.rules
     }
 
+    /// Returns true if some groups have a history.
+    pub(super) fn any(&self) -> bool {
+        self.rules.longest_history().is_some()
+    }
+
     /// Returns true if the group has a history.
     pub(super) fn records(&self, group: &GroupName) -> bool {
         self.rules.history(group).is_some()

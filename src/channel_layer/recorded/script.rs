@@ -6,25 +6,50 @@ use redis::Script;
 
 /// The functions on a history; they are described there.
 const HISTORY: &str = include_str!("history.lua");
+/// The functions that read. A call makes all functions of its text, so those that record go without.
+const READS: &str = include_str!("reads.lua");
+/// The functions of the layer `core`.
+const MAILBOX: &str = include_str!("mailbox.lua");
 
 /// Records an event and publishes it.
-pub(in crate::channel_layer) static RECORD: LazyLock<Script> = LazyLock::new(|| of("record"));
+pub(in crate::channel_layer) static RECORD: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&record_source()));
 /// Reads events after an offset.
-pub(in crate::channel_layer) static READ: LazyLock<Script> = LazyLock::new(|| of("read"));
+pub(in crate::channel_layer) static READ: LazyLock<Script> = LazyLock::new(|| of_reads("read"));
 /// Begins a new epoch if the present one is still a given one.
-pub(in crate::channel_layer) static RENEW: LazyLock<Script> = LazyLock::new(|| of("renew"));
+pub(in crate::channel_layer) static RENEW: LazyLock<Script> = LazyLock::new(|| of_reads("renew"));
 
-fn of(function: &str) -> Script {
-    Script::new(&record_text(function))
+/// Moves events from a group's mailbox to its history.
+pub(in crate::channel_layer) static MOVE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&move_source()));
+/// Moves, records an event and publishes it.
+pub(in crate::channel_layer) static RECORD_HERE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&mailbox_text("record_here")));
+/// Moves and reads.
+pub(in crate::channel_layer) static READ_HERE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(&format!(
+        "{HISTORY}\n{READS}\n{MAILBOX}\nreturn read_here(KEYS, ARGV)"
+    ))
+});
+
+fn mailbox_text(function: &str) -> String {
+    format!("{HISTORY}\n{MAILBOX}\nreturn {function}(KEYS, ARGV)")
 }
 
-fn record_text(function: &str) -> String {
-    format!("{HISTORY}\nreturn {function}(KEYS, ARGV)")
+/// The text of [`MOVE`], for a round that loads it.
+pub(in crate::channel_layer) fn move_source() -> String {
+    mailbox_text("move")
+}
+
+fn of_reads(function: &str) -> Script {
+    Script::new(&format!(
+        "{HISTORY}\n{READS}\nreturn {function}(KEYS, ARGV)"
+    ))
 }
 
 /// The text of [`RECORD`], which back ends may run by its digest.
 pub(in crate::channel_layer) fn record_source() -> String {
-    record_text("record")
+    format!("{HISTORY}\nreturn record(KEYS, ARGV)")
 }
 
 /// The library with the function `lockgate_record`, which takes keys and arguments as [`RECORD`] does. A back end needs no

@@ -16,6 +16,9 @@ const DENYLIST: &str = "+set +getrange +watch +unwatch +multi +exec +discard +wa
 const CONTROL: &str = "+set +publish";
 /// The commands of `channels_redis.pubsub`.
 const PUBSUB: &str = "+publish +subscribe +unsubscribe";
+/// The commands of `lockgate.layers`, which records: it reads the rules and calls a function, which runs the others.
+const RECORDING: &str =
+    "+getrange +fcall +hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time";
 /// The commands of `channels_redis.core`: its scripts, the commands that they call, and its receiving side.
 const CORE: &str = "+eval +evalsha +script|load +zadd +zrem +zrange +zcount +zremrangebyscore \
                     +zpopmin +bzpopmin +expire +del +multi +exec +discard";
@@ -102,7 +105,11 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
         patterns.extend(layer_patterns(usage));
         match usage.layer {
             Some((LayerKind::Core, _)) => commands.push(CORE),
-            Some((LayerKind::PubSub, _)) => commands.push(PUBSUB),
+            Some((LayerKind::PubSub, _)) if usage.histories.is_empty() => commands.push(PUBSUB),
+            Some((LayerKind::PubSub, _)) => {
+                commands.extend([PUBSUB, RECORDING]);
+                patterns.extend(recording_patterns(tenant));
+            }
             Some((LayerKind::Memory, _)) | None => {}
         }
     }
@@ -127,6 +134,16 @@ fn layer_patterns(usage: &Usage) -> Vec<String> {
         Some((LayerKind::Core, prefix)) => vec![format!("~{}*", literal(prefix))],
         Some((LayerKind::Memory, _)) | None => Vec::new(),
     }
+}
+
+/// Returns the patterns of the histories of a tenant's groups, and of its rules.
+fn recording_patterns(tenant: &str) -> [String; 4] {
+    [
+        format!("~lockgate:{tenant}:history:*"),
+        format!("~lockgate:{tenant}:position:*"),
+        format!("~lockgate:{tenant}:groups"),
+        format!("&lockgate:{tenant}:group:*"),
+    ]
 }
 
 /// Returns a pattern that matches `text` and nothing else.
@@ -162,6 +179,11 @@ pub(super) fn text(lines: &[AclLine]) -> String {
          # share, set: CONFIG SET proto-max-bulk-len 8mb, CONFIG SET maxmemory-clients 64mb (Redis 7), maxmemory with noeviction,\n\
          # and watch used_memory: in a full Redis no token can be revoked. A Redis for each tenant is the only full separation.\n",
     );
+    if lines.iter().any(|line| line.line.contains("+fcall")) {
+        text.push_str(
+            "# Redis has functions from 7.0 on: before that write +evalsha in place of +fcall.\n",
+        );
+    }
     let mut endpoint = None;
     for line in lines {
         if endpoint != Some(&line.endpoint) {
@@ -197,6 +219,7 @@ pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HistoryConfig;
 
     #[test]
     fn a_prefix_is_no_pattern() {
@@ -206,12 +229,35 @@ mod tests {
             users: true,
             layer: Some((kind, "a*[b]\\?".to_owned())),
             workers: vec!["a.work.*".to_owned()],
+            histories: Vec::new(),
         };
         let line = back_end("acme", &[&usage(LayerKind::PubSub)]);
         assert!(line.contains(r" &a\*\[b\]\\\?__group__* "), "{line}");
         assert!(line.contains(" &a.work.* "), "{line}");
         let line = back_end("acme", &[&usage(LayerKind::Core)]);
         assert!(line.contains(r" ~a\*\[b\]\\\?* "), "{line}");
+    }
+
+    #[test]
+    fn a_back_end_that_records_may_call_a_function_and_no_script() {
+        let usage = Usage {
+            tenant: "acme".parse().unwrap(),
+            denylist: false,
+            users: false,
+            layer: Some((LayerKind::PubSub, "a".to_owned())),
+            workers: Vec::new(),
+            histories: vec![("g".to_owned(), HistoryConfig::default())],
+        };
+        let line = back_end("acme", &[&usage]);
+        for word in [
+            "~lockgate:acme:history:*",
+            "~lockgate:acme:groups",
+            "&lockgate:acme:group:*",
+            "+fcall",
+        ] {
+            assert!(line.split(' ').any(|found| found == word), "{word}: {line}");
+        }
+        assert!(!line.contains("eval"), "{line}");
     }
 
     #[test]
@@ -222,6 +268,7 @@ mod tests {
             users: false,
             layer: None,
             workers: Vec::new(),
+            histories: Vec::new(),
         };
         assert_eq!(
             back_end("acme", &[&usage]),

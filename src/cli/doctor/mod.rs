@@ -13,6 +13,7 @@ use crate::config::Config;
 mod acl;
 mod database;
 mod finding;
+mod history;
 mod machine;
 mod neighbours;
 mod redis;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::finding::{Findings, Severity, clock, with_kind};
+use super::history;
 use super::servers::{RedisServer, Usage};
 use super::shared;
 use crate::channel_names::group_channel;
@@ -58,6 +59,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     gateway_rights(&mut findings, &subject, &store).await;
     for usage in &server.tenants {
         tenant_rights(&mut findings, on("permission"), &store, usage).await;
+        history::look(&mut findings, &subject, (&store, &facts), usage).await;
     }
     findings
 }

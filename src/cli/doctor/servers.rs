@@ -1,6 +1,6 @@
 //! The Redis servers of a configuration, and the uses that each tenant has for them.
 
-use crate::config::{Config, LayerKind, RouteConfig, TenantConfig};
+use crate::config::{Config, HistoryConfig, LayerKind, RouteConfig, TenantConfig};
 use crate::ids::TenantId;
 use crate::stores::redis_url::{RedisUrl, RedisUrlError};
 
@@ -26,6 +26,8 @@ pub(super) struct Usage {
     pub(super) layer: Option<(LayerKind, String)>,
     /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them.
     pub(super) workers: Vec<String>,
+    /// The names of its groups that have a history.
+    pub(super) histories: Vec<(String, HistoryConfig)>,
 }
 
 impl RedisServer {
@@ -53,6 +55,7 @@ impl RedisServer {
                 users: false,
                 layer: None,
                 workers: Vec::new(),
+                histories: Vec::new(),
             });
             self.tenants.len() - 1
         });
@@ -88,6 +91,10 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                 for url in effective.layer_hosts() {
                     let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
                     usage.layer = layer.clone();
+                    let groups = tenant.groups.iter();
+                    let kept =
+                        groups.filter_map(|group| Some((group.name.clone(), group.history?)));
+                    usage.histories = kept.collect();
                     if kind == LayerKind::PubSub {
                         usage.workers = worker_channels(tenant);
                     }

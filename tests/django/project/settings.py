@@ -3,7 +3,7 @@
 LOCKGATE_TEST_DATABASE_URL   postgres://, mysql:// or sqlite:// (a path)
 LOCKGATE_TEST_REDIS_URL      where the channel layer lives; several URLs with commas between
 LOCKGATE_TEST_LAYER_PREFIX   its prefix
-LOCKGATE_TEST_LAYER          "pubsub" (default) or "core"
+LOCKGATE_TEST_LAYER          "pubsub" (default), "recording" (the class of deploy/django) or "core"
 LOCKGATE_TEST_LAYER_CONFIG   more of its CONFIG, as JSON
 LOCKGATE_TEST_SIGNING_KEY    what simplejwt signs with
 LOCKGATE_TEST_USER_MODEL     auth.User (default) or accounts.UuidUser
@@ -15,7 +15,9 @@ LOCKGATE_TEST_WORKERS        the channels that `manage.py runworker` may be give
 
 import json
 import os
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pymysql
@@ -75,10 +77,17 @@ SIMPLE_JWT = {
 }
 BACKENDS = {
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
+    "recording": "lockgate.layers.RedisPubSubChannelLayer",
     "core": "channels_redis.core.RedisChannelLayer",
 }
 
 
+LAYER = os.environ.get("LOCKGATE_TEST_LAYER", "pubsub")
+LOCKGATE_TENANT = os.environ.get("LOCKGATE_TEST_TENANT", "acme")
+if LAYER == "recording":
+    # A project copies this folder beside its manage.py.
+    sys.path.append(str(Path(__file__).resolve().parents[3] / "deploy/django"))
+    LOCKGATE = {"TENANT": LOCKGATE_TENANT}
 REDIS_URLS = os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379").split(",")
 
 
@@ -91,7 +100,7 @@ def host(url):
 
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": BACKENDS[os.environ.get("LOCKGATE_TEST_LAYER", "pubsub")],
+        "BACKEND": BACKENDS[LAYER],
         "CONFIG": {
             "hosts": [host(url) for url in REDIS_URLS],
             "prefix": os.environ.get("LOCKGATE_TEST_LAYER_PREFIX", "asgi"),
@@ -101,7 +110,6 @@ CHANNEL_LAYERS = {
 }
 # Where revocations are written, and whose.
 LOCKGATE_REDIS_URL = REDIS_URLS[0]
-LOCKGATE_TENANT = os.environ.get("LOCKGATE_TEST_TENANT", "acme")
 WORKER_CHANNELS = os.environ.get("LOCKGATE_TEST_WORKERS", "chat,chat.0,chat.1").split(",")
 if os.environ.get("LOCKGATE_TEST_SIGNALS") == "1":
     INSTALLED_APPS.append("project.apps.ProjectConfig")

@@ -1,5 +1,6 @@
 //! Every way to configure a layer on both Redis layers, against the newest and the oldest channels_redis that knows it:
-//! Django to sockets, sockets to Django, and sockets to a Channels worker and back, over two replicas.
+//! Django to sockets, sockets to Django, and sockets to a Channels worker and back, over two replicas. Each on groups with
+//! a memory and on groups without one.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -97,6 +98,7 @@ async fn deployment(servers: &[RedisServer]) -> Gateway {
             .with("layer.kind", cell.kind)
             .with("limits.messages_per_second", 0)
             .with("layer.hosts", urls)
+            .with_toml("groups = [{ name = 'chat_m<slug:version>', history = { size = 1000, ttl = '1h' } }]")
             .route("path = 'chat/<slug:room>/'\ngroups = ['chat_{room}']\ndeliver = 'event'\nconsumer = { kind = 'broadcast', type = 'chat.message' }")
             .route("path = 'work/<slug:room>/'\ndeliver = 'event'\nconsumer = { kind = 'worker', channel = 'CHANNEL', on_worker_full = 'drop' }");
         for (key, value) in cell.config().as_object().unwrap() {
@@ -130,11 +132,23 @@ async fn open(gateway: &Gateway, tenant: &Tenant, path: &str) -> [Socket; 2] {
     [dial(0, ALICE).await, dial(1, BOB).await]
 }
 
-async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version: Option<&str>) {
-    let (tenant, what) = (
-        gateway.named(&cell.word()),
-        format!("{} {version:?}", cell.word()),
-    );
+/// A cell with a version of channels_redis, on groups with a memory or without one.
+#[derive(Clone, Copy)]
+struct Run {
+    cell: Cell,
+    version: Option<&'static str>,
+    recorded: bool,
+}
+
+async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
+    let Run {
+        cell,
+        version,
+        recorded,
+    } = run;
+    let tenant = gateway.named(&cell.word());
+    let memory = if recorded { " with a memory" } else { "" };
+    let what = format!("{} {version:?}{memory}", cell.word());
     println!("{what}");
     let urls: Vec<_> = servers[..cell.hosts].iter().map(RedisServer::url).collect();
     let channel = format!("{}.work", tenant.prefix);
@@ -143,6 +157,9 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
         .worker_channels(&[&channel]);
     let django = match cell.kind {
         "core" => django.core(&cell.config()),
+        _ if recorded => django
+            .layer_config(&cell.config())
+            .recording_for(&tenant.name),
         _ => django.layer_config(&cell.config()),
     };
     let django = match version {
@@ -151,7 +168,8 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     };
     let django = django.start().await;
     // Rooms of their own for each version, so that nothing of one is taken for the other's.
-    let room = format!("r{}", version.unwrap_or("latest"));
+    let memory = if recorded { "m" } else { "r" };
+    let room = format!("{memory}{}", version.unwrap_or("latest"));
     let room = room.replace('.', "-");
 
     // Django to sockets, and sockets to Django and each other.
@@ -172,6 +190,9 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     }
     for socket in &mut sockets {
         assert!(socket.ping().await.is_empty(), "{what}: nothing came twice");
+    }
+    if recorded {
+        is_recorded(&servers[..cell.hosts], tenant, cell, &room, &what).await;
     }
 
     if version == Some(NO_WORKERS) {
@@ -262,6 +283,22 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], cell: Cell, version:
     }
 }
 
+/// All 30 events are in the history, in the epoch that it began with.
+async fn is_recorded(servers: &[RedisServer], tenant: &Tenant, cell: Cell, room: &str, what: &str) {
+    let channel = match cell.kind {
+        "core" => format!("{}:group:chat_{room}", tenant.prefix),
+        _ => format!("{}__group__chat_{room}", tenant.prefix),
+    };
+    let key = |kind: &str| tenant.redis_key(&format!("{kind}:{{{channel}}}"));
+    let mut found = Vec::new();
+    for server in servers {
+        let entries: u64 = server.command(&["XLEN", &key("history")]).await;
+        let offset: Option<u64> = server.command(&["HGET", &key("position"), "offset"]).await;
+        found.extend(offset.map(|offset| (entries, offset)));
+    }
+    assert_eq!(found, [(30, 30)], "{what}");
+}
+
 /// Takes away what the worker of another version had in its hands when it was killed. channels_redis keeps such a message
 /// beside the channel and hands it to the next worker, but the script of 3.0.0 for that calls `ZADD` without a score: its
 /// worker ends there and answers no socket.
@@ -305,20 +342,31 @@ async fn every_configuration_of_a_layer_works_with_every_version_that_has_it() {
         servers.push(RedisServer::start().await);
     }
     let gateway = deployment(&servers).await;
-    // The two versions of a cell far from each other: their workers listen to one channel.
-    let newest = Cell::all().into_iter().map(|cell| (cell, None));
+    let run = |cell: Cell, version, recorded| Run {
+        cell,
+        version,
+        recorded,
+    };
+    // The two versions of a cell far from each other: their workers listen to one channel. One of the two is on groups
+    // with a memory: on one host the oldest, on three the newest.
+    let newest = Cell::all()
+        .into_iter()
+        .map(|cell| run(cell, None, cell.hosts > 1));
     let oldest = Cell::all()
         .into_iter()
-        .map(|cell| (cell, Some(cell.oldest())));
+        .map(|cell| run(cell, Some(cell.oldest()), cell.hosts == 1));
     let workers = Cell::all()
         .into_iter()
         .filter(|cell| cell.oldest() == NO_WORKERS);
-    let workers = workers.map(|cell| (cell, Some(FIRST_WORKERS)));
-    let cells = newest.chain(oldest).chain(workers);
+    let workers = workers.map(|cell| run(cell, Some(FIRST_WORKERS), true));
+    let runs = newest.chain(oldest).chain(workers);
     // Several at a time: most of it is the start of Django.
-    stream::iter(cells)
-        .for_each_concurrent(3, |(cell, version)| {
-            serves(&gateway, &servers, cell, version)
-        })
+    stream::iter(runs)
+        .for_each_concurrent(3, |run| serves(&gateway, &servers, run))
         .await;
+    for replica in &gateway.replicas {
+        let metrics = replica.metrics().await;
+        let unrecorded = metrics.value("lockgate_events_unrecorded_total", &[]);
+        assert_eq!(unrecorded, 0.0, "{}", metrics.text());
+    }
 }

@@ -2,6 +2,7 @@
 
 mod core_layer;
 mod matrix;
+mod recorded;
 mod slow;
 mod socket_channels;
 mod to_socket;

@@ -43,7 +43,8 @@ impl Confined {
         for word in ["one", "other"] {
             builder = builder.tenant(word).with("layer.kind", kind);
             if let Some(database) = database {
-                builder = builder.users(database);
+                let groups = "groups = [{ name = 'chat_<slug:room>', history = {} }]";
+                builder = builder.users(database).with_toml(groups);
             }
         }
         let gateway = builder.write().await;
@@ -239,7 +240,7 @@ async fn a_django_project_and_the_gateway_work_as_these_users() {
             .revokes_for(&tenant.name);
         let django = match kind {
             "core" => django.core(&json!({})),
-            _ => django,
+            _ => django.recording_for(&tenant.name),
         };
         let django = django.start().await;
         django.migrate().await;
@@ -260,6 +261,13 @@ async fn a_django_project_and_the_gateway_work_as_these_users() {
         for socket in [&mut first, &mut second] {
             assert_eq!(socket.next_json().await["message"], "from a view", "{kind}");
         }
+        let channel = match kind {
+            "core" => format!("{}:group:chat_lobby", tenant.prefix),
+            _ => format!("{}__group__chat_lobby", tenant.prefix),
+        };
+        let history = tenant.redis_key(&format!("history:{{{channel}}}"));
+        let kept: u64 = confined.redis.command(&["XLEN", &history]).await;
+        assert_eq!(kept, 1, "{kind}: the event is recorded");
         django.logout(&token).await;
         assert_eq!(first.closed().await.0, 4501, "{kind}");
         assert!(second.ping().await.is_empty(), "{kind}");

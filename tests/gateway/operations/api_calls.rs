@@ -324,7 +324,9 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
 
 #[tokio::test]
 async fn the_calls_are_described_to_whoever_asks() {
-    let gateway = gateway().tenant("acme").start().await;
+    // The group of the paths keeps all that a group can keep.
+    let groups = "groups = [{ name = 'g', history = {}, presence = {} }]";
+    let gateway = gateway().tenant("acme").with_toml(groups).start().await;
     let answer = request(gateway.replica().api, "GET", "/openapi.json", &[], "").await;
     assert_eq!(answer.status, 200);
     let document = answer.json();

@@ -35,6 +35,12 @@ impl Setup {
             .with("LOCKGATE_TEST_LAYER_CONFIG", &config.to_string())
     }
 
+    /// Sends through the layer class of deploy/django, which records for this tenant's groups with a memory.
+    pub(crate) fn recording_for(self, tenant: &str) -> Self {
+        self.with("LOCKGATE_TEST_LAYER", "recording")
+            .with("LOCKGATE_TEST_TENANT", tenant)
+    }
+
     /// More of the layer's `CONFIG`.
     pub(crate) fn layer_config(self, config: &Value) -> Self {
         self.with("LOCKGATE_TEST_LAYER_CONFIG", &config.to_string())

@@ -8,6 +8,7 @@ mod deliver;
 mod faults;
 mod poison;
 mod recorded;
+mod recorded_core;
 mod store;
 mod support;
 mod tls;

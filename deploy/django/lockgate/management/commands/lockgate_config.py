@@ -26,6 +26,7 @@ from lockgate import DEFAULTS
 ALGORITHMS = "HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA".split()
 LAYERS = {
     "channels_redis.pubsub.RedisPubSubChannelLayer": "pubsub",
+    "lockgate.layers.RedisPubSubChannelLayer": "pubsub",
     "channels_redis.core.RedisChannelLayer": "core",
 }
 # Options for the timeouts and connections of a client, which do not concern Lockgate.

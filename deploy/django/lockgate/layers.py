@@ -1,0 +1,179 @@
+"""A channel layer that records the events of groups with a memory. It is Channels' own pub/sub layer otherwise.
+
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "lockgate.layers.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": ["redis://127.0.0.1:6379/0"], "prefix": "acme"},
+        },
+    }
+
+`CONFIG` takes what `channels_redis.pubsub.RedisPubSubChannelLayer` takes, and `tenant`, the name in [tenants.NAME]; without
+it LOCKGATE["TENANT"] counts. Which groups have a memory is written in the configuration of the gateway alone: it puts the
+rules into each Redis of the layer, and this class reads them every few seconds.
+
+A group with a memory: `group_send` stores and publishes the event in one step of Redis. If Redis refuses that for lack of
+memory or because it is a replica, the call raises, and nothing was sent. If the function is missing there or may not be
+called, the event is sent as Channels sends it, which is logged once and counted by the gateway; clients that come back may
+miss it. Any other group: Channels' own `group_send`.
+
+It needs channels_redis 3.3.1 or later; `lockgate` need not stand in INSTALLED_APPS.
+"""
+
+import json
+import logging
+import re
+import secrets
+import time
+
+import redis
+from channels_redis import pubsub
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+try:
+    from aioredis import ReplyError
+except ImportError:
+    # channels_redis 4 and later use redis-py.
+    ReplyError = redis.ResponseError
+
+logger = logging.getLogger("lockgate")
+
+# The number of seconds for which the rules of a host are believed.
+RULES_TTL = 5
+# The most bytes of the rules. The gateway writes no more.
+RULES_BYTES = 1024 * 1024
+# The most groups whose rules are remembered.
+GROUPS_KEPT = 10_000
+# The words of Redis for a function or script that is not there or may not be called. Any other refusal is raised.
+UNAVAILABLE = re.compile(
+    "NOPERM|no permissions|unknown command|Function not found|NOSCRIPT|No matching script|The user executing the script can't"
+)
+
+
+class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
+    def __init__(self, *args, tenant=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        tenant = tenant or (getattr(settings, "LOCKGATE", None) or {}).get("TENANT")
+        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(tenant or "")):
+            expected = "the name in [tenants.NAME] of the gateway's configuration"
+            raise ImproperlyConfigured(f'CONFIG["tenant"] of the channel layer, or LOCKGATE["TENANT"], must be {expected}.')
+        self._lockgate = f"lockgate:{tenant}:"
+        # The rules of each host, by its place among the hosts. All event loops share them.
+        self._rules = {}
+        self._warned = set()
+
+    async def group_send(self, group, message):
+        """Sends the message to the group, as Channels does, and records it if the group has a memory."""
+        layer = self._get_layer()
+        channel = layer._get_group_channel_name(group)
+        shard = layer._get_shard(channel)
+        rules = await self._rules_of(layer._shards.index(shard), shard)
+        kept = rules.of(group)
+        if not kept or not await self._record(shard, rules, kept, channel, message):
+            await layer.group_send(group, message)
+
+    async def _record(self, shard, rules, kept, channel, message):
+        """Records and publishes a message. Returns False if nothing was sent, because the function cannot be called."""
+        keys = [f"{self._lockgate}{kind}:{{{channel}}}" for kind in ("history", "position", "group")]
+        # The random text is the epoch of a history that begins with this event.
+        arguments = [2, keys[0], keys[1], secrets.token_hex(16), *kept, keys[2], channel, self._bytes_of(message)]
+        for way in list(rules.ways):
+            try:
+                await _execute(shard, *way, *arguments)
+                return True
+            except (redis.ResponseError, ReplyError) as error:
+                if not _is_unavailable(error):
+                    raise
+                # It is tried again with the next rules.
+                rules.ways = [other for other in rules.ways if other != way]
+                if not rules.ways:
+                    self._warn_once(
+                        "Redis does not let this back end record events, and they are sent without: grant what "
+                        "`lockgate doctor --acl` prints, and see that a gateway runs (%s)",
+                        error,
+                    )
+        return False
+
+    def _bytes_of(self, message):
+        if hasattr(type(self), "serialize"):
+            return self.serialize(message)
+        # Before channels_redis 3.4 the connection does it.
+        return pubsub.msgpack.packb(message)
+
+    async def _rules_of(self, index, shard):
+        rules = self._rules.get(index)
+        if rules and time.monotonic() - rules.read_at < RULES_TTL:
+            return rules
+        if rules:
+            # One call reads them again. Until then the others go on with these.
+            rules.read_at = time.monotonic()
+        try:
+            text = await _execute(shard, "GETRANGE", f"{self._lockgate}groups", 0, RULES_BYTES)
+            rules = Rules(text)
+        except (redis.ResponseError, ReplyError) as error:
+            self._warn_once("Redis does not show the rules of the groups, so no event is recorded: %s", error)
+            rules = Rules(b"")
+        except ValueError as error:
+            self._warn_once("The rules of the groups in Redis are not readable, so no event is recorded: %s", error)
+            rules = Rules(b"")
+        self._rules[index] = rules
+        return rules
+
+    def _warn_once(self, text, *details):
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning(text, *details)
+
+
+class Rules:
+    """The rules of the groups, as the gateway wrote them. ValueError: it did not write this."""
+
+    def __init__(self, text):
+        self.read_at = time.monotonic()
+        self.known = {}
+        self.patterns = []
+        self.ways = []
+        if not text:
+            return
+        try:
+            rules = json.loads(text)
+            if rules["v"] != 1:
+                raise ValueError(f"version {rules['v']!r}; update this app")
+            for rule in rules["groups"]:
+                self.patterns.append((re.compile(rule["regex"]), int(rule["size"]), int(rule["ttl_ms"])))
+            # A function needs Redis 7 and no right to run scripts, the digest of a script that right.
+            self.ways = [("FCALL", "lockgate_record"), ("EVALSHA", str(rules["record"]))]
+        except (KeyError, TypeError, re.error) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def of(self, group):
+        """Returns the number of events and their life in milliseconds; None for a group without a memory."""
+        try:
+            return self.known[group]
+        except KeyError:
+            pass
+        found = None
+        for pattern, size, ttl in self.patterns:
+            if pattern.fullmatch(group):
+                found = (size, ttl) if size else None
+                break
+        if len(self.known) >= GROUPS_KEPT:
+            self.known.clear()
+        self.known[group] = found
+        return found
+
+
+async def _execute(shard, *command):
+    """Sends a command on the connection over which this shard publishes."""
+    if hasattr(shard, "_get_pub_conn"):
+        # channels_redis before 4.0
+        connection = await shard._get_pub_conn()
+        return await connection.execute(*command)
+    async with shard._lock:
+        shard._ensure_redis()
+        return await shard._redis.execute_command(*command)
+
+
+def _is_unavailable(error):
+    # redis-py takes the code out of the text of some errors, and gives them classes.
+    return isinstance(error, (redis.exceptions.NoPermissionError, redis.exceptions.NoScriptError)) or UNAVAILABLE.search(str(error))

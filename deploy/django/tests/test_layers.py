@@ -1,0 +1,243 @@
+"""The layer class that records, against a real Redis with the function and the rules that the gateway puts there."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+import redis
+from asgiref.sync import async_to_sync
+from channels.layers import channel_layers, get_channel_layer
+from channels_redis import pubsub
+from django.core.exceptions import ImproperlyConfigured
+from django.test import SimpleTestCase, override_settings
+
+from lockgate import layers
+
+from . import redis_server
+
+LUA = Path(__file__).parents[3] / "src/channel_layer/recorded/history.lua"
+SCRIPT = f"{LUA.read_text()}\nreturn record(KEYS, ARGV)"
+LIBRARY = f"#!lua name=lockgate\n{LUA.read_text()}\nredis.register_function('lockgate_record', record)"
+RULES = [
+    {"regex": "quiet\\-[-a-zA-Z0-9_]+", "size": 0, "ttl_ms": 0},
+    {"regex": "chat\\_[^/]+", "size": 3, "ttl_ms": 60000},
+]
+# Three hosts: three databases of one server, whose channels are the same.
+HOSTS = [0, 1, 2]
+
+
+def event(n):
+    return {"type": "chat.message", "n": n, "text": "grüß dich", "__like_ours": 1}
+
+
+class Layers(SimpleTestCase):
+    def setUp(self):
+        self.url = redis_server.start().removesuffix("/0")
+        self.redis = [redis.Redis.from_url(f"{self.url}/{db}") for db in HOSTS]
+        self.redis[0].flushall()
+        self.redis[0].config_set("maxmemory", 0)
+        self.redis[0].execute_command("SCRIPT", "FLUSH")
+        self.redis[0].execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+        self.redis[0].script_load(SCRIPT)
+        self.rule(RULES)
+        for server in self.redis:
+            self.addCleanup(server.close)
+        ttl = layers.RULES_TTL
+        self.addCleanup(setattr, layers, "RULES_TTL", ttl)
+
+    def rule(self, groups, version=1):
+        sha = hashlib.sha1(SCRIPT.encode()).hexdigest()
+        for server in self.redis:
+            server.set("lockgate:acme:groups", json.dumps({"v": version, "record": sha, "groups": groups}))
+
+    def layer(self, hosts=HOSTS[:1], user="", **config):
+        address = self.url.replace("redis://", f"redis://{user}")
+        config = {"hosts": [f"{address}/{db}" for db in hosts], "prefix": "acme", "tenant": "acme", **config}
+        return layers.RedisPubSubChannelLayer(**config)
+
+    def kept(self, group):
+        """The offsets of a group's history, wherever it lies, and the newest one."""
+        stream, position = (f"lockgate:acme:{kind}:{{acme__group__{group}}}" for kind in ("history", "position"))
+        entries = [entry for server in self.redis for entry, _ in server.xrange(stream)]
+        newest = [server.hget(position, "offset") for server in self.redis]
+        return [int(entry.split(b"-")[0]) for entry in entries], sum(int(offset or 0) for offset in newest)
+
+    def heard(self, layer, group, send, count):
+        """What a consumer of Channels on a layer of its own gets while `send` runs."""
+
+        async def run():
+            other = pubsub.RedisPubSubChannelLayer(*layer._args, **layer._kwargs)
+            other._serializer = layer._serializer
+            channel = await other.new_channel()
+            await other.group_add(group, channel)
+            await send()
+            heard = [await asyncio.wait_for(other.receive(channel), 5) for _ in range(count)]
+            # Nothing comes twice: what is sent to the channel itself arrives behind it.
+            await other.send(channel, {"type": "mark"})
+            heard.append(await asyncio.wait_for(other.receive(channel), 5))
+            await other.flush()
+            await layer.flush()
+            return heard
+
+        heard = asyncio.run(run())
+        self.assertEqual(heard.pop(), {"type": "mark"})
+        return heard
+
+    def test_events_are_recorded_and_consumers_get_them_once_and_unchanged(self):
+        for config in [{}, {"serializer_format": "json"}, {"symmetric_encryption_keys": ["a", "b"]}]:
+            for hosts in [HOSTS[:1], HOSTS]:
+                with self.subTest(config=config, hosts=hosts):
+                    for server in self.redis:
+                        for key in server.keys("lockgate:acme:*:*"):
+                            server.delete(key)
+                    layer = self.layer(hosts, **config)
+                    for group in ["chat_a", "chat_b", "chat_c"]:
+
+                        async def send(group=group):
+                            for n in range(5):
+                                await layer.group_send(group, event(n))
+
+                        self.assertEqual(self.heard(layer, group, send, 5), [event(n) for n in range(5)])
+                        self.assertEqual(self.kept(group), ([3, 4, 5], 5))
+
+    def test_other_groups_are_sent_as_channels_sends_them(self):
+        layer = self.layer()
+        for group in ["quiet-a", "news", "chat_/", "chat_a\n/"]:
+
+            async def send(group=group):
+                await layer.group_send(group, event(1))
+
+            self.assertEqual(self.heard(layer, group, send, 1), [event(1)])
+        self.assertEqual(self.redis[0].keys("lockgate:acme:*:*"), [])
+
+    def test_synchronous_code_records_too(self):
+        with override_settings(
+            CHANNEL_LAYERS={
+                "default": {
+                    "BACKEND": "lockgate.layers.RedisPubSubChannelLayer",
+                    "CONFIG": {"hosts": [f"{self.url}/0"], "prefix": "acme"},
+                }
+            },
+            LOCKGATE={"TENANT": "acme", "REDIS_URL": f"{self.url}/0"},
+        ):
+            channel_layers.backends = {}
+            self.addCleanup(setattr, channel_layers, "backends", {})
+            for n in range(4):
+                # Each call has an event loop of its own.
+                async_to_sync(get_channel_layer().group_send)("chat_sync", event(n))
+        self.assertEqual(self.kept("chat_sync"), ([2, 3, 4], 4))
+
+    def test_sends_at_once_are_recorded_once_each(self):
+        layer = self.layer(HOSTS)
+
+        async def send():
+            await asyncio.gather(*(layer.group_send("chat_a", event(n)) for n in range(200)))
+
+        heard = self.heard(layer, "chat_a", send, 200)
+        self.assertEqual(sorted(message["n"] for message in heard), list(range(200)))
+        self.assertEqual(self.kept("chat_a"), ([198, 199, 200], 200))
+
+    def test_the_rules_are_read_again(self):
+        layers.RULES_TTL = 0
+        layer = self.layer()
+
+        async def send():
+            await layer.group_send("news", event(0))
+            self.rule([{"regex": "news", "size": 10, "ttl_ms": 1000}])
+            await layer.group_send("news", event(1))
+            self.redis[0].delete("lockgate:acme:groups")
+            await layer.group_send("news", event(2))
+
+        self.assertEqual(self.heard(layer, "news", send, 3), [event(n) for n in range(3)])
+        self.assertEqual(self.kept("news"), ([1], 1))
+
+    def test_without_a_function_the_script_is_called_and_without_both_it_is_said_once(self):
+        self.redis[0].execute_command("FUNCTION", "FLUSH")
+        layer = self.layer()
+
+        async def send():
+            await layer.group_send("chat_a", event(0))
+
+        self.assertEqual(self.heard(layer, "chat_a", send, 1), [event(0)])
+        self.assertEqual(self.kept("chat_a"), ([1], 1))
+        self.redis[0].execute_command("SCRIPT", "FLUSH")
+        layer = self.layer()
+
+        async def send_more():
+            for n in range(1, 4):
+                await layer.group_send("chat_a", event(n))
+
+        with self.assertLogs("lockgate", "WARNING") as logs:
+            self.assertEqual(self.heard(layer, "chat_a", send_more, 3), [event(n) for n in range(1, 4)])
+        self.assertEqual(len(logs.output), 1, logs.output)
+        self.assertIn("doctor --acl", logs.output[0])
+        self.assertEqual(self.kept("chat_a"), ([1], 1))
+
+    def test_a_user_without_the_rights_sends_all_the_same(self):
+        own = "~lockgate:acme:history:* ~lockgate:acme:position:* %R~lockgate:acme:groups &acme__group__* &acmespecific.*"
+        writes = "+hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time"
+        basic = "+publish +subscribe +unsubscribe +getrange +ping +hello +select +client|setname"
+        for rights, recorded in [
+            (f"{own} &lockgate:acme:group:* +fcall {writes}", 1),
+            (f"{own} &lockgate:acme:group:* +evalsha {writes}", 1),
+            # No right to the channel of the gateways, to a command of the function, to any function, to the rules.
+            (f"{own} +fcall {writes}", 0),
+            (f"{own} &lockgate:acme:group:* +fcall {writes} -xadd", 0),
+            (f"{own} &lockgate:acme:group:* {writes}", 0),
+            (f"&acme__group__* &lockgate:acme:group:* +fcall {writes}", 0),
+        ]:
+            with self.subTest(rights=rights):
+                words = f"ACL SETUSER back_end reset on >p resetchannels -@all {basic} {rights}".split()
+                self.redis[0].execute_command(*words)
+                self.redis[0].delete(*(self.redis[0].keys("lockgate:acme:*:*") or ["none"]))
+                layer = self.layer(user="back_end:p@")
+
+                async def send():
+                    await layer.group_send("chat_a", event(1))
+
+                if recorded:
+                    with self.assertNoLogs("lockgate", "WARNING"):
+                        asyncio.run(send())
+                else:
+                    with self.assertLogs("lockgate", "WARNING"):
+                        asyncio.run(send())
+                self.assertEqual(self.kept("chat_a"), ([1], 1) if recorded else ([], 0))
+
+    def test_a_refused_write_is_raised_and_nothing_is_sent(self):
+        layer = self.layer()
+
+        async def send():
+            await layer.group_send("chat_a", event(0))
+            self.redis[0].config_set("maxmemory", 1)
+            with self.assertRaises(redis.ResponseError):
+                await layer.group_send("chat_a", event(1))
+            await layer.group_send("news", event(2))
+            self.redis[0].config_set("maxmemory", 0)
+            await layer.group_send("chat_a", event(3))
+
+        self.assertEqual(self.heard(layer, "chat_a", send, 2), [event(0), event(3)])
+        self.assertEqual(self.kept("chat_a"), ([1, 2], 2))
+
+    def test_rules_that_are_none_stop_nothing(self):
+        texts = ["", "{", "[]", "7", '{"v":2,"groups":[]}', '{"v":1}', '{"v":1,"record":"x","groups":[{"regex":"("}]}']
+        for text in [*texts, '{"v":1,"record":"x","groups":[{"regex":"(","size":1,"ttl_ms":1}]}', "\x00"]:
+            with self.subTest(text=text):
+                self.redis[0].set("lockgate:acme:groups", text)
+                layer = self.layer()
+
+                async def send():
+                    await layer.group_send("chat_a", event(0))
+
+                with self.assertLogs("lockgate", "WARNING") if text else self.assertNoLogs("lockgate", "WARNING"):
+                    self.assertEqual(self.heard(layer, "chat_a", send, 1), [event(0)])
+        self.redis[0].delete("lockgate:acme:groups")
+        self.redis[0].rpush("lockgate:acme:groups", "a list")
+        layer = self.layer()
+        with self.assertLogs("lockgate", "WARNING"):
+            asyncio.run(layer.group_send("chat_a", event(0)))
+
+    def test_a_layer_without_a_tenant_is_a_mistake(self):
+        for conf in [None, {}, {"TENANT": "No Name"}]:
+            with override_settings(LOCKGATE=conf), self.assertRaisesMessage(ImproperlyConfigured, 'LOCKGATE["TENANT"]'):
+                layers.RedisPubSubChannelLayer(hosts=[f"{self.url}/0"])

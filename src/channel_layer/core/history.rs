@@ -1,0 +1,268 @@
+//! Groups with history in the core layer: moves what Channels sent to the history of a group, records what this process sends,
+//! and reads.
+//!
+//! Channels knows no history. A member of the group stands for it, and Redis fills its mailbox like any other. A gateway that
+//! gets its own copy of an event only learns that there is one, and moves what waits in the mailbox. Every replica tries;
+//! the first one moves all and publishes it to the others, and they find nothing.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use indexmap::IndexSet;
+use parking_lot::Mutex;
+use redis::Pipeline;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::error::{ErrorKind, StoreError};
+use crate::event::{Event, MAX_PAYLOAD};
+use crate::ids::GroupName;
+use crate::position::{Epoch, Position};
+use crate::stores::redis::{RedisStore, error_kind};
+use crate::stores::redis_round::ScriptCall;
+use crate::stores::standing::Backoff;
+
+use super::super::inbox::{Inbox, Payload};
+use super::super::recorded::{self, GroupHistories, RecordedGroup, script};
+use super::super::shards::shard_of;
+use super::super::{HistoryFrom, HistoryPage, LayerError};
+use super::capacity::Capacities;
+use super::envelope::Envelope;
+use super::names::Names;
+use super::send::{MAX_MEMBERS, MAX_NAME};
+
+/// The most events that one script moves. Channels keeps 100 in a mailbox, unless its configuration says otherwise.
+const MOVED: usize = 256;
+/// Groups in one round of moves.
+const ROUND: usize = 64;
+
+/// A group whose events could not be moved, with the error if it is about the group alone.
+type FailedMove = (GroupName, Option<redis::RedisError>);
+
+/// The histories of one tenant's groups.
+pub(super) struct GroupMover {
+    /// In the order of the hosts.
+    pub(super) stores: Box<[Arc<RedisStore>]>,
+    pub(super) names: Arc<Names>,
+    pub(super) histories: Option<GroupHistories>,
+    pub(super) capacities: Arc<Capacities>,
+    pub(super) envelope: Envelope,
+    pub(super) inbox: Arc<Inbox>,
+    /// Groups for which events may wait.
+    pub(super) wanted: Mutex<IndexSet<GroupName>>,
+    pub(super) wake: Notify,
+}
+
+/// A group with history, and its mailbox.
+pub(super) struct MovedGroup {
+    recorded: RecordedGroup,
+    /// The member that stands for the history.
+    pub(super) member: String,
+    host: usize,
+}
+
+/// A recorded event, and the members of its group that get it from Channels' keys.
+pub(super) struct RecordedSend {
+    pub(super) position: Position,
+    pub(super) members: Vec<Vec<u8>>,
+}
+
+impl GroupMover {
+    /// Returns the group if it has a history.
+    pub(super) fn of(&self, group: &GroupName) -> Option<MovedGroup> {
+        let channel = self.names.group_key(group);
+        Some(MovedGroup {
+            recorded: self.histories.as_ref()?.of(group, &channel)?,
+            member: self.names.history_member(group),
+            host: shard_of(group.as_str().as_bytes(), self.stores.len()),
+        })
+    }
+
+    /// Returns true if the group has a history.
+    pub(super) fn records(&self, group: &GroupName) -> bool {
+        let histories = self.histories.as_ref();
+        histories.is_some_and(|histories| histories.records(group))
+    }
+
+    /// Notes that an event of the group came.
+    pub(super) fn wake(&self, group: GroupName) {
+        self.wanted.lock().insert(group);
+        self.wake.notify_one();
+    }
+
+    /// Returns a call on a group, with the arguments of a move.
+    fn call(
+        &self,
+        script: &'static redis::Script,
+        group: &MovedGroup,
+        more: &[&str],
+    ) -> ScriptCall {
+        let mailbox = self.names.message_key(&group.member);
+        let RecordedGroup {
+            kept,
+            history,
+            position,
+            notices,
+        } = &group.recorded;
+        let mut keys = vec![mailbox.as_str(), history, position];
+        keys.extend(more);
+        let mut call = ScriptCall::new(script, &keys);
+        call.arg(Epoch::random().as_str()).arg(kept.size);
+        call.arg(group.recorded.ttl()).arg(notices);
+        call.arg(self.envelope.random_bytes()).arg(MOVED);
+        call.arg(self.capacities.of(&group.member)).arg(MAX_PAYLOAD);
+        call
+    }
+
+    /// Records an event and publishes it to gateways.
+    pub(super) async fn record(
+        &self,
+        group: &GroupName,
+        moved: &MovedGroup,
+        event: &Event,
+        lapsed: i64,
+    ) -> Result<RecordedSend, LayerError> {
+        let key = self.names.group_key(group);
+        let mut call = self.call(&script::RECORD_HERE, moved, &[&key]);
+        call.arg(self.envelope.codec().encode(event)?);
+        call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_NAME);
+        call.arg(&moved.member);
+        let store = &self.stores[moved.host];
+        let answer: Vec<redis::Value> =
+            { store.query("record", &call).await }.map_err(recorded::refused)?;
+        let mut values = answer.into_iter();
+        let position = values
+            .next()
+            .and_then(|at| redis::from_redis_value(at).ok());
+        let position = recorded::recorded(store, Ok(position.unwrap_or_default()))?;
+        let count = values
+            .next()
+            .and_then(|count| redis::from_redis_value(count).ok());
+        if count.is_none_or(|count: usize| count > MAX_MEMBERS) {
+            let text = format!("the group has more than the {MAX_MEMBERS} members that are read");
+            let error = StoreError::new(store.dependency(), ErrorKind::Other, text);
+            return Err(error.into());
+        }
+        let names = values.map(|name| redis::from_redis_value(name).ok());
+        Ok(RecordedSend {
+            position,
+            members: names.flatten().collect(),
+        })
+    }
+
+    /// Reads a page. What waits in the mailbox is moved first, so that it is in it.
+    pub(super) async fn read(
+        &self,
+        moved: &MovedGroup,
+        from: &HistoryFrom,
+    ) -> Result<HistoryPage, LayerError> {
+        let mut call = self.call(&script::READ_HERE, moved, &[]);
+        moved.recorded.ask_page(&mut call, from);
+        let store = &self.stores[moved.host];
+        // Not repeated after a lost link: what was moved by the first call is moved.
+        let mut page = recorded::page(store, store.query("history", &call).await)?;
+        for entry in &mut page.entries {
+            if let Payload::Encoded(bytes) = &entry.payload
+                && let Ok(event) = self.envelope.open_recorded(bytes)
+            {
+                entry.payload = Payload::Decoded(Arc::new(event));
+            }
+        }
+        Ok(page)
+    }
+
+    /// Begins a new epoch, as [`RecordedGroup::renew`] does.
+    pub(super) async fn renew(
+        &self,
+        moved: &MovedGroup,
+        lost: &Epoch,
+    ) -> Result<Position, LayerError> {
+        moved.recorded.renew(&self.stores[moved.host], lost).await
+    }
+
+    /// Moves events of the groups that were noted. Never returns.
+    pub(super) async fn run(self: Arc<Self>) -> Infallible {
+        let (mut backoff, mut told) = (Backoff::default(), false);
+        // Groups whose move failed. They are tried again after a pause, which delays no other group.
+        let mut later: Vec<GroupName> = Vec::new();
+        loop {
+            let groups: Vec<GroupName> = {
+                let mut wanted = self.wanted.lock();
+                let count = wanted.len().min(ROUND);
+                wanted.drain(..count).collect()
+            };
+            if groups.is_empty() {
+                let pause = backoff.pause();
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = sleep(pause), if !later.is_empty() => self.wanted.lock().extend(later.drain(..)),
+                }
+                continue;
+            }
+            let failures = self.move_each(groups).await;
+            if failures.is_empty() && later.is_empty() {
+                backoff.reset();
+                told = false;
+            }
+            for (group, error) in failures {
+                later.push(group);
+                if let Some(error) = error
+                    && !std::mem::replace(&mut told, true)
+                {
+                    tracing::warn!(
+                        error.kind = error_kind(&error).label(), error = %error,
+                        "Redis refuses to move events to the history of a group, and they are not delivered until it does"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Moves events of groups. Returns those that failed, with the error if it is about the group alone.
+    async fn move_each(&self, groups: Vec<GroupName>) -> Vec<FailedMove> {
+        let mut hosts: Vec<Vec<(GroupName, MovedGroup)>> = Vec::new();
+        hosts.resize_with(self.stores.len(), Vec::new);
+        for group in groups {
+            if let Some(moved) = self.of(&group) {
+                hosts[moved.host].push((group, moved));
+            }
+        }
+        let rounds = { hosts.into_iter().zip(&self.stores) }
+            .filter(|(groups, _)| !groups.is_empty())
+            .map(|(groups, store)| self.move_on(store, groups));
+        join_all(rounds).await.into_iter().flatten().collect()
+    }
+
+    async fn move_on(
+        &self,
+        store: &RedisStore,
+        groups: Vec<(GroupName, MovedGroup)>,
+    ) -> Vec<FailedMove> {
+        let mut pipe = Pipeline::with_capacity(groups.len() + 1);
+        pipe.cmd("SCRIPT").arg("LOAD").arg(script::move_source());
+        for (_, moved) in &groups {
+            pipe.add_command(self.call(&script::MOVE, moved, &[]).into_command());
+        }
+        let answers = store.query_each::<redis::Value>("move", &mut pipe).await;
+        let Ok(answers) = answers else {
+            // The store has counted and logged it.
+            return groups.into_iter().map(|(group, _)| (group, None)).collect();
+        };
+        let mut failures = Vec::new();
+        for ((group, _), answer) in groups.into_iter().zip(answers.into_iter().skip(1)) {
+            let answer =
+                answer.and_then(|answer| Ok(redis::from_redis_value::<(u64, u64)>(answer)?));
+            match answer {
+                Ok((moved, left)) => {
+                    self.inbox.count_recorded(moved);
+                    if left > 0 {
+                        self.wanted.lock().insert(group);
+                    }
+                }
+                Err(error) => failures.push((group, Some(error))),
+            }
+        }
+        failures
+    }
+}

@@ -1,0 +1,70 @@
+-- Reads of a history; they follow the functions of `history.lua`.
+
+-- Stores a position without events.
+local function begin(history, position, epoch, ttl)
+    local gone = redis.pcall('DEL', history, position)
+    if type(gone) == 'table' then return gone end
+    local stored = redis.pcall('HSET', position, 'epoch', epoch, 'offset', '0')
+    if type(stored) == 'table' then return stored end
+    redis.pcall('PEXPIRE', position, life(ttl))
+end
+
+-- Returns the entries between two offsets that are an event each, up to a number of entries and of bytes, as offset, event, …
+-- and true if others follow.
+local function entries(history, from, to, oldest, most, bytes, longest)
+    local out, count, size, largest, ask = {}, 0, 0, 0, 4
+    while from <= to do
+        local some = redis.pcall('XRANGE', history, number(from) .. '-0', number(to) .. '-0', 'COUNT', ask)
+        if some.err then return out, false end
+        for _, entry in ipairs(some) do
+            local offset, part = string.match(entry[1], '^(%d+)-(%d+)$')
+            if count >= most or size >= bytes then return out, true end
+            from = tonumber(offset) + 1
+            local event
+            for i = 1, #entry[2], 2 do
+                if entry[2][i] == 'e' then event = entry[2][i + 1] end
+            end
+            if event and #event > largest then largest = #event end
+            local time = time_of(entry)
+            if part == '0' and event and #event <= longest and time and time > oldest then
+                out[#out + 1] = offset
+                out[#out + 1] = event
+                count, size = count + 1, size + #event
+            end
+        end
+        if #some < ask then return out, false end
+        ask = math.max(1, math.min(128, math.floor((bytes - size) / (largest + 1))))
+    end
+    return out, false
+end
+
+-- Reads the events after an offset. Returns epoch, newest offset, 1 if more follow, then offset, event, ….
+-- KEYS: history, position. ARGV: epoch of a new history, life of an event in milliseconds, the epoch of the offset (or
+-- nothing), the offset, the most events, the most bytes, the bytes of the longest event.
+local function read(keys, argv)
+    local ttl = tonumber(argv[2])
+    local epoch, newest = position_of(keys[2])
+    if type(epoch) == 'table' then return epoch end
+    if not epoch then
+        local refused = begin(keys[1], keys[2], argv[1], ttl)
+        -- A Redis that takes no writes is read all the same: its history is empty.
+        if refused and not string.find(refused.err, '^OOM') and not string.find(refused.err, '^MISCONF') then return refused end
+        return {argv[1], '0', 0}
+    end
+    redis.pcall('PEXPIRE', keys[2], life(ttl))
+    local after = argv[3] == epoch and tonumber(argv[4]) or 0
+    local found, more = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]), tonumber(argv[7]))
+    local page = {epoch, number(newest), more and 1 or 0}
+    for _, value in ipairs(found) do page[#page + 1] = value end
+    return page
+end
+
+-- Begins a new epoch if the present one is still the one that is given. Returns epoch and newest offset.
+-- KEYS: history, position. ARGV: epoch of the new history, life of an event in milliseconds, the epoch to end.
+local function renew(keys, argv)
+    local epoch, newest = position_of(keys[2])
+    if type(epoch) == 'table' then return epoch end
+    if epoch and epoch ~= argv[3] then return {epoch, number(newest)} end
+    local refused = begin(keys[1], keys[2], argv[1], tonumber(argv[2]))
+    return refused or {argv[1], '0'}
+end

@@ -1,0 +1,175 @@
+//! Groups with a memory on every layer: what is sent by the API is recorded, and the API and the command line show it.
+
+use serde_json::{Value, json};
+
+use crate::support::database::ALICE;
+use crate::support::process::Program;
+use crate::support::replica::LOCKGATE;
+use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway};
+
+const GROUPS: &str =
+    "groups = [{ name = 'chat_quiet' }, { name = 'chat_<slug:room>', history = { size = 5 } }]";
+
+async fn deployment(layer: &str, redis: &RedisServer) -> Gateway {
+    let builder = gateway().tenant("acme").with_toml(GROUPS);
+    match layer {
+        "memory" => builder.with("layer.kind", layer).start().await,
+        _ => {
+            let builder = builder.redis(&redis.url()).with("layer.kind", layer);
+            builder.replicas(2).start().await
+        }
+    }
+}
+
+async fn ask(gateway: &Gateway, method: &str, path: &str, body: &str) -> Value {
+    let replica = gateway.replicas.last().expect("one runs");
+    let path = format!("/v1/tenants/{}/{path}", gateway.tenant().name);
+    let answer = replica.api(&gateway.api_key, method, &path, body).await;
+    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    answer.json()
+}
+
+/// What `lockgate history` prints.
+async fn printed(gateway: &Gateway) -> String {
+    let key = gateway.key_file.display().to_string();
+    let url = format!("http://{}", gateway.replicas[0].api);
+    let arguments = [
+        "history",
+        "--tenant",
+        &gateway.tenant().name,
+        "--group",
+        "chat_lobby",
+    ];
+    let program = Program::new("lockgate history", LOCKGATE)
+        .args(arguments)
+        .args(["--url", &url, "--api-key-file", &key]);
+    let process = program.start();
+    assert!(process.exited(PATIENCE).await.success());
+    eventually(PATIENCE, "the output", async || {
+        let text = process.output.text();
+        if text.is_empty() { Err(()) } else { Ok(text) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_the_api_sends_is_recorded_and_listed_page_by_page() {
+    let redis = RedisServer::start().await;
+    for layer in ["memory", "pubsub", "core"] {
+        let gateway = deployment(layer, &redis).await;
+        let tenant = gateway.tenant();
+        let dial = gateway.replicas[0].dial(tenant, "/ws/chat/lobby/");
+        let mut socket = dial.token(&tenant.token(ALICE)).open().await;
+        let event = |n: u32| json!({"type": "chat.message", "n": n});
+        for n in 0..3 {
+            ask(
+                &gateway,
+                "POST",
+                "groups/chat_lobby/send",
+                &event(n).to_string(),
+            )
+            .await;
+        }
+        let message = |n: u32| json!({"group": if n == 5 { "chat_quiet" } else { "chat_lobby" }, "event": event(n)});
+        let batch = json!({"messages": (3..8).map(message).collect::<Vec<_>>()});
+        let sent = ask(&gateway, "POST", "send", &batch.to_string()).await;
+        assert_eq!(
+            sent["results"],
+            json!(vec![json!({"published": 1}); 5]),
+            "{layer}"
+        );
+        for n in [0, 1, 2, 3, 4, 6, 7] {
+            assert_eq!(socket.next_json().await["n"], n, "{layer}");
+        }
+        assert!(socket.ping().await.is_empty(), "{layer}: each came once");
+
+        let list = async |query: &str| {
+            ask(
+                &gateway,
+                "GET",
+                &format!("groups/chat_lobby/history{query}"),
+                "",
+            )
+            .await
+        };
+        let numbers = |page: &Value| -> Vec<(u64, u64)> {
+            let events = page["events"].as_array().unwrap().iter();
+            let number = |event: &Value| (event["offset"].as_u64(), event["event"]["n"].as_u64());
+            events
+                .map(number)
+                .map(|(offset, n)| (offset.unwrap(), n.unwrap()))
+                .collect()
+        };
+        let all = list("").await;
+        assert_eq!(
+            numbers(&all),
+            [(3, 2), (4, 3), (5, 4), (6, 6), (7, 7)],
+            "{layer}: {all}"
+        );
+        assert_eq!(
+            (&all["complete"], &all["next"]),
+            (&json!(false), &Value::Null)
+        );
+        let newest = all["position"].as_str().unwrap().to_owned();
+        assert!(
+            newest.starts_with("chat_lobby~") && newest.ends_with("~7"),
+            "{newest}"
+        );
+        let at = |offset: u32| format!("{}~{offset}", newest.rsplit_once('~').unwrap().0);
+        let page = list(&format!("?since={}&limit=2", at(3))).await;
+        assert_eq!(numbers(&page), [(4, 3), (5, 4)]);
+        assert_eq!(
+            (&page["complete"], &page["next"]),
+            (&json!(true), &json!(at(5)))
+        );
+        let rest = list(&format!("?since={}", at(5))).await;
+        assert_eq!((numbers(&rest).len(), &rest["complete"]), (2, &json!(true)));
+        assert_eq!(list(&format!("?since={}", at(1))).await["complete"], false);
+        assert_eq!(list(&format!("?since={newest}")).await["complete"], true);
+        assert_eq!(list(&format!("?since={}", at(8))).await["complete"], false);
+        let other = list("?since=chat_lobby~other~3").await;
+        assert_eq!(
+            (numbers(&other).len(), &other["complete"]),
+            (5, &json!(false))
+        );
+
+        // Nothing recorded yet is no mistake; a group without a memory, and a query that is none, are.
+        let new = ask(&gateway, "GET", "groups/chat_new/history", "").await;
+        assert_eq!(
+            (&new["events"], &new["complete"]),
+            (&json!([]), &json!(true))
+        );
+        for (path, status, code) in [
+            ("groups/chat_quiet/history", 404, "history_not_kept"),
+            ("groups/news/history", 404, "history_not_kept"),
+            ("groups/a%20b/history", 400, "group_name_not_valid"),
+            ("groups/chat_lobby/history?limit=0", 400, "query_not_valid"),
+            ("groups/chat_lobby/history?since=x", 400, "query_not_valid"),
+            (
+                "groups/chat_lobby/history?since=chat_b~e~1",
+                400,
+                "query_not_valid",
+            ),
+            ("groups/chat_lobby/history?cursor=x", 400, "query_not_valid"),
+        ] {
+            let path = format!("/v1/tenants/{}/{path}", tenant.name);
+            let replica = gateway.replicas.last().expect("one runs");
+            let answer = replica.api(&gateway.api_key, "GET", &path, "").await;
+            let found = (answer.status, answer.json()["code"].clone());
+            assert_eq!(found, (status, code.into()), "{path}");
+        }
+        let printed = printed(&gateway).await;
+        assert!(printed.contains("5 events on this page"), "{printed}");
+        assert!(printed.contains("\"n\":7"), "{printed}");
+        for replica in &gateway.replicas {
+            let metrics = replica.metrics().await;
+            assert_eq!(metrics.value("lockgate_events_unrecorded_total", &[]), 0.0);
+        }
+        let metrics = gateway.replicas.last().unwrap().metrics().await;
+        assert_eq!(
+            metrics.value("lockgate_recorded_total", &[]),
+            7.0,
+            "{layer}"
+        );
+    }
+}
