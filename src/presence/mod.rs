@@ -1,8 +1,9 @@
 //! Presence: who is in a group, over all replicas.
 //!
-//! Each replica knows its own sockets ([`PresentSockets`]) and writes them to the group's Redis in batches ([`PresenceWriter`]). A script
-//! there decides for all replicas which user joined and which left. [`View`] is what the members on one replica were told,
-//! so that joins and leaves pair up for each of them. [`Board`] does in memory what the scripts do.
+//! Each replica knows its own sockets ([`PresentSockets`]) and writes them to the group's Redis in batches
+//! ([`PresenceWriter`]). A script there decides for all replicas which user joined and which left. [`View`] is what the
+//! members on one replica were told, so that joins and leaves pair up for each of them. [`Board`] does in memory what the
+//! scripts do.
 //!
 //! This part knows groups, users and Redis. [`crate::relay`] tells it of sockets and tells members of users.
 

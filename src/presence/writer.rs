@@ -316,7 +316,8 @@ impl PresenceWriter {
 
     /// Tells the other replicas on all servers that this one has ended.
     pub(super) async fn leave(&mut self, books: &PresenceBooks) {
-        for census in &self.censuses {
+        // Drained, so that no look renews them again.
+        for census in self.censuses.drain(..) {
             if census.is_entered() {
                 // If it fails, the sign of life expires by itself.
                 drop(store::end(&books.tenant, &census.store, &census.id).await);

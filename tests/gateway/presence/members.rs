@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{LAYERS, enter, house, present, told};
+use super::{LAYERS, ask, enter, house, present, told};
 use crate::support::database::{ALICE, BOB};
 use crate::support::django::Django;
-use crate::support::{Database, PATIENCE};
+use crate::support::{Database, PATIENCE, eventually};
 
 const RULE: &str = "fields = ['username', 'absent'], notify = true, linger = '5s'";
 
@@ -145,4 +145,33 @@ async fn presence_follows_the_orders_of_a_back_end() {
     present(&gateway, (1, "a"), &[(BOB, 1)], PATIENCE).await;
     let left = told("leave", "b", json!({"id": BOB}));
     assert_eq!(alice.next_json_within(Duration::from_secs(20)).await, left);
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_the_rule_moves_the_users_to_it() {
+    for layer in LAYERS {
+        let gateway = house(1, layer, RULE).start().await;
+        let mut alice = enter(&gateway, 0, "a", ALICE).await;
+        assert_eq!(alice.next_json().await["user"]["id"], ALICE);
+        let config = std::fs::read_to_string(&gateway.config).unwrap();
+        assert!(config.contains("\"absent\""));
+        let config = config.replace("\"absent\"", "\"is_staff\"");
+        std::fs::write(&gateway.config, config).unwrap();
+        let answer = gateway
+            .replica()
+            .api(&gateway.api_key, "POST", "/v1/reload", "");
+        assert_eq!(answer.await.status, 200);
+        // As after a change of the layer: the socket closes as in a drain, and comes back under the new rule.
+        assert_eq!(alice.drained().await.1.0, 1012);
+        let _alice = enter(&gateway, 0, "a", ALICE).await;
+        eventually(PATIENCE, "the new fields", async || {
+            let page = ask(&gateway, 0, "a", "").await;
+            let (sockets, user) = (&page["sockets"], &page["users"][0]["user"]);
+            match *sockets == 1 && user["is_staff"].is_boolean() {
+                true => Ok(()),
+                false => Err(page.to_string()),
+            }
+        })
+        .await;
+    }
 }
