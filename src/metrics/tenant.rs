@@ -16,7 +16,7 @@ use super::family::Family;
 use super::series::SeriesPlace;
 use super::words::{
     AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, LookupResult,
-    RevocationKind,
+    RecoveryResult, RevocationKind,
 };
 
 /// The label of tenants beyond `metrics.tenant_series`.
@@ -49,6 +49,12 @@ pub struct TenantMetrics {
     /// Values in Redis that were too long, of another type, or malformed. Above zero, a back end or an operator has written
     /// what the gateway cannot believe.
     pub unreadable_values: Counter,
+    /// Events that sockets got because they came back for them.
+    pub recovered_events: Counter,
+    /// Events that this replica missed and read from a history. A steady rise means that Redis drops its links, or that its
+    /// inbox overflows.
+    pub healed_events: Counter,
+    recoveries: PerLabel<RecoveryResult, Counter>,
     /// Events that this replica recorded.
     pub recorded: Counter,
     /// Events of groups with history that were sent to them without being recorded. Above zero, a back end does not send
@@ -99,6 +105,9 @@ impl TenantMetrics {
             received_bytes: RECEIVED_BYTES.with(tenant()),
             deliveries: DELIVERIES.with(tenant()),
             unreadable_values: UNREADABLE_VALUES.with(tenant()),
+            recovered_events: RECOVERED_EVENTS.with(tenant()),
+            healed_events: HEALED_EVENTS.with(tenant()),
+            recoveries: per_label(&RECOVERIES, &label),
             recorded: RECORDED.with(tenant()),
             events_unrecorded: EVENTS_UNRECORDED.with(tenant()),
             frames_received: per_label(&FRAMES_RECEIVED, &label),
@@ -154,6 +163,11 @@ impl TenantMetrics {
     /// Counts a gap, in which events may have been missed.
     pub fn gap(&self, cause: GapCause) {
         self.gaps.of(cause).increment(1);
+    }
+
+    /// Counts a socket that came back to a group.
+    pub fn recovery(&self, result: RecoveryResult) {
+        self.recoveries.of(result).increment(1);
     }
 
     /// Counts a lookup of a user.

@@ -181,4 +181,6 @@ pub struct RouteParts {
     pub delivery: u16,
     /// Subprotocols that a client may choose from.
     pub subprotocols: Vec<String>,
+    /// True if clients are told positions and may come back for what they missed.
+    pub resume: bool,
 }

@@ -160,6 +160,8 @@ pub(crate) fn rows() -> Vec<Row> {
         "templates that collide" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"room_{x}\"]\n[[tenants.acme.routes]]\npath = \"u/\"\ngroups = [\"room_{user.id}\"]\n"
             => [["lockgate.toml:13:11: tenants.acme.routes[1].groups[0]: found \"room_{x}\", which can make", "\"room_{user.id}\" at lockgate.toml:16:11"]];
         "deliver" "{TENANT}deliver = \"bdy\"\n" => [["routes[0].deliver: found \"bdy\", expected \"body\", \"event\" or { field = "]];
+        "resume with one field" "{TENANT}resume = true\ndeliver = { field = \"a\" }\n"
+            => [["routes[0].deliver: found { field = \"a\" } beside resume = true"]];
         "events and subprotocols" "{TENANT}events = [\"[a\"]\nsubprotocols = [\"a b\"]\n" => [["routes[0].events[0]"], ["routes[0].subprotocols[0]"]];
         "log level" "{TENANT}[log]\nlevel = \"inof\"\n" => [["lockgate.toml:12:1: log.level: found \"inof\""]];
         "missing include" "include = [\"none.toml\", \"none/*.toml\", \"[\"]\n{TENANT}" => [["lockgate.toml:1:12: include[0]: found no file"], ["include[2]"]];
