@@ -145,6 +145,7 @@ fn config(arguments: &DevArguments, users: &DemoUsers) -> anyhow::Result<Config>
         signing_key: Some(signing_key),
         verifying_key: None,
     }];
+    tenant.token.refresh = true;
     tenant.users.database = Some(Secret::new(format!(
         "sqlite://{}?mode=ro",
         users.0.display()

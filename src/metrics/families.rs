@@ -122,6 +122,8 @@ families! {
     REVOCATIONS: Counter = "lockgate_revocations_total", ["tenant", "kind"];
     /// Time from the API call to the last confirmation of a replica
     REVOCATION_PROPAGATION: Histogram = "lockgate_revocation_propagation_seconds", [] in SECONDS;
+    /// Refreshes of the tokens of open sockets by outcome
+    TOKEN_REFRESHES: Counter = "lockgate_token_refreshes_total", ["tenant", "result"];
     /// Times that a limit of a tenant was hit
     RATE_LIMITED: Counter = "lockgate_rate_limited_total", ["tenant", "limit"];
     /// 1 if the newest configuration was applied

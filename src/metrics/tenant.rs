@@ -198,6 +198,13 @@ impl TenantMetrics {
             .increment(1);
     }
 
+    /// Counts a refresh of an open socket's token; `result` is `refreshed` or the refusal's word.
+    pub fn token_refreshed(&self, result: &'static str) {
+        TOKEN_REFRESHES
+            .with([self.label.clone().into(), result.into()])
+            .increment(1);
+    }
+
     /// Records the duration of a handshake, accepted or refused.
     pub fn handshake_took(&self, took: Duration) {
         self.handshake_duration.record(took.as_secs_f64());
