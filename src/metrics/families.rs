@@ -76,6 +76,10 @@ families! {
     RECORDED: Counter = "lockgate_recorded_total", ["tenant"];
     /// Events of groups with history that came without being recorded
     EVENTS_UNRECORDED: Counter = "lockgate_events_unrecorded_total", ["tenant"];
+    /// Handshakes that wait for the answer of a worker
+    WORKER_WAITING: Gauge = "lockgate_worker_waiting", ["tenant"];
+    /// Handshakes that no worker answered in time
+    WORKER_TIMEOUTS: Counter = "lockgate_worker_timeouts_total", ["tenant"];
     /// Messages of control channels, and answers to them, that were dropped
     CONTROL_DROPPED: Counter = "lockgate_control_dropped_total", ["tenant", "reason"];
     /// Calls to all replicas that could not know which replicas there are

@@ -25,6 +25,15 @@ pub const OTHER_TENANTS: &str = "_other";
 /// The result of a handshake that is no refusal.
 const ACCEPTED: &str = "accepted";
 
+/// A handshake that waits for a worker.
+pub struct WorkerWait(Gauge);
+
+impl Drop for WorkerWait {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 /// The handles of one tenant, looked up once.
 pub struct TenantMetrics {
     label: Arc<str>,
@@ -60,6 +69,9 @@ pub struct TenantMetrics {
     /// Events of groups with history that were sent to them without being recorded. Above zero, a back end does not send
     /// through the layer class that records.
     pub events_unrecorded: Counter,
+    /// Handshakes that no worker answered in time. Above zero, no worker runs, or it is stuck.
+    pub worker_timeouts: Counter,
+    worker_waiting: Gauge,
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
@@ -110,6 +122,8 @@ impl TenantMetrics {
             recoveries: per_label(&RECOVERIES, &label),
             recorded: RECORDED.with(tenant()),
             events_unrecorded: EVENTS_UNRECORDED.with(tenant()),
+            worker_timeouts: WORKER_TIMEOUTS.with(tenant()),
+            worker_waiting: WORKER_WAITING.with(tenant()),
             frames_received: per_label(&FRAMES_RECEIVED, &label),
             events: per_label(&EVENTS, &label),
             dropped: per_label(&EVENTS_DROPPED, &label),
@@ -168,6 +182,12 @@ impl TenantMetrics {
     /// Counts a socket that came back to a group.
     pub fn recovery(&self, result: RecoveryResult) {
         self.recoveries.of(result).increment(1);
+    }
+
+    /// Counts a handshake that waits for a worker, until the guard is dropped.
+    pub fn waits_for_worker(&self) -> WorkerWait {
+        self.worker_waiting.increment(1.0);
+        WorkerWait(self.worker_waiting.clone())
     }
 
     /// Counts a lookup of a user.

@@ -54,8 +54,10 @@ pub(super) async fn open(
     let mut handshake = Handshake {
         offered: upgrade::offered_subprotocols(&head.headers),
         answer: None,
+        why: None,
     };
-    let mut consumer = connect(admitted, &registration, &scope, &mut handshake).await?;
+    let connected = connect(admitted, &registration, &scope, &mut handshake).await;
+    let mut consumer = connected.map_err(|reason| reason.or_because(handshake.why.take()))?;
     if let Err(refusal) = last_look(tenant, registration.member()) {
         // The consumer has seen the connect, so it is told of the end.
         let close = CloseFrame::absent();
