@@ -85,15 +85,16 @@ def expect(condition, text):
 
 def installed(told):
     """Looks at what the package has put into the room."""
-    expect("systemctl enable --now lockgate" in told, f"the package says nothing of the next step: {told}")
+    told_check, _, told_start = next((line for line in told.splitlines() if " && " in line), "").partition(" && ")
+    expect(told_start == "systemctl enable --now lockgate", f"the package says nothing of the next step: {told}")
     expect(inside("lockgate --version").strip() == f"lockgate {VERSION}", "another version is on the PATH")
     expect(inside("stat -c '%U:%G %a' /etc/lockgate/secrets").strip() == "root:lockgate 750", "the folder of secrets is open to others")
     expect("/usr/sbin/nologin" in inside("getent passwd lockgate"), "the user can log in")
     # The shipped configuration lacks nothing but a tenant.
-    answer = inside("lockgate config check --config /etc/lockgate/lockgate.toml 2>&1 || true")
+    answer = inside(f"{told_check} 2>&1 || true")
     expect("found no tenant" in answer and answer.count("error:") == 1, f"config check of the shipped file: {answer}")
     inside(TENANT)
-    answer = inside(f"{AS_SERVICE} lockgate config check --config /etc/lockgate/lockgate.toml 2>&1")
+    answer = inside(f"{AS_SERVICE} {told_check.strip()} 2>&1")
     expect("error" not in answer, f"config check with a tenant: {answer}")
     unit = inside("cat /lib/systemd/system/lockgate.service")
     expect("ExecStart=/usr/bin/lockgate serve" in unit and "/usr/local" not in unit.replace("in /usr/local/bin and", ""), "the unit starts another binary")

@@ -9,14 +9,13 @@ use axum::http::request::Parts;
 use super::Door;
 use super::admit::AdmittedRequest;
 use super::connection::{ReadySocket, WireState, guarded};
+use super::refresh::closes_at;
 use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
 use super::upgrade;
 use crate::admission::Identity;
 use crate::channel_names::fault_of_group_name;
-use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
-use crate::config::OnExpiry;
 use crate::consumer::{Acceptance, Consumer, Context, Handshake, Scope};
 use crate::error::Refusal;
 use crate::frame::Decoder;
@@ -50,8 +49,10 @@ pub(super) async fn open(
     let mut handshake = Handshake {
         offered: upgrade::offered_subprotocols(&head.headers),
         answer: None,
+        why: None,
     };
-    let mut consumer = connect(admitted, &registration, &scope, &mut handshake).await?;
+    let connected = connect(admitted, &registration, &scope, &mut handshake).await;
+    let mut consumer = connected.map_err(|reason| reason.or_because(handshake.why.take()))?;
     if let Err(refusal) = last_look(tenant, registration.member()) {
         // The consumer has seen the connect, so it is told of the end.
         let close = CloseFrame::absent();
@@ -65,7 +66,7 @@ pub(super) async fn open(
         wire: WireState::new(
             registration,
             Decoder::new(tenant.config.limits.message_size),
-            door.heartbeat.clone(),
+            door.common.clone(),
         ),
         consumer,
         scope,
@@ -120,10 +121,7 @@ async fn register(
         user: user.id.clone(),
         jti: token.jti.clone(),
         issued_at: token.issued_at,
-        expires_at: match tenant.config.token.on_expiry {
-            OnExpiry::Close => token.expires_at.map(UnixTime),
-            OnExpiry::Keep => None,
-        },
+        expires_at: closes_at(&tenant.config.token, &token),
         password: user.password_digest,
         path: path.into(),
         channel: rand::random(),
