@@ -15,7 +15,7 @@ use crate::auth::{Asked, Later, RawToken, Report, TokenError, TokenVerifier, Ver
 use crate::clock::UnixTime;
 use crate::config::{OnOutage, TokenConfig};
 use crate::error::{Check, Dependency, ErrorKind, Refusal, StoreError};
-use crate::hub::{Hub, Pending, PendingPlace};
+use crate::hub::{Hub, Member, Pending, PendingPlace};
 use crate::ids::TenantId;
 use crate::metrics::{self, AuthStep, TenantMetrics};
 use crate::stores::key_read::{KeyRead, KeyValue};
@@ -30,7 +30,7 @@ pub struct Identity {
     pub user: Arc<UserRecord>,
     /// The token's verified content.
     pub token: Arc<VerifiedToken>,
-    /// The handshake's entry in the indexes of the hub, if the token opens a socket.
+    /// The token's entry in the indexes of the hub, if it is to open a socket or to become the token of one.
     pub(crate) pending: Option<Arc<PendingPlace>>,
 }
 
@@ -64,7 +64,7 @@ pub struct Authenticator {
     pub users: Arc<Users>,
     /// Records the duration of each step.
     pub metrics: Arc<TenantMetrics>,
-    /// The hub. A handshake is entered there before the denylist is read, so that no revocation falls between. `None` if
+    /// The hub. A token is entered there before the denylist is read, so that no revocation falls between. `None` if
     /// tokens do not open sockets.
     pub hub: Option<Arc<Hub>>,
 }
@@ -93,7 +93,7 @@ impl Authenticator {
         headers: &HeaderMap,
     ) -> Result<Identity, Refusal> {
         let token = self.verify(query, headers).await?;
-        self.look_up(token).await
+        self.look_up(token, None).await
     }
 
     /// Finds the token of a request and verifies it. Asks no store, but for a key set that has to be fetched.
@@ -118,10 +118,14 @@ impl Authenticator {
     /// The first refusal; [`Refusal::Unavailable`] if a needed dependency does not answer.
     pub async fn authenticate(&self, raw: &RawToken) -> Result<Identity, Refusal> {
         let token = self.verify_raw(raw).await?;
-        self.look_up(token).await
+        self.look_up(token, None).await
     }
 
-    async fn verify_raw(&self, raw: &RawToken) -> Result<VerifiedToken, Refusal> {
+    /// Verifies a token: its signature and its claims.
+    ///
+    /// # Errors
+    /// The check that failed; [`Refusal::Unavailable`] if a key set that is needed cannot be fetched.
+    pub async fn verify_raw(&self, raw: &RawToken) -> Result<VerifiedToken, Refusal> {
         let started = Instant::now();
         let token = match self.verifier.verify(raw, UnixTime::now()).await {
             Ok(token) => token,
@@ -132,15 +136,21 @@ impl Authenticator {
         Ok(token)
     }
 
-    /// Checks the denylist for a verified token and finds its user.
+    /// Checks the denylist for a verified token and finds its user. `socket` is the open socket that is to get the token;
+    /// `None` for a handshake.
     ///
     /// # Errors
     /// As [`Authenticator::authenticate`].
-    pub async fn look_up(&self, token: VerifiedToken) -> Result<Identity, Refusal> {
+    pub async fn look_up(
+        &self,
+        token: VerifiedToken,
+        socket: Option<&Arc<Member>>,
+    ) -> Result<Identity, Refusal> {
         let started = Instant::now();
         let pending = self.hub.as_ref().map(|hub| {
             let (user, jti) = (token.user_id.clone(), token.jti.clone());
-            Arc::new(hub.expect(Pending::new(user, jti, token.issued_at)))
+            let pending = Pending::new(user, jti, token.issued_at);
+            Arc::new(hub.expect(pending.for_socket(socket.cloned())))
         });
         let moment = self.users.moment();
         let local = self.users.local(&token.user_id);

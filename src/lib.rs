@@ -19,7 +19,7 @@
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`group_rules`], [`position`], [`hosts`], [`origin`], [`problem`] | the outside world |
 //! | 0 | [`ids`], [`ages`], [`budget`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`tasks`], [`telemetry`] | words |
 //!
-//! # Four ways through it
+//! # Five ways through it
 //!
 //! * A token in the URL to a user: `socket/accept` → `socket/handshake` (`socket/head` → `socket/admit` → `admission`:
 //!   `auth/query_token`, `auth`, `auth/denylist`, `users` → `socket/open`) → `socket/connection`.
@@ -27,6 +27,7 @@
 //!   `relay/turn` (`channel_layer/codec`, `relay/audience`, `render`) → `hub/fan_out` → `hub/outbound` → `socket/connection`.
 //! * A frame to a Channels worker: `socket/connection` → `consumer/worker` → `channel_layer`; the answer is an event to the socket's
 //!   own channel, which `relay/audience` obeys or delivers.
+//! * A frame with the next token of its socket: `socket/connection` → `socket/refresh` → `admission` → `hub/roster`.
 //! * A revocation in the API to a closed socket: `api/revocations` → `revocation` (denied first) → `fleet` →
 //!   `channel_layer/control` → on each replica `tenant/obey` → `revocation` → `hub/eviction` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]

@@ -129,7 +129,7 @@ impl Revocations {
         for batch in hub.pending().chunks(BATCH) {
             let verdicts = self.ask(batch, |pending| pending.token()).await?;
             checked = true;
-            for (pending, verdict) in batch.iter().zip(verdicts) {
+            for (pending, (_, verdict)) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 if verdict == DenyVerdict::Revoked {
                     closed += hub.evict_pending(pending, &CloseReason::TokenRevoked.frame());
@@ -139,10 +139,12 @@ impl Revocations {
         for batch in hub.members().chunks(BATCH) {
             let verdicts = self.ask(batch, |member| member.token()).await?;
             checked = true;
-            for (member, verdict) in batch.iter().zip(verdicts) {
+            for (member, (token, verdict)) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 let frame = CloseReason::TokenRevoked.frame();
+                // A token that a refresh has replaced meanwhile says nothing about the socket.
                 if verdict == DenyVerdict::Revoked
+                    && token == member.token()
                     && member.outbound().close(frame, CloseOrder::Now)
                 {
                     closed += 1;
@@ -161,27 +163,31 @@ impl Revocations {
         Ok(closed)
     }
 
-    /// Reads the verdicts over a batch of tokens in one round.
-    async fn ask<T>(
+    /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens.
+    async fn ask<'b, T>(
         &self,
-        batch: &[Arc<T>],
-        token: impl Fn(&T) -> TokenOf<'_>,
-    ) -> Result<Vec<DenyVerdict>, StoreError> {
+        batch: &'b [Arc<T>],
+        token: impl Fn(&'b T) -> TokenOf<'b>,
+    ) -> Result<Vec<(TokenOf<'b>, DenyVerdict)>, StoreError> {
+        let asked: Vec<TokenOf<'b>> = batch.iter().map(|one| token(one)).collect();
         // The tenant's cut-off is apart from those of the users, so that an empty one of these leaves it readable.
         let mut reads = vec![denylist::of_all(&self.tenant)];
-        reads.extend({ batch.iter() }.map(|one| denylist::of_token(&self.tenant, token(one).jti)));
-        reads.extend({ batch.iter() }.map(|one| denylist::of_user(&self.tenant, token(one).user)));
+        let of_token = |token: &TokenOf<'_>| denylist::of_token(&self.tenant, token.jti.as_ref());
+        reads.extend(asked.iter().map(of_token));
+        let of_user = |token: &TokenOf<'_>| denylist::of_user(&self.tenant, token.user);
+        reads.extend(asked.iter().map(of_user));
         let answers = self.store.get_each(reads).await?;
         let Some((all, each)) = answers.split_first() else {
             return Ok(Vec::new());
         };
         let (tokens, users) = each.split_at(each.len() / 2);
-        let verdict = |(one, (own, user)): (&Arc<T>, (_, _))| {
-            let TokenOf { jti, issued_at, .. } = token(one);
-            denylist::verdict_of_answers(issued_at, jti.map(|_| own), user, all)
+        let verdict = |(token, (own, user)): (TokenOf<'b>, (_, _))| {
+            let own = token.jti.is_some().then_some(own);
+            let verdict = denylist::verdict_of_answers(token.issued_at, own, user, all);
+            (token, verdict)
         };
         let answers = tokens.iter().zip(users);
-        Ok(batch.iter().zip(answers).map(verdict).collect())
+        Ok(asked.into_iter().zip(answers).map(verdict).collect())
     }
 
     /// Closes the sockets that were open for `denylist.max_unverified` while the denylist did not answer, at a limited
@@ -218,6 +224,32 @@ impl Revocations {
 mod tests {
     use super::*;
     use crate::hub::{Budget, Pending, Profile};
+
+    #[tokio::test]
+    async fn a_recheck_finds_a_socket_by_the_token_that_it_is_about_to_get() {
+        let tenant = "acme".parse().unwrap();
+        let store = KeyStore::Memory(Arc::default());
+        let (config, token) = (DenylistConfig::default(), TokenConfig::default());
+        let notice = UnreadableNotice::new(&tenant);
+        let revocations = Revocations::new(&tenant, store, notice, &config, &token);
+        let hub = Arc::new(Hub::default());
+        let member = Member::new(Profile {
+            user: "7".into(),
+            jti: Some("first".into()),
+            issued_at: Some(5.0),
+            ..Profile::default()
+        });
+        hub.admit(&member, None, &Budget::default()).unwrap();
+        let next = Pending::new("7".into(), Some("second".into()), Some(6.0));
+        let place = hub.expect(next.for_socket(Some(member.clone())));
+        assert_eq!(revocations.recheck(&hub).await.unwrap(), 0);
+        let target = RevocationTarget::Token("second".into());
+        revocations.deny(&target, None).await.unwrap();
+        assert_eq!(revocations.recheck(&hub).await.unwrap(), 1);
+        let cause = member.outbound().closing_cause();
+        assert_eq!(cause, Some(CloseReason::TokenRevoked));
+        drop(place);
+    }
 
     /// A handshake used to open its socket after the recheck, if it had asked the denylist before a revocation was stored
     /// and no announcement could be heard.

@@ -433,7 +433,10 @@ export class LockgateClient {
     // The key may have changed since the application gave this token.
     if (close.code === 4500 && this.#reused && !wasOpen) close.next = "new_token";
     const next = (this.#options.decide && guarded(this.#options.decide, close)) ?? close.next;
-    if (next === "new_token") this.#token = undefined;
+    // The token of a refresh that has no answer is newer than the socket's own.
+    if (this.#refreshing?.token) this.#token = this.#refreshing.token;
+    else if (next === "new_token") this.#token = undefined;
+    this.#refreshing = undefined;
     if (next === "stop") this.#finish({ ...close, next });
     else this.#retry({ ...close, next });
   }

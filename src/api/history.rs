@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use super::PathTenant;
 use super::problem::{ApiProblem, unavailable};
-use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, RecordedEvent, Target};
+use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
 use crate::fleet::message::{LARGEST_PAGE, PAGE};
 use crate::ids::GroupName;
-use crate::position::{Epoch, Position};
+use crate::position::Position;
 use crate::tenant::Tenant;
 
 /// The query of a history.
@@ -103,7 +103,7 @@ fn shown(
         events: { page.entries.into_iter() }
             .map(|entry| KeptEvent {
                 offset: entry.offset,
-                event: json_of(tenant, group, (&page.end.epoch, entry)),
+                event: json_of(tenant, group, entry.payload),
             })
             .collect(),
         next,
@@ -124,18 +124,11 @@ fn is_complete(page: &HistoryPage, since: Option<Position>, more: bool) -> bool 
     in_order && (more || expected == page.end.offset)
 }
 
-fn json_of(
-    tenant: &Tenant,
-    group: &GroupName,
-    (epoch, entry): (&Epoch, RecordedEvent),
-) -> Option<Box<RawValue>> {
+fn json_of(tenant: &Tenant, group: &GroupName, payload: Payload) -> Option<Box<RawValue>> {
     let incoming = Incoming {
         target: Target::Group(group.clone()),
-        payload: entry.payload,
-        recorded: Some(Position {
-            epoch: epoch.clone(),
-            offset: entry.offset,
-        }),
+        payload,
+        recorded: None,
         read_at: std::time::Instant::now(),
     };
     let (_, event) = tenant.relay.layer().open(incoming).ok()??;

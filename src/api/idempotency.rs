@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 
 use super::ApiState;
 use super::problem::{ApiProblem, unavailable};
-use crate::clock::UnixTime;
 use crate::error::StoreError;
 use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::Lifetime;
@@ -172,33 +171,14 @@ impl HeldKey {
         }
     }
 
-    /// Notes the new answer of `bytes` bytes, and removes the oldest ones beyond the bound. A failure leaves some for the
-    /// next call; all of them expire.
+    /// Notes the new answer of `bytes` bytes, and removes the oldest ones beyond the bound.
     async fn make_room(&self, bytes: usize) -> Result<(), StoreError> {
-        let Some(redis) = self.tenant.key_store.redis() else {
-            return Ok(());
-        };
-        let is_long = bytes > LONG;
-        let (index, most) = match is_long {
+        let (list, most) = match bytes > LONG {
             false => (redis_keys::answers(&self.tenant.id), MOST),
             true => (redis_keys::long_answers(&self.tenant.id), MOST_LONG),
         };
-        let mut pipe = redis::pipe();
-        pipe.zadd(&index, &self.key, UnixTime::now().0).ignore();
-        pipe.expire(&index, KEPT.as_secs() as i64).ignore();
-        pipe.zcard(&index);
-        let (count,): (u64,) = redis.query("idempotency", &pipe).await?;
-        if count <= most {
-            return Ok(());
-        }
-        let mut oldest = redis::cmd("ZPOPMIN");
-        oldest.arg(&index).arg((count - most).min(100));
-        let oldest: Vec<(String, f64)> = redis.query("idempotency", &oldest).await?;
-        let mut forget = redis::cmd("DEL");
-        oldest.iter().for_each(|(key, _)| {
-            forget.arg(key);
-        });
-        redis.query("idempotency", &forget).await
+        let store = &self.tenant.key_store;
+        store.keep_newest(&list, &self.key, most, KEPT).await
     }
 
     /// Returns the answer of the earlier call with this key.

@@ -59,6 +59,9 @@ table! {
         pub query_parameter: String as Text => "token".to_owned(),
         /// The effect of a token's expiry on its socket: closed with 4001, or kept.
         pub on_expiry: OnExpiry as choice() => OnExpiry::Close,
+        /// Take the text frame `{"type":"lockgate.refresh","token":"…"}` of a client, on every route, as a new token for its open
+        /// socket. With `false` it goes to the consumer like any frame.
+        pub refresh: bool as Flag => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The properties of a socket that consumers can read; they do not change while the socket lives.
+//! The properties of a socket that consumers can read. Only a refresh of the token changes them: its user record and claims.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -61,7 +61,7 @@ impl Scope {
         &self.user.id
     }
 
-    /// Returns the user record as it was at the handshake.
+    /// Returns the user record as it was at the handshake, or at the last refresh of the token.
     pub fn user(&self) -> &UserRecord {
         &self.user
     }
@@ -71,7 +71,7 @@ impl Scope {
         self.user.field(name)
     }
 
-    /// Returns a claim of the token; `None` if the token does not have it.
+    /// Returns a claim of the token, that of the last refresh if there was one; `None` if the token does not have it.
     pub fn claim(&self, name: &str) -> Option<serde_json::Value> {
         let claims = self.claims.text();
         let claims: std::collections::HashMap<&str, &RawValue> =

@@ -16,12 +16,14 @@ use super::{Member, TokenOf};
 use crate::clock::is_under_cut_off;
 use crate::ids::{ConnectionId, Jti, RevocationTarget, UserId};
 
-/// A handshake whose token is verified and whose socket is not a member yet.
+/// A token that is verified and is not yet the token of a socket: that of a handshake, or of a refresh.
 #[derive(Debug)]
 pub struct Pending {
     user: UserId,
     jti: Option<Jti>,
     issued_at: Option<f64>,
+    /// The open socket whose token it is about to replace.
+    socket: Option<Arc<Member>>,
     revoked: AtomicBool,
     /// True if the user was invalidated, so that the user record read for this handshake may be old.
     stale: AtomicBool,
@@ -34,16 +36,27 @@ impl Pending {
             user,
             jti,
             issued_at,
+            socket: None,
             revoked: AtomicBool::new(false),
             stale: AtomicBool::new(false),
         }
+    }
+
+    /// Makes the entry of a refresh: `socket` is about to get the token, and closes if that is revoked.
+    pub fn for_socket(self, socket: Option<Arc<Member>>) -> Self {
+        Self { socket, ..self }
+    }
+
+    /// Returns the open socket that is about to get the token; `None` for a handshake.
+    pub(super) fn socket(&self) -> Option<&Arc<Member>> {
+        self.socket.as_ref()
     }
 
     /// Returns the properties of the token by which a revocation finds it.
     pub fn token(&self) -> TokenOf<'_> {
         TokenOf {
             user: &self.user,
-            jti: self.jti.as_ref(),
+            jti: self.jti.clone(),
             issued_at: self.issued_at,
         }
     }
@@ -52,7 +65,8 @@ impl Pending {
         self.revoked.store(true, Ordering::Release);
     }
 
-    pub(super) fn mark_revoked(&self, target: &RevocationTarget) {
+    /// Marks the token if the revocation concerns it. Returns true if so.
+    pub(super) fn mark_revoked(&self, target: &RevocationTarget) -> bool {
         let concerned = match target {
             RevocationTarget::Token(jti) => self.jti.as_ref() == Some(jti),
             RevocationTarget::User(user, cut_off) => {
@@ -63,6 +77,7 @@ impl Pending {
         if concerned {
             self.revoke();
         }
+        concerned
     }
 
     pub(super) fn mark_stale(&self, user: &UserId) {
@@ -100,16 +115,17 @@ impl Few {
     }
 }
 
-/// An index of members by one of their properties. Only the members store the key, which saves a copy of it.
+/// An index of members by one of their properties. Only the members store the key, which saves a copy of it. The key of a
+/// member must not change while the member is in the index.
 #[derive(Debug)]
-pub(super) struct Index<K: 'static> {
+pub(super) struct Index<K> {
     table: HashTable<Few>,
     hasher: RandomState,
-    key: fn(&Member) -> Option<&K>,
+    key: fn(&Member) -> Option<K>,
 }
 
 impl<K: Hash + Eq> Index<K> {
-    pub(super) fn new(key: fn(&Member) -> Option<&K>) -> Self {
+    pub(super) fn new(key: fn(&Member) -> Option<K>) -> Self {
         Self {
             table: HashTable::new(),
             hasher: RandomState::new(),
@@ -121,8 +137,8 @@ impl<K: Hash + Eq> Index<K> {
         let Some(key) = (self.key)(member) else {
             return;
         };
-        let (hash, key_of) = (self.hasher.hash_one(key), self.key);
-        if let Some(few) = self.table.find_mut(hash, |few| has_key(few, key, key_of)) {
+        let (hash, key_of) = (self.hasher.hash_one(&key), self.key);
+        if let Some(few) = self.table.find_mut(hash, |few| has_key(few, &key, key_of)) {
             match few {
                 Few::One(first) => {
                     let both = [first.clone(), member.clone()];
@@ -148,8 +164,10 @@ impl<K: Hash + Eq> Index<K> {
         let Some(key) = (self.key)(member) else {
             return;
         };
-        let (hash, key_of) = (self.hasher.hash_one(key), self.key);
-        let found = self.table.find_entry(hash, |few| has_key(few, key, key_of));
+        let (hash, key_of) = (self.hasher.hash_one(&key), self.key);
+        let found = self
+            .table
+            .find_entry(hash, |few| has_key(few, &key, key_of));
         let Ok(mut entry) = found else {
             return;
         };
@@ -200,6 +218,9 @@ impl<K: Hash + Eq> Index<K> {
     }
 }
 
-fn has_key<K: Eq>(few: &Few, key: &K, key_of: fn(&Member) -> Option<&K>) -> bool {
-    few.any().and_then(|member| key_of(member)) == Some(key)
+fn has_key<K: Eq>(few: &Few, key: &K, key_of: fn(&Member) -> Option<K>) -> bool {
+    few.any().and_then(|member| key_of(member)).as_ref() == Some(key)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The hub's records of one socket and of one group. Each holds the other, so both stand here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -12,13 +12,17 @@ use super::{Outbound, Pulse};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
 
+pub use history::{GroupHistory, Job, KeptEvent, ReadWish, Release, Returning};
+
+mod history;
+
 /// The next connection id. Ids count up over all tenants of the process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The slot of a member that is not in a hub.
 pub(super) const NOT_REGISTERED: u32 = u32::MAX;
 
-/// The properties of a socket that its handshake sets and that do not change.
+/// The properties of a socket that its handshake sets. Only those of its token change later ([`super::Hub::renew`]).
 #[derive(Clone, Debug)]
 pub struct Profile {
     /// The socket's user.
@@ -58,14 +62,51 @@ impl Default for Profile {
 }
 
 /// The properties of a token by which a revocation finds it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TokenOf<'a> {
     /// The user of the token.
     pub user: &'a UserId,
     /// The id of the token; `None` if it has none.
-    pub jti: Option<&'a Jti>,
+    pub jti: Option<Jti>,
     /// The time at which it was issued, in Unix seconds.
     pub issued_at: Option<f64>,
+}
+
+/// The properties of a socket's token. A refresh replaces them all at once, under the lock of the hub's list, so that no
+/// index holds a socket under a token that it no longer has.
+#[derive(Debug)]
+pub(super) struct TokenMarks {
+    jti: Option<Jti>,
+    /// NaN if the token has no `iat`; an `Option` would take twice the memory.
+    issued_at: f64,
+    password: Option<Box<[u8; 16]>>,
+}
+
+/// The properties of a token that takes the place of a socket's own.
+#[derive(Clone, Debug)]
+pub struct NextToken {
+    /// The id of the token; `None` if it has none.
+    pub jti: Option<Jti>,
+    /// The time at which it was issued, in Unix seconds.
+    pub issued_at: Option<f64>,
+    /// The time at which it expires; `None` if that does not close the socket.
+    pub expires_at: Option<UnixTime>,
+    /// The password digest of the user record that the token was checked with.
+    pub password: Option<[u8; 16]>,
+}
+
+impl TokenMarks {
+    fn new(jti: Option<Jti>, issued_at: Option<f64>, password: Option<[u8; 16]>) -> Self {
+        Self {
+            jti,
+            issued_at: issued_at.unwrap_or(f64::NAN),
+            password: password.map(Box::new),
+        }
+    }
+
+    fn issued_at(&self) -> Option<f64> {
+        (!self.issued_at.is_nan()).then_some(self.issued_at)
+    }
 }
 
 /// One socket.
@@ -76,12 +117,11 @@ pub struct Member {
     pub(super) slot: AtomicU32,
     /// Unix seconds. They are precise enough for an age and take a quarter of the memory of an `Instant`.
     opened_at: u32,
+    /// The tick of the timer wheel at which the socket may again refresh its token as often as at first.
+    refreshes_full_at: AtomicU32,
     delivery: u16,
     user: UserId,
-    jti: Option<Jti>,
-    /// NaN if the token has no `iat`; an `Option` would take twice the memory.
-    issued_at: f64,
-    password: Option<Box<[u8; 16]>>,
+    token: Mutex<TokenMarks>,
     path: Box<str>,
     pub(super) channel: [u8; 16],
     outbound: Outbound,
@@ -96,11 +136,14 @@ impl Member {
             id: ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             slot: AtomicU32::new(NOT_REGISTERED),
             opened_at: UnixTime::now().0 as u32,
+            refreshes_full_at: AtomicU32::new(0),
             delivery: profile.delivery,
             user: profile.user,
-            jti: profile.jti,
-            issued_at: profile.issued_at.unwrap_or(f64::NAN),
-            password: profile.password.map(Box::new),
+            token: Mutex::new(TokenMarks::new(
+                profile.jti,
+                profile.issued_at,
+                profile.password,
+            )),
             path: profile.path,
             channel: profile.channel,
             outbound: Outbound::new(profile.send_queue),
@@ -125,27 +168,46 @@ impl Member {
     }
 
     /// Returns the id of the token.
-    pub fn jti(&self) -> Option<&Jti> {
-        self.jti.as_ref()
+    pub fn jti(&self) -> Option<Jti> {
+        self.token.lock().jti.clone()
     }
 
     /// Returns the time at which the token was issued, in Unix seconds.
     pub fn issued_at(&self) -> Option<f64> {
-        (!self.issued_at.is_nan()).then_some(self.issued_at)
+        self.token.lock().issued_at()
     }
 
     /// Returns the user, the id and the issue time of its token: revocations find it by them.
     pub fn token(&self) -> TokenOf<'_> {
+        let token = self.token.lock();
         TokenOf {
             user: &self.user,
-            jti: self.jti.as_ref(),
-            issued_at: self.issued_at(),
+            jti: token.jti.clone(),
+            issued_at: token.issued_at(),
         }
     }
 
-    /// Returns the user's password digest at the handshake; `None` if the tenant does not check it.
+    /// Returns the user's password digest when the token was checked; `None` if the tenant does not check it.
     pub fn password(&self) -> Option<[u8; 16]> {
-        self.password.as_deref().copied()
+        self.token.lock().password.as_deref().copied()
+    }
+
+    /// Takes one refresh from the socket's budget; false if it is empty. Only the socket's own task calls it.
+    ///
+    /// `now` is the current tick of the timer wheel. One refresh comes back every `interval` ticks, up to `most`.
+    pub fn take_refresh(&self, now: u32, interval: u32, most: u32) -> bool {
+        let full_at = self.refreshes_full_at.load(Ordering::Relaxed).max(now) + interval;
+        let has_one = full_at <= now + interval * most;
+        if has_one {
+            self.refreshes_full_at.store(full_at, Ordering::Relaxed);
+        }
+        has_one
+    }
+
+    /// Puts another token in the place of its own. The caller keeps the indexes in step.
+    pub(super) fn set_token(&self, next: NextToken) {
+        self.pulse.set_expires_at(next.expires_at);
+        *self.token.lock() = TokenMarks::new(next.jti, next.issued_at, next.password);
     }
 
     /// Returns the path of the request, percent-encoded.
@@ -173,6 +235,16 @@ impl Member {
         &self.pulse
     }
 
+    /// Returns true if the socket is in a group, and a hole in the events of any of its groups is read from its history.
+    pub fn is_healed(&self) -> bool {
+        let groups = self.groups.lock();
+        let healed = |group: &Arc<Group>| {
+            let history = group.known_history();
+            history.is_some_and(GroupHistory::is_known)
+        };
+        !groups.is_empty() && groups.iter().all(healed)
+    }
+
     /// Returns the names of the socket's groups.
     pub fn groups(&self) -> Vec<GroupName> {
         let groups = self.groups.lock();
@@ -188,6 +260,8 @@ impl Member {
 pub struct Group {
     pub(super) name: GroupName,
     members: Mutex<HashTable<Arc<Member>>>,
+    /// Set with the first use of its history.
+    history: OnceLock<Box<GroupHistory>>,
 }
 
 impl Group {
@@ -196,7 +270,18 @@ impl Group {
         Self {
             name,
             members: Mutex::default(),
+            history: OnceLock::new(),
         }
+    }
+
+    /// Returns the group's part in the history. Only for groups that have one.
+    pub fn history(&self) -> &GroupHistory {
+        self.history.get_or_init(Box::default)
+    }
+
+    /// Returns the group's part in the history, if that was used before.
+    pub fn known_history(&self) -> Option<&GroupHistory> {
+        self.history.get().map(|history| &**history)
     }
 
     /// Adds the member; returns true if it was not in the group before.

@@ -12,11 +12,16 @@ use parking_lot::Mutex;
 pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::Groups;
-pub use member::{Group, Member, Profile, TokenOf};
+pub use member::{
+    Group, GroupHistory, Job, KeptEvent, Member, NextToken, Profile, ReadWish, Release, Returning,
+    TokenOf,
+};
 pub use outbound::{
-    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT, Takes,
+    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, Released, ReplayRoom,
+    TOO_SLOW_WAIT, Takes,
 };
 pub use roster::{Budget, Excess};
+pub use track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
 pub use waiting_event::WaitingEvent;
 
 use crate::close_code::CloseFrame;
@@ -35,6 +40,7 @@ mod outbound;
 mod paced;
 mod pulse;
 mod roster;
+mod track;
 mod waiting_event;
 
 pub use fan_out::{Pace, walk};
@@ -48,14 +54,14 @@ pub struct Hub {
     groups: Groups,
 }
 
-/// The guard of a handshake in its hub. Dropping it removes the handshake.
+/// The guard of a handshake, or of a refresh, in its hub. Dropping it removes the entry.
 pub struct PendingPlace {
     hub: Arc<Hub>,
     pending: Arc<Pending>,
 }
 
 impl PendingPlace {
-    /// Returns the handshake.
+    /// Returns the entry.
     pub fn pending(&self) -> &Arc<Pending> {
         &self.pending
     }
@@ -77,7 +83,7 @@ pub struct Admitted {
 }
 
 impl Hub {
-    /// Enters a handshake whose token is verified. Call it before the denylist and the user are read.
+    /// Enters a token that is verified and is to open a socket, or to become the token of one. Call it before the denylist and the user are read.
     pub fn expect(self: &Arc<Self>, pending: Pending) -> PendingPlace {
         let pending = Arc::new(pending);
         self.roster.lock().pending.push(pending.clone());
@@ -107,6 +113,23 @@ impl Hub {
             revoked: pending.is_revoked(),
             stale: pending.is_stale(),
         }))
+    }
+
+    /// Puts the token of a refresh in the place of a connection's own, in every index at once.
+    ///
+    /// Until then revocations find the connection by its own token and by `pending`, which the caller drops afterwards.
+    pub fn renew(&self, member: &Arc<Member>, next: NextToken, pending: &Pending) -> Renewed {
+        let mut roster = self.roster.lock();
+        // Under the lock: an earlier announcement has marked `pending`, and a later one finds the member by the new token.
+        if pending.is_revoked() {
+            return Renewed::Revoked;
+        }
+        if member.outbound().is_closing() || !roster.renew(member, next) {
+            return Renewed::Closing;
+        }
+        Renewed::Done {
+            stale: pending.is_stale(),
+        }
     }
 
     /// Removes the connection and takes it out of its groups. Has no effect on any other connection, however late the
@@ -162,31 +185,36 @@ impl Hub {
         &self.groups
     }
 
-    /// Closes the connections that a revocation concerns and marks the handshakes that it concerns. Returns the number
-    /// of connections that it closed.
+    /// Closes the connections that a revocation concerns, by their tokens and by those that are about to replace them, and
+    /// marks the handshakes that it concerns. Returns the number of connections that it closed.
     pub fn evict(&self, target: &RevocationTarget, frame: &CloseFrame) -> usize {
         let found = {
             let roster = self.roster.lock();
-            let pending = roster.pending.iter();
-            pending.for_each(|pending| pending.mark_revoked(target));
-            roster.concerned(target)
+            let mut found = roster.concerned(target);
+            for pending in &roster.pending {
+                if pending.mark_revoked(target) {
+                    found.extend(pending.socket().cloned());
+                }
+            }
+            found
         };
         close_all(&found, frame, CloseOrder::Now)
     }
 
-    /// Returns the handshakes whose tokens are verified and whose sockets are not members yet.
+    /// Returns the tokens that are verified and are not yet those of members: of handshakes and of refreshes.
     pub fn pending(&self) -> Vec<Arc<Pending>> {
         self.roster.lock().pending.clone()
     }
 
-    /// Refuses a handshake whose token is revoked, or closes its socket if it has opened meanwhile; returns the number of
-    /// sockets closed.
+    /// Refuses a handshake whose token is revoked, or closes its socket if it has opened meanwhile. Closes the socket of a
+    /// refresh. Returns the number of sockets closed.
     pub fn evict_pending(&self, pending: &Pending, frame: &CloseFrame) -> usize {
         let opened = {
             let roster = self.roster.lock();
             pending.revoke();
             let mut opened = roster.of_user(pending.token().user);
             opened.retain(|member| member.token() == pending.token());
+            opened.extend(pending.socket().cloned());
             opened
         };
         close_all(&opened, frame, CloseOrder::Now)
@@ -248,6 +276,20 @@ impl Hub {
 fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
     let close = |member: &&Arc<Member>| member.outbound().close(frame.clone(), order);
     members.iter().filter(close).count()
+}
+
+/// The outcome of [`Hub::renew`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// The connection has the new token.
+    Done {
+        /// The user was invalidated meanwhile, so that the record that the refresh read may be old.
+        stale: bool,
+    },
+    /// The new token was revoked meanwhile. The connection has its own token still.
+    Revoked,
+    /// The connection is closing, or has left the hub.
+    Closing,
 }
 
 /// The outcome of [`Hub::join`].

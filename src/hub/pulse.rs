@@ -33,14 +33,13 @@ pub struct Pulse {
 impl Pulse {
     /// Makes the times of a socket that has just opened.
     pub fn new(expires_at: Option<UnixTime>) -> Self {
-        let expires_at = expires_at.map_or(f64::INFINITY, |at| at.0).to_bits();
         let never = || AtomicU32::new(0);
         Self {
             ping_due: never(),
             pinged: never(),
             ponged: never(),
             retires_at: never(),
-            expires_at: AtomicU64::new(expires_at),
+            expires_at: AtomicU64::new(expiry_bits(expires_at)),
         }
     }
 
@@ -89,9 +88,19 @@ impl Pulse {
         (tick != 0).then_some(tick)
     }
 
+    /// Sets the time at which the token expires; `None` if that does not close the socket.
+    pub fn set_expires_at(&self, expires_at: Option<UnixTime>) {
+        self.expires_at
+            .store(expiry_bits(expires_at), Ordering::Relaxed);
+    }
+
     /// Returns the seconds until the token expires: negative after its expiry, infinite if that does not close the
     /// socket.
     pub fn seconds_left(&self, now: UnixTime) -> f64 {
         f64::from_bits(self.expires_at.load(Ordering::Relaxed)) - now.0
     }
+}
+
+fn expiry_bits(expires_at: Option<UnixTime>) -> u64 {
+    expires_at.map_or(f64::INFINITY, |at| at.0).to_bits()
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::Member;
 use super::eviction::{Index, Pending};
 use super::member::NOT_REGISTERED;
+use super::{Member, NextToken};
 use crate::clock::is_under_cut_off;
 use crate::ids::{Jti, RevocationTarget, UserId};
 use crate::rate::Bucket;
@@ -81,7 +81,7 @@ pub(super) struct Roster {
     by_channel: BTreeSet<Listed>,
     by_user: Index<UserId>,
     by_token: Index<Jti>,
-    /// The handshakes in progress. They are so few that a search goes through all.
+    /// The handshakes and refreshes in progress. They are so few that a search goes through all.
     pub(super) pending: Vec<Arc<Pending>>,
     connects: Bucket,
 }
@@ -91,7 +91,7 @@ impl Default for Roster {
         Self {
             members: Vec::new(),
             by_channel: BTreeSet::new(),
-            by_user: Index::new(|member| Some(member.user())),
+            by_user: Index::new(|member| Some(member.user().clone())),
             by_token: Index::new(|member| member.jti()),
             pending: Vec::new(),
             connects: Bucket::default(),
@@ -150,6 +150,18 @@ impl Roster {
         }
         self.by_user.remove(member);
         self.by_token.remove(member);
+    }
+
+    /// Puts another token in the place of a member's own. Returns false if the member is not in the list.
+    pub(super) fn renew(&mut self, member: &Arc<Member>, next: NextToken) -> bool {
+        if member.slot.load(Ordering::Relaxed) == NOT_REGISTERED {
+            return false;
+        }
+        // The index finds a member by the id of the token that it has.
+        self.by_token.remove(member);
+        member.set_token(next);
+        self.by_token.insert(member);
+        true
     }
 
     /// Returns the first `most` members whose channels come after `from`, in the order of their channels.
@@ -211,10 +223,20 @@ mod tests {
     use super::super::Profile;
     use super::*;
 
-    fn member(user: &str, jti: Option<&str>, issued_at: Option<f64>) -> Arc<Member> {
+    /// A token with the id `t{number}`, or one without id and time of issue.
+    fn next_token(number: Option<u8>) -> NextToken {
+        NextToken {
+            jti: number.map(|number| format!("t{number}").into()),
+            issued_at: number.map(|number| f64::from(number) + 0.5),
+            expires_at: None,
+            password: None,
+        }
+    }
+
+    fn member(user: &str, jti: Option<Jti>, issued_at: Option<f64>) -> Arc<Member> {
         Member::new(Profile {
             user: user.into(),
-            jti: jti.map(Jti::from),
+            jti,
             issued_at,
             ..Profile::default()
         })
@@ -225,7 +247,7 @@ mod tests {
     }
 
     proptest! {
-        /// After any sequence of joins and leaves, an index finds exactly the members that a walk over the list finds.
+        /// After any sequence of joins, leaves and refreshes, an index finds exactly the members that a walk over the list finds.
         #[test]
         fn indexes_find_what_a_scan_finds(
             steps in prop::collection::vec((0..6u8, 0..5u8, prop::option::of(0..4u8), any::<prop::sample::Index>()), 1..200)
@@ -237,10 +259,14 @@ mod tests {
                     let gone = model.swap_remove(at.index(model.len()));
                     roster.remove(&gone);
                     roster.remove(&gone);
+                    prop_assert!(!roster.renew(&gone, next_token(token)));
+                } else if kind <= 2 && !model.is_empty() {
+                    let one = &model[at.index(model.len())];
+                    prop_assert!(roster.renew(one, next_token(token)));
+                    prop_assert_eq!(one.jti(), next_token(token).jti);
                 } else {
-                    let issued_at = token.map(|token| f64::from(token) + 0.5);
-                    let jti = token.map(|token| format!("t{token}"));
-                    let new = member(&format!("u{user}"), jti.as_deref(), issued_at);
+                    let NextToken { jti, issued_at, .. } = next_token(token);
+                    let new = member(&format!("u{user}"), jti, issued_at);
                     roster.insert(&new);
                     model.push(new);
                 }
@@ -253,7 +279,7 @@ mod tests {
                     ];
                     for target in target {
                         let scan = model.iter().filter(|member| match &target {
-                            RevocationTarget::Token(jti) => member.jti() == Some(jti),
+                            RevocationTarget::Token(jti) => member.jti().as_ref() == Some(jti),
                             RevocationTarget::User(user, at) => member.user() == user && is_under_cut_off(member.issued_at(), *at),
                             RevocationTarget::All(at) => is_under_cut_off(member.issued_at(), *at),
                         });

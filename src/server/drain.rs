@@ -211,7 +211,7 @@ impl Drain<'_> {
     /// Ends what is left, without the clients' part. Consumers are told of the end, and get a moment for it.
     async fn cut(&self) {
         self.door.half_open.end_all();
-        self.door.heartbeat.stop();
+        self.door.common.heartbeat.stop();
         self.door.tasks.close();
         drop(tokio::time::timeout(LAST_WORDS, self.door.tasks.wait()).await);
     }

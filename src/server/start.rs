@@ -24,13 +24,13 @@ use crate::config::Config;
 use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
 use crate::replica::ReplicaLife;
-use crate::socket::Door;
 use crate::socket::client_address::AddressFinder;
 use crate::socket::half_open::HalfOpen;
 use crate::socket::head::HeadReader;
 use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::per_address::AddressBudgets;
 use crate::socket::registration::Occupancy;
+use crate::socket::{Common, Door};
 use crate::stores::key_store::KeyStore;
 use crate::tasks;
 use crate::tenant::build::Builder;
@@ -145,14 +145,16 @@ impl ServerParts {
             config: server.clone(),
             heads: HeadReader::new(server),
             pages,
-            tenants: self.tenants.clone(),
             life: self.life.clone(),
             occupancy: Occupancy::new(bounds.sockets),
             half_open,
             address_finder: AddressFinder::new(server),
             addresses: AddressBudgets::new(server.per_address),
+            common: Arc::new(Common {
+                heartbeat: HeartbeatWheel::new(server, self.budget.clone()),
+                tenants: self.tenants.clone(),
+            }),
             refusals: Arc::default(),
-            heartbeat: HeartbeatWheel::new(server, self.budget.clone()),
             tasks: TaskTracker::new(),
         })
     }
@@ -192,7 +194,7 @@ impl ServerParts {
         if let Some((control, _)) = self.deployment {
             critical.spawn(hear_the_deployment(control, self.fleet, self.reloader));
         }
-        let heartbeat = door.heartbeat.clone();
+        let heartbeat = door.common.heartbeat.clone();
         critical.spawn(async move { Ok(heartbeat.run().await) });
         let upkeep = Upkeep {
             tenants: self.tenants.clone(),
@@ -202,13 +204,13 @@ impl ServerParts {
             shedder: Shedder {
                 tenants: self.tenants.clone(),
                 half_open: door.half_open.clone(),
-                unfinished: door.heartbeat.unfinished().clone(),
+                unfinished: door.common.heartbeat.unfinished().clone(),
                 budget: self.budget,
             },
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });
-        let denylists = DenylistWatch::new(self.tenants.clone());
+        let denylists = DenylistWatch::new(self.tenants.clone(), self.life.remarks().clone());
         critical.spawn(async move { Ok(denylists.run().await) });
         let ready_wait = self.config.server.ready_wait;
         critical.spawn(readiness::run(

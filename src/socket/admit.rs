@@ -58,7 +58,7 @@ pub(super) fn admit(
         _ => door.addresses.begin_handshake(client)?,
     };
     let entrant = entrant.with_address(door.addresses.admit(client)?);
-    let tenant = door.tenants.by_host(host.as_str());
+    let tenant = door.common.tenants.by_host(host.as_str());
     let tenant = tenant.ok_or(Refusal::TenantNotFound)?;
     let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);
     if tenant.life().is_suspended() {

@@ -212,7 +212,7 @@ async fn check(
     let place = entrant.take_place().ok_or(Refusal::Overloaded)?;
     // The tenant hears its control channel before the denylist is read, so that no revocation falls between.
     tenant.opens().await?;
-    let identity = authenticator.look_up(token).await?;
+    let identity = authenticator.look_up(token, None).await?;
     open(admitted, place, identity, head, door).await
 }
 

@@ -3,6 +3,7 @@
 //!
 //! A tokio timer for each socket would take 144 bytes and a wake-up; the wheel takes eight bytes for each.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -33,6 +34,11 @@ const STALL: Duration = Duration::from_secs(2);
 const AGE_JITTER: f64 = 0.1;
 /// The time after their close within which clients reconnect, each at a random moment, as in a drain.
 const RECONNECT_SPREAD_MS: u64 = 1000;
+/// The ticks in which a socket may refresh its token once: a second. Clients refresh once in a token's lifetime, and each
+/// refresh may cost a round to Redis and a database lookup.
+const REFRESH_INTERVAL: u32 = 10;
+/// The most refreshes of a socket that has sent none for a while.
+const REFRESH_BURST: u32 = 5;
 
 /// The timers of all sockets of this process.
 pub struct HeartbeatWheel {
@@ -54,6 +60,8 @@ pub struct HeartbeatWheel {
     tick: AtomicU32,
     /// The sockets that are due, by tick modulo [`SLOTS`].
     slots: Mutex<Vec<Vec<Weak<Member>>>>,
+    /// The sockets whose token a refresh has replaced by one that expires before their next check, by tick.
+    early: Mutex<BTreeMap<u32, Vec<Weak<Member>>>>,
     /// The messages that have to be complete in time.
     unfinished: Arc<UnfinishedMessages>,
     /// Cancelled once no socket may wait for its client or its consumer any longer.
@@ -81,6 +89,7 @@ impl HeartbeatWheel {
             started: Instant::now(),
             tick: AtomicU32::new(1),
             slots: Mutex::new(vec![Vec::new(); SLOTS]),
+            early: Mutex::default(),
             unfinished: UnfinishedMessages::new(config.message_timeout, budget),
             stop: CancellationToken::new(),
         })
@@ -115,6 +124,52 @@ impl HeartbeatWheel {
         });
         let left = ticks_left(pulse.seconds_left(UnixTime::now()));
         self.put(Arc::downgrade(member), first.min(left).min(age));
+    }
+
+    /// Takes one refresh of its token from the socket's budget: one a second, and five after a while without. Returns false
+    /// if there is none left.
+    pub fn may_refresh(&self, member: &Member) -> bool {
+        let now = self.tick.load(Ordering::Relaxed);
+        member.take_refresh(now, REFRESH_INTERVAL, REFRESH_BURST)
+    }
+
+    /// Notes that the socket has another token. One that expires before the next check gets a check of its own.
+    pub fn token_replaced(&self, member: &Arc<Member>) {
+        let left = ticks_left(member.pulse().seconds_left(UnixTime::now()));
+        if left <= self.longest_wait() {
+            self.put_early(Arc::downgrade(member), left);
+        }
+    }
+
+    /// Returns the most ticks between two checks of a socket.
+    fn longest_wait(&self) -> u32 {
+        self.interval.max(self.timeout).min(SLOTS as u32 - 1)
+    }
+
+    fn put_early(&self, member: Weak<Member>, wait: u32) {
+        let at = self.tick.load(Ordering::Relaxed) + wait.max(1);
+        self.early.lock().entry(at).or_default().push(member);
+    }
+
+    /// Closes the sockets of early checks whose tokens have expired.
+    fn turn_early(&self, tick: u32, now: UnixTime) {
+        let due = {
+            let mut early = self.early.lock();
+            let later = early.split_off(&(tick + 1));
+            std::mem::replace(&mut *early, later)
+        };
+        for weak in due.into_values().flatten() {
+            let Some(member) = weak.upgrade() else {
+                continue;
+            };
+            match ticks_left(member.pulse().seconds_left(now)) {
+                0 => close_expired(&member),
+                // Rounding, or a clock that was set.
+                left if left <= self.longest_wait() => self.put_early(weak, left),
+                // A later refresh has brought a token that lasts; the usual checks see its end.
+                _ => {}
+            }
+        }
     }
 
     /// Returns the frame of all pings.
@@ -167,6 +222,7 @@ impl HeartbeatWheel {
             *retiring = (*retiring).min(1.0) + self.per_turn;
         }
         let now = UnixTime::now();
+        self.turn_early(tick, now);
         for weak in due {
             let Some(member) = weak.upgrade() else {
                 continue;
@@ -181,9 +237,7 @@ impl HeartbeatWheel {
     fn check(&self, member: &Member, tick: u32, now: UnixTime, stalled: bool) -> Option<u32> {
         let left = ticks_left(member.pulse().seconds_left(now));
         if left == 0 {
-            member
-                .outbound()
-                .close(CloseReason::TokenExpired.frame(), CloseOrder::Now);
+            close_expired(member);
             return None;
         }
         let Some(wait) = self.check_pong(member, tick, stalled) else {
@@ -263,6 +317,11 @@ impl HeartbeatWheel {
     }
 }
 
+fn close_expired(member: &Member) {
+    let frame = CloseReason::TokenExpired.frame();
+    member.outbound().close(frame, CloseOrder::Now);
+}
+
 /// Returns the ticks until `seconds` have passed, rounded up; 0 if they have passed.
 fn ticks_left(seconds: f64) -> u32 {
     if seconds <= 0.0 {
@@ -277,7 +336,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
-    use crate::hub::{Profile, Takes};
+    use crate::hub::{Budget, Hub, NextToken, Pending, Profile, Renewed, Takes};
 
     /// A wheel whose socket gets a ping at tick 1; `interval` and `timeout` are 250 and 100 ticks.
     fn pinged() -> (Arc<HeartbeatWheel>, Arc<Member>) {
@@ -334,6 +393,57 @@ mod tests {
         wheel.ponged(&member, &wheel.payload);
         assert!(check(&wheel, &member, 300).is_some());
         assert!(!member.outbound().is_closing());
+    }
+
+    /// The regular check of such a socket can be an interval away.
+    #[test]
+    fn a_token_that_ends_before_the_next_check_closes_its_socket_in_time() {
+        let (wheel, member) = pinged();
+        let (hub, start) = (Hub::default(), UnixTime::now());
+        hub.admit(&member, None, &Budget::default()).unwrap();
+        let ends_in = |seconds: f64| {
+            let expires_at = Some(UnixTime(start.0 + seconds));
+            let next = NextToken {
+                jti: None,
+                issued_at: None,
+                expires_at,
+                password: None,
+            };
+            let pending = Pending::new("".into(), None, None);
+            let renewed = hub.renew(&member, next, &pending);
+            assert_eq!(renewed, Renewed::Done { stale: false });
+            wheel.token_replaced(&member);
+        };
+        let turn = |tick: u32, seconds: f64| {
+            wheel.tick.store(tick, Ordering::Relaxed);
+            wheel.turn_early(tick, UnixTime(start.0 + seconds));
+        };
+        ends_in(5.0);
+        turn(40, 4.0);
+        assert!(!member.outbound().is_closing());
+        // Replaced before its end by one that lasts: nothing closes, and nothing is left to check.
+        ends_in(3600.0);
+        turn(60, 6.0);
+        assert!(!member.outbound().is_closing());
+        assert!(wheel.early.lock().is_empty());
+        ends_in(8.0);
+        turn(140, 7.9);
+        assert!(!member.outbound().is_closing());
+        turn(141, 8.1);
+        let cause = member.outbound().closing_cause();
+        assert_eq!(cause, Some(CloseReason::TokenExpired));
+        assert!(wheel.early.lock().is_empty());
+    }
+
+    #[test]
+    fn a_socket_refreshes_five_times_at_once_and_then_once_a_second() {
+        let (wheel, member) = pinged();
+        let at = |tick: u32| {
+            wheel.tick.store(tick, Ordering::Relaxed);
+            (0..20).filter(|_| wheel.may_refresh(&member)).count()
+        };
+        assert_eq!([at(1000), at(1009), at(1010), at(1030)], [5, 0, 1, 2]);
+        assert_eq!(at(5000), 5);
     }
 
     #[test]

@@ -27,9 +27,11 @@ mod pages;
 pub mod per_address;
 mod prefixed;
 mod proxy_protocol;
+mod refresh;
 pub mod refusal_log;
 pub mod registration;
 mod rejection;
+mod since;
 pub mod unfinished;
 pub mod upgrade;
 
@@ -53,6 +55,14 @@ pub(crate) struct Peer {
     pub proxied: Option<SocketAddr>,
 }
 
+/// The parts of the process that open sockets use. Each socket holds one pointer to them.
+pub struct Common {
+    /// Timers of all sockets.
+    pub heartbeat: Arc<HeartbeatWheel>,
+    /// The tenants by host and by name.
+    pub tenants: Arc<Tenants>,
+}
+
 /// The parts that the socket listener works with.
 pub struct Door {
     /// The table `[server]`.
@@ -61,8 +71,6 @@ pub struct Door {
     pub heads: HeadReader,
     /// The pages for requests that ask for no upgrade, if the program has any.
     pub pages: Option<Router>,
-    /// The tenants by host.
-    pub tenants: Arc<Tenants>,
     /// The state of this replica, such as draining.
     pub life: Arc<ReplicaLife>,
     /// The number of sockets, and its bound.
@@ -75,8 +83,8 @@ pub struct Door {
     pub addresses: Arc<AddressBudgets>,
     /// The log of refused handshakes.
     pub refusals: Arc<RefusalLog>,
-    /// Timers of all sockets.
-    pub heartbeat: Arc<HeartbeatWheel>,
+    /// The parts that open sockets use too.
+    pub common: Arc<Common>,
     /// The tasks of connections, for which a drain waits.
     pub tasks: TaskTracker,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::key_read::{KeyRead, KeyValue};
 use super::memory::{MemoryStore, end_after};
 use super::redis::RedisStore;
+use crate::clock::UnixTime;
 use crate::error::{Dependency, ErrorKind, StoreError};
 
 /// Replaces a cut-off by a later one. A value that is no cut-off counts as absent, so that the write repairs it: no string,
@@ -17,6 +18,9 @@ local now = string.match(old, '^-?%d+%.?%d*$') and tonumber(old)
 if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
 return 1";
+
+/// The most keys that one call of [`KeyStore::keep_newest`] removes.
+const MOST_REMOVED: u64 = 100;
 
 /// A store of keys that may expire.
 #[derive(Clone)]
@@ -162,6 +166,43 @@ impl KeyStore {
                 Ok(())
             }
         }
+    }
+
+    /// Notes `key` in `list`, and removes the oldest keys of the list beyond `most`. `kept` is the time for which the key
+    /// lives at most. A failure leaves some for the next call.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep_newest(
+        &self,
+        list: &str,
+        key: &str,
+        most: u64,
+        kept: Duration,
+    ) -> Result<(), StoreError> {
+        let redis = match self {
+            KeyStore::Redis(redis) => redis,
+            KeyStore::Memory(memory) => {
+                memory.keep_newest(list, key, most);
+                return Ok(());
+            }
+        };
+        let mut pipe = redis::pipe();
+        pipe.zadd(list, key, UnixTime::now().0).ignore();
+        pipe.expire(list, kept.as_secs() as i64).ignore();
+        pipe.zcard(list);
+        let (count,): (u64,) = redis.query("keep_newest", &pipe).await?;
+        if count <= most {
+            return Ok(());
+        }
+        let mut oldest = redis::cmd("ZPOPMIN");
+        oldest.arg(list).arg((count - most).min(MOST_REMOVED));
+        let oldest: Vec<(String, f64)> = redis.query("keep_newest", &oldest).await?;
+        let mut forget = redis::cmd("DEL");
+        oldest.iter().for_each(|(key, _)| {
+            forget.arg(key);
+        });
+        redis.query("keep_newest", &forget).await
     }
 
     /// Removes a key.

@@ -22,13 +22,11 @@ use crate::tasks::{self, Task};
 
 use super::key_read::{self, CallerReads, KeyRead, KeyValue};
 use super::redis_keys::NEVER_WRITTEN;
-use super::redis_link::{
-    ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, connect, kind_of, store_error,
-};
+use super::redis_link::{ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, kind_of, store_error};
 use super::redis_master::{ServerRoute, address};
 use super::redis_pool::LinkPool;
 use super::redis_reads::Reads;
-use super::redis_role::{IS_REPLICA, RoleQuestion, is_demotion};
+use super::redis_role::{IS_REPLICA, is_demotion};
 use super::redis_round::RedisRound;
 use super::server_identity::ServerIdentity;
 
@@ -394,25 +392,6 @@ impl RedisStore {
         let found = address(client).map(|(host, port)| (host.to_owned(), port));
         let text = "the server has no address";
         found.ok_or_else(|| StoreError::new(self.dependency, ErrorKind::Other, text.to_owned()))
-    }
-
-    /// Opens a connection for one task alone. Its commands may block, so their answers have no time limit.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn own_connection(&self) -> Result<MultiplexedConnection, StoreError> {
-        let attempt = async {
-            let mut connection = connect(&self.route.client().await?, None).await?;
-            let mut role = RoleQuestion::default();
-            let asked = timeout(ANSWER_LIMIT, role.demand_master(&mut connection)).await;
-            asked.unwrap_or_else(|_| {
-                Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-            })?;
-            Ok(connection)
-        };
-        attempt
-            .await
-            .map_err(|error| self.failed(store_error(self.dependency, error)))
     }
 
     /// Returns a pool for commands that block or need a connection of their own; their answers have no time limit. It is a new

@@ -10,9 +10,10 @@
 mod problem;
 mod support;
 
-// The four ways.
+// The five ways.
 mod event;
 mod frame;
+mod refresh;
 mod revocation;
 mod token;
 

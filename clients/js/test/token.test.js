@@ -265,6 +265,23 @@ test("a refresh whose token function fails is tried again until the socket close
   assert.equal(of("open").length, 2);
 });
 
+test("a token whose refresh is not answered is that of the next handshake", async (t) => {
+  for (const [code, reason] of [[1012, "draining retry_after_ms=1"], [4001, "token_expired"], [1006, ""]]) {
+    await t.test(String(code), async (t) => {
+      const { clock, opened, next, socket, ask } = await refreshing(t);
+      await clock.pass(clock.next);
+      opened.end(code, reason);
+      await next();
+      assert.equal(tokenOf(await socket()), frames(opened)[0].token);
+      assert.equal(ask.asked.length, 2);
+      (await socket()).end(4001, "token_expired");
+      await next();
+      await socket();
+      assert.equal(ask.asked.length, 3, "it is new once");
+    });
+  }
+});
+
 test("a final error while a token is refreshed closes the open socket", async (t) => {
   const { clock, opened, of } = await refreshing(t, undefined, fail(new FinalError("logged out")));
   await clock.pass(clock.next);

@@ -178,7 +178,9 @@ class Layers(SimpleTestCase):
         own = "~lockgate:acme:history:* ~lockgate:acme:position:* %R~lockgate:acme:groups &acme__group__* &acmespecific.*"
         writes = "+hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time"
         basic = "+publish +subscribe +unsubscribe +getrange +ping +hello +select +client|setname"
+        apart = f"(~lockgate:acme:history:* ~lockgate:acme:position:* &lockgate:acme:group:* -@all +fcall +publish {writes})"
         for rights, recorded in [
+            (f"%R~lockgate:acme:groups &acme__group__* &acmespecific.* {apart}", 1),
             (f"{own} &lockgate:acme:group:* +fcall {writes}", 1),
             (f"{own} &lockgate:acme:group:* +evalsha {writes}", 1),
             # No right to the channel of the gateways, to a command of the function, to any function, to the rules.

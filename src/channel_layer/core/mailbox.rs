@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc;
 
@@ -15,6 +14,7 @@ use crate::metrics::GapCause;
 use crate::stores::redis::error_kind;
 
 use super::super::inbox::{Inbox, Incoming, Payload};
+use super::super::link::bounded::BoundedLink;
 use super::super::target::Target;
 use super::names::inflight_key;
 use super::roster::{GroupRoster, HostNumber};
@@ -22,7 +22,7 @@ use super::seen::Seen;
 use super::{membership, script};
 
 /// The bytes of the longest message: a payload behind random bytes.
-const MAX_MESSAGE: usize = MAX_PAYLOAD + u8::MAX as usize;
+pub(super) const MAX_MESSAGE: usize = MAX_PAYLOAD + u8::MAX as usize;
 /// The largest number of messages taken in one round, and the approximate number of their bytes.
 const BATCH: [usize; 2] = [128, 1024 * 1024];
 
@@ -86,28 +86,25 @@ impl Reading {
     }
 
     /// Puts back the messages that were in flight on an earlier connection.
-    pub(super) async fn recover(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
+    pub(super) async fn recover(&mut self, link: &mut BoundedLink) -> RedisResult<()> {
         let mut recover = redis::cmd("EVAL");
         recover.arg(script::RECOVER).arg(2);
         recover.arg(&self.mailbox.key).arg(&self.inflight);
-        let _put_back: u64 = recover.query_async(link).await?;
+        let _put_back: u64 = link.query(&recover).await?;
         self.recovered = true;
         self.served = true;
         Ok(())
     }
 
     /// Takes the oldest messages; they are in flight until they are deleted from the second key.
-    pub(super) async fn take(
-        &self,
-        link: &mut MultiplexedConnection,
-    ) -> RedisResult<TakenMessages> {
+    pub(super) async fn take(&self, link: &mut BoundedLink) -> RedisResult<TakenMessages> {
         let mut take = redis::cmd("EVAL");
         take.arg(script::TAKE).arg(2);
         take.arg(&self.mailbox.key).arg(&self.inflight);
         take.arg(BATCH[0]).arg(BATCH[1]);
         take.arg(self.mailbox.expiry.as_secs().max(1));
         take.arg(MAX_MESSAGE);
-        let answer: redis::Value = take.query_async(link).await?;
+        let answer: redis::Value = link.query(&take).await?;
         TakenMessages::read(answer).ok_or_else(not_understood)
     }
 
@@ -131,14 +128,19 @@ impl Reading {
         in_flight.then(|| self.inflight.clone())
     }
 
+    /// Delivers the message of a wake-up; `None` was too long to be read.
+    pub(super) fn deliver_first(&self, message: Option<Vec<u8>>, score: &str, seen: &mut Seen) {
+        match message {
+            Some(message) => self.deliver(message, score, seen),
+            None => self.mailbox.inbox.drop_oversized(),
+        }
+    }
+
     /// Delivers a message, unless it came before a lost link already.
     pub(super) fn deliver(&self, message: Vec<u8>, score: &str, seen: &mut Seen) {
         let known = seen.insert(&self.mailbox.key, &message, score);
         if known && self.doubt {
             return;
-        }
-        if message.len() > MAX_MESSAGE {
-            return self.mailbox.inbox.drop_oversized();
         }
         let size = message.len();
         let incoming = Incoming {

@@ -411,7 +411,8 @@ impl ChannelLayer for CoreLayer {
     }
 
     fn open(&self, incoming: Incoming) -> Result<Option<(Target, Arc<Event>)>, DecodeError> {
-        if let (Target::Group(group), Some(_)) = (&incoming.target, &incoming.recorded) {
+        // Messages of Channels name their members inside; those of a group are events of its history.
+        if let Target::Group(group) = &incoming.target {
             let event = match &incoming.payload {
                 Payload::Encoded(body) => Arc::new(self.sender.envelope.open_recorded(body)?),
                 Payload::Decoded(event) => event.clone(),

@@ -1,18 +1,18 @@
 //! The task behind one reading link of the core layer. It waits for messages of all tenants with one server, login and
 //! database, and hands the messages to the tenants' inboxes without decoding them.
 //!
-//! It blocks on a connection of its own. The wake-up brings one message; if the link dies then, that message is lost, which
-//! is marked as a gap. The messages behind it are taken in one round that can be repeated, and the tenant then goes to the
-//! end of the line. The task never waits for a tenant: a full inbox drops events.
+//! It blocks on a connection of its own, which skips messages that are too long. The wake-up brings one message; if the
+//! link dies then, that message is lost, which is marked as a gap. The messages behind it are taken in one round that can be
+//! repeated, and the tenant then goes to the end of the line. The task never waits for a tenant: a full inbox drops events.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisResult};
+use redis::RedisResult;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
@@ -23,10 +23,11 @@ use crate::metrics::{self, GapCause};
 use crate::stores::redis::{RedisStore, error_kind};
 use crate::stores::redis_keys::{self, CANARY_PATTERN};
 
+use super::super::link::bounded::BoundedLink;
 use super::super::link::canary::{Flight, Publishing, TICK};
-use super::super::link::dial::LinkError;
+use super::super::link::dial::{LinkError, dial};
 use super::super::link::life::{End, LinkLife, RETRY_REFUSED, Session};
-use super::mailbox::{Mailbox, Reading, concerns_a_key};
+use super::mailbox::{MAX_MESSAGE, Mailbox, Reading, concerns_a_key};
 use super::membership;
 use super::seen::Seen;
 
@@ -46,6 +47,8 @@ pub(super) enum ReaderOrder {
 /// The session of one link.
 pub(super) struct MailboxReader {
     store: Arc<RedisStore>,
+    /// The connection's name in `CLIENT LIST`.
+    name: String,
     /// The key of this replica's canaries, the same on every server.
     canary_key: String,
     orders: mpsc::UnboundedReceiver<ReaderOrder>,
@@ -56,8 +59,8 @@ pub(super) struct MailboxReader {
     retry_refused_at: Instant,
 }
 
-/// The outcome of a wait: a key, a message, its score.
-type Woken = (String, Vec<u8>, String);
+/// The outcome of a wait: a key, a message unless it is too long, its score.
+type Woken = (String, Option<Vec<u8>>, String);
 
 impl MailboxReader {
     pub(super) fn new(
@@ -67,6 +70,7 @@ impl MailboxReader {
     ) -> Self {
         Self {
             store: store.clone(),
+            name: format!("lockgate-reader-{replica}"),
             canary_key: redis_keys::canary(replica),
             orders,
             line: VecDeque::new(),
@@ -89,7 +93,7 @@ impl MailboxReader {
     /// Serves one connection: waits for a message, reads its mailbox, and checks the clocks in between.
     async fn wait_and_read(
         &mut self,
-        link: &mut MultiplexedConnection,
+        link: &mut BoundedLink,
         life: &mut LinkLife,
     ) -> Result<End, LinkError> {
         let mut canary = Flight::new(life.endpoint());
@@ -113,11 +117,11 @@ impl MailboxReader {
                 return Ok(End::Deaf);
             };
             match answer {
-                Ok((None,)) => {}
-                Ok((Some((key, message, _)),)) if key == self.canary_key => {
-                    canary.returned(&message);
+                Ok(None) => {}
+                Ok(Some((key, message, _))) if key == self.canary_key => {
+                    canary.returned(&message.unwrap_or_default());
                 }
-                Ok((Some(woken),)) => in_flight = self.read(link, woken).await?,
+                Ok(Some(woken)) => in_flight = self.read(link, woken).await?,
                 // The error does not name the key. Each key is tried alone first; a second error in a row is about the
                 // command itself and ends the connection.
                 Err(error) if concerns_a_key(&error) && !suspected => {
@@ -133,10 +137,11 @@ impl MailboxReader {
 
     /// Returns the command that waits, preceded by the deletion of messages that were delivered; `None` if there is no key
     /// to wait for.
-    fn wait(&self, in_flight: Option<String>) -> Option<Pipeline> {
-        let mut pipe = Pipeline::with_capacity(2);
+    fn wait(&self, in_flight: Option<String>) -> Option<Commands> {
+        let (mut packed, mut answers) = (Vec::new(), 1);
         if let Some(key) = in_flight {
-            pipe.cmd("DEL").arg(key).ignore();
+            packed.extend(redis::cmd("DEL").arg(key).get_packed_command());
+            answers += 1;
         }
         let granted = self.line.iter().filter(|reading| reading.recovered);
         let keys = granted.map(|reading| &reading.mailbox.key);
@@ -146,14 +151,16 @@ impl MailboxReader {
         if keys.is_empty() {
             return None;
         }
-        pipe.cmd("BZPOPMIN").arg(keys).arg(BLOCK.as_secs());
-        Some(pipe)
+        let mut pop = redis::cmd("BZPOPMIN");
+        pop.arg(keys).arg(BLOCK.as_secs());
+        packed.extend(pop.get_packed_command());
+        Some(Commands { packed, answers })
     }
 
     /// Delivers the message of a wake-up and those behind it in its mailbox. Returns the key of the messages in flight.
     async fn read(
         &mut self,
-        link: &mut MultiplexedConnection,
+        link: &mut BoundedLink,
         (key, message, score): Woken,
     ) -> RedisResult<Option<String>> {
         let is_it = |reading: &Reading| reading.mailbox.key == key;
@@ -165,7 +172,7 @@ impl MailboxReader {
         else {
             return Ok(None);
         };
-        reading.deliver(message, &score, &mut self.seen);
+        reading.deliver_first(message, &score, &mut self.seen);
         let outcome = match in_time(reading.take(link)).await {
             Ok(taken) => Ok(reading.deliver_all(taken, &mut self.seen)),
             Err(error) => Err(error),
@@ -176,7 +183,7 @@ impl MailboxReader {
 
     /// Prepares every mailbox that is new on this connection: puts back its messages in flight and orders its memberships
     /// to be restored. The tenant is told of the gap after that.
-    async fn recover(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn recover(&mut self, link: &mut BoundedLink) -> RedisResult<()> {
         let retry = Instant::now() >= self.retry_refused_at;
         if retry {
             self.retry_refused_at = Instant::now() + RETRY_REFUSED;
@@ -235,10 +242,10 @@ impl MailboxReader {
     }
 
     /// Finds out if the canary's key may be read, and removes canaries of an earlier connection.
-    async fn try_canary(&mut self, link: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn try_canary(&mut self, link: &mut BoundedLink) -> RedisResult<()> {
         let mut clear = redis::cmd("ZREMRANGEBYRANK");
         clear.arg(&self.canary_key).arg(0).arg(-1);
-        match in_time(clear.query_async::<u64>(link)).await {
+        match in_time(link.query::<u64>(&clear)).await {
             Ok(_) => self.canary_refused = false,
             Err(error) if concerns_a_key(&error) => {
                 self.canary_refused = true;
@@ -257,23 +264,31 @@ impl MailboxReader {
     /// Waits for a message; the canary goes on meanwhile. Returns `None` if the link is deaf.
     async fn answered(
         &self,
-        wait: &Pipeline,
-        link: &mut MultiplexedConnection,
+        wait: &Commands,
+        link: &mut BoundedLink,
         canary: &mut Flight,
     ) -> Result<Option<Answer>, LinkError> {
         let readable = !self.canary_refused;
-        let mut answer = std::pin::pin!(timeout(BLOCK + ANSWER_LIMIT, wait.query_async(link)));
+        let heard = AtomicBool::new(false);
+        let mut answer = std::pin::pin!(link.round(&wait.packed, wait.answers, &heard));
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => return answer.map(Some).map_err(|_| {
-                    let text = "no answer to BZPOPMIN in time";
-                    LinkError::new(ErrorKind::Timeout, text)
-                }),
+                answer = &mut answer => return match answer {
+                    Err(error) if error.is_timeout() => {
+                        let text = "no answer to BZPOPMIN in time";
+                        Err(LinkError::new(ErrorKind::Timeout, text))
+                    }
+                    answer => Ok(Some(answer)),
+                },
                 () = canary.published() => {}
                 now = tick.tick() => {
+                    if heard.swap(false, Ordering::Relaxed) {
+                        // A long message is on its way, and the canary waits behind it.
+                        canary.behind();
+                    }
                     let beat = canary.beat(now, readable, |text| self.publish(text));
                     if beat.is_break() {
                         return Ok(None);
@@ -286,7 +301,7 @@ impl MailboxReader {
     fn publish(&self, canary: String) -> Publishing {
         let (store, key) = (self.store.clone(), self.canary_key.clone());
         Box::pin(async move {
-            let mut pipe = Pipeline::with_capacity(2);
+            let mut pipe = redis::pipe();
             pipe.cmd("ZADD")
                 .arg(&key)
                 .arg(canary.as_str())
@@ -323,12 +338,21 @@ impl MailboxReader {
 }
 
 impl Session for MailboxReader {
-    type Connection = MultiplexedConnection;
+    type Connection = BoundedLink;
     type Order = ReaderOrder;
 
-    fn connect(&self) -> BoxFuture<'static, Result<MultiplexedConnection, LinkError>> {
-        let store = self.store.clone();
-        Box::pin(async move { Ok(store.own_connection().await?) })
+    fn connect(&self) -> BoxFuture<'static, Result<BoundedLink, LinkError>> {
+        let (store, name) = (self.store.clone(), self.name.clone());
+        Box::pin(async move {
+            let stream = dial(&store, &name).await?;
+            let mut link = BoundedLink::new(stream, MAX_MESSAGE, BLOCK + ANSWER_LIMIT);
+            let mut select = redis::cmd("SELECT");
+            select.arg(store.url().db());
+            if store.url().db() != 0 {
+                in_time(link.query::<()>(&select)).await?;
+            }
+            Ok(link)
+        })
     }
 
     fn orders(&mut self) -> &mut mpsc::UnboundedReceiver<ReaderOrder> {
@@ -342,7 +366,7 @@ impl Session for MailboxReader {
         }
     }
 
-    async fn serve(&mut self, mut link: MultiplexedConnection, life: &mut LinkLife) -> End {
+    async fn serve(&mut self, mut link: BoundedLink, life: &mut LinkLife) -> End {
         let end = self.wait_and_read(&mut link, life).await;
         end.unwrap_or_else(End::Lost)
     }
@@ -355,8 +379,14 @@ impl Session for MailboxReader {
     }
 }
 
+/// Commands in one write.
+struct Commands {
+    packed: Vec<u8>,
+    answers: usize,
+}
+
 /// A message, or `None` if none came in time.
-type Answer = RedisResult<(Option<Woken>,)>;
+type Answer = RedisResult<Option<Woken>>;
 
 /// Gives up an answer that takes too long.
 async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {

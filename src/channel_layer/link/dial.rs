@@ -1,4 +1,4 @@
-//! Opens a subscriber connection: TCP, TLS where the URL says so, login, name. Each step has a deadline.
+//! Opens a subscriber or reading connection: TCP, TLS where the URL says so, login, name. Each step has a deadline.
 
 use std::io;
 use std::sync::{Arc, OnceLock};

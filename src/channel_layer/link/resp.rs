@@ -6,7 +6,7 @@
 use crate::event::MAX_PAYLOAD;
 
 /// Bytes of the longest line of a reply; Redis' own error texts are far shorter.
-const MAX_LINE: usize = 64 * 1024;
+pub(super) const MAX_LINE: usize = 64 * 1024;
 /// The largest number of elements of an array; replies to a subscriber have three, and the role of a master lists its
 /// replicas.
 const MAX_ELEMENTS: usize = 256;
@@ -255,7 +255,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Reads a length; −1 reads as `None`.
-fn number(line: &[u8]) -> Result<Option<usize>, NotResp> {
+pub(super) fn number(line: &[u8]) -> Result<Option<usize>, NotResp> {
     let text = str::from_utf8(line).map_err(|_| NotResp)?;
     if text == "-1" {
         return Ok(None);

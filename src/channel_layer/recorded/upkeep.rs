@@ -81,9 +81,10 @@ impl RulesAtHost {
             link = self.store.link_after(link).await;
             // A tenant without histories removes the rules of an earlier configuration, once for each link.
             let Some(text) = self.text.clone() else {
-                let mut delete = redis::cmd("DEL");
-                delete.arg(&self.key);
-                drop(self.store.query::<u64>("rules", &delete).await);
+                let mut delete = Pipeline::with_capacity(1);
+                delete.del(&self.key);
+                // A login without rights to it has written none, so a refusal is no failure.
+                drop(self.store.query_each::<u64>("rules", &mut delete).await);
                 continue;
             };
             loop {

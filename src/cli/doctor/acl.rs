@@ -16,9 +16,11 @@ const DENYLIST: &str = "+set +getrange +watch +unwatch +multi +exec +discard +wa
 const CONTROL: &str = "+set +publish";
 /// The commands of `channels_redis.pubsub`.
 const PUBSUB: &str = "+publish +subscribe +unsubscribe";
-/// The commands of `lockgate.layers`, which records: it reads the rules and calls a function, which runs the others.
+/// The command of `lockgate.layers` that reads the rules of groups.
+const RULES: &str = "+getrange";
+/// The commands of `lockgate.layers` that record: it calls a function, which runs the others.
 const RECORDING: &str =
-    "+getrange +fcall +hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time";
+    "+fcall +hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time +publish";
 /// The commands of `channels_redis.core`: its scripts, the commands that they call, and its receiving side.
 const CORE: &str = "+eval +evalsha +script|load +zadd +zrem +zrange +zcount +zremrangebyscore \
                     +zpopmin +bzpopmin +expire +del +multi +exec +discard";
@@ -89,7 +91,7 @@ fn gateway(usages: &[&Usage]) -> String {
 }
 
 fn back_end(tenant: &str, usages: &[&Usage]) -> String {
-    let mut patterns = Vec::new();
+    let (mut patterns, mut recording) = (Vec::new(), String::new());
     let mut commands = vec![COMMON];
     for usage in usages {
         if usage.denylist {
@@ -107,8 +109,9 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
             Some((LayerKind::Core, _)) => commands.push(CORE),
             Some((LayerKind::PubSub, _)) if usage.histories.is_empty() => commands.push(PUBSUB),
             Some((LayerKind::PubSub, _)) => {
-                commands.extend([PUBSUB, RECORDING]);
-                patterns.extend(recording_patterns(tenant));
+                commands.extend([PUBSUB, RULES]);
+                patterns.push(format!("%R~lockgate:{tenant}:groups"));
+                recording = recording_selector(tenant);
             }
             Some((LayerKind::Memory, _)) | None => {}
         }
@@ -119,7 +122,7 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
             words.push(word);
         }
     }
-    set_user(&format!("{tenant}-backend"), patterns, &words.join(" "))
+    set_user(&format!("{tenant}-backend"), patterns, &words.join(" ")) + &recording
 }
 
 /// Returns the patterns of a layer: its groups, and the channels of sockets, consumers and workers.
@@ -136,14 +139,10 @@ fn layer_patterns(usage: &Usage) -> Vec<String> {
     }
 }
 
-/// Returns the patterns of the histories of a tenant's groups, and of its rules.
-fn recording_patterns(tenant: &str) -> [String; 4] {
-    [
-        format!("~lockgate:{tenant}:history:*"),
-        format!("~lockgate:{tenant}:position:*"),
-        format!("~lockgate:{tenant}:groups"),
-        format!("&lockgate:{tenant}:group:*"),
-    ]
+/// Returns the rights to record, apart from the others: what may delete an entry may not delete a revocation.
+fn recording_selector(tenant: &str) -> String {
+    let own = format!("lockgate:{tenant}");
+    format!(" (~{own}:history:* ~{own}:position:* &{own}:group:* -@all {RECORDING})")
 }
 
 /// Returns a pattern that matches `text` and nothing else.
@@ -181,7 +180,7 @@ pub(super) fn text(lines: &[AclLine]) -> String {
     );
     if lines.iter().any(|line| line.line.contains("+fcall")) {
         text.push_str(
-            "# Redis has functions from 7.0 on: before that write +evalsha in place of +fcall.\n",
+            "# %R~ and what stands in parentheses need Redis 7.0. Before that leave them out: the back end then sends without recording.\n",
         );
     }
     let mut endpoint = None;
@@ -242,20 +241,22 @@ mod tests {
     fn a_back_end_that_records_may_call_a_function_and_no_script() {
         let usage = Usage {
             tenant: "acme".parse().unwrap(),
-            denylist: false,
-            users: false,
+            denylist: true,
+            users: true,
             layer: Some((LayerKind::PubSub, "a".to_owned())),
             workers: Vec::new(),
             histories: vec![("g".to_owned(), HistoryConfig::default())],
         };
         let line = back_end("acme", &[&usage]);
-        for word in [
-            "~lockgate:acme:history:*",
-            "~lockgate:acme:groups",
-            "&lockgate:acme:group:*",
-            "+fcall",
-        ] {
-            assert!(line.split(' ').any(|found| found == word), "{word}: {line}");
+        let (root, selector) = line.split_once(" (").unwrap();
+        assert!(root.contains(" %R~lockgate:acme:groups "), "{line}");
+        assert!(
+            !root.contains("+del") && !root.contains("+pexpire"),
+            "{line}"
+        );
+        for word in ["&lockgate:acme:group:*", "+fcall", "+del"] {
+            let mut words = selector.split(' ');
+            assert!(words.any(|found| found == word), "{word}: {line}");
         }
         assert!(!line.contains("eval"), "{line}");
     }

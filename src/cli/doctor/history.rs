@@ -69,7 +69,7 @@ async fn function(findings: &mut Findings, subject: &str, store: &RedisStore, us
             on,
             Severity::Note,
             format!("{tenant}: functions cannot be listed ({error})"),
-            "Redis has functions from 7.0 on; before that a back end needs +evalsha in place of +fcall to record",
+            "Redis has functions from 7.0 on; before that only back ends that may run EVALSHA record",
         ),
     }
 }

@@ -52,7 +52,7 @@ impl SocketWire<'_> {
     /// frames in the queue are sent first.
     async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
         self.state.drop_input();
-        let wheel = self.state.heartbeat.clone();
+        let wheel = self.state.common.heartbeat.clone();
         let goodbye = async {
             // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}

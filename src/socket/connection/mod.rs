@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
 use crate::hub::{CloseOrder, Member, WaitingEvent};
+use crate::socket::refresh::{RefreshRequest, may_be_refresh};
 
 mod goodbye;
 mod read;
@@ -102,11 +103,11 @@ impl Connection {
         async move {
             let opened = Instant::now();
             let WireState {
-                heartbeat,
+                common,
                 registration,
                 ..
             } = &self.ready.wire;
-            heartbeat.watch(registration.member());
+            common.heartbeat.watch(registration.member());
             let close = loop {
                 let step = poll_fn(|cx| {
                     caught(|| self.wire().poll_step(cx)).unwrap_or_else(|frame| {
@@ -130,8 +131,13 @@ impl Connection {
         match step {
             ConnectionStep::Flush => None,
             ConnectionStep::Message(message) => {
-                let may = self.wire().may_receive();
-                may.then(|| Box::pin(self.call(Call::Message(message), opened)) as StepWork<'_>)
+                if !self.wire().may_receive() {
+                    return None;
+                }
+                Some(match self.refresh_in(message) {
+                    Ok(request) => Box::pin(self.refresh(request, opened)),
+                    Err(message) => Box::pin(self.call(Call::Message(message), opened)),
+                })
             }
             ConnectionStep::Event(event) => Some(Box::pin(self.call(Call::Event(event), opened))),
             ConnectionStep::End(ending) => {
@@ -144,6 +150,37 @@ impl Connection {
                     Some(wire.end(ending, scope, opened).await)
                 }))
             }
+        }
+    }
+
+    /// Takes a message that is the gateway's own: a request to refresh the socket's token. Returns any other message.
+    fn refresh_in(&self, message: consumer::Message) -> Result<RefreshRequest, consumer::Message> {
+        let text = match message {
+            consumer::Message::Text(text) if may_be_refresh(&text) => text,
+            other => return Err(other),
+        };
+        let ReadySocket { wire, scope, .. } = &*self.ready;
+        let (member, relay) = (wire.registration.member(), wire.registration.relay());
+        RefreshRequest::take(text, scope, member, relay, &wire.common)
+            .map_err(consumer::Message::Text)
+    }
+
+    /// Refreshes the socket's token. As in a consumer's call, frames, pings and closes leave meanwhile, and nothing is read.
+    /// Returns the close if the socket has closed meanwhile; it had its own token then.
+    async fn refresh(&mut self, request: RefreshRequest, opened: Instant) -> Option<CloseFrame> {
+        let ReadySocket {
+            wire: state, scope, ..
+        } = &mut *self.ready;
+        let stream = &mut self.stream;
+        let mut wire = SocketWire { stream, state };
+        let judged = beside(&mut wire, pin!(request.judge(scope))).await;
+        match judged {
+            Ok(outcome) => {
+                let registration = &wire.state.registration;
+                outcome.tell(scope, registration.member(), registration.relay());
+                None
+            }
+            Err(ending) => Some(wire.end(ending, scope, opened).await),
         }
     }
 
@@ -179,19 +216,10 @@ impl Connection {
         let mut at_work = pin!(bounded(&member, CALL_DEADLINE, method));
         let stream = &mut self.stream;
         let mut wire = SocketWire { stream, state };
-        let ending = poll_fn(|cx| {
-            if at_work.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            let ending = caught(|| wire.poll_beside(cx));
-            ending
-                .unwrap_or_else(|frame| Poll::Ready(Ending::Close(frame)))
-                .map(Some)
-        });
-        let ending = ending.await;
+        let ending = beside(&mut wire, at_work.as_mut()).await.err();
         drop(held);
         let ending = ending?;
-        let wheel = wire.state.heartbeat.clone();
+        let wheel = wire.state.common.heartbeat.clone();
         let at_work = async {
             tokio::select! {
                 () = at_work => {}
@@ -211,6 +239,26 @@ impl ReadySocket {
         let told = self.consumer.disconnect(&self.scope, close);
         bounded(&member, CALL_DEADLINE, told).await;
     }
+}
+
+/// Works while frames, pings and closes leave and nothing is read.
+///
+/// # Errors
+/// The ending, if the connection ends before the work does.
+async fn beside<T>(
+    wire: &mut SocketWire<'_>,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Ending> {
+    let close = |frame| Poll::Ready(Err(Ending::Close(frame)));
+    poll_fn(|cx| {
+        match caught(|| work.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => {}
+            Ok(Poll::Ready(done)) => return Poll::Ready(Ok(done)),
+            Err(frame) => return close(frame),
+        }
+        caught(|| wire.poll_beside(cx)).map_or_else(close, |ending| ending.map(Err))
+    })
+    .await
 }
 
 /// Ends a socket whose client left before the 101 was sent. Its consumer has seen the connect, so it is told of the end.

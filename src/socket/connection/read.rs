@@ -112,7 +112,7 @@ impl SocketWire<'_> {
                 ClientMessage::Pong(payload) => {
                     metrics.frame_received(FrameKind::Pong);
                     let member = registration.member();
-                    self.state.heartbeat.ponged(member, &payload);
+                    self.state.common.heartbeat.ponged(member, &payload);
                 }
                 ClientMessage::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);

@@ -10,10 +10,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::auth::VerifiedToken;
 use crate::channel_layer::Inbox;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::config::{GroupNames, LimitsConfig, OnGap, ServerConfig};
 use crate::consumer::{Message, TenantScope};
+use crate::error::Refusal;
 use crate::event::Event;
 use crate::frame::{Decoder, Frame};
 use crate::hub::{Hub, Profile, WaitingEvent};
@@ -22,7 +24,9 @@ use crate::metrics::TenantMetrics;
 use crate::packed_json::PackedObject;
 use crate::relay::{Parts, Relay, Settings};
 use crate::routes::Routes;
+use crate::socket::Common;
 use crate::socket::heartbeat::HeartbeatWheel;
+use crate::socket::refresh::RefreshOutcome;
 use crate::socket::registration::{Occupancy, Registration};
 use crate::socket::unfinished::UnfinishedMessages;
 use crate::users::UserRecord;
@@ -98,7 +102,10 @@ fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
     let Ok((registration, _)) = admitted else {
         panic!("there are no limits");
     };
-    let heartbeat = HeartbeatWheel::new(&ServerConfig::default(), Arc::default());
+    let common = Common {
+        heartbeat: HeartbeatWheel::new(&ServerConfig::default(), Arc::default()),
+        tenants: Arc::default(),
+    };
     let user = UserRecord {
         id: "1".into(),
         is_active: true,
@@ -106,7 +113,7 @@ fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
         password_digest: None,
     };
     Box::new(ReadySocket {
-        wire: WireState::new(registration, Decoder::new(0), heartbeat),
+        wire: WireState::new(registration, Decoder::new(0), Arc::new(common)),
         consumer: Box::new(Waits(desk.clone())),
         scope: Scope {
             of_tenant: Arc::new(TenantScope {
@@ -130,7 +137,7 @@ impl Pair {
         let desk = Arc::new(Desk::default());
         let ready = socket(&desk);
         let member = ready.wire.registration.member().clone();
-        let unfinished = ready.wire.heartbeat.unfinished().clone();
+        let unfinished = ready.wire.common.heartbeat.unfinished().clone();
         let connection = Connection::new(stream, b"", ready);
         Self {
             member,
@@ -290,6 +297,32 @@ fn a_panic_of_a_step_closes_the_socket_and_not_the_process() {
     assert_eq!(caught(|| panic!("as a bug would")), Err::<(), _>(internal));
 }
 
+#[test]
+fn a_refresh_shows_the_consumer_the_new_claims_and_a_refusal_shows_it_nothing() {
+    let mut ready = socket(&Arc::default());
+    let registration = &ready.wire.registration;
+    let (member, relay) = (registration.member().clone(), registration.relay().clone());
+    let user = ready.scope.user.clone();
+    let token = Arc::new(VerifiedToken {
+        user_id: "1".into(),
+        jti: None,
+        issued_at: None,
+        expires_at: None,
+        claims: r#"{"role":"admin"}"#.into(),
+        revoke_digest: None,
+    });
+    for refused in [Refusal::TokenExpired, Refusal::Unavailable] {
+        RefreshOutcome::Refused(refused).tell(&mut ready.scope, &member, &relay);
+        assert_eq!(ready.scope.claim("role"), None);
+    }
+    RefreshOutcome::Done { user, token }.tell(&mut ready.scope, &member, &relay);
+    assert_eq!(ready.scope.claim("role"), Some("admin".into()));
+    assert!(!member.outbound().is_closing());
+    RefreshOutcome::Closes(Refusal::TokenRevoked).tell(&mut ready.scope, &member, &relay);
+    let cause = member.outbound().closing_cause();
+    assert_eq!(cause, Some(CloseReason::TokenRevoked));
+}
+
 fn future_size<F: Future>(_: fn(Connection) -> F) -> usize {
     size_of::<F>()
 }
@@ -306,4 +339,6 @@ fn an_idle_connection_is_small() {
         "{}",
         size_of::<ReadySocket>()
     );
+    // With the counts of its `Arc` it fits into 320 bytes of the allocator.
+    assert!(size_of::<Member>() <= 304, "{}", size_of::<Member>());
 }

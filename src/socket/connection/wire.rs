@@ -13,7 +13,7 @@ use crate::consumer;
 use crate::frame::{Decoder, Frame};
 use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes, WaitingEvent};
 use crate::rate::Bucket;
-use crate::socket::heartbeat::HeartbeatWheel;
+use crate::socket::Common;
 use crate::socket::registration::Registration;
 use crate::socket::unfinished::UnfinishedMessage;
 
@@ -68,17 +68,13 @@ pub struct WireState {
     pub(super) decoder: Decoder,
     /// The budget of `limits.messages_per_second`.
     messages: Bucket,
-    /// The timers of pings, pongs and expiry.
-    pub(super) heartbeat: Arc<HeartbeatWheel>,
+    /// The timers of pings, pongs and expiry, and the tenants.
+    pub(super) common: Arc<Common>,
 }
 
 impl WireState {
     /// Makes the state of a socket that has just opened.
-    pub fn new(
-        registration: Registration,
-        decoder: Decoder,
-        heartbeat: Arc<HeartbeatWheel>,
-    ) -> Self {
+    pub fn new(registration: Registration, decoder: Decoder, common: Arc<Common>) -> Self {
         Self {
             backlog: None,
             unfinished: None,
@@ -86,7 +82,7 @@ impl WireState {
             registration,
             decoder,
             messages: Bucket::default(),
-            heartbeat,
+            common,
         }
     }
 
@@ -97,7 +93,8 @@ impl WireState {
 
     /// Keeps bytes that are read and not decoded.
     pub(super) fn keep_input(&mut self, input: &[u8]) {
-        self.backlog = Backlog::of(input, self.heartbeat.unfinished().budget());
+        let budget = self.common.heartbeat.unfinished().budget();
+        self.backlog = Backlog::of(input, budget);
     }
 
     /// Frees the client's bytes, which nothing decodes once the socket closes.
@@ -127,19 +124,20 @@ impl WireState {
             decoder,
             unfinished,
             registration,
-            heartbeat,
+            common,
             ..
         } = self;
+        let list = common.heartbeat.unfinished();
         let (bytes, member) = (decoder.memory(), registration.member());
         match unfinished {
             _ if bytes == 0 => *unfinished = None,
             Some(unfinished) => unfinished.set(bytes),
             none => {
-                let began = heartbeat.unfinished().begin(member, bytes);
+                let began = list.begin(member, bytes);
                 *none = Some(Box::new(began));
             }
         }
-        if !heartbeat.unfinished().budget().has_room_for(bytes) {
+        if !list.budget().has_room_for(bytes) {
             let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
             member.outbound().close(frame, CloseOrder::Now);
         }

@@ -37,7 +37,7 @@ impl SocketWire<'_> {
             let next = WRITE.with_borrow_mut(|batch| {
                 // A panic may have left frames of another socket of this thread.
                 batch.clear();
-                let ping = self.state.heartbeat.ping();
+                let ping = self.state.common.heartbeat.ping();
                 let next = self.state.outbound().poll_next(cx, takes, ping, batch);
                 let written = if batch.is_empty() {
                     Ok(())
@@ -167,7 +167,7 @@ impl SocketWire<'_> {
         metrics.frames_sent.increment(1);
         metrics.sent_bytes.increment(frame.len() as u64);
         if frame.is_ping() {
-            self.state.heartbeat.ping_left(registration.member());
+            self.state.common.heartbeat.ping_left(registration.member());
         }
         if let Some(read_at) = frame.read_at() {
             let metrics = registration.relay().fan_out_metrics();

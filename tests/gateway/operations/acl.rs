@@ -268,6 +268,18 @@ async fn a_django_project_and_the_gateway_work_as_these_users() {
         let history = tenant.redis_key(&format!("history:{{{channel}}}"));
         let kept: u64 = confined.redis.command(&["XLEN", &history]).await;
         assert_eq!(kept, 1, "{kind}: the event is recorded");
+        if kind == "pubsub" {
+            // The rights to record are rights to histories alone.
+            let own = confined.log_in(&back_end(&tenant)).await;
+            for command in ["DEL KEY", "PEXPIRE KEY 1", "SET RULES x", "DEL RULES"] {
+                let command = command
+                    .replace("KEY", &tenant.redis_key("deny:user:1"))
+                    .replace("RULES", &tenant.redis_key("groups"));
+                let answer = ask(&own, &command).await;
+                let code = answer.as_ref().err().and_then(|error| error.code());
+                assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+            }
+        }
         django.logout(&token).await;
         assert_eq!(first.closed().await.0, 4501, "{kind}");
         assert!(second.ping().await.is_empty(), "{kind}");

@@ -105,7 +105,7 @@ impl Core {
     }
 
     fn read(&self, signal: Signal) -> Option<Heard> {
-        let incoming = match signal {
+        let mut incoming = match signal {
             Signal::Gap(cause) => return Some(Heard::Gap(cause)),
             Signal::GroupGap(group) => return Some(Heard::GroupGap(group.to_string())),
             Signal::Unheard(group, position) => {
@@ -114,7 +114,8 @@ impl Core {
             Signal::Presence(..) => panic!("{signal:?}"),
             Signal::Event(incoming) => incoming,
         };
-        let recorded = incoming.recorded.clone();
+        // A relay takes the position off before it opens the event.
+        let recorded = incoming.recorded.take();
         let (target, event) = match self.layer.open(incoming) {
             Ok(opened) => opened?,
             Err(_) => return Some(Heard::NotDecoded),
