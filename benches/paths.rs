@@ -85,7 +85,7 @@ fn events(criterion: &mut Criterion) {
     let (decoded, accounting) = (event(), Accounting::default());
     criterion.bench_function("event_render/body_200_bytes", |bencher| {
         bencher.iter(|| {
-            let rendered = delivery.render(black_box(&decoded), &accounting);
+            let rendered = delivery.render(black_box(&decoded), None, &accounting);
             assert!(
                 matches!(rendered, Ok(Rendered::Frame(frame)) if frame.len() == BODY_BYTES + 4)
             );

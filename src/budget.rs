@@ -24,6 +24,8 @@ labels! {
         Messages = "messages",
         /// Bytes of clients that are read and not decoded, because a consumer is busy.
         Input = "input",
+        /// Events of histories that are read for sockets which missed them.
+        History = "history",
         /// Requests that are not answered yet.
         Heads = "heads",
     }

@@ -258,6 +258,13 @@ labels! {
     }
 }
 
+impl ErrorKind {
+    /// Returns true if the dependency did not answer at all.
+    pub const fn is_outage(self) -> bool {
+        matches!(self, Self::Io | Self::Timeout | Self::Auth)
+    }
+}
+
 /// A dependency did not answer. The error never means "not revoked" or "no such user".
 #[derive(Debug)]
 pub struct StoreError {

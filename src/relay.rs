@@ -4,28 +4,25 @@
 //! groups from the hub to the layer. One task per tenant runs [`Relay::run`], so that tenants do not share a queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::MemoryBudget;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
 use crate::channel_names::valid_group_name;
-use crate::close_code::CloseReason;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
 use crate::group_rules::GroupRules;
-use crate::hub::{
-    Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, WaitingEvent, close_paced,
-};
+use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Joined, Member, Pace, WaitingEvent};
 use crate::ids::{ChannelName, GroupName, TenantId};
-use crate::metrics::{DropCause, EventSource, FanOutMetrics, GapCause, TenantMetrics};
+use crate::metrics::{DropCause, EventSource, FanOutMetrics, TenantMetrics};
 use crate::position::Position;
 use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
@@ -33,30 +30,32 @@ use crate::tasks;
 
 mod acceptance;
 mod audience;
+mod gaps;
 mod lingering;
 mod presence;
+mod reader;
+mod recorded;
+mod replay;
 mod skips;
 mod turn;
 mod verdicts;
 
 pub use acceptance::{Acceptance, AcceptanceError};
+use gaps::Gaps;
 use lingering::{LINGER, Lingering};
 pub use presence::PresenceError;
 use presence::RelayPresence;
+use reader::READERS;
+use recorded::HealingPages;
+pub use replay::Since;
 use skips::Skips;
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
 
 /// One event in this many is timed on its way to the sockets.
 const LAG_SAMPLE: u64 = 64;
-/// Sockets closed per second with `on_gap = "close"`, so that their clients do not reconnect all at once.
-const GAP_CLOSES_PER_SECOND: f64 = 300.0;
-/// Gaps within this time are reported as one.
-const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of an event type kept for logging; senders choose it.
 const TYPE_SHOWN: usize = 100;
-/// The message that clients get with `on_gap = "notify"`.
-const GAP_NOTICE: &str = r#"{"type":"lockgate.gap"}"#;
 
 /// The way in which the sockets of one route get events.
 pub struct RouteDelivery {
@@ -64,6 +63,8 @@ pub struct RouteDelivery {
     pub delivery: Delivery,
     /// True if each socket's consumer handles the events; false if an event is rendered once for all sockets.
     pub through_consumer: bool,
+    /// True if each socket's consumer may tell others its channel, so that events come to it through no group.
+    pub tells_channel: bool,
 }
 
 /// The parts of a relay.
@@ -108,15 +109,6 @@ pub enum PublishError {
     Layer(#[from] LayerError),
 }
 
-/// The state of reporting gaps to clients.
-#[derive(Default)]
-struct Gaps {
-    /// The time of the last report.
-    told: Option<Instant>,
-    /// The newest gap that is not reported yet.
-    untold: Option<GapCause>,
-}
-
 /// Passes events from the channel layer to the hub, and subscriptions from the hub to the channel layer.
 pub struct Relay {
     parts: Parts,
@@ -135,6 +127,10 @@ pub struct Relay {
     /// Who is in the groups; `None` if no rule asks for it.
     presence: Option<RelayPresence>,
     skips: Skips,
+    /// Bounds the histories that are read at the same time.
+    readers: Semaphore,
+    /// What was read for whole groups.
+    pages: HealingPages,
     /// The tasks that tell workers of the ends of handshakes.
     last_words: TaskTracker,
     /// True while a task closes sockets because of a gap.
@@ -157,6 +153,8 @@ impl Relay {
             gaps: Mutex::default(),
             presence,
             skips: Skips::default(),
+            readers: Semaphore::new(READERS),
+            pages: HealingPages::new(),
             last_words: TaskTracker::new(),
             closing: AtomicBool::new(false),
         })
@@ -222,7 +220,27 @@ impl Relay {
     /// # Errors
     /// Fails if the layer does not acknowledge in time. The socket is in the group even then;
     /// [`Relay::unregister`] takes it out.
-    pub async fn join(&self, member: &Arc<Member>, group: &GroupName) -> Result<(), LayerError> {
+    pub async fn join(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        group: &GroupName,
+    ) -> Result<(), LayerError> {
+        self.add_to_group(member, group).await?;
+        if self.has_history(group) {
+            self.know(group).await;
+        }
+        Ok(())
+    }
+
+    /// Puts the socket into the group as [`Relay::join`] does. Holes in its events are seen from the first one on.
+    ///
+    /// # Errors
+    /// As [`Relay::join`].
+    pub async fn add_to_group(
+        &self,
+        member: &Arc<Member>,
+        group: &GroupName,
+    ) -> Result<(), LayerError> {
         // In the hub first: `expire_lingering` must see the socket before the layer is asked.
         match self.parts.hub.join(member, group) {
             Joined::New => self.parts.metrics.subscriptions.increment(1.0),
@@ -420,13 +438,9 @@ impl Relay {
             member.outbound().push_event(waiting);
             return;
         }
-        let rendered = rendered.entry(member.delivery()).or_insert_with(|| {
-            let rendered = route.delivery.render(event, &self.accounting());
-            rendered.unwrap_or_else(|error| {
-                self.not_carried(event, DropCause::NotRendered, &error);
-                Rendered::Filtered
-            })
-        });
+        let rendered = rendered
+            .entry(member.delivery())
+            .or_insert_with(|| self.render_at(route, event, None, &self.accounting()));
         enqueue(member, rendered);
     }
 
@@ -436,10 +450,8 @@ impl Relay {
         let Some(route) = settings.delivery(member) else {
             return;
         };
-        match route.delivery.render(event, &self.accounting()) {
-            Ok(rendered) => drop(enqueue(member, &rendered)),
-            Err(error) => self.not_carried(event, DropCause::NotRendered, &error),
-        }
+        let rendered = self.render_at(route, event, None, &self.accounting());
+        enqueue(member, &rendered);
     }
 
     /// Removes from Redis what would outlive this replica. No call may follow.
@@ -455,9 +467,12 @@ impl Relay {
         let mut linger = tokio::time::interval(LINGER / 4);
         linger.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn = Turn::default();
+        let pages = self.pages.receiver.lock().take();
+        let mut pages = pages.unwrap_or_else(|| tokio::sync::mpsc::channel(1).1);
         loop {
             tokio::select! {
                 () = self.parts.inbox.filled() => self.serve(&mut turn).await,
+                Some(page) = pages.recv() => self.serve_page(page, &mut turn).await,
                 _ = linger.tick() => {
                     self.expire_lingering();
                     self.tell_gap();
@@ -509,53 +524,6 @@ impl Relay {
         reported.len() < 1000 && reported.insert(word.into())
     }
 
-    /// Notes a gap. Overload makes hundreds of gaps, so [`GAP_TOLD_EVERY`] bounds the reports; the last gap is always
-    /// reported, so that clients learn of every missing event.
-    fn gap(self: &Arc<Self>, cause: GapCause) {
-        if let Some(presence) = &self.presence {
-            presence.doubt();
-        }
-        self.gaps.lock().untold = Some(cause);
-        self.tell_gap();
-    }
-
-    fn tell_gap(self: &Arc<Self>) {
-        let mut gaps = self.gaps.lock();
-        if gaps
-            .told
-            .is_some_and(|told| told.elapsed() < GAP_TOLD_EVERY)
-        {
-            return;
-        }
-        let Some(cause) = gaps.untold.take() else {
-            return;
-        };
-        gaps.told = Some(Instant::now());
-        drop(gaps);
-        let members = self.parts.hub.members();
-        tracing::warn!(
-            tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
-        );
-        match self.settings.load().on_gap {
-            OnGap::Count => {}
-            OnGap::Notify => {
-                let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
-                for member in &members {
-                    member.outbound().push_frame(&notice);
-                }
-            }
-            OnGap::Close => {
-                if !self.closing.swap(true, Ordering::AcqRel) {
-                    let relay = self.clone();
-                    tasks::brief(async move {
-                        close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
-                        relay.closing.store(false, Ordering::Release);
-                    });
-                }
-            }
-        }
-    }
-
     /// Unsubscribes groups that have been empty for [`LINGER`].
     fn expire_lingering(&self) {
         let now = Instant::now();
@@ -575,6 +543,10 @@ impl Relay {
 fn enqueue(member: &Member, rendered: &Rendered) -> Option<Enqueued> {
     match rendered {
         Rendered::Frame(frame) => Some(member.outbound().push_frame(frame)),
+        Rendered::Followed(frame, position) => {
+            member.outbound().push_frame(frame);
+            Some(member.outbound().push_frame(position))
+        }
         Rendered::Close(close) => {
             member
                 .outbound()
@@ -593,3 +565,6 @@ impl Settings {
             .as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,10 @@
 //! The life of this replica: starting, ready, draining, refusing.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::metrics;
@@ -13,12 +16,39 @@ pub struct ReplicaLife {
     draining: AtomicBool,
     refusing: AtomicBool,
     became_ready: Notify,
+    remarks: Arc<Remarks>,
+}
+
+/// What an operator should know although the replica serves: shown by `/readyz` to an operator's key. Each remark is in the
+/// log too.
+#[derive(Debug, Default)]
+pub struct Remarks(Mutex<BTreeMap<String, Vec<String>>>);
+
+impl Remarks {
+    /// Replaces the remarks on `subject`.
+    pub fn set(&self, subject: &str, remarks: Vec<String>) {
+        let mut all = self.0.lock();
+        match remarks.is_empty() {
+            true => drop(all.remove(subject)),
+            false => drop(all.insert(subject.to_owned(), remarks)),
+        }
+    }
+
+    /// Returns all remarks by subject.
+    pub fn all(&self) -> BTreeMap<String, Vec<String>> {
+        self.0.lock().clone()
+    }
 }
 
 impl ReplicaLife {
     /// Returns true while `/readyz` answers 200.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.is_draining()
+    }
+
+    /// The remarks on its dependencies.
+    pub fn remarks(&self) -> &Arc<Remarks> {
+        &self.remarks
     }
 
     /// Returns true once the replica has been ready; a drain does not take it back.

@@ -11,8 +11,11 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
+use self::regular_expression::{as_path, is_regular_expression};
 use crate::config::{Fault, RouteConfig};
 use crate::python::MAX_STR_DIGITS;
+
+mod regular_expression;
 
 /// The most routes of a tenant: each connect tries them in order, and `config check` compares each with all others.
 pub const MOST_ROUTES: usize = 1000;
@@ -146,6 +149,8 @@ pub struct RouteError {
 pub enum RouteProblem {
     #[error("it must not begin with / (routes are relative to the host, as in Django)")]
     LeadingSlash,
+    #[error("it is a regular expression of re_path(){}", said(.0))]
+    RegularExpression(Option<String>),
     #[error("a group has a name")]
     NoName,
     #[error("< and > must enclose a parameter: <converter:name>")]
@@ -162,6 +167,14 @@ pub enum RouteProblem {
     Again,
     #[error("each connect tries the routes in order; let one path with parameters stand for many")]
     TooMany,
+}
+
+/// Says which path stands for a regular expression, if one does.
+fn said(path: &Option<String>) -> String {
+    match path {
+        Some(path) => format!("; written for path() it is {path:?}"),
+        None => "; a path has literal text and parameters such as <slug:room>".to_owned(),
+    }
 }
 
 impl From<RouteError> for Fault {
@@ -225,6 +238,9 @@ impl Route {
     }
 
     fn parse_parts(text: &str) -> Result<Self, RouteProblem> {
+        if is_regular_expression(text) {
+            return Err(RouteProblem::RegularExpression(as_path(text)));
+        }
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(open) = rest.find(['<', '>']) {

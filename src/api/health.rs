@@ -98,6 +98,9 @@ struct Readiness {
     /// The reason by tenant; only for an operator's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<BTreeMap<String, Option<String>>>,
+    /// What an operator should mend although it is served, by its subject; only for an operator's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<BTreeMap<String, Vec<String>>>,
 }
 
 async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response {
@@ -108,7 +111,8 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         .iter()
         .filter(|tenant| tenant.life().obstacle().is_some())
         .count();
-    let names = is_operator(&state.api_keys, &headers).then(|| {
+    let is_operator = is_operator(&state.api_keys, &headers);
+    let names = is_operator.then(|| {
         let reason = |tenant: &Arc<crate::tenant::Tenant>| {
             (
                 tenant.id.to_string(),
@@ -127,6 +131,7 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         checks: checks.into(),
         degraded,
         tenants: names,
+        warnings: is_operator.then(|| warnings(&state)),
     });
     let status = if ready {
         StatusCode::OK
@@ -134,6 +139,18 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, no_store(), body).into_response()
+}
+
+/// Returns the remarks on dependencies and tenants.
+fn warnings(state: &AdminState) -> BTreeMap<String, Vec<String>> {
+    let mut all = state.life.remarks().all();
+    for tenant in state.tenants.all().iter() {
+        let remarks = tenant.remarks();
+        if !remarks.is_empty() {
+            all.insert(format!("tenant {}", tenant.id), remarks);
+        }
+    }
+    all
 }
 
 fn is_operator(api_keys: &ApiKeys, headers: &HeaderMap) -> bool {

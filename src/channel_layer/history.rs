@@ -7,18 +7,24 @@ use super::Payload;
 /// The place from which a history is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HistoryFrom {
-    /// The epoch of the offset. A history of another epoch, or any history if this is `None`, is read from its beginning.
+    /// The epoch of the offset: a history of another epoch is read from its beginning. `None`: the offset holds in any.
     pub epoch: Option<Epoch>,
     /// The offset of the last event that is known already.
     pub after: u64,
 }
 
 impl HistoryFrom {
+    /// Reads no event, and so the newest position alone.
+    pub const END: Self = Self {
+        epoch: None,
+        after: u64::MAX,
+    };
+
     /// Returns the offset after which a history of `epoch` is read.
     pub fn after_in(&self, epoch: &Epoch) -> u64 {
-        match self.epoch.as_ref() == Some(epoch) {
-            true => self.after,
-            false => 0,
+        match &self.epoch {
+            Some(other) if other != epoch => 0,
+            _ => self.after,
         }
     }
 }

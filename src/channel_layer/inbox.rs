@@ -51,6 +51,14 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// Returns the approximate bytes of memory that it takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Payload::Encoded(bytes) => bytes.len(),
+            Payload::Decoded(event) => event.memory(),
+        }
+    }
+
     /// Returns the event itself.
     ///
     /// # Errors
@@ -179,6 +187,15 @@ impl Inbox {
         } else {
             self.dropped(DropCause::Limit);
             self.append_gap(&mut queue, GapCause::LayerQueue);
+        }
+    }
+
+    /// Queues a signal of a layer that a test plays.
+    #[cfg(test)]
+    pub(crate) fn push_signal(&self, signal: Signal) {
+        match signal {
+            Signal::Gap(cause) => self.push_gap(cause),
+            other => self.offer(other, 1),
         }
     }
 

@@ -28,7 +28,8 @@ use super::serve::GatewayProcess;
 use crate::auth::{MintRequest, mint};
 use crate::clock::UnixTime;
 use crate::config::{
-    Config, ConsumerConfig, KeyConfig, LogConfig, LogFormat, RouteConfig, Secret, TenantConfig,
+    Config, ConsumerConfig, KeyConfig, LogConfig, LogFormat, OnInvalid, RouteConfig, Secret,
+    TenantConfig,
 };
 use crate::hosts;
 use crate::ids::{TenantId, random_hex};
@@ -156,6 +157,7 @@ fn config(arguments: &DevArguments, users: &DemoUsers) -> anyhow::Result<Config>
             kind: "broadcast".into(),
             event_type: Some("chat.message".into()),
             stamp: vec!["user_id".into(), "username".into()],
+            on_invalid: OnInvalid::Reply,
             ..ConsumerConfig::default()
         },
         ..RouteConfig::default()

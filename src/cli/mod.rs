@@ -18,6 +18,7 @@ mod config;
 mod connections;
 mod dev;
 mod doctor;
+mod explain;
 mod healthcheck;
 mod history;
 mod http_client;
@@ -67,6 +68,7 @@ enum Verb {
     History(history::HistoryArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
     Doctor(doctor::DoctorArguments),
+    Explain(explain::HandshakeArguments),
     Completions(completions::CompletionsArguments),
     Man(man::ManArguments),
 }
@@ -99,6 +101,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::History(arguments) => history::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),
         Verb::Doctor(arguments) => doctor::run(config, &arguments),
+        Verb::Explain(arguments) => explain::run(config, &arguments),
         Verb::Completions(arguments) => completions::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),
     }

@@ -27,6 +27,7 @@ pub use users::{IdType, PoolConfig, UsersConfig};
 
 pub(crate) use load::{Draft, Places};
 pub(crate) use problem::ConfigReport;
+pub(crate) use read::nearest;
 
 use collection::{List, nested};
 pub use form::parse_address;

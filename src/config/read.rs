@@ -142,7 +142,7 @@ pub(super) fn bare(name: &str) -> String {
 }
 
 /// Returns the known name that is closest to a misspelt `name`.
-pub(super) fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     known
         .iter()
         .map(|candidate| (strsim::jaro_winkler(name, candidate), *candidate))

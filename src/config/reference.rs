@@ -15,7 +15,7 @@ pub fn reference() -> String {
 pub fn defaults_toml() -> String {
     let mut out = String::new();
     print_defaults("", "", &Config::keys(), &mut out);
-    out
+    out + FIRST_ROUTE
 }
 
 /// The introduction of the reference: rules that apply to all keys.
@@ -30,6 +30,16 @@ the start) or `{ env = \"…\" }`. They are never printed.
 `LOCKGATE_REDIS__URL`, `LOCKGATE_TENANTS__ACME__LIMITS__CONNECTIONS`. The value is read as TOML, or else as a text; an empty \
 variable counts as unset. Routes cannot be set so. A name that is no key is an error; `LOCKGATE_` names without `__` are ignored.
 - **Mistakes** are reported all at once, each with file, line, column, key, what was found and what was expected; exit status 1.
+";
+
+/// The end of the file of defaults: a route to begin with. It answers a frame that it drops, so that a client's mistake
+/// shows. The second mark keeps it apart from the keys.
+const FIRST_ROUTE: &str = "
+## A route to begin with:
+## [[tenants.acme.routes]]
+## path = \"ws/chat/<slug:room>/\"
+## groups = [\"chat_{room}\"]
+## consumer = { kind = \"broadcast\", type = \"chat.message\", stamp = [\"user_id\"], on_invalid = \"reply\" }
 ";
 
 /// Prints the keys of one table, then the tables below it.

@@ -28,6 +28,8 @@ pub(crate) struct Handshake {
     pub(crate) offered: Vec<Box<str>>,
     /// The answer of the consumer, if it gave one.
     pub(crate) answer: Option<Acceptance>,
+    /// What exactly refused, for the log.
+    pub(crate) why: Option<String>,
 }
 
 /// A group could not be joined, or an event could not be published to it.
@@ -64,6 +66,13 @@ impl<'a> Context<'a> {
     /// Returns the properties of the socket.
     pub fn scope(&self) -> &'a Scope {
         self.scope
+    }
+
+    /// Says what exactly refuses the handshake, for the log. The caller refuses it then.
+    pub(super) fn refuses_because(&mut self, why: String) {
+        if let Some(handshake) = self.handshake.as_deref_mut() {
+            handshake.why = Some(why);
+        }
     }
 
     /// Returns the subprotocols that the client offered, without those that carried its token. Empty once the socket is

@@ -16,9 +16,9 @@ use crate::channel_names::{MAX_NAME, valid_group_name};
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::config::{Accept, ConsumerConfig, Fault, Faults, OnWorkerFull};
 use crate::event::{Event, Key, Value};
-use crate::ids::ChannelName;
+use crate::ids::{ChannelName, GroupName};
 use crate::metrics::DropCause;
-use crate::relay::{Acceptance, Relay, WorkerVerdict};
+use crate::relay::{Acceptance, Relay, Waiting, WorkerVerdict};
 use crate::routes::PathValue;
 
 /// The settings of a route, which its sockets share.
@@ -125,37 +125,16 @@ impl Consumer for Worker {
                     Ok(())
                 }
                 // A handshake that waits for a worker would get no answer.
-                NotTaken::Dropped | NotTaken::Closes => Err(Refused::Unavailable),
-            };
-        }
-        if let Some(mut waiting) = waiting {
-            let outbound = context.member.outbound();
-            let verdict = tokio::select! {
-                verdict = tokio::time::timeout(self.settings.timeout, waiting.verdict()) => verdict,
-                // The socket was closed meanwhile, for example by a revocation. The last check of the handshake
-                // turns the close into its refusal, so this only ends the wait.
-                _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => {
-                    Ok(WorkerVerdict::Accept(Acceptance::default()))
+                NotTaken::Dropped | NotTaken::Closes => {
+                    let channel = self.settings.channel_of(scope).to_string();
+                    context
+                        .refuses_because(format!("no worker on the channel {channel:?}: {error}"));
+                    Err(Refused::Unavailable)
                 }
             };
-            let answered = match verdict {
-                Ok(WorkerVerdict::Accept(acceptance)) => context.answer_with(acceptance),
-                Ok(WorkerVerdict::NotValid(error)) => Err(error),
-                Ok(WorkerVerdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
-                Err(_) => return Err(Refused::Unavailable),
-            };
-            if let Err(error) = answered {
-                relay.not_accepted(&error);
-                return Err(Refused::Unavailable);
-            }
-            // The worker may have put the socket into groups before it accepted. Their subscriptions must be
-            // acknowledged before the client gets its 101.
-            let mut ordered = context.member.groups();
-            ordered.retain(|group| !before.contains(group));
-            // A group that the worker discards meanwhile stays subscribed for a second, so these do not race with it.
-            let joins = ordered.iter().map(|group| relay.layer().subscribe(group));
-            let joined = futures_util::future::try_join_all(joins).await;
-            joined.map_err(|_| Refused::Unavailable)?;
+        }
+        if let Some(waiting) = waiting {
+            self.settings.decided(context, waiting, &before).await?;
         }
         goodbye.forget();
         self.relay = Some(relay.clone());
@@ -206,6 +185,61 @@ impl WorkerSettings {
     ) -> Result<(), LayerError> {
         let event = event(scope, event_type, more);
         relay.send(&self.channel_of(scope), &event).await
+    }
+
+    /// Waits for the worker's answer to a handshake. `before` holds the socket's groups when it was told.
+    async fn decided(
+        &self,
+        context: &mut Context<'_>,
+        mut waiting: Waiting,
+        before: &[GroupName],
+    ) -> Result<(), Refused> {
+        let relay = context.relay;
+        let waits = relay.metrics().waits_for_worker();
+        let outbound = context.member.outbound();
+        let verdict = tokio::select! {
+            verdict = tokio::time::timeout(self.timeout, waiting.verdict()) => verdict,
+            // The socket was closed meanwhile, for example by a revocation. The last check of the handshake
+            // turns the close into its refusal, so this only ends the wait.
+            _ = std::future::poll_fn(|cx| outbound.poll_closing(cx)) => {
+                Ok(WorkerVerdict::Accept(Acceptance::default()))
+            }
+        };
+        drop(waits);
+        let answered = match verdict {
+            Ok(WorkerVerdict::Accept(acceptance)) => context.answer_with(acceptance),
+            Ok(WorkerVerdict::NotValid(error)) => Err(error),
+            Ok(WorkerVerdict::Close(frame)) => return Err(Refused::ClosedWith(frame)),
+            Err(_) => {
+                relay.metrics().worker_timeouts.increment(1);
+                let why = self.no_answer(context.scope);
+                context.refuses_because(why);
+                return Err(Refused::Unavailable);
+            }
+        };
+        if let Err(error) = answered {
+            relay.not_accepted(&error);
+            context.refuses_because(format!("the worker's answer cannot be used: {error}"));
+            return Err(Refused::Unavailable);
+        }
+        // The worker may have put the socket into groups before it accepted. Their subscriptions must be
+        // acknowledged before the client gets its 101.
+        let mut ordered = context.member.groups();
+        ordered.retain(|group| !before.contains(group));
+        // A group that the worker discards meanwhile stays subscribed for a second, so these do not race with it.
+        let joins = ordered.iter().map(|group| relay.layer().subscribe(group));
+        let joined = futures_util::future::try_join_all(joins).await;
+        joined.map_err(|_| Refused::Unavailable)?;
+        Ok(())
+    }
+
+    /// Says that no worker answered a handshake.
+    fn no_answer(&self, scope: &Scope) -> String {
+        let channel = self.channel_of(scope).to_string();
+        format!(
+            "no worker on the channel {channel:?} answered within {:?}: run `manage.py runworker {channel}`, or look at its log",
+            self.timeout
+        )
     }
 
     /// Returns the worker's channel for a socket. It is always the same one, so that the frames stay in order.

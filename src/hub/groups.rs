@@ -48,6 +48,22 @@ impl Groups {
         }
     }
 
+    /// Calls `absent` if there is no such group, before a member can join it.
+    pub fn if_absent(&self, name: &GroupName, absent: impl FnOnce()) {
+        let by_name = self.by_name.lock();
+        if !by_name.contains_key(name) {
+            absent();
+        }
+    }
+
+    /// Returns the groups whose history was used.
+    pub fn with_history(&self) -> Vec<Arc<Group>> {
+        let by_name = self.by_name.lock();
+        let groups = by_name.values();
+        let with_history = groups.filter(|group| group.known_history().is_some());
+        with_history.cloned().collect()
+    }
+
     /// Returns the names and sizes of all groups.
     pub fn sizes(&self) -> Vec<(GroupName, usize)> {
         self.by_name

@@ -1,7 +1,7 @@
 //! The hub's records of one socket and of one group. Each holds the other, so both stand here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -11,6 +11,10 @@ use super::id_hash::hash_of;
 use super::{Outbound, Pulse};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
+
+pub use history::{GroupHistory, Job, KeptEvent, ReadWish, Release, Returning};
+
+mod history;
 
 /// The next connection id. Ids count up over all tenants of the process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -231,6 +235,16 @@ impl Member {
         &self.pulse
     }
 
+    /// Returns true if the socket is in a group, and a hole in the events of any of its groups is read from its history.
+    pub fn is_healed(&self) -> bool {
+        let groups = self.groups.lock();
+        let healed = |group: &Arc<Group>| {
+            let history = group.known_history();
+            history.is_some_and(GroupHistory::is_known)
+        };
+        !groups.is_empty() && groups.iter().all(healed)
+    }
+
     /// Returns the names of the socket's groups.
     pub fn groups(&self) -> Vec<GroupName> {
         let groups = self.groups.lock();
@@ -246,6 +260,8 @@ impl Member {
 pub struct Group {
     pub(super) name: GroupName,
     members: Mutex<HashTable<Arc<Member>>>,
+    /// Set with the first use of its history.
+    history: OnceLock<Box<GroupHistory>>,
 }
 
 impl Group {
@@ -254,7 +270,18 @@ impl Group {
         Self {
             name,
             members: Mutex::default(),
+            history: OnceLock::new(),
         }
+    }
+
+    /// Returns the group's part in the history. Only for groups that have one.
+    pub fn history(&self) -> &GroupHistory {
+        self.history.get_or_init(Box::default)
+    }
+
+    /// Returns the group's part in the history, if that was used before.
+    pub fn known_history(&self) -> Option<&GroupHistory> {
+        self.history.get().map(|history| &**history)
     }
 
     /// Adds the member; returns true if it was not in the group before.

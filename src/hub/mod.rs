@@ -12,11 +12,16 @@ use parking_lot::Mutex;
 pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::Groups;
-pub use member::{Group, Member, NextToken, Profile, TokenOf};
+pub use member::{
+    Group, GroupHistory, Job, KeptEvent, Member, NextToken, Profile, ReadWish, Release, Returning,
+    TokenOf,
+};
 pub use outbound::{
-    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, TOO_SLOW_WAIT, Takes,
+    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, Released, ReplayRoom,
+    TOO_SLOW_WAIT, Takes,
 };
 pub use roster::{Budget, Excess};
+pub use track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
 pub use waiting_event::WaitingEvent;
 
 use crate::close_code::CloseFrame;
@@ -35,6 +40,7 @@ mod outbound;
 mod paced;
 mod pulse;
 mod roster;
+mod track;
 mod waiting_event;
 
 pub use fan_out::{Pace, walk};

@@ -11,11 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::WaitingEvent;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::Frame;
+
+pub use held::{Released, ReplayRoom};
+
+mod held;
 
 /// The most frames in one `writev`. Linux takes 1,024, but above 64 the gain per frame is too small to measure.
 pub const BATCH: usize = 64;
@@ -132,6 +136,8 @@ struct State {
     moved: bool,
     /// The look at the socket that precedes a close for a missing pong.
     look: Look,
+    /// The frames that wait behind replays; `None` in ordinary life.
+    held: Option<Box<held::Held>>,
 }
 
 /// A look of the task at its socket, on behalf of the timer wheel.
@@ -159,6 +165,7 @@ impl Outbound {
             ping: false,
             moved: false,
             look: Look::None,
+            held: None,
         };
         Self {
             state: Mutex::new(state),
@@ -198,26 +205,7 @@ impl Outbound {
     }
 
     fn push(&self, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
-        let mut state = self.state.lock();
-        if state.closing.is_some() || state.finished {
-            return Enqueued::Closed;
-        }
-        let was_behind = state.is_behind();
-        state.queue.push_back(item());
-        state.bytes += size;
-        // A task whose socket takes no bytes could not send the item. It is woken once to watch the socket's progress.
-        let wakes = !state.blocked || (state.is_behind() && !was_behind);
-        let crowded = !state.blocked && state.bytes > CROWD;
-        let waker = if wakes { state.waker.take() } else { None };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if crowded {
-            Enqueued::Crowded
-        } else {
-            Enqueued::Queued
-        }
+        push_to(self.state.lock(), size, item)
     }
 
     /// Asks the task for a ping, which leaves before all queued items.
@@ -418,6 +406,29 @@ impl Outbound {
     }
 }
 
+/// Adds an item, and wakes the task outside of the lock.
+fn push_to(mut state: MutexGuard<'_, State>, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
+    if state.closing.is_some() || state.finished {
+        return Enqueued::Closed;
+    }
+    let was_behind = state.is_behind();
+    state.queue.push_back(item());
+    state.bytes += size;
+    // A task whose socket takes no bytes could not send the item. It is woken once to watch the socket's progress.
+    let wakes = !state.blocked || (state.is_behind() && !was_behind);
+    let crowded = !state.blocked && state.bytes > CROWD;
+    let waker = if wakes { state.waker.take() } else { None };
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+    if crowded {
+        Enqueued::Crowded
+    } else {
+        Enqueued::Queued
+    }
+}
+
 fn in_bytes(limit: u64) -> usize {
     match limit {
         0 => usize::MAX,
@@ -444,12 +455,14 @@ impl State {
     /// Returns true if more waits than `limits.send_queue`. One item may be of any size: the bound is against a backlog,
     /// not against large messages.
     fn is_behind(&self) -> bool {
-        self.bytes > self.limit && self.queue.len() > 1
+        let held = || self.held.as_ref().map_or(0, |held| held.len());
+        self.bytes > self.limit && self.queue.len() + held() > 1
     }
 
     fn drop_all(&mut self) {
         self.dropped = true;
         self.queue = VecDeque::new();
+        self.held = None;
         self.bytes = 0;
     }
 }

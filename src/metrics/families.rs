@@ -66,10 +66,20 @@ families! {
     DELIVERIES: Counter = "lockgate_deliveries_total", ["tenant"];
     /// Events and frames that were dropped
     EVENTS_DROPPED: Counter = "lockgate_events_dropped_total", ["tenant", "cause"];
+    /// Sockets that came back to a group for the events that they missed
+    RECOVERIES: Counter = "lockgate_recoveries_total", ["tenant", "result"];
+    /// Events that sockets got because they came back for them
+    RECOVERED_EVENTS: Counter = "lockgate_recovered_events_total", ["tenant"];
+    /// Events that this replica missed and read from a history
+    HEALED_EVENTS: Counter = "lockgate_healed_events_total", ["tenant"];
     /// Events of groups with history that this replica recorded
     RECORDED: Counter = "lockgate_recorded_total", ["tenant"];
     /// Events of groups with history that came without being recorded
     EVENTS_UNRECORDED: Counter = "lockgate_events_unrecorded_total", ["tenant"];
+    /// Handshakes that wait for the answer of a worker
+    WORKER_WAITING: Gauge = "lockgate_worker_waiting", ["tenant"];
+    /// Handshakes that no worker answered in time
+    WORKER_TIMEOUTS: Counter = "lockgate_worker_timeouts_total", ["tenant"];
     /// Messages of control channels, and answers to them, that were dropped
     CONTROL_DROPPED: Counter = "lockgate_control_dropped_total", ["tenant", "reason"];
     /// Calls to all replicas that could not know which replicas there are

@@ -12,7 +12,7 @@ pub use series::{SeriesPlace, TenantSeries, render};
 pub use tenant::{OTHER_TENANTS, TenantMetrics};
 pub use words::{
     AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, HandshakeStage,
-    LookupResult,
+    LookupResult, RecoveryResult,
 };
 
 mod dependency;

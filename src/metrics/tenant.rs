@@ -16,7 +16,7 @@ use super::family::Family;
 use super::series::SeriesPlace;
 use super::words::{
     AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, LookupResult,
-    RevocationKind,
+    RecoveryResult, RevocationKind,
 };
 
 /// The label of tenants beyond `metrics.tenant_series`.
@@ -24,6 +24,15 @@ pub const OTHER_TENANTS: &str = "_other";
 
 /// The result of a handshake that is no refusal.
 const ACCEPTED: &str = "accepted";
+
+/// A handshake that waits for a worker.
+pub struct WorkerWait(Gauge);
+
+impl Drop for WorkerWait {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
 
 /// The handles of one tenant, looked up once.
 pub struct TenantMetrics {
@@ -49,11 +58,20 @@ pub struct TenantMetrics {
     /// Values in Redis that were too long, of another type, or malformed. Above zero, a back end or an operator has written
     /// what the gateway cannot believe.
     pub unreadable_values: Counter,
+    /// Events that sockets got because they came back for them.
+    pub recovered_events: Counter,
+    /// Events that this replica missed and read from a history. A steady rise means that Redis drops its links, or that its
+    /// inbox overflows.
+    pub healed_events: Counter,
+    recoveries: PerLabel<RecoveryResult, Counter>,
     /// Events that this replica recorded.
     pub recorded: Counter,
     /// Events of groups with history that were sent to them without being recorded. Above zero, a back end does not send
     /// through the layer class that records.
     pub events_unrecorded: Counter,
+    /// Handshakes that no worker answered in time. Above zero, no worker runs, or it is stuck.
+    pub worker_timeouts: Counter,
+    worker_waiting: Gauge,
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
@@ -99,8 +117,13 @@ impl TenantMetrics {
             received_bytes: RECEIVED_BYTES.with(tenant()),
             deliveries: DELIVERIES.with(tenant()),
             unreadable_values: UNREADABLE_VALUES.with(tenant()),
+            recovered_events: RECOVERED_EVENTS.with(tenant()),
+            healed_events: HEALED_EVENTS.with(tenant()),
+            recoveries: per_label(&RECOVERIES, &label),
             recorded: RECORDED.with(tenant()),
             events_unrecorded: EVENTS_UNRECORDED.with(tenant()),
+            worker_timeouts: WORKER_TIMEOUTS.with(tenant()),
+            worker_waiting: WORKER_WAITING.with(tenant()),
             frames_received: per_label(&FRAMES_RECEIVED, &label),
             events: per_label(&EVENTS, &label),
             dropped: per_label(&EVENTS_DROPPED, &label),
@@ -154,6 +177,17 @@ impl TenantMetrics {
     /// Counts a gap, in which events may have been missed.
     pub fn gap(&self, cause: GapCause) {
         self.gaps.of(cause).increment(1);
+    }
+
+    /// Counts a socket that came back to a group.
+    pub fn recovery(&self, result: RecoveryResult) {
+        self.recoveries.of(result).increment(1);
+    }
+
+    /// Counts a handshake that waits for a worker, until the guard is dropped.
+    pub fn waits_for_worker(&self) -> WorkerWait {
+        self.worker_waiting.increment(1.0);
+        WorkerWait(self.worker_waiting.clone())
     }
 
     /// Counts a lookup of a user.

@@ -32,6 +32,15 @@ labels! {
         Link = "link",
         LayerQueue = "layer_queue",
         Canary = "canary",
+        History = "history",
+    }
+
+    /// The outcome for a socket that came back for the events which it missed.
+    pub enum RecoveryResult {
+        Recovered = "recovered",
+        TooOld = "too_old",
+        Epoch = "epoch",
+        Error = "error",
     }
 
     /// The kind of a frame from a client.

@@ -178,7 +178,7 @@ impl BoardGroup {
         left.collect()
     }
 
-    /// Lets a user linger whom no replica has any more; returns the user if there is no linger.
+    /// Lets a user linger who is on no replica any more; returns the user if there is no linger.
     fn gone(&mut self, user: UserId, now: u64, linger: u64) -> Option<UserId> {
         let has = |replica: &ReplicaUsers| replica.users.contains_key(&user);
         if self.replicas.values().any(has) || !self.users.contains(&user) {

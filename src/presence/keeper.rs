@@ -187,8 +187,8 @@ impl PresenceKeeper {
                 return Ok(page);
             }
             let write = Write::look(group, Some(place), rule);
-            let (tenant, nobody) = (&self.books.tenant, random_hex());
-            let update = store::update(tenant, place, &nobody, &write, &dead);
+            let (tenant, stranger) = (&self.books.tenant, random_hex());
+            let update = store::update(tenant, place, &stranger, &write, &dead);
             drop(store::send_updates(&place.store, &[update]).await?);
             // Those who read by themselves learn of users who linger now.
             self.books.present.lock().touch(group);

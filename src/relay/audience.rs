@@ -58,6 +58,12 @@ impl Audience {
     }
 }
 
+/// Returns true if the event is an order about one socket, which nothing delivers from a group.
+pub(super) fn is_order(event: &Event) -> bool {
+    let event_type = event.event_type();
+    event_type.is_some_and(|event_type| [GROUP_ADD, GROUP_DISCARD, ACCEPT].contains(&event_type))
+}
+
 impl Relay {
     /// Makes the socket listen on its own channel. Events sent there after this returns reach the socket.
     ///
@@ -187,7 +193,7 @@ impl Relay {
             return self.parts.metrics.dropped(DropCause::Limit);
         }
         // The first poll hands the subscription to the layer, where it outlives the dropped future.
-        let joined = self.join(member, group).now_or_never();
+        let joined = self.add_to_group(member, group).now_or_never();
         if joined.is_none() {
             self.joined(member, group);
         }

@@ -12,34 +12,46 @@ use crate::channel_layer::{Incoming, Signal};
 use crate::event::Event;
 use crate::frame::Accounting;
 use crate::hub::{Enqueued, Group, Member, Pace, WaitingEvent, walk};
-use crate::ids::ConnectionId;
-use crate::metrics::{DropCause, EventSource, GapCause};
-use crate::render::Rendered;
+use crate::ids::{ConnectionId, GroupName};
+use crate::metrics::{DropCause, EventSource};
+use crate::position::Position;
+use crate::render::{EventPlace, Rendered};
 
 /// Events taken from the inbox at once. Decoding them costs less than serving one slice of sockets.
-const RUN: usize = 32;
+pub(super) const RUN: usize = 32;
 /// Bytes of these events. A socket then writes about as much as one `writev` takes before the next run.
 const RUN_BYTES: u64 = 64 * 1024;
 
 /// The state of a relay between two calls of [`Relay::serve`].
 #[derive(Default)]
 pub(super) struct Turn {
-    pace: Pace,
+    pub(super) pace: Pace,
     taken: Vec<Signal>,
     /// The events of the run so far.
-    run: Vec<Opened>,
+    pub(super) run: Vec<Opened>,
     /// The group that gets the run.
     group: Option<Arc<Group>>,
+    /// True if events of the run were recorded.
+    pub(super) recorded: bool,
     /// The number of events; one in [`LAG_SAMPLE`] is timed.
     count: u64,
 }
 
 /// A decoded event with the accounting of its frames.
-struct Opened {
-    event: Arc<Event>,
-    source: Accounting,
+pub(super) struct Opened {
+    pub(super) event: Arc<Event>,
+    pub(super) source: Accounting,
     /// The socket that sent it and must not get it.
-    skipped: Option<ConnectionId>,
+    pub(super) skipped: Option<ConnectionId>,
+    /// Its position, if it was recorded.
+    pub(super) at: Option<Position>,
+}
+
+impl Opened {
+    fn place<'a>(&'a self, group: Option<&'a GroupName>) -> Option<EventPlace<'a>> {
+        let at = self.at.as_ref()?;
+        group.map(|group| EventPlace { group, at })
+    }
 }
 
 /// The events of a run as each route renders them. A route's entry is made for its first socket.
@@ -67,9 +79,10 @@ impl Relay {
                     self.gap(cause);
                 }
                 Signal::Presence(group, notice) => self.noticed(group, notice),
-                Signal::Unheard(..) | Signal::GroupGap(_) => {
+                Signal::Unheard(group, at) => self.unheard(&group, &at),
+                Signal::GroupGap(group) => {
                     self.end_run(turn).await;
-                    self.gap(GapCause::LayerQueue);
+                    self.lost_in_group(&group, turn).await;
                 }
             }
         }
@@ -78,7 +91,7 @@ impl Relay {
     }
 
     /// Adds an event to the run of its group, or ends the run and serves the event alone.
-    async fn take(&self, incoming: Incoming, turn: &mut Turn) {
+    async fn take(self: &Arc<Self>, incoming: Incoming, turn: &mut Turn) {
         turn.count = turn.count.wrapping_add(1);
         turn.pace.spend(1).await;
         self.parts.metrics.event(EventSource::Layer);
@@ -87,6 +100,9 @@ impl Relay {
             budget: Some(self.parts.budget.clone()),
             read_at: sampled.then_some(incoming.read_at),
         };
+        if let Some(at) = incoming.recorded.clone() {
+            return self.take_recorded(incoming, at, source, turn).await;
+        }
         let Some((audience, event)) = self.open(incoming) else {
             return;
         };
@@ -96,33 +112,47 @@ impl Relay {
             event,
             source,
             skipped,
+            at: None,
         };
-        let group = audience.only_group();
-        let continues = |group: &Arc<Group>| {
-            let run = turn.group.as_ref();
-            run.is_some_and(|run| Arc::ptr_eq(run, group))
-        };
-        // An event to another audience must not overtake the run before it.
-        if !group.is_some_and(continues) {
-            self.end_run(turn).await;
+        match audience.only_group() {
+            Some(group) => self.begin_run(group, turn).await,
+            None => self.end_run(turn).await,
         }
         if self.obeyed(&audience, &opened.event) {
             return;
         }
         match audience.only_group() {
-            Some(group) => {
-                turn.group = Some(group.clone());
-                turn.run.push(opened);
-            }
+            Some(_) => turn.run.push(opened),
             None => self.deliver(audience, &[opened], &mut turn.pace).await,
         }
     }
 
-    async fn end_run(&self, turn: &mut Turn) {
-        if let Some(group) = turn.group.take() {
+    /// Makes the next event part of a run of the group. An event to another audience must not overtake the run before it.
+    pub(super) async fn begin_run(self: &Arc<Self>, group: &Arc<Group>, turn: &mut Turn) {
+        let run = turn.group.as_ref();
+        if !run.is_some_and(|run| Arc::ptr_eq(run, group)) {
+            self.end_run(turn).await;
+            turn.group = Some(group.clone());
+        }
+    }
+
+    /// Delivers the run so far.
+    pub(super) async fn deliver_run(&self, turn: &mut Turn) {
+        if let Some(group) = turn.group.clone()
+            && !turn.run.is_empty()
+        {
             let run = std::mem::take(&mut turn.run);
             self.deliver(Audience::of_group(group), &run, &mut turn.pace)
                 .await;
+        }
+    }
+
+    pub(super) async fn end_run(self: &Arc<Self>, turn: &mut Turn) {
+        self.deliver_run(turn).await;
+        let group = turn.group.take();
+        if let Some(group) = group.filter(|_| std::mem::take(&mut turn.recorded)) {
+            let passed = group.history().turn_over();
+            self.release_all(&group, passed);
         }
     }
 
@@ -134,12 +164,12 @@ impl Relay {
         for group in &audience.groups {
             let serve = |member: &Arc<Member>| {
                 Audience::served(&mut audience.sockets, member);
-                queued += self.push(member, events, &mut renderings);
+                queued += self.push(member, Some(group.name()), events, &mut renderings);
             };
             walk(group, pace, serve).await;
         }
         for member in &audience.sockets {
-            queued += self.push(member, events, &mut renderings);
+            queued += self.push(member, None, events, &mut renderings);
             pace.spend(1).await;
         }
         self.parts.metrics.deliveries.increment(queued);
@@ -156,7 +186,13 @@ impl Relay {
     }
 
     /// Queues the events for one socket, and returns the number queued.
-    fn push(&self, member: &Arc<Member>, events: &[Opened], renderings: &mut Renderings) -> u64 {
+    fn push(
+        &self,
+        member: &Arc<Member>,
+        group: Option<&GroupName>,
+        events: &[Opened],
+        renderings: &mut Renderings,
+    ) -> u64 {
         let Some(route) = renderings.settings.delivery(member) else {
             return 0;
         };
@@ -181,20 +217,67 @@ impl Relay {
         }
         let at = usize::from(member.delivery());
         let rendered = renderings.by_delivery[at].get_or_insert_with(|| {
-            let render = |opened: &Opened| self.render(route, opened);
+            let render = |opened: &Opened| {
+                self.render_at(route, &opened.event, opened.place(group), &opened.source)
+            };
             events.iter().map(render).collect()
         });
-        let outcomes = rendered
-            .iter()
-            .zip(events)
-            .filter(|(_, opened)| gets(opened));
+        let outcomes = rendered.iter().zip(events);
+        if route.delivery.resumes() {
+            let outcomes = outcomes.filter_map(|(rendered, opened)| {
+                self.push_placed(member, rendered, opened.place(group), gets(opened))
+            });
+            return outcomes.filter(&mut is_queued).count() as u64;
+        }
+        let outcomes = outcomes.filter(|(_, opened)| gets(opened));
         let outcomes = outcomes.filter_map(|(rendered, _)| enqueue(member, rendered));
         outcomes.filter(&mut is_queued).count() as u64
     }
 
-    fn render(&self, route: &RouteDelivery, opened: &Opened) -> Rendered {
-        let Opened { event, source, .. } = opened;
-        let rendered = route.delivery.render(event, source);
+    /// Queues an event for a socket of a route with `resume`. A socket that does not get its own event is told its position,
+    /// so that it does not get the event when it comes back.
+    fn push_placed(
+        &self,
+        member: &Member,
+        rendered: &Rendered,
+        place: Option<EventPlace<'_>>,
+        gets: bool,
+    ) -> Option<Enqueued> {
+        let Some(place) = place else {
+            return gets.then(|| enqueue(member, rendered)).flatten();
+        };
+        let push = |frame| {
+            let outbound = member.outbound();
+            outbound.push_recorded(frame, place.group, place.at)
+        };
+        match rendered {
+            Rendered::Filtered => None,
+            Rendered::Close(_) if gets => enqueue(member, rendered),
+            Rendered::Frame(frame) if gets => Some(push(frame)),
+            Rendered::Followed(frame, position) if gets => {
+                push(frame);
+                Some(push(position))
+            }
+            Rendered::Followed(_, position) => {
+                push(position);
+                None
+            }
+            Rendered::Frame(_) | Rendered::Close(_) => {
+                push(&place.notice(None, self.accounting()));
+                None
+            }
+        }
+    }
+
+    /// Renders an event for a route. One that cannot be rendered is counted.
+    pub(super) fn render_at(
+        &self,
+        route: &RouteDelivery,
+        event: &Event,
+        place: Option<EventPlace<'_>>,
+        source: &Accounting,
+    ) -> Rendered {
+        let rendered = route.delivery.render(event, place, source);
         rendered.unwrap_or_else(|error| {
             self.not_carried(event, DropCause::NotRendered, &error);
             Rendered::Filtered

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::metrics;
-use crate::stores::inspection::{self, DataMark, Facts, Role};
+use crate::replica::Remarks;
+use crate::stores::inspection::{self, DataMark, Facts, OLDEST_VERSION, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{EPOCH, LOST};
 use crate::tasks::{self, Task};
@@ -33,6 +34,7 @@ pub(super) struct DenylistWatch {
     tenants: Arc<Tenants>,
     /// The number of servers at risk.
     at_risk: Arc<AtomicUsize>,
+    remarks: Arc<Remarks>,
 }
 
 /// A watched server. Dropping it ends its task.
@@ -43,10 +45,11 @@ struct Watched {
 
 impl DenylistWatch {
     /// Makes the watch over the denylists of `tenants`. Tenants that share a server cost one task.
-    pub(super) fn new(tenants: Arc<Tenants>) -> Self {
+    pub(super) fn new(tenants: Arc<Tenants>, remarks: Arc<Remarks>) -> Self {
         Self {
             tenants,
             at_risk: Arc::default(),
+            remarks,
         }
     }
 
@@ -60,7 +63,12 @@ impl DenylistWatch {
             watched.retain(|old| servers.iter().any(|store| same(store, &old.store)));
             for store in servers {
                 if !watched.iter().any(|known| same(&known.store, &store)) {
-                    let watch = watch(store.clone(), Standing::new(self.at_risk.clone()));
+                    let told = Told {
+                        subject: format!("the denylist on {}", store.endpoint()),
+                        remarks: self.remarks.clone(),
+                    };
+                    let standing = Standing::new(self.at_risk.clone());
+                    let watch = watch(store.clone(), standing, told);
                     let _task = tasks::lasting("the watch over a denylist", watch);
                     watched.push(Watched { store, _task });
                 }
@@ -110,7 +118,19 @@ impl Drop for Standing {
     }
 }
 
-async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
+/// What operators are told of one server. Dropping it takes it back.
+struct Told {
+    subject: String,
+    remarks: Arc<Remarks>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.remarks.set(&self.subject, Vec::new());
+    }
+}
+
+async fn watch(store: Arc<RedisStore>, mut standing: Standing, told: Told) -> Infallible {
     let mut server = WatchedServer::new(store.clone());
     // A server that is a replica gives no link, and is looked at as well.
     let first = tokio::time::timeout(AGAIN, store.link_after(0)).await;
@@ -126,6 +146,8 @@ async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
                 AGAIN
             }
         };
+        let risks = server.risks.iter().map(Risk::text).collect();
+        told.remarks.set(&told.subject, risks);
         standing.set(server.is_at_risk());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -141,14 +163,36 @@ async fn watch(store: Arc<RedisStore>, mut standing: Standing) -> Infallible {
 /// A reason why revocations may be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Risk {
+    /// Its version.
+    TooOld(String),
     Evicts(String),
     Replica,
     Lost,
 }
 
 impl Risk {
+    /// Returns the risks that a server tells of.
+    fn of(facts: &Facts) -> Vec<Self> {
+        let mut risks = Vec::new();
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        if facts.is_too_old() {
+            risks.push(Self::TooOld(text(&facts.version)));
+        }
+        if facts.evicts() == Some(true) {
+            risks.push(Self::Evicts(text(&facts.maxmemory_policy)));
+        }
+        if facts.role == Some(Role::Replica) {
+            risks.push(Self::Replica);
+        }
+        risks
+    }
+
     fn text(&self) -> String {
         match self {
+            Risk::TooOld(version) => format!(
+                "The denylist's Redis has version {version} and takes no revocation: SET with EXAT came with {}.{}; upgrade it",
+                OLDEST_VERSION.0, OLDEST_VERSION.1
+            ),
             Risk::Evicts(policy) => format!(
                 "The denylist's Redis evicts keys ({policy}), revocations among them; set maxmemory-policy noeviction, or \
                  give the denylist a Redis of its own ([denylist] redis)"
@@ -224,14 +268,8 @@ impl WatchedServer {
             false => Facts::ask(&self.store).await?,
         };
         self.uninformed = facts == Facts::default();
-        let mut risks = Vec::new();
-        if facts.evicts() == Some(true) {
-            risks.push(Risk::Evicts(facts.maxmemory_policy.unwrap_or_default()));
-        }
-        let is_replica = facts.role == Some(Role::Replica);
-        if is_replica {
-            risks.push(Risk::Replica);
-        }
+        let mut risks = Risk::of(&facts);
+        let is_replica = risks.contains(&Risk::Replica);
         let lost = self.is_lost(is_replica).await;
         let known_lost = self.risks.contains(&Risk::Lost);
         let seen = match lost {
@@ -240,7 +278,7 @@ impl WatchedServer {
                 self.see(None);
                 Ok(())
             }
-            Err(error) if is_outage(error.kind) => return Err(error),
+            Err(error) if error.kind.is_outage() => return Err(error),
             // An unreadable mark does not clear a known loss.
             Err(error) => {
                 risks.extend(known_lost.then_some(Risk::Lost));
@@ -338,11 +376,6 @@ impl WatchedServer {
     }
 }
 
-/// Returns true if the server did not answer at all.
-fn is_outage(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Io | ErrorKind::Timeout | ErrorKind::Auth)
-}
-
 /// 16 hexadecimal digits.
 fn random() -> String {
     format!("{:016x}", rand::random::<u64>())
@@ -371,6 +404,21 @@ mod tests {
             (None, Some("ack:2"), MarkStep::Lost),
         ] {
             assert_eq!(step(found, known), expected, "{found:?} {known:?}");
+        }
+    }
+
+    /// Before: only `doctor` said it, and the first revocation was 503.
+    #[test]
+    fn a_server_that_takes_no_revocation_is_at_risk() {
+        let version = |version: &str| Facts {
+            version: Some(version.to_owned()),
+            ..Facts::default()
+        };
+        let risks = Risk::of(&version("5.0.7"));
+        let text = risks.first().expect("a risk").text();
+        assert!(text.contains("5.0.7") && text.contains("6.2"), "{text}");
+        for fine in [version("6.2.0"), version("8.0.1"), Facts::default()] {
+            assert_eq!(Risk::of(&fine), [], "{fine:?}");
         }
     }
 

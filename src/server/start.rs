@@ -210,7 +210,7 @@ impl ServerParts {
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });
-        let denylists = DenylistWatch::new(self.tenants.clone());
+        let denylists = DenylistWatch::new(self.tenants.clone(), self.life.remarks().clone());
         critical.spawn(async move { Ok(denylists.run().await) });
         let ready_wait = self.config.server.ready_wait;
         critical.spawn(readiness::run(

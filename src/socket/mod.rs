@@ -31,6 +31,7 @@ mod refresh;
 pub mod refusal_log;
 pub mod registration;
 mod rejection;
+mod since;
 pub mod unfinished;
 pub mod upgrade;
 

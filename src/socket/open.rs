@@ -12,8 +12,10 @@ use super::connection::{ReadySocket, WireState, guarded};
 use super::refresh::closes_at;
 use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
+use super::since::Positions;
 use super::upgrade;
 use crate::admission::Identity;
+use crate::channel_layer::LayerError;
 use crate::channel_names::fault_of_group_name;
 use crate::close_code::CloseFrame;
 use crate::consumer::{Acceptance, Consumer, Context, Handshake, Scope};
@@ -45,12 +47,17 @@ pub(super) async fn open(
     if tenant.relay.hears_channel(route.consumer.tells_channel) {
         registration.set_hears_channel();
     }
-    join_groups(&registration, &groups).await?;
+    match route.resume {
+        false => join_groups(&registration, &groups).await?,
+        true => resume_groups(&registration, &groups, head.uri.query().unwrap_or_default()).await?,
+    }
     let mut handshake = Handshake {
         offered: upgrade::offered_subprotocols(&head.headers),
         answer: None,
+        why: None,
     };
-    let mut consumer = connect(admitted, &registration, &scope, &mut handshake).await?;
+    let connected = connect(admitted, &registration, &scope, &mut handshake).await;
+    let mut consumer = connected.map_err(|reason| reason.or_because(handshake.why.take()))?;
     if let Err(refusal) = last_look(tenant, registration.member()) {
         // The consumer has seen the connect, so it is told of the end.
         let close = CloseFrame::absent();
@@ -236,11 +243,41 @@ async fn authorize(admitted: &AdmittedRequest, scope: &Scope) -> Result<(), Reas
 
 /// Subscribes the socket to its groups and, if its route needs it, to its own channel.
 async fn join_groups(registration: &Registration, groups: &[GroupName]) -> Result<(), Reason> {
-    let started = Instant::now();
     // All joins run together, because the layer sends concurrent subscriptions as one command.
     let joins = groups
         .iter()
         .map(|group| registration.relay().join(registration.member(), group));
+    joined(registration, joins).await
+}
+
+/// Subscribes the socket as [`join_groups`] does. In each group with history it is told its position, or gets what it missed
+/// since the position in the query, before live events of the group.
+async fn resume_groups(
+    registration: &Registration,
+    groups: &[GroupName],
+    query: &str,
+) -> Result<(), Reason> {
+    let (relay, member) = (registration.relay(), registration.member());
+    let positions = Positions::in_query(query);
+    relay.hold(member, groups);
+    let joins = groups.iter().map(async |group| {
+        relay.add_to_group(member, group).await?;
+        relay.resume(member, group, positions.of(group)).await;
+        Ok(())
+    });
+    joined(registration, joins).await?;
+    let resumed = |group: &GroupName| groups.contains(group) && relay.has_history(group);
+    for stranger in positions.strangers(resumed) {
+        relay.tell_stranger(member, stranger);
+    }
+    Ok(())
+}
+
+async fn joined(
+    registration: &Registration,
+    joins: impl Iterator<Item = impl Future<Output = Result<(), LayerError>>>,
+) -> Result<(), Reason> {
+    let started = Instant::now();
     let joins = futures_util::future::try_join_all(joins);
     let listens = async {
         match registration.channel() {

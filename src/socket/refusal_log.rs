@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 
-use self::advice::advice;
+use self::advice::{Refuser, advice};
 use self::shown::{shown, shown_path};
 use crate::error::Refusal;
 use crate::ids::TenantId;
@@ -173,7 +173,7 @@ impl RefusalLine {
                 let degraded = tenant.filter(|_| refused.refusal == Refusal::Unavailable);
                 degraded.and_then(|tenant| tenant.life().obstacle().map(str::to_owned))
             }),
-            advice: advice(refused.refusal, tenant, refused.head),
+            advice: advice(refused.refusal, tenant.map(refuser), refused.head),
         }
     }
 
@@ -183,6 +183,14 @@ impl RefusalLine {
 
     fn whisper(&self) {
         log_line!(debug, self, 1);
+    }
+}
+
+fn refuser(tenant: &Tenant) -> Refuser<'_> {
+    Refuser {
+        id: &tenant.id,
+        config: &tenant.config,
+        routes: &tenant.scope.routes,
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Reason {
     more: Option<Box<ReasonDetail>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ReasonDetail {
     /// The close frame that a consumer chose; it is sent if the tenant has `refusal = "close"`.
     close: Option<CloseFrame>,
@@ -41,6 +41,17 @@ impl Reason {
             refusal,
             more: Some(Box::new(ReasonDetail { close, why })),
         }
+    }
+}
+
+impl Reason {
+    /// Adds what exactly refused, if it is known.
+    pub(super) fn or_because(mut self, why: Option<String>) -> Self {
+        if why.is_some() {
+            let detail = self.more.get_or_insert_default();
+            detail.why = detail.why.take().or(why);
+        }
+        self
     }
 }
 

@@ -20,6 +20,9 @@ use super::redis_role::{role_in, role_in_info};
 
 pub use super::redis_role::Role;
 
+/// The oldest version that works: `SET … EXAT`, which writes revocations, and ACL rules for channels came with it.
+pub const OLDEST_VERSION: (u32, u32) = (6, 2);
+
 /// The lifetime of a key that is written as a probe.
 const PROBE_TTL: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,12 @@ impl Facts {
             facts.role = role.as_ref().and_then(role_in);
         }
         Ok(facts)
+    }
+
+    /// Returns true if the server is known to be older than [`OLDEST_VERSION`].
+    pub fn is_too_old(&self) -> bool {
+        self.version_numbers()
+            .is_some_and(|numbers| numbers < OLDEST_VERSION)
     }
 
     /// Asks for all facts. Some need CONFIG, which the login of a gateway need not have.

@@ -148,6 +148,14 @@ impl Template {
             .any(|part| matches!(part, TemplatePart::User(_) | TemplatePart::Claim(_)))
     }
 
+    /// Returns the fields of the user that stand in the template.
+    pub fn user_fields(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::User(field) => Some(&**field),
+            _ => None,
+        })
+    }
+
     /// Returns true if the name depends on the path, which a client chooses.
     pub fn has_path_values(&self) -> bool {
         self.parts

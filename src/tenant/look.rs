@@ -12,7 +12,7 @@ use super::neighbours::Stand;
 use super::{Tenant, Tenants};
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
-use crate::users::UsersProblem;
+use crate::users::{UsersProblem, missing_fields};
 
 /// First pause after a failed check. It doubles with each failure, up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
@@ -37,9 +37,17 @@ enum Obstacle {
 /// number of concurrent checks needs no limit: commands to one Redis share a link, and statements wait for their pool.
 pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
     let (mut told, mut retry) = (Vec::new(), RETRY);
+    let mut is_compared = false;
     loop {
         match look_at(&tenant, &tenants).await {
-            Ok(()) => tenant.looked(Ok(())),
+            Ok(fields) => {
+                tenant.looked(Ok(()));
+                // A route that fails is looked at until it is mended. The others are read once, since there may be a thousand.
+                if !is_compared || !tenant.remarks().is_empty() {
+                    tenant.remark(faults_of_routes(&tenant, &fields).await);
+                    is_compared = true;
+                }
+            }
             Err(Obstacle::Degraded(why)) => tenant.looked(Err(why)),
             // An outage after the start is no obstacle: handshakes meet it themselves, and cached users are still served.
             Err(Obstacle::NotReached(_)) if tenant.life().is_settled() => {}
@@ -60,8 +68,24 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
     }
 }
 
-/// Checks each dependency once.
-async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
+/// Compares the routes with the database. Returns the fields that it does not return, and the statements of `authorize` that
+/// it refuses.
+async fn faults_of_routes(tenant: &Tenant, fields: &[String]) -> Vec<String> {
+    let config = &tenant.config;
+    let missing = missing_fields(config, fields);
+    let mut faults: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    let refused = tenant.permissions.refused(&config.routes).await;
+    faults.extend(refused.iter().map(|(route, error)| {
+        format!(
+            "the database refuses routes[{route}].authorize: {}",
+            error.source
+        )
+    }));
+    faults
+}
+
+/// Checks each dependency once. Returns the fields of user records.
+async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Vec<String>, Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
         redis
@@ -69,7 +93,7 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
             .await
             .map_err(|error| Obstacle::NotReached(error.to_string()))?;
     }
-    authenticator
+    let fields = authenticator
         .users
         .ready()
         .await
@@ -107,7 +131,8 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<(), Obstacle> {
             tenant.config.layer.prefix
         )),
         _ => Obstacle::NotReached(error.to_string()),
-    })
+    })?;
+    Ok(fields)
 }
 
 /// Compares the servers of the tenant's layer with those of all other tenants. `Err` holds the reason not to serve it.

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -82,6 +83,8 @@ pub struct Tenant {
     pub settings: Arc<Settings>,
     /// Handles of its metrics.
     pub metrics: Arc<TenantMetrics>,
+    /// What an operator should mend although the tenant is served.
+    remarks: Mutex<Vec<String>>,
     /// The stage of its life.
     life: watch::Sender<TenantLife>,
 }
@@ -142,6 +145,20 @@ impl Tenant {
         self.take(Happening::Looked(found));
     }
 
+    /// Returns what an operator should mend although the tenant is served.
+    pub fn remarks(&self) -> Vec<String> {
+        self.remarks.lock().clone()
+    }
+
+    /// Replaces the remarks, and logs those that are new.
+    fn remark(&self, remarks: Vec<String>) {
+        let mut before = self.remarks.lock();
+        for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
+            tracing::warn!(tenant.id = %self.id, error = remark, "A route cannot work as configured");
+        }
+        *before = remarks;
+    }
+
     /// Records what happened.
     fn take(&self, happening: Happening) {
         self.life.send_if_modified(|life| life.take(happening));
@@ -181,4 +198,6 @@ pub struct RouteParts {
     pub delivery: u16,
     /// Subprotocols that a client may choose from.
     pub subprotocols: Vec<String>,
+    /// True if clients are told positions and may come back for what they missed.
+    pub resume: bool,
 }

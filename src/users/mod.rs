@@ -30,6 +30,7 @@ use crate::tasks;
 pub use self::cache::CachedPair;
 pub use self::permissions::{PermissionError, Permissions};
 pub use self::record::UserRecord;
+pub use self::wanted::{MissingField, WantedField, missing_fields, wanted_fields};
 
 mod cache;
 mod local;
@@ -37,6 +38,7 @@ mod lookup;
 mod permissions;
 mod record;
 mod unusable;
+mod wanted;
 
 /// The longest wait for the database where a stale record is at hand. A healthy database answers sooner, also in a storm of
 /// connects; one that is locked would hold each handshake for the time of a statement.
@@ -268,11 +270,11 @@ impl Users {
         self.shared.local.upkeep();
     }
 
-    /// Checks that the database answers and has the needed columns.
+    /// Checks that the database answers and has the needed columns. Returns the fields of user records.
     ///
     /// # Errors
     /// A [`UsersProblem`] that names the fault in one sentence.
-    pub async fn ready(&self) -> Result<(), UsersProblem> {
+    pub async fn ready(&self) -> Result<Vec<String>, UsersProblem> {
         self.shared.database.check_columns(&self.shared.query).await
     }
 

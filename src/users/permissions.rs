@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Fault, IdType, RouteConfig, TokenConfig, UsersConfig};
 use crate::error::StoreError;
 use crate::ids::UserId;
-use crate::routes::{PathParams, PathValue, Route};
+use crate::routes::{Converter, PathParams, PathValue, Route};
 use crate::stores::database::{Database, Dialect, SqlParam, Statement, StatementError};
 use crate::user_id;
 
@@ -180,6 +180,41 @@ impl Permissions {
             }
         }
         self.database.exists(statement, &binds).await
+    }
+
+    /// Has the database read each statement without running it. Returns the routes whose statement it refuses, with the
+    /// reason; a database that does not answer refuses nothing.
+    pub async fn refused(&self, routes: &[RouteConfig]) -> Vec<(usize, StoreError)> {
+        let mut refused = Vec::new();
+        for (route, (statement, config)) in self.statements.iter().zip(routes).enumerate() {
+            let (Some(statement), Ok(path)) = (statement, Route::of(config)) else {
+                continue;
+            };
+            let mut probe = vec![(
+                "user_id",
+                match self.id_type {
+                    IdType::Int => SqlParam::Int(0),
+                    IdType::Uuid => SqlParam::Uuid(uuid::Uuid::nil().to_string()),
+                    IdType::Text => SqlParam::Text(String::new()),
+                },
+            )];
+            probe.extend(path.params().map(|(name, converter)| {
+                let value = match converter {
+                    Converter::Int => SqlParam::Int(0),
+                    Converter::Uuid => SqlParam::Uuid(uuid::Uuid::nil().to_string()),
+                    Converter::Str | Converter::Slug | Converter::Path => {
+                        SqlParam::Text(String::new())
+                    }
+                };
+                (name, value)
+            }));
+            match self.database.check_exists(statement, &probe).await {
+                Err(error) if error.kind.is_outage() => {}
+                Err(error) => refused.push((route, error)),
+                Ok(()) => {}
+            }
+        }
+        refused
     }
 
     /// Returns true if any route has `authorize`.

@@ -18,6 +18,7 @@ mod layers;
 mod routes;
 mod tenants;
 mod token;
+mod user_fields;
 mod workers;
 
 /// The inputs of reading a configuration, beside the file.
@@ -93,6 +94,7 @@ fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     for (id, tenant) in &config.tenants {
         token::check(id, tenant, checker);
         routes::check(id, tenant, consumers, checker);
+        user_fields::check(id, tenant, checker);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checks routes: paths, statements, group templates, and the needs of consumers.
 
-use crate::config::{Fault, IdType, RouteConfig, TenantConfig};
+use crate::config::{Deliver, Fault, IdType, RouteConfig, TenantConfig};
 use crate::consumer::Registry;
 use crate::ids::TenantId;
 use crate::render::Delivery;
@@ -31,6 +31,9 @@ pub(super) fn check(
         let delivery = Delivery::new(route.deliver.clone(), &route.events);
         checker.faults(&key, delivery);
         check_subprotocols(&key, route, checker);
+        if route.resume {
+            check_resume(&key, tenant, route, consumers, checker);
+        }
     }
     // If the token names its user by another field, `{user.id}` is a column like any other.
     let ids = (tenant.token.user_id_field == "id").then_some(tenant.users.id_type);
@@ -163,6 +166,47 @@ impl Entrances {
         let place = checker.place_of(&self.keys[meeting.into]);
         format!("{by:?}, which can make {example:?}, as {into:?} at {place} can")
     }
+}
+
+/// Checks a route whose clients are told positions.
+fn check_resume(
+    key: &str,
+    tenant: &TenantConfig,
+    route: &RouteConfig,
+    consumers: &Registry,
+    checker: &mut Checker<'_>,
+) {
+    if let Deliver::Field(field) = &route.deliver {
+        let found = format!("{{ field = {field:?} }} beside resume = true");
+        let advice = "a field alone has no place for the position";
+        let expected = "\"body\" or \"event\"";
+        checker.mistake(&format!("{key}.deliver"), found, expected, advice);
+    }
+    let key = format!("{key}.resume");
+    if consumers
+        .consumer(route)
+        .is_ok_and(|consumer| consumer.sees_events)
+    {
+        let found = format!("true beside the consumer {:?}", route.consumer.kind);
+        let advice = "its consumer turns events into frames, and knows no positions";
+        checker.mistake(&key, found, "a route with a built-in consumer", advice);
+    }
+    if !route
+        .groups
+        .iter()
+        .any(|group| may_be_recorded(group, tenant))
+    {
+        let text = "none of the route's groups has a history, so that no client can resume: an entry of groups with their name and a history is missing";
+        checker.warn(&key, text);
+    }
+}
+
+/// Returns false if no name that a template makes belongs to an entry with a history, as far as their beginnings tell.
+fn may_be_recorded(template: &str, tenant: &TenantConfig) -> bool {
+    let template = template.split('{').next().unwrap_or_default();
+    let recorded = tenant.groups.iter().filter(|group| group.history.is_some());
+    let mut beginnings = recorded.map(|group| group.name.split('<').next().unwrap_or_default());
+    beginnings.any(|name| name.starts_with(template) || template.starts_with(name))
 }
 
 fn check_subprotocols(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {

@@ -1,11 +1,11 @@
 //! The suite of faults: every fault that the gateway is known to meet, under load, with an account of every event and socket.
 //!
-//! `tests/faults/run [--list] [--rows 1,12,41] [--long] [--jobs N] [--write] [--soak 10m [--seed N]]`
+//! `tests/faults/run [--list] [--rows 1,12,41] [--long] [--jobs N] [--write] [--accounting] [--soak 10m [--seed N]]`
 //!
 //! Two replicas serve two tenants. One tenant's Redis, database, clients or network fail; the other's do not. Numbered events
 //! are published, tokens revoked, and sockets opened all the time. `checker` accounts for the log afterwards. The short form
 //! is a step of `tests/run`; the long form has 500 clients and longer faults. `--write` puts its table into the page of
-//! guarantees. The soak plays faults in random order on the same servers, and looks for leaks at its end.
+//! guarantees. `--accounting [--long]` is the account of clients that come back to groups with history. The soak plays faults in random order on the same servers, and looks for leaks at its end.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that meets the unexpected has failed"
@@ -15,6 +15,7 @@
 #[path = "../gateway/support/mod.rs"]
 mod support;
 
+mod accounting;
 mod checker;
 mod fault;
 mod field;
@@ -63,6 +64,9 @@ fn main() -> ExitCode {
     // Rows stay on this thread, which waits more than it works; clients and publishers do not.
     let here = tokio::task::LocalSet::new();
     let good = here.block_on(&runtime, async {
+        if let Some(size) = options.accounting {
+            return accounting::run(size, options.write).await;
+        }
         match (&options.soak, options.list) {
             (_, true) => list(&options),
             (Some(soak), _) => soak::run(soak, &options).await,

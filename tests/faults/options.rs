@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::accounting;
 use crate::field::Size;
 
 /// What the command line asks for.
@@ -14,6 +15,8 @@ pub(crate) struct Options {
     pub(crate) jobs: usize,
     pub(crate) write: bool,
     pub(crate) soak: Option<Soak>,
+    /// The account of clients that come back, in place of the faults.
+    pub(crate) accounting: Option<accounting::Size>,
 }
 
 /// A soak.
@@ -32,6 +35,7 @@ impl Options {
             jobs: 3,
             write: false,
             soak: None,
+            accounting: None,
         };
         let mut seed = u64::from(std::process::id());
         let mut rest = arguments.iter();
@@ -41,7 +45,11 @@ impl Options {
                 "--short" => {}
                 "--list" => options.list = true,
                 "--write" => options.write = true,
-                "--long" => (options.size, options.jobs) = (Size::LONG, 1),
+                "--long" => {
+                    (options.size, options.jobs) = (Size::LONG, 1);
+                    options.accounting = options.accounting.map(|_| accounting::Size::LONG);
+                }
+                "--accounting" => options.accounting = Some(accounting::Size::SHORT),
                 "--jobs" => options.jobs = number(argument, value()?)?,
                 "--seed" => seed = number(argument, value()?)?,
                 "--rows" => {

@@ -40,7 +40,7 @@ end
 
 -- Reads the events after an offset. Returns epoch, newest offset, 1 if more follow, then offset, event, ….
 -- KEYS: history, position. ARGV: epoch of a new history, life of an event in milliseconds, the epoch of the offset (or
--- nothing), the offset, the most events, the most bytes, the bytes of the longest event.
+-- nothing, if the offset holds in any), the offset, the most events, the most bytes, the bytes of the longest event.
 local function read(keys, argv)
     local ttl = tonumber(argv[2])
     local epoch, newest = position_of(keys[2])
@@ -52,7 +52,7 @@ local function read(keys, argv)
         return {argv[1], '0', 0}
     end
     redis.pcall('PEXPIRE', keys[2], life(ttl))
-    local after = argv[3] == epoch and tonumber(argv[4]) or 0
+    local after = (argv[3] == epoch or argv[3] == '') and tonumber(argv[4]) or 0
     local found, more = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]), tonumber(argv[7]))
     local page = {epoch, number(newest), more and 1 or 0}
     for _, value in ipairs(found) do page[#page + 1] = value end

@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
-use crate::users::Users;
+use crate::users::{Permissions, Users, missing_fields};
 
 /// Checks each database once, for all tenants that use it.
 pub(super) async fn look_at_databases(config: &Config) -> Findings {
@@ -156,7 +156,8 @@ async fn columns(
         }
     };
     match users.ready().await {
-        Ok(()) => {
+        Ok(fields) => {
+            routes(findings, on.0, (id, tenant), &fields, database).await;
             let relation = match tenant.users.query {
                 Some(_) => "users.query".to_owned(),
                 None => format!("table {}", tenant.users.table),
@@ -184,6 +185,51 @@ async fn columns(
             };
             findings.add(on, Severity::Fail, format!("{id}: {problem}"), advice);
         }
+    }
+}
+
+/// Compares the routes of a tenant with the `fields` of its users, and has the database read each `authorize`.
+async fn routes(
+    findings: &mut Findings,
+    subject: &str,
+    (id, tenant): (&TenantId, &TenantConfig),
+    fields: &[String],
+    database: &Arc<Database>,
+) {
+    for missing in missing_fields(tenant, fields) {
+        let detail = format!("{id}: {missing}");
+        let advice = match tenant.users.query {
+            Some(_) => "correct the name, or let users.query return it",
+            None => "correct the name, or write users.query",
+        };
+        findings.add((subject, "fields"), Severity::Fail, detail, advice);
+    }
+    let permissions = Permissions::new(
+        &tenant.routes,
+        &tenant.users,
+        &tenant.token,
+        database.clone(),
+    );
+    // `config check` reports statements that cannot be parsed.
+    let Ok(permissions) = permissions else {
+        return;
+    };
+    let refused = permissions.refused(&tenant.routes).await;
+    for (route, error) in &refused {
+        findings.add(
+            (subject, "authorize"),
+            Severity::Fail,
+            format!(
+                "{id}: the authorize of {:?} is refused: {}",
+                tenant.routes[*route].path,
+                with_kind(error)
+            ),
+            "correct the statement: until then its route answers 503",
+        );
+    }
+    if permissions.are_asked() && refused.is_empty() {
+        let detail = format!("{id}: the database can read every authorize");
+        findings.add((subject, "authorize"), Severity::Ok, detail, "");
     }
 }
 

@@ -19,6 +19,7 @@ mod neighbours;
 mod redis;
 mod servers;
 mod shared;
+mod workers;
 
 /// Check Redis, databases, clocks and limits, and print advice: exit 0, or 1 if a check fails
 #[derive(Debug, Args)]
@@ -87,16 +88,18 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
             "set [redis] url before a second replica starts",
         );
     }
-    let (redis, neighbours, databases, key_sets) = tokio::join!(
+    let (redis, neighbours, databases, key_sets, workers) = tokio::join!(
         join_all(servers.iter().map(redis::look)),
         neighbours::look(servers),
         database::look_at_databases(config),
         database::look_at_key_sets(config),
+        workers::look(config),
     );
     redis.into_iter().for_each(|found| findings.append(found));
     findings.append(neighbours);
     findings.append(databases);
     findings.append(key_sets);
+    findings.append(workers);
     findings.append(machine::look(&config.server));
     findings
 }

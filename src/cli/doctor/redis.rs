@@ -14,8 +14,6 @@ use crate::stores::inspection::{self, DataMark, Facts, Latency, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{self, EPOCH};
 
-/// The oldest version that works: `SET … EXAT`, which writes revocations, and ACL rules for channels came with it.
-const OLDEST: (u32, u32) = (6, 2);
 /// The number of PINGs that measure the latency.
 const PINGS: usize = 20;
 /// The latency from which the doctor warns. A handshake waits for it two or three times.
@@ -123,8 +121,8 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
         );
         return;
     };
-    match facts.version_numbers() {
-        Some(numbers) if numbers < OLDEST => findings.add(
+    match facts.is_too_old() {
+        true => findings.add(
             on,
             if server.holds_denylist() {
                 Severity::Fail
@@ -134,7 +132,7 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
             format!("{version}; the oldest supported is 6.2 (SET … EXAT, ACL rules for channels)"),
             "upgrade it",
         ),
-        _ => findings.add(on, Severity::Ok, version.clone(), ""),
+        false => findings.add(on, Severity::Ok, version.clone(), ""),
     }
 }
 

@@ -4,18 +4,32 @@ use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 
 use super::shown::shown;
+use crate::config::{TenantConfig, TokenSource};
 use crate::error::{Check, Refusal};
-use crate::tenant::Tenant;
+use crate::ids::TenantId;
+use crate::routes::Routes;
 
 /// The most routes that an advice lists.
 const MOST_PATHS: usize = 5;
 
+/// The tenant that refused.
+#[derive(Clone, Copy)]
+pub(crate) struct Refuser<'a> {
+    pub(crate) id: &'a TenantId,
+    pub(crate) config: &'a TenantConfig,
+    pub(crate) routes: &'a Routes,
+}
+
 /// Returns what to do about a refusal by `tenant` of the request `head`, as far as the two are known.
-pub(crate) fn advice(refusal: Refusal, tenant: Option<&Tenant>, head: Option<&Parts>) -> String {
+pub(crate) fn advice(
+    refusal: Refusal,
+    tenant: Option<Refuser<'_>>,
+    head: Option<&Parts>,
+) -> String {
     let Some(tenant) = tenant else {
         return before_the_tenant(refusal).to_owned();
     };
-    let id = &tenant.id;
+    let id = tenant.id;
     match refusal {
         Refusal::TenantSuspended => {
             format!("an operator has suspended the tenant; POST /v1/tenants/{id}/resume ends that")
@@ -91,8 +105,8 @@ fn before_the_tenant(refusal: Refusal) -> &'static str {
 }
 
 /// Returns the advice for a path that no route has: the slash that is missing or too much, or the routes there are.
-fn unknown_path(tenant: &Tenant, head: Option<&Parts>) -> String {
-    let routes = &tenant.scope.routes;
+fn unknown_path(tenant: Refuser<'_>, head: Option<&Parts>) -> String {
+    let routes = tenant.routes;
     let path = head.map_or("", |head| head.uri.path());
     if routes.find(&format!("{path}/")).is_some() {
         return "the route ends with a slash, and the path does not".to_owned();
@@ -115,8 +129,8 @@ fn unknown_path(tenant: &Tenant, head: Option<&Parts>) -> String {
     }
 }
 
-fn origin(tenant: &Tenant, head: Option<&Parts>) -> String {
-    let id = &tenant.id;
+fn origin(tenant: Refuser<'_>, head: Option<&Parts>) -> String {
+    let id = tenant.id;
     let sent = head.and_then(|head| head.headers.get(ORIGIN));
     match sent {
         None => format!("the client sends no Origin, and tenants.{id}.require_origin is true"),
@@ -131,25 +145,23 @@ fn origin(tenant: &Tenant, head: Option<&Parts>) -> String {
     }
 }
 
-fn missing_token(tenant: &Tenant) -> String {
+fn missing_token(tenant: Refuser<'_>) -> String {
     let token = &tenant.config.token;
     let places: Vec<_> = token
         .sources
         .iter()
         .map(|source| match source {
-            crate::config::TokenSource::Query => format!("?{}=…", token.query_parameter),
-            crate::config::TokenSource::Header => "Authorization: Bearer …".to_owned(),
-            crate::config::TokenSource::Subprotocol => {
-                "the subprotocols bearer and the token".to_owned()
-            }
+            TokenSource::Query => format!("?{}=…", token.query_parameter),
+            TokenSource::Header => "Authorization: Bearer …".to_owned(),
+            TokenSource::Subprotocol => "the subprotocols bearer and the token".to_owned(),
         })
         .collect();
     format!("the client sends its token as {}", places.join(", or as "))
 }
 
 /// Returns the advice for a token that fails a check.
-fn token(tenant: &Tenant, check: Option<Check>) -> String {
-    let id = &tenant.id;
+fn token(tenant: Refuser<'_>, check: Option<Check>) -> String {
+    let id = tenant.id;
     match check {
         Some(Check::Exp) => {
             "the client fetches a new token before it connects again; a token without exp is refused too"

@@ -314,11 +314,12 @@ impl Database {
         Ok(columns)
     }
 
-    /// Checks with a query for a probe id that the database answers, and that the columns exist and are readable.
+    /// Checks with a query for a probe id that the database answers, and that the columns exist and are readable. Returns the
+    /// columns that become fields.
     ///
     /// # Errors
     /// [`ColumnProblem`] with the missing part.
-    pub async fn check_columns(&self, query: &UserQuery) -> Result<(), ColumnProblem> {
+    pub async fn check_columns(&self, query: &UserQuery) -> Result<Vec<String>, ColumnProblem> {
         let columns = match query.table() {
             Some(_) => {
                 query.forget_plan();
@@ -333,7 +334,7 @@ impl Database {
         query.plan(&columns.readable);
         let answer = self.ask_users(query, &query.binds(&query.probe())).await;
         answer.map_err(|failed| failed.error)?;
-        Ok(())
+        Ok(query.fields_of(columns.readable))
     }
 
     async fn query_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
@@ -342,23 +343,50 @@ impl Database {
             return Ok(Columns::default());
         };
         let (sql, binds) = statement.render(|_| binds.clone());
-        let mut ask = Ask {
+        let sql = match self.dialect() {
+            Dialect::Postgres => postgres::wrap_rows(&sql),
+            Dialect::MySql | Dialect::Sqlite => sql,
+        };
+        Ok(Columns {
+            readable: self.prepare(sql, binds).await?,
+            hidden: Vec::new(),
+        })
+    }
+
+    /// Has the database read a statement without running it. Returns its columns.
+    async fn prepare(
+        &self,
+        sql: String,
+        binds: Vec<statement::Bind>,
+    ) -> Result<Vec<String>, AskError> {
+        let ask = Ask {
             sql,
             binds,
             pooled: false,
         };
-        let readable = match &self.pools {
+        match &self.pools {
             Pools::Postgres { pool, .. } => {
-                ask.sql = postgres::wrap_rows(&ask.sql);
                 link::columns(pool, &self.gate, &self.health, &ask).await
             }
             Pools::MySql(pool) => link::columns(pool, &self.gate, &self.health, &ask).await,
             Pools::Sqlite(pool) => link::columns(pool, &self.gate, &self.health, &ask).await,
+        }
+    }
+
+    /// Checks that the database can read the statement of [`Database::exists`]: its tables, columns and types.
+    ///
+    /// # Errors
+    /// Fails if the database does not answer, or refuses the statement.
+    pub async fn check_exists(
+        &self,
+        statement: &Statement,
+        params: &[(&str, SqlParam)],
+    ) -> Result<(), StoreError> {
+        let Some((sql, binds)) = statement.render_exists(params) else {
+            return Ok(());
         };
-        Ok(Columns {
-            readable: readable?,
-            hidden: Vec::new(),
-        })
+        let prepared = self.prepare(sql, binds).await;
+        prepared.map(drop).map_err(|failed| failed.error)
     }
 
     /// Returns true if `statement` returns any row. The answer is false for a value that no row can hold.

@@ -154,6 +154,17 @@ impl Statement {
         self.pieces.iter().any(same)
     }
 
+    /// Returns the words of the statement that could name a column: words, texts in quotes and `*`, not comments and
+    /// parameters.
+    pub(super) fn words(&self) -> Vec<String> {
+        let sql = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Sql(sql) => Some(&**sql),
+            Piece::Name(_) => None,
+        });
+        let dialect = self.dialect;
+        sql.flat_map(|sql| Lexer { sql, dialect }.words()).collect()
+    }
+
     /// Returns the kind of database for which it was parsed.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -239,6 +250,25 @@ impl Lexer<'_> {
             pieces.push(Piece::Sql(self.sql[from..].into()));
         }
         pieces
+    }
+
+    fn words(&self) -> Vec<String> {
+        let (mut words, mut at) = (Vec::new(), 0);
+        while at < self.sql.len() {
+            let end = self.skip(at).min(self.sql.len()).max(at + 1);
+            // A single byte may be a part of a character; no word is.
+            let token = self.sql.get(at..end).unwrap_or_default();
+            match token.bytes().next() {
+                Some(b'\'' | b'"' | b'`' | b'[') => {
+                    words.push(token.trim_matches(['\'', '"', '`', '[', ']']).to_owned());
+                }
+                Some(b'*') => words.push(token.to_owned()),
+                Some(byte) if is_word(byte) => words.push(token.to_owned()),
+                _ => {}
+            }
+            at = end;
+        }
+        words
     }
 
     fn byte(&self, at: usize) -> Option<u8> {

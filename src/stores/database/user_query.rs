@@ -156,6 +156,41 @@ impl UserQuery {
         }
     }
 
+    /// Returns false if no row can have the field `name`, as far as the configuration shows: the query does not name it, or
+    /// it is none of the columns that are read of a table.
+    pub fn may_return(&self, name: &str) -> bool {
+        if name.eq_ignore_ascii_case(PASSWORD) {
+            return false;
+        }
+        match &self.form {
+            QueryForm::Table { .. } => WELCOME.contains(&name) || name == self.field,
+            QueryForm::Query(statement) => {
+                // With `*` the table decides. A database may compare names without case.
+                let words = statement.words();
+                let mut words = words.iter();
+                words.any(|word| word == "*" || word.eq_ignore_ascii_case(name))
+            }
+        }
+    }
+
+    /// Returns the names that [`UserQuery::may_return`] compares with.
+    pub fn words(&self) -> Vec<String> {
+        match &self.form {
+            QueryForm::Table { .. } => WELCOME.map(str::to_owned).to_vec(),
+            QueryForm::Query(statement) => statement.words(),
+        }
+    }
+
+    /// Returns the fields of a user whose row is read from these columns.
+    pub(super) fn fields_of(&self, mut columns: Vec<String>) -> Vec<String> {
+        let is_table = matches!(self.form, QueryForm::Table { .. });
+        columns.retain(|name| {
+            let is_read = !is_table || WELCOME.contains(&name.as_str()) || *name == self.field;
+            is_read && !name.eq_ignore_ascii_case(PASSWORD)
+        });
+        columns
+    }
+
     /// Returns the first column that is needed and missing from `columns`.
     pub(super) fn missing(&self, columns: &[String]) -> Option<&str> {
         let mut needed = vec![self.field.as_str()];
@@ -321,6 +356,39 @@ mod tests {
         let mut token = TokenConfig::default();
         change(&mut users, &mut token);
         UserQuery::new(&users, &token)
+    }
+
+    /// Before: a field that nothing returns was found by the first handshake, which was refused without a reason.
+    #[test]
+    fn a_field_can_be_one_that_the_query_names() {
+        let by = |sql: &str| {
+            let made = query("sqlite://x", |users, _| users.query = Some(sql.to_owned()));
+            made.expect("valid")
+        };
+        let named = by("SELECT id, is_active, u.team AS \"crew\" FROM u WHERE id IN (:user_ids)");
+        for (name, may) in [
+            ("id", true),
+            ("team", true),
+            ("Crew", true),
+            ("email", false),
+            ("user_ids", false),
+            ("password", false),
+        ] {
+            assert_eq!(named.may_return(name), may, "{name}");
+        }
+        let all = by("SELECT * FROM u WHERE id IN (:user_ids)");
+        assert!(all.may_return("email") && !all.may_return("PASSWORD"));
+        let commented = by("SELECT id FROM u WHERE id IN (:user_ids) -- email *");
+        assert!(!commented.may_return("email"));
+        let table = query("sqlite://x", |_, token| {
+            token.user_id_field = "badge".into()
+        });
+        let table = table.expect("valid");
+        assert!(table.may_return("email") && table.may_return("badge"));
+        assert!(!table.may_return("team"));
+        let columns = ["id", "badge", "team", "password"].map(str::to_owned);
+        assert_eq!(table.fields_of(columns.to_vec()), ["id", "badge"]);
+        assert_eq!(all.fields_of(columns.to_vec()), ["id", "badge", "team"]);
     }
 
     fn strings(names: &[&str]) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Tenant, Tenants};
@@ -53,6 +54,34 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
     let effective = config.effective(tenant);
     let stores = builder.stores(id, &effective, metrics, None)?;
     Ok(Arc::new(stores.authenticator))
+}
+
+/// The parts of one tenant that answer for a handshake, without its hub and its channel layer.
+pub struct HandshakeParts {
+    /// Checks tokens and finds their users.
+    pub authenticator: Arc<Authenticator>,
+    /// The statements that decide which groups a user may join.
+    pub permissions: Arc<Permissions>,
+    /// The routes by path.
+    pub routes: Arc<Routes>,
+}
+
+/// Builds the parts that `lockgate explain` asks.
+///
+/// # Errors
+/// As [`authenticator`].
+pub fn handshake_parts(config: &Config, id: &TenantId) -> anyhow::Result<HandshakeParts> {
+    let tenant = config.tenants.get(id);
+    let tenant = tenant.with_context(|| format!("there is no tenant {id}"))?;
+    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
+    let metrics = Arc::new(TenantMetrics::new(id, true));
+    let stores = builder.stores(id, &config.effective(tenant), metrics, None)?;
+    let (routes, permissions) = paths(tenant, &stores.database)?;
+    Ok(HandshakeParts {
+        authenticator: Arc::new(stores.authenticator),
+        permissions,
+        routes,
+    })
 }
 
 /// Builds tenants, and keeps the parts that they share from one configuration to the next.
@@ -216,6 +245,7 @@ impl Builder {
             control,
             key_store: stores.key_store,
             metrics,
+            remarks: Mutex::default(),
             life: watch::Sender::default(),
         })
     }

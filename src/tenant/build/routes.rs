@@ -32,6 +32,7 @@ pub(super) fn build(
             delivery: deliveries.slot_of(route, &consumer)?,
             consumer,
             subprotocols: route.subprotocols.clone(),
+            resume: route.resume,
         })
     };
     let part = |route| part(route).with_context(|| format!("route {:?}", route.path));
@@ -87,8 +88,10 @@ impl<'b> Deliveries<'b> {
             }
         }
         let delivery = RouteDelivery {
-            delivery: Delivery::new(route.deliver.clone(), &route.events)?,
+            delivery: Delivery::new(route.deliver.clone(), &route.events)?
+                .with_resume(route.resume),
             through_consumer: consumer.sees_events,
+            tells_channel: consumer.tells_channel,
         };
         let delivery = Some(Arc::new(delivery));
         let free = self.slots.iter().position(Option::is_none);

@@ -3,6 +3,8 @@
 mod core_layer;
 mod matrix;
 mod recorded;
+pub(crate) mod resume;
+mod resume_replicas;
 mod slow;
 mod socket_channels;
 mod to_socket;

@@ -150,6 +150,13 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         false,
     ),
     ("lockgate_recorded_total", "counter", &["tenant"], true),
+    ("lockgate_worker_waiting", "gauge", &["tenant"], true),
+    (
+        "lockgate_worker_timeouts_total",
+        "counter",
+        &["tenant"],
+        true,
+    ),
     (
         "lockgate_events_unrecorded_total",
         "counter",

@@ -8,6 +8,7 @@ mod command_line;
 mod dev;
 mod doctor;
 mod drain;
+mod explain;
 mod machine;
 mod metrics;
 mod replicas;

@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::support::database::ALICE;
 use crate::support::process::Program;
 use crate::support::replica::{LOCKGATE, Replica};
-use crate::support::{PATIENCE, gateway, token};
+use crate::support::socket::Dial;
+use crate::support::{PATIENCE, RedisServer, gateway, http, token, unique};
 
 const REFUSED: &str = "Refused a handshake";
 
@@ -123,6 +124,52 @@ async fn at_debug_every_refusal_and_every_socket_has_a_line() {
     assert_eq!(refused.count(), 3, "{printed}");
 }
 
+/// Before: `serve` was ready, each handshake of the first route got 400 and each of the second 503, and no line said why.
+/// `doctor` found nothing. The third route works.
+#[tokio::test]
+async fn columns_that_the_database_does_not_return_are_told() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with(
+            "users.query",
+            "SELECT id, is_active, username AS usernam FROM auth_user WHERE id IN (:user_ids)",
+        )
+        .route("path = \"ws/me/\"\ngroups = [\"user_{user.username}\"]")
+        .route("path = \"ws/club/\"\ngroups = [\"club\"]\nauthorize = \"SELECT 1 FROM no_such_table WHERE id = :user_id\"")
+        .route("path = \"ws/all/\"\ngroups = [\"all\"]")
+        .start()
+        .await;
+    let replica = gateway.replica();
+    let field = "routes[0].groups[0] names the user's username, and the database returns no such column; the nearest is usernam";
+    let statement = "the database refuses routes[1].authorize";
+    for what in [field, statement] {
+        let line = replica.logged(what).await;
+        assert!(line.contains("\"WARN\""), "{line}");
+    }
+    let bearer = format!("Bearer {}", gateway.api_key);
+    let headers = [("Authorization", &*bearer)];
+    let answer = http::request(replica.admin, "GET", "/readyz", &headers, "").await;
+    let warnings = answer.json()["warnings"].to_string();
+    for what in [field, statement] {
+        assert!(warnings.contains(what), "{warnings}");
+    }
+    let to_strangers = replica.readyz().await;
+    assert_eq!(to_strangers.status, 200);
+    assert!(!to_strangers.body.contains("usernam"), "{to_strangers:?}");
+
+    let doctor = Program::new("lockgate doctor", LOCKGATE)
+        .args(["doctor".as_ref(), "-c".as_ref(), gateway.config.as_os_str()])
+        .start();
+    assert_eq!(doctor.exited(PATIENCE).await.code(), Some(1));
+    let found = doctor.output.text();
+    assert!(found.contains(field), "{found}");
+    assert!(
+        found.contains("the authorize of \"ws/club/\" is refused"),
+        "{found}"
+    );
+    gateway.open("/ws/all/").await;
+}
+
 /// Before: `lockgate dev` printed nothing about a refused socket.
 #[tokio::test]
 async fn dev_says_why_it_refuses() {
@@ -135,11 +182,58 @@ async fn dev_says_why_it_refuses() {
         line["listen"].as_str()?.parse().ok()
     });
     let server: std::net::SocketAddr = ready.await;
-    let dial = crate::support::socket::Dial::new(server, &server.to_string(), "/ws/echo");
+    let dial = Dial::new(server, &server.to_string(), "/ws/echo");
     dial.refused().await;
     let line = process.line(REFUSED, PATIENCE, |line| {
         line.contains(REFUSED).then(|| line.to_owned())
     });
     let line = line.await;
     assert!(line.contains("the route ends with a slash"), "{line}");
+}
+
+/// Before: the client got 503 after `worker_timeout`, no line said for what it had waited, no metric counted it, and `doctor`
+/// knew no workers.
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_told() {
+    for (kind, why) in [
+        ("pubsub", "no process listens to the channel"),
+        ("core", "answered within 1s"),
+    ] {
+        let channel = format!("worker_{}", unique());
+        let gateway = gateway()
+            .tenant("acme")
+            .with("layer.kind", kind)
+            .route(&format!(
+                "path = \"ws/w/\"\nconsumer = {{ kind = \"worker\", channel = \"{channel}\", accept = \"worker\", worker_timeout = \"1s\" }}"
+            ))
+            .start()
+            .await;
+        let (replica, tenant) = (gateway.replica(), gateway.tenant());
+        let dial = replica.dial(tenant, "/ws/w/").token(&tenant.token(ALICE));
+        assert_eq!(dial.refused().await.status, 503);
+        let line = refusal(replica, "unavailable").await;
+        let told = line["why"].as_str().unwrap();
+        assert!(told.contains(&channel) && told.contains(why), "{told}");
+        let of_tenant = [("tenant", &*tenant.name)];
+        let metrics = replica.metrics().await;
+        let timeouts = metrics.value("lockgate_worker_timeouts_total", &of_tenant);
+        assert_eq!(timeouts, if kind == "core" { 1.0 } else { 0.0 });
+        assert_eq!(metrics.value("lockgate_worker_waiting", &of_tenant), 0.0);
+
+        if kind == "core" {
+            // An event that nothing has taken since 1970.
+            let list = format!("{}{channel}", tenant.prefix);
+            let redis = RedisServer::shared().await;
+            let _: u64 = redis.command(&["ZADD", &list, "1", "event"]).await;
+        }
+        let doctor = Program::new("lockgate doctor", LOCKGATE)
+            .args(["doctor".as_ref(), "-c".as_ref(), gateway.config.as_os_str()])
+            .start();
+        assert_eq!(doctor.exited(PATIENCE).await.code(), Some(1));
+        let found = doctor.output.text();
+        assert!(
+            found.contains(&format!("run `manage.py runworker {channel}`")),
+            "{found}"
+        );
+    }
 }

@@ -160,11 +160,11 @@ async fn wrong_questions_are_refused_with_the_reason() {
         let found = (answer.status, answer.json()["code"].clone());
         assert_eq!(found, (status, code.into()), "{rest}");
     }
-    // Nobody ever was there.
-    let nobody = serde_json::json!({"sockets": 0, "users": []});
+    // A room that was never entered.
+    let empty = serde_json::json!({"sockets": 0, "users": []});
     assert_eq!(
         ask(&gateway, 0, "empty", "?cursor=%00%F0%9F%98%80").await,
-        nobody
+        empty
     );
 }
 

@@ -155,11 +155,19 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["routes[0].consumer.type: found \"_x\", expected a type that begins with neither _ nor ."]];
         "paths" "{TENANT}[[tenants.acme.routes]]\npath = \"/x\"\n[[tenants.acme.routes]]\npath = \"<slg:x>\"\n[[tenants.acme.routes]]\npath = \"<slug:x\"\n[[tenants.acme.routes]]\n[[tenants.acme.routes]]\npath = \"ws/\"\n"
             => [["lockgate.toml:12:1: tenants.acme.routes[1].path: found \"/x\""], ["routes[2].path", "\"slg\" is not a converter"], ["routes[3].path"], ["routes[4].path: found no path"], ["routes[5].path: found \"ws/\" a second time"]];
+        "regular expressions of re_path" "{TENANT}[[tenants.acme.routes]]\npath = '^ws/chat/(?P<room>\\w+)/$'\ngroups = [\"a\"]\n[[tenants.acme.routes]]\npath = '^ws/(a|b)/'\n"
+            => [["lockgate.toml:12:1: tenants.acme.routes[1].path: found", "a regular expression of re_path()", "written for path() it is \"ws/chat/<slug:room>/\""], ["routes[2].path", "literal text and parameters"]];
+        "fields of the user that nothing returns" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", query = \"SELECT id, is_active, username FROM u WHERE id IN (:user_ids)\" }\n[[tenants.a.routes]]\npath = \"x\"\ngroups = [\"team_{user.team}\"]\nconsumer = { kind = \"broadcast\", type = \"t\", stamp = [\"user_id\", \"usernam\"] }\n"
+            => [["lockgate.toml:7:11: tenants.a.routes[0].groups[0]: found the user's field \"team\", expected a column that users.query returns"], ["routes[0].consumer.stamp[1]: found the user's field \"usernam\"", "perhaps username is meant"]];
+        "fields of the user that a table has not" "{TENANT}[[tenants.acme.routes]]\npath = \"x\"\ngroups = [\"team_{user.team}\"]\n"
+            => [["routes[1].groups[0]: found the user's field \"team\", expected a column that is read of users.table", "write users.query to read others"]];
         "templates" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"{y}\", \"{user\", \"{a.b}\"]\n"
             => [["routes[1].groups[0]: found \"{y}\"", "the route has no parameter \"y\""], ["groups[1]"], ["groups[2]"]];
         "templates that collide" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"room_{x}\"]\n[[tenants.acme.routes]]\npath = \"u/\"\ngroups = [\"room_{user.id}\"]\n"
             => [["lockgate.toml:13:11: tenants.acme.routes[1].groups[0]: found \"room_{x}\", which can make", "\"room_{user.id}\" at lockgate.toml:16:11"]];
         "deliver" "{TENANT}deliver = \"bdy\"\n" => [["routes[0].deliver: found \"bdy\", expected \"body\", \"event\" or { field = "]];
+        "resume with one field" "{TENANT}resume = true\ndeliver = { field = \"a\" }\n"
+            => [["routes[0].deliver: found { field = \"a\" } beside resume = true"]];
         "events and subprotocols" "{TENANT}events = [\"[a\"]\nsubprotocols = [\"a b\"]\n" => [["routes[0].events[0]"], ["routes[0].subprotocols[0]"]];
         "log level" "{TENANT}[log]\nlevel = \"inof\"\n" => [["lockgate.toml:12:1: log.level: found \"inof\""]];
         "missing include" "include = [\"none.toml\", \"none/*.toml\", \"[\"]\n{TENANT}" => [["lockgate.toml:1:12: include[0]: found no file"], ["include[2]"]];

@@ -197,7 +197,7 @@ impl Setup {
     async fn problem(&self) -> String {
         let query = UserQuery::new(&self.users, &self.token).unwrap();
         match self.database().check_columns(&query).await {
-            Ok(()) => "none".to_owned(),
+            Ok(_) => "none".to_owned(),
             Err(problem) => problem.to_string(),
         }
     }

@@ -1,0 +1,161 @@
+//! Looks for the Channels workers of `worker` routes: consumers on their channels, and events that nobody takes.
+//!
+//! On `pubsub` a worker subscribes to its channel. On `core` it takes events out of a list by time, so that only the age of
+//! the oldest one shows that no worker does.
+
+use redis::Value;
+
+use super::finding::{Findings, Severity, with_kind};
+use crate::clock::UnixTime;
+use crate::config::{Accept, Config, ConsumerConfig, LayerKind, Secret, TenantConfig};
+use crate::error::{Dependency, StoreError};
+use crate::ids::TenantId;
+use crate::stores::redis::RedisStore;
+use crate::stores::redis_url::RedisUrl;
+
+/// The age in seconds from which an event counts as one that no worker takes. A worker at work takes it in milliseconds.
+const LEFT: f64 = 10.0;
+
+/// Checks the workers of every tenant that has such routes.
+pub(super) async fn look(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    for (id, tenant) in &config.tenants {
+        let effective = config.effective(tenant);
+        let kind = effective.layer_kind();
+        for worker in workers(tenant) {
+            let found = match kind {
+                LayerKind::PubSub => listened(&effective.layer_hosts(), worker).await,
+                LayerKind::Core => taken(&effective.layer_hosts(), tenant, worker).await,
+                LayerKind::Memory => continue,
+            };
+            add(&mut findings, id, worker, found);
+        }
+    }
+    findings
+}
+
+fn workers(tenant: &TenantConfig) -> impl Iterator<Item = &ConsumerConfig> {
+    let consumers = tenant.routes.iter().map(|route| &route.consumer);
+    consumers.filter(|consumer| consumer.kind == "worker")
+}
+
+/// Returns the channels of a route: one, or one for each partition.
+fn channels(worker: &ConsumerConfig) -> Vec<String> {
+    let base = worker.channel.as_deref().unwrap_or_default();
+    match worker.partitions {
+        0 => vec![base.to_owned()],
+        count => (0..count).map(|k| format!("{base}.{k}")).collect(),
+    }
+}
+
+/// The state of a route's workers.
+enum Workers {
+    /// Each channel has consumers, or is emptied; the text says how it shows.
+    AtWork(String),
+    /// Events find no worker on this channel; the text says how it shows.
+    Absent(String, String),
+}
+
+/// Looks for a subscriber of each channel, on any of the layer's servers.
+async fn listened(hosts: &[&Secret], worker: &ConsumerConfig) -> Result<Workers, StoreError> {
+    let channels = channels(worker);
+    let mut consumers = vec![0; channels.len()];
+    for host in hosts {
+        let mut ask = redis::cmd("PUBSUB");
+        ask.arg("NUMSUB").arg(&channels);
+        let counts: Vec<(String, u64)> = store(host)?.query("pubsub", &ask).await?;
+        for (total, (_, count)) in consumers.iter_mut().zip(counts) {
+            *total += count;
+        }
+    }
+    let lonely = consumers.iter().position(|count| *count == 0);
+    Ok(match lonely {
+        Some(at) => Workers::Absent(channels[at].clone(), "nothing listens".to_owned()),
+        None => Workers::AtWork(format!("{} consumers", consumers.iter().sum::<u64>())),
+    })
+}
+
+/// Looks for events that wait in the list of a channel, on any of the layer's servers.
+async fn taken(
+    hosts: &[&Secret],
+    tenant: &TenantConfig,
+    worker: &ConsumerConfig,
+) -> Result<Workers, StoreError> {
+    let mut depth = 0;
+    for host in hosts {
+        let store = store(host)?;
+        for channel in channels(worker) {
+            let key = format!("{}{channel}", tenant.layer.prefix);
+            let count: u64 = store.query("depth", redis::cmd("ZCARD").arg(&key)).await?;
+            depth += count;
+            let mut ask = redis::cmd("ZRANGE");
+            ask.arg(&key).arg(0).arg(0).arg("WITHSCORES");
+            let first: Vec<Value> = store.query("depth", &ask).await?;
+            let since = first.get(1).and_then(|score| {
+                let text = redis::from_redis_value_ref::<f64>(score);
+                text.ok()
+            });
+            let age = since.map_or(0.0, |since| UnixTime::now().0 - since);
+            if age > LEFT {
+                let text = format!("{count} events wait, the first for {age:.0} s");
+                return Ok(Workers::Absent(channel, text));
+            }
+        }
+    }
+    let text = format!("{depth} events wait, none for long");
+    Ok(Workers::AtWork(text))
+}
+
+fn store(url: &Secret) -> Result<std::sync::Arc<RedisStore>, StoreError> {
+    let url = RedisUrl::parse(url);
+    let url = url.map_err(|error| {
+        let kind = crate::error::ErrorKind::Other;
+        StoreError::new(Dependency::Redis, kind, error.to_string())
+    })?;
+    RedisStore::to_inspect(&url, Dependency::Redis)
+}
+
+fn add(
+    findings: &mut Findings,
+    id: &TenantId,
+    worker: &ConsumerConfig,
+    found: Result<Workers, StoreError>,
+) {
+    let subject = format!("tenant {id}");
+    let on = (subject.as_str(), "workers");
+    let channel = worker.channel.as_deref().unwrap_or_default();
+    match found {
+        Ok(Workers::AtWork(text)) => {
+            findings.add(on, Severity::Ok, format!("{channel:?}: {text}"), "");
+        }
+        Ok(Workers::Absent(channel, text)) => {
+            let (severity, then) = match worker.accept {
+                Accept::Worker => (Severity::Fail, "until then no socket of its route opens"),
+                Accept::Gateway => (Severity::Warn, "until then its frames are lost or wait"),
+            };
+            let detail = format!("{channel:?}: {text}");
+            let advice = format!("run `manage.py runworker {channel}`; {then}");
+            findings.add(on, severity, detail, advice);
+        }
+        Err(error) => {
+            let detail = format!("{channel:?}: unknown: {}", with_kind(&error));
+            findings.add(on, Severity::Note, detail, "");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_is_a_channel() {
+        let worker = |partitions| ConsumerConfig {
+            channel: Some("chat".into()),
+            partitions,
+            ..ConsumerConfig::default()
+        };
+        assert_eq!(channels(&worker(0)), ["chat"]);
+        assert_eq!(channels(&worker(2)), ["chat.0", "chat.1"]);
+    }
+}

@@ -1,0 +1,335 @@
+//! Walks through the steps of a handshake in the server's order. The first refusal ends it.
+
+use anyhow::Context;
+use axum::http::header::ORIGIN;
+use axum::http::request::Parts;
+use serde_json::{Value, json};
+
+use super::report::{HandshakeReport, Stopped};
+use crate::admission::Identity;
+use crate::auth::query_token::{TokenPresence, find_token};
+use crate::auth::{RawToken, Verdict};
+use crate::channel_names::{fault_of_group_name, valid_group_name};
+use crate::clock::UnixTime;
+use crate::config::{Accept, Config, GroupNames, RouteConfig, TenantConfig};
+use crate::error::{Check, Refusal};
+use crate::hosts::HostTable;
+use crate::ids::TenantId;
+use crate::origin::OriginPolicy;
+use crate::routes::PathParams;
+use crate::socket::refusal_log::advice::{Refuser, advice};
+use crate::socket::upgrade::request_host;
+use crate::stores::key_read::KeyRead;
+use crate::stores::redis_keys;
+use crate::templates::{Template, TemplateValues};
+use crate::tenant::SUSPENDED;
+use crate::tenant::build::{HandshakeParts, handshake_parts};
+
+/// A handshake to explain.
+pub(super) struct AskedHandshake {
+    /// The head of the request, with host and origin.
+    pub(super) head: Parts,
+    /// The token, if it is not in the query.
+    pub(super) token: Option<String>,
+}
+
+/// Explains a handshake.
+///
+/// # Errors
+/// If the parts of its tenant cannot be made.
+pub(super) async fn walk(
+    config: &Config,
+    asked: &AskedHandshake,
+) -> anyhow::Result<HandshakeReport> {
+    let mut report = HandshakeReport::default();
+    let Some(id) = tenant_of(config, &asked.head, &mut report) else {
+        return Ok(report.finish(Err(Stopped)));
+    };
+    let walk = TenantWalk {
+        id,
+        config: config.tenants.get(id).context("the tenant is there")?,
+        parts: handshake_parts(config, id)?,
+        asked,
+    };
+    let walked = walk.steps(&mut report).await;
+    Ok(report.finish(walked))
+}
+
+/// Finds the tenant by host.
+fn tenant_of<'c>(
+    config: &'c Config,
+    head: &Parts,
+    report: &mut HandshakeReport,
+) -> Option<&'c TenantId> {
+    let found = request_host(head).and_then(|host| {
+        report.pass("host", host.as_str(), "");
+        let table = HostTable::new(&config.tenants).ok();
+        let id = table.and_then(|table| table.find(host.as_str()).cloned());
+        let known = id.and_then(|id| config.tenants.get_key_value(&id));
+        known.map(|(id, _)| id).ok_or(Refusal::TenantNotFound)
+    });
+    match found {
+        Ok(id) => {
+            report.pass("tenant", id.as_str(), "");
+            Some(id)
+        }
+        Err(refusal) => {
+            let name = match refusal {
+                Refusal::TenantNotFound => "tenant",
+                _ => "host",
+            };
+            report.step(name, Verdict::Fail, Value::Null, refusal.detail());
+            report.refuse(refusal, None, advice(refusal, None, Some(head)));
+            None
+        }
+    }
+}
+
+/// The steps of a handshake whose tenant is known.
+struct TenantWalk<'a> {
+    id: &'a TenantId,
+    config: &'a TenantConfig,
+    parts: HandshakeParts,
+    asked: &'a AskedHandshake,
+}
+
+impl TenantWalk<'_> {
+    async fn steps(&self, report: &mut HandshakeReport) -> Result<(), Stopped> {
+        self.suspension(report).await?;
+        let (route, params) = self.route(report)?;
+        self.origin(report)?;
+        let identity = self.identity(report).await?;
+        self.budgets(report);
+        let route_config = &self.config.routes[route];
+        self.groups(report, route_config, &params, &identity)?;
+        self.authorize(report, route, &params, &identity).await?;
+        consumer(report, route_config);
+        Ok(())
+    }
+
+    /// Adds a failed step, and ends the handshake.
+    fn refuse(
+        &self,
+        report: &mut HandshakeReport,
+        name: &'static str,
+        refusal: Refusal,
+        detail: impl Into<String>,
+    ) -> Stopped {
+        let verdict = match refusal {
+            Refusal::Unavailable => Verdict::Unknown,
+            _ => Verdict::Fail,
+        };
+        report.step(name, verdict, Value::Null, detail);
+        self.end(report, refusal)
+    }
+
+    fn end(&self, report: &mut HandshakeReport, refusal: Refusal) -> Stopped {
+        let refuser = Refuser {
+            id: self.id,
+            config: self.config,
+            routes: &self.parts.routes,
+        };
+        let advice = advice(refusal, Some(refuser), Some(&self.asked.head));
+        report.refuse(refusal, Some(self.config.refusal), advice)
+    }
+
+    /// Reads whether an operator has suspended the tenant. Without a Redis the running replica alone knows it.
+    async fn suspension(&self, report: &mut HandshakeReport) -> Result<(), Stopped> {
+        let Some(redis) = &self.parts.authenticator.redis else {
+            return Ok(());
+        };
+        let read = KeyRead::text(redis_keys::state(self.id), redis_keys::STATE_BYTES);
+        let state = redis.get_each(vec![read]).await;
+        let state = state.ok().and_then(|mut answers| answers.pop());
+        match state {
+            Some(Ok(Some(state))) if state == SUSPENDED => {
+                let refusal = Refusal::TenantSuspended;
+                Err(self.refuse(report, "suspension", refusal, refusal.detail()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn route(&self, report: &mut HandshakeReport) -> Result<(usize, PathParams), Stopped> {
+        let Some((route, params)) = self.parts.routes.find(self.asked.head.uri.path()) else {
+            let refusal = Refusal::RouteNotFound;
+            return Err(self.refuse(report, "route", refusal, refusal.detail()));
+        };
+        let values = params.iter();
+        let values: Vec<_> = values
+            .map(|(name, value)| format!("{name}={}", value.as_str()))
+            .collect();
+        let path = self.config.routes[route].path.as_str();
+        report.pass("route", path, values.join(" "));
+        Ok((route, params))
+    }
+
+    fn origin(&self, report: &mut HandshakeReport) -> Result<(), Stopped> {
+        let head = &self.asked.head;
+        let policy = OriginPolicy::new(&self.config.origins, self.config.require_origin);
+        // `config check` has made the same policy, and the host is the one that found the tenant.
+        let (Ok(policy), Ok(host)) = (policy, request_host(head)) else {
+            return Ok(());
+        };
+        let sent = head.headers.get(ORIGIN).and_then(|sent| sent.to_str().ok());
+        match policy.check(&head.headers, &host) {
+            Ok(()) => {
+                let detail = match sent {
+                    Some(_) => "",
+                    None => "none, as from a client that is no browser; --origin checks a page",
+                };
+                report.pass("origin", sent, detail);
+                Ok(())
+            }
+            Err(refusal) => Err(self.refuse(report, "origin", refusal, refusal.detail())),
+        }
+    }
+
+    /// Finds and checks the token, and finds its user.
+    async fn identity(&self, report: &mut HandshakeReport) -> Result<Identity, Stopped> {
+        let head = &self.asked.head;
+        let found = match &self.asked.token {
+            Some(token) => TokenPresence::Found {
+                token: RawToken::new(token.clone()),
+            },
+            None => find_token(head.uri.query(), &head.headers, &self.config.token),
+        };
+        let token = match found {
+            TokenPresence::Found { token } => token,
+            TokenPresence::Missing => {
+                let refusal = Refusal::TokenMissing;
+                return Err(self.refuse(report, "token", refusal, refusal.detail()));
+            }
+            TokenPresence::NotValid => {
+                let refusal = Refusal::TokenNotValid(Check::Format);
+                let detail = "two different tokens, or one that cannot be read";
+                return Err(self.refuse(report, "token", refusal, detail));
+            }
+        };
+        report.pass("token", Value::Null, "there is one");
+        let authenticator = &self.parts.authenticator;
+        let explained = authenticator.explain(&token, UnixTime::now(), false).await;
+        explained
+            .checks
+            .iter()
+            .for_each(|check| report.check(check));
+        match authenticator.authenticate(&token).await {
+            Ok(identity) => Ok(identity),
+            Err(refusal) => Err(self.end(report, refusal)),
+        }
+    }
+
+    /// Names the budgets, which the running replicas count.
+    fn budgets(&self, report: &mut HandshakeReport) {
+        let limits = &self.config.limits;
+        let budgets = [
+            ("connections", limits.connections),
+            ("connects_per_second", limits.connects_per_second),
+            ("connections_per_user", limits.connections_per_user),
+        ];
+        let set: Vec<_> = budgets.iter().filter(|(_, most)| *most != 0).collect();
+        if set.is_empty() {
+            return report.pass("budgets", Value::Null, "the tenant has no limit");
+        }
+        let value: serde_json::Map<_, _> = set
+            .iter()
+            .map(|(name, most)| ((*name).to_owned(), json!(most)))
+            .collect();
+        let detail = "counted by the running replicas, each its own";
+        report.step("budgets", Verdict::Unknown, value, detail);
+    }
+
+    /// Names the groups, as the server does.
+    fn groups(
+        &self,
+        report: &mut HandshakeReport,
+        route: &RouteConfig,
+        params: &PathParams,
+        identity: &Identity,
+    ) -> Result<(), Stopped> {
+        let most = self.config.limits.groups_per_socket as usize;
+        if most != 0 && route.groups.len() > most {
+            let detail = format!("{} groups, at most {most}", route.groups.len());
+            return Err(self.refuse(report, "groups", Refusal::GroupForbidden, detail));
+        }
+        let user = identity.user.fields.text();
+        let values = TemplateValues {
+            tenant: self.id,
+            params,
+            user: &user,
+            claims: &identity.token.claims,
+        };
+        let mut names = Vec::new();
+        for text in &route.groups {
+            let filled = Template::parse(text).and_then(|template| template.render(&values));
+            let filled = filled.map_err(|error| error.to_string());
+            let named = filled.and_then(|name| match self.allows(&name) {
+                true => Ok(name),
+                false => Err(fault_of_group_name(&name)),
+            });
+            match named {
+                Ok(name) => names.push(name),
+                Err(why) => {
+                    let detail = format!("the template {text:?} makes no name: {why}");
+                    return Err(self.refuse(report, "groups", Refusal::GroupNameNotValid, detail));
+                }
+            }
+        }
+        report.pass("groups", names.clone(), "");
+        names.into_iter().for_each(|name| report.join(name));
+        Ok(())
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        match self.config.layer.group_names {
+            GroupNames::Channels => valid_group_name(name),
+            GroupNames::Any => !name.is_empty(),
+        }
+    }
+
+    async fn authorize(
+        &self,
+        report: &mut HandshakeReport,
+        route: usize,
+        params: &PathParams,
+        identity: &Identity,
+    ) -> Result<(), Stopped> {
+        let Some(statement) = &self.config.routes[route].authorize else {
+            report.pass("authorize", Value::Null, "the route has none");
+            return Ok(());
+        };
+        let permissions = &self.parts.permissions;
+        let asked = permissions.may_join(route, &identity.user.id, params).await;
+        match asked {
+            Ok(true) => {
+                report.pass("authorize", statement.as_str(), "a row");
+                Ok(())
+            }
+            Ok(false) => {
+                let detail = format!("no row: {statement}");
+                Err(self.refuse(report, "authorize", Refusal::GroupForbidden, detail))
+            }
+            Err(error) => {
+                let detail = error.to_string();
+                Err(self.refuse(report, "authorize", Refusal::Unavailable, detail))
+            }
+        }
+    }
+}
+
+/// Names the consumer. A worker that decides is not asked.
+fn consumer(report: &mut HandshakeReport, route: &RouteConfig) {
+    let consumer = &route.consumer;
+    let decides = consumer.kind == "worker" && consumer.accept == Accept::Worker;
+    let (verdict, detail) = match decides {
+        true => (
+            Verdict::Unknown,
+            format!(
+                "the worker on the channel {:?} decides; it is not asked",
+                consumer.channel.as_deref().unwrap_or_default()
+            ),
+        ),
+        false => (Verdict::Pass, String::new()),
+    };
+    report.step("consumer", verdict, consumer.kind.as_str(), detail);
+}

@@ -1,0 +1,318 @@
+//! A group with history, as this replica knows it: how far its recorded events are delivered, and the work that waits for a
+//! read of the history. [`crate::relay`] reads and delivers.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::ReplayRoom;
+use super::super::track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
+use super::Member;
+use crate::budget::{HeldBytes, HeldKind};
+use crate::event::Event;
+use crate::frame::Accounting;
+use crate::ids::ConnectionId;
+use crate::position::{Epoch, Position};
+
+/// An event on its way through a [`Track`].
+#[derive(Debug)]
+pub struct KeptEvent {
+    /// The event; `None` if its bytes are none.
+    pub event: Option<Arc<Event>>,
+    /// True if it was read from the history.
+    pub healed: bool,
+    /// The accounting of its frames.
+    pub source: Accounting,
+    /// The socket that sent it and must not get it.
+    pub skipped: Option<ConnectionId>,
+    /// Counts it while it waits for a read.
+    pub held: Option<HeldBytes>,
+}
+
+/// A socket that gets the events which it missed.
+#[derive(Debug)]
+pub struct Returning {
+    /// The socket. It holds the group's live events.
+    pub member: Arc<Member>,
+    /// The last event that it has.
+    pub has: Position,
+    /// True if the client was told already that its events were recovered, or are missing.
+    pub told: bool,
+    /// The time at which it came.
+    pub asked: Instant,
+}
+
+/// A reason to read the history of a group.
+#[derive(Debug)]
+pub enum ReadWish {
+    /// The newest position; the sender is dropped once it is known, or cannot be read.
+    Know(oneshot::Sender<()>),
+    /// The events that a socket missed.
+    Replay(Returning),
+}
+
+/// A socket whose replay is over: its live events follow once those up to `end` have passed.
+#[derive(Debug)]
+pub struct Release {
+    /// The socket.
+    pub member: Arc<Member>,
+    /// The last event of the replay.
+    pub end: Position,
+    /// The time at which the replay ended.
+    pub since: Instant,
+    /// The epoch of the delivered events at that time.
+    delivered: Option<Epoch>,
+}
+
+/// The next work of a group's reader.
+#[derive(Debug)]
+pub enum Job {
+    /// Read on from this position for the whole group.
+    Heal(Position),
+    /// Read for these.
+    Batch(Vec<ReadWish>),
+    /// Sockets wait for room, or for events that were read already.
+    Wait,
+    /// Nothing; another reader may start.
+    Done,
+}
+
+/// The recorded events of one group on this replica.
+#[derive(Debug, Default)]
+pub struct GroupHistory {
+    state: Mutex<HistoryState>,
+}
+
+#[derive(Debug, Default)]
+struct HistoryState {
+    track: Track<KeptEvent>,
+    /// True while delivered events of the track are on their way to the queues of sockets.
+    in_turn: bool,
+    /// `None` in ordinary life.
+    work: Option<Box<Work>>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    /// True while a reader is at work.
+    reading: bool,
+    wishes: Vec<ReadWish>,
+    /// The sockets whose queues have no room for the rest of the replay.
+    full: Vec<Returning>,
+    releases: Vec<Release>,
+}
+
+impl HistoryState {
+    /// Returns true if a reader has to start, if `wanted` is true.
+    fn starts_reader(&mut self, wanted: bool) -> bool {
+        wanted && !std::mem::replace(&mut self.work.get_or_insert_default().reading, true)
+    }
+
+    /// Returns true if all events up to the end of a replay are in the queues of the sockets.
+    fn passed(&self, release: &Release) -> bool {
+        match self.track.at() {
+            Some(at) if at.epoch == release.end.epoch => at.offset >= release.end.offset,
+            // The delivery has gone on to an epoch after that of the replay.
+            Some(at) => release
+                .delivered
+                .as_ref()
+                .is_some_and(|epoch| *epoch != at.epoch),
+            None => false,
+        }
+    }
+
+    fn take_passed(&mut self) -> Vec<Release> {
+        if self.in_turn {
+            return Vec::new();
+        }
+        let Some(mut work) = self.work.take() else {
+            return Vec::new();
+        };
+        let (passed, left) = std::mem::take(&mut work.releases)
+            .into_iter()
+            .partition(|release| self.passed(release));
+        work.releases = left;
+        self.work = Some(work);
+        passed
+    }
+}
+
+impl GroupHistory {
+    /// Takes a live event. If the result is [`LiveOutcome::Deliver`], call [`GroupHistory::turn_over`] after its delivery. Returns
+    /// true too if a reader has to start.
+    pub fn live(
+        &self,
+        at: Position,
+        mut event: KeptEvent,
+        size: usize,
+    ) -> (LiveOutcome<KeptEvent>, bool) {
+        let mut state = self.state.lock();
+        if let (Track::Healing(_), Some(budget)) = (&state.track, &event.source.budget) {
+            event.held = Some(HeldBytes::of(budget, HeldKind::History, size));
+        }
+        let arrival = state.track.live(at, event, size);
+        state.in_turn |= matches!(arrival, LiveOutcome::Deliver(_));
+        let reads = matches!(arrival, LiveOutcome::Kept { reads: true });
+        (arrival, state.starts_reader(reads))
+    }
+
+    /// Takes the position of an event that did not come itself. Returns true if a reader has to start.
+    pub fn hole(&self, at: &Position) -> bool {
+        let mut state = self.state.lock();
+        let reads = state.track.hole(at);
+        state.starts_reader(reads)
+    }
+
+    /// Notes that any events may have been missed. Returns true if a reader has to start.
+    pub fn doubt(&self) -> bool {
+        let mut state = self.state.lock();
+        let reads = state.track.doubt();
+        state.starts_reader(reads)
+    }
+
+    /// Adds work. Returns true if a reader has to start.
+    pub fn wish(&self, wish: ReadWish) -> bool {
+        let mut state = self.state.lock();
+        state.work.get_or_insert_default().wishes.push(wish);
+        state.starts_reader(true)
+    }
+
+    /// Returns the position of the last event that is delivered, or is about to be. All members of the group get those after
+    /// it.
+    pub fn at(&self) -> Option<Position> {
+        self.state.lock().track.at().cloned()
+    }
+
+    /// Returns true if a position is known, so that a hole after it is seen.
+    pub fn is_known(&self) -> bool {
+        self.state.lock().track.at().is_some()
+    }
+
+    /// Notes the newest position that a read for others has shown.
+    pub fn seen(&self, end: &Position) {
+        self.state.lock().track.seen(end);
+    }
+
+    /// Returns the next work of the reader, which called this last with all work done.
+    pub fn next_job(&self) -> Job {
+        let mut state = self.state.lock();
+        if let Some(from) = state.track.begin_read() {
+            return Job::Heal(from);
+        }
+        let Some(work) = &mut state.work else {
+            return Job::Done;
+        };
+        if !work.wishes.is_empty() {
+            return Job::Batch(std::mem::take(&mut work.wishes));
+        }
+        if !work.releases.is_empty() || !work.full.is_empty() {
+            return Job::Wait;
+        }
+        state.work = None;
+        Job::Done
+    }
+
+    /// Takes a page that was read for the whole group, and appends what is to be delivered. Call
+    /// [`GroupHistory::turn_over`] after the delivery.
+    pub fn page(
+        &self,
+        page: TrackPage<KeptEvent>,
+        out: &mut Vec<TrackStep<KeptEvent>>,
+    ) -> AfterPage {
+        let mut state = self.state.lock();
+        state.in_turn = true;
+        state.track.page(page, out)
+    }
+
+    /// Notes that the epoch was asked to end.
+    pub fn epoch_ended(&self) {
+        self.state.lock().track.epoch_ended();
+    }
+
+    /// Notes that the delivered events are in the queues. Returns the sockets whose live events follow now.
+    #[must_use]
+    pub fn turn_over(&self) -> Vec<Release> {
+        let mut state = self.state.lock();
+        state.in_turn = false;
+        state.take_passed()
+    }
+
+    /// Adds a socket whose replay is over. Returns the sockets whose live events follow now.
+    #[must_use]
+    pub fn release(&self, member: Arc<Member>, end: Position) -> Vec<Release> {
+        let mut state = self.state.lock();
+        let release = Release {
+            member,
+            end,
+            since: Instant::now(),
+            delivered: state.track.at().map(|at| at.epoch.clone()),
+        };
+        let work = state.work.get_or_insert_default();
+        work.releases.push(release);
+        state.take_passed()
+    }
+
+    /// Adds a socket whose queue has no room.
+    pub fn wait_for_room(&self, returning: Returning) {
+        let mut state = self.state.lock();
+        let work = state.work.get_or_insert_default();
+        work.full.push(returning);
+    }
+
+    /// Returns the wishes that wait, because the history cannot be read for the group now.
+    pub fn take_wishes(&self) -> Vec<ReadWish> {
+        let mut state = self.state.lock();
+        let work = state.work.as_mut();
+        work.map(|work| std::mem::take(&mut work.wishes))
+            .unwrap_or_default()
+    }
+
+    /// Looks after the sockets that wait: replays go on where there is room, and events that have not come since `before` are
+    /// read. Drops the sockets that are closed.
+    pub fn look(&self, before: Instant) {
+        let mut state = self.state.lock();
+        let Some(work) = &mut state.work else {
+            return;
+        };
+        for mut returning in std::mem::take(&mut work.full) {
+            // A slow client is no history that cannot be read.
+            returning.asked = Instant::now();
+            match returning.member.outbound().replay_room() {
+                ReplayRoom::Closed => {}
+                ReplayRoom::Bytes(0) => work.full.push(returning),
+                ReplayRoom::Bytes(_) => work.wishes.push(ReadWish::Replay(returning)),
+            }
+        }
+        let open = |release: &Release| !release.member.outbound().is_closing();
+        work.releases.retain(open);
+        let overdue = work.releases.iter().find(|release| release.since <= before);
+        if let Some(end) = overdue.map(|release| release.end.clone()) {
+            state.track.expects(&end);
+        }
+    }
+
+    /// Gives up, because the group has no history or no members any more. Returns the sockets that wait.
+    #[must_use]
+    pub fn forget(&self) -> Vec<Arc<Member>> {
+        let mut state = self.state.lock();
+        state.track.forget();
+        let Some(work) = state.work.take() else {
+            return Vec::new();
+        };
+        let Work {
+            wishes,
+            full,
+            releases,
+            ..
+        } = *work;
+        let returning = wishes.into_iter().filter_map(|wish| match wish {
+            ReadWish::Replay(returning) => Some(returning),
+            ReadWish::Know(_) => None,
+        });
+        let returning = returning.chain(full).map(|returning| returning.member);
+        let released = releases.into_iter().map(|release| release.member);
+        returning.chain(released).collect()
+    }
+}

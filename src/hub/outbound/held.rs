@@ -1,0 +1,318 @@
+//! The frames that wait behind a replay.
+//!
+//! A socket that comes back gets the events that it missed from the history of each group. Live events of the group wait here
+//! until then, and count as its queue. Over the bound of the queue they are forgotten: the history has them too, and the replay
+//! reads on.
+
+use std::collections::VecDeque;
+
+use super::{Enqueued, ITEM, Item, Outbound, State, push_to};
+use crate::frame::Frame;
+use crate::ids::GroupName;
+use crate::position::Position;
+
+/// The most bytes that wait behind replays where `limits.send_queue` is 0.
+const UNLIMITED: usize = 1024 * 1024;
+
+/// The frames of a socket that wait.
+#[derive(Debug)]
+pub(super) struct Held {
+    groups: Vec<HeldGroup>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct HeldGroup {
+    name: GroupName,
+    /// In the order in which the events came.
+    frames: VecDeque<(Position, Frame)>,
+    /// The newest event that was forgotten.
+    forgotten: Option<Position>,
+}
+
+/// The result of [`Outbound::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// The group is not held any more.
+    Free,
+    /// Events after the position were forgotten: the history has to be read on from there.
+    ReadOn,
+}
+
+/// The room for a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayRoom {
+    /// The socket takes nothing more.
+    Closed,
+    /// The bytes that fit; 0 if the socket has to write first.
+    Bytes(usize),
+}
+
+impl Held {
+    fn group(&mut self, name: &GroupName) -> Option<usize> {
+        self.groups.iter().position(|group| group.name == *name)
+    }
+
+    /// Returns the number of frames that wait.
+    pub(super) fn len(&self) -> usize {
+        self.groups.iter().map(|group| group.frames.len()).sum()
+    }
+}
+
+impl HeldGroup {
+    fn bytes(&self) -> usize {
+        self.frames.iter().map(|(_, frame)| size(frame)).sum()
+    }
+
+    /// Forgets the frames up to `end`. An event of another epoch is newer if it came after all those of this one.
+    fn skip_to(&mut self, end: &Position) {
+        let known = |(at, _): &(Position, Frame)| at.epoch == end.epoch && at.offset <= end.offset;
+        if let Some(last) = self.frames.iter().rposition(known) {
+            self.frames.drain(..=last);
+        }
+    }
+}
+
+fn size(frame: &Frame) -> usize {
+    ITEM + frame.len()
+}
+
+impl Outbound {
+    /// Lets live events of these groups wait until [`Outbound::release`]. Call it before the socket joins them.
+    pub fn hold(&self, groups: impl Iterator<Item = GroupName>) {
+        let group = |name| HeldGroup {
+            name,
+            frames: VecDeque::new(),
+            forgotten: None,
+        };
+        let groups: Vec<_> = groups.map(group).collect();
+        if !groups.is_empty() {
+            self.state.lock().held = Some(Box::new(Held { groups, bytes: 0 }));
+        }
+    }
+
+    /// Returns true while events of the group wait.
+    pub fn holds(&self, group: &GroupName) -> bool {
+        let mut state = self.state.lock();
+        let held = state.held.as_mut();
+        held.is_some_and(|held| held.group(group).is_some())
+    }
+
+    /// Queues the frame of a recorded event, behind a replay of its group if there is one.
+    pub fn push_recorded(&self, frame: &Frame, group: &GroupName, at: &Position) -> Enqueued {
+        let mut state = self.state.lock();
+        match state.keep(frame, group, at) {
+            Some(held) => held,
+            None => push_to(state, size(frame), || Item::Frame(frame.clone())),
+        }
+    }
+
+    /// Ends the wait for a group whose events up to `end` are in the queue: those after it follow.
+    ///
+    /// If events after `end` were forgotten, the group stays held. Without an `end` all that waits follows.
+    pub fn release(&self, group: &GroupName, end: Option<&Position>) -> Released {
+        let mut state = self.state.lock();
+        let State {
+            held, queue, bytes, ..
+        } = &mut *state;
+        let Some(waiting) = held else {
+            return Released::Free;
+        };
+        let Some(index) = waiting.group(group) else {
+            return Released::Free;
+        };
+        let of_group = &mut waiting.groups[index];
+        let before = of_group.bytes();
+        if let Some(end) = end {
+            of_group.skip_to(end);
+            let newer = |forgotten: &Position| {
+                forgotten.epoch != end.epoch || forgotten.offset > end.offset
+            };
+            if of_group.forgotten.as_ref().is_some_and(newer) {
+                // What is left may follow events that were forgotten.
+                of_group.frames.clear();
+                (waiting.bytes, *bytes) = (waiting.bytes - before, *bytes - before);
+                of_group.forgotten = None;
+                return Released::ReadOn;
+            }
+        }
+        let of_group = waiting.groups.swap_remove(index);
+        *bytes -= before - of_group.bytes();
+        waiting.bytes -= before;
+        let frames = of_group.frames.into_iter().map(|(_, frame)| frame);
+        queue.extend(frames.map(Item::Frame));
+        if waiting.groups.is_empty() {
+            *held = None;
+        }
+        let waker = if state.blocked {
+            None
+        } else {
+            state.waker.take()
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Released::Free
+    }
+
+    /// Returns the room for a replay: it fills half of the queue at most, so that a replay makes no socket slow.
+    pub fn replay_room(&self) -> ReplayRoom {
+        let state = self.state.lock();
+        if state.closing.is_some() || state.finished {
+            return ReplayRoom::Closed;
+        }
+        let held = state.held.as_ref().map_or(0, |held| held.bytes);
+        let queued = state.bytes - held + state.in_hand;
+        match state.replay_bound() / 2 {
+            // A frame of any size goes into an empty queue.
+            most if queued == 0 => ReplayRoom::Bytes(most.max(1)),
+            most => ReplayRoom::Bytes(most.saturating_sub(queued)),
+        }
+    }
+}
+
+impl State {
+    fn replay_bound(&self) -> usize {
+        match self.limit {
+            usize::MAX => UNLIMITED,
+            limit => limit,
+        }
+    }
+
+    /// Lets a frame wait if its group is held.
+    fn keep(&mut self, frame: &Frame, group: &GroupName, at: &Position) -> Option<Enqueued> {
+        let most = self.replay_bound();
+        let held = self.held.as_mut()?;
+        let index = held.group(group)?;
+        if self.closing.is_some() || self.finished {
+            return Some(Enqueued::Closed);
+        }
+        let (size, of_group) = (size(frame), &mut held.groups[index]);
+        if held.bytes + size > most {
+            let freed = of_group.bytes();
+            of_group.frames = VecDeque::new();
+            of_group.forgotten = Some(at.clone());
+            held.bytes -= freed;
+            self.bytes -= freed;
+            return Some(Enqueued::Queued);
+        }
+        of_group.frames.push_back((at.clone(), frame.clone()));
+        held.bytes += size;
+        self.bytes += size;
+        Some(Enqueued::Queued)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::super::{Next, Takes};
+    use super::*;
+    use crate::position::Epoch;
+
+    fn at(epoch: &str, offset: u64) -> Position {
+        Position {
+            epoch: Epoch::parse(epoch).unwrap(),
+            offset,
+        }
+    }
+
+    fn held(limit: u64, groups: &[&str]) -> Outbound {
+        let queue = Outbound::new(limit);
+        queue.hold(groups.iter().map(|group| GroupName::from(*group)));
+        queue
+    }
+
+    /// Returns what the task would write now.
+    fn written(queue: &Outbound) -> String {
+        let (mut batch, mut texts) = (Vec::new(), Vec::new());
+        let mut context = Context::from_waker(Waker::noop());
+        let ping = Frame::ping(b"");
+        while let Poll::Ready(Next::Frames) =
+            queue.poll_next(&mut context, Takes::All, &ping, &mut batch)
+        {
+            let text = |frame: Frame| String::from_utf8_lossy(&frame.as_bytes()[2..]).into_owned();
+            texts.extend(batch.drain(..).map(text));
+        }
+        texts.join(" ")
+    }
+
+    fn push(queue: &Outbound, group: &str, epoch: &str, offsets: std::ops::RangeInclusive<u64>) {
+        for offset in offsets {
+            let frame = Frame::text(&format!("{epoch}{offset}"));
+            queue.push_recorded(&frame, &group.into(), &at(epoch, offset));
+        }
+    }
+
+    #[test]
+    fn live_frames_follow_the_replay_of_their_group_and_no_other() {
+        let queue = held(0, &["a", "b"]);
+        push(&queue, "a", "e", 3..=6);
+        push(&queue, "c", "x", 1..=1);
+        queue.push_frame(&Frame::text("own"));
+        assert_eq!(written(&queue), "x1 own");
+        assert!(queue.holds(&"a".into()) && !queue.holds(&"c".into()));
+        queue.push_frame(&Frame::text("replay"));
+        assert_eq!(
+            queue.release(&"a".into(), Some(&at("e", 4))),
+            Released::Free
+        );
+        push(&queue, "a", "e", 7..=7);
+        push(&queue, "b", "f", 1..=1);
+        assert_eq!(written(&queue), "replay e5 e6 e7");
+        assert_eq!(queue.release(&"b".into(), None), Released::Free);
+        assert_eq!(queue.release(&"b".into(), None), Released::Free);
+        assert_eq!(written(&queue), "f1");
+        assert_eq!(queue.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn frames_of_another_epoch_are_newer_if_they_came_behind() {
+        let queue = held(0, &["a"]);
+        push(&queue, "a", "e", 8..=9);
+        push(&queue, "a", "f", 1..=3);
+        queue.release(&"a".into(), Some(&at("f", 2)));
+        assert_eq!(written(&queue), "f3");
+        let queue = held(0, &["a"]);
+        push(&queue, "a", "e", 8..=9);
+        push(&queue, "a", "f", 1..=1);
+        queue.release(&"a".into(), Some(&at("e", 8)));
+        assert_eq!(written(&queue), "e9 f1");
+    }
+
+    #[test]
+    fn frames_over_the_bound_are_forgotten_and_read_again() {
+        let queue = held(1000, &["a"]);
+        push(&queue, "a", "e", 1..=50);
+        assert!(queue.queued_bytes() <= 1000);
+        assert_eq!(
+            queue.release(&"a".into(), Some(&at("e", 5))),
+            Released::ReadOn
+        );
+        assert_eq!(queue.queued_bytes(), 0);
+        push(&queue, "a", "e", 51..=52);
+        assert_eq!(
+            queue.release(&"a".into(), Some(&at("e", 51))),
+            Released::Free
+        );
+        assert_eq!(written(&queue), "e52");
+    }
+
+    #[test]
+    fn a_replay_fills_half_of_the_queue_and_held_frames_count() {
+        let queue = held(1000, &["a"]);
+        assert_eq!(queue.replay_room(), ReplayRoom::Bytes(500));
+        queue.push_frame(&Frame::text(&"x".repeat(100)));
+        push(&queue, "a", "e", 1..=3);
+        assert_eq!(queue.replay_room(), ReplayRoom::Bytes(302));
+        queue.push_frame(&Frame::text(&"x".repeat(1000)));
+        assert_eq!(queue.replay_room(), ReplayRoom::Bytes(0));
+        queue.finish();
+        assert_eq!(queue.replay_room(), ReplayRoom::Closed);
+        assert_eq!(queue.queued_bytes(), 0);
+        push(&queue, "a", "e", 4..=4);
+        assert_eq!(queue.queued_bytes(), 0);
+    }
+}

@@ -1,0 +1,204 @@
+//! What the model of the relay does not reach: bounds, and histories that lie.
+
+use super::*;
+use crate::position::Epoch;
+
+fn at(epoch: &str, offset: u64) -> Position {
+    Position {
+        epoch: Epoch::parse(epoch).unwrap(),
+        offset,
+    }
+}
+
+fn page(end: Position, offsets: std::ops::RangeInclusive<u64>, more: bool) -> TrackPage<u64> {
+    TrackPage {
+        end,
+        entries: offsets.map(|offset| (offset, offset)).collect(),
+        more,
+    }
+}
+
+/// Returns the steps as texts: `e3` for an event, `gap 3` for a gap before the place after 3.
+fn steps(track: &mut Track<u64>, page: TrackPage<u64>) -> (Vec<String>, AfterPage) {
+    let mut out = Vec::new();
+    let after = track.page(page, &mut out);
+    let text = |step| match step {
+        TrackStep::Event(at, event) => format!("{}{event}", at.epoch.as_str()),
+        TrackStep::Gap(at) => format!("gap {}", at.offset),
+    };
+    (out.into_iter().map(text).collect(), after)
+}
+
+fn live_at(position: Position) -> Track<u64> {
+    Track::Live(position)
+}
+
+#[test]
+fn a_hole_is_read_and_what_came_meanwhile_follows() {
+    let mut track = live_at(at("e", 1));
+    assert_eq!(track.live(at("e", 1), 1, 1), LiveOutcome::Old);
+    assert_eq!(track.live(at("e", 2), 2, 1), LiveOutcome::Deliver(2));
+    assert_eq!(
+        track.live(at("e", 5), 5, 1),
+        LiveOutcome::Kept { reads: true }
+    );
+    assert_eq!(track.begin_read(), Some(at("e", 2)));
+    assert_eq!(
+        track.live(at("e", 6), 6, 1),
+        LiveOutcome::Kept { reads: false }
+    );
+    assert_eq!(
+        track.live(at("e", 8), 8, 1),
+        LiveOutcome::Kept { reads: false }
+    );
+    let (told, after) = steps(&mut track, page(at("e", 5), 3..=5, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e3 e4 e5 e6".to_owned(), AfterPage::ReadOn)
+    );
+    assert_eq!(track.begin_read(), Some(at("e", 6)));
+    let (told, after) = steps(&mut track, page(at("e", 8), 7..=8, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e7 e8".to_owned(), AfterPage::Live)
+    );
+}
+
+#[test]
+fn kept_events_are_bounded_and_read_again() {
+    let mut track = live_at(at("e", 0));
+    let most = MOST_KEPT as u64;
+    for offset in 2..most + 10 {
+        track.live(at("e", offset), offset, 1);
+    }
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("e", 1), 1..=1, false));
+    assert_eq!((told, after), (vec!["e1".to_owned()], AfterPage::Live));
+    // The events that were forgotten before the read began are missing in this page by a lie of the test alone.
+    let mut track = live_at(at("e", 0));
+    track.live(at("e", 2), 2, 1);
+    track.begin_read();
+    track.live(at("e", 3), 3, MOST_KEPT_BYTES);
+    assert_eq!(
+        track.live(at("e", 4), 4, 1),
+        LiveOutcome::Kept { reads: false }
+    );
+    let (told, after) = steps(&mut track, page(at("e", 2), 1..=2, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e1 e2".to_owned(), AfterPage::ReadOn)
+    );
+    assert_eq!(track.begin_read(), Some(at("e", 2)));
+}
+
+/// The history shows all that came before its read: what it does not show is no event of it.
+#[test]
+fn an_event_that_the_history_does_not_have_is_a_gap() {
+    let mut track = live_at(at("e", 5));
+    track.live(at("e", u64::MAX), 7, 1);
+    track.live(at("f", 1), 8, 1);
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("e", 5), 1..=0, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 5".to_owned(), AfterPage::Live)
+    );
+    assert_eq!(track.live(at("e", 6), 6, 1), LiveOutcome::Deliver(6));
+}
+
+#[test]
+fn a_new_epoch_is_a_gap_only_if_the_link_was_in_doubt() {
+    let mut track = live_at(at("e", 5));
+    assert_eq!(
+        track.live(at("e", 7), 7, 1),
+        LiveOutcome::Kept { reads: true }
+    );
+    assert_eq!(
+        track.live(at("g", 1), 1, 1),
+        LiveOutcome::Kept { reads: false }
+    );
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("e", 7), 6..=7, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e6 e7 gap 7".to_owned(), AfterPage::Live)
+    );
+    track.live(at("g", 3), 3, 1);
+    // An event of the old epoch behind one of the new epoch is in no history.
+    track.live(at("e", 8), 8, 1);
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("g", 3), 1..=3, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("g1 g2 g3 gap 3".to_owned(), AfterPage::Live)
+    );
+    assert_eq!(
+        track.live(at("e", 1), 1, 1),
+        LiveOutcome::Kept { reads: true }
+    );
+    track.begin_read();
+    let (told, _) = steps(&mut track, page(at("g", 3), 1..=3, false));
+    assert_eq!(told.join(" "), "gap 3", "no way back to an older epoch");
+    assert!(track.doubt() && !track.doubt());
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("h", 2), 1..=2, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 0 h1 h2".to_owned(), AfterPage::Live)
+    );
+}
+
+#[test]
+fn what_was_trimmed_is_a_gap_before_what_is_left() {
+    let mut track = live_at(at("e", 5));
+    track.doubt();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("e", 12), 8..=9, true));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 7 e8 e9".to_owned(), AfterPage::ReadOn)
+    );
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("e", 12), 1..=0, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 12".to_owned(), AfterPage::Live)
+    );
+}
+
+#[test]
+fn a_history_that_lost_its_newest_events_gets_a_new_epoch() {
+    let mut track = live_at(at("e", 5));
+    track.doubt();
+    track.begin_read();
+    let lost = || page(at("e", 3), 1..=3, false);
+    assert_eq!(steps(&mut track, lost()).1, AfterPage::EndEpoch(at("e", 5)));
+    track.epoch_ended();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page(at("f", 1), 1..=1, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 0 f1".to_owned(), AfterPage::Live)
+    );
+    // A layer that cannot begin another one.
+    let mut track = live_at(at("e", 5));
+    track.doubt();
+    track.epoch_ended();
+    track.begin_read();
+    let (told, after) = steps(&mut track, lost());
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 3".to_owned(), AfterPage::Live)
+    );
+}
+
+#[test]
+fn an_event_that_did_not_come_itself_is_read() {
+    let mut track: Track<u64> = Track::default();
+    assert!(track.hole(&at("e", 4)));
+    assert_eq!(track.begin_read(), Some(at("e", 3)));
+    let (told, _) = steps(&mut track, page(at("e", 4), 4..=4, false));
+    assert_eq!(told.join(" "), "e4");
+    assert!(!track.hole(&at("e", 4)) && track.hole(&at("e", 5)));
+    assert!(!track.expects(&at("e", 6)), "it reads already");
+}

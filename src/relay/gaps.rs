@@ -1,0 +1,143 @@
+//! Gaps: events that may be missing, and the clients that are told.
+//!
+//! Groups with history read what is missing. A gap of the whole tenant is told to the sockets that are in another group too;
+//! a gap of one group to its members, once its history has not what is missing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Relay;
+use crate::close_code::CloseReason;
+use crate::config::OnGap;
+use crate::frame::{Frame, Opcode};
+use crate::hub::{Group, Member, Pace, close_paced, walk};
+use crate::metrics::GapCause;
+use crate::position::Position;
+use crate::render::{EventPlace, gap_notice};
+use crate::tasks;
+
+/// Sockets closed per second with `on_gap = "close"`, so that their clients do not reconnect all at once.
+const GAP_CLOSES_PER_SECOND: f64 = 300.0;
+/// Gaps within this time are reported as one.
+const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// The message that clients get with `on_gap = "notify"`.
+const GAP_NOTICE: &str = r#"{"type":"lockgate.gap"}"#;
+
+/// The state of reporting gaps to clients.
+#[derive(Default)]
+pub(super) struct Gaps {
+    /// The time of the last report.
+    told: Option<Instant>,
+    /// The newest gap that is not reported yet.
+    untold: Option<GapCause>,
+}
+
+impl Relay {
+    /// Notes a gap. Overload makes hundreds of gaps, so [`GAP_TOLD_EVERY`] bounds the reports; the last gap is always
+    /// reported, so that clients learn of every missing event.
+    pub(super) fn gap(self: &Arc<Self>, cause: GapCause) {
+        if let Some(presence) = &self.presence {
+            presence.doubt();
+        }
+        for group in self.parts.hub.groups().with_history() {
+            if group.history().doubt() {
+                self.start_reader(&group);
+            }
+        }
+        self.gaps.lock().untold = Some(cause);
+        self.tell_gap();
+    }
+
+    pub(super) fn tell_gap(self: &Arc<Self>) {
+        let mut gaps = self.gaps.lock();
+        if gaps
+            .told
+            .is_some_and(|told| told.elapsed() < GAP_TOLD_EVERY)
+        {
+            return;
+        }
+        let Some(cause) = gaps.untold.take() else {
+            return;
+        };
+        gaps.told = Some(Instant::now());
+        drop(gaps);
+        let mut members = self.parts.hub.members();
+        members.retain(|member| !self.is_healed(member));
+        if members.is_empty() && !self.parts.hub.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
+        );
+        match self.settings.load().on_gap {
+            OnGap::Count => {}
+            OnGap::Notify => {
+                let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
+                for member in &members {
+                    member.outbound().push_frame(&notice);
+                }
+            }
+            OnGap::Close => self.close_for_gap(members),
+        }
+    }
+
+    /// Returns true if what the socket missed is read from the histories of its groups. An event that was sent to its own
+    /// channel is in none.
+    fn is_healed(&self, member: &Member) -> bool {
+        let settings = self.settings.load();
+        let route = settings.delivery(member);
+        route.is_some_and(|route| !route.tells_channel) && member.is_healed()
+    }
+
+    fn close_for_gap(self: &Arc<Self>, members: Vec<Arc<Member>>) {
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            let relay = self.clone();
+            tasks::brief(async move {
+                close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
+                relay.closing.store(false, Ordering::Release);
+            });
+        }
+    }
+
+    /// Tells the members of a group that events before `at` are missing for good. Clients that resume are told in any case,
+    /// the others as `on_gap` says. A member whose replay is under way learns it by that.
+    pub(super) async fn tell_group_gap(
+        self: &Arc<Self>,
+        group: &Group,
+        at: Option<&Position>,
+        pace: &mut Pace,
+    ) {
+        tracing::warn!(
+            tenant.id = %self.parts.tenant, group.name = %group.name(), count = group.len(),
+            "Events of a group were missed and its history does not have them"
+        );
+        let (settings, name) = (self.settings(), group.name());
+        let gap = gap_notice(name, self.accounting());
+        let place = at.map(|at| EventPlace { group: name, at });
+        let position = place.map(|place| place.notice(Some(false), self.accounting()));
+        let mut closes = Vec::new();
+        let tell = |member: &Arc<Member>| {
+            let resumes = settings
+                .delivery(member)
+                .is_some_and(|route| route.delivery.resumes());
+            let outbound = member.outbound();
+            match settings.on_gap {
+                _ if resumes && outbound.holds(name) => {}
+                _ if resumes => {
+                    outbound.push_frame(&gap);
+                    if let Some(position) = &position {
+                        outbound.push_frame(position);
+                    }
+                }
+                OnGap::Count => {}
+                OnGap::Notify => drop(outbound.push_frame(&gap)),
+                OnGap::Close => closes.push(member.clone()),
+            }
+        };
+        walk(group, pace, tell).await;
+        if !closes.is_empty() {
+            self.close_for_gap(closes);
+        }
+    }
+}

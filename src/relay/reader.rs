@@ -1,0 +1,275 @@
+//! Reads the history of a group: for all its members to fill a hole, and for the sockets that come back.
+//!
+//! A group has one reader at most, which ends when no work is left. What wants a read meanwhile waits and is served together.
+//! A read begins after Redis has confirmed the subscription, so that each event is in what was read or comes live.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Relay;
+use super::recorded::HealingPage;
+use crate::budget::{HeldBytes, HeldKind};
+use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
+use crate::event::{DecodeError, Event};
+use crate::hub::{AfterPage, Group, Job, KeptEvent, Pace, ReadWish, TrackPage};
+use crate::ids::GroupName;
+use crate::metrics::GapCause;
+use crate::position::Position;
+use crate::tasks;
+
+/// Groups of a tenant that are read at the same time.
+pub(super) const READERS: usize = 32;
+/// The least time between two reads for sockets that come back, where more than one came within it: they share a read.
+const GATHERED: Duration = Duration::from_millis(25);
+/// The time between two looks at sockets that wait for room.
+const LOOK: Duration = Duration::from_millis(20);
+/// An event that was read must come live within this time. Then it is missing, and is read for all.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// The milliseconds between failed reads.
+const BACKOFF: [u64; 6] = [50, 100, 200, 500, 1000, 2000];
+/// Members are told of a gap when the history could not be read for this time.
+const TOLD_AFTER: Duration = Duration::from_secs(10);
+/// The longest wait of a handshake for the position of its group.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+
+/// The failures of a reader in a row.
+#[derive(Default)]
+pub(super) struct Failures {
+    since: Option<Instant>,
+    count: usize,
+    told: bool,
+}
+
+impl Failures {
+    /// Notes a failure, and returns the wait before the next attempt.
+    pub(super) fn wait(&mut self) -> Duration {
+        self.since.get_or_insert_with(Instant::now);
+        let wait = BACKOFF[self.count.min(BACKOFF.len() - 1)];
+        self.count += 1;
+        Duration::from_millis(wait)
+    }
+
+    /// Returns true once, when it has lasted.
+    fn is_to_be_told(&mut self) -> bool {
+        let lasts = |since: Instant| since.elapsed() >= TOLD_AFTER;
+        !self.told && self.since.is_some_and(lasts) && !std::mem::replace(&mut self.told, true)
+    }
+}
+
+impl Relay {
+    /// Returns true if events of the group are recorded.
+    pub fn has_history(&self, group: &GroupName) -> bool {
+        self.parts.rules.history(group).is_some()
+    }
+
+    /// Waits until the position of a group with history is known, so that any hole after it is seen. Does not wait for a
+    /// history that cannot be read.
+    pub(super) async fn know(self: &Arc<Self>, group: &GroupName) {
+        let Some(group) = self.parts.hub.groups().get(group) else {
+            return;
+        };
+        if group.history().is_known() {
+            return;
+        }
+        let (asked, known) = oneshot::channel();
+        self.wish(&group, ReadWish::Know(asked));
+        tokio::time::timeout(KNOWN_WITHIN, known).await.ok();
+    }
+
+    pub(super) fn wish(self: &Arc<Self>, group: &Arc<Group>, wish: ReadWish) {
+        if group.history().wish(wish) {
+            self.start_reader(group);
+        }
+    }
+
+    pub(super) fn start_reader(self: &Arc<Self>, group: &Arc<Group>) {
+        tasks::brief(self.clone().read_history(group.clone()));
+    }
+
+    async fn read_history(self: Arc<Self>, group: Arc<Group>) {
+        let mut failures = Failures::default();
+        loop {
+            let began = Instant::now();
+            match group.history().next_job() {
+                Job::Done => return,
+                Job::Wait => {
+                    tokio::time::sleep(LOOK).await;
+                    let before = Instant::now().checked_sub(OVERDUE);
+                    group.history().look(before.unwrap_or(began));
+                }
+                Job::Batch(wishes) => {
+                    let several = wishes.len() > 1;
+                    self.serve_wishes(&group, wishes).await;
+                    if several {
+                        tokio::time::sleep(GATHERED.saturating_sub(began.elapsed())).await;
+                    }
+                }
+                Job::Heal(from) => match self.heal(&group, from).await {
+                    Ok(ControlFlow::Continue(())) => failures = Failures::default(),
+                    Ok(ControlFlow::Break(())) => return,
+                    Err(error) => {
+                        let failed = self.failed(&group, &mut failures, &error).await;
+                        if failed.is_break() {
+                            return;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Reads one page for all members. Breaks if there is nothing to read any more.
+    async fn heal(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        from: Position,
+    ) -> Result<ControlFlow<()>, LayerError> {
+        let page = match self.read_page(group, HistoryFrom::from(&from)).await? {
+            Some(page) => page,
+            None => {
+                self.give_up(group);
+                return Ok(ControlFlow::Break(()));
+            }
+        };
+        let held = self.held(&page);
+        let entries = page.entries.into_iter();
+        let entries = entries.map(|entry| {
+            let event = KeptEvent {
+                event: self.decode_recorded(group.name(), entry.payload),
+                healed: true,
+                source: self.accounting(),
+                skipped: None,
+                held: None,
+            };
+            (entry.offset, event)
+        });
+        let (after, delivered) = oneshot::channel();
+        let page = HealingPage {
+            page: TrackPage {
+                end: page.end,
+                entries: entries.collect(),
+                more: page.more,
+            },
+            group: group.clone(),
+            after,
+            held,
+        };
+        // Without the relay's task the tenant is gone.
+        if self.pages.sender.send(page).await.is_err() {
+            self.give_up(group);
+            return Ok(ControlFlow::Break(()));
+        }
+        match delivered.await {
+            Ok(AfterPage::Live | AfterPage::ReadOn) => {}
+            Ok(AfterPage::EndEpoch(lost)) => {
+                self.parts
+                    .layer
+                    .renew_history(group.name(), &lost.epoch)
+                    .await?;
+                group.history().epoch_ended();
+            }
+            Err(_) => {
+                self.give_up(group);
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Waits after a failed read. Breaks if the group has no members any more.
+    async fn failed(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        failures: &mut Failures,
+        error: &LayerError,
+    ) -> ControlFlow<()> {
+        if group.is_empty() {
+            self.give_up(group);
+            return ControlFlow::Break(());
+        }
+        let first = failures.since.is_none();
+        let wait = failures.wait();
+        if first {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, group.name = %group.name(), error = %error,
+                "Could not read missing events from the history of a group; trying again"
+            );
+        }
+        if failures.is_to_be_told() {
+            let at = group.history().at();
+            self.parts.metrics.gap(GapCause::History);
+            let mut pace = Pace::default();
+            self.tell_group_gap(group, at.as_ref(), &mut pace).await;
+        }
+        tokio::time::sleep(wait).await;
+        let wishes = group.history().take_wishes();
+        if !wishes.is_empty() {
+            self.serve_wishes(group, wishes).await;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Ends the work for a group that has no history any more. The sockets that wait get their live events.
+    pub(super) fn give_up(&self, group: &Group) {
+        for member in group.history().forget() {
+            member.outbound().release(group.name(), None);
+        }
+    }
+
+    /// Reads one page, once the subscription of the group is confirmed.
+    pub(super) async fn read_page(
+        &self,
+        group: &Group,
+        from: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError> {
+        // The semaphore is never closed.
+        let _permit = self.readers.acquire().await;
+        let (layer, name) = (&self.parts.layer, group.name());
+        let subscribed = layer.subscribe(name).await;
+        // The last member may have left meanwhile, and would not end this subscription.
+        let groups = self.parts.hub.groups();
+        groups.if_absent(name, || layer.unsubscribe(name));
+        subscribed?;
+        layer.history(name, from).await
+    }
+
+    /// Counts a page while it is in work.
+    pub(super) fn held(&self, page: &HistoryPage) -> HeldBytes {
+        let bytes = page.entries.iter().map(|entry| entry.payload.size()).sum();
+        HeldBytes::of(&self.parts.budget, HeldKind::History, bytes)
+    }
+
+    /// Returns the event of a recorded payload; `None` if it is none, which is counted.
+    pub(super) fn decode_recorded(
+        &self,
+        group: &GroupName,
+        payload: Payload,
+    ) -> Option<Arc<Event>> {
+        let decoded = payload.decode(self.parts.layer.codec());
+        let event = decoded.and_then(|event| match event.is_dispatchable() {
+            true => Ok(event),
+            false => Err(DecodeError::NoType),
+        });
+        let target = || Target::Group(group.clone());
+        event
+            .inspect_err(|error| self.not_decoded(&target(), error))
+            .ok()
+    }
+
+    /// Returns the event of a live message; `None` if it is none, which is counted.
+    pub(super) fn decode(&self, incoming: Incoming) -> Option<Arc<Event>> {
+        let target = incoming.target.clone();
+        let opened = self.parts.layer.open(incoming);
+        let opened = opened.inspect_err(|error| self.not_decoded(&target, error));
+        let (_, event) = opened.ok()??;
+        if !event.is_dispatchable() {
+            self.not_decoded(&target, &DecodeError::NoType);
+            return None;
+        }
+        Some(event)
+    }
+}

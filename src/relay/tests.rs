@@ -1,0 +1,32 @@
+//! A model of groups with history: events are published, lost, doubled and delayed, histories are trimmed and begin again, reads
+//! fail, sockets come, go, read slowly and come back, all in random order. Each client must get each event once and in order,
+//! unless it was told of a gap.
+
+mod layer;
+mod model;
+
+use futures_util::{StreamExt as _, stream};
+
+use model::{Faults, Model};
+
+/// Plays a sequence for each seed, some beside each other.
+async fn play(seeds: std::ops::Range<u64>, faults: Faults) {
+    let sequence = async |seed| {
+        let mut model = Model::new(seed, faults);
+        for _ in 0..400 {
+            model.step().await;
+        }
+        model.settle().await;
+    };
+    stream::iter(seeds).for_each_concurrent(10, sequence).await;
+}
+
+#[tokio::test]
+async fn what_the_history_has_reaches_every_client_once_in_order_and_no_gap_is_told() {
+    play(0..30, Faults::default()).await;
+}
+
+#[tokio::test]
+async fn what_the_history_lost_is_told_as_a_gap() {
+    play(1000..1030, Faults { forgets: true }).await;
+}

@@ -1,0 +1,255 @@
+//! A channel layer whose messages the test moves, and whose reads fail and take their time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::channel_layer::{
+    ChannelLayer, Codec, HistoryFrom, HistoryPage, Inbox, Incoming, LayerError, Payload,
+    RecordedEvent, Signal, SocketChannel, Target,
+};
+use crate::config::SerializerFormat;
+use crate::error::ErrorKind;
+use crate::event::Event;
+use crate::ids::{ChannelName, GroupName};
+use crate::metrics::GapCause;
+use crate::position::{Epoch, Position};
+
+/// Groups lie on hosts in turn, and each host has a link of its own.
+const HOSTS: usize = 2;
+/// The most events in a page.
+const PAGE: usize = 7;
+
+/// The history of a group.
+struct Book {
+    end: Position,
+    entries: VecDeque<(u64, Arc<Event>)>,
+    size: usize,
+}
+
+struct World {
+    rng: StdRng,
+    books: HashMap<GroupName, Book>,
+    subscribed: HashSet<GroupName>,
+    links: [VecDeque<Signal>; HOSTS],
+    /// No read is answered until then.
+    down_until: Instant,
+}
+
+pub(super) struct ModelLayer {
+    world: Mutex<World>,
+    inbox: Arc<Inbox>,
+    codec: Codec,
+}
+
+impl ModelLayer {
+    pub(super) fn new(seed: u64, size: usize, groups: &[GroupName], inbox: Arc<Inbox>) -> Self {
+        let book = |group: &GroupName| {
+            let end = Position {
+                epoch: Epoch::random(),
+                offset: 0,
+            };
+            let entries = VecDeque::new();
+            (group.clone(), Book { end, entries, size })
+        };
+        let world = World {
+            rng: StdRng::seed_from_u64(seed),
+            books: groups.iter().map(book).collect(),
+            subscribed: HashSet::new(),
+            links: Default::default(),
+            down_until: Instant::now(),
+        };
+        Self {
+            world: world.into(),
+            inbox,
+            codec: Codec::new(SerializerFormat::MsgPack, &[]),
+        }
+    }
+
+    fn host(group: &GroupName) -> usize {
+        usize::from(group.as_str().as_bytes()[0]) % HOSTS
+    }
+
+    /// Records an event, and puts it onto the link of its host.
+    pub(super) fn record(&self, group: &GroupName, event: Event) {
+        let mut world = self.world.lock();
+        let event = Arc::new(event);
+        let book = world.books.get_mut(group).unwrap();
+        book.end.offset += 1;
+        book.entries.push_back((book.end.offset, event.clone()));
+        if book.entries.len() > book.size {
+            book.entries.pop_front();
+        }
+        let at = book.end.clone();
+        if world.subscribed.contains(group) {
+            let incoming = Incoming {
+                target: Target::Group(group.clone()),
+                payload: Payload::Decoded(event),
+                recorded: Some(at),
+                read_at: Instant::now(),
+            };
+            world.links[Self::host(group)].push_back(Signal::Event(incoming));
+        }
+    }
+
+    /// Moves up to `most` messages of a host's link to the inbox; some come twice.
+    pub(super) fn carry(&self, host: usize, most: usize) {
+        let mut world = self.world.lock();
+        for _ in 0..most {
+            let Some(signal) = world.links[host % HOSTS].pop_front() else {
+                return;
+            };
+            if world.rng.random_ratio(1, 10) {
+                self.inbox.push_signal(signal.clone());
+            }
+            self.inbox.push_signal(signal);
+        }
+    }
+
+    /// Loses messages of a host's link. Where `told` is true the link says so, else only the next event of the group shows it.
+    pub(super) fn lose(&self, host: usize, most: usize, told: bool) {
+        let mut world = self.world.lock();
+        let link = &mut world.links[host % HOSTS];
+        link.drain(..most.min(link.len()));
+        if told {
+            link.push_front(Signal::Gap(GapCause::Link));
+        }
+    }
+
+    /// Lets only the positions of messages through.
+    pub(super) fn mute(&self, host: usize, most: usize) {
+        let mut world = self.world.lock();
+        for signal in world.links[host % HOSTS].iter_mut().take(most) {
+            if let Signal::Event(Incoming {
+                target: Target::Group(group),
+                recorded: Some(at),
+                ..
+            }) = signal
+            {
+                *signal = Signal::Unheard(group.clone(), at.clone());
+            }
+        }
+    }
+
+    /// Begins the history of a group again. Its link is lost with it, so that nothing of the old one comes any more.
+    pub(super) fn forget(&self, group: &GroupName) {
+        let mut world = self.world.lock();
+        let book = world.books.get_mut(group).unwrap();
+        book.end = Position {
+            epoch: Epoch::random(),
+            offset: 0,
+        };
+        book.entries.clear();
+        world.links[Self::host(group)].push_back(Signal::Gap(GapCause::Link));
+    }
+
+    /// Answers no read for a while.
+    pub(super) fn fail_for(&self, time: Duration) {
+        self.world.lock().down_until = Instant::now() + time;
+    }
+
+    async fn pause(&self) {
+        let (yields, millis) = {
+            let mut world = self.world.lock();
+            (
+                world.rng.random_range(0..4),
+                world.rng.random_range(0..8_u64),
+            )
+        };
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        if millis > 5 {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl ChannelLayer for ModelLayer {
+    async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
+        self.pause().await;
+        self.world.lock().subscribed.insert(group.clone());
+        self.pause().await;
+        Ok(())
+    }
+
+    fn unsubscribe(&self, group: &GroupName) {
+        self.world.lock().subscribed.remove(group);
+    }
+
+    async fn publish(
+        &self,
+        group: &GroupName,
+        event: &Event,
+    ) -> Result<Option<Position>, LayerError> {
+        self.record(group, event.clone());
+        Ok(None)
+    }
+
+    async fn renew_history(
+        &self,
+        _: &GroupName,
+        _: &Epoch,
+    ) -> Result<Option<Position>, LayerError> {
+        Ok(None)
+    }
+
+    async fn history(
+        &self,
+        group: &GroupName,
+        from: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError> {
+        self.pause().await;
+        let read = {
+            let mut world = self.world.lock();
+            let fails = world.rng.random_ratio(1, 12);
+            let book = &world.books[group];
+            let after = from.after_in(&book.end.epoch);
+            let unknown = book.entries.iter().filter(|(offset, _)| *offset > after);
+            let entry = |(offset, event): &(u64, Arc<Event>)| RecordedEvent {
+                offset: *offset,
+                payload: Payload::Decoded(event.clone()),
+            };
+            let page = HistoryPage {
+                end: book.end.clone(),
+                more: unknown.clone().count() > PAGE,
+                entries: unknown.take(PAGE).map(entry).collect(),
+            };
+            match fails || Instant::now() < world.down_until {
+                true => Err(LayerError::Unavailable(ErrorKind::Io)),
+                false => Ok(Some(page)),
+            }
+        };
+        self.pause().await;
+        read
+    }
+
+    fn channel_prefix(&self) -> &str {
+        "specific."
+    }
+
+    async fn open_channel(&self, _: SocketChannel) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn close_channel(&self, _: SocketChannel) {}
+
+    async fn send(&self, _: &ChannelName, _: &Event) -> Result<(), LayerError> {
+        Err(LayerError::NoReceiver)
+    }
+
+    async fn ready(&self) -> bool {
+        true
+    }
+
+    fn codec(&self) -> &Codec {
+        &self.codec
+    }
+}
