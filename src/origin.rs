@@ -72,6 +72,9 @@ impl OriginPolicy {
     }
 
     fn allows(&self, text: &str, host: &Authority) -> bool {
+        if self.is_written_so(text, host) {
+            return true;
+        }
         let origin = Origin::parse(text);
         if self.allowed.is_empty() {
             return origin.is_some_and(|origin| origin.is_of(host));
@@ -83,6 +86,24 @@ impl OriginPolicy {
             (Allowed::Subdomain(parent), Some(origin)) => origin.is_child_of(parent),
             (_, None) => false,
         })
+    }
+}
+
+impl OriginPolicy {
+    /// Returns true for most of what is allowed: the text of an entry, or the text of the host behind `https://` or
+    /// `http://`. Parsing costs three allocations.
+    fn is_written_so(&self, text: &str, host: &Authority) -> bool {
+        if self.allowed.is_empty() {
+            let written = text
+                .strip_prefix("https://")
+                .or(text.strip_prefix("http://"));
+            let host = host.as_str();
+            let is_plain = !host.contains(['@', '*']) && !host.ends_with(':');
+            return is_plain && !host.is_empty() && written == Some(host);
+        }
+        let is_written =
+            |entry: &Allowed| matches!(entry, Allowed::Exact(origin) if origin.is_written(text));
+        self.allowed.iter().any(is_written)
     }
 }
 
@@ -134,6 +155,13 @@ impl Origin {
         })
     }
 
+    /// Returns true if `text` is this origin as browsers write it: lower case, without a default port.
+    fn is_written(&self, text: &str) -> bool {
+        let rest = text.strip_prefix(&*self.scheme);
+        let rest = rest.and_then(|rest| rest.strip_prefix("://"));
+        rest == Some(&*self.host) && self.port == default_port(&self.scheme)
+    }
+
     /// Returns true if the page was served under the request's own host. The scheme is ignored, because a proxy ends TLS.
     fn is_of(&self, host: &Authority) -> bool {
         let port = host.port_u16().or(default_port(&self.scheme));
@@ -172,6 +200,59 @@ mod tests {
             headers.append(ORIGIN, HeaderValue::from_str(origin).unwrap());
         }
         policy.check(&headers, &host.parse().unwrap()).is_ok()
+    }
+
+    /// What is allowed by its text alone is allowed by its parts, too.
+    #[test]
+    fn a_text_that_needs_no_parsing_is_one_that_parsing_allows() {
+        let texts = [
+            "https://app.example",
+            "http://app.example",
+            "https://app.example:443",
+            "https://app.example:8443",
+            "https://app.example.",
+            "https://app.example:",
+            "https://a@app.example",
+            "https://*.example",
+            "https://[::1]",
+            "https://",
+            "https://App.example",
+            "ws://app.example",
+            "https://app.example/",
+        ];
+        let mut quick = 0;
+        for list in [
+            &[][..],
+            &["https://app.example", "http://[::1]"],
+            &["https://app.example:8443"],
+        ] {
+            let list: Vec<String> = list.iter().map(|&o: &&str| o.to_owned()).collect();
+            let policy = OriginPolicy::new(&list, false).unwrap();
+            for text in texts {
+                for host in [
+                    "app.example",
+                    "app.example:8443",
+                    "app.example:",
+                    "[::1]",
+                    "a@app.example",
+                    "app.example.",
+                ] {
+                    let Ok(host) = host.parse::<Authority>() else {
+                        continue;
+                    };
+                    if policy.is_written_so(text, &host) {
+                        quick += 1;
+                        let origin = Origin::parse(text).expect(text);
+                        let by_parts = match list.is_empty() {
+                            true => origin.is_of(&host),
+                            false => policy.allowed.contains(&Allowed::Exact(origin)),
+                        };
+                        assert!(by_parts, "{text} {host}");
+                    }
+                }
+            }
+        }
+        assert!(quick > 10, "{quick}");
     }
 
     #[test]

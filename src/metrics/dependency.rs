@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use metrics::Histogram;
+use parking_lot::Mutex;
+
 use crate::error::{Dependency, ErrorKind, StoreError};
 
 use super::families::*;
@@ -14,8 +17,39 @@ pub fn dependency_up(dependency: Dependency, endpoint: &str, up: bool) {
 
 /// Records the time that a dependency took to answer `operation` (a fixed word such as `mget` or `users`).
 pub fn dependency_took(dependency: Dependency, operation: &'static str, took: Duration) {
-    let labels = [dependency.label().into(), operation.into()];
-    DEPENDENCY_DURATION.with(labels).record(took.as_secs_f64());
+    duration_of(dependency, operation).record(took.as_secs_f64());
+}
+
+fn duration_of(dependency: Dependency, operation: &'static str) -> Histogram {
+    DEPENDENCY_DURATION.with([dependency.label().into(), operation.into()])
+}
+
+/// The times of one dependency's operations, for one that is asked by each handshake: every operation is looked up at its
+/// first answer.
+pub struct OperationTimes {
+    dependency: Dependency,
+    known: Mutex<Vec<(&'static str, Histogram)>>,
+}
+
+impl OperationTimes {
+    /// Makes the times of a dependency.
+    pub fn new(dependency: Dependency) -> Self {
+        Self {
+            dependency,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Records the time as [`dependency_took`] does.
+    pub fn took(&self, operation: &'static str, took: Duration) {
+        let mut known = self.known.lock();
+        let at = known.iter().position(|(name, _)| *name == operation);
+        let at = at.unwrap_or_else(|| {
+            known.push((operation, duration_of(self.dependency, operation)));
+            known.len() - 1
+        });
+        known[at].1.record(took.as_secs_f64());
+    }
 }
 
 /// Counts a failure of a dependency.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::metrics;
+use crate::metrics::{self, OperationTimes};
 use crate::tasks::{self, Task};
 
 use super::key_read::{self, CallerReads, KeyRead, KeyValue};
@@ -51,6 +51,7 @@ pub struct RedisStore {
     shared: Arc<LinkShared>,
     keeper: OnceLock<Task>,
     reads: Reads,
+    times: OperationTimes,
     /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
     pool: LinkPool,
@@ -89,6 +90,7 @@ impl RedisStore {
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
             reads: Reads::default(),
+            times: OperationTimes::new(dependency),
             pool: LinkPool::default(),
             identity: Mutex::new(None),
         };
@@ -329,7 +331,7 @@ impl RedisStore {
         let answer =
             answer.unwrap_or_else(|_| Err(StoreError::timeout(self.dependency, 2 * ANSWER_LIMIT)));
         let (acknowledged,) = answer.map_err(|error| self.failed(error))?;
-        metrics::dependency_took(self.dependency, operation, started.elapsed());
+        self.times.took(operation, started.elapsed());
         if acknowledged < replicas {
             let text = format!("{acknowledged} of {replicas} replicas acknowledged the write");
             return Err(self.failed(StoreError::new(self.dependency, ErrorKind::Other, text)));
@@ -437,7 +439,7 @@ impl RedisStore {
         match answer {
             Ok(answer) => {
                 self.shared.heard();
-                metrics::dependency_took(self.dependency, operation, started.elapsed());
+                self.times.took(operation, started.elapsed());
                 Ok(answer)
             }
             Err(error) => {
