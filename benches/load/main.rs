@@ -8,7 +8,7 @@
 //! delivers in the sender's context, so a delivery here contains the receiver's part of TCP; with a network card that
 //! part runs elsewhere. TLS, MySQL and several workers are not measured.
 //!
-//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`) measure at the sockets. All replicas share
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`, `history`, `resume`) measure at the sockets. All replicas share
 //! the server's core, and the storm's PostgreSQL runs on the other. A row fails if its number of frames, sockets or
 //! statements is wrong.
 //!
@@ -23,6 +23,7 @@ mod costs;
 mod flood;
 mod floor;
 mod frames;
+mod history;
 mod http;
 mod latency;
 mod load;
@@ -50,7 +51,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 11] = [
+const ROWS: [&str; 13] = [
     "memory",
     "paced",
     "bursts",
@@ -62,6 +63,8 @@ const ROWS: [&str; 11] = [
     "noisy",
     "tenants",
     "storm",
+    "history",
+    "resume",
 ];
 /// The gateway's allocator, so that the floors have no other costs of allocation.
 #[global_allocator]
@@ -70,7 +73,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
 /// The rows that the stand-in for the gateway cannot run.
-const WHOLE: [&str; 4] = ["revocation", "noisy", "tenants", "storm"];
+const WHOLE: [&str; 6] = [
+    "revocation",
+    "noisy",
+    "tenants",
+    "storm",
+    "history",
+    "resume",
+];
 
 struct Options {
     settings: Settings,
@@ -190,7 +200,7 @@ fn measure(options: &Options) -> Result<Report> {
         report.costs = costs::measure(&mut world, options.settings)?;
     }
     type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
-    let whole: [(&str, Measure); 4] = [
+    let whole: [(&str, Measure); 6] = [
         ("revocation", |world, settings| {
             revocation::measure(world, settings).map(Vec::from)
         }),
@@ -201,6 +211,8 @@ fn measure(options: &Options) -> Result<Report> {
         ("storm", |world, settings| {
             storm::measure(world, settings).map(Vec::from)
         }),
+        ("history", history::measure),
+        ("resume", history::resume),
     ];
     for (name, row) in whole {
         if options.wants(name) {

@@ -149,9 +149,37 @@ impl Link {
     }
 }
 
+/// The gateway's script of histories. The load program asks for no answer but a number.
+const RECORD: &str = concat!(
+    include_str!("../../src/channel_layer/recorded/history.lua"),
+    "\nrecord(KEYS, ARGV)\nreturn 1\n"
+);
+
+/// A group of tenant `bench` whose events are recorded, by its channel.
+pub(crate) struct Record {
+    channel: String,
+    history: String,
+    pub(crate) position: String,
+    notices: String,
+}
+
+impl Record {
+    pub(crate) fn to(channel: &str) -> Self {
+        let key = |kind: &str| format!("lockgate:bench:{kind}:{{{channel}}}");
+        Self {
+            channel: channel.to_owned(),
+            history: key("history"),
+            position: key("position"),
+            notices: key("group"),
+        }
+    }
+}
+
 /// Publishes events without waiting; replies are read in the swarm's loop.
 pub(crate) struct Publisher {
     stream: TcpStream,
+    /// The digest of [`RECORD`] in hexadecimal.
+    script: Vec<u8>,
     published: u64,
     answered: u64,
     scratch: Vec<u8>,
@@ -159,10 +187,15 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn connect(port: u16) -> Result<Self> {
+        let loaded = Link::connect(port)?.call(&[b"SCRIPT", b"LOAD", RECORD.as_bytes()])?;
+        let Reply::Text(script) = loaded else {
+            bail!("SCRIPT LOAD answers a digest");
+        };
         let stream = open(port)?;
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
+            script,
             published: 0,
             answered: 0,
             scratch: Vec::new(),
@@ -184,6 +217,26 @@ impl Publisher {
             batch.extend(encode(&[b"PUBLISH", channel.as_bytes(), &event_payload()]));
             self.published += 1;
         }
+        self.write(batch)
+    }
+
+    /// Records and publishes events of one group, all in one write.
+    pub(crate) fn record(&mut self, group: &Record, events: u64) -> Result<()> {
+        let mut batch = std::mem::take(&mut self.scratch);
+        batch.clear();
+        let script: [&[u8]; 2] = [b"EVALSHA", &self.script];
+        for _ in 0..events {
+            let (event, channel) = (event_payload(), group.channel.as_bytes());
+            let keys: [&[u8]; 3] = [b"2", group.history.as_bytes(), group.position.as_bytes()];
+            let kept: [&[u8]; 3] = [b"00000000000000000000000000000000", b"100", b"600000"];
+            let told: [&[u8]; 3] = [group.notices.as_bytes(), channel, &event];
+            batch.extend(encode(&[&script[..], &keys, &kept, &told].concat()));
+            self.published += 1;
+        }
+        self.write(batch)
+    }
+
+    fn write(&mut self, batch: Vec<u8>) -> Result<()> {
         let mut rest = &batch[..];
         while !rest.is_empty() {
             match self.stream.write(rest) {

@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) tenants: usize,
     pub(crate) reload_window: Duration,
     pub(crate) storm: Storm,
+    /// Sockets of a run that come back one after the other.
+    pub(crate) resumes: u64,
 }
 
 /// A reconnect storm.
@@ -80,6 +82,7 @@ impl Settings {
             live: 500,
             calm: Duration::from_secs(10),
         },
+        resumes: 500,
     };
     /// Runs all rows, too short for figures that may be quoted.
     pub(crate) const QUICK: Self = Self {
@@ -106,6 +109,7 @@ impl Settings {
             live: 500,
             calm: Duration::from_secs(3),
         },
+        resumes: 100,
         ..Self::FULL
     };
     /// Runs all rows to check that the program works, also on a busy machine and with a debug build of the gateway.
@@ -135,5 +139,6 @@ impl Settings {
             live: 20,
             calm: Duration::from_millis(500),
         },
+        resumes: 10,
     };
 }

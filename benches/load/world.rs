@@ -43,6 +43,11 @@ pub(crate) fn small_channel(n: u64) -> String {
     format!("bench__group__small_{n}")
 }
 
+/// The Redis channel of group `n` with history.
+pub(crate) fn kept_channel(n: u64) -> String {
+    format!("bench__group__kept_{n}")
+}
+
 /// The name of idle tenant `n`, from 1.
 pub(crate) fn idle_tenant(n: usize) -> String {
     format!("t{n:04}")
@@ -92,6 +97,8 @@ pub(crate) struct Setup {
     /// The database of the users, instead of SQLite.
     pub(crate) database: Option<String>,
     pub(crate) limit: Option<Limit>,
+    /// True if the groups `kept_N` of tenant `bench` have a history, with the route `resume/N/`.
+    pub(crate) history: bool,
 }
 
 /// `[tenants.NAME.limits]` of one tenant.
@@ -316,6 +323,10 @@ impl World {
                 "[[tenants.bench.routes]]\npath = \"{route}/<int:n>/\"\ngroups = [{groups}]\n"
             )
             .ok();
+        }
+        if setup.history {
+            text += "[[tenants.bench.routes]]\npath = \"resume/<int:n>/\"\ngroups = [\"kept_{n}\"]\nresume = true\n\
+                     [[tenants.bench.groups]]\nname = \"kept_<int:n>\"\nhistory = { size = 100, ttl = \"10m\" }\n";
         }
         text
     }
