@@ -228,13 +228,19 @@ fn pages(tokens: &[(String, String)], allow_remote: bool) -> Router {
         (CACHE_CONTROL, "no-store"),
         (
             CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:",
+            "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:",
         ),
     ];
-    let router = Router::new().route(
-        "/",
-        get(move || std::future::ready((headers, page.clone()))),
+    let client = (
+        [(CONTENT_TYPE, "text/javascript")],
+        include_str!("../../clients/js/index.js"),
     );
+    let router = Router::new()
+        .route(
+            "/",
+            get(move || std::future::ready((headers, page.clone()))),
+        )
+        .route("/lockgate.js", get(move || std::future::ready(client)));
     match allow_remote {
         true => router,
         false => router.layer(middleware::from_fn(only_loopback)),
