@@ -106,3 +106,24 @@ test("a page for nobody says so", async (t) => {
   const page = await Page.open(t, `${example.address}?user=mallory`);
   await page.until("document.querySelector('#state')?.textContent.includes('Open the page as ?user=alice')");
 });
+
+test("a page that was loaded again shows what it had and what it missed, once", async (t) => {
+  const example = await Example.start(t);
+  const bob = example.user("bob");
+  const address = `${example.address}?user=alice`;
+  const page = await Page.open(t, address);
+  await page.until("document.querySelector('#state')?.textContent === 'connected as alice'");
+  await bob.until("open");
+  const write = (text) => bob.client.send(JSON.stringify({ text }));
+  write("one");
+  await page.until(shows("bob: one"));
+  await page.call("Page.navigate", { url: "about:blank" });
+  await page.until("location.href === 'about:blank'");
+  write("two");
+  await eventually("two at bob", () => bob.of("event").length === 2);
+  await page.call("Page.navigate", { url: address });
+  await page.until("document.querySelector('#state')?.textContent === 'connected as alice'");
+  write("three");
+  await page.until(shows("bob: three"));
+  assert.deepEqual(await page.evaluate(LINES), ["bob: one", "bob: two", "bob: three"]);
+});
