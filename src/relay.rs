@@ -47,7 +47,7 @@ pub use presence::PresenceError;
 use presence::RelayPresence;
 use reader::READERS;
 use recorded::HealingPages;
-pub use replay::Since;
+pub use replay::ResumeFrom;
 use skips::Skips;
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};

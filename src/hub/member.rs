@@ -12,7 +12,7 @@ use super::{Outbound, Pulse};
 use crate::clock::UnixTime;
 use crate::ids::{ConnectionId, GroupName, Jti, UserId};
 
-pub use history::{GroupHistory, Job, KeptEvent, ReadWish, Release, Returning};
+pub use history::{GroupRecall, Job, ReadWish, Release, Returning, TrackedEvent};
 
 mod history;
 
@@ -240,7 +240,7 @@ impl Member {
         let groups = self.groups.lock();
         let healed = |group: &Arc<Group>| {
             let history = group.known_history();
-            history.is_some_and(GroupHistory::is_known)
+            history.is_some_and(GroupRecall::is_known)
         };
         !groups.is_empty() && groups.iter().all(healed)
     }
@@ -261,7 +261,7 @@ pub struct Group {
     pub(super) name: GroupName,
     members: Mutex<HashTable<Arc<Member>>>,
     /// Set with the first use of its history.
-    history: OnceLock<Box<GroupHistory>>,
+    history: OnceLock<Box<GroupRecall>>,
 }
 
 impl Group {
@@ -275,12 +275,12 @@ impl Group {
     }
 
     /// Returns the group's part in the history. Only for groups that have one.
-    pub fn history(&self) -> &GroupHistory {
+    pub fn history(&self) -> &GroupRecall {
         self.history.get_or_init(Box::default)
     }
 
     /// Returns the group's part in the history, if that was used before.
-    pub fn known_history(&self) -> Option<&GroupHistory> {
+    pub fn known_history(&self) -> Option<&GroupRecall> {
         self.history.get().map(|history| &**history)
     }
 

@@ -13,8 +13,8 @@ pub use channels::Channels;
 pub use eviction::Pending;
 pub use groups::Groups;
 pub use member::{
-    Group, GroupHistory, Job, KeptEvent, Member, NextToken, Profile, ReadWish, Release, Returning,
-    TokenOf,
+    Group, GroupRecall, Job, Member, NextToken, Profile, ReadWish, Release, Returning, TokenOf,
+    TrackedEvent,
 };
 pub use outbound::{
     BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, Released, ReplayRoom,

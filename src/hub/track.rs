@@ -277,7 +277,8 @@ impl<E> Healing<E> {
         let mut gap = false;
         if page.end.epoch != self.at.epoch {
             self.deliver_following(out);
-            gap = self.doubt;
+            // The read may be ahead of the link, which may not have told yet what it lost of the old epoch.
+            gap = self.doubt || self.at.offset > 0;
             self.at = Position {
                 epoch: page.end.epoch.clone(),
                 offset: 0,

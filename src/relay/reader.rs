@@ -15,7 +15,7 @@ use super::recorded::HealingPage;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
 use crate::event::{DecodeError, Event};
-use crate::hub::{AfterPage, Group, Job, KeptEvent, Pace, ReadWish, TrackPage};
+use crate::hub::{AfterPage, Group, Job, Pace, ReadWish, TrackPage, TrackedEvent};
 use crate::ids::GroupName;
 use crate::metrics::GapCause;
 use crate::position::Position;
@@ -138,7 +138,7 @@ impl Relay {
         let held = self.held(&page);
         let entries = page.entries.into_iter();
         let entries = entries.map(|entry| {
-            let event = KeptEvent {
+            let event = TrackedEvent {
                 event: self.decode_recorded(group.name(), entry.payload),
                 healed: true,
                 source: self.accounting(),

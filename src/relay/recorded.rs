@@ -14,8 +14,8 @@ use crate::budget::HeldBytes;
 use crate::channel_layer::{Incoming, Target};
 use crate::frame::Accounting;
 use crate::hub::{
-    AfterPage, Group, KeptEvent, LiveOutcome, ReadWish, Release, Released, Returning, TrackPage,
-    TrackStep,
+    AfterPage, Group, LiveOutcome, ReadWish, Release, Released, Returning, TrackPage, TrackStep,
+    TrackedEvent,
 };
 use crate::ids::GroupName;
 use crate::metrics::GapCause;
@@ -24,7 +24,7 @@ use crate::position::Position;
 /// A page of a group's history for all its members, on its way to the relay's task.
 pub(super) struct HealingPage {
     pub(super) group: Arc<Group>,
-    pub(super) page: TrackPage<KeptEvent>,
+    pub(super) page: TrackPage<TrackedEvent>,
     /// Told once the page is delivered.
     pub(super) after: oneshot::Sender<AfterPage>,
     /// Counts the page.
@@ -70,7 +70,7 @@ impl Relay {
         let skipped = event
             .as_ref()
             .and_then(|event| self.skips.sender(group.name(), event));
-        let kept = KeptEvent {
+        let kept = TrackedEvent {
             event,
             healed: false,
             source,
@@ -109,12 +109,12 @@ impl Relay {
         self: &Arc<Self>,
         group: &Arc<Group>,
         at: Position,
-        event: KeptEvent,
+        event: TrackedEvent,
         turn: &mut Turn,
     ) {
         self.begin_run(group, turn).await;
         turn.recorded = true;
-        let KeptEvent {
+        let TrackedEvent {
             event,
             source,
             skipped,

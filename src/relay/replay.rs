@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The place from which a client that comes back wants the events of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Since {
+pub enum ResumeFrom {
     /// After the event at this position.
     Position(Position),
     /// The client has sent a text that is no position.
@@ -88,12 +88,12 @@ impl Relay {
         self: &Arc<Self>,
         member: &Arc<Member>,
         group: &GroupName,
-        since: Option<Since>,
+        since: Option<ResumeFrom>,
     ) {
         if !self.has_history(group) {
             return;
         }
-        if !matches!(since, Some(Since::Position(_))) {
+        if !matches!(since, Some(ResumeFrom::Position(_))) {
             self.know(group).await;
         }
         let Some(group) = self.parts.hub.groups().get(group) else {
@@ -102,11 +102,11 @@ impl Relay {
         let at = group.history().at();
         let recovered = match since {
             None => None,
-            Some(Since::Unreadable) => Some(RecoveryResult::Epoch),
-            Some(Since::Position(has)) if at.as_ref() == Some(&has) => {
+            Some(ResumeFrom::Unreadable) => Some(RecoveryResult::Epoch),
+            Some(ResumeFrom::Position(has)) if at.as_ref() == Some(&has) => {
                 Some(RecoveryResult::Recovered)
             }
-            Some(Since::Position(has)) => {
+            Some(ResumeFrom::Position(has)) => {
                 let returning = Returning {
                     member: member.clone(),
                     has,
@@ -179,6 +179,10 @@ impl Relay {
             };
             group.history().seen(&page.end);
             known.clear();
+            // Only a history that cannot be read tries their patience.
+            for socket in &mut returning {
+                socket.asked = Instant::now();
+            }
             let held = self.held(&page);
             let page = self.opened(group.name(), page);
             returning = self.replay(group, returning, &page, &mut pace).await;

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::ids::GroupName;
 use crate::position::Position;
-use crate::relay::Since;
+use crate::relay::ResumeFrom;
 
 /// The name of the parameter.
 const PARAMETER: &str = "since";
@@ -48,10 +48,10 @@ impl Positions {
     }
 
     /// Returns the place from which the client wants the events of a group; `None` if it has named none.
-    pub(super) fn of(&self, group: &GroupName) -> Option<Since> {
+    pub(super) fn of(&self, group: &GroupName) -> Option<ResumeFrom> {
         match self.of_group.get(group) {
-            Some(position) => Some(Since::Position(position.clone())),
-            None => self.unreadable.then_some(Since::Unreadable),
+            Some(position) => Some(ResumeFrom::Position(position.clone())),
+            None => self.unreadable.then_some(ResumeFrom::Unreadable),
         }
     }
 
@@ -73,8 +73,8 @@ mod tests {
 
     fn offset(positions: &Positions, group: &str) -> Option<u64> {
         match positions.of(&group.into())? {
-            Since::Position(position) => Some(position.offset),
-            Since::Unreadable => None,
+            ResumeFrom::Position(position) => Some(position.offset),
+            ResumeFrom::Unreadable => None,
         }
     }
 
@@ -103,7 +103,7 @@ mod tests {
             assert_eq!(offset(&positions, "a"), Some(1), "{query}");
             assert_eq!(
                 positions.of(&"b".into()),
-                Some(Since::Unreadable),
+                Some(ResumeFrom::Unreadable),
                 "{query}"
             );
         }
@@ -117,6 +117,6 @@ mod tests {
         assert_eq!(positions.of(&"h".into()), None);
         assert_eq!(positions.strangers(|_| false).count(), MOST_STRANGERS);
         let positions = Positions::in_query(&query.join("&"));
-        assert_eq!(positions.of(&"g1000".into()), Some(Since::Unreadable));
+        assert_eq!(positions.of(&"g1000".into()), Some(ResumeFrom::Unreadable));
     }
 }

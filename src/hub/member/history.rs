@@ -18,7 +18,7 @@ use crate::position::{Epoch, Position};
 
 /// An event on its way through a [`Track`].
 #[derive(Debug)]
-pub struct KeptEvent {
+pub struct TrackedEvent {
     /// The event; `None` if its bytes are none.
     pub event: Option<Arc<Event>>,
     /// True if it was read from the history.
@@ -40,7 +40,7 @@ pub struct Returning {
     pub has: Position,
     /// True if the client was told already that its events were recovered, or are missing.
     pub told: bool,
-    /// The time at which it came.
+    /// The time at which it came, or was last served.
     pub asked: Instant,
 }
 
@@ -81,13 +81,13 @@ pub enum Job {
 
 /// The recorded events of one group on this replica.
 #[derive(Debug, Default)]
-pub struct GroupHistory {
+pub struct GroupRecall {
     state: Mutex<HistoryState>,
 }
 
 #[derive(Debug, Default)]
 struct HistoryState {
-    track: Track<KeptEvent>,
+    track: Track<TrackedEvent>,
     /// True while delivered events of the track are on their way to the queues of sockets.
     in_turn: bool,
     /// `None` in ordinary life.
@@ -139,15 +139,15 @@ impl HistoryState {
     }
 }
 
-impl GroupHistory {
-    /// Takes a live event. If the result is [`LiveOutcome::Deliver`], call [`GroupHistory::turn_over`] after its delivery. Returns
+impl GroupRecall {
+    /// Takes a live event. If the result is [`LiveOutcome::Deliver`], call [`GroupRecall::turn_over`] after its delivery. Returns
     /// true too if a reader has to start.
     pub fn live(
         &self,
         at: Position,
-        mut event: KeptEvent,
+        mut event: TrackedEvent,
         size: usize,
-    ) -> (LiveOutcome<KeptEvent>, bool) {
+    ) -> (LiveOutcome<TrackedEvent>, bool) {
         let mut state = self.state.lock();
         if let (Track::Healing(_), Some(budget)) = (&state.track, &event.source.budget) {
             event.held = Some(HeldBytes::of(budget, HeldKind::History, size));
@@ -215,11 +215,11 @@ impl GroupHistory {
     }
 
     /// Takes a page that was read for the whole group, and appends what is to be delivered. Call
-    /// [`GroupHistory::turn_over`] after the delivery.
+    /// [`GroupRecall::turn_over`] after the delivery.
     pub fn page(
         &self,
-        page: TrackPage<KeptEvent>,
-        out: &mut Vec<TrackStep<KeptEvent>>,
+        page: TrackPage<TrackedEvent>,
+        out: &mut Vec<TrackStep<TrackedEvent>>,
     ) -> AfterPage {
         let mut state = self.state.lock();
         state.in_turn = true;

@@ -107,7 +107,7 @@ fn an_event_that_the_history_does_not_have_is_a_gap() {
 }
 
 #[test]
-fn a_new_epoch_is_a_gap_only_if_the_link_was_in_doubt() {
+fn a_new_epoch_is_a_gap_and_there_is_no_way_back() {
     let mut track = live_at(at("e", 5));
     assert_eq!(
         track.live(at("e", 7), 7, 1),
@@ -130,7 +130,7 @@ fn a_new_epoch_is_a_gap_only_if_the_link_was_in_doubt() {
     let (told, after) = steps(&mut track, page(at("g", 3), 1..=3, false));
     assert_eq!(
         (told.join(" "), after),
-        ("g1 g2 g3 gap 3".to_owned(), AfterPage::Live)
+        ("gap 0 g1 g2 g3 gap 3".to_owned(), AfterPage::Live)
     );
     assert_eq!(
         track.live(at("e", 1), 1, 1),

@@ -19,7 +19,7 @@ use crate::hub::{Budget, Hub, Member, Profile, Takes};
 use crate::ids::GroupName;
 use crate::metrics::TenantMetrics;
 use crate::position::Position;
-use crate::relay::{Parts, Relay, RouteDelivery, Settings, Since};
+use crate::relay::{Parts, Relay, ResumeFrom, RouteDelivery, Settings};
 use crate::render::Delivery;
 use crate::tasks::{self, Task};
 
@@ -190,7 +190,7 @@ impl Model {
                 let view = client.views.get(group);
                 let position = view.and_then(|view| view.position.as_ref());
                 let since = position.and_then(|text| Position::parse(text));
-                let since = since.map(|(_, position)| Since::Position(position));
+                let since = since.map(|(_, position)| ResumeFrom::Position(position));
                 self.relay.add_to_group(&member, group).await.unwrap();
                 self.relay.resume(&member, group, since).await;
             }

@@ -48,6 +48,13 @@ async fn numbers(socket: &mut Socket, numbers: std::ops::Range<u64>) {
     }
 }
 
+/// Reads the word that the history of `chat_a` began again.
+async fn told(socket: &mut Socket) {
+    let gap = socket.next_json().await;
+    assert_eq!(gap, json!({"type": "lockgate.gap", "group": "chat_a"}));
+    assert_eq!(position(socket).await["recovered"], false);
+}
+
 fn key(gateway: &Gateway, what: &str) -> String {
     let tenant = gateway.tenant();
     tenant.redis_key(&format!("{what}:{{{}__group__chat_a}}", tenant.prefix))
@@ -239,6 +246,7 @@ async fn histories_that_are_deleted_trimmed_or_lost_are_told() {
         has.rsplit_once('~').unwrap().0
     );
     publish(&gateway, replica, 12..15).await;
+    told(&mut socket).await;
     events(&mut socket, 12..15).await;
     assert_eq!(socket.ping().await, []);
     // A stream of another kind, and entries of others in it.
@@ -246,6 +254,7 @@ async fn histories_that_are_deleted_trimmed_or_lost_are_told() {
     let _: () = redis.command(&["SET", &keys[0], "not a stream"]).await;
     lost(&end).await;
     publish(&gateway, replica, 15..17).await;
+    told(&mut socket).await;
     events(&mut socket, 15..17).await;
 }
 
