@@ -208,6 +208,31 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ("lockgate_held_bytes_limit", "gauge", &[], true),
     ("lockgate_panics_total", "counter", &[], false),
     ("lockgate_runtime_tasks", "gauge", &[], true),
+    (
+        "lockgate_recoveries_total",
+        "counter",
+        &["result", "tenant"],
+        false,
+    ),
+    (
+        "lockgate_recovered_events_total",
+        "counter",
+        &["tenant"],
+        false,
+    ),
+    (
+        "lockgate_healed_events_total",
+        "counter",
+        &["tenant"],
+        false,
+    ),
+    ("lockgate_presence_entries", "gauge", &["tenant"], false),
+    (
+        "lockgate_token_refreshes_total",
+        "counter",
+        &["result", "tenant"],
+        false,
+    ),
 ];
 
 /// Families with type and labels, as the gateway declares them; `docs/metrics.md` is held against the same table.
