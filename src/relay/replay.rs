@@ -373,7 +373,11 @@ fn sorted(wishes: Vec<ReadWish>) -> (Vec<Returning>, Vec<oneshot::Sender<()>>) {
     for wish in wishes {
         match wish {
             ReadWish::Know(asked) => known.push(asked),
-            ReadWish::Replay(socket) => returning.push(socket),
+            ReadWish::Replay(mut socket) => {
+                // A wish may have waited for other reads.
+                socket.asked = Instant::now();
+                returning.push(socket);
+            }
         }
     }
     (returning, known)

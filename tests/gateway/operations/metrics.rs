@@ -150,19 +150,6 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         false,
     ),
     ("lockgate_recorded_total", "counter", &["tenant"], true),
-    (
-        "lockgate_recoveries_total",
-        "counter",
-        &["tenant", "result"],
-        true,
-    ),
-    (
-        "lockgate_recovered_events_total",
-        "counter",
-        &["tenant"],
-        true,
-    ),
-    ("lockgate_healed_events_total", "counter", &["tenant"], true),
     ("lockgate_worker_waiting", "gauge", &["tenant"], true),
     (
         "lockgate_worker_timeouts_total",
