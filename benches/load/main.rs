@@ -8,7 +8,8 @@
 //! delivers in the sender's context, so a delivery here contains the receiver's part of TCP; with a network card that
 //! part runs elsewhere. TLS, MySQL and several workers are not measured.
 //!
-//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`, `history`, `resume`) measure at the sockets. All replicas share
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`, `history`, `resume`, `presence`)
+//! measure at the sockets. All replicas share
 //! the server's core, and the storm's PostgreSQL runs on the other. A row fails if its number of frames, sockets or
 //! statements is wrong.
 //!
@@ -30,6 +31,7 @@ mod load;
 mod noisy;
 mod nuisance;
 mod postgres;
+mod presence;
 mod process;
 mod redis;
 mod report;
@@ -51,7 +53,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 13] = [
+const ROWS: [&str; 14] = [
     "memory",
     "paced",
     "bursts",
@@ -65,6 +67,7 @@ const ROWS: [&str; 13] = [
     "storm",
     "history",
     "resume",
+    "presence",
 ];
 /// The gateway's allocator, so that the floors have no other costs of allocation.
 #[global_allocator]
@@ -73,13 +76,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
 /// The rows that the stand-in for the gateway cannot run.
-const WHOLE: [&str; 6] = [
+const WHOLE: [&str; 7] = [
     "revocation",
     "noisy",
     "tenants",
     "storm",
     "history",
     "resume",
+    "presence",
 ];
 
 struct Options {
@@ -200,7 +204,7 @@ fn measure(options: &Options) -> Result<Report> {
         report.costs = costs::measure(&mut world, options.settings)?;
     }
     type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
-    let whole: [(&str, Measure); 6] = [
+    let whole: [(&str, Measure); 7] = [
         ("revocation", |world, settings| {
             revocation::measure(world, settings).map(Vec::from)
         }),
@@ -213,6 +217,7 @@ fn measure(options: &Options) -> Result<Report> {
         }),
         ("history", history::measure),
         ("resume", history::resume),
+        ("presence", presence::measure),
     ];
     for (name, row) in whole {
         if options.wants(name) {

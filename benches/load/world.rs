@@ -97,7 +97,8 @@ pub(crate) struct Setup {
     /// The database of the users, instead of SQLite.
     pub(crate) database: Option<String>,
     pub(crate) limit: Option<Limit>,
-    /// True if the groups `kept_N` of tenant `bench` have a history, with the route `resume/N/`.
+    /// True if the groups `kept_N` of tenant `bench` have a history, with the route `resume/N/`, and the groups `present_N`
+    /// presence, with the route `present/N/`.
     pub(crate) history: bool,
 }
 
@@ -326,7 +327,9 @@ impl World {
         }
         if setup.history {
             text += "[[tenants.bench.routes]]\npath = \"resume/<int:n>/\"\ngroups = [\"kept_{n}\"]\nresume = true\n\
-                     [[tenants.bench.groups]]\nname = \"kept_<int:n>\"\nhistory = { size = 100, ttl = \"10m\" }\n";
+                     [[tenants.bench.groups]]\nname = \"kept_<int:n>\"\nhistory = { size = 100, ttl = \"10m\" }\n\
+                     [[tenants.bench.routes]]\npath = \"present/<int:n>/\"\ngroups = [\"present_{n}\"]\n\
+                     [[tenants.bench.groups]]\nname = \"present_<int:n>\"\npresence = { fields = [\"username\"], notify = true }\n";
         }
         text
     }

@@ -24,8 +24,8 @@ One TOML file, named by `--config` or `LOCKGATE_CONFIG`. This page is printed by
 `lockgate config default` prints the defaults as a file, `lockgate config check` tells what is wrong with one.
 
 - **Durations** carry a unit: `\"250ms\"`, `\"5s\"`, `\"5m\"`, `\"1h\"`, `\"30d\"`. **Sizes** too: `\"64KiB\"`, `\"1MiB\"` (1024), `\"8MB\"` (1000).
-- **Secrets** are a text, `{ file = \"…\" }` (relative to the file that names it; one newline at its end is taken off; read once, at \
-the start) or `{ env = \"…\" }`. They are never printed.
+- **Secrets** are a text, `{ file = \"…\" }` (relative to the file that names it; one newline at its end is taken off; read at \
+the start and at each reload) or `{ env = \"…\" }`. They are never printed.
 - **Environment**: `LOCKGATE_` and the key in capitals, with `__` between the parts and `_` for `-`, overrides the file: \
 `LOCKGATE_REDIS__URL`, `LOCKGATE_TENANTS__ACME__LIMITS__CONNECTIONS`. The value is read as TOML, or else as a text; an empty \
 variable counts as unset. Routes cannot be set so. A name that is no key is an error; `LOCKGATE_` names without `__` are ignored.

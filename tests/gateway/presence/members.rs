@@ -9,7 +9,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::django::Django;
 use crate::support::{Database, PATIENCE, eventually};
 
-const RULE: &str = "fields = ['username', 'absent'], notify = true, linger = '5s'";
+const RULE: &str = "fields = ['username'], notify = true, linger = '5s'";
 
 /// Alice watches a room on the first replica; Bob comes and goes on the last one.
 async fn comings_and_goings(layer: &str, replicas: usize) {
