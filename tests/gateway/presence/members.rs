@@ -154,8 +154,8 @@ async fn a_reload_that_changes_the_rule_moves_the_users_to_it() {
         let mut alice = enter(&gateway, 0, "a", ALICE).await;
         assert_eq!(alice.next_json().await["user"]["id"], ALICE);
         let config = std::fs::read_to_string(&gateway.config).unwrap();
-        assert!(config.contains("\"absent\""));
-        let config = config.replace("\"absent\"", "\"is_staff\"");
+        assert!(config.contains("\"username\""));
+        let config = config.replace("\"username\"", "\"is_staff\"");
         std::fs::write(&gateway.config, config).unwrap();
         let answer = gateway
             .replica()
