@@ -235,14 +235,15 @@ impl Member {
         &self.pulse
     }
 
-    /// Returns true if the socket is in a group, and a hole in the events of any of its groups is read from its history.
+    /// Returns true if the socket is in a group, and a hole in the events of any of its groups is read from its history. A
+    /// socket that comes back, or is about to join, reads the history of the groups that it holds.
     pub fn is_healed(&self) -> bool {
         let groups = self.groups.lock();
         let healed = |group: &Arc<Group>| {
             let history = group.known_history();
-            history.is_some_and(GroupRecall::is_known)
+            history.is_some_and(GroupRecall::is_known) || self.outbound.holds(group.name())
         };
-        !groups.is_empty() && groups.iter().all(healed)
+        groups.iter().all(healed) && (!groups.is_empty() || self.outbound.holds_any())
     }
 
     /// Returns the names of the socket's groups.

@@ -101,7 +101,7 @@ impl Relay {
     }
 
     /// Tells the members of a group that events before `at` are missing for good. Clients that resume are told in any case,
-    /// the others as `on_gap` says. A member whose replay is under way learns it by that.
+    /// the others as `on_gap` says.
     pub(super) async fn tell_group_gap(
         self: &Arc<Self>,
         group: &Group,
@@ -123,7 +123,14 @@ impl Relay {
                 .is_some_and(|route| route.delivery.resumes());
             let outbound = member.outbound();
             match settings.on_gap {
-                _ if resumes && outbound.holds(name) => {}
+                // It waits behind the replay, which may have ended before this place. A replay that goes beyond it tells the
+                // same, and this is then forgotten with the events up to there.
+                _ if resumes && outbound.holds(name) => {
+                    if let (Some(at), Some(position)) = (at, &position) {
+                        outbound.push_recorded(&gap, name, at);
+                        outbound.push_recorded(position, name, at);
+                    }
+                }
                 _ if resumes => {
                     outbound.push_frame(&gap);
                     if let Some(position) = &position {

@@ -23,6 +23,8 @@ use crate::render::{EventPlace, Rendered, gap_notice};
 
 /// A socket is told that its events cannot be read after this time.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait between two attempts: clients wait for them.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// The place from which a client that comes back wants the events of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,13 +101,13 @@ impl Relay {
         let Some(group) = self.parts.hub.groups().get(group) else {
             return;
         };
-        let at = group.history().at();
         let recovered = match since {
             None => None,
-            Some(ResumeFrom::Unreadable) => Some(RecoveryResult::Epoch),
-            Some(ResumeFrom::Position(has)) if at.as_ref() == Some(&has) => {
-                Some(RecoveryResult::Recovered)
+            Some(ResumeFrom::Unreadable) => {
+                self.parts.metrics.recovery(RecoveryResult::Epoch);
+                Some(false)
             }
+            // Also where the relay has delivered no more than the client has: recorded events may be on their way.
             Some(ResumeFrom::Position(has)) => {
                 let returning = Returning {
                     member: member.clone(),
@@ -116,10 +118,7 @@ impl Relay {
                 return self.wish(&group, ReadWish::Replay(returning));
             }
         };
-        if let Some(result) = recovered {
-            self.parts.metrics.recovery(result);
-        }
-        let recovered = recovered.map(|result| result == RecoveryResult::Recovered);
+        let at = group.history().at();
         self.end_replay(&group, member, at, recovered);
     }
 
@@ -165,7 +164,7 @@ impl Relay {
                 Ok(Some(page)) => page,
                 Ok(None) => return self.end_without_history(group, returning),
                 Err(error) => {
-                    tokio::time::sleep(failures.wait()).await;
+                    tokio::time::sleep(failures.wait().min(RETRY)).await;
                     let (more, ask) = sorted(group.history().take_wishes());
                     returning.extend(more);
                     known.extend(ask);
@@ -179,6 +178,7 @@ impl Relay {
             };
             group.history().seen(&page.end);
             known.clear();
+            failures = Failures::default();
             // Only a history that cannot be read tries their patience.
             for socket in &mut returning {
                 socket.asked = Instant::now();

@@ -98,6 +98,11 @@ impl Outbound {
         held.is_some_and(|held| held.group(group).is_some())
     }
 
+    /// Returns true while events of any group wait.
+    pub fn holds_any(&self) -> bool {
+        self.state.lock().held.is_some()
+    }
+
     /// Queues the frame of a recorded event, behind a replay of its group if there is one.
     pub fn push_recorded(&self, frame: &Frame, group: &GroupName, at: &Position) -> Enqueued {
         let mut state = self.state.lock();

@@ -10,6 +10,9 @@ fn at(epoch: &str, offset: u64) -> Position {
     }
 }
 
+/// No offsets.
+const NONE: std::ops::RangeInclusive<u64> = std::ops::RangeInclusive::new(1, 0);
+
 fn page(end: Position, offsets: std::ops::RangeInclusive<u64>, more: bool) -> TrackPage<u64> {
     TrackPage {
         end,
@@ -98,7 +101,7 @@ fn an_event_that_the_history_does_not_have_is_a_gap() {
     track.live(at("e", u64::MAX), 7, 1);
     track.live(at("f", 1), 8, 1);
     track.begin_read();
-    let (told, after) = steps(&mut track, page(at("e", 5), 1..=0, false));
+    let (told, after) = steps(&mut track, page(at("e", 5), NONE, false));
     assert_eq!(
         (told.join(" "), after),
         ("gap 5".to_owned(), AfterPage::Live)
@@ -159,7 +162,7 @@ fn what_was_trimmed_is_a_gap_before_what_is_left() {
         ("gap 7 e8 e9".to_owned(), AfterPage::ReadOn)
     );
     track.begin_read();
-    let (told, after) = steps(&mut track, page(at("e", 12), 1..=0, false));
+    let (told, after) = steps(&mut track, page(at("e", 12), NONE, false));
     assert_eq!(
         (told.join(" "), after),
         ("gap 12".to_owned(), AfterPage::Live)
