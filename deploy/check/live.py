@@ -25,7 +25,7 @@ from tools import ROOT, output, program
 
 # What this load does not bring about: a defect, a wrong grant, a proxy that sends to draining replicas, a client that does not
 # read, a Redis that is deaf (tests/gateway and tests/parts/channel_layer do). The gateway must know the family; a value need not be there.
-NOT_IN_THIS_LOAD = re.compile(r'reason="(internal_error|too_slow)"|kind=~"auth\|permission"|result="draining"|lockgate_canary_missed_total')
+NOT_IN_THIS_LOAD = re.compile(r'reason="(internal_error|too_slow)"|kind=~"auth\|permission"|result="draining"|lockgate_canary_missed_total|lockgate_token_refreshes_total')
 CHAT = "/ws/chat/load/"
 
 
