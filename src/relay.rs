@@ -96,6 +96,8 @@ pub struct Settings {
     pub on_gap: OnGap,
     /// The tenant's limits.
     pub limits: LimitsConfig,
+    /// Clients may refresh their tokens in place.
+    pub refreshes_tokens: bool,
 }
 
 /// An event was not published.
@@ -178,6 +180,11 @@ impl Relay {
     /// Returns the current limits.
     pub fn limits(&self) -> LimitsConfig {
         self.settings.load().limits
+    }
+
+    /// Returns true if clients may refresh their tokens in place.
+    pub fn refreshes_tokens(&self) -> bool {
+        self.settings.load().refreshes_tokens
     }
 
     /// Returns the hub that it delivers to.

@@ -98,6 +98,7 @@ fn relay(layer: Arc<ModelLayer>, inbox: Arc<Inbox>, metrics: Arc<TenantMetrics>)
         deliveries: vec![route(false), route(true)],
         on_gap: OnGap::Notify,
         limits: LimitsConfig::default(),
+        refreshes_tokens: false,
     };
     Relay::new(parts, settings)
 }

@@ -155,14 +155,16 @@ impl Connection {
 
     /// Takes a message that is the gateway's own: a request to refresh the socket's token. Returns any other message.
     fn refresh_in(&self, message: consumer::Message) -> Result<RefreshRequest, consumer::Message> {
+        let wire = &self.ready.wire;
+        let (member, relay) = (wire.registration.member(), wire.registration.relay());
         let text = match message {
-            consumer::Message::Text(text) if may_be_refresh(&text) => text,
+            // Most tenants refresh nothing, and their texts are not searched.
+            consumer::Message::Text(text) if relay.refreshes_tokens() && may_be_refresh(&text) => {
+                text
+            }
             other => return Err(other),
         };
-        let ReadySocket { wire, scope, .. } = &*self.ready;
-        let (member, relay) = (wire.registration.member(), wire.registration.relay());
-        RefreshRequest::take(text, scope, member, relay, &wire.common)
-            .map_err(consumer::Message::Text)
+        RefreshRequest::take(text, member, relay, &wire.common).map_err(consumer::Message::Text)
     }
 
     /// Refreshes the socket's token. As in a consumer's call, frames, pings and closes leave meanwhile, and nothing is read.

@@ -91,6 +91,7 @@ fn relay() -> Arc<Relay> {
         deliveries: Vec::new(),
         on_gap: OnGap::Count,
         limits: LimitsConfig::default(),
+        refreshes_tokens: false,
     };
     Relay::new(parts, settings)
 }

@@ -68,18 +68,13 @@ fn tenant_of(common: &Common, relay: &Arc<Relay>, scope: &Scope) -> Option<Arc<T
 }
 
 impl RefreshRequest {
-    /// Takes a text that may be a request. Returns the text if it is none, or if the tenant does not refresh tokens.
+    /// Takes a text that may be a request. Returns the text if it is none.
     pub(super) fn take(
         text: String,
-        scope: &Scope,
         member: &Arc<Member>,
         relay: &Arc<Relay>,
         common: &Arc<Common>,
     ) -> Result<Self, String> {
-        let tenant = tenant_of(common, relay, scope);
-        if !tenant.is_some_and(|tenant| tenant.config.token.refresh) {
-            return Err(text);
-        }
         let Some(token) = frame::read_refresh(&text) else {
             return Err(text);
         };

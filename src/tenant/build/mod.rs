@@ -206,6 +206,7 @@ impl Builder {
             deliveries: built.deliveries,
             on_gap: config.on_gap,
             limits: config.limits,
+            refreshes_tokens: config.token.refresh,
         };
         let Lines { relay, servers } = match kept {
             // The shared relay gets its new settings when the whole configuration is served.
