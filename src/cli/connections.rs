@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::remote::{Remote, RemoteArguments, segment, tell};
+use super::remote::{Remote, RemoteArguments, following, segment, tell_list};
 use crate::ids::TenantId;
 
 /// List the open sockets of a tenant, on all replicas
@@ -41,16 +41,12 @@ pub(super) fn run(path: Option<&Path>, arguments: &ConnectionsArguments) -> Exit
             Some(group) => format!("groups/{}", segment(group)),
             None => "connections".to_owned(),
         };
-        let after = arguments.after.as_deref().map(segment);
-        let after = after.map_or(String::new(), |after| format!("&cursor={after}"));
+        let after = following("cursor", arguments.after.as_deref());
         let (tenant, limit) = (&arguments.tenant, arguments.limit);
         let path = format!("/v1/tenants/{tenant}/{what}?limit={limit}{after}");
         remote.call(&path, None)
     });
-    tell(listed, |body| match arguments.json {
-        true => body.to_owned(),
-        false => as_text(body),
-    })
+    tell_list(listed, arguments.json, as_text)
 }
 
 fn as_text(body: &str) -> String {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::remote::{Remote, RemoteArguments, segment, tell};
+use super::remote::{Remote, RemoteArguments, following, segment, tell_list};
 use crate::ids::TenantId;
 
 /// List the events that a group with a memory keeps
@@ -38,16 +38,12 @@ pub(super) struct HistoryArguments {
 pub(super) fn run(path: Option<&Path>, arguments: &HistoryArguments) -> ExitCode {
     let listed = Remote::find(path, &arguments.remote).and_then(|remote| {
         let (tenant, group) = (&arguments.tenant, segment(&arguments.group));
-        let since = arguments.since.as_deref().map(segment);
-        let since = since.map_or(String::new(), |since| format!("&since={since}"));
+        let since = following("since", arguments.since.as_deref());
         let limit = arguments.limit;
         let path = format!("/v1/tenants/{tenant}/groups/{group}/history?limit={limit}{since}");
         remote.call(&path, None)
     });
-    tell(listed, |body| match arguments.json {
-        true => body.to_owned(),
-        false => as_text(body),
-    })
+    tell_list(listed, arguments.json, as_text)
 }
 
 fn as_text(body: &str) -> String {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::remote::{Remote, RemoteArguments, segment, tell};
+use super::remote::{Remote, RemoteArguments, following, segment, tell_list};
 use crate::ids::TenantId;
 
 /// List the users who are in a group, on all replicas
@@ -44,18 +44,14 @@ pub(super) fn run(path: Option<&Path>, arguments: &PresenceArguments) -> ExitCod
         let what = match arguments.count {
             true => "/count".to_owned(),
             false => {
-                let after = arguments.after.as_deref().map(segment);
-                let after = after.map_or(String::new(), |after| format!("&cursor={after}"));
+                let after = following("cursor", arguments.after.as_deref());
                 format!("?limit={}{after}", arguments.limit)
             }
         };
         let path = format!("/v1/tenants/{tenant}/groups/{group}/presence{what}");
         remote.call(&path, None)
     });
-    tell(listed, |body| match arguments.json {
-        true => body.to_owned(),
-        false => as_text(body),
-    })
+    tell_list(listed, arguments.json, as_text)
 }
 
 fn as_text(body: &str) -> String {

@@ -91,6 +91,24 @@ pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
+/// Prints the answer of a call that lists something: as text, or unchanged with `--json`.
+pub(super) fn tell_list(
+    called: Result<HttpAnswer, Failure>,
+    json: bool,
+    as_text: impl FnOnce(&str) -> String,
+) -> ExitCode {
+    tell(called, |body| match json {
+        true => body.to_owned(),
+        false => as_text(body),
+    })
+}
+
+/// Returns the part of a query that asks for what follows a page; empty for the first page.
+pub(super) fn following(name: &str, place: Option<&str>) -> String {
+    let place = place.map(segment);
+    place.map_or(String::new(), |place| format!("&{name}={place}"))
+}
+
 /// Prints the result of a call: the text that `show` makes of a good answer, or the error.
 pub(super) fn tell(
     called: Result<HttpAnswer, Failure>,
