@@ -291,21 +291,7 @@ async fn no_socket_survives_a_race_of_its_refresh_against_the_revocation_of_its_
                     for _ in 0..(n * 7 + round) % 40 {
                         tokio::task::yield_now().await;
                     }
-                    let message = json!({"v": 1, "op": "revoke", "jti": revoked}).to_string();
-                    let () = ::redis::pipe()
-                        .cmd("SET")
-                        .arg(tenant.redis_key(&format!("deny:jti:{revoked}")))
-                        .arg("1")
-                        .arg("EX")
-                        .arg(60)
-                        .ignore()
-                        .cmd("PUBLISH")
-                        .arg(tenant.redis_key("control"))
-                        .arg(message)
-                        .ignore()
-                        .query_async(&mut link)
-                        .await
-                        .unwrap();
+                    tenant.revoke_in_redis(&revoked, &mut link).await;
                 };
                 tokio::join!(refreshing, revoke);
                 let mut answered = false;

@@ -252,21 +252,7 @@ async fn no_socket_survives_a_race_of_its_connect_against_its_revocation() {
                     for _ in 0..(n * 7 + round) % 40 {
                         tokio::task::yield_now().await;
                     }
-                    let message = json!({"v": 1, "op": "revoke", "jti": jti}).to_string();
-                    let () = ::redis::pipe()
-                        .cmd("SET")
-                        .arg(tenant.redis_key(&format!("deny:jti:{jti}")))
-                        .arg("1")
-                        .arg("EX")
-                        .arg(60)
-                        .ignore()
-                        .cmd("PUBLISH")
-                        .arg(tenant.redis_key("control"))
-                        .arg(message)
-                        .ignore()
-                        .query_async(&mut link)
-                        .await
-                        .unwrap();
+                    tenant.revoke_in_redis(&jti, &mut link).await;
                 };
                 match tokio::join!(connect, revoke).0 {
                     Ok(mut socket) => {

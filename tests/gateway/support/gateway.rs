@@ -4,7 +4,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use redis::aio::MultiplexedConnection;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use toml::Table;
 
@@ -345,6 +346,25 @@ impl Tenant {
     /// A key of Lockgate's own in Redis.
     pub(crate) fn redis_key(&self, key: &str) -> String {
         format!("lockgate:{}:{key}", self.name)
+    }
+
+    /// Revokes a token as a back end may without the API: it is denied first and announced second, in one write.
+    pub(crate) async fn revoke_in_redis(&self, jti: &str, link: &mut MultiplexedConnection) {
+        let message = json!({"v": 1, "op": "revoke", "jti": jti}).to_string();
+        let () = redis::pipe()
+            .cmd("SET")
+            .arg(self.redis_key(&format!("deny:jti:{jti}")))
+            .arg("1")
+            .arg("EX")
+            .arg(60)
+            .ignore()
+            .cmd("PUBLISH")
+            .arg(self.redis_key("control"))
+            .arg(message)
+            .ignore()
+            .query_async(link)
+            .await
+            .unwrap();
     }
 }
 

@@ -69,15 +69,8 @@ fn group(name: &str) -> Target {
 }
 
 impl Core {
-    /// Joins; asks again where busy cores let the five seconds of a join pass.
     async fn join(&self, group: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            match self.layer.subscribe(&group.into()).await {
-                Err(LayerError::Unavailable(ErrorKind::Timeout)) if Instant::now() < deadline => {}
-                joined => return joined.unwrap(),
-            }
-        }
+        join(&*self.layer, group).await;
     }
 
     async fn send(&self, group: &str, number: i64) {

@@ -11,14 +11,14 @@ use lockgate::channel_layer::{
     SocketChannel, Target,
 };
 use lockgate::config::{GroupConfig, HistoryConfig, LayerConfig, Secret, SerializerFormat};
-use lockgate::error::{Dependency, ErrorKind};
+use lockgate::error::Dependency;
 use lockgate::group_rules::GroupRules;
 use lockgate::ids::ReplicaId;
 use lockgate::metrics::TenantMetrics;
 use lockgate::stores::redis::{RedisStore, RedisUrl};
 use tokio::time::timeout;
 
-use super::support::{Heard, Link, Redis, event};
+use super::support::{Heard, Link, Redis, event, join};
 
 /// A replica with a layer of its own.
 struct Core {
@@ -75,15 +75,8 @@ fn attach(servers: &[Redis], config: &LayerConfig, rules: &[GroupConfig]) -> Cor
 }
 
 impl Core {
-    /// Joins; asks again where busy cores let the five seconds of a join pass.
     async fn join(&self, group: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            match self.layer.subscribe(&group.into()).await {
-                Err(LayerError::Unavailable(ErrorKind::Timeout)) if Instant::now() < deadline => {}
-                joined => return joined.unwrap(),
-            }
-        }
+        join(&*self.layer, group).await;
     }
 
     async fn send(&self, group: &str, number: i64) -> Option<u64> {

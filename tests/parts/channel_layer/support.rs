@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockgate::channel_layer::pubsub::{PubSubEndpoints, PubSubLayer};
-use lockgate::channel_layer::{ChannelLayer, Codec, GroupHistories, Inbox, Signal, Target};
+use lockgate::channel_layer::{
+    ChannelLayer, Codec, GroupHistories, Inbox, LayerError, Signal, Target,
+};
 use lockgate::config::{GroupConfig, SerializerFormat};
-use lockgate::error::Dependency;
+use lockgate::error::{Dependency, ErrorKind};
 use lockgate::event::Event;
 use lockgate::group_rules::GroupRules;
 use lockgate::ids::ReplicaId;
@@ -21,6 +23,17 @@ use tempfile::TempDir;
 use crate::ports::free_port;
 
 pub(crate) type Link = MultiplexedConnection;
+
+/// Joins a group; asks again where busy cores let the five seconds of a join pass.
+pub(crate) async fn join(layer: &dyn ChannelLayer, group: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match layer.subscribe(&group.into()).await {
+            Err(LayerError::Unavailable(ErrorKind::Timeout)) if Instant::now() < deadline => {}
+            joined => return joined.unwrap(),
+        }
+    }
+}
 
 /// A redis-server on a free loopback port; killed when dropped.
 pub(crate) struct Redis {
