@@ -143,7 +143,7 @@ pub struct Fleet {
     waiting: Mutex<HashMap<String, mpsc::Sender<Answer>>>,
 }
 
-/// Answers to one question that may wait to be counted. Whoever knows a question's id can forge any number.
+/// Answers to one question that may wait to be counted. Any process that knows a question's id can forge any number.
 const MOST_ANSWERS: usize = 1024;
 
 impl Fleet {

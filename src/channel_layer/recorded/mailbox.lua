@@ -1,5 +1,5 @@
 -- The layer `core`: Channels puts a copy of each event of a group into a mailbox that stands for the group's history, as it
--- does for any other member of the group. The mailbox lies beside the history, and whoever calls moves what waits there.
+-- does for any other member of the group. The mailbox lies beside the history, and each caller moves what waits there.
 
 -- Moves what waits in the mailbox into the history, oldest first, and publishes it to gateways. Returns the number of events
 -- and of those that still wait, or an error table; then the event that failed is in the mailbox again.

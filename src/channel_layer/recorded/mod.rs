@@ -1,4 +1,4 @@
-//! The histories of groups on Redis, for the layers that lie there: what is recorded, read and begun anew, and the rules for
+//! The histories of groups on Redis, for the layers that lie there: what is recorded, read and begun again, and the rules for
 //! back ends. The layers publish and subscribe.
 //!
 //! Keys and channels of a group lie on the host of the group. A step is one script, so that nothing is recorded without

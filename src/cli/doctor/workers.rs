@@ -1,4 +1,4 @@
-//! Looks for the Channels workers of `worker` routes: consumers on their channels, and events that nobody takes.
+//! Looks for the Channels workers of `worker` routes: consumers on their channels, and events that no worker takes.
 //!
 //! On `pubsub` a worker subscribes to its channel. On `core` it takes events out of a list by time, so that only the age of
 //! the oldest one shows that no worker does.
