@@ -232,9 +232,13 @@ impl Relay {
         member: &Arc<Member>,
         group: &GroupName,
     ) -> Result<(), LayerError> {
-        self.add_to_group(member, group).await?;
-        if self.has_history(group) {
-            self.know(group).await;
+        if !self.enter_hub(member, group) {
+            return Ok(());
+        }
+        let joining = self.joining(member, group);
+        self.follow(member, group).await?;
+        if let Some(joining) = joining {
+            self.know(&joining.group).await;
         }
         Ok(())
     }
@@ -248,13 +252,24 @@ impl Relay {
         member: &Arc<Member>,
         group: &GroupName,
     ) -> Result<(), LayerError> {
-        // In the hub first: `expire_lingering` must see the socket before the layer is asked.
-        match self.parts.hub.join(member, group) {
-            Joined::New => self.parts.metrics.subscriptions.increment(1.0),
-            Joined::Already => {}
-            // No member would be left to end the subscription.
-            Joined::Gone => return Ok(()),
+        match self.enter_hub(member, group) {
+            true => self.follow(member, group).await,
+            false => Ok(()),
         }
+    }
+
+    /// Puts the socket into the group in the hub: `expire_lingering` must see it before the layer is asked. Returns false if the
+    /// socket is gone: no member would be left to end the subscription.
+    fn enter_hub(&self, member: &Arc<Member>, group: &GroupName) -> bool {
+        let joined = self.parts.hub.join(member, group);
+        if joined == Joined::New {
+            self.parts.metrics.subscriptions.increment(1.0);
+        }
+        joined != Joined::Gone
+    }
+
+    /// Waits for the subscription of a group that the socket has entered.
+    async fn follow(&self, member: &Member, group: &GroupName) -> Result<(), LayerError> {
         let subscribed = self.parts.layer.subscribe(group).await;
         self.joined(member, group);
         subscribed

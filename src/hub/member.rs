@@ -236,12 +236,12 @@ impl Member {
     }
 
     /// Returns true if the socket is in a group, and a hole in the events of any of its groups is read from its history. A
-    /// socket that comes back, or is about to join, reads the history of the groups that it holds.
+    /// socket that comes back reads the history of the groups that it holds, and one that is about to join has missed nothing.
     pub fn is_healed(&self) -> bool {
         let groups = self.groups.lock();
         let healed = |group: &Arc<Group>| {
             let history = group.known_history();
-            history.is_some_and(GroupRecall::is_known) || self.outbound.holds(group.name())
+            history.is_some_and(|history| history.heals(self.id)) || self.outbound.holds(group.name())
         };
         groups.iter().all(healed) && (!groups.is_empty() || self.outbound.holds_any())
     }

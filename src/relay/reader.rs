@@ -15,8 +15,8 @@ use super::recorded::HealingPage;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
 use crate::event::{DecodeError, Event};
-use crate::hub::{AfterPage, Group, Job, Pace, ReadWish, TrackPage, TrackedEvent};
-use crate::ids::GroupName;
+use crate::hub::{AfterPage, Group, Job, Member, Pace, ReadWish, TrackPage, TrackedEvent};
+use crate::ids::{ConnectionId, GroupName};
 use crate::metrics::GapCause;
 use crate::position::Position;
 use crate::tasks;
@@ -44,6 +44,18 @@ pub(super) struct Failures {
     told: bool,
 }
 
+/// A socket that has not joined its group yet.
+pub(super) struct Joining {
+    pub(super) group: Arc<Group>,
+    member: ConnectionId,
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.group.history().joined(self.member);
+    }
+}
+
 impl Failures {
     /// Notes a failure, and returns the wait before the next attempt.
     pub(super) fn wait(&mut self) -> Duration {
@@ -66,17 +78,24 @@ impl Relay {
         self.parts.rules.history(group).is_some()
     }
 
+    /// Notes that a socket joins a group with history, until the result is dropped.
+    pub(super) fn joining(&self, member: &Member, group: &GroupName) -> Option<Joining> {
+        let group = self.parts.hub.groups().get(group)?;
+        self.has_history(group.name()).then(|| {
+            group.history().joins(member.id());
+            let member = member.id();
+            Joining { group, member }
+        })
+    }
+
     /// Waits until the position of a group with history is known, so that any hole after it is seen. Does not wait for a
     /// history that cannot be read.
-    pub(super) async fn know(self: &Arc<Self>, group: &GroupName) {
-        let Some(group) = self.parts.hub.groups().get(group) else {
-            return;
-        };
+    pub(super) async fn know(self: &Arc<Self>, group: &Arc<Group>) {
         if group.history().is_known() {
             return;
         }
         let (asked, known) = oneshot::channel();
-        self.wish(&group, ReadWish::Know(asked));
+        self.wish(group, ReadWish::Know(asked));
         tokio::time::timeout(KNOWN_WITHIN, known).await.ok();
     }
 

@@ -95,12 +95,12 @@ impl Relay {
         if !self.has_history(group) {
             return;
         }
-        if !matches!(since, Some(ResumeFrom::Position(_))) {
-            self.know(group).await;
-        }
         let Some(group) = self.parts.hub.groups().get(group) else {
             return;
         };
+        if !matches!(since, Some(ResumeFrom::Position(_))) {
+            self.know(&group).await;
+        }
         let recovered = match since {
             None => None,
             Some(ResumeFrom::Unreadable) => {

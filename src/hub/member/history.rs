@@ -102,12 +102,22 @@ struct Work {
     /// The sockets whose queues have no room for the rest of the replay.
     full: Vec<Returning>,
     releases: Vec<Release>,
+    /// The sockets that have not joined yet: they wait for the newest position.
+    joining: Vec<ConnectionId>,
 }
 
 impl HistoryState {
     /// Returns true if a reader has to start, if `wanted` is true.
     fn starts_reader(&mut self, wanted: bool) -> bool {
         wanted && !std::mem::replace(&mut self.work.get_or_insert_default().reading, true)
+    }
+
+    /// Gives back the memory of the work if there is none.
+    fn rest(&mut self) {
+        self.work.take_if(|work| {
+            let waits = work.wishes.len() + work.full.len() + work.releases.len();
+            !work.reading && waits + work.joining.len() == 0
+        });
     }
 
     /// Returns true if all events up to the end of a replay are in the queues of the sockets.
@@ -172,6 +182,30 @@ impl GroupRecall {
         state.starts_reader(reads)
     }
 
+    /// Notes that a socket joins, and waits for the newest position. Call [`GroupRecall::joined`] in the end.
+    pub fn joins(&self, member: ConnectionId) {
+        let mut state = self.state.lock();
+        let work = state.work.get_or_insert_default();
+        work.joining.push(member);
+    }
+
+    /// Notes that a socket waits for no position any more.
+    pub fn joined(&self, member: ConnectionId) {
+        let mut state = self.state.lock();
+        if let Some(work) = &mut state.work {
+            work.joining.retain(|joining| *joining != member);
+            state.rest();
+        }
+    }
+
+    /// Returns true if the socket needs no word about events that were missed: what is missing will be read, or came before
+    /// the socket has joined.
+    pub fn heals(&self, member: ConnectionId) -> bool {
+        let state = self.state.lock();
+        let joins = |work: &Work| work.joining.contains(&member);
+        state.track.at().is_some() || state.work.as_deref().is_some_and(joins)
+    }
+
     /// Adds work. Returns true if a reader has to start.
     pub fn wish(&self, wish: ReadWish) -> bool {
         let mut state = self.state.lock();
@@ -210,7 +244,8 @@ impl GroupRecall {
         if !work.releases.is_empty() || !work.full.is_empty() {
             return Job::Wait;
         }
-        state.work = None;
+        work.reading = false;
+        state.rest();
         Job::Done
     }
 

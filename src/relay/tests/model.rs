@@ -276,6 +276,7 @@ impl Model {
             }
             Some("lockgate.gap") => {
                 assert!(self.faults.forgets, "seed {seed}, client {index}: {frame}");
+                // Only groups without history have a notice of the whole tenant.
                 let group = frame["group"].as_str().unwrap();
                 client.views.get_mut(&GroupName::from(group)).unwrap().gap = true;
             }
