@@ -1,5 +1,6 @@
 //! Reads a configuration from files and environment. [`crate::validation`] checks it as a whole.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Config;
@@ -87,6 +88,8 @@ impl Draft {
 /// The files of one configuration.
 struct Files {
     read: Vec<PathBuf>,
+    /// The files that were read, as [`identity`] names them.
+    known: BTreeSet<PathBuf>,
     complete: bool,
 }
 
@@ -94,6 +97,7 @@ impl Default for Files {
     fn default() -> Self {
         Self {
             read: Vec::new(),
+            known: BTreeSet::new(),
             complete: true,
         }
     }
@@ -109,6 +113,7 @@ impl Files {
             column: 0,
         };
         self.read.push(path.to_owned());
+        self.known.insert(identity(path));
         let bytes = match file::read(path, LARGEST_FILE) {
             Ok((_, bytes)) => bytes,
             Err(error) => {
@@ -162,7 +167,7 @@ impl Files {
         for (index, (pattern, place)) in globs.iter().zip(places).enumerate() {
             let key = format!("include[{index}]");
             for path in found(folder, pattern, place, &key, &mut reader.report) {
-                if self.read.iter().any(|known| same_file(known, &path)) {
+                if self.known.contains(&identity(&path)) {
                     continue;
                 }
                 if let Some(root) = self.read(&path, &key, &mut reader.report) {
@@ -216,11 +221,9 @@ fn found(
     paths
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => a == b,
-    }
+/// Returns a path that is the same for every name of a file.
+fn identity(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// Moves the tenants of an included file to the main table. Any other key in it is a mistake.

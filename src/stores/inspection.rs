@@ -33,6 +33,8 @@ pub struct Facts {
     pub version: Option<String>,
     /// The role: master or replica.
     pub role: Option<Role>,
+    /// The number of replicas that are connected to it.
+    pub replicas: Option<u64>,
     /// The bytes of memory above which it evicts keys or refuses writes; 0 means no limit.
     pub maxmemory: Option<u64>,
     /// The eviction policy: `noeviction`, `volatile-lru`, …
@@ -96,6 +98,7 @@ impl Facts {
         Self {
             version: text("redis_version"),
             role: role_in_info(info),
+            replicas: fields.get("connected_slaves").and_then(|n| n.parse().ok()),
             maxmemory: fields.get("maxmemory").and_then(|bytes| bytes.parse().ok()),
             maxmemory_policy: text("maxmemory_policy"),
             append_only: fields.get("aof_enabled").map(|flag| *flag == "1"),

@@ -14,7 +14,7 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::replica::Replica;
 use crate::support::sentinel::Deployment;
-use crate::support::{Database, Gateway, gateway};
+use crate::support::{Database, Gateway, PATIENCE, eventually, gateway};
 
 /// The login of `hurt` at its Redis; it may do everything until a fault takes something away.
 const LOGIN: &str = "gate:the-first-password";
@@ -24,6 +24,9 @@ pub(crate) struct Stores {
     /// One server, and as the case may be its partner.
     pub(crate) servers: Vec<RedisServer>,
     pub(crate) sentinels: Option<Deployment>,
+    /// A replica of the Redis of `calm`. Where a failover may lose writes, revocations are to be acknowledged by a replica, and
+    /// that holds for all tenants.
+    acknowledging: Option<RedisServer>,
     /// The way of each replica to each of the servers.
     pub(crate) lines: Vec<[Proxy; 2]>,
 }
@@ -51,6 +54,10 @@ impl Stores {
                 }
             }
         }
+        let acknowledging = match redis {
+            Redis::Sentinel | Redis::Pair => Some(acknowledging().await),
+            _ => None,
+        };
         let mut lines = Vec::new();
         for server in &servers {
             let endpoint = server.endpoint();
@@ -59,6 +66,7 @@ impl Stores {
         Self {
             servers,
             sentinels,
+            acknowledging,
             lines,
         }
     }
@@ -231,6 +239,22 @@ impl Sql {
     }
 }
 
+/// Starts a replica of the Redis that `calm` uses, and waits until it follows.
+async fn acknowledging() -> RedisServer {
+    let master = RedisServer::shared().await;
+    let replica =
+        RedisServer::with(&["--replicaof", "127.0.0.1", &master.port().to_string()]).await;
+    eventually(PATIENCE, "the replica follows", async || {
+        let info: String = replica.command(&["INFO", "replication"]).await;
+        match info.contains("master_link_status:up") {
+            true => Ok(()),
+            false => Err(info),
+        }
+    })
+    .await;
+    replica
+}
+
 /// Writes the configuration for the first replica.
 async fn write(world: &World, stores: &Stores, sql: Option<&Sql>) -> Gateway {
     let urls = stores.urls(0);
@@ -245,6 +269,9 @@ async fn write(world: &World, stores: &Stores, sql: Option<&Sql>) -> Gateway {
         .set("log.level", "info")
         .set("server.drain.delay", "1s")
         .set("denylist.recheck", "2s");
+    if stores.acknowledging.is_some() {
+        builder = builder.set("denylist.replicas", "1");
+    }
     for (key, value) in world.settings {
         builder = builder.set(key, value_of(value));
     }

@@ -51,6 +51,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
         findings.add(on("bounds"), severity, detail, advice);
     }
     if server.holds_denylist() {
+        failover(&mut findings, on("failover"), server.acknowledged, &facts);
         lost_data(&mut findings, on("lost_data"), &store).await;
     }
     clock_offset(&mut findings, on("clock"), &store).await;
@@ -251,6 +252,40 @@ fn persistence(
             "",
         ),
     }
+}
+
+/// Looks if a failover can lose a revocation that was confirmed: replicas get writes a moment later.
+fn failover(findings: &mut Findings, on: (&str, &'static str), acknowledged: u32, facts: &Facts) {
+    let replicas = facts.replicas.filter(|_| facts.role != Some(Role::Replica));
+    let detail = match (replicas, acknowledged) {
+        (None, 0) => {
+            return findings.add(
+                on,
+                Severity::Note,
+                "unknown: the login may not ask (INFO)",
+                "",
+            );
+        }
+        (Some(0), 0) => "no replica",
+        (Some(_), 0) => {
+            return findings.add(
+                on,
+                Severity::Warn,
+                "a failover to a replica may lose the last revocations, also confirmed ones",
+                "set [denylist] replicas = 1, so that a revocation is confirmed once a replica has it",
+            );
+        }
+        (Some(has), wanted) if has < u64::from(wanted) => {
+            return findings.add(
+                on,
+                Severity::Fail,
+                format!("{has} replicas: each revocation is refused, because {wanted} must acknowledge it"),
+                "connect the replicas, or lower [denylist] replicas",
+            );
+        }
+        _ => "a replica acknowledges each revocation",
+    };
+    findings.add(on, Severity::Ok, detail, "");
 }
 
 async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {

@@ -11,6 +11,8 @@ pub(super) struct RedisServer {
     pub(super) tenants: Vec<Usage>,
     /// True if it is `[redis]`.
     pub(super) deployment: bool,
+    /// The replicas of it that must acknowledge a revocation.
+    pub(super) acknowledged: u32,
     /// True if several tenants use the server, perhaps with another login or database number.
     pub(super) shared: bool,
 }
@@ -78,9 +80,9 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
             server(&mut servers, RedisUrl::parse(url)?).usage(id).users = true;
         }
         if let Some(url) = effective.denylist_redis() {
-            server(&mut servers, RedisUrl::parse(url)?)
-                .usage(id)
-                .denylist = true;
+            let server = server(&mut servers, RedisUrl::parse(url)?);
+            server.usage(id).denylist = true;
+            server.acknowledged = config.denylist.replicas;
         }
         let kind = effective.layer_kind();
         let layer = Some((kind, tenant.layer.prefix.clone()));
@@ -136,6 +138,7 @@ fn server(servers: &mut Vec<RedisServer>, url: RedisUrl) -> &mut RedisServer {
             url,
             tenants: Vec::new(),
             deployment: false,
+            acknowledged: 0,
             shared: false,
         });
         servers.len() - 1

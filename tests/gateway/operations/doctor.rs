@@ -112,6 +112,7 @@ async fn a_healthy_deployment_passes_and_no_secret_is_printed() {
         ("role", "ok", "master"),
         ("eviction", "ok", "no maxmemory"),
         ("persistence", "warn", "forgets every revocation"),
+        ("failover", "ok", "no replica"),
         ("lost_data", "note", "unknown"),
         ("latency", "ok", "median"),
         ("clock", "ok", " s against"),
@@ -180,6 +181,35 @@ async fn a_denylist_that_may_forget_fails_and_says_what_to_do() {
     let found = findings(&gateway.config);
     is(&found, ("redis ", "role"), "fail", "replica");
     is(&found, ("redis ", "write"), "fail", "");
+}
+
+/// A replica gets a write a moment after the client has its answer.
+#[tokio::test]
+async fn a_denylist_whose_writes_a_failover_may_lose_is_told() {
+    let redis = RedisServer::start().await;
+    let with = async |replicas: u32| {
+        let gateway = gateway().redis(&redis.url()).tenant("acme");
+        gateway.set("denylist.replicas", replicas).write().await
+    };
+    let (confirmed_at_once, acknowledged) = (with(0).await, with(1).await);
+    let found = findings(&confirmed_at_once.config);
+    is(&found, ("redis ", "failover"), "ok", "no replica");
+    let found = findings(&acknowledged.config);
+    is(&found, ("redis ", "failover"), "fail", "is refused");
+
+    let replica = RedisServer::start().await;
+    let port = redis.port().to_string();
+    let () = replica.command(&["REPLICAOF", "127.0.0.1", &port]).await;
+    eventually(PATIENCE, "the failover is told", async || {
+        let found = findings(&confirmed_at_once.config);
+        match finding(&found, "redis ", "failover")["verdict"] == "warn" {
+            true => Ok(()),
+            false => Err(found),
+        }
+    })
+    .await;
+    let found = findings(&acknowledged.config);
+    is(&found, ("redis ", "failover"), "ok", "acknowledges");
 }
 
 #[tokio::test]
@@ -339,7 +369,14 @@ async fn what_a_login_may_not_ask_is_unknown_and_what_it_lacks_is_named() {
     let gateway = gateway().redis(&url).tenant("acme").start().await;
     let found = findings(&gateway.config);
     assert_eq!(found["ok"], true, "{found}");
-    for check in ["version", "role", "eviction", "persistence", "clock"] {
+    for check in [
+        "version",
+        "role",
+        "eviction",
+        "persistence",
+        "failover",
+        "clock",
+    ] {
         is(&found, ("redis ", check), "note", "unknown");
     }
     is(&found, ("redis ", "lost_data"), "ok", "none since");
