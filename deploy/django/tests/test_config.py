@@ -20,6 +20,8 @@ from django.test import SimpleTestCase, override_settings
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.tokens import AccessToken
 
+from tests.models import Member
+
 pymysql.version_info = (2, 2, 7, "final", 0)
 pymysql.install_as_MySQLdb()
 
@@ -285,6 +287,31 @@ class Users(Case):
             f'FROM {child} INNER JOIN {parent} ON ({child}."member_ptr_id" = {parent}."id") WHERE {child}."member_ptr_id" IN (:user_ids)',
         )
         self.assertEqual(users["id_type"], "uuid")
+
+    def test_an_id_in_the_table_of_a_parent(self):
+        users = self.users("tests.Staff", USER_ID_FIELD="id")
+        table = '"tests_staff"'
+        self.assertEqual(
+            users["query"],
+            f'SELECT {table}."party_ptr_id" AS "id", {table}."username" AS "username", {table}."is_active" AS "is_active" '
+            f'FROM {table} WHERE {table}."party_ptr_id" IN (:user_ids)',
+        )
+
+    def test_a_number_that_is_not_the_key(self):
+        """PostgreSQL compares no number with a text."""
+        for database, condition in [(SQLITE, '"badge" IN (:user_ids)'), (POSTGRES, '"badge" = ANY (ARRAY[:user_ids]::integer[])')]:
+            users = self.users("tests.Staff", database, USER_ID_FIELD="badge")
+            self.assertEqual(users["field"], "badge")
+            self.assertTrue(users["query"].endswith(condition), users["query"])
+
+    def test_another_field_of_the_table_auth_user(self):
+        with mock.patch.object(Member._meta, "db_table", "auth_user"):
+            users = self.users("tests.Member", USER_ID_FIELD="last_login", lost=["DateTimeField last_login"])
+        self.assertIn('WHERE "auth_user"."last_login" IN', users["query"])
+
+    def test_rows_that_the_manager_leaves_out_are_told(self):
+        with mock.patch.object(User, "objects", User.objects.exclude(username="gone")):
+            self.users("auth.User", lost=["User.objects leaves users out"])
 
     def test_a_dot_in_the_name_of_a_table_is_no_schema(self):
         with mock.patch.object(User._meta, "db_table", "shop.user"):
