@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 import tomllib
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -305,7 +306,7 @@ class Users(Case):
             self.assertTrue(users["query"].endswith(condition), users["query"])
 
     def test_another_field_of_the_table_auth_user(self):
-        with mock.patch.object(Member._meta, "db_table", "auth_user"):
+        with in_table(Member, "auth_user"):
             users = self.users("tests.Member", USER_ID_FIELD="last_login", lost=["DateTimeField last_login"])
         self.assertIn('WHERE "auth_user"."last_login" IN', users["query"])
 
@@ -314,7 +315,7 @@ class Users(Case):
             self.users("auth.User", lost=["User.objects leaves users out"])
 
     def test_a_dot_in_the_name_of_a_table_is_no_schema(self):
-        with mock.patch.object(User._meta, "db_table", "shop.user"):
+        with in_table(User, "shop.user"):
             users = self.users("auth.User")
         self.assertIn('"shop.user"."username" AS "username"', users["query"])
 
@@ -458,6 +459,20 @@ class Layers(Case):
             printed = Printed(CHANNEL_LAYERS=layers)
             self.assertIn("not mapped: CHANNEL_LAYERS: BACKEND", printed.lost)
             self.assertEqual((printed.tenant["layer"], printed.tenant["redis"]), ({}, {}))
+
+
+@contextmanager
+def in_table(model, name):
+    """The model as if its table had this name. Fields remember the table that they were seen in."""
+    with mock.patch.object(model._meta, "db_table", name):
+        forget_columns(model)
+        yield
+    forget_columns(model)
+
+
+def forget_columns(model):
+    for field in model._meta.get_fields():
+        field.__dict__.pop("cached_col", None)
 
 
 def without_key(token):
