@@ -15,7 +15,7 @@ pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pa
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};
 pub use route::{
-    Accept, ConsumerConfig, Deliver, OnFrame, OnInvalid, OnWorkerFull, RouteConfig,
+    Accept, ConsumerConfig, Deliver, OnFrame, OnInvalid, OnPing, OnWorkerFull, RouteConfig,
 };
 pub use secret::Secret;
 pub use server::{

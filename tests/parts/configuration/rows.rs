@@ -92,6 +92,8 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["tenants.a.users.database: found another text, expected a URL that begins with"]];
         "users from nowhere" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { source = \"token\" }\n"
             => [["lockgate.toml:4:11: tenants.a.users.source: found \"token\", expected \"database\" or \"claims\""]];
+        "an answer to pings" "{TENANT}on_ping = \"pong\"\n" => [["lockgate.toml:11:1: tenants.acme.routes[0].on_ping: found \"pong\", expected \"reply\" or \"consumer\""]];
+        "stale before fresh" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", stale_ttl = \"1s\" }\n"
             => [["lockgate.toml:4:35: tenants.a.users.stale_ttl: found a shorter time"]];
         "API key under 32 bytes" "{TENANT}[api]\nlisten = \"127.0.0.1:9001\"\napi_keys = [\"hunter2\"]\n"
             => [["lockgate.toml:13:13: api.api_keys[0]: found a key of 7 bytes, expected at least 32 bytes"]];
