@@ -494,7 +494,7 @@ async fn verdicts(plain: &Setup) {
     ];
     let routes = Routes::parse(&configs).unwrap();
     let permissions =
-        Permissions::new(&configs, &plain.users, &plain.token, plain.database()).unwrap();
+        Permissions::new(&configs, &plain.users, &plain.token, Some(plain.database())).unwrap();
     let uuid = format!("/c/{UUID}/");
     for (path, user, expected) in [
         ("/a/lobby/", "1", Some(true)),
