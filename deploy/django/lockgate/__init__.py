@@ -30,7 +30,8 @@ logger = logging.getLogger("lockgate")
 
 # A duration is a number of seconds or a timedelta.
 DEFAULTS = {
-    # The name in [tenants.NAME].
+    # The name in [tenants.NAME]; or a function that returns it, where each schema of the project is a tenant:
+    # lambda: connection.schema_name
     "TENANT": None,
     # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
     "REDIS_URL": None,
@@ -115,6 +116,19 @@ def invalidate(user):
         logger.error("Could not tell Lockgate of a changed user: %s", error)
 
 
+def group_add(user, group):
+    """Puts all open sockets of a user into a group, on every replica. Returns the number of connections that heard of it.
+
+    A socket that opens later is in the groups of its route alone. Raises redis.RedisError if Redis does not answer.
+    """
+    return _announce("group_add", {"user_id": user_text(user), "group": group})
+
+
+def group_discard(user, group):
+    """Takes all open sockets of a user out of a group, as `group_add` puts them in."""
+    return _announce("group_discard", {"user_id": user_text(user), "group": group})
+
+
 def user_text(user):
     """Returns the id that Lockgate uses for a user, from a model instance or an id."""
     if hasattr(user, "pk"):
@@ -135,8 +149,8 @@ def config():
     if unknown := sorted(set(conf) - set(DEFAULTS)):
         raise ImproperlyConfigured(f"LOCKGATE has no {unknown[0]!r}; it has {', '.join(DEFAULTS)}.")
     conf = DEFAULTS | conf
-    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(conf["TENANT"] or "")):
-        raise ImproperlyConfigured('LOCKGATE["TENANT"] must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -.')
+    if not callable(conf["TENANT"]):
+        _checked_tenant(conf["TENANT"])
     for name, needed in [("REDIS_URL", True), ("DENYLIST_URL", False)]:
         url = conf[name]
         is_url = isinstance(url, str) and re.match("(rediss?|unix)://", url)
@@ -174,8 +188,15 @@ def connect(name):
     return redis.Sentinel(sentinels, sentinel_kwargs=login).master_for(name, **options)
 
 
+def _checked_tenant(name):
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(name or "")):
+        raise ImproperlyConfigured('LOCKGATE["TENANT"] must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -.')
+    return name
+
+
 def _key(rest):
-    return f"lockgate:{config()['TENANT']}:{rest}"
+    tenant = config()["TENANT"]
+    return f"lockgate:{_checked_tenant(tenant()) if callable(tenant) else tenant}:{rest}"
 
 
 def _deny(name, write, value, announced):
@@ -255,7 +276,7 @@ def _cut_off(ask, key):
 
 def _announce(op, members):
     message = json.dumps({"v": 1, "op": op, **members}, separators=(",", ":"))
-    connect("REDIS_URL").publish(_key("control"), message)
+    return connect("REDIS_URL").publish(_key("control"), message)
 
 
 def _read(token):

@@ -16,7 +16,7 @@ use crate::auth::denylist::UnreadableNotice;
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{Config, Effective, Secret, TenantConfig};
+use crate::config::{Config, Effective, Secret, TenantConfig, UsersFrom};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
@@ -33,9 +33,10 @@ use crate::stores::key_store::KeyStore;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::token_auth::TokenAuth;
-use crate::users::{Permissions, Users};
+use crate::users::{Permissions, UserBook, Users};
 
 use links::Links;
+pub use links::SharedMemory;
 
 mod links;
 mod routes;
@@ -49,7 +50,12 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
         .tenants
         .get_key_value(tenant)
         .with_context(|| format!("there is no tenant {tenant:?}"))?;
-    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
+    let mut builder = Builder::new(
+        config,
+        Registry::default(),
+        &ReplicaId::random(),
+        SharedMemory::default(),
+    );
     let metrics = Arc::new(TenantMetrics::new(id, true));
     let effective = config.effective(tenant);
     let stores = builder.stores(id, &effective, metrics, None)?;
@@ -73,7 +79,12 @@ pub struct HandshakeParts {
 pub fn handshake_parts(config: &Config, id: &TenantId) -> anyhow::Result<HandshakeParts> {
     let tenant = config.tenants.get(id);
     let tenant = tenant.with_context(|| format!("there is no tenant {id}"))?;
-    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
+    let mut builder = Builder::new(
+        config,
+        Registry::default(),
+        &ReplicaId::random(),
+        SharedMemory::default(),
+    );
     let metrics = Arc::new(TenantMetrics::new(id, true));
     let stores = builder.stores(id, &config.effective(tenant), metrics, None)?;
     let (routes, permissions) = paths(tenant, &stores.database)?;
@@ -116,13 +127,20 @@ struct Lines {
 /// The stores of a tenant, and the authenticator that asks them.
 struct Stores {
     authenticator: Authenticator,
-    database: Arc<Database>,
+    /// `None`: the claims are the user, and no route has `authorize`.
+    database: Option<Arc<Database>>,
     key_store: KeyStore,
 }
 
 impl Builder {
     /// Makes the builder of a replica. `registry` holds the consumers that a program added.
-    pub fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
+    /// `memory` replaces the Redis of tenants that have none.
+    pub fn new(
+        config: &Config,
+        registry: Registry,
+        replica: &ReplicaId,
+        memory: SharedMemory,
+    ) -> Self {
         // One provider serves all TLS of the process. The call fails if the program installed its own, which then stays.
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
@@ -130,7 +148,7 @@ impl Builder {
         Self {
             registry,
             budget: Arc::default(),
-            links: Links::new(replica, config.server.max_database_connections),
+            links: Links::new(replica, config.server.max_database_connections, memory),
             series: TenantSeries::new(config.metrics.tenant_series),
         }
     }
@@ -326,14 +344,17 @@ impl Builder {
             Some(url) => KeyStore::Redis(self.links.redis(url, Dependency::Denylist)?),
         };
         let database = self.links.database(config)?;
-        let users = Users::new(
-            id,
-            &config.users,
-            &config.token,
-            database.clone(),
-            redis.clone(),
-            metrics.clone(),
-        )?;
+        let users = match config.users.source {
+            UsersFrom::Claims => UserBook::Claimed(config.users.id_type),
+            UsersFrom::Database => UserBook::Stored(Users::new(
+                id,
+                &config.users,
+                &config.token,
+                database.clone().context("`users.database` is not set")?,
+                redis.clone(),
+                metrics.clone(),
+            )?),
+        };
         let authenticator = Authenticator {
             tenant: id.clone(),
             config: Arc::new(config.token.clone()),
@@ -361,7 +382,7 @@ impl Builder {
 /// Returns the routes of a tenant, and the permissions that they ask for.
 fn paths(
     config: &TenantConfig,
-    database: &Arc<Database>,
+    database: &Option<Arc<Database>>,
 ) -> anyhow::Result<(Arc<Routes>, Arc<Permissions>)> {
     let routes = Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
     let permissions = Permissions::new(
