@@ -241,7 +241,8 @@ impl Member {
         let groups = self.groups.lock();
         let healed = |group: &Arc<Group>| {
             let history = group.known_history();
-            history.is_some_and(|history| history.heals(self.id)) || self.outbound.holds(group.name())
+            history.is_some_and(|history| history.heals(self.id))
+                || self.outbound.holds(group.name())
         };
         groups.iter().all(healed) && (!groups.is_empty() || self.outbound.holds_any())
     }
