@@ -1,5 +1,7 @@
 //! A frame of a client becomes what its route makes of it.
 
+mod rust_consumer;
 mod to_group;
+mod worker_example;
 mod worker_told;
 mod workers;
