@@ -138,7 +138,7 @@ async fn play(start: Start, but: Option<(&str, &str)>) -> Played {
     let good = gateway.tenant().token(ALICE);
     let stranger = token::sign("another key of thirty-two bytes!", &token::access(ALICE));
 
-    let page = http::request(address, "GET", "/", &[("Host", &host)], "").await;
+    let page = http::request(address, "GET", "/", &[], "").await;
     assert_eq!((page.status, page.body.as_str()), (200, "a page"));
     let dial = |token: &str| Dial::new(address, &host, ROOM).token(token);
     let mut socket = dial(&good).open().await;
