@@ -3,7 +3,7 @@
 const TENANT = "/v1/tenants/demo";
 const LOBBY = "chat_lobby";
 /** A crowd of so many sockets, sent so many events in a second, for so long. */
-const CROWD = { sockets: 20, calls: 10, events: 5, seconds: 30 };
+const CROWD = { sockets: 20, calls: 10, events: 5, seconds: 15 };
 
 /** Returns a text as one word of a shell. */
 const word = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
