@@ -12,34 +12,50 @@ use tokio::task::JoinHandle;
 
 /// The name of the key that signs.
 pub(crate) const KID: &str = "k1";
-/// The name of a second key.
+/// The name of a second RSA key of the vectors' set.
 pub(crate) const NEXT_KID: &str = "k2";
 
-/// Serves RSA keys; gone when this goes.
+/// Serves one set; gone when this goes.
 pub(crate) struct Jwks {
     /// The URL of the set.
     pub(crate) url: String,
+    algorithm: &'static str,
+    signing: EncodingKey,
     whole: Value,
     body: Arc<Mutex<String>>,
-    signing: [EncodingKey; 2],
     task: JoinHandle<()>,
 }
 
+/// The vectors, which have the keys.
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../vectors/simplejwt_tokens.json"))
+        .expect("the vectors are JSON")
+}
+
+/// The set of the token vectors: one RSA key.
+pub(crate) fn rsa_set() -> Value {
+    let vectors = vectors();
+    let configs = vectors["configs"].as_array().expect("a list");
+    let mut sets = configs.iter().filter_map(|c| c.get("jwks_document"));
+    sets.next().expect("one of them has a set").clone()
+}
+
 impl Jwks {
-    /// Serves the set of the token vectors.
+    /// Serves the set of the token vectors, and signs with RS256.
     pub(crate) async fn start() -> Self {
-        let vectors: Value =
-            serde_json::from_str(include_str!("../../vectors/simplejwt_tokens.json"))
-                .expect("the vectors are JSON");
-        let configs = vectors["configs"].as_array().expect("a list");
-        let mut sets = configs.iter().filter_map(|c| c.get("jwks_document"));
-        let whole = sets.next().expect("one of them has a set").clone();
-        let signing = ["rsa", "rsa_other"].map(|name| {
-            let pem = vectors["keys"][name]["private_pem"].as_str();
-            EncodingKey::from_rsa_pem(pem.expect("a key").as_bytes()).expect("an RSA key")
-        });
-        let body = Arc::new(Mutex::new(whole.to_string()));
+        Self::serve("RS256", &rsa_set()).await
+    }
+
+    /// Serves this set, and signs with a key of the vectors: RS256 or ES256.
+    pub(crate) async fn serve(algorithm: &'static str, set: &Value) -> Self {
+        let body = Arc::new(Mutex::new(set.to_string()));
         let served = body.clone();
+        let keys = &vectors()["keys"];
+        let pem = |name: &str| keys[name]["private_pem"].as_str().map(str::to_owned);
+        let signing = match algorithm {
+            "RS256" => EncodingKey::from_rsa_pem(pem("rsa").expect("a key").as_bytes()),
+            _ => EncodingKey::from_ec_pem(pem("p256").expect("a key").as_bytes()),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
         let task = tokio::spawn(async move {
@@ -59,9 +75,10 @@ impl Jwks {
         });
         Self {
             url: format!("http://{address}/jwks"),
-            whole,
+            algorithm,
+            signing: signing.expect("a key of the algorithm"),
+            whole: set.clone(),
             body,
-            signing,
             task,
         }
     }
@@ -75,19 +92,28 @@ impl Jwks {
         *self.body.lock().expect("no panic") = set.to_string();
     }
 
-    /// Signs claims with RS256.
+    /// Signs claims with its key.
     pub(crate) fn sign(&self, claims: &Value) -> String {
-        self.sign_with(KID, claims)
+        self.sign_with(KID, &self.signing, claims)
     }
 
-    /// Signs claims with one of the two keys.
-    pub(crate) fn sign_with(&self, kid: &str, claims: &Value) -> String {
-        let key = &self.signing[usize::from(kid == NEXT_KID)];
-        let header = json!({"alg": "RS256", "typ": "JWT", "kid": kid});
+    /// Signs claims with the second RSA key of the vectors.
+    pub(crate) fn sign_with_next(&self, claims: &Value) -> String {
+        let pem = vectors()["keys"]["rsa_other"]["private_pem"].clone();
+        let key = EncodingKey::from_rsa_pem(pem.as_str().expect("a key").as_bytes());
+        self.sign_with(NEXT_KID, &key.expect("an RSA key"), claims)
+    }
+
+    fn sign_with(&self, kid: &str, key: &EncodingKey, claims: &Value) -> String {
+        let header = json!({"alg": self.algorithm, "typ": "JWT", "kid": kid});
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", encode(&header), encode(claims));
-        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), key, Algorithm::RS256);
-        format!("{signed}.{}", signature.expect("the key is RSA"))
+        let algorithm = match self.algorithm {
+            "RS256" => Algorithm::RS256,
+            _ => Algorithm::ES256,
+        };
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), key, algorithm);
+        format!("{signed}.{}", signature.expect("the key fits"))
     }
 }
 

@@ -85,7 +85,7 @@ async fn a_key_set_is_rotated_without_a_change_at_the_gateway() {
         .start()
         .await;
     let old = provider.sign(&token::access(ALICE));
-    let new = provider.sign_with(NEXT_KID, &token::access(ALICE));
+    let new = provider.sign_with_next(&token::access(ALICE));
     let mut before = open(&gateway, 0, &old).await;
 
     provider.publish(&[KID, NEXT_KID]);
