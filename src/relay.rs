@@ -32,6 +32,7 @@ mod acceptance;
 mod audience;
 mod gaps;
 mod lingering;
+mod membership;
 mod presence;
 mod reader;
 mod recorded;
@@ -43,6 +44,7 @@ mod verdicts;
 pub use acceptance::{Acceptance, AcceptanceError};
 use gaps::Gaps;
 use lingering::{LINGER, Lingering};
+pub use membership::{Additions, begin};
 pub use presence::PresenceError;
 use presence::RelayPresence;
 use reader::READERS;
@@ -65,6 +67,8 @@ pub struct RouteDelivery {
     pub through_consumer: bool,
     /// True if each socket's consumer may tell others its channel, so that events come to it through no group.
     pub tells_channel: bool,
+    /// True if the gateway answers the pings that clients send as text.
+    pub answers_pings: bool,
 }
 
 /// The parts of a relay.
@@ -187,6 +191,13 @@ impl Relay {
         self.settings.load().refreshes_tokens
     }
 
+    /// Returns true if the gateway answers the pings that this socket sends as text.
+    pub fn answers_pings(&self, member: &Member) -> bool {
+        let settings = self.settings.load();
+        let route = settings.delivery(member);
+        route.is_some_and(|route| route.answers_pings)
+    }
+
     /// Returns the hub that it delivers to.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.parts.hub
@@ -284,6 +295,8 @@ impl Relay {
     /// Takes the socket out of one group.
     pub fn leave(&self, member: &Member, group: &GroupName) {
         self.forget(self.parts.hub.leave(member, group));
+        // Nothing is told to a socket that waits for its position in the group.
+        member.outbound().release(group, None);
         if let Some(presence) = &self.presence {
             presence.left(member, group);
         }

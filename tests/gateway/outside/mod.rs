@@ -2,7 +2,9 @@
 
 mod django_project;
 mod locked_database;
+mod proxies;
 mod role_swap;
 mod sentinel;
 mod store_outage;
 mod unusable_users;
+mod user_models;

@@ -612,7 +612,7 @@ fn statements() -> Vec<Row> {
             "tenants.acme.token.user_id_field",
             "'badge'",
             "",
-            "expected a column of auth_user, or users.query",
+            "expected a column of auth_user, or users.table or users.query with the field",
         ),
         (
             ROUTES,
@@ -679,6 +679,18 @@ fn origins() -> Vec<Row> {
             "['*', 'https://u@a.example']",
             "tenants.acme.origins[1]",
             "found \"https://u@a.example\"",
+        ),
+        (
+            "tenants.acme.origins",
+            "['self', 'file:///index.html']",
+            "tenants.acme.origins[1]",
+            "an origin has no path",
+        ),
+        (
+            "tenants.acme.origins",
+            "['Self']",
+            origin,
+            "\"self\", \"file://\"",
         ),
         (
             "tenants.acme.hosts",
