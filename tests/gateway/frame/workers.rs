@@ -564,7 +564,9 @@ async fn what_waits_for_a_worker_is_measured() {
 
     // A replica whose routes have no worker any more looks no more.
     change(&house.gateway, |table| {
-        let route = &mut tenant_table(table, tenant)["routes"].as_array_mut().unwrap()[0];
+        let route = &mut tenant_table(table, tenant)["routes"]
+            .as_array_mut()
+            .unwrap()[0];
         let listening = "groups = ['hall']\n consumer = { kind = 'listen' }";
         let listening: toml::Table = listening.parse().unwrap();
         route.as_table_mut().unwrap().extend(listening);
