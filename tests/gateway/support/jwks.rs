@@ -8,29 +8,47 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// The name of its one key.
+/// The name of the key that signs.
 pub(crate) const KID: &str = "k1";
 
-/// Serves one RSA key; gone when this goes.
+/// Serves one set; gone when this goes.
 pub(crate) struct Jwks {
     /// The URL of the set.
     pub(crate) url: String,
+    algorithm: &'static str,
     signing: EncodingKey,
     task: JoinHandle<()>,
 }
 
+/// The vectors, which have the keys.
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../vectors/simplejwt_tokens.json"))
+        .expect("the vectors are JSON")
+}
+
+/// The set of the token vectors: one RSA key.
+pub(crate) fn rsa_set() -> Value {
+    let vectors = vectors();
+    let configs = vectors["configs"].as_array().expect("a list");
+    let mut sets = configs.iter().filter_map(|c| c.get("jwks_document"));
+    sets.next().expect("one of them has a set").clone()
+}
+
 impl Jwks {
-    /// Serves the set of the token vectors.
+    /// Serves the set of the token vectors, and signs with RS256.
     pub(crate) async fn start() -> Self {
-        let vectors: Value =
-            serde_json::from_str(include_str!("../../vectors/simplejwt_tokens.json"))
-                .expect("the vectors are JSON");
-        let configs = vectors["configs"].as_array().expect("a list");
-        let mut sets = configs.iter().filter_map(|c| c.get("jwks_document"));
-        let body = sets.next().expect("one of them has a set").to_string();
-        let pem = vectors["keys"]["rsa"]["private_pem"]
-            .as_str()
-            .expect("a key");
+        Self::serve("RS256", &rsa_set()).await
+    }
+
+    /// Serves this set, and signs with a key of the vectors: RS256 or ES256.
+    pub(crate) async fn serve(algorithm: &'static str, set: &Value) -> Self {
+        let body = set.to_string();
+        let keys = &vectors()["keys"];
+        let pem = |name: &str| keys[name]["private_pem"].as_str().map(str::to_owned);
+        let signing = match algorithm {
+            "RS256" => EncodingKey::from_rsa_pem(pem("rsa").expect("a key").as_bytes()),
+            _ => EncodingKey::from_ec_pem(pem("p256").expect("a key").as_bytes()),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
         let task = tokio::spawn(async move {
@@ -49,19 +67,23 @@ impl Jwks {
         });
         Self {
             url: format!("http://{address}/jwks"),
-            signing: EncodingKey::from_rsa_pem(pem.as_bytes()).expect("an RSA key"),
+            algorithm,
+            signing: signing.expect("a key of the algorithm"),
             task,
         }
     }
 
-    /// Signs claims with RS256.
+    /// Signs claims with its key.
     pub(crate) fn sign(&self, claims: &Value) -> String {
-        let header = json!({"alg": "RS256", "typ": "JWT", "kid": KID});
+        let header = json!({"alg": self.algorithm, "typ": "JWT", "kid": KID});
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", encode(&header), encode(claims));
-        let signature =
-            jsonwebtoken::crypto::sign(signed.as_bytes(), &self.signing, Algorithm::RS256);
-        format!("{signed}.{}", signature.expect("the key is RSA"))
+        let algorithm = match self.algorithm {
+            "RS256" => Algorithm::RS256,
+            _ => Algorithm::ES256,
+        };
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &self.signing, algorithm);
+        format!("{signed}.{}", signature.expect("the key fits"))
     }
 }
 

@@ -47,7 +47,8 @@ class Command(BaseCommand):
 
     def handle(self, *args, tenant=None, **options):
         self.conf = DEFAULTS | (getattr(settings, "LOCKGATE", None) or {})
-        self.tenant = tenant or self.conf["TENANT"]
+        own = self.conf["TENANT"]
+        self.tenant = tenant or (own() if callable(own) else own)
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", self.tenant or ""):
             raise CommandError("--tenant must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -")
         self.jwt = jwt_settings.api_settings
