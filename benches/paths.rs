@@ -1,7 +1,7 @@
 //! Benchmarks of the steps of the hot paths, without sockets, Redis or a runtime that switches tasks.
 //!
 //! `cargo bench --bench paths [-- FILTER]` measures encoding and decoding a frame, decoding and rendering an event,
-//! verifying a token by algorithm, and queueing an event for a group. It does not measure system calls and wake-ups,
+//! finding a token in a request, verifying it by algorithm and by rules for its claims, and queueing an event for a group. It does not measure system calls and wake-ups,
 //! which cost more than all of these together; `cargo bench --bench load` measures those.
 
 use std::hint::black_box;
@@ -9,12 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use axum::http::header::COOKIE;
+use axum::http::{HeaderMap, HeaderValue};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use lockgate::auth::{MintRequest, RawToken, TokenVerifier, mint};
+use lockgate::auth::{MintRequest, RawToken, TokenPresence, TokenVerifier, find_token, mint};
 use lockgate::channel_layer::Codec;
 use lockgate::clock::UnixTime;
-use lockgate::config::{Deliver, IdType, KeyConfig, SerializerFormat, TokenConfig};
+use lockgate::config::{
+    ClaimRule, ClaimValue, Deliver, ExpectedClaim, IdType, KeyConfig, SerializerFormat,
+    TokenConfig, TokenSource,
+};
 use lockgate::event::Event;
 use lockgate::frame::{Accounting, ClientMessage, Decoder, Frame};
 use lockgate::hub::{Budget, Hub, Member, Pace, Profile, Takes, walk};
@@ -133,6 +138,81 @@ fn tokens(criterion: &mut Criterion) {
     }
 }
 
+fn text(text: &str) -> ClaimValue {
+    ClaimValue::Text(text.to_owned())
+}
+
+/// Measures the same token with and without rules for its claims.
+fn claim_rules(criterion: &mut Criterion) {
+    let rules = [
+        ("azp", ClaimRule::Equals(text("web"))),
+        ("client_id", ClaimRule::OneOf(vec![text("a"), text("b")])),
+        ("scope", ClaimRule::Contains(text("chat"))),
+        ("realm_access.roles", ClaimRule::Contains(text("user"))),
+    ];
+    let expected = rules.map(|(name, rule)| ExpectedClaim {
+        name: name.to_owned(),
+        rule,
+    });
+    let claims = serde_json::json!({
+        "azp": "web", "client_id": "b", "scope": "openid profile chat",
+        "realm_access": {"roles": ["offline_access", "uma_authorization", "user"]},
+    });
+    let mut config = TokenConfig {
+        keys: vec![KeyConfig {
+            algorithm: "HS256".into(),
+            signing_key: Some("0123456789abcdef0123456789abcdef".into()),
+            ..KeyConfig::default()
+        }],
+        ..TokenConfig::default()
+    };
+    let now = UnixTime::now();
+    let request = MintRequest {
+        user_id: "4711",
+        lifetime: Duration::from_secs(300),
+        claims: claims.as_object().expect("it is one").clone(),
+    };
+    let token = RawToken::new(mint(&config, &request, now).expect("the key signs"));
+    for (label, rules) in [("no_rule", &[][..]), ("four_rules", &expected[..])] {
+        config.claims = rules.to_vec();
+        let verifier = TokenVerifier::new(&config, IdType::Int).expect("the key is good");
+        criterion.bench_function(&format!("verify_token/hs256_{label}"), |bencher| {
+            bencher.iter(|| {
+                let verified = verifier.verify(black_box(&token), now).now_or_never();
+                assert!(matches!(verified, Some(Ok(_))));
+            });
+        });
+    }
+}
+
+/// Measures finding a token of 300 bytes in the query, and in the last of four cookies.
+fn token_places(criterion: &mut Criterion) {
+    let token = "t".repeat(300);
+    let query = format!("token={token}");
+    let cookies =
+        format!("sessionid=0123456789; csrftoken=0123456789; theme=dark; access_token={token}");
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        COOKIE,
+        HeaderValue::from_str(&cookies).expect("it is a header"),
+    );
+    for (label, source) in [
+        ("query", TokenSource::Query),
+        ("cookie", TokenSource::Cookie),
+    ] {
+        let config = TokenConfig {
+            sources: vec![source],
+            ..TokenConfig::default()
+        };
+        criterion.bench_function(&format!("find_token/{label}"), |bencher| {
+            bencher.iter(|| {
+                let found = find_token(Some(black_box(&query)), black_box(&headers), &config);
+                assert!(matches!(found, TokenPresence::Found { .. }));
+            });
+        });
+    }
+}
+
 /// Measures putting a frame into the queues of a group, with the walk of the relay. Emptying the queues is not
 /// measured.
 fn fan_out(criterion: &mut Criterion) {
@@ -198,5 +278,13 @@ fn finish<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-criterion_group!(benches, frames, events, tokens, fan_out);
+criterion_group!(
+    benches,
+    frames,
+    events,
+    tokens,
+    claim_rules,
+    token_places,
+    fan_out
+);
 criterion_main!(benches);

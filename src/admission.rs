@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::http::HeaderMap;
+use axum::http::header::ORIGIN;
 
 use crate::auth::denylist::{self, DenyVerdict, UnreadableNotice};
 use crate::auth::query_token::{TokenPresence, find_token};
@@ -108,7 +109,12 @@ impl Authenticator {
         match find_token(query, headers, &self.config) {
             TokenPresence::Missing => Err(Refusal::TokenMissing),
             TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
-            TokenPresence::Found { token } => self.verify_raw(&token).await,
+            // A cookie comes with whatever page opens the socket. A browser always says of which page, so that a request
+            // without an origin proves nothing, and one with an origin was held against the tenant's list.
+            TokenPresence::Found {
+                by_cookie: true, ..
+            } if !headers.contains_key(ORIGIN) => Err(Refusal::OriginNotAllowed),
+            TokenPresence::Found { token, .. } => self.verify_raw(&token).await,
         }
     }
 

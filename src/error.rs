@@ -27,6 +27,7 @@ labels! {
         Sub = "sub",
         Jti = "jti",
         TokenType = "token_type",
+        Claims = "claims",
         UserId = "user_id",
         Denylist = "denylist",
         User = "user",

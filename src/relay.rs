@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::MemoryBudget;
@@ -31,6 +32,7 @@ use crate::tasks;
 mod acceptance;
 mod audience;
 mod gaps;
+mod lifetimes;
 mod lingering;
 mod membership;
 mod presence;
@@ -43,6 +45,7 @@ mod verdicts;
 
 pub use acceptance::{Acceptance, AcceptanceError};
 use gaps::Gaps;
+use lifetimes::Lifetimes;
 use lingering::{LINGER, Lingering};
 pub use membership::{Additions, begin};
 pub use presence::PresenceError;
@@ -133,6 +136,7 @@ pub struct Relay {
     /// Who is in the groups; `None` if no rule asks for it.
     presence: Option<RelayPresence>,
     skips: Skips,
+    lifetimes: Lifetimes,
     /// Bounds the histories that are read at the same time.
     readers: Semaphore,
     /// What was read for whole groups.
@@ -159,6 +163,7 @@ impl Relay {
             gaps: Mutex::default(),
             presence,
             skips: Skips::default(),
+            lifetimes: Lifetimes::default(),
             readers: Semaphore::new(READERS),
             pages: HealingPages::new(),
             last_words: TaskTracker::new(),
@@ -308,6 +313,12 @@ impl Relay {
         if let Some(presence) = &self.presence {
             presence.closed(member);
         }
+        self.lifetimes.end(member);
+    }
+
+    /// Returns the token that is cancelled once the socket is closed.
+    pub fn end_of(&self, member: &Member) -> CancellationToken {
+        self.lifetimes.of(member)
     }
 
     fn forget(&self, left: crate::hub::Left) {

@@ -7,12 +7,14 @@
 //! neither `iat` nor `jti`.
 
 use crate::clock::UnixTime;
-use crate::config::{IdType, TokenConfig};
+use crate::config::{ExpectedClaim, IdType, TokenConfig};
 use crate::error::Check;
 use crate::ids::{Jti, UserId};
 use crate::user_id::{self, UserIdError};
 
+use super::claim_rules;
 use super::explain::Verdict;
+use super::issuers::Issuer;
 use super::json::Json;
 use super::segments::Claims;
 
@@ -21,7 +23,7 @@ use super::segments::Claims;
 const YEAR_10000: f64 = 253_402_300_800.0;
 
 /// The number of checks that need neither Redis nor a database.
-pub(crate) const TOKEN_CHECKS: usize = 14;
+pub(crate) const TOKEN_CHECKS: usize = 15;
 
 /// The results so far, in the order of [`Check::ALL`].
 pub(crate) struct Checks([(Verdict, &'static str); TOKEN_CHECKS]);
@@ -41,6 +43,10 @@ impl Checks {
 
     pub(crate) fn unknown(&mut self, check: Check, detail: &'static str) {
         self.0[check as usize] = (Verdict::Unknown, detail);
+    }
+
+    pub(crate) fn has_passed(&self, check: Check) -> bool {
+        self.0[check as usize].0 == Verdict::Pass
     }
 
     fn record(&mut self, check: Check, outcome: Result<&'static str, &'static str>) {
@@ -83,6 +89,7 @@ pub(crate) struct ClaimRules {
     jti_claim: Option<String>,
     token_type_claim: Option<String>,
     token_types: Vec<String>,
+    expected: Vec<ExpectedClaim>,
     user_id_claim: String,
     id_type: IdType,
     revoke_claim: Option<String>,
@@ -97,12 +104,18 @@ impl ClaimRules {
             jti_claim: config.jti_claim.clone(),
             token_type_claim: config.token_type_claim.clone(),
             token_types: config.token_types.clone(),
+            expected: config.claims.clone(),
             user_id_claim: config.user_id_claim.clone(),
             id_type: user_id::id_type_of(config, id_type),
             revoke_claim: config
                 .check_revoke_token
                 .then(|| config.revoke_token_claim.clone()),
         }
+    }
+
+    /// Returns the accepted issuers of keys beside the list of issuers.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.issuer.iter().map(String::as_str)
     }
 
     /// Returns the name of the claim that a check reads, for a report.
@@ -122,17 +135,26 @@ impl ClaimRules {
     }
 
     /// Runs every check from `iat` to `user_id`.
-    pub(crate) fn check(&self, claims: &Claims, now: UnixTime, checks: &mut Checks) -> ClaimFacts {
+    ///
+    /// `issuer` is the entry of `issuers` whose key has signed the token, if it is one of them.
+    pub(crate) fn check(
+        &self,
+        claims: &Claims,
+        issuer: Option<&Issuer>,
+        now: UnixTime,
+        checks: &mut Checks,
+    ) -> ClaimFacts {
         let (exp, expired) = self.exp(claims, now);
         let user_id = self.user_id(claims);
         checks.record(Check::Iat, self.not_in_the_future(claims.get("iat"), now));
         checks.record(Check::Nbf, self.not_in_the_future(claims.get("nbf"), now));
         checks.record(Check::Exp, exp);
-        checks.record(Check::Issuer, self.issuer(claims));
-        checks.record(Check::Audience, self.audience(claims));
+        checks.record(Check::Issuer, self.issuer(claims, issuer));
+        checks.record(Check::Audience, self.audience(claims, issuer));
         checks.record(Check::Sub, text_or_absent(claims.get("sub")));
         checks.record(Check::Jti, self.jti(claims));
         checks.record(Check::TokenType, self.token_type(claims));
+        checks.record(Check::Claims, self.expected(claims));
         checks.record(Check::UserId, user_id.0);
         ClaimFacts {
             expired,
@@ -197,7 +219,14 @@ impl ClaimRules {
         }
     }
 
-    fn issuer(&self, claims: &Claims) -> Result<&'static str, &'static str> {
+    fn issuer(
+        &self,
+        claims: &Claims,
+        signer: Option<&Issuer>,
+    ) -> Result<&'static str, &'static str> {
+        if signer.is_some() {
+            return Ok("");
+        }
         if self.issuer.is_empty() {
             return Ok("not checked: no issuer is configured");
         }
@@ -208,13 +237,19 @@ impl ClaimRules {
         }
     }
 
-    fn audience(&self, claims: &Claims) -> Result<&'static str, &'static str> {
-        if self.audience.is_empty() {
+    fn audience(
+        &self,
+        claims: &Claims,
+        signer: Option<&Issuer>,
+    ) -> Result<&'static str, &'static str> {
+        let own = signer.map(|signer| &signer.audience);
+        let accepted = own.filter(|own| !own.is_empty()).unwrap_or(&self.audience);
+        if accepted.is_empty() {
             return Ok("not checked: no audience is configured");
         }
         let ours = |name: &Json| {
             name.as_text()
-                .is_some_and(|name| self.audience.iter().any(|own| own == name))
+                .is_some_and(|name| accepted.iter().any(|own| own == name))
         };
         let shared = match claims.get("aud") {
             None => return Err("not in the token"),
@@ -244,6 +279,23 @@ impl ClaimRules {
             Some(Some(kind)) if self.token_types.iter().any(|known| known == kind) => Ok(""),
             Some(_) => Err("not one of the configured token types"),
         }
+    }
+
+    fn expected(&self, claims: &Claims) -> Result<&'static str, &'static str> {
+        match claim_rules::all_hold(&self.expected, claims) {
+            true => Ok(""),
+            false => Err("a rule does not hold"),
+        }
+    }
+
+    /// Returns false if the tenant has no rules for claims, so that a report leaves their check out.
+    pub(crate) fn expects_claims(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// Describes the rules that do not hold, for a report.
+    pub(crate) fn failed_rules(&self, claims: &Claims) -> String {
+        claim_rules::failures(&self.expected, claims)
     }
 
     #[allow(

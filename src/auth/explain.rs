@@ -2,6 +2,7 @@
 //!
 //! It never contains a signature or a key, and contains claims only if the signature is valid.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
@@ -33,8 +34,8 @@ pub struct CheckReport {
     pub verdict: Verdict,
     /// The value that it checked, or `null` if that must not be shown.
     pub value: serde_json::Value,
-    /// The reason, a fixed text. May be empty.
-    pub detail: &'static str,
+    /// The reason: a fixed text, or the rule that does not hold. It shows no value of the token. May be empty.
+    pub detail: Cow<'static, str>,
 }
 
 impl fmt::Display for CheckReport {
@@ -62,7 +63,7 @@ impl CheckReport {
             name: check.label(),
             verdict,
             value: serde_json::Value::Null,
-            detail,
+            detail: detail.into(),
         }
     }
 }

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
+use super::algorithm::Alg;
 use super::key_set::{KeysByKid, read_set};
-use super::keys::{Alg, VerifyKey};
+use super::keys::VerifyKey;
 use crate::config::Fault;
 
 /// Longest time of a fetch, from the request to the last byte.
@@ -34,6 +35,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Jwks {
     inner: Arc<RemoteKeySet>,
     state: Mutex<RefreshState>,
+    /// Its URL is neither https nor loopback.
+    pub(crate) is_insecure: bool,
 }
 
 /// A `jwk_url` that may be asked.
@@ -43,11 +46,13 @@ pub(crate) struct SetUrl {
     /// host:port, for metrics.
     endpoint: String,
     is_loopback: bool,
+    /// Others may read and change what comes from it.
+    pub(crate) is_insecure: bool,
 }
 
 impl SetUrl {
-    /// Reads a `jwk_url`. It must use TLS or a loopback address.
-    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
+    /// Reads a `jwk_url`. It must use TLS or a loopback address, unless `insecure` allows any address.
+    pub(crate) fn parse(text: &str, insecure: bool) -> Result<Self, Fault> {
         let wrong = |found: &str| {
             let expected = "https://…, or http:// with a loopback address";
             Fault::new("jwk_url", found, expected)
@@ -59,11 +64,16 @@ impl SetUrl {
         let is_loopback = is_loopback(host);
         match url.scheme() {
             "https" => {}
-            "http" if is_loopback => {}
+            "http" if is_loopback || insecure => {}
+            "http" => {
+                let advice = "https keeps others from giving you their keys; token.insecure_jwk_url = true allows http in a network that you trust";
+                return Err(wrong("a URL over http").advice(advice));
+            }
             _ => return Err(wrong("another URL")),
         }
         let port = url.port_or_known_default().unwrap_or_default();
         Ok(Self {
+            is_insecure: url.scheme() == "http" && !is_loopback,
             endpoint: format!("{host}:{port}"),
             url,
             is_loopback,
@@ -195,6 +205,7 @@ impl Jwks {
                 keys: ArcSwapOption::empty(),
             }),
             state: Mutex::default(),
+            is_insecure: url.is_insecure,
         })
     }
 
@@ -370,7 +381,7 @@ mod tests {
             "http://[::1]:8/",
         ];
         for url in good {
-            assert!(SetUrl::parse(url).is_ok(), "{url}");
+            assert!(SetUrl::parse(url, false).is_ok(), "{url}");
         }
         let bad = [
             "http://id.example/jwks",
@@ -381,7 +392,16 @@ mod tests {
             "",
         ];
         for url in bad {
-            assert!(SetUrl::parse(url).is_err(), "{url}");
+            assert!(SetUrl::parse(url, false).is_err(), "{url}");
+        }
+        for (url, insecure) in [
+            ("http://id.example/jwks", Some(true)),
+            ("https://id.example/jwks", Some(false)),
+            ("http://127.0.0.1:1/x", Some(false)),
+            ("ftp://id.example/", None),
+        ] {
+            let read = SetUrl::parse(url, true).ok();
+            assert_eq!(read.map(|url| url.is_insecure), insecure, "{url}");
         }
     }
 

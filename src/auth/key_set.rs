@@ -10,7 +10,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde_json::{Map, Value};
 
-use super::keys::{Alg, VerifyKey, rsa_is_strong};
+use super::algorithm::Alg;
+use super::keys::VerifyKey;
+use super::public_key::rsa_is_strong;
 
 /// The keys of a set by `kid`.
 pub(crate) type KeysByKid = HashMap<Box<str>, Arc<VerifyKey>>;

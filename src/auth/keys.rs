@@ -5,64 +5,19 @@
 use std::fmt;
 
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
-};
 use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey};
 
-use crate::config::{Fault, Faults, KeyConfig, Secret, TokenConfig};
+use super::algorithm::Alg;
+use super::public_key::{expected_key, is_on_curve, public_key};
+use super::ssh_key;
+use crate::config::{Fault, Faults, KeyConfig, Secret};
 
 /// Most keys of a tenant. A rotation needs two or three at once.
 pub const MAX_KEYS: usize = 8;
 
 /// Length in bytes below which an HMAC key gets a warning: that of the hash of HS256 (RFC 7518 §3.2).
 const SHORT_HMAC_KEY: usize = 32;
-
-/// The supported algorithms by their names in `alg` (RFC 7518 §3.1, RFC 8037 §3.1).
-const ALGORITHMS: [(&str, Algorithm); 12] = [
-    ("HS256", Algorithm::HS256),
-    ("HS384", Algorithm::HS384),
-    ("HS512", Algorithm::HS512),
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
-];
-
-/// An algorithm and its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Alg {
-    pub(crate) name: &'static str,
-    pub(crate) id: Algorithm,
-}
-
-impl Alg {
-    /// Finds the algorithm of this name. The fault is at the key `algorithm`.
-    pub(crate) fn named(name: &str) -> Result<Self, Fault> {
-        let known = ALGORITHMS.iter().find(|(known, _)| *known == name);
-        let Some((name, id)) = known else {
-            let found = match name {
-                "" => "no algorithm".to_owned(),
-                // A longer text is no name and may be a key, so it is not shown.
-                short if short.len() <= 16 => format!("{short:?}"),
-                _ => "another text".to_owned(),
-            };
-            let names = ALGORITHMS.map(|(name, _)| name).join(", ");
-            return Err(Fault::new("algorithm", found, format!("one of {names}")));
-        };
-        Ok(Self { name, id: *id })
-    }
-
-    pub(crate) fn is_hmac(self) -> bool {
-        self.id.family() == AlgorithmFamily::Hmac
-    }
-}
 
 /// A key that verifies signatures of its own algorithm only.
 pub(crate) struct VerifyKey {
@@ -183,106 +138,9 @@ fn looks_asymmetric(secret: &str) -> bool {
     let is_pem = ["---- BEGIN ", "-----BEGIN "]
         .iter()
         .any(|mark| secret.contains(mark));
-    let is_ssh = ["ssh-", "ecdsa-sha2-"]
-        .iter()
-        .any(|mark| trimmed.starts_with(mark));
+    let is_ssh = ssh_key::is_ssh(trimmed);
     let is_jwk = trimmed.starts_with(['{', '[']) && secret.contains("\"kty\"");
     is_pem || is_ssh || is_jwk
-}
-
-/// Describes the expected `verifying_key` of an algorithm.
-fn expected_key(alg: Alg) -> String {
-    let kind = match alg.id {
-        Algorithm::ES256 => "an EC public key on the curve P-256",
-        Algorithm::ES384 => "an EC public key on the curve P-384",
-        Algorithm::EdDSA => "an Ed25519 public key",
-        _ => "an RSA public key of 2048 to 8192 bits",
-    };
-    format!("{kind} as PEM, for {}", alg.name)
-}
-
-fn public_key(alg: Alg, text: &str) -> Result<DecodingKey, Fault> {
-    let wrong = |found: &str| Fault::new("verifying_key", found, expected_key(alg));
-    if text.contains("PRIVATE KEY-----") {
-        let advice = "put its public half here: openssl pkey -pubout";
-        return Err(wrong("a private key").advice(advice));
-    }
-    if !text.contains("-----BEGIN ") || !text.contains("-----END ") {
-        let advice = "it begins with -----BEGIN PUBLIC KEY-----";
-        return Err(wrong("text that is no PEM").advice(advice));
-    }
-    if text.contains("\\n") {
-        let advice = "a PEM has real line breaks: write it over several lines between \'\'\', or as { file = \"…\" }";
-        return Err(wrong("a PEM with \\n in place of its line breaks").advice(advice));
-    }
-    let pem = text.trim().as_bytes();
-    let key = match alg.id.family() {
-        AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(pem),
-        AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem),
-        AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem),
-        AlgorithmFamily::Hmac => return Err(wrong("a PEM")),
-    };
-    let key = key.map_err(|_| wrong(kind_of(pem)))?;
-    if alg.id.family() == AlgorithmFamily::Rsa {
-        let parts = key.try_get_as_bytes().and_then(|der| {
-            (DEFAULT_PROVIDER
-                .key_utils
-                .rsa_pub_components_from_public_key)(der)
-        });
-        let (n, e) = parts.map_err(|_| wrong(kind_of(pem)))?;
-        if !rsa_is_strong(&n, &e) {
-            let bits = bits(&significant(&n));
-            return Err(wrong(&format!("an RSA key of {bits} bits")));
-        }
-    }
-    if !is_on_curve(alg, &key) {
-        return Err(wrong("a key on another curve"));
-    }
-    Ok(key)
-}
-
-/// Describes the key in a PEM that is of the wrong kind.
-fn kind_of(pem: &[u8]) -> &'static str {
-    if DecodingKey::from_ec_pem(pem).is_ok() {
-        "an EC key"
-    } else if DecodingKey::from_ed_pem(pem).is_ok() {
-        "an Ed25519 key"
-    } else if DecodingKey::from_rsa_pem(pem).is_ok() {
-        "an RSA key"
-    } else {
-        "a PEM that cannot be read"
-    }
-}
-
-/// Returns true if the key is a point on the algorithm's curve. An RSA key passes.
-fn is_on_curve(alg: Alg, key: &DecodingKey) -> bool {
-    let parsed = match (alg.id, key.try_get_as_bytes()) {
-        (Algorithm::ES256, Ok(point)) => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point),
-        (Algorithm::ES384, Ok(point)) => ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point),
-        (Algorithm::EdDSA, Ok(point)) => ParsedPublicKey::new(&ED25519, point),
-        _ => return true,
-    };
-    parsed.is_ok()
-}
-
-/// Returns true for 2048 to 8192 bits and an odd public exponent above 1.
-pub(crate) fn rsa_is_strong(modulus: &[u8], exponent: &[u8]) -> bool {
-    let (n, e) = (significant(modulus), significant(exponent));
-    let odd = |bytes: &[u8]| bytes.last().is_some_and(|last| last % 2 == 1);
-    (2048..=8192).contains(&bits(&n)) && odd(&n) && odd(&e) && e != [1]
-}
-
-fn significant(bytes: &[u8]) -> Vec<u8> {
-    let bytes = bytes.iter().copied();
-    bytes.skip_while(|byte| *byte == 0).collect()
-}
-
-/// Returns the length in bits of a number without leading zero bytes.
-fn bits(number: &[u8]) -> usize {
-    number.len() * 8
-        - number
-            .first()
-            .map_or(0, |first| first.leading_zeros() as usize)
 }
 
 /// A tenant's configured keys.
@@ -291,12 +149,12 @@ pub(crate) struct KeyRing(Vec<VerifyKey>);
 
 impl KeyRing {
     /// Reads every key of a tenant. Faults are at `keys` and below.
-    pub(crate) fn new(config: &TokenConfig) -> Result<Self, Faults> {
-        if config.keys.len() > MAX_KEYS {
-            let found = format!("{} keys", config.keys.len());
+    pub(crate) fn new(keys: &[KeyConfig]) -> Result<Self, Faults> {
+        if keys.len() > MAX_KEYS {
+            let found = format!("{} keys", keys.len());
             return Err(Fault::new("keys", found, format!("at most {MAX_KEYS}")).into());
         }
-        let keys = config.keys.iter().enumerate().map(|(index, key)| {
+        let keys = keys.iter().enumerate().map(|(index, key)| {
             VerifyKey::from_config(key).map_err(|fault| fault.below(&format!("keys[{index}]")))
         });
         Faults::collect(keys).map(Self)
@@ -366,17 +224,14 @@ mod tests {
 
     #[test]
     fn a_kid_names_keys_and_those_without_come_after() {
-        let config = TokenConfig {
-            keys: vec![
-                key("HS256", None, "1"),
-                key("HS256", Some("a"), "2"),
-                key("HS256", Some("b"), "3"),
-                key("HS512", Some("a"), "4"),
-                key("HS256", Some("a"), "5"),
-            ],
-            ..TokenConfig::default()
-        };
-        let ring = KeyRing::new(&config).unwrap();
+        let keys = [
+            key("HS256", None, "1"),
+            key("HS256", Some("a"), "2"),
+            key("HS256", Some("b"), "3"),
+            key("HS512", Some("a"), "4"),
+            key("HS256", Some("a"), "5"),
+        ];
+        let ring = KeyRing::new(&keys).unwrap();
         let order = |kid| -> Vec<usize> {
             let place = |key: &VerifyKey| ring.0.iter().position(|other| std::ptr::eq(key, other));
             ring.candidates("HS256", kid).filter_map(place).collect()
@@ -393,18 +248,5 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains("hunter2"));
         let good = VerifyKey::from_config(&key("HS256", None, "hunter2")).unwrap();
         assert!(!format!("{good:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn weak_rsa_is_weak() {
-        let n = |bytes: usize| [vec![0xC0], vec![1; bytes - 1]].concat();
-        assert!(rsa_is_strong(&n(256), &[1, 0, 1]));
-        assert!(rsa_is_strong(&[vec![0, 0], n(256)].concat(), &[3]));
-        assert!(!rsa_is_strong(&n(255), &[1, 0, 1]));
-        assert!(!rsa_is_strong(&n(64), &[1, 0, 1]));
-        assert!(!rsa_is_strong(&n(1025), &[1, 0, 1]));
-        assert!(!rsa_is_strong(&n(256), &[1]));
-        assert!(!rsa_is_strong(&n(256), &[2]));
-        assert!(!rsa_is_strong(&[], &[]));
     }
 }

@@ -8,10 +8,10 @@ use jsonwebtoken::{AlgorithmFamily, EncodingKey};
 use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
-use crate::config::{Fault, KeyConfig, TokenConfig};
+use crate::config::{ClaimRule, ClaimValue, ExpectedClaim, Fault, KeyConfig, TokenConfig};
 use crate::ids::random_hex;
 
-use super::keys::Alg;
+use super::algorithm::Alg;
 
 /// The reason why no token could be signed. It never shows a key.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +99,29 @@ fn claims(config: &TokenConfig, request: &MintRequest<'_>, now: UnixTime) -> Map
     if let Some(issuer) = config.issuer.first() {
         claims.insert("iss".into(), issuer.as_str().into());
     }
+    for expected in &config.claims {
+        satisfy(expected, &mut claims);
+    }
     claims.extend(request.claims.clone());
     claims
+}
+
+/// Adds a value that the tenant's rule for a claim takes, unless the claim is there.
+fn satisfy(expected: &ExpectedClaim, claims: &mut Map<String, Value>) {
+    let Some(first) = expected.rule.values().first() else {
+        return;
+    };
+    let first = match first {
+        ClaimValue::Text(text) => text.as_str().into(),
+        ClaimValue::Integer(number) => (*number).into(),
+        ClaimValue::Number(number) => (*number).into(),
+        ClaimValue::Flag(flag) => (*flag).into(),
+    };
+    let value = match &expected.rule {
+        ClaimRule::Contains(_) => Value::Array(vec![first]),
+        ClaimRule::Equals(_) | ClaimRule::OneOf(_) => first,
+    };
+    claims.entry(expected.name.as_str()).or_insert(value);
 }
 
 fn encoding_key(alg: Alg, key: &KeyConfig) -> Result<EncodingKey, MintError> {

@@ -3,6 +3,7 @@
 //! It asks neither Redis nor a database: [`denylist`] only decides over values that admission reads, and
 //! [`crate::users`] finds the user. `verify` and `explain` run the same checks, so that the report matches the server.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::clock::UnixTime;
@@ -12,32 +13,34 @@ use crate::ids::{Jti, UserId};
 use crate::user_id::UserIdError;
 
 use claims::{Checks, ClaimFacts, ClaimRules};
-use jwks::Jwks;
-use key_source::KeySource;
-use keys::KeyRing;
+use issuers::{Issuer, Issuers, Signer, near_miss};
 use segments::Segments;
 
 pub use explain::{Asked, CheckReport, Explained, Later, Report, Verdict};
 pub use mint::{MintError, MintRequest, mint};
 pub use query_token::{RawToken, TokenPresence, find_token};
 
+mod algorithm;
+mod claim_rules;
 mod claims;
 pub mod denylist;
 pub mod explain;
+pub(crate) mod issuers;
 mod json;
 mod jwks;
 mod key_set;
 pub(crate) mod key_source;
 pub mod keys;
 pub mod mint;
+mod public_key;
 pub mod query_token;
 mod segments;
+mod ssh_key;
 
 /// The keys and settings of one tenant, never of another.
 pub struct TokenVerifier {
     rules: ClaimRules,
-    keys: KeyRing,
-    jwks: Option<Jwks>,
+    issuers: Issuers,
     max_size: usize,
 }
 
@@ -90,12 +93,9 @@ impl TokenVerifier {
     /// # Errors
     /// The faults of the keys, relative to `[tenants.NAME.token]`. They never show a key.
     pub fn new(config: &TokenConfig, id_type: IdType) -> Result<Self, Faults> {
-        let KeySource { ring, set } = KeySource::read(config)?;
-        let jwks = set.map(|(url, alg)| Jwks::new(url, alg)).transpose()?;
         Ok(Self {
             rules: ClaimRules::new(config, id_type),
-            keys: ring,
-            jwks,
+            issuers: Issuers::new(config)?,
             max_size: usize::try_from(config.max_size).unwrap_or(usize::MAX),
         })
     }
@@ -112,8 +112,8 @@ impl TokenVerifier {
         now: UnixTime,
     ) -> Result<VerifiedToken, TokenError> {
         let mut checks = Checks::new();
-        let segments = self.open(token.expose(), &mut checks).await?;
-        self.judge(segments, now, &mut checks)
+        let (segments, issuer) = self.open(token.expose(), &mut checks).await?;
+        self.judge(segments, issuer, now, &mut checks)
     }
 
     /// Verifies a token and reports the result of every check.
@@ -121,7 +121,7 @@ impl TokenVerifier {
         let mut checks = Checks::new();
         let text = token.expose();
         let outcome = match self.open(text, &mut checks).await {
-            Ok(segments) => self.judge(segments, now, &mut checks),
+            Ok((segments, issuer)) => self.judge(segments, issuer, now, &mut checks),
             Err(error) => Err(error),
         };
         // Parsed a second time for the report, so that `verify` need not keep the values.
@@ -129,17 +129,22 @@ impl TokenVerifier {
             true => Segments::read(text).ok(),
             false => None,
         };
+        let is_signed = checks.has_passed(Check::Signature);
         let report = |(check, verdict, detail): (Check, Verdict, &'static str)| CheckReport {
             name: check.label(),
             verdict,
             value: match verdict {
                 Verdict::NotReached => serde_json::Value::Null,
+                // No key may verify the token, so that its claims are anybody's.
+                _ if check == Check::Issuer && !is_signed => serde_json::Value::Null,
                 _ => self.value_of(check, text, segments.as_ref()),
             },
-            detail,
+            detail: self.detail_of(check, verdict, segments.as_ref(), detail),
         };
+        let is_made = |check: Check| check != Check::Claims || self.rules.expects_claims();
+        let made = checks.iter().filter(|(check, ..)| is_made(*check));
         Explained {
-            checks: checks.iter().map(report).collect(),
+            checks: made.map(report).collect(),
             outcome,
         }
     }
@@ -149,7 +154,7 @@ impl TokenVerifier {
     /// # Errors
     /// [`TokenError`], with the check that failed among `size` to `signature`.
     pub async fn verify_signed_only(&self, token: &RawToken) -> Result<SignedToken, TokenError> {
-        let segments = self.open(token.expose(), &mut Checks::new()).await?;
+        let (segments, _) = self.open(token.expose(), &mut Checks::new()).await?;
         let facts = self.rules.facts(&segments.claims);
         Ok(SignedToken {
             jti: facts.jti,
@@ -160,12 +165,22 @@ impl TokenVerifier {
     /// Returns `Ok` once the keys are available. Configured keys are at once; a key set may have to be fetched.
     ///
     /// # Errors
-    /// [`StoreError`] if the key set at the tenant's `jwk_url` cannot be fetched.
+    /// The [`StoreError`] of the first key set that cannot be fetched. The others are fetched all the same.
     pub async fn ready(&self) -> Result<(), StoreError> {
-        match &self.jwks {
-            None => Ok(()),
-            Some(jwks) => jwks.ready().await,
-        }
+        let fetched = self.issuers.ready().await;
+        fetched.into_iter().try_for_each(|(_, fetched)| fetched)
+    }
+
+    /// Fetches each key set that is not there yet. The texts are the issuers of the sets, `None` for the set of `jwk_url` beside
+    /// the list of issuers.
+    pub async fn fetch_each(&self) -> Vec<(Option<&str>, Result<(), StoreError>)> {
+        self.issuers.ready().await
+    }
+
+    /// Returns the issuers, as in [`TokenVerifier::fetch_each`], whose key sets come over a connection that others may change.
+    pub fn insecure_sets(&self) -> impl Iterator<Item = Option<&str>> {
+        let insecure = self.issuers.sets().filter(|(_, jwks)| jwks.is_insecure);
+        insecure.map(|(issuer, _)| issuer)
     }
 
     /// Runs the checks from `size` to `signature`.
@@ -173,7 +188,7 @@ impl TokenVerifier {
         &self,
         token: &'t str,
         checks: &mut Checks,
-    ) -> Result<Segments<'t>, TokenError> {
+    ) -> Result<(Segments<'t>, Option<&Issuer>), TokenError> {
         if token.len() > self.max_size {
             return refuse(checks, Check::Size, "longer than max_size");
         }
@@ -183,8 +198,12 @@ impl TokenVerifier {
             Err(why) => return refuse(checks, Check::Format, why),
         };
         checks.pass(Check::Format, "");
+        let iss = segments.claims.get("iss").and_then(json::Json::as_text);
+        let Some((keys, issuer)) = self.issuers.of(iss) else {
+            return refuse(checks, Check::Issuer, "not one of the configured issuers");
+        };
         let alg = segments.alg.as_deref();
-        let Some(alg) = alg.filter(|alg| self.has_algorithm(alg)) else {
+        let Some(alg) = alg.filter(|alg| keys.has_algorithm(alg)) else {
             return refuse(
                 checks,
                 Check::Algorithm,
@@ -193,11 +212,11 @@ impl TokenVerifier {
         };
         checks.pass(Check::Algorithm, "");
 
-        match self.find_signer(alg, &segments).await {
+        match keys.find_signer(alg, &segments).await {
             Ok(Signer::Found) => {
                 checks.pass(Check::Key, "");
                 checks.pass(Check::Signature, "");
-                Ok(segments)
+                Ok((segments, issuer))
             }
             Ok(Signer::NoKey) => refuse(checks, Check::Key, "no key of the tenant has this kid"),
             Ok(Signer::NotByThese) => {
@@ -211,41 +230,15 @@ impl TokenVerifier {
         }
     }
 
-    fn has_algorithm(&self, name: &str) -> bool {
-        let fetched = self.jwks.as_ref().map(|jwks| jwks.algorithm().name);
-        self.keys.has_algorithm(name) || fetched == Some(name)
-    }
-
-    /// Finds the key of a token. Configured keys come first, so that a key set is fetched only for other keys.
-    async fn find_signer(&self, alg: &str, segments: &Segments<'_>) -> Result<Signer, StoreError> {
-        let kid = segments.kid.as_deref();
-        let mut signer = Signer::NoKey;
-        for key in self.keys.candidates(alg, kid) {
-            if key.verifies(segments.signing_input, &segments.signature) {
-                return Ok(Signer::Found);
-            }
-            signer = Signer::NotByThese;
-        }
-        if let (Some(jwks), Some(kid)) = (&self.jwks, kid)
-            && jwks.algorithm().name == alg
-            && let Some(key) = jwks.key(kid).await?
-        {
-            signer = match key.verifies(segments.signing_input, &segments.signature) {
-                true => Signer::Found,
-                false => Signer::NotByThese,
-            };
-        }
-        Ok(signer)
-    }
-
     /// Runs the checks from `iat` to `user_id`, and decides.
     fn judge(
         &self,
         segments: Segments<'_>,
+        issuer: Option<&Issuer>,
         now: UnixTime,
         checks: &mut Checks,
     ) -> Result<VerifiedToken, TokenError> {
-        let facts = self.rules.check(&segments.claims, now, checks);
+        let facts = self.rules.check(&segments.claims, issuer, now, checks);
         if let Some(refusal) = refusal_of(checks, &facts) {
             return Err(TokenError::Refused(refusal));
         }
@@ -266,6 +259,34 @@ impl TokenVerifier {
             claims: segments.claims_text,
             revoke_digest: facts.revoke_digest,
         })
+    }
+
+    /// Returns the detail of a check for a report, which may take longer than the check.
+    fn detail_of(
+        &self,
+        check: Check,
+        verdict: Verdict,
+        segments: Option<&Segments<'_>>,
+        fixed: &'static str,
+    ) -> Cow<'static, str> {
+        match (check, verdict, segments) {
+            (Check::Claims, Verdict::Fail, Some(parts)) => {
+                self.rules.failed_rules(&parts.claims).into()
+            }
+            (
+                Check::Algorithm | Check::Key | Check::Signature | Check::Issuer,
+                Verdict::Fail,
+                Some(parts),
+            ) => {
+                let iss = parts.claims.get("iss").and_then(json::Json::as_text);
+                let known = self.issuers.names().chain(self.rules.issuers());
+                match iss.and_then(|iss| near_miss(iss, known)) {
+                    Some(miss) => format!("{fixed}; {miss}").into(),
+                    None => fixed.into(),
+                }
+            }
+            _ => fixed.into(),
+        }
     }
 
     fn value_of(
@@ -289,12 +310,6 @@ impl TokenVerifier {
         };
         value.unwrap_or_default()
     }
-}
-
-enum Signer {
-    Found,
-    NoKey,
-    NotByThese,
 }
 
 fn refuse<T>(checks: &mut Checks, check: Check, detail: &'static str) -> Result<T, TokenError> {

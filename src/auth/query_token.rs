@@ -1,4 +1,4 @@
-//! Takes the token from a handshake: query, `Authorization`, `Sec-WebSocket-Protocol`. The token cannot be printed.
+//! Takes the token from a handshake: query, `Authorization`, `Sec-WebSocket-Protocol`, cookie. The token cannot be printed.
 //!
 //! This module only finds exactly one token. [`super::TokenVerifier`] checks it.
 
@@ -6,11 +6,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use crate::config::{TokenConfig, TokenSource};
+
+/// The subprotocols that announce a token as the next one: the words that clients use.
+pub(crate) const CARRIERS: [&str; 4] = ["bearer", "Bearer", "token", "Token"];
 
 /// An unverified token. It has no `Display`, its `Debug` shows nothing, and its memory is wiped when it is dropped.
 pub struct RawToken(Zeroizing<String>);
@@ -44,19 +47,37 @@ pub enum TokenPresence {
     Found {
         /// The token.
         token: RawToken,
+        /// True if it comes from a cookie, which a browser sends whatever page asks for it.
+        by_cookie: bool,
     },
 }
 
 /// Searches each of the tenant's sources.
 ///
-/// Within the query the first non-empty value counts; later ones are ignored.
+/// Within the query the first non-empty value counts; later ones are ignored. Between the cookie and the other sources the
+/// order of the list decides, since a browser adds its cookie by itself: an old one must not refuse the token that a page
+/// has sent on purpose.
 pub fn find_token(query: Option<&str>, headers: &HeaderMap, config: &TokenConfig) -> TokenPresence {
     let mut found: Option<Zeroizing<String>> = None;
     for source in &config.sources {
+        if *source == TokenSource::Cookie {
+            match in_cookies(headers, &config.cookie) {
+                _ if found.is_some() => continue,
+                InSource::None => continue,
+                InSource::NotValid => return TokenPresence::NotValid,
+                InSource::One(token) => {
+                    return TokenPresence::Found {
+                        token: RawToken(token),
+                        by_cookie: true,
+                    };
+                }
+            }
+        }
         let token = match source {
             TokenSource::Query => in_query(query.unwrap_or_default(), &config.query_parameter),
             TokenSource::Header => in_authorization(headers),
             TokenSource::Subprotocol => in_subprotocols(headers),
+            TokenSource::Cookie => InSource::None,
         };
         match (token, &found) {
             (InSource::None, _) => {}
@@ -70,6 +91,7 @@ pub fn find_token(query: Option<&str>, headers: &HeaderMap, config: &TokenConfig
         None => TokenPresence::Missing,
         Some(token) => TokenPresence::Found {
             token: RawToken(token),
+            by_cookie: false,
         },
     }
 }
@@ -129,10 +151,35 @@ fn in_authorization(headers: &HeaderMap) -> InSource {
     found
 }
 
-/// Finds the pair `["bearer", JWT]` among the offered subprotocols.
+/// Finds a cookie (RFC 6265 §4.2). Of several with one name the first that is not empty counts: browsers send the cookie of
+/// the longest path first (§5.4), so it is the one that was set for this path.
+fn in_cookies(headers: &HeaderMap, name: &str) -> InSource {
+    let lines = headers.get_all(COOKIE).into_iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs.filter_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let is_named = pair[..equals].trim_ascii() == name.as_bytes();
+        is_named.then(|| unquoted(pair[equals + 1..].trim_ascii()))
+    });
+    match values.find(|value| !value.is_empty()).map(str::from_utf8) {
+        None => InSource::None,
+        Some(Ok(token)) => InSource::of(token),
+        Some(Err(_)) => InSource::NotValid,
+    }
+}
+
+/// Takes the quotes off a value (RFC 6265 §4.1.1).
+fn unquoted(value: &[u8]) -> &[u8] {
+    let inner = value.strip_prefix(b"\"");
+    inner
+        .and_then(|inner| inner.strip_suffix(b"\""))
+        .unwrap_or(value)
+}
+
+/// Finds the pair `["bearer", JWT]` among the offered subprotocols; other words than `bearer` are in [`CARRIERS`].
 fn in_subprotocols(headers: &HeaderMap) -> InSource {
     let mut found = InSource::None;
-    let mut after_bearer = false;
+    let mut after_carrier = false;
     for header in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         let Ok(text) = header.to_str() else { continue };
         for item in text
@@ -140,11 +187,11 @@ fn in_subprotocols(headers: &HeaderMap) -> InSource {
             .map(str::trim)
             .filter(|item| !item.is_empty())
         {
-            if !after_bearer {
-                after_bearer = item == "bearer";
+            if !after_carrier {
+                after_carrier = CARRIERS.contains(&item);
                 continue;
             }
-            after_bearer = false;
+            after_carrier = false;
             match &found {
                 InSource::One(first) if first.as_str() != item => return InSource::NotValid,
                 _ => found = InSource::of(item),
@@ -167,7 +214,7 @@ mod tests {
         match find_token(Some(query), &map, &TokenConfig::default()) {
             TokenPresence::Missing => "missing".into(),
             TokenPresence::NotValid => "not valid".into(),
-            TokenPresence::Found { token } => format!("={}", token.expose()),
+            TokenPresence::Found { token, .. } => format!("={}", token.expose()),
         }
     }
 
@@ -198,7 +245,7 @@ mod tests {
     #[test]
     fn header_and_subprotocol_are_read() {
         let protocol = "sec-websocket-protocol";
-        let cases: [(&[(&'static str, &str)], &str); 12] = [
+        let cases: [(&[(&'static str, &str)], &str); 18] = [
             (&[("authorization", "Bearer a")], "=a"),
             (&[("authorization", "bearer  a ")], "=a"),
             (&[("authorization", "Bearer")], "missing"),
@@ -214,6 +261,12 @@ mod tests {
             (&[(protocol, "bearer")], "missing"),
             (&[(protocol, "chat, a")], "missing"),
             (&[(protocol, "bearer,a,bearer,b")], "not valid"),
+            (&[(protocol, "Bearer, a")], "=a"),
+            (&[(protocol, "token, a")], "=a"),
+            (&[(protocol, "chat, Token, a")], "=a"),
+            (&[(protocol, "token, a, Bearer, b")], "not valid"),
+            (&[(protocol, "TOKEN, a")], "missing"),
+            (&[(protocol, "chat, token")], "missing"),
         ];
         for (headers, expected) in cases {
             assert_eq!(find("", headers), expected, "{headers:?}");
@@ -242,6 +295,83 @@ mod tests {
         };
         let presence = find_token(Some("token=a"), &HeaderMap::new(), &config);
         assert!(matches!(presence, TokenPresence::Missing));
+    }
+
+    fn find_with_cookies(sources: &[TokenSource], query: &str, lines: &[&[u8]]) -> String {
+        let config = TokenConfig {
+            sources: sources.to_vec(),
+            ..TokenConfig::default()
+        };
+        let mut map = HeaderMap::new();
+        map.append(AUTHORIZATION, HeaderValue::from_static("Bearer h"));
+        for line in lines {
+            map.append(COOKIE, HeaderValue::from_bytes(line).unwrap());
+        }
+        match find_token(Some(query), &map, &config) {
+            TokenPresence::Missing => "missing".into(),
+            TokenPresence::NotValid => "not valid".into(),
+            TokenPresence::Found { token, by_cookie } => {
+                format!(
+                    "{}={}",
+                    if by_cookie { "cookie" } else { "" },
+                    token.expose()
+                )
+            }
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_read_as_rfc_6265_writes_it() {
+        let long = format!("access_token={}", "x".repeat(8192));
+        let cases: [(&[&[u8]], &str); 19] = [
+            (&[b"access_token=a"], "cookie=a"),
+            (&[b"a=1; access_token=a.b.c; z=2"], "cookie=a.b.c"),
+            (&[b"a=1;access_token=a"], "cookie=a"),
+            (&[b"access_token=\"a\""], "cookie=a"),
+            (&[b"access_token=\"a"], "cookie=\"a"),
+            (&[b"access_token = a "], "cookie=a"),
+            (&[b"access_token=a=="], "cookie=a=="),
+            (&[b"a=1", b"access_token=a"], "cookie=a"),
+            // The browser sends the cookie of the longer path first.
+            (&[b"access_token=a; access_token=b"], "cookie=a"),
+            (&[b"access_token=; access_token=b"], "cookie=b"),
+            (&[b"access_token=\"\"; access_token=b"], "cookie=b"),
+            (&[b"access_token=a", b"access_token=b"], "cookie=a"),
+            (&[b"Access_Token=a"], "missing"),
+            (&[b"xaccess_token=a"], "missing"),
+            (&[b"access_token"], "missing"),
+            (&[b""], "missing"),
+            // Bytes of another cookie are no reason to overlook this one.
+            (&[b"name=caf\xe9; access_token=a"], "cookie=a"),
+            (&[b"access_token=caf\xe9"], "not valid"),
+            (&[b"access_token=a%2Eb"], "cookie=a%2Eb"),
+        ];
+        for (lines, expected) in cases {
+            let found = find_with_cookies(&[TokenSource::Cookie], "", lines);
+            assert_eq!(found, expected, "{lines:?}");
+        }
+        let found = find_with_cookies(&[TokenSource::Cookie], "", &[long.as_bytes()]);
+        assert_eq!(found.len(), "cookie=".len() + 8192);
+    }
+
+    #[test]
+    fn between_the_cookie_and_the_others_the_order_of_the_list_decides() {
+        use TokenSource::{Cookie, Header, Query};
+        let cookie: &[&[u8]] = &[b"access_token=c"];
+        for (sources, query, expected) in [
+            (&[Query, Cookie][..], "token=q", "=q"),
+            (&[Query, Cookie], "", "cookie=c"),
+            (&[Cookie, Query], "token=q", "cookie=c"),
+            (&[Query, Cookie, Header], "", "cookie=c"),
+            (&[Header, Cookie], "", "=h"),
+            // The others must still agree with each other, as far as they come before it.
+            (&[Query, Header, Cookie], "token=q", "not valid"),
+            (&[Query, Cookie, Header], "token=h", "=h"),
+        ] {
+            let found = find_with_cookies(sources, query, cookie);
+            assert_eq!(found, expected, "{sources:?} {query}");
+        }
+        assert_eq!(find_with_cookies(&[Cookie, Header], "", &[]), "=h");
     }
 
     #[test]

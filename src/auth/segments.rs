@@ -25,10 +25,33 @@ pub(crate) struct Segments<'a> {
 pub(crate) struct Claims(Vec<(Box<str>, Json)>);
 
 impl Claims {
+    #[cfg(test)]
+    pub(crate) fn new(members: Vec<(Box<str>, Json)>) -> Self {
+        Self(members)
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&Json> {
         let member = self.0.iter().find(|(key, _)| **key == *name);
         member.map(|(_, value)| value)
     }
+
+    /// Finds a claim by its whole name, or else by a path of objects with dots between the names.
+    pub(crate) fn find(&self, path: &str) -> Option<&Json> {
+        find(&self.0, path)
+    }
+}
+
+/// Finds a value below `members`. The first part of a path may have dots itself; the shortest one that leads to a value counts.
+fn find<'j>(members: &'j [(Box<str>, Json)], path: &str) -> Option<&'j Json> {
+    let member = |name: &str| members.iter().find(|(key, _)| **key == *name);
+    if let Some((_, value)) = member(path) {
+        return Some(value);
+    }
+    let mut dots = path.match_indices('.');
+    dots.find_map(|(at, _)| match member(&path[..at]) {
+        Some((_, Json::Object(inner))) => find(inner, &path[at + 1..]),
+        _ => None,
+    })
 }
 
 impl<'a> Segments<'a> {

@@ -11,6 +11,7 @@
 //! * A layer never waits for a slow tenant: a full inbox drops the event and marks the gap.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -137,6 +138,14 @@ pub trait ChannelLayer: Send + Sync {
     /// [`LayerError::NoReceiver`] only on layers whose channels have none.
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError>;
 
+    /// Returns what waits in these channels of workers, together; `None` on layers whose channels keep nothing.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    async fn unread(&self, _channels: &[ChannelName]) -> Result<Option<Unread>, LayerError> {
+        Ok(None)
+    }
+
     /// Removes from Redis the keys that would outlive this replica. No call may follow.
     async fn close(&self) {}
 
@@ -154,6 +163,15 @@ pub trait ChannelLayer: Send + Sync {
 
     /// The format of this layer's payloads.
     fn codec(&self) -> &Codec;
+}
+
+/// Events that wait in channels for a process that takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Unread {
+    /// Their number. Those that no process took before the layer's `expiry` count until the next send to their channel.
+    pub events: u64,
+    /// The age of the oldest one; zero without any.
+    pub oldest: Duration,
 }
 
 /// A failed call of a layer.

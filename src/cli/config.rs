@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::config::{self, Config, ConfigErrors, ServerConfig, Warning, print_duration};
+use crate::consumer::{Echo, Registry};
 use crate::validation::LoadOptions;
 
 /// Time after the window until sockets are cut that did not answer their close frame.
@@ -35,9 +36,26 @@ pub(super) struct CheckArguments {
     /// Check also that a full replica drains within this grace period, and print the rate
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     grace: Option<Duration>,
+    /// Take NAME as the kind of a consumer that a program registers; its options are not checked. May be repeated
+    #[arg(long, value_name = "NAME")]
+    consumer: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+impl CheckArguments {
+    /// Returns the inputs of the check: kinds of a program's own are known by their names alone.
+    fn load_options(&self) -> LoadOptions {
+        let mut consumers = Registry::default();
+        for kind in &self.consumer {
+            consumers.register(kind, |_| Echo);
+        }
+        LoadOptions {
+            consumers,
+            ..LoadOptions::default()
+        }
+    }
 }
 
 pub(super) fn run(path: Option<&Path>, verb: &ConfigVerb) -> ExitCode {
@@ -58,7 +76,7 @@ fn check(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     if arguments.json {
         return check_json(path, arguments);
     }
-    let loaded = match super::load(path) {
+    let loaded = match super::load_with(path, &arguments.load_options()) {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
@@ -90,7 +108,7 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 fn check_json(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
-    let mut answer = match Config::load(path, &LoadOptions::default()) {
+    let mut answer = match Config::load(path, &arguments.load_options()) {
         Ok(loaded) => {
             let mut mistakes = Vec::new();
             if let Some(problem) = grace_problem(&loaded.config.server, arguments.grace) {

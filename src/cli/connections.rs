@@ -79,7 +79,8 @@ fn as_text(body: &str) -> String {
         out.push_str(&format!(
             "\n{:<20} {:>8} s  {}  {}",
             text(&socket["user_id"]),
-            socket["age"],
+            // A JSON value ignores the width of a column.
+            socket["age"].to_string(),
             text(&socket["channel"]),
             text(&socket["path"])
         ));
@@ -88,4 +89,25 @@ fn as_text(body: &str) -> String {
         out.push_str(&format!("\nmore: --after {cursor}"));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_stand_in_columns() {
+        let body = r#"{"connections":2,"replicas":{"expected":null,"confirmed":1,"warning":"w"},"cursor":"b","sockets":[
+            {"user_id":"7","age":5,"channel":"a","path":"/ws/"},
+            {"user_id":null,"age":86400,"channel":"b","path":"/ws/"}]}"#;
+        let lines = [
+            "2 connections; 1 of an unknown number of replicas answered",
+            "warning: w",
+            "7                           5 s  a  /ws/",
+            "null                    86400 s  b  /ws/",
+            "more: --after b",
+        ];
+        assert_eq!(as_text(body).lines().collect::<Vec<_>>(), lines);
+        assert_eq!(as_text("no JSON"), "no JSON");
+    }
 }

@@ -116,7 +116,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// The exit status. The mistakes are printed already.
 fn load(path: Option<&Path>) -> Result<Loaded, ExitCode> {
-    match Config::load(path, &LoadOptions::default()) {
+    load_with(path, &LoadOptions::default())
+}
+
+fn load_with(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ExitCode> {
+    match Config::load(path, options) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 complain(&format!("warning: {warning}"));

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::TenantId;
 
+pub use claim::{ClaimRule, ClaimValue, ExpectedClaim};
 pub use effective::{Effective, prefix_fault, prefixes_meet};
 pub use environment::Environment;
 pub use fault::{Fault, Faults};
@@ -23,7 +24,7 @@ pub use server::{
     LogFormat, MetricsConfig, OnOutage, PerAddress, QueueBound, RedisConfig, ServerConfig,
 };
 pub use tenant::{LimitsConfig, OnExcess, OnGap, RefusalMode, TenantConfig};
-pub use token::{KeyConfig, OnExpiry, TokenConfig, TokenSource};
+pub use token::{IssuerConfig, KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};
 pub use users::{IdType, PoolConfig, UsersConfig, UsersFrom};
 
@@ -37,6 +38,7 @@ use form::{Flag, Text};
 use table::table;
 use tenant::TenantTables;
 
+mod claim;
 mod collection;
 mod document;
 mod effective;

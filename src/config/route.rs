@@ -148,6 +148,19 @@ table! {
     }
 }
 
+impl ConsumerConfig {
+    /// Returns the channels of a worker: one, or one for each partition. Other kinds have none.
+    pub fn worker_channels(&self) -> Vec<String> {
+        match (self.kind.as_str(), self.channel.as_deref()) {
+            ("worker", Some(base)) if self.partitions == 0 => vec![base.to_owned()],
+            ("worker", Some(base)) => (0..self.partitions)
+                .map(|k| format!("{base}.{k}"))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// The written form of a [`ConsumerConfig`]. Its `kind` decides which keys are allowed.
 struct ConsumerTable;
 
@@ -304,5 +317,23 @@ words! {
         Close = "close",
         /// Drop it and count it.
         Drop = "drop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_of_a_worker_is_a_channel() {
+        let worker = |kind: &str, partitions| ConsumerConfig {
+            kind: kind.to_owned(),
+            channel: Some("chat".into()),
+            partitions,
+            ..ConsumerConfig::default()
+        };
+        assert_eq!(worker("worker", 0).worker_channels(), ["chat"]);
+        assert_eq!(worker("worker", 2).worker_channels(), ["chat.0", "chat.1"]);
+        assert!(worker("listen", 0).worker_channels().is_empty());
     }
 }

@@ -1,22 +1,15 @@
-//! The operations that a consumer can call for its socket.
+//! The socket of a call, and the handshake that may wait for it.
 
-use std::sync::Arc;
+use std::ops::Deref;
 
-use super::Scope;
-use crate::channel_layer::LayerError;
-use crate::close_code::{CloseFrame, CloseReason};
-use crate::event::Event;
-use crate::frame::{Frame, Opcode};
-use crate::hub::{CloseOrder, Member};
-use crate::ids::GroupName;
-use crate::metrics::{DropCause, EventSource};
-use crate::relay::{Acceptance, AcceptanceError, PublishError, Relay};
+use super::{Scope, SocketHandle};
+use crate::metrics::DropCause;
+use crate::relay::{Acceptance, AcceptanceError};
 
-/// The socket for which a consumer is called. No method waits for the client.
+/// The socket for which a consumer is called, with all methods of its [`SocketHandle`]. No method waits for the client.
 pub struct Context<'a> {
     pub(crate) scope: &'a Scope,
-    pub(crate) member: &'a Arc<Member>,
-    pub(crate) relay: &'a Arc<Relay>,
+    pub(crate) socket: &'a SocketHandle,
     /// The handshake that waits for [`super::Consumer::connect`]; `None` once the socket is open.
     pub(crate) handshake: Option<&'a mut Handshake>,
 }
@@ -32,33 +25,11 @@ pub(crate) struct Handshake {
     pub(crate) why: Option<String>,
 }
 
-/// A group could not be joined, or an event could not be published to it.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// The name is not valid in Channels, or the socket has reached `limits.groups_per_socket`.
-    #[error("the group cannot be joined or sent to: {0}")]
-    NotAllowed(&'static str),
-    /// The tenant has reached `limits.publishes_per_second`.
-    #[error("limits.publishes_per_second is reached")]
-    RateLimited,
-    /// The channel layer does not answer, or cannot express the event.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-}
+impl Deref for Context<'_> {
+    type Target = SocketHandle;
 
-impl From<PublishError> for GroupError {
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::RateLimited => Self::RateLimited,
-            PublishError::Layer(error) => Self::Layer(error),
-        }
-    }
-}
-
-impl GroupError {
-    /// Returns true if the layer is at fault, false if the name, the event or the rate is.
-    pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Layer(error) if error.kind().is_some())
+    fn deref(&self) -> &SocketHandle {
+        self.socket
     }
 }
 
@@ -66,6 +37,11 @@ impl<'a> Context<'a> {
     /// Returns the properties of the socket.
     pub fn scope(&self) -> &'a Scope {
         self.scope
+    }
+
+    /// Returns the socket by itself, for code that runs after this call: timers, and work in the background.
+    pub fn handle(&self) -> SocketHandle {
+        self.socket.clone()
     }
 
     /// Says what exactly refuses the handshake, for the log. The caller refuses it then.
@@ -100,96 +76,6 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// Queues a text frame for the client.
-    pub fn send_text(&self, text: &str) {
-        self.send(Opcode::Text, text.as_bytes());
-    }
-
-    /// Queues a binary frame for the client.
-    pub fn send_binary(&self, bytes: &[u8]) {
-        self.send(Opcode::Binary, bytes);
-    }
-
-    fn send(&self, opcode: Opcode, payload: &[u8]) {
-        let frame = Frame::encode(opcode, payload, self.relay.accounting());
-        self.member.outbound().push_frame(&frame);
-    }
-
-    /// Closes the socket after its queued frames. The codes 1000 and 3000-4999 pass unchanged, any other becomes 1011.
-    pub fn close(&self, code: u16, reason: &str) {
-        let frame = CloseFrame::from_application(Some(i64::from(code)), reason);
-        self.member.outbound().close(frame, CloseOrder::AfterQueued);
-    }
-
-    /// Closes the socket for a reason of the gateway, with a wait where waiting helps the client.
-    pub fn close_for(&self, reason: CloseReason) {
-        let frame = match reason.wait() {
-            Some(wait) => reason.frame_with_retry(wait),
-            None => reason.frame(),
-        };
-        self.member.outbound().close(frame, CloseOrder::AfterQueued);
-    }
-
-    /// Queues an event as the route's `deliver` and `events` say. An event that cannot be rendered is dropped and
-    /// counted.
-    pub fn deliver(&self, event: &Event) {
-        self.relay.deliver_to(self.member, event);
-    }
-
-    /// Publishes an event to a group of the tenant, on every replica. Events that one socket publishes to one
-    /// group arrive in the order of these calls.
-    ///
-    /// # Errors
-    /// Fails if the name is not valid, over `limits.publishes_per_second`, and if the layer does not confirm. In the
-    /// last case the event may be published even so.
-    pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
-        let group = self.group_name(group)?;
-        let published = self.relay.publish(&group, event, EventSource::Socket).await;
-        Ok(published.map(drop)?)
-    }
-
-    /// Publishes an event as [`Context::group_send`] does, to every socket of the group but this one. A later socket of the
-    /// same client that resumes gets it.
-    ///
-    /// # Errors
-    /// As [`Context::group_send`].
-    pub async fn group_send_to_others(&self, group: &str, event: &Event) -> Result<(), GroupError> {
-        let group = self.group_name(group)?;
-        let published = self
-            .relay
-            .publish_to_others(self.member, &group, event)
-            .await;
-        Ok(published.map(drop)?)
-    }
-
-    /// Puts the socket into another group. Events published after this returns reach the socket.
-    ///
-    /// # Errors
-    /// Fails if the name is not valid, if the socket is in `limits.groups_per_socket` groups, and if the layer does not
-    /// acknowledge.
-    pub async fn group_add(&self, group: &str) -> Result<(), GroupError> {
-        let group = self.group_name(group)?;
-        if self.member.groups().contains(&group) {
-            return Ok(());
-        }
-        if !self.relay.has_room_for_group(self.member) {
-            self.relay.metrics().dropped(DropCause::Limit);
-            return Err(GroupError::NotAllowed(
-                "limits.groups_per_socket is reached",
-            ));
-        }
-        let joined = self.relay.join(self.member, &group).await;
-        if joined.is_err() {
-            self.relay.leave(self.member, &group);
-        }
-        Ok(joined?)
-    }
-
-    /// Takes the socket out of a group; has no effect if it is not in the group.
-    pub fn group_discard(&self, group: &str) {
-        self.relay.leave(self.member, &GroupName::from(group));
-    }
-
     /// Counts a frame that the consumer does not accept.
     pub fn drop_frame(&self) {
         self.relay.metrics().dropped(DropCause::NoConsumer);
@@ -198,11 +84,5 @@ impl<'a> Context<'a> {
     /// Counts a frame that the consumer does not accept in this form.
     pub(crate) fn drop_invalid_frame(&self) {
         self.relay.metrics().dropped(DropCause::NotValid);
-    }
-
-    fn group_name(&self, group: &str) -> Result<GroupName, GroupError> {
-        self.relay
-            .group_name(group)
-            .ok_or(GroupError::NotAllowed("not a valid group name"))
     }
 }

@@ -14,9 +14,11 @@ use crate::event::Event;
 
 pub use crate::relay::{Acceptance, AcceptanceError};
 pub use broadcast::Broadcast;
+pub use context::Context;
 pub(crate) use context::Handshake;
-pub use context::{Context, GroupError};
 pub use echo::Echo;
+pub(crate) use guard::guarded;
+pub use handle::{GroupError, SocketHandle};
 pub use listen::Listen;
 pub(crate) use scope::member_channel;
 pub use scope::{Scope, TenantScope};
@@ -24,6 +26,8 @@ pub use scope::{Scope, TenantScope};
 mod broadcast;
 mod context;
 mod echo;
+mod guard;
+mod handle;
 mod listen;
 mod scope;
 mod worker;
@@ -85,8 +89,11 @@ pub trait Consumer: Send {
     }
 
     /// Called when the socket is closed; `close` is the frame that either side sent, or 1006.
-    async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
-        let _ = (scope, close);
+    ///
+    /// The socket has left its groups. Frames for it have no effect any more, and events can be published. The call may take
+    /// 30 seconds, and less where the replica ends.
+    async fn disconnect(&mut self, context: &mut Context<'_>, close: &CloseFrame) {
+        let _ = (context, close);
     }
 }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Consumer, Context, MakeConsumer, Message, Refused, Scope, member_channel};
+use super::{
+    Consumer, Context, MakeConsumer, Message, Refused, Scope, SocketHandle, member_channel,
+};
 use crate::channel_layer::LayerError;
 use crate::channel_names::{MAX_NAME, valid_group_name};
 use crate::close_code::{CloseFrame, CloseReason};
@@ -33,8 +35,8 @@ struct WorkerSettings {
 /// Tells a worker about one socket.
 struct Worker {
     settings: Arc<WorkerSettings>,
-    /// The path to the worker; set when the worker may know the socket.
-    relay: Option<Arc<Relay>>,
+    /// True if the worker may know the socket, and so is told of its end.
+    may_know: bool,
 }
 
 /// The longest `worker_timeout`. A handshake ends after 30 s, and the rest of it needs a part of that.
@@ -65,7 +67,7 @@ pub(super) fn factory(config: &ConsumerConfig) -> Result<MakeConsumer, Faults> {
     Ok(Arc::new(move |_| {
         Box::new(Worker {
             settings: settings.clone(),
-            relay: None,
+            may_know: false,
         })
     }))
 }
@@ -94,13 +96,14 @@ fn channel(config: &ConsumerConfig) -> Result<&str, Fault> {
 #[async_trait]
 impl Consumer for Worker {
     async fn connect(&mut self, context: &mut Context<'_>) -> Result<(), Refused> {
-        let (relay, scope) = (context.relay, context.scope);
+        let SocketHandle { member, relay } = context.socket;
+        let scope = context.scope;
         // Registered before the worker is told, so that its answer cannot come too early.
         let waiting = match self.settings.accept {
             Accept::Gateway => None,
-            Accept::Worker => Some(relay.expect_verdict(member_channel(context.member))),
+            Accept::Worker => Some(relay.expect_verdict(member_channel(member))),
         };
-        let before = context.member.groups();
+        let before = member.groups();
         let offered = context.offered_subprotocols().iter();
         let offered = offered.map(|name| Value::from(&**name)).collect();
         let offered = ("subprotocols", Value::Array(offered));
@@ -121,7 +124,7 @@ impl Consumer for Worker {
             return match self.settings.not_taken(relay, &error) {
                 NotTaken::Dropped if waiting.is_none() => {
                     // A worker that starts later gets the socket's frames and its end.
-                    self.relay = Some(relay.clone());
+                    self.may_know = true;
                     Ok(())
                 }
                 // A handshake that waits for a worker would get no answer.
@@ -137,7 +140,7 @@ impl Consumer for Worker {
             self.settings.decided(context, waiting, &before).await?;
         }
         goodbye.forget();
-        self.relay = Some(relay.clone());
+        self.may_know = true;
         Ok(())
     }
 
@@ -146,7 +149,7 @@ impl Consumer for Worker {
             Message::Text(text) => ("text", Value::from(text)),
             Message::Binary(bytes) => ("bytes", Value::Bin(bytes.into())),
         };
-        let (settings, relay) = (&self.settings, context.relay);
+        let (settings, relay) = (&self.settings, &context.socket.relay);
         let told = settings
             .tell(relay, context.scope, "websocket.receive", [body])
             .await;
@@ -157,11 +160,12 @@ impl Consumer for Worker {
         }
     }
 
-    async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
-        if let Some(relay) = self.relay.take() {
+    async fn disconnect(&mut self, context: &mut Context<'_>, close: &CloseFrame) {
+        if self.may_know {
+            let (relay, scope) = (&context.socket.relay, context.scope);
             let channel = self.settings.channel_of(scope);
             let event = disconnected(scope, close);
-            self.settings.say_goodbye(&relay, &channel, &event).await;
+            self.settings.say_goodbye(relay, &channel, &event).await;
         }
     }
 }
@@ -194,9 +198,9 @@ impl WorkerSettings {
         mut waiting: Waiting,
         before: &[GroupName],
     ) -> Result<(), Refused> {
-        let relay = context.relay;
+        let SocketHandle { member, relay } = context.socket;
         let waits = relay.metrics().waits_for_worker();
-        let outbound = context.member.outbound();
+        let outbound = member.outbound();
         let verdict = tokio::select! {
             verdict = tokio::time::timeout(self.timeout, waiting.verdict()) => verdict,
             // The socket was closed meanwhile, for example by a revocation. The last check of the handshake
@@ -224,7 +228,7 @@ impl WorkerSettings {
         }
         // The worker may have put the socket into groups before it accepted. Their subscriptions must be
         // acknowledged before the client gets its 101.
-        let mut ordered = context.member.groups();
+        let mut ordered = member.groups();
         ordered.retain(|group| !before.contains(group));
         // A group that the worker discards meanwhile stays subscribed for a second, so these do not race with it.
         let joins = ordered.iter().map(|group| relay.layer().subscribe(group));

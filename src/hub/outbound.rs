@@ -380,6 +380,11 @@ impl Outbound {
         state.waker = None;
     }
 
+    /// Returns true once the queue takes nothing more and no close is left to send.
+    pub fn is_finished(&self) -> bool {
+        self.state.lock().finished
+    }
+
     /// Returns the queued bytes, including those of a frame that is partly sent.
     pub fn queued_bytes(&self) -> usize {
         let state = self.state.lock();

@@ -78,6 +78,10 @@ families! {
     EVENTS_UNRECORDED: Counter = "lockgate_events_unrecorded_total", ["tenant"];
     /// Handshakes that wait for the answer of a worker
     WORKER_WAITING: Gauge = "lockgate_worker_waiting", ["tenant"];
+    /// Events that wait in the channels of workers
+    WORKER_DEPTH: Gauge = "lockgate_worker_depth", ["tenant"];
+    /// Age of the oldest event that waits for a worker
+    WORKER_LAG: Gauge = "lockgate_worker_lag_seconds", ["tenant"];
     /// Handshakes that no worker answered in time
     WORKER_TIMEOUTS: Counter = "lockgate_worker_timeouts_total", ["tenant"];
     /// Messages of control channels, and answers to them, that were dropped

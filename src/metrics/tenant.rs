@@ -34,6 +34,32 @@ impl Drop for WorkerWait {
     }
 }
 
+/// The events that wait for the workers of a tenant, as this replica has last seen them. They leave the gauges when this is
+/// dropped. Tenants that share a series add up.
+pub struct WorkerBacklog {
+    depth: Gauge,
+    lag: Gauge,
+    /// What this has put into both.
+    told: (f64, f64),
+}
+
+impl WorkerBacklog {
+    /// Tells the number of events, and the whole seconds for which the oldest one waits. A lag above 10 means that no worker
+    /// runs, or that it is stuck.
+    pub fn tell(&mut self, depth: u64, lag: Duration) {
+        let now = (depth as f64, lag.as_secs() as f64);
+        self.depth.increment(now.0 - self.told.0);
+        self.lag.increment(now.1 - self.told.1);
+        self.told = now;
+    }
+}
+
+impl Drop for WorkerBacklog {
+    fn drop(&mut self) {
+        self.tell(0, Duration::ZERO);
+    }
+}
+
 /// The handles of one tenant, looked up once.
 pub struct TenantMetrics {
     label: Arc<str>,
@@ -188,6 +214,15 @@ impl TenantMetrics {
     pub fn waits_for_worker(&self) -> WorkerWait {
         self.worker_waiting.increment(1.0);
         WorkerWait(self.worker_waiting.clone())
+    }
+
+    /// Returns the gauges of events that wait for workers. Only tenants with workers on a layer that keeps events have these series.
+    pub fn worker_backlog(&self) -> WorkerBacklog {
+        WorkerBacklog {
+            depth: WORKER_DEPTH.with([self.label.clone().into()]),
+            lag: WORKER_LAG.with([self.label.clone().into()]),
+            told: (0.0, 0.0),
+        }
     }
 
     /// Counts a lookup of a user.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use axum::Router;
 
 use crate::api::health::Progress;
 use crate::clock::UnixTime;
-use crate::config::Config;
+use crate::config::{Config, ConfigErrors, Warning};
 use crate::consumer::Registry;
 use crate::fleet;
 use crate::metrics;
@@ -20,6 +20,7 @@ use crate::socket::{Door, accept};
 use crate::tasks;
 use crate::tenant::Tenants;
 pub use crate::tenant::build::SharedMemory;
+use crate::validation::LoadOptions;
 
 use drain::SignalAction;
 pub use drain::{Ended, Signals};
@@ -90,6 +91,19 @@ pub struct Addresses {
 }
 
 impl Server {
+    /// Checks a configuration as `lockgate config check` does, with the program's own consumers and their options. It uses
+    /// no network. Returns the warnings.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its place.
+    pub fn check(file: Option<&Path>, registry: &Registry) -> Result<Vec<Warning>, ConfigErrors> {
+        let options = LoadOptions {
+            consumers: registry.clone(),
+            ..LoadOptions::default()
+        };
+        Ok(Config::load(file, &options)?.warnings)
+    }
+
     /// Starts a gateway: binds its listeners and returns as soon as it accepts. [`Server::ready`] waits for readiness.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 
 use super::Door;
 use super::admit::AdmittedRequest;
-use super::connection::{ReadySocket, WireState, guarded};
+use super::connection::{ReadySocket, WireState};
 use super::refresh::closes_at;
 use super::registration::{Registration, SocketPlace};
 use super::rejection::Reason;
@@ -18,7 +18,7 @@ use crate::admission::Identity;
 use crate::channel_layer::LayerError;
 use crate::channel_names::fault_of_group_name;
 use crate::close_code::CloseFrame;
-use crate::consumer::{Acceptance, Consumer, Context, Handshake, Scope};
+use crate::consumer::{Acceptance, Consumer, Context, Handshake, Scope, guarded};
 use crate::error::Refusal;
 use crate::frame::Decoder;
 use crate::hub::{Excess, Member, Profile};
@@ -61,7 +61,12 @@ pub(super) async fn open(
     if let Err(refusal) = last_look(tenant, registration.member()) {
         // The consumer has seen the connect, so it is told of the end.
         let close = CloseFrame::absent();
-        let disconnect = consumer.disconnect(&scope, &close);
+        let mut context = Context {
+            scope: &scope,
+            socket: registration.socket(),
+            handshake: None,
+        };
+        let disconnect = consumer.disconnect(&mut context, &close);
         guarded(registration.member(), disconnect).await;
         return Err(refusal.into());
     }
@@ -91,8 +96,7 @@ async fn connect(
         let mut consumer = (route.consumer.make)(scope);
         let mut context = Context {
             scope,
-            member: registration.member(),
-            relay: registration.relay(),
+            socket: registration.socket(),
             handshake: Some(handshake),
         };
         consumer.connect(&mut context).await.map(|()| consumer)

@@ -7,7 +7,7 @@ use super::per_address::AddressPlace;
 use crate::channel_layer::SocketChannel;
 use crate::close_code::CloseReason;
 use crate::config::OnExcess;
-use crate::consumer::member_channel;
+use crate::consumer::{SocketHandle, member_channel};
 use crate::hub::{Admitted, Budget, Excess, Member, Pending};
 use crate::metrics::TenantMetrics;
 use crate::relay::Relay;
@@ -108,8 +108,7 @@ impl Entrant {
 
 /// Keeps a socket in the hub of its tenant. Its drop takes the socket out of the hub and its groups.
 pub struct Registration {
-    member: Arc<Member>,
-    relay: Arc<Relay>,
+    socket: SocketHandle,
     _place: SocketPlace,
     registered: bool,
     hears_channel: bool,
@@ -141,8 +140,7 @@ impl Registration {
         let admitted = relay.hub().admit(&member, pending, &budget)?;
         relay.metrics().connections.increment(1.0);
         let registration = Self {
-            member,
-            relay,
+            socket: SocketHandle { member, relay },
             _place: place,
             registered: true,
             hears_channel: false,
@@ -152,14 +150,14 @@ impl Registration {
 
     /// Closes the user's oldest sockets down to `limits.connections_per_user`, if `on_excess` is `"replace"`.
     pub fn replace_oldest(&self) {
-        let limits = self.relay.limits();
+        let limits = self.relay().limits();
         if limits.connections_per_user == 0 || limits.on_excess != OnExcess::Replace {
             return;
         }
         let most = limits.connections_per_user as usize;
         let frame = CloseReason::Replaced.frame();
-        let user = self.member.user();
-        for _ in 0..self.relay.hub().replace_oldest(user, most, &frame) {
+        let user = self.member().user();
+        for _ in 0..self.relay().hub().replace_oldest(user, most, &frame) {
             self.metrics().rate_limited("connections_per_user");
         }
     }
@@ -171,23 +169,28 @@ impl Registration {
 
     /// Returns the channel that the socket hears.
     pub fn channel(&self) -> Option<SocketChannel> {
-        let channel = || member_channel(&self.member);
+        let channel = || member_channel(self.member());
         self.hears_channel.then(channel)
+    }
+
+    /// Returns the socket as its consumer sees it.
+    pub fn socket(&self) -> &SocketHandle {
+        &self.socket
     }
 
     /// Returns the socket in the hub.
     pub fn member(&self) -> &Arc<Member> {
-        &self.member
+        &self.socket.member
     }
 
     /// Returns the relay of the socket's tenant.
     pub fn relay(&self) -> &Arc<Relay> {
-        &self.relay
+        &self.socket.relay
     }
 
     /// Returns the tenant's metrics.
     pub fn metrics(&self) -> &TenantMetrics {
-        self.relay.metrics()
+        self.relay().metrics()
     }
 }
 
@@ -195,12 +198,13 @@ impl Registration {
     /// Takes the socket out of the hub now. Its place in the occupancy stays taken until the registration is dropped.
     pub fn end(&mut self) {
         if std::mem::take(&mut self.registered) {
-            self.member.outbound().finish();
+            let SocketHandle { member, relay } = &self.socket;
+            member.outbound().finish();
             if let Some(channel) = self.channel() {
-                self.relay.unlisten(channel);
+                relay.unlisten(channel);
             }
-            self.relay.unregister(&self.member);
-            self.relay.metrics().connections.decrement(1.0);
+            relay.unregister(member);
+            relay.metrics().connections.decrement(1.0);
         }
     }
 }

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
+use crate::auth::query_token::CARRIERS;
 use crate::consumer::Acceptance;
 use crate::error::Refusal;
 
@@ -21,9 +22,6 @@ const VERSION: &str = "13";
 
 /// The text that is hashed with the client's key (RFC 6455 §1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// The subprotocol that carries a token in the one behind it.
-const BEARER: &str = "bearer";
 
 /// Returns the host of a request: the one `Host` header, well-formed and without user information, in the case as sent.
 ///
@@ -101,31 +99,38 @@ pub fn check_upgrade(parts: &Parts) -> Result<WebSocketKey, Refusal> {
     }
 }
 
-/// Returns the subprotocol of the answer: the client's first offer that the route has, else `bearer` if the client offered
-/// it as the carrier of its token.
+/// Returns the subprotocol of the answer: the client's first offer that the route has, else `bearer` or another of
+/// [`CARRIERS`] if the client offered it as the carrier of its token.
 ///
-/// Offers are compared byte for byte. The answer is our own text, so a token offered beside `bearer` is never sent back.
+/// Offers are compared byte for byte. The answer is our own text, so a token offered beside it is never sent back.
 pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<HeaderValue> {
-    let mut bearer = None;
+    let mut announced = None;
     for offer in list(headers, SEC_WEBSOCKET_PROTOCOL) {
         if let Some(known) = route.iter().find(|known| known.as_bytes() == offer) {
             // This is always a header value, since the client has sent it as one.
             return HeaderValue::from_str(known).ok();
         }
-        if offer == BEARER.as_bytes() {
-            bearer = Some(HeaderValue::from_static(BEARER));
+        if let Some(carrier) = carrier(offer) {
+            announced.get_or_insert(HeaderValue::from_static(carrier));
         }
     }
-    bearer
+    announced
 }
 
-/// Returns the subprotocols that the client offers, without `bearer`, the token that follows it, and all else that looks
+/// Returns the subprotocol if it announces a token.
+fn carrier(offer: &[u8]) -> Option<&'static str> {
+    CARRIERS
+        .into_iter()
+        .find(|carrier| carrier.as_bytes() == offer)
+}
+
+/// Returns the subprotocols that the client offers, without a carrier, the token that follows it, and all else that looks
 /// like a token: the base64 of a JSON object, and dots.
 pub fn offered_subprotocols(headers: &HeaderMap) -> Vec<Box<str>> {
     let mut offers = list(headers, SEC_WEBSOCKET_PROTOCOL);
     let mut offered = Vec::new();
     while let Some(offer) = offers.next() {
-        if offer == BEARER.as_bytes() {
+        if carrier(offer).is_some() {
             offers.next();
         } else if let Ok(name) = str::from_utf8(offer)
             && !(name.starts_with("ey") && name.contains('.'))

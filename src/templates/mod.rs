@@ -156,6 +156,14 @@ impl Template {
         })
     }
 
+    /// Returns the claims that stand in the template, as names or paths.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::Claim(path) => Some(&**path),
+            _ => None,
+        })
+    }
+
     /// Returns true if the name depends on the path, which a client chooses.
     pub fn has_path_values(&self) -> bool {
         self.parts
@@ -186,20 +194,38 @@ impl Template {
                     let value = value.ok_or_else(|| TemplateError::Missing(param.to_string()))?;
                     name.push_str(value.as_str());
                 }
-                TemplatePart::User(field) => push_json(&mut name, values.user, "user", field)?,
-                TemplatePart::Claim(claim) => push_json(&mut name, values.claims, "claims", claim)?,
+                TemplatePart::User(field) => {
+                    push_json(&mut name, json_field(values.user, field), "user", field)?;
+                }
+                TemplatePart::Claim(path) => {
+                    push_json(&mut name, json_at(values.claims, path), "claims", path)?;
+                }
             }
         }
         Ok(name)
     }
 }
 
-fn push_json(name: &mut String, object: &str, of: &str, field: &str) -> Result<(), TemplateError> {
+fn push_json(
+    name: &mut String,
+    found: Option<&RawValue>,
+    of: &str,
+    field: &str,
+) -> Result<(), TemplateError> {
     let label = || format!("{of}.{field}");
-    let raw = json_field(object, field).ok_or_else(|| TemplateError::Missing(label()))?;
+    let raw = found.ok_or_else(|| TemplateError::Missing(label()))?;
     let text = str_of_json(raw.get()).ok_or_else(|| TemplateError::NotText(label()))?;
     name.push_str(&text);
     Ok(())
+}
+
+/// Returns the JSON text at a path of objects with dots between the names. The whole path is looked for as a key first, as
+/// the rules for claims do it.
+fn json_at<'a>(object: &'a str, path: &str) -> Option<&'a RawValue> {
+    json_field(object, path).or_else(|| {
+        let mut dots = path.match_indices('.');
+        dots.find_map(|(at, _)| json_at(json_field(object, &path[..at])?.get(), &path[at + 1..]))
+    })
 }
 
 /// Returns the JSON text of one key of an object. Of equal keys the last counts, as in Python.
@@ -253,7 +279,7 @@ mod tests {
             tenant: &tenant,
             params: &params,
             user: r#"{"id":7,"name":"old","name":"\u00e9\n","admin":true,"none":null,"list":[1]}"#,
-            claims: r#"{"org":123456789012345678901234567890,"f":1.0,"e":1e22,"z":-0,"o":{}}"#,
+            claims: r#"{"org":123456789012345678901234567890,"f":1.0,"e":1e22,"z":-0,"o":{"in.ner":{"x":"deep"},"b":7},"o.b":8,"l":[1]}"#,
         };
         let rendered = template.render(&values);
         if let Ok(bound) = template.bind(routes.get(0).unwrap(), &tenant) {
@@ -273,6 +299,8 @@ mod tests {
             ("{user.admin}{user.none}", "TrueNone"),
             ("{claims.org}", "123456789012345678901234567890"),
             ("{claims.f}_{claims.e}_{claims.z}", "1.0_1e+22_0"),
+            ("{claims.o.in.ner.x}", "deep"),
+            ("{claims.o.b}", "8"),
         ] {
             assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
         }
@@ -285,6 +313,10 @@ mod tests {
             ("{user.list}", NotText("user.list".into())),
             ("{claims.o}", NotText("claims.o".into())),
             ("{user.other}", Missing("user.other".into())),
+            ("{claims.o.c}", Missing("claims.o.c".into())),
+            ("{claims.l.0}", Missing("claims.l.0".into())),
+            ("{claims.org.x}", Missing("claims.org.x".into())),
+            ("{claims.o.in.ner}", NotText("claims.o.in.ner".into())),
             ("{other}", Missing("other".into())),
             ("{other.x}", UnknownValue("other.x".into())),
             ("{}", UnknownValue(String::new())),

@@ -1,8 +1,8 @@
 //! One tenant, from its configuration to its last socket.
 //!
 //! [`build`] makes a tenant's parts. [`Tenancy`] starts and ends their tasks. [`life`] holds the tenant's stage.
-//! `upkeep` opens the tenant and checks its sockets, `look` checks its dependencies, `obey` carries out control
-//! messages, and [`Tenants`] finds a tenant by host or name.
+//! `upkeep` opens the tenant and checks its sockets, `look` checks its dependencies, `workers` what waits for its workers,
+//! `obey` carries out control messages, and [`Tenants`] finds a tenant by host or name.
 //! [`crate::server`] only chooses the configuration that is served.
 
 use std::ops::Deref;
@@ -45,6 +45,7 @@ mod sockets;
 mod suspension;
 mod tenancy;
 mod upkeep;
+mod workers;
 
 pub use directory::Tenants;
 pub use suspension::SUSPENDED;

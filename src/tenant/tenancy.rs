@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::build::Builder;
 use super::directory::{Serving, tenant_of};
 use super::life::Happening;
-use super::{RouteParts, Tenant, Tenants, look, obey, upkeep};
+use super::{RouteParts, Tenant, Tenants, look, obey, upkeep, workers};
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
 use crate::config::Config;
@@ -39,6 +39,7 @@ struct Running {
     control: Arc<Task>,
     _upkeep: Task,
     _look: Task,
+    _workers: Option<Task>,
 }
 
 /// Serves the tenants.
@@ -194,6 +195,7 @@ impl Tenancy {
             control,
             _upkeep: tasks::lasting("the upkeep of a tenant", upkeep),
             _look: tasks::lasting("the look at a tenant's dependencies", look),
+            _workers: workers::watch(tenant),
         }
     }
 

@@ -13,7 +13,9 @@ use crate::config::{
 use crate::consumer::Registry;
 use crate::ids::TenantId;
 
+mod claims;
 mod deployment;
+mod issuers;
 mod layers;
 mod routes;
 mod tenants;

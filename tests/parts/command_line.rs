@@ -278,3 +278,56 @@ fn dev_needs_leave_for_other_machines() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--allow-remote"));
 }
+
+/// Before: a file with a kind of a program's own could be checked by no command of `lockgate`.
+#[test]
+fn the_check_takes_kinds_that_a_program_registers() {
+    let route = VALID.replace(
+        "path = \"ws/\"",
+        "path = \"ws/\"\nconsumer = { kind = \"counter\", step = \"two\" }",
+    );
+    let (_folder, path) = file(&route);
+    let path = path.to_str().expect("text");
+    let check = |more: &[&str]| run(&[&["config", "check", "--config", path], more].concat());
+    let unknown = check(&[]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(
+        text(&unknown.stderr).contains("consumer.kind: found \"counter\""),
+        "{unknown:?}"
+    );
+    let other = check(&["--consumer", "shout"]);
+    assert_eq!(other.status.code(), Some(1));
+    let known = check(&["--consumer", "shout", "--consumer", "counter"]);
+    assert_eq!(known.status.code(), Some(0), "{known:?}");
+    let json = check(&["--consumer", "counter", "--json"]);
+    assert!(text(&json.stdout).contains("\"valid\":true"), "{json:?}");
+}
+
+/// The program itself also knows the options of its kinds.
+#[test]
+fn a_program_checks_its_own_consumers_and_their_options() {
+    use lockgate::consumer::{Echo, Registry, Scope};
+    use lockgate::server::Server;
+
+    let mut registry = Registry::default();
+    registry.register_with_options("counter", |options| match options.get("step") {
+        None | Some(toml::Value::Integer(_)) => Ok(|_: &Scope| Echo),
+        Some(_) => Err("step is a whole number".to_owned()),
+    });
+    for (step, mistake) in [("2", None), ("\"two\"", Some("step is a whole number"))] {
+        let consumer =
+            format!("path = \"ws/\"\nconsumer = {{ kind = \"counter\", step = {step} }}");
+        let (_folder, path) = file(&VALID.replace("path = \"ws/\"", &consumer));
+        let told = Server::check(Some(&path), &registry).map_err(|errors| errors.to_string());
+        match mistake {
+            None => assert!(told.is_ok(), "{told:?}"),
+            Some(text) => {
+                let told = told.expect_err("the option is wrong");
+                assert!(
+                    told.contains(text) && told.contains("lockgate.toml:9"),
+                    "{told}"
+                );
+            }
+        }
+    }
+}

@@ -509,10 +509,16 @@ database = "sqlite://db.sqlite3?mode=ro"
 
 /// A whole configuration around what a page shows: the block itself, or one that has the fragment in its place.
 fn whole(block: &str) -> String {
+    let key = block.trim_start();
+    if key.starts_with("[tenants.acme.token]") {
+        let tables = BASE
+            .split("\n\n")
+            .filter(|table| !table.contains(".token]"));
+        return format!("{}\n{block}\n", tables.collect::<Vec<_>>().join("\n\n"));
+    }
     if block.contains("[tenants.acme.token]") {
         return block.to_owned();
     }
-    let key = block.trim_start();
     let route = "\n[[tenants.acme.routes]]\npath = \"ws/<slug:room>/<int:org>/\"\ngroups = [\"chat_{room}\"]\n";
     if key.starts_with("authorize") || key.starts_with("consumer") {
         return format!("{BASE}{route}{block}\n");
@@ -538,7 +544,7 @@ fn whole(block: &str) -> String {
 #[test]
 fn every_configuration_that_a_page_shows_is_valid() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in ["signing-key", "operator-key"] {
+    for name in ["signing-key", "signing-key-new", "operator-key"] {
         fs::write(folder.path().join(name), "0123456789abcdef".repeat(4)).expect("a key");
     }
     fs::create_dir(folder.path().join("tenants.d")).expect("a folder");
@@ -546,6 +552,10 @@ fn every_configuration_that_a_page_shows_is_valid() {
     let mut shown = 0;
     for (page, text) in pages() {
         for block in blocks(&text, "toml") {
+            if block.starts_with("[dependencies]") {
+                // Those of a program: the test below.
+                continue;
+            }
             let configuration = whole(&block);
             fs::write(&file, &configuration).expect("a configuration");
             let (valid, told) = lockgate(&["config", "check", "--config", &file.to_string_lossy()]);
@@ -556,4 +566,89 @@ fn every_configuration_that_a_page_shows_is_valid() {
         }
     }
     assert!(shown >= 8, "only {shown} configurations are shown");
+}
+
+#[test]
+fn the_dependencies_that_the_library_page_names_are_those_of_the_crate() {
+    let blocks = blocks(&read("docs/library.md"), "toml");
+    let shown: toml::Table = blocks[0].parse().expect("TOML");
+    let own: toml::Table = read("Cargo.toml").parse().expect("TOML");
+    let shown = shown["dependencies"].as_table().expect("a table");
+    assert!(
+        shown.contains_key("lockgate") && shown.len() > 2,
+        "{shown:?}"
+    );
+    let version = |dependency: &toml::Value| {
+        let version = dependency.get("version").unwrap_or(dependency);
+        version.as_str().expect("a version").to_owned()
+    };
+    for (name, dependency) in shown.iter().filter(|(name, _)| *name != "lockgate") {
+        let used = version(&own["dependencies"][name]);
+        assert!(used.starts_with(&version(dependency)), "{name}: {used}");
+    }
+}
+
+#[test]
+fn the_figures_of_the_sizing_page_were_measured() {
+    let costs = read("docs/costs.md");
+    let rows = rows("docs/sizing.md", "Figures");
+    assert!(rows.len() > 8, "{rows:?}");
+    for row in rows {
+        let figure = row[1].split(' ').next().unwrap_or_default();
+        let commit = row[2].rsplit(' ').next().unwrap_or_default();
+        for fact in [figure, commit] {
+            assert!(costs.contains(fact), "docs/costs.md has no {fact}: {row:?}");
+        }
+    }
+}
+
+/// The texts of all sources, without their tests' folders.
+fn sources() -> String {
+    let (mut all, mut folders) = (String::new(), vec![root().join("src")]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder can be read") {
+            let path = entry.expect("an entry can be read").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => all += &fs::read_to_string(&path).expect("a source is text"),
+            }
+        }
+    }
+    all
+}
+
+/// The metrics and commands that the rows name are held by the tests of all pages.
+#[test]
+fn every_symptom_names_a_line_of_the_log_a_metric_and_a_command() {
+    let (page, sources) = ("docs/troubleshooting.md", sources());
+    let sections = [
+        "Sockets that do not open",
+        "Sockets that do not stay",
+        "Events that do not arrive",
+        "The process",
+    ];
+    for row in sections.iter().flat_map(|section| rows(page, section)) {
+        let [symptom, log, metric, command, action] = row.as_slice() else {
+            panic!("not five cells: {row:?}");
+        };
+        let is_line = |span: &&str| span.starts_with(|c: char| c.is_uppercase());
+        let lines: Vec<_> = code_spans(log).filter(is_line).collect();
+        for line in &lines {
+            let text = line.trim_end_matches('…').trim_end();
+            assert!(sources.contains(text), "{symptom}: {text}");
+        }
+        let says_none = ["no line", "on standard error"]
+            .iter()
+            .any(|none| log.starts_with(none));
+        assert!(!lines.is_empty() || says_none, "{symptom}: {log}");
+        let has_metric = code_spans(metric).any(|span| span.starts_with("lockgate_"));
+        assert!(
+            has_metric || metric.starts_with("none"),
+            "{symptom}: {metric}"
+        );
+        let asks = ["lockgate ", "redis-cli "];
+        let has_command =
+            code_spans(command).any(|span| asks.iter().any(|ask| span.starts_with(ask)));
+        assert!(has_command && !action.is_empty(), "{symptom}: {command}");
+    }
 }

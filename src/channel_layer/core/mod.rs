@@ -29,7 +29,7 @@ use super::notices::NoticeLines;
 use super::recorded::GroupHistories;
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
-use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
+use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError, Unread};
 
 pub use capacity::Capacities;
 pub use envelope::{Envelope, Named};
@@ -390,6 +390,10 @@ impl ChannelLayer for CoreLayer {
 
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
         self.sender.send(channel, event).await
+    }
+
+    async fn unread(&self, channels: &[ChannelName]) -> Result<Option<Unread>, LayerError> {
+        self.sender.unread(channels).await.map(Some)
     }
 
     async fn close(&self) {

@@ -71,3 +71,15 @@ if redis.call('ZCOUNT', KEYS[1], '-inf', '+inf') >= tonumber(ARGV[2]) then retur
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1";
+
+/// Returns the number of messages under all keys, and the score of the oldest one, empty without any. A message is never sent,
+/// since it may be long.
+/// KEYS: messages of each channel.
+pub(super) const UNREAD: &str = "\
+local count, oldest = 0, ''
+for _, key in ipairs(KEYS) do
+    count = count + redis.call('ZCARD', key)
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+    if first and (oldest == '' or tonumber(first) < tonumber(oldest)) then oldest = first end
+end
+return {count, oldest}";

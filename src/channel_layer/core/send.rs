@@ -14,9 +14,9 @@ use crate::event::{EncodeError, Event};
 use crate::ids::{ChannelName, GroupName};
 use crate::stores::redis::RedisStore;
 
-use super::super::LayerError;
 use super::super::inbox::Inbox;
 use super::super::shards::shard_of;
+use super::super::{LayerError, Unread};
 use super::capacity::Capacities;
 use super::envelope::{Envelope, Named, is_reserved};
 use super::names::{Names, non_local};
@@ -179,6 +179,28 @@ impl Sender {
             0u8 => Err(LayerError::ChannelFull),
             _ => Ok(()),
         }
+    }
+
+    /// Looks at these plain channels on every host, since messages to one of them go to the hosts in turn.
+    pub(super) async fn unread(&self, channels: &[ChannelName]) -> Result<Unread, LayerError> {
+        let mut look = redis::cmd("EVAL");
+        look.arg(script::UNREAD).arg(channels.len());
+        for channel in channels {
+            look.arg(self.names.message_key(channel.as_str()));
+        }
+        let mut found = Unread::default();
+        for store in &self.stores {
+            let (events, oldest): (u64, String) = store.query("unread", &look).await?;
+            found.events += events;
+            if let Ok(since) = oldest.parse::<f64>() {
+                // A producer's clock may be ahead.
+                let age = (UnixTime::now().0 - since).max(0.0);
+                found.oldest = found
+                    .oldest
+                    .max(Duration::try_from_secs_f64(age).unwrap_or_default());
+            }
+        }
+        Ok(found)
     }
 
     fn shard_of(&self, name: &str) -> usize {

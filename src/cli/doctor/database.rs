@@ -253,36 +253,49 @@ fn read_only(url: &str) -> bool {
         .any(|option| matches!(option, "mode=ro" | "immutable=true"))
 }
 
-/// Checks each tenant's key set by fetching it.
+/// Names the issuer of a key set, at the start of a text.
+fn of_issuer(issuer: Option<&str>) -> String {
+    issuer.map_or(String::new(), |issuer| format!("issuer {issuer:?}: "))
+}
+
+/// Checks each tenant's key sets by fetching them.
 pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
     let mut findings = Findings::default();
-    let tenants = config
-        .tenants
-        .iter()
-        .filter(|(_, tenant)| tenant.token.jwk_url.is_some());
-    for (id, tenant) in tenants {
+    for (id, tenant) in &config.tenants {
+        let token = &tenant.token;
+        let listed = token.issuers.iter().any(|entry| entry.jwk_url.is_some());
+        if token.jwk_url.is_none() && !listed {
+            continue;
+        }
         let subject = format!("tenant {id}");
         let on = (subject.as_str(), "jwk_url");
-        let verifier = match TokenVerifier::new(&tenant.token, tenant.users.id_type) {
+        let verifier = match TokenVerifier::new(token, tenant.users.id_type) {
             Ok(verifier) => verifier,
             Err(error) => {
-                findings.add(
-                    on,
-                    Severity::Fail,
-                    error.to_string(),
-                    "correct [tenants.NAME.token]",
-                );
+                let advice = "correct [tenants.NAME.token]";
+                findings.add(on, Severity::Fail, error.to_string(), advice);
                 continue;
             }
         };
-        match verifier.ready().await {
-            Ok(()) => findings.add(on, Severity::Ok, "its keys can be fetched", ""),
-            Err(error) => findings.add(
-                on,
-                Severity::Fail,
-                with_kind(&error),
-                "check the address and the certificate; the set must come within 3 s and have at most 256 KiB",
-            ),
+        for issuer in verifier.insecure_sets() {
+            let detail = format!(
+                "{}over http, so that others can change them",
+                of_issuer(issuer)
+            );
+            let advice = "serve the key set over https, and take token.insecure_jwk_url out";
+            findings.add(on, Severity::Warn, detail, advice);
+        }
+        for (issuer, fetched) in verifier.fetch_each().await {
+            let of = of_issuer(issuer);
+            match fetched {
+                Ok(()) => findings.add(on, Severity::Ok, format!("{of}its keys can be fetched"), ""),
+                Err(error) => findings.add(
+                    on,
+                    Severity::Fail,
+                    format!("{of}{}", with_kind(&error)),
+                    "check the address and the certificate; the set must come within 3 s and have at most 256 KiB",
+                ),
+            }
         }
     }
     findings

@@ -39,15 +39,6 @@ fn workers(tenant: &TenantConfig) -> impl Iterator<Item = &ConsumerConfig> {
     consumers.filter(|consumer| consumer.kind == "worker")
 }
 
-/// Returns the channels of a route: one, or one for each partition.
-fn channels(worker: &ConsumerConfig) -> Vec<String> {
-    let base = worker.channel.as_deref().unwrap_or_default();
-    match worker.partitions {
-        0 => vec![base.to_owned()],
-        count => (0..count).map(|k| format!("{base}.{k}")).collect(),
-    }
-}
-
 /// The state of a route's workers.
 enum Workers {
     /// Each channel has consumers, or is emptied; the text says how it shows.
@@ -58,7 +49,7 @@ enum Workers {
 
 /// Looks for a subscriber of each channel, on any of the layer's servers.
 async fn listened(hosts: &[&Secret], worker: &ConsumerConfig) -> Result<Workers, StoreError> {
-    let channels = channels(worker);
+    let channels = worker.worker_channels();
     let mut consumers = vec![0; channels.len()];
     for host in hosts {
         let mut ask = redis::cmd("PUBSUB");
@@ -84,7 +75,7 @@ async fn taken(
     let mut depth = 0;
     for host in hosts {
         let store = store(host)?;
-        for channel in channels(worker) {
+        for channel in worker.worker_channels() {
             let key = format!("{}{channel}", tenant.layer.prefix);
             let count: u64 = store.query("depth", redis::cmd("ZCARD").arg(&key)).await?;
             depth += count;
@@ -141,21 +132,5 @@ fn add(
             let detail = format!("{channel:?}: unknown: {}", with_kind(&error));
             findings.add(on, Severity::Note, detail, "");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_partition_is_a_channel() {
-        let worker = |partitions| ConsumerConfig {
-            channel: Some("chat".into()),
-            partitions,
-            ..ConsumerConfig::default()
-        };
-        assert_eq!(channels(&worker(0)), ["chat"]);
-        assert_eq!(channels(&worker(2)), ["chat.0", "chat.1"]);
     }
 }

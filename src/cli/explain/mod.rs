@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderValue, Request};
 use clap::Args;
 
@@ -33,6 +33,9 @@ pub(super) struct HandshakeArguments {
     /// The origin of the page; without it, a client that is no browser
     #[arg(long)]
     origin: Option<String>,
+    /// The cookies of the page, as in the header: NAME=VALUE; NAME=VALUE
+    #[arg(long, value_name = "COOKIES")]
+    cookie: Option<String>,
     /// The token, if it is not in the URL; - reads it from standard input
     #[arg(long)]
     token: Option<String>,
@@ -94,6 +97,9 @@ fn asked(config: &Config, arguments: &HandshakeArguments) -> Result<AskedHandsha
     let mut request = Request::get(&target).header(HOST, header("the host", &host)?);
     if let Some(origin) = &arguments.origin {
         request = request.header(ORIGIN, header("the origin", origin)?);
+    }
+    if let Some(cookies) = &arguments.cookie {
+        request = request.header(COOKIE, header("the cookie", cookies)?);
     }
     let request = request.body(());
     // The text of the error could quote the token.

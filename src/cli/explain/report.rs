@@ -74,7 +74,12 @@ impl HandshakeReport {
 
     /// Adds a check of the token.
     pub(super) fn check(&mut self, check: &CheckReport) {
-        self.step(check.name, check.verdict, check.value.clone(), check.detail);
+        self.step(
+            check.name,
+            check.verdict,
+            check.value.clone(),
+            &*check.detail,
+        );
     }
 
     /// Notes the group that the socket joins.

@@ -191,11 +191,19 @@ impl TenantWalk<'_> {
         let found = match &self.asked.token {
             Some(token) => TokenPresence::Found {
                 token: RawToken::new(token.clone()),
+                by_cookie: false,
             },
             None => find_token(head.uri.query(), &head.headers, &self.config.token),
         };
         let token = match found {
-            TokenPresence::Found { token } => token,
+            TokenPresence::Found {
+                by_cookie: true, ..
+            } if !head.headers.contains_key(ORIGIN) => {
+                let detail =
+                    "a token in a cookie counts beside an Origin alone; --origin gives one";
+                return Err(self.refuse(report, "token", Refusal::OriginNotAllowed, detail));
+            }
+            TokenPresence::Found { token, .. } => token,
             TokenPresence::Missing => {
                 let refusal = Refusal::TokenMissing;
                 return Err(self.refuse(report, "token", refusal, refusal.detail()));

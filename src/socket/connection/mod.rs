@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use std::future::poll_fn;
 use tokio::net::TcpStream;
 
 use crate::close_code::{CloseFrame, CloseReason};
-use crate::consumer::{self, Consumer, Context, Scope};
+use crate::consumer::{self, Consumer, Context, Scope, guarded};
 use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member, WaitingEvent};
 use crate::socket::refresh::{RefreshRequest, may_be_refresh};
@@ -219,12 +218,10 @@ impl Connection {
             consumer,
             scope,
         } = &mut *self.ready;
-        let (scope, member) = (&*scope, state.registration.member().clone());
-        let relay = state.registration.relay().clone();
+        let (scope, socket) = (&*scope, state.registration.socket().clone());
         let mut context = Context {
             scope,
-            member: &member,
-            relay: &relay,
+            socket: &socket,
             handshake: None,
         };
         // An event counts in the account until the consumer has handled it.
@@ -237,7 +234,7 @@ impl Connection {
                 consumer.event(&mut context, handled)
             }
         };
-        let mut at_work = pin!(bounded(&member, CALL_DEADLINE, method));
+        let mut at_work = pin!(bounded(&socket.member, CALL_DEADLINE, method));
         let stream = &mut self.stream;
         let mut wire = SocketWire { stream, state };
         let ending = beside(&mut wire, at_work.as_mut()).await.err();
@@ -259,9 +256,14 @@ impl Connection {
 impl ReadySocket {
     /// Tells the consumer of the end, after the socket has left the hub.
     async fn disconnect(&mut self, close: &CloseFrame) {
-        let member = self.wire.registration.member().clone();
-        let told = self.consumer.disconnect(&self.scope, close);
-        bounded(&member, CALL_DEADLINE, told).await;
+        let socket = self.wire.registration.socket().clone();
+        let mut context = Context {
+            scope: &self.scope,
+            socket: &socket,
+            handshake: None,
+        };
+        let told = self.consumer.disconnect(&mut context, close);
+        bounded(&socket.member, CALL_DEADLINE, told).await;
     }
 }
 
@@ -320,19 +322,6 @@ fn caught<T>(step: impl FnOnce() -> T) -> Result<T, CloseFrame> {
         tracing::error!("A connection's task panicked; its connection closes");
         CloseReason::InternalError.frame()
     })
-}
-
-/// Runs a method of a consumer. If it panics, only this socket closes, with 1011, and the result is `None`.
-pub(super) async fn guarded<T>(member: &Member, method: impl Future<Output = T>) -> Option<T> {
-    let outcome = AssertUnwindSafe(method).catch_unwind().await;
-    if outcome.is_err() {
-        // The panic's text is not logged, because it may quote a client's data. The panic hook has logged the place.
-        tracing::error!(conn.id = %member.id(), "A consumer panicked; its connection closes");
-        member
-            .outbound()
-            .close(CloseReason::InternalError.frame(), CloseOrder::Now);
-    }
-    outcome.ok()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::auth::VerifiedToken;
 use crate::channel_layer::Inbox;
 use crate::channel_layer::memory::MemoryLayer;
 use crate::config::{GroupNames, LimitsConfig, OnGap, ServerConfig};
-use crate::consumer::{Message, TenantScope};
+use crate::consumer::{Message, SocketHandle, TenantScope};
 use crate::error::Refusal;
 use crate::event::Event;
 use crate::frame::{Decoder, Frame};
@@ -59,7 +59,7 @@ impl Consumer for Waits {
         self.0.ends.notified().await;
     }
 
-    async fn disconnect(&mut self, _scope: &Scope, _close: &CloseFrame) {
+    async fn disconnect(&mut self, _context: &mut Context<'_>, _close: &CloseFrame) {
         self.0.disconnected.store(true, Ordering::SeqCst);
     }
 }
@@ -69,6 +69,7 @@ struct Pair {
     member: Arc<Member>,
     unfinished: Arc<UnfinishedMessages>,
     desk: Arc<Desk>,
+    socket: SocketHandle,
     client: TcpStream,
     serving: JoinHandle<()>,
 }
@@ -143,12 +144,14 @@ impl Pair {
         let desk = Arc::new(Desk::default());
         let ready = socket(&desk);
         let member = ready.wire.registration.member().clone();
+        let handle = ready.wire.registration.socket().clone();
         let unfinished = ready.wire.common.heartbeat.unfinished().clone();
         let connection = Connection::new(stream, b"", ready);
         Self {
             member,
             unfinished,
             desk,
+            socket: handle,
             client: client.unwrap(),
             serving: tokio::spawn(connection.run()),
         }
@@ -294,6 +297,63 @@ async fn a_call_that_does_not_end_is_dropped_and_its_socket_closes() {
     bounded(&member, deadline, std::future::pending()).await;
     let cause = member.outbound().closing_cause();
     assert_eq!(cause, Some(CloseReason::InternalError));
+}
+
+/// A task ends with its socket: what it owns is dropped, although it would wait for ever.
+#[tokio::test]
+async fn a_task_of_a_consumer_ends_with_its_socket() {
+    let mut pair = Pair::open().await;
+    let (socket, held) = (pair.socket.clone(), Arc::new(()));
+    let (owned, sends) = (held.clone(), socket.clone());
+    socket.spawn(async move {
+        sends.send_text("later");
+        let () = std::future::pending().await;
+        drop(owned);
+    });
+    pair.reads(b"\x81\x05later").await;
+    assert_eq!(Arc::strong_count(&held), 2, "it waits");
+    drop(pair.client);
+    tokio::time::timeout(PATIENCE, pair.serving)
+        .await
+        .expect("the connection ends")
+        .unwrap();
+    tokio::time::timeout(PATIENCE, socket.closed())
+        .await
+        .expect("the handle is told");
+    let dropped = async {
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dropped)
+        .await
+        .expect("the task is dropped");
+    // Too late: the socket is closed already.
+    let (ran, late) = (Arc::new(AtomicBool::new(false)), held.clone());
+    let runs = ran.clone();
+    socket.spawn(async move {
+        runs.store(true, Ordering::SeqCst);
+        drop(late);
+    });
+    let gone = async {
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone)
+        .await
+        .expect("the task is dropped");
+    assert!(!ran.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_panic_of_a_consumers_task_closes_its_socket_alone() {
+    let (mut pair, mut other) = (Pair::open().await, Pair::open().await);
+    pair.socket.spawn(async { panic!("as a bug would") });
+    pair.reads(b"\x88\x10\x03\xf3internal_error").await;
+    assert!(!other.member.outbound().is_closing());
+    other.socket.send_text("x");
+    other.reads(b"\x81\x01x").await;
 }
 
 #[test]

@@ -133,7 +133,13 @@ fn origin(tenant: Refuser<'_>, head: Option<&Parts>) -> String {
     let id = tenant.id;
     let sent = head.and_then(|head| head.headers.get(ORIGIN));
     match sent {
-        None => format!("the client sends no Origin, and tenants.{id}.require_origin is true"),
+        None if tenant.config.require_origin => {
+            format!("the client sends no Origin, and tenants.{id}.require_origin is true")
+        }
+        None => {
+            "the token comes in a cookie, which counts beside an Origin alone; a client that is no browser sends its token in the query or a header"
+                .to_owned()
+        }
         Some(origin) => {
             let origin = shown(&String::from_utf8_lossy(origin.as_bytes()));
             let now = match tenant.config.origins.is_empty() {
@@ -154,6 +160,7 @@ fn missing_token(tenant: Refuser<'_>) -> String {
             TokenSource::Query => format!("?{}=…", token.query_parameter),
             TokenSource::Header => "Authorization: Bearer …".to_owned(),
             TokenSource::Subprotocol => "the subprotocols bearer and the token".to_owned(),
+            TokenSource::Cookie => format!("the cookie {}", token.cookie),
         })
         .collect();
     format!("the client sends its token as {}", places.join(", or as "))
@@ -174,6 +181,9 @@ fn token(tenant: Refuser<'_>, check: Option<Check>) -> String {
             "the client sends another kind of token than token.token_types, such as the refresh token"
                 .to_owned()
         }
+        Some(Check::Claims) => format!(
+            "a rule of tenants.{id}.token.claims does not hold: `lockgate token explain --tenant {id} -` names it"
+        ),
         Some(Check::Iat | Check::Nbf) => {
             "the token is for later: compare the clocks of the two machines".to_owned()
         }

@@ -233,7 +233,9 @@ fn a_consumer_sees_the_offers_and_no_token() {
         ("a, b", &["a", "b"][..]),
         ("bearer, eyJ.eyJ.sig, a", &["a"]),
         ("a, bearer", &["a"]),
-        ("Bearer, eyJ.eyJ.sig", &["Bearer"]),
+        ("Bearer, eyJ.eyJ.sig", &[]),
+        ("a, Token, opaque, b", &["a", "b"]),
+        ("BEARER, eyJ.eyJ.sig", &["BEARER"]),
         ("eyJ.eyJ.sig", &[]),
     ] {
         let mut headers = HeaderMap::new();

@@ -1,6 +1,8 @@
 //! A frame of a client becomes what its route makes of it.
 
 mod page_pings;
+mod rust_consumer;
 mod to_group;
+mod worker_example;
 mod worker_told;
 mod workers;

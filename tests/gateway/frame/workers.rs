@@ -10,6 +10,7 @@ use crate::support::django::{Django, Setup};
 use crate::support::process::Process;
 use crate::support::socket::Socket;
 use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway, unique};
+use crate::tenants::reload::{APPLIED, change, hang_up, tenant_table};
 
 /// The kinds of layers that reach a worker.
 const LAYERS: [&str; 2] = ["pubsub", "core"];
@@ -540,4 +541,46 @@ async fn a_socket_whose_frame_waits_for_a_frozen_redis_is_revoked_at_once() {
     }
     assert_eq!(waits.closed().await.0, 4014);
     layer.thaw();
+}
+
+#[tokio::test]
+async fn what_waits_for_a_worker_is_measured() {
+    let house = House::build("core", "", "").await;
+    let tenant = house.gateway.tenant();
+    let labels = [("tenant", tenant.name.as_str())];
+    let measured = async |replica: usize, name: &str, enough: fn(f64) -> bool| {
+        let replica = &house.gateway.replicas[replica];
+        replica.metric(name, &labels, enough).await
+    };
+    let (depth, lag) = ("lockgate_worker_depth", "lockgate_worker_lag_seconds");
+
+    // Without a worker, a connect and a frame wait. The replica without a socket sees them too.
+    let mut alice = house.open(0, ALICE, "hall").await;
+    ask(&mut alice, &json!({"do": "echo"})).await;
+    for replica in [0, 1] {
+        measured(replica, depth, |count| count == 2.0).await;
+        measured(replica, lag, |seconds| seconds >= 1.0).await;
+    }
+
+    // A replica whose routes have no worker any more looks no more.
+    change(&house.gateway, |table| {
+        let route = &mut tenant_table(table, tenant)["routes"]
+            .as_array_mut()
+            .unwrap()[0];
+        let listening = "groups = ['hall']\n consumer = { kind = 'listen' }";
+        let listening: toml::Table = listening.parse().unwrap();
+        route.as_table_mut().unwrap().extend(listening);
+    });
+    hang_up(&house.gateway, APPLIED).await;
+    measured(0, depth, |count| count == 0.0).await;
+    measured(0, lag, |seconds| seconds == 0.0).await;
+    measured(1, depth, |count| count >= 2.0).await;
+
+    // Taken, as a worker does it, however slowly one starts on this machine.
+    let key = format!("{}{}", tenant.prefix, house.channel);
+    let take = ["ZREMRANGEBYRANK", &key, "0", "-1"];
+    let taken: u32 = house.redis.ask(&take).await.unwrap();
+    assert!(taken >= 2, "{taken}");
+    measured(1, depth, |count| count == 0.0).await;
+    measured(1, lag, |seconds| seconds == 0.0).await;
 }

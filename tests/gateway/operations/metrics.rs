@@ -151,6 +151,8 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ),
     ("lockgate_recorded_total", "counter", &["tenant"], true),
     ("lockgate_worker_waiting", "gauge", &["tenant"], true),
+    ("lockgate_worker_depth", "gauge", &["tenant"], false),
+    ("lockgate_worker_lag_seconds", "gauge", &["tenant"], false),
     (
         "lockgate_worker_timeouts_total",
         "counter",

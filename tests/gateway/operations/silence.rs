@@ -237,3 +237,33 @@ async fn a_worker_that_does_not_answer_is_told() {
         );
     }
 }
+
+/// Before: the frame vanished, and the client of the first hour saw nothing.
+#[tokio::test]
+async fn the_demo_and_the_default_file_answer_a_frame_that_the_route_does_not_take() {
+    let process = Program::new("lockgate dev", LOCKGATE)
+        .args(["dev", "--json"])
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .start();
+    let url = process.line("its addresses", PATIENCE, |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        line["users"][0]["url"].as_str().map(str::to_owned)
+    });
+    let url = url.await;
+    let rest = url.strip_prefix("ws://").unwrap();
+    let (host, rest) = rest.split_once('/').unwrap();
+    let (path, query) = rest.split_once('?').unwrap();
+    let dial = Dial::new(host.parse().unwrap(), host, &format!("/{path}"));
+    let mut socket = dial.query(query).open().await;
+    socket.send_text("hello").await;
+    let answer = socket.next_json().await;
+    assert_eq!(answer["type"], "lockgate.error", "{answer}");
+    assert_eq!(answer["code"], "message_not_valid", "{answer}");
+
+    let printed = Program::new("lockgate config default", LOCKGATE)
+        .args(["config", "default"])
+        .start();
+    printed.exited(PATIENCE).await;
+    let file = printed.output.text();
+    assert!(file.contains("on_invalid = \"reply\""), "{file}");
+}

@@ -1,7 +1,9 @@
 //! The outside world: Redis, Sentinel, databases and a Django project, up and down.
 
 mod django_project;
+mod guide;
 mod locked_database;
+mod one_host;
 mod proxies;
 mod role_swap;
 mod sentinel;

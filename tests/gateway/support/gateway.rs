@@ -226,11 +226,19 @@ impl TenantBuilder {
         }
         put("layer.prefix", &tenant.prefix);
         set(&mut table, "hosts", vec![tenant.host.clone()].into());
+        let own = self
+            .settings
+            .get("token")
+            .and_then(|token| token.get("signing_key"));
+        let has_own_key = own.is_some();
         merge(&mut table, self.settings);
         let token = table["token"].as_table_mut().expect("put above");
         if token.contains_key("jwk_url") {
             // Its keys are there and nowhere else.
             token.remove("signing_key");
+        } else if token.contains_key("issuers") && !has_own_key {
+            token.remove("signing_key");
+            token.remove("algorithm");
         }
         let mut routes = self.routes;
         if routes.is_empty() {

@@ -6,3 +6,4 @@ mod large_values;
 mod life;
 mod neighbours;
 pub(crate) mod reload;
+mod rotation;

@@ -48,11 +48,14 @@ async fn a_token_comes_in_the_query_a_header_or_a_subprotocol() {
         .header("Authorization", &format!("bearer {token}"))
         .open()
         .await;
-    let socket = dial().subprotocols(&offered).open().await;
-    assert_eq!(
-        socket.handshake.header("sec-websocket-protocol"),
-        Some("bearer")
-    );
+    for carrier in ["bearer", "Bearer", "token", "Token"] {
+        let socket = dial()
+            .subprotocols(&format!("{carrier}, {token}"))
+            .open()
+            .await;
+        let answered = socket.handshake.header("sec-websocket-protocol");
+        assert_eq!(answered, Some(carrier));
+    }
     dial()
         .token(&token)
         .header("Authorization", &bearer)
@@ -122,6 +125,8 @@ async fn the_clients_first_known_subprotocol_is_answered() {
         ("bearer, TOKEN, v2", Some("v2")),
         ("bearer, TOKEN", Some("bearer")),
         ("bearer,TOKEN,v3", Some("bearer")),
+        ("Token, TOKEN, v1", Some("v1")),
+        ("v3, token, TOKEN", Some("token")),
     ] {
         let mut dial = gateway.replica().dial(tenant, "/ws/");
         if !offered.contains("TOKEN") {

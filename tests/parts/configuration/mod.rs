@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 mod built;
 mod rows;
+mod tokens;
 mod wrong;
 
 /// A tenant that can be served, from line 1 to 10.

@@ -113,7 +113,7 @@ pub(crate) fn rows() -> Vec<Row> {
         "nine keys" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken.keys = [{algorithm=\"HS256\",signing_key=\"1\"},{algorithm=\"HS256\",signing_key=\"2\"},{algorithm=\"HS256\",signing_key=\"3\"},{algorithm=\"HS256\",signing_key=\"4\"},{algorithm=\"HS256\",signing_key=\"5\"},{algorithm=\"HS256\",signing_key=\"6\"},{algorithm=\"HS256\",signing_key=\"7\"},{algorithm=\"HS256\",signing_key=\"8\"},{algorithm=\"HS256\",signing_key=\"9\"}]\n"
             => [["tenants.a.token.keys: found 9 keys, expected at most 8"]];
         "key set over http" "[tenants.a]\nusers.database = \"sqlite://x\"\nlayer.kind = \"memory\"\ntoken = { jwk_url = \"http://u:hunter2@h/jwks\" }\n"
-            => [["tenants.a.token.jwk_url: found another URL, expected https://"], ["tenants.a.token.algorithm: found jwk_url without algorithm"]];
+            => [["tenants.a.token.jwk_url: found a URL over http, expected https://", "insecure_jwk_url"], ["tenants.a.token.algorithm: found jwk_url without algorithm"]];
         "password in a wrong URL" "{TENANT}[redis]\nurl = \"redis://u:hunter2@h:port/0\"\n[denylist]\nredis = \"redis+sentinel://:hunter2@h/m/x\"\n"
             => [["redis.url: found a URL with a wrong port"], ["lockgate.toml:14:1: denylist.redis: found a Sentinel URL that cannot be read, expected redis+sentinel://HOST:PORT"]];
         "a URL where a table belongs" "{TENANT}[tenants.acme]\nredis = \"redis://:hunter2@h/0\"\n" => [["tenants.acme.redis: found text, expected a table"]];

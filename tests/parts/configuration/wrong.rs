@@ -3,6 +3,8 @@
 //! A row sets one key of [`super::built::GOOD`] and names the key of the mistake and a part of its line. `{P256}` and
 //! the like stand for PEMs; every secret in the table holds `hunter2`, which no message may show.
 
+use super::tokens;
+
 /// `(key, value as TOML, key of the mistake, part of the line)`; without a key of the mistake it is the first.
 pub(super) type Row = (&'static str, &'static str, &'static str, &'static str);
 
@@ -14,6 +16,7 @@ const ROUTES: &str = "tenants.acme.routes";
 pub(super) fn rows() -> Vec<Row> {
     [
         keys(),
+        tokens::rows(),
         redis(),
         databases(),
         statements(),
@@ -184,7 +187,7 @@ fn keys() -> Vec<Row> {
             TOKEN,
             "{ jwk_url = 'http://id.example/hunter2', algorithm = 'RS256' }",
             "tenants.acme.token.jwk_url",
-            "found another URL, expected https://",
+            "found a URL over http, expected https://",
         ),
         (
             TOKEN,

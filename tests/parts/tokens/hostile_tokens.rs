@@ -49,7 +49,7 @@ fn in_the_request() {
         match find_token(Some(query), &headers, &TokenConfig::default()) {
             TokenPresence::Missing => "missing".to_owned(),
             TokenPresence::NotValid => "not valid".to_owned(),
-            TokenPresence::Found { token } => token.expose().to_owned(),
+            TokenPresence::Found { token, .. } => token.expose().to_owned(),
         }
     };
     let rows = [

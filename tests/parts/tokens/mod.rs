@@ -2,5 +2,7 @@
 
 mod hostile_keys;
 mod hostile_tokens;
+mod issuers;
+mod ssh_keys;
 mod support;
 mod vectors;

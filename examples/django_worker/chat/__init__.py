@@ -1,0 +1,1 @@
+"""A chat whose rules are Python, behind Lockgate."""

@@ -1,0 +1,61 @@
+//! The denylist saved and put back by the commands of `docs/denylist-backup.md`.
+
+use std::process::Command;
+
+use crate::problem::Problem;
+use crate::support::database::{ALICE, BOB};
+use crate::support::{Database, RedisServer, gateway};
+
+const PAGE: &str = include_str!("../../../docs/denylist-backup.md");
+
+/// Runs the page's block of a shell that has this text, against this Redis.
+fn run(block: &str, redis: &RedisServer, folder: &std::path::Path) {
+    let blocks = PAGE.split("```sh\n").skip(1);
+    let mut blocks = blocks.filter_map(|rest| rest.split("```").next());
+    let shown = blocks.find(|shown| shown.contains(block)).expect(block);
+    let port = redis.url();
+    let script = format!("redis-cli() {{ command redis-cli -u {port} \"$@\"; }}\nset -e\n{shown}");
+    let done = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+}
+
+#[tokio::test]
+async fn the_pages_commands_bring_a_lost_denylist_back() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .tenant("acme")
+        .users(&Database::sqlite().await)
+        .start()
+        .await;
+    let (replica, tenant) = (gateway.replica(), gateway.tenant());
+    let (revoked, other) = (tenant.token(ALICE), tenant.token(BOB));
+    let path = format!("/v1/tenants/{}/revocations", tenant.name);
+    let body = format!(r#"{{"user_id":"{ALICE}"}}"#);
+    let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let key = tenant.redis_key(&format!("deny:user:{ALICE}"));
+    let before: (i64, String) = (
+        redis.command(&["PEXPIRETIME", &key]).await,
+        redis.command(&["GET", &key]).await,
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    run("--scan", &redis, folder.path());
+    let () = redis.command(&["FLUSHALL"]).await;
+    let open = |token: &str| replica.dial(tenant, "/ws/chat/lobby/").token(token);
+    drop(open(&revoked).open().await);
+    run("PXAT", &redis, folder.path());
+
+    let after: (i64, String) = (
+        redis.command(&["PEXPIRETIME", &key]).await,
+        redis.command(&["GET", &key]).await,
+    );
+    assert_eq!(after, before);
+    Problem::new(401, "token_revoked").is(&open(&revoked).refused().await, &tenant.name);
+    open(&other).open().await;
+}
