@@ -50,7 +50,7 @@ use lingering::{LINGER, Lingering};
 pub use membership::{Additions, begin};
 pub use presence::PresenceError;
 use presence::RelayPresence;
-use reader::READERS;
+use reader::{IDLE_LOOK, READERS};
 use recorded::HealingPages;
 pub use replay::ResumeFrom;
 use skips::Skips;
@@ -512,6 +512,8 @@ impl Relay {
     pub async fn run(self: Arc<Self>) -> std::convert::Infallible {
         let mut linger = tokio::time::interval(LINGER / 4);
         linger.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = tokio::time::interval(IDLE_LOOK);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn = Turn::default();
         let pages = self.pages.receiver.lock().take();
         let mut pages = pages.unwrap_or_else(|| tokio::sync::mpsc::channel(1).1);
@@ -519,6 +521,7 @@ impl Relay {
             tokio::select! {
                 () = self.parts.inbox.filled() => self.serve(&mut turn).await,
                 Some(page) = pages.recv() => self.serve_page(page, &mut turn).await,
+                _ = idle.tick() => self.renew_idle(),
                 _ = linger.tick() => {
                     self.expire_lingering();
                     self.tell_gap();

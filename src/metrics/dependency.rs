@@ -74,6 +74,12 @@ pub fn denylist_at_risk(at_risk: bool) {
     DENYLIST_AT_RISK.get().set(one_if(at_risk));
 }
 
+/// Records the part of its memory that a Redis with histories uses. Near 1 it refuses events of groups with a memory, or evicts
+/// histories.
+pub fn history_memory(endpoint: &str, ratio: f64) {
+    HISTORY_MEMORY.with([endpoint.to_owned().into()]).set(ratio);
+}
+
 /// Counts a statement that asked a database for users.
 pub fn user_query() {
     USER_QUERIES.get().increment(1);

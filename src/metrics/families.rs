@@ -106,8 +106,14 @@ families! {
     SUBSCRIPTIONS: Gauge = "lockgate_subscriptions", ["tenant"];
     /// Users who are in groups with presence, by sockets of this replica
     PRESENCE_ENTRIES: Gauge = "lockgate_presence_entries", ["tenant"];
+    /// Groups whose users of this replica are not in Redis as they are, because a write failed
+    PRESENCE_UNWRITTEN: Gauge = "lockgate_presence_unwritten_groups", ["tenant"];
     /// Gaps in which events may have been missed
     GAPS: Counter = "lockgate_gaps_total", ["tenant", "cause"];
+    /// Gaps whose events no history gives back to all sockets
+    UNHEALED_GAPS: Counter = "lockgate_unhealed_gaps_total", ["tenant", "cause"];
+    /// Used memory of a Redis with histories divided by its maxmemory; 0 without one
+    HISTORY_MEMORY: Gauge = "lockgate_history_memory_ratio", ["endpoint"];
     /// Time of a canary's way through Redis and back
     CANARY_RTT: Histogram = "lockgate_canary_rtt_seconds", ["endpoint"] in SECONDS;
     /// Canaries that did not come back in time

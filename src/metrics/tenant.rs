@@ -71,6 +71,8 @@ pub struct TenantMetrics {
     pub subscriptions: Gauge,
     /// Users who are in groups with presence, by sockets of this replica.
     pub presence_entries: Gauge,
+    /// Groups with presence whose users of this replica could not be written to Redis.
+    pub presence_unwritten: Gauge,
     /// Bytes waiting for fan-out.
     pub layer_queue_bytes: Gauge,
     /// Frames written to sockets.
@@ -104,6 +106,7 @@ pub struct TenantMetrics {
     control_dropped: PerLabel<ControlDrop, Counter>,
     replicas_unknown: Counter,
     gaps: PerLabel<GapCause, Counter>,
+    unhealed_gaps: PerLabel<GapCause, Counter>,
     lookups: PerLabel<LookupResult, Counter>,
     revocations: PerLabel<RevocationKind, Counter>,
     accepted: Counter,
@@ -137,6 +140,7 @@ impl TenantMetrics {
             connections: CONNECTIONS.with(tenant()),
             subscriptions: SUBSCRIPTIONS.with(tenant()),
             presence_entries: PRESENCE_ENTRIES.with(tenant()),
+            presence_unwritten: PRESENCE_UNWRITTEN.with(tenant()),
             layer_queue_bytes: LAYER_QUEUE_BYTES.with(tenant()),
             frames_sent: FRAMES_SENT.with(tenant()),
             sent_bytes: SENT_BYTES.with(tenant()),
@@ -156,6 +160,7 @@ impl TenantMetrics {
             control_dropped: per_label(&CONTROL_DROPPED, &label),
             replicas_unknown: REPLICAS_UNKNOWN.with(tenant()),
             gaps: per_label(&GAPS, &label),
+            unhealed_gaps: per_label(&UNHEALED_GAPS, &label),
             lookups: per_label(&USER_LOOKUPS, &label),
             revocations: per_label(&REVOCATIONS, &label),
             accepted: HANDSHAKES.with([label.clone().into(), ACCEPTED.into()]),
@@ -203,6 +208,11 @@ impl TenantMetrics {
     /// Counts a gap, in which events may have been missed.
     pub fn gap(&self, cause: GapCause) {
         self.gaps.of(cause).increment(1);
+    }
+
+    /// Counts a gap whose events no history gives back to all sockets.
+    pub fn unhealed_gap(&self, cause: GapCause) {
+        self.unhealed_gaps.of(cause).increment(1);
     }
 
     /// Counts a socket that came back to a group.

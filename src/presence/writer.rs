@@ -43,8 +43,9 @@ pub struct PresenceWriter {
     walk: Vec<GroupName>,
     /// Groups that the walk may look at now.
     steps: f64,
-    /// The entries that the metric shows.
+    /// The entries that the metric shows, and the groups that could not be written.
     shown: usize,
+    shown_unwritten: usize,
     /// The last write failed, and that was logged.
     failing: bool,
     /// A refused notice was logged.
@@ -157,10 +158,17 @@ impl PresenceWriter {
 
     /// Shows the number of entries, and logs a failure that begins or ends.
     fn report(&mut self, books: &PresenceBooks, failed: Option<String>) {
-        let entries = books.present.lock().entries();
+        let (entries, due) = {
+            let present = books.present.lock();
+            (present.entries(), present.due())
+        };
         let more = entries as f64 - self.shown as f64;
         books.metrics.presence_entries.increment(more);
         self.shown = entries;
+        let unwritten = failed.as_ref().map_or(0, |_| due);
+        let more = unwritten as f64 - self.shown_unwritten as f64;
+        books.metrics.presence_unwritten.increment(more);
+        self.shown_unwritten = unwritten;
         let was_failing = std::mem::replace(&mut self.failing, failed.is_some());
         match failed {
             Some(error) if !was_failing => tracing::warn!(
@@ -316,6 +324,9 @@ impl PresenceWriter {
 
     /// Tells the other replicas on all servers that this one has ended.
     pub(super) async fn leave(&mut self, books: &PresenceBooks) {
+        // Tenants beyond `metrics.tenant_series` share the gauge.
+        let unwritten = std::mem::take(&mut self.shown_unwritten);
+        books.metrics.presence_unwritten.decrement(unwritten as f64);
         // Drained, so that no look renews them again.
         for census in self.censuses.drain(..) {
             if census.is_entered() {

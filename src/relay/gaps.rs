@@ -67,6 +67,9 @@ impl Relay {
         if members.is_empty() && !self.parts.hub.is_empty() {
             return;
         }
+        if !members.is_empty() {
+            self.parts.metrics.unhealed_gap(cause);
+        }
         tracing::warn!(
             tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
         );
@@ -104,10 +107,11 @@ impl Relay {
     /// the others as `on_gap` says.
     pub(super) async fn tell_group_gap(
         self: &Arc<Self>,
-        group: &Group,
+        (group, cause): (&Group, GapCause),
         at: Option<&Position>,
         pace: &mut Pace,
     ) {
+        self.parts.metrics.unhealed_gap(cause);
         tracing::warn!(
             tenant.id = %self.parts.tenant, group.name = %group.name(), count = group.len(),
             "Events of a group were missed and its history does not have them"

@@ -36,6 +36,10 @@ const TOLD_AFTER: Duration = Duration::from_secs(10);
 /// The longest wait of a handshake for the position of its group.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
+/// The time between two looks at groups without events. Their position lives for an hour at least, and two looks, of which the
+/// first one only notes that a group is idle, are well within it.
+pub(super) const IDLE_LOOK: Duration = Duration::from_secs(900);
+
 /// The failures of a reader in a row.
 #[derive(Default)]
 pub(super) struct Failures {
@@ -97,6 +101,27 @@ impl Relay {
         let (asked, known) = oneshot::channel();
         self.wish(group, ReadWish::Know(asked));
         tokio::time::timeout(KNOWN_WITHIN, known).await.ok();
+    }
+
+    /// Reads the positions of groups that had no event of late, which renews their life. Without it the position of a group that
+    /// is silent for long would expire under its members, and its next event, in a new epoch, would look like a loss.
+    pub(super) fn renew_idle(self: &Arc<Self>) {
+        let mut groups = self.parts.hub.groups().with_history();
+        groups.retain(|group| !group.is_empty() && group.history().idles());
+        if groups.is_empty() {
+            return;
+        }
+        let relay = self.clone();
+        tasks::brief(async move {
+            for group in groups {
+                // What cannot be read now is read at the next look, or by the next event.
+                if let Ok(Some(page)) = relay.read_page(&group, HistoryFrom::END).await
+                    && group.history().found(&page.end)
+                {
+                    relay.start_reader(&group);
+                }
+            }
+        });
     }
 
     pub(super) fn wish(self: &Arc<Self>, group: &Arc<Group>, wish: ReadWish) {
@@ -222,7 +247,9 @@ impl Relay {
             let at = group.history().at();
             self.parts.metrics.gap(GapCause::History);
             let mut pace = Pace::default();
-            self.tell_group_gap(group, at.as_ref(), &mut pace).await;
+            let lost = GapCause::History;
+            self.tell_group_gap((group, lost), at.as_ref(), &mut pace)
+                .await;
         }
         tokio::time::sleep(wait).await;
         let wishes = group.history().take_wishes();

@@ -100,7 +100,8 @@ impl Relay {
         if let Some(group) = self.parts.hub.groups().get(group) {
             let at = group.history().at();
             let pace = &mut turn.pace;
-            self.tell_group_gap(&group, at.as_ref(), pace).await;
+            let full = GapCause::LayerQueue;
+            self.tell_group_gap((&group, full), at.as_ref(), pace).await;
         }
     }
 
@@ -156,7 +157,8 @@ impl Relay {
                 TrackStep::Gap(at) => {
                     self.end_run(turn).await;
                     self.parts.metrics.gap(GapCause::History);
-                    self.tell_group_gap(&group, Some(&at), &mut turn.pace).await;
+                    let (lost, pace) = (GapCause::History, &mut turn.pace);
+                    self.tell_group_gap((&group, lost), Some(&at), pace).await;
                 }
             }
         }

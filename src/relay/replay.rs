@@ -96,6 +96,8 @@ impl Relay {
             return;
         }
         let Some(group) = self.parts.hub.groups().get(group) else {
+            // It has left the group again.
+            member.outbound().release(group, None);
             return;
         };
         if !matches!(since, Some(ResumeFrom::Position(_))) {

@@ -5,6 +5,8 @@
 mod layer;
 mod model;
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, stream};
 
 use model::{Faults, Model};
@@ -29,4 +31,11 @@ async fn what_the_history_has_reaches_every_client_once_in_order_and_no_gap_is_t
 #[tokio::test]
 async fn what_the_history_lost_is_told_as_a_gap() {
     play(1000..1030, Faults { forgets: true }).await;
+}
+
+#[tokio::test]
+async fn a_look_at_silent_groups_finds_a_history_that_is_gone() {
+    let mut model = Model::new(2000, Faults::default());
+    let found = tokio::time::timeout(Duration::from_secs(20), model.find_silent_loss());
+    found.await.expect("it reads the group");
 }

@@ -35,6 +35,8 @@ pub struct Facts {
     pub role: Option<Role>,
     /// The number of replicas that are connected to it.
     pub replicas: Option<u64>,
+    /// The bytes of memory that it uses.
+    pub used_memory: Option<u64>,
     /// The bytes of memory above which it evicts keys or refuses writes; 0 means no limit.
     pub maxmemory: Option<u64>,
     /// The eviction policy: `noeviction`, `volatile-lru`, …
@@ -95,11 +97,13 @@ impl Facts {
             .filter_map(|line| line.trim_end().split_once(':'))
             .collect();
         let text = |name: &str| fields.get(name).map(|text| (*text).to_owned());
+        let number = |name: &str| fields.get(name).and_then(|bytes| bytes.parse().ok());
         Self {
             version: text("redis_version"),
             role: role_in_info(info),
-            replicas: fields.get("connected_slaves").and_then(|n| n.parse().ok()),
-            maxmemory: fields.get("maxmemory").and_then(|bytes| bytes.parse().ok()),
+            replicas: number("connected_slaves"),
+            used_memory: number("used_memory"),
+            maxmemory: number("maxmemory"),
             maxmemory_policy: text("maxmemory_policy"),
             append_only: fields.get("aof_enabled").map(|flag| *flag == "1"),
             config_file: text("config_file"),
@@ -123,6 +127,14 @@ impl Facts {
         match policy.as_str() {
             "noeviction" => Some(false),
             _ => self.maxmemory.map(|bytes| bytes > 0),
+        }
+    }
+
+    /// Returns the part of its memory that is used; 0 if it has no bound.
+    pub fn memory_ratio(&self) -> Option<f64> {
+        match (self.used_memory?, self.maxmemory?) {
+            (_, 0) => Some(0.0),
+            (used, most) => Some(used as f64 / most as f64),
         }
     }
 
@@ -309,7 +321,7 @@ pub async fn epoch(store: &RedisStore) -> Result<Option<String>, StoreError> {
 mod tests {
     use super::*;
 
-    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\n# Memory\r\nmaxmemory:1048576\r\n\
+    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\n# Memory\r\nused_memory:786432\r\nmaxmemory:1048576\r\n\
         maxmemory_policy:volatile-ttl\r\n# Persistence\r\naof_enabled:0\r\n# Replication\r\nrole:slave\r\n";
 
     #[test]
@@ -318,6 +330,11 @@ mod tests {
         assert_eq!(facts.version_numbers(), Some((7, 0)));
         assert_eq!(facts.role, Some(Role::Replica));
         assert_eq!(facts.evicts(), Some(true));
+        assert_eq!(facts.memory_ratio(), Some(0.75));
+        assert_eq!(
+            Facts::read("used_memory:9\r\nmaxmemory:0").memory_ratio(),
+            Some(0.0)
+        );
         assert_eq!(facts.persists(), None);
         assert_eq!(Facts::read(""), Facts::default());
     }

@@ -138,6 +138,34 @@ async def work(channels):
     workers.append(asyncio.create_task(worker.handle()))
 
 
+numbering = []
+ended = asyncio.Event()
+
+
+async def send_numbers(tenant, group, pace, padding):
+    """Odd numbers, each once: one that failed may be sent all the same."""
+    sent, number = [], 1
+    while not ended.is_set():
+        event = {"type": "n", "tenant": tenant, "group": group, "number": number, "padding": "x" * padding}
+        try:
+            await layer.group_send(f"g_{group}", event)
+            sent.append(number)
+        except Exception as error:  # Redis is away, and the test knows
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        number += 2
+        await asyncio.sleep(pace)
+    return sent
+
+
+async def publish_numbers(tenant, groups, pace, padding):
+    numbering.extend(asyncio.create_task(send_numbers(tenant, group, pace, padding)) for group in range(groups))
+
+
+async def end_numbers():
+    ended.set()
+    return await asyncio.gather(*numbering)
+
+
 OPERATIONS = {
     "migrate": migrate,
     "create_user": create_user,
@@ -150,6 +178,8 @@ OPERATIONS = {
     "user_models": user_models,
     "group_send": group_send,
     "group_add": group_add,
+    "publish_numbers": publish_numbers,
+    "end_numbers": end_numbers,
     "send": send,
     "forget_connections": forget_connections,
     "listen": listen,

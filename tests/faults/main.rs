@@ -1,11 +1,12 @@
 //! The suite of faults: every fault that the gateway is known to meet, under load, with an account of every event and socket.
 //!
-//! `tests/faults/run [--list] [--rows 1,12,41] [--long] [--jobs N] [--write] [--accounting] [--soak 10m [--seed N]]`
+//! `tests/faults/run [--list] [--rows 1,12,41] [--long] [--jobs N] [--write] [--accounting [--clients N]] [--soak 10m [--seed N]]`
 //!
 //! Two replicas serve two tenants. One tenant's Redis, database, clients or network fail; the other's do not. Numbered events
 //! are published, tokens revoked, and sockets opened all the time. `checker` accounts for the log afterwards. The short form
 //! is a step of `tests/run`; the long form has 500 clients and longer faults. `--write` puts its table into the page of
-//! guarantees. `--accounting [--long]` is the account of clients that come back to groups with history. The soak plays faults in random order on the same servers, and looks for leaks at its end.
+//! guarantees. `--accounting [--long]` is the account of clients that come back to groups with history; `--rows` names its runs
+//! then. The soak plays faults in random order on the same servers, and looks for leaks at its end.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that meets the unexpected has failed"
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     let here = tokio::task::LocalSet::new();
     let good = here.block_on(&runtime, async {
         if let Some(size) = options.accounting {
-            return accounting::run(size, options.write).await;
+            return accounting::run(size, &options.rows, options.write).await;
         }
         match (&options.soak, options.list) {
             (_, true) => list(&options),

@@ -8,7 +8,7 @@ use crate::field::Size;
 /// What the command line asks for.
 pub(crate) struct Options {
     pub(crate) list: bool,
-    /// Numbers of faults; empty: all.
+    /// Numbers of faults, or of runs of the account; empty: all.
     pub(crate) rows: Vec<u8>,
     pub(crate) size: Size,
     /// Rows at a time.
@@ -38,6 +38,7 @@ impl Options {
             accounting: None,
         };
         let mut seed = u64::from(std::process::id());
+        let mut clients = None;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value = || rest.next().ok_or(format!("{argument} needs a value"));
@@ -49,7 +50,11 @@ impl Options {
                     (options.size, options.jobs) = (Size::LONG, 1);
                     options.accounting = options.accounting.map(|_| accounting::Size::LONG);
                 }
+                "--accounting" if options.size.long => {
+                    options.accounting = Some(accounting::Size::LONG);
+                }
                 "--accounting" => options.accounting = Some(accounting::Size::SHORT),
+                "--clients" => clients = Some(number(argument, value()?)?),
                 "--jobs" => options.jobs = number(argument, value()?)?,
                 "--seed" => seed = number(argument, value()?)?,
                 "--rows" => {
@@ -65,6 +70,9 @@ impl Options {
         }
         if let Some(soak) = &mut options.soak {
             soak.seed = seed;
+        }
+        if let (Some(size), Some(clients)) = (&mut options.accounting, clients) {
+            *size = size.with_clients(clients);
         }
         Ok(options)
     }

@@ -40,6 +40,13 @@ const ROUND: usize = 64;
 /// A group whose events could not be moved, with the error if it is about the group alone.
 type FailedMove = (GroupName, Option<redis::RedisError>);
 
+/// Reads the number of events that a script moved.
+fn count_of(moved: Option<redis::Value>) -> u64 {
+    moved
+        .and_then(|moved| redis::from_redis_value(moved).ok())
+        .unwrap_or_default()
+}
+
 /// The histories of one tenant's groups.
 pub(super) struct GroupMover {
     /// In the order of the hosts.
@@ -136,6 +143,8 @@ impl GroupMover {
             .next()
             .and_then(|at| redis::from_redis_value(at).ok());
         let position = recorded::recorded(store, Ok(position.unwrap_or_default()))?;
+        let moved = values.next();
+        self.inbox.count_recorded(count_of(moved));
         let count = values
             .next()
             .and_then(|count| redis::from_redis_value(count).ok());
@@ -161,7 +170,13 @@ impl GroupMover {
         moved.recorded.ask_page(&mut call, from);
         let store = &self.stores[moved.host];
         // Not repeated after a lost link: what was moved by the first call is moved.
-        let mut page = recorded::page(store, store.query("history", &call).await)?;
+        let answer = store.query("history", &call).await;
+        let answer = answer.map(|mut values: Vec<redis::Value>| {
+            let moved = (!values.is_empty()).then(|| values.remove(0));
+            self.inbox.count_recorded(count_of(moved));
+            values
+        });
+        let mut page = recorded::page(store, answer)?;
         for entry in &mut page.entries {
             if let Payload::Encoded(bytes) = &entry.payload
                 && let Ok(event) = self.envelope.open_recorded(bytes)

@@ -26,7 +26,7 @@ use crate::tasks::{self, Task};
 use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
 use super::notices::NoticeLines;
-use super::recorded::GroupHistories;
+use super::recorded::{GroupHistories, watch_memory};
 use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError, Unread};
@@ -119,9 +119,11 @@ impl CoreEndpoints {
         });
         let any = histories.as_ref().is_some_and(GroupHistories::any);
         let moving = any.then(|| mover.clone().run());
+        let memory = any.then(|| watch_memory(stores.to_vec()));
         Ok(CoreLayer {
             shards,
             _moving: moving.map(|task| tasks::lasting("the histories of a core layer", task)),
+            _memory: memory.map(|watch| tasks::lasting("the memory of histories", watch)),
             mover,
             sender: Sender {
                 stores: stores.into(),
@@ -237,6 +239,7 @@ pub struct CoreLayer {
     shards: Box<[Host]>,
     mover: Arc<GroupMover>,
     _moving: Option<Task>,
+    _memory: Option<Task>,
     names: Arc<Names>,
     roster: Arc<GroupRoster>,
     sender: Sender,

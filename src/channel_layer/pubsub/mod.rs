@@ -19,7 +19,7 @@ use crate::stores::standing::LinkWords;
 
 use super::inbox::Inbox;
 use super::link::{self, endpoint::Endpoints};
-use super::recorded::{GroupHistories, RecordedGroup, RulesAtHost, keep_rules};
+use super::recorded::{GroupHistories, RecordedGroup, RulesAtHost, keep_rules, watch_memory};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
@@ -86,6 +86,7 @@ impl PubSubEndpoints {
         let hosts = stores.iter();
         let hosts = hosts.map(|store| RulesAtHost::new(store, &histories));
         let rules = keep_rules(hosts.collect());
+        let memory = { histories.any() }.then(|| watch_memory(stores.to_vec()));
         PubSubLayer {
             lines: stores.iter().map(line).collect(),
             groups: Mutex::default(),
@@ -94,6 +95,7 @@ impl PubSubEndpoints {
             codec,
             histories,
             _rules: tasks::lasting("the rules for back ends", rules),
+            _memory: memory.map(|watch| tasks::lasting("the memory of histories", watch)),
         }
     }
 
@@ -235,6 +237,7 @@ pub struct PubSubLayer {
     codec: Codec,
     histories: GroupHistories,
     _rules: Task,
+    _memory: Option<Task>,
 }
 
 /// The confirmed channels of a group.

@@ -40,14 +40,14 @@ local function move(keys, argv)
     return {moved, left}
 end
 
--- Moves what waits, then records an event and publishes it to gateways. Returns `EPOCH OFFSET`, the number of members of the
--- group, and those of them that are neither the mailbox nor gateways that hear of records.
+-- Moves what waits, then records an event and publishes it to gateways. Returns `EPOCH OFFSET`, the number of events that were
+-- moved and of members of the group, and those of them that are neither the mailbox nor gateways that hear of records.
 -- KEYS: as `move`, and the group. ARGV: as `move`, and the event, the latest score of a lapsed member, the most members,
 -- the bytes of the longest name, the member that stands for the history.
 local function record_here(keys, argv)
     local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[10])
     if type(names) == 'table' then return names end
-    local answer = {'', redis.call('ZCARD', keys[4])}
+    local answer = {'', 0, redis.call('ZCARD', keys[4])}
     for _, name in ipairs(redis.call('ZRANGE', keys[4], 0, argv[11] - 1)) do
         if #name <= tonumber(argv[12]) and name ~= argv[13] and not string.find(name, '^specific%.%x+!h%x+$') then
             answer[#answer + 1] = name
@@ -57,16 +57,19 @@ local function record_here(keys, argv)
     if type(moved) == 'table' then return moved end
     local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[9])
     if type(epoch) == 'table' then return epoch end
-    answer[1] = epoch .. ' ' .. number(offset)
+    answer[1], answer[2] = epoch .. ' ' .. number(offset), moved
     redis.call('PUBLISH', argv[4], '1 e ' .. answer[1] .. '\n' .. argv[9])
     return answer
 end
 
--- Moves what waits, then reads as `read` does. What cannot be moved is not in the history yet.
+-- Moves what waits, then reads as `read` does. Returns the number of events that were moved before the page. What cannot be
+-- moved is not in the history yet.
 -- KEYS: as `move`. ARGV: as `move`, then those of `read`.
 local function read_here(keys, argv)
-    take_in(keys, argv)
+    local moved = take_in(keys, argv)
     local rest = {}
     for i = 9, #argv do rest[i - 8] = argv[i] end
-    return read({keys[2], keys[3]}, rest)
+    local page = read({keys[2], keys[3]}, rest)
+    if not page.err then table.insert(page, 1, type(moved) == 'table' and 0 or moved) end
+    return page
 end

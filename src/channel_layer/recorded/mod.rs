@@ -22,9 +22,11 @@ use crate::stores::redis_round::ScriptCall;
 use super::inbox::Payload;
 use super::{HistoryFrom, HistoryPage, LayerError, RecordedEvent};
 
+pub(super) use memory_watch::watch_memory;
 pub(super) use notice::GroupNotice;
 pub(super) use upkeep::{RulesAtHost, keep_rules};
 
+mod memory_watch;
 mod notice;
 pub(super) mod script;
 mod upkeep;

@@ -90,6 +90,8 @@ struct HistoryState {
     track: Track<TrackedEvent>,
     /// True while delivered events of the track are on their way to the queues of sockets.
     in_turn: bool,
+    /// True if no event has come since the last [`GroupRecall::idles`].
+    idle: bool,
     /// `None` in ordinary life.
     work: Option<Box<Work>>,
 }
@@ -159,6 +161,7 @@ impl GroupRecall {
         size: usize,
     ) -> (LiveOutcome<TrackedEvent>, bool) {
         let mut state = self.state.lock();
+        state.idle = false;
         if let (Track::Healing(_), Some(budget)) = (&state.track, &event.source.budget) {
             event.held = Some(HeldBytes::of(budget, HeldKind::History, size));
         }
@@ -204,6 +207,18 @@ impl GroupRecall {
         let state = self.state.lock();
         let joins = |work: &Work| work.joining.contains(&member);
         state.track.at().is_some() || state.work.as_deref().is_some_and(joins)
+    }
+
+    /// Returns true if no event has come since the last call.
+    pub fn idles(&self) -> bool {
+        std::mem::replace(&mut self.state.lock().idle, true)
+    }
+
+    /// Compares the newest position of the history with the delivered one. Returns true if a reader has to start.
+    pub fn found(&self, end: &Position) -> bool {
+        let mut state = self.state.lock();
+        let reads = state.track.expects(end);
+        state.starts_reader(reads)
     }
 
     /// Adds work. Returns true if a reader has to start.

@@ -139,6 +139,13 @@ impl ModelLayer {
 
     /// Begins the history of a group again. Its link is lost with it, so that nothing of the old one comes any more.
     pub(super) fn forget(&self, group: &GroupName) {
+        self.expire(group);
+        let mut world = self.world.lock();
+        world.links[Self::host(group)].push_back(Signal::Gap(GapCause::Link));
+    }
+
+    /// Begins the history of a group again, and says nothing.
+    pub(super) fn expire(&self, group: &GroupName) {
         let mut world = self.world.lock();
         let book = world.books.get_mut(group).unwrap();
         book.end = Position {
@@ -146,7 +153,6 @@ impl ModelLayer {
             offset: 0,
         };
         book.entries.clear();
-        world.links[Self::host(group)].push_back(Signal::Gap(GapCause::Link));
     }
 
     /// Answers no read for a while.

@@ -169,6 +169,26 @@ impl Model {
         }
     }
 
+    /// The history of a group begins again without a word and without an event. Returns once a look at silent groups has found
+    /// it.
+    pub(super) async fn find_silent_loss(&mut self) {
+        let name = groups()[0].clone();
+        self.open(1).await;
+        let group = self.relay.hub().groups().get(&name).unwrap();
+        self.publish(&name);
+        while group.history().at().is_none_or(|at| at.offset == 0) {
+            (0..2).for_each(|host| self.layer.carry(host, 9));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let before = group.history().at().unwrap();
+        self.layer.expire(&name);
+        while group.history().at().unwrap().epoch == before.epoch {
+            // The first look notes that the group is silent, the next one reads; a read may fail.
+            self.relay.renew_idle();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn publish(&mut self, group: &GroupName) {
         let number = self.published.get_mut(group).unwrap();
         *number += 1;

@@ -1,20 +1,25 @@
 //! The clients of the account, and what each of them got.
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::scene::Ground;
+use super::ground::Ground;
 use crate::support::socket::{Dial, Socket};
 
 /// The longest wait for the answer to a connect.
 const ANSWER: Duration = Duration::from_secs(12);
 /// The wait before a client comes back.
 const AGAIN: Duration = Duration::from_millis(100);
+/// A client that is to stand still does so at an event of this length or more.
+const LARGE: usize = 10_000;
+/// The bytes that the system keeps for such a client.
+const LITTLE: usize = 32 * 1024;
 
 /// The life of the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -25,6 +30,7 @@ pub(crate) enum Phase {
 }
 
 /// The log of one client.
+#[derive(Default)]
 pub(crate) struct Log {
     pub(crate) group: usize,
     pub(crate) resumes: bool,
@@ -35,13 +41,8 @@ pub(crate) struct Log {
     /// The offset of its first position.
     pub(crate) first: Option<u64>,
     position: Option<String>,
-}
-
-/// A client that takes no bytes for this time after so many events.
-#[derive(Clone, Copy)]
-pub(crate) struct Pause {
-    pub(crate) after: usize,
-    pub(crate) time: Duration,
+    /// The offset of its last position, for others to see.
+    reached: Arc<AtomicU64>,
 }
 
 impl Log {
@@ -49,50 +50,63 @@ impl Log {
         Self {
             group,
             resumes,
-            sockets: 0,
-            gaps: 0,
-            seen: Vec::new(),
-            first: None,
-            position: None,
+            ..Self::default()
         }
     }
 
-    fn take(&mut self, text: &str) {
+    /// The offset of the last position that it has at any time.
+    pub(crate) fn reached(&self) -> Arc<AtomicU64> {
+        self.reached.clone()
+    }
+
+    fn take(&mut self, text: &str, tenant: &str) {
         let frame: Value = serde_json::from_str(text).unwrap_or_default();
         let position = frame.get("lockgate.position").or(frame.get("position"));
         if let Some(position) = position.and_then(Value::as_str) {
             let offset = position.rsplit_once('~').and_then(|(_, n)| n.parse().ok());
             self.first = self.first.or(offset);
+            self.reached
+                .store(offset.unwrap_or_default(), Ordering::Relaxed);
             self.position = Some(position.to_owned());
         }
         match frame["type"].as_str() {
             Some("lockgate.position") => {}
             Some("lockgate.gap") => self.gaps += 1,
             _ => {
-                let ours = frame["group"] == self.group;
+                let ours = frame["group"] == self.group && frame["tenant"] == tenant;
                 let number = frame["number"].as_u64();
                 self.seen.push(number.filter(|_| ours));
             }
         }
     }
 
-    /// Opens one socket after another until the end.
+    /// Opens one socket after another until the end. With a pause it stands still for so long, once.
     pub(crate) async fn live(
         mut self,
         ground: Arc<Ground>,
         place: usize,
-        mut pause: Option<Pause>,
+        mut pause: Option<Duration>,
         mut phase: watch::Receiver<Phase>,
     ) -> Self {
         let mut replica = place;
         loop {
-            if let Some(socket) = self.dial(&ground, replica).await {
+            // Our doors keep megabytes for a client that takes nothing.
+            let doors = match pause {
+                None => ground.fronts.clone(),
+                Some(_) => ground.addresses.lock().sockets.clone(),
+            };
+            let door = doors[replica % doors.len()];
+            if let Some(socket) = self.dial(&ground, door).await {
                 self.sockets += 1;
-                if self.read(socket, &mut pause, &mut phase).await {
+                if pause.is_some() {
+                    socket.keep_little(LITTLE);
+                }
+                let tenant = &ground.tenant.name;
+                if self.read(socket, tenant, &mut pause, &mut phase).await {
                     return self;
                 }
             }
-            if *phase.borrow() == Phase::Over && !self.resumes {
+            if *phase.borrow() == Phase::Over {
                 return self;
             }
             replica += 1;
@@ -100,105 +114,43 @@ impl Log {
         }
     }
 
-    async fn dial(&self, ground: &Ground, replica: usize) -> Option<Socket> {
-        let fronts = ground.fronts.lock().clone();
+    async fn dial(&self, ground: &Ground, door: SocketAddr) -> Option<Socket> {
         let kind = if self.resumes { "back" } else { "plain" };
         let path = format!("/{kind}/{}/", self.group);
         let mut query = format!("token={}", ground.token());
         if let Some(position) = &self.position {
             query.push_str(&format!("&since={position}"));
         }
-        let dial = Dial::new(fronts[replica % fronts.len()], &ground.host, &path).query(&query);
+        let dial = Dial::new(door, &ground.tenant.host, &path).query(&query);
         let answer = tokio::time::timeout(ANSWER, dial.attempt_or_cut()).await;
         answer.ok()??.ok()
     }
 
-    /// Reads to the end of the socket; true if the client has all and the run is over.
+    /// Reads to the end of the socket; true if the run is over.
     async fn read(
         &mut self,
         mut socket: Socket,
-        pause: &mut Option<Pause>,
+        tenant: &str,
+        pause: &mut Option<Duration>,
         phase: &mut watch::Receiver<Phase>,
     ) -> bool {
         loop {
-            if let Some(Pause { time, .. }) = pause.take_if(|pause| self.seen.len() >= pause.after)
-            {
-                tokio::time::sleep(time).await;
-            }
             let message = tokio::select! {
                 message = socket.read() => message,
                 _ = phase.wait_for(|phase| *phase == Phase::Over) => return true,
             };
             match message {
-                Some(Ok(Message::Text(text))) => self.take(&text),
+                Some(Ok(Message::Text(text))) => {
+                    self.take(&text, tenant);
+                    if text.len() >= LARGE
+                        && let Some(pause) = pause.take()
+                    {
+                        tokio::time::sleep(pause).await;
+                    }
+                }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(_) | Err(_)) | None => return false,
             }
         }
-    }
-}
-
-/// The sums over some clients.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) clients: usize,
-    pub(crate) sockets: usize,
-    pub(crate) due: usize,
-    pub(crate) got: usize,
-    pub(crate) missing: usize,
-    pub(crate) gaps: usize,
-    pub(crate) double: usize,
-    pub(crate) unordered: usize,
-    pub(crate) foreign: usize,
-}
-
-impl Tally {
-    pub(crate) fn is_clean(&self) -> bool {
-        self.due > 0 && self.missing + self.gaps + self.double + self.unordered + self.foreign == 0
-    }
-
-    /// Adds a client; `truth` has the numbers of its group's events in the order of their offsets.
-    pub(crate) fn add(&mut self, log: &Log, truth: &[u64]) {
-        self.clients += 1;
-        self.sockets += log.sockets;
-        self.gaps += log.gaps;
-        let place: HashMap<u64, usize> = truth.iter().copied().zip(0..).collect();
-        // A client without positions is owed all from its first event on.
-        let from_first = || {
-            log.seen
-                .iter()
-                .flatten()
-                .next()
-                .and_then(|n| place.get(n).copied())
-        };
-        let first = match log.first {
-            Some(offset) if log.resumes => usize::try_from(offset).ok(),
-            _ => from_first(),
-        };
-        let due = &truth[first.unwrap_or(truth.len()).min(truth.len())..];
-        let mut times: HashMap<usize, usize> = HashMap::new();
-        let mut last = None;
-        for number in &log.seen {
-            let Some(at) = number.and_then(|number| place.get(&number).copied()) else {
-                self.foreign += 1;
-                continue;
-            };
-            let again = times.entry(at).or_default();
-            *again += 1;
-            match *again {
-                1 => {
-                    self.unordered += usize::from(last.is_some_and(|last| at < last));
-                    last = Some(at);
-                }
-                _ => self.double += 1,
-            }
-        }
-        self.due += due.len();
-        let begin = truth.len() - due.len();
-        let got = (begin..truth.len())
-            .filter(|at| times.contains_key(at))
-            .count();
-        self.got += got;
-        self.missing += due.len() - got;
     }
 }

@@ -1,154 +1,152 @@
 //! The account of groups with history: clients that come back through every fault, and each event at each of them.
 //!
-//! Clients with `resume` keep the position of the last event that they have, and name it when they come back. Beside them the
-//! same clients do without, which shows what the faults cost. At the end each group's whole history is the truth: a client
-//! must have all of it from its first position on, each event once, in order.
+//! Clients with `resume` keep the position of the last event that they have, and name it when they come back. Beside them
+//! others do without, which shows what the faults cost. At the end each group's whole history is the truth: it has every event
+//! whose publisher was answered, and a client must have all of it from its first position on, each event once, in order.
 
 mod client;
+mod ground;
+mod javascript;
+mod report;
 mod scene;
+mod tally;
+mod world;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use client::Tally;
-use scene::{Fault, Scene};
+use scene::{Fault, Scene, Sums};
+use world::{Hosts, Run};
 
 /// The size of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
-    /// Clients that come back with a position; as many come back without.
+    /// Clients that come back with a position, and those of them that are of `clients/js`.
     pub(crate) clients: usize,
+    pub(crate) javascript: usize,
+    /// Clients that come back without one.
+    pub(crate) without: usize,
     pub(crate) groups: usize,
-    /// The time between two events of a group.
+    /// The time between two events of a publisher to a group.
     pub(crate) pace: Duration,
-    /// The time between two faults.
+    /// The time before each fault, and after the last one.
     pub(crate) calm: Duration,
-    /// How often all faults are played.
-    pub(crate) rounds: usize,
+    /// `server.max_age`
+    pub(crate) max_age: Duration,
+    long: bool,
 }
 
 impl Size {
     pub(crate) const SHORT: Self = Self {
-        clients: 40,
+        clients: 36,
+        javascript: 8,
+        without: 24,
         groups: 4,
-        pace: Duration::from_millis(50),
-        calm: Duration::from_millis(1500),
-        rounds: 1,
+        pace: Duration::from_millis(100),
+        calm: Duration::from_secs(1),
+        max_age: Duration::from_secs(8),
+        long: false,
     };
     pub(crate) const LONG: Self = Self {
-        clients: 500,
-        groups: 10,
-        pace: Duration::from_millis(100),
-        calm: Duration::from_secs(4),
-        rounds: 3,
+        clients: 960,
+        javascript: 40,
+        without: 200,
+        groups: 20,
+        pace: Duration::from_millis(500),
+        calm: Duration::from_secs(3),
+        max_age: Duration::from_secs(20),
+        long: true,
     };
+
+    /// The same with so many clients that come back with a position, and the others in proportion.
+    pub(crate) fn with_clients(self, clients: usize) -> Self {
+        let all = self.clients + self.javascript;
+        let part = |count: usize| (count * clients / all).max(1);
+        Self {
+            clients: clients.saturating_sub(part(self.javascript)).max(1),
+            javascript: part(self.javascript),
+            without: part(self.without),
+            ..self
+        }
+    }
+
+    /// The runs: in the long form every layer on one host and on three, plain and encrypted, and behind Sentinels.
+    fn runs(self) -> Vec<Run> {
+        let run = |layer, hosts, encrypted, django| Run {
+            layer,
+            hosts,
+            encrypted,
+            django,
+        };
+        let memory = run("memory", Hosts::None, false, false);
+        if !self.long {
+            return vec![
+                run("pubsub", Hosts::One, false, false),
+                run("core", Hosts::Three, true, true),
+                run("pubsub", Hosts::Sentinel, false, true),
+                memory,
+            ];
+        }
+        let mut runs = Vec::new();
+        for layer in ["pubsub", "core"] {
+            runs.push(run(layer, Hosts::One, false, false));
+            runs.push(run(layer, Hosts::One, true, true));
+            runs.push(run(layer, Hosts::Three, false, true));
+            runs.push(run(layer, Hosts::Three, true, false));
+            runs.push(run(layer, Hosts::Sentinel, false, layer == "core"));
+        }
+        runs.push(memory);
+        runs
+    }
 }
 
-const PAGE: &str = "docs/guarantees.md";
-const BEGIN: &str = "<!-- accounting: begin -->";
-const END: &str = "<!-- accounting: end -->";
-
-/// A run with its tallies: of clients with `resume` and without.
+/// A run with its sums.
 struct Account {
-    layer: &'static str,
-    events: usize,
+    run: Run,
     faults: usize,
-    tallies: [Tally; 2],
+    sums: Sums,
     took: Duration,
 }
 
-/// Plays all runs. Returns true if no client with `resume` has lost anything.
-pub(crate) async fn run(size: Size, write: bool) -> bool {
+impl Account {
+    /// Returns true if no client with `resume` and no publisher has lost anything, and the faults were real ones.
+    fn is_clean(&self) -> bool {
+        let [with, _] = &self.sums.tallies;
+        with.is_clean() && self.sums.unrecorded == 0 && self.sums.too_slow > 0.0
+    }
+}
+
+/// Plays all runs, or those with these numbers. Returns true if all are clean.
+pub(crate) async fn run(size: Size, numbers: &[u8], write: bool) -> bool {
     let mut accounts = Vec::new();
-    for (layer, faults) in [
-        ("pubsub", &Fault::ALL[..]),
-        ("memory", &Fault::OF_ONE_PROCESS[..]),
-    ] {
-        let account = play(layer, faults, size).await;
-        println!("{}", line(&account));
+    for (number, run) in (1..).zip(size.runs()) {
+        if !numbers.is_empty() && !numbers.contains(&number) {
+            continue;
+        }
+        let account = play(run, size).await;
+        println!("{number} {}", report::line(&account));
         accounts.push(account);
     }
     if write {
-        publish(&accounts);
+        report::publish(&accounts, size);
     }
-    accounts.iter().all(|account| account.tallies[0].is_clean())
+    accounts.iter().all(Account::is_clean)
 }
 
-async fn play(layer: &'static str, faults: &[Fault], size: Size) -> Account {
+async fn play(run: Run, size: Size) -> Account {
     let started = Instant::now();
-    let mut scene = Scene::set(layer, size).await;
-    scene.begin();
-    for _ in 0..size.rounds {
-        for fault in faults {
-            tokio::time::sleep(size.calm).await;
-            scene.play(*fault).await;
-        }
+    let mut scene = Scene::set(run, size).await;
+    scene.begin().await;
+    let faults = Fault::of(run);
+    for fault in &faults {
+        tokio::time::sleep(size.calm).await;
+        scene.play(*fault).await;
     }
     tokio::time::sleep(size.calm).await;
-    let (events, tallies) = scene.end().await;
+    let sums = scene.end().await;
     Account {
-        layer,
-        events,
-        faults: faults.len() * size.rounds,
-        tallies,
+        run,
+        faults: faults.len(),
+        sums,
         took: started.elapsed(),
     }
-}
-
-fn line(account: &Account) -> String {
-    let told = |tally: &Tally| {
-        format!(
-            "{} clients over {} sockets: {} of {} events, {} missing ({} told), {} double, {} out of order, {} foreign",
-            tally.clients,
-            tally.sockets,
-            tally.got,
-            tally.due,
-            tally.missing,
-            tally.gaps,
-            tally.double,
-            tally.unordered,
-            tally.foreign
-        )
-    };
-    format!(
-        "{}: {} events, {} faults, {:.0} s\n  resume:    {}\n  no resume: {}",
-        account.layer,
-        account.events,
-        account.faults,
-        account.took.as_secs_f64(),
-        told(&account.tallies[0]),
-        told(&account.tallies[1])
-    )
-}
-
-/// Puts the table into the page of guarantees.
-fn publish(accounts: &[Account]) {
-    let mut table = format!(
-        "{BEGIN}\n| layer | clients | sockets | faults | events due | missing | double | out of order, foreign | the same without `resume`: missing of |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    );
-    for account in accounts {
-        let [with, without] = &account.tallies;
-        table.push_str(&format!(
-            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} of {} |\n",
-            account.layer,
-            with.clients,
-            with.sockets,
-            account.faults,
-            with.due,
-            with.missing,
-            with.double,
-            with.unordered + with.foreign,
-            without.missing,
-            without.due,
-        ));
-    }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
-    let page = std::fs::read_to_string(&path).expect("the page is there");
-    let begin = page
-        .find(BEGIN)
-        .expect("the page has a place for the table");
-    let end = page.find(END).expect("the place has an end");
-    let page = format!("{}{table}{}", &page[..begin], &page[end..]);
-    std::fs::write(&path, page).expect("the page can be written");
 }

@@ -1,252 +1,225 @@
-//! The servers of the account: replicas, their links to Redis, publishers, and the faults that they meet.
+//! A run as it is played: clients, publishers, and the faults that they meet.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Size;
-use super::client::{Log, Pause, Phase, Tally};
-use crate::support::database::ALICE;
-use crate::support::http::try_request;
+use super::client::{Log, Phase};
+use super::ground::{Addresses, Ground, begin_numbers, end_numbers, publishers};
+use super::javascript::JsClients;
+use super::tally::Tally;
+use super::world::{Hosts, Run, World};
+use crate::support::eventually;
 use crate::support::proxy::{Line, Proxy};
 use crate::support::replica::Replica;
-use crate::support::{Database, Gateway, RedisServer, Tenant, eventually, gateway, token, unique};
 
 /// The longest wait for the end of a replica that drains, and for all events at all clients.
 const LONG: Duration = Duration::from_secs(90);
-/// How long links are cut, and slow clients take nothing.
+/// How long links are cut, and slow clients take nothing: longer than the 5 s in which a gateway wants progress.
 const CUT: Duration = Duration::from_millis(1500);
 const SLOW: Duration = Duration::from_secs(9);
-/// A publisher's wait for an answer, and before it asks again.
-const ANSWER: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(50);
-/// A call whose replica was killed may hold its key for long. Its event is recorded or not, and the history knows.
-const ATTEMPTS: usize = 40;
-/// Bytes in each event, so that queues fill.
-const PADDING: usize = 600;
+/// The close code of a slow client.
+const TOO_SLOW: (&str, &str) = ("code", "4008");
+/// The time after which the door of the clients in Node leads to the other replica.
+const TURN: Duration = Duration::from_millis(700);
+/// The most events in a page of a history.
+const PAGE: usize = 100;
+/// What would come twice, or to others, has this time to come.
+const LATE: Duration = Duration::from_secs(1);
 
-/// The faults, in the order in which they are played.
+/// A fault of a run. `server.max_age` closes sockets all the time beside them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// `kill -9` of a replica, and another in its place.
     Killed(usize),
-    /// Both replicas are drained and replaced, one after the other.
+    /// The replicas are drained and replaced, one after the other.
     Rollout,
-    /// The links of a replica to Redis end and stay away for a while.
+    /// The links of a replica to all hosts end and stay away for a while.
     Cut(usize),
+    /// Each host ends all links at once.
+    LinksKilled,
+    /// The connections of all clients are reset, and new ones for a while.
+    ClientsCut,
     /// A changed setting is loaded, which closes all sockets.
     Reload,
+    /// Some clients of a group stand still while more is sent to it than their queues hold.
+    Slow,
+    /// The master dies with its data at its replicas, and Sentinels name another.
+    FailOver,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Killed(0),
-        Self::Cut(1),
-        Self::Rollout,
-        Self::Reload,
-        Self::Cut(0),
-        Self::Killed(1),
-    ];
-    /// Beside `server.max_age` and slow clients, which are at work all the time.
-    pub(crate) const OF_ONE_PROCESS: [Self; 1] = [Self::Reload];
-}
-
-/// The knowledge of all clients and publishers.
-pub(crate) struct Ground {
-    /// The addresses for sockets, by replica.
-    pub(crate) fronts: Mutex<Vec<SocketAddr>>,
-    /// The addresses of the API, by replica.
-    api: Mutex<Vec<SocketAddr>>,
-    pub(crate) host: String,
-    tenant: Tenant,
-    api_key: String,
-}
-
-impl Ground {
-    /// Returns a token that outlives the run.
-    pub(crate) fn token(&self) -> String {
-        let mut claims = token::access(ALICE);
-        claims["exp"] = (token::now() + 86_400).into();
-        self.tenant.sign(&claims)
-    }
-
-    /// Publishes an event, and asks again until it is answered. The gateway carries out a repeated call once.
-    async fn publish(&self, group: usize, number: u64, padding: &str) {
-        let path = format!("/v1/tenants/{}/groups/g_{group}/send", self.tenant.name);
-        let event = json!({"type": "n", "group": group, "number": number, "padding": padding});
-        let (bearer, id) = (format!("Bearer {}", self.api_key), unique());
-        let headers = [
-            ("Authorization", bearer.as_str()),
-            ("Idempotency-Key", id.as_str()),
-        ];
-        for attempt in group..group + ATTEMPTS {
-            let api = self.api.lock().clone();
-            let at = api[attempt % api.len()];
-            let body = event.to_string();
-            let answer = try_request(at, "POST", &path, &headers, &body);
-            match tokio::time::timeout(ANSWER, answer).await {
-                Ok(Some(answer)) if answer.status == 200 => return,
-                _ => tokio::time::sleep(AGAIN).await,
-            }
+    /// The faults of a run, in their order.
+    pub(crate) fn of(run: Run) -> Vec<Self> {
+        use Fault::{ClientsCut, Cut, FailOver, Killed, LinksKilled, Reload, Rollout, Slow};
+        match run.hosts {
+            Hosts::None => vec![Reload, ClientsCut, Slow],
+            Hosts::Sentinel => vec![Killed(0), FailOver, Rollout, Slow, LinksKilled, Killed(1)],
+            Hosts::One | Hosts::Three => vec![
+                Killed(0),
+                Cut(1),
+                Slow,
+                Rollout,
+                LinksKilled,
+                Reload,
+                ClientsCut,
+                Cut(0),
+                Killed(1),
+            ],
         }
     }
+}
+
+/// The sums of a run.
+pub(crate) struct Sums {
+    pub(crate) events: usize,
+    /// Events whose publisher was told that they are recorded, and that no history has.
+    pub(crate) unrecorded: usize,
+    /// Of clients with `resume`, and without.
+    pub(crate) tallies: [Tally; 2],
+    /// Sockets that were closed as too slow. Their clients see a cut.
+    pub(crate) too_slow: f64,
 }
 
 /// All that runs.
 pub(crate) struct Scene {
     size: Size,
-    gateway: Gateway,
-    configs: Vec<PathBuf>,
-    lines: Vec<Proxy>,
+    world: World,
     ground: Arc<Ground>,
     phase: watch::Sender<Phase>,
     publishing: watch::Sender<bool>,
     clients: JoinSet<Log>,
+    /// The offset that each client with `resume` has reached, with its group.
+    reached: Vec<(usize, Arc<AtomicU64>)>,
+    javascript: Option<JsClients>,
     publishers: JoinSet<()>,
+    /// Leads the clients in Node to one replica after the other.
+    turning: JoinSet<()>,
     /// Counts the reloads.
     loaded: usize,
-    _redis: Option<RedisServer>,
+    too_slow: f64,
 }
 
 impl Scene {
-    pub(crate) async fn set(layer: &'static str, size: Size) -> Self {
-        let replicas = if layer == "memory" { 1 } else { 2 };
-        let redis = match layer {
-            "memory" => None,
-            _ => Some(RedisServer::start().await),
-        };
-        let mut lines = Vec::new();
-        if let Some(redis) = &redis {
-            for _ in 0..replicas {
-                lines.push(Proxy::to(&redis.endpoint()).await);
-            }
-        }
-        let mut builder = match (&redis, lines.first()) {
-            (Some(redis), Some(line)) => {
-                gateway().redis(&redis.url().replace(&redis.endpoint(), &line.endpoint()))
-            }
-            _ => gateway().without_redis(),
-        };
-        builder = builder
-            .set("server.drain.delay", "200ms")
-            .set("server.drain.window", "2s")
-            .set("server.max_age", "8s")
-            .tenant("acme")
-            .users(&Database::sqlite().await)
-            .with("layer.kind", layer)
-            .with("limits.send_queue", "32KiB")
-            .with_toml(
-                "[[groups]]\nname = 'g_<int:group>'\nhistory = { size = 1000000, ttl = '1h' }",
-            );
-        for (kind, resume) in [("back", true), ("plain", false)] {
-            let route = format!(
-                "path = '{kind}/<int:group>/'\n groups = ['g_{{group}}']\n resume = {resume}"
-            );
-            builder = builder.route(&route);
-        }
-        let mut gateway = builder.write().await;
-        let configs = configs(&gateway, &lines);
-        for config in &configs {
-            gateway.replicas.push(Replica::start(config).await);
-        }
-        for replica in &gateway.replicas {
-            replica.ready().await;
-        }
-        let ground = Ground {
-            fronts: Mutex::default(),
-            api: Mutex::default(),
-            host: gateway.tenant().host.clone(),
-            tenant: gateway.tenant().clone(),
-            api_key: gateway.api_key.clone(),
-        };
+    pub(crate) async fn set(run: Run, size: Size) -> Self {
+        let world = World::set(run, size).await;
+        let gateway = &world.gateway;
+        let ground = Ground::new(
+            world.fronts.iter().map(|front| front.address).collect(),
+            ["acme", "other"].map(|word| gateway.named(word).clone()),
+            gateway.api_key.clone(),
+            size.groups,
+        );
         let scene = Self {
             size,
-            gateway,
-            configs,
-            lines,
+            world,
             ground: Arc::new(ground),
             phase: watch::Sender::new(Phase::Running),
             publishing: watch::Sender::new(true),
             clients: JoinSet::new(),
+            reached: Vec::new(),
+            javascript: None,
             publishers: JoinSet::new(),
+            turning: JoinSet::new(),
             loaded: 0,
-            _redis: redis,
+            too_slow: 0.0,
         };
         scene.tell_addresses();
         scene
     }
 
     fn tell_addresses(&self) {
-        let replicas = &self.gateway.replicas;
-        *self.ground.fronts.lock() = replicas.iter().map(|replica| replica.server).collect();
-        *self.ground.api.lock() = replicas.iter().map(|replica| replica.api).collect();
+        let replicas = &self.world.gateway.replicas;
+        *self.ground.addresses.lock() = Addresses {
+            sockets: replicas.iter().map(|replica| replica.server).collect(),
+            api: replicas.iter().map(|replica| replica.api).collect(),
+        };
     }
 
     /// Starts clients and publishers.
-    pub(crate) fn begin(&mut self) {
-        for place in 0..2 * self.size.clients {
-            let log = Log::new(place / 2 % self.size.groups, place % 2 == 0);
-            // One client of eight stands still for a while.
-            let pause = (place / 2 % 8 == 3).then_some(Pause {
-                after: 20 + place % 50,
-                time: SLOW,
-            });
+    pub(crate) async fn begin(&mut self) {
+        for place in 0..self.size.clients + self.size.without {
+            let log = Log::new(place % self.size.groups, place < self.size.clients);
+            if log.resumes {
+                self.reached.push((log.group, log.reached()));
+            }
+            // One client of three in the group that gets bursts.
+            let is_slow = log.group == 0 && place / self.size.groups % 3 == 1;
             let (ground, phase) = (self.ground.clone(), self.phase.subscribe());
+            let place = place / self.size.groups + place;
             self.clients
-                .spawn(log.live(ground, place / 3, pause, phase));
+                .spawn(log.live(ground, place, is_slow.then_some(SLOW), phase));
         }
-        for group in 0..self.size.groups {
-            let (ground, pace) = (self.ground.clone(), self.size.pace);
-            let publishing = self.publishing.subscribe();
-            self.publishers.spawn(async move {
-                let padding = "x".repeat(PADDING);
-                let mut tick = tokio::time::interval(pace);
-                tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-                for number in 0.. {
-                    tick.tick().await;
-                    if !*publishing.borrow() {
-                        return;
-                    }
-                    ground.publish(group, number, &padding).await;
-                }
-            });
+        self.begin_javascript().await;
+        if let Some(django) = &self.world.django {
+            begin_numbers(django, &self.ground.tenant, self.size).await;
         }
+        self.publishers = publishers(&self.ground, self.size, &self.publishing);
+    }
+
+    /// Starts the clients in Node, at a door that leads to one replica after the other.
+    async fn begin_javascript(&mut self) {
+        let fronts: Vec<String> = self.world.fronts.iter().map(Proxy::endpoint).collect();
+        let door = Proxy::to(&fronts[0]).await;
+        let doors = [door.endpoint()];
+        self.javascript = Some(JsClients::start(
+            &self.ground,
+            &doors,
+            self.size.groups,
+            self.size.javascript,
+        ));
+        self.turning.spawn(async move {
+            for front in fronts.iter().cycle() {
+                door.lead_to(front);
+                tokio::time::sleep(TURN).await;
+            }
+        });
     }
 
     pub(crate) async fn play(&mut self, fault: Fault) {
         match fault {
             Fault::Killed(replica) => {
-                self.gateway.replicas[replica].process.kill();
+                self.world.gateway.replicas[replica].process.kill();
                 tokio::time::sleep(CUT / 2).await;
                 self.replace(replica).await;
             }
             Fault::Rollout => {
-                for replica in 0..self.configs.len() {
-                    self.gateway.replicas[replica].terminate();
-                    let ended = self.gateway.replicas[replica].exited(LONG).await;
+                for replica in 0..self.world.configs.len() {
+                    self.world.gateway.replicas[replica].terminate();
+                    let ended = self.world.gateway.replicas[replica].exited(LONG).await;
                     assert_eq!(ended.code(), Some(0), "a drain that was met");
                     self.replace(replica).await;
                 }
             }
-            Fault::Cut(replica) => {
-                self.lines[replica].set(Line::Reset);
-                tokio::time::sleep(CUT).await;
-                self.lines[replica].set(Line::Open);
+            Fault::Cut(replica) => cut(&self.world.stores.lines[replica], CUT).await,
+            Fault::ClientsCut => cut(&self.world.fronts, CUT / 3).await,
+            Fault::LinksKilled => {
+                for server in self.world.stores.masters().await {
+                    for kind in ["pubsub", "normal"] {
+                        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", kind]).await;
+                    }
+                }
             }
             Fault::Reload => self.reload().await,
+            Fault::Slow => {
+                self.ground.burst().await;
+                tokio::time::sleep(SLOW).await;
+                for replica in &self.world.gateway.replicas {
+                    let metrics = replica.metrics().await;
+                    self.too_slow += metrics.value("lockgate_disconnects_total", &[TOO_SLOW]);
+                }
+            }
+            Fault::FailOver => self.world.stores.fail_over().await,
         }
     }
 
-    /// Starts another replica in the place of one that has ended.
     async fn replace(&mut self, replica: usize) {
-        self.gateway.replicas[replica] = Replica::start(&self.configs[replica]).await;
-        self.gateway.replicas[replica].ready().await;
+        self.world.replace(replica).await;
         self.tell_addresses();
     }
 
@@ -254,7 +227,7 @@ impl Scene {
     async fn reload(&mut self) {
         self.loaded += 1;
         let new = format!("subprotocols = [\"v{}\"]\npath = ", self.loaded);
-        for config in &self.configs {
+        for config in &self.world.configs {
             let text = std::fs::read_to_string(config).expect("it was written");
             let before = format!("subprotocols = [\"v{}\"]\npath = ", self.loaded - 1);
             let text = match self.loaded {
@@ -263,45 +236,66 @@ impl Scene {
             };
             std::fs::write(config, text).expect("a file can be written");
         }
-        for replica in &self.gateway.replicas {
-            let key = &self.gateway.api_key;
+        for replica in &self.world.gateway.replicas {
+            let key = &self.world.gateway.api_key;
             let answer = replica.api(key, "POST", "/v1/reload", "").await;
             assert_eq!(answer.status, 200, "{answer:?}");
         }
     }
 
-    /// Ends the publishers, waits until each client that resumes has all, and adds up. Returns the number of events too.
-    pub(crate) async fn end(mut self) -> (usize, [Tally; 2]) {
+    /// Ends the publishers, waits until each client that resumes has all, and adds up.
+    pub(crate) async fn end(mut self) -> Sums {
         self.publishing.send_replace(false);
         while let Some(ended) = self.publishers.join_next().await {
             ended.expect("a publisher does not panic");
         }
-        let truths = self.truths().await;
-        // Time for what is under way, and for clients that stand still. What has not come then is missing.
-        tokio::time::sleep(SLOW + CUT).await;
-        self.phase.send_replace(Phase::Over);
-        let mut tallies = [Tally::default(), Tally::default()];
-        while let Some(log) = self.clients.join_next().await {
-            let log = log.expect("a client does not panic");
-            let tally = &mut tallies[usize::from(!log.resumes)];
-            tally.add(&log, &truths[log.group]);
+        let mut answered: Vec<Vec<u64>> = { self.ground.answered.iter() }
+            .map(|numbers| numbers.lock().clone())
+            .collect();
+        if let Some(django) = &self.world.django {
+            for (all, of_django) in answered.iter_mut().zip(end_numbers(django).await) {
+                all.extend(of_django);
+            }
         }
-        (truths.iter().map(Vec::len).sum(), tallies)
+        let truths = self.truths().await;
+        self.wait_for_all(&truths).await;
+        let javascript = self.javascript.take().expect("they were started");
+        let mut logs = javascript.end(&truths).await;
+        self.phase.send_replace(Phase::Over);
+        while let Some(log) = self.clients.join_next().await {
+            logs.push(log.expect("a client does not panic"));
+        }
+        let mut tallies = [Tally::default(), Tally::default()];
+        for log in &logs {
+            tallies[usize::from(!log.resumes)].add(log, &truths[log.group]);
+        }
+        Sums {
+            events: truths.iter().map(Vec::len).sum(),
+            unrecorded: unrecorded(&answered, &truths),
+            tallies,
+            too_slow: self.too_slow,
+        }
     }
 
-    /// Returns the numbers of all events by group, from the histories: a client that comes back from their beginning gets them.
+    /// Waits until each client with `resume` has the last event. What has not come after the deadline is missing.
+    async fn wait_for_all(&self, truths: &[Vec<u64>]) {
+        let until = Instant::now() + LONG;
+        let has_all = |(group, reached): &(usize, Arc<AtomicU64>)| {
+            reached.load(Ordering::Relaxed) >= truths[*group].len() as u64
+        };
+        while Instant::now() < until && !self.reached.iter().all(has_all) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(LATE).await;
+    }
+
+    /// Returns the numbers of all events by group, from the histories.
     async fn truths(&self) -> Vec<Vec<u64>> {
         let mut truths = Vec::new();
         for group in 0..self.size.groups {
+            let replica = &self.world.gateway.replicas[0];
             let truth = eventually(LONG, "a whole history", async || {
-                let first = read_all(&self.ground, group, None)
-                    .await
-                    .ok_or("no position")?;
-                let (_, begin) = first;
-                let begin = begin.ok_or("no position")?;
-                let begin = format!("{}~0", begin.rsplit_once('~').ok_or("no position")?.0);
-                let whole = read_all(&self.ground, group, Some(begin)).await;
-                whole.map(|(numbers, _)| numbers).ok_or("a cut")
+                read_all(replica, &self.ground, group).await
             });
             truths.push(truth.await);
         }
@@ -309,47 +303,50 @@ impl Scene {
     }
 }
 
-/// Reads from a position, or only one, to the notice behind the replay.
-async fn read_all(
-    ground: &Ground,
-    group: usize,
-    since: Option<String>,
-) -> Option<(Vec<u64>, Option<String>)> {
-    let front = ground.fronts.lock()[0];
-    let mut query = format!("token={}", ground.token());
-    if let Some(since) = since {
-        query.push_str(&format!("&since={since}"));
+async fn cut(lines: &[Proxy], time: Duration) {
+    for line in lines {
+        line.set(Line::Reset);
     }
-    let dial = crate::support::socket::Dial::new(front, &ground.host, &format!("/back/{group}/"));
-    let mut socket = dial.query(&query).attempt_or_cut().await?.ok()?;
-    let mut numbers = Vec::new();
-    loop {
-        let message = tokio::time::timeout(LONG, socket.read())
-            .await
-            .ok()??
-            .ok()?;
-        let tokio_tungstenite::tungstenite::Message::Text(text) = message else {
-            continue;
-        };
-        let frame: serde_json::Value = serde_json::from_str(&text).ok()?;
-        if frame["type"] == "lockgate.position" {
-            let whole = frame["recovered"] != false;
-            let position = frame["position"].as_str().map(str::to_owned);
-            return whole.then_some((numbers, position));
-        }
-        numbers.push(frame["number"].as_u64()?);
+    tokio::time::sleep(time).await;
+    for line in lines {
+        line.set(Line::Open);
     }
 }
 
-/// Writes the configuration of each replica, with its own way to Redis.
-fn configs(gateway: &Gateway, lines: &[Proxy]) -> Vec<PathBuf> {
-    let text = std::fs::read_to_string(&gateway.config).expect("it was written");
-    let mut configs = vec![gateway.config.clone()];
-    for (index, line) in lines.iter().enumerate().skip(1) {
-        let path = gateway.config.with_file_name(format!("{index}.toml"));
-        let own = text.replace(&lines[0].endpoint(), &line.endpoint());
-        std::fs::write(&path, own).expect("a file can be written");
-        configs.push(path);
+/// Counts the answered events that no history has.
+fn unrecorded(answered: &[Vec<u64>], truths: &[Vec<u64>]) -> usize {
+    let missing = |(answered, truth): (&Vec<u64>, &Vec<u64>)| {
+        let truth: HashSet<u64> = truth.iter().copied().collect();
+        let missing = answered.iter().filter(|number| !truth.contains(number));
+        missing.count()
+    };
+    answered.iter().zip(truths).map(missing).sum()
+}
+
+/// Reads the numbers of a group's whole history, page by page. An error says what came instead.
+async fn read_all(replica: &Replica, ground: &Ground, group: usize) -> Result<Vec<u64>, String> {
+    let path = format!(
+        "/v1/tenants/{}/groups/g_{group}/history",
+        ground.tenant.name
+    );
+    let (mut numbers, mut since) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{path}?limit={PAGE}{since}");
+        let answer = replica.api(&ground.api_key, "GET", &path, "").await;
+        if answer.status != 200 {
+            return Err(format!("{answer:?}"));
+        }
+        let page = answer.json();
+        if page["complete"] != true {
+            return Err(format!("after {} events: a hole", numbers.len()));
+        }
+        for event in page["events"].as_array().into_iter().flatten() {
+            let number = event["event"]["number"].as_u64();
+            numbers.push(number.ok_or_else(|| event.to_string())?);
+        }
+        match page["next"].as_str() {
+            Some(next) => since = format!("&since={next}"),
+            None => return Ok(numbers),
+        }
     }
-    configs
 }

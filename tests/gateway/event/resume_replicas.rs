@@ -126,11 +126,12 @@ async fn events_of_a_time_without_a_link_come_once_it_is_back_and_no_client_is_t
         (resuming.ping().await, plain.ping().await),
         (vec![], vec![])
     );
-    let healed = cut
-        .metrics()
-        .await
-        .value("lockgate_healed_events_total", &[]);
+    let metrics = cut.metrics().await;
+    let healed = metrics.value("lockgate_healed_events_total", &[]);
     assert!((1.0..=120.0).contains(&healed), "{healed}");
+    // Gaps that no client has to know are no reason for an alert.
+    assert!(metrics.value("lockgate_gaps_total", &[]) >= 1.0);
+    assert_eq!(metrics.value("lockgate_unhealed_gaps_total", &[]), 0.0);
 }
 
 #[tokio::test]

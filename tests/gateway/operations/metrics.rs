@@ -82,6 +82,18 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ("lockgate_subscriptions", "gauge", &["tenant"], true),
     ("lockgate_gaps_total", "counter", &["cause", "tenant"], true),
     (
+        "lockgate_unhealed_gaps_total",
+        "counter",
+        &["cause", "tenant"],
+        true,
+    ),
+    (
+        "lockgate_history_memory_ratio",
+        "gauge",
+        &["endpoint"],
+        false,
+    ),
+    (
         "lockgate_canary_rtt_seconds",
         "histogram",
         &["endpoint"],
@@ -216,6 +228,12 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         false,
     ),
     ("lockgate_presence_entries", "gauge", &["tenant"], false),
+    (
+        "lockgate_presence_unwritten_groups",
+        "gauge",
+        &["tenant"],
+        false,
+    ),
     (
         "lockgate_token_refreshes_total",
         "counter",

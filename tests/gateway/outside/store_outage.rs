@@ -557,7 +557,7 @@ async fn a_full_layer_queue_is_a_gap_of_that_tenant_alone() {
     let labels = [("tenant", small.name.as_str()), ("cause", "layer_queue")];
     gateway
         .replica()
-        .metric("lockgate_gaps_total", &labels, |n| n >= 1.0)
+        .metric("lockgate_unhealed_gaps_total", &labels, |n| n >= 1.0)
         .await;
 }
 

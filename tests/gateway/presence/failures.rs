@@ -76,6 +76,9 @@ async fn a_redis_that_refuses_writes_closes_no_socket_and_gets_them_later() {
     let _: () = redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let bob = enter(&gateway, 0, "a", BOB).await;
     gateway.replica().logged("Presence cannot be written").await;
+    let unwritten = "lockgate_presence_unwritten_groups";
+    let replica = gateway.replica();
+    replica.metric(unwritten, &[], |groups| groups == 1.0).await;
     let gone = enter(&gateway, 0, "a", BOB).await;
     drop(gone);
     let _: () = redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -84,6 +87,7 @@ async fn a_redis_that_refuses_writes_closes_no_socket_and_gets_them_later() {
         .replica()
         .logged("Presence is written to Redis again")
         .await;
+    replica.metric(unwritten, &[], |groups| groups == 0.0).await;
     assert_eq!(alice.next_json().await["user"]["id"], BOB);
     drop(bob);
     hears_the_leave(&mut alice, HEALED).await;

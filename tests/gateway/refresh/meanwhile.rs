@@ -63,6 +63,17 @@ impl Held {
         .await;
     }
 
+    /// Says that alice has changed, and returns once all replicas have looked at her sockets.
+    async fn invalidate(&self) {
+        let path = format!(
+            "/v1/tenants/{}/users/{ALICE}/invalidate",
+            self.gateway.tenant().name
+        );
+        let (replica, key) = (self.gateway.replica(), &self.gateway.api_key);
+        let answer = replica.api(key, "POST", &path, "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
     async fn publish(&self, message: &Value) {
         let redis = RedisServer::shared().await;
         let channel = self.gateway.tenant().redis_key("control");
@@ -180,6 +191,39 @@ async fn a_suspension_closes_a_socket_whose_refresh_is_under_way() {
     let (before, (code, _)) = socket.drained().await;
     assert_eq!(code, 4016);
     assert!(before.len() <= 1, "{before:?}");
+}
+
+/// The user is invalidated while a refresh waits. One who may stay keeps the socket, with the token that was answered; one who
+/// may not loses it, and the refresh does not bring it back.
+#[tokio::test]
+async fn an_invalidation_of_the_user_meanwhile_judges_the_socket_by_the_new_record() {
+    let held = Held::start(|gateway| gateway).await;
+    let tenant = held.gateway.tenant();
+    let set_active = async |active: bool| {
+        let change = format!("UPDATE auth_user SET is_active = {active} WHERE id = 1");
+        tenant.database.execute(&change).await;
+    };
+    let mut stays = open(&held.gateway, CHAT, &claims("own", token::now())).await;
+    held.begin(&mut stays, &claims("next", token::now())).await;
+    held.invalidate().await;
+    held.proxy.set(Line::Open);
+    let answer = stays.next_json().await;
+    assert!(
+        answer == unavailable() || answer["type"] == "lockgate.refreshed",
+        "{answer}"
+    );
+    held.release().await;
+    refreshed(&mut stays, tenant, &claims("after", token::now())).await;
+    assert!(stays.ping().await.is_empty());
+
+    held.begin(&mut stays, &claims("late", token::now())).await;
+    set_active(false).await;
+    held.invalidate().await;
+    held.proxy.set(Line::Open);
+    let (before, close) = stays.drained().await;
+    assert_eq!(close, (4502, "user_inactive".to_owned()));
+    assert!(before.len() <= 1, "{before:?}");
+    set_active(true).await;
 }
 
 /// What came behind a refresh waits for it, and a client that leaves meanwhile leaves nothing behind.

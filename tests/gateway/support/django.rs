@@ -238,7 +238,8 @@ impl Django {
         self.ask(json!({"op": "disconnect"})).await;
     }
 
-    async fn ask(&self, request: Value) -> Value {
+    /// One operation of `helper.py`, and what it returns.
+    pub(crate) async fn ask(&self, request: Value) -> Value {
         self.process.write_line(&request.to_string());
         // Standard error shares the output: an answer is a JSON object with one of two keys.
         let turn = self.answered.fetch_add(1, Ordering::Relaxed);

@@ -268,6 +268,13 @@ impl Socket {
         self.send(Message::Close(Some(frame))).await;
     }
 
+    /// Lets the system keep no more than this for us, so that a server notices soon if we do not read.
+    pub(crate) fn keep_little(&self, bytes: usize) {
+        let stream = socket2::SockRef::from(self.stream.get_ref());
+        let little = stream.set_recv_buffer_size(bytes);
+        little.expect("the system takes it");
+    }
+
     /// The bare connection, for bytes that no client library would send and for not reading at all.
     pub(crate) fn into_stream(self) -> TcpStream {
         self.stream.into_inner()

@@ -232,6 +232,12 @@ async fn a_history_keeps_its_newest_events_and_each_for_its_time() {
         let ttl: i64 = ask(&mut link, &format!("PTTL {key}")).await;
         assert!((590_000..=3_600_000).contains(&ttl), "{key}: {ttl}");
     }
+    // A read of nothing but the position renews its life: so groups that are silent for long keep their epoch.
+    let place = position("short");
+    let _: u64 = ask(&mut link, &format!("PEXPIRE {place} 5000")).await;
+    read(&tenant, "short", HistoryFrom::END).await;
+    let ttl: i64 = ask(&mut link, &format!("PTTL {place}")).await;
+    assert!(ttl > 600_000, "{ttl}");
 
     for number in 1..=40 {
         record(&tenant, "brief", number).await;

@@ -1,0 +1,73 @@
+// The clients of clients/js in the account. One line of JSON comes in with the ground; the line `{"until": [OFFSET, …]}` lets
+// them end once each has the last event of its group. One line of JSON goes out: what each client got.
+
+import { createInterface } from "node:readline";
+
+import WebSocket from "../../../clients/js/node_modules/ws/wrapper.mjs";
+import { LockgateClient } from "../../../clients/js/index.js";
+
+/** How long a client may take to get what it is due. */
+const PATIENCE = 60_000;
+
+const offsetOf = (position) => Number(position.slice(position.lastIndexOf("~") + 1));
+
+class Life {
+  opens = 0;
+  gaps = 0;
+  seen = [];
+  first = null;
+  closed = null;
+
+  constructor(ground, group, place) {
+    this.group = group;
+    const socketClass = class extends WebSocket {
+      constructor(url, protocols) {
+        super(url, protocols, { headers: { Host: ground.host } });
+      }
+    };
+    const url = `ws://${ground.doors[place % ground.doors.length]}/back/${group}/`;
+    this.client = new LockgateClient(url, { WebSocket: socketClass, token: () => ground.token, firstDelay: 100, maxDelay: 500 });
+    this.client.on("open", () => (this.opens += 1));
+    this.client.on("gap", () => (this.gaps += 1));
+    this.client.on("closed", ({ code }) => (this.closed = code));
+    this.client.on("event", (event, { position }) => {
+      const ours = position && event.group === group && event.tenant === ground.tenant;
+      this.seen.push(ours && Number.isInteger(event.number) ? event.number : null);
+      this.begin();
+    });
+    // The client keeps the frame with its first position for itself.
+    this.watch = setInterval(() => this.begin(), 20);
+  }
+
+  /** The offset before the first event that it is due. An event that was lost before this look is due, and is missing. */
+  begin() {
+    if (this.first === null && this.client.positions.length) {
+      this.first = this.reached - this.seen.length;
+      clearInterval(this.watch);
+    }
+  }
+
+  get reached() {
+    return Math.max(-1, ...this.client.positions.map(offsetOf));
+  }
+
+  end() {
+    const { group, gaps, seen, first, closed } = this;
+    clearInterval(this.watch);
+    this.client.close();
+    return { group, sockets: this.opens, gaps, seen, first, closed };
+  }
+}
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const ground = JSON.parse((await lines.next()).value);
+const lives = Array.from({ length: ground.clients }, (_, place) => new Life(ground, place % ground.groups, place));
+const { until } = JSON.parse((await lines.next()).value);
+const end = Date.now() + PATIENCE;
+while (Date.now() < end && lives.some((life) => life.reached < until[life.group])) {
+  await new Promise((done) => setTimeout(done, 50));
+}
+// What would come twice has time to come.
+await new Promise((done) => setTimeout(done, 1000));
+console.log(JSON.stringify(lives.map((life) => life.end())));
+process.exit(0);
