@@ -316,6 +316,11 @@ impl Relay {
         self.lifetimes.end(member);
     }
 
+    /// Ends the tasks that wait for the end of the socket, which is closing.
+    pub fn end_tasks(&self, member: &Member) {
+        self.lifetimes.end(member);
+    }
+
     /// Returns the token that is cancelled once the socket is closed.
     pub fn end_of(&self, member: &Member) -> CancellationToken {
         self.lifetimes.of(member)

@@ -35,7 +35,7 @@ impl Lifetimes {
         end
     }
 
-    /// Ends what waits for this socket. Its queue is finished.
+    /// Ends what waits for this socket, which is closing. Called again once its queue is finished, for what came meanwhile.
     pub(super) fn end(&self, member: &Member) {
         if self.watched.load(Ordering::Relaxed) == 0 {
             return;

@@ -324,7 +324,7 @@ fn a_program_checks_its_own_consumers_and_their_options() {
             Some(text) => {
                 let told = told.expect_err("the option is wrong");
                 assert!(
-                    told.contains(text) && told.contains("lockgate.toml:9"),
+                    told.contains(text) && told.contains("lockgate.toml:10"),
                     "{told}"
                 );
             }

@@ -27,6 +27,9 @@ impl SocketWire<'_> {
         scope: &Scope,
         opened: Instant,
     ) -> CloseFrame {
+        // Tasks of the consumer end now: the goodbye may take as long as its client likes.
+        let registration = &self.state.registration;
+        registration.relay().end_tasks(registration.member());
         let close = match ending {
             Ending::Close(frame) => self.say_goodbye(frame, false).await,
             Ending::CloseBlocked(frame) => self.say_goodbye(frame, true).await,

@@ -57,7 +57,7 @@ async fn serve(folder: &Path, redis: &RedisServer) -> Replica {
         assert!(text.contains(from), "{text}");
         text = text.replace(from, &to);
     }
-    text += "\n[api]\nlisten = \"127.0.0.1:0\"\napi_keys = [\"an operator's key that only this test has\"]\n";
+    text += "\n[api]\nlisten = \"127.0.0.1:0\"\napi_keys = [\"an-operators-key-that-only-this-test-has\"]\n";
     std::fs::write(&file, text).unwrap();
     let replica = Replica::run(Replica::program(&file).dir(folder)).await;
     replica.ready().await;
