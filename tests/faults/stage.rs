@@ -270,7 +270,7 @@ async fn write(world: &World, stores: &Stores, sql: Option<&Sql>) -> Gateway {
         .set("server.drain.delay", "1s")
         .set("denylist.recheck", "2s");
     if stores.acknowledging.is_some() {
-        builder = builder.set("denylist.replicas", "1");
+        builder = builder.set("denylist.replicas", 1);
     }
     for (key, value) in world.settings {
         builder = builder.set(key, value_of(value));
