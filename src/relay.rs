@@ -232,10 +232,14 @@ impl Relay {
         valid.then(|| GroupName::from(name))
     }
 
-    /// Returns true if the socket may join one more group.
+    /// Returns true if the socket may join one more group. Counts the refusal if it may not.
     pub fn has_room_for_group(&self, member: &Member) -> bool {
         let most = self.limits().groups_per_socket as usize;
-        most == 0 || member.groups().len() < most
+        let has_room = most == 0 || member.groups().len() < most;
+        if !has_room {
+            self.parts.metrics.dropped(DropCause::Limit);
+        }
+        has_room
     }
 
     /// Puts the socket into the group. Events published after this returns reach the socket.

@@ -11,7 +11,7 @@ use super::users::ask;
 use super::{ApiState, PathTenant};
 use crate::fleet::Replicas;
 use crate::fleet::answer::{Answer, SocketEntry};
-use crate::fleet::message::{LARGEST_PAGE, Op, PAGE};
+use crate::fleet::message::{LARGEST_PAGE, ListScope, Op, PAGE};
 use crate::tenant::Tenant;
 
 /// The query of a list: its page.
@@ -64,14 +64,7 @@ pub(super) async fn of_tenant(
     PathTenant(tenant): PathTenant,
     query: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<Connections>, ApiProblem> {
-    let part = Part::of(query)?;
-    let limit = part.limit();
-    let op = Op::List {
-        group: None,
-        cursor: part.cursor,
-        limit,
-    };
-    list(&state, &tenant, op, limit).await
+    list(&state, &tenant, ListScope::All, query).await
 }
 
 /// Lists the sockets of a user: whether the user is here.
@@ -88,14 +81,7 @@ pub(super) async fn of_user(
     query: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<Connections>, ApiProblem> {
     let user = canonical(&tenant, &user)?;
-    let part = Part::of(query)?;
-    let limit = part.limit();
-    let op = Op::ListUser {
-        user,
-        cursor: part.cursor,
-        limit,
-    };
-    list(&state, &tenant, op, limit).await
+    list(&state, &tenant, ListScope::User(user), query).await
 }
 
 /// Lists the sockets of a group.
@@ -113,22 +99,19 @@ pub(super) async fn of_group(
 ) -> Result<Json<Connections>, ApiProblem> {
     let group = tenant.relay.group_name(&group);
     let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
-    let part = Part::of(query)?;
-    let limit = part.limit();
-    let op = Op::List {
-        group: Some(group),
-        cursor: part.cursor,
-        limit,
-    };
-    list(&state, &tenant, op, limit).await
+    list(&state, &tenant, ListScope::Group(group), query).await
 }
 
 async fn list(
     state: &ApiState,
     tenant: &Tenant,
-    op: Op,
-    limit: usize,
+    of: ListScope,
+    query: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<Connections>, ApiProblem> {
+    let part = Part::of(query)?;
+    let limit = part.limit();
+    let cursor = part.cursor;
+    let op = Op::List { of, cursor, limit };
     let gathered = ask(state, tenant, op).await?;
     let connections = gathered.connections();
     let (sockets, more) = merged(gathered.answers, limit);

@@ -50,8 +50,7 @@ pub(super) async fn add_user(
     NoBody: NoBody,
 ) -> Result<Json<Changed>, ApiProblem> {
     let sockets = Sockets::OfUser(canonical(&tenant, &user)?);
-    let group = valid(&tenant, &group)?;
-    change(&state, &tenant, Op::GroupAdd { sockets, group }).await
+    change(&state, &tenant, sockets, &group, add).await
 }
 
 /// Takes every open socket of a user out of a group.
@@ -68,8 +67,7 @@ pub(super) async fn discard_user(
     NoBody: NoBody,
 ) -> Result<Json<Changed>, ApiProblem> {
     let sockets = Sockets::OfUser(canonical(&tenant, &user)?);
-    let group = valid(&tenant, &group)?;
-    change(&state, &tenant, Op::GroupDiscard { sockets, group }).await
+    change(&state, &tenant, sockets, &group, discard).await
 }
 
 /// Puts an open socket into a group.
@@ -85,9 +83,8 @@ pub(super) async fn add_connection(
     Path((_, channel, group)): Path<(String, String, String)>,
     NoBody: NoBody,
 ) -> Result<Json<Changed>, ApiProblem> {
-    let group = valid(&tenant, &group)?;
     let sockets = Sockets::OfChannel(channel);
-    change(&state, &tenant, Op::GroupAdd { sockets, group }).await
+    change(&state, &tenant, sockets, &group, add).await
 }
 
 /// Takes an open socket out of a group.
@@ -103,25 +100,30 @@ pub(super) async fn discard_connection(
     Path((_, channel, group)): Path<(String, String, String)>,
     NoBody: NoBody,
 ) -> Result<Json<Changed>, ApiProblem> {
-    let group = valid(&tenant, &group)?;
     let sockets = Sockets::OfChannel(channel);
-    change(&state, &tenant, Op::GroupDiscard { sockets, group }).await
+    change(&state, &tenant, sockets, &group, discard).await
 }
 
-fn valid(tenant: &Tenant, group: &str) -> Result<GroupName, ApiProblem> {
-    let group = tenant.relay.group_name(group);
-    group.ok_or(ApiProblem::GroupNameNotValid)
+fn add(sockets: Sockets, group: GroupName) -> Op {
+    Op::GroupAdd { sockets, group }
+}
+
+fn discard(sockets: Sockets, group: GroupName) -> Op {
+    Op::GroupDiscard { sockets, group }
 }
 
 /// Asks the replicas. A socket that is not found is an error only if every replica has looked.
-async fn change(state: &ApiState, tenant: &Tenant, op: Op) -> Result<Json<Changed>, ApiProblem> {
-    let of_one_socket = match &op {
-        Op::GroupAdd { sockets, .. } | Op::GroupDiscard { sockets, .. } => {
-            matches!(sockets, Sockets::OfChannel(_))
-        }
-        _ => false,
-    };
-    let gathered = ask(state, tenant, op).await?;
+async fn change(
+    state: &ApiState,
+    tenant: &Tenant,
+    sockets: Sockets,
+    group: &str,
+    op: fn(Sockets, GroupName) -> Op,
+) -> Result<Json<Changed>, ApiProblem> {
+    let group = tenant.relay.group_name(group);
+    let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
+    let of_one_socket = matches!(sockets, Sockets::OfChannel(_));
+    let gathered = ask(state, tenant, op(sockets, group)).await?;
     match of_one_socket && gathered.found_nowhere() {
         true => Err(ApiProblem::ConnectionNotFound),
         false => Ok(Json(gathered.into())),

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member};
 use crate::ids::GroupName;
-use crate::metrics::{DropCause, EventSource};
+use crate::metrics::EventSource;
 use crate::relay::{PublishError, Relay};
 use crate::tasks;
 
@@ -169,7 +169,6 @@ impl SocketHandle {
             return Ok(());
         }
         if !self.relay.has_room_for_group(&self.member) {
-            self.relay.metrics().dropped(DropCause::Limit);
             return Err(GroupError::NotAllowed(
                 "limits.groups_per_socket is reached",
             ));

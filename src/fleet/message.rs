@@ -48,19 +48,10 @@ pub enum Op {
     },
     /// Count the open sockets.
     Count,
-    /// List the open sockets.
+    /// List open sockets.
     List {
-        /// List only sockets of this group.
-        group: Option<GroupName>,
-        /// List only sockets whose channel name comes after this one.
-        cursor: Option<String>,
-        /// The largest number of sockets in the answer.
-        limit: usize,
-    },
-    /// List the open sockets of a user.
-    ListUser {
-        /// The user.
-        user: UserId,
+        /// The sockets to list.
+        of: ListScope,
         /// List only sockets whose channel name comes after this one.
         cursor: Option<String>,
         /// The largest number of sockets in the answer.
@@ -86,6 +77,17 @@ pub enum Op {
     Resume,
     /// Read the configuration again (`lockgate::control` only).
     Reload,
+}
+
+/// The sockets of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListScope {
+    /// All sockets of the tenant.
+    All,
+    /// Those in a group.
+    Group(GroupName),
+    /// Those of a user.
+    User(UserId),
 }
 
 /// The sockets that a command is about.
@@ -226,25 +228,12 @@ impl Command {
             }
             // The event is added below as text: serde_json's values would change its order and its numbers.
             Op::Send { user, .. } => put("user_id", user.as_str().into()),
-            Op::List {
-                group,
-                cursor,
-                limit,
-            } => {
-                if let Some(group) = group {
-                    put("group", group.as_str().into());
+            Op::List { of, cursor, limit } => {
+                match of {
+                    ListScope::All => {}
+                    ListScope::Group(group) => put("group", group.as_str().into()),
+                    ListScope::User(user) => put("user_id", user.as_str().into()),
                 }
-                if let Some(cursor) = cursor {
-                    put("cursor", cursor.as_str().into());
-                }
-                put("limit", (*limit).into());
-            }
-            Op::ListUser {
-                user,
-                cursor,
-                limit,
-            } => {
-                put("user_id", user.as_str().into());
                 if let Some(cursor) = cursor {
                     put("cursor", cursor.as_str().into());
                 }
@@ -339,13 +328,12 @@ impl Wire<'_> {
                 }
             }
             "count" => Op::Count,
-            "list" => Op::List {
-                group: self.group.map(GroupName::from),
-                cursor: self.cursor,
-                limit: self.limit.unwrap_or(PAGE).min(LARGEST_PAGE),
-            },
-            "list_user" => Op::ListUser {
-                user: user()?,
+            "list" | "list_user" => Op::List {
+                of: match (&*self.op, self.group) {
+                    ("list_user", _) => ListScope::User(user()?),
+                    (_, Some(group)) => ListScope::Group(group.into()),
+                    (_, None) => ListScope::All,
+                },
                 cursor: self.cursor,
                 limit: self.limit.unwrap_or(PAGE).min(LARGEST_PAGE),
             },
@@ -387,8 +375,11 @@ impl Op {
             Op::Disconnect { .. } => "disconnect",
             Op::Send { .. } => "send",
             Op::Count => "count",
+            Op::List {
+                of: ListScope::User(_),
+                ..
+            } => "list_user",
             Op::List { .. } => "list",
-            Op::ListUser { .. } => "list_user",
             Op::GroupAdd { .. } => "group_add",
             Op::GroupDiscard { .. } => "group_discard",
             Op::Suspend => "suspend",
@@ -429,12 +420,12 @@ mod tests {
             },
             Op::Count,
             Op::List {
-                group: Some("g".into()),
+                of: ListScope::Group("g".into()),
                 cursor: Some("c".into()),
                 limit: 7,
             },
-            Op::ListUser {
-                user: "7".into(),
+            Op::List {
+                of: ListScope::User("7".into()),
                 cursor: Some("c".into()),
                 limit: 7,
             },
@@ -471,7 +462,7 @@ mod tests {
         let jti = read(r#"{"op":"revoke","jti":"","v":1,"later":[{}]}"#);
         assert_eq!(jti, Ok(Op::Revoke(RevocationTarget::Token("".into()))));
         let list = Op::List {
-            group: None,
+            of: ListScope::All,
             cursor: None,
             limit: PAGE,
         };

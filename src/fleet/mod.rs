@@ -118,39 +118,36 @@ pub struct Gathered {
 impl Gathered {
     /// Returns the number of sockets closed, on all replicas that answered.
     pub fn closed(&self) -> u64 {
-        self.answers.iter().filter_map(|answer| answer.closed).sum()
+        self.total(|answer| answer.closed)
     }
 
     /// Returns the number of sockets that an event was queued for.
     pub fn delivered(&self) -> u64 {
-        let delivered = self.answers.iter().filter_map(|answer| answer.delivered);
-        delivered.sum()
+        self.total(|answer| answer.delivered)
     }
 
     /// Returns the number of sockets that joined or left a group.
     pub fn changed(&self) -> u64 {
-        self.answers
-            .iter()
-            .filter_map(|answer| answer.changed)
-            .sum()
+        self.total(|answer| answer.changed)
     }
 
     /// Returns the number of sockets that have no room for another group.
     pub fn over_limit(&self) -> u64 {
-        let over = self.answers.iter().filter_map(|answer| answer.over_limit);
-        over.sum()
+        self.total(|answer| answer.over_limit)
     }
 
     /// Returns true if no replica has a socket that the question was about, and each is known to have answered.
     pub fn found_nowhere(&self) -> bool {
-        let found = self.answers.iter().filter_map(|answer| answer.found);
-        self.replicas.all_confirmed() && found.sum::<u64>() == 0
+        self.replicas.all_confirmed() && self.total(|answer| answer.found) == 0
     }
 
     /// Returns the number of open sockets.
     pub fn connections(&self) -> u64 {
-        let connections = self.answers.iter().filter_map(|answer| answer.connections);
-        connections.sum()
+        self.total(|answer| answer.connections)
+    }
+
+    fn total(&self, of: impl Fn(&Answer) -> Option<u64>) -> u64 {
+        self.answers.iter().filter_map(of).sum()
     }
 }
 

@@ -12,7 +12,6 @@ use super::Relay;
 use crate::channel_layer::LayerError;
 use crate::hub::{Joined, Member};
 use crate::ids::GroupName;
-use crate::metrics::DropCause;
 use crate::tasks;
 
 /// Sockets that were put into a group.
@@ -43,7 +42,6 @@ impl Relay {
                 continue;
             }
             if !self.has_room_for_group(member) {
-                self.parts.metrics.dropped(DropCause::Limit);
                 added.over_limit += 1;
                 continue;
             }

@@ -128,7 +128,7 @@ impl Orders<'_> {
             }
         };
         let weight = match &command.op {
-            Op::List { limit, .. } | Op::ListUser { limit, .. } => 1 + limit / SOCKETS,
+            Op::List { limit, .. } => 1 + limit / SOCKETS,
             _ => 1,
         };
         if !command.op.is_urgent() && !is_long && !self.may(per_second, weight) {
@@ -226,21 +226,8 @@ async fn serve(op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
             let connections = concerned.iter().map(count).sum::<usize>() as u64;
             answer.send(|answer| answer.connections = Some(connections))
         }
-        Op::List {
-            group,
-            cursor,
-            limit,
-        } => answer.send(|answer: &mut Answer| {
-            let page = sockets::page(concerned, group.as_ref(), cursor.as_deref(), limit);
-            answer.connections = Some(page.connections);
-            answer.put_page(page.sockets, page.more);
-        }),
-        Op::ListUser {
-            user,
-            cursor,
-            limit,
-        } => answer.send(|answer: &mut Answer| {
-            let page = sockets::page_of_user(concerned, &user, cursor.as_deref(), limit);
+        Op::List { of, cursor, limit } => answer.send(|answer: &mut Answer| {
+            let page = sockets::page(concerned, &of, cursor.as_deref(), limit);
             answer.connections = Some(page.connections);
             answer.put_page(page.sockets, page.more);
         }),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Tenant;
 use crate::fleet::answer::SocketEntry;
+use crate::fleet::message::ListScope;
 use crate::hub::Member;
 use crate::ids::{ChannelName, GroupName, UserId};
 
@@ -18,8 +19,22 @@ pub(super) struct Page {
     pub(super) more: bool,
 }
 
-/// Returns the first `limit` sockets of these tenants, or of one group, whose channel names sort after `cursor`.
+/// Returns the first `limit` of the listed sockets whose channel names sort after `cursor`.
 pub(super) fn page(
+    tenants: &[Arc<Tenant>],
+    of: &ListScope,
+    cursor: Option<&str>,
+    limit: usize,
+) -> Page {
+    match of {
+        ListScope::All => page_of_group(tenants, None, cursor, limit),
+        ListScope::Group(group) => page_of_group(tenants, Some(group), cursor, limit),
+        ListScope::User(user) => page_of_user(tenants, user, cursor, limit),
+    }
+}
+
+/// Returns a page of the sockets of these tenants, or of one group.
+fn page_of_group(
     tenants: &[Arc<Tenant>],
     group: Option<&GroupName>,
     cursor: Option<&str>,
@@ -40,8 +55,8 @@ pub(super) fn page(
     finished(connections, page, limit)
 }
 
-/// Returns the first `limit` sockets of a user whose channel names sort after `cursor`.
-pub(super) fn page_of_user(
+/// Returns a page of the sockets of a user.
+fn page_of_user(
     tenants: &[Arc<Tenant>],
     user: &UserId,
     cursor: Option<&str>,

@@ -257,35 +257,32 @@ fn persistence(
 /// Looks if a failover can lose a revocation that was confirmed: replicas get writes a moment later.
 fn failover(findings: &mut Findings, on: (&str, &'static str), acknowledged: u32, facts: &Facts) {
     let replicas = facts.replicas.filter(|_| facts.role != Some(Role::Replica));
-    let detail = match (replicas, acknowledged) {
-        (None, 0) => {
-            return findings.add(
-                on,
-                Severity::Note,
-                "unknown: the login may not ask (INFO)",
-                "",
-            );
-        }
-        (Some(0), 0) => "no replica",
-        (Some(_), 0) => {
-            return findings.add(
-                on,
-                Severity::Warn,
-                "a failover to a replica may lose the last revocations, also confirmed ones",
-                "set [denylist] replicas = 1, so that a revocation is confirmed once a replica has it",
-            );
-        }
-        (Some(has), wanted) if has < u64::from(wanted) => {
-            return findings.add(
-                on,
-                Severity::Fail,
-                format!("{has} replicas: each revocation is refused, because {wanted} must acknowledge it"),
-                "connect the replicas, or lower [denylist] replicas",
-            );
-        }
-        _ => "a replica acknowledges each revocation",
+    let (severity, detail, advice) = match (replicas, u64::from(acknowledged)) {
+        (None, 0) => (
+            Severity::Note,
+            "unknown: the login may not ask (INFO)".to_owned(),
+            "",
+        ),
+        (Some(0), 0) => (Severity::Ok, "no replica".to_owned(), ""),
+        (Some(_), 0) => (
+            Severity::Warn,
+            "a failover to a replica may lose the last revocations, also confirmed ones".to_owned(),
+            "set [denylist] replicas = 1, so that a revocation is confirmed once a replica has it",
+        ),
+        (Some(has), wanted) if has < wanted => (
+            Severity::Fail,
+            format!(
+                "{has} replicas: each revocation is refused, because {wanted} must acknowledge it"
+            ),
+            "connect the replicas, or lower [denylist] replicas",
+        ),
+        _ => (
+            Severity::Ok,
+            "a replica acknowledges each revocation".to_owned(),
+            "",
+        ),
     };
-    findings.add(on, Severity::Ok, detail, "");
+    findings.add(on, severity, detail, advice);
 }
 
 async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
