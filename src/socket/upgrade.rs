@@ -99,8 +99,8 @@ pub fn check_upgrade(parts: &Parts) -> Result<WebSocketKey, Refusal> {
     }
 }
 
-/// Returns the subprotocol of the answer: the client's first offer that the route has, else `bearer` or another of
-/// [`CARRIERS`] if the client offered it as the carrier of its token.
+/// Returns the subprotocol of the answer: the client's first offer that the route has, else the one that the client offered
+/// as the carrier of its token, such as `bearer`.
 ///
 /// Offers are compared byte for byte. The answer is our own text, so a token offered beside it is never sent back.
 pub fn answer_subprotocol(headers: &HeaderMap, route: &[String]) -> Option<HeaderValue> {
