@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::ground::Ground;
+use super::ground::{Ground, MORE_LETTERS};
 use crate::support::socket::{Dial, Socket};
 
 /// The longest wait for the answer to a connect.
@@ -41,6 +41,8 @@ pub(crate) struct Log {
     /// The offset of its first position.
     pub(crate) first: Option<u64>,
     position: Option<String>,
+    /// The length of the event at which it stood still last.
+    stood_at: usize,
     /// The offset of its last position, for others to see.
     reached: Arc<AtomicU64>,
 }
@@ -80,12 +82,12 @@ impl Log {
         }
     }
 
-    /// Opens one socket after another until the end. With a pause it stands still for so long, once.
+    /// Opens one socket after another until the end. With a pause it stands still for so long, once in a burst.
     pub(crate) async fn live(
         mut self,
         ground: Arc<Ground>,
         place: usize,
-        mut pause: Option<Duration>,
+        pause: Option<Duration>,
         mut phase: watch::Receiver<Phase>,
     ) -> Self {
         let mut replica = place;
@@ -102,7 +104,7 @@ impl Log {
                     socket.keep_little(LITTLE);
                 }
                 let tenant = &ground.tenant.name;
-                if self.read(socket, tenant, &mut pause, &mut phase).await {
+                if self.read(socket, tenant, pause, &mut phase).await {
                     return self;
                 }
             }
@@ -131,7 +133,7 @@ impl Log {
         &mut self,
         mut socket: Socket,
         tenant: &str,
-        pause: &mut Option<Duration>,
+        pause: Option<Duration>,
         phase: &mut watch::Receiver<Phase>,
     ) -> bool {
         loop {
@@ -142,9 +144,11 @@ impl Log {
             match message {
                 Some(Ok(Message::Text(text))) => {
                     self.take(&text, tenant);
-                    if text.len() >= LARGE
-                        && let Some(pause) = pause.take()
+                    // The lengths within a burst differ by some digits alone.
+                    if let Some(pause) = pause
+                        && text.len() >= LARGE.max(self.stood_at + MORE_LETTERS / 2)
                     {
+                        self.stood_at = text.len();
                         tokio::time::sleep(pause).await;
                     }
                 }

@@ -24,6 +24,8 @@ const ATTEMPTS: usize = 40;
 const PADDING: usize = 600;
 /// Events in a burst, and their letters: more than the systems at both ends keep for a client that stands still.
 const BURST: (u64, usize) = (60, 50_000);
+/// The letters that the events of a burst have more than those of the burst before.
+pub(super) const MORE_LETTERS: usize = 1_000;
 
 /// The replicas as they are now.
 #[derive(Clone, Default)]
@@ -108,9 +110,9 @@ impl Ground {
         try_request(api[attempt % api.len()], "POST", &path, &headers, body).await
     }
 
-    /// Publishes a burst of large events to the first group.
-    pub(crate) async fn burst(&self) {
-        let padding = "x".repeat(BURST.1);
+    /// Publishes a burst of large events to the first group. Bursts are counted from 0.
+    pub(crate) async fn burst(&self, count: usize) {
+        let padding = "x".repeat(BURST.1 + count * MORE_LETTERS);
         for _ in 0..BURST.0 {
             self.publish(0, &padding).await;
         }

@@ -23,6 +23,8 @@ const LONG: Duration = Duration::from_secs(90);
 /// How long links are cut, and slow clients take nothing: longer than the 5 s in which a gateway wants progress.
 const CUT: Duration = Duration::from_millis(1500);
 const SLOW: Duration = Duration::from_secs(9);
+/// The most bursts until a slow client is closed. `server.max_age` may close all of them before they count as slow.
+const BURSTS: usize = 6;
 /// The close code of a slow client.
 const TOO_SLOW: (&str, &str) = ("code", "4008");
 /// The time after which the door of the clients in Node leads to the other replica.
@@ -207,15 +209,27 @@ impl Scene {
             }
             Fault::Reload => self.reload().await,
             Fault::Slow => {
-                self.ground.burst().await;
-                tokio::time::sleep(SLOW).await;
-                for replica in &self.world.gateway.replicas {
-                    let metrics = replica.metrics().await;
-                    self.too_slow += metrics.value("lockgate_disconnects_total", &[TOO_SLOW]);
+                for count in 0..BURSTS {
+                    self.ground.burst(count).await;
+                    tokio::time::sleep(SLOW).await;
+                    self.too_slow = self.closed_as_slow().await;
+                    if self.too_slow > 0.0 {
+                        return;
+                    }
                 }
             }
             Fault::FailOver => self.world.stores.fail_over().await,
         }
+    }
+
+    /// The sockets that the replicas of now have closed as too slow.
+    async fn closed_as_slow(&self) -> f64 {
+        let mut closed = 0.0;
+        for replica in &self.world.gateway.replicas {
+            let metrics = replica.metrics().await;
+            closed += metrics.value("lockgate_disconnects_total", &[TOO_SLOW]);
+        }
+        closed
     }
 
     async fn replace(&mut self, replica: usize) {
