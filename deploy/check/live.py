@@ -147,9 +147,28 @@ async def until(what, fact, seconds=20):
         await asyncio.sleep(0.1)
 
 
+def add_tenant_with_workers(stack):
+    """Adds a copy of the production tenant that has workers and histories: some families exist for such tenants alone."""
+    tenants = stack.folder / "etc/lockgate/tenants"
+    text = (tenants / "acme.toml").read_text()
+    for name, value in {"tenants.acme": "tenants.work", "ws.example.com": "work.example.com", 'prefix = "acme"': 'prefix = "work"\nkind = "core"'}.items():
+        assert name in text, f"{name} in acme.toml"
+        text = text.replace(name, value)
+    (tenants / "work.toml").write_text(text + """
+[[tenants.work.routes]]
+path     = "ws/jobs/"
+consumer = { kind = "worker", channel = "jobs" }
+
+[[tenants.work.groups]]
+name    = "chat_<slug:room>"
+history = { size = 100 }
+""")
+
+
 def findings(say):
     """Returns everything that should have had data and had none."""
     with tempfile.TemporaryDirectory(prefix="lockgate-live-") as folder, stacks.stack(Path(folder)) as stack:
+        add_tenant_with_workers(stack)
         replicas = [stack.replica(f"replica-{n}") for n in range(2)]
         for replica in replicas:
             replica.ready()
