@@ -189,10 +189,14 @@ fn losses(
         } else {
             account.silent += 1;
             account.breach(|| {
-                let seconds = sent[number].at as f64 / 1e6;
-                let name = name(session);
+                let seconds = |at: Micros| format!("{:.2}", at as f64 / 1e6);
+                let gaps = session.seen.iter().filter(|(_, seen)| *seen == Seen::Gap);
+                let gaps: Vec<_> = gaps.map(|(at, _)| seconds(*at)).collect();
                 format!(
-                    "{name}: event {number}, sent at {seconds:.2} s, is missing and no gap was told"
+                    "{}: event {number}, sent at {} s, is missing and no gap was told; next event: {}, gaps: {gaps:?}",
+                    name(session),
+                    seconds(sent[number].at),
+                    after.map_or_else(|| "none".to_owned(), seconds),
                 )
             });
         }
