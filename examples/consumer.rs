@@ -72,7 +72,7 @@ impl Consumer for Counter {
     async fn disconnect(&mut self, scope: &Scope, close: &CloseFrame) {
         println!(
             "{} left with {} after {}",
-            scope.user_id(),
+            scope.user_id().map_or("a guest", |id| id.as_str()),
             close.code,
             self.sent
         );

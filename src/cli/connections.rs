@@ -73,7 +73,11 @@ fn as_text(body: &str) -> String {
     for socket in answer["sockets"].as_array().into_iter().flatten() {
         out.push_str(&format!(
             "\n{:<20} {:>8} s  {}  {}",
-            text(&socket["user_id"]),
+            match &socket["user_id"] {
+                // An anonymous socket.
+                Value::Null => "-".to_owned(),
+                user => text(user),
+            },
             socket["age"],
             text(&socket["channel"]),
             text(&socket["path"])

@@ -18,8 +18,8 @@ pub(crate) use context::Handshake;
 pub use context::{Context, GroupError};
 pub use echo::Echo;
 pub use listen::Listen;
-pub(crate) use scope::member_channel;
 pub use scope::{Scope, TenantScope};
+pub(crate) use scope::{member_channel, shown_user};
 
 mod broadcast;
 mod context;
