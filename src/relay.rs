@@ -32,6 +32,7 @@ mod acceptance;
 mod audience;
 mod gaps;
 mod lingering;
+mod membership;
 mod presence;
 mod reader;
 mod recorded;
@@ -43,6 +44,7 @@ mod verdicts;
 pub use acceptance::{Acceptance, AcceptanceError};
 use gaps::Gaps;
 use lingering::{LINGER, Lingering};
+pub use membership::{Additions, begin};
 pub use presence::PresenceError;
 use presence::RelayPresence;
 use reader::READERS;
@@ -293,6 +295,8 @@ impl Relay {
     /// Takes the socket out of one group.
     pub fn leave(&self, member: &Member, group: &GroupName) {
         self.forget(self.parts.hub.leave(member, group));
+        // Nothing is told to a socket that waits for its position in the group.
+        member.outbound().release(group, None);
         if let Some(presence) = &self.presence {
             presence.left(member, group);
         }

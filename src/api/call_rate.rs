@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
+use axum::http::Method;
 use axum::http::header::CONTENT_LENGTH;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -23,7 +24,7 @@ const UNIT: u64 = 64 * 1024;
 /// calls are carried out.
 const REFUSED_AFTER: Duration = Duration::from_millis(100);
 
-/// The ends of the paths that take something back. They have a bucket of their own, so that a flood of other calls does not
+/// The ends of the paths that take something back; a DELETE does too. They have a bucket of their own, so that a flood of other calls does not
 /// delay a revocation.
 const URGENT: [&str; 5] = [
     "/revocations",
@@ -53,7 +54,8 @@ impl CallRate {
         request: &Request,
     ) -> bool {
         let path = request.uri().path();
-        let is_urgent = URGENT.iter().any(|end| path.ends_with(end));
+        let is_urgent =
+            request.method() == Method::DELETE || URGENT.iter().any(|end| path.ends_with(end));
         let tenant = match caller {
             Caller::Operator => None,
             Caller::Tenant(id) => state.tenants.named(id.as_str()),

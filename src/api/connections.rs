@@ -1,4 +1,4 @@
-//! `GET /v1/tenants/{t}/connections` and `/groups/{g}`: lists the sockets of every replica.
+//! `GET /v1/tenants/{t}/connections`, `/groups/{g}` and `/users/{id}/connections`: lists the sockets of every replica.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -6,12 +6,12 @@ use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 
 use super::problem::ApiProblem;
+use super::user_ids::canonical;
 use super::users::ask;
 use super::{ApiState, PathTenant};
 use crate::fleet::Replicas;
 use crate::fleet::answer::{Answer, SocketEntry};
 use crate::fleet::message::{LARGEST_PAGE, Op, PAGE};
-use crate::ids::GroupName;
 use crate::tenant::Tenant;
 
 /// The query of a list: its page.
@@ -64,7 +64,38 @@ pub(super) async fn of_tenant(
     PathTenant(tenant): PathTenant,
     query: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<Connections>, ApiProblem> {
-    list(&state, &tenant, None, Part::of(query)?).await
+    let part = Part::of(query)?;
+    let limit = part.limit();
+    let op = Op::List {
+        group: None,
+        cursor: part.cursor,
+        limit,
+    };
+    list(&state, &tenant, op, limit).await
+}
+
+/// Lists the sockets of a user: whether the user is here.
+#[utoipa::path(
+    get,
+    path = "/v1/tenants/{tenant}/users/{user}/connections",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("user" = String, Path, description = "The id of the user, in any form that a token may have it in"), ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "Carried out", body = Connections), (status = 400, description = "The query or the id is not valid", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
+)]
+pub(super) async fn of_user(
+    State(state): State<ApiState>,
+    PathTenant(tenant): PathTenant,
+    Path((_, user)): Path<(String, String)>,
+    query: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Connections>, ApiProblem> {
+    let user = canonical(&tenant, &user)?;
+    let part = Part::of(query)?;
+    let limit = part.limit();
+    let op = Op::ListUser {
+        user,
+        cursor: part.cursor,
+        limit,
+    };
+    list(&state, &tenant, op, limit).await
 }
 
 /// Lists the sockets of a group.
@@ -82,21 +113,22 @@ pub(super) async fn of_group(
 ) -> Result<Json<Connections>, ApiProblem> {
     let group = tenant.relay.group_name(&group);
     let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
-    list(&state, &tenant, Some(group), Part::of(query)?).await
+    let part = Part::of(query)?;
+    let limit = part.limit();
+    let op = Op::List {
+        group: Some(group),
+        cursor: part.cursor,
+        limit,
+    };
+    list(&state, &tenant, op, limit).await
 }
 
 async fn list(
     state: &ApiState,
     tenant: &Tenant,
-    group: Option<GroupName>,
-    part: Part,
+    op: Op,
+    limit: usize,
 ) -> Result<Json<Connections>, ApiProblem> {
-    let limit = part.limit();
-    let op = Op::List {
-        group,
-        cursor: part.cursor,
-        limit,
-    };
     let gathered = ask(state, tenant, op).await?;
     let connections = gathered.connections();
     let (sockets, more) = merged(gathered.answers, limit);

@@ -20,6 +20,7 @@ use crate::tenant::{Tenant, Tenants};
 mod body;
 mod call_rate;
 mod connections;
+mod groups;
 pub mod health;
 mod history;
 mod idempotency;
@@ -107,6 +108,18 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/v1/tenants/{tenant}/connections",
             get(connections::of_tenant),
+        )
+        .route(
+            "/v1/tenants/{tenant}/connections/{channel}/groups/{group}",
+            post(groups::add_connection).delete(groups::discard_connection),
+        )
+        .route(
+            "/v1/tenants/{tenant}/users/{user}/groups/{group}",
+            post(groups::add_user).delete(groups::discard_user),
+        )
+        .route(
+            "/v1/tenants/{tenant}/users/{user}/connections",
+            get(connections::of_user),
         )
         .route("/v1/tenants/{tenant}/users/{user}/send", post(users::send))
         .route(

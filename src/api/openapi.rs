@@ -7,7 +7,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use super::{connections, history, presence, revocations, sends, tenants, users};
+use super::{connections, groups, history, presence, revocations, sends, tenants, users};
 
 /// The form of every error (RFC 9457).
 #[derive(utoipa::ToSchema)]
@@ -41,7 +41,8 @@ pub(super) struct EventSchema {
     ),
     paths(
         sends::to_group, sends::batch, users::send, users::disconnect, users::invalidate,
-        revocations::revoke, connections::of_tenant, connections::of_group,
+        revocations::revoke, connections::of_tenant, connections::of_group, connections::of_user,
+        groups::add_user, groups::discard_user, groups::add_connection, groups::discard_connection,
         history::list, presence::list, presence::count,
         tenants::list, tenants::suspend, tenants::resume, tenants::reload,
     ),
@@ -79,7 +80,11 @@ pub(super) fn document() -> Value {
     let mut document = Calls::openapi();
     for (path, item) in &mut document.paths.paths {
         let of_tenant = path.contains("{tenant}");
-        let operations = [(&mut item.get, false), (&mut item.post, true)];
+        let operations = [
+            (&mut item.get, false),
+            (&mut item.post, true),
+            (&mut item.delete, true),
+        ];
         for (operation, posts) in operations {
             let Some(operation) = operation else { continue };
             for (status, text) in refusals(operation, of_tenant, posts) {
@@ -116,7 +121,7 @@ mod tests {
         let document = document();
         assert_eq!(document["openapi"], "3.1.0");
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 15);
+        assert_eq!(paths.len(), 18);
         for (path, item) in paths {
             for operation in item.as_object().unwrap().values() {
                 let responses = operation["responses"].as_object().unwrap();

@@ -54,6 +54,8 @@ problems! {
         "The call needs an operator's key; this key belongs to a tenant.";
     TenantNotFound: NOT_FOUND, "tenant_not_found",
         "There is no tenant of this name.";
+    ConnectionNotFound: NOT_FOUND, "connection_not_found",
+        "The tenant has no open socket with this channel name, on any replica.";
     NotFound: NOT_FOUND, "not_found",
         "There is no such resource.";
     MethodNotAllowed: METHOD_NOT_ALLOWED, "method_not_allowed",

@@ -14,6 +14,7 @@ use crate::ids::TenantId;
 #[command(after_help = "\
 Examples:
   lockgate connections --tenant acme
+  lockgate connections --tenant acme --user 7
   lockgate connections --tenant acme --group chat_lobby --limit 1000 --json")]
 pub(super) struct ConnectionsArguments {
     /// The tenant
@@ -22,6 +23,9 @@ pub(super) struct ConnectionsArguments {
     /// Only the sockets of this group
     #[arg(long)]
     group: Option<String>,
+    /// Only the sockets of this user
+    #[arg(long, value_name = "ID", conflicts_with = "group")]
+    user: Option<String>,
     /// The most sockets to list, 1 to 1000
     #[arg(long, default_value_t = 100)]
     limit: usize,
@@ -37,9 +41,10 @@ pub(super) struct ConnectionsArguments {
 
 pub(super) fn run(path: Option<&Path>, arguments: &ConnectionsArguments) -> ExitCode {
     let listed = Remote::find(path, &arguments.remote).and_then(|remote| {
-        let what = match &arguments.group {
-            Some(group) => format!("groups/{}", segment(group)),
-            None => "connections".to_owned(),
+        let what = match (&arguments.group, &arguments.user) {
+            (Some(group), _) => format!("groups/{}", segment(group)),
+            (None, Some(user)) => format!("users/{}/connections", segment(user)),
+            (None, None) => "connections".to_owned(),
         };
         let after = following("cursor", arguments.after.as_deref());
         let (tenant, limit) = (&arguments.tenant, arguments.limit);

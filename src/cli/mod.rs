@@ -19,6 +19,7 @@ mod connections;
 mod dev;
 mod doctor;
 mod explain;
+mod group;
 mod healthcheck;
 mod history;
 mod http_client;
@@ -64,6 +65,8 @@ enum Verb {
     Send(send::SendArguments),
     Revoke(revoke::RevokeArguments),
     Connections(connections::ConnectionsArguments),
+    #[command(subcommand)]
+    Group(group::GroupVerb),
     Presence(presence::PresenceArguments),
     History(history::HistoryArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
@@ -97,6 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Send(arguments) => send::run(config, &arguments),
         Verb::Revoke(arguments) => revoke::run(config, &arguments),
         Verb::Connections(arguments) => connections::run(config, &arguments),
+        Verb::Group(verb) => group::run(config, &verb),
         Verb::Presence(arguments) => presence::run(config, &arguments),
         Verb::History(arguments) => history::run(config, &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(config, &arguments),

@@ -68,19 +68,31 @@ impl Remote {
 
     /// Sends a POST with a JSON body to `path`, or a GET without a body.
     pub(super) fn call(&self, path: &str, body: Option<String>) -> Result<HttpAnswer, Failure> {
+        self.exchange(path, |client, url| match body {
+            Some(body) => client
+                .post(url)
+                .header(CONTENT_TYPE, "application/json")
+                .body(body),
+            None => client.get(url),
+        })
+    }
+
+    /// Sends a DELETE to `path`.
+    pub(super) fn delete(&self, path: &str) -> Result<HttpAnswer, Failure> {
+        self.exchange(path, |client, url| client.delete(url))
+    }
+
+    fn exchange(
+        &self,
+        path: &str,
+        request: impl FnOnce(&reqwest::Client, &str) -> reqwest::RequestBuilder,
+    ) -> Result<HttpAnswer, Failure> {
         let url = format!("{}{path}", self.base);
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", self.key.expose()))
             .map_err(|_| "the key has characters that a header cannot carry".to_owned())?;
         authorization.set_sensitive(true);
         let answer = exchange(TIMEOUT, |client| {
-            let request = match body {
-                Some(body) => client
-                    .post(&url)
-                    .header(CONTENT_TYPE, "application/json")
-                    .body(body),
-                None => client.get(&url),
-            };
-            request.header(AUTHORIZATION, authorization)
+            request(client, &url).header(AUTHORIZATION, authorization)
         });
         answer.map_err(|error| Failure::Text(format!("{url}: {error}")))
     }

@@ -26,8 +26,8 @@ table! {
         pub algorithm: Option<String> as Optional(Text) => None,
         /// The claim with the user's id.
         pub user_id_claim: String as Text => "user_id".to_owned(),
-        /// The column that the claim is compared with. Any other than `id` must be a column that `users.query` returns; it is
-        /// compared as text, or with `id_type = "uuid"` as a UUID.
+        /// The column that the claim is compared with. Any other than `id` must be a column of `users.table`, or one that
+        /// `users.query` returns; it is compared as text, or with `id_type = "uuid"` as a UUID.
         pub user_id_field: String as Text => "id".to_owned(),
         /// The claim with the token's id. With `false` only cut-offs revoke.
         pub jti_claim: Option<String> as or_false(Text) => Some("jti".to_owned()),

@@ -23,6 +23,15 @@ pub struct Answer {
     /// Sockets that an event was queued for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivered: Option<u64>,
+    /// Sockets that joined or left a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<u64>,
+    /// Sockets that have no room for another group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_limit: Option<u64>,
+    /// Open sockets that the command was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
     /// Open sockets of the tenant, or of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,

@@ -57,12 +57,44 @@ pub enum Op {
         /// The largest number of sockets in the answer.
         limit: usize,
     },
+    /// List the open sockets of a user.
+    ListUser {
+        /// The user.
+        user: UserId,
+        /// List only sockets whose channel name comes after this one.
+        cursor: Option<String>,
+        /// The largest number of sockets in the answer.
+        limit: usize,
+    },
+    /// Put open sockets into a group.
+    GroupAdd {
+        /// The sockets.
+        sockets: Sockets,
+        /// The group.
+        group: GroupName,
+    },
+    /// Take open sockets out of a group.
+    GroupDiscard {
+        /// The sockets.
+        sockets: Sockets,
+        /// The group.
+        group: GroupName,
+    },
     /// Stop serving the tenant.
     Suspend,
     /// Serve the tenant again.
     Resume,
     /// Read the configuration again (`lockgate::control` only).
     Reload,
+}
+
+/// The sockets that a command is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// All sockets of a user.
+    OfUser(UserId),
+    /// The socket with this channel name.
+    OfChannel(String),
 }
 
 /// A message of a control channel.
@@ -122,6 +154,7 @@ struct Wire<'a> {
     #[serde(borrow)]
     event: Option<&'a RawValue>,
     group: Option<String>,
+    channel: Option<String>,
     cursor: Option<String>,
     limit: Option<usize>,
 }
@@ -205,6 +238,24 @@ impl Command {
                     put("cursor", cursor.as_str().into());
                 }
                 put("limit", (*limit).into());
+            }
+            Op::ListUser {
+                user,
+                cursor,
+                limit,
+            } => {
+                put("user_id", user.as_str().into());
+                if let Some(cursor) = cursor {
+                    put("cursor", cursor.as_str().into());
+                }
+                put("limit", (*limit).into());
+            }
+            Op::GroupAdd { sockets, group } | Op::GroupDiscard { sockets, group } => {
+                match sockets {
+                    Sockets::OfUser(user) => put("user_id", user.as_str().into()),
+                    Sockets::OfChannel(channel) => put("channel", channel.as_str().into()),
+                }
+                put("group", group.as_str().into());
             }
             Op::Count | Op::Suspend | Op::Resume | Op::Reload => {}
         }
@@ -293,6 +344,24 @@ impl Wire<'_> {
                 cursor: self.cursor,
                 limit: self.limit.unwrap_or(PAGE).min(LARGEST_PAGE),
             },
+            "list_user" => Op::ListUser {
+                user: user()?,
+                cursor: self.cursor,
+                limit: self.limit.unwrap_or(PAGE).min(LARGEST_PAGE),
+            },
+            "group_add" | "group_discard" => {
+                let sockets = match self.channel {
+                    None => Sockets::OfUser(user()?),
+                    Some(channel) if self.user_id.is_none() => Sockets::OfChannel(channel),
+                    Some(_) => return Err(NotUnderstood::Member("user_id")),
+                };
+                let group = self.group.ok_or(NotUnderstood::Member("group"))?;
+                let group = GroupName::from(group);
+                match &*self.op {
+                    "group_add" => Op::GroupAdd { sockets, group },
+                    _ => Op::GroupDiscard { sockets, group },
+                }
+            }
             "suspend" => Op::Suspend,
             "resume" => Op::Resume,
             "reload" => Op::Reload,
@@ -306,7 +375,7 @@ impl Op {
     pub const fn is_urgent(&self) -> bool {
         matches!(
             self,
-            Op::Revoke(_) | Op::Invalidate(_) | Op::Suspend | Op::Resume
+            Op::Revoke(_) | Op::Invalidate(_) | Op::GroupDiscard { .. } | Op::Suspend | Op::Resume
         )
     }
 
@@ -319,6 +388,9 @@ impl Op {
             Op::Send { .. } => "send",
             Op::Count => "count",
             Op::List { .. } => "list",
+            Op::ListUser { .. } => "list_user",
+            Op::GroupAdd { .. } => "group_add",
+            Op::GroupDiscard { .. } => "group_discard",
             Op::Suspend => "suspend",
             Op::Resume => "resume",
             Op::Reload => "reload",
@@ -360,6 +432,19 @@ mod tests {
                 group: Some("g".into()),
                 cursor: Some("c".into()),
                 limit: 7,
+            },
+            Op::ListUser {
+                user: "7".into(),
+                cursor: Some("c".into()),
+                limit: 7,
+            },
+            Op::GroupAdd {
+                sockets: Sockets::OfUser("7".into()),
+                group: "g".into(),
+            },
+            Op::GroupDiscard {
+                sockets: Sockets::OfChannel("specific.x".into()),
+                group: "g".into(),
             },
             Op::Suspend,
             Op::Resume,

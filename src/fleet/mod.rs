@@ -127,6 +127,26 @@ impl Gathered {
         delivered.sum()
     }
 
+    /// Returns the number of sockets that joined or left a group.
+    pub fn changed(&self) -> u64 {
+        self.answers
+            .iter()
+            .filter_map(|answer| answer.changed)
+            .sum()
+    }
+
+    /// Returns the number of sockets that have no room for another group.
+    pub fn over_limit(&self) -> u64 {
+        let over = self.answers.iter().filter_map(|answer| answer.over_limit);
+        over.sum()
+    }
+
+    /// Returns true if no replica has a socket that the question was about, and each is known to have answered.
+    pub fn found_nowhere(&self) -> bool {
+        let found = self.answers.iter().filter_map(|answer| answer.found);
+        self.replicas.all_confirmed() && found.sum::<u64>() == 0
+    }
+
     /// Returns the number of open sockets.
     pub fn connections(&self) -> u64 {
         let connections = self.answers.iter().filter_map(|answer| answer.connections);

@@ -243,6 +243,11 @@ impl Hub {
         self.roster.lock().of_user(user)
     }
 
+    /// Returns the connection whose channel has these random bits.
+    pub fn by_channel(&self, bits: [u8; 16]) -> Option<Arc<Member>> {
+        self.roster.lock().by_channel(bits)
+    }
+
     /// Returns every user that has a connection.
     pub fn users(&self) -> Vec<UserId> {
         self.roster.lock().users()

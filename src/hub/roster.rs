@@ -207,6 +207,11 @@ impl Roster {
         found
     }
 
+    pub(super) fn by_channel(&self, bits: [u8; 16]) -> Option<Arc<Member>> {
+        let listed = self.by_channel.get(&bits);
+        listed.map(|listed| listed.0.clone())
+    }
+
     pub(super) fn users(&self) -> Vec<UserId> {
         let one_each = self.by_user.one_each();
         one_each

@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
-
-use super::{Acceptance, Relay, WorkerVerdict};
+use super::{Acceptance, Relay, WorkerVerdict, begin};
 use crate::channel_layer::{Incoming, LayerError, SocketChannel, Target};
 use crate::event::{DecodeError, Event, Value};
 use crate::hub::{Group, Member};
@@ -135,7 +133,7 @@ impl Relay {
     }
 
     /// Carries out an event that is an order. Returns false if the event is to be delivered instead.
-    pub(super) fn obeyed(&self, audience: &Audience, event: &Event) -> bool {
+    pub(super) fn obeyed(self: &Arc<Self>, audience: &Audience, event: &Event) -> bool {
         let adds = match event.event_type() {
             Some(GROUP_ADD) => true,
             Some(GROUP_DISCARD) => false,
@@ -187,21 +185,19 @@ impl Relay {
     }
 
     /// Joins the group without waiting for the layer, because later events of the tenant wait for this one.
-    fn add_by_order(&self, member: &Arc<Member>, group: &GroupName) {
-        let new = !member.groups().contains(group);
-        if new && !self.has_room_for_group(member) {
-            return self.parts.metrics.dropped(DropCause::Limit);
-        }
-        // The first poll hands the subscription to the layer, where it outlives the dropped future.
-        let joined = self.add_to_group(member, group).now_or_never();
-        if joined.is_none() {
-            self.joined(member, group);
-        }
-        if let Some(Err(error)) = joined {
-            tracing::debug!(
-                tenant.id = %self.parts.tenant, conn.id = %member.id(), error = %error,
-                "An event made a socket join a group, and the layer has not confirmed the subscription"
-            );
-        }
+    fn add_by_order(self: &Arc<Self>, member: &Arc<Member>, group: &GroupName) {
+        let added = self.put_into(std::slice::from_ref(member), group);
+        let Some(confirmed) = added.confirmed else {
+            return;
+        };
+        let (tenant, socket) = (self.parts.tenant.clone(), member.id());
+        begin(Box::pin(async move {
+            if let Err(error) = confirmed.await {
+                tracing::debug!(
+                    tenant.id = %tenant, conn.id = %socket, error = %error,
+                    "An event made a socket join a group, and the layer has not confirmed the subscription"
+                );
+            }
+        }));
     }
 }

@@ -36,6 +36,7 @@ pub mod build;
 mod directory;
 mod errands;
 mod eviction;
+mod groups;
 pub mod life;
 mod look;
 pub mod neighbours;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::errands::Errands;
 use super::eviction::{count_revocation, evict};
-use super::{Tenant, Tenants, sockets};
+use super::{Tenant, Tenants, groups, sockets};
 use crate::channel_layer::{Control, Heard};
 use crate::event::Event;
 use crate::fleet::answer::Answer;
@@ -128,7 +128,7 @@ impl Orders<'_> {
             }
         };
         let weight = match &command.op {
-            Op::List { limit, .. } => 1 + limit / SOCKETS,
+            Op::List { limit, .. } | Op::ListUser { limit, .. } => 1 + limit / SOCKETS,
             _ => 1,
         };
         if !command.op.is_urgent() && !is_long && !self.may(per_second, weight) {
@@ -178,6 +178,9 @@ impl Orders<'_> {
                 let forget = |tenant: &Arc<Tenant>| tenant.coherence.forget(&user);
                 concerned.iter().for_each(forget);
                 self.errands.invalidate(user, answer)
+            }
+            Op::GroupDiscard { sockets, group } => {
+                groups::discard(concerned, &sockets, &group, answer)
             }
             Op::Suspend => self.errands.suspend(true, answer),
             Op::Resume => self.errands.suspend(false, answer),
@@ -232,6 +235,19 @@ async fn serve(op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
             answer.connections = Some(page.connections);
             answer.put_page(page.sockets, page.more);
         }),
+        Op::ListUser {
+            user,
+            cursor,
+            limit,
+        } => answer.send(|answer: &mut Answer| {
+            let page = sockets::page_of_user(concerned, &user, cursor.as_deref(), limit);
+            answer.connections = Some(page.connections);
+            answer.put_page(page.sockets, page.more);
+        }),
+        Op::GroupAdd { sockets, group } => {
+            groups::add(concerned, &sockets, &group, answer);
+            true
+        }
         // Valid on the deployment's own channel only.
         _ => {
             newest.metrics.dropped(DropCause::NotDecoded);

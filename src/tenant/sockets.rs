@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Tenant;
 use crate::fleet::answer::SocketEntry;
 use crate::hub::Member;
-use crate::ids::{ChannelName, GroupName};
+use crate::ids::{ChannelName, GroupName, UserId};
 
 /// One page of sockets.
 pub(super) struct Page {
@@ -37,6 +37,28 @@ pub(super) fn page(
         let named = |member: Arc<Member>| (tenant.scope.channel_name(&member), member);
         page.extend(members.into_iter().map(named));
     }
+    finished(connections, page, limit)
+}
+
+/// Returns the first `limit` sockets of a user whose channel names sort after `cursor`.
+pub(super) fn page_of_user(
+    tenants: &[Arc<Tenant>],
+    user: &UserId,
+    cursor: Option<&str>,
+    limit: usize,
+) -> Page {
+    let mut page = Vec::new();
+    for tenant in tenants {
+        let members = tenant.relay.hub().of_user(user);
+        let named = |member: Arc<Member>| (tenant.scope.channel_name(&member), member);
+        page.extend(members.into_iter().map(named));
+    }
+    let connections = page.len() as u64;
+    page.retain(|(channel, _)| cursor.is_none_or(|cursor| channel.as_str() > cursor));
+    finished(connections, page, limit)
+}
+
+fn finished(connections: u64, mut page: Vec<(ChannelName, Arc<Member>)>, limit: usize) -> Page {
     // The pages of two tenants, while a reload moves one: each is sorted.
     page.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
     let more = page.len() > limit;

@@ -28,7 +28,9 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             continue;
         }
         users(id, tenant, checker);
-        if tenant.users.query.is_none() && tenant.token.user_id_field != "id" {
+        // Only the columns of Django's own table are known; `serve` reads those of another one.
+        let users = &tenant.users;
+        if users.query.is_none() && users.table == "auth_user" {
             field_of_table(id, &tenant.token.user_id_field, checker);
         }
     }
@@ -161,7 +163,7 @@ fn field_of_table(id: &TenantId, field: &str, checker: &mut Checker<'_>) {
     ];
     if !columns.contains(&field) {
         let key = format!("tenants.{id}.token.user_id_field");
-        let expected = "a column of auth_user, or users.query that returns the field";
+        let expected = "a column of auth_user, or users.table or users.query with the field";
         checker.mistake(&key, format!("{field:?}"), expected, "");
     }
 }

@@ -91,6 +91,14 @@ def disconnect():
     connections.close_all()
 
 
+@sync_to_async
+def user_models():
+    """A user of every shape of model, and the configuration that `lockgate_config` prints for each."""
+    from models_of_users import shapes
+
+    return shapes.all_of_them()
+
+
 async def group_send(group, events):
     for event in events:
         await layer.group_send(group, event)
@@ -139,6 +147,7 @@ OPERATIONS = {
     "logout": logout,
     "send_view": send_view,
     "disconnect": disconnect,
+    "user_models": user_models,
     "group_send": group_send,
     "group_add": group_add,
     "send": send,

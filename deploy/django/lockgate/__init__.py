@@ -115,6 +115,19 @@ def invalidate(user):
         logger.error("Could not tell Lockgate of a changed user: %s", error)
 
 
+def group_add(user, group):
+    """Puts all open sockets of a user into a group, on every replica. Returns the number of connections that heard of it.
+
+    A socket that opens later is in the groups of its route alone. Raises redis.RedisError if Redis does not answer.
+    """
+    return _announce("group_add", {"user_id": user_text(user), "group": group})
+
+
+def group_discard(user, group):
+    """Takes all open sockets of a user out of a group, as `group_add` puts them in."""
+    return _announce("group_discard", {"user_id": user_text(user), "group": group})
+
+
 def user_text(user):
     """Returns the id that Lockgate uses for a user, from a model instance or an id."""
     if hasattr(user, "pk"):
@@ -255,7 +268,7 @@ def _cut_off(ask, key):
 
 def _announce(op, members):
     message = json.dumps({"v": 1, "op": op, **members}, separators=(",", ":"))
-    connect("REDIS_URL").publish(_key("control"), message)
+    return connect("REDIS_URL").publish(_key("control"), message)
 
 
 def _read(token):

@@ -40,6 +40,17 @@ class Employee(Member):
     room = models.CharField(max_length=20)
 
 
+class Party(models.Model):
+    """Has the id of its children, and nothing that a gateway reads."""
+
+
+class Staff(Party, AbstractBaseUser):
+    username = models.CharField(unique=True, max_length=20)
+    badge = models.IntegerField(unique=True)
+    is_active = models.BooleanField(default=True)
+    USERNAME_FIELD = "username"
+
+
 class Computed(AbstractBaseUser):
     """Activity that no column tells."""
 

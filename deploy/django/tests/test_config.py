@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 import tomllib
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -19,6 +20,8 @@ from django.db.utils import ConnectionHandler
 from django.test import SimpleTestCase, override_settings
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.tokens import AccessToken
+
+from tests.models import Member
 
 pymysql.version_info = (2, 2, 7, "final", 0)
 pymysql.install_as_MySQLdb()
@@ -286,8 +289,33 @@ class Users(Case):
         )
         self.assertEqual(users["id_type"], "uuid")
 
+    def test_an_id_in_the_table_of_a_parent(self):
+        users = self.users("tests.Staff", USER_ID_FIELD="id")
+        table = '"tests_staff"'
+        self.assertEqual(
+            users["query"],
+            f'SELECT {table}."party_ptr_id" AS "id", {table}."username" AS "username", {table}."is_active" AS "is_active" '
+            f'FROM {table} WHERE {table}."party_ptr_id" IN (:user_ids)',
+        )
+
+    def test_a_number_that_is_not_the_key(self):
+        """PostgreSQL compares no number with a text."""
+        for database, condition in [(SQLITE, '"badge" IN (:user_ids)'), (POSTGRES, '"badge" = ANY (ARRAY[:user_ids]::integer[])')]:
+            users = self.users("tests.Staff", database, USER_ID_FIELD="badge")
+            self.assertEqual(users["field"], "badge")
+            self.assertTrue(users["query"].endswith(condition), users["query"])
+
+    def test_another_field_of_the_table_auth_user(self):
+        with in_table(Member, "auth_user"):
+            users = self.users("tests.Member", USER_ID_FIELD="last_login", lost=["DateTimeField last_login"])
+        self.assertIn('WHERE "auth_user"."last_login" IN', users["query"])
+
+    def test_rows_that_the_manager_leaves_out_are_told(self):
+        with mock.patch.object(User, "objects", User.objects.exclude(username="gone")):
+            self.users("auth.User", lost=["User.objects leaves users out"])
+
     def test_a_dot_in_the_name_of_a_table_is_no_schema(self):
-        with mock.patch.object(User._meta, "db_table", "shop.user"):
+        with in_table(User, "shop.user"):
             users = self.users("auth.User")
         self.assertIn('"shop.user"."username" AS "username"', users["query"])
 
@@ -431,6 +459,20 @@ class Layers(Case):
             printed = Printed(CHANNEL_LAYERS=layers)
             self.assertIn("not mapped: CHANNEL_LAYERS: BACKEND", printed.lost)
             self.assertEqual((printed.tenant["layer"], printed.tenant["redis"]), ({}, {}))
+
+
+@contextmanager
+def in_table(model, name):
+    """The model as if its table had this name. Fields remember the table that they were seen in."""
+    with mock.patch.object(model._meta, "db_table", name):
+        forget_columns(model)
+        yield
+    forget_columns(model)
+
+
+def forget_columns(model):
+    for field in model._meta.get_fields():
+        field.__dict__.pop("cached_col", None)
 
 
 def without_key(token):

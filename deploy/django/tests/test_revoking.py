@@ -157,6 +157,12 @@ class Users(WithRedis, TestCase):
         self.assertEqual(len(generations), 2)
         self.assertTrue(all(re.fullmatch(b"[0-9a-f]{16}", text) for text in generations))
 
+    def test_groups_of_open_sockets(self):
+        self.assertEqual(lockgate.group_add(User(pk=7), "room_7"), 1)
+        lockgate.group_discard(7, "room_7")
+        heard = [b'{"v":1,"op":"group_%s","user_id":"7","group":"room_7"}' % op for op in [b"add", b"discard"]]
+        self.assertEqual(self.heard(), heard)
+
 
 class Places(WithRedis, TestCase):
     """The keys that are written, and the error without a Redis."""

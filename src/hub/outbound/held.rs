@@ -85,9 +85,17 @@ impl Outbound {
             frames: VecDeque::new(),
             forgotten: None,
         };
-        let groups: Vec<_> = groups.map(group).collect();
-        if !groups.is_empty() {
-            self.state.lock().held = Some(Box::new(Held { groups, bytes: 0 }));
+        let mut groups: Vec<_> = groups.map(group).collect();
+        if groups.is_empty() {
+            return;
+        }
+        match &mut self.state.lock().held {
+            none @ None => *none = Some(Box::new(Held { groups, bytes: 0 })),
+            // A back end put the socket into a group while it waits for others.
+            Some(held) => {
+                groups.retain(|group| held.group(&group.name).is_none());
+                held.groups.append(&mut groups);
+            }
         }
     }
 

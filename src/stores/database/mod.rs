@@ -264,7 +264,7 @@ impl Database {
             table: table_name(query),
         };
         query
-            .plan(&columns.readable)
+            .plan(&columns.readable, columns.field_type.as_deref())
             .ok_or_else(|| refused(nothing()))
     }
 
@@ -278,8 +278,8 @@ impl Database {
                 let schema = schema.map(|schema| format!("\"{schema}\"."));
                 let name = format!("{}\"{table}\"", schema.unwrap_or_default());
                 // The catalogue also lists columns that the role may not read.
-                let sql = "SELECT attname::text, has_column_privilege(attrelid, attnum, 'SELECT') \
-                           FROM pg_attribute WHERE attrelid = to_regclass($1) \
+                let sql = "SELECT attname::text, has_column_privilege(attrelid, attnum, 'SELECT'), \
+                           atttypid::regtype::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
                            AND attnum > 0 AND NOT attisdropped";
                 (sql, vec![text(&name)])
             }
@@ -306,6 +306,10 @@ impl Database {
                 continue;
             };
             let readable = row.get(1).and_then(|(_, value)| value.as_bool());
+            if query.is_field(name) {
+                let kind = row.get(2).and_then(|(_, value)| value.as_text());
+                columns.field_type = kind.map(str::to_owned);
+            }
             match readable {
                 Some(false) => columns.hidden.push(name.to_owned()),
                 _ => columns.readable.push(name.to_owned()),
@@ -331,9 +335,12 @@ impl Database {
         if let Some(column) = query.missing(&columns.readable) {
             return Err(missing_column(query, &columns, column));
         }
-        query.plan(&columns.readable);
-        let answer = self.ask_users(query, &query.binds(&query.probe())).await;
-        answer.map_err(|failed| failed.error)?;
+        query.plan(&columns.readable, columns.field_type.as_deref());
+        match self.ask_users(query, &query.binds(&query.probe())).await {
+            // The column has another type than the probe, which a handshake may have too.
+            Err(failed) if failed.value == Some(ValueFault::Parameter) => {}
+            answer => drop(answer.map_err(|failed| failed.error)?),
+        }
         Ok(query.fields_of(columns.readable))
     }
 
@@ -349,7 +356,7 @@ impl Database {
         };
         Ok(Columns {
             readable: self.prepare(sql, binds).await?,
-            hidden: Vec::new(),
+            ..Columns::default()
         })
     }
 
@@ -460,6 +467,8 @@ struct Columns {
     readable: Vec<String>,
     /// The columns that it may not read.
     hidden: Vec<String>,
+    /// The type of the column that holds the ids, where PostgreSQL says it.
+    field_type: Option<String>,
 }
 
 fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> PoolOptions<DB> {

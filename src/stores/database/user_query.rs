@@ -27,6 +27,9 @@ const WELCOME: [&str; 8] = [
 /// The column of the password; its value never becomes a field.
 const PASSWORD: &str = "password";
 
+/// The types that PostgreSQL compares with a text.
+const TEXT_TYPES: [&str; 4] = ["text", "character varying", "character", "citext"];
+
 /// An example of a statement that reads users, for messages.
 const EXAMPLE: &str = "SELECT id, is_active FROM people WHERE id IN (:user_ids)";
 
@@ -200,8 +203,17 @@ impl UserQuery {
             .find(|name| !columns.iter().any(|column| column == name))
     }
 
-    /// Makes the statement for a table with `columns`.
-    pub(super) fn plan(&self, columns: &[String]) -> Option<Arc<Statement>> {
+    /// Returns true if ids are looked for in the column `name`.
+    pub(super) fn is_field(&self, name: &str) -> bool {
+        name == self.field
+    }
+
+    /// Makes the statement for a table with `columns`, where the ids have the type `field_type` if the database says it.
+    pub(super) fn plan(
+        &self,
+        columns: &[String],
+        field_type: Option<&str>,
+    ) -> Option<Arc<Statement>> {
         let QueryForm::Table {
             schema,
             table,
@@ -221,17 +233,29 @@ impl UserQuery {
             .as_ref()
             .map(|schema| self.dialect.quote(schema) + ".");
         let sql = format!(
-            "SELECT {} FROM {}{} WHERE {} IN (:user_ids)",
+            "SELECT {} FROM {}{} WHERE {}",
             quoted.join(", "),
             schema.unwrap_or_default(),
             self.dialect.quote(table),
-            self.dialect.quote(&self.field),
+            self.condition(field_type),
         );
         let planned = Statement::parse(&sql, self.dialect, &["user_ids"])
             .ok()
             .map(Arc::new);
         statement.lock().clone_from(&planned);
         planned
+    }
+
+    /// Returns the condition on the ids. PostgreSQL compares no column of another type with a text, so the texts are
+    /// converted; the column is not, so that its index is of use.
+    fn condition(&self, field_type: Option<&str>) -> String {
+        let field = self.dialect.quote(&self.field);
+        match field_type.filter(|_| self.id_type == IdType::Text) {
+            Some(kind) if !TEXT_TYPES.contains(&kind) => {
+                format!("{field} = ANY (ARRAY[:user_ids]::{kind}[])")
+            }
+            _ => format!("{field} IN (:user_ids)"),
+        }
     }
 
     /// Drops the statement, because the table may have changed. Its columns are read again before the next query.
@@ -433,10 +457,21 @@ mod tests {
         assert_eq!(query.missing(&strings(&["username"])), Some("is_active"));
         let columns = strings(&["bio", "password", "is_active", "username", "email"]);
         assert_eq!(query.missing(&columns), None);
-        let (sql, _) = query.plan(&columns).unwrap().render(|_| vec![Bind::Int(1)]);
+        let (sql, _) = query
+            .plan(&columns, Some("text"))
+            .unwrap()
+            .render(|_| vec![Bind::Int(1)]);
         assert_eq!(
             sql,
             r#"SELECT "username", "email", "is_active", "password" FROM "app"."people" WHERE "username" IN ($1)"#
+        );
+        let (sql, _) = query
+            .plan(&columns, Some("bigint"))
+            .unwrap()
+            .render(|_| vec![Bind::Int(1); 2]);
+        assert!(
+            sql.ends_with(r#" WHERE "username" = ANY (ARRAY[$1, $2]::bigint[])"#),
+            "{sql}"
         );
     }
 

@@ -10,6 +10,7 @@ LOCKGATE_TEST_USER_MODEL     auth.User (default) or accounts.UuidUser
 LOCKGATE_TEST_REVOKE_TOKEN   "1": tokens carry the password's digest (CHECK_REVOKE_TOKEN)
 LOCKGATE_TEST_TENANT         the tenant whose tokens this back end takes back ("acme")
 LOCKGATE_TEST_SIGNALS        "1": a changed password takes back the user's tokens
+LOCKGATE_TEST_USER_MODELS    "1": the models of models_of_users, and the commands of deploy/django
 LOCKGATE_TEST_WORKERS        the channels that `manage.py runworker` may be given, with commas between ("chat,chat.0,chat.1")
 """
 
@@ -84,10 +85,13 @@ BACKENDS = {
 
 LAYER = os.environ.get("LOCKGATE_TEST_LAYER", "pubsub")
 LOCKGATE_TENANT = os.environ.get("LOCKGATE_TEST_TENANT", "acme")
-if LAYER == "recording":
+WITH_USER_MODELS = os.environ.get("LOCKGATE_TEST_USER_MODELS") == "1"
+if LAYER == "recording" or WITH_USER_MODELS:
     # A project copies this folder beside its manage.py.
     sys.path.append(str(Path(__file__).resolve().parents[3] / "deploy/django"))
     LOCKGATE = {"TENANT": LOCKGATE_TENANT}
+if WITH_USER_MODELS:
+    INSTALLED_APPS += ["lockgate", "models_of_users"]
 REDIS_URLS = os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379").split(",")
 
 

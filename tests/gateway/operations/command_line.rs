@@ -196,6 +196,7 @@ fn wrong_usage_is_exit_2_and_help_has_examples() {
         &["send"],
         &["revoke"],
         &["connections"],
+        &["group", "add"],
         &["token", "mint"],
         &["token", "explain"],
         &["healthcheck"],
@@ -235,6 +236,20 @@ async fn revoke_and_connections_speak_to_the_running_gateway() {
     let group: Value = serde_json::from_slice(&group.stdout).unwrap();
     assert_eq!(group["connections"], 1);
     assert_eq!(group["sockets"][0]["path"], "/ws/chat/attic/");
+    let of_user = run(&["connections", "--user", ALICE]);
+    assert!(text(&of_user).contains("2 connections; 1 of 1 replicas answered"));
+    let channel = group["sockets"][0]["channel"].as_str().unwrap();
+    for (verb, sockets, changed) in [
+        ("add", ["--user", ALICE], 2),
+        ("remove", ["--channel", channel], 1),
+        ("add", ["--channel", channel], 1),
+        ("remove", ["--user", ALICE], 2),
+    ] {
+        let output = run(&[&["group", verb, "--group", "room_7"][..], &sockets].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["changed"], changed, "{verb} {sockets:?}");
+    }
     let revoked = run(&["revoke", "--user", ALICE]);
     assert_eq!(revoked.status.code(), Some(0), "{}", text(&revoked));
     let answer: Value = serde_json::from_slice(&revoked.stdout).unwrap();
@@ -246,6 +261,17 @@ async fn revoke_and_connections_speak_to_the_running_gateway() {
     for wrong in [
         &["revoke"][..],
         &["revoke", "--all"],
+        &["group", "add", "--group", "room_7"],
+        &[
+            "group",
+            "remove",
+            "--group",
+            "g",
+            "--user",
+            "1",
+            "--channel",
+            "c",
+        ],
         &["revoke", "--jti", "x"],
         &["revoke", "--token", "a-token-on-the-command-line"],
         &["revoke", "--user", "1", "--all", "--issued-before", "1"],

@@ -9,6 +9,7 @@ mod dev;
 mod doctor;
 mod drain;
 mod explain;
+mod group_calls;
 mod machine;
 mod metrics;
 mod replicas;

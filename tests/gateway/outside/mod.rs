@@ -7,3 +7,4 @@ mod role_swap;
 mod sentinel;
 mod store_outage;
 mod unusable_users;
+mod user_models;

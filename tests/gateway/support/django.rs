@@ -56,6 +56,11 @@ impl Setup {
         self.with("LOCKGATE_TEST_REVOKE_TOKEN", "1")
     }
 
+    /// Has the models of `models_of_users`, and the commands of deploy/django.
+    pub(crate) fn user_models(self) -> Self {
+        self.with("LOCKGATE_TEST_USER_MODELS", "1")
+    }
+
     fn with(mut self, name: &'static str, value: &str) -> Self {
         self.env.push((name, value.to_owned()));
         self
@@ -220,6 +225,12 @@ impl Django {
     /// Runs a worker on the channels beside everything else, as `runworker` does.
     pub(crate) async fn work(&self, channels: &[&str]) {
         self.ask(json!({"op": "work", "channels": channels})).await;
+    }
+
+    /// Makes the tables of `models_of_users`. Returns each model with its users' tokens and what `lockgate_config` prints.
+    pub(crate) async fn make_user_models(&self) -> Vec<Value> {
+        let answer = self.ask(json!({"op": "user_models"})).await;
+        answer.as_array().expect("a list").clone()
     }
 
     /// Lets go of the database.

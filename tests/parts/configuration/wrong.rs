@@ -612,7 +612,7 @@ fn statements() -> Vec<Row> {
             "tenants.acme.token.user_id_field",
             "'badge'",
             "",
-            "expected a column of auth_user, or users.query",
+            "expected a column of auth_user, or users.table or users.query with the field",
         ),
         (
             ROUTES,

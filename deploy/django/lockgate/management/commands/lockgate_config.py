@@ -32,6 +32,7 @@ LAYERS = {
 # Options for the timeouts and connections of a client, which do not concern Lockgate.
 LOCAL_REDIS = re.compile("socket_.*|retry.*|health_check_interval|max_connections|client_name|timeout|protocol|encoding.*")
 LOCAL_DATABASE = re.compile("pool|isolation_level|.*timeout|charset|init_command|sql_mode|transaction_mode|server_side_binding")
+WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 # The columns of a user that Lockgate reads, if the table has them.
 COLUMNS = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "is_superuser"]
 
@@ -195,9 +196,11 @@ class Command(BaseCommand):
         key = model._meta.pk if name == "pk" else field_of(model, name)
         if key is None:
             raise CommandError(f'SIMPLE_JWT["USER_ID_FIELD"] {name!r} is no column of {model._meta.label}')
-        if not key.primary_key:
-            # Belongs to the table before this one.
-            self.put("user_id_field", key.column, "id")
+        if is_composite(key):
+            raise CommandError(f'SIMPLE_JWT["USER_ID_FIELD"] {name!r} has several columns in {model._meta.label}: name one that is unique')
+        self.key_name = self.name_of(model, key)
+        # Belongs to the table before this one.
+        self.put("user_id_field", self.key_name, "id")
         alias = router.db_for_read(model)
         self.table(".users")
         self.say_database(connections[alias])
@@ -206,12 +209,20 @@ class Command(BaseCommand):
             self.put("query", query)
         else:
             self.put("table", model._meta.db_table, "auth_user")
+        if model.objects.all().query.where:
+            self.not_mapped(f"{model._meta.label}.objects leaves users out: Lockgate finds every row of the table")
         self.put("stale_ttl", span(self.conf["STALE_TTL"]), "3600s")
 
+    def name_of(self, model, key):
+        """Returns the name under which the rows have the key."""
+        if key.primary_key or key.attname == "id":
+            return "id"
+        # A name that needs quotes, or that is another field's, would be mistaken for something else.
+        is_own = WORD.fullmatch(key.column) and field_of(model, key.column) in (None, key)
+        return key.column if is_own else key.attname
+
     def say_id_type(self, key):
-        kind = key
-        while kind.remote_field:
-            kind = kind.target_field
+        kind = kind_of(key)
         if isinstance(kind, models.UUIDField):
             self.put("id_type", "uuid")
         elif not isinstance(kind, models.IntegerField):
@@ -254,9 +265,9 @@ class Command(BaseCommand):
         """Returns a statement that selects this model with the columns of auth_user; None if its table has these columns."""
         with_active = getattr(self.jwt, "CHECK_USER_IS_ACTIVE", True)
         names = [*COLUMNS, "password"] if getattr(self.jwt, "CHECK_REVOKE_TOKEN", False) else COLUMNS
-        fields = {"id": model._meta.pk}
-        if not key.primary_key:
-            fields[key.column] = key
+        # Of a key with several columns only the one that names the user is of use.
+        fields = {} if is_composite(model._meta.pk) else {"id": model._meta.pk}
+        fields[self.key_name] = key
         for name in names:
             if name not in fields and (field := field_of(model, name)):
                 fields[name] = field
@@ -264,23 +275,33 @@ class Command(BaseCommand):
         if is_own and getattr(model, "is_active", True) is not True:
             self.not_mapped(f"{model._meta.label}.is_active: it is computed in Python; every user counts as active")
         table = model._meta.db_table
-        is_plain = re.fullmatch(r"[A-Za-z_]\w*", table, re.ASCII)
-        if is_plain and not is_own and all(
+        # Lockgate knows the columns of auth_user, and refuses another one as the key.
+        is_known = table != "auth_user" or self.key_name in ["id", *COLUMNS]
+        if is_known and WORD.fullmatch(table) and not is_own and all(
             field.column == name and field.model._meta.db_table == table for name, field in fields.items()
         ):
             return None
-        quoted = connection.ops.quote_name
-        chosen = [
-            f"{quoted(field.model._meta.db_table)}.{quoted(field.column)} AS {quoted(name)}" for name, field in fields.items()
-        ]
+        # Django's own query has the joins of a model with several tables, and knows where each column is.
+        rows = model._base_manager.using(connection.alias).order_by().values_list(*[field.attname for field in fields.values()])
+        compiler = rows.query.get_compiler(connection=connection)
+        sql, _ = compiler.as_sql()
+        columns = dict(zip(fields, [column for _, (column, _), _ in compiler.select]))
+        chosen = [f"{column} AS {connection.ops.quote_name(name)}" for name, column in columns.items()]
         if is_own:
-            chosen.append(f"TRUE AS {quoted('is_active')}")
-        # Django's query has the joins of a model with several tables.
-        rows = model._base_manager.using(connection.alias).order_by().values_list(*[field.name for field in fields.values()])
-        sql, _ = rows.query.get_compiler(connection=connection).as_sql()
-        source = sql[sql.index(" FROM ") :]
-        wanted = f"{quoted(key.model._meta.db_table)}.{quoted(key.column)}"
-        return f"SELECT {', '.join(chosen)}{source} WHERE {wanted} IN (:user_ids)"
+            chosen.append(f"TRUE AS {connection.ops.quote_name('is_active')}")
+        source = sql[sql.index(" FROM ", len(", ".join(columns.values()))) :]
+        return f"SELECT {', '.join(chosen)}{source} WHERE {self.condition(key, columns[self.key_name], connection)}"
+
+    def condition(self, key, column, connection):
+        """Finds the ids in `column`. They are bound as texts, which PostgreSQL compares with no column of another type."""
+        kind = kind_of(key)
+        is_typed = isinstance(kind, models.UUIDField) or (self.key_name == "id" and isinstance(kind, models.IntegerField))
+        if connection.vendor == "postgresql" and not is_typed:
+            type_name = (kind.rel_db_type(connection) or "text").partition("(")[0]
+            if type_name not in ("text", "varchar", "char", "citext"):
+                # The values are converted and not the column, so that an index is of use.
+                return f"{column} = ANY (ARRAY[:user_ids]::{type_name}[])"
+        return f"{column} IN (:user_ids)"
 
     def say_layer(self, layer, hosts, own):
         backend, conf = layer.get("BACKEND"), layer.get("CONFIG", {})
@@ -394,6 +415,18 @@ class Redis:
         login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
         query = urlencode({f"sentinel_{name}": value for name, value in sentinel_login.items()}, quote_via=quote)
         return f"{self.scheme}://{login}{self.place}/{self.db}" + (f"?{query}" if query else "")
+
+
+def is_composite(key):
+    """Whether this is a `CompositePrimaryKey` (Django 5.2), which has no column of its own."""
+    return getattr(key, "column", None) is None
+
+
+def kind_of(field):
+    """The field that says which values a column has: the end of a chain of foreign keys."""
+    while field.remote_field:
+        field = field.target_field
+    return field.output_field if getattr(field, "generated", False) else field
 
 
 def field_of(model, name):
