@@ -213,7 +213,7 @@ impl Hub {
             let roster = self.roster.lock();
             pending.revoke();
             let mut opened = roster.of_user(pending.token().user);
-            opened.retain(|member| member.token() == pending.token());
+            opened.retain(|member| member.token() == Some(pending.token()));
             opened.extend(pending.socket().cloned());
             opened
         };
@@ -325,7 +325,7 @@ mod tests {
     /// Returns a connection of the hub.
     fn member(hub: &Hub) -> Arc<Member> {
         let member = Member::new(Profile {
-            user: "1".into(),
+            user: Some("1".into()),
             send_queue: 1000,
             ..Profile::default()
         });

@@ -91,7 +91,7 @@ impl Default for Roster {
         Self {
             members: Vec::new(),
             by_channel: BTreeSet::new(),
-            by_user: Index::new(|member| Some(member.user().clone())),
+            by_user: Index::new(|member| member.user().cloned()),
             by_token: Index::new(|member| member.jti()),
             pending: Vec::new(),
             connects: Bucket::default(),
@@ -103,7 +103,7 @@ impl Roster {
     /// Takes room from every budget, or from none.
     pub(super) fn reserve(
         &mut self,
-        user: &UserId,
+        user: Option<&UserId>,
         budget: &Budget,
         now: Instant,
     ) -> Result<(), Excess> {
@@ -116,7 +116,7 @@ impl Roster {
         }
         if !budget.replaces
             && budget.connections_per_user != 0
-            && full(budget.connections_per_user, self.by_user.count(user))
+            && user.is_some_and(|user| full(budget.connections_per_user, self.by_user.count(user)))
         {
             return Err(Excess::UserConnections);
         }
@@ -190,7 +190,10 @@ impl Roster {
                 }
             }),
             RevocationTarget::All(cut_off) => {
-                let under = |m: &&Arc<Member>| is_under_cut_off(m.issued_at(), *cut_off);
+                let under = |m: &&Arc<Member>| {
+                    let token = m.token();
+                    token.is_some_and(|token| is_under_cut_off(token.issued_at, *cut_off))
+                };
                 found.extend(self.members.iter().filter(under).cloned());
             }
         }
@@ -211,7 +214,9 @@ impl Roster {
 
     pub(super) fn users(&self) -> Vec<UserId> {
         let one_each = self.by_user.one_each();
-        one_each.map(|member| member.user().clone()).collect()
+        one_each
+            .filter_map(|member| member.user().cloned())
+            .collect()
     }
 
     pub(super) fn members(&self) -> &[Arc<Member>] {
@@ -238,9 +243,9 @@ mod tests {
         }
     }
 
-    fn member(user: &str, jti: Option<Jti>, issued_at: Option<f64>) -> Arc<Member> {
+    fn member(user: Option<&str>, jti: Option<Jti>, issued_at: Option<f64>) -> Arc<Member> {
         Member::new(Profile {
-            user: user.into(),
+            user: user.map(UserId::from),
             jti,
             issued_at,
             ..Profile::default()
@@ -267,11 +272,17 @@ mod tests {
                     prop_assert!(!roster.renew(&gone, next_token(token)));
                 } else if kind <= 2 && !model.is_empty() {
                     let one = &model[at.index(model.len())];
+                    // An anonymous socket never gets a token.
+                    if one.user().is_none() {
+                        continue;
+                    }
                     prop_assert!(roster.renew(one, next_token(token)));
                     prop_assert_eq!(one.jti(), next_token(token).jti);
                 } else {
-                    let NextToken { jti, issued_at, .. } = next_token(token);
-                    let new = member(&format!("u{user}"), jti, issued_at);
+                    // The last number is that of no user.
+                    let user = (user < 4).then(|| format!("u{user}"));
+                    let token = next_token(token.filter(|_| user.is_some()));
+                    let new = member(user.as_deref(), token.jti, token.issued_at);
                     roster.insert(&new);
                     model.push(new);
                 }
@@ -285,14 +296,14 @@ mod tests {
                     for target in target {
                         let scan = model.iter().filter(|member| match &target {
                             RevocationTarget::Token(jti) => member.jti().as_ref() == Some(jti),
-                            RevocationTarget::User(user, at) => member.user() == user && is_under_cut_off(member.issued_at(), *at),
-                            RevocationTarget::All(at) => is_under_cut_off(member.issued_at(), *at),
+                            RevocationTarget::User(user, at) => member.user() == Some(user) && is_under_cut_off(member.issued_at(), *at),
+                            RevocationTarget::All(at) => member.user().is_some() && is_under_cut_off(member.issued_at(), *at),
                         });
                         let scan: Vec<_> = scan.cloned().collect();
                         prop_assert_eq!(ids(&roster.concerned(&target)), ids(&scan));
                     }
                 }
-                let users: BTreeSet<_> = model.iter().map(|member| member.user().clone()).collect();
+                let users: BTreeSet<_> = model.iter().filter_map(|member| member.user().cloned()).collect();
                 prop_assert_eq!(roster.users().into_iter().collect::<BTreeSet<_>>(), users);
             }
         }
@@ -307,24 +318,24 @@ mod tests {
             connections_per_user: 1,
             replaces: false,
         };
-        let first = member("1", None, None);
+        let first = member(Some("1"), None, None);
         assert_eq!(roster.reserve(first.user(), &budget, now), Ok(()));
         roster.insert(&first);
         for _ in 0..10 {
             let again = roster.reserve(first.user(), &budget, now);
             assert_eq!(again, Err(Excess::UserConnections));
         }
-        for user in ["2", "3"] {
+        for user in [Some("2"), None] {
             let other = member(user, None, None);
             assert_eq!(roster.reserve(other.user(), &budget, now), Ok(()));
             roster.insert(&other);
         }
-        let fourth = roster.reserve(&"4".into(), &budget, now);
+        let fourth = roster.reserve(Some(&"4".into()), &budget, now);
         assert_eq!(fourth, Err(Excess::Connections));
         roster.remove(&first);
-        assert_eq!(roster.reserve(&"4".into(), &budget, now), Ok(()));
+        assert_eq!(roster.reserve(Some(&"4".into()), &budget, now), Ok(()));
         // Four connections at two per second take the room of two seconds.
-        let fifth = roster.reserve(&"5".into(), &budget, now);
+        let fifth = roster.reserve(Some(&"5".into()), &budget, now);
         assert_eq!(fifth, Err(Excess::ConnectRate));
     }
 }

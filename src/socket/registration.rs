@@ -150,13 +150,15 @@ impl Registration {
 
     /// Closes the user's oldest sockets down to `limits.connections_per_user`, if `on_excess` is `"replace"`.
     pub fn replace_oldest(&self) {
+        let Some(user) = self.member().user() else {
+            return;
+        };
         let limits = self.relay().limits();
         if limits.connections_per_user == 0 || limits.on_excess != OnExcess::Replace {
             return;
         }
         let most = limits.connections_per_user as usize;
         let frame = CloseReason::Replaced.frame();
-        let user = self.member().user();
         for _ in 0..self.relay().hub().replace_oldest(user, most, &frame) {
             self.metrics().rate_limited("connections_per_user");
         }

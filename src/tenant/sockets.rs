@@ -79,7 +79,7 @@ fn finished(connections: u64, mut page: Vec<(ChannelName, Arc<Member>)>, limit: 
     let more = page.len() > limit;
     page.truncate(limit);
     let entry = |(channel, member): (ChannelName, Arc<Member>)| SocketEntry {
-        user_id: member.user().as_str().to_owned(),
+        user_id: member.user().map(|user| user.as_str().to_owned()),
         channel: channel.as_str().to_owned(),
         path: member.path().to_owned(),
         age: member.age(),

@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         checker.faults(&format!("tenants.{id}"), origins);
         checker.faults(&format!("tenants.{id}"), GroupRules::new(&tenant.groups));
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
+        anonymous(id, (tenant, config), checker);
         deployment::redis(&format!("tenants.{id}.redis.url"), own, checker);
         if tenant.users.source == UsersFrom::Claims {
             claimed_users(id, tenant, checker);
@@ -78,6 +79,16 @@ fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     if users.stale_ttl < users.cache_ttl {
         let expected = "stale_ttl to be at least cache_ttl";
         checker.mistake(&key("stale_ttl"), "a shorter time", expected, "");
+    }
+}
+
+/// Warns where strangers could take all places for sockets.
+fn anonymous(id: &TenantId, (tenant, config): (&TenantConfig, &Config), checker: &mut Checker<'_>) {
+    let open = tenant.routes.iter().position(|route| route.anonymous);
+    if let Some(index) = open.filter(|_| config.server.per_address.connections == 0) {
+        let key = format!("tenants.{id}.routes[{index}].anonymous");
+        let text = "anyone may open sockets here, and server.per_address.connections is 0: one client can take every place of limits.connections";
+        checker.warn(&key, text);
     }
 }
 

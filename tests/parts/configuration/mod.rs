@@ -242,6 +242,22 @@ fn secrets_come_from_the_environment() {
     );
 }
 
+/// Strangers could take every place that the tenant's users have.
+#[test]
+fn sockets_for_anyone_warn_unless_each_address_is_bounded() {
+    let open = format!("{TENANT}anonymous = true\n");
+    let loaded = Folder::new(&open).load(&[]).expect("is valid");
+    let told = warnings(&loaded);
+    let key = "lockgate.toml:11:1: tenants.acme.routes[0].anonymous";
+    assert!(
+        told.contains(key) && told.contains("server.per_address.connections is 0"),
+        "{told}"
+    );
+    let bounded = format!("{open}[server]\nper_address = {{ connections = 20 }}\n");
+    let loaded = Folder::new(&bounded).load(&[]).expect("is valid");
+    assert_eq!(warnings(&loaded), "");
+}
+
 #[test]
 fn weak_keys_warn() {
     for (key, told) in [
