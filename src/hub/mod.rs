@@ -220,11 +220,6 @@ impl Hub {
         close_all(&opened, frame, CloseOrder::Now)
     }
 
-    /// Closes every connection of a user; returns the number closed.
-    pub fn close_user(&self, user: &UserId, frame: &CloseFrame) -> usize {
-        close_all(&self.of_user(user), frame, CloseOrder::AfterQueued)
-    }
-
     /// Marks the handshakes of a user, because the user record that they read may be old.
     pub fn mark_stale(&self, user: &UserId) {
         let roster = self.roster.lock();
@@ -278,7 +273,8 @@ impl Hub {
     }
 }
 
-fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
+/// Closes the connections; returns the number closed, without those that were closing before.
+pub fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
     let close = |member: &&Arc<Member>| member.outbound().close(frame.clone(), order);
     members.iter().filter(close).count()
 }

@@ -22,6 +22,8 @@ use crate::rate::Bucket;
 pub struct Budget {
     /// The most open connections of the tenant.
     pub connections: u32,
+    /// The most open connections without a user.
+    pub anonymous_connections: u32,
     /// The most new connections of the tenant per second.
     pub connects_per_second: u32,
     /// The most open connections of one user.
@@ -35,6 +37,8 @@ pub struct Budget {
 pub enum Excess {
     /// The tenant has reached `connections`.
     Connections,
+    /// The tenant has reached `anonymous_connections`.
+    AnonymousConnections,
     /// The tenant has reached `connects_per_second`.
     ConnectRate,
     /// The user has reached `connections_per_user`.
@@ -81,6 +85,8 @@ pub(super) struct Roster {
     by_channel: BTreeSet<Listed>,
     by_user: Index<UserId>,
     by_token: Index<Jti>,
+    /// The number of members without a user.
+    anonymous: usize,
     /// The handshakes and refreshes in progress. They are so few that a search goes through all.
     pub(super) pending: Vec<Arc<Pending>>,
     connects: Bucket,
@@ -93,6 +99,7 @@ impl Default for Roster {
             by_channel: BTreeSet::new(),
             by_user: Index::new(|member| member.user().cloned()),
             by_token: Index::new(|member| member.jti()),
+            anonymous: 0,
             pending: Vec::new(),
             connects: Bucket::default(),
         }
@@ -114,11 +121,18 @@ impl Roster {
         if !self.connects.has_one(now, budget.connects_per_second) {
             return Err(Excess::ConnectRate);
         }
-        if !budget.replaces
-            && budget.connections_per_user != 0
-            && user.is_some_and(|user| full(budget.connections_per_user, self.by_user.count(user)))
-        {
-            return Err(Excess::UserConnections);
+        match user {
+            None if full(budget.anonymous_connections, self.anonymous) => {
+                return Err(Excess::AnonymousConnections);
+            }
+            Some(user)
+                if !budget.replaces
+                    && budget.connections_per_user != 0
+                    && full(budget.connections_per_user, self.by_user.count(user)) =>
+            {
+                return Err(Excess::UserConnections);
+            }
+            _ => {}
         }
         self.connects.take(now, budget.connects_per_second);
         Ok(())
@@ -129,6 +143,7 @@ impl Roster {
         member.slot.store(slot, Ordering::Relaxed);
         self.members.push(member.clone());
         self.by_channel.replace(Listed(member.clone()));
+        self.anonymous += usize::from(member.user().is_none());
         self.by_user.insert(member);
         self.by_token.insert(member);
     }
@@ -148,6 +163,7 @@ impl Roster {
         if listed.is_some_and(|listed| listed.0.id() == member.id()) {
             self.by_channel.remove(&member.channel);
         }
+        self.anonymous -= usize::from(member.user().is_none());
         self.by_user.remove(member);
         self.by_token.remove(member);
     }
@@ -317,6 +333,7 @@ mod tests {
             connects_per_second: 2,
             connections_per_user: 1,
             replaces: false,
+            ..Budget::default()
         };
         let first = member(Some("1"), None, None);
         assert_eq!(roster.reserve(first.user(), &budget, now), Ok(()));
@@ -337,5 +354,29 @@ mod tests {
         // Four connections at two per second take the room of two seconds.
         let fifth = roster.reserve(Some(&"5".into()), &budget, now);
         assert_eq!(fifth, Err(Excess::ConnectRate));
+    }
+
+    #[test]
+    fn sockets_without_a_user_leave_places_for_users() {
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        let budget = Budget {
+            connections: 3,
+            anonymous_connections: 1,
+            ..Budget::default()
+        };
+        let stranger = member(None, None, None);
+        assert_eq!(roster.reserve(None, &budget, now), Ok(()));
+        roster.insert(&stranger);
+        for user in ["1", "2"] {
+            let refused = roster.reserve(None, &budget, now);
+            assert_eq!(refused, Err(Excess::AnonymousConnections));
+            assert_eq!(roster.reserve(Some(&user.into()), &budget, now), Ok(()));
+            roster.insert(&member(Some(user), None, None));
+        }
+        assert_eq!(roster.reserve(None, &budget, now), Err(Excess::Connections));
+        // The second removal of one member takes no other's place.
+        roster.remove(&stranger);
+        roster.remove(&stranger);
+        assert_eq!(roster.reserve(None, &budget, now), Ok(()));
     }
 }

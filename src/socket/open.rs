@@ -117,7 +117,7 @@ async fn register(
     identity: Option<Identity>,
     path: &str,
     place: SocketPlace,
-) -> Result<(Registration, Scope), Refusal> {
+) -> Result<(Registration, Scope), Reason> {
     let AdmittedRequest {
         tenant,
         route,
@@ -151,7 +151,7 @@ async fn register(
     *is_counted = true;
     drop(pending);
     if standing.revoked {
-        return Err(Refusal::TokenRevoked);
+        return Err(Refusal::TokenRevoked.into());
     }
     if let (true, Some(token)) = (standing.stale, token) {
         user = Some(Box::pin(tenant.authenticator.user_again(token)).await?);
@@ -167,14 +167,23 @@ async fn register(
 }
 
 /// Counts an exceeded budget and returns its refusal.
-fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
+fn over_budget(tenant: &Tenant, excess: Excess) -> Reason {
     let (limit, refusal) = match excess {
         Excess::Connections => ("connections", Refusal::TooManyConnections),
+        Excess::AnonymousConnections => ("anonymous_connections", Refusal::TooManyConnections),
         Excess::ConnectRate => ("connects_per_second", Refusal::RateLimited),
         Excess::UserConnections => ("connections_per_user", Refusal::TooManyUserConnections),
     };
     tenant.metrics.rate_limited(limit);
-    refusal
+    match excess {
+        // The word of the refusal is that of `connections`.
+        Excess::AnonymousConnections => {
+            let most = tenant.relay.limits().anonymous_connections;
+            let why = format!("no token, and limits.anonymous_connections is {most}");
+            Reason::because(refusal, why)
+        }
+        _ => refusal.into(),
+    }
 }
 
 /// Refuses if the tenant was suspended or replaced, or the socket was ordered closed, while groups were joined. A later

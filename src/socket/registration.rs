@@ -130,6 +130,7 @@ impl Registration {
         let limits = relay.limits();
         let budget = Budget {
             connections: limits.connections,
+            anonymous_connections: limits.anonymous_connections,
             connects_per_second: match is_counted {
                 true => 0,
                 false => limits.connects_per_second,
@@ -139,6 +140,9 @@ impl Registration {
         };
         let admitted = relay.hub().admit(&member, pending, &budget)?;
         relay.metrics().connections.increment(1.0);
+        if member.user().is_none() {
+            relay.metrics().anonymous_connections().increment(1.0);
+        }
         let registration = Self {
             socket: SocketHandle { member, relay },
             _place: place,
@@ -207,6 +211,9 @@ impl Registration {
             }
             relay.unregister(member);
             relay.metrics().connections.decrement(1.0);
+            if member.user().is_none() {
+                relay.metrics().anonymous_connections().decrement(1.0);
+            }
         }
     }
 }

@@ -84,10 +84,20 @@ fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
 
 /// Warns where strangers could take all places for sockets.
 fn anonymous(id: &TenantId, (tenant, config): (&TenantConfig, &Config), checker: &mut Checker<'_>) {
-    let open = tenant.routes.iter().position(|route| route.anonymous);
-    if let Some(index) = open.filter(|_| config.server.per_address.connections == 0) {
+    let Some(index) = tenant.routes.iter().position(|route| route.anonymous) else {
+        return;
+    };
+    let limits = &tenant.limits;
+    let (most, strangers) = (limits.connections, limits.anonymous_connections);
+    if strangers == 0 && config.server.per_address.connections == 0 {
         let key = format!("tenants.{id}.routes[{index}].anonymous");
-        let text = "anyone may open sockets here, and server.per_address.connections is 0: one client can take every place of limits.connections";
+        let text = "anyone may open sockets here, and one client can take every place: set limits.anonymous_connections of the tenant, or server.per_address.connections";
+        checker.warn(&key, text);
+    }
+    if most != 0 && strangers >= most {
+        let key = format!("tenants.{id}.limits.anonymous_connections");
+        let text =
+            format!("{strangers} is not below connections = {most}: it leaves no place for users");
         checker.warn(&key, text);
     }
 }

@@ -100,7 +100,7 @@ impl TenantWalk<'_> {
         self.origin(report)?;
         let route_config = &self.config.routes[route];
         let identity = self.identity(report, route_config.anonymous).await?;
-        self.budgets(report);
+        self.budgets(report, identity.is_some());
         self.groups(report, route_config, &params, identity.as_ref())?;
         self.authorize(report, route, &params, identity.as_ref())
             .await?;
@@ -238,16 +238,19 @@ impl TenantWalk<'_> {
     }
 
     /// Names the budgets, which the running replicas count.
-    fn budgets(&self, report: &mut HandshakeReport) {
+    fn budgets(&self, report: &mut HandshakeReport, has_user: bool) {
         let limits = &self.config.limits;
         let budgets = [
             ("connections", limits.connections),
             ("connects_per_second", limits.connects_per_second),
-            ("connections_per_user", limits.connections_per_user),
+            match has_user {
+                true => ("connections_per_user", limits.connections_per_user),
+                false => ("anonymous_connections", limits.anonymous_connections),
+            },
         ];
         let set: Vec<_> = budgets.iter().filter(|(_, most)| *most != 0).collect();
         if set.is_empty() {
-            return report.pass("budgets", Value::Null, "the tenant has no limit");
+            return report.pass("budgets", Value::Null, "the tenant has no limit for it");
         }
         let value: serde_json::Map<_, _> = set
             .iter()

@@ -1,19 +1,14 @@
 //! `anonymous = true`: sockets without a token, and all that is about users and does not touch them.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
 use crate::support::gateway::Builder;
-use crate::support::replica::LOCKGATE;
 use crate::support::socket::{Dial, Socket};
-use crate::support::worker::FakeWorker;
-use crate::support::{
-    Database, Gateway, PATIENCE, RedisServer, eventually, gateway, token, unique,
-};
+use crate::support::{Database, Gateway, RedisServer, gateway, token, unique};
+use crate::tenants::reload::{APPLIED, change, hang_up, tenant_table};
 
-const OPEN: &str = "/ws/open/a/";
+pub(super) const OPEN: &str = "/ws/open/a/";
 /// A route that lets anyone in, into the group of another that asks for a token.
 const ROUTES: [&str; 2] = [
     "path = 'ws/open/<slug:room>/'\ngroups = ['room_{room}']\nanonymous = true\n\
@@ -22,7 +17,7 @@ const ROUTES: [&str; 2] = [
 ];
 
 /// A tenant whose ids are any text, so that no text stands for an anonymous socket.
-fn open_house() -> Builder {
+pub(super) fn open_house() -> Builder {
     let builder = gateway()
         .tenant("acme")
         .with("users.source", "claims")
@@ -33,18 +28,18 @@ fn open_house() -> Builder {
         .fold(builder, |builder, route| builder.route(route))
 }
 
-fn dial(gateway: &Gateway, path: &str) -> Dial {
+pub(super) fn dial(gateway: &Gateway, path: &str) -> Dial {
     gateway.replica().dial(gateway.tenant(), path)
 }
 
-async fn known(gateway: &Gateway, user: &str) -> Socket {
+pub(super) async fn known(gateway: &Gateway, user: &str) -> Socket {
     dial(gateway, OPEN)
         .token(&gateway.tenant().token(user))
         .open()
         .await
 }
 
-async fn call(gateway: &Gateway, method: &str, path: &str, body: Value) -> Value {
+pub(super) async fn call(gateway: &Gateway, method: &str, path: &str, body: Value) -> Value {
     let path = format!("/v1/tenants/{}/{path}", gateway.tenant().name);
     let body = if body.is_null() {
         String::new()
@@ -90,53 +85,6 @@ async fn a_socket_without_a_token_is_open_and_a_bad_token_is_refused() {
     }
     let refused = dial(&gateway, "/ws/room/a/").refused().await;
     Problem::new(401, "token_missing").is(&refused, &tenant.name);
-}
-
-#[tokio::test]
-async fn lists_show_it_without_a_user_and_no_id_of_a_user_finds_it() {
-    let gateway = open_house().replicas(2).start().await;
-    let mut stranger = dial(&gateway, OPEN).open().await;
-    let mut alice = known(&gateway, "alice").await;
-    let list = call(&gateway, "GET", "connections", Value::Null).await;
-    let sockets = list["sockets"].as_array().unwrap();
-    let mut users: Vec<&Value> = sockets.iter().map(|socket| &socket["user_id"]).collect();
-    users.sort_by_key(|user| user.is_null());
-    assert_eq!(users, [&json!("alice"), &Value::Null], "{list}");
-    let output = std::process::Command::new(LOCKGATE)
-        .args(["connections", "--tenant", &gateway.tenant().name])
-        .args(["--url", &format!("http://{}", gateway.replica().api)])
-        .args(["--api-key-file", &gateway.key_file.display().to_string()])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.lines().any(|line| line.starts_with("-  ")), "{text}");
-    for user in [
-        "null",
-        "None",
-        "-",
-        "AnonymousUser",
-        "anonymous",
-        "0",
-        "%20",
-        "alice",
-    ] {
-        let closed = call(
-            &gateway,
-            "POST",
-            &format!("users/{user}/disconnect"),
-            json!({}),
-        )
-        .await;
-        assert_eq!(closed["closed"], u64::from(user == "alice"), "{user}");
-        if user == "alice" {
-            break;
-        }
-        let event = json!({"type": "x", "to": user});
-        let sent = call(&gateway, "POST", &format!("users/{user}/send"), event).await;
-        assert_eq!(sent["delivered"], 0, "{user}");
-    }
-    assert_eq!(alice.closed().await, (4508, "disconnected".into()));
-    assert!(stranger.ping().await.is_empty());
 }
 
 #[tokio::test]
@@ -204,30 +152,77 @@ async fn the_tenants_budget_counts_it_and_the_users_does_not() {
 }
 
 #[tokio::test]
-async fn members_are_not_told_of_it_and_it_is_told_of_them() {
-    let rule = "groups = [{ name = 'room_<slug:room>', presence = { fields = ['user_id'], notify = true, linger = '1s' } }]";
-    let gateway = open_house().with_toml(rule).start().await;
-    let mut stranger = dial(&gateway, OPEN).open().await;
+async fn strangers_have_a_budget_of_their_own() {
+    let gateway = open_house()
+        .with("limits.connections", 3)
+        .with("limits.anonymous_connections", 1)
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let stranger = dial(&gateway, OPEN).open().await;
+    let refused = dial(&gateway, OPEN).refused().await;
+    Problem::new(429, "too_many_connections").is(&refused, &tenant.name);
+    replica.logged("limits.anonymous_connections is 1").await;
     let mut alice = known(&gateway, "alice").await;
-    let told = |kind: &str, user: Value| json!({"type": format!("lockgate.{kind}"), "group": "room_a", "user": user});
-    let joined = told("join", json!({"id": "alice", "user_id": "alice"}));
-    assert_eq!(stranger.next_json().await, joined);
-    assert_eq!(alice.next_json().await, joined);
-    let _second = dial(&gateway, OPEN).open().await;
-    eventually(PATIENCE, "alice alone is there", async || {
-        let count = call(&gateway, "GET", "groups/room_a/presence/count", Value::Null).await;
-        match count == json!({"sockets": 1, "users": 1}) {
-            true => Ok(()),
-            false => Err(count),
-        }
-    })
-    .await;
-    drop(alice);
-    let left = told("leave", json!({"id": "alice"}));
-    assert_eq!(
-        stranger.next_json_within(Duration::from_secs(20)).await,
-        left
-    );
+    let _bob = known(&gateway, "bob").await;
+    let of_tenant = [("tenant", &*tenant.name)];
+    let counted = async |strangers: f64, all: f64| {
+        let name = "lockgate_anonymous_connections";
+        replica.metric(name, &of_tenant, |n| n == strangers).await;
+        replica
+            .metric("lockgate_connections", &of_tenant, |n| n == all)
+            .await;
+    };
+    counted(1.0, 3.0).await;
+    let limit = [of_tenant[0], ("limit", "anonymous_connections")];
+    replica
+        .metric("lockgate_rate_limited_total", &limit, |n| n == 1.0)
+        .await;
+    drop(stranger);
+    counted(0.0, 2.0).await;
+    let _next = dial(&gateway, OPEN).open().await;
+    assert!(alice.ping().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_route_that_asks_for_tokens_from_now_on_closes_it() {
+    let gateway = open_house().start().await;
+    let mut stranger = dial(&gateway, OPEN).open().await;
+    change(&gateway, |table| {
+        let tenant = tenant_table(table, gateway.tenant());
+        let route = tenant["routes"][0].as_table_mut().unwrap();
+        assert!(route.remove("anonymous").is_some());
+    });
+    hang_up(&gateway, APPLIED).await;
+    assert_eq!(stranger.closed().await.0, 1012);
+    let refused = dial(&gateway, OPEN).refused().await;
+    Problem::new(401, "token_missing").is(&refused, &gateway.tenant().name);
+}
+
+#[tokio::test]
+async fn a_cookie_is_a_token_here_too() {
+    let app = "https://app.example.com";
+    let gateway = open_house()
+        .with("token.sources", vec!["query", "cookie"])
+        .with("origins", vec![app])
+        .start()
+        .await;
+    let tenant = gateway.tenant();
+    let page = |cookie: &str| {
+        let dial = dial(&gateway, OPEN).header("Origin", app);
+        dial.header("Cookie", cookie)
+    };
+    let _stranger = page("theme=dark; access_token=").open().await;
+    let token = tenant.token("alice");
+    let _alice = page(&format!("access_token={token}")).open().await;
+    let list = call(&gateway, "GET", "users/alice/connections", Value::Null).await;
+    assert_eq!(list["connections"], 1, "{list}");
+    let refused = page("access_token=old").refused().await;
+    Problem::new(401, "token_not_valid").is(&refused, &tenant.name);
+    // Without an origin the cookie may have been sent by any page's socket; it makes nobody of its user.
+    let bare = dial(&gateway, OPEN).header("Cookie", &format!("access_token={token}"));
+    Problem::new(403, "origin_not_allowed").is(&bare.refused().await, &tenant.name);
+    let _no_browser = dial(&gateway, OPEN).open().await;
 }
 
 #[tokio::test]
@@ -246,34 +241,6 @@ async fn it_cannot_become_a_user_by_a_refresh() {
     );
     let list = call(&gateway, "GET", "connections", Value::Null).await;
     assert_eq!(list["sockets"][0]["user_id"], Value::Null, "{list}");
-}
-
-#[tokio::test]
-async fn a_worker_is_told_that_there_is_no_user() {
-    let channel = format!("told-{}", unique());
-    let gateway = gateway()
-        .tenant("acme")
-        .users(&Database::sqlite().await)
-        .with("layer.serializer_format", "json")
-        .route(&format!(
-            "path = 'ws/open/'\nanonymous = true\nconsumer = {{ kind = 'worker', channel = '{channel}' }}"
-        ))
-        .start()
-        .await;
-    let mut worker = FakeWorker::on(RedisServer::shared().await, &channel).await;
-    let mut stranger = dial(&gateway, "/ws/open/").open().await;
-    let event = worker.next("websocket.connect").await;
-    assert!(
-        event.as_object().unwrap().contains_key("user") && event["user"].is_null(),
-        "{event}"
-    );
-    stranger.send_text("x").await;
-    let event = worker.next("websocket.receive").await;
-    assert!(event["user"].is_null(), "{event}");
-    let token = gateway.tenant().token("1");
-    let _alice = dial(&gateway, "/ws/open/").token(&token).open().await;
-    let event = worker.next("websocket.connect").await;
-    assert_eq!(event["user"]["username"], "alice", "{event}");
 }
 
 #[tokio::test]
@@ -305,55 +272,23 @@ async fn it_comes_back_to_what_it_missed() {
 
 #[tokio::test]
 async fn a_statement_about_the_path_decides_for_it_too() {
+    let database = Database::sqlite().await;
     let gateway = gateway()
         .tenant("acme")
         .with("users.source", "claims")
-        .users(&Database::sqlite().await)
+        .with("users.cache_ttl", "1s")
+        .users(&database)
         .route(
             "path = 'ws/open/<slug:room>/'\ngroups = ['room_{room}']\nanonymous = true\n\
              authorize = \"SELECT 1 FROM auth_user WHERE username = :room\"",
         )
         .start()
         .await;
-    let _stranger = dial(&gateway, "/ws/open/alice/").open().await;
+    let mut stranger = dial(&gateway, "/ws/open/alice/").open().await;
     let refused = dial(&gateway, "/ws/open/nobody/").refused().await;
     Problem::new(403, "group_forbidden").is(&refused, &gateway.tenant().name);
-}
-
-#[tokio::test]
-async fn explain_says_that_no_token_is_needed() {
-    let gateway = open_house().start().await;
-    let report = |path: &str| -> Value {
-        let output = std::process::Command::new(LOCKGATE)
-            .args([
-                "explain",
-                "--json",
-                "--path",
-                path,
-                "--host",
-                &gateway.tenant().host,
-            ])
-            .arg("--config")
-            .arg(&gateway.config)
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
-    };
-    let open = report(OPEN);
-    assert_eq!(
-        (&open["accepted"], &open["groups"]),
-        (&json!(true), &json!(["room_a"]))
-    );
-    let steps = open["steps"].as_array().unwrap();
-    let token = steps.iter().find(|step| step["name"] == "token").unwrap();
-    assert_eq!(
-        token["detail"],
-        "none: the route is anonymous, and the socket has no user"
-    );
-    assert_eq!(report("/ws/room/a/")["code"], "token_missing");
-    let bad = report("/ws/open/a/?token=undefined");
-    assert_eq!(
-        (&bad["accepted"], &bad["code"]),
-        (&json!(false), &json!("token_not_valid"))
-    );
+    // The room is not for everyone any more.
+    let renamed = "UPDATE auth_user SET username = 'gone' WHERE username = 'alice'";
+    database.execute(renamed).await;
+    assert_eq!(stranger.closed().await, (4507, "group_forbidden".into()));
 }

@@ -15,7 +15,7 @@ use crate::support::publisher::msgpack;
 
 /// The kinds of steps, with their number in a hundred.
 const STEPS: [(&str, usize); 20] = [
-    ("connect", 20),
+    ("connect", 19),
     ("stranger", 7),
     ("connect with an old token", 5),
     ("foreign token", 6),
@@ -27,7 +27,7 @@ const STEPS: [(&str, usize); 20] = [
     ("revoke a token", 4),
     ("revoke a user", 2),
     ("revoke a tenant", 2),
-    ("disconnect a user", 2),
+    ("disconnect a user", 3),
     ("leave", 4),
     ("invalidate a user", 2),
     ("change a user", 2),
