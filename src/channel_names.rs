@@ -17,13 +17,19 @@ pub fn valid_group_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(in_name)
 }
 
-/// Says why `name` is not valid for a group. The text shows one character of it, never the whole.
-pub fn fault_of_group_name(name: &str) -> String {
+/// Says why `name` is not valid for a group in a namespace. The text shows one character of it, never the whole.
+pub fn fault_of_group_name(name: &str, namespace: &str) -> String {
     let wrong = |c: &char| !u8::try_from(*c).is_ok_and(in_name);
     match name.chars().find(wrong) {
         _ if name.is_empty() => "it is empty".to_owned(),
         Some(character) => format!("it has the character {character:?}"),
-        None => format!("it has {} characters, more than {MAX_NAME}", name.len()),
+        None if namespace.is_empty() => {
+            format!("it has {} characters, more than {MAX_NAME}", name.len())
+        }
+        None => format!(
+            "it has {} characters, with those of layer.namespace more than {MAX_NAME}",
+            name.len()
+        ),
     }
 }
 
@@ -47,6 +53,11 @@ pub fn group_channel(prefix: &str, group: &GroupName) -> Bytes {
     Bytes::from(format!("{prefix}{GROUP_INFIX}{group}"))
 }
 
+/// Returns what the Redis channels of a tenant's groups begin with in the pub/sub layer.
+pub fn group_channel_beginning(prefix: &str, namespace: &str) -> String {
+    format!("{prefix}{GROUP_INFIX}{namespace}")
+}
+
 /// Returns the name of the group whose Redis channel this is; `None` if it is not a group's channel of `prefix`.
 pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> {
     let group = channel
@@ -63,12 +74,12 @@ pub fn own_channel_beginnings(prefix: &str) -> [String; 2] {
     ]
 }
 
-/// Returns the patterns of all channels that a pub/sub layer with `prefix` subscribes to.
+/// Returns the patterns of all channels that a pub/sub layer with `prefix` and `namespace` subscribes to.
 ///
 /// The patterns are Redis ACL rules without the `&` of the first one.
-pub fn channel_patterns(prefix: &str) -> String {
+pub fn channel_patterns(prefix: &str, namespace: &str) -> String {
     let [groups, single] = own_channel_beginnings(prefix);
-    format!("{groups}* &{single}*")
+    format!("{groups}{namespace}* &{single}*")
 }
 
 #[cfg(test)]
@@ -111,8 +122,13 @@ mod tests {
                 "it has 100 characters, more than 99".to_owned(),
             ),
         ] {
-            assert_eq!(fault_of_group_name(name), fault, "{name:?}");
+            assert_eq!(fault_of_group_name(name, ""), fault, "{name:?}");
         }
+        let long = fault_of_group_name(&"a".repeat(95), "acme.");
+        assert!(
+            long.contains("95 characters, with those of layer.namespace"),
+            "{long}"
+        );
     }
 
     #[test]

@@ -39,8 +39,11 @@ impl Default for LoadOptions {
     }
 }
 
-/// The prefixes and tenants at each endpoint.
-type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
+/// The layers at each endpoint.
+type Shared<'c> = BTreeMap<String, BTreeSet<SharedLayer<'c>>>;
+
+/// The prefix and the namespace of a tenant's layer, and the tenant.
+type SharedLayer<'c> = ((&'c str, &'c str), &'c TenantId);
 
 /// A configuration that can be served.
 #[derive(Clone, Debug)]

@@ -30,7 +30,8 @@ logger = logging.getLogger("lockgate")
 
 # A duration is a number of seconds or a timedelta.
 DEFAULTS = {
-    # The name in [tenants.NAME].
+    # The name in [tenants.NAME]; or a function that returns it, where each schema of the project is a tenant:
+    # lambda: connection.schema_name
     "TENANT": None,
     # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
     "REDIS_URL": None,
@@ -148,8 +149,8 @@ def config():
     if unknown := sorted(set(conf) - set(DEFAULTS)):
         raise ImproperlyConfigured(f"LOCKGATE has no {unknown[0]!r}; it has {', '.join(DEFAULTS)}.")
     conf = DEFAULTS | conf
-    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(conf["TENANT"] or "")):
-        raise ImproperlyConfigured('LOCKGATE["TENANT"] must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -.')
+    if not callable(conf["TENANT"]):
+        _checked_tenant(conf["TENANT"])
     for name, needed in [("REDIS_URL", True), ("DENYLIST_URL", False)]:
         url = conf[name]
         is_url = isinstance(url, str) and re.match("(rediss?|unix)://", url)
@@ -187,8 +188,15 @@ def connect(name):
     return redis.Sentinel(sentinels, sentinel_kwargs=login).master_for(name, **options)
 
 
+def _checked_tenant(name):
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(name or "")):
+        raise ImproperlyConfigured('LOCKGATE["TENANT"] must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -.')
+    return name
+
+
 def _key(rest):
-    return f"lockgate:{config()['TENANT']}:{rest}"
+    tenant = config()["TENANT"]
+    return f"lockgate:{_checked_tenant(tenant()) if callable(tenant) else tenant}:{rest}"
 
 
 def _deny(name, write, value, announced):

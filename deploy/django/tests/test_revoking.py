@@ -157,6 +157,17 @@ class Users(WithRedis, TestCase):
         self.assertEqual(len(generations), 2)
         self.assertTrue(all(re.fullmatch(b"[0-9a-f]{16}", text) for text in generations))
 
+    def test_each_schema_is_a_tenant(self):
+        schema = "globex"
+        with override_settings(LOCKGATE={"TENANT": lambda: schema, "REDIS_URL": start()}):
+            lockgate.revoke_user(7, issued_before=5)
+            schema = "initech"
+            lockgate.invalidate(7)
+            self.assertEqual(sorted(self.redis.keys("*")), [b"lockgate:globex:deny:user:7", b"lockgate:initech:usergen:7"])
+            schema = "_public"
+            with self.assertRaises(ImproperlyConfigured):
+                lockgate.revoke_user(7)
+
     def test_groups_of_open_sockets(self):
         self.assertEqual(lockgate.group_add(User(pk=7), "room_7"), 1)
         lockgate.group_discard(7, "room_7")

@@ -131,7 +131,7 @@ fn layer_patterns(usage: &Usage) -> Vec<String> {
         Some((LayerKind::PubSub, prefix)) => {
             let prefix = literal(prefix);
             let workers = usage.workers.iter().map(|channel| format!("&{channel}"));
-            let own = [format!("&{}", channel_patterns(&prefix))];
+            let own = [format!("&{}", channel_patterns(&prefix, &usage.namespace))];
             own.into_iter().chain(workers).collect()
         }
         Some((LayerKind::Core, prefix)) => vec![format!("~{}*", literal(prefix))],

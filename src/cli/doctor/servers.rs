@@ -24,6 +24,8 @@ pub(super) struct Usage {
     pub(super) users: bool,
     /// Its events, by this kind and prefix.
     pub(super) layer: Option<(LayerKind, String)>,
+    /// The beginning of its groups' names.
+    pub(super) namespace: String,
     /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them.
     pub(super) workers: Vec<String>,
     /// The names of its groups that have a history.
@@ -54,6 +56,7 @@ impl RedisServer {
                 denylist: false,
                 users: false,
                 layer: None,
+                namespace: String::new(),
                 workers: Vec::new(),
                 histories: Vec::new(),
             });
@@ -91,6 +94,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                 for url in effective.layer_hosts() {
                     let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
                     usage.layer = layer.clone();
+                    usage.namespace.clone_from(&tenant.layer.namespace);
                     let groups = tenant.groups.iter();
                     let kept =
                         groups.filter_map(|group| Some((group.name.clone(), group.history?)));

@@ -9,7 +9,7 @@ use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{RawToken, Verdict};
-use crate::channel_names::{fault_of_group_name, valid_group_name};
+use crate::channel_names::{MAX_NAME, fault_of_group_name, valid_group_name};
 use crate::clock::UnixTime;
 use crate::config::{Accept, Config, GroupNames, RouteConfig, TenantConfig};
 use crate::error::{Check, Refusal};
@@ -265,7 +265,7 @@ impl TenantWalk<'_> {
             let filled = filled.map_err(|error| error.to_string());
             let named = filled.and_then(|name| match self.allows(&name) {
                 true => Ok(name),
-                false => Err(fault_of_group_name(&name)),
+                false => Err(fault_of_group_name(&name, &self.config.layer.namespace)),
             });
             match named {
                 Ok(name) => names.push(name),
@@ -282,7 +282,10 @@ impl TenantWalk<'_> {
 
     fn allows(&self, name: &str) -> bool {
         match self.config.layer.group_names {
-            GroupNames::Channels => valid_group_name(name),
+            GroupNames::Channels => {
+                let namespace = self.config.layer.namespace.len();
+                valid_group_name(name) && namespace + name.len() <= MAX_NAME
+            }
             GroupNames::Any => !name.is_empty(),
         }
     }

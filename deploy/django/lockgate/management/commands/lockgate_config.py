@@ -1,6 +1,7 @@
 """Prints the tenant's part of Lockgate's configuration from the settings of this project.
 
     manage.py lockgate_config --tenant acme > tenants.d/acme.toml
+    manage.py lockgate_config --tenant acme --namespace acme. > tenants.d/acme.toml    # one of several schemas
 
 It prints no secret. Each one is `{ env = "…" }` with a comment that describes the variable. A setting without a counterpart
 becomes a comment `# not mapped: …`, which is repeated on standard error.
@@ -44,10 +45,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--tenant", help='the name of the tenant (default: LOCKGATE["TENANT"])')
+        parser.add_argument("--namespace", default="", help="what its groups begin with, where tenants share the channel layer: acme.")
 
-    def handle(self, *args, tenant=None, **options):
+    def handle(self, *args, tenant=None, namespace="", **options):
+        self.namespace = namespace
         self.conf = DEFAULTS | (getattr(settings, "LOCKGATE", None) or {})
-        self.tenant = tenant or self.conf["TENANT"]
+        own = self.conf["TENANT"]
+        self.tenant = tenant or (own() if callable(own) else own)
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", self.tenant or ""):
             raise CommandError("--tenant must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -")
         self.jwt = jwt_settings.api_settings
@@ -315,6 +319,7 @@ class Command(BaseCommand):
         if [host.url for host in hosts] != [own.url]:
             self.say_layer_hosts(hosts)
         self.put("prefix", conf.get("prefix", "asgi"), "asgi")
+        self.put("namespace", self.namespace, "")
         if conf.get("serializer_format", "msgpack") in ("msgpack", "json"):
             self.put("serializer_format", conf.get("serializer_format", "msgpack"), "msgpack")
         else:
