@@ -21,7 +21,7 @@ use crate::metrics::{self, AuthStep, TenantMetrics};
 use crate::stores::key_read::{KeyRead, KeyValue};
 use crate::stores::key_store::KeyStore;
 use crate::stores::redis::RedisStore;
-use crate::users::{CachedPair, UserRecord, Users};
+use crate::users::{CachedPair, UserBook, UserRecord, Users, user_of_claims};
 
 /// A verified token and its user.
 #[derive(Clone)]
@@ -61,7 +61,7 @@ pub struct Authenticator {
     /// The tenant's Redis, which caches user records.
     pub redis: Option<Arc<RedisStore>>,
     /// The tenant's users.
-    pub users: Arc<Users>,
+    pub users: UserBook,
     /// Records the duration of each step.
     pub metrics: Arc<TenantMetrics>,
     /// The hub. A token is entered there before the denylist is read, so that no revocation falls between. `None` if
@@ -146,33 +146,21 @@ impl Authenticator {
         token: VerifiedToken,
         socket: Option<&Arc<Member>>,
     ) -> Result<Identity, Refusal> {
-        let started = Instant::now();
         let pending = self.hub.as_ref().map(|hub| {
             let (user, jti) = (token.user_id.clone(), token.jti.clone());
             let pending = Pending::new(user, jti, token.issued_at);
             Arc::new(hub.expect(pending.for_socket(socket.cloned())))
         });
-        let moment = self.users.moment();
-        let local = self.users.local(&token.user_id);
-        let round = self.ask_redis(&token, local.is_none()).await;
-        let started = self.lap(AuthStep::Denylist, started);
-        match (round.verdict, self.denylist.on_outage) {
-            (DenyVerdict::Clear, _) | (DenyVerdict::Unreadable, OnOutage::Allow) => {}
-            (DenyVerdict::Revoked, _) => return Err(Refusal::TokenRevoked),
-            (DenyVerdict::Unreadable, OnOutage::Refuse) => return Err(Refusal::Unavailable),
-        }
-        let user = match local {
-            Some(known) => known,
-            None => {
-                let found = self
-                    .users
-                    .look_up(&token.user_id, round.cached, moment)
-                    .await;
-                found.map_err(|error| unavailable(&self.tenant, &error))?
+        let user = match &self.users {
+            UserBook::Stored(users) => self.stored_user(users, &token).await?,
+            UserBook::Claimed(id_type) => {
+                let started = Instant::now();
+                let round = self.ask_redis(&token, None).await;
+                self.lap(AuthStep::Denylist, started);
+                self.obey(round.verdict)?;
+                Arc::new(user_of_claims(&token.user_id, *id_type, &token.claims))
             }
         };
-        self.lap(AuthStep::User, started);
-        let user = self.check_user(&token, user)?;
         Ok(Identity {
             user,
             token: Arc::new(token),
@@ -180,15 +168,55 @@ impl Authenticator {
         })
     }
 
+    /// Checks the denylist, finds the token's user in this process, in Redis or in the database, and checks it.
+    async fn stored_user(
+        &self,
+        users: &Users,
+        token: &VerifiedToken,
+    ) -> Result<Arc<UserRecord>, Refusal> {
+        let started = Instant::now();
+        let moment = users.moment();
+        let local = users.local(&token.user_id);
+        let reads = local.is_none().then(|| users.redis_reads(&token.user_id));
+        let round = self.ask_redis(token, reads).await;
+        let started = self.lap(AuthStep::Denylist, started);
+        self.obey(round.verdict)?;
+        let user = match local {
+            Some(known) => known,
+            None => {
+                let found = users.look_up(&token.user_id, round.cached, moment).await;
+                found.map_err(|error| unavailable(&self.tenant, &error))?
+            }
+        };
+        self.lap(AuthStep::User, started);
+        self.check_user(token, user)
+    }
+
+    /// Refuses a token as the denylist's verdict says.
+    fn obey(&self, verdict: DenyVerdict) -> Result<(), Refusal> {
+        match (verdict, self.denylist.on_outage) {
+            (DenyVerdict::Clear, _) | (DenyVerdict::Unreadable, OnOutage::Allow) => Ok(()),
+            (DenyVerdict::Revoked, _) => Err(Refusal::TokenRevoked),
+            (DenyVerdict::Unreadable, OnOutage::Refuse) => Err(Refusal::Unavailable),
+        }
+    }
+
     /// Looks the token's user up again, for a handshake during which the user was invalidated.
     ///
     /// # Errors
     /// As [`Authenticator::authenticate`].
     pub async fn user_again(&self, token: &VerifiedToken) -> Result<Arc<UserRecord>, Refusal> {
-        let moment = self.users.moment();
-        let reads = self.users.redis_reads(&token.user_id);
+        let users = match &self.users {
+            UserBook::Stored(users) => users,
+            UserBook::Claimed(id_type) => {
+                let user = user_of_claims(&token.user_id, *id_type, &token.claims);
+                return Ok(Arc::new(user));
+            }
+        };
+        let moment = users.moment();
+        let reads = users.redis_reads(&token.user_id);
         let cached = self.ask_for_user(Some(reads)).await;
-        let found = self.users.look_up(&token.user_id, cached, moment).await;
+        let found = users.look_up(&token.user_id, cached, moment).await;
         let user = found.map_err(|error| unavailable(&self.tenant, &error))?;
         self.check_user(token, user)
     }
@@ -208,18 +236,23 @@ impl Authenticator {
 
     /// Makes the checks of a verified token that ask stores.
     async fn later_checks(&self, token: &VerifiedToken) -> Later {
-        let moment = self.users.moment();
-        let round = self.ask_redis(token, true).await;
+        let users = self.users.stored();
+        let moment = users.map(|users| users.moment());
+        let reads = users.map(|users| users.redis_reads(&token.user_id));
+        let round = self.ask_redis(token, reads).await;
         let denylist = match (&self.denylist.store, round.verdict) {
             (KeyStore::Memory(_), _) => Asked::NotAsked,
             (_, DenyVerdict::Clear) => Asked::Pass,
             (_, DenyVerdict::Revoked) => Asked::Fail,
             (_, DenyVerdict::Unreadable) => Asked::Unavailable,
         };
-        let found = self
-            .users
-            .look_up(&token.user_id, round.cached, moment)
-            .await;
+        let (Some(users), Some(moment)) = (users, moment) else {
+            return Later {
+                denylist,
+                ..Later::CLAIMED
+            };
+        };
+        let found = users.look_up(&token.user_id, round.cached, moment).await;
         let Ok(user) = found else {
             return Later {
                 denylist,
@@ -272,12 +305,16 @@ impl Authenticator {
         Ok(user)
     }
 
-    /// Reads the denylist and the cached user: in one round if one Redis holds both, else in two parallel rounds.
+    /// Reads the denylist and, by `user_reads`, the cached user: in one round if one Redis holds both, else in two parallel rounds.
     ///
     /// Most tokens have no key in the denylist, so the round asks only whether one is there, and a second round reads the
     /// keys of the others. While the tenant has a cut-off, the first round reads the keys at once.
-    async fn ask_redis(&self, token: &VerifiedToken, wants_user: bool) -> RedisAnswers {
-        let user_reads = wants_user.then(|| self.users.redis_reads(&token.user_id));
+    async fn ask_redis(
+        &self,
+        token: &VerifiedToken,
+        user_reads: Option<[KeyRead; 2]>,
+    ) -> RedisAnswers {
+        let wants_user = user_reads.is_some();
         let mut reads = match self.denylist.has_cut_off.load(Ordering::Relaxed) {
             true => Vec::from(self.denial_reads(token)),
             false => {

@@ -17,7 +17,7 @@ use crate::ids::{TenantId, UserId, random_hex};
 use crate::routes::Routes;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
-use crate::users::{Permissions, UserRecord, Users};
+use crate::users::{Permissions, UserBook, UserRecord};
 
 /// Users per database statement of a recheck.
 const BATCH: usize = 500;
@@ -32,8 +32,8 @@ pub struct Coherence {
     pub tenant: TenantId,
     /// The open sockets.
     pub hub: Arc<Hub>,
-    /// The current user records.
-    pub users: Arc<Users>,
+    /// The current user records. Without any, only the rights are rechecked.
+    pub users: UserBook,
     /// The current rights.
     pub permissions: Arc<Permissions>,
     /// The store of the users' generations.
@@ -58,11 +58,19 @@ impl Coherence {
             .max(Duration::from_millis(100))
     }
 
+    /// Returns true if an invalidation can have an effect: there are records to read again, or rights to ask for.
+    pub fn has_something_to_reread(&self) -> bool {
+        self.users.stored().is_some() || self.permissions.are_asked()
+    }
+
     /// Invalidates every cached record of the user on all replicas: cached records of an older generation do not count.
     ///
     /// # Errors
     /// [`StoreError`]. Old records may then still be used.
     pub async fn renew_generation(&self, user: &UserId) -> Result<(), StoreError> {
+        if self.users.stored().is_none() {
+            return Ok(());
+        }
         let key = redis_keys::user_generation(&self.tenant, user);
         let lifetime = Lifetime::For(2 * self.stale_ttl);
         let generation = random_hex();
@@ -74,7 +82,9 @@ impl Coherence {
     /// Drops this process's cached records of a user, so that no handshake meets an old one. [`Coherence::look_again`]
     /// rechecks the user's sockets.
     pub fn forget(&self, user: &UserId) {
-        self.users.forget(user);
+        if let Some(users) = self.users.stored() {
+            users.forget(user);
+        }
         self.permissions.forget();
         // In this order a marked handshake asks again and cannot meet an old record.
         self.hub.mark_stale(user);
@@ -82,7 +92,9 @@ impl Coherence {
 
     /// Does the same as [`Coherence::forget`] for every user, because invalidations may have been missed.
     pub fn forget_all(&self) {
-        self.users.forget_all();
+        if let Some(users) = self.users.stored() {
+            users.forget_all();
+        }
         self.permissions.forget();
         self.hub.mark_all_stale();
     }
@@ -105,10 +117,12 @@ impl Coherence {
 
     /// Rechecks the users of all open sockets. Returns the number of sockets closed.
     pub async fn look_at_all(&self) -> usize {
-        let (began, users) = (UnixTime::now(), self.hub.users());
+        let began = UnixTime::now();
         let mut closed = 0;
-        for batch in users.chunks(BATCH) {
-            closed += self.look_at(batch).await.iter().sum::<usize>();
+        if self.users.stored().is_some() {
+            for batch in self.hub.users().chunks(BATCH) {
+                closed += self.look_at(batch).await.iter().sum::<usize>();
+            }
         }
         if self.permissions.are_asked() {
             self.permissions.forget();
@@ -126,8 +140,11 @@ impl Coherence {
 
     /// Returns the number of sockets closed, for each user.
     async fn look_at(&self, users: &[UserId]) -> Vec<usize> {
-        let found = self.users.revalidate(users).await;
         let mut closed = vec![0; users.len()];
+        let Some(stored) = self.users.stored() else {
+            return closed;
+        };
+        let found = stored.revalidate(users).await;
         for ((user, found), closed) in users.iter().zip(found).zip(&mut closed) {
             // An outage of the database closes no socket.
             let Ok(record) = found else { continue };

@@ -13,7 +13,7 @@ use crate::hosts;
 /// A tenant's `origins` and `require_origin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginPolicy {
-    /// The listed origins. Empty: the request's own host.
+    /// The listed origins, at least one.
     allowed: Vec<Allowed>,
     required: bool,
 }
@@ -24,6 +24,8 @@ enum Allowed {
     Any,
     /// `null`: the origin of sandboxed frames, files and some redirects.
     Null,
+    /// `self`: the request's own host, as without a list.
+    Own,
     /// `https://app.example.com`
     Exact(Origin),
     /// `https://*.example.com`, stored without `*.`. As in `hosts`, `*` stands for one label.
@@ -44,6 +46,12 @@ impl OriginPolicy {
     /// # Errors
     /// Every entry with a path, without a scheme, or otherwise not an origin, at `origins[INDEX]`.
     pub fn new(origins: &[String], required: bool) -> Result<Self, Faults> {
+        if origins.is_empty() {
+            return Ok(Self {
+                allowed: vec![Allowed::Own],
+                required,
+            });
+        }
         let allowed = origins.iter().enumerate().map(|(index, entry)| {
             Allowed::parse(entry).map_err(|fault| fault.below(&format!("origins[{index}]")))
         });
@@ -76,12 +84,10 @@ impl OriginPolicy {
             return true;
         }
         let origin = Origin::parse(text);
-        if self.allowed.is_empty() {
-            return origin.is_some_and(|origin| origin.is_of(host));
-        }
         self.allowed.iter().any(|entry| match (entry, &origin) {
             (Allowed::Any, _) => true,
             (Allowed::Null, _) => text == "null",
+            (Allowed::Own, _) => is_own(text, host),
             (Allowed::Exact(allowed), Some(origin)) => allowed == origin,
             (Allowed::Subdomain(parent), Some(origin)) => origin.is_child_of(parent),
             (_, None) => false,
@@ -93,18 +99,28 @@ impl OriginPolicy {
     /// Returns true for most of what is allowed: the text of an entry, or the text of the host behind `https://` or
     /// `http://`. Parsing costs three allocations.
     fn is_written_so(&self, text: &str, host: &Authority) -> bool {
-        if self.allowed.is_empty() {
-            let written = text
-                .strip_prefix("https://")
-                .or(text.strip_prefix("http://"));
-            let host = host.as_str();
-            let is_plain = !host.contains(['@', '*']) && !host.ends_with(':');
-            return is_plain && !host.is_empty() && written == Some(host);
-        }
-        let is_written =
-            |entry: &Allowed| matches!(entry, Allowed::Exact(origin) if origin.is_written(text));
-        self.allowed.iter().any(is_written)
+        self.allowed.iter().any(|entry| match entry {
+            Allowed::Own => is_written_as(text, host.as_str()),
+            Allowed::Exact(origin) => origin.is_written(text),
+            Allowed::Any | Allowed::Null | Allowed::Subdomain(_) => false,
+        })
     }
+}
+
+/// Returns true if `text` is `host` behind `https://` or `http://`.
+fn is_written_as(text: &str, host: &str) -> bool {
+    let written = text
+        .strip_prefix("https://")
+        .or(text.strip_prefix("http://"));
+    let is_plain = !host.contains(['@', '*']) && !host.ends_with(':');
+    is_plain && !host.is_empty() && written == Some(host)
+}
+
+/// Returns true if `text` is the origin of a page of the request's own host. React Native on Android sends the server's host as
+/// origin, older versions with a slash behind it.
+fn is_own(text: &str, host: &Authority) -> bool {
+    let origin = Origin::parse(text.strip_suffix('/').unwrap_or(text));
+    origin.is_some_and(|origin| origin.is_of(host))
 }
 
 impl Allowed {
@@ -112,6 +128,7 @@ impl Allowed {
         match entry {
             "*" => return Ok(Self::Any),
             "null" => return Ok(Self::Null),
+            "self" => return Ok(Self::Own),
             _ => {}
         }
         let parsed = match entry.split_once("://*.") {
@@ -121,7 +138,7 @@ impl Allowed {
             None => Origin::parse(entry).map(Self::Exact),
         };
         parsed.ok_or_else(|| {
-            let expected = "\"https://name\", \"https://*.name\", with a port if it is not the scheme's, \"null\" or \"*\"";
+            let expected = "\"https://name\", \"https://*.name\", with a port if it is not the scheme's, \"self\", \"file://\", \"null\" or \"*\"";
             let fault = Fault::new("", format!("{entry:?}"), expected);
             match entry.split_once("://") {
                 Some((_, rest)) if rest.contains('/') => fault.advice("an origin has no path"),
@@ -132,7 +149,7 @@ impl Allowed {
 }
 
 impl Origin {
-    /// Parses exactly `scheme://host` or `scheme://host:port`.
+    /// Parses exactly `scheme://host` or `scheme://host:port`. Schemes that are not of the web may have no host: `file://`.
     fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let scheme_byte = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
@@ -141,13 +158,20 @@ impl Origin {
         {
             return None;
         }
+        let scheme = scheme.to_ascii_lowercase();
+        if authority.is_empty() && default_port(&scheme).is_none() {
+            return Some(Self {
+                port: None,
+                host: String::new(),
+                scheme,
+            });
+        }
         let authority = authority.parse::<Authority>().ok()?;
         let explicit = authority.port_u16();
         let bare = explicit.is_some() || authority.as_str() == authority.host();
         if authority.host().is_empty() || authority.as_str().contains(['@', '*']) || !bare {
             return None;
         }
-        let scheme = scheme.to_ascii_lowercase();
         Some(Self {
             port: explicit.or(default_port(&scheme)),
             host: hosts::canonical(authority.host()).into_owned(),
@@ -225,6 +249,7 @@ mod tests {
             &[][..],
             &["https://app.example", "http://[::1]"],
             &["https://app.example:8443"],
+            &["self"],
         ] {
             let list: Vec<String> = list.iter().map(|&o: &&str| o.to_owned()).collect();
             let policy = OriginPolicy::new(&list, false).unwrap();
@@ -243,7 +268,7 @@ mod tests {
                     if policy.is_written_so(text, &host) {
                         quick += 1;
                         let origin = Origin::parse(text).expect(text);
-                        let by_parts = match list.is_empty() {
+                        let by_parts = match policy.allowed.contains(&Allowed::Own) {
                             true => origin.is_of(&host),
                             false => policy.allowed.contains(&Allowed::Exact(origin)),
                         };
@@ -349,6 +374,67 @@ mod tests {
     }
 
     #[test]
+    fn the_request_s_own_host_may_be_listed_beside_others() {
+        let list = &["https://app.example", "self"];
+        for (sent, host, expected) in [
+            ("https://app.example", "ws.example", true),
+            ("https://ws.example", "ws.example", true),
+            ("https://WS.example:443", "ws.example", true),
+            ("http://ws.example:80", "ws.example", true),
+            ("https://ws.example:8443", "ws.example:8443", true),
+            ("https://ws.example", "ws.example:443", true),
+            // The port is a part of the origin: another server may listen there.
+            ("https://ws.example:8443", "ws.example", false),
+            ("https://ws.example", "ws.example:8443", false),
+            ("http://[::1]:8000", "[0:0::1]:8000", true),
+            ("http://[::1]", "[::1]:8000", false),
+            // React Native on Android, of old.
+            ("https://ws.example/", "ws.example", true),
+            ("https://ws.example//", "ws.example", false),
+            ("https://ws.example/chat", "ws.example", false),
+            ("https://app.example/", "ws.example", false),
+            ("https://ws.example.evil", "ws.example", false),
+            ("https://evil.example", "ws.example", false),
+            ("file://", "ws.example", false),
+            ("self", "ws.example", false),
+            ("https://self", "ws.example", false),
+            ("null", "ws.example", false),
+            ("", "ws.example", false),
+        ] {
+            assert_eq!(allowed(list, &[sent], host), expected, "{sent} {host}");
+        }
+    }
+
+    #[test]
+    fn apps_and_files_have_schemes_of_their_own() {
+        let id = "chrome-extension://abcdefghijklmnopabcdefghijklmnop";
+        for (entry, sent, expected) in [
+            ("file://", "file://", true),
+            ("FILE://", "file://", true),
+            ("file://", "null", false),
+            ("file://", "file:///", false),
+            ("file://", "file://host", false),
+            ("capacitor://localhost", "capacitor://localhost", true),
+            ("capacitor://localhost", "ionic://localhost", false),
+            ("capacitor://localhost", "capacitor://localhost:1", false),
+            ("capacitor://", "capacitor://localhost", false),
+            ("tauri://localhost", "tauri://localhost", true),
+            (id, id, true),
+            (id, "chrome-extension://other", false),
+            ("app://.", "app://.", true),
+        ] {
+            assert_eq!(
+                allowed(&[entry], &[sent], "localhost"),
+                expected,
+                "{entry} {sent}"
+            );
+        }
+        // What has a host in a web page's origin is no own host without one.
+        assert!(!allowed(&[], &["http://"], "a.example"));
+        assert!(!allowed(&["self"], &["capacitor://localhost"], "localhost"));
+    }
+
+    #[test]
     fn two_origins_are_refused_and_none_only_where_required() {
         assert!(!allowed(
             &["*"],
@@ -378,6 +464,14 @@ mod tests {
             "https://*",
             "https://a.*.b",
             "://a",
+            "file",
+            "file:",
+            "file:///",
+            "file:///index.html",
+            "http://",
+            "wss://",
+            "Self",
+            "'self'",
         ] {
             let refused = OriginPolicy::new(&["*".to_owned(), bad.to_owned()], false);
             assert_eq!(refused.unwrap_err().0[0].key, "origins[1]", "{bad}");
@@ -390,6 +484,9 @@ mod tests {
             "http://localhost:3000",
             "http://[::1]:3000",
             "capacitor://localhost",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "file://",
+            "self",
         ] {
             assert!(
                 OriginPolicy::new(&[good.to_owned()], false).is_ok(),

@@ -67,6 +67,8 @@ pub struct RouteDelivery {
     pub through_consumer: bool,
     /// True if each socket's consumer may tell others its channel, so that events come to it through no group.
     pub tells_channel: bool,
+    /// True if the gateway answers the pings that clients send as text.
+    pub answers_pings: bool,
 }
 
 /// The parts of a relay.
@@ -187,6 +189,13 @@ impl Relay {
     /// Returns true if clients may refresh their tokens in place.
     pub fn refreshes_tokens(&self) -> bool {
         self.settings.load().refreshes_tokens
+    }
+
+    /// Returns true if the gateway answers the pings that this socket sends as text.
+    pub fn answers_pings(&self, member: &Member) -> bool {
+        let settings = self.settings.load();
+        let route = settings.delivery(member);
+        route.is_some_and(|route| route.answers_pings)
     }
 
     /// Returns the hub that it delivers to.

@@ -80,6 +80,10 @@ def step_files():
     done, text, told = output(program("hadolint"), "-c", DEPLOY / ".hadolint.yaml", DEPLOY / "Dockerfile")
     if not done:
         found.append(f"hadolint: {text}{told}")
+    # The long deploy/release/first-hour types what the README says; here it only has to find it.
+    done, text, told = output(DEPLOY / "release/first-hour", "--print")
+    if not done:
+        found.append(f"README.md: {text}{told}")
     found += _image() + _proxies() + _compose() + _unit()
     found += dashboards.findings()
     return found

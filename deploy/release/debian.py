@@ -36,11 +36,16 @@ def remove(folder):
         run("rm", "-rf", "--one-file-system", folder)
 
 
-def inside(script):
-    """Runs a script in the room, with a /proc of its own, and returns what it prints."""
+def enter(room, *namespaces):
+    """Returns the words before a command that runs in a room, with a /proc of its own; they end with the command, and it with them."""
     # mount and chroot run in the namespaces that unshare has made.
-    return run(*PRIVATE, "sh", "-ec", 'mount -t proc proc "$1/proc"; exec chroot "$1" /bin/sh -ec "$2"', "sh", ROOM, script,
-               env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"})
+    return [*PRIVATE, *namespaces, "--kill-child", "sh", "-ec", 'mount -t proc proc "$0/proc"; exec chroot "$0" "$@"', str(room)]
+
+
+def inside(script, room=ROOM, environment=()):
+    """Runs a script in a room and returns what it prints."""
+    return run(*enter(room), "/bin/sh", "-ec", script,
+               env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", **dict(environment)})
 
 
 def content():
@@ -69,8 +74,7 @@ def check():
         before = content()
         shutil.copy(package, ROOM / "tmp/lockgate.deb")
         installed(inside("dpkg --install /tmp/lockgate.deb"))
-        took = chat([*PRIVATE, "--kill-child", "sh", "-ec", 'mount -t proc proc "$0/proc"; exec chroot "$0" "$@"', str(ROOM),
-                     *AS_SERVICE.split(), "/usr/bin/lockgate"])
+        took = chat([*enter(ROOM), *AS_SERVICE.split(), "/usr/bin/lockgate"])
         upgraded()
         removed(before)
     finally:

@@ -98,6 +98,8 @@ problems! {
         "The group keeps no events: the first entry of [[tenants.NAME.groups]] whose name matches it must have history.";
     PresenceNotKept: NOT_FOUND, "presence_not_kept",
         "The group keeps no presence: the first entry of [[tenants.NAME.groups]] whose name matches it must have presence.";
+    UsersNotKept: NOT_FOUND, "users_not_kept",
+        "There is no record to read again: the users of this tenant are the claims of their tokens (users.source). Revoke the user's tokens instead.";
     UserIdNotValid: BAD_REQUEST, "user_id_not_valid",
         "No user of this tenant can have this id: users.id_type says what ids are (int, uuid or text).";
     RateLimited: TOO_MANY_REQUESTS, "rate_limited",

@@ -106,6 +106,9 @@ pub(super) async fn invalidate(
     NoBody: NoBody,
 ) -> Result<Json<Closed>, ApiProblem> {
     let user = canonical(&tenant, &user)?;
+    if !tenant.coherence.has_something_to_reread() {
+        return Err(ApiProblem::UsersNotKept);
+    }
     let renewed = tenant.coherence.renew_generation(&user).await;
     renewed.map_err(|error| unavailable(&tenant, &error))?;
     let gathered = ask(&state, &tenant, Op::Invalidate(user)).await?;

@@ -83,6 +83,8 @@ pub enum Asked {
     Pass,
     /// The tenant does not check it.
     NotChecked,
+    /// The claims are the user, so there is no record.
+    Claimed,
     /// It does not hold.
     Fail,
     /// It was skipped on purpose: `--offline`, or no Redis is configured.
@@ -111,6 +113,14 @@ impl Later {
         user: Asked::NotAsked,
         is_active: Asked::NotAsked,
         password: Asked::NotAsked,
+    };
+
+    /// The claims are the user, so no record can speak against the token.
+    pub const CLAIMED: Self = Self {
+        denylist: Asked::NotAsked,
+        user: Asked::Claimed,
+        is_active: Asked::Claimed,
+        password: Asked::Claimed,
     };
 
     /// The token's own checks failed, so these count as not reached.
@@ -158,6 +168,7 @@ impl Report {
                 Asked::NotAsked => CheckReport::bare(check, Verdict::Unknown, "not asked"),
                 _ if !reached => CheckReport::bare(check, Verdict::NotReached, ""),
                 Asked::Pass => CheckReport::bare(check, Verdict::Pass, ""),
+                Asked::Claimed => CheckReport::bare(check, Verdict::Pass, CLAIMED),
                 Asked::NotChecked => CheckReport::bare(check, Verdict::Pass, switched_off(check)),
                 Asked::Fail => {
                     refusal = refusal.or(Some(if_failed));
@@ -192,6 +203,9 @@ impl Report {
         }
     }
 }
+
+/// The detail of the checks of a user without a record.
+const CLAIMED: &str = "not checked: users.source is \"claims\"";
 
 /// Names the setting that switches a later check off.
 fn switched_off(check: Check) -> &'static str {

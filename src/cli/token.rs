@@ -175,8 +175,10 @@ async fn tell_causes(authenticator: &Authenticator) {
     for redis in authenticator.redis_servers() {
         causes.extend(redis.ping().await.err().map(|error| error.to_string()));
     }
-    let users = authenticator.users.ready().await;
-    causes.extend(users.err().map(|problem| problem.to_string()));
+    if let Some(users) = authenticator.users.stored() {
+        let ready = users.ready().await;
+        causes.extend(ready.err().map(|problem| problem.to_string()));
+    }
     let keys = authenticator.verifier.ready().await;
     causes.extend(keys.err().map(|error| error.to_string()));
     causes.dedup();

@@ -14,7 +14,9 @@ pub use group::{GroupConfig, HistoryConfig, PresenceConfig};
 pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};
-pub use route::{Accept, ConsumerConfig, Deliver, OnFrame, OnInvalid, OnWorkerFull, RouteConfig};
+pub use route::{
+    Accept, ConsumerConfig, Deliver, OnFrame, OnInvalid, OnPing, OnWorkerFull, RouteConfig,
+};
 pub use secret::Secret;
 pub use server::{
     AdminConfig, ApiConfig, ClientAddress, DenylistConfig, DrainConfig, Heartbeat, LogConfig,
@@ -23,7 +25,7 @@ pub use server::{
 pub use tenant::{LimitsConfig, OnExcess, OnGap, RefusalMode, TenantConfig};
 pub use token::{KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};
-pub use users::{IdType, PoolConfig, UsersConfig};
+pub use users::{IdType, PoolConfig, UsersConfig, UsersFrom};
 
 pub(crate) use load::{Draft, Places};
 pub(crate) use problem::ConfigReport;

@@ -27,8 +27,22 @@ table! {
         pub events: Vec<String> as List(Text) => Vec::new(),
         /// Events of groups with history carry their position, and a client that comes back with `since=POSITION` gets what it missed.
         pub resume: bool as Flag => false,
+        /// The answer to a client's own ping. `"reply"`: the text frames `ping` and `{"type":"ping"}` are answered `pong` and
+        /// `{"type":"pong"}`, other keys come back, and the consumer sees neither. `"consumer"`: they are frames like any other.
+        pub on_ping: OnPing as choice() => OnPing::Consumer,
         /// A statement on the tenant's database with `:user_id` and the path parameters; no row: 403.
         pub authorize: Option<String> as Optional(Text) => None,
+    }
+}
+
+words! {
+    /// The answer to a client's own ping.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum OnPing {
+        /// A pong.
+        Reply = "reply",
+        /// None: the consumer gets the frame.
+        Consumer = "consumer",
     }
 }
 

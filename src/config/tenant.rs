@@ -25,8 +25,8 @@ table! {
     pub struct TenantConfig {
         /// Host names: a name, `*.name` (one label), or `*`; exact beats wildcard. Only a sole tenant may leave it out.
         pub hosts: Vec<String> as List(Text) => Vec::new(),
-        /// Origins of pages that may connect: `https://app.example.com`, `https://*.example.com`, `null`, `*`. Empty: the
-        /// request's own host.
+        /// Origins of pages that may connect: `https://app.example.com`, `https://*.example.com`, `self` (the request's own host and
+        /// port), those of apps and files (`capacitor://localhost`, `chrome-extension://ID`, `file://`), `null`, `*`. Empty: `self`.
         pub origins: Vec<String> as List(Text) => Vec::new(),
         /// Also refuse a request without `Origin`.
         pub require_origin: bool as Flag => false,

@@ -11,6 +11,9 @@ table! {
     /// The source of users, and the lifetime of cached records.
     #[derive(Clone, Debug, PartialEq)]
     pub struct UsersConfig {
+        /// `"database"`, or `"claims"`: the verified claims of the token are the user's fields, `id` is the user-id claim, and neither a
+        /// database nor a cached record is read. `is_active` is then not known and not checked. A database is set only for `authorize`.
+        pub source: UsersFrom as choice() => UsersFrom::Database,
         /// The database: `postgres://`, `mysql://` or `sqlite://`.
         pub database: Option<Secret> as Optional(SecretText) => None,
         /// A table with the columns of Django's `auth_user`; `query` replaces it.
@@ -42,6 +45,17 @@ table! {
         pub max: u32 as count(1) => 4,
         /// Idle time after which a connection is closed.
         pub idle: Duration as SECONDS => Duration::from_secs(30),
+    }
+}
+
+words! {
+    /// The place that holds users.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum UsersFrom {
+        /// The tenant's database.
+        Database = "database",
+        /// The claims of the token.
+        Claims = "claims",
     }
 }
 

@@ -70,7 +70,9 @@ impl Upkeep {
     /// Frees what caches hold for nothing.
     fn sweep(&self) {
         for tenant in self.tenants.all().iter() {
-            tenant.authenticator.users.upkeep();
+            if let Some(users) = tenant.authenticator.users.stored() {
+                users.upkeep();
+            }
             tenant.permissions.upkeep();
         }
         self.addresses.upkeep();

@@ -44,7 +44,7 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
                 tenant.looked(Ok(()));
                 // A route that fails is looked at until it is mended. The others are read once, since there may be a thousand.
                 if !is_compared || !tenant.remarks().is_empty() {
-                    tenant.remark(faults_of_routes(&tenant, &fields).await);
+                    tenant.remark(faults_of_routes(&tenant, fields.as_deref()).await);
                     is_compared = true;
                 }
             }
@@ -70,10 +70,11 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
 
 /// Compares the routes with the database. Returns the fields that it does not return, and the statements of `authorize` that
 /// it refuses.
-async fn faults_of_routes(tenant: &Tenant, fields: &[String]) -> Vec<String> {
+async fn faults_of_routes(tenant: &Tenant, fields: Option<&[String]>) -> Vec<String> {
     let config = &tenant.config;
-    let missing = missing_fields(config, fields);
-    let mut faults: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    let missing = fields.map(|fields| missing_fields(config, fields));
+    let missing = missing.iter().flatten();
+    let mut faults: Vec<_> = missing.map(ToString::to_string).collect();
     let refused = tenant.permissions.refused(&config.routes).await;
     faults.extend(refused.iter().map(|(route, error)| {
         format!(
@@ -84,8 +85,8 @@ async fn faults_of_routes(tenant: &Tenant, fields: &[String]) -> Vec<String> {
     faults
 }
 
-/// Checks each dependency once. Returns the fields of user records.
-async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Vec<String>, Obstacle> {
+/// Checks each dependency once. Returns the fields of user records; `None` if the claims are the user.
+async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String>>, Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
         redis
@@ -93,16 +94,15 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Vec<String>, Obst
             .await
             .map_err(|error| Obstacle::NotReached(error.to_string()))?;
     }
-    let fields = authenticator
-        .users
-        .ready()
-        .await
-        .map_err(|problem| match problem {
+    let fields = match authenticator.users.stored() {
+        None => None,
+        Some(users) => Some(users.ready().await.map_err(|problem| match problem {
             UsersProblem::Store(error) if error.kind != ErrorKind::Permission => {
                 Obstacle::NotReached(error.to_string())
             }
             problem => Obstacle::Degraded(problem.to_string()),
-        })?;
+        })?),
+    };
     if let Err(error) = authenticator.verifier.ready().await {
         return Err(Obstacle::NotReached(error.to_string()));
     }

@@ -28,11 +28,13 @@ use crate::stores::redis_keys;
 use crate::tasks;
 
 pub use self::cache::CachedPair;
+pub use self::claimed::{UserBook, user_of_claims};
 pub use self::permissions::{PermissionError, Permissions};
 pub use self::record::UserRecord;
 pub use self::wanted::{MissingField, WantedField, missing_fields, wanted_fields};
 
 mod cache;
+mod claimed;
 mod local;
 mod lookup;
 mod permissions;

@@ -41,7 +41,8 @@ impl From<PermissionError> for Fault {
 pub struct Permissions {
     statements: Vec<Option<Statement>>,
     id_type: IdType,
-    database: Arc<Database>,
+    /// `None`: no route has a statement.
+    database: Option<Arc<Database>>,
     verdicts: Cache<VerdictKey, bool>,
     /// The number of calls of [`Permissions::forget`]. It is part of each cache key, so that a verdict read before a
     /// call is not found after it.
@@ -77,10 +78,11 @@ impl Permissions {
         routes: &[RouteConfig],
         users: &UsersConfig,
         token: &TokenConfig,
-        database: Arc<Database>,
+        database: Option<Arc<Database>>,
     ) -> Result<Self, Vec<PermissionError>> {
+        let dialect = database.as_ref().map(|database| database.dialect());
         Ok(Self {
-            statements: Self::read(routes, database.dialect())?,
+            statements: Self::read(routes, dialect)?,
             id_type: user_id::bound_type_of(token, users.id_type),
             database,
             verdicts: Cache::builder()
@@ -97,13 +99,14 @@ impl Permissions {
 
     /// Parses the statement of each route, also for `config check`.
     ///
-    /// A route whose path cannot be parsed gets none; the routes report that error.
+    /// A route whose path cannot be parsed gets none; the routes report that error. Without a `dialect` there is no database,
+    /// and every statement is an error.
     ///
     /// # Errors
     /// All errors of all statements.
     pub fn read(
         routes: &[RouteConfig],
-        dialect: Dialect,
+        dialect: Option<Dialect>,
     ) -> Result<Vec<Option<Statement>>, Vec<PermissionError>> {
         let mut errors = Vec::new();
         let mut statements = Vec::with_capacity(routes.len());
@@ -114,7 +117,11 @@ impl Permissions {
             };
             let mut names = vec!["user_id"];
             names.extend(path.params().map(|(name, _)| name));
-            match Statement::parse(sql, dialect, &names) {
+            let parsed = match dialect {
+                Some(dialect) => Statement::parse(sql, dialect, &names),
+                None => Err(StatementError::NoDatabase),
+            };
+            match parsed {
                 Ok(statement) => statements.push(Some(statement)),
                 Err(problem) => errors.push(PermissionError { route, problem }),
             }
@@ -137,7 +144,9 @@ impl Permissions {
         user: &UserId,
         params: &PathParams,
     ) -> Result<bool, StoreError> {
-        let Some(statement) = self.statements.get(route).and_then(Option::as_ref) else {
+        let statement = self.statements.get(route).and_then(Option::as_ref);
+        // A statement without a database was refused at the start.
+        let (Some(statement), Some(database)) = (statement, &self.database) else {
             return Ok(true);
         };
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -146,13 +155,14 @@ impl Permissions {
             return Ok(verdict);
         }
         // Boxed, because a statement in flight takes 6 KB, and each handshake would hold that room.
-        let verdict = Box::pin(self.ask(statement, user, params)).await?;
+        let verdict = Box::pin(self.ask(database, statement, user, params)).await?;
         self.verdicts.insert(key, verdict);
         Ok(verdict)
     }
 
     async fn ask(
         &self,
+        database: &Database,
         statement: &Statement,
         user: &UserId,
         params: &PathParams,
@@ -179,13 +189,16 @@ impl Permissions {
                 None => {}
             }
         }
-        self.database.exists(statement, &binds).await
+        database.exists(statement, &binds).await
     }
 
     /// Has the database read each statement without running it. Returns the routes whose statement it refuses, with the
     /// reason; a database that does not answer refuses nothing.
     pub async fn refused(&self, routes: &[RouteConfig]) -> Vec<(usize, StoreError)> {
         let mut refused = Vec::new();
+        let Some(database) = &self.database else {
+            return refused;
+        };
         for (route, (statement, config)) in self.statements.iter().zip(routes).enumerate() {
             let (Some(statement), Ok(path)) = (statement, Route::of(config)) else {
                 continue;
@@ -208,7 +221,7 @@ impl Permissions {
                 };
                 (name, value)
             }));
-            match self.database.check_exists(statement, &probe).await {
+            match database.check_exists(statement, &probe).await {
                 Err(error) if error.kind.is_outage() => {}
                 Err(error) => refused.push((route, error)),
                 Ok(()) => {}
@@ -283,13 +296,13 @@ mod tests {
                 Some("SELECT 1 FROM m WHERE r = :room AND u = :user_id"),
             ),
         ];
-        let read = Permissions::read(&routes, Dialect::Postgres).unwrap();
+        let read = Permissions::read(&routes, Some(Dialect::Postgres)).unwrap();
         assert!(read[0].is_none() && read[1].is_some());
         let wrong = [
             route("b/<int:room>/", Some("SELECT :rom")),
             route("c", Some("")),
         ];
-        let errors = Permissions::read(&wrong, Dialect::Postgres).unwrap_err();
+        let errors = Permissions::read(&wrong, Some(Dialect::Postgres)).unwrap_err();
         let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,

@@ -1,6 +1,6 @@
 //! Checks routes: paths, statements, group templates, and the needs of consumers.
 
-use crate::config::{Deliver, Fault, IdType, RouteConfig, TenantConfig};
+use crate::config::{Deliver, Fault, IdType, RouteConfig, TenantConfig, UsersFrom};
 use crate::consumer::Registry;
 use crate::ids::TenantId;
 use crate::render::Delivery;
@@ -56,11 +56,15 @@ fn check_paths(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) 
     }
 }
 
-/// Checks the statements of `authorize`, if the kind of database is known.
+/// Checks the statements of `authorize`, if it is known which kind of database there is, or that there is none.
 fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
-    let url = tenant.users.database.as_ref();
-    let Some(dialect) = url.and_then(|url| Dialect::of_url(url.expose())) else {
-        return;
+    let dialect = match &tenant.users.database {
+        Some(url) => match Dialect::of_url(url.expose()) {
+            Some(dialect) => Some(dialect),
+            None => return,
+        },
+        None if tenant.users.source == UsersFrom::Claims => None,
+        None => return,
     };
     let table = format!("tenants.{id}");
     match Permissions::read(&tenant.routes, dialect) {

@@ -1,11 +1,11 @@
 //! Checks the hosts, origins, users and limits of tenants.
 
-use crate::config::{Config, TenantConfig};
+use crate::config::{Config, TenantConfig, UsersFrom};
 use crate::group_rules::GroupRules;
 use crate::hosts::HostTable;
 use crate::ids::TenantId;
 use crate::origin::OriginPolicy;
-use crate::stores::database::UserQuery;
+use crate::stores::database::{DatabaseUrl, UserQuery};
 
 use super::{Checker, deployment};
 
@@ -22,6 +22,10 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         checker.faults(&format!("tenants.{id}"), GroupRules::new(&tenant.groups));
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
         deployment::redis(&format!("tenants.{id}.redis.url"), own, checker);
+        if tenant.users.source == UsersFrom::Claims {
+            claimed_users(id, tenant, checker);
+            continue;
+        }
         users(id, tenant, checker);
         // Only the columns of Django's own table are known; `serve` reads those of another one.
         let users = &tenant.users;
@@ -74,6 +78,61 @@ fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     if users.stale_ttl < users.cache_ttl {
         let expected = "stale_ttl to be at least cache_ttl";
         checker.mistake(&key("stale_ttl"), "a shorter time", expected, "");
+    }
+}
+
+/// Checks a tenant whose users are the claims of their tokens: what is about records of users has no meaning there.
+fn claimed_users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    let source = checker.place_of(&format!("tenants.{id}.users.source"));
+    let asks = tenant.routes.iter().any(|route| route.authorize.is_some());
+    if let Some(url) = tenant.users.database.as_ref().filter(|_| asks) {
+        let url = DatabaseUrl::parse(url).map_err(|fault| fault.below("users.database"));
+        let url = url.map_err(Into::into);
+        checker.faults(&format!("tenants.{id}"), url);
+    }
+    let of_records = ["table", "query", "stale_ttl", "negative_ttl", "local_ttl"];
+    let of_rights = ["database", "pool", "cache_ttl", "authorize_ttl"];
+    let of_rights = of_rights.iter().filter(|_| !asks);
+    for name in of_records.iter().chain(of_rights) {
+        let key = format!("tenants.{id}.users.{name}");
+        if checker.has(&key) {
+            let found = format!("{name} beside users.source = \"claims\" at {source}");
+            let (expected, advice) = match of_records.contains(name) {
+                true => (
+                    "no setting of user records",
+                    "the claims are the user: no record is read",
+                ),
+                false => (
+                    "no setting of a database",
+                    "only the authorize of a route would ask it, and no route has one",
+                ),
+            };
+            checker.mistake(&key, found, expected, advice);
+        }
+    }
+    let token = &tenant.token;
+    for (name, is_set, advice) in [
+        (
+            "check_revoke_token",
+            token.check_revoke_token,
+            "no password is known: revoke the user's tokens",
+        ),
+        (
+            "check_user_is_active",
+            token.check_user_is_active,
+            "is_active is not known: revoke the user's tokens",
+        ),
+        (
+            "user_id_field",
+            token.user_id_field != "id",
+            "users.id_type = \"text\" takes any id",
+        ),
+    ] {
+        let key = format!("tenants.{id}.token.{name}");
+        if is_set && checker.has(&key) {
+            let found = format!("{name} beside users.source = \"claims\" at {source}");
+            checker.mistake(&key, found, "no check against a record of the user", advice);
+        }
     }
 }
 

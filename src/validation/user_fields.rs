@@ -1,6 +1,6 @@
 //! Checks the fields of the user that routes name against `users.query`, or the columns that are read of `users.table`.
 
-use crate::config::{TenantConfig, nearest};
+use crate::config::{TenantConfig, UsersFrom, nearest};
 use crate::ids::TenantId;
 use crate::stores::database::UserQuery;
 use crate::users::{WantedField, wanted_fields};
@@ -8,6 +8,10 @@ use crate::users::{WantedField, wanted_fields};
 use super::Checker;
 
 pub(super) fn check(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    // Any claim may be a field.
+    if tenant.users.source == UsersFrom::Claims {
+        return;
+    }
     // A query that cannot be read is reported already.
     let Ok(query) = UserQuery::new(&tenant.users, &tenant.token) else {
         return;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::finding::{Findings, Severity, clock, with_kind};
 use crate::auth::TokenVerifier;
-use crate::config::{Config, Secret, TenantConfig};
+use crate::config::{Config, Secret, TenantConfig, UsersFrom};
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
@@ -28,6 +28,13 @@ pub(super) async fn look_at_databases(config: &Config) -> Findings {
         .into_iter()
         .map(|(url, tenants)| look(url, tenants, &budget));
     let mut findings = Findings::default();
+    for (id, tenant) in &config.tenants {
+        if tenant.users.source == UsersFrom::Claims {
+            let subject = format!("tenant {id}");
+            let detail = "the claims of its tokens: no record is read, and is_active is not known";
+            findings.add((&subject, "users"), Severity::Ok, detail, "");
+        }
+    }
     for found in futures_util::future::join_all(looks).await {
         findings.append(found);
     }
@@ -134,6 +141,9 @@ async fn columns(
     tenant: &TenantConfig,
     database: &Arc<Database>,
 ) {
+    if tenant.users.source == UsersFrom::Claims {
+        return routes(findings, on.0, (id, tenant), None, database).await;
+    }
     let metrics = Arc::new(TenantMetrics::new(id, true));
     let users = Users::new(
         id,
@@ -157,7 +167,7 @@ async fn columns(
     };
     match users.ready().await {
         Ok(fields) => {
-            routes(findings, on.0, (id, tenant), &fields, database).await;
+            routes(findings, on.0, (id, tenant), Some(&fields), database).await;
             let relation = match tenant.users.query {
                 Some(_) => "users.query".to_owned(),
                 None => format!("table {}", tenant.users.table),
@@ -188,15 +198,17 @@ async fn columns(
     }
 }
 
-/// Compares the routes of a tenant with the `fields` of its users, and has the database read each `authorize`.
+/// Compares the routes of a tenant with the `fields` of its users, unless these are claims, and has the database read each
+/// `authorize`.
 async fn routes(
     findings: &mut Findings,
     subject: &str,
     (id, tenant): (&TenantId, &TenantConfig),
-    fields: &[String],
+    fields: Option<&[String]>,
     database: &Arc<Database>,
 ) {
-    for missing in missing_fields(tenant, fields) {
+    let missing = fields.map(|fields| missing_fields(tenant, fields));
+    for missing in missing.into_iter().flatten() {
         let detail = format!("{id}: {missing}");
         let advice = match tenant.users.query {
             Some(_) => "correct the name, or let users.query return it",
@@ -208,7 +220,7 @@ async fn routes(
         &tenant.routes,
         &tenant.users,
         &tenant.token,
-        database.clone(),
+        Some(database.clone()),
     );
     // `config check` reports statements that cannot be parsed.
     let Ok(permissions) = permissions else {

@@ -82,6 +82,7 @@ fn relay(layer: Arc<ModelLayer>, inbox: Arc<Inbox>, metrics: Arc<TenantMetrics>)
             delivery: delivery.with_resume(resume),
             through_consumer: false,
             tells_channel: false,
+            answers_pings: false,
         }))
     };
     let parts = Parts {

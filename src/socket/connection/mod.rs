@@ -16,10 +16,12 @@ use tokio::net::TcpStream;
 
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope};
+use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member, WaitingEvent};
 use crate::socket::refresh::{RefreshRequest, may_be_refresh};
 
 mod goodbye;
+mod ping;
 mod read;
 mod slow;
 mod wire;
@@ -134,6 +136,7 @@ impl Connection {
                 if !self.wire().may_receive() {
                     return None;
                 }
+                let message = self.unless_ping(message)?;
                 Some(match self.refresh_in(message) {
                     Ok(request) => Box::pin(self.refresh(request, opened)),
                     Err(message) => Box::pin(self.call(Call::Message(message), opened)),
@@ -151,6 +154,25 @@ impl Connection {
                 }))
             }
         }
+    }
+
+    /// Answers a ping of the page, if its route wants that. Returns any other message.
+    fn unless_ping(&self, message: consumer::Message) -> Option<consumer::Message> {
+        let consumer::Message::Text(text) = &message else {
+            return Some(message);
+        };
+        let registration = &self.ready.wire.registration;
+        let (member, relay) = (registration.member(), registration.relay());
+        // Most routes answer none, and their texts are not searched.
+        if !relay.answers_pings(member) || !ping::may_be_ping(text) {
+            return Some(message);
+        }
+        let Some(pong) = ping::pong_of(text) else {
+            return Some(message);
+        };
+        let frame = Frame::encode(Opcode::Text, pong.as_bytes(), relay.accounting());
+        member.outbound().push_frame(&frame);
+        None
     }
 
     /// Takes a message that is the gateway's own: a request to refresh the socket's token. Returns any other message.

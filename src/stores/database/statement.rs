@@ -86,6 +86,8 @@ pub enum StatementError {
     Unused(String),
     #[error("it is empty")]
     Empty,
+    #[error("there is no database to ask")]
+    NoDatabase,
 }
 
 impl StatementError {
@@ -103,6 +105,14 @@ impl StatementError {
             }
             Self::Unused(name) => Fault::new(key, format!("a statement without :{name}"), expected),
             Self::Empty => Fault::new(key, "an empty statement", expected),
+            Self::NoDatabase => Fault::new(
+                key,
+                "a statement, and no database",
+                "a database to ask",
+            )
+            .advice(
+                "set users.database; beside users.source = \"claims\" it serves authorize alone",
+            ),
         }
     }
 }

@@ -78,8 +78,7 @@ impl UserQuery {
         let at_database = |fault: Fault| fault.below("users.database");
         let Some(url) = &users.database else {
             let expected = "the database that holds its users";
-            let advice =
-                "postgres://…, mysql://… or sqlite://…; users from claims alone are not supported";
+            let advice = "postgres://…, mysql://… or sqlite://…; with users.source = \"claims\" none is needed";
             return Err(at_database(Fault::new("", "no database", expected).advice(advice)).into());
         };
         let url = DatabaseUrl::parse(url).map_err(at_database)?;

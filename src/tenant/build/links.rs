@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-
 use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
 use crate::channel_layer::memory::MemoryLayer;
@@ -155,23 +153,25 @@ impl Links {
         Ok(store)
     }
 
-    /// Returns the pool of the tenant's database, a known one if URL and pool settings are the same.
-    pub(super) fn database(&mut self, config: &TenantConfig) -> anyhow::Result<Arc<Database>> {
-        let url = config
-            .users
-            .database
-            .as_ref()
-            .context("`users.database` is not set")?;
+    /// Returns the pool of the tenant's database, a known one if URL and pool settings are the same; `None` if the tenant has
+    /// no database.
+    pub(super) fn database(
+        &mut self,
+        config: &TenantConfig,
+    ) -> anyhow::Result<Option<Arc<Database>>> {
+        let Some(url) = &config.users.database else {
+            return Ok(None);
+        };
         let pool = config.users.pool;
         let known = self
             .databases
             .iter()
             .find(|(known, size, _)| known == url && *size == pool);
         if let Some((_, _, database)) = known {
-            return Ok(database.clone());
+            return Ok(Some(database.clone()));
         }
         let database = Database::connect_lazy(url, &config.users.pool, &self.connections)?;
         self.databases.push((url.clone(), pool, database.clone()));
-        Ok(database)
+        Ok(Some(database))
     }
 }

@@ -16,7 +16,7 @@ use crate::auth::denylist::UnreadableNotice;
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{Config, Effective, Secret, TenantConfig};
+use crate::config::{Config, Effective, Secret, TenantConfig, UsersFrom};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
@@ -33,7 +33,7 @@ use crate::stores::key_store::KeyStore;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::token_auth::TokenAuth;
-use crate::users::{Permissions, Users};
+use crate::users::{Permissions, UserBook, Users};
 
 use links::Links;
 
@@ -116,7 +116,8 @@ struct Lines {
 /// The stores of a tenant, and the authenticator that asks them.
 struct Stores {
     authenticator: Authenticator,
-    database: Arc<Database>,
+    /// `None`: the claims are the user, and no route has `authorize`.
+    database: Option<Arc<Database>>,
     key_store: KeyStore,
 }
 
@@ -326,14 +327,17 @@ impl Builder {
             Some(url) => KeyStore::Redis(self.links.redis(url, Dependency::Denylist)?),
         };
         let database = self.links.database(config)?;
-        let users = Users::new(
-            id,
-            &config.users,
-            &config.token,
-            database.clone(),
-            redis.clone(),
-            metrics.clone(),
-        )?;
+        let users = match config.users.source {
+            UsersFrom::Claims => UserBook::Claimed(config.users.id_type),
+            UsersFrom::Database => UserBook::Stored(Users::new(
+                id,
+                &config.users,
+                &config.token,
+                database.clone().context("`users.database` is not set")?,
+                redis.clone(),
+                metrics.clone(),
+            )?),
+        };
         let authenticator = Authenticator {
             tenant: id.clone(),
             config: Arc::new(config.token.clone()),
@@ -361,7 +365,7 @@ impl Builder {
 /// Returns the routes of a tenant, and the permissions that they ask for.
 fn paths(
     config: &TenantConfig,
-    database: &Arc<Database>,
+    database: &Option<Arc<Database>>,
 ) -> anyhow::Result<(Arc<Routes>, Arc<Permissions>)> {
     let routes = Routes::parse(&config.routes).map_err(|errors| anyhow::anyhow!(join(&errors)))?;
     let permissions = Permissions::new(

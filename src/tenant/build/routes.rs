@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::config::{RouteConfig, TenantConfig};
+use crate::config::{OnPing, RouteConfig, TenantConfig};
 use crate::consumer::{Registry, RouteConsumer};
 use crate::ids::TenantId;
 use crate::relay::RouteDelivery;
@@ -92,6 +92,7 @@ impl<'b> Deliveries<'b> {
                 .with_resume(route.resume),
             through_consumer: consumer.sees_events,
             tells_channel: consumer.tells_channel,
+            answers_pings: route.on_ping == OnPing::Reply,
         };
         let delivery = Some(Arc::new(delivery));
         let free = self.slots.iter().position(Option::is_none);

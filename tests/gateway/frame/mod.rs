@@ -1,5 +1,6 @@
 //! A frame of a client becomes what its route makes of it.
 
+mod page_pings;
 mod to_group;
 mod worker_told;
 mod workers;

@@ -2,6 +2,7 @@
 
 mod django_project;
 mod locked_database;
+mod proxies;
 mod role_swap;
 mod sentinel;
 mod store_outage;

@@ -112,7 +112,8 @@ impl Builder {
         self
     }
 
-    /// Sets the database of the tenant named last. The default is a PostgreSQL database made by Django.
+    /// Sets the database of the tenant named last. The default is a PostgreSQL database made by Django, and none where the claims
+    /// are the user.
     pub(crate) fn users(mut self, database: &Database) -> Self {
         self.last().database = Some(database.clone());
         self
@@ -194,9 +195,16 @@ impl Builder {
 impl TenantBuilder {
     async fn build(self, redis: &str) -> (Tenant, Table) {
         let name = format!("{}-{}", self.word, unique());
-        let database = match self.database {
-            Some(database) => database,
-            None => Database::postgres().await,
+        let users = self
+            .settings
+            .get("users")
+            .and_then(|users| users.get("source"));
+        let (database, is_asked) = match self.database {
+            Some(database) => (database, true),
+            None if users.is_some_and(|source| source.as_str() == Some("claims")) => {
+                (Database::at(String::new()), false)
+            }
+            None => (Database::postgres().await, true),
         };
         let mut tenant = Tenant {
             host: format!("{name}.test"),
@@ -210,7 +218,9 @@ impl TenantBuilder {
         let mut put = |key: &str, value: &str| set(&mut table, key, value.into());
         put("token.algorithm", "HS256");
         put("token.signing_key", &tenant.key);
-        put("users.database", tenant.database.url());
+        if is_asked {
+            put("users.database", tenant.database.url());
+        }
         if let Some(kind) = self.kind {
             put("layer.kind", kind);
         }

@@ -288,6 +288,7 @@ fn values() -> Vec<(&'static str, &'static str)> {
             "['HTTPS://A.example']",
             "['https://a_b']",
             "['http://[::1]:3000']",
+            "['self', 'https://app.example', 'file://', 'capacitor://localhost', 'null']",
             "['https://a..b']",
             "['https://ü.example']",
             "['https://a.example.']",

@@ -693,6 +693,18 @@ fn origins() -> Vec<Row> {
             "found \"https://u@a.example\"",
         ),
         (
+            "tenants.acme.origins",
+            "['self', 'file:///index.html']",
+            "tenants.acme.origins[1]",
+            "an origin has no path",
+        ),
+        (
+            "tenants.acme.origins",
+            "['Self']",
+            origin,
+            "\"self\", \"file://\"",
+        ),
+        (
             "tenants.acme.hosts",
             "['a.example:80']",
             "tenants.acme.hosts[0]",
