@@ -18,6 +18,7 @@ use crate::tasks;
 
 use super::LayerError;
 use super::inbox::{Inbox, Incoming, Payload, Signal};
+use super::memory::{BusLine, MemoryBus};
 use super::pubsub::{LinkShare, PubSubEndpoints};
 use super::target::Target;
 
@@ -40,10 +41,17 @@ pub enum Heard {
 pub struct Control {
     channel: Box<str>,
     inbox: Arc<Inbox>,
-    line: Option<LinkShare>,
+    line: ControlLine,
     /// Bounds the answers per second. A command names the channel of its answer, so a flood could publish without end.
     answers: Mutex<Bucket>,
     answering: Arc<Semaphore>,
+}
+
+/// The way to the other replicas.
+enum ControlLine {
+    Redis(LinkShare),
+    /// The replicas of this process, most often this one alone.
+    Memory(BusLine),
 }
 
 impl Control {
@@ -54,15 +62,17 @@ impl Control {
     pub fn on(endpoints: &PubSubEndpoints, store: &Arc<RedisStore>, name: &str) -> Self {
         let inbox = Inbox::uncounted(WAITING);
         let line = endpoints.own_line(store, inbox.clone());
-        Self::make(name, inbox, Some(line))
+        Self::make(name, inbox, ControlLine::Redis(line))
     }
 
-    /// Returns a channel of this process alone.
-    pub fn in_memory(name: &str) -> Self {
-        Self::make(name, Inbox::uncounted(WAITING), None)
+    /// Returns a channel between the replicas of this process. It hears from now on.
+    pub fn in_memory(bus: &Arc<MemoryBus>, name: &str) -> Self {
+        let inbox = Inbox::uncounted(WAITING);
+        let line = BusLine::new(bus, name, &inbox);
+        Self::make(name, inbox, ControlLine::Memory(line))
     }
 
-    fn make(name: &str, inbox: Arc<Inbox>, line: Option<LinkShare>) -> Self {
+    fn make(name: &str, inbox: Arc<Inbox>, line: ControlLine) -> Self {
         Self {
             channel: name.into(),
             inbox,
@@ -78,12 +88,12 @@ impl Control {
     /// [`LayerError::Unavailable`]; the link goes on trying to subscribe.
     pub async fn open(&self) -> Result<(), LayerError> {
         match &self.line {
-            Some(line) => {
+            ControlLine::Redis(line) => {
                 let name = GroupName::from(&*self.channel);
                 line.subscribe(self.name_on_redis(), Target::Group(name))
                     .await
             }
-            None => Ok(()),
+            ControlLine::Memory(_) => Ok(()),
         }
     }
 
@@ -93,30 +103,20 @@ impl Control {
     /// [`StoreError`]; the message may have been sent nevertheless.
     pub async fn publish(&self, payload: Vec<u8>) -> Result<u64, StoreError> {
         match &self.line {
-            Some(line) => line.publish(self.channel.as_bytes(), &payload).await,
-            None => {
-                let size = payload.len();
-                let incoming = Incoming {
-                    target: Target::Group(GroupName::from(&*self.channel)),
-                    payload: Payload::Encoded(payload.into()),
-                    recorded: None,
-                    read_at: Instant::now(),
-                };
-                self.inbox.push(incoming, size);
-                Ok(1)
-            }
+            ControlLine::Redis(line) => line.publish(self.channel.as_bytes(), &payload).await,
+            ControlLine::Memory(line) => Ok(line.publish(&self.channel, payload)),
         }
     }
 
-    /// Sends an answer to the channel that a command named, on the same Redis. In memory there is no other replica, and
-    /// the call does nothing. Returns false if the answer was dropped: there were more than `per_second` (0: no limit), or
-    /// too many have not left yet.
+    /// Sends an answer to the channel that a command named, on the same Redis or in the same memory.
+    /// Returns false if the answer was dropped: there were more than `per_second` (0: no limit), or too many have not left yet.
     pub fn answer(self: &Arc<Self>, channel: String, payload: Vec<u8>, per_second: u32) -> bool {
-        if self.line.is_none() {
-            return true;
-        }
         if !self.answers.lock().take(Instant::now(), per_second) {
             return false;
+        }
+        if let ControlLine::Memory(line) = &self.line {
+            line.publish(&channel, payload);
+            return true;
         }
         let Ok(permit) = self.answering.clone().try_acquire_owned() else {
             return false;
@@ -124,7 +124,7 @@ impl Control {
         let control = self.clone();
         // The task ends within Redis' time limit. If the answer is lost, the caller finds this replica missing.
         tasks::brief(async move {
-            if let Some(line) = &control.line {
+            if let ControlLine::Redis(line) = &control.line {
                 drop(line.publish(channel.as_bytes(), &payload).await);
             }
             drop(permit);
@@ -132,11 +132,11 @@ impl Control {
         true
     }
 
-    /// Returns true if both are channels of one Redis, reached with one login, or both are in memory.
+    /// Returns true if both are channels of one Redis, reached with one login, or of one memory.
     pub fn shares_line_with(&self, other: &Control) -> bool {
         match (&self.line, &other.line) {
-            (Some(line), Some(other)) => line.is_same_link(other),
-            (None, None) => true,
+            (ControlLine::Redis(line), ControlLine::Redis(other)) => line.is_same_link(other),
+            (ControlLine::Memory(line), ControlLine::Memory(other)) => line.shares_bus_with(other),
             _ => false,
         }
     }

@@ -1,10 +1,11 @@
 //! A layer inside one process: for `lockgate dev`, for tests, and where no Redis is configured.
+//!
+//! The replicas of one process share it as they would share a Redis, through a [`MemoryBus`].
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 use crate::config::SerializerFormat;
@@ -18,33 +19,46 @@ use crate::event::{Event, MAX_VALUES};
 use crate::group_rules::GroupRules;
 use crate::position::{Epoch, Position};
 
+pub(super) use bus::BusLine;
+use bus::LayerMember;
+pub use bus::{MemoryBus, SharedLayer};
 use history::Histories;
 
+mod bus;
 mod history;
 
-/// The memory layer of one tenant.
+/// The memory layer of one tenant on one replica.
 pub struct MemoryLayer {
-    /// This lock, or that of `channels`, is held while an event is queued; that gives the layer its order.
-    groups: Mutex<HashSet<GroupName>>,
-    channels: Mutex<HashSet<SocketChannel>>,
-    /// Locked while `groups` is, so that events are queued in the order of their offsets.
-    histories: Mutex<Histories>,
+    shared: Arc<SharedLayer>,
+    member: Arc<LayerMember>,
     rules: Arc<GroupRules>,
     channel_prefix: Box<str>,
-    inbox: Arc<Inbox>,
     codec: Codec,
 }
 
 impl MemoryLayer {
-    /// Builds a layer that delivers into `inbox`. Socket channels have the names of a pub/sub layer with `prefix`.
-    pub fn new(prefix: &str, rules: Arc<GroupRules>, inbox: Arc<Inbox>) -> Self {
-        Self {
+    /// Builds a layer that delivers into `inbox` what any layer on `shared` sends. Socket channels have the names of a
+    /// pub/sub layer with `prefix`.
+    pub fn new(
+        shared: Arc<SharedLayer>,
+        prefix: &str,
+        rules: Arc<GroupRules>,
+        inbox: Arc<Inbox>,
+    ) -> Self {
+        let member = Arc::new(LayerMember {
             groups: Mutex::default(),
             channels: Mutex::default(),
-            histories: Mutex::default(),
+            inbox,
+        });
+        let mut state = shared.0.lock();
+        state.members.retain(|member| member.strong_count() > 0);
+        state.members.push(Arc::downgrade(&member));
+        drop(state);
+        Self {
+            shared,
+            member,
             rules,
             channel_prefix: format!("{prefix}specific.").into(),
-            inbox,
             codec: Codec::new(SerializerFormat::MsgPack, &[]),
         }
     }
@@ -60,7 +74,9 @@ impl MemoryLayer {
         }
         Ok(Arc::new(event.clone()))
     }
+}
 
+impl LayerMember {
     fn push(&self, target: Target, event: Arc<Event>, recorded: Option<Position>) {
         let size = event.memory();
         let incoming = Incoming {
@@ -76,12 +92,12 @@ impl MemoryLayer {
 #[async_trait]
 impl ChannelLayer for MemoryLayer {
     async fn subscribe(&self, group: &GroupName) -> Result<(), LayerError> {
-        self.groups.lock().insert(group.clone());
+        self.member.groups.lock().insert(group.clone());
         Ok(())
     }
 
     fn unsubscribe(&self, group: &GroupName) {
-        self.groups.lock().remove(group);
+        self.member.groups.lock().remove(group);
     }
 
     async fn publish(
@@ -90,15 +106,16 @@ impl ChannelLayer for MemoryLayer {
         event: &Event,
     ) -> Result<Option<Position>, LayerError> {
         let (event, kept) = (self.carried(event)?, self.rules.history(group));
-        let groups = self.groups.lock();
-        let record = |kept| {
-            let mut histories = self.histories.lock();
-            histories.record(group, event.clone(), kept, Instant::now())
-        };
-        let recorded = kept.map(record);
-        if let Some(group) = groups.get(group) {
-            self.push(Target::Group(group.clone()), event, recorded.clone());
-        }
+        let mut state = self.shared.0.lock();
+        let histories = &mut state.histories;
+        let recorded =
+            kept.map(|kept| histories.record(group, event.clone(), kept, Instant::now()));
+        state.for_each(|member| {
+            if let Some(group) = member.groups.lock().get(group) {
+                let target = Target::Group(group.clone());
+                member.push(target, event.clone(), recorded.clone());
+            }
+        });
         Ok(recorded)
     }
 
@@ -108,7 +125,7 @@ impl ChannelLayer for MemoryLayer {
         from: HistoryFrom,
     ) -> Result<Option<HistoryPage>, LayerError> {
         let read = |kept| {
-            let mut histories = self.histories.lock();
+            let histories = &mut self.shared.0.lock().histories;
             histories.read(group, &from, kept, Instant::now())
         };
         Ok(self.rules.history(group).map(read))
@@ -120,7 +137,7 @@ impl ChannelLayer for MemoryLayer {
         lost: &Epoch,
     ) -> Result<Option<Position>, LayerError> {
         let renew = |kept| {
-            let mut histories = self.histories.lock();
+            let histories = &mut self.shared.0.lock().histories;
             histories.renew(group, lost, kept, Instant::now())
         };
         Ok(self.rules.history(group).map(renew))
@@ -131,22 +148,30 @@ impl ChannelLayer for MemoryLayer {
     }
 
     async fn open_channel(&self, socket: SocketChannel) -> Result<(), LayerError> {
-        self.channels.lock().insert(socket);
+        self.member.channels.lock().insert(socket);
         Ok(())
     }
 
     fn close_channel(&self, socket: SocketChannel) {
-        self.channels.lock().remove(&socket);
+        self.member.channels.lock().remove(&socket);
     }
 
     async fn send(&self, channel: &ChannelName, event: &Event) -> Result<(), LayerError> {
         let digits = channel.as_str().strip_prefix(&*self.channel_prefix);
-        let channels = self.channels.lock();
         let socket = digits.and_then(SocketChannel::of_digits);
-        let socket = socket.filter(|socket| channels.contains(socket));
         let socket = socket.ok_or(LayerError::NoReceiver)?;
-        self.push(Target::Socket(socket), self.carried(event)?, None);
-        Ok(())
+        let (event, mut heard) = (self.carried(event)?, false);
+        self.shared.0.lock().for_each(|member| {
+            if member.channels.lock().contains(&socket) {
+                member.push(Target::Socket(socket), event.clone(), None);
+                heard = true;
+            }
+        });
+        if heard {
+            Ok(())
+        } else {
+            Err(LayerError::NoReceiver)
+        }
     }
 
     async fn ready(&self) -> bool {
@@ -168,7 +193,7 @@ mod tests {
     async fn only_subscribed_groups_are_heard_and_in_order() {
         let tenant = "acme".parse().unwrap();
         let inbox = Inbox::new(0, Arc::new(TenantMetrics::new(&tenant, true)));
-        let layer = MemoryLayer::new("asgi", Arc::default(), inbox.clone());
+        let layer = MemoryLayer::new(Arc::default(), "asgi", Arc::default(), inbox.clone());
         let event = |n: i64| Event {
             fields: vec![("n".into(), n.into())],
         };

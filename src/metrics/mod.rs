@@ -4,6 +4,7 @@
 //! `metrics.tenant_series`. [`TenantMetrics`] keeps the handles of metrics that change once per frame or delivery.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 
 pub use dependency::*;
 pub use family::Description;
@@ -23,14 +24,21 @@ mod series;
 mod tenant;
 mod words;
 
-/// Installs the recorder of this process and describes every family.
+/// The recorder of this process.
+static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+
+/// Installs the recorder of this process and describes every family. Further gateways of the process share it.
 ///
 /// # Errors
-/// If the process already has a recorder.
+/// If the program has installed a recorder of its own.
 pub fn install() -> Result<
     PrometheusHandle,
     metrics::SetRecorderError<metrics_exporter_prometheus::PrometheusRecorder>,
 > {
+    let mut installed = INSTALLED.lock();
+    if let Some(handle) = &*installed {
+        return Ok(handle.clone());
+    }
     let mut builder = PrometheusBuilder::new();
     for family in families::ALL {
         if let Some(buckets) = family.buckets {
@@ -48,6 +56,7 @@ pub fn install() -> Result<
             family.describe(recorder);
         }
     });
+    *installed = Some(handle.clone());
     Ok(handle)
 }
 

@@ -19,6 +19,7 @@ use crate::replica::ReplicaLife;
 use crate::socket::{Door, accept};
 use crate::tasks;
 use crate::tenant::Tenants;
+pub use crate::tenant::build::SharedMemory;
 
 use drain::SignalAction;
 pub use drain::{Ended, Signals};
@@ -61,6 +62,8 @@ pub struct Options {
     pub sources: Vec<PathBuf>,
     /// Pages on the socket listener, tried before any tenant is looked up. `lockgate dev` serves its page here.
     pub pages: Option<Router>,
+    /// The memory that replaces the Redis of tenants that have none. Several gateways of one process can share it.
+    pub memory: SharedMemory,
 }
 
 /// A running gateway.
@@ -92,7 +95,7 @@ impl Server {
     /// # Errors
     /// If the configuration cannot be served or a port is in use.
     pub async fn start(config: Config, mut options: Options) -> anyhow::Result<Self> {
-        let recorder = metrics::install().context("metrics can be installed once in a process")?;
+        let recorder = metrics::install().context("the program has metrics of its own")?;
         metrics::build_info();
         let descriptors = limits::raise_descriptors();
         let configured = config.server.max_connections;

@@ -86,7 +86,7 @@ impl ServerParts {
     /// Builds the parts, and starts every tenant.
     pub(super) fn build(config: Config, options: Options) -> anyhow::Result<Self> {
         let replica = ReplicaId::random();
-        let mut builder = Builder::new(&config, options.registry, &replica);
+        let mut builder = Builder::new(&config, options.registry, &replica, options.memory);
         let tenants = Arc::new(Tenants::default());
         let serving = builder.serving(&config, &tenants)?;
         let registry = fleet::ReplicaRegistry::new(replica);

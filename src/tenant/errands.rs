@@ -210,7 +210,7 @@ mod tests {
     fn answer() -> Reply {
         let registry = ReplicaRegistry::new(ReplicaId::random());
         let fleet = Fleet::new(registry, Duration::from_secs(1));
-        let control = Arc::new(Control::in_memory("control"));
+        let control = Arc::new(Control::in_memory(&Arc::default(), "control"));
         Reply::new(&fleet, &control, (None, None), 0)
     }
 

@@ -80,7 +80,12 @@ fn relay() -> Arc<Relay> {
     let parts = Parts {
         tenant,
         hub: Arc::new(Hub::default()),
-        layer: Arc::new(MemoryLayer::new("acme", Arc::default(), inbox.clone())),
+        layer: Arc::new(MemoryLayer::new(
+            Arc::default(),
+            "acme",
+            Arc::default(),
+            inbox.clone(),
+        )),
         inbox,
         rules: Arc::default(),
         group_names: GroupNames::Channels,

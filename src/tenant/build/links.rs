@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
-use crate::channel_layer::memory::MemoryLayer;
+use crate::channel_layer::memory::{MemoryBus, MemoryLayer};
 use crate::channel_layer::pubsub::PubSubEndpoints;
 use crate::channel_layer::{ChannelLayer, Codec, Control, GroupHistories, Inbox, NoticeLines};
 use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
@@ -27,7 +27,17 @@ pub(super) struct Links {
     /// `server.max_database_connections`, for all of them together.
     connections: Arc<ConnectionBudget>,
     /// Replaces Redis for tenants that have none.
-    memory: Arc<MemoryStore>,
+    memory: SharedMemory,
+}
+
+/// The memory that replaces Redis for tenants that have none.
+///
+/// Replicas of one process that have clones of it act as replicas on one Redis do: they share events, histories, revocations
+/// and suspensions, and answer each other. Presence and cached users stay with each replica.
+#[derive(Clone, Default)]
+pub struct SharedMemory {
+    keys: Arc<MemoryStore>,
+    bus: Arc<MemoryBus>,
 }
 
 /// The layer of a tenant.
@@ -41,14 +51,18 @@ pub(super) struct BuiltLayer {
 
 impl Links {
     /// Starts without links; allows at most `max_database_connections` connections to all databases together.
-    pub(super) fn new(replica: &ReplicaId, max_database_connections: u32) -> Self {
+    pub(super) fn new(
+        replica: &ReplicaId,
+        max_database_connections: u32,
+        memory: SharedMemory,
+    ) -> Self {
         Self {
             endpoints: PubSubEndpoints::new(replica.clone()),
             core: CoreEndpoints::new(replica.clone()),
             redis: Vec::new(),
             databases: Vec::new(),
             connections: ConnectionBudget::new(max_database_connections),
-            memory: Arc::default(),
+            memory,
         }
     }
 
@@ -63,13 +77,13 @@ impl Links {
     pub(super) fn control(&self, key_store: &KeyStore, name: &str) -> Control {
         match key_store {
             KeyStore::Redis(store) => Control::on(&self.endpoints, store, name),
-            KeyStore::Memory(_) => Control::in_memory(name),
+            KeyStore::Memory(_) => Control::in_memory(&self.memory.bus, name),
         }
     }
 
     /// Returns the memory of this process as a store of keys.
     pub(super) fn in_memory(&self) -> KeyStore {
-        KeyStore::Memory(self.memory.clone())
+        KeyStore::Memory(self.memory.keys.clone())
     }
 
     /// Makes the layer of a tenant.
@@ -90,8 +104,9 @@ impl Links {
         };
         let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
             LayerKind::Memory => {
-                let prefix = &config.layer.prefix;
-                Arc::new(MemoryLayer::new(prefix, rules.clone(), inbox.clone()))
+                let (shared, prefix) = (self.memory.bus.layer(tenant), &config.layer.prefix);
+                let (rules, inbox) = (rules.clone(), inbox.clone());
+                Arc::new(MemoryLayer::new(shared, prefix, rules, inbox))
             }
             LayerKind::PubSub => {
                 let codec = Codec::new(

@@ -36,6 +36,7 @@ use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, UserBook, Users};
 
 use links::Links;
+pub use links::SharedMemory;
 
 mod links;
 mod routes;
@@ -49,7 +50,12 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
         .tenants
         .get_key_value(tenant)
         .with_context(|| format!("there is no tenant {tenant:?}"))?;
-    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
+    let mut builder = Builder::new(
+        config,
+        Registry::default(),
+        &ReplicaId::random(),
+        SharedMemory::default(),
+    );
     let metrics = Arc::new(TenantMetrics::new(id, true));
     let effective = config.effective(tenant);
     let stores = builder.stores(id, &effective, metrics, None)?;
@@ -73,7 +79,12 @@ pub struct HandshakeParts {
 pub fn handshake_parts(config: &Config, id: &TenantId) -> anyhow::Result<HandshakeParts> {
     let tenant = config.tenants.get(id);
     let tenant = tenant.with_context(|| format!("there is no tenant {id}"))?;
-    let mut builder = Builder::new(config, Registry::default(), &ReplicaId::random());
+    let mut builder = Builder::new(
+        config,
+        Registry::default(),
+        &ReplicaId::random(),
+        SharedMemory::default(),
+    );
     let metrics = Arc::new(TenantMetrics::new(id, true));
     let stores = builder.stores(id, &config.effective(tenant), metrics, None)?;
     let (routes, permissions) = paths(tenant, &stores.database)?;
@@ -123,7 +134,13 @@ struct Stores {
 
 impl Builder {
     /// Makes the builder of a replica. `registry` holds the consumers that a program added.
-    pub fn new(config: &Config, registry: Registry, replica: &ReplicaId) -> Self {
+    /// `memory` replaces the Redis of tenants that have none.
+    pub fn new(
+        config: &Config,
+        registry: Registry,
+        replica: &ReplicaId,
+        memory: SharedMemory,
+    ) -> Self {
         // One provider serves all TLS of the process. The call fails if the program installed its own, which then stays.
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
@@ -131,7 +148,7 @@ impl Builder {
         Self {
             registry,
             budget: Arc::default(),
-            links: Links::new(replica, config.server.max_database_connections),
+            links: Links::new(replica, config.server.max_database_connections, memory),
             series: TenantSeries::new(config.metrics.tenant_series),
         }
     }

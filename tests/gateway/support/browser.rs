@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -89,6 +91,43 @@ impl Page {
         let cookie = json!({"url": url, "name": name, "value": value});
         let answer = self.call("Network.setCookie", cookie).await;
         assert_eq!(answer["success"], true, "{answer}");
+    }
+
+    /// Gives the page a size in CSS pixels, and the colours that its user prefers.
+    pub(crate) async fn resize(&mut self, (width, height): (u32, u32), dark: bool) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
+        self.call("Emulation.setDeviceMetricsOverride", size).await;
+        let value = if dark { "dark" } else { "light" };
+        let colours = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
+        self.call("Emulation.setEmulatedMedia", colours).await;
+    }
+
+    /// A picture of what is seen, as PNG.
+    pub(crate) async fn picture(&mut self) -> Vec<u8> {
+        let taken = self
+            .call("Page.captureScreenshot", json!({"format": "png"}))
+            .await;
+        let text = taken["data"].as_str().expect("a picture");
+        STANDARD.decode(text).expect("base64")
+    }
+
+    /// Presses and releases Tab, which moves the focus.
+    pub(crate) async fn press_tab(&mut self) {
+        for kind in ["rawKeyDown", "keyUp"] {
+            let key =
+                json!({"type": kind, "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9});
+            self.call("Input.dispatchKeyEvent", key).await;
+        }
+    }
+
+    /// The roles and names that assistive technology has for the page.
+    pub(crate) async fn accessible_names(&mut self) -> Vec<(String, String)> {
+        let tree = self.call("Accessibility.getFullAXTree", json!({})).await;
+        let text = |node: &Value, key: &str| node[key]["value"].as_str().unwrap_or("").to_owned();
+        let nodes = tree["nodes"].as_array().expect("nodes").iter();
+        let seen = nodes.filter(|node| node["ignored"] != true);
+        seen.map(|node| (text(node, "role"), text(node, "name")))
+            .collect()
     }
 
     /// Opens another page in the tab.

@@ -10,7 +10,7 @@ use lockgate::config::{Config, Environment};
 use lockgate::consumer::{Echo, Registry, Scope};
 use lockgate::ids::ReplicaId;
 use lockgate::tenant::Tenants;
-use lockgate::tenant::build::Builder;
+use lockgate::tenant::build::{Builder, SharedMemory};
 use lockgate::validation::LoadOptions;
 use toml::{Table, Value};
 
@@ -114,7 +114,12 @@ fn load(path: &Path) -> Result<Config, Vec<(String, String)>> {
 
 /// Makes every part of a gateway and connects none of them.
 async fn build(config: &Config) -> Result<(), String> {
-    let mut builder = Builder::new(config, registry(), &ReplicaId::random());
+    let mut builder = Builder::new(
+        config,
+        registry(),
+        &ReplicaId::random(),
+        SharedMemory::default(),
+    );
     if let Some(url) = &config.redis.url {
         builder
             .deployment(url)

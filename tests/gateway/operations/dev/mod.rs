@@ -2,13 +2,18 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::browser::Page;
+use crate::support::http::Response;
 use crate::support::process::{Process, Program};
 use crate::support::replica::LOCKGATE;
 use crate::support::socket::{Dial, Socket};
 use crate::support::{PATIENCE, http};
+
+mod appearance;
+mod page;
+mod replicas;
 
 struct Dev {
     process: Process,
@@ -16,15 +21,14 @@ struct Dev {
 }
 
 async fn dev() -> Dev {
+    dev_with(&[]).await
+}
+
+async fn dev_with(more: &[&str]) -> Dev {
     let process = Program::new("lockgate dev", LOCKGATE)
-        .args([
-            "dev",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--json",
-        ])
+        .args(["dev", "--listen", "127.0.0.1:0"])
+        .args(["--admin", "127.0.0.1:0", "--json"])
+        .args(more)
         .start();
     let ready = process
         .line("the line with its addresses", PATIENCE, |line| {
@@ -36,6 +40,22 @@ async fn dev() -> Dev {
 }
 
 impl Dev {
+    fn text(&self, key: &str) -> &str {
+        self.ready[key].as_str().expect(key)
+    }
+
+    /// Calls the management API, with the printed key.
+    async fn call(&self, method: &str, path: &str, body: &Value) -> Response {
+        let key = format!("Bearer {}", self.text("api_key"));
+        let headers = [("Authorization", &*key)];
+        let api = self.text("api").parse().expect("an address");
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        http::request(api, method, path, &headers, &body).await
+    }
+
     fn url(&self, user: &str) -> &str {
         let users = self.ready["users"].as_array().expect("a list");
         let user = users
@@ -170,34 +190,63 @@ async fn the_page_and_its_tokens_are_for_this_machine_alone() {
     }
 }
 
+/// The page calls the API by its own server; without the key it is refused there too.
 #[tokio::test]
-async fn two_panes_of_the_page_connect_and_chat_in_a_browser() {
+async fn the_api_is_on_with_a_key_of_its_own() {
     let dev = dev().await;
-    let mut page = Page::open(dev.ready["page"].as_str().unwrap()).await;
-    for user in ["alice", "bob"] {
-        page.wait_for(&format!(
-            "document.querySelector('#{user} .state.open') !== null"
-        ))
-        .await;
+    let mut bob = dev.open("bob").await;
+    let event = json!({"type": "chat.message", "message": "from a back end"});
+    let path = "/v1/tenants/demo/groups/chat_lobby/send";
+    assert_eq!(dev.call("POST", path, &event).await.status, 200);
+    assert_eq!(bob.next_json().await["message"], "from a back end");
+    let page: SocketAddr = dev.text("listen").parse().unwrap();
+    let key = format!("Bearer {}", dev.text("api_key"));
+    for (key, status) in [(&*key, 200), ("Bearer guessed", 401)] {
+        let headers = [("Authorization", key)];
+        let answer = http::request(page, "POST", path, &headers, &event.to_string()).await;
+        assert_eq!(answer.status, status, "{answer:?}");
     }
-    page.evaluate(
-        "(() => {
-            const alice = document.querySelector('#alice');
-            alice.querySelector('input').value = 'hello from a browser';
-            alice.querySelector('form').requestSubmit();
-        })()",
-    )
-    .await;
-    for user in ["alice", "bob"] {
-        page.wait_for(&format!(
-            "document.querySelector('#{user} .received')?.innerText.includes('hello from a browser') === true"
-        ))
-        .await;
-    }
-    page.evaluate("document.querySelector('#alice header button').click()")
-        .await;
-    page.wait_for("document.querySelector('#alice ol').innerText.includes('closed: 1000')")
-        .await;
-    page.wait_for("document.querySelector('#bob .state.open') !== null")
-        .await;
+}
+
+/// The file is the configuration of the demo: other commands find everything in it. It ends with the demo.
+#[tokio::test]
+async fn the_configuration_is_a_file_that_other_commands_take() {
+    let dev = dev().await;
+    let mut alice = dev.open("alice").await;
+    let config = dev.text("config").to_owned();
+    let run = async |arguments: &[&str]| {
+        let command = Program::new("lockgate", LOCKGATE)
+            .args(arguments)
+            .args(["-c", &config]);
+        let command = command.start();
+        let code = command.exited(PATIENCE).await.code();
+        (code, command.output.text())
+    };
+    let event = r#"{"type": "chat.message", "message": "from a terminal"}"#;
+    let sent = run(&["send", "--tenant", "demo", "--group", "chat_lobby", event]).await;
+    assert_eq!(sent.0, Some(0), "{}", sent.1);
+    assert_eq!(alice.next_json().await["message"], "from a terminal");
+    let checked = run(&["config", "check"]).await;
+    assert_eq!(checked.0, Some(0), "{}", checked.1);
+    assert!(!checked.1.contains("warning"), "{}", checked.1);
+    let folder = std::path::Path::new(&config).parent().unwrap().to_owned();
+    dev.process.signal(Signal::TERM);
+    assert_eq!(dev.process.exited(PATIENCE).await.code(), Some(0));
+    assert!(!folder.exists(), "{}", folder.display());
+}
+
+/// Two demos may run at once: without `--api` the second one takes another port.
+#[tokio::test]
+async fn the_api_gives_way_unless_it_was_asked_for() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let process = Program::new("lockgate dev", LOCKGATE)
+        .args(["dev", "--listen", "localhost:0", "--admin", "localhost:0"])
+        .args(["--api", &address])
+        .start();
+    assert_eq!(process.exited(PATIENCE).await.code(), Some(1));
+    let told = process.output.text();
+    assert!(told.contains("choose one with --api "), "{told}");
+    let (one, other) = (dev().await, dev().await);
+    assert_ne!(one.text("api"), other.text("api"));
 }
