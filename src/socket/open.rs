@@ -221,7 +221,8 @@ fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupNam
         let filled = scope.fill(template, &admitted.params);
         let filled = filled.map_err(|error| unnameable(template, &error.to_string()))?;
         let name = tenant.relay.group_name(&filled);
-        name.ok_or_else(|| unnameable(template, &fault_of_group_name(&filled)))
+        let namespace = tenant.relay.layer().namespace();
+        name.ok_or_else(|| unnameable(template, &fault_of_group_name(&filled, namespace)))
     };
     route.groups.iter().map(name).collect()
 }

@@ -320,6 +320,38 @@ class Users(Case):
         )
         self.assertEqual(users["id_type"], "uuid")
 
+    def test_tables_of_a_schema(self):
+        """django-tenants finds tables by a search path, which Lockgate does not set."""
+        for schema, model, expected in [
+            ("acme", "auth.User", {"table": "acme.auth_user"}),
+            ("acme", "tests.Member", {"table": "acme.tests_member"}),
+            # A name that needs quotes is in a query.
+            ("acme-eu", "auth.User", {"query": ' FROM "acme-eu"."auth_user" WHERE "auth_user"."id" IN (:user_ids)'}),
+            ("acme", "tests.Employee", {"query": ' FROM "acme"."tests_employee" INNER JOIN "acme"."tests_member" ON ("tests_employee".'}),
+        ]:
+            found = mock.MagicMock()
+            found.return_value.__enter__.return_value.fetchone.return_value = (schema,)
+            with (
+                mock.patch("lockgate.management.commands.lockgate_config.schema_of", return_value=(schema, ["a.example.com"])),
+                mock.patch("django.db.backends.postgresql.base.DatabaseWrapper.cursor", found),
+            ):
+                users = self.users(model, POSTGRES, USER_ID_FIELD="id" if model == "auth.User" else "pk")
+            for key, part in expected.items():
+                self.assertIn(part, users[key])
+            self.assertEqual(("table" in users, "query" in users), ("table" in expected, "query" in expected))
+            self.assertIn('hosts = ["a.example.com"]\n', self.text)
+            self.assertIn(f'namespace = "{schema}."\n', self.text)
+            self.assertIn(f'# claims = {{ schema = "{schema}" }}', self.text)
+
+    def test_the_beginning_of_secrets_and_groups(self):
+        with override_settings(LOCKGATE={"TENANT": "acme"}, ALLOWED_HOSTS=[], CHANNEL_LAYERS=layer()):
+            text = call_command("lockgate_config", namespace="shop.", secrets="our-shop", stdout=io.StringIO(), stderr=io.StringIO())
+            self.assertIn('env = "OUR_SHOP_SIGNING_KEY"', text)
+            self.assertIn('namespace = "shop."', text)
+            for bad in ["shop:", "a b", "x__group__", "a" * 65, "caf\u00e9.", "a\n"]:
+                with self.assertRaises(CommandError):
+                    call_command("lockgate_config", namespace=bad, stdout=io.StringIO())
+
     def test_an_id_in_the_table_of_a_parent(self):
         users = self.users("tests.Staff", USER_ID_FIELD="id")
         table = '"tests_staff"'
