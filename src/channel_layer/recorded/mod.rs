@@ -41,6 +41,8 @@ const NOT_PERMITTED: &str = "The user executing the script can't";
 pub struct GroupHistories {
     tenant: TenantId,
     rules: Arc<GroupRules>,
+    /// `layer.namespace`
+    namespace: Arc<str>,
 }
 
 /// A group with history: its rule and the names of its keys.
@@ -58,7 +60,20 @@ impl GroupHistories {
         Self {
             tenant: tenant.clone(),
             rules,
+            namespace: "".into(),
         }
+    }
+
+    /// Names the groups on the wire with this beginning.
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            ..self
+        }
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     pub(super) fn tenant(&self) -> &TenantId {
@@ -140,7 +155,8 @@ impl RecordedGroup {
     pub(super) fn ask_page(&self, call: &mut ScriptCall, from: &HistoryFrom) {
         call.arg(Epoch::random().as_str()).arg(self.ttl());
         call.arg(from.epoch.as_ref().map_or("", Epoch::as_str));
-        call.arg(from.after).arg(PAGE.0).arg(PAGE.1);
+        call.arg(from.after).arg(PAGE.0);
+        call.arg(PAGE.1.min(from.most));
         call.arg(MAX_PAYLOAD);
     }
 

@@ -26,10 +26,19 @@ pub(super) struct Usage {
     pub(super) users: bool,
     /// Its events, by this kind and prefix.
     pub(super) layer: Option<(LayerKind, String)>,
-    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them.
+    /// The beginning of its groups' names.
+    pub(super) namespace: String,
+    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them, a core layer does.
     pub(super) workers: Vec<String>,
     /// The names of its groups that have a history.
     pub(super) histories: Vec<(String, HistoryConfig)>,
+}
+
+impl Usage {
+    /// Returns true if its events lie in keys.
+    pub(super) fn is_core(&self) -> bool {
+        matches!(self.layer, Some((LayerKind::Core, _)))
+    }
 }
 
 impl RedisServer {
@@ -56,6 +65,7 @@ impl RedisServer {
                 denylist: false,
                 users: false,
                 layer: None,
+                namespace: String::new(),
                 workers: Vec::new(),
                 histories: Vec::new(),
             });
@@ -93,13 +103,12 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                 for url in effective.layer_hosts() {
                     let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
                     usage.layer = layer.clone();
+                    usage.namespace.clone_from(&tenant.layer.namespace);
                     let groups = tenant.groups.iter();
                     let kept =
                         groups.filter_map(|group| Some((group.name.clone(), group.history?)));
                     usage.histories = kept.collect();
-                    if kind == LayerKind::PubSub {
-                        usage.workers = worker_channels(tenant);
-                    }
+                    usage.workers = worker_channels(tenant);
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{RawToken, Verdict};
-use crate::channel_names::{fault_of_group_name, valid_group_name};
+use crate::channel_names::{fault_of_group_name, valid_in_namespace};
 use crate::clock::UnixTime;
 use crate::config::{Accept, Config, GroupNames, RouteConfig, TenantConfig};
 use crate::error::{Check, Refusal};
@@ -45,9 +45,11 @@ pub(super) async fn walk(
     let Some(id) = tenant_of(config, &asked.head, &mut report) else {
         return Ok(report.finish(Err(Stopped)));
     };
+    let tenant = config.tenants.get(id).context("the tenant is there")?;
     let walk = TenantWalk {
         id,
-        config: config.tenants.get(id).context("the tenant is there")?,
+        config: tenant,
+        namespace: config.effective(tenant).namespace(),
         parts: handshake_parts(config, id)?,
         asked,
     };
@@ -89,6 +91,8 @@ fn tenant_of<'c>(
 struct TenantWalk<'a> {
     id: &'a TenantId,
     config: &'a TenantConfig,
+    /// The beginning of its groups' names on the wire.
+    namespace: &'a str,
     parts: HandshakeParts,
     asked: &'a AskedHandshake,
 }
@@ -98,11 +102,12 @@ impl TenantWalk<'_> {
         self.suspension(report).await?;
         let (route, params) = self.route(report)?;
         self.origin(report)?;
-        let identity = self.identity(report).await?;
-        self.budgets(report);
         let route_config = &self.config.routes[route];
-        self.groups(report, route_config, &params, &identity)?;
-        self.authorize(report, route, &params, &identity).await?;
+        let identity = self.identity(report, route_config.anonymous).await?;
+        self.budgets(report, identity.is_some());
+        self.groups(report, route_config, &params, identity.as_ref())?;
+        self.authorize(report, route, &params, identity.as_ref())
+            .await?;
         consumer(report, route_config);
         Ok(())
     }
@@ -185,8 +190,12 @@ impl TenantWalk<'_> {
         }
     }
 
-    /// Finds and checks the token, and finds its user.
-    async fn identity(&self, report: &mut HandshakeReport) -> Result<Identity, Stopped> {
+    /// Finds and checks the token, and finds its user; `None` without a token, if the route is `anonymous`.
+    async fn identity(
+        &self,
+        report: &mut HandshakeReport,
+        anonymous: bool,
+    ) -> Result<Option<Identity>, Stopped> {
         let head = &self.asked.head;
         let found = match &self.asked.token {
             Some(token) => TokenPresence::Found {
@@ -204,6 +213,11 @@ impl TenantWalk<'_> {
                 return Err(self.refuse(report, "token", Refusal::OriginNotAllowed, detail));
             }
             TokenPresence::Found { token, .. } => token,
+            TokenPresence::Missing if anonymous => {
+                let detail = "none: the route is anonymous, and the socket has no user";
+                report.pass("token", Value::Null, detail);
+                return Ok(None);
+            }
             TokenPresence::Missing => {
                 let refusal = Refusal::TokenMissing;
                 return Err(self.refuse(report, "token", refusal, refusal.detail()));
@@ -222,22 +236,25 @@ impl TenantWalk<'_> {
             .iter()
             .for_each(|check| report.check(check));
         match authenticator.authenticate(&token).await {
-            Ok(identity) => Ok(identity),
+            Ok(identity) => Ok(Some(identity)),
             Err(refusal) => Err(self.end(report, refusal)),
         }
     }
 
     /// Names the budgets, which the running replicas count.
-    fn budgets(&self, report: &mut HandshakeReport) {
+    fn budgets(&self, report: &mut HandshakeReport, has_user: bool) {
         let limits = &self.config.limits;
         let budgets = [
             ("connections", limits.connections),
             ("connects_per_second", limits.connects_per_second),
-            ("connections_per_user", limits.connections_per_user),
+            match has_user {
+                true => ("connections_per_user", limits.connections_per_user),
+                false => ("anonymous_connections", limits.anonymous_connections),
+            },
         ];
         let set: Vec<_> = budgets.iter().filter(|(_, most)| *most != 0).collect();
         if set.is_empty() {
-            return report.pass("budgets", Value::Null, "the tenant has no limit");
+            return report.pass("budgets", Value::Null, "the tenant has no limit for it");
         }
         let value: serde_json::Map<_, _> = set
             .iter()
@@ -253,19 +270,19 @@ impl TenantWalk<'_> {
         report: &mut HandshakeReport,
         route: &RouteConfig,
         params: &PathParams,
-        identity: &Identity,
+        identity: Option<&Identity>,
     ) -> Result<(), Stopped> {
         let most = self.config.limits.groups_per_socket as usize;
         if most != 0 && route.groups.len() > most {
             let detail = format!("{} groups, at most {most}", route.groups.len());
             return Err(self.refuse(report, "groups", Refusal::GroupForbidden, detail));
         }
-        let user = identity.user.fields.text();
+        let user = identity.map(|identity| identity.user.fields.text());
         let values = TemplateValues {
             tenant: self.id,
             params,
-            user: &user,
-            claims: &identity.token.claims,
+            user: user.as_deref().unwrap_or_default(),
+            claims: identity.map_or("", |identity| &identity.token.claims),
         };
         let mut names = Vec::new();
         for text in &route.groups {
@@ -273,7 +290,7 @@ impl TenantWalk<'_> {
             let filled = filled.map_err(|error| error.to_string());
             let named = filled.and_then(|name| match self.allows(&name) {
                 true => Ok(name),
-                false => Err(fault_of_group_name(&name)),
+                false => Err(fault_of_group_name(&name, self.namespace)),
             });
             match named {
                 Ok(name) => names.push(name),
@@ -283,14 +300,21 @@ impl TenantWalk<'_> {
                 }
             }
         }
-        report.pass("groups", names.clone(), "");
+        let detail = match names.is_empty() || self.namespace.is_empty() {
+            true => String::new(),
+            false => {
+                let sent = names.iter().map(|name| format!("{}{name}", self.namespace));
+                format!("Django sends to {}", sent.collect::<Vec<_>>().join(", "))
+            }
+        };
+        report.pass("groups", names.clone(), detail);
         names.into_iter().for_each(|name| report.join(name));
         Ok(())
     }
 
     fn allows(&self, name: &str) -> bool {
         match self.config.layer.group_names {
-            GroupNames::Channels => valid_group_name(name),
+            GroupNames::Channels => valid_in_namespace(name, self.namespace),
             GroupNames::Any => !name.is_empty(),
         }
     }
@@ -300,14 +324,15 @@ impl TenantWalk<'_> {
         report: &mut HandshakeReport,
         route: usize,
         params: &PathParams,
-        identity: &Identity,
+        identity: Option<&Identity>,
     ) -> Result<(), Stopped> {
         let Some(statement) = &self.config.routes[route].authorize else {
             report.pass("authorize", Value::Null, "the route has none");
             return Ok(());
         };
         let permissions = &self.parts.permissions;
-        let asked = permissions.may_join(route, &identity.user.id, params).await;
+        let user = identity.map(|identity| &identity.user.id);
+        let asked = permissions.may_join(route, user, params).await;
         match asked {
             Ok(true) => {
                 report.pass("authorize", statement.as_str(), "a row");

@@ -16,6 +16,8 @@ const ISSUER: &str = "https://issuer.test";
 pub(super) struct Kind {
     pub(super) word: &'static str,
     pub(super) prefix: &'static str,
+    /// Two of them share a prefix.
+    pub(super) namespace: &'static str,
     pub(super) hosts: &'static [&'static str],
     /// Ways to write a host of it.
     pub(super) spellings: &'static [&'static str],
@@ -37,6 +39,7 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         word: "acme",
         prefix: "acme",
+        namespace: "acme.",
         hosts: &["acme.example.test", "*.acme.example.test"],
         spellings: &[
             "acme.example.test",
@@ -57,6 +60,7 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         word: "acne",
         prefix: "acne",
+        namespace: "",
         hosts: &["*.example.test", "acne.test"],
         spellings: &[
             "acne.example.test",
@@ -74,7 +78,8 @@ pub(super) const KINDS: [Kind; 4] = [
     },
     Kind {
         word: "a-cme",
-        prefix: "a-cme",
+        prefix: "acme",
+        namespace: "a-cme.",
         hosts: &["a-cme.example.test"],
         spellings: &["a-cme.example.test", "A-CME.example.test."],
         shares_keys: true,
@@ -88,6 +93,7 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         word: "mixed",
         prefix: "Acme",
+        namespace: "acme.",
         hosts: &["acme.example.test.mixed.test", "xn--acme-6qa.test"],
         spellings: &[
             "acme.example.test.mixed.test",
@@ -122,6 +128,9 @@ const CHAT: &str = "path = 'ws/chat/<slug:room>/'\n groups = ['chat_{room}']\n \
     consumer = { kind = 'broadcast', type = 'chat', stamp = ['user_id', 'username'] }";
 const ANY: &str = "path = 'ws/any/<path:room>/'\n groups = ['{room}', 'chat_a']";
 
+/// Lets anyone in, into the groups of the others.
+const OPEN: &str = "path = 'ws/open/<slug:room>/'\n groups = ['chat_{room}']\n anonymous = true";
+
 /// The interval of rechecks. The first one falls anywhere in it, and one in the middle of a sequence would close the sockets
 /// of planted users, who are in no database, and add lookups.
 const RARELY: &str = "8760h";
@@ -149,10 +158,12 @@ pub(super) async fn start(redis: &RedisServer, jwks: &Jwks) -> Gateway {
             .with("users.stale_ttl", RARELY)
             .with("hosts", kind.hosts.to_vec())
             .with("layer.prefix", kind.prefix)
+            .with("layer.namespace", kind.namespace)
             .with("api_keys", vec![api_key(kind)])
             .with("token.issuer", ISSUER)
             .with_toml(&format!("[limits]\n{}", kind.limits))
             .route(CHAT)
+            .route(OPEN)
             .route(ANY);
         if kind.any_names {
             builder = builder.with("layer.group_names", "any");
@@ -179,6 +190,23 @@ pub(super) struct Token {
     pub(super) issued_at: i64,
     pub(super) expires_at: i64,
     pub(super) text: String,
+}
+
+impl Token {
+    /// What an anonymous socket has in its place: no revocation and no user finds it.
+    pub(super) fn none() -> Self {
+        Self {
+            user: "(none)".to_owned(),
+            jti: "(none)".to_owned(),
+            issued_at: i64::MAX,
+            expires_at: i64::MAX,
+            text: String::new(),
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.text.is_empty()
+    }
 }
 
 /// One tenant, and what must be true of it.
@@ -264,7 +292,10 @@ impl Party {
 
     /// The Redis channel of a group.
     pub(super) fn channel(&self, group: &str) -> String {
-        format!("{}__group__{group}", self.kind.prefix)
+        format!(
+            "{}__group__{}{group}",
+            self.kind.prefix, self.kind.namespace
+        )
     }
 
     /// Names for the route whose groups are clients' choice: as hostile as the tenant's rule for names lets them be.

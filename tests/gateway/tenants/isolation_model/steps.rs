@@ -14,24 +14,25 @@ use crate::support::http::request;
 use crate::support::publisher::msgpack;
 
 /// The kinds of steps, with their number in a hundred.
-const STEPS: [(&str, usize); 19] = [
-    ("connect", 23),
-    ("connect with an old token", 6),
-    ("foreign token", 8),
+const STEPS: [(&str, usize); 20] = [
+    ("connect", 19),
+    ("stranger", 7),
+    ("connect with an old token", 5),
+    ("foreign token", 6),
     ("nobody's host", 4),
     ("send by the API", 8),
-    ("publish in Redis", 9),
+    ("publish in Redis", 8),
     ("broadcast", 7),
     ("send to a user", 4),
     ("revoke a token", 4),
     ("revoke a user", 2),
-    ("revoke a tenant", 1),
-    ("disconnect a user", 2),
+    ("revoke a tenant", 2),
+    ("disconnect a user", 3),
     ("leave", 4),
     ("invalidate a user", 2),
     ("change a user", 2),
     ("suspend or resume", 4),
-    ("another's key", 5),
+    ("another's key", 4),
     ("plant a record", 2),
     ("flood", 3),
 ];
@@ -51,6 +52,7 @@ impl World {
         match *word {
             "connect" => return self.connect(random, false).await,
             "connect with an old token" => return self.connect(random, true).await,
+            "stranger" => self.stranger(random).await,
             "foreign token" => self.foreign_token(random).await,
             "nobody's host" => self.nobodys_host(random).await,
             "send by the API" => {
@@ -154,7 +156,13 @@ impl World {
         let of = &self.parties[party];
         let (prefix, name) = (of.kind.prefix, of.tenant.name.clone());
         let group = self.group(party, random);
-        let channel = match random.below(10) {
+        let channel = match random.below(12) {
+            // Of a tenant in a namespace this is no group, or that of another one.
+            10 => format!("{prefix}__group__{group}"),
+            11 => format!(
+                "{prefix}__group__{}{group}",
+                of.kind.namespace.trim_end_matches('.')
+            ),
             0 => format!("{prefix}__group__"),
             1 => format!("{prefix}__group__{prefix}__group__chat_a"),
             2 => format!("{}__group__chat_a", prefix.to_uppercase()),
