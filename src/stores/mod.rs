@@ -17,3 +17,4 @@ pub mod redis_round;
 pub mod redis_url;
 pub mod server_identity;
 pub mod standing;
+pub mod trust;

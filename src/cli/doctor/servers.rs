@@ -72,15 +72,19 @@ impl RedisServer {
 pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUrlError> {
     let mut servers = Vec::new();
     if let Some(url) = &config.redis.url {
-        server(&mut servers, RedisUrl::parse(url)?).deployment = true;
+        let url = RedisUrl::parse(url)?.trusting(config.deployment_trust());
+        server(&mut servers, url).deployment = true;
     }
     for (id, tenant) in &config.tenants {
         let effective = config.effective(tenant);
+        let trusts = effective.trusts();
         if let Some(url) = effective.redis {
-            server(&mut servers, RedisUrl::parse(url)?).usage(id).users = true;
+            let url = RedisUrl::parse(url)?.trusting(trusts.redis);
+            server(&mut servers, url).usage(id).users = true;
         }
         if let Some(url) = effective.denylist_redis() {
-            let server = server(&mut servers, RedisUrl::parse(url)?);
+            let url = RedisUrl::parse(url)?.trusting(trusts.denylist);
+            let server = server(&mut servers, url);
             server.usage(id).denylist = true;
             server.acknowledged = config.denylist.replicas;
         }
@@ -91,7 +95,8 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
             LayerKind::PubSub | LayerKind::Core => {
                 // A layer without hosts was already refused.
                 for url in effective.layer_hosts() {
-                    let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
+                    let url = RedisUrl::parse(url)?.trusting(trusts.layer.clone());
+                    let usage = server(&mut servers, url).usage(id);
                     usage.layer = layer.clone();
                     let groups = tenant.groups.iter();
                     let kept =
