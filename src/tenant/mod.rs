@@ -41,6 +41,7 @@ pub mod life;
 mod look;
 pub mod neighbours;
 mod obey;
+pub mod scripts;
 mod sockets;
 mod suspension;
 mod tenancy;
@@ -158,7 +159,7 @@ impl Tenant {
     fn remark(&self, remarks: Vec<String>) {
         let mut before = self.remarks.lock();
         for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
-            tracing::warn!(tenant.id = %self.id, error = remark, "A route cannot work as configured");
+            tracing::warn!(tenant.id = %self.id, error = remark, "The tenant is served, and something does not work as configured");
         }
         *before = remarks;
     }

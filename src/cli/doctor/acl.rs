@@ -219,6 +219,7 @@ pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::config::HistoryConfig;
+    use crate::tenant::scripts::ScriptNeeds;
 
     #[test]
     fn a_prefix_is_no_pattern() {
@@ -229,6 +230,7 @@ mod tests {
             layer: Some((kind, "a*[b]\\?".to_owned())),
             workers: vec!["a.work.*".to_owned()],
             histories: Vec::new(),
+            scripts: ScriptNeeds::default(),
         };
         let line = back_end("acme", &[&usage(LayerKind::PubSub)]);
         assert!(line.contains(r" &a\*\[b\]\\\?__group__* "), "{line}");
@@ -246,6 +248,7 @@ mod tests {
             layer: Some((LayerKind::PubSub, "a".to_owned())),
             workers: Vec::new(),
             histories: vec![("g".to_owned(), HistoryConfig::default())],
+            scripts: ScriptNeeds::default(),
         };
         let line = back_end("acme", &[&usage]);
         let (root, selector) = line.split_once(" (").unwrap();
@@ -270,6 +273,7 @@ mod tests {
             layer: None,
             workers: Vec::new(),
             histories: Vec::new(),
+            scripts: ScriptNeeds::default(),
         };
         assert_eq!(
             back_end("acme", &[&usage]),

@@ -18,6 +18,7 @@ mod history;
 mod machine;
 mod neighbours;
 mod redis;
+mod scripts;
 mod servers;
 mod shared;
 mod workers;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::finding::{CERTIFICATE_ADVICE, Findings, Severity, certificate_fails, clock, with_kind};
 use super::history;
+use super::scripts;
 use super::servers::{RedisServer, Usage};
 use super::shared;
 use crate::channel_names::group_channel;
@@ -62,6 +63,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     }
     clock_offset(&mut findings, on("clock"), &store).await;
     gateway_rights(&mut findings, &subject, &store).await;
+    scripts::look(&mut findings, on("scripts"), &store, &server.tenants).await;
     for usage in &server.tenants {
         tenant_rights(&mut findings, on("permission"), &store, usage).await;
         history::look(&mut findings, &subject, (&store, &facts), usage).await;

@@ -3,6 +3,7 @@
 use crate::config::{Config, HistoryConfig, LayerKind, RouteConfig, TenantConfig};
 use crate::ids::TenantId;
 use crate::stores::redis_url::{RedisUrl, RedisUrlError};
+use crate::tenant::scripts::ScriptNeeds;
 
 /// One server with one login and database number.
 pub(super) struct RedisServer {
@@ -30,6 +31,8 @@ pub(super) struct Usage {
     pub(super) workers: Vec<String>,
     /// The names of its groups that have a history.
     pub(super) histories: Vec<(String, HistoryConfig)>,
+    /// The parts that need scripts.
+    pub(super) scripts: ScriptNeeds,
 }
 
 impl RedisServer {
@@ -58,6 +61,7 @@ impl RedisServer {
                 layer: None,
                 workers: Vec::new(),
                 histories: Vec::new(),
+                scripts: ScriptNeeds::default(),
             });
             self.tenants.len() - 1
         });
@@ -85,7 +89,8 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
         if let Some(url) = effective.denylist_redis() {
             let url = RedisUrl::parse(url)?.trusting(trusts.denylist);
             let server = server(&mut servers, url);
-            server.usage(id).denylist = true;
+            let usage = server.usage(id);
+            (usage.denylist, usage.scripts.denylist) = (true, true);
             server.acknowledged = config.denylist.replicas;
         }
         let kind = effective.layer_kind();
@@ -102,6 +107,10 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                     let kept =
                         groups.filter_map(|group| Some((group.name.clone(), group.history?)));
                     usage.histories = kept.collect();
+                    usage.scripts = ScriptNeeds {
+                        denylist: usage.denylist,
+                        ..ScriptNeeds::of_layer(tenant, kind)
+                    };
                     if kind == LayerKind::PubSub {
                         usage.workers = worker_channels(tenant);
                     }

@@ -12,12 +12,12 @@ use crate::support::{Database, PATIENCE, RedisServer, eventually, gateway, http,
 const AT_RISK: &str = "lockgate_denylist_at_risk";
 
 /// The doctor's output and exit status.
-pub(super) struct Diagnosis {
-    pub(super) text: String,
-    pub(super) status: Option<i32>,
+pub(crate) struct Diagnosis {
+    pub(crate) text: String,
+    pub(crate) status: Option<i32>,
 }
 
-pub(super) fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
+pub(crate) fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
     let output = Command::new(LOCKGATE)
         .args(["doctor", "--config"])
         .arg(config)

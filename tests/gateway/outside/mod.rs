@@ -1,8 +1,11 @@
 //! The outside world: Redis, Sentinel, databases and a Django project, up and down.
 
+mod authorities;
 mod django_project;
 mod guide;
 mod locked_database;
+mod managed_redis;
+mod old_redis;
 mod one_host;
 mod pgbouncer;
 mod proxies;
@@ -12,3 +15,4 @@ mod store_outage;
 mod tls;
 mod unusable_users;
 mod user_models;
+mod without_scripts;

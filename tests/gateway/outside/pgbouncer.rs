@@ -6,12 +6,15 @@ use crate::support::pgbouncer::PgBouncer;
 use crate::support::{Database, gateway};
 
 const CHAT: &str = "/ws/chat/lobby/";
+/// Lets connects pass that ask for a time limit, and forgets it.
+const IGNORING: &str = "ignore_startup_parameters = extra_float_digits, options";
+/// The time limit of statements, in milliseconds.
+const LIMIT_MS: u32 = 2000;
 const FOUND: &str = "leads through a transaction pooler";
 
 /// Before: the tenant was degraded with `unsupported startup parameter`; and where PgBouncer ignored the parameters, statements
 /// that another server had prepared failed.
-async fn users_are_read(more: &str) {
-    let database = Database::postgres().await;
+async fn users_are_read(database: &Database, more: &str, sign: &str) {
     let name = database.url().rsplit('/').next().unwrap().to_owned();
     let pooler = PgBouncer::start(more).await;
     let through = Database::at(pooler.url(&name));
@@ -54,7 +57,8 @@ async fn users_are_read(more: &str) {
             drop(opened);
         }
     }
-    replica.logged(FOUND).await;
+    let found = replica.logged(FOUND).await;
+    assert!(found.contains(sign), "{found}");
     for word in ["table", "query"] {
         let subject = format!(
             "database {} of",
@@ -80,6 +84,29 @@ async fn users_are_read(more: &str) {
 }
 
 #[tokio::test]
+async fn a_pooler_that_ignores_startup_parameters_is_found_and_used() {
+    let database = Database::postgres().await;
+    users_are_read(
+        &database,
+        IGNORING,
+        "it ignores the time limit of statements",
+    )
+    .await;
+}
+
+/// The database has the limit that the pooler ignores, so that only the servers that know no prepared statement of an earlier
+/// transaction show it.
+#[tokio::test]
+async fn a_pooler_that_forgets_prepared_statements_is_found_and_used() {
+    let database = Database::postgres().await;
+    let name = database.url().rsplit('/').next().unwrap();
+    let limit = format!("ALTER DATABASE \"{name}\" SET statement_timeout = {LIMIT_MS}");
+    database.execute(&limit).await;
+    users_are_read(&database, IGNORING, "prepared statement").await;
+}
+
+#[tokio::test]
 async fn a_pooler_that_refuses_startup_parameters_is_found_and_used() {
-    users_are_read("").await;
+    let database = Database::postgres().await;
+    users_are_read(&database, "", "unsupported startup parameter").await;
 }

@@ -15,18 +15,18 @@ use crate::support::ports::free_port;
 use crate::support::postgres::PostgresServer;
 use crate::support::{Gateway, PATIENCE, RedisServer, Tenant, eventually, gateway};
 
-const CHAT: &str = "/ws/chat/lobby/";
+pub(super) const CHAT: &str = "/ws/chat/lobby/";
 /// A query that needs no table.
 const POSTGRES_USERS: &str =
     "SELECT id, true AS is_active FROM generate_series(1, 3) AS id WHERE id IN (:user_ids)";
 const MARIADB_USERS: &str = "SELECT id, 1 AS is_active FROM (SELECT 1 AS id UNION SELECT 2) AS users WHERE id IN (:user_ids)";
 
 /// A file of `tests/certificates`.
-fn file(name: &str) -> PathBuf {
+pub(super) fn file(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates")).join(name)
 }
 
-fn ca(name: &str) -> toml::Value {
+pub(super) fn ca(name: &str) -> toml::Value {
     let path = file(name).display().to_string();
     toml::Value::Array(vec![
         toml::Table::from_iter([("file".to_owned(), path.into())]).into(),
@@ -34,7 +34,7 @@ fn ca(name: &str) -> toml::Value {
 }
 
 /// A Redis whose second port speaks TLS.
-async fn redis() -> (RedisServer, u16) {
+pub(super) async fn redis() -> (RedisServer, u16) {
     let port = free_port();
     let (port_text, server, key) = (port.to_string(), file("server.pem"), file("server.key"));
     let text = |path: &Path| path.display().to_string();
@@ -61,7 +61,7 @@ async fn opens(gateway: &Gateway, tenant: &Tenant) {
 }
 
 /// The socket gets an event that has gone through the layer.
-async fn hears(gateway: &Gateway, tenant: &Tenant) {
+pub(super) async fn hears(gateway: &Gateway, tenant: &Tenant) {
     let replica = gateway.replica();
     let dial = replica.dial(tenant, CHAT).token(&tenant.token(ALICE));
     let mut socket = dial.open().await;
