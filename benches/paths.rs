@@ -222,7 +222,7 @@ fn fan_out(criterion: &mut Criterion) {
         let members: Vec<Arc<Member>> = (0..size)
             .map(|user: u32| {
                 Member::new(Profile {
-                    user: user.to_string().into(),
+                    user: Some(user.to_string().into()),
                     ..Profile::default()
                 })
             })

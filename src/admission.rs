@@ -106,15 +106,29 @@ impl Authenticator {
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<VerifiedToken, Refusal> {
+        let token = self.verify_if_any(query, headers).await?;
+        token.ok_or(Refusal::TokenMissing)
+    }
+
+    /// Verifies the token of a request for which it is optional; `None` if there is none. A token that is not valid is
+    /// refused: its client takes itself for a user, and would else get less than it expects without a word.
+    ///
+    /// # Errors
+    /// As [`Authenticator::verify`], but for a token that is missing.
+    pub async fn verify_if_any(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Option<VerifiedToken>, Refusal> {
         match find_token(query, headers, &self.config) {
-            TokenPresence::Missing => Err(Refusal::TokenMissing),
+            TokenPresence::Missing => Ok(None),
             TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
             // A cookie comes with whatever page opens the socket. A browser always says of which page, so that a request
             // without an origin proves nothing, and one with an origin was held against the tenant's list.
             TokenPresence::Found {
                 by_cookie: true, ..
             } if !headers.contains_key(ORIGIN) => Err(Refusal::OriginNotAllowed),
-            TokenPresence::Found { token, .. } => self.verify_raw(&token).await,
+            TokenPresence::Found { token, .. } => self.verify_raw(&token).await.map(Some),
         }
     }
 

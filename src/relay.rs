@@ -42,6 +42,7 @@ mod replay;
 mod skips;
 mod turn;
 mod verdicts;
+mod window;
 
 pub use acceptance::{Acceptance, AcceptanceError};
 use gaps::Gaps;

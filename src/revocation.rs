@@ -127,7 +127,8 @@ impl Revocations {
         let (mut closed, mut checked, mut unreadable) = (0, false, false);
         // Handshakes come first: one that completes meanwhile is then found among the members.
         for batch in hub.pending().chunks(BATCH) {
-            let verdicts = self.ask(batch, |pending| pending.token()).await?;
+            let tokens = batch.iter().map(|pending| pending.token()).collect();
+            let verdicts = self.ask(tokens).await?;
             checked = true;
             for (pending, (_, verdict)) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
@@ -136,15 +137,19 @@ impl Revocations {
                 }
             }
         }
-        for batch in hub.members().chunks(BATCH) {
-            let verdicts = self.ask(batch, |member| member.token()).await?;
+        // Anonymous sockets have no token that could be revoked.
+        let mut members = hub.members();
+        members.retain(|member| member.user().is_some());
+        for batch in members.chunks(BATCH) {
+            let tokens = batch.iter().filter_map(|member| member.token()).collect();
+            let verdicts = self.ask(tokens).await?;
             checked = true;
             for (member, (token, verdict)) in batch.iter().zip(verdicts) {
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 let frame = CloseReason::TokenRevoked.frame();
                 // A token that a refresh has replaced meanwhile says nothing about the socket.
                 if verdict == DenyVerdict::Revoked
-                    && token == member.token()
+                    && Some(token) == member.token()
                     && member.outbound().close(frame, CloseOrder::Now)
                 {
                     closed += 1;
@@ -164,12 +169,10 @@ impl Revocations {
     }
 
     /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens.
-    async fn ask<'b, T>(
+    async fn ask<'b>(
         &self,
-        batch: &'b [Arc<T>],
-        token: impl Fn(&'b T) -> TokenOf<'b>,
+        asked: Vec<TokenOf<'b>>,
     ) -> Result<Vec<(TokenOf<'b>, DenyVerdict)>, StoreError> {
-        let asked: Vec<TokenOf<'b>> = batch.iter().map(|one| token(one)).collect();
         // The tenant's cut-off is apart from those of the users, so that an empty one of these leaves it readable.
         let mut reads = vec![denylist::of_all(&self.tenant)];
         let of_token = |token: &TokenOf<'_>| denylist::of_token(&self.tenant, token.jti.as_ref());
@@ -201,7 +204,10 @@ impl Revocations {
         }
         let mut members = hub.members();
         let unverified = |member: &Arc<Member>| {
-            Duration::from_secs(member.age()) > most && !member.outbound().is_closing()
+            // An anonymous socket has nothing to verify.
+            member.user().is_some()
+                && Duration::from_secs(member.age()) > most
+                && !member.outbound().is_closing()
         };
         members.retain(unverified);
         if members.is_empty() {
@@ -234,7 +240,7 @@ mod tests {
         let revocations = Revocations::new(&tenant, store, notice, &config, &token);
         let hub = Arc::new(Hub::default());
         let member = Member::new(Profile {
-            user: "7".into(),
+            user: Some("7".into()),
             jti: Some("first".into()),
             issued_at: Some(5.0),
             ..Profile::default()
@@ -273,7 +279,7 @@ mod tests {
         assert_eq!(revocations.recheck(&hub).await.unwrap(), 0);
         for (place, jti, expected) in [(&revoked, "revoked", true), (&other, "other", false)] {
             let member = Member::new(Profile {
-                user: "7".into(),
+                user: Some("7".into()),
                 jti: Some(jti.into()),
                 issued_at: Some(5.0),
                 ..Profile::default()

@@ -146,7 +146,7 @@ mod tests {
 
     fn answer(channels: &[&str], more: Option<bool>) -> Answer {
         let socket = |channel: &&str| SocketEntry {
-            user_id: "7".to_owned(),
+            user_id: Some("7".to_owned()),
             channel: (*channel).to_owned(),
             path: "/".to_owned(),
             age: 0,

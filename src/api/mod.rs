@@ -114,6 +114,10 @@ pub fn router(state: ApiState) -> Router {
             post(groups::add_connection).delete(groups::discard_connection),
         )
         .route(
+            "/v1/tenants/{tenant}/connections/{channel}/disconnect",
+            post(users::disconnect_connection),
+        )
+        .route(
             "/v1/tenants/{tenant}/users/{user}/groups/{group}",
             post(groups::add_user).delete(groups::discard_user),
         )

@@ -40,7 +40,7 @@ pub(super) struct EventSchema {
         description = "Acts on every replica that serves a tenant, and names those that did not answer in time."
     ),
     paths(
-        sends::to_group, sends::batch, users::send, users::disconnect, users::invalidate,
+        sends::to_group, sends::batch, users::send, users::disconnect, users::disconnect_connection, users::invalidate,
         revocations::revoke, connections::of_tenant, connections::of_group, connections::of_user,
         groups::add_user, groups::discard_user, groups::add_connection, groups::discard_connection,
         history::list, presence::list, presence::count,
@@ -121,7 +121,7 @@ mod tests {
         let document = document();
         assert_eq!(document["openapi"], "3.1.0");
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 18);
+        assert_eq!(paths.len(), 19);
         for (path, item) in paths {
             for operation in item.as_object().unwrap().values() {
                 let responses = operation["responses"].as_object().unwrap();

@@ -1,4 +1,5 @@
-//! `/v1/tenants/{t}/users/{id}/…`: the calls for all sockets of one user, on every replica.
+//! `/v1/tenants/{t}/users/{id}/…`: the calls for all sockets of one user, on every replica;
+//! `…/connections/{channel}/disconnect` for one socket.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::sends::EventBody;
 use super::user_ids::canonical;
 use super::{ApiState, PathTenant};
 use crate::close_code::RequestedClose;
-use crate::fleet::message::Op;
+use crate::fleet::message::{Op, Sockets};
 use crate::fleet::{Gathered, Replicas};
 use crate::tenant::Tenant;
 
@@ -72,6 +73,15 @@ pub(super) struct Disconnection {
     reason: Option<String>,
 }
 
+impl Disconnection {
+    /// Makes the command that closes the sockets.
+    fn of(self, sockets: Sockets) -> Result<Op, ApiProblem> {
+        let close = RequestedClose::new(self.code, self.reason);
+        let close = close.map_err(|_| ApiProblem::CloseNotValid)?;
+        Ok(Op::Disconnect { sockets, close })
+    }
+}
+
 /// Closes every socket of a user.
 #[utoipa::path(
     post,
@@ -84,12 +94,32 @@ pub(super) async fn disconnect(
     State(state): State<ApiState>,
     PathTenant(tenant): PathTenant,
     Path((_, user)): Path<(String, String)>,
-    JsonBody(Disconnection { code, reason }): JsonBody<Disconnection>,
+    JsonBody(body): JsonBody<Disconnection>,
 ) -> Result<Json<Closed>, ApiProblem> {
-    let close = RequestedClose::new(code, reason).map_err(|_| ApiProblem::CloseNotValid)?;
-    let user = canonical(&tenant, &user)?;
-    let op = Op::Disconnect { user, close };
+    let op = body.of(Sockets::OfUser(canonical(&tenant, &user)?))?;
     Ok(Json(ask(&state, &tenant, op).await?.into()))
+}
+
+/// Closes one socket.
+#[utoipa::path(
+    post,
+    path = "/v1/tenants/{tenant}/connections/{channel}/disconnect",
+    params(("tenant" = String, Path, description = "The tenant's name"), ("channel" = String, Path, description = "The channel name of the socket")),
+    request_body = Disconnection,
+    responses((status = 200, description = "Carried out", body = Closed), (status = 404, description = "There is no tenant of this name, or no open socket with this channel name", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
+)]
+pub(super) async fn disconnect_connection(
+    State(state): State<ApiState>,
+    PathTenant(tenant): PathTenant,
+    Path((_, channel)): Path<(String, String)>,
+    JsonBody(body): JsonBody<Disconnection>,
+) -> Result<Json<Closed>, ApiProblem> {
+    let op = body.of(Sockets::OfChannel(channel))?;
+    let gathered = ask(&state, &tenant, op).await?;
+    match gathered.found_nowhere() {
+        true => Err(ApiProblem::ConnectionNotFound),
+        false => Ok(Json(gathered.into())),
+    }
 }
 
 /// Invalidates the record of a user: every replica reads it again and checks the user's sockets.

@@ -5,12 +5,25 @@ use crate::position::{Epoch, Position};
 use super::Payload;
 
 /// The place from which a history is read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryFrom {
     /// The epoch of the offset: a history of another epoch is read from its beginning. `None`: the offset holds in any.
     pub epoch: Option<Epoch>,
     /// The offset of the last event that is known already.
     pub after: u64,
+    /// No further event follows in the page after so many bytes of events. A layer has a bound of its own beside it.
+    pub most: usize,
+}
+
+impl Default for HistoryFrom {
+    /// Reads from the first event on.
+    fn default() -> Self {
+        Self {
+            epoch: None,
+            after: 0,
+            most: usize::MAX,
+        }
+    }
 }
 
 impl HistoryFrom {
@@ -18,6 +31,7 @@ impl HistoryFrom {
     pub const END: Self = Self {
         epoch: None,
         after: u64::MAX,
+        most: usize::MAX,
     };
 
     /// Returns the offset after which a history of `epoch` is read.
@@ -34,6 +48,7 @@ impl From<&Position> for HistoryFrom {
         Self {
             epoch: Some(position.epoch.clone()),
             after: position.offset,
+            ..Self::default()
         }
     }
 }

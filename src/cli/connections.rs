@@ -78,7 +78,11 @@ fn as_text(body: &str) -> String {
     for socket in answer["sockets"].as_array().into_iter().flatten() {
         out.push_str(&format!(
             "\n{:<20} {:>8} s  {}  {}",
-            text(&socket["user_id"]),
+            match &socket["user_id"] {
+                // An anonymous socket.
+                Value::Null => "-".to_owned(),
+                user => text(user),
+            },
             // A JSON value ignores the width of a column.
             socket["age"].to_string(),
             text(&socket["channel"]),
@@ -104,7 +108,7 @@ mod tests {
             "2 connections; 1 of an unknown number of replicas answered",
             "warning: w",
             "7                           5 s  a  /ws/",
-            "null                    86400 s  b  /ws/",
+            "-                       86400 s  b  /ws/",
             "more: --after b",
         ];
         assert_eq!(as_text(body).lines().collect::<Vec<_>>(), lines);

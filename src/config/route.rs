@@ -27,6 +27,9 @@ table! {
         pub events: Vec<String> as List(Text) => Vec::new(),
         /// Events of groups with history carry their position, and a client that comes back with `since=POSITION` gets what it missed.
         pub resume: bool as Flag => false,
+        /// A token is optional. A socket without one has no user; a token that is not valid is refused all the same. Nothing of the
+        /// route may then depend on the user: no `{user.…}`, no `{claims.…}`, no `stamp`, no `:user_id`.
+        pub anonymous: bool as Flag => false,
         /// The answer to a client's own ping. `"reply"`: the text frames `ping` and `{"type":"ping"}` are answered `pong` and
         /// `{"type":"pong"}`, other keys come back, and the consumer sees neither. `"consumer"`: they are frames like any other.
         pub on_ping: OnPing as choice() => OnPing::Consumer,

@@ -121,6 +121,8 @@ table! {
     pub struct LimitsConfig {
         /// Open sockets; over it 429.
         pub connections: u32 as count(0) => 0,
+        /// Open sockets without a user, of routes with `anonymous`; over it 429. The rest of `connections` is left for users.
+        pub anonymous_connections: u32 as count(0) => 0,
         /// New sockets per second, counted after authentication; over it 429.
         pub connects_per_second: u32 as count(0) => 0,
         /// Open sockets of one user; over it as `on_excess` says.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::scope::shown_user;
 use super::{Consumer, Context, GroupError, MakeConsumer, Message, Scope};
 use crate::close_code::CloseReason;
 use crate::config::{ConsumerConfig, Fault, Faults, OnInvalid, RouteConfig};
@@ -165,7 +166,7 @@ impl Consumer for Broadcast {
         match sent {
             Ok(()) => {}
             Err(error) if error.is_outage() => {
-                tracing::debug!(user.id = %context.scope().user_id(), error = %error, "Could not publish a client's event");
+                tracing::debug!(user.id = shown_user(context.scope()), error = %error, "Could not publish a client's event");
                 context.close_for(CloseReason::Unavailable);
             }
             Err(GroupError::RateLimited) => context.close_for(CloseReason::RateLimited),
@@ -216,7 +217,9 @@ impl BroadcastSettings {
 /// Returns the value of a stamped key: the canonical id for `user_id`, else the field of the user record, else null.
 fn stamped(name: &str, scope: &Scope) -> Value {
     match name {
-        "user_id" => Value::Str(scope.user_id().as_str().into()),
+        "user_id" => scope
+            .user_id()
+            .map_or(Value::Nil, |id| Value::Str(id.as_str().into())),
         field => scope
             .user_field(field)
             .map_or(Value::Nil, |value| Value::from(&value)),

@@ -20,8 +20,8 @@ pub use echo::Echo;
 pub(crate) use guard::guarded;
 pub use handle::{GroupError, SocketHandle};
 pub use listen::Listen;
-pub(crate) use scope::member_channel;
 pub use scope::{Scope, TenantScope};
+pub(crate) use scope::{member_channel, shown_user};
 
 mod broadcast;
 mod context;

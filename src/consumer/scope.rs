@@ -20,7 +20,8 @@ use crate::users::UserRecord;
 /// again at each call.
 pub struct Scope {
     pub(crate) of_tenant: Arc<TenantScope>,
-    pub(crate) user: Arc<UserRecord>,
+    /// `None` for an anonymous socket.
+    pub(crate) user: Option<Arc<UserRecord>>,
     pub(crate) claims: PackedObject,
     pub(crate) client: IpAddr,
     /// The socket in its hub, which holds its path and channel.
@@ -36,6 +37,11 @@ pub struct TenantScope {
     pub routes: Arc<Routes>,
     /// The beginning of channel names on the tenant's layer; 32 hexadecimal digits follow.
     pub channel_prefix: Box<str>,
+}
+
+/// Returns the user's id for a line of the log, which leaves it out for an anonymous socket.
+pub(crate) fn shown_user(scope: &Scope) -> Option<tracing::field::DisplayValue<&UserId>> {
+    scope.user_id().map(tracing::field::display)
 }
 
 /// Returns the channel of a socket in the form that layers use.
@@ -56,19 +62,20 @@ impl Scope {
         &self.of_tenant.tenant
     }
 
-    /// Returns the canonical id of the user.
-    pub fn user_id(&self) -> &UserId {
-        &self.user.id
+    /// Returns the canonical id of the user; `None` for a socket without a token, on a route with `anonymous`.
+    pub fn user_id(&self) -> Option<&UserId> {
+        self.user().map(|user| &user.id)
     }
 
-    /// Returns the user record as it was at the handshake, or at the last refresh of the token.
-    pub fn user(&self) -> &UserRecord {
-        &self.user
+    /// Returns the user record as it was at the handshake, or at the last refresh of the token. `None` for a socket without a
+    /// token, on a route with `anonymous`.
+    pub fn user(&self) -> Option<&UserRecord> {
+        self.user.as_deref()
     }
 
-    /// Returns a field of the user record; `None` if the database returns no such column.
+    /// Returns a field of the user record; `None` if the database returns no such column, or if there is no user.
     pub fn user_field(&self, name: &str) -> Option<serde_json::Value> {
-        self.user.field(name)
+        self.user()?.field(name)
     }
 
     /// Returns a claim of the token, that of the last refresh if there was one; `None` if the token does not have it.
@@ -79,7 +86,7 @@ impl Scope {
         serde_json::from_str(claims.get(name)?.get()).ok()
     }
 
-    /// Returns the claims as the token's JSON text.
+    /// Returns the claims as the token's JSON text; an empty object for a socket without a token.
     pub fn claims_json(&self) -> Cow<'_, str> {
         self.claims.text()
     }
@@ -121,7 +128,9 @@ impl Scope {
     ) -> Result<String, TemplateError> {
         let (mut user, mut claims) = (Cow::default(), Cow::default());
         if template.has_user_values() {
-            user = self.user.fields.text();
+            user = self
+                .user()
+                .map_or_else(Cow::default, |user| user.fields.text());
             claims = self.claims.text();
         }
         template.render(&TemplateValues {

@@ -349,8 +349,11 @@ fn argument(value: &PathValue) -> Value {
     }
 }
 
-/// Returns the fields of the user record.
+/// Returns the fields of the user record; null for an anonymous socket.
 fn user(scope: &Scope) -> Value {
-    let fields = serde_json::from_str::<serde_json::Value>(&scope.user().fields.text());
+    let Some(user) = scope.user() else {
+        return Value::Nil;
+    };
+    let fields = serde_json::from_str::<serde_json::Value>(&user.fields.text());
     fields.map_or(Value::Nil, |fields| Value::from(&fields))
 }

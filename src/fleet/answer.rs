@@ -49,8 +49,8 @@ pub struct Answer {
 /// One open socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SocketEntry {
-    /// The canonical id of its user.
-    pub user_id: String,
+    /// The canonical id of its user; `null` for an anonymous socket.
+    pub user_id: Option<String>,
     /// The name of its channel, which is valid within its tenant only.
     pub channel: String,
     /// The path of its request, without the query.
@@ -118,7 +118,7 @@ mod tests {
 
     fn sockets(count: usize, path: usize) -> Vec<SocketEntry> {
         let socket = |number: usize| SocketEntry {
-            user_id: "7".to_owned(),
+            user_id: Some("7".to_owned()),
             channel: format!("{number:032}"),
             path: format!("/{}", "\"".repeat(path)),
             age: 1,

@@ -32,10 +32,10 @@ pub enum Op {
     Revoke(RevocationTarget),
     /// Forget a user's record, and check the user's sockets against a new one.
     Invalidate(UserId),
-    /// Close the sockets of a user.
+    /// Close sockets.
     Disconnect {
-        /// The user.
-        user: UserId,
+        /// The sockets.
+        sockets: Sockets,
         /// The code and the reason of the close frame.
         close: RequestedClose,
     },
@@ -97,6 +97,16 @@ pub enum Sockets {
     OfUser(UserId),
     /// The socket with this channel name.
     OfChannel(String),
+}
+
+impl Sockets {
+    /// Returns the member of a message that names the sockets.
+    fn member(&self) -> (&'static str, &str) {
+        match self {
+            Self::OfUser(user) => ("user_id", user.as_str()),
+            Self::OfChannel(channel) => ("channel", channel),
+        }
+    }
 }
 
 /// A message of a control channel.
@@ -217,8 +227,9 @@ impl Command {
             }
             Op::Revoke(RevocationTarget::All(before)) => put("issued_before", number(*before)),
             Op::Invalidate(user) => put("user_id", user.as_str().into()),
-            Op::Disconnect { user, close } => {
-                put("user_id", user.as_str().into());
+            Op::Disconnect { sockets, close } => {
+                let (name, value) = sockets.member();
+                put(name, value.into());
                 if let Some(code) = close.code() {
                     put("code", code.into());
                 }
@@ -240,10 +251,8 @@ impl Command {
                 put("limit", (*limit).into());
             }
             Op::GroupAdd { sockets, group } | Op::GroupDiscard { sockets, group } => {
-                match sockets {
-                    Sockets::OfUser(user) => put("user_id", user.as_str().into()),
-                    Sockets::OfChannel(channel) => put("channel", channel.as_str().into()),
-                }
+                let (name, value) = sockets.member();
+                put(name, value.into());
                 put("group", group.as_str().into());
             }
             Op::Count | Op::Suspend | Op::Resume | Op::Reload => {}
@@ -297,6 +306,11 @@ impl Wire<'_> {
             Some(UserText::Number(number)) => Ok(UserId::from(number.to_string())),
             None => Err(NotUnderstood::Member("user_id")),
         };
+        let sockets = || match &self.channel {
+            None => Ok(Sockets::OfUser(user()?)),
+            Some(channel) if self.user_id.is_none() => Ok(Sockets::OfChannel(channel.clone())),
+            Some(_) => Err(NotUnderstood::Member("user_id")),
+        };
         let before = || match self.issued_before {
             Some(before) if before.is_finite() => Ok(before),
             _ => Err(NotUnderstood::Member("issued_before")),
@@ -315,8 +329,8 @@ impl Wire<'_> {
                     CloseNotValid::Code => NotUnderstood::Member("code"),
                     CloseNotValid::Reason => NotUnderstood::Member("reason"),
                 })?;
-                let user = user()?;
-                Op::Disconnect { user, close }
+                let sockets = sockets()?;
+                Op::Disconnect { sockets, close }
             }
             "send" => {
                 let event = self.event.ok_or(NotUnderstood::Member("event"))?;
@@ -338,11 +352,7 @@ impl Wire<'_> {
                 limit: self.limit.unwrap_or(PAGE).min(LARGEST_PAGE),
             },
             "group_add" | "group_discard" => {
-                let sockets = match self.channel {
-                    None => Sockets::OfUser(user()?),
-                    Some(channel) if self.user_id.is_none() => Sockets::OfChannel(channel),
-                    Some(_) => return Err(NotUnderstood::Member("user_id")),
-                };
+                let sockets = sockets()?;
                 let group = self.group.ok_or(NotUnderstood::Member("group"))?;
                 let group = GroupName::from(group);
                 match &*self.op {
@@ -407,11 +417,11 @@ mod tests {
             Op::Revoke(RevocationTarget::All(1_700_000_000.5)),
             Op::Invalidate("é".into()),
             Op::Disconnect {
-                user: "7".into(),
+                sockets: Sockets::OfUser("7".into()),
                 close: RequestedClose::new(Some(4001), Some("bye".into())).unwrap(),
             },
             Op::Disconnect {
-                user: "7".into(),
+                sockets: Sockets::OfChannel("specific.x".into()),
                 close: RequestedClose::default(),
             },
             Op::Send {
@@ -532,6 +542,14 @@ mod tests {
             ),
             (
                 r#"{"v":1,"op":"invalidate"}"#,
+                NotUnderstood::Member("user_id"),
+            ),
+            (
+                r#"{"v":1,"op":"disconnect"}"#,
+                NotUnderstood::Member("user_id"),
+            ),
+            (
+                r#"{"v":1,"op":"disconnect","user_id":"7","channel":"c"}"#,
                 NotUnderstood::Member("user_id"),
             ),
             (

@@ -25,8 +25,8 @@ pub(super) const NOT_REGISTERED: u32 = u32::MAX;
 /// The properties of a socket that its handshake sets. Only those of its token change later ([`super::Hub::renew`]).
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// The socket's user.
-    pub user: UserId,
+    /// The socket's user; `None` for an anonymous socket, which has no token either.
+    pub user: Option<UserId>,
     /// The id of the token; `None` if the token has none.
     pub jti: Option<Jti>,
     /// The time at which the token was issued, in Unix seconds.
@@ -48,7 +48,7 @@ pub struct Profile {
 impl Default for Profile {
     fn default() -> Self {
         Self {
-            user: "".into(),
+            user: Some("".into()),
             jti: None,
             issued_at: None,
             expires_at: None,
@@ -120,7 +120,7 @@ pub struct Member {
     /// The tick of the timer wheel at which the socket may again refresh its token as often as at first.
     refreshes_full_at: AtomicU32,
     delivery: u16,
-    user: UserId,
+    user: Option<UserId>,
     token: Mutex<TokenMarks>,
     path: Box<str>,
     pub(super) channel: [u8; 16],
@@ -162,9 +162,9 @@ impl Member {
         self.delivery
     }
 
-    /// Returns the socket's user.
-    pub fn user(&self) -> &UserId {
-        &self.user
+    /// Returns the socket's user; `None` for an anonymous socket.
+    pub fn user(&self) -> Option<&UserId> {
+        self.user.as_ref()
     }
 
     /// Returns the id of the token.
@@ -177,14 +177,16 @@ impl Member {
         self.token.lock().issued_at()
     }
 
-    /// Returns the user, the id and the issue time of its token: revocations find it by them.
-    pub fn token(&self) -> TokenOf<'_> {
+    /// Returns the user, the id and the issue time of its token: revocations find it by them. `None` for an anonymous socket,
+    /// which no revocation concerns.
+    pub fn token(&self) -> Option<TokenOf<'_>> {
+        let user = self.user.as_ref()?;
         let token = self.token.lock();
-        TokenOf {
-            user: &self.user,
+        Some(TokenOf {
+            user,
             jti: token.jti.clone(),
             issued_at: token.issued_at(),
-        }
+        })
     }
 
     /// Returns the user's password digest when the token was checked; `None` if the tenant does not check it.

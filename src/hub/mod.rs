@@ -213,16 +213,11 @@ impl Hub {
             let roster = self.roster.lock();
             pending.revoke();
             let mut opened = roster.of_user(pending.token().user);
-            opened.retain(|member| member.token() == pending.token());
+            opened.retain(|member| member.token() == Some(pending.token()));
             opened.extend(pending.socket().cloned());
             opened
         };
         close_all(&opened, frame, CloseOrder::Now)
-    }
-
-    /// Closes every connection of a user; returns the number closed.
-    pub fn close_user(&self, user: &UserId, frame: &CloseFrame) -> usize {
-        close_all(&self.of_user(user), frame, CloseOrder::AfterQueued)
     }
 
     /// Marks the handshakes of a user, because the user record that they read may be old.
@@ -278,7 +273,8 @@ impl Hub {
     }
 }
 
-fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
+/// Closes the connections; returns the number closed, without those that were closing before.
+pub fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
     let close = |member: &&Arc<Member>| member.outbound().close(frame.clone(), order);
     members.iter().filter(close).count()
 }
@@ -325,7 +321,7 @@ mod tests {
     /// Returns a connection of the hub.
     fn member(hub: &Hub) -> Arc<Member> {
         let member = Member::new(Profile {
-            user: "1".into(),
+            user: Some("1".into()),
             send_queue: 1000,
             ..Profile::default()
         });

@@ -22,6 +22,8 @@ use crate::rate::Bucket;
 pub struct Budget {
     /// The most open connections of the tenant.
     pub connections: u32,
+    /// The most open connections without a user.
+    pub anonymous_connections: u32,
     /// The most new connections of the tenant per second.
     pub connects_per_second: u32,
     /// The most open connections of one user.
@@ -35,6 +37,8 @@ pub struct Budget {
 pub enum Excess {
     /// The tenant has reached `connections`.
     Connections,
+    /// The tenant has reached `anonymous_connections`.
+    AnonymousConnections,
     /// The tenant has reached `connects_per_second`.
     ConnectRate,
     /// The user has reached `connections_per_user`.
@@ -81,6 +85,8 @@ pub(super) struct Roster {
     by_channel: BTreeSet<Listed>,
     by_user: Index<UserId>,
     by_token: Index<Jti>,
+    /// The number of members without a user.
+    anonymous: usize,
     /// The handshakes and refreshes in progress. They are so few that a search goes through all.
     pub(super) pending: Vec<Arc<Pending>>,
     connects: Bucket,
@@ -91,8 +97,9 @@ impl Default for Roster {
         Self {
             members: Vec::new(),
             by_channel: BTreeSet::new(),
-            by_user: Index::new(|member| Some(member.user().clone())),
+            by_user: Index::new(|member| member.user().cloned()),
             by_token: Index::new(|member| member.jti()),
+            anonymous: 0,
             pending: Vec::new(),
             connects: Bucket::default(),
         }
@@ -103,7 +110,7 @@ impl Roster {
     /// Takes room from every budget, or from none.
     pub(super) fn reserve(
         &mut self,
-        user: &UserId,
+        user: Option<&UserId>,
         budget: &Budget,
         now: Instant,
     ) -> Result<(), Excess> {
@@ -114,11 +121,18 @@ impl Roster {
         if !self.connects.has_one(now, budget.connects_per_second) {
             return Err(Excess::ConnectRate);
         }
-        if !budget.replaces
-            && budget.connections_per_user != 0
-            && full(budget.connections_per_user, self.by_user.count(user))
-        {
-            return Err(Excess::UserConnections);
+        match user {
+            None if full(budget.anonymous_connections, self.anonymous) => {
+                return Err(Excess::AnonymousConnections);
+            }
+            Some(user)
+                if !budget.replaces
+                    && budget.connections_per_user != 0
+                    && full(budget.connections_per_user, self.by_user.count(user)) =>
+            {
+                return Err(Excess::UserConnections);
+            }
+            _ => {}
         }
         self.connects.take(now, budget.connects_per_second);
         Ok(())
@@ -129,6 +143,7 @@ impl Roster {
         member.slot.store(slot, Ordering::Relaxed);
         self.members.push(member.clone());
         self.by_channel.replace(Listed(member.clone()));
+        self.anonymous += usize::from(member.user().is_none());
         self.by_user.insert(member);
         self.by_token.insert(member);
     }
@@ -148,6 +163,7 @@ impl Roster {
         if listed.is_some_and(|listed| listed.0.id() == member.id()) {
             self.by_channel.remove(&member.channel);
         }
+        self.anonymous -= usize::from(member.user().is_none());
         self.by_user.remove(member);
         self.by_token.remove(member);
     }
@@ -190,7 +206,10 @@ impl Roster {
                 }
             }),
             RevocationTarget::All(cut_off) => {
-                let under = |m: &&Arc<Member>| is_under_cut_off(m.issued_at(), *cut_off);
+                let under = |m: &&Arc<Member>| {
+                    let token = m.token();
+                    token.is_some_and(|token| is_under_cut_off(token.issued_at, *cut_off))
+                };
                 found.extend(self.members.iter().filter(under).cloned());
             }
         }
@@ -211,7 +230,9 @@ impl Roster {
 
     pub(super) fn users(&self) -> Vec<UserId> {
         let one_each = self.by_user.one_each();
-        one_each.map(|member| member.user().clone()).collect()
+        one_each
+            .filter_map(|member| member.user().cloned())
+            .collect()
     }
 
     pub(super) fn members(&self) -> &[Arc<Member>] {
@@ -238,9 +259,9 @@ mod tests {
         }
     }
 
-    fn member(user: &str, jti: Option<Jti>, issued_at: Option<f64>) -> Arc<Member> {
+    fn member(user: Option<&str>, jti: Option<Jti>, issued_at: Option<f64>) -> Arc<Member> {
         Member::new(Profile {
-            user: user.into(),
+            user: user.map(UserId::from),
             jti,
             issued_at,
             ..Profile::default()
@@ -267,11 +288,17 @@ mod tests {
                     prop_assert!(!roster.renew(&gone, next_token(token)));
                 } else if kind <= 2 && !model.is_empty() {
                     let one = &model[at.index(model.len())];
+                    // An anonymous socket never gets a token.
+                    if one.user().is_none() {
+                        continue;
+                    }
                     prop_assert!(roster.renew(one, next_token(token)));
                     prop_assert_eq!(one.jti(), next_token(token).jti);
                 } else {
-                    let NextToken { jti, issued_at, .. } = next_token(token);
-                    let new = member(&format!("u{user}"), jti, issued_at);
+                    // The last number is that of no user.
+                    let user = (user < 4).then(|| format!("u{user}"));
+                    let token = next_token(token.filter(|_| user.is_some()));
+                    let new = member(user.as_deref(), token.jti, token.issued_at);
                     roster.insert(&new);
                     model.push(new);
                 }
@@ -285,14 +312,14 @@ mod tests {
                     for target in target {
                         let scan = model.iter().filter(|member| match &target {
                             RevocationTarget::Token(jti) => member.jti().as_ref() == Some(jti),
-                            RevocationTarget::User(user, at) => member.user() == user && is_under_cut_off(member.issued_at(), *at),
-                            RevocationTarget::All(at) => is_under_cut_off(member.issued_at(), *at),
+                            RevocationTarget::User(user, at) => member.user() == Some(user) && is_under_cut_off(member.issued_at(), *at),
+                            RevocationTarget::All(at) => member.user().is_some() && is_under_cut_off(member.issued_at(), *at),
                         });
                         let scan: Vec<_> = scan.cloned().collect();
                         prop_assert_eq!(ids(&roster.concerned(&target)), ids(&scan));
                     }
                 }
-                let users: BTreeSet<_> = model.iter().map(|member| member.user().clone()).collect();
+                let users: BTreeSet<_> = model.iter().filter_map(|member| member.user().cloned()).collect();
                 prop_assert_eq!(roster.users().into_iter().collect::<BTreeSet<_>>(), users);
             }
         }
@@ -306,25 +333,50 @@ mod tests {
             connects_per_second: 2,
             connections_per_user: 1,
             replaces: false,
+            ..Budget::default()
         };
-        let first = member("1", None, None);
+        let first = member(Some("1"), None, None);
         assert_eq!(roster.reserve(first.user(), &budget, now), Ok(()));
         roster.insert(&first);
         for _ in 0..10 {
             let again = roster.reserve(first.user(), &budget, now);
             assert_eq!(again, Err(Excess::UserConnections));
         }
-        for user in ["2", "3"] {
+        for user in [Some("2"), None] {
             let other = member(user, None, None);
             assert_eq!(roster.reserve(other.user(), &budget, now), Ok(()));
             roster.insert(&other);
         }
-        let fourth = roster.reserve(&"4".into(), &budget, now);
+        let fourth = roster.reserve(Some(&"4".into()), &budget, now);
         assert_eq!(fourth, Err(Excess::Connections));
         roster.remove(&first);
-        assert_eq!(roster.reserve(&"4".into(), &budget, now), Ok(()));
+        assert_eq!(roster.reserve(Some(&"4".into()), &budget, now), Ok(()));
         // Four connections at two per second take the room of two seconds.
-        let fifth = roster.reserve(&"5".into(), &budget, now);
+        let fifth = roster.reserve(Some(&"5".into()), &budget, now);
         assert_eq!(fifth, Err(Excess::ConnectRate));
+    }
+
+    #[test]
+    fn sockets_without_a_user_leave_places_for_users() {
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        let budget = Budget {
+            connections: 3,
+            anonymous_connections: 1,
+            ..Budget::default()
+        };
+        let stranger = member(None, None, None);
+        assert_eq!(roster.reserve(None, &budget, now), Ok(()));
+        roster.insert(&stranger);
+        for user in ["1", "2"] {
+            let refused = roster.reserve(None, &budget, now);
+            assert_eq!(refused, Err(Excess::AnonymousConnections));
+            assert_eq!(roster.reserve(Some(&user.into()), &budget, now), Ok(()));
+            roster.insert(&member(Some(user), None, None));
+        }
+        assert_eq!(roster.reserve(None, &budget, now), Err(Excess::Connections));
+        // The second removal of one member takes no other's place.
+        roster.remove(&stranger);
+        roster.remove(&stranger);
+        assert_eq!(roster.reserve(None, &budget, now), Ok(()));
     }
 }

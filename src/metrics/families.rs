@@ -32,6 +32,8 @@ families! {
     DRAIN_REMAINING_CONNECTIONS: Gauge = "lockgate_drain_remaining_connections", [];
     /// Open sockets
     CONNECTIONS: Gauge = "lockgate_connections", ["tenant"];
+    /// Open sockets without a user
+    ANONYMOUS_CONNECTIONS: Gauge = "lockgate_anonymous_connections", ["tenant"];
     /// Sockets that this replica takes before it answers 503
     CONNECTIONS_LIMIT: Gauge = "lockgate_connections_limit", [];
     /// Open sockets divided by the limit

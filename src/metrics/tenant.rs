@@ -1,6 +1,6 @@
 //! The metrics of one tenant. It keeps the handles of metrics that change once per frame, event or delivery.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -67,6 +67,8 @@ pub struct TenantMetrics {
     _place: Option<SeriesPlace>,
     /// Open sockets.
     pub connections: Gauge,
+    /// Open sockets without a user. Most tenants never have one, and then no series either.
+    anonymous_connections: OnceLock<Gauge>,
     /// Memberships of sockets in groups.
     pub subscriptions: Gauge,
     /// Users who are in groups with presence, by sockets of this replica.
@@ -138,6 +140,7 @@ impl TenantMetrics {
         let tenant = || [label.clone().into()];
         Self {
             connections: CONNECTIONS.with(tenant()),
+            anonymous_connections: OnceLock::new(),
             subscriptions: SUBSCRIPTIONS.with(tenant()),
             presence_entries: PRESENCE_ENTRIES.with(tenant()),
             presence_unwritten: PRESENCE_UNWRITTEN.with(tenant()),
@@ -176,6 +179,14 @@ impl TenantMetrics {
     /// Returns the `tenant` label.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Returns the number of open sockets without a user. Near `limits.anonymous_connections`, or near `limits.connections`
+    /// where there is no such limit, strangers are refused, or users with them.
+    pub fn anonymous_connections(&self) -> &Gauge {
+        let label = || [self.label.clone().into()];
+        self.anonymous_connections
+            .get_or_init(|| ANONYMOUS_CONNECTIONS.with(label()))
     }
 
     /// Counts a frame from a client.

@@ -122,10 +122,12 @@ impl RelayPresence {
         self.rules.of(group)?.presence.as_ref()
     }
 
-    /// Takes a socket that is open, with its groups.
-    fn open(&self, member: &Member, user: &Arc<UserRecord>, layer: &dyn ChannelLayer) {
-        let record = Arc::new(RecordFields(user.clone()));
-        self.keeper.open(member.id(), member.user().clone(), record);
+    /// Takes a socket that is open, with its groups. An anonymous one is told of others, and is nobody that they are told of.
+    fn open(&self, member: &Member, user: Option<&Arc<UserRecord>>, layer: &dyn ChannelLayer) {
+        if let Some(user) = user {
+            let record = Arc::new(RecordFields(user.clone()));
+            self.keeper.open(member.id(), user.id.clone(), record);
+        }
         // After the socket is known: a group that it joins meanwhile is in this list, or comes by `joined`.
         for group in member.groups() {
             self.joined(member, &group, layer);
@@ -198,8 +200,8 @@ fn place_of(layer: &dyn ChannelLayer, group: &GroupName) -> Option<PresencePlace
 }
 
 impl Relay {
-    /// Counts an open socket among those who are in its groups; `user` is the record of its user.
-    pub fn enter(&self, member: &Member, user: &Arc<UserRecord>) {
+    /// Counts an open socket among those who are in its groups; `user` is the record of its user, `None` if it is anonymous.
+    pub fn enter(&self, member: &Member, user: Option<&Arc<UserRecord>>) {
         if let Some(presence) = &self.presence {
             presence.open(member, user, &*self.parts.layer);
         }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Relay;
 use super::recorded::HealingPage;
+use super::window::Replays;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
 use crate::event::{DecodeError, Event};
@@ -135,19 +136,20 @@ impl Relay {
     }
 
     async fn read_history(self: Arc<Self>, group: Arc<Group>) {
-        let mut failures = Failures::default();
+        let (mut failures, mut replays) = (Failures::default(), Replays::default());
         loop {
             let began = Instant::now();
             match group.history().next_job() {
                 Job::Done => return,
                 Job::Wait => {
+                    self.keep_needed(&group, &mut replays);
                     tokio::time::sleep(LOOK).await;
                     let before = Instant::now().checked_sub(OVERDUE);
                     group.history().look(before.unwrap_or(began));
                 }
                 Job::Batch(wishes) => {
-                    let several = wishes.len() > 1;
-                    self.serve_wishes(&group, wishes).await;
+                    let several = wishes.iter().filter(|wish| wish.is_new()).count() > 1;
+                    self.serve_wishes(&group, wishes, &mut replays).await;
                     if several {
                         tokio::time::sleep(GATHERED.saturating_sub(began.elapsed())).await;
                     }
@@ -156,7 +158,9 @@ impl Relay {
                     Ok(ControlFlow::Continue(())) => failures = Failures::default(),
                     Ok(ControlFlow::Break(())) => return,
                     Err(error) => {
-                        let failed = self.failed(&group, &mut failures, &error).await;
+                        let failed = self
+                            .failed(&group, (&mut failures, &mut replays), &error)
+                            .await;
                         if failed.is_break() {
                             return;
                         }
@@ -228,7 +232,7 @@ impl Relay {
     async fn failed(
         self: &Arc<Self>,
         group: &Arc<Group>,
-        failures: &mut Failures,
+        (failures, replays): (&mut Failures, &mut Replays),
         error: &LayerError,
     ) -> ControlFlow<()> {
         if group.is_empty() {
@@ -254,7 +258,7 @@ impl Relay {
         tokio::time::sleep(wait).await;
         let wishes = group.history().take_wishes();
         if !wishes.is_empty() {
-            self.serve_wishes(group, wishes).await;
+            self.serve_wishes(group, wishes, replays).await;
         }
         ControlFlow::Continue(())
     }

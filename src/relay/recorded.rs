@@ -180,6 +180,7 @@ impl Relay {
                     has: end,
                     told: true,
                     asked: Instant::now(),
+                    whole_from: None,
                 };
                 self.wish(group, ReadWish::Replay(returning));
             }

@@ -1,18 +1,19 @@
 //! Replays: what sockets that come back have missed, from the history of a group.
 //!
-//! The sockets that came while the last read was under way are served by one read, from the smallest of their positions on.
-//! Each event is rendered once for each route. A socket without room goes on later, with another read.
+//! A read has no more than the sockets at its place can take, and what it has stays while sockets wait behind it
+//! ([`super::window`]): a storm of sockets reads each event once, and a slow one no more than its own. Each event is rendered
+//! once for each route.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::audience::is_order;
 use super::reader::Failures;
+use super::window::{OpenedPage, ReplayPlace, ReplayWindow, ReplayedEvent, Replays};
 use super::{Relay, RouteDelivery, enqueue};
+use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, LayerError};
 use crate::event::Event;
 use crate::hub::{Enqueued, Group, Member, Pace, ReadWish, ReplayRoom, Returning};
@@ -35,39 +36,12 @@ pub enum ResumeFrom {
     Unreadable,
 }
 
-/// The events of a page, decoded.
-struct ReplayPage {
-    end: Position,
-    events: Vec<(u64, Option<Arc<Event>>)>,
-    /// No offset is missing from this event on.
-    whole_from: u64,
-    more: bool,
-}
-
-impl ReplayPage {
-    /// Returns the index of the first event that a socket has not; an error if the history does not have all of them.
-    fn after(&self, has: &Position) -> Result<usize, RecoveryResult> {
-        if has.epoch != self.end.epoch || has.offset > self.end.offset {
-            return Err(RecoveryResult::Epoch);
-        }
-        let last = self.events.last().map_or(0, |(offset, _)| *offset);
-        let is_whole = self.more || last >= self.end.offset || has.offset == self.end.offset;
-        if !is_whole || has.offset < self.end.offset && has.offset + 1 < self.whole_from {
-            return Err(RecoveryResult::TooOld);
-        }
-        Ok(self
-            .events
-            .partition_point(|(offset, _)| *offset <= has.offset))
-    }
-}
-
-/// The frames of a page, by the delivery of a route.
-type Renderings = HashMap<u16, Vec<Rendered>>;
-
-/// The outcome of a page for one socket.
+/// The outcome of a replay's step for one socket.
 enum Portion {
-    /// It has all of the page.
+    /// It has all events of the history.
     Whole,
+    /// It has room for more than was read.
+    Hungry,
     /// Its queue has no room for the rest.
     Full,
     /// The history does not have what it missed.
@@ -116,6 +90,7 @@ impl Relay {
                     has,
                     told: false,
                     asked: Instant::now(),
+                    whole_from: None,
                 };
                 return self.wish(&group, ReadWish::Replay(returning));
             }
@@ -156,177 +131,263 @@ impl Relay {
         self.release_all(group, passed);
     }
 
-    /// Reads for these wishes, and serves them.
-    pub(super) async fn serve_wishes(self: &Arc<Self>, group: &Arc<Group>, wishes: Vec<ReadWish>) {
-        let (mut returning, mut known) = sorted(wishes);
-        let mut from = self.first_of(group, &returning);
+    /// Serves these wishes from what was read already, and by one read more if that is not enough.
+    pub(super) async fn serve_wishes(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        wishes: Vec<ReadWish>,
+        replays: &mut Replays,
+    ) {
+        let (returning, mut known) = replays.sorted(wishes);
         let (mut pace, mut failures) = (Pace::default(), Failures::default());
-        loop {
-            let page = match self.read_page(group, from).await {
-                Ok(Some(page)) => page,
-                Ok(None) => return self.end_without_history(group, returning),
+        let window = replays.window.take();
+        let mut hungry = returning;
+        if let Some(mut window) = window {
+            hungry = self.replay(group, hungry, &mut window, &mut pace).await;
+            replays.window = Some(window);
+        }
+        while !(hungry.is_empty() && known.is_empty()) {
+            let from = self.next_read(group, &hungry, replays);
+            match self.read_page(group, from.clone()).await {
+                Ok(Some(page)) => {
+                    group.history().seen(&page.end);
+                    known.clear();
+                    // Only a history that cannot be read tries their patience.
+                    for socket in &mut hungry {
+                        socket.asked = Instant::now();
+                    }
+                    let page = self.opened(group.name(), &from, page);
+                    let hungry = self
+                        .replay_page(group, hungry, (page, replays), &mut pace)
+                        .await;
+                    return group.history().go_on(hungry);
+                }
+                Ok(None) => return self.end_without_history(group, hungry),
                 Err(error) => {
                     tokio::time::sleep(failures.wait().min(RETRY)).await;
-                    let (more, ask) = sorted(group.history().take_wishes());
-                    returning.extend(more);
+                    let (more, ask) = replays.sorted(group.history().take_wishes());
+                    hungry.extend(more);
                     known.extend(ask);
-                    returning = self.patient(group, returning, &error);
-                    if group.is_empty() || returning.is_empty() && known.is_empty() {
+                    hungry = self.patient(group, hungry, &error);
+                    if group.is_empty() {
                         return;
                     }
-                    from = self.first_of(group, &returning);
-                    continue;
-                }
-            };
-            group.history().seen(&page.end);
-            known.clear();
-            failures = Failures::default();
-            // Only a history that cannot be read tries their patience.
-            for socket in &mut returning {
-                socket.asked = Instant::now();
-            }
-            let held = self.held(&page);
-            let page = self.opened(group.name(), page);
-            returning = self.replay(group, returning, &page, &mut pace).await;
-            drop(held);
-            match page.events.last() {
-                Some((last, _)) if page.more && !returning.is_empty() => {
-                    from = HistoryFrom {
-                        epoch: Some(page.end.epoch),
-                        after: *last,
-                    };
-                }
-                _ => {
-                    for socket in returning {
-                        self.finish(group, socket, page.end.clone());
-                    }
-                    return;
                 }
             }
         }
     }
 
-    /// Returns the place from which on all of these sockets can be served, if the epoch is still the current one. The history
-    /// of another epoch is read from its beginning in any case.
-    fn first_of(&self, group: &Group, returning: &[Returning]) -> HistoryFrom {
-        let at = group.history().at();
-        let epoch = match (&at, returning.first()) {
-            (Some(at), _) => at.epoch.clone(),
-            (None, Some(socket)) => socket.has.epoch.clone(),
-            (None, None) => return HistoryFrom::END,
+    /// Returns the place from which to read for these sockets, and as many bytes as one of those that stand there has room
+    /// for. The places are taken in turn: where the last read ended, and the lowest one of the others.
+    fn next_read(&self, group: &Group, hungry: &[Returning], replays: &mut Replays) -> HistoryFrom {
+        replays.reads += 1;
+        let window = replays.window.as_ref().map(ReplayWindow::last);
+        let epoch = match (window, group.history().at(), hungry.first()) {
+            (Some((_, end)), ..) => end.epoch.clone(),
+            (None, Some(at), _) => at.epoch,
+            (None, None, Some(socket)) => socket.has.epoch.clone(),
+            (None, None, None) => return HistoryFrom::END,
         };
-        let of_epoch = returning.iter().filter(|socket| socket.has.epoch == epoch);
-        let after = of_epoch.map(|socket| socket.has.offset).min();
+        let places = hungry.iter().filter(|socket| socket.has.epoch == epoch);
+        let places = places.map(|socket| socket.has.offset);
+        let end = window.map(|(last, _)| last);
+        let lowest = places.clone().filter(|has| Some(*has) != end).min();
+        let end = end.filter(|end| places.clone().any(|has| has == *end));
+        let after = match replays.went_on {
+            true => lowest.or(end),
+            false => end.or(lowest),
+        };
+        let Some(after) = after else {
+            return HistoryFrom::END;
+        };
+        let there = hungry.iter().filter(|socket| socket.has.offset == after);
+        let room = there.map(|socket| match socket.member.outbound().replay_room() {
+            ReplayRoom::Bytes(room) if !self.parts.budget.is_exhausted() => room,
+            ReplayRoom::Bytes(_) | ReplayRoom::Closed => 0,
+        });
         HistoryFrom {
             epoch: Some(epoch),
-            after: after.unwrap_or(u64::MAX),
+            after,
+            most: room.max().unwrap_or(0).max(1),
         }
     }
 
-    fn opened(&self, group: &GroupName, page: HistoryPage) -> ReplayPage {
-        let mut whole_from = page.entries.first().map_or(0, |entry| entry.offset);
-        let mut before = whole_from;
-        for entry in page.entries.iter().skip(1) {
-            if entry.offset != before + 1 {
-                whole_from = entry.offset;
-            }
-            before = entry.offset;
-        }
-        let more = !page.entries.is_empty();
-        let entries = page.entries.into_iter();
-        let events =
-            entries.map(|entry| (entry.offset, self.decode_recorded(group, entry.payload)));
-        ReplayPage {
-            end: page.end,
+    fn opened(&self, group: &GroupName, from: &HistoryFrom, page: HistoryPage) -> OpenedPage {
+        let more = page.more && !page.entries.is_empty();
+        let events = page.entries.into_iter().map(|entry| {
+            let size = entry.payload.size();
+            let held = HeldBytes::of(&self.parts.budget, HeldKind::History, size);
+            let event = self.decode_recorded(group, entry.payload);
+            ReplayedEvent::new(entry.offset, event, held)
+        });
+        OpenedPage {
+            after: from.after_in(&page.end.epoch),
             events: events.collect(),
-            whole_from,
             // Without an event there is nothing to read on from.
-            more: page.more && more,
+            more,
+            end: page.end,
         }
     }
 
-    /// Queues the events of a page, and returns the sockets that have all of it.
+    /// Serves these sockets from a page that was read for them. Returns those that it had nothing more for.
+    async fn replay_page(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        hungry: Vec<Returning>,
+        (page, replays): (OpenedPage, &mut Replays),
+        pace: &mut Pace,
+    ) -> Vec<Returning> {
+        let read = replays.reads;
+        replays.went_on = false;
+        let mut window = match replays.window.take() {
+            Some(mut window) if window.is_followed_by(&page) => {
+                replays.went_on = true;
+                window.append(page, read);
+                window
+            }
+            // It is for sockets apart from those that wait behind the window.
+            Some(mut window) if window.is_of(&page.end) && is_needed(group, &window) => {
+                window.saw_end(page.end.clone(), read);
+                replays.window = Some(window);
+                let mut apart = ReplayWindow::of(page, read);
+                return self.replay(group, hungry, &mut apart, pace).await;
+            }
+            _ => ReplayWindow::of(page, read),
+        };
+        let hungry = self.replay(group, hungry, &mut window, pace).await;
+        replays.window = Some(window);
+        hungry
+    }
+
+    /// Forgets the events that were read and that no socket waits behind.
+    pub(super) fn keep_needed(&self, group: &Group, replays: &mut Replays) {
+        let Some(window) = &mut replays.window else {
+            return;
+        };
+        let mut lowest = None;
+        group.history().visit_returning(|has| {
+            if window.covers(has) {
+                lowest = Some(lowest.unwrap_or(u64::MAX).min(has.offset));
+            }
+        });
+        match lowest {
+            Some(lowest) if !self.parts.budget.is_over() => window.forget_to(lowest),
+            _ => replays.window = None,
+        }
+    }
+
+    /// Queues the events of a window as far as there is room. Returns the sockets that have room for more than it has.
     async fn replay(
         self: &Arc<Self>,
         group: &Arc<Group>,
         returning: Vec<Returning>,
-        page: &ReplayPage,
+        window: &mut ReplayWindow,
         pace: &mut Pace,
     ) -> Vec<Returning> {
-        let (mut renderings, mut whole) = (Renderings::default(), Vec::new());
+        let mut hungry = Vec::new();
         for mut socket in returning {
-            match self.portion(group.name(), &mut socket, page, &mut renderings) {
-                Portion::Whole => whole.push(socket),
+            match self.portion(group.name(), &mut socket, window) {
+                Portion::Whole => {
+                    let end = window.last().1.clone();
+                    self.finish(group, socket, end);
+                }
+                Portion::Hungry => hungry.push(socket),
                 Portion::Full => group.history().wait_for_room(socket),
                 Portion::Lost(result) => {
                     self.parts.metrics.recovery(result);
-                    self.end_replay(group, &socket.member, Some(page.end.clone()), Some(false));
+                    let end = window.last().1.clone();
+                    self.end_replay(group, &socket.member, Some(end), Some(false));
                 }
                 Portion::Closed => {}
             }
             pace.spend(1).await;
         }
-        whole
+        hungry
     }
 
     fn portion(
         &self,
         group: &GroupName,
         socket: &mut Returning,
-        page: &ReplayPage,
-        renderings: &mut Renderings,
+        window: &mut ReplayWindow,
     ) -> Portion {
-        let start = match page.after(&socket.has) {
-            Ok(start) => start,
-            Err(result) => return Portion::Lost(result),
-        };
-        let settings = self.settings();
-        let Some(route) = settings.delivery(&socket.member) else {
-            return Portion::Closed;
-        };
-        let outbound = socket.member.outbound();
-        let room = match outbound.replay_room() {
+        let room = match socket.member.outbound().replay_room() {
             ReplayRoom::Closed => return Portion::Closed,
-            ReplayRoom::Bytes(_) if self.parts.budget.is_exhausted() => 0,
             ReplayRoom::Bytes(room) => room,
         };
-        let frames = renderings
-            .entry(socket.member.delivery())
-            .or_insert_with(|| self.frames(group, route, page));
-        let (mut queued, mut count) = (0, 0);
-        let mut portion = Portion::Whole;
-        for ((offset, _), rendered) in page.events[start..].iter().zip(&frames[start..]) {
+        let mut place = window.place(socket);
+        if let ReplayPlace::Before(next) = place {
+            let room = match self.parts.budget.is_exhausted() {
+                true => 0,
+                false => room,
+            };
+            if !self.queue_events(group, socket, (window, next), room) {
+                return Portion::Full;
+            }
+            place = window.place(socket);
+        }
+        match place {
+            ReplayPlace::AtEnd => Portion::Whole,
+            ReplayPlace::Lost(result) => Portion::Lost(result),
+            ReplayPlace::Unread if room == 0 => Portion::Full,
+            ReplayPlace::Unread | ReplayPlace::Unsure => Portion::Hungry,
+            // Its route is gone, and it is about to close.
+            ReplayPlace::Before(_) => Portion::Closed,
+        }
+    }
+
+    /// Queues the events of a window from an index on for one socket. Returns false if there was no room for all of them.
+    fn queue_events(
+        &self,
+        group: &GroupName,
+        socket: &mut Returning,
+        (window, next): (&mut ReplayWindow, usize),
+        room: usize,
+    ) -> bool {
+        let settings = self.settings();
+        let Some(route) = settings.delivery(&socket.member) else {
+            return true;
+        };
+        let delivery = socket.member.delivery();
+        let (mut queued, mut count, mut all) = (0, 0, true);
+        let (end, events) = window.from(next);
+        for recorded in events {
+            let at = Position {
+                epoch: end.epoch.clone(),
+                offset: recorded.offset,
+            };
+            let render = |route: &_, event: Option<&_>| self.replayed(route, event, group, &at);
+            let rendered = recorded.rendered(delivery, route, render);
             let size = rendered.size();
             if room == 0 || (queued > 0 && queued + size > room) {
-                portion = Portion::Full;
+                all = false;
                 break;
             }
             if enqueue(&socket.member, rendered).is_some_and(Enqueued::is_queued) {
                 (queued, count) = (queued + size, count + 1);
             }
-            socket.has.offset = *offset;
+            socket.has.offset = at.offset;
         }
         self.parts.metrics.recovered_events.increment(count);
-        portion
+        all
     }
 
-    /// Renders a page for one route. A close is not replayed: it has closed its sockets, and those that come back are new.
-    fn frames(&self, group: &GroupName, route: &RouteDelivery, page: &ReplayPage) -> Vec<Rendered> {
-        let frame = |(offset, event): &(u64, Option<Arc<Event>>)| {
-            let Some(event) = event.as_ref().filter(|event| !is_order(event)) else {
-                return Rendered::Filtered;
-            };
-            let at = Position {
-                epoch: page.end.epoch.clone(),
-                offset: *offset,
-            };
-            let place = EventPlace { group, at: &at };
-            match self.render_at(route, event, Some(place), &self.accounting()) {
-                Rendered::Close(_) => Rendered::Filtered,
-                rendered => rendered,
-            }
+    /// Renders an event for one route. A close is not replayed: it has closed its sockets, and those that come back are new.
+    fn replayed(
+        &self,
+        route: &RouteDelivery,
+        event: Option<&Event>,
+        group: &GroupName,
+        at: &Position,
+    ) -> Rendered {
+        let Some(event) = event.filter(|event| !is_order(event)) else {
+            return Rendered::Filtered;
         };
-        page.events.iter().map(frame).collect()
+        let place = EventPlace { group, at };
+        match self.render_at(route, event, Some(place), &self.accounting()) {
+            Rendered::Close(_) => Rendered::Filtered,
+            rendered => rendered,
+        }
     }
 
     fn finish(self: &Arc<Self>, group: &Arc<Group>, socket: Returning, end: Position) {
@@ -369,18 +430,10 @@ impl Relay {
     }
 }
 
-/// Sorts wishes into those of sockets and those of handshakes.
-fn sorted(wishes: Vec<ReadWish>) -> (Vec<Returning>, Vec<oneshot::Sender<()>>) {
-    let (mut returning, mut known) = (Vec::new(), Vec::new());
-    for wish in wishes {
-        match wish {
-            ReadWish::Know(asked) => known.push(asked),
-            ReadWish::Replay(mut socket) => {
-                // A wish may have waited for other reads.
-                socket.asked = Instant::now();
-                returning.push(socket);
-            }
-        }
-    }
-    (returning, known)
+/// Returns true if sockets that have no room yet will go on in this window.
+fn is_needed(group: &Group, window: &ReplayWindow) -> bool {
+    let mut needed = false;
+    let visit = |has: &Position| needed |= window.covers(has);
+    group.history().visit_returning(visit);
+    needed
 }

@@ -4,6 +4,7 @@
 
 mod layer;
 mod model;
+mod replays;
 
 use std::time::Duration;
 

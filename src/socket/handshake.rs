@@ -205,14 +205,19 @@ async fn check(
     let tenant = admitted.tenant.clone();
     let authenticator = &tenant.authenticator;
     // Until here the client may be anyone: it takes no place that another could need, and waits for no store.
-    let token = authenticator
-        .verify(head.uri.query(), &head.headers)
-        .await?;
+    let found = authenticator.verify_if_any(head.uri.query(), &head.headers);
+    let token = match found.await? {
+        None if !tenant.parts[admitted.route].anonymous => return Err(Refusal::TokenMissing.into()),
+        token => token,
+    };
     place.enter(HandshakeStage::Answering);
     let place = entrant.take_place().ok_or(Refusal::Overloaded)?;
     // The tenant hears its control channel before the denylist is read, so that no revocation falls between.
     tenant.opens().await?;
-    let identity = authenticator.look_up(token, None).await?;
+    let identity = match token {
+        Some(token) => Some(authenticator.look_up(token, None).await?),
+        None => None,
+    };
     open(admitted, place, identity, head, door).await
 }
 

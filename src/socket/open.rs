@@ -1,4 +1,5 @@
-//! Opens the socket of a verified token: budgets, group names, authorization, joining, the consumer's connect.
+//! Opens the socket of a verified token, or of none where the route lets anyone in: budgets, group names, authorization,
+//! joining, the consumer's connect.
 //!
 //! [`super::handshake`] writes the 101 afterwards.
 
@@ -28,14 +29,15 @@ use crate::packed_json::PackedObject;
 use crate::templates::Template;
 use crate::tenant::Tenant;
 
-/// Opens the socket of `identity` in `place`; `head` is the head of its request. Returns the answer of its consumer too.
+/// Opens the socket of `identity` in `place`; without one the socket is anonymous. `head` is the head of its request.
+/// Returns the answer of its consumer too.
 ///
 /// # Errors
 /// The first refusal; the socket is then out of the hub and its groups.
 pub(super) async fn open(
     admitted: &mut AdmittedRequest,
     place: SocketPlace,
-    identity: Identity,
+    identity: Option<Identity>,
     head: &Parts,
     door: &Door,
 ) -> Result<(Box<ReadySocket>, Option<Acceptance>), Reason> {
@@ -71,7 +73,8 @@ pub(super) async fn open(
         return Err(refusal.into());
     }
     registration.replace_oldest();
-    tenant.relay.enter(registration.member(), &scope.user);
+    let user = scope.user.as_ref();
+    tenant.relay.enter(registration.member(), user);
     let socket = Box::new(ReadySocket {
         wire: WireState::new(
             registration,
@@ -111,27 +114,27 @@ async fn connect(
 /// through the hub.
 async fn register(
     admitted: &mut AdmittedRequest,
-    identity: Identity,
+    identity: Option<Identity>,
     path: &str,
     place: SocketPlace,
-) -> Result<(Registration, Scope), Refusal> {
+) -> Result<(Registration, Scope), Reason> {
     let AdmittedRequest {
         tenant,
         route,
         is_counted,
         ..
     } = admitted;
-    let Identity {
-        mut user,
-        token,
-        pending,
-    } = identity;
+    let (mut user, token, pending) = match identity {
+        Some(known) => (Some(known.user), Some(known.token), known.pending),
+        None => (None, None, None),
+    };
+    let token = token.as_deref();
     let profile = Profile {
-        user: user.id.clone(),
-        jti: token.jti.clone(),
-        issued_at: token.issued_at,
-        expires_at: closes_at(&tenant.config.token, &token),
-        password: user.password_digest,
+        user: user.as_ref().map(|user| user.id.clone()),
+        jti: token.and_then(|token| token.jti.clone()),
+        issued_at: token.and_then(|token| token.issued_at),
+        expires_at: token.and_then(|token| closes_at(&tenant.config.token, token)),
+        password: user.as_ref().and_then(|user| user.password_digest),
         path: path.into(),
         channel: rand::random(),
         delivery: tenant.parts[*route].delivery,
@@ -148,15 +151,15 @@ async fn register(
     *is_counted = true;
     drop(pending);
     if standing.revoked {
-        return Err(Refusal::TokenRevoked);
+        return Err(Refusal::TokenRevoked.into());
     }
-    if standing.stale {
-        user = Box::pin(tenant.authenticator.user_again(&token)).await?;
+    if let (true, Some(token)) = (standing.stale, token) {
+        user = Some(Box::pin(tenant.authenticator.user_again(token)).await?);
     }
     let scope = Scope {
         of_tenant: tenant.scope.clone(),
         user,
-        claims: PackedObject::new(&token.claims),
+        claims: PackedObject::new(token.map_or("{}", |token| &token.claims)),
         client: admitted.client,
         member: registration.member().clone(),
     };
@@ -164,14 +167,23 @@ async fn register(
 }
 
 /// Counts an exceeded budget and returns its refusal.
-fn over_budget(tenant: &Tenant, excess: Excess) -> Refusal {
+fn over_budget(tenant: &Tenant, excess: Excess) -> Reason {
     let (limit, refusal) = match excess {
         Excess::Connections => ("connections", Refusal::TooManyConnections),
+        Excess::AnonymousConnections => ("anonymous_connections", Refusal::TooManyConnections),
         Excess::ConnectRate => ("connects_per_second", Refusal::RateLimited),
         Excess::UserConnections => ("connections_per_user", Refusal::TooManyUserConnections),
     };
     tenant.metrics.rate_limited(limit);
-    refusal
+    match excess {
+        // The word of the refusal is that of `connections`.
+        Excess::AnonymousConnections => {
+            let most = tenant.relay.limits().anonymous_connections;
+            let why = format!("no token, and limits.anonymous_connections is {most}");
+            Reason::because(refusal, why)
+        }
+        _ => refusal.into(),
+    }
 }
 
 /// Refuses if the tenant was suspended or replaced, or the socket was ordered closed, while groups were joined. A later

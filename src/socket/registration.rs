@@ -130,6 +130,7 @@ impl Registration {
         let limits = relay.limits();
         let budget = Budget {
             connections: limits.connections,
+            anonymous_connections: limits.anonymous_connections,
             connects_per_second: match is_counted {
                 true => 0,
                 false => limits.connects_per_second,
@@ -139,6 +140,9 @@ impl Registration {
         };
         let admitted = relay.hub().admit(&member, pending, &budget)?;
         relay.metrics().connections.increment(1.0);
+        if member.user().is_none() {
+            relay.metrics().anonymous_connections().increment(1.0);
+        }
         let registration = Self {
             socket: SocketHandle { member, relay },
             _place: place,
@@ -150,13 +154,15 @@ impl Registration {
 
     /// Closes the user's oldest sockets down to `limits.connections_per_user`, if `on_excess` is `"replace"`.
     pub fn replace_oldest(&self) {
+        let Some(user) = self.member().user() else {
+            return;
+        };
         let limits = self.relay().limits();
         if limits.connections_per_user == 0 || limits.on_excess != OnExcess::Replace {
             return;
         }
         let most = limits.connections_per_user as usize;
         let frame = CloseReason::Replaced.frame();
-        let user = self.member().user();
         for _ in 0..self.relay().hub().replace_oldest(user, most, &frame) {
             self.metrics().rate_limited("connections_per_user");
         }
@@ -205,6 +211,9 @@ impl Registration {
             }
             relay.unregister(member);
             relay.metrics().connections.decrement(1.0);
+            if member.user().is_none() {
+                relay.metrics().anonymous_connections().decrement(1.0);
+            }
         }
     }
 }

@@ -4,18 +4,16 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::Tenant;
-use crate::channel_layer::SocketChannel;
+use super::{Tenant, sockets};
 use crate::fleet::Reply;
 use crate::fleet::message::Sockets;
-use crate::hub::Member;
 use crate::ids::GroupName;
 use crate::metrics::{ControlDrop, DropCause};
 use crate::relay::begin;
 
 /// Puts the sockets into the group. Answers once events of the group reach them; a layer that does not confirm makes the
 /// replica one that does not answer.
-pub(super) fn add(concerned: &[Arc<Tenant>], sockets: &Sockets, group: &GroupName, answer: Reply) {
+pub(super) fn add(concerned: &[Arc<Tenant>], named: &Sockets, group: &GroupName, answer: Reply) {
     let Some(newest) = concerned.first().cloned() else {
         return;
     };
@@ -25,7 +23,7 @@ pub(super) fn add(concerned: &[Arc<Tenant>], sockets: &Sockets, group: &GroupNam
         let Some(group) = name(tenant, group) else {
             return;
         };
-        let members = members(tenant, sockets);
+        let members = sockets::of(tenant, named);
         let added = tenant.relay.put_into(&members, &group);
         found += members.len() as u64;
         changed += added.changed;
@@ -55,7 +53,7 @@ pub(super) fn add(concerned: &[Arc<Tenant>], sockets: &Sockets, group: &GroupNam
 /// Takes the sockets out of the group. Returns false if the answer was dropped.
 pub(super) fn discard(
     concerned: &[Arc<Tenant>],
-    sockets: &Sockets,
+    named: &Sockets,
     group: &GroupName,
     answer: Reply,
 ) -> bool {
@@ -64,7 +62,7 @@ pub(super) fn discard(
         let Some(group) = name(tenant, group) else {
             return true;
         };
-        let members = members(tenant, sockets);
+        let members = sockets::of(tenant, named);
         changed += tenant.relay.take_out(&members, &group);
         found += members.len() as u64;
     }
@@ -81,17 +79,4 @@ fn name(tenant: &Tenant, group: &GroupName) -> Option<GroupName> {
         tenant.metrics.dropped(DropCause::NotValid);
     }
     name
-}
-
-fn members(tenant: &Tenant, sockets: &Sockets) -> Vec<Arc<Member>> {
-    let hub = tenant.relay.hub();
-    match sockets {
-        Sockets::OfUser(user) => hub.of_user(user),
-        Sockets::OfChannel(channel) => {
-            let digits = channel.strip_prefix(&*tenant.scope.channel_prefix);
-            let channel = digits.and_then(SocketChannel::of_digits);
-            let member = channel.and_then(|SocketChannel(bits)| hub.by_channel(bits));
-            member.into_iter().collect()
-        }
-    }
 }

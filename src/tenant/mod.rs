@@ -205,4 +205,6 @@ pub struct RouteParts {
     pub subprotocols: Vec<String>,
     /// True if clients are told positions and may come back for what they missed.
     pub resume: bool,
+    /// True if a token is optional.
+    pub anonymous: bool,
 }

@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::fleet::answer::Answer;
 use crate::fleet::message::{Command, NotUnderstood, Op};
 use crate::fleet::{Fleet, Reply};
+use crate::hub::{CloseOrder, close_all};
 use crate::ids::{RevocationTarget, TenantId, UserId};
 use crate::metrics::{ControlDrop, DropCause, EventSource, GapCause};
 use crate::rate::Bucket;
@@ -207,11 +208,17 @@ async fn serve(op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
         return true;
     };
     match op {
-        Op::Disconnect { user, close } => {
-            let frame = close.frame();
-            let close = |tenant: &Arc<Tenant>| tenant.relay.hub().close_user(&user, &frame);
-            let closed = concerned.iter().map(close).sum::<usize>() as u64;
-            answer.send(|answer| answer.closed = Some(closed))
+        Op::Disconnect {
+            sockets: named,
+            close,
+        } => {
+            let of = |tenant: &Arc<Tenant>| sockets::of(tenant, &named);
+            let found: Vec<_> = concerned.iter().flat_map(of).collect();
+            let closed = close_all(&found, &close.frame(), CloseOrder::AfterQueued);
+            answer.send(|answer| {
+                answer.closed = Some(closed as u64);
+                answer.found = Some(found.len() as u64);
+            })
         }
         Op::Send { user, event } => {
             newest.metrics.event(EventSource::Api);

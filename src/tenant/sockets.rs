@@ -4,8 +4,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Tenant;
+use crate::channel_layer::SocketChannel;
 use crate::fleet::answer::SocketEntry;
-use crate::fleet::message::ListScope;
+use crate::fleet::message::{ListScope, Sockets};
 use crate::hub::Member;
 use crate::ids::{ChannelName, GroupName, UserId};
 
@@ -79,7 +80,7 @@ fn finished(connections: u64, mut page: Vec<(ChannelName, Arc<Member>)>, limit: 
     let more = page.len() > limit;
     page.truncate(limit);
     let entry = |(channel, member): (ChannelName, Arc<Member>)| SocketEntry {
-        user_id: member.user().as_str().to_owned(),
+        user_id: member.user().map(|user| user.as_str().to_owned()),
         channel: channel.as_str().to_owned(),
         path: member.path().to_owned(),
         age: member.age(),
@@ -88,6 +89,20 @@ fn finished(connections: u64, mut page: Vec<(ChannelName, Arc<Member>)>, limit: 
         connections,
         sockets: page.into_iter().map(entry).collect(),
         more,
+    }
+}
+
+/// Returns the open sockets that a command names.
+pub(super) fn of(tenant: &Tenant, named: &Sockets) -> Vec<Arc<Member>> {
+    let hub = tenant.relay.hub();
+    match named {
+        Sockets::OfUser(user) => hub.of_user(user),
+        Sockets::OfChannel(channel) => {
+            let digits = channel.strip_prefix(&*tenant.scope.channel_prefix);
+            let channel = digits.and_then(SocketChannel::of_digits);
+            let member = channel.and_then(|SocketChannel(bits)| hub.by_channel(bits));
+            member.into_iter().collect()
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Permissions {
 type VerdictKey = [u8; 32];
 
 /// Returns the key of a verdict. Each part begins with its length, so that no two questions make one text.
-fn verdict_key(epoch: u64, route: usize, user: &UserId, params: &PathParams) -> VerdictKey {
+fn verdict_key(epoch: u64, route: usize, user: Option<&UserId>, params: &PathParams) -> VerdictKey {
     let mut digest = Sha256::new();
     digest.update(epoch.to_be_bytes());
     digest.update(route.to_be_bytes());
@@ -61,7 +61,11 @@ fn verdict_key(epoch: u64, route: usize, user: &UserId, params: &PathParams) -> 
         digest.update(text.len().to_be_bytes());
         digest.update(text);
     };
-    part(user.as_str());
+    // An anonymous socket has fewer parts than any user.
+    if let Some(user) = user {
+        part("user");
+        part(user.as_str());
+    }
     for (name, value) in params.iter() {
         part(name);
         part(value.as_str());
@@ -134,14 +138,14 @@ impl Permissions {
     }
 
     /// Returns true if `user` may join the groups of `route` with these path parameters, or if the route has no
-    /// `authorize`.
+    /// `authorize`. Without a user a statement with `:user_id` has no row.
     ///
     /// # Errors
     /// Fails if the database does not answer.
     pub async fn may_join(
         &self,
         route: usize,
-        user: &UserId,
+        user: Option<&UserId>,
         params: &PathParams,
     ) -> Result<bool, StoreError> {
         let statement = self.statements.get(route).and_then(Option::as_ref);
@@ -164,15 +168,15 @@ impl Permissions {
         &self,
         database: &Database,
         statement: &Statement,
-        user: &UserId,
+        user: Option<&UserId>,
         params: &PathParams,
     ) -> Result<bool, StoreError> {
         let mut binds = Vec::new();
-        let user_id = match self.id_type {
+        let user_id = user.and_then(|user| match self.id_type {
             IdType::Int => int(user.as_str()),
             IdType::Uuid => Some(SqlParam::Uuid(user.to_string())),
             IdType::Text => Some(SqlParam::Text(user.to_string())),
-        };
+        });
         let values = params.iter().map(|(name, value)| {
             let param = match value {
                 PathValue::Int(digits) => int(digits),
@@ -265,8 +269,9 @@ mod tests {
 
     #[test]
     fn a_verdict_is_about_one_question() {
-        let key =
-            |epoch, route, user: &str, path| verdict_key(epoch, route, &user.into(), &params(path));
+        let key = |epoch, route, user: &str, path| {
+            verdict_key(epoch, route, Some(&user.into()), &params(path))
+        };
         let keys = [
             key(0, 0, "7", "a/bc"),
             key(0, 0, "7", "ab/c"),

@@ -31,6 +31,9 @@ pub(super) fn check(
         let delivery = Delivery::new(route.deliver.clone(), &route.events);
         checker.faults(&key, delivery);
         check_subprotocols(&key, route, checker);
+        if route.anonymous {
+            check_anonymous(&key, route, checker);
+        }
         if route.resume {
             check_resume(&key, tenant, route, consumers, checker);
         }
@@ -69,16 +72,21 @@ fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<
     let table = format!("tenants.{id}");
     match Permissions::read(&tenant.routes, dialect) {
         Ok(statements) => {
-            for (index, statement) in statements.iter().enumerate() {
-                if statement
-                    .as_ref()
-                    .is_some_and(|statement| !statement.uses("user_id"))
-                {
-                    let key = format!("{table}.routes[{index}].authorize");
-                    checker.warn(
+            for (index, (statement, route)) in statements.iter().zip(&tenant.routes).enumerate() {
+                let Some(statement) = statement else {
+                    continue;
+                };
+                let key = format!("{table}.routes[{index}].authorize");
+                match (statement.uses("user_id"), route.anonymous) {
+                    (true, true) => {
+                        let found = "a statement with :user_id on a route with anonymous = true";
+                        checker.mistake(&key, found, "a statement about the path", NO_USER);
+                    }
+                    (false, false) => checker.warn(
                         &key,
                         "a statement without :user_id lets every user in, or none",
-                    );
+                    ),
+                    (true, false) | (false, true) => {}
                 }
             }
         }
@@ -169,6 +177,26 @@ impl Entrances {
         let into = text(meeting.into);
         let place = checker.place_of(&self.keys[meeting.into]);
         format!("{by:?}, which can make {example:?}, as {into:?} at {place} can")
+    }
+}
+
+/// The advice for what needs a user on a route that lets sockets without one in.
+const NO_USER: &str =
+    "a socket without a token has no user and no claims; give users a route of their own";
+
+/// Checks that nothing of a route needs a user.
+fn check_anonymous(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
+    for (index, text) in route.groups.iter().enumerate() {
+        if Template::parse(text).is_ok_and(|template| template.has_user_values()) {
+            let key = format!("{key}.groups[{index}]");
+            let found = format!("{text:?} on a route with anonymous = true");
+            checker.mistake(&key, found, "a name that needs no user", NO_USER);
+        }
+    }
+    if !route.consumer.stamp.is_empty() {
+        let key = format!("{key}.consumer.stamp");
+        let found = "fields of the user on a route with anonymous = true";
+        checker.mistake(&key, found, "no stamp", NO_USER);
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         checker.faults(&format!("tenants.{id}"), origins);
         checker.faults(&format!("tenants.{id}"), GroupRules::new(&tenant.groups));
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
+        anonymous(id, (tenant, config), checker);
         deployment::redis(&format!("tenants.{id}.redis.url"), own, checker);
         if tenant.users.source == UsersFrom::Claims {
             claimed_users(id, tenant, checker);
@@ -78,6 +79,26 @@ fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     if users.stale_ttl < users.cache_ttl {
         let expected = "stale_ttl to be at least cache_ttl";
         checker.mistake(&key("stale_ttl"), "a shorter time", expected, "");
+    }
+}
+
+/// Warns where strangers could take all places for sockets.
+fn anonymous(id: &TenantId, (tenant, config): (&TenantConfig, &Config), checker: &mut Checker<'_>) {
+    let Some(index) = tenant.routes.iter().position(|route| route.anonymous) else {
+        return;
+    };
+    let limits = &tenant.limits;
+    let (most, strangers) = (limits.connections, limits.anonymous_connections);
+    if strangers == 0 && config.server.per_address.connections == 0 {
+        let key = format!("tenants.{id}.routes[{index}].anonymous");
+        let text = "anyone may open sockets here, and one client can take every place: set limits.anonymous_connections of the tenant, or server.per_address.connections";
+        checker.warn(&key, text);
+    }
+    if most != 0 && strangers >= most {
+        let key = format!("tenants.{id}.limits.anonymous_connections");
+        let text =
+            format!("{strangers} is not below connections = {most}: it leaves no place for users");
+        checker.warn(&key, text);
     }
 }
 

@@ -510,10 +510,9 @@ database = "sqlite://db.sqlite3?mode=ro"
 /// A whole configuration around what a page shows: the block itself, or one that has the fragment in its place.
 fn whole(block: &str) -> String {
     let key = block.trim_start();
-    if key.starts_with("[tenants.acme.token]") {
-        let tables = BASE
-            .split("\n\n")
-            .filter(|table| !table.contains(".token]"));
+    let own = ["[tenants.acme.token]", "[tenants.acme.users]"];
+    if let Some(own) = own.into_iter().find(|own| key.starts_with(own)) {
+        let tables = BASE.split("\n\n").filter(|table| !table.contains(own));
         return format!("{}\n{block}\n", tables.collect::<Vec<_>>().join("\n\n"));
     }
     if block.contains("[tenants.acme.token]") {

@@ -74,7 +74,7 @@ impl Histories {
             bytes += event.memory();
             let payload = Payload::Decoded(event.clone());
             entries.push(RecordedEvent { offset, payload });
-            if bytes >= PAGE.1 {
+            if bytes >= PAGE.1.min(from.most) {
                 break;
             }
         }
@@ -172,6 +172,7 @@ mod tests {
             let from = HistoryFrom {
                 epoch: Some(epoch),
                 after,
+                ..HistoryFrom::default()
             };
             let page = histories.read(&group, &from, KEPT, at(second));
             assert_eq!((page.end.offset, page.more), (5, false));
@@ -196,6 +197,7 @@ mod tests {
         let from = HistoryFrom {
             epoch: Some(Epoch::random()),
             after: 1,
+            ..HistoryFrom::default()
         };
         assert_eq!(offsets(&histories.read(&group, &from, KEPT, now)), [1]);
     }
@@ -228,6 +230,7 @@ mod tests {
             from = HistoryFrom {
                 epoch: Some(page.end.epoch),
                 after: page.entries.last().unwrap().offset,
+                ..from
             };
             if !page.more {
                 break;

@@ -140,7 +140,8 @@ impl RecordedGroup {
     pub(super) fn ask_page(&self, call: &mut ScriptCall, from: &HistoryFrom) {
         call.arg(Epoch::random().as_str()).arg(self.ttl());
         call.arg(from.epoch.as_ref().map_or("", Epoch::as_str));
-        call.arg(from.after).arg(PAGE.0).arg(PAGE.1);
+        call.arg(from.after).arg(PAGE.0);
+        call.arg(PAGE.1.min(from.most));
         call.arg(MAX_PAYLOAD);
     }
 

@@ -98,11 +98,12 @@ impl TenantWalk<'_> {
         self.suspension(report).await?;
         let (route, params) = self.route(report)?;
         self.origin(report)?;
-        let identity = self.identity(report).await?;
-        self.budgets(report);
         let route_config = &self.config.routes[route];
-        self.groups(report, route_config, &params, &identity)?;
-        self.authorize(report, route, &params, &identity).await?;
+        let identity = self.identity(report, route_config.anonymous).await?;
+        self.budgets(report, identity.is_some());
+        self.groups(report, route_config, &params, identity.as_ref())?;
+        self.authorize(report, route, &params, identity.as_ref())
+            .await?;
         consumer(report, route_config);
         Ok(())
     }
@@ -185,8 +186,12 @@ impl TenantWalk<'_> {
         }
     }
 
-    /// Finds and checks the token, and finds its user.
-    async fn identity(&self, report: &mut HandshakeReport) -> Result<Identity, Stopped> {
+    /// Finds and checks the token, and finds its user; `None` without a token, if the route is `anonymous`.
+    async fn identity(
+        &self,
+        report: &mut HandshakeReport,
+        anonymous: bool,
+    ) -> Result<Option<Identity>, Stopped> {
         let head = &self.asked.head;
         let found = match &self.asked.token {
             Some(token) => TokenPresence::Found {
@@ -204,6 +209,11 @@ impl TenantWalk<'_> {
                 return Err(self.refuse(report, "token", Refusal::OriginNotAllowed, detail));
             }
             TokenPresence::Found { token, .. } => token,
+            TokenPresence::Missing if anonymous => {
+                let detail = "none: the route is anonymous, and the socket has no user";
+                report.pass("token", Value::Null, detail);
+                return Ok(None);
+            }
             TokenPresence::Missing => {
                 let refusal = Refusal::TokenMissing;
                 return Err(self.refuse(report, "token", refusal, refusal.detail()));
@@ -222,22 +232,25 @@ impl TenantWalk<'_> {
             .iter()
             .for_each(|check| report.check(check));
         match authenticator.authenticate(&token).await {
-            Ok(identity) => Ok(identity),
+            Ok(identity) => Ok(Some(identity)),
             Err(refusal) => Err(self.end(report, refusal)),
         }
     }
 
     /// Names the budgets, which the running replicas count.
-    fn budgets(&self, report: &mut HandshakeReport) {
+    fn budgets(&self, report: &mut HandshakeReport, has_user: bool) {
         let limits = &self.config.limits;
         let budgets = [
             ("connections", limits.connections),
             ("connects_per_second", limits.connects_per_second),
-            ("connections_per_user", limits.connections_per_user),
+            match has_user {
+                true => ("connections_per_user", limits.connections_per_user),
+                false => ("anonymous_connections", limits.anonymous_connections),
+            },
         ];
         let set: Vec<_> = budgets.iter().filter(|(_, most)| *most != 0).collect();
         if set.is_empty() {
-            return report.pass("budgets", Value::Null, "the tenant has no limit");
+            return report.pass("budgets", Value::Null, "the tenant has no limit for it");
         }
         let value: serde_json::Map<_, _> = set
             .iter()
@@ -253,19 +266,19 @@ impl TenantWalk<'_> {
         report: &mut HandshakeReport,
         route: &RouteConfig,
         params: &PathParams,
-        identity: &Identity,
+        identity: Option<&Identity>,
     ) -> Result<(), Stopped> {
         let most = self.config.limits.groups_per_socket as usize;
         if most != 0 && route.groups.len() > most {
             let detail = format!("{} groups, at most {most}", route.groups.len());
             return Err(self.refuse(report, "groups", Refusal::GroupForbidden, detail));
         }
-        let user = identity.user.fields.text();
+        let user = identity.map(|identity| identity.user.fields.text());
         let values = TemplateValues {
             tenant: self.id,
             params,
-            user: &user,
-            claims: &identity.token.claims,
+            user: user.as_deref().unwrap_or_default(),
+            claims: identity.map_or("", |identity| &identity.token.claims),
         };
         let mut names = Vec::new();
         for text in &route.groups {
@@ -300,14 +313,15 @@ impl TenantWalk<'_> {
         report: &mut HandshakeReport,
         route: usize,
         params: &PathParams,
-        identity: &Identity,
+        identity: Option<&Identity>,
     ) -> Result<(), Stopped> {
         let Some(statement) = &self.config.routes[route].authorize else {
             report.pass("authorize", Value::Null, "the route has none");
             return Ok(());
         };
         let permissions = &self.parts.permissions;
-        let asked = permissions.may_join(route, &identity.user.id, params).await;
+        let user = identity.map(|identity| &identity.user.id);
+        let asked = permissions.may_join(route, user, params).await;
         match asked {
             Ok(true) => {
                 report.pass("authorize", statement.as_str(), "a row");

@@ -75,7 +75,7 @@ struct World {
 impl World {
     fn open(&mut self, of: u8, token: Token) {
         let member = Member::new(Profile {
-            user: user(of),
+            user: Some(user(of)),
             jti: Some(jti(token)),
             issued_at: issued_at(token),
             channel: rand::random(),

@@ -42,6 +42,9 @@ pub struct Returning {
     pub told: bool,
     /// The time at which it came, or was last served.
     pub asked: Instant,
+    /// The number of the first read that began after it had joined: no earlier one shows all that comes before its live events.
+    /// `None` until the reader has seen it.
+    pub whole_from: Option<u64>,
 }
 
 /// A reason to read the history of a group.
@@ -51,6 +54,16 @@ pub enum ReadWish {
     Know(oneshot::Sender<()>),
     /// The events that a socket missed.
     Replay(Returning),
+}
+
+impl ReadWish {
+    /// Returns true if the reader has not seen it.
+    pub fn is_new(&self) -> bool {
+        match self {
+            Self::Know(_) => true,
+            Self::Replay(returning) => returning.whole_from.is_none(),
+        }
+    }
 }
 
 /// A socket whose replay is over: its live events follow once those up to `end` have passed.
@@ -311,6 +324,29 @@ impl GroupRecall {
         work.full.push(returning);
     }
 
+    /// Takes back sockets that want another read.
+    pub fn go_on(&self, returning: Vec<Returning>) {
+        let mut state = self.state.lock();
+        let work = state.work.get_or_insert_default();
+        work.wishes
+            .extend(returning.into_iter().map(ReadWish::Replay));
+    }
+
+    /// Shows the last event of each socket whose replay is not over.
+    pub fn visit_returning(&self, mut visit: impl FnMut(&Position)) {
+        let state = self.state.lock();
+        let Some(work) = &state.work else {
+            return;
+        };
+        let wishes = work.wishes.iter().filter_map(|wish| match wish {
+            ReadWish::Replay(returning) => Some(returning),
+            ReadWish::Know(_) => None,
+        });
+        wishes
+            .chain(&work.full)
+            .for_each(|returning| visit(&returning.has));
+    }
+
     /// Returns the wishes that wait, because the history cannot be read for the group now.
     pub fn take_wishes(&self) -> Vec<ReadWish> {
         let mut state = self.state.lock();
@@ -329,10 +365,11 @@ impl GroupRecall {
         for mut returning in std::mem::take(&mut work.full) {
             // A slow client is no history that cannot be read.
             returning.asked = Instant::now();
-            match returning.member.outbound().replay_room() {
-                ReplayRoom::Closed => {}
-                ReplayRoom::Bytes(0) => work.full.push(returning),
-                ReplayRoom::Bytes(_) => work.wishes.push(ReadWish::Replay(returning)),
+            let outbound = returning.member.outbound();
+            if outbound.has_replay_room() {
+                work.wishes.push(ReadWish::Replay(returning));
+            } else if outbound.replay_room() != ReplayRoom::Closed {
+                work.full.push(returning);
             }
         }
         let open = |release: &Release| !release.member.outbound().is_closing();

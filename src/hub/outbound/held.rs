@@ -11,7 +11,7 @@ use crate::frame::Frame;
 use crate::ids::GroupName;
 use crate::position::Position;
 
-/// The most bytes that wait behind replays where `limits.send_queue` is 0.
+/// The queue that replays and what waits behind them share where `limits.send_queue` is 0.
 const UNLIMITED: usize = 1024 * 1024;
 
 /// The frames of a socket that wait.
@@ -169,6 +169,12 @@ impl Outbound {
         Released::Free
     }
 
+    /// Returns true once a replay that found no room should go on: not for a few bytes, since each step of it may be a read.
+    pub fn has_replay_room(&self) -> bool {
+        let step = self.state.lock().replay_bound() / 8;
+        matches!(self.replay_room(), ReplayRoom::Bytes(room) if room >= step.max(1))
+    }
+
     /// Returns the room for a replay: it fills half of the queue at most, so that a replay makes no socket slow.
     pub fn replay_room(&self) -> ReplayRoom {
         let state = self.state.lock();
@@ -195,7 +201,8 @@ impl State {
 
     /// Lets a frame wait if its group is held.
     fn keep(&mut self, frame: &Frame, group: &GroupName, at: &Position) -> Option<Enqueued> {
-        let most = self.replay_bound();
+        // The replay has the other half, so that what waits is within the socket's bound.
+        let most = self.replay_bound() / 2;
         let held = self.held.as_mut()?;
         let index = held.group(group)?;
         if self.closing.is_some() || self.finished {

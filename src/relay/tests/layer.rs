@@ -25,12 +25,37 @@ use crate::position::{Epoch, Position};
 const HOSTS: usize = 2;
 /// The most events in a page.
 const PAGE: usize = 7;
+/// The most events, and the bytes after which no further one follows, in a page of the layers on Redis.
+const LARGE_PAGE: (usize, usize) = (1000, 1024 * 1024);
 
 /// The history of a group.
 struct Book {
     end: Position,
     entries: VecDeque<(u64, Arc<Event>)>,
     size: usize,
+}
+
+impl Book {
+    fn page(&self, from: &HistoryFrom, (most, bytes): (usize, usize)) -> HistoryPage {
+        let after = from.after_in(&self.end.epoch);
+        let mut unknown = self.entries.iter().filter(|(offset, _)| *offset > after);
+        let (mut entries, mut size) = (Vec::new(), 0);
+        for (offset, event) in unknown.by_ref() {
+            size += event.memory();
+            entries.push(RecordedEvent {
+                offset: *offset,
+                payload: Payload::Decoded(event.clone()),
+            });
+            if entries.len() >= most || size >= bytes {
+                break;
+            }
+        }
+        HistoryPage {
+            end: self.end.clone(),
+            entries,
+            more: unknown.next().is_some(),
+        }
+    }
 }
 
 struct World {
@@ -40,6 +65,12 @@ struct World {
     links: [VecDeque<Signal>; HOSTS],
     /// No read is answered until then.
     down_until: Instant,
+    /// True if no read fails, and pages are as long as those of Redis.
+    steady: bool,
+    /// The number of events in all pages.
+    entries_read: usize,
+    /// The number of pages.
+    reads: usize,
 }
 
 pub(super) struct ModelLayer {
@@ -64,6 +95,9 @@ impl ModelLayer {
             subscribed: HashSet::new(),
             links: Default::default(),
             down_until: Instant::now(),
+            steady: false,
+            entries_read: 0,
+            reads: 0,
         };
         Self {
             world: world.into(),
@@ -155,6 +189,22 @@ impl ModelLayer {
         book.entries.clear();
     }
 
+    /// Returns the epoch of a history.
+    pub(super) fn epoch(&self, group: &GroupName) -> Epoch {
+        self.world.lock().books[group].end.epoch.clone()
+    }
+
+    /// Answers each read, with pages as long as those of Redis.
+    pub(super) fn steady(&self) {
+        self.world.lock().steady = true;
+    }
+
+    /// Returns the number of pages that were read, and of the events in them.
+    pub(super) fn read_so_far(&self) -> (usize, usize) {
+        let world = self.world.lock();
+        (world.reads, world.entries_read)
+    }
+
     /// Answers no read for a while.
     pub(super) fn fail_for(&self, time: Duration) {
         self.world.lock().down_until = Instant::now() + time;
@@ -215,19 +265,15 @@ impl ChannelLayer for ModelLayer {
         self.pause().await;
         let read = {
             let mut world = self.world.lock();
-            let fails = world.rng.random_ratio(1, 12);
-            let book = &world.books[group];
-            let after = from.after_in(&book.end.epoch);
-            let unknown = book.entries.iter().filter(|(offset, _)| *offset > after);
-            let entry = |(offset, event): &(u64, Arc<Event>)| RecordedEvent {
-                offset: *offset,
-                payload: Payload::Decoded(event.clone()),
+            let fails = world.rng.random_ratio(1, 12) && !world.steady;
+            let most = if world.steady {
+                LARGE_PAGE
+            } else {
+                (PAGE, usize::MAX)
             };
-            let page = HistoryPage {
-                end: book.end.clone(),
-                more: unknown.clone().count() > PAGE,
-                entries: unknown.take(PAGE).map(entry).collect(),
-            };
+            let page = world.books[group].page(&from, (most.0, most.1.min(from.most)));
+            world.reads += 1;
+            world.entries_read += page.entries.len();
             match fails || Instant::now() < world.down_until {
                 true => Err(LayerError::Unavailable(ErrorKind::Io)),
                 false => Ok(Some(page)),

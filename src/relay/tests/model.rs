@@ -27,7 +27,7 @@ const GROUPS: [&str; 3] = ["a", "b", "c"];
 const CLIENTS: usize = 6;
 /// The deliveries of a route without and of one with `resume`.
 const PLAIN: u16 = 0;
-const RESUMING: u16 = 1;
+pub(super) const RESUMING: u16 = 1;
 
 /// The faults of a run beside those that a history heals.
 #[derive(Clone, Copy, Default)]
@@ -70,7 +70,11 @@ fn groups() -> Vec<GroupName> {
     GROUPS.map(GroupName::from).into()
 }
 
-fn relay(layer: Arc<ModelLayer>, inbox: Arc<Inbox>, metrics: Arc<TenantMetrics>) -> Arc<Relay> {
+pub(super) fn relay(
+    layer: Arc<ModelLayer>,
+    inbox: Arc<Inbox>,
+    metrics: Arc<TenantMetrics>,
+) -> Arc<Relay> {
     let rule = GroupConfig {
         name: "<slug:name>".to_owned(),
         history: Some(HistoryConfig::default()),

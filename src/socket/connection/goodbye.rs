@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::read::discard;
 use super::wire::{ConnectionStep, Ending, SocketWire};
 use crate::close_code::CloseFrame;
-use crate::consumer::Scope;
+use crate::consumer::{Scope, shown_user};
 use crate::frame::Frame;
 use crate::hub::Takes;
 
@@ -46,7 +46,7 @@ impl SocketWire<'_> {
         registration.metrics().disconnected(close, lived);
         registration.end();
         tracing::debug!(
-            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %registration.member().id(),
+            tenant.id = %scope.tenant(), user.id = shown_user(scope), conn.id = %registration.member().id(),
             close.code = close.code, duration_ms = lived.as_millis() as u64, "Closed a connection"
         );
     }

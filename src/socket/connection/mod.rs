@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use tokio::net::TcpStream;
 
 use crate::close_code::{CloseFrame, CloseReason};
-use crate::consumer::{self, Consumer, Context, Scope, guarded};
+use crate::consumer::{self, Consumer, Context, Scope, guarded, shown_user};
 use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member, WaitingEvent};
 use crate::socket::refresh::{RefreshRequest, may_be_refresh};
@@ -61,7 +61,7 @@ impl ReadySocket {
     pub(super) fn tell_opened(&self) {
         let (scope, member) = (&self.scope, self.wire.registration.member());
         tracing::debug!(
-            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %member.id(), client = %scope.client(),
+            tenant.id = %scope.tenant(), user.id = shown_user(scope), conn.id = %member.id(), client = %scope.client(),
             "Opened a connection"
         );
     }

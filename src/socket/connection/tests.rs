@@ -128,7 +128,7 @@ fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
                 routes: Arc::new(Routes::parse(&[]).unwrap()),
                 channel_prefix: "".into(),
             }),
-            user: Arc::new(user),
+            user: Some(Arc::new(user)),
             claims: PackedObject::new("{}"),
             client: Ipv4Addr::LOCALHOST.into(),
             member,
@@ -368,7 +368,7 @@ fn a_refresh_shows_the_consumer_the_new_claims_and_a_refusal_shows_it_nothing() 
     let mut ready = socket(&Arc::default());
     let registration = &ready.wire.registration;
     let (member, relay) = (registration.member().clone(), registration.relay().clone());
-    let user = ready.scope.user.clone();
+    let user = ready.scope.user.clone().unwrap();
     let token = Arc::new(VerifiedToken {
         user_id: "1".into(),
         jti: None,

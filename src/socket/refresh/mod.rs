@@ -15,7 +15,7 @@ use crate::auth::{RawToken, VerifiedToken};
 use crate::clock::UnixTime;
 use crate::close_code::CloseFrame;
 use crate::config::{OnExpiry, TokenConfig};
-use crate::consumer::Scope;
+use crate::consumer::{Scope, shown_user};
 use crate::error::{Check, Refusal};
 use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member, NextToken, Renewed};
@@ -94,6 +94,10 @@ impl RefreshRequest {
         if !self.common.heartbeat.may_refresh(&self.member) {
             return RefreshOutcome::Refused(Refusal::RateLimited);
         }
+        // An anonymous socket has no token that another could take the place of, and its consumer may hold that it has no user.
+        if self.member.user().is_none() {
+            return RefreshOutcome::Refused(Refusal::TokenNotValid(Check::UserId));
+        }
         let raw = match &self.token {
             Ok(raw) => raw,
             Err(refusal) => return RefreshOutcome::Refused(*refusal),
@@ -125,7 +129,7 @@ impl RefreshRequest {
             return RefreshOutcome::Refused(refusal);
         }
         let token = match tenant.authenticator.verify_raw(raw).await {
-            Ok(token) if token.user_id == *self.member.user() => token,
+            Ok(token) if Some(&token.user_id) == self.member.user() => token,
             // Signed by a key of the tenant, for somebody else: the page has changed its user.
             Ok(_) | Err(Refusal::UserNotFound) => {
                 return RefreshOutcome::Closes(Refusal::TokenNotValid(Check::UserId));
@@ -198,7 +202,7 @@ impl RefreshOutcome {
         };
         let result = match self {
             Self::Done { user, token } => {
-                scope.user = user;
+                scope.user = Some(user);
                 scope.claims = PackedObject::new(&token.claims);
                 answer(frame::refreshed(token.expires_at));
                 REFRESHED
@@ -216,7 +220,7 @@ impl RefreshOutcome {
         };
         relay.metrics().token_refreshed(result);
         tracing::debug!(
-            tenant.id = %scope.tenant(), user.id = %scope.user_id(), conn.id = %member.id(), result,
+            tenant.id = %scope.tenant(), user.id = shown_user(scope), conn.id = %member.id(), result,
             "Judged the token of a refresh"
         );
     }

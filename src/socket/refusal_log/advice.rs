@@ -53,7 +53,11 @@ pub(crate) fn advice(
             "raise tenants.{id}.limits.connects_per_second, or let clients reconnect with backoff"
         ),
         Refusal::TooManyConnections => format!(
-            "raise tenants.{id}.limits.connections; `lockgate connections --tenant {id}` lists the sockets"
+            "raise tenants.{id}.limits.connections{}; `lockgate connections --tenant {id}` lists the sockets",
+            match tenant.config.limits.anonymous_connections {
+                0 => "",
+                _ => ", or anonymous_connections for sockets without a token",
+            }
         ),
         Refusal::TooManyUserConnections => format!(
             "raise tenants.{id}.limits.connections_per_user, or set its on_excess = \"replace\""

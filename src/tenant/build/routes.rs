@@ -33,6 +33,7 @@ pub(super) fn build(
             consumer,
             subprotocols: route.subprotocols.clone(),
             resume: route.resume,
+            anonymous: route.anonymous,
         })
     };
     let part = |route| part(route).with_context(|| format!("route {:?}", route.path));

@@ -179,12 +179,12 @@ fn losses(
             .next_back()
             .map(|(_, at)| at.0);
         let after = taken.range::<usize, _>(number..).next().map(|(_, at)| at.1);
+        let in_time = |at: Micros| after.is_none_or(|after| at <= after + TOLD_WITHIN);
         let told = session.seen.iter().enumerate().any(|(place, (at, seen))| {
-            *seen == Seen::Gap
-                && before.is_none_or(|before| place > before)
-                && after.is_none_or(|after| *at <= after + TOLD_WITHIN)
+            *seen == Seen::Gap && before.is_none_or(|before| place > before) && in_time(*at)
         });
-        if told {
+        // A socket that ended before its gap was due is told by its end.
+        if told || session.ended.is_some_and(|(at, _)| in_time(at)) {
             account.announced += 1;
         } else {
             account.silent += 1;

@@ -144,7 +144,8 @@ fn a_loss_counts_as_told_only_where_the_gap_stands() {
 
 #[test]
 fn the_rest_of_a_socket_that_closed_is_not_expected_but_its_middle_is() {
-    let end = Some((600_000, End::Closed(1012)));
+    let after = |last: Micros| Some((last + TOLD_WITHIN + 1, End::Closed(1012)));
+    let end = after(event(500).0);
     let rest = judged(|session| {
         session.seen.truncate(500);
         session.ended = end;
@@ -156,6 +157,13 @@ fn the_rest_of_a_socket_that_closed_is_not_expected_but_its_middle_is() {
         session.ended = end;
     });
     assert_eq!((middle.expected, middle.silent), (500, 1));
+    let too_early_to_be_told = judged(|session| {
+        session.seen.truncate(500);
+        session.seen.remove(498);
+        session.ended = Some((event(499).0 + TOLD_WITHIN, End::Closed(1012)));
+    });
+    let told = too_early_to_be_told;
+    assert_eq!((told.expected, told.announced, told.silent), (500, 1, 0));
     let open = judged(|session| session.seen.truncate(500));
     assert_eq!(open.silent, 500);
 }

@@ -230,6 +230,7 @@ async fn a_tenants_key_opens_nothing_of_another_whether_it_exists_or_not() {
         ("GET", "users/1/connections"),
         ("POST", "users/1/groups/g"),
         ("DELETE", "users/1/groups/g"),
+        ("POST", "connections/c/disconnect"),
         ("POST", "connections/c/groups/g"),
         ("DELETE", "connections/c/groups/g"),
         ("POST", "suspend"),
@@ -278,6 +279,10 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
         ("POST", "users/1/disconnect", r#"{"cod":4000}"#, 400),
         ("POST", "users/1/disconnect", "{", 400),
         ("POST", "users/1/disconnect", "[null,null]", 400),
+        ("POST", "connections/c/disconnect", r#"{"code":1006}"#, 400),
+        ("POST", "connections/c/disconnect", "", 415),
+        ("POST", "connections/c/disconnect", "{}", 404),
+        ("GET", "connections/c/disconnect", "", 405),
         (
             "POST",
             "send",

@@ -15,6 +15,12 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
     ("lockgate_draining", "gauge", &[], true),
     ("lockgate_drain_remaining_connections", "gauge", &[], true),
     ("lockgate_connections", "gauge", &["tenant"], true),
+    (
+        "lockgate_anonymous_connections",
+        "gauge",
+        &["tenant"],
+        false,
+    ),
     ("lockgate_connections_limit", "gauge", &[], true),
     ("lockgate_connection_saturation", "gauge", &[], true),
     (

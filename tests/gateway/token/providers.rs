@@ -9,25 +9,25 @@ use crate::problem::Problem;
 use crate::support::jwks::{Jwks, KID, rsa_set};
 use crate::support::{Database, Gateway, gateway, token};
 
-const PAGE: &str = include_str!("../../../docs/identity-providers.md");
+pub(super) const PAGE: &str = include_str!("../../../docs/identity-providers.md");
 
 /// The path of every route of the page.
-const CHAT: &str = "/ws/chat/lobby/";
+pub(super) const CHAT: &str = "/ws/chat/lobby/";
 
 /// One section of the page.
-struct Provider {
-    name: &'static str,
+pub(super) struct Provider {
+    pub(super) name: &'static str,
     /// The algorithm of its keys.
     algorithm: &'static str,
     /// Its key set has this beside `kty`, `kid` and the numbers of the key.
     key: Value,
     /// The groups that a socket joins.
-    groups: &'static [&'static str],
+    pub(super) groups: &'static [&'static str],
     /// Changes of the token, `null` for a claim that is missing, and the check that fails.
     refused: Vec<(&'static str, Value, &'static str)>,
 }
 
-fn providers() -> Vec<Provider> {
+pub(super) fn providers() -> Vec<Provider> {
     let rsa = json!({"alg": "RS256", "use": "sig"});
     let common = &["chat_lobby", "user_1"][..];
     vec![
@@ -158,7 +158,7 @@ impl Provider {
     }
 
     /// A token of its shape that is valid now.
-    fn claims(&self) -> Value {
+    pub(super) fn claims(&self) -> Value {
         let mut claims: Value = serde_json::from_str(self.block("json")).unwrap();
         let lifetime = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
         claims["exp"] = (token::now() + lifetime).into();
@@ -171,7 +171,7 @@ impl Provider {
     }
 
     /// A set of two keys, of which the second one signs.
-    async fn serve_keys(&self) -> Jwks {
+    pub(super) async fn serve_keys(&self) -> Jwks {
         let mut signs = match self.algorithm {
             "RS256" => {
                 let own = &rsa_set()["keys"][0];
@@ -195,11 +195,35 @@ impl Provider {
     }
 
     async fn start(&self, jwks: &Jwks) -> Gateway {
+        self.start_with(jwks, |_| {}).await
+    }
+
+    /// Starts its tenant after a change of the page's configuration.
+    pub(super) async fn start_with(&self, jwks: &Jwks, edit: impl FnOnce(&mut Table)) -> Gateway {
         let page: Table = self.block("toml").parse().unwrap();
         let mut tenant = page["tenants"]["acme"].as_table().unwrap().clone();
-        let user = self.claims();
         let token = tenant["token"].as_table_mut().unwrap();
         token.insert("jwk_url".into(), jwks.url.clone().into());
+        tenant["users"].as_table_mut().unwrap().remove("database");
+        for name in ["hosts", "layer"] {
+            tenant.remove(name);
+        }
+        edit(&mut tenant);
+        let mut builder = gateway().tenant("acme");
+        if !tenant["users"].as_table().unwrap().contains_key("source") {
+            builder = builder.users(&self.members(&tenant["token"]).await);
+        }
+        let routes = tenant.remove("routes").unwrap();
+        builder = builder.with_toml(&tenant.to_string());
+        for route in routes.as_array().unwrap() {
+            builder = builder.route(&route.as_table().unwrap().to_string());
+        }
+        builder.start().await
+    }
+
+    /// A table of members, of whom the user of the token is one.
+    async fn members(&self, token: &toml::Value) -> Database {
+        let user = self.claims();
         let claim = token["user_id_claim"].as_str().unwrap();
         let database = Database::sqlite().await;
         for statement in [
@@ -211,19 +235,7 @@ impl Provider {
         ] {
             database.execute(statement).await;
         }
-        tenant["users"].as_table_mut().unwrap().remove("database");
-        for name in ["hosts", "layer"] {
-            tenant.remove(name);
-        }
-        let routes = tenant.remove("routes").unwrap();
-        let mut builder = gateway()
-            .tenant("acme")
-            .users(&database)
-            .with_toml(&tenant.to_string());
-        for route in routes.as_array().unwrap() {
-            builder = builder.route(&route.as_table().unwrap().to_string());
-        }
-        builder.start().await
+        database
     }
 }
 

@@ -386,6 +386,7 @@ async fn long_histories_are_read_in_pages_that_are_bounded_in_bytes() {
             from = HistoryFrom {
                 epoch: Some(end.epoch),
                 after: *found.last().unwrap(),
+                ..HistoryFrom::default()
             };
             if !more {
                 break;

@@ -307,6 +307,7 @@ fn values() -> Vec<(&'static str, &'static str)> {
             "[{ path = 'a', groups = ['a b'] }]", "[{ path = 'a', groups = ['g'], events = ['**'] }]", "[{ path = 'a', events = ['a***'] }]",
             "[{ path = 'a', groups = ['g'], consumer = { kind = 'broadcast', type = 't', fields = [], stamp = ['user_id'] } }]",
             "[{ path = 'a', consumer = { kind = 'chat', x = 1 } }]", "[{ path = 'a', consumer = { kind = 'counter', step = 2 } }]",
+            "[{ path = 'a/<int:n>', anonymous = true, groups = ['g_{n}_{tenant}'], authorize = 'SELECT :n' }]",
             "[{ path = 'a/<int:n>', authorize = \"SELECT ':x', :n -- :y\" }]", "[{ path = 'a', deliver = { field = 'text' } }]",
         ]
         .map(|routes| ("tenants.acme.routes", routes)),

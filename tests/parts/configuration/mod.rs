@@ -243,6 +243,35 @@ fn secrets_come_from_the_environment() {
     );
 }
 
+/// Strangers could take every place that the tenant's users have.
+#[test]
+fn sockets_for_anyone_warn_unless_strangers_are_bounded() {
+    let open = format!("{TENANT}anonymous = true\n");
+    let loaded = Folder::new(&open).load(&[]).expect("is valid");
+    let told = warnings(&loaded);
+    let key = "lockgate.toml:11:1: tenants.acme.routes[0].anonymous";
+    assert!(
+        told.contains(key) && told.contains("one client can take every place"),
+        "{told}"
+    );
+    for bound in [
+        "[server]\nper_address = { connections = 20 }\n",
+        "[tenants.acme.limits]\nanonymous_connections = 20\n",
+        "[tenants.acme.limits]\nanonymous_connections = 20\nconnections = 21\n",
+    ] {
+        let loaded = Folder::new(format!("{open}{bound}")).load(&[]);
+        assert_eq!(warnings(&loaded.expect("is valid")), "", "{bound}");
+    }
+    let all = "[tenants.acme.limits]\nanonymous_connections = 20\nconnections = 20\n";
+    let loaded = Folder::new(format!("{open}{all}")).load(&[]);
+    let told = warnings(&loaded.expect("is valid"));
+    assert!(
+        told.contains("lockgate.toml:13:1: tenants.acme.limits.anonymous_connections")
+            && told.contains("leaves no place for users"),
+        "{told}"
+    );
+}
+
 #[test]
 fn weak_keys_warn() {
     for (key, told) in [
@@ -431,6 +460,7 @@ fn defaults_are_those_of_the_contract() {
         "capacity = 100",
         "random_prefix_length = 12",
         "connections = 0",
+        "anonymous_connections = 0",
         "connects_per_second = 0",
         "connections_per_user = 0",
         "on_excess = \"refuse\"",

@@ -92,6 +92,9 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["tenants.a.users.database: found another text, expected a URL that begins with"]];
         "users from nowhere" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { source = \"token\", database = \"mysql://h\" }\n"
             => [["lockgate.toml:4:11: tenants.a.users.source: found \"token\", expected \"database\" or \"claims\""]];
+        "an anonymous route with users" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers.database = \"mysql://h\"\n[[tenants.a.routes]]\npath = \"<slug:x>\"\nanonymous = true\ngroups = [\"room_{x}\", \"of_{user.id}\", \"in_{claims.org}\"]\nauthorize = \"SELECT 1 FROM m WHERE u = :user_id AND x = :x\"\nconsumer = { kind = \"broadcast\", type = \"t\", to = \"room_{x}\", stamp = [\"user_id\"] }\n"
+            => [["lockgate.toml:9:1: tenants.a.routes[0].authorize: found a statement with :user_id on a route with anonymous = true", "give users a route of their own"], ["routes[0].groups[1]: found \"of_{user.id}\" on a route with anonymous = true"], ["routes[0].groups[2]: found \"in_{claims.org}\""], ["routes[0].consumer.stamp: found fields of the user"]];
+        "anonymous in words" "{TENANT}anonymous = \"yes\"\n" => [["lockgate.toml:11:1: tenants.acme.routes[0].anonymous: found \"yes\", expected true or false"]];
         "an answer to pings" "{TENANT}on_ping = \"pong\"\n" => [["lockgate.toml:11:1: tenants.acme.routes[0].on_ping: found \"pong\", expected \"reply\" or \"consumer\""]];
         "stale before fresh" "[tenants.a]\nlayer.kind = \"memory\"\ntoken = { algorithm = \"HS256\", signing_key = \"01234567890123456789012345678901\" }\nusers = { database = \"mysql://h\", stale_ttl = \"1s\" }\n"
             => [["lockgate.toml:4:35: tenants.a.users.stale_ttl: found a shorter time"]];

@@ -517,7 +517,9 @@ async fn verdicts(plain: &Setup) {
     ] {
         let (route, params) = routes.find(path).unwrap();
         for _ in 0..2 {
-            let verdict = permissions.may_join(route, &user.into(), &params).await;
+            let verdict = permissions
+                .may_join(route, Some(&user.into()), &params)
+                .await;
             assert_eq!(verdict.ok(), expected, "{path} {user}");
         }
     }

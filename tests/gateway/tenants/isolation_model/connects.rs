@@ -7,7 +7,7 @@ use super::random::Random;
 use super::world::{Open, World};
 use crate::support::database::{ALICE, BOB};
 use crate::support::http::Response;
-use crate::support::socket::Dial;
+use crate::support::socket::{Dial, Socket};
 
 /// Places from which a tenant's name must not be taken.
 const LYING_HEADERS: [&str; 5] = [
@@ -113,6 +113,19 @@ impl World {
             }
         };
         self.log.say(format!("{words}: open"));
+        self.enters(party, replica, token, (path, groups), socket)
+            .await
+    }
+
+    /// A socket has opened; answers whether it took another's place.
+    async fn enters(
+        &mut self,
+        party: usize,
+        replica: usize,
+        token: Token,
+        (path, groups): (String, Vec<String>),
+        socket: Socket,
+    ) -> bool {
         self.count(party, "lockgate_handshakes_total", "result=accepted", 1.0);
         self.count(party, "lockgate_connections", "", 1.0);
         let groups: BTreeSet<String> = groups.into_iter().collect();
@@ -142,7 +155,51 @@ impl World {
         true
     }
 
-    /// Why a good token opens nothing just now.
+    /// A client without a token, or with one that nobody signed, on the route that asks for none.
+    pub(super) async fn stranger(&mut self, random: &mut Random) {
+        let (party, replica) = (random.below(self.parties.len()), random.below(2));
+        let host = *random.pick(KINDS[party].spellings);
+        let path = "/ws/open/a/";
+        let dial = Dial::new(self.gateway.replicas[replica].server, host, path);
+        let signed = random.chance(20);
+        let words = format!("a stranger at {host}, replica {replica}, with a token: {signed}");
+        let dial = match signed {
+            true => dial.token("e30.e30.e30"),
+            false => dial,
+        };
+        let none = Token::none();
+        let refusal = match signed {
+            true if self.parties[party].suspended => refused(403, "tenant_suspended"),
+            true => refused(401, "token_not_valid"),
+            false => self.refusal(party, replica, &none),
+        };
+        match (refusal, dial.attempt().await) {
+            (None, Ok(socket)) => {
+                self.log.say(format!("{words}: open"));
+                let place = (path.to_owned(), vec!["chat_a".to_owned()]);
+                let replaced = self.enters(party, replica, none, place, socket).await;
+                assert!(!replaced, "{words}: it took the place of a user");
+            }
+            (Some(refused), Err(answer)) => {
+                self.log
+                    .say(format!("{words}: refused with {}", refused.code));
+                self.is_refused(party, &answer, refused.status, refused.code);
+                if let Some(limit) = refused.limit {
+                    let label = format!("limit={limit}");
+                    self.count(party, "lockgate_rate_limited_total", &label, 1.0);
+                }
+            }
+            (refusal, outcome) => {
+                let wanted = refusal.map(|refused| refused.code);
+                panic!(
+                    "{words}: must be {wanted:?}, is {:?}",
+                    outcome.map(|_| "open")
+                );
+            }
+        }
+    }
+
+    /// Why a good token, or none where none is asked for, opens nothing just now.
     fn refusal(&self, party: usize, replica: usize, token: &Token) -> Option<Refused> {
         let of = &self.parties[party];
         let here = |open: &&Open| open.party == party && open.replica == replica;
@@ -156,7 +213,7 @@ impl World {
         if of.denies(token) {
             return refused(401, "token_revoked");
         }
-        if !of.users.contains(&token.user) {
+        if !token.is_none() && !of.users.contains(&token.user) {
             return refused(401, "user_not_found");
         }
         if of.inactive.contains(&token.user) {
@@ -164,7 +221,7 @@ impl World {
         }
         let limit = if full(of.kind.connections, open) {
             "connections"
-        } else if !of.kind.replaces && full(of.kind.per_user, of_user) {
+        } else if !token.is_none() && !of.kind.replaces && full(of.kind.per_user, of_user) {
             "connections_per_user"
         } else {
             return None;
@@ -182,7 +239,8 @@ impl World {
         let theirs =
             |open: &Open| open.party == party && open.replica == replica && open.token.user == user;
         let count = self.open.iter().filter(|open| theirs(open)).count();
-        let full = kind.replaces && count >= kind.per_user;
+        let is_user = user != Token::none().user;
+        let full = is_user && kind.replaces && count >= kind.per_user;
         full.then(|| self.open.iter().position(theirs)).flatten()
     }
 

@@ -1,6 +1,6 @@
 //! Isolation as a model: four tenants that look as alike as a configuration lets them, on two replicas and one Redis, and
 //! a random sequence of all that clients, back ends, operators and neighbours can do. Beside it stands a model that knows
-//! of every socket what it must receive, whether and how it must close, and of every tenant what its metrics and its keys
+//! of every socket, also of those without a user, what it must receive, whether and how it must close, and of every tenant what its metrics and its keys
 //! in Redis must be. Whatever is of one tenant and shows at another is a failure; the steps are printed.
 //!
 //! `LOCKGATE_TEST_SEED` runs another sequence.

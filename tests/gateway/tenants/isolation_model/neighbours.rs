@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::party::KINDS;
+use super::party::{KINDS, Token};
 use super::random::Random;
 use super::world::World;
 use crate::support::socket::Dial;
@@ -50,7 +50,13 @@ impl World {
         let list = answer["sockets"].as_array().expect("a list").iter();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let mut found: Vec<_> = list
-            .map(|socket| (text(&socket["user_id"]), text(&socket["path"])))
+            .map(|socket| {
+                let user = match &socket["user_id"] {
+                    Value::Null => Token::none().user,
+                    user => text(user),
+                };
+                (user, text(&socket["path"]))
+            })
             .collect();
         let theirs = self.open.iter().filter(|open| open.party == at);
         let mut expected: Vec<_> = theirs

@@ -122,6 +122,9 @@ const CHAT: &str = "path = 'ws/chat/<slug:room>/'\n groups = ['chat_{room}']\n \
     consumer = { kind = 'broadcast', type = 'chat', stamp = ['user_id', 'username'] }";
 const ANY: &str = "path = 'ws/any/<path:room>/'\n groups = ['{room}', 'chat_a']";
 
+/// Lets anyone in, into the groups of the others.
+const OPEN: &str = "path = 'ws/open/<slug:room>/'\n groups = ['chat_{room}']\n anonymous = true";
+
 /// The interval of rechecks. The first one falls anywhere in it, and one in the middle of a sequence would close the sockets
 /// of planted users, who are in no database, and add lookups.
 const RARELY: &str = "8760h";
@@ -153,6 +156,7 @@ pub(super) async fn start(redis: &RedisServer, jwks: &Jwks) -> Gateway {
             .with("token.issuer", ISSUER)
             .with_toml(&format!("[limits]\n{}", kind.limits))
             .route(CHAT)
+            .route(OPEN)
             .route(ANY);
         if kind.any_names {
             builder = builder.with("layer.group_names", "any");
@@ -179,6 +183,23 @@ pub(super) struct Token {
     pub(super) issued_at: i64,
     pub(super) expires_at: i64,
     pub(super) text: String,
+}
+
+impl Token {
+    /// What an anonymous socket has in its place: no revocation and no user finds it.
+    pub(super) fn none() -> Self {
+        Self {
+            user: "(none)".to_owned(),
+            jti: "(none)".to_owned(),
+            issued_at: i64::MAX,
+            expires_at: i64::MAX,
+            text: String::new(),
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.text.is_empty()
+    }
 }
 
 /// One tenant, and what must be true of it.

@@ -14,24 +14,25 @@ use crate::support::http::request;
 use crate::support::publisher::msgpack;
 
 /// The kinds of steps, with their number in a hundred.
-const STEPS: [(&str, usize); 19] = [
-    ("connect", 23),
-    ("connect with an old token", 6),
-    ("foreign token", 8),
+const STEPS: [(&str, usize); 20] = [
+    ("connect", 19),
+    ("stranger", 7),
+    ("connect with an old token", 5),
+    ("foreign token", 6),
     ("nobody's host", 4),
     ("send by the API", 8),
-    ("publish in Redis", 9),
+    ("publish in Redis", 8),
     ("broadcast", 7),
     ("send to a user", 4),
     ("revoke a token", 4),
     ("revoke a user", 2),
-    ("revoke a tenant", 1),
-    ("disconnect a user", 2),
+    ("revoke a tenant", 2),
+    ("disconnect a user", 3),
     ("leave", 4),
     ("invalidate a user", 2),
     ("change a user", 2),
     ("suspend or resume", 4),
-    ("another's key", 5),
+    ("another's key", 4),
     ("plant a record", 2),
     ("flood", 3),
 ];
@@ -51,6 +52,7 @@ impl World {
         match *word {
             "connect" => return self.connect(random, false).await,
             "connect with an old token" => return self.connect(random, true).await,
+            "stranger" => self.stranger(random).await,
             "foreign token" => self.foreign_token(random).await,
             "nobody's host" => self.nobodys_host(random).await,
             "send by the API" => {

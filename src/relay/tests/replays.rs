@@ -1,0 +1,199 @@
+//! The cost of replays in events that are read: sockets with small queues behind a long history.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
+
+use super::layer::ModelLayer;
+use super::model::{RESUMING, relay};
+use crate::channel_layer::Inbox;
+use crate::event::Event;
+use crate::frame::Frame;
+use crate::hub::{Budget, Member, Next, Profile, Takes};
+use crate::ids::GroupName;
+use crate::metrics::TenantMetrics;
+use crate::position::Position;
+use crate::relay::{Relay, ResumeFrom};
+use crate::tasks::{self, Task};
+
+/// The queue of each socket.
+const QUEUE: u64 = 16 * 1024;
+/// The events of the history, and the bytes of the text in each.
+const EVENTS: (u64, usize) = (1000, 1024);
+
+struct Storm {
+    group: GroupName,
+    layer: Arc<ModelLayer>,
+    relay: Arc<Relay>,
+    clients: Vec<StormClient>,
+    rng: StdRng,
+    _task: Task,
+}
+
+struct StormClient {
+    member: Arc<Member>,
+    /// The offset of the last event that came.
+    has: u64,
+    recovered: bool,
+}
+
+impl Storm {
+    fn new() -> Self {
+        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap(), true));
+        let (inbox, group) = (Inbox::new(0, metrics.clone()), GroupName::from("a"));
+        let groups = std::slice::from_ref(&group);
+        let layer = Arc::new(ModelLayer::new(1, 100_000, groups, inbox.clone()));
+        layer.steady();
+        let relay = relay(layer.clone(), inbox, metrics);
+        let storm = Self {
+            group,
+            layer,
+            _task: tasks::lasting("the relay of a test", relay.clone().run()),
+            relay,
+            clients: Vec::new(),
+            rng: StdRng::seed_from_u64(1),
+        };
+        (0..EVENTS.0).for_each(|_| storm.record());
+        storm
+    }
+
+    fn record(&self) {
+        let event = Event::new("t", [("text", "x".repeat(EVENTS.1).as_str().into())]);
+        self.layer.record(&self.group, event);
+    }
+
+    /// A socket comes back with all events up to `has`.
+    async fn come_back(&mut self, has: u64) {
+        let member = Member::new(Profile {
+            delivery: RESUMING,
+            send_queue: QUEUE,
+            ..Profile::default()
+        });
+        let hub = self.relay.hub();
+        hub.admit(&member, None, &Budget::default()).unwrap();
+        self.relay.hold(&member, std::slice::from_ref(&self.group));
+        let joined = self.relay.add_to_group(&member, &self.group).await;
+        joined.unwrap();
+        let epoch = self.layer.epoch(&self.group);
+        let since = ResumeFrom::Position(Position { epoch, offset: has });
+        self.relay.resume(&member, &self.group, Some(since)).await;
+        self.clients.push(StormClient {
+            member,
+            has,
+            recovered: false,
+        });
+    }
+
+    /// Lets the sockets read, each in one of `of` rounds, until all of them have `events` events and the word that they are
+    /// complete.
+    async fn finish(&mut self, of: u32, events: u64) {
+        let all = async {
+            while !(self.clients.iter()).all(|client| client.recovered && client.has == events) {
+                for client in &mut self.clients {
+                    if self.rng.random_ratio(1, of) {
+                        client.read();
+                    }
+                }
+                self.layer.carry(0, 1000);
+                self.layer.carry(1, 1000);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(120), all).await;
+        let left = self.clients.iter().map(|client| client.has).min();
+        in_time.unwrap_or_else(|_| panic!("one has no more than {left:?}"));
+    }
+}
+
+impl StormClient {
+    fn read(&mut self) {
+        let (mut batch, ping) = (Vec::new(), Frame::ping(b""));
+        let outbound = self.member.outbound();
+        let queued = outbound.queued_bytes();
+        assert!(!outbound.holds_any() || queued <= QUEUE as usize + 2 * EVENTS.1);
+        loop {
+            let mut context = Context::from_waker(Waker::noop());
+            batch.clear();
+            let next = outbound.poll_next(&mut context, Takes::All, &ping, &mut batch);
+            if next.is_pending() {
+                return;
+            }
+            assert!(matches!(next, Poll::Ready(Next::Frames)));
+            for frame in &batch {
+                let header = if frame.as_bytes()[1] == 126 { 4 } else { 2 };
+                let json: Value = serde_json::from_slice(&frame.as_bytes()[header..]).unwrap();
+                match json["type"].as_str() {
+                    Some("lockgate.position") => self.recovered = json["recovered"] == true,
+                    None => {
+                        let text = json["lockgate.position"].as_str().unwrap();
+                        let (_, at) = Position::parse(text).unwrap();
+                        assert_eq!(at.offset, self.has + 1);
+                        self.has = at.offset;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        for client in &self.clients {
+            client.member.outbound().finish();
+            self.relay.unregister(&client.member);
+        }
+    }
+}
+
+/// It used to read up to 1,000 events for each seven that it took: 71,383 in 143 reads.
+#[tokio::test]
+async fn a_replay_reads_what_the_socket_can_take() {
+    let mut storm = Storm::new();
+    storm.come_back(0).await;
+    storm.finish(1, EVENTS.0).await;
+    let (reads, entries) = storm.layer.read_so_far();
+    assert!(entries <= EVENTS.0 as usize + 20, "{entries} in {reads}");
+}
+
+/// They used to read 207,818 events.
+#[tokio::test]
+async fn sockets_that_come_back_together_share_their_reads() {
+    let mut storm = Storm::new();
+    for _ in 0..500 {
+        storm.come_back(0).await;
+    }
+    storm.finish(3, EVENTS.0).await;
+    let (reads, entries) = storm.layer.read_so_far();
+    assert!(entries <= 3 * EVENTS.0 as usize, "{entries} in {reads}");
+}
+
+/// The slow one falls behind what the others need, and takes its own events again from the history alone.
+#[tokio::test]
+async fn a_slow_socket_makes_no_other_read_again() {
+    let mut storm = Storm::new();
+    for has in [0, 0, 100, 500, 990] {
+        storm.come_back(has).await;
+    }
+    let slow = storm.clients.swap_remove(0);
+    for _ in 0..50 {
+        (0..20).for_each(|_| storm.record());
+        storm.layer.carry(0, 1000);
+        storm.layer.carry(1, 1000);
+        storm.clients.iter_mut().for_each(StormClient::read);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let events = EVENTS.0 + 50 * 20;
+    storm.finish(2, events).await;
+    storm.clients.push(slow);
+    storm.finish(1, events).await;
+    let (reads, entries) = storm.layer.read_so_far();
+    // What each of them lacks, if they share nothing.
+    let lacks = [0, 0, 100, 500, 990].map(|has| events - has);
+    let most: u64 = lacks.iter().sum();
+    assert!(entries as u64 <= most, "{entries} in {reads}, of {most}");
+}
