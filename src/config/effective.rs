@@ -129,6 +129,14 @@ impl<'c> Effective<'c> {
             false => LayerKind::Memory,
         })
     }
+
+    /// Returns the beginning of every group's name on the wire. A memory layer has no wire, so it has none.
+    pub fn namespace(&self) -> &'c str {
+        match self.layer_kind() {
+            LayerKind::Memory => "",
+            LayerKind::PubSub | LayerKind::Core => &self.tenant.layer.namespace,
+        }
+    }
 }
 
 /// The prefix of Lockgate's own keys and channels.
@@ -145,9 +153,19 @@ pub fn prefix_fault(prefix: &str) -> Option<&'static str> {
     }
 }
 
+/// Returns true if layers with these prefixes and namespaces can produce the same name on one Redis server. Namespaces keep
+/// tenants apart that have one prefix.
+pub fn names_meet(one: (&str, &str), other: (&str, &str)) -> bool {
+    let shares = one.0 == other.0 && prefix_fault(one.0).is_none();
+    match shares && !one.1.is_empty() && !other.1.is_empty() {
+        true => one.1.starts_with(other.1) || other.1.starts_with(one.1),
+        false => prefixes_meet(one.0, other.0),
+    }
+}
+
 /// Returns true if layers with these prefixes can produce the same name on one Redis server. The database number
 /// does not separate channels. Do not ask for `memory` layers, which share no server.
-pub fn prefixes_meet(one: &str, other: &str) -> bool {
+fn prefixes_meet(one: &str, other: &str) -> bool {
     let faulty = prefix_fault(one).is_some() || prefix_fault(other).is_some();
     faulty || one.starts_with(other) || other.starts_with(one)
 }
@@ -242,6 +260,24 @@ mod tests {
                 separate.map(str::to_owned),
                 "{deployment:?} {denylist:?}"
             );
+        }
+    }
+
+    #[test]
+    fn namespaces_keep_tenants_of_one_prefix_apart() {
+        for (one, other, meet) in [
+            (("a", "x."), ("a", "y."), false),
+            (("a", "x."), ("a", "x.y."), true),
+            (("a", "x."), ("a", "x."), true),
+            (("a", "x."), ("a", ""), true),
+            (("a", ""), ("a", ""), true),
+            // Another prefix is no namespace: `ab` begins with `a` whatever follows.
+            (("a", "x."), ("ab", "y."), true),
+            (("a", "x."), ("b", "x."), false),
+            (("", "x."), ("", "y."), true),
+        ] {
+            assert_eq!(names_meet(one, other), meet, "{one:?} {other:?}");
+            assert_eq!(names_meet(other, one), meet, "{other:?} {one:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::TenantId;
 
 pub use claim::{ClaimRule, ClaimValue, ExpectedClaim};
-pub use effective::{Effective, Trusts, prefix_fault, prefixes_meet};
+pub use effective::{Effective, Trusts, names_meet, prefix_fault};
 pub use environment::Environment;
 pub use fault::{Fault, Faults};
 pub use group::{GroupConfig, HistoryConfig, PresenceConfig};

@@ -149,6 +149,7 @@ pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), St
     }
     let stand = Stand {
         prefix: tenant.config.layer.prefix.clone(),
+        namespace: tenant.config.layer.namespace.clone(),
         servers,
     };
     let mut own = Ok(());

@@ -413,7 +413,7 @@ async fn tenant_rights(
     }
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
-            let channel = group_channel(prefix, &GroupName::from(probe));
+            let channel = group_channel(prefix, &GroupName::from(usage.namespace.clone() + &probe));
             let channel = String::from_utf8_lossy(&channel).into_owned();
             let echo = inspection::echo(store, &channel).await.map(drop);
             asked(format!("publish and subscribe {channel}"), echo);

@@ -27,12 +27,21 @@ pub(super) struct Usage {
     pub(super) users: bool,
     /// Its events, by this kind and prefix.
     pub(super) layer: Option<(LayerKind, String)>,
-    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them.
+    /// The beginning of its groups' names.
+    pub(super) namespace: String,
+    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them, a core layer does.
     pub(super) workers: Vec<String>,
     /// The names of its groups that have a history.
     pub(super) histories: Vec<(String, HistoryConfig)>,
     /// The parts that need scripts.
     pub(super) scripts: ScriptNeeds,
+}
+
+impl Usage {
+    /// Returns true if its events lie in keys.
+    pub(super) fn is_core(&self) -> bool {
+        matches!(self.layer, Some((LayerKind::Core, _)))
+    }
 }
 
 impl RedisServer {
@@ -59,6 +68,7 @@ impl RedisServer {
                 denylist: false,
                 users: false,
                 layer: None,
+                namespace: String::new(),
                 workers: Vec::new(),
                 histories: Vec::new(),
                 scripts: ScriptNeeds::default(),
@@ -103,6 +113,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                     let url = RedisUrl::parse(url)?.trusting(trusts.layer.clone());
                     let usage = server(&mut servers, url).usage(id);
                     usage.layer = layer.clone();
+                    usage.namespace.clone_from(&tenant.layer.namespace);
                     let groups = tenant.groups.iter();
                     let kept =
                         groups.filter_map(|group| Some((group.name.clone(), group.history?)));
@@ -111,9 +122,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                         denylist: usage.denylist,
                         ..ScriptNeeds::of_layer(tenant, kind)
                     };
-                    if kind == LayerKind::PubSub {
-                        usage.workers = worker_channels(tenant);
-                    }
+                    usage.workers = worker_channels(tenant);
                 }
             }
         }

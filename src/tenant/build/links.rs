@@ -116,16 +116,20 @@ impl Links {
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
                 );
-                Arc::new(self.endpoints.attach(
-                    &servers,
-                    &config.layer.prefix,
-                    codec,
-                    GroupHistories::new(tenant, rules.clone()),
-                    inbox.clone(),
-                ))
+                Arc::new(
+                    self.endpoints.attach(
+                        &servers,
+                        &config.layer.prefix,
+                        codec,
+                        GroupHistories::new(tenant, rules.clone())
+                            .in_namespace(&config.layer.namespace),
+                        inbox.clone(),
+                    ),
+                )
             }
             LayerKind::Core => {
-                let histories = GroupHistories::new(tenant, rules.clone());
+                let histories = GroupHistories::new(tenant, rules.clone())
+                    .in_namespace(&config.layer.namespace);
                 let notices = NoticeLines::new(&self.endpoints, &servers, histories, &inbox);
                 let layer = &config.layer;
                 Arc::new(self.core.attach(&servers, layer, notices, inbox.clone())?)

@@ -1,6 +1,7 @@
 //! Operators: the management API, the command line, metrics, and the start and end of a replica.
 
 mod acl;
+mod acl_namespaces;
 mod api;
 mod api_bounds;
 mod api_calls;

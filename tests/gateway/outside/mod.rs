@@ -2,6 +2,7 @@
 
 mod authorities;
 mod django_project;
+mod django_schemas;
 mod guide;
 mod locked_database;
 mod managed_redis;

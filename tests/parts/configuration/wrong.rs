@@ -460,6 +460,18 @@ fn redis() -> Vec<Row> {
             "expected text of ASCII without spaces",
         ),
         (
+            "tenants.acme.layer.namespace",
+            "'acme:'",
+            "",
+            "expected at most 64 ASCII letters, digits",
+        ),
+        (
+            "tenants.acme.layer.namespace",
+            "'x__group__y'",
+            "",
+            "without __group__",
+        ),
+        (
             "tenants.acme.layer.group_names",
             "'any'",
             "",
