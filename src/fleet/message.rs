@@ -77,6 +77,8 @@ pub enum Op {
     Resume,
     /// Read the configuration again (`lockgate::control` only).
     Reload,
+    /// Look for changes of the registry of tenants (`lockgate::control` only).
+    Registry,
 }
 
 /// The sockets of a list.
@@ -255,7 +257,7 @@ impl Command {
                 put(name, value.into());
                 put("group", group.as_str().into());
             }
-            Op::Count | Op::Suspend | Op::Resume | Op::Reload => {}
+            Op::Count | Op::Suspend | Op::Resume | Op::Reload | Op::Registry => {}
         }
         if let Some(id) = &self.id {
             put("id", id.as_str().into());
@@ -363,6 +365,7 @@ impl Wire<'_> {
             "suspend" => Op::Suspend,
             "resume" => Op::Resume,
             "reload" => Op::Reload,
+            "registry" => Op::Registry,
             _ => return Err(NotUnderstood::Op),
         })
     }
@@ -395,6 +398,7 @@ impl Op {
             Op::Suspend => "suspend",
             Op::Resume => "resume",
             Op::Reload => "reload",
+            Op::Registry => "registry",
         }
     }
 }
@@ -450,6 +454,7 @@ mod tests {
             Op::Suspend,
             Op::Resume,
             Op::Reload,
+            Op::Registry,
         ];
         for op in ops {
             let command = Command {
