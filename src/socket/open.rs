@@ -3,6 +3,7 @@
 //!
 //! [`super::handshake`] writes the 101 afterwards.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use axum::http::request::Parts;
@@ -160,7 +161,10 @@ async fn register(
         of_tenant: tenant.scope.clone(),
         user,
         claims: PackedObject::new(token.map_or("{}", |token| &token.claims)),
-        client: admitted.client,
+        client: match admitted.client {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        },
         member: registration.member().clone(),
     };
     Ok((registration, scope))
