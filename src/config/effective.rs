@@ -3,7 +3,9 @@
 //! Only this file decides which Redis, layer and denylist a tenant has. The builder of tenants, the check of a
 //! configuration, `doctor` and its ACL lines all use it. It neither parses nor connects anything.
 
-use super::{Config, DenylistConfig, LayerKind, Secret, TenantConfig};
+use super::{
+    Config, DenylistConfig, LayerKind, RedisConfig, Secret, TenantConfig, TlsConfig, Trust, Verify,
+};
 
 /// The effective settings of one tenant.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,25 @@ pub struct Effective<'c> {
     /// The Redis of cached users and control messages: the tenant's, else the deployment's. `None`: both stay in this
     /// process.
     pub redis: Option<&'c Secret>,
+    /// `[tls]`.
+    tls: &'c TlsConfig,
+    /// `[redis]`.
+    deployment: &'c RedisConfig,
+}
+
+/// The trust of one tenant in the servers of its links.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trusts {
+    /// In [`Effective::redis`].
+    pub redis: Trust,
+    /// In [`Effective::denylist_redis`].
+    pub denylist: Trust,
+    /// In [`Effective::layer_hosts`].
+    pub layer: Trust,
+    /// In the database of users.
+    pub database: Trust,
+    /// In the server of `jwk_url`.
+    pub key_set: Trust,
 }
 
 impl Config {
@@ -25,6 +46,23 @@ impl Config {
             tenant,
             denylist: &self.denylist,
             redis: own.or(self.redis.url.as_ref()),
+            tls: &self.tls,
+            deployment: &self.redis,
+        }
+    }
+
+    /// Returns the trust in the Redis of the deployment.
+    pub fn deployment_trust(&self) -> Trust {
+        self.redis.trust(&self.tls)
+    }
+}
+
+impl RedisConfig {
+    fn trust(&self, tls: &TlsConfig) -> Trust {
+        Trust {
+            everywhere: tls.ca.clone(),
+            own: self.ca.clone(),
+            verify: Some(self.verify).filter(|verify| *verify != Verify::Full),
         }
     }
 }
@@ -49,6 +87,37 @@ impl<'c> Effective<'c> {
             self.redis.into_iter().collect()
         } else {
             hosts.iter().collect()
+        }
+    }
+
+    /// Returns the trust in the tenant's servers. A tenant's `redis` table holds for its URL and for the `hosts` of its
+    /// layer, the deployment's for the rest.
+    pub fn trusts(&self) -> Trusts {
+        let own = self.tenant.redis.as_ref();
+        let deployment = self.deployment.trust(self.tls);
+        let table = |own: Option<&RedisConfig>| own.map(|own| own.trust(self.tls));
+        let with_url = own.filter(|own| own.url.is_some());
+        let redis = table(with_url).unwrap_or_else(|| deployment.clone());
+        let users = &self.tenant.users;
+        Trusts {
+            denylist: match &self.denylist.redis {
+                Some(_) => deployment.clone(),
+                None => redis.clone(),
+            },
+            layer: match self.tenant.layer.hosts.is_empty() {
+                true => redis.clone(),
+                false => table(own).unwrap_or(deployment),
+            },
+            redis,
+            database: Trust {
+                everywhere: self.tls.ca.clone(),
+                own: users.ca.clone(),
+                verify: users.verify,
+            },
+            key_set: Trust {
+                everywhere: self.tls.ca.clone(),
+                ..Trust::default()
+            },
         }
     }
 
@@ -117,6 +186,7 @@ mod tests {
         let mut tenant = TenantConfig {
             redis: own.map(|url| RedisConfig {
                 url: Some(url.into()),
+                ..RedisConfig::default()
             }),
             ..TenantConfig::default()
         };

@@ -20,9 +20,12 @@ mod layers;
 mod namespaces;
 mod routes;
 mod tenants;
+mod tls;
 mod token;
 mod user_fields;
 mod workers;
+
+pub use tls::{authorities, expired, expired_authority, unchecked};
 
 /// The inputs of reading a configuration, beside the file.
 #[derive(Clone)]
@@ -95,6 +98,7 @@ impl Config {
 
 fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     deployment::check(config, checker);
+    tls::check(config, checker);
     tenants::check(config, checker);
     layers::check(config, checker);
     namespaces::check(config, checker);

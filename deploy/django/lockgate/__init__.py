@@ -246,7 +246,12 @@ def _store(store, write, key, value):
 
 
 def _put(ask, key, value, until):
-    ask("SET", key, value, "EXAT", until)
+    ask("SET", key, value, "PX", _left(until))
+
+
+def _left(until):
+    """Returns the milliseconds to a Unix second. EXAT would need Redis 6.2."""
+    return max(1, int((until - time.time()) * 1000) + 1)
 
 
 def _raise(ask, key, cut_off, until):
@@ -263,7 +268,7 @@ def _raise(ask, key, cut_off, until):
             ask("UNWATCH")
             return
         ask("MULTI")
-        ask("SET", key, cut_off, "EXAT", until)
+        ask("SET", key, cut_off, "PX", _left(until))
         if ask("EXEC") is not None:
             return
     raise NotRevoked("other clients wrote the same cut-off all the time")

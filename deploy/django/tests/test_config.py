@@ -18,7 +18,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db.utils import ConnectionHandler
 from django.test import SimpleTestCase, override_settings
-from rest_framework_simplejwt.authentication import JWTAuthentication
+from rest_framework_simplejwt.authentication import JWTAuthentication, JWTStatelessUserAuthentication
 from rest_framework_simplejwt.tokens import AccessToken
 
 from tests.models import Member
@@ -54,6 +54,10 @@ class OwnAccessToken(AccessToken):
 
 
 class OwnAuthentication(JWTAuthentication):
+    pass
+
+
+class OwnStateless(JWTStatelessUserAuthentication):
     pass
 
 
@@ -240,8 +244,35 @@ class Tokens(Case):
             "rest_framework_simplejwt.authentication.JWTStatelessUserAuthentication",
             "tests.test_config.OwnAuthentication",
         ]
-        lost = ["JWTStatelessUserAuthentication (TokenUser)", "OwnAuthentication"]
-        self.printed(REST_FRAMEWORK={"DEFAULT_AUTHENTICATION_CLASSES": classes}, lost=lost)
+        lost = ["JWTStatelessUserAuthentication: users come from the database", "OwnAuthentication"]
+        acme = self.printed(REST_FRAMEWORK={"DEFAULT_AUTHENTICATION_CLASSES": classes}, lost=lost)
+        self.assertIn("database", acme["users"])
+
+
+class StatelessUsers(Case):
+    PACKAGE = "rest_framework_simplejwt.authentication"
+
+    def stateless(self, *others, lost=(), first=f"{PACKAGE}.JWTStatelessUserAuthentication", **jwt):
+        classes = ["rest_framework.authentication.SessionAuthentication", first, *others]
+        return self.printed(REST_FRAMEWORK={"DEFAULT_AUTHENTICATION_CLASSES": classes}, SIMPLE_JWT=jwt, lost=lost)
+
+    def test_the_claims_are_the_user(self):
+        for name in ["JWTStatelessUserAuthentication", "JWTTokenUserAuthentication"]:
+            acme = self.stateless(first=f"{self.PACKAGE}.{name}")
+            self.assertEqual(acme["users"], {"source": "claims", "id_type": "text"})
+            self.assertEqual(without_key(acme["token"]), {})
+
+    def test_settings_of_records_are_left_out(self):
+        acme = self.stateless(
+            CHECK_REVOKE_TOKEN=True, REVOKE_TOKEN_CLAIM="h", CHECK_USER_IS_ACTIVE=True, USER_ID_FIELD="no_such_field", USER_ID_CLAIM="sub"
+        )
+        self.assertEqual(without_key(acme["token"]), {"user_id_claim": "sub"})
+        self.assertEqual(acme["users"], {"source": "claims", "id_type": "text"})
+        self.assertNotIn("DATABASE_URL", self.text)
+
+    def test_what_runs_in_python_is_not_mapped(self):
+        lost = ["TOKEN_USER_CLASS", "JWTAuthentication: the claims are the user", "OwnStateless: Lockgate does what JWTStateless"]
+        self.stateless(f"{self.PACKAGE}.JWTAuthentication", "tests.test_config.OwnStateless", TOKEN_USER_CLASS="x.Z", lost=lost)
 
 
 class Users(Case):

@@ -287,6 +287,7 @@ pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::config::HistoryConfig;
+    use crate::tenant::scripts::ScriptNeeds;
 
     fn usage(layer: Option<(LayerKind, &str)>) -> Usage {
         Usage {
@@ -297,6 +298,7 @@ mod tests {
             namespace: String::new(),
             workers: Vec::new(),
             histories: Vec::new(),
+            scripts: ScriptNeeds::default(),
         }
     }
 

@@ -130,7 +130,7 @@ fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
             }),
             user: Some(Arc::new(user)),
             claims: PackedObject::new("{}"),
-            client: Ipv4Addr::LOCALHOST.into(),
+            client: Ipv4Addr::LOCALHOST.to_ipv6_mapped(),
             member,
         },
     })
@@ -381,8 +381,16 @@ fn a_refresh_shows_the_consumer_the_new_claims_and_a_refusal_shows_it_nothing() 
         RefreshOutcome::Refused(refused).tell(&mut ready.scope, &member, &relay);
         assert_eq!(ready.scope.claim("role"), None);
     }
-    RefreshOutcome::Done { user, token }.tell(&mut ready.scope, &member, &relay);
+    let done = || RefreshOutcome::Done {
+        user: user.clone(),
+        token: token.clone(),
+    };
+    done().tell(&mut ready.scope, &member, &relay);
     assert_eq!(ready.scope.claim("role"), Some("admin".into()));
+    // A consumer that reads no claims keeps none.
+    ready.scope.claims = PackedObject::none();
+    done().tell(&mut ready.scope, &member, &relay);
+    assert_eq!(ready.scope.claim("role"), None);
     assert!(!member.outbound().is_closing());
     RefreshOutcome::Closes(Refusal::TokenRevoked).tell(&mut ready.scope, &member, &relay);
     let cause = member.outbound().closing_cause();
@@ -401,7 +409,7 @@ fn an_idle_connection_is_small() {
         future_size(Connection::run)
     );
     assert!(
-        size_of::<ReadySocket>() <= 224,
+        size_of::<ReadySocket>() <= 192,
         "{}",
         size_of::<ReadySocket>()
     );

@@ -7,7 +7,7 @@ mod api_bounds;
 mod api_calls;
 mod command_line;
 mod dev;
-mod doctor;
+pub(crate) mod doctor;
 mod drain;
 mod explain;
 mod group_calls;

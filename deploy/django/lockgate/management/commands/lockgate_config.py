@@ -66,6 +66,11 @@ class Command(BaseCommand):
             raise CommandError("--namespace must be at most 64 ASCII letters, digits, -, _ and periods, without __group__")
         self.secrets = secrets or self.tenant
         self.jwt = jwt_settings.api_settings
+        classes = getattr(settings, "REST_FRAMEWORK", {}).get("DEFAULT_AUTHENTICATION_CLASSES", [])
+        classes = [import_string(name) if isinstance(name, str) else name for name in classes]
+        self.authentications = [kind for kind in classes if issubclass(kind, authentication.JWTAuthentication)]
+        # The first class that takes a token decides about its user.
+        self.is_stateless = bool(self.authentications) and is_stateless(self.authentications[0])
         self.lines = []
         self.say_hosts(domains or settings.ALLOWED_HOSTS)
         layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
@@ -157,13 +162,15 @@ class Command(BaseCommand):
             ("USER_ID_CLAIM", "user_id"),
             ("JTI_CLAIM", "jti"),
             ("TOKEN_TYPE_CLAIM", "token_type"),
-            ("CHECK_REVOKE_TOKEN", False),
-            ("CHECK_USER_IS_ACTIVE", True),
         ]:
             value = getattr(jwt, name, default)
             self.put(name.lower(), False if value is None else value, default)
-        if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
-            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, "hash_password")
+        # A TokenUser has no record that either could compare.
+        if not self.is_stateless:
+            self.put("check_revoke_token", getattr(jwt, "CHECK_REVOKE_TOKEN", False), False)
+            self.put("check_user_is_active", getattr(jwt, "CHECK_USER_IS_ACTIVE", True), True)
+            if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
+                self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, "hash_password")
         for name in ["AUDIENCE", "ISSUER"]:
             value = getattr(jwt, name)
             if value:
@@ -201,15 +208,23 @@ class Command(BaseCommand):
         # Read from the settings as text, because the class need not be importable here.
         own, default = self.jwt.user_settings.get("TOKEN_USER_CLASS"), jwt_settings.DEFAULTS["TOKEN_USER_CLASS"]
         if own and own != default:
-            self.not_mapped('SIMPLE_JWT["TOKEN_USER_CLASS"]: users come from the database, not from claims')
-        for name in getattr(settings, "REST_FRAMEWORK", {}).get("DEFAULT_AUTHENTICATION_CLASSES", []):
-            kind = import_string(name) if isinstance(name, str) else name
-            if issubclass(kind, authentication.JWTStatelessUserAuthentication):
-                self.not_mapped(f"{kind.__qualname__} (TokenUser): users come from the database, not from claims")
-            elif issubclass(kind, authentication.JWTAuthentication) and kind is not authentication.JWTAuthentication:
-                self.not_mapped(f"{kind.__qualname__}: Lockgate does what JWTAuthentication does")
+            does = "its own code does not run; a claim is {user.NAME}" if self.is_stateless else "users come from the database, not from claims"
+            self.not_mapped(f'SIMPLE_JWT["TOKEN_USER_CLASS"]: {does}')
+        for kind in self.authentications:
+            if is_stateless(kind) != self.is_stateless:
+                other = "the claims are the user" if self.is_stateless else "users come from the database, not from claims"
+                self.not_mapped(f"{kind.__qualname__}: {other}, as {self.authentications[0].__qualname__} before it says")
+            elif kind not in (authentication.JWTAuthentication, authentication.JWTStatelessUserAuthentication):
+                plain = authentication.JWTStatelessUserAuthentication if self.is_stateless else authentication.JWTAuthentication
+                self.not_mapped(f"{kind.__qualname__}: Lockgate does what {plain.__qualname__} does")
 
     def say_users(self):
+        if self.is_stateless:
+            self.table(".users")
+            self.put("source", "claims")
+            # A TokenUser's id is the claim as it is, whatever the ids of this project's own users are.
+            self.put("id_type", "text")
+            return
         model, name = get_user_model(), self.jwt.USER_ID_FIELD
         key = model._meta.pk if name == "pk" else field_of(model, name)
         if key is None:
@@ -389,6 +404,11 @@ class Command(BaseCommand):
             else:
                 self.not_mapped(f"CHANNEL_LAYERS: channel_capacity {pattern.pattern}: Lockgate has globs, no regular expressions")
         self.put("channel_capacity", capacities, {})
+
+
+def is_stateless(kind):
+    """Returns whether an authentication class of simplejwt makes its user of the claims (TokenUser), without a query."""
+    return issubclass(kind, authentication.JWTStatelessUserAuthentication)
 
 
 class Redis:
