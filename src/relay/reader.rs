@@ -150,6 +150,10 @@ impl Relay {
                 Job::Batch(wishes) => {
                     let several = wishes.iter().filter(|wish| wish.is_new()).count() > 1;
                     self.serve_wishes(&group, wishes, &mut replays).await;
+                    // A socket that takes every page, or a route that shows none of its events, asks on and on.
+                    if let Some(window) = &mut replays.window {
+                        window.bound();
+                    }
                     if several {
                         tokio::time::sleep(GATHERED.saturating_sub(began.elapsed())).await;
                     }

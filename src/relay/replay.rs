@@ -311,6 +311,10 @@ impl Relay {
         socket: &mut Returning,
         window: &mut ReplayWindow,
     ) -> Portion {
+        // It has left the group, and its client wants no more of it.
+        if !socket.member.is_in(group) {
+            return Portion::Closed;
+        }
         let room = match socket.member.outbound().replay_room() {
             ReplayRoom::Closed => return Portion::Closed,
             ReplayRoom::Bytes(room) => room,
@@ -329,7 +333,8 @@ impl Relay {
         match place {
             ReplayPlace::AtEnd => Portion::Whole,
             ReplayPlace::Lost(result) => Portion::Lost(result),
-            ReplayPlace::Unread if room == 0 => Portion::Full,
+            // A read for a few bytes would fetch one event.
+            ReplayPlace::Unread if !socket.member.outbound().has_replay_room() => Portion::Full,
             ReplayPlace::Unread | ReplayPlace::Unsure => Portion::Hungry,
             // Its route is gone, and it is about to close.
             ReplayPlace::Before(_) => Portion::Closed,

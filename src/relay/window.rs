@@ -194,6 +194,11 @@ impl ReplayWindow {
         (self.end, self.read) = (end, read);
     }
 
+    /// Forgets the oldest events over the bound. Sockets that wait behind them read them again.
+    pub(super) fn bound(&mut self) {
+        self.forget_to(0);
+    }
+
     /// Forgets the events up to `lowest`, and what is over the bound.
     pub(super) fn forget_to(&mut self, lowest: u64) {
         while let Some(first) = self.events.front()
