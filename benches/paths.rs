@@ -1,8 +1,9 @@
 //! Benchmarks of the steps of the hot paths, without sockets, Redis or a runtime that switches tasks.
 //!
 //! `cargo bench --bench paths [-- FILTER]` measures encoding and decoding a frame, decoding and rendering an event,
-//! finding a token in a request, verifying it by algorithm and by rules for its claims, and queueing an event for a group. It does not measure system calls and wake-ups,
-//! which cost more than all of these together; `cargo bench --bench load` measures those.
+//! finding a token in a request, verifying it by algorithm and by rules for its claims, naming a group with and without a
+//! namespace, and queueing an event for a group. It does not measure system calls and wake-ups, which cost more than all of
+//! these together; `cargo bench --bench load` measures those.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use lockgate::auth::{MintRequest, RawToken, TokenPresence, TokenVerifier, find_token, mint};
 use lockgate::channel_layer::Codec;
+use lockgate::channel_names::{
+    channel_from_beginning, group_channel_beginning, valid_in_namespace,
+};
 use lockgate::clock::UnixTime;
 use lockgate::config::{
     ClaimRule, ClaimValue, Deliver, ExpectedClaim, IdType, KeyConfig, SerializerFormat,
@@ -173,7 +177,11 @@ fn claim_rules(criterion: &mut Criterion) {
         claims: claims.as_object().expect("it is one").clone(),
     };
     let token = RawToken::new(mint(&config, &request, now).expect("the key signs"));
-    for (label, rules) in [("no_rule", &[][..]), ("four_rules", &expected[..])] {
+    for (label, rules) in [
+        ("no_rule", &[][..]),
+        ("one_rule", &expected[..1]),
+        ("four_rules", &expected[..]),
+    ] {
         config.claims = rules.to_vec();
         let verifier = TokenVerifier::new(&config, IdType::Int).expect("the key is good");
         criterion.bench_function(&format!("verify_token/hs256_{label}"), |bencher| {
@@ -208,6 +216,22 @@ fn token_places(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let found = find_token(Some(black_box(&query)), black_box(&headers), &config);
                 assert!(matches!(found, TokenPresence::Found { .. }));
+            });
+        });
+    }
+}
+
+/// Measures the name of a group at a connect, without and with a namespace: the rule for names, and the channel on the wire.
+fn group_names(criterion: &mut Criterion) {
+    let name = "chat_0123456789abcdef";
+    for (label, namespace) in [("plain", ""), ("namespace", "acme.")] {
+        let beginning = group_channel_beginning("shop", namespace);
+        criterion.bench_function(&format!("group_name/{label}"), |bencher| {
+            bencher.iter(|| {
+                assert!(valid_in_namespace(black_box(name), black_box(namespace)));
+                let group = GroupName::from(black_box(name));
+                let channel = channel_from_beginning(black_box(&beginning), &group);
+                assert_eq!(channel.len(), beginning.len() + name.len());
             });
         });
     }
@@ -285,6 +309,7 @@ criterion_group!(
     tokens,
     claim_rules,
     token_places,
+    group_names,
     fan_out
 );
 criterion_main!(benches);

@@ -339,7 +339,9 @@ impl Authenticator {
             true => Vec::from(self.denial_reads(token)),
             false => {
                 let (jti, user) = (token.jti.as_ref(), &token.user_id);
-                vec![denylist::any_read(&self.tenant, jti, user)]
+                let mut reads = Vec::with_capacity(3);
+                reads.push(denylist::any_read(&self.tenant, jti, user));
+                reads
             }
         };
         let denials = reads.len();

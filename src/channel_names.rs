@@ -1,6 +1,7 @@
 //! The rules for names in Channels, and the Redis channels of groups.
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use crate::ids::GroupName;
 
@@ -17,13 +18,24 @@ pub fn valid_group_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(in_name)
 }
 
-/// Says why `name` is not valid for a group. The text shows one character of it, never the whole.
-pub fn fault_of_group_name(name: &str) -> String {
+/// Returns true if `name` is valid for a group in a namespace: together they have at most 99 characters.
+pub fn valid_in_namespace(name: &str, namespace: &str) -> bool {
+    valid_group_name(name) && namespace.len() + name.len() <= MAX_NAME
+}
+
+/// Says why `name` is not valid for a group in a namespace. The text shows one character of it, never the whole.
+pub fn fault_of_group_name(name: &str, namespace: &str) -> String {
     let wrong = |c: &char| !u8::try_from(*c).is_ok_and(in_name);
     match name.chars().find(wrong) {
         _ if name.is_empty() => "it is empty".to_owned(),
         Some(character) => format!("it has the character {character:?}"),
-        None => format!("it has {} characters, more than {MAX_NAME}", name.len()),
+        None if namespace.is_empty() => {
+            format!("it has {} characters, more than {MAX_NAME}", name.len())
+        }
+        None => format!(
+            "it has {} characters, with those of layer.namespace more than {MAX_NAME}",
+            name.len()
+        ),
     }
 }
 
@@ -47,6 +59,16 @@ pub fn group_channel(prefix: &str, group: &GroupName) -> Bytes {
     Bytes::from(format!("{prefix}{GROUP_INFIX}{group}"))
 }
 
+/// Returns what the Redis channels of a tenant's groups begin with in the pub/sub layer.
+pub fn group_channel_beginning(prefix: &str, namespace: &str) -> String {
+    format!("{prefix}{GROUP_INFIX}{namespace}")
+}
+
+/// Returns the Redis channel of a group from what those of its tenant begin with.
+pub fn channel_from_beginning(beginning: &str, group: &GroupName) -> Bytes {
+    Bytes::from([beginning, group.as_str()].concat())
+}
+
 /// Returns the name of the group whose Redis channel this is; `None` if it is not a group's channel of `prefix`.
 pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> {
     let group = channel
@@ -63,12 +85,41 @@ pub fn own_channel_beginnings(prefix: &str) -> [String; 2] {
     ]
 }
 
-/// Returns the patterns of all channels that a pub/sub layer with `prefix` subscribes to.
+/// Returns the patterns of all channels that a pub/sub layer with `prefix` and `namespace` subscribes to.
 ///
 /// The patterns are Redis ACL rules without the `&` of the first one.
-pub fn channel_patterns(prefix: &str) -> String {
+pub fn channel_patterns(prefix: &str, namespace: &str) -> String {
     let [groups, single] = own_channel_beginnings(prefix);
-    format!("{groups}* &{single}*")
+    format!("{groups}{namespace}* &{single}*")
+}
+
+/// Returns what the names of members that stand for the histories of a namespace begin with in the core layer.
+///
+/// A digest stands for the namespace, which may be too long for the name of a channel.
+pub fn history_member_beginning(namespace: &str) -> String {
+    match namespace {
+        "" => "lockgate.history.".to_owned(),
+        namespace => format!("lockgate.history.{}.", hex_digest(namespace, 8)),
+    }
+}
+
+/// Returns the patterns of the keys that a back end needs in a core layer with `namespace`, as Redis ACL rules.
+///
+/// Sockets and consumers have random names, which no pattern tells apart. A back end learns them from its own groups alone.
+pub fn core_key_patterns(prefix: &str, namespace: &str) -> Vec<String> {
+    let histories = history_member_beginning(namespace);
+    vec![
+        format!("~{prefix}:group:{namespace}*"),
+        format!("~{prefix}specific.*"),
+        format!("~{prefix}{histories}*"),
+    ]
+}
+
+/// Returns the first bytes of a digest of `text`, in hexadecimal.
+pub fn hex_digest(text: &str, bytes: usize) -> String {
+    let digest = Sha256::digest(text);
+    let bytes = digest.iter().take(bytes);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -111,8 +162,13 @@ mod tests {
                 "it has 100 characters, more than 99".to_owned(),
             ),
         ] {
-            assert_eq!(fault_of_group_name(name), fault, "{name:?}");
+            assert_eq!(fault_of_group_name(name, ""), fault, "{name:?}");
         }
+        let long = fault_of_group_name(&"a".repeat(95), "acme.");
+        assert!(
+            long.contains("95 characters, with those of layer.namespace"),
+            "{long}"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::budget::MemoryBudget;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerError, SocketChannel, Target};
-use crate::channel_names::valid_group_name;
+use crate::channel_names::valid_in_namespace;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
@@ -227,7 +227,7 @@ impl Relay {
     /// Returns the name as a group name; `None` if the tenant's rule does not allow it.
     pub fn group_name(&self, name: &str) -> Option<GroupName> {
         let valid = match self.parts.group_names {
-            GroupNames::Channels => valid_group_name(name),
+            GroupNames::Channels => valid_in_namespace(name, self.parts.layer.namespace()),
             GroupNames::Any => !name.is_empty(),
         };
         valid.then(|| GroupName::from(name))

@@ -29,7 +29,8 @@ pub fn reads(tenant: &TenantId, jti: Option<&Jti>, user: &UserId) -> [KeyRead; 3
 
 /// Returns the read of whether any of a token's keys is there. For most tokens none is, and no further read is needed.
 pub fn any_read(tenant: &TenantId, jti: Option<&Jti>, user: &UserId) -> KeyRead {
-    let mut others = vec![redis_keys::deny_user(tenant, user)];
+    let mut others = Vec::with_capacity(2);
+    others.push(redis_keys::deny_user(tenant, user));
     others.extend(jti.map(|jti| redis_keys::deny_jti(tenant, jti)));
     KeyRead::any_presence(redis_keys::deny_all(tenant), others)
 }

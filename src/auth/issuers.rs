@@ -5,7 +5,7 @@
 
 use futures_util::future::join_all;
 
-use crate::config::{Faults, IssuerConfig, TokenConfig};
+use crate::config::{Fault, Faults, IssuerConfig, TokenConfig, Trust};
 use crate::error::StoreError;
 
 use super::jwks::Jwks;
@@ -35,6 +35,13 @@ impl TrustedKeys {
         let KeySource { ring, set } = KeySource::read(settings)?;
         let jwks = set.map(|(url, alg)| Jwks::new(url, alg)).transpose()?;
         Ok(Self { ring, jwks })
+    }
+
+    fn set_trust(&mut self, trust: &Trust) -> Result<(), Fault> {
+        if let Some(jwks) = &self.jwks {
+            self.jwks = Some(jwks.trusting(trust)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn has_algorithm(&self, name: &str) -> bool {
@@ -85,6 +92,13 @@ pub(crate) struct Issuers {
 }
 
 impl Issuers {
+    /// Sets the trust in the servers of all key sets.
+    pub(crate) fn set_trust(&mut self, trust: &Trust) -> Result<(), Fault> {
+        let listed = self.listed.iter_mut().map(|issuer| &mut issuer.keys);
+        let mut all = self.own.iter_mut().chain(listed);
+        all.try_for_each(|keys| keys.set_trust(trust))
+    }
+
     /// Reads the keys of a tenant. Fetches nothing.
     ///
     /// # Errors

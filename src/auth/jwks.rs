@@ -18,7 +18,8 @@ use crate::metrics;
 use super::algorithm::Alg;
 use super::key_set::{KeysByKid, read_set};
 use super::keys::VerifyKey;
-use crate::config::Fault;
+use crate::config::{Fault, Trust};
+use crate::stores::trust;
 
 /// Longest time of a fetch, from the request to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -195,7 +196,23 @@ impl Situation {
 impl Jwks {
     /// Makes the key set at `url`, for one algorithm. Fetches nothing yet.
     pub(crate) fn new(url: SetUrl, alg: Alg) -> Result<Self, Fault> {
-        let client = client(url.is_loopback)?;
+        Self::with_client(url, alg, &Trust::default())
+    }
+
+    /// Returns a key set that trusts the server of the URL as `trust` says. It has fetched nothing.
+    pub(crate) fn trusting(&self, trust: &Trust) -> Result<Self, Fault> {
+        let RemoteKeySet { url, alg, .. } = &*self.inner;
+        let url = SetUrl {
+            url: url.clone(),
+            endpoint: self.inner.endpoint.clone(),
+            is_loopback: url.host_str().is_some_and(is_loopback),
+            is_insecure: self.is_insecure,
+        };
+        Self::with_client(url, *alg, trust)
+    }
+
+    fn with_client(url: SetUrl, alg: Alg, trust: &Trust) -> Result<Self, Fault> {
+        let client = client(url.is_loopback, trust)?;
         Ok(Self {
             inner: Arc::new(RemoteKeySet {
                 url: url.url,
@@ -341,20 +358,13 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn client(is_loopback: bool) -> Result<reqwest::Client, Fault> {
+fn client(is_loopback: bool, trust: &Trust) -> Result<reqwest::Client, Fault> {
     let failed = |why: String| {
         Fault::new("jwk_url", "no HTTP client to ask it with", "TLS that works").advice(why)
     };
-    let mut roots = rustls::RootCertStore::empty();
-    if !is_loopback {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    // The authorities of the system name no loopback address, and reading them takes a while.
+    let tls = trust::client_config(trust, !is_loopback);
+    let tls = tls.map_err(|error| failed(error.to_string()))?;
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::clock::UnixTime;
-use crate::config::{Faults, IdType, TokenConfig};
+use crate::config::{Faults, IdType, TokenConfig, Trust};
 use crate::error::{Check, Refusal, StoreError};
 use crate::ids::{Jti, UserId};
 use crate::user_id::UserIdError;
@@ -98,6 +98,15 @@ impl TokenVerifier {
             issuers: Issuers::new(config)?,
             max_size: usize::try_from(config.max_size).unwrap_or(usize::MAX),
         })
+    }
+
+    /// Sets the trust in the server of `jwk_url`; without a call it is the default.
+    ///
+    /// # Errors
+    /// The fault of a client that cannot be made.
+    pub fn trusting(mut self, trust: &Trust) -> Result<Self, Faults> {
+        self.issuers.set_trust(trust)?;
+        Ok(self)
     }
 
     /// Verifies a token like simplejwt's authentication by access token, up to its user.

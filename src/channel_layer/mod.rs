@@ -116,6 +116,11 @@ pub trait ChannelLayer: Send + Sync {
     /// Returns the prefix of this replica's socket channel names; 32 hexadecimal digits follow it.
     fn channel_prefix(&self) -> &str;
 
+    /// Returns the beginning of every group's name on the wire; empty for none.
+    fn namespace(&self) -> &str {
+        ""
+    }
+
     /// Returns true if [`ChannelLayer::open_channel`] costs nothing outside this process, so that every socket may have
     /// its own channel.
     fn hears_every_socket(&self) -> bool {

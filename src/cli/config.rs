@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::config::{self, Config, ConfigErrors, ServerConfig, Warning, print_duration};
 use crate::consumer::{Echo, Registry};
-use crate::validation::LoadOptions;
+use crate::validation::{self, LoadOptions};
 
 /// Time after the window until sockets are cut that did not answer their close frame.
 const CUT_AFTER: Duration = Duration::from_secs(5);
@@ -86,6 +86,9 @@ fn check(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     if let Some(problem) = grace_problem(&loaded.config.server, arguments.grace) {
         return super::fail(&problem);
     }
+    if let Some((key, problem)) = validation::expired_authority(&loaded.config) {
+        return super::fail(&format!("{key}: {problem}"));
+    }
     if let Some(grace) = arguments.grace {
         super::print(&format!(
             "{}\n",
@@ -114,6 +117,9 @@ fn check_json(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
             if let Some(problem) = grace_problem(&loaded.config.server, arguments.grace) {
                 mistakes
                     .push(json!({ "place": "--grace", "key": "server.drain", "detail": problem }));
+            }
+            if let Some((key, problem)) = validation::expired_authority(&loaded.config) {
+                mistakes.push(json!({ "place": "", "key": key, "detail": problem }));
             }
             let goodbye = Goodbye::of(&loaded.config.server);
             json!({

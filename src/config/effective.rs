@@ -3,7 +3,9 @@
 //! Only this file decides which Redis, layer and denylist a tenant has. The builder of tenants, the check of a
 //! configuration, `doctor` and its ACL lines all use it. It neither parses nor connects anything.
 
-use super::{Config, DenylistConfig, LayerKind, Secret, TenantConfig};
+use super::{
+    Config, DenylistConfig, LayerKind, RedisConfig, Secret, TenantConfig, TlsConfig, Trust, Verify,
+};
 
 /// The effective settings of one tenant.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,25 @@ pub struct Effective<'c> {
     /// The Redis of cached users and control messages: the tenant's, else the deployment's. `None`: both stay in this
     /// process.
     pub redis: Option<&'c Secret>,
+    /// `[tls]`.
+    tls: &'c TlsConfig,
+    /// `[redis]`.
+    deployment: &'c RedisConfig,
+}
+
+/// The trust of one tenant in the servers of its links.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trusts {
+    /// In [`Effective::redis`].
+    pub redis: Trust,
+    /// In [`Effective::denylist_redis`].
+    pub denylist: Trust,
+    /// In [`Effective::layer_hosts`].
+    pub layer: Trust,
+    /// In the database of users.
+    pub database: Trust,
+    /// In the server of `jwk_url`.
+    pub key_set: Trust,
 }
 
 impl Config {
@@ -25,6 +46,23 @@ impl Config {
             tenant,
             denylist: &self.denylist,
             redis: own.or(self.redis.url.as_ref()),
+            tls: &self.tls,
+            deployment: &self.redis,
+        }
+    }
+
+    /// Returns the trust in the Redis of the deployment.
+    pub fn deployment_trust(&self) -> Trust {
+        self.redis.trust(&self.tls)
+    }
+}
+
+impl RedisConfig {
+    fn trust(&self, tls: &TlsConfig) -> Trust {
+        Trust {
+            everywhere: tls.ca.clone(),
+            own: self.ca.clone(),
+            verify: Some(self.verify).filter(|verify| *verify != Verify::Full),
         }
     }
 }
@@ -52,6 +90,37 @@ impl<'c> Effective<'c> {
         }
     }
 
+    /// Returns the trust in the tenant's servers. A tenant's `redis` table holds for its URL and for the `hosts` of its
+    /// layer, the deployment's for the rest.
+    pub fn trusts(&self) -> Trusts {
+        let own = self.tenant.redis.as_ref();
+        let deployment = self.deployment.trust(self.tls);
+        let table = |own: Option<&RedisConfig>| own.map(|own| own.trust(self.tls));
+        let with_url = own.filter(|own| own.url.is_some());
+        let redis = table(with_url).unwrap_or_else(|| deployment.clone());
+        let users = &self.tenant.users;
+        Trusts {
+            denylist: match &self.denylist.redis {
+                Some(_) => deployment.clone(),
+                None => redis.clone(),
+            },
+            layer: match self.tenant.layer.hosts.is_empty() {
+                true => redis.clone(),
+                false => table(own).unwrap_or(deployment),
+            },
+            redis,
+            database: Trust {
+                everywhere: self.tls.ca.clone(),
+                own: users.ca.clone(),
+                verify: users.verify,
+            },
+            key_set: Trust {
+                everywhere: self.tls.ca.clone(),
+                ..Trust::default()
+            },
+        }
+    }
+
     /// Returns the layer's kind: as configured, else `pubsub` if events have a Redis, else `memory`.
     pub fn layer_kind(&self) -> LayerKind {
         let has_redis = self.redis.is_some() || !self.tenant.layer.hosts.is_empty();
@@ -59,6 +128,14 @@ impl<'c> Effective<'c> {
             true => LayerKind::PubSub,
             false => LayerKind::Memory,
         })
+    }
+
+    /// Returns the beginning of every group's name on the wire. A memory layer has no wire, so it has none.
+    pub fn namespace(&self) -> &'c str {
+        match self.layer_kind() {
+            LayerKind::Memory => "",
+            LayerKind::PubSub | LayerKind::Core => &self.tenant.layer.namespace,
+        }
     }
 }
 
@@ -76,9 +153,19 @@ pub fn prefix_fault(prefix: &str) -> Option<&'static str> {
     }
 }
 
+/// Returns true if layers with these prefixes and namespaces can produce the same name on one Redis server. Namespaces keep
+/// tenants apart that have one prefix.
+pub fn names_meet(one: (&str, &str), other: (&str, &str)) -> bool {
+    let shares = one.0 == other.0 && prefix_fault(one.0).is_none();
+    match shares && !one.1.is_empty() && !other.1.is_empty() {
+        true => one.1.starts_with(other.1) || other.1.starts_with(one.1),
+        false => prefixes_meet(one.0, other.0),
+    }
+}
+
 /// Returns true if layers with these prefixes can produce the same name on one Redis server. The database number
 /// does not separate channels. Do not ask for `memory` layers, which share no server.
-pub fn prefixes_meet(one: &str, other: &str) -> bool {
+fn prefixes_meet(one: &str, other: &str) -> bool {
     let faulty = prefix_fault(one).is_some() || prefix_fault(other).is_some();
     faulty || one.starts_with(other) || other.starts_with(one)
 }
@@ -99,6 +186,7 @@ mod tests {
         let mut tenant = TenantConfig {
             redis: own.map(|url| RedisConfig {
                 url: Some(url.into()),
+                ..RedisConfig::default()
             }),
             ..TenantConfig::default()
         };
@@ -172,6 +260,24 @@ mod tests {
                 separate.map(str::to_owned),
                 "{deployment:?} {denylist:?}"
             );
+        }
+    }
+
+    #[test]
+    fn namespaces_keep_tenants_of_one_prefix_apart() {
+        for (one, other, meet) in [
+            (("a", "x."), ("a", "y."), false),
+            (("a", "x."), ("a", "x.y."), true),
+            (("a", "x."), ("a", "x."), true),
+            (("a", "x."), ("a", ""), true),
+            (("a", ""), ("a", ""), true),
+            // Another prefix is no namespace: `ab` begins with `a` whatever follows.
+            (("a", "x."), ("ab", "y."), true),
+            (("a", "x."), ("b", "x."), false),
+            (("", "x."), ("", "y."), true),
+        ] {
+            assert_eq!(names_meet(one, other), meet, "{one:?} {other:?}");
+            assert_eq!(names_meet(other, one), meet, "{other:?} {one:?}");
         }
     }
 

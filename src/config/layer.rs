@@ -21,6 +21,9 @@ table! {
         pub hosts: Vec<Secret> as List(SecretText) => Vec::new(),
         /// The beginning of its keys and channels.
         pub prefix: String as Prefix => "asgi".to_owned(),
+        /// The beginning of every group's name on the wire. It is no part of the names in routes, API and frames. Tenants may
+        /// share a Redis and a prefix if each has one, and none begins another: Django then sends to `acme.chat_lobby`.
+        pub namespace: String as Namespace => String::new(),
         /// The encoding of events.
         pub serializer_format: SerializerFormat as choice() => SerializerFormat::MsgPack,
         /// Fernet keys, or any text that Channels makes one of; the first encrypts, all decrypt.
@@ -76,6 +79,38 @@ impl Form for Prefix {
     fn print(&self, value: &String) -> Option<String> {
         Some(quote(value))
     }
+}
+
+/// The most bytes of a namespace, a schema of PostgreSQL and a period. The rest of the 99 that Channels allows is for names.
+const LONGEST_NAMESPACE: usize = 64;
+
+/// The beginning of a name of Channels; empty for none.
+struct Namespace;
+
+impl Form for Namespace {
+    type Value = String;
+
+    fn expected(&self) -> String {
+        format!(
+            "at most {LONGEST_NAMESPACE} ASCII letters, digits, hyphens, underscores and periods, without __group__"
+        )
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<String> {
+        match &node.value {
+            TomlValue::Text(text) if is_namespace(text) => Some(text.clone()),
+            _ => reader.wrong(node, self, ""),
+        }
+    }
+
+    fn print(&self, value: &String) -> Option<String> {
+        Some(quote(value))
+    }
+}
+
+fn is_namespace(text: &str) -> bool {
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    text.len() <= LONGEST_NAMESPACE && text.bytes().all(in_name) && !text.contains("__group__")
 }
 
 words! {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::TenantId;
 
 pub use claim::{ClaimRule, ClaimValue, ExpectedClaim};
-pub use effective::{Effective, prefix_fault, prefixes_meet};
+pub use effective::{Effective, Trusts, names_meet, prefix_fault};
 pub use environment::Environment;
 pub use fault::{Fault, Faults};
 pub use group::{GroupConfig, HistoryConfig, PresenceConfig};
@@ -24,6 +24,7 @@ pub use server::{
     LogFormat, MetricsConfig, OnOutage, PerAddress, QueueBound, RedisConfig, ServerConfig,
 };
 pub use tenant::{LimitsConfig, OnExcess, OnGap, RefusalMode, TenantConfig};
+pub use tls::{Authorities, TlsConfig, Trust, Verify};
 pub use token::{IssuerConfig, KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};
 pub use users::{IdType, PoolConfig, UsersConfig, UsersFrom};
@@ -59,6 +60,7 @@ mod secret;
 mod server;
 mod table;
 mod tenant;
+mod tls;
 mod token;
 mod units;
 mod users;
@@ -80,6 +82,8 @@ table! {
         pub admin: AdminConfig as nested() => AdminConfig::default(),
         /// The management API.
         pub api: ApiConfig as nested() => ApiConfig::default(),
+        /// The trust in the certificates of all servers: Redis, databases, key sets (`jwk_url`).
+        pub tls: TlsConfig as nested() => TlsConfig::default(),
         /// The Redis of the deployment.
         pub redis: RedisConfig as nested() => RedisConfig::default(),
         /// Tokens, users and tenants that are refused before their tokens expire.

@@ -77,38 +77,49 @@ impl Form for SecretText {
 
 /// Reads `{ file = "…" }` or `{ env = "…" }`.
 fn read_elsewhere(node: &Node, table: &Table, reader: &mut Reader<'_>) -> Option<Secret> {
-    let named = |key: &str| match table.get(key).map(|node| &node.value) {
-        Some(TomlValue::Text(text)) if table.len() == 1 => Some(text.as_str()),
-        _ => None,
-    };
-    let text = if let Some(file) = named("file") {
-        read_file(node, file, reader)?
-    } else if let Some(variable) = named("env") {
-        match reader.environment.get(variable) {
+    let text = match named(table) {
+        Some(("file", file)) => read_file(node, file, reader)?,
+        Some((_, variable)) => match reader.environment.get(variable) {
             Some(value) => value.to_owned(),
             None => {
                 let found = format!("the variable {variable}, which is not set or empty");
                 return reader.mistake(node, found, "a variable with the secret", "");
             }
+        },
+        None => {
+            let expected = SecretText.expected();
+            return reader.mistake(
+                node,
+                "another table",
+                expected,
+                "one key, and its value is text",
+            );
         }
-    } else {
-        let expected = SecretText.expected();
-        return reader.mistake(
-            node,
-            "another table",
-            expected,
-            "one key, and its value is text",
-        );
     };
     Some(Secret::new(text))
 }
 
-fn read_file(node: &Node, name: &str, reader: &mut Reader<'_>) -> Option<String> {
+/// Returns the key and the text of `{ file = "…" }` or `{ env = "…" }`; `None` for another table.
+pub(super) fn named(table: &Table) -> Option<(&'static str, &str)> {
+    let text = |key: &'static str| match table.get(key).map(|node| &node.value) {
+        Some(TomlValue::Text(text)) if table.len() == 1 => Some((key, text.as_str())),
+        _ => None,
+    };
+    text("file").or_else(|| text("env"))
+}
+
+/// Returns the path of a named file, relative to the file that names it, and notes it as a source of the configuration.
+pub(super) fn located(node: &Node, name: &str, reader: &mut Reader<'_>) -> PathBuf {
     let path = match reader.report.source(node.place) {
         Source::File(naming) => naming.parent().unwrap_or(Path::new("")).join(name),
         _ => PathBuf::from(name),
     };
     reader.secret_files.push(path.clone());
+    path
+}
+
+fn read_file(node: &Node, name: &str, reader: &mut Reader<'_>) -> Option<String> {
+    let path = located(node, name, reader);
     let shown = path.display();
     let unreadable = |error: &io::Error| format!("the file {shown}: {error}");
     let expected = "a file with the secret";

@@ -13,6 +13,7 @@ use super::form::{
 use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
 use super::table::{table, words};
+use super::tls::{Authorities, AuthorityPem, Verify};
 use super::units;
 
 table! {
@@ -183,6 +184,12 @@ table! {
     pub struct RedisConfig {
         /// `redis://` or `rediss://` with host, port and database, or `redis+sentinel://h:p,h:p/NAME/0`; a secret if it has a password.
         pub url: Option<Secret> as Optional(SecretText) => None,
+        /// Certificate authorities of this Redis, besides the system's and those of `[tls]`. Those of the deployment's Redis also
+        /// hold for `denylist.redis` and the `hosts` of layers.
+        pub ca: Vec<Authorities> as List(AuthorityPem) => Vec::new(),
+        /// The part of the server's certificate that is checked over `rediss://`: the chain and the name, the chain alone, or nothing,
+        /// so that any server may answer in its place and gets the password.
+        pub verify: Verify as choice() => Verify::Full,
     }
 }
 

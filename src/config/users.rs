@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::collection::{Optional, nested};
+use super::collection::{List, Optional, nested};
 use super::form::{ANY_SPAN, SECONDS, Text, choice, count};
 use super::secret::{Secret, SecretText};
 use super::table::{table, words};
+use super::tls::{Authorities, AuthorityPem, Verify};
 
 table! {
     /// The source of users, and the lifetime of cached records.
@@ -16,6 +17,12 @@ table! {
         pub source: UsersFrom as choice() => UsersFrom::Database,
         /// The database: `postgres://`, `mysql://` or `sqlite://`.
         pub database: Option<Secret> as Optional(SecretText) => None,
+        /// Certificate authorities of the database, besides the system's and those of `[tls]`. With them alone `verify` is `"full"`,
+        /// unless the URL has an `sslmode` that verifies.
+        pub ca: Vec<Authorities> as List(AuthorityPem) => Vec::new(),
+        /// The part of the server's certificate that is checked: the chain and the name, the chain alone, or nothing. Each encrypts.
+        /// Unset: as `sslmode` of the URL says, which checks nothing unless it is `verify-ca` or `verify-full`.
+        pub verify: Option<Verify> as Optional(choice()) => None,
         /// A table with the columns of Django's `auth_user`; `query` replaces it.
         pub table: String as Text => "auth_user".to_owned(),
         /// A statement with `:user_ids` (`… WHERE id IN (:user_ids)`) that returns at least `id` and `is_active`.

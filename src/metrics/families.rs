@@ -148,6 +148,8 @@ families! {
     CONFIG_RELOAD_SUCCESSFUL: Gauge = "lockgate_config_reload_successful", [];
     /// Unix time at which a configuration was last applied
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
+    /// Redis servers and databases whose certificates are not checked
+    UNCHECKED_SERVERS: Gauge = "lockgate_unchecked_servers", [];
     /// Panics: bugs of the gateway or of a program's consumers
     PANICS: Counter = "lockgate_panics_total", [];
     /// Delay of a timer of the runtime

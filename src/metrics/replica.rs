@@ -115,6 +115,11 @@ pub fn config_reload(successful: bool, now: f64) {
     }
 }
 
+/// Records the number of configured servers whose certificates are not checked (`verify = "none"`).
+pub fn unchecked_servers(count: usize) {
+    UNCHECKED_SERVERS.get().set(count as f64);
+}
+
 /// Records the time from a revocation in the API to its last confirmation by a replica.
 pub fn revocation_propagated(took: Duration) {
     REVOCATION_PROPAGATION.get().record(took.as_secs_f64());

@@ -190,7 +190,7 @@ impl Risk {
     fn text(&self) -> String {
         match self {
             Risk::TooOld(version) => format!(
-                "The denylist's Redis has version {version} and takes no revocation: SET with EXAT came with {}.{}; upgrade it",
+                "The denylist's Redis has version {version}, and the oldest that is supported is {}.{}; upgrade it",
                 OLDEST_VERSION.0, OLDEST_VERSION.1
             ),
             Risk::Evicts(policy) => format!(
@@ -407,17 +407,17 @@ mod tests {
         }
     }
 
-    /// Before: only `doctor` said it, and the first revocation was 503.
+    /// A Redis 5 takes revocations; an older one cannot run the scripts that raise a cut-off.
     #[test]
-    fn a_server_that_takes_no_revocation_is_at_risk() {
+    fn a_server_that_is_too_old_is_at_risk() {
         let version = |version: &str| Facts {
             version: Some(version.to_owned()),
             ..Facts::default()
         };
-        let risks = Risk::of(&version("5.0.7"));
+        let risks = Risk::of(&version("4.0.14"));
         let text = risks.first().expect("a risk").text();
-        assert!(text.contains("5.0.7") && text.contains("6.2"), "{text}");
-        for fine in [version("6.2.0"), version("8.0.1"), Facts::default()] {
+        assert!(text.contains("4.0.14") && text.contains("5.0"), "{text}");
+        for fine in [version("5.0.7"), version("8.0.1"), Facts::default()] {
             assert_eq!(Risk::of(&fine), [], "{fine:?}");
         }
     }

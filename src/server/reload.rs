@@ -18,7 +18,7 @@ use crate::fleet::Fleet;
 use crate::metrics;
 use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
-use crate::validation::Loaded;
+use crate::validation::{self, Loaded};
 
 /// Interval at which `watch` checks the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -116,6 +116,7 @@ impl Reloader {
         self.tenancy.serve(serving, &builder, &config);
         builder.forget_unused();
         drop(builder);
+        metrics::unchecked_servers(validation::unchecked(&config).len());
         self.api_keys.replace(&config);
         self.fleet.set_timeout(config.api.timeout);
         let sources = files.into_iter().chain(secret_files).collect();

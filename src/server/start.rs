@@ -23,6 +23,7 @@ use crate::channel_layer::Control;
 use crate::config::Config;
 use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
+use crate::metrics;
 use crate::replica::ReplicaLife;
 use crate::socket::client_address::AddressFinder;
 use crate::socket::half_open::HalfOpen;
@@ -35,6 +36,7 @@ use crate::stores::key_store::KeyStore;
 use crate::tasks;
 use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
+use crate::validation;
 
 /// The tasks whose end stops the process.
 pub(super) type Critical = JoinSet<anyhow::Result<Infallible>>;
@@ -93,9 +95,11 @@ impl ServerParts {
         let fleet = Fleet::new(registry.clone(), config.api.timeout);
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
         tenancy.serve(serving, &builder, &config);
+        metrics::unchecked_servers(validation::unchecked(&config).len());
         let api_keys = Arc::new(ApiKeys::new(&config));
         let deployment = config.redis.url.as_ref();
-        let deployment = deployment.map(|url| builder.deployment(url)).transpose()?;
+        let deployment = deployment.map(|url| builder.deployment(url, &config.deployment_trust()));
+        let deployment = deployment.transpose()?;
         if let Some((_, key_store)) = &deployment {
             registry.set_deployment(key_store.clone());
         }

@@ -3,6 +3,7 @@
 //!
 //! [`super::handshake`] writes the 101 afterwards.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use axum::http::request::Parts;
@@ -160,7 +161,10 @@ async fn register(
         of_tenant: tenant.scope.clone(),
         user,
         claims: PackedObject::new(token.map_or("{}", |token| &token.claims)),
-        client: admitted.client,
+        client: match admitted.client {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        },
         member: registration.member().clone(),
     };
     Ok((registration, scope))
@@ -221,7 +225,8 @@ fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupNam
         let filled = scope.fill(template, &admitted.params);
         let filled = filled.map_err(|error| unnameable(template, &error.to_string()))?;
         let name = tenant.relay.group_name(&filled);
-        name.ok_or_else(|| unnameable(template, &fault_of_group_name(&filled)))
+        let namespace = tenant.relay.layer().namespace();
+        name.ok_or_else(|| unnameable(template, &fault_of_group_name(&filled, namespace)))
     };
     route.groups.iter().map(name).collect()
 }

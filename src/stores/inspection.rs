@@ -20,8 +20,11 @@ use super::redis_role::{role_in, role_in_info};
 
 pub use super::redis_role::Role;
 
-/// The oldest version that works: `SET … EXAT`, which writes revocations, and ACL rules for channels came with it.
-pub const OLDEST_VERSION: (u32, u32) = (6, 2);
+/// The oldest version that is supported. Scripts that ask for the time and then write, and `ZPOPMIN`, came with it.
+pub const OLDEST_VERSION: (u32, u32) = (5, 0);
+
+/// The oldest version whose ACL rules know channels, so that back ends of tenants can be kept apart.
+pub const CHANNEL_RULES: (u32, u32) = (6, 2);
 
 /// The lifetime of a key that is written as a probe.
 const PROBE_TTL: Duration = Duration::from_secs(1);

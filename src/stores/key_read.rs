@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, RedisError, RedisResult, Value, from_redis_value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, from_redis_value};
 
 /// A key, and the form of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl KeyRead {
     }
 
     /// Returns the keys; one, but for a read of presence.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
+    pub fn keys(&self) -> impl Iterator<Item = &str> + Clone {
         std::iter::once(&self.key)
             .chain(&self.others)
             .map(String::as_str)
@@ -122,22 +122,40 @@ pub(super) fn commands(callers: &[CallerReads]) -> Pipeline {
     let mut pipe = Pipeline::with_capacity(count + callers.len());
     for run in runs(callers) {
         for read in run {
-            match read.form {
-                ValueForm::Presence => {
-                    pipe.cmd("EXISTS").arg(&read.key).arg(&read.others);
-                }
-                ValueForm::Text(limit) | ValueForm::Certain(limit) => {
-                    pipe.cmd("GETRANGE").arg(&read.key).arg(0).arg(limit);
-                }
-            }
+            pipe.add_command(match read.form {
+                ValueForm::Presence => exists(read.keys()),
+                ValueForm::Text(limit) | ValueForm::Certain(limit) => range(&read.key, limit),
+            });
         }
         if run[0].is_certain() {
-            let keys: Vec<&str> = run.iter().flat_map(KeyRead::keys).collect();
-            pipe.exists(keys);
+            pipe.add_command(exists(run.iter().flat_map(KeyRead::keys)));
         }
     }
     pipe.ignore_errors();
     pipe
+}
+
+// Each handshake sends three of these commands, so their memory is asked for once.
+
+fn exists<'k>(keys: impl Iterator<Item = &'k str> + Clone) -> Cmd {
+    const NAME: &str = "EXISTS";
+    let (count, bytes) = keys
+        .clone()
+        .fold((1, NAME.len()), |(n, sum), key| (n + 1, sum + key.len()));
+    let mut command = Cmd::with_capacity(count, bytes);
+    command.arg(NAME);
+    for key in keys {
+        command.arg(key);
+    }
+    command
+}
+
+fn range(key: &str, limit: usize) -> Cmd {
+    /// The command's name, the zero, and the digits of the largest limit.
+    const BESIDE_THE_KEY: usize = 8 + 1 + 20;
+    let mut command = Cmd::with_capacity(4, BESIDE_THE_KEY + key.len());
+    command.arg("GETRANGE").arg(key).arg(0).arg(limit);
+    command
 }
 
 /// Returns the value of each read of all callers, from the answers to [`commands`].

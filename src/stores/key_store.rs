@@ -16,7 +16,7 @@ local old = redis.pcall('GETRANGE', KEYS[1], 0, 64)
 if type(old) ~= 'string' or #old > 64 then old = '' end
 local now = string.match(old, '^-?%d+%.?%d*$') and tonumber(old)
 if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EXAT', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
 /// The most keys that one call of [`KeyStore::keep_newest`] removes.
@@ -153,7 +153,8 @@ impl KeyStore {
         match self {
             KeyStore::Redis(redis) => {
                 let mut command = redis::cmd("EVAL");
-                command.arg(RAISE).arg(1).arg(key).arg(text).arg(until);
+                let left = milliseconds_to(until);
+                command.arg(RAISE).arg(1).arg(key).arg(text).arg(left);
                 write(redis, "eval", &command, replicas).await
             }
             KeyStore::Memory(memory) => {
@@ -235,6 +236,12 @@ async fn write(
     Ok(())
 }
 
+/// Returns the milliseconds from now to a Unix second, at least 1. `EXAT` would need no clock, and Redis 6.2.
+fn milliseconds_to(second: u64) -> u64 {
+    let left = (second as f64 - UnixTime::now().0) * 1000.0;
+    left.ceil().max(1.0) as u64
+}
+
 impl Lifetime {
     fn add_to(self, command: &mut redis::Cmd) {
         match self {
@@ -242,7 +249,7 @@ impl Lifetime {
                 let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
                 command.arg("PX").arg(ttl);
             }
-            Lifetime::Until(second) => drop(command.arg("EXAT").arg(second)),
+            Lifetime::Until(second) => drop(command.arg("PX").arg(milliseconds_to(second))),
             Lifetime::Forever => {}
         }
     }
@@ -259,6 +266,28 @@ impl Lifetime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Before: `EXAT`, which a Redis before 6.2 refuses, so that every revocation was 503.
+    #[test]
+    fn a_lifetime_up_to_a_second_is_told_as_the_time_that_is_left() {
+        let left = |second: u64| {
+            let mut command = redis::cmd("SET");
+            Lifetime::Until(second).add_to(&mut command);
+            let words: Vec<String> = command
+                .args_iter()
+                .map(|word| match word {
+                    redis::Arg::Simple(word) => String::from_utf8_lossy(word).into_owned(),
+                    _ => String::new(),
+                })
+                .collect();
+            assert_eq!(words[1], "PX");
+            words[2].parse::<u64>().unwrap()
+        };
+        let now = UnixTime::now().0 as u64;
+        let (hour, past) = (left(now + 3600), left(now - 10));
+        assert!((3_590_000..=3_600_000).contains(&hour), "{hour}");
+        assert_eq!(past, 1);
+    }
 
     #[tokio::test]
     async fn memory_keeps_what_redis_would() {

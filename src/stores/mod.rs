@@ -15,5 +15,7 @@ mod redis_reads;
 mod redis_role;
 pub mod redis_round;
 pub mod redis_url;
+pub mod scripting;
 pub mod server_identity;
 pub mod standing;
+pub mod trust;

@@ -1,20 +1,21 @@
 //! The current address of a Redis server: that of its URL, or the master's address from Sentinels.
 //!
-//! It replaces a connection of redis-rs' `SentinelClient`, which does not follow a failover.
+//! It replaces redis-rs' `SentinelClient`, whose connection does not follow a failover, and which checks the name in a
+//! certificate or nothing of it.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
-    RedisError, RedisResult, TlsMode,
+    RedisError, RedisResult,
 };
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
-use super::redis_url::{RedisUrl, Sentinels, node_address};
+use super::redis_role::RoleQuestion;
+use super::redis_url::{RedisUrl, Sentinels};
 
 /// The time after which the kernel gives up on unacknowledged bytes. It detects a partition; a busy server still
 /// acknowledges them.
@@ -70,15 +71,11 @@ impl ServerRoute {
             Self::Fixed(client) => return Ok((**client).clone()),
             Self::Sentinel(url) => url,
         };
-        let ask = async |sentinels, node| {
-            let master = asker(url, sentinels, node)?.async_get_client().await?;
-            client(master.get_connection_info().clone())
-        };
         let Some(sentinels) = url.sentinels() else {
             return Err(late());
         };
         let mut asked: FuturesUnordered<_> = { sentinels.nodes.iter() }
-            .map(|node| ask(sentinels, node))
+            .map(|node| named_master(url, sentinels, node))
             .collect();
         let mut votes: Vec<(Client, usize)> = Vec::new();
         let (mut until, mut failure) = (Instant::now() + ASK_LIMIT, None);
@@ -119,12 +116,13 @@ impl ServerRoute {
         let ask = async {
             let (mut connection, questions) = match kept {
                 Some((connection, left)) => (connection, left),
-                None => (sentinel(url, sentinels).await?, QUESTIONS),
+                None => {
+                    let node = sentinels.nodes.choose(&mut rand::rng());
+                    let node = node.ok_or_else(late)?;
+                    (sentinel(url, sentinels, node).await?, QUESTIONS)
+                }
             };
-            let mut command = redis::cmd("SENTINEL");
-            let command = command.arg("GET-MASTER-ADDR-BY-NAME");
-            let command = command.arg(&sentinels.master);
-            let answer = command.query_async(&mut connection).await?;
+            let answer = master_address(&mut connection, sentinels).await?;
             Ok((answer, connection, questions - 1))
         };
         let asked = timeout(ASK_LIMIT, ask).await;
@@ -145,10 +143,12 @@ fn late() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-/// Connects to one random Sentinel.
-async fn sentinel(url: &RedisUrl, sentinels: &Sentinels) -> RedisResult<MultiplexedConnection> {
-    let node = sentinels.nodes.choose(&mut rand::rng());
-    let (host, port) = node.ok_or_else(late)?;
+/// Connects to one Sentinel.
+async fn sentinel(
+    url: &RedisUrl,
+    sentinels: &Sentinels,
+    (host, port): &(String, u16),
+) -> RedisResult<MultiplexedConnection> {
     let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
     if let Some(username) = &sentinels.login.username {
         login = login.set_username(username);
@@ -156,7 +156,7 @@ async fn sentinel(url: &RedisUrl, sentinels: &Sentinels) -> RedisResult<Multiple
     if let Some(password) = &sentinels.login.password {
         login = login.set_password(password.expose());
     }
-    let info = node_address(host, *port, url.tls()).into_connection_info()?;
+    let info = url.node_address(host, *port)?.into_connection_info()?;
     let client = client(info.set_redis_settings(login))?;
     client.get_multiplexed_async_connection().await
 }
@@ -182,34 +182,35 @@ pub(super) fn address(client: &Client) -> Option<(&str, u16)> {
     }
 }
 
-/// Makes the client that asks one Sentinel for the master.
-fn asker(
+/// Asks one Sentinel for the master, and that server for its role. A login that may not ask for the role is believed.
+async fn named_master(
     url: &RedisUrl,
     sentinels: &Sentinels,
-    (host, port): &(String, u16),
-) -> RedisResult<SentinelClient> {
-    let node = node_address(host, *port, url.tls());
-    let mut builder =
-        SentinelClientBuilder::new([node], &sentinels.master, SentinelServerType::Master)?
-            .set_client_to_sentinel_tcp_settings(tcp())
-            .set_client_to_redis_tcp_settings(tcp())
-            .set_client_to_redis_db(url.db());
-    if url.tls() {
-        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
-    }
-    if let Some(username) = &sentinels.login.username {
-        builder = builder.set_client_to_sentinel_username(username);
-    }
-    if let Some(password) = &sentinels.login.password {
-        builder = builder.set_client_to_sentinel_password(password.expose());
-    }
-    if let Some(username) = url.username() {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = url.password() {
-        builder = builder.set_client_to_redis_password(password.expose());
-    }
-    builder.build()
+    node: &(String, u16),
+) -> RedisResult<Client> {
+    let mut connection = sentinel(url, sentinels, node).await?;
+    let (host, port) = master_address(&mut connection, sentinels).await?;
+    let master = client(url.connection_info(&host, port)?)?;
+    let mut connection = master.get_multiplexed_async_connection().await?;
+    let mut role = RoleQuestion::default();
+    role.demand_master(&mut connection).await?;
+    Ok(master)
+}
+
+/// Asks a Sentinel for the address of the master. One that does not know the name is an error.
+async fn master_address(
+    connection: &mut MultiplexedConnection,
+    sentinels: &Sentinels,
+) -> RedisResult<(String, u16)> {
+    let mut command = redis::cmd("SENTINEL");
+    let command = command.arg("GET-MASTER-ADDR-BY-NAME");
+    let known: Option<(String, u16)> = { command.arg(&sentinels.master) }
+        .query_async(connection)
+        .await?;
+    known.ok_or_else(|| {
+        let text = format!("the Sentinel knows no master {:?}", sentinels.master);
+        std::io::Error::other(text).into()
+    })
 }
 
 /// Returns a client with the socket options of every link.

@@ -94,7 +94,7 @@ pub(super) fn is_replica() -> RedisError {
 }
 
 /// Returns true if the server refuses a command for lack of permission, or does not know it.
-fn is_refusal(error: &RedisError) -> bool {
+pub(super) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOPERM" | "ERR"))
 }
 

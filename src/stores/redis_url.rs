@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, TlsCertificates};
 
-use crate::config::Secret;
+use crate::config::{Secret, Trust, Verify};
+
+use super::trust;
 
 pub use parse::RedisUrlError;
 
@@ -24,6 +26,7 @@ pub struct RedisUrl {
     tls: bool,
     login: Login,
     db: i64,
+    trust: Trust,
 }
 
 /// The user and the password for a server.
@@ -51,6 +54,21 @@ pub(super) struct Sentinels {
 }
 
 impl RedisUrl {
+    /// Sets the trust in the certificate of the server, and of Sentinels. A parsed URL has the default trust.
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self { trust, ..self }
+    }
+
+    /// Returns the trust in the certificate of the server.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Returns true if the link is encrypted and the certificate of the server is not checked.
+    pub fn is_unchecked(&self) -> bool {
+        self.tls && self.trust.verify == Some(Verify::Nothing)
+    }
+
     /// Returns host and port; `None` if Sentinels are asked for them.
     pub fn address(&self) -> Option<(&str, u16)> {
         match &self.server {
@@ -105,9 +123,11 @@ impl RedisUrl {
         }
     }
 
-    /// Returns true if both lead to the same server with the same login; the database number does not count.
+    /// Returns true if both lead to the same server with the same login and trust; the database number does not count.
     pub fn same_login(&self, other: &RedisUrl) -> bool {
-        (&self.server, self.tls, &self.login) == (&other.server, other.tls, &other.login)
+        let same_trust = !self.tls || self.trust == other.trust;
+        same_trust
+            && (&self.server, self.tls, &self.login) == (&other.server, other.tls, &other.login)
     }
 
     /// Returns the settings for a connection to the server at this address.
@@ -123,22 +143,35 @@ impl RedisUrl {
         if let Some(password) = &self.login.password {
             settings = settings.set_password(password.expose());
         }
-        let info = node_address(host, port, self.tls).into_connection_info()?;
+        let info = self.node_address(host, port)?.into_connection_info()?;
         Ok(info.set_redis_settings(settings))
     }
-}
 
-/// Converts host and port for the redis crate.
-pub(super) fn node_address(host: &str, port: u16, tls: bool) -> ConnectionAddr {
-    if tls {
-        ConnectionAddr::TcpTls {
+    /// Converts host and port of the server, or of a Sentinel, for the redis crate.
+    pub(super) fn node_address(&self, host: &str, port: u16) -> redis::RedisResult<ConnectionAddr> {
+        if !self.tls {
+            return Ok(ConnectionAddr::Tcp(host.to_owned(), port));
+        }
+        let verify = self.trust.verify.unwrap_or_default();
+        let insecure = verify == Verify::Nothing;
+        let plain = ConnectionAddr::TcpTls {
             host: host.to_owned(),
             port,
-            insecure: false,
+            insecure,
             tls_params: None,
+        };
+        if insecure || self.trust == Trust::default() {
+            return Ok(plain);
         }
-    } else {
-        ConnectionAddr::Tcp(host.to_owned(), port)
+        // The crate makes its TLS parameters only of a whole client.
+        let certificates = TlsCertificates {
+            client_tls: None,
+            root_cert: Some(trust::pem(&self.trust)),
+        };
+        let client = Client::build_with_tls(plain.into_connection_info()?, certificates)?;
+        let mut address = client.get_connection_info().addr().clone();
+        address.set_danger_accept_invalid_hostnames(verify == Verify::Chain);
+        Ok(address)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::life::Stage;
 use super::neighbours::Stand;
-use super::{Tenant, Tenants};
+use super::{Tenant, Tenants, scripts};
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 use crate::users::{UsersProblem, missing_fields};
@@ -37,16 +37,19 @@ enum Obstacle {
 /// number of concurrent checks needs no limit: commands to one Redis share a link, and statements wait for their pool.
 pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
     let (mut told, mut retry) = (Vec::new(), RETRY);
-    let mut is_compared = false;
+    let (mut routes, mut is_compared) = (Vec::new(), false);
     loop {
         match look_at(&tenant, &tenants).await {
             Ok(fields) => {
                 tenant.looked(Ok(()));
                 // A route that fails is looked at until it is mended. The others are read once, since there may be a thousand.
-                if !is_compared || !tenant.remarks().is_empty() {
-                    tenant.remark(faults_of_routes(&tenant, fields.as_deref()).await);
+                if !is_compared || !routes.is_empty() {
+                    routes = faults_of_routes(&tenant, fields.as_deref()).await;
                     is_compared = true;
                 }
+                let mut remarks = scripts::faults(&tenant).await;
+                remarks.extend(routes.iter().cloned());
+                tenant.remark(remarks);
             }
             Err(Obstacle::Degraded(why)) => tenant.looked(Err(why)),
             // An outage after the start is no obstacle: handshakes meet it themselves, and cached users are still served.
@@ -113,6 +116,9 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
         )),
         _ => Obstacle::NotReached(error.to_string()),
     })?;
+    if let Some(why) = scripts::obstacle(tenant).await {
+        return Err(Obstacle::Degraded(why));
+    }
     let layer = tenant.relay.layer();
     if !layer.ready().await {
         return Err(Obstacle::NotReached(
@@ -143,6 +149,7 @@ pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), St
     }
     let stand = Stand {
         prefix: tenant.config.layer.prefix.clone(),
+        namespace: tenant.config.layer.namespace.clone(),
         servers,
     };
     let mut own = Ok(());

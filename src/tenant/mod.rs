@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::admission::Authenticator;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{Secret, TenantConfig};
+use crate::config::{Secret, TenantConfig, Trusts};
 use crate::consumer::{RouteConsumer, TenantScope};
 use crate::error::Refusal;
 use crate::fleet::message::Op;
@@ -41,6 +41,7 @@ pub mod life;
 mod look;
 pub mod neighbours;
 mod obey;
+pub mod scripts;
 mod sockets;
 mod suspension;
 mod tenancy;
@@ -59,6 +60,8 @@ pub struct Tenant {
     pub config: Arc<TenantConfig>,
     /// The Redis of its cached users, events and control messages. `None`: the memory of this process.
     pub redis: Option<Secret>,
+    /// The trust in the certificates of its servers.
+    pub trusts: Trusts,
     /// The routes by path, and the other parts that all its sockets share.
     pub scope: Arc<TenantScope>,
     /// The parts of each route, by the route's index.
@@ -156,7 +159,7 @@ impl Tenant {
     fn remark(&self, remarks: Vec<String>) {
         let mut before = self.remarks.lock();
         for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
-            tracing::warn!(tenant.id = %self.id, error = remark, "A route cannot work as configured");
+            tracing::warn!(tenant.id = %self.id, error = remark, "The tenant is served, and something does not work as configured");
         }
         *before = remarks;
     }

@@ -9,17 +9,25 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::config::prefixes_meet;
+use crate::config::names_meet;
 use crate::ids::TenantId;
 use crate::stores::server_identity::ServerIdentity;
 
-/// The prefix and the servers of a tenant's layer.
+/// The names and the servers of a tenant's layer.
 #[derive(Clone, Debug)]
 pub struct Stand {
     /// `layer.prefix`
     pub prefix: String,
+    /// `layer.namespace`
+    pub namespace: String,
     /// The servers of its hosts.
     pub servers: Vec<Arc<ServerIdentity>>,
+}
+
+impl Stand {
+    fn names(&self) -> (&str, &str) {
+        (&self.prefix, &self.namespace)
+    }
 }
 
 /// The tenants whose servers are known.
@@ -63,7 +71,8 @@ fn obstacle(id: &TenantId, stands: &BTreeMap<TenantId, Stand>) -> Option<String>
         let (theirs, ours) = shared_server(stand, own)?;
         Some(format!(
             "its events could meet those of tenant {first}: {ours} and {theirs} are one Redis server, and the prefixes \
-             {:?} and {:?} do not keep their names apart; give it another layer.prefix, the same in CHANNEL_LAYERS",
+             {:?} and {:?} do not keep their names apart; give it another layer.prefix, the same in CHANNEL_LAYERS, \
+             or both a layer.namespace",
             own.prefix, stand.prefix
         ))
     })
@@ -71,7 +80,7 @@ fn obstacle(id: &TenantId, stands: &BTreeMap<TenantId, Stand>) -> Option<String>
 
 /// Returns the endpoints under which both know the server where their names could meet.
 fn shared_server<'s>(one: &'s Stand, other: &'s Stand) -> Option<(&'s str, &'s str)> {
-    if !prefixes_meet(&one.prefix, &other.prefix) {
+    if !names_meet(one.names(), other.names()) {
         return None;
     }
     let mut pairs = one

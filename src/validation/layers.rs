@@ -3,18 +3,22 @@
 use std::collections::BTreeSet;
 
 use crate::channel_layer::core::Capacities;
-use crate::config::{Config, Effective, GroupNames, LayerKind, prefix_fault, prefixes_meet};
+use crate::config::{Config, Effective, GroupNames, LayerKind, names_meet, prefix_fault};
 use crate::ids::TenantId;
 use crate::stores::redis_url::RedisUrl;
 
-use super::{Checker, Shared, deployment, workers};
+use super::{Checker, Shared, SharedLayer, deployment, workers};
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     let mut shared = Shared::new();
     for (id, tenant) in &config.tenants {
         let effective = config.effective(tenant);
         check_layer(id, &effective, checker);
-        if effective.layer_kind() == LayerKind::Memory {
+        // A name that could not be read is empty here, and would seem to meet those of others.
+        let named = ["prefix", "namespace"];
+        let named = named.map(|name| format!("tenants.{id}.layer.{name}"));
+        let is_wrong = named.iter().any(|key| checker.is_wrong(key));
+        if is_wrong || effective.layer_kind() == LayerKind::Memory {
             continue;
         }
         for url in effective.layer_hosts() {
@@ -22,8 +26,9 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             let endpoints = RedisUrl::parse(url).map(|url| url.endpoints());
             for endpoint in endpoints.unwrap_or_default() {
                 let endpoint = endpoint.to_ascii_lowercase();
-                let prefix = tenant.layer.prefix.as_str();
-                shared.entry(endpoint).or_default().insert((prefix, id));
+                let layer = &tenant.layer;
+                let names = (layer.prefix.as_str(), layer.namespace.as_str());
+                shared.entry(endpoint).or_default().insert((names, id));
             }
         }
     }
@@ -65,6 +70,10 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
     for (index, host) in layer.hosts.iter().enumerate() {
         deployment::redis(&at(&format!("hosts[{index}]")), Some(host), checker);
     }
+    if effective.layer_kind() == LayerKind::Memory && !layer.namespace.is_empty() {
+        let text = "a memory layer has no names that others see, so the namespace does nothing";
+        checker.warn(&at("namespace"), text);
+    }
     if layer.group_names == GroupNames::Any && effective.layer_kind() != LayerKind::PubSub {
         let expected = "\"channels\", or a pubsub layer";
         checker.mistake(
@@ -83,37 +92,65 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
     }
 }
 
-/// Reports prefixes that do not separate tenants on one Redis. The database number does not separate pub/sub.
+/// Reports names that do not separate tenants on one Redis. The database number does not separate pub/sub.
 fn check_prefixes<'c>(
     endpoint: &str,
-    tenants: &BTreeSet<(&'c str, &'c TenantId)>,
+    tenants: &BTreeSet<SharedLayer<'c>>,
     told: &mut BTreeSet<&'c TenantId>,
     checker: &mut Checker<'_>,
 ) {
-    for (prefix, id) in tenants {
+    for ((prefix, _), id) in tenants {
         let Some(found) = prefix_fault(prefix) else {
             continue;
         };
         if told.insert(id) {
-            report(id, found.to_owned(), endpoint, checker);
+            report(id, "prefix", found.to_owned(), endpoint, checker);
         }
     }
-    // In sorted order, names that begin with a prefix directly follow it.
-    for ((short, first), (long, second)) in tenants.iter().zip(tenants.iter().skip(1)) {
-        if prefix_fault(short).is_none() && prefixes_meet(short, long) && told.insert(second) {
-            let place = checker.place_of(&format!("tenants.{first}.layer.prefix"));
-            let found =
-                format!("{long:?}, which begins with {short:?} of tenant {first}, at {place}");
-            report(second, found, endpoint, checker);
+    // In sorted order, names that begin with others directly follow them.
+    let mut before: Option<&SharedLayer<'c>> = None;
+    for layer in { tenants.iter() }.filter(|((prefix, _), _)| prefix_fault(prefix).is_none()) {
+        match before {
+            Some((names, first)) if names_meet(*names, layer.0) => {
+                if told.insert(layer.1) {
+                    meeting((*names, first), *layer, endpoint, checker);
+                }
+            }
+            _ => before = Some(layer),
         }
     }
 }
 
-fn report(id: &TenantId, found: String, endpoint: &str, checker: &mut Checker<'_>) {
-    let expected = format!("a prefix that keeps it apart from other tenants on {endpoint}");
-    let advice = format!("for example prefix = \"{id}\", the same in CHANNEL_LAYERS");
+/// Reports the second of two layers whose names meet.
+fn meeting(
+    (names, first): SharedLayer<'_>,
+    (own, second): SharedLayer<'_>,
+    endpoint: &str,
+    checker: &mut Checker<'_>,
+) {
+    let both = !names.1.is_empty() && !own.1.is_empty();
+    let (key, long, short) = match names.0 == own.0 && both {
+        true => ("namespace", own.1, names.1),
+        false => ("prefix", own.0, names.0),
+    };
+    let place = checker.place_of(&format!("tenants.{first}.layer.{key}"));
+    let found = format!("{long:?}, which begins with {short:?} of tenant {first}, at {place}");
+    report(second, key, found, endpoint, checker);
+}
+
+fn report(id: &TenantId, key: &str, found: String, endpoint: &str, checker: &mut Checker<'_>) {
+    let expected = format!("a {key} that keeps it apart from other tenants on {endpoint}");
+    let advice = match key {
+        "namespace" => format!(
+            "for example namespace = \"{id}.\", which begins the groups that Django sends to"
+        ),
+        _ => format!(
+            "for example prefix = \"{id}\", the same in CHANNEL_LAYERS; tenants of one project keep the prefix and \
+             have each a namespace"
+        ),
+    };
     checker.mistake(
-        &format!("tenants.{id}.layer.prefix"),
+        &format!("tenants.{id}.layer.{key}"),
         found,
         expected,
         advice,

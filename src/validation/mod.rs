@@ -17,11 +17,15 @@ mod claims;
 mod deployment;
 mod issuers;
 mod layers;
+mod namespaces;
 mod routes;
 mod tenants;
+mod tls;
 mod token;
 mod user_fields;
 mod workers;
+
+pub use tls::{authorities, expired, expired_authority, unchecked};
 
 /// The inputs of reading a configuration, beside the file.
 #[derive(Clone)]
@@ -41,8 +45,11 @@ impl Default for LoadOptions {
     }
 }
 
-/// The prefixes and tenants at each endpoint.
-type Shared<'c> = BTreeMap<String, BTreeSet<(&'c str, &'c TenantId)>>;
+/// The layers at each endpoint.
+type Shared<'c> = BTreeMap<String, BTreeSet<SharedLayer<'c>>>;
+
+/// The prefix and the namespace of a tenant's layer, and the tenant.
+type SharedLayer<'c> = ((&'c str, &'c str), &'c TenantId);
 
 /// A configuration that can be served.
 #[derive(Clone, Debug)]
@@ -91,8 +98,10 @@ impl Config {
 
 fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     deployment::check(config, checker);
+    tls::check(config, checker);
     tenants::check(config, checker);
     layers::check(config, checker);
+    namespaces::check(config, checker);
     for (id, tenant) in &config.tenants {
         token::check(id, tenant, checker);
         routes::check(id, tenant, consumers, checker);
@@ -117,10 +126,15 @@ impl Checker<'_> {
         expected: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        if !self.report.touches(key, self.reading_mistakes) {
+        if !self.is_wrong(key) {
             let place = self.places.of(key);
             self.report.mistake(place, key, found, expected, advice);
         }
+    }
+
+    /// Returns true if reading found a mistake at, below or above the key, which then has its default.
+    fn is_wrong(&self, key: &str) -> bool {
+        self.report.touches(key, self.reading_mistakes)
     }
 
     /// Records the fault of a constructor at the table or value `key`.

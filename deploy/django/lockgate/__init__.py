@@ -31,7 +31,7 @@ logger = logging.getLogger("lockgate")
 # A duration is a number of seconds or a timedelta.
 DEFAULTS = {
     # The name in [tenants.NAME]; or a function that returns it, where each schema of the project is a tenant:
-    # lambda: connection.schema_name
+    # lambda: connection.schema_name. It returns None for a schema that is none.
     "TENANT": None,
     # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
     "REDIS_URL": None,
@@ -66,8 +66,10 @@ class NotRevoked(Exception):
     """Redis did not confirm a revocation, so it may not have happened. Tell the caller."""
 
 
-def revoke_token(token):
+def revoke_token(token, *, tenant=None):
     """Denies one access token and closes its sockets. `token` is the encoded text or simplejwt's object (`request.auth`).
+
+    `tenant` here and below: the name in [tenants.NAME]; None: that of LOCKGATE["TENANT"].
 
     An encoded token must have a valid signature; otherwise simplejwt's TokenError is raised. From simplejwt 5.4 on it may
     be expired. ValueError is raised for a refresh token, which cannot open a socket (blacklist it), and for a token
@@ -79,10 +81,10 @@ def revoke_token(token):
         until = now + conf["KEEP"]
     else:
         until = max(exp + conf["LEEWAY"], now) + MARGIN
-    _deny(f"jti:{jti}", _put, ("1", math.ceil(until)), {"jti": jti})
+    _deny(tenant, f"jti:{jti}", _put, ("1", math.ceil(until)), {"jti": jti})
 
 
-def revoke_user(user, issued_before=None):
+def revoke_user(user, issued_before=None, *, tenant=None):
     """Denies all tokens of a user that were issued at or before `issued_before`, and closes their sockets.
 
     `issued_before` is Unix seconds or an aware datetime, and its whole second is included; the default is now. An earlier
@@ -98,10 +100,10 @@ def revoke_user(user, issued_before=None):
         raise ValueError("issued_before is more than a day ahead: it takes seconds, not milliseconds")
     user_id = user_text(user)
     until = math.ceil(now + config()["KEEP"])
-    _deny(f"user:{user_id}", _raise, (cut_off, until), {"user_id": user_id, "issued_before": cut_off})
+    _deny(tenant, f"user:{user_id}", _raise, (cut_off, until), {"user_id": user_id, "issued_before": cut_off})
 
 
-def invalidate(user):
+def invalidate(user, *, tenant=None):
     """Makes the gateway read a user again. The sockets of a user who is inactive or deleted are closed at once.
 
     If Redis does not answer, the error is logged and not raised, because the gateway reads its users again every
@@ -110,23 +112,23 @@ def invalidate(user):
     conf, user_id = config(), user_text(user)
     try:
         server = connect("REDIS_URL")
-        server.set(_key(f"usergen:{user_id}"), secrets.token_hex(8), ex=math.ceil(2 * conf["STALE_TTL"]))
-        _announce("invalidate", {"user_id": user_id})
+        server.set(_key(tenant, f"usergen:{user_id}"), secrets.token_hex(8), ex=math.ceil(2 * conf["STALE_TTL"]))
+        _announce(tenant, "invalidate", {"user_id": user_id})
     except (redis.RedisError, OSError) as error:
         logger.error("Could not tell Lockgate of a changed user: %s", error)
 
 
-def group_add(user, group):
+def group_add(user, group, *, tenant=None):
     """Puts all open sockets of a user into a group, on every replica. Returns the number of connections that heard of it.
 
     A socket that opens later is in the groups of its route alone. Raises redis.RedisError if Redis does not answer.
     """
-    return _announce("group_add", {"user_id": user_text(user), "group": group})
+    return _announce(tenant, "group_add", {"user_id": user_text(user), "group": group})
 
 
-def group_discard(user, group):
+def group_discard(user, group, *, tenant=None):
     """Takes all open sockets of a user out of a group, as `group_add` puts them in."""
-    return _announce("group_discard", {"user_id": user_text(user), "group": group})
+    return _announce(tenant, "group_discard", {"user_id": user_text(user), "group": group})
 
 
 def user_text(user):
@@ -194,14 +196,20 @@ def _checked_tenant(name):
     return name
 
 
-def _key(rest):
+def current_tenant():
+    """Returns the name that LOCKGATE["TENANT"] has now; None if its function says that this schema is no tenant."""
     tenant = config()["TENANT"]
-    return f"lockgate:{_checked_tenant(tenant()) if callable(tenant) else tenant}:{rest}"
+    name = tenant() if callable(tenant) else tenant
+    return None if name is None else _checked_tenant(name)
 
 
-def _deny(name, write, value, announced):
+def _key(tenant, rest):
+    return f"lockgate:{_checked_tenant(current_tenant() if tenant is None else tenant)}:{rest}"
+
+
+def _deny(tenant, name, write, value, announced):
     """Stores a revocation first, so that it holds for new sockets, and then announces it."""
-    conf, key = config(), _key(f"deny:{name}")
+    conf, key = config(), _key(tenant, f"deny:{name}")
     try:
         store = connect("DENYLIST_URL" if conf["DENYLIST_URL"] else "REDIS_URL")
         try:
@@ -209,7 +217,7 @@ def _deny(name, write, value, announced):
         except redis.ConnectionError:
             # The connection had died while idle. A second write changes nothing more.
             _store(store, write, key, value)
-        _announce("revoke", announced)
+        _announce(tenant, "revoke", announced)
     except (redis.RedisError, OSError) as error:
         raise NotRevoked("Redis did not confirm the revocation") from error
 
@@ -238,7 +246,12 @@ def _store(store, write, key, value):
 
 
 def _put(ask, key, value, until):
-    ask("SET", key, value, "EXAT", until)
+    ask("SET", key, value, "PX", _left(until))
+
+
+def _left(until):
+    """Returns the milliseconds to a Unix second. EXAT would need Redis 6.2."""
+    return max(1, int((until - time.time()) * 1000) + 1)
 
 
 def _raise(ask, key, cut_off, until):
@@ -255,7 +268,7 @@ def _raise(ask, key, cut_off, until):
             ask("UNWATCH")
             return
         ask("MULTI")
-        ask("SET", key, cut_off, "EXAT", until)
+        ask("SET", key, cut_off, "PX", _left(until))
         if ask("EXEC") is not None:
             return
     raise NotRevoked("other clients wrote the same cut-off all the time")
@@ -274,9 +287,9 @@ def _cut_off(ask, key):
     return float(text) if is_number else None
 
 
-def _announce(op, members):
+def _announce(tenant, op, members):
     message = json.dumps({"v": 1, "op": op, **members}, separators=(",", ":"))
-    return connect("REDIS_URL").publish(_key("control"), message)
+    return connect("REDIS_URL").publish(_key(tenant, "control"), message)
 
 
 def _read(token):

@@ -47,13 +47,13 @@ def forget_settings(setting, **kwargs):
 
 
 def session_ended(user, **kwargs):
-    if user is None or not lockgate.config()["REVOKE_ON_LOGOUT"]:
+    if user is None or not lockgate.config()["REVOKE_ON_LOGOUT"] or lockgate.current_tenant() is None:
         return
     try:
         lockgate.revoke_user(user)
     except lockgate.NotRevoked:
         # Not raised, because Django ends the session only after this signal.
-            lockgate.logger.exception("The sockets of a user who logged out may still be open")
+        lockgate.logger.exception("The sockets of a user who logged out may still be open")
 
 
 def compare_password(instance, raw, using, update_fields, **kwargs):
@@ -80,7 +80,7 @@ def user_saved(instance, using, update_fields, **kwargs):
         invalidate_on_commit(instance, using)
     # Last, because it may raise. The cut-off is the time of the commit, after which the old password is not accepted.
     if getattr(instance, CHANGED, False):
-        transaction.on_commit(partial(lockgate.revoke_user, lockgate.user_text(instance)), using=using)
+        on_commit(lockgate.revoke_user, instance, using)
 
 
 def user_deleted(instance, using, **kwargs):
@@ -90,5 +90,13 @@ def user_deleted(instance, using, **kwargs):
 
 def invalidate_on_commit(user, using):
     if lockgate.config()["INVALIDATE_ON_SAVE"]:
-        # The id is read now, because a deleted instance loses its key.
-        transaction.on_commit(partial(lockgate.invalidate, lockgate.user_text(user)), using=using)
+        on_commit(lockgate.invalidate, user, using)
+
+
+def on_commit(call, user, using):
+    """Calls one of the app's functions for a user when the transaction is committed."""
+    # The id is read now, because a deleted instance loses its key, and the tenant, because the transaction may outlast the
+    # schema in which the user is saved.
+    tenant = lockgate.current_tenant()
+    if tenant is not None:
+        transaction.on_commit(partial(call, lockgate.user_text(user), tenant=tenant), using=using)

@@ -8,8 +8,10 @@
     }
 
 `CONFIG` takes what `channels_redis.pubsub.RedisPubSubChannelLayer` takes, and `tenant`, the name in [tenants.NAME]; without
-it LOCKGATE["TENANT"] counts. Which groups have a memory is written in the configuration of the gateway alone: it puts the
-rules into each Redis of the layer, and this class reads them every few seconds.
+it LOCKGATE["TENANT"] counts. A project whose schemas are tenants sends to "acme.chat_lobby", and has `tenants` in its place:
+the names by `layer.namespace`, `{"acme.": "acme", "globex.": "globex"}`, or a function from the name of a group to that of
+its tenant, `lambda group: group.partition(".")[0]`. Which groups have a memory is written in the configuration of the gateway
+alone: it puts the rules into each Redis of the layer, and this class reads them every few seconds.
 
 A group with a memory: `group_send` stores and publishes the event in one step of Redis. If Redis refuses that for lack of
 memory or because it is a replica, the call raises, and nothing was sent. If the function is missing there or may not be
@@ -42,8 +44,10 @@ logger = logging.getLogger("lockgate")
 RULES_TTL = 5
 # The most bytes of the rules. The gateway writes no more.
 RULES_BYTES = 1024 * 1024
-# The most groups whose rules are remembered.
+# The most groups whose rules are remembered, and the most tenants.
 GROUPS_KEPT = 10_000
+TENANTS_KEPT = 10_000
+TENANT = re.compile("[a-z0-9][a-z0-9-]{0,62}")
 # The words of Redis for a function or script that is not there or may not be called. Any other refusal is raised.
 UNAVAILABLE = re.compile(
     "NOPERM|no permissions|unknown command|Function not found|NOSCRIPT|No matching script|The user executing the script can't"
@@ -51,30 +55,33 @@ UNAVAILABLE = re.compile(
 
 
 class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
-    def __init__(self, *args, tenant=None, **kwargs):
+    def __init__(self, *args, tenant=None, tenants=None, **kwargs):
         super().__init__(*args, **kwargs)
-        tenant = tenant or (getattr(settings, "LOCKGATE", None) or {}).get("TENANT")
-        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", str(tenant or "")):
-            expected = "the name in [tenants.NAME] of the gateway's configuration"
-            raise ImproperlyConfigured(f'CONFIG["tenant"] of the channel layer, or LOCKGATE["TENANT"], must be {expected}.')
-        self._lockgate = f"lockgate:{tenant}:"
-        # The rules of each host, by its place among the hosts. All event loops share them.
+        if tenants is None:
+            tenants = {"": tenant or (getattr(settings, "LOCKGATE", None) or {}).get("TENANT")}
+        # Returns the tenant of a group; None for a group of no tenant.
+        self._tenant_of = tenants if callable(tenants) else _by_namespaces(tenants)
+        # The rules of each tenant and host, by its place among the hosts. All event loops share them.
         self._rules = {}
         self._warned = set()
 
     async def group_send(self, group, message):
         """Sends the message to the group, as Channels does, and records it if the group has a memory."""
         layer = self._get_layer()
-        channel = layer._get_group_channel_name(group)
-        shard = layer._get_shard(channel)
-        rules = await self._rules_of(layer._shards.index(shard), shard)
-        kept = rules.of(group)
-        if not kept or not await self._record(shard, rules, kept, channel, message):
-            await layer.group_send(group, message)
+        tenant = self._tenant_of(group)
+        if tenant is not None and TENANT.fullmatch(tenant):
+            channel = layer._get_group_channel_name(group)
+            shard = layer._get_shard(channel)
+            rules = await self._rules_of(tenant, layer._shards.index(shard), shard)
+            kept = rules.of(group)
+            if kept and await self._record(shard, (tenant, rules), kept, channel, message):
+                return
+        await layer.group_send(group, message)
 
-    async def _record(self, shard, rules, kept, channel, message):
+    async def _record(self, shard, of_tenant, kept, channel, message):
         """Records and publishes a message. Returns False if nothing was sent, because the function cannot be called."""
-        keys = [f"{self._lockgate}{kind}:{{{channel}}}" for kind in ("history", "position", "group")]
+        tenant, rules = of_tenant
+        keys = [f"lockgate:{tenant}:{kind}:{{{channel}}}" for kind in ("history", "position", "group")]
         # The random text is the epoch of a history that begins with this event.
         arguments = [2, keys[0], keys[1], secrets.token_hex(15), *kept, keys[2], channel, self._bytes_of(message)]
         for way in list(rules.ways):
@@ -100,15 +107,15 @@ class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
         # Before channels_redis 3.4 the connection does it.
         return pubsub.msgpack.packb(message)
 
-    async def _rules_of(self, index, shard):
-        rules = self._rules.get(index)
+    async def _rules_of(self, tenant, index, shard):
+        rules = self._rules.get((tenant, index))
         if rules and time.monotonic() - rules.read_at < RULES_TTL:
             return rules
         if rules:
             # One call reads them again. Until then the others go on with these.
             rules.read_at = time.monotonic()
         try:
-            text = await _execute(shard, "GETRANGE", f"{self._lockgate}groups", 0, RULES_BYTES)
+            text = await _execute(shard, "GETRANGE", f"lockgate:{tenant}:groups", 0, RULES_BYTES)
             rules = Rules(text)
         except (redis.ResponseError, ReplyError) as error:
             self._warn_once("Redis does not show the rules of the groups, so no event is recorded: %s", error)
@@ -116,13 +123,29 @@ class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
         except ValueError as error:
             self._warn_once("The rules of the groups in Redis are not readable, so no event is recorded: %s", error)
             rules = Rules(b"")
-        self._rules[index] = rules
+        if len(self._rules) >= TENANTS_KEPT:
+            self._rules.clear()
+        self._rules[tenant, index] = rules
         return rules
 
     def _warn_once(self, text, *details):
         if text not in self._warned:
             self._warned.add(text)
             logger.warning(text, *details)
+
+
+def _by_namespaces(tenants):
+    """Returns a function from the name of a group to the tenant whose namespace begins it."""
+    for name in tenants.values():
+        if not TENANT.fullmatch(str(name or "")):
+            expected = "a name in [tenants.NAME] of the gateway's configuration"
+            raise ImproperlyConfigured(
+                f'CONFIG["tenant"] or CONFIG["tenants"] of the channel layer, or LOCKGATE["TENANT"], must be {expected}, not {name!r}.'
+            )
+    for one in tenants:
+        if any(other != one and other.startswith(one) for other in tenants):
+            raise ImproperlyConfigured(f'CONFIG["tenants"] of the channel layer: another namespace begins with {one!r}.')
+    return lambda group: next((name for namespace, name in tenants.items() if group.startswith(namespace)), None)
 
 
 class Rules:

@@ -18,7 +18,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db.utils import ConnectionHandler
 from django.test import SimpleTestCase, override_settings
-from rest_framework_simplejwt.authentication import JWTAuthentication
+from rest_framework_simplejwt.authentication import JWTAuthentication, JWTStatelessUserAuthentication
 from rest_framework_simplejwt.tokens import AccessToken
 
 from tests.models import Member
@@ -54,6 +54,10 @@ class OwnAccessToken(AccessToken):
 
 
 class OwnAuthentication(JWTAuthentication):
+    pass
+
+
+class OwnStateless(JWTStatelessUserAuthentication):
     pass
 
 
@@ -240,8 +244,35 @@ class Tokens(Case):
             "rest_framework_simplejwt.authentication.JWTStatelessUserAuthentication",
             "tests.test_config.OwnAuthentication",
         ]
-        lost = ["JWTStatelessUserAuthentication (TokenUser)", "OwnAuthentication"]
-        self.printed(REST_FRAMEWORK={"DEFAULT_AUTHENTICATION_CLASSES": classes}, lost=lost)
+        lost = ["JWTStatelessUserAuthentication: users come from the database", "OwnAuthentication"]
+        acme = self.printed(REST_FRAMEWORK={"DEFAULT_AUTHENTICATION_CLASSES": classes}, lost=lost)
+        self.assertIn("database", acme["users"])
+
+
+class StatelessUsers(Case):
+    PACKAGE = "rest_framework_simplejwt.authentication"
+
+    def stateless(self, *others, lost=(), first=f"{PACKAGE}.JWTStatelessUserAuthentication", **jwt):
+        classes = ["rest_framework.authentication.SessionAuthentication", first, *others]
+        return self.printed(REST_FRAMEWORK={"DEFAULT_AUTHENTICATION_CLASSES": classes}, SIMPLE_JWT=jwt, lost=lost)
+
+    def test_the_claims_are_the_user(self):
+        for name in ["JWTStatelessUserAuthentication", "JWTTokenUserAuthentication"]:
+            acme = self.stateless(first=f"{self.PACKAGE}.{name}")
+            self.assertEqual(acme["users"], {"source": "claims", "id_type": "text"})
+            self.assertEqual(without_key(acme["token"]), {})
+
+    def test_settings_of_records_are_left_out(self):
+        acme = self.stateless(
+            CHECK_REVOKE_TOKEN=True, REVOKE_TOKEN_CLAIM="h", CHECK_USER_IS_ACTIVE=True, USER_ID_FIELD="no_such_field", USER_ID_CLAIM="sub"
+        )
+        self.assertEqual(without_key(acme["token"]), {"user_id_claim": "sub"})
+        self.assertEqual(acme["users"], {"source": "claims", "id_type": "text"})
+        self.assertNotIn("DATABASE_URL", self.text)
+
+    def test_what_runs_in_python_is_not_mapped(self):
+        lost = ["TOKEN_USER_CLASS", "JWTAuthentication: the claims are the user", "OwnStateless: Lockgate does what JWTStateless"]
+        self.stateless(f"{self.PACKAGE}.JWTAuthentication", "tests.test_config.OwnStateless", TOKEN_USER_CLASS="x.Z", lost=lost)
 
 
 class Users(Case):
@@ -288,6 +319,38 @@ class Users(Case):
             f'FROM {child} INNER JOIN {parent} ON ({child}."member_ptr_id" = {parent}."id") WHERE {child}."member_ptr_id" IN (:user_ids)',
         )
         self.assertEqual(users["id_type"], "uuid")
+
+    def test_tables_of_a_schema(self):
+        """django-tenants finds tables by a search path, which Lockgate does not set."""
+        for schema, model, expected in [
+            ("acme", "auth.User", {"table": "acme.auth_user"}),
+            ("acme", "tests.Member", {"table": "acme.tests_member"}),
+            # A name that needs quotes is in a query.
+            ("acme-eu", "auth.User", {"query": ' FROM "acme-eu"."auth_user" WHERE "auth_user"."id" IN (:user_ids)'}),
+            ("acme", "tests.Employee", {"query": ' FROM "acme"."tests_employee" INNER JOIN "acme"."tests_member" ON ("tests_employee".'}),
+        ]:
+            found = mock.MagicMock()
+            found.return_value.__enter__.return_value.fetchone.return_value = (schema,)
+            with (
+                mock.patch("lockgate.management.commands.lockgate_config.schema_of", return_value=(schema, ["a.example.com"])),
+                mock.patch("django.db.backends.postgresql.base.DatabaseWrapper.cursor", found),
+            ):
+                users = self.users(model, POSTGRES, USER_ID_FIELD="id" if model == "auth.User" else "pk")
+            for key, part in expected.items():
+                self.assertIn(part, users[key])
+            self.assertEqual(("table" in users, "query" in users), ("table" in expected, "query" in expected))
+            self.assertIn('hosts = ["a.example.com"]\n', self.text)
+            self.assertIn(f'namespace = "{schema}."\n', self.text)
+            self.assertIn(f'# claims = {{ schema = "{schema}" }}', self.text)
+
+    def test_the_beginning_of_secrets_and_groups(self):
+        with override_settings(LOCKGATE={"TENANT": "acme"}, ALLOWED_HOSTS=[], CHANNEL_LAYERS=layer()):
+            text = call_command("lockgate_config", namespace="shop.", secrets="our-shop", stdout=io.StringIO(), stderr=io.StringIO())
+            self.assertIn('env = "OUR_SHOP_SIGNING_KEY"', text)
+            self.assertIn('namespace = "shop."', text)
+            for bad in ["shop:", "a b", "x__group__", "a" * 65, "caf\u00e9.", "a\n"]:
+                with self.assertRaises(CommandError):
+                    call_command("lockgate_config", namespace=bad, stdout=io.StringIO())
 
     def test_an_id_in_the_table_of_a_parent(self):
         users = self.users("tests.Staff", USER_ID_FIELD="id")

@@ -111,6 +111,26 @@ class Layers(SimpleTestCase):
             self.assertEqual(self.heard(layer, group, send, 1), [event(1)])
         self.assertEqual(self.redis[0].keys("lockgate:acme:*:*"), [])
 
+    def test_tenants_of_one_layer_are_told_apart_by_their_namespaces(self):
+        rules = json.loads(self.redis[0].get("lockgate:acme:groups"))
+        for rule in rules["groups"]:
+            rule["regex"] = "globex\\." + rule["regex"]
+        self.redis[0].set("lockgate:globex:groups", json.dumps(rules))
+        for tenants in [{"acme.": "acme", "globex.": "globex"}, lambda group: group.partition(".")[0]]:
+            layer = self.layer(tenant=None, tenants=tenants)
+            for group, recorded in [("globex.chat_a", True), ("acme.chat_a", False), ("chat_a", False), ("A.chat_a", False)]:
+
+                async def send(group=group):
+                    await layer.group_send(group, event(1))
+
+                self.assertEqual(self.heard(layer, group, send, 1), [event(1)])
+                keys = [f"lockgate:globex:{kind}:{{acme__group__{group}}}".encode() for kind in ("history", "position")]
+                self.assertEqual(sorted(self.redis[0].keys("lockgate:*:*:*")), keys if recorded else [])
+                self.redis[0].delete(*keys)
+        for tenants in [{"acme.": "A"}, {"acme.": None}, {"a": "acme", "ab": "globex"}, {"": "acme", "b.": "globex"}]:
+            with self.assertRaises(ImproperlyConfigured):
+                self.layer(tenant=None, tenants=tenants)
+
     def test_synchronous_code_records_too(self):
         with override_settings(
             CHANNEL_LAYERS={

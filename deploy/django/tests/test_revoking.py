@@ -164,9 +164,19 @@ class Users(WithRedis, TestCase):
             schema = "initech"
             lockgate.invalidate(7)
             self.assertEqual(sorted(self.redis.keys("*")), [b"lockgate:globex:deny:user:7", b"lockgate:initech:usergen:7"])
-            schema = "_public"
+            for schema in ["_public", None]:
+                with self.assertRaises(ImproperlyConfigured):
+                    lockgate.revoke_user(7)
+
+    def test_a_tenant_may_be_named(self):
+        lockgate.revoke_user(7, issued_before=5, tenant="globex")
+        lockgate.revoke_token(AccessToken.for_user(User(pk=7)), tenant="globex")
+        lockgate.invalidate(7, tenant="globex")
+        self.assertEqual(len(self.redis.keys("lockgate:globex:*")), 3)
+        self.assertEqual(self.redis.keys("lockgate:acme:*"), [])
+        for name in ["Globex", "", "a b"]:
             with self.assertRaises(ImproperlyConfigured):
-                lockgate.revoke_user(7)
+                lockgate.revoke_user(7, tenant=name)
 
     def test_groups_of_open_sockets(self):
         self.assertEqual(lockgate.group_add(User(pk=7), "room_7"), 1)

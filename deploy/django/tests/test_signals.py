@@ -117,6 +117,25 @@ class Saves(Case):
             self.assert_heard()
         self.assert_heard(self.invalidated, self.revoked)
 
+    def test_the_tenant_is_that_of_the_save_and_not_of_the_commit(self):
+        """Where schemas are tenants, the schema could change back before the commit, and another tenant's user was revoked."""
+        schema = None
+        with self.settings_with(TENANT=lambda: schema):
+            with transaction.atomic():
+                schema = "globex"
+                self.user.set_password("new")
+                self.user.save()
+                schema = "initech"
+            names = [f"lockgate:globex:{name}:{self.user.pk}".encode() for name in ("deny:user", "usergen")]
+            self.assertEqual(sorted(self.redis.keys("*")), names)
+            self.redis.flushall()
+            # A schema that is no tenant has no sockets.
+            schema = None
+            self.user.set_password("newer")
+            self.user.save()
+            self.user.delete()
+        self.assertEqual(self.redis.keys("*"), [])
+
     def test_a_deleted_user_is_told_by_the_key_that_it_had(self):
         self.user.delete()
         self.assert_heard(self.invalidated)

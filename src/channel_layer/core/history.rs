@@ -25,7 +25,6 @@ use crate::stores::standing::Backoff;
 
 use super::super::inbox::{Inbox, Payload};
 use super::super::recorded::{self, GroupHistories, RecordedGroup, script};
-use super::super::shards::shard_of;
 use super::super::{HistoryFrom, HistoryPage, LayerError};
 use super::capacity::Capacities;
 use super::envelope::Envelope;
@@ -82,7 +81,7 @@ impl GroupMover {
         Some(MovedGroup {
             recorded: self.histories.as_ref()?.of(group, &channel)?,
             member: self.names.history_member(group),
-            host: shard_of(group.as_str().as_bytes(), self.stores.len()),
+            host: self.names.host_of(group),
         })
     }
 

@@ -77,7 +77,7 @@ impl Reading {
     /// Notes that the link is lost or the key is refused. The tenant will be told if it could have missed a message.
     pub(super) fn lose(&mut self, cause: GapCause) {
         // The command link may have joined groups before this link was read from, so `served` alone is not enough.
-        let joined = self.mailbox.roster.doubt(self.mailbox.shard);
+        let joined = self.mailbox.roster.doubt(&self.mailbox.shard);
         self.recovered = false;
         self.doubt = true;
         if std::mem::take(&mut self.served) || joined {

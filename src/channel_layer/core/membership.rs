@@ -171,7 +171,7 @@ impl Keeping {
     }
 
     fn restore(&mut self, cause: GapCause) {
-        self.parts.roster.doubt(self.parts.shard);
+        self.parts.roster.doubt(&self.parts.shard);
         self.joins.extend(self.mine());
         self.gap = Some(cause);
         // Everything is being restored, so a missing mark would say nothing new.
@@ -181,7 +181,7 @@ impl Keeping {
 
     /// Returns the groups that belong to this host.
     fn mine(&self) -> Vec<GroupName> {
-        self.parts.roster.names(self.parts.shard)
+        self.parts.roster.names(&self.parts.shard)
     }
 
     fn keep_time(&mut self) {

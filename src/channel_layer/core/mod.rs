@@ -27,7 +27,6 @@ use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
 use super::notices::NoticeLines;
 use super::recorded::{GroupHistories, watch_memory};
-use super::shards::shard_of;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError, Unread};
 
@@ -95,16 +94,17 @@ impl CoreEndpoints {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
         let histories = notices.histories().cloned();
         let layer = Layer {
-            names: Arc::new(Names::new(&config.prefix, stores.len())),
+            names: Arc::new(Names::new(&config.prefix, &config.namespace, stores.len())),
             histories: &histories,
             roster: Arc::default(),
             capacities: Arc::new(Capacities::new(config.capacity, &config.channel_capacity)?),
             config,
             inbox: &inbox,
         };
-        let of = stores.len();
-        let shard =
-            |(index, store)| layer.shard(self.endpoint(store), store, HostNumber { index, of });
+        let shard = |(index, store)| {
+            let names = layer.names.clone();
+            layer.shard(self.endpoint(store), store, HostNumber { index, names })
+        };
         let shards = stores.iter().enumerate().map(shard).collect();
         let envelope = Envelope::new(codec, config.random_prefix_length, config.expiry);
         let mover = Arc::new(GroupMover {
@@ -173,7 +173,7 @@ impl Layer<'_> {
             histories: self.histories.clone(),
             roster: self.roster.clone(),
             inbox: self.inbox.clone(),
-            shard,
+            shard: shard.clone(),
             group_expiry: self.config.group_expiry,
             orders: taken,
             failure: Arc::clone(&failure),
@@ -186,7 +186,7 @@ impl Layer<'_> {
             capacity: self.capacities.of(&self.names.member(0)),
             expiry: self.config.expiry,
             roster: self.roster.clone(),
-            shard,
+            shard: shard.clone(),
             keeper: orders.downgrade(),
             pattern: self.names.key_pattern(),
         };
@@ -250,13 +250,12 @@ pub struct CoreLayer {
 impl CoreLayer {
     /// Returns the number of a group's host, and the layer's own name of the group.
     fn home_of(&self, group: &GroupName) -> (usize, String) {
-        let host = shard_of(group.as_str().as_bytes(), self.shards.len());
-        (host, self.names.group_key(group))
+        (self.names.host_of(group), self.names.group_key(group))
     }
 
-    /// Returns the host of a group's members; the name without a prefix is hashed.
+    /// Returns the host of a group's members.
     fn shard(&self, group: &GroupName) -> &Host {
-        &self.shards[shard_of(group.as_str().as_bytes(), self.shards.len())]
+        &self.shards[self.names.host_of(group)]
     }
 
     /// Joins a group, so that Channels sends to this process.
@@ -378,6 +377,10 @@ impl ChannelLayer for CoreLayer {
             Some(moved) => self.mover.renew(&moved, lost).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    fn namespace(&self) -> &str {
+        self.names.namespace()
     }
 
     fn channel_prefix(&self) -> &str {

@@ -1,19 +1,17 @@
 //! Keys and channel names of the core layer, in the form of `channels_redis.core`.
 
-use sha2::{Digest as _, Sha256};
-
+use crate::channel_names::{hex_digest, history_member_beginning};
 use crate::ids::{GroupName, random_hex};
 
 use super::super::shards::shard_of;
 use super::super::target::SocketChannel;
 
-/// The beginning of the names of members that stand for a group's history.
-const HISTORY_MEMBER: &str = "lockgate.history.";
-
 /// The names of one tenant's layer in this process.
 #[derive(Debug)]
 pub(super) struct Names {
     prefix: Box<str>,
+    /// The beginning of every group's name on the wire.
+    namespace: Box<str>,
     /// The prefix of this layer's channel names: `specific.{32 hex}!`, random for each layer.
     own: Box<str>,
     /// A prefix for each host, whose messages lie on that host. One of them is `own`.
@@ -32,7 +30,7 @@ pub(super) enum LocalName {
 
 impl Names {
     /// Draws the names for a layer on this number of hosts.
-    pub(super) fn new(prefix: &str, hosts: usize) -> Self {
+    pub(super) fn new(prefix: &str, namespace: &str, hosts: usize) -> Self {
         let draw = || format!("specific.{}!", random_hex()).into_boxed_str();
         let own = draw();
         let lane = |host| {
@@ -42,6 +40,7 @@ impl Names {
         };
         Self {
             prefix: prefix.into(),
+            namespace: namespace.into(),
             lanes: (0..hosts).map(lane).collect(),
             own,
         }
@@ -69,7 +68,24 @@ impl Names {
 
     /// The key for the members of a group.
     pub(super) fn group_key(&self, group: &GroupName) -> String {
-        format!("{}:group:{group}", self.prefix)
+        format!("{}:group:{}{group}", self.prefix, self.namespace)
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The number of the host of a group; its name on the wire is hashed, without the prefix.
+    pub(super) fn host_of(&self, group: &GroupName) -> usize {
+        let hosts = self.lanes.len();
+        match self.namespace.is_empty() || hosts == 1 {
+            true => shard_of(group.as_str().as_bytes(), hosts),
+            false => shard_of(self.on_the_wire(group).as_bytes(), hosts),
+        }
+    }
+
+    fn on_the_wire(&self, group: &GroupName) -> String {
+        format!("{}{group}", self.namespace)
     }
 
     /// The key of the mark that disappears when the layer's keys are flushed. Channels does not know it.
@@ -91,18 +107,16 @@ impl Names {
     /// The channel that stands for all members of a group with history in this process. Its messages lie on the host of the
     /// group, so that one step of Channels writes them and those for the history.
     pub(super) fn recorded_member(&self, group: &GroupName, number: u64) -> String {
-        let host = shard_of(group.as_str().as_bytes(), self.lanes.len());
-        format!("{}h{number:x}", self.lanes[host])
+        format!("{}h{number:x}", self.lanes[self.host_of(group)])
     }
 
     /// The member that stands for the history of a group: the same in every replica, with messages on the host of the group.
     pub(super) fn history_member(&self, group: &GroupName) -> String {
         let hosts = self.lanes.len();
-        let host = shard_of(group.as_str().as_bytes(), hosts);
-        let digest = &Sha256::digest(group.as_str())[..16];
-        let digest = digest.iter().map(|byte| format!("{byte:02x}"));
-        let digest: String = digest.collect();
-        let name = |count: u32| format!("{HISTORY_MEMBER}{digest}.{count}!");
+        let host = self.host_of(group);
+        let beginning = history_member_beginning(&self.namespace);
+        let digest = hex_digest(&self.on_the_wire(group), 16);
+        let name = |count: u32| format!("{beginning}{digest}.{count}!");
         let mut names = (0..).map(name);
         let found = names.find(|name| shard_of(name.as_bytes(), hosts) == host);
         found.unwrap_or_default()
@@ -140,7 +154,7 @@ mod tests {
 
     #[test]
     fn own_names_come_back_and_others_do_not() {
-        let names = Names::new("asgi", 1);
+        let names = Names::new("asgi", "", 1);
         let socket = SocketChannel(*b"0123456789abcdef");
         assert_eq!(
             names.local(&socket.name(names.own())),
@@ -156,13 +170,13 @@ mod tests {
         for other in ["", "g", "x1", "g1 ", "0123"] {
             assert_eq!(names.local(&format!("{own}{other}")), None, "{other}");
         }
-        assert_eq!(names.local(&Names::new("asgi", 1).member(1)), None);
+        assert_eq!(names.local(&Names::new("asgi", "", 1).member(1)), None);
     }
 
     #[test]
     fn members_of_recorded_groups_lie_on_the_hosts_of_their_groups() {
         for hosts in [1, 3, 7] {
-            let (names, others) = (Names::new("asgi", hosts), Names::new("asgi", hosts));
+            let (names, others) = (Names::new("asgi", "", hosts), Names::new("asgi", "", hosts));
             for number in 0..50 {
                 let group = GroupName::from(format!("g{number}"));
                 let host = shard_of(group.as_str().as_bytes(), hosts);
@@ -184,9 +198,33 @@ mod tests {
         }
     }
 
+    /// Equal groups of two tenants that share a prefix have no name in common, and hosts as Channels chooses them.
+    #[test]
+    fn a_namespace_begins_every_name_of_a_group() {
+        let group = GroupName::from("lobby");
+        let [one, other] = ["acme.", "globex."].map(|namespace| Names::new("asgi", namespace, 3));
+        assert_eq!(one.group_key(&group), "asgi:group:acme.lobby");
+        // Redis users are given the messages of a namespace by their beginning.
+        let beginning = history_member_beginning("acme.");
+        assert!(one.history_member(&group).starts_with(&beginning));
+        assert!(!other.history_member(&group).starts_with(&beginning));
+        assert_ne!(one.own(), other.own());
+        for number in 0..50 {
+            let group = GroupName::from(format!("g{number}"));
+            let host = shard_of(format!("acme.g{number}").as_bytes(), 3);
+            assert_eq!(one.host_of(&group), host);
+            for member in [
+                one.recorded_member(&group, number),
+                one.history_member(&group),
+            ] {
+                assert_eq!(shard_of(non_local(&member).as_bytes(), 3), host);
+            }
+        }
+    }
+
     #[test]
     fn names_fit_channels_rule() {
-        let names = Names::new("asgi", 1);
+        let names = Names::new("asgi", "", 1);
         let socket = SocketChannel([255; 16]).name(names.own());
         assert!(crate::channel_names::valid_channel_name(&socket));
         assert_eq!(socket.len(), 74);

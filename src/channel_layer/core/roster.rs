@@ -1,5 +1,7 @@
 //! The groups that this replica has joined, each with the number that stands for it in channel names: state without IO.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -7,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 
-use super::super::shards::shard_of;
+use super::names::Names;
 
 /// Receives the outcome of a join.
 type Confirmed = oneshot::Receiver<Result<(), ErrorKind>>;
@@ -136,7 +138,7 @@ impl GroupRoster {
 
     /// Notes that a host may have lost its memberships. New wishes wait until the group is joined again; the caller sees to
     /// that. Returns true if there was a membership.
-    pub(super) fn doubt(&self, shard: HostNumber) -> bool {
+    pub(super) fn doubt(&self, shard: &HostNumber) -> bool {
         let mut groups = self.groups.lock();
         let mut any = false;
         for (name, membership) in &mut groups.by_name {
@@ -149,7 +151,7 @@ impl GroupRoster {
     }
 
     /// Returns every group of a host that is wished for.
-    pub(super) fn names(&self, shard: HostNumber) -> Vec<GroupName> {
+    pub(super) fn names(&self, shard: &HostNumber) -> Vec<GroupName> {
         let groups = self.groups.lock();
         let mine = groups.by_name.keys().filter(|name| shard.has(name));
         mine.cloned().collect()
@@ -157,16 +159,16 @@ impl GroupRoster {
 }
 
 /// One of the hosts of a layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HostNumber {
     pub(super) index: usize,
-    pub(super) of: usize,
+    pub(super) names: Arc<Names>,
 }
 
 impl HostNumber {
-    /// Returns true if a group's members lie on this host; the name without a prefix is hashed.
-    fn has(self, group: &GroupName) -> bool {
-        shard_of(group.as_str().as_bytes(), self.of) == self.index
+    /// Returns true if a group's members lie on this host.
+    fn has(&self, group: &GroupName) -> bool {
+        self.names.host_of(group) == self.index
     }
 }
 
@@ -208,8 +210,12 @@ mod tests {
         drop(roster.want(&group));
         let number = roster.number(&group).unwrap();
         roster.joined(&group, number);
-        assert!(roster.doubt(HostNumber { index: 0, of: 1 }));
-        assert!(!roster.doubt(HostNumber { index: 0, of: 1 }));
+        let host = HostNumber {
+            index: 0,
+            names: Arc::new(Names::new("asgi", "", 1)),
+        };
+        assert!(roster.doubt(&host));
+        assert!(!roster.doubt(&host));
         let Wish::Joining(mut confirmed) = roster.want(&group) else {
             panic!("it is being joined again");
         };

@@ -88,7 +88,7 @@ impl Sender {
         look.arg(self.names.group_key(group));
         look.arg(expired(self.group_expiry));
         look.arg(MAX_MEMBERS).arg(MAX_NAME);
-        let store = &self.stores[self.shard_of(group.as_str())];
+        let store = &self.stores[self.names.host_of(group)];
         let answer: Vec<redis::Value> = store.query("members", &look).await?;
         let failed = |text: String| StoreError::new(store.dependency(), ErrorKind::Other, text);
         let mut answer = answer.into_iter();

@@ -1,13 +1,12 @@
 //! Opens a subscriber or reading connection: TCP, TLS where the URL says so, login, name. Each step has a deadline.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use redis::RedisError;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -16,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
 use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
+use crate::stores::trust;
 
 use super::command::write_command;
 use super::resp::{NotResp, Parser, RespReply};
@@ -108,7 +108,9 @@ pub(in crate::channel_layer) async fn dial(
     let mut stream: Box<dyn Stream> = if url.tls() {
         let host = ServerName::try_from(host)
             .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
-        let connector = TlsConnector::from(tls_config()?);
+        let settings = trust::client_config(url.trust(), true)
+            .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
+        let connector = TlsConnector::from(Arc::new(settings));
         Box::new(in_time("TLS handshake", connector.connect(host, tcp)).await??)
     } else {
         Box::new(tcp)
@@ -123,29 +125,6 @@ async fn in_time<F: Future>(step: &str, future: F) -> Result<F::Output, LinkErro
         LinkError::new(ErrorKind::Timeout, text)
     };
     timeout(STEP_LIMIT, future).await.map_err(late)
-}
-
-/// Returns the TLS configuration with the system's certificates, read once. It trusts the servers that the command link
-/// trusts.
-fn tls_config() -> Result<Arc<ClientConfig>, LinkError> {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    if let Some(config) = CONFIG.get() {
-        return Ok(config.clone());
-    }
-    let mut roots = RootCertStore::empty();
-    let (added, _) =
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if added == 0 {
-        let text = "the system has no certificate authorities";
-        return Err(LinkError::new(ErrorKind::Other, text));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// Sends AUTH, CLIENT SETNAME, PING and ROLE in one write and reads their replies.

@@ -23,7 +23,7 @@ use super::recorded::{GroupHistories, RecordedGroup, RulesAtHost, keep_rules, wa
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
-use crate::channel_names::{channel_patterns, group_channel};
+use crate::channel_names::{channel_from_beginning, channel_patterns, group_channel_beginning};
 use crate::event::Event;
 use crate::position::Position;
 use crate::tasks::{self, Task};
@@ -80,7 +80,7 @@ impl PubSubEndpoints {
     ) -> PubSubLayer {
         let tenant = Some(histories.tenant());
         let line = |store: &Arc<RedisStore>| {
-            let pattern = channel_patterns(prefix);
+            let pattern = channel_patterns(prefix, histories.namespace());
             LinkShare::new(self.endpoint(store), store, inbox.clone(), tenant, pattern)
         };
         let hosts = stores.iter();
@@ -90,7 +90,7 @@ impl PubSubEndpoints {
         PubSubLayer {
             lines: stores.iter().map(line).collect(),
             groups: Mutex::default(),
-            prefix: prefix.into(),
+            group_beginning: group_channel_beginning(prefix, histories.namespace()).into(),
             channel_prefix: format!("{prefix}specific.").into(),
             codec,
             histories,
@@ -232,7 +232,8 @@ pub struct PubSubLayer {
     lines: Box<[LinkShare]>,
     /// The groups that are wished for.
     groups: Mutex<HashMap<GroupName, HeardGroup>>,
-    prefix: Box<str>,
+    /// The channel of a group is this and its name.
+    group_beginning: Box<str>,
     channel_prefix: Box<str>,
     codec: Codec,
     histories: GroupHistories,
@@ -269,9 +270,13 @@ impl PubSubLayer {
         &self.lines[shard_of(channel, self.lines.len())]
     }
 
+    fn group_channel(&self, group: &GroupName) -> Bytes {
+        channel_from_beginning(&self.group_beginning, group)
+    }
+
     /// Returns a group's channel, and the rest of it if it has a history.
     fn names(&self, group: &GroupName) -> (Bytes, Option<RecordedGroup>) {
-        let channel = group_channel(&self.prefix, group);
+        let channel = self.group_channel(group);
         // A group's name is text, and so is its channel's.
         let recorded = str::from_utf8(&channel).ok();
         let recorded = recorded.and_then(|channel| self.histories.of(group, channel));
@@ -280,7 +285,7 @@ impl PubSubLayer {
 
     /// Returns a group's channel, and the one that gateways alone hear, if they tell each other of it.
     fn channels(&self, group: &GroupName) -> (Bytes, Option<Bytes>) {
-        let channel = group_channel(&self.prefix, group);
+        let channel = self.group_channel(group);
         let notices = str::from_utf8(&channel).ok();
         let notices = notices.and_then(|channel| self.histories.notices(group, channel));
         (channel, notices.map(Bytes::from))
@@ -385,13 +390,17 @@ impl ChannelLayer for PubSubLayer {
     }
 
     fn home(&self, group: &GroupName) -> Option<(Arc<RedisStore>, String)> {
-        let channel = group_channel(&self.prefix, group);
+        let channel = self.group_channel(group);
         let store = self.shard(&channel).store.clone();
         Some((store, String::from_utf8(channel.into()).ok()?))
     }
 
     fn channel_prefix(&self) -> &str {
         &self.channel_prefix
+    }
+
+    fn namespace(&self) -> &str {
+        self.histories.namespace()
     }
 
     /// Each channel costs a SUBSCRIBE, so a socket gets one only where a sender may use it.

@@ -84,20 +84,27 @@ end
 
 local function is_old(entry, oldest) return (time_of(entry) or 0) <= oldest end
 
+-- Removes the entries before `id`, which are `ids`. Redis knows MINID from 6.2 on.
+local function cut(history, id, ids)
+    local done = redis.pcall('XTRIM', history, 'MINID', '=', id)
+    if type(done) == 'table' and done.err and #ids > 0 then redis.call('XDEL', history, unpack(ids)) end
+end
+
 -- Removes entries that are too old, from the oldest one on.
 local function trim(history, oldest)
     local first = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
     if not first or not is_old(first, oldest) then return end
-    local last = first[1]
+    local last, old = first[1], {}
     for _, entry in ipairs(redis.call('XRANGE', history, '-', '+', 'COUNT', TRIMMED)) do
         if not is_old(entry, oldest) then
-            redis.call('XTRIM', history, 'MINID', '=', entry[1])
+            cut(history, entry[1], old)
             return
         end
         last = entry[1]
+        old[#old + 1] = last
     end
     local offset, part = string.match(last, '^(%d+)-(%d+)$')
-    redis.call('XTRIM', history, 'MINID', '=', offset .. '-' .. number(tonumber(part) + 1))
+    cut(history, offset .. '-' .. number(tonumber(part) + 1), old)
 end
 
 -- Adds an event to a history. Returns its epoch and offset, or an error table; then nothing was added. A history that cannot

@@ -41,6 +41,8 @@ const NOT_PERMITTED: &str = "The user executing the script can't";
 pub struct GroupHistories {
     tenant: TenantId,
     rules: Arc<GroupRules>,
+    /// `layer.namespace`
+    namespace: Arc<str>,
 }
 
 /// A group with history: its rule and the names of its keys.
@@ -58,7 +60,20 @@ impl GroupHistories {
         Self {
             tenant: tenant.clone(),
             rules,
+            namespace: "".into(),
         }
+    }
+
+    /// Names the groups on the wire with this beginning.
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            ..self
+        }
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     pub(super) fn tenant(&self) -> &TenantId {

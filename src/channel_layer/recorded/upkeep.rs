@@ -189,11 +189,13 @@ fn contains(value: &redis::Value, wanted: &str) -> bool {
 }
 
 fn text_of(histories: &GroupHistories) -> String {
+    // Back ends know the names on the wire. Of the characters of a namespace only the period means something else.
+    let namespace = histories.namespace().replace('.', "\\.");
     let groups = histories
         .rules()
         .patterns()
         .map(|(regex, history)| RuleForBackEnds {
-            regex,
+            regex: format!("{namespace}{regex}"),
             size: history.map_or(0, |history| history.size),
             ttl_ms: history.map_or(0, |history| {
                 u64::try_from(history.ttl.as_millis()).unwrap_or(u64::MAX)

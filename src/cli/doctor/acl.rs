@@ -1,9 +1,12 @@
-//! `doctor --acl`: the Redis users of the gateway and of each tenant's back end, with the fewest rights that work.
+//! `doctor --acl`: the Redis users of the gateway, of each tenant's back end, and of each project whose schemas are tenants,
+//! with the fewest rights that work.
+
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
 use super::servers::{RedisServer, Usage};
-use crate::channel_names::channel_patterns;
+use crate::channel_names::{channel_patterns, core_key_patterns};
 use crate::config::LayerKind;
 use crate::stores::redis_keys;
 
@@ -36,15 +39,15 @@ const GATEWAY: &str = "+@read +@write +@pubsub +@scripting +@transaction +@conne
 pub(super) struct AclLine {
     /// The server, `host:port`.
     pub(super) endpoint: String,
-    /// The tenant whose back end uses it; `None` for the gateway.
-    pub(super) tenant: Option<String>,
+    /// The tenants whose back end uses it; none for the gateway, several for a project whose schemas are tenants.
+    pub(super) tenants: Vec<String>,
     /// The command `ACL SETUSER …`, with `>PASSWORD` to fill in.
     pub(super) line: String,
     /// The harm that these rights can do to others; `None` if they can do none.
     pub(super) warning: Option<&'static str>,
 }
 
-/// Returns the lines of every server; the gateway's line comes first.
+/// Returns the lines of every server: first the gateway's, then those of tenants, then those of projects.
 pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
     let mut endpoints: Vec<(String, Vec<&RedisServer>)> = Vec::new();
     for server in servers {
@@ -58,39 +61,76 @@ pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
     let mut lines = Vec::new();
     for (endpoint, servers) in endpoints {
         let usages: Vec<&Usage> = servers.iter().flat_map(|server| &server.tenants).collect();
-        lines.push(AclLine {
-            endpoint: endpoint.clone(),
-            tenant: None,
-            line: gateway(&usages),
-            warning: None,
-        });
-        let mut names: Vec<_> = usages.iter().map(|usage| &usage.tenant).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let own = usages.iter().filter(|usage| usage.tenant == *name);
-            let own: Vec<&Usage> = own.copied().collect();
-            let is_core = |usage: &&Usage| matches!(usage.layer, Some((LayerKind::Core, _)));
-            lines.push(AclLine {
-                endpoint: endpoint.clone(),
-                tenant: Some(name.to_string()),
-                line: back_end(name.as_str(), &own),
-                warning: own.iter().any(is_core).then_some(CORE_WARNING),
-            });
+        lines.extend(lines_at(&endpoint, &usages));
+    }
+    lines
+}
+
+fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
+    let line = |tenants: Vec<String>, line: String, warning| AclLine {
+        endpoint: endpoint.to_owned(),
+        tenants,
+        line,
+        warning,
+    };
+    let mut lines = vec![line(Vec::new(), gateway(usages), None)];
+    let mut by_tenant: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
+    let mut by_prefix: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
+    for usage in usages {
+        let tenant = by_tenant.entry(usage.tenant.as_str()).or_default();
+        tenant.push(usage);
+        if let Some((_, prefix)) = usage.layer.as_ref().filter(|_| !usage.namespace.is_empty()) {
+            by_prefix.entry(prefix).or_default().push(usage);
+        }
+    }
+    let warning = |own: &[&Usage]| {
+        own.iter()
+            .any(|usage| usage.is_core())
+            .then_some(CORE_WARNING)
+    };
+    for (name, own) in &by_tenant {
+        let text = back_end(&format!("{name}-backend"), own, Extent::Namespace);
+        lines.push(line(vec![(*name).to_owned()], text, warning(own)));
+    }
+    for (prefix, layers) in &by_prefix {
+        // What a tenant has on this server beside its layer is the project's too.
+        let is_own = |name: &&str| layers.iter().any(|usage| usage.tenant.as_str() == *name);
+        let names: Vec<&str> = by_tenant.keys().copied().filter(is_own).collect();
+        if names.len() > 1 {
+            let own: Vec<&Usage> = names
+                .iter()
+                .flat_map(|name| by_tenant[name].clone())
+                .collect();
+            let text = back_end(&format!("{prefix}-project"), &own, Extent::Prefix);
+            let names = names.into_iter().map(str::to_owned).collect();
+            lines.push(line(names, text, warning(&own)));
         }
     }
     lines
 }
 
+/// The names of a layer that a back end may use.
+#[derive(Clone, Copy, PartialEq)]
+enum Extent {
+    /// Those of one tenant.
+    Namespace,
+    /// Those of all tenants that share the prefix.
+    Prefix,
+}
+
 fn gateway(usages: &[&Usage]) -> String {
     let mut patterns = vec!["~lockgate:*".to_owned(), "&lockgate:*".to_owned()];
     for usage in usages {
-        patterns.extend(layer_patterns(usage));
+        // The gateway has keys beside those of Channels.
+        patterns.extend(match &usage.layer {
+            Some((LayerKind::Core, prefix)) => vec![format!("~{}*", literal(prefix))],
+            _ => layer_patterns(usage, Extent::Namespace),
+        });
     }
     set_user("lockgate", patterns, GATEWAY)
 }
 
-fn back_end(tenant: &str, usages: &[&Usage]) -> String {
+fn back_end(name: &str, usages: &[&Usage], extent: Extent) -> String {
     let (mut patterns, mut recording) = (Vec::new(), String::new());
     let mut commands = vec![COMMON];
     for usage in usages {
@@ -104,14 +144,17 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
             patterns.push(format!("~{}*", redis_keys::generations(&usage.tenant)));
             commands.push(CONTROL);
         }
-        patterns.extend(layer_patterns(usage));
+        patterns.extend(layer_patterns(usage, extent));
         match usage.layer {
             Some((LayerKind::Core, _)) => commands.push(CORE),
             Some((LayerKind::PubSub, _)) if usage.histories.is_empty() => commands.push(PUBSUB),
             Some((LayerKind::PubSub, _)) => {
                 commands.extend([PUBSUB, RULES]);
-                patterns.push(format!("%R~lockgate:{tenant}:groups"));
-                recording = recording_selector(tenant);
+                patterns.push(format!("%R~lockgate:{}:groups", usage.tenant));
+                let selector = recording_selector(usage.tenant.as_str());
+                if !recording.contains(&selector) {
+                    recording.push_str(&selector);
+                }
             }
             Some((LayerKind::Memory, _)) | None => {}
         }
@@ -122,19 +165,36 @@ fn back_end(tenant: &str, usages: &[&Usage]) -> String {
             words.push(word);
         }
     }
-    set_user(&format!("{tenant}-backend"), patterns, &words.join(" ")) + &recording
+    set_user(name, patterns, &words.join(" ")) + &recording
 }
 
 /// Returns the patterns of a layer: its groups, and the channels of sockets, consumers and workers.
-fn layer_patterns(usage: &Usage) -> Vec<String> {
+fn layer_patterns(usage: &Usage, extent: Extent) -> Vec<String> {
+    let namespace = match extent {
+        Extent::Namespace => usage.namespace.as_str(),
+        Extent::Prefix => "",
+    };
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
-            let prefix = literal(prefix);
             let workers = usage.workers.iter().map(|channel| format!("&{channel}"));
-            let own = [format!("&{}", channel_patterns(&prefix))];
+            let own = [format!(
+                "&{}",
+                channel_patterns(&literal(prefix), namespace)
+            )];
             own.into_iter().chain(workers).collect()
         }
-        Some((LayerKind::Core, prefix)) => vec![format!("~{}*", literal(prefix))],
+        Some((LayerKind::Core, prefix)) if namespace.is_empty() => {
+            vec![format!("~{}*", literal(prefix))]
+        }
+        Some((LayerKind::Core, prefix)) => {
+            let prefix = literal(prefix);
+            let workers = usage.workers.iter().flat_map(|channel| {
+                // The second has the events that a worker is taking.
+                ["", "$inflight"].map(|end| format!("~{prefix}{channel}{end}"))
+            });
+            let own = core_key_patterns(&prefix, namespace);
+            own.into_iter().chain(workers).collect()
+        }
         Some((LayerKind::Memory, _)) | None => Vec::new(),
     }
 }
@@ -183,6 +243,12 @@ pub(super) fn text(lines: &[AclLine]) -> String {
             "# %R~ and what stands in parentheses need Redis 7.0. Before that leave them out: the back end then sends without recording.\n",
         );
     }
+    if lines.iter().any(|line| line.tenants.len() > 1) {
+        text.push_str(
+            "# Tenants with a layer.namespace share a prefix. A PREFIX-project is for the one project that acts for all of them; the\n\
+             # -backend of such a tenant is for a process that acts for it alone, and may not use the groups of the others.\n",
+        );
+    }
     let mut endpoint = None;
     for line in lines {
         if endpoint != Some(&line.endpoint) {
@@ -201,16 +267,18 @@ pub(super) fn text(lines: &[AclLine]) -> String {
     text
 }
 
-/// Returns `{"users":[{"endpoint","tenant","line","warning"}]}`; `tenant` is null for the gateway, `warning` mostly.
+/// Returns `{"users":[{"endpoint","tenant","tenants","line","warning"}]}`; `tenant` is null but for the back end of one tenant,
+/// `warning` mostly.
 pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
     let users = lines.iter().map(|line| {
         let AclLine {
             endpoint,
-            tenant,
+            tenants,
             line,
             warning,
         } = line;
-        json!({ "endpoint": endpoint, "tenant": tenant, "line": line, "warning": warning })
+        let tenant = tenants.first().filter(|_| tenants.len() == 1);
+        json!({ "endpoint": endpoint, "tenant": tenant, "tenants": tenants, "line": line, "warning": warning })
     });
     json!({ "users": users.collect::<Vec<_>>() })
 }
@@ -219,35 +287,44 @@ pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::config::HistoryConfig;
+    use crate::tenant::scripts::ScriptNeeds;
+
+    fn usage(layer: Option<(LayerKind, &str)>) -> Usage {
+        Usage {
+            tenant: "acme".parse().unwrap(),
+            denylist: true,
+            users: layer.is_some(),
+            layer: layer.map(|(kind, prefix)| (kind, prefix.to_owned())),
+            namespace: String::new(),
+            workers: Vec::new(),
+            histories: Vec::new(),
+            scripts: ScriptNeeds::default(),
+        }
+    }
+
+    fn line_of(usage: &Usage) -> String {
+        back_end("acme-backend", &[usage], Extent::Namespace)
+    }
 
     #[test]
     fn a_prefix_is_no_pattern() {
         let usage = |kind| Usage {
-            tenant: "acme".parse().unwrap(),
-            denylist: true,
-            users: true,
-            layer: Some((kind, "a*[b]\\?".to_owned())),
             workers: vec!["a.work.*".to_owned()],
-            histories: Vec::new(),
+            ..usage(Some((kind, "a*[b]\\?")))
         };
-        let line = back_end("acme", &[&usage(LayerKind::PubSub)]);
+        let line = line_of(&usage(LayerKind::PubSub));
         assert!(line.contains(r" &a\*\[b\]\\\?__group__* "), "{line}");
         assert!(line.contains(" &a.work.* "), "{line}");
-        let line = back_end("acme", &[&usage(LayerKind::Core)]);
+        let line = line_of(&usage(LayerKind::Core));
         assert!(line.contains(r" ~a\*\[b\]\\\?* "), "{line}");
     }
 
     #[test]
     fn a_back_end_that_records_may_call_a_function_and_no_script() {
-        let usage = Usage {
-            tenant: "acme".parse().unwrap(),
-            denylist: true,
-            users: true,
-            layer: Some((LayerKind::PubSub, "a".to_owned())),
-            workers: Vec::new(),
+        let line = line_of(&Usage {
             histories: vec![("g".to_owned(), HistoryConfig::default())],
-        };
-        let line = back_end("acme", &[&usage]);
+            ..usage(Some((LayerKind::PubSub, "a")))
+        });
         let (root, selector) = line.split_once(" (").unwrap();
         assert!(root.contains(" %R~lockgate:acme:groups "), "{line}");
         assert!(
@@ -263,18 +340,52 @@ mod tests {
 
     #[test]
     fn a_denylist_alone_gives_no_channel() {
-        let usage = Usage {
-            tenant: "acme".parse().unwrap(),
-            denylist: true,
-            users: false,
-            layer: None,
-            workers: Vec::new(),
-            histories: Vec::new(),
-        };
         assert_eq!(
-            back_end("acme", &[&usage]),
+            line_of(&usage(None)),
             "ACL SETUSER acme-backend reset on >PASSWORD resetkeys resetchannels ~lockgate:acme:deny:* -@all \
              +ping +hello +select +client|setname +set +getrange +watch +unwatch +multi +exec +discard +wait"
         );
+    }
+
+    /// A tenant of a namespace has the groups of it alone, and one project may act for all.
+    #[test]
+    fn a_namespace_has_its_own_groups_and_a_project_all() {
+        for (kind, own, all) in [
+            (LayerKind::PubSub, "&a__group__acme.*", "&a__group__*"),
+            (LayerKind::Core, "~a:group:acme.*", "~a*"),
+        ] {
+            let [acme, globex] = ["acme", "globex"].map(|name| Usage {
+                tenant: name.parse().unwrap(),
+                namespace: format!("{name}."),
+                histories: vec![("g".to_owned(), HistoryConfig::default())],
+                ..usage(Some((kind, "a")))
+            });
+            let lines = lines_at("h:1", &[&acme, &globex]);
+            let has = |line: &AclLine, word: &str| line.line.split(' ').any(|found| found == word);
+            let [gateway, one, other, project] = &lines[..] else {
+                panic!("{}", text(&lines));
+            };
+            assert!(has(one, own) && !has(one, all), "{}", one.line);
+            assert!(!has(other, own) && !has(other, all), "{}", other.line);
+            assert!(has(project, all) && !has(project, own), "{}", project.line);
+            assert!(gateway.tenants.is_empty() && project.tenants == ["acme", "globex"]);
+            assert!(project.line.starts_with("ACL SETUSER a-project "));
+            for name in ["acme", "globex"] {
+                for key in ["~lockgate:NAME:deny:*", "&lockgate:NAME:control"] {
+                    assert!(has(project, &key.replace("NAME", name)), "{}", project.line);
+                }
+            }
+            let selectors = match kind {
+                LayerKind::PubSub => 2,
+                _ => 0,
+            };
+            assert_eq!(project.line.matches('(').count(), selectors);
+            assert!(text(&lines).contains("PREFIX-project"));
+        }
+        let alone = Usage {
+            namespace: "acme.".to_owned(),
+            ..usage(Some((LayerKind::PubSub, "a")))
+        };
+        assert_eq!(lines_at("h:1", &[&alone]).len(), 2, "no project of one");
     }
 }

@@ -2,31 +2,36 @@
 
 use std::sync::Arc;
 
-use super::finding::{Findings, Severity, clock, with_kind};
+use super::finding::{CERTIFICATE_ADVICE, Findings, Severity, certificate_fails, clock, with_kind};
+use super::redis::UNCHECKED_ADVICE;
 use crate::auth::TokenVerifier;
-use crate::config::{Config, Secret, TenantConfig, UsersFrom};
+use crate::config::{Config, Secret, TenantConfig, Trust, UsersFrom, Verify};
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
 use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
 use crate::users::{Permissions, Users, missing_fields};
 
+/// A database's URL, and the trust in its server.
+type DatabaseAt<'c> = (&'c Secret, Trust);
+
 /// Checks each database once, for all tenants that use it.
 pub(super) async fn look_at_databases(config: &Config) -> Findings {
-    let mut urls: Vec<(&Secret, Vec<(&TenantId, &TenantConfig)>)> = Vec::new();
+    let mut urls: Vec<(DatabaseAt<'_>, Vec<(&TenantId, &TenantConfig)>)> = Vec::new();
     for (id, tenant) in &config.tenants {
         let Some(url) = &tenant.users.database else {
             continue;
         };
-        match urls.iter_mut().find(|(known, _)| *known == url) {
+        let at = (url, config.effective(tenant).trusts().database);
+        match urls.iter_mut().find(|(known, _)| *known == at) {
             Some((_, tenants)) => tenants.push((id, tenant)),
-            None => urls.push((url, vec![(id, tenant)])),
+            None => urls.push((at, vec![(id, tenant)])),
         }
     }
     let budget = ConnectionBudget::new(config.server.max_database_connections);
     let looks = urls
         .into_iter()
-        .map(|(url, tenants)| look(url, tenants, &budget));
+        .map(|(at, tenants)| look(at, tenants, &budget));
     let mut findings = Findings::default();
     for (id, tenant) in &config.tenants {
         if tenant.users.source == UsersFrom::Claims {
@@ -42,7 +47,7 @@ pub(super) async fn look_at_databases(config: &Config) -> Findings {
 }
 
 async fn look(
-    url: &Secret,
+    (url, trust): DatabaseAt<'_>,
     tenants: Vec<(&TenantId, &TenantConfig)>,
     budget: &Arc<ConnectionBudget>,
 ) -> Findings {
@@ -52,7 +57,7 @@ async fn look(
     let Some((_, first)) = tenants.first() else {
         return findings;
     };
-    let database = match Database::connect_lazy(url, &first.users.pool, budget) {
+    let database = match Database::connect_lazy(url, &trust, &first.users.pool, budget) {
         Ok(database) => database,
         Err(error) => {
             let subject = format!("database of {names}");
@@ -84,7 +89,18 @@ async fn look(
         Some(false) => "answers (no TLS)",
         None => "answers",
     };
-    findings.add(on("reach"), Severity::Ok, link, "");
+    match trust.verify {
+        Some(Verify::Nothing) => {
+            let detail = format!("{link}; its certificate is not checked");
+            findings.add(on("reach"), Severity::Warn, detail, UNCHECKED_ADVICE);
+        }
+        _ => findings.add(on("reach"), Severity::Ok, link, ""),
+    }
+    if database.is_pooled() {
+        let detail =
+            "PgBouncer or another transaction pooler: each query is a transaction of its own";
+        findings.add(on("pooler"), Severity::Ok, detail, "");
+    }
     for (id, tenant) in tenants {
         columns(&mut findings, on("columns"), id, tenant, &database).await;
     }
@@ -104,6 +120,7 @@ async fn look(
 fn unreachable(error: &StoreError) -> &'static str {
     match error.kind {
         ErrorKind::Auth => "correct user and password in users.database",
+        _ if certificate_fails(error) => CERTIFICATE_ADVICE,
         _ => "check that it runs, its address, and the network between",
     }
 }
@@ -269,7 +286,9 @@ pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
         }
         let subject = format!("tenant {id}");
         let on = (subject.as_str(), "jwk_url");
-        let verifier = match TokenVerifier::new(token, tenant.users.id_type) {
+        let trust = config.effective(tenant).trusts().key_set;
+        let verifier = TokenVerifier::new(token, tenant.users.id_type);
+        let verifier = match verifier.and_then(|verifier| verifier.trusting(&trust)) {
             Ok(verifier) => verifier,
             Err(error) => {
                 let advice = "correct [tenants.NAME.token]";

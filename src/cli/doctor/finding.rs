@@ -142,6 +142,18 @@ impl fmt::Display for Findings {
     }
 }
 
+/// The advice for a server whose certificate is refused.
+pub(super) const CERTIFICATE_ADVICE: &str = "its certificate is refused: name its authority in ca; where the certificate has another name than the URL, \
+     verify = \"ca\" checks the authority alone";
+
+/// Returns true if a link failed because the certificate of the server is refused.
+pub(super) fn certificate_fails(error: &StoreError) -> bool {
+    error
+        .source
+        .to_string()
+        .contains("invalid peer certificate")
+}
+
 /// Returns the text of a store's failure with its kind.
 pub(super) fn with_kind(error: &StoreError) -> String {
     format!("{} ({})", error.source, error.kind.label())

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use self::finding::{Findings, Severity};
 use self::servers::{RedisServer, redis_servers};
 use crate::config::Config;
+use crate::validation;
 
 mod acl;
 mod database;
@@ -17,6 +18,7 @@ mod history;
 mod machine;
 mod neighbours;
 mod redis;
+mod scripts;
 mod servers;
 mod shared;
 mod workers;
@@ -87,6 +89,13 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
             "none is configured: only one replica can run, and it forgets revocations when it ends",
             "set [redis] url before a second replica starts",
         );
+    }
+    for (key, authority) in validation::authorities(config) {
+        let on = (key.as_str(), "expiry");
+        match validation::expired(authority) {
+            Some(text) => findings.add(on, Severity::Fail, text, "name its successor in ca"),
+            None => findings.add(on, Severity::Ok, "none of its certificates has expired", ""),
+        }
     }
     let (redis, neighbours, databases, key_sets, workers) = tokio::join!(
         join_all(servers.iter().map(redis::look)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 
 use super::finding::{Findings, Severity};
-use super::servers::RedisServer;
+use super::servers::{RedisServer, Usage};
 use crate::error::Dependency;
 use crate::ids::TenantId;
 use crate::stores::redis::RedisStore;
@@ -21,9 +21,10 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     });
     let mut stands: BTreeMap<TenantId, Stand> = BTreeMap::new();
     for (server, identity) in join_all(identities).await.into_iter().flatten() {
-        for (tenant, prefix) in layers(server) {
-            let stand = stands.entry(tenant.clone()).or_insert_with(|| Stand {
+        for (usage, prefix) in layers(server) {
+            let stand = stands.entry(usage.tenant.clone()).or_insert_with(|| Stand {
                 prefix: prefix.to_owned(),
+                namespace: usage.namespace.clone(),
                 servers: Vec::new(),
             });
             stand.servers.push(identity.clone());
@@ -41,11 +42,11 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     findings
 }
 
-/// Returns the tenants whose layers use the server, with their prefixes.
-fn layers(server: &RedisServer) -> Vec<(&TenantId, &str)> {
+/// Returns the uses of the tenants whose layers are on the server, with their prefixes.
+fn layers(server: &RedisServer) -> Vec<(&Usage, &str)> {
     let tenants = server.tenants.iter();
-    let layers = tenants.filter_map(|usage| Some((&usage.tenant, usage.layer.as_ref()?)));
+    let layers = tenants.filter_map(|usage| Some((usage, usage.layer.as_ref()?)));
     layers
-        .map(|(tenant, (_, prefix))| (tenant, prefix.as_str()))
+        .map(|(usage, (_, prefix))| (usage, prefix.as_str()))
         .collect()
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::finding::{Findings, Severity, clock, with_kind};
+use super::finding::{CERTIFICATE_ADVICE, Findings, Severity, certificate_fails, clock, with_kind};
 use super::history;
+use super::scripts;
 use super::servers::{RedisServer, Usage};
 use super::shared;
 use crate::channel_names::group_channel;
@@ -19,6 +20,8 @@ const PINGS: usize = 20;
 /// The latency from which the doctor warns. A handshake waits for it two or three times.
 const SLOW: std::time::Duration = std::time::Duration::from_millis(20);
 
+pub(super) const UNCHECKED_ADVICE: &str =
+    "any server may answer in its place: name its authority in ca, and take verify = \"none\" away";
 const ACL_ADVICE: &str = "grant what `lockgate doctor --acl` prints for the gateway";
 
 /// Checks one server.
@@ -38,7 +41,11 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
             return findings;
         }
     };
-    findings.add(on("reach"), Severity::Ok, used_for(server), "");
+    let (severity, advice) = match server.url.is_unchecked() {
+        true => (Severity::Warn, UNCHECKED_ADVICE),
+        false => (Severity::Ok, ""),
+    };
+    findings.add(on("reach"), severity, used_for(server), advice);
     version(&mut findings, on("version"), server, &facts);
     speed(&mut findings, on("latency"), &latency);
     role(&mut findings, on("role"), server, &facts);
@@ -56,6 +63,7 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     }
     clock_offset(&mut findings, on("clock"), &store).await;
     gateway_rights(&mut findings, &subject, &store).await;
+    scripts::look(&mut findings, on("scripts"), &store, &server.tenants).await;
     for usage in &server.tenants {
         tenant_rights(&mut findings, on("permission"), &store, usage).await;
         history::look(&mut findings, &subject, (&store, &facts), usage).await;
@@ -93,7 +101,11 @@ fn used_for(server: &RedisServer) -> String {
     let uses: Vec<_> = uses
         .map(|(what, tenants)| format!("{what} of {tenants}"))
         .collect();
-    let link = if server.url.tls() { "TLS" } else { "no TLS" };
+    let link = match (server.url.tls(), server.url.is_unchecked()) {
+        (true, true) => "TLS, its certificate is not checked",
+        (true, false) => "TLS",
+        (false, _) => "no TLS",
+    };
     let uses = match (uses.is_empty(), server.deployment) {
         (false, _) => uses.join("; "),
         (true, true) => "the deployment's Redis; no tenant uses it".to_owned(),
@@ -106,6 +118,7 @@ fn unreachable(error: &StoreError) -> &'static str {
     match error.kind {
         ErrorKind::Auth => "correct user and password in its URL",
         ErrorKind::Permission => ACL_ADVICE,
+        _ if certificate_fails(error) => CERTIFICATE_ADVICE,
         _ => {
             "check that it runs, its address, the network between, and whether its port speaks TLS (rediss://)"
         }
@@ -122,6 +135,10 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
         );
         return;
     };
+    let oldest = inspection::CHANNEL_RULES;
+    let without_rules = facts
+        .version_numbers()
+        .is_some_and(|numbers| numbers < oldest);
     match facts.is_too_old() {
         true => findings.add(
             on,
@@ -130,8 +147,14 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
             } else {
                 Severity::Warn
             },
-            format!("{version}; the oldest supported is 6.2 (SET … EXAT, ACL rules for channels)"),
+            format!("{version}; the oldest supported is 5.0"),
             "upgrade it",
+        ),
+        false if without_rules => findings.add(
+            on,
+            Severity::Note,
+            format!("{version}: its ACL rules know no channels, which came with 6.2"),
+            "where several tenants' back ends share it, each can publish to the groups of the others",
         ),
         false => findings.add(on, Severity::Ok, version.clone(), ""),
     }
@@ -390,7 +413,7 @@ async fn tenant_rights(
     }
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
-            let channel = group_channel(prefix, &GroupName::from(probe));
+            let channel = group_channel(prefix, &GroupName::from(usage.namespace.clone() + &probe));
             let channel = String::from_utf8_lossy(&channel).into_owned();
             let echo = inspection::echo(store, &channel).await.map(drop);
             asked(format!("publish and subscribe {channel}"), echo);

@@ -3,6 +3,7 @@
 use crate::config::{Config, HistoryConfig, LayerKind, RouteConfig, TenantConfig};
 use crate::ids::TenantId;
 use crate::stores::redis_url::{RedisUrl, RedisUrlError};
+use crate::tenant::scripts::ScriptNeeds;
 
 /// One server with one login and database number.
 pub(super) struct RedisServer {
@@ -26,10 +27,21 @@ pub(super) struct Usage {
     pub(super) users: bool,
     /// Its events, by this kind and prefix.
     pub(super) layer: Option<(LayerKind, String)>,
-    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them.
+    /// The beginning of its groups' names.
+    pub(super) namespace: String,
+    /// Patterns of the channels that its workers listen to. A pub/sub layer does not add the prefix to them, a core layer does.
     pub(super) workers: Vec<String>,
     /// The names of its groups that have a history.
     pub(super) histories: Vec<(String, HistoryConfig)>,
+    /// The parts that need scripts.
+    pub(super) scripts: ScriptNeeds,
+}
+
+impl Usage {
+    /// Returns true if its events lie in keys.
+    pub(super) fn is_core(&self) -> bool {
+        matches!(self.layer, Some((LayerKind::Core, _)))
+    }
 }
 
 impl RedisServer {
@@ -56,8 +68,10 @@ impl RedisServer {
                 denylist: false,
                 users: false,
                 layer: None,
+                namespace: String::new(),
                 workers: Vec::new(),
                 histories: Vec::new(),
+                scripts: ScriptNeeds::default(),
             });
             self.tenants.len() - 1
         });
@@ -72,16 +86,21 @@ impl RedisServer {
 pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUrlError> {
     let mut servers = Vec::new();
     if let Some(url) = &config.redis.url {
-        server(&mut servers, RedisUrl::parse(url)?).deployment = true;
+        let url = RedisUrl::parse(url)?.trusting(config.deployment_trust());
+        server(&mut servers, url).deployment = true;
     }
     for (id, tenant) in &config.tenants {
         let effective = config.effective(tenant);
+        let trusts = effective.trusts();
         if let Some(url) = effective.redis {
-            server(&mut servers, RedisUrl::parse(url)?).usage(id).users = true;
+            let url = RedisUrl::parse(url)?.trusting(trusts.redis);
+            server(&mut servers, url).usage(id).users = true;
         }
         if let Some(url) = effective.denylist_redis() {
-            let server = server(&mut servers, RedisUrl::parse(url)?);
-            server.usage(id).denylist = true;
+            let url = RedisUrl::parse(url)?.trusting(trusts.denylist);
+            let server = server(&mut servers, url);
+            let usage = server.usage(id);
+            (usage.denylist, usage.scripts.denylist) = (true, true);
             server.acknowledged = config.denylist.replicas;
         }
         let kind = effective.layer_kind();
@@ -91,15 +110,19 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
             LayerKind::PubSub | LayerKind::Core => {
                 // A layer without hosts was already refused.
                 for url in effective.layer_hosts() {
-                    let usage = server(&mut servers, RedisUrl::parse(url)?).usage(id);
+                    let url = RedisUrl::parse(url)?.trusting(trusts.layer.clone());
+                    let usage = server(&mut servers, url).usage(id);
                     usage.layer = layer.clone();
+                    usage.namespace.clone_from(&tenant.layer.namespace);
                     let groups = tenant.groups.iter();
                     let kept =
                         groups.filter_map(|group| Some((group.name.clone(), group.history?)));
                     usage.histories = kept.collect();
-                    if kind == LayerKind::PubSub {
-                        usage.workers = worker_channels(tenant);
-                    }
+                    usage.scripts = ScriptNeeds {
+                        denylist: usage.denylist,
+                        ..ScriptNeeds::of_layer(tenant, kind)
+                    };
+                    usage.workers = worker_channels(tenant);
                 }
             }
         }

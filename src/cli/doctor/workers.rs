@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::finding::{Findings, Severity, with_kind};
 use crate::clock::UnixTime;
-use crate::config::{Accept, Config, ConsumerConfig, LayerKind, Secret, TenantConfig};
+use crate::config::{Accept, Config, ConsumerConfig, Effective, LayerKind, TenantConfig};
 use crate::error::{Dependency, StoreError};
 use crate::ids::TenantId;
 use crate::stores::redis::RedisStore;
@@ -24,8 +24,8 @@ pub(super) async fn look(config: &Config) -> Findings {
         let kind = effective.layer_kind();
         for worker in workers(tenant) {
             let found = match kind {
-                LayerKind::PubSub => listened(&effective.layer_hosts(), worker).await,
-                LayerKind::Core => taken(&effective.layer_hosts(), tenant, worker).await,
+                LayerKind::PubSub => listened(&effective, worker).await,
+                LayerKind::Core => taken(&effective, worker).await,
                 LayerKind::Memory => continue,
             };
             add(&mut findings, id, worker, found);
@@ -48,13 +48,16 @@ enum Workers {
 }
 
 /// Looks for a subscriber of each channel, on any of the layer's servers.
-async fn listened(hosts: &[&Secret], worker: &ConsumerConfig) -> Result<Workers, StoreError> {
+async fn listened(
+    effective: &Effective<'_>,
+    worker: &ConsumerConfig,
+) -> Result<Workers, StoreError> {
     let channels = worker.worker_channels();
     let mut consumers = vec![0; channels.len()];
-    for host in hosts {
+    for store in stores(effective)? {
         let mut ask = redis::cmd("PUBSUB");
         ask.arg("NUMSUB").arg(&channels);
-        let counts: Vec<(String, u64)> = store(host)?.query("pubsub", &ask).await?;
+        let counts: Vec<(String, u64)> = store.query("pubsub", &ask).await?;
         for (total, (_, count)) in consumers.iter_mut().zip(counts) {
             *total += count;
         }
@@ -67,16 +70,11 @@ async fn listened(hosts: &[&Secret], worker: &ConsumerConfig) -> Result<Workers,
 }
 
 /// Looks for events that wait in the list of a channel, on any of the layer's servers.
-async fn taken(
-    hosts: &[&Secret],
-    tenant: &TenantConfig,
-    worker: &ConsumerConfig,
-) -> Result<Workers, StoreError> {
+async fn taken(effective: &Effective<'_>, worker: &ConsumerConfig) -> Result<Workers, StoreError> {
     let mut depth = 0;
-    for host in hosts {
-        let store = store(host)?;
+    for store in stores(effective)? {
         for channel in worker.worker_channels() {
-            let key = format!("{}{channel}", tenant.layer.prefix);
+            let key = format!("{}{channel}", effective.tenant.layer.prefix);
             let count: u64 = store.query("depth", redis::cmd("ZCARD").arg(&key)).await?;
             depth += count;
             let mut ask = redis::cmd("ZRANGE");
@@ -97,13 +95,17 @@ async fn taken(
     Ok(Workers::AtWork(text))
 }
 
-fn store(url: &Secret) -> Result<std::sync::Arc<RedisStore>, StoreError> {
-    let url = RedisUrl::parse(url);
-    let url = url.map_err(|error| {
-        let kind = crate::error::ErrorKind::Other;
-        StoreError::new(Dependency::Redis, kind, error.to_string())
-    })?;
-    RedisStore::to_inspect(&url, Dependency::Redis)
+/// Returns a store on each of the layer's servers.
+fn stores(effective: &Effective<'_>) -> Result<Vec<std::sync::Arc<RedisStore>>, StoreError> {
+    let trust = effective.trusts().layer;
+    let store = |url| {
+        let url = RedisUrl::parse(url).map_err(|error| {
+            let kind = crate::error::ErrorKind::Other;
+            StoreError::new(Dependency::Redis, kind, error.to_string())
+        })?;
+        RedisStore::to_inspect(&url.trusting(trust.clone()), Dependency::Redis)
+    };
+    effective.layer_hosts().into_iter().map(store).collect()
 }
 
 fn add(

@@ -9,7 +9,7 @@ use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{RawToken, Verdict};
-use crate::channel_names::{fault_of_group_name, valid_group_name};
+use crate::channel_names::{fault_of_group_name, valid_in_namespace};
 use crate::clock::UnixTime;
 use crate::config::{Accept, Config, GroupNames, RouteConfig, TenantConfig};
 use crate::error::{Check, Refusal};
@@ -45,9 +45,11 @@ pub(super) async fn walk(
     let Some(id) = tenant_of(config, &asked.head, &mut report) else {
         return Ok(report.finish(Err(Stopped)));
     };
+    let tenant = config.tenants.get(id).context("the tenant is there")?;
     let walk = TenantWalk {
         id,
-        config: config.tenants.get(id).context("the tenant is there")?,
+        config: tenant,
+        namespace: config.effective(tenant).namespace(),
         parts: handshake_parts(config, id)?,
         asked,
     };
@@ -89,6 +91,8 @@ fn tenant_of<'c>(
 struct TenantWalk<'a> {
     id: &'a TenantId,
     config: &'a TenantConfig,
+    /// The beginning of its groups' names on the wire.
+    namespace: &'a str,
     parts: HandshakeParts,
     asked: &'a AskedHandshake,
 }
@@ -286,7 +290,7 @@ impl TenantWalk<'_> {
             let filled = filled.map_err(|error| error.to_string());
             let named = filled.and_then(|name| match self.allows(&name) {
                 true => Ok(name),
-                false => Err(fault_of_group_name(&name)),
+                false => Err(fault_of_group_name(&name, self.namespace)),
             });
             match named {
                 Ok(name) => names.push(name),
@@ -296,14 +300,21 @@ impl TenantWalk<'_> {
                 }
             }
         }
-        report.pass("groups", names.clone(), "");
+        let detail = match names.is_empty() || self.namespace.is_empty() {
+            true => String::new(),
+            false => {
+                let sent = names.iter().map(|name| format!("{}{name}", self.namespace));
+                format!("Django sends to {}", sent.collect::<Vec<_>>().join(", "))
+            }
+        };
+        report.pass("groups", names.clone(), detail);
         names.into_iter().for_each(|name| report.join(name));
         Ok(())
     }
 
     fn allows(&self, name: &str) -> bool {
         match self.config.layer.group_names {
-            GroupNames::Channels => valid_group_name(name),
+            GroupNames::Channels => valid_in_namespace(name, self.namespace),
             GroupNames::Any => !name.is_empty(),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::http::request::Parts;
 use bytes::{Buf, Bytes, BytesMut};
 use ipnet::IpNet;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -76,6 +76,24 @@ impl From<Refusal> for NoRequest {
     }
 }
 
+/// Reads what is there. A read that does not fill the buffer has taken everything, so the stream counts as drained until
+/// more comes, and no later look at it costs a system call.
+fn read_first(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut taken = Ok(0);
+    let drained = stream.try_io(Interest::READABLE, || {
+        let count = rustix::io::read(stream, &mut *buffer)?;
+        taken = Ok(count);
+        match 0 < count && count < buffer.len() {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => Ok(()),
+        }
+    });
+    match (drained, &taken) {
+        (Err(error), Ok(0)) => Err(error),
+        _ => taken,
+    }
+}
+
 impl HeadReader {
     /// Takes `handshake_timeout`, `client_address` and `trusted_proxies`.
     pub fn new(config: &ServerConfig) -> Self {
@@ -98,7 +116,7 @@ impl HeadReader {
         loop {
             timeout_at(deadline, stream.readable()).await.ok()?.ok()?;
             let read = FIRST.with_borrow_mut(|scratch| {
-                let count = stream.try_read(scratch)?;
+                let count = read_first(stream, scratch)?;
                 let mut first = BytesMut::with_capacity(FIRST_READ);
                 first.extend_from_slice(&scratch[..count]);
                 io::Result::Ok(first)

@@ -31,7 +31,7 @@ const DOWN_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Ask {
     pub(super) sql: String,
     pub(super) binds: Vec<Bind>,
-    /// True if the connection goes through a transaction pooler (see [`super::postgres::options`]).
+    /// True if the connection goes through a transaction pooler (see [`super::pooler`]).
     pub(super) pooled: bool,
 }
 
@@ -105,6 +105,15 @@ impl Health {
         metrics::dependency_up(Dependency::Database, &self.endpoint, false);
     }
 
+    fn unknown_pooler(&self, error: &sqlx::Error) -> AskError {
+        AskError {
+            error: self.store_error(error),
+            value: None,
+            schema_changed: false,
+            pooler: true,
+        }
+    }
+
     /// Converts an error of the driver: adds its kind and masks the password.
     fn store_error(&self, error: &sqlx::Error) -> StoreError {
         // Only the server's message, without the position in its source code.
@@ -130,6 +139,9 @@ pub(super) async fn ask<DB: Link>(
     let began = Instant::now();
     let first = attempt(pool, gate, ask, false).await;
     let outcome = match first {
+        Err(Failed::Sql(error)) if !ask.pooled && is_pooler(&error) => {
+            return Err(health.unknown_pooler(&error));
+        }
         Err(Failed::Sql(error)) if is_transient(&error) => attempt(pool, gate, ask, true).await,
         other => other,
     };
@@ -148,7 +160,12 @@ pub(super) async fn columns<DB: Link>(
         let (mut conn, _turn) = connection(pool, gate, true).await?;
         limited(DB::columns(&mut conn, ask)).await
     };
-    settle(health, "columns", began, outcome.await)
+    match outcome.await {
+        Err(Failed::Sql(error)) if !ask.pooled && is_pooler(&error) => {
+            Err(health.unknown_pooler(&error))
+        }
+        outcome => settle(health, "columns", began, outcome),
+    }
 }
 
 /// A failed query, with the server's verdict on the statement.
@@ -159,6 +176,8 @@ pub(super) struct AskError {
     pub(super) value: Option<ValueFault>,
     /// True if a column or table has disappeared, has another type, or is no longer readable.
     pub(super) schema_changed: bool,
+    /// True if there is a transaction pooler that was not known: nothing was asked, and nothing was recorded.
+    pub(super) pooler: bool,
 }
 
 /// The value that a database cannot read.
@@ -197,11 +216,13 @@ fn settle<T>(
             error: StoreError::timeout(Dependency::Database, ANSWER_TIMEOUT),
             value: None,
             schema_changed: false,
+            pooler: false,
         },
         Err(Failed::Sql(error)) => AskError {
             error: health.store_error(&error),
             value: value_fault(&error),
             schema_changed: is_schema_error(&error),
+            pooler: false,
         },
     };
     health.failed(&failed.error);
@@ -220,7 +241,7 @@ async fn attempt<DB: Link>(
         // The answer may still come, and the next user of the connection would get it.
         Err(Failed::NoAnswer) => drop(conn.detach()),
         // The server's plan of a prepared statement does not fit the changed table.
-        Err(Failed::Sql(error)) if code(error).as_deref() == Some("0A000") => {
+        Err(Failed::Sql(error)) if is_pooler(error) || code(error).as_deref() == Some("0A000") => {
             drop(conn.detach());
         }
         _ => {}
@@ -296,6 +317,20 @@ fn is_transient(error: &sqlx::Error) -> bool {
                 "40001" | "40P01" | "57P01" | "57P02" | "0A000" | "26000" | "6"
             ) || code.starts_with("08")
         }),
+    }
+}
+
+/// Returns true if an error is a sign of a transaction pooler between gateway and PostgreSQL.
+fn is_pooler(error: &sqlx::Error) -> bool {
+    let text = error.as_database_error().map(|error| error.message());
+    match (code(error).as_deref(), text) {
+        // A prepared statement is gone or is there already: another server answers than before.
+        (Some("26000" | "42P05"), _) => true,
+        // PgBouncer, and Amazon's RDS Proxy.
+        (_, Some(text)) => {
+            text.contains("unsupported startup parameter") || text.contains("command-line options")
+        }
+        _ => false,
     }
 }
 

@@ -11,13 +11,14 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::{MySqlPool, PgPool, SqlitePool};
+use sqlx::{MySqlPool, SqlitePool};
 
 use self::budget::Gate;
 use self::link::{Ask, AskError, Health, ValueFault};
+use self::pooler::PoolerAware;
 use self::url::DriverOptions;
 use self::value::Row;
-use crate::config::{PoolConfig, Secret};
+use crate::config::{PoolConfig, Secret, Trust};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::metrics;
@@ -32,9 +33,11 @@ mod budget;
 mod inspection;
 mod link;
 mod mysql;
+mod pooler;
 mod postgres;
 mod sqlite;
 mod statement;
+mod tls;
 mod url;
 mod user_query;
 mod value;
@@ -69,7 +72,7 @@ pub struct FetchedUsers {
 }
 
 enum Pools {
-    Postgres { pool: PgPool, pooled: bool },
+    Postgres(Box<PoolerAware>),
     MySql(MySqlPool),
     Sqlite(SqlitePool),
 }
@@ -94,19 +97,23 @@ impl Database {
     /// Fails if the URL cannot be parsed. The error never contains the password.
     pub fn connect_lazy(
         url: &Secret,
+        trust: &Trust,
         pool: &PoolConfig,
         budget: &Arc<ConnectionBudget>,
     ) -> Result<Arc<Self>, StoreError> {
         let DatabaseUrl {
             options, password, ..
-        } = DatabaseUrl::parse(url).map_err(|fault| {
-            StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
-        })?;
+        } = DatabaseUrl::parse(url)
+            .and_then(|url| url.trusting(trust))
+            .map_err(|fault| {
+                StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
+            })?;
         let (pools, endpoint, in_memory) = match options {
             DriverOptions::Postgres(options, pooled) => {
                 let endpoint = format!("{}:{}", options.get_host(), options.get_port());
-                let pool = sized(PgPoolOptions::new(), pool).connect_lazy_with(*options);
-                (Pools::Postgres { pool, pooled }, endpoint, false)
+                let pool = sized(PgPoolOptions::new(), pool);
+                let pool = PoolerAware::new(pool, *options, pooled);
+                (Pools::Postgres(Box::new(pool)), endpoint, false)
             }
             DriverOptions::MySql(options) => {
                 let endpoint = format!("{}:{}", options.get_host(), options.get_port());
@@ -129,7 +136,7 @@ impl Database {
             }
         };
         let gate = match &pools {
-            Pools::Postgres { pool, .. } => budget.gate(pool, false),
+            Pools::Postgres(pool) => budget.gate(&pool.pool, false),
             Pools::MySql(pool) => budget.gate(pool, false),
             Pools::Sqlite(pool) => budget.gate(pool, in_memory),
         };
@@ -157,10 +164,15 @@ impl Database {
             .failed(&StoreError::timeout(Dependency::Database, waited));
     }
 
+    /// Returns true if the way to the database was found to lead through a transaction pooler, or its URL says so.
+    pub fn is_pooled(&self) -> bool {
+        matches!(&self.pools, Pools::Postgres(pool) if pool.is_pooled(self.endpoint()))
+    }
+
     /// Returns the kind of the database.
     pub fn dialect(&self) -> Dialect {
         match &self.pools {
-            Pools::Postgres { .. } => Dialect::Postgres,
+            Pools::Postgres(_) => Dialect::Postgres,
             Pools::MySql(_) => Dialect::MySql,
             Pools::Sqlite(_) => Dialect::Sqlite,
         }
@@ -366,14 +378,25 @@ impl Database {
         sql: String,
         binds: Vec<statement::Bind>,
     ) -> Result<Vec<String>, AskError> {
-        let ask = Ask {
+        let mut ask = Ask {
             sql,
             binds,
             pooled: false,
         };
         match &self.pools {
-            Pools::Postgres { pool, .. } => {
-                link::columns(pool, &self.gate, &self.health, &ask).await
+            Pools::Postgres(pool) => {
+                ask.pooled = pool.is_pooled(self.endpoint());
+                let columns = async |ask: &Ask| {
+                    link::columns(&pool.pool, &self.gate, &self.health, ask).await
+                };
+                match columns(&ask).await {
+                    Err(failed) if failed.pooler => {
+                        ask.pooled = true;
+                        pool.found_pooler(self.endpoint(), &failed.error.source);
+                        columns(&ask).await
+                    }
+                    answer => answer,
+                }
             }
             Pools::MySql(pool) => link::columns(pool, &self.gate, &self.health, &ask).await,
             Pools::Sqlite(pool) => link::columns(pool, &self.gate, &self.health, &ask).await,
@@ -432,9 +455,19 @@ impl Database {
             pooled: false,
         };
         match &self.pools {
-            Pools::Postgres { pool, pooled } => {
-                ask.pooled = *pooled;
-                link::ask(pool, &self.gate, &self.health, operation, &ask).await
+            Pools::Postgres(pool) => {
+                ask.pooled = pool.is_pooled(self.endpoint());
+                let answer = async |ask: &Ask| {
+                    link::ask(&pool.pool, &self.gate, &self.health, operation, ask).await
+                };
+                match answer(&ask).await {
+                    Err(failed) if failed.pooler => {
+                        ask.pooled = true;
+                        pool.found_pooler(self.endpoint(), &failed.error.source);
+                        answer(&ask).await
+                    }
+                    answer => answer,
+                }
             }
             Pools::MySql(pool) => link::ask(pool, &self.gate, &self.health, operation, &ask).await,
             Pools::Sqlite(pool) => link::ask(pool, &self.gate, &self.health, operation, &ask).await,
@@ -490,6 +523,7 @@ fn refused(problem: ColumnProblem) -> AskError {
         error: StoreError::new(Dependency::Database, kind, text),
         value: None,
         schema_changed: false,
+        pooler: false,
     }
 }
 
@@ -528,9 +562,13 @@ mod tests {
             "mysql://u:hunter2@[::/d",
             "redis://u:hunter2@h",
         ] {
-            let error =
-                Database::connect_lazy(&Secret::from(url), &pool, &ConnectionBudget::new(1))
-                    .unwrap_err();
+            let error = Database::connect_lazy(
+                &Secret::from(url),
+                &Trust::default(),
+                &pool,
+                &ConnectionBudget::new(1),
+            )
+            .unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
     }

@@ -4,10 +4,11 @@ use std::str::FromStr;
 
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgTypeInfo};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgTypeInfo};
+use sqlx::query::Query;
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Executor, Postgres, Row as _, SqlSafeStr, Type,
-    TypeInfo, ValueRef,
+    AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Postgres, Row as _, SqlSafeStr,
+    Type, TypeInfo, ValueRef,
 };
 
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
@@ -17,23 +18,42 @@ use super::value::{Row, SqlValue};
 /// The column of [`wrap_rows`] that holds the row as JSON.
 const ROW: &str = "lockgate.row";
 
-/// Returns the options of `url`, and true if it goes through a transaction pooler (`statement-cache-capacity=0`).
-///
-/// A pooler such as pgbouncer accepts no `options` at connect, and prepared statements end with their transaction.
+/// Returns the options of `url`, and true if it says that it leads to a transaction pooler (`statement-cache-capacity=0`).
 pub(super) fn options(url: &str) -> Result<(PgConnectOptions, bool), sqlx::Error> {
     let pooled = url.contains("statement-cache-capacity=0");
     let options = PgConnectOptions::from_str(url)?.disable_statement_logging();
-    if pooled {
-        return Ok((options.extra_float_digits(None), true));
-    }
-    let own_timeout = options
-        .get_options()
-        .is_some_and(|o| o.contains("statement_timeout"));
-    if own_timeout {
-        return Ok((options, false));
+    Ok((options, pooled))
+}
+
+/// Adds the time limit of statements, unless the URL has its own. Returns true with it if it is ours.
+pub(super) fn limited(options: PgConnectOptions) -> (PgConnectOptions, bool) {
+    let own = options.get_options();
+    if own.is_some_and(|own| own.contains("statement_timeout")) {
+        return (options, false);
     }
     let limit = STATEMENT_TIMEOUT.as_millis();
-    Ok((options.options([("statement_timeout", limit)]), false))
+    (options.options([("statement_timeout", limit)]), true)
+}
+
+/// Returns the options for a transaction pooler such as PgBouncer, which takes no `options` at connect, and whose servers
+/// know no prepared statement of an earlier transaction.
+pub(super) fn for_pooler(options: PgConnectOptions) -> PgConnectOptions {
+    options.extra_float_digits(None).statement_cache_capacity(0)
+}
+
+/// Returns true if the server of a connection has the time limit of [`limited`]. A pooler may be told to ignore it
+/// (`ignore_startup_parameters`).
+pub(super) async fn has_limit(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let ask = "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'";
+    let row = match sqlx::raw_sql(ask).fetch_one(conn).await {
+        Ok(row) => row,
+        // Something that speaks like PostgreSQL and has no such table.
+        Err(sqlx::Error::Database(_) | sqlx::Error::RowNotFound) => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let setting: String = row.try_get_unchecked(0)?;
+    let milliseconds = setting.parse::<u128>();
+    Ok(milliseconds.map_or(true, |number| number == STATEMENT_TIMEOUT.as_millis()))
 }
 
 /// Wraps `sql` so that each row also comes as JSON, because only the server can write all of its types.
@@ -50,6 +70,7 @@ impl Link for Postgres {
         if !ask.pooled {
             return fetch(conn, ask).await;
         }
+        forget_statements(conn).await?;
         // A transaction stays on one connection to the server, and the time limit ends with it.
         let limit = STATEMENT_TIMEOUT.as_millis();
         let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit}");
@@ -62,6 +83,10 @@ impl Link for Postgres {
     }
 
     async fn columns(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+        if ask.pooled {
+            forget_statements(conn).await?;
+            return pooled_columns(conn, ask).await;
+        }
         // The connection keeps the statement for later queries, which bind values of these types. Left alone, the server
         // would choose a type by the column, such as a shorter integer.
         let types: Vec<_> = ask.binds.iter().map(type_of).collect();
@@ -74,6 +99,28 @@ impl Link for Postgres {
     }
 }
 
+/// Makes a connection forget what it prepared before a pooler was found: the next server may know another statement by that
+/// name.
+async fn forget_statements(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    match conn.cached_statements_size() {
+        0 => Ok(()),
+        _ => conn.clear_cached_statements().await,
+    }
+}
+
+/// Returns the columns of a statement without a prepared statement, which a pooler's server would keep. The statement is
+/// planned as one side of a join that has no rows of it.
+async fn pooled_columns(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+    let sql = format!(
+        "SELECT \"{ROW}s\".* FROM (SELECT 1) AS \"{ROW}.one\" LEFT JOIN (\n{}\n) AS \"{ROW}s\" ON false",
+        ask.sql
+    );
+    let rows = bound(&sql, ask).fetch_all(conn).await?;
+    let columns = rows.first().map(|row| row.columns()).unwrap_or_default();
+    let names = columns.iter().map(|column| column.name().to_owned());
+    Ok(names.filter(|name| name != ROW).collect())
+}
+
 fn type_of(bind: &Bind) -> PgTypeInfo {
     match bind {
         Bind::Int(_) => <i64 as Type<Postgres>>::type_info(),
@@ -83,7 +130,12 @@ fn type_of(bind: &Bind) -> PgTypeInfo {
 }
 
 async fn fetch(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
-    let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone())).persistent(!ask.pooled);
+    let query = bound(&ask.sql, ask);
+    query.fetch_all(conn).await?.iter().map(row).collect()
+}
+
+fn bound(sql: &str, ask: &Ask) -> Query<'static, Postgres, PgArguments> {
+    let mut query = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(!ask.pooled);
     for bind in &ask.binds {
         query = match bind {
             Bind::Int(number) => query.bind(*number),
@@ -91,7 +143,7 @@ async fn fetch(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Err
             Bind::Text(text) => query.bind(text.clone()),
         };
     }
-    query.fetch_all(conn).await?.iter().map(row).collect()
+    query
 }
 
 /// Returns the values of a row: from its JSON after [`wrap_rows`], else those of the few types in the gateway's own

@@ -69,6 +69,30 @@ pub struct DatabaseUrl {
     /// The password; it is masked in the driver's messages.
     pub(super) password: Option<String>,
     has_unknown_options: bool,
+    /// The options of the URL about TLS: a mode, and an authority.
+    pub(super) tls: UrlTls,
+}
+
+/// The options of a URL that say how the server's certificate is checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct UrlTls {
+    /// There is an `sslmode`.
+    pub(super) mode: bool,
+    /// There is an `sslrootcert` or `ssl-ca`.
+    pub(super) authority: bool,
+}
+
+impl UrlTls {
+    fn of(url: &str) -> Self {
+        let Ok(url) = Url::parse(url) else {
+            return Self::default();
+        };
+        let has = |names: &[&str]| url.query_pairs().any(|(name, _)| names.contains(&&*name));
+        Self {
+            mode: has(&["sslmode", "ssl-mode"]),
+            authority: has(&["sslrootcert", "ssl-root-cert", "ssl-ca", "sslca"]),
+        }
+    }
 }
 
 impl std::fmt::Debug for DatabaseUrl {
@@ -92,6 +116,7 @@ impl DatabaseUrl {
                     options: DriverOptions::Postgres(Box::new(options), pooled),
                     password: password(&text),
                     has_unknown_options,
+                    tls: UrlTls::of(&text),
                 })
             }
             Some(Dialect::MySql) => {
@@ -101,6 +126,7 @@ impl DatabaseUrl {
                     options: DriverOptions::MySql(Box::new(options)),
                     password: password(&text),
                     has_unknown_options,
+                    tls: UrlTls::of(&text),
                 })
             }
             Some(Dialect::Sqlite) => {
@@ -115,6 +141,7 @@ impl DatabaseUrl {
                     options: DriverOptions::Sqlite(Box::new(options), in_memory),
                     password: None,
                     has_unknown_options: false,
+                    tls: UrlTls::default(),
                 })
             }
             None => {

@@ -8,7 +8,7 @@ use redis::{ConnectionAddr, IntoConnectionInfo as _};
 
 use super::super::login;
 use super::{Login, RedisUrl, Sentinels, ServerAddress};
-use crate::config::{Fault, Secret};
+use crate::config::{Fault, Secret, Trust};
 
 /// The port of a Sentinel whose address has none.
 const SENTINEL_PORT: u16 = 26_379;
@@ -61,7 +61,7 @@ impl From<RedisUrlError> for Fault {
             Options => (
                 "a URL with options after ? or #",
                 "a URL without, but sentinel_username and sentinel_password with Sentinels",
-                "rediss:// verifies certificates by the roots that this machine trusts; SSL_CERT_FILE names others",
+                "rediss:// verifies certificates by the authorities that this machine trusts; name others in ca, beside the url",
             ),
             RawLogin(raw) => return login::raw_fault(raw, ONE),
             Login => (
@@ -150,6 +150,7 @@ impl RedisUrl {
                 password: settings.password().map(Secret::from),
             },
             db: settings.db(),
+            trust: Trust::default(),
         })
     }
 
@@ -184,6 +185,7 @@ impl RedisUrl {
             tls,
             login,
             db,
+            trust: Trust::default(),
         })
     }
 }

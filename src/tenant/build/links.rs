@@ -7,7 +7,7 @@ use crate::channel_layer::core::CoreEndpoints;
 use crate::channel_layer::memory::{MemoryBus, MemoryLayer};
 use crate::channel_layer::pubsub::PubSubEndpoints;
 use crate::channel_layer::{ChannelLayer, Codec, Control, GroupHistories, Inbox, NoticeLines};
-use crate::config::{Effective, LayerKind, PoolConfig, Secret, TenantConfig};
+use crate::config::{Effective, LayerKind, PoolConfig, Secret, Trust};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
 use crate::ids::{ReplicaId, TenantId};
@@ -23,7 +23,7 @@ pub(super) struct Links {
     endpoints: PubSubEndpoints,
     core: CoreEndpoints,
     redis: Vec<Arc<RedisStore>>,
-    databases: Vec<(Secret, PoolConfig, Arc<Database>)>,
+    databases: Vec<(DatabaseKey, Arc<Database>)>,
     /// `server.max_database_connections`, for all of them together.
     connections: Arc<ConnectionBudget>,
     /// Replaces Redis for tenants that have none.
@@ -39,6 +39,9 @@ pub struct SharedMemory {
     keys: Arc<MemoryStore>,
     bus: Arc<MemoryBus>,
 }
+
+/// Tenants with equal keys share a pool.
+type DatabaseKey = (Secret, PoolConfig, Trust);
 
 /// The layer of a tenant.
 pub(super) struct BuiltLayer {
@@ -70,7 +73,7 @@ impl Links {
     pub(super) fn forget_unused(&mut self) {
         self.redis.retain(|store| Arc::strong_count(store) > 1);
         self.databases
-            .retain(|(_, _, database)| Arc::strong_count(database) > 1);
+            .retain(|(_, database)| Arc::strong_count(database) > 1);
     }
 
     /// Returns the control channel `name` on the server of `keys`.
@@ -113,16 +116,20 @@ impl Links {
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
                 );
-                Arc::new(self.endpoints.attach(
-                    &servers,
-                    &config.layer.prefix,
-                    codec,
-                    GroupHistories::new(tenant, rules.clone()),
-                    inbox.clone(),
-                ))
+                Arc::new(
+                    self.endpoints.attach(
+                        &servers,
+                        &config.layer.prefix,
+                        codec,
+                        GroupHistories::new(tenant, rules.clone())
+                            .in_namespace(&config.layer.namespace),
+                        inbox.clone(),
+                    ),
+                )
             }
             LayerKind::Core => {
-                let histories = GroupHistories::new(tenant, rules.clone());
+                let histories = GroupHistories::new(tenant, rules.clone())
+                    .in_namespace(&config.layer.namespace);
                 let notices = NoticeLines::new(&self.endpoints, &servers, histories, &inbox);
                 let layer = &config.layer;
                 Arc::new(self.core.attach(&servers, layer, notices, inbox.clone())?)
@@ -138,19 +145,21 @@ impl Links {
     fn layer_stores(&mut self, effective: &Effective<'_>) -> anyhow::Result<Vec<Arc<RedisStore>>> {
         let hosts = effective.layer_hosts();
         anyhow::ensure!(!hosts.is_empty(), "the layer has no Redis");
+        let trust = effective.trusts().layer;
         let stores = hosts
             .into_iter()
-            .map(|url| self.redis(url, Dependency::Redis));
+            .map(|url| self.redis(url, &trust, Dependency::Redis));
         stores.collect()
     }
 
-    /// Returns the store on the server at `url`, a known one if login and database number are the same.
+    /// Returns the store on the server at `url`, a known one if login, trust and database number are the same.
     pub(super) fn redis(
         &mut self,
         url: &Secret,
+        trust: &Trust,
         dependency: Dependency,
     ) -> anyhow::Result<Arc<RedisStore>> {
-        let url = RedisUrl::parse(url)?;
+        let url = RedisUrl::parse(url)?.trusting(trust.clone());
         let known = self.redis.iter().find(|store| {
             store.dependency() == dependency
                 && store.url().same_login(&url)
@@ -164,25 +173,24 @@ impl Links {
         Ok(store)
     }
 
-    /// Returns the pool of the tenant's database, a known one if URL and pool settings are the same; `None` if the tenant has
-    /// no database.
+    /// Returns the pool of the tenant's database, a known one if URL, pool settings and trust are the same; `None` if the
+    /// tenant has no database.
     pub(super) fn database(
         &mut self,
-        config: &TenantConfig,
+        effective: &Effective<'_>,
     ) -> anyhow::Result<Option<Arc<Database>>> {
-        let Some(url) = &config.users.database else {
+        let users = &effective.tenant.users;
+        let Some(url) = users.database.clone() else {
             return Ok(None);
         };
-        let pool = config.users.pool;
-        let known = self
-            .databases
-            .iter()
-            .find(|(known, size, _)| known == url && *size == pool);
-        if let Some((_, _, database)) = known {
+        let key = (url, users.pool, effective.trusts().database);
+        let known = self.databases.iter().find(|(known, _)| *known == key);
+        if let Some((_, database)) = known {
             return Ok(Some(database.clone()));
         }
-        let database = Database::connect_lazy(url, &config.users.pool, &self.connections)?;
-        self.databases.push((url.clone(), pool, database.clone()));
+        let (url, pool, trust) = &key;
+        let database = Database::connect_lazy(url, trust, pool, &self.connections)?;
+        self.databases.push((key, database.clone()));
         Ok(Some(database))
     }
 }

@@ -16,7 +16,7 @@ use crate::auth::denylist::UnreadableNotice;
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{Config, Effective, Secret, TenantConfig, UsersFrom};
+use crate::config::{Config, Effective, Secret, TenantConfig, Trust, UsersFrom};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
@@ -108,13 +108,17 @@ pub struct Builder {
 fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     *effective.tenant == *tenant.config
         && effective.redis == tenant.redis.as_ref()
+        && effective.trusts() == tenant.trusts
         && *effective.denylist == *tenant.revocations.config()
 }
 
 /// Returns true if this configuration carries events over the same layer and Redis as `tenant`.
 fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     let (new, old) = (effective.tenant, &tenant.config);
-    new.layer == old.layer && new.groups == old.groups && effective.redis == tenant.redis.as_ref()
+    new.layer == old.layer
+        && new.groups == old.groups
+        && effective.redis == tenant.redis.as_ref()
+        && effective.trusts().layer == tenant.trusts.layer
 }
 
 /// The parts that carry a tenant's events.
@@ -193,8 +197,12 @@ impl Builder {
     ///
     /// # Errors
     /// If the URL is invalid or its TLS cannot be set up.
-    pub fn deployment(&mut self, url: &Secret) -> anyhow::Result<(Arc<Control>, KeyStore)> {
-        let key_store = KeyStore::Redis(self.links.redis(url, Dependency::Redis)?);
+    pub fn deployment(
+        &mut self,
+        url: &Secret,
+        trust: &Trust,
+    ) -> anyhow::Result<(Arc<Control>, KeyStore)> {
+        let key_store = KeyStore::Redis(self.links.redis(url, trust, Dependency::Redis)?);
         let control = self.control(&key_store, redis_keys::DEPLOYMENT_CONTROL);
         Ok((Arc::new(control), key_store))
     }
@@ -247,6 +255,7 @@ impl Builder {
             id: id.clone(),
             config: Arc::new(config.clone()),
             redis: effective.redis.cloned(),
+            trusts: effective.trusts(),
             scope: Arc::new(TenantScope {
                 tenant: id.clone(),
                 routes,
@@ -330,9 +339,10 @@ impl Builder {
         hub: Option<Arc<Hub>>,
     ) -> anyhow::Result<Stores> {
         let config = effective.tenant;
+        let trusts = effective.trusts();
         let redis = effective
             .redis
-            .map(|url| self.links.redis(url, Dependency::Redis))
+            .map(|url| self.links.redis(url, &trusts.redis, Dependency::Redis))
             .transpose()?;
         let own = effective.separate_denylist();
         let key_store = match &redis {
@@ -341,9 +351,14 @@ impl Builder {
         };
         let denylist = match own {
             None => key_store.clone(),
-            Some(url) => KeyStore::Redis(self.links.redis(url, Dependency::Denylist)?),
+            Some(url) => {
+                let store = self
+                    .links
+                    .redis(url, &trusts.denylist, Dependency::Denylist)?;
+                KeyStore::Redis(store)
+            }
         };
-        let database = self.links.database(config)?;
+        let database = self.links.database(effective)?;
         let users = match config.users.source {
             UsersFrom::Claims => UserBook::Claimed(config.users.id_type),
             UsersFrom::Database => UserBook::Stored(Users::new(
@@ -358,7 +373,8 @@ impl Builder {
         let authenticator = Authenticator {
             tenant: id.clone(),
             config: Arc::new(config.token.clone()),
-            verifier: TokenVerifier::new(&config.token, config.users.id_type)?,
+            verifier: TokenVerifier::new(&config.token, config.users.id_type)?
+                .trusting(&trusts.key_set)?,
             denylist: DenylistSource {
                 has_cut_off: AtomicBool::new(false),
                 shares_users_redis: own.is_none() && redis.is_some(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::problem::Problem;
 use crate::support::database::{ALICE, BOB};
 use crate::support::process::Program;
 use crate::support::replica::Replica;
@@ -42,13 +43,22 @@ fn program(config: &Path) -> Program {
         .env(CONFIG, config)
 }
 
+/// The same consumer, for sockets without a user too.
+const OPEN_ROUTE: &str = r#"
+    path      = "ws/open/<slug:room>/"
+    groups    = ["counter_{room}"]
+    anonymous = true
+    consumer  = { kind = "counter", step = 2 }
+"#;
+
 /// A deployment whose replicas are the example.
 async fn started(replicas: usize) -> Gateway {
     let written = gateway()
         .set("server.drain.delay", "0s")
         .tenant("acme")
         .users(&Database::postgres().await)
-        .route(ROUTE);
+        .route(ROUTE)
+        .route(OPEN_ROUTE);
     let mut gateway = written.write().await;
     for _ in 0..replicas {
         let replica = Replica::run(program(&gateway.config)).await;
@@ -131,4 +141,15 @@ async fn a_drain_ends_timers_and_publishes_the_last_words_of_its_sockets() {
     assert_eq!(bob.next_text().await, "alice left");
     let ended = gateway.replicas[0].exited(Duration::from_secs(30)).await;
     assert!(ended.success(), "{ended}");
+}
+
+/// The consumer of the example refuses who has no name, and a socket without a user has none.
+#[tokio::test]
+async fn a_consumer_sees_that_a_socket_has_no_user() {
+    let gateway = started(1).await;
+    let tenant = gateway.tenant();
+    let dial = || gateway.replica().dial(tenant, "/ws/open/a/");
+    Problem::new(403, "refused").is(&dial().refused().await, &tenant.name);
+    let mut alice = dial().token(&tenant.token(ALICE)).open().await;
+    assert_eq!(alice.next_text().await, "welcome alice");
 }

@@ -10,6 +10,7 @@ use super::doctor::{doctor, findings, is};
 use crate::problem::Problem;
 use crate::support::database::ALICE;
 use crate::support::django::Django;
+use crate::support::gateway::Builder;
 use crate::support::postgres::PostgresServer;
 use crate::support::{
     Database, Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway,
@@ -18,11 +19,11 @@ use crate::support::{
 const CHAT: &str = "/ws/chat/lobby/";
 
 /// A server that knows the users of a deployment, and the deployment, whose gateway logs in as one of them.
-struct Confined {
-    redis: RedisServer,
-    gateway: Gateway,
+pub(super) struct Confined {
+    pub(super) redis: RedisServer,
+    pub(super) gateway: Gateway,
     /// The line of each user, by its name.
-    lines: BTreeMap<String, String>,
+    pub(super) lines: BTreeMap<String, String>,
     /// The warning above each line that has one.
     warnings: BTreeMap<String, String>,
 }
@@ -38,8 +39,7 @@ impl Confined {
             "yes",
         ];
         let redis = RedisServer::with(&dangerous).await;
-        let url = format!("redis://lockgate:lockgate-password@{}/0", redis.endpoint());
-        let mut builder = gateway().redis(&url);
+        let mut builder = gateway();
         for word in ["one", "other"] {
             builder = builder.tenant(word).with("layer.kind", kind);
             if let Some(database) = database {
@@ -47,7 +47,13 @@ impl Confined {
                 builder = builder.users(database).with_toml(groups);
             }
         }
-        let gateway = builder.write().await;
+        Self::made(redis, builder).await
+    }
+
+    /// The deployment on this server, which gets its users. No replica runs yet.
+    pub(super) async fn made(redis: RedisServer, builder: Builder) -> Self {
+        let url = format!("redis://lockgate:lockgate-password@{}/0", redis.endpoint());
+        let gateway = builder.redis(&url).write().await;
         // It asks no server, so that it can be run before the users exist.
         let printed = doctor(&gateway.config, &["--acl", "--json"]);
         assert_eq!(printed.status, Some(0), "{}", printed.text);
@@ -85,22 +91,25 @@ impl Confined {
     }
 
     /// The URL of one of the users.
-    fn url(&self, user: &str) -> String {
+    pub(super) fn url(&self, user: &str) -> String {
         format!("redis://{user}:{user}-password@{}/0", self.redis.endpoint())
     }
 
     /// A connection as one of the users.
-    async fn log_in(&self, user: &str) -> MultiplexedConnection {
+    pub(super) async fn log_in(&self, user: &str) -> MultiplexedConnection {
         let client = Client::open(self.url(user)).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()
     }
 }
 
-fn back_end(tenant: &Tenant) -> String {
+pub(super) fn back_end(tenant: &Tenant) -> String {
     format!("{}-backend", tenant.name)
 }
 
-async fn ask(connection: &MultiplexedConnection, command: &str) -> RedisResult<RedisValue> {
+pub(super) async fn ask(
+    connection: &MultiplexedConnection,
+    command: &str,
+) -> RedisResult<RedisValue> {
     let mut words = command.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
     for word in words {

@@ -12,12 +12,12 @@ use crate::support::{Database, PATIENCE, RedisServer, eventually, gateway, http,
 const AT_RISK: &str = "lockgate_denylist_at_risk";
 
 /// The doctor's output and exit status.
-pub(super) struct Diagnosis {
-    pub(super) text: String,
-    pub(super) status: Option<i32>,
+pub(crate) struct Diagnosis {
+    pub(crate) text: String,
+    pub(crate) status: Option<i32>,
 }
 
-pub(super) fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
+pub(crate) fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
     let output = Command::new(LOCKGATE)
         .args(["doctor", "--config"])
         .arg(config)
@@ -33,7 +33,7 @@ pub(super) fn doctor(config: &Path, arguments: &[&str]) -> Diagnosis {
 }
 
 /// The findings as JSON, and whether the exit status fits them.
-pub(super) fn findings(config: &Path) -> Value {
+pub(crate) fn findings(config: &Path) -> Value {
     let diagnosis = doctor(config, &["--json"]);
     let found: Value = serde_json::from_str(&diagnosis.text).unwrap();
     let fails = found["findings"]
@@ -58,7 +58,7 @@ fn finding<'a>(found: &'a Value, subject: &str, check: &str) -> &'a Value {
     }
 }
 
-pub(super) fn is(found: &Value, (subject, check): (&str, &str), verdict: &str, detail: &str) {
+pub(crate) fn is(found: &Value, (subject, check): (&str, &str), verdict: &str, detail: &str) {
     let finding = finding(found, subject, check);
     assert_eq!(finding["verdict"], verdict, "{finding}");
     assert!(

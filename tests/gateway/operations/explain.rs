@@ -79,6 +79,46 @@ async fn a_pasted_url_is_explained_from_host_to_consumer() {
     assert!(!report.to_string().contains(signature), "{report}");
 }
 
+/// Routes know a group by one name, and Django sends to another.
+#[tokio::test]
+async fn a_namespace_is_told_beside_the_groups() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with("layer.namespace", "acme.")
+        .route("path = \"ws/room/<slug:room>/\"\n groups = [\"room_{room}\", \"all\"]")
+        .start()
+        .await;
+    let tenant = gateway.tenant();
+    let token = tenant.token(ALICE);
+    let url = |room: &str| format!("wss://{}/ws/room/{room}/?token={token}", tenant.host);
+    let report = explain(&gateway, &["--url", &url("lobby")]);
+    assert_eq!(report["groups"], json!(["room_lobby", "all"]));
+    let groups = step(&report, "groups");
+    assert_eq!(groups["value"], json!(["room_lobby", "all"]));
+    assert_eq!(
+        groups["detail"],
+        "Django sends to acme.room_lobby, acme.all"
+    );
+
+    // 99 characters are allowed, and the namespace has five of them.
+    for (length, accepted) in [(89, true), (90, false)] {
+        let room = "r".repeat(length);
+        let report = explain(&gateway, &["--url", &url(&room)]);
+        assert_eq!(report["accepted"], accepted, "{report}");
+        let path = format!("/ws/room/{room}/");
+        let dial = gateway.replica().dial(tenant, &path).token(&token);
+        let attempt = dial.attempt().await;
+        let refused = attempt.err();
+        assert_eq!(refused.is_none(), accepted, "{refused:?}");
+        if !accepted {
+            assert_eq!(report["code"], "group_name_not_valid", "{report}");
+            let detail = step(&report, "groups")["detail"].as_str().unwrap();
+            assert!(detail.contains("with those of layer.namespace"), "{detail}");
+            assert_eq!(refused.unwrap().status, 400);
+        }
+    }
+}
+
 /// The same request to a running replica and to the command, step by step.
 #[tokio::test]
 async fn each_refusal_is_the_one_of_the_server() {

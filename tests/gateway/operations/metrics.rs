@@ -202,6 +202,7 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &[],
         true,
     ),
+    ("lockgate_unchecked_servers", "gauge", &[], true),
     ("lockgate_loop_lag_seconds", "histogram", &[], true),
     ("lockgate_half_open_connections", "gauge", &[], true),
     ("lockgate_half_open_limit", "gauge", &[], true),

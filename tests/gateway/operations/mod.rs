@@ -1,12 +1,13 @@
 //! Operators: the management API, the command line, metrics, and the start and end of a replica.
 
 mod acl;
+mod acl_namespaces;
 mod api;
 mod api_bounds;
 mod api_calls;
 mod command_line;
 mod dev;
-mod doctor;
+pub(crate) mod doctor;
 mod drain;
 mod explain;
 mod group_calls;

@@ -92,6 +92,14 @@ impl Builder {
         self
     }
 
+    /// Goes back to a tenant that was named before.
+    pub(crate) fn of(mut self, word: &str) -> Self {
+        let at = self.tenants.iter().position(|tenant| tenant.word == word);
+        let tenant = self.tenants.remove(at.expect("it was named"));
+        self.tenants.push(tenant);
+        self
+    }
+
     /// Writes no kind of layer for the tenant named last.
     pub(crate) fn without_layer_kind(mut self) -> Self {
         self.last().kind = None;

@@ -1,14 +1,18 @@
 //! A JWK set on a loopback port, as an identity provider serves it, with the key that signs for it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// The name of the key that signs.
 pub(crate) const KID: &str = "k1";
@@ -46,8 +50,34 @@ impl Jwks {
         Self::serve("RS256", &rsa_set()).await
     }
 
+    /// The same over TLS, as `localhost`, with this certificate and key.
+    pub(crate) async fn start_tls(certificate: &Path, key: &Path) -> Self {
+        let chain = CertificateDer::pem_file_iter(certificate).expect("a file");
+        let chain = chain.collect::<Result<_, _>>().expect("certificates");
+        let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let settings = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("they belong together");
+        let tls = Some(Arc::new(settings).into());
+        Self::run("RS256", &rsa_set(), "https", "localhost", tls).await
+    }
+
     /// Serves this set, and signs with a key of the vectors: RS256 or ES256.
     pub(crate) async fn serve(algorithm: &'static str, set: &Value) -> Self {
+        Self::run(algorithm, set, "http", "127.0.0.1", None).await
+    }
+
+    async fn run(
+        algorithm: &'static str,
+        set: &Value,
+        scheme: &str,
+        host: &str,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let body = Arc::new(Mutex::new(set.to_string()));
         let served = body.clone();
         let keys = &vectors()["keys"];
@@ -59,22 +89,27 @@ impl Jwks {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
         let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            while let Ok((stream, _)) = listener.accept().await {
                 let body = served.lock().expect("no panic").clone();
                 let length = body.len();
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
                 );
+                let tls = tls.clone();
                 tokio::spawn(async move {
-                    let mut head = [0; 4096];
-                    if stream.read(&mut head).await.is_ok() {
-                        drop(stream.write_all(answer.as_bytes()).await);
+                    match tls {
+                        None => respond(stream, &answer).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                respond(stream, &answer).await;
+                            }
+                        }
                     }
                 });
             }
         });
         Self {
-            url: format!("http://{address}/jwks"),
+            url: format!("{scheme}://{host}:{}/jwks", address.port()),
             algorithm,
             signing: signing.expect("a key of the algorithm"),
             whole: set.clone(),
@@ -120,5 +155,13 @@ impl Jwks {
 impl Drop for Jwks {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) {
+    let mut head = [0; 4096];
+    if stream.read(&mut head).await.is_ok() {
+        drop(stream.write_all(answer.as_bytes()).await);
+        drop(stream.shutdown().await);
     }
 }

@@ -1,5 +1,7 @@
 //! A real MariaDB server below a directory that goes away.
 
+use std::path::Path;
+
 use sqlx::{Connection, Executor, MySqlConnection};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -24,6 +26,16 @@ impl MariaDbServer {
     }
 
     async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A server of its own with this certificate and key; clients choose whether they encrypt.
+    pub(crate) async fn with_tls(certificate: &Path, key: &Path) -> Self {
+        let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+        Self::with(&[option("ssl-cert", certificate), option("ssl-key", key)]).await
+    }
+
+    async fn with(options: &[String]) -> Self {
         let dir = scratch("mariadb");
         let data = format!("--datadir={}", dir.path().join("data").display());
         let user = std::env::var("USER").unwrap_or_else(|_| "root".into());
@@ -61,6 +73,7 @@ impl MariaDbServer {
                 format!("--pid-file={}", dir.path().join("pid").display()),
                 format!("--init-file={}", init.display()),
             ])
+            .args(options)
             .start();
         let server = Self {
             _process: process,

@@ -12,6 +12,7 @@ pub(crate) mod http;
 pub(crate) mod jwks;
 pub(crate) mod mariadb;
 pub(crate) mod metrics;
+pub(crate) mod pgbouncer;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod process;

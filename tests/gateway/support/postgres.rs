@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sqlx::{Connection, Executor, PgConnection};
@@ -33,6 +33,15 @@ impl PostgresServer {
 
     /// A server of its own.
     pub(crate) async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// A server of its own with this certificate and key; clients choose whether they encrypt.
+    pub(crate) async fn with_tls(certificate: &Path, key: &Path) -> Self {
+        Self::with(Some((certificate, key))).await
+    }
+
+    async fn with(tls: Option<(&Path, &Path)>) -> Self {
         let dir = scratch("postgres");
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))
             .expect("a directory of ours");
@@ -52,6 +61,20 @@ impl PostgresServer {
             .args(["--username", SUPERUSER, "--pgdata"])
             .args([&data])
             .run();
+        let mut options: Vec<String> = Vec::new();
+        if let Some((certificate, key)) = tls {
+            for (setting, path) in [("ssl_cert_file", certificate), ("ssl_key_file", key)] {
+                // The server takes a key of its own user alone.
+                let copy = dir.path().join(setting);
+                std::fs::copy(path, &copy).expect("a directory of ours");
+                std::fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("ours");
+                if let Some(user) = user {
+                    chown(&copy, Some(user_id(user, "-u")), None).expect("root may");
+                }
+                options.extend(["-c".to_owned(), format!("{setting}={}", copy.display())]);
+            }
+            options.extend(["-c".to_owned(), "ssl=on".to_owned()]);
+        }
         let port = free_port();
         let process = Program::as_user("postgres", server_program("postgres"), user)
             .dir(dir.path())
@@ -66,6 +89,7 @@ impl PostgresServer {
             .args(["-c", "fsync=off", "-c", "max_connections=300"])
             // Nothing of it outlives a kill, as shared memory objects would.
             .args(["-c", "dynamic_shared_memory_type=mmap"])
+            .args(&options)
             .start();
         let server = Self {
             _process: process,

@@ -1,5 +1,6 @@
 //! A real redis-server on a port of its own, which can be killed, frozen, and started again.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::{PATIENCE, eventually, scratch};
 pub(crate) struct RedisServer {
     dir: TempDir,
     port: u16,
+    program: PathBuf,
     more: Vec<String>,
     process: Mutex<Option<Process>>,
 }
@@ -39,6 +41,7 @@ impl RedisServer {
         Self {
             dir: scratch("redis"),
             port: free_port(),
+            program: find_program("redis-server"),
             more: Vec::new(),
             process: Mutex::new(None),
         }
@@ -52,11 +55,31 @@ impl RedisServer {
         server
     }
 
+    /// A running server of an old version, as `tests/run` takes it from a package of Python.
+    pub(crate) async fn old(version: &str) -> Self {
+        let folder = std::env::var_os("LOCKGATE_TEST_OLD_REDIS").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/old_redis"),
+            PathBuf::from,
+        );
+        let program = folder.join(version).join("redis-server");
+        assert!(
+            program.exists(),
+            "missing: {} - `tests/run deps` installs it",
+            program.display()
+        );
+        let server = Self {
+            program,
+            ..Self::absent()
+        };
+        server.restart().await;
+        server
+    }
+
     /// Starts it (again) on its port, with nothing in it, and waits until it answers.
     pub(crate) async fn restart(&self) {
         self.kill();
         let port = self.port.to_string();
-        let process = Program::new("redis-server", find_program("redis-server"))
+        let process = Program::new("redis-server", &self.program)
             .dir(self.dir.path())
             .args(["--port", &port, "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir", "."])

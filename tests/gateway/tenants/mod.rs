@@ -4,6 +4,7 @@ mod isolation;
 mod isolation_model;
 mod large_values;
 mod life;
+mod namespaces;
 mod neighbours;
 pub(crate) mod reload;
 mod rotation;

@@ -85,6 +85,44 @@ async fn one_redis_behind_a_proxy_is_known_by_what_it_says_of_itself() {
     assert_eq!(finding["subject"], format!("tenant {}", second.name));
 }
 
+/// Namespaces of one prefix do, as long as none begins another, whatever the server is called.
+#[tokio::test]
+async fn namespaces_keep_two_tenants_apart_on_one_redis_with_two_names() {
+    let redis = RedisServer::start().await;
+    let localhost = format!("localhost:{}", redis.port());
+    for (namespaces, apart) in [
+        (["a.", "b."], true),
+        (["a.", "a."], false),
+        (["a.b.", "a."], false),
+        (["", "a."], false),
+    ] {
+        let mut builder = two(&redis, &localhost);
+        builder = builder.with("layer.namespace", namespaces[1]);
+        builder = builder.of("first").with("layer.namespace", namespaces[0]);
+        let gateway = builder.start().await;
+        let (first, second) = (gateway.named("first"), gateway.named("second"));
+        let replica = gateway.replica();
+        let dial = |tenant: &Tenant| replica.dial(tenant, CHAT).token(&tenant.token(ALICE));
+        let mut socket = dial(first).open().await;
+        let publisher = Publisher::new(&redis, &first.prefix).await;
+        if apart {
+            let mut other = dial(second).open().await;
+            for (n, namespace) in namespaces.iter().enumerate() {
+                let group = format!("{namespace}chat_lobby");
+                publisher.send(&group, &json!({"type": "x", "n": n})).await;
+            }
+            assert_eq!(socket.next_json().await, json!({"n": 0}));
+            assert_eq!(other.next_json().await, json!({"n": 1}));
+            assert!(socket.ping().await.is_empty() && other.ping().await.is_empty());
+            continue;
+        }
+        let refusal = dial(second).refused().await;
+        Problem::new(503, "unavailable").is(&refusal, &second.name);
+        let told = replica.logged("could meet those of tenant").await;
+        assert!(told.contains("layer.namespace"), "{told}");
+    }
+}
+
 /// One prefix on two servers keeps two tenants apart.
 #[tokio::test]
 async fn tenants_of_two_servers_share_a_prefix_in_peace() {

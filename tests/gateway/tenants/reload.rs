@@ -41,7 +41,7 @@ pub(crate) async fn hang_up(gateway: &Gateway, outcome: &str) {
 }
 
 pub(crate) const APPLIED: &str = "Applied the configuration";
-const REFUSED: &str = "Did not apply the configuration";
+pub(crate) const REFUSED: &str = "Did not apply the configuration";
 
 #[tokio::test]
 async fn changed_tenants_change_and_the_others_notice_nothing() {

@@ -9,6 +9,7 @@ use crate::support::database::ALICE;
 use crate::support::gateway::Builder;
 use crate::support::replica::LOCKGATE;
 use crate::support::socket::Socket;
+use crate::support::worker::FakeWorker;
 use crate::support::{
     Database, Gateway, PATIENCE, RedisServer, Tenant, gateway, token, unique, within,
 };
@@ -142,6 +143,59 @@ async fn a_connect_asks_the_denylist_and_reads_no_record_of_the_user() {
     assert!(
         of(stored, "user:") > 0 && of(stored, "usergen:") > 0,
         "{commands:#?}"
+    );
+}
+
+/// The price of a connect in commands to Redis, beside a tenant whose record of the user is cached there.
+#[tokio::test]
+async fn a_connect_takes_two_commands_less_than_with_a_cached_record() {
+    let redis = RedisServer::start().await;
+    let gateway = gateway()
+        .redis(&redis.url())
+        .replicas(2)
+        .tenant("claimed")
+        .with("users.source", "claims")
+        .tenant("stored")
+        .users(&Database::sqlite().await)
+        .start()
+        .await;
+    let mut watch = Watch::of(&redis).await;
+    for (word, expected) in [("claimed", 0), ("stored", 2)] {
+        let tenant = gateway.named(word);
+        let dial = |replica: usize| {
+            let dial = gateway.replicas[replica].dial(tenant, "/ws/chat/lobby/");
+            dial.token(&tenant.token(ALICE))
+        };
+        // The first one finds the record in the database and caches it.
+        let _first = dial(0).open().await;
+        watch.commands(&redis, "-").await;
+        let _second = dial(1).open().await;
+        let commands = watch.commands(&redis, &tenant.redis_key("")).await;
+        let asks = |kind: &str| commands.iter().filter(|line| line.contains(kind)).count();
+        // One command asks the denylist about the token, its user and the tenant.
+        let denylist = asks(&tenant.redis_key("deny:"));
+        let record = asks(&tenant.redis_key("user"));
+        assert_eq!((denylist, record), (1, expected), "{word}: {commands:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_gets_the_claims_as_the_user() {
+    let channel = format!("claims-{}", unique());
+    let gateway = claimed()
+        .with("layer.serializer_format", "json")
+        .route(&format!(
+            "path = 'ws/told/'\nconsumer = {{ kind = 'worker', channel = '{channel}' }}"
+        ))
+        .start()
+        .await;
+    let mut worker = FakeWorker::on(RedisServer::shared().await, &channel).await;
+    let _socket = open(&gateway, "/ws/told/", &claims("007", "a")).await;
+    let user = worker.next("websocket.connect").await["user"].clone();
+    assert_eq!(
+        (&user["id"], &user["org"], &user["name"]),
+        (&json!(7), &json!("a"), &json!("Zoë")),
+        "{user}"
     );
 }
 

@@ -9,7 +9,7 @@ use lockgate::error::ErrorKind;
 use super::support::*;
 use crate::ports::free_port;
 
-const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts/channel_layer/tls");
+const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
 
 /// The system's certificates are read once per process, so each case is a process of its own.
 fn in_a_process_that_trusts(authorities: &str, case: &str) {

@@ -122,7 +122,7 @@ async fn build(config: &Config) -> Result<(), String> {
     );
     if let Some(url) = &config.redis.url {
         builder
-            .deployment(url)
+            .deployment(url, &config.deployment_trust())
             .map_err(|error| format!("{error:#}"))?;
     }
     let built = builder.serving(config, &Tenants::default());

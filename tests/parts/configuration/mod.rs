@@ -15,6 +15,8 @@ use lockgate::validation::{LoadOptions, Loaded};
 use rustix::time::{ClockId, clock_gettime};
 
 mod built;
+mod certificates;
+mod namespaces;
 mod rows;
 mod tokens;
 mod wrong;

@@ -18,6 +18,7 @@ pub(super) fn rows() -> Vec<Row> {
         keys(),
         tokens::rows(),
         redis(),
+        trust(),
         databases(),
         statements(),
         origins(),
@@ -246,6 +247,59 @@ fn keys() -> Vec<Row> {
     ]
 }
 
+fn trust() -> Vec<Row> {
+    vec![
+        (
+            "tls.ca",
+            "['hunter2']",
+            "tls.ca[0]",
+            "found text without a certificate, expected a PEM with the certificates of authorities",
+        ),
+        (
+            "tls.ca",
+            "{ file = 'ca.pem' }",
+            "",
+            "found a table, expected a list, each certificates as PEM",
+        ),
+        (
+            "tls.ca",
+            "[{ path = 'ca.pem' }]",
+            "tls.ca[0]",
+            "found another table, expected certificates as PEM",
+        ),
+        (
+            "redis",
+            "{ url = 'rediss://:hunter2@h', verify = 'off' }",
+            "redis.verify",
+            "expected \"full\" or \"ca\" or \"none\"",
+        ),
+        (
+            "redis",
+            "{ url = 'redis://:hunter2@h', verify = 'ca' }",
+            "redis.verify",
+            "found verify beside a URL without TLS, expected rediss://",
+        ),
+        (
+            "tenants.acme.redis",
+            "{ verify = 'ca' }",
+            "tenants.acme.redis.verify",
+            "found verify without a url",
+        ),
+        (
+            "tenants.acme.users",
+            "{ database = 'sqlite://hunter2.db', verify = 'full' }",
+            "tenants.acme.users.verify",
+            "found a SQLite database, expected postgres:// or mysql://",
+        ),
+        (
+            "tenants.acme.users",
+            "{ database = 'postgres://u:hunter2@h/d?sslmode=require', verify = 'full' }",
+            "tenants.acme.users.verify",
+            "found verify beside the sslmode of the URL, expected one of the two",
+        ),
+    ]
+}
+
 fn redis() -> Vec<Row> {
     vec![
         (
@@ -404,6 +458,18 @@ fn redis() -> Vec<Row> {
             "'a b'",
             "",
             "expected text of ASCII without spaces",
+        ),
+        (
+            "tenants.acme.layer.namespace",
+            "'acme:'",
+            "",
+            "expected at most 64 ASCII letters, digits",
+        ),
+        (
+            "tenants.acme.layer.namespace",
+            "'x__group__y'",
+            "",
+            "without __group__",
         ),
         (
             "tenants.acme.layer.group_names",

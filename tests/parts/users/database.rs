@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockgate::config::{IdType, PoolConfig, RouteConfig, Secret, TokenConfig, UsersConfig};
+use lockgate::config::{IdType, PoolConfig, RouteConfig, Secret, TokenConfig, Trust, UsersConfig};
 use lockgate::error::{Dependency, ErrorKind, StoreError};
 use lockgate::ids::{TenantId, UserId};
 use lockgate::metrics::TenantMetrics;
@@ -166,7 +166,13 @@ impl Setup {
 
     fn database(&self) -> Arc<Database> {
         let budget = ConnectionBudget::new(100);
-        Database::connect_lazy(&Secret::from(self.url.as_str()), &self.users.pool, &budget).unwrap()
+        Database::connect_lazy(
+            &Secret::from(self.url.as_str()),
+            &Trust::default(),
+            &self.users.pool,
+            &budget,
+        )
+        .unwrap()
     }
 
     async fn rows(&self, ids: &[&str]) -> Result<Vec<UserRow>, StoreError> {
@@ -1235,7 +1241,7 @@ async fn all_databases_together_stay_within_the_budget() {
     let budget = ConnectionBudget::new(MOST as u32);
     let connect = || {
         let url = Secret::from(setup.url.as_str());
-        Database::connect_lazy(&url, &setup.users.pool, &budget).unwrap()
+        Database::connect_lazy(&url, &Trust::default(), &setup.users.pool, &budget).unwrap()
     };
     let databases: Vec<_> = (0..20).map(|_| connect()).collect();
     let query = Arc::new(UserQuery::new(&setup.users, &setup.token).unwrap());
@@ -1288,7 +1294,7 @@ async fn a_database_that_is_silent_does_not_take_the_budget_of_others() {
     let budget = ConnectionBudget::new(5);
     let connect = |setup: &Setup| {
         let url = Secret::from(setup.url.as_str());
-        Database::connect_lazy(&url, &setup.users.pool, &budget).unwrap()
+        Database::connect_lazy(&url, &Trust::default(), &setup.users.pool, &budget).unwrap()
     };
     let (bad, database) = (connect(&silent), connect(&good));
     let query = Arc::new(UserQuery::new(&good.users, &good.token).unwrap());

@@ -16,6 +16,8 @@ const ISSUER: &str = "https://issuer.test";
 pub(super) struct Kind {
     pub(super) word: &'static str,
     pub(super) prefix: &'static str,
+    /// Two of them share a prefix.
+    pub(super) namespace: &'static str,
     pub(super) hosts: &'static [&'static str],
     /// Ways to write a host of it.
     pub(super) spellings: &'static [&'static str],
@@ -37,6 +39,7 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         word: "acme",
         prefix: "acme",
+        namespace: "acme.",
         hosts: &["acme.example.test", "*.acme.example.test"],
         spellings: &[
             "acme.example.test",
@@ -57,6 +60,7 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         word: "acne",
         prefix: "acne",
+        namespace: "",
         hosts: &["*.example.test", "acne.test"],
         spellings: &[
             "acne.example.test",
@@ -74,7 +78,8 @@ pub(super) const KINDS: [Kind; 4] = [
     },
     Kind {
         word: "a-cme",
-        prefix: "a-cme",
+        prefix: "acme",
+        namespace: "a-cme.",
         hosts: &["a-cme.example.test"],
         spellings: &["a-cme.example.test", "A-CME.example.test."],
         shares_keys: true,
@@ -88,6 +93,7 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         word: "mixed",
         prefix: "Acme",
+        namespace: "acme.",
         hosts: &["acme.example.test.mixed.test", "xn--acme-6qa.test"],
         spellings: &[
             "acme.example.test.mixed.test",
@@ -152,6 +158,7 @@ pub(super) async fn start(redis: &RedisServer, jwks: &Jwks) -> Gateway {
             .with("users.stale_ttl", RARELY)
             .with("hosts", kind.hosts.to_vec())
             .with("layer.prefix", kind.prefix)
+            .with("layer.namespace", kind.namespace)
             .with("api_keys", vec![api_key(kind)])
             .with("token.issuer", ISSUER)
             .with_toml(&format!("[limits]\n{}", kind.limits))
@@ -285,7 +292,10 @@ impl Party {
 
     /// The Redis channel of a group.
     pub(super) fn channel(&self, group: &str) -> String {
-        format!("{}__group__{group}", self.kind.prefix)
+        format!(
+            "{}__group__{}{group}",
+            self.kind.prefix, self.kind.namespace
+        )
     }
 
     /// Names for the route whose groups are clients' choice: as hostile as the tenant's rule for names lets them be.

@@ -156,7 +156,13 @@ impl World {
         let of = &self.parties[party];
         let (prefix, name) = (of.kind.prefix, of.tenant.name.clone());
         let group = self.group(party, random);
-        let channel = match random.below(10) {
+        let channel = match random.below(12) {
+            // Of a tenant in a namespace this is no group, or that of another one.
+            10 => format!("{prefix}__group__{group}"),
+            11 => format!(
+                "{prefix}__group__{}{group}",
+                of.kind.namespace.trim_end_matches('.')
+            ),
             0 => format!("{prefix}__group__"),
             1 => format!("{prefix}__group__{prefix}__group__chat_a"),
             2 => format!("{}__group__chat_a", prefix.to_uppercase()),

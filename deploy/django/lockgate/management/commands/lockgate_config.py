@@ -2,6 +2,12 @@
 
     manage.py lockgate_config --tenant acme > tenants.d/acme.toml
 
+Where the schemas of one project are tenants (django-tenants), each has a file:
+
+    manage.py tenant_command lockgate_config --schema=acme --secrets shop > tenants.d/acme.toml
+
+It then has the domains and the tables of that schema, and the schema's name and a period as the namespace of its groups.
+
 It prints no secret. Each one is `{ env = "…" }` with a comment that describes the variable. A setting without a counterpart
 becomes a comment `# not mapped: …`, which is repeated on standard error.
 """
@@ -33,6 +39,7 @@ LAYERS = {
 LOCAL_REDIS = re.compile("socket_.*|retry.*|health_check_interval|max_connections|client_name|timeout|protocol|encoding.*")
 LOCAL_DATABASE = re.compile("pool|isolation_level|.*timeout|charset|init_command|sql_mode|transaction_mode|server_side_binding")
 WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+NAMESPACE = re.compile(r"(?!.*__group__)[\w.-]{0,64}", re.ASCII)
 # The columns of a user that Lockgate reads, if the table has them.
 COLUMNS = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "is_superuser"]
 
@@ -44,16 +51,28 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--tenant", help='the name of the tenant (default: LOCKGATE["TENANT"])')
+        parser.add_argument("--namespace", help="the beginning of its groups, where tenants share the channel layer: acme.")
+        parser.add_argument("--secrets", help="the beginning of the names of variables with secrets (default: the tenant's name)")
 
-    def handle(self, *args, tenant=None, **options):
+    def handle(self, *args, tenant=None, namespace=None, secrets=None, **options):
         self.conf = DEFAULTS | (getattr(settings, "LOCKGATE", None) or {})
         own = self.conf["TENANT"]
         self.tenant = tenant or (own() if callable(own) else own)
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", self.tenant or ""):
             raise CommandError("--tenant must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -")
+        self.schema, domains = schema_of(connections[router.db_for_read(get_user_model())])
+        self.namespace = namespace if namespace is not None else f"{self.schema}." if self.schema else ""
+        if not NAMESPACE.fullmatch(self.namespace):
+            raise CommandError("--namespace must be at most 64 ASCII letters, digits, -, _ and periods, without __group__")
+        self.secrets = secrets or self.tenant
         self.jwt = jwt_settings.api_settings
+        classes = getattr(settings, "REST_FRAMEWORK", {}).get("DEFAULT_AUTHENTICATION_CLASSES", [])
+        classes = [import_string(name) if isinstance(name, str) else name for name in classes]
+        self.authentications = [kind for kind in classes if issubclass(kind, authentication.JWTAuthentication)]
+        # The first class that takes a token decides about its user.
+        self.is_stateless = bool(self.authentications) and is_stateless(self.authentications[0])
         self.lines = []
-        self.say_hosts()
+        self.say_hosts(domains or settings.ALLOWED_HOSTS)
         layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
         layer_hosts = []
         if layer.get("BACKEND") in LAYERS:
@@ -80,17 +99,17 @@ class Command(BaseCommand):
         self.lines.append(f"{key} = {self.env(name)}  # {comment}")
 
     def env(self, name):
-        return f'{{ env = "{self.tenant.upper().replace("-", "_")}_{name}" }}'
+        return f'{{ env = "{self.secrets.upper().replace("-", "_")}_{name}" }}'
 
     def not_mapped(self, text):
         text = " ".join(text.split())
         self.lines.append(f"# not mapped: {text}")
         self.stderr.write(f"not mapped: {text}")
 
-    def say_hosts(self):
+    def say_hosts(self, names):
         self.table()
         hosts = []
-        for host in settings.ALLOWED_HOSTS:
+        for host in names:
             hosts += [host[1:], f"*{host}"] if host.startswith(".") else [host]
         if any(host.startswith("*.") for host in hosts):
             self.lines.append("# \"*.\" stands for one label here; Django's \".\" for any number of them.")
@@ -136,20 +155,22 @@ class Command(BaseCommand):
         elif isinstance(jwt.VERIFYING_KEY, str) and "PUBLIC KEY" in jwt.VERIFYING_KEY:
             self.put("verifying_key", jwt.VERIFYING_KEY)
         else:
-            name = f"{self.tenant}-verifying-key.pem"
+            name = f"{self.secrets}-verifying-key.pem"
             self.lines.append(f'verifying_key = {{ file = "{name}" }}  # the public key (PEM) of SIMPLE_JWT["SIGNING_KEY"]')
         # Defaults are Lockgate's; a setting that this release of simplejwt lacks has the same.
         for name, default in [
             ("USER_ID_CLAIM", "user_id"),
             ("JTI_CLAIM", "jti"),
             ("TOKEN_TYPE_CLAIM", "token_type"),
-            ("CHECK_REVOKE_TOKEN", False),
-            ("CHECK_USER_IS_ACTIVE", True),
         ]:
             value = getattr(jwt, name, default)
             self.put(name.lower(), False if value is None else value, default)
-        if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
-            self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, "hash_password")
+        # A TokenUser has no record that either could compare.
+        if not self.is_stateless:
+            self.put("check_revoke_token", getattr(jwt, "CHECK_REVOKE_TOKEN", False), False)
+            self.put("check_user_is_active", getattr(jwt, "CHECK_USER_IS_ACTIVE", True), True)
+            if getattr(jwt, "CHECK_REVOKE_TOKEN", False):
+                self.put("revoke_token_claim", jwt.REVOKE_TOKEN_CLAIM, "hash_password")
         for name in ["AUDIENCE", "ISSUER"]:
             value = getattr(jwt, name)
             if value:
@@ -158,6 +179,9 @@ class Command(BaseCommand):
                 self.not_mapped(f'SIMPLE_JWT["{name}"] is empty, and an empty one is not checked here')
         self.put("leeway", span(jwt.LEEWAY or 0), "0s")
         self.put("on_expiry", self.conf["ON_EXPIRY"], "close")
+        if self.schema:
+            rule = f"claims = {{ schema = {toml(self.schema)} }}"
+            self.lines.append(f"# {rule}  # one key signs for all schemas: only a claim that you add to tokens tells them apart")
         self.say_token_classes()
         if jwt.JSON_ENCODER:
             self.not_mapped('SIMPLE_JWT["JSON_ENCODER"]: claims must be plain JSON')
@@ -184,15 +208,23 @@ class Command(BaseCommand):
         # Read from the settings as text, because the class need not be importable here.
         own, default = self.jwt.user_settings.get("TOKEN_USER_CLASS"), jwt_settings.DEFAULTS["TOKEN_USER_CLASS"]
         if own and own != default:
-            self.not_mapped('SIMPLE_JWT["TOKEN_USER_CLASS"]: users come from the database, not from claims')
-        for name in getattr(settings, "REST_FRAMEWORK", {}).get("DEFAULT_AUTHENTICATION_CLASSES", []):
-            kind = import_string(name) if isinstance(name, str) else name
-            if issubclass(kind, authentication.JWTStatelessUserAuthentication):
-                self.not_mapped(f"{kind.__qualname__} (TokenUser): users come from the database, not from claims")
-            elif issubclass(kind, authentication.JWTAuthentication) and kind is not authentication.JWTAuthentication:
-                self.not_mapped(f"{kind.__qualname__}: Lockgate does what JWTAuthentication does")
+            does = "its own code does not run; a claim is {user.NAME}" if self.is_stateless else "users come from the database, not from claims"
+            self.not_mapped(f'SIMPLE_JWT["TOKEN_USER_CLASS"]: {does}')
+        for kind in self.authentications:
+            if is_stateless(kind) != self.is_stateless:
+                other = "the claims are the user" if self.is_stateless else "users come from the database, not from claims"
+                self.not_mapped(f"{kind.__qualname__}: {other}, as {self.authentications[0].__qualname__} before it says")
+            elif kind not in (authentication.JWTAuthentication, authentication.JWTStatelessUserAuthentication):
+                plain = authentication.JWTStatelessUserAuthentication if self.is_stateless else authentication.JWTAuthentication
+                self.not_mapped(f"{kind.__qualname__}: Lockgate does what {plain.__qualname__} does")
 
     def say_users(self):
+        if self.is_stateless:
+            self.table(".users")
+            self.put("source", "claims")
+            # A TokenUser's id is the claim as it is, whatever the ids of this project's own users are.
+            self.put("id_type", "text")
+            return
         model, name = get_user_model(), self.jwt.USER_ID_FIELD
         key = model._meta.pk if name == "pk" else field_of(model, name)
         if key is None:
@@ -209,7 +241,7 @@ class Command(BaseCommand):
         if (query := self.query(model, key, connections[alias])) is not None:
             self.put("query", query)
         else:
-            self.put("table", model._meta.db_table, "auth_user")
+            self.put("table", self.placed(model._meta.db_table, connections[alias]), "auth_user")
         if model.objects.all().query.where:
             self.not_mapped(f"{model._meta.label}.objects leaves users out: Lockgate finds every row of the table")
         self.put("stale_ttl", span(self.conf["STALE_TTL"]), "3600s")
@@ -278,7 +310,8 @@ class Command(BaseCommand):
         table = model._meta.db_table
         # Lockgate knows the columns of auth_user, and refuses another one as the key.
         is_known = table != "auth_user" or self.key_name in ["id", *COLUMNS]
-        if is_known and WORD.fullmatch(table) and not is_own and all(
+        is_word = WORD.fullmatch(table) and WORD.fullmatch(self.schema or table)
+        if is_known and is_word and not is_own and all(
             field.column == name and field.model._meta.db_table == table for name, field in fields.items()
         ):
             return None
@@ -291,7 +324,22 @@ class Command(BaseCommand):
         if is_own:
             chosen.append(f"TRUE AS {connection.ops.quote_name('is_active')}")
         source = sql[sql.index(" FROM ", len(", ".join(columns.values()))) :]
+        for name in {join.table_name for join in rows.query.alias_map.values()} if self.schema else ():
+            quoted = connection.ops.quote_name(name)
+            placed = self.placed(name, connection, connection.ops.quote_name)
+            source = re.sub(f"( FROM | JOIN ){re.escape(quoted)}", lambda found: found[1] + placed, source)
         return f"SELECT {', '.join(chosen)}{source} WHERE {self.condition(key, columns[self.key_name], connection)}"
+
+    def placed(self, table, connection, quoted=str):
+        """Returns the name of a table with its schema, where schemas are tenants: Lockgate has no search path."""
+        if not self.schema or '"' in table:
+            return quoted(table)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%s)", [f'"{table}"'])
+            row = cursor.fetchone()
+        # The tables of a schema that has none yet will be in it.
+        schema = row[0].strip('"') if row else self.schema
+        return f"{quoted(schema)}.{quoted(table)}"
 
     def condition(self, key, column, connection):
         """Finds the ids in `column`. They are bound as texts, which PostgreSQL compares with no column of another type."""
@@ -316,6 +364,7 @@ class Command(BaseCommand):
         if [host.url for host in hosts] != [own.url]:
             self.say_layer_hosts(hosts)
         self.put("prefix", conf.get("prefix", "asgi"), "asgi")
+        self.put("namespace", self.namespace, "")
         if conf.get("serializer_format", "msgpack") in ("msgpack", "json"):
             self.put("serializer_format", conf.get("serializer_format", "msgpack"), "msgpack")
         else:
@@ -355,6 +404,11 @@ class Command(BaseCommand):
             else:
                 self.not_mapped(f"CHANNEL_LAYERS: channel_capacity {pattern.pattern}: Lockgate has globs, no regular expressions")
         self.put("channel_capacity", capacities, {})
+
+
+def is_stateless(kind):
+    """Returns whether an authentication class of simplejwt makes its user of the claims (TokenUser), without a query."""
+    return issubclass(kind, authentication.JWTStatelessUserAuthentication)
 
 
 class Redis:
@@ -416,6 +470,15 @@ class Redis:
         login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
         query = urlencode({f"sentinel_{name}": value for name, value in sentinel_login.items()}, quote_via=quote)
         return f"{self.scheme}://{login}{self.place}/{self.db}" + (f"?{query}" if query else "")
+
+
+def schema_of(connection):
+    """Returns the schema that django-tenants has set, if it is not the public one, and its domains."""
+    name = getattr(connection, "schema_name", None)
+    if name in (None, getattr(settings, "PUBLIC_SCHEMA_NAME", "public")):
+        return None, []
+    domains = getattr(connection.tenant, "domains", None)
+    return name, [] if domains is None else list(domains.order_by("pk").values_list("domain", flat=True))
 
 
 def is_composite(key):

@@ -1,0 +1,72 @@
+//! Warns of tenants in namespaces of one prefix that take each other's tokens.
+//!
+//! They are the schemas of one project, which signs for all of them with one key. User 1 of one schema is another person than
+//! user 1 of the next, so something in the token must tell them apart.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Config, KeyConfig, Secret, TenantConfig, TokenConfig, UsersConfig, UsersFrom};
+use crate::ids::TenantId;
+
+use super::Checker;
+
+pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
+    let mut known: BTreeMap<String, (&TenantId, &TenantConfig)> = BTreeMap::new();
+    for (id, tenant) in &config.tenants {
+        if tenant.layer.namespace.is_empty() {
+            continue;
+        }
+        let mut first = None;
+        for accepted in accepted(&tenant.layer.prefix, &tenant.token) {
+            let before = known.entry(accepted).or_insert((id, tenant));
+            let differs = before.0 != id && !have_same_users(&before.1.users, &tenant.users);
+            first = first.or(differs.then_some(before.0));
+        }
+        if let Some(first) = first {
+            let text = format!(
+                "it takes tokens of tenant {first}, which names other users by the same ids: both have one key and the same \
+                 rules; add a claim to the tokens of the project, and a rule for it to each tenant: claims = {{ schema = \"{id}\" }}"
+            );
+            checker.warn(&format!("tenants.{id}.token"), text);
+        }
+    }
+}
+
+/// Describes the tokens that are accepted, once for each source of keys: equal texts accept the same tokens.
+fn accepted(prefix: &str, token: &TokenConfig) -> Vec<String> {
+    let keys = |keys: &[KeyConfig], url: Option<&String>| -> Vec<String> {
+        let texts = keys
+            .iter()
+            .flat_map(|key| [&key.signing_key, &key.verifying_key]);
+        let texts = texts.flatten().map(Secret::expose);
+        texts
+            .chain(url.map(String::as_str))
+            .map(str::to_owned)
+            .collect()
+    };
+    let rules = |issuer: &[String], audience: &[String]| {
+        format!("{prefix:?} {issuer:?} {audience:?} {:?}", token.claims)
+    };
+    let single = keys(&token.keys, token.jwk_url.as_ref());
+    let own = rules(&token.issuer, &token.audience);
+    let mut accepted: Vec<_> = single.iter().map(|key| format!("{own} {key}")).collect();
+    for issuer in &token.issuers {
+        let audience = match issuer.audience.is_empty() {
+            true => &token.audience,
+            false => &issuer.audience,
+        };
+        let own = rules(std::slice::from_ref(&issuer.issuer), audience);
+        let keys = keys(&issuer.keys, issuer.jwk_url.as_ref());
+        accepted.extend(keys.iter().map(|key| format!("{own} {key}")));
+    }
+    accepted
+}
+
+/// Returns true if a user of one is the user of the other with the same id, as where they lie in a schema that all share.
+fn have_same_users(one: &UsersConfig, other: &UsersConfig) -> bool {
+    let place = |users: &UsersConfig| {
+        let url = users.database.as_ref().map(|url| url.expose().to_owned());
+        (url, users.table.clone(), users.query.clone())
+    };
+    one.source == UsersFrom::Database && other.source == one.source && place(one) == place(other)
+}
