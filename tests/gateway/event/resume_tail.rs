@@ -1,17 +1,34 @@
 //! A Redis that comes back, with all recorded events or without the newest ones, whose offsets it gives again.
 
+use std::ops::Range;
+
 use serde_json::json;
 
 use super::resume::{events, position, position_of, publish, returning, with_history};
 use super::resume_replicas::{behind_proxy, told};
 use crate::support::proxy::Line;
 use crate::support::replica::Replica;
-use crate::support::{Gateway, RedisServer, gateway};
+use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway};
 
 const HISTORY: &str = "{ size = 5000, ttl = '10m' }";
 
 fn epoch_of(position: &str) -> &str {
     position.rsplit('~').nth(1).unwrap()
+}
+
+/// Publishes these events after a restart of Redis, as soon as the replica's link has come back.
+async fn publish_once_back(gateway: &Gateway, replica: &Replica, numbers: Range<u64>) {
+    let path = format!("/v1/tenants/{}/groups/chat_a/send", gateway.tenant().name);
+    let body = json!({"type": "t", "n": numbers.start}).to_string();
+    eventually(PATIENCE, "an event is taken", async || {
+        let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
+        match answer.status {
+            200 => Ok(()),
+            _ => Err(answer),
+        }
+    })
+    .await;
+    publish(gateway, replica, numbers.start + 1..numbers.end).await;
 }
 
 /// Comes back from a position whose next events are lost.
@@ -37,8 +54,7 @@ async fn lost_tail(kind: &str) {
     let lost = events(&mut live, 10..15).await;
     proxy.set(Line::Reset);
     redis.restart().await;
-    other.ready().await;
-    publish(&gateway, other, 15..25).await;
+    publish_once_back(&gateway, other, 15..25).await;
     // The position is behind the newest one, and is that of another event now.
     told_at(&gateway, other, &lost).await;
     proxy.set(Line::Open);
@@ -117,9 +133,7 @@ async fn a_redis_that_comes_back_with_all_events_is_no_gap() {
             publish(&gateway, second, next..next + 10).await;
             known.push(events(&mut live, next..next + 10).await);
             redis.restart_with_data().await;
-            first.ready().await;
-            second.ready().await;
-            publish(&gateway, second, next + 10..next + 20).await;
+            publish_once_back(&gateway, second, next + 10..next + 20).await;
             known.push(events(&mut live, next + 10..next + 20).await);
         }
         assert_eq!(live.ping().await, []);
