@@ -172,6 +172,7 @@ impl Registry {
                     make: worker::factory(&route.consumer)?,
                     sees_events: false,
                     tells_channel: true,
+                    reads_claims: false,
                 });
             }
             kind => match self.kinds.get(kind) {
@@ -184,6 +185,7 @@ impl Registry {
                         make,
                         sees_events: true,
                         tells_channel: true,
+                        reads_claims: true,
                     });
                 }
                 None => {
@@ -197,6 +199,7 @@ impl Registry {
             make,
             sees_events: false,
             tells_channel: false,
+            reads_claims: false,
         })
     }
 }
@@ -210,4 +213,7 @@ pub struct RouteConsumer {
     pub sees_events: bool,
     /// True if it may give the socket's channel name to others, so that the socket must listen on that channel.
     pub tells_channel: bool,
+    /// True if it may read the token's claims. The built-in kinds read none after the handshake has filled the templates, so
+    /// their open sockets keep none.
+    pub reads_claims: bool,
 }

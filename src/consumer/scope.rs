@@ -22,6 +22,7 @@ pub struct Scope {
     pub(crate) of_tenant: Arc<TenantScope>,
     /// `None` for an anonymous socket.
     pub(crate) user: Option<Arc<UserRecord>>,
+    /// Those of the token; none where the route does not need them.
     pub(crate) claims: PackedObject,
     /// An IPv4 address is mapped into IPv6; an [`IpAddr`] would take eight bytes more of each socket.
     pub(crate) client: Ipv6Addr,

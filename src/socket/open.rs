@@ -42,7 +42,8 @@ pub(super) async fn open(
     head: &Parts,
     door: &Door,
 ) -> Result<(Box<ReadySocket>, Option<Acceptance>), Reason> {
-    let (mut registration, scope) = register(admitted, identity, head.uri.path(), place).await?;
+    let (mut registration, mut scope) =
+        register(admitted, identity, head.uri.path(), place).await?;
     let admitted = &*admitted;
     let (tenant, route) = (&*admitted.tenant, &admitted.tenant.parts[admitted.route]);
     let groups = group_names(admitted, &scope)?;
@@ -72,6 +73,9 @@ pub(super) async fn open(
         let disconnect = consumer.disconnect(&mut context, &close);
         guarded(registration.member(), disconnect).await;
         return Err(refusal.into());
+    }
+    if !route.consumer.reads_claims {
+        scope.claims = PackedObject::none();
     }
     registration.replace_oldest();
     let user = scope.user.as_ref();
@@ -160,7 +164,10 @@ async fn register(
     let scope = Scope {
         of_tenant: tenant.scope.clone(),
         user,
-        claims: PackedObject::new(token.map_or("{}", |token| &token.claims)),
+        claims: match tenant.parts[*route].needs_claims() {
+            true => PackedObject::new(token.map_or("{}", |token| &token.claims)),
+            false => PackedObject::none(),
+        },
         client: match admitted.client {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
             IpAddr::V6(address) => address,

@@ -208,3 +208,10 @@ pub struct RouteParts {
     /// True if a token is optional.
     pub anonymous: bool,
 }
+
+impl RouteParts {
+    /// Returns true if a handshake needs the token's claims after they were checked.
+    pub fn needs_claims(&self) -> bool {
+        self.consumer.reads_claims || self.groups.iter().any(Template::has_user_values)
+    }
+}

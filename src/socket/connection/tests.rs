@@ -381,8 +381,16 @@ fn a_refresh_shows_the_consumer_the_new_claims_and_a_refusal_shows_it_nothing() 
         RefreshOutcome::Refused(refused).tell(&mut ready.scope, &member, &relay);
         assert_eq!(ready.scope.claim("role"), None);
     }
-    RefreshOutcome::Done { user, token }.tell(&mut ready.scope, &member, &relay);
+    let done = || RefreshOutcome::Done {
+        user: user.clone(),
+        token: token.clone(),
+    };
+    done().tell(&mut ready.scope, &member, &relay);
     assert_eq!(ready.scope.claim("role"), Some("admin".into()));
+    // A consumer that reads no claims keeps none.
+    ready.scope.claims = PackedObject::none();
+    done().tell(&mut ready.scope, &member, &relay);
+    assert_eq!(ready.scope.claim("role"), None);
     assert!(!member.outbound().is_closing());
     RefreshOutcome::Closes(Refusal::TokenRevoked).tell(&mut ready.scope, &member, &relay);
     let cause = member.outbound().closing_cause();

@@ -203,7 +203,9 @@ impl RefreshOutcome {
         let result = match self {
             Self::Done { user, token } => {
                 scope.user = Some(user);
-                scope.claims = PackedObject::new(&token.claims);
+                if !scope.claims.is_none() {
+                    scope.claims = PackedObject::new(&token.claims);
+                }
                 answer(frame::refreshed(token.expires_at));
                 REFRESHED
             }
