@@ -367,12 +367,17 @@ async fn sockets_that_cannot_be_verified_stay_as_long_as_is_allowed() {
         .set("denylist.on_outage", "allow")
         .set("denylist.max_unverified", "4s")
         .tenant("acme")
+        .route("path = 'ws/chat/<slug:room>/'\ngroups = ['chat_{room}']")
+        .route("path = 'ws/open/'\ngroups = ['open']\nanonymous = true")
         .start()
         .await;
     let mut socket = gateway.open(CHAT).await;
     denylist.kill();
     let mut let_in = gateway.open(CHAT).await;
     assert!(socket.ping().await.is_empty());
+    // It has nothing to verify.
+    let dial = gateway.replica().dial(gateway.tenant(), "/ws/open/");
+    let mut stranger = dial.open().await;
     let (code, reason) = socket.closed().await;
     assert_eq!(code, 4014);
     assert!(
@@ -380,6 +385,7 @@ async fn sockets_that_cannot_be_verified_stay_as_long_as_is_allowed() {
         "{reason}"
     );
     assert_eq!(let_in.closed().await.0, 4014);
+    assert!(stranger.ping().await.is_empty());
     denylist.restart().await;
     eventually(PATIENCE, "sockets stay again", async || {
         let mut socket = gateway.open(CHAT).await;

@@ -172,7 +172,10 @@ async fn a_worker_is_told_that_there_is_no_user() {
 
 #[tokio::test]
 async fn explain_says_that_no_token_is_needed() {
-    let gateway = open_house().start().await;
+    let gateway = open_house()
+        .with("limits.anonymous_connections", 9)
+        .start()
+        .await;
     let report = |path: &str| -> Value {
         let output = std::process::Command::new(LOCKGATE)
             .args([
@@ -199,6 +202,13 @@ async fn explain_says_that_no_token_is_needed() {
     assert_eq!(
         token["detail"],
         "none: the route is anonymous, and the socket has no user"
+    );
+    // A budget of users is none of its own.
+    let budgets = steps.iter().find(|step| step["name"] == "budgets").unwrap();
+    assert_eq!(
+        (&budgets["verdict"], &budgets["value"]),
+        (&json!("unknown"), &json!({"anonymous_connections": 9})),
+        "{budgets}"
     );
     assert_eq!(report("/ws/room/a/")["code"], "token_missing");
     let bad = report("/ws/open/a/?token=undefined");
