@@ -203,6 +203,7 @@ impl Relay {
         let page = HealingPage {
             page: TrackPage {
                 end: page.end,
+                past: page.past,
                 entries: entries.collect(),
                 more: page.more,
             },
@@ -218,10 +219,7 @@ impl Relay {
         match delivered.await {
             Ok(AfterPage::Live | AfterPage::ReadOn) => {}
             Ok(AfterPage::EndEpoch(lost)) => {
-                self.parts
-                    .layer
-                    .renew_history(group.name(), &lost.epoch)
-                    .await?;
+                self.parts.layer.renew_history(group.name(), &lost).await?;
                 group.history().epoch_ended();
             }
             Err(_) => {
