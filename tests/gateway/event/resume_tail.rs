@@ -150,7 +150,8 @@ async fn a_redis_that_comes_back_with_all_events_is_no_gap() {
                 &gateway.api_key,
                 "GET",
                 &format!(
-                    "/v1/tenants/acme/groups/chat_a/history?since={}&limit=1000",
+                    "/v1/tenants/{}/groups/chat_a/history?since={}&limit=1000",
+                    gateway.tenant().name,
                     known[1]
                 ),
                 "",
