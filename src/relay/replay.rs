@@ -205,10 +205,12 @@ impl Relay {
             ReplayRoom::Bytes(room) if !self.parts.budget.is_exhausted() => room,
             ReplayRoom::Bytes(_) | ReplayRoom::Closed => 0,
         });
+        let room = room.max().unwrap_or(0);
         HistoryFrom {
             epoch: Some(epoch),
             after,
-            most: room.max().unwrap_or(0).max(1),
+            // A frame is longer than what is recorded, by its position and by JSON. What did not fit would be read again.
+            most: (room - room / 8).max(1),
         }
     }
 
@@ -349,8 +351,7 @@ impl Relay {
         match place {
             ReplayPlace::AtEnd => Portion::Whole,
             ReplayPlace::Lost(result) => Portion::Lost(result),
-            // A read for a few bytes would fetch one event.
-            ReplayPlace::Unread if !socket.member.outbound().has_replay_room() => Portion::Full,
+            ReplayPlace::Unread if room == 0 => Portion::Full,
             ReplayPlace::Unread | ReplayPlace::Unsure => Portion::Hungry,
             // Its route is gone, and it is about to close.
             ReplayPlace::Before(_) => Portion::Closed,

@@ -196,27 +196,31 @@ impl Outbound {
 
     /// Returns true once a replay that found no room should go on: not for a few bytes, since each step of it may be a read.
     pub fn has_replay_room(&self) -> bool {
-        let step = self.state.lock().replay_bound() / 8;
-        matches!(self.replay_room(), ReplayRoom::Bytes(room) if room >= step.max(1))
+        let state = self.state.lock();
+        let step = (state.replay_bound() / 8).max(1);
+        matches!(state.replay_room(), ReplayRoom::Bytes(room) if room >= step)
     }
 
     /// Returns the room for a replay: it fills half of the queue at most, so that a replay makes no socket slow.
     pub fn replay_room(&self) -> ReplayRoom {
-        let state = self.state.lock();
-        if state.closing.is_some() || state.finished {
+        self.state.lock().replay_room()
+    }
+}
+
+impl State {
+    fn replay_room(&self) -> ReplayRoom {
+        if self.closing.is_some() || self.finished {
             return ReplayRoom::Closed;
         }
-        let held = state.held.as_ref().map_or(0, |held| held.bytes);
-        let queued = state.bytes - held + state.in_hand;
-        match state.replay_bound() / 2 {
+        let held = self.held.as_ref().map_or(0, |held| held.bytes);
+        let queued = self.bytes - held + self.in_hand;
+        match self.replay_bound() / 2 {
             // A frame of any size goes into an empty queue.
             most if queued == 0 => ReplayRoom::Bytes(most.max(1)),
             most => ReplayRoom::Bytes(most.saturating_sub(queued)),
         }
     }
-}
 
-impl State {
     fn replay_bound(&self) -> usize {
         match self.limit {
             usize::MAX => UNLIMITED,

@@ -180,8 +180,9 @@ async fn sockets_that_come_back_together_share_their_reads() {
     assert!(entries <= 3 * EVENTS.0 as usize, "{entries} in {reads}");
 }
 
-/// The slow one falls behind what the others need, and takes its own events again from the history alone.
-#[tokio::test]
+/// The slow one falls behind what the others need, and takes its own events again from the history alone. The clock is the
+/// test's own, so that a busy machine does not change who reads when.
+#[tokio::test(start_paused = true)]
 async fn a_slow_socket_makes_no_other_read_again() {
     let mut storm = Storm::new();
     for has in [0, 0, 100, 500, 990] {
@@ -203,12 +204,7 @@ async fn a_slow_socket_makes_no_other_read_again() {
     // What each of them lacks, if they share nothing.
     let lacks = [0, 0, 100, 500, 990].map(|has| events - has);
     let most: u64 = lacks.iter().sum();
-    // What is over the bound of the window is read again.
-    let again = most / 5;
-    assert!(
-        entries as u64 <= most + again,
-        "{entries} in {reads}, of {most}"
-    );
+    assert!(entries as u64 <= most, "{entries} in {reads}, of {most}");
 }
 
 /// A socket that takes each page whole reads on at once. The events behind it used to stay in memory until its end: all
