@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{PATIENCE, eventually, within};
 
 /// The longest wait for output after the end of its process.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A command that runs as `user` (where we are root) and is killed when this process ends.
 pub(crate) struct Program {
