@@ -54,19 +54,19 @@ fn in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// Returns the Redis channel of a group in the pub/sub layer: `{prefix}__group__{group}`.
-pub fn group_channel(prefix: &str, group: &GroupName) -> Bytes {
-    Bytes::from(format!("{prefix}{GROUP_INFIX}{group}"))
-}
-
-/// Returns what the Redis channels of a tenant's groups begin with in the pub/sub layer.
+/// Returns what the Redis channels of a tenant's groups begin with in the pub/sub layer: `{prefix}__group__{namespace}`.
 pub fn group_channel_beginning(prefix: &str, namespace: &str) -> String {
     format!("{prefix}{GROUP_INFIX}{namespace}")
 }
 
-/// Returns the Redis channel of a group from what those of its tenant begin with.
+/// Returns the Redis channel of a group from what those of its tenant begin with ([`group_channel_beginning`]).
 pub fn channel_from_beginning(beginning: &str, group: &GroupName) -> Bytes {
     Bytes::from([beginning, group.as_str()].concat())
+}
+
+/// Returns the key of a group's members in the core layer, or with `*` for the group, the pattern of all of a tenant's.
+pub fn core_group_key(prefix: &str, namespace: &str, group: &str) -> String {
+    [prefix, ":group:", namespace, group].concat()
 }
 
 /// Returns the name of the group whose Redis channel this is; `None` if it is not a group's channel of `prefix`.
@@ -109,7 +109,7 @@ pub fn history_member_beginning(namespace: &str) -> String {
 pub fn core_key_patterns(prefix: &str, namespace: &str) -> Vec<String> {
     let histories = history_member_beginning(namespace);
     vec![
-        format!("~{prefix}:group:{namespace}*"),
+        format!("~{}", core_group_key(prefix, namespace, "*")),
         format!("~{prefix}specific.*"),
         format!("~{prefix}{histories}*"),
     ]
@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn a_group_comes_back_from_its_channel() {
         for group in ["room.1", "asgi__group__x", "__group__"] {
-            let channel = group_channel("asgi", &group.into());
+            let channel =
+                channel_from_beginning(&group_channel_beginning("asgi", ""), &group.into());
             assert_eq!(group_of_channel("asgi", &channel), Some(group));
         }
         assert_eq!(group_of_channel("asgi", b"asgi2__group__a"), None);

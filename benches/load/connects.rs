@@ -10,8 +10,14 @@ use crate::connect_floor;
 use crate::process::Process;
 use crate::report::{Row, Series, Target};
 use crate::rows::{Sample, Stage};
-use crate::swarm::Side;
+use crate::swarm::{Side, Swarm};
 use crate::world::LOCAL_TTL;
+
+/// The process of the floor, and its port.
+type Floor<'f> = (&'f Process, u16);
+
+/// The words about the floor in the notes.
+const FLOOR: &str = "the floor is a plain loop on tokio with one worker";
 
 /// The state of the user caches before a measurement.
 #[derive(Clone, Copy)]
@@ -25,8 +31,11 @@ impl Stage<'_> {
     pub(crate) fn connects(&mut self) -> Result<Vec<Row>> {
         // The first connect of the users reads the database and fills Redis.
         self.gateway_at_once(Users::InDatabase)?;
-        let mut rows = vec![self.one_by_one()?];
+        let (floor, port) = connect_floor::start(self.world.redis_port)?;
+        let floor = (&floor, port);
+        let mut rows = vec![self.one_by_one(floor)?];
         rows.extend(self.at_once(
+            floor,
             Users::InRedis,
             [
                 "CPU per connect, 64 at a time, users cached",
@@ -34,6 +43,7 @@ impl Stage<'_> {
             ],
         )?);
         rows.extend(self.at_once(
+            floor,
             Users::InDatabase,
             [
                 "CPU per connect, 64 at a time, users not cached",
@@ -43,31 +53,44 @@ impl Stage<'_> {
         Ok(rows)
     }
 
-    /// Measures connects one after another; the floor blocks in each of its steps.
-    fn one_by_one(&mut self) -> Result<Row> {
+    /// Measures connects one after another, beside the same floor as those at once.
+    fn one_by_one(&mut self, floor: Floor<'_>) -> Result<Row> {
         let mut row = Row::new("CPU per authenticated connect", "µs", Target::Ratio(1.5));
         let before = self.found_in_redis()?;
         for _ in 0..self.settings.runs {
-            row.floor.0.push(self.floor_connects()?.micros_per_unit());
+            let bare = self.on_floor(floor, |swarm, port, requests| {
+                for request in requests {
+                    swarm.connect(Side::Floor, port, &request)?;
+                }
+                Ok(())
+            })?;
+            row.floor.0.push(bare.micros_per_unit());
             row.gateway
                 .0
                 .push(self.gateway_connects()?.micros_per_unit());
         }
-        row.note = self.note_on_users(before)?;
+        row.note = format!("{}; {FLOOR}", self.note_on_users(before)?);
         Ok(row)
     }
 
     /// Measures 64 connects at a time: CPU per connect beside a plain loop on tokio, and connects per second.
-    fn at_once(&mut self, users: Users, what: [&'static str; 2]) -> Result<[Row; 2]> {
+    fn at_once(
+        &mut self,
+        floor: Floor<'_>,
+        users: Users,
+        what: [&'static str; 2],
+    ) -> Result<[Row; 2]> {
         let mut rows = [
             Row::new(what[0], "µs", Target::Ratio(1.5)),
             Row::new(what[1], "/s", Target::AtLeast(15_000.0)),
         ];
-        let (floor, port) = connect_floor::start(self.world.redis_port)?;
         let mut busy = [Series::default(), Series::default()];
         let before = self.found_in_redis()?;
         for _ in 0..self.settings.runs {
-            let bare = self.floor_at_once(&floor, port)?;
+            let bare = self.on_floor(floor, |swarm, port, requests| {
+                let requests = requests.into_iter().map(|request| Ok((port, request)));
+                swarm.open_all(Side::Floor, requests)
+            })?;
             let ours = self.gateway_at_once(users)?;
             let rate = |sample: &Sample| sample.units as f64 / sample.wall.as_secs_f64();
             let [micros, rates] = &mut rows;
@@ -78,10 +101,7 @@ impl Stage<'_> {
             busy[0].0.push(bare.busy_percent());
             busy[1].0.push(ours.busy_percent());
         }
-        rows[0].note = format!(
-            "{}; the floor is a plain loop on tokio with one worker",
-            self.note_on_users(before)?
-        );
+        rows[0].note = format!("{}; {FLOOR}", self.note_on_users(before)?);
         rows[1].note = format!(
             "the gateway's core {:.0} % busy, the floor's {:.0} %",
             busy[1].median(),
@@ -150,13 +170,17 @@ impl Stage<'_> {
         Ok(sample)
     }
 
-    fn floor_at_once(&mut self, floor: &Process, port: u16) -> Result<Sample> {
+    /// Measures connects to the floor; `open` makes them.
+    fn on_floor(
+        &mut self,
+        (floor, port): Floor<'_>,
+        open: impl FnOnce(&mut Swarm, u16, Vec<Vec<u8>>) -> Result<()>,
+    ) -> Result<Sample> {
         let requests = self.requests()?;
         let units = requests.len() as u64;
         let mark = self.swarm.mark();
         let (before, start) = (floor.cpu()?, Instant::now());
-        let requests = requests.into_iter().map(|request| Ok((port, request)));
-        self.swarm.open_all(Side::Floor, requests)?;
+        open(&mut self.swarm, port, requests)?;
         let sample = Sample {
             wall: start.elapsed(),
             cpu: floor.cpu()?.since(&before),
@@ -164,28 +188,5 @@ impl Stage<'_> {
         };
         self.swarm.close_from(mark);
         Ok(sample)
-    }
-
-    fn floor_connects(&mut self) -> Result<Sample> {
-        let requests = self.requests()?;
-        let mark = self.swarm.mark();
-        let before = self.floor.process.cpu()?;
-        let start = Instant::now();
-        self.floor
-            .command(&format!("connects {}", requests.len()))?;
-        for request in &requests {
-            self.swarm.connect(Side::Floor, self.floor.port, request)?;
-        }
-        self.floor.done()?;
-        let wall = start.elapsed();
-        let cpu = self.floor.process.cpu()?.since(&before);
-        self.swarm.close_from(mark);
-        self.floor.command("drop")?;
-        self.floor.done()?;
-        Ok(Sample {
-            cpu,
-            wall,
-            units: requests.len() as u64,
-        })
     }
 }

@@ -1,7 +1,7 @@
 //! The floors: servers that do only the work that no server can avoid, in the kernel and with Redis.
 //!
 //! Each runs as a separate process on the server's core, so that its CPU time is read as the gateway's is.
-//! [`serve`] obeys commands on standard input: `accept N`, `write ROUNDS INTERVAL_US FRAMES`, `connects N`, `drop`.
+//! [`serve`] obeys commands on standard input: `accept N`, `write ROUNDS INTERVAL_US FRAMES`.
 //! [`relay`] is a whole gateway without users, limits or metrics. It takes the gateway's place in the self-test.
 
 use std::collections::HashMap;
@@ -36,12 +36,12 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// Starts a floor beside the Redis at `redis_port`.
-    pub(crate) fn start(redis_port: u16) -> Result<Self> {
+    /// Starts a floor.
+    pub(crate) fn start() -> Result<Self> {
         let program = std::env::current_exe()?;
         let mut process = Process::spawn(SERVER_CORE, &program, |command| {
             command
-                .args([FLOOR, &redis_port.to_string()])
+                .arg(FLOOR)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
         })?;
@@ -96,12 +96,10 @@ pub(crate) fn start_server(role: &str, redis_port: u16) -> Result<(Process, u16)
 }
 
 /// The main function of a floor process.
-pub(crate) fn serve(redis_port: u16) -> Result<()> {
+pub(crate) fn serve() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?.port());
-    let mut link = Link::connect(redis_port)?;
     let mut sockets = Vec::new();
-    let mut connected = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split(' ').collect();
@@ -115,12 +113,6 @@ pub(crate) fn serve(redis_port: u16) -> Result<()> {
                 let interval = Duration::from_micros(interval.parse()?);
                 write_rounds(&mut sockets, rounds.parse()?, interval, frames.parse()?)?;
             }
-            ["connects", count] => {
-                for _ in 0..count.parse::<usize>()? {
-                    connected.push(accept(&listener, Some(&mut link))?.0);
-                }
-            }
-            ["drop"] => connected.clear(),
             _ => bail!("no such command: {line}"),
         }
         println!("done");

@@ -99,7 +99,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         [process::PIN, ..] => process::become_pinned(&arguments[1..]),
-        [floor::FLOOR, port] => floor::serve(port.parse()?),
+        [floor::FLOOR] => floor::serve(),
         [flood::FLOOD, redis_port, port] => flood::run(redis_port.parse()?, port.parse()?),
         [nuisance::NUISANCE, kind, redis, port, api] => {
             nuisance::run(kind, [redis.parse()?, port.parse()?, api.parse()?])

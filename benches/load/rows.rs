@@ -50,7 +50,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn set(world: &'a mut World, settings: Settings) -> Result<Self> {
         let mut swarm = Swarm::new(world.redis_port)?;
         let gateway = world.start_gateway(0)?;
-        let mut floor = Floor::start(world.redis_port)?;
+        let mut floor = Floor::start()?;
         floor.command(&format!("accept {}", settings.sockets))?;
         for (side, port) in [(Side::Gateway, gateway.port), (Side::Floor, floor.port)] {
             let users = 1..=settings.sockets;

@@ -11,7 +11,7 @@ use super::problem::{ApiProblem, unavailable};
 use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
 use crate::fleet::message::{LARGEST_PAGE, PAGE};
 use crate::ids::GroupName;
-use crate::position::Position;
+use crate::position::{PlaceInHistory, Position};
 use crate::tenant::Tenant;
 
 /// The query of a history.
@@ -111,9 +111,10 @@ fn shown(
 }
 
 fn is_complete(page: &HistoryPage, since: Option<Position>, more: bool) -> bool {
-    let after = match since {
-        Some(since) if since.epoch != page.end.epoch => return false,
-        Some(since) => since.offset,
+    let place = since.map(|since| page.past.find(&page.end.epoch, &since));
+    let after = match place {
+        Some(PlaceInHistory::Kept(offset)) => offset,
+        Some(PlaceInHistory::Broken(_) | PlaceInHistory::Foreign) => return false,
         None => 0,
     };
     let mut expected = after;

@@ -1,6 +1,6 @@
 //! The history of a group as a layer reads it.
 
-use crate::position::{Epoch, Position};
+use crate::position::{Epoch, PastEpochs, Position};
 
 use super::Payload;
 
@@ -34,10 +34,13 @@ impl HistoryFrom {
         most: usize::MAX,
     };
 
-    /// Returns the offset after which a history of `epoch` is read.
-    pub fn after_in(&self, epoch: &Epoch) -> u64 {
+    /// Returns the offset after which a history is read that is in `epoch` and goes on from `past`.
+    pub fn after_in(&self, epoch: &Epoch, past: &PastEpochs) -> u64 {
         match &self.epoch {
-            Some(other) if other != epoch => 0,
+            Some(other) if other != epoch => match past.last_of(other) {
+                Some(last) => self.after.min(last),
+                None => 0,
+            },
             _ => self.after,
         }
     }
@@ -58,6 +61,8 @@ impl From<&Position> for HistoryFrom {
 pub struct HistoryPage {
     /// The position of the newest event at that moment; offset 0 if there was none in the epoch yet.
     pub end: Position,
+    /// The epochs that the present one goes on from.
+    pub past: PastEpochs,
     /// Events after the place that was asked for, in the order of their offsets. Offsets are missing where events were
     /// trimmed by size or age, or deleted by others.
     pub entries: Vec<RecordedEvent>,

@@ -17,7 +17,7 @@ use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, LayerError};
 use crate::event::{Event, MAX_VALUES};
 use crate::group_rules::GroupRules;
-use crate::position::{Epoch, Position};
+use crate::position::Position;
 
 pub(super) use bus::BusLine;
 use bus::LayerMember;
@@ -134,7 +134,7 @@ impl ChannelLayer for MemoryLayer {
     async fn renew_history(
         &self,
         group: &GroupName,
-        lost: &Epoch,
+        lost: &Position,
     ) -> Result<Option<Position>, LayerError> {
         let renew = |kept| {
             let histories = &mut self.shared.0.lock().histories;

@@ -20,7 +20,7 @@ use crate::ids::{ChannelName, GroupName};
 use crate::stores::redis::RedisStore;
 
 use crate::event::{DecodeError, EncodeError, Event};
-use crate::position::{Epoch, Position};
+use crate::position::Position;
 
 pub use codec::Codec;
 pub use control::{Control, Heard};
@@ -101,16 +101,16 @@ pub trait ChannelLayer: Send + Sync {
         None
     }
 
-    /// Begins a new epoch of a group's history if `lost` is still the present one: Redis has lost the newest events of it, so
-    /// that their offsets would be given a second time. Returns the position that holds then; `None` if the group has no
-    /// history.
+    /// Notes that events of a group were delivered up to `lost`, and that its history lacks the newest of them. If their epoch is
+    /// still the present one, a new history begins, so that their offsets are not given a second time. If it has ended, all that
+    /// stand before the lost events are told of a gap. Returns the position that holds then; `None` if the group has no history.
     ///
     /// # Errors
     /// [`LayerError`].
     async fn renew_history(
         &self,
         group: &GroupName,
-        lost: &Epoch,
+        lost: &Position,
     ) -> Result<Option<Position>, LayerError>;
 
     /// Returns the prefix of this replica's socket channel names; 32 hexadecimal digits follow it.

@@ -4,6 +4,9 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::config::Trust;
+use crate::stores::trust::client_config;
+
 /// A request that got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
@@ -32,6 +35,7 @@ pub(super) fn exchange(
         .map_err(|error| ClientError::Start(error.to_string()))?;
     runtime.block_on(async {
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls()?)
             .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -48,6 +52,13 @@ pub(super) fn exchange(
             .map_err(|error| ClientError::NoAnswer(reason(&error)))?;
         Ok(HttpAnswer { status, body })
     })
+}
+
+/// Returns the settings for `https`. A machine without authorities can still ask over `http`.
+fn tls() -> Result<rustls::ClientConfig, ClientError> {
+    let trust = Trust::default();
+    let settings = client_config(&trust, true).or_else(|_| client_config(&trust, false));
+    settings.map_err(|error| ClientError::Start(error.to_string()))
 }
 
 /// Returns the innermost cause. The outer errors only say that there was an error.

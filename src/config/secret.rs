@@ -110,35 +110,48 @@ impl Form for OneOrMoreSecrets {
 
 /// Reads `{ file = "…" }` or `{ env = "…" }`.
 fn read_elsewhere(node: &Node, table: &Table, reader: &mut Reader<'_>) -> Option<Secret> {
-    let text = match named(table) {
-        Some(("file", file)) => read_file(node, file, reader)?,
-        Some((_, variable)) => match reader.environment.get(variable) {
-            Some(value) => value.to_owned(),
-            None => {
-                let found = format!("the variable {variable}, which is not set or empty");
-                return reader.mistake(node, found, "a variable with the secret", "");
-            }
-        },
-        None => {
-            let expected = SecretText.expected();
-            return reader.mistake(
-                node,
-                "another table",
-                expected,
-                "one key, and its value is text",
-            );
-        }
+    let expected = ("a variable with the secret", SecretText.expected());
+    let text = match elsewhere(node, table, expected, reader)? {
+        Elsewhere::File(file) => read_file(node, file, reader)?,
+        Elsewhere::Variable(_, value) => value,
     };
     Some(Secret::new(text))
 }
 
-/// Returns the key and the text of `{ file = "…" }` or `{ env = "…" }`; `None` for another table.
-pub(super) fn named(table: &Table) -> Option<(&'static str, &str)> {
-    let text = |key: &'static str| match table.get(key).map(|node| &node.value) {
-        Some(TomlValue::Text(text)) if table.len() == 1 => Some((key, text.as_str())),
+/// A text outside of the configuration.
+pub(super) enum Elsewhere<'t> {
+    /// `{ file = "…" }`: the name of a file.
+    File(&'t str),
+    /// `{ env = "…" }`: the name of a variable, and its value.
+    Variable(&'t str, String),
+}
+
+/// Returns what `{ file = "…" }` or `{ env = "…" }` names. A mistake is told with what is expected: of the variable, and in
+/// place of another table.
+pub(super) fn elsewhere<'t>(
+    node: &Node,
+    table: &'t Table,
+    (of_variable, of_table): (&str, String),
+    reader: &mut Reader<'_>,
+) -> Option<Elsewhere<'t>> {
+    let text = |key: &str| match table.get(key).map(|node| &node.value) {
+        Some(TomlValue::Text(text)) if table.len() == 1 => Some(text.as_str()),
         _ => None,
     };
-    text("file").or_else(|| text("env"))
+    if let Some(file) = text("file") {
+        return Some(Elsewhere::File(file));
+    }
+    let Some(variable) = text("env") else {
+        let advice = "one key, and its value is text";
+        return reader.mistake(node, "another table", of_table, advice);
+    };
+    match reader.environment.get(variable) {
+        Some(value) => Some(Elsewhere::Variable(variable, value.to_owned())),
+        None => {
+            let found = format!("the variable {variable}, which is not set or empty");
+            reader.mistake(node, found, of_variable, "")
+        }
+    }
 }
 
 /// Returns the path of a named file, relative to the file that names it, and notes it as a source of the configuration.

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use super::collection::List;
 use super::document::{Node, TomlValue};
 use super::read::{Form, Reader};
-use super::secret;
+use super::secret::{self, Elsewhere, elsewhere};
 use super::table::{table, words};
 
 table! {
@@ -99,30 +99,24 @@ impl Form for AuthorityPem {
                 let advice = "files and variables differ between machines";
                 return reader.mistake(node, "an object", expected, advice);
             }
-            TomlValue::Table(table) => match secret::named(table) {
-                Some(("file", name)) => {
-                    let path = secret::located(node, name, reader);
-                    let shown = format!("the file {}", path.display());
-                    match super::file::read(&path, LARGEST_FILE) {
-                        Ok((_, pem)) => (pem, shown),
-                        Err(error) => {
-                            let found = format!("{shown}: {error}");
-                            return reader.mistake(node, found, EXPECTED, "");
+            TomlValue::Table(table) => {
+                match elsewhere(node, table, (EXPECTED, self.expected()), reader)? {
+                    Elsewhere::File(name) => {
+                        let path = secret::located(node, name, reader);
+                        let shown = format!("the file {}", path.display());
+                        match super::file::read(&path, LARGEST_FILE) {
+                            Ok((_, pem)) => (pem, shown),
+                            Err(error) => {
+                                let found = format!("{shown}: {error}");
+                                return reader.mistake(node, found, EXPECTED, "");
+                            }
                         }
                     }
-                }
-                Some((_, name)) => match reader.environment.get(name) {
-                    Some(value) => (value.as_bytes().to_vec(), format!("the variable {name}")),
-                    None => {
-                        let found = format!("the variable {name}, which is not set or empty");
-                        return reader.mistake(node, found, EXPECTED, "");
+                    Elsewhere::Variable(name, value) => {
+                        (value.into_bytes(), format!("the variable {name}"))
                     }
-                },
-                None => {
-                    let advice = "one key, and its value is text";
-                    return reader.mistake(node, "another table", self.expected(), advice);
                 }
-            },
+            }
             _ => return reader.wrong_type(node, self, ""),
         };
         match authorities(&pem) {

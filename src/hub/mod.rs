@@ -17,7 +17,7 @@ pub use member::{
     TrackedEvent,
 };
 pub use outbound::{
-    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, Released, ReplayRoom,
+    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, Released, ReplayEnd, ReplayRoom,
     TOO_SLOW_WAIT, Takes,
 };
 pub use roster::{Budget, Excess};

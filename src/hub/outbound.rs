@@ -17,7 +17,7 @@ use super::WaitingEvent;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::Frame;
 
-pub use held::{Released, ReplayRoom};
+pub use held::{Released, ReplayEnd, ReplayRoom};
 
 mod held;
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::position::Position;
+use crate::position::{PastEpochs, PlaceInHistory, Position};
 
 /// The most live events that are kept during a read. More are forgotten and read again.
 const MOST_KEPT: usize = 256;
@@ -40,7 +40,7 @@ pub struct Healing<E> {
     forgot: bool,
     /// True if events of the present epoch are missing, or may be, which are lost if the history begins again.
     doubt: bool,
-    /// True if a new epoch was asked for, because the history has lost its newest events.
+    /// True if the loss of the newest events was noted in the history.
     renewed: bool,
 }
 
@@ -63,6 +63,8 @@ pub enum LiveOutcome<E> {
 pub struct TrackPage<E> {
     /// The newest position at the time of the read.
     pub end: Position,
+    /// The epochs that the present one goes on from.
+    pub past: PastEpochs,
     /// The events with their offsets, in their order.
     pub entries: Vec<(u64, E)>,
     /// True if more events follow.
@@ -85,8 +87,8 @@ pub enum AfterPage {
     Live,
     /// Read again, from the last delivered event on.
     ReadOn,
-    /// The history has lost events that were delivered from here. Its epoch must end: the next events would have offsets that
-    /// clients know already.
+    /// The history has lost events up to this one, which were delivered. Its epoch must end, since the next events would have
+    /// offsets that clients know already; or it has ended, and others must be told.
     EndEpoch(Position),
 }
 
@@ -274,26 +276,24 @@ impl<E> Healing<E> {
     }
 
     fn page(&mut self, page: TrackPage<E>, out: &mut Vec<TrackStep<E>>) -> AfterPage {
-        let mut gap = false;
+        let before = self.at.offset;
         if page.end.epoch != self.at.epoch {
             self.deliver_following(out);
-            // The read may be ahead of the link, which may not have told yet what it lost of the old epoch.
-            gap = self.doubt || self.at.offset > 0;
-            self.at = Position {
-                epoch: page.end.epoch.clone(),
-                offset: 0,
-            };
-        } else if page.end.offset < self.at.offset {
-            if !self.renewed {
-                return AfterPage::EndEpoch(self.at.clone());
-            }
-            // The epoch could not be ended.
-            (gap, self.at.offset) = (true, page.end.offset);
         }
-        let before = self.at.offset;
+        let (mut gap, mut break_at) = match self.find_in(&page) {
+            Ok(found) => found,
+            Err(lost) => return AfterPage::EndEpoch(lost),
+        };
+        self.rename_kept(&page);
+        // Kept events may have gone beyond the page.
+        let before = before.min(self.at.offset);
         for (offset, event) in page.entries {
             if offset <= self.at.offset {
                 continue;
+            }
+            if break_at.is_some_and(|last| offset > last) {
+                (gap, break_at) = (true, None);
+                self.at.epoch = page.end.epoch.clone();
             }
             if gap || offset - self.at.offset > 1 {
                 self.at.offset = offset - 1;
@@ -304,8 +304,8 @@ impl<E> Healing<E> {
             out.push(TrackStep::Event(self.at.clone(), event));
         }
         let reads_on = page.more && self.at.offset > before;
-        if !reads_on && self.at.offset < page.end.offset {
-            (gap, self.at.offset) = (true, page.end.offset);
+        if !reads_on && (self.at.offset < page.end.offset || break_at.is_some()) {
+            (gap, self.at) = (true, page.end.clone());
         }
         if gap {
             out.push(TrackStep::Gap(self.at.clone()));
@@ -317,6 +317,56 @@ impl<E> Healing<E> {
         match self.again || self.forgot {
             true => AfterPage::ReadOn,
             false => AfterPage::Live,
+        }
+    }
+
+    /// Finds the place of the last delivered event in the history of a page. Returns true if events are missing behind it, and
+    /// the offset behind which others are; an error if that has to be noted in the history first.
+    fn find_in(&mut self, page: &TrackPage<E>) -> Result<(bool, Option<u64>), Position> {
+        let present = page.end.epoch.clone();
+        match page.past.find(&present, &self.at) {
+            PlaceInHistory::Kept(offset) if offset <= page.end.offset => {
+                self.at.epoch = present;
+                Ok((false, None))
+            }
+            PlaceInHistory::Broken(last) if self.at.offset <= last.offset => {
+                self.at.epoch = last.epoch;
+                Ok((false, Some(last.offset)))
+            }
+            PlaceInHistory::Kept(_) | PlaceInHistory::Broken(_) if !self.renewed => {
+                Err(self.at.clone())
+            }
+            PlaceInHistory::Broken(last) => {
+                let offset = last.offset;
+                self.at = Position {
+                    epoch: present,
+                    offset,
+                };
+                Ok((true, None))
+            }
+            PlaceInHistory::Kept(_) => {
+                // The epoch could not be ended.
+                self.at.offset = page.end.offset;
+                Ok((true, None))
+            }
+            PlaceInHistory::Foreign => {
+                // The read may be ahead of the link, which may not have told yet what it lost of the old epoch.
+                let gap = self.doubt || self.at.offset > 0;
+                self.at = Position {
+                    epoch: present,
+                    offset: 0,
+                };
+                Ok((gap, None))
+            }
+        }
+    }
+
+    /// Gives kept events the names that they have in the present epoch, if the history goes on from theirs.
+    fn rename_kept(&mut self, page: &TrackPage<E>) {
+        for (at, ..) in &mut self.kept {
+            if let PlaceInHistory::Kept(_) = page.past.find(&page.end.epoch, at) {
+                at.epoch = page.end.epoch.clone();
+            }
         }
     }
 

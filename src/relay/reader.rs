@@ -150,6 +150,10 @@ impl Relay {
                 Job::Batch(wishes) => {
                     let several = wishes.iter().filter(|wish| wish.is_new()).count() > 1;
                     self.serve_wishes(&group, wishes, &mut replays).await;
+                    // A socket that takes every page, or a route that shows none of its events, asks on and on.
+                    if let Some(window) = &mut replays.window {
+                        window.bound();
+                    }
                     if several {
                         tokio::time::sleep(GATHERED.saturating_sub(began.elapsed())).await;
                     }
@@ -199,6 +203,7 @@ impl Relay {
         let page = HealingPage {
             page: TrackPage {
                 end: page.end,
+                past: page.past,
                 entries: entries.collect(),
                 more: page.more,
             },
@@ -214,10 +219,7 @@ impl Relay {
         match delivered.await {
             Ok(AfterPage::Live | AfterPage::ReadOn) => {}
             Ok(AfterPage::EndEpoch(lost)) => {
-                self.parts
-                    .layer
-                    .renew_history(group.name(), &lost.epoch)
-                    .await?;
+                self.parts.layer.renew_history(group.name(), &lost).await?;
                 group.history().epoch_ended();
             }
             Err(_) => {

@@ -177,7 +177,7 @@ impl Relay {
             if member.outbound().release(group.name(), Some(&end)) == Released::ReadOn {
                 let returning = Returning {
                     member,
-                    has: end,
+                    has: end.at,
                     told: true,
                     asked: Instant::now(),
                     whole_from: None,

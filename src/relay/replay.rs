@@ -16,7 +16,7 @@ use super::{Relay, RouteDelivery, enqueue};
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, LayerError};
 use crate::event::Event;
-use crate::hub::{Enqueued, Group, Member, Pace, ReadWish, ReplayRoom, Returning};
+use crate::hub::{Enqueued, Group, Member, Pace, ReadWish, ReplayEnd, ReplayRoom, Returning};
 use crate::ids::GroupName;
 use crate::metrics::RecoveryResult;
 use crate::position::Position;
@@ -95,7 +95,7 @@ impl Relay {
                 return self.wish(&group, ReadWish::Replay(returning));
             }
         };
-        let at = group.history().at();
+        let at = group.history().at().map(ReplayEnd::from);
         self.end_replay(&group, member, at, recovered);
     }
 
@@ -111,7 +111,7 @@ impl Relay {
         self: &Arc<Self>,
         group: &Arc<Group>,
         member: &Arc<Member>,
-        end: Option<Position>,
+        end: Option<ReplayEnd>,
         recovered: Option<bool>,
     ) {
         let (name, outbound) = (group.name(), member.outbound());
@@ -124,7 +124,7 @@ impl Relay {
         };
         let place = EventPlace {
             group: name,
-            at: &end,
+            at: &end.at,
         };
         outbound.push_frame(&place.notice(recovered, self.accounting()));
         let passed = group.history().release(member.clone(), end);
@@ -149,8 +149,8 @@ impl Relay {
         while !(hungry.is_empty() && known.is_empty()) {
             let from = self.next_read(group, &hungry, replays);
             match self.read_page(group, from.clone()).await {
-                Ok(Some(page)) => {
-                    group.history().seen(&page.end);
+                Ok(Some(mut page)) => {
+                    self.compare(group, &mut page);
                     known.clear();
                     // Only a history that cannot be read tries their patience.
                     for socket in &mut hungry {
@@ -183,7 +183,7 @@ impl Relay {
         replays.reads += 1;
         let window = replays.window.as_ref().map(ReplayWindow::last);
         let epoch = match (window, group.history().at(), hungry.first()) {
-            (Some((_, end)), ..) => end.epoch.clone(),
+            (Some((_, end)), ..) => end.at.epoch.clone(),
             (None, Some(at), _) => at.epoch,
             (None, None, Some(socket)) => socket.has.epoch.clone(),
             (None, None, None) => return HistoryFrom::END,
@@ -205,10 +205,24 @@ impl Relay {
             ReplayRoom::Bytes(room) if !self.parts.budget.is_exhausted() => room,
             ReplayRoom::Bytes(_) | ReplayRoom::Closed => 0,
         });
+        let room = room.max().unwrap_or(0);
         HistoryFrom {
             epoch: Some(epoch),
             after,
-            most: room.max().unwrap_or(0).max(1),
+            // A frame is longer than what is recorded, by its position and by JSON. What did not fit would be read again.
+            most: (room - room / 8).max(1),
+        }
+    }
+
+    /// Notes what a page tells about the delivery to the whole group, and the other way round: events that were delivered, and
+    /// that the history has lost.
+    fn compare(self: &Arc<Self>, group: &Arc<Group>, page: &mut HistoryPage) {
+        group.history().seen(&page.end);
+        if let Some(at) = group.history().at()
+            && page.past.note_given(&at)
+            && group.history().doubt()
+        {
+            self.start_reader(group);
         }
     }
 
@@ -221,11 +235,14 @@ impl Relay {
             ReplayedEvent::new(entry.offset, event, held)
         });
         OpenedPage {
-            after: from.after_in(&page.end.epoch),
+            after: from.after_in(&page.end.epoch, &page.past),
             events: events.collect(),
             // Without an event there is nothing to read on from.
             more,
-            end: page.end,
+            end: ReplayEnd {
+                at: page.end,
+                past: page.past,
+            },
         }
     }
 
@@ -286,6 +303,7 @@ impl Relay {
     ) -> Vec<Returning> {
         let mut hungry = Vec::new();
         for mut socket in returning {
+            window.rename(&mut socket.has);
             match self.portion(group.name(), &mut socket, window) {
                 Portion::Whole => {
                     let end = window.last().1.clone();
@@ -311,6 +329,10 @@ impl Relay {
         socket: &mut Returning,
         window: &mut ReplayWindow,
     ) -> Portion {
+        // It has left the group, and its client wants no more of it.
+        if !socket.member.is_in(group) {
+            return Portion::Closed;
+        }
         let room = match socket.member.outbound().replay_room() {
             ReplayRoom::Closed => return Portion::Closed,
             ReplayRoom::Bytes(room) => room,
@@ -390,7 +412,7 @@ impl Relay {
         }
     }
 
-    fn finish(self: &Arc<Self>, group: &Arc<Group>, socket: Returning, end: Position) {
+    fn finish(self: &Arc<Self>, group: &Arc<Group>, socket: Returning, end: ReplayEnd) {
         if socket.told {
             let passed = group.history().release(socket.member, end);
             return self.release_all(group, passed);
@@ -424,7 +446,8 @@ impl Relay {
         let at = group.history().at();
         for socket in unread {
             self.parts.metrics.recovery(RecoveryResult::Error);
-            self.end_replay(group, &socket.member, at.clone(), Some(false));
+            let end = at.clone().map(ReplayEnd::from);
+            self.end_replay(group, &socket.member, end, Some(false));
         }
         waiting
     }

@@ -31,7 +31,20 @@ async fn what_the_history_has_reaches_every_client_once_in_order_and_no_gap_is_t
 
 #[tokio::test]
 async fn what_the_history_lost_is_told_as_a_gap() {
-    play(1000..1030, Faults { forgets: true }).await;
+    let faults = Faults {
+        forgets: true,
+        ..Faults::default()
+    };
+    play(1000..1030, faults).await;
+}
+
+#[tokio::test]
+async fn newest_events_that_redis_lost_are_told_as_a_gap() {
+    let faults = Faults {
+        cuts: true,
+        ..Faults::default()
+    };
+    play(3000..3030, faults).await;
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::RouteDelivery;
 use crate::budget::HeldBytes;
 use crate::event::Event;
-use crate::hub::{ReadWish, Returning};
+use crate::hub::{ReadWish, ReplayEnd, Returning};
 use crate::metrics::RecoveryResult;
-use crate::position::Position;
+use crate::position::{PlaceInHistory, Position};
 use crate::render::Rendered;
 
 /// The most bytes of events that stay: about as many as one page of a layer has.
@@ -32,7 +32,7 @@ pub(super) struct Replays {
 /// A part of a history, decoded.
 pub(super) struct OpenedPage {
     /// The newest position at the time of the read.
-    pub(super) end: Position,
+    pub(super) end: ReplayEnd,
     /// The place from which was read.
     pub(super) after: u64,
     pub(super) events: Vec<ReplayedEvent>,
@@ -53,7 +53,7 @@ pub(super) struct ReplayedEvent {
 
 /// The events that were read, without a break in the reading.
 pub(super) struct ReplayWindow {
-    end: Position,
+    end: ReplayEnd,
     /// Events after this offset were read.
     after: u64,
     /// The offset up to which was read.
@@ -135,7 +135,7 @@ impl ReplayedEvent {
 impl ReplayWindow {
     /// Makes a window of one page, which the read of this number has brought.
     pub(super) fn of(page: OpenedPage, read: u64) -> Self {
-        let after = page.after.min(page.end.offset);
+        let after = page.after.min(page.end.at.offset);
         let mut window = Self {
             end: page.end.clone(),
             after,
@@ -150,7 +150,7 @@ impl ReplayWindow {
     }
 
     /// Returns the offset up to which was read, and the newest position.
-    pub(super) fn last(&self) -> (u64, &Position) {
+    pub(super) fn last(&self) -> (u64, &ReplayEnd) {
         (self.last, &self.end)
     }
 
@@ -160,13 +160,13 @@ impl ReplayWindow {
     }
 
     /// Returns true if the newest position is of the same history.
-    pub(super) fn is_of(&self, end: &Position) -> bool {
-        end.epoch == self.end.epoch && end.offset >= self.end.offset
+    pub(super) fn is_of(&self, end: &ReplayEnd) -> bool {
+        end.at.epoch == self.end.at.epoch && end.at.offset >= self.end.at.offset
     }
 
     /// Returns true if a socket that has `has` finds its next events here.
     pub(super) fn covers(&self, has: &Position) -> bool {
-        has.epoch == self.end.epoch && (self.after..=self.last).contains(&has.offset)
+        has.epoch == self.end.at.epoch && (self.after..=self.last).contains(&has.offset)
     }
 
     /// Adds a page that goes on where the window ends.
@@ -183,15 +183,21 @@ impl ReplayWindow {
             self.bytes += event.held.bytes();
             self.events.push_back(event);
         }
-        if !page.more && self.last < self.end.offset {
+        let end = self.end.at.offset;
+        if !page.more && self.last < end {
             // The newest events are gone.
-            (self.last, self.whole_after) = (self.end.offset, self.end.offset);
+            (self.last, self.whole_after) = (end, end);
         }
     }
 
     /// Notes the newest position that another read has shown.
-    pub(super) fn saw_end(&mut self, end: Position, read: u64) {
+    pub(super) fn saw_end(&mut self, end: ReplayEnd, read: u64) {
         (self.end, self.read) = (end, read);
+    }
+
+    /// Forgets the oldest events over the bound. Sockets that wait behind them read them again.
+    pub(super) fn bound(&mut self) {
+        self.forget_to(0);
     }
 
     /// Forgets the events up to `lowest`, and what is over the bound.
@@ -205,16 +211,26 @@ impl ReplayWindow {
         }
     }
 
+    /// Gives a position the name that it has in the present epoch, if the history goes on from its own.
+    pub(super) fn rename(&self, has: &mut Position) {
+        let ReplayEnd { at, past } = &self.end;
+        if let PlaceInHistory::Kept(_) = past.find(&at.epoch, has) {
+            has.epoch = at.epoch.clone();
+        }
+    }
+
+    /// Returns the place of a socket whose position was renamed.
     pub(super) fn place(&self, socket: &Returning) -> ReplayPlace {
-        let has = &socket.has;
+        let (has, ReplayEnd { at: end, past }) = (&socket.has, &self.end);
         let is_sure = socket.whole_from.is_some_and(|read| read <= self.read);
-        if has.epoch != self.end.epoch || has.offset > self.end.offset {
+        let is_kept = matches!(past.find(&end.epoch, has), PlaceInHistory::Kept(_));
+        if !is_kept || has.offset > end.offset {
             return match is_sure {
                 true => ReplayPlace::Lost(RecoveryResult::Epoch),
                 false => ReplayPlace::Unsure,
             };
         }
-        if has.offset == self.end.offset {
+        if has.offset == end.offset {
             return match is_sure {
                 true => ReplayPlace::AtEnd,
                 false => ReplayPlace::Unsure,
@@ -240,7 +256,7 @@ impl ReplayWindow {
         &mut self,
         index: usize,
     ) -> (&Position, impl Iterator<Item = &mut ReplayedEvent>) {
-        (&self.end, self.events.range_mut(index..))
+        (&self.end.at, self.events.range_mut(index..))
     }
 }
 

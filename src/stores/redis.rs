@@ -11,6 +11,8 @@ use deadpool_redis::Pool;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult};
+
+use rustls::ClientConfig;
 use tokio::net::lookup_host;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -29,6 +31,7 @@ use super::redis_reads::Reads;
 use super::redis_role::{IS_REPLICA, is_demotion};
 use super::redis_round::RedisRound;
 use super::server_identity::ServerIdentity;
+use super::trust;
 
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 
@@ -55,6 +58,8 @@ pub struct RedisStore {
     /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
     pool: LinkPool,
+    /// The settings of subscribers' links; made with the first one, since the system's authorities take a while.
+    tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl RedisStore {
@@ -93,6 +98,7 @@ impl RedisStore {
             times: OperationTimes::new(dependency),
             pool: LinkPool::default(),
             identity: Mutex::new(None),
+            tls: OnceLock::new(),
         };
         if Handle::try_current().is_ok() {
             store.keep_connected();
@@ -113,6 +119,18 @@ impl RedisStore {
     /// Returns the URL of the server.
     pub fn url(&self) -> &RedisUrl {
         &self.url
+    }
+
+    /// Returns the settings of a TLS link to the server.
+    ///
+    /// # Errors
+    /// If there is no authority to trust.
+    pub fn tls(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        if let Some(known) = self.tls.get() {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(trust::client_config(self.url.trust(), true)?);
+        Ok(self.tls.get_or_init(|| made).clone())
     }
 
     /// Returns the identity of the server. It is asked once for each link, and again if the server did not answer.

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{self, CryptoProvider};
+use rustls::crypto::{self, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -26,31 +26,26 @@ pub(crate) fn client_config(trust: &Trust, with_system: bool) -> Result<ClientCo
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions()?;
-    let roots = || roots(trust, with_system);
+    let algorithms = provider.signature_verification_algorithms;
     let verify = trust.verify.unwrap_or_default();
-    if verify != Verify::Nothing && with_system && roots().is_empty() {
-        let text = "the system has no certificate authorities, and none is configured (ca)";
-        return Err(Error::General(text.to_owned()));
-    }
-    let builder = match verify {
-        Verify::Full => builder.with_root_certificates(roots()),
-        Verify::Chain => {
-            let chain = WebPkiServerVerifier::builder_with_provider(roots().into(), provider);
-            let chain = chain
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?;
-            let any_name = Arc::new(AnyName(chain));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(any_name)
-        }
-        Verify::Nothing => {
-            let anything = Arc::new(Anything(provider));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(anything)
+    let chain = match verify {
+        Verify::Nothing => None,
+        Verify::Full | Verify::Chain => {
+            let roots = roots(trust, with_system);
+            if with_system && roots.is_empty() {
+                let text = "the system has no certificate authorities, and none is configured (ca)";
+                return Err(Error::General(text.to_owned()));
+            }
+            if verify == Verify::Full {
+                return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+            }
+            let chain = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
+            Some(chain.map_err(|error| Error::General(error.to_string()))?)
         }
     };
+    let any_name = Arc::new(AnyName { chain, algorithms });
+    let builder = builder.dangerous();
+    let builder = builder.with_custom_certificate_verifier(any_name);
     Ok(builder.with_no_client_auth())
 }
 
@@ -134,9 +129,14 @@ fn expired_on(certificate: &CertificateDer<'static>) -> Option<String> {
     }
 }
 
-/// Checks the chain of a certificate, and not the name of the server.
+/// Checks the chain of a certificate, or nothing of it, and not the name of the server. The server proves in any case that it
+/// has the certificate's key.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct AnyName {
+    /// `None` accepts every certificate.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -148,11 +148,11 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
         // The name is the last check.
-        match self
-            .0
-            .verify_server_cert(certificate, intermediates, name, ocsp, now)
-        {
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
                 Ok(ServerCertVerified::assertion())
             }
@@ -166,8 +166,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
-            .verify_tls12_signature(message, certificate, signature)
+        crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -176,52 +175,10 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
-            .verify_tls13_signature(message, certificate, signature)
+        crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-/// Accepts every certificate whose key the server has.
-#[derive(Debug)]
-struct Anything(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -23,11 +23,11 @@ pub struct ScriptNeeds {
 }
 
 impl ScriptNeeds {
-    /// Returns the needs of a layer of this kind on its hosts.
-    pub fn of_layer(config: &TenantConfig, kind: LayerKind) -> Self {
+    /// Returns the needs of the tenant's layer on its hosts.
+    pub fn of_layer(config: &TenantConfig) -> Self {
         let mut groups = config.groups.iter();
         Self {
-            core: kind == LayerKind::Core,
+            core: config.layer.kind == Some(LayerKind::Core),
             history: groups.clone().any(|group| group.history.is_some()),
             presence: groups.any(|group| group.presence.is_some()),
             denylist: false,
@@ -57,7 +57,7 @@ pub const ADVICE: &str =
 
 /// Returns the reason why a layer that needs scripts for everything cannot be served.
 pub(super) async fn obstacle(tenant: &Tenant) -> Option<String> {
-    if tenant.config.layer.kind != Some(LayerKind::Core) {
+    if !ScriptNeeds::of_layer(&tenant.config).core {
         return None;
     }
     for server in tenant.servers.iter() {
@@ -93,8 +93,7 @@ pub(super) async fn faults(tenant: &Tenant) -> Vec<String> {
 /// Returns the servers of a tenant's denylist and layer, each once.
 fn servers(tenant: &Tenant) -> Vec<(&Arc<RedisStore>, ScriptNeeds)> {
     let mut servers: Vec<(&Arc<RedisStore>, ScriptNeeds)> = Vec::new();
-    let kind = tenant.config.layer.kind.unwrap_or(LayerKind::PubSub);
-    let of_layer = ScriptNeeds::of_layer(&tenant.config, kind);
+    let of_layer = ScriptNeeds::of_layer(&tenant.config);
     servers.extend(tenant.servers.iter().map(|server| (server, of_layer)));
     if let Some(denylist) = tenant.authenticator.denylist.store.redis() {
         let same = |(server, _): &&mut (&Arc<RedisStore>, _)| Arc::ptr_eq(server, denylist);

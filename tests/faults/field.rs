@@ -1,6 +1,6 @@
 //! The load: clients, publishers, connects and revocations of both tenants, and the log that they all write.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,6 +92,9 @@ pub(crate) struct Addresses {
 /// The log of a run.
 #[derive(Default)]
 pub(crate) struct Log {
+    /// The ids of tokens whose revocation was asked for. A call without a good answer may have revoked, too: the denylist may have
+    /// it, and the next look at the open sockets ends them.
+    pub(crate) asked: Mutex<BTreeSet<String>>,
     /// By group; those of `hurt` come first.
     pub(crate) sent: Vec<Mutex<Vec<Sent>>>,
     pub(crate) sessions: Mutex<Vec<Arc<Mutex<Session>>>>,
@@ -342,6 +345,7 @@ impl Field {
                 continue;
             };
             let body = json!({"jti": victim.jti, "exp": victim.exp}).to_string();
+            self.log.asked.lock().insert(victim.jti.clone());
             match self.call(count % 2, "POST", &path, &body).await {
                 Some(answer) if answer.status == 200 => {
                     self.dead.lock()[tenant].push_back(victim.token);

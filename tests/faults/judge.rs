@@ -152,7 +152,8 @@ fn sockets(outcome: &mut Outcome, field: &Field, sessions: &[Session], row: &Row
             .breaches
             .push(format!("{count} revoked sockets; first: {first}"));
     }
-    let revoked: BTreeSet<_> = revocations.iter().map(|r| r.jti.as_str()).collect();
+    let asked = field.log.asked.lock();
+    let revoked: BTreeSet<_> = asked.iter().map(String::as_str).collect();
     for tenant in [HURT, CALM] {
         let allowed = match tenant == HURT || row.must.calm_too {
             true => row.must.ends,

@@ -83,7 +83,7 @@ class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
         tenant, rules = of_tenant
         keys = [f"lockgate:{tenant}:{kind}:{{{channel}}}" for kind in ("history", "position", "group")]
         # The random text is the epoch of a history that begins with this event.
-        arguments = [2, keys[0], keys[1], secrets.token_hex(16), *kept, keys[2], channel, self._bytes_of(message)]
+        arguments = [2, keys[0], keys[1], secrets.token_hex(15), *kept, keys[2], channel, self._bytes_of(message)]
         for way in list(rules.ways):
             try:
                 await _execute(shard, *way, *arguments)

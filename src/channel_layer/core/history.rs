@@ -114,7 +114,7 @@ impl GroupMover {
         let mut keys = vec![mailbox.as_str(), history, position];
         keys.extend(more);
         let mut call = ScriptCall::new(script, &keys);
-        call.arg(Epoch::random().as_str()).arg(kept.size);
+        call.arg(Epoch::random().to_string()).arg(kept.size);
         call.arg(group.recorded.ttl()).arg(notices);
         call.arg(self.envelope.random_bytes()).arg(MOVED);
         call.arg(self.capacities.of(&group.member)).arg(MAX_PAYLOAD);
@@ -186,11 +186,11 @@ impl GroupMover {
         Ok(page)
     }
 
-    /// Begins a new epoch, as [`RecordedGroup::renew`] does.
+    /// Notes a loss, as [`RecordedGroup::renew`] does.
     pub(super) async fn renew(
         &self,
         moved: &MovedGroup,
-        lost: &Epoch,
+        lost: &Position,
     ) -> Result<Position, LayerError> {
         moved.recorded.renew(&self.stores[moved.host], lost).await
     }

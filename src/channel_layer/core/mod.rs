@@ -18,7 +18,7 @@ use crate::config::LayerConfig;
 use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::ids::{ChannelName, GroupName, ReplicaId};
-use crate::position::{Epoch, Position};
+use crate::position::Position;
 use crate::stores::redis::RedisStore;
 use crate::stores::standing::LinkWords;
 use crate::tasks::{self, Task};
@@ -371,7 +371,7 @@ impl ChannelLayer for CoreLayer {
     async fn renew_history(
         &self,
         group: &GroupName,
-        lost: &Epoch,
+        lost: &Position,
     ) -> Result<Option<Position>, LayerError> {
         match self.mover.of(group) {
             Some(moved) => self.mover.renew(&moved, lost).await.map(Some),

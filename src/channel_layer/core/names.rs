@@ -1,6 +1,6 @@
 //! Keys and channel names of the core layer, in the form of `channels_redis.core`.
 
-use crate::channel_names::{hex_digest, history_member_beginning};
+use crate::channel_names::{core_group_key, hex_digest, history_member_beginning};
 use crate::ids::{GroupName, random_hex};
 
 use super::super::shards::shard_of;
@@ -68,7 +68,7 @@ impl Names {
 
     /// The key for the members of a group.
     pub(super) fn group_key(&self, group: &GroupName) -> String {
-        format!("{}:group:{}{group}", self.prefix, self.namespace)
+        core_group_key(&self.prefix, &self.namespace, group.as_str())
     }
 
     pub(super) fn namespace(&self) -> &str {

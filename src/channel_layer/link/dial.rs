@@ -1,7 +1,6 @@
 //! Opens a subscriber or reading connection: TCP, TLS where the URL says so, login, name. Each step has a deadline.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -15,7 +14,6 @@ use tokio_rustls::TlsConnector;
 use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
 use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
-use crate::stores::trust;
 
 use super::command::write_command;
 use super::resp::{NotResp, Parser, RespReply};
@@ -108,9 +106,10 @@ pub(in crate::channel_layer) async fn dial(
     let mut stream: Box<dyn Stream> = if url.tls() {
         let host = ServerName::try_from(host)
             .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
-        let settings = trust::client_config(url.trust(), true)
+        let settings = store
+            .tls()
             .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
-        let connector = TlsConnector::from(Arc::new(settings));
+        let connector = TlsConnector::from(settings);
         Box::new(in_time("TLS handshake", connector.connect(host, tcp)).await??)
     } else {
         Box::new(tcp)

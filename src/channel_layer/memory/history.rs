@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use crate::config::HistoryConfig;
 use crate::event::Event;
 use crate::ids::GroupName;
-use crate::position::{Epoch, Position};
+use crate::position::{Epoch, PastEpochs, Position};
 
 use super::super::Payload;
 use super::super::history::{HistoryFrom, HistoryPage, RecordedEvent};
@@ -64,7 +64,10 @@ impl Histories {
     ) -> HistoryPage {
         let history = self.get(group, kept, now);
         history.trim(now);
-        let (end, after) = (history.end.clone(), from.after_in(&history.end.epoch));
+        let (end, after) = (
+            history.end.clone(),
+            from.after_in(&history.end.epoch, &PastEpochs::default()),
+        );
         let first = end.offset + 1 - history.events.len() as u64;
         let known = after.saturating_add(1).saturating_sub(first);
         let known = usize::try_from(known).unwrap_or(usize::MAX);
@@ -80,21 +83,22 @@ impl Histories {
         }
         HistoryPage {
             end,
+            past: PastEpochs::default(),
             entries,
             more: unknown.next().is_some(),
         }
     }
 
-    /// Begins a new epoch if `lost` is the present one; returns the position that holds then.
+    /// Begins a new epoch if that of `lost` is the present one; returns the position that holds then.
     pub(super) fn renew(
         &mut self,
         group: &GroupName,
-        lost: &Epoch,
+        lost: &Position,
         kept: HistoryConfig,
         now: Instant,
     ) -> Position {
         let history = self.get(group, kept, now);
-        if history.end.epoch == *lost {
+        if history.end.epoch == lost.epoch {
             history.events.clear();
             history.end = Position {
                 epoch: Epoch::random(),
@@ -207,10 +211,10 @@ mod tests {
         let (mut histories, group, now) =
             (Histories::default(), GroupName::from("g"), Instant::now());
         let old = histories.record(&group, Arc::default(), KEPT, now);
-        let new = histories.renew(&group, &old.epoch, KEPT, now);
+        let new = histories.renew(&group, &old, KEPT, now);
         assert_ne!(new.epoch, old.epoch);
         assert_eq!(new.offset, 0);
-        assert_eq!(histories.renew(&group, &old.epoch, KEPT, now), new);
+        assert_eq!(histories.renew(&group, &old, KEPT, now), new);
         let page = histories.read(&group, &HistoryFrom::default(), KEPT, now);
         assert_eq!((page.end, page.entries.len()), (new, 0));
     }

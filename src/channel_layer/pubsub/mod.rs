@@ -25,7 +25,7 @@ use super::target::{SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 use crate::channel_names::{channel_from_beginning, channel_patterns, group_channel_beginning};
 use crate::event::Event;
-use crate::position::{Epoch, Position};
+use crate::position::Position;
 use crate::tasks::{self, Task};
 
 use subscriber::{Subscriber, SubscriberOrder};
@@ -380,7 +380,7 @@ impl ChannelLayer for PubSubLayer {
     async fn renew_history(
         &self,
         group: &GroupName,
-        lost: &Epoch,
+        lost: &Position,
     ) -> Result<Option<Position>, LayerError> {
         let (channel, Some(recorded)) = self.names(group) else {
             return Ok(None);

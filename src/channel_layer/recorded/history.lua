@@ -1,5 +1,6 @@
 -- The history of a group in Redis: a stream whose entry ids are OFFSET-0, with the event's bytes in `e` and its time in `t`
--- (Unix milliseconds), and a hash with the `epoch` and the newest `offset`. Each function runs as a whole or not at all.
+-- (Unix milliseconds), and a hash with the `epoch` and the newest `offset`, its time `t`, the server process `run` that wrote it,
+-- and where the epochs before have ended (`past1`, …). Each function runs as a whole or not at all.
 -- The gateway runs them as scripts; back ends run `lockgate_record` as a function of the library `lockgate`.
 
 -- The longest life of a position without events, in milliseconds; at least twice the life of events.
@@ -8,6 +9,13 @@ local POSITION_LIFE = 3600000
 local TRIMMED_EVERY, TRIMMED = 4, 32
 -- Offsets beyond this are not exact in Lua.
 local MOST = 9007199254740000
+-- No server starts, and none takes over from another one, within so many milliseconds.
+local TAKE_OVER = 10
+-- The epochs before that a position remembers, newest first: `EPOCH OFFSET`, and ` lost` if events after that offset were lost.
+local PAST = {'past1', 'past2', 'past3', 'past4'}
+
+-- The id of this server process. A function of the library asks once for it, a script in each call.
+local known_process
 
 local function number(value) return string.format('%.0f', value) end
 
@@ -18,10 +26,23 @@ end
 
 local function life(ttl) return number(math.max(2 * ttl, POSITION_LIFE)) end
 
--- Returns epoch and offset; nil if there is no position or it is not readable. Returns an error table first if Redis
--- refuses the read.
+-- Returns the id of this server process; nil if the user may not ask.
+local function process()
+    if known_process then return known_process end
+    if redis.acl_check_cmd then
+        -- It fails where the server has renamed the command.
+        local known, may = pcall(redis.acl_check_cmd, 'INFO', 'server')
+        if not (known and may) then return nil end
+    end
+    local info = redis.pcall('INFO', 'server')
+    known_process = type(info) == 'string' and string.match(info, 'run_id:(' .. string.rep('%w', 16) .. ')') or nil
+    return known_process
+end
+
+-- Returns epoch and offset, and the time and the process of the newest event; nil if there is no position or it is not
+-- readable. Returns an error table first if Redis refuses the read.
 local function position_of(key)
-    local found = redis.pcall('HMGET', key, 'epoch', 'offset')
+    local found = redis.pcall('HMGET', key, 'epoch', 'offset', 't', 'run')
     if found.err then
         if string.find(found.err, 'WRONGTYPE', 1, true) then return nil end
         return found
@@ -29,7 +50,32 @@ local function position_of(key)
     local epoch, offset = found[1], found[2]
     if not epoch or not offset or #epoch > 64 or not string.find(epoch, '^%w+$') then return nil end
     if #offset > 16 or not string.find(offset, '^%d+$') or tonumber(offset) > MOST then return nil end
-    return epoch, tonumber(offset)
+    local run = found[4] ~= '' and found[4] or nil
+    return epoch, tonumber(offset), tonumber(found[3] or nil), run
+end
+
+-- Ends the epoch if another process has written the newest event: this one may lack events that clients know, and must not
+-- give their offsets to others in the same epoch. The offsets go on in the epoch `fresh`, and nothing is lost to those that
+-- stand where the old one has ended. Returns the epoch that holds, or an error table.
+local function epoch_here(position, epoch, offset, run, fresh)
+    local here = process()
+    if not here or here == run then return epoch end
+    -- A position of an earlier version has no process, and none of a user that may not ask.
+    local changed = {'HSET', position, 'run', here}
+    if run then
+        local past = redis.call('HMGET', position, unpack(PAST))
+        table.insert(past, 1, epoch .. ' ' .. number(offset))
+        for i, field in ipairs(PAST) do
+            if not past[i] then break end
+            changed[#changed + 1] = field
+            changed[#changed + 1] = past[i]
+        end
+        changed[#changed + 1] = 'epoch'
+        changed[#changed + 1] = fresh
+    end
+    local moved = redis.pcall(unpack(changed))
+    if type(moved) == 'table' then return moved end
+    return run and fresh or epoch
 end
 
 -- Returns the time of an entry; nil if it is not one of a history.
@@ -69,14 +115,19 @@ end
 -- take the next offset (another type, foreign entries) begins again in the epoch `fresh`.
 local function append(history, position, fresh, size, ttl, event)
     local now = milliseconds()
-    local epoch, offset = position_of(position)
+    local epoch, offset, before, run = position_of(position)
     if type(epoch) == 'table' then return epoch end
-    local added
+    -- Not between two events of a busy group: the question would cost a third of the whole.
+    if epoch and not (run and before and now >= before and now - before < TAKE_OVER) then
+        epoch = epoch_here(position, epoch, offset, run, fresh)
+        if type(epoch) == 'table' then return epoch end
+    end
+    local added, begun
     for _ = 1, 2 do
         if not epoch then
             local gone = redis.pcall('DEL', history, position)
             if type(gone) == 'table' then return gone end
-            epoch, offset = fresh, 0
+            epoch, offset, begun = fresh, 0, true
         end
         added = redis.pcall('XADD', history, 'MAXLEN', '=', size, number(offset + 1) .. '-0', 'e', event, 't', number(now))
         if type(added) ~= 'table' or not added.err then break end
@@ -86,7 +137,12 @@ local function append(history, position, fresh, size, ttl, event)
         epoch = nil
     end
     if type(added) == 'table' and added.err then return added end
-    local moved = redis.pcall('HSET', position, 'epoch', epoch, 'offset', number(offset + 1))
+    local moved
+    if begun then
+        moved = redis.pcall('HSET', position, 'epoch', epoch, 'offset', '1', 't', number(now), 'run', process() or '')
+    else
+        moved = redis.pcall('HSET', position, 'offset', number(offset + 1), 't', number(now))
+    end
     if type(moved) == 'table' then
         redis.pcall('XDEL', history, added)
         return moved

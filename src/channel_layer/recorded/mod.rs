@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, StoreError};
 use crate::event::MAX_PAYLOAD;
 use crate::group_rules::GroupRules;
 use crate::ids::{GroupName, TenantId};
-use crate::position::{Epoch, Position};
+use crate::position::{Epoch, PastEpochs, Position};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::stores::redis_round::ScriptCall;
@@ -120,7 +120,7 @@ impl RecordedGroup {
     /// Returns the call that records an event and publishes it to `channel`, and its position to the gateways.
     pub(super) fn recording(&self, channel: &[u8], event: &[u8]) -> ScriptCall {
         let mut call = self.call(&script::RECORD);
-        call.arg(Epoch::random().as_str());
+        call.arg(Epoch::random().to_string());
         call.arg(self.kept.size).arg(self.ttl());
         call.arg(&self.notices).arg(channel).arg(event);
         call
@@ -153,22 +153,26 @@ impl RecordedGroup {
 
     /// Adds the arguments of a read.
     pub(super) fn ask_page(&self, call: &mut ScriptCall, from: &HistoryFrom) {
-        call.arg(Epoch::random().as_str()).arg(self.ttl());
-        call.arg(from.epoch.as_ref().map_or("", Epoch::as_str));
+        call.arg(Epoch::random().to_string()).arg(self.ttl());
+        call.arg(
+            from.epoch
+                .as_ref()
+                .map_or_else(String::new, Epoch::to_string),
+        );
         call.arg(from.after).arg(PAGE.0);
         call.arg(PAGE.1.min(from.most));
         call.arg(MAX_PAYLOAD);
     }
 
-    /// Begins a new epoch, unless another one has begun since `lost`. Returns the position that then holds.
+    /// Notes that events up to `lost` were delivered, as [`super::ChannelLayer::renew_history`] does.
     pub(super) async fn renew(
         &self,
         store: &RedisStore,
-        lost: &Epoch,
+        lost: &Position,
     ) -> Result<Position, LayerError> {
         let mut call = self.call(&script::RENEW);
-        call.arg(Epoch::random().as_str()).arg(self.ttl());
-        call.arg(lost.as_str());
+        call.arg(Epoch::random().to_string()).arg(self.ttl());
+        call.arg(lost.epoch.to_string()).arg(lost.offset);
         let (epoch, offset): (String, u64) = store.query_again("renew", &call).await?;
         let epoch = Epoch::parse(&epoch).ok_or_else(|| not_understood(store))?;
         Ok(Position { epoch, offset })
@@ -188,7 +192,7 @@ pub(super) fn recorded(
     notice::position(&answer).ok_or_else(|| not_understood(store))
 }
 
-/// Reads a page: epoch, newest offset, 1 if more follow, then offset, event, ….
+/// Reads a page: epoch, newest offset, 1 if more follow, the epochs before, then offset, event, ….
 pub(super) fn page(
     store: &RedisStore,
     answer: Result<Vec<redis::Value>, StoreError>,
@@ -201,6 +205,7 @@ pub(super) fn page(
             offset: redis::from_redis_value(values.next()?).ok()?,
         };
         let more: u8 = redis::from_redis_value(values.next()?).ok()?;
+        let past: String = redis::from_redis_value(values.next()?).ok()?;
         let mut entries = Vec::with_capacity(values.len() / 2);
         while let Some(offset) = values.next() {
             let event: Vec<u8> = redis::from_redis_value(values.next()?).ok()?;
@@ -211,6 +216,7 @@ pub(super) fn page(
         }
         Some(HistoryPage {
             end,
+            past: PastEpochs::parse(&past),
             entries,
             more: more == 1,
         })

@@ -4,7 +4,7 @@
 local function begin(history, position, epoch, ttl)
     local gone = redis.pcall('DEL', history, position)
     if type(gone) == 'table' then return gone end
-    local stored = redis.pcall('HSET', position, 'epoch', epoch, 'offset', '0')
+    local stored = redis.pcall('HSET', position, 'epoch', epoch, 'offset', '0', 'run', process() or '')
     if type(stored) == 'table' then return stored end
     redis.pcall('PEXPIRE', position, life(ttl))
 end
@@ -38,33 +38,68 @@ local function entries(history, from, to, oldest, most, bytes, longest)
     return out, false
 end
 
--- Reads the events after an offset. Returns epoch, newest offset, 1 if more follow, then offset, event, ….
+-- Returns what a position remembers of the epochs before, newest first.
+local function past_of(position)
+    local past = {}
+    for _, text in ipairs(redis.call('HMGET', position, unpack(PAST))) do
+        if not text then break end
+        past[#past + 1] = text
+    end
+    return past
+end
+
+-- Returns the offset after which to read for one that stands at an offset of an epoch.
+local function place_in(epoch, past, asked, offset)
+    if asked == epoch or asked == '' then return offset end
+    for _, text in ipairs(past) do
+        local ended, last = string.match(text, '^(%w+) (%d+)')
+        if ended == asked then return math.min(offset, tonumber(last)) end
+    end
+    return 0
+end
+
+-- Reads the events after an offset. Returns epoch, newest offset, 1 if more follow, the epochs before (`EPOCH OFFSET`, perhaps
+-- ` lost`, with commas between), then offset, event, ….
 -- KEYS: history, position. ARGV: epoch of a new history, life of an event in milliseconds, the epoch of the offset (or
 -- nothing, if the offset holds in any), the offset, the most events, the most bytes, the bytes of the longest event.
 local function read(keys, argv)
     local ttl = tonumber(argv[2])
-    local epoch, newest = position_of(keys[2])
+    local epoch, newest, _, run = position_of(keys[2])
     if type(epoch) == 'table' then return epoch end
     if not epoch then
         local refused = begin(keys[1], keys[2], argv[1], ttl)
         -- A Redis that takes no writes is read all the same: its history is empty.
         if refused and not string.find(refused.err, '^OOM') and not string.find(refused.err, '^MISCONF') then return refused end
-        return {argv[1], '0', 0}
+        return {argv[1], '0', 0, ''}
     end
+    local here = epoch_here(keys[2], epoch, newest, run, argv[1])
+    if type(here) ~= 'table' then epoch = here end
+    local past = past_of(keys[2])
     redis.pcall('PEXPIRE', keys[2], life(ttl))
-    local after = (argv[3] == epoch or argv[3] == '') and tonumber(argv[4]) or 0
+    local after = place_in(epoch, past, argv[3], tonumber(argv[4]))
     local found, more = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]), tonumber(argv[7]))
-    local page = {epoch, number(newest), more and 1 or 0}
+    local page = {epoch, number(newest), more and 1 or 0, table.concat(past, ',')}
     for _, value in ipairs(found) do page[#page + 1] = value end
     return page
 end
 
--- Begins a new epoch if the present one is still the one that is given. Returns epoch and newest offset.
--- KEYS: history, position. ARGV: epoch of the new history, life of an event in milliseconds, the epoch to end.
+-- Notes that events up to an offset of an epoch were delivered, and that the history has lost the newest of them. Begins a new
+-- history if the epoch is still the present one. If it has ended where fewer events were left, all that stand before that
+-- place are told. Returns epoch and newest offset.
+-- KEYS: history, position. ARGV: epoch of the new history, life of an event in milliseconds, the epoch, the offset.
 local function renew(keys, argv)
     local epoch, newest = position_of(keys[2])
     if type(epoch) == 'table' then return epoch end
-    if epoch and epoch ~= argv[3] then return {epoch, number(newest)} end
+    if epoch and epoch ~= argv[3] then
+        for i, text in ipairs(past_of(keys[2])) do
+            local ended, last = string.match(text, '^(%w+) (%d+)$')
+            if ended == argv[3] and tonumber(last) < tonumber(argv[4]) then
+                local noted = redis.pcall('HSET', keys[2], PAST[i], text .. ' lost')
+                if type(noted) == 'table' then return noted end
+            end
+        end
+        return {epoch, number(newest)}
+    end
     local refused = begin(keys[1], keys[2], argv[1], tonumber(argv[2]))
     return refused or {argv[1], '0'}
 end

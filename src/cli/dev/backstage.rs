@@ -17,6 +17,8 @@ use super::demo::DemoLogin;
 use super::{ROOM, demo};
 use crate::cli::http_client::local_url;
 use crate::config::Secret;
+use crate::config::Trust;
+use crate::stores::trust::client_config;
 
 /// Longest time for one call. The API waits for replicas for a quarter of a second.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +67,9 @@ impl Backstage {
     pub(super) fn new(login: DemoLogin) -> anyhow::Result<Self> {
         // The call fails if the process already has a provider; any provider will do.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        // Only this machine is asked, over http, so no authority of the system is needed. A small one has none.
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(client_config(&Trust::default(), false)?)
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

@@ -23,7 +23,7 @@ const PUBSUB: &str = "+publish +subscribe +unsubscribe";
 const RULES: &str = "+getrange";
 /// The commands of `lockgate.layers` that record: it calls a function, which runs the others.
 const RECORDING: &str =
-    "+fcall +hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time +publish";
+    "+fcall +hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time +publish +info|server";
 /// The commands of `channels_redis.core`: its scripts, the commands that they call, and its receiving side.
 const CORE: &str = "+eval +evalsha +script|load +zadd +zrem +zrange +zcount +zremrangebyscore \
                     +zpopmin +bzpopmin +expire +del +multi +exec +discard";

@@ -7,7 +7,7 @@ use super::history;
 use super::scripts;
 use super::servers::{RedisServer, Usage};
 use super::shared;
-use crate::channel_names::group_channel;
+use crate::channel_names::{channel_from_beginning, group_channel_beginning};
 use crate::config::LayerKind;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{GroupName, Jti, ReplicaId, UserId};
@@ -413,7 +413,8 @@ async fn tenant_rights(
     }
     match &usage.layer {
         Some((LayerKind::PubSub, prefix)) => {
-            let channel = group_channel(prefix, &GroupName::from(usage.namespace.clone() + &probe));
+            let beginning = group_channel_beginning(prefix, &usage.namespace);
+            let channel = channel_from_beginning(&beginning, &GroupName::from(probe));
             let channel = String::from_utf8_lossy(&channel).into_owned();
             let echo = inspection::echo(store, &channel).await.map(drop);
             asked(format!("publish and subscribe {channel}"), echo);

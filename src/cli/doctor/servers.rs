@@ -120,7 +120,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
                     usage.histories = kept.collect();
                     usage.scripts = ScriptNeeds {
                         denylist: usage.denylist,
-                        ..ScriptNeeds::of_layer(tenant, kind)
+                        ..ScriptNeeds::of_layer(tenant)
                     };
                     usage.workers = worker_channels(tenant);
                 }

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::ReplayRoom;
 use super::super::track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
+use super::super::{ReplayEnd, ReplayRoom};
 use super::Member;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::event::Event;
@@ -72,7 +72,7 @@ pub struct Release {
     /// The socket.
     pub member: Arc<Member>,
     /// The last event of the replay.
-    pub end: Position,
+    pub end: ReplayEnd,
     /// The time at which the replay ended.
     pub since: Instant,
     /// The epoch of the delivered events at that time.
@@ -138,7 +138,7 @@ impl HistoryState {
     /// Returns true if all events up to the end of a replay are in the queues of the sockets.
     fn passed(&self, release: &Release) -> bool {
         match self.track.at() {
-            Some(at) if at.epoch == release.end.epoch => at.offset >= release.end.offset,
+            Some(at) if at.epoch == release.end.at.epoch => at.offset >= release.end.at.offset,
             // The delivery has gone on to an epoch after that of the replay.
             Some(at) => release
                 .delivered
@@ -304,7 +304,7 @@ impl GroupRecall {
 
     /// Adds a socket whose replay is over. Returns the sockets whose live events follow now.
     #[must_use]
-    pub fn release(&self, member: Arc<Member>, end: Position) -> Vec<Release> {
+    pub fn release(&self, member: Arc<Member>, end: ReplayEnd) -> Vec<Release> {
         let mut state = self.state.lock();
         let release = Release {
             member,
@@ -375,7 +375,7 @@ impl GroupRecall {
         let open = |release: &Release| !release.member.outbound().is_closing();
         work.releases.retain(open);
         let overdue = work.releases.iter().find(|release| release.since <= before);
-        if let Some(end) = overdue.map(|release| release.end.clone()) {
+        if let Some(end) = overdue.map(|release| release.end.at.clone()) {
             state.track.expects(&end);
         }
     }
@@ -401,5 +401,31 @@ impl GroupRecall {
         let returning = returning.chain(full).map(|returning| returning.member);
         let released = releases.into_iter().map(|release| release.member);
         returning.chain(released).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A group's members share it. Only a socket that is alone in its group has all of it, beside nothing else: an epoch of
+    /// Lockgate's own lies in the position, and work is `None`.
+    #[test]
+    fn a_history_costs_an_idle_socket_48_bytes_at_most() {
+        assert!(
+            size_of::<GroupRecall>() <= 48,
+            "{}",
+            size_of::<GroupRecall>()
+        );
+        let recall = GroupRecall::default();
+        recall.seen(&Position {
+            epoch: Epoch::random(),
+            offset: 1,
+        });
+        let joined = ConnectionId(1);
+        recall.joins(joined);
+        assert!(recall.state.lock().work.is_some());
+        recall.joined(joined);
+        assert!(recall.is_known() && recall.state.lock().work.is_none());
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::{Enqueued, ITEM, Item, Outbound, State, push_to};
 use crate::frame::Frame;
 use crate::ids::GroupName;
-use crate::position::Position;
+use crate::position::{PastEpochs, PlaceInHistory, Position};
 
 /// The queue that replays and what waits behind them share where `limits.send_queue` is 0.
 const UNLIMITED: usize = 1024 * 1024;
@@ -28,6 +28,33 @@ struct HeldGroup {
     frames: VecDeque<(Position, Frame)>,
     /// The newest event that was forgotten.
     forgotten: Option<Position>,
+}
+
+/// The last event of a replay, in its history.
+#[derive(Clone, Debug)]
+pub struct ReplayEnd {
+    /// Its position.
+    pub at: Position,
+    /// The epochs that the history goes on from.
+    pub past: PastEpochs,
+}
+
+impl From<Position> for ReplayEnd {
+    fn from(at: Position) -> Self {
+        let past = PastEpochs::default();
+        Self { at, past }
+    }
+}
+
+impl ReplayEnd {
+    /// Returns true if the replay has gone beyond the event.
+    fn has(&self, event: &Position) -> bool {
+        match self.past.find(&self.at.epoch, event) {
+            PlaceInHistory::Kept(offset) => offset <= self.at.offset,
+            PlaceInHistory::Broken(_) => true,
+            PlaceInHistory::Foreign => false,
+        }
+    }
 }
 
 /// The result of [`Outbound::release`].
@@ -65,9 +92,9 @@ impl HeldGroup {
     }
 
     /// Forgets the frames up to `end`. An event of another epoch is newer if it came after all those of this one.
-    fn skip_to(&mut self, end: &Position) {
-        let known = |(at, _): &(Position, Frame)| at.epoch == end.epoch && at.offset <= end.offset;
-        if let Some(last) = self.frames.iter().rposition(known) {
+    fn skip_to(&mut self, end: &ReplayEnd) {
+        let mut frames = self.frames.iter();
+        if let Some(last) = frames.rposition(|(at, _)| end.has(at)) {
             self.frames.drain(..=last);
         }
     }
@@ -123,7 +150,7 @@ impl Outbound {
     /// Ends the wait for a group whose events up to `end` are in the queue: those after it follow.
     ///
     /// If events after `end` were forgotten, the group stays held. Without an `end` all that waits follows.
-    pub fn release(&self, group: &GroupName, end: Option<&Position>) -> Released {
+    pub fn release(&self, group: &GroupName, end: Option<&ReplayEnd>) -> Released {
         let mut state = self.state.lock();
         let State {
             held, queue, bytes, ..
@@ -138,9 +165,7 @@ impl Outbound {
         let before = of_group.bytes();
         if let Some(end) = end {
             of_group.skip_to(end);
-            let newer = |forgotten: &Position| {
-                forgotten.epoch != end.epoch || forgotten.offset > end.offset
-            };
+            let newer = |forgotten: &Position| !end.has(forgotten);
             if of_group.forgotten.as_ref().is_some_and(newer) {
                 // What is left may follow events that were forgotten.
                 of_group.frames.clear();
@@ -171,27 +196,31 @@ impl Outbound {
 
     /// Returns true once a replay that found no room should go on: not for a few bytes, since each step of it may be a read.
     pub fn has_replay_room(&self) -> bool {
-        let step = self.state.lock().replay_bound() / 8;
-        matches!(self.replay_room(), ReplayRoom::Bytes(room) if room >= step.max(1))
+        let state = self.state.lock();
+        let step = (state.replay_bound() / 8).max(1);
+        matches!(state.replay_room(), ReplayRoom::Bytes(room) if room >= step)
     }
 
     /// Returns the room for a replay: it fills half of the queue at most, so that a replay makes no socket slow.
     pub fn replay_room(&self) -> ReplayRoom {
-        let state = self.state.lock();
-        if state.closing.is_some() || state.finished {
+        self.state.lock().replay_room()
+    }
+}
+
+impl State {
+    fn replay_room(&self) -> ReplayRoom {
+        if self.closing.is_some() || self.finished {
             return ReplayRoom::Closed;
         }
-        let held = state.held.as_ref().map_or(0, |held| held.bytes);
-        let queued = state.bytes - held + state.in_hand;
-        match state.replay_bound() / 2 {
+        let held = self.held.as_ref().map_or(0, |held| held.bytes);
+        let queued = self.bytes - held + self.in_hand;
+        match self.replay_bound() / 2 {
             // A frame of any size goes into an empty queue.
             most if queued == 0 => ReplayRoom::Bytes(most.max(1)),
             most => ReplayRoom::Bytes(most.saturating_sub(queued)),
         }
     }
-}
 
-impl State {
     fn replay_bound(&self) -> usize {
         match self.limit {
             usize::MAX => UNLIMITED,
@@ -276,7 +305,7 @@ mod tests {
         assert!(queue.holds(&"a".into()) && !queue.holds(&"c".into()));
         queue.push_frame(&Frame::text("replay"));
         assert_eq!(
-            queue.release(&"a".into(), Some(&at("e", 4))),
+            queue.release(&"a".into(), Some(&at("e", 4).into())),
             Released::Free
         );
         push(&queue, "a", "e", 7..=7);
@@ -293,13 +322,30 @@ mod tests {
         let queue = held(0, &["a"]);
         push(&queue, "a", "e", 8..=9);
         push(&queue, "a", "f", 1..=3);
-        queue.release(&"a".into(), Some(&at("f", 2)));
+        queue.release(&"a".into(), Some(&at("f", 2).into()));
         assert_eq!(written(&queue), "f3");
         let queue = held(0, &["a"]);
         push(&queue, "a", "e", 8..=9);
         push(&queue, "a", "f", 1..=1);
-        queue.release(&"a".into(), Some(&at("e", 8)));
+        queue.release(&"a".into(), Some(&at("e", 8).into()));
         assert_eq!(written(&queue), "e9 f1");
+    }
+
+    #[test]
+    fn frames_of_an_epoch_that_the_history_goes_on_from_are_known() {
+        let queue = held(0, &["a"]);
+        push(&queue, "a", "e", 8..=9);
+        let end = ReplayEnd {
+            at: at("f", 10),
+            past: PastEpochs::parse("e 9"),
+        };
+        push(&queue, "a", "f", 10..=11);
+        queue.release(&"a".into(), Some(&end));
+        assert_eq!(written(&queue), "f11");
+        let queue = held(0, &["a"]);
+        push(&queue, "a", "e", 8..=9);
+        queue.release(&"a".into(), Some(&end));
+        assert_eq!(written(&queue), "");
     }
 
     #[test]
@@ -308,13 +354,13 @@ mod tests {
         push(&queue, "a", "e", 1..=50);
         assert!(queue.queued_bytes() <= 1000);
         assert_eq!(
-            queue.release(&"a".into(), Some(&at("e", 5))),
+            queue.release(&"a".into(), Some(&at("e", 5).into())),
             Released::ReadOn
         );
         assert_eq!(queue.queued_bytes(), 0);
         push(&queue, "a", "e", 51..=52);
         assert_eq!(
-            queue.release(&"a".into(), Some(&at("e", 51))),
+            queue.release(&"a".into(), Some(&at("e", 51).into())),
             Released::Free
         );
         assert_eq!(written(&queue), "e52");

@@ -16,6 +16,7 @@ const NONE: std::ops::RangeInclusive<u64> = std::ops::RangeInclusive::new(1, 0);
 fn page(end: Position, offsets: std::ops::RangeInclusive<u64>, more: bool) -> TrackPage<u64> {
     TrackPage {
         end,
+        past: PastEpochs::default(),
         entries: offsets.map(|offset| (offset, offset)).collect(),
         more,
     }
@@ -26,7 +27,7 @@ fn steps(track: &mut Track<u64>, page: TrackPage<u64>) -> (Vec<String>, AfterPag
     let mut out = Vec::new();
     let after = track.page(page, &mut out);
     let text = |step| match step {
-        TrackStep::Event(at, event) => format!("{}{event}", at.epoch.as_str()),
+        TrackStep::Event(at, event) => format!("{}{event}", at.epoch),
         TrackStep::Gap(at) => format!("gap {}", at.offset),
     };
     (out.into_iter().map(text).collect(), after)
@@ -204,4 +205,125 @@ fn an_event_that_did_not_come_itself_is_read() {
     assert_eq!(told.join(" "), "e4");
     assert!(!track.hole(&at("e", 4)) && track.hole(&at("e", 5)));
     assert!(!track.expects(&at("e", 6)), "it reads already");
+}
+
+/// As [`page`], of a history that goes on from epochs before.
+fn page_after(
+    past: &str,
+    end: Position,
+    offsets: std::ops::RangeInclusive<u64>,
+    more: bool,
+) -> TrackPage<u64> {
+    TrackPage {
+        past: PastEpochs::parse(past),
+        ..page(end, offsets, more)
+    }
+}
+
+#[test]
+fn another_process_with_all_events_is_no_gap() {
+    let mut track = live_at(at("e", 5));
+    // The next event shows the new epoch, or the link was lost.
+    track.live(at("e", 7), 7, 1);
+    track.live(at("f", 8), 8, 1);
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 7", at("f", 7), 6..=6, true));
+    assert_eq!(
+        (told.join(" "), after),
+        ("f6".to_owned(), AfterPage::ReadOn)
+    );
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 7", at("f", 7), 7..=7, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("f7 f8".to_owned(), AfterPage::Live)
+    );
+    // What was kept goes beyond a page that was read before.
+    let mut late = live_at(at("e", 1));
+    late.doubt();
+    for offset in 2..=4 {
+        late.live(at("e", offset), offset, 1);
+    }
+    late.begin_read();
+    let (told, after) = steps(&mut late, page_after("e 9", at("f", 9), 2..=3, true));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e2 e3 e4".to_owned(), AfterPage::ReadOn)
+    );
+    // Silence.
+    track.doubt();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("f 8,e 7", at("g", 8), NONE, false));
+    assert_eq!((told.len(), after), (0, AfterPage::Live));
+    // Two of them while it did not look.
+    let mut track = live_at(at("e", 6));
+    track.doubt();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("f 8,e 7", at("g", 9), 7..=9, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("g7 g8 g9".to_owned(), AfterPage::Live)
+    );
+}
+
+#[test]
+fn another_process_without_the_newest_events_is_a_gap() {
+    let mut track = live_at(at("e", 5));
+    track.doubt();
+    track.begin_read();
+    // Offsets go beyond those that were delivered.
+    let lost = |past| page_after(past, at("f", 7), 4..=7, false);
+    assert_eq!(
+        steps(&mut track, lost("e 3")).1,
+        AfterPage::EndEpoch(at("e", 5))
+    );
+    track.epoch_ended();
+    track.begin_read();
+    let (told, after) = steps(&mut track, lost("e 3 lost"));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 3 f4 f5 f6 f7".to_owned(), AfterPage::Live)
+    );
+    // Nothing has followed yet.
+    let mut track = live_at(at("e", 5));
+    track.doubt();
+    track.epoch_ended();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 3", at("f", 3), NONE, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 3".to_owned(), AfterPage::Live)
+    );
+}
+
+/// Another replica has noted it.
+#[test]
+fn a_loss_that_others_know_is_told_at_its_place() {
+    let mut track = live_at(at("e", 1));
+    track.doubt();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 3 lost", at("f", 5), 2..=2, true));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e2".to_owned(), AfterPage::ReadOn)
+    );
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 3 lost", at("f", 5), 3..=5, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("e3 gap 3 f4 f5".to_owned(), AfterPage::Live)
+    );
+    let mut track = live_at(at("e", 3));
+    track.doubt();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 3 lost", at("f", 3), NONE, false));
+    assert_eq!(
+        (told.join(" "), after),
+        ("gap 3".to_owned(), AfterPage::Live)
+    );
+    // It was told, and is not told again.
+    track.doubt();
+    track.begin_read();
+    let (told, after) = steps(&mut track, page_after("e 3 lost", at("f", 4), 4..=4, false));
+    assert_eq!((told.join(" "), after), ("f4".to_owned(), AfterPage::Live));
 }

@@ -19,7 +19,7 @@ use crate::error::ErrorKind;
 use crate::event::Event;
 use crate::ids::{ChannelName, GroupName};
 use crate::metrics::GapCause;
-use crate::position::{Epoch, Position};
+use crate::position::{Epoch, PastEpochs, Position};
 
 /// Groups lie on hosts in turn, and each host has a link of its own.
 const HOSTS: usize = 2;
@@ -31,13 +31,24 @@ const LARGE_PAGE: (usize, usize) = (1000, 1024 * 1024);
 /// The history of a group.
 struct Book {
     end: Position,
+    past: PastEpochs,
+    /// True if another server process holds it than the one that wrote it last.
+    taken_over: bool,
     entries: VecDeque<(u64, Arc<Event>)>,
     size: usize,
 }
 
 impl Book {
+    /// As the scripts do before each record and read.
+    fn look_at_process(&mut self) {
+        if std::mem::take(&mut self.taken_over) {
+            self.past.end(self.end.clone());
+            self.end.epoch = Epoch::random();
+        }
+    }
+
     fn page(&self, from: &HistoryFrom, (most, bytes): (usize, usize)) -> HistoryPage {
-        let after = from.after_in(&self.end.epoch);
+        let after = from.after_in(&self.end.epoch, &self.past);
         let mut unknown = self.entries.iter().filter(|(offset, _)| *offset > after);
         let (mut entries, mut size) = (Vec::new(), 0);
         for (offset, event) in unknown.by_ref() {
@@ -52,6 +63,7 @@ impl Book {
         }
         HistoryPage {
             end: self.end.clone(),
+            past: self.past.clone(),
             entries,
             more: unknown.next().is_some(),
         }
@@ -86,8 +98,14 @@ impl ModelLayer {
                 epoch: Epoch::random(),
                 offset: 0,
             };
-            let entries = VecDeque::new();
-            (group.clone(), Book { end, entries, size })
+            let book = Book {
+                end,
+                past: PastEpochs::default(),
+                taken_over: false,
+                entries: VecDeque::new(),
+                size,
+            };
+            (group.clone(), book)
         };
         let world = World {
             rng: StdRng::seed_from_u64(seed),
@@ -115,6 +133,7 @@ impl ModelLayer {
         let mut world = self.world.lock();
         let event = Arc::new(event);
         let book = world.books.get_mut(group).unwrap();
+        book.look_at_process();
         book.end.offset += 1;
         book.entries.push_back((book.end.offset, event.clone()));
         if book.entries.len() > book.size {
@@ -187,6 +206,18 @@ impl ModelLayer {
             offset: 0,
         };
         book.entries.clear();
+        book.past = PastEpochs::default();
+    }
+
+    /// Another server process takes over. It has the events of a group up to `last`, and no links.
+    pub(super) fn take_over(&self, group: &GroupName, last: u64) {
+        let mut world = self.world.lock();
+        let book = world.books.get_mut(group).unwrap();
+        book.taken_over = true;
+        book.end.offset = book.end.offset.min(last);
+        let last = book.end.offset;
+        book.entries.retain(|(offset, _)| *offset <= last);
+        world.links[Self::host(group)].push_back(Signal::Gap(GapCause::Link));
     }
 
     /// Returns the epoch of a history.
@@ -251,10 +282,20 @@ impl ChannelLayer for ModelLayer {
 
     async fn renew_history(
         &self,
-        _: &GroupName,
-        _: &Epoch,
+        group: &GroupName,
+        lost: &Position,
     ) -> Result<Option<Position>, LayerError> {
-        Ok(None)
+        self.pause().await;
+        let present = {
+            let mut world = self.world.lock();
+            let book = world.books.get_mut(group).unwrap();
+            book.past.note_given(lost);
+            book.end.clone()
+        };
+        if present.epoch == lost.epoch {
+            self.expire(group);
+        }
+        Ok(Some(present))
     }
 
     async fn history(
@@ -271,6 +312,7 @@ impl ChannelLayer for ModelLayer {
             } else {
                 (PAGE, usize::MAX)
             };
+            world.books.get_mut(group).unwrap().look_at_process();
             let page = world.books[group].page(&from, (most.0, most.1.min(from.most)));
             world.reads += 1;
             world.entries_read += page.entries.len();

@@ -34,6 +34,14 @@ pub(super) const RESUMING: u16 = 1;
 pub(super) struct Faults {
     /// Histories are short, and begin again.
     pub(super) forgets: bool,
+    /// Servers start again without their newest events.
+    pub(super) cuts: bool,
+}
+
+impl Faults {
+    fn tells_gaps(self) -> bool {
+        self.forgets || self.cuts
+    }
 }
 
 /// The knowledge of a client about one group.
@@ -153,6 +161,8 @@ impl Model {
             70..82 => {
                 let client = self.rng.random_range(0..CLIENTS);
                 match self.clients[client].open {
+                    // A replica that has forgotten a group knows of no loss.
+                    Some(_) if self.faults.cuts && client == 0 => {}
                     Some(_) => self.close(client),
                     None => self.open(client).await,
                 }
@@ -162,6 +172,10 @@ impl Model {
                 self.read(client);
             }
             92 => self.layer.fail_for(Duration::from_millis(300)),
+            93 => {
+                let group = self.any_group();
+                self.take_over(&group);
+            }
             94 if self.faults.forgets => {
                 let group = self.any_group();
                 self.layer.forget(&group);
@@ -190,6 +204,22 @@ impl Model {
             // The first look notes that the group is silent, the next one reads; a read may fail.
             self.relay.renew_idle();
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Another server process takes over, with all events or without some of those that were delivered.
+    fn take_over(&mut self, group: &GroupName) {
+        let state = self.relay.hub().groups().get(group);
+        let delivered = state.and_then(|group| group.history().at());
+        match delivered {
+            // What is lost and was not delivered is known to no replica, so that one event at least was.
+            Some(at)
+                if self.faults.cuts && at.offset > 0 && at.epoch == self.layer.epoch(group) =>
+            {
+                let last = at.offset.saturating_sub(self.rng.random_range(1..8));
+                self.layer.take_over(group, last);
+            }
+            _ => self.layer.take_over(group, u64::MAX),
         }
     }
 
@@ -300,7 +330,10 @@ impl Model {
                 view.position = Some(text.to_owned());
             }
             Some("lockgate.gap") => {
-                assert!(self.faults.forgets, "seed {seed}, client {index}: {frame}");
+                assert!(
+                    self.faults.tells_gaps(),
+                    "seed {seed}, client {index}: {frame}"
+                );
                 // Only groups without history have a notice of the whole tenant.
                 let group = frame["group"].as_str().unwrap();
                 client.views.get_mut(&GroupName::from(group)).unwrap().gap = true;
@@ -347,7 +380,7 @@ impl Model {
                     Some(next) => next == published + 1,
                     None => view.came_at == published,
                 };
-                if !(has_all || view.gap && self.faults.forgets) {
+                if !(has_all || view.gap && self.faults.tells_gaps()) {
                     let wanting = format!("client {index}, group {group}: {published} {view:?}");
                     return Some(wanting);
                 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::budget::{HeldKind, MemoryBudget};
 use crate::hub::{Member, Profile};
-use crate::position::Epoch;
+use crate::position::{Epoch, PastEpochs};
 
 fn at(epoch: &str, offset: u64) -> Position {
     Position {
@@ -24,7 +24,7 @@ fn page(
         ReplayedEvent::new(offset, None, held)
     };
     OpenedPage {
-        end: at("e", end),
+        end: at("e", end).into(),
         after,
         events: offsets.into_iter().map(event).collect(),
         more,
@@ -71,6 +71,25 @@ fn a_socket_has_its_place_in_what_was_read() {
     window.forget_to(5);
     assert_eq!(place(&window, at("e", 4), 2), ReplayPlace::Unread);
     assert_eq!(place(&window, at("e", 5), 2), ReplayPlace::Before(0));
+}
+
+#[test]
+fn a_socket_of_an_epoch_before_goes_on_unless_events_were_lost() {
+    let budget = Arc::default();
+    let mut end = page(9, 2, 3..=9, false, &budget);
+    end.end.past = PastEpochs::parse("d 5,c 4 lost");
+    let window = ReplayWindow::of(end, 1);
+    for (mut has, expected) in [
+        (at("d", 4), ReplayPlace::Before(2)),
+        (at("d", 5), ReplayPlace::Before(3)),
+        (at("d", 6), ReplayPlace::Lost(RecoveryResult::Epoch)),
+        (at("c", 4), ReplayPlace::Lost(RecoveryResult::Epoch)),
+        (at("e", 3), ReplayPlace::Lost(RecoveryResult::Epoch)),
+        (at("e", 4), ReplayPlace::Before(2)),
+    ] {
+        window.rename(&mut has);
+        assert_eq!(window.place(&socket(has.clone(), 1)), expected, "{has:?}");
+    }
 }
 
 #[test]

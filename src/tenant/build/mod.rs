@@ -32,6 +32,7 @@ use crate::stores::database::Database;
 use crate::stores::key_store::KeyStore;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
+use crate::stores::redis_url::RedisUrl;
 use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, UserBook, Users};
 
@@ -119,7 +120,14 @@ fn shares_lines_with(effective: &Effective<'_>, tenant: &Tenant) -> bool {
     new.layer == old.layer
         && new.groups == old.groups
         && effective.redis == tenant.redis.as_ref()
-        && effective.trusts().layer == tenant.trusts.layer
+        && (effective.trusts().layer == tenant.trusts.layer || !has_tls_layer(effective))
+}
+
+/// Returns true if an authority of the deployment or of the tenant concerns the links of its layer.
+fn has_tls_layer(effective: &Effective<'_>) -> bool {
+    let hosts = effective.layer_hosts();
+    let mut urls = hosts.into_iter().map(RedisUrl::parse);
+    urls.any(|url| url.is_ok_and(|url| url.tls()))
 }
 
 /// A tenant whose parts cannot be made.

@@ -69,5 +69,6 @@ while (Date.now() < end && lives.some((life) => life.reached < until[life.group]
 }
 // What would come twice has time to come.
 await new Promise((done) => setTimeout(done, 1000));
-console.log(JSON.stringify(lives.map((life) => life.end())));
-process.exit(0);
+// A pipe takes 64 KiB at a time, and an exit drops what it has not taken.
+const logs = JSON.stringify(lives.map((life) => life.end()));
+process.stdout.write(`${logs}\n`, () => process.exit(0));

@@ -232,7 +232,8 @@ pub(crate) fn survivors(
     found
 }
 
-/// The ends that nothing excuses: `allowed` are those of the fault, beside that of a revoked token.
+/// The ends that nothing excuses: `allowed` are those of the fault, beside that of a token in `revoked`, whose revocation was
+/// asked for.
 pub(crate) fn unwanted_ends(
     sessions: &[Session],
     revoked: &BTreeSet<&str>,

@@ -6,6 +6,7 @@ mod recorded;
 pub(crate) mod resume;
 mod resume_ends;
 mod resume_replicas;
+mod resume_tail;
 mod slow;
 mod socket_channels;
 mod to_socket;

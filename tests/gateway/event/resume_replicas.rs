@@ -15,7 +15,10 @@ use crate::support::{Gateway, PATIENCE, Publisher, RedisServer, gateway};
 const HISTORY: &str = "{ size = 5000, ttl = '10m' }";
 
 /// Two replicas: the first one reaches Redis by way of a proxy.
-async fn behind_proxy(redis: &RedisServer, settings: &[(&str, toml::Value)]) -> (Gateway, Proxy) {
+pub(crate) async fn behind_proxy(
+    redis: &RedisServer,
+    settings: &[(&str, toml::Value)],
+) -> (Gateway, Proxy) {
     let proxy = Proxy::to(&redis.endpoint()).await;
     let url = redis.url().replace(&redis.endpoint(), &proxy.endpoint());
     let mut builder = with_history(gateway().redis(&url), HISTORY).await;
@@ -49,7 +52,7 @@ async fn numbers(socket: &mut Socket, numbers: std::ops::Range<u64>) {
 }
 
 /// Reads the word that the history of `chat_a` began again.
-async fn told(socket: &mut Socket) {
+pub(crate) async fn told(socket: &mut Socket) {
     let gap = socket.next_json().await;
     assert_eq!(gap, json!({"type": "lockgate.gap", "group": "chat_a"}));
     assert_eq!(position(socket).await["recovered"], false);

@@ -163,9 +163,7 @@ async fn an_invalidated_user_is_looked_at_before_the_answer() {
 #[tokio::test]
 async fn a_replica_that_does_not_answer_in_time_is_named() {
     let gateway = two().await;
-    gateway.replicas[0]
-        .process
-        .signal(rustix::process::Signal::STOP);
+    gateway.replicas[0].process.freeze().await;
     let path = "/v1/tenants/TENANT/users/1/disconnect";
     let answer = call(&gateway, "POST", path, &json!({})).await.json();
     let replicas = &answer["replicas"];

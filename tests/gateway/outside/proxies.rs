@@ -45,7 +45,7 @@ fn nginx(gateway: &Gateway, dir: &Path, port: u16) -> Process {
     let config = put(
         &config,
         "worker_processes auto;",
-        "worker_processes 1; daemon off;",
+        "daemon off; master_process off;",
     );
     let config = put(&config, "worker_rlimit_nofile 20000;", "");
     let config = put(

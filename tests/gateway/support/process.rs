@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
-use super::within;
+use super::{PATIENCE, eventually, within};
 
 /// The longest wait for output after the end of its process.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -163,6 +163,26 @@ impl Process {
             kill_process(self.pid, signal)
                 .unwrap_or_else(|e| panic!("{}: {signal:?}: {e}", self.name));
         }
+    }
+
+    /// Stops it (SIGSTOP), and returns when the kernel has stopped every thread: on a busy machine some run on for a while.
+    pub(crate) async fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid.as_raw_nonzero());
+        eventually(PATIENCE, "every thread is stopped", async || {
+            let threads = std::fs::read_dir(&tasks).expect("it runs").flatten();
+            let states = threads.filter_map(|thread| {
+                let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
+                let state = status.lines().find(|line| line.starts_with("State:"))?;
+                Some(state.to_owned())
+            });
+            let awake: Vec<_> = states.filter(|state| !state.contains('T')).collect();
+            match awake.is_empty() {
+                true => Ok(()),
+                false => Err(awake),
+            }
+        })
+        .await;
     }
 
     /// Kills it, and returns when it is gone.

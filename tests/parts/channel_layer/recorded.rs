@@ -11,7 +11,7 @@ use lockgate::config::{GroupConfig, HistoryConfig, Secret, SerializerFormat};
 use lockgate::error::{Dependency, ErrorKind};
 use lockgate::ids::GroupName;
 use lockgate::metrics::GapCause;
-use lockgate::position::{Epoch, Position};
+use lockgate::position::Position;
 use lockgate::stores::redis::{RedisStore, RedisUrl};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -50,7 +50,7 @@ fn stores(servers: &[Redis]) -> Vec<Arc<RedisStore>> {
 }
 
 /// A tenant of a replica of its own on one server, in which every group has a history.
-fn tenant(redis: &Redis) -> Tenant {
+pub(super) fn tenant(redis: &Redis) -> Tenant {
     tenant_with(redis, &rules())
 }
 
@@ -59,12 +59,12 @@ fn tenant_with(redis: &Redis, rules: &[GroupConfig]) -> Tenant {
     replica.recording_on(std::slice::from_ref(&replica.store), msgpack(), rules)
 }
 
-async fn record(tenant: &Tenant, group: &str, number: i64) -> Position {
+pub(super) async fn record(tenant: &Tenant, group: &str, number: i64) -> Position {
     let published = tenant.layer.publish(&group.into(), &event(number)).await;
     published.unwrap().expect("the group has a history")
 }
 
-async fn read(tenant: &Tenant, group: &str, from: HistoryFrom) -> HistoryPage {
+pub(super) async fn read(tenant: &Tenant, group: &str, from: HistoryFrom) -> HistoryPage {
     let page = tenant.layer.history(&group.into(), from).await.unwrap();
     page.expect("the group has a history")
 }
@@ -83,7 +83,7 @@ async fn all(tenant: &Tenant, group: &str) -> Vec<(u64, i64)> {
     entries(tenant, page)
 }
 
-async fn ask<T: redis::FromRedisValue>(link: &mut Link, command: &str) -> T {
+pub(super) async fn ask<T: redis::FromRedisValue>(link: &mut Link, command: &str) -> T {
     let mut words = command.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
     for word in words {
@@ -92,15 +92,15 @@ async fn ask<T: redis::FromRedisValue>(link: &mut Link, command: &str) -> T {
     cmd.query_async(link).await.unwrap()
 }
 
-fn stream(group: &str) -> String {
+pub(super) fn stream(group: &str) -> String {
     format!("lockgate:acme:history:{{{}}}", channel("acme", group))
 }
 
-fn position(group: &str) -> String {
+pub(super) fn position(group: &str) -> String {
     format!("lockgate:acme:position:{{{}}}", channel("acme", group))
 }
 
-fn notices(group: &str) -> String {
+pub(super) fn notices(group: &str) -> String {
     format!("lockgate:acme:group:{{{}}}", channel("acme", group))
 }
 
@@ -661,17 +661,17 @@ async fn an_epoch_is_renewed_by_one_of_those_who_ask() {
     let redis = Redis::start().await;
     let (first, second) = (tenant(&redis), tenant(&redis));
     let (group, old) = (GroupName::from("g"), record(&first, "g", 1).await);
-    let renew = |tenant: &Tenant, lost: &Epoch| {
+    let renew = |tenant: &Tenant, lost: &Position| {
         let (layer, group, lost) = (tenant.layer.clone(), group.clone(), lost.clone());
         async move { layer.renew_history(&group, &lost).await.unwrap().unwrap() }
     };
-    let (one, other) = tokio::join!(renew(&first, &old.epoch), renew(&second, &old.epoch));
+    let (one, other) = tokio::join!(renew(&first, &old), renew(&second, &old));
     assert_eq!(one, other);
     assert_ne!(one.epoch, old.epoch);
     assert_eq!(all(&first, "g").await, []);
     let next = record(&second, "g", 2).await;
     assert_eq!((&next.epoch, next.offset), (&one.epoch, 1));
-    assert_eq!(renew(&first, &old.epoch).await, next);
+    assert_eq!(renew(&first, &old).await, next);
     assert_eq!(all(&first, "g").await, [(1, 2)]);
 }
 

@@ -428,7 +428,7 @@ async fn an_epoch_is_renewed_on_this_layer_too() {
         .await
         .unwrap()
         .unwrap();
-    let renewed = replica.layer.renew_history(&"g".into(), &old.epoch).await;
+    let renewed = replica.layer.renew_history(&"g".into(), &old).await;
     let renewed = renewed.unwrap().unwrap();
     assert_ne!(renewed.epoch, old.epoch);
     assert_eq!(replica.history("g").await, []);

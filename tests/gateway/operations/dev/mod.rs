@@ -25,7 +25,11 @@ async fn dev() -> Dev {
 }
 
 async fn dev_with(more: &[&str]) -> Dev {
-    let process = Program::new("lockgate dev", LOCKGATE)
+    dev_of(Program::new("lockgate dev", LOCKGATE), more).await
+}
+
+async fn dev_of(program: Program, more: &[&str]) -> Dev {
+    let process = program
         .args(["dev", "--listen", "127.0.0.1:0"])
         .args(["--admin", "127.0.0.1:0", "--json"])
         .args(more)
@@ -233,6 +237,26 @@ async fn the_configuration_is_a_file_that_other_commands_take() {
     dev.process.signal(Signal::TERM);
     assert_eq!(dev.process.exited(PATIENCE).await.code(), Some(0));
     assert!(!folder.exists(), "{}", folder.display());
+}
+
+/// A new Debian without `ca-certificates` is such a machine. The demo and the commands that ask it used to end there.
+#[tokio::test]
+async fn a_machine_without_certificates_serves_and_asks() {
+    let bare = |name: &str| {
+        Program::new(name, LOCKGATE)
+            .env("SSL_CERT_FILE", "/nonexistent/certificates")
+            .env("SSL_CERT_DIR", "/nonexistent")
+    };
+    let dev = dev_of(bare("lockgate dev"), &[]).await;
+    let mut alice = dev.open("alice").await;
+    let event = r#"{"type": "chat.message", "message": "from a terminal"}"#;
+    let sent = bare("lockgate send")
+        .args(["send", "--tenant", "demo", "--group", "chat_lobby", event])
+        .args(["-c", dev.text("config")])
+        .start();
+    let code = sent.exited(PATIENCE).await.code();
+    assert_eq!(code, Some(0), "{}", sent.output.text());
+    assert_eq!(alice.next_json().await["message"], "from a terminal");
 }
 
 /// Two demos may run at once: without `--api` the second one takes another port.
