@@ -1,6 +1,7 @@
 //! What the management API does with one tenant: shows it, checks and stores its document, deletes it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
@@ -58,7 +59,7 @@ impl TenantRegistry {
         actor: &str,
     ) -> Result<Option<StoredTenant>, BookProblem> {
         // Before anything is read, so that the check is not newer than what it claims to know.
-        let seen = self.known.lock().served_at;
+        let seen = self.served_at.load(Ordering::Acquire);
         let row = self.row(id).await?;
         let expected = expected(condition, row.as_ref())?;
         let storable = self.storable(id, document, row).await?;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -22,6 +23,7 @@ use crate::ids::TenantId;
 use crate::metrics;
 use crate::sealing::SealingKeys;
 use crate::stores::database::tenant_table::{NEWEST, SchemaVersion, TenantTable};
+use crate::tenant::Makings;
 use crate::validation::check_together;
 
 use book::{IN_FILES, TenantPages};
@@ -78,6 +80,12 @@ pub struct TenantRegistry {
     standings: ArcSwap<Vec<TenantOfBook>>,
     /// The configuration that was put together last.
     served: ArcSwap<Config>,
+    /// The number of the last change that is in `served`.
+    served_at: AtomicI64,
+    /// The tenants that the files had then.
+    of_files: ArcSwap<BTreeSet<TenantId>>,
+    /// Held while a configuration is put together.
+    judging: Mutex<()>,
     /// Serializes readings.
     turn: tokio::sync::Mutex<()>,
     /// True once everything was read.
@@ -87,22 +95,22 @@ pub struct TenantRegistry {
 #[derive(Default)]
 struct KnownTenants {
     pages: TenantPages,
-    /// The tenants that the files had when the configuration was last put together.
-    of_files: BTreeSet<TenantId>,
     /// The number of the last change that was read.
     seen: i64,
     compared_at: Option<Instant>,
-    /// The number of the last change that is in what was put together last.
-    served_at: i64,
+    /// The standings that the log knows.
+    told: Vec<TenantOfBook>,
     /// True while something was read that no configuration has yet.
     is_new: bool,
 }
 
-/// The tenants that are in the registry and cannot be served.
+/// The registry beside the tenants of the files.
 #[derive(Clone, Debug, Default)]
-pub struct Unserved {
-    /// Their hosts, as far as their documents name them.
-    pub hosts: Vec<(TenantId, Vec<String>)>,
+pub struct BesideFiles {
+    /// The makings of its tenants that are served.
+    pub makings: Makings,
+    /// The hosts of those that cannot be served, as far as their documents name them.
+    pub unserved: Vec<(TenantId, Vec<String>)>,
     /// True while the registry was never read, so that any host may be one of its tenants'.
     pub is_incomplete: bool,
 }
@@ -125,6 +133,9 @@ impl TenantRegistry {
             known: Mutex::default(),
             standings: ArcSwap::default(),
             served: ArcSwap::from_pointee(config.clone()),
+            served_at: AtomicI64::default(),
+            of_files: ArcSwap::default(),
+            judging: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             is_read: watch::Sender::default(),
         };
@@ -134,7 +145,43 @@ impl TenantRegistry {
 
     /// Returns the tenants of the files with those of the registry that can be served beside them. Logs each trouble that
     /// is new.
-    pub fn together(&self, files: &Config) -> (Config, Unserved) {
+    pub fn together(&self, files: &Config) -> (Config, BesideFiles) {
+        let _judging = self.judging.lock();
+        let (mut pages, seen) = self.begin(files);
+        let judge = |config: &Config| {
+            let checked = check_together(config).map(drop);
+            checked.map_err(|errors| in_one_line(&errors))
+        };
+        // With no lock that a call of the API takes: beside many conflicts it lasts seconds.
+        let config = pages.together(files, &judge);
+        let mut known = self.known.lock();
+        known.pages.adopt(&pages);
+        let standings: Vec<_> = pages.iter().map(standing).collect();
+        tell(&known.told, &standings);
+        known.told.clone_from(&standings);
+        drop(known);
+        let is_of_files = |id: &TenantId| files.tenants.contains_key(id);
+        let standings = standings.into_iter();
+        // Those whose names stand in a file are the file's.
+        let standings: Vec<_> = standings
+            .filter(|tenant| !is_of_files(&tenant.id))
+            .collect();
+        let degraded = { standings.iter() }
+            .filter(|tenant| tenant.trouble.is_some())
+            .count();
+        metrics::registry_tenants(standings.len() - degraded, degraded);
+        self.standings.store(Arc::new(standings));
+        let beside = self.beside(&pages, is_of_files);
+        let of_files = files.tenants.keys().cloned().collect();
+        self.of_files.store(Arc::new(of_files));
+        self.served.store(Arc::new(config.clone()));
+        // In this order a check beside `served` is never older than the number that it claims.
+        self.served_at.store(seen, Ordering::Release);
+        (config, beside)
+    }
+
+    /// Returns what is known now, and the number of the last change in it.
+    fn begin(&self, files: &Config) -> (TenantPages, i64) {
         let mut known = self.known.lock();
         let deployment = without_tenants(files);
         let has_changed = **self.deployment.lock() != *deployment;
@@ -143,37 +190,22 @@ impl TenantRegistry {
             // What is right beside other tables of the deployment may be wrong beside these; it is read again.
             known.compared_at = None;
         }
-        let before: Vec<_> = known.pages.iter().map(standing).collect();
-        let judge = |config: &Config| {
-            let checked = check_together(config).map(drop);
-            checked.map_err(|errors| in_one_line(&errors))
-        };
-        let config = known.pages.together(files, &judge);
         known.is_new = false;
-        known.served_at = known.seen;
-        known.of_files = files.tenants.keys().cloned().collect();
-        let after: Vec<_> = known.pages.iter().map(standing).collect();
-        tell(&before, &after);
-        // Those whose names stand in a file are the file's.
-        let after = after.into_iter();
-        let after: Vec<_> = after
-            .filter(|tenant| !known.of_files.contains(&tenant.id))
-            .collect();
-        let degraded = { after.iter() }
-            .filter(|tenant| tenant.trouble.is_some())
-            .count();
-        metrics::registry_tenants(after.len() - degraded, degraded);
-        self.standings.store(Arc::new(after));
-        let unserved = { known.pages.iter() }.filter(|(_, page)| page.good.is_none());
-        let hosts = unserved.map(|(id, page)| (id.clone(), page.hosts.clone()));
-        let unserved = Unserved {
-            hosts: hosts
-                .filter(|(id, _)| !known.of_files.contains(id))
-                .collect(),
+        (known.pages.clone(), known.seen)
+    }
+
+    fn beside(&self, pages: &TenantPages, is_of_files: impl Fn(&TenantId) -> bool) -> BesideFiles {
+        let mut beside = BesideFiles {
             is_incomplete: !*self.is_read.borrow(),
+            ..BesideFiles::default()
         };
-        self.served.store(Arc::new(config.clone()));
-        (config, unserved)
+        for (id, page) in pages.iter().filter(|(id, _)| !is_of_files(id)) {
+            match page.good.is_some() {
+                true => drop(beside.makings.insert(id.clone(), page.stored.making)),
+                false => beside.unserved.push((id.clone(), page.hosts.clone())),
+            }
+        }
+        beside
     }
 
     /// Records that the parts of a tenant's configuration could not be made. Returns false if the tenant is not one of the
@@ -185,7 +217,7 @@ impl TenantRegistry {
 
     /// Returns true if a file has a tenant of this name.
     fn is_of_files(&self, id: &TenantId) -> bool {
-        self.known.lock().of_files.contains(id)
+        self.of_files.load().contains(id)
     }
 
     /// Returns true if something was read that is not in what [`TenantRegistry::together`] returned last.
@@ -259,10 +291,25 @@ fn without_tenants(config: &Config) -> Arc<Config> {
     })
 }
 
-/// Writes every mistake into one line, as the reason of a trouble.
+/// The most bytes of a reason. Each list of tenants shows it, and `/readyz` does.
+const LONGEST_REASON: usize = 4096;
+
+/// Writes the mistakes into one line, as the reason of a trouble; those beyond a bound are counted.
 fn in_one_line(errors: &ConfigErrors) -> String {
-    let mistakes = errors.mistakes().iter().map(ToString::to_string);
-    mistakes.collect::<Vec<_>>().join("; ")
+    let mistakes = errors.mistakes();
+    let mut line = String::new();
+    for (index, mistake) in mistakes.iter().enumerate() {
+        let text = mistake.to_string();
+        if line.len() + text.len() > LONGEST_REASON {
+            let cut = text.floor_char_boundary(LONGEST_REASON.saturating_sub(line.len()));
+            let more = mistakes.len() - index - 1;
+            line.push_str(&format!("{}… and {more} more mistakes", &text[..cut]));
+            break;
+        }
+        line.push_str(if index == 0 { "" } else { "; " });
+        line.push_str(&text);
+    }
+    line
 }
 
 /// Unix seconds, as the tables have them.

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::book::{ReadTenant, TenantPages};
+use super::book::{ReadTenant, StoredState, TenantPages};
 use super::{RegistryProblem, TenantRegistry, document, in_one_line, now, usable};
 use crate::clock::UnixTime;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics;
 use crate::stores::database::tenant_table::{NEWEST, TenantRow};
+use crate::tenant::Making;
 use crate::validation::check_tenant;
 
 /// Interval at which all names and versions are compared. It finds what no counted change tells: a restored backup, and rows
@@ -25,14 +26,14 @@ const MANY: usize = 100;
 /// A row that was read.
 struct ReadRow {
     id: TenantId,
-    version: (i64, i64),
+    stored: StoredState,
     read: ReadTenant,
     hosts: Vec<String>,
 }
 
 impl ReadRow {
     fn record(self, pages: &mut TenantPages) {
-        pages.record(self.id, self.version, self.read, self.hosts);
+        pages.record(self.id, self.stored, self.read, self.hosts);
     }
 }
 
@@ -79,10 +80,11 @@ impl TenantRegistry {
             );
             return self.read_all().await;
         }
-        let stay: BTreeSet<_> = changes.rows.iter().map(|row| row.name.clone()).collect();
         let read = self.read_each(changes.rows).await?;
         let mut known = self.known.lock();
-        for name in changes.deleted.iter().filter(|name| !stay.contains(*name)) {
+        // Also those that were made again since: the makings of their rows say so.
+        let there: BTreeSet<_> = read.iter().map(|read| read.id.as_str()).collect();
+        for name in { changes.deleted.iter() }.filter(|name| !there.contains(name.as_str())) {
             if let Ok(id) = name.parse() {
                 known.pages.forget(&id);
             }
@@ -118,7 +120,7 @@ impl TenantRegistry {
             let known = self.known.lock();
             let version = |name: &String| {
                 let id: TenantId = name.parse().ok()?;
-                Some((known.pages.get(&id).map(|page| page.version), id))
+                Some((known.pages.get(&id).map(|page| page.stored.version), id))
             };
             let ids: BTreeSet<TenantId> = { stored.iter() }
                 .filter_map(|(name, _)| name.parse().ok())
@@ -183,7 +185,13 @@ impl TenantRegistry {
         };
         Some(ReadRow {
             id,
-            version: (row.version, row.created_at),
+            stored: StoredState {
+                version: row.version,
+                making: Making {
+                    serial: row.made,
+                    created_at: row.created_at,
+                },
+            },
             read,
             hosts,
         })

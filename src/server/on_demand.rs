@@ -61,7 +61,8 @@ async fn make_each(reloader: &Arc<Reloader>, ids: &[TenantId]) -> Vec<(TenantId,
             let Some(tenant) = config.tenants.get(&id) else {
                 continue;
             };
-            match builder.lock().make(&id, tenant, &config, &tenants) {
+            let wanted = (&id, tenants.making(&id));
+            match builder.lock().make(wanted, tenant, &config, &tenants) {
                 Ok(tenant) => made.push(tenant),
                 Err(NotBuilt { why, .. }) => wrong.push((id, format!("{why:#}"))),
             }

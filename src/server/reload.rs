@@ -16,11 +16,10 @@ use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors};
 use crate::fleet::Fleet;
 use crate::hosts::HostTable;
-use crate::ids::TenantId;
 use crate::metrics;
-use crate::registry::{RegistryProblem, TenantRegistry, Unserved};
+use crate::registry::{BesideFiles, RegistryProblem, TenantRegistry};
 use crate::tenant::build::{Builder, NotBuilt};
-use crate::tenant::{Tenancy, Tenant, Tenants};
+use crate::tenant::{Makings, Tenancy, Tenant, Tenants};
 use crate::validation::{self, Loaded};
 
 /// Interval at which `watch` checks the files.
@@ -143,14 +142,9 @@ impl Reloader {
             return;
         }
         let files = self.state.lock().config.clone();
-        match self.build_and_serve(&files).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                tracing::error!(error = %error, "The tenants of the registry could not be served");
-                registry.was_not_served();
-            }
-            // The panic is logged.
-            None => registry.was_not_served(),
+        // A panic is logged where it happens.
+        if let Some(Err(error)) = self.build_and_serve(&files).await {
+            tracing::error!(error = %error, "The tenants of the registry could not be served");
         }
     }
 
@@ -162,11 +156,17 @@ impl Reloader {
         let built = tokio::task::spawn_blocking(move || {
             build(&builder, registry.as_deref(), &files, &before)
         });
-        match built.await.ok()? {
-            Ok(built) => self.serve(built),
-            Err(error) => return Some(Err(error)),
+        let built = built
+            .await
+            .ok()
+            .map(|built| built.map(|built| self.serve(built)));
+        if !matches!(built, Some(Ok(())))
+            && let Some(registry) = &self.registry
+        {
+            // What was read of it waits for the next look, also where a reload of the files has failed.
+            registry.was_not_served();
         }
-        Some(Ok(()))
+        built
     }
 
     fn serve(&self, built: BuiltTenants) {
@@ -228,7 +228,7 @@ impl Reloader {
 pub(super) struct BuiltTenants {
     /// The configuration of all of them.
     pub(super) config: Arc<Config>,
-    pub(super) serving: (HostTable, Vec<Arc<Tenant>>),
+    pub(super) serving: (HostTable, Vec<Arc<Tenant>>, Makings),
 }
 
 /// Builds the tenants of the files, and those of the registry that are in use. One of the registry whose parts cannot be made
@@ -243,12 +243,11 @@ pub(super) fn build(
     before: &Tenants,
 ) -> Result<BuiltTenants, NotBuilt> {
     loop {
-        let (config, unserved) = match registry {
+        let (config, beside) = match registry {
             Some(registry) => registry.together(files),
-            None => (files.clone(), Unserved::default()),
+            None => (files.clone(), BesideFiles::default()),
         };
-        let is_on_demand = |id: &TenantId| !files.tenants.contains_key(id);
-        let built = builder.lock().serving(&config, before, &is_on_demand);
+        let built = builder.lock().serving(&config, before, &beside.makings);
         let (mut hosts, tenants) = match built {
             Ok(built) => built,
             Err(error) => {
@@ -260,15 +259,15 @@ pub(super) fn build(
                 }
             }
         };
-        for (id, names) in &unserved.hosts {
+        for (id, names) in &beside.unserved {
             hosts.reserve(id, names);
         }
-        if unserved.is_incomplete {
+        if beside.is_incomplete {
             hosts.set_incomplete();
         }
         return Ok(BuiltTenants {
             config: Arc::new(config),
-            serving: (hosts, tenants),
+            serving: (hosts, tenants, beside.makings),
         });
     }
 }

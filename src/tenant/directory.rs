@@ -7,9 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Tenant;
 use super::demand::Demand;
 use super::neighbours::Neighbours;
+use super::{Making, Makings, Tenant};
 use crate::config::{Config, TenantConfig};
 use crate::error::Refusal;
 use crate::hosts::HostTable;
@@ -41,15 +41,23 @@ pub(super) struct Serving {
     all: Arc<[Arc<Tenant>]>,
     /// The configuration. Its tenants that are not in `all` are made on demand.
     config: Arc<Config>,
+    /// The makings of those of the registry.
+    makings: Arc<Makings>,
 }
 
 impl Serving {
     /// Makes the set of tenants. `all` is sorted by name.
-    pub(super) fn new(hosts: HostTable, all: Vec<Arc<Tenant>>, config: Arc<Config>) -> Self {
+    pub(super) fn new(
+        hosts: HostTable,
+        all: Vec<Arc<Tenant>>,
+        config: Arc<Config>,
+        makings: Makings,
+    ) -> Self {
         Self {
             hosts: Arc::new(hosts),
             all: all.into(),
             config,
+            makings: Arc::new(makings),
         }
     }
 
@@ -157,6 +165,11 @@ impl Tenants {
         let now = self.now.load();
         let found = now.config.tenants.get_key_value(id);
         found.map(|(id, config)| (id.clone(), config.clone()))
+    }
+
+    /// Returns the making of a tenant of the registry.
+    pub fn making(&self, id: &TenantId) -> Option<Making> {
+        self.now.load().makings.get(id).copied()
     }
 
     /// Returns the number of tenants that are served, made or not.

@@ -56,10 +56,12 @@ pub struct TenantLife {
 }
 
 impl TenantLife {
-    /// Returns the life of a tenant that takes over the control channel of `self`, with what was heard there.
-    pub fn passed_on(&self) -> Self {
+    /// Returns the life of a tenant that takes over the control channel of `self`, with what was heard there. It opens at once
+    /// if its servers are known.
+    pub fn passed_on(&self, are_servers_known: bool) -> Self {
         let stage = match self.stage {
             Stage::Leaving | Stage::Gone => Stage::Configured,
+            Stage::Served if !are_servers_known => Stage::Heard,
             stage => stage,
         };
         Self {
@@ -253,14 +255,16 @@ mod tests {
             read(true, 1),
             Looked(Err("x".into())),
         ]);
-        let next = served.passed_on();
+        let next = served.passed_on(true);
         assert_eq!(next.stage(), Stage::Served);
         assert_eq!(next.admits(), Err(Refusal::TenantSuspended));
         assert_eq!((next.obstacle(), next.is_settled()), (None, false));
-        assert_eq!(lived(&[ControlHeard]).passed_on().stage(), Stage::Heard);
+        assert_eq!(lived(&[ControlHeard]).passed_on(true).stage(), Stage::Heard);
+        let unknown = served.passed_on(false);
+        assert!(unknown.is_opening() && unknown.stage() == Stage::Heard);
         // Nothing tells whether it had come so far before.
         served.take(Replaced);
-        assert_eq!(served.passed_on().stage(), Stage::Configured);
+        assert_eq!(served.passed_on(true).stage(), Stage::Configured);
     }
 
     #[test]

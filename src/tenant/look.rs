@@ -1,5 +1,6 @@
 //! Checks every dependency of a tenant, and reports what keeps it from being served.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,13 @@ use tokio::time::sleep;
 use super::life::Stage;
 use super::neighbours::Stand;
 use super::{Tenant, Tenants, scripts};
+use crate::close_code::CloseReason;
+use crate::config::names_meet;
 use crate::error::ErrorKind;
-use crate::ids::GroupName;
+use crate::hub::close_paced;
+use crate::ids::{GroupName, TenantId};
+use crate::stores::server_identity::ServerIdentity;
+use crate::tasks;
 use crate::users::{UsersProblem, missing_fields};
 
 /// First pause after a failed check. It doubles with each failure, up to [`LONGEST_RETRY`].
@@ -147,18 +153,59 @@ pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), St
     if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
         return Ok(());
     }
-    let stand = Stand {
-        prefix: tenant.config.layer.prefix.clone(),
-        namespace: tenant.config.layer.namespace.clone(),
-        servers,
-    };
+    let others = unrecorded(tenant, tenants).await;
+    let stand = stand_of(tenant, servers);
     let mut own = Ok(());
-    for (id, why) in tenants.neighbours.enter(&tenant.id, stand) {
+    for (id, why) in tenants.neighbours.enter(&tenant.id, stand, others) {
         if id == tenant.id {
+            shut(tenant, tenants, why.clone());
             own = Err(why);
         } else if let Some(later) = tenants.by_id(id.as_str()) {
-            later.looked(Err(why));
+            shut(&later, tenants, why);
         }
     }
     own
+}
+
+fn stand_of(tenant: &Tenant, servers: Vec<Arc<ServerIdentity>>) -> Stand {
+    Stand {
+        making: tenant.making,
+        prefix: tenant.config.layer.prefix.clone(),
+        namespace: tenant.config.layer.namespace.clone(),
+        servers,
+    }
+}
+
+/// Identifies the servers of tenants whose names a newcomer from the registry could share, and that have not recorded theirs
+/// yet: a socket of the newcomer would get their events meanwhile. One whose server is down counts by its addresses.
+async fn unrecorded(tenant: &Tenant, tenants: &Tenants) -> BTreeMap<TenantId, Stand> {
+    if tenant.making.is_none() {
+        return BTreeMap::new();
+    }
+    let all = tenants.all();
+    let own = &tenant.config.layer;
+    let meets = |other: &&Arc<Tenant>| {
+        let theirs = &other.config.layer;
+        let names = (theirs.prefix.as_str(), theirs.namespace.as_str());
+        other.id != tenant.id
+            && names_meet((&own.prefix, &own.namespace), names)
+            && !other.servers.is_empty()
+            && !tenants.neighbours.knows(&other.id)
+    };
+    let stands = all.iter().filter(meets).map(async |other| {
+        let servers = join_all(other.servers.iter().map(|store| store.identity())).await;
+        (other.id.clone(), stand_of(other, servers))
+    });
+    join_all(stands).await.into_iter().collect()
+}
+
+/// Ends the sockets of a tenant that is found to meet another: they would get its events.
+fn shut(tenant: &Tenant, tenants: &Tenants, why: String) {
+    let was_open = tenant.life().obstacle().is_none();
+    tenant.looked(Err(why));
+    let members = tenant.relay.hub().members();
+    if was_open && !members.is_empty() {
+        let rate = f64::from(tenants.config().server.drain.rate);
+        tasks::brief(close_paced(members, rate, CloseReason::Draining));
+    }
 }

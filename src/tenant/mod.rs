@@ -6,6 +6,7 @@
 //! [`Demand`].
 //! [`crate::server`] only chooses the configuration that is served.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,10 +57,33 @@ pub use directory::Tenants;
 pub use suspension::SUSPENDED;
 pub use tenancy::Tenancy;
 
+/// The making of a tenant of the registry. One that was deleted and made again has another making, and is another tenant.
+/// They sort by time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Making {
+    /// The number of the change that made it.
+    pub serial: i64,
+    /// The time, in Unix seconds. A registry that was restored from a backup counts its changes on from there, and may have
+    /// one number twice.
+    pub created_at: i64,
+}
+
+impl Making {
+    /// Returns true if these are two tenants of one name. One that moves between the files and the registry stays the same.
+    fn differs(new: Option<Self>, old: Option<Self>) -> bool {
+        new.zip(old).is_some_and(|(new, old)| new != old)
+    }
+}
+
+/// The makings of the tenants of the registry. Those of files have none.
+pub type Makings = BTreeMap<TenantId, Making>;
+
 /// One tenant, ready to serve.
 pub struct Tenant {
     /// Its name.
     pub id: TenantId,
+    /// Its making; `None` for a tenant of the files.
+    pub making: Option<Making>,
     /// Its configuration.
     pub config: Arc<TenantConfig>,
     /// The Redis of its cached users, events and control messages. `None`: the memory of this process.
@@ -195,7 +219,9 @@ impl Tenant {
 
     /// Takes over the stage and the suspension of `before`, whose control channel it shares.
     fn inherit(&self, before: &Tenant) {
-        let life = before.life().passed_on();
+        // A tenant of the registry opens on another layer only once its servers are known.
+        let is_known = self.making.is_none() || Arc::ptr_eq(&self.relay, &before.relay);
+        let life = before.life().passed_on(is_known);
         self.life.send_replace(life);
     }
 

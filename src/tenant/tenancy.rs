@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::build::Builder;
 use super::directory::{Serving, tenant_of};
 use super::life::Happening;
-use super::{RouteParts, Tenant, Tenants, look, obey, upkeep, workers};
+use super::{Making, Makings, RouteParts, Tenant, Tenants, look, obey, upkeep, workers};
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
 use crate::config::Config;
@@ -76,14 +76,14 @@ impl Tenancy {
     /// changed routes close, paced at `server.drain.rate`.
     pub fn serve(
         self: &Arc<Self>,
-        (hosts, served): (HostTable, Vec<Arc<Tenant>>),
+        (hosts, served, makings): (HostTable, Vec<Arc<Tenant>>, Makings),
         builder: &Builder,
         config: &Arc<Config>,
     ) {
         let rate = f64::from(config.server.drain.rate);
         let mut running = self.running.lock();
         let before = std::mem::take(&mut *running);
-        let serving = Serving::new(hosts, served.clone(), config.clone());
+        let serving = Serving::new(hosts, served.clone(), config.clone(), makings);
         self.put_in_place(serving, &served, &before);
         self.take_replies(builder);
         self.register();
@@ -93,7 +93,11 @@ impl Tenancy {
             let (now, moved) = self.take_over(new, old, rate);
             running.insert(new.id.clone(), now);
             if let Some(moved) = moved {
-                self.see_off(moved, rate, CloseReason::Draining);
+                let reason = match Making::differs(new.making, moved.tenant.making) {
+                    true => CloseReason::TenantNotFound,
+                    false => CloseReason::Draining,
+                };
+                self.see_off(moved, rate, reason);
             }
         }
         for gone in before.into_values() {

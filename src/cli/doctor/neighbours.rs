@@ -23,6 +23,7 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     for (server, identity) in join_all(identities).await.into_iter().flatten() {
         for (usage, prefix) in layers(server) {
             let stand = stands.entry(usage.tenant.clone()).or_insert_with(|| Stand {
+                making: None,
                 prefix: prefix.to_owned(),
                 namespace: usage.namespace.clone(),
                 servers: Vec::new(),

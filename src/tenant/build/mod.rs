@@ -9,7 +9,7 @@ use anyhow::Context;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Tenant, Tenants};
+use super::{Making, Makings, Tenant, Tenants};
 use crate::admission::{Authenticator, DenylistSource};
 use crate::auth::TokenVerifier;
 use crate::auth::denylist::UnreadableNotice;
@@ -106,9 +106,10 @@ pub struct Builder {
 }
 
 /// Returns true if `tenant` already serves exactly this configuration.
-fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
+fn is_served_by(making: Option<Making>, effective: &Effective<'_>, tenant: &Tenant) -> bool {
     let is_same = std::ptr::eq(effective.tenant, &*tenant.config);
     (is_same || *effective.tenant == *tenant.config)
+        && making == tenant.making
         && effective.redis == tenant.redis.as_ref()
         && effective.trusts() == tenant.trusts
         && *effective.denylist == *tenant.revocations.config()
@@ -191,7 +192,7 @@ impl Builder {
         &self.budget
     }
 
-    /// Builds the tenants; unchanged tenants of `before` are reused. Those for which `is_on_demand` answers true are built
+    /// Builds the tenants; unchanged tenants of `before` are reused. Those of the registry, which `makings` has, are built
     /// only if `before` has them. It waits for no connection and touches no open socket. It needs a runtime, because links
     /// start to connect in the background.
     ///
@@ -201,7 +202,7 @@ impl Builder {
         &mut self,
         config: &Config,
         before: &Tenants,
-        is_on_demand: &dyn Fn(&TenantId) -> bool,
+        makings: &Makings,
     ) -> Result<(HostTable, Vec<Arc<Tenant>>), NotBuilt> {
         let hosts = HostTable::new(&config.tenants).map_err(|problems| NotBuilt {
             tenant: None,
@@ -210,30 +211,31 @@ impl Builder {
         let mut tenants = Vec::new();
         for (id, tenant) in &config.tenants {
             let served = before.by_id(id.as_str());
-            if served.is_none() && is_on_demand(id) {
+            let making = makings.get(id).copied();
+            if served.is_none() && making.is_some() {
                 continue;
             }
             let effective = config.effective(tenant);
-            match served.filter(|served| is_served_by(&effective, served)) {
+            match served.filter(|served| is_served_by(making, &effective, served)) {
                 Some(served) => tenants.push(served),
-                None => tenants.push(self.make(id, tenant, config, before)?),
+                None => tenants.push(self.make((id, making), tenant, config, before)?),
             }
         }
         Ok((hosts, tenants))
     }
 
-    /// Builds one tenant of a configuration.
+    /// Builds one tenant of a configuration; one of the registry has a making.
     ///
     /// # Errors
     /// [`NotBuilt`]
     pub fn make(
         &mut self,
-        id: &TenantId,
+        (id, making): (&TenantId, Option<Making>),
         tenant: &Arc<TenantConfig>,
         config: &Config,
         before: &Tenants,
     ) -> Result<Arc<Tenant>, NotBuilt> {
-        let built = self.tenant(id, tenant, &config.effective(tenant), before);
+        let built = self.tenant((id, making), tenant, &config.effective(tenant), before);
         built.map(Arc::new).map_err(|why| NotBuilt {
             tenant: Some(id.clone()),
             why,
@@ -266,7 +268,7 @@ impl Builder {
 
     fn tenant(
         &mut self,
-        id: &TenantId,
+        (id, making): (&TenantId, Option<Making>),
         config: &Arc<TenantConfig>,
         effective: &Effective<'_>,
         before: &Tenants,
@@ -274,7 +276,10 @@ impl Builder {
         let served = before.by_id(id.as_str());
         let before = before.all_of(id.as_str());
         let metrics = self.metrics_of(id, &before);
-        let kept = served.filter(|served| shares_lines_with(effective, served));
+        // The sockets of a tenant that was deleted do not become those of a later one of its name.
+        let kept = served
+            .filter(|served| shares_lines_with(effective, served))
+            .filter(|served| !Making::differs(making, served.making));
         let kept = kept.as_deref();
         let hub = kept.map_or_else(Arc::default, |kept| kept.relay.hub().clone());
         let stores = self.stores(id, effective, metrics.clone(), Some(hub.clone()))?;
@@ -305,6 +310,7 @@ impl Builder {
         let coherence = coherence(id, config, hub, &stores, &permissions, &routes);
         Ok(Tenant {
             id: id.clone(),
+            making,
             config: config.clone(),
             redis: effective.redis.cloned(),
             trusts: effective.trusts(),

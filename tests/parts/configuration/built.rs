@@ -9,8 +9,8 @@ use std::process::Command;
 use lockgate::config::{Config, Environment};
 use lockgate::consumer::{Echo, Registry, Scope};
 use lockgate::ids::ReplicaId;
-use lockgate::tenant::Tenants;
 use lockgate::tenant::build::{Builder, SharedMemory};
+use lockgate::tenant::{Makings, Tenants};
 use lockgate::validation::LoadOptions;
 use toml::{Table, Value};
 
@@ -125,7 +125,7 @@ async fn build(config: &Config) -> Result<(), String> {
             .deployment(url, &config.deployment_trust())
             .map_err(|error| format!("{error:#}"))?;
     }
-    let built = builder.serving(config, &Tenants::default(), &|_| false);
+    let built = builder.serving(config, &Tenants::default(), &Makings::default());
     built.map(drop).map_err(|error| format!("{error:#}"))
 }
 

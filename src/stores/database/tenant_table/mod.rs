@@ -58,8 +58,9 @@ macro_rules! tenant_row {
             name: $row.try_get(0)?,
             config: $row.try_get(1)?,
             version: $row.try_get(2)?,
-            created_at: $row.try_get(3)?,
-            updated_at: $row.try_get(4)?,
+            made: $row.try_get(3)?,
+            created_at: $row.try_get(4)?,
+            updated_at: $row.try_get(5)?,
         })
     };
 }
@@ -106,7 +107,8 @@ macro_rules! write_on {
             .fetch_optional(&mut *$tx)
             .await?;
         let next = match (change.expected, version) {
-            (ExpectedVersion::Absent, None) => 1,
+            // Not 1: a tenant that was deleted and made again has another version than any before.
+            (ExpectedVersion::Absent, None) => serial,
             (ExpectedVersion::Is(expected), Some(version)) if expected == version => version + 1,
             _ => {
                 $tx.rollback().await?;
@@ -116,11 +118,13 @@ macro_rules! write_on {
         match (change.config, version) {
             (Some(config), None) => {
                 let sql = "INSERT INTO lockgate_tenant \
-                    (name, config, version, created_at, updated_at, serial) VALUES (?, ?, ?, ?, ?, ?)";
+                    (name, config, version, made, created_at, updated_at, serial) \
+                    VALUES (?, ?, ?, ?, ?, ?, ?)";
                 sqlx::query(table.sql(sql))
                     .bind(change.name)
                     .bind(config)
                     .bind(next)
+                    .bind(serial)
                     .bind(change.now)
                     .bind(change.now)
                     .bind(serial)
@@ -348,7 +352,7 @@ impl TenantTable {
         let mut rows: Vec<TenantRow> = Vec::new();
         loop {
             let after = rows.last().map_or("", |row| row.name.as_str()).to_owned();
-            let sql = "SELECT name, config, version, created_at, updated_at FROM lockgate_tenant \
+            let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
                        WHERE name > ? ORDER BY name LIMIT ?";
             let page = async {
                 on!(self, pool => {
@@ -382,7 +386,7 @@ impl TenantTable {
     /// # Errors
     /// [`StoreError`]
     pub async fn one(&self, name: &str) -> Result<Option<TenantRow>, StoreError> {
-        let sql = "SELECT name, config, version, created_at, updated_at FROM lockgate_tenant WHERE name = ?";
+        let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant WHERE name = ?";
         let read = async {
             on!(self, pool => {
                 let row = sqlx::query(self.sql(sql)).bind(name).fetch_optional(pool).await?;
@@ -401,7 +405,7 @@ impl TenantTable {
         if serial == seen {
             return Ok(None);
         }
-        let rows = "SELECT name, config, version, created_at, updated_at FROM lockgate_tenant \
+        let rows = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
                     WHERE serial > ? AND serial <= ? ORDER BY serial";
         let deleted = "SELECT tenant FROM lockgate_tenant_audit \
                        WHERE serial > ? AND serial <= ? AND action = 'delete' ORDER BY serial";

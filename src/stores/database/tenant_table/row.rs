@@ -7,8 +7,10 @@ pub struct TenantRow {
     pub name: String,
     /// The document, which should be JSON. Its secrets are sealed.
     pub config: String,
-    /// The number of its changes.
+    /// It rises with every change, and no later tenant of this name has it again.
     pub version: i64,
+    /// The number of the change that made it.
+    pub made: i64,
     /// The time of its first version, in Unix seconds.
     pub created_at: i64,
     /// The time of its last change, in Unix seconds.

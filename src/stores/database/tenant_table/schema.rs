@@ -29,6 +29,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[Migration {
          name VARCHAR(63) NOT NULL PRIMARY KEY, \
          config {text} NOT NULL, \
          version BIGINT NOT NULL, \
+         made BIGINT NOT NULL, \
          created_at BIGINT NOT NULL, \
          updated_at BIGINT NOT NULL, \
          serial BIGINT NOT NULL{index lockgate_tenant_serial (serial)})",

@@ -240,3 +240,50 @@ async fn a_change_that_was_not_announced_is_found() {
     )
     .await;
 }
+
+/// Of two that meet the second one by name was shut out, and the newcomer got the events of the one that was there.
+#[tokio::test]
+async fn a_newcomer_that_meets_a_tenant_of_the_files_is_the_one_that_is_refused() {
+    let redis = RedisServer::start().await;
+    let store = Store::sqlite();
+    let gateway = store.gateway().redis(&redis.url()).start().await;
+    let file = gateway.tenant();
+    let mut of_file = gateway.open(CHAT).await;
+    // Its name comes before that of the file's.
+    let (acme, mut document) = registered("acme").await;
+    let same = format!("redis://localhost:{}/3", redis.port());
+    document["layer"] = json!({"kind": "pubsub", "prefix": file.prefix, "hosts": [same]});
+    put(&gateway, &acme, &document).await;
+    let dial = gateway.replica().dial(&acme, CHAT);
+    assert_eq!(
+        dial.token(&acme.token(ALICE)).refused().await.status,
+        503,
+        "its sockets would get the events of the other"
+    );
+    let view = show(&gateway, &acme).await;
+    let reason = view["reason"].as_str().unwrap_or_default();
+    assert!(
+        view["state"] == "degraded" && reason.contains(&file.name),
+        "{view}"
+    );
+    let mut another = gateway.open(CHAT).await;
+    gateway
+        .send("chat_lobby", &json!({"type": "x", "n": 1}))
+        .await;
+    for socket in [&mut of_file, &mut another] {
+        assert_eq!(socket.next_json().await, json!({"n": 1}));
+    }
+
+    // One that is served, and then takes a layer on which it meets the other.
+    let (busy, mut document) = registered("busy").await;
+    put(&gateway, &busy, &document).await;
+    let dial = || {
+        let dial = gateway.replica().dial(&busy, CHAT);
+        dial.token(&busy.token(ALICE))
+    };
+    dial().open().await;
+    document["layer"] = json!({"kind": "pubsub", "prefix": file.prefix, "hosts": [same]});
+    put(&gateway, &busy, &document).await;
+    assert_eq!(dial().refused().await.status, 503);
+    gateway.open(CHAT).await;
+}

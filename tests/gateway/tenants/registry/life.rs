@@ -294,3 +294,29 @@ async fn of_two_tenants_with_one_host_made_at_the_same_time_one_is_refused() {
         assert_eq!(answers, [201, 422], "{first:?} {second:?}");
     }
 }
+
+/// Sockets of the first one stayed, and got the events of its successor.
+#[tokio::test]
+async fn a_tenant_that_was_deleted_and_made_again_is_another_one() {
+    let store = Store::sqlite();
+    let gateway = store.gateway().start().await;
+    let (acme, document) = registered("acme").await;
+    let made = call(&gateway, "PUT", &acme, &document).await;
+    let first = made.header("etag").unwrap().to_owned();
+    let dial = || {
+        let dial = gateway.replica().dial(&acme, CHAT);
+        dial.token(&acme.token(ALICE))
+    };
+    let mut alice = dial().open().await;
+    // As a replica finds it that was away between the end of the one and the beginning of the other.
+    store.tamper(&acme, "made = made + 1").await;
+    let (other, of_other) = registered("other").await;
+    put(&gateway, &other, &of_other).await;
+    assert_eq!(alice.closed().await.0, 4017);
+    dial().open().await;
+
+    call(&gateway, "DELETE", &acme, &Value::Null).await;
+    put(&gateway, &acme, &document).await;
+    let stale = call_with(&gateway, "PUT", &acme, ("If-Match", &first), &document).await;
+    assert_eq!(stale.status, 412, "{stale:?}");
+}

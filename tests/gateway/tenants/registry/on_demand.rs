@@ -148,10 +148,10 @@ async fn a_storm_of_first_handshakes_is_served_and_harms_no_other_tenant() {
     let mut rows = Vec::new();
     for _ in 0..TENANTS {
         let (tenant, document) = registered("storm").await;
-        rows.push(format!("('{}', '{document}', 1, 0, 0, 1)", tenant.name));
+        rows.push(format!("('{}', '{document}', 1, 1, 0, 0, 1)", tenant.name));
         tenants.push(tenant);
     }
-    let columns = "name, config, version, created_at, updated_at, serial";
+    let columns = "name, config, version, made, created_at, updated_at, serial";
     let rows = rows.join(",");
     let insert = format!("INSERT INTO lockgate_tenant ({columns}) VALUES {rows}");
     store.database.execute(&insert).await;
