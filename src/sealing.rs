@@ -1,7 +1,7 @@
 //! The sealing of secrets at rest: AES-256-GCM by aws-lc-rs, under one of several keys.
 //!
 //! A sealed secret is `KEY:BASE64`: the id of its key, and the nonce with the ciphertext. It is bound to the name of its
-//! tenant, so that a secret copied into another tenant's row does not open.
+//! tenant and to its key in the document: copied into another row, or to a key that is shown, it does not open.
 
 use std::fmt;
 
@@ -38,8 +38,8 @@ pub enum NotOpened {
     /// None of the configured keys has sealed it.
     #[error("it is sealed with a key that registry.key does not list")]
     UnknownKey,
-    /// Its key does not open it for this tenant.
-    #[error("its key does not open it: it was changed, or copied from another tenant")]
+    /// Its key does not open it at this place.
+    #[error("its key does not open it: it was changed, or copied from another tenant or key")]
     Damaged,
 }
 
@@ -68,11 +68,11 @@ impl SealingKeys {
         Faults::collect(keys.iter().enumerate().map(read)).map(Self)
     }
 
-    /// Seals a secret of `tenant` with the first key.
-    pub fn seal(&self, tenant: &TenantId, secret: &str) -> String {
+    /// Seals a secret of `place`, a tenant and the key of its document, with the first key.
+    pub fn seal(&self, place: (&TenantId, &str), secret: &str) -> String {
         let SealingKey { id, key } = &self.0[0];
         let mut sealed = Zeroizing::new(secret.as_bytes().to_vec());
-        let bound = Aad::from(tenant.as_str().as_bytes());
+        let bound = bound_to(place);
         let nonce = key.seal_in_place_append_tag(bound, &mut *sealed);
         let nonce = nonce.expect("a text is shorter than what AES-GCM can seal");
         let mut whole = nonce.as_ref().to_vec();
@@ -80,18 +80,18 @@ impl SealingKeys {
         format!("{id}:{}", STANDARD.encode(whole))
     }
 
-    /// Opens what [`SealingKeys::seal`] has sealed for `tenant`, with whichever key.
+    /// Opens what [`SealingKeys::seal`] has sealed for `place`, with whichever key.
     ///
     /// # Errors
     /// [`NotOpened`]
-    pub fn open(&self, tenant: &TenantId, sealed: &str) -> Result<String, NotOpened> {
+    pub fn open(&self, place: (&TenantId, &str), sealed: &str) -> Result<String, NotOpened> {
         let (id, text) = sealed.split_once(':').ok_or(NotOpened::Form)?;
         let whole = STANDARD.decode(text).map_err(|_| NotOpened::Form)?;
         let known = self.0.iter().find(|known| known.id == id);
         let SealingKey { key, .. } = known.ok_or(NotOpened::UnknownKey)?;
         let (nonce, text) = whole.split_at_checked(NONCE_BYTES).ok_or(NotOpened::Form)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| NotOpened::Form)?;
-        let bound = Aad::from(tenant.as_str().as_bytes());
+        let bound = bound_to(place);
         let mut text = Zeroizing::new(text.to_vec());
         let opened = key.open_in_place(nonce, bound, &mut text);
         let opened = opened.map_err(|_| NotOpened::Damaged)?;
@@ -103,6 +103,11 @@ impl SealingKeys {
         let id = sealed.split_once(':').map(|(id, _)| id);
         id == self.0.first().map(|first| first.id.as_str())
     }
+}
+
+/// Returns the text that a sealed secret is bound to. No name of a tenant has a NUL.
+fn bound_to((tenant, key): (&TenantId, &str)) -> Aad<String> {
+    Aad::from(format!("{tenant}\0{key}"))
 }
 
 impl SealingKey {
@@ -140,6 +145,8 @@ mod tests {
         Secret::new(STANDARD.encode([byte; KEY_BYTES]))
     }
 
+    const KEY: &str = "token.signing_key";
+
     fn tenant(name: &str) -> TenantId {
         name.parse().unwrap()
     }
@@ -149,32 +156,39 @@ mod tests {
         let old = SealingKeys::new(&[key(1)]).unwrap();
         let both = SealingKeys::new(&[key(2), key(1)]).unwrap();
         let acme = tenant("acme");
-        let sealed = old.seal(&acme, "hunter2 \u{e9}");
+        let sealed = old.seal((&acme, KEY), "hunter2 \u{e9}");
         assert!(!sealed.contains("hunter2"));
-        assert_eq!(both.open(&acme, &sealed).unwrap(), "hunter2 \u{e9}");
+        assert_eq!(both.open((&acme, KEY), &sealed).unwrap(), "hunter2 \u{e9}");
         assert!(old.is_current(&sealed) && !both.is_current(&sealed));
-        let again = both.seal(&acme, "hunter2");
+        let again = both.seal((&acme, KEY), "hunter2");
         assert!(both.is_current(&again));
-        assert_eq!(old.open(&acme, &again), Err(NotOpened::UnknownKey));
+        assert_eq!(old.open((&acme, KEY), &again), Err(NotOpened::UnknownKey));
         // A nonce is used once.
-        assert_ne!(both.seal(&acme, "hunter2"), again);
+        assert_ne!(both.seal((&acme, KEY), "hunter2"), again);
     }
 
     #[test]
     fn a_changed_or_copied_secret_does_not_open() {
         let keys = SealingKeys::new(&[key(1)]).unwrap();
         let acme = tenant("acme");
-        let sealed = keys.seal(&acme, "hunter2");
+        let sealed = keys.seal((&acme, KEY), "hunter2");
         assert_eq!(
-            keys.open(&tenant("other"), &sealed),
+            keys.open((&tenant("other"), KEY), &sealed),
             Err(NotOpened::Damaged)
         );
+        // A key that is shown, such as an origin, would show it.
+        let shown = keys.open((&acme, "origins.[0]"), &sealed);
+        assert_eq!(shown, Err(NotOpened::Damaged));
         let (id, text) = sealed.split_once(':').unwrap();
         let mut bytes = STANDARD.decode(text).unwrap();
         for at in 0..bytes.len() {
             bytes[at] ^= 1;
             let changed = format!("{id}:{}", STANDARD.encode(&bytes));
-            assert_eq!(keys.open(&acme, &changed), Err(NotOpened::Damaged), "{at}");
+            assert_eq!(
+                keys.open((&acme, KEY), &changed),
+                Err(NotOpened::Damaged),
+                "{at}"
+            );
             bytes[at] ^= 1;
         }
         for (text, why) in [
@@ -184,7 +198,7 @@ mod tests {
             (&format!("{id}:!"), NotOpened::Form),
             (&sealed.replace(id, "00000000"), NotOpened::UnknownKey),
         ] {
-            assert_eq!(keys.open(&acme, text), Err(why), "{text}");
+            assert_eq!(keys.open((&acme, KEY), text), Err(why), "{text}");
         }
     }
 

@@ -62,8 +62,7 @@ impl Form for SecretText {
         let text = match (&node.value, &node.raw) {
             (TomlValue::Text(text), _) => text.clone(),
             (TomlValue::Table(_), _) if is_registered => {
-                let expected =
-                    "the secret as text, or { \"set\": true } where the stored tenant has it";
+                let expected = "the secret as text, or { \"set\": true } where the stored tenant has it, in a list with the id that is shown";
                 let advice = "files and variables differ between machines, so a tenant of the registry holds its secrets itself";
                 return reader.mistake(node, "an object", expected, advice);
             }

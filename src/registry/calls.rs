@@ -15,6 +15,9 @@ use crate::stores::database::tenant_table::{
 };
 use crate::validation::{CheckedTenant, check_tenant, check_together};
 
+/// The most mistakes that an answer lists: a document of 1 MiB can have half a million.
+const MOST_MISTAKES: usize = 100;
+
 /// A document that may be stored.
 struct Storable {
     /// The document with sealed secrets.
@@ -126,6 +129,14 @@ impl TenantRegistry {
         mut plain: Value,
         row: Option<TenantRow>,
     ) -> Result<Storable, BookProblem> {
+        if let Some(key) = document::forged("", &plain) {
+            return Err(BookProblem::Mistakes(vec![TenantMistake {
+                key,
+                found: "a name that marks a sealed secret".to_owned(),
+                expected: "another name; secrets as texts".to_owned(),
+                advice: String::new(),
+            }]));
+        }
         let stored = row.and_then(|row| serde_json::from_str::<Value>(&row.config).ok());
         let stored = stored.unwrap_or_default();
         // Secrets that do not open cannot be kept: the caller learns where by the mistakes.
@@ -198,13 +209,21 @@ fn mistakes(id: &TenantId, errors: &ConfigErrors) -> Vec<TenantMistake> {
         Some(below) if below.starts_with('.') => below[1..].to_owned(),
         _ => key.to_owned(),
     };
-    let mistakes = errors.mistakes().iter().map(|mistake| TenantMistake {
+    let all = errors.mistakes();
+    let told = all.iter().take(MOST_MISTAKES).map(|mistake| TenantMistake {
         key: relative(&mistake.key),
         found: mistake.found.clone(),
         expected: mistake.expected.clone(),
         advice: mistake.advice.clone(),
     });
-    mistakes.collect()
+    let more = all.len().saturating_sub(MOST_MISTAKES);
+    let more = (more > 0).then(|| TenantMistake {
+        key: String::new(),
+        found: format!("{more} more mistakes"),
+        expected: "a document without mistakes".to_owned(),
+        advice: "mend these first".to_owned(),
+    });
+    told.chain(more).collect()
 }
 
 fn failed() -> StoreError {
