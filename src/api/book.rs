@@ -1,6 +1,6 @@
 //! The registry of tenants as the management API knows it. [`crate::server`] puts the registry behind it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -20,6 +20,24 @@ pub enum Precondition {
     Absent,
     /// It has this version.
     Version(i64),
+}
+
+/// What a change needs beside its tenant.
+#[derive(Clone, Debug)]
+pub struct ChangeOrder {
+    /// The state of the tenant that it asks for.
+    pub condition: Precondition,
+    /// The key of its caller, for the audit.
+    pub actor: String,
+    /// Ends with the caller's wait. A change that has not begun by then is not made: the caller may have made another since.
+    pub caller: Weak<()>,
+}
+
+impl ChangeOrder {
+    /// Returns true if its caller has gone away.
+    pub fn is_abandoned(&self) -> bool {
+        self.caller.strong_count() == 0
+    }
 }
 
 /// A mistake in the document of a tenant.
@@ -91,22 +109,16 @@ pub trait TenantBook: Send + Sync {
     /// Reads a tenant.
     async fn show(&self, id: &TenantId) -> Result<RegisteredTenant, BookProblem>;
 
-    /// Checks and stores a document, and serves it on this replica. `actor` stands in the audit.
+    /// Checks and stores a document, and serves it on this replica.
     async fn put(
         &self,
         id: &TenantId,
         document: Value,
-        condition: Precondition,
-        actor: &str,
+        order: ChangeOrder,
     ) -> Result<StoredTenant, BookProblem>;
 
     /// Deletes a tenant, and serves it no more on this replica.
-    async fn delete(
-        &self,
-        id: &TenantId,
-        condition: Precondition,
-        actor: &str,
-    ) -> Result<(), BookProblem>;
+    async fn delete(&self, id: &TenantId, order: ChangeOrder) -> Result<(), BookProblem>;
 
     /// Returns the tenants of the registry that this replica knows, by name.
     fn tenants(&self) -> Arc<Vec<TenantOfBook>>;

@@ -37,8 +37,8 @@ mod user_ids;
 mod users;
 
 pub use book::{
-    BookProblem, Precondition, RegisteredTenant, StoredTenant, TenantBook, TenantMistake,
-    TenantOfBook,
+    BookProblem, ChangeOrder, Precondition, RegisteredTenant, StoredTenant, TenantBook,
+    TenantMistake, TenantOfBook,
 };
 use call_rate::CallRate;
 pub use keys::ApiKeys;
@@ -208,11 +208,15 @@ impl FromRequestParts<ApiState> for PathTenant {
         if !caller.may_act_for(&name) {
             return Err(ApiProblem::TenantForbidden);
         }
-        state
-            .tenants
-            .for_call(&name)
-            .await
-            .map(PathTenant)
-            .ok_or(ApiProblem::TenantNotFound)
+        if let Some(tenant) = state.tenants.for_call(&name).await {
+            return Ok(PathTenant(tenant));
+        }
+        // One of the registry that cannot be served, or not be known yet, is there nevertheless.
+        let known = registered::known(&state);
+        let is_known = { known.iter() }.any(|tenant| tenant.id.as_str() == name);
+        Err(match is_known || state.tenants.is_incomplete() {
+            true => ApiProblem::TenantUnavailable,
+            false => ApiProblem::TenantNotFound,
+        })
     }
 }

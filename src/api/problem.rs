@@ -68,6 +68,8 @@ problems! {
         "The tenant is not in the state that If-Match or If-None-Match asks for: read it again.";
     RegistryUnavailable: SERVICE_UNAVAILABLE, "unavailable",
         "The registry's database does not confirm right now, so the change may not have been made. Try again.";
+    TenantUnavailable: SERVICE_UNAVAILABLE, "unavailable",
+        "The tenant cannot be served right now, or the registry that may have it could not be read yet; the call was not carried out.";
     ConnectionNotFound: NOT_FOUND, "connection_not_found",
         "The tenant has no open socket with this channel name, on any replica.";
     NotFound: NOT_FOUND, "not_found",
@@ -152,6 +154,7 @@ impl IntoResponse for ApiProblem {
             }
             ApiProblem::Unavailable
             | ApiProblem::RegistryUnavailable
+            | ApiProblem::TenantUnavailable
             | ApiProblem::NotRecorded
             | ApiProblem::NotRevoked
             | ApiProblem::NotAnnounced

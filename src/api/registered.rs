@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::body::{JsonBody, NoBody};
-use super::book::{BookProblem, Precondition, TenantBook, TenantOfBook};
+use super::book::{BookProblem, ChangeOrder, Precondition, TenantBook, TenantOfBook};
 use super::keys::{Caller, CallerKey, operators_only};
 use super::problem::ApiProblem;
 use super::users::ask;
@@ -208,11 +208,10 @@ pub(super) async fn put(
 ) -> Result<Response, ApiProblem> {
     let id = named(&caller, &name)?;
     let book = book_of(&state)?.clone();
-    let condition = condition(&headers)?;
-    let actor = key.actor();
-    // In a task of its own, so that a change runs to its end, and is announced, even if its caller goes away.
+    let (order, _waits) = ordered(&headers, key)?;
+    // In a task of its own, so that a change that has begun runs to its end, and is announced, even if its caller goes away.
     let task = async move {
-        let stored = book.put(&id, Value::Object(document), condition, &actor);
+        let stored = book.put(&id, Value::Object(document), order);
         let stored = match stored.await {
             Ok(stored) => stored,
             Err(problem) => return refused(&id, problem),
@@ -256,10 +255,9 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiProblem> {
     let id = named(&caller, &name)?;
     let book = book_of(&state)?.clone();
-    let condition = condition(&headers)?;
-    let actor = key.actor();
+    let (order, _waits) = ordered(&headers, key)?;
     let task = async move {
-        if let Err(problem) = book.delete(&id, condition, &actor).await {
+        if let Err(problem) = book.delete(&id, order).await {
             return refused(&id, problem);
         }
         let replicas = announce(&state).await;
@@ -311,6 +309,17 @@ async fn announce(state: &ApiState) -> Replicas {
             }
         }
     }
+}
+
+/// Returns what a change needs, and what its handler holds while the caller waits.
+fn ordered(headers: &HeaderMap, key: CallerKey) -> Result<(ChangeOrder, Arc<()>), ApiProblem> {
+    let waits = Arc::new(());
+    let order = ChangeOrder {
+        condition: condition(headers)?,
+        actor: key.actor(),
+        caller: Arc::downgrade(&waits),
+    };
+    Ok((order, waits))
 }
 
 /// Reads the precondition of a change.

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use serde_json::Value;
 
 use super::{TenantRegistry, document, now};
-use crate::api::{BookProblem, Precondition, RegisteredTenant, StoredTenant, TenantMistake};
+use crate::api::{
+    BookProblem, ChangeOrder, Precondition, RegisteredTenant, StoredTenant, TenantMistake,
+};
 use crate::config::ConfigErrors;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::TenantId;
@@ -40,7 +42,7 @@ impl TenantRegistry {
     /// [`BookProblem`]
     pub async fn show(&self, id: &TenantId) -> Result<RegisteredTenant, BookProblem> {
         let row = self.row(id).await?.ok_or(BookProblem::NotFound)?;
-        let stored = serde_json::from_str::<Value>(&row.config).ok();
+        let stored = row.document();
         Ok(RegisteredTenant {
             config: stored.map(|stored| document::hide(&stored)),
             version: row.version,
@@ -58,13 +60,12 @@ impl TenantRegistry {
         self: &Arc<Self>,
         id: &TenantId,
         document: Value,
-        condition: Precondition,
-        actor: &str,
+        order: &ChangeOrder,
     ) -> Result<Option<StoredTenant>, BookProblem> {
         // Before anything is read, so that the check is not newer than what it claims to know.
         let seen = self.served_at.load(Ordering::Acquire);
         let row = self.row(id).await?;
-        let expected = expected(condition, row.as_ref())?;
+        let expected = expected(order.condition, row.as_ref())?;
         let storable = self.storable(id, document, row).await?;
         let change = TableChange {
             name: id.as_str(),
@@ -72,7 +73,7 @@ impl TenantRegistry {
             seen: Some(seen),
             config: Some(&storable.sealed),
             now: now(),
-            actor,
+            actor: &order.actor,
             action: match expected {
                 ExpectedVersion::Absent => "create",
                 ExpectedVersion::Is(_) => "change",
@@ -93,21 +94,16 @@ impl TenantRegistry {
     ///
     /// # Errors
     /// [`BookProblem`]
-    pub async fn delete(
-        &self,
-        id: &TenantId,
-        condition: Precondition,
-        actor: &str,
-    ) -> Result<bool, BookProblem> {
+    pub async fn delete(&self, id: &TenantId, order: &ChangeOrder) -> Result<bool, BookProblem> {
         let row = self.row(id).await?.ok_or(BookProblem::NotFound)?;
         let change = TableChange {
             name: id.as_str(),
-            expected: expected(condition, Some(&row))?,
+            expected: expected(order.condition, Some(&row))?,
             // What is gone can be in no other's way.
             seen: None,
             config: None,
             now: now(),
-            actor,
+            actor: &order.actor,
             action: "delete",
             detail: "",
         };
@@ -137,7 +133,7 @@ impl TenantRegistry {
                 advice: String::new(),
             }]));
         }
-        let stored = row.and_then(|row| serde_json::from_str::<Value>(&row.config).ok());
+        let stored = row.and_then(|row| row.document());
         let stored = stored.unwrap_or_default();
         // Secrets that do not open cannot be kept: the caller learns where by the mistakes.
         let before = document::open(&stored, id, &self.keys).unwrap_or_default();

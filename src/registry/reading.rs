@@ -171,9 +171,9 @@ impl TenantRegistry {
             );
             return None;
         };
-        let stored = serde_json::from_str::<Value>(&row.config);
+        let stored = row.document();
         let (read, hosts) = match stored {
-            Ok(stored) => {
+            Some(stored) => {
                 // A bug that one document meets must not keep the other tenants from being read. The panic is logged.
                 let reading = AssertUnwindSafe(|| self.read_document(&id, &stored));
                 let read = catch_unwind(reading);
@@ -181,7 +181,7 @@ impl TenantRegistry {
                     read.unwrap_or_else(|_| Err("the check of its document failed".to_owned()));
                 (read, document::hosts(&stored))
             }
-            Err(_) => (Err("its document is no JSON".to_owned()), Vec::new()),
+            None => (Err("its document is no JSON".to_owned()), Vec::new()),
         };
         Some(ReadRow {
             id,

@@ -1,7 +1,5 @@
 //! The work of the command line on the tables: migrations, and the change of the key that seals.
 
-use serde_json::Value;
-
 use super::{RegistryProblem, document, now, parts, usable};
 use crate::config::Config;
 use crate::ids::TenantId;
@@ -70,7 +68,7 @@ async fn reseal_one(
         let Ok(id) = row.name.parse::<TenantId>() else {
             return Ok(Err("its name is not one of a tenant".to_owned()));
         };
-        let Ok(stored) = serde_json::from_str::<Value>(&row.config) else {
+        let Some(stored) = row.document() else {
             return Ok(Err("its document is no JSON".to_owned()));
         };
         let document = match document::reseal(&stored, &id, keys) {

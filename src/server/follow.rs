@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use super::reload::Reloader;
 use crate::api::{
-    BookProblem, Precondition, RegisteredTenant, StoredTenant, TenantBook, TenantOfBook,
+    BookProblem, ChangeOrder, RegisteredTenant, StoredTenant, TenantBook, TenantOfBook,
 };
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::TenantId;
@@ -58,7 +59,44 @@ pub(super) struct ServedRegistry {
     pub(super) registry: Arc<TenantRegistry>,
     pub(super) reloader: Arc<Reloader>,
     /// Serializes the changes of this replica, so that they do not outdate each other.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) changing: ChangeTurn,
+}
+
+/// The changes that wait for their turn. Each holds a document of up to 1 MiB.
+const MOST_CHANGES: usize = 64;
+
+/// The turn of the changes of this replica.
+pub(super) struct ChangeTurn {
+    turn: tokio::sync::Mutex<()>,
+    places: Semaphore,
+}
+
+impl Default for ChangeTurn {
+    fn default() -> Self {
+        Self {
+            turn: tokio::sync::Mutex::default(),
+            places: Semaphore::new(MOST_CHANGES),
+        }
+    }
+}
+
+impl ChangeTurn {
+    /// Waits for the turn of a change.
+    ///
+    /// # Errors
+    /// Too many others wait, or the caller has gone meanwhile: a newer change may have been made elsewhere.
+    async fn take(
+        &self,
+        order: &ChangeOrder,
+    ) -> Result<(SemaphorePermit<'_>, MutexGuard<'_, ()>), BookProblem> {
+        let place = self.places.try_acquire();
+        let place = place.map_err(|_| not_made("too many changes of the registry wait"))?;
+        let turn = self.turn.lock().await;
+        match order.is_abandoned() {
+            true => Err(not_made("the caller went away before its change began")),
+            false => Ok((place, turn)),
+        }
+    }
 }
 
 impl ServedRegistry {
@@ -83,14 +121,13 @@ impl TenantBook for ServedRegistry {
         &self,
         id: &TenantId,
         document: Value,
-        condition: Precondition,
-        actor: &str,
+        order: ChangeOrder,
     ) -> Result<StoredTenant, BookProblem> {
-        let _turn = self.changing.lock().await;
+        let _turn = self.changing.take(&order).await?;
         for tried in 0..TRIES {
             // The document is checked beside what the others have stored so far.
             self.look().await?;
-            let put = self.registry.put(id, document.clone(), condition, actor);
+            let put = self.registry.put(id, document.clone(), &order);
             if let Some(stored) = put.await? {
                 self.look().await?;
                 return Ok(stored);
@@ -100,15 +137,10 @@ impl TenantBook for ServedRegistry {
         Err(busy())
     }
 
-    async fn delete(
-        &self,
-        id: &TenantId,
-        condition: Precondition,
-        actor: &str,
-    ) -> Result<(), BookProblem> {
-        let _turn = self.changing.lock().await;
+    async fn delete(&self, id: &TenantId, order: ChangeOrder) -> Result<(), BookProblem> {
+        let _turn = self.changing.take(&order).await?;
         for tried in 0..TRIES {
-            if self.registry.delete(id, condition, actor).await? {
+            if self.registry.delete(id, &order).await? {
                 return self.look().await;
             }
             wait(tried).await;
@@ -127,7 +159,40 @@ async fn wait(tried: u32) {
 }
 
 fn busy() -> BookProblem {
-    let text = "the registry is changed again and again by others";
-    let error = StoreError::new(Dependency::Database, ErrorKind::Other, text);
-    BookProblem::Unavailable(error)
+    not_made("the registry is changed again and again by others")
+}
+
+fn not_made(why: &'static str) -> BookProblem {
+    BookProblem::Unavailable(StoreError::new(Dependency::Database, ErrorKind::Other, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Precondition;
+
+    fn order(caller: &Arc<()>) -> ChangeOrder {
+        ChangeOrder {
+            condition: Precondition::None,
+            actor: "test".to_owned(),
+            caller: Arc::downgrade(caller),
+        }
+    }
+
+    /// Changes whose callers had given up were made once the database answered, over newer ones of other replicas.
+    #[tokio::test]
+    async fn a_change_without_a_caller_is_not_begun_and_few_wait() {
+        let turn = ChangeTurn::default();
+        let caller = Arc::new(());
+        let first = turn.take(&order(&caller)).await;
+        assert!(first.is_ok());
+        let given_up = Arc::new(());
+        let abandoned = order(&given_up);
+        let mut waiting = Box::pin(turn.take(&abandoned));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        drop((given_up, first));
+        assert!(waiting.await.is_err());
+        let _all = turn.places.acquire_many(MOST_CHANGES as u32).await;
+        assert!(turn.take(&order(&caller)).await.is_err(), "no place");
+    }
 }

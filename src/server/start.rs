@@ -191,7 +191,7 @@ impl ServerParts {
         Some(Arc::new(ServedRegistry {
             registry,
             reloader,
-            changing: tokio::sync::Mutex::default(),
+            changing: Default::default(),
         }))
     }
 

@@ -167,6 +167,11 @@ impl Tenants {
         found.map(|(id, config)| (id.clone(), config.clone()))
     }
 
+    /// Returns true while the registry was never read, so that any name may be one of its tenants'.
+    pub fn is_incomplete(&self) -> bool {
+        self.now.load().hosts.is_incomplete()
+    }
+
     /// Returns the making of a tenant of the registry.
     pub fn making(&self, id: &TenantId) -> Option<Making> {
         self.now.load().makings.get(id).copied()

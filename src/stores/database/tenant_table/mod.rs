@@ -51,18 +51,26 @@ macro_rules! on {
     };
 }
 
-/// Reads a row of any database.
+/// Reads a row of any database. `None`, and a line in the log, if its name is no text. Each row is read by itself: what another
+/// program has written into one must not keep the others from being read.
 macro_rules! tenant_row {
-    ($row:expr) => {
-        Ok::<_, sqlx::Error>(TenantRow {
-            name: $row.try_get(0)?,
-            config: $row.try_get(1)?,
-            version: $row.try_get(2)?,
-            made: $row.try_get(3)?,
-            created_at: $row.try_get(4)?,
-            updated_at: $row.try_get(5)?,
-        })
-    };
+    ($row:expr) => {{
+        let number = |at: usize| $row.try_get::<i64, _>(at).unwrap_or_default();
+        match $row.try_get::<String, _>(0) {
+            Ok(name) => Some(TenantRow {
+                name,
+                config: $row.try_get(1).ok(),
+                version: number(2),
+                made: number(3),
+                created_at: number(4),
+                updated_at: number(5),
+            }),
+            Err(error) => {
+                tracing::warn!(error = %error, "Ignored a row of the registry: its name is no text");
+                None
+            }
+        }
+    }};
 }
 
 /// Makes the missing migrations on a connection that holds the lock.
@@ -357,11 +365,15 @@ impl TenantTable {
             let page = async {
                 on!(self, pool => {
                     let query = sqlx::query(self.sql(sql)).bind(&after).bind(PAGE);
-                    query.fetch_all(pool).await?.iter().map(|row| tenant_row!(row)).collect()
+                    let rows = query.fetch_all(pool).await?;
+                    let read = rows.iter().filter_map(|row| tenant_row!(row)).collect();
+                    Ok((rows.len(), read))
                 })
             };
-            let page: Vec<TenantRow> = self.step("registry_tenants", page).await?;
-            let is_last = (page.len() as i64) < PAGE;
+            let (found, page): (usize, Vec<TenantRow>) =
+                self.step("registry_tenants", page).await?;
+            // A page without one readable name leads no further.
+            let is_last = (found as i64) < PAGE || page.is_empty();
             rows.extend(page);
             if is_last {
                 return Ok((rows, serial));
@@ -376,7 +388,12 @@ impl TenantTable {
     pub async fn versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT name, version FROM lockgate_tenant";
         let read = async {
-            on!(self, pool => sqlx::query_as::<_, (String, i64)>(sql).fetch_all(pool).await)
+            on!(self, pool => {
+                let rows = sqlx::query(sql).fetch_all(pool).await?;
+                let read = |name, version: Result<i64, _>| Some((name, version.unwrap_or_default()));
+                let rows = rows.iter();
+                Ok(rows.filter_map(|row| read(row.try_get(0).ok()?, row.try_get(1))).collect())
+            })
         };
         self.step("registry_versions", read).await
     }
@@ -390,7 +407,7 @@ impl TenantTable {
         let read = async {
             on!(self, pool => {
                 let row = sqlx::query(self.sql(sql)).bind(name).fetch_optional(pool).await?;
-                row.map(|row| tenant_row!(row)).transpose()
+                Ok(row.and_then(|row| tenant_row!(row)))
             })
         };
         self.step("registry_tenant", read).await
@@ -412,11 +429,11 @@ impl TenantTable {
         let read = async {
             on!(self, pool => {
                 let query = sqlx::query(self.sql(rows)).bind(seen).bind(serial);
-                let rows: Result<Vec<TenantRow>, sqlx::Error> =
-                    query.fetch_all(pool).await?.iter().map(|row| tenant_row!(row)).collect();
+                let found = query.fetch_all(pool).await?;
+                let rows: Vec<_> = found.iter().filter_map(|row| tenant_row!(row)).collect();
                 let query = sqlx::query_scalar::<_, String>(self.sql(deleted));
                 let deleted = query.bind(seen).bind(serial).fetch_all(pool).await?;
-                Ok((rows?, deleted))
+                Ok((rows, deleted))
             })
         };
         let (rows, deleted) = self.step("registry_changes", read).await?;

@@ -6,7 +6,9 @@ pub struct TenantRow {
     /// Its name; any text that fits, if others than Lockgate write the table.
     pub name: String,
     /// The document, which should be JSON. Its secrets are sealed.
-    pub config: String,
+    ///
+    /// `None`: it is no text.
+    pub config: Option<String>,
     /// It rises with every change, and no later tenant of this name has it again.
     pub version: i64,
     /// The number of the change that made it.
@@ -15,6 +17,13 @@ pub struct TenantRow {
     pub created_at: i64,
     /// The time of its last change, in Unix seconds.
     pub updated_at: i64,
+}
+
+impl TenantRow {
+    /// Returns its document; `None` if it is no JSON.
+    pub fn document(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(self.config.as_deref()?).ok()
+    }
 }
 
 /// The version of the tables.
