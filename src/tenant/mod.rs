@@ -116,7 +116,7 @@ pub struct Tenant {
     pub settings: Arc<Settings>,
     /// Handles of its metrics.
     pub metrics: Arc<TenantMetrics>,
-    /// What an operator should mend although the tenant is served.
+    /// Remarks that an operator should mend although the tenant is served.
     remarks: Mutex<Vec<String>>,
     /// The stage of its life.
     life: watch::Sender<TenantLife>,
