@@ -73,7 +73,7 @@ pub enum BookProblem {
 pub struct RegisteredTenant {
     /// Its document, without its secrets; `None` if what is stored is no JSON.
     pub config: Option<Value>,
-    /// The number of its changes.
+    /// It rises with every change, also where the tenant is deleted and made again.
     pub version: i64,
     /// The time of its first version, in Unix seconds.
     pub created_at: i64,

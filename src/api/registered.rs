@@ -58,7 +58,7 @@ pub(super) struct TenantView {
     connections: Option<u64>,
     /// The keys of `[tenants.NAME]`, each secret as `{"set":true}`; `null` for a tenant of the files.
     config: Option<Value>,
-    /// The number of its changes; `null` for a tenant of the files.
+    /// It rises with every change; `null` for a tenant of the files.
     version: Option<i64>,
     /// Unix seconds; `null` for a tenant of the files.
     created_at: Option<i64>,
