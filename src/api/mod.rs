@@ -212,7 +212,7 @@ impl FromRequestParts<ApiState> for PathTenant {
             return Ok(PathTenant(tenant));
         }
         // One of the registry that cannot be served, or not be known yet, is there nevertheless.
-        let known = registered::known(&state);
+        let known = registered::known(state);
         let is_known = { known.iter() }.any(|tenant| tenant.id.as_str() == name);
         Err(match is_known || state.tenants.is_incomplete() {
             true => ApiProblem::TenantUnavailable,
