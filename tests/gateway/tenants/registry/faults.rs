@@ -274,6 +274,8 @@ async fn a_newcomer_that_meets_a_tenant_of_the_files_is_the_one_that_is_refused(
         assert_eq!(socket.next_json().await, json!({"n": 1}));
     }
 
+    call(&gateway, "DELETE", &acme, &Value::Null).await;
+
     // One that is served, and then takes a layer on which it meets the other.
     let (busy, mut document) = registered("busy").await;
     put(&gateway, &busy, &document).await;
