@@ -261,7 +261,7 @@ mod tests {
         assert_eq!((next.obstacle(), next.is_settled()), (None, false));
         assert_eq!(lived(&[ControlHeard]).passed_on(true).stage(), Stage::Heard);
         let unknown = served.passed_on(false);
-        assert!(unknown.is_opening() && unknown.stage() == Stage::Heard);
+        assert_eq!(unknown.stage(), Stage::Heard);
         // Nothing tells whether it had come so far before.
         served.take(Replaced);
         assert_eq!(served.passed_on(true).stage(), Stage::Configured);
