@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::event::resume::position_of;
@@ -14,7 +15,8 @@ use crate::support::postgres::PostgresServer;
 use crate::support::process::{Process, Program};
 use crate::support::replica::{LOCKGATE, Replica};
 use crate::support::socket::{Dial, Socket};
-use crate::support::{PATIENCE, RedisServer, eventually, scratch};
+use crate::support::{Database, PATIENCE, RedisServer, eventually, scratch};
+use crate::tenants::reload::APPLIED;
 
 const PAGE: &str = include_str!("../../../docs/django-schemas.md");
 const README: &str = include_str!("../../../examples/django_schemas/README.md");
@@ -261,6 +263,41 @@ async fn two_schemas(project: &Project<'_>) {
     assert_eq!(second.closed().await.0, 4501);
     assert!(ours.ping().await.is_empty());
     dial(&replica, "acme", &acme).open().await;
+    if project.layer == "pubsub" {
+        one_more(project, &replica).await;
+        assert!(ours.ping().await.is_empty(), "its tenant did not change");
+    }
+}
+
+/// A new schema is a new file and a reload.
+async fn one_more(project: &Project<'_>, replica: &Replica) {
+    let all = |block: &str| {
+        assert!(block.contains("in acme globex;"), "{block}");
+        block.replace("in acme globex;", "in initech;")
+    };
+    project.run(&all(blocks(README, "sh")[1]));
+    project.run(&all(blocks(PAGE, "sh")[0]).replace("mkdir tenants.d\n", ""));
+    replica.process.signal(Signal::HUP);
+    replica.logged(APPLIED).await;
+    let django = project.requests();
+    let token = django.token("initech").await;
+    let mut socket = open(replica, "initech", &token).await;
+    let path = "/api/rooms/lobby/send/";
+    django
+        .call("initech", path, &token, json!({"message": 4}))
+        .await;
+    assert_eq!(socket.next_json().await["message"], 4);
+
+    // Users of a schema that all share are found where they are.
+    let database = Database::at(project.database.clone());
+    let moved = "ALTER TABLE initech.auth_user SET SCHEMA public";
+    database.execute(moved).await;
+    project.run("python manage.py tenant_command lockgate_config --schema=initech > shared.toml");
+    let written = std::fs::read_to_string(project.folder.join("shared.toml")).unwrap();
+    assert!(
+        written.contains("table = \"public.auth_user\"\n"),
+        "{written}"
+    );
 }
 
 #[tokio::test]
