@@ -189,8 +189,8 @@ async fn groups_with_a_memory_are_kept_apart_too() {
 /// A position in one tenant's group means nothing in the equal group of another.
 async fn is_no_position_of(gateway: &Gateway, tenant: &Tenant, since: &str) {
     let dial = gateway.replica().dial(tenant, "/ws/kept/a/");
-    let dial = dial.query(&format!("since={since}"));
-    let mut socket = dial.token(&tenant.token(ALICE)).open().await;
+    let query = format!("token={}&since={since}", tenant.token(ALICE));
+    let mut socket = dial.query(&query).open().await;
     let gap = socket.next_json().await;
     assert_eq!(gap, json!({"type": "lockgate.gap", "group": "kept_a"}));
     let now = position(&mut socket).await;
