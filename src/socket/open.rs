@@ -183,18 +183,18 @@ fn over_budget(tenant: &Tenant, excess: Excess) -> Reason {
         Excess::Connections => ("connections", Refusal::TooManyConnections),
         Excess::AnonymousConnections => ("anonymous_connections", Refusal::TooManyConnections),
         Excess::ConnectRate => ("connects_per_second", Refusal::RateLimited),
+        Excess::AnonymousConnectRate => ("anonymous_connects_per_second", Refusal::RateLimited),
         Excess::UserConnections => ("connections_per_user", Refusal::TooManyUserConnections),
     };
     tenant.metrics.rate_limited(limit);
-    match excess {
-        // The word of the refusal is that of `connections`.
-        Excess::AnonymousConnections => {
-            let most = tenant.relay.limits().anonymous_connections;
-            let why = format!("no token, and limits.anonymous_connections is {most}");
-            Reason::because(refusal, why)
-        }
-        _ => refusal.into(),
-    }
+    let strangers = tenant.relay.limits().of_strangers();
+    let most = match excess {
+        Excess::AnonymousConnections => strangers.connections,
+        Excess::AnonymousConnectRate => strangers.connects_per_second,
+        _ => return refusal.into(),
+    };
+    // The word of the refusal is that of the tenant's own limit.
+    Reason::because(refusal, format!("no token, and limits.{limit} is {most}"))
 }
 
 /// Refuses if the tenant was suspended or replaced, or the socket was ordered closed, while groups were joined. A later
