@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::config::TenantConfig;
 use crate::ids::TenantId;
@@ -124,6 +125,8 @@ pub struct HostTable {
     exact: HashMap<Box<str>, TenantId>,
     one_label: HashMap<Box<str>, TenantId>,
     any: Option<TenantId>,
+    /// True while there may be tenants whose hosts are not known yet.
+    is_incomplete: bool,
 }
 
 impl HostTable {
@@ -131,7 +134,7 @@ impl HostTable {
     ///
     /// # Errors
     /// Every invalid, duplicate and missing host.
-    pub fn new(tenants: &BTreeMap<TenantId, TenantConfig>) -> Result<Self, Vec<HostProblem>> {
+    pub fn new(tenants: &BTreeMap<TenantId, Arc<TenantConfig>>) -> Result<Self, Vec<HostProblem>> {
         let mut table = Self::default();
         let mut problems = Vec::new();
         for (tenant, config) in tenants {
@@ -175,6 +178,23 @@ impl HostTable {
         (owner != tenant).then(|| owner.clone())
     }
 
+    /// Adds the hosts of a tenant that cannot be served, as far as they are hosts and no other tenant has them.
+    pub fn reserve(&mut self, tenant: &TenantId, hosts: &[String]) {
+        for pattern in hosts.iter().filter_map(|host| HostPattern::parse(host)) {
+            self.claim(pattern, tenant);
+        }
+    }
+
+    /// Notes that there may be tenants whose hosts are not known yet.
+    pub fn set_incomplete(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// Returns true if a host that is not found may still be that of a tenant.
+    pub fn is_incomplete(&self) -> bool {
+        self.is_incomplete
+    }
+
     /// Finds the tenant of a Host header. `None`: no tenant has the host, or the header is no host.
     pub fn find(&self, header: &str) -> Option<&TenantId> {
         let host = host_name(header)?;
@@ -192,7 +212,7 @@ impl HostTable {
 mod tests {
     use super::*;
 
-    fn tenants(hosts: &[(&str, &[&str])]) -> BTreeMap<TenantId, TenantConfig> {
+    fn tenants(hosts: &[(&str, &[&str])]) -> BTreeMap<TenantId, Arc<TenantConfig>> {
         hosts
             .iter()
             .map(|(name, hosts)| {
@@ -200,7 +220,7 @@ mod tests {
                     hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
                     ..TenantConfig::default()
                 };
-                (name.parse().unwrap(), config)
+                (name.parse().unwrap(), Arc::new(config))
             })
             .collect()
     }

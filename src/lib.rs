@@ -11,12 +11,12 @@
 //! | floor | modules | contents |
 //! | --- | --- | --- |
 //! | 7 | [`cli`] | the terminal: one file per verb |
-//! | 6 | [`server`] | wiring: builds the parts, starts their tasks, drains |
+//! | 6 | [`server`], [`registry`] | wiring: builds the parts, starts their tasks, drains; tenants in a database |
 //! | 5 | [`socket`], [`api`], [`validation`] | the edges, which do not know each other: sockets, the API, configuration files |
 //! | 4 | [`tenant`], [`consumer`], [`fleet`], [`replica`] | a tenant's life, what a route does, all replicas as one, this replica's life |
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`presence`] | parts that do not know each other |
-//! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`group_rules`], [`position`], [`hosts`], [`origin`], [`problem`] | the outside world |
+//! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`group_rules`], [`position`], [`hosts`], [`origin`], [`problem`], [`sealing`] | the outside world |
 //! | 0 | [`ids`], [`ages`], [`budget`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`tasks`], [`telemetry`] | words |
 //!
 //! # Five ways through it
@@ -65,6 +65,7 @@ pub mod origin;
 pub mod position;
 pub mod problem;
 pub mod routes;
+pub mod sealing;
 pub mod stores;
 pub mod templates;
 
@@ -95,6 +96,7 @@ pub mod socket;
 pub mod validation;
 
 // floor 6: wiring
+pub mod registry;
 pub mod server;
 
 // floor 7: the terminal

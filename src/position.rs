@@ -145,19 +145,24 @@ impl PastEpochs {
         Self(text.split(',').map_while(epoch).collect())
     }
 
-    /// Adds an epoch that ends now.
+    /// Adds an epoch that ends now. What it has lost of the epochs before is lost in them, too.
     pub fn end(&mut self, last: Position) {
+        for past in &mut self.0 {
+            past.last.offset = past.last.offset.min(last.offset);
+        }
         self.0.insert(0, PastEpoch { last, lost: false });
     }
 
-    /// Notes that events up to `given` were delivered. Those that its epoch has no more are lost. Returns true if that was not
-    /// known.
+    /// Notes that events up to `given` were delivered. Those that its epoch has no more are lost, also to the epochs that have
+    /// ended at the same place. Returns true if that was not known.
     pub fn note_given(&mut self, given: &Position) -> bool {
-        let lacks = |past: &&mut PastEpoch| {
-            past.last.epoch == given.epoch && past.last.offset < given.offset && !past.lost
+        let Some(last) = self.last_of(&given.epoch) else {
+            return false;
         };
-        let lacking = self.0.iter_mut().find(lacks);
-        lacking.map(|past| past.lost = true).is_some()
+        let ends_there = |past: &&mut PastEpoch| past.last.offset == last;
+        let newest = self.0.iter_mut().find(ends_there);
+        let unknown = newest.filter(|past| last < given.offset && !past.lost);
+        unknown.map(|past| past.lost = true).is_some()
     }
 
     /// Returns the offset at which an epoch has ended; `None` if the history does not go on from it.
@@ -257,6 +262,19 @@ mod tests {
         assert_eq!(beyond, Broken(at("a", 5)));
         assert_eq!(past.find(&present, &at("c", 9)), Kept(9));
         assert_eq!(past.last_of(&Epoch::parse("a").unwrap()), Some(5));
+        // The second epoch has lost more than the first one.
+        let mut past = PastEpochs::parse("a 9");
+        past.end(at("b", 5));
+        assert_eq!(past, PastEpochs::parse("b 5,a 5"));
+        let beyond = past.find(&present, &at("a", 8));
+        assert_eq!(beyond, Broken(at("a", 5)));
+        assert_eq!(past.find(&present, &at("a", 5)), Kept(5));
+        assert!(past.note_given(&at("a", 8)) && !past.note_given(&at("a", 7)));
+        assert_eq!(past, PastEpochs::parse("b 5 lost,a 5"));
+        for position in [at("a", 5), at("b", 3)] {
+            let place = past.find(&present, &position);
+            assert_eq!(place, Broken(at("b", 5)), "{position:?}");
+        }
         let garbage = [
             ("", 0),
             ("a 5,b", 1),

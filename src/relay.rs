@@ -347,7 +347,9 @@ impl Relay {
             .subscriptions
             .decrement(left.memberships as f64);
         if !left.emptied.is_empty() {
-            self.lingering.lock().add(left.emptied, Instant::now());
+            self.lingering
+                .lock()
+                .add(left.emptied, tokio::time::Instant::now());
         }
     }
 
@@ -592,7 +594,7 @@ impl Relay {
 
     /// Unsubscribes groups that have been empty for [`LINGER`].
     fn expire_lingering(&self) {
-        let now = Instant::now();
+        let now = tokio::time::Instant::now();
         let mut lingering = self.lingering.lock();
         while let Some(group) = lingering.expired(now) {
             // Under the lock of the groups: a socket that joins the group now subscribes after this.

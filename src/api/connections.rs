@@ -20,7 +20,8 @@ use crate::tenant::Tenant;
 pub(super) struct Part {
     /// The most entries: 1 to 1,000; the default is 100.
     pub(super) limit: Option<usize>,
-    /// The cursor of the previous page.
+    /// The cursor of the previous page; `after` is another name for it.
+    #[serde(alias = "after")]
     pub(super) cursor: Option<String>,
 }
 

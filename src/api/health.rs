@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+use super::book::TenantBook;
 use super::keys::{ApiKeys, Caller};
 use crate::replica::ReplicaLife;
 use crate::tenant::Tenants;
@@ -61,6 +62,8 @@ pub struct AdminState {
     pub life: Arc<ReplicaLife>,
     /// The tenants, for readiness.
     pub tenants: Arc<Tenants>,
+    /// The tenants of the registry; `None` without one.
+    pub book: Option<Arc<dyn TenantBook>>,
     /// The API keys. An operator's key shows the names of tenants.
     pub api_keys: Arc<ApiKeys>,
     /// The metrics.
@@ -105,22 +108,11 @@ struct Readiness {
 
 async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response {
     let ready = state.life.is_ready();
-    let degraded = state
-        .tenants
-        .all()
-        .iter()
-        .filter(|tenant| tenant.life().obstacle().is_some())
+    let reasons = reasons(&state);
+    let degraded = { reasons.values() }
+        .filter(|reason| reason.is_some())
         .count();
     let is_operator = is_operator(&state.api_keys, &headers);
-    let names = is_operator.then(|| {
-        let reason = |tenant: &Arc<crate::tenant::Tenant>| {
-            (
-                tenant.id.to_string(),
-                tenant.life().obstacle().map(str::to_owned),
-            )
-        };
-        state.tenants.all().iter().map(reason).collect()
-    });
     let checks = [
         ("started", state.life.has_started()),
         ("not_draining", !state.life.is_draining()),
@@ -130,7 +122,7 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         ready,
         checks: checks.into(),
         degraded,
-        tenants: names,
+        tenants: is_operator.then_some(reasons),
         warnings: is_operator.then(|| warnings(&state)),
     });
     let status = if ready {
@@ -139,6 +131,23 @@ async fn readyz(State(state): State<AdminState>, headers: HeaderMap) -> Response
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, no_store(), body).into_response()
+}
+
+/// Returns every tenant with the reason why it cannot be served as it is configured, if there is one.
+fn reasons(state: &AdminState) -> BTreeMap<String, Option<String>> {
+    let tenants = state.tenants.all();
+    let reason = |tenant: &Arc<crate::tenant::Tenant>| {
+        let obstacle = tenant.life().obstacle().map(str::to_owned);
+        (tenant.id.to_string(), obstacle)
+    };
+    let mut reasons: BTreeMap<_, _> = tenants.iter().map(reason).collect();
+    let registered = state.book.as_ref().map(|book| book.tenants());
+    for tenant in registered.iter().flat_map(|tenants| tenants.iter()) {
+        if let Some(trouble) = &tenant.trouble {
+            reasons.insert(tenant.id.to_string(), Some(trouble.clone()));
+        }
+    }
+    reasons
 }
 
 /// Returns the remarks on dependencies and tenants.

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use sha2::{Digest, Sha256};
 
+use super::problem::ApiProblem;
 use crate::config::{Config, Secret};
 use crate::ids::TenantId;
 
@@ -25,6 +26,26 @@ impl Caller {
             Caller::Operator => true,
             Caller::Tenant(own) => own.as_str() == tenant,
         }
+    }
+}
+
+/// Refuses a tenant's key.
+pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
+    match caller {
+        Caller::Operator => Ok(()),
+        Caller::Tenant(_) => Err(ApiProblem::OperatorsOnly),
+    }
+}
+
+/// The key of a call, by which the audit of the registry names its caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallerKey(pub(super) KeyDigest);
+
+impl CallerKey {
+    /// Names the key without telling anything of it: `operator key 1a2b3c4d`, the beginning of its digest (SHA-256).
+    pub(super) fn actor(&self) -> String {
+        let digits = self.0[..4].iter().map(|byte| format!("{byte:02x}"));
+        format!("operator key {}", digits.collect::<String>())
     }
 }
 
@@ -112,8 +133,8 @@ mod tests {
         let mut config = Config::default();
         config.api.api_keys = vec!["operator-operator-operator-operat".into()];
         let acme: TenantId = "acme".parse().expect("a tenant name");
-        config.tenants.entry(acme.clone()).or_default().api_keys =
-            vec!["acme-acme-acme-acme-acme-acme-ac".into()];
+        let own = config.tenants.entry(acme.clone()).or_default();
+        Arc::make_mut(own).api_keys = vec!["acme-acme-acme-acme-acme-acme-ac".into()];
         let keys = ApiKeys::new(&config);
         let tenant = keys
             .find("acme-acme-acme-acme-acme-acme-ac")

@@ -18,6 +18,7 @@ use crate::stores::key_store::KeyStore;
 use crate::tenant::{Tenant, Tenants};
 
 mod body;
+mod book;
 mod call_rate;
 mod connections;
 mod groups;
@@ -28,12 +29,17 @@ mod keys;
 mod openapi;
 mod presence;
 mod problem;
+mod registered;
 mod revocations;
 mod sends;
 mod tenants;
 mod user_ids;
 mod users;
 
+pub use book::{
+    BookProblem, Precondition, RegisteredTenant, StoredTenant, TenantBook, TenantMistake,
+    TenantOfBook,
+};
 use call_rate::CallRate;
 pub use keys::ApiKeys;
 use keys::Caller;
@@ -58,6 +64,8 @@ pub struct Deployment {
     pub reload: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
     /// The channel of all replicas, and the store of their registry; `None` without a `[redis]`.
     pub control: Option<(Arc<Control>, KeyStore)>,
+    /// The tenants of the registry; `None` without one.
+    pub book: Option<Arc<dyn TenantBook>>,
 }
 
 impl ApiState {
@@ -86,6 +94,12 @@ pub fn router(state: ApiState) -> Router {
             post(sends::to_group),
         )
         .route("/v1/tenants", get(tenants::list))
+        .route(
+            "/v1/tenants/{tenant}",
+            get(registered::show)
+                .put(registered::put)
+                .delete(registered::delete),
+        )
         .route("/v1/tenants/{tenant}/suspend", post(tenants::suspend))
         .route("/v1/tenants/{tenant}/resume", post(tenants::resume))
         .route("/v1/tenants/{tenant}/send", post(sends::batch))
@@ -168,6 +182,7 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
         return call_rate::refuse().await.into_response();
     }
     request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(keys::CallerKey(key));
     next.run(request).await
 }
 

@@ -7,7 +7,9 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use super::{connections, groups, history, presence, revocations, sends, tenants, users};
+use super::{
+    connections, groups, history, presence, registered, revocations, sends, tenants, users,
+};
 
 /// The form of every error (RFC 9457).
 #[derive(utoipa::ToSchema)]
@@ -44,6 +46,7 @@ pub(super) struct EventSchema {
         revocations::revoke, connections::of_tenant, connections::of_group, connections::of_user,
         groups::add_user, groups::discard_user, groups::add_connection, groups::discard_connection,
         history::list, presence::list, presence::count,
+        registered::show, registered::put, registered::delete,
         tenants::list, tenants::suspend, tenants::resume, tenants::reload,
     ),
     components(schemas(ProblemSchema)),
@@ -83,6 +86,7 @@ pub(super) fn document() -> Value {
         let operations = [
             (&mut item.get, false),
             (&mut item.post, true),
+            (&mut item.put, true),
             (&mut item.delete, true),
         ];
         for (operation, posts) in operations {
@@ -121,7 +125,7 @@ mod tests {
         let document = document();
         assert_eq!(document["openapi"], "3.1.0");
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 19);
+        assert_eq!(paths.len(), 20);
         for (path, item) in paths {
             for operation in item.as_object().unwrap().values() {
                 let responses = operation["responses"].as_object().unwrap();

@@ -27,14 +27,14 @@ macro_rules! problems {
                 }
             }
 
-            const fn status(self) -> StatusCode {
+            pub(super) const fn status(self) -> StatusCode {
                 match self {
                     $(Self::$reason => StatusCode::$status,)*
                 }
             }
 
             /// Returns the text for the caller, which never echoes input.
-            const fn detail(self) -> &'static str {
+            pub(super) const fn detail(self) -> &'static str {
                 match self {
                     $(Self::$reason => $detail,)*
                 }
@@ -54,6 +54,20 @@ problems! {
         "The call needs an operator's key; this key belongs to a tenant.";
     TenantNotFound: NOT_FOUND, "tenant_not_found",
         "There is no tenant of this name.";
+    RegistryNotConfigured: NOT_FOUND, "registry_not_configured",
+        "The deployment has no registry of tenants: set registry.database and registry.key.";
+    TenantNameNotValid: BAD_REQUEST, "tenant_name_not_valid",
+        "A tenant's name is 1 to 63 of a-z, 0-9 and -, and does not start with -.";
+    TenantOfFiles: CONFLICT, "tenant_of_files",
+        "A configuration file has this tenant, and only the file can change it.";
+    TenantNotValid: UNPROCESSABLE_ENTITY, "tenant_not_valid",
+        "The configuration of the tenant has mistakes, which the member `mistakes` lists; nothing was changed.";
+    PreconditionNotValid: BAD_REQUEST, "precondition_not_valid",
+        "If-Match takes the ETag of a GET, or *; If-None-Match takes * alone; a call has one of the two.";
+    PreconditionFailed: PRECONDITION_FAILED, "precondition_failed",
+        "The tenant is not in the state that If-Match or If-None-Match asks for: read it again.";
+    RegistryUnavailable: SERVICE_UNAVAILABLE, "unavailable",
+        "The registry's database does not confirm right now, so the change may not have been made. Try again.";
     ConnectionNotFound: NOT_FOUND, "connection_not_found",
         "The tenant has no open socket with this channel name, on any replica.";
     NotFound: NOT_FOUND, "not_found",
@@ -137,6 +151,7 @@ impl IntoResponse for ApiProblem {
                 );
             }
             ApiProblem::Unavailable
+            | ApiProblem::RegistryUnavailable
             | ApiProblem::NotRecorded
             | ApiProblem::NotRevoked
             | ApiProblem::NotAnnounced

@@ -1,31 +1,39 @@
 //! The calls of operators for whole tenants and for the configuration.
 
+use std::collections::BTreeMap;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::body::NoBody;
+use super::book::TenantOfBook;
 use super::connections::Part;
-use super::keys::Caller;
+use super::keys::{Caller, operators_only};
 use super::problem::{ApiProblem, unavailable};
+use super::registered::{self, TenantSource};
 use super::revocations::Closed;
 use super::users::ask;
 use super::{ApiState, PathTenant};
 use crate::fleet::message::Op;
 use crate::fleet::{Circle, Replicas};
+use crate::ids::TenantId;
 use crate::metrics;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
-use crate::tenant::{SUSPENDED, Tenant};
+use crate::tenant::SUSPENDED;
 
 /// One tenant of the list.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct TenantEntry {
     name: String,
+    source: TenantSource,
     suspended: bool,
-    /// True if this replica cannot serve the tenant now.
+    /// True if this replica cannot serve the tenant now, or not as it is stored.
     degraded: bool,
+    /// The reason why it is degraded, or else `null`.
+    reason: Option<String>,
     /// The number of open sockets; `null` if it cannot be known: a replica or the tenant's Redis does not answer.
     connections: Option<u64>,
 }
@@ -38,19 +46,11 @@ pub(super) struct TenantList {
     cursor: Option<String>,
 }
 
-/// Refuses a tenant's key.
-pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
-    match caller {
-        Caller::Operator => Ok(()),
-        Caller::Tenant(_) => Err(ApiProblem::OperatorsOnly),
-    }
-}
-
 /// Lists the tenants by name.
 #[utoipa::path(
     get,
     path = "/v1/tenants",
-    params(("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
+    params(("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query), ("after" = Option<String>, Query, description = "Another name for cursor")),
     responses((status = 200, description = "Carried out", body = TenantList), (status = 400, description = "The query or a name is not valid", body = crate::api::openapi::ProblemSchema, content_type = "application/problem+json")),
 )]
 pub(super) async fn list(
@@ -60,32 +60,56 @@ pub(super) async fn list(
 ) -> Result<Json<TenantList>, ApiProblem> {
     operators_only(&caller)?;
     let part = Part::of(query)?;
-    let all = state.tenants.all();
-    let after = |tenant: &Tenant| match &part.cursor {
-        Some(cursor) => tenant.id.as_str() > cursor.as_str(),
+    let (all, registered) = (state.tenants.all(), registered::known(&state));
+    let of_registry = registered.iter().map(|tenant| (&tenant.id, Some(tenant)));
+    let mut names: BTreeMap<_, _> = all.iter().map(|tenant| (&tenant.id, None)).collect();
+    names.extend(of_registry);
+    let after = |id: &TenantId| match &part.cursor {
+        Some(cursor) => id.as_str() > cursor.as_str(),
         None => true,
     };
-    let mut rest = all.iter().filter(|tenant| after(tenant));
+    let mut rest = names.into_iter().filter(|(id, _)| after(id));
     let page: Vec<_> = rest.by_ref().take(part.limit()).collect();
     let more = rest.next().is_some();
-    let entries = page.iter().map(|tenant| async {
-        // An outage of one tenant's Redis leaves its count out and does not fail the list. Some replicas' sockets are no
-        // count of all.
-        let counted = ask(&state, tenant, Op::Count).await.ok();
-        let counted = counted.filter(|counted| counted.replicas.all_confirmed());
-        TenantEntry {
-            name: tenant.id.to_string(),
-            suspended: tenant.life().is_suspended(),
-            degraded: tenant.life().obstacle().is_some(),
-            connections: counted.map(|counted| counted.connections()),
-        }
-    });
+    let entries = page
+        .iter()
+        .map(|(id, registered)| entry(&state, id, *registered));
     let tenants = futures_util::future::join_all(entries).await;
-    let last = page.last().map(|tenant| tenant.id.to_string());
+    let last = page.last().map(|(id, _)| id.to_string());
     Ok(Json(TenantList {
         tenants,
         cursor: last.filter(|_| more),
     }))
+}
+
+/// Returns the entry of a tenant. `registered` is the registry's view of it.
+async fn entry(state: &ApiState, id: &TenantId, registered: Option<&TenantOfBook>) -> TenantEntry {
+    let tenant = state.tenants.by_id(id.as_str());
+    let life = tenant.as_ref().map(|tenant| tenant.life().clone());
+    let obstacle = life.as_ref().and_then(|life| life.obstacle());
+    let connections = match &tenant {
+        // An outage of one tenant's Redis leaves its count out and does not fail the list. Some replicas' sockets are no
+        // count of all.
+        Some(tenant) => {
+            let counted = ask(state, tenant, Op::Count).await.ok();
+            let counted = counted.filter(|counted| counted.replicas.all_confirmed());
+            counted.map(|counted| counted.connections())
+        }
+        None => Some(0),
+    };
+    let trouble = registered.and_then(|registered| registered.trouble.clone());
+    let reason = trouble.or_else(|| obstacle.map(str::to_owned));
+    TenantEntry {
+        name: id.to_string(),
+        source: match registered {
+            Some(_) => TenantSource::Registry,
+            None => TenantSource::File,
+        },
+        suspended: life.as_ref().is_some_and(|life| life.is_suspended()),
+        degraded: reason.is_some() || life.is_none(),
+        reason,
+        connections,
+    }
 }
 
 /// Suspends a tenant: stores the state first, and then announces it.

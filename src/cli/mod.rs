@@ -25,10 +25,13 @@ mod history;
 mod http_client;
 mod man;
 mod presence;
+mod registry;
+mod reload;
 mod remote;
 mod revoke;
 mod send;
 mod serve;
+mod tenant;
 mod token;
 
 /// A WebSocket gateway for teams whose users already hold a JWT.
@@ -60,6 +63,11 @@ enum Verb {
     Serve(serve::ServeArguments),
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    #[command(subcommand)]
+    Tenant(tenant::TenantVerb),
+    #[command(subcommand)]
+    Registry(registry::RegistryVerb),
+    Reload(reload::ReloadArguments),
     #[command(subcommand)]
     Token(token::TokenVerb),
     Send(send::SendArguments),
@@ -96,6 +104,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Dev(arguments) => dev::run(&arguments),
         Verb::Serve(arguments) => serve::run(config, &arguments),
         Verb::Config(verb) => config::run(config, &verb),
+        Verb::Tenant(verb) => tenant::run(config, &verb),
+        Verb::Registry(verb) => registry::run(config, &verb),
+        Verb::Reload(arguments) => reload::run(config, &arguments),
         Verb::Token(verb) => token::run(config, &verb),
         Verb::Send(arguments) => send::run(config, &arguments),
         Verb::Revoke(arguments) => revoke::run(config, &arguments),

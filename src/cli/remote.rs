@@ -77,6 +77,31 @@ impl Remote {
         })
     }
 
+    /// Sends a PUT with a JSON body to `path`, with the header of its precondition.
+    pub(super) fn put(
+        &self,
+        path: &str,
+        body: String,
+        condition: Option<(&'static str, String)>,
+    ) -> Result<HttpAnswer, Failure> {
+        self.exchange(path, |client, url| {
+            let request = client
+                .put(url)
+                .header(CONTENT_TYPE, "application/json")
+                .body(body);
+            with(request, condition)
+        })
+    }
+
+    /// Sends a DELETE to `path`, with the header of its precondition.
+    pub(super) fn delete_if(
+        &self,
+        path: &str,
+        condition: Option<(&'static str, String)>,
+    ) -> Result<HttpAnswer, Failure> {
+        self.exchange(path, |client, url| with(client.delete(url), condition))
+    }
+
     /// Sends a DELETE to `path`.
     pub(super) fn delete(&self, path: &str) -> Result<HttpAnswer, Failure> {
         self.exchange(path, |client, url| client.delete(url))
@@ -95,6 +120,17 @@ impl Remote {
             request(client, &url).header(AUTHORIZATION, authorization)
         });
         answer.map_err(|error| Failure::Text(format!("{url}: {error}")))
+    }
+}
+
+/// Adds the header of a precondition.
+fn with(
+    request: reqwest::RequestBuilder,
+    condition: Option<(&'static str, String)>,
+) -> reqwest::RequestBuilder {
+    match condition {
+        Some((name, value)) => request.header(name, value),
+        None => request,
     }
 }
 

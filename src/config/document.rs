@@ -32,6 +32,8 @@ pub(crate) enum TomlValue {
     Float(f64),
     Flag(bool),
     Date(String),
+    /// Of JSON only, and only in a list: a member that is null is left out.
+    Null,
     List(Vec<Node>),
     Table(Table),
 }
@@ -63,6 +65,7 @@ impl Node {
             TomlValue::Float(_) => "a number with a fraction",
             TomlValue::Flag(_) => "a boolean",
             TomlValue::Date(_) => "a date",
+            TomlValue::Null => "null",
             TomlValue::List(_) => "a list",
             TomlValue::Table(_) => "a table",
         }
@@ -82,7 +85,7 @@ impl Node {
             TomlValue::Integer(number) => number.to_string(),
             TomlValue::Float(number) => number.to_string(),
             TomlValue::Flag(flag) => flag.to_string(),
-            TomlValue::Date(_) | TomlValue::List(_) | TomlValue::Table(_) => {
+            TomlValue::Date(_) | TomlValue::Null | TomlValue::List(_) | TomlValue::Table(_) => {
                 self.type_name().to_owned()
             }
         }
@@ -173,6 +176,37 @@ pub(super) fn parse_variable(raw: &str, source: usize) -> Node {
     };
     mark(&mut node, raw);
     node
+}
+
+/// Converts a JSON value. `place` counts the values, since tables keep the order of their source.
+pub(super) fn from_json(value: &serde_json::Value, place: &mut Place) -> Node {
+    use serde_json::Value;
+    place.column += 1;
+    let own = *place;
+    let value = match value {
+        Value::Null => TomlValue::Null,
+        Value::Bool(flag) => TomlValue::Flag(*flag),
+        Value::String(text) => TomlValue::Text(text.clone()),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => TomlValue::Integer(number),
+            // As in TOML, an integer beyond 64 bits becomes a float that every integer key refuses.
+            None if number.is_u64() => TomlValue::Float(f64::INFINITY),
+            None => TomlValue::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::Array(items) => {
+            TomlValue::List(items.iter().map(|item| from_json(item, place)).collect())
+        }
+        Value::Object(members) => {
+            let set = members.iter().filter(|(_, value)| !value.is_null());
+            let entries = set.map(|(name, value)| (name.clone(), from_json(value, place)));
+            TomlValue::Table(entries.collect())
+        }
+    };
+    Node {
+        place: own,
+        raw: None,
+        value,
+    }
 }
 
 /// Marks every value as read from a variable with the text `raw`.

@@ -51,6 +51,14 @@ impl Config {
         }
     }
 
+    /// Returns the trust in the database of the registry: the authorities of `[tls]`; its URL says the rest.
+    pub fn registry_trust(&self) -> Trust {
+        Trust {
+            everywhere: self.tls.ca.clone(),
+            ..Trust::default()
+        }
+    }
+
     /// Returns the trust in the Redis of the deployment.
     pub fn deployment_trust(&self) -> Trust {
         self.redis.trust(&self.tls)

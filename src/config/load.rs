@@ -13,6 +13,8 @@ use super::overrides;
 use super::problem::{ConfigReport, Source};
 use super::read::{Form, Reader};
 use super::table::Keyed;
+use super::tenant::TenantTables;
+use crate::ids::TenantId;
 
 /// Largest file of a configuration, in bytes: several ten thousand tenants.
 const LARGEST_FILE: u64 = 64 << 20;
@@ -33,10 +35,74 @@ pub(crate) struct Draft {
     pub(crate) places: Places,
 }
 
+/// A tenant of the registry that was read but not yet checked, with the mistakes so far.
+pub(crate) struct TenantDraft {
+    /// The deployment with this tenant alone.
+    pub(crate) config: Config,
+    /// The mistakes so far.
+    pub(crate) report: ConfigReport,
+    /// The places of all keys.
+    pub(crate) places: Places,
+    /// The keys of its secrets below the tenant, as their segments.
+    pub(crate) secret_keys: Vec<Vec<String>>,
+}
+
+impl TenantDraft {
+    /// Reads the tables of a tenant from JSON, as those of a file. `deployment` has no tenants.
+    pub(crate) fn read(
+        deployment: &Config,
+        id: &TenantId,
+        document: &serde_json::Value,
+        registered_consumers: &[&str],
+    ) -> Self {
+        // Another machine has other variables, so a tenant of the registry uses none.
+        let environment = Environment::default();
+        let mut reader = Reader::new(&environment, registered_consumers);
+        let source = reader.report.add_source(Source::Registry);
+        let mut place = Place {
+            source,
+            line: 0,
+            column: 0,
+        };
+        let tenant = document::from_json(document, &mut place);
+        let mut tenants = Node::empty_table(place);
+        if let TomlValue::Table(table) = &mut tenants.value {
+            table.insert(id.to_string(), tenant);
+        }
+        let mut root = Node::empty_table(place);
+        let mut config = deployment.clone();
+        if let TomlValue::Table(table) = &mut root.value {
+            table.insert("tenants".to_owned(), tenants);
+            let read = reader.key(table, "tenants", &TenantTables);
+            config.tenants = read.unwrap_or_default();
+        }
+        let below = reader.secret_keys.into_iter();
+        Self {
+            config,
+            report: reader.report,
+            places: Places(root),
+            // Without `tenants` and the name.
+            secret_keys: below.map(|key| key[2..].to_vec()).collect(),
+        }
+    }
+}
+
 /// The document, reduced to its places: its values may be secrets.
 pub(crate) struct Places(Node);
 
 impl Places {
+    /// Returns the places of tenants of several sources together, with the report for their mistakes.
+    pub(crate) fn together() -> (Self, ConfigReport) {
+        let mut report = ConfigReport::new();
+        let source = report.add_source(Source::Together);
+        let place = Place {
+            source,
+            line: 0,
+            column: 0,
+        };
+        (Self(Node::empty_table(place)), report)
+    }
+
     /// Returns the place of a key path like `tenants.acme.routes[1].path`, or of the nearest existing table above it.
     pub(crate) fn of(&self, path: &str) -> Place {
         self.0.deepest(path).place

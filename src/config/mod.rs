@@ -4,6 +4,7 @@
 //! [`crate::validation`] checks the keys together, and has `Config::load`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ids::TenantId;
 
@@ -15,6 +16,7 @@ pub use group::{GroupConfig, HistoryConfig, PresenceConfig};
 pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};
+pub use registry::RegistryConfig;
 pub use route::{
     Accept, ConsumerConfig, Deliver, OnFrame, OnInvalid, OnPing, OnWorkerFull, RouteConfig,
 };
@@ -29,7 +31,7 @@ pub use token::{IssuerConfig, KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};
 pub use users::{IdType, PoolConfig, UsersConfig, UsersFrom};
 
-pub(crate) use load::{Draft, Places};
+pub(crate) use load::{Draft, Places, TenantDraft};
 pub(crate) use problem::ConfigReport;
 pub(crate) use read::nearest;
 
@@ -55,6 +57,7 @@ mod overrides;
 mod problem;
 mod read;
 mod reference;
+mod registry;
 mod route;
 mod secret;
 mod server;
@@ -88,11 +91,13 @@ table! {
         pub redis: RedisConfig as nested() => RedisConfig::default(),
         /// Tokens, users and tenants that are refused before their tokens expire.
         pub denylist: DenylistConfig as nested() => DenylistConfig::default(),
+        /// Tenants in a database, beside those of the files.
+        pub registry: RegistryConfig as nested() => RegistryConfig::default(),
         /// The log of this process, on standard output.
         pub log: LogConfig as nested() => LogConfig::default(),
         /// The content of `/metrics`.
         pub metrics: MetricsConfig as nested() => MetricsConfig::default(),
         /// One table per tenant, `[tenants.NAME]`; a name is 1 to 63 of `a-z`, `0-9` and `-`, and does not start with `-`.
-        pub tenants: BTreeMap<TenantId, TenantConfig> as TenantTables => BTreeMap::new(),
+        pub tenants: BTreeMap<TenantId, Arc<TenantConfig>> as TenantTables => BTreeMap::new(),
     }
 }

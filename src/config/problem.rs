@@ -14,6 +14,10 @@ pub(crate) enum Source {
     File(PathBuf),
     /// A variable of the environment, by name.
     Variable(String),
+    /// The document of a tenant of the registry.
+    Registry,
+    /// The tenants of files and registry together.
+    Together,
 }
 
 /// One mistake: its place, the value found, the value expected, and the action to take.
@@ -127,6 +131,8 @@ impl ConfigReport {
                 format!("{}:{}:{}", path.display(), place.line, place.column)
             }
             Source::Variable(name) => name.clone(),
+            Source::Registry => "the registry".to_owned(),
+            Source::Together => "this deployment".to_owned(),
         }
     }
 

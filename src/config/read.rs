@@ -3,7 +3,7 @@
 use super::document::{Node, Table};
 use super::environment::Environment;
 use super::key::Inner;
-use super::problem::ConfigReport;
+use super::problem::{ConfigReport, Source};
 
 /// The written form of a key's value.
 pub(crate) trait Form {
@@ -33,6 +33,8 @@ pub(crate) struct Reader<'a> {
     pub(super) registered_consumers: &'a [&'a str],
     /// The files that secrets were read from.
     pub(super) secret_files: Vec<std::path::PathBuf>,
+    /// The keys of the secrets that a tenant of the registry holds, as their segments.
+    pub(super) secret_keys: Vec<Vec<String>>,
     path: Vec<String>,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Reader<'a> {
             environment,
             registered_consumers,
             secret_files: Vec::new(),
+            secret_keys: Vec::new(),
             path: Vec::new(),
         }
     }
@@ -63,6 +66,16 @@ impl<'a> Reader<'a> {
         let result = read(self);
         self.path.pop();
         result
+    }
+
+    /// Returns true if the value stands in a tenant of the registry.
+    pub(super) fn is_registered(&self, node: &Node) -> bool {
+        matches!(self.report.source(node.place), Source::Registry)
+    }
+
+    /// Notes that the value of the current key is a secret of a tenant of the registry.
+    pub(super) fn note_secret(&mut self) {
+        self.secret_keys.push(self.path.clone());
     }
 
     /// Returns the path of the current key.

@@ -263,6 +263,7 @@ fn plain(node: &Node) -> toml::Value {
         TomlValue::Date(date) => date
             .parse()
             .map_or_else(|_| toml::Value::String(date.clone()), toml::Value::Datetime),
+        TomlValue::Null => toml::Value::String("null".to_owned()),
         TomlValue::List(items) => toml::Value::Array(items.iter().map(plain).collect()),
         TomlValue::Table(table) => toml::Value::Table(
             table

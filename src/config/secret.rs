@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::collection::List;
 use super::document::{Node, Table, TomlValue};
 use super::file;
 use super::problem::Source;
@@ -57,8 +58,15 @@ impl Form for SecretText {
     }
 
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Secret> {
+        let is_registered = reader.is_registered(node);
         let text = match (&node.value, &node.raw) {
             (TomlValue::Text(text), _) => text.clone(),
+            (TomlValue::Table(_), _) if is_registered => {
+                let expected =
+                    "the secret as text, or { \"set\": true } where the stored tenant has it";
+                let advice = "files and variables differ between machines, so a tenant of the registry holds its secrets itself";
+                return reader.mistake(node, "an object", expected, advice);
+            }
             (TomlValue::Table(table), _) => return read_elsewhere(node, table, reader),
             // A variable's `123` was parsed as TOML, but a secret takes it as text.
             (_, Some(raw)) if !raw.is_empty() => raw.to_string(),
@@ -67,10 +75,35 @@ impl Form for SecretText {
         if text.is_empty() {
             return reader.mistake(node, "an empty text", self.expected(), "");
         }
+        if is_registered {
+            reader.note_secret();
+        }
         Some(Secret::new(text))
     }
 
     fn print(&self, _: &Secret) -> Option<String> {
+        None
+    }
+}
+
+/// A secret or a list of secrets.
+pub(super) struct OneOrMoreSecrets;
+
+impl Form for OneOrMoreSecrets {
+    type Value = Vec<Secret>;
+
+    fn expected(&self) -> String {
+        format!("{}, or a list of them", SecretText.expected())
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Vec<Secret>> {
+        match node.value {
+            TomlValue::List(_) => List(SecretText).read(node, reader),
+            _ => SecretText.read(node, reader).map(|secret| vec![secret]),
+        }
+    }
+
+    fn print(&self, _: &Vec<Secret>) -> Option<String> {
         None
     }
 }

@@ -1,6 +1,7 @@
 //! `[tenants.NAME]` and its limits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ids::TenantId;
 
@@ -57,7 +58,7 @@ table! {
 pub(super) struct TenantTables;
 
 impl Form for TenantTables {
-    type Value = BTreeMap<TenantId, TenantConfig>;
+    type Value = BTreeMap<TenantId, Arc<TenantConfig>>;
 
     fn expected(&self) -> String {
         "a table [tenants.NAME]".to_owned()
@@ -70,7 +71,7 @@ impl Form for TenantTables {
         let tenant: Nested<TenantConfig> = nested();
         let read = table.iter().filter_map(|(name, node)| {
             reader.below(bare(name), |reader| match name.parse::<TenantId>() {
-                Ok(id) => Some((id, tenant.read(node, reader)?)),
+                Ok(id) => Some((id, Arc::new(tenant.read(node, reader)?))),
                 Err(_) => {
                     let expected = "a name of 1 to 63 of a-z, 0-9 and -, not beginning with -";
                     reader.mistake(node, format!("{name:?}"), expected, "rename the tenant")

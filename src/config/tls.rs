@@ -94,6 +94,11 @@ impl Form for AuthorityPem {
     fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Authorities> {
         let (pem, shown) = match &node.value {
             TomlValue::Text(text) => (text.clone().into_bytes(), "text".to_owned()),
+            TomlValue::Table(_) if reader.is_registered(node) => {
+                let expected = "the certificates as PEM text";
+                let advice = "files and variables differ between machines";
+                return reader.mistake(node, "an object", expected, advice);
+            }
             TomlValue::Table(table) => {
                 match elsewhere(node, table, (EXPECTED, self.expected()), reader)? {
                     Elsewhere::File(name) => {

@@ -24,7 +24,7 @@ const TURN: usize = 16;
 const STEP: usize = 1024;
 /// Answers per second of the deployment's channel to one other replica or several.
 const ANSWERS_PER_SECOND: u32 = 100;
-/// Answers that may wait for one reload.
+/// Answers that may wait for one reading.
 const MOST_WAITING: usize = 100;
 /// The part of the time that reloads may take once their credit is used up, so that a flood of requests takes a fifth of a
 /// core.
@@ -55,24 +55,33 @@ async fn give_way(left: &mut usize, bytes: usize) {
 }
 
 /// Acts on the messages of the deployment's control channel. Never returns. `reload` reads the configuration again; its
-/// error names the faults.
-pub async fn serve_deployment<F, R>(
+/// error names the faults. `look` reads what has changed in the registry.
+pub async fn serve_deployment<F, R, G, L>(
     control: Arc<Control>,
     fleet: Arc<Fleet>,
     reload: F,
+    look: G,
 ) -> Infallible
 where
     F: Fn() -> R,
     R: Future<Output = Result<(), String>>,
+    G: Fn() -> L,
+    L: Future<Output = Result<(), String>>,
 {
-    let reloads = Reloads::default();
+    let (reloads, looks) = (Reloads::default(), Reloads::default());
     tokio::select! {
-        never = hear(&control, &fleet, &reloads) => never,
+        never = hear(&control, &fleet, &reloads, &looks) => never,
         never = reloads.run(reload) => never,
+        never = looks.run(look) => never,
     }
 }
 
-async fn hear(control: &Arc<Control>, fleet: &Arc<Fleet>, reloads: &Reloads) -> Infallible {
+async fn hear(
+    control: &Arc<Control>,
+    fleet: &Arc<Fleet>,
+    reloads: &Reloads,
+    looks: &Reloads,
+) -> Infallible {
     let (told, mut left) = (AtomicBool::new(false), TURN);
     loop {
         let Heard::Message(bytes) = control.next().await else {
@@ -81,16 +90,19 @@ async fn hear(control: &Arc<Control>, fleet: &Arc<Fleet>, reloads: &Reloads) -> 
         give_way(&mut left, bytes.len()).await;
         match Command::read(&bytes) {
             Ok(Command {
-                op: Op::Reload,
+                op: op @ (Op::Reload | Op::Registry),
                 id,
                 reply,
             }) => {
                 let reply = Reply::new(fleet, control, (id, reply), ANSWERS_PER_SECOND);
                 if reply.is_own() {
-                    // This replica asked, and it applied its files before it asked.
+                    // This replica asked, and it applied its files, or the change, before it asked.
                     reply.send(|_| {});
                 } else {
-                    reloads.want(reply);
+                    match op {
+                        Op::Registry => looks.want(reply),
+                        _ => reloads.want(reply),
+                    }
                 }
             }
             _ if !told.swap(true, Ordering::Relaxed) => {
@@ -101,7 +113,7 @@ async fn hear(control: &Arc<Control>, fleet: &Arc<Fleet>, reloads: &Reloads) -> 
     }
 }
 
-/// Requests to read the configuration again. Those that come during a reload share the next one.
+/// Requests to read the configuration or the registry again. Those that come during a reading share the next one.
 #[derive(Default)]
 struct Reloads {
     waiting: Mutex<Vec<Reply>>,

@@ -40,7 +40,8 @@ pub struct Healing<E> {
     forgot: bool,
     /// True if events of the present epoch are missing, or may be, which are lost if the history begins again.
     doubt: bool,
-    /// True if the loss of the newest events was noted in the history.
+    /// True if the loss of the newest events was noted in the history, and no page has shown it yet. Another loss of the same
+    /// read is to be noted, too.
     renewed: bool,
 }
 
@@ -324,6 +325,7 @@ impl<E> Healing<E> {
     /// the offset behind which others are; an error if that has to be noted in the history first.
     fn find_in(&mut self, page: &TrackPage<E>) -> Result<(bool, Option<u64>), Position> {
         let present = page.end.epoch.clone();
+        let renewed = std::mem::take(&mut self.renewed);
         match page.past.find(&present, &self.at) {
             PlaceInHistory::Kept(offset) if offset <= page.end.offset => {
                 self.at.epoch = present;
@@ -333,9 +335,7 @@ impl<E> Healing<E> {
                 self.at.epoch = last.epoch;
                 Ok((false, Some(last.offset)))
             }
-            PlaceInHistory::Kept(_) | PlaceInHistory::Broken(_) if !self.renewed => {
-                Err(self.at.clone())
-            }
+            PlaceInHistory::Kept(_) | PlaceInHistory::Broken(_) if !renewed => Err(self.at.clone()),
             PlaceInHistory::Broken(last) => {
                 let offset = last.offset;
                 self.at = Position {

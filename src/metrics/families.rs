@@ -148,6 +148,10 @@ families! {
     CONFIG_RELOAD_SUCCESSFUL: Gauge = "lockgate_config_reload_successful", [];
     /// Unix time at which a configuration was last applied
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
+    /// Tenants of the registry by what became of their stored configuration
+    REGISTRY_TENANTS: Gauge = "lockgate_registry_tenants", ["state"];
+    /// Unix time at which the registry of tenants was last read
+    REGISTRY_READ_TIMESTAMP: Gauge = "lockgate_registry_read_timestamp_seconds", [];
     /// Redis servers and databases whose certificates are not checked
     UNCHECKED_SERVERS: Gauge = "lockgate_unchecked_servers", [];
     /// Panics: bugs of the gateway or of a program's consumers

@@ -115,6 +115,18 @@ pub fn config_reload(successful: bool, now: f64) {
     }
 }
 
+/// Records how many tenants of the registry are served as they are stored, and how many are not.
+pub fn registry_tenants(served: usize, degraded: usize) {
+    for (state, count) in [("served", served), ("degraded", degraded)] {
+        REGISTRY_TENANTS.with([state.into()]).set(count as f64);
+    }
+}
+
+/// Records that the registry was read at `now` (Unix seconds).
+pub fn registry_read(now: f64) {
+    REGISTRY_READ_TIMESTAMP.get().set(now);
+}
+
 /// Records the number of configured servers whose certificates are not checked (`verify = "none"`).
 pub fn unchecked_servers(count: usize) {
     UNCHECKED_SERVERS.get().set(count as f64);

@@ -1,9 +1,10 @@
 //! The groups that are empty here and still subscribed: most of them are joined again by a page that reloads.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hashbrown::HashMap;
+use tokio::time::Instant;
 
 use crate::ids::GroupName;
 

@@ -15,6 +15,7 @@ use crate::config::{Config, ConfigErrors, Warning};
 use crate::consumer::Registry;
 use crate::fleet;
 use crate::metrics;
+use crate::registry::TenantRegistry;
 use crate::replica::ReplicaLife;
 use crate::socket::{Door, accept};
 use crate::tasks;
@@ -39,6 +40,7 @@ mod admin;
 
 mod denylist_watch;
 mod drain;
+mod follow;
 mod http;
 pub mod limits;
 mod listen;
@@ -118,7 +120,8 @@ impl Server {
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses;
         let pages = options.pages.take();
-        let parts = ServerParts::build(config, options)?;
+        let registry = open_registry(&config, &options.registry).await?;
+        let parts = ServerParts::build(config, options, registry)?;
         metrics::config_reload(true, UnixTime::now().0);
         let door = parts.door(pages, bounds, descriptors);
         let progress = Arc::new(Progress::default());
@@ -209,6 +212,23 @@ impl Server {
         futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.close())).await;
         Ok(ended)
     }
+}
+
+/// Opens the registry of tenants. One that does not answer is looked for later; one that this binary cannot work with ends
+/// the start.
+async fn open_registry(
+    config: &Config,
+    consumers: &Registry,
+) -> anyhow::Result<Option<Arc<TenantRegistry>>> {
+    let Some(registry) = TenantRegistry::of(config, consumers.clone())? else {
+        return Ok(None);
+    };
+    match registry.refresh().await {
+        Err(problem) if !problem.is_outage() => return Err(problem.into()),
+        // It is logged by the task that goes on looking.
+        Err(_) | Ok(()) => {}
+    }
+    Ok(Some(registry))
 }
 
 type TaskEnd = Option<Result<anyhow::Result<Infallible>, tokio::task::JoinError>>;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+use crate::registry::TenantRegistry;
 use crate::replica::ReplicaLife;
 use crate::tenant::{Tenant, Tenants};
 
@@ -20,11 +21,23 @@ use crate::tenant::{Tenant, Tenants};
 /// With `strict`, the first tenant that cannot be served.
 pub(super) async fn run(
     tenants: Arc<Tenants>,
+    registry: Option<Arc<TenantRegistry>>,
     life: Arc<ReplicaLife>,
     ready_wait: Duration,
     strict: bool,
 ) -> anyhow::Result<Infallible> {
-    let (count, unreached) = wait(tenants.all(), ready_wait, strict).await?;
+    let deadline = Instant::now() + ready_wait;
+    if let Some(registry) = registry {
+        // Its tenants count as those of the files. Without it the replica is ready late, not never.
+        drop(timeout_at(deadline, registry.was_read()).await);
+        let tenants = registry.standings();
+        let wrong =
+            { tenants.iter() }.find_map(|tenant| Some((&tenant.id, tenant.trouble.as_ref()?)));
+        if let (true, Some((id, why))) = (strict, wrong) {
+            anyhow::bail!("tenant {id} of the registry: {why}");
+        }
+    }
+    let (count, unreached) = wait(tenants.all(), deadline, strict).await?;
     life.set_ready();
     tracing::info!(count, unreached, "Ready");
     std::future::pending().await
@@ -33,10 +46,10 @@ pub(super) async fn run(
 /// Waits until all tenants are settled. Returns their number, and the number not settled in time.
 async fn wait(
     tenants: Arc<[Arc<Tenant>]>,
-    most: Duration,
+    deadline: Instant,
     strict: bool,
 ) -> anyhow::Result<(usize, usize)> {
-    if let Ok(settled) = timeout(most, all_settled(&tenants, strict)).await {
+    if let Ok(settled) = timeout_at(deadline, all_settled(&tenants, strict)).await {
         settled?;
     }
     let unreached = tenants.iter().filter(|tenant| !tenant.life().is_settled());

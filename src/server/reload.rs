@@ -15,9 +15,11 @@ use crate::api::ApiKeys;
 use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors};
 use crate::fleet::Fleet;
+use crate::hosts::HostTable;
 use crate::metrics;
-use crate::tenant::build::Builder;
-use crate::tenant::{Tenancy, Tenants};
+use crate::registry::{RegistryProblem, TenantRegistry, Unserved};
+use crate::tenant::build::{Builder, NotBuilt};
+use crate::tenant::{Tenancy, Tenant, Tenants};
 use crate::validation::{self, Loaded};
 
 /// Interval at which `watch` checks the files.
@@ -48,6 +50,8 @@ pub(super) struct Reloader {
     pub(super) load: Option<Load>,
     pub(super) state: Mutex<Applied>,
     pub(super) builder: Arc<Mutex<Builder>>,
+    /// The tenants beside those of the files.
+    pub(super) registry: Option<Arc<TenantRegistry>>,
     pub(super) tenants: Arc<Tenants>,
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) api_keys: Arc<ApiKeys>,
@@ -56,7 +60,7 @@ pub(super) struct Reloader {
     pub(super) turn: tokio::sync::Mutex<()>,
 }
 
-/// The configuration that is served.
+/// The configuration of the files that is served.
 pub(super) struct Applied {
     pub(super) config: Config,
     /// The files that it was read from.
@@ -88,6 +92,7 @@ impl Reloader {
     async fn try_reload(&self) -> Result<(), ReloadError> {
         let load = self.load.clone().ok_or(ReloadError::NoSource)?;
         let (builder, before) = (self.builder.clone(), self.tenants.clone());
+        let registry = self.registry.clone();
         let served = self.state.lock().config.clone();
         // Reading and building a thousand tenants takes long enough to block a worker thread.
         let built = tokio::task::spawn_blocking(move || {
@@ -99,29 +104,65 @@ impl Reloader {
             if !fixed.is_empty() {
                 return Err(ReloadError::NeedsRestart(fixed));
             }
-            let serving = builder.lock().serving(&loaded.config, &before);
-            let serving =
-                serving.map_err(|error| ReloadError::NotServable(format!("{error:#}")))?;
-            Ok((loaded, serving))
+            let built = build(&builder, registry.as_deref(), &loaded.config, &before);
+            let built = built.map_err(|error| ReloadError::NotServable(error.to_string()))?;
+            Ok((loaded, built))
         });
         let failed = |_| ReloadError::NotServable("reading the configuration failed".to_owned());
-        let (loaded, serving) = built.await.map_err(failed)??;
+        let (loaded, built) = built.await.map_err(failed)??;
         let Loaded {
             config,
             files,
             secret_files,
             ..
         } = loaded;
-        let mut builder = self.builder.lock();
-        self.tenancy.serve(serving, &builder, &config);
-        builder.forget_unused();
-        drop(builder);
-        metrics::unchecked_servers(validation::unchecked(&config).len());
-        self.api_keys.replace(&config);
+        self.serve(built, &config);
         self.fleet.set_timeout(config.api.timeout);
         let sources = files.into_iter().chain(secret_files).collect();
         *self.state.lock() = Applied { config, sources };
         Ok(())
+    }
+
+    /// Looks for changes of the registry, and serves them. Touches no tenant but those that have changed.
+    ///
+    /// # Errors
+    /// [`RegistryProblem`]; what was served before is still served.
+    pub(super) async fn look(&self) -> Result<(), RegistryProblem> {
+        let Some(registry) = self.registry.clone() else {
+            return Ok(());
+        };
+        registry.refresh().await?;
+        // Not before: a database that hangs must not keep a reload waiting.
+        let _turn = self.turn.lock().await;
+        if !registry.has_news() {
+            return Ok(());
+        }
+        let files = self.state.lock().config.clone();
+        let (builder, before) = (self.builder.clone(), self.tenants.clone());
+        let building = registry.clone();
+        let built = tokio::task::spawn_blocking(move || {
+            let built = build(&builder, Some(&building), &files, &before);
+            (built, files)
+        });
+        match built.await {
+            Ok((Ok(built), files)) => self.serve(built, &files),
+            Ok((Err(error), _)) => {
+                tracing::error!(error = %error, "The tenants of the registry could not be served");
+                registry.was_not_served();
+            }
+            // The panic is logged.
+            Err(_) => registry.was_not_served(),
+        }
+        Ok(())
+    }
+
+    fn serve(&self, built: BuiltTenants, files: &Config) {
+        let mut builder = self.builder.lock();
+        self.tenancy.serve(built.serving, &builder, files);
+        builder.forget_unused();
+        drop(builder);
+        metrics::unchecked_servers(validation::unchecked(&built.config).len());
+        self.api_keys.replace(&built.config);
     }
 
     /// Applies changes of the files while `watch` is on. Never returns.
@@ -168,6 +209,62 @@ impl Reloader {
             })
             .collect()
     }
+}
+
+/// The tenants of files and registry, ready to be served.
+pub(super) struct BuiltTenants {
+    /// The configuration of all of them.
+    pub(super) config: Config,
+    pub(super) serving: (HostTable, Vec<Arc<Tenant>>),
+}
+
+/// Builds the tenants of the files and of the registry. A tenant of the registry whose parts cannot be made is left out.
+///
+/// # Errors
+/// [`NotBuilt`] of a tenant of the files.
+pub(super) fn build(
+    builder: &Mutex<Builder>,
+    registry: Option<&TenantRegistry>,
+    files: &Config,
+    before: &Tenants,
+) -> Result<BuiltTenants, NotBuilt> {
+    loop {
+        let (config, unserved) = match registry {
+            Some(registry) => registry.together(files),
+            None => (files.clone(), Unserved::default()),
+        };
+        let built = builder.lock().serving(&config, before);
+        let (mut hosts, tenants) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                let is_left_out =
+                    registry.is_some_and(|registry| leave_out(registry, &config, &error));
+                match is_left_out {
+                    true => continue,
+                    false => return Err(error),
+                }
+            }
+        };
+        for (id, names) in &unserved.hosts {
+            hosts.reserve(id, names);
+        }
+        if unserved.is_incomplete {
+            hosts.set_incomplete();
+        }
+        return Ok(BuiltTenants {
+            config,
+            serving: (hosts, tenants),
+        });
+    }
+}
+
+/// Tells the registry that a tenant of it cannot be built. Returns false if it is none of it.
+fn leave_out(registry: &TenantRegistry, config: &Config, error: &NotBuilt) -> bool {
+    let tenant = error.tenant.as_ref();
+    let found = tenant.and_then(|id| Some((id, config.tenants.get(id)?)));
+    found.is_some_and(|(id, tenant)| {
+        registry.cannot_be_built(id, tenant, &format!("{:#}", error.why))
+    })
 }
 
 /// The metadata by which a change of a file is detected.
@@ -221,6 +318,7 @@ fn needs_restart(served: &Config, new: &Config) -> Vec<&'static str> {
         ("[server] other than drain", served.server == server),
         ("admin.listen", served.admin == new.admin),
         ("api.listen", served.api.listen == new.api.listen),
+        ("[registry]", served.registry == new.registry),
         ("[log]", served.log == new.log),
         ("[metrics]", served.metrics == new.metrics),
     ];

@@ -11,19 +11,21 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::denylist_watch::DenylistWatch;
+use super::follow::{self, ServedRegistry};
 use super::limits::{self, ConnectionBounds};
-use super::reload::{Applied, Reloader};
+use super::reload::{self, Applied, Reloader};
 use super::shed::Shedder;
 use super::upkeep::Upkeep;
 use super::{Addresses, Options, listen, readiness};
 use crate::api::health::{AdminState, Progress};
-use crate::api::{ApiKeys, ApiState, Deployment};
+use crate::api::{ApiKeys, ApiState, Deployment, TenantBook};
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::config::Config;
 use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
 use crate::metrics;
+use crate::registry::TenantRegistry;
 use crate::replica::ReplicaLife;
 use crate::socket::client_address::AddressFinder;
 use crate::socket::half_open::HalfOpen;
@@ -86,24 +88,30 @@ pub(super) struct ServerParts {
 
 impl ServerParts {
     /// Builds the parts, and starts every tenant.
-    pub(super) fn build(config: Config, options: Options) -> anyhow::Result<Self> {
+    pub(super) fn build(
+        config: Config,
+        options: Options,
+        tenant_registry: Option<Arc<TenantRegistry>>,
+    ) -> anyhow::Result<Self> {
         let replica = ReplicaId::random();
-        let mut builder = Builder::new(&config, options.registry, &replica, options.memory);
+        let builder = Builder::new(&config, options.registry, &replica, options.memory);
         let tenants = Arc::new(Tenants::default());
-        let serving = builder.serving(&config, &tenants)?;
+        let builder = Arc::new(Mutex::new(builder));
+        let built = reload::build(&builder, tenant_registry.as_deref(), &config, &tenants)?;
         let registry = fleet::ReplicaRegistry::new(replica);
         let fleet = Fleet::new(registry.clone(), config.api.timeout);
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
-        tenancy.serve(serving, &builder, &config);
-        metrics::unchecked_servers(validation::unchecked(&config).len());
-        let api_keys = Arc::new(ApiKeys::new(&config));
+        tenancy.serve(built.serving, &builder.lock(), &config);
+        metrics::unchecked_servers(validation::unchecked(&built.config).len());
+        let api_keys = Arc::new(ApiKeys::new(&built.config));
         let deployment = config.redis.url.as_ref();
-        let deployment = deployment.map(|url| builder.deployment(url, &config.deployment_trust()));
+        let trust = config.deployment_trust();
+        let deployment = deployment.map(|url| builder.lock().deployment(url, &trust));
         let deployment = deployment.transpose()?;
         if let Some((_, key_store)) = &deployment {
             registry.set_deployment(key_store.clone());
         }
-        let budget = builder.budget().clone();
+        let budget = builder.lock().budget().clone();
         budget.set_most(limits::queue_bound(config.server.max_queue_bytes));
         let reloader = Arc::new(Reloader {
             load: options.load,
@@ -111,7 +119,8 @@ impl ServerParts {
                 config: config.clone(),
                 sources: options.sources,
             }),
-            builder: Arc::new(Mutex::new(builder)),
+            builder,
+            registry: tenant_registry,
             tenants: tenants.clone(),
             tenancy,
             api_keys: api_keys.clone(),
@@ -169,9 +178,20 @@ impl ServerParts {
             progress: progress.clone(),
             life: self.life.clone(),
             tenants: self.tenants.clone(),
+            book: self.book(),
             api_keys: self.api_keys.clone(),
             metrics,
         }
+    }
+
+    /// Returns the registry for the listeners.
+    fn book(&self) -> Option<Arc<dyn TenantBook>> {
+        let (registry, reloader) = (self.reloader.registry.clone()?, self.reloader.clone());
+        Some(Arc::new(ServedRegistry {
+            registry,
+            reloader,
+            changing: tokio::sync::Mutex::default(),
+        }))
     }
 
     /// Builds the state of the management API.
@@ -183,6 +203,7 @@ impl ServerParts {
                 Box::pin(async move { reloader.reload().await.map_err(|error| error.to_string()) })
             }),
             control: self.deployment.clone(),
+            book: self.book(),
         };
         let (tenants, api_keys) = (self.tenants.clone(), self.api_keys.clone());
         ApiState::new(tenants, api_keys, self.fleet.clone(), deployment)
@@ -194,6 +215,11 @@ impl ServerParts {
         critical.spawn(async { Err(anyhow::anyhow!("{} failed", tasks::failed().await)) });
         let (registry, watching) = (self.registry, self.reloader.clone());
         critical.spawn(async move { Ok(registry.run().await) });
+        let tenant_registry = self.reloader.registry.clone();
+        if tenant_registry.is_some() {
+            let following = self.reloader.clone();
+            critical.spawn(async move { Ok(follow::run(following).await) });
+        }
         critical.spawn(async move { Ok(watching.watch().await) });
         if let Some((control, _)) = self.deployment {
             critical.spawn(hear_the_deployment(control, self.fleet, self.reloader));
@@ -219,6 +245,7 @@ impl ServerParts {
         let ready_wait = self.config.server.ready_wait;
         critical.spawn(readiness::run(
             self.tenants,
+            tenant_registry,
             self.life,
             ready_wait,
             self.strict,
@@ -235,9 +262,14 @@ async fn hear_the_deployment(
 ) -> anyhow::Result<Infallible> {
     // The link remembers the subscription after a failure and retries it.
     drop(control.open().await);
+    let registry = reloader.clone();
     let reload = move || {
         let reloader = reloader.clone();
         async move { reloader.reload().await.map_err(|error| error.to_string()) }
     };
-    Ok(fleet::serve_deployment(control, fleet, reload).await)
+    let look = move || {
+        let registry = registry.clone();
+        async move { registry.look().await.map_err(|error| error.to_string()) }
+    };
+    Ok(fleet::serve_deployment(control, fleet, reload, look).await)
 }

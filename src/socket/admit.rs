@@ -58,8 +58,7 @@ pub(super) fn admit(
         _ => door.addresses.begin_handshake(client)?,
     };
     let entrant = entrant.with_address(door.addresses.admit(client)?);
-    let tenant = door.common.tenants.by_host(host.as_str());
-    let tenant = tenant.ok_or(Refusal::TenantNotFound)?;
+    let tenant = door.common.tenants.by_host(host.as_str())?;
     let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);
     if tenant.life().is_suspended() {
         return Err(by_tenant(Refusal::TenantSuspended));

@@ -7,6 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Tenant;
 use super::neighbours::Neighbours;
+use crate::error::Refusal;
 use crate::hosts::HostTable;
 
 /// The tenants of this replica.
@@ -72,10 +73,16 @@ impl Tenants {
     }
 
     /// Finds the served tenant of a `Host` header.
-    pub fn by_host(&self, host: &str) -> Option<Arc<Tenant>> {
+    ///
+    /// # Errors
+    /// The refusal: no tenant has the host, or the one that has it cannot be served, or it cannot be known yet.
+    pub fn by_host(&self, host: &str) -> Result<Arc<Tenant>, Refusal> {
         let now = self.now.load();
-        let id = now.hosts.find(host)?;
-        now.by_id(id.as_str()).cloned()
+        match now.hosts.find(host) {
+            Some(id) => now.by_id(id.as_str()).cloned().ok_or(Refusal::Unavailable),
+            None if now.hosts.is_incomplete() => Err(Refusal::Unavailable),
+            None => Err(Refusal::TenantNotFound),
+        }
     }
 
     /// Finds the served tenant of this name.

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::config::{ClientAddress, Config, Secret, print_duration};
+use crate::config::{ClientAddress, Config, RegistryConfig, Secret, print_duration};
+use crate::sealing::SealingKeys;
+use crate::stores::database::DatabaseUrl;
 use crate::stores::redis_url::RedisUrl;
 use crate::telemetry;
 
@@ -24,6 +26,42 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         checker.mistake("log.level", found, expected, "");
     }
     api_keys(config, checker);
+    registry(&config.registry, checker);
+}
+
+/// Reports a registry that lacks a part or whose database or keys are wrong.
+fn registry(registry: &RegistryConfig, checker: &mut Checker<'_>) {
+    match (&registry.database, registry.key.is_empty()) {
+        (Some(_), true) => {
+            let expected = "registry.key, which seals the secrets of its tenants";
+            let advice = "make one: openssl rand -base64 32";
+            checker.mistake(
+                "registry.database",
+                "a database without a key",
+                expected,
+                advice,
+            );
+        }
+        (None, false) => {
+            let expected = "registry.database, which holds the tenants";
+            checker.mistake("registry.key", "a key without a database", expected, "");
+        }
+        _ => {}
+    }
+    if let Some(url) = &registry.database {
+        let url = DatabaseUrl::parse(url).map_err(|fault| fault.below("database"));
+        let url = checker.faults("registry", url.map_err(Into::into));
+        if let Some(remark) = url.as_ref().and_then(DatabaseUrl::remark) {
+            checker.warn("registry.database", remark);
+        }
+        if url.is_some_and(|url| url.is_in_memory()) {
+            let expected = "a database that outlives the process";
+            checker.mistake("registry.database", "a database in memory", expected, "");
+        }
+    }
+    if !registry.key.is_empty() {
+        checker.faults("registry.key", SealingKeys::new(&registry.key));
+    }
 }
 
 /// Reports listeners that share a port. Different addresses of this machine may use the same port.
@@ -87,7 +125,7 @@ pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) 
 }
 
 /// Reports weak API keys, and keys that are configured twice: a shared key does not identify its caller.
-fn api_keys(config: &Config, checker: &mut Checker<'_>) {
+pub(super) fn api_keys(config: &Config, checker: &mut Checker<'_>) {
     let operators = config.api.api_keys.iter().enumerate();
     let operators = operators.map(|(index, key)| (format!("api.api_keys[{index}]"), key));
     let tenants = config.tenants.iter().flat_map(|(id, tenant)| {
@@ -115,7 +153,7 @@ fn api_keys(config: &Config, checker: &mut Checker<'_>) {
             .tenants
             .values()
             .any(|tenant| !tenant.api_keys.is_empty());
-    if config.api.listen.is_some() && !has_keys {
+    if config.api.listen.is_some() && !has_keys && checker.has("api.listen") {
         checker.warn(
             "api.listen",
             "there is no key in api.api_keys or of a tenant: every call gets 401",

@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::{
-    Config, ConfigErrors, ConfigReport, Draft, Environment, Fault, Faults, Places, Warning,
+    Config, ConfigErrors, ConfigReport, Draft, Environment, Fault, Faults, Places, TenantConfig,
+    TenantDraft, Warning,
 };
 use crate::consumer::Registry;
 use crate::ids::TenantId;
@@ -96,10 +98,79 @@ impl Config {
     }
 }
 
+/// A tenant of the registry that could be served beside no other.
+#[derive(Clone, Debug)]
+pub struct CheckedTenant {
+    /// Its configuration.
+    pub config: Arc<TenantConfig>,
+    /// Valid settings that an operator should know of.
+    pub warnings: Vec<Warning>,
+    /// The keys of its secrets, as their segments: a name, or `[INDEX]`.
+    pub secret_keys: Vec<Vec<String>>,
+}
+
+/// Reads the tables of a tenant from JSON and checks them by the code for those of files. `deployment` is a configuration
+/// without tenants.
+///
+/// # Errors
+/// Every mistake at once, with its key.
+pub fn check_tenant(
+    deployment: &Config,
+    id: &TenantId,
+    document: &serde_json::Value,
+    consumers: &Registry,
+) -> Result<CheckedTenant, ConfigErrors> {
+    let mut draft = TenantDraft::read(deployment, id, document, &consumers.names());
+    let reading_mistakes = draft.report.count();
+    let mut checker = Checker {
+        report: &mut draft.report,
+        places: &draft.places,
+        reading_mistakes,
+    };
+    if let Some(tenant) = draft.config.tenants.get(id) {
+        tenants::check_registered(id, tenant, &mut checker);
+        deployment::api_keys(&draft.config, &mut checker);
+        check_tenants(&draft.config, consumers, &mut checker);
+    }
+    // Those about the deployment are told at its start.
+    let mut warnings = draft.report.finish()?;
+    warnings.retain(|warning| warning.key.starts_with("tenants."));
+    let config = draft.config.tenants.remove(id);
+    Ok(CheckedTenant {
+        config: config.unwrap_or_default(),
+        warnings,
+        secret_keys: draft.secret_keys,
+    })
+}
+
+/// Checks tenants that are right one by one for what they may not share: hosts, keys of the API, names on one Redis. Returns the
+/// warnings.
+///
+/// # Errors
+/// Every mistake at once, with its key.
+pub fn check_together(config: &Config) -> Result<Vec<Warning>, ConfigErrors> {
+    let (places, mut report) = Places::together();
+    let mut checker = Checker {
+        report: &mut report,
+        places: &places,
+        reading_mistakes: 0,
+    };
+    tenants::hosts(config, &mut checker);
+    deployment::api_keys(config, &mut checker);
+    layers::check(config, &mut checker);
+    namespaces::check(config, &mut checker);
+    report.finish()
+}
+
 fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     deployment::check(config, checker);
-    tls::check(config, checker);
     tenants::check(config, checker);
+    check_tenants(config, consumers, checker);
+}
+
+fn check_tenants(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
+    tls::check(config, checker);
+    tenants::check_each(config, checker);
     layers::check(config, checker);
     namespaces::check(config, checker);
     for (id, tenant) in &config.tenants {

@@ -10,12 +10,32 @@ use crate::stores::database::{DatabaseUrl, UserQuery};
 use super::{Checker, deployment};
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
-    if config.tenants.is_empty() {
+    let has_registry = config.registry.database.is_some();
+    if config.tenants.is_empty() && !has_registry {
         let expected = "at least one [tenants.NAME] table";
         let advice = "each needs token, users and routes; see `lockgate config reference`";
         checker.mistake("tenants", "no tenant", expected, advice);
     }
     hosts(config, checker);
+    // Without a registry a sole tenant has every host; of several, `hosts` reports each that has none.
+    if let (true, Some((id, tenant)), 1) = (
+        has_registry,
+        config.tenants.first_key_value(),
+        config.tenants.len(),
+    ) {
+        check_registered(id, tenant, checker);
+    }
+}
+
+/// Reports a tenant without hosts where the registry can bring others.
+pub(super) fn check_registered(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    if tenant.hosts.is_empty() {
+        let expected = "hosts for every tenant where there is a registry";
+        checker.mistake(&format!("tenants.{id}.hosts"), "no hosts", expected, "");
+    }
+}
+
+pub(super) fn check_each(config: &Config, checker: &mut Checker<'_>) {
     for (id, tenant) in &config.tenants {
         let origins = OriginPolicy::new(&tenant.origins, tenant.require_origin);
         checker.faults(&format!("tenants.{id}"), origins);
@@ -36,7 +56,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
-fn hosts(config: &Config, checker: &mut Checker<'_>) {
+pub(super) fn hosts(config: &Config, checker: &mut Checker<'_>) {
     let Err(problems) = HostTable::new(&config.tenants) else {
         return;
     };

@@ -67,6 +67,9 @@ local function epoch_here(position, epoch, offset, run, fresh)
         table.insert(past, 1, epoch .. ' ' .. number(offset))
         for i, field in ipairs(PAST) do
             if not past[i] then break end
+            -- What this epoch has lost of the epochs before is lost in them, too.
+            local ended, last, lost = string.match(past[i], '^(%w+) (%d+)(.*)$')
+            if ended and tonumber(last) > offset then past[i] = ended .. ' ' .. number(offset) .. lost end
             changed[#changed + 1] = field
             changed[#changed + 1] = past[i]
         end

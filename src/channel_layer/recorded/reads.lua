@@ -91,10 +91,13 @@ local function renew(keys, argv)
     local epoch, newest = position_of(keys[2])
     if type(epoch) == 'table' then return epoch end
     if epoch and epoch ~= argv[3] then
+        local place, newest_there
         for i, text in ipairs(past_of(keys[2])) do
-            local ended, last = string.match(text, '^(%w+) (%d+)$')
-            if ended == argv[3] and tonumber(last) < tonumber(argv[4]) then
-                local noted = redis.pcall('HSET', keys[2], PAST[i], text .. ' lost')
+            local ended, last, lost = string.match(text, '^(%w+) (%d+)(.*)$')
+            -- Epochs that have ended at the same place lack the same events.
+            if last ~= place then place, newest_there = last, {PAST[i], text, lost} end
+            if ended == argv[3] and tonumber(last) < tonumber(argv[4]) and newest_there[3] == '' then
+                local noted = redis.pcall('HSET', keys[2], newest_there[1], newest_there[2] .. ' lost')
                 if type(noted) == 'table' then return noted end
             end
         end

@@ -178,7 +178,7 @@ fn replica_config(
         true => vec!["*".to_owned()],
         false => page_origins(addresses.server),
     };
-    for tenant in config.tenants.values_mut() {
+    for tenant in config.tenants.values_mut().map(Arc::make_mut) {
         tenant.origins.clone_from(&origins);
     }
     Ok(config)

@@ -284,6 +284,18 @@ fn another_process_without_the_newest_events_is_a_gap() {
         (told.join(" "), after),
         ("gap 3 f4 f5 f6 f7".to_owned(), AfterPage::Live)
     );
+    // A third process takes over while the second one is read: its loss is noted, too.
+    let mut track = live_at(at("e", 5));
+    track.doubt();
+    track.begin_read();
+    steps(&mut track, lost("e 3"));
+    track.epoch_ended();
+    track.begin_read();
+    let more = page_after("e 3 lost", at("f", 9), 4..=7, true);
+    assert_eq!(steps(&mut track, more).1, AfterPage::ReadOn);
+    track.begin_read();
+    let less = page_after("f 6,e 3 lost", at("g", 8), 7..=8, false);
+    assert_eq!(steps(&mut track, less).1, AfterPage::EndEpoch(at("f", 7)));
     // Nothing has followed yet.
     let mut track = live_at(at("e", 5));
     track.doubt();

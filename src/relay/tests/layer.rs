@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
 
 use crate::channel_layer::{
     ChannelLayer, Codec, HistoryFrom, HistoryPage, Inbox, Incoming, LayerError, Payload,
@@ -145,7 +146,7 @@ impl ModelLayer {
                 target: Target::Group(group.clone()),
                 payload: Payload::Decoded(event),
                 recorded: Some(at),
-                read_at: Instant::now(),
+                read_at: std::time::Instant::now(),
             };
             world.links[Self::host(group)].push_back(Signal::Event(incoming));
         }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::layer::ModelLayer;
 use crate::channel_layer::Inbox;
@@ -283,11 +284,12 @@ impl Model {
         }
     }
 
-    fn read(&mut self, index: usize) {
+    /// Returns the number of frames.
+    fn read(&mut self, index: usize) -> usize {
         let Some(member) = self.clients[index].open.clone() else {
-            return;
+            return 0;
         };
-        let (mut batch, ping) = (Vec::new(), Frame::ping(b""));
+        let (mut batch, mut frames, ping) = (Vec::new(), 0, Frame::ping(b""));
         loop {
             let mut context = Context::from_waker(Waker::noop());
             batch.clear();
@@ -295,8 +297,9 @@ impl Model {
                 .outbound()
                 .poll_next(&mut context, Takes::All, &ping, &mut batch);
             if next.is_pending() {
-                return;
+                return frames;
             }
+            frames += batch.len();
             assert!(!matches!(next, Poll::Ready(crate::hub::Next::Close(_))));
             for frame in &batch {
                 let header = if frame.as_bytes()[1] == 126 { 4 } else { 2 };
@@ -357,18 +360,23 @@ impl Model {
         while self.wanting().is_some() && Instant::now() < deadline {
             self.flow().await;
         }
-        // Nothing may follow.
-        for _ in 0..20 {
-            self.flow().await;
+        // Nothing may follow, except what a replay brings behind a gap.
+        let mut quiet = 0;
+        while quiet < 20 {
+            quiet = match self.flow().await {
+                0 => quiet + 1,
+                _ => 0,
+            };
         }
         assert_eq!(self.wanting(), None, "seed {}", self.seed);
     }
 
-    /// Lets messages and frames flow for a while.
-    async fn flow(&mut self) {
+    /// Lets messages and frames flow for a while. Returns the number of frames that clients got.
+    async fn flow(&mut self) -> usize {
         (0..2).for_each(|host| self.layer.carry(host, 1000));
-        (0..CLIENTS).for_each(|index| self.read(index));
+        let frames = (0..CLIENTS).map(|index| self.read(index)).sum();
         tokio::time::sleep(Duration::from_millis(10)).await;
+        frames
     }
 
     /// Returns what a client has not got, if there is one.

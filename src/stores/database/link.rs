@@ -95,7 +95,7 @@ impl Health {
         }
     }
 
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         if self.failed_at.swap(0, Ordering::Relaxed) != 0 {
             info!(endpoint = %self.endpoint, "The database answers again");
         }
@@ -127,7 +127,7 @@ impl Health {
     }
 
     /// Converts an error of the driver: adds its kind and masks the password.
-    fn store_error(&self, error: &sqlx::Error) -> StoreError {
+    pub(super) fn store_error(&self, error: &sqlx::Error) -> StoreError {
         // Only the server's message, without the position in its source code.
         let mut text = match error.as_database_error() {
             Some(error) => error.message().to_owned(),
@@ -386,7 +386,7 @@ fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
     }
 }
 
-fn is_schema_error(error: &sqlx::Error) -> bool {
+pub(super) fn is_schema_error(error: &sqlx::Error) -> bool {
     match mysql_number(error) {
         // Unknown column, table or column not permitted, no such table.
         Some(number) => matches!(number, 1054 | 1142 | 1143 | 1146),

@@ -1,7 +1,8 @@
 //! PostgreSQL, MySQL and SQLite behind two queries: fetch users by id, and check that a row exists.
 //!
 //! Each database has a pool that connects when it is first needed. sqlx's `Any` is not used, because one column of a
-//! type that it does not know fails the whole row. No function writes to a database or prints a password.
+//! type that it does not know fails the whole row. Nothing here writes to the database of a tenant or prints a password;
+//! [`tenant_table`] has the tables of the registry, which are the gateway's own.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ mod pooler;
 mod postgres;
 mod sqlite;
 mod statement;
+pub mod tenant_table;
 mod tls;
 mod url;
 mod user_query;

@@ -164,6 +164,11 @@ impl DatabaseUrl {
         }
     }
 
+    /// Returns true for a database that ends with its last connection.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.options, DriverOptions::Sqlite(_, true))
+    }
+
     /// Returns a remark for the operator on a URL that can be used: it has unknown options.
     pub fn remark(&self) -> Option<String> {
         let known = match self.dialect() {

@@ -1,17 +1,19 @@
-//! The statement that reads users, and the conversion of its rows.
+//! The statement that reads users; [`rows`] converts what it returns.
 
 use std::sync::Arc;
 
-use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::statement::{Bind, Dialect, Statement, StatementError};
 use super::url::DatabaseUrl;
-use super::value::{Row, push_text};
 use crate::config::{Fault, Faults, IdType, TokenConfig, UsersConfig};
 use crate::ids::UserId;
 use crate::user_id;
+
+mod rows;
+
+pub use rows::UserRow;
 
 /// Columns of a Django user table that are read if the table has them, beside those that are needed.
 const WELCOME: [&str; 8] = [
@@ -32,19 +34,6 @@ const TEXT_TYPES: [&str; 4] = ["text", "character varying", "character", "citext
 
 /// An example of a statement that reads users, for messages.
 const EXAMPLE: &str = "SELECT id, is_active FROM people WHERE id IN (:user_ids)";
-
-/// One user from the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserRow {
-    /// The id; equal, byte by byte, to an id that was asked for.
-    pub id: UserId,
-    /// `None` for NULL and for a value that is not a boolean.
-    pub is_active: Option<bool>,
-    /// A JSON object of every returned column but `password`, in the order of the statement.
-    pub fields: Box<str>,
-    /// MD5 of the text of the column `password`; `None` if it is NULL or not asked for.
-    pub password_digest: Option<[u8; 16]>,
-}
 
 #[derive(Debug)]
 enum QueryForm {
@@ -294,65 +283,6 @@ impl UserQuery {
             IdType::Text => "".into(),
         }
     }
-
-    /// Converts a row; `None` if its id is NULL or of another type.
-    ///
-    /// # Errors
-    /// The name of a column that the statement should return and does not.
-    pub(super) fn user_row(&self, row: &Row) -> Result<Option<UserRow>, &str> {
-        let column = |name: &str| {
-            row.iter()
-                .rev()
-                .find(|(own, _)| own == name)
-                .map(|(_, v)| v)
-        };
-        let found = column(&self.field).ok_or(self.field.as_str())?;
-        let id = match self.id_type {
-            IdType::Uuid => found.as_uuid().map(|uuid| uuid.hyphenated().to_string()),
-            IdType::Int | IdType::Text => found.as_text().map(str::to_owned),
-        };
-        let Some(id) = id else {
-            return Ok(None);
-        };
-        let is_active = match column("is_active") {
-            Some(value) => value.as_bool(),
-            None if self.with_active => return Err("is_active"),
-            None => Some(true),
-        };
-        let password_digest = match (self.with_password, column(PASSWORD)) {
-            (true, None) => return Err(PASSWORD),
-            (true, Some(value)) => value.as_text().map(|text| Md5::digest(text).into()),
-            (false, _) => None,
-        };
-        Ok(Some(UserRow {
-            fields: self.fields(row, &id),
-            id: id.into(),
-            is_active,
-            password_digest,
-        }))
-    }
-
-    fn fields(&self, row: &Row, id: &str) -> Box<str> {
-        let mut out = String::from("{");
-        for (index, (name, value)) in row.iter().enumerate() {
-            let again = row[index + 1..].iter().any(|(later, _)| later == name);
-            if again || name.eq_ignore_ascii_case(PASSWORD) {
-                continue;
-            }
-            if out.len() > 1 {
-                out.push(',');
-            }
-            push_text(&mut out, name);
-            out.push(':');
-            if self.id_type == IdType::Uuid && *name == self.field {
-                push_text(&mut out, id);
-            } else {
-                value.write_json(&mut out);
-            }
-        }
-        out.push('}');
-        out.into()
-    }
 }
 
 /// Returns `text` if it is `[A-Za-z_][A-Za-z0-9_]*`, so that it needs no escaping in quotes.
@@ -363,167 +293,4 @@ fn identifier(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::value::SqlValue;
-    use super::*;
-    use crate::config::Secret;
-
-    fn query(
-        url: &str,
-        change: impl Fn(&mut UsersConfig, &mut TokenConfig),
-    ) -> Result<UserQuery, Faults> {
-        let mut users = UsersConfig {
-            database: Some(Secret::from(url)),
-            ..UsersConfig::default()
-        };
-        let mut token = TokenConfig::default();
-        change(&mut users, &mut token);
-        UserQuery::new(&users, &token)
-    }
-
-    /// Before: a field that nothing returns was found by the first handshake, which was refused without a reason.
-    #[test]
-    fn a_field_can_be_one_that_the_query_names() {
-        let by = |sql: &str| {
-            let made = query("sqlite://x", |users, _| users.query = Some(sql.to_owned()));
-            made.expect("valid")
-        };
-        let named = by("SELECT id, is_active, u.team AS \"crew\" FROM u WHERE id IN (:user_ids)");
-        for (name, may) in [
-            ("id", true),
-            ("team", true),
-            ("Crew", true),
-            ("email", false),
-            ("user_ids", false),
-            ("password", false),
-        ] {
-            assert_eq!(named.may_return(name), may, "{name}");
-        }
-        let all = by("SELECT * FROM u WHERE id IN (:user_ids)");
-        assert!(all.may_return("email") && !all.may_return("PASSWORD"));
-        let commented = by("SELECT id FROM u WHERE id IN (:user_ids) -- email *");
-        assert!(!commented.may_return("email"));
-        let table = query("sqlite://x", |_, token| {
-            token.user_id_field = "badge".into()
-        });
-        let table = table.expect("valid");
-        assert!(table.may_return("email") && table.may_return("badge"));
-        assert!(!table.may_return("team"));
-        let columns = ["id", "badge", "team", "password"].map(str::to_owned);
-        assert_eq!(table.fields_of(columns.to_vec()), ["id", "badge"]);
-        assert_eq!(all.fields_of(columns.to_vec()), ["id", "badge", "team"]);
-    }
-
-    fn strings(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn tables_are_named_by_identifiers_only() {
-        for good in ["auth_user", "_x", "Auth.User1"] {
-            assert!(
-                query("postgres://h/d", |users, _| users.table = good.into()).is_ok(),
-                "{good}"
-            );
-        }
-        for bad in [
-            "", "1a", "a b", "a.b.c", ".a", "a.", "a\"b", "a;--", "é", "a\n",
-        ] {
-            let refused = query("mysql://h/d", |users, _| users.table = bad.into());
-            assert_eq!(refused.unwrap_err().0[0].key, "users.table", "{bad}");
-        }
-        let refused = query("sqlite://f", |_, token| token.user_id_field = "a b".into());
-        assert_eq!(refused.unwrap_err().0[0].key, "token.user_id_field");
-    }
-
-    #[test]
-    fn a_query_uses_its_user_ids() {
-        let with = |sql: &str| query("sqlite://f", |users, _| users.query = Some(sql.into()));
-        assert!(with("SELECT * FROM u WHERE id IN (:user_ids)").is_ok());
-        assert!(with("SELECT * FROM u WHERE id IN (':user_ids')").is_err());
-        assert!(with("SELECT * FROM u WHERE id = :user_id OR id IN (:user_ids)").is_err());
-        assert!(query("oracle://h/d", |_, _| ()).is_err());
-    }
-
-    #[test]
-    fn a_table_gives_the_columns_it_has() {
-        let query = query("postgres://h/d", |users, token| {
-            users.table = "app.people".into();
-            token.user_id_field = "username".into();
-            token.check_revoke_token = true;
-        });
-        let query = query.unwrap();
-        assert_eq!(query.missing(&strings(&["id"])), Some("username"));
-        assert_eq!(query.missing(&strings(&["username"])), Some("is_active"));
-        let columns = strings(&["bio", "password", "is_active", "username", "email"]);
-        assert_eq!(query.missing(&columns), None);
-        let (sql, _) = query
-            .plan(&columns, Some("text"))
-            .unwrap()
-            .render(|_| vec![Bind::Int(1)]);
-        assert_eq!(
-            sql,
-            r#"SELECT "username", "email", "is_active", "password" FROM "app"."people" WHERE "username" IN ($1)"#
-        );
-        let (sql, _) = query
-            .plan(&columns, Some("bigint"))
-            .unwrap()
-            .render(|_| vec![Bind::Int(1); 2]);
-        assert!(
-            sql.ends_with(r#" WHERE "username" = ANY (ARRAY[$1, $2]::bigint[])"#),
-            "{sql}"
-        );
-    }
-
-    #[test]
-    fn ids_are_bound_by_their_type() {
-        let binds = |url: &str, id_type, id: &str| {
-            let query = query(url, |users, _| users.id_type = id_type).unwrap();
-            query.binds(&id.into())
-        };
-        let text = |text: &str| Bind::Text(text.into());
-        assert_eq!(binds("sqlite://f", IdType::Int, "-7"), [Bind::Int(-7)]);
-        assert_eq!(binds("sqlite://f", IdType::Int, "9223372036854775808"), []);
-        assert_eq!(binds("postgres://f", IdType::Text, "a\0"), []);
-        assert_eq!(binds("mysql://f", IdType::Text, "a\0"), [text("a\0")]);
-        let id = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
-        assert_eq!(
-            binds("mysql://f", IdType::Uuid, id),
-            [text("7d4448409dc011d1b2455ffdce74fad2"), text(id)]
-        );
-        assert_eq!(
-            binds("postgres://f", IdType::Uuid, id),
-            [Bind::Uuid(Uuid::try_parse(id).unwrap())]
-        );
-        assert_eq!(binds("mysql://f", IdType::Uuid, "x"), []);
-    }
-
-    #[test]
-    fn the_password_leaves_only_its_digest() {
-        let row = vec![
-            ("id".to_owned(), SqlValue::Number("7".into())),
-            ("Password".to_owned(), SqlValue::Text("secret".into())),
-            ("password".to_owned(), SqlValue::Text("secret".into())),
-            ("is_active".to_owned(), SqlValue::Number("1".into())),
-        ];
-        let on = query("sqlite://f", |_, token| token.check_revoke_token = true).unwrap();
-        let user = on.user_row(&row).unwrap().unwrap();
-        assert_eq!(&*user.fields, r#"{"id":7,"is_active":1}"#);
-        assert_eq!(user.is_active, Some(true));
-        let digest = u128::from_be_bytes(user.password_digest.unwrap());
-        assert_eq!(format!("{digest:032X}"), "5EBE2294ECD0E0F08EAB7690D2A6EE69");
-        let off = query("sqlite://f", |_, _| ()).unwrap();
-        assert_eq!(off.user_row(&row).unwrap().unwrap().password_digest, None);
-    }
-
-    #[test]
-    fn a_null_is_neither_active_nor_inactive() {
-        let query = query("sqlite://f", |_, _| ()).unwrap();
-        let row = vec![
-            ("id".to_owned(), SqlValue::Number("7".into())),
-            ("is_active".to_owned(), SqlValue::Null),
-        ];
-        assert_eq!(query.user_row(&row).unwrap().unwrap().is_active, None);
-        assert_eq!(query.user_row(&row[..1].to_vec()), Err("is_active"));
-    }
-}
+mod tests;

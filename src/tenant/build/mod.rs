@@ -107,7 +107,8 @@ pub struct Builder {
 
 /// Returns true if `tenant` already serves exactly this configuration.
 fn is_served_by(effective: &Effective<'_>, tenant: &Tenant) -> bool {
-    *effective.tenant == *tenant.config
+    let is_same = std::ptr::eq(effective.tenant, &*tenant.config);
+    (is_same || *effective.tenant == *tenant.config)
         && effective.redis == tenant.redis.as_ref()
         && effective.trusts() == tenant.trusts
         && *effective.denylist == *tenant.revocations.config()
@@ -128,6 +129,26 @@ fn has_tls_layer(effective: &Effective<'_>) -> bool {
     let mut urls = hosts.into_iter().map(RedisUrl::parse);
     urls.any(|url| url.is_ok_and(|url| url.tls()))
 }
+
+/// A tenant whose parts cannot be made.
+#[derive(Debug)]
+pub struct NotBuilt {
+    /// The tenant; `None` if the fault is not one tenant's.
+    pub tenant: Option<TenantId>,
+    /// The reason.
+    pub why: anyhow::Error,
+}
+
+impl std::fmt::Display for NotBuilt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.tenant {
+            Some(tenant) => write!(f, "tenant {tenant}: {:#}", self.why),
+            None => write!(f, "{:#}", self.why),
+        }
+    }
+}
+
+impl std::error::Error for NotBuilt {}
 
 /// The parts that carry a tenant's events.
 struct Lines {
@@ -174,14 +195,16 @@ impl Builder {
     /// socket. It needs a runtime, because links start to connect in the background.
     ///
     /// # Errors
-    /// The name of a tenant that cannot be built, and the reason.
+    /// [`NotBuilt`]
     pub fn serving(
         &mut self,
         config: &Config,
         before: &Tenants,
-    ) -> anyhow::Result<(HostTable, Vec<Arc<Tenant>>)> {
-        let hosts = HostTable::new(&config.tenants)
-            .map_err(|problems| anyhow::anyhow!("hosts: {problems:?}"))?;
+    ) -> Result<(HostTable, Vec<Arc<Tenant>>), NotBuilt> {
+        let hosts = HostTable::new(&config.tenants).map_err(|problems| NotBuilt {
+            tenant: None,
+            why: anyhow::anyhow!("hosts: {problems:?}"),
+        })?;
         let mut tenants = Vec::with_capacity(config.tenants.len());
         for (id, tenant) in &config.tenants {
             let effective = config.effective(tenant);
@@ -190,8 +213,12 @@ impl Builder {
                 tenants.push(served);
                 continue;
             }
-            let built = self.tenant(id, &effective, before);
-            tenants.push(Arc::new(built.with_context(|| format!("tenant {id}"))?));
+            let built = self.tenant(id, tenant, &effective, before);
+            let built = built.map_err(|why| NotBuilt {
+                tenant: Some(id.clone()),
+                why,
+            });
+            tenants.push(Arc::new(built?));
         }
         Ok((hosts, tenants))
     }
@@ -223,10 +250,10 @@ impl Builder {
     fn tenant(
         &mut self,
         id: &TenantId,
+        config: &Arc<TenantConfig>,
         effective: &Effective<'_>,
         before: &Tenants,
     ) -> anyhow::Result<Tenant> {
-        let config = effective.tenant;
         let served = before.by_id(id.as_str());
         let before = before.all_of(id.as_str());
         let metrics = self.metrics_of(id, &before);
@@ -261,7 +288,7 @@ impl Builder {
         let coherence = coherence(id, config, hub, &stores, &permissions, &routes);
         Ok(Tenant {
             id: id.clone(),
-            config: Arc::new(config.clone()),
+            config: config.clone(),
             redis: effective.redis.cloned(),
             trusts: effective.trusts(),
             scope: Arc::new(TenantScope {

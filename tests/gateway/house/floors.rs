@@ -36,6 +36,7 @@ const FLOORS: [&[&str]; 8] = [
         "position",
         "problem",
         "routes",
+        "sealing",
         "stores",
         "templates",
     ],
@@ -50,7 +51,7 @@ const FLOORS: [&[&str]; 8] = [
     ],
     &["consumer", "fleet", "replica", "tenant"],
     &["api", "socket", "validation"],
-    &["server"],
+    &["registry", "server"],
     &["cli"],
 ];
 
@@ -79,6 +80,8 @@ const BESIDE: &[(&str, &str)] = &[
     ("relay", "render"),
     ("tenant", "consumer"),
     ("tenant", "fleet"),
+    // Floor 6: the server follows the registry.
+    ("server", "registry"),
 ];
 
 fn floor_of(module: &str) -> Option<usize> {

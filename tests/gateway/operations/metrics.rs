@@ -195,6 +195,13 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &["tenant"],
         true,
     ),
+    ("lockgate_registry_tenants", "gauge", &["state"], false),
+    (
+        "lockgate_registry_read_timestamp_seconds",
+        "gauge",
+        &[],
+        false,
+    ),
     ("lockgate_config_reload_successful", "gauge", &[], true),
     (
         "lockgate_config_reload_timestamp_seconds",

@@ -173,6 +173,8 @@ impl Builder {
         let mut key = Table::new();
         key.insert("file".into(), key_file.display().to_string().into());
         set(&mut config, "api.api_keys", vec![key].into());
+        // A replica that shares two processors with other tests does not answer within the 250 ms of the default.
+        set(&mut config, "api.timeout", "2s".into());
         if !self.without_redis {
             set(&mut config, "redis.url", redis.clone().into());
         }

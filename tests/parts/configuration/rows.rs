@@ -27,6 +27,15 @@ pub(crate) fn rows() -> Vec<Row> {
     rows! {
         "a valid one" "{TENANT}" => [];
         "empty" "" => [["lockgate.toml", "tenants: found no tenant"]];
+        "a registry without a key" "{TENANT}[registry]\ndatabase = \"postgres://u:hunter2@h/d\"\n"
+            => [["registry.database: found a database without a key"], ["tenants.acme.hosts: found no hosts", "where there is a registry"]];
+        "a key without a registry" "{TENANT}[registry]\nkey = \"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"\n"
+            => [["registry.key: found a key without a database"]];
+        "a registry alone" "[registry]\ndatabase = \"sqlite:///r.db\"\nkey = [\"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"]\n" => [];
+        "wrong parts of a registry" "[registry]\ndatabase = \"redis://u:hunter2@h\"\nkey = [\"hunter2\", \"aHVudGVyMg==\"]\nmigrate = 1\n"
+            => [["registry.database: found", "postgres://"], ["registry.key[0]: found a text that is not base64", "openssl"], ["registry.key[1]: found 7 bytes"], ["registry.migrate: found 1"]];
+        "a registry in memory" "[registry]\ndatabase = \"sqlite::memory:\"\nkey = \"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"\n"
+            => [["registry.database: found a database in memory"]];
         "syntax" "{TENANT}[server]\nlisten = \n" => [["lockgate.toml:12:", "expected valid TOML"]];
         "syntax in a secret" "[redis]\nurl = \"redis://:hunter2@h\n" => [["lockgate.toml:2:", "expected valid TOML"]];
         "bare secret" "[redis]\nurl = redis://:hunter2@h\n" => [["lockgate.toml:2:"]];

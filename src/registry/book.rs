@@ -1,0 +1,400 @@
+//! The tenants of the registry that this replica knows, and which of them can be served beside the others: a state
+//! machine without IO.
+//!
+//! Each tenant is judged by itself. One that is wrong keeps its last good configuration, and the others go on. Between two
+//! that cannot be served together the one that is served stays, and at a start the one that was made first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{Config, TenantConfig};
+use crate::ids::TenantId;
+
+/// A tenant as it was read: its configuration, or what is wrong with it.
+pub(super) type ReadTenant = Result<Arc<TenantConfig>, String>;
+
+/// One tenant of the registry.
+pub(super) struct BookPage {
+    pub(super) version: i64,
+    pub(super) created_at: i64,
+    /// The configuration of this version.
+    pub(super) read: ReadTenant,
+    /// The last configuration that could be served.
+    pub(super) good: Option<Arc<TenantConfig>>,
+    /// The reason why the configuration of this version is not served.
+    pub(super) trouble: Option<String>,
+    /// The hosts that its document names.
+    pub(super) hosts: Vec<String>,
+}
+
+/// The tenants by name.
+#[derive(Default)]
+pub(super) struct TenantPages {
+    pages: BTreeMap<TenantId, BookPage>,
+}
+
+/// The reason why a tenant whose name stands in a file is not served.
+pub(super) const IN_FILES: &str = "a file has a tenant of this name, which is served in its place";
+
+/// Judges a configuration whose tenants would be served together. `Err` says what is wrong.
+pub(super) type Judge<'j> = &'j dyn Fn(&Config) -> Result<(), String>;
+
+impl TenantPages {
+    pub(super) fn get(&self, id: &TenantId) -> Option<&BookPage> {
+        self.pages.get(id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&TenantId, &BookPage)> {
+        self.pages.iter()
+    }
+
+    /// Records a tenant as it is stored now.
+    pub(super) fn record(
+        &mut self,
+        id: TenantId,
+        (version, created_at): (i64, i64),
+        read: ReadTenant,
+        hosts: Vec<String>,
+    ) {
+        let before = self.pages.remove(&id);
+        let good = before.and_then(|before| before.good);
+        // An equal configuration stays the same one, so that it is seen at once that nothing has changed.
+        let read = read.map(|config| match &good {
+            Some(good) if **good == *config => good.clone(),
+            _ => config,
+        });
+        let page = BookPage {
+            version,
+            created_at,
+            trouble: read.as_ref().err().cloned(),
+            read,
+            good,
+            hosts,
+        };
+        self.pages.insert(id, page);
+    }
+
+    /// Forgets a tenant that was deleted.
+    pub(super) fn forget(&mut self, id: &TenantId) {
+        self.pages.remove(id);
+    }
+
+    /// Records that the parts of a configuration could not be made. Returns false if it is not one of the registry's.
+    pub(super) fn cannot_be_built(
+        &mut self,
+        id: &TenantId,
+        config: &Arc<TenantConfig>,
+        why: &str,
+    ) -> bool {
+        let Some(page) = self.pages.get_mut(id) else {
+            return false;
+        };
+        let is_it = |known: &Arc<TenantConfig>| Arc::ptr_eq(known, config);
+        let was_good = page.good.as_ref().is_some_and(is_it);
+        if was_good {
+            page.good = None;
+        }
+        let was_read = page.read.as_ref().is_ok_and(is_it);
+        if was_read {
+            page.read = Err(why.to_owned());
+        }
+        was_good || was_read
+    }
+
+    /// Returns the tenants of the files with those of the registry that can be served beside them.
+    pub(super) fn together(&mut self, files: &Config, judge: Judge<'_>) -> Config {
+        let mut config = files.clone();
+        let Candidates {
+            unchanged,
+            mut changed,
+            mut new,
+        } = self.candidates(files);
+        let mut refused = NotAdmitted::new();
+        admit(&mut config, unchanged, judge, &mut refused);
+        let mut with = config.clone();
+        with.tenants
+            .extend(new.iter().map(|(_, id, read)| (id.clone(), read.clone())));
+        with.tenants.extend(
+            changed
+                .iter()
+                .map(|(id, read, _)| (id.clone(), read.clone())),
+        );
+        if judge(&with).is_ok() {
+            // Also where two of them have exchanged something.
+            config = with;
+        } else {
+            // What is served now comes first, so that no other can take what a wrong change has left.
+            let good = changed
+                .iter()
+                .map(|(id, _, good)| (id.clone(), good.clone()));
+            admit(&mut config, good.collect(), judge, &mut refused);
+            for (id, read, _) in changed.drain(..) {
+                let mut with = config.clone();
+                with.tenants.insert(id.clone(), read);
+                match judge(&with) {
+                    Ok(()) => config = with,
+                    Err(why) => drop(refused.insert(id, why)),
+                }
+            }
+            new.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+            let new = new.into_iter().map(|(_, id, read)| (id, read));
+            admit(&mut config, new.collect(), judge, &mut refused);
+        }
+        for (id, page) in &mut self.pages {
+            let served = config
+                .tenants
+                .get(id)
+                .filter(|_| !files.tenants.contains_key(id));
+            page.good = served.cloned();
+            let is_read = |served| {
+                page.read
+                    .as_ref()
+                    .is_ok_and(|read| Arc::ptr_eq(read, served))
+            };
+            let refused = refused.remove(id).filter(|_| !served.is_some_and(is_read));
+            page.trouble = page.trouble.take().or(refused);
+        }
+        config
+    }
+
+    /// Sorts the tenants by what is to be judged, and notes the troubles that need no judgement.
+    fn candidates(&mut self, files: &Config) -> Candidates {
+        let mut candidates = Candidates::default();
+        for (id, page) in &mut self.pages {
+            page.trouble = page.read.as_ref().err().cloned();
+            if files.tenants.contains_key(id) {
+                page.trouble = Some(IN_FILES.to_owned());
+                continue;
+            }
+            match (&page.read, &page.good) {
+                (Ok(read), Some(good)) if !Arc::ptr_eq(read, good) => {
+                    let changed = (id.clone(), read.clone(), good.clone());
+                    candidates.changed.push(changed);
+                }
+                // A wrong tenant goes on with its last good configuration: nothing of that has changed.
+                (_, Some(good)) => candidates.unchanged.push((id.clone(), good.clone())),
+                (Ok(read), None) => {
+                    let new = (page.created_at, id.clone(), read.clone());
+                    candidates.new.push(new);
+                }
+                (Err(_), None) => {}
+            }
+        }
+        candidates
+    }
+}
+
+/// The reasons of the tenants that cannot be served beside the others.
+type NotAdmitted = BTreeMap<TenantId, String>;
+
+/// The tenants of the registry that may be served.
+#[derive(Default)]
+struct Candidates {
+    /// Those that go on as they are.
+    unchanged: Vec<(TenantId, Arc<TenantConfig>)>,
+    /// Those with a new configuration beside the one that is served.
+    changed: Vec<(TenantId, Arc<TenantConfig>, Arc<TenantConfig>)>,
+    /// Those that are not served yet, with the time of their first version.
+    new: Vec<(i64, TenantId, Arc<TenantConfig>)>,
+}
+
+/// Adds the tenants to `config` that can be served beside those before them. Halves are tried until a tenant that cannot
+/// stands alone, so that one judgement is enough where all is well.
+fn admit(
+    config: &mut Config,
+    tenants: Vec<(TenantId, Arc<TenantConfig>)>,
+    judge: Judge<'_>,
+    refused: &mut NotAdmitted,
+) {
+    let mut batches = vec![tenants];
+    while let Some(mut batch) = batches.pop() {
+        if batch.is_empty() {
+            continue;
+        }
+        let mut with = config.clone();
+        with.tenants.extend(batch.iter().cloned());
+        match judge(&with) {
+            Ok(()) => *config = with,
+            Err(why) if batch.len() == 1 => {
+                refused.extend(batch.pop().map(|(id, _)| (id, why)));
+            }
+            Err(_) => {
+                let later = batch.split_off(batch.len() / 2);
+                batches.extend([later, batch]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::collections::BTreeSet;
+
+    fn id(name: &str) -> TenantId {
+        name.parse().unwrap()
+    }
+
+    fn tenant(host: &str) -> Arc<TenantConfig> {
+        Arc::new(TenantConfig {
+            hosts: vec![host.to_owned()],
+            ..TenantConfig::default()
+        })
+    }
+
+    /// Refuses two tenants with one host.
+    fn judge(config: &Config) -> Result<(), String> {
+        let mut hosts = BTreeSet::new();
+        let mut all = config.tenants.values().flat_map(|tenant| &tenant.hosts);
+        match all.find(|host| !hosts.insert(*host)) {
+            Some(twice) => Err(format!("{twice} twice")),
+            None => Ok(()),
+        }
+    }
+
+    fn files(tenants: &[(&str, &str)]) -> Config {
+        let mut config = Config::default();
+        for (name, host) in tenants {
+            config.tenants.insert(id(name), tenant(host));
+        }
+        config
+    }
+
+    fn put(pages: &mut TenantPages, name: &str, created_at: i64, read: Result<&str, &str>) {
+        let read = read.map(tenant).map_err(str::to_owned);
+        pages.record(id(name), (1, created_at), read, Vec::new());
+    }
+
+    /// The hosts that are served, by tenant, and the troubles.
+    fn served(pages: &mut TenantPages, files: &Config) -> (Vec<String>, Vec<String>) {
+        let config = pages.together(files, &judge);
+        let hosts = config.tenants.iter();
+        let hosts = hosts.map(|(id, tenant)| format!("{id}={}", tenant.hosts[0]));
+        let trouble = pages.iter().filter_map(|(id, page)| {
+            let trouble = page.trouble.as_ref()?;
+            Some(format!("{id}: {trouble}"))
+        });
+        (hosts.collect(), trouble.collect())
+    }
+
+    #[test]
+    fn a_wrong_tenant_keeps_its_last_good_configuration() {
+        let mut pages = TenantPages::default();
+        let files = files(&[("file", "f")]);
+        put(&mut pages, "a", 1, Ok("a"));
+        put(&mut pages, "b", 2, Err("no JSON"));
+        let (hosts, trouble) = served(&mut pages, &files);
+        assert_eq!(hosts, ["a=a", "file=f"]);
+        assert_eq!(trouble, ["b: no JSON"]);
+        put(&mut pages, "a", 1, Err("no key"));
+        put(&mut pages, "b", 2, Ok("b"));
+        let (hosts, trouble) = served(&mut pages, &files);
+        assert_eq!(hosts, ["a=a", "b=b", "file=f"]);
+        assert_eq!(trouble, ["a: no key"]);
+        put(&mut pages, "a", 1, Ok("c"));
+        let (hosts, trouble) = served(&mut pages, &files);
+        assert_eq!(
+            (hosts, trouble.len()),
+            (vec!["a=c".into(), "b=b".into(), "file=f".into()], 0)
+        );
+        pages.forget(&id("a"));
+        pages.forget(&id("unknown"));
+        assert_eq!(served(&mut pages, &files).0, ["b=b", "file=f"]);
+    }
+
+    #[test]
+    fn files_win_and_of_two_tenants_the_served_one_stays() {
+        let mut pages = TenantPages::default();
+        put(&mut pages, "file", 1, Ok("x"));
+        put(&mut pages, "taken", 1, Ok("f"));
+        put(&mut pages, "later", 3, Ok("one"));
+        put(&mut pages, "sooner", 2, Ok("one"));
+        let of_files = files(&[("file", "f")]);
+        let (hosts, trouble) = served(&mut pages, &of_files);
+        assert_eq!(hosts, ["file=f", "sooner=one"]);
+        let expected = [
+            format!("file: {IN_FILES}"),
+            "later: one twice".to_owned(),
+            "taken: f twice".to_owned(),
+        ];
+        assert_eq!(trouble, expected);
+        // The one that is served stays, whichever was made first.
+        put(&mut pages, "oldest", 0, Ok("one"));
+        put(&mut pages, "sooner", 2, Ok("one"));
+        assert_eq!(served(&mut pages, &of_files).0, ["file=f", "sooner=one"]);
+        // A change that takes another's host is refused, and the tenant keeps its own.
+        put(&mut pages, "fourth", 4, Ok("own"));
+        served(&mut pages, &of_files);
+        put(&mut pages, "fourth", 4, Ok("one"));
+        let (hosts, trouble) = served(&mut pages, &of_files);
+        assert_eq!(hosts, ["file=f", "fourth=own", "sooner=one"]);
+        assert!(trouble.contains(&"fourth: one twice".to_owned()));
+        // A new file takes the host; what had it is served no more.
+        let more = files(&[("file", "f"), ("new", "own")]);
+        assert_eq!(
+            served(&mut pages, &more).0,
+            ["file=f", "new=own", "sooner=one"]
+        );
+        // Once the host is free again, the tenant is back.
+        let (hosts, _) = served(&mut pages, &of_files);
+        assert_eq!(hosts, ["file=f", "sooner=one"]);
+        put(&mut pages, "fourth", 4, Ok("own"));
+        assert_eq!(
+            served(&mut pages, &of_files).0,
+            ["file=f", "fourth=own", "sooner=one"]
+        );
+    }
+
+    #[test]
+    fn two_tenants_may_exchange_their_hosts() {
+        let mut pages = TenantPages::default();
+        put(&mut pages, "a", 1, Ok("x"));
+        put(&mut pages, "b", 2, Ok("y"));
+        let none = Config::default();
+        served(&mut pages, &none);
+        put(&mut pages, "a", 1, Ok("y"));
+        put(&mut pages, "b", 2, Ok("x"));
+        let (hosts, trouble) = served(&mut pages, &none);
+        assert_eq!(
+            (hosts, trouble.len()),
+            (vec!["a=y".into(), "b=x".into()], 0)
+        );
+    }
+
+    #[test]
+    fn a_tenant_that_cannot_be_built_is_left_out() {
+        let mut pages = TenantPages::default();
+        let none = Config::default();
+        put(&mut pages, "a", 1, Ok("x"));
+        let config = pages.together(&none, &judge);
+        let built = &config.tenants["a"];
+        assert!(pages.cannot_be_built(&id("a"), built, "no such file"));
+        assert!(!pages.cannot_be_built(&id("a"), built, "no such file"));
+        assert!(!pages.cannot_be_built(&id("file"), built, "no such file"));
+        let (hosts, trouble) = served(&mut pages, &none);
+        assert_eq!(
+            (hosts.len(), trouble),
+            (0, vec!["a: no such file".to_owned()])
+        );
+    }
+
+    #[test]
+    fn where_all_is_well_one_judgement_is_enough() {
+        let mut pages = TenantPages::default();
+        for n in 0..1000 {
+            put(&mut pages, &format!("t{n}"), n, Ok(&format!("h{n}")));
+        }
+        let judged = Cell::new(0);
+        let count = |config: &Config| {
+            judged.set(judged.get() + 1);
+            judge(config)
+        };
+        let config = pages.together(&Config::default(), &count);
+        assert_eq!((config.tenants.len(), judged.get()), (1000, 1));
+        put(&mut pages, "t5", 5, Ok("h7"));
+        let config = pages.together(&Config::default(), &count);
+        assert_eq!(config.tenants["t5"].hosts, ["h5"]);
+        assert!(judged.get() < 6, "{}", judged.get());
+    }
+}

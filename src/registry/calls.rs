@@ -1,0 +1,212 @@
+//! What the management API does with one tenant: shows it, checks and stores its document, deletes it.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{TenantRegistry, document, now};
+use crate::api::{BookProblem, Precondition, RegisteredTenant, StoredTenant, TenantMistake};
+use crate::config::ConfigErrors;
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::ids::TenantId;
+use crate::stores::database::tenant_table::{
+    ExpectedVersion, TableChange, TenantRow, WriteOutcome,
+};
+use crate::validation::{CheckedTenant, check_tenant, check_together};
+
+/// A document that may be stored.
+struct Storable {
+    /// The document with sealed secrets.
+    sealed: String,
+    warnings: Vec<String>,
+    /// The keys that change.
+    changed: String,
+}
+
+impl From<StoreError> for BookProblem {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl TenantRegistry {
+    /// Reads a tenant, and hides its secrets.
+    ///
+    /// # Errors
+    /// [`BookProblem`]
+    pub async fn show(&self, id: &TenantId) -> Result<RegisteredTenant, BookProblem> {
+        let row = self.row(id).await?.ok_or(BookProblem::NotFound)?;
+        let stored = serde_json::from_str::<Value>(&row.config).ok();
+        Ok(RegisteredTenant {
+            config: stored.map(|stored| document::hide(&stored)),
+            version: row.version,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+
+    /// Checks a document beside all tenants that are served, and stores it. `None`: others have changed something meanwhile;
+    /// it is to be tried again once that is served.
+    ///
+    /// # Errors
+    /// [`BookProblem`]
+    pub async fn put(
+        self: &Arc<Self>,
+        id: &TenantId,
+        document: Value,
+        condition: Precondition,
+        actor: &str,
+    ) -> Result<Option<StoredTenant>, BookProblem> {
+        // Before anything is read, so that the check is not newer than what it claims to know.
+        let seen = self.known.lock().served_at;
+        let row = self.row(id).await?;
+        let expected = expected(condition, row.as_ref())?;
+        let storable = self.storable(id, document, row).await?;
+        let change = TableChange {
+            name: id.as_str(),
+            expected,
+            seen: Some(seen),
+            config: Some(&storable.sealed),
+            now: now(),
+            actor,
+            action: match expected {
+                ExpectedVersion::Absent => "create",
+                ExpectedVersion::Is(_) => "change",
+            },
+            detail: &storable.changed,
+        };
+        Ok(match self.table.write(&change).await? {
+            WriteOutcome::Outdated => None,
+            WriteOutcome::Stored(version) => Some(StoredTenant {
+                version,
+                is_new: expected == ExpectedVersion::Absent,
+                warnings: storable.warnings,
+            }),
+        })
+    }
+
+    /// Deletes a tenant. Returns false if others have changed it meanwhile, and it is to be tried again.
+    ///
+    /// # Errors
+    /// [`BookProblem`]
+    pub async fn delete(
+        &self,
+        id: &TenantId,
+        condition: Precondition,
+        actor: &str,
+    ) -> Result<bool, BookProblem> {
+        let row = self.row(id).await?.ok_or(BookProblem::NotFound)?;
+        let change = TableChange {
+            name: id.as_str(),
+            expected: expected(condition, Some(&row))?,
+            // What is gone can be in no other's way.
+            seen: None,
+            config: None,
+            now: now(),
+            actor,
+            action: "delete",
+            detail: "",
+        };
+        Ok(self.table.write(&change).await? != WriteOutcome::Outdated)
+    }
+
+    /// Reads the row of a tenant that no file has.
+    async fn row(&self, id: &TenantId) -> Result<Option<TenantRow>, BookProblem> {
+        if self.is_of_files(id) {
+            return Err(BookProblem::InFiles);
+        }
+        Ok(self.table.one(id.as_str()).await?)
+    }
+
+    /// Checks a document, and seals its secrets. `row` is what it replaces.
+    async fn storable(
+        self: &Arc<Self>,
+        id: &TenantId,
+        mut plain: Value,
+        row: Option<TenantRow>,
+    ) -> Result<Storable, BookProblem> {
+        let stored = row.and_then(|row| serde_json::from_str::<Value>(&row.config).ok());
+        let stored = stored.unwrap_or_default();
+        // Secrets that do not open cannot be kept: the caller learns where by the mistakes.
+        let before = document::open(&stored, id, &self.keys).unwrap_or_default();
+        document::keep(&mut plain, &stored, &before);
+        let changed = match before.is_null() {
+            true => String::new(),
+            false => document::changed_keys(&before, &plain).join(", "),
+        };
+        let (registry, own) = (self.clone(), id.clone());
+        let checking = tokio::task::spawn_blocking(move || {
+            let checked = registry.check(&own, &plain);
+            (checked, plain)
+        });
+        let (checked, mut plain) = checking.await.map_err(|_| failed())?;
+        let checked = checked.map_err(|errors| BookProblem::Mistakes(mistakes(id, &errors)))?;
+        document::seal(&mut plain, &checked.secret_keys, id, &self.keys);
+        let warnings = checked.warnings.iter();
+        let below = format!("tenants.{id}.");
+        let warnings = warnings
+            .map(|warning| format!("{}: {}", warning.key.replace(&below, ""), warning.text));
+        Ok(Storable {
+            sealed: plain.to_string(),
+            warnings: warnings.collect(),
+            changed,
+        })
+    }
+
+    /// Checks a plain document by itself, and beside all tenants that are served.
+    fn check(&self, id: &TenantId, plain: &Value) -> Result<CheckedTenant, ConfigErrors> {
+        let deployment = self.deployment.lock().clone();
+        let mut checked = check_tenant(&deployment, id, plain, &self.consumers)?;
+        let mut together = (**self.served.load()).clone();
+        together.tenants.insert(id.clone(), checked.config.clone());
+        let own = format!("tenants.{id}.");
+        let known: Vec<_> = checked
+            .warnings
+            .iter()
+            .map(|known| known.text.clone())
+            .collect();
+        let told = check_together(&together)?.into_iter();
+        let told = told.filter(|told| told.key.starts_with(&own) && !known.contains(&told.text));
+        checked.warnings.extend(told);
+        Ok(checked)
+    }
+}
+
+/// Returns the version that a change must find.
+fn expected(
+    condition: Precondition,
+    row: Option<&TenantRow>,
+) -> Result<ExpectedVersion, BookProblem> {
+    match (condition, row) {
+        (Precondition::None | Precondition::Exists, Some(row)) => {
+            Ok(ExpectedVersion::Is(row.version))
+        }
+        (Precondition::Version(version), Some(row)) if row.version == version => {
+            Ok(ExpectedVersion::Is(version))
+        }
+        (Precondition::None | Precondition::Absent, None) => Ok(ExpectedVersion::Absent),
+        _ => Err(BookProblem::NotAsExpected),
+    }
+}
+
+/// Returns the mistakes with keys as the document has them.
+fn mistakes(id: &TenantId, errors: &ConfigErrors) -> Vec<TenantMistake> {
+    let own = format!("tenants.{id}");
+    let relative = |key: &str| match key.strip_prefix(&own) {
+        Some("") => String::new(),
+        Some(below) if below.starts_with('.') => below[1..].to_owned(),
+        _ => key.to_owned(),
+    };
+    let mistakes = errors.mistakes().iter().map(|mistake| TenantMistake {
+        key: relative(&mistake.key),
+        found: mistake.found.clone(),
+        expected: mistake.expected.clone(),
+        advice: mistake.advice.clone(),
+    });
+    mistakes.collect()
+}
+
+fn failed() -> StoreError {
+    let text = "the check of the document failed";
+    StoreError::new(Dependency::Database, ErrorKind::Other, text)
+}

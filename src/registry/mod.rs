@@ -1,0 +1,283 @@
+//! The registry: tenants in a database, beside those of the files.
+//!
+//! It reads the rows that have changed, checks each tenant by the code for those of files, and says which configuration is
+//! to be served ([`TenantRegistry::together`]). [`crate::server`] serves it, and calls again when something has changed.
+//! `calls` has what the management API does with one tenant, `document` the forms of a tenant's JSON, `book` the choice of
+//! what can be served, `reading` the reads of what has changed, and `upkeep` the work of the command line on the tables.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::api::TenantOfBook;
+use crate::clock::UnixTime;
+use crate::config::{Config, ConfigErrors, TenantConfig};
+use crate::consumer::Registry;
+use crate::error::StoreError;
+use crate::ids::TenantId;
+use crate::metrics;
+use crate::sealing::SealingKeys;
+use crate::stores::database::tenant_table::{NEWEST, SchemaVersion, TenantTable};
+use crate::validation::check_together;
+
+use book::{IN_FILES, TenantPages};
+
+mod book;
+mod calls;
+mod document;
+mod reading;
+mod upkeep;
+
+pub use upkeep::{Resealed, migrate, reseal};
+
+/// The reason why a registry cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryProblem {
+    /// The configuration has no registry.
+    #[error("there is no registry.database in the configuration")]
+    NotConfigured,
+    /// Its keys cannot be used.
+    #[error("registry.key: {0}")]
+    Keys(crate::config::Faults),
+    /// The tables are older than this binary needs.
+    #[error(
+        "the tables of the registry have version {0}, and this binary needs {NEWEST}: run `lockgate registry migrate`, or set registry.migrate = true"
+    )]
+    Behind(i64),
+    /// The tables are so new that this binary cannot work with them.
+    #[error(
+        "the tables of the registry have version {0}, which needs a newer binary: this one knows {NEWEST}"
+    )]
+    Ahead(i64),
+    /// The database does not answer, or refuses.
+    #[error("the registry: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl RegistryProblem {
+    /// Returns true if it may end without anyone's action.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Store(_))
+    }
+}
+
+/// The tenants of the registry, as this replica knows them.
+pub struct TenantRegistry {
+    table: TenantTable,
+    keys: SealingKeys,
+    migrate: bool,
+    consumers: Registry,
+    /// The deployment without its tenants, for the check of one.
+    deployment: Mutex<Arc<Config>>,
+    known: Mutex<KnownTenants>,
+    /// The standings when the configuration was last put together, for readers that must not wait.
+    standings: ArcSwap<Vec<TenantOfBook>>,
+    /// The configuration that was put together last.
+    served: ArcSwap<Config>,
+    /// Serializes readings.
+    turn: tokio::sync::Mutex<()>,
+    /// True once everything was read.
+    is_read: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct KnownTenants {
+    pages: TenantPages,
+    /// The tenants that the files had when the configuration was last put together.
+    of_files: BTreeSet<TenantId>,
+    /// The number of the last change that was read.
+    seen: i64,
+    compared_at: Option<Instant>,
+    /// The number of the last change that is in what was put together last.
+    served_at: i64,
+    /// True while something was read that no configuration has yet.
+    is_new: bool,
+}
+
+/// The tenants that are in the registry and cannot be served.
+#[derive(Clone, Debug, Default)]
+pub struct Unserved {
+    /// Their hosts, as far as their documents name them.
+    pub hosts: Vec<(TenantId, Vec<String>)>,
+    /// True while the registry was never read, so that any host may be one of its tenants'.
+    pub is_incomplete: bool,
+}
+
+impl TenantRegistry {
+    /// Makes the registry of a configuration that was checked; `None` if it has none. Connects nothing yet.
+    ///
+    /// # Errors
+    /// [`RegistryProblem`]
+    pub fn of(config: &Config, consumers: Registry) -> Result<Option<Arc<Self>>, RegistryProblem> {
+        let Some(url) = &config.registry.database else {
+            return Ok(None);
+        };
+        let registry = Self {
+            keys: SealingKeys::new(&config.registry.key).map_err(RegistryProblem::Keys)?,
+            table: TenantTable::connect_lazy(url, &config.registry_trust())?,
+            migrate: config.registry.migrate,
+            consumers,
+            deployment: Mutex::new(without_tenants(config)),
+            known: Mutex::default(),
+            standings: ArcSwap::default(),
+            served: ArcSwap::from_pointee(config.clone()),
+            turn: tokio::sync::Mutex::default(),
+            is_read: watch::Sender::default(),
+        };
+        metrics::registry_read(UnixTime::now().0);
+        Ok(Some(Arc::new(registry)))
+    }
+
+    /// Returns the tenants of the files with those of the registry that can be served beside them. Logs each trouble that
+    /// is new.
+    pub fn together(&self, files: &Config) -> (Config, Unserved) {
+        let mut known = self.known.lock();
+        let deployment = without_tenants(files);
+        let has_changed = **self.deployment.lock() != *deployment;
+        *self.deployment.lock() = deployment;
+        if has_changed {
+            // What is right beside other tables of the deployment may be wrong beside these; it is read again.
+            known.compared_at = None;
+        }
+        let before: Vec<_> = known.pages.iter().map(standing).collect();
+        let judge = |config: &Config| {
+            let checked = check_together(config).map(drop);
+            checked.map_err(|errors| in_one_line(&errors))
+        };
+        let config = known.pages.together(files, &judge);
+        known.is_new = false;
+        known.served_at = known.seen;
+        known.of_files = files.tenants.keys().cloned().collect();
+        let after: Vec<_> = known.pages.iter().map(standing).collect();
+        tell(&before, &after);
+        // Those whose names stand in a file are the file's.
+        let after = after.into_iter();
+        let after: Vec<_> = after
+            .filter(|tenant| !known.of_files.contains(&tenant.id))
+            .collect();
+        let degraded = { after.iter() }
+            .filter(|tenant| tenant.trouble.is_some())
+            .count();
+        metrics::registry_tenants(after.len() - degraded, degraded);
+        self.standings.store(Arc::new(after));
+        let unserved = { known.pages.iter() }.filter(|(_, page)| page.good.is_none());
+        let hosts = unserved.map(|(id, page)| (id.clone(), page.hosts.clone()));
+        let unserved = Unserved {
+            hosts: hosts
+                .filter(|(id, _)| !known.of_files.contains(id))
+                .collect(),
+            is_incomplete: !*self.is_read.borrow(),
+        };
+        self.served.store(Arc::new(config.clone()));
+        (config, unserved)
+    }
+
+    /// Records that the parts of a tenant's configuration could not be made. Returns false if the tenant is not one of the
+    /// registry's.
+    pub fn cannot_be_built(&self, id: &TenantId, config: &Arc<TenantConfig>, why: &str) -> bool {
+        let mut known = self.known.lock();
+        known.pages.cannot_be_built(id, config, why)
+    }
+
+    /// Returns true if a file has a tenant of this name.
+    fn is_of_files(&self, id: &TenantId) -> bool {
+        self.known.lock().of_files.contains(id)
+    }
+
+    /// Returns true if something was read that is not in what [`TenantRegistry::together`] returned last.
+    pub fn has_news(&self) -> bool {
+        self.known.lock().is_new
+    }
+
+    /// Notes that what [`TenantRegistry::together`] returned last could not be served.
+    pub fn was_not_served(&self) {
+        self.known.lock().is_new = true;
+    }
+
+    /// Waits until all tenants were read once.
+    pub async fn was_read(&self) {
+        let mut is_read = self.is_read.subscribe();
+        // Cannot fail: `self` holds the sender.
+        drop(is_read.wait_for(|read| *read).await.map(drop));
+    }
+
+    /// Returns the standing of every tenant of the registry that no file has, by name.
+    pub fn standings(&self) -> Arc<Vec<TenantOfBook>> {
+        self.standings.load_full()
+    }
+}
+
+fn standing((id, page): (&TenantId, &book::BookPage)) -> TenantOfBook {
+    TenantOfBook {
+        id: id.clone(),
+        is_served: page.good.is_some(),
+        trouble: page.trouble.clone(),
+    }
+}
+
+/// Logs the troubles that begin and end.
+fn tell(before: &[TenantOfBook], after: &[TenantOfBook]) {
+    let known = |now: &TenantOfBook| {
+        let at = before.binary_search_by(|then| then.id.cmp(&now.id)).ok()?;
+        before[at].trouble.as_ref()
+    };
+    for now in after {
+        match (known(now), &now.trouble) {
+            (then, Some(why)) if then != Some(why) && why == IN_FILES => {
+                tracing::warn!(tenant.id = %now.id, "Ignored a tenant of the registry: {why}");
+            }
+            (then, Some(why)) if then != Some(why) => tracing::error!(
+                tenant.id = %now.id, error = why, last_good = now.is_served,
+                "A tenant of the registry cannot be served as it is stored"
+            ),
+            (Some(_), None) => {
+                tracing::info!(tenant.id = %now.id, "The tenant of the registry is served as it is stored");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn usable(schema: SchemaVersion) -> Result<(), RegistryProblem> {
+    if schema.version < NEWEST {
+        return Err(RegistryProblem::Behind(schema.version));
+    }
+    if schema.readable_by > NEWEST {
+        return Err(RegistryProblem::Ahead(schema.version));
+    }
+    Ok(())
+}
+
+fn without_tenants(config: &Config) -> Arc<Config> {
+    Arc::new(Config {
+        tenants: Default::default(),
+        ..config.clone()
+    })
+}
+
+/// Writes every mistake into one line, as the reason of a trouble.
+fn in_one_line(errors: &ConfigErrors) -> String {
+    let mistakes = errors.mistakes().iter().map(ToString::to_string);
+    mistakes.collect::<Vec<_>>().join("; ")
+}
+
+/// Unix seconds, as the tables have them.
+fn now() -> i64 {
+    UnixTime::now().0 as i64
+}
+
+/// Returns the table and the keys of a configuration, for the work of the command line.
+fn parts(config: &Config) -> Result<(TenantTable, SealingKeys), RegistryProblem> {
+    let url = config
+        .registry
+        .database
+        .as_ref()
+        .ok_or(RegistryProblem::NotConfigured)?;
+    let keys = SealingKeys::new(&config.registry.key).map_err(RegistryProblem::Keys)?;
+    let table = TenantTable::connect_lazy(url, &config.registry_trust())?;
+    Ok((table, keys))
+}

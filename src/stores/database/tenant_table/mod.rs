@@ -1,0 +1,439 @@
+//! The tables of the registry: tenants, what changed and when, on PostgreSQL, MySQL and SQLite.
+//!
+//! Every change takes the next number of one counter, whose row stays locked until the change is stored. So the numbers
+//! become visible in their order, and a reader that has seen number N reads what is above N and misses nothing.
+//! [`crate::registry`] knows what the documents mean.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row as _, SqlitePool};
+
+use self::schema::{MIGRATIONS, SCHEMA_TABLE, worded};
+use super::link::{self, Health};
+use super::statement::Dialect;
+use super::url::{DatabaseUrl, DriverOptions};
+use super::{budget, mysql};
+use crate::config::{Secret, Trust};
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::metrics;
+
+pub use self::row::{
+    ExpectedVersion, SchemaVersion, TableChange, TableChanges, TenantRow, WriteOutcome,
+};
+pub use self::schema::NEWEST;
+
+mod row;
+mod schema;
+
+/// The most connections. One reads, and calls of the API write beside it.
+const CONNECTIONS: u32 = 4;
+/// The time after which an unused connection closes.
+const IDLE: Duration = Duration::from_secs(60);
+/// The longest time of one step, such as a page of tenants or a change.
+const STEP: Duration = Duration::from_secs(5);
+/// The tenants of one page.
+const PAGE: i64 = 500;
+/// The number that names the lock of a migration on PostgreSQL, with which no other program should lock: "lockgate".
+const MIGRATION_LOCK: i64 = 0x6c6f_636b_6761_7465;
+
+/// Runs `$body` with the pool of whichever database the table is in.
+macro_rules! on {
+    ($table:expr, $pool:ident => $body:expr) => {
+        match &$table.pools {
+            TablePools::Postgres($pool) => $body,
+            TablePools::MySql($pool) => $body,
+            TablePools::Sqlite($pool) => $body,
+        }
+    };
+}
+
+/// Reads a row of any database.
+macro_rules! tenant_row {
+    ($row:expr) => {
+        Ok::<_, sqlx::Error>(TenantRow {
+            name: $row.try_get(0)?,
+            config: $row.try_get(1)?,
+            version: $row.try_get(2)?,
+            created_at: $row.try_get(3)?,
+            updated_at: $row.try_get(4)?,
+        })
+    };
+}
+
+/// Makes the missing migrations on a connection that holds the lock.
+macro_rules! migrate_on {
+    ($table:expr, $tx:ident, $now:expr) => {
+        sqlx::query(SCHEMA_TABLE).execute(&mut *$tx).await?;
+        let sql = "SELECT COALESCE(MAX(version), 0) FROM lockgate_registry_schema";
+        let made: i64 = sqlx::query_scalar(sql).fetch_one(&mut *$tx).await?;
+        for step in MIGRATIONS.iter().filter(|step| step.version > made) {
+            let statements = step.statements.iter();
+            for statement in statements.filter_map(|text| worded(text, $table.dialect())) {
+                sqlx::query(AssertSqlSafe(statement)).execute(&mut *$tx).await?;
+            }
+            let sql = "INSERT INTO lockgate_registry_schema (version, readable_by, applied_at) VALUES (?, ?, ?)";
+            sqlx::query($table.sql(sql))
+                .bind(step.version)
+                .bind(step.readable_by)
+                .bind($now)
+                .execute(&mut *$tx)
+                .await?;
+        }
+    };
+}
+
+/// Makes a change in a transaction.
+macro_rules! write_on {
+    ($table:expr, $tx:ident, $change:expr) => {{
+        let (table, change) = ($table, $change);
+        // First, so that the row of the counter is locked before anything is read.
+        sqlx::query("UPDATE lockgate_registry SET serial = serial + 1 WHERE id = 1")
+            .execute(&mut *$tx)
+            .await?;
+        let sql = "SELECT serial FROM lockgate_registry WHERE id = 1";
+        let serial: i64 = sqlx::query_scalar(sql).fetch_one(&mut *$tx).await?;
+        if change.seen.is_some_and(|seen| seen != serial - 1) {
+            $tx.rollback().await?;
+            return Ok(WriteOutcome::Outdated);
+        }
+        let sql = "SELECT version FROM lockgate_tenant WHERE name = ?";
+        let version: Option<i64> = sqlx::query_scalar(table.sql(sql))
+            .bind(change.name)
+            .fetch_optional(&mut *$tx)
+            .await?;
+        let next = match (change.expected, version) {
+            (ExpectedVersion::Absent, None) => 1,
+            (ExpectedVersion::Is(expected), Some(version)) if expected == version => version + 1,
+            _ => {
+                $tx.rollback().await?;
+                return Ok(WriteOutcome::Outdated);
+            }
+        };
+        match (change.config, version) {
+            (Some(config), None) => {
+                let sql = "INSERT INTO lockgate_tenant \
+                    (name, config, version, created_at, updated_at, serial) VALUES (?, ?, ?, ?, ?, ?)";
+                sqlx::query(table.sql(sql))
+                    .bind(change.name)
+                    .bind(config)
+                    .bind(next)
+                    .bind(change.now)
+                    .bind(change.now)
+                    .bind(serial)
+                    .execute(&mut *$tx)
+                    .await?;
+            }
+            (Some(config), Some(_)) => {
+                let sql = "UPDATE lockgate_tenant \
+                    SET config = ?, version = ?, updated_at = ?, serial = ? WHERE name = ?";
+                sqlx::query(table.sql(sql))
+                    .bind(config)
+                    .bind(next)
+                    .bind(change.now)
+                    .bind(serial)
+                    .bind(change.name)
+                    .execute(&mut *$tx)
+                    .await?;
+            }
+            (None, _) => {
+                sqlx::query(table.sql("DELETE FROM lockgate_tenant WHERE name = ?"))
+                    .bind(change.name)
+                    .execute(&mut *$tx)
+                    .await?;
+            }
+        }
+        let sql = "INSERT INTO lockgate_tenant_audit \
+            (serial, changed_at, tenant, actor, action, detail) VALUES (?, ?, ?, ?, ?, ?)";
+        sqlx::query(table.sql(sql))
+            .bind(serial)
+            .bind(change.now)
+            .bind(change.name)
+            .bind(change.actor)
+            .bind(change.action)
+            .bind(change.detail)
+            .execute(&mut *$tx)
+            .await?;
+        $tx.commit().await?;
+        Ok(WriteOutcome::Stored(next))
+    }};
+}
+
+enum TablePools {
+    Postgres(PgPool),
+    MySql(MySqlPool),
+    Sqlite(SqlitePool),
+}
+
+/// The tables of the registry.
+pub struct TenantTable {
+    pools: TablePools,
+    health: Health,
+}
+
+impl std::fmt::Debug for TenantTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TenantTable({})", self.health.endpoint())
+    }
+}
+
+impl TenantTable {
+    /// Makes the pool, which connects when it is first needed. It needs a runtime.
+    ///
+    /// # Errors
+    /// Fails if the URL cannot be parsed. The error never contains the password.
+    pub fn connect_lazy(url: &Secret, trust: &Trust) -> Result<Self, StoreError> {
+        let url = DatabaseUrl::parse(url)
+            .and_then(|url| url.trusting(trust))
+            .map_err(|fault| {
+                StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
+            })?;
+        macro_rules! sized {
+            ($options:expr) => {
+                $options
+                    .max_connections(CONNECTIONS)
+                    .idle_timeout(IDLE)
+                    .acquire_timeout(budget::ACQUIRE_TIMEOUT)
+            };
+        }
+        let (pools, endpoint) = match url.options {
+            DriverOptions::Postgres(options, _) => {
+                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
+                let pool = sized!(PgPoolOptions::new()).connect_lazy_with(*options);
+                (TablePools::Postgres(pool), endpoint)
+            }
+            DriverOptions::MySql(options) => {
+                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
+                let pool = sized!(MySqlPoolOptions::new())
+                    .after_connect(|conn, _| Box::pin(mysql::limit_time(conn)));
+                let pool = pool.connect_lazy_with(*options);
+                (TablePools::MySql(pool), endpoint)
+            }
+            DriverOptions::Sqlite(options, _) => {
+                let pool = sized!(SqlitePoolOptions::new()).connect_lazy_with(*options);
+                (TablePools::Sqlite(pool), "sqlite".to_owned())
+            }
+        };
+        Ok(Self {
+            pools,
+            health: Health::new(endpoint, url.password),
+        })
+    }
+
+    fn dialect(&self) -> Dialect {
+        match &self.pools {
+            TablePools::Postgres(_) => Dialect::Postgres,
+            TablePools::MySql(_) => Dialect::MySql,
+            TablePools::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// Writes a statement with `?` in the words of the database.
+    fn sql(&self, statement: &str) -> AssertSqlSafe<String> {
+        if self.dialect() != Dialect::Postgres {
+            return AssertSqlSafe(statement.to_owned());
+        }
+        let mut parts = statement.split('?');
+        let mut numbered = parts.next().unwrap_or_default().to_owned();
+        for (index, part) in parts.enumerate() {
+            numbered.push_str(&format!("${}{part}", index + 1));
+        }
+        AssertSqlSafe(numbered)
+    }
+
+    /// Limits the time of one step, and keeps the record of whether the database answers.
+    async fn step<T>(
+        &self,
+        operation: &'static str,
+        step: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let answer = tokio::time::timeout(STEP, step).await;
+        metrics::dependency_took(Dependency::Database, operation, began.elapsed());
+        let failed = match answer {
+            Ok(Ok(answer)) => {
+                self.health.answered();
+                return Ok(answer);
+            }
+            Ok(Err(error)) => self.health.store_error(&error),
+            Err(_) => StoreError::timeout(Dependency::Database, STEP),
+        };
+        self.health.failed(&failed);
+        Err(failed)
+    }
+
+    /// Returns the version of the tables.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn schema(&self) -> Result<SchemaVersion, StoreError> {
+        let sql = "SELECT COALESCE(MAX(version), 0), COALESCE(MAX(readable_by), 0) FROM lockgate_registry_schema";
+        let read = async {
+            let read =
+                on!(self, pool => sqlx::query_as::<_, (i64, i64)>(sql).fetch_one(pool).await);
+            match read {
+                Err(error) if link::is_schema_error(&error) => Ok((0, 0)),
+                read => read,
+            }
+        };
+        let (version, readable_by) = self.step("registry_schema", read).await?;
+        Ok(SchemaVersion {
+            version,
+            readable_by,
+        })
+    }
+
+    /// Makes the migrations that are missing. Several replicas may try at once: one makes them, the others wait for it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on MySQL a part of a migration may have been made, and it can be tried again.
+    pub async fn migrate(&self, now: i64) -> Result<(), StoreError> {
+        if self.schema().await?.version >= NEWEST {
+            return Ok(());
+        }
+        let migrated = async {
+            match &self.pools {
+                TablePools::Postgres(pool) => {
+                    let mut tx = pool.begin().await?;
+                    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                        .bind(MIGRATION_LOCK)
+                        .execute(&mut *tx)
+                        .await?;
+                    migrate_on!(self, tx, now);
+                    tx.commit().await
+                }
+                TablePools::MySql(pool) => {
+                    let mut tx = pool.begin().await?;
+                    // A lock of the connection, which ends with it: each CREATE ends a transaction.
+                    sqlx::query("SELECT GET_LOCK('lockgate_registry', 5)")
+                        .execute(&mut *tx)
+                        .await?;
+                    migrate_on!(self, tx, now);
+                    sqlx::query("SELECT RELEASE_LOCK('lockgate_registry')")
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await
+                }
+                TablePools::Sqlite(pool) => {
+                    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+                    migrate_on!(self, tx, now);
+                    tx.commit().await
+                }
+            }
+        };
+        self.step("registry_migrate", migrated).await
+    }
+
+    /// Returns the number of the last change.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn serial(&self) -> Result<i64, StoreError> {
+        let sql = "SELECT serial FROM lockgate_registry WHERE id = 1";
+        let read =
+            async { on!(self, pool => sqlx::query_scalar::<_, i64>(sql).fetch_one(pool).await) };
+        self.step("registry_serial", read).await
+    }
+
+    /// Returns every tenant, and the number up to which this is complete.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn all(&self) -> Result<(Vec<TenantRow>, i64), StoreError> {
+        // Read first: what changes meanwhile has a higher number and is read again.
+        let serial = self.serial().await?;
+        let mut rows: Vec<TenantRow> = Vec::new();
+        loop {
+            let after = rows.last().map_or("", |row| row.name.as_str()).to_owned();
+            let sql = "SELECT name, config, version, created_at, updated_at FROM lockgate_tenant \
+                       WHERE name > ? ORDER BY name LIMIT ?";
+            let page = async {
+                on!(self, pool => {
+                    let query = sqlx::query(self.sql(sql)).bind(&after).bind(PAGE);
+                    query.fetch_all(pool).await?.iter().map(|row| tenant_row!(row)).collect()
+                })
+            };
+            let page: Vec<TenantRow> = self.step("registry_tenants", page).await?;
+            let is_last = (page.len() as i64) < PAGE;
+            rows.extend(page);
+            if is_last {
+                return Ok((rows, serial));
+            }
+        }
+    }
+
+    /// Returns the names and versions of all tenants.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let sql = "SELECT name, version FROM lockgate_tenant";
+        let read = async {
+            on!(self, pool => sqlx::query_as::<_, (String, i64)>(sql).fetch_all(pool).await)
+        };
+        self.step("registry_versions", read).await
+    }
+
+    /// Returns one tenant.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn one(&self, name: &str) -> Result<Option<TenantRow>, StoreError> {
+        let sql = "SELECT name, config, version, created_at, updated_at FROM lockgate_tenant WHERE name = ?";
+        let read = async {
+            on!(self, pool => {
+                let row = sqlx::query(self.sql(sql)).bind(name).fetch_optional(pool).await?;
+                row.map(|row| tenant_row!(row)).transpose()
+            })
+        };
+        self.step("registry_tenant", read).await
+    }
+
+    /// Returns what changed after the number `seen`; `None` if nothing did.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn changes(&self, seen: i64) -> Result<Option<TableChanges>, StoreError> {
+        let serial = self.serial().await?;
+        if serial == seen {
+            return Ok(None);
+        }
+        let rows = "SELECT name, config, version, created_at, updated_at FROM lockgate_tenant \
+                    WHERE serial > ? AND serial <= ? ORDER BY serial";
+        let deleted = "SELECT tenant FROM lockgate_tenant_audit \
+                       WHERE serial > ? AND serial <= ? AND action = 'delete' ORDER BY serial";
+        let read = async {
+            on!(self, pool => {
+                let query = sqlx::query(self.sql(rows)).bind(seen).bind(serial);
+                let rows: Result<Vec<TenantRow>, sqlx::Error> =
+                    query.fetch_all(pool).await?.iter().map(|row| tenant_row!(row)).collect();
+                let query = sqlx::query_scalar::<_, String>(self.sql(deleted));
+                let deleted = query.bind(seen).bind(serial).fetch_all(pool).await?;
+                Ok((rows?, deleted))
+            })
+        };
+        let (rows, deleted) = self.step("registry_changes", read).await?;
+        Ok(Some(TableChanges {
+            rows,
+            deleted,
+            serial,
+        }))
+    }
+
+    /// Makes a change and its entry in the audit, both or neither.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the change may have been stored where the answer did not come.
+    pub async fn write(&self, change: &TableChange<'_>) -> Result<WriteOutcome, StoreError> {
+        let written = async {
+            on!(self, pool => {
+                let mut tx = pool.begin().await?;
+                write_on!(self, tx, change)
+            })
+        };
+        self.step("registry_write", written).await
+    }
+}

@@ -1,0 +1,76 @@
+//! What the tables of the registry hold and take.
+
+/// One tenant as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantRow {
+    /// Its name; any text that fits, if others than Lockgate write the table.
+    pub name: String,
+    /// The document, which should be JSON. Its secrets are sealed.
+    pub config: String,
+    /// The number of its changes.
+    pub version: i64,
+    /// The time of its first version, in Unix seconds.
+    pub created_at: i64,
+    /// The time of its last change, in Unix seconds.
+    pub updated_at: i64,
+}
+
+/// The version of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaVersion {
+    /// The newest migration that was made; 0: none.
+    pub version: i64,
+    /// The oldest version whose binaries can work with the tables.
+    pub readable_by: i64,
+}
+
+/// What happened since a number.
+#[derive(Debug, Default)]
+pub struct TableChanges {
+    /// The tenants that were added or changed, as they are now.
+    pub rows: Vec<TenantRow>,
+    /// The names of those that were deleted.
+    pub deleted: Vec<String>,
+    /// The number up to which this is complete.
+    pub serial: i64,
+}
+
+/// The version that a change expects to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    /// There is no such tenant.
+    Absent,
+    /// This one.
+    Is(i64),
+}
+
+/// One change of one tenant.
+#[derive(Clone, Copy, Debug)]
+pub struct TableChange<'c> {
+    /// The tenant's name.
+    pub name: &'c str,
+    /// The version that it must have.
+    pub expected: ExpectedVersion,
+    /// The number of the last change that the writer knows of; `None` if it does not matter. A document that was checked
+    /// beside others may not fit beside what has come since.
+    pub seen: Option<i64>,
+    /// The new document; `None` deletes the tenant.
+    pub config: Option<&'c str>,
+    /// The time, in Unix seconds.
+    pub now: i64,
+    /// Who changes it, for the audit.
+    pub actor: &'c str,
+    /// The word for the change in the audit.
+    pub action: &'static str,
+    /// What is changed, without any secret, for the audit.
+    pub detail: &'c str,
+}
+
+/// The result of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is stored, and the tenant has this version now.
+    Stored(i64),
+    /// The tenant has another version than was expected, or others have changed since `seen`; nothing was changed.
+    Outdated,
+}
