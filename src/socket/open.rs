@@ -27,6 +27,7 @@ use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
 use crate::metrics::AuthStep;
 use crate::packed_json::PackedObject;
+use crate::relay::ResumeFrom;
 use crate::templates::Template;
 use crate::tenant::Tenant;
 
@@ -287,7 +288,8 @@ async fn resume_groups(
 ) -> Result<(), Reason> {
     let (relay, member) = (registration.relay(), registration.member());
     let positions = Positions::in_query(query);
-    relay.hold(member, groups);
+    let returns = |group: &GroupName| matches!(positions.of(group), Some(ResumeFrom::Position(_)));
+    relay.hold(member, groups, returns);
     let joins = groups.iter().map(async |group| {
         relay.add_to_group(member, group).await?;
         relay.resume(member, group, positions.of(group)).await;

@@ -297,7 +297,8 @@ async fn one_more(project: &Project<'_>, replica: &Replica) {
     let database = Database::at(project.database.clone());
     let moved = "ALTER TABLE initech_labs.auth_user SET SCHEMA public";
     database.execute(moved).await;
-    project.run("python manage.py tenant_command lockgate_config --schema=initech_labs > shared.toml");
+    project
+        .run("python manage.py tenant_command lockgate_config --schema=initech_labs > shared.toml");
     let written = std::fs::read_to_string(project.folder.join("shared.toml")).unwrap();
     assert!(
         written.contains("table = \"public.auth_user\"\n"),
