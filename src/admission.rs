@@ -123,7 +123,7 @@ impl Authenticator {
         match find_token(query, headers, &self.config) {
             TokenPresence::Missing => Ok(None),
             TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
-            // A cookie comes with whatever page opens the socket. A browser always says of which page, so that a request
+            // A cookie comes with any page that opens the socket. A browser always names the page, so that a request
             // without an origin proves nothing, and one with an origin was held against the tenant's list.
             TokenPresence::Found {
                 by_cookie: true, ..

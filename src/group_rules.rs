@@ -10,7 +10,7 @@ use crate::routes::{Route, RouteProblem};
 /// The most entries of a tenant: a group's name is compared with each until one matches.
 pub const MOST_RULES: usize = 1000;
 
-/// What holds for one group.
+/// The rules for one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GroupRule {
     /// The events that are kept. `None`: none are.

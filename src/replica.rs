@@ -19,7 +19,7 @@ pub struct ReplicaLife {
     remarks: Arc<Remarks>,
 }
 
-/// What an operator should know although the replica serves: shown by `/readyz` to an operator's key. Each remark is in the
+/// Remarks that an operator should know although the replica serves: shown by `/readyz` to an operator's key. Each remark is in the
 /// log too.
 #[derive(Debug, Default)]
 pub struct Remarks(Mutex<BTreeMap<String, Vec<String>>>);

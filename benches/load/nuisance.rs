@@ -25,7 +25,7 @@ pub(crate) const NUISANCE: &str = "__nuisance";
 const NICE: i32 = -10;
 /// Clients that act at the same time, each in a thread.
 const CLIENTS: usize = 16;
-/// Connections of which nothing or half a head is sent.
+/// Connections that send nothing, or half a head.
 const HALF_OPEN: usize = 2_000;
 /// Sockets with an unfinished message, and the bytes of it.
 const PARTIAL: usize = 400;

@@ -111,7 +111,7 @@ export interface Events<Event> {
   closed: (about: Close) => void;
 }
 
-/** Thrown by a token function: there will be no token, because nobody is logged in. Any error with `final: true` does. */
+/** Thrown by a token function: there will be no token, because no user is logged in. Any error with `final: true` does. */
 export class FinalError extends Error {
   readonly final: true;
 }

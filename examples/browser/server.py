@@ -2,7 +2,7 @@
 
     python3 server.py [--port 8080]
 
-It stands for your own back end. Whoever opens the page is the user that the address names, without a password, so it
+It stands for your own back end. The person who opens the page is the user that the address names, without a password, so it
 answers this machine alone. The first start makes `signing-key` and `users.sqlite3`, which lockgate.toml names.
 """
 

@@ -65,7 +65,13 @@ impl CallRate {
                 let limits = tenant.relay.limits();
                 (Payer::Tenant(id.clone()), limits.api_calls_per_second)
             }
-            _ => (Payer::Operator(key), state.api_keys.operator_calls()),
+            // It is not in use here yet, and the rate holds before it is made.
+            (Caller::Tenant(id), None) => {
+                let unmade = state.tenants.configured(id.as_str());
+                let limits = unmade.map(|(_, config)| config.limits).unwrap_or_default();
+                (Payer::Tenant(id.clone()), limits.api_calls_per_second)
+            }
+            (Caller::Operator, _) => (Payer::Operator(key), state.api_keys.operator_calls()),
         };
         let weight = 1 + body_length(request) / UNIT;
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);

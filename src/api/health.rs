@@ -101,7 +101,7 @@ struct Readiness {
     /// The reason by tenant; only for an operator's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<BTreeMap<String, Option<String>>>,
-    /// What an operator should mend although it is served, by its subject; only for an operator's key.
+    /// Remarks that an operator should mend although all is served, by their subjects; only for an operator's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<BTreeMap<String, Vec<String>>>,
 }

@@ -210,7 +210,8 @@ impl FromRequestParts<ApiState> for PathTenant {
         }
         state
             .tenants
-            .named(&name)
+            .for_call(&name)
+            .await
             .map(PathTenant)
             .ok_or(ApiProblem::TenantNotFound)
     }

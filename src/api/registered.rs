@@ -117,7 +117,15 @@ pub(super) async fn show(
         },
         None => None,
     };
-    let served = state.tenants.by_id(id.as_str());
+    // One that is not in use is made: its Redis knows whether it is suspended, and other replicas may have its sockets.
+    let served = match state.tenants.configured(id.as_str()) {
+        Some(_) => state.tenants.for_call(id.as_str()).await,
+        None => None,
+    };
+    if let Some(tenant) = &served {
+        // Until then nothing tells a suspension. What cannot open has its reason below.
+        tenant.opens().await.ok();
+    }
     if stored.is_none() && served.is_none() {
         return Err(ApiProblem::TenantNotFound);
     }

@@ -29,12 +29,14 @@ use crate::tenant::SUSPENDED;
 pub(super) struct TenantEntry {
     name: String,
     source: TenantSource,
-    suspended: bool,
+    /// `null` if this replica has not made the tenant, because it is not in use.
+    suspended: Option<bool>,
     /// True if this replica cannot serve the tenant now, or not as it is stored.
     degraded: bool,
     /// The reason why it is degraded, or else `null`.
     reason: Option<String>,
-    /// The number of open sockets; `null` if it cannot be known: a replica or the tenant's Redis does not answer.
+    /// The number of open sockets; `null` if it is not known: a replica or the tenant's Redis does not answer, or the tenant is
+    /// not in use on this replica.
     connections: Option<u64>,
 }
 
@@ -95,7 +97,7 @@ async fn entry(state: &ApiState, id: &TenantId, registered: Option<&TenantOfBook
             let counted = counted.filter(|counted| counted.replicas.all_confirmed());
             counted.map(|counted| counted.connections())
         }
-        None => Some(0),
+        None => None,
     };
     let trouble = registered.and_then(|registered| registered.trouble.clone());
     let reason = trouble.or_else(|| obstacle.map(str::to_owned));
@@ -105,8 +107,8 @@ async fn entry(state: &ApiState, id: &TenantId, registered: Option<&TenantOfBook
             Some(_) => TenantSource::Registry,
             None => TenantSource::File,
         },
-        suspended: life.as_ref().is_some_and(|life| life.is_suspended()),
-        degraded: reason.is_some() || life.is_none(),
+        suspended: life.as_ref().map(|life| life.is_suspended()),
+        degraded: reason.is_some(),
         reason,
         connections,
     }

@@ -163,7 +163,7 @@ impl ClaimRules {
         }
     }
 
-    /// Reads the claims without checks, for a token of which only the signature matters.
+    /// Reads the claims without checks, for a token whose signature alone matters.
     pub(crate) fn facts(&self, claims: &Claims) -> ClaimFacts {
         let revoke = self.revoke_claim.as_deref();
         ClaimFacts {

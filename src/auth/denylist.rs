@@ -96,7 +96,7 @@ pub fn verdict_of_answers<'a>(
     verdict(issued_at, jti.and_then(text), text(user), text(all))
 }
 
-/// Whether an operator was told that a cut-off of a tenant is unreadable. Handshakes and rechecks tell of it once until a
+/// Remembers that an operator was told of a tenant's unreadable cut-off. Handshakes and rechecks tell of it once until a
 /// recheck finds all readable again.
 #[derive(Debug)]
 pub struct UnreadableNotice {

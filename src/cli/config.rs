@@ -98,16 +98,10 @@ fn check(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     let tenants = loaded.config.tenants.len();
     super::print(&format!(
         "The configuration is valid: {}, {}\n",
-        counted(tenants, "tenant"),
-        counted(loaded.files.len(), "file")
+        super::counted(tenants, "tenant"),
+        super::counted(loaded.files.len(), "file")
     ));
     ExitCode::SUCCESS
-}
-
-/// Returns "1 file", "2 files".
-fn counted(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{plural}")
 }
 
 fn check_json(path: Option<&Path>, arguments: &CheckArguments) -> ExitCode {

@@ -69,8 +69,9 @@ fn as_text(body: &str) -> String {
         expected => expected.to_string(),
     };
     let mut out = format!(
-        "{} connections; {} of {expected} replicas answered",
-        answer["connections"], replicas["confirmed"]
+        "{}; {} of {expected} replicas answered",
+        super::counted(&answer["connections"], "connection"),
+        replicas["confirmed"]
     );
     if let Some(warning) = replicas["warning"].as_str() {
         out.push_str(&format!("\nwarning: {warning}"));

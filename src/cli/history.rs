@@ -53,8 +53,8 @@ fn as_text(body: &str) -> String {
     let position = answer["position"].as_str().unwrap_or_default();
     let events = answer["events"].as_array().map_or(&[][..], Vec::as_slice);
     let mut out = format!(
-        "{} events on this page; newest position {position}",
-        events.len()
+        "{} on this page; newest position {position}",
+        super::counted(events.len(), "event")
     );
     if answer["complete"] == false {
         out.push_str("\nevents are missing here: trimmed, or of another epoch");
@@ -77,7 +77,7 @@ mod tests {
     fn a_page_is_readable() {
         let page = r#"{"position":"g~e~9","complete":false,"events":[{"offset":7,"event":{"type":"é"}}],"next":"g~e~7"}"#;
         let lines: Vec<String> = as_text(page).lines().map(str::to_owned).collect();
-        assert_eq!(lines[0], "1 events on this page; newest position g~e~9");
+        assert_eq!(lines[0], "1 event on this page; newest position g~e~9");
         assert!(lines[1].starts_with("events are missing"), "{lines:?}");
         assert_eq!(lines[2], "       7  {\"type\":\"é\"}");
         assert_eq!(lines[3], "more: --since g~e~7");

@@ -3,6 +3,7 @@
 //! The exit status is 0 for success, 1 for a failure and 2 for wrong usage.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -198,6 +199,13 @@ fn command() -> clap::Command {
 fn fail(text: &str) -> ExitCode {
     complain(&format!("error: {text}"));
     ExitCode::FAILURE
+}
+
+/// Returns "1 file", "2 files".
+fn counted(count: impl Display, noun: &str) -> String {
+    let count = count.to_string();
+    let plural = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// Parses the address of a listener on the command line.

@@ -63,7 +63,11 @@ fn as_text(body: &str) -> String {
         Some(users) => users.len().to_string(),
         None => answer["users"].to_string(),
     };
-    let mut out = format!("{} sockets; {count} users", answer["sockets"]);
+    let mut out = format!(
+        "{}; {}",
+        super::counted(&answer["sockets"], "socket"),
+        super::counted(count, "user")
+    );
     if users.is_some() {
         out.push_str(" on this page");
     }
@@ -91,7 +95,7 @@ mod tests {
         let columns = "7                         2  {\"name\":\"é\"}";
         assert_eq!(
             lines,
-            format!("3 sockets; 1 users on this page\n{columns}\nmore: --after 7")
+            format!("3 sockets; 1 user on this page\n{columns}\nmore: --after 7")
         );
         assert_eq!(as_text(r#"{"sockets":3,"users":2}"#), "3 sockets; 2 users");
         assert_eq!(as_text("no JSON"), "no JSON");

@@ -230,6 +230,8 @@ fn as_text(body: &str) -> String {
         let state = match (&tenant["degraded"], &tenant["suspended"]) {
             (Value::Bool(true), _) => "degraded",
             (_, Value::Bool(true)) => "suspended",
+            // The replica has not made it.
+            (_, Value::Null) => "unused",
             _ => "served",
         };
         let connections = match &tenant["connections"] {
@@ -282,12 +284,14 @@ mod tests {
         let body = r#"{"tenants":[
             {"name":"acme","source":"registry","suspended":false,"degraded":false,"reason":null,"connections":5},
             {"name":"b","source":"file","suspended":true,"degraded":false,"reason":null,"connections":0},
-            {"name":"c","source":"registry","suspended":false,"degraded":true,"reason":"no key","connections":null}],
+            {"name":"c","source":"registry","suspended":false,"degraded":true,"reason":"no key","connections":null},
+            {"name":"d","source":"registry","suspended":null,"degraded":false,"reason":null,"connections":null}],
             "cursor":"c"}"#;
         let lines = [
             "acme                             registry  served           5",
             "b                                file      suspended        0",
             "c                                registry  degraded         ?  no key",
+            "d                                registry  unused           ?",
             "more: --after c",
         ];
         assert_eq!(as_text(body).lines().collect::<Vec<_>>(), lines);

@@ -10,7 +10,7 @@ use super::table::table;
 const MOST_EVENTS: i64 = 1_000_000;
 
 table! {
-    /// What holds for the groups of some names. The first entry whose `name` matches a group counts; a group that no entry
+    /// The rules for the groups of some names. The first entry whose `name` matches a group counts; a group that no entry
     /// matches has neither history nor presence.
     #[derive(Clone, Debug, PartialEq)]
     pub struct GroupConfig {
@@ -18,7 +18,7 @@ table! {
         pub name: String as Text => String::new(),
         /// The events that are kept for sockets that come back. Unset: none.
         pub history: Option<HistoryConfig> as Optional(nested()) => None,
-        /// Who is in the group, over all replicas. Unset: not kept.
+        /// The users who are in the group, over all replicas. Unset: not kept.
         pub presence: Option<PresenceConfig> as Optional(nested()) => None,
     }
 }

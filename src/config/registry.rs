@@ -1,7 +1,9 @@
 //! `[registry]`: the database with tenants.
 
+use std::time::Duration;
+
 use super::collection::Optional;
-use super::form::Flag;
+use super::form::{Flag, SECONDS};
 use super::secret::{OneOrMoreSecrets, Secret, SecretText};
 use super::table::table;
 
@@ -17,5 +19,8 @@ table! {
         /// Bring the tables up to date at the start. Without it `serve` refuses to start with older tables, and
         /// `lockgate registry migrate` brings them up to date.
         pub migrate: bool as Flag => false,
+        /// Time after which a replica lets go of a tenant of the registry that has no socket here and is not asked for: its
+        /// links, subscriptions, pools and series. It is made again at its next handshake or call.
+        pub keep: Duration as SECONDS => Duration::from_secs(300),
     }
 }

@@ -22,7 +22,7 @@ table! {
         pub keys: Vec<KeyConfig> as List(nested()) => Vec::new(),
         /// The URL of a key set (JWKS): https, or http on a loopback address.
         pub jwk_url: Option<String> as Optional(Text) => None,
-        /// Allow a `jwk_url` over http on any address. Whoever can change what comes from there can sign tokens.
+        /// Allow a `jwk_url` over http on any address. Anyone who can change what comes from there can sign tokens.
         pub insecure_jwk_url: bool as Flag => false,
         /// Issuers with keys of their own. The `iss` of a token chooses the entry, character by character; keys beside the list
         /// are for all other tokens. At most 16.

@@ -21,7 +21,7 @@ pub(crate) struct Handshake {
     pub(crate) offered: Vec<Box<str>>,
     /// The answer of the consumer, if it gave one.
     pub(crate) answer: Option<Acceptance>,
-    /// What exactly refused, for the log.
+    /// The exact reason, for the log.
     pub(crate) why: Option<String>,
 }
 

@@ -65,7 +65,7 @@ pub enum Doubt {
     Unheard(u64),
 }
 
-/// What this replica knows of one list.
+/// The knowledge of this replica about one list.
 #[derive(Clone, Copy, Debug, Default)]
 struct ListEntry {
     /// It has entered itself.

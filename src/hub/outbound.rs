@@ -212,14 +212,8 @@ impl Outbound {
     pub fn ask_ping(&self) {
         let mut state = self.state.lock();
         (state.ping, state.moved, state.look) = (true, false, Look::None);
-        let waker = if state.blocked {
-            None
-        } else {
-            state.waker.take()
-        };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
+        if !state.blocked {
+            wake(state);
         }
     }
 
@@ -236,11 +230,7 @@ impl Outbound {
             return state.look == Look::Done;
         }
         state.look = Look::Asked;
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(state);
         false
     }
 
@@ -271,11 +261,7 @@ impl Outbound {
             state.drop_all();
         }
         state.closing = Some(Box::new(frame));
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(state);
         true
     }
 
@@ -411,7 +397,7 @@ impl Outbound {
     }
 }
 
-/// Adds an item, and wakes the task outside of the lock.
+/// Adds an item, and wakes the task.
 fn push_to(mut state: MutexGuard<'_, State>, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
     if state.closing.is_some() || state.finished {
         return Enqueued::Closed;
@@ -422,15 +408,22 @@ fn push_to(mut state: MutexGuard<'_, State>, size: usize, item: impl FnOnce() ->
     // A task whose socket takes no bytes could not send the item. It is woken once to watch the socket's progress.
     let wakes = !state.blocked || (state.is_behind() && !was_behind);
     let crowded = !state.blocked && state.bytes > CROWD;
-    let waker = if wakes { state.waker.take() } else { None };
-    drop(state);
-    if let Some(waker) = waker {
-        waker.wake();
+    if wakes {
+        wake(state);
     }
     if crowded {
         Enqueued::Crowded
     } else {
         Enqueued::Queued
+    }
+}
+
+/// Wakes the task, outside of the lock.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

@@ -148,16 +148,12 @@ impl<E> Track<E> {
                     offset: at.offset.saturating_sub(1),
                     ..at.clone()
                 };
-                let mut healing = Healing::after(before);
-                healing.doubt = true;
-                *self = Track::Healing(healing);
+                *self = Track::doubting(before);
                 true
             }
             Track::Live(last) if matches!(order(last, at), Order::Old) => false,
             Track::Live(last) => {
-                let mut healing = Healing::after(last.clone());
-                healing.doubt = true;
-                *self = Track::Healing(healing);
+                *self = Track::doubting(last.clone());
                 true
             }
             Track::Healing(healing) => {
@@ -167,14 +163,19 @@ impl<E> Track<E> {
         }
     }
 
+    /// Reads the history from this position on, since any events behind it may have been missed.
+    fn doubting(at: Position) -> Self {
+        let mut healing = Healing::after(at);
+        healing.doubt = true;
+        Track::Healing(healing)
+    }
+
     /// Notes that any events may have been missed. Returns true if a read has to begin.
     pub fn doubt(&mut self) -> bool {
         match self {
             Track::Unknown => false,
             Track::Live(last) => {
-                let mut healing = Healing::after(last.clone());
-                healing.doubt = true;
-                *self = Track::Healing(healing);
+                *self = Track::doubting(last.clone());
                 true
             }
             Track::Healing(healing) => {

@@ -150,6 +150,8 @@ families! {
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
     /// Tenants of the registry by what became of their stored configuration
     REGISTRY_TENANTS: Gauge = "lockgate_registry_tenants", ["state"];
+    /// Tenants whose parts are made on this replica: those of the files, and those of the registry that are in use
+    TENANTS_MADE: Gauge = "lockgate_tenants_made", [];
     /// Unix time at which the registry of tenants was last read
     REGISTRY_READ_TIMESTAMP: Gauge = "lockgate_registry_read_timestamp_seconds", [];
     /// Redis servers and databases whose certificates are not checked

@@ -122,6 +122,11 @@ pub fn registry_tenants(served: usize, degraded: usize) {
     }
 }
 
+/// Records how many tenants are made on this replica.
+pub fn tenants_made(count: usize) {
+    TENANTS_MADE.get().set(count as f64);
+}
+
 /// Records that the registry was read at `now` (Unix seconds).
 pub fn registry_read(now: f64) {
     REGISTRY_READ_TIMESTAMP.get().set(now);

@@ -39,7 +39,7 @@ impl Drop for WorkerWait {
 pub struct WorkerBacklog {
     depth: Gauge,
     lag: Gauge,
-    /// What this has put into both.
+    /// The amount that this has put into both.
     told: (f64, f64),
 }
 

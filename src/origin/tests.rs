@@ -13,7 +13,7 @@ fn allowed(origins: &[&str], sent: &[&str], host: &str) -> bool {
     policy.check(&headers, &host.parse().unwrap()).is_ok()
 }
 
-/// What is allowed by its text alone is allowed by its parts, too.
+/// An origin that is allowed by its text alone is allowed by its parts, too.
 #[test]
 fn a_text_that_needs_no_parsing_is_one_that_parsing_allows() {
     let texts = [

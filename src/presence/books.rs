@@ -1,4 +1,4 @@
-//! What the keeper of a tenant's presence and its writer share.
+//! The state that the keeper of a tenant's presence and its writer share.
 
 use std::sync::Arc;
 

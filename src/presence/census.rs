@@ -17,7 +17,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// Time for which every write takes back what a dead replica left. All groups are looked at within it.
 const TAKEN_BACK_FOR: Duration = Duration::from_secs(60);
 
-/// What a renewal found.
+/// The finding of a renewal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     /// Redis lost this replica, or counts it as dead: everything is to be written again.

@@ -39,7 +39,7 @@ struct Replica {
     finds_loss_at: Option<u64>,
 }
 
-/// What one socket was told of each user last: true is a join.
+/// The last word that one socket was told of each user: true is a join.
 #[derive(Default)]
 struct Observer(BTreeMap<UserId, bool>);
 

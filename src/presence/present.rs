@@ -61,7 +61,7 @@ pub struct Change {
     pub fields: Arc<str>,
 }
 
-/// What is written of one group at once.
+/// The part of one group that is written at once.
 #[derive(Clone)]
 pub struct Write {
     /// The group.

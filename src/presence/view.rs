@@ -51,7 +51,7 @@ enum Belief {
     Doubtful { read_at: Instant, graced: bool },
 }
 
-/// What members know of one group.
+/// The knowledge of members about one group.
 #[derive(Debug)]
 pub struct View {
     belief: Belief,

@@ -1,4 +1,4 @@
-//! What the management API does with one tenant: shows it, checks and stores its document, deletes it.
+//! The calls of the management API for one tenant: show it, check and store its document, delete it.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Presence of the tenant's groups: tells the keeper which sockets are where, and members who joined and left.
 //!
-//! What members know of each group is a [`View`], which one task holds. Messages of other replicas and reads of Redis meet
+//! The knowledge of members about each group is a [`View`], which one task holds. Messages of other replicas and reads of Redis meet
 //! there, one after another.
 
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ pub(super) struct RelayPresence {
     orders: mpsc::UnboundedSender<ViewOrder>,
     /// The bytes of notices among the orders.
     waiting: AtomicU64,
-    /// What the task takes when it starts.
+    /// The parts that the task takes when it starts.
     inputs: Mutex<Option<ViewInputs>>,
 }
 
@@ -122,7 +122,7 @@ impl RelayPresence {
         self.rules.of(group)?.presence.as_ref()
     }
 
-    /// Takes a socket that is open, with its groups. An anonymous one is told of others, and is nobody that they are told of.
+    /// Takes a socket that is open, with its groups. An anonymous one is told of others, and they are not told of it.
     fn open(&self, member: &Member, user: Option<&Arc<UserRecord>>, layer: &dyn ChannelLayer) {
         if let Some(user) = user {
             let record = Arc::new(RecordFields(user.clone()));

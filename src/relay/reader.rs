@@ -37,8 +37,8 @@ const TOLD_AFTER: Duration = Duration::from_secs(10);
 /// The longest wait of a handshake for the position of its group.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
-/// The time between two looks at groups without events. Their position lives for an hour at least, and two looks, of which the
-/// first one only notes that a group is idle, are well within it.
+/// The time between two looks at groups without events. Their position lives for an hour at least, and two looks are well
+/// within it: the first one only notes that a group is idle.
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(900);
 
 /// The failures of a reader in a row.

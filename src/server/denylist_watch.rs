@@ -118,7 +118,7 @@ impl Drop for Standing {
     }
 }
 
-/// What operators are told of one server. Dropping it takes it back.
+/// The risk of one server, as operators are told of it. Dropping it takes it back.
 struct Told {
     subject: String,
     remarks: Arc<Remarks>,

@@ -44,6 +44,7 @@ mod follow;
 mod http;
 pub mod limits;
 mod listen;
+mod on_demand;
 mod readiness;
 mod reload;
 mod router;
@@ -156,7 +157,7 @@ impl Server {
         let api = api.map(|address| address.to_string());
         tracing::info!(
             server.listen = %server, admin.listen = %admin, api.listen = api,
-            tenants = self.tenants.all().len(), max_connections = self.door.occupancy.most(), "listening"
+            tenants = self.tenants.count(), max_connections = self.door.occupancy.most(), "listening"
         );
     }
 

@@ -16,6 +16,7 @@ use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors};
 use crate::fleet::Fleet;
 use crate::hosts::HostTable;
+use crate::ids::TenantId;
 use crate::metrics;
 use crate::registry::{RegistryProblem, TenantRegistry, Unserved};
 use crate::tenant::build::{Builder, NotBuilt};
@@ -58,6 +59,8 @@ pub(super) struct Reloader {
     pub(super) fleet: Arc<Fleet>,
     /// Serializes reloads.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Held while tenants are made and put in place.
+    pub(super) making: tokio::sync::Mutex<()>,
 }
 
 /// The configuration of the files that is served.
@@ -77,10 +80,7 @@ impl Reloader {
         let outcome = self.try_reload().await;
         metrics::config_reload(outcome.is_ok(), UnixTime::now().0);
         match &outcome {
-            Ok(()) => tracing::info!(
-                tenants = self.tenants.all().len(),
-                "Applied the configuration"
-            ),
+            Ok(()) => tracing::info!(tenants = self.tenants.count(), "Applied the configuration"),
             Err(error) => tracing::error!(
                 error = %error,
                 "Did not apply the configuration; the one before is still served"
@@ -91,32 +91,31 @@ impl Reloader {
 
     async fn try_reload(&self) -> Result<(), ReloadError> {
         let load = self.load.clone().ok_or(ReloadError::NoSource)?;
-        let (builder, before) = (self.builder.clone(), self.tenants.clone());
-        let registry = self.registry.clone();
         let served = self.state.lock().config.clone();
-        // Reading and building a thousand tenants takes long enough to block a worker thread.
-        let built = tokio::task::spawn_blocking(move || {
+        // Reading a thousand tenants takes long enough to block a worker thread.
+        let loaded = tokio::task::spawn_blocking(move || {
             let loaded = load().map_err(|errors| tell(&errors))?;
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
             let fixed = needs_restart(&served, &loaded.config);
-            if !fixed.is_empty() {
-                return Err(ReloadError::NeedsRestart(fixed));
+            match fixed.is_empty() {
+                true => Ok(loaded),
+                false => Err(ReloadError::NeedsRestart(fixed)),
             }
-            let built = build(&builder, registry.as_deref(), &loaded.config, &before);
-            let built = built.map_err(|error| ReloadError::NotServable(error.to_string()))?;
-            Ok((loaded, built))
         });
         let failed = |_| ReloadError::NotServable("reading the configuration failed".to_owned());
-        let (loaded, built) = built.await.map_err(failed)??;
+        let loaded = loaded.await.map_err(failed)??;
         let Loaded {
             config,
             files,
             secret_files,
             ..
         } = loaded;
-        self.serve(built, &config);
+        self.build_and_serve(&config)
+            .await
+            .ok_or_else(|| ReloadError::NotServable("building the tenants failed".to_owned()))?
+            .map_err(|error| ReloadError::NotServable(error.to_string()))?;
         self.fleet.set_timeout(config.api.timeout);
         let sources = files.into_iter().chain(secret_files).collect();
         *self.state.lock() = Applied { config, sources };
@@ -133,32 +132,46 @@ impl Reloader {
         };
         registry.refresh().await?;
         // Not before: a database that hangs must not keep a reload waiting.
+        self.serve_news(&registry).await;
+        Ok(())
+    }
+
+    /// Serves what was read of the registry and is not served yet.
+    pub(super) async fn serve_news(&self, registry: &TenantRegistry) {
         let _turn = self.turn.lock().await;
         if !registry.has_news() {
-            return Ok(());
+            return;
         }
         let files = self.state.lock().config.clone();
-        let (builder, before) = (self.builder.clone(), self.tenants.clone());
-        let building = registry.clone();
-        let built = tokio::task::spawn_blocking(move || {
-            let built = build(&builder, Some(&building), &files, &before);
-            (built, files)
-        });
-        match built.await {
-            Ok((Ok(built), files)) => self.serve(built, &files),
-            Ok((Err(error), _)) => {
+        match self.build_and_serve(&files).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
                 tracing::error!(error = %error, "The tenants of the registry could not be served");
                 registry.was_not_served();
             }
             // The panic is logged.
-            Err(_) => registry.was_not_served(),
+            None => registry.was_not_served(),
         }
-        Ok(())
     }
 
-    fn serve(&self, built: BuiltTenants, files: &Config) {
+    /// Builds the tenants of the files and of the registry, and serves them. `None`: it panicked.
+    async fn build_and_serve(&self, files: &Config) -> Option<Result<(), NotBuilt>> {
+        let _making = self.making.lock().await;
+        let (builder, before) = (self.builder.clone(), self.tenants.clone());
+        let (registry, files) = (self.registry.clone(), files.clone());
+        let built = tokio::task::spawn_blocking(move || {
+            build(&builder, registry.as_deref(), &files, &before)
+        });
+        match built.await.ok()? {
+            Ok(built) => self.serve(built),
+            Err(error) => return Some(Err(error)),
+        }
+        Some(Ok(()))
+    }
+
+    fn serve(&self, built: BuiltTenants) {
         let mut builder = self.builder.lock();
-        self.tenancy.serve(built.serving, &builder, files);
+        self.tenancy.serve(built.serving, &builder, &built.config);
         builder.forget_unused();
         drop(builder);
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
@@ -214,11 +227,12 @@ impl Reloader {
 /// The tenants of files and registry, ready to be served.
 pub(super) struct BuiltTenants {
     /// The configuration of all of them.
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     pub(super) serving: (HostTable, Vec<Arc<Tenant>>),
 }
 
-/// Builds the tenants of the files and of the registry. A tenant of the registry whose parts cannot be made is left out.
+/// Builds the tenants of the files, and those of the registry that are in use. One of the registry whose parts cannot be made
+/// is left out.
 ///
 /// # Errors
 /// [`NotBuilt`] of a tenant of the files.
@@ -233,7 +247,8 @@ pub(super) fn build(
             Some(registry) => registry.together(files),
             None => (files.clone(), Unserved::default()),
         };
-        let built = builder.lock().serving(&config, before);
+        let is_on_demand = |id: &TenantId| !files.tenants.contains_key(id);
+        let built = builder.lock().serving(&config, before, &is_on_demand);
         let (mut hosts, tenants) = match built {
             Ok(built) => built,
             Err(error) => {
@@ -252,7 +267,7 @@ pub(super) fn build(
             hosts.set_incomplete();
         }
         return Ok(BuiltTenants {
-            config,
+            config: Arc::new(config),
             serving: (hosts, tenants),
         });
     }

@@ -16,7 +16,7 @@ use super::limits::{self, ConnectionBounds};
 use super::reload::{self, Applied, Reloader};
 use super::shed::Shedder;
 use super::upkeep::Upkeep;
-use super::{Addresses, Options, listen, readiness};
+use super::{Addresses, Options, listen, on_demand, readiness};
 use crate::api::health::{AdminState, Progress};
 use crate::api::{ApiKeys, ApiState, Deployment, TenantBook};
 use crate::budget::MemoryBudget;
@@ -101,7 +101,7 @@ impl ServerParts {
         let registry = fleet::ReplicaRegistry::new(replica);
         let fleet = Fleet::new(registry.clone(), config.api.timeout);
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
-        tenancy.serve(built.serving, &builder.lock(), &config);
+        tenancy.serve(built.serving, &builder.lock(), &built.config);
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
         let api_keys = Arc::new(ApiKeys::new(&built.config));
         let deployment = config.redis.url.as_ref();
@@ -126,6 +126,7 @@ impl ServerParts {
             api_keys: api_keys.clone(),
             fleet: fleet.clone(),
             turn: tokio::sync::Mutex::default(),
+            making: tokio::sync::Mutex::default(),
         });
         Ok(Self {
             tenants,
@@ -216,9 +217,12 @@ impl ServerParts {
         let (registry, watching) = (self.registry, self.reloader.clone());
         critical.spawn(async move { Ok(registry.run().await) });
         let tenant_registry = self.reloader.registry.clone();
-        if tenant_registry.is_some() {
-            let following = self.reloader.clone();
+        if let Some(registry) = tenant_registry.clone() {
+            let [following, making, letting_go] = [(); 3].map(|()| self.reloader.clone());
+            let keep = self.config.registry.keep;
             critical.spawn(async move { Ok(follow::run(following).await) });
+            critical.spawn(async move { Ok(on_demand::make(making, registry).await) });
+            critical.spawn(async move { Ok(on_demand::let_go(letting_go, keep).await) });
         }
         critical.spawn(async move { Ok(watching.watch().await) });
         if let Some((control, _)) = self.deployment {

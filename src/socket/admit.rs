@@ -1,6 +1,6 @@
 //! Checks a request before its token: this replica, the client's address, tenant, route, upgrade and origin.
 //!
-//! No check awaits anything or asks a store.
+//! No check asks a store. Only the making of a tenant that is not in use yet is waited for.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl AdmittedRequest {
 ///
 /// # Errors
 /// The first refusal.
-pub(super) fn admit(
+pub(super) async fn admit(
     head: &Parts,
     peer: Peer,
     door: &Door,
@@ -58,7 +58,7 @@ pub(super) fn admit(
         _ => door.addresses.begin_handshake(client)?,
     };
     let entrant = entrant.with_address(door.addresses.admit(client)?);
-    let tenant = door.common.tenants.by_host(host.as_str())?;
+    let tenant = door.common.tenants.by_host(host.as_str()).await?;
     let by_tenant = |refusal| Rejection::by(&tenant, None, refusal);
     if tenant.life().is_suspended() {
         return Err(by_tenant(Refusal::TenantSuspended));

@@ -174,7 +174,7 @@ async fn judge(
     door: &Door,
     course: &mut Course,
 ) -> Result<(Upgrade, Box<ReadySocket>), Rejection> {
-    let (mut admitted, entrant) = admit(head, peer, door)?;
+    let (mut admitted, entrant) = admit(head, peer, door).await?;
     admitted.is_counted = course.counted_by.as_ref() == Some(&admitted.tenant.id);
     let deadline = course.deadline;
     let checks = check(&mut admitted, entrant, head, door, &mut course.place);

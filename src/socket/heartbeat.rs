@@ -274,7 +274,7 @@ impl HeartbeatWheel {
             return Some(left);
         }
         // The pong may lie unread: the process stood still, or the task reads nothing, which has a deadline of its own.
-        // A ping that waits does so behind the rest of a frame, of which the client may take a part.
+        // A ping that waits does so behind the rest of a frame, and the client may take a part of it.
         let excused = stalled
             || outbound.reads_nothing()
             || (state == PingState::Waits && outbound.take_moved());

@@ -34,8 +34,10 @@ pub(super) async fn serve(pages: &Router, arrival: Arrival, peer: Peer, door: &A
     } = arrival;
     let stream = Prefixed::new([bytes, early], stream);
     let door_of_pages = door.clone();
-    let no_page =
-        move |request: Request<Body>| std::future::ready(refuse(request, peer, &door_of_pages));
+    let no_page = move |request: Request<Body>| {
+        let door = door_of_pages.clone();
+        async move { refuse(request, peer, &door).await }
+    };
     let service = pages
         .clone()
         .fallback(no_page)
@@ -59,9 +61,9 @@ fn ends(mut response: Response<Body>) -> Response<Body> {
 }
 
 /// Answers a request for no page: the first refusal of its checks, or that it must ask for an upgrade.
-fn refuse(request: Request<Body>, peer: Peer, door: &Door) -> Response<Body> {
+async fn refuse(request: Request<Body>, peer: Peer, door: &Door) -> Response<Body> {
     let (began, (head, _)) = (Instant::now(), request.into_parts());
-    match admit(&head, peer, door) {
+    match admit(&head, peer, door).await {
         Err(rejection) => {
             rejection.count(began.elapsed());
             rejection.problem().response()

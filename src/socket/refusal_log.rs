@@ -30,7 +30,7 @@ pub(super) struct RefusedHandshake<'a> {
     pub(super) refusal: Refusal,
     /// The tenant that refused; `None` if the refusal came before it was known.
     pub(super) tenant: Option<&'a Tenant>,
-    /// What exactly refused, if the step that refused knows more than its word.
+    /// The exact reason, if the step that refused knows more than its word.
     pub(super) why: Option<&'a str>,
     /// The head of the request; `None` if it was not read.
     pub(super) head: Option<&'a Parts>,

@@ -21,7 +21,7 @@ use crate::tenant::life::Stage;
 #[derive(Debug)]
 pub(super) struct Reason {
     refusal: Refusal,
-    /// What few reasons have; boxed, so that a result of a step is small.
+    /// The parts that few reasons have; boxed, so that a result of a step is small.
     more: Option<Box<ReasonDetail>>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Reason {
 struct ReasonDetail {
     /// The close frame that a consumer chose; it is sent if the tenant has `refusal = "close"`.
     close: Option<CloseFrame>,
-    /// What exactly refused, for the log.
+    /// The exact reason, for the log.
     why: Option<String>,
 }
 

@@ -20,8 +20,8 @@ const MOST_STRANGERS: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     of_group: HashMap<GroupName, Position>,
-    /// True if the request has a text that is no position. Its group is not known, so that it stands for each group of which
-    /// there is none.
+    /// True if the request has a text that is no position. Its group is not known, so that it stands for each group
+    /// without a position.
     unreadable: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What is sent to Redis in one round: a command, several at once, or a script.
+//! One round to Redis: a command, several at once, or a script.
 
 use std::future::Future;
 

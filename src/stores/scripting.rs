@@ -1,4 +1,4 @@
-//! Whether a server runs scripts for a login: managed servers may hide EVAL, and a login may lack the right to it.
+//! Finds out if a server runs scripts for a login: managed servers may hide EVAL, and a login may lack the right to it.
 
 use redis::{Pipeline, RedisResult, Value};
 

@@ -1,4 +1,6 @@
 //! The tenants of this replica, found by host or by name. A new configuration replaces them all at once.
+//!
+//! A tenant of the registry is made when it is first asked for. Until then only its configuration and its hosts are here.
 
 use std::sync::Arc;
 
@@ -6,9 +8,12 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Tenant;
+use super::demand::Demand;
 use super::neighbours::Neighbours;
+use crate::config::{Config, TenantConfig};
 use crate::error::Refusal;
 use crate::hosts::HostTable;
+use crate::ids::TenantId;
 
 /// The tenants of this replica.
 ///
@@ -24,21 +29,36 @@ pub struct Tenants {
     turn: Mutex<()>,
     /// The Redis servers behind the layers of the tenants that are served.
     pub(super) neighbours: Neighbours,
+    /// The tenants that are asked for and not made yet.
+    demand: Demand,
 }
 
 /// The tenants of one configuration.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Serving {
-    hosts: HostTable,
-    /// By name.
+    hosts: Arc<HostTable>,
+    /// Those that are made, by name.
     all: Arc<[Arc<Tenant>]>,
+    /// The configuration. Its tenants that are not in `all` are made on demand.
+    config: Arc<Config>,
 }
 
 impl Serving {
     /// Makes the set of tenants. `all` is sorted by name.
-    pub(super) fn new(hosts: HostTable, all: Vec<Arc<Tenant>>) -> Self {
-        let all = all.into();
-        Self { hosts, all }
+    pub(super) fn new(hosts: HostTable, all: Vec<Arc<Tenant>>, config: Arc<Config>) -> Self {
+        Self {
+            hosts: Arc::new(hosts),
+            all: all.into(),
+            config,
+        }
+    }
+
+    /// Returns the set with other tenants made of the same configuration. `all` is sorted by name.
+    pub(super) fn with(&self, all: Vec<Arc<Tenant>>) -> Self {
+        Self {
+            all: all.into(),
+            ..self.clone()
+        }
     }
 
     fn by_id(&self, id: &str) -> Option<&Arc<Tenant>> {
@@ -72,20 +92,89 @@ impl Tenants {
         leaving.retain(|tenant| !Arc::ptr_eq(tenant, gone));
     }
 
-    /// Finds the served tenant of a `Host` header.
+    /// Finds the served tenant of a `Host` header. One that is not in use yet is made, and only then this waits.
     ///
     /// # Errors
     /// The refusal: no tenant has the host, or the one that has it cannot be served, or it cannot be known yet.
-    pub fn by_host(&self, host: &str) -> Result<Arc<Tenant>, Refusal> {
-        let now = self.now.load();
-        match now.hosts.find(host) {
-            Some(id) => now.by_id(id.as_str()).cloned().ok_or(Refusal::Unavailable),
-            None if now.hosts.is_incomplete() => Err(Refusal::Unavailable),
-            None => Err(Refusal::TenantNotFound),
-        }
+    pub async fn by_host(&self, host: &str) -> Result<Arc<Tenant>, Refusal> {
+        let unmade = {
+            let now = self.now.load();
+            match now.hosts.find(host) {
+                Some(id) => match now.by_id(id.as_str()) {
+                    Some(tenant) => {
+                        tenant.note_use();
+                        return Ok(tenant.clone());
+                    }
+                    None => id.clone(),
+                },
+                None if now.hosts.is_incomplete() => return Err(Refusal::Unavailable),
+                None => return Err(Refusal::TenantNotFound),
+            }
+        };
+        self.made(&unmade).await
     }
 
-    /// Finds the served tenant of this name.
+    /// Finds the tenant of this name for a call: the served one, which is made if it is not in use yet, or else the newest
+    /// one that still has sockets. `None`: there is none, or it cannot be made.
+    pub async fn for_call(&self, id: &str) -> Option<Arc<Tenant>> {
+        if let Some(tenant) = self.by_id(id) {
+            tenant.note_use();
+            return Some(tenant);
+        }
+        let unmade = self.configured(id).map(|(id, _)| id);
+        if let Some(id) = unmade
+            && let Ok(made) = self.made(&id).await
+        {
+            return Some(made);
+        }
+        self.named(id)
+    }
+
+    /// Waits until a tenant of the configuration is made.
+    ///
+    /// # Errors
+    /// The refusal of a handshake.
+    async fn made(&self, id: &TenantId) -> Result<Arc<Tenant>, Refusal> {
+        if self.configured(id.as_str()).is_none() {
+            return Err(Refusal::Unavailable);
+        }
+        let ends = self.demand.ask(id).ok_or(Refusal::Unavailable)?;
+        // It may have been made between the look and the question, which is then answered for nothing.
+        if let Some(made) = self.by_id(id.as_str()) {
+            return Ok(made);
+        }
+        ends.wait().await;
+        self.by_id(id.as_str()).ok_or(Refusal::Unavailable)
+    }
+
+    /// The tenants that are asked for and not made yet.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// Returns the name and the configuration of a tenant that is served, made or not.
+    pub fn configured(&self, id: &str) -> Option<(TenantId, Arc<TenantConfig>)> {
+        let now = self.now.load();
+        let found = now.config.tenants.get_key_value(id);
+        found.map(|(id, config)| (id.clone(), config.clone()))
+    }
+
+    /// Returns the number of tenants that are served, made or not.
+    pub fn count(&self) -> usize {
+        self.now.load().config.tenants.len()
+    }
+
+    /// Returns the configuration of the tenants that are served.
+    pub fn config(&self) -> Arc<Config> {
+        self.now.load().config.clone()
+    }
+
+    /// Returns the set of tenants that is served.
+    pub(super) fn serving(&self) -> Arc<Serving> {
+        self.now.load_full()
+    }
+
+    /// Finds the served tenant of this name, if it is made.
     pub fn by_id(&self, id: &str) -> Option<Arc<Tenant>> {
         self.now.load().by_id(id).cloned()
     }
@@ -113,7 +202,7 @@ impl Tenants {
         all
     }
 
-    /// Returns the served tenants, sorted by name.
+    /// Returns the served tenants that are made, sorted by name.
     pub fn all(&self) -> Arc<[Arc<Tenant>]> {
         self.now.load().all.clone()
     }

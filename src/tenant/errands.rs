@@ -48,7 +48,7 @@ struct Looks {
     answers: usize,
 }
 
-/// What concerns all sockets.
+/// Errands that concern all sockets.
 #[derive(Default)]
 struct Sweep {
     /// The latest cut-off of the tenant.

@@ -2,11 +2,13 @@
 //!
 //! [`build`] makes a tenant's parts. [`Tenancy`] starts and ends their tasks. [`life`] holds the tenant's stage.
 //! `upkeep` opens the tenant and checks its sockets, `look` checks its dependencies, `workers` what waits for its workers,
-//! `obey` carries out control messages, and [`Tenants`] finds a tenant by host or name.
+//! `obey` carries out control messages, and [`Tenants`] finds a tenant by host or name. One that is not in use is made on
+//! [`Demand`].
 //! [`crate::server`] only chooses the configuration that is served.
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,6 +35,7 @@ use crate::users::Permissions;
 use life::{Happening, Stage, TenantLife};
 
 pub mod build;
+mod demand;
 mod directory;
 mod errands;
 mod eviction;
@@ -48,6 +51,7 @@ mod tenancy;
 mod upkeep;
 mod workers;
 
+pub use demand::Demand;
 pub use directory::Tenants;
 pub use suspension::SUSPENDED;
 pub use tenancy::Tenancy;
@@ -88,10 +92,12 @@ pub struct Tenant {
     pub settings: Arc<Settings>,
     /// Handles of its metrics.
     pub metrics: Arc<TenantMetrics>,
-    /// What an operator should mend although the tenant is served.
+    /// Remarks that an operator should mend although the tenant is served.
     remarks: Mutex<Vec<String>>,
     /// The stage of its life.
     life: watch::Sender<TenantLife>,
+    /// True if it was asked for since the last [`Tenant::was_used`].
+    used: AtomicBool,
 }
 
 /// Longest wait of a handshake for a tenant that is about to be served. A group to join is waited for as long.
@@ -103,6 +109,24 @@ impl Tenant {
     /// Returns the current stage of its life. Drop the guard soon: it blocks every change.
     pub fn life(&self) -> impl Deref<Target = TenantLife> + '_ {
         self.life.borrow()
+    }
+
+    /// Notes that it was asked for.
+    fn note_use(&self) {
+        // One cache line of all handshakes of the tenant is read more often than written.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true if it has sockets, or was asked for since the last call.
+    pub fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed) || !self.relay.hub().is_empty()
+    }
+
+    /// Returns true if all that it remembers lies in Redis, so that it can be let go and made again.
+    pub fn remembers_elsewhere(&self) -> bool {
+        self.key_store.redis().is_some() && !self.servers.is_empty()
     }
 
     /// Returns `Ok` if a socket may open now.

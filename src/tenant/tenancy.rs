@@ -18,6 +18,7 @@ use crate::fleet::{self, Fleet, ReplicaRegistry, reply_channel};
 use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
+use crate::metrics;
 use crate::tasks::{self, Task};
 
 /// Longest wait for the sockets of a leaving tenant once all were told to close: a socket's own closing time and a margin.
@@ -77,12 +78,13 @@ impl Tenancy {
         self: &Arc<Self>,
         (hosts, served): (HostTable, Vec<Arc<Tenant>>),
         builder: &Builder,
-        config: &Config,
+        config: &Arc<Config>,
     ) {
         let rate = f64::from(config.server.drain.rate);
         let mut running = self.running.lock();
         let before = std::mem::take(&mut *running);
-        self.put_in_place(hosts, &served, &before);
+        let serving = Serving::new(hosts, served.clone(), config.clone());
+        self.put_in_place(serving, &served, &before);
         self.take_replies(builder);
         self.register();
         let mut before = before;
@@ -98,13 +100,77 @@ impl Tenancy {
             self.tenants.neighbours.forget(&gone.tenant.id);
             self.see_off(gone, rate, CloseReason::TenantNotFound);
         }
+        metrics::tenants_made(running.len());
+    }
+
+    /// Serves tenants of the present configuration that were made on demand, beside those that are served.
+    pub fn add(self: &Arc<Self>, made: Vec<Arc<Tenant>>, builder: &Builder) {
+        let mut running = self.running.lock();
+        {
+            let _turn = self.tenants.turn();
+            let serving = self.tenants.serving();
+            let mut all = self.tenants.all().to_vec();
+            all.extend(made.iter().cloned());
+            all.sort_by(|one, other| one.id.cmp(&other.id));
+            self.tenants.replace(serving.with(all), []);
+        }
+        self.take_replies(builder);
+        self.register();
+        for tenant in &made {
+            running.insert(tenant.id.clone(), self.start(tenant));
+        }
+        metrics::tenants_made(running.len());
+    }
+
+    /// Lets go of tenants that are not in use. They stay configured, and are made again when they are asked for.
+    pub fn let_go(self: &Arc<Self>, idle: &BTreeSet<TenantId>, config: &Config) {
+        let rate = f64::from(config.server.drain.rate);
+        let mut running = self.running.lock();
+        let gone: Vec<Running> = idle.iter().filter_map(|id| running.remove(id)).collect();
+        {
+            let _turn = self.tenants.turn();
+            let serving = self.tenants.serving();
+            let mut all = self.tenants.all().to_vec();
+            all.retain(|tenant| !idle.contains(&tenant.id));
+            let leaving = gone.iter().map(|gone| gone.tenant.clone());
+            self.tenants.replace(serving.with(all), leaving);
+            for Running { tenant, .. } in &gone {
+                self.tenants.neighbours.forget(&tenant.id);
+                // From here on no handshake opens a socket of it; one that is under way finds its successor.
+                tenant.take(Happening::Replaced);
+            }
+        }
+        metrics::tenants_made(running.len());
+        drop(running);
+        let (empty, used) = gone
+            .into_iter()
+            .partition(|gone| gone.tenant.relay.hub().is_empty());
+        self.end_empty(empty);
+        for gone in used {
+            self.see_off(gone, rate, CloseReason::Draining);
+        }
+    }
+
+    /// Ends the tasks of tenants without sockets. It enters the list of replicas once for all of them.
+    fn end_empty(self: &Arc<Self>, gone: Vec<Running>) {
+        let tenancy = self.clone();
+        tasks::brief(async move {
+            for Running { tenant, .. } in &gone {
+                tenant.take(Happening::Emptied);
+                tenancy.tenants.forget(tenant);
+            }
+            tenancy.register();
+            for leaving in gone {
+                leaving.tenant.relay.close().await;
+            }
+        });
     }
 
     /// Lets handshakes find the new tenants, then moves every old one to its next stage. In this order a handshake whose
     /// tenant has left finds its successor.
     fn put_in_place(
         &self,
-        hosts: HostTable,
+        serving: Serving,
         served: &[Arc<Tenant>],
         before: &BTreeMap<TenantId, Running>,
     ) {
@@ -126,7 +192,6 @@ impl Tenancy {
                 None => leaving.push(old.clone()),
             }
         }
-        let serving = Serving::new(hosts, served.to_vec());
         self.tenants.replace(serving, leaving);
         for old in replaced {
             old.take(Happening::Replaced);

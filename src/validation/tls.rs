@@ -58,7 +58,7 @@ pub fn authorities(config: &Config) -> Vec<(String, &Authorities)> {
     entries.collect()
 }
 
-/// Returns the text about an entry of which a certificate has expired.
+/// Returns the text about an entry with a certificate that has expired.
 pub fn expired(authorities: &Authorities) -> Option<String> {
     let day = trust::expired(authorities)?;
     Some(format!(

@@ -91,8 +91,9 @@ impl Options {
             "release"
         };
         format!(
-            "{} clients of two tenants on two replicas, {groups} groups a tenant; a {build} build on {cores} cores that clients, \
+            "Commit {}: {} clients of two tenants on two replicas, {groups} groups a tenant; a {build} build on {cores} cores that clients, \
              servers and databases share; {} at a time; load average {}.",
+            commit().unwrap_or_else(|| "unknown".to_owned()),
             2 * clients,
             match self.jobs {
                 1 => "one row".to_owned(),
@@ -101,6 +102,16 @@ impl Options {
             load.join(" ")
         )
     }
+}
+
+/// The commit that was played; `None` outside of a clone.
+fn commit() -> Option<String> {
+    let git = std::process::Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()?;
+    let id = String::from_utf8(git.stdout).ok()?;
+    git.status.success().then(|| id.trim().to_owned())
 }
 
 fn number<T: std::str::FromStr>(option: &str, text: &str) -> Result<T, String> {

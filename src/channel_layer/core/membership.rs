@@ -239,7 +239,7 @@ impl Keeping {
         let score = format!("{now:.6}");
         for (group, number) in &batch {
             let key = names.group_key(group);
-            // The member for the history comes first: an event of which this replica hears is in its mailbox.
+            // The member for the history comes first: an event that this replica hears of is in its mailbox.
             if self.parts.records(group) {
                 let history = names.history_member(group);
                 pipe.cmd("ZADD").arg(&key).arg(&score).arg(history);

@@ -243,7 +243,7 @@ pub struct CoreLayer {
     names: Arc<Names>,
     roster: Arc<GroupRoster>,
     sender: Sender,
-    /// What gateways tell each other of groups, by pub/sub.
+    /// The messages between gateways about groups, by pub/sub.
     notices: NoticeLines,
 }
 

@@ -97,7 +97,7 @@ impl MemoryBus {
     }
 }
 
-/// What the memory layers of one tenant share, one layer on each replica.
+/// The part that the memory layers of one tenant share, one layer on each replica.
 #[derive(Default)]
 pub struct SharedLayer(pub(super) Mutex<LayerState>);
 

@@ -31,7 +31,7 @@ pub(super) struct HandshakeReport {
     groups: Vec<String>,
     /// The code of the close frame, if the tenant answers refusals so.
     close_code: Option<u16>,
-    /// What to do about the refusal.
+    /// The advice about the refusal.
     advice: Option<String>,
     #[serde(skip)]
     status: Option<u16>,

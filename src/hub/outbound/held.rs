@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Enqueued, ITEM, Item, Outbound, State, push_to};
+use super::{Enqueued, ITEM, Item, Outbound, State, push_to, wake};
 use crate::frame::Frame;
 use crate::ids::GroupName;
 use crate::position::{PastEpochs, PlaceInHistory, Position};
@@ -243,14 +243,8 @@ impl Outbound {
         if waiting.groups.is_empty() {
             *held = None;
         }
-        let waker = if state.blocked {
-            None
-        } else {
-            state.waker.take()
-        };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
+        if !state.blocked {
+            wake(state);
         }
         Released::Free
     }

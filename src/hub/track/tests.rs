@@ -1,4 +1,4 @@
-//! What the model of the relay does not reach: bounds, and histories that lie.
+//! Cases that the model of the relay does not reach: bounds, and histories that lie.
 
 use super::*;
 use crate::position::Epoch;

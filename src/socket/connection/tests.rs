@@ -34,7 +34,7 @@ use crate::users::UserRecord;
 /// The longest wait for a fact that holds almost at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a consumer has seen, and the end of its call.
+/// The events that a consumer has seen, and the end of its call.
 #[derive(Default)]
 struct Desk {
     began: AtomicUsize,
@@ -299,7 +299,7 @@ async fn a_call_that_does_not_end_is_dropped_and_its_socket_closes() {
     assert_eq!(cause, Some(CloseReason::InternalError));
 }
 
-/// A task ends with its socket: what it owns is dropped, although it would wait for ever.
+/// A task ends with its socket: what it owns is dropped, although it would wait without an end.
 #[tokio::test]
 async fn a_task_of_a_consumer_ends_with_its_socket() {
     let mut pair = Pair::open().await;

@@ -41,13 +41,13 @@ impl Backlog {
 /// The state of a socket whose stream takes no more bytes. No other socket pays for it.
 #[derive(Default)]
 pub(super) struct Stuck {
-    /// The frame of which only a part fitted into the stream.
+    /// The frame that fitted into the stream in part only.
     pub(super) partial: Option<PartlySent>,
     /// The progress of a socket that is behind.
     pub(super) progress: Option<SlowWatch>,
 }
 
-/// A frame of which only a part fitted into the stream.
+/// A frame that fitted into the stream in part only.
 pub(super) struct PartlySent {
     pub(super) frame: Frame,
     /// The number of bytes that are sent.

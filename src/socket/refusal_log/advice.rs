@@ -1,4 +1,4 @@
-//! What a person can do about each refusal. The texts go to the log and to `lockgate explain`, never to a client.
+//! Advice about each refusal, for a person. The texts go to the log and to `lockgate explain`, never to a client.
 
 use axum::http::header::ORIGIN;
 use axum::http::request::Parts;

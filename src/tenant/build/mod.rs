@@ -191,8 +191,9 @@ impl Builder {
         &self.budget
     }
 
-    /// Builds every tenant; unchanged tenants of `before` are reused. It waits for no connection and touches no open
-    /// socket. It needs a runtime, because links start to connect in the background.
+    /// Builds the tenants; unchanged tenants of `before` are reused. Those for which `is_on_demand` answers true are built
+    /// only if `before` has them. It waits for no connection and touches no open socket. It needs a runtime, because links
+    /// start to connect in the background.
     ///
     /// # Errors
     /// [`NotBuilt`]
@@ -200,27 +201,43 @@ impl Builder {
         &mut self,
         config: &Config,
         before: &Tenants,
+        is_on_demand: &dyn Fn(&TenantId) -> bool,
     ) -> Result<(HostTable, Vec<Arc<Tenant>>), NotBuilt> {
         let hosts = HostTable::new(&config.tenants).map_err(|problems| NotBuilt {
             tenant: None,
             why: anyhow::anyhow!("hosts: {problems:?}"),
         })?;
-        let mut tenants = Vec::with_capacity(config.tenants.len());
+        let mut tenants = Vec::new();
         for (id, tenant) in &config.tenants {
-            let effective = config.effective(tenant);
             let served = before.by_id(id.as_str());
-            if let Some(served) = served.filter(|served| is_served_by(&effective, served)) {
-                tenants.push(served);
+            if served.is_none() && is_on_demand(id) {
                 continue;
             }
-            let built = self.tenant(id, tenant, &effective, before);
-            let built = built.map_err(|why| NotBuilt {
-                tenant: Some(id.clone()),
-                why,
-            });
-            tenants.push(Arc::new(built?));
+            let effective = config.effective(tenant);
+            match served.filter(|served| is_served_by(&effective, served)) {
+                Some(served) => tenants.push(served),
+                None => tenants.push(self.make(id, tenant, config, before)?),
+            }
         }
         Ok((hosts, tenants))
+    }
+
+    /// Builds one tenant of a configuration.
+    ///
+    /// # Errors
+    /// [`NotBuilt`]
+    pub fn make(
+        &mut self,
+        id: &TenantId,
+        tenant: &Arc<TenantConfig>,
+        config: &Config,
+        before: &Tenants,
+    ) -> Result<Arc<Tenant>, NotBuilt> {
+        let built = self.tenant(id, tenant, &config.effective(tenant), before);
+        built.map(Arc::new).map_err(|why| NotBuilt {
+            tenant: Some(id.clone()),
+            why,
+        })
     }
 
     /// Drops the links and pools that no tenant uses any more.
@@ -310,6 +327,7 @@ impl Builder {
             metrics,
             remarks: Mutex::default(),
             life: watch::Sender::default(),
+            used: AtomicBool::new(true),
         })
     }
 

@@ -31,7 +31,7 @@ const TOO_SLOW: (&str, &str) = ("code", "4008");
 const TURN: Duration = Duration::from_millis(700);
 /// The most events in a page of a history.
 const PAGE: usize = 100;
-/// What would come twice, or to others, has this time to come.
+/// The time in which an event that comes twice, or to others, would come.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A fault of a run. `server.max_age` closes sockets all the time beside them.

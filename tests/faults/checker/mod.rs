@@ -26,7 +26,7 @@ pub(crate) struct Sent {
     pub(crate) answered: bool,
 }
 
-/// What a socket saw.
+/// The frames that a socket saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// Event `number` of a group.

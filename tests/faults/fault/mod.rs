@@ -18,7 +18,7 @@ pub(crate) use wire::{Way, WireFault};
 
 use crate::stage::Stage;
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// Nothing: the load alone.

@@ -196,6 +196,7 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         true,
     ),
     ("lockgate_registry_tenants", "gauge", &["state"], false),
+    ("lockgate_tenants_made", "gauge", &[], true),
     (
         "lockgate_registry_read_timestamp_seconds",
         "gauge",

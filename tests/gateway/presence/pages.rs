@@ -197,7 +197,7 @@ async fn the_command_line_lists_and_counts() {
     };
     let listed = run(&[]).await;
     assert!(
-        listed.contains("1 sockets; 1 users") && listed.contains("\"alice\""),
+        listed.contains("1 socket; 1 user ") && listed.contains("\"alice\""),
         "{listed}"
     );
     let counted = run(&["--count", "--json"]).await;

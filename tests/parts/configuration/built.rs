@@ -125,7 +125,7 @@ async fn build(config: &Config) -> Result<(), String> {
             .deployment(url, &config.deployment_trust())
             .map_err(|error| format!("{error:#}"))?;
     }
-    let built = builder.serving(config, &Tenants::default());
+    let built = builder.serving(config, &Tenants::default(), &|_| false);
     built.map(drop).map_err(|error| format!("{error:#}"))
 }
 

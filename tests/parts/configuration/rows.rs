@@ -32,8 +32,8 @@ pub(crate) fn rows() -> Vec<Row> {
         "a key without a registry" "{TENANT}[registry]\nkey = \"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"\n"
             => [["registry.key: found a key without a database"]];
         "a registry alone" "[registry]\ndatabase = \"sqlite:///r.db\"\nkey = [\"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"]\n" => [];
-        "wrong parts of a registry" "[registry]\ndatabase = \"redis://u:hunter2@h\"\nkey = [\"hunter2\", \"aHVudGVyMg==\"]\nmigrate = 1\n"
-            => [["registry.database: found", "postgres://"], ["registry.key[0]: found a text that is not base64", "openssl"], ["registry.key[1]: found 7 bytes"], ["registry.migrate: found 1"]];
+        "wrong parts of a registry" "[registry]\ndatabase = \"redis://u:hunter2@h\"\nkey = [\"hunter2\", \"aHVudGVyMg==\"]\nmigrate = 1\nkeep = \"0s\"\n"
+            => [["registry.database: found", "postgres://"], ["registry.key[0]: found a text that is not base64", "openssl"], ["registry.key[1]: found 7 bytes"], ["registry.migrate: found 1"], ["registry.keep: found \"0s\"", "at least 1s"]];
         "a registry in memory" "[registry]\ndatabase = \"sqlite::memory:\"\nkey = \"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"\n"
             => [["registry.database: found a database in memory"]];
         "syntax" "{TENANT}[server]\nlisten = \n" => [["lockgate.toml:12:", "expected valid TOML"]];

@@ -1,4 +1,4 @@
-//! What the tables of the registry hold and take.
+//! The rows of the registry's tables, read and written.
 
 /// One tenant as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct SchemaVersion {
     pub readable_by: i64,
 }
 
-/// What happened since a number.
+/// The changes since a number.
 #[derive(Debug, Default)]
 pub struct TableChanges {
     /// The tenants that were added or changed, as they are now.
@@ -58,11 +58,11 @@ pub struct TableChange<'c> {
     pub config: Option<&'c str>,
     /// The time, in Unix seconds.
     pub now: i64,
-    /// Who changes it, for the audit.
+    /// The operator who changes it, for the audit.
     pub actor: &'c str,
     /// The word for the change in the audit.
     pub action: &'static str,
-    /// What is changed, without any secret, for the audit.
+    /// The keys that change, without any secret, for the audit.
     pub detail: &'c str,
 }
 

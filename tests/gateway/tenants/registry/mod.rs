@@ -3,6 +3,7 @@
 mod command_line;
 mod faults;
 mod life;
+mod on_demand;
 
 use serde_json::{Value, json};
 
