@@ -245,8 +245,8 @@ def agreement():
 def findings(judge, say):
     found = []
     try:
-        helm("lint", FULL, CHART, "--strict")
         for oldest_or_newest in manifests.VERSIONS:
+            helm("lint", FULL, CHART, "--strict", "--kube-version", f"{oldest_or_newest}.0")
             for name, values in EQUAL.items():
                 if name != "base":  # without the ConfigMap of tenants
                     found += [f"{name} on {oldest_or_newest}: {finding}" for finding in judge(render(values, oldest_or_newest))]

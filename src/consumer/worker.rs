@@ -129,6 +129,10 @@ impl Consumer for Worker {
                 }
                 // A handshake that waits for a worker would get no answer.
                 NotTaken::Dropped | NotTaken::Closes => {
+                    // An error of Redis says nothing about workers.
+                    if matches!(error, LayerError::NoReceiver | LayerError::ChannelFull) {
+                        relay.metrics().worker_timeouts.increment(1);
+                    }
                     let channel = self.settings.channel_of(scope).to_string();
                     context
                         .refuses_because(format!("no worker on the channel {channel:?}: {error}"));
