@@ -40,7 +40,8 @@ impl Bucket {
 
     fn after(&self, now: Instant, per_second: u32, count: u32) -> Result<Option<Instant>, Empty> {
         let Some(interval) = 1_000_000_000u32.checked_div(per_second) else {
-            return Ok(None);
+            // Whatever was taken stays taken: one call without a limit must not fill the bucket for the others.
+            return Ok(self.full_at);
         };
         let taken = Duration::from_nanos(interval.into()) * count;
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + taken.min(BURST);
@@ -80,9 +81,12 @@ mod tests {
         assert!(!bucket.take(start + BURST, 10));
     }
 
+    /// Before, one call with a rate of 0 filled the bucket again.
     #[test]
-    fn zero_is_no_limit() {
-        let mut bucket = Bucket::default();
-        assert!((0..1000).all(|_| bucket.take(Instant::now(), 0)));
+    fn zero_is_no_limit_and_gives_nothing_back() {
+        let (mut bucket, now) = (Bucket::default(), Instant::now());
+        assert!(bucket.take_many(now, 10, 20));
+        assert!((0..1000).all(|_| bucket.take(now, 0)));
+        assert!(!bucket.take(now, 10));
     }
 }

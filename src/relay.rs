@@ -22,7 +22,6 @@ use crate::group_rules::GroupRules;
 use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Member, Pace, WaitingEvent};
 use crate::ids::{GroupName, TenantId};
 use crate::metrics::{FanOutMetrics, TenantMetrics};
-use crate::rate::Bucket;
 use crate::render::{Delivery, Rendered};
 use crate::tasks;
 
@@ -35,6 +34,7 @@ mod lingering;
 mod membership;
 mod presence;
 mod publishing;
+mod rates;
 mod reader;
 mod recorded;
 mod replay;
@@ -51,7 +51,8 @@ use lingering::{LINGER, Lingering};
 pub use membership::{Additions, begin};
 pub use presence::PresenceError;
 use presence::RelayPresence;
-pub use publishing::PublishError;
+pub use publishing::{PublishError, Publisher};
+use rates::PublishRates;
 use reader::{IDLE_LOOK, READERS};
 use recorded::HealingPages;
 pub use replay::ResumeFrom;
@@ -111,7 +112,7 @@ pub struct Settings {
 pub struct Relay {
     parts: Parts,
     settings: ArcSwap<Settings>,
-    publishes: Mutex<Bucket>,
+    publishes: PublishRates,
     fan_out: FanOutMetrics,
     /// The sockets that listen on their own channel.
     channels: Channels,
@@ -143,7 +144,7 @@ impl Relay {
         Arc::new(Self {
             parts,
             settings: ArcSwap::from_pointee(settings),
-            publishes: Mutex::default(),
+            publishes: PublishRates::default(),
             fan_out: FanOutMetrics::default(),
             channels: Channels::default(),
             waiting: Mutex::default(),

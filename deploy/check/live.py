@@ -5,6 +5,7 @@ marked `"expect": "empty-when-healthy"`.
 """
 
 import asyncio
+import base64
 import http.client
 import json
 import math
@@ -165,10 +166,19 @@ history = { size = 100 }
 """)
 
 
+def add_registry(stack):
+    """Gives the replicas a registry of tenants, which has metrics of its own."""
+    key = base64.b64encode(secrets.token_bytes(32)).decode()
+    stack.planted.append(key)
+    stack.environment |= {"LOCKGATE_REGISTRY__DATABASE": f"sqlite://{stack.folder}/registry.sqlite3?mode=rwc",
+                          "LOCKGATE_REGISTRY__KEY": key, "LOCKGATE_REGISTRY__MIGRATE": "true"}
+
+
 def findings(say):
     """Returns everything that should have had data and had none."""
     with tempfile.TemporaryDirectory(prefix="lockgate-live-") as folder, stacks.stack(Path(folder)) as stack:
         add_tenant_with_workers(stack)
+        add_registry(stack)
         replicas = [stack.replica(f"replica-{n}") for n in range(2)]
         for replica in replicas:
             replica.ready()

@@ -113,14 +113,11 @@ class Stack:
         self.signing_key = f"planted-signing-key-{secrets.token_hex(16)}"
         self.operator_key = f"planted-operator-key-{secrets.token_hex(16)}"
         self.redis_password = f"planted-redis-password-{secrets.token_hex(8)}"
+        self.planted = [self.signing_key, self.operator_key, self.redis_password]
         self.redis_port = free_port()
         self._redis()
         self._users()
         self._configuration()
-
-    @property
-    def planted(self):
-        return [self.signing_key, self.operator_key, self.redis_password]
 
     def _redis(self):
         self.redis_server = self.start("redis", [

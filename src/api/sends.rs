@@ -13,8 +13,7 @@ use super::{ApiState, PathTenant};
 use crate::channel_layer::LayerError;
 use crate::event::Event;
 use crate::ids::GroupName;
-use crate::metrics::EventSource;
-use crate::relay::PublishError;
+use crate::relay::{PublishError, Publisher};
 use crate::tenant::Tenant;
 
 /// The most messages of one batch.
@@ -163,8 +162,7 @@ async fn publish_each(tenant: &Tenant, messages: &[(String, Box<RawValue>)]) -> 
             (Err(problem), _) | (_, Err(problem)) => Some(problem),
         });
     }
-    let source = EventSource::Api;
-    let published = tenant.relay.publish_each(events, source).await;
+    let published = tenant.relay.publish_each(events).await;
     let mut published = published.into_iter();
     let outcome = |problem: Option<ApiProblem>| {
         let problem = match problem {
@@ -188,7 +186,10 @@ async fn publish_each(tenant: &Tenant, messages: &[(String, Box<RawValue>)]) -> 
 
 async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Published, ApiProblem> {
     let group = group_of(tenant, group)?;
-    let published = tenant.relay.publish(&group, event, EventSource::Api).await;
+    let published = tenant
+        .relay
+        .publish(&group, event, Publisher::BackEnd)
+        .await;
     published.map_err(|error| problem_of(tenant, &error))?;
     Ok(Published { published: 1 })
 }
@@ -200,7 +201,7 @@ fn group_of(tenant: &Tenant, group: &str) -> Result<GroupName, ApiProblem> {
 
 fn problem_of(tenant: &Tenant, error: &PublishError) -> ApiProblem {
     match error {
-        PublishError::RateLimited => return ApiProblem::RateLimited,
+        PublishError::RateLimited(_) => return ApiProblem::RateLimited,
         PublishError::Layer(LayerError::Encode(error)) if error.is_size() => {
             return ApiProblem::EventTooLarge;
         }

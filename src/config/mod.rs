@@ -25,7 +25,7 @@ pub use server::{
     AdminConfig, ApiConfig, ClientAddress, DenylistConfig, DrainConfig, Heartbeat, LogConfig,
     LogFormat, MetricsConfig, OnOutage, PerAddress, QueueBound, RedisConfig, ServerConfig,
 };
-pub use tenant::{LimitsConfig, OnExcess, OnGap, RefusalMode, TenantConfig};
+pub use tenant::{LimitsConfig, OnExcess, OnGap, RefusalMode, StrangerLimits, TenantConfig};
 pub use tls::{Authorities, TlsConfig, Trust, Verify};
 pub use token::{IssuerConfig, KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};

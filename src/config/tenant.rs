@@ -123,9 +123,13 @@ table! {
         /// Open sockets; over it 429.
         pub connections: u32 as count(0) => 0,
         /// Open sockets without a user, of routes with `anonymous`; over it 429. The rest of `connections` is left for users.
+        /// 0: half of `connections`.
         pub anonymous_connections: u32 as count(0) => 0,
         /// New sockets per second, counted after authentication; over it 429.
         pub connects_per_second: u32 as count(0) => 0,
+        /// New sockets without a user per second; over it 429. The rest of `connects_per_second` is left for users. 0: half of
+        /// `connects_per_second`.
+        pub anonymous_connects_per_second: u32 as count(0) => 0,
         /// Open sockets of one user; over it as `on_excess` says.
         pub connections_per_user: u32 as count(0) => 0,
         /// The reaction to a socket over `connections_per_user`: 429, or the oldest is closed with 4506.
@@ -141,6 +145,9 @@ table! {
         pub send_queue: u64 as Size(0) => MIB,
         /// Events into groups per second. Over it the API answers 429, and a socket is closed with 4013.
         pub publishes_per_second: u32 as count(0) => 0,
+        /// Events of sockets without a user into groups per second; over it such a socket is closed with 4013. The rest of
+        /// `publishes_per_second` is left for users and the API. 0: half of `publishes_per_second`.
+        pub anonymous_publishes_per_second: u32 as count(0) => 0,
         /// Calls of the management API per second, a large body counting as several; over it 429. 0: no limit.
         pub api_calls_per_second: u32 as count(0) => 1000,
         /// Messages of the tenant's control channel per second, and as many answers; long messages and lists count as several. What
@@ -148,6 +155,41 @@ table! {
         pub control_per_second: u32 as count(0) => 1000,
         /// Bytes that may wait for fan-out. Over it events are lost, which is a gap of this tenant only.
         pub layer_queue: u64 as Size(0) => 8 * MIB,
+    }
+}
+
+/// The shares of a tenant's limits that its sockets without a user may take; 0: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StrangerLimits {
+    /// Of `connections`.
+    pub connections: u32,
+    /// Of `connects_per_second`.
+    pub connects_per_second: u32,
+    /// Of `publishes_per_second`.
+    pub publishes_per_second: u32,
+}
+
+impl LimitsConfig {
+    /// Returns what sockets without a user may take: their own limits, else half of the tenant's, so that by default too
+    /// clients without a token cannot use up what its users need.
+    pub fn of_strangers(&self) -> StrangerLimits {
+        // A limit of 1 has no half that is a limit.
+        let share = |own: u32, all: u32| match (own, all) {
+            (0, 0) => 0,
+            (0, all) => (all / 2).max(1),
+            (own, _) => own,
+        };
+        StrangerLimits {
+            connections: share(self.anonymous_connections, self.connections),
+            connects_per_second: share(
+                self.anonymous_connects_per_second,
+                self.connects_per_second,
+            ),
+            publishes_per_second: share(
+                self.anonymous_publishes_per_second,
+                self.publishes_per_second,
+            ),
+        }
     }
 }
 

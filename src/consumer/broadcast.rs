@@ -169,7 +169,7 @@ impl Consumer for Broadcast {
                 tracing::debug!(user.id = shown_user(context.scope()), error = %error, "Could not publish a client's event");
                 context.close_for(CloseReason::Unavailable);
             }
-            Err(GroupError::RateLimited) => context.close_for(CloseReason::RateLimited),
+            Err(GroupError::RateLimited(_)) => context.close_for(CloseReason::RateLimited),
             // The event itself is at fault; for example, MessagePack cannot hold an integer of more than 64 bits.
             Err(_) => self.refuse(context),
         }

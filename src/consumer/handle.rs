@@ -9,8 +9,7 @@ use crate::event::Event;
 use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member};
 use crate::ids::GroupName;
-use crate::metrics::EventSource;
-use crate::relay::{PublishError, Relay};
+use crate::relay::{PublishError, Publisher, Relay};
 use crate::tasks;
 
 /// One socket, for as long as its holder wants. Clones are the same socket.
@@ -52,9 +51,10 @@ pub enum GroupError {
     /// The name is not valid in Channels, or the socket has reached `limits.groups_per_socket`.
     #[error("the group cannot be joined or sent to: {0}")]
     NotAllowed(&'static str),
-    /// The tenant has reached `limits.publishes_per_second`.
-    #[error("limits.publishes_per_second is reached")]
-    RateLimited,
+    /// The tenant has reached `limits.publishes_per_second`, or its sockets without a user have reached
+    /// `limits.anonymous_publishes_per_second`.
+    #[error("limits.{0} is reached")]
+    RateLimited(&'static str),
     /// The channel layer does not answer, or cannot express the event.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -63,7 +63,7 @@ pub enum GroupError {
 impl From<PublishError> for GroupError {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::RateLimited => Self::RateLimited,
+            PublishError::RateLimited(limit) => Self::RateLimited(limit),
             PublishError::Layer(error) => Self::Layer(error),
         }
     }
@@ -136,11 +136,12 @@ impl SocketHandle {
     /// group arrive in the order of these calls.
     ///
     /// # Errors
-    /// Fails if the name is not valid, over `limits.publishes_per_second`, and if the layer does not confirm. In the
-    /// last case the event may be published even so.
+    /// Fails if the name is not valid, over the limit ([`GroupError::RateLimited`]), and if the layer does not confirm. In
+    /// the last case the event may be published even so.
     pub async fn group_send(&self, group: &str, event: &Event) -> Result<(), GroupError> {
         let group = self.group_name(group)?;
-        let published = self.relay.publish(&group, event, EventSource::Socket).await;
+        let publisher = Publisher::Socket(&self.member);
+        let published = self.relay.publish(&group, event, publisher).await;
         Ok(published.map(drop)?)
     }
 

@@ -17,8 +17,8 @@ pub use member::{
     TrackedEvent,
 };
 pub use outbound::{
-    BATCH, Blocked, CloseOrder, Enqueued, Item, Next, Outbound, Released, ReplayEnd, ReplayRoom,
-    TOO_SLOW_WAIT, Takes,
+    BATCH, Blocked, CloseOrder, Enqueued, HoldId, Item, Next, Outbound, Released, ReplayEnd,
+    ReplayRoom, TOO_SLOW_WAIT, Takes,
 };
 pub use roster::{Budget, Excess};
 pub use track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};

@@ -17,7 +17,7 @@ use super::WaitingEvent;
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::Frame;
 
-pub use held::{Released, ReplayEnd, ReplayRoom};
+pub use held::{HoldId, Released, ReplayEnd, ReplayRoom};
 
 mod held;
 

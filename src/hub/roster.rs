@@ -26,6 +26,8 @@ pub struct Budget {
     pub anonymous_connections: u32,
     /// The most new connections of the tenant per second.
     pub connects_per_second: u32,
+    /// The most new connections without a user per second.
+    pub anonymous_connects_per_second: u32,
     /// The most open connections of one user.
     pub connections_per_user: u32,
     /// True if a connection over `connections_per_user` is admitted and the user's oldest one is closed for it.
@@ -41,6 +43,8 @@ pub enum Excess {
     AnonymousConnections,
     /// The tenant has reached `connects_per_second`.
     ConnectRate,
+    /// The tenant has reached `anonymous_connects_per_second`.
+    AnonymousConnectRate,
     /// The user has reached `connections_per_user`.
     UserConnections,
 }
@@ -90,6 +94,8 @@ pub(super) struct Roster {
     /// The handshakes and refreshes in progress. They are so few that a search goes through all.
     pub(super) pending: Vec<Arc<Pending>>,
     connects: Bucket,
+    /// The part of `connects` that connections without a user have taken.
+    anonymous_connects: Bucket,
 }
 
 impl Default for Roster {
@@ -102,6 +108,7 @@ impl Default for Roster {
             anonymous: 0,
             pending: Vec::new(),
             connects: Bucket::default(),
+            anonymous_connects: Bucket::default(),
         }
     }
 }
@@ -125,6 +132,12 @@ impl Roster {
             None if full(budget.anonymous_connections, self.anonymous) => {
                 return Err(Excess::AnonymousConnections);
             }
+            None if !self
+                .anonymous_connects
+                .has_one(now, budget.anonymous_connects_per_second) =>
+            {
+                return Err(Excess::AnonymousConnectRate);
+            }
             Some(user)
                 if !budget.replaces
                     && budget.connections_per_user != 0
@@ -135,6 +148,10 @@ impl Roster {
             _ => {}
         }
         self.connects.take(now, budget.connects_per_second);
+        if user.is_none() {
+            let strangers = budget.anonymous_connects_per_second;
+            self.anonymous_connects.take(now, strangers);
+        }
         Ok(())
     }
 
@@ -354,6 +371,29 @@ mod tests {
         // Four connections at two per second take the room of two seconds.
         let fifth = roster.reserve(Some(&"5".into()), &budget, now);
         assert_eq!(fifth, Err(Excess::ConnectRate));
+    }
+
+    #[test]
+    fn sockets_without_a_user_leave_connects_for_users() {
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        let budget = Budget {
+            connects_per_second: 3,
+            anonymous_connects_per_second: 1,
+            ..Budget::default()
+        };
+        for _ in 0..2 {
+            assert_eq!(roster.reserve(None, &budget, now), Ok(()));
+        }
+        let user = UserId::from("1");
+        for _ in 0..4 {
+            let refused = roster.reserve(None, &budget, now);
+            assert_eq!(refused, Err(Excess::AnonymousConnectRate));
+            assert_eq!(roster.reserve(Some(&user), &budget, now), Ok(()));
+        }
+        for user in [None, Some(&user)] {
+            let refused = roster.reserve(user, &budget, now);
+            assert_eq!(refused, Err(Excess::ConnectRate));
+        }
     }
 
     #[test]

@@ -181,8 +181,8 @@ impl TenantMetrics {
         &self.label
     }
 
-    /// Returns the number of open sockets without a user. Near `limits.anonymous_connections`, or near `limits.connections`
-    /// where there is no such limit, strangers are refused, or users with them.
+    /// Returns the number of open sockets without a user. Near `limits.anonymous_connections`, or half of `limits.connections`,
+    /// strangers are refused.
     pub fn anonymous_connections(&self) -> &Gauge {
         let label = || [self.label.clone().into()];
         self.anonymous_connections

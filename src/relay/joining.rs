@@ -86,7 +86,7 @@ impl Relay {
     pub fn leave(&self, member: &Member, group: &GroupName) {
         self.forget(self.parts.hub.leave(member, group));
         // Nothing is told to a socket that waits for its position in the group.
-        member.outbound().release(group, None);
+        member.outbound().leave(group);
         if let Some(presence) = &self.presence {
             presence.left(member, group);
         }

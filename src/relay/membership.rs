@@ -48,7 +48,7 @@ impl Relay {
             // Before it joins. A handshake that holds the group already tells the position itself.
             let tells = self.tells_position(member, group) && !member.outbound().holds(group);
             if tells {
-                self.hold(member, std::slice::from_ref(group));
+                self.hold(member, std::slice::from_ref(group), |_| false);
             }
             match self.parts.hub.join(member, group) {
                 Joined::New => {
@@ -57,7 +57,7 @@ impl Relay {
                     added.changed += 1;
                     told.extend(tells.then(|| member.clone()));
                 }
-                Joined::Already if tells => drop(member.outbound().release(group, None)),
+                Joined::Already if tells => member.outbound().release(group),
                 Joined::Already | Joined::Gone => {}
             }
         }
@@ -77,7 +77,7 @@ impl Relay {
         let tell = async |member: Arc<Member>| match member.groups().contains(&group) {
             true => self.resume(&member, &group, None).await,
             // It has left meanwhile.
-            false => drop(member.outbound().release(&group, None)),
+            false => member.outbound().release(&group),
         };
         stream::iter(told).for_each(tell).await;
         subscribed

@@ -10,12 +10,21 @@ use crate::ids::{ChannelName, GroupName};
 use crate::metrics::EventSource;
 use crate::position::Position;
 
+/// The sender of an event to a group.
+#[derive(Clone, Copy)]
+pub enum Publisher<'a> {
+    /// A back end, by the management API.
+    BackEnd,
+    /// A socket.
+    Socket(&'a Member),
+}
+
 /// An event was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// `limits.publishes_per_second`
-    #[error("limits.publishes_per_second is reached")]
-    RateLimited,
+    /// `limits.publishes_per_second`, or for a socket without a user `limits.anonymous_publishes_per_second`
+    #[error("limits.{0} is reached")]
+    RateLimited(&'static str),
     /// The layer did not confirm the event, or cannot express it.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -25,49 +34,45 @@ impl Relay {
     /// Publishes an event to a group on every replica. Returns its position if the group has a history.
     ///
     /// # Errors
-    /// Fails over `limits.publishes_per_second`, and if the layer does not confirm. After a lost link or a timeout the
-    /// event may be published even so.
+    /// Fails over the limit of the publisher ([`PublishError::RateLimited`]), and if the layer does not confirm. After a
+    /// lost link or a timeout the event may be published even so.
     pub async fn publish(
         &self,
         group: &GroupName,
         event: &Event,
-        source: EventSource,
+        publisher: Publisher<'_>,
     ) -> Result<Option<Position>, PublishError> {
-        let per_second = self.limits().publishes_per_second;
-        if per_second != 0 && !self.publishes.lock().take(Instant::now(), per_second) {
-            self.parts.metrics.rate_limited("publishes_per_second");
-            return Err(PublishError::RateLimited);
+        let (source, is_stranger) = match publisher {
+            Publisher::BackEnd => (EventSource::Api, false),
+            Publisher::Socket(member) => (EventSource::Socket, member.user().is_none()),
+        };
+        if let Err(limit) = self.publishes.take(&self.limits(), is_stranger) {
+            self.parts.metrics.rate_limited(limit);
+            return Err(PublishError::RateLimited(limit));
         }
         let position = self.parts.layer.publish(group, event).await?;
         self.published(&position, source);
         Ok(position)
     }
 
-    /// Publishes events to groups on every replica, each as [`Relay::publish`] does, in their order. Returns the outcome of
-    /// each.
+    /// Publishes events of a back end to groups on every replica, each as [`Relay::publish`] does, in their order. Returns
+    /// the outcome of each.
     pub async fn publish_each(
         &self,
         events: Vec<(GroupName, Event)>,
-        source: EventSource,
     ) -> Vec<Result<Option<Position>, PublishError>> {
-        let per_second = self.limits().publishes_per_second;
-        let mut allowed = events.len();
-        if per_second != 0 {
-            let (now, mut bucket) = (Instant::now(), self.publishes.lock());
-            allowed = (0..events.len())
-                .take_while(|_| bucket.take(now, per_second))
-                .count();
-        }
+        let allowed = self.publishes.take_up_to(&self.limits(), events.len());
         let published = self.parts.layer.publish_each(&events[..allowed]).await;
         let mut outcomes: Vec<_> = { published.into_iter() }
             .map(|outcome| outcome.map_err(PublishError::from))
             .collect();
         for position in outcomes.iter().flatten() {
-            self.published(position, source);
+            self.published(position, EventSource::Api);
         }
         outcomes.resize_with(events.len(), || {
-            self.parts.metrics.rate_limited("publishes_per_second");
-            Err(PublishError::RateLimited)
+            let limit = "publishes_per_second";
+            self.parts.metrics.rate_limited(limit);
+            Err(PublishError::RateLimited(limit))
         });
         outcomes
     }
@@ -91,7 +96,8 @@ impl Relay {
     ) -> Result<Option<Position>, PublishError> {
         // Before the publish: the event may come back before the layer has confirmed it.
         let noted = self.skips.note(group, event, sender.id(), Instant::now());
-        let published = self.publish(group, event, EventSource::Socket).await;
+        let publisher = Publisher::Socket(sender);
+        let published = self.publish(group, event, publisher).await;
         if let (Some(note), Err(_)) = (&noted, &published) {
             self.skips.forget(group, note);
         }

@@ -137,15 +137,20 @@ impl Relay {
 
     async fn read_history(self: Arc<Self>, group: Arc<Group>) {
         let (mut failures, mut replays) = (Failures::default(), Replays::default());
+        let mut looked = Instant::now();
         loop {
             let began = Instant::now();
+            // Also while there is work: a socket that reads on and on must not keep others waiting that have room again.
+            if looked.elapsed() >= LOOK {
+                looked = began;
+                let before = began.checked_sub(OVERDUE);
+                group.history().look(before.unwrap_or(began));
+            }
             match group.history().next_job() {
                 Job::Done => return,
                 Job::Wait => {
                     self.keep_needed(&group, &mut replays);
                     tokio::time::sleep(LOOK).await;
-                    let before = Instant::now().checked_sub(OVERDUE);
-                    group.history().look(before.unwrap_or(began));
                 }
                 Job::Batch(wishes) => {
                     let several = wishes.iter().filter(|wish| wish.is_new()).count() > 1;
@@ -268,7 +273,7 @@ impl Relay {
     /// Ends the work for a group that has no history any more. The sockets that wait get their live events.
     pub(super) fn give_up(&self, group: &Group) {
         for member in group.history().forget() {
-            member.outbound().release(group.name(), None);
+            member.outbound().release(group.name());
         }
     }
 

@@ -173,10 +173,15 @@ impl Relay {
 
     /// Lets the sockets go on whose replays are over and whose last replayed event has passed.
     pub(super) fn release_all(self: &Arc<Self>, group: &Arc<Group>, passed: Vec<Release>) {
-        for Release { member, end, .. } in passed {
-            if member.outbound().release(group.name(), Some(&end)) == Released::ReadOn {
+        for Release {
+            member, hold, end, ..
+        } in passed
+        {
+            let released = member.outbound().end_hold(group.name(), hold, Some(&end));
+            if released == Released::ReadOn {
                 let returning = Returning {
                     member,
+                    hold,
                     has: end.at,
                     told: true,
                     asked: Instant::now(),

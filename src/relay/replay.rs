@@ -16,7 +16,9 @@ use super::{Relay, RouteDelivery, enqueue};
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, LayerError};
 use crate::event::Event;
-use crate::hub::{Enqueued, Group, Member, Pace, ReadWish, ReplayEnd, ReplayRoom, Returning};
+use crate::hub::{
+    Enqueued, Group, HoldId, Member, Pace, ReadWish, ReplayEnd, ReplayRoom, Returning,
+};
 use crate::ids::GroupName;
 use crate::metrics::RecoveryResult;
 use crate::position::Position;
@@ -52,10 +54,16 @@ enum Portion {
 
 impl Relay {
     /// Lets the live events of those groups that have a history wait until the socket has what it missed. Call it before it
-    /// joins them.
-    pub fn hold(&self, member: &Member, groups: &[GroupName]) {
+    /// joins them. `returns` tells for which groups the client has sent a position.
+    pub fn hold(
+        &self,
+        member: &Member,
+        groups: &[GroupName],
+        returns: impl Fn(&GroupName) -> bool,
+    ) {
         let recorded = groups.iter().filter(|group| self.has_history(group));
-        member.outbound().hold(recorded.cloned());
+        let holds = recorded.map(|group| (group.clone(), returns(group)));
+        member.outbound().hold(holds);
     }
 
     /// Tells a socket that has joined a group with history its position there. A socket that comes back gets what it missed
@@ -71,7 +79,10 @@ impl Relay {
         }
         let Some(group) = self.parts.hub.groups().get(group) else {
             // It has left the group again.
-            member.outbound().release(group, None);
+            member.outbound().leave(group);
+            return;
+        };
+        let Some(hold) = member.outbound().hold_of(group.name()) else {
             return;
         };
         if !matches!(since, Some(ResumeFrom::Position(_))) {
@@ -87,6 +98,7 @@ impl Relay {
             Some(ResumeFrom::Position(has)) => {
                 let returning = Returning {
                     member: member.clone(),
+                    hold,
                     has,
                     told: false,
                     asked: Instant::now(),
@@ -96,7 +108,7 @@ impl Relay {
             }
         };
         let at = group.history().at().map(ReplayEnd::from);
-        self.end_replay(&group, member, at, recovered);
+        self.end_replay(&group, (member, hold), at, recovered);
     }
 
     /// Tells a socket that comes back for a group without history, or for one that its route does not join.
@@ -110,16 +122,20 @@ impl Relay {
     fn end_replay(
         self: &Arc<Self>,
         group: &Arc<Group>,
-        member: &Arc<Member>,
+        (member, hold): (&Arc<Member>, HoldId),
         end: Option<ReplayEnd>,
         recovered: Option<bool>,
     ) {
         let (name, outbound) = (group.name(), member.outbound());
+        if outbound.hold_of(name) != Some(hold) {
+            // It has left the group.
+            return;
+        }
         if recovered == Some(false) {
             outbound.push_frame(&gap_notice(name, self.accounting()));
         }
         let Some(end) = end else {
-            outbound.release(name, None);
+            outbound.end_hold(name, hold, None);
             return;
         };
         let place = EventPlace {
@@ -127,7 +143,7 @@ impl Relay {
             at: &end.at,
         };
         outbound.push_frame(&place.notice(recovered, self.accounting()));
-        let passed = group.history().release(member.clone(), end);
+        let passed = group.history().release(member.clone(), hold, end);
         self.release_all(group, passed);
     }
 
@@ -314,7 +330,7 @@ impl Relay {
                 Portion::Lost(result) => {
                     self.parts.metrics.recovery(result);
                     let end = window.last().1.clone();
-                    self.end_replay(group, &socket.member, Some(end), Some(false));
+                    self.end_replay(group, socket.of(), Some(end), Some(false));
                 }
                 Portion::Closed => {}
             }
@@ -329,11 +345,12 @@ impl Relay {
         socket: &mut Returning,
         window: &mut ReplayWindow,
     ) -> Portion {
-        // It has left the group, and its client wants no more of it.
-        if !socket.member.is_in(group) {
+        let outbound = socket.member.outbound();
+        // It has left the group, and its client wants no more of it, even if it has joined again.
+        if outbound.hold_of(group) != Some(socket.hold) {
             return Portion::Closed;
         }
-        let room = match socket.member.outbound().replay_room() {
+        let room = match outbound.replay_room() {
             ReplayRoom::Closed => return Portion::Closed,
             ReplayRoom::Bytes(room) => room,
         };
@@ -414,16 +431,16 @@ impl Relay {
 
     fn finish(self: &Arc<Self>, group: &Arc<Group>, socket: Returning, end: ReplayEnd) {
         if socket.told {
-            let passed = group.history().release(socket.member, end);
+            let passed = group.history().release(socket.member, socket.hold, end);
             return self.release_all(group, passed);
         }
         self.parts.metrics.recovery(RecoveryResult::Recovered);
-        self.end_replay(group, &socket.member, Some(end), Some(true));
+        self.end_replay(group, socket.of(), Some(end), Some(true));
     }
 
     fn end_without_history(self: &Arc<Self>, group: &Arc<Group>, returning: Vec<Returning>) {
         for socket in returning {
-            self.end_replay(group, &socket.member, None, Some(false));
+            self.end_replay(group, socket.of(), None, Some(false));
         }
         self.give_up(group);
     }
@@ -447,7 +464,7 @@ impl Relay {
         for socket in unread {
             self.parts.metrics.recovery(RecoveryResult::Error);
             let end = at.clone().map(ReplayEnd::from);
-            self.end_replay(group, &socket.member, end, Some(false));
+            self.end_replay(group, socket.of(), end, Some(false));
         }
         waiting
     }

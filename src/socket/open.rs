@@ -27,6 +27,7 @@ use crate::hub::{Excess, Member, Profile};
 use crate::ids::GroupName;
 use crate::metrics::AuthStep;
 use crate::packed_json::PackedObject;
+use crate::relay::ResumeFrom;
 use crate::templates::Template;
 use crate::tenant::Tenant;
 
@@ -183,18 +184,18 @@ fn over_budget(tenant: &Tenant, excess: Excess) -> Reason {
         Excess::Connections => ("connections", Refusal::TooManyConnections),
         Excess::AnonymousConnections => ("anonymous_connections", Refusal::TooManyConnections),
         Excess::ConnectRate => ("connects_per_second", Refusal::RateLimited),
+        Excess::AnonymousConnectRate => ("anonymous_connects_per_second", Refusal::RateLimited),
         Excess::UserConnections => ("connections_per_user", Refusal::TooManyUserConnections),
     };
     tenant.metrics.rate_limited(limit);
-    match excess {
-        // The word of the refusal is that of `connections`.
-        Excess::AnonymousConnections => {
-            let most = tenant.relay.limits().anonymous_connections;
-            let why = format!("no token, and limits.anonymous_connections is {most}");
-            Reason::because(refusal, why)
-        }
-        _ => refusal.into(),
-    }
+    let strangers = tenant.relay.limits().of_strangers();
+    let most = match excess {
+        Excess::AnonymousConnections => strangers.connections,
+        Excess::AnonymousConnectRate => strangers.connects_per_second,
+        _ => return refusal.into(),
+    };
+    // The word of the refusal is that of the tenant's own limit.
+    Reason::because(refusal, format!("no token, and limits.{limit} is {most}"))
 }
 
 /// Refuses if the tenant was suspended or replaced, or the socket was ordered closed, while groups were joined. A later
@@ -287,7 +288,8 @@ async fn resume_groups(
 ) -> Result<(), Reason> {
     let (relay, member) = (registration.relay(), registration.member());
     let positions = Positions::in_query(query);
-    relay.hold(member, groups);
+    let returns = |group: &GroupName| matches!(positions.of(group), Some(ResumeFrom::Position(_)));
+    relay.hold(member, groups, returns);
     let joins = groups.iter().map(async |group| {
         relay.add_to_group(member, group).await?;
         relay.resume(member, group, positions.of(group)).await;

@@ -128,13 +128,16 @@ impl Registration {
         (pending, is_counted): (Option<&Pending>, bool),
     ) -> Result<(Self, Admitted), Excess> {
         let limits = relay.limits();
+        let strangers = limits.of_strangers();
+        let unless_counted = |per_second: u32| match is_counted {
+            true => 0,
+            false => per_second,
+        };
         let budget = Budget {
             connections: limits.connections,
-            anonymous_connections: limits.anonymous_connections,
-            connects_per_second: match is_counted {
-                true => 0,
-                false => limits.connects_per_second,
-            },
+            anonymous_connections: strangers.connections,
+            connects_per_second: unless_counted(limits.connects_per_second),
+            anonymous_connects_per_second: unless_counted(strangers.connects_per_second),
             connections_per_user: limits.connections_per_user,
             replaces: limits.on_excess == OnExcess::Replace,
         };

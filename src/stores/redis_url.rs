@@ -2,15 +2,14 @@
 
 use std::fmt;
 
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, TlsCertificates};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
 use crate::config::{Secret, Trust, Verify};
-
-use super::trust;
 
 pub use parse::RedisUrlError;
 
 mod parse;
+mod tls_settings;
 
 /// The address of a Redis server and the login.
 ///
@@ -163,15 +162,7 @@ impl RedisUrl {
         if insecure || self.trust == Trust::default() {
             return Ok(plain);
         }
-        // The crate makes its TLS parameters only of a whole client.
-        let certificates = TlsCertificates {
-            client_tls: None,
-            root_cert: Some(trust::pem(&self.trust)),
-        };
-        let client = Client::build_with_tls(plain.into_connection_info()?, certificates)?;
-        let mut address = client.get_connection_info().addr().clone();
-        address.set_danger_accept_invalid_hostnames(verify == Verify::Chain);
-        Ok(address)
+        tls_settings::address(&self.trust, host, port)
     }
 }
 

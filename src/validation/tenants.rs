@@ -102,23 +102,44 @@ fn users(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     }
 }
 
-/// Warns where strangers could take all places for sockets.
+/// Warns where strangers could take all that users need.
 fn anonymous(id: &TenantId, (tenant, config): (&TenantConfig, &Config), checker: &mut Checker<'_>) {
     let Some(index) = tenant.routes.iter().position(|route| route.anonymous) else {
         return;
     };
     let limits = &tenant.limits;
-    let (most, strangers) = (limits.connections, limits.anonymous_connections);
-    if strangers == 0 && config.server.per_address.connections == 0 {
+    let strangers = limits.of_strangers();
+    if strangers.connections == 0 && config.server.per_address.connections == 0 {
         let key = format!("tenants.{id}.routes[{index}].anonymous");
         let text = "anyone may open sockets here, and one client can take every place: set limits.anonymous_connections of the tenant, or server.per_address.connections";
         checker.warn(&key, text);
     }
-    if most != 0 && strangers >= most {
-        let key = format!("tenants.{id}.limits.anonymous_connections");
-        let text =
-            format!("{strangers} is not below connections = {most}: it leaves no place for users");
-        checker.warn(&key, text);
+    for (name, share, all, what) in [
+        (
+            "connections",
+            strangers.connections,
+            limits.connections,
+            "place",
+        ),
+        (
+            "connects_per_second",
+            strangers.connects_per_second,
+            limits.connects_per_second,
+            "connect",
+        ),
+        (
+            "publishes_per_second",
+            strangers.publishes_per_second,
+            limits.publishes_per_second,
+            "event",
+        ),
+    ] {
+        if all != 0 && share >= all {
+            let key = format!("tenants.{id}.limits.anonymous_{name}");
+            let text =
+                format!("{share} is not below {name} = {all}: it leaves no {what} for users");
+            checker.warn(&key, text);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checks the trust in certificates: `ca` and `verify` wherever they stand.
 
-use crate::config::{Authorities, Config, RedisConfig, Verify};
+use crate::config::{Authorities, Config, RedisConfig, Secret, Verify};
 use crate::stores::database::DatabaseUrl;
 use crate::stores::redis_url::RedisUrl;
 use crate::stores::trust;
@@ -23,11 +23,11 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     for key in unchecked(config) {
         checker.warn(&key, UNCHECKED);
     }
-    redis("redis", &config.redis, false, checker);
+    redis("redis", &config.redis, of_deployment(config), checker);
     for (id, tenant) in &config.tenants {
         if let Some(own) = &tenant.redis {
-            let has_hosts = !tenant.layer.hosts.is_empty();
-            redis(&format!("tenants.{id}.redis"), own, has_hosts, checker);
+            let hosts = tenant.layer.hosts.iter().collect();
+            redis(&format!("tenants.{id}.redis"), own, hosts, checker);
         }
         let url = tenant.users.database.as_ref().map(DatabaseUrl::parse);
         let trust = config.effective(tenant).trusts().database;
@@ -91,8 +91,17 @@ pub fn unchecked(config: &Config) -> Vec<String> {
     keys
 }
 
-/// Reports `ca` and `verify` without a link that uses them.
-fn redis(table: &str, config: &RedisConfig, has_hosts: bool, checker: &mut Checker<'_>) {
+/// Returns the servers beside `[redis]` that its `ca` and `verify` hold for: the denylist's, and the hosts of layers of tenants
+/// that have no `redis` table of their own.
+fn of_deployment(config: &Config) -> Vec<&Secret> {
+    let tenants = config.tenants.values();
+    let hosts = tenants.filter(|tenant| tenant.redis.is_none());
+    let hosts = hosts.flat_map(|tenant| &tenant.layer.hosts);
+    config.denylist.redis.iter().chain(hosts).collect()
+}
+
+/// Reports `ca` and `verify` without a link that uses them. `others` are the servers that they hold for beside the table's own.
+fn redis(table: &str, config: &RedisConfig, others: Vec<&Secret>, checker: &mut Checker<'_>) {
     let name = match config.ca.is_empty() {
         true if config.verify == Verify::Full => return,
         true => "verify",
@@ -100,15 +109,15 @@ fn redis(table: &str, config: &RedisConfig, has_hosts: bool, checker: &mut Check
     };
     let key = format!("{table}.{name}");
     let advice = "ca and verify are about certificates, which come with TLS alone";
-    match config.url.as_ref().map(RedisUrl::parse) {
-        Some(Ok(url)) if !url.tls() && !has_hosts => {
-            let found = format!("{name} beside a URL without TLS");
-            checker.mistake(&key, found, "rediss:// or rediss+sentinel://", advice);
-        }
-        None if table != "redis" && !has_hosts => {
-            let found = format!("{name} without a url");
-            checker.mistake(&key, found, "the url of this Redis", advice);
-        }
-        _ => {}
+    let mut urls = config.url.iter().chain(others).peekable();
+    if urls.peek().is_none() {
+        let found = format!("{name} without a url");
+        checker.mistake(&key, found, "the url of this Redis", advice);
+        return;
+    }
+    // A URL that cannot be read is reported with its own key, and may be meant to have TLS.
+    if urls.all(|url| RedisUrl::parse(url).is_ok_and(|url| !url.tls())) {
+        let found = format!("{name} beside URLs without TLS");
+        checker.mistake(&key, found, "rediss:// or rediss+sentinel://", advice);
     }
 }

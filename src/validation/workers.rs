@@ -1,13 +1,19 @@
 //! Checks routes with `kind = "worker"`: their layer must reach a worker, and their channel neither another tenant's
 //! worker nor a partition of another route.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::channel_names::own_channel_beginnings;
 use crate::config::{Config, ConsumerConfig, LayerKind, TenantConfig};
 use crate::ids::TenantId;
 
 use super::{Checker, Shared};
 
+/// The most tenants that a warning names.
+const SHOWN: usize = 3;
+
 pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>) {
+    check_sharing(config, shared, checker);
     for (id, tenant) in &config.tenants {
         check_partitions(id, tenant, checker);
         for (index, route) in tenant.routes.iter().enumerate() {
@@ -21,6 +27,70 @@ pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<
             }
         }
     }
+}
+
+/// Warns of tenants whose workers listen to one channel. Only the schemas of one project do so on purpose.
+fn check_sharing(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>) {
+    for (endpoint, tenants) in { shared.iter() }.filter(|(_, tenants)| tenants.len() > 1) {
+        let mut queues: BTreeMap<WorkerQueue<'_>, Vec<(&TenantId, usize)>> = BTreeMap::new();
+        for ((prefix, _), id) in tenants {
+            let tenant = &config.tenants[*id];
+            let kind = config.effective(tenant).layer_kind();
+            for (index, route) in tenant.routes.iter().enumerate() {
+                for channel in route.consumer.worker_channels() {
+                    let users = queues
+                        .entry(WorkerQueue::of(kind, prefix, channel))
+                        .or_default();
+                    if users.last().is_none_or(|(last, _)| last != id) {
+                        users.push((id, index));
+                    }
+                }
+            }
+        }
+        // The partitions of one route have the same users.
+        let mut told = BTreeSet::new();
+        for users in queues.into_values().filter(|users| users.len() > 1) {
+            let (id, index) = users[1];
+            if told.insert((id, index)) {
+                let others = users.iter().map(|(other, _)| *other);
+                let text = shared_channel(others.filter(|other| *other != id), endpoint);
+                let key = format!("tenants.{id}.routes[{index}].consumer.channel");
+                checker.warn(&key, text);
+            }
+        }
+    }
+}
+
+/// The name of a worker's channel on a server.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct WorkerQueue<'c> {
+    /// A pubsub layer has none: it publishes to the channel as it is.
+    prefix: Option<&'c str>,
+    channel: String,
+}
+
+impl<'c> WorkerQueue<'c> {
+    fn of(kind: LayerKind, prefix: &'c str, channel: String) -> Self {
+        let prefix = (kind == LayerKind::Core).then_some(prefix);
+        Self { prefix, channel }
+    }
+}
+
+fn shared_channel<'c>(others: impl Iterator<Item = &'c TenantId>, endpoint: &str) -> String {
+    let mut others: Vec<_> = others.map(TenantId::as_str).collect();
+    let rest = others.len().saturating_sub(SHOWN);
+    others.truncate(SHOWN);
+    let (names, more) = (
+        others.join(", "),
+        match rest {
+            0 => String::new(),
+            rest => format!(" and {rest} more"),
+        },
+    );
+    format!(
+        "the workers of {names}{more} have the same channel on {endpoint}: each reads the frames of all of their sockets, and a Redis user of one \
+         may do so too; let one project serve them all, which tells them apart by the tenant of an event, or give each a channel"
+    )
 }
 
 /// Reports a channel that is a partition of another route: its worker would get frames of both.

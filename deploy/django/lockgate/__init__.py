@@ -33,6 +33,9 @@ DEFAULTS = {
     # The name in [tenants.NAME]; or a function that returns it, where each schema of the project is a tenant:
     # lambda: connection.schema_name. It returns None for a schema that is none.
     "TENANT": None,
+    # A function of a user that returns the names of all tenants that have it, where several share one table of users. A saved or
+    # deleted user then concerns each of them, whichever schema is set. None: the tenant of "TENANT".
+    "USER_TENANTS": None,
     # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
     "REDIS_URL": None,
     # [denylist] redis; None: the denylist is in REDIS_URL.
@@ -153,6 +156,8 @@ def config():
     conf = DEFAULTS | conf
     if not callable(conf["TENANT"]):
         _checked_tenant(conf["TENANT"])
+    if conf["USER_TENANTS"] is not None and not callable(conf["USER_TENANTS"]):
+        raise ImproperlyConfigured('LOCKGATE["USER_TENANTS"] must be a function that gets a user and returns names of tenants.')
     for name, needed in [("REDIS_URL", True), ("DENYLIST_URL", False)]:
         url = conf[name]
         is_url = isinstance(url, str) and re.match("(rediss?|unix)://", url)
@@ -201,6 +206,15 @@ def current_tenant():
     tenant = config()["TENANT"]
     name = tenant() if callable(tenant) else tenant
     return None if name is None else _checked_tenant(name)
+
+
+def tenants_of(user):
+    """Returns the names of the tenants that a change of this user concerns."""
+    tenants = config()["USER_TENANTS"]
+    if tenants is not None:
+        return [_checked_tenant(name) for name in tenants(user)]
+    name = current_tenant()
+    return [] if name is None else [name]
 
 
 def _key(tenant, rest):

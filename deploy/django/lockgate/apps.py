@@ -47,10 +47,10 @@ def forget_settings(setting, **kwargs):
 
 
 def session_ended(user, **kwargs):
-    if user is None or not lockgate.config()["REVOKE_ON_LOGOUT"] or lockgate.current_tenant() is None:
+    if user is None or not lockgate.config()["REVOKE_ON_LOGOUT"]:
         return
     try:
-        lockgate.revoke_user(user)
+        in_each(lockgate.revoke_user, user, lockgate.tenants_of(user))
     except lockgate.NotRevoked:
         # Not raised, because Django ends the session only after this signal.
         lockgate.logger.exception("The sockets of a user who logged out may still be open")
@@ -95,8 +95,20 @@ def invalidate_on_commit(user, using):
 
 def on_commit(call, user, using):
     """Calls one of the app's functions for a user when the transaction is committed."""
-    # The id is read now, because a deleted instance loses its key, and the tenant, because the transaction may outlast the
+    # The id is read now, because a deleted instance loses its key, and the tenants, because the transaction may outlast the
     # schema in which the user is saved.
-    tenant = lockgate.current_tenant()
-    if tenant is not None:
-        transaction.on_commit(partial(call, lockgate.user_text(user), tenant=tenant), using=using)
+    tenants = lockgate.tenants_of(user)
+    if tenants:
+        transaction.on_commit(partial(in_each, call, lockgate.user_text(user), tenants), using=using)
+
+
+def in_each(call, user, tenants):
+    """Calls one of the app's functions for every tenant, also after one of them has failed."""
+    failure = None
+    for tenant in tenants:
+        try:
+            call(user, tenant=tenant)
+        except lockgate.NotRevoked as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure

@@ -1,9 +1,12 @@
 """What the app does by itself when users are saved, deleted and logged out."""
 
+from unittest import mock
+
 from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.signed_cookies import SessionStore
+from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, transaction
 from django.test import RequestFactory, TransactionTestCase, override_settings
 
@@ -35,6 +38,58 @@ class Case(WithRedis, TransactionTestCase):
 
     def settings_with(self, **conf):
         return override_settings(LOCKGATE={"TENANT": "acme", "REDIS_URL": start(), **conf})
+
+
+class SharedUsers(Case):
+    """Users in a schema that several tenants share: a save concerns all of them, whichever schema is set."""
+
+    def shared(self, **conf):
+        schema = {"TENANT": lambda: None, "USER_TENANTS": lambda user: ["acme", f"of-{user.username}"]}
+        return self.settings_with(**schema, **conf)
+
+    def test_a_save_concerns_every_tenant_of_the_user(self):
+        # Before, a save in the public schema reached no tenant, and one in a tenant's schema that tenant alone.
+        with self.shared():
+            self.user.set_password("new")
+            self.user.save()
+        for name in ["acme", "of-alice"]:
+            for key in ["deny:user", "usergen"]:
+                self.assertTrue(self.redis.exists(f"lockgate:{name}:{key}:{self.user.pk}"), (name, key))
+        with self.shared():
+            self.redis.flushall()
+            key = self.user.pk
+            self.user.delete()
+        self.assertEqual(self.redis.exists(f"lockgate:acme:usergen:{key}", f"lockgate:of-alice:usergen:{key}"), 2)
+
+    def test_a_logout_concerns_every_tenant_of_the_user(self):
+        request = RequestFactory().get("/")
+        request.session, request.user = SessionStore(), self.user
+        with self.shared(REVOKE_ON_LOGOUT=True):
+            logout(request)
+        for name in ["acme", "of-alice"]:
+            self.assertTrue(self.redis.exists(f"lockgate:{name}:deny:user:{self.user.pk}"), name)
+
+    def test_one_tenant_that_fails_keeps_no_other_from_its_revocation(self):
+        revoke_user = lockgate.revoke_user
+
+        def fails_for_acme(user, *, tenant):
+            if tenant == "acme":
+                raise lockgate.NotRevoked
+            revoke_user(user, tenant=tenant)
+
+        with self.shared(), mock.patch("lockgate.revoke_user", fails_for_acme):
+            self.user.set_password("new")
+            with self.assertRaises(lockgate.NotRevoked):
+                self.user.save()
+        self.assertTrue(self.redis.exists(f"lockgate:of-alice:deny:user:{self.user.pk}"))
+
+    def test_names_are_checked(self):
+        for value in ["acme", ["acme"]]:
+            message = 'LOCKGATE["USER_TENANTS"] must be a function'
+            with self.settings_with(USER_TENANTS=value), self.assertRaisesMessage(ImproperlyConfigured, message):
+                lockgate.config()
+        with self.settings_with(USER_TENANTS=lambda user: ["a_b"]), self.assertRaises(ImproperlyConfigured):
+            self.user.save()
 
 
 class Saves(Case):

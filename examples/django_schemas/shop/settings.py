@@ -47,20 +47,20 @@ SIMPLE_JWT = {
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
 
-def tenant():
-    """Returns the name of the tenant; the public schema is none."""
-    return None if connection.schema_name == "public" else connection.schema_name
+def tenant_of(schema):
+    """Returns the tenant of a schema; the public one is none. Names of tenants have no underscores."""
+    return None if schema == "public" else schema.replace("_", "-")
 
 
-LOCKGATE = {"TENANT": tenant, "REDIS_URL": REDIS_URL}
+LOCKGATE = {"TENANT": lambda: tenant_of(connection.schema_name), "REDIS_URL": REDIS_URL}
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "lockgate.layers.RedisPubSubChannelLayer",
         "CONFIG": {
             "hosts": [REDIS_URL],
             "prefix": "shop",
-            # The tenant of the group "acme.chat_lobby" is acme.
-            "tenants": lambda group: group.partition(".")[0],
+            # The group "acme_ltd.chat_lobby" is of the schema acme_ltd.
+            "tenants": lambda group: tenant_of(group.partition(".")[0]),
         },
     },
 }

@@ -43,8 +43,8 @@ pub(super) struct AclLine {
     pub(super) tenants: Vec<String>,
     /// The command `ACL SETUSER …`, with `>PASSWORD` to fill in.
     pub(super) line: String,
-    /// The harm that these rights can do to others; `None` if they can do none.
-    pub(super) warning: Option<&'static str>,
+    /// The harm that these rights can do to others, each in a sentence.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Returns the lines of every server: first the gateway's, then those of tenants, then those of projects.
@@ -67,13 +67,13 @@ pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
 }
 
 fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
-    let line = |tenants: Vec<String>, line: String, warning| AclLine {
+    let line = |tenants: Vec<String>, line: String, warnings| AclLine {
         endpoint: endpoint.to_owned(),
         tenants,
         line,
-        warning,
+        warnings,
     };
-    let mut lines = vec![line(Vec::new(), gateway(usages), None)];
+    let mut lines = vec![line(Vec::new(), gateway(usages), Vec::new())];
     let mut by_tenant: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
     let mut by_prefix: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
     for usage in usages {
@@ -83,14 +83,18 @@ fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
             by_prefix.entry(prefix).or_default().push(usage);
         }
     }
-    let warning = |own: &[&Usage]| {
-        own.iter()
-            .any(|usage| usage.is_core())
-            .then_some(CORE_WARNING)
+    let warnings = |own: &[&Usage]| -> Vec<String> {
+        let is_core = own.iter().any(|usage| usage.is_core());
+        is_core
+            .then(|| CORE_WARNING.to_owned())
+            .into_iter()
+            .collect()
     };
     for (name, own) in &by_tenant {
         let text = back_end(&format!("{name}-backend"), own, Extent::Namespace);
-        lines.push(line(vec![(*name).to_owned()], text, warning(own)));
+        let mut warnings = warnings(own);
+        warnings.extend(own.iter().filter_map(|usage| sharing(usage, usages)));
+        lines.push(line(vec![(*name).to_owned()], text, warnings));
     }
     for (prefix, layers) in &by_prefix {
         // What a tenant has on this server beside its layer is the project's too.
@@ -103,10 +107,46 @@ fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
                 .collect();
             let text = back_end(&format!("{prefix}-project"), &own, Extent::Prefix);
             let names = names.into_iter().map(str::to_owned).collect();
-            lines.push(line(names, text, warning(&own)));
+            lines.push(line(names, text, warnings(&own)));
         }
     }
     lines
+}
+
+/// Returns the warning about a channel of `own` workers that others' workers listen to as well.
+fn sharing(own: &Usage, usages: &[&Usage]) -> Option<String> {
+    let (kind, prefix) = own.layer.as_ref()?;
+    let is_other = |usage: &&&Usage| usage.tenant != own.tenant;
+    // A pub/sub layer does not add its prefix to the channel of a worker.
+    let meets = |usage: &&Usage| {
+        let layer = usage.layer.as_ref();
+        layer.is_some_and(|(other, theirs)| {
+            other == kind && (*kind == LayerKind::PubSub || theirs == prefix)
+        })
+    };
+    let shared = |channel: &&String| {
+        let others = usages.iter().filter(is_other).filter(|usage| meets(usage));
+        let has = |usage: &&&Usage| usage.workers.iter().any(|other| may_be_one(channel, other));
+        others.filter(has).map(|usage| usage.tenant.as_str()).next()
+    };
+    let found = own
+        .workers
+        .iter()
+        .find_map(|channel| Some((channel, shared(&channel)?)));
+    let (channel, other) = found?;
+    Some(format!(
+        "workers of tenant {other} listen to {channel} too: this user can read and forge the frames of its sockets; give each tenant a \
+         channel of its own, or let the one project that serves both use its user alone"
+    ))
+}
+
+/// Returns true if two channels of workers, each perhaps with `.*` for its partitions, can be the same.
+fn may_be_one(one: &str, other: &str) -> bool {
+    let is_partition = |name: &str, base: &str| {
+        let base = base.strip_suffix('*');
+        base.is_some_and(|base| name.starts_with(base))
+    };
+    one == other || is_partition(one, other) || is_partition(other, one)
 }
 
 /// The names of a layer that a back end may use.
@@ -255,7 +295,7 @@ pub(super) fn text(lines: &[AclLine]) -> String {
             text.push_str(&format!("\n# {}\n", line.endpoint));
             endpoint = Some(&line.endpoint);
         }
-        if let Some(warning) = line.warning {
+        for warning in &line.warnings {
             text.push_str(&format!("# Warning: {warning}\n"));
         }
         text.push_str(&line.line);
@@ -275,8 +315,9 @@ pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
             endpoint,
             tenants,
             line,
-            warning,
+            warnings,
         } = line;
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
         let tenant = tenants.first().filter(|_| tenants.len() == 1);
         json!({ "endpoint": endpoint, "tenant": tenant, "tenants": tenants, "line": line, "warning": warning })
     });
@@ -345,6 +386,34 @@ mod tests {
             "ACL SETUSER acme-backend reset on >PASSWORD resetkeys resetchannels ~lockgate:acme:deny:* -@all \
              +ping +hello +select +client|setname +set +getrange +watch +unwatch +multi +exec +discard +wait"
         );
+    }
+
+    #[test]
+    fn users_of_tenants_with_one_worker_channel_have_a_warning() {
+        let usage = |name: &str, layer: (LayerKind, &str), worker: &str| Usage {
+            tenant: name.parse().unwrap(),
+            workers: vec!["own.x".to_owned() + name, worker.to_owned()],
+            ..usage(Some(layer))
+        };
+        use LayerKind::{Core, PubSub};
+        for (one, other, meet) in [
+            ((Core, "p"), (Core, "p"), true),
+            ((Core, "p"), (Core, "q"), false),
+            ((PubSub, "p"), (PubSub, "q"), true),
+            ((PubSub, "p"), (Core, "p"), false),
+        ] {
+            for (theirs, same) in [("jobs", true), ("jobs.*", false), ("job", false)] {
+                let (one, other) = (usage("a", one, "jobs"), usage("b", other, theirs));
+                let lines = lines_at("h:1", &[&one, &other]);
+                for (line, other) in [(&lines[1], "b"), (&lines[2], "a")] {
+                    let told = format!("workers of tenant {other} listen to jobs too");
+                    let warned = line.warnings.iter().any(|warning| warning.contains(&told));
+                    assert_eq!(warned, meet && same, "{}", text(&lines));
+                }
+            }
+        }
+        assert!(may_be_one("jobs.*", "jobs.3") && may_be_one("jobs.3", "jobs.*"));
+        assert!(!may_be_one("jobs.*", "jobs") && !may_be_one("jobs.*", "job.3"));
     }
 
     /// A tenant of a namespace has the groups of it alone, and one project may act for all.

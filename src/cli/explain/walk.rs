@@ -244,15 +244,23 @@ impl TenantWalk<'_> {
     /// Names the budgets, which the running replicas count.
     fn budgets(&self, report: &mut HandshakeReport, has_user: bool) {
         let limits = &self.config.limits;
-        let budgets = [
+        let strangers = limits.of_strangers();
+        let of_kind: &[_] = match has_user {
+            true => &[("connections_per_user", limits.connections_per_user)],
+            false => &[
+                ("anonymous_connections", strangers.connections),
+                (
+                    "anonymous_connects_per_second",
+                    strangers.connects_per_second,
+                ),
+            ],
+        };
+        let of_all = [
             ("connections", limits.connections),
             ("connects_per_second", limits.connects_per_second),
-            match has_user {
-                true => ("connections_per_user", limits.connections_per_user),
-                false => ("anonymous_connections", limits.anonymous_connections),
-            },
         ];
-        let set: Vec<_> = budgets.iter().filter(|(_, most)| *most != 0).collect();
+        let budgets = of_all.iter().chain(of_kind);
+        let set: Vec<_> = budgets.filter(|(_, most)| *most != 0).collect();
         if set.is_empty() {
             return report.pass("budgets", Value::Null, "the tenant has no limit for it");
         }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
-use super::super::{ReplayEnd, ReplayRoom};
+use super::super::{HoldId, ReplayEnd, ReplayRoom};
 use super::Member;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::event::Event;
@@ -36,6 +36,8 @@ pub struct TrackedEvent {
 pub struct Returning {
     /// The socket. It holds the group's live events.
     pub member: Arc<Member>,
+    /// That wait of the socket. Once it is over, the client wants no more of this replay.
+    pub hold: HoldId,
     /// The last event that it has.
     pub has: Position,
     /// True if the client was told already that its events were recovered, or are missing.
@@ -45,6 +47,13 @@ pub struct Returning {
     /// The number of the first read that began after it had joined: no earlier one shows all that comes before its live events.
     /// `None` until the reader has seen it.
     pub whole_from: Option<u64>,
+}
+
+impl Returning {
+    /// Returns the socket and its wait.
+    pub fn of(&self) -> (&Arc<Member>, HoldId) {
+        (&self.member, self.hold)
+    }
 }
 
 /// A reason to read the history of a group.
@@ -71,6 +80,8 @@ impl ReadWish {
 pub struct Release {
     /// The socket.
     pub member: Arc<Member>,
+    /// The wait that ends.
+    pub hold: HoldId,
     /// The last event of the replay.
     pub end: ReplayEnd,
     /// The time at which the replay ended.
@@ -304,10 +315,11 @@ impl GroupRecall {
 
     /// Adds a socket whose replay is over. Returns the sockets whose live events follow now.
     #[must_use]
-    pub fn release(&self, member: Arc<Member>, end: ReplayEnd) -> Vec<Release> {
+    pub fn release(&self, member: Arc<Member>, hold: HoldId, end: ReplayEnd) -> Vec<Release> {
         let mut state = self.state.lock();
         let release = Release {
             member,
+            hold,
             end,
             since: Instant::now(),
             delivered: state.track.at().map(|at| at.epoch.clone()),

@@ -5,6 +5,7 @@
 //! reads on.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Enqueued, ITEM, Item, Outbound, State, push_to, wake};
 use crate::frame::Frame;
@@ -21,9 +22,23 @@ pub(super) struct Held {
     bytes: usize,
 }
 
+/// One wait of a socket for the events of a group: each join has its own, so that the end of an earlier one is told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HoldId(u64);
+
+impl HoldId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 #[derive(Debug)]
 struct HeldGroup {
     name: GroupName,
+    id: HoldId,
+    /// True if a replay comes first.
+    returns: bool,
     /// In the order in which the events came.
     frames: VecDeque<(Position, Frame)>,
     /// The newest event that was forgotten.
@@ -105,10 +120,13 @@ fn size(frame: &Frame) -> usize {
 }
 
 impl Outbound {
-    /// Lets live events of these groups wait until [`Outbound::release`]. Call it before the socket joins them.
-    pub fn hold(&self, groups: impl Iterator<Item = GroupName>) {
-        let group = |name| HeldGroup {
+    /// Lets live events of these groups wait until [`Outbound::end_hold`]. Call it before the socket joins them. With true the
+    /// socket comes back to the group, and a replay comes first.
+    pub fn hold(&self, groups: impl Iterator<Item = (GroupName, bool)>) {
+        let group = |(name, returns)| HeldGroup {
             name,
+            id: HoldId::next(),
+            returns,
             frames: VecDeque::new(),
             forgotten: None,
         };
@@ -133,6 +151,14 @@ impl Outbound {
         held.is_some_and(|held| held.group(group).is_some())
     }
 
+    /// Returns the present wait for events of the group, if there is one.
+    pub fn hold_of(&self, group: &GroupName) -> Option<HoldId> {
+        let mut state = self.state.lock();
+        let held = state.held.as_mut()?;
+        let index = held.group(group)?;
+        Some(held.groups[index].id)
+    }
+
     /// Returns true while events of any group wait.
     pub fn holds_any(&self) -> bool {
         self.state.lock().held.is_some()
@@ -147,10 +173,42 @@ impl Outbound {
         }
     }
 
-    /// Ends the wait for a group whose events up to `end` are in the queue: those after it follow.
+    /// Ends the wait for a group: all that waits follows.
+    pub fn release(&self, group: &GroupName) {
+        if let Some(id) = self.hold_of(group) {
+            self.end_hold(group, id, None);
+        }
+    }
+
+    /// Ends the wait for a group that the socket has left. What waits behind a replay is forgotten: it would seem to the
+    /// client to follow what the replay has brought so far.
+    pub fn leave(&self, group: &GroupName) {
+        let mut state = self.state.lock();
+        let State { held, bytes, .. } = &mut *state;
+        let waiting = held.as_mut();
+        let Some(index) = waiting.and_then(|waiting| waiting.group(group)) else {
+            return;
+        };
+        let Some(waiting) = held else {
+            return;
+        };
+        if !waiting.groups[index].returns {
+            drop(state);
+            return self.release(group);
+        }
+        let of_group = waiting.groups.swap_remove(index);
+        waiting.bytes -= of_group.bytes();
+        *bytes -= of_group.bytes();
+        if waiting.groups.is_empty() {
+            *held = None;
+        }
+    }
+
+    /// Ends the wait `id` for a group whose events up to `end` are in the queue: those after it follow.
     ///
-    /// If events after `end` were forgotten, the group stays held. Without an `end` all that waits follows.
-    pub fn release(&self, group: &GroupName, end: Option<&ReplayEnd>) -> Released {
+    /// If events after `end` were forgotten, the group stays held. Without an `end` all that waits follows. Has no effect if
+    /// the wait is over: the socket has left the group, and has perhaps joined it again.
+    pub fn end_hold(&self, group: &GroupName, id: HoldId, end: Option<&ReplayEnd>) -> Released {
         let mut state = self.state.lock();
         let State {
             held, queue, bytes, ..
@@ -162,6 +220,9 @@ impl Outbound {
             return Released::Free;
         };
         let of_group = &mut waiting.groups[index];
+        if of_group.id != id {
+            return Released::Free;
+        }
         let before = of_group.bytes();
         if let Some(end) = end {
             of_group.skip_to(end);
@@ -264,8 +325,18 @@ mod tests {
 
     fn held(limit: u64, groups: &[&str]) -> Outbound {
         let queue = Outbound::new(limit);
-        queue.hold(groups.iter().map(|group| GroupName::from(*group)));
+        let groups = groups.iter().map(|group| GroupName::from(*group));
+        queue.hold(groups.map(|group| (group, true)));
         queue
+    }
+
+    /// Ends the wait for a group.
+    fn release(queue: &Outbound, group: &str, end: Option<ReplayEnd>) -> Released {
+        let group = group.into();
+        match queue.hold_of(&group) {
+            Some(id) => queue.end_hold(&group, id, end.as_ref()),
+            None => Released::Free,
+        }
     }
 
     /// Returns what the task would write now.
@@ -298,15 +369,13 @@ mod tests {
         assert_eq!(written(&queue), "x1 own");
         assert!(queue.holds(&"a".into()) && !queue.holds(&"c".into()));
         queue.push_frame(&Frame::text("replay"));
-        assert_eq!(
-            queue.release(&"a".into(), Some(&at("e", 4).into())),
-            Released::Free
-        );
+        let end = at("e", 4).into();
+        assert_eq!(release(&queue, "a", Some(end)), Released::Free);
         push(&queue, "a", "e", 7..=7);
         push(&queue, "b", "f", 1..=1);
         assert_eq!(written(&queue), "replay e5 e6 e7");
-        assert_eq!(queue.release(&"b".into(), None), Released::Free);
-        assert_eq!(queue.release(&"b".into(), None), Released::Free);
+        assert_eq!(release(&queue, "b", None), Released::Free);
+        assert_eq!(release(&queue, "b", None), Released::Free);
         assert_eq!(written(&queue), "f1");
         assert_eq!(queue.queued_bytes(), 0);
     }
@@ -316,12 +385,12 @@ mod tests {
         let queue = held(0, &["a"]);
         push(&queue, "a", "e", 8..=9);
         push(&queue, "a", "f", 1..=3);
-        queue.release(&"a".into(), Some(&at("f", 2).into()));
+        release(&queue, "a", Some(at("f", 2).into()));
         assert_eq!(written(&queue), "f3");
         let queue = held(0, &["a"]);
         push(&queue, "a", "e", 8..=9);
         push(&queue, "a", "f", 1..=1);
-        queue.release(&"a".into(), Some(&at("e", 8).into()));
+        release(&queue, "a", Some(at("e", 8).into()));
         assert_eq!(written(&queue), "e9 f1");
     }
 
@@ -334,11 +403,11 @@ mod tests {
             past: PastEpochs::parse("e 9"),
         };
         push(&queue, "a", "f", 10..=11);
-        queue.release(&"a".into(), Some(&end));
+        release(&queue, "a", Some(end.clone()));
         assert_eq!(written(&queue), "f11");
         let queue = held(0, &["a"]);
         push(&queue, "a", "e", 8..=9);
-        queue.release(&"a".into(), Some(&end));
+        release(&queue, "a", Some(end));
         assert_eq!(written(&queue), "");
     }
 
@@ -347,17 +416,36 @@ mod tests {
         let queue = held(1000, &["a"]);
         push(&queue, "a", "e", 1..=50);
         assert!(queue.queued_bytes() <= 1000);
-        assert_eq!(
-            queue.release(&"a".into(), Some(&at("e", 5).into())),
-            Released::ReadOn
-        );
+        let end = at("e", 5).into();
+        assert_eq!(release(&queue, "a", Some(end)), Released::ReadOn);
         assert_eq!(queue.queued_bytes(), 0);
         push(&queue, "a", "e", 51..=52);
-        assert_eq!(
-            queue.release(&"a".into(), Some(&at("e", 51).into())),
-            Released::Free
-        );
+        let end = at("e", 51).into();
+        assert_eq!(release(&queue, "a", Some(end)), Released::Free);
         assert_eq!(written(&queue), "e52");
+    }
+
+    /// Before, they followed what the replay had brought so far, and the client believed that it had all up to them.
+    #[test]
+    fn what_waits_behind_a_replay_is_forgotten_when_the_socket_leaves() {
+        let queue = held(0, &["a", "b"]);
+        let (a, b) = (GroupName::from("a"), GroupName::from("b"));
+        push(&queue, "a", "e", 3..=4);
+        push(&queue, "b", "e", 1..=1);
+        let first = queue.hold_of(&a).unwrap();
+        queue.leave(&a);
+        assert!(queue.hold_of(&a).is_none() && queue.hold_of(&b).is_some());
+        queue.leave(&b);
+        assert_eq!((queue.queued_bytes(), queue.holds_any()), (0, false));
+        // It joins again, without a replay. The end of the first wait is none of the second.
+        queue.hold([(a.clone(), false)].into_iter());
+        push(&queue, "a", "e", 7..=8);
+        let end = ReplayEnd::from(at("e", 8));
+        queue.end_hold(&a, first, Some(&end));
+        assert_eq!(written(&queue), "");
+        queue.leave(&a);
+        assert_eq!(written(&queue), "e7 e8");
+        assert_eq!(queue.queued_bytes(), 0);
     }
 
     #[test]

@@ -242,7 +242,11 @@ impl Model {
         hub.admit(&member, None, &Budget::default()).unwrap();
         let groups = groups();
         if client.resumes {
-            self.relay.hold(&member, &groups);
+            let returns = |group: &GroupName| {
+                let view = client.views.get(group);
+                view.is_some_and(|view| view.position.is_some())
+            };
+            self.relay.hold(&member, &groups, returns);
             for group in &groups {
                 let view = client.views.get(group);
                 let position = view.and_then(|view| view.position.as_ref());

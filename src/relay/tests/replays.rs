@@ -42,6 +42,8 @@ struct StormClient {
     /// The offset of the last event that came.
     has: u64,
     recovered: bool,
+    /// A position has come without a word about a replay.
+    joined: bool,
 }
 
 impl Storm {
@@ -82,7 +84,8 @@ impl Storm {
         });
         let hub = self.relay.hub();
         hub.admit(&member, None, &Budget::default()).unwrap();
-        self.relay.hold(&member, std::slice::from_ref(&self.group));
+        let groups = std::slice::from_ref(&self.group);
+        self.relay.hold(&member, groups, |_| true);
         let joined = self.relay.add_to_group(&member, &self.group).await;
         joined.unwrap();
         let epoch = self.layer.epoch(&self.group);
@@ -93,6 +96,7 @@ impl Storm {
             queue: send_queue as usize,
             has,
             recovered: false,
+            joined: false,
         });
     }
 
@@ -135,6 +139,10 @@ impl StormClient {
                 let header = if frame.as_bytes()[1] == 126 { 4 } else { 2 };
                 let json: Value = serde_json::from_slice(&frame.as_bytes()[header..]).unwrap();
                 match json["type"].as_str() {
+                    Some("lockgate.position") if json.get("recovered").is_none() => {
+                        let text = json["position"].as_str().unwrap();
+                        (self.has, self.joined) = (Position::parse(text).unwrap().1.offset, true);
+                    }
                     Some("lockgate.position") => self.recovered = json["recovered"] == true,
                     None => {
                         let text = json["lockgate.position"].as_str().unwrap();
@@ -231,4 +239,69 @@ async fn a_replay_without_a_pause_holds_no_more_than_it_reads() {
     // The window, and a page on its way into it.
     let bound = 4 * EVENTS.0 * EVENTS.1 as u64;
     assert!(0 < most && most < bound, "{most} bytes");
+}
+
+/// Before, the live events behind the replay came at once, as if nothing were missing before them, and the replay went on behind
+/// the next join.
+#[tokio::test]
+async fn a_socket_that_leaves_during_its_replay_gets_nothing_out_of_order() {
+    let mut storm = Storm::new();
+    storm.come_back(0).await;
+    // It takes nothing, so that the replay waits for room.
+    let member = storm.clients[0].member.clone();
+    while member.outbound().has_replay_room() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    (0..3).for_each(|_| storm.record());
+    let live = storm.relay.hub().groups().get(&storm.group).unwrap();
+    let passed = |offset| live.history().at().is_some_and(|at| at.offset == offset);
+    while !passed(EVENTS.0 + 3) {
+        storm.layer.carry(0, 1000);
+        storm.layer.carry(1, 1000);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    storm.relay.leave(&member, &storm.group);
+    storm.clients[0].read();
+    let has = storm.clients[0].has;
+    assert!(0 < has && has < EVENTS.0, "{has}");
+    // Another socket keeps the reader at work, which finds room for the first replay.
+    storm.come_back(0).await;
+    let added = storm.relay.put_into(&[member], &storm.group);
+    added.confirmed.expect("it is new").await.unwrap();
+    storm.record();
+    let all = async {
+        while !(storm.clients[0].joined && storm.clients[0].has == EVENTS.0 + 4) {
+            storm.layer.carry(0, 1000);
+            storm.layer.carry(1, 1000);
+            storm.clients.iter_mut().for_each(StormClient::read);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .expect("the event after the second join");
+    while !storm.clients[1].recovered {
+        storm.clients.iter_mut().for_each(StormClient::read);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Before, it had to wait until no socket of the group had anything more to read.
+#[tokio::test]
+async fn a_socket_with_room_goes_on_beside_one_that_reads_on_and_on() {
+    let mut storm = Storm::new();
+    let events = 30 * EVENTS.0;
+    (EVENTS.0..events).for_each(|_| storm.record());
+    storm.come_back(0).await;
+    storm.come_back_with(0, 256 * 1024 * 1024).await;
+    let fast = storm.clients[1].member.clone();
+    let mut steps = 0;
+    while fast.outbound().holds(&storm.group) {
+        let before = storm.clients[0].has;
+        storm.clients[0].read();
+        steps += u32::from(storm.clients[0].has > before);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The first step was made before the other one came.
+    assert!(steps > 2, "{steps} steps");
 }

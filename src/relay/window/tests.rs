@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::budget::{HeldKind, MemoryBudget};
-use crate::hub::{Member, Profile};
+use crate::hub::{HoldId, Member, Profile};
 use crate::position::{Epoch, PastEpochs};
 
 fn at(epoch: &str, offset: u64) -> Position {
@@ -33,6 +33,7 @@ fn page(
 
 fn socket(has: Position, whole_from: u64) -> Returning {
     Returning {
+        hold: HoldId::default(),
         member: Member::new(Profile::default()),
         has,
         told: false,

@@ -50,14 +50,12 @@ pub(crate) fn advice(
                 .to_owned()
         }
         Refusal::RateLimited => format!(
-            "raise tenants.{id}.limits.connects_per_second, or let clients reconnect with backoff"
+            "raise tenants.{id}.limits.connects_per_second{}, or let clients reconnect with backoff",
+            for_strangers(tenant, ", for sockets without a token anonymous_connects_per_second"),
         ),
         Refusal::TooManyConnections => format!(
             "raise tenants.{id}.limits.connections{}; `lockgate connections --tenant {id}` lists the sockets",
-            match tenant.config.limits.anonymous_connections {
-                0 => "",
-                _ => ", or anonymous_connections for sockets without a token",
-            }
+            for_strangers(tenant, ", or anonymous_connections for sockets without a token"),
         ),
         Refusal::TooManyUserConnections => format!(
             "raise tenants.{id}.limits.connections_per_user, or set its on_excess = \"replace\""
@@ -75,6 +73,14 @@ pub(crate) fn advice(
                 .to_owned()
         }
         other => before_the_tenant(other).to_owned(),
+    }
+}
+
+/// Returns `words` about sockets without a token if the tenant lets them in.
+fn for_strangers(tenant: Refuser<'_>, words: &'static str) -> &'static str {
+    match tenant.config.routes.iter().any(|route| route.anonymous) {
+        true => words,
+        false => "",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::budget::{ConnectionTurn, Gate};
 use super::statement::Bind;
 use super::value::Row;
+use super::way::Way;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 
@@ -31,22 +33,32 @@ const DOWN_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Ask {
     pub(super) sql: String,
     pub(super) binds: Vec<Bind>,
-    /// True if the connection goes through a transaction pooler (see [`super::pooler`]).
-    pub(super) pooled: bool,
+    /// The knowledge about transaction poolers between here and PostgreSQL.
+    pub(super) way: Option<Arc<Way>>,
+}
+
+impl Ask {
+    /// Returns true if the way to the database leads through a transaction pooler. It is asked again once there is a
+    /// connection, because the first one may find it out.
+    fn is_pooled(&self) -> bool {
+        self.way.as_ref().is_some_and(|way| way.is_pooled())
+    }
 }
 
 /// The operations that differ between the databases.
 pub(super) trait Link: sqlx::Database {
-    /// Returns the rows of a statement.
+    /// Returns the rows of a statement. `pooled`: it goes through a transaction pooler (see [`super::pooler`]).
     fn ask(
         conn: &mut Self::Connection,
         ask: &Ask,
+        pooled: bool,
     ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
 
     /// Returns the names of the columns that a statement returns, without running it.
     fn columns(
         conn: &mut Self::Connection,
         ask: &Ask,
+        pooled: bool,
     ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
 }
 
@@ -139,9 +151,6 @@ pub(super) async fn ask<DB: Link>(
     let began = Instant::now();
     let first = attempt(pool, gate, ask, false).await;
     let outcome = match first {
-        Err(Failed::Sql(error)) if !ask.pooled && is_pooler(&error) => {
-            return Err(health.unknown_pooler(&error));
-        }
         Err(Failed::Sql(error)) if is_transient(&error) => attempt(pool, gate, ask, true).await,
         other => other,
     };
@@ -156,16 +165,15 @@ pub(super) async fn columns<DB: Link>(
     ask: &Ask,
 ) -> Result<Vec<String>, AskError> {
     let began = Instant::now();
+    let mut pooled = ask.is_pooled();
     let outcome = async {
         let (mut conn, _turn) = connection(pool, gate, true).await?;
-        limited(DB::columns(&mut conn, ask)).await
+        pooled = ask.is_pooled();
+        limited(DB::columns(&mut conn, ask, pooled)).await
     };
-    match outcome.await {
-        Err(Failed::Sql(error)) if !ask.pooled && is_pooler(&error) => {
-            Err(health.unknown_pooler(&error))
-        }
-        outcome => settle(health, "columns", began, outcome),
-    }
+    let outcome = outcome.await;
+    let outcome = outcome.map_err(|failed| failed.perhaps_of_pooler(pooled));
+    settle(health, "columns", began, outcome)
 }
 
 /// A failed query, with the server's verdict on the statement.
@@ -192,6 +200,18 @@ pub(super) enum ValueFault {
 enum Failed {
     Sql(sqlx::Error),
     NoAnswer,
+    /// The sign of a transaction pooler that was not known.
+    UnknownPooler(sqlx::Error),
+}
+
+impl Failed {
+    /// Tells the sign of a pooler from other failures, unless one was known.
+    fn perhaps_of_pooler(self, known: bool) -> Self {
+        match self {
+            Self::Sql(error) if !known && is_pooler(&error) => Self::UnknownPooler(error),
+            other => other,
+        }
+    }
 }
 
 impl From<sqlx::Error> for Failed {
@@ -206,6 +226,9 @@ fn settle<T>(
     began: Instant,
     outcome: Result<T, Failed>,
 ) -> Result<T, AskError> {
+    if let Err(Failed::UnknownPooler(error)) = &outcome {
+        return Err(health.unknown_pooler(error));
+    }
     metrics::dependency_took(Dependency::Database, operation, began.elapsed());
     let failed = match outcome {
         Ok(answer) => {
@@ -218,7 +241,7 @@ fn settle<T>(
             schema_changed: false,
             pooler: false,
         },
-        Err(Failed::Sql(error)) => AskError {
+        Err(Failed::Sql(error) | Failed::UnknownPooler(error)) => AskError {
             error: health.store_error(&error),
             value: value_fault(&error),
             schema_changed: is_schema_error(&error),
@@ -235,8 +258,11 @@ async fn attempt<DB: Link>(
     ask: &Ask,
     again: bool,
 ) -> Result<Vec<Row>, Failed> {
-    let (mut conn, _turn) = connection(pool, gate, again).await?;
-    let answer = limited(DB::ask(&mut conn, ask)).await;
+    let known = ask.is_pooled();
+    let conn = connection(pool, gate, again).await;
+    let (mut conn, _turn) = conn.map_err(|failed| failed.perhaps_of_pooler(known))?;
+    let pooled = ask.is_pooled();
+    let answer = limited(DB::ask(&mut conn, ask, pooled)).await;
     match &answer {
         // The answer may still come, and the next user of the connection would get it.
         Err(Failed::NoAnswer) => drop(conn.detach()),
@@ -246,7 +272,7 @@ async fn attempt<DB: Link>(
         }
         _ => {}
     }
-    answer
+    answer.map_err(|failed| failed.perhaps_of_pooler(pooled))
 }
 
 async fn limited<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failed> {

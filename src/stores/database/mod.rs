@@ -43,6 +43,7 @@ mod tls;
 mod url;
 mod user_query;
 mod value;
+mod way;
 
 /// The most ids in one statement. Shorter lists are filled up to a power of two, so that a server caches nine plans
 /// and not 256.
@@ -168,7 +169,7 @@ impl Database {
 
     /// Returns true if the way to the database was found to lead through a transaction pooler, or its URL says so.
     pub fn is_pooled(&self) -> bool {
-        matches!(&self.pools, Pools::Postgres(pool) if pool.is_pooled(self.endpoint()))
+        matches!(&self.pools, Pools::Postgres(pool) if pool.is_pooled())
     }
 
     /// Returns the kind of the database.
@@ -383,17 +384,16 @@ impl Database {
         let mut ask = Ask {
             sql,
             binds,
-            pooled: false,
+            way: None,
         };
         match &self.pools {
             Pools::Postgres(pool) => {
-                ask.pooled = pool.is_pooled(self.endpoint());
+                ask.way = Some(pool.way(self.endpoint()));
                 let columns = async |ask: &Ask| {
                     link::columns(&pool.pool, &self.gate, &self.health, ask).await
                 };
                 match columns(&ask).await {
                     Err(failed) if failed.pooler => {
-                        ask.pooled = true;
                         pool.found_pooler(self.endpoint(), &failed.error.source);
                         columns(&ask).await
                     }
@@ -454,17 +454,16 @@ impl Database {
         let mut ask = Ask {
             sql,
             binds,
-            pooled: false,
+            way: None,
         };
         match &self.pools {
             Pools::Postgres(pool) => {
-                ask.pooled = pool.is_pooled(self.endpoint());
+                ask.way = Some(pool.way(self.endpoint()));
                 let answer = async |ask: &Ask| {
                     link::ask(&pool.pool, &self.gate, &self.health, operation, ask).await
                 };
                 match answer(&ask).await {
                     Err(failed) if failed.pooler => {
-                        ask.pooled = true;
                         pool.found_pooler(self.endpoint(), &failed.error.source);
                         answer(&ask).await
                     }

@@ -33,7 +33,11 @@ pub(super) async fn limit_time(conn: &mut MySqlConnection) -> Result<(), sqlx::E
 }
 
 impl Link for MySql {
-    async fn ask(conn: &mut MySqlConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
+    async fn ask(
+        conn: &mut MySqlConnection,
+        ask: &Ask,
+        _pooled: bool,
+    ) -> Result<Vec<Row>, sqlx::Error> {
         let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone()));
         for bind in &ask.binds {
             query = match bind {
@@ -45,7 +49,11 @@ impl Link for MySql {
         query.fetch_all(conn).await?.iter().map(row).collect()
     }
 
-    async fn columns(conn: &mut MySqlConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+    async fn columns(
+        conn: &mut MySqlConnection,
+        ask: &Ask,
+        _pooled: bool,
+    ) -> Result<Vec<String>, sqlx::Error> {
         let statement = conn
             .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
             .await?;

@@ -13,13 +13,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::info;
 
 use super::postgres;
+use super::way::Way;
 
 /// The pool, and what it knows of the way to the server.
 pub(super) struct PoolerAware {
     pub(super) pool: PgPool,
-    pooled: AtomicBool,
-    /// Set by a new connection whose server does not have our time limit: a pooler was told to ignore it.
-    limit_ignored: Arc<AtomicBool>,
+    way: Arc<Way>,
     /// The options for the way through a pooler.
     through: PgConnectOptions,
 }
@@ -29,16 +28,19 @@ impl PoolerAware {
     pub(super) fn new(pool: PgPoolOptions, options: PgConnectOptions, pooled: bool) -> Self {
         let through = postgres::for_pooler(options.clone());
         let (direct, is_ours) = postgres::limited(options);
-        let limit_ignored = Arc::<AtomicBool>::default();
+        let way = Arc::new(Way {
+            pooled: AtomicBool::new(pooled),
+            ..Way::default()
+        });
         let (pool, first) = match pooled {
             true => (pool, through.clone()),
             false => {
-                let ignored = limit_ignored.clone();
+                let of_pool = way.clone();
                 let pool = pool.after_connect(move |conn, _| {
-                    let ignored = ignored.clone();
+                    let way = of_pool.clone();
                     Box::pin(async move {
                         if is_ours && !postgres::has_limit(conn).await? {
-                            ignored.store(true, Ordering::Relaxed);
+                            way.limit_ignored.store(true, Ordering::Relaxed);
                         }
                         Ok(())
                     })
@@ -48,25 +50,27 @@ impl PoolerAware {
         };
         Self {
             pool: pool.connect_lazy_with(first),
-            pooled: AtomicBool::new(pooled),
-            limit_ignored,
+            way,
             through,
         }
     }
 
-    /// Returns true if there is a pooler. Changes the pool if a connection has found it out.
-    pub(super) fn is_pooled(&self, endpoint: &str) -> bool {
-        let pooled = self.pooled.load(Ordering::Relaxed);
-        if !pooled && self.limit_ignored.load(Ordering::Relaxed) {
+    /// Returns true if there is a pooler.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.way.is_pooled()
+    }
+
+    /// Returns the way for a statement. Changes the pool if a connection has found a pooler.
+    pub(super) fn way(&self, endpoint: &str) -> Arc<Way> {
+        if self.way.limit_ignored.load(Ordering::Relaxed) {
             self.found_pooler(endpoint, &"it ignores the time limit of statements");
-            return true;
         }
-        pooled
+        self.way.clone()
     }
 
     /// Changes the pool for the way through a pooler, which `sign` has shown.
     pub(super) fn found_pooler(&self, endpoint: &str, sign: &dyn Display) {
-        if self.pooled.swap(true, Ordering::Relaxed) {
+        if self.way.pooled.swap(true, Ordering::Relaxed) {
             return;
         }
         self.pool.set_connect_options(self.through.clone());

@@ -66,9 +66,13 @@ pub(super) fn wrap_rows(sql: &str) -> String {
 }
 
 impl Link for Postgres {
-    async fn ask(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
-        if !ask.pooled {
-            return fetch(conn, ask).await;
+    async fn ask(
+        conn: &mut PgConnection,
+        ask: &Ask,
+        pooled: bool,
+    ) -> Result<Vec<Row>, sqlx::Error> {
+        if !pooled {
+            return fetch(conn, bound(&ask.sql, ask)).await;
         }
         forget_statements(conn).await?;
         // A transaction stays on one connection to the server, and the time limit ends with it.
@@ -77,13 +81,17 @@ impl Link for Postgres {
         sqlx::raw_sql(AssertSqlSafe(begin))
             .execute(&mut *conn)
             .await?;
-        let rows = fetch(conn, ask).await;
+        let rows = fetch(conn, bound(&ask.sql, ask).persistent(false)).await;
         sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await?;
         rows
     }
 
-    async fn columns(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
-        if ask.pooled {
+    async fn columns(
+        conn: &mut PgConnection,
+        ask: &Ask,
+        pooled: bool,
+    ) -> Result<Vec<String>, sqlx::Error> {
+        if pooled {
             forget_statements(conn).await?;
             return pooled_columns(conn, ask).await;
         }
@@ -115,7 +123,7 @@ async fn pooled_columns(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<String
         "SELECT \"{ROW}s\".* FROM (SELECT 1) AS \"{ROW}.one\" LEFT JOIN (\n{}\n) AS \"{ROW}s\" ON false",
         ask.sql
     );
-    let rows = bound(&sql, ask).fetch_all(conn).await?;
+    let rows = bound(&sql, ask).persistent(false).fetch_all(conn).await?;
     let columns = rows.first().map(|row| row.columns()).unwrap_or_default();
     let names = columns.iter().map(|column| column.name().to_owned());
     Ok(names.filter(|name| name != ROW).collect())
@@ -129,13 +137,15 @@ fn type_of(bind: &Bind) -> PgTypeInfo {
     }
 }
 
-async fn fetch(conn: &mut PgConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
-    let query = bound(&ask.sql, ask);
+async fn fetch(
+    conn: &mut PgConnection,
+    query: Query<'static, Postgres, PgArguments>,
+) -> Result<Vec<Row>, sqlx::Error> {
     query.fetch_all(conn).await?.iter().map(row).collect()
 }
 
 fn bound(sql: &str, ask: &Ask) -> Query<'static, Postgres, PgArguments> {
-    let mut query = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(!ask.pooled);
+    let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
     for bind in &ask.binds {
         query = match bind {
             Bind::Int(number) => query.bind(*number),

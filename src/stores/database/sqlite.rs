@@ -22,7 +22,11 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
 }
 
 impl Link for Sqlite {
-    async fn ask(conn: &mut SqliteConnection, ask: &Ask) -> Result<Vec<Row>, sqlx::Error> {
+    async fn ask(
+        conn: &mut SqliteConnection,
+        ask: &Ask,
+        _pooled: bool,
+    ) -> Result<Vec<Row>, sqlx::Error> {
         let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone()));
         for bind in &ask.binds {
             query = match bind {
@@ -34,7 +38,11 @@ impl Link for Sqlite {
         query.fetch_all(conn).await?.iter().map(row).collect()
     }
 
-    async fn columns(conn: &mut SqliteConnection, ask: &Ask) -> Result<Vec<String>, sqlx::Error> {
+    async fn columns(
+        conn: &mut SqliteConnection,
+        ask: &Ask,
+        _pooled: bool,
+    ) -> Result<Vec<String>, sqlx::Error> {
         let statement = conn
             .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
             .await?;

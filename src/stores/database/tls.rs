@@ -17,7 +17,9 @@ impl DatabaseUrl {
         // A `ca` that nothing is verified by would be of no use.
         let implied = (!trust.own.is_empty() && !self.tls.mode).then_some(Verify::Full);
         let verify = trust.verify.or(implied);
-        let own_file = self.tls.authority;
+        // The environment is of the whole process, so a `ca` for this database takes its place.
+        let from_environment = self.tls.from_environment && trust.own.is_empty();
+        let own_file = self.tls.authority || from_environment;
         match &mut self.options {
             DriverOptions::Postgres(options, _) => {
                 if let Some(verify) = verify {

@@ -80,10 +80,12 @@ pub(super) struct UrlTls {
     pub(super) mode: bool,
     /// There is an `sslrootcert` or `ssl-ca`.
     pub(super) authority: bool,
+    /// `PGSSLROOTCERT` in the environment, which the driver reads, names an authority.
+    pub(super) from_environment: bool,
 }
 
 impl UrlTls {
-    fn of(url: &str) -> Self {
+    fn of(url: &str, dialect: Dialect) -> Self {
         let Ok(url) = Url::parse(url) else {
             return Self::default();
         };
@@ -91,6 +93,8 @@ impl UrlTls {
         Self {
             mode: has(&["sslmode", "ssl-mode"]),
             authority: has(&["sslrootcert", "ssl-root-cert", "ssl-ca", "sslca"]),
+            from_environment: dialect == Dialect::Postgres
+                && std::env::var_os("PGSSLROOTCERT").is_some(),
         }
     }
 }
@@ -116,7 +120,7 @@ impl DatabaseUrl {
                     options: DriverOptions::Postgres(Box::new(options), pooled),
                     password: password(&text),
                     has_unknown_options,
-                    tls: UrlTls::of(&text),
+                    tls: UrlTls::of(&text, Dialect::Postgres),
                 })
             }
             Some(Dialect::MySql) => {
@@ -126,7 +130,7 @@ impl DatabaseUrl {
                     options: DriverOptions::MySql(Box::new(options)),
                     password: password(&text),
                     has_unknown_options,
-                    tls: UrlTls::of(&text),
+                    tls: UrlTls::of(&text, Dialect::MySql),
                 })
             }
             Some(Dialect::Sqlite) => {

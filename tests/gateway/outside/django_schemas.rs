@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::event::resume::position_of;
@@ -14,7 +15,8 @@ use crate::support::postgres::PostgresServer;
 use crate::support::process::{Process, Program};
 use crate::support::replica::{LOCKGATE, Replica};
 use crate::support::socket::{Dial, Socket};
-use crate::support::{PATIENCE, RedisServer, eventually, scratch};
+use crate::support::{Database, PATIENCE, RedisServer, eventually, scratch};
+use crate::tenants::reload::APPLIED;
 
 const PAGE: &str = include_str!("../../../docs/django-schemas.md");
 const README: &str = include_str!("../../../examples/django_schemas/README.md");
@@ -182,13 +184,15 @@ async fn open(replica: &Replica, schema: &str, token: &str) -> Socket {
 }
 
 /// The rules tell the pub/sub layer of Django which groups are recorded.
-async fn rules_are_there(redis: &RedisServer) {
-    eventually(PATIENCE, "the rules of both tenants", async || {
-        let keys = ["lockgate:acme:groups", "lockgate:globex:groups"];
-        let found: u64 = redis.command(&["EXISTS", keys[0], keys[1]]).await;
-        if found == 2 { Ok(()) } else { Err(found) }
-    })
-    .await;
+async fn rules_are_there(redis: &RedisServer, tenants: &[&str]) {
+    for tenant in tenants {
+        let key = format!("lockgate:{tenant}:groups");
+        eventually(PATIENCE, &key, async || {
+            let found: u64 = redis.command(&["EXISTS", &key]).await;
+            if found == 1 { Ok(()) } else { Err(found) }
+        })
+        .await;
+    }
 }
 
 /// Everything that the page says of two schemas, on one kind of layer.
@@ -223,7 +227,7 @@ async fn two_schemas(project: &Project<'_>) {
     let mut theirs = open(&replica, "globex", &globex).await;
 
     if project.layer == "pubsub" {
-        rules_are_there(project.redis).await;
+        rules_are_there(project.redis, &["acme", "globex"]).await;
     }
 
     // `group_send` of one schema reaches its own sockets, is recorded there, and no other hears of it.
@@ -261,6 +265,45 @@ async fn two_schemas(project: &Project<'_>) {
     assert_eq!(second.closed().await.0, 4501);
     assert!(ours.ping().await.is_empty());
     dial(&replica, "acme", &acme).open().await;
+    if project.layer == "pubsub" {
+        one_more(project, &replica).await;
+        assert!(ours.ping().await.is_empty(), "its tenant did not change");
+    }
+}
+
+/// A new schema is a new file and a reload. Its name has an underscore, which names of tenants and hosts do not have. Before, the
+/// page's commands wrote a file that the check refused, and its groups were not recorded.
+async fn one_more(project: &Project<'_>, replica: &Replica) {
+    let all = |block: &str| {
+        assert!(block.contains("in acme globex;"), "{block}");
+        block.replace("in acme globex;", "in initech_labs;")
+    };
+    project.run(&all(blocks(README, "sh")[1]));
+    project.run(&all(blocks(PAGE, "sh")[0]).replace("mkdir tenants.d\n", ""));
+    replica.process.signal(Signal::HUP);
+    replica.logged(APPLIED).await;
+    let django = project.requests();
+    let token = django.token("initech-labs").await;
+    let mut socket = open(replica, "initech-labs", &token).await;
+    rules_are_there(project.redis, &["initech-labs"]).await;
+    let path = "/api/rooms/lobby/send/";
+    let send = json!({"message": 4});
+    django.call("initech-labs", path, &token, send).await;
+    let heard = socket.next_json().await;
+    assert_eq!(heard["message"], 4);
+    assert!(position_of(&heard).ends_with("~1"), "{heard}");
+
+    // Users of a schema that all share are found where they are.
+    let database = Database::at(project.database.clone());
+    let moved = "ALTER TABLE initech_labs.auth_user SET SCHEMA public";
+    database.execute(moved).await;
+    project
+        .run("python manage.py tenant_command lockgate_config --schema=initech_labs > shared.toml");
+    let written = std::fs::read_to_string(project.folder.join("shared.toml")).unwrap();
+    assert!(
+        written.contains("table = \"public.auth_user\"\n"),
+        "{written}"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! PgBouncer in transaction mode, with the plain URL that works without it.
 
+use sqlx::{Connection, Executor};
+
 use crate::operations::doctor::{findings, is};
 use crate::support::database::{ALICE, BOB};
 use crate::support::pgbouncer::PgBouncer;
@@ -16,7 +18,7 @@ const FOUND: &str = "leads through a transaction pooler";
 
 /// Before: the tenant was degraded with `unsupported startup parameter`; and where PgBouncer ignored the parameters, statements
 /// that another server had prepared failed.
-async fn users_are_read(database: &Database, more: &str, signs: &[&str]) {
+async fn users_are_read(database: &Database, more: &str, signs: &[&str]) -> PgBouncer {
     let name = database.url().rsplit('/').next().unwrap().to_owned();
     let pooler = PgBouncer::start(more).await;
     let through = Database::at(pooler.url(&name));
@@ -84,17 +86,33 @@ async fn users_are_read(database: &Database, more: &str, signs: &[&str]) {
         !output.contains("does not answer") && !output.contains("degraded"),
         "{output}"
     );
+    pooler
 }
 
 #[tokio::test]
 async fn a_pooler_that_ignores_startup_parameters_is_found_and_used() {
     let database = Database::postgres().await;
-    users_are_read(
+    let pooler = users_are_read(
         &database,
         IGNORING,
-        &["it ignores the time limit of statements", FORGOTTEN],
+        &["it ignores the time limit of statements"],
     )
     .await;
+    // Before, the first statement after that was prepared by name, on a server that other programs use too.
+    let name = database.url().rsplit('/').next().unwrap();
+    let url = pooler.url(name) + "?statement-cache-capacity=0";
+    let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+    let options = options.extra_float_digits(None);
+    // A transaction keeps one of the pooler's two servers.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut connection = sqlx::PgConnection::connect_with(&options).await.unwrap();
+        connection.execute(sqlx::raw_sql("BEGIN")).await.unwrap();
+        let ask = sqlx::raw_sql("SELECT name FROM pg_prepared_statements");
+        let found = connection.fetch_all(ask).await.unwrap();
+        assert_eq!(found.len(), 0, "prepared by name");
+        held.push(connection);
+    }
 }
 
 /// The database has the limit that the pooler ignores, so that only the servers that know no prepared statement of an earlier

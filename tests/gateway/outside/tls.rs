@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::operations::doctor::findings;
 use crate::problem::Problem;
@@ -13,6 +13,7 @@ use crate::support::jwks::Jwks;
 use crate::support::mariadb::MariaDbServer;
 use crate::support::ports::free_port;
 use crate::support::postgres::PostgresServer;
+use crate::support::replica::LOCKGATE;
 use crate::support::{Gateway, PATIENCE, RedisServer, Tenant, eventually, gateway};
 
 pub(super) const CHAT: &str = "/ws/chat/lobby/";
@@ -285,6 +286,53 @@ async fn a_postgres_is_trusted_by_ca_and_verify() {
         POSTGRES_USERS,
     )
     .await;
+}
+
+/// Before, the authorities of the system took the place of what the driver had read of the environment.
+#[tokio::test]
+async fn an_authority_in_the_environment_is_as_one_in_the_url() {
+    let server = PostgresServer::with_tls(&file("server.pem"), &file("server.key")).await;
+    let localhost = server.url("postgres").replace("127.0.0.1", "localhost");
+    let mode = crate::support::Database::at(format!("{localhost}?sslmode=verify-full"));
+    let mut builder = gateway();
+    for (word, own) in [
+        ("alone", None),
+        ("right", Some("ca.pem")),
+        ("wrong", Some("other.pem")),
+    ] {
+        builder = builder
+            .tenant(word)
+            .users(&mode)
+            .with("users.query", POSTGRES_USERS);
+        if let Some(own) = own {
+            builder = builder.with("users.ca", ca(own));
+        }
+    }
+    let gateway = builder.write().await;
+    for (environment, alone) in [("ca.pem", "ok"), ("other.pem", "fail")] {
+        eventually(PATIENCE, environment, async || {
+            let doctor = std::process::Command::new(LOCKGATE)
+                .args(["doctor", "--json", "--config"])
+                .arg(&gateway.config)
+                .env("PGSSLROOTCERT", file(environment))
+                .output();
+            let found: Value = serde_json::from_slice(&doctor.unwrap().stdout).unwrap();
+            let verdict = |word: &str| {
+                let name = gateway.named(word).name.as_str();
+                let mut all = found["findings"].as_array().unwrap().iter();
+                let reach = all.find(|f| {
+                    f["check"] == "reach" && f["subject"].as_str().unwrap().contains(name)
+                });
+                reach.map(|f| f["verdict"].clone())
+            };
+            let verdicts = ["alone", "right", "wrong"].map(verdict);
+            match verdicts == [alone, "ok", "fail"].map(|word| Some(word.into())) {
+                true => Ok(()),
+                false => Err(found.to_string()),
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -7,15 +7,21 @@ use crate::support::database::ALICE;
 use crate::support::django::Django;
 use crate::support::http::Response;
 use crate::support::socket::Socket;
-use crate::support::{Database, Gateway, Publisher, RedisServer, Tenant, gateway};
+use crate::support::{
+    Database, Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway,
+};
 
 use super::reload::{APPLIED, REFUSED, change, hang_up, tenant_table};
 
 const GROUPS: &str = "groups = [{ name = 'kept_<slug:room>', history = {}, presence = {} }]";
-const ROUTES: [&str; 2] = [
-    "path = 'ws/chat/<slug:room>/'\n groups = ['chat_{room}']",
-    "path = 'ws/kept/<slug:room>/'\n groups = ['kept_{room}']\n resume = true",
-];
+/// The worker's channel begins with the prefix, and serves both tenants.
+fn routes(prefix: &str) -> [String; 3] {
+    [
+        "path = 'ws/chat/<slug:room>/'\n groups = ['chat_{room}']".to_owned(),
+        "path = 'ws/kept/<slug:room>/'\n groups = ['kept_{room}']\n resume = true".to_owned(),
+        format!("path = 'ws/work/'\n consumer = {{ kind = 'worker', channel = '{prefix}.work' }}"),
+    ]
+}
 
 /// Two tenants on one Redis, prefix and database.
 async fn schemas(kind: &str, database: &Database) -> Gateway {
@@ -29,8 +35,8 @@ async fn schemas(kind: &str, database: &Database) -> Gateway {
             .with("layer.prefix", prefix.as_str())
             .with("layer.namespace", format!("{word}."))
             .with_toml(GROUPS);
-        for route in ROUTES {
-            builder = builder.route(route);
+        for route in routes(&prefix) {
+            builder = builder.route(&route);
         }
     }
     builder.start().await
@@ -165,8 +171,9 @@ async fn groups_with_a_memory_are_kept_apart_too() {
         .await;
         assert_eq!(page.json()["events"], json!([]), "{kind}");
         assert!(theirs.ping().await.is_empty(), "{kind}");
+        is_no_position_of(&gateway, globex, &position_of(&first)).await;
         for tenant in [acme, globex] {
-            crate::support::eventually(crate::support::PATIENCE, "presence", async || {
+            eventually(PATIENCE, "presence", async || {
                 let count = ("GET", "groups/kept_a/presence/count");
                 let count = call(&gateway, tenant, count, &Value::Null).await.json();
                 match count == json!({"sockets": 1, "users": 1}) {
@@ -177,6 +184,82 @@ async fn groups_with_a_memory_are_kept_apart_too() {
             .await;
         }
     }
+}
+
+/// A position in one tenant's group means nothing in the equal group of another.
+async fn is_no_position_of(gateway: &Gateway, tenant: &Tenant, since: &str) {
+    let dial = gateway.replica().dial(tenant, "/ws/kept/a/");
+    let query = format!("token={}&since={since}", tenant.token(ALICE));
+    let mut socket = dial.query(&query).open().await;
+    let gap = socket.next_json().await;
+    assert_eq!(gap, json!({"type": "lockgate.gap", "group": "kept_a"}));
+    let now = position(&mut socket).await;
+    assert_eq!(now["recovered"], false, "{now}");
+    assert!(socket.ping().await.is_empty());
+}
+
+/// A worker of the project serves sockets of every schema. The groups that it orders are those of the socket's tenant.
+#[tokio::test]
+async fn one_worker_serves_the_sockets_of_every_schema() {
+    let database = Database::sqlite().await;
+    for kind in ["pubsub", "core"] {
+        let gateway = schemas(kind, &database).await;
+        let (acme, globex) = (gateway.named("acme"), gateway.named("globex"));
+        let channel = format!("{}.work", acme.prefix);
+        let setup = Django::at(database.url()).layer(&acme.redis, &acme.prefix);
+        let setup = setup.worker_channels(&[&channel]);
+        let django = match kind {
+            "core" => setup.core(&json!({})).start().await,
+            _ => setup.start().await,
+        };
+        django.work(&[&channel]).await;
+        if kind == "pubsub" {
+            is_heard(&["PUBSUB", "NUMSUB", &channel]).await;
+        }
+        let mut ours = open(&gateway, acme, "/ws/work/").await;
+        let mut theirs = open(&gateway, globex, "/ws/work/").await;
+        for (socket, tenant) in [(&mut ours, acme), (&mut theirs, globex)] {
+            socket.send_text(r#"{"do": "scope"}"#).await;
+            assert_eq!(socket.next_json().await["tenant"], *tenant.name, "{kind}");
+        }
+        // The worker has put each into the lobby of its own tenant.
+        for namespace in ["acme", "globex"] {
+            let prefix = &acme.prefix;
+            let name = match kind {
+                "core" => format!("{prefix}:group:{namespace}.chat_lobby"),
+                _ => format!("{prefix}__group__{namespace}.chat_lobby"),
+            };
+            match kind {
+                "core" => is_heard(&["ZCARD", &name]).await,
+                _ => is_heard(&["PUBSUB", "NUMSUB", &name]).await,
+            }
+            let event = json!({"type": "t", "to": namespace});
+            let group = format!("{namespace}.chat_lobby");
+            django.group_send(&group, &[event]).await;
+        }
+        assert_eq!(ours.next_json().await, json!({"to": "acme"}), "{kind}");
+        assert_eq!(theirs.next_json().await, json!({"to": "globex"}), "{kind}");
+        for socket in [&mut ours, &mut theirs] {
+            assert!(socket.ping().await.is_empty(), "{kind}");
+        }
+    }
+}
+
+/// Waits until a command that counts listeners or members answers 1.
+async fn is_heard(command: &[&str]) {
+    let redis = RedisServer::shared().await;
+    eventually(PATIENCE, &command.join(" "), async || {
+        let answer: redis::Value = redis.command(command).await;
+        let count = match &answer {
+            redis::Value::Array(named) => named.get(1),
+            single => Some(single),
+        };
+        match count {
+            Some(redis::Value::Int(1)) => Ok(()),
+            _ => Err(answer),
+        }
+    })
+    .await;
 }
 
 /// A namespace is part of a layer: sockets of the old name would hear nothing any more.

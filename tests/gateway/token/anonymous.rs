@@ -136,6 +136,7 @@ async fn the_tenants_budget_counts_it_and_the_users_does_not() {
         let gateway = open_house()
             .with("limits.on_excess", excess)
             .with("limits.connections", 4)
+            .with("limits.anonymous_connections", 4)
             .start()
             .await;
         let mut open = Vec::new();
@@ -182,6 +183,79 @@ async fn strangers_have_a_budget_of_their_own() {
     counted(0.0, 2.0).await;
     let _next = dial(&gateway, OPEN).open().await;
     assert!(alice.ping().await.is_empty());
+}
+
+/// Before, strangers shared the tenant's rates with its users, and a client without a token could use them up.
+#[tokio::test]
+async fn users_connect_and_publish_while_strangers_flood() {
+    let gateway = open_house()
+        .with("limits.connections_per_user", 0)
+        .with("limits.connects_per_second", 16)
+        .with("limits.publishes_per_second", 16)
+        .start()
+        .await;
+    let tenant = gateway.tenant();
+    let mut alice = known(&gateway, "alice").await;
+    // Half of the rate is theirs, for two seconds at once.
+    let mut strangers = Vec::new();
+    let mut refused = None;
+    while refused.is_none() {
+        let flood = (0..24).map(|_| dial(&gateway, OPEN).attempt());
+        for attempt in futures_util::future::join_all(flood).await {
+            match attempt {
+                Ok(socket) => strangers.push(socket),
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+    }
+    let refused = refused.expect("the loop ends with one");
+    Problem::new(429, "rate_limited").is(&refused, &tenant.name);
+    assert!(refused.header("retry-after").is_some());
+    let told = "limits.anonymous_connects_per_second is 8";
+    gateway.replica().logged(told).await;
+    // A user for each stranger that tries: the half that is left takes 16 at once.
+    for _ in 0..15 {
+        let (_, user) = tokio::join!(dial(&gateway, OPEN).attempt(), known(&gateway, "bob"));
+        drop(user);
+    }
+    // A flood of events ends with the socket that sends it; others of its kind go on.
+    for stranger in strangers.iter_mut().take(4) {
+        for _ in 0..40 {
+            stranger.send_text(r#"{"of":"stranger"}"#).await;
+        }
+    }
+    for n in 0..12 {
+        let event = json!({"of": "alice", "n": n});
+        alice.send_text(&event.to_string()).await;
+        while alice.next_json().await != event {}
+    }
+    let (_, (code, reason)) = strangers[0].drained().await;
+    assert_eq!((code, &*reason), (4013, "rate_limited retry_after_ms=1000"));
+    for limit in [
+        "anonymous_connects_per_second",
+        "anonymous_publishes_per_second",
+    ] {
+        let labels = [("tenant", &*tenant.name), ("limit", limit)];
+        let metrics = gateway.replica().metrics().await;
+        assert!(metrics.value("lockgate_rate_limited_total", &labels) >= 1.0);
+    }
+}
+
+#[tokio::test]
+async fn half_of_the_places_are_left_for_users() {
+    let gateway = open_house().with("limits.connections", 4).start().await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(dial(&gateway, OPEN).open().await);
+    }
+    let refused = dial(&gateway, OPEN).refused().await;
+    Problem::new(429, "too_many_connections").is(&refused, &gateway.tenant().name);
+    for user in ["alice", "bob"] {
+        open.push(known(&gateway, user).await);
+    }
+    for socket in &mut open {
+        assert!(socket.ping().await.is_empty());
+    }
 }
 
 #[tokio::test]

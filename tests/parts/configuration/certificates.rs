@@ -110,3 +110,67 @@ fn an_expired_authority_and_an_unchecked_certificate_are_warned_of() {
         "{told}"
     );
 }
+
+/// The `ca` and `verify` of a table hold for more servers than its own. Before, a plain `redis.url` beside a denylist with TLS
+/// left no way to name the denylist's authority.
+#[test]
+fn the_trust_of_a_table_needs_one_server_with_tls() {
+    let memory = "kind = \"memory\"";
+    for (redis, layer, wrong) in [
+        (
+            "[redis]\nurl = 'redis://h'\nverify = 'ca'\n[denylist]\nredis = 'rediss://d'\n",
+            memory,
+            "",
+        ),
+        (
+            "[redis]\nurl = 'redis://h'\nverify = 'ca'\n",
+            "hosts = ['rediss://l', 'redis://m']",
+            "",
+        ),
+        (
+            "[redis]\nverify = 'ca'\n[denylist]\nredis = 'rediss://d'\n",
+            memory,
+            "",
+        ),
+        (
+            "[tenants.acme.redis]\nurl = 'redis://h'\nverify = 'ca'\n",
+            "hosts = ['rediss://l']",
+            "",
+        ),
+        (
+            "[redis]\nurl = 'redis://h'\nverify = 'ca'\n[denylist]\nredis = 'redis://d'\n",
+            memory,
+            "redis.verify: found verify beside URLs without TLS",
+        ),
+        (
+            "[redis]\nurl = 'redis://h'\nverify = 'ca'\n",
+            "hosts = ['redis://l']",
+            "redis.verify: found verify beside URLs without TLS",
+        ),
+        // The hosts of a tenant with a table of its own, and its URL, are not the deployment's.
+        (
+            "[redis]\nurl = 'redis://h'\nverify = 'ca'\n[tenants.acme.redis]\nurl = 'rediss://t'\n",
+            "hosts = ['rediss://l']",
+            "redis.verify: found verify beside URLs without TLS",
+        ),
+        (
+            "[tenants.acme.redis]\nurl = 'rediss://t'\n[redis]\nverify = 'ca'\n",
+            memory,
+            "redis.verify: found verify without a url",
+        ),
+        (
+            "[tenants.acme.redis]\nurl = 'redis://h'\nverify = 'ca'\n[denylist]\nredis = 'rediss://d'\n",
+            memory,
+            "tenants.acme.redis.verify: found verify beside URLs without TLS",
+        ),
+    ] {
+        let text = TENANT.replace(memory, layer) + redis;
+        match Folder::new(&text).load(&[]) {
+            Ok(_) => assert_eq!(wrong, "", "{text}"),
+            Err(lines) => assert!(
+                !wrong.is_empty() && lines.len() == 1 && lines[0].contains(wrong),
+                "{text}\n{lines:#?}"
+            ),
+        }
+    }
+}

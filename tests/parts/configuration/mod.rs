@@ -259,18 +259,32 @@ fn sockets_for_anyone_warn_unless_strangers_are_bounded() {
         "[server]\nper_address = { connections = 20 }\n",
         "[tenants.acme.limits]\nanonymous_connections = 20\n",
         "[tenants.acme.limits]\nanonymous_connections = 20\nconnections = 21\n",
+        // Half of them is left for users by itself.
+        "[tenants.acme.limits]\nconnections = 20\nconnects_per_second = 2\npublishes_per_second = 2\n",
     ] {
         let loaded = Folder::new(format!("{open}{bound}")).load(&[]);
         assert_eq!(warnings(&loaded.expect("is valid")), "", "{bound}");
     }
-    let all = "[tenants.acme.limits]\nanonymous_connections = 20\nconnections = 20\n";
-    let loaded = Folder::new(format!("{open}{all}")).load(&[]);
-    let told = warnings(&loaded.expect("is valid"));
-    assert!(
-        told.contains("lockgate.toml:13:1: tenants.acme.limits.anonymous_connections")
-            && told.contains("leaves no place for users"),
-        "{told}"
-    );
+    for (name, what) in [
+        ("connections", "place"),
+        ("connects_per_second", "connect"),
+        ("publishes_per_second", "event"),
+    ] {
+        for share in [
+            format!("anonymous_{name} = 20\n{name} = 20"),
+            format!("{name} = 1"),
+        ] {
+            let limits = "[server]\nper_address = { connections = 20 }\n[tenants.acme.limits]\n";
+            let loaded = Folder::new(format!("{open}{limits}{share}\n")).load(&[]);
+            let told = warnings(&loaded.expect("is valid"));
+            assert!(
+                told.contains(&format!("tenants.acme.limits.anonymous_{name}: "))
+                    && told.contains(&format!("is not below {name} = "))
+                    && told.contains(&format!("leaves no {what} for users")),
+                "{told}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -463,6 +477,7 @@ fn defaults_are_those_of_the_contract() {
         "connections = 0",
         "anonymous_connections = 0",
         "connects_per_second = 0",
+        "anonymous_connects_per_second = 0",
         "connections_per_user = 0",
         "on_excess = \"refuse\"",
         "messages_per_second = 50",
@@ -470,6 +485,7 @@ fn defaults_are_those_of_the_contract() {
         "groups_per_socket = 100",
         "send_queue = \"1MiB\"",
         "publishes_per_second = 0",
+        "anonymous_publishes_per_second = 0",
         "layer_queue = \"8MiB\"",
         "deliver = \"body\"",
         "kind = \"listen\"",

@@ -156,3 +156,55 @@ fn a_namespace_is_a_beginning_of_a_name_of_channels() {
     let loaded = two([&longest, APART[1]], "claims = { schema = 'NAME' }", TABLES);
     assert!(loaded.is_ok(), "{loaded:#?}");
 }
+
+/// One worker then reads the frames of both tenants' sockets, which only one project may want.
+#[test]
+fn tenants_whose_workers_share_a_channel_warn() {
+    let core = [
+        ", namespace = \"acme.\", kind = \"core\"",
+        ", namespace = \"globex.\", kind = \"core\"",
+    ];
+    let elsewhere = [
+        core[0],
+        ", namespace = \"globex.\", kind = \"core\", hosts = [\"redis://h2\"]",
+    ];
+    for (layers, channels, told) in [
+        (core, ["'jobs'", "'jobs'"], true),
+        (
+            core,
+            ["'jobs', partitions = 3", "'jobs', partitions = 2"],
+            true,
+        ),
+        (core, ["'jobs', partitions = 3", "'jobs.2'"], true),
+        (core, ["'jobs', partitions = 3", "'jobs.3'"], false),
+        (core, ["'jobs'", "'job'"], false),
+        (elsewhere, ["'jobs'", "'jobs'"], false),
+        (APART, ["'shop.jobs'", "'shop.jobs'"], true),
+        (APART, ["'shop.jobs'", "'shop.tasks'"], false),
+    ] {
+        let mut text = "[redis]\nurl = \"redis://h\"\n".to_owned();
+        for (name, (layer, channel)) in ["acme", "globex"]
+            .into_iter()
+            .zip(layers.into_iter().zip(channels))
+        {
+            let rule = format!("claims = {{ schema = '{name}' }}");
+            text += &tenant(name, layer, &rule, DATABASE);
+            text += &format!("consumer = {{ kind = 'worker', channel = {channel} }}\n");
+        }
+        let loaded = Folder::new(&text)
+            .load(&[])
+            .unwrap_or_else(|lines| panic!("{text}\n{lines:#?}"));
+        let warned = warnings(&loaded);
+        let line = "tenants.globex.routes[0].consumer.channel: the workers of acme have the same channel on h:6379";
+        assert_eq!(
+            warned.matches(line).count(),
+            usize::from(told),
+            "{channels:?}: {warned}"
+        );
+        assert_eq!(
+            warned.matches("have the same channel").count(),
+            usize::from(told),
+            "{warned}"
+        );
+    }
+}

@@ -277,7 +277,7 @@ fn trust() -> Vec<Row> {
             "redis",
             "{ url = 'redis://:hunter2@h', verify = 'ca' }",
             "redis.verify",
-            "found verify beside a URL without TLS, expected rediss://",
+            "found verify beside URLs without TLS, expected rediss://",
         ),
         (
             "tenants.acme.redis",

@@ -48,6 +48,48 @@ test("a drain is obeyed: its wait, and the same token", async (t) => {
   await life.until("open", 2);
 });
 
+test("a client without a token lives on an anonymous route: events, resume, and a place when one is free", async (t) => {
+  const more = `
+[[tenants.acme.groups]]
+name = "chat_<slug:room>"
+history = { size = 100, ttl = "10m" }
+[tenants.acme.limits]
+anonymous_connections = 1
+[[tenants.acme.routes]]
+path = "ws/open/<slug:room>/"
+groups = ["chat_{room}"]
+anonymous = true
+resume = true
+consumer = { kind = "broadcast", type = "chat.message", fields = ["message"] }`;
+  const gateway = await Gateway.start(t, { more, tenant: 'refusal = "close"' });
+  const open = `${gateway.url}ws/open/lobby/`;
+  const guest = new Life(t, open);
+  await guest.until("open");
+  guest.client.send(JSON.stringify({ message: "hello" }));
+  await guest.until("event");
+  const alice = new Life(t, open, { token: () => sign("1") });
+  await alice.until("open");
+  const { sockets } = await gateway.api("GET", "tenants/acme/groups/chat_lobby");
+  assert.deepEqual(sockets.map((socket) => socket.user_id).sort(), ["1", null]);
+  const { channel } = sockets.find((socket) => socket.user_id === null);
+  await gateway.api("POST", `tenants/acme/connections/${channel}/disconnect`, { code: 1012, reason: "elsewhere" });
+  await guest.until("reconnecting");
+  await gateway.send("chat_lobby", { type: "chat.message", message: "meanwhile" });
+  assert.deepEqual(await guest.until("open", 2), { reconnected: true });
+  await gateway.send("chat_lobby", { type: "chat.message", message: "after" });
+  await guest.until("event", 3);
+  assert.deepEqual(guest.of("event").map(({ message }) => message), ["hello", "meanwhile", "after"]);
+  assert.deepEqual([guest.of("gap"), guest.of("closed")], [[], []]);
+  // The place of strangers is taken, and a user finds one all the same.
+  const second = new Life(t, open);
+  const { code, reason } = await second.until("reconnecting", 2);
+  assert.deepEqual([code, reason], [4015, "too_many_connections"]);
+  guest.client.close();
+  await second.until("open");
+  const forged = new Life(t, open, { token: () => sign("1", 300, "another-key-with-thirty-two-bytes-or-more") });
+  assert.equal((await forged.until("closed")).code, 4500);
+});
+
 test("a revoked user is out for good, and told why", async (t) => {
   const gateway = await Gateway.start(t);
   let asked = 0;
