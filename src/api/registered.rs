@@ -1,6 +1,6 @@
 //! `GET`, `PUT` and `DELETE /v1/tenants/{t}`: one tenant, as the registry has it.
 //!
-//! The registry itself is behind [`TenantBook`](super::TenantBook). A change is stored and served here before it is announced, so that a caller
+//! The registry itself is behind [`TenantBook`]. A change is stored and served here before it is announced, so that a caller
 //! whose answer has come finds it; replicas that did not answer in time look for changes by themselves.
 
 use std::sync::Arc;

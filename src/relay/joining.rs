@@ -1,6 +1,6 @@
 //! Sockets join groups and leave them: in the hub first, then in the channel layer.
 //!
-//! A group's subscription outlives its last socket here by [`LINGER`]; see [`super::lingering`].
+//! A group's subscription outlives its last socket here by [`super::lingering::LINGER`].
 
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -121,7 +121,7 @@ impl Relay {
         }
     }
 
-    /// Unsubscribes groups that have been empty for [`LINGER`].
+    /// Unsubscribes groups that have been empty for [`super::lingering::LINGER`].
     pub(super) fn expire_lingering(&self) {
         let now = Instant::now();
         let mut lingering = self.lingering.lock();

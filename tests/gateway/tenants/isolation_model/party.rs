@@ -70,7 +70,7 @@ pub(super) const KINDS: [Kind; 4] = [
         ],
         shares_keys: true,
         any_names: true,
-        limits: "connections = 5",
+        limits: "connections = 5\nanonymous_connections = 5",
         connections: 5,
         per_user: 0,
         replaces: false,
