@@ -10,6 +10,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use serde::Serialize;
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
@@ -35,6 +36,27 @@ struct Document {
     detail: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<&'static str>,
+    /// Of a configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mistakes: Option<Value>,
+}
+
+impl Document {
+    fn new(status: StatusCode, code: &'static str, detail: &'static str) -> Self {
+        Self {
+            r#type: format!("urn:lockgate:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code,
+            detail,
+            check: None,
+            mistakes: None,
+        }
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always serialize")
+    }
 }
 
 impl Problem<'_> {
@@ -79,16 +101,11 @@ impl Problem<'_> {
     }
 
     fn body(&self) -> String {
-        let code = self.refusal.code();
         let document = Document {
-            r#type: format!("urn:lockgate:problem:{code}"),
-            title: self.status().canonical_reason().unwrap_or("Error"),
-            status: self.refusal.status(),
-            code,
-            detail: self.refusal.detail(),
             check: self.refusal.check().map(|check| check.label()),
+            ..Document::new(self.status(), self.refusal.code(), self.refusal.detail())
         };
-        serde_json::to_string(&document).expect("strings and a number always serialize")
+        document.text()
     }
 
     fn headers(&self) -> HeaderMap {
@@ -141,16 +158,25 @@ fn http_date(now: OffsetDateTime) -> Option<HeaderValue> {
 
 /// Returns a problem document for an error that is not the refusal of a socket.
 pub fn document(status: StatusCode, code: &'static str, detail: &'static str) -> Response<Body> {
+    response_of(&Document::new(status, code, detail), status)
+}
+
+/// Returns a problem document about a configuration, with its mistakes as a list.
+pub fn document_of_mistakes(
+    status: StatusCode,
+    code: &'static str,
+    detail: &'static str,
+    mistakes: Value,
+) -> Response<Body> {
     let document = Document {
-        r#type: format!("urn:lockgate:problem:{code}"),
-        title: status.canonical_reason().unwrap_or("Error"),
-        status: status.as_u16(),
-        code,
-        detail,
-        check: None,
+        mistakes: Some(mistakes),
+        ..Document::new(status, code, detail)
     };
-    let body = serde_json::to_string(&document).expect("strings and a number always serialize");
-    let mut response = Response::new(Body::from(body));
+    response_of(&document, status)
+}
+
+fn response_of(document: &Document, status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::from(document.text()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(

@@ -23,6 +23,7 @@ use crate::fleet::message::Op;
 use crate::fleet::{Circle, Replicas};
 use crate::ids::TenantId;
 use crate::metrics;
+use crate::problem::document_of_mistakes;
 
 /// The state of a tenant on the replica that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -368,20 +369,8 @@ fn refused(id: &TenantId, problem: BookProblem) -> Response {
         }
         BookProblem::Mistakes(mistakes) => {
             let problem = ApiProblem::TenantNotValid;
-            let status = problem.status();
-            let body = json!({
-                "type": format!("urn:lockgate:problem:{}", problem.code()),
-                "title": status.canonical_reason(),
-                "status": status.as_u16(),
-                "code": problem.code(),
-                "detail": problem.detail(),
-                "mistakes": mistakes,
-            });
-            let headers = [
-                ("content-type", "application/problem+json"),
-                ("cache-control", "no-store"),
-            ];
-            (status, headers, body.to_string()).into_response()
+            let (status, code) = (problem.status(), problem.code());
+            document_of_mistakes(status, code, problem.detail(), json!(mistakes))
         }
     }
 }

@@ -126,6 +126,13 @@ words! {
     }
 }
 
+impl LayerKind {
+    /// Returns the part of a layer's prefix in the channels of workers: a pub/sub layer publishes to a channel as it is.
+    pub fn worker_prefix(self, prefix: &str) -> Option<&str> {
+        (self == Self::Core).then_some(prefix)
+    }
+}
+
 words! {
     /// The encoding of events.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

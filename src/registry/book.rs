@@ -86,6 +86,13 @@ impl TenantPages {
         self.pages.insert(id, page);
     }
 
+    /// Forgets the tenants that are not there any more. Returns true if there were any.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&TenantId) -> bool) -> bool {
+        let before = self.pages.len();
+        self.pages.retain(|id, _| is_there(id));
+        self.pages.len() < before
+    }
+
     /// Forgets a tenant that was deleted.
     pub(super) fn forget(&mut self, id: &TenantId) {
         self.pages.remove(id);
@@ -420,17 +427,28 @@ mod tests {
         );
     }
 
-    #[test]
-    fn where_all_is_well_one_judgement_is_enough() {
+    /// The tenants `t0` to `t999`, each with a host.
+    fn a_thousand() -> TenantPages {
         let mut pages = TenantPages::default();
         for n in 0..1000 {
             put(&mut pages, &format!("t{n}"), n, Ok(&format!("h{n}")));
         }
-        let judged = Cell::new(0);
-        let count = |config: &Config| {
+        pages
+    }
+
+    /// Counts the judgements.
+    fn counting(judged: &Cell<usize>) -> impl Fn(&Config) -> Result<(), String> {
+        |config| {
             judged.set(judged.get() + 1);
             judge(config)
-        };
+        }
+    }
+
+    #[test]
+    fn where_all_is_well_one_judgement_is_enough() {
+        let mut pages = a_thousand();
+        let judged = Cell::new(0);
+        let count = counting(&judged);
         let config = pages.together(&Config::default(), &count);
         assert_eq!((config.tenants.len(), judged.get()), (1000, 1));
         put(&mut pages, "t5", 5, Ok("h7"));
@@ -442,15 +460,9 @@ mod tests {
     /// Each of them was judged beside all: 5,000 changes took 37 s.
     #[test]
     fn one_conflict_beside_many_changes_takes_few_judgements() {
-        let mut pages = TenantPages::default();
-        for n in 0..1000 {
-            put(&mut pages, &format!("t{n}"), n, Ok(&format!("h{n}")));
-        }
+        let mut pages = a_thousand();
         let judged = Cell::new(0);
-        let count = |config: &Config| {
-            judged.set(judged.get() + 1);
-            judge(config)
-        };
+        let count = counting(&judged);
         let files = files(&[("file", "f")]);
         pages.together(&files, &count);
         judged.set(0);

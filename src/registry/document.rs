@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
+use crate::channel_names::hex_digest;
 use crate::ids::TenantId;
 use crate::sealing::{NotOpened, SealingKeys};
 
@@ -92,11 +92,7 @@ pub(super) fn hide(stored: &Value) -> Value {
 
 /// Returns the id of a secret in a list. It is made of the sealed text, which tells nothing of the secret.
 fn id_of(sealed: &str) -> String {
-    let digest = Sha256::digest(sealed.as_bytes());
-    digest[..6]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex_digest(sealed, 6)
 }
 
 /// Seals every secret of a stored document with the first key. `None`: each of them is.
@@ -270,14 +266,8 @@ fn compare(key: &str, before: &Value, after: &Value, changed: &mut Vec<String>) 
         (Value::Object(before), Value::Object(after)) => {
             let added = after.keys().filter(|name| !before.contains_key(*name));
             for name in before.keys().chain(added) {
-                let dot = if key.is_empty() { "" } else { "." };
                 let value = |of: &Map<String, Value>| of.get(name).cloned().unwrap_or_default();
-                compare(
-                    &format!("{key}{dot}{name}"),
-                    &value(before),
-                    &value(after),
-                    changed,
-                );
+                compare(&below(key, name), &value(before), &value(after), changed);
             }
         }
         _ => changed.push(key.to_owned()),

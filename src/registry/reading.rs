@@ -1,6 +1,6 @@
 //! Reads the rows that have changed, and checks each tenant by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,11 +101,7 @@ impl TenantRegistry {
         let read = self.read_each(rows).await?;
         let mut known = self.known.lock();
         let there: BTreeSet<_> = read.iter().map(|read| &read.id).collect();
-        let gone = known.pages.iter().map(|(id, _)| id);
-        let gone: Vec<_> = gone.filter(|id| !there.contains(id)).cloned().collect();
-        for id in gone {
-            known.pages.forget(&id);
-        }
+        known.pages.keep(|id| there.contains(id));
         for read in read {
             read.record(&mut known.pages);
         }
@@ -116,34 +112,25 @@ impl TenantRegistry {
     /// Compares the versions of all tenants with those that are known, and reads what differs.
     async fn compare(self: &Arc<Self>) -> Result<bool, StoreError> {
         let stored = self.table.versions().await?;
-        let (differ, gone) = {
+        let named = stored.into_iter();
+        let named = named.filter_map(|(name, version)| Some((name.parse().ok()?, version)));
+        let there: BTreeMap<TenantId, i64> = named.collect();
+        let differ: Vec<&TenantId> = {
             let known = self.known.lock();
-            let version = |name: &String| {
-                let id: TenantId = name.parse().ok()?;
-                Some((known.pages.get(&id).map(|page| page.stored.version), id))
-            };
-            let ids: BTreeSet<TenantId> = { stored.iter() }
-                .filter_map(|(name, _)| name.parse().ok())
-                .collect();
-            let differs = |(name, stored): &(String, i64)| {
-                version(name).and_then(|(known, id)| (known != Some(*stored)).then_some(id))
-            };
-            let differ: Vec<TenantId> = stored.iter().filter_map(differs).collect();
-            let gone = known.pages.iter().map(|(id, _)| id);
-            let gone: Vec<_> = gone.filter(|id| !ids.contains(*id)).cloned().collect();
-            (differ, gone)
+            let version = |id: &TenantId| known.pages.get(id).map(|page| page.stored.version);
+            let differs = |(id, stored): &(&TenantId, &i64)| version(id) != Some(**stored);
+            there.iter().filter(differs).map(|(id, _)| id).collect()
         };
         if differ.len() > MANY {
             return self.read_all().await;
         }
         let mut rows = Vec::new();
-        for id in &differ {
+        for id in differ {
             rows.extend(self.table.one(id.as_str()).await?);
         }
         let read = self.read_each(rows).await?;
         let mut known = self.known.lock();
-        let changed = !read.is_empty() || !gone.is_empty();
-        gone.iter().for_each(|id| known.pages.forget(id));
+        let changed = known.pages.keep(|id| there.contains_key(id)) || !read.is_empty();
         read.into_iter()
             .for_each(|read| read.record(&mut known.pages));
         known.compared_at = Some(Instant::now());

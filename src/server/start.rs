@@ -77,6 +77,8 @@ pub(super) struct ServerParts {
     pub(super) life: Arc<ReplicaLife>,
     pub(super) reloader: Arc<Reloader>,
     pub(super) registry: Arc<fleet::ReplicaRegistry>,
+    /// The registry of tenants, for the listeners.
+    book: Option<Arc<dyn TenantBook>>,
     config: Config,
     strict: bool,
     fleet: Arc<Fleet>,
@@ -120,7 +122,7 @@ impl ServerParts {
                 sources: options.sources,
             }),
             builder,
-            registry: tenant_registry,
+            registry: tenant_registry.clone(),
             tenants: tenants.clone(),
             tenancy,
             api_keys: api_keys.clone(),
@@ -128,11 +130,19 @@ impl ServerParts {
             turn: tokio::sync::Mutex::default(),
             making: tokio::sync::Mutex::default(),
         });
+        let book = tenant_registry.map(|registry| -> Arc<dyn TenantBook> {
+            Arc::new(ServedRegistry {
+                registry,
+                reloader: reloader.clone(),
+                changing: Default::default(),
+            })
+        });
         Ok(Self {
             tenants,
             life: Arc::default(),
             reloader,
             registry,
+            book,
             config,
             strict: options.strict,
             fleet,
@@ -179,20 +189,10 @@ impl ServerParts {
             progress: progress.clone(),
             life: self.life.clone(),
             tenants: self.tenants.clone(),
-            book: self.book(),
+            book: self.book.clone(),
             api_keys: self.api_keys.clone(),
             metrics,
         }
-    }
-
-    /// Returns the registry for the listeners.
-    fn book(&self) -> Option<Arc<dyn TenantBook>> {
-        let (registry, reloader) = (self.reloader.registry.clone()?, self.reloader.clone());
-        Some(Arc::new(ServedRegistry {
-            registry,
-            reloader,
-            changing: Default::default(),
-        }))
     }
 
     /// Builds the state of the management API.
@@ -204,7 +204,7 @@ impl ServerParts {
                 Box::pin(async move { reloader.reload().await.map_err(|error| error.to_string()) })
             }),
             control: self.deployment.clone(),
-            book: self.book(),
+            book: self.book.clone(),
         };
         let (tenants, api_keys) = (self.tenants.clone(), self.api_keys.clone());
         ApiState::new(tenants, api_keys, self.fleet.clone(), deployment)

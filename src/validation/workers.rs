@@ -9,6 +9,9 @@ use crate::ids::TenantId;
 
 use super::{Checker, Shared};
 
+/// The name of a worker's channel on a server: the prefix, if the layer has one there, and the channel.
+type WorkerQueue<'c> = (Option<&'c str>, String);
+
 /// The most tenants that a warning names.
 const SHOWN: usize = 3;
 
@@ -38,9 +41,8 @@ fn check_sharing(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>
             let kind = config.effective(tenant).layer_kind();
             for (index, route) in tenant.routes.iter().enumerate() {
                 for channel in route.consumer.worker_channels() {
-                    let users = queues
-                        .entry(WorkerQueue::of(kind, prefix, channel))
-                        .or_default();
+                    let queue = (kind.worker_prefix(prefix), channel);
+                    let users = queues.entry(queue).or_default();
                     if users.last().is_none_or(|(last, _)| last != id) {
                         users.push((id, index));
                     }
@@ -58,21 +60,6 @@ fn check_sharing(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>
                 checker.warn(&key, text);
             }
         }
-    }
-}
-
-/// The name of a worker's channel on a server.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct WorkerQueue<'c> {
-    /// A pubsub layer has none: it publishes to the channel as it is.
-    prefix: Option<&'c str>,
-    channel: String,
-}
-
-impl<'c> WorkerQueue<'c> {
-    fn of(kind: LayerKind, prefix: &'c str, channel: String) -> Self {
-        let prefix = (kind == LayerKind::Core).then_some(prefix);
-        Self { prefix, channel }
     }
 }
 

@@ -117,11 +117,10 @@ fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
 fn sharing(own: &Usage, usages: &[&Usage]) -> Option<String> {
     let (kind, prefix) = own.layer.as_ref()?;
     let is_other = |usage: &&&Usage| usage.tenant != own.tenant;
-    // A pub/sub layer does not add its prefix to the channel of a worker.
     let meets = |usage: &&Usage| {
         let layer = usage.layer.as_ref();
         layer.is_some_and(|(other, theirs)| {
-            other == kind && (*kind == LayerKind::PubSub || theirs == prefix)
+            other == kind && other.worker_prefix(theirs) == kind.worker_prefix(prefix)
         })
     };
     let shared = |channel: &&String| {

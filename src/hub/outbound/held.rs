@@ -91,7 +91,7 @@ pub enum ReplayRoom {
 }
 
 impl Held {
-    fn group(&mut self, name: &GroupName) -> Option<usize> {
+    fn group(&self, name: &GroupName) -> Option<usize> {
         self.groups.iter().position(|group| group.name == *name)
     }
 
@@ -146,15 +146,13 @@ impl Outbound {
 
     /// Returns true while events of the group wait.
     pub fn holds(&self, group: &GroupName) -> bool {
-        let mut state = self.state.lock();
-        let held = state.held.as_mut();
-        held.is_some_and(|held| held.group(group).is_some())
+        self.hold_of(group).is_some()
     }
 
     /// Returns the present wait for events of the group, if there is one.
     pub fn hold_of(&self, group: &GroupName) -> Option<HoldId> {
-        let mut state = self.state.lock();
-        let held = state.held.as_mut()?;
+        let state = self.state.lock();
+        let held = state.held.as_ref()?;
         let index = held.group(group)?;
         Some(held.groups[index].id)
     }
@@ -185,11 +183,10 @@ impl Outbound {
     pub fn leave(&self, group: &GroupName) {
         let mut state = self.state.lock();
         let State { held, bytes, .. } = &mut *state;
-        let waiting = held.as_mut();
-        let Some(index) = waiting.and_then(|waiting| waiting.group(group)) else {
+        let Some(waiting) = held else {
             return;
         };
-        let Some(waiting) = held else {
+        let Some(index) = waiting.group(group) else {
             return;
         };
         if !waiting.groups[index].returns {

@@ -104,28 +104,20 @@ impl Database {
         pool: &PoolConfig,
         budget: &Arc<ConnectionBudget>,
     ) -> Result<Arc<Self>, StoreError> {
-        let DatabaseUrl {
-            options, password, ..
-        } = DatabaseUrl::parse(url)
-            .and_then(|url| url.trusting(trust))
-            .map_err(|fault| {
-                StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
-            })?;
-        let (pools, endpoint, in_memory) = match options {
+        let url = DatabaseUrl::to_connect(url, trust)?;
+        let health = Health::new(url.endpoint(), url.password.clone());
+        let in_memory = url.is_in_memory();
+        let pools = match url.options {
             DriverOptions::Postgres(options, pooled) => {
-                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
                 let pool = sized(PgPoolOptions::new(), pool);
-                let pool = PoolerAware::new(pool, *options, pooled);
-                (Pools::Postgres(Box::new(pool)), endpoint, false)
+                Pools::Postgres(Box::new(PoolerAware::new(pool, *options, pooled)))
             }
             DriverOptions::MySql(options) => {
-                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
                 let pool = sized(MySqlPoolOptions::new(), pool)
                     .after_connect(|conn, _| Box::pin(mysql::limit_time(conn)));
-                let pool = pool.connect_lazy_with(*options);
-                (Pools::MySql(pool), endpoint, false)
+                Pools::MySql(pool.connect_lazy_with(*options))
             }
-            DriverOptions::Sqlite(options, in_memory) => {
+            DriverOptions::Sqlite(options, _) => {
                 let mut pool = sized(SqlitePoolOptions::new(), pool);
                 if in_memory {
                     // The database lives as long as a connection to it, so one connection stays.
@@ -134,8 +126,7 @@ impl Database {
                         .idle_timeout(None)
                         .max_lifetime(None);
                 }
-                let pool = pool.connect_lazy_with(*options);
-                (Pools::Sqlite(pool), "sqlite".to_owned(), in_memory)
+                Pools::Sqlite(pool.connect_lazy_with(*options))
             }
         };
         let gate = match &pools {
@@ -145,7 +136,7 @@ impl Database {
         };
         Ok(Arc::new(Self {
             pools,
-            health: Health::new(endpoint, password),
+            health,
             gate,
         }))
     }

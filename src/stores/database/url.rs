@@ -9,7 +9,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use super::statement::Dialect;
 use super::{mysql, postgres, sqlite};
-use crate::config::{Fault, Secret};
+use crate::config::{Fault, Secret, Trust};
+use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::stores::login;
 
 /// Options of a PostgreSQL URL that its driver knows, beside `options[…]`.
@@ -153,6 +154,27 @@ impl DatabaseUrl {
                 Err(Fault::new("", "another text", expected))
             }
         }
+    }
+
+    /// Parses a URL to connect by, with the trust in the certificate of the server.
+    ///
+    /// # Errors
+    /// Fails if the URL cannot be parsed, or does not go with the trust. The error never contains the password.
+    pub(super) fn to_connect(url: &Secret, trust: &Trust) -> Result<Self, StoreError> {
+        let url = Self::parse(url).and_then(|url| url.trusting(trust));
+        url.map_err(|fault| {
+            StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
+        })
+    }
+
+    /// Returns the name for logs and metrics: host and port, or `sqlite`.
+    pub(super) fn endpoint(&self) -> String {
+        let (host, port) = match &self.options {
+            DriverOptions::Postgres(options, _) => (options.get_host(), options.get_port()),
+            DriverOptions::MySql(options) => (options.get_host(), options.get_port()),
+            DriverOptions::Sqlite(..) => return "sqlite".to_owned(),
+        };
+        format!("{host}:{port}")
     }
 
     /// Returns the kind of the database.

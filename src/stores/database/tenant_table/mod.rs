@@ -18,7 +18,7 @@ use super::statement::Dialect;
 use super::url::{DatabaseUrl, DriverOptions};
 use super::{budget, mysql};
 use crate::config::{Secret, Trust};
-use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::error::{Dependency, StoreError};
 use crate::metrics;
 
 pub use self::row::{
@@ -198,11 +198,8 @@ impl TenantTable {
     /// # Errors
     /// Fails if the URL cannot be parsed. The error never contains the password.
     pub fn connect_lazy(url: &Secret, trust: &Trust) -> Result<Self, StoreError> {
-        let url = DatabaseUrl::parse(url)
-            .and_then(|url| url.trusting(trust))
-            .map_err(|fault| {
-                StoreError::new(Dependency::Database, ErrorKind::Other, fault.to_string())
-            })?;
+        let url = DatabaseUrl::to_connect(url, trust)?;
+        let health = Health::new(url.endpoint(), url.password.clone());
         macro_rules! sized {
             ($options:expr) => {
                 $options
@@ -211,28 +208,20 @@ impl TenantTable {
                     .acquire_timeout(budget::ACQUIRE_TIMEOUT)
             };
         }
-        let (pools, endpoint) = match url.options {
+        let pools = match url.options {
             DriverOptions::Postgres(options, _) => {
-                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
-                let pool = sized!(PgPoolOptions::new()).connect_lazy_with(*options);
-                (TablePools::Postgres(pool), endpoint)
+                TablePools::Postgres(sized!(PgPoolOptions::new()).connect_lazy_with(*options))
             }
             DriverOptions::MySql(options) => {
-                let endpoint = format!("{}:{}", options.get_host(), options.get_port());
                 let pool = sized!(MySqlPoolOptions::new())
                     .after_connect(|conn, _| Box::pin(mysql::limit_time(conn)));
-                let pool = pool.connect_lazy_with(*options);
-                (TablePools::MySql(pool), endpoint)
+                TablePools::MySql(pool.connect_lazy_with(*options))
             }
             DriverOptions::Sqlite(options, _) => {
-                let pool = sized!(SqlitePoolOptions::new()).connect_lazy_with(*options);
-                (TablePools::Sqlite(pool), "sqlite".to_owned())
+                TablePools::Sqlite(sized!(SqlitePoolOptions::new()).connect_lazy_with(*options))
             }
         };
-        Ok(Self {
-            pools,
-            health: Health::new(endpoint, url.password),
-        })
+        Ok(Self { pools, health })
     }
 
     fn dialect(&self) -> Dialect {
