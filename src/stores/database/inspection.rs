@@ -2,7 +2,7 @@
 //!
 //! Only the catalogues are read. An unknown fact is `None`.
 
-use super::{AskError, Database, Dialect};
+use super::{AskError, Database, Dialect, Pools};
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 
@@ -61,6 +61,9 @@ impl Database {
         let before = UnixTime::now();
         let clock = self.last_value(clock).await?;
         let now = f64::midpoint(before.0, UnixTime::now().0);
+        if let Pools::Postgres(pool) = &self.pools {
+            pool.compare_servers(self.endpoint()).await;
+        }
         let seconds: Option<f64> = clock.and_then(|clock| clock.as_text()?.parse().ok());
         Ok(DatabaseFacts {
             clock_offset: seconds.map(|seconds| seconds - now),

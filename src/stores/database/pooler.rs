@@ -68,6 +68,27 @@ impl PoolerAware {
         self.way.clone()
     }
 
+    /// Looks whether two connections have one server process, as behind a transaction pooler alone. For an inspection, whose few
+    /// statements may meet no other sign.
+    pub(super) async fn compare_servers(&self, endpoint: &str) {
+        if self.is_pooled() || self.pool.options().get_max_connections() < 2 {
+            return;
+        }
+        // Both are open at the same time. What cannot be known is no sign.
+        let (Ok(mut one), Ok(mut other)) = (self.pool.acquire().await, self.pool.acquire().await)
+        else {
+            return;
+        };
+        let servers = (
+            postgres::server_process(&mut one).await,
+            postgres::server_process(&mut other).await,
+        );
+        if matches!(servers, (Ok(one), Ok(other)) if one == other) {
+            drop((one.detach(), other.detach()));
+            self.found_pooler(endpoint, &"two connections have one server process");
+        }
+    }
+
     /// Changes the pool for the way through a pooler, which `sign` has shown.
     pub(super) fn found_pooler(&self, endpoint: &str, sign: &dyn Display) {
         if self.way.pooled.swap(true, Ordering::Relaxed) {

@@ -56,6 +56,12 @@ pub(super) async fn has_limit(conn: &mut PgConnection) -> Result<bool, sqlx::Err
     Ok(milliseconds.map_or(true, |number| number == STATEMENT_TIMEOUT.as_millis()))
 }
 
+/// Returns the process of the server that a connection speaks with. It prepares nothing.
+pub(super) async fn server_process(conn: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let ask = sqlx::raw_sql("SELECT pg_backend_pid()");
+    ask.fetch_one(conn).await?.try_get_unchecked(0)
+}
+
 /// Wraps `sql` so that each row also comes as JSON, because only the server can write all of its types.
 pub(super) fn wrap_rows(sql: &str) -> String {
     // A column with the name of the alias would hide the row, hence the unusual name. The line feed ends a comment on
