@@ -27,7 +27,10 @@ pub(super) fn line(account: &Account) -> String {
         )
     };
     let sums = &account.sums;
-    let verdict = if account.is_clean() { "" } else { "FAILED " };
+    let verdict = match account.breaches() {
+        breaches if breaches.is_empty() => String::new(),
+        breaches => format!("FAILED ({}) ", breaches.join(", ")),
+    };
     format!(
         "{verdict}{}: {} events, {} answered and not recorded, {} faults, {} closed as slow, {:.0} s\n  resume:    {}\n  no resume: {}",
         words(account.run).join(", "),
