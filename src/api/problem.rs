@@ -129,7 +129,7 @@ problems! {
     FleetUnavailable: SERVICE_UNAVAILABLE, "unavailable",
         "Redis does not confirm right now, so the call may not have been carried out. Try again.";
     NotRecorded: SERVICE_UNAVAILABLE, "unavailable",
-        "Redis refused to record the event, so it was not published. Its log and its memory say why.";
+        "Redis refused to record the event, so it was not published. During a failover it takes the event a moment later; otherwise its log and its memory say why.";
     Unavailable: SERVICE_UNAVAILABLE, "unavailable",
         "The channel layer does not confirm right now, so the event may not have been published.";
 }

@@ -78,12 +78,11 @@ pub enum Signal {
     Event(Incoming),
     /// Events may have been missed at this place in the order.
     Gap(GapCause),
-    /// An event of a group with history was recorded here in the order, and did not come: its history has it.
+    /// A position of a group with history whose event did not come here in the order: its history has it, or tells that it is
+    /// lost.
     Unheard(GroupName, Position),
     /// Users joined a group or left it; the bytes are a notice of presence.
     Presence(GroupName, Bytes),
-    /// Events of one group were lost at this place in the order, and its history does not have them.
-    GroupGap(GroupName),
 }
 
 struct Queue {
@@ -143,9 +142,9 @@ impl Inbox {
         })
     }
 
-    /// Queues an event of `size` bytes, or marks the place where it is missing.
-    pub(super) fn push(&self, event: Incoming, size: usize) {
-        self.offer(Signal::Event(event), size);
+    /// Queues an event of `size` bytes, or marks the place where it is missing and returns false.
+    pub(super) fn push(&self, event: Incoming, size: usize) -> bool {
+        self.offer(Signal::Event(event), size)
     }
 
     /// Marks that an event of a group was recorded, but not heard.
@@ -159,15 +158,16 @@ impl Inbox {
         self.offer(Signal::Presence(group, notice), size);
     }
 
-    /// Marks that events of a group were lost.
-    pub(super) fn push_group_gap(&self, group: GroupName) {
+    /// Counts losses of events before they were recorded.
+    pub(super) fn count_lost(&self, losses: u64) {
         if let Some(metrics) = &self.metrics {
-            metrics.gap(GapCause::LayerQueue);
+            for _ in 0..losses {
+                metrics.gap(GapCause::LayerQueue);
+            }
         }
-        self.offer(Signal::GroupGap(group), 0);
     }
 
-    fn offer(&self, signal: Signal, size: usize) {
+    fn offer(&self, signal: Signal, size: usize) -> bool {
         let cost = ENTRY + size as u64;
         let mut queue = self.queue.lock();
         let limit = self.limit.load(Ordering::Relaxed);
@@ -188,6 +188,7 @@ impl Inbox {
             self.dropped(DropCause::Limit);
             self.append_gap(&mut queue, GapCause::LayerQueue);
         }
+        fits && has_room
     }
 
     /// Queues a signal of a layer that a test plays.
@@ -195,7 +196,7 @@ impl Inbox {
     pub(crate) fn push_signal(&self, signal: Signal) {
         match signal {
             Signal::Gap(cause) => self.push_gap(cause),
-            other => self.offer(other, 1),
+            other => drop(self.offer(other, 1)),
         }
     }
 

@@ -86,22 +86,12 @@ impl Relay {
         }
     }
 
-    /// Reads an event that was recorded and did not come itself.
+    /// Reads what the history has at a position whose event did not come.
     pub(super) fn unheard(self: &Arc<Self>, group: &GroupName, at: &Position) {
         if let Some(group) = self.parts.hub.groups().get(group)
             && group.history().hole(at)
         {
             self.start_reader(&group);
-        }
-    }
-
-    /// Tells a group that events were lost before they were recorded.
-    pub(super) async fn lost_in_group(self: &Arc<Self>, group: &GroupName, turn: &mut Turn) {
-        if let Some(group) = self.parts.hub.groups().get(group) {
-            let at = group.history().at();
-            let pace = &mut turn.pace;
-            let full = GapCause::LayerQueue;
-            self.tell_group_gap((&group, full), at.as_ref(), pace).await;
         }
     }
 

@@ -80,10 +80,6 @@ impl Relay {
                 }
                 Signal::Presence(group, notice) => self.noticed(group, notice),
                 Signal::Unheard(group, at) => self.unheard(&group, &at),
-                Signal::GroupGap(group) => {
-                    self.end_run(turn).await;
-                    self.lost_in_group(&group, turn).await;
-                }
             }
         }
         turn.taken = taken;

@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use indexmap::IndexSet;
@@ -29,6 +30,7 @@ use super::super::{HistoryFrom, HistoryPage, LayerError};
 use super::capacity::Capacities;
 use super::envelope::Envelope;
 use super::names::Names;
+use super::roster::{GroupRoster, WatchTicket};
 use super::send::{MAX_MEMBERS, MAX_NAME};
 
 /// The most events that one script moves. Channels keeps 100 in a mailbox, unless its configuration says otherwise.
@@ -36,14 +38,19 @@ const MOVED: usize = 256;
 /// Groups in one round of moves.
 const ROUND: usize = 64;
 
+/// The member of a mailbox that shows that the mailbox has not expired; see `mailbox.lua`.
+pub(super) const MARK: &str = "";
+
 /// A group whose events could not be moved, with the error if it is about the group alone.
 type FailedMove = (GroupName, Option<redis::RedisError>);
 
-/// Reads the number of events that a script moved.
-fn count_of(moved: Option<redis::Value>) -> u64 {
-    moved
-        .and_then(|moved| redis::from_redis_value(moved).ok())
-        .unwrap_or_default()
+/// The numbers of `take_in` in `mailbox.lua`: events that were moved, those that still wait, offsets that stay empty.
+type TakenIn = (u64, u64, u64);
+
+/// Takes these numbers from the beginning of an answer.
+fn taken_in(values: &mut Vec<redis::Value>) -> TakenIn {
+    let numbers = values.drain(..values.len().min(3));
+    redis::from_redis_value(redis::Value::Array(numbers.collect())).unwrap_or_default()
 }
 
 /// The histories of one tenant's groups.
@@ -51,9 +58,12 @@ pub(super) struct GroupMover {
     /// In the order of the hosts.
     pub(super) stores: Box<[Arc<RedisStore>]>,
     pub(super) names: Arc<Names>,
+    pub(super) roster: Arc<GroupRoster>,
     pub(super) histories: Option<GroupHistories>,
     pub(super) capacities: Arc<Capacities>,
     pub(super) envelope: Envelope,
+    /// The longest time that a message may wait.
+    pub(super) expiry: Duration,
     pub(super) inbox: Arc<Inbox>,
     /// Groups for which events may wait.
     pub(super) wanted: Mutex<IndexSet<GroupName>>,
@@ -62,6 +72,7 @@ pub(super) struct GroupMover {
 
 /// A group with history, and its mailbox.
 pub(super) struct MovedGroup {
+    name: GroupName,
     recorded: RecordedGroup,
     /// The member that stands for the history.
     pub(super) member: String,
@@ -79,10 +90,16 @@ impl GroupMover {
     pub(super) fn of(&self, group: &GroupName) -> Option<MovedGroup> {
         let channel = self.names.group_key(group);
         Some(MovedGroup {
+            name: group.clone(),
             recorded: self.histories.as_ref()?.of(group, &channel)?,
             member: self.names.history_member(group),
             host: self.names.host_of(group),
         })
+    }
+
+    /// Returns true if some groups have a history.
+    pub(super) fn any(&self) -> bool {
+        self.histories.as_ref().is_some_and(GroupHistories::any)
     }
 
     /// Returns true if the group has a history.
@@ -91,19 +108,35 @@ impl GroupMover {
         histories.is_some_and(|histories| histories.records(group))
     }
 
+    /// Returns the time for which a group stays joined that has no socket here: as long as its history lives.
+    pub(super) fn kept_idle(&self, group: &GroupName) -> Option<Duration> {
+        let rules = self.histories.as_ref()?.rules();
+        rules.history(group).map(|kept| kept.ttl)
+    }
+
     /// Notes that an event of the group came.
     pub(super) fn wake(&self, group: GroupName) {
         self.wanted.lock().insert(group);
         self.wake.notify_one();
     }
 
-    /// Returns a call on a group, with the arguments of a move.
+    /// Notes what a call has done that was made with this ticket.
+    fn note(&self, group: &GroupName, ticket: Option<WatchTicket>, taken: TakenIn) {
+        let (moved, left, empty) = taken;
+        self.inbox.count_recorded(moved);
+        self.inbox.count_lost(empty);
+        if let Some(ticket) = ticket.filter(|_| left == 0) {
+            self.roster.watched(group, ticket);
+        }
+    }
+
+    /// Returns a call on a group, with the arguments of a move, and the state of the group's watch before it.
     fn call(
         &self,
         script: &'static redis::Script,
         group: &MovedGroup,
         more: &[&str],
-    ) -> ScriptCall {
+    ) -> (ScriptCall, Option<WatchTicket>) {
         let mailbox = self.names.message_key(&group.member);
         let RecordedGroup {
             kept,
@@ -118,32 +151,34 @@ impl GroupMover {
         call.arg(group.recorded.ttl()).arg(notices);
         call.arg(self.envelope.random_bytes()).arg(MOVED);
         call.arg(self.capacities.of(&group.member)).arg(MAX_PAYLOAD);
-        call
+        let ticket = self.roster.watch(&group.name);
+        let known = ticket.and_then(|ticket| ticket.known);
+        let unknown = known.map_or(-1, |known| known.elapsed().as_millis() as i64);
+        call.arg(self.expiry.as_millis() as u64).arg(unknown);
+        (call, ticket)
     }
 
     /// Records an event and publishes it to gateways.
     pub(super) async fn record(
         &self,
-        group: &GroupName,
         moved: &MovedGroup,
         event: &Event,
         lapsed: i64,
     ) -> Result<RecordedSend, LayerError> {
-        let key = self.names.group_key(group);
-        let mut call = self.call(&script::RECORD_HERE, moved, &[&key]);
+        let key = self.names.group_key(&moved.name);
+        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved, &[&key]);
         call.arg(self.envelope.codec().encode(event)?);
         call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_NAME);
         call.arg(&moved.member);
         let store = &self.stores[moved.host];
-        let answer: Vec<redis::Value> =
+        let mut answer: Vec<redis::Value> =
             { store.query("record", &call).await }.map_err(recorded::refused)?;
+        self.note(&moved.name, ticket, taken_in(&mut answer));
         let mut values = answer.into_iter();
         let position = values
             .next()
             .and_then(|at| redis::from_redis_value(at).ok());
         let position = recorded::recorded(store, Ok(position.unwrap_or_default()))?;
-        let moved = values.next();
-        self.inbox.count_recorded(count_of(moved));
         let count = values
             .next()
             .and_then(|count| redis::from_redis_value(count).ok());
@@ -165,14 +200,13 @@ impl GroupMover {
         moved: &MovedGroup,
         from: &HistoryFrom,
     ) -> Result<HistoryPage, LayerError> {
-        let mut call = self.call(&script::READ_HERE, moved, &[]);
+        let (mut call, ticket) = self.call(&script::READ_HERE, moved, &[]);
         moved.recorded.ask_page(&mut call, from);
         let store = &self.stores[moved.host];
         // Not repeated after a lost link: what was moved by the first call is moved.
         let answer = store.query("history", &call).await;
         let answer = answer.map(|mut values: Vec<redis::Value>| {
-            let moved = (!values.is_empty()).then(|| values.remove(0));
-            self.inbox.count_recorded(count_of(moved));
+            self.note(&moved.name, ticket, taken_in(&mut values));
             values
         });
         let mut page = recorded::page(store, answer)?;
@@ -235,11 +269,11 @@ impl GroupMover {
 
     /// Moves events of groups. Returns those that failed, with the error if it is about the group alone.
     async fn move_each(&self, groups: Vec<GroupName>) -> Vec<FailedMove> {
-        let mut hosts: Vec<Vec<(GroupName, MovedGroup)>> = Vec::new();
+        let mut hosts: Vec<Vec<MovedGroup>> = Vec::new();
         hosts.resize_with(self.stores.len(), Vec::new);
         for group in groups {
             if let Some(moved) = self.of(&group) {
-                hosts[moved.host].push((group, moved));
+                hosts[moved.host].push(moved);
             }
         }
         let rounds = { hosts.into_iter().zip(&self.stores) }
@@ -248,33 +282,36 @@ impl GroupMover {
         join_all(rounds).await.into_iter().flatten().collect()
     }
 
-    async fn move_on(
-        &self,
-        store: &RedisStore,
-        groups: Vec<(GroupName, MovedGroup)>,
-    ) -> Vec<FailedMove> {
+    async fn move_on(&self, store: &RedisStore, groups: Vec<MovedGroup>) -> Vec<FailedMove> {
         let mut pipe = Pipeline::with_capacity(groups.len() + 1);
         pipe.cmd("SCRIPT").arg("LOAD").arg(script::move_source());
-        for (_, moved) in &groups {
-            pipe.add_command(self.call(&script::MOVE, moved, &[]).into_command());
+        let mut tickets = Vec::with_capacity(groups.len());
+        for moved in &groups {
+            let (call, ticket) = self.call(&script::MOVE, moved, &[]);
+            pipe.add_command(call.into_command());
+            tickets.push(ticket);
         }
         let answers = store.query_each::<redis::Value>("move", &mut pipe).await;
+        let groups = groups.into_iter().map(|moved| moved.name);
         let Ok(answers) = answers else {
             // The store has counted and logged it.
-            return groups.into_iter().map(|(group, _)| (group, None)).collect();
+            let failed = groups.inspect(|group| self.roster.not_moved(group));
+            return failed.map(|group| (group, None)).collect();
         };
         let mut failures = Vec::new();
-        for ((group, _), answer) in groups.into_iter().zip(answers.into_iter().skip(1)) {
-            let answer =
-                answer.and_then(|answer| Ok(redis::from_redis_value::<(u64, u64)>(answer)?));
+        for ((group, ticket), answer) in groups.zip(tickets).zip(answers.into_iter().skip(1)) {
+            let answer = answer.and_then(|answer| Ok(redis::from_redis_value::<TakenIn>(answer)?));
             match answer {
-                Ok((moved, left)) => {
-                    self.inbox.count_recorded(moved);
-                    if left > 0 {
+                Ok(taken) => {
+                    self.note(&group, ticket, taken);
+                    if taken.1 > 0 {
                         self.wanted.lock().insert(group);
                     }
                 }
-                Err(error) => failures.push((group, Some(error))),
+                Err(error) => {
+                    self.roster.not_moved(&group);
+                    failures.push((group, Some(error)));
+                }
             }
         }
         failures

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::error::ErrorKind;
 use crate::event::MAX_PAYLOAD;
@@ -16,6 +17,7 @@ use crate::stores::redis::error_kind;
 use super::super::inbox::{Inbox, Incoming, Payload};
 use super::super::link::bounded::BoundedLink;
 use super::super::target::Target;
+use super::history::GroupMover;
 use super::names::inflight_key;
 use super::roster::{GroupRoster, HostNumber};
 use super::seen::Seen;
@@ -37,10 +39,21 @@ pub(super) struct Mailbox {
     /// The memberships; they are in doubt after a lost link.
     pub(super) roster: Arc<GroupRoster>,
     pub(super) shard: HostNumber,
+    /// Moves events of groups with history.
+    pub(super) mover: Arc<GroupMover>,
     /// Restores memberships after a lost link. The reference is weak, so that the task ends with the layer.
     pub(super) keeper: mpsc::WeakUnboundedSender<membership::MembershipOrder>,
     /// The ACL pattern that this layer needs, for the log.
     pub(super) pattern: String,
+}
+
+impl Mailbox {
+    /// Notes that messages of any group may be missing since `at`.
+    pub(super) fn missed(&self, at: Instant) {
+        for group in self.roster.interrupt(&self.shard, at) {
+            self.mover.wake(group);
+        }
+    }
 }
 
 /// A mailbox and its state on this link.
@@ -113,6 +126,7 @@ impl Reading {
         // The message that woke the reader was in the mailbox, too, hence the one. A full mailbox means that senders may
         // have dropped messages.
         if taken.waiting + 1 >= u64::from(self.mailbox.capacity) {
+            self.mailbox.missed(Instant::now());
             self.mailbox.inbox.push_gap(GapCause::LayerQueue);
         }
         for _ in 0..taken.too_long {
@@ -149,7 +163,9 @@ impl Reading {
             recorded: None,
             read_at: std::time::Instant::now(),
         };
-        self.mailbox.inbox.push(incoming, size);
+        if !self.mailbox.inbox.push(incoming, size) {
+            self.mailbox.missed(Instant::now());
+        }
     }
 }
 

@@ -22,9 +22,12 @@ use crate::stores::standing::Backoff;
 
 use super::super::inbox::Inbox;
 use super::super::link::life::RETRY_REFUSED;
-use super::super::recorded::GroupHistories;
+use super::history::{GroupMover, MARK};
+use super::idle::{IdleGroup, IdleGroups};
 use super::names::{Names, inflight_key};
 use super::roster::{GroupRoster, HostNumber};
+use super::script;
+use super::send::expired;
 
 /// Memberships in one round: many, so that the number of rounds does not matter; few enough that Redis answers other
 /// clients in between.
@@ -46,6 +49,8 @@ pub(super) enum MembershipOrder {
     Join(GroupName),
     /// The group, which had this number, is no longer wanted.
     Leave(GroupName, u64),
+    /// The group, which has a history, is no longer wanted after its time.
+    Idle(IdleGroup),
     /// The host is back and may have lost its data. The tenant is told of the gap once everything is restored.
     Restore(GapCause),
     /// Remove everything from Redis and end.
@@ -56,8 +61,8 @@ pub(super) enum MembershipOrder {
 pub(super) struct MembershipKeeper {
     pub(super) store: Arc<RedisStore>,
     pub(super) names: Arc<Names>,
-    /// Which groups have a history.
-    pub(super) histories: Option<GroupHistories>,
+    /// Knows which groups have a history, and moves their events.
+    pub(super) mover: Arc<GroupMover>,
     pub(super) roster: Arc<GroupRoster>,
     pub(super) inbox: Arc<Inbox>,
     /// The number of the host.
@@ -69,14 +74,9 @@ pub(super) struct MembershipKeeper {
 }
 
 impl MembershipKeeper {
-    fn records(&self, group: &GroupName) -> bool {
-        let histories = self.histories.as_ref();
-        histories.is_some_and(|histories| histories.records(group))
-    }
-
     /// Returns the channel that stands for a group's members in this process.
     fn own_member(&self, group: &GroupName, number: u64) -> String {
-        match self.records(group) {
+        match self.mover.records(group) {
             true => self.names.recorded_member(group, number),
             false => self.names.member(number),
         }
@@ -91,6 +91,7 @@ impl MembershipKeeper {
             parts: self,
             joins: IndexSet::new(),
             leaves: VecDeque::new(),
+            idle: IdleGroups::default(),
             refused: Vec::new(),
             retry_refused_at: now,
             marked: false,
@@ -111,6 +112,7 @@ struct Keeping {
     /// Groups to be joined, for the first time or again.
     joins: IndexSet<GroupName>,
     leaves: VecDeque<(GroupName, u64)>,
+    idle: IdleGroups,
     refused: Vec<GroupName>,
     retry_refused_at: Instant,
     renew_at: Instant,
@@ -158,15 +160,18 @@ impl Keeping {
     fn obey(&mut self, order: MembershipOrder) {
         match order {
             MembershipOrder::Join(group) => drop(self.joins.insert(group)),
-            MembershipOrder::Leave(group, number) => {
-                self.leaves.push_back((group, number));
-                if self.leaves.len() > LEAVES_KEPT {
-                    self.leaves.pop_front();
-                }
-            }
+            MembershipOrder::Leave(group, number) => self.leave(group, number),
+            MembershipOrder::Idle(group) => self.idle.add(group),
             MembershipOrder::Restore(cause) => self.restore(cause),
             // `serve` takes this order itself.
             MembershipOrder::Close(_) => {}
+        }
+    }
+
+    fn leave(&mut self, group: GroupName, number: u64) {
+        self.leaves.push_back((group, number));
+        if self.leaves.len() > LEAVES_KEPT {
+            self.leaves.pop_front();
         }
     }
 
@@ -194,10 +199,16 @@ impl Keeping {
             self.retry_refused_at = now + RETRY_REFUSED;
             self.joins.extend(self.refused.drain(..));
         }
+        while let Some(group) = self.idle.ended(now) {
+            if self.parts.roster.end_idle(&group) {
+                self.leave(group.0, group.1);
+            }
+        }
     }
 
     fn next_time(&self) -> Instant {
         let next = self.look_at.min(self.renew_at);
+        let next = next.min(self.idle.next_end().unwrap_or(next));
         if self.refused.is_empty() {
             next
         } else {
@@ -240,9 +251,12 @@ impl Keeping {
         for (group, number) in &batch {
             let key = names.group_key(group);
             // The member for the history comes first: an event that this replica hears of is in its mailbox.
-            if self.parts.records(group) {
+            if self.parts.mover.records(group) {
                 let history = names.history_member(group);
-                pipe.cmd("ZADD").arg(&key).arg(&score).arg(history);
+                let join = pipe.cmd("EVAL").arg(script::JOIN_HISTORY).arg(2);
+                join.arg(&key).arg(names.message_key(&history));
+                join.arg(&score).arg(history);
+                join.arg(expired(self.parts.group_expiry)).arg(MARK);
             }
             let own = self.parts.own_member(group, *number);
             pipe.cmd("ZADD").arg(&key).arg(&score).arg(own);
@@ -256,22 +270,22 @@ impl Keeping {
         self.joins.drain(..count);
         let mut answers = answers.as_slice();
         for (group, number) in batch {
-            let recorded = self.parts.records(&group);
+            let recorded = self.parts.mover.records(&group);
             let (own, rest) = answers.split_at((2 + usize::from(recorded)).min(answers.len()));
             answers = rest;
             match own.iter().find_map(|answer| answer.as_ref().err()) {
                 None => {
                     // The last answer is that of EXPIRE.
-                    let mut zadds = own.iter().take(own.len() - 1);
-                    let added = zadds.any(|answer| matches!(answer, Ok(1)));
-                    let lost = added && recorded && self.parts.roster.was_joined(&group);
-                    let believed = self.parts.roster.joined(&group, number);
-                    // What was sent meanwhile is in no mailbox, and no offset shows it.
-                    if lost {
-                        self.parts.inbox.push_group_gap(group);
-                    } else if believed && added && self.gap.is_none() {
-                        // ZADD added a member that should have been there: it had lapsed or was removed.
+                    let (_, added) = own.split_last().unwrap_or((&Ok(0), &[]));
+                    let added = added.iter().any(|answer| matches!(answer, Ok(1)));
+                    let believed = self.parts.roster.joined(&group, number, added);
+                    // A member was added that should have been there: it had lapsed or was removed.
+                    if believed && added && !recorded && self.gap.is_none() {
                         self.gap = Some(GapCause::Link);
+                    }
+                    let unsure = recorded && self.parts.roster.is_idle_and_unsure(&group);
+                    if unsure || (recorded && added) {
+                        self.parts.mover.wake(group);
                     }
                 }
                 Some(error) => {

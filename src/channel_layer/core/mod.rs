@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::config::LayerConfig;
 use crate::error::ErrorKind;
@@ -26,7 +27,7 @@ use crate::tasks::{self, Task};
 use super::inbox::{Inbox, Incoming, Payload};
 use super::link::{self, endpoint::Endpoints};
 use super::notices::NoticeLines;
-use super::recorded::{GroupHistories, watch_memory};
+use super::recorded::watch_memory;
 use super::target::{Members, SocketChannel, Target};
 use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError, Unread};
 
@@ -44,6 +45,7 @@ use send::{Clock, Sender, expired};
 mod capacity;
 mod envelope;
 mod history;
+mod idle;
 mod mailbox;
 mod membership;
 mod names;
@@ -92,52 +94,49 @@ impl CoreEndpoints {
         inbox: Arc<Inbox>,
     ) -> Result<CoreLayer, crate::config::Faults> {
         let codec = Codec::new(config.serializer_format, &config.symmetric_encryption_keys);
-        let histories = notices.histories().cloned();
+        let names = Arc::new(Names::new(&config.prefix, &config.namespace, stores.len()));
         let layer = Layer {
-            names: Arc::new(Names::new(&config.prefix, &config.namespace, stores.len())),
-            histories: &histories,
-            roster: Arc::default(),
-            capacities: Arc::new(Capacities::new(config.capacity, &config.channel_capacity)?),
+            mover: Arc::new(GroupMover {
+                stores: stores.into(),
+                names: names.clone(),
+                roster: Arc::default(),
+                histories: notices.histories().cloned(),
+                capacities: Arc::new(Capacities::new(config.capacity, &config.channel_capacity)?),
+                envelope: Envelope::new(codec, config.random_prefix_length, config.expiry),
+                expiry: config.expiry,
+                inbox: inbox.clone(),
+                wanted: Mutex::default(),
+                wake: Notify::new(),
+            }),
             config,
-            inbox: &inbox,
         };
         let shard = |(index, store)| {
-            let names = layer.names.clone();
+            let names = names.clone();
             layer.shard(self.endpoint(store), store, HostNumber { index, names })
         };
         let shards = stores.iter().enumerate().map(shard).collect();
-        let envelope = Envelope::new(codec, config.random_prefix_length, config.expiry);
-        let mover = Arc::new(GroupMover {
-            stores: stores.into(),
-            names: layer.names.clone(),
-            histories: histories.clone(),
-            capacities: layer.capacities.clone(),
-            envelope: envelope.clone(),
-            inbox: inbox.clone(),
-            wanted: Mutex::default(),
-            wake: Notify::new(),
-        });
-        let any = histories.as_ref().is_some_and(GroupHistories::any);
+        let mover = layer.mover;
+        let any = mover.any();
         let moving = any.then(|| mover.clone().run());
         let memory = any.then(|| watch_memory(stores.to_vec()));
         Ok(CoreLayer {
             shards,
             _moving: moving.map(|task| tasks::lasting("the histories of a core layer", task)),
             _memory: memory.map(|watch| tasks::lasting("the memory of histories", watch)),
-            mover,
             sender: Sender {
                 stores: stores.into(),
-                names: layer.names.clone(),
-                envelope,
-                capacities: layer.capacities.clone(),
+                names: names.clone(),
+                envelope: mover.envelope.clone(),
+                capacities: mover.capacities.clone(),
                 expiry: config.expiry,
                 group_expiry: config.group_expiry,
                 inbox: inbox.clone(),
                 clock: Clock::default(),
                 turn: 0.into(),
             },
-            names: layer.names,
-            roster: layer.roster,
+            names,
+            roster: mover.roster.clone(),
+            mover,
             notices,
         })
     }
@@ -155,24 +154,27 @@ impl CoreEndpoints {
 
 /// The parts that all hosts of a layer share while it is built.
 struct Layer<'a> {
-    names: Arc<Names>,
-    histories: &'a Option<GroupHistories>,
-    roster: Arc<GroupRoster>,
-    capacities: Arc<Capacities>,
+    mover: Arc<GroupMover>,
     config: &'a LayerConfig,
-    inbox: &'a Arc<Inbox>,
 }
 
 impl Layer<'_> {
     fn shard(&self, endpoint: Arc<Endpoint>, store: &Arc<RedisStore>, shard: HostNumber) -> Host {
         let (orders, taken) = mpsc::unbounded_channel();
         let failure = Arc::default();
+        let GroupMover {
+            names,
+            roster,
+            capacities,
+            inbox,
+            ..
+        } = &*self.mover;
         let keeper = MembershipKeeper {
             store: store.clone(),
-            names: self.names.clone(),
-            histories: self.histories.clone(),
-            roster: self.roster.clone(),
-            inbox: self.inbox.clone(),
+            names: names.clone(),
+            mover: self.mover.clone(),
+            roster: roster.clone(),
+            inbox: inbox.clone(),
             shard: shard.clone(),
             group_expiry: self.config.group_expiry,
             orders: taken,
@@ -182,23 +184,23 @@ impl Layer<'_> {
         tasks::lasting("the memberships of a core layer", keeper.run()).detach();
         let mailbox = |key| Mailbox {
             key,
-            inbox: self.inbox.clone(),
-            capacity: self.capacities.of(&self.names.member(0)),
+            inbox: inbox.clone(),
+            capacity: capacities.of(&names.member(0)),
             expiry: self.config.expiry,
-            roster: self.roster.clone(),
+            roster: roster.clone(),
             shard: shard.clone(),
+            mover: self.mover.clone(),
             keeper: orders.downgrade(),
-            pattern: self.names.key_pattern(),
+            pattern: names.key_pattern(),
         };
         let attach = |key| {
             let id = endpoint.next_user();
             endpoint.order(reader::ReaderOrder::Attach(id, mailbox(key)));
             id
         };
-        let lane = self.names.lane_key(shard.index);
-        let any = self.histories.as_ref().is_some_and(GroupHistories::any);
-        let lane = lane.filter(|_| any);
-        let keys = std::iter::once(self.names.own_key()).chain(lane);
+        let lane = names.lane_key(shard.index);
+        let lane = lane.filter(|_| self.mover.any());
+        let keys = std::iter::once(names.own_key()).chain(lane);
         Host {
             ids: keys.map(attach).collect(),
             endpoint,
@@ -330,7 +332,14 @@ impl ChannelLayer for CoreLayer {
     fn unsubscribe(&self, group: &GroupName) {
         let (host, channel) = self.home_of(group);
         self.notices.unsubscribe(group, (host, &channel));
-        if let Some(number) = self.roster.unwant(group) {
+        let idle = self.mover.kept_idle(group).and_then(|kept| {
+            let until = Instant::now() + kept;
+            Some((group.clone(), self.roster.idle(group, until)?, until))
+        });
+        if let Some(idle) = idle {
+            self.shard(group)
+                .order(membership::MembershipOrder::Idle(idle));
+        } else if let Some(number) = self.roster.unwant(group) {
             let order = membership::MembershipOrder::Leave(group.clone(), number);
             self.shard(group).order(order);
         }
@@ -346,7 +355,7 @@ impl ChannelLayer for CoreLayer {
             return Ok(None);
         };
         let lapsed = expired(self.sender.group_expiry);
-        let sent = self.mover.record(group, &moved, event, lapsed).await?;
+        let sent = self.mover.record(&moved, event, lapsed).await?;
         // Consumers of Channels, and gateways whose configuration gives the group no history.
         self.sender.send_to_members(sent.members, event).await?;
         Ok(Some(sent.position))

@@ -106,7 +106,7 @@ impl MailboxReader {
             }
             self.recover(link).await?;
             self.tell_restored(life);
-            self.tell_absence(asked_at.elapsed());
+            self.tell_absence(asked_at);
             asked_at = Instant::now();
             let Some(wait) = self.wait(in_flight.take()) else {
                 // Redis refuses every key; the next round tries again.
@@ -116,6 +116,9 @@ impl MailboxReader {
             let Some(answer) = self.answered(&wait, link, &mut canary).await? else {
                 return Ok(End::Deaf);
             };
+            // Before the message is delivered, which would pass for the newest one of its group.
+            self.tell_absence(asked_at);
+            asked_at = Instant::now();
             match answer {
                 Ok(None) => {}
                 Ok(Some((key, message, _))) if key == self.canary_key => {
@@ -313,10 +316,11 @@ impl MailboxReader {
     }
 
     /// Marks a gap for tenants whose messages may have expired while this task did not read.
-    fn tell_absence(&self, since_asked: Duration) {
-        let away = since_asked.saturating_sub(BLOCK + ANSWER_LIMIT);
+    fn tell_absence(&self, asked_at: Instant) {
+        let away = asked_at.elapsed().saturating_sub(BLOCK + ANSWER_LIMIT);
         for reading in &self.line {
             if away >= reading.mailbox.expiry {
+                reading.mailbox.missed(asked_at);
                 reading.mailbox.inbox.push_gap(GapCause::LayerQueue);
             }
         }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::ErrorKind;
 use crate::ids::GroupName;
 
+use super::idle::IdleGroup;
 use super::names::Names;
 
 /// Receives the outcome of a join.
@@ -20,9 +22,42 @@ struct Membership {
     joined: bool,
     /// Redis has confirmed it at some time.
     was_joined: bool,
+    /// No socket is in it, and it is left at this time.
+    idle_until: Option<Instant>,
+    /// `None`: not each event that was sent to it has been heard of since it was moved the last time.
+    watch: Option<Watch>,
+    /// The number of interruptions of the watch.
+    interruptions: u64,
     /// The task of the memberships was told to join it.
     ordered: bool,
     waiters: Vec<oneshot::Sender<Result<(), ErrorKind>>>,
+}
+
+/// How long this process has known each event that was sent to a group when it was sent.
+#[derive(Clone, Copy)]
+enum Watch {
+    /// Since the group's events were moved, and still.
+    On,
+    /// Until this time.
+    Until(Instant),
+}
+
+/// The state of a group's watch before its events are moved.
+#[derive(Clone, Copy)]
+pub(super) struct WatchTicket {
+    number: u64,
+    interruptions: u64,
+    /// The time up to which each event was known; `None`: never.
+    pub(super) known: Option<Instant>,
+}
+
+impl Membership {
+    fn interrupt(&mut self, at: Instant) {
+        self.interruptions += 1;
+        if let Some(Watch::On) = self.watch {
+            self.watch = Some(Watch::Until(at));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -65,10 +100,14 @@ impl GroupRoster {
                 number: *last_number,
                 joined: false,
                 was_joined: false,
+                idle_until: None,
+                watch: None,
+                interruptions: 0,
                 ordered: false,
                 waiters: Vec::new(),
             }
         });
+        membership.idle_until = None;
         if membership.joined {
             return Wish::Joined;
         }
@@ -91,6 +130,85 @@ impl GroupRoster {
         Some(membership.number)
     }
 
+    /// Ends the wish at `until`; returns the number that the group has. `None` if Redis has never confirmed it: then it stays as
+    /// it is.
+    pub(super) fn idle(&self, group: &GroupName, until: Instant) -> Option<u64> {
+        let mut groups = self.groups.lock();
+        let membership = groups.by_name.get_mut(group)?;
+        membership.was_joined.then(|| {
+            membership.idle_until = Some(until);
+            membership.number
+        })
+    }
+
+    /// Ends a wish whose time is over; false if the group was wished for again.
+    pub(super) fn end_idle(&self, (group, number, until): &IdleGroup) -> bool {
+        let mut groups = self.groups.lock();
+        let is_it = groups.by_name.get(group).is_some_and(|membership| {
+            membership.number == *number && membership.idle_until == Some(*until)
+        });
+        if is_it {
+            groups.by_name.remove(group);
+            groups.by_number.remove(number);
+        }
+        is_it
+    }
+
+    /// Returns the state of a group's watch; `None` if it is not joined.
+    pub(super) fn watch(&self, group: &GroupName) -> Option<WatchTicket> {
+        let groups = self.groups.lock();
+        let membership = groups.by_name.get(group)?;
+        membership.joined.then(|| WatchTicket {
+            number: membership.number,
+            interruptions: membership.interruptions,
+            known: membership.watch.map(|watch| match watch {
+                Watch::On => Instant::now(),
+                Watch::Until(at) => at,
+            }),
+        })
+    }
+
+    /// Notes that all events that waited were moved, after the ticket was taken.
+    pub(super) fn watched(&self, group: &GroupName, ticket: WatchTicket) {
+        let mut groups = self.groups.lock();
+        if let Some(membership) = groups.by_name.get_mut(group)
+            && (membership.number, membership.interruptions)
+                == (ticket.number, ticket.interruptions)
+        {
+            membership.watch = Some(Watch::On);
+        }
+    }
+
+    /// Notes that the events that wait could not be moved.
+    pub(super) fn not_moved(&self, group: &GroupName) {
+        if let Some(membership) = self.groups.lock().by_name.get_mut(group) {
+            membership.interrupt(Instant::now());
+        }
+    }
+
+    /// Notes that copies of events may be missing since `at`. Returns the groups that no socket is in: those with sockets are
+    /// read in any case.
+    pub(super) fn interrupt(&self, shard: &HostNumber, at: Instant) -> Vec<GroupName> {
+        let mut groups = self.groups.lock();
+        let mut idle = Vec::new();
+        for (name, membership) in &mut groups.by_name {
+            if shard.has(name) {
+                membership.interrupt(at);
+                idle.extend(membership.idle_until.map(|_| name.clone()));
+            }
+        }
+        idle
+    }
+
+    /// Returns true if no socket is in the group, and events may have been missed since it was moved the last time.
+    pub(super) fn is_idle_and_unsure(&self, group: &GroupName) -> bool {
+        let groups = self.groups.lock();
+        let membership = groups.by_name.get(group);
+        membership.is_some_and(|membership| {
+            membership.idle_until.is_some() && !matches!(membership.watch, Some(Watch::On))
+        })
+    }
+
     /// Returns the group with this number, if it is wished for.
     pub(super) fn group(&self, number: u64) -> Option<GroupName> {
         self.groups.lock().by_number.get(&number).cloned()
@@ -101,15 +219,8 @@ impl GroupRoster {
         self.groups.lock().by_name.get(group).map(|one| one.number)
     }
 
-    /// Returns true if Redis has confirmed this membership at some time, also if it is in doubt now.
-    pub(super) fn was_joined(&self, group: &GroupName) -> bool {
-        let groups = self.groups.lock();
-        let membership = groups.by_name.get(group);
-        membership.is_some_and(|membership| membership.was_joined)
-    }
-
-    /// Notes that Redis has the membership. Returns true if it counted as joined before.
-    pub(super) fn joined(&self, group: &GroupName, number: u64) -> bool {
+    /// Notes that Redis has the membership; `added` is true if it had not before. Returns true if it counted as joined before.
+    pub(super) fn joined(&self, group: &GroupName, number: u64, added: bool) -> bool {
         let mut groups = self.groups.lock();
         let Some(membership) = groups.by_name.get_mut(group) else {
             return false;
@@ -119,6 +230,10 @@ impl GroupRoster {
         }
         for waiter in std::mem::take(&mut membership.waiters) {
             let _caller_is_gone = waiter.send(Ok(())).is_err();
+        }
+        if added {
+            membership.watch = None;
+            membership.interruptions += 1;
         }
         membership.was_joined = true;
         std::mem::replace(&mut membership.joined, true)
@@ -130,6 +245,7 @@ impl GroupRoster {
         if let Some(membership) = groups.by_name.get_mut(group) {
             membership.joined = false;
             membership.ordered = false;
+            membership.interrupt(Instant::now());
             for waiter in std::mem::take(&mut membership.waiters) {
                 let _caller_is_gone = waiter.send(Err(kind)).is_err();
             }
@@ -144,6 +260,7 @@ impl GroupRoster {
         for (name, membership) in &mut groups.by_name {
             if shard.has(name) {
                 any |= std::mem::take(&mut membership.joined);
+                membership.interrupt(Instant::now());
                 membership.ordered = true;
             }
         }
@@ -186,11 +303,11 @@ mod tests {
             panic!("it is being joined");
         };
         let number = roster.number(&group).unwrap();
-        assert!(!roster.joined(&group, number));
+        assert!(!roster.joined(&group, number, true));
         assert_eq!(first.try_recv(), Ok(Ok(())));
         assert_eq!(second.try_recv(), Ok(Ok(())));
         assert!(matches!(roster.want(&group), Wish::Joined));
-        assert!(roster.joined(&group, number), "a renewal");
+        assert!(roster.joined(&group, number, true), "a renewal");
     }
 
     #[test]
@@ -209,7 +326,7 @@ mod tests {
         let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         drop(roster.want(&group));
         let number = roster.number(&group).unwrap();
-        roster.joined(&group, number);
+        roster.joined(&group, number, true);
         let host = HostNumber {
             index: 0,
             names: Arc::new(Names::new("asgi", "", 1)),
@@ -219,7 +336,7 @@ mod tests {
         let Wish::Joining(mut confirmed) = roster.want(&group) else {
             panic!("it is being joined again");
         };
-        assert!(!roster.joined(&group, number), "no renewal");
+        assert!(!roster.joined(&group, number, true), "no renewal");
         assert_eq!(confirmed.try_recv(), Ok(Ok(())));
     }
 
@@ -237,7 +354,7 @@ mod tests {
             (None, Some(group.clone()))
         );
         // A late confirmation of the first membership does not confirm the second.
-        assert!(!roster.joined(&group, first));
+        assert!(!roster.joined(&group, first, true));
         assert!(matches!(roster.want(&group), Wish::Joining(_)));
     }
 }

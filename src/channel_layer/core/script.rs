@@ -36,6 +36,16 @@ taken[2] = long
 if #taken > 2 then redis.call('EXPIRE', KEYS[2], ARGV[3]) end
 return taken";
 
+/// Adds the member for the history of a group, or renews it. If it was not there any more, what was sent meanwhile is in no mailbox:
+/// the mark of the mailbox goes, which shows that (`mailbox.lua`), and the answer is 1.
+/// KEYS: group, mailbox. ARGV: score, member, the latest score that has lapsed, mark.
+pub(super) const JOIN_HISTORY: &str = "\
+local score = redis.call('ZSCORE', KEYS[1], ARGV[2])
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+if score and tonumber(score) > tonumber(ARGV[3]) then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[4])
+return 1";
+
 /// Removes lapsed members of a group and returns the number of those that are left, then their names, up to a number. A name
 /// that is too long for a channel is not sent.
 /// KEYS: group. ARGV: the latest score that has lapsed, number, bytes of the longest name.

@@ -98,12 +98,17 @@ impl Subscriber {
         if channel_of_notices(&notices) == Some(channel) {
             return Some(position);
         }
-        for route in self.notice_routes(&notices) {
+        self.unheard(&notices, &position);
+        None
+    }
+
+    /// Tells the relays of a position whose event did not come on this channel.
+    fn unheard(&self, notices: &[u8], position: &Position) {
+        for route in self.notice_routes(notices) {
             if let Target::Group(group) = &route.target {
                 route.inbox.push_unheard(group.clone(), position.clone());
             }
         }
-        None
     }
 
     fn notice_routes(&self, channel: &[u8]) -> impl Iterator<Item = &ChannelRoute> {
@@ -147,13 +152,7 @@ impl Subscriber {
                     }
                 }
             }
-            Some(GroupNotice::Gap) => {
-                for route in self.notice_routes(channel) {
-                    if let Target::Group(group) = &route.target {
-                        route.inbox.push_group_gap(group.clone());
-                    }
-                }
-            }
+            Some(GroupNotice::Hole(position)) => self.unheard(channel, &position),
             None => {
                 for route in self.notice_routes(channel) {
                     route.inbox.count_unreadable();

@@ -1,6 +1,6 @@
 -- The history of a group in Redis: a stream whose entry ids are OFFSET-0, with the event's bytes in `e` and its time in `t`
 -- (Unix milliseconds), and a hash with the `epoch` and the newest `offset`, its time `t`, the server process `run` that wrote it,
--- and where the epochs before have ended (`past1`, …). Each function runs as a whole or not at all.
+-- where the epochs before have ended (`past1`, …), and on `core` a time `m` (`mailbox.lua`). Each function runs as a whole or not at all.
 -- The gateway runs them as scripts; back ends run `lockgate_record` as a function of the library `lockgate`.
 
 -- The longest life of a position without events, in milliseconds; at least twice the life of events.
@@ -114,8 +114,8 @@ local function trim(history, oldest)
     cut(history, offset .. '-' .. number(tonumber(part) + 1), old)
 end
 
--- Adds an event to a history. Returns its epoch and offset, or an error table; then nothing was added. A history that cannot
--- take the next offset (another type, foreign entries) begins again in the epoch `fresh`.
+-- Adds an event to a history; without an event its offset stays empty. Returns epoch, offset and its time in milliseconds, or an
+-- error table; then nothing was added. A history that cannot take the next offset (another type, foreign entries) begins again in the epoch `fresh`.
 local function append(history, position, fresh, size, ttl, event)
     local now = milliseconds()
     local epoch, offset, before, run = position_of(position)
@@ -132,7 +132,8 @@ local function append(history, position, fresh, size, ttl, event)
             if type(gone) == 'table' then return gone end
             epoch, offset, begun = fresh, 0, true
         end
-        added = redis.pcall('XADD', history, 'MAXLEN', '=', size, number(offset + 1) .. '-0', 'e', event, 't', number(now))
+        added = not event
+            or redis.pcall('XADD', history, 'MAXLEN', '=', size, number(offset + 1) .. '-0', 'e', event, 't', number(now))
         if type(added) ~= 'table' or not added.err then break end
         local foreign = string.find(added.err, 'WRONGTYPE', 1, true) or string.find(added.err, 'equal or smaller', 1, true)
             or string.find(added.err, 'exhausted', 1, true)
@@ -147,14 +148,14 @@ local function append(history, position, fresh, size, ttl, event)
         moved = redis.pcall('HSET', position, 'offset', number(offset + 1), 't', number(now))
     end
     if type(moved) == 'table' then
-        redis.pcall('XDEL', history, added)
+        if event then redis.pcall('XDEL', history, added) end
         return moved
     end
     -- Not each time: the look at the oldest entry would cost a sixth of the whole.
     if offset % TRIMMED_EVERY == 0 then trim(history, now - ttl) end
     redis.call('PEXPIRE', history, number(ttl))
     redis.call('PEXPIRE', position, life(ttl))
-    return epoch, offset + 1
+    return epoch, offset + 1, now
 end
 
 -- Returns an error if the user may not run a command, before anything is written. Redis 6 cannot tell.

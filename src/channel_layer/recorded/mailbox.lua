@@ -1,21 +1,64 @@
 -- The layer `core`: Channels puts a copy of each event of a group into a mailbox that stands for the group's history, as it
 -- does for any other member of the group. The mailbox lies beside the history, and each caller moves what waits there.
+--
+-- Channels drops what finds the mailbox full, removes what has waited too long, and lets the mailbox expire with all of it. Where
+-- that may have happened, an offset stays empty, so that all who read over it know. Two things show it: a mark in the mailbox,
+-- which goes when the mailbox goes, and the field `m` of the position, a time (Unix milliseconds) at which nothing waited.
+--
+-- Each function takes KEYS: mailbox, history, position. ARGV: epoch of a new history, size, life of an event in milliseconds,
+-- channel of the gateways, random bytes before an event, the most events, the capacity of the mailbox, the bytes of the longest
+-- event, milliseconds that an event may wait, milliseconds since the caller last knew of each event of the group when it was
+-- sent (-1: it never did). Others follow.
 
--- Moves what waits in the mailbox into the history, oldest first, and publishes it to gateways. Returns the number of events
--- and of those that still wait, or an error table; then the event that failed is in the mailbox again.
--- KEYS: mailbox, history, position. ARGV: epoch of a new history, size, life of an event in milliseconds, channel of the
--- gateways, random bytes before an event, the most events, the capacity of the mailbox, the bytes of the longest event.
+-- The mark. It is no event. Its score is above all others, which Channels removes from the lowest one on.
+local MARK = ''
+
+-- Returns true if events may have gone from the mailbox before those that wait.
+local function may_lack(keys, argv, marked, waiting)
+    if not marked then return true end
+    -- An event goes when a later one is sent, and that one waits then. If a single one waits, the one before it was sent longer ago
+    -- than an event may wait, and the mailbox would have expired.
+    if waiting < 2 then return false end
+    local emptied = redis.pcall('HGET', keys[3], 'm')
+    if type(emptied) ~= 'string' then return true end
+    local now, unknown = milliseconds(), tonumber(argv[10])
+    local known = tonumber(emptied)
+    if unknown >= 0 then known = math.max(known, now - unknown) end
+    -- A quarter is for the clocks of the senders.
+    return now - known >= argv[9] * 0.75
+end
+
+-- Leaves an offset empty and tells gateways. Returns the number of offsets, or an error table. Without a history there is no
+-- position before the events that are missing.
+local function leave_out(keys, argv)
+    local epoch, offset = position_of(keys[3])
+    if type(epoch) == 'table' then return epoch end
+    if not epoch then return 0 end
+    epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]))
+    if type(epoch) == 'table' then return epoch end
+    redis.call('PUBLISH', argv[4], '1 h ' .. epoch .. ' ' .. number(offset))
+    return 1
+end
+
+-- Moves what waits in the mailbox into the history, oldest first, and publishes it to gateways. Returns the number of events, of
+-- those that still wait, of offsets that stay empty, and of those that waited. Or an error table, and true if the history may lack events without an
+-- offset that shows it; an event that failed is in the mailbox again.
 local function take_in(keys, argv)
-    local waiting = redis.pcall('ZCARD', keys[1])
-    if type(waiting) == 'table' then return waiting end
-    if waiting == 0 then return 0, 0 end
+    local count = redis.pcall('ZCARD', keys[1])
+    if type(count) == 'table' then return count, true end
+    local marked = redis.call('ZSCORE', keys[1], MARK)
+    local waiting = marked and count - 1 or count
+    local lacks = may_lack(keys, argv, marked, waiting)
+    if waiting == 0 and not lacks then return 0, 0, 0, 0 end
     local refused = not_allowed('PUBLISH', argv[4], '') or not_allowed('XADD', keys[2], '1-1', 'e', '')
         or not_allowed('HSET', keys[3], 'epoch', '') or not_allowed('PEXPIRE', keys[2], '1')
-    if refused then return refused end
+    if refused then return refused, lacks end
+    local empty = lacks and leave_out(keys, argv) or 0
+    if type(empty) == 'table' then return empty, true end
     local moved, left = 0, waiting
     for _ = 1, math.min(waiting, tonumber(argv[6])) do
         local popped = redis.pcall('ZPOPMIN', keys[1])
-        if popped.err then return popped end
+        if popped.err then return popped, false end
         if #popped == 0 then break end
         left = left - 1
         local event = string.sub(popped[1], tonumber(argv[5]) + 1)
@@ -23,53 +66,83 @@ local function take_in(keys, argv)
             local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), event)
             if type(epoch) == 'table' then
                 redis.call('ZADD', keys[1], popped[2], popped[1])
-                return epoch
+                return epoch, false
             end
             redis.call('PUBLISH', argv[4], '1 e ' .. epoch .. ' ' .. number(offset) .. '\n' .. event)
             moved = moved + 1
         end
     end
-    -- Channels drops what finds the mailbox full.
-    if waiting >= tonumber(argv[7]) then redis.call('PUBLISH', argv[4], '1 g') end
-    return moved, left
+    -- Channels counts the mark as well.
+    if count >= tonumber(argv[7]) then
+        local more = leave_out(keys, argv)
+        if type(more) == 'table' then return more, true end
+        empty = empty + more
+    end
+    return moved, left, empty, waiting
 end
 
+-- Marks the mailbox and notes the time, if events have waited there or the time is old. The mailbox lives longer than the position.
+-- A refusal shows as a loss later.
+local function mark(keys, argv, left, waited, now)
+    local emptied, wait = redis.pcall('HGET', keys[3], 'm'), tonumber(argv[9])
+    if type(emptied) == 'table' then return end
+    local old = not emptied or now - emptied > wait / 4
+    if waited == 0 and not old then return end
+    if not emptied and redis.call('EXISTS', keys[3]) == 0 then return end
+    local marked = redis.pcall('ZADD', keys[1], 'inf', MARK)
+    if type(marked) == 'table' then return end
+    redis.pcall('PEXPIRE', keys[1], number(life(tonumber(argv[3])) + wait))
+    if left == 0 and old then redis.pcall('HSET', keys[3], 'm', number(now)) end
+end
+
+-- Moves what waits. Returns the numbers of `take_in`.
 local function move(keys, argv)
-    local moved, left = take_in(keys, argv)
+    local moved, left, empty, waited = take_in(keys, argv)
     if type(moved) == 'table' then return moved end
-    return {moved, left}
+    mark(keys, argv, left, waited + empty, milliseconds())
+    return {moved, left, empty}
 end
 
--- Moves what waits, then records an event and publishes it to gateways. Returns `EPOCH OFFSET`, the number of events that were
--- moved and of members of the group, and those of them that are neither the mailbox nor gateways that hear of records.
--- KEYS: as `move`, and the group. ARGV: as `move`, and the event, the latest score of a lapsed member, the most members,
--- the bytes of the longest name, the member that stands for the history.
+-- Moves what waits, then records an event and publishes it to gateways. Returns the numbers of `take_in`, `EPOCH OFFSET`, the
+-- number of members of the group, and those of them that are neither the mailbox nor gateways that hear of records.
+-- More KEYS: the group. More ARGV: the event, the latest score of a lapsed member, the most members, the bytes of the longest
+-- name, the member that stands for the history.
 local function record_here(keys, argv)
-    local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[10])
+    local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[12])
     if type(names) == 'table' then return names end
-    local answer = {'', 0, redis.call('ZCARD', keys[4])}
-    for _, name in ipairs(redis.call('ZRANGE', keys[4], 0, argv[11] - 1)) do
-        if #name <= tonumber(argv[12]) and name ~= argv[13] and not string.find(name, '^specific%.%x+!h%x+$') then
+    local answer = {0, 0, 0, '', redis.call('ZCARD', keys[4])}
+    for _, name in ipairs(redis.call('ZRANGE', keys[4], 0, argv[13] - 1)) do
+        if #name <= tonumber(argv[14]) and name ~= argv[15] and not string.find(name, '^specific%.%x+!h%x+$') then
             answer[#answer + 1] = name
         end
     end
-    local moved = take_in(keys, argv)
+    local moved, left, empty, waited = take_in(keys, argv)
     if type(moved) == 'table' then return moved end
-    local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[9])
+    local epoch, offset, now = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[11])
     if type(epoch) == 'table' then return epoch end
-    answer[1], answer[2] = epoch .. ' ' .. number(offset), moved
-    redis.call('PUBLISH', argv[4], '1 e ' .. answer[1] .. '\n' .. argv[9])
+    answer[1], answer[2], answer[3] = moved, left, empty
+    answer[4] = epoch .. ' ' .. number(offset)
+    redis.call('PUBLISH', argv[4], '1 e ' .. answer[4] .. '\n' .. argv[11])
+    mark(keys, argv, left, waited + empty, now)
     return answer
 end
 
--- Moves what waits, then reads as `read` does. Returns the number of events that were moved before the page. What cannot be
--- moved is not in the history yet.
--- KEYS: as `move`. ARGV: as `move`, then those of `read`.
+-- Moves what waits, then reads as `read` does. Returns the numbers of `take_in` before the page. What cannot be moved is not in
+-- the history yet; if it lacks more than that, nothing is read.
+-- More ARGV: those of `read`.
 local function read_here(keys, argv)
-    local moved = take_in(keys, argv)
+    local moved, left, empty, waited = take_in(keys, argv)
+    local refused = type(moved) == 'table'
+    if refused and left then return moved end
     local rest = {}
-    for i = 9, #argv do rest[i - 8] = argv[i] end
+    for i = 11, #argv do rest[i - 10] = argv[i] end
     local page = read({keys[2], keys[3]}, rest)
-    if not page.err then table.insert(page, 1, type(moved) == 'table' and 0 or moved) end
+    if page.err then return page end
+    if refused then
+        moved, left, empty = 0, 1, 0
+    else
+        mark(keys, argv, left, waited + empty, milliseconds())
+    end
+    for i, value in ipairs({moved, left, empty}) do table.insert(page, i, value) end
     return page
 end

@@ -15,16 +15,16 @@ pub(in crate::channel_layer) enum GroupNotice<'a> {
     Event(Position, &'a [u8]),
     /// `1 p JSON`: users joined or left. The meaning of the JSON belongs to [`crate::presence`].
     Presence(&'a [u8]),
-    /// `1 g`: events of the group may be missing in its history, because its mailbox was full.
-    Gap,
+    /// `1 h EPOCH OFFSET`: the offset stays without an event, because events were lost before they were recorded.
+    Hole(Position),
 }
 
 impl<'a> GroupNotice<'a> {
     /// Reads a message; `None` if it is none that this version knows.
     pub(in crate::channel_layer) fn parse(message: &'a [u8]) -> Option<Self> {
         let rest = message.strip_prefix(b"1 ")?;
-        if rest == b"g" {
-            return Some(Self::Gap);
+        if let Some(at) = rest.strip_prefix(b"h ") {
+            return Some(Self::Hole(position(at)?));
         }
         if let Some(at) = rest.strip_prefix(b"r ") {
             return Some(Self::Recorded(position(at)?));
@@ -65,13 +65,13 @@ mod tests {
                 b"1 e ab 8\n\x81\n",
                 Some(GroupNotice::Event(at("ab", 8), b"\x81\n")),
             ),
-            (b"1 g", Some(GroupNotice::Gap)),
+            (b"1 h ab 9", Some(GroupNotice::Hole(at("ab", 9)))),
             (b"1 p {}", Some(GroupNotice::Presence(b"{}"))),
             (b"", None),
             (b"1", None),
-            (b"2 g", None),
+            (b"2 h ab 9", None),
             (b"1 x 1", None),
-            (b"1 g ", None),
+            (b"1 h ", None),
             (b"1 r ab", None),
             (b"1 r ab +7", None),
             (b"1 r ab 7 ", None),

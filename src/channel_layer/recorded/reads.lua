@@ -2,9 +2,14 @@
 
 -- Stores a position without events.
 local function begin(history, position, epoch, ttl)
+    local emptied = redis.pcall('HGET', position, 'm')
     local gone = redis.pcall('DEL', history, position)
     if type(gone) == 'table' then return gone end
-    local stored = redis.pcall('HSET', position, 'epoch', epoch, 'offset', '0', 'run', process() or '')
+    local values = {'epoch', epoch, 'offset', '0', 'run', process() or ''}
+    if type(emptied) == 'string' then
+        values[7], values[8] = 'm', emptied
+    end
+    local stored = redis.pcall('HSET', position, unpack(values))
     if type(stored) == 'table' then return stored end
     redis.pcall('PEXPIRE', position, life(ttl))
 end

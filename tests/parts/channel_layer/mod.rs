@@ -9,6 +9,7 @@ mod faults;
 mod poison;
 mod recorded;
 mod recorded_core;
+mod recorded_losses;
 mod recorded_process;
 mod store;
 mod support;

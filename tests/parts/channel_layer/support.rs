@@ -216,7 +216,6 @@ pub(crate) enum Heard {
     Recorded(String, i64, u64),
     /// The offset of an event that was recorded and did not come.
     Unheard(String, u64),
-    GroupGap(String),
     NotDecoded,
     Gap(GapCause),
 }
@@ -264,7 +263,6 @@ impl Tenant {
     fn read(&self, signal: Signal) -> Heard {
         match signal {
             Signal::Gap(cause) => Heard::Gap(cause),
-            Signal::GroupGap(group) => Heard::GroupGap(group.to_string()),
             Signal::Unheard(group, position) => Heard::Unheard(group.to_string(), position.offset),
             other @ Signal::Presence(..) => panic!("{other:?}"),
             Signal::Event(incoming) => {
