@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::event::resume::{position, position_of, returning};
 use crate::problem::Problem;
 use crate::support::database::{ALICE, BOB};
+use crate::support::gateway::Builder;
 use crate::support::process::Program;
 use crate::support::replica::Replica;
 use crate::support::socket::Socket;
@@ -53,13 +55,13 @@ const OPEN_ROUTE: &str = r#"
 
 /// A deployment whose replicas are the example.
 async fn started(replicas: usize) -> Gateway {
-    let written = gateway()
-        .set("server.drain.delay", "0s")
-        .tenant("acme")
-        .users(&Database::postgres().await)
-        .route(ROUTE)
-        .route(OPEN_ROUTE);
-    let mut gateway = written.write().await;
+    let builder = gateway().set("server.drain.delay", "0s").tenant("acme");
+    let builder = builder.users(&Database::postgres().await);
+    run(builder.route(ROUTE).route(OPEN_ROUTE), replicas).await
+}
+
+async fn run(builder: Builder, replicas: usize) -> Gateway {
+    let mut gateway = builder.write().await;
     for _ in 0..replicas {
         let replica = Replica::run(program(&gateway.config)).await;
         replica.ready().await;
@@ -95,6 +97,34 @@ async fn a_timer_outlives_its_call_and_the_end_of_a_socket_is_published() {
     }
     alice.close(1000, "").await;
     assert_eq!(bob.next_text().await, "alice left");
+}
+
+/// What a consumer publishes is recorded like all else, and in the order of the others.
+#[tokio::test]
+async fn what_a_consumer_publishes_has_positions() {
+    for layer in ["pubsub", "core"] {
+        let groups = "groups = [{ name = 'counter_<slug:room>', history = { size = 50 } }]";
+        let watch = "path = 'ws/watch/<slug:room>/'\n groups = ['counter_{room}']\n resume = true\n deliver = 'event'";
+        let builder = gateway().tenant("acme").with("layer.kind", layer);
+        let builder = builder.users(&Database::postgres().await).with_toml(groups);
+        let gateway = run(builder.route(ROUTE).route(watch), 1).await;
+        let (replica, tenant) = (gateway.replica(), gateway.tenant());
+        let mut watcher = returning(replica, tenant, "/ws/watch/a/", &[]).open().await;
+        let begin = position_of(&position(&mut watcher).await);
+        let mut alice = enter(&gateway, 0, ALICE).await;
+        alice.send_text("count").await;
+        alice.send_text("count").await;
+        let first = watcher.next_json().await;
+        let second = watcher.next_json().await;
+        assert_ne!(position_of(&first), position_of(&second));
+        let mut back = returning(replica, tenant, "/ws/watch/a/", &[&begin])
+            .open()
+            .await;
+        for missed in [&first, &second] {
+            assert_eq!(back.next_json().await, *missed, "{layer}");
+        }
+        assert_eq!(position(&mut back).await["recovered"], true);
+    }
 }
 
 /// The timer of a revoked socket, and that of one that left, count nothing: all that is heard is a timer that ends later.

@@ -8,6 +8,7 @@ mod api_calls;
 mod command_line;
 mod dev;
 pub(crate) mod doctor;
+mod doctor_history;
 mod drain;
 mod explain;
 mod group_calls;

@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 mod built;
 mod certificates;
 mod namespaces;
+mod resume;
 mod rows;
 mod tokens;
 mod wrong;
