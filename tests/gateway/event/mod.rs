@@ -6,6 +6,8 @@ mod recorded;
 pub(crate) mod resume;
 mod resume_core;
 mod resume_ends;
+mod resume_hostile;
+mod resume_metrics;
 mod resume_replicas;
 mod resume_tail;
 mod slow;
