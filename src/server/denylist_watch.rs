@@ -1,6 +1,6 @@
 //! Watches the Redis servers that hold a denylist, and warns if one could lose a revocation or has lost its data.
 //!
-//! It checks eviction, role and the mark [`EPOCH`] at the start, after every reconnect and once a minute. The mark is an
+//! It checks eviction, role, replicas, clock and the mark [`EPOCH`] at the start, after every reconnect and once a minute. The mark is an
 //! ordinary key: if it is missing, the server lost its data. Each change is logged once, with the action to take.
 
 use std::convert::Infallible;
@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::denylist_risk::Risk;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::metrics;
 use crate::replica::Remarks;
-use crate::stores::inspection::{self, DataMark, Facts, OLDEST_VERSION, Role};
+use crate::stores::inspection::{self, DataMark, Facts};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{EPOCH, LOST};
 use crate::tasks::{self, Task};
@@ -39,8 +40,22 @@ pub(super) struct DenylistWatch {
 
 /// A watched server. Dropping it ends its task.
 struct Watched {
-    store: Arc<RedisStore>,
+    server: DenylistServer,
     _task: Task,
+}
+
+/// A Redis with denylists.
+#[derive(Clone)]
+struct DenylistServer {
+    store: Arc<RedisStore>,
+    /// The replicas that must acknowledge a revocation (`denylist.replicas`).
+    acknowledged: u32,
+}
+
+impl PartialEq for DenylistServer {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.store, &other.store) && self.acknowledged == other.acknowledged
+    }
 }
 
 impl DenylistWatch {
@@ -59,31 +74,35 @@ impl DenylistWatch {
         let mut watched: Vec<Watched> = Vec::new();
         loop {
             let servers = self.servers();
-            let same = |a: &Arc<RedisStore>, b: &Arc<RedisStore>| Arc::ptr_eq(a, b);
-            watched.retain(|old| servers.iter().any(|store| same(store, &old.store)));
-            for store in servers {
-                if !watched.iter().any(|known| same(&known.store, &store)) {
+            watched.retain(|old| servers.contains(&old.server));
+            for server in servers {
+                if !watched.iter().any(|known| known.server == server) {
                     let told = Told {
-                        subject: format!("the denylist on {}", store.endpoint()),
+                        subject: format!("the denylist on {}", server.store.endpoint()),
                         remarks: self.remarks.clone(),
                     };
                     let standing = Standing::new(self.at_risk.clone());
-                    let watch = watch(store.clone(), standing, told);
+                    let watch = watch(server.clone(), standing, told);
                     let _task = tasks::lasting("the watch over a denylist", watch);
-                    watched.push(Watched { store, _task });
+                    watched.push(Watched { server, _task });
                 }
             }
             tokio::time::sleep(SERVERS).await;
         }
     }
 
-    fn servers(&self) -> Vec<Arc<RedisStore>> {
-        let mut distinct: Vec<Arc<RedisStore>> = Vec::new();
+    fn servers(&self) -> Vec<DenylistServer> {
+        let mut distinct = Vec::new();
         for tenant in self.tenants.all().iter() {
-            if let Some(store) = tenant.authenticator.denylist.store.redis()
-                && !distinct.iter().any(|known| Arc::ptr_eq(known, store))
-            {
-                distinct.push(store.clone());
+            let Some(store) = tenant.authenticator.denylist.store.redis() else {
+                continue;
+            };
+            let server = DenylistServer {
+                store: store.clone(),
+                acknowledged: tenant.revocations.config().replicas,
+            };
+            if !distinct.contains(&server) {
+                distinct.push(server);
             }
         }
         distinct
@@ -130,8 +149,9 @@ impl Drop for Told {
     }
 }
 
-async fn watch(store: Arc<RedisStore>, mut standing: Standing, told: Told) -> Infallible {
-    let mut server = WatchedServer::new(store.clone());
+async fn watch(server: DenylistServer, mut standing: Standing, told: Told) -> Infallible {
+    let store = server.store.clone();
+    let mut server = WatchedServer::new(server);
     // A server that is a replica gives no link, and is looked at as well.
     let first = tokio::time::timeout(AGAIN, store.link_after(0)).await;
     let mut link = first.unwrap_or(0);
@@ -155,54 +175,8 @@ async fn watch(store: Arc<RedisStore>, mut standing: Standing, told: Told) -> In
             newer = store.link_after(link) => {
                 link = newer;
                 server.uninformed = false;
+                server.timeless = false;
             }
-        }
-    }
-}
-
-/// A reason why revocations may be lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Risk {
-    /// Its version.
-    TooOld(String),
-    Evicts(String),
-    Replica,
-    Lost,
-}
-
-impl Risk {
-    /// Returns the risks that a server tells of.
-    fn of(facts: &Facts) -> Vec<Self> {
-        let mut risks = Vec::new();
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        if facts.is_too_old() {
-            risks.push(Self::TooOld(text(&facts.version)));
-        }
-        if facts.evicts() == Some(true) {
-            risks.push(Self::Evicts(text(&facts.maxmemory_policy)));
-        }
-        if facts.role == Some(Role::Replica) {
-            risks.push(Self::Replica);
-        }
-        risks
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Risk::TooOld(version) => format!(
-                "The denylist's Redis has version {version}, and the oldest that is supported is {}.{}; upgrade it",
-                OLDEST_VERSION.0, OLDEST_VERSION.1
-            ),
-            Risk::Evicts(policy) => format!(
-                "The denylist's Redis evicts keys ({policy}), revocations among them; set maxmemory-policy noeviction, or \
-                 give the denylist a Redis of its own ([denylist] redis)"
-            ),
-            Risk::Replica => "The denylist's Redis is a replica: it may be behind, and takes no revocation; name its master"
-                .to_owned(),
-            Risk::Lost => format!(
-                "The denylist's Redis lost its data, and with it every revocation; revoke again what is still needed, then run: \
-                 redis-cli SET {EPOCH} \"ack:$(date +%s)\""
-            ),
         }
     }
 }
@@ -210,6 +184,7 @@ impl Risk {
 /// One server and its last known state.
 struct WatchedServer {
     store: Arc<RedisStore>,
+    acknowledged: u32,
     /// The mark that was last seen or set.
     known: Option<String>,
     risks: Vec<Risk>,
@@ -218,6 +193,8 @@ struct WatchedServer {
     /// The login may not read eviction and role. They are read again only after a reconnect, since Redis counts each
     /// refusal as an error.
     uninformed: bool,
+    /// The login may not read the time. It is read again only after a reconnect.
+    timeless: bool,
 }
 
 /// The meaning of a mark.
@@ -244,18 +221,20 @@ fn step(found: Option<&str>, known: Option<&str>) -> MarkStep {
 }
 
 impl WatchedServer {
-    fn new(store: Arc<RedisStore>) -> Self {
+    fn new(server: DenylistServer) -> Self {
         Self {
-            store,
+            store: server.store,
+            acknowledged: server.acknowledged,
             known: None,
             risks: Vec::new(),
             blind: false,
             uninformed: false,
+            timeless: false,
         }
     }
 
     fn is_at_risk(&self) -> bool {
-        !self.risks.is_empty()
+        self.risks.iter().any(Risk::may_forget)
     }
 
     /// Checks the server once.
@@ -268,7 +247,12 @@ impl WatchedServer {
             false => Facts::ask(&self.store).await?,
         };
         self.uninformed = facts == Facts::default();
-        let mut risks = Risk::of(&facts);
+        let mut risks = Risk::of(&facts, self.acknowledged);
+        if !self.timeless {
+            let offset = inspection::clock_offset(&self.store).await?;
+            self.timeless = offset.is_none();
+            risks.extend(offset.and_then(Risk::of_clock));
+        }
         let is_replica = risks.contains(&Risk::Replica);
         let lost = self.is_lost(is_replica).await;
         let known_lost = self.risks.contains(&Risk::Lost);
@@ -350,12 +334,15 @@ impl WatchedServer {
     fn tell(&mut self, risks: Vec<Risk>) {
         let endpoint = self.store.endpoint();
         for risk in risks.iter().filter(|risk| !self.risks.contains(risk)) {
-            tracing::error!(redis.endpoint = endpoint, "{}", risk.text());
+            match risk.may_forget() {
+                true => tracing::error!(redis.endpoint = endpoint, "{}", risk.text()),
+                false => tracing::warn!(redis.endpoint = endpoint, "{}", risk.text()),
+            }
         }
         if risks.is_empty() && !self.risks.is_empty() {
             tracing::info!(
                 redis.endpoint = endpoint,
-                "The denylist's Redis keeps revocations again"
+                "Nothing is wrong with the denylist's Redis any more"
             );
         }
         self.risks = risks;
@@ -404,21 +391,6 @@ mod tests {
             (None, Some("ack:2"), MarkStep::Lost),
         ] {
             assert_eq!(step(found, known), expected, "{found:?} {known:?}");
-        }
-    }
-
-    /// A Redis 5 takes revocations; an older one cannot run the scripts that raise a cut-off.
-    #[test]
-    fn a_server_that_is_too_old_is_at_risk() {
-        let version = |version: &str| Facts {
-            version: Some(version.to_owned()),
-            ..Facts::default()
-        };
-        let risks = Risk::of(&version("4.0.14"));
-        let text = risks.first().expect("a risk").text();
-        assert!(text.contains("4.0.14") && text.contains("5.0"), "{text}");
-        for fine in [version("5.0.7"), version("8.0.1"), Facts::default()] {
-            assert_eq!(Risk::of(&fine), [], "{fine:?}");
         }
     }
 

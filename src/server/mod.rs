@@ -38,6 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 mod admin;
 
+mod denylist_risk;
 mod denylist_watch;
 mod drain;
 mod follow;

@@ -26,6 +26,10 @@ pub const OLDEST_VERSION: (u32, u32) = (5, 0);
 /// The oldest version whose ACL rules know channels, so that back ends of tenants can be kept apart.
 pub const CHANNEL_RULES: (u32, u32) = (6, 2);
 
+/// The seconds by which the server's clock may differ from this machine's. Beyond them the two disagree on which tokens and
+/// revocations are over.
+pub const CLOCK_MAY_DIFFER: f64 = 1.0;
+
 /// The lifetime of a key that is written as a probe.
 const PROBE_TTL: Duration = Duration::from_secs(1);
 
@@ -141,6 +145,18 @@ impl Facts {
         }
     }
 
+    /// Returns what a failover may take from revocations that `wanted` replicas acknowledge each (`denylist.replicas`).
+    pub fn failover(&self, wanted: u32) -> Failover {
+        let replicas = self.replicas.filter(|_| self.role != Some(Role::Replica));
+        match (replicas, u64::from(wanted)) {
+            (None, _) => Failover::Unknown,
+            (Some(0), 0) => Failover::None,
+            (Some(_), 0) => Failover::LosesTheLast,
+            (Some(has), wanted) if has < wanted => Failover::Short(has),
+            _ => Failover::LosesNothing,
+        }
+    }
+
     /// Returns true if its data survives a restart.
     pub fn persists(&self) -> Option<bool> {
         match (self.append_only, &self.save) {
@@ -150,6 +166,21 @@ impl Facts {
             _ => None,
         }
     }
+}
+
+/// What a failover may take from revocations: replicas get writes a moment later than clients get the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// The login may not ask, or the server is itself a replica.
+    Unknown,
+    /// The server has no replica.
+    None,
+    /// The last ones, also if they were confirmed: no replica acknowledges them.
+    LosesTheLast,
+    /// Each is refused: the server has fewer replicas than must acknowledge it. The number is that of its replicas.
+    Short(u64),
+    /// A replica has each one that was confirmed.
+    LosesNothing,
 }
 
 /// Returns a setting of the server.

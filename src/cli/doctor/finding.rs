@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::bold;
 use crate::error::StoreError;
 use crate::labels::labels;
+use crate::stores::inspection::CLOCK_MAY_DIFFER;
 
 labels! {
     /// The severity of a finding, from good to bad.
@@ -163,7 +164,7 @@ pub(super) fn with_kind(error: &StoreError) -> String {
 pub(super) fn clock(offset: f64) -> (Severity, String, &'static str) {
     let verdict = match offset.abs() {
         seconds if seconds > 5.0 => Severity::Fail,
-        seconds if seconds > 1.0 => Severity::Warn,
+        seconds if seconds > CLOCK_MAY_DIFFER => Severity::Warn,
         _ => Severity::Ok,
     };
     let advice = match verdict {

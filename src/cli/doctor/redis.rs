@@ -11,7 +11,7 @@ use crate::channel_names::{channel_from_beginning, group_channel_beginning};
 use crate::config::LayerKind;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::{GroupName, Jti, ReplicaId, UserId};
-use crate::stores::inspection::{self, DataMark, Facts, Latency, Role};
+use crate::stores::inspection::{self, DataMark, Facts, Failover, Latency, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{self, EPOCH};
 
@@ -277,29 +277,28 @@ fn persistence(
     }
 }
 
-/// Looks if a failover can lose a revocation that was confirmed: replicas get writes a moment later.
+/// Looks if a failover can lose a revocation that was confirmed.
 fn failover(findings: &mut Findings, on: (&str, &'static str), acknowledged: u32, facts: &Facts) {
-    let replicas = facts.replicas.filter(|_| facts.role != Some(Role::Replica));
-    let (severity, detail, advice) = match (replicas, u64::from(acknowledged)) {
-        (None, 0) => (
+    let (severity, detail, advice) = match facts.failover(acknowledged) {
+        Failover::Unknown => (
             Severity::Note,
             "unknown: the login may not ask (INFO)".to_owned(),
             "",
         ),
-        (Some(0), 0) => (Severity::Ok, "no replica".to_owned(), ""),
-        (Some(_), 0) => (
+        Failover::None => (Severity::Ok, "no replica".to_owned(), ""),
+        Failover::LosesTheLast => (
             Severity::Warn,
             "a failover to a replica may lose the last revocations, also confirmed ones".to_owned(),
             "set [denylist] replicas = 1, so that a revocation is confirmed once a replica has it",
         ),
-        (Some(has), wanted) if has < wanted => (
+        Failover::Short(has) => (
             Severity::Fail,
             format!(
-                "{has} replicas: each revocation is refused, because {wanted} must acknowledge it"
+                "{has} replicas: each revocation is refused, because {acknowledged} must acknowledge it"
             ),
             "connect the replicas, or lower [denylist] replicas",
         ),
-        _ => (
+        Failover::LosesNothing => (
             Severity::Ok,
             "a replica acknowledges each revocation".to_owned(),
             "",

@@ -6,6 +6,7 @@ mod api;
 mod api_bounds;
 mod api_calls;
 mod command_line;
+mod denylist_remarks;
 mod dev;
 pub(crate) mod doctor;
 mod doctor_history;

@@ -4,11 +4,13 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::doctor::{findings, is};
 use crate::support::database::ALICE;
 use crate::support::process::Program;
 use crate::support::replica::{LOCKGATE, Replica};
 use crate::support::socket::Dial;
-use crate::support::{PATIENCE, RedisServer, gateway, http, token, unique};
+use crate::support::worker::FakeWorker;
+use crate::support::{PATIENCE, RedisServer, gateway, token, unique};
 
 const REFUSED: &str = "Refused a handshake";
 
@@ -146,10 +148,7 @@ async fn columns_that_the_database_does_not_return_are_told() {
         let line = replica.logged(what).await;
         assert!(line.contains("\"WARN\""), "{line}");
     }
-    let bearer = format!("Bearer {}", gateway.api_key);
-    let headers = [("Authorization", &*bearer)];
-    let answer = http::request(replica.admin, "GET", "/readyz", &headers, "").await;
-    let warnings = answer.json()["warnings"].to_string();
+    let warnings = gateway.readyz().await.json()["warnings"].to_string();
     for what in [field, statement] {
         assert!(warnings.contains(what), "{warnings}");
     }
@@ -236,6 +235,44 @@ async fn a_worker_that_does_not_answer_is_told() {
             found.contains(&format!("run `manage.py runworker {channel}`")),
             "{found}"
         );
+    }
+}
+
+/// The doctor finds the consumers of each channel of a route on `pubsub`, and an emptied list on `core`.
+#[tokio::test]
+async fn workers_that_are_there_are_found() {
+    let redis = RedisServer::shared().await;
+    for (kind, seen) in [
+        ("pubsub", "2 consumers"),
+        ("core", "1 events wait, none for long"),
+    ] {
+        let channel = format!("worker_{}", unique());
+        let gateway = gateway()
+            .tenant("acme")
+            .with("layer.kind", kind)
+            .route(&format!(
+                "path = \"ws/w/\"\nconsumer = {{ kind = \"worker\", channel = \"{channel}\", partitions = 2 }}"
+            ))
+            .write()
+            .await;
+        let tenant = gateway.tenant();
+        let subject = format!("tenant {}", tenant.name);
+        let first = format!("{channel}.0");
+        let _first = FakeWorker::on(redis, &first).await;
+        if kind == "pubsub" {
+            let found = findings(&gateway.config);
+            let lonely = format!("\"{channel}.1\": nothing listens");
+            is(&found, (&subject, "workers"), "warn", &lonely);
+        } else {
+            // An event that has just come.
+            let list = format!("{}{first}", tenant.prefix);
+            let now = token::now().to_string();
+            let _: u64 = redis.command(&["ZADD", &list, &now, "event"]).await;
+        }
+        let _second = FakeWorker::on(redis, &format!("{channel}.1")).await;
+        let found = findings(&gateway.config);
+        is(&found, (&subject, "workers"), "ok", seen);
+        assert_eq!(found["ok"], true, "{found}");
     }
 }
 

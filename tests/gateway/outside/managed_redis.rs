@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::operations::doctor::{findings, is};
 use crate::support::database::ALICE;
 use crate::support::gateway::Builder;
-use crate::support::http::{Response, request};
+use crate::support::http::Response;
 use crate::support::socket::Socket;
 use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway, token, unique};
 
@@ -65,13 +65,6 @@ pub(super) async fn api(gateway: &Gateway, method: &str, path: &str, body: &Valu
     };
     let replica = gateway.replica();
     replica.api(&gateway.api_key, method, &path, &body).await
-}
-
-/// `/readyz`, as an operator sees it.
-pub(super) async fn readyz(gateway: &Gateway) -> Response {
-    let bearer = format!("Bearer {}", gateway.api_key);
-    let headers = [("Authorization", bearer.as_str())];
-    request(gateway.replica().admin, "GET", "/readyz", &headers, "").await
 }
 
 pub(super) async fn dial(gateway: &Gateway, jti: &str) -> Socket {
@@ -136,7 +129,7 @@ async fn is_not_missed(login: Login, doctor: &[(&str, &str, &str)]) {
         }
         is(&found, (&subject, "scripts"), "ok", "they run");
         assert_eq!(found["ok"], true, "{found}");
-        let seen = readyz(&gateway).await;
+        let seen = gateway.readyz().await;
         let (ready, warnings) = (&seen.json()["ready"], &seen.json()["warnings"]);
         assert_eq!((ready, warnings), (&json!(true), &json!({})), "{kind}");
         assert!(!gateway.output().contains("hunter2"));
@@ -184,7 +177,7 @@ async fn a_refused_client_leaves_the_connections_without_names() {
         let builder = with_login(&redis, login).with_toml(GROUPS);
         let gateway = builder.start().await;
         does_everything(&gateway).await;
-        assert_eq!(readyz(&gateway).await.json()["warnings"], json!({}));
+        assert_eq!(gateway.readyz().await.json()["warnings"], json!({}));
         gateways.push(gateway);
     }
     let list: String = redis.command(&["CLIENT", "LIST"]).await;

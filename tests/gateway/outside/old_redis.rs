@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::operations::doctor::{doctor, findings, is};
 use crate::support::database::{ALICE, BOB};
-use crate::support::http::{Response, request};
+use crate::support::http::Response;
 use crate::support::socket::Socket;
 use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway, token, unique};
 
@@ -131,10 +131,7 @@ async fn does_everything(redis: &RedisServer, gateway: &Gateway) {
     old_events_go_while_new_ones_come(redis, gateway).await;
     revocations_of_each_kind_close_sockets(redis, gateway).await;
 
-    let bearer = format!("Bearer {}", gateway.api_key);
-    let headers = [("Authorization", bearer.as_str())];
-    let seen = request(gateway.replica().admin, "GET", "/readyz", &headers, "").await;
-    assert_eq!(seen.json()["warnings"], json!({}));
+    assert_eq!(gateway.readyz().await.json()["warnings"], json!({}));
     let found = findings(&gateway.config);
     for (check, verdict, detail) in [
         ("version", "note", "its ACL rules know no channels"),

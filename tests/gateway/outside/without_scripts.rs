@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::managed_redis::{
-    CHAT, EVAL, GROUPS, api, dial, does_everything, readyz, revokes_a_token, server, with_login,
+    CHAT, EVAL, GROUPS, api, dial, does_everything, revokes_a_token, server, with_login,
 };
 use crate::operations::doctor::{findings, is};
 use crate::problem::Problem;
@@ -62,7 +62,7 @@ async fn without_scripts_a_tenant_is_served_and_what_it_lacks_is_named_until_the
 /// Waits until `/readyz` has a warning about the tenant with this text; the replica is ready.
 async fn warned(gateway: &Gateway, text: &str) -> String {
     eventually(PATIENCE, "the warning", async || {
-        let seen = readyz(gateway).await;
+        let seen = gateway.readyz().await;
         let tenant = format!("tenant {}", gateway.tenant().name);
         let told = seen.json()["warnings"][&tenant].to_string();
         match seen.status == 200 && told.contains(text) {
@@ -107,7 +107,7 @@ async fn without_scripts_histories_and_presence_are_refused_and_told() {
     let () = redis.command(&grant).await;
     // A tenant that is served is looked at twice a minute.
     eventually(4 * PATIENCE, "nothing lacks any more", async || {
-        let seen = readyz(&gateway).await.json();
+        let seen = gateway.readyz().await.json();
         match seen["warnings"] == json!({}) {
             true => Ok(()),
             false => Err(seen),
@@ -128,7 +128,7 @@ async fn without_scripts_the_layer_core_is_degraded_until_they_are_granted() {
     let why = "the layer core needs scripts, which Redis at";
     let tenant: &Tenant = gateway.tenant();
     eventually(PATIENCE, "the tenant is degraded", async || {
-        let seen = readyz(&gateway).await;
+        let seen = gateway.readyz().await;
         let told = seen.json()["tenants"][&tenant.name].to_string();
         match told.contains(why) && seen.json()["degraded"] == 1 {
             true => Ok(()),

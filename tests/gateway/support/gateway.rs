@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use toml::Table;
 
 use super::database::ALICE;
+use super::http::{Response, request};
 use super::replica::Replica;
 use super::socket::Socket;
 use super::{Database, RedisServer, scratch, token, unique};
@@ -330,6 +331,13 @@ impl Gateway {
             .map(|replica| replica.process.output.text())
             .collect::<Vec<_>>()
             .join("\n")
+    }
+
+    /// `/readyz` of the first replica, as an operator sees it.
+    pub(crate) async fn readyz(&self) -> Response {
+        let bearer = format!("Bearer {}", self.api_key);
+        let headers = [("Authorization", bearer.as_str())];
+        request(self.replica().admin, "GET", "/readyz", &headers, "").await
     }
 
     /// `POST …/groups/{group}/send` on the first replica, for the first tenant.
