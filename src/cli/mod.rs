@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, TenantConfig};
+use crate::ids::TenantId;
 use crate::validation::{LoadOptions, Loaded};
 
 mod completions;
@@ -123,28 +124,39 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Reads and checks the configuration; prints warnings and mistakes to standard error.
+/// The mistake of a new terminal.
+const NO_FILE: &str = "no configuration file: name one with --config or LOCKGATE_CONFIG; `lockgate config default` prints one to \
+     begin with, and `lockgate dev` needs none";
+
+/// Reads and checks the configuration; prints mistakes to standard error. Its warnings are for those who write it or run it:
+/// [`load_with`] prints them.
 ///
 /// # Errors
 /// The exit status. The mistakes are printed already.
 fn load(path: Option<&Path>) -> Result<Loaded, ExitCode> {
-    load_with(path, &LoadOptions::default())
+    read(path, &LoadOptions::default())
 }
 
+/// As [`load`], and prints the warnings too.
 fn load_with(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ExitCode> {
+    let loaded = read(path, options)?;
+    for warning in &loaded.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    Ok(loaded)
+}
+
+fn read(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ExitCode> {
     match Config::load(path, options) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                complain(&format!("warning: {warning}"));
-            }
-            Ok(loaded)
-        }
+        Ok(loaded) => Ok(loaded),
         Err(errors) => {
-            for mistake in errors.mistakes() {
-                complain(&format!("error: {mistake}"));
-            }
             if path.is_none() {
-                complain("no configuration file: name one with --config or LOCKGATE_CONFIG");
+                complain(&format!("error: {NO_FILE}"));
+            }
+            // Only a file has tenants, so that they are missing without one says nothing more.
+            let mistakes = errors.mistakes().iter();
+            for mistake in mistakes.filter(|mistake| path.is_some() || mistake.key != "tenants") {
+                complain(&format!("error: {mistake}"));
             }
             Err(ExitCode::FAILURE)
         }
@@ -193,6 +205,44 @@ fn bold(colour: AnsiColor) -> Style {
 /// Returns the whole command line, for its completions and manual pages.
 fn command() -> clap::Command {
     Arguments::command()
+}
+
+/// The most names of tenants that an error lists.
+const MOST_NAMES: usize = 10;
+
+/// The way to the tenants that the commands of this module do not read.
+const REGISTERED: &str = "those of [registry] are not read here: `lockgate tenant list` names them, and the log of a replica says why \
+     one of them refuses a handshake";
+
+/// Returns a tenant of the files.
+///
+/// # Errors
+/// The text for a person, if there is none of this name.
+fn tenant_of_files<'c>(config: &'c Config, id: &TenantId) -> Result<&'c TenantConfig, String> {
+    let unknown = || {
+        let names: Vec<_> = config
+            .tenants
+            .keys()
+            .take(MOST_NAMES)
+            .map(TenantId::as_str)
+            .collect();
+        let more = if config.tenants.len() > MOST_NAMES {
+            ", …"
+        } else {
+            ""
+        };
+        let known = match names.is_empty() {
+            true => "the files have none".to_owned(),
+            false => format!("the files have {}{more}", names.join(", ")),
+        };
+        let registered = match config.registry.database {
+            Some(_) => format!("; {REGISTERED}"),
+            None => String::new(),
+        };
+        format!("there is no tenant {id}; {known}{registered}")
+    };
+    let found = config.tenants.get(id);
+    found.map(|tenant| &**tenant).ok_or_else(unknown)
 }
 
 /// Prints an error and returns the exit status for it.

@@ -29,7 +29,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         Ok(process) => process,
         Err(status) => return status,
     };
-    let loaded = match super::load(path) {
+    let loaded = match super::load_with(path, &LoadOptions::default()) {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };

@@ -93,8 +93,9 @@ pub(super) fn run(path: Option<&Path>, verb: &TokenVerb) -> ExitCode {
 }
 
 fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
-    let Some(tenant) = config.tenants.get(&arguments.tenant) else {
-        return super::fail(&format!("there is no tenant {}", arguments.tenant));
+    let tenant = match super::tenant_of_files(config, &arguments.tenant) {
+        Ok(tenant) => tenant,
+        Err(text) => return super::fail(&text),
     };
     let id_type = user_id::id_type_of(&tenant.token, tenant.users.id_type);
     match user_id::from_text(&arguments.user, id_type) {
@@ -130,6 +131,9 @@ fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
 }
 
 fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
+    if let Err(text) = super::tenant_of_files(config, &arguments.tenant) {
+        return super::fail(&text);
+    }
     let text = match arguments.token.as_str() {
         "-" => match std::io::read_to_string(std::io::stdin()) {
             // `echo` adds one line end. All other characters belong to the token, so that the checks see them.

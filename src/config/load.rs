@@ -208,7 +208,9 @@ impl Files {
             Err(errors) => {
                 self.complete = false;
                 for error in errors {
-                    report.mistake(error.place, "", error.message, "valid TOML", "");
+                    let found = format!("text that is no TOML ({})", error.message);
+                    let advice = "a text stands in quotes, one with a backslash in single quotes";
+                    report.mistake(error.place, "", found, "valid TOML", advice);
                 }
                 None
             }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use self::finding::{Findings, Severity};
 use self::servers::{RedisServer, redis_servers};
 use crate::config::Config;
-use crate::validation;
+use crate::validation::{self, LoadOptions};
 
 mod acl;
 mod database;
@@ -40,7 +40,7 @@ pub(super) struct DoctorArguments {
 }
 
 pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode {
-    let config = match super::load(path) {
+    let config = match super::load_with(path, &LoadOptions::default()) {
         Ok(loaded) => loaded.config,
         Err(status) => return status,
     };

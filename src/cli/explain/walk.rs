@@ -5,6 +5,7 @@ use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 use serde_json::{Value, json};
 
+use super::super::REGISTERED;
 use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
@@ -81,7 +82,13 @@ fn tenant_of<'c>(
                 _ => "host",
             };
             report.step(name, Verdict::Fail, Value::Null, refusal.detail());
-            report.refuse(refusal, None, advice(refusal, None, Some(head)));
+            let advice = match (refusal, &config.registry.database) {
+                (Refusal::TenantNotFound, Some(_)) => {
+                    format!("no tenant of the files has this host; {REGISTERED}")
+                }
+                _ => advice(refusal, None, Some(head)),
+            };
+            report.refuse(refusal, None, advice);
             None
         }
     }

@@ -166,6 +166,43 @@ async fn a_good_configuration_checks_out_and_variables_override_it() {
     );
 }
 
+/// Before: a line about the table of tenants came first.
+#[test]
+fn a_missing_configuration_file_is_the_one_mistake() {
+    let output = lockgate(&["serve"]);
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.starts_with("error: no configuration file: name one"),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+/// Before: each command that reads the file printed its warnings, `token mint` inside of `token explain` twice.
+#[tokio::test]
+async fn warnings_are_for_those_who_check_or_run_a_configuration() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with("token.signing_key", "short")
+        .write()
+        .await;
+    let (tenant, config) = (&gateway.tenant().name, gateway.config.to_str().unwrap());
+    let mint = ["token", "mint", "--tenant", tenant, "--user", "1"];
+    for (arguments, warns) in [
+        (&mint[..], false),
+        (&["config", "check"], true),
+        (&["doctor"], true),
+    ] {
+        let output = lockgate(&[arguments, &["--config", config]].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(told.contains("warning: "), warns, "{arguments:?}: {told}");
+        if !warns {
+            assert_eq!((output.status.code(), &*told), (Some(0), ""));
+        }
+    }
+}
+
 #[test]
 fn defaults_and_reference_are_printed_and_the_defaults_are_toml() {
     let output = lockgate(&["config", "default"]);

@@ -151,3 +151,21 @@ async fn the_tables_are_made_once_and_the_secrets_get_another_key() {
         );
     }
 }
+
+/// Before: `explain` said to add the host to a file, and `token` that there is no such tenant.
+#[tokio::test]
+async fn commands_that_know_the_files_alone_say_so() {
+    let store = Store::sqlite();
+    let gateway = store.gateway().write().await;
+    let (acme, _) = registered("acme").await;
+    let url = format!("ws://{}{CHAT}", acme.host);
+    for arguments in [
+        &["explain", "--url", &url][..],
+        &["token", "mint", "--tenant", &acme.name, "--user", ALICE],
+        &["token", "explain", "--tenant", &acme.name, "e30.e30.e30"],
+    ] {
+        let (status, said) = lockgate(&gateway, arguments);
+        let told = said.contains("`lockgate tenant list`");
+        assert!(status == Some(1) && told, "{arguments:?}: {said}");
+    }
+}
