@@ -25,8 +25,7 @@ pub fn valid_in_namespace(name: &str, namespace: &str) -> bool {
 
 /// Says why `name` is not valid for a group in a namespace. The text shows one character of it, never the whole.
 pub fn fault_of_group_name(name: &str, namespace: &str) -> String {
-    let wrong = |c: &char| !u8::try_from(*c).is_ok_and(in_name);
-    match name.chars().find(wrong) {
+    match foreign_character(name) {
         _ if name.is_empty() => "it is empty".to_owned(),
         Some(character) => format!("it has the character {character:?}"),
         None if namespace.is_empty() => {
@@ -37,6 +36,12 @@ pub fn fault_of_group_name(name: &str, namespace: &str) -> String {
             name.len()
         ),
     }
+}
+
+/// Returns the first character of `text` that no name of a group has.
+pub fn foreign_character(text: &str) -> Option<char> {
+    text.chars()
+        .find(|character| !u8::try_from(*character).is_ok_and(in_name))
 }
 
 /// Returns true if `name` is valid for a channel.

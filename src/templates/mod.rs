@@ -136,6 +136,14 @@ impl Template {
         Ok(self)
     }
 
+    /// Returns the texts around its values, which every name has that it makes.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::Literal(text) => Some(&**text),
+            _ => None,
+        })
+    }
+
     /// Returns the template as configured.
     pub fn as_str(&self) -> &str {
         &self.text

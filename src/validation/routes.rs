@@ -1,6 +1,7 @@
 //! Checks routes: paths, statements, group templates, and the needs of consumers.
 
-use crate::config::{Deliver, Fault, IdType, RouteConfig, TenantConfig, UsersFrom};
+use crate::channel_names::foreign_character;
+use crate::config::{Deliver, Fault, GroupNames, IdType, RouteConfig, TenantConfig, UsersFrom};
 use crate::consumer::Registry;
 use crate::ids::TenantId;
 use crate::render::Delivery;
@@ -30,6 +31,9 @@ pub(super) fn check(
         checker.faults(&key, consumers.consumer(route));
         let delivery = Delivery::new(route.deliver.clone(), &route.events);
         checker.faults(&key, delivery);
+        if tenant.layer.group_names == GroupNames::Channels {
+            check_characters(&key, route, checker);
+        }
         check_subprotocols(&key, route, checker);
         if route.anonymous {
             check_anonymous(&key, route, checker);
@@ -177,6 +181,23 @@ impl Entrances {
         let into = text(meeting.into);
         let place = checker.place_of(&self.keys[meeting.into]);
         format!("{by:?}, which can make {example:?}, as {into:?} at {place} can")
+    }
+}
+
+/// Refuses a template whose own text has a character that no name may have, so that each socket of its route would be refused.
+fn check_characters(key: &str, route: &RouteConfig, checker: &mut Checker<'_>) {
+    for (index, text) in route.groups.iter().enumerate() {
+        let Ok(template) = Template::parse(text) else {
+            continue;
+        };
+        if let Some(character) = template.literals().find_map(foreign_character) {
+            let key = format!("{key}.groups[{index}]");
+            let found = format!("{text:?}, whose names would have the character {character:?}");
+            let expected =
+                "names of ASCII letters, digits, \"-\", \"_\" and \".\", as Channels has them";
+            let advice = "on a pubsub layer group_names = \"any\" allows others";
+            checker.mistake(&key, found, expected, advice);
+        }
     }
 }
 

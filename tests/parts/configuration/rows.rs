@@ -36,7 +36,7 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["registry.database: found", "postgres://"], ["registry.key[0]: found a text that is not base64", "openssl"], ["registry.key[1]: found 7 bytes"], ["registry.migrate: found 1"], ["registry.keep: found \"0s\"", "at least 1s"]];
         "a registry in memory" "[registry]\ndatabase = \"sqlite::memory:\"\nkey = \"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"\n"
             => [["registry.database: found a database in memory"]];
-        "syntax" "{TENANT}[server]\nlisten = \n" => [["lockgate.toml:12:", "expected valid TOML"]];
+        "syntax" "{TENANT}[server]\nlisten = \n" => [["lockgate.toml:12:", "text that is no TOML (", "expected valid TOML", "in quotes"]];
         "syntax in a secret" "[redis]\nurl = \"redis://:hunter2@h\n" => [["lockgate.toml:2:", "expected valid TOML"]];
         "bare secret" "[redis]\nurl = redis://:hunter2@h\n" => [["lockgate.toml:2:"]];
         "unknown key" "{TENANT}[server]\nmax_conections = 5\n"
@@ -188,6 +188,8 @@ pub(crate) fn rows() -> Vec<Row> {
             => [["routes[1].groups[0]: found the user's field \"team\", expected a column that is read of users.table", "write users.query to read others"]];
         "templates" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"{y}\", \"{user\", \"{a.b}\"]\n"
             => [["routes[1].groups[0]: found \"{y}\"", "the route has no parameter \"y\""], ["groups[1]"], ["groups[2]"]];
+        "characters that no name has" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"chat:{x}\", \"chat_{x}\", \"of {user.id}\"]\n"
+            => [["routes[1].groups[0]: found \"chat:{x}\"", "':'", "group_names"], ["routes[1].groups[2]", "' '"]];
         "templates that collide" "{TENANT}[[tenants.acme.routes]]\npath = \"<slug:x>\"\ngroups = [\"room_{x}\"]\n[[tenants.acme.routes]]\npath = \"u/\"\ngroups = [\"room_{user.id}\"]\n"
             => [["lockgate.toml:13:11: tenants.acme.routes[1].groups[0]: found \"room_{x}\", which can make", "\"room_{user.id}\" at lockgate.toml:16:11"]];
         "deliver" "{TENANT}deliver = \"bdy\"\n" => [["routes[0].deliver: found \"bdy\", expected \"body\", \"event\" or { field = "]];
