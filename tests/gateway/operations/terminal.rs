@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::support::process::Program;
 use crate::support::replica::LOCKGATE;
@@ -148,6 +150,36 @@ async fn a_drain_tells_its_progress() {
     replica.terminate();
     let line = replica.logged("waiting for the load balancer").await;
     assert!(line.contains("\"count\":1"), "{line}");
+}
+
+/// Once the delay is over, the lines count the sockets that are still to be closed.
+#[tokio::test]
+async fn a_drain_tells_how_many_sockets_are_left() {
+    let gateway = gateway()
+        .set("server.drain.delay", "0s")
+        .set("server.drain.rate", 3)
+        .set("server.drain.window", "10m")
+        .tenant("acme")
+        .start()
+        .await;
+    let replica = gateway.replica();
+    let mut clients = JoinSet::new();
+    for _ in 0..50 {
+        let mut socket = gateway.open("/ws/chat/lobby/").await;
+        clients.spawn(async move { socket.closed().await });
+    }
+    replica.terminate();
+    let told = async |fewer_than: u64| {
+        let line = replica.process.line("fewer sockets", PATIENCE, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let count = line["count"].as_u64()?;
+            (line["message"] == "Draining: closing sockets" && count < fewer_than).then_some(count)
+        });
+        line.await
+    };
+    let first = told(50).await;
+    let second = told(first).await;
+    assert!(second > 0, "{first}, {second}");
 }
 
 /// Before: "unrecognized subcommand".
