@@ -2,6 +2,7 @@
 
 No registry for images is reached: a Debian made by debootstrap stands for the build base, with this machine's Rust tool chain in
 it, and a root of nothing but glibc, libgcc and certificates for the run base, as distroless/cc has them.
+With the static binaries the image of the other architecture is built too, on an empty base, and its binary runs under qemu.
 """
 
 import argparse
@@ -19,9 +20,13 @@ from pathlib import Path
 
 from tools import ROOT, TARGET, output, program
 
+sys.path.insert(0, str(ROOT / "deploy/release"))
+
+from chat import chat  # noqa: E402
+from project import FILES, Failed, TARGETS, native, runner  # noqa: E402
+
 CACHE = TARGET / "deploy" / "image"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 SOURCE = "https://git.invalid/lockgate"
 TAG = "localhost/lockgate:check"
 CONFIG = """
@@ -76,24 +81,36 @@ def bases():
         must(program("buildah"), "rm", container)
 
 
-def build(released):
-    """Builds the image from the sources, or with the static binaries of deploy/release/build."""
+def compiled():
+    """Returns buildah's options for an image with a binary from the sources."""
     rustup = Path(os.environ.get("RUSTUP_HOME", Path.home() / ".rustup"))
     cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+    return ["--build-arg", "BUILD_BASE=localhost/lockgate-build:local", "--build-arg", "RUN_BASE=localhost/lockgate-run:local",
+            "--volume", f"{rustup}:/root/.rustup", "--volume", f"{cargo}:/root/.cargo"]
+
+
+def released(architecture):
+    """Returns buildah's options for an image with a static binary of deploy/release/build. No stage that compiles is run."""
+    base = "localhost/lockgate-run:local" if architecture == native() else "scratch"
+    return ["--build-arg", "BINARY=released", "--build-arg", f"TARGETARCH={architecture}", "--arch", architecture,
+            "--build-arg", "BUILD_BASE=scratch", "--build-arg", f"RUN_BASE={base}"]
+
+
+def build(tag, options):
+    """Builds deploy/Dockerfile, prints the size of the image, and looks at what the image says of itself."""
     began = time.monotonic()
-    say("buildah bud, with the static binary" if released else "buildah bud, with a release build in it")
-    binary = ["--build-arg", "BINARY=released", "--build-arg", f"TARGETARCH={ARCHITECTURES[os.uname().machine]}"] if released else []
     with (CACHE / "build.log").open("w") as log:
         done = subprocess.run([
             program("buildah"), "bud", "--network", "host", "--layers", "-f", str(ROOT / "deploy/Dockerfile"),
             "--ignorefile", str(ROOT / "deploy/Dockerfile.dockerignore"),
-            "--build-arg", "BUILD_BASE=localhost/lockgate-build:local", "--build-arg", "RUN_BASE=localhost/lockgate-run:local",
-            "--build-arg", f"VERSION={VERSION}", "--build-arg", "REVISION=check", "--build-arg", f"SOURCE={SOURCE}", *binary,
-            "--volume", f"{rustup}:/root/.rustup", "--volume", f"{cargo}:/root/.cargo", "--format", "docker", "-t", TAG, str(ROOT)],
+            "--build-arg", f"VERSION={VERSION}", "--build-arg", "REVISION=check", "--build-arg", f"SOURCE={SOURCE}", *options,
+            "--format", "docker", "-t", tag, str(ROOT)],
             stdout=log, stderr=log).returncode
     if done:
         raise RuntimeError((CACHE / "build.log").read_text()[-3000:])
-    say(f"built in {time.monotonic() - began:.0f} s")
+    size = int(must(program("podman"), "image", "inspect", "--format", "{{.Size}}", tag))
+    say(f"{tag}: built in {time.monotonic() - began:.0f} s, {size / 1e6:.1f} MB")
+    described(tag)
 
 
 def run():
@@ -146,12 +163,31 @@ def run():
             output(podman, "rm", "-f", container)
 
 
-def labels():
-    """Raises RuntimeError unless the image tells version, revision and source as OCI's labels."""
-    told = json.loads(must(program("podman"), "image", "inspect", "--format", "{{json .Labels}}", TAG))
+def described(tag):
+    """Raises RuntimeError unless the image has a check of its health, and tells version, revision and source as OCI's labels."""
+    if "healthcheck" not in must(program("podman"), "image", "inspect", "--format", "{{.HealthCheck}}", tag).lower():
+        raise RuntimeError(f"{tag} has no HEALTHCHECK")
+    told = json.loads(must(program("podman"), "image", "inspect", "--format", "{{json .Labels}}", tag))
     for key, value in {"version": VERSION, "revision": "check", "source": SOURCE, "licenses": "Apache-2.0", "title": "lockgate"}.items():
         if told.get(f"org.opencontainers.image.{key}") != value:
             raise RuntimeError(f"the label {key} is {told.get(f'org.opencontainers.image.{key}')!r}, expected {value!r}")
+
+
+def foreign(architecture):
+    """Builds the image of another architecture, and runs a chat with the binary out of it, under qemu."""
+    tag = f"{TAG}-{architecture}"
+    build(tag, released(architecture))
+    told = must(program("podman"), "image", "inspect", "--format", "{{.Architecture}}", tag)
+    if told != architecture:
+        raise RuntimeError(f"{tag} says that it is for {told}")
+    container = must(program("buildah"), "from", "--arch", architecture, "--pull-never", tag)
+    try:
+        root = must(program("buildah"), "mount", container)
+        words = runner(architecture)
+        took = chat([*words, f"{root}/usr/local/bin/lockgate"])
+        say(f"{architecture} under {Path(words[0]).name}: a chat after {took:.1f} s")
+    finally:
+        output(program("buildah"), "rm", container)
 
 
 def in_own_mounts():
@@ -165,18 +201,20 @@ def in_own_mounts():
 def main():
     in_own_mounts()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--released", action="store_true", help="with the static binary of deploy/release/build, without compiling")
+    parser.add_argument("--released", action="store_true", help="with the static binaries of deploy/release/build, without compiling")
     arguments = parser.parse_args()
     try:
         bases()
-        build(arguments.released)
-        labels()
-        size = int(must(program("podman"), "image", "inspect", "--format", "{{.Size}}", TAG))
-        say(f"{TAG}: {size / 1e6:.1f} MB")
-        if "healthcheck" not in must(program("podman"), "image", "inspect", "--format", "{{.HealthCheck}}", TAG).lower():
-            raise RuntimeError("the image has no HEALTHCHECK")
+        build(TAG, released(native()) if arguments.released else compiled())
         run()
-    except RuntimeError as problem:
+        for architecture in TARGETS if arguments.released else ():
+            if architecture == native():
+                continue
+            if (FILES / "image" / architecture / "lockgate").exists():
+                foreign(architecture)
+            else:
+                say(f"SKIPPED: {architecture}: deploy/release/build {architecture}")
+    except (RuntimeError, Failed) as problem:
         print(problem)
         return 1
     return 0
