@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -22,7 +23,8 @@ def chat(command, **options):
     """Starts the program, lets bob hear alice, and returns the seconds that it took."""
     began = time.monotonic()
     words = [*command, "dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--json"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process, contextlib.ExitStack() as sockets:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options) as process, \
+            contextlib.ExitStack() as sockets:
         try:
             if not select.select([process.stdout], [], [], DEADLINE)[0]:
                 raise Failed(f"{words}: no line after {DEADLINE} s")
@@ -40,7 +42,8 @@ def chat(command, **options):
                 if event.get("message") != "hello" or event.get("username") != "alice":
                     raise Failed(f"heard {event}")
         finally:
-            process.kill()
+            # The whole group: a change of the user, as by setpriv, takes back that the program ends with `unshare`.
+            os.killpg(process.pid, signal.SIGKILL)
     return time.monotonic() - began
 
 
