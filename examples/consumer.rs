@@ -130,7 +130,7 @@ pub(crate) async fn serve(file: PathBuf) -> anyhow::Result<()> {
     let options = Options {
         registry: registry(),
         sources: loaded.files,
-        load: Some(Arc::new(move || Config::load(Some(&file), &options))),
+        load: Some(Arc::new(move |_: &_| Config::load(Some(&file), &options))),
         ..Options::default()
     };
     let server = Server::start(loaded.config, options).await?;

@@ -141,6 +141,9 @@ fn reasons(state: &AdminState) -> BTreeMap<String, Option<String>> {
         (tenant.id.to_string(), obstacle)
     };
     let mut reasons: BTreeMap<_, _> = tenants.iter().map(reason).collect();
+    for trouble in state.tenants.file_troubles().iter() {
+        reasons.insert(trouble.subject(), Some(trouble.why.clone()));
+    }
     let registered = state.book.as_ref().map(|book| book.tenants());
     for tenant in registered.iter().flat_map(|tenants| tenants.iter()) {
         if let Some(trouble) = &tenant.trouble {

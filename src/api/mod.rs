@@ -211,9 +211,14 @@ impl FromRequestParts<ApiState> for PathTenant {
         if let Some(tenant) = state.tenants.for_call(&name).await {
             return Ok(PathTenant(tenant));
         }
-        // One of the registry that cannot be served, or not be known yet, is there nevertheless.
+        // One that cannot be served, or not be known yet, is there nevertheless.
         let known = registered::known(state);
-        let is_known = { known.iter() }.any(|tenant| tenant.id.as_str() == name);
+        let of_files = state.tenants.file_troubles();
+        let of_files = of_files
+            .iter()
+            .filter_map(|trouble| trouble.tenant.as_ref());
+        let mut ids = of_files.chain(known.iter().map(|tenant| &tenant.id));
+        let is_known = ids.any(|id| id.as_str() == name);
         Err(match is_known || state.tenants.is_incomplete() {
             true => ApiProblem::TenantUnavailable,
             false => ApiProblem::TenantNotFound,

@@ -127,10 +127,13 @@ pub(super) async fn show(
         // Until then nothing tells a suspension. What cannot open has its reason below.
         tenant.opens().await.ok();
     }
-    if stored.is_none() && served.is_none() {
+    let trouble = match stored {
+        Some(_) => trouble_of(&state, &id),
+        None => trouble_of_files(&state, &id),
+    };
+    if stored.is_none() && served.is_none() && trouble.is_none() {
         return Err(ApiProblem::TenantNotFound);
     }
-    let trouble = stored.is_some().then(|| trouble_of(&state, &id)).flatten();
     let connections = match &served {
         Some(tenant) => {
             let counted = ask(&state, tenant, Op::Count).await.ok();
@@ -178,6 +181,15 @@ fn trouble_of(state: &ApiState, id: &TenantId) -> Option<String> {
     let known = known(state);
     let at = known.binary_search_by(|tenant| tenant.id.cmp(id)).ok()?;
     known[at].trouble.clone()
+}
+
+/// Returns the reason why a tenant of an included file is not served as it stands there.
+pub(super) fn trouble_of_files(state: &ApiState, id: &TenantId) -> Option<String> {
+    let troubles = state.tenants.file_troubles();
+    let own = troubles
+        .iter()
+        .find(|trouble| trouble.tenant.as_ref() == Some(id));
+    own.map(|trouble| trouble.why.clone())
 }
 
 /// Stores the whole configuration of a tenant, and serves it.

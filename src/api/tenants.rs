@@ -22,7 +22,7 @@ use crate::ids::TenantId;
 use crate::metrics;
 use crate::stores::key_store::Lifetime;
 use crate::stores::redis_keys;
-use crate::tenant::SUSPENDED;
+use crate::tenant::{FileTrouble, SUSPENDED};
 
 /// One tenant of the list.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -64,7 +64,10 @@ pub(super) async fn list(
     let part = Part::of(query)?;
     let (all, registered) = (state.tenants.all(), registered::known(&state));
     let of_registry = registered.iter().map(|tenant| (&tenant.id, Some(tenant)));
+    let troubles = state.tenants.file_troubles();
     let mut names: BTreeMap<_, _> = all.iter().map(|tenant| (&tenant.id, None)).collect();
+    let of_files = { troubles.iter() }.filter_map(|trouble| trouble.tenant.as_ref());
+    names.extend(of_files.map(|id| (id, None)));
     names.extend(of_registry);
     let after = |id: &TenantId| match &part.cursor {
         Some(cursor) => id.as_str() > cursor.as_str(),
@@ -99,7 +102,10 @@ async fn entry(state: &ApiState, id: &TenantId, registered: Option<&TenantOfBook
         }
         None => None,
     };
-    let trouble = registered.and_then(|registered| registered.trouble.clone());
+    let trouble = match registered {
+        Some(registered) => registered.trouble.clone(),
+        None => registered::trouble_of_files(state, id),
+    };
     let reason = trouble.or_else(|| obstacle.map(str::to_owned));
     TenantEntry {
         name: id.to_string(),
@@ -159,6 +165,28 @@ pub(super) async fn resume(
     Ok(Json(ask(&state, &tenant, Op::Resume).await?.into()))
 }
 
+/// A tenant of an included file, or such a file, that is not served as it stands.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct NotAsWritten {
+    /// The tenant; `null` for mistakes that are not those of one tenant.
+    tenant: Option<String>,
+    file: String,
+    reason: String,
+    /// True if its last good configuration is served.
+    last_good: bool,
+}
+
+impl From<&FileTrouble> for NotAsWritten {
+    fn from(trouble: &FileTrouble) -> Self {
+        Self {
+            tenant: trouble.tenant.as_ref().map(ToString::to_string),
+            file: trouble.file.display().to_string(),
+            reason: trouble.why.clone(),
+            last_good: trouble.is_served,
+        }
+    }
+}
+
 /// The result of a reload.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Reloaded {
@@ -166,6 +194,10 @@ pub(super) struct Reloaded {
     applied: usize,
     /// The ids of the replicas that refused it; their logs say why.
     refused: Vec<String>,
+    /// What this replica does not serve as its files say.
+    degraded: Vec<NotAsWritten>,
+    /// The ids of the other replicas that do not serve all as their files say; their lists of tenants say why.
+    degraded_on: Vec<String>,
     /// The replicas that answered in time.
     replicas: Replicas,
 }
@@ -185,10 +217,14 @@ pub(super) async fn reload(
     (state.deployment.reload)()
         .await
         .map_err(|_| ApiProblem::ConfigurationNotValid)?;
+    let troubles = state.tenants.file_troubles();
+    let degraded = troubles.iter().map(NotAsWritten::from).collect();
     let Some((control, key_store)) = &state.deployment.control else {
         return Ok(Json(Reloaded {
             applied: 1,
             refused: Vec::new(),
+            degraded,
+            degraded_on: Vec::new(),
             replicas: Replicas::only_one(),
         }));
     };
@@ -206,9 +242,13 @@ pub(super) async fn reload(
     let refused = gathered.answers.iter();
     let refused = refused.filter(|answer| answer.error.is_some());
     let refused: Vec<String> = refused.map(|answer| answer.replica.clone()).collect();
+    let degraded_on = gathered.answers.iter();
+    let degraded_on = degraded_on.filter(|answer| answer.degraded.is_some_and(|count| count > 0));
     Ok(Json(Reloaded {
         applied: gathered.answers.len() - refused.len(),
         refused,
+        degraded,
+        degraded_on: degraded_on.map(|answer| answer.replica.clone()).collect(),
         replicas: gathered.replicas,
     }))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::http_client::{base_of, exchange, local_url};
-use crate::config::{Draft, Environment};
+use crate::config::{Draft, Environment, TenantFiles};
 
 /// Ask the local replica whether it is alive: exit 0 or 1
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &HealthcheckArguments) -> Exit
     // Mistakes in the file are ignored, because only the address is needed: a running replica stays healthy while an
     // operator corrects its file.
     let base = arguments.url.as_deref().map(base_of).unwrap_or_else(|| {
-        let draft = Draft::read(path, &Environment::of_process(), &[]);
+        let draft = Draft::read(path, &Environment::of_process(), &[], &TenantFiles::new());
         local_url(draft.config.admin.listen)
     });
     let page = if arguments.ready { "readyz" } else { "livez" };

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, TenantConfig};
+use crate::config::{Config, ConfigErrors, TenantConfig};
 use crate::ids::TenantId;
 use crate::validation::{LoadOptions, Loaded};
 
@@ -139,15 +139,28 @@ fn load(path: Option<&Path>) -> Result<Loaded, ExitCode> {
 
 /// As [`load`], and prints the warnings too.
 fn load_with(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ExitCode> {
-    let loaded = read(path, options)?;
+    told_with_warnings(path, Config::load(path, options))
+}
+
+fn read(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ExitCode> {
+    told(path, Config::load(path, options))
+}
+
+/// As [`told`], and prints the warnings too.
+fn told_with_warnings(
+    path: Option<&Path>,
+    loaded: Result<Loaded, ConfigErrors>,
+) -> Result<Loaded, ExitCode> {
+    let loaded = told(path, loaded)?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
     }
     Ok(loaded)
 }
 
-fn read(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ExitCode> {
-    match Config::load(path, options) {
+/// Prints the mistakes of a configuration that was read.
+fn told(path: Option<&Path>, loaded: Result<Loaded, ConfigErrors>) -> Result<Loaded, ExitCode> {
+    match loaded {
         Ok(loaded) => Ok(loaded),
         Err(errors) => {
             if path.is_none() {

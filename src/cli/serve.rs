@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::runtime::Runtime;
 
-use crate::config::{Config, LogConfig};
+use crate::config::{Config, LogConfig, TenantFiles};
 use crate::server::{Ended, Options, Server, Signals};
 use crate::telemetry::{LogOutput, Telemetry};
 use crate::validation::{LoadOptions, Loaded};
@@ -19,7 +19,7 @@ Examples:
   lockgate serve --config lockgate.toml
   LOCKGATE_CONFIG=lockgate.toml LOCKGATE_SERVER__LISTEN=127.0.0.1:8000 lockgate serve")]
 pub(super) struct ServeArguments {
-    /// Stop if a tenant cannot be served, instead of serving the others
+    /// Stop if a tenant cannot be served, and refuse a reload with a mistake in any file, instead of serving the others
     #[arg(long)]
     pub(super) strict: bool,
 }
@@ -29,7 +29,15 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         Ok(process) => process,
         Err(status) => return status,
     };
-    let loaded = match super::load_with(path, &LoadOptions::default()) {
+    let strict = arguments.strict;
+    let read = move |path: Option<&Path>, before: &TenantFiles| {
+        let options = LoadOptions::default();
+        match strict {
+            true => Config::load(path, &options),
+            false => Config::load_each(path, &options, before),
+        }
+    };
+    let loaded = match super::told_with_warnings(path, read(path, &TenantFiles::new())) {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
@@ -37,16 +45,18 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         config,
         mut files,
         secret_files,
+        included,
         ..
     } = loaded;
     files.extend(secret_files);
     let source = path.map(Path::to_owned);
     let options = Options {
-        strict: arguments.strict,
-        load: Some(Arc::new(move || {
-            Config::load(source.as_deref(), &LoadOptions::default())
+        strict,
+        load: Some(Arc::new(move |before: &TenantFiles| {
+            read(source.as_deref(), before)
         })),
         sources: files,
+        included,
         ..Options::default()
     };
     let log = config.log.clone();

@@ -31,6 +31,8 @@ pub use token::{IssuerConfig, KeyConfig, OnExpiry, TokenConfig, TokenSource};
 pub use units::{parse_duration, parse_size, print_duration, print_size};
 pub use users::{IdType, PoolConfig, UsersConfig, UsersFrom};
 
+pub use include::TenantFiles;
+pub(crate) use include::{Concerned, IncludedFiles};
 pub(crate) use load::{Draft, Places, TenantDraft};
 pub(crate) use problem::ConfigReport;
 pub(crate) use read::nearest;
@@ -50,6 +52,7 @@ mod fault;
 pub(crate) mod file;
 mod form;
 mod group;
+mod include;
 mod key;
 mod layer;
 mod load;
@@ -77,7 +80,7 @@ table! {
     pub struct Config {
         /// Files with further `[tenants.NAME]` tables: shell globs, relative to this file.
         pub include: Vec<String> as List(Text) => Vec::new(),
-        /// Apply a changed file within a few seconds. Otherwise a reload needs SIGHUP or `POST /v1/reload`.
+        /// Apply a changed file within two seconds. Otherwise a reload needs SIGHUP or `POST /v1/reload`.
         pub watch: bool as Flag => false,
         /// The listener for sockets, and the bounds of this replica.
         pub server: ServerConfig as nested() => ServerConfig::default(),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::document::Place;
+use crate::ids::TenantId;
 
 /// The source of a value.
 #[derive(Clone, Debug)]
@@ -34,6 +35,19 @@ pub struct Mistake {
     pub expected: String,
     /// The action to take. May be empty.
     pub advice: String,
+}
+
+impl Mistake {
+    /// Returns the number of its source.
+    pub(super) fn source(&self) -> usize {
+        self.at.source
+    }
+
+    /// Returns the tenant whose key it is about.
+    pub(crate) fn tenant(&self) -> Option<TenantId> {
+        let name = self.key.strip_prefix("tenants.")?;
+        name.split(['.', '[']).next()?.parse().ok()
+    }
 }
 
 impl fmt::Display for Mistake {
@@ -76,6 +90,34 @@ impl ConfigErrors {
     /// The mistakes; at least one.
     pub fn mistakes(&self) -> &[Mistake] {
         &self.0
+    }
+
+    /// Writes the mistakes into one line, as the reason for which a tenant is not served; those beyond a bound are counted.
+    pub(crate) fn in_one_line(&self) -> String {
+        let mut line = String::new();
+        for (index, mistake) in self.0.iter().enumerate() {
+            let text = mistake.to_string();
+            if line.len() + text.len() > LONGEST_REASON {
+                let cut = text.floor_char_boundary(LONGEST_REASON.saturating_sub(line.len()));
+                let more = self.0.len() - index - 1;
+                line.push_str(&format!("{}… and {more} more mistakes", &text[..cut]));
+                break;
+            }
+            line.push_str(if index == 0 { "" } else { "; " });
+            line.push_str(&text);
+        }
+        line
+    }
+}
+
+/// The most bytes of a reason. Each list of tenants shows it, and `/readyz` does.
+const LONGEST_REASON: usize = 4096;
+
+impl From<Vec<Mistake>> for ConfigErrors {
+    /// Puts the mistakes, at least one, into the order of the files.
+    fn from(mut mistakes: Vec<Mistake>) -> Self {
+        mistakes.sort_by_key(|mistake| mistake.at);
+        Self(mistakes)
     }
 }
 
@@ -165,6 +207,32 @@ impl ConfigReport {
         });
     }
 
+    /// Returns the mistakes so far.
+    pub(crate) fn mistakes(&self) -> &[Mistake] {
+        &self.mistakes
+    }
+
+    /// Takes the mistakes after the first `count` away.
+    pub(crate) fn take_after(&mut self, count: usize) -> Vec<Mistake> {
+        self.mistakes.split_off(count)
+    }
+
+    /// Returns the number of warnings so far.
+    pub(crate) fn warned(&self) -> usize {
+        self.warnings.len()
+    }
+
+    /// Forgets the warnings after the first `count`: those of a check that was made before.
+    pub(crate) fn keep_warnings(&mut self, count: usize) {
+        self.warnings.truncate(count);
+    }
+
+    /// Returns the warnings, and drops the mistakes.
+    pub(crate) fn into_warnings(mut self) -> Vec<Warning> {
+        self.warnings.sort_by_key(|warning| warning.at);
+        self.warnings
+    }
+
     /// Returns the number of mistakes so far.
     pub(crate) fn count(&self) -> usize {
         self.mistakes.len()
@@ -183,12 +251,10 @@ impl ConfigReport {
     }
 
     /// Returns the warnings, or else every mistake, in the order of the files.
-    pub(crate) fn finish(mut self) -> Result<Vec<Warning>, ConfigErrors> {
+    pub(crate) fn finish(self) -> Result<Vec<Warning>, ConfigErrors> {
         if self.mistakes.is_empty() {
-            self.warnings.sort_by_key(|warning| warning.at);
-            return Ok(self.warnings);
+            return Ok(self.into_warnings());
         }
-        self.mistakes.sort_by_key(|mistake| mistake.at);
-        Err(ConfigErrors(self.mistakes))
+        Err(self.mistakes.into())
     }
 }

@@ -41,6 +41,9 @@ pub struct Answer {
     /// True if this replica has sockets after those of the page. A version that does not know the member leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more: Option<bool>,
+    /// Tenants of included files, and such files, that are not served as they stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<u64>,
     /// The reason why the command was not carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

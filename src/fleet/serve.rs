@@ -55,7 +55,8 @@ async fn give_way(left: &mut usize, bytes: usize) {
 }
 
 /// Acts on the messages of the deployment's control channel. Never returns. `reload` reads the configuration again; its
-/// error names the faults. `look` reads what has changed in the registry.
+/// error names the faults, and otherwise it returns how much is not served as the files say. `look` reads what has changed in
+/// the registry.
 pub async fn serve_deployment<F, R, G, L>(
     control: Arc<Control>,
     fleet: Arc<Fleet>,
@@ -64,9 +65,9 @@ pub async fn serve_deployment<F, R, G, L>(
 ) -> Infallible
 where
     F: Fn() -> R,
-    R: Future<Output = Result<(), String>>,
+    R: Future<Output = Result<Option<u64>, String>>,
     G: Fn() -> L,
-    L: Future<Output = Result<(), String>>,
+    L: Future<Output = Result<Option<u64>, String>>,
 {
     let (reloads, looks) = (Reloads::default(), Reloads::default());
     tokio::select! {
@@ -136,7 +137,7 @@ impl Reloads {
     async fn run<F, R>(&self, reload: F) -> Infallible
     where
         F: Fn() -> R,
-        R: Future<Output = Result<(), String>>,
+        R: Future<Output = Result<Option<u64>, String>>,
     {
         let (mut credit, mut since) = (CREDIT, Instant::now());
         loop {
@@ -144,9 +145,16 @@ impl Reloads {
             credit = (credit + SHARE * since.elapsed().as_secs_f64()).min(CREDIT);
             since = Instant::now();
             let waiting = std::mem::take(&mut *self.waiting.lock());
-            let error = reload().await.err();
+            let (degraded, error) = match reload().await {
+                Ok(degraded) => (degraded, None),
+                Err(error) => (None, Some(error)),
+            };
             for answer in waiting {
-                if !answer.send(|answer| answer.error.clone_from(&error)) {
+                let fill = |answer: &mut Answer| {
+                    answer.error.clone_from(&error);
+                    answer.degraded = degraded;
+                };
+                if !answer.send(fill) {
                     metrics::deployment_control_dropped(ControlDrop::Answers);
                 }
             }

@@ -1,14 +1,18 @@
 //! The metrics of this process as a whole: its life, its handshakes, its fan-out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Counter, Histogram};
+use parking_lot::Mutex;
 
 use super::dependency::one_if;
 use super::families::*;
+use super::tenant::OTHER_TENANTS;
 use super::words::{ControlDrop, HandshakeStage};
 use crate::budget::{HeldKind, MemoryBudget};
+use crate::ids::TenantId;
 
 /// The `tenant` label of requests whose tenant is not known yet.
 pub const NO_TENANT: &str = "_none";
@@ -112,6 +116,35 @@ pub fn config_reload(successful: bool, now: f64) {
     CONFIG_RELOAD_SUCCESSFUL.get().set(one_if(successful));
     if successful {
         CONFIG_RELOAD_TIMESTAMP.get().set(now);
+    }
+}
+
+/// The tenants that `lockgate_config_degraded` names, one place each; the others share `_other`, and files without one too.
+static NAMED: Mutex<BTreeSet<TenantId>> = Mutex::new(BTreeSet::new());
+/// The most names of one process.
+const MOST_NAMED: usize = 100;
+
+/// Records what is not served as the included files say: tenants, and `None` for a file as a whole.
+pub fn config_degraded<'t>(troubles: impl Iterator<Item = Option<&'t TenantId>>) {
+    let mut named = NAMED.lock();
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    let troubles: Vec<_> = troubles.collect();
+    for id in troubles.iter().flatten() {
+        if named.len() < MOST_NAMED {
+            named.insert((*id).clone());
+        }
+    }
+    // A series that has begun goes back to 0.
+    counts.extend(named.iter().map(|id| (id.as_str(), 0)));
+    counts.insert(OTHER_TENANTS, 0);
+    for trouble in troubles {
+        let own = trouble.filter(|id| named.contains(*id));
+        let label = own.map_or(OTHER_TENANTS, TenantId::as_str);
+        *counts.entry(label).or_default() += 1;
+    }
+    for (label, count) in counts {
+        let series = CONFIG_DEGRADED.with([label.to_owned().into()]);
+        series.set(f64::from(count));
     }
 }
 

@@ -12,34 +12,37 @@ use crate::ids::TenantId;
 use crate::tenant::Making;
 
 /// A tenant as it was read: its configuration, or what is wrong with it.
-pub(super) type ReadTenant = Result<Arc<TenantConfig>, String>;
+pub type ReadTenant = Result<Arc<TenantConfig>, String>;
 
 /// The state of a tenant's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StoredState {
-    pub(super) version: i64,
-    pub(super) making: Making,
+pub struct StoredState {
+    /// The version of its document.
+    pub version: i64,
+    /// Its making. Another one is another tenant of its name.
+    pub making: Making,
 }
 
 /// One tenant of the registry.
 #[derive(Clone)]
-pub(super) struct BookPage {
-    pub(super) stored: StoredState,
+pub struct BookPage {
+    /// The state of its row.
+    pub stored: StoredState,
     /// The configuration of this version.
-    pub(super) read: ReadTenant,
+    pub read: ReadTenant,
     /// The last configuration that could be served.
-    pub(super) good: Option<Arc<TenantConfig>>,
+    pub good: Option<Arc<TenantConfig>>,
     /// The one before it, until the parts of `good` were made: they may turn out not to be.
     before: Option<Arc<TenantConfig>>,
     /// The reason why the configuration of this version is not served.
-    pub(super) trouble: Option<String>,
+    pub trouble: Option<String>,
     /// The hosts that its document names.
-    pub(super) hosts: Vec<String>,
+    pub hosts: Vec<String>,
 }
 
 /// The tenants by name.
 #[derive(Clone, Default)]
-pub(super) struct TenantPages {
+pub struct TenantPages {
     pages: BTreeMap<TenantId, BookPage>,
 }
 
@@ -47,19 +50,21 @@ pub(super) struct TenantPages {
 pub(super) const IN_FILES: &str = "a file has a tenant of this name, which is served in its place";
 
 /// Judges a configuration whose tenants would be served together. `Err` says what is wrong.
-pub(super) type Judge<'j> = &'j dyn Fn(&Config) -> Result<(), String>;
+pub type Judge<'j> = &'j dyn Fn(&Config) -> Result<(), String>;
 
 impl TenantPages {
-    pub(super) fn get(&self, id: &TenantId) -> Option<&BookPage> {
+    /// Returns a tenant.
+    pub fn get(&self, id: &TenantId) -> Option<&BookPage> {
         self.pages.get(id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&TenantId, &BookPage)> {
+    /// Returns all tenants by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&TenantId, &BookPage)> {
         self.pages.iter()
     }
 
     /// Records a tenant as it is stored now.
-    pub(super) fn record(
+    pub fn record(
         &mut self,
         id: TenantId,
         stored: StoredState,
@@ -87,19 +92,19 @@ impl TenantPages {
     }
 
     /// Forgets the tenants that are not there any more. Returns true if there were any.
-    pub(super) fn keep(&mut self, is_there: impl Fn(&TenantId) -> bool) -> bool {
+    pub fn keep(&mut self, is_there: impl Fn(&TenantId) -> bool) -> bool {
         let before = self.pages.len();
         self.pages.retain(|id, _| is_there(id));
         self.pages.len() < before
     }
 
     /// Forgets a tenant that was deleted.
-    pub(super) fn forget(&mut self, id: &TenantId) {
+    pub fn forget(&mut self, id: &TenantId) {
         self.pages.remove(id);
     }
 
     /// Records that the parts of a configuration could not be made. Returns false if it is not one of the registry's.
-    pub(super) fn cannot_be_built(
+    pub fn cannot_be_built(
         &mut self,
         id: &TenantId,
         config: &Arc<TenantConfig>,
@@ -121,7 +126,7 @@ impl TenantPages {
     }
 
     /// Takes over the choice that was made on `judged`, an older state of these pages.
-    pub(super) fn adopt(&mut self, judged: &Self) {
+    pub fn adopt(&mut self, judged: &Self) {
         for (id, judged) in &judged.pages {
             let page = self.pages.get_mut(id);
             let Some(page) = page.filter(|page| page.stored.making == judged.stored.making) else {
@@ -137,7 +142,7 @@ impl TenantPages {
     }
 
     /// Returns the tenants of the files with those of the registry that can be served beside them.
-    pub(super) fn together(&mut self, files: &Config, judge: Judge<'_>) -> Config {
+    pub fn together(&mut self, files: &Config, judge: Judge<'_>) -> Config {
         let mut config = files.clone();
         let Candidates {
             unchanged,
@@ -147,6 +152,7 @@ impl TenantPages {
         let mut refused = NotAdmitted::new();
         admit(&mut config, unchanged, judge, &mut refused);
         let mut with = config.clone();
+        let is_more = !new.is_empty() || !changed.is_empty();
         with.tenants
             .extend(new.iter().map(|(_, id, read)| (id.clone(), read.clone())));
         with.tenants.extend(
@@ -154,7 +160,7 @@ impl TenantPages {
                 .iter()
                 .map(|(id, read, _)| (id.clone(), read.clone())),
         );
-        if judge(&with).is_ok() {
+        if !is_more || judge(&with).is_ok() {
             // Also where two of them have exchanged something.
             config = with;
         } else {

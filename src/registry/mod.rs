@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::api::TenantOfBook;
 use crate::clock::UnixTime;
-use crate::config::{Config, ConfigErrors, TenantConfig};
+use crate::config::{Config, TenantConfig};
 use crate::consumer::Registry;
 use crate::error::StoreError;
 use crate::ids::TenantId;
@@ -26,7 +26,8 @@ use crate::stores::database::tenant_table::{NEWEST, SchemaVersion, TenantTable};
 use crate::tenant::Makings;
 use crate::validation::check_together;
 
-use book::{IN_FILES, TenantPages};
+use book::IN_FILES;
+pub use book::{BookPage, Judge, ReadTenant, StoredState, TenantPages};
 
 mod book;
 mod calls;
@@ -150,7 +151,7 @@ impl TenantRegistry {
         let (mut pages, seen) = self.begin(files);
         let judge = |config: &Config| {
             let checked = check_together(config).map(drop);
-            checked.map_err(|errors| in_one_line(&errors))
+            checked.map_err(|errors| errors.in_one_line())
         };
         // With no lock that a call of the API takes: beside many conflicts it lasts seconds.
         let config = pages.together(files, &judge);
@@ -289,27 +290,6 @@ fn without_tenants(config: &Config) -> Arc<Config> {
         tenants: Default::default(),
         ..config.clone()
     })
-}
-
-/// The most bytes of a reason. Each list of tenants shows it, and `/readyz` does.
-const LONGEST_REASON: usize = 4096;
-
-/// Writes the mistakes into one line, as the reason of a trouble; those beyond a bound are counted.
-fn in_one_line(errors: &ConfigErrors) -> String {
-    let mistakes = errors.mistakes();
-    let mut line = String::new();
-    for (index, mistake) in mistakes.iter().enumerate() {
-        let text = mistake.to_string();
-        if line.len() + text.len() > LONGEST_REASON {
-            let cut = text.floor_char_boundary(LONGEST_REASON.saturating_sub(line.len()));
-            let more = mistakes.len() - index - 1;
-            line.push_str(&format!("{}… and {more} more mistakes", &text[..cut]));
-            break;
-        }
-        line.push_str(if index == 0 { "" } else { "; " });
-        line.push_str(&text);
-    }
-    line
 }
 
 /// Unix seconds, as the tables have them.

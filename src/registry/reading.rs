@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::book::{ReadTenant, StoredState, TenantPages};
-use super::{RegistryProblem, TenantRegistry, document, in_one_line, now, usable};
+use super::{RegistryProblem, TenantRegistry, document, now, usable};
 use crate::clock::UnixTime;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::TenantId;
@@ -191,6 +191,6 @@ impl TenantRegistry {
         let checked = check_tenant(&deployment, id, &plain, &self.consumers);
         checked
             .map(|checked| checked.config)
-            .map_err(|errors| in_one_line(&errors))
+            .map_err(|errors| errors.in_one_line())
     }
 }

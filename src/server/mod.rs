@@ -21,7 +21,7 @@ use crate::socket::{Door, accept};
 use crate::tasks;
 use crate::tenant::Tenants;
 pub use crate::tenant::build::SharedMemory;
-use crate::validation::LoadOptions;
+use crate::validation::{Included, LoadOptions};
 
 use drain::SignalAction;
 pub use drain::{Ended, Signals};
@@ -41,6 +41,7 @@ mod admin;
 mod denylist_risk;
 mod denylist_watch;
 mod drain;
+mod file_tenants;
 mod follow;
 mod http;
 pub mod limits;
@@ -65,6 +66,9 @@ pub struct Options {
     pub load: Option<Load>,
     /// The files of the configuration, the main one first.
     pub sources: Vec<PathBuf>,
+    /// The tenants of included files, and what is wrong with them, as [`Config::load_each`] found. Left empty, all tenants count as
+    /// those of the main file.
+    pub included: Included,
     /// Pages on the socket listener, tried before any tenant is looked up. `lockgate dev` serves its page here.
     pub pages: Option<Router>,
     /// The memory that replaces the Redis of tenants that have none. Several gateways of one process can share it.

@@ -1,4 +1,5 @@
-//! Reloads: a new configuration is applied as a whole or not at all.
+//! Reloads: a new configuration is applied as a whole or not at all, but for a tenant of an included file that is wrong: it keeps
+//! its last good configuration, and the others go on. With `strict` it refuses the whole.
 //!
 //! SIGHUP, a changed file or the API starts one. Everything is read, checked and built before anything is replaced.
 //! Sockets of unchanged tenants are not touched.
@@ -13,20 +14,24 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::ApiKeys;
 use crate::clock::UnixTime;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, TenantFiles};
 use crate::fleet::Fleet;
 use crate::hosts::HostTable;
 use crate::metrics;
 use crate::registry::{BesideFiles, RegistryProblem, TenantRegistry};
 use crate::tenant::build::{Builder, NotBuilt};
-use crate::tenant::{Makings, Tenancy, Tenant, Tenants};
+use crate::tenant::{FileTrouble, Makings, Tenancy, Tenant, Tenants};
 use crate::validation::{self, Loaded};
+
+use super::file_tenants::{FileTenants, tell_troubles};
 
 /// Interval at which `watch` checks the files.
 const LOOK: Duration = Duration::from_secs(1);
+/// Pause before the second look at a file that has changed: its writer may not have finished.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Reads the configuration again.
-pub type Load = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+/// Reads the configuration again. It is told which file had each tenant of the included files until now.
+pub type Load = Arc<dyn Fn(&TenantFiles) -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// The reason why a configuration was not applied. The previous one is still served.
 #[derive(Debug, thiserror::Error)]
@@ -65,35 +70,44 @@ pub(super) struct Reloader {
 /// The configuration of the files that is served.
 pub(super) struct Applied {
     pub(super) config: Config,
+    pub(super) files: FileTenants,
     /// The files that it was read from.
     pub(super) sources: Vec<PathBuf>,
 }
 
 impl Reloader {
-    /// Reads the configuration again and applies it.
+    /// Reads the configuration again and applies it. Returns what is not served as the included files say.
     ///
     /// # Errors
     /// [`ReloadError`]. Nothing has changed then, and the log has the reason.
-    pub(super) async fn reload(&self) -> Result<(), ReloadError> {
+    pub(super) async fn reload(&self) -> Result<Arc<Vec<FileTrouble>>, ReloadError> {
         let _turn = self.turn.lock().await;
         let outcome = self.try_reload().await;
         metrics::config_reload(outcome.is_ok(), UnixTime::now().0);
         match &outcome {
-            Ok(()) => tracing::info!(tenants = self.tenants.count(), "Applied the configuration"),
+            Ok(()) => tracing::info!(
+                tenants = self.tenants.count(),
+                degraded = self.tenants.file_troubles().len(),
+                "Applied the configuration"
+            ),
             Err(error) => tracing::error!(
                 error = %error,
                 "Did not apply the configuration; the one before is still served"
             ),
         }
-        outcome
+        outcome.map(|()| self.tenants.file_troubles())
     }
 
     async fn try_reload(&self) -> Result<(), ReloadError> {
         let load = self.load.clone().ok_or(ReloadError::NoSource)?;
-        let served = self.state.lock().config.clone();
+        let (served, before) = {
+            let state = self.state.lock();
+            (state.config.clone(), state.files.clone())
+        };
+        let owners = before.files();
         // Reading a thousand tenants takes long enough to block a worker thread.
         let loaded = tokio::task::spawn_blocking(move || {
-            let loaded = load().map_err(|errors| tell(&errors))?;
+            let loaded = load(&owners).map_err(|errors| tell(&errors))?;
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
@@ -109,15 +123,15 @@ impl Reloader {
             config,
             files,
             secret_files,
+            included,
             ..
         } = loaded;
-        self.build_and_serve(&config)
+        let sources = files.into_iter().chain(secret_files).collect();
+        self.build_and_serve(before.followed_by(&config, included), Some(sources))
             .await
             .ok_or_else(|| ReloadError::NotServable("building the tenants failed".to_owned()))?
             .map_err(|error| ReloadError::NotServable(error.to_string()))?;
         self.fleet.set_timeout(config.api.timeout);
-        let sources = files.into_iter().chain(secret_files).collect();
-        *self.state.lock() = Applied { config, sources };
         Ok(())
     }
 
@@ -141,25 +155,30 @@ impl Reloader {
         if !registry.has_news() {
             return;
         }
-        let files = self.state.lock().config.clone();
+        let files = self.state.lock().files.clone();
         // A panic is logged where it happens.
-        if let Some(Err(error)) = self.build_and_serve(&files).await {
+        if let Some(Err(error)) = self.build_and_serve(files, None).await {
             tracing::error!(error = %error, "The tenants of the registry could not be served");
         }
     }
 
-    /// Builds the tenants of the files and of the registry, and serves them. `None`: it panicked.
-    async fn build_and_serve(&self, files: &Config) -> Option<Result<(), NotBuilt>> {
+    /// Builds the tenants of the files and of the registry, and serves them. `sources` are the files of a reload. `None`: it
+    /// panicked.
+    async fn build_and_serve(
+        &self,
+        files: FileTenants,
+        sources: Option<Vec<PathBuf>>,
+    ) -> Option<Result<(), NotBuilt>> {
         let _making = self.making.lock().await;
         let (builder, before) = (self.builder.clone(), self.tenants.clone());
-        let (registry, files) = (self.registry.clone(), files.clone());
+        let registry = self.registry.clone();
         let built = tokio::task::spawn_blocking(move || {
-            build(&builder, registry.as_deref(), &files, &before)
+            build(&builder, registry.as_deref(), files, &before)
         });
         let built = built
             .await
             .ok()
-            .map(|built| built.map(|built| self.serve(built)));
+            .map(|built| built.map(|built| self.serve(built, sources)));
         if !matches!(built, Some(Ok(())))
             && let Some(registry) = &self.registry
         {
@@ -169,7 +188,15 @@ impl Reloader {
         built
     }
 
-    fn serve(&self, built: BuiltTenants) {
+    fn serve(&self, built: BuiltTenants, sources: Option<Vec<PathBuf>>) {
+        {
+            let mut state = self.state.lock();
+            if let Some(sources) = sources {
+                state.sources = sources;
+            }
+            (state.config, state.files) = (built.of_files, built.files);
+            record_troubles(&state.files, &self.tenants);
+        }
         let mut builder = self.builder.lock();
         self.tenancy.serve(built.serving, &builder, &built.config);
         builder.forget_unused();
@@ -185,80 +212,99 @@ impl Reloader {
     pub(super) async fn watch(self: Arc<Self>) -> Infallible {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut applied = self.marks();
-        let mut last = applied.clone();
+        let mut applied = self.marks().await;
         loop {
             look.tick().await;
+            let now = self.marks().await;
             if !self.state.lock().config.watch {
-                applied = self.marks();
-                last.clone_from(&applied);
+                applied = now;
                 continue;
             }
-            let now = self.marks();
+            if now == applied {
+                continue;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
             // Two equal looks in a row: the writer has finished.
-            if now != applied && now == last {
+            if now == self.marks().await {
                 tracing::info!("The configuration's files have changed");
                 drop(self.reload().await);
-                applied = self.marks();
+                applied = self.marks().await;
             }
-            last = now;
         }
     }
 
     /// The marks of all files: they differ if the configuration may have changed.
-    fn marks(&self) -> Vec<(PathBuf, Option<FileMark>)> {
-        let state = self.state.lock();
-        let mut paths = state.sources.clone();
-        if let Some(main) = state.sources.first() {
-            paths.extend(included(main, &state.config.include));
-        }
-        paths.sort_unstable();
-        paths.dedup();
-        paths
-            .into_iter()
-            .map(|path| {
+    async fn marks(self: &Arc<Self>) -> Marks {
+        let reloader = self.clone();
+        // Thousands of files are looked at beside the threads that serve sockets.
+        let looked = tokio::task::spawn_blocking(move || {
+            let (mut paths, include) = {
+                let state = reloader.state.lock();
+                (state.sources.clone(), state.config.include.clone())
+            };
+            if let Some(main) = paths.first().cloned() {
+                paths.extend(included(&main, &include));
+            }
+            paths.sort_unstable();
+            paths.dedup();
+            let mark = |path: PathBuf| {
                 let mark = FileMark::of(&path);
                 (path, mark)
-            })
-            .collect()
+            };
+            paths.into_iter().map(mark).collect()
+        });
+        looked.await.unwrap_or_default()
     }
 }
+
+/// The marks of files, by path.
+type Marks = Vec<(PathBuf, Option<FileMark>)>;
 
 /// The tenants of files and registry, ready to be served.
 pub(super) struct BuiltTenants {
     /// The configuration of all of them.
     pub(super) config: Arc<Config>,
     pub(super) serving: (HostTable, Vec<Arc<Tenant>>, Makings),
+    /// The configuration of those of the files.
+    pub(super) of_files: Config,
+    pub(super) files: FileTenants,
 }
 
-/// Builds the tenants of the files, and those of the registry that are in use. One of the registry whose parts cannot be made
-/// is left out.
+/// Puts what is not served as the included files say where it is shown, and logs what is new.
+pub(super) fn record_troubles(files: &FileTenants, tenants: &Tenants) {
+    let troubles = files.troubles();
+    let names = troubles.iter().map(|trouble| trouble.tenant.as_ref());
+    metrics::config_degraded(names);
+    let before = tenants.set_file_troubles(troubles);
+    tell_troubles(&before, &tenants.file_troubles());
+}
+
+/// Builds the tenants of the files, and those of the registry that are in use. One of the registry or of an included file whose
+/// parts cannot be made is left out.
 ///
 /// # Errors
-/// [`NotBuilt`] of a tenant of the files.
+/// [`NotBuilt`] of a tenant of the main file.
 pub(super) fn build(
     builder: &Mutex<Builder>,
     registry: Option<&TenantRegistry>,
-    files: &Config,
+    mut files: FileTenants,
     before: &Tenants,
 ) -> Result<BuiltTenants, NotBuilt> {
     loop {
+        let of_files = files.together();
         let (config, beside) = match registry {
-            Some(registry) => registry.together(files),
-            None => (files.clone(), BesideFiles::default()),
+            Some(registry) => registry.together(&of_files),
+            None => (of_files.clone(), BesideFiles::default()),
         };
         let built = builder.lock().serving(&config, before, &beside.makings);
         let (mut hosts, tenants) = match built {
             Ok(built) => built,
-            Err(error) => {
-                let is_left_out =
-                    registry.is_some_and(|registry| leave_out(registry, &config, &error));
-                match is_left_out {
-                    true => continue,
-                    false => return Err(error),
-                }
-            }
+            Err(error) => match leave_out(registry, &mut files, &config, &error) {
+                true => continue,
+                false => return Err(error),
+            },
         };
+        files.reserve(&mut hosts);
         for (id, names) in &beside.unserved {
             hosts.reserve(id, names);
         }
@@ -268,17 +314,26 @@ pub(super) fn build(
         return Ok(BuiltTenants {
             config: Arc::new(config),
             serving: (hosts, tenants, beside.makings),
+            of_files,
+            files,
         });
     }
 }
 
-/// Tells the registry that a tenant of it cannot be built. Returns false if it is none of it.
-fn leave_out(registry: &TenantRegistry, config: &Config, error: &NotBuilt) -> bool {
+/// Notes that a tenant of the registry or of an included file cannot be built. Returns false if it is neither's.
+fn leave_out(
+    registry: Option<&TenantRegistry>,
+    files: &mut FileTenants,
+    config: &Config,
+    error: &NotBuilt,
+) -> bool {
     let tenant = error.tenant.as_ref();
-    let found = tenant.and_then(|id| Some((id, config.tenants.get(id)?)));
-    found.is_some_and(|(id, tenant)| {
-        registry.cannot_be_built(id, tenant, &format!("{:#}", error.why))
-    })
+    let Some((id, tenant)) = tenant.and_then(|id| Some((id, config.tenants.get(id)?))) else {
+        return false;
+    };
+    let why = format!("{:#}", error.why);
+    files.cannot_be_built(id, tenant, &why)
+        || registry.is_some_and(|registry| registry.cannot_be_built(id, tenant, &why))
 }
 
 /// The metadata by which a change of a file is detected.

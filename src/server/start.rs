@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::denylist_watch::DenylistWatch;
+use super::file_tenants::FileTenants;
 use super::follow::{self, ServedRegistry};
 use super::limits::{self, ConnectionBounds};
 use super::reload::{self, Applied, Reloader};
@@ -99,7 +100,9 @@ impl ServerParts {
         let builder = Builder::new(&config, options.registry, &replica, options.memory);
         let tenants = Arc::new(Tenants::default());
         let builder = Arc::new(Mutex::new(builder));
-        let built = reload::build(&builder, tenant_registry.as_deref(), &config, &tenants)?;
+        let files = FileTenants::default().followed_by(&config, options.included);
+        let built = reload::build(&builder, tenant_registry.as_deref(), files, &tenants)?;
+        reload::record_troubles(&built.files, &tenants);
         let registry = fleet::ReplicaRegistry::new(replica);
         let fleet = Fleet::new(registry.clone(), config.api.timeout);
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
@@ -118,7 +121,8 @@ impl ServerParts {
         let reloader = Arc::new(Reloader {
             load: options.load,
             state: Mutex::new(Applied {
-                config: config.clone(),
+                config: built.of_files,
+                files: built.files,
                 sources: options.sources,
             }),
             builder,
@@ -201,7 +205,10 @@ impl ServerParts {
         let deployment = Deployment {
             reload: Box::new(move || {
                 let reloader = reloader.clone();
-                Box::pin(async move { reloader.reload().await.map_err(|error| error.to_string()) })
+                Box::pin(async move {
+                    let reloaded = reloader.reload().await;
+                    reloaded.map(drop).map_err(|error| error.to_string())
+                })
             }),
             control: self.deployment.clone(),
             book: self.book.clone(),
@@ -269,11 +276,18 @@ async fn hear_the_deployment(
     let registry = reloader.clone();
     let reload = move || {
         let reloader = reloader.clone();
-        async move { reloader.reload().await.map_err(|error| error.to_string()) }
+        async move {
+            let reloaded = reloader.reload().await;
+            let degraded = reloaded.map(|troubles| Some(troubles.len() as u64));
+            degraded.map_err(|error| error.to_string())
+        }
     };
     let look = move || {
         let registry = registry.clone();
-        async move { registry.look().await.map_err(|error| error.to_string()) }
+        async move {
+            let looked = registry.look().await;
+            looked.map(|()| None).map_err(|error| error.to_string())
+        }
     };
     Ok(fleet::serve_deployment(control, fleet, reload, look).await)
 }

@@ -2,6 +2,7 @@
 //!
 //! A tenant of the registry is made when it is first asked for. Until then only its configuration and its hosts are here.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -31,6 +32,31 @@ pub struct Tenants {
     pub(super) neighbours: Neighbours,
     /// The tenants that are asked for and not made yet.
     demand: Demand,
+    /// What is not served as the included files say.
+    file_troubles: ArcSwap<Vec<FileTrouble>>,
+}
+
+/// A tenant of an included file, or such a file, that is not served as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileTrouble {
+    /// The tenant; `None` for the file as a whole.
+    pub tenant: Option<TenantId>,
+    /// The file.
+    pub file: PathBuf,
+    /// The reason.
+    pub why: String,
+    /// True if its last good configuration is served.
+    pub is_served: bool,
+}
+
+impl FileTrouble {
+    /// Returns the name of the tenant, or `file PATH`.
+    pub fn subject(&self) -> String {
+        match &self.tenant {
+            Some(id) => id.to_string(),
+            None => format!("file {}", self.file.display()),
+        }
+    }
 }
 
 /// The tenants of one configuration.
@@ -158,6 +184,16 @@ impl Tenants {
     /// The tenants that are asked for and not made yet.
     pub fn demand(&self) -> &Demand {
         &self.demand
+    }
+
+    /// Returns what is not served as the included files say: tenants by name, then files.
+    pub fn file_troubles(&self) -> Arc<Vec<FileTrouble>> {
+        self.file_troubles.load_full()
+    }
+
+    /// Replaces what is not served as the included files say. Returns what it was before.
+    pub fn set_file_troubles(&self, troubles: Vec<FileTrouble>) -> Arc<Vec<FileTrouble>> {
+        self.file_troubles.swap(Arc::new(troubles))
     }
 
     /// Returns the name and the configuration of a tenant that is served, made or not.

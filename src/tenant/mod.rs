@@ -53,7 +53,7 @@ mod upkeep;
 mod workers;
 
 pub use demand::Demand;
-pub use directory::Tenants;
+pub use directory::{FileTrouble, Tenants};
 pub use suspension::SUSPENDED;
 pub use tenancy::Tenancy;
 

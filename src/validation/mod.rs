@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use crate::config::{
     Config, ConfigErrors, ConfigReport, Draft, Environment, Fault, Faults, Places, TenantConfig,
-    TenantDraft, Warning,
+    TenantDraft, TenantFiles, Warning,
 };
 use crate::consumer::Registry;
 use crate::ids::TenantId;
 
 mod claims;
 mod deployment;
+mod each;
 mod issuers;
 mod layers;
 mod namespaces;
@@ -27,6 +28,7 @@ mod token;
 mod user_fields;
 mod workers;
 
+pub use each::{Included, WrongFile, WrongTenant};
 pub use tls::{authorities, expired, expired_authority, unchecked};
 
 /// The inputs of reading a configuration, beside the file.
@@ -64,6 +66,8 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
+    /// The tenants of included files, and what is wrong with them.
+    pub included: Included,
 }
 
 impl Config {
@@ -73,20 +77,10 @@ impl Config {
     /// # Errors
     /// Every mistake at once, each with its place.
     pub fn load(path: Option<&Path>, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
-        let LoadOptions {
-            consumers,
-            environment,
-        } = options;
-        let mut draft = Draft::read(path, environment, &consumers.names());
+        let mut draft = Draft::of(path, options, &TenantFiles::new());
         // A file that could not be read may hold the keys that seem to be missing.
-        if draft.complete {
-            let reading_mistakes = draft.report.count();
-            let mut checker = Checker {
-                report: &mut draft.report,
-                places: &draft.places,
-                reading_mistakes,
-            };
-            check(&draft.config, consumers, &mut checker);
+        if draft.included.is_complete() {
+            draft.check(&options.consumers);
         }
         let warnings = draft.report.finish()?;
         Ok(Loaded {
@@ -94,7 +88,26 @@ impl Config {
             warnings,
             files: draft.files,
             secret_files: draft.secret_files,
+            included: Included::all_right(&draft.included),
         })
+    }
+}
+
+impl Draft {
+    fn of(path: Option<&Path>, options: &LoadOptions, before: &TenantFiles) -> Self {
+        let consumers = options.consumers.names();
+        Self::read(path, &options.environment, &consumers, before)
+    }
+
+    /// Checks the whole. Every mistake so far is one of reading.
+    fn check(&mut self, consumers: &Registry) {
+        let reading_mistakes = self.report.count();
+        let mut checker = Checker {
+            report: &mut self.report,
+            places: &self.places,
+            reading_mistakes,
+        };
+        check(&self.config, consumers, &mut checker);
     }
 }
 
@@ -164,7 +177,7 @@ pub fn check_together(config: &Config) -> Result<Vec<Warning>, ConfigErrors> {
 
 fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
     deployment::check(config, checker);
-    tenants::check(config, checker);
+    tenants::check(config, config.registry.database.is_some(), checker);
     check_tenants(config, consumers, checker);
 }
 

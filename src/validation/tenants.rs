@@ -9,17 +9,17 @@ use crate::stores::database::{DatabaseUrl, UserQuery};
 
 use super::{Checker, deployment};
 
-pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
-    let has_registry = config.registry.database.is_some();
-    if config.tenants.is_empty() && !has_registry {
+/// Checks which tenants there are, and their hosts. With `has_others` more can come from elsewhere.
+pub(super) fn check(config: &Config, has_others: bool, checker: &mut Checker<'_>) {
+    if config.tenants.is_empty() && !has_others {
         let expected = "at least one [tenants.NAME] table";
         let advice = "each needs token, users and routes; see `lockgate config reference`";
         checker.mistake("tenants", "no tenant", expected, advice);
     }
     hosts(config, checker);
-    // Without a registry a sole tenant has every host; of several, `hosts` reports each that has none.
+    // Without others a sole tenant has every host; of several, `hosts` reports each that has none.
     if let (true, Some((id, tenant)), 1) = (
-        has_registry,
+        has_others,
         config.tenants.first_key_value(),
         config.tenants.len(),
     ) {
@@ -27,10 +27,10 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
-/// Reports a tenant without hosts where the registry can bring others.
+/// Reports a tenant without hosts where there can be others.
 pub(super) fn check_registered(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
     if tenant.hosts.is_empty() {
-        let expected = "hosts for every tenant where there is a registry";
+        let expected = "hosts for every tenant where there are several, or a registry";
         checker.mistake(&format!("tenants.{id}.hosts"), "no hosts", expected, "");
     }
 }

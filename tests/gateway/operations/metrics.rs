@@ -195,6 +195,7 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         &["tenant"],
         true,
     ),
+    ("lockgate_config_degraded", "gauge", &["tenant"], true),
     ("lockgate_registry_tenants", "gauge", &["state"], false),
     ("lockgate_tenants_made", "gauge", &[], true),
     (

@@ -1,5 +1,6 @@
 //! Tenants beside each other: isolation, and configurations that come and go.
 
+mod files;
 mod isolation;
 mod isolation_model;
 mod large_values;

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockgate::config::{Config, Environment};
+use lockgate::config::{Config, Environment, TenantFiles};
 use lockgate::consumer::{Echo, Registry, Scope};
 use lockgate::validation::{LoadOptions, Loaded};
 use rustix::time::{ClockId, clock_gettime};
@@ -338,6 +338,82 @@ fn included_files_hold_tenants() {
     assert!(
         lines[1].starts_with("tenants.d/third.toml:3:2: server: found another key"),
         "{lines:?}"
+    );
+}
+
+/// Reads it as `serve` without `--strict`: the right tenants, the wrong ones, the wrong files.
+fn load_each(folder: &Folder) -> Result<Vec<String>, Vec<String>> {
+    let options = LoadOptions {
+        environment: Environment::default(),
+        ..LoadOptions::default()
+    };
+    let loaded = Config::load_each(Some(&folder.path()), &options, &TenantFiles::new());
+    let loaded = loaded.map_err(|errors| {
+        let mistakes = errors.mistakes().iter();
+        mistakes.map(ToString::to_string).collect::<Vec<_>>()
+    })?;
+    let wrong = loaded.included.wrong.iter();
+    let wrong = wrong.map(|(id, wrong)| format!("{id}: {}", wrong.why));
+    let files = loaded.included.wrong_files.values();
+    let files = files.map(|wrong| format!("file: {}", wrong.why));
+    let right = loaded.config.tenants.keys().map(ToString::to_string);
+    Ok(right.chain(wrong).chain(files).collect())
+}
+
+/// One wrong file refused the whole.
+#[test]
+fn the_mistake_of_an_included_file_is_its_tenants_alone() {
+    let tenant = |name: &str| {
+        let hosts = format!("[tenants.{name}]\nhosts = [\"{name}.test\"]\n");
+        format!("{}{hosts}", TENANT.replace("acme", name))
+    };
+    let main = "include = [\"tenants.d/*.toml\"]\n";
+    let folder = Folder::new(main);
+    let write = |name: &str, text: &str| folder.write(&format!("tenants.d/{name}"), text, 0o600);
+    write("a.toml", &tenant("good"));
+    let reading = format!("{}hots = 1\n{}", tenant("unread"), tenant("beside"));
+    write("b.toml", &reading);
+    write(
+        "c.toml",
+        &tenant("checked").replace("checked.test", "no host"),
+    );
+    write("d.toml", &format!("[server]\n{}", tenant("other")));
+    write("e.toml", "[tenants.");
+    write("f.toml", &tenant("good"));
+    let found = load_each(&folder).expect("others are right");
+    let begins = |index: usize, text: &str| {
+        assert!(found[index].starts_with(text), "{text}: {found:?}");
+    };
+    assert_eq!(found.len(), 8, "{found:?}");
+    begins(0, "beside");
+    begins(1, "good");
+    begins(2, "checked: ");
+    begins(3, "other: ");
+    assert!(found[3].contains("server: found another key"), "{found:?}");
+    begins(4, "unread: ");
+    assert!(found[4].contains("hots"), "{found:?}");
+    let files = found[5..].join("\n");
+    for why in [
+        "server: found another key",
+        "valid TOML",
+        "the tenant a second time",
+    ] {
+        assert!(files.contains(why), "{why}: {found:?}");
+    }
+    assert!(!found.join("\n").contains("hunter2"), "{found:?}");
+    // The check of a file before it is rolled out names them all.
+    assert!(folder.load(&[]).is_err());
+
+    // The main file's mistakes are the deployment's, and so is a start without one right tenant.
+    let broken = Folder::new(format!("{main}watch = 1\n"));
+    broken.write("tenants.d/a.toml", tenant("good"), 0o600);
+    broken.write("tenants.d/b.toml", "[tenants.", 0o600);
+    assert_eq!(load_each(&broken).expect_err("watch is wrong").len(), 2);
+    let nothing = Folder::new(main);
+    nothing.write("tenants.d/a.toml", "[tenants.", 0o600);
+    assert_eq!(
+        load_each(&nothing).expect_err("no tenant is right").len(),
+        1
     );
 }
 
