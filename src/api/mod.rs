@@ -176,7 +176,12 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     };
     let key = keys::digest(key.trim());
     let Some(caller) = state.api_keys.find_digest(&key) else {
-        return ApiProblem::KeyNotValid.into_response();
+        // The tenants that are not known yet have keys too.
+        let refusal = match state.tenants.is_incomplete() {
+            true => ApiProblem::TenantUnavailable,
+            false => ApiProblem::KeyNotValid,
+        };
+        return refusal.into_response();
     };
     if !state.call_rate.take(&state, (&caller, key), &request) {
         return call_rate::refuse().await.into_response();

@@ -62,6 +62,10 @@ impl SetUrl {
         let host = url
             .host_str()
             .ok_or_else(|| wrong("a URL without a host"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            let advice = "take it out: a URL is shown, and a key set is public";
+            return Err(wrong("a URL with a user or a password").advice(advice));
+        }
         let is_loopback = is_loopback(host);
         match url.scheme() {
             "https" => {}
@@ -398,6 +402,8 @@ mod tests {
             "http://127.0.0.1.example/",
             "file:///etc/passwd",
             "ftp://localhost/",
+            "https://user@id.example/jwks",
+            "https://:hunter2@id.example/jwks",
             "x",
             "",
         ];

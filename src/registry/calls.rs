@@ -15,7 +15,7 @@ use crate::ids::TenantId;
 use crate::stores::database::tenant_table::{
     ExpectedVersion, TableChange, TenantRow, WriteOutcome,
 };
-use crate::validation::{CheckedTenant, check_tenant, check_together};
+use crate::validation::{CheckedTenant, check_tenant, check_together, plain_secrets};
 
 /// The most mistakes that an answer lists: a document of 1 MiB can have half a million.
 const MOST_MISTAKES: usize = 100;
@@ -42,7 +42,7 @@ impl TenantRegistry {
     /// [`BookProblem`]
     pub async fn show(&self, id: &TenantId) -> Result<RegisteredTenant, BookProblem> {
         let row = self.row(id).await?.ok_or(BookProblem::NotFound)?;
-        let stored = row.document();
+        let stored = self.sealed_document(id, &row);
         Ok(RegisteredTenant {
             config: stored.map(|stored| document::hide(&stored)),
             version: row.version,
@@ -118,6 +118,15 @@ impl TenantRegistry {
         Ok(self.table.one(id.as_str()).await?)
     }
 
+    /// Returns the document of a row. A secret that another program wrote there as plain text is sealed like the others.
+    fn sealed_document(&self, id: &TenantId, row: &TenantRow) -> Option<Value> {
+        let mut stored = row.document()?;
+        let deployment = self.deployment.lock().clone();
+        let plain = plain_secrets(&deployment, id, &stored, &self.consumers);
+        document::seal(&mut stored, &plain, id, &self.keys);
+        Some(stored)
+    }
+
     /// Checks a document, and seals its secrets. `row` is what it replaces.
     async fn storable(
         self: &Arc<Self>,
@@ -133,7 +142,7 @@ impl TenantRegistry {
                 advice: String::new(),
             }]));
         }
-        let stored = row.and_then(|row| row.document());
+        let stored = row.and_then(|row| self.sealed_document(id, &row));
         let stored = stored.unwrap_or_default();
         // Secrets that do not open cannot be kept: the caller learns where by the mistakes.
         let before = document::open(&stored, id, &self.keys).unwrap_or_default();

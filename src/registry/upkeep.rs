@@ -2,11 +2,13 @@
 
 use super::{RegistryProblem, document, now, parts, usable};
 use crate::config::Config;
+use crate::consumer::Registry;
 use crate::ids::TenantId;
 use crate::sealing::SealingKeys;
 use crate::stores::database::tenant_table::{
     ExpectedVersion, NEWEST, TableChange, TenantRow, TenantTable, WriteOutcome,
 };
+use crate::validation::plain_secrets;
 
 /// The name of the command line in the audit.
 const AT_A_TERMINAL: &str = "the command line";
@@ -49,7 +51,7 @@ pub async fn reseal(config: &Config) -> Result<Resealed, RegistryProblem> {
     let (rows, _) = table.all().await?;
     for row in rows {
         let name = row.name.clone();
-        match reseal_one(&table, &keys, row).await? {
+        match reseal_one(&table, (&keys, config), row).await? {
             Ok(true) => outcome.resealed += 1,
             Ok(false) => outcome.current += 1,
             Err(why) => outcome.failed.push((name, why)),
@@ -61,18 +63,22 @@ pub async fn reseal(config: &Config) -> Result<Resealed, RegistryProblem> {
 /// Reseals one tenant. Returns false if its secrets were sealed with the first key already.
 async fn reseal_one(
     table: &TenantTable,
-    keys: &SealingKeys,
+    (keys, config): (&SealingKeys, &Config),
     mut row: TenantRow,
 ) -> Result<Result<bool, String>, RegistryProblem> {
     for _ in 0..TRIES {
         let Ok(id) = row.name.parse::<TenantId>() else {
             return Ok(Err("its name is not one of a tenant".to_owned()));
         };
-        let Some(stored) = row.document() else {
+        let Some(mut stored) = row.document() else {
             return Ok(Err("its document is no JSON".to_owned()));
         };
+        // Secrets that another program wrote as plain text.
+        let plain = plain_secrets(config, &id, &stored, &Registry::default());
+        document::seal(&mut stored, &plain, &id, keys);
         let document = match document::reseal(&stored, &id, keys) {
             Ok(Some(document)) => document.to_string(),
+            Ok(None) if !plain.is_empty() => stored.to_string(),
             Ok(None) => return Ok(Ok(false)),
             Err(error) => return Ok(Err(error.to_string())),
         };

@@ -142,6 +142,7 @@ pub fn check_tenant(
     };
     if let Some(tenant) = draft.config.tenants.get(id) {
         tenants::check_registered(id, tenant, &mut checker);
+        tenants::files_of_machine(id, tenant, &mut checker);
         deployment::api_keys(&draft.config, &mut checker);
         check_tenants(&draft.config, consumers, &mut checker);
     }
@@ -154,6 +155,16 @@ pub fn check_tenant(
         warnings,
         secret_keys: draft.secret_keys,
     })
+}
+
+/// Returns the keys at which the document of a tenant, right or wrong, has secrets as plain text, as their segments.
+pub fn plain_secrets(
+    deployment: &Config,
+    id: &TenantId,
+    document: &serde_json::Value,
+    consumers: &Registry,
+) -> Vec<Vec<String>> {
+    TenantDraft::read(deployment, id, document, &consumers.names()).secret_keys
 }
 
 /// Checks tenants that are right one by one for what they may not share: hosts, keys of the API, names on one Redis. Returns the

@@ -35,6 +35,22 @@ pub(super) fn check_registered(id: &TenantId, tenant: &TenantConfig, checker: &m
     }
 }
 
+/// Reports the URL of a database that names files, in a tenant of the registry: they are those of whatever machine serves it.
+pub(super) fn files_of_machine(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    if tenant
+        .users
+        .database
+        .as_ref()
+        .is_some_and(DatabaseUrl::names_files)
+    {
+        let found = "a URL that names a file: SQLite, a certificate, a key or a socket";
+        let expected = "the URL of a database server, with an address";
+        let advice = "files differ between machines, and are the gateway's; users.ca takes certificates as text";
+        let key = format!("tenants.{id}.users.database");
+        checker.mistake(&key, found, expected, advice);
+    }
+}
+
 pub(super) fn check_each(config: &Config, checker: &mut Checker<'_>) {
     for (id, tenant) in &config.tenants {
         let origins = OriginPolicy::new(&tenant.origins, tenant.require_origin);

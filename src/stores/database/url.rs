@@ -52,6 +52,19 @@ const MYSQL: [&str; 14] = [
     "time-zone",
 ];
 
+/// Options of both that name files.
+const FILES: [&str; 9] = [
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "socket",
+];
+
 /// The form of a server's URL, for texts about another one.
 const FORM: &str = "a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE or mysql://…";
 
@@ -154,6 +167,24 @@ impl DatabaseUrl {
                 Err(Fault::new("", "another text", expected))
             }
         }
+    }
+
+    /// Returns true for a URL that names files of this machine: a database, certificates, keys, a socket.
+    pub fn names_files(url: &Secret) -> bool {
+        if Dialect::of_url(url.expose()) == Some(Dialect::Sqlite) {
+            return true;
+        }
+        // One that cannot be read is reported as such.
+        let Ok(url) = Url::parse(url.expose()) else {
+            return false;
+        };
+        let is_path =
+            |host: &str| host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
+        let names = |(name, value): (Cow<'_, str>, Cow<'_, str>)| match &*name {
+            "host" => is_path(&value),
+            name => FILES.contains(&name),
+        };
+        url.host_str().is_some_and(is_path) || url.query_pairs().any(names)
     }
 
     /// Parses a URL to connect by, with the trust in the certificate of the server.
@@ -332,6 +363,23 @@ mod tests {
 
     fn parse(url: &str) -> Result<DatabaseUrl, Fault> {
         DatabaseUrl::parse(&Secret::from(url))
+    }
+
+    #[test]
+    fn a_url_that_names_files_is_known() {
+        for (url, names) in [
+            ("sqlite:///x.db", true),
+            ("postgres://h/db?sslrootcert=/x.pem", true),
+            ("postgres:///db?host=/var/run/postgresql", true),
+            ("postgres://%2Fvar%2Frun/db", true),
+            ("mysql://h/db?socket=/x", true),
+            ("mysql://h/db?ssl-ca=x.pem", true),
+            ("postgres://u:p@h/db?sslmode=require&host=h2", false),
+            ("mysql://u:p@h:3306/db", false),
+            ("another text", false),
+        ] {
+            assert_eq!(DatabaseUrl::names_files(&Secret::from(url)), names, "{url}");
+        }
     }
 
     #[test]

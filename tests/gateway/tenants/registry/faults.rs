@@ -289,3 +289,38 @@ async fn a_newcomer_that_meets_a_tenant_of_the_files_is_the_one_that_is_refused(
     assert_eq!(dial().refused().await.status, 503);
     gateway.open(CHAT).await;
 }
+
+/// `GET` showed it, and a `PUT` of what was shown lost it.
+#[tokio::test]
+async fn a_secret_that_was_written_as_plain_text_is_hidden_and_kept() {
+    let store = Store::sqlite();
+    let gateway = store.gateway().start().await;
+    let (tenant, mut document) = registered("plain").await;
+    put(&gateway, &tenant, &document).await;
+    store
+        .tamper(&tenant, &format!("config = '{document}'"))
+        .await;
+    let shown = show(&gateway, &tenant).await["config"].clone();
+    assert_eq!(
+        shown["token"]["signing_key"],
+        json!({"set": true}),
+        "{shown}"
+    );
+    put(&gateway, &tenant, &shown).await;
+    let shown = show(&gateway, &tenant).await["config"].clone();
+    assert_eq!(
+        shown["token"]["signing_key"],
+        json!({"set": true}),
+        "{shown}"
+    );
+    let dial = gateway.replica().dial(&tenant, CHAT);
+    dial.token(&tenant.token(ALICE)).open().await;
+
+    // What names a file of the gateway is refused, and no user of a URL is shown.
+    document["users"] = json!({"database": "postgres://h/db?sslkey=/etc/hunter2"});
+    let refused = call(&gateway, "PUT", &tenant, &document).await;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    let mistake = &refused.json()["mistakes"][0];
+    assert_eq!(mistake["key"], "users.database", "{refused:?}");
+    assert!(!refused.body.contains("hunter2"), "{refused:?}");
+}
