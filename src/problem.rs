@@ -36,6 +36,9 @@ struct Document {
     detail: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<&'static str>,
+    /// Of a key that may not make the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'static str>,
     /// Of a configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     mistakes: Option<Value>,
@@ -50,6 +53,7 @@ impl Document {
             code,
             detail,
             check: None,
+            scope: None,
             mistakes: None,
         }
     }
@@ -159,6 +163,20 @@ fn http_date(now: OffsetDateTime) -> Option<HeaderValue> {
 /// Returns a problem document for an error that is not the refusal of a socket.
 pub fn document(status: StatusCode, code: &'static str, detail: &'static str) -> Response<Body> {
     response_of(&Document::new(status, code, detail), status)
+}
+
+/// Returns a problem document about a key that lacks a scope.
+pub fn document_of_scope(
+    status: StatusCode,
+    code: &'static str,
+    detail: &'static str,
+    scope: &'static str,
+) -> Response<Body> {
+    let document = Document {
+        scope: Some(scope),
+        ..Document::new(status, code, detail)
+    };
+    response_of(&document, status)
 }
 
 /// Returns a problem document about a configuration, with its mistakes as a list.

@@ -57,7 +57,7 @@ impl CallRate {
         let is_urgent =
             request.method() == Method::DELETE || URGENT.iter().any(|end| path.ends_with(end));
         let tenant = match caller {
-            Caller::Operator => None,
+            Caller::Operator | Caller::Confined(_) => None,
             Caller::Tenant(id) => state.tenants.named(id.as_str()),
         };
         let (payer, per_second) = match (caller, &tenant) {
@@ -71,7 +71,9 @@ impl CallRate {
                 let limits = unmade.map(|(_, config)| config.limits).unwrap_or_default();
                 (Payer::Tenant(id.clone()), limits.api_calls_per_second)
             }
-            (Caller::Operator, _) => (Payer::Operator(key), state.api_keys.operator_calls()),
+            (Caller::Operator | Caller::Confined(_), _) => {
+                (Payer::Operator(key), state.api_keys.operator_calls())
+            }
         };
         let weight = 1 + body_length(request) / UNIT;
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use super::book::TenantBook;
 use super::keys::{ApiKeys, Caller};
+use crate::config::KeyScope;
 use crate::replica::ReplicaLife;
 use crate::tenant::Tenants;
 
@@ -170,7 +171,10 @@ fn is_operator(api_keys: &ApiKeys, headers: &HeaderMap) -> bool {
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     let key = header.and_then(|value| value.strip_prefix("Bearer "));
-    key.and_then(|key| api_keys.find(key)) == Some(Caller::Operator)
+    match key.and_then(|key| api_keys.find(key)) {
+        None | Some(Caller::Tenant(_)) => false,
+        Some(operator) => operator.has(KeyScope::TenantsRead),
+    }
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {

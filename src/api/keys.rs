@@ -7,7 +7,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use sha2::{Digest, Sha256};
 
 use super::problem::ApiProblem;
-use crate::config::{Config, Secret};
+use crate::config::{Config, KeyScope, Secret};
 use crate::ids::TenantId;
 
 /// The owner of a call's key.
@@ -15,6 +15,8 @@ use crate::ids::TenantId;
 pub enum Caller {
     /// An operator (`api.api_keys`), who may act for every tenant.
     Operator,
+    /// An operator who may make some calls only (`api.confined_keys`).
+    Confined(Arc<[KeyScope]>),
     /// A tenant (`tenants.NAME.api_keys`), who may act for itself only.
     Tenant(TenantId),
 }
@@ -23,8 +25,16 @@ impl Caller {
     /// Returns true if the key may act for this tenant, which need not exist.
     pub fn may_act_for(&self, tenant: &str) -> bool {
         match self {
-            Caller::Operator => true,
+            Caller::Operator | Caller::Confined(_) => true,
             Caller::Tenant(own) => own.as_str() == tenant,
+        }
+    }
+
+    /// Returns true if the key may make calls of this scope. The calls that a tenant's key opens have no scopes for it.
+    pub fn has(&self, scope: KeyScope) -> bool {
+        match self {
+            Caller::Operator | Caller::Tenant(_) => true,
+            Caller::Confined(scopes) => scopes.contains(&scope),
         }
     }
 }
@@ -32,7 +42,8 @@ impl Caller {
 /// Refuses a tenant's key.
 pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
     match caller {
-        Caller::Operator => Ok(()),
+        // What a confined one may do was checked by the scope of the call.
+        Caller::Operator | Caller::Confined(_) => Ok(()),
         Caller::Tenant(_) => Err(ApiProblem::OperatorsOnly),
     }
 }
@@ -94,6 +105,10 @@ impl ApiKeys {
             .iter()
             .map(|key| entry(key, &Caller::Operator))
             .collect();
+        for confined in &config.api.confined_keys {
+            let caller = Caller::Confined(confined.scopes.as_slice().into());
+            keys.extend(confined.key.iter().map(|key| entry(key, &caller)));
+        }
         for (id, tenant) in &config.tenants {
             let caller = Caller::Tenant(id.clone());
             keys.extend(tenant.api_keys.iter().map(|key| entry(key, &caller)));

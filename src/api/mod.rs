@@ -31,6 +31,7 @@ mod presence;
 mod problem;
 mod registered;
 mod revocations;
+mod scopes;
 mod sends;
 mod tenants;
 mod user_ids;
@@ -183,6 +184,10 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
         };
         return refusal.into_response();
     };
+    let scope = scopes::of(&request);
+    if let Some(scope) = scope.filter(|scope| !caller.has(*scope)) {
+        return scopes::refuse(scope);
+    }
     if !state.call_rate.take(&state, (&caller, key), &request) {
         return call_rate::refuse().await.into_response();
     }

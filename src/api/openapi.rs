@@ -1,14 +1,15 @@
 //! `/openapi.json`: the description of the API, generated from the types of the handlers.
 
 use axum::Json;
+use axum::http::Method;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use super::{
-    connections, groups, history, presence, registered, revocations, sends, tenants, users,
+    connections, groups, history, presence, registered, revocations, scopes, sends, tenants, users,
 };
 
 /// The form of every error (RFC 9457).
@@ -84,13 +85,18 @@ pub(super) fn document() -> Value {
     for (path, item) in &mut document.paths.paths {
         let of_tenant = path.contains("{tenant}");
         let operations = [
-            (&mut item.get, false),
-            (&mut item.post, true),
-            (&mut item.put, true),
-            (&mut item.delete, true),
+            (&mut item.get, Method::GET),
+            (&mut item.post, Method::POST),
+            (&mut item.put, Method::PUT),
+            (&mut item.delete, Method::DELETE),
         ];
-        for (operation, posts) in operations {
+        for (operation, method) in operations {
+            let posts = method != Method::GET;
             let Some(operation) = operation else { continue };
+            if let Some(scope) = scopes::of_call(&method, path) {
+                let scope = SecurityRequirement::new("api_key", [scope.word()]);
+                operation.security = Some(vec![scope]);
+            }
             for (status, text) in refusals(operation, of_tenant, posts) {
                 let problem = Ref::from_schema_name("Problem");
                 let content = ContentBuilder::new().schema(Some(problem)).build();
@@ -128,6 +134,9 @@ mod tests {
         assert_eq!(paths.len(), 20);
         for (path, item) in paths {
             for operation in item.as_object().unwrap().values() {
+                // A call without a scope would be open to every confined key.
+                let scopes = operation["security"][0]["api_key"].as_array().unwrap();
+                assert_eq!(scopes.len(), 1, "{path}: {scopes:?}");
                 let responses = operation["responses"].as_object().unwrap();
                 for status in ["200", "401", "403", "429", "503"] {
                     assert!(responses.contains_key(status), "{path}: {status}");

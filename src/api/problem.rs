@@ -46,6 +46,8 @@ macro_rules! problems {
 problems! {
     KeyMissing: UNAUTHORIZED, "api_key_missing",
         "The call needs an API key: Authorization: Bearer KEY.";
+    ScopeMissing: FORBIDDEN, "scope_missing",
+        "The key is confined to other calls: `scope` names the word that api.confined_keys does not give it.";
     KeyNotValid: UNAUTHORIZED, "api_key_not_valid",
         "The API key is not known.";
     TenantForbidden: FORBIDDEN, "tenant_forbidden",

@@ -22,8 +22,9 @@ pub use route::{
 };
 pub use secret::Secret;
 pub use server::{
-    AdminConfig, ApiConfig, ClientAddress, DenylistConfig, DrainConfig, Heartbeat, LogConfig,
-    LogFormat, MetricsConfig, OnOutage, PerAddress, QueueBound, RedisConfig, ServerConfig,
+    AdminConfig, ApiConfig, ClientAddress, ConfinedKey, DenylistConfig, DrainConfig, Heartbeat,
+    KeyScope, LogConfig, LogFormat, MetricsConfig, OnOutage, PerAddress, QueueBound, RedisConfig,
+    ServerConfig,
 };
 pub use tenant::{LimitsConfig, OnExcess, OnGap, RefusalMode, StrangerLimits, TenantConfig};
 pub use tls::{Authorities, TlsConfig, Trust, Verify};

@@ -12,7 +12,7 @@ use super::form::{
 };
 use super::read::{Form, Reader};
 use super::secret::{Secret, SecretText};
-use super::table::{table, words};
+use super::table::{Words, table, words};
 use super::tls::{Authorities, AuthorityPem, Verify};
 use super::units;
 
@@ -171,10 +171,59 @@ table! {
         pub listen: Option<SocketAddr> as Optional(Address) => None,
         /// Keys of operators, valid for every tenant; at least 32 bytes each.
         pub api_keys: Vec<Secret> as List(SecretText) => Vec::new(),
+        /// Keys of operators that may make some calls only.
+        pub confined_keys: Vec<ConfinedKey> as List(nested()) => Vec::new(),
         /// Longest wait for the answers of other replicas.
         pub timeout: Duration as SOME_SPAN => Duration::from_millis(250),
         /// Calls per second of each operator's key, a large body counting as several; over it 429. 0: no limit.
         pub calls_per_second: u32 as count(0) => 1000,
+    }
+}
+
+table! {
+    /// A key of an operator that may make some calls only, for every tenant.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct ConfinedKey {
+        /// The key; at least 32 bytes.
+        pub key: Option<Secret> as Optional(SecretText) => None,
+        /// The calls that it may make, at least one word; the page of the API has the calls of each.
+        pub scopes: Vec<KeyScope> as List(choice()) => Vec::new(),
+    }
+}
+
+words! {
+    /// A group of calls of the management API.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum KeyScope {
+        /// The list of tenants, one tenant, and the reasons in `/readyz`.
+        TenantsRead = "tenants:read",
+        /// Tenants of the registry: make, change and delete them.
+        TenantsWrite = "tenants:write",
+        /// Suspend and resume tenants.
+        Suspend = "suspend",
+        /// Send events.
+        Send = "send",
+        /// Close sockets of a user, or one socket.
+        Disconnect = "disconnect",
+        /// Read the record of a user again.
+        Invalidate = "invalidate",
+        /// Revoke tokens.
+        Revoke = "revoke",
+        /// Open sockets, histories, presence.
+        List = "list",
+        /// Let open sockets join and leave groups.
+        Groups = "groups",
+        /// Read the files again.
+        Reload = "reload",
+    }
+}
+
+impl KeyScope {
+    /// Returns its word.
+    pub fn word(self) -> &'static str {
+        let mut words = <Self as Words>::WORDS.iter();
+        let found = words.find(|(_, scope)| *scope == self);
+        found.map_or("", |(word, _)| *word)
     }
 }
 

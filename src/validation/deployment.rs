@@ -26,6 +26,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         checker.mistake("log.level", found, expected, "");
     }
     api_keys(config, checker);
+    confined_keys(config, checker);
     registry(&config.registry, checker);
 }
 
@@ -117,6 +118,27 @@ fn server(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
+/// Reports confined keys without a key or without a scope.
+fn confined_keys(config: &Config, checker: &mut Checker<'_>) {
+    for (index, confined) in config.api.confined_keys.iter().enumerate() {
+        let table = format!("api.confined_keys[{index}]");
+        if confined.key.is_none() {
+            let key = format!("{table}.key");
+            checker.mistake(
+                &key,
+                "no key",
+                "the key, at least 32 bytes",
+                "make one: openssl rand -base64 32",
+            );
+        }
+        if confined.scopes.is_empty() {
+            let key = format!("{table}.scopes");
+            let advice = "a key for every call belongs to api.api_keys";
+            checker.mistake(&key, "no scope", "the calls that the key may make", advice);
+        }
+    }
+}
+
 /// Reports an invalid Redis URL.
 pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) {
     if let Some(Err(error)) = url.map(RedisUrl::parse) {
@@ -128,12 +150,17 @@ pub(super) fn redis(key: &str, url: Option<&Secret>, checker: &mut Checker<'_>) 
 pub(super) fn api_keys(config: &Config, checker: &mut Checker<'_>) {
     let operators = config.api.api_keys.iter().enumerate();
     let operators = operators.map(|(index, key)| (format!("api.api_keys[{index}]"), key));
+    let confined = config.api.confined_keys.iter().enumerate();
+    let confined = confined.filter_map(|(index, confined)| {
+        let path = format!("api.confined_keys[{index}].key");
+        Some((path, confined.key.as_ref()?))
+    });
     let tenants = config.tenants.iter().flat_map(|(id, tenant)| {
         let keys = tenant.api_keys.iter().enumerate();
         keys.map(move |(index, key)| (format!("tenants.{id}.api_keys[{index}]"), key))
     });
     let mut seen: HashMap<&str, String> = HashMap::new();
-    for (path, key) in operators.chain(tenants) {
+    for (path, key) in operators.chain(confined).chain(tenants) {
         let bytes = key.expose().len();
         if bytes < API_KEY_BYTES {
             let found = format!("a key of {bytes} bytes");
@@ -149,6 +176,7 @@ pub(super) fn api_keys(config: &Config, checker: &mut Checker<'_>) {
         seen.entry(key.expose()).or_insert(path);
     }
     let has_keys = !config.api.api_keys.is_empty()
+        || !config.api.confined_keys.is_empty()
         || config
             .tenants
             .values()

@@ -627,3 +627,140 @@ async fn calls_take_an_id_in_every_form_that_a_token_may_have_it_in() {
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
+
+/// Every call of the API beside the scope that it needs.
+const SCOPES: [(&str, &str, &str); 24] = [
+    ("GET", "/v1/tenants", "tenants:read"),
+    ("GET", "/v1/tenants/TENANT", "tenants:read"),
+    ("PUT", "/v1/tenants/TENANT", "tenants:write"),
+    ("DELETE", "/v1/tenants/TENANT", "tenants:write"),
+    ("POST", "/v1/tenants/TENANT/suspend", "suspend"),
+    ("POST", "/v1/tenants/TENANT/resume", "suspend"),
+    ("POST", "/v1/tenants/TENANT/groups/g/send", "send"),
+    ("POST", "/v1/tenants/TENANT/send", "send"),
+    ("POST", "/v1/tenants/TENANT/users/1/send", "send"),
+    (
+        "POST",
+        "/v1/tenants/TENANT/users/1/disconnect",
+        "disconnect",
+    ),
+    (
+        "POST",
+        "/v1/tenants/TENANT/connections/c/disconnect",
+        "disconnect",
+    ),
+    (
+        "POST",
+        "/v1/tenants/TENANT/users/1/invalidate",
+        "invalidate",
+    ),
+    ("POST", "/v1/tenants/TENANT/revocations", "revoke"),
+    ("GET", "/v1/tenants/TENANT/connections", "list"),
+    ("GET", "/v1/tenants/TENANT/groups/g", "list"),
+    ("GET", "/v1/tenants/TENANT/users/1/connections", "list"),
+    ("GET", "/v1/tenants/TENANT/groups/g/history", "list"),
+    ("GET", "/v1/tenants/TENANT/groups/g/presence", "list"),
+    ("GET", "/v1/tenants/TENANT/groups/g/presence/count", "list"),
+    ("POST", "/v1/tenants/TENANT/users/1/groups/g", "groups"),
+    ("DELETE", "/v1/tenants/TENANT/users/1/groups/g", "groups"),
+    (
+        "POST",
+        "/v1/tenants/TENANT/connections/c/groups/g",
+        "groups",
+    ),
+    (
+        "DELETE",
+        "/v1/tenants/TENANT/connections/c/groups/g",
+        "groups",
+    ),
+    ("POST", "/v1/reload", "reload"),
+];
+
+/// Returns the confined keys as the configuration has them: each word alone, and all other words.
+fn confined_keys() -> toml::Value {
+    let words: std::collections::BTreeSet<&str> = SCOPES.iter().map(|(_, _, word)| *word).collect();
+    let table = |key: String, scopes: Vec<&str>| {
+        let scopes = scopes.into_iter().map(toml::Value::from).collect();
+        let entries = [("key", key.into()), ("scopes", toml::Value::Array(scopes))];
+        let entries = entries.map(|(name, value): (&str, toml::Value)| (name.to_owned(), value));
+        toml::Value::Table(toml::Table::from_iter(entries))
+    };
+    let each = words.iter().flat_map(|word| {
+        let others = words.iter().filter(|other| *other != word).copied();
+        [
+            table(key_of("only", word), vec![*word]),
+            table(key_of("without", word), others.collect()),
+        ]
+    });
+    toml::Value::Array(each.collect())
+}
+
+fn key_of(kind: &str, word: &str) -> String {
+    format!("a-confined-key-for-tests-{kind}-{word}")
+}
+
+/// Every operator's key opened every call.
+#[tokio::test]
+async fn a_confined_key_opens_the_calls_of_its_scopes_alone() {
+    let gateway = gateway()
+        .set("api.confined_keys", confined_keys())
+        .tenant("acme")
+        .start()
+        .await;
+    let replica = gateway.replica();
+    for (method, path, word) in SCOPES {
+        let path = path.replace("TENANT", &gateway.tenant().name);
+        let refused = replica
+            .api(&key_of("without", word), method, &path, "{}")
+            .await;
+        let problem = refused.json();
+        assert_eq!(refused.status, 403, "{method} {path}: {refused:?}");
+        assert_eq!(problem["code"], "scope_missing", "{method} {path}");
+        assert_eq!(problem["scope"], word, "{method} {path}");
+        let body = if method == "GET" { "" } else { "{}" };
+        let taken = replica
+            .api(&key_of("only", word), method, &path, body)
+            .await;
+        assert!(
+            !matches!(taken.status, 401 | 403),
+            "{method} {path}: {taken:?}"
+        );
+    }
+    // What is described has the same scopes, and nothing is left out.
+    let described = request(replica.api, "GET", "/openapi.json", &[], "")
+        .await
+        .json();
+    let described = described["paths"].as_object().unwrap().values();
+    let calls = described.flat_map(|item| item.as_object().unwrap().values());
+    let mut scopes: Vec<_> = calls
+        .map(|call| {
+            call["security"][0]["api_key"][0]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    let mut expected = SCOPES.map(|(_, _, word)| word.to_owned()).to_vec();
+    scopes.sort();
+    expected.sort();
+    assert_eq!(scopes, expected);
+
+    // A reload takes a scope away.
+    crate::tenants::reload::change(&gateway, |table| {
+        let api = table["api"].as_table_mut().unwrap();
+        for key in api["confined_keys"].as_array_mut().unwrap() {
+            let key = key.as_table_mut().unwrap();
+            key.insert("scopes".into(), vec!["reload"].into());
+        }
+    });
+    let key = key_of("only", "tenants:read");
+    assert_eq!(
+        replica.api(&key, "GET", "/v1/tenants", "").await.status,
+        200
+    );
+    crate::tenants::reload::hang_up(&gateway, crate::tenants::reload::APPLIED).await;
+    assert_eq!(
+        replica.api(&key, "GET", "/v1/tenants", "").await.status,
+        403
+    );
+}

@@ -1031,6 +1031,30 @@ fn rest() -> Vec<Row> {
             "found a key with spaces",
         ),
         (
+            "api.confined_keys",
+            "[{ key = 'hunter2', scopes = ['send'] }]",
+            "api.confined_keys[0].key",
+            "found a key of 7 bytes",
+        ),
+        (
+            "api.confined_keys",
+            "[{ scopes = ['send'] }]",
+            "api.confined_keys[0].key",
+            "found no key",
+        ),
+        (
+            "api.confined_keys",
+            "[{ key = 'hunter2-hunter2-hunter2-hunter2-hunter2' }]",
+            "api.confined_keys[0].scopes",
+            "found no scope",
+        ),
+        (
+            "api.confined_keys",
+            "[{ key = 'hunter2-hunter2-hunter2-hunter2-hunter2', scopes = ['sned'] }]",
+            "api.confined_keys[0].scopes[0]",
+            "expected \"tenants:read\" or",
+        ),
+        (
             "tenants.acme.users.stale_ttl",
             "'1s'",
             "",
