@@ -126,7 +126,8 @@ pub struct Member {
     pub(super) channel: [u8; 16],
     outbound: Outbound,
     pulse: Pulse,
-    pub(super) groups: Mutex<Vec<Arc<Group>>>,
+    /// Without room for more: most sockets join all their groups at once.
+    pub(super) groups: Mutex<Box<[Arc<Group>]>>,
 }
 
 impl Member {

@@ -159,9 +159,10 @@ impl Hub {
         if !new {
             return Joined::Already;
         }
-        // Most sockets are in one group, and `push` alone would reserve room for four.
-        groups.reserve_exact(1);
-        groups.push(group);
+        let mut all = std::mem::take(&mut *groups).into_vec();
+        all.reserve_exact(1);
+        all.push(group);
+        *groups = all.into_boxed_slice();
         Joined::New
     }
 
@@ -171,7 +172,9 @@ impl Hub {
         let Some(at) = groups.iter().position(|group| group.name() == name) else {
             return Left::default();
         };
-        let group = groups.swap_remove(at);
+        let mut all = std::mem::take(&mut *groups).into_vec();
+        let group = all.swap_remove(at);
+        *groups = all.into_boxed_slice();
         drop(groups);
         let emptied = self.groups.remove(&group, member.id());
         Left {

@@ -6,7 +6,6 @@
 //!
 //! It replaces tokio's `mpsc`: an empty channel of `Bytes` takes 1,568 bytes, and its bound counts messages.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,8 +17,10 @@ use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::Frame;
 
 pub use held::{HoldId, Released, ReplayEnd, ReplayRoom};
+use queue::ItemQueue;
 
 mod held;
+mod queue;
 
 /// The most frames in one `writev`. Linux takes 1,024, but above 64 the gain per frame is too small to measure.
 pub const BATCH: usize = 64;
@@ -113,19 +114,22 @@ pub struct Outbound {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+/// Each open socket has one, so it is small: what few sockets have at a time is boxed, and lengths take four bytes.
+#[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Item>,
+    queue: ItemQueue,
     bytes: usize,
-    limit: usize,
-    closing: Option<Box<CloseFrame>>,
+    /// Bytes; [`NO_LIMIT`] means no limit.
+    limit: u32,
+    /// Bytes of a frame that the task holds, because the socket took only a part of it.
+    in_hand: u32,
+    waker: Option<Waker>,
+    /// `None` in ordinary life.
+    rare: Option<Box<Rare>>,
     /// True if the queued items were dropped, by a [`CloseOrder::Now`] or the end of the task.
     dropped: bool,
-    /// Bytes of a frame that the task holds, because the socket took only a part of it.
-    in_hand: usize,
     /// True after the task has taken the close frame or has ended.
     finished: bool,
-    waker: Option<Waker>,
     /// True if the socket takes no bytes, so that only a close or a queue over its bound needs to wake the task.
     blocked: bool,
     /// True while the consumer of the socket is at work.
@@ -136,13 +140,23 @@ struct State {
     moved: bool,
     /// The look at the socket that precedes a close for a missing pong.
     look: Look,
-    /// The frames that wait behind replays; `None` in ordinary life.
-    held: Option<Box<held::Held>>,
 }
 
+/// The parts of a queue whose socket closes, or comes back to groups with a history.
+#[derive(Debug, Default)]
+struct Rare {
+    closing: Option<CloseFrame>,
+    /// The frames that wait behind replays.
+    held: Option<held::Held>,
+}
+
+/// No limit for this socket alone; `server.max_queue_bytes` still holds. A limit of 4 GiB or more counts as none.
+const NO_LIMIT: u32 = u32::MAX;
+
 /// A look of the task at its socket, on behalf of the timer wheel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Look {
+    #[default]
     None,
     Asked,
     Done,
@@ -152,20 +166,8 @@ impl Outbound {
     /// Makes an empty queue for at most `limit` bytes; 0 means no limit.
     pub fn new(limit: u64) -> Self {
         let state = State {
-            queue: VecDeque::new(),
-            bytes: 0,
             limit: in_bytes(limit),
-            closing: None,
-            dropped: false,
-            in_hand: 0,
-            finished: false,
-            waker: None,
-            blocked: false,
-            consuming: false,
-            ping: false,
-            moved: false,
-            look: Look::None,
-            held: None,
+            ..State::default()
         };
         Self {
             state: Mutex::new(state),
@@ -252,7 +254,7 @@ impl Outbound {
     pub fn close(&self, frame: CloseFrame, order: CloseOrder) -> bool {
         let mut state = self.state.lock();
         if state.finished
-            || (state.closing.is_some()
+            || (state.closing().is_some()
                 && (order == CloseOrder::AfterQueued || state.queue.is_empty()))
         {
             return false;
@@ -260,7 +262,7 @@ impl Outbound {
         if order == CloseOrder::Now {
             state.drop_all();
         }
-        state.closing = Some(Box::new(frame));
+        state.rare.get_or_insert_default().closing = Some(frame);
         wake(state);
         true
     }
@@ -284,7 +286,7 @@ impl Outbound {
         while batch.len() < BATCH {
             match state.queue.front() {
                 Some(Item::Frame(_)) => {}
-                Some(Item::Event(_)) if takes == Takes::Frames && state.closing.is_some() => {}
+                Some(Item::Event(_)) if takes == Takes::Frames && state.closing().is_some() => {}
                 Some(Item::Event(_)) if takes == Takes::All && batch.is_empty() => {}
                 _ => break,
             }
@@ -306,14 +308,12 @@ impl Outbound {
             state.moved = true;
             return Poll::Ready(Next::Frames);
         }
-        if let Some(close) = state.closing.take() {
+        if let Some(close) = state.rare.as_mut().and_then(|rare| rare.closing.take()) {
             state.finished = true;
-            return Poll::Ready(Next::Close(close));
+            return Poll::Ready(Next::Close(Box::new(close)));
         }
-        if state.queue.is_empty() && state.queue.capacity() > 0 {
-            // Frees the memory of a burst: an idle socket owns no queue.
-            state.queue = VecDeque::new();
-        }
+        // Frees the memory of a burst: an idle socket owns no queue.
+        state.queue.rest();
         state.blocked = false;
         state.register(cx);
         Poll::Pending
@@ -345,8 +345,8 @@ impl Outbound {
     /// woken when a close is asked for or the queue passes its bound.
     pub fn blocked(&self, cx: &mut Context<'_>, takes: Takes) -> Blocked {
         let mut state = self.state.lock();
-        if let Some(closing) = &state.closing {
-            return Blocked::Closing(CloseFrame::clone(closing));
+        if let Some(closing) = state.closing() {
+            return Blocked::Closing(closing.clone());
         }
         state.runs(takes);
         state.blocked = true;
@@ -374,32 +374,32 @@ impl Outbound {
     /// Returns the queued bytes, including those of a frame that is partly sent.
     pub fn queued_bytes(&self) -> usize {
         let state = self.state.lock();
-        state.bytes + state.in_hand
+        state.bytes + state.in_hand as usize
     }
 
     /// Returns true if a close was asked for or is done.
     pub fn is_closing(&self) -> bool {
         let state = self.state.lock();
-        state.closing.is_some() || state.finished
+        state.closing().is_some() || state.finished
     }
 
     /// Returns the gateway's reason for a close that is not sent yet.
     pub fn closing_cause(&self) -> Option<CloseReason> {
-        self.state.lock().closing.as_ref()?.cause
+        self.state.lock().closing()?.cause
     }
 
     /// Sets the bytes of the frame that the task holds because the socket took only a part of it; 0 if the socket has
     /// taken all of it.
     pub fn set_in_hand(&self, bytes: usize) {
         let mut state = self.state.lock();
-        state.in_hand = bytes;
+        state.in_hand = u32::try_from(bytes).unwrap_or(u32::MAX);
         state.moved |= bytes == 0;
     }
 }
 
 /// Adds an item, and wakes the task.
 fn push_to(mut state: MutexGuard<'_, State>, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
-    if state.closing.is_some() || state.finished {
+    if state.closing().is_some() || state.finished {
         return Enqueued::Closed;
     }
     let was_behind = state.is_behind();
@@ -427,10 +427,10 @@ fn wake(mut state: MutexGuard<'_, State>) {
     }
 }
 
-fn in_bytes(limit: u64) -> usize {
+fn in_bytes(limit: u64) -> u32 {
     match limit {
-        0 => usize::MAX,
-        limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        0 => NO_LIMIT,
+        limit => u32::try_from(limit).unwrap_or(NO_LIMIT),
     }
 }
 
@@ -450,18 +450,35 @@ impl State {
         }
     }
 
+    fn closing(&self) -> Option<&CloseFrame> {
+        self.rare.as_ref()?.closing.as_ref()
+    }
+
+    fn held(&self) -> Option<&held::Held> {
+        self.rare.as_ref()?.held.as_ref()
+    }
+
     /// Returns true if more waits than `limits.send_queue`. One item may be of any size: the bound is against a backlog,
     /// not against large messages.
     fn is_behind(&self) -> bool {
-        let held = || self.held.as_ref().map_or(0, |held| held.len());
-        self.bytes > self.limit && self.queue.len() + held() > 1
+        let held = || self.held().map_or(0, |held| held.len());
+        let is_over = self.limit != NO_LIMIT && self.bytes > self.limit as usize;
+        is_over && self.queue.len() + held() > 1
     }
 
     fn drop_all(&mut self) {
         self.dropped = true;
-        self.queue = VecDeque::new();
-        self.held = None;
+        self.queue = ItemQueue::Empty;
+        self.end_holds();
         self.bytes = 0;
+    }
+
+    /// Forgets the frames that wait behind replays, and frees their place unless the socket closes.
+    fn end_holds(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.held = None;
+        }
+        self.rare.take_if(|rare| rare.closing.is_none());
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Enqueued, ITEM, Item, Outbound, State, push_to, wake};
+use super::{Enqueued, ITEM, Item, NO_LIMIT, Outbound, Rare, State, push_to, wake};
 use crate::frame::Frame;
 use crate::ids::GroupName;
 use crate::position::{PastEpochs, PlaceInHistory, Position};
@@ -115,6 +115,10 @@ impl HeldGroup {
     }
 }
 
+fn held_in(rare: &mut Option<Box<Rare>>) -> Option<&mut Held> {
+    rare.as_mut()?.held.as_mut()
+}
+
 fn size(frame: &Frame) -> usize {
     ITEM + frame.len()
 }
@@ -134,8 +138,8 @@ impl Outbound {
         if groups.is_empty() {
             return;
         }
-        match &mut self.state.lock().held {
-            none @ None => *none = Some(Box::new(Held { groups, bytes: 0 })),
+        match &mut self.state.lock().rare.get_or_insert_default().held {
+            none @ None => *none = Some(Held { groups, bytes: 0 }),
             // A back end put the socket into a group while it waits for others.
             Some(held) => {
                 groups.retain(|group| held.group(&group.name).is_none());
@@ -152,14 +156,14 @@ impl Outbound {
     /// Returns the present wait for events of the group, if there is one.
     pub fn hold_of(&self, group: &GroupName) -> Option<HoldId> {
         let state = self.state.lock();
-        let held = state.held.as_ref()?;
+        let held = state.held()?;
         let index = held.group(group)?;
         Some(held.groups[index].id)
     }
 
     /// Returns true while events of any group wait.
     pub fn holds_any(&self) -> bool {
-        self.state.lock().held.is_some()
+        self.state.lock().held().is_some()
     }
 
     /// Queues the frame of a recorded event, behind a replay of its group if there is one.
@@ -182,8 +186,8 @@ impl Outbound {
     /// client to follow what the replay has brought so far.
     pub fn leave(&self, group: &GroupName) {
         let mut state = self.state.lock();
-        let State { held, bytes, .. } = &mut *state;
-        let Some(waiting) = held else {
+        let State { rare, bytes, .. } = &mut *state;
+        let Some(waiting) = held_in(rare) else {
             return;
         };
         let Some(index) = waiting.group(group) else {
@@ -197,7 +201,7 @@ impl Outbound {
         waiting.bytes -= of_group.bytes();
         *bytes -= of_group.bytes();
         if waiting.groups.is_empty() {
-            *held = None;
+            state.end_holds();
         }
     }
 
@@ -208,9 +212,9 @@ impl Outbound {
     pub fn end_hold(&self, group: &GroupName, id: HoldId, end: Option<&ReplayEnd>) -> Released {
         let mut state = self.state.lock();
         let State {
-            held, queue, bytes, ..
+            rare, queue, bytes, ..
         } = &mut *state;
-        let Some(waiting) = held else {
+        let Some(waiting) = held_in(rare) else {
             return Released::Free;
         };
         let Some(index) = waiting.group(group) else {
@@ -238,7 +242,7 @@ impl Outbound {
         let frames = of_group.frames.into_iter().map(|(_, frame)| frame);
         queue.extend(frames.map(Item::Frame));
         if waiting.groups.is_empty() {
-            *held = None;
+            state.end_holds();
         }
         if !state.blocked {
             wake(state);
@@ -261,11 +265,11 @@ impl Outbound {
 
 impl State {
     fn replay_room(&self) -> ReplayRoom {
-        if self.closing.is_some() || self.finished {
+        if self.closing().is_some() || self.finished {
             return ReplayRoom::Closed;
         }
-        let held = self.held.as_ref().map_or(0, |held| held.bytes);
-        let queued = self.bytes - held + self.in_hand;
+        let held = self.held().map_or(0, |held| held.bytes);
+        let queued = self.bytes - held + self.in_hand as usize;
         match self.replay_bound() / 2 {
             // A frame of any size goes into an empty queue.
             most if queued == 0 => ReplayRoom::Bytes(most.max(1)),
@@ -275,8 +279,8 @@ impl State {
 
     fn replay_bound(&self) -> usize {
         match self.limit {
-            usize::MAX => UNLIMITED,
-            limit => limit,
+            NO_LIMIT => UNLIMITED,
+            limit => limit as usize,
         }
     }
 
@@ -284,9 +288,10 @@ impl State {
     fn keep(&mut self, frame: &Frame, group: &GroupName, at: &Position) -> Option<Enqueued> {
         // The replay has the other half, so that what waits is within the socket's bound.
         let most = self.replay_bound() / 2;
-        let held = self.held.as_mut()?;
+        let rare = self.rare.as_mut()?;
+        let held = rare.held.as_mut()?;
         let index = held.group(group)?;
-        if self.closing.is_some() || self.finished {
+        if rare.closing.is_some() || self.finished {
             return Some(Enqueued::Closed);
         }
         let (size, of_group) = (size(frame), &mut held.groups[index]);

@@ -413,6 +413,6 @@ fn an_idle_connection_is_small() {
         "{}",
         size_of::<ReadySocket>()
     );
-    // With the counts of its `Arc` it fits into 320 bytes of the allocator.
-    assert!(size_of::<Member>() <= 304, "{}", size_of::<Member>());
+    // With the counts of its `Arc` it fits into 256 bytes of the allocator.
+    assert!(size_of::<Member>() <= 240, "{}", size_of::<Member>());
 }
