@@ -8,7 +8,7 @@ use serde_json::json;
 use super::resume::{ROUTES, events, position, position_of, publish, returning, with_history};
 use super::resume_replicas::told;
 use crate::support::database::ALICE;
-use crate::support::{Database, RedisServer, Tenant, gateway};
+use crate::support::{Database, PATIENCE, RedisServer, Tenant, eventually, gateway};
 
 const LAYERS: [&str; 2] = ["pubsub", "core"];
 
@@ -177,5 +177,55 @@ async fn a_storm_of_returning_sockets_delays_no_other_tenant() {
             calls < SOCKETS as u64,
             "{layer}: {calls} calls for {SOCKETS} sockets"
         );
+    }
+}
+
+/// The socket that sent an event is skipped while it is live; who comes back gets all.
+#[tokio::test]
+async fn an_event_that_skips_its_sender_has_a_position_for_all_others() {
+    for layer in ["memory", "pubsub", "core"] {
+        let redis = RedisServer::shared().await;
+        let builder = with_history(gateway().redis(&redis.url()), "{ size = 50, ttl = '10m' }");
+        let gateway = builder
+            .await
+            .with("layer.kind", layer)
+            .route("path = 'say/<slug:room>/'\n groups = ['chat_{room}']\n resume = true\n consumer = { kind = 'broadcast', to = 'chat_{room}', type = 't', skip_sender = true }")
+            .start()
+            .await;
+        let (replica, tenant) = (gateway.replica(), gateway.tenant());
+        let mut sender = returning(replica, tenant, "/say/a/", &[]).open().await;
+        let begin = position_of(&position(&mut sender).await);
+        let mut other = returning(replica, tenant, "/say/a/", &[]).open().await;
+        position(&mut other).await;
+        for n in 0..3 {
+            sender.send_text(&json!({"n": n}).to_string()).await;
+        }
+        for n in 0..3 {
+            let at = events(&mut other, n..n + 1).await;
+            // In the place of its event it learns the position.
+            let skipped = position(&mut sender).await;
+            assert_eq!(position_of(&skipped), at, "{layer}");
+        }
+        publish(&gateway, replica, 3..4).await;
+        let last = events(&mut sender, 3..4).await;
+        assert_eq!(
+            events(&mut other, 3..4).await,
+            last,
+            "{layer}: one position"
+        );
+        drop(sender);
+        let mut back = returning(replica, tenant, "/say/a/", &[&begin])
+            .open()
+            .await;
+        events(&mut back, 0..4).await;
+        assert_eq!(position(&mut back).await["recovered"], true);
+        eventually(PATIENCE, "the events are counted once", async || {
+            let metrics = replica.metrics().await;
+            match metrics.value("lockgate_recorded_total", &[]) {
+                4.0 => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
     }
 }

@@ -1,10 +1,45 @@
-//! The values of the metrics of histories and presence: each moves by what happened, and by nothing else.
+//! The values of the metrics of histories, recoveries and presence: each moves by what happened, and by nothing else.
 
 use serde_json::json;
 
-use super::resume::{events, position, publish, returning, with_history};
+use super::resume::{events, position, position_of, publish, returning, with_history};
+use super::resume_replicas::told;
 use crate::support::database::{ALICE, BOB};
 use crate::support::{Database, PATIENCE, RedisServer, eventually, gateway};
+
+#[tokio::test]
+async fn recoveries_are_counted_by_their_result_with_the_events_that_they_brought() {
+    for kind in ["memory", "pubsub", "core"] {
+        let redis = RedisServer::shared().await;
+        let builder = with_history(gateway().redis(&redis.url()), "{ size = 10, ttl = '10m' }");
+        let gateway = builder.await.with("layer.kind", kind).start().await;
+        let (replica, tenant) = (gateway.replica(), gateway.tenant());
+        let mut live = returning(replica, tenant, "/ws/a/", &[]).open().await;
+        let begin = position_of(&position(&mut live).await);
+        publish(&gateway, replica, 0..7).await;
+        events(&mut live, 0..7).await;
+        let mut back = returning(replica, tenant, "/ws/a/", &[&begin]).open().await;
+        events(&mut back, 0..7).await;
+        position(&mut back).await;
+        publish(&gateway, replica, 7..20).await;
+        events(&mut back, 7..20).await;
+        for since in [&*begin, "chat_a~0123456789abcdef~3"] {
+            let mut back = returning(replica, tenant, "/ws/a/", &[since]).open().await;
+            told(&mut back).await;
+        }
+        let metrics = replica.metrics().await;
+        let count = |result| metrics.value("lockgate_recoveries_total", &[("result", result)]);
+        let counted = ["recovered", "too_old", "epoch", "error"].map(count);
+        assert_eq!(counted, [1.0, 1.0, 1.0, 0.0], "{kind}: {}", metrics.text());
+        let brought = metrics.value("lockgate_recovered_events_total", &[]);
+        assert_eq!(brought, 7.0, "{kind}");
+        assert_eq!(
+            metrics.value("lockgate_recorded_total", &[]),
+            20.0,
+            "{kind}"
+        );
+    }
+}
 
 /// A plain `PUBLISH`, as of Channels' own class on `pubsub`.
 #[tokio::test]
