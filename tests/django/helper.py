@@ -15,7 +15,7 @@ import django  # noqa: E402
 
 django.setup()
 
-from asgiref.sync import sync_to_async  # noqa: E402
+from asgiref.sync import async_to_sync, sync_to_async  # noqa: E402
 from channels.layers import get_channel_layer  # noqa: E402
 from channels.worker import Worker  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
@@ -105,6 +105,18 @@ async def group_send(group, events):
     return len(events)
 
 
+async def group_send_sync(group, events):
+    """As code without async does: each call runs in an event loop of its own, and ends it."""
+
+    def send():
+        for event in events:
+            async_to_sync(layer.group_send)(group, event)
+
+    # A thread of asgiref's would run the calls in this loop.
+    await asyncio.get_running_loop().run_in_executor(None, send)
+    return len(events)
+
+
 async def listen(group):
     """A consumer of this back end: a channel that is a member of `group`."""
     channel = await layer.new_channel()
@@ -177,6 +189,7 @@ OPERATIONS = {
     "disconnect": disconnect,
     "user_models": user_models,
     "group_send": group_send,
+    "group_send_sync": group_send_sync,
     "group_add": group_add,
     "publish_numbers": publish_numbers,
     "end_numbers": end_numbers,

@@ -138,6 +138,8 @@ struct Run {
     cell: Cell,
     version: Option<&'static str>,
     recorded: bool,
+    /// Also with a Channels worker.
+    worker: bool,
 }
 
 async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
@@ -145,6 +147,7 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
         cell,
         version,
         recorded,
+        worker,
     } = run;
     let tenant = gateway.named(&cell.word());
     let memory = if recorded { " with a memory" } else { "" };
@@ -177,7 +180,14 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
     let mut sockets = open(gateway, tenant, &format!("/chat/{room}/")).await;
     let event = |n: u32| json!({"type": "chat.message", "n": n, "text": "grüß dich"});
     let events: Vec<_> = (0..20).map(event).collect();
-    django.group_send(&format!("chat_{room}"), &events).await;
+    let group = format!("chat_{room}");
+    if recorded {
+        // Half of them as code without async does, in event loops that end with each call.
+        django.group_send(&group, &events[..10]).await;
+        django.group_send_sync(&group, &events[10..]).await;
+    } else {
+        django.group_send(&group, &events).await;
+    }
     for n in 20..30 {
         let said = json!({"n": n, "text": "grüß dich"});
         sockets[0].send_text(&said.to_string()).await;
@@ -195,7 +205,7 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
         is_recorded(&servers[..cell.hosts], tenant, cell, &room, &what).await;
     }
 
-    if version == Some(NO_WORKERS) {
+    if !worker || version == Some(NO_WORKERS) {
         return;
     }
     // Sockets to a worker, and from it to the sockets of the room.
@@ -346,9 +356,10 @@ async fn every_configuration_of_a_layer_works_with_every_version_that_has_it() {
         cell,
         version,
         recorded,
+        worker: true,
     };
     // The two versions of a cell far from each other: their workers listen to one channel. One of the two is on groups
-    // with a memory: on one host the oldest, on three the newest.
+    // with a memory: on one host the oldest, on three the newest. The other one is there once more, without a worker.
     let newest = Cell::all()
         .into_iter()
         .map(|cell| run(cell, None, cell.hosts > 1));
@@ -359,7 +370,11 @@ async fn every_configuration_of_a_layer_works_with_every_version_that_has_it() {
         .into_iter()
         .filter(|cell| cell.oldest() == NO_WORKERS);
     let workers = workers.map(|cell| run(cell, Some(FIRST_WORKERS), true));
-    let runs = newest.chain(oldest).chain(workers);
+    let others = Cell::all().into_iter().map(|cell| Run {
+        worker: false,
+        ..run(cell, (cell.hosts > 1).then(|| cell.oldest()), true)
+    });
+    let runs = newest.chain(oldest).chain(workers).chain(others);
     // Several at a time: most of it is the start of Django.
     stream::iter(runs)
         .for_each_concurrent(3, |run| serves(&gateway, &servers, run))

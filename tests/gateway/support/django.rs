@@ -183,6 +183,12 @@ impl Django {
             .await;
     }
 
+    /// The same from code without async: `async_to_sync(layer.group_send)`.
+    pub(crate) async fn group_send_sync(&self, group: &str, events: &[Value]) {
+        self.ask(json!({"op": "group_send_sync", "group": group, "events": events}))
+            .await;
+    }
+
     /// `group_add` of any channel, also of one that is at home elsewhere.
     pub(crate) async fn group_add(&self, group: &str, channel: &str) {
         self.ask(json!({"op": "group_add", "group": group, "channel": channel}))
