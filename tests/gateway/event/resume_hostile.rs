@@ -169,9 +169,17 @@ async fn a_storm_of_returning_sockets_delays_no_other_tenant() {
                 slowest = slowest.max(sent.elapsed());
             }
         };
-        tokio::join!(storming, living);
-        println!("{layer}: the slowest event of the other tenant took {slowest:?}");
-        assert!(slowest < Duration::from_secs(2), "{layer}: {slowest:?}");
+        let began = Instant::now();
+        let storming = async {
+            storming.await;
+            began.elapsed()
+        };
+        let (took, ()) = tokio::join!(storming, living);
+        println!(
+            "{layer}: the storm took {took:?}, the slowest event of the other tenant {slowest:?}"
+        );
+        // It does not wait behind the storm, however busy the machine is.
+        assert!(slowest < took * 3 / 4, "{layer}: {slowest:?} of {took:?}");
         let calls = reads().await - before;
         assert!(
             calls < SOCKETS as u64,
