@@ -97,7 +97,7 @@ async fn livez(State(state): State<AdminState>) -> Response {
 struct Readiness {
     ready: bool,
     checks: BTreeMap<&'static str, bool>,
-    /// The number of tenants that cannot be served now.
+    /// The number of tenants and included files that are not served as they are configured.
     degraded: usize,
     /// The reason by tenant; only for an operator's key.
     #[serde(skip_serializing_if = "Option::is_none")]

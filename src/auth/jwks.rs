@@ -62,10 +62,6 @@ impl SetUrl {
         let host = url
             .host_str()
             .ok_or_else(|| wrong("a URL without a host"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            let advice = "take it out: a URL is shown, and a key set is public";
-            return Err(wrong("a URL with a user or a password").advice(advice));
-        }
         let is_loopback = is_loopback(host);
         match url.scheme() {
             "https" => {}
@@ -75,6 +71,10 @@ impl SetUrl {
                 return Err(wrong("a URL over http").advice(advice));
             }
             _ => return Err(wrong("another URL")),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            let advice = "take it out: a URL is shown, and a key set is public";
+            return Err(wrong("a URL with a user or a password").advice(advice));
         }
         let port = url.port_or_known_default().unwrap_or_default();
         Ok(Self {

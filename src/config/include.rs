@@ -200,8 +200,34 @@ impl Files {
             self.adopt(first, table, &mut reader.report);
         }
         for tenants in files {
-            self.adopt(tenants, table, &mut reader.report);
+            let rest = self.without_kept(tenants, before, &mut reader.report);
+            self.adopt(rest, table, &mut reader.report);
         }
+    }
+
+    /// Takes the tenants out whose own files cannot be read now: their names are kept for them.
+    fn without_kept(
+        &self,
+        tenants: Table,
+        before: &TenantFiles,
+        report: &mut ConfigReport,
+    ) -> Table {
+        let mut rest = Table::new();
+        for (name, node) in tenants {
+            let own = before.get(name.as_str());
+            let Some(own) = own.filter(|path| self.included.is_unread(path)) else {
+                rest.insert(name, node);
+                continue;
+            };
+            let found = format!(
+                "the tenant a second time, first in {}, which cannot be read",
+                own.display()
+            );
+            let key = format!("tenants.{}", super::read::bare(&name));
+            let advice = "mend or remove the other file";
+            report.mistake_aside(node.place, &key, found, "every tenant once", advice);
+        }
+        rest
     }
 
     /// Moves the tenants of an included file to the main table.
@@ -226,7 +252,7 @@ impl Files {
                         report.name_of(first)
                     );
                     let key = format!("tenants.{}", super::read::bare(&tenant));
-                    report.mistake(
+                    report.mistake_aside(
                         node.place,
                         &key,
                         found,
@@ -298,7 +324,7 @@ fn tenants_of(root: Node, report: &mut ConfigReport) -> Table {
             TomlValue::Table(entries) if name == "tenants" => tenants = entries,
             _ => {
                 let expected = "only [tenants.NAME] tables in an included file";
-                report.mistake(
+                report.mistake_aside(
                     node.place,
                     &name,
                     "another key",

@@ -127,9 +127,9 @@ impl Draft {
         .unwrap_or_else(|| Node::empty_table(Place::default()));
         if let (Some(path), TomlValue::Table(table)) = (path, &mut root.value) {
             files.include(path, table, &mut reader, before);
-            overrides::apply(table, &mut reader);
+            overrides::apply(table, &mut reader, files.included.is_complete());
         } else if let TomlValue::Table(table) = &mut root.value {
-            overrides::apply(table, &mut reader);
+            overrides::apply(table, &mut reader, true);
         }
         let mut config = Config::default();
         if let TomlValue::Table(table) = &root.value {

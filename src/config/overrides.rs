@@ -8,9 +8,12 @@ use super::problem::Source;
 use super::read::{Reader, nearest};
 
 const PREFIX: &str = "LOCKGATE_";
+/// The key of the mistake that a variable's tenant is unknown. That of every other one is longer.
+const UNKNOWN: &str = "tenants";
 
-/// Inserts every `LOCKGATE_*` variable that contains `__` into the document.
-pub(super) fn apply(root: &mut Table, reader: &mut Reader<'_>) {
+/// Inserts every `LOCKGATE_*` variable that contains `__` into the document. One of an unknown tenant is a mistake if the document
+/// is complete: else the tenant may be that of a file which cannot be read.
+pub(super) fn apply(root: &mut Table, reader: &mut Reader<'_>, is_complete: bool) {
     let environment = reader.environment;
     for (name, value) in environment.iter() {
         if let Some(rest) = name.strip_prefix(PREFIX)
@@ -18,7 +21,9 @@ pub(super) fn apply(root: &mut Table, reader: &mut Reader<'_>) {
         {
             let source = reader.report.add_source(Source::Variable(name.to_owned()));
             let node = document::parse_variable(value, source);
-            if let Err(mistake) = put(root, rest, node) {
+            if let Err(mistake) = put(root, rest, node)
+                && (is_complete || mistake.key != UNKNOWN)
+            {
                 reader.report.mistake(
                     mistake.place,
                     &mistake.key,
@@ -55,12 +60,7 @@ fn put(root: &mut Table, rest: &str, node: Node) -> Result<(), BadName> {
             let meant = named.split("__").next().unwrap_or(named);
             let advice = nearest_tenant(root, meant);
             let found = format!("the unknown tenant {:?}", meant.to_ascii_lowercase());
-            return Err(bad(
-                "tenants",
-                found,
-                "a tenant that a file declares",
-                advice,
-            ));
+            return Err(bad(UNKNOWN, found, "a tenant that a file declares", advice));
         };
         path = vec!["tenants".to_owned(), tenant];
         keys = below;

@@ -35,6 +35,8 @@ pub struct Mistake {
     pub expected: String,
     /// The action to take. May be empty.
     pub advice: String,
+    /// True if another value is read at this key, which is right or wrong by itself.
+    is_aside: bool,
 }
 
 impl Mistake {
@@ -194,7 +196,23 @@ impl ConfigReport {
             found: found.into(),
             expected: expected.into(),
             advice: advice.into(),
+            is_aside: false,
         });
+    }
+
+    /// Adds a mistake of a value that is not the one that is read at this key.
+    pub(crate) fn mistake_aside(
+        &mut self,
+        at: Place,
+        key: &str,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        self.mistake(at, key, found, expected, advice);
+        if let Some(last) = self.mistakes.last_mut() {
+            last.is_aside = true;
+        }
     }
 
     /// Adds a warning.
@@ -247,6 +265,7 @@ impl ConfigReport {
         };
         self.mistakes[..count]
             .iter()
+            .filter(|mistake| !mistake.is_aside)
             .any(|mistake| within(key, &mistake.key) || within(&mistake.key, key))
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::{Config, TenantConfig};
+use crate::config::{Config, TenantConfig, TenantFiles};
 use crate::ids::TenantId;
 use crate::tenant::Making;
 
@@ -61,6 +61,19 @@ impl TenantPages {
     /// Returns all tenants by name.
     pub fn iter(&self) -> impl Iterator<Item = (&TenantId, &BookPage)> {
         self.pages.iter()
+    }
+
+    /// Records a tenant that was served until now, from another source.
+    pub fn begin(&mut self, id: TenantId, stored: StoredState, good: Arc<TenantConfig>) {
+        let page = BookPage {
+            stored,
+            read: Ok(good.clone()),
+            hosts: good.hosts.clone(),
+            good: Some(good),
+            before: None,
+            trouble: None,
+        };
+        self.pages.insert(id, page);
     }
 
     /// Records a tenant as it is stored now.
@@ -143,12 +156,22 @@ impl TenantPages {
 
     /// Returns the tenants of the files with those of the registry that can be served beside them.
     pub fn together(&mut self, files: &Config, judge: Judge<'_>) -> Config {
+        self.together_without(&TenantFiles::new(), files, judge)
+    }
+
+    /// Returns the same without those whose names are `taken`: a file has them, and they cannot be served.
+    pub fn together_without(
+        &mut self,
+        taken: &TenantFiles,
+        files: &Config,
+        judge: Judge<'_>,
+    ) -> Config {
         let mut config = files.clone();
         let Candidates {
             unchanged,
             changed,
             mut new,
-        } = self.candidates(files);
+        } = self.candidates(|id| files.tenants.contains_key(id) || taken.contains_key(id));
         let mut refused = NotAdmitted::new();
         admit(&mut config, unchanged, judge, &mut refused);
         let mut with = config.clone();
@@ -199,11 +222,11 @@ impl TenantPages {
     }
 
     /// Sorts the tenants by what is to be judged, and notes the troubles that need no judgement.
-    fn candidates(&mut self, files: &Config) -> Candidates {
+    fn candidates(&mut self, is_of_files: impl Fn(&TenantId) -> bool) -> Candidates {
         let mut candidates = Candidates::default();
         for (id, page) in &mut self.pages {
             page.trouble = page.read.as_ref().err().cloned();
-            if files.tenants.contains_key(id) {
+            if is_of_files(id) {
                 page.trouble = Some(IN_FILES.to_owned());
                 continue;
             }

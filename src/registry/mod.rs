@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::api::TenantOfBook;
 use crate::clock::UnixTime;
-use crate::config::{Config, TenantConfig};
+use crate::config::{Config, TenantConfig, TenantFiles};
 use crate::consumer::Registry;
 use crate::error::StoreError;
 use crate::ids::TenantId;
@@ -145,8 +145,8 @@ impl TenantRegistry {
     }
 
     /// Returns the tenants of the files with those of the registry that can be served beside them. Logs each trouble that
-    /// is new.
-    pub fn together(&self, files: &Config) -> (Config, BesideFiles) {
+    /// is new. `names` are the tenants of included files, which have their names also where they cannot be served.
+    pub fn together(&self, files: &Config, names: &TenantFiles) -> (Config, BesideFiles) {
         let _judging = self.judging.lock();
         let (mut pages, seen) = self.begin(files);
         let judge = |config: &Config| {
@@ -154,14 +154,15 @@ impl TenantRegistry {
             checked.map_err(|errors| errors.in_one_line())
         };
         // With no lock that a call of the API takes: beside many conflicts it lasts seconds.
-        let config = pages.together(files, &judge);
+        let config = pages.together_without(names, files, &judge);
         let mut known = self.known.lock();
         known.pages.adopt(&pages);
         let standings: Vec<_> = pages.iter().map(standing).collect();
         tell(&known.told, &standings);
         known.told.clone_from(&standings);
         drop(known);
-        let is_of_files = |id: &TenantId| files.tenants.contains_key(id);
+        let of_files: BTreeSet<_> = files.tenants.keys().chain(names.keys()).cloned().collect();
+        let is_of_files = |id: &TenantId| of_files.contains(id);
         let standings = standings.into_iter();
         // Those whose names stand in a file are the file's.
         let standings: Vec<_> = standings
@@ -173,7 +174,6 @@ impl TenantRegistry {
         metrics::registry_tenants(standings.len() - degraded, degraded);
         self.standings.store(Arc::new(standings));
         let beside = self.beside(&pages, is_of_files);
-        let of_files = files.tenants.keys().cloned().collect();
         self.of_files.store(Arc::new(of_files));
         self.served.store(Arc::new(config.clone()));
         // In this order a check beside `served` is never older than the number that it claims.

@@ -3,7 +3,7 @@
 //! A mistake in the main file refuses the whole. One in an included file degrades the tenants that it concerns: each keeps its
 //! last good configuration as long as the process lives. Of two that are in each other's way the one that is served stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::config::{Config, TenantConfig, TenantFiles};
 use crate::hosts::HostTable;
 use crate::ids::TenantId;
 use crate::registry::{StoredState, TenantPages};
+use crate::tenant::build::NotBuilt;
 use crate::tenant::{FileTrouble, Making};
 use crate::validation::{Included, WrongFile, check_together};
 
@@ -54,6 +55,10 @@ impl FileTenants {
             ..config.clone()
         };
         let mut pages = self.pages.clone();
+        // A tenant that moves out of the main file was served.
+        for (id, served) in { self.main.tenants.iter() }.filter(|(id, _)| files.contains_key(*id)) {
+            pages.begin(id.clone(), UNVERSIONED, served.clone());
+        }
         for (id, config) in of_files {
             let hosts = config.hosts.clone();
             pages.record(id, UNVERSIONED, Ok(config), hosts);
@@ -95,14 +100,34 @@ impl FileTenants {
             .clone()
     }
 
+    /// Returns a tenant that was served before, whose file is still there, and which the main file leaves no place now.
+    pub(super) fn lost_since(&self, before: &Self) -> Option<NotBuilt> {
+        let was_served = |id: &TenantId| {
+            let page = before.pages.get(id);
+            before.main.tenants.contains_key(id) || page.is_some_and(|page| page.good.is_some())
+        };
+        let mut unserved = self.pages.iter().filter(|(_, page)| page.good.is_none());
+        let (id, page) = unserved.find(|(id, _)| was_served(id))?;
+        let why = page.trouble.as_deref().unwrap_or_default();
+        Some(NotBuilt {
+            tenant: Some(id.clone()),
+            why: anyhow::anyhow!("nor can its last good configuration be served now: {why}"),
+        })
+    }
+
     /// Reserves the hosts of those that cannot be served.
     pub(super) fn reserve(&self, hosts: &mut HostTable) {
-        for (id, page) in self.pages.iter().filter(|(_, page)| page.good.is_none()) {
+        let served = { self.served.iter() }.flat_map(|config| config.tenants.values());
+        // A tenant without hosts takes each host, and no newcomer takes one from it.
+        let has_all = served.into_iter().any(|tenant| tenant.hosts.is_empty());
+        let unserved = self.pages.iter().filter(|(_, page)| page.good.is_none());
+        for (id, page) in unserved.filter(|_| !has_all) {
             hosts.reserve(id, &page.hosts);
         }
         // The hosts of a file that never could be read are not known: each unknown one may be its.
+        let known: BTreeSet<_> = self.files.values().collect();
         let mut unread = { self.wrong_files.iter() }.filter(|(_, wrong)| wrong.is_unread);
-        if unread.any(|(path, _)| !self.files.values().any(|known| known == path)) {
+        if unread.any(|(path, _)| !known.contains(path)) {
             hosts.set_incomplete();
         }
     }
@@ -146,19 +171,29 @@ impl FileTenants {
     }
 }
 
+fn by_subject(troubles: &[FileTrouble]) -> BTreeMap<String, &FileTrouble> {
+    let troubles = troubles.iter();
+    troubles.map(|one| (one.subject(), one)).collect()
+}
+
 /// Logs the troubles that begin and end.
 pub(super) fn tell_troubles(before: &[FileTrouble], after: &[FileTrouble]) {
-    for trouble in after.iter().filter(|now| !before.contains(now)) {
+    let (before, after) = (by_subject(before), by_subject(after));
+    for (subject, trouble) in &after {
+        if before.get(subject) == Some(trouble) {
+            continue;
+        }
         tracing::error!(
-            subject = trouble.subject(),
+            subject,
             error = trouble.why,
             last_good = trouble.is_served,
             "An included file is not served as it stands"
         );
     }
-    for ended in before {
-        if !after.iter().any(|now| now.subject() == ended.subject()) {
-            tracing::info!(subject = ended.subject(), "It is served as its file stands");
-        }
+    for subject in before
+        .keys()
+        .filter(|subject| !after.contains_key(*subject))
+    {
+        tracing::info!(subject, "It is served as its file stands");
     }
 }

@@ -172,8 +172,11 @@ impl Reloader {
         let _making = self.making.lock().await;
         let (builder, before) = (self.builder.clone(), self.tenants.clone());
         let registry = self.registry.clone();
+        let applied = { sources.is_some() }.then(|| self.state.lock().files.clone());
         let built = tokio::task::spawn_blocking(move || {
-            build(&builder, registry.as_deref(), files, &before)
+            let built = build(&builder, registry.as_deref(), files, &before)?;
+            let lost = applied.and_then(|applied| built.files.lost_since(&applied));
+            lost.map_or(Ok(built), Err)
         });
         let built = built
             .await
@@ -189,13 +192,13 @@ impl Reloader {
     }
 
     fn serve(&self, built: BuiltTenants, sources: Option<Vec<PathBuf>>) {
+        record_troubles(&built.files, &self.tenants);
         {
             let mut state = self.state.lock();
             if let Some(sources) = sources {
                 state.sources = sources;
             }
             (state.config, state.files) = (built.of_files, built.files);
-            record_troubles(&state.files, &self.tenants);
         }
         let mut builder = self.builder.lock();
         self.tenancy.serve(built.serving, &builder, &built.config);
@@ -228,7 +231,8 @@ impl Reloader {
             if now == self.marks().await {
                 tracing::info!("The configuration's files have changed");
                 drop(self.reload().await);
-                applied = self.marks().await;
+                // Not the marks of now: a change during the reload is one more.
+                applied = now;
             }
         }
     }
@@ -293,7 +297,7 @@ pub(super) fn build(
     loop {
         let of_files = files.together();
         let (config, beside) = match registry {
-            Some(registry) => registry.together(&of_files),
+            Some(registry) => registry.together(&of_files, &files.files()),
             None => (of_files.clone(), BesideFiles::default()),
         };
         let built = builder.lock().serving(&config, before, &beside.makings);

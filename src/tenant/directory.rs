@@ -203,7 +203,8 @@ impl Tenants {
         found.map(|(id, config)| (id.clone(), config.clone()))
     }
 
-    /// Returns true while the registry was never read, so that any name may be one of its tenants'.
+    /// Returns true while the registry was never read, or an included file without known tenants cannot be read: any name may be
+    /// one of their tenants'.
     pub fn is_incomplete(&self) -> bool {
         self.now.load().hosts.is_incomplete()
     }

@@ -53,7 +53,8 @@ impl Config {
     /// Two tenants of the result may still be in each other's way: by one host, for example. [`check_together`] tells.
     ///
     /// # Errors
-    /// Every mistake at once, if one is of the main file, or if no tenant is right at a start, where `before` is empty.
+    /// Every mistake at once, if one is of the main file, if no tenant is right at a start, where `before` is empty, or if no
+    /// tenant is left at all.
     ///
     /// [`check_together`]: super::check_together
     pub fn load_each(
@@ -128,7 +129,13 @@ impl<'d> Sorting<'d> {
         let is_empty_start = before.is_empty()
             && tenants.is_empty()
             && self.draft.config.registry.database.is_none();
-        if self.of_deployment || is_empty_start {
+        // A folder that is not mounted is no wish to serve no tenant.
+        let mut known = before.values();
+        let is_lost = wrong.files.is_empty()
+            && !known.any(|path| self.draft.included.is_unread(path))
+            && tenants.is_empty()
+            && self.draft.config.registry.database.is_none();
+        if self.of_deployment || is_empty_start || is_lost {
             let mut all = self.draft.report.take_after(0);
             // A file that could not be read may hold the keys that seem to be missing.
             let is_complete = self.draft.included.is_complete();
@@ -142,6 +149,10 @@ impl<'d> Sorting<'d> {
         let Draft {
             report, included, ..
         } = &*self.draft;
+        let mut by_file: BTreeMap<PathBuf, Vec<TenantId>> = BTreeMap::new();
+        for (id, file) in included.tenant_files() {
+            by_file.entry(file).or_default().push(id);
+        }
         for mistake in report.mistakes() {
             match included.concerned(mistake) {
                 Concerned::Deployment => self.of_deployment = true,
@@ -155,9 +166,9 @@ impl<'d> Sorting<'d> {
                 Concerned::File(path) => {
                     let of_file = self.files.entry(path.to_owned()).or_default();
                     of_file.push(mistake.clone());
-                    let files = included.tenant_files();
-                    for (id, _) in files.into_iter().filter(|(_, file)| file == path) {
-                        self.tenants.entry(id).or_default().push(mistake.clone());
+                    for id in by_file.get(path).into_iter().flatten() {
+                        let of_tenant = self.tenants.entry(id.clone()).or_default();
+                        of_tenant.push(mistake.clone());
                     }
                 }
             }

@@ -550,7 +550,12 @@ fn whole(block: &str) -> String {
 #[test]
 fn every_configuration_that_a_page_shows_is_valid() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in ["signing-key", "signing-key-new", "operator-key"] {
+    for name in [
+        "signing-key",
+        "signing-key-new",
+        "operator-key",
+        "signup-key",
+    ] {
         fs::write(folder.path().join(name), "0123456789abcdef".repeat(4)).expect("a key");
     }
     let sealing = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";

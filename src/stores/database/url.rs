@@ -184,7 +184,12 @@ impl DatabaseUrl {
             "host" => is_path(&value),
             name => FILES.contains(&name),
         };
-        url.host_str().is_some_and(is_path) || url.query_pairs().any(names)
+        // The driver of PostgreSQL looks for a socket where no host is named.
+        let mut options = url.query_pairs();
+        let is_local = Dialect::of_url(url.as_str()) == Some(Dialect::Postgres)
+            && url.host_str().is_none_or(str::is_empty)
+            && !options.any(|(name, _)| name == "host" || name == "hostaddr");
+        is_local || url.host_str().is_some_and(is_path) || url.query_pairs().any(names)
     }
 
     /// Parses a URL to connect by, with the trust in the certificate of the server.
@@ -371,6 +376,8 @@ mod tests {
             ("sqlite:///x.db", true),
             ("postgres://h/db?sslrootcert=/x.pem", true),
             ("postgres:///db?host=/var/run/postgresql", true),
+            ("postgres:///db", true),
+            ("postgres:///db?host=h", false),
             ("postgres://%2Fvar%2Frun/db", true),
             ("mysql://h/db?socket=/x", true),
             ("mysql://h/db?ssl-ca=x.pem", true),

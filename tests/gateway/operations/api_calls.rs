@@ -702,8 +702,11 @@ fn key_of(kind: &str, word: &str) -> String {
 /// Every operator's key opened every call.
 #[tokio::test]
 async fn a_confined_key_opens_the_calls_of_its_scopes_alone() {
+    // A reload that another test asks for reaches each replica on a Redis.
+    let redis = crate::support::RedisServer::start().await;
     let gateway = gateway()
         .set("api.confined_keys", confined_keys())
+        .redis(&redis.url())
         .tenant("acme")
         .start()
         .await;

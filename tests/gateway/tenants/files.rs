@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use toml::Table;
 
-use super::reload::{APPLIED, REFUSED, change, hang_up};
+use super::reload::{APPLIED, REFUSED, change, hang_up, tenant_table};
 use crate::support::database::ALICE;
 use crate::support::replica::Replica;
-use crate::support::{Gateway, PATIENCE, Tenant, eventually, gateway};
+use crate::support::{Gateway, PATIENCE, RedisServer, Tenant, eventually, gateway};
 
 const CHAT: &str = "/ws/chat/lobby/";
 
@@ -67,6 +67,27 @@ async fn reload(gateway: &Gateway) -> Value {
     answer.json()
 }
 
+/// Waits until a reload reaches so many replicas: one that is ready need not hear the others yet.
+async fn reloads_on(gateway: &Gateway, replicas: u64) {
+    eventually(PATIENCE, "every replica reloads", async || {
+        let answer = reload(gateway).await;
+        match answer["applied"] == replicas {
+            true => Ok(()),
+            false => Err(answer),
+        }
+    })
+    .await;
+}
+
+/// Expects that a reload is refused.
+async fn reload_is_refused(gateway: &Gateway) {
+    let replica = gateway.replica();
+    let answer = replica
+        .api(&gateway.api_key, "POST", "/v1/reload", "{}")
+        .await;
+    assert_eq!(answer.status, 422, "{answer:?}");
+}
+
 /// Returns the status of a handshake; 101 where it opens.
 async fn status(replica: &Replica, tenant: &Tenant) -> u16 {
     let dial = replica.dial(tenant, CHAT).token(&tenant.token(ALICE));
@@ -79,7 +100,10 @@ async fn status(replica: &Replica, tenant: &Tenant) -> u16 {
 /// One wrong file refused the reload of all.
 #[tokio::test]
 async fn a_mistake_in_one_file_degrades_its_tenant_and_the_others_are_reloaded() {
+    // Other tests' replicas would be counted on one Redis with them.
+    let redis = RedisServer::start().await;
     let mut gateway = gateway()
+        .redis(&redis.url())
         .tenant("wrong")
         .tenant("changed")
         .tenant("broken")
@@ -91,6 +115,7 @@ async fn a_mistake_in_one_file_degrades_its_tenant_and_the_others_are_reloaded()
     for replica in &gateway.replicas {
         replica.ready().await;
     }
+    reloads_on(&gateway, 2).await;
     let replica = gateway.replica();
     let (wrong, changed, broken) = (
         gateway.named("wrong"),
@@ -163,6 +188,7 @@ async fn a_mistake_in_one_file_degrades_its_tenant_and_the_others_are_reloaded()
     assert_eq!(readiness["degraded"], 2, "{readiness}");
 
     // What is mended is served as it stands.
+    reloads_on(&gateway, 3).await;
     write(
         &file_of(&gateway, "broken"),
         &gateway.named("broken").name,
@@ -239,6 +265,70 @@ async fn a_newcomer_takes_nothing_from_a_tenant_that_is_there() {
     );
     assert!(socket.ping().await.is_empty());
     assert_eq!(status(replica, there).await, 101);
+
+    // Nor while its own file cannot be read.
+    std::fs::write(file_of(&gateway, "there"), "[tenants.").unwrap();
+    let answer = reload(&gateway).await;
+    let text = answer.to_string();
+    assert!(text.contains("which cannot be read"), "{answer}");
+    assert!(socket.ping().await.is_empty());
+    assert_eq!(status(replica, there).await, 101);
+}
+
+/// A folder that was not mounted for a moment closed every socket, and a change of the main file those of a tenant that it left no
+/// place.
+#[tokio::test]
+async fn a_reload_that_would_lose_a_served_tenant_is_refused() {
+    let mut gateway = gateway().tenant("there").write().await;
+    split(&gateway);
+    gateway.add_replica().await;
+    let replica = gateway.replica();
+    replica.ready().await;
+    let there = gateway.tenant();
+    let token = there.token(ALICE);
+    let mut socket = replica.dial(there, CHAT).token(&token).open().await;
+    let mut tenant = read(&gateway, "there");
+
+    std::fs::remove_file(file_of(&gateway, "there")).unwrap();
+    reload_is_refused(&gateway).await;
+    assert!(socket.ping().await.is_empty());
+    assert_eq!(status(replica, there).await, 101);
+    write(&file_of(&gateway, "there"), &there.name, &tenant);
+
+    // The main file takes its host.
+    let layer: Table = "kind = 'pubsub'\nprefix = 'elsewhere'".parse().unwrap();
+    let rival = tenant.as_table_mut().unwrap();
+    rival.insert("layer".into(), layer.into());
+    change(&gateway, |table| {
+        let tenants = Table::from_iter([("rival".to_owned(), tenant)]);
+        table.insert("tenants".into(), tenants.into());
+    });
+    reload_is_refused(&gateway).await;
+    replica.logged("nor can its last good configuration").await;
+    assert!(socket.ping().await.is_empty());
+    assert_eq!(status(replica, there).await, 101);
+}
+
+/// Its sockets closed, as if it had never been served.
+#[tokio::test]
+async fn a_tenant_that_moves_into_a_wrong_file_keeps_its_last_good_configuration() {
+    let gateway = gateway().tenant("moves").tenant("stays").start().await;
+    let replica = gateway.replica();
+    let moves = gateway.named("moves");
+    let token = moves.token(ALICE);
+    let mut socket = replica.dial(moves, CHAT).token(&token).open().await;
+    std::fs::create_dir_all(folder(&gateway)).unwrap();
+    change(&gateway, |table| {
+        tenant_table(table, moves).insert("hots".into(), "x".into());
+        let tenants = table["tenants"].as_table_mut().unwrap();
+        let tenant = tenants.remove(&moves.name).unwrap();
+        write(&file_of(&gateway, "moves"), &moves.name, &tenant);
+        table.insert("include".into(), vec!["tenants.d/*.toml"].into());
+    });
+    let answer = reload(&gateway).await;
+    assert_eq!(answer["degraded"][0]["last_good"], true, "{answer}");
+    assert!(socket.ping().await.is_empty());
+    assert_eq!(status(replica, moves).await, 101);
 }
 
 #[tokio::test]

@@ -380,11 +380,13 @@ fn the_mistake_of_an_included_file_is_its_tenants_alone() {
     write("d.toml", &format!("[server]\n{}", tenant("other")));
     write("e.toml", "[tenants.");
     write("f.toml", &tenant("good"));
+    // It is no mistake of the others: their checks go on.
+    write("g.toml", "tenants = 5\n");
     let found = load_each(&folder).expect("others are right");
     let begins = |index: usize, text: &str| {
         assert!(found[index].starts_with(text), "{text}: {found:?}");
     };
-    assert_eq!(found.len(), 8, "{found:?}");
+    assert_eq!(found.len(), 9, "{found:?}");
     begins(0, "beside");
     begins(1, "good");
     begins(2, "checked: ");
@@ -397,6 +399,7 @@ fn the_mistake_of_an_included_file_is_its_tenants_alone() {
         "server: found another key",
         "valid TOML",
         "the tenant a second time",
+        "tenants: found another key",
     ] {
         assert!(files.contains(why), "{why}: {found:?}");
     }
@@ -415,6 +418,10 @@ fn the_mistake_of_an_included_file_is_its_tenants_alone() {
         load_each(&nothing).expect_err("no tenant is right").len(),
         1
     );
+    // A variable may be for a tenant of the file that cannot be read.
+    let told = nothing.load(&[("LOCKGATE_TENANTS__ACME__HOSTS", "[\"a.test\"]")]);
+    let told = told.err().expect("the file is no TOML");
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 #[test]

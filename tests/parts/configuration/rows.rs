@@ -28,7 +28,7 @@ pub(crate) fn rows() -> Vec<Row> {
         "a valid one" "{TENANT}" => [];
         "empty" "" => [["lockgate.toml", "tenants: found no tenant"]];
         "a registry without a key" "{TENANT}[registry]\ndatabase = \"postgres://u:hunter2@h/d\"\n"
-            => [["registry.database: found a database without a key"], ["tenants.acme.hosts: found no hosts", "where there is a registry"]];
+            => [["registry.database: found a database without a key"], ["tenants.acme.hosts: found no hosts", "where there are several, or a registry"]];
         "a key without a registry" "{TENANT}[registry]\nkey = \"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"\n"
             => [["registry.key: found a key without a database"]];
         "a registry alone" "[registry]\ndatabase = \"sqlite:///r.db\"\nkey = [\"aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi0=\"]\n" => [];

@@ -49,7 +49,7 @@ impl World {
         );
         let scrapes = [one, other];
         let mut known: BTreeSet<_> = self.parties.iter().map(|p| p.tenant.name.clone()).collect();
-        known.insert("_none".to_owned());
+        known.extend(["_none", "_other"].map(str::to_owned));
         for scrape in &scrapes {
             let labels = scrape.label_values("tenant");
             assert!(labels.is_subset(&known), "{labels:?}");

@@ -115,6 +115,7 @@ async fn what_happens_to_a_tenant_that_is_not_made_holds_at_its_next_handshake()
         assert_eq!(answer.status, 200, "{what}: {answer:?}");
         answer.json()
     };
+    let revoked_token = acme.token(ALICE);
     // The first replica makes it to carry the call out; the second one need not hear it.
     let revoked = post("revocations", json!({"user_id": ALICE})).await;
     assert_eq!(revoked["closed"], 0);
@@ -125,7 +126,9 @@ async fn what_happens_to_a_tenant_that_is_not_made_holds_at_its_next_handshake()
     Problem::new(403, "tenant_suspended").is(&suspended, &acme.name);
     assert_eq!(show(&gateway, &acme).await["state"], "suspended");
     post("resume", Value::Null).await;
-    let revoked = dial(ALICE).refused().await;
+    // A token that is made now is one of after the revocation, once a second has passed.
+    let revoked = second.dial(&acme, CHAT).token(&revoked_token);
+    let revoked = revoked.refused().await;
     assert_eq!(revoked.json()["code"], "token_revoked", "{revoked:?}");
     let mut bob = dial(BOB).open().await;
     post("groups/chat_lobby/send", json!({"type": "x", "n": 1})).await;
