@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::channel_layer::core::Capacities;
-use crate::config::{Config, Effective, GroupNames, LayerKind, names_meet, prefix_fault};
+use crate::config::{
+    Config, Effective, GroupNames, LayerConfig, LayerKind, names_meet, prefix_fault,
+};
 use crate::ids::TenantId;
 use crate::stores::redis_url::RedisUrl;
 
@@ -84,11 +86,46 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
         );
     }
     let capacities = Capacities::new(layer.capacity, &layer.channel_capacity);
+    let records = { &effective.tenant.groups }
+        .iter()
+        .any(|group| group.history.is_some());
+    if let Ok(capacities) = &capacities
+        && layer.kind == Some(LayerKind::Core)
+        && records
+    {
+        check_room(
+            &at,
+            capacities.of_histories(&layer.namespace),
+            layer,
+            checker,
+        );
+    }
     checker.faults(&format!("tenants.{id}.layer"), capacities);
     let leaves_process = effective.layer_kind() != LayerKind::Memory;
     if leaves_process && effective.redis.is_none() && effective.denylist_redis().is_none() {
         let text = "the hosts carry events alone: without redis.url revocations, cached users and suspensions stay in this process";
         checker.warn(&at("hosts"), text);
+    }
+}
+
+/// Reports mailboxes of histories that are full when a mark and an event lie there.
+fn check_room(
+    at: &dyn Fn(&str) -> String,
+    capacity: u32,
+    layer: &LayerConfig,
+    checker: &mut Checker<'_>,
+) {
+    if capacity < 3 {
+        let key = match layer.capacity < 3 {
+            true => "capacity",
+            false => "channel_capacity",
+        };
+        checker.mistake(
+            &at(key),
+            capacity.to_string(),
+            "at least 3 beside groups with history, whose mailboxes hold a mark too",
+            "raise it here and in CHANNEL_LAYERS, which must be the same",
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use glob::Pattern;
 use indexmap::IndexMap;
 
+use crate::channel_names::history_member_beginning;
 use crate::config::{Fault, Faults, channel_pattern};
 
 /// The capacities of one layer.
@@ -30,6 +31,11 @@ impl Capacities {
             by_name: Faults::collect(by_name)?,
             default,
         })
+    }
+
+    /// The capacity of the mailboxes that stand for the histories of groups.
+    pub fn of_histories(&self, namespace: &str) -> u32 {
+        self.of(&format!("{}0.0!", history_member_beginning(namespace)))
     }
 
     /// The capacity of a channel.

@@ -67,6 +67,8 @@ pub(super) struct GroupMover {
     pub(super) inbox: Arc<Inbox>,
     /// Groups for which events may wait.
     pub(super) wanted: Mutex<IndexSet<GroupName>>,
+    /// Groups of which the time at which nothing waited is noted again; they come after all others.
+    pub(super) quiet: Mutex<IndexSet<GroupName>>,
     pub(super) wake: Notify,
 }
 
@@ -120,6 +122,34 @@ impl GroupMover {
         self.wake.notify_one();
     }
 
+    /// Asks for a move of groups for which nothing may wait, so that the history knows it.
+    pub(super) fn look_after(&self, groups: Vec<GroupName>) {
+        let recorded = groups.into_iter().filter(|group| self.records(group));
+        self.quiet.lock().extend(recorded);
+        self.wake.notify_one();
+    }
+
+    /// Takes the groups of the next round.
+    fn next_round(&self) -> Vec<GroupName> {
+        let some = |groups: &Mutex<IndexSet<GroupName>>| -> Vec<GroupName> {
+            let mut groups = groups.lock();
+            let count = groups.len().min(ROUND);
+            groups.drain(..count).collect()
+        };
+        let wanted = some(&self.wanted);
+        match wanted.is_empty() {
+            true => some(&self.quiet),
+            false => wanted,
+        }
+    }
+
+    /// Moves what waits for these groups, and returns after one try.
+    pub(super) async fn settle(&self, groups: &[GroupName]) {
+        for groups in groups.chunks(ROUND) {
+            self.move_each(groups.to_vec()).await;
+        }
+    }
+
     /// Notes what a call has done that was made with this ticket.
     fn note(&self, group: &GroupName, ticket: Option<WatchTicket>, taken: TakenIn) {
         let (moved, left, empty) = taken;
@@ -135,7 +165,6 @@ impl GroupMover {
         &self,
         script: &'static redis::Script,
         group: &MovedGroup,
-        more: &[&str],
     ) -> (ScriptCall, Option<WatchTicket>) {
         let mailbox = self.names.message_key(&group.member);
         let RecordedGroup {
@@ -144,9 +173,8 @@ impl GroupMover {
             position,
             notices,
         } = &group.recorded;
-        let mut keys = vec![mailbox.as_str(), history, position];
-        keys.extend(more);
-        let mut call = ScriptCall::new(script, &keys);
+        let members = self.names.group_key(&group.name);
+        let mut call = ScriptCall::new(script, &[&mailbox, history, position, &members]);
         call.arg(Epoch::random().to_string()).arg(kept.size);
         call.arg(group.recorded.ttl()).arg(notices);
         call.arg(self.envelope.random_bytes()).arg(MOVED);
@@ -155,6 +183,7 @@ impl GroupMover {
         let known = ticket.and_then(|ticket| ticket.known);
         let unknown = known.map_or(-1, |known| known.elapsed().as_millis() as i64);
         call.arg(self.expiry.as_millis() as u64).arg(unknown);
+        call.arg(&group.member);
         (call, ticket)
     }
 
@@ -165,11 +194,9 @@ impl GroupMover {
         event: &Event,
         lapsed: i64,
     ) -> Result<RecordedSend, LayerError> {
-        let key = self.names.group_key(&moved.name);
-        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved, &[&key]);
+        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved);
         call.arg(self.envelope.codec().encode(event)?);
         call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_NAME);
-        call.arg(&moved.member);
         let store = &self.stores[moved.host];
         let mut answer: Vec<redis::Value> =
             { store.query("record", &call).await }.map_err(recorded::refused)?;
@@ -200,7 +227,7 @@ impl GroupMover {
         moved: &MovedGroup,
         from: &HistoryFrom,
     ) -> Result<HistoryPage, LayerError> {
-        let (mut call, ticket) = self.call(&script::READ_HERE, moved, &[]);
+        let (mut call, ticket) = self.call(&script::READ_HERE, moved);
         moved.recorded.ask_page(&mut call, from);
         let store = &self.stores[moved.host];
         // Not repeated after a lost link: what was moved by the first call is moved.
@@ -235,11 +262,7 @@ impl GroupMover {
         // Groups whose move failed. They are tried again after a pause, which delays no other group.
         let mut later: Vec<GroupName> = Vec::new();
         loop {
-            let groups: Vec<GroupName> = {
-                let mut wanted = self.wanted.lock();
-                let count = wanted.len().min(ROUND);
-                wanted.drain(..count).collect()
-            };
+            let groups = self.next_round();
             if groups.is_empty() {
                 let pause = backoff.pause();
                 tokio::select! {
@@ -287,7 +310,7 @@ impl GroupMover {
         pipe.cmd("SCRIPT").arg("LOAD").arg(script::move_source());
         let mut tickets = Vec::with_capacity(groups.len());
         for moved in &groups {
-            let (call, ticket) = self.call(&script::MOVE, moved, &[]);
+            let (call, ticket) = self.call(&script::MOVE, moved);
             pipe.add_command(call.into_command());
             tickets.push(ticket);
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use crate::ids::GroupName;
@@ -13,14 +14,19 @@ const MOST: usize = 20_000;
 /// A group that was left: its name, its number, and the time until which it stays.
 pub(super) type IdleGroup = (GroupName, u64, Instant);
 
-/// The groups that stay, by the end of their time. A group that was joined again meanwhile may be among them.
+/// The groups that stay, each once, by the end of their time. A group that was joined again meanwhile may be among them.
 #[derive(Default)]
 pub(super) struct IdleGroups {
     by_end: BTreeMap<(Instant, u64), GroupName>,
+    /// The ends by the numbers of the groups.
+    ends: HashMap<u64, Instant>,
 }
 
 impl IdleGroups {
     pub(super) fn add(&mut self, (group, number, until): IdleGroup) {
+        if let Some(before) = self.ends.insert(number, until) {
+            self.by_end.remove(&(before, number));
+        }
         self.by_end.insert((until, number), group);
     }
 
@@ -31,6 +37,7 @@ impl IdleGroups {
             return None;
         }
         let ((until, number), group) = self.by_end.pop_first()?;
+        self.ends.remove(&number);
         Some((group, number, until))
     }
 
@@ -68,5 +75,11 @@ mod tests {
             .map(|(_, number, _)| number)
             .collect();
         assert_eq!(gone, [3, 4]);
+        for _ in 0..2 {
+            idle.add(("g".into(), 5, at(most + 5)));
+            idle.add(("g".into(), 5, at(most + 6)));
+        }
+        assert_eq!(idle.ended(start), None, "a group counts once");
+        assert_eq!(idle.next_end(), Some(at(6)));
     }
 }

@@ -17,7 +17,6 @@ use crate::stores::redis::error_kind;
 use super::super::inbox::{Inbox, Incoming, Payload};
 use super::super::link::bounded::BoundedLink;
 use super::super::target::Target;
-use super::history::GroupMover;
 use super::names::inflight_key;
 use super::roster::{GroupRoster, HostNumber};
 use super::seen::Seen;
@@ -39,8 +38,6 @@ pub(super) struct Mailbox {
     /// The memberships; they are in doubt after a lost link.
     pub(super) roster: Arc<GroupRoster>,
     pub(super) shard: HostNumber,
-    /// Moves events of groups with history.
-    pub(super) mover: Arc<GroupMover>,
     /// Restores memberships after a lost link. The reference is weak, so that the task ends with the layer.
     pub(super) keeper: mpsc::WeakUnboundedSender<membership::MembershipOrder>,
     /// The ACL pattern that this layer needs, for the log.
@@ -48,11 +45,10 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Notes that messages of any group may be missing since `at`.
+    /// Notes that messages of any group may be missing since `at`. The events of groups with sockets are read in any case, and
+    /// those of the others are moved when their time is noted again.
     pub(super) fn missed(&self, at: Instant) {
-        for group in self.roster.interrupt(&self.shard, at) {
-            self.mover.wake(group);
-        }
+        self.roster.interrupt(&self.shard, at);
     }
 }
 
@@ -87,10 +83,11 @@ impl Reading {
         }
     }
 
-    /// Notes that the link is lost or the key is refused. The tenant will be told if it could have missed a message.
-    pub(super) fn lose(&mut self, cause: GapCause) {
+    /// Notes that the link is lost or the key is refused, and that messages may be missing since `at`. The tenant will be told if
+    /// it could have missed one.
+    pub(super) fn lose(&mut self, cause: GapCause, at: Instant) {
         // The command link may have joined groups before this link was read from, so `served` alone is not enough.
-        let joined = self.mailbox.roster.doubt(&self.mailbox.shard);
+        let joined = self.mailbox.roster.doubt(&self.mailbox.shard, at);
         self.recovered = false;
         self.doubt = true;
         if std::mem::take(&mut self.served) || joined {
@@ -134,8 +131,12 @@ impl Reading {
         }
         let in_flight = !taken.messages.is_empty();
         let all = taken.messages.len() as u64 + taken.too_long == taken.waiting;
+        let mut all_fit = true;
         for (message, score) in taken.messages {
-            self.deliver(message, &score, seen);
+            all_fit &= self.deliver(message, &score, seen);
+        }
+        if !all_fit {
+            self.mailbox.missed(Instant::now());
         }
         // The mailbox was emptied, so messages written from here on are new.
         self.doubt &= !all;
@@ -145,16 +146,20 @@ impl Reading {
     /// Delivers the message of a wake-up; `None` was too long to be read.
     pub(super) fn deliver_first(&self, message: Option<Vec<u8>>, score: &str, seen: &mut Seen) {
         match message {
-            Some(message) => self.deliver(message, score, seen),
+            Some(message) => {
+                if !self.deliver(message, score, seen) {
+                    self.mailbox.missed(Instant::now());
+                }
+            }
             None => self.mailbox.inbox.drop_oversized(),
         }
     }
 
-    /// Delivers a message, unless it came before a lost link already.
-    pub(super) fn deliver(&self, message: Vec<u8>, score: &str, seen: &mut Seen) {
+    /// Delivers a message, unless it came before a lost link already. Returns false if the inbox has no room for it.
+    fn deliver(&self, message: Vec<u8>, score: &str, seen: &mut Seen) -> bool {
         let known = seen.insert(&self.mailbox.key, &message, score);
         if known && self.doubt {
-            return;
+            return true;
         }
         let size = message.len();
         let incoming = Incoming {
@@ -163,9 +168,7 @@ impl Reading {
             recorded: None,
             read_at: std::time::Instant::now(),
         };
-        if !self.mailbox.inbox.push(incoming, size) {
-            self.mailbox.missed(Instant::now());
-        }
+        self.mailbox.inbox.push(incoming, size)
     }
 }
 

@@ -38,6 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const MARK_SECONDS: u64 = 120;
 /// Memberships are renewed after `group_expiry` divided by this, so that two renewals may fail.
 const RENEWED_AFTER: u32 = 3;
+/// The time at which a mailbox was empty is noted again after `expiry` divided by this. A replica that is killed then leaves at
+/// least a third of `expiry` in which what waits is known to be complete.
+const NOTED_AFTER: u32 = 4;
 /// Time limit for the clean-up of a replica that leaves.
 const GOODBYE: Duration = Duration::from_secs(3);
 /// Leaves that are kept until the host is back. Beyond this the oldest are dropped, and those members lapse by themselves.
@@ -88,6 +91,7 @@ impl MembershipKeeper {
         let mut task = Keeping {
             renew_at: now + self.group_expiry / RENEWED_AFTER,
             look_at: now,
+            note_at: now + self.mover.expiry / NOTED_AFTER,
             parts: self,
             joins: IndexSet::new(),
             leaves: VecDeque::new(),
@@ -117,6 +121,8 @@ struct Keeping {
     retry_refused_at: Instant,
     renew_at: Instant,
     look_at: Instant,
+    /// The time of the next move of the groups with history for which nothing may wait.
+    note_at: Instant,
     /// The mark was set: if it is missing at the next look, the keys were flushed.
     marked: bool,
     /// The gap to be told once everything is restored.
@@ -176,7 +182,8 @@ impl Keeping {
     }
 
     fn restore(&mut self, cause: GapCause) {
-        self.parts.roster.doubt(&self.parts.shard);
+        let roster = &self.parts.roster;
+        roster.doubt(&self.parts.shard, Instant::now());
         self.joins.extend(self.mine());
         self.gap = Some(cause);
         // Everything is being restored, so a missing mark would say nothing new.
@@ -195,6 +202,12 @@ impl Keeping {
             self.renew_at = now + self.parts.group_expiry / RENEWED_AFTER;
             self.joins.extend(self.mine());
         }
+        if now >= self.note_at {
+            self.note_at = now + self.parts.mover.expiry / NOTED_AFTER;
+            if self.parts.mover.any() {
+                self.parts.mover.look_after(self.mine());
+            }
+        }
         if now >= self.retry_refused_at {
             self.retry_refused_at = now + RETRY_REFUSED;
             self.joins.extend(self.refused.drain(..));
@@ -207,7 +220,7 @@ impl Keeping {
     }
 
     fn next_time(&self) -> Instant {
-        let next = self.look_at.min(self.renew_at);
+        let next = self.look_at.min(self.renew_at).min(self.note_at);
         let next = next.min(self.idle.next_end().unwrap_or(next));
         if self.refused.is_empty() {
             next
@@ -355,7 +368,10 @@ impl Keeping {
 
     /// Removes the layer's memberships and keys from this host, if it answers.
     async fn leave_all(&mut self) {
-        for group in self.mine() {
+        let mine = self.mine();
+        // It is known that nothing waits now, and the one who reads next has no doubt about what came before.
+        drop(tokio::time::timeout(GOODBYE / 3, self.parts.mover.settle(&mine)).await);
+        for group in mine {
             if let Some(number) = self.parts.roster.unwant(&group) {
                 self.leaves.push_back((group, number));
             }

@@ -106,6 +106,7 @@ impl CoreEndpoints {
                 expiry: config.expiry,
                 inbox: inbox.clone(),
                 wanted: Mutex::default(),
+                quiet: Mutex::default(),
                 wake: Notify::new(),
             }),
             config,
@@ -189,7 +190,6 @@ impl Layer<'_> {
             expiry: self.config.expiry,
             roster: roster.clone(),
             shard: shard.clone(),
-            mover: self.mover.clone(),
             keeper: orders.downgrade(),
             pattern: names.key_pattern(),
         };

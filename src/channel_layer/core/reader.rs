@@ -57,6 +57,8 @@ pub(super) struct MailboxReader {
     seen: Seen,
     canary_refused: bool,
     retry_refused_at: Instant,
+    /// The time at which the newest wait began. Since then messages may have gone unseen.
+    asked_at: Instant,
 }
 
 /// The outcome of a wait: a key, a message unless it is too long, its score.
@@ -77,6 +79,7 @@ impl MailboxReader {
             seen: Seen::default(),
             canary_refused: false,
             retry_refused_at: Instant::now(),
+            asked_at: Instant::now(),
         }
     }
 
@@ -97,8 +100,8 @@ impl MailboxReader {
         life: &mut LinkLife,
     ) -> Result<End, LinkError> {
         let mut canary = Flight::new(life.endpoint());
-        let (mut asked_at, mut in_flight) = (Instant::now(), None);
-        let mut suspected = false;
+        let (mut in_flight, mut suspected) = (None, false);
+        self.asked_at = Instant::now();
         self.try_canary(link).await?;
         loop {
             if self.take_orders().is_break() {
@@ -106,8 +109,7 @@ impl MailboxReader {
             }
             self.recover(link).await?;
             self.tell_restored(life);
-            self.tell_absence(asked_at);
-            asked_at = Instant::now();
+            self.tell_absence();
             let Some(wait) = self.wait(in_flight.take()) else {
                 // Redis refuses every key; the next round tries again.
                 sleep(BLOCK).await;
@@ -117,8 +119,7 @@ impl MailboxReader {
                 return Ok(End::Deaf);
             };
             // Before the message is delivered, which would pass for the newest one of its group.
-            self.tell_absence(asked_at);
-            asked_at = Instant::now();
+            self.tell_absence();
             match answer {
                 Ok(None) => {}
                 Ok(Some((key, message, _))) if key == self.canary_key => {
@@ -216,7 +217,7 @@ impl MailboxReader {
                 Err(error) if concerns_a_key(&error) => {
                     let kind = error_kind(&error);
                     metrics::dependency_error(Dependency::Redis, kind);
-                    reading.lose(GapCause::Link);
+                    reading.lose(GapCause::Link, Instant::now());
                     if !std::mem::replace(&mut reading.refused, true) {
                         let user = self.store.url().username().unwrap_or("default");
                         warn!(
@@ -315,11 +316,12 @@ impl MailboxReader {
         })
     }
 
-    /// Marks a gap for tenants whose messages may have expired while this task did not read.
-    fn tell_absence(&self, asked_at: Instant) {
-        let away = asked_at.elapsed().saturating_sub(BLOCK + ANSWER_LIMIT);
+    /// Marks a gap for tenants whose messages may have expired while this task did not read, and begins to count again.
+    fn tell_absence(&mut self) {
+        let asked_at = std::mem::replace(&mut self.asked_at, Instant::now());
+        let away = asked_at.elapsed();
         for reading in &self.line {
-            if away >= reading.mailbox.expiry {
+            if away >= reading.mailbox.expiry.max(BLOCK + ANSWER_LIMIT) {
                 reading.mailbox.missed(asked_at);
                 reading.mailbox.inbox.push_gap(GapCause::LayerQueue);
             }
@@ -377,7 +379,7 @@ impl Session for MailboxReader {
 
     fn lost(&mut self, cause: GapCause) {
         for reading in &mut self.line {
-            reading.lose(cause);
+            reading.lose(cause, self.asked_at);
         }
         self.retry_refused_at = Instant::now();
     }

@@ -47,6 +47,7 @@ enum Watch {
 pub(super) struct WatchTicket {
     number: u64,
     interruptions: u64,
+    joined: bool,
     /// The time up to which each event was known; `None`: never.
     pub(super) known: Option<Instant>,
 }
@@ -54,9 +55,10 @@ pub(super) struct WatchTicket {
 impl Membership {
     fn interrupt(&mut self, at: Instant) {
         self.interruptions += 1;
-        if let Some(Watch::On) = self.watch {
-            self.watch = Some(Watch::Until(at));
-        }
+        self.watch = self.watch.map(|watch| match watch {
+            Watch::On => Watch::Until(at),
+            Watch::Until(before) => Watch::Until(before.min(at)),
+        });
     }
 }
 
@@ -154,13 +156,14 @@ impl GroupRoster {
         is_it
     }
 
-    /// Returns the state of a group's watch; `None` if it is not joined.
+    /// Returns the state of a group's watch; `None` if it is not wished for.
     pub(super) fn watch(&self, group: &GroupName) -> Option<WatchTicket> {
         let groups = self.groups.lock();
         let membership = groups.by_name.get(group)?;
-        membership.joined.then(|| WatchTicket {
+        Some(WatchTicket {
             number: membership.number,
             interruptions: membership.interruptions,
+            joined: membership.joined,
             known: membership.watch.map(|watch| match watch {
                 Watch::On => Instant::now(),
                 Watch::Until(at) => at,
@@ -171,7 +174,8 @@ impl GroupRoster {
     /// Notes that all events that waited were moved, after the ticket was taken.
     pub(super) fn watched(&self, group: &GroupName, ticket: WatchTicket) {
         let mut groups = self.groups.lock();
-        if let Some(membership) = groups.by_name.get_mut(group)
+        if ticket.joined
+            && let Some(membership) = groups.by_name.get_mut(group)
             && (membership.number, membership.interruptions)
                 == (ticket.number, ticket.interruptions)
         {
@@ -186,18 +190,14 @@ impl GroupRoster {
         }
     }
 
-    /// Notes that copies of events may be missing since `at`. Returns the groups that no socket is in: those with sockets are
-    /// read in any case.
-    pub(super) fn interrupt(&self, shard: &HostNumber, at: Instant) -> Vec<GroupName> {
+    /// Notes that copies of events may be missing since `at`.
+    pub(super) fn interrupt(&self, shard: &HostNumber, at: Instant) {
         let mut groups = self.groups.lock();
-        let mut idle = Vec::new();
         for (name, membership) in &mut groups.by_name {
             if shard.has(name) {
                 membership.interrupt(at);
-                idle.extend(membership.idle_until.map(|_| name.clone()));
             }
         }
-        idle
     }
 
     /// Returns true if no socket is in the group, and events may have been missed since it was moved the last time.
@@ -252,15 +252,15 @@ impl GroupRoster {
         }
     }
 
-    /// Notes that a host may have lost its memberships. New wishes wait until the group is joined again; the caller sees to
+    /// Notes that a host may have lost its memberships, and messages since `at`. New wishes wait until the group is joined again; the caller sees to
     /// that. Returns true if there was a membership.
-    pub(super) fn doubt(&self, shard: &HostNumber) -> bool {
+    pub(super) fn doubt(&self, shard: &HostNumber, at: Instant) -> bool {
         let mut groups = self.groups.lock();
         let mut any = false;
         for (name, membership) in &mut groups.by_name {
             if shard.has(name) {
                 any |= std::mem::take(&mut membership.joined);
-                membership.interrupt(Instant::now());
+                membership.interrupt(at);
                 membership.ordered = true;
             }
         }
@@ -331,13 +331,43 @@ mod tests {
             index: 0,
             names: Arc::new(Names::new("asgi", "", 1)),
         };
-        assert!(roster.doubt(&host));
-        assert!(!roster.doubt(&host));
+        assert!(roster.doubt(&host, Instant::now()));
+        assert!(!roster.doubt(&host, Instant::now()));
         let Wish::Joining(mut confirmed) = roster.want(&group) else {
             panic!("it is being joined again");
         };
         assert!(!roster.joined(&group, number, true), "no renewal");
         assert_eq!(confirmed.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn what_was_known_before_an_interruption_stays_known_and_no_later_one_adds_to_it() {
+        let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
+        drop(roster.want(&group));
+        let number = roster.number(&group).unwrap();
+        let ticket = || roster.watch(&group).expect("it is wished for");
+        assert!(ticket().known.is_none());
+        roster.watched(&group, ticket());
+        assert!(ticket().known.is_none(), "not joined yet");
+        roster.joined(&group, number, true);
+        roster.watched(&group, ticket());
+        let host = HostNumber {
+            index: 0,
+            names: Arc::new(Names::new("asgi", "", 1)),
+        };
+        let late = Instant::now();
+        let early = late - std::time::Duration::from_secs(5);
+        roster.doubt(&host, late);
+        assert_eq!(ticket().known, Some(late), "a lost link");
+        roster.interrupt(&host, early);
+        roster.interrupt(&host, late);
+        assert_eq!(ticket().known, Some(early));
+        let before = ticket();
+        roster.joined(&group, number, false);
+        roster.watched(&group, before);
+        assert_eq!(ticket().known, Some(early), "not joined at the ticket");
+        roster.watched(&group, ticket());
+        assert!(ticket().known.is_some_and(|known| known >= late));
     }
 
     #[test]

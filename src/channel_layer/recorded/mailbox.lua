@@ -5,24 +5,33 @@
 -- that may have happened, an offset stays empty, so that all who read over it know. Two things show it: a mark in the mailbox,
 -- which goes when the mailbox goes, and the field `m` of the position, a time (Unix milliseconds) at which nothing waited.
 --
--- Each function takes KEYS: mailbox, history, position. ARGV: epoch of a new history, size, life of an event in milliseconds,
+-- Each function takes KEYS: mailbox, history, position, group. ARGV: epoch of a new history, size, life of an event in milliseconds,
 -- channel of the gateways, random bytes before an event, the most events, the capacity of the mailbox, the bytes of the longest
 -- event, milliseconds that an event may wait, milliseconds since the caller last knew of each event of the group when it was
--- sent (-1: it never did). Others follow.
+-- sent (-1: it never did), the member that stands for the history. Others follow.
 
 -- The mark. It is no event. Its score is above all others, which Channels removes from the lowest one on.
 local MARK = ''
 
+-- Returns the time in a field `m`; nil if there is none, or if others have written something else.
+local function time_in(emptied)
+    return type(emptied) == 'string' and #emptied <= 16 and string.find(emptied, '^%d+$') and tonumber(emptied) or nil
+end
+
 -- Returns true if events may have gone from the mailbox before those that wait.
 local function may_lack(keys, argv, marked, waiting)
-    if not marked then return true end
+    local emptied
+    if not marked or waiting > 1 then emptied = redis.pcall('HGET', keys[3], 'm') end
+    -- Without the field the mailbox was never marked: until now Channels has sent to no member that stands for this history.
+    if not marked then return emptied ~= false end
     -- An event goes when a later one is sent, and that one waits then. If a single one waits, the one before it was sent longer ago
-    -- than an event may wait, and the mailbox would have expired.
+    -- than an event may wait, and the mailbox would have expired. This holds for senders of one clock: where they differ by some
+    -- seconds, an event that waited for about as long as it may can be missed.
     if waiting < 2 then return false end
-    local emptied = redis.pcall('HGET', keys[3], 'm')
-    if type(emptied) ~= 'string' then return true end
+    local known = time_in(emptied)
+    if not known then return true end
     local now, unknown = milliseconds(), tonumber(argv[10])
-    local known = tonumber(emptied)
+    if known > now + argv[9] / 4 then known = 0 end
     if unknown >= 0 then known = math.max(known, now - unknown) end
     -- A quarter is for the clocks of the senders.
     return now - known >= argv[9] * 0.75
@@ -41,8 +50,8 @@ local function leave_out(keys, argv)
 end
 
 -- Moves what waits in the mailbox into the history, oldest first, and publishes it to gateways. Returns the number of events, of
--- those that still wait, of offsets that stay empty, and of those that waited. Or an error table, and true if the history may lack events without an
--- offset that shows it; an event that failed is in the mailbox again.
+-- those that still wait, of offsets that stay empty, and of those that waited. Or an error table, and true if the history may lack
+-- events without an offset that shows it; an event that failed is in the mailbox again.
 local function take_in(keys, argv)
     local count = redis.pcall('ZCARD', keys[1])
     if type(count) == 'table' then return count, true end
@@ -81,18 +90,27 @@ local function take_in(keys, argv)
     return moved, left, empty, waiting
 end
 
--- Marks the mailbox and notes the time, if events have waited there or the time is old. The mailbox lives longer than the position.
--- A refusal shows as a loss later.
+-- Notes the time and marks the mailbox, if events have waited there or the time is old. The mailbox lives longer than the position.
+-- Without the member Channels sends nothing to the mailbox, and a mark would promise that it does. A refusal shows as a loss later.
 local function mark(keys, argv, left, waited, now)
-    local emptied, wait = redis.pcall('HGET', keys[3], 'm'), tonumber(argv[9])
-    if type(emptied) == 'table' then return end
-    local old = not emptied or now - emptied > wait / 4
+    local found, wait = redis.pcall('HGET', keys[3], 'm'), tonumber(argv[9])
+    if type(found) == 'table' then return end
+    local emptied = time_in(found)
+    local old = not emptied or emptied > now or now - emptied > wait / 8
     if waited == 0 and not old then return end
-    if not emptied and redis.call('EXISTS', keys[3]) == 0 then return end
+    if not found then
+        if redis.call('EXISTS', keys[3]) == 0 then return end
+        if waited == 0 and type(redis.pcall('ZSCORE', keys[4], argv[11])) ~= 'string' then return end
+    end
+    if old then
+        -- What went before those that still wait has its offset already.
+        local oldest = left > 0 and redis.call('ZRANGE', keys[1], 0, 0, 'WITHSCORES')[2]
+        if oldest then now = math.max(0, math.min(now, oldest * 1000)) end
+        if type(redis.pcall('HSET', keys[3], 'm', number(now))) == 'table' then return end
+    end
     local marked = redis.pcall('ZADD', keys[1], 'inf', MARK)
     if type(marked) == 'table' then return end
     redis.pcall('PEXPIRE', keys[1], number(life(tonumber(argv[3])) + wait))
-    if left == 0 and old then redis.pcall('HSET', keys[3], 'm', number(now)) end
 end
 
 -- Moves what waits. Returns the numbers of `take_in`.
@@ -105,24 +123,23 @@ end
 
 -- Moves what waits, then records an event and publishes it to gateways. Returns the numbers of `take_in`, `EPOCH OFFSET`, the
 -- number of members of the group, and those of them that are neither the mailbox nor gateways that hear of records.
--- More KEYS: the group. More ARGV: the event, the latest score of a lapsed member, the most members, the bytes of the longest
--- name, the member that stands for the history.
+-- More ARGV: the event, the latest score of a lapsed member, the most members, the bytes of the longest name.
 local function record_here(keys, argv)
-    local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[12])
+    local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[13])
     if type(names) == 'table' then return names end
     local answer = {0, 0, 0, '', redis.call('ZCARD', keys[4])}
-    for _, name in ipairs(redis.call('ZRANGE', keys[4], 0, argv[13] - 1)) do
-        if #name <= tonumber(argv[14]) and name ~= argv[15] and not string.find(name, '^specific%.%x+!h%x+$') then
+    for _, name in ipairs(redis.call('ZRANGE', keys[4], 0, argv[14] - 1)) do
+        if #name <= tonumber(argv[15]) and name ~= argv[11] and not string.find(name, '^specific%.%x+!h%x+$') then
             answer[#answer + 1] = name
         end
     end
     local moved, left, empty, waited = take_in(keys, argv)
     if type(moved) == 'table' then return moved end
-    local epoch, offset, now = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[11])
+    local epoch, offset, now = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[12])
     if type(epoch) == 'table' then return epoch end
     answer[1], answer[2], answer[3] = moved, left, empty
     answer[4] = epoch .. ' ' .. number(offset)
-    redis.call('PUBLISH', argv[4], '1 e ' .. answer[4] .. '\n' .. argv[11])
+    redis.call('PUBLISH', argv[4], '1 e ' .. answer[4] .. '\n' .. argv[12])
     mark(keys, argv, left, waited + empty, now)
     return answer
 end
@@ -135,7 +152,7 @@ local function read_here(keys, argv)
     local refused = type(moved) == 'table'
     if refused and left then return moved end
     local rest = {}
-    for i = 11, #argv do rest[i - 10] = argv[i] end
+    for i = 12, #argv do rest[i - 11] = argv[i] end
     local page = read({keys[2], keys[3]}, rest)
     if page.err then return page end
     if refused then

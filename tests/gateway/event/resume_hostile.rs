@@ -159,14 +159,14 @@ async fn a_storm_of_returning_sockets_delays_no_other_tenant() {
             assert_eq!(position(&mut back).await["recovered"], true);
         }));
         let path = format!("/v1/tenants/{}/groups/g/send", calm.name);
-        let mut slowest = Duration::ZERO;
+        let mut times = Vec::new();
         let living = async {
             for n in 0..50 {
                 let (event, sent) = (json!({"type": "t", "n": n}).to_string(), Instant::now());
                 let answer = replica.api(&gateway.api_key, "POST", &path, &event).await;
                 assert_eq!(answer.status, 200, "{answer:?}");
                 assert_eq!(other.next_json().await, json!({"n": n}));
-                slowest = slowest.max(sent.elapsed());
+                times.push(sent.elapsed());
             }
         };
         let began = Instant::now();
@@ -175,14 +175,16 @@ async fn a_storm_of_returning_sockets_delays_no_other_tenant() {
             began.elapsed()
         };
         let (took, ()) = tokio::join!(storming, living);
+        times.sort_unstable();
+        let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
         println!(
             "{layer}: the storm took {took:?}, the slowest event of the other tenant {slowest:?}"
         );
         // It does not wait behind the storm, however busy the machine is.
-        assert!(slowest < took * 3 / 4, "{layer}: {slowest:?} of {took:?}");
+        assert!(median < took / 4, "{layer}: {median:?} of {took:?}");
         let calls = reads().await - before;
         assert!(
-            calls < SOCKETS as u64,
+            0 < calls && calls < SOCKETS as u64,
             "{layer}: {calls} calls for {SOCKETS} sockets"
         );
     }

@@ -141,15 +141,18 @@ async fn with_another_clock(redis: &RedisServer) -> SocketAddr {
     address
 }
 
-/// Sets the answers to TIME among these bytes back by 100 million seconds: two texts, the first with the ten digits of now.
+/// Sets the answers to TIME among these bytes back by 100 million seconds: two texts, the first with the ten digits of now. The
+/// second digit becomes one less, until the year 2033.
 fn set_back(bytes: &mut [u8]) {
-    const TIME: &[u8] = b"*2\r\n$10\r\n17";
+    const TIME: &[u8] = b"*2\r\n$10\r\n1";
     let begins: Vec<_> = { bytes.windows(TIME.len()).enumerate() }
         .filter(|(_, window)| *window == TIME)
         .map(|(at, _)| at)
         .collect();
     for at in begins {
-        bytes[at + TIME.len() - 1] = b'6';
+        if let Some(digit @ b'1'..=b'9') = bytes.get_mut(at + TIME.len()) {
+            *digit -= 1;
+        }
     }
 }
 

@@ -122,8 +122,99 @@ async fn what_waits_after_a_long_silence_is_complete() {
     for number in 5..7 {
         django.send("g", number).await;
     }
+    assert_eq!(third.history("g").await, offsets(0..7), "noted at the end");
+    emptied_before(&mut link, long).await;
+    for number in 7..9 {
+        django.send("g", number).await;
+    }
     // Another one may have been before these.
-    assert_eq!(third.history("g").await[5..], [(7, 5), (8, 6)]);
+    assert_eq!(third.history("g").await[7..], [(9, 7), (10, 8)]);
+}
+
+/// Before: where a replica was killed in a group that had been quiet for a while, what waited after that was taken for incomplete.
+#[tokio::test]
+async fn a_replica_notes_the_time_in_a_group_that_is_quiet() {
+    let servers = [Redis::start().await];
+    let (second, django, mut link) = left(&servers, &short()).await;
+    second.join("g").await;
+    second.settle().await;
+    emptied_before(&mut link, Duration::from_secs(100)).await;
+    eventually("the time is noted", async || {
+        let now: (u64, u64) = query(&mut link, &["TIME"]).await;
+        let noted: u64 = query(&mut link, &["HGET", POSITION, "m"]).await;
+        noted + 2000 > now.0 * 1000
+    })
+    .await;
+    assert_eq!(newest(&second).await, 1, "nothing is lost");
+    django.send("g", 1).await;
+    assert_eq!(second.recorded("g", 1).await, [(2, 1)]);
+}
+
+/// Before: the first replica that joined a group told its clients of a gap if the API had sent to it.
+#[tokio::test]
+async fn a_history_that_began_without_a_member_lacks_nothing() {
+    let servers = [Redis::start().await];
+    let (first, django) = (replica(&servers, &config()), channels(&servers, &config()));
+    assert_eq!(first.send("g", 0).await, Some(1));
+    assert_eq!(newest(&first).await, 1);
+    first.join("g").await;
+    first.settle().await;
+    assert_eq!(newest(&first).await, 1);
+    django.send("g", 1).await;
+    assert_eq!(first.recorded("g", 1).await, [(2, 1)]);
+    // From here on there is something to lose.
+    let mut link = servers[0].link().await;
+    let key = mailbox(&mut link, "g").await;
+    let _: u64 = query(&mut link, &["DEL", &key]).await;
+    assert_eq!(newest(&first).await, 3);
+}
+
+/// Others may write into the position. Before: the event of each publish was recorded and published, and refused all the same.
+#[tokio::test]
+async fn a_time_that_is_none_refuses_no_event() {
+    let servers = [Redis::start().await];
+    let (second, django, mut link) = left(&servers, &config()).await;
+    let mut expected = 1;
+    for forged in [
+        "",
+        "x",
+        "nan",
+        "-1",
+        "1e9",
+        "9999999999999999",
+        "99999999999999999999",
+    ] {
+        for number in 1..3 {
+            django.send("g", number).await;
+        }
+        let _: u64 = query(&mut link, &["HSET", POSITION, "m", forged]).await;
+        // In doubt an offset is left empty.
+        expected += 4;
+        assert_eq!(second.send("g", 3).await, Some(expected), "{forged:?}");
+        let noted: String = query(&mut link, &["HGET", POSITION, "m"]).await;
+        let noted: u64 = noted.parse().expect("a time");
+        let now: (u64, u64) = query(&mut link, &["TIME"]).await;
+        assert!(noted.abs_diff(now.0 * 1000) < 20_000, "{forged:?}: {noted}");
+    }
+}
+
+/// Before: each part of a long queue was taken for incomplete.
+#[tokio::test]
+async fn a_long_queue_is_an_empty_offset_once() {
+    let servers = [Redis::start().await];
+    let many = LayerConfig {
+        capacity: 1000,
+        ..config()
+    };
+    let (second, django, mut link) = left(&servers, &many).await;
+    for number in 0..600 {
+        django.send("g", number).await;
+    }
+    emptied_before(&mut link, Duration::from_secs(100)).await;
+    // One call moves 256.
+    for moved in [256, 512, 600] {
+        assert_eq!(newest(&second).await, 2 + moved);
+    }
 }
 
 /// A member that lapsed, or that others removed, gets no events.
