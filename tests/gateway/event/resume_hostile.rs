@@ -1,6 +1,6 @@
 //! Clients that come back while the history is cut, with another tenant's position, or hundreds at once.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use serde_json::json;
