@@ -420,7 +420,9 @@ fn the_mistake_of_an_included_file_is_its_tenants_alone() {
     );
     // A variable may be for a tenant of the file that cannot be read.
     let told = nothing.load(&[("LOCKGATE_TENANTS__ACME__HOSTS", "[\"a.test\"]")]);
-    let told = told.err().expect("the file is no TOML");
+    let Err(told) = told else {
+        panic!("the file is no TOML");
+    };
     assert_eq!(told.len(), 1, "{told:?}");
 }
 
