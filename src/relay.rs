@@ -4,7 +4,6 @@
 //! groups from the hub to the layer. One task per tenant runs [`Relay::run`], so that tenants do not share a queue.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -45,7 +44,7 @@ mod verdicts;
 mod window;
 
 pub use acceptance::{Acceptance, AcceptanceError};
-use gaps::Gaps;
+use gaps::{GapCloses, Gaps};
 use lifetimes::Lifetimes;
 use lingering::{LINGER, Lingering};
 pub use membership::{Additions, begin};
@@ -134,7 +133,7 @@ pub struct Relay {
     /// The tasks that tell workers of the ends of handshakes.
     last_words: TaskTracker,
     /// True while a task closes sockets because of a gap.
-    closing: AtomicBool,
+    closing: Mutex<GapCloses>,
 }
 
 impl Relay {
@@ -157,7 +156,7 @@ impl Relay {
             readers: Semaphore::new(READERS),
             pages: HealingPages::new(),
             last_words: TaskTracker::new(),
-            closing: AtomicBool::new(false),
+            closing: Mutex::default(),
         })
     }
 

@@ -149,7 +149,7 @@ impl Control {
                 ..
             }) => Heard::Message(bytes),
             // A channel of commands carries bytes only.
-            Signal::Event(_) | Signal::Presence(..) | Signal::Unheard(..) => {
+            Signal::Event(_) | Signal::Presence(..) | Signal::Unheard(..) | Signal::Missed(_) => {
                 Heard::Gap(GapCause::Link)
             }
             Signal::Gap(cause) => Heard::Gap(cause),

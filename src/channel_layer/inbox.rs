@@ -83,6 +83,8 @@ pub enum Signal {
     Unheard(GroupName, Position),
     /// Users joined a group or left it; the bytes are a notice of presence.
     Presence(GroupName, Bytes),
+    /// Events for one group or socket may have been missed at this place in the order. A history may have them.
+    Missed(Target),
 }
 
 struct Queue {
@@ -165,6 +167,15 @@ impl Inbox {
                 metrics.gap(GapCause::LayerQueue);
             }
         }
+    }
+
+    /// Marks that events for one group or socket may have been missed, because its shard was away.
+    pub(super) fn push_missed(&self, target: Target) {
+        if let Some(metrics) = &self.metrics {
+            metrics.gap(GapCause::Link);
+        }
+        // It is no event: a full queue would turn it into a gap of the whole tenant.
+        self.append(&mut self.queue.lock(), Signal::Missed(target), 0);
     }
 
     fn offer(&self, signal: Signal, size: usize) -> bool {

@@ -129,12 +129,14 @@ impl<'c> Effective<'c> {
         }
     }
 
-    /// Returns the layer's kind: as configured, else `pubsub` if events have a Redis, else `memory`.
+    /// Returns the layer's kind: as configured, else `sharded` if events have a cluster, `pubsub` if they have another Redis, and
+    /// `memory` without one.
     pub fn layer_kind(&self) -> LayerKind {
-        let has_redis = self.redis.is_some() || !self.tenant.layer.hosts.is_empty();
-        self.tenant.layer.kind.unwrap_or(match has_redis {
-            true => LayerKind::PubSub,
-            false => LayerKind::Memory,
+        let hosts = self.layer_hosts();
+        self.tenant.layer.kind.unwrap_or(match hosts.first() {
+            Some(host) if names_cluster(host) => LayerKind::Sharded,
+            Some(_) => LayerKind::PubSub,
+            None => LayerKind::Memory,
         })
     }
 
@@ -142,9 +144,17 @@ impl<'c> Effective<'c> {
     pub fn namespace(&self) -> &'c str {
         match self.layer_kind() {
             LayerKind::Memory => "",
-            LayerKind::PubSub | LayerKind::Core => &self.tenant.layer.namespace,
+            LayerKind::PubSub | LayerKind::Core | LayerKind::Sharded => {
+                &self.tenant.layer.namespace
+            }
         }
     }
+}
+
+/// Returns true if the scheme of a URL is that of a Redis Cluster.
+pub fn names_cluster(url: &Secret) -> bool {
+    let scheme = url.expose().split_once("://").map(|(scheme, _)| scheme);
+    matches!(scheme, Some("redis+cluster" | "rediss+cluster"))
 }
 
 /// The prefix of Lockgate's own keys and channels.
@@ -209,11 +219,29 @@ mod tests {
 
     #[test]
     fn the_tenants_own_comes_before_the_deployments() {
-        use LayerKind::{Core, Memory, PubSub};
+        use LayerKind::{Core, Memory, PubSub, Sharded};
+        const CLUSTER: &str = "redis+cluster://c";
         for (deployment, own, hosts, kind, redis, layer) in [
             (None, None, &[][..], None, None, (Memory, &[][..])),
             (Some("d"), None, &[], None, Some("d"), (PubSub, &["d"])),
             (Some("d"), Some("t"), &[], None, Some("t"), (PubSub, &["t"])),
+            (
+                Some(CLUSTER),
+                None,
+                &[],
+                None,
+                Some(CLUSTER),
+                (Sharded, &[CLUSTER]),
+            ),
+            // Events may have another Redis than users.
+            (
+                Some(CLUSTER),
+                None,
+                &["h"],
+                None,
+                Some(CLUSTER),
+                (PubSub, &["h"]),
+            ),
             (None, Some("t"), &[], Some(Core), Some("t"), (Core, &["t"])),
             // Hosts alone are a Redis for events: such a layer used to be a memory layer once it was built.
             (None, None, &["h", "i"], None, None, (PubSub, &["h", "i"])),

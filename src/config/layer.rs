@@ -15,7 +15,7 @@ table! {
     /// The carrier of events between processes: the settings of `CHANNEL_LAYERS`, by the same names.
     #[derive(Clone, Debug, PartialEq)]
     pub struct LayerConfig {
-        /// The kind of layer. Unset: `pubsub` if a Redis is configured, else `memory`.
+        /// The kind of layer. Unset: `sharded` if the Redis is a cluster, `pubsub` if it is not, and `memory` without one.
         pub kind: Option<LayerKind> as Optional(choice()) => None,
         /// Redis URLs, in order. Empty: the tenant's Redis.
         pub hosts: Vec<Secret> as List(SecretText) => Vec::new(),
@@ -123,10 +123,17 @@ words! {
         PubSub = "pubsub",
         /// `channels_redis.core.RedisChannelLayer` on the wire.
         Core = "core",
+        /// The names and payloads of `pubsub` on the sharded channels of a Redis Cluster (Redis 7.0 or newer).
+        Sharded = "sharded",
     }
 }
 
 impl LayerKind {
+    /// Returns true if events travel as messages of channels: `pubsub` and `sharded`.
+    pub fn has_channels(self) -> bool {
+        matches!(self, Self::PubSub | Self::Sharded)
+    }
+
     /// Returns the part of a layer's prefix in the channels of workers: a pub/sub layer publishes to a channel as it is.
     pub fn worker_prefix(self, prefix: &str) -> Option<&str> {
         (self == Self::Core).then_some(prefix)

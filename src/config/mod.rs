@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::ids::TenantId;
 
 pub use claim::{ClaimRule, ClaimValue, ExpectedClaim};
-pub use effective::{Effective, Trusts, names_meet, prefix_fault};
+pub use effective::{Effective, Trusts, names_cluster, names_meet, prefix_fault};
 pub use environment::Environment;
 pub use fault::{Fault, Faults};
 pub use group::{GroupConfig, HistoryConfig, PresenceConfig};

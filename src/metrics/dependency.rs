@@ -15,6 +15,13 @@ pub fn dependency_up(dependency: Dependency, endpoint: &str, up: bool) {
     DEPENDENCY_UP.with(labels).set(one_if(up));
 }
 
+/// Records that the dependency at `endpoint` is no longer one: the node has left its cluster. The series cannot be taken
+/// back, and either number would be wrong.
+pub fn dependency_gone(dependency: Dependency, endpoint: &str) {
+    let labels = [dependency.label().into(), endpoint.to_owned().into()];
+    DEPENDENCY_UP.with(labels).set(f64::NAN);
+}
+
 /// Records the time that a dependency took to answer `operation` (a fixed word such as `mget` or `users`).
 pub fn dependency_took(dependency: Dependency, operation: &'static str, took: Duration) {
     duration_of(dependency, operation).record(took.as_secs_f64());

@@ -11,7 +11,6 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, Value};
 
 use super::PresencePlace;
@@ -20,9 +19,12 @@ use crate::error::{ErrorKind, StoreError};
 use crate::ids::{TenantId, UserId, random_hex};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
-use crate::stores::redis_round::RedisRound;
+use crate::stores::redis_round::ScriptLoad;
 
 static UPDATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("script/update.lua")));
+static UPDATE_SHARDED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(&include_str!("script/update.lua").replace("'PUBLISH'", "'SPUBLISH'"))
+});
 static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("script/page.lua")));
 static ANNOUNCED: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("script/announced.lua")));
@@ -112,6 +114,14 @@ impl GroupKeys {
     }
 }
 
+/// Returns the script of [`update`]. A cluster has sharded channels.
+fn update_script(store: &RedisStore) -> &'static Script {
+    match store.is_cluster() {
+        true => &UPDATE_SHARDED,
+        false => &UPDATE,
+    }
+}
+
 fn call(script: &Script, keys: &[&str]) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(keys.len()).arg(keys);
@@ -128,7 +138,8 @@ pub(super) fn update(
 ) -> Cmd {
     let keys = GroupKeys::new(tenant, place);
     let own = format!("{}:{id}", keys.index);
-    let mut command = call(&UPDATE, &[&keys.index, &keys.users, &keys.leaving, &own]);
+    let script = update_script(&place.store);
+    let mut command = call(script, &[&keys.index, &keys.users, &keys.leaving, &own]);
     let notices = match write.rule.notify {
         true => redis_keys::group_notices(tenant, &place.channel),
         false => String::new(),
@@ -150,7 +161,7 @@ pub(super) async fn send_updates(
     store: &RedisStore,
     commands: &[Cmd],
 ) -> Result<Vec<RedisResult<Written>>, StoreError> {
-    let answers = send_each(store, &UPDATE, commands).await?;
+    let answers = send_each(store, update_script(store), commands).await?;
     let written = |answer: RedisResult<Value>| {
         let (wait, held, more, others, refused): (i64, u64, u8, Vec<String>, String) =
             FromRedisValue::from_redis_value(answer?)?;
@@ -189,22 +200,9 @@ async fn send_each(
         return Ok(answers);
     }
     store
-        .query_again::<Value>("presence", &Loading(script))
+        .query_again::<Value>("presence", &ScriptLoad(script))
         .await?;
     send().await
-}
-
-/// Loads a script.
-struct Loading<'a>(&'a Script);
-
-impl RedisRound for Loading<'_> {
-    async fn send_over<T: FromRedisValue>(
-        &self,
-        mut link: MultiplexedConnection,
-    ) -> RedisResult<T> {
-        let digest = self.0.load_async(&mut link).await?;
-        Ok(T::from_redis_value(Value::SimpleString(digest))?)
-    }
 }
 
 async fn send<T: FromRedisValue>(

@@ -4,16 +4,19 @@
 //! a gap of one group to its members, once its history has not what is missing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use super::Relay;
+use super::turn::Turn;
+use crate::channel_layer::Target;
 use crate::close_code::CloseReason;
 use crate::config::OnGap;
 use crate::frame::{Frame, Opcode};
 use crate::hub::{Group, Member, Pace, close_paced, walk};
+use crate::ids::ConnectionId;
 use crate::metrics::GapCause;
 use crate::position::Position;
 use crate::render::{EventPlace, gap_notice};
@@ -35,6 +38,23 @@ pub(super) struct Gaps {
     untold: Option<GapCause>,
 }
 
+/// The sockets to close because of gaps.
+#[derive(Default)]
+pub(super) struct GapCloses {
+    waiting: HashMap<ConnectionId, Arc<Member>>,
+    /// A task closes sockets, and takes the waiting ones after them.
+    runs: bool,
+}
+
+impl GapCloses {
+    /// Returns the sockets that wait; `None` ends the task.
+    fn next(&mut self) -> Option<Vec<Arc<Member>>> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.runs = !waiting.is_empty();
+        self.runs.then(|| waiting.into_values().collect())
+    }
+}
+
 impl Relay {
     /// Notes a gap. Overload makes hundreds of gaps, so [`GAP_TOLD_EVERY`] bounds the reports; the last gap is always
     /// reported, so that clients learn of every missing event.
@@ -49,6 +69,61 @@ impl Relay {
         }
         self.gaps.lock().untold = Some(cause);
         self.tell_gap();
+    }
+
+    /// Notes that events for one group or socket may have been missed. A group with history reads them.
+    pub(super) async fn missed(self: &Arc<Self>, target: Target, turn: &mut Turn) {
+        match target {
+            Target::Group(name) => {
+                if let Some(presence) = &self.presence {
+                    presence.doubt();
+                }
+                let Some(group) = self.parts.hub.groups().get(&name) else {
+                    return;
+                };
+                if group.known_history().is_none() {
+                    self.tell_missed(&group, &mut turn.pace).await;
+                } else if group.history().doubt() {
+                    self.start_reader(&group);
+                }
+            }
+            Target::Socket(channel) => {
+                let member = self.channels.get(channel.0);
+                let member = member.filter(|member| {
+                    let settings = self.settings.load();
+                    let route = settings.delivery(member);
+                    route.is_some_and(|route| route.tells_channel)
+                });
+                self.tell_members(member.into_iter().collect());
+            }
+            Target::Inside | Target::Members(_) => self.gap(GapCause::Link),
+        }
+    }
+
+    /// Tells the members of a group without history that its events may have been missed.
+    async fn tell_missed(self: &Arc<Self>, group: &Group, pace: &mut Pace) {
+        self.parts.metrics.unhealed_gap(GapCause::Link);
+        tracing::debug!(
+            tenant.id = %self.parts.tenant, group.name = %group.name(), count = group.len(),
+            "Events of a group may have been missed"
+        );
+        let mut members = Vec::with_capacity(group.len());
+        walk(group, pace, |member| members.push(member.clone())).await;
+        self.tell_members(members);
+    }
+
+    /// Tells sockets of a gap as `on_gap` says.
+    fn tell_members(self: &Arc<Self>, members: Vec<Arc<Member>>) {
+        match self.settings.load().on_gap {
+            OnGap::Count => {}
+            OnGap::Notify => {
+                let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
+                for member in &members {
+                    member.outbound().push_frame(&notice);
+                }
+            }
+            OnGap::Close => self.close_for_gap(members),
+        }
     }
 
     pub(super) fn tell_gap(self: &Arc<Self>) {
@@ -75,16 +150,7 @@ impl Relay {
         tracing::warn!(
             tenant.id = %self.parts.tenant, cause = ?cause, count = members.len(), "Events may have been missed"
         );
-        match self.settings.load().on_gap {
-            OnGap::Count => {}
-            OnGap::Notify => {
-                let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
-                for member in &members {
-                    member.outbound().push_frame(&notice);
-                }
-            }
-            OnGap::Close => self.close_for_gap(members),
-        }
+        self.tell_members(members);
     }
 
     /// Returns true if what the socket missed is read from the histories of its groups. An event that was sent to its own
@@ -95,14 +161,23 @@ impl Relay {
         route.is_some_and(|route| !route.tells_channel) && member.is_healed()
     }
 
+    /// Closes sockets, paced. Those of a gap that comes while others are closed follow them.
     fn close_for_gap(self: &Arc<Self>, members: Vec<Arc<Member>>) {
-        if !self.closing.swap(true, Ordering::AcqRel) {
-            let relay = self.clone();
-            tasks::brief(async move {
-                close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
-                relay.closing.store(false, Ordering::Release);
-            });
+        let mut closing = self.closing.lock();
+        let members = members.into_iter().map(|member| (member.id(), member));
+        closing.waiting.extend(members);
+        if closing.waiting.is_empty() || std::mem::replace(&mut closing.runs, true) {
+            return;
         }
+        drop(closing);
+        let relay = self.clone();
+        tasks::brief(async move {
+            loop {
+                let next = relay.closing.lock().next();
+                let Some(members) = next else { return };
+                close_paced(members, GAP_CLOSES_PER_SECOND, CloseReason::EventsLost).await;
+            }
+        });
     }
 
     /// Tells the members of a group that events before `at` are missing for good. Clients that resume are told in any case,

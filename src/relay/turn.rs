@@ -80,6 +80,10 @@ impl Relay {
                 }
                 Signal::Presence(group, notice) => self.noticed(group, notice),
                 Signal::Unheard(group, at) => self.unheard(&group, &at),
+                Signal::Missed(target) => {
+                    self.end_run(turn).await;
+                    self.missed(target, turn).await;
+                }
             }
         }
         turn.taken = taken;

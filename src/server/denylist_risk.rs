@@ -57,7 +57,9 @@ impl Risk {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    /// Returns the text for operators; `mark` is the key of the mark of lost data.
+    pub(super) fn text(&self, mark: &str) -> String {
+        let shell = if mark == EPOCH { "" } else { " -c" };
         match self {
             Self::TooOld(version) => format!(
                 "The denylist's Redis has version {version}, and the oldest that is supported is {}.{}; upgrade it",
@@ -71,7 +73,7 @@ impl Risk {
                 .to_owned(),
             Self::Lost => format!(
                 "The denylist's Redis lost its data, and with it every revocation; revoke again what is still needed, then run: \
-                 redis-cli SET {EPOCH} \"ack:$(date +%s)\""
+                 redis-cli{shell} SET {mark} \"ack:$(date +%s)\""
             ),
             Self::TooFewReplicas { has, wanted } => format!(
                 "The denylist's Redis has {has} replicas, and {wanted} must acknowledge a revocation, so that each is refused; \
@@ -99,7 +101,7 @@ mod tests {
             ..Facts::default()
         };
         let risks = Risk::of(&version("4.0.14"), 0);
-        let text = risks.first().expect("a risk").text();
+        let text = risks.first().expect("a risk").text(EPOCH);
         assert!(text.contains("4.0.14") && text.contains("5.0"), "{text}");
         for fine in [version("5.0.7"), version("8.0.1"), Facts::default()] {
             assert_eq!(Risk::of(&fine, 0), [], "{fine:?}");

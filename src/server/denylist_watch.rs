@@ -1,12 +1,15 @@
 //! Watches the Redis servers that hold a denylist, and warns if one could lose a revocation or has lost its data.
 //!
-//! It checks eviction, role, replicas, clock and the mark [`EPOCH`] at the start, after every reconnect and once a minute. The mark is an
-//! ordinary key: if it is missing, the server lost its data. Each change is logged once, with the action to take.
+//! It checks eviction, role, replicas, clock and the mark [`redis_keys::EPOCH`] at the start, after every reconnect and once
+//! a minute. The mark is an ordinary key: if it is missing, the server lost its data. Each change is logged once, with the action to take.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::denylist_risk::Risk;
 use crate::clock::UnixTime;
@@ -15,7 +18,7 @@ use crate::metrics;
 use crate::replica::Remarks;
 use crate::stores::inspection::{self, DataMark, Facts};
 use crate::stores::redis::RedisStore;
-use crate::stores::redis_keys::{EPOCH, LOST};
+use crate::stores::redis_keys::{self, LOST};
 use crate::tasks::{self, Task};
 use crate::tenant::Tenants;
 
@@ -36,7 +39,15 @@ pub(super) struct DenylistWatch {
     /// The number of servers at risk.
     at_risk: Arc<AtomicUsize>,
     remarks: Arc<Remarks>,
+    known: KnownMarks,
 }
+
+/// The marks that were last seen or set, by their places. They outlive the watch over a node: in a cluster the mark of a shard
+/// is looked for on the replica that took over.
+type KnownMarks = Arc<Mutex<HashMap<MarkPlace, String>>>;
+
+/// The `host:port` of a server, or the name of a cluster, and the key of the mark there.
+type MarkPlace = (String, String);
 
 /// A watched server. Dropping it ends its task.
 struct Watched {
@@ -50,11 +61,13 @@ struct DenylistServer {
     store: Arc<RedisStore>,
     /// The replicas that must acknowledge a revocation (`denylist.replicas`).
     acknowledged: u32,
+    place: MarkPlace,
 }
 
 impl PartialEq for DenylistServer {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.store, &other.store) && self.acknowledged == other.acknowledged
+        Arc::ptr_eq(&self.store, &other.store)
+            && (self.acknowledged, &self.place) == (other.acknowledged, &other.place)
     }
 }
 
@@ -65,6 +78,7 @@ impl DenylistWatch {
             tenants,
             at_risk: Arc::default(),
             remarks,
+            known: KnownMarks::default(),
         }
     }
 
@@ -73,7 +87,7 @@ impl DenylistWatch {
         metrics::denylist_at_risk(false);
         let mut watched: Vec<Watched> = Vec::new();
         loop {
-            let servers = self.servers();
+            let servers = self.servers().await;
             watched.retain(|old| servers.contains(&old.server));
             for server in servers {
                 if !watched.iter().any(|known| known.server == server) {
@@ -82,7 +96,8 @@ impl DenylistWatch {
                         remarks: self.remarks.clone(),
                     };
                     let standing = Standing::new(self.at_risk.clone());
-                    let watch = watch(server.clone(), standing, told);
+                    let of_server = WatchedServer::new(&server, &self.known);
+                    let watch = watch(of_server, standing, told);
                     let _task = tasks::lasting("the watch over a denylist", watch);
                     watched.push(Watched { server, _task });
                 }
@@ -91,21 +106,33 @@ impl DenylistWatch {
         }
     }
 
-    fn servers(&self) -> Vec<DenylistServer> {
-        let mut distinct = Vec::new();
+    /// Returns the servers of all denylists, each once. The masters of a cluster are servers of their own.
+    async fn servers(&self) -> Vec<DenylistServer> {
+        let mut denylists: Vec<(Arc<RedisStore>, u32)> = Vec::new();
         for tenant in self.tenants.all().iter() {
             let Some(store) = tenant.authenticator.denylist.store.redis() else {
                 continue;
             };
-            let server = DenylistServer {
-                store: store.clone(),
-                acknowledged: tenant.revocations.config().replicas,
+            let acknowledged = tenant.revocations.config().replicas;
+            let is_known = |(known, count): &(Arc<RedisStore>, u32)| {
+                Arc::ptr_eq(known, store) && *count == acknowledged
             };
-            if !distinct.contains(&server) {
-                distinct.push(server);
+            if !denylists.iter().any(is_known) {
+                denylists.push((store.clone(), acknowledged));
             }
         }
-        distinct
+        let mut servers = Vec::new();
+        for (denylist, acknowledged) in denylists {
+            for (store, shard) in denylist.numbered_servers().await {
+                let place = (denylist.endpoint().to_owned(), redis_keys::epoch(shard));
+                servers.push(DenylistServer {
+                    store,
+                    acknowledged,
+                    place,
+                });
+            }
+        }
+        servers
     }
 }
 
@@ -149,9 +176,8 @@ impl Drop for Told {
     }
 }
 
-async fn watch(server: DenylistServer, mut standing: Standing, told: Told) -> Infallible {
+async fn watch(mut server: WatchedServer, mut standing: Standing, told: Told) -> Infallible {
     let store = server.store.clone();
-    let mut server = WatchedServer::new(server);
     // A server that is a replica gives no link, and is looked at as well.
     let first = tokio::time::timeout(AGAIN, store.link_after(0)).await;
     let mut link = first.unwrap_or(0);
@@ -166,7 +192,8 @@ async fn watch(server: DenylistServer, mut standing: Standing, told: Told) -> In
                 AGAIN
             }
         };
-        let risks = server.risks.iter().map(Risk::text).collect();
+        let mark = &server.place.1;
+        let risks = server.risks.iter().map(|risk| risk.text(mark)).collect();
         told.remarks.set(&told.subject, risks);
         standing.set(server.is_at_risk());
         tokio::select! {
@@ -185,8 +212,8 @@ async fn watch(server: DenylistServer, mut standing: Standing, told: Told) -> In
 struct WatchedServer {
     store: Arc<RedisStore>,
     acknowledged: u32,
-    /// The mark that was last seen or set.
-    known: Option<String>,
+    place: MarkPlace,
+    known: KnownMarks,
     risks: Vec<Risk>,
     /// The mark cannot be read or written, and the log says so.
     blind: bool,
@@ -221,16 +248,26 @@ fn step(found: Option<&str>, known: Option<&str>) -> MarkStep {
 }
 
 impl WatchedServer {
-    fn new(server: DenylistServer) -> Self {
+    fn new(server: &DenylistServer, known: &KnownMarks) -> Self {
         Self {
-            store: server.store,
+            store: server.store.clone(),
             acknowledged: server.acknowledged,
-            known: None,
+            place: server.place.clone(),
+            known: known.clone(),
             risks: Vec::new(),
             blind: false,
             uninformed: false,
             timeless: false,
         }
+    }
+
+    /// Remembers the mark.
+    fn know(&self, mark: Option<String>) {
+        let mut known = self.known.lock();
+        match mark {
+            Some(mark) => known.insert(self.place.clone(), mark),
+            None => known.remove(&self.place),
+        };
     }
 
     fn is_at_risk(&self) -> bool {
@@ -289,33 +326,35 @@ impl WatchedServer {
 
     /// Returns true if the data was lost. Sets a first mark where none is, and records a loss in the mark.
     async fn is_lost(&mut self, is_replica: bool) -> Result<bool, StoreError> {
-        let mut found = inspection::epoch(&self.store).await?;
-        let mut step_now = step(found.as_deref(), self.known.as_deref());
+        let key = &self.place.1;
+        let mut found = inspection::epoch(&self.store, key).await?;
+        let known = self.known.lock().get(&self.place).cloned();
+        let mut step_now = step(found.as_deref(), known.as_deref());
         if step_now == MarkStep::Begin && !is_replica {
             self.begin().await?;
             // `SET NX` of one replica wins; read back whose mark it is.
-            found = inspection::epoch(&self.store).await?;
+            found = inspection::epoch(&self.store, key).await?;
             step_now = step(found.as_deref(), None);
         }
         match step_now {
             MarkStep::Begin => Ok(false),
             MarkStep::Fine => {
-                self.known = found;
+                self.know(found);
                 Ok(false)
             }
             MarkStep::KnownLost => {
-                self.known = found;
+                self.know(found);
                 Ok(true)
             }
             MarkStep::Lost => {
                 let mark = format!("{LOST}{:.0}:{}", UnixTime::now().0.floor(), random());
                 let mut set = redis::cmd("SET");
-                set.arg(EPOCH).arg(&mark);
+                set.arg(key).arg(&mark);
                 if !is_replica {
                     let told: Result<(), StoreError> = self.store.query("epoch", &set).await;
                     // The loss holds even if this write fails; the next check writes it again.
                     if told.is_ok() {
-                        self.known = Some(mark);
+                        self.know(Some(mark));
                     }
                 }
                 Ok(true)
@@ -325,7 +364,7 @@ impl WatchedServer {
 
     async fn begin(&self) -> Result<(), StoreError> {
         let mut set = redis::cmd("SET");
-        set.arg(EPOCH).arg(random()).arg("NX");
+        set.arg(&self.place.1).arg(random()).arg("NX");
         let _set: Option<String> = self.store.query("epoch", &set).await?;
         Ok(())
     }
@@ -334,9 +373,10 @@ impl WatchedServer {
     fn tell(&mut self, risks: Vec<Risk>) {
         let endpoint = self.store.endpoint();
         for risk in risks.iter().filter(|risk| !self.risks.contains(risk)) {
+            let text = risk.text(&self.place.1);
             match risk.may_forget() {
-                true => tracing::error!(redis.endpoint = endpoint, "{}", risk.text()),
-                false => tracing::warn!(redis.endpoint = endpoint, "{}", risk.text()),
+                true => tracing::error!(redis.endpoint = endpoint, "{text}"),
+                false => tracing::warn!(redis.endpoint = endpoint, "{text}"),
             }
         }
         if risks.is_empty() && !self.risks.is_empty() {
@@ -352,10 +392,11 @@ impl WatchedServer {
     fn see(&mut self, error: Option<&StoreError>) {
         match error {
             Some(error) if !self.blind => tracing::warn!(
+                redis.key = self.place.1,
                 redis.endpoint = self.store.endpoint(),
                 error.kind = error.kind.label(),
                 error = %error.source,
-                "The mark {EPOCH} cannot be read or written: a Redis that loses its data will not be noticed; grant the key"
+                "The mark of the denylist's Redis cannot be read or written: a Redis that loses its data will not be noticed; grant the key"
             ),
             _ => {}
         }

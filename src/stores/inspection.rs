@@ -3,10 +3,14 @@
 //! The denylist watch and `lockgate doctor` use them. A fact that the login may not ask for is unknown, not an error.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use redis::Value;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, Value};
+use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use crate::clock::UnixTime;
@@ -14,7 +18,8 @@ use crate::error::{ErrorKind, StoreError};
 
 use super::key_read::KeyRead;
 use super::redis::RedisStore;
-use super::redis_keys::{ACKNOWLEDGED, EPOCH, EPOCH_BYTES, LOST};
+use super::redis::cluster::slot_of;
+use super::redis_keys::{ACKNOWLEDGED, EPOCH_BYTES, LOST};
 use super::redis_link::{ANSWER_LIMIT, store_error};
 use super::redis_role::{role_in, role_in_info};
 
@@ -261,11 +266,47 @@ pub async fn read(store: &RedisStore, key: &str) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn subscribe(store: &RedisStore, channel: &str) -> Result<(), StoreError> {
+    if let Some(node) = node_of(store, channel).await {
+        return sharded(&node, channel).await.map(drop);
+    }
     in_time(store, async {
         let mut link = store.client().await?.get_async_pubsub().await?;
         link.subscribe(channel).await
     })
     .await
+}
+
+/// Returns the master of a cluster that has the slot of a channel; `None` for one server, or if there is none.
+async fn node_of(store: &RedisStore, channel: &str) -> Option<Arc<RedisStore>> {
+    store.cluster_maps()?;
+    // The map is there once a shard has answered.
+    drop(store.ping().await);
+    let map = store.cluster_maps()?.borrow().clone();
+    let node = map.owner(slot_of(channel.as_bytes()))?;
+    Some(node.store.clone())
+}
+
+/// Subscribes a sharded channel on its node; messages come to the receiver while the connection lives.
+async fn sharded(
+    node: &RedisStore,
+    channel: &str,
+) -> Result<(MultiplexedConnection, mpsc::UnboundedReceiver<PushInfo>), StoreError> {
+    let (sender, messages) = mpsc::unbounded_channel();
+    let link = in_time(node, async {
+        let info = node.client().await?.get_connection_info().clone();
+        let settings = info.redis_settings().clone();
+        let settings = settings.set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings))?;
+        let config = AsyncConnectionConfig::new().set_push_sender(sender);
+        let mut link = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let mut subscribe = redis::cmd("SSUBSCRIBE");
+        subscribe.arg(channel).exec_async(&mut link).await?;
+        Ok(link)
+    })
+    .await?;
+    Ok((link, messages))
 }
 
 /// Sends a message through `channel` and returns the time until it comes back. Choose a channel without other
@@ -275,6 +316,22 @@ pub async fn subscribe(store: &RedisStore, channel: &str) -> Result<(), StoreErr
 /// [`StoreError`] if the channel cannot be subscribed or published to, or the message does not come back within a
 /// second.
 pub async fn echo(store: &RedisStore, channel: &str) -> Result<Duration, StoreError> {
+    if let Some(node) = node_of(store, channel).await {
+        let (link, mut messages) = sharded(&node, channel).await?;
+        let sent = Instant::now();
+        store.publish(channel.as_bytes(), b"lockgate").await?;
+        let heard = async {
+            while let Some(message) = messages.recv().await {
+                if message.kind == PushKind::SMessage {
+                    return Some(());
+                }
+            }
+            None
+        };
+        let heard = timeout(ANSWER_LIMIT, heard).await;
+        drop(link);
+        return came_back(store, heard, sent);
+    }
     let mut link = in_time(store, async {
         let mut link = store.client().await?.get_async_pubsub().await?;
         link.subscribe(channel).await?;
@@ -284,8 +341,17 @@ pub async fn echo(store: &RedisStore, channel: &str) -> Result<Duration, StoreEr
     let sent = Instant::now();
     store.publish(channel.as_bytes(), b"lockgate").await?;
     let mut messages = link.on_message();
-    match timeout(ANSWER_LIMIT, messages.next()).await {
-        Ok(Some(_)) => Ok(sent.elapsed()),
+    let heard = timeout(ANSWER_LIMIT, messages.next()).await;
+    came_back(store, heard.map(|message| message.map(drop)), sent)
+}
+
+fn came_back(
+    store: &RedisStore,
+    heard: Result<Option<()>, Elapsed>,
+    sent: Instant,
+) -> Result<Duration, StoreError> {
+    match heard {
+        Ok(Some(())) => Ok(sent.elapsed()),
         Ok(None) => Err(StoreError::new(
             store.dependency(),
             ErrorKind::Io,
@@ -310,7 +376,7 @@ async fn in_time<T>(
     }
 }
 
-/// The meaning of [`EPOCH`] for a reader without an earlier value.
+/// The meaning of the mark [`EPOCH`](super::redis_keys::EPOCH) for a reader without an earlier value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataMark {
     /// There is no mark: no replica has looked yet, or all data was lost since a replica looked last.
@@ -337,12 +403,13 @@ impl DataMark {
     }
 }
 
-/// Returns the value of [`EPOCH`]. A key of another type, or with a value that is too long, counts as an empty text.
+/// Returns the value of the mark under `key` ([`epoch`](super::redis_keys::epoch)). A key of another type, or with a value
+/// that is too long, counts as an empty text.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn epoch(store: &RedisStore) -> Result<Option<String>, StoreError> {
-    let read = KeyRead::text(EPOCH.to_owned(), EPOCH_BYTES);
+pub async fn epoch(store: &RedisStore, key: &str) -> Result<Option<String>, StoreError> {
+    let read = KeyRead::text(key.to_owned(), EPOCH_BYTES);
     let found = store.get_each([read]).await?.pop();
     Ok(match found {
         Some(Ok(value)) => value.map(|value| String::from_utf8_lossy(&value).into_owned()),

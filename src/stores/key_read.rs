@@ -86,6 +86,11 @@ impl KeyRead {
             .map(String::as_str)
     }
 
+    /// Returns a read of each key by itself.
+    pub(super) fn each_key(&self) -> impl Iterator<Item = Self> + '_ {
+        self.keys().map(|key| Self::new(key.to_owned(), self.form))
+    }
+
     /// Returns the value as the form demands it.
     pub(super) fn judge(&self, value: Option<Vec<u8>>) -> KeyValue {
         match (self.form, value) {

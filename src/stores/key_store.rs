@@ -189,20 +189,21 @@ impl KeyStore {
             }
         };
         let mut pipe = redis::pipe();
-        pipe.zadd(list, key, UnixTime::now().0).ignore();
-        pipe.expire(list, kept.as_secs() as i64).ignore();
+        pipe.zadd(list, key, UnixTime::now().0);
+        pipe.expire(list, kept.as_secs() as i64);
         pipe.zcard(list);
-        let (count,): (u64,) = redis.query("keep_newest", &pipe).await?;
+        let (_, _, count): (u64, u64, u64) = redis.query("keep_newest", &pipe).await?;
         if count <= most {
             return Ok(());
         }
         let mut oldest = redis::cmd("ZPOPMIN");
         oldest.arg(list).arg((count - most).min(MOST_REMOVED));
         let oldest: Vec<(String, f64)> = redis.query("keep_newest", &oldest).await?;
-        let mut forget = redis::cmd("DEL");
-        oldest.iter().for_each(|(key, _)| {
-            forget.arg(key);
-        });
+        // One command for each, since a cluster may hold them on several nodes.
+        let mut forget = redis::Pipeline::with_capacity(oldest.len());
+        for (key, _) in &oldest {
+            forget.del(key);
+        }
         redis.query("keep_newest", &forget).await
     }
 

@@ -1,4 +1,5 @@
-//! Commands to one Redis server: over one multiplexed link, and over a pool for commands that must not share a link.
+//! Commands to one Redis server, or to a cluster of them: over one multiplexed link, and over a pool for commands that must
+//! not share a link.
 //!
 //! A lost link is reconnected. After that, reads and idempotent writes are sent once more; a command that could act twice,
 //! such as a publish, never is.
@@ -8,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use deadpool_redis::Pool;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult};
+use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 
 use rustls::ClientConfig;
 use tokio::net::lookup_host;
@@ -34,6 +36,9 @@ use super::server_identity::ServerIdentity;
 use super::trust;
 
 pub use super::redis_url::{RedisUrl, RedisUrlError};
+use cluster::Cluster;
+
+pub mod cluster;
 
 /// The largest number of keys in a read that is gathered with others; a handshake needs no more.
 const GATHERED: usize = 8;
@@ -43,12 +48,14 @@ pub fn error_kind(error: &RedisError) -> ErrorKind {
     kind_of(error)
 }
 
-/// Commands to one Redis server as one user.
+/// Commands to one Redis server, or to a cluster, as one user.
 pub struct RedisStore {
     url: RedisUrl,
     endpoint: String,
     dependency: Dependency,
     route: ServerRoute,
+    /// The nodes, if the URL names a cluster: this store has no link of its own then.
+    cluster: Option<Cluster>,
     /// The link may lead to a replica.
     any_role: bool,
     shared: Arc<LinkShared>,
@@ -91,6 +98,7 @@ impl RedisStore {
             url: url.clone(),
             dependency,
             route,
+            cluster: { url.is_cluster() }.then(|| Cluster::new(url, dependency, any_role)),
             any_role,
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
@@ -133,8 +141,20 @@ impl RedisStore {
         Ok(self.tls.get_or_init(|| made).clone())
     }
 
-    /// Returns the identity of the server. It is asked once for each link, and again if the server did not answer.
+    /// Returns the identity of the server, or of the masters of a cluster together. It is asked once for each link, and again if
+    /// the server did not answer.
     pub async fn identity(&self) -> Arc<ServerIdentity> {
+        let Some(cluster) = &self.cluster else {
+            return self.identity_here().await;
+        };
+        let map = cluster.map().await;
+        let nodes = map.shards.iter().map(|node| node.store.identity_here());
+        let nodes = join_all(nodes).await;
+        let nodes = nodes.iter().map(|node| &**node);
+        Arc::new(ServerIdentity::of_nodes(&self.endpoint, nodes))
+    }
+
+    async fn identity_here(&self) -> Arc<ServerIdentity> {
         let link = self.link_number();
         if let Some((known, identity)) = &*self.identity.lock()
             && Some(*known) == link
@@ -143,7 +163,8 @@ impl RedisStore {
         }
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let (info, address) = tokio::join!(self.query::<String>("info", &info), self.address());
+        let (info, address) =
+            tokio::join!(self.query_here::<String>("info", &info), self.address());
         // A login without the right to INFO will be refused again, so that answer is kept. Other failures are not.
         let is_final = match &info {
             Ok(_) => true,
@@ -165,8 +186,12 @@ impl RedisStore {
         identity
     }
 
-    /// Returns the number of the link, which counts from 1; `None` while there is none.
+    /// Returns the number of the link, which counts from 1; `None` while there is none. A cluster counts the links to all nodes,
+    /// and the changes of its map.
     pub fn link_number(&self) -> Option<u64> {
+        if let Some(cluster) = &self.cluster {
+            return cluster.link_number();
+        }
         match &*self.shared.state.borrow() {
             LinkState::Up(_, link) => Some(*link),
             LinkState::Down(_) => None,
@@ -194,6 +219,9 @@ impl RedisStore {
 
     /// Waits for a link made after the one numbered `seen`, and returns its number; links count from 1.
     pub async fn link_after(&self, seen: u64) -> u64 {
+        if let Some(cluster) = &self.cluster {
+            return cluster.link_after(seen).await;
+        }
         self.keep_connected();
         let newer = |state: &LinkState| matches!(state, LinkState::Up(_, link) if *link > seen);
         let mut state = self.shared.state.subscribe();
@@ -219,7 +247,8 @@ impl RedisStore {
         reads: impl Into<Vec<KeyRead>>,
     ) -> Result<Vec<KeyValue>, StoreError> {
         let reads = reads.into();
-        if reads.len() > GATHERED {
+        // On a cluster callers are not gathered: those of a shard that is away would hold up the others.
+        if reads.len() > GATHERED || self.is_cluster() {
             let values = self.get_all(vec![Arc::new(reads)]).await?;
             return values.into_iter().collect();
         }
@@ -234,6 +263,11 @@ impl RedisStore {
         &self,
         callers: Vec<CallerReads>,
     ) -> Result<Vec<Result<KeyValue, StoreError>>, StoreError> {
+        let failed = |error| self.failed(store_error(self.dependency, error));
+        if let Some(cluster) = &self.cluster {
+            let values = cluster.read(&callers).await.into_iter();
+            return Ok(values.map(|value| value.map_err(failed)).collect());
+        }
         let pipe = key_read::commands(&callers);
         let read = |mut link: MultiplexedConnection| {
             let pipe = &pipe;
@@ -241,7 +275,6 @@ impl RedisStore {
         };
         let answers = self.ask_again("mget", read).await?;
         let values = key_read::values(&callers, answers).into_iter();
-        let failed = |error| self.failed(store_error(self.dependency, error));
         Ok(values.map(|value| value.map_err(failed)).collect())
     }
 
@@ -277,9 +310,16 @@ impl RedisStore {
     /// A replica takes a publish, too, and delivers it to its own subscribers alone. So a write without effect follows, which
     /// a replica refuses; it costs Redis less than the publish.
     ///
+    /// On a cluster it is a sharded channel. A replica passes such a message on to its whole shard.
+    ///
     /// # Errors
     /// [`StoreError`], also if the server is a replica.
     pub async fn publish(&self, channel: &[u8], payload: &[u8]) -> Result<u64, StoreError> {
+        if self.cluster.is_some() {
+            let mut publish = redis::cmd("SPUBLISH");
+            publish.arg(channel).arg(payload);
+            return self.query("publish", &publish).await;
+        }
         let mut pipe = Pipeline::with_capacity(2);
         pipe.cmd("PUBLISH").arg(channel).arg(payload);
         pipe.del(NEVER_WRITTEN);
@@ -297,6 +337,19 @@ impl RedisStore {
         operation: &'static str,
         commands: &impl RedisRound,
     ) -> Result<T, StoreError> {
+        if let Some(cluster) = &self.cluster {
+            let answer = cluster.query(operation, commands, false).await;
+            return answer.map_err(|error| self.failed(store_error(self.dependency, error)));
+        }
+        self.query_here(operation, commands).await
+    }
+
+    /// Sends to this server as [`RedisStore::query`] does; it is no cluster.
+    pub(super) async fn query_here<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        commands: &impl RedisRound,
+    ) -> Result<T, StoreError> {
         let answer = self.ask(operation, |link| commands.send_over(link)).await;
         answer.map_err(|(error, _)| error)
     }
@@ -306,6 +359,19 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn query_again<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        commands: &impl RedisRound,
+    ) -> Result<T, StoreError> {
+        if let Some(cluster) = &self.cluster {
+            let answer = cluster.query(operation, commands, true).await;
+            return answer.map_err(|error| self.failed(store_error(self.dependency, error)));
+        }
+        self.query_again_here(operation, commands).await
+    }
+
+    /// Sends to this server as [`RedisStore::query_again`] does; it is no cluster.
+    pub(super) async fn query_again_here<T: FromRedisValue>(
         &self,
         operation: &'static str,
         commands: &impl RedisRound,
@@ -326,19 +392,47 @@ impl RedisStore {
         command: &Cmd,
         replicas: u32,
     ) -> Result<(), StoreError> {
+        match &self.cluster {
+            Some(cluster) => {
+                cluster
+                    .write_acknowledged(operation, command, replicas)
+                    .await
+            }
+            None => self.acknowledged(operation, command, replicas, false).await,
+        }
+    }
+
+    /// Sends a write to this server as [`RedisStore::write_acknowledged`] does. With `asking`, its slot is moving here.
+    pub(super) async fn acknowledged(
+        &self,
+        operation: &'static str,
+        command: &Cmd,
+        replicas: u32,
+        asking: bool,
+    ) -> Result<(), StoreError> {
         let started = Instant::now();
-        let mut pipe = redis::Pipeline::with_capacity(2);
+        let mut pipe = redis::Pipeline::with_capacity(3);
         let limit = ANSWER_LIMIT.as_millis() as u64;
-        pipe.add_command(command.clone()).ignore();
+        if asking {
+            pipe.cmd("ASKING");
+        }
+        pipe.add_command(command.clone());
         pipe.cmd("WAIT").arg(replicas).arg(limit);
+        pipe.ignore_errors();
         let ask = async {
             // A pool is made for a link, so the link comes first.
             let (_, link) = self.connection().await?;
             let mut connection = self.pool()?.get().await.map_err(|error| {
                 StoreError::new(self.dependency, ErrorKind::Io, error.to_string())
             })?;
-            let answer = pipe.query_async::<(u32,)>(&mut connection).await;
-            answer.map_err(|error| {
+            let answers: RedisResult<Vec<RedisResult<Value>>> =
+                pipe.query_async(&mut connection).await;
+            let answers = answers.and_then(|answers| answers.into_iter().collect());
+            let acknowledged = answers.and_then(|mut answers: Vec<Value>| {
+                let last = answers.pop().unwrap_or(Value::Nil);
+                Ok(u32::from_redis_value(last)?)
+            });
+            acknowledged.map_err(|error| {
                 if is_demotion(&error) {
                     self.shared.report_demoted(link);
                 }
@@ -348,7 +442,7 @@ impl RedisStore {
         let answer = timeout(2 * ANSWER_LIMIT, ask).await;
         let answer =
             answer.unwrap_or_else(|_| Err(StoreError::timeout(self.dependency, 2 * ANSWER_LIMIT)));
-        let (acknowledged,) = answer.map_err(|error| self.failed(error))?;
+        let acknowledged = answer.map_err(|error| self.failed(error))?;
         self.times.took(operation, started.elapsed());
         if acknowledged < replicas {
             let text = format!("{acknowledged} of {replicas} replicas acknowledged the write");
@@ -358,19 +452,26 @@ impl RedisStore {
     }
 
     /// Returns the time since the server's last answer. It is asked every second, so that more than three seconds are an
-    /// outage.
+    /// outage. For a cluster it is that of the shard that has been silent for longest.
     pub fn silent_for(&self) -> Duration {
+        if let Some(cluster) = &self.cluster {
+            return cluster.silent_for();
+        }
         self.shared.silent_for()
     }
 
-    /// Sends a PING; returns the time until its answer.
+    /// Sends a PING; returns the time until its answer. Every shard of a cluster must answer.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn ping(&self) -> Result<Duration, StoreError> {
         let started = Instant::now();
-        let pong: redis::Value = self.query("ping", &redis::cmd("PING")).await?;
-        drop(pong);
+        if let Some(cluster) = &self.cluster {
+            let answers = cluster.ping().await;
+            answers.map_err(|error| self.failed(error))?;
+            return Ok(started.elapsed());
+        }
+        let _pong: Value = self.query_here("ping", &redis::cmd("PING")).await?;
         Ok(started.elapsed())
     }
 
@@ -383,16 +484,34 @@ impl RedisStore {
         operation: &'static str,
         commands: &mut Pipeline,
     ) -> Result<Vec<RedisResult<T>>, StoreError> {
+        let answers = match &self.cluster {
+            Some(cluster) => {
+                let commands: Vec<Cmd> = commands.cmd_iter().cloned().collect();
+                cluster.send_each(operation, &commands, false).await
+            }
+            None => { self.answers(operation, commands).await }.map_err(|(error, _)| error)?,
+        };
+        let read = |answer: RedisResult<Value>| Ok(T::from_redis_value(answer?)?);
+        Ok(answers.into_iter().map(read).collect())
+    }
+
+    /// Sends short commands to this server in one round, once, and returns the answer to each; or the error with true if the link
+    /// was lost or led to a replica.
+    pub(super) async fn answers(
+        &self,
+        operation: &'static str,
+        commands: &mut Pipeline,
+    ) -> Result<Vec<RedisResult<Value>>, (StoreError, bool)> {
         let commands = &*commands.ignore_errors();
         let send = |mut link: MultiplexedConnection| async move {
-            let answers: Vec<RedisResult<T>> = commands.query_async(&mut link).await?;
+            let answers: Vec<RedisResult<Value>> = commands.query_async(&mut link).await?;
             let refused = { answers.iter() }.filter_map(|answer| answer.as_ref().err());
             match { refused }.find(|error| is_demotion(error)) {
                 Some(error) => Err(error.clone()),
                 None => Ok(answers),
             }
         };
-        self.ask(operation, send).await.map_err(|(error, _)| error)
+        self.ask(operation, send).await
     }
 
     /// Returns the server's present address: that of the URL, or the one that the Sentinels name.
@@ -506,6 +625,9 @@ impl RedisStore {
     }
 
     fn keep_connected(&self) {
+        if let Some(cluster) = &self.cluster {
+            return cluster.keep_connected();
+        }
         self.keeper.get_or_init(|| {
             let keeper = LinkKeeper {
                 route: self.route.clone(),

@@ -142,6 +142,14 @@ pub const REPLICAS: &str = "lockgate::replicas";
 /// [`LOST`] or [`ACKNOWLEDGED`]; no expiry.
 pub const EPOCH: &str = "lockgate::epoch";
 
+/// Returns the key of the mark on a shard of a cluster; the number is its hash tag. It is [`EPOCH`] on a single server.
+pub fn epoch(shard: Option<u32>) -> String {
+    match shard {
+        Some(number) => format!("{EPOCH}:{{{number}}}"),
+        None => EPOCH.to_owned(),
+    }
+}
+
 /// The beginning of [`EPOCH`] after a replica found the mark missing: `lost:UNIX:RANDOM`.
 pub const LOST: &str = "lost:";
 
@@ -165,6 +173,12 @@ pub fn reply(replica: &ReplicaId) -> String {
 /// layer `core` a sorted set.
 pub fn canary(replica: &ReplicaId) -> String {
     format!("lockgate::canary:{replica}")
+}
+
+/// Returns the channel of a replica's canary on a shard of a cluster. The number is its hash tag, chosen so that the shard has its
+/// slot.
+pub fn shard_canary(replica: &ReplicaId, number: u32) -> String {
+    format!("lockgate::canary:{replica}:{{{number}}}")
 }
 
 /// A key that is never written. Its deletion has no effect, but a replica refuses it.
@@ -217,9 +231,12 @@ mod tests {
             (replica(&replica_id), "lockgate::replica:r1"),
             (reply(&replica_id), "lockgate::reply:r1"),
             (canary(&replica_id), "lockgate::canary:r1"),
+            (shard_canary(&replica_id, 7), "lockgate::canary:r1:{7}"),
         ] {
             assert_eq!(key, expected);
         }
+        assert_eq!(epoch(None), "lockgate::epoch");
+        assert_eq!(epoch(Some(3)), "lockgate::epoch:{3}");
         for channel in ["a__group__b", "a__group__{x}", "{", ""] {
             let notices = group_notices(&tenant, channel).into_bytes();
             assert_eq!(channel_of_notices(&notices), Some(channel.as_bytes()));

@@ -41,7 +41,7 @@ pub(super) struct Down {
 }
 
 impl Down {
-    fn new(kind: ErrorKind, text: &str) -> Self {
+    pub(super) fn new(kind: ErrorKind, text: &str) -> Self {
         Self {
             kind,
             text: text.into(),

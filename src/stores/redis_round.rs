@@ -1,4 +1,6 @@
 //! One round to Redis: a command, several at once, or a script.
+//!
+//! On one server a round goes over its link as it is. On a cluster its commands are sent one by one to their nodes.
 
 use std::future::Future;
 
@@ -17,6 +19,19 @@ pub trait RedisRound: Sync {
         &self,
         link: MultiplexedConnection,
     ) -> impl Future<Output = RedisResult<T>> + Send;
+
+    /// Returns the commands, for a cluster.
+    fn commands(&self) -> CommandRound<'_>;
+}
+
+/// The commands of a round.
+pub struct CommandRound<'a> {
+    /// Each has its keys in one slot. Empty if only the script is to be loaded.
+    pub commands: Vec<Cmd>,
+    /// The answer is that of the only command, and not a list of answers.
+    pub is_one: bool,
+    /// The script that they call. It is loaded where a node does not know it.
+    pub script: Option<&'a Script>,
 }
 
 impl RedisRound for Cmd {
@@ -26,6 +41,14 @@ impl RedisRound for Cmd {
     ) -> RedisResult<T> {
         self.query_async(&mut link).await
     }
+
+    fn commands(&self) -> CommandRound<'_> {
+        CommandRound {
+            commands: vec![self.clone()],
+            is_one: true,
+            script: None,
+        }
+    }
 }
 
 impl RedisRound for Pipeline {
@@ -34,6 +57,36 @@ impl RedisRound for Pipeline {
         mut link: MultiplexedConnection,
     ) -> RedisResult<T> {
         self.query_async(&mut link).await
+    }
+
+    /// A transaction is sent as its commands, which stay together and in order on the link to their node.
+    fn commands(&self) -> CommandRound<'_> {
+        CommandRound {
+            commands: self.cmd_iter().cloned().collect(),
+            is_one: false,
+            script: None,
+        }
+    }
+}
+
+/// Loads a script, on every node of a cluster.
+pub struct ScriptLoad<'a>(pub &'a Script);
+
+impl RedisRound for ScriptLoad<'_> {
+    async fn send_over<T: FromRedisValue>(
+        &self,
+        mut link: MultiplexedConnection,
+    ) -> RedisResult<T> {
+        let digest = self.0.load_async(&mut link).await?;
+        Ok(T::from_redis_value(Value::SimpleString(digest))?)
+    }
+
+    fn commands(&self) -> CommandRound<'_> {
+        CommandRound {
+            commands: Vec::new(),
+            is_one: true,
+            script: Some(self.0),
+        }
     }
 }
 
@@ -80,5 +133,12 @@ impl RedisRound for ScriptCall {
             answer => answer?,
         };
         Ok(redis::from_redis_value(answer)?)
+    }
+    fn commands(&self) -> CommandRound<'_> {
+        CommandRound {
+            commands: vec![self.command.clone()],
+            is_one: true,
+            script: Some(self.script),
+        }
     }
 }

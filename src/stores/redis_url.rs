@@ -16,7 +16,8 @@ mod tls_settings;
 /// * `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS;
 /// * `redis+sentinel://[user:password@]host[:port],…/NAME[/db]`, `rediss+sentinel://` for TLS to Sentinels and servers: the
 ///   master that the Sentinels call NAME. The login is that of the servers. If the Sentinels ask for one, it follows as
-///   `?sentinel_username=…&sentinel_password=…`.
+///   `?sentinel_username=…&sentinel_password=…`;
+/// * `redis+cluster://[user:password@]host[:port],…`, `rediss+cluster://` for TLS: the cluster that these nodes belong to.
 ///
 /// `Display` prints addresses and NAME only.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub(super) struct Login {
 enum ServerAddress {
     At(String, u16),
     Sentinel(Sentinels),
+    /// Host and port of some nodes of a cluster, in order.
+    Cluster(Vec<(String, u16)>),
 }
 
 /// The Sentinels that know where a master is.
@@ -68,17 +71,38 @@ impl RedisUrl {
         self.tls && self.trust.verify == Some(Verify::Nothing)
     }
 
-    /// Returns host and port; `None` if Sentinels are asked for them.
+    /// Returns host and port; `None` if Sentinels or the nodes of a cluster are asked for them.
     pub fn address(&self) -> Option<(&str, u16)> {
         match &self.server {
             ServerAddress::At(host, port) => Some((host, *port)),
-            ServerAddress::Sentinel(_) => None,
+            ServerAddress::Sentinel(_) | ServerAddress::Cluster(_) => None,
+        }
+    }
+
+    /// Returns true if the URL names a cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.seeds().is_some()
+    }
+
+    /// Returns the nodes that are asked for the other nodes of a cluster.
+    pub(super) fn seeds(&self) -> Option<&[(String, u16)]> {
+        match &self.server {
+            ServerAddress::Cluster(seeds) => Some(seeds),
+            ServerAddress::At(..) | ServerAddress::Sentinel(_) => None,
+        }
+    }
+
+    /// Returns the URL of one node of the cluster, with the same login and trust.
+    pub(super) fn at(&self, host: &str, port: u16) -> Self {
+        Self {
+            server: ServerAddress::At(host.to_owned(), port),
+            ..self.clone()
         }
     }
 
     pub(super) fn sentinels(&self) -> Option<&Sentinels> {
         match &self.server {
-            ServerAddress::At(..) => None,
+            ServerAddress::At(..) | ServerAddress::Cluster(_) => None,
             ServerAddress::Sentinel(sentinels) => Some(sentinels),
         }
     }
@@ -104,12 +128,16 @@ impl RedisUrl {
     }
 
     /// Returns the name of the server in logs and in the label `endpoint`: `host:port`. With Sentinels it is the smallest
-    /// `host:port/NAME`, with the name of the master.
+    /// `host:port/NAME`, with the name of the master; for a cluster, the smallest `host:port/cluster`.
     pub fn endpoint(&self) -> String {
-        self.endpoints().into_iter().min().unwrap_or_default()
+        let smallest = self.endpoints().into_iter().min().unwrap_or_default();
+        match self.is_cluster() {
+            true => smallest + "/cluster",
+            false => smallest,
+        }
     }
 
-    /// Returns all names that [`RedisUrl::endpoint`] chooses from: one for each Sentinel.
+    /// Returns all names that [`RedisUrl::endpoint`] chooses from: one for each Sentinel, or for each named node of a cluster.
     pub fn endpoints(&self) -> Vec<String> {
         match &self.server {
             ServerAddress::At(host, port) => vec![endpoint(host, *port)],
@@ -118,6 +146,10 @@ impl RedisUrl {
                 let named =
                     |(host, port): &(String, u16)| format!("{}/{master}", endpoint(host, *port));
                 nodes.map(named).collect()
+            }
+            ServerAddress::Cluster(seeds) => {
+                let named = seeds.iter().map(|(host, port)| endpoint(host, *port));
+                named.collect()
             }
         }
     }

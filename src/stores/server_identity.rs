@@ -38,6 +38,17 @@ impl ServerIdentity {
         }
     }
 
+    /// Makes the identity of a cluster: it is the same server as each of its nodes.
+    pub fn of_nodes<'a>(endpoint: &str, nodes: impl IntoIterator<Item = &'a Self>) -> Self {
+        let marks = nodes
+            .into_iter()
+            .flat_map(|node| node.marks.iter().cloned());
+        Self {
+            endpoint: endpoint.to_owned(),
+            marks: marks.collect(),
+        }
+    }
+
     /// Returns true if both are one server.
     pub fn is_same(&self, other: &Self) -> bool {
         self.endpoint == other.endpoint || !self.marks.is_disjoint(&other.marks)

@@ -80,6 +80,11 @@ pub(super) async fn faults(tenant: &Tenant) -> Vec<String> {
         if lacking.is_empty() {
             continue;
         }
+        // The users of all nodes of a cluster are the same, and so are their rights.
+        let nodes = server.servers().await;
+        let Some(server) = nodes.first() else {
+            continue;
+        };
         if let Ok(Some(why)) = scripting::refusal(server).await {
             let endpoint = server.endpoint();
             faults.push(format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::channel_layer::core::Capacities;
 use crate::config::{
-    Config, Effective, GroupNames, LayerConfig, LayerKind, names_meet, prefix_fault,
+    Config, Effective, GroupNames, LayerConfig, LayerKind, names_cluster, names_meet, prefix_fault,
 };
 use crate::ids::TenantId;
 use crate::stores::redis_url::RedisUrl;
@@ -55,6 +55,9 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
         (Some(LayerKind::Core), true) => {
             checker.mistake(&at("kind"), "\"core\" without a Redis", expected, "");
         }
+        (Some(LayerKind::Sharded), true) => {
+            checker.mistake(&at("kind"), "\"sharded\" without a Redis", expected, "");
+        }
         (None, true) => {
             let text = "no Redis is configured, so events stay in this process; kind = \"memory\" says that it is meant";
             checker.warn(&format!("tenants.{id}.layer"), text);
@@ -65,10 +68,11 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
         checker.mistake(
             &at("hosts"),
             "hosts of a memory layer",
-            "kind = \"pubsub\" or \"core\", or no hosts",
+            "kind = \"pubsub\", \"core\" or \"sharded\", or no hosts",
             "",
         );
     }
+    check_cluster(id, effective, checker);
     for (index, host) in layer.hosts.iter().enumerate() {
         deployment::redis(&at(&format!("hosts[{index}]")), Some(host), checker);
     }
@@ -105,6 +109,48 @@ fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'
     if leaves_process && effective.redis.is_none() && effective.denylist_redis().is_none() {
         let text = "the hosts carry events alone: without redis.url revocations, cached users and suspensions stay in this process";
         checker.warn(&at("hosts"), text);
+    }
+}
+
+/// Reports a kind of layer that does not go with a cluster, or that needs one.
+fn check_cluster(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'_>) {
+    let layer = &effective.tenant.layer;
+    let at = |name: &str| format!("tenants.{id}.layer.{name}");
+    let hosts = effective.layer_hosts();
+    let clusters = hosts.iter().filter(|host| names_cluster(host)).count();
+    match effective.layer_kind() {
+        LayerKind::PubSub if clusters > 0 => checker.mistake(
+            &at("kind"),
+            "\"pubsub\" on a Redis Cluster",
+            "\"sharded\", or no kind",
+            "every node of a cluster would carry every event of a plain channel; the back end takes the layer class of \
+             deploy/django for a cluster",
+        ),
+        LayerKind::Core if clusters > 0 => checker.mistake(
+            &at("kind"),
+            "\"core\" on a Redis Cluster",
+            "\"sharded\", or no kind",
+            "the scripts of channels_redis.core use keys of several slots, which a cluster refuses",
+        ),
+        LayerKind::Sharded if clusters < hosts.len() => checker.mistake(
+            &at("kind"),
+            "\"sharded\" on a Redis that is no cluster",
+            "redis+cluster:// or rediss+cluster:// as the URL, or another kind",
+            "a single server, Sentinels and several hosts have \"pubsub\" or \"core\"",
+        ),
+        LayerKind::Sharded if hosts.len() > 1 => checker.mistake(
+            &at("hosts"),
+            format!("{} clusters", hosts.len()),
+            "one URL with some nodes of one cluster",
+            "the cluster itself spreads the groups over its shards",
+        ),
+        LayerKind::Sharded if layer.prefix.contains(['{', '}']) => checker.mistake(
+            &at("prefix"),
+            "a prefix with braces",
+            "a prefix without { and }",
+            "braces would move a group's history to another slot than its channel",
+        ),
+        _ => {}
     }
 }
 

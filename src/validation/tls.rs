@@ -118,6 +118,11 @@ fn redis(table: &str, config: &RedisConfig, others: Vec<&Secret>, checker: &mut 
     // A URL that cannot be read is reported with its own key, and may be meant to have TLS.
     if urls.all(|url| RedisUrl::parse(url).is_ok_and(|url| !url.tls())) {
         let found = format!("{name} beside URLs without TLS");
-        checker.mistake(&key, found, "rediss:// or rediss+sentinel://", advice);
+        checker.mistake(
+            &key,
+            found,
+            "rediss://, rediss+sentinel:// or rediss+cluster://",
+            advice,
+        );
     }
 }

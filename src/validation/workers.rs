@@ -24,7 +24,7 @@ pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<
                 let key = format!("tenants.{id}.routes[{index}].consumer");
                 let kind = config.effective(tenant).layer_kind();
                 check_layer(&key, kind, checker);
-                if kind == LayerKind::PubSub {
+                if kind.has_channels() {
                     check_names(&key, &route.consumer, id, tenant, shared, checker);
                 }
             }

@@ -26,6 +26,8 @@ from django.core.exceptions import ImproperlyConfigured
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from . import clusters
+
 logger = logging.getLogger("lockgate")
 
 # A duration is a number of seconds or a timedelta.
@@ -36,7 +38,8 @@ DEFAULTS = {
     # A function of a user that returns the names of all tenants that have it, where several share one table of users. A saved or
     # deleted user then concerns each of them, whichever schema is set. None: the tenant of "TENANT".
     "USER_TENANTS": None,
-    # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, or a dict with "sentinels" as in CHANNEL_LAYERS.
+    # The tenant's Redis ([tenants.NAME.redis], else [redis]): a URL, redis+cluster://host:port,host:port for a cluster, or a dict
+    # with "sentinels" as in CHANNEL_LAYERS.
     "REDIS_URL": None,
     # [denylist] redis; None: the denylist is in REDIS_URL.
     "DENYLIST_URL": None,
@@ -160,10 +163,10 @@ def config():
         raise ImproperlyConfigured('LOCKGATE["USER_TENANTS"] must be a function that gets a user and returns names of tenants.')
     for name, needed in [("REDIS_URL", True), ("DENYLIST_URL", False)]:
         url = conf[name]
-        is_url = isinstance(url, str) and re.match("(rediss?|unix)://", url)
+        is_url = isinstance(url, str) and re.match(r"(rediss?|rediss?\+cluster|unix)://", url)
         is_sentinel = isinstance(url, dict) and {"sentinels", "master_name"} <= set(url)
         if not (is_url or is_sentinel or url is None and not needed):
-            expected = 'a URL redis:// or rediss://, or a dict with "sentinels" and "master_name"'
+            expected = 'a URL redis://, rediss:// or redis+cluster://, or a dict with "sentinels" and "master_name"'
             raise ImproperlyConfigured(f'LOCKGATE["{name}"] must be {expected}.')
     if conf["LEEWAY"] is None:
         from rest_framework_simplejwt.settings import api_settings
@@ -187,6 +190,8 @@ def connect(name):
     url, timeout = conf[name], conf["TIMEOUT"]
     # One retry at once, in case the connection was lost. The default retries of redis-py would pause for seconds.
     options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
+    if clusters.is_cluster(url):
+        return clusters.client(url, **options)
     if isinstance(url, str):
         return redis.Redis.from_url(url, **options)
     options |= url
@@ -237,6 +242,14 @@ def _deny(tenant, name, write, value, announced):
 
 
 def _store(store, write, key, value):
+    """Writes to the server, or to the node of a cluster that has the key."""
+    if isinstance(store, redis.cluster.RedisCluster):
+        clusters.on_node(store, key, lambda node: _store_on(node, write, key, value))
+    else:
+        _store_on(store, write, key, value)
+
+
+def _store_on(store, write, key, value):
     """Writes and waits for replicas on one connection, since WATCH and WAIT concern their own connection alone."""
     conf = config()
     with store.client() as client:
@@ -303,7 +316,11 @@ def _cut_off(ask, key):
 
 def _announce(tenant, op, members):
     message = json.dumps({"v": 1, "op": op, **members}, separators=(",", ":"))
-    return connect("REDIS_URL").publish(_key(tenant, "control"), message)
+    server, channel = connect("REDIS_URL"), _key(tenant, "control")
+    if isinstance(server, redis.cluster.RedisCluster):
+        # All of the gateway's channels on a cluster are sharded.
+        return server.execute_command("SPUBLISH", channel, message)
+    return server.publish(channel, message)
 
 
 def _read(token):

@@ -18,6 +18,9 @@ memory or because it is a replica, the call raises, and nothing was sent. If the
 called, the event is sent as Channels sends it, which is logged once and counted by the gateway; clients that come back may
 miss it. Any other group: Channels' own `group_send`.
 
+On a Redis Cluster `RedisClusterChannelLayer` takes its place, with `"hosts": ["redis+cluster://10.0.0.1:6379,10.0.0.2:6379"]`. It
+needs redis-py 8 and channels_redis 4.1 or later.
+
 It needs channels_redis 3.3.1 or later; `lockgate` need not stand in INSTALLED_APPS.
 """
 
@@ -31,6 +34,8 @@ import redis
 from channels_redis import pubsub
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+from . import clusters
 
 try:
     from aioredis import ReplyError
@@ -134,6 +139,24 @@ class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
             logger.warning(text, *details)
 
 
+class RedisClusterChannelLayer(RedisPubSubChannelLayer):
+    """The same on a Redis Cluster: the gateway's layer `sharded`."""
+
+    def __init__(self, hosts, **kwargs):
+        if isinstance(hosts, (str, bytes)) or len(hosts) != 1 or not clusters.is_cluster(hosts[0]):
+            expected = "one URL redis+cluster://HOST:PORT,HOST:PORT with some nodes of one cluster"
+            raise ImproperlyConfigured(f'CONFIG["hosts"] of the channel layer must have {expected}.')
+        # The class above makes connections to its default host, which are replaced before they are opened.
+        super().__init__(**kwargs)
+        self._url = hosts[0]
+
+    def _get_layer(self):
+        layer = super()._get_layer()
+        if not isinstance(layer._shards[0], clusters.ClusterConnection):
+            layer._shards = [clusters.ClusterConnection(self._url, layer)]
+        return layer
+
+
 def _by_namespaces(tenants):
     """Returns a function from the name of a group to the tenant whose namespace begins it."""
     for name in tenants.values():
@@ -188,6 +211,8 @@ class Rules:
 
 async def _execute(shard, *command):
     """Sends a command on the connection over which this shard publishes."""
+    if isinstance(shard, clusters.ClusterConnection):
+        return await shard.execute(*command)
     if hasattr(shard, "_get_pub_conn"):
         # channels_redis before 4.0
         connection = await shard._get_pub_conn()

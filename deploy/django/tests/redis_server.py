@@ -39,6 +39,45 @@ def start():
             time.sleep(0.02)
 
 
+@functools.cache
+def start_cluster():
+    """The URL of a cluster of three masters; started at the first call."""
+    folder, ports, servers = tempfile.TemporaryDirectory(), [], []
+    for node in range(3):
+        frees = [socket.socket() for _ in range(2)]
+        for free in frees:
+            free.bind(("127.0.0.1", 0))
+        port, bus = (free.getsockname()[1] for free in frees)
+        for free in frees:
+            free.close()
+        options = {"port": port, "cluster-port": bus, "bind": "127.0.0.1", "dir": folder.name, "save": "", "appendonly": "no"}
+        options |= {"cluster-enabled": "yes", "cluster-config-file": f"{node}.conf"}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        servers.append(subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL))
+        ports.append(port)
+
+    @atexit.register
+    def stop():
+        for server in servers:
+            server.terminate()
+            server.wait()
+        folder.cleanup()
+
+    deadline = time.monotonic() + 60
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    create = ["redis-cli", "--cluster", "create", *addresses, "--cluster-yes"]
+    while subprocess.run(create, capture_output=True).returncode:
+        if time.monotonic() > deadline:
+            raise AssertionError("the cluster was not made")
+        time.sleep(0.1)
+    for port in ports:
+        while "cluster_state:ok" not in str(redis.Redis(port=port).execute_command("CLUSTER", "INFO")):
+            if time.monotonic() > deadline:
+                raise AssertionError("the cluster is not whole")
+            time.sleep(0.1)
+    return f"redis+cluster://{','.join(addresses)}"
+
+
 class WithRedis:
     """For test cases: the app speaks to an empty Redis; `redis` is a client, `heard` what was announced."""
 

@@ -172,6 +172,7 @@ impl GroupMover {
             history,
             position,
             notices,
+            ..
         } = &group.recorded;
         let members = self.names.group_key(&group.name);
         let mut call = ScriptCall::new(script, &[&mailbox, history, position, &members]);

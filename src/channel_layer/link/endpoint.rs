@@ -24,8 +24,27 @@ pub(in crate::channel_layer) struct Endpoint<O> {
     pub(in crate::channel_layer) store: Arc<RedisStore>,
     orders: mpsc::UnboundedSender<O>,
     users: AtomicU64,
-    status: Arc<Status>,
+    statuses: Arc<Statuses>,
     _task: Task,
+}
+
+/// The states of the connections behind one link: one, or one for each shard of a cluster.
+#[derive(Default)]
+pub(in crate::channel_layer) struct Statuses(Mutex<Vec<Arc<Status>>>);
+
+impl Statuses {
+    pub(in crate::channel_layer) fn set(&self, statuses: Vec<Arc<Status>>) {
+        *self.0.lock() = statuses;
+    }
+
+    fn ready(&self) -> bool {
+        let statuses = self.0.lock();
+        !statuses.is_empty() && statuses.iter().all(|status| status.ready())
+    }
+
+    fn failure(&self) -> Option<ErrorKind> {
+        self.0.lock().iter().find_map(|status| status.failure())
+    }
 }
 
 impl<O: Send + 'static> Endpoint<O> {
@@ -35,15 +54,28 @@ impl<O: Send + 'static> Endpoint<O> {
         words: LinkWords,
         make: impl FnOnce(mpsc::UnboundedReceiver<O>) -> S,
     ) -> Self {
+        Self::run(store, |orders, statuses| {
+            let status = Arc::new(Status::default());
+            statuses.set(vec![status.clone()]);
+            let life = LinkLife::new(store.endpoint(), words, status);
+            keep(make(orders), life)
+        })
+    }
+
+    /// Starts the task that `make` builds around its orders. It states its connections.
+    pub(in crate::channel_layer) fn run<F: Future<Output = ()> + Send + 'static>(
+        store: &Arc<RedisStore>,
+        make: impl FnOnce(mpsc::UnboundedReceiver<O>, Arc<Statuses>) -> F,
+    ) -> Self {
         let (orders, taken) = mpsc::unbounded_channel();
-        let status = Arc::new(Status::default());
-        let life = LinkLife::new(store.endpoint(), words, status.clone());
+        let statuses = Arc::new(Statuses::default());
+        let task = make(taken, statuses.clone());
         Self {
             store: store.clone(),
             orders,
             users: AtomicU64::new(0),
-            status,
-            _task: tasks::lasting("a link of a channel layer", keep(make(taken), life)),
+            statuses,
+            _task: tasks::lasting("a link of a channel layer", task),
         }
     }
 
@@ -59,12 +91,12 @@ impl<O: Send + 'static> Endpoint<O> {
 
     /// Returns the reason why there is no connection, if there is none.
     pub(in crate::channel_layer) fn failure(&self) -> Option<ErrorKind> {
-        self.status.failure()
+        self.statuses.failure()
     }
 
     /// Returns true if every wish was answered and the server takes commands.
     pub(in crate::channel_layer) async fn ready(&self) -> bool {
-        self.status.ready() && self.store.ping().await.is_ok()
+        self.statuses.ready() && self.store.ping().await.is_ok()
     }
 }
 

@@ -154,7 +154,7 @@ impl<'a> Cursor<'a> {
         }
         let kind = complete!(self.bulk());
         let reply = match (kind, count) {
-            (b"message", 3) => {
+            (b"message" | b"smessage", 3) => {
                 let channel = complete!(self.bulk());
                 let len = complete!(self.bulk_len());
                 if len > MAX_PAYLOAD {
@@ -164,8 +164,12 @@ impl<'a> Cursor<'a> {
                 let payload = complete!(self.bulk_body(len));
                 RespReply::Message { channel, payload }
             }
-            (b"subscribe", 3) => RespReply::Subscribed(complete!(self.confirmation())),
-            (b"unsubscribe", 3) => RespReply::Unsubscribed(complete!(self.confirmation())),
+            (b"subscribe" | b"ssubscribe", 3) => {
+                RespReply::Subscribed(complete!(self.confirmation()))
+            }
+            (b"unsubscribe" | b"sunsubscribe", 3) => {
+                RespReply::Unsubscribed(complete!(self.confirmation()))
+            }
             (b"pong", 2) => {
                 complete!(self.bulk());
                 RespReply::Pong

@@ -31,6 +31,8 @@ struct BatchItem {
 
 /// Publishes `events`; returns the outcome of each.
 pub(super) async fn publish(layer: &PubSubLayer, events: &[(GroupName, Event)]) -> Vec<Outcome> {
+    let sharded = layer.lines.iter().any(|line| line.store.is_cluster());
+    let word = if sharded { "SPUBLISH" } else { "PUBLISH" };
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(events.len());
     let mut hosts: Vec<Vec<BatchItem>> = Vec::new();
     hosts.resize_with(layer.lines.len(), Vec::new);
@@ -48,7 +50,7 @@ pub(super) async fn publish(layer: &PubSubLayer, events: &[(GroupName, Event)]) 
         let command = match &group {
             Some(group) => group.recording(&channel, &payload).into_command(),
             None => {
-                let mut publish = redis::cmd("PUBLISH");
+                let mut publish = redis::cmd(word);
                 publish.arg(&channel[..]).arg(&payload);
                 publish
             }
@@ -84,7 +86,8 @@ async fn send(store: &RedisStore, items: Vec<BatchItem>) -> Vec<(usize, Outcome)
 }
 
 /// Returns the answers to the events of one round. The script is loaded with it, so that no event waits for another round
-/// and is overtaken. The write without effect is refused by a replica, which would take a plain publish.
+/// and is overtaken. The write without effect is refused by a replica, which would take a plain publish; on a cluster a
+/// replica passes that on to its shard.
 async fn send_round(
     store: &RedisStore,
     round: &[BatchItem],
@@ -92,12 +95,15 @@ async fn send_round(
     let mut pipe = Pipeline::with_capacity(round.len() + 2);
     let records = round.iter().any(|item| item.recorded);
     if records {
-        pipe.cmd("SCRIPT").arg("LOAD").arg(script::record_source());
+        let source = script::record_source(store.is_cluster());
+        pipe.cmd("SCRIPT").arg("LOAD").arg(source);
     }
     for item in round {
         pipe.add_command(item.command.clone());
     }
-    pipe.del(NEVER_WRITTEN);
+    if !store.is_cluster() {
+        pipe.del(NEVER_WRITTEN);
+    }
     let mut answers = store.query_each("publish", &mut pipe).await?;
     if records {
         drop(answers.remove(0));

@@ -1,4 +1,5 @@
-//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host or several.
+//! The pub/sub layer: `channels_redis.pubsub.RedisPubSubChannelLayer` on the wire, on one Redis host or several; and the layer
+//! `sharded`, which is the same with the sharded channels of a Redis Cluster.
 //!
 //! It sends one SUBSCRIBE per group and replica and one PUBLISH per event, each to the host that the name belongs to. All
 //! tenants that log in to one server as one user share one subscriber link; its reader tells them apart by channel name.
@@ -31,6 +32,7 @@ use crate::tasks::{self, Task};
 use subscriber::{Subscriber, SubscriberOrder};
 use subscriptions::ChannelRole;
 pub(super) use subscriptions::Heard;
+use switchboard::Switchboard;
 
 mod batch;
 mod pulse;
@@ -38,6 +40,7 @@ mod replies;
 mod sent;
 mod subscriber;
 mod subscriptions;
+mod switchboard;
 
 /// The log lines of a lost link.
 const WORDS: LinkWords = LinkWords {
@@ -123,6 +126,11 @@ impl PubSubEndpoints {
     fn endpoint(&self, store: &Arc<RedisStore>) -> Arc<Endpoint> {
         let serves = |other: &RedisStore| other.url().same_login(store.url());
         self.links.shared(serves, || {
+            if store.is_cluster() {
+                return Endpoint::run(store, |orders, statuses| {
+                    Switchboard::new(store, &self.replica, orders, statuses).run()
+                });
+            }
             let subscriber = |orders| Subscriber::new(store, &self.replica, orders);
             Endpoint::start(store, WORDS, subscriber)
         })
@@ -179,6 +187,7 @@ impl LinkShare {
             target,
             role,
             heard,
+            missed: false,
             waiter,
         });
         link::endpoint::confirmed(confirmed, || self.endpoint.failure()).await

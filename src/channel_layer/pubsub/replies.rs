@@ -1,5 +1,6 @@
 //! The replies of Redis on a subscriber link: events go to the inboxes, confirmations and refusals to the wishes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -48,7 +49,11 @@ impl Subscriber {
                     }
                 }
                 RespReply::Subscribed(channel) => self.confirmed(channel)?,
-                RespReply::Unsubscribed(channel) => self.wishes.ended(channel)?,
+                RespReply::Unsubscribed(channel) => {
+                    if let Some(channel) = self.wishes.ended(channel)? {
+                        self.pass_on([channel]);
+                    }
+                }
                 RespReply::Pong => self.wishes.ponged()?,
                 RespReply::Error(text) => self.refused(text)?,
                 RespReply::Replica | RespReply::Other => {}
@@ -162,8 +167,14 @@ impl Subscriber {
     }
 
     fn confirmed(&mut self, channel: &[u8]) -> Result<(), LinkError> {
+        let of_shard = self.misplaced.is_some();
         for late in self.wishes.confirmed(channel)? {
-            late.inbox.push_gap(GapCause::Link);
+            match late.role {
+                // The group's own channel has the same slot, and tells the same.
+                ChannelRole::Notices if of_shard => {}
+                _ if of_shard => late.inbox.push_missed(late.target.clone()),
+                _ => late.inbox.push_gap(GapCause::Link),
+            }
         }
         if self.denied == 0 {
             return Ok(());
@@ -182,15 +193,35 @@ impl Subscriber {
         Ok(())
     }
 
+    /// Hands channels over that another shard has.
+    fn pass_on(&self, channels: impl IntoIterator<Item = Bytes>) {
+        if let Some(misplaced) = &self.misplaced {
+            let endpoint: Arc<str> = self.store.endpoint().into();
+            for channel in channels {
+                // Fails only while the process ends.
+                drop(misplaced.send((endpoint.clone(), channel)));
+            }
+        }
+    }
+
     /// Takes the refusal of the oldest command. An operator hears once of each layer that is denied a channel.
     fn refused(&mut self, text: &[u8]) -> Result<(), LinkError> {
         let kind = kind_of_reply(text);
         if kind == ErrorKind::Auth {
             return Err(LinkError::of_reply(text));
         }
+        if self.misplaced.is_some() && is_redirection(text) {
+            let channels = self.wishes.redirected()?;
+            self.pass_on(channels);
+            return Ok(());
+        }
         metrics::dependency_error(Dependency::Redis, kind);
         let refused = self.wishes.failed(kind)?;
         let user = self.store.url().username().unwrap_or("default");
+        let commands = match self.misplaced {
+            Some(_) => "+ssubscribe +sunsubscribe +spublish",
+            None => "+subscribe +unsubscribe +publish",
+        };
         if refused.own {
             warn!(
                 redis.endpoint = self.store.endpoint(),
@@ -208,13 +239,20 @@ impl Subscriber {
                     redis.endpoint = self.store.endpoint(),
                     error.kind = kind.label(),
                     error = %String::from_utf8_lossy(text),
-                    "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} +subscribe +unsubscribe +publish +ping &{}",
+                    "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} {commands} +ping &{}",
                     attachment.pattern
                 );
             }
         }
         Ok(())
     }
+}
+
+/// Returns true if an error says that the node does not have the slot of the channels, or that no node has it at the moment.
+fn is_redirection(text: &[u8]) -> bool {
+    [&b"MOVED "[..], b"ASK ", b"TRYAGAIN ", b"CLUSTERDOWN "]
+        .iter()
+        .any(|code| text.starts_with(code))
 }
 
 impl From<OutOfStep> for LinkError {

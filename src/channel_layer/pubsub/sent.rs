@@ -57,6 +57,14 @@ impl SentCommands {
         Ok(())
     }
 
+    /// Returns true if the oldest command ends a channel.
+    pub(super) fn ends_next(&self, channel: &[u8]) -> bool {
+        self.on_the_way.front().is_some_and(|command| {
+            command.kind == CommandKind::Unsubscribe
+                && command.channels.iter().any(|name| name == channel)
+        })
+    }
+
     /// Takes an error, which answers the oldest command as a whole.
     pub(super) fn take_oldest(&mut self) -> Result<SentCommand, OutOfStep> {
         let command = self.on_the_way.pop_front().ok_or(OutOfStep)?;

@@ -1,5 +1,5 @@
-//! The task behind one subscriber link. It connects, subscribes the wishes, hands messages to the tenants' inboxes,
-//! proves the path with canaries, and reconnects when the link is lost.
+//! The task behind one subscriber link, to a server or to a shard of a cluster. It connects, subscribes the wishes, hands
+//! messages to the tenants' inboxes, proves the path with canaries, and reconnects when the link is lost.
 //!
 //! It never waits for a tenant: a full inbox drops events, and joins wait in their own tasks.
 //!
@@ -55,12 +55,26 @@ pub(super) enum SubscriberOrder {
         target: Target,
         role: ChannelRole,
         heard: Option<Heard>,
+        /// Another link had the channel, and events may have been missed since.
+        missed: bool,
         waiter: Waiter,
     },
     Unsubscribe {
         attachment: u64,
         channel: Bytes,
     },
+    /// Replaces the channel of the canary, whose slot the shard no longer has.
+    Canary(Bytes),
+}
+
+/// The place of a link among those to the shards of a cluster.
+pub(super) struct ShardPlace {
+    /// The cluster, to which the canaries are published.
+    pub(super) cluster: Arc<RedisStore>,
+    /// In a slot of the shard.
+    pub(super) canary: Bytes,
+    /// Takes the channels that the shard does not have, with the shard's `host:port`.
+    pub(super) misplaced: mpsc::UnboundedSender<(Arc<str>, Bytes)>,
 }
 
 pub(super) struct Attachment {
@@ -76,8 +90,12 @@ pub(super) struct Subscriber {
     /// The connection's name in `CLIENT LIST`.
     name: String,
     pub(super) canary_channel: Bytes,
-    /// The command link; it knows the server's address and publishes the canaries.
+    /// The command link; it knows the server's address.
     pub(super) store: Arc<RedisStore>,
+    /// The command link that publishes the canaries.
+    publisher: Arc<RedisStore>,
+    /// Takes channels that another shard has; `None` on a link to a single server.
+    pub(super) misplaced: Option<mpsc::UnboundedSender<(Arc<str>, Bytes)>>,
     orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     pub(super) wishes: Subscriptions,
     pub(super) attachments: HashMap<u64, Attachment>,
@@ -96,13 +114,44 @@ impl Subscriber {
         replica: &ReplicaId,
         orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     ) -> Self {
-        let canary_channel = redis_keys::canary(replica).into();
-        let mut wishes = Subscriptions::default();
+        let canary = redis_keys::canary(replica).into();
+        Self::with_wishes(
+            (store, store),
+            replica,
+            Subscriptions::default(),
+            canary,
+            orders,
+        )
+    }
+
+    /// Makes the session of a link to a shard, whose master `store` leads to.
+    pub(super) fn of_shard(
+        store: &Arc<RedisStore>,
+        replica: &ReplicaId,
+        place: ShardPlace,
+        orders: mpsc::UnboundedReceiver<SubscriberOrder>,
+    ) -> Self {
+        let (stores, wishes) = ((store, &place.cluster), Subscriptions::sharded());
+        Self {
+            misplaced: Some(place.misplaced),
+            ..Self::with_wishes(stores, replica, wishes, place.canary, orders)
+        }
+    }
+
+    fn with_wishes(
+        (store, publisher): (&Arc<RedisStore>, &Arc<RedisStore>),
+        replica: &ReplicaId,
+        mut wishes: Subscriptions,
+        canary_channel: Bytes,
+        orders: mpsc::UnboundedReceiver<SubscriberOrder>,
+    ) -> Self {
         wishes.want_own(&canary_channel);
         Self {
             name: format!("lockgate-subscriber-{replica}"),
             canary_channel,
             store: store.clone(),
+            publisher: publisher.clone(),
+            misplaced: None,
             orders,
             wishes,
             attachments: HashMap::new(),
@@ -171,17 +220,18 @@ impl Subscriber {
     }
 
     fn publish(&self, canary: String) -> Publishing {
-        let (store, channel) = (self.store.clone(), self.canary_channel.clone());
+        let (store, channel) = (self.publisher.clone(), self.canary_channel.clone());
         Box::pin(async move { store.publish(&channel, canary.as_bytes()).await })
     }
 
-    /// Marks a gap for every tenant after a lost link, once the new connection is subscribed.
+    /// Marks a gap for every tenant after a lost link, once the new connection is subscribed. On a shard each group has its own,
+    /// since the other shards lost nothing.
     fn tell_restored(&self, life: &mut LinkLife) {
         if life.is_whole() || !self.wishes.recovered() {
             return;
         }
         let loss = life.restored();
-        if let Some(loss) = loss {
+        if let Some(loss) = loss.filter(|_| self.misplaced.is_none()) {
             for attachment in self.attachments.values() {
                 attachment.inbox.push_gap(loss.cause);
             }
@@ -236,6 +286,7 @@ impl Session for Subscriber {
                 target,
                 role,
                 heard,
+                missed,
                 waiter,
             } => {
                 if let Some(known) = self.attachments.get(&attachment) {
@@ -247,12 +298,19 @@ impl Session for Subscriber {
                         heard,
                     };
                     self.wishes.want(&channel, route, waiter);
+                    if missed {
+                        self.wishes.missed_before(&channel);
+                    }
                 }
             }
             SubscriberOrder::Unsubscribe {
                 attachment,
                 channel,
             } => self.wishes.unwant(&channel, attachment),
+            SubscriberOrder::Canary(channel) => {
+                let before = std::mem::replace(&mut self.canary_channel, channel);
+                self.wishes.replace_own(&before, &self.canary_channel);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use super::super::inbox::Inbox;
 use super::super::link::command::write_command;
 use super::super::target::Target;
 use super::sent::{CommandKind, OutOfStep, SentCommands};
+use crate::stores::redis::cluster::slot_of;
 
 /// Channel names per command: many, so that the number of commands does not matter; few enough that Redis answers other
 /// clients in between.
@@ -107,18 +108,29 @@ pub(super) struct Subscriptions {
     parts: Vec<(Vec<Bytes>, bool)>,
     refused: Vec<Bytes>,
     sent: SentCommands,
+    /// The link leads to a node of a cluster: its channels are sharded, and all of a command are of one slot.
+    sharded: bool,
     /// `changed` holds the channels to resubscribe after a lost connection.
     recovery_due: bool,
 }
 
 impl Subscriptions {
+    /// Makes the subscriptions of a link to a node of a cluster.
+    pub(super) fn sharded() -> Self {
+        Self {
+            sharded: true,
+            ..Self::default()
+        }
+    }
+
     /// Wishes for a channel; `waiter` is told when it is confirmed.
     pub(super) fn want(&mut self, name: &Bytes, route: ChannelRoute, waiter: Waiter) {
         let channel = self.channels.entry(name.clone()).or_default();
         let subscribed = channel.subscribed();
         let known = |other: &ChannelRoute| other.attachment == route.attachment;
+        // A link that lost the channel to this one may have taken the flag back.
+        route.set_heard(subscribed);
         if !channel.routes.iter().any(known) {
-            route.set_heard(subscribed);
             channel.routes.push(route);
         }
         if subscribed {
@@ -130,6 +142,22 @@ impl Subscriptions {
         channel.waiters.push(waiter);
         channel.refused = false;
         mark_changed(&mut self.changed, name, channel);
+    }
+
+    /// Notes that events of a channel may have been missed before this link had it. Its routes are told once it is confirmed.
+    pub(super) fn missed_before(&mut self, name: &Bytes) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.late |= !channel.subscribed();
+        }
+    }
+
+    /// Replaces the channel of the link itself.
+    pub(super) fn replace_own(&mut self, before: &Bytes, name: &Bytes) {
+        if let Some(channel) = self.channels.get_mut(before) {
+            channel.own = false;
+            mark_changed(&mut self.changed, before, channel);
+        }
+        self.want_own(name);
     }
 
     /// Wishes for a channel of the link itself.
@@ -219,17 +247,25 @@ impl Subscriptions {
             }
         }
         let recovery = std::mem::take(&mut self.recovery_due);
-        let [unsubscribe, mut subscribe] = wishes;
+        let [mut unsubscribe, mut subscribe] = wishes;
         // An event of a group with history must not be heard before its position can be. Few groups have one, so mostly
-        // there is nothing to sort.
-        if subscribe.iter().any(|name| self.is_notices(name)) {
+        // there is nothing to sort. Both are in one slot.
+        if self.sharded {
+            subscribe.sort_by_cached_key(|name| (slot_of(name), !self.is_notices(name)));
+            unsubscribe.sort_by_cached_key(|name| slot_of(name));
+        } else if subscribe.iter().any(|name| self.is_notices(name)) {
             subscribe.sort_by_cached_key(|name| !self.is_notices(name));
         }
         for (kind, names, recovery) in [
             (CommandKind::Subscribe, subscribe, recovery),
             (CommandKind::Unsubscribe, unsubscribe, false),
         ] {
-            for names in names.chunks(BATCH) {
+            let sharded = self.sharded;
+            let together = |a: &Bytes, b: &Bytes| !sharded || slot_of(a) == slot_of(b);
+            for names in names
+                .chunk_by(together)
+                .flat_map(|names| names.chunks(BATCH))
+            {
                 self.say(kind, names.to_vec(), recovery, out);
             }
         }
@@ -257,9 +293,11 @@ impl Subscriptions {
                 channel.unanswered += 1;
             }
         }
-        let word: &[u8] = match kind {
-            CommandKind::Subscribe => b"SUBSCRIBE",
-            _ => b"UNSUBSCRIBE",
+        let word: &[u8] = match (kind, self.sharded) {
+            (CommandKind::Subscribe, false) => b"SUBSCRIBE",
+            (CommandKind::Subscribe, true) => b"SSUBSCRIBE",
+            (_, false) => b"UNSUBSCRIBE",
+            (_, true) => b"SUNSUBSCRIBE",
         };
         let arguments = std::iter::once(word).chain(names.iter().map(|name| &name[..]));
         write_command(arguments, out);
@@ -297,14 +335,56 @@ impl Subscriptions {
         Ok(if late { &channel.routes } else { &[] })
     }
 
-    /// Takes the confirmation of an UNSUBSCRIBE.
-    pub(super) fn ended(&mut self, name: &[u8]) -> Result<(), OutOfStep> {
+    /// Takes the confirmation of an UNSUBSCRIBE. Returns the channel if the server has ended it by itself, because its slot has
+    /// moved to another node.
+    pub(super) fn ended(&mut self, name: &[u8]) -> Result<Option<Bytes>, OutOfStep> {
+        if self.sharded && !self.sent.ends_next(name) {
+            let name = self.name(name).ok_or(OutOfStep)?;
+            self.misplaced(&name);
+            return Ok(Some(name));
+        }
         self.sent.answered(CommandKind::Unsubscribe)?;
         let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
         channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
         let name = Bytes::copy_from_slice(name);
         self.settle(&name);
-        Ok(())
+        Ok(None)
+    }
+
+    /// Takes an error as the answer to the oldest command: another node has the slot of its channels, or none has it at the
+    /// moment. Returns the channels that are wanted.
+    pub(super) fn redirected(&mut self) -> Result<Vec<Bytes>, OutOfStep> {
+        let command = self.sent.take_oldest()?;
+        let mut wanted = Vec::new();
+        for name in command.channels {
+            let Some(channel) = self.channels.get_mut(&name) else {
+                continue;
+            };
+            channel.unanswered = channel.unanswered.saturating_sub(1);
+            if channel.unanswered > 0 || command.kind != CommandKind::Subscribe {
+                self.settle(&name);
+                continue;
+            }
+            self.misplaced(&name);
+            wanted.push(name);
+        }
+        Ok(wanted)
+    }
+
+    /// Notes that this link does not hear a channel, and why: its slot is elsewhere. It is asked for again by the next wish, or
+    /// with the refused channels.
+    fn misplaced(&mut self, name: &Bytes) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.said = None;
+            channel.refused = true;
+            channel.late |= channel.confirmed;
+            channel
+                .routes
+                .iter()
+                .for_each(|route| route.set_heard(false));
+            self.refused.push(name.clone());
+        }
+        self.settle(name);
     }
 
     /// Forgets a channel that is neither wanted nor subscribed and has no unanswered command.
@@ -392,6 +472,8 @@ impl Subscriptions {
             channel.unanswered = 0;
             channel.changed = false;
             channel.refused = false;
+            // A link to one server tells its gap once for all channels, one to a shard tells each of its groups.
+            channel.late |= self.sharded && channel.confirmed;
             channel.wanted()
         });
     }

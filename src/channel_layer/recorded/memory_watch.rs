@@ -33,11 +33,17 @@ async fn watch(store: Arc<RedisStore>) {
     }
 }
 
-/// Returns the time to the next look; `None` if the server does not tell.
-async fn measure(store: &RedisStore) -> Option<Duration> {
-    // The store counts and logs a failure.
-    if let Ok(facts) = Facts::ask(store).await {
-        metrics::history_memory(store.endpoint(), facts.memory_ratio()?);
+/// Returns the time to the next look; `None` if no server tells. A cluster has several.
+async fn measure(store: &Arc<RedisStore>) -> Option<Duration> {
+    let mut is_told = true;
+    for server in store.servers().await {
+        // The store counts and logs a failure.
+        if let Ok(facts) = Facts::ask(&server).await {
+            match facts.memory_ratio() {
+                Some(ratio) => metrics::history_memory(server.endpoint(), ratio),
+                None => is_told = false,
+            }
+        }
     }
-    Some(LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2)))
+    is_told.then(|| LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2)))
 }

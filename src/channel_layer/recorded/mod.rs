@@ -43,6 +43,8 @@ pub struct GroupHistories {
     rules: Arc<GroupRules>,
     /// `layer.namespace`
     namespace: Arc<str>,
+    /// The layer lies on a cluster.
+    sharded: bool,
 }
 
 /// A group with history: its rule and the names of its keys.
@@ -52,6 +54,7 @@ pub(super) struct RecordedGroup {
     pub(super) position: String,
     /// The channel that gateways alone hear.
     pub(super) notices: String,
+    sharded: bool,
 }
 
 impl GroupHistories {
@@ -61,7 +64,13 @@ impl GroupHistories {
             tenant: tenant.clone(),
             rules,
             namespace: "".into(),
+            sharded: false,
         }
+    }
+
+    /// Publishes to the sharded channels of a cluster.
+    pub fn on_cluster(self, sharded: bool) -> Self {
+        Self { sharded, ..self }
     }
 
     /// Names the groups on the wire with this beginning.
@@ -108,6 +117,7 @@ impl GroupHistories {
             history: redis_keys::history(&self.tenant, channel),
             position: redis_keys::position(&self.tenant, channel),
             notices: redis_keys::group_notices(&self.tenant, channel),
+            sharded: self.sharded,
         })
     }
 }
@@ -119,7 +129,7 @@ impl RecordedGroup {
 
     /// Returns the call that records an event and publishes it to `channel`, and its position to the gateways.
     pub(super) fn recording(&self, channel: &[u8], event: &[u8]) -> ScriptCall {
-        let mut call = self.call(&script::RECORD);
+        let mut call = self.call(script::record(self.sharded));
         call.arg(Epoch::random().to_string());
         call.arg(self.kept.size).arg(self.ttl());
         call.arg(&self.notices).arg(channel).arg(event);

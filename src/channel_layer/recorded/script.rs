@@ -12,8 +12,26 @@ const READS: &str = include_str!("reads.lua");
 const MAILBOX: &str = include_str!("mailbox.lua");
 
 /// Records an event and publishes it.
-pub(in crate::channel_layer) static RECORD: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&record_source()));
+static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(&record_source(false)));
+/// Records an event and publishes it to sharded channels.
+static RECORD_SHARDED: LazyLock<Script> = LazyLock::new(|| Script::new(&record_source(true)));
+
+/// Returns the script that records an event and publishes it; with `sharded`, on a cluster.
+pub(in crate::channel_layer) fn record(sharded: bool) -> &'static Script {
+    match sharded {
+        true => &RECORD_SHARDED,
+        false => &RECORD,
+    }
+}
+
+/// Returns the functions on a history. Those for a cluster publish to sharded channels.
+fn history(sharded: bool) -> String {
+    match sharded {
+        true => HISTORY.replace("'PUBLISH'", "'SPUBLISH'"),
+        false => HISTORY.to_owned(),
+    }
+}
+
 /// Reads events after an offset.
 pub(in crate::channel_layer) static READ: LazyLock<Script> = LazyLock::new(|| of_reads("read"));
 /// Begins a new epoch if the present one is still a given one.
@@ -47,14 +65,15 @@ fn of_reads(function: &str) -> Script {
     ))
 }
 
-/// The text of [`RECORD`], which back ends may run by its digest.
-pub(in crate::channel_layer) fn record_source() -> String {
-    format!("{HISTORY}\nreturn record(KEYS, ARGV)")
+/// The text of [`record`], which back ends may run by its digest.
+pub(in crate::channel_layer) fn record_source(sharded: bool) -> String {
+    format!("{}\nreturn record(KEYS, ARGV)", history(sharded))
 }
 
-/// The library with the function `lockgate_record`, which takes keys and arguments as [`RECORD`] does. A back end needs no
+/// The library with the function `lockgate_record`, which takes keys and arguments as [`record`] does. A back end needs no
 /// right to run scripts for it. A function that takes other arguments will have another name, so that replicas of two
 /// versions may load their libraries in turn.
-pub(in crate::channel_layer) fn library() -> String {
-    format!("#!lua name=lockgate\n{HISTORY}\nredis.register_function('lockgate_record', record)")
+pub(in crate::channel_layer) fn library(sharded: bool) -> String {
+    let history = history(sharded);
+    format!("#!lua name=lockgate\n{history}\nredis.register_function('lockgate_record', record)")
 }

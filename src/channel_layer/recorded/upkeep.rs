@@ -16,7 +16,7 @@ use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 
 use super::GroupHistories;
-use super::script::{self, RECORD};
+use super::script;
 
 /// Time between two looks. During a rollout replicas with other rules write theirs; after this time those of the last ones
 /// stand.
@@ -49,6 +49,8 @@ pub(in crate::channel_layer) struct RulesAtHost {
     key: String,
     /// The value of the key; `None` if no group has a history.
     text: Option<String>,
+    /// The host is a cluster.
+    sharded: bool,
     /// A server without functions was logged.
     told: bool,
 }
@@ -71,6 +73,7 @@ impl RulesAtHost {
             tenant: histories.tenant().to_string(),
             key: redis_keys::group_rules(histories.tenant()),
             text: any.then(|| text_of(histories)),
+            sharded: histories.sharded,
             told: false,
         }
     }
@@ -101,33 +104,45 @@ impl RulesAtHost {
 
     /// Writes what is missing or different.
     async fn look(&mut self, text: &str) -> Result<(), StoreError> {
-        let mut look = Pipeline::with_capacity(3);
         // One byte more, so that a longer value differs.
+        let mut look = Pipeline::with_capacity(1);
         look.cmd("GETRANGE").arg(&self.key).arg(0).arg(text.len());
-        look.cmd("SCRIPT").arg("EXISTS").arg(RECORD.get_hash());
+        let rules = { &self.store }
+            .query_each::<redis::Value>("rules", &mut look)
+            .await?;
+        if !rules.first().is_some_and(|rules| has(rules, text)) {
+            let mut write = Pipeline::with_capacity(1);
+            write.cmd("SET").arg(&self.key).arg(text);
+            self.write(&self.store.clone(), write).await?;
+        }
+        // Each master of a cluster has scripts and functions of its own.
+        for server in self.store.servers().await {
+            self.look_at_functions(&server).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at_functions(&mut self, server: &RedisStore) -> Result<(), StoreError> {
+        let record = script::record(self.sharded).get_hash();
+        let mut look = Pipeline::with_capacity(2);
+        look.cmd("SCRIPT").arg("EXISTS").arg(record);
         look.cmd("FUNCTION")
             .arg("LIST")
             .arg("LIBRARYNAME")
             .arg("lockgate")
             .arg("WITHCODE");
-        let answers = self
-            .store
+        let answers = server
             .query_each::<redis::Value>("rules", &mut look)
             .await?;
-        let [rules, known, function] = answers.as_slice() else {
+        let [known, function] = answers.as_slice() else {
             return Ok(());
         };
-        let has = |answer: &redis::RedisResult<redis::Value>, wanted: &str| {
-            answer.as_ref().is_ok_and(|value| contains(value, wanted))
-        };
-        let mut write = Pipeline::with_capacity(3);
-        if !has(rules, text) {
-            write.cmd("SET").arg(&self.key).arg(text);
-        }
+        let mut write = Pipeline::with_capacity(2);
         if !matches!(known, Ok(redis::Value::Array(known)) if known == &[redis::Value::Int(1)]) {
-            write.cmd("SCRIPT").arg("LOAD").arg(script::record_source());
+            let source = script::record_source(self.sharded);
+            write.cmd("SCRIPT").arg("LOAD").arg(source);
         }
-        let library = script::library();
+        let library = script::library(self.sharded);
         match function {
             Err(error) => self.say_no_functions(error),
             Ok(_) if has(function, &library) => {}
@@ -139,11 +154,14 @@ impl RulesAtHost {
                     .arg(&library);
             }
         }
+        self.write(server, write).await
+    }
+
+    async fn write(&mut self, server: &RedisStore, mut write: Pipeline) -> Result<(), StoreError> {
         if write.is_empty() {
             return Ok(());
         }
-        let written = self
-            .store
+        let written = server
             .query_each::<redis::Value>("rules", &mut write)
             .await?;
         for error in written.into_iter().filter_map(Result::err) {
@@ -178,6 +196,10 @@ impl RulesAtHost {
     }
 }
 
+fn has(answer: &redis::RedisResult<redis::Value>, wanted: &str) -> bool {
+    answer.as_ref().is_ok_and(|value| contains(value, wanted))
+}
+
 /// Returns true if a text is the value, or stands somewhere in it.
 fn contains(value: &redis::Value, wanted: &str) -> bool {
     match value {
@@ -203,7 +225,7 @@ fn text_of(histories: &GroupHistories) -> String {
         });
     let rules = RulesForBackEnds {
         v: 1,
-        record: RECORD.get_hash().to_owned(),
+        record: script::record(histories.sharded).get_hash().to_owned(),
         groups: groups.collect(),
     };
     serde_json::to_string(&rules).expect("texts and numbers have a form in JSON")

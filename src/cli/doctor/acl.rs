@@ -35,6 +35,12 @@ const CORE_WARNING: &str = "channels_redis.core needs scripts (EVAL), and a scri
 const GATEWAY: &str = "+@read +@write +@pubsub +@scripting +@transaction +@connection -@dangerous -@admin \
                        +ping +time +wait +info +role";
 
+/// The command by which the gateway learns the map of a cluster.
+const GATEWAY_CLUSTER: &str = "+cluster|shards +asking";
+/// The commands that the cluster client of redis-py sends by itself.
+const CLUSTER_CLIENT: &str =
+    "+cluster|slots +cluster|shards +command +asking +readonly +readwrite +info";
+
 /// One user of one server.
 pub(super) struct AclLine {
     /// The server, `host:port`.
@@ -61,9 +67,32 @@ pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
     let mut lines = Vec::new();
     for (endpoint, servers) in endpoints {
         let usages: Vec<&Usage> = servers.iter().flat_map(|server| &server.tenants).collect();
-        lines.extend(lines_at(&endpoint, &usages));
+        let is_cluster = servers.iter().any(|server| server.url.is_cluster());
+        let at = lines_at(&endpoint, &usages).into_iter();
+        lines.extend(at.map(|line| match is_cluster {
+            true => on_cluster(line),
+            false => line,
+        }));
     }
     lines
+}
+
+/// Turns the line of a user into that for a cluster: its channels are sharded, and its client asks for the map.
+fn on_cluster(line: AclLine) -> AclLine {
+    let more = match line.tenants.is_empty() {
+        true => GATEWAY_CLUSTER,
+        false => CLUSTER_CLIENT,
+    };
+    let (of_user, selector) = line.line.split_once(" (").unwrap_or((&line.line, ""));
+    let selector = match selector {
+        "" => String::new(),
+        selector => format!(" ({selector}"),
+    };
+    let text = format!("{of_user} {more}{selector}");
+    let text = { ["publish", "subscribe", "unsubscribe"].iter() }.fold(text, |text, word| {
+        text.replace(&format!("+{word}"), &format!("+s{word}"))
+    });
+    AclLine { line: text, ..line }
 }
 
 fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
@@ -186,8 +215,10 @@ fn back_end(name: &str, usages: &[&Usage], extent: Extent) -> String {
         patterns.extend(layer_patterns(usage, extent));
         match usage.layer {
             Some((LayerKind::Core, _)) => commands.push(CORE),
-            Some((LayerKind::PubSub, _)) if usage.histories.is_empty() => commands.push(PUBSUB),
-            Some((LayerKind::PubSub, _)) => {
+            Some((LayerKind::PubSub | LayerKind::Sharded, _)) if usage.histories.is_empty() => {
+                commands.push(PUBSUB);
+            }
+            Some((LayerKind::PubSub | LayerKind::Sharded, _)) => {
                 commands.extend([PUBSUB, RULES]);
                 patterns.push(format!("%R~lockgate:{}:groups", usage.tenant));
                 let selector = recording_selector(usage.tenant.as_str());
@@ -214,7 +245,7 @@ fn layer_patterns(usage: &Usage, extent: Extent) -> Vec<String> {
         Extent::Prefix => "",
     };
     match &usage.layer {
-        Some((LayerKind::PubSub, prefix)) => {
+        Some((LayerKind::PubSub | LayerKind::Sharded, prefix)) => {
             let workers = usage.workers.iter().map(|channel| format!("&{channel}"));
             let own = [format!(
                 "&{}",

@@ -2,7 +2,6 @@
 
 use super::finding::{Findings, Severity};
 use super::servers::Usage;
-use crate::config::LayerKind;
 use crate::stores::inspection::Facts;
 use crate::stores::redis::RedisStore;
 
@@ -43,7 +42,8 @@ pub(super) async fn look(
         _ => (Severity::Ok, detail, ""),
     };
     findings.add((subject, "history"), severity, detail, advice);
-    if matches!(usage.layer, Some((LayerKind::PubSub, _))) {
+    let kind = usage.layer.as_ref().map(|(kind, _)| kind);
+    if kind.is_some_and(|kind| kind.has_channels()) {
         function(findings, subject, store, usage).await;
     }
 }

@@ -29,8 +29,8 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
     let mut findings = Findings::default();
     let subject = server.subject();
     let on = |check| (subject.as_str(), check);
-    let (store, latency, facts) = match reach(server).await {
-        Ok(reached) => reached,
+    let store = match reach(server).await {
+        Ok(store) => store,
         Err(error) => {
             findings.add(
                 on("reach"),
@@ -46,11 +46,53 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
         false => (Severity::Ok, ""),
     };
     findings.add(on("reach"), severity, used_for(server), advice);
-    version(&mut findings, on("version"), server, &facts);
-    speed(&mut findings, on("latency"), &latency);
-    role(&mut findings, on("role"), server, &facts);
-    eviction(&mut findings, on("eviction"), server, &facts);
-    persistence(&mut findings, on("persistence"), server, &facts);
+    let nodes = store.numbered_servers().await;
+    let mut known = None;
+    for (node, shard) in &nodes {
+        let subject = match shard {
+            Some(_) => format!("{subject} {}", node.endpoint()),
+            None => subject.clone(),
+        };
+        match look_at_node(&mut findings, &subject, server, (node, *shard)).await {
+            Ok(facts) => known = known.or(Some(facts)),
+            Err(error) => findings.add(
+                (subject.as_str(), "reach"),
+                Severity::Fail,
+                with_kind(&error),
+                unreachable(&error),
+            ),
+        }
+    }
+    let Some(facts) = known else {
+        return findings;
+    };
+    gateway_rights(&mut findings, &subject, &store).await;
+    let scripted = nodes.first().map_or(&store, |(node, _)| node);
+    scripts::look(&mut findings, on("scripts"), scripted, &server.tenants).await;
+    for usage in &server.tenants {
+        tenant_rights(&mut findings, on("permission"), &store, usage).await;
+        for (node, _) in &nodes {
+            history::look(&mut findings, &subject, (node, &facts), usage).await;
+        }
+    }
+    findings
+}
+
+/// Checks one server, or one master of a cluster, and returns its facts. A `shard` is a number whose slot it has.
+async fn look_at_node(
+    findings: &mut Findings,
+    subject: &str,
+    server: &RedisServer,
+    (store, shard): (&Arc<RedisStore>, Option<u32>),
+) -> Result<Facts, StoreError> {
+    let on = |check| (subject, check);
+    let latency = Latency::measure(store, PINGS).await?;
+    let facts = Facts::ask_all(store).await?;
+    version(findings, on("version"), server, &facts);
+    speed(findings, on("latency"), &latency);
+    role(findings, on("role"), server, &facts);
+    eviction(findings, on("eviction"), server, &facts);
+    persistence(findings, on("persistence"), server, &facts);
     let (severity, detail, advice) = shared::users(server.url.username().is_some(), &facts);
     findings.add(on("users"), severity, detail, advice);
     if server.shared {
@@ -58,29 +100,22 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
         findings.add(on("bounds"), severity, detail, advice);
     }
     if server.holds_denylist() {
-        failover(&mut findings, on("failover"), server.acknowledged, &facts);
-        lost_data(&mut findings, on("lost_data"), &store).await;
+        failover(findings, on("failover"), server.acknowledged, &facts);
+        lost_data(findings, on("lost_data"), store, &redis_keys::epoch(shard)).await;
     }
-    clock_offset(&mut findings, on("clock"), &store).await;
-    gateway_rights(&mut findings, &subject, &store).await;
-    scripts::look(&mut findings, on("scripts"), &store, &server.tenants).await;
-    for usage in &server.tenants {
-        tenant_rights(&mut findings, on("permission"), &store, usage).await;
-        history::look(&mut findings, &subject, (&store, &facts), usage).await;
-    }
-    findings
+    clock_offset(findings, on("clock"), store).await;
+    Ok(facts)
 }
 
-/// Connects, measures the latency, and asks the server about itself.
-async fn reach(server: &RedisServer) -> Result<(Arc<RedisStore>, Latency, Facts), StoreError> {
+/// Connects to the server, or to the masters of a cluster.
+async fn reach(server: &RedisServer) -> Result<Arc<RedisStore>, StoreError> {
     let dependency = match server.holds_denylist() {
         true => Dependency::Denylist,
         false => Dependency::Redis,
     };
     let store = RedisStore::to_inspect(&server.url, dependency)?;
-    let latency = Latency::measure(&store, PINGS).await?;
-    let facts = Facts::ask_all(&store).await?;
-    Ok((store, latency, facts))
+    store.ping().await?;
+    Ok(store)
 }
 
 /// Describes the uses of the server.
@@ -307,22 +342,28 @@ fn failover(findings: &mut Findings, on: (&str, &'static str), acknowledged: u32
     findings.add(on, severity, detail, advice);
 }
 
-async fn lost_data(findings: &mut Findings, on: (&str, &'static str), store: &RedisStore) {
-    let epoch = inspection::epoch(store).await;
+async fn lost_data(
+    findings: &mut Findings,
+    on: (&str, &'static str),
+    store: &RedisStore,
+    mark: &str,
+) {
+    let shell = if mark == EPOCH { "" } else { " -c" };
+    let epoch = inspection::epoch(store, mark).await;
     match epoch.map(|value| DataMark::of(value.as_deref())) {
         Ok(DataMark::Whole) => findings.add(on, Severity::Ok, "none since a replica first looked", ""),
         Ok(DataMark::Acknowledged) => findings.add(on, Severity::Ok, "a loss, which an operator has acknowledged", ""),
         Ok(DataMark::Absent) => findings.add(
             on,
             Severity::Note,
-            format!("unknown: no replica has set {EPOCH} yet, or all data was lost within the last minute"),
+            format!("unknown: no replica has set {mark} yet, or all data was lost within the last minute"),
             "run doctor again when a replica has run for a minute",
         ),
         Ok(DataMark::Lost(at)) => findings.add(
             on,
             Severity::Fail,
             format!("all data, including every revocation, was lost before {at} (Unix time)"),
-            format!("repeat the revocations that still matter, then run: redis-cli SET {EPOCH} \"ack:$(date +%s)\""),
+            format!("repeat the revocations that still matter, then run: redis-cli{shell} SET {mark} \"ack:$(date +%s)\""),
         ),
         Err(error) => findings.add(on, Severity::Fail, with_kind(&error), ACL_ADVICE),
     }
@@ -411,7 +452,7 @@ async fn tenant_rights(
         asked(format!("subscribe {control}"), subscribed);
     }
     match &usage.layer {
-        Some((LayerKind::PubSub, prefix)) => {
+        Some((LayerKind::PubSub | LayerKind::Sharded, prefix)) => {
             let beginning = group_channel_beginning(prefix, &usage.namespace);
             let channel = channel_from_beginning(&beginning, &GroupName::from(probe));
             let channel = String::from_utf8_lossy(&channel).into_owned();

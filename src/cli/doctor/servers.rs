@@ -50,11 +50,14 @@ impl RedisServer {
         self.tenants.iter().any(|usage| usage.denylist)
     }
 
-    /// Returns `redis USER@HOST:PORT/DB`, without a password.
+    /// Returns `redis USER@HOST:PORT/DB`, without a password. A cluster has no databases.
     pub(super) fn subject(&self) -> String {
         let user = self.url.username().map(|user| format!("{user}@"));
         let (user, endpoint) = (user.unwrap_or_default(), self.url.endpoint());
-        format!("redis {user}{endpoint}/{}", self.url.db())
+        match self.url.is_cluster() {
+            true => format!("redis {user}{endpoint}"),
+            false => format!("redis {user}{endpoint}/{}", self.url.db()),
+        }
     }
 
     fn usage(&mut self, tenant: &TenantId) -> &mut Usage {
@@ -107,7 +110,7 @@ pub(super) fn redis_servers(config: &Config) -> Result<Vec<RedisServer>, RedisUr
         let layer = Some((kind, tenant.layer.prefix.clone()));
         match kind {
             LayerKind::Memory => {}
-            LayerKind::PubSub | LayerKind::Core => {
+            LayerKind::PubSub | LayerKind::Core | LayerKind::Sharded => {
                 // A layer without hosts was already refused.
                 for url in effective.layer_hosts() {
                     let url = RedisUrl::parse(url)?.trusting(trusts.layer.clone());

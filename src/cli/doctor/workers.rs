@@ -24,7 +24,7 @@ pub(super) async fn look(config: &Config) -> Findings {
         let kind = effective.layer_kind();
         for worker in workers(tenant) {
             let found = match kind {
-                LayerKind::PubSub => listened(&effective, worker).await,
+                LayerKind::PubSub | LayerKind::Sharded => listened(&effective, worker).await,
                 LayerKind::Core => taken(&effective, worker).await,
                 LayerKind::Memory => continue,
             };
@@ -54,9 +54,17 @@ async fn listened(
 ) -> Result<Workers, StoreError> {
     let channels = worker.worker_channels();
     let mut consumers = vec![0; channels.len()];
+    let mut servers = Vec::new();
     for store in stores(effective)? {
+        servers.extend(store.servers().await);
+    }
+    let word = match effective.layer_kind() {
+        LayerKind::Sharded => "SHARDNUMSUB",
+        _ => "NUMSUB",
+    };
+    for store in servers {
         let mut ask = redis::cmd("PUBSUB");
-        ask.arg("NUMSUB").arg(&channels);
+        ask.arg(word).arg(&channels);
         let counts: Vec<(String, u64)> = store.query("pubsub", &ask).await?;
         for (total, (_, count)) in consumers.iter_mut().zip(counts) {
             *total += count;

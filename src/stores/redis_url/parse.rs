@@ -12,6 +12,8 @@ use crate::config::{Fault, Secret, Trust};
 
 /// The port of a Sentinel whose address has none.
 const SENTINEL_PORT: u16 = 26_379;
+/// The port of a node of a cluster whose address has none.
+const NODE_PORT: u16 = 6379;
 
 /// The reason why a URL names no Redis server. No text quotes the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +24,8 @@ pub enum RedisUrlError {
     Scheme,
     /// The URL names a Unix socket.
     UnixSocket,
-    /// The URL names a cluster.
-    Topology,
+    /// The URL of a cluster has no addresses, or a database number.
+    ClusterForm,
     /// The URL has options (`?…`) or a fragment (`#…`).
     Options,
     /// The login has a raw `/`, `?` or `#`, which ends the address.
@@ -46,18 +48,15 @@ pub enum RedisUrlError {
 
 impl From<RedisUrlError> for Fault {
     fn from(error: RedisUrlError) -> Self {
-        const ONE: &str = "redis://HOST:PORT/DATABASE, rediss://… or redis+sentinel://…";
+        const ONE: &str =
+            "redis://HOST:PORT/DATABASE, rediss://…, redis+sentinel://… or redis+cluster://…";
         const SENTINELS: &str = "redis+sentinel://HOST:PORT,HOST:PORT/NAME/DATABASE";
+        const CLUSTER: &str = "redis+cluster://HOST:PORT,HOST:PORT";
         use RedisUrlError::*;
         let (found, expected, advice) = match error {
             NoUrl => ("text that is not a URL", ONE, ""),
             Scheme => ("another scheme", ONE, ""),
             UnixSocket => ("a Unix socket, not supported by this version", ONE, ""),
-            Topology => (
-                "redis+cluster://, not supported by this version",
-                ONE,
-                "give the URL of one server, or of Sentinels",
-            ),
             Options => (
                 "a URL with options after ? or #",
                 "a URL without, but sentinel_username and sentinel_password with Sentinels",
@@ -69,12 +68,21 @@ impl From<RedisUrlError> for Fault {
                 ONE,
                 "in user and password write % as %25",
             ),
-            SeveralHosts => ("several hosts", ONE, "Sentinels have redis+sentinel://"),
+            SeveralHosts => (
+                "several hosts",
+                ONE,
+                "Sentinels have redis+sentinel://, a cluster redis+cluster://",
+            ),
             NoHost => ("a URL without a host", ONE, ""),
             Port => ("a URL with a wrong port", ONE, login::ADVICE),
             Database => ("a URL whose path is not a database number", ONE, ""),
             Form => ("a URL with a wrong host", ONE, login::ADVICE),
             SentinelForm => ("a Sentinel URL that cannot be read", SENTINELS, ""),
+            ClusterForm => (
+                "a cluster's URL that cannot be read",
+                CLUSTER,
+                "a cluster has no database numbers; one node that answers is enough, so name two or three",
+            ),
         };
         Fault::new("", found, expected).advice(advice)
     }
@@ -103,7 +111,8 @@ impl RedisUrl {
             "redis" | "rediss" => Self::parse_one(text, rest),
             "redis+sentinel" => Self::parse_sentinel(rest, false),
             "rediss+sentinel" => Self::parse_sentinel(rest, true),
-            "redis+cluster" | "rediss+cluster" => Err(RedisUrlError::Topology),
+            "redis+cluster" => Self::parse_cluster(rest, false),
+            "rediss+cluster" => Self::parse_cluster(rest, true),
             "unix" | "redis+unix" => Err(RedisUrlError::UnixSocket),
             _ => Err(RedisUrlError::Scheme),
         }
@@ -154,6 +163,33 @@ impl RedisUrl {
         })
     }
 
+    fn parse_cluster(rest: &str, tls: bool) -> Result<Self, RedisUrlError> {
+        if rest.contains(['?', '#']) {
+            return Err(RedisUrlError::Options);
+        }
+        let (login, rest) = match rest.rsplit_once('@') {
+            Some((login, rest)) => (parse_login(login)?, rest),
+            None => (Login::default(), rest),
+        };
+        let (nodes, database) = rest.split_once('/').unwrap_or((rest, ""));
+        if !matches!(database, "" | "0") {
+            return Err(RedisUrlError::ClusterForm);
+        }
+        let seeds = nodes.split(',').map(|node| parse_node(node, NODE_PORT));
+        let seeds = seeds.collect::<Option<Vec<_>>>();
+        let mut seeds = seeds.ok_or(RedisUrlError::ClusterForm)?;
+        // The order does not matter, and two lists of the same nodes are one login.
+        seeds.sort_unstable();
+        seeds.dedup();
+        Ok(Self {
+            server: ServerAddress::Cluster(seeds),
+            tls,
+            login,
+            db: 0,
+            trust: Trust::default(),
+        })
+    }
+
     fn parse_sentinel(rest: &str, tls: bool) -> Result<Self, RedisUrlError> {
         if rest.contains('#') {
             return Err(RedisUrlError::Options);
@@ -165,7 +201,9 @@ impl RedisUrl {
         };
         let mut parts = rest.split('/');
         let nodes = parts.next().unwrap_or_default().split(',');
-        let nodes = nodes.map(parse_node).collect::<Option<Vec<_>>>();
+        let nodes = nodes
+            .map(|node| parse_node(node, SENTINEL_PORT))
+            .collect::<Option<Vec<_>>>();
         let nodes = nodes.ok_or(RedisUrlError::SentinelForm)?;
         let master = decoded(parts.next().unwrap_or_default())?;
         let db = match parts.next() {
@@ -217,9 +255,10 @@ fn canonical(host: &str) -> String {
     }
 }
 
-fn parse_node(text: &str) -> Option<(String, u16)> {
+/// Parses host and port; `port` holds if there is none.
+fn parse_node(text: &str, port: u16) -> Option<(String, u16)> {
     // An IPv6 address stands in brackets.
-    let (host, port) = match text.strip_prefix('[') {
+    let (host, given) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
             match rest {
@@ -232,7 +271,7 @@ fn parse_node(text: &str) -> Option<(String, u16)> {
             None => (text, None),
         },
     };
-    let port = port.map_or(Some(SENTINEL_PORT), |port| port.parse().ok())?;
+    let port = given.map_or(Some(port), |port| port.parse().ok())?;
     (!host.is_empty() && port != 0).then(|| (canonical(host), port))
 }
 

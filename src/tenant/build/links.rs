@@ -103,7 +103,9 @@ impl Links {
         let inbox = Inbox::counted_in(limit, metrics.clone(), budget.clone());
         let servers = match effective.layer_kind() {
             LayerKind::Memory => Vec::new(),
-            LayerKind::PubSub | LayerKind::Core => self.layer_stores(effective)?,
+            LayerKind::PubSub | LayerKind::Core | LayerKind::Sharded => {
+                self.layer_stores(effective)?
+            }
         };
         let layer: Arc<dyn ChannelLayer> = match effective.layer_kind() {
             LayerKind::Memory => {
@@ -111,7 +113,7 @@ impl Links {
                 let (rules, inbox) = (rules.clone(), inbox.clone());
                 Arc::new(MemoryLayer::new(shared, prefix, rules, inbox))
             }
-            LayerKind::PubSub => {
+            LayerKind::PubSub | LayerKind::Sharded => {
                 let codec = Codec::new(
                     config.layer.serializer_format,
                     &config.layer.symmetric_encryption_keys,
@@ -122,7 +124,8 @@ impl Links {
                         &config.layer.prefix,
                         codec,
                         GroupHistories::new(tenant, rules.clone())
-                            .in_namespace(&config.layer.namespace),
+                            .in_namespace(&config.layer.namespace)
+                            .on_cluster(effective.layer_kind() == LayerKind::Sharded),
                         inbox.clone(),
                     ),
                 )

@@ -1,6 +1,7 @@
 //! The outside world: Redis, Sentinel, databases and a Django project, up and down.
 
 mod authorities;
+mod cluster;
 mod django_project;
 mod django_schemas;
 mod guide;

@@ -5,6 +5,7 @@
 //! process, however that ends.
 
 pub(crate) mod browser;
+pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod django;
 pub(crate) mod gateway;

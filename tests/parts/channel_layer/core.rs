@@ -95,7 +95,7 @@ impl Core {
     fn read(&self, signal: Signal) -> Option<Heard> {
         let incoming = match signal {
             Signal::Gap(cause) => return Some(Heard::Gap(cause)),
-            other @ (Signal::Unheard(..) | Signal::Presence(..)) => {
+            other @ (Signal::Unheard(..) | Signal::Presence(..) | Signal::Missed(_)) => {
                 panic!("{other:?}")
             }
             Signal::Event(incoming) => incoming,

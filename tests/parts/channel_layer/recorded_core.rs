@@ -103,7 +103,7 @@ impl Core {
             Signal::Unheard(group, position) => {
                 return Some(Heard::Unheard(group.to_string(), position.offset));
             }
-            Signal::Presence(..) => panic!("{signal:?}"),
+            Signal::Presence(..) | Signal::Missed(_) => panic!("{signal:?}"),
             Signal::Event(incoming) => incoming,
         };
         // A relay takes the position off before it opens the event.

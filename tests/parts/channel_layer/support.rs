@@ -264,7 +264,7 @@ impl Tenant {
         match signal {
             Signal::Gap(cause) => Heard::Gap(cause),
             Signal::Unheard(group, position) => Heard::Unheard(group.to_string(), position.offset),
-            other @ Signal::Presence(..) => panic!("{other:?}"),
+            other @ (Signal::Presence(..) | Signal::Missed(_)) => panic!("{other:?}"),
             Signal::Event(incoming) => {
                 let Target::Group(group) = incoming.target else {
                     panic!("{incoming:?} is for no group");

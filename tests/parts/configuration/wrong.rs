@@ -406,9 +406,45 @@ fn redis() -> Vec<Row> {
         ),
         (
             "redis.url",
-            "'redis+cluster://:hunter2@a,b'",
+            "'redis+cluster://:hunter2@a,b/1'",
             "",
-            "found redis+cluster://, not supported",
+            "found a cluster's URL that cannot be read",
+        ),
+        (
+            "tenants.acme.layer",
+            "{ kind = 'pubsub', hosts = ['redis+cluster://:hunter2@a,b'] }",
+            "tenants.acme.layer.kind",
+            "found \"pubsub\" on a Redis Cluster, expected \"sharded\"",
+        ),
+        (
+            "tenants.acme.layer",
+            "{ kind = 'core', hosts = ['rediss+cluster://:hunter2@a'] }",
+            "tenants.acme.layer.kind",
+            "found \"core\" on a Redis Cluster, expected \"sharded\"",
+        ),
+        (
+            "tenants.acme.layer",
+            "{ kind = 'sharded', hosts = ['redis://:hunter2@a'] }",
+            "tenants.acme.layer.kind",
+            "found \"sharded\" on a Redis that is no cluster",
+        ),
+        (
+            "tenants.acme.layer",
+            "{ hosts = ['redis+cluster://a', 'redis+cluster://b'] }",
+            "tenants.acme.layer.hosts",
+            "found 2 clusters, expected one URL",
+        ),
+        (
+            "tenants.acme.layer",
+            "{ prefix = 'a{b}', hosts = ['redis+cluster://a'] }",
+            "tenants.acme.layer.prefix",
+            "found a prefix with braces",
+        ),
+        (
+            "tenants.acme.layer",
+            "{ kind = 'sharded' }",
+            "tenants.acme.layer.kind",
+            "found \"sharded\" without a Redis",
         ),
         (
             "redis.url",

@@ -44,6 +44,22 @@ fn a_sentinel_url_is_taken_apart() {
 }
 
 #[test]
+fn a_cluster_url_is_taken_apart() {
+    let url = parse("rediss+cluster://u:p%40ss@b:1,[::1]:2,a,b:1/0").unwrap();
+    let seeds = [("::1", 2), ("a", 6379), ("b", 1)].map(|(host, port)| (host.into(), port));
+    assert_eq!(url.seeds(), Some(&seeds[..]));
+    assert_eq!((url.tls(), url.db(), url.address()), (true, 0, None));
+    assert_eq!(url.password().map(Secret::expose), Some("p@ss"));
+    assert_eq!(url.endpoints(), ["[::1]:2", "a:6379", "b:1"]);
+    assert_eq!(format!("{url}"), "[::1]:2/cluster");
+    let node = url.at("n", 7);
+    assert_eq!(node.address(), Some(("n", 7)));
+    assert_eq!((node.tls(), node.username()), (true, Some("u")));
+    let same = parse("rediss+cluster://u:p%40ss@a:6379,b:1,[0::1]:2").unwrap();
+    assert!(url.same_login(&same));
+}
+
+#[test]
 fn a_url_does_not_print_its_password() {
     let url = parse("redis://u:hunter2@h/0").unwrap();
     assert_eq!(format!("{url} {url:?}"), "h:6379 RedisUrl(h:6379)");
@@ -63,7 +79,12 @@ fn what_names_no_server_is_refused() {
         ("redis+sentinel://[::1/m", RedisUrlError::SentinelForm),
         ("redis+sentinel://a/m?db=1", RedisUrlError::Options),
         ("redis+sentinel://a/m#x", RedisUrlError::Options),
-        ("redis+cluster://a:1,b:2", RedisUrlError::Topology),
+        ("redis+cluster://a:1,", RedisUrlError::ClusterForm),
+        ("redis+cluster://a:1/1", RedisUrlError::ClusterForm),
+        ("redis+cluster://", RedisUrlError::ClusterForm),
+        ("redis+cluster://a:x", RedisUrlError::ClusterForm),
+        ("redis+cluster://a?x=1", RedisUrlError::Options),
+        ("rediss+cluster://u:p/w@a", RedisUrlError::RawLogin('/')),
         ("http://a", RedisUrlError::Scheme),
         ("localhost:6379", RedisUrlError::NoUrl),
         ("", RedisUrlError::NoUrl),

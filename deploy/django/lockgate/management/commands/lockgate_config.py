@@ -34,6 +34,7 @@ LAYERS = {
     "channels_redis.pubsub.RedisPubSubChannelLayer": "pubsub",
     "lockgate.layers.RedisPubSubChannelLayer": "pubsub",
     "channels_redis.core.RedisChannelLayer": "core",
+    "lockgate.layers.RedisClusterChannelLayer": "sharded",
 }
 # Options for the timeouts and connections of a client, which do not concern Lockgate.
 LOCAL_REDIS = re.compile("socket_.*|retry.*|health_check_interval|max_connections|client_name|timeout|protocol|encoding.*")
