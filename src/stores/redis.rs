@@ -4,21 +4,16 @@
 //! A lost link is reconnected. After that, reads and idempotent writes are sent once more; a command that could act twice,
 //! such as a publish, never is.
 
-use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use deadpool_redis::Pool;
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
-
 use rustls::ClientConfig;
-use tokio::net::lookup_host;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics::{self, OperationTimes};
@@ -26,8 +21,8 @@ use crate::tasks::{self, Task};
 
 use super::key_read::{self, CallerReads, KeyRead, KeyValue};
 use super::redis_keys::NEVER_WRITTEN;
-use super::redis_link::{ANSWER_LIMIT, LinkKeeper, LinkShared, LinkState, kind_of, store_error};
-use super::redis_master::{ServerRoute, address};
+use super::redis_link::{LinkKeeper, LinkShared, LinkState, kind_of, store_error};
+use super::redis_master::ServerRoute;
 use super::redis_pool::LinkPool;
 use super::redis_reads::Reads;
 use super::redis_role::{IS_REPLICA, is_demotion};
@@ -38,7 +33,10 @@ use super::trust;
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 use cluster::Cluster;
 
+mod acknowledged;
+mod asking;
 pub mod cluster;
+mod identity;
 
 /// The largest number of keys in a read that is gathered with others; a handshake needs no more.
 const GATHERED: usize = 8;
@@ -141,51 +139,6 @@ impl RedisStore {
         Ok(self.tls.get_or_init(|| made).clone())
     }
 
-    /// Returns the identity of the server, or of the masters of a cluster together. It is asked once for each link, and again if
-    /// the server did not answer.
-    pub async fn identity(&self) -> Arc<ServerIdentity> {
-        let Some(cluster) = &self.cluster else {
-            return self.identity_here().await;
-        };
-        let map = cluster.map().await;
-        let nodes = map.shards.iter().map(|node| node.store.identity_here());
-        let nodes = join_all(nodes).await;
-        let nodes = nodes.iter().map(|node| &**node);
-        Arc::new(ServerIdentity::of_nodes(&self.endpoint, nodes))
-    }
-
-    async fn identity_here(&self) -> Arc<ServerIdentity> {
-        let link = self.link_number();
-        if let Some((known, identity)) = &*self.identity.lock()
-            && Some(*known) == link
-        {
-            return identity.clone();
-        }
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let (info, address) =
-            tokio::join!(self.query_here::<String>("info", &info), self.address());
-        // A login without the right to INFO will be refused again, so that answer is kept. Other failures are not.
-        let is_final = match &info {
-            Ok(_) => true,
-            Err(error) => error.kind == ErrorKind::Permission,
-        };
-        let addresses = match address {
-            Ok((host, port)) => {
-                let found = timeout(ANSWER_LIMIT, lookup_host((host, port))).await;
-                found.ok().and_then(Result::ok)
-            }
-            Err(_) => None,
-        };
-        let info = info.ok();
-        let addresses = addresses.into_iter().flatten();
-        let identity = ServerIdentity::new(&self.endpoint, info.as_deref(), addresses);
-        let identity = Arc::new(identity);
-        let link = link.filter(|_| is_final);
-        *self.identity.lock() = link.map(|link| (link, identity.clone()));
-        identity
-    }
-
     /// Returns the number of the link, which counts from 1; `None` while there is none. A cluster counts the links to all nodes,
     /// and the changes of its map.
     pub fn link_number(&self) -> Option<u64> {
@@ -263,10 +216,9 @@ impl RedisStore {
         &self,
         callers: Vec<CallerReads>,
     ) -> Result<Vec<Result<KeyValue, StoreError>>, StoreError> {
-        let failed = |error| self.failed(store_error(self.dependency, error));
         if let Some(cluster) = &self.cluster {
             let values = cluster.read(&callers).await.into_iter();
-            return Ok(values.map(|value| value.map_err(failed)).collect());
+            return Ok(values.map(|value| self.told(value)).collect());
         }
         let pipe = key_read::commands(&callers);
         let read = |mut link: MultiplexedConnection| {
@@ -275,7 +227,7 @@ impl RedisStore {
         };
         let answers = self.ask_again("mget", read).await?;
         let values = key_read::values(&callers, answers).into_iter();
-        Ok(values.map(|value| value.map_err(failed)).collect())
+        Ok(values.map(|value| self.told(value)).collect())
     }
 
     /// Stores `value` for `ttl`, rounded up to milliseconds.
@@ -325,7 +277,7 @@ impl RedisStore {
         pipe.del(NEVER_WRITTEN);
         let answers = self.query_each("publish", &mut pipe).await?;
         let published = answers.into_iter().next().unwrap_or(Ok(0));
-        published.map_err(|error| self.failed(store_error(self.dependency, error)))
+        self.told(published)
     }
 
     /// Sends a short command, or several in one round, once. `operation` is a fixed word for the metric.
@@ -337,11 +289,10 @@ impl RedisStore {
         operation: &'static str,
         commands: &impl RedisRound,
     ) -> Result<T, StoreError> {
-        if let Some(cluster) = &self.cluster {
-            let answer = cluster.query(operation, commands, false).await;
-            return answer.map_err(|error| self.failed(store_error(self.dependency, error)));
+        match &self.cluster {
+            Some(cluster) => self.told(cluster.query(operation, commands, false).await),
+            None => self.query_here(operation, commands).await,
         }
-        self.query_here(operation, commands).await
     }
 
     /// Sends to this server as [`RedisStore::query`] does; it is no cluster.
@@ -363,11 +314,10 @@ impl RedisStore {
         operation: &'static str,
         commands: &impl RedisRound,
     ) -> Result<T, StoreError> {
-        if let Some(cluster) = &self.cluster {
-            let answer = cluster.query(operation, commands, true).await;
-            return answer.map_err(|error| self.failed(store_error(self.dependency, error)));
+        match &self.cluster {
+            Some(cluster) => self.told(cluster.query(operation, commands, true).await),
+            None => self.query_again_here(operation, commands).await,
         }
-        self.query_again_here(operation, commands).await
     }
 
     /// Sends to this server as [`RedisStore::query_again`] does; it is no cluster.
@@ -378,77 +328,6 @@ impl RedisStore {
     ) -> Result<T, StoreError> {
         let send = |link| commands.send_over(link);
         self.ask_again(operation, send).await
-    }
-
-    /// Sends a write; returns once at least `replicas` of the server's replicas have acknowledged it (`WAIT`).
-    ///
-    /// It uses a connection of the pool: WAIT is about the writes of its own connection and delays the commands behind it.
-    ///
-    /// # Errors
-    /// [`StoreError`], also if fewer replicas acknowledge within a second: a failover may lose the write then.
-    pub async fn write_acknowledged(
-        &self,
-        operation: &'static str,
-        command: &Cmd,
-        replicas: u32,
-    ) -> Result<(), StoreError> {
-        match &self.cluster {
-            Some(cluster) => {
-                cluster
-                    .write_acknowledged(operation, command, replicas)
-                    .await
-            }
-            None => self.acknowledged(operation, command, replicas, false).await,
-        }
-    }
-
-    /// Sends a write to this server as [`RedisStore::write_acknowledged`] does. With `asking`, its slot is moving here.
-    pub(super) async fn acknowledged(
-        &self,
-        operation: &'static str,
-        command: &Cmd,
-        replicas: u32,
-        asking: bool,
-    ) -> Result<(), StoreError> {
-        let started = Instant::now();
-        let mut pipe = redis::Pipeline::with_capacity(3);
-        let limit = ANSWER_LIMIT.as_millis() as u64;
-        if asking {
-            pipe.cmd("ASKING");
-        }
-        pipe.add_command(command.clone());
-        pipe.cmd("WAIT").arg(replicas).arg(limit);
-        pipe.ignore_errors();
-        let ask = async {
-            // A pool is made for a link, so the link comes first.
-            let (_, link) = self.connection().await?;
-            let mut connection = self.pool()?.get().await.map_err(|error| {
-                StoreError::new(self.dependency, ErrorKind::Io, error.to_string())
-            })?;
-            let answers: RedisResult<Vec<RedisResult<Value>>> =
-                pipe.query_async(&mut connection).await;
-            let answers = answers.and_then(|answers| answers.into_iter().collect());
-            let acknowledged = answers.and_then(|mut answers: Vec<Value>| {
-                let last = answers.pop().unwrap_or(Value::Nil);
-                Ok(u32::from_redis_value(last)?)
-            });
-            acknowledged.map_err(|error| {
-                if is_demotion(&error) {
-                    self.shared.report_demoted(link);
-                }
-                store_error(self.dependency, error)
-            })
-        };
-        let answer = timeout(2 * ANSWER_LIMIT, ask).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(StoreError::timeout(self.dependency, 2 * ANSWER_LIMIT)));
-        let acknowledged = answer.map_err(|error| self.failed(error))?;
-        self.times.took(operation, started.elapsed());
-        if acknowledged < replicas {
-            let text = format!("{acknowledged} of {replicas} replicas acknowledged the write");
-            return Err(self.failed(StoreError::new(self.dependency, ErrorKind::Other, text)));
-        }
-        Ok(())
     }
 
     /// Returns the time since the server's last answer. It is asked every second, so that more than three seconds are an
@@ -514,25 +393,6 @@ impl RedisStore {
         self.ask(operation, send).await
     }
 
-    /// Returns the server's present address: that of the URL, or the one that the Sentinels name.
-    ///
-    /// # Errors
-    /// [`StoreError`] if no Sentinel knows it, or the server that they name is not a master.
-    pub async fn address(&self) -> Result<(String, u16), StoreError> {
-        if let Some((host, port)) = self.url.address() {
-            return Ok((host.to_owned(), port));
-        }
-        let client = self.route.client().await;
-        let client = client.map_err(|error| store_error(self.dependency, error))?;
-        self.address_of(&client)
-    }
-
-    fn address_of(&self, client: &Client) -> Result<(String, u16), StoreError> {
-        let found = address(client).map(|(host, port)| (host.to_owned(), port));
-        let text = "the server has no address";
-        found.ok_or_else(|| StoreError::new(self.dependency, ErrorKind::Other, text.to_owned()))
-    }
-
     /// Returns a pool for commands that block or need a connection of their own; their answers have no time limit. It is a new
     /// pool for each link, so that no connection outlives a failover.
     ///
@@ -551,72 +411,9 @@ impl RedisStore {
         self.pool.of_link(link, &client).map_err(failed)
     }
 
-    /// Sends a command, and once more if the link was lost or led to a replica. For commands that may act twice.
-    async fn ask_again<T, F: Future<Output = RedisResult<T>>>(
-        &self,
-        operation: &'static str,
-        send: impl Fn(MultiplexedConnection) -> F,
-    ) -> Result<T, StoreError> {
-        match self.ask(operation, &send).await {
-            Err((_, true)) => self.ask(operation, &send).await.map_err(|(error, _)| error),
-            Err((error, false)) => Err(error),
-            Ok(answer) => Ok(answer),
-        }
-    }
-
-    /// Sends a command and returns its answer, or the error with true if the link was lost or led to a replica.
-    async fn ask<T, F: Future<Output = RedisResult<T>>>(
-        &self,
-        operation: &'static str,
-        send: impl Fn(MultiplexedConnection) -> F,
-    ) -> Result<T, (StoreError, bool)> {
-        let (connection, link) = self.connection().await.map_err(|error| (error, false))?;
-        let started = Instant::now();
-        let answer = send(connection).await;
-        match answer {
-            Ok(answer) => {
-                self.shared.heard();
-                self.times.took(operation, started.elapsed());
-                Ok(answer)
-            }
-            Err(error) => {
-                let lost = error.is_unrecoverable_error();
-                // The master has become a replica. The next link leads to the new master.
-                let demoted = !self.any_role && is_demotion(&error);
-                if demoted {
-                    self.shared.report_demoted(link);
-                } else if lost {
-                    self.shared.report_broken(link);
-                }
-                let error = self.failed(store_error(self.dependency, error));
-                Err((error, lost || demoted))
-            }
-        }
-    }
-
-    /// Returns the link and its number. It waits for a link that was lost just now, but not for one that has been down for
-    /// longer than [`ANSWER_LIMIT`].
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
-        self.keep_connected();
-        if let LinkState::Up(connection, link) = &*self.shared.state.borrow() {
-            return Ok((connection.clone(), *link));
-        }
-        let mut state = self.shared.state.subscribe();
-        let back = state.wait_for(|state| match state {
-            LinkState::Up(..) => true,
-            LinkState::Down(down) => down.since.elapsed() > ANSWER_LIMIT,
-        });
-        let seen = match timeout(ANSWER_LIMIT, back).await {
-            Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) | Err(_) => self.shared.state.borrow().clone(),
-        };
-        match seen {
-            LinkState::Up(connection, link) => Ok((connection, link)),
-            LinkState::Down(down) => {
-                let error = StoreError::new(self.dependency, down.kind, down.text.to_string());
-                Err(self.failed(error))
-            }
-        }
+    /// Counts the error of an answer that is one.
+    fn told<T>(&self, answer: RedisResult<T>) -> Result<T, StoreError> {
+        answer.map_err(|error| self.failed(store_error(self.dependency, error)))
     }
 
     fn failed(&self, error: StoreError) -> StoreError {
