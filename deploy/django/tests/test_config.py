@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import ssl
 import subprocess
 import tempfile
 import tomllib
@@ -46,6 +47,9 @@ VALUES = {
     "LAYER_HOST": "redis://:p@127.0.0.1:6379/0",
     "LAYER_KEY": "a key of the layer",
 }
+CERTIFICATES = ROOT / "tests/certificates"
+# What docs/django-schemas.md asks of a project.
+OF_SCHEMAS = {"LOCKGATE": {"TENANT": lambda: "acme"}}
 EXTENDING = "tests.test_config.OwnAccessToken"
 
 
@@ -106,7 +110,8 @@ class Case(SimpleTestCase):
             file = Path(folder, "acme.toml")
             file.write_text(printed.text)
             for name in re.findall(r'file = "([^"]+)"', printed.text):
-                Path(folder, name).write_text(pem(rsa.generate_private_key(65537, 2048)))
+                if not Path(name).is_absolute():
+                    Path(folder, name).write_text(pem(rsa.generate_private_key(65537, 2048)))
             command = [str(BINARY), "config", "check", "--config", str(file)]
             check = subprocess.run(command, env=environment, capture_output=True, text=True)
         self.assertEqual(check.returncode, 0, check.stderr + printed.text)
@@ -224,6 +229,17 @@ class Tokens(Case):
     def test_an_empty_audience_is_told(self):
         self.assertEqual(without_key(self.token(AUDIENCE=[], ISSUER="", lost=['"AUDIENCE"] is empty', '"ISSUER"] is empty'])), {})
 
+    def test_the_cookie_of_a_project(self):
+        sources = ["query", "header", "subprotocol", "cookie"]
+        for settings, jwt in [
+            ({"REST_AUTH": {"USE_JWT": True, "JWT_AUTH_COOKIE": "my-auth"}}, {}),
+            ({"JWT_AUTH_COOKIE": "my-auth"}, {}),
+            ({}, {"AUTH_COOKIE": "my-auth"}),
+        ]:
+            token = self.printed(SIMPLE_JWT=jwt, **settings)["token"]
+            self.assertEqual(without_key(token), {"sources": sources, "cookie": "my-auth"})
+        self.assertEqual(without_key(self.printed(REST_AUTH={"JWT_AUTH_COOKIE": None})["token"]), {})
+
     def test_token_classes(self):
         package = "rest_framework_simplejwt.tokens"
         token = self.token(AUTH_TOKEN_CLASSES=(f"{package}.AccessToken", f"{package}.SlidingToken"))
@@ -276,8 +292,8 @@ class StatelessUsers(Case):
 
 
 class Users(Case):
-    def users(self, model, database=SQLITE, lost=(), **jwt):
-        acme = self.printed(database, AUTH_USER_MODEL=model, SIMPLE_JWT=jwt, lost=lost)
+    def users(self, model, database=SQLITE, lost=(), settings={}, **jwt):
+        acme = self.printed(database, AUTH_USER_MODEL=model, SIMPLE_JWT=jwt, lost=lost, **settings)
         return acme["users"] | ({"field": acme["token"]["user_id_field"]} if "user_id_field" in acme["token"] else {})
 
     def test_djangos_own_user(self):
@@ -329,19 +345,47 @@ class Users(Case):
             ("acme-eu", "auth.User", {"query": ' FROM "acme-eu"."auth_user" WHERE "auth_user"."id" IN (:user_ids)'}),
             ("acme", "tests.Employee", {"query": ' FROM "acme"."tests_employee" INNER JOIN "acme"."tests_member" ON ("tests_employee".'}),
         ]:
-            found = mock.MagicMock()
-            found.return_value.__enter__.return_value.fetchone.return_value = (schema,)
-            with (
-                mock.patch("lockgate.management.commands.lockgate_config.schema_of", return_value=(schema, ["a.example.com"])),
-                mock.patch("django.db.backends.postgresql.base.DatabaseWrapper.cursor", found),
-            ):
-                users = self.users(model, POSTGRES, USER_ID_FIELD="id" if model == "auth.User" else "pk")
+            with in_schema(schema, ["a.example.com"]):
+                users = self.users(model, POSTGRES, settings=OF_SCHEMAS, USER_ID_FIELD="id" if model == "auth.User" else "pk")
             for key, part in expected.items():
                 self.assertIn(part, users[key])
             self.assertEqual(("table" in users, "query" in users), ("table" in expected, "query" in expected))
             self.assertIn('hosts = ["a.example.com"]\n', self.text)
             self.assertIn(f'namespace = "{schema}."\n', self.text)
             self.assertIn(f'# claims = {{ schema = "{schema}" }}', self.text)
+
+    def test_what_each_schema_needs_is_told(self):
+        """All of these were silent: a project noticed them by sockets that stayed open, or by hosts of another customer."""
+        recording = layer(RECORDING, tenants={"acme.": "acme"})
+        for conf, lost in [
+            ({"LOCKGATE": {"TENANT": "shop"}}, ['LOCKGATE["TENANT"] is no function']),
+            ({"CHANNEL_LAYERS": layer(RECORDING)}, ['CONFIG has no "tenants"']),
+            ({"CHANNEL_LAYERS": recording}, []),
+            ({"TENANT_SUBFOLDER_PREFIX": "clients"}, ["TENANT_SUBFOLDER_PREFIX clients: Lockgate knows a tenant by its host"]),
+        ]:
+            with self.subTest(lost=lost), in_schema("acme", ["a.example.com"]):
+                self.users("auth.User", POSTGRES, settings=OF_SCHEMAS | conf, lost=lost)
+                self.assertEqual('hosts = ["a.example.com"]\n' in self.text, "TENANT_SUBFOLDER_PREFIX" not in conf)
+        with in_schema("acme", []):
+            self.users("auth.User", POSTGRES, settings=OF_SCHEMAS, lost=["the schema acme has no domain: write hosts"])
+            self.assertNotIn("\nhosts = ", self.text)
+
+    def test_users_that_schemas_share_need_a_function(self):
+        lost = ['the users in public are those of other schemas too: set LOCKGATE["USER_TENANTS"]']
+        named = OF_SCHEMAS["LOCKGATE"] | {"USER_TENANTS": lambda user: ["acme"]}
+        for settings, lost in [(OF_SCHEMAS, lost), (OF_SCHEMAS | {"LOCKGATE": named}, [])]:
+            with in_schema("acme", ["a.example.com"], holding="public"):
+                users = self.users("auth.User", POSTGRES, settings=settings, lost=lost)
+            self.assertEqual(users["table"], "public.auth_user")
+
+    def test_the_public_schema_says_that_others_have_files_of_their_own(self):
+        with in_schema("public", []):
+            told = "the schemas of companies.Company: this is the public one. Each other schema has a file of its own: manage.py tenant_command"
+            self.users("auth.User", POSTGRES, settings={"TENANT_MODEL": "companies.Company"}, lost=[told])
+            self.assertIn('hosts = ["example.com"]\n', self.text)
+            nameless = {"LOCKGATE": {"TENANT": lambda: None}}
+            with self.assertRaisesMessage(CommandError, "not beginning with -; Each other schema has a file of its own"):
+                Printed(POSTGRES, tenant=None, **nameless)
 
     def test_the_beginning_of_secrets_and_groups(self):
         with override_settings(LOCKGATE={"TENANT": "acme"}, ALLOWED_HOSTS=[], CHANNEL_LAYERS=layer()):
@@ -470,11 +514,34 @@ class Layers(Case):
         hosts = self.hosts("redis://b", "redis://:hunter2@a", ("c", 1))
         self.assertEqual(hosts, ["redis://b/0", ("ACME_LAYER_HOST_1", "redis://:PASSWORD@a/0"), "redis://c:1/0"])
 
+    def test_who_is_trusted(self):
+        """`ca` and `verify` were named as not mapped, although the gateway has them."""
+        ca, other = str(CERTIFICATES / "ca.pem"), (CERTIFICATES / "other.pem").read_text()
+        named = {"sentinels": [("s", 1)], "master_name": "m", "ssl": True, "sentinel_kwargs": {"ssl": True, "ssl_ca_certs": ca}}
+        for hosts, expected in [
+            ([f"rediss://h?ssl_ca_certs={ca}"], {"ca": [{"file": ca}]}),
+            ([f"rediss://h?ssl_ca_certs={ca}&ssl_cert_reqs=required&ssl_check_hostname=False"], {"ca": [{"file": ca}], "verify": "ca"}),
+            ([{"address": "rediss://h", "ssl_cert_reqs": None}], {"verify": "none"}),
+            ([{"host": "h", "ssl": True, "ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": False}], {"verify": "none"}),
+            (["rediss://h?ssl_cert_reqs=none"], {"verify": "none"}),
+            ([{"host": "h", "ssl": True, "ssl_check_hostname": False}], {"verify": "ca"}),
+            ([{"host": "h", "ssl": True, "ssl_ca_data": other}], {"ca": [other]}),
+            ([f"rediss://a?ssl_ca_certs={ca}", {"address": f"rediss://b?ssl_ca_certs={ca}"}], {"ca": [{"file": ca}]}),
+            ([named], {"ca": [{"file": ca}]}),
+            # The gateway refuses both where no server has TLS.
+            ([{"host": "h", "ssl_ca_certs": ca}], {}),
+        ]:
+            with self.subTest(hosts=hosts):
+                redis = self.printed(CHANNEL_LAYERS=layer(hosts=hosts))["redis"]
+                self.assertEqual({key: redis[key] for key in redis if key != "url"}, expected)
+        lost = ["ssl_cert_reqs and ssl_check_hostname differ"]
+        mixed = self.printed(CHANNEL_LAYERS=layer(hosts=["rediss://a?ssl_cert_reqs=none", "rediss://b?ssl_check_hostname=no"]), lost=lost)
+        self.assertEqual(mixed["redis"]["verify"], "ca")
+
     def test_what_a_url_cannot_say(self):
-        lost = ["hosts[0]: ssl_ca_certs", "hosts[1]: ssl_cert_reqs"]
-        self.hosts("rediss://h?ssl_ca_certs=/ca.pem", {"address": "rediss://h", "ssl_cert_reqs": None}, lost=lost)
-        half = {"sentinels": [("s", 1)], "master_name": "m", "ssl": True, "sentinel_kwargs": {"socket_timeout": 1, "ssl_ca_certs": "x"}}
-        self.hosts(half, lost=["TLS either to Sentinels and servers", "sentinel_kwargs ssl_ca_certs"])
+        self.hosts("rediss://h?ssl_keyfile=/key.pem", {"address": "rediss://h", "ssl_ca_path": "/ca"}, lost=["ssl_keyfile", "hosts[1]: ssl_ca_path"])
+        half = {"sentinels": [("s", 1)], "master_name": "m", "ssl": True, "sentinel_kwargs": {"socket_timeout": 1, "ssl_keyfile": "x"}}
+        self.hosts(half, lost=["TLS either to Sentinels and servers", "sentinel_kwargs ssl_keyfile"])
         for host in ["unix:///run/redis.sock?db=1", {"path": "/run/redis.sock"}]:
             self.assertEqual(self.hosts(host, lost=["hosts[0]: Lockgate does not use unix sockets"]), [])
 
@@ -522,6 +589,22 @@ class Layers(Case):
             printed = Printed(CHANNEL_LAYERS=layers)
             self.assertIn("not mapped: CHANNEL_LAYERS: BACKEND", printed.lost)
             self.assertEqual((printed.tenant["layer"], printed.tenant["redis"]), ({}, {}))
+
+
+@contextmanager
+def in_schema(name, domains, holding=None):
+    """A connection of django-tenants that has this schema set; the tables of users are in `holding`."""
+    found = mock.MagicMock()
+    found.return_value.__enter__.return_value.fetchone.return_value = (holding or name,)
+    tenant = mock.MagicMock()
+    tenant.domains.order_by.return_value.values_list.return_value = domains
+    place = "django.db.backends.postgresql.base.DatabaseWrapper"
+    with (
+        mock.patch(f"{place}.cursor", found),
+        mock.patch(f"{place}.schema_name", name, create=True),
+        mock.patch(f"{place}.tenant", tenant, create=True),
+    ):
+        yield
 
 
 @contextmanager

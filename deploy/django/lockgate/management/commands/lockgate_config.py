@@ -15,7 +15,7 @@ becomes a comment `# not mapped: …`, which is repeated on standard error.
 import json
 import re
 from datetime import timedelta
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from django.apps import apps
 from django.conf import settings
@@ -28,6 +28,7 @@ from rest_framework_simplejwt import authentication, tokens
 from rest_framework_simplejwt import settings as jwt_settings
 
 from lockgate import DEFAULTS
+from lockgate.management.redis_hosts import Redis, address, trust_of
 
 ALGORITHMS = "HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA".split()
 LAYERS = {
@@ -36,11 +37,11 @@ LAYERS = {
     "channels_redis.core.RedisChannelLayer": "core",
     "lockgate.layers.RedisClusterChannelLayer": "sharded",
 }
-# Options for the timeouts and connections of a client, which do not concern Lockgate.
-LOCAL_REDIS = re.compile("socket_.*|retry.*|health_check_interval|max_connections|client_name|timeout|protocol|encoding.*")
+# Options for the connections of a client, which do not concern Lockgate.
 LOCAL_DATABASE = re.compile("pool|isolation_level|.*timeout|charset|init_command|sql_mode|transaction_mode|server_side_binding")
 WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NAMESPACE = re.compile(r"(?!.*__group__)[\w.-]{0,64}", re.ASCII)
+EACH_SCHEMA = "Each other schema has a file of its own: manage.py tenant_command lockgate_config --schema=NAME"
 # The columns of a user that Lockgate reads, if the table has them.
 COLUMNS = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "is_superuser"]
 
@@ -59,9 +60,11 @@ class Command(BaseCommand):
         self.conf = DEFAULTS | (getattr(settings, "LOCKGATE", None) or {})
         own = self.conf["TENANT"]
         self.tenant = tenant or (own() if callable(own) else own)
+        connection = connections[router.db_for_read(get_user_model())]
+        self.schema = schema_of(connection)
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", self.tenant or ""):
-            raise CommandError("--tenant must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -")
-        self.schema, domains = schema_of(connections[router.db_for_read(get_user_model())])
+            hint = f"; {EACH_SCHEMA}" if is_public(connection) else ""
+            raise CommandError(f"--tenant must be a name of 1 to 63 of a-z, 0-9 and -, not beginning with -{hint}")
         self.namespace = namespace if namespace is not None else f"{self.schema}." if self.schema else ""
         if not NAMESPACE.fullmatch(self.namespace):
             raise CommandError("--namespace must be at most 64 ASCII letters, digits, -, _ and periods, without __group__")
@@ -73,7 +76,7 @@ class Command(BaseCommand):
         # The first class that takes a token decides about its user.
         self.is_stateless = bool(self.authentications) and is_stateless(self.authentications[0])
         self.lines = []
-        self.say_hosts(domains or settings.ALLOWED_HOSTS)
+        self.say_hosts(connection)
         layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
         layer_hosts = []
         if layer.get("BACKEND") in LAYERS:
@@ -83,7 +86,7 @@ class Command(BaseCommand):
                 raise CommandError("CHANNEL_LAYERS: hosts must be a list")
             layer_hosts = [Redis(host) for host in layer_hosts]
         own = Redis(self.conf["REDIS_URL"]) if self.conf["REDIS_URL"] else next(iter(layer_hosts), None)
-        self.say_redis(own)
+        self.say_redis(own, layer_hosts)
         self.say_token()
         self.say_users()
         self.say_layer(layer, layer_hosts, own)
@@ -107,22 +110,36 @@ class Command(BaseCommand):
         self.lines.append(f"# not mapped: {text}")
         self.stderr.write(f"not mapped: {text}")
 
-    def say_hosts(self, names):
+    def say_hosts(self, connection):
         self.table()
-        hosts = []
+        if is_public(connection):
+            owner = getattr(settings, "TENANT_MODEL", "the project")
+            self.not_mapped(f"the schemas of {owner}: this is the public one. {EACH_SCHEMA}")
+        names, hosts = self.domains(connection) if self.schema else settings.ALLOWED_HOSTS, []
         for host in names:
             hosts += [host[1:], f"*{host}"] if host.startswith(".") else [host]
         if any(host.startswith("*.") for host in hosts):
             self.lines.append("# \"*.\" stands for one label here; Django's \".\" for any number of them.")
         if hosts:
             self.put("hosts", list(dict.fromkeys(host.lower() for host in hosts)))
-        else:
+        elif not self.schema:
             self.lines.append("# ALLOWED_HOSTS is empty; without hosts a sole tenant has every host.")
         # A comment only, because with a list the request's own host must be in it.
         origins = list(getattr(settings, "CORS_ALLOWED_ORIGINS", [])) or ["https://app.example.com"]
         self.lines.append(f"# origins = {toml(origins)}  # pages that may connect; default: those of the request's own host")
 
-    def say_redis(self, own):
+    def domains(self, connection):
+        """Returns the domains of a schema. ALLOWED_HOSTS has those of all schemas, and a host belongs to one tenant."""
+        if prefix := getattr(settings, "TENANT_SUBFOLDER_PREFIX", ""):
+            self.not_mapped(f"TENANT_SUBFOLDER_PREFIX {prefix}: Lockgate knows a tenant by its host: give the sockets of {self.schema} one, in hosts")
+            return []
+        domains = getattr(connection.tenant, "domains", None)
+        names = [] if domains is None else list(domains.order_by("pk").values_list("domain", flat=True))
+        if not names:
+            self.not_mapped(f"the schema {self.schema} has no domain: write hosts")
+        return names
+
+    def say_redis(self, own, layer_hosts):
         self.table(".redis")
         if own is None:
             self.lines.append("# The deployment's [redis], unless LOCKGATE has a REDIS_URL.")
@@ -132,10 +149,18 @@ class Command(BaseCommand):
                 self.put_secret("url", "REDIS_URL", own.shown)
             elif own.url:
                 self.put("url", own.url)
+            self.say_trust([own, *layer_hosts])
         if self.conf["DENYLIST_URL"]:
             self.lines.append("# DENYLIST_URL is the deployment's: [denylist] redis.")
         if self.conf["KEEP"] != DEFAULTS["KEEP"]:
             self.lines.append(f"# KEEP is the deployment's: [denylist] keep = {toml(span(self.conf['KEEP']))}.")
+
+    def say_trust(self, hosts):
+        ca, verify, is_mixed = trust_of(hosts)
+        self.put("ca", ca, [])
+        self.put("verify", verify, "full")
+        if is_mixed:
+            self.not_mapped("ssl_cert_reqs and ssl_check_hostname differ between servers: verify is the strictest of them")
 
     def say_lost(self, source, redis):
         for lost in redis.lost:
@@ -180,6 +205,7 @@ class Command(BaseCommand):
                 self.not_mapped(f'SIMPLE_JWT["{name}"] is empty, and an empty one is not checked here')
         self.put("leeway", span(jwt.LEEWAY or 0), "0s")
         self.put("on_expiry", self.conf["ON_EXPIRY"], "close")
+        self.say_cookie()
         if self.schema:
             rule = f"claims = {{ schema = {toml(self.schema)} }}"
             self.lines.append(f"# {rule}  # one key signs for all schemas: only a claim that you add to tokens tells them apart")
@@ -191,6 +217,14 @@ class Command(BaseCommand):
             if own and own != default:
                 self.not_mapped(f'SIMPLE_JWT["{name}"]: it acts where tokens are issued; a claim that it adds is {{claims.NAME}}')
         self.say_authentication()
+
+    def say_cookie(self):
+        """The cookie that dj-rest-auth, or a class of the project's own, reads the token from."""
+        own = getattr(settings, "REST_AUTH", None) or {}
+        name = own.get("JWT_AUTH_COOKIE") or getattr(settings, "JWT_AUTH_COOKIE", None) or self.jwt.user_settings.get("AUTH_COOKIE")
+        if name:
+            self.put("sources", ["query", "header", "subprotocol", "cookie"])
+            self.put("cookie", name, "access_token")
 
     def say_token_classes(self):
         kinds = []
@@ -246,6 +280,18 @@ class Command(BaseCommand):
         if model.objects.all().query.where:
             self.not_mapped(f"{model._meta.label}.objects leaves users out: Lockgate finds every row of the table")
         self.put("stale_ttl", span(self.conf["STALE_TTL"]), "3600s")
+        if self.schema:
+            self.say_tenants(model, connections[alias])
+
+    def say_tenants(self, model, connection):
+        """Names the settings of LOCKGATE without which a change of a user does not reach the tenants that it concerns."""
+        if not callable(self.conf["TENANT"]):
+            self.not_mapped(f'LOCKGATE["TENANT"] is no function: what is revoked in any schema is revoked for {self.conf["TENANT"]}')
+        place = self.schema_holding(model._meta.db_table, connection)
+        if place != self.schema and self.conf["USER_TENANTS"] is None:
+            self.not_mapped(
+                f'the users in {place} are those of other schemas too: set LOCKGATE["USER_TENANTS"], or a saved user concerns one tenant or none'
+            )
 
     def name_of(self, model, key):
         """Returns the name under which the rows have the key."""
@@ -335,12 +381,14 @@ class Command(BaseCommand):
         """Returns the name of a table with its schema, where schemas are tenants: Lockgate has no search path."""
         if not self.schema or '"' in table:
             return quoted(table)
+        return f"{quoted(self.schema_holding(table, connection))}.{quoted(table)}"
+
+    def schema_holding(self, table, connection):
         with connection.cursor() as cursor:
             cursor.execute("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%s)", [f'"{table}"'])
             row = cursor.fetchone()
         # The tables of a schema that has none yet will be in it.
-        schema = row[0].strip('"') if row else self.schema
-        return f"{quoted(schema)}.{quoted(table)}"
+        return row[0].strip('"') if row else self.schema
 
     def condition(self, key, column, connection):
         """Finds the ids in `column`. They are bound as texts, which PostgreSQL compares with no column of another type."""
@@ -366,6 +414,8 @@ class Command(BaseCommand):
             self.say_layer_hosts(hosts)
         self.put("prefix", conf.get("prefix", "asgi"), "asgi")
         self.put("namespace", self.namespace, "")
+        if self.schema and backend.startswith("lockgate.") and "tenants" not in conf:
+            self.not_mapped('CHANNEL_LAYERS: CONFIG has no "tenants": events of all schemas are recorded by the rules of one tenant')
         if conf.get("serializer_format", "msgpack") in ("msgpack", "json"):
             self.put("serializer_format", conf.get("serializer_format", "msgpack"), "msgpack")
         else:
@@ -412,74 +462,14 @@ def is_stateless(kind):
     return issubclass(kind, authentication.JWTStatelessUserAuthentication)
 
 
-class Redis:
-    """One entry of `hosts` as Lockgate writes it: `url`, as it may be `shown`, and what is `lost`.
-
-    `url` is None where Lockgate cannot reach it at all.
-    """
-
-    def __init__(self, entry):
-        self.lost = []
-        if isinstance(entry, (tuple, list)):
-            entry = {"host": entry[0], "port": entry[1]}
-        options = dict(entry) if isinstance(entry, dict) else {"address": entry}
-        self.scheme, self.db = "redis", options.pop("db", 0)
-        self.user, self.password = options.pop("username", None), options.pop("password", None)
-        self.sentinel_login = {}
-        if "address" in options:
-            self.read_url(urlsplit(options.pop("address")))
-        elif "sentinels" in options:
-            self.read_sentinels(options)
-        elif "path" in options:
-            self.scheme, self.place = "unix", options.pop("path")
-        else:
-            self.place = f"{address(options.pop('host', 'localhost'))}:{options.pop('port', 6379)}"
-        # How redis-py is told to speak TLS without a URL.
-        is_tls = [options.pop("ssl", False), "SSL" in getattr(options.pop("connection_class", None), "__name__", "")]
-        if any(is_tls):
-            self.scheme = re.sub("^rediss?", "rediss", self.scheme)
-        self.lost += [option for option in options if not LOCAL_REDIS.fullmatch(option)]
-        if self.scheme == "unix":
-            self.lost, self.url, self.shown = ["Lockgate does not use unix sockets"], None, None
-        else:
-            hidden = {name: name.upper() for name in self.sentinel_login}
-            self.url = self.write(self.user, self.password, self.sentinel_login)
-            self.shown = self.write(self.user and "USER", self.password and "PASSWORD", hidden)
-        self.is_secret = self.url != self.shown
-
-    def read_url(self, url):
-        self.scheme, self.place = url.scheme, url.netloc.rpartition("@")[2]
-        self.user = unquote(url.username or "") or self.user
-        self.password = unquote(url.password or "") or self.password
-        for name, value in parse_qsl(url.query):
-            if name == "db":
-                self.db = value
-            elif not LOCAL_REDIS.fullmatch(name):
-                self.lost.append(name)
-        self.db = url.path.strip("/") or self.db
-
-    def read_sentinels(self, options):
-        nodes = [f"{address(host)}:{port}" for host, port in options.pop("sentinels")]
-        own = dict(options.pop("sentinel_kwargs", None) or {})
-        self.scheme, self.place = "redis+sentinel", f"{','.join(nodes)}/{options.pop('master_name')}"
-        self.sentinel_login = {name: own.pop(name) for name in ("username", "password") if own.get(name)}
-        if bool(own.pop("ssl", False)) != bool(options.get("ssl", False)):
-            self.lost.append("TLS either to Sentinels and servers or to none of them")
-        self.lost += [f"sentinel_kwargs {option}" for option in own if not LOCAL_REDIS.fullmatch(option)]
-
-    def write(self, user, password, sentinel_login):
-        login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@" if user or password else ""
-        query = urlencode({f"sentinel_{name}": value for name, value in sentinel_login.items()}, quote_via=quote)
-        return f"{self.scheme}://{login}{self.place}/{self.db}" + (f"?{query}" if query else "")
-
-
 def schema_of(connection):
-    """Returns the schema that django-tenants has set, if it is not the public one, and its domains."""
-    name = getattr(connection, "schema_name", None)
-    if name in (None, getattr(settings, "PUBLIC_SCHEMA_NAME", "public")):
-        return None, []
-    domains = getattr(connection.tenant, "domains", None)
-    return name, [] if domains is None else list(domains.order_by("pk").values_list("domain", flat=True))
+    """Returns the schema that django-tenants has set; None if it is the public one."""
+    return None if is_public(connection) else getattr(connection, "schema_name", None)
+
+
+def is_public(connection):
+    """Returns whether django-tenants has set the schema that is no tenant of its own."""
+    return getattr(connection, "schema_name", None) == getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
 
 
 def is_composite(key):
@@ -501,10 +491,6 @@ def field_of(model, name):
     except FieldDoesNotExist:
         return None
     return field if getattr(field, "column", None) else None
-
-
-def address(host):
-    return f"[{host}]" if ":" in str(host) else host
 
 
 def span(value):
