@@ -91,8 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // A closed output is no reason for another exit status.
-            drop(error.print());
+            print_mistake(&error);
             return match error.exit_code() {
                 0 => ExitCode::SUCCESS,
                 _ => ExitCode::from(2),
@@ -123,6 +122,38 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Man(arguments) => man::run(&arguments),
     }
 }
+
+/// Prints a mistake in a command line, or the help that it asks for. A token that stands in a mistake is not repeated.
+fn print_mistake(error: &clap::Error) {
+    let text = error.to_string();
+    // The help has tokens of its own, as examples.
+    if error.use_stderr() && text.contains(TOKEN_START) {
+        complain(without_tokens(&text).trim_end());
+    } else {
+        // A closed output is no reason for another exit status.
+        drop(error.print());
+    }
+}
+
+/// The first characters of every token: `{"` in base64.
+const TOKEN_START: &str = "eyJ";
+
+fn without_tokens(text: &str) -> String {
+    let mut parts = text.split(TOKEN_START);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // RFC 7515 section 3.1: three parts in base64url, between periods.
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        // A second start may follow within the same token.
+        if !shown.ends_with(HIDDEN) {
+            shown += HIDDEN;
+        }
+        shown += rest;
+    }
+    shown
+}
+
+const HIDDEN: &str = "[token]";
 
 /// The mistake of a new terminal.
 const NO_FILE: &str = "no configuration file: name one with --config or LOCKGATE_CONFIG; `lockgate config default` prints one to \

@@ -75,6 +75,34 @@ fn response(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
 }
 
+/// `explain` and others take a token behind an option. The whole of it was printed where the option was forgotten.
+#[test]
+fn a_token_in_the_wrong_place_is_not_printed() {
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyX2lkIjo3fQ.c2lnbmF0dXJl-_x";
+    let url = format!("wss://acme.example.com/ws/?token={token}&x=1");
+    for arguments in [
+        &["explain", &url] as &[&str],
+        &["explain", "--tokn", token],
+        &["revoke", "--tenant", "acme", token],
+        &["connections", "--tenant", "acme", &format!("--{token}")],
+        &["presence", "--limit", token],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let told = text(&output.stderr);
+        assert!(told.starts_with("error: "), "{told}");
+        assert!(output.stdout.is_empty());
+        for part in token.split('.') {
+            assert!(!told.contains(part), "{told}");
+        }
+    }
+    let told = text(&run(&["explain", &url]).stderr);
+    assert!(
+        told.contains("argument 'wss://acme.example.com/ws/?token=[token]&x=1'"),
+        "{told}"
+    );
+}
+
 #[test]
 fn wrong_usage_is_2_and_help_is_0() {
     for arguments in [

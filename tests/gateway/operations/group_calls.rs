@@ -1,5 +1,7 @@
 //! Groups that a back end puts open sockets into by the API, on every kind of layer and on two replicas.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::event::resume::{position, position_of};
@@ -7,7 +9,7 @@ use crate::support::database::{ALICE, BOB};
 use crate::support::gateway::Builder;
 use crate::support::http::Response;
 use crate::support::socket::Socket;
-use crate::support::{Database, Gateway, PATIENCE, eventually, gateway};
+use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway};
 
 const CHAT: &str = "/ws/chat/lobby/";
 
@@ -206,6 +208,52 @@ async fn a_socket_has_no_room_over_its_limit_and_a_silent_replica_is_named() {
     gateway.replicas[0]
         .process
         .signal(rustix::process::Signal::CONT);
+}
+
+/// A change that meets the goodbye of its socket finds it or does not. Nothing of it stays behind.
+#[tokio::test]
+async fn a_socket_that_leaves_meanwhile_leaves_nothing_in_a_group() {
+    const ROUNDS: usize = 40;
+    for kind in ["pubsub", "core"] {
+        let redis = RedisServer::start().await;
+        let builder = gateway().redis(&redis.url()).replicas(2).tenant("acme");
+        let groups = "groups = [{ name = 'room_<int:n>', presence = {} }]";
+        let gateway = known(builder.with("layer.kind", kind).with_toml(groups)).await;
+        let mut changed = 0;
+        for round in 0..ROUNDS {
+            let mut socket = open(&gateway, round % 2, ALICE).await;
+            let path = format!("users/1/groups/room_{}", round / 2);
+            // Each part of a goodbye meets the call once in a while.
+            let pause = Duration::from_micros(200 * (round as u64 % 10));
+            let (answer, ()) = tokio::join!(json_of(&gateway, "POST", &path), async {
+                tokio::time::sleep(pause).await;
+                socket.close(1000, "").await;
+                socket.closed().await;
+            });
+            assert_eq!(answer["replicas"]["confirmed"], 2, "{kind}: {answer}");
+            changed += answer["changed"].as_u64().expect("a number");
+        }
+        println!("{kind}: {changed} of {ROUNDS} were found");
+        let names = [("tenant", &*gateway.tenant().name)];
+        for replica in &gateway.replicas {
+            for gauge in ["lockgate_connections", "lockgate_subscriptions"] {
+                replica.metric(gauge, &names, |n| n == 0.0).await;
+            }
+        }
+        for n in 0..ROUNDS / 2 {
+            eventually(PATIENCE, "nobody is in the group", async || {
+                let path = format!("groups/room_{n}/presence/count");
+                let count = json_of(&gateway, "GET", &path).await;
+                let channels: Vec<String> = redis.command(&["PUBSUB", "CHANNELS", "*room_*"]).await;
+                if count["sockets"] == 0 && channels.is_empty() {
+                    Ok(())
+                } else {
+                    Err((count, channels))
+                }
+            })
+            .await;
+        }
+    }
 }
 
 /// A group with a memory says its position to a client that comes back; its members see who joins; a reload keeps it.

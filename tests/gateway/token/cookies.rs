@@ -145,8 +145,10 @@ async fn a_page_that_sets_the_cookie_connects_and_a_page_of_another_origin_does_
     ))
     .await;
     assert_eq!(page.evaluate(&connect).await, 4512, "no cookie yet");
-    page.evaluate(&format!("document.cookie = 'jwt={token}; path=/ws/'"))
-        .await;
+    let set = |path: &str| format!("document.cookie = 'jwt={token}; path={path}'");
+    page.evaluate(&set("/site/")).await;
+    assert_eq!(page.evaluate(&connect).await, 4512, "of another path");
+    page.evaluate(&set("/ws/")).await;
     let open = format!(
         "new Promise((done) => {{
             window.socket = new WebSocket('ws://{}{CHAT}');
