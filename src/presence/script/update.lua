@@ -40,6 +40,10 @@ local function gone(id)
     end
 end
 
+-- A clock that was put back must not let one who left linger until it has caught up.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', leaving, '(' .. (now + linger), '+inf', 'LIMIT', 0, MOST)) do
+    redis.call('ZADD', leaving, now + linger, id)
+end
 -- Users whose time has come. First, so that one who comes back now has left before.
 local due = redis.call('ZRANGEBYSCORE', leaving, '-inf', now, 'LIMIT', 0, MOST)
 for _, id in ipairs(due) do

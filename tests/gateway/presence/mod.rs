@@ -11,6 +11,7 @@ use crate::support::socket::Socket;
 use crate::support::{Database, Gateway, eventually, gateway};
 
 mod accounting;
+mod clock;
 mod failures;
 mod members;
 mod pages;

@@ -19,6 +19,7 @@ pub(crate) struct RedisServer {
     port: u16,
     program: PathBuf,
     more: Vec<String>,
+    has_clock: bool,
     process: Mutex<Option<Process>>,
 }
 
@@ -43,6 +44,7 @@ impl RedisServer {
             port: free_port(),
             program: find_program("redis-server"),
             more: Vec::new(),
+            has_clock: false,
             process: Mutex::new(None),
         }
     }
@@ -53,6 +55,37 @@ impl RedisServer {
         server.more = options.iter().map(|&option| option.to_owned()).collect();
         server.restart().await;
         server
+    }
+
+    /// A running server whose clock [`RedisServer::step_clock`] steps.
+    pub(crate) async fn with_clock() -> Self {
+        let server = Self {
+            has_clock: true,
+            ..Self::absent()
+        };
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/support/clock.c");
+        Program::new("cc", find_program("cc"))
+            .args(["-shared", "-fPIC", "-O1", source, "-o"])
+            .args([server.clock_library()])
+            .run();
+        server.step_clock(0);
+        server.restart().await;
+        server
+    }
+
+    fn clock_library(&self) -> PathBuf {
+        self.dir.path().join("clock.so")
+    }
+
+    /// Puts its clock so many seconds ahead of the machine's.
+    pub(crate) fn step_clock(&self, seconds: i64) {
+        let mut options = std::fs::OpenOptions::new();
+        // The server has the file in its memory, so it is never cut short.
+        let file = options.create(true).write(true).truncate(false);
+        let file = file.open(self.dir.path().join("clock"));
+        let file = file.expect("a file can be made");
+        std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0)
+            .expect("a file can be written");
     }
 
     /// A running server of an old version, as `tests/run` takes it from a package of Python.
@@ -79,8 +112,13 @@ impl RedisServer {
     pub(crate) async fn restart(&self) {
         self.kill();
         let port = self.port.to_string();
-        let process = Program::new("redis-server", &self.program)
-            .dir(self.dir.path())
+        let mut program = Program::new("redis-server", &self.program).dir(self.dir.path());
+        if self.has_clock {
+            program = program
+                .env("LD_PRELOAD", self.clock_library())
+                .env("CLOCK_FILE", self.dir.path().join("clock"));
+        }
+        let process = program
             .args(["--port", &port, "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir", "."])
             .args(&self.more)

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use lockgate::channel_layer::{ChannelLayer, HistoryFrom, LayerError};
 use lockgate::config::{GroupConfig, HistoryConfig, LayerConfig};
 
-use super::recorded_core::{Core, attach, channels, config, mailbox, offsets, query, replica};
+use super::recorded_core::{
+    Core, attach, channels, config, flush, mailbox, offsets, query, replica, until,
+};
 use super::support::{Heard, Link, Redis};
 
 const POSITION: &str = "lockgate:acme:position:{acme:group:g}";
@@ -314,4 +316,27 @@ async fn a_group_without_sockets_is_recorded_as_long_as_its_history_lives() {
     first.join("g").await;
     tokio::time::sleep(ttl + Duration::from_millis(200)).await;
     assert_eq!(members(&mut link).await, 2);
+}
+
+/// A look before the group is joined again finds the flush first. What is sent from then until the join reaches no mailbox, and that
+/// is a second loss: a client that had read up to the first one would miss it.
+#[tokio::test]
+async fn a_look_between_a_flush_and_the_next_join_leaves_two_offsets_empty() {
+    let servers = [Redis::start().await];
+    let (replica, django) = (replica(&servers, &config()), channels(&servers, &config()));
+    let mut link = servers[0].link().await;
+    replica.join("g").await;
+    django.send("g", 1).await;
+    replica.heard_with_its_copy().await;
+    flush(&replica, &mut link).await;
+    for _ in 0..3 {
+        assert_eq!(newest(&replica).await, 2, "of several looks the first one");
+    }
+    assert_eq!(replica.heard().await, Heard::Unheard("g".into(), 2));
+    django.send("g", 2).await;
+    until(&mut link, "acme:group:g").await;
+    django.send("g", 3).await;
+    assert_eq!(replica.told("g").await, [3]);
+    assert_eq!(replica.recorded("g", 1).await, [(4, 3)]);
+    assert_eq!(replica.history("g").await, [(1, 1), (4, 3)]);
 }
