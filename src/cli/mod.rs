@@ -143,7 +143,8 @@ fn without_tokens(text: &str) -> String {
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         // RFC 7515 section 3.1: three parts in base64url, between periods.
-        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let rest =
+            part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.".contains(c));
         // A second start may follow within the same token.
         if !shown.ends_with(HIDDEN) {
             shown += HIDDEN;

@@ -15,7 +15,8 @@ const WORDS: [&str; 2] = ["one", "other"];
 /// Two schemas of one project with histories, a replica of theirs, and the name of the project's user.
 async fn schemas(kind: &str, database: &Database) -> (Confined, String) {
     let prefix = format!("shop-{}", unique());
-    let mut builder = gateway();
+    // A socket that waits for Django does not read, and answers no ping.
+    let mut builder = gateway().set("server.heartbeat.interval", "10m");
     for word in WORDS {
         builder = builder
             .tenant(word)

@@ -105,7 +105,8 @@ impl Project<'_> {
             assert!(text.contains(from), "{text}");
             text = text.replace(from, &to);
         }
-        text += "\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[api]\nlisten = \"127.0.0.1:0\"\n";
+        // A socket that waits for Django does not read, and answers no ping.
+        text += "\n[server.heartbeat]\ninterval = \"10m\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[api]\nlisten = \"127.0.0.1:0\"\n";
         text += "api_keys = [\"an-operators-key-that-only-this-test-has\"]\n";
         std::fs::write(&file, text).unwrap();
         let program = Replica::program(&file).dir(&self.folder);
