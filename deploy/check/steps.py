@@ -84,7 +84,7 @@ def step_files():
     done, text, told = output(DEPLOY / "release/first-hour", "--print")
     if not done:
         found.append(f"README.md: {text}{told}")
-    found += _image() + _proxies() + _compose() + _unit()
+    found += _image() + _proxies() + _compose() + _unit() + _install()
     found += dashboards.findings()
     return found
 
@@ -155,6 +155,22 @@ def _unit():
         # Whether the pages of Documentation= are installed here says nothing of the unit, and a minimal system has no `man`.
         done, text, told = output(analyze, "--man=no", "verify", path)
     return [] if done and not told.strip() else [f"systemd-analyze verify: {text}{told}"]
+
+
+def _install():
+    """Checks that `cargo install` makes one program, and which Rust the pages ask for. What the tests have built is not built again."""
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    with tempfile.TemporaryDirectory() as folder:
+        done, _, told = output(program("cargo"), "install", "--quiet", "--offline", "--locked", "--debug", "--path", ROOT, "--root", folder, cwd=ROOT)
+        if not done:
+            return [f"cargo install: {told}"]
+        made = [path.name for path in Path(folder, "bin").iterdir()]
+        good, text, told = output(Path(folder, "bin/lockgate"), "--version")
+    found = [f"{page} does not ask for Rust {package['rust-version']} or later" for page in ("README.md", "docs/install.md")
+             if f"This needs Rust {package['rust-version']} or later" not in (ROOT / page).read_text()]
+    if not good or made != ["lockgate"] or text != f"lockgate {package['version']}\n":
+        found.append(f"cargo install made {made}: {text}{told}")
+    return found
 
 
 def step_workflows():

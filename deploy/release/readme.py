@@ -7,14 +7,23 @@ from project import Failed, ROOT
 START = "## A first configuration"
 
 
+def from_sources():
+    """Returns the command that installs the program from the sources."""
+    return block(section("## Install"), "sh")
+
+
+def section(heading):
+    """Returns what stands below a heading."""
+    _, found, text = (ROOT / "README.md").read_text().partition(f"\n{heading}\n")
+    if not found:
+        raise Failed(f"README.md has no section {heading!r}")
+    return text.partition("\n## ")[0]
+
+
 def first_configuration():
     """Returns what the README's first configuration has a stranger type, by the names that typist.py knows."""
-    text = (ROOT / "README.md").read_text()
-    _, found, section = text.partition(f"\n{START}\n")
-    if not found:
-        raise Failed(f"README.md has no section {START!r}")
-    section = section.partition("\n## ")[0]
-    _, *steps = re.split(r"^\*\*(?=\d+\. )", section, flags=re.M)
+    text = section(START)
+    _, *steps = re.split(r"^\*\*(?=\d+\. )", text, flags=re.M)
     if [step[0] for step in steps] != list("123456"):
         raise Failed(f"{START!r} has other steps than 1 to 6: {[step[:20] for step in steps]}")
     settings, secrets, configuration, serve, connect, send = steps
@@ -29,7 +38,7 @@ def first_configuration():
         "django": block(send, "python"),
         "terminal": block(send, "sh"),
         "received": block(send, "text").splitlines(),
-        "second": piece(section, r"A second replica is the same command with other ports:\s+`([^`]+)`"),
+        "second": piece(text, r"A second replica is the same command with other ports:\s+`([^`]+)`"),
     }
 
 
