@@ -261,7 +261,8 @@ fn reseal_all(path: Option<&Path>) -> ExitCode {
         Ok(outcome) => {
             let (resealed, current) = (outcome.resealed, outcome.current);
             super::print(&format!(
-                "{resealed} tenants resealed; {current} had the first key already\n"
+                "{} resealed; {current} had the first key already\n",
+                super::counted(resealed, "tenant")
             ));
             for (name, why) in &outcome.failed {
                 super::complain(&format!("error: tenant {name}: {why}"));

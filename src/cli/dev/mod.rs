@@ -238,7 +238,5 @@ fn busy(error: anyhow::Error, arguments: &DevArguments) -> anyhow::Error {
         Some(api) if is_taken(&error, api) => "--api",
         _ => "--listen",
     };
-    anyhow::anyhow!(
-        "{told}; another program has that port: choose one with {option} localhost:PORT"
-    )
+    anyhow::anyhow!("{told}; that port is taken: choose another one with {option} localhost:PORT")
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::counted;
 use super::finding::{CERTIFICATE_ADVICE, Findings, Severity, certificate_fails, clock, with_kind};
 use super::history;
 use super::scripts;
@@ -329,7 +330,8 @@ fn failover(findings: &mut Findings, on: (&str, &'static str), acknowledged: u32
         Failover::Short(has) => (
             Severity::Fail,
             format!(
-                "{has} replicas: each revocation is refused, because {acknowledged} must acknowledge it"
+                "{}: each revocation is refused, because {acknowledged} must acknowledge it",
+                counted(has, "replica")
             ),
             "connect the replicas, or lower [denylist] replicas",
         ),

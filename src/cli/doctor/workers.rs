@@ -5,6 +5,7 @@
 
 use redis::Value;
 
+use super::super::counted;
 use super::finding::{Findings, Severity, with_kind};
 use crate::clock::UnixTime;
 use crate::config::{Accept, Config, ConsumerConfig, Effective, LayerKind, TenantConfig};
@@ -73,7 +74,7 @@ async fn listened(
     let lonely = consumers.iter().position(|count| *count == 0);
     Ok(match lonely {
         Some(at) => Workers::Absent(channels[at].clone(), "nothing listens".to_owned()),
-        None => Workers::AtWork(format!("{} consumers", consumers.iter().sum::<u64>())),
+        None => Workers::AtWork(counted(consumers.iter().sum::<u64>(), "consumer")),
     })
 }
 
@@ -94,12 +95,15 @@ async fn taken(effective: &Effective<'_>, worker: &ConsumerConfig) -> Result<Wor
             });
             let age = since.map_or(0.0, |since| UnixTime::now().0 - since);
             if age > LEFT {
-                let text = format!("{count} events wait, the first for {age:.0} s");
+                let text = format!(
+                    "{} waiting, the first for {age:.0} s",
+                    counted(count, "event")
+                );
                 return Ok(Workers::Absent(channel, text));
             }
         }
     }
-    let text = format!("{depth} events wait, none for long");
+    let text = format!("{} waiting, none for long", counted(depth, "event"));
     Ok(Workers::AtWork(text))
 }
 

@@ -5,7 +5,7 @@ use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 use serde_json::{Value, json};
 
-use super::super::REGISTERED;
+use super::super::{REGISTERED, counted};
 use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
@@ -289,7 +289,7 @@ impl TenantWalk<'_> {
     ) -> Result<(), Stopped> {
         let most = self.config.limits.groups_per_socket as usize;
         if most != 0 && route.groups.len() > most {
-            let detail = format!("{} groups, at most {most}", route.groups.len());
+            let detail = format!("{}, at most {most}", counted(route.groups.len(), "group"));
             return Err(self.refuse(report, "groups", Refusal::GroupForbidden, detail));
         }
         let user = identity.map(|identity| identity.user.fields.text());

@@ -244,7 +244,7 @@ async fn workers_that_are_there_are_found() {
     let redis = RedisServer::shared().await;
     for (kind, seen) in [
         ("pubsub", "2 consumers"),
-        ("core", "1 events wait, none for long"),
+        ("core", "1 event waiting, none for long"),
     ] {
         let channel = format!("worker_{}", unique());
         let gateway = gateway()

@@ -249,7 +249,7 @@ async fn a_busy_port_names_the_option_and_localhost_is_an_address() {
         assert_eq!(dev.exited(PATIENCE).await.code(), Some(1));
         let told = dev.output.text();
         assert!(
-            told.contains(&format!("choose one with {option} ")),
+            told.contains(&format!("choose another one with {option} ")),
             "{told}"
         );
     }

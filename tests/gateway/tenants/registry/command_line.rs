@@ -125,7 +125,7 @@ async fn the_tables_are_made_once_and_the_secrets_get_another_key() {
         );
         let (status, said) = lockgate(&gateway, &["tenant", "reseal"]);
         assert!(
-            status == Some(0) && said.contains("1 tenants resealed"),
+            status == Some(0) && said.contains("1 tenant resealed"),
             "{said}"
         );
         let (status, said) = lockgate(&gateway, &["tenant", "reseal"]);
