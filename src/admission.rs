@@ -326,6 +326,7 @@ impl Authenticator {
     }
 
     /// Reads the denylist and, by `user_reads`, the cached user: in one round if one Redis holds both, else in two parallel rounds.
+    /// A cluster counts as two: the user's shard may be down while the denylist answers.
     ///
     /// Most tokens have no key in the denylist, so the round asks only whether one is there, and a second round reads the
     /// keys of the others. While the tenant has a cut-off, the first round reads the keys at once.
@@ -346,7 +347,8 @@ impl Authenticator {
         };
         let denials = reads.len();
         let store = &self.denylist.store;
-        let (denied, cached) = match self.denylist.shares_users_redis {
+        let is_cluster = store.redis().is_some_and(|redis| redis.is_cluster());
+        let (denied, cached) = match self.denylist.shares_users_redis && !is_cluster {
             true => {
                 reads.extend(user_reads.into_iter().flatten());
                 let mut denied = store.get_each(reads).await;

@@ -16,8 +16,12 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::hub::{CloseOrder, Hub, Member, TokenOf, close_paced};
 use crate::ids::{RevocationTarget, TenantId};
 use crate::metrics;
+use crate::stores::key_read::KeyValue;
 use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis_keys;
+
+/// The answer about a key: an error if its shard did not give one.
+type ShardAnswer = Result<KeyValue, StoreError>;
 
 /// Time in seconds for which a denied `jti` is kept after its token expires, because clocks differ.
 const MARGIN: f64 = 60.0;
@@ -122,15 +126,19 @@ impl Revocations {
     /// readable again.
     ///
     /// # Errors
-    /// [`StoreError`] if the denylist does not answer. Sockets that were not checked stay open.
+    /// [`StoreError`] if the denylist does not answer, or one shard of a cluster. Sockets that were not checked stay open.
     pub async fn recheck(&self, hub: &Hub) -> Result<usize, StoreError> {
         let (mut closed, mut checked, mut unreadable) = (0, false, false);
+        let mut unanswered = None;
         // Handshakes come first: one that completes meanwhile is then found among the members.
         for batch in hub.pending().chunks(BATCH) {
             let tokens = batch.iter().map(|pending| pending.token()).collect();
             let verdicts = self.ask(tokens).await?;
             checked = true;
             for (pending, (_, verdict)) in batch.iter().zip(verdicts) {
+                let Some(verdict) = known(verdict, &mut unanswered) else {
+                    continue;
+                };
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 if verdict == DenyVerdict::Revoked {
                     closed += hub.evict_pending(pending, &CloseReason::TokenRevoked.frame());
@@ -145,6 +153,9 @@ impl Revocations {
             let verdicts = self.ask(tokens).await?;
             checked = true;
             for (member, (token, verdict)) in batch.iter().zip(verdicts) {
+                let Some(verdict) = known(verdict, &mut unanswered) else {
+                    continue;
+                };
                 unreadable |= verdict == DenyVerdict::Unreadable;
                 let frame = CloseReason::TokenRevoked.frame();
                 // A token that a refresh has replaced meanwhile says nothing about the socket.
@@ -165,28 +176,29 @@ impl Revocations {
         if closed > 0 {
             tracing::info!(tenant.id = %self.tenant, count = closed, "Closed connections whose revocation had not been heard");
         }
-        Ok(closed)
+        unanswered.map_or(Ok(closed), Err)
     }
 
-    /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens.
+    /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens. A verdict is an error if one
+    /// of its keys was not read and the others do not revoke the token.
     async fn ask<'b>(
         &self,
         asked: Vec<TokenOf<'b>>,
-    ) -> Result<Vec<(TokenOf<'b>, DenyVerdict)>, StoreError> {
+    ) -> Result<Vec<(TokenOf<'b>, Result<DenyVerdict, StoreError>)>, StoreError> {
         // The tenant's cut-off is apart from those of the users, so that an empty one of these leaves it readable.
         let mut reads = vec![denylist::of_all(&self.tenant)];
         let of_token = |token: &TokenOf<'_>| denylist::of_token(&self.tenant, token.jti.as_ref());
         reads.extend(asked.iter().map(of_token));
         let of_user = |token: &TokenOf<'_>| denylist::of_user(&self.tenant, token.user);
         reads.extend(asked.iter().map(of_user));
-        let answers = self.store.get_each(reads).await?;
+        let answers = self.store.get_apart(reads).await?;
         let Some((all, each)) = answers.split_first() else {
             return Ok(Vec::new());
         };
         let (tokens, users) = each.split_at(each.len() / 2);
         let verdict = |(token, (own, user)): (TokenOf<'b>, (_, _))| {
             let own = token.jti.is_some().then_some(own);
-            let verdict = denylist::verdict_of_answers(token.issued_at, own, user, all);
+            let verdict = verdict_of_shards(token.issued_at, own, user, all);
             (token, verdict)
         };
         let answers = tokens.iter().zip(users);
@@ -226,9 +238,63 @@ impl Revocations {
     }
 }
 
+/// Decides over the answers of a store in which a shard may not have answered: what the others say may be enough.
+fn verdict_of_shards(
+    issued_at: Option<f64>,
+    jti: Option<&ShardAnswer>,
+    user: &ShardAnswer,
+    all: &ShardAnswer,
+) -> Result<DenyVerdict, StoreError> {
+    let value = |answer: &'_ ShardAnswer| answer.as_ref().map_or(Ok(None), Clone::clone);
+    let (of_token, of_user, of_all) = (jti.map(value), value(user), value(all));
+    let verdict = denylist::verdict_of_answers(issued_at, of_token.as_ref(), &of_user, &of_all);
+    let unread = [jti, Some(user), Some(all)].into_iter().flatten();
+    match unread.filter_map(|answer| answer.as_ref().err()).next() {
+        Some(error) if verdict != DenyVerdict::Revoked => {
+            let text = error.source.to_string();
+            Err(StoreError::new(error.dependency, error.kind, text))
+        }
+        _ => Ok(verdict),
+    }
+}
+
+/// Returns the verdict; an error is kept in `unanswered`, if it is the first.
+fn known(
+    verdict: Result<DenyVerdict, StoreError>,
+    unanswered: &mut Option<StoreError>,
+) -> Option<DenyVerdict> {
+    verdict
+        .map_err(|error| unanswered.get_or_insert(error))
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_that_does_not_answer_hides_no_revocation_and_makes_none() {
+        let away = || -> ShardAnswer {
+            let (dependency, kind) = (Dependency::Redis, ErrorKind::Timeout);
+            Err(StoreError::new(dependency, kind, "away".to_owned()))
+        };
+        let answer = |text: Option<&str>| -> ShardAnswer { Ok(Ok(text.map(|text| text.into()))) };
+        let verdict = |jti: ShardAnswer, user: ShardAnswer, all: ShardAnswer| {
+            let verdict = verdict_of_shards(Some(5.0), Some(&jti), &user, &all);
+            verdict.map_err(|error| error.kind)
+        };
+        let clear = || answer(None);
+        let revoked = Ok(DenyVerdict::Revoked);
+        assert_eq!(verdict(answer(Some("1")), away(), away()), revoked);
+        assert_eq!(verdict(away(), answer(Some("9")), clear()), revoked);
+        assert_eq!(verdict(away(), clear(), answer(Some("9"))), revoked);
+        assert_eq!(verdict(away(), clear(), clear()), Err(ErrorKind::Timeout));
+        assert_eq!(
+            verdict(clear(), away(), answer(Some("4"))),
+            Err(ErrorKind::Timeout)
+        );
+        assert_eq!(verdict(clear(), clear(), clear()), Ok(DenyVerdict::Clear));
+    }
     use crate::hub::{Budget, Pending, Profile};
 
     #[tokio::test]

@@ -176,33 +176,37 @@ pub(super) async fn send_updates(
     Ok(answers.into_iter().map(written).collect())
 }
 
-/// Sends calls of one script in one round. Where the server does not know the script yet, none of them has run; it is
-/// loaded, and they are sent again.
+/// Sends calls of one script in one round. Those that a server does not know the script for have not run; it is loaded, and
+/// they are sent again.
 async fn send_each(
     store: &RedisStore,
     script: &Script,
     commands: &[Cmd],
 ) -> Result<Vec<RedisResult<Value>>, StoreError> {
-    let send = async || {
-        let mut pipe = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipe.add_command(command.clone());
+    let send = async |places: &[usize]| {
+        let mut pipe = Pipeline::with_capacity(places.len());
+        for at in places {
+            pipe.add_command(commands[*at].clone());
         }
         store.query_each::<Value>("presence", &mut pipe).await
     };
-    let answers = send().await?;
+    let mut places: Vec<usize> = (0..commands.len()).collect();
+    let mut answers = send(&places).await?;
     let unknown = redis::ErrorKind::Server(ServerErrorKind::NoScript);
-    let is_unknown = |answer: &RedisResult<Value>| {
-        let error = answer.as_ref().err();
+    places.retain(|at| {
+        let error = answers.get(*at).and_then(|answer| answer.as_ref().err());
         error.is_some_and(|error| error.kind() == unknown)
-    };
-    if !answers.iter().any(is_unknown) {
+    });
+    if places.is_empty() {
         return Ok(answers);
     }
     store
         .query_again::<Value>("presence", &ScriptLoad(script))
         .await?;
-    send().await
+    for (at, answer) in places.iter().zip(send(&places).await?) {
+        answers[*at] = answer;
+    }
+    Ok(answers)
 }
 
 async fn send<T: FromRedisValue>(

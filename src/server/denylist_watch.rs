@@ -62,12 +62,15 @@ struct DenylistServer {
     /// The replicas that must acknowledge a revocation (`denylist.replicas`).
     acknowledged: u32,
     place: MarkPlace,
+    /// Only the mark is looked at: another entry has the server.
+    mark_alone: bool,
 }
 
 impl PartialEq for DenylistServer {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.store, &other.store)
-            && (self.acknowledged, &self.place) == (other.acknowledged, &other.place)
+            && (self.acknowledged, &self.place, self.mark_alone)
+                == (other.acknowledged, &other.place, other.mark_alone)
     }
 }
 
@@ -91,8 +94,12 @@ impl DenylistWatch {
             watched.retain(|old| servers.contains(&old.server));
             for server in servers {
                 if !watched.iter().any(|known| known.server == server) {
+                    let endpoint = server.store.endpoint();
                     let told = Told {
-                        subject: format!("the denylist on {}", server.store.endpoint()),
+                        subject: match server.mark_alone {
+                            false => format!("the denylist on {endpoint}"),
+                            true => format!("the denylist on {endpoint}, {}", server.place.1),
+                        },
                         remarks: self.remarks.clone(),
                     };
                     let standing = Standing::new(self.at_risk.clone());
@@ -129,10 +136,37 @@ impl DenylistWatch {
                     store,
                     acknowledged,
                     place,
+                    mark_alone: false,
+                });
+            }
+            self.add_marks(&denylist, acknowledged, &mut servers).await;
+        }
+        servers
+    }
+
+    /// Adds the marks of a cluster that were set for shards as they were before. Where the slot of one was given to another
+    /// node without its keys, the mark is missing there.
+    async fn add_marks(
+        &self,
+        denylist: &Arc<RedisStore>,
+        acknowledged: u32,
+        servers: &mut Vec<DenylistServer>,
+    ) {
+        let mut places: Vec<MarkPlace> = self.known.lock().keys().cloned().collect();
+        let is_new = |place: &MarkPlace| {
+            place.0 == denylist.endpoint() && !servers.iter().any(|known| known.place == *place)
+        };
+        places.retain(is_new);
+        for place in places {
+            if let Some(store) = denylist.server_of(&place.1).await {
+                servers.push(DenylistServer {
+                    store,
+                    acknowledged,
+                    place,
+                    mark_alone: true,
                 });
             }
         }
-        servers
     }
 }
 
@@ -213,6 +247,7 @@ struct WatchedServer {
     store: Arc<RedisStore>,
     acknowledged: u32,
     place: MarkPlace,
+    mark_alone: bool,
     known: KnownMarks,
     risks: Vec<Risk>,
     /// The mark cannot be read or written, and the log says so.
@@ -253,6 +288,7 @@ impl WatchedServer {
             store: server.store.clone(),
             acknowledged: server.acknowledged,
             place: server.place.clone(),
+            mark_alone: server.mark_alone,
             known: known.clone(),
             risks: Vec::new(),
             blind: false,
@@ -279,17 +315,10 @@ impl WatchedServer {
     /// # Errors
     /// [`StoreError`] if the check is incomplete: check again soon. A known loss stays known.
     async fn look(&mut self) -> Result<(), StoreError> {
-        let facts = match self.uninformed {
-            true => Facts::default(),
-            false => Facts::ask(&self.store).await?,
+        let mut risks = match self.mark_alone {
+            true => Vec::new(),
+            false => self.server_risks().await?,
         };
-        self.uninformed = facts == Facts::default();
-        let mut risks = Risk::of(&facts, self.acknowledged);
-        if !self.timeless {
-            let offset = inspection::clock_offset(&self.store).await?;
-            self.timeless = offset.is_none();
-            risks.extend(offset.and_then(Risk::of_clock));
-        }
         let is_replica = risks.contains(&Risk::Replica);
         let lost = self.is_lost(is_replica).await;
         let known_lost = self.risks.contains(&Risk::Lost);
@@ -314,6 +343,22 @@ impl WatchedServer {
         };
         self.tell(risks);
         seen
+    }
+
+    /// Returns the risks that do not come from the mark.
+    async fn server_risks(&mut self) -> Result<Vec<Risk>, StoreError> {
+        let facts = match self.uninformed {
+            true => Facts::default(),
+            false => Facts::ask(&self.store).await?,
+        };
+        self.uninformed = facts == Facts::default();
+        let mut risks = Risk::of(&facts, self.acknowledged);
+        if !self.timeless {
+            let offset = inspection::clock_offset(&self.store).await?;
+            self.timeless = offset.is_none();
+            risks.extend(offset.and_then(Risk::of_clock));
+        }
+        Ok(risks)
     }
 
     /// Notes that the server is a replica, so that the gateway has no link to it. A known loss stays known.

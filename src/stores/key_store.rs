@@ -78,12 +78,21 @@ impl KeyStore {
     ) -> Result<Vec<KeyValue>, StoreError> {
         match self {
             KeyStore::Redis(redis) => redis.get_each(reads).await,
-            KeyStore::Memory(memory) => {
-                let reads = reads.into();
-                let found = |read: &KeyRead| read.keys().find_map(|key| memory.get(key));
-                let value = |read: &KeyRead| read.judge(found(read));
-                Ok(reads.iter().map(value).collect())
-            }
+            KeyStore::Memory(memory) => Ok(values_in(memory, &reads.into())),
+        }
+    }
+
+    /// Returns the values of keys as [`KeyStore::get_each`] does, with a result for each: see [`RedisStore::get_apart`].
+    ///
+    /// # Errors
+    /// [`StoreError`] if no key could be read.
+    pub async fn get_apart(
+        &self,
+        reads: Vec<KeyRead>,
+    ) -> Result<Vec<Result<KeyValue, StoreError>>, StoreError> {
+        match self {
+            KeyStore::Redis(redis) => redis.get_apart(reads).await,
+            KeyStore::Memory(memory) => Ok(values_in(memory, &reads).into_iter().map(Ok).collect()),
         }
     }
 
@@ -222,6 +231,11 @@ impl KeyStore {
         }
         Ok(())
     }
+}
+
+fn values_in(memory: &MemoryStore, reads: &[KeyRead]) -> Vec<KeyValue> {
+    let found = |read: &KeyRead| read.keys().find_map(|key| memory.get(key));
+    reads.iter().map(|read| read.judge(found(read))).collect()
 }
 
 async fn write(

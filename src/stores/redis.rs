@@ -54,6 +54,8 @@ pub struct RedisStore {
     route: ServerRoute,
     /// The nodes, if the URL names a cluster: this store has no link of its own then.
     cluster: Option<Cluster>,
+    /// It is a node of a cluster, which may leave it.
+    is_node: bool,
     /// The link may lead to a replica.
     any_role: bool,
     shared: Arc<LinkShared>,
@@ -74,7 +76,7 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`] if TLS is asked for and cannot be set up. An unreachable server is not an error here.
     pub fn new(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
-        Self::with_role(url, dependency, false)
+        Self::with_role(url, dependency, false).map(Arc::new)
     }
 
     /// Builds a store to look at a server, which may be a replica.
@@ -82,14 +84,25 @@ impl RedisStore {
     /// # Errors
     /// As [`RedisStore::new`].
     pub fn to_inspect(url: &RedisUrl, dependency: Dependency) -> Result<Arc<Self>, StoreError> {
-        Self::with_role(url, dependency, true)
+        Self::with_role(url, dependency, true).map(Arc::new)
+    }
+
+    /// Builds a store of a cluster's node, which ends with the node.
+    fn of_node(
+        url: &RedisUrl,
+        dependency: Dependency,
+        any_role: bool,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut store = Self::with_role(url, dependency, any_role)?;
+        store.is_node = true;
+        Ok(Arc::new(store))
     }
 
     fn with_role(
         url: &RedisUrl,
         dependency: Dependency,
         any_role: bool,
-    ) -> Result<Arc<Self>, StoreError> {
+    ) -> Result<Self, StoreError> {
         let route = ServerRoute::new(url).map_err(|error| store_error(dependency, error))?;
         let store = Self {
             endpoint: url.endpoint(),
@@ -97,6 +110,7 @@ impl RedisStore {
             dependency,
             route,
             cluster: { url.is_cluster() }.then(|| Cluster::new(url, dependency, any_role)),
+            is_node: false,
             any_role,
             shared: Arc::new(LinkShared::new()),
             keeper: OnceLock::new(),
@@ -109,7 +123,7 @@ impl RedisStore {
         if Handle::try_current().is_ok() {
             store.keep_connected();
         }
-        Ok(Arc::new(store))
+        Ok(store)
     }
 
     /// Returns `host:port`.
@@ -202,13 +216,30 @@ impl RedisStore {
         let reads = reads.into();
         // On a cluster callers are not gathered: those of a shard that is away would hold up the others.
         if reads.len() > GATHERED || self.is_cluster() {
-            let values = self.get_all(vec![Arc::new(reads)]).await?;
-            return values.into_iter().collect();
+            return self.get_apart(reads).await?.into_iter().collect();
         }
         if reads.is_empty() {
             return Ok(Vec::new());
         }
         self.reads.get(reads, |reads| self.get_all(reads)).await
+    }
+
+    /// Reads keys as [`RedisStore::get_each`] does, with a result for each: on a cluster one shard that is down leaves the keys of
+    /// the others.
+    ///
+    /// # Errors
+    /// [`StoreError`] if no key could be read.
+    pub async fn get_apart(
+        &self,
+        reads: Vec<KeyRead>,
+    ) -> Result<Vec<Result<KeyValue, StoreError>>, StoreError> {
+        let mut values = self.get_all(vec![Arc::new(reads)]).await?;
+        match values.iter().all(Result::is_err) {
+            true => values
+                .pop()
+                .map_or(Ok(Vec::new()), |value| value.map(|_| Vec::new())),
+            false => Ok(values),
+        }
     }
 
     /// Reads for all callers in one round, with a result for each key.
@@ -435,6 +466,15 @@ impl RedisStore {
             };
             tasks::lasting("a link to Redis", keeper.run())
         });
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        if self.is_node {
+            drop(self.keeper.take());
+            metrics::dependency_gone(self.dependency, &self.endpoint);
+        }
     }
 }
 

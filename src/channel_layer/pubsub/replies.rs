@@ -132,6 +132,11 @@ impl Subscriber {
         self.wishes.subscribed(notices.as_bytes())
     }
 
+    /// Returns true if Redis has confirmed the channel of the events whose positions come on `notices`.
+    fn hears_events_of(&self, notices: &[u8]) -> bool {
+        channel_of_notices(notices).is_some_and(|events| self.wishes.subscribed(events))
+    }
+
     fn take_notice(&mut self, channel: &[u8], message: &[u8], read_at: Instant) {
         match GroupNotice::parse(message) {
             Some(GroupNotice::Recorded(position)) => {
@@ -168,12 +173,16 @@ impl Subscriber {
 
     fn confirmed(&mut self, channel: &[u8]) -> Result<(), LinkError> {
         let of_shard = self.misplaced.is_some();
-        for late in self.wishes.confirmed(channel)? {
-            match late.role {
-                // The group's own channel has the same slot, and tells the same.
-                ChannelRole::Notices if of_shard => {}
-                _ if of_shard => late.inbox.push_missed(late.target.clone()),
-                _ => late.inbox.push_gap(GapCause::Link),
+        let late = self.wishes.confirmed(channel)?.iter();
+        let late: Vec<_> = late
+            .map(|late| (late.role, late.inbox.clone(), late.target.clone()))
+            .collect();
+        for (role, inbox, target) in late {
+            match role {
+                // The group's own channel has the same slot, and tells the same once it is confirmed.
+                ChannelRole::Notices if of_shard && !self.hears_events_of(channel) => {}
+                _ if of_shard => inbox.push_missed(target),
+                _ => inbox.push_gap(GapCause::Link),
             }
         }
         if self.denied == 0 {
@@ -211,7 +220,7 @@ impl Subscriber {
             return Err(LinkError::of_reply(text));
         }
         if self.misplaced.is_some() && is_redirection(text) {
-            let channels = self.wishes.redirected()?;
+            let channels = self.wishes.redirected(slot_named(text))?;
             self.pass_on(channels);
             return Ok(());
         }
@@ -253,6 +262,12 @@ fn is_redirection(text: &[u8]) -> bool {
     [&b"MOVED "[..], b"ASK ", b"TRYAGAIN ", b"CLUSTERDOWN "]
         .iter()
         .any(|code| text.starts_with(code))
+}
+
+/// Returns the slot that a redirection names: `MOVED 3999 127.0.0.1:6381`.
+fn slot_named(text: &[u8]) -> Option<u16> {
+    let word = text.split(|byte| *byte == b' ').nth(1)?;
+    str::from_utf8(word).ok()?.parse().ok()
 }
 
 impl From<OutOfStep> for LinkError {

@@ -65,6 +65,11 @@ impl SentCommands {
         })
     }
 
+    /// Returns a channel of the oldest command; `None` if that has none, or there is no command.
+    pub(super) fn next_channel(&self) -> Option<&Bytes> {
+        self.on_the_way.front()?.channels.first()
+    }
+
     /// Takes an error, which answers the oldest command as a whole.
     pub(super) fn take_oldest(&mut self) -> Result<SentCommand, OutOfStep> {
         let command = self.on_the_way.pop_front().ok_or(OutOfStep)?;

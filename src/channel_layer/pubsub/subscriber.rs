@@ -320,6 +320,10 @@ impl Session for Subscriber {
     }
 
     fn lost(&mut self, _: GapCause) {
+        // A replica may have taken over while the command link to the master still stands.
+        if self.misplaced.is_some() {
+            self.publisher.doubt_cluster();
+        }
         self.announced = None;
         self.wishes.link_lost();
     }

@@ -4,6 +4,7 @@
 //! channel's slot. When slots move, a channel is subscribed on its new shard before the old one is told to end it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +56,8 @@ struct WishedRoute {
     target: Target,
     role: ChannelRole,
     heard: Option<Heard>,
+    /// The shard of [`WishedChannel::at`] has been asked for it.
+    asked: bool,
 }
 
 #[derive(Default)]
@@ -63,6 +66,8 @@ struct WishedChannel {
     waiters: Vec<Waiter>,
     /// The `host:port` of the shard that has been asked for it.
     at: Option<Arc<str>>,
+    /// The number of the question whose answer is awaited from `at`.
+    pending: Option<u64>,
     /// The shard that had it before, until `at` has confirmed it.
     before: Option<Arc<str>>,
     /// A shard has confirmed it at least once.
@@ -99,8 +104,9 @@ impl ShardLine {
 /// A shard's answer to a wish for a channel.
 struct Confirmation {
     channel: Bytes,
-    endpoint: Arc<str>,
-    /// `None` if the link was ended.
+    /// The number of the question.
+    question: u64,
+    /// `None` if the link was ended, or the shard does not have the channel.
     outcome: Option<Result<(), ErrorKind>>,
 }
 
@@ -119,6 +125,8 @@ pub(super) struct Switchboard {
     misplacing: mpsc::UnboundedSender<(Arc<str>, Bytes)>,
     /// Channels to place again at the next tick.
     homeless: HashSet<Bytes>,
+    /// The number of questions so far.
+    questions: u64,
 }
 
 impl Switchboard {
@@ -141,6 +149,7 @@ impl Switchboard {
             misplaced,
             misplacing,
             homeless: HashSet::new(),
+            questions: 0,
         }
     }
 
@@ -213,6 +222,7 @@ impl Switchboard {
                         target,
                         role,
                         heard,
+                        asked: false,
                     });
                 }
                 // During an outage handshakes come and give up.
@@ -261,7 +271,12 @@ impl Switchboard {
         let gone: Vec<ShardLine> = self.lines.extract_if(.., |line| !is_here(line)).collect();
         for wish in self.wishes.values_mut() {
             let is_gone = |at: &Arc<str>| gone.iter().any(|line| line.endpoint == *at);
-            wish.at.take_if(|at| is_gone(at));
+            if wish.at.take_if(|at| is_gone(at)).is_some() {
+                wish.pending = None;
+                // Joins ask again, and wait for the shard that takes over.
+                let heard = wish.routes.iter().filter_map(|route| route.heard.as_ref());
+                heard.for_each(|heard| heard.store(false, Ordering::Release));
+            }
             wish.before.take_if(|before| is_gone(before));
         }
         for node in map.shards.iter().filter(|node| node.has_slots()) {
@@ -334,7 +349,19 @@ impl Switchboard {
         {
             older.give_up(channel, &wish.routes);
         }
-        for route in &wish.routes {
+        if moves {
+            wish.routes.iter_mut().for_each(|route| route.asked = false);
+        }
+        let is_known = wish.routes.iter().all(|route| route.asked);
+        if is_known && wish.pending.is_some() {
+            return;
+        }
+        // A link obeys in order, so the answer to the last question is the answer to all. Waiters during an outage share it.
+        let mut last = None;
+        for (at, route) in wish.routes.iter_mut().enumerate() {
+            if std::mem::replace(&mut route.asked, true) && !(is_known && at == 0) {
+                continue;
+            }
             let (waiter, answer) = oneshot::channel();
             line.order(SubscriberOrder::Subscribe {
                 attachment: route.attachment,
@@ -345,23 +372,28 @@ impl Switchboard {
                 missed,
                 waiter,
             });
-            let (channel, endpoint) = (channel.clone(), line.endpoint.clone());
-            self.confirmations.push(Box::pin(async move {
-                Confirmation {
-                    channel,
-                    endpoint,
-                    outcome: answer.await.ok(),
-                }
-            }));
+            last = Some(answer);
         }
+        let Some(answer) = last else { return };
+        self.questions += 1;
+        let (channel, question) = (channel.clone(), self.questions);
+        wish.pending = Some(question);
+        self.confirmations.push(Box::pin(async move {
+            Confirmation {
+                channel,
+                question,
+                outcome: answer.await.ok(),
+            }
+        }));
     }
 
     /// Notes that a shard does not have a channel. The next map tells which one has it.
     fn unplace(&mut self, endpoint: &str, channel: Bytes) {
         self.cluster.doubt_cluster();
-        if let Some(wish) = self.wishes.get(&channel)
+        if let Some(wish) = self.wishes.get_mut(&channel)
             && wish.at.as_deref() == Some(endpoint)
         {
+            wish.pending = None;
             self.homeless.insert(channel);
         }
     }
@@ -379,15 +411,20 @@ impl Switchboard {
     fn confirm(&mut self, confirmation: Confirmation) {
         let Confirmation {
             channel,
-            endpoint,
+            question,
             outcome,
         } = confirmation;
-        let (Some(wish), Some(outcome)) = (self.wishes.get_mut(&channel), outcome) else {
+        let Some(wish) = self.wishes.get_mut(&channel) else {
             return;
         };
-        if wish.at.as_ref() != Some(&endpoint) {
+        if wish
+            .pending
+            .take_if(|pending| *pending == question)
+            .is_none()
+        {
             return;
         }
+        let Some(outcome) = outcome else { return };
         for waiter in std::mem::take(&mut wish.waiters) {
             let _caller_is_gone = waiter.send(outcome).is_err();
         }
@@ -395,7 +432,8 @@ impl Switchboard {
             return;
         }
         wish.confirmed = true;
-        let before = wish.before.take().filter(|before| *before != endpoint);
+        let before = wish.before.take();
+        let before = before.filter(|before| wish.at.as_ref() != Some(before));
         if let Some(line) = before.and_then(|before| line_at(&self.lines, &before)) {
             line.give_up(&channel, &wish.routes);
         }

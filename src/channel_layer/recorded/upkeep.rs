@@ -116,10 +116,12 @@ impl RulesAtHost {
             self.write(&self.store.clone(), write).await?;
         }
         // Each master of a cluster has scripts and functions of its own.
+        let mut looked = Ok(());
         for server in self.store.servers().await {
-            self.look_at_functions(&server).await?;
+            // One that is away leaves the others to be looked at.
+            looked = looked.and(self.look_at_functions(&server).await);
         }
-        Ok(())
+        looked
     }
 
     async fn look_at_functions(&mut self, server: &RedisStore) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ pub(crate) fn absent() -> Vec<Absent> {
         name,
         why: Why::Left(reason),
     };
-    let cluster = "tests/gateway/outside/cluster.rs::a_cluster_loses_nothing_unsaid_while_slots_move_and_a_master_dies";
+    let cluster = "tests/gateway/outside/cluster/mod.rs::a_cluster_loses_nothing_unsaid_while_slots_move_and_a_master_dies";
     vec![
         held(
             13,

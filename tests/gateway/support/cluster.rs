@@ -1,5 +1,7 @@
 //! A Redis Cluster of three masters with a replica each.
 
+use std::path::Path;
+
 use redis::FromRedisValue;
 
 use super::ports::free_port;
@@ -9,10 +11,32 @@ use super::{PATIENCE, RedisServer, eventually};
 /// Milliseconds after which a node that does not answer counts as failed. Shorter ones make live nodes fail on a busy machine.
 const NODE_TIMEOUT: &str = "3000";
 
-/// All six processes.
+/// Options of every node. A shard that is down leaves the others in service, and a replica takes over however old its data is.
+const OPTIONS: [&str; 10] = [
+    "--cluster-enabled",
+    "yes",
+    "--cluster-node-timeout",
+    NODE_TIMEOUT,
+    "--cluster-require-full-coverage",
+    "no",
+    "--cluster-replica-validity-factor",
+    "0",
+    "--repl-diskless-sync-delay",
+    "0",
+];
+
+/// All its processes.
 pub(crate) struct Cluster {
-    /// The first three are the masters at the start.
+    /// The first three are the masters at the start, the next three their replicas.
     pub(crate) nodes: Vec<RedisServer>,
+    /// The ports for TLS of the nodes, if they have one.
+    pub(crate) tls: Vec<u16>,
+}
+
+/// A node that belongs to no cluster yet, with more options.
+pub(crate) async fn node(more: &[&str]) -> RedisServer {
+    let bus = free_port().to_string();
+    RedisServer::with(&[&OPTIONS[..], &["--cluster-port", &bus], more].concat()).await
 }
 
 impl Cluster {
@@ -20,28 +44,69 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let mut nodes = Vec::new();
         for _ in 0..6 {
-            let bus = free_port().to_string();
-            let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-            let times = ["--cluster-node-timeout", NODE_TIMEOUT];
-            // A shard that is down leaves the others in service, and a replica takes over however old its data is.
-            let service = [
-                "--cluster-require-full-coverage",
-                "no",
-                "--cluster-replica-validity-factor",
-                "0",
-                "--repl-diskless-sync-delay",
-                "0",
-            ];
-            nodes.push(RedisServer::with(&[&options[..], &times, &service].concat()).await);
+            nodes.push(node(&[]).await);
         }
         let addresses: Vec<String> = nodes.iter().map(RedisServer::endpoint).collect();
-        Program::new("redis-cli", find_program("redis-cli"))
+        let cluster = Self {
+            nodes,
+            tls: Vec::new(),
+        };
+        cluster.form(&addresses, &[]).await
+    }
+
+    /// As [`Cluster::start`], with TLS between nodes and for clients by a certificate for `localhost`, the name that every node
+    /// announces. The plain ports stay, for the tests.
+    pub(crate) async fn secured(certificates: &Path) -> Self {
+        let file = |name: &str| certificates.join(name).display().to_string();
+        let (certificate, key, authority) =
+            (file("server.pem"), file("server.key"), file("ca.pem"));
+        let (mut nodes, mut tls) = (Vec::new(), Vec::new());
+        for _ in 0..6 {
+            let port = free_port();
+            let files = [
+                "--tls-cert-file",
+                &certificate,
+                "--tls-key-file",
+                &key,
+                "--tls-ca-cert-file",
+                &authority,
+                "--tls-auth-clients",
+                "no",
+            ];
+            let port_text = port.to_string();
+            let links = [
+                "--tls-port",
+                &port_text,
+                "--tls-cluster",
+                "yes",
+                "--tls-replication",
+                "yes",
+            ];
+            let name = [
+                "--cluster-announce-hostname",
+                "localhost",
+                "--cluster-preferred-endpoint-type",
+                "hostname",
+            ];
+            nodes.push(node(&[&files[..], &links, &name].concat()).await);
+            tls.push(port);
+        }
+        let addresses: Vec<String> = { tls.iter() }
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        let cluster = Self { nodes, tls };
+        cluster
+            .form(&addresses, &["--tls", "--cacert", &authority])
+            .await
+    }
+
+    async fn form(self, addresses: &[String], login: &[&str]) -> Self {
+        cli(login)
             .args(["--cluster", "create"])
-            .args(&addresses)
+            .args(addresses)
             .args(["--cluster-replicas", "1", "--cluster-yes"])
             .run();
-        let cluster = Self { nodes };
-        for node in &cluster.nodes {
+        for node in &self.nodes {
             eventually(4 * PATIENCE, "the cluster is whole", async || {
                 let state: String = node.command(&["CLUSTER", "INFO"]).await;
                 let known: String = node.command(&["CLUSTER", "NODES"]).await;
@@ -56,7 +121,64 @@ impl Cluster {
             })
             .await;
         }
-        cluster
+        self
+    }
+
+    /// Adds an empty master; returns its place among the nodes.
+    pub(crate) async fn add_node(&mut self) -> usize {
+        let new = node(&[]).await;
+        cli(&[])
+            .args([
+                "--cluster",
+                "add-node",
+                &new.endpoint(),
+                &self.nodes[0].endpoint(),
+            ])
+            .run();
+        self.nodes.push(new);
+        for node in &self.nodes {
+            eventually(PATIENCE, "every node knows the new one", async || {
+                let state: String = node.command(&["CLUSTER", "INFO"]).await;
+                let known = format!("cluster_known_nodes:{}", self.nodes.len());
+                match state.contains(&known) && state.contains("cluster_state:ok") {
+                    true => Ok(()),
+                    false => Err(state),
+                }
+            })
+            .await;
+        }
+        self.nodes.len() - 1
+    }
+
+    /// Removes the last node, which has no slots, and ends it.
+    pub(crate) async fn remove_last(&mut self) {
+        let last = self.nodes.pop().expect("a cluster has nodes");
+        let id: String = last.command(&["CLUSTER", "MYID"]).await;
+        cli(&[])
+            .args(["--cluster", "del-node", &self.nodes[0].endpoint(), &id])
+            .run();
+        last.kill();
+    }
+
+    /// Makes a replica of this master the master, by hand; returns its place among the nodes.
+    pub(crate) async fn promote_replica_of(&self, master: usize) -> usize {
+        let id: String = self.nodes[master].command(&["CLUSTER", "MYID"]).await;
+        let replicas: Vec<String> = self.nodes[0].command(&["CLUSTER", "REPLICAS", &id]).await;
+        let is_named = |node: &RedisServer| {
+            let mut replicas = replicas.iter();
+            replicas.any(|line| line.contains(&node.endpoint()))
+        };
+        let replica = self
+            .nodes
+            .iter()
+            .position(is_named)
+            .expect("it has a replica");
+        said(
+            &self.nodes[replica],
+            &["CLUSTER", "FAILOVER"].map(str::to_owned),
+        )
+        .await;
+        replica
     }
 
     /// Its URL, by the first and the last node.
@@ -120,6 +242,11 @@ impl Cluster {
             said(node, &set("NODE", &target_id)).await;
         }
     }
+}
+
+/// `redis-cli`, with these options.
+fn cli(login: &[&str]) -> Program {
+    Program::new("redis-cli", find_program("redis-cli")).args(login)
 }
 
 async fn said(node: &RedisServer, words: &[String]) {

@@ -90,6 +90,11 @@ impl RedisServer {
 
     /// A running server of an old version, as `tests/run` takes it from a package of Python.
     pub(crate) async fn old(version: &str) -> Self {
+        Self::old_with(version, &[]).await
+    }
+
+    /// As `old`, with further options.
+    pub(crate) async fn old_with(version: &str, options: &[&str]) -> Self {
         let folder = std::env::var_os("LOCKGATE_TEST_OLD_REDIS").map_or_else(
             || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/old_redis"),
             PathBuf::from,
@@ -102,6 +107,7 @@ impl RedisServer {
         );
         let server = Self {
             program,
+            more: options.iter().map(|&option| option.to_owned()).collect(),
             ..Self::absent()
         };
         server.restart().await;

@@ -176,22 +176,22 @@ proptest! {
     }
 }
 
+fn route(inbox: &Arc<Inbox>) -> ChannelRoute {
+    ChannelRoute {
+        attachment: 0,
+        inbox: inbox.clone(),
+        target: Target::Group("g".into()),
+        role: ChannelRole::Events,
+        heard: None,
+    }
+}
+
 #[test]
 fn names_go_in_batches() {
     let (mut wishes, inbox) = (Subscriptions::default(), inbox());
     for number in 0..1201 {
-        let route = ChannelRoute {
-            attachment: 0,
-            inbox: inbox.clone(),
-            target: Target::Group("g".into()),
-            role: ChannelRole::Events,
-            heard: None,
-        };
-        wishes.want(
-            &Bytes::from(format!("c{number}")),
-            route,
-            oneshot::channel().0,
-        );
+        let name = Bytes::from(format!("c{number}"));
+        wishes.want(&name, route(&inbox), oneshot::channel().0);
     }
     let mut out = BytesMut::new();
     wishes.flush(&mut out);
@@ -208,4 +208,55 @@ fn an_answer_without_a_command_is_an_error() {
     assert_eq!(wishes.ended(b"c"), Err(OutOfStep));
     assert_eq!(wishes.ponged(), Err(OutOfStep));
     assert_eq!(wishes.failed(ErrorKind::Other), Err(OutOfStep));
+}
+
+/// A link to a shard on which these channels are wanted and confirmed.
+fn of_shard(names: &[&'static str]) -> Subscriptions {
+    let (mut wishes, inbox) = (Subscriptions::sharded(), inbox());
+    for name in names {
+        let name = Bytes::from_static(name.as_bytes());
+        wishes.want(&name, route(&inbox), oneshot::channel().0);
+    }
+    wishes.flush(&mut BytesMut::new());
+    for name in names {
+        assert!(wishes.confirmed(name.as_bytes()).is_ok());
+    }
+    wishes
+}
+
+/// A group is left while its slot moves: the server ends the channel by itself, and then refuses our command for it.
+#[test]
+fn the_refusal_of_an_unsubscribe_whose_channel_the_server_has_ended_answers_nothing_else() {
+    let mut wishes = of_shard(&["left", "stays"]);
+    let mut out = BytesMut::new();
+    wishes.unwant(&Bytes::from_static(b"left"), 0);
+    wishes.flush(&mut out);
+    wishes.ping(&mut out);
+    // The push comes first, and looks like the answer.
+    assert_eq!(wishes.ended(b"left"), Ok(None));
+    let slot = Some(slot_of(b"left"));
+    assert_eq!(wishes.redirected(slot), Ok(Vec::new()));
+    assert_eq!(wishes.ponged(), Ok(()));
+    assert!(wishes.subscribed(b"stays"));
+    // The same with nothing on its way, and a push for a channel that is forgotten.
+    assert_eq!(wishes.redirected(slot), Ok(Vec::new()));
+    assert_eq!(wishes.ended(b"left"), Ok(None));
+}
+
+/// A channel whose slot moves has no waiters here: they wait for the shard that gets it.
+#[test]
+fn a_channel_that_the_shard_does_not_have_lets_its_waiters_go() {
+    let mut wishes = of_shard(&["moves"]);
+    assert_eq!(
+        wishes.ended(b"moves"),
+        Ok(Some(Bytes::from_static(b"moves")))
+    );
+    assert!(!wishes.subscribed(b"moves"));
+    let mut out = BytesMut::new();
+    let (waiter, mut answer) = oneshot::channel();
+    wishes.want(&Bytes::from_static(b"moves"), route(&inbox()), waiter);
+    wishes.flush(&mut out);
+    let moved = wishes.redirected(Some(slot_of(b"moves")));
+    assert_eq!(moved, Ok(vec![Bytes::from_static(b"moves")]));
+    assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
 }

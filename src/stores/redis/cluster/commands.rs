@@ -113,7 +113,7 @@ impl Cluster {
         again: bool,
     ) -> Vec<RedisResult<Value>> {
         let mut answers: Vec<RedisResult<Value>> = Vec::new();
-        answers.resize_with(commands.len(), || Ok(Value::Nil));
+        answers.resize_with(commands.len(), || Err(other("no answer from a node")));
         let mut map = self.map().await;
         let until = Instant::now() + FOLLOW_LIMIT;
         let mut repeats = again;

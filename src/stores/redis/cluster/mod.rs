@@ -19,7 +19,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::metrics;
 use crate::tasks::{self, Task};
 
 use super::RedisStore;
@@ -41,6 +40,10 @@ mod topology;
 const READ_EVERY: Duration = Duration::from_secs(60);
 /// The shortest time between two reads. A slot that moves redirects many commands at once.
 const READ_PAUSE: Duration = Duration::from_millis(25);
+/// The longest time between a redirection and the next read. Reads that bring no change double the pause up to it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// A master that has not answered for so long may have been replaced, although its link stands. It is asked every second.
+const SILENT: Duration = Duration::from_secs(3);
 /// The most masters that are asked for the map in one read. The answer of most of them counts: while a failover or a move of
 /// slots spreads, one may still give the old map.
 const ASKED: usize = 5;
@@ -63,7 +66,7 @@ struct ClusterShared {
     /// Nodes may be replicas: the cluster is only looked at.
     any_role: bool,
     map: watch::Sender<Arc<ClusterMap>>,
-    /// Counts the links to nodes, and the changes of the map.
+    /// Counts the links to nodes.
     links: watch::Sender<u64>,
     /// Asks for the map to be read.
     stale: Notify,
@@ -122,7 +125,8 @@ impl ClusterMap {
             let owner = self.owner(slot_of(number.to_string().as_bytes()));
             owner.is_some_and(|owner| Arc::ptr_eq(&owner.store, &node.store))
         };
-        (0..u32::MAX).find(is_here).unwrap_or_default()
+        // Each slot has a number far below.
+        (0..1 << 20).find(is_here).unwrap_or_default()
     }
 
     fn at(&self, address: &NodeAddress) -> Option<&ShardNode> {
@@ -132,7 +136,8 @@ impl ClusterMap {
     fn is_whole(&self) -> bool {
         let mut serving = self.shards.iter().filter(|node| node.has_slots());
         self.owners.iter().all(Option::is_some)
-            && serving.all(|node| node.store.link_number().is_some())
+            && serving
+                .all(|node| node.store.link_number().is_some() && node.store.silent_for() < SILENT)
     }
 }
 
@@ -185,7 +190,7 @@ impl Cluster {
         self.shared.stale.notify_one();
     }
 
-    /// Returns the number of the newest link to a node; `None` while there is no map.
+    /// Returns the number of links to nodes so far; `None` while there is no map.
     pub(super) fn link_number(&self) -> Option<u64> {
         let known = !self.shared.map.borrow().shards.is_empty();
         known.then(|| *self.shared.links.borrow())
@@ -214,13 +219,17 @@ async fn keep(shared: Arc<ClusterShared>) -> Infallible {
     let mut standing = LinkStanding::new(shared.dependency, &endpoint, WORDS);
     let mut backoff = Backoff::default();
     let (mut is_up, mut seen) = (false, Vec::new());
+    let mut brake = READ_PAUSE;
     loop {
         match shared.read().await {
             Ok(topology) => {
                 if !std::mem::replace(&mut is_up, true) {
                     standing.up();
                 }
-                shared.take(topology);
+                brake = match shared.take(topology) {
+                    true => READ_PAUSE,
+                    false => LONGEST_PAUSE.min(2 * brake),
+                };
             }
             Err(error) => {
                 is_up = false;
@@ -254,7 +263,7 @@ async fn keep(shared: Arc<ClusterShared>) -> Infallible {
                 }
             }
         }
-        sleep(READ_PAUSE).await;
+        sleep(brake).await;
     }
 }
 
@@ -276,15 +285,14 @@ impl ClusterShared {
         let asked = linked.take(ASKED).map(|node| self.ask_master(node));
         let mut votes: Vec<(Topology, usize)> = Vec::new();
         for topology in join_all(asked).await.into_iter().flatten() {
-            match votes.iter_mut().find(|(known, _)| *known == topology) {
+            let is_alike = |known: &Topology| known.serves_as(topology.shards.iter());
+            match votes.iter_mut().find(|(known, _)| is_alike(known)) {
                 Some((_, count)) => *count += 1,
                 None => votes.push((topology, 1)),
             }
         }
-        let is_present = |topology: &Topology| {
-            let shards = topology.shards.iter();
-            shards.eq(map.shards.iter().map(|node| &node.shard))
-        };
+        let is_present =
+            |topology: &Topology| topology.serves_as(map.shards.iter().map(|node| &node.shard));
         // Between two answers the present map stays, until another node has learned of the change.
         let best = votes
             .into_iter()
@@ -342,15 +350,15 @@ impl ClusterShared {
             .ok_or_else(|| other("the answer to CLUSTER SHARDS names no master with slots"))
     }
 
-    /// Takes a map. Nodes that were known keep their links.
-    fn take(&self, topology: Topology) {
+    /// Takes a map, and returns true if it is another one. Nodes that were known keep their links.
+    fn take(&self, topology: Topology) -> bool {
         let before = self.map.borrow().clone();
         self.hints.lock().clear();
         let shards = before.shards.iter().map(|node| &node.shard);
         if before.failure.is_none() && shards.eq(&topology.shards) {
-            return;
+            return false;
         }
-        let owners = topology.owners();
+        let mut served = Topology::default();
         let mut shards = Vec::with_capacity(topology.shards.len());
         for shard in topology.shards {
             let store = match before.at(&shard.master) {
@@ -358,18 +366,15 @@ impl ClusterShared {
                 None => self.store_at(&shard.master),
             };
             match store {
-                Ok(store) => shards.push(ShardNode { shard, store }),
+                Ok(store) => {
+                    served.shards.push(shard.clone());
+                    shards.push(ShardNode { shard, store });
+                }
                 // The same settings made the link that brought the map.
                 Err(error) => {
                     tracing::error!(%error, "No link to a node of the cluster can be made")
                 }
             }
-        }
-        for gone in before.shards.iter().filter(|gone| {
-            let stays = |node: &ShardNode| Arc::ptr_eq(&node.store, &gone.store);
-            !shards.iter().any(stays)
-        }) {
-            metrics::dependency_gone(self.dependency, gone.store.endpoint());
         }
         tracing::info!(
             redis.endpoint = self.url.endpoint(),
@@ -378,18 +383,14 @@ impl ClusterShared {
         );
         self.map.send_replace(Arc::new(ClusterMap {
             shards,
-            owners,
+            owners: served.owners(),
             failure: None,
         }));
-        self.links.send_modify(|links| *links += 1);
+        true
     }
 
     fn store_at(&self, (host, port): &NodeAddress) -> Result<Arc<RedisStore>, StoreError> {
-        let url = self.url.at(host, *port);
-        match self.any_role {
-            true => RedisStore::to_inspect(&url, self.dependency),
-            false => RedisStore::new(&url, self.dependency),
-        }
+        RedisStore::of_node(&self.url.at(host, *port), self.dependency, self.any_role)
     }
 
     /// Notes that the map could not be read. The last one stays in use.

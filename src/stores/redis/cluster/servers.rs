@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{ClusterMap, LinkState};
+use super::{ClusterMap, LinkState, slot_of};
 use crate::stores::redis::RedisStore;
 
 impl RedisStore {
@@ -23,6 +23,13 @@ impl RedisStore {
         let serving = map.shards.iter().filter(|node| node.has_slots());
         let numbered = serving.map(|node| (node.store.clone(), Some(map.number_in(node))));
         numbered.collect()
+    }
+
+    /// Returns the master of a cluster that has a key; `None` for one server, and while no node serves the slot.
+    pub async fn server_of(&self, key: &str) -> Option<Arc<Self>> {
+        let map = self.cluster.as_ref()?.map().await;
+        let node = map.owner(slot_of(key.as_bytes()))?;
+        Some(node.store.clone())
     }
 
     /// Returns a receiver of the shards of a cluster; `None` for one server.

@@ -43,6 +43,15 @@ impl Topology {
         has_slots.then_some(Self { shards })
     }
 
+    /// Returns true if the same masters have the same slots in both. Replicas may differ: nodes learn of them at different
+    /// times, and no command goes to them.
+    pub(super) fn serves_as<'a>(&self, shards: impl Iterator<Item = &'a Shard>) -> bool {
+        let served = |shard: &'a Shard| (&shard.master, &shard.slots);
+        { self.shards.iter() }
+            .map(|shard| (&shard.master, &shard.slots))
+            .eq(shards.map(served))
+    }
+
     /// Returns the index of the shard of each slot.
     pub(super) fn owners(&self) -> Box<[Option<u16>]> {
         let mut owners = vec![None; usize::from(SLOTS)];
@@ -84,16 +93,18 @@ fn read_shard(shard: &Value, asked: &str, tls: bool) -> Option<Shard> {
 }
 
 fn read_node(node: &Value, asked: &str, tls: bool) -> Option<ShardMember> {
-    let text = |name: &str| {
-        let text = String::from_redis_value_ref(field(node, name)?).ok()?;
-        Some(text).filter(|text| !text.is_empty() && text != "?")
-    };
+    let text = |name: &str| String::from_redis_value_ref(field(node, name)?).ok();
     let port = match tls {
         true => field(node, "tls-port").or_else(|| field(node, "port")),
         false => field(node, "port"),
     };
-    // `endpoint` is what the node wants clients to use: its address, or a hostname that it announces.
-    let host = text("endpoint").or_else(|| text("ip"));
+    // `endpoint` is what the node wants clients to use: its address, or a hostname that it announces. It is empty if that is the
+    // host by which the client has reached the cluster, and `?` if the node has no hostname.
+    let host = match text("endpoint").as_deref() {
+        Some("") => None,
+        None | Some("?") => text("ip").filter(|ip| !ip.is_empty()),
+        Some(endpoint) => Some(endpoint.to_owned()),
+    };
     let host = host.unwrap_or_else(|| asked.to_owned());
     Some(ShardMember {
         address: (host, u16::from_redis_value_ref(port?).ok()?),
@@ -169,7 +180,7 @@ mod tests {
         let topology = Topology::read(&answer, "asked", false).unwrap();
         let masters = topology.shards.iter().map(|shard| shard.master.clone());
         let masters: Vec<_> = masters.collect();
-        let expected = [("10.0.0.1", 7), ("10.0.0.1", 9), ("b", 3)];
+        let expected = [("10.0.0.1", 7), ("asked", 9), ("b", 3)];
         assert_eq!(
             masters,
             expected.map(|(host, port)| (host.to_owned(), port))
@@ -183,6 +194,12 @@ mod tests {
         );
         let tls = Topology::read(&answer, "asked", true).unwrap();
         assert_eq!(tls.shards[2].master.1, 4);
+        assert!(!topology.serves_as(tls.shards.iter()));
+        let mut alone = topology.clone();
+        alone.shards[2].replicas.clear();
+        assert!(topology.serves_as(alone.shards.iter()));
+        alone.shards[2].slots.pop();
+        assert!(!topology.serves_as(alone.shards.iter()));
     }
 
     #[test]
