@@ -18,6 +18,8 @@ use super::super::target::Target;
 use super::sent::{CommandKind, OutOfStep, SentCommands};
 use crate::stores::redis::cluster::slot_of;
 
+mod refusals;
+
 /// Channel names per command: many, so that the number of commands does not matter; few enough that Redis answers other
 /// clients in between.
 const BATCH: usize = 500;
@@ -87,15 +89,6 @@ impl Channel {
         // With commands unanswered, a confirmation may belong to an earlier SUBSCRIBE that an UNSUBSCRIBE follows.
         self.said == Some(true) && self.unanswered == 0
     }
-}
-
-/// The owners of channels that Redis refused.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct RefusedChannels {
-    /// The layers concerned, one entry per channel.
-    pub(super) attachments: Vec<u64>,
-    /// The link's own channel.
-    pub(super) own: bool,
 }
 
 /// The subscriptions of one link.
@@ -335,69 +328,6 @@ impl Subscriptions {
         Ok(if late { &channel.routes } else { &[] })
     }
 
-    /// Takes the confirmation of an UNSUBSCRIBE. Returns the channel if the server has ended it by itself, because its slot has
-    /// moved to another node.
-    pub(super) fn ended(&mut self, name: &[u8]) -> Result<Option<Bytes>, OutOfStep> {
-        if self.sharded && !self.sent.ends_next(name) {
-            // One that is forgotten here needs no other place.
-            let name = self.name(name);
-            if let Some(name) = &name {
-                self.misplaced(name);
-            }
-            return Ok(name);
-        }
-        self.sent.answered(CommandKind::Unsubscribe)?;
-        let channel = self.channels.get_mut(name).ok_or(OutOfStep)?;
-        channel.unanswered = channel.unanswered.checked_sub(1).ok_or(OutOfStep)?;
-        let name = Bytes::copy_from_slice(name);
-        self.settle(&name);
-        Ok(None)
-    }
-
-    /// Takes an error as the answer to the oldest command: another node has the slot of its channels, or none has it at the
-    /// moment. Returns the channels that are wanted. `slot` is the one that the error names.
-    pub(super) fn redirected(&mut self, slot: Option<u16>) -> Result<Vec<Bytes>, OutOfStep> {
-        // The server ends the channels of a slot that moves by itself. That looks like the answer to an UNSUBSCRIBE on its way;
-        // the command's own answer, this error, comes later and belongs to no command any more.
-        let next = self.sent.next_channel().map(|channel| slot_of(channel));
-        if slot.is_some() && slot != next {
-            return Ok(Vec::new());
-        }
-        let command = self.sent.take_oldest()?;
-        let mut wanted = Vec::new();
-        for name in command.channels {
-            let Some(channel) = self.channels.get_mut(&name) else {
-                continue;
-            };
-            channel.unanswered = channel.unanswered.saturating_sub(1);
-            if channel.unanswered > 0 || command.kind != CommandKind::Subscribe {
-                self.settle(&name);
-                continue;
-            }
-            self.misplaced(&name);
-            wanted.push(name);
-        }
-        Ok(wanted)
-    }
-
-    /// Notes that this link does not hear a channel, and why: its slot is elsewhere. It is asked for again by the next wish, or
-    /// with the refused channels.
-    fn misplaced(&mut self, name: &Bytes) {
-        if let Some(channel) = self.channels.get_mut(name) {
-            channel.said = None;
-            channel.refused = true;
-            channel.late |= channel.confirmed;
-            // The switchboard asks again, with waiters of its own.
-            channel.waiters.clear();
-            channel
-                .routes
-                .iter()
-                .for_each(|route| route.set_heard(false));
-            self.refused.push(name.clone());
-        }
-        self.settle(name);
-    }
-
     /// Forgets a channel that is neither wanted nor subscribed and has no unanswered command.
     fn settle(&mut self, name: &Bytes) {
         let done = |channel: &Channel| {
@@ -405,65 +335,6 @@ impl Subscriptions {
         };
         if self.channels.get(name).is_some_and(done) {
             self.channels.remove(name);
-        }
-    }
-
-    /// Takes an error as the answer to the oldest command. Returns the owners of refused channels.
-    ///
-    /// One name without permission refuses its whole batch, also the names of other tenants. The batch is sent again in
-    /// halves until the name stands alone. Other errors concern the server, and the whole batch is sent again later.
-    pub(super) fn failed(&mut self, kind: ErrorKind) -> Result<RefusedChannels, OutOfStep> {
-        let command = self.sent.take_oldest()?;
-        let subscribe = command.kind == CommandKind::Subscribe;
-        for name in &command.channels {
-            if let Some(channel) = self.channels.get_mut(name) {
-                channel.unanswered = channel.unanswered.saturating_sub(1);
-                if subscribe && channel.unanswered == 0 && channel.said == Some(true) {
-                    channel.said = None;
-                }
-            }
-        }
-        if subscribe && kind == ErrorKind::Permission && command.channels.len() > 1 {
-            let (left, right) = command.channels.split_at(command.channels.len() / 2);
-            for half in [left, right] {
-                if command.recovery {
-                    self.sent.expect_recovery();
-                }
-                self.parts.push((half.to_vec(), command.recovery));
-            }
-            return Ok(RefusedChannels::default());
-        }
-        let mut refused = RefusedChannels::default();
-        for name in command.channels {
-            let Some(channel) = self.channels.get_mut(&name) else {
-                continue;
-            };
-            if subscribe && channel.said.is_none() {
-                channel.refused = true;
-                channel.late |= channel.confirmed;
-                refused.own |= channel.own;
-                let attachments = channel.routes.iter().map(|route| route.attachment);
-                refused.attachments.extend(attachments);
-                if kind == ErrorKind::Permission {
-                    for waiter in std::mem::take(&mut channel.waiters) {
-                        tell(waiter, Err(kind));
-                    }
-                }
-                self.refused.push(name);
-            } else {
-                self.settle(&name);
-            }
-        }
-        Ok(refused)
-    }
-
-    /// Repeats the wishes that were refused.
-    pub(super) fn retry_refused(&mut self) {
-        for name in std::mem::take(&mut self.refused) {
-            if let Some(channel) = self.channels.get_mut(&name) {
-                channel.refused = false;
-                mark_changed(&mut self.changed, &name, channel);
-            }
         }
     }
 

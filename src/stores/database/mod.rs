@@ -15,6 +15,7 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{MySqlPool, SqlitePool};
 
 use self::budget::Gate;
+use self::columns::missing_column;
 use self::link::{Ask, AskError, Health, ValueFault};
 use self::pooler::PoolerAware;
 use self::url::DriverOptions;
@@ -31,6 +32,7 @@ pub use self::url::DatabaseUrl;
 pub use self::user_query::{UserQuery, UserRow};
 
 mod budget;
+mod columns;
 mod inspection;
 mod link;
 mod mysql;
@@ -274,98 +276,6 @@ impl Database {
             .ok_or_else(|| refused(nothing()))
     }
 
-    async fn table_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
-        let Some((schema, table)) = query.table() else {
-            return Ok(Columns::default());
-        };
-        let text = |text: &str| statement::Bind::Text(text.to_owned());
-        let (sql, binds) = match (self.dialect(), schema) {
-            (Dialect::Postgres, schema) => {
-                let schema = schema.map(|schema| format!("\"{schema}\"."));
-                let name = format!("{}\"{table}\"", schema.unwrap_or_default());
-                // The catalogue also lists columns that the role may not read.
-                let sql = "SELECT attname::text, has_column_privilege(attrelid, attnum, 'SELECT'), \
-                           atttypid::regtype::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
-                           AND attnum > 0 AND NOT attisdropped";
-                (sql, vec![text(&name)])
-            }
-            (Dialect::MySql, None) => (
-                "SELECT column_name FROM information_schema.columns \
-                 WHERE table_schema = DATABASE() AND table_name = ?",
-                vec![text(table)],
-            ),
-            (Dialect::MySql, Some(schema)) => (
-                "SELECT column_name FROM information_schema.columns \
-                 WHERE table_schema = ? AND table_name = ?",
-                vec![text(schema), text(table)],
-            ),
-            (Dialect::Sqlite, None) => ("SELECT name FROM pragma_table_info(?)", vec![text(table)]),
-            (Dialect::Sqlite, Some(schema)) => (
-                "SELECT name FROM pragma_table_info(?, ?)",
-                vec![text(table), text(schema)],
-            ),
-        };
-        let rows = self.ask("columns", sql.to_owned(), binds).await?;
-        let mut columns = Columns::default();
-        for row in rows {
-            let Some(name) = row.first().and_then(|(_, value)| value.as_text()) else {
-                continue;
-            };
-            let readable = row.get(1).and_then(|(_, value)| value.as_bool());
-            if query.is_field(name) {
-                let kind = row.get(2).and_then(|(_, value)| value.as_text());
-                columns.field_type = kind.map(str::to_owned);
-            }
-            match readable {
-                Some(false) => columns.hidden.push(name.to_owned()),
-                _ => columns.readable.push(name.to_owned()),
-            }
-        }
-        Ok(columns)
-    }
-
-    /// Checks with a query for a probe id that the database answers, and that the columns exist and are readable. Returns the
-    /// columns that become fields.
-    ///
-    /// # Errors
-    /// [`ColumnProblem`] with the missing part.
-    pub async fn check_columns(&self, query: &UserQuery) -> Result<Vec<String>, ColumnProblem> {
-        let columns = match query.table() {
-            Some(_) => {
-                query.forget_plan();
-                self.table_columns(query).await
-            }
-            None => self.query_columns(query).await,
-        };
-        let columns = columns.map_err(|failed| failed.error)?;
-        if let Some(column) = query.missing(&columns.readable) {
-            return Err(missing_column(query, &columns, column));
-        }
-        query.plan(&columns.readable, columns.field_type.as_deref());
-        match self.ask_users(query, &query.binds(&query.probe())).await {
-            // The column has another type than the probe, which a handshake may have too.
-            Err(failed) if failed.value == Some(ValueFault::Parameter) => {}
-            answer => drop(answer.map_err(|failed| failed.error)?),
-        }
-        Ok(query.fields_of(columns.readable))
-    }
-
-    async fn query_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
-        let binds = query.binds(&query.probe());
-        let Some(statement) = query.statement() else {
-            return Ok(Columns::default());
-        };
-        let (sql, binds) = statement.render(|_| binds.clone());
-        let sql = match self.dialect() {
-            Dialect::Postgres => postgres::wrap_rows(&sql),
-            Dialect::MySql | Dialect::Sqlite => sql,
-        };
-        Ok(Columns {
-            readable: self.prepare(sql, binds).await?,
-            ..Columns::default()
-        })
-    }
-
     /// Has the database read a statement without running it. Returns its columns.
     async fn prepare(
         &self,
@@ -485,17 +395,6 @@ pub fn json_truth(json: &str) -> Option<bool> {
     value::SqlValue::from_json(json).as_bool()
 }
 
-/// The columns of a table.
-#[derive(Debug, Default)]
-struct Columns {
-    /// The columns that the database's user may read.
-    readable: Vec<String>,
-    /// The columns that it may not read.
-    hidden: Vec<String>,
-    /// The type of the column that holds the ids, where PostgreSQL says it.
-    field_type: Option<String>,
-}
-
 fn sized<DB: sqlx::Database>(options: PoolOptions<DB>, pool: &PoolConfig) -> PoolOptions<DB> {
     options
         .max_connections(pool.max.max(1))
@@ -524,18 +423,6 @@ fn table_name(query: &UserQuery) -> String {
         Some((Some(schema), table)) => format!("{schema}.{table}"),
         Some((None, table)) => table.to_owned(),
         None => String::new(),
-    }
-}
-
-fn missing_column(query: &UserQuery, columns: &Columns, column: &str) -> ColumnProblem {
-    let (table, column) = (table_name(query), column.to_owned());
-    match query.table() {
-        Some(_) if columns.hidden.contains(&column) => ColumnProblem::NotReadable { table, column },
-        Some(_) if columns.readable.is_empty() && columns.hidden.is_empty() => {
-            ColumnProblem::NoTable { table }
-        }
-        Some(_) => ColumnProblem::NoColumn { table, column },
-        None => ColumnProblem::NotReturned { column },
     }
 }
 
