@@ -1,4 +1,4 @@
-//! The admin listener: liveness, readiness and metrics, on a separate thread.
+//! The admin listener: liveness and readiness, on a separate thread; [`super::scrape`] has its metrics.
 //!
 //! Liveness only checks that the runtime makes progress. A lost Redis must not make an orchestrator kill every replica
 //! with all its sockets.
@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::extract::{FromRef, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::book::TenantBook;
 use super::keys::{ApiKeys, Caller};
+use super::scrape::{self, ScrapeState};
 use crate::config::KeyScope;
 use crate::replica::ReplicaLife;
 use crate::tenant::Tenants;
@@ -68,7 +68,13 @@ pub struct AdminState {
     /// The API keys. An operator's key shows the names of tenants.
     pub api_keys: Arc<ApiKeys>,
     /// The metrics.
-    pub metrics: PrometheusHandle,
+    pub scrapes: ScrapeState,
+}
+
+impl FromRef<AdminState> for ScrapeState {
+    fn from_ref(state: &AdminState) -> Self {
+        state.scrapes.clone()
+    }
 }
 
 /// Makes the routes of the admin listener.
@@ -76,7 +82,8 @@ pub fn router(state: AdminState) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(scrape::replica))
+        .route("/metrics/tenants", get(scrape::tenants))
         .with_state(state)
 }
 
@@ -175,16 +182,6 @@ fn is_operator(api_keys: &ApiKeys, headers: &HeaderMap) -> bool {
         None | Some(Caller::Tenant(_)) => false,
         Some(operator) => operator.has(KeyScope::TenantsRead),
     }
-}
-
-async fn metrics(State(state): State<AdminState>) -> Response {
-    metrics_process::Collector::default().collect();
-    let text = crate::metrics::render(&state.metrics);
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text,
-    )
-        .into_response()
 }
 
 fn no_store() -> [(axum::http::HeaderName, &'static str); 1] {

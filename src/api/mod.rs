@@ -32,6 +32,7 @@ mod problem;
 mod registered;
 mod revocations;
 mod scopes;
+mod scrape;
 mod sends;
 mod tenants;
 mod user_ids;
@@ -45,6 +46,7 @@ use call_rate::CallRate;
 pub use keys::ApiKeys;
 use keys::Caller;
 use problem::ApiProblem;
+pub use scrape::ScrapeState;
 
 /// The most bytes of a body.
 const MAX_BODY: usize = 1024 * 1024;

@@ -65,7 +65,7 @@ problems! {
     TenantNotValid: UNPROCESSABLE_ENTITY, "tenant_not_valid",
         "The configuration of the tenant has mistakes, which the member `mistakes` lists; nothing was changed.";
     PreconditionNotValid: BAD_REQUEST, "precondition_not_valid",
-        "If-Match takes the ETag of a GET, or *; If-None-Match takes * alone; a call has one of the two.";
+        "If-Match takes the ETag of a GET, a list of them, or *; If-None-Match takes * alone; a call has one of the two.";
     PreconditionFailed: PRECONDITION_FAILED, "precondition_failed",
         "The tenant is not in the state that If-Match or If-None-Match asks for: read it again.";
     RegistryUnavailable: SERVICE_UNAVAILABLE, "unavailable",
@@ -90,6 +90,8 @@ problems! {
         "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.";
     QueryNotValid: BAD_REQUEST, "query_not_valid",
         "The query takes limit (1 to 1000) and cursor.";
+    SeriesQueryNotValid: BAD_REQUEST, "query_not_valid",
+        "The query takes limit (1 to 1000) and after, or the name of one tenant as `tenant`.";
     CloseNotValid: BAD_REQUEST, "close_not_valid",
         "A close code must be 1000, 1012 or 3000 to 4999, and a reason must have at most 123 bytes.";
     IdempotencyKeyNotValid: BAD_REQUEST, "idempotency_key_not_valid",

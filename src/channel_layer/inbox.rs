@@ -188,7 +188,7 @@ impl Inbox {
         // asked first, because it wakes the task that makes room.
         let has_room = self.budget.takes_events() || queue.bytes < RUN;
         if fits && has_room {
-            // The gauge is moved by the difference, not set: tenants beyond `metrics.tenant_series` share it.
+            // The gauge is moved by the difference, not set: the inboxes that a tenant has during a reload share it.
             queue.bytes += cost;
             self.budget.hold(HeldKind::Events, cost);
             if let Some(metrics) = &self.metrics {
@@ -352,7 +352,7 @@ mod tests {
 
     fn inbox(limit: u64) -> Arc<Inbox> {
         let tenant = "acme".parse().unwrap();
-        Inbox::new(limit, Arc::new(TenantMetrics::new(&tenant, true)))
+        Inbox::new(limit, Arc::new(TenantMetrics::new(&tenant)))
     }
 
     fn event(number: u8) -> Incoming {
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn events_count_in_the_account_and_over_its_bound_a_run_fits() {
         let (budget, tenant) = (Arc::new(MemoryBudget::default()), "acme".parse().unwrap());
-        let metrics = Arc::new(TenantMetrics::new(&tenant, true));
+        let metrics = Arc::new(TenantMetrics::new(&tenant));
         let inbox = Inbox::counted_in(0, metrics, budget.clone());
         budget.set_most(1);
         for number in 1..=3 {

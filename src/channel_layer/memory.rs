@@ -192,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn only_subscribed_groups_are_heard_and_in_order() {
         let tenant = "acme".parse().unwrap();
-        let inbox = Inbox::new(0, Arc::new(TenantMetrics::new(&tenant, true)));
+        let inbox = Inbox::new(0, Arc::new(TenantMetrics::new(&tenant)));
         let layer = MemoryLayer::new(Arc::default(), "asgi", Arc::default(), inbox.clone());
         let event = |n: i64| Event {
             fields: vec![("n".into(), n.into())],

@@ -300,7 +300,8 @@ table! {
     /// The content of `/metrics`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct MetricsConfig {
-        /// Number of tenants with series of their own. All others are counted as `_other`.
+        /// Number of tenants with series of their own: the busiest, each for at least an hour. All others are counted as `_other`;
+        /// `/metrics/tenants` has them all.
         pub tenant_series: usize as within(0, 100_000) => 100,
     }
 }

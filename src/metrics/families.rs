@@ -1,7 +1,7 @@
 //! Every family of the gateway, each once: name, type, labels, help. `docs/metrics.md` explains bad values.
 //!
 //! A name is `lockgate_NOUN_UNIT`, with `_total` at the end for a counter; units are seconds and bytes. Labels come from
-//! closed sets: no user, jti, group or connection; `tenant` is bounded by `metrics.tenant_series`.
+//! closed sets: no user, jti, group or connection; `tenant` is bounded by `metrics.tenant_series` in `/metrics`.
 
 use metrics::{Counter, Gauge, Histogram};
 

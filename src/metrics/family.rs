@@ -3,6 +3,7 @@
 //! [`families!`] declares each family once, and the recording functions use its constant, so that a name, a label or a help
 //! text cannot differ between two places.
 
+use std::fmt::Write;
 use std::marker::PhantomData;
 
 use metrics::{
@@ -66,6 +67,11 @@ impl<K: FamilyKind, const N: usize> Family<K, N> {
         }
     }
 
+    /// Returns its name in a scrape.
+    pub(super) const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Returns the handle for these values of the labels, in the order of the declaration.
     pub(super) fn with(&self, values: [SharedString; N]) -> K {
         let labels = self.labels.iter().zip(values);
@@ -105,6 +111,13 @@ impl Description {
     /// Describes the family to the recorder.
     pub(super) fn describe(&self, recorder: &dyn Recorder) {
         (self.describe)(recorder, self);
+    }
+
+    /// Writes the lines above the samples of a scrape.
+    pub(super) fn write_head(&self, text: &mut String) {
+        let (name, help, kind) = (self.name, self.help.trim_start(), self.kind);
+        let written = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        written.expect("a string takes all text");
     }
 
     /// Returns the unit, which is a part of the name.

@@ -1,7 +1,7 @@
 //! Every metric of the gateway: a table of the families, and the functions that record values.
 //!
-//! No other module names a family or uses the recorder. Labels come from closed sets; `tenant` is bounded by
-//! `metrics.tenant_series`. [`TenantMetrics`] keeps the handles of metrics that change once per frame or delivery.
+//! No other module names a family or uses the recorder. Labels come from closed sets. [`TenantMetrics`] keeps the handles of a
+//! tenant, and [`TenantSeries`] their values: `/metrics` names at most `metrics.tenant_series` tenants.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 pub use dependency::*;
 pub use family::Description;
 pub use replica::*;
-pub use series::{SeriesPlace, TenantSeries, render};
-pub use tenant::{OTHER_TENANTS, TenantMetrics};
+pub use scrape::SeriesPage;
+pub use series::{SeriesStay, TenantSeries};
+pub use tenant::TenantMetrics;
 pub use words::{
     AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, HandshakeStage,
     LookupResult, RecoveryResult,
@@ -19,7 +20,9 @@ pub use words::{
 mod dependency;
 mod families;
 mod family;
+mod ledger;
 mod replica;
+mod scrape;
 mod series;
 mod tenant;
 mod words;

@@ -9,22 +9,18 @@ use parking_lot::Mutex;
 
 use super::dependency::one_if;
 use super::families::*;
-use super::tenant::OTHER_TENANTS;
+use super::ledger::{OTHER_TENANTS, WITHOUT_TENANT};
 use super::words::{ControlDrop, HandshakeStage};
 use crate::budget::{HeldKind, MemoryBudget};
 use crate::ids::TenantId;
-
-/// The `tenant` label of requests whose tenant is not known yet.
-pub const NO_TENANT: &str = "_none";
 
 /// The handle of the count of panics, from the start of the server on.
 static PANICKED: OnceLock<Counter> = OnceLock::new();
 
 /// Counts an upgrade request that was refused before its tenant was known.
 pub fn handshake_without_tenant(result: &'static str) {
-    HANDSHAKES
-        .with([NO_TENANT.into(), result.into()])
-        .increment(1);
+    let refused: Counter = WITHOUT_TENANT.handle(&HANDSHAKES, [result]);
+    refused.increment(1);
 }
 
 /// Records the duration of a handshake that no tenant was found for.
@@ -177,21 +173,20 @@ pub fn revocation_propagated(took: Duration) {
 
 /// Counts a message of the deployment's control channel, or the answer to one, that was dropped.
 pub fn deployment_control_dropped(reason: ControlDrop) {
-    CONTROL_DROPPED
-        .with([NO_TENANT.into(), reason.label().into()])
-        .increment(1);
+    let dropped: Counter = WITHOUT_TENANT.handle(&CONTROL_DROPPED, [reason.label()]);
+    dropped.increment(1);
 }
 
 /// Counts a call to all replicas of the deployment that could not know which replicas there are.
 pub fn replicas_of_deployment_unknown() {
-    REPLICAS_UNKNOWN.with([NO_TENANT.into()]).increment(1);
+    let unknown: Counter = WITHOUT_TENANT.handle(&REPLICAS_UNKNOWN, []);
+    unknown.increment(1);
 }
 
 /// Counts a call of an operator over `api.calls_per_second`.
 pub fn operator_rate_limited(limit: &'static str) {
-    RATE_LIMITED
-        .with([NO_TENANT.into(), limit.into()])
-        .increment(1);
+    let limited: Counter = WITHOUT_TENANT.handle(&RATE_LIMITED, [limit]);
+    limited.increment(1);
 }
 
 /// Counts a panic. It takes no lock of the recorder, in which the panic may have happened.

@@ -1,10 +1,10 @@
 //! The metrics of one tenant. It keeps the handles of metrics that change once per frame, event or delivery.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Counter, Gauge, Histogram, SharedString};
 use parking_lot::Mutex;
 
 use crate::close_code::CloseFrame;
@@ -13,14 +13,12 @@ use crate::labels::{Label, PerLabel};
 
 use super::families::*;
 use super::family::Family;
-use super::series::SeriesPlace;
+use super::ledger::CellKind;
+use super::series::{SeriesStay, TenantSeries};
 use super::words::{
     AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, LookupResult,
     RecoveryResult, RevocationKind,
 };
-
-/// The label of tenants beyond `metrics.tenant_series`.
-pub const OTHER_TENANTS: &str = "_other";
 
 /// The result of a handshake that is no refusal.
 const ACCEPTED: &str = "accepted";
@@ -35,7 +33,7 @@ impl Drop for WorkerWait {
 }
 
 /// The events that wait for the workers of a tenant, as this replica has last seen them. They leave the gauges when this is
-/// dropped. Tenants that share a series add up.
+/// dropped. The backlogs that a tenant has during a reload add up.
 pub struct WorkerBacklog {
     depth: Gauge,
     lag: Gauge,
@@ -62,9 +60,7 @@ impl Drop for WorkerBacklog {
 
 /// The handles of one tenant, looked up once.
 pub struct TenantMetrics {
-    label: Arc<str>,
-    /// The tenant's place; given back when the handles are dropped.
-    _place: Option<SeriesPlace>,
+    home: SeriesHome,
     /// Open sockets.
     pub connections: Gauge,
     /// Open sockets without a user. Most tenants never have one, and then no series either.
@@ -122,71 +118,59 @@ pub struct TenantMetrics {
 }
 
 impl TenantMetrics {
-    /// Looks up the handles for `tenant`, under its own name while it holds `place`.
-    pub fn in_place(tenant: &TenantId, place: Option<SeriesPlace>) -> Self {
-        let mut handles = Self::new(tenant, place.is_some());
-        handles._place = place;
-        handles
+    /// Looks up the handles of a tenant of a gateway, which count in its book.
+    pub fn of_gateway(series: &TenantSeries, tenant: &TenantId) -> Self {
+        Self::at(SeriesHome::Book(series.enter(tenant, Instant::now())))
     }
 
-    /// Looks up the handles for `tenant`; `own_series` is false beyond `metrics.tenant_series`
-    /// ([`TenantSeries`](super::TenantSeries)).
-    pub fn new(tenant: &TenantId, own_series: bool) -> Self {
-        let label: Arc<str> = if own_series {
-            tenant.as_str().into()
-        } else {
-            OTHER_TENANTS.into()
-        };
-        let tenant = || [label.clone().into()];
+    /// Looks up the handles of a tenant without a gateway. They count in the recorder of the program, if it has one.
+    pub fn new(tenant: &TenantId) -> Self {
+        Self::at(SeriesHome::Recorder(tenant.as_str().to_owned().into()))
+    }
+
+    fn at(home: SeriesHome) -> Self {
         Self {
-            connections: CONNECTIONS.with(tenant()),
+            connections: home.handle(&CONNECTIONS, []),
             anonymous_connections: OnceLock::new(),
-            subscriptions: SUBSCRIPTIONS.with(tenant()),
-            presence_entries: PRESENCE_ENTRIES.with(tenant()),
-            presence_unwritten: PRESENCE_UNWRITTEN.with(tenant()),
-            layer_queue_bytes: LAYER_QUEUE_BYTES.with(tenant()),
-            frames_sent: FRAMES_SENT.with(tenant()),
-            sent_bytes: SENT_BYTES.with(tenant()),
-            received_bytes: RECEIVED_BYTES.with(tenant()),
-            deliveries: DELIVERIES.with(tenant()),
-            unreadable_values: UNREADABLE_VALUES.with(tenant()),
-            recovered_events: RECOVERED_EVENTS.with(tenant()),
-            healed_events: HEALED_EVENTS.with(tenant()),
-            recoveries: per_label(&RECOVERIES, &label),
-            recorded: RECORDED.with(tenant()),
-            events_unrecorded: EVENTS_UNRECORDED.with(tenant()),
-            worker_timeouts: WORKER_TIMEOUTS.with(tenant()),
-            worker_waiting: WORKER_WAITING.with(tenant()),
-            frames_received: per_label(&FRAMES_RECEIVED, &label),
-            events: per_label(&EVENTS, &label),
-            dropped: per_label(&EVENTS_DROPPED, &label),
-            control_dropped: per_label(&CONTROL_DROPPED, &label),
-            replicas_unknown: REPLICAS_UNKNOWN.with(tenant()),
-            gaps: per_label(&GAPS, &label),
-            unhealed_gaps: per_label(&UNHEALED_GAPS, &label),
-            lookups: per_label(&USER_LOOKUPS, &label),
-            revocations: per_label(&REVOCATIONS, &label),
-            accepted: HANDSHAKES.with([label.clone().into(), ACCEPTED.into()]),
+            subscriptions: home.handle(&SUBSCRIPTIONS, []),
+            presence_entries: home.handle(&PRESENCE_ENTRIES, []),
+            presence_unwritten: home.handle(&PRESENCE_UNWRITTEN, []),
+            layer_queue_bytes: home.handle(&LAYER_QUEUE_BYTES, []),
+            frames_sent: home.handle(&FRAMES_SENT, []),
+            sent_bytes: home.handle(&SENT_BYTES, []),
+            received_bytes: home.handle(&RECEIVED_BYTES, []),
+            deliveries: home.handle(&DELIVERIES, []),
+            unreadable_values: home.handle(&UNREADABLE_VALUES, []),
+            recovered_events: home.handle(&RECOVERED_EVENTS, []),
+            healed_events: home.handle(&HEALED_EVENTS, []),
+            recoveries: home.per_label(&RECOVERIES),
+            recorded: home.handle(&RECORDED, []),
+            events_unrecorded: home.handle(&EVENTS_UNRECORDED, []),
+            worker_timeouts: home.handle(&WORKER_TIMEOUTS, []),
+            worker_waiting: home.handle(&WORKER_WAITING, []),
+            frames_received: home.per_label(&FRAMES_RECEIVED),
+            events: home.per_label(&EVENTS),
+            dropped: home.per_label(&EVENTS_DROPPED),
+            control_dropped: home.per_label(&CONTROL_DROPPED),
+            replicas_unknown: home.handle(&REPLICAS_UNKNOWN, []),
+            gaps: home.per_label(&GAPS),
+            unhealed_gaps: home.per_label(&UNHEALED_GAPS),
+            lookups: home.per_label(&USER_LOOKUPS),
+            revocations: home.per_label(&REVOCATIONS),
+            accepted: home.handle(&HANDSHAKES, [ACCEPTED]),
             auth_steps: PerLabel::new(|step: AuthStep| AUTH_DURATION.with([step.label().into()])),
             handshake_duration: HANDSHAKE_DURATION.get(),
             connection_duration: CONNECTION_DURATION.get(),
             disconnects: Mutex::default(),
-            label,
-            _place: None,
+            home,
         }
-    }
-
-    /// Returns the `tenant` label.
-    pub fn label(&self) -> &str {
-        &self.label
     }
 
     /// Returns the number of open sockets without a user. Near `limits.anonymous_connections`, or half of `limits.connections`,
     /// strangers are refused.
     pub fn anonymous_connections(&self) -> &Gauge {
-        let label = || [self.label.clone().into()];
         self.anonymous_connections
-            .get_or_init(|| ANONYMOUS_CONNECTIONS.with(label()))
+            .get_or_init(|| self.home.handle(&ANONYMOUS_CONNECTIONS, []))
     }
 
     /// Counts a frame from a client.
@@ -240,8 +224,8 @@ impl TenantMetrics {
     /// Returns the gauges of events that wait for workers. Only tenants with workers on a layer that keeps events have these series.
     pub fn worker_backlog(&self) -> WorkerBacklog {
         WorkerBacklog {
-            depth: WORKER_DEPTH.with([self.label.clone().into()]),
-            lag: WORKER_LAG.with([self.label.clone().into()]),
+            depth: self.home.handle(&WORKER_DEPTH, []),
+            lag: self.home.handle(&WORKER_LAG, []),
             told: (0.0, 0.0),
         }
     }
@@ -263,16 +247,12 @@ impl TenantMetrics {
 
     /// Counts a refused upgrade request; `result` is the refusal's word.
     pub fn handshake_refused(&self, result: &'static str) {
-        HANDSHAKES
-            .with([self.label.clone().into(), result.into()])
-            .increment(1);
+        self.home.handle(&HANDSHAKES, [result]).increment(1);
     }
 
     /// Counts a refresh of an open socket's token; `result` is `refreshed` or the refusal's word.
     pub fn token_refreshed(&self, result: &'static str) {
-        TOKEN_REFRESHES
-            .with([self.label.clone().into(), result.into()])
-            .increment(1);
+        self.home.handle(&TOKEN_REFRESHES, [result]).increment(1);
     }
 
     /// Records the duration of a handshake, accepted or refused.
@@ -288,7 +268,7 @@ impl TenantMetrics {
     /// Counts a closed socket and records its lifetime.
     pub fn disconnected(&self, close: &CloseFrame, lived: Duration) {
         let labels @ (code, reason) = close.labels();
-        let look_up = || DISCONNECTS.with([self.label.clone().into(), code.into(), reason.into()]);
+        let look_up = || self.home.handle(&DISCONNECTS, [code, reason]);
         let mut disconnects = self.disconnects.lock();
         disconnects
             .entry(labels)
@@ -300,13 +280,36 @@ impl TenantMetrics {
 
     /// Counts a hit of a limit; `limit` is its configuration key.
     pub fn rate_limited(&self, limit: &'static str) {
-        RATE_LIMITED
-            .with([self.label.clone().into(), limit.into()])
-            .increment(1);
+        self.home.handle(&RATE_LIMITED, [limit]).increment(1);
     }
 }
 
-/// Looks up a handle for each word of the second label.
-fn per_label<L: Label>(family: &Family<Counter, 2>, tenant: &Arc<str>) -> PerLabel<L, Counter> {
-    PerLabel::new(|word: L| family.with([tenant.clone().into(), word.label().into()]))
+/// Where the series of a tenant are.
+enum SeriesHome {
+    /// In the book of its gateway.
+    Book(SeriesStay),
+    /// In the recorder of a program that has no gateway, under the tenant's name.
+    Recorder(SharedString),
+}
+
+impl SeriesHome {
+    /// Returns the handle for these values of the labels beside `tenant`.
+    fn handle<K: CellKind, const N: usize, const W: usize>(
+        &self,
+        family: &Family<K, N>,
+        words: [&'static str; W],
+    ) -> K {
+        match self {
+            Self::Book(stay) => stay.ledger().handle(family, words),
+            Self::Recorder(tenant) => family.with(std::array::from_fn(|at| match at {
+                0 => tenant.clone(),
+                at => words[at - 1].into(),
+            })),
+        }
+    }
+
+    /// Returns a handle for each word of the second label.
+    fn per_label<L: Label>(&self, family: &Family<Counter, 2>) -> PerLabel<L, Counter> {
+        PerLabel::new(|word: L| self.handle(family, [word.label()]))
+    }
 }

@@ -324,7 +324,7 @@ impl PresenceWriter {
 
     /// Tells the other replicas on all servers that this one has ended.
     pub(super) async fn leave(&mut self, books: &PresenceBooks) {
-        // Tenants beyond `metrics.tenant_series` share the gauge.
+        // The writers that a tenant has during a reload share the gauge.
         let unwritten = std::mem::take(&mut self.shown_unwritten);
         books.metrics.presence_unwritten.decrement(unwritten as f64);
         // Drained, so that no look renews them again.

@@ -21,7 +21,7 @@ pub(super) fn start(listener: TcpListener, state: AdminState, most: usize) -> an
     let serve = move || {
         let _alarm = Alarm::of("the admin listener");
         runtime.block_on(async move {
-            let recorder = state.metrics.clone();
+            let recorder = state.scrapes.recorder.clone();
             let upkeep = async {
                 loop {
                     tokio::time::sleep(RECORDER_UPKEEP).await;

@@ -6,7 +6,7 @@ use axum::Router;
 use crate::api::health::{self, AdminState};
 use crate::api::{self, ApiState};
 
-/// Returns the routes of `admin.listen`: `/livez`, `/readyz`, `/metrics`.
+/// Returns the routes of `admin.listen`: `/livez`, `/readyz`, `/metrics`, `/metrics/tenants`.
 pub(super) fn admin(state: AdminState) -> Router {
     health::router(state)
 }

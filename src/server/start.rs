@@ -19,13 +19,13 @@ use super::shed::Shedder;
 use super::upkeep::Upkeep;
 use super::{Addresses, Options, listen, on_demand, readiness};
 use crate::api::health::{AdminState, Progress};
-use crate::api::{ApiKeys, ApiState, Deployment, TenantBook};
+use crate::api::{ApiKeys, ApiState, Deployment, ScrapeState, TenantBook};
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::config::Config;
 use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
-use crate::metrics;
+use crate::metrics::{self, TenantSeries};
 use crate::registry::TenantRegistry;
 use crate::replica::ReplicaLife;
 use crate::socket::client_address::AddressFinder;
@@ -87,6 +87,7 @@ pub(super) struct ServerParts {
     /// The control channel of all replicas, and the store of their registry.
     deployment: Option<(Arc<Control>, KeyStore)>,
     budget: Arc<MemoryBudget>,
+    series: Arc<TenantSeries>,
 }
 
 impl ServerParts {
@@ -117,6 +118,7 @@ impl ServerParts {
             registry.set_deployment(key_store.clone());
         }
         let budget = builder.lock().budget().clone();
+        let series = builder.lock().series().clone();
         budget.set_most(limits::queue_bound(config.server.max_queue_bytes));
         let reloader = Arc::new(Reloader {
             load: options.load,
@@ -153,6 +155,7 @@ impl ServerParts {
             api_keys,
             deployment,
             budget,
+            series,
         })
     }
 
@@ -188,14 +191,18 @@ impl ServerParts {
     }
 
     /// Builds the state of the admin listener.
-    pub(super) fn admin(&self, metrics: PrometheusHandle, progress: &Arc<Progress>) -> AdminState {
+    pub(super) fn admin(&self, recorder: PrometheusHandle, progress: &Arc<Progress>) -> AdminState {
         AdminState {
             progress: progress.clone(),
             life: self.life.clone(),
             tenants: self.tenants.clone(),
             book: self.book.clone(),
             api_keys: self.api_keys.clone(),
-            metrics,
+            scrapes: ScrapeState {
+                recorder,
+                series: self.series.clone(),
+                tenants: self.tenants.clone(),
+            },
         }
     }
 
@@ -248,6 +255,7 @@ impl ServerParts {
                 unfinished: door.common.heartbeat.unfinished().clone(),
                 budget: self.budget,
             },
+            series: self.series,
             progress,
         };
         critical.spawn(async move { Ok(upkeep.run().await) });

@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
 use super::shed::Shedder;
 use crate::api::health::Progress;
-use crate::metrics;
+use crate::metrics::{self, TenantSeries};
 use crate::socket::per_address::AddressBudgets;
 use crate::socket::refusal_log::RefusalLog;
 use crate::socket::registration::Occupancy;
@@ -34,6 +34,8 @@ pub(super) struct Upkeep {
     pub refusals: Arc<RefusalLog>,
     /// Ends the holders of memory over its bound.
     pub shedder: Shedder,
+    /// The places of tenants in the scrape.
+    pub series: Arc<TenantSeries>,
     /// Shows the liveness probe that tasks run.
     pub progress: Arc<Progress>,
 }
@@ -77,5 +79,6 @@ impl Upkeep {
         }
         self.addresses.upkeep();
         self.refusals.upkeep();
+        self.series.upkeep(Instant::now());
     }
 }

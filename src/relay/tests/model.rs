@@ -119,7 +119,7 @@ pub(super) fn relay(
 
 impl Model {
     pub(super) fn new(seed: u64, faults: Faults) -> Self {
-        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap(), true));
+        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap()));
         let inbox = Inbox::new(0, metrics.clone());
         let size = if faults.forgets { 12 } else { 100_000 };
         let layer = Arc::new(ModelLayer::new(seed, size, &groups(), inbox.clone()));

@@ -48,7 +48,7 @@ struct StormClient {
 
 impl Storm {
     fn new() -> Self {
-        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap(), true));
+        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap()));
         let (inbox, group) = (Inbox::new(0, metrics.clone()), GroupName::from("a"));
         let groups = std::slice::from_ref(&group);
         let layer = Arc::new(ModelLayer::new(1, 100_000, groups, inbox.clone()));

@@ -76,7 +76,7 @@ struct Pair {
 
 fn relay() -> Arc<Relay> {
     let tenant: TenantId = "acme".parse().unwrap();
-    let metrics = Arc::new(TenantMetrics::new(&tenant, true));
+    let metrics = Arc::new(TenantMetrics::new(&tenant));
     let inbox = Inbox::new(0, metrics.clone());
     let parts = Parts {
         tenant,

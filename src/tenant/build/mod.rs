@@ -57,7 +57,7 @@ pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authen
         &ReplicaId::random(),
         SharedMemory::default(),
     );
-    let metrics = Arc::new(TenantMetrics::new(id, true));
+    let metrics = Arc::new(TenantMetrics::new(id));
     let effective = config.effective(tenant);
     let stores = builder.stores(id, &effective, metrics, None)?;
     Ok(Arc::new(stores.authenticator))
@@ -86,7 +86,7 @@ pub fn handshake_parts(config: &Config, id: &TenantId) -> anyhow::Result<Handsha
         &ReplicaId::random(),
         SharedMemory::default(),
     );
-    let metrics = Arc::new(TenantMetrics::new(id, true));
+    let metrics = Arc::new(TenantMetrics::new(id));
     let stores = builder.stores(id, &config.effective(tenant), metrics, None)?;
     let (routes, permissions) = paths(tenant, &stores.database)?;
     Ok(HandshakeParts {
@@ -102,7 +102,7 @@ pub struct Builder {
     /// Counts the bytes of all live frames.
     budget: Arc<MemoryBudget>,
     links: Links,
-    series: TenantSeries,
+    series: Arc<TenantSeries>,
 }
 
 /// Returns true if `tenant` already serves exactly this configuration.
@@ -183,13 +183,18 @@ impl Builder {
             registry,
             budget: Arc::default(),
             links: Links::new(replica, config.server.max_database_connections, memory),
-            series: TenantSeries::new(config.metrics.tenant_series),
+            series: Arc::new(TenantSeries::new(config.metrics.tenant_series)),
         }
     }
 
     /// The counter of the bytes of all live frames.
     pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
+    }
+
+    /// The book of the tenants' series.
+    pub fn series(&self) -> &Arc<TenantSeries> {
+        &self.series
     }
 
     /// Builds the tenants; unchanged tenants of `before` are reused. Those of the registry, which `makings` has, are built
@@ -340,7 +345,7 @@ impl Builder {
     fn metrics_of(&self, id: &TenantId, before: &[Arc<Tenant>]) -> Arc<TenantMetrics> {
         match before.first() {
             Some(before) => before.metrics.clone(),
-            None => Arc::new(TenantMetrics::in_place(id, self.series.grant(id))),
+            None => Arc::new(TenantMetrics::of_gateway(&self.series, id)),
         }
     }
 

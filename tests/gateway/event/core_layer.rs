@@ -161,7 +161,7 @@ async fn what_is_sent_to_a_channel_of_django_is_read_there() {
             prefix: "acme".to_owned(),
             ..LayerConfig::default()
         };
-        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap(), true));
+        let metrics = Arc::new(TenantMetrics::new(&"acme".parse().unwrap()));
         let endpoints = CoreEndpoints::new(ReplicaId::random());
         let stores: Vec<_> = stores.collect();
         let layer = endpoints.attach(

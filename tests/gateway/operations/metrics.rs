@@ -394,33 +394,6 @@ async fn a_scrape_has_the_families_of_the_contract_and_no_other() {
 }
 
 #[tokio::test]
-async fn tenants_beyond_the_bound_share_one_series() {
-    let gateway = gateway()
-        .set("metrics.tenant_series", 1)
-        .tenant("a")
-        .tenant("b")
-        .tenant("c")
-        .start()
-        .await;
-    for word in ["a", "b", "c"] {
-        let tenant = gateway.named(word);
-        gateway
-            .replica()
-            .dial(tenant, "/ws/chat/lobby/")
-            .token(&tenant.token(ALICE))
-            .open()
-            .await;
-    }
-    let metrics = gateway.replica().metrics().await;
-    let tenants = metrics.label_values("tenant");
-    assert!(tenants.contains("_other"), "{tenants:?}");
-    let named = tenants.iter().filter(|tenant| !tenant.starts_with('_'));
-    assert_eq!(named.count(), 1, "{tenants:?}");
-    let others = [("tenant", "_other"), ("result", "accepted")];
-    assert_eq!(metrics.value("lockgate_handshakes_total", &others), 2.0);
-}
-
-#[tokio::test]
 async fn no_token_key_or_query_is_in_any_log_line_or_metric() {
     let gateway = gateway()
         .set("log.level", "trace")

@@ -18,4 +18,5 @@ mod metrics;
 mod replicas;
 mod signals;
 mod silence;
+mod tenant_series;
 mod terminal;

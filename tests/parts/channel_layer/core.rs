@@ -46,7 +46,7 @@ fn on(urls: &[String], config: &LayerConfig) -> Core {
 }
 
 fn attached(endpoints: &CoreEndpoints, stores: &[Arc<RedisStore>], config: &LayerConfig) -> Core {
-    let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
+    let metrics = TenantMetrics::new(&"acme".parse().unwrap());
     let inbox = Inbox::new(0, Arc::new(metrics));
     let layer = endpoints
         .attach(stores, config, NoticeLines::default(), inbox.clone())

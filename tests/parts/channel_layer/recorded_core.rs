@@ -62,7 +62,7 @@ pub(super) fn attach(servers: &[Redis], config: &LayerConfig, rules: &[GroupConf
     };
     let stores: Vec<_> = servers.iter().map(store).collect();
     let tenant = "acme".parse().unwrap();
-    let inbox = Inbox::new(0, Arc::new(TenantMetrics::new(&tenant, true)));
+    let inbox = Inbox::new(0, Arc::new(TenantMetrics::new(&tenant)));
     let histories = GroupHistories::new(&tenant, Arc::new(GroupRules::new(rules).unwrap()));
     let id = ReplicaId::random();
     let (core, pubsub) = (CoreEndpoints::new(id.clone()), PubSubEndpoints::new(id));

@@ -195,7 +195,7 @@ impl Replica {
         codec: Codec,
         rules: &[GroupConfig],
     ) -> Tenant {
-        let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
+        let metrics = TenantMetrics::new(&"acme".parse().unwrap());
         let inbox = Inbox::new(limit, Arc::new(metrics));
         let rules = Arc::new(GroupRules::new(rules).unwrap());
         let histories = GroupHistories::new(&"acme".parse().unwrap(), rules);

@@ -210,7 +210,7 @@ impl Setup {
 
     fn users(&self, redis: Option<Arc<RedisStore>>) -> Arc<Users> {
         let tenant: TenantId = "acme".parse().unwrap();
-        let metrics = Arc::new(TenantMetrics::new(&tenant, true));
+        let metrics = Arc::new(TenantMetrics::new(&tenant));
         Users::new(
             &tenant,
             &self.users,

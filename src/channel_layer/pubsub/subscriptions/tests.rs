@@ -81,7 +81,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn inbox() -> Arc<Inbox> {
-    let metrics = TenantMetrics::new(&"acme".parse().unwrap(), true);
+    let metrics = TenantMetrics::new(&"acme".parse().unwrap());
     Inbox::new(0, Arc::new(metrics))
 }
 
