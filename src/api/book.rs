@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::ids::TenantId;
 
 /// The state of a tenant that a change asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// Any.
     None,
@@ -18,8 +18,8 @@ pub enum Precondition {
     Exists,
     /// There is none.
     Absent,
-    /// It has this version.
-    Version(i64),
+    /// It has one of these versions.
+    Versions(Vec<i64>),
 }
 
 /// What a change needs beside its tenant.

@@ -27,6 +27,7 @@ mod history;
 mod idempotency;
 mod keys;
 mod openapi;
+mod precondition;
 mod presence;
 mod problem;
 mod registered;

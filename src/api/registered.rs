@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::header::ETAG;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -15,8 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::body::{JsonBody, NoBody};
-use super::book::{BookProblem, ChangeOrder, Precondition, TenantBook, TenantOfBook};
+use super::book::{BookProblem, ChangeOrder, TenantBook, TenantOfBook};
 use super::keys::{Caller, CallerKey, operators_only};
+use super::precondition;
 use super::problem::ApiProblem;
 use super::users::ask;
 use crate::fleet::message::Op;
@@ -198,7 +199,7 @@ pub(super) fn trouble_of_files(state: &ApiState, id: &TenantId) -> Option<String
     path = "/v1/tenants/{tenant}",
     params(
         ("tenant" = String, Path, description = "The tenant's name"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of a GET, or *: the tenant must have this version"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of a GET, a list of them, or *: the tenant must have one of these versions"),
         ("If-None-Match" = Option<String>, Header, description = "*: there must be no such tenant")
     ),
     request_body = inline(Map<String, Value>),
@@ -250,7 +251,7 @@ pub(super) async fn put(
     path = "/v1/tenants/{tenant}",
     params(
         ("tenant" = String, Path, description = "The tenant's name"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of a GET, or *: the tenant must have this version")
+        ("If-Match" = Option<String>, Header, description = "The ETag of a GET, a list of them, or *: the tenant must have one of these versions")
     ),
     responses(
         (status = 200, description = "Carried out", body = TenantDeleted),
@@ -328,40 +329,11 @@ async fn announce(state: &ApiState) -> Replicas {
 fn ordered(headers: &HeaderMap, key: CallerKey) -> Result<(ChangeOrder, Arc<()>), ApiProblem> {
     let waits = Arc::new(());
     let order = ChangeOrder {
-        condition: condition(headers)?,
+        condition: precondition::of(headers)?,
         actor: key.actor(),
         caller: Arc::downgrade(&waits),
     };
     Ok((order, waits))
-}
-
-/// Reads the precondition of a change.
-fn condition(headers: &HeaderMap) -> Result<Precondition, ApiProblem> {
-    let one = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (None, _) => Ok(None),
-            (Some(value), None) => value
-                .to_str()
-                .map(|text| Some(text.trim()))
-                .map_err(|_| ApiProblem::PreconditionNotValid),
-            (Some(_), Some(_)) => Err(ApiProblem::PreconditionNotValid),
-        }
-    };
-    match (one(IF_MATCH)?, one(IF_NONE_MATCH)?) {
-        (None, None) => Ok(Precondition::None),
-        (None, Some("*")) => Ok(Precondition::Absent),
-        (Some("*"), None) => Ok(Precondition::Exists),
-        (Some(text), None) => {
-            let version = text
-                .strip_prefix('"')
-                .and_then(|text| text.strip_suffix('"'));
-            let version = version.and_then(|version| version.parse().ok());
-            let version = version.ok_or(ApiProblem::PreconditionNotValid)?;
-            Ok(Precondition::Version(version))
-        }
-        _ => Err(ApiProblem::PreconditionNotValid),
-    }
 }
 
 fn etag(version: i64) -> [(HeaderName, HeaderValue); 1] {
@@ -383,52 +355,6 @@ fn refused(id: &TenantId, problem: BookProblem) -> Response {
             let problem = ApiProblem::TenantNotValid;
             let (status, code) = (problem.status(), problem.code());
             document_of_mistakes(status, code, problem.detail(), json!(mistakes))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(headers: &[(HeaderName, &str)]) -> Result<Precondition, ApiProblem> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(name.clone(), HeaderValue::from_str(value).unwrap());
-        }
-        condition(&map)
-    }
-
-    #[test]
-    fn a_precondition_is_one_of_the_two_headers() {
-        for (headers, expected) in [
-            (&[][..], Ok(Precondition::None)),
-            (&[(IF_MATCH, "*")], Ok(Precondition::Exists)),
-            (&[(IF_MATCH, "\"12\"")], Ok(Precondition::Version(12))),
-            (&[(IF_NONE_MATCH, "*")], Ok(Precondition::Absent)),
-            (&[(IF_MATCH, "12")], Err(ApiProblem::PreconditionNotValid)),
-            (
-                &[(IF_MATCH, "W/\"12\"")],
-                Err(ApiProblem::PreconditionNotValid),
-            ),
-            (
-                &[(IF_MATCH, "\"1\", \"2\"")],
-                Err(ApiProblem::PreconditionNotValid),
-            ),
-            (
-                &[(IF_NONE_MATCH, "\"12\"")],
-                Err(ApiProblem::PreconditionNotValid),
-            ),
-            (
-                &[(IF_MATCH, "*"), (IF_NONE_MATCH, "*")],
-                Err(ApiProblem::PreconditionNotValid),
-            ),
-            (
-                &[(IF_MATCH, "\"1\""), (IF_MATCH, "\"2\"")],
-                Err(ApiProblem::PreconditionNotValid),
-            ),
-        ] {
-            assert_eq!(read(headers), expected, "{headers:?}");
         }
     }
 }

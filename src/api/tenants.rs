@@ -1,6 +1,6 @@
 //! The calls of operators for whole tenants and for the configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -63,17 +63,22 @@ pub(super) async fn list(
     operators_only(&caller)?;
     let part = Part::of(query)?;
     let (all, registered) = (state.tenants.all(), registered::known(&state));
-    let of_registry = registered.iter().map(|tenant| (&tenant.id, Some(tenant)));
     let troubles = state.tenants.file_troubles();
-    let mut names: BTreeMap<_, _> = all.iter().map(|tenant| (&tenant.id, None)).collect();
-    let of_files = { troubles.iter() }.filter_map(|trouble| trouble.tenant.as_ref());
-    names.extend(of_files.map(|id| (id, None)));
-    names.extend(of_registry);
     let after = |id: &TenantId| match &part.cursor {
         Some(cursor) => id.as_str() > cursor.as_str(),
         None => true,
     };
-    let mut rest = names.into_iter().filter(|(id, _)| after(id));
+    // One more than the page tells whether there is a next one.
+    let most = part.limit() + 1;
+    let made = all.iter().map(|tenant| &tenant.id);
+    let of_files = { troubles.iter() }.filter_map(|trouble| trouble.tenant.as_ref());
+    let first = first_of(made.chain(of_files).filter(|id| after(id)), most);
+    let mut names: BTreeMap<_, _> = first.into_iter().map(|id| (id, None)).collect();
+    // These are in the order of their names already.
+    let begin = registered.partition_point(|tenant| !after(&tenant.id));
+    let of_registry = registered[begin..].iter().take(most);
+    names.extend(of_registry.map(|tenant| (&tenant.id, Some(tenant))));
+    let mut rest = names.into_iter();
     let page: Vec<_> = rest.by_ref().take(part.limit()).collect();
     let more = rest.next().is_some();
     let entries = page
@@ -85,6 +90,20 @@ pub(super) async fn list(
         tenants,
         cursor: last.filter(|_| more),
     }))
+}
+
+/// Returns the first `most` of the names, without sorting the others. Names may come twice.
+fn first_of<'t>(names: impl Iterator<Item = &'t TenantId>, most: usize) -> BTreeSet<&'t TenantId> {
+    let mut first = BTreeSet::new();
+    for name in names {
+        if first.len() < most || first.last().is_some_and(|last| name < *last) {
+            first.insert(name);
+        }
+        if first.len() > most {
+            first.pop_last();
+        }
+    }
+    first
 }
 
 /// Returns the entry of a tenant. `registered` is the registry's view of it.
@@ -251,4 +270,23 @@ pub(super) async fn reload(
         degraded_on: degraded_on.map(|answer| answer.replica.clone()).collect(),
         replicas: gathered.replicas,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_names_are_found_in_any_order_and_once() {
+        let ids: Vec<TenantId> = { ["d", "a", "c", "a", "b", "d"].iter() }
+            .map(|name| name.parse().unwrap())
+            .collect();
+        for (most, expected) in [(2, "ab"), (3, "abc"), (4, "abcd"), (9, "abcd")] {
+            let first: String = first_of(ids.iter(), most)
+                .iter()
+                .map(|id| id.as_str())
+                .collect();
+            assert_eq!(first, expected);
+        }
+    }
 }

@@ -65,7 +65,7 @@ impl TenantRegistry {
         // Before anything is read, so that the check is not newer than what it claims to know.
         let seen = self.served_at.load(Ordering::Acquire);
         let row = self.row(id).await?;
-        let expected = expected(order.condition, row.as_ref())?;
+        let expected = expected(&order.condition, row.as_ref())?;
         let storable = self.storable(id, document, row).await?;
         let change = TableChange {
             name: id.as_str(),
@@ -98,7 +98,7 @@ impl TenantRegistry {
         let row = self.row(id).await?.ok_or(BookProblem::NotFound)?;
         let change = TableChange {
             name: id.as_str(),
-            expected: expected(order.condition, Some(&row))?,
+            expected: expected(&order.condition, Some(&row))?,
             // What is gone can be in no other's way.
             seen: None,
             config: None,
@@ -191,15 +191,15 @@ impl TenantRegistry {
 
 /// Returns the version that a change must find.
 fn expected(
-    condition: Precondition,
+    condition: &Precondition,
     row: Option<&TenantRow>,
 ) -> Result<ExpectedVersion, BookProblem> {
     match (condition, row) {
         (Precondition::None | Precondition::Exists, Some(row)) => {
             Ok(ExpectedVersion::Is(row.version))
         }
-        (Precondition::Version(version), Some(row)) if row.version == version => {
-            Ok(ExpectedVersion::Is(version))
+        (Precondition::Versions(versions), Some(row)) if versions.contains(&row.version) => {
+            Ok(ExpectedVersion::Is(row.version))
         }
         (Precondition::None | Precondition::Absent, None) => Ok(ExpectedVersion::Absent),
         _ => Err(BookProblem::NotAsExpected),

@@ -215,15 +215,16 @@ impl Reloader {
     pub(super) async fn watch(self: Arc<Self>) -> Infallible {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut applied = self.marks().await;
+        let mut applied = None;
         loop {
             look.tick().await;
-            let now = self.marks().await;
+            // Without `watch` no file is looked at. A reload that sets it begins with the files as they are then.
             if !self.state.lock().config.watch {
-                applied = now;
+                applied = None;
                 continue;
             }
-            if now == applied {
+            let now = self.marks().await;
+            if *applied.get_or_insert_with(|| now.clone()) == now {
                 continue;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -232,7 +233,7 @@ impl Reloader {
                 tracing::info!("The configuration's files have changed");
                 drop(self.reload().await);
                 // Not the marks of now: a change during the reload is one more.
-                applied = now;
+                applied = Some(now);
             }
         }
     }

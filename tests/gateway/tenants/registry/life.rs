@@ -72,7 +72,8 @@ async fn comes_changes_and_goes(store: &Store) {
         (changed.status, changed.header("etag")),
         (200, Some("\"2\""))
     );
-    let stale = call_with(&gateway, "PUT", &acme, ("If-Match", "\"1\""), &shown).await;
+    let stale = ("If-Match", "\"1\", W/\"2\"");
+    let stale = call_with(&gateway, "PUT", &acme, stale, &shown).await;
     assert_eq!(stale.status, 412);
     let full = second
         .dial(&acme, CHAT)
