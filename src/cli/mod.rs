@@ -11,8 +11,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, ConfigErrors, TenantConfig};
-use crate::ids::TenantId;
+use crate::config::{Config, ConfigErrors};
 use crate::validation::{LoadOptions, Loaded};
 
 mod completions;
@@ -25,6 +24,7 @@ mod group;
 mod healthcheck;
 mod history;
 mod http_client;
+mod lookup;
 mod man;
 mod presence;
 mod registry;
@@ -250,44 +250,6 @@ fn bold(colour: AnsiColor) -> Style {
 /// Returns the whole command line, for its completions and manual pages.
 fn command() -> clap::Command {
     Arguments::command()
-}
-
-/// The most names of tenants that an error lists.
-const MOST_NAMES: usize = 10;
-
-/// The way to the tenants that the commands of this module do not read.
-const REGISTERED: &str = "those of [registry] are not read here: `lockgate tenant list` names them, and the log of a replica says why \
-     one of them refuses a handshake";
-
-/// Returns a tenant of the files.
-///
-/// # Errors
-/// The text for a person, if there is none of this name.
-fn tenant_of_files<'c>(config: &'c Config, id: &TenantId) -> Result<&'c TenantConfig, String> {
-    let unknown = || {
-        let names: Vec<_> = config
-            .tenants
-            .keys()
-            .take(MOST_NAMES)
-            .map(TenantId::as_str)
-            .collect();
-        let more = if config.tenants.len() > MOST_NAMES {
-            ", …"
-        } else {
-            ""
-        };
-        let known = match names.is_empty() {
-            true => "the files have none".to_owned(),
-            false => format!("the files have {}{more}", names.join(", ")),
-        };
-        let registered = match config.registry.database {
-            Some(_) => format!("; {REGISTERED}"),
-            None => String::new(),
-        };
-        format!("there is no tenant {id}; {known}{registered}")
-    };
-    let found = config.tenants.get(id);
-    found.map(|tenant| &**tenant).ok_or_else(unknown)
 }
 
 /// Prints an error and returns the exit status for it.

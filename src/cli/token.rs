@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::lookup;
 use crate::admission::Authenticator;
 use crate::auth::{self, MintRequest, RawToken, Report};
 use crate::clock::UnixTime;
@@ -86,17 +87,21 @@ pub(super) fn run(path: Option<&Path>, verb: &TokenVerb) -> ExitCode {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    match verb {
-        TokenVerb::Mint(arguments) => mint(&loaded.config, arguments),
-        TokenVerb::Explain(arguments) => explain(&loaded.config, arguments),
+    let id = match verb {
+        TokenVerb::Mint(arguments) => &arguments.tenant,
+        TokenVerb::Explain(arguments) => &arguments.tenant,
+    };
+    let found = lookup::with_tenant(loaded.config, id);
+    match (verb, found) {
+        (TokenVerb::Mint(arguments), Ok(config)) => mint(&config, arguments),
+        (TokenVerb::Mint(_), Err(problem)) => super::fail(&problem.text),
+        (TokenVerb::Explain(arguments), Ok(config)) => explain(&config, arguments),
+        (TokenVerb::Explain(_), Err(problem)) => problem.tell(),
     }
 }
 
 fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
-    let tenant = match super::tenant_of_files(config, &arguments.tenant) {
-        Ok(tenant) => tenant,
-        Err(text) => return super::fail(&text),
-    };
+    let tenant = &config.tenants[&arguments.tenant];
     let id_type = user_id::id_type_of(&tenant.token, tenant.users.id_type);
     match user_id::from_text(&arguments.user, id_type) {
         Ok(_) => {}
@@ -131,9 +136,6 @@ fn mint(config: &Config, arguments: &MintArguments) -> ExitCode {
 }
 
 fn explain(config: &Config, arguments: &ExplainArguments) -> ExitCode {
-    if let Err(text) = super::tenant_of_files(config, &arguments.tenant) {
-        return super::fail(&text);
-    }
     let text = match arguments.token.as_str() {
         "-" => match std::io::read_to_string(std::io::stdin()) {
             // `echo` adds one line end. All other characters belong to the token, so that the checks see them.

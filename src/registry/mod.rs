@@ -3,7 +3,8 @@
 //! It reads the rows that have changed, checks each tenant by the code for those of files, and says which configuration is
 //! to be served ([`TenantRegistry::together`]). [`crate::server`] serves it, and calls again when something has changed.
 //! `calls` has what the management API does with one tenant, `document` the forms of a tenant's JSON, `book` the choice of
-//! what can be served, `reading` the reads of what has changed, and `upkeep` the work of the command line on the tables.
+//! what can be served, `reading` the reads of what has changed; `upkeep` and `at_terminal` are what the command line does
+//! with the tables.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,12 +30,14 @@ use crate::validation::check_together;
 use book::IN_FILES;
 pub use book::{BookPage, Judge, ReadTenant, StoredState, TenantPages};
 
+mod at_terminal;
 mod book;
 mod calls;
 mod document;
 mod reading;
 mod upkeep;
 
+pub use at_terminal::{AllTenants, DegradedTenant, read_all, read_tenant};
 pub use upkeep::{Resealed, migrate, reseal};
 
 /// The reason why a registry cannot be used.

@@ -24,10 +24,10 @@ const COMPARE: Duration = Duration::from_secs(300);
 const MANY: usize = 100;
 
 /// A row that was read.
-struct ReadRow {
-    id: TenantId,
+pub(super) struct ReadRow {
+    pub(super) id: TenantId,
     stored: StoredState,
-    read: ReadTenant,
+    pub(super) read: ReadTenant,
     hosts: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ impl TenantRegistry {
     }
 
     /// Reads and checks one row. `None`, and a line in the log, for a name that no tenant can have.
-    fn read(&self, row: &TenantRow) -> Option<ReadRow> {
+    pub(super) fn read(&self, row: &TenantRow) -> Option<ReadRow> {
         let Ok(id) = row.name.parse::<TenantId>() else {
             tracing::warn!(
                 name = row.name,

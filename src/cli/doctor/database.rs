@@ -161,7 +161,7 @@ async fn columns(
     if tenant.users.source == UsersFrom::Claims {
         return routes(findings, on.0, (id, tenant), None, database).await;
     }
-    let metrics = Arc::new(TenantMetrics::new(id, true));
+    let metrics = Arc::new(TenantMetrics::new(id));
     let users = Users::new(
         id,
         &tenant.users,

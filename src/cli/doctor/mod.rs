@@ -8,7 +8,9 @@ use futures_util::future::join_all;
 
 use self::finding::{Findings, Severity};
 use self::servers::{RedisServer, redis_servers};
+use super::lookup;
 use crate::config::Config;
+use crate::ids::TenantId;
 use crate::validation::{self, LoadOptions};
 
 mod acl;
@@ -18,6 +20,7 @@ mod history;
 mod machine;
 mod neighbours;
 mod redis;
+mod registry;
 mod scripts;
 mod servers;
 mod shared;
@@ -29,11 +32,15 @@ mod workers;
 Examples:
   lockgate doctor --config lockgate.toml
   lockgate doctor --json | jq '.findings[] | select(.verdict != \"ok\")'
+  lockgate doctor --tenant acme
   lockgate doctor --acl     the Redis users that separate the tenants' back ends")]
 pub(super) struct DoctorArguments {
     /// Print the Redis ACL line of the gateway and of each tenant's back end, and check nothing
     #[arg(long)]
     acl: bool,
+    /// Look only at this tenant, of a file or of the registry, and at what it needs
+    #[arg(long)]
+    tenant: Option<TenantId>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -43,6 +50,13 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
     let config = match super::load_with(path, &LoadOptions::default()) {
         Ok(loaded) => loaded.config,
         Err(status) => return status,
+    };
+    let config = match &arguments.tenant {
+        Some(id) => match lookup::with_tenant(config, id) {
+            Ok(config) => alone(config, id),
+            Err(problem) => return super::fail(&problem.text),
+        },
+        None => config,
     };
     let servers = match redis_servers(&config) {
         Ok(servers) => servers,
@@ -80,6 +94,14 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
     }
 }
 
+/// Returns the configuration with one of its tenants alone.
+fn alone(mut config: Config, id: &TenantId) -> Config {
+    config.tenants.retain(|known, _| known == id);
+    // Its row has been read, and the other tenants are not asked for.
+    config.registry.database = None;
+    config
+}
+
 async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
     let mut findings = Findings::default();
     if servers.is_empty() {
@@ -97,18 +119,20 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
             None => findings.add(on, Severity::Ok, "none of its certificates has expired", ""),
         }
     }
-    let (redis, neighbours, databases, key_sets, workers) = tokio::join!(
+    let (redis, neighbours, databases, key_sets, workers, registered) = tokio::join!(
         join_all(servers.iter().map(redis::look)),
         neighbours::look(servers),
         database::look_at_databases(config),
         database::look_at_key_sets(config),
         workers::look(config),
+        registry::look(config),
     );
     redis.into_iter().for_each(|found| findings.append(found));
     findings.append(neighbours);
     findings.append(databases);
     findings.append(key_sets);
     findings.append(workers);
+    findings.append(registered);
     findings.append(machine::look(&config.server));
     findings
 }

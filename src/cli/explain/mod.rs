@@ -9,7 +9,10 @@ use clap::Args;
 
 use self::report::HandshakeReport;
 use self::walk::{AskedHandshake, walk};
+use super::lookup::{NoTenant, unread};
+use super::registry::wait_for;
 use crate::config::Config;
+use crate::registry::{self, AllTenants};
 
 mod report;
 mod walk;
@@ -49,7 +52,11 @@ pub(super) fn run(path: Option<&Path>, arguments: &HandshakeArguments) -> ExitCo
         Ok(loaded) => loaded.config,
         Err(status) => return status,
     };
-    let asked = match asked(&config, arguments) {
+    let all = match all_tenants(config) {
+        Ok(all) => all,
+        Err(problem) => return problem.tell(),
+    };
+    let asked = match asked(&all.config, arguments) {
         Ok(asked) => asked,
         Err(text) => return super::fail(&text),
     };
@@ -60,7 +67,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &HandshakeArguments) -> ExitCo
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
     };
-    let walked = runtime.block_on(walk(&config, &asked));
+    let walked = runtime.block_on(walk(&all, &asked));
     runtime.shutdown_background();
     match walked {
         Ok(report) => {
@@ -76,6 +83,19 @@ fn tell(report: &HandshakeReport, json: bool) {
         true => super::print(&(serde_json::to_string(report).unwrap_or_default() + "\n")),
         false => super::print_painted(&report.to_string()),
     }
+}
+
+/// Returns the tenants of the files with those of the registry, if there is one: any of them may have the host.
+fn all_tenants(config: Config) -> Result<AllTenants, NoTenant> {
+    if config.registry.database.is_none() {
+        return Ok(AllTenants {
+            config,
+            registered: 0,
+            degraded: Vec::new(),
+        });
+    }
+    let read = wait_for(registry::read_all(&config));
+    read.map_err(|problem| unread("any tenant may have the host", &problem))
 }
 
 /// Returns the request that a client would send.

@@ -5,18 +5,19 @@ use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 use serde_json::{Value, json};
 
-use super::super::{REGISTERED, counted};
+use super::super::counted;
 use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{RawToken, Verdict};
 use crate::channel_names::{fault_of_group_name, valid_in_namespace};
 use crate::clock::UnixTime;
-use crate::config::{Accept, Config, GroupNames, RouteConfig, TenantConfig};
+use crate::config::{Accept, GroupNames, RouteConfig, TenantConfig};
 use crate::error::{Check, Refusal};
 use crate::hosts::HostTable;
 use crate::ids::TenantId;
 use crate::origin::OriginPolicy;
+use crate::registry::AllTenants;
 use crate::routes::PathParams;
 use crate::socket::refusal_log::advice::{Refuser, advice};
 use crate::socket::upgrade::request_host;
@@ -39,11 +40,12 @@ pub(super) struct AskedHandshake {
 /// # Errors
 /// If the parts of its tenant cannot be made.
 pub(super) async fn walk(
-    config: &Config,
+    all: &AllTenants,
     asked: &AskedHandshake,
 ) -> anyhow::Result<HandshakeReport> {
+    let config = &all.config;
     let mut report = HandshakeReport::default();
-    let Some(id) = tenant_of(config, &asked.head, &mut report) else {
+    let Some(id) = tenant_of(all, &asked.head, &mut report) else {
         return Ok(report.finish(Err(Stopped)));
     };
     let tenant = config.tenants.get(id).context("the tenant is there")?;
@@ -60,16 +62,22 @@ pub(super) async fn walk(
 
 /// Finds the tenant by host.
 fn tenant_of<'c>(
-    config: &'c Config,
+    all: &'c AllTenants,
     head: &Parts,
     report: &mut HandshakeReport,
 ) -> Option<&'c TenantId> {
+    let config = &all.config;
+    let mut degraded = None;
     let found = request_host(head).and_then(|host| {
         report.pass("host", host.as_str(), "");
-        let table = HostTable::new(&config.tenants).ok();
-        let id = table.and_then(|table| table.find(host.as_str()).cloned());
-        let known = id.and_then(|id| config.tenants.get_key_value(&id));
-        known.map(|(id, _)| id).ok_or(Refusal::TenantNotFound)
+        let mut table = HostTable::new(&config.tenants).map_err(|_| Refusal::TenantNotFound)?;
+        for tenant in &all.degraded {
+            table.reserve(&tenant.id, &tenant.hosts);
+        }
+        let id = table.find(host.as_str()).ok_or(Refusal::TenantNotFound)?;
+        let known = config.tenants.get_key_value(id);
+        degraded = all.degraded.iter().find(|tenant| tenant.id == *id);
+        known.map(|(id, _)| id).ok_or(Refusal::Unavailable)
     });
     match found {
         Ok(id) => {
@@ -78,15 +86,20 @@ fn tenant_of<'c>(
         }
         Err(refusal) => {
             let name = match refusal {
-                Refusal::TenantNotFound => "tenant",
+                Refusal::TenantNotFound | Refusal::Unavailable => "tenant",
                 _ => "host",
             };
-            report.step(name, Verdict::Fail, Value::Null, refusal.detail());
-            let advice = match (refusal, &config.registry.database) {
-                (Refusal::TenantNotFound, Some(_)) => {
-                    format!("no tenant of the files has this host; {REGISTERED}")
+            let advice = match degraded {
+                Some(tenant) => {
+                    let (id, why) = (&tenant.id, &tenant.why);
+                    let detail = format!("{id} cannot be served as it is stored: {why}");
+                    report.step("tenant", Verdict::Unknown, id.as_str(), detail);
+                    "a replica that has served it goes on with its last good configuration; put a right one".to_owned()
                 }
-                _ => advice(refusal, None, Some(head)),
+                None => {
+                    report.step(name, Verdict::Fail, Value::Null, refusal.detail());
+                    advice(refusal, None, Some(head))
+                }
             };
             report.refuse(refusal, None, advice);
             None

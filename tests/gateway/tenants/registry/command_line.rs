@@ -152,20 +152,106 @@ async fn the_tables_are_made_once_and_the_secrets_get_another_key() {
     }
 }
 
-/// Before: `explain` said to add the host to a file, and `token` that there is no such tenant.
+/// Before: `token`, `explain` and `doctor` knew the tenants of the files alone.
 #[tokio::test]
-async fn commands_that_know_the_files_alone_say_so() {
+async fn commands_know_the_tenants_of_the_registry() {
+    let store = Store::sqlite();
+    let gateway = store.gateway().start().await;
+    let (acme, document) = registered("acme").await;
+    put(&gateway, &acme, &document).await;
+    let name = acme.name.as_str();
+    let (status, token) = lockgate(
+        &gateway,
+        &["token", "mint", "--tenant", name, "--user", ALICE],
+    );
+    assert_eq!(status, Some(0), "{token}");
+    let token = token.trim();
+    // The token is one that a replica takes.
+    gateway
+        .replica()
+        .dial(&acme, CHAT)
+        .token(token)
+        .open()
+        .await;
+    let explain = ["token", "explain", "--tenant", name, token];
+    let (status, said) = lockgate(&gateway, &explain);
+    assert!(status == Some(0) && said.contains("accepted"), "{said}");
+    let url = format!("ws://{}{CHAT}?token={token}", acme.host);
+    let (status, said) = lockgate(&gateway, &["explain", "--url", &url]);
+    assert!(status == Some(0) && said.contains("chat_lobby"), "{said}");
+    let (_, said) = lockgate(&gateway, &["doctor", "--tenant", name, "--json"]);
+    assert!(said.contains(&format!("\"tenant {name}\"")), "{said}");
+    assert!(!said.contains(&gateway.named("file").name), "{said}");
+    let (_, said) = lockgate(&gateway, &["doctor"]);
+    assert!(said.contains("1 tenant; --tenant NAME"), "{said}");
+    for command in [
+        &["token", "mint", "--tenant", "nobody", "--user", ALICE][..],
+        &["token", "explain", "--tenant", "nobody", token],
+        &["doctor", "--tenant", "nobody"],
+    ] {
+        let (status, said) = lockgate(&gateway, command);
+        let told = said.contains("the registry has none of this name");
+        assert!(status == Some(1) && told, "{command:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn commands_tell_why_a_tenant_of_the_registry_cannot_be_served() {
+    let store = Store::sqlite();
+    let gateway = store.gateway().start().await;
+    let (acme, document) = registered("acme").await;
+    put(&gateway, &acme, &document).await;
+    let name = acme.name.as_str();
+    let wrong = format!(
+        "config = '{{\"hosts\":[\"{}\"],\"limits\":{{\"connections\":-1}}}}'",
+        acme.host
+    );
+    store.tamper(&acme, &wrong).await;
+    let url = format!("ws://{}{CHAT}", acme.host);
+    for command in [
+        &["token", "mint", "--tenant", name, "--user", ALICE][..],
+        &["token", "explain", "--tenant", name, "e30.e30.e30"],
+        &["explain", "--url", &url],
+        &["doctor", "--tenant", name],
+        &["doctor"],
+    ] {
+        let (status, said) = lockgate(&gateway, command);
+        assert!(status != Some(0), "{command:?}: {said}");
+        let told = said.contains("limits.connections") && said.contains(name);
+        assert!(told, "{command:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn commands_tell_that_the_registry_cannot_be_read() {
     let store = Store::sqlite();
     let gateway = store.gateway().write().await;
+    let away = "postgres://gate:hunter2@127.0.0.1:1/none";
+    edit(&gateway, store.database.url(), away);
     let (acme, _) = registered("acme").await;
     let url = format!("ws://{}{CHAT}", acme.host);
-    for arguments in [
-        &["explain", "--url", &url][..],
-        &["token", "mint", "--tenant", &acme.name, "--user", ALICE],
-        &["token", "explain", "--tenant", &acme.name, "e30.e30.e30"],
+    for (command, code) in [
+        (&["explain", "--url", &url][..], 3),
+        (
+            &["token", "explain", "--tenant", &acme.name, "e30.e30.e30"],
+            3,
+        ),
+        (
+            &["token", "mint", "--tenant", &acme.name, "--user", ALICE],
+            1,
+        ),
+        (&["doctor", "--tenant", &acme.name], 1),
     ] {
-        let (status, said) = lockgate(&gateway, arguments);
-        let told = said.contains("`lockgate tenant list`");
-        assert!(status == Some(1) && told, "{arguments:?}: {said}");
+        let (status, said) = lockgate(&gateway, command);
+        let told = said.contains("the registry could not be read");
+        assert!(status == Some(code) && told, "{command:?}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
     }
+    // A tenant of the files needs no registry.
+    let file = &gateway.named("file").name;
+    let (status, said) = lockgate(
+        &gateway,
+        &["token", "mint", "--tenant", file, "--user", ALICE],
+    );
+    assert_eq!(status, Some(0), "{said}");
 }
