@@ -98,8 +98,8 @@ impl Api {
     }
 
     /// Sends a call and waits for its answer.
-    pub(crate) fn call(&mut self, method: &str, path: &str) -> Result<(u16, Value)> {
-        self.begin(method, path, "")?;
+    pub(crate) fn call(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
+        self.begin(method, path, body)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(answer) = self.poll()? {

@@ -34,6 +34,7 @@ mod postgres;
 mod presence;
 mod process;
 mod redis;
+mod registered;
 mod report;
 mod revocation;
 mod rows;
@@ -210,7 +211,9 @@ fn measure(options: &Options) -> Result<Report> {
         }),
         ("noisy", noisy::measure),
         ("tenants", |world, settings| {
-            tenants::measure(world, settings).map(Vec::from)
+            let mut rows = Vec::from(tenants::measure(world, settings)?);
+            rows.extend(registered::measure(world, settings)?);
+            Ok(rows)
         }),
         ("storm", |world, settings| {
             storm::measure(world, settings).map(Vec::from)

@@ -299,7 +299,7 @@ fn call(port: u16, run: &Run) -> Result<()> {
     let mut api = Api::connect(port)?;
     let path = format!("/v1/tenants/{}/connections?limit=1000", tenant());
     while run.goes_on() {
-        api.call("GET", &path)?;
+        api.call("GET", &path, "")?;
         run.acted(1);
     }
     Ok(())

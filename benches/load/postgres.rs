@@ -96,6 +96,16 @@ impl Postgres {
         })
     }
 
+    /// Runs statements in one transaction.
+    pub(crate) fn execute(&self, sql: String) -> Result<()> {
+        self.runtime.block_on(async {
+            let mut database = PgConnection::connect(&url(self.port)).await?;
+            let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+            sql.execute(&mut database).await?;
+            Ok(database.close().await?)
+        })
+    }
+
     /// Returns the number of statements for users in the server's log so far.
     pub(crate) fn statements(&self) -> Result<u64> {
         let text = fs::read_to_string(&self.log)?;

@@ -247,7 +247,8 @@ fn knows_the_others(gateway: &Gateway) -> Result<()> {
     let mut api = Api::connect(gateway.api.context("it has an API")?)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (_, body): (u16, Value) = api.call("GET", "/v1/tenants/bench/connections?limit=1")?;
+        let (_, body): (u16, Value) =
+            api.call("GET", "/v1/tenants/bench/connections?limit=1", "")?;
         if body["replicas"]["confirmed"] == REPLICAS {
             return Ok(());
         }

@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     /// Tenants of one process, and the time for which a stream to one of them is watched for pauses.
     pub(crate) tenants: usize,
     pub(crate) reload_window: Duration,
+    /// Tenants of a registry: the number that targets hold for, a much larger one, and those that get a socket.
+    pub(crate) registered: (usize, usize, usize),
     pub(crate) storm: Storm,
     /// Sockets of a run that come back one after the other.
     pub(crate) resumes: u64,
@@ -75,6 +77,7 @@ impl Settings {
         noisy: (Duration::from_secs(2), Duration::from_secs(10)),
         tenants: 1_000,
         reload_window: Duration::from_secs(3),
+        registered: (10_000, 100_000, 2_000),
         storm: Storm {
             sockets: 10_000,
             users: 5_000,
@@ -102,6 +105,7 @@ impl Settings {
         noisy: (Duration::from_millis(500), Duration::from_secs(3)),
         tenants: 100,
         reload_window: Duration::from_secs(1),
+        registered: (1_000, 10_000, 200),
         storm: Storm {
             sockets: 2_000,
             users: 1_000,
@@ -132,6 +136,7 @@ impl Settings {
         noisy: (Duration::from_millis(100), Duration::from_millis(500)),
         tenants: 5,
         reload_window: Duration::from_millis(200),
+        registered: (20, 60, 10),
         storm: Storm {
             sockets: 100,
             users: 50,

@@ -97,6 +97,8 @@ pub(crate) struct Setup {
     /// The database of the users, instead of SQLite.
     pub(crate) database: Option<String>,
     pub(crate) limit: Option<Limit>,
+    /// The database of a registry of tenants.
+    pub(crate) registry: Option<String>,
     /// True if the groups `kept_N` of tenant `bench` have a history, with the route `resume/N/`, and the groups `present_N`
     /// presence, with the route `present/N/`.
     pub(crate) history: bool,
@@ -286,6 +288,14 @@ impl World {
             "[redis]\nurl = \"redis://127.0.0.1:{}/0\"\n\n[log]\nlevel = \"warn\"\n",
             self.redis_port
         );
+        if let Some(url) = &setup.registry {
+            let key = crate::registered::SEALING_KEY;
+            write!(
+                text,
+                "\n[registry]\ndatabase = \"{url}\"\nkey = \"{key}\"\nmigrate = true\n"
+            )
+            .ok();
+        }
         for (table, port) in ["server", "admin", "api"].into_iter().zip(ports) {
             if let Some(port) = port {
                 write!(text, "\n[{table}]\nlisten = \"127.0.0.1:{port}\"\n").ok();
