@@ -7,8 +7,8 @@ Copy this folder beside manage.py, add "lockgate" to INSTALLED_APPS, and name th
 Then `revoke_token(request.auth)` in a logout view closes the sockets of that token. When the transaction is committed, a
 changed password revokes the user's tokens, and Lockgate reads every saved or deleted user again. DEFAULTS has all settings.
 
-The calls block while Redis answers; in an async view use `sync_to_async`. The app needs Django 4.2, redis-py 5 and
-djangorestframework-simplejwt 5.3, or later versions.
+The calls block while Redis answers; in an async view use `sync_to_async`. The app needs Django 4.2, redis-py 5 (6 on a
+cluster) and djangorestframework-simplejwt 5.3, or later versions.
 """
 
 import functools
@@ -117,8 +117,8 @@ def invalidate(user, *, tenant=None):
     """
     conf, user_id = config(), user_text(user)
     try:
-        server = connect("REDIS_URL")
-        server.set(_key(tenant, f"usergen:{user_id}"), secrets.token_hex(8), ex=math.ceil(2 * conf["STALE_TTL"]))
+        key, value, life = _key(tenant, f"usergen:{user_id}"), secrets.token_hex(8), math.ceil(2 * conf["STALE_TTL"])
+        _write("REDIS_URL", key, lambda ask: ask("SET", key, value, "EX", life))
         _announce(tenant, "invalidate", {"user_id": user_id})
     except (redis.RedisError, OSError) as error:
         logger.error("Could not tell Lockgate of a changed user: %s", error)
@@ -168,6 +168,11 @@ def config():
         if not (is_url or is_sentinel or url is None and not needed):
             expected = 'a URL redis://, rediss:// or redis+cluster://, or a dict with "sentinels" and "master_name"'
             raise ImproperlyConfigured(f'LOCKGATE["{name}"] must be {expected}.')
+        if clusters.is_cluster(url):
+            try:
+                clusters.Slots(url)
+            except ValueError as error:
+                raise ImproperlyConfigured(f'LOCKGATE["{name}"]: {error}.') from None
     if conf["LEEWAY"] is None:
         from rest_framework_simplejwt.settings import api_settings
 
@@ -191,7 +196,7 @@ def connect(name):
     # One retry at once, in case the connection was lost. The default retries of redis-py would pause for seconds.
     options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
     if clusters.is_cluster(url):
-        return clusters.client(url, **options)
+        return clusters.Cluster(url, timeout)
     if isinstance(url, str):
         return redis.Redis.from_url(url, **options)
     options |= url
@@ -230,46 +235,35 @@ def _deny(tenant, name, write, value, announced):
     """Stores a revocation first, so that it holds for new sockets, and then announces it."""
     conf, key = config(), _key(tenant, f"deny:{name}")
     try:
-        store = connect("DENYLIST_URL" if conf["DENYLIST_URL"] else "REDIS_URL")
-        try:
-            _store(store, write, key, value)
-        except redis.ConnectionError:
-            # The connection had died while idle. A second write changes nothing more.
-            _store(store, write, key, value)
+        _write("DENYLIST_URL" if conf["DENYLIST_URL"] else "REDIS_URL", key, lambda ask: _store(ask, write, key, value))
         _announce(tenant, "revoke", announced)
     except (redis.RedisError, OSError) as error:
         raise NotRevoked("Redis did not confirm the revocation") from error
 
 
-def _store(store, write, key, value):
-    """Writes to the server, or to the node of a cluster that has the key."""
-    if isinstance(store, redis.cluster.RedisCluster):
-        clusters.on_node(store, key, lambda node: _store_on(node, write, key, value))
-    else:
-        _store_on(store, write, key, value)
+def _write(name, key, work):
+    """Calls `work` with a function that sends commands to the Redis in this setting; in a cluster to the node that has the key.
+
+    A second call must change nothing more: there is one if the connection was lost.
+    """
+    server = connect(name)
+    if isinstance(server, clusters.Cluster):
+        return server.call(key, work, repeatable=True)
+    try:
+        return clusters.on_connection(server.client(), work)
+    except redis.ConnectionError:
+        # The connection had died while idle.
+        return clusters.on_connection(server.client(), work)
 
 
-def _store_on(store, write, key, value):
-    """Writes and waits for replicas on one connection, since WATCH and WAIT concern their own connection alone."""
+def _store(ask, write, key, value):
+    """Writes, and waits for the replicas of Redis on the same connection."""
     conf = config()
-    with store.client() as client:
-        connection = client.connection
-
-        # Not `client.execute_command`, which reconnects on its own: a new connection does not watch the key.
-        def ask(*command):
-            connection.send_command(*command)
-            return connection.read_response()
-
-        try:
-            write(ask, key, *value)
-            wanted = conf["DENYLIST_REPLICAS"]
-            # Half the timeout, because Redis ends a wait late and must answer before the socket times out.
-            if wanted and ask("WAIT", wanted, max(1, int(conf["TIMEOUT"] * 500))) < wanted:
-                raise NotRevoked(f"fewer than {wanted} replicas of Redis have the revocation")
-        except BaseException:
-            # The pool must not get a connection back that watches a key or has an answer to come.
-            connection.disconnect()
-            raise
+    write(ask, key, *value)
+    wanted = conf["DENYLIST_REPLICAS"]
+    # Half the timeout, because Redis ends a wait late and must answer before the socket times out.
+    if wanted and ask("WAIT", wanted, max(1, int(conf["TIMEOUT"] * 500))) < wanted:
+        raise NotRevoked(f"fewer than {wanted} replicas of Redis have the revocation")
 
 
 def _put(ask, key, value, until):
@@ -317,9 +311,9 @@ def _cut_off(ask, key):
 def _announce(tenant, op, members):
     message = json.dumps({"v": 1, "op": op, **members}, separators=(",", ":"))
     server, channel = connect("REDIS_URL"), _key(tenant, "control")
-    if isinstance(server, redis.cluster.RedisCluster):
+    if isinstance(server, clusters.Cluster):
         # All of the gateway's channels on a cluster are sharded.
-        return server.execute_command("SPUBLISH", channel, message)
+        return server.call(channel, lambda ask: ask("SPUBLISH", channel, message), repeatable=False)
     return server.publish(channel, message)
 
 

@@ -18,8 +18,8 @@ memory or because it is a replica, the call raises, and nothing was sent. If the
 called, the event is sent as Channels sends it, which is logged once and counted by the gateway; clients that come back may
 miss it. Any other group: Channels' own `group_send`.
 
-On a Redis Cluster `RedisClusterChannelLayer` takes its place, with `"hosts": ["redis+cluster://10.0.0.1:6379,10.0.0.2:6379"]`. It
-needs redis-py 8 and channels_redis 4.1 or later.
+On a Redis Cluster `RedisClusterChannelLayer` takes its place, with `"hosts": ["redis+cluster://10.0.0.1:6379,10.0.0.2:6379"]`;
+`clusters` has the form of the URL. It needs redis-py 6 and channels_redis 4.1 or later.
 
 It needs channels_redis 3.3.1 or later; `lockgate` need not stand in INSTALLED_APPS.
 """
@@ -35,7 +35,7 @@ from channels_redis import pubsub
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from . import clusters
+from . import clusters, sharded
 
 try:
     from aioredis import ReplyError
@@ -125,6 +125,10 @@ class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
         except (redis.ResponseError, ReplyError) as error:
             self._warn_once("Redis does not show the rules of the groups, so no event is recorded: %s", error)
             rules = Rules(b"")
+        except (redis.ConnectionError, redis.TimeoutError):
+            # In a cluster the rules may lie on another node than the group.
+            if rules is None:
+                raise
         except ValueError as error:
             self._warn_once("The rules of the groups in Redis are not readable, so no event is recorded: %s", error)
             rules = Rules(b"")
@@ -146,14 +150,18 @@ class RedisClusterChannelLayer(RedisPubSubChannelLayer):
         if isinstance(hosts, (str, bytes)) or len(hosts) != 1 or not clusters.is_cluster(hosts[0]):
             expected = "one URL redis+cluster://HOST:PORT,HOST:PORT with some nodes of one cluster"
             raise ImproperlyConfigured(f'CONFIG["hosts"] of the channel layer must have {expected}.')
+        try:
+            # All event loops share the map, so that one `async_to_sync(layer.group_send)` needs no map of its own.
+            self._slots = clusters.Slots(hosts[0])
+        except ValueError as error:
+            raise ImproperlyConfigured(f'CONFIG["hosts"] of the channel layer: {error}.') from None
         # The class above makes connections to its default host, which are replaced before they are opened.
         super().__init__(**kwargs)
-        self._url = hosts[0]
 
     def _get_layer(self):
         layer = super()._get_layer()
-        if not isinstance(layer._shards[0], clusters.ClusterConnection):
-            layer._shards = [clusters.ClusterConnection(self._url, layer)]
+        if not isinstance(layer._shards[0], sharded.ClusterConnection):
+            layer._shards = [sharded.ClusterConnection(self._slots, layer)]
         return layer
 
 
@@ -211,7 +219,7 @@ class Rules:
 
 async def _execute(shard, *command):
     """Sends a command on the connection over which this shard publishes."""
-    if isinstance(shard, clusters.ClusterConnection):
+    if isinstance(shard, sharded.ClusterConnection):
         return await shard.execute(*command)
     if hasattr(shard, "_get_pub_conn"):
         # channels_redis before 4.0

@@ -3,12 +3,16 @@
 import asyncio
 import hashlib
 import json
+from unittest import mock
 
+import redis
+import redis.cluster
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.test import SimpleTestCase, override_settings
 
 import lockgate
-from lockgate import clusters, layers
+from lockgate import layers
 
 from . import redis_server
 from .test_layers import LUA, RULES, event
@@ -20,17 +24,37 @@ LIBRARY = f"#!lua name=lockgate\n{SOURCE}\nredis.register_function('lockgate_rec
 GROUPS = [f"chat_{n}" for n in range(12)]
 
 
-class Clusters(SimpleTestCase):
+def prepare(cluster):
+    """Empties a cluster, and puts there what the gateway does."""
+    for node in cluster.nodes[:3]:
+        node.run("FLUSHALL")
+        node.run("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    sha = hashlib.sha1(SCRIPT.encode()).hexdigest()
+    rules = json.dumps({"v": 1, "record": sha, "groups": RULES})
+    cluster.master_of("lockgate:acme:groups").run("SET", "lockgate:acme:groups", rules)
+
+
+class WithSettings:
+    """For test cases: `self.use(url)` lets the app speak to this Redis."""
+
+    def use(self, url, **conf):
+        overridden = override_settings(LOCKGATE={"TENANT": "acme", "REDIS_URL": url, **conf})
+        overridden.enable()
+        # The app is not installed here, and forgets by hand.
+        for cached in (lockgate.config, lockgate.connect):
+            cached.cache_clear()
+            self.addCleanup(cached.cache_clear)
+        self.addCleanup(overridden.disable)
+
+
+class Clusters(WithSettings, SimpleTestCase):
     def setUp(self):
-        self.url = redis_server.start_cluster()
-        self.cluster = clusters.client(self.url)
+        server = redis_server.start_cluster()
+        prepare(server)
+        self.nodes, self.url = server.nodes, server.url
+        seed = redis.cluster.ClusterNode("127.0.0.1", server.nodes[0].port)
+        self.cluster = redis.cluster.RedisCluster(startup_nodes=[seed])
         self.addCleanup(self.cluster.close)
-        for node in self.cluster.get_primaries():
-            server = self.cluster.get_redis_connection(node)
-            server.flushall()
-            server.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
-        sha = hashlib.sha1(SCRIPT.encode()).hexdigest()
-        self.cluster.set("lockgate:acme:groups", json.dumps({"v": 1, "record": sha, "groups": RULES}))
 
     def nodes_of(self, keys):
         return {self.cluster.get_node_from_key(key).name for key in keys}
@@ -105,18 +129,14 @@ class Clusters(SimpleTestCase):
         control = self.cluster.pubsub()
         control.ssubscribe("lockgate:acme:control")
         self.addCleanup(control.close)
-        lockgate.config.cache_clear()
-        lockgate.connect.cache_clear()
-        self.addCleanup(lockgate.config.cache_clear)
-        self.addCleanup(lockgate.connect.cache_clear)
         users = [str(n) for n in range(12)]
         keys = [f"lockgate:acme:deny:user:{user}" for user in users]
         self.assertEqual(len(self.nodes_of(keys)), 3)
-        with override_settings(LOCKGATE={"TENANT": "acme", "REDIS_URL": self.url}):
-            for user in users:
-                lockgate.revoke_user(user, issued_before=1_700_000_000)
-                lockgate.revoke_user(user, issued_before=1_600_000_000)
-            lockgate.invalidate("7")
+        self.use(self.url)
+        for user in users:
+            lockgate.revoke_user(user, issued_before=1_700_000_000)
+            lockgate.revoke_user(user, issued_before=1_600_000_000)
+        lockgate.invalidate("7")
         for key in keys:
             self.assertEqual(self.cluster.get(key), b"1700000000")
         self.assertIsNotNone(self.cluster.get("lockgate:acme:usergen:7"))
@@ -128,11 +148,42 @@ class Clusters(SimpleTestCase):
                 announced.append(json.loads(message["data"]))
         self.assertEqual([message["op"] for message in announced], ["revoke"] * 24 + ["invalidate"])
 
+    def test_a_call_from_synchronous_code_reads_the_map_once_for_all(self):
+        def counted(command):
+            stats = [node.client.info("commandstats") for node in self.nodes]
+            return sum(stat.get(f"cmdstat_{command}", {"calls": 0})["calls"] for stat in stats)
+
+        spoken = layers.RedisClusterChannelLayer(hosts=[self.url], prefix="acme", tenant="acme")
+        before = counted("cluster|slots"), counted("command")
+        for n in range(5):
+            # Each call has an event loop of its own.
+            async_to_sync(spoken.group_send)("chat_1", event(n))
+        self.assertEqual(counted("fcall"), 5)
+        self.assertEqual((counted("cluster|slots"), counted("command")), (before[0] + 1, before[1]))
+
+    def test_an_old_redis_py_is_refused(self):
+        self.use(self.url)
+        with mock.patch("redis.__version__", "5.3.1"), self.assertRaisesMessage(ImproperlyConfigured, "needs redis-py 6.0"):
+            lockgate.config()
+
     def test_wrong_urls_are_refused_in_words_that_help(self):
         for hosts in [["redis://h:1"], [self.url, self.url], self.url, []]:
             with self.subTest(hosts=hosts), self.assertRaisesMessage(ImproperlyConfigured, "redis+cluster://HOST:PORT,HOST:PORT"):
                 layers.RedisClusterChannelLayer(hosts=hosts, tenant="acme")
-        for url in ["redis+cluster://u:hunter2@h:1/2", "redis+cluster://u:hunter2@h:x", "redis+cluster://u:hunter2@"]:
-            with self.subTest(url=url), self.assertRaises(ValueError) as refused:
-                clusters.client(url)
-            self.assertNotIn("hunter2", str(refused.exception))
+        for rest, word in [
+            ("h:1/2", "no database number"),
+            ("h:x", "HOST:PORT"),
+            ("", "HOST:PORT"),
+            ("h:1?ssl_ca_certs=/ca.pem", "rediss+cluster:// alone"),
+            ("h:1?ca=/ca.pem", "ssl_ca_certs"),
+        ]:
+            url = f"redis+cluster://u:hunter2@{rest}"
+            with self.subTest(rest=rest):
+                with self.assertRaisesMessage(ImproperlyConfigured, word) as of_layer:
+                    layers.RedisClusterChannelLayer(hosts=[url], tenant="acme")
+                self.use(url)
+                with self.assertRaisesMessage(ImproperlyConfigured, word) as of_app:
+                    lockgate.config()
+                self.assertIn('CONFIG["hosts"]', str(of_layer.exception))
+                self.assertIn('LOCKGATE["REDIS_URL"]', str(of_app.exception))
+                self.assertNotIn("hunter2", f"{of_layer.exception} {of_app.exception}")
