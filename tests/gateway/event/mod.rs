@@ -4,6 +4,7 @@ mod core_layer;
 mod matrix;
 mod recorded;
 pub(crate) mod resume;
+mod resume_clock;
 mod resume_core;
 mod resume_ends;
 mod resume_hostile;
