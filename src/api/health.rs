@@ -1,4 +1,4 @@
-//! The admin listener: liveness and readiness, on a separate thread; [`super::scrape`] has its metrics.
+//! The admin listener: liveness and readiness, on a separate thread; the file `scrape.rs` has its metrics.
 //!
 //! Liveness only checks that the runtime makes progress. A lost Redis must not make an orchestrator kill every replica
 //! with all its sockets.
