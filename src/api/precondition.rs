@@ -53,7 +53,9 @@ fn versions(list: &str) -> Option<Vec<i64>> {
             return None;
         }
         if strong.is_none() {
-            versions.extend(tag.parse::<i64>().ok());
+            // Tags are compared as they are written.
+            let version = tag.parse::<i64>().ok();
+            versions.extend(version.filter(|version| version.to_string() == tag));
         }
     }
 }
@@ -97,6 +99,7 @@ mod tests {
             ("W/\"1\", \"2\"", Some(&[2])),
             ("\"a,b\", \"3\"", Some(&[3])),
             ("\"\"", Some(&[])),
+            ("\"+7\", \"007\", \"7\"", Some(&[7])),
             ("12", None),
             ("", None),
             (",", None),

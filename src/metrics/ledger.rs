@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use metrics::{Counter, Gauge};
 use parking_lot::{Mutex, RwLock};
 
-use super::families::{FRAMES_RECEIVED, FRAMES_SENT, HANDSHAKES};
+use super::families::{FRAMES_RECEIVED, FRAMES_SENT, HANDSHAKES, WORKER_LAG};
 use super::family::{Family, FamilyKind};
 
 /// The label of tenants beyond `metrics.tenant_series`.
@@ -39,6 +39,11 @@ impl SeriesKey {
     /// Returns the values of the labels beside `tenant`.
     pub(super) fn words(&self) -> impl Iterator<Item = &'static str> {
         self.words.into_iter().flatten()
+    }
+
+    /// Returns true if the series is the age of the oldest of something.
+    fn is_age(&self) -> bool {
+        self.family == WORKER_LAG.name()
     }
 
     /// Returns true if the series says how busy a tenant is.
@@ -109,6 +114,7 @@ impl CellKind for Gauge {
 struct Cell {
     series: SeriesNumber,
     is_gauge: bool,
+    is_age: bool,
     is_traffic: bool,
     /// A counter's total, or the bits of a gauge.
     value: Arc<AtomicU64>,
@@ -122,15 +128,19 @@ struct Cell {
 pub(super) struct SeriesValue {
     pub series: SeriesNumber,
     pub is_gauge: bool,
+    /// Of several tenants the greatest counts, not the sum.
+    pub is_age: bool,
     pub bits: u64,
 }
 
 impl SeriesValue {
     /// Adds the same series of another tenant.
     pub(super) fn add(&mut self, other: Self) {
-        self.bits = match self.is_gauge {
-            true => (f64::from_bits(self.bits) + f64::from_bits(other.bits)).to_bits(),
-            false => self.bits + other.bits,
+        let (one, two) = (f64::from_bits(self.bits), f64::from_bits(other.bits));
+        self.bits = match (self.is_gauge, self.is_age) {
+            (true, true) => one.max(two).to_bits(),
+            (true, false) => (one + two).to_bits(),
+            (false, _) => self.bits + other.bits,
         };
     }
 }
@@ -163,6 +173,7 @@ impl Ledger {
         cells.push(Cell {
             series,
             is_gauge: key.is_gauge,
+            is_age: key.is_age(),
             is_traffic: key.is_traffic(),
             value: value.clone(),
             elsewhere: 0,
@@ -208,6 +219,7 @@ impl Ledger {
             SeriesValue {
                 series: cell.series,
                 is_gauge: cell.is_gauge,
+                is_age: cell.is_age,
                 bits: if cell.is_gauge {
                     value
                 } else {

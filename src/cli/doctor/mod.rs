@@ -35,7 +35,7 @@ Examples:
   lockgate doctor --tenant acme
   lockgate doctor --acl     the Redis users that separate the tenants' back ends")]
 pub(super) struct DoctorArguments {
-    /// Print the Redis ACL line of the gateway and of each tenant's back end, and check nothing
+    /// Print the Redis ACL line of the gateway and of each tenant's back end (with --tenant: of its back end alone), and check nothing
     #[arg(long)]
     acl: bool,
     /// Look only at this tenant, of a file or of the registry, and at what it needs
@@ -53,6 +53,8 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
     };
     let config = match &arguments.tenant {
         Some(id) => match lookup::with_tenant(config, id) {
+            // What the tenant shares with others counts for its line.
+            Ok(config) if arguments.acl => config,
             Ok(config) => alone(config, id),
             Err(problem) => return super::fail(&problem.text),
         },
@@ -63,7 +65,11 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
         Err(error) => return super::fail(&error.to_string()),
     };
     if arguments.acl {
-        let lines = acl::lines(&servers);
+        let mut lines = acl::lines(&servers);
+        if let Some(id) = &arguments.tenant {
+            // The gateway's line has to name the prefixes of all tenants, so a part of it would take rights away.
+            lines.retain(|line| line.tenants.iter().any(|tenant| tenant == id.as_str()));
+        }
         super::print(&match arguments.json {
             true => format!("{}\n", acl::json(&lines)),
             false => acl::text(&lines),

@@ -12,6 +12,7 @@ use self::walk::{AskedHandshake, walk};
 use super::lookup::{NoTenant, unread};
 use super::registry::wait_for;
 use crate::config::Config;
+use crate::hosts::HostTable;
 use crate::registry::{self, AllTenants};
 
 mod report;
@@ -52,14 +53,24 @@ pub(super) fn run(path: Option<&Path>, arguments: &HandshakeArguments) -> ExitCo
         Ok(loaded) => loaded.config,
         Err(status) => return status,
     };
-    let all = match all_tenants(config) {
-        Ok(all) => all,
-        Err(problem) => return problem.tell(),
+    let (all, unread) = match all_tenants(&config) {
+        Ok(all) => (all, None),
+        Err(problem) => (of_files(config), Some(problem)),
     };
     let asked = match asked(&all.config, arguments) {
         Ok(asked) => asked,
         Err(text) => return super::fail(&text),
     };
+    if let Some(problem) = unread {
+        // A replica serves the tenants of its files without the registry.
+        if !has_host(&all.config, &asked) {
+            return problem.tell();
+        }
+        let text = &problem.text;
+        super::complain(&format!(
+            "warning: the host is of a tenant of the files; {text}"
+        ));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -86,16 +97,29 @@ fn tell(report: &HandshakeReport, json: bool) {
 }
 
 /// Returns the tenants of the files with those of the registry, if there is one: any of them may have the host.
-fn all_tenants(config: Config) -> Result<AllTenants, NoTenant> {
+fn all_tenants(config: &Config) -> Result<AllTenants, NoTenant> {
     if config.registry.database.is_none() {
-        return Ok(AllTenants {
-            config,
-            registered: 0,
-            degraded: Vec::new(),
-        });
+        return Ok(of_files(config.clone()));
     }
-    let read = wait_for(registry::read_all(&config));
+    let read = wait_for(registry::read_all(config));
     read.map_err(|problem| unread("any tenant may have the host", &problem))
+}
+
+fn of_files(config: Config) -> AllTenants {
+    AllTenants {
+        config,
+        registered: 0,
+        degraded: Vec::new(),
+    }
+}
+
+/// Returns true if a tenant of the configuration has the host of the request.
+fn has_host(config: &Config, asked: &AskedHandshake) -> bool {
+    let host = asked.head.headers.get(HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let table = HostTable::new(&config.tenants).ok();
+    host.zip(table)
+        .is_some_and(|(host, table)| table.find(host).is_some())
 }
 
 /// Returns the request that a client would send.

@@ -41,9 +41,9 @@ local function gone(id)
 end
 
 -- A clock that was put back must not let one who left linger until it has caught up.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', leaving, '(' .. (now + linger), '+inf', 'LIMIT', 0, MOST)) do
-    redis.call('ZADD', leaving, now + linger, id)
-end
+local late = redis.call('ZRANGEBYSCORE', leaving, '(' .. (now + linger), '+inf', 'LIMIT', 0, MOST)
+for _, id in ipairs(late) do redis.call('ZADD', leaving, now + linger, id) end
+if #late == MOST then more = 1 end
 -- Users whose time has come. First, so that one who comes back now has left before.
 local due = redis.call('ZRANGEBYSCORE', leaving, '-inf', now, 'LIMIT', 0, MOST)
 for _, id in ipairs(due) do

@@ -320,6 +320,13 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         "{lines:?}"
     );
 
+    // The line of one back end, and not that of the gateway, which would lose the other tenant's names.
+    let printed = doctor(&gateway.config, &["--acl", "--json", "--tenant", &one.name]);
+    let printed: Value = serde_json::from_str(&printed.text).unwrap();
+    let users = printed["users"].as_array().unwrap();
+    assert_eq!(users.len(), 1, "{printed}");
+    assert_eq!(users[0]["line"], lines[&names[0]], "{printed}");
+
     // The gateway under its own line: everything that the doctor looks at, sockets, events, denylist.
     let found = findings(&gateway.config);
     assert_eq!(found["ok"], true, "{found}");

@@ -254,4 +254,8 @@ async fn commands_tell_that_the_registry_cannot_be_read() {
         &["token", "mint", "--tenant", file, "--user", ALICE],
     );
     assert_eq!(status, Some(0), "{said}");
+    let url = format!("ws://{}{CHAT}?token=none", gateway.named("file").host);
+    let (status, said) = lockgate(&gateway, &["explain", "--url", &url]);
+    let is_walked = said.contains("of a tenant of the files") && said.contains("token_not_valid");
+    assert!(status == Some(1) && is_walked, "{said}");
 }
