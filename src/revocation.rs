@@ -133,7 +133,9 @@ impl Revocations {
         // Handshakes come first: one that completes meanwhile is then found among the members.
         for batch in hub.pending().chunks(BATCH) {
             let tokens = batch.iter().map(|pending| pending.token()).collect();
-            let verdicts = self.ask(tokens).await?;
+            let Some(verdicts) = self.ask(tokens, &mut unanswered).await? else {
+                continue;
+            };
             checked = true;
             for (pending, (_, verdict)) in batch.iter().zip(verdicts) {
                 let Some(verdict) = known(verdict, &mut unanswered) else {
@@ -150,7 +152,9 @@ impl Revocations {
         members.retain(|member| member.user().is_some());
         for batch in members.chunks(BATCH) {
             let tokens = batch.iter().filter_map(|member| member.token()).collect();
-            let verdicts = self.ask(tokens).await?;
+            let Some(verdicts) = self.ask(tokens, &mut unanswered).await? else {
+                continue;
+            };
             checked = true;
             for (member, (token, verdict)) in batch.iter().zip(verdicts) {
                 let Some(verdict) = known(verdict, &mut unanswered) else {
@@ -170,7 +174,7 @@ impl Revocations {
         if unreadable {
             metrics::dependency_error(Dependency::Denylist, ErrorKind::Protocol);
             self.notice.tell("found by a check of open connections");
-        } else if checked {
+        } else if checked && unanswered.is_none() {
             self.notice.over();
         }
         if closed > 0 {
@@ -180,20 +184,28 @@ impl Revocations {
     }
 
     /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens. A verdict is an error if one
-    /// of its keys was not read and the others do not revoke the token.
+    /// of its keys was not read and the others do not revoke the token. `None` if all keys are on shards that are down, which
+    /// `unanswered` keeps: other batches may have keys elsewhere.
     async fn ask<'b>(
         &self,
         asked: Vec<TokenOf<'b>>,
-    ) -> Result<Vec<(TokenOf<'b>, Result<DenyVerdict, StoreError>)>, StoreError> {
+        unanswered: &mut Option<StoreError>,
+    ) -> Result<Option<Vec<(TokenOf<'b>, Result<DenyVerdict, StoreError>)>>, StoreError> {
         // The tenant's cut-off is apart from those of the users, so that an empty one of these leaves it readable.
         let mut reads = vec![denylist::of_all(&self.tenant)];
         let of_token = |token: &TokenOf<'_>| denylist::of_token(&self.tenant, token.jti.as_ref());
         reads.extend(asked.iter().map(of_token));
         let of_user = |token: &TokenOf<'_>| denylist::of_user(&self.tenant, token.user);
         reads.extend(asked.iter().map(of_user));
-        let answers = self.store.get_apart(reads).await?;
+        let answers = match self.store.get_apart(reads).await {
+            Err(error) if self.store.redis().is_some_and(|redis| redis.is_cluster()) => {
+                unanswered.get_or_insert(error);
+                return Ok(None);
+            }
+            answers => answers?,
+        };
         let Some((all, each)) = answers.split_first() else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let (tokens, users) = each.split_at(each.len() / 2);
         let verdict = |(token, (own, user)): (TokenOf<'b>, (_, _))| {
@@ -202,7 +214,8 @@ impl Revocations {
             (token, verdict)
         };
         let answers = tokens.iter().zip(users);
-        Ok(asked.into_iter().zip(answers).map(verdict).collect())
+        let verdicts = asked.into_iter().zip(answers).map(verdict);
+        Ok(Some(verdicts.collect()))
     }
 
     /// Closes the sockets that were open for `denylist.max_unverified` while the denylist did not answer, at a limited

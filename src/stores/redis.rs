@@ -154,7 +154,7 @@ impl RedisStore {
     }
 
     /// Returns the number of the link, which counts from 1; `None` while there is none. A cluster counts the links to all nodes,
-    /// and the changes of its map.
+    /// and the masters that have left its map.
     pub fn link_number(&self) -> Option<u64> {
         if let Some(cluster) = &self.cluster {
             return cluster.link_number();

@@ -95,10 +95,11 @@ impl LinkStanding {
     /// Notes a lost connection or a failed attempt. `error` holds no secret.
     pub fn down(&mut self, kind: ErrorKind, error: &dyn Display) {
         metrics::dependency_error(self.dependency, kind);
+        // Each time: another link to the endpoint may have ended meanwhile, and taken the series with it.
+        metrics::dependency_up(self.dependency, &self.endpoint, false);
         if !self.is_news(kind) {
             return;
         }
-        metrics::dependency_up(self.dependency, &self.endpoint, false);
         let words = match kind {
             ErrorKind::Auth => self.words.refused,
             _ => self.words.lost,

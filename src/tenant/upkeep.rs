@@ -11,6 +11,8 @@ use super::{Tenant, Tenants, look, suspension};
 
 /// Pause after a failed recheck; also the interval of the outage watch.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest pause between attempts that fail.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Pause between attempts to hear the control channel or to read the state.
 const OPEN_AGAIN: Duration = Duration::from_millis(500);
 /// Silence after which a denylist counts as away. Open sockets are rechecked when it answers again.
@@ -47,15 +49,23 @@ async fn look_after(tenant: &Arc<Tenant>, tenants: &Tenants) -> Infallible {
     let (mut recheck_at, mut revalidate_at) = (spread(recheck), spread(revalidate));
     let watches = watches_outages(tenant);
     let (mut second, mut away) = (Instant::now() + RETRY, false);
+    let mut retry = RETRY;
     loop {
         tokio::select! {
             () = tenant.revocations.recheck_wanted() => recheck_at = Instant::now(),
             () = sleep_until(recheck_at) => {
+                // A shard of a cluster may be down for hours, while each attempt reads all tokens from the others.
                 let pause = match recheck_all(tenant, tenants).await {
-                    true => recheck,
-                    false => RETRY.min(recheck),
+                    true => {
+                        retry = RETRY;
+                        recheck
+                    }
+                    false => {
+                        let longer = LONGEST_RETRY.min(2 * retry);
+                        std::mem::replace(&mut retry, longer)
+                    }
                 };
-                recheck_at = Instant::now() + pause;
+                recheck_at = Instant::now() + pause.min(recheck);
             }
             () = sleep_until(revalidate_at) => {
                 tenant.coherence.look_at_all().await;

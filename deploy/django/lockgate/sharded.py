@@ -97,7 +97,7 @@ class ClusterConnection:
             return
         wish.waiting += 1
         try:
-            await asyncio.wait_for(wish.heard.wait(), TIMEOUT)
+            await _within(TIMEOUT, wish.heard.wait())
             wish.kept = True
         except asyncio.TimeoutError:
             reason = self._away.get(self._slots.owner(wish.slot)) or self._away.get(None) or "it does not answer"
@@ -150,7 +150,7 @@ class ClusterConnection:
         pause = LEAST_PAUSE
         while True:
             try:
-                await asyncio.wait_for(self._doubted.wait(), MAP_EVERY)
+                await _within(MAP_EVERY, self._doubted.wait())
             except asyncio.TimeoutError:
                 pass
             self._doubted.clear()
@@ -168,7 +168,7 @@ class ClusterConnection:
         failure = None
         for address in self._slots.sources(self._away):
             try:
-                answer = await asyncio.wait_for(self._ask(address, ("CLUSTER", "SLOTS")), MAP_TIMEOUT)
+                answer = await _within(MAP_TIMEOUT, self._ask(address, ("CLUSTER", "SLOTS")))
                 self._slots.learn(answer, address)
                 break
             except (redis.RedisError, OSError, asyncio.TimeoutError) as error:
@@ -216,6 +216,9 @@ class ClusterConnection:
             return
         if kind == "ssubscribe":
             line.settle(wish)
+            if wish.line is None and wish.asked is None:
+                # The refusal of another channel was taken for one of this channel.
+                wish.asked = line
         if line not in (wish.line, wish.asked):
             if kind == "ssubscribe":
                 # Meanwhile another node has been asked.
@@ -380,6 +383,21 @@ def _options(address, options):
     options["host"], options["port"] = address
     # The answers are read here, so their form must be known.
     return {"protocol": 2, "socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "retry": Retry(NoBackoff(), 0), **options}
+
+
+async def _within(seconds, work):
+    """Returns what `work` returns; TimeoutError after `seconds`.
+
+    `asyncio.wait_for` may lose a cancellation before Python 3.12, and a task that goes on keeps its loop from closing.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+    if not done:
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 def _now():

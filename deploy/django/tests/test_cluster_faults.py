@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from django.test import SimpleTestCase
 from redis.crc import key_slot
 
 import lockgate
-from lockgate import layers
+from lockgate import clusters, layers, sharded
 
 from . import redis_server
 from .test_clusters import WithSettings, prepare
@@ -39,6 +40,14 @@ def begin_to_move(cluster, key, target):
     target.run("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id())
     source.run("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id())
     return source
+
+
+async def wait_for_async(is_true, what, seconds=15):
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        await asyncio.sleep(0.01)
 
 
 class Consumers:
@@ -212,6 +221,57 @@ class ClusterFaults(WithSettings, SimpleTestCase):
         self.assertEqual(heard.count(0), 1)
         # The master had the event in its socket, and takes it when it goes on.
         self.assertEqual(heard.count(1), 1)
+
+    def test_a_loop_ends_after_an_answer_was_lost(self):
+        cluster = self.start()
+        node = cluster.nodes[0]
+        channel = channel_of(first_group_on(cluster, node))
+
+        async def lose_an_answer():
+            connection = sharded.ClusterConnection(clusters.Slots(cluster.url), None)
+            await connection.subscribe(channel_of(first_group_on(cluster, cluster.nodes[1])))
+            await connection.publish(channel, b"x")
+            node.freeze()
+            lost = asyncio.ensure_future(connection.publish(channel, b"x"))
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(node.kill)
+            await lost
+
+        ended = threading.Thread(target=lambda: self.assertRaises(redis.RedisError, asyncio.run, lose_an_answer()), daemon=True)
+        ended.start()
+        ended.join(20)
+        self.assertFalse(ended.is_alive(), "the loop does not end")
+
+    def test_a_forbidden_channel_leaves_the_others_of_its_node_heard(self):
+        cluster = self.start()
+        node = cluster.nodes[0]
+        forbidden, allowed = (channel_of(first_group_on(cluster, node, start)) for start in ("closed", "open"))
+        for each in cluster.nodes:
+            each.run("ACL", "SETUSER", "django", "on", ">secret", "~*", "+@all", "&acme__group__open*")
+        url = cluster.url.replace("://", "://django:secret@")
+
+        async def outlive():
+            connection = sharded.ClusterConnection(clusters.Slots(url), None)
+
+            async def insist():
+                while True:
+                    with contextlib.suppress(redis.RedisError):
+                        await connection.subscribe(forbidden)
+
+            # The refused channel is asked for before the other one, also on the next line.
+            insisting = [asyncio.ensure_future(insist())]
+            await asyncio.sleep(1.5)
+            insisting.append(asyncio.ensure_future(insist()))
+            await connection.subscribe(allowed)
+            heard = connection._wishes[allowed].heard
+            await asyncio.to_thread(node.run, "CLIENT", "KILL", "TYPE", "pubsub")
+            await wait_for_async(lambda: not heard.is_set(), "the line was cut")
+            await wait_for_async(heard.is_set, "the channel is heard again")
+            for task in insisting:
+                task.cancel()
+            await connection.flush()
+
+        asyncio.run(outlive())
 
     def test_groups_go_on_while_the_node_with_the_rules_is_away(self):
         cluster = self.start()

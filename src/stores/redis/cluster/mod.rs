@@ -16,7 +16,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::tasks::{self, Task};
@@ -66,7 +66,7 @@ struct ClusterShared {
     /// Nodes may be replicas: the cluster is only looked at.
     any_role: bool,
     map: watch::Sender<Arc<ClusterMap>>,
-    /// Counts the links to nodes.
+    /// Counts the links to nodes, and the masters that have left the map.
     links: watch::Sender<u64>,
     /// Asks for the map to be read.
     stale: Notify,
@@ -87,6 +87,10 @@ impl ShardNode {
     /// Returns true if it serves a slot.
     pub fn has_slots(&self) -> bool {
         !self.shard.slots.is_empty()
+    }
+
+    fn answers(&self) -> bool {
+        self.store.link_number().is_some() && self.store.silent_for() < SILENT
     }
 
     fn is_at(&self, (host, port): &NodeAddress) -> bool {
@@ -135,9 +139,7 @@ impl ClusterMap {
 
     fn is_whole(&self) -> bool {
         let mut serving = self.shards.iter().filter(|node| node.has_slots());
-        self.owners.iter().all(Option::is_some)
-            && serving
-                .all(|node| node.store.link_number().is_some() && node.store.silent_for() < SILENT)
+        self.owners.iter().all(Option::is_some) && serving.all(ShardNode::answers)
     }
 }
 
@@ -237,6 +239,7 @@ async fn keep(shared: Arc<ClusterShared>) -> Infallible {
                 shared.fail(&error);
             }
         }
+        let read_at = Instant::now();
         let map = shared.map.borrow().clone();
         let mut states: Vec<_> = { map.shards.iter() }
             .map(|node| node.store.link_changes())
@@ -254,7 +257,7 @@ async fn keep(shared: Arc<ClusterShared>) -> Infallible {
         loop {
             tokio::select! {
                 () = shared.stale.notified() => break,
-                () = tokio::time::sleep_until(until) => break,
+                () = sleep_until(until) => break,
                 () = any_change(&mut states) => {
                     shared.count_links(&map, &mut seen);
                     if map.shards.iter().any(|node| node.store.link_number().is_none()) {
@@ -263,7 +266,8 @@ async fn keep(shared: Arc<ClusterShared>) -> Infallible {
                 }
             }
         }
-        sleep(brake).await;
+        // The first doubt after a quiet time is looked into at once.
+        sleep_until(read_at + brake).await;
     }
 }
 
@@ -280,8 +284,8 @@ impl ClusterShared {
     /// Reads the map from the masters, or from any node that answers.
     async fn read(&self) -> RedisResult<Topology> {
         let map = self.map.borrow().clone();
-        let linked = map.shards.iter();
-        let linked = linked.filter(|node| node.store.link_number().is_some());
+        // A silent master would hold up the others for the whole time of an answer.
+        let linked = map.shards.iter().filter(|node| node.answers());
         let asked = linked.take(ASKED).map(|node| self.ask_master(node));
         let mut votes: Vec<(Topology, usize)> = Vec::new();
         for topology in join_all(asked).await.into_iter().flatten() {
@@ -376,6 +380,13 @@ impl ClusterShared {
                 }
             }
         }
+        let stays = |node: &ShardNode| {
+            shards
+                .iter()
+                .any(|new| Arc::ptr_eq(&new.store, &node.store))
+        };
+        let mut before = before.shards.iter();
+        let is_lost = before.any(|node| node.has_slots() && !stays(node));
         tracing::info!(
             redis.endpoint = self.url.endpoint(),
             count = shards.len(),
@@ -386,6 +397,10 @@ impl ClusterShared {
             owners: served.owners(),
             failure: None,
         }));
+        // Its slots are served by another node now, without what only it had, though that node's link may be as before.
+        if is_lost {
+            self.links.send_modify(|links| *links += 1);
+        }
         true
     }
 
@@ -414,7 +429,11 @@ impl ClusterShared {
         if now.iter().any(|link| !seen.contains(link)) {
             self.links.send_modify(|links| *links += 1);
         }
-        // A lost link stays known, so that only a newer one counts.
+        // A lost link stays known, so that only a newer one counts. A node that comes back to the map begins again.
+        seen.retain(|(endpoint, _)| {
+            let mut nodes = map.shards.iter();
+            nodes.any(|node| node.store.endpoint() == endpoint)
+        });
         for link in now {
             seen.retain(|(endpoint, _)| *endpoint != link.0);
             seen.push(link);
