@@ -1,6 +1,6 @@
 //! Links to Redis and database pools. Tenants with equal URLs share them, also across reloads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::budget::MemoryBudget;
 use crate::channel_layer::core::CoreEndpoints;
@@ -11,7 +11,7 @@ use crate::config::{Effective, LayerKind, PoolConfig, Secret, Trust};
 use crate::error::Dependency;
 use crate::group_rules::GroupRules;
 use crate::ids::{ReplicaId, TenantId};
-use crate::metrics::TenantMetrics;
+use crate::metrics::{TenantMetrics, TenantSeries};
 use crate::stores::database::{ConnectionBudget, Database};
 use crate::stores::key_store::KeyStore;
 use crate::stores::memory::MemoryStore;
@@ -33,11 +33,23 @@ pub(super) struct Links {
 /// The memory that replaces Redis for tenants that have none.
 ///
 /// Replicas of one process that have clones of it act as replicas on one Redis do: they share events, histories, revocations
-/// and suspensions, and answer each other. Presence and cached users stay with each replica.
+/// and suspensions, and answer each other. Their tenants' series add up, in the scrape of each. Presence and cached users stay with
+/// each replica.
 #[derive(Clone, Default)]
 pub struct SharedMemory {
     keys: Arc<MemoryStore>,
     bus: Arc<MemoryBus>,
+    series: Arc<OnceLock<Arc<TenantSeries>>>,
+}
+
+impl SharedMemory {
+    /// Returns the book of the tenants' series, which the first replica opens with `most` places.
+    pub(super) fn series(&self, most: usize) -> Arc<TenantSeries> {
+        let book = self
+            .series
+            .get_or_init(|| Arc::new(TenantSeries::new(most)));
+        book.clone()
+    }
 }
 
 /// Tenants with equal keys share a pool.

@@ -182,8 +182,8 @@ impl Builder {
         Self {
             registry,
             budget: Arc::default(),
+            series: memory.series(config.metrics.tenant_series),
             links: Links::new(replica, config.server.max_database_connections, memory),
-            series: Arc::new(TenantSeries::new(config.metrics.tenant_series)),
         }
     }
 

@@ -270,7 +270,10 @@ async fn the_api_gives_way_unless_it_was_asked_for() {
         .start();
     assert_eq!(process.exited(PATIENCE).await.code(), Some(1));
     let told = process.output.text();
-    assert!(told.contains("choose one with --api "), "{told}");
+    assert!(
+        told.contains("choose another one with --api localhost:PORT"),
+        "{told}"
+    );
     let (one, other) = (dev().await, dev().await);
     assert_ne!(one.text("api"), other.text("api"));
 }

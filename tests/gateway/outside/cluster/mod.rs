@@ -22,6 +22,8 @@ async fn on_cluster(cluster: &Cluster) -> Gateway {
     gateway()
         .redis(&cluster.url())
         .replicas(2)
+        // Sockets that wait for the cluster do not read, and answer no ping.
+        .set("server.heartbeat.interval", "10m")
         .tenant("acme")
         .without_layer_kind()
         .users(&Database::sqlite().await)
