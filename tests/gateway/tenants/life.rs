@@ -330,7 +330,7 @@ async fn tenants_without_their_redis_delay_no_look_at_another() {
 /// A removed tenant once kept its place among `metrics.tenant_series`.
 #[tokio::test]
 async fn the_series_of_a_removed_tenant_end_and_its_place_is_the_next_tenants() {
-    let builder = gateway().set("metrics.tenant_series", 1);
+    let builder = gateway().set("metrics.tenant_series", 2);
     let builder = builder.tenant("first").tenant("second").tenant("third");
     let (gateway, whole) = without("third", builder).await;
     let replica = gateway.replica();
