@@ -133,16 +133,11 @@ impl Revocations {
         // Handshakes come first: one that completes meanwhile is then found among the members.
         for batch in hub.pending().chunks(BATCH) {
             let tokens = batch.iter().map(|pending| pending.token()).collect();
-            let Some(verdicts) = self.ask(tokens, &mut unanswered).await? else {
-                continue;
-            };
+            let verdicts = self.ask(tokens, &mut unanswered).await?;
             checked = true;
             for (pending, (_, verdict)) in batch.iter().zip(verdicts) {
-                let Some(verdict) = known(verdict, &mut unanswered) else {
-                    continue;
-                };
-                unreadable |= verdict == DenyVerdict::Unreadable;
-                if verdict == DenyVerdict::Revoked {
+                unreadable |= verdict == Some(DenyVerdict::Unreadable);
+                if verdict == Some(DenyVerdict::Revoked) {
                     closed += hub.evict_pending(pending, &CloseReason::TokenRevoked.frame());
                 }
             }
@@ -152,18 +147,13 @@ impl Revocations {
         members.retain(|member| member.user().is_some());
         for batch in members.chunks(BATCH) {
             let tokens = batch.iter().filter_map(|member| member.token()).collect();
-            let Some(verdicts) = self.ask(tokens, &mut unanswered).await? else {
-                continue;
-            };
+            let verdicts = self.ask(tokens, &mut unanswered).await?;
             checked = true;
             for (member, (token, verdict)) in batch.iter().zip(verdicts) {
-                let Some(verdict) = known(verdict, &mut unanswered) else {
-                    continue;
-                };
-                unreadable |= verdict == DenyVerdict::Unreadable;
+                unreadable |= verdict == Some(DenyVerdict::Unreadable);
                 let frame = CloseReason::TokenRevoked.frame();
                 // A token that a refresh has replaced meanwhile says nothing about the socket.
-                if verdict == DenyVerdict::Revoked
+                if verdict == Some(DenyVerdict::Revoked)
                     && Some(token) == member.token()
                     && member.outbound().close(frame, CloseOrder::Now)
                 {
@@ -183,14 +173,14 @@ impl Revocations {
         unanswered.map_or(Ok(closed), Err)
     }
 
-    /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens. A verdict is an error if one
-    /// of its keys was not read and the others do not revoke the token. `None` if all keys are on shards that are down, which
-    /// `unanswered` keeps: other batches may have keys elsewhere.
+    /// Reads the verdicts over a batch of tokens in one round, and returns them with the tokens. A verdict is `None` if a shard
+    /// did not answer about one of its keys and the others do not revoke the token; `unanswered` keeps the first such error. If no
+    /// shard answered there are no verdicts: other batches may have keys elsewhere.
     async fn ask<'b>(
         &self,
         asked: Vec<TokenOf<'b>>,
         unanswered: &mut Option<StoreError>,
-    ) -> Result<Option<Vec<(TokenOf<'b>, Result<DenyVerdict, StoreError>)>>, StoreError> {
+    ) -> Result<Vec<(TokenOf<'b>, Option<DenyVerdict>)>, StoreError> {
         // The tenant's cut-off is apart from those of the users, so that an empty one of these leaves it readable.
         let mut reads = vec![denylist::of_all(&self.tenant)];
         let of_token = |token: &TokenOf<'_>| denylist::of_token(&self.tenant, token.jti.as_ref());
@@ -200,22 +190,22 @@ impl Revocations {
         let answers = match self.store.get_apart(reads).await {
             Err(error) if self.store.redis().is_some_and(|redis| redis.is_cluster()) => {
                 unanswered.get_or_insert(error);
-                return Ok(None);
+                return Ok(Vec::new());
             }
             answers => answers?,
         };
         let Some((all, each)) = answers.split_first() else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let (tokens, users) = each.split_at(each.len() / 2);
         let verdict = |(token, (own, user)): (TokenOf<'b>, (_, _))| {
             let own = token.jti.is_some().then_some(own);
             let verdict = verdict_of_shards(token.issued_at, own, user, all);
-            (token, verdict)
+            let verdict = verdict.map_err(|error| unanswered.get_or_insert(error));
+            (token, verdict.ok())
         };
         let answers = tokens.iter().zip(users);
-        let verdicts = asked.into_iter().zip(answers).map(verdict);
-        Ok(Some(verdicts.collect()))
+        Ok(asked.into_iter().zip(answers).map(verdict).collect())
     }
 
     /// Closes the sockets that were open for `denylist.max_unverified` while the denylist did not answer, at a limited
@@ -269,16 +259,6 @@ fn verdict_of_shards(
         }
         _ => Ok(verdict),
     }
-}
-
-/// Returns the verdict; an error is kept in `unanswered`, if it is the first.
-fn known(
-    verdict: Result<DenyVerdict, StoreError>,
-    unanswered: &mut Option<StoreError>,
-) -> Option<DenyVerdict> {
-    verdict
-        .map_err(|error| unanswered.get_or_insert(error))
-        .ok()
 }
 
 #[cfg(test)]

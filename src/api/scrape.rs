@@ -77,7 +77,7 @@ pub(super) async fn tenants(
 fn one(state: &ScrapeState, tenant: &str) -> Result<Response, ApiProblem> {
     match state.series.scrape_of(tenant) {
         Some(text) => Ok(([TEXT], text).into_response()),
-        // A scrape of a tenant that nobody uses here has no samples, and works.
+        // A tenant that is not in use here has no samples, and its scrape works.
         None if state.tenants.configured(tenant).is_some() => Ok([TEXT].into_response()),
         None => Err(ApiProblem::TenantNotFound),
     }

@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::position::Position;
 use crate::tasks::{self, Task};
 
-use subscriber::{Subscriber, SubscriberOrder};
+use subscriber::{AttachedLayer, Subscriber, SubscriberOrder};
 use subscriptions::ChannelRole;
 pub(super) use subscriptions::Heard;
 use switchboard::Switchboard;
@@ -153,12 +153,13 @@ impl LinkShare {
         pattern: String,
     ) -> Self {
         let attachment = endpoint.next_user();
-        endpoint.order(SubscriberOrder::Attach {
-            attachment,
+        let tenant = tenant.cloned();
+        let layer = AttachedLayer {
             inbox,
-            tenant: tenant.cloned(),
+            tenant,
             pattern,
-        });
+        };
+        endpoint.order(SubscriberOrder::Attach { attachment, layer });
         Self {
             endpoint,
             attachment,

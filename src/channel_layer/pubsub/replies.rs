@@ -124,7 +124,7 @@ impl Subscriber {
     /// Returns true if Redis has confirmed the channel of the positions of this group's events.
     fn hears_notices(&self, route: &ChannelRoute, channel: &[u8]) -> bool {
         let attachment = self.attachments.get(&route.attachment);
-        let tenant = attachment.and_then(|attachment| attachment.tenant.as_ref());
+        let tenant = attachment.and_then(|attachment| attachment.layer.tenant.as_ref());
         let (Some(tenant), Ok(channel)) = (tenant, str::from_utf8(channel)) else {
             return false;
         };
@@ -195,7 +195,7 @@ impl Subscriber {
                 self.denied -= 1;
                 info!(
                     redis.endpoint = self.store.endpoint(),
-                    "Redis grants {} again", attachment.pattern
+                    "Redis grants {} again", attachment.layer.pattern
                 );
             }
         }
@@ -249,7 +249,7 @@ impl Subscriber {
                     error.kind = kind.label(),
                     error = %String::from_utf8_lossy(text),
                     "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} {commands} +ping &{}",
-                    attachment.pattern
+                    attachment.layer.pattern
                 );
             }
         }

@@ -40,11 +40,7 @@ const READ_SIZE: usize = 64 * 1024;
 pub(super) enum SubscriberOrder {
     Attach {
         attachment: u64,
-        inbox: Arc<Inbox>,
-        /// The tenant whose groups it hears; `None` for channels of the replica.
-        tenant: Option<TenantId>,
-        /// The ACL pattern that this layer needs, for the log.
-        pattern: String,
+        layer: AttachedLayer,
     },
     Detach {
         attachment: u64,
@@ -77,10 +73,18 @@ pub(super) struct ShardPlace {
     pub(super) misplaced: mpsc::UnboundedSender<(Arc<str>, Bytes)>,
 }
 
-pub(super) struct Attachment {
+/// A layer, or another user of a link.
+#[derive(Clone)]
+pub(super) struct AttachedLayer {
     pub(super) inbox: Arc<Inbox>,
+    /// The tenant whose groups it hears; `None` for channels of the replica.
     pub(super) tenant: Option<TenantId>,
+    /// The ACL pattern that this layer needs, for the log.
     pub(super) pattern: String,
+}
+
+pub(super) struct Attachment {
+    pub(super) layer: AttachedLayer,
     /// Redis refused it a channel, and the refusal was logged.
     pub(super) denied: bool,
 }
@@ -233,7 +237,7 @@ impl Subscriber {
         let loss = life.restored();
         if let Some(loss) = loss.filter(|_| self.misplaced.is_none()) {
             for attachment in self.attachments.values() {
-                attachment.inbox.push_gap(loss.cause);
+                attachment.layer.inbox.push_gap(loss.cause);
             }
         }
         info!(
@@ -260,16 +264,9 @@ impl Session for Subscriber {
 
     fn obey(&mut self, order: SubscriberOrder) {
         match order {
-            SubscriberOrder::Attach {
-                attachment,
-                inbox,
-                tenant,
-                pattern,
-            } => {
+            SubscriberOrder::Attach { attachment, layer } => {
                 let new = Attachment {
-                    inbox,
-                    tenant,
-                    pattern,
+                    layer,
                     denied: false,
                 };
                 self.attachments.insert(attachment, new);
@@ -292,7 +289,7 @@ impl Session for Subscriber {
                 if let Some(known) = self.attachments.get(&attachment) {
                     let route = ChannelRoute {
                         attachment,
-                        inbox: known.inbox.clone(),
+                        inbox: known.layer.inbox.clone(),
                         target,
                         role,
                         heard,

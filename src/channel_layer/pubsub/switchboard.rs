@@ -15,40 +15,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::error::ErrorKind;
-use crate::ids::{ReplicaId, TenantId};
+use crate::ids::ReplicaId;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis::cluster::{ClusterMap, ShardNode, slot_of};
 use crate::stores::redis_keys;
 use crate::tasks::{self, Task};
 
-use super::super::inbox::Inbox;
 use super::super::link::endpoint::Statuses;
 use super::super::link::life::{LinkLife, Status, keep};
 use super::super::target::Target;
 use super::WORDS;
-use super::subscriber::{ShardPlace, Subscriber, SubscriberOrder};
+use super::subscriber::{AttachedLayer, ShardPlace, Subscriber, SubscriberOrder};
 use super::subscriptions::{ChannelRole, Heard, Waiter};
 
 /// Time between two attempts for channels whose slot no known shard has.
 const AGAIN: Duration = Duration::from_millis(250);
-
-/// A layer, or another user of the links.
-struct WishingLayer {
-    inbox: Arc<Inbox>,
-    tenant: Option<TenantId>,
-    pattern: String,
-}
-
-impl WishingLayer {
-    fn order(&self, attachment: u64) -> SubscriberOrder {
-        SubscriberOrder::Attach {
-            attachment,
-            inbox: self.inbox.clone(),
-            tenant: self.tenant.clone(),
-            pattern: self.pattern.clone(),
-        }
-    }
-}
 
 /// One layer's wish for a channel.
 struct WishedRoute {
@@ -116,7 +97,7 @@ pub(super) struct Switchboard {
     replica: ReplicaId,
     orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     statuses: Arc<Statuses>,
-    attachments: HashMap<u64, WishingLayer>,
+    attachments: HashMap<u64, AttachedLayer>,
     wishes: HashMap<Bytes, WishedChannel>,
     lines: Vec<ShardLine>,
     confirmations: FuturesUnordered<BoxFuture<'static, Confirmation>>,
@@ -179,21 +160,12 @@ impl Switchboard {
 
     fn obey(&mut self, order: SubscriberOrder, maps: &watch::Receiver<Arc<ClusterMap>>) {
         match order {
-            SubscriberOrder::Attach {
-                attachment,
-                inbox,
-                tenant,
-                pattern,
-            } => {
-                let new = WishingLayer {
-                    inbox,
-                    tenant,
-                    pattern,
-                };
+            SubscriberOrder::Attach { attachment, layer } => {
                 for line in &self.lines {
-                    line.order(new.order(attachment));
+                    let layer = layer.clone();
+                    line.order(SubscriberOrder::Attach { attachment, layer });
                 }
-                self.attachments.insert(attachment, new);
+                self.attachments.insert(attachment, layer);
             }
             SubscriberOrder::Detach { attachment } => {
                 self.attachments.remove(&attachment);
@@ -322,8 +294,11 @@ impl Switchboard {
             status,
             _task: tasks::lasting("a link to a shard", keep(session, life)),
         };
-        for (id, attachment) in &self.attachments {
-            line.order(attachment.order(*id));
+        for (attachment, layer) in &self.attachments {
+            line.order(SubscriberOrder::Attach {
+                attachment: *attachment,
+                layer: layer.clone(),
+            });
         }
         line
     }

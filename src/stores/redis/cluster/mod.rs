@@ -27,7 +27,7 @@ use crate::stores::redis_master::ServerRoute;
 use crate::stores::redis_url::RedisUrl;
 use crate::stores::standing::{Backoff, LinkStanding, LinkWords};
 
-use topology::{NodeAddress, Shard, Topology};
+use topology::{NodeAddress, Shard, Topology, owners};
 
 pub use slot::slot_of;
 
@@ -111,7 +111,7 @@ impl ClusterMap {
     fn empty(failure: Down) -> Self {
         Self {
             shards: Vec::new(),
-            owners: Topology::default().owners(),
+            owners: owners(std::iter::empty()),
             failure: Some(failure),
         }
     }
@@ -362,7 +362,6 @@ impl ClusterShared {
         if before.failure.is_none() && shards.eq(&topology.shards) {
             return false;
         }
-        let mut served = Topology::default();
         let mut shards = Vec::with_capacity(topology.shards.len());
         for shard in topology.shards {
             let store = match before.at(&shard.master) {
@@ -370,10 +369,7 @@ impl ClusterShared {
                 None => self.store_at(&shard.master),
             };
             match store {
-                Ok(store) => {
-                    served.shards.push(shard.clone());
-                    shards.push(ShardNode { shard, store });
-                }
+                Ok(store) => shards.push(ShardNode { shard, store }),
                 // The same settings made the link that brought the map.
                 Err(error) => {
                     tracing::error!(%error, "No link to a node of the cluster can be made")
@@ -393,8 +389,8 @@ impl ClusterShared {
             "Read the map of a Redis Cluster"
         );
         self.map.send_replace(Arc::new(ClusterMap {
+            owners: owners(shards.iter().map(|node| &node.shard)),
             shards,
-            owners: served.owners(),
             failure: None,
         }));
         // Its slots are served by another node now, without what only it had, though that node's link may be as before.

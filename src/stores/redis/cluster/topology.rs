@@ -51,17 +51,17 @@ impl Topology {
             .map(|shard| (&shard.master, &shard.slots))
             .eq(shards.map(served))
     }
+}
 
-    /// Returns the index of the shard of each slot.
-    pub(super) fn owners(&self) -> Box<[Option<u16>]> {
-        let mut owners = vec![None; usize::from(SLOTS)];
-        for (index, shard) in (0..).zip(&self.shards) {
-            for (first, last) in &shard.slots {
-                owners[usize::from(*first)..=usize::from(*last)].fill(Some(index));
-            }
+/// Returns the index of the shard of each slot.
+pub(super) fn owners<'a>(shards: impl Iterator<Item = &'a Shard>) -> Box<[Option<u16>]> {
+    let mut owners = vec![None; usize::from(SLOTS)];
+    for (index, shard) in (0..).zip(shards) {
+        for (first, last) in &shard.slots {
+            owners[usize::from(*first)..=usize::from(*last)].fill(Some(index));
         }
-        owners.into()
     }
+    owners.into()
 }
 
 /// Reads a shard; `None` if no node of it can serve: a dead master whose slots another one took over.
@@ -186,7 +186,7 @@ mod tests {
             expected.map(|(host, port)| (host.to_owned(), port))
         );
         assert_eq!(topology.shards[2].replicas, [("b".to_owned(), 1)]);
-        let owners = topology.owners();
+        let owners = owners(topology.shards.iter());
         let of = |slot: usize| owners[slot];
         assert_eq!(
             [of(0), of(10), of(11), of(8191), of(8192), of(16383)],

@@ -18,10 +18,7 @@ const FROZEN: Duration = Duration::from_secs(10);
 async fn nodes_that_come_go_freeze_and_fill_up_concern_their_own_groups() {
     let mut cluster = Cluster::start().await;
     let gateway = on_cluster(&cluster).await;
-    let mut shards = Vec::new();
-    for master in 0..3 {
-        shards.push(Shard::open(&gateway, &cluster, master).await);
-    }
+    let mut shards = Shard::open_all(&gateway, &cluster).await;
     let mut round = 0;
     all_talk(&mut shards, &mut round).await;
     comes_and_goes(&gateway, &mut cluster, &mut shards, &mut round).await;
@@ -136,12 +133,12 @@ async fn freezes(gateway: &Gateway, cluster: &Cluster, shards: &mut [Shard], rou
     frozen.record(gateway, 0..5).await;
     frozen.hears(0..5).await;
     cluster.nodes[2].thaw();
-    let (node, slot) = (&cluster.nodes[2], frozen.chat_slot);
+    let node = &cluster.nodes[2];
     eventually(PATIENCE, "the node is a replica", async || {
         let role: String = node.command(&["INFO", "replication"]).await;
         match role.contains("role:slave") {
             true => Ok(()),
-            false => Err((slot, role)),
+            false => Err(role),
         }
     })
     .await;

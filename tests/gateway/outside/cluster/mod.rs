@@ -49,6 +49,15 @@ struct Shard {
 }
 
 impl Shard {
+    /// Those of each master.
+    async fn open_all(gateway: &Gateway, cluster: &Cluster) -> Vec<Self> {
+        let mut shards = Vec::new();
+        for master in 0..3 {
+            shards.push(Self::open(gateway, cluster, master).await);
+        }
+        shards
+    }
+
     async fn open(gateway: &Gateway, cluster: &Cluster, master: usize) -> Self {
         let tenant = gateway.tenant();
         let slot = |group: &str| slot_of(format!("{}__group__{group}", tenant.prefix).as_bytes());
@@ -181,10 +190,7 @@ async fn revokes_on_both_replicas(gateway: &Gateway, path: &str) {
 async fn a_cluster_loses_nothing_unsaid_while_slots_move_and_a_master_dies() {
     let mut cluster = Cluster::start().await;
     let gateway = on_cluster(&cluster).await;
-    let mut shards = Vec::new();
-    for master in 0..3 {
-        shards.push(Shard::open(&gateway, &cluster, master).await);
-    }
+    let mut shards = Shard::open_all(&gateway, &cluster).await;
     for shard in &mut shards {
         shard.talks(1).await;
         shard.record(&gateway, 0..5).await;
