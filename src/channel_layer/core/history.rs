@@ -29,6 +29,7 @@ use super::super::recorded::{self, GroupHistories, RecordedGroup, script};
 use super::super::{HistoryFrom, HistoryPage, LayerError};
 use super::capacity::Capacities;
 use super::envelope::Envelope;
+use super::host_times::HostTimes;
 use super::names::Names;
 use super::roster::{GroupRoster, WatchTicket};
 use super::send::{MAX_MEMBERS, MAX_NAME};
@@ -44,12 +45,13 @@ pub(super) const MARK: &str = "";
 /// A group whose events could not be moved, with the error if it is about the group alone.
 type FailedMove = (GroupName, Option<redis::RedisError>);
 
-/// The numbers of `take_in` in `mailbox.lua`: events that were moved, those that still wait, offsets that stay empty.
-type TakenIn = (u64, u64, u64);
+/// The numbers of `take_in` in `mailbox.lua`: events that were moved, those that still wait, offsets that stay empty; then the time
+/// of the host.
+type TakenIn = (u64, u64, u64, i64);
 
 /// Takes these numbers from the beginning of an answer.
 fn taken_in(values: &mut Vec<redis::Value>) -> TakenIn {
-    let numbers = values.drain(..values.len().min(3));
+    let numbers = values.drain(..values.len().min(4));
     redis::from_redis_value(redis::Value::Array(numbers.collect())).unwrap_or_default()
 }
 
@@ -57,6 +59,8 @@ fn taken_in(values: &mut Vec<redis::Value>) -> TakenIn {
 pub(super) struct GroupMover {
     /// In the order of the hosts.
     pub(super) stores: Box<[Arc<RedisStore>]>,
+    /// Of each host.
+    pub(super) times: Box<[Arc<HostTimes>]>,
     pub(super) names: Arc<Names>,
     pub(super) roster: Arc<GroupRoster>,
     pub(super) histories: Option<GroupHistories>,
@@ -150,9 +154,10 @@ impl GroupMover {
         }
     }
 
-    /// Notes what a call has done that was made with this ticket.
-    fn note(&self, group: &GroupName, ticket: Option<WatchTicket>, taken: TakenIn) {
-        let (moved, left, empty) = taken;
+    /// Notes what a call to a host has done that was made with this ticket.
+    fn note(&self, host: usize, group: &GroupName, ticket: Option<WatchTicket>, taken: TakenIn) {
+        let (moved, left, empty, now) = taken;
+        self.times[host].tick(now);
         self.inbox.count_recorded(moved);
         self.inbox.count_lost(empty);
         if let Some(ticket) = ticket.filter(|_| left == 0) {
@@ -180,10 +185,11 @@ impl GroupMover {
         call.arg(group.recorded.ttl()).arg(notices);
         call.arg(self.envelope.random_bytes()).arg(MOVED);
         call.arg(self.capacities.of(&group.member)).arg(MAX_PAYLOAD);
-        let ticket = self.roster.watch(&group.name);
-        let known = ticket.and_then(|ticket| ticket.known);
-        let unknown = known.map_or(-1, |known| known.elapsed().as_millis() as i64);
-        call.arg(self.expiry.as_millis() as u64).arg(unknown);
+        let times = &self.times[group.host];
+        let ticket = self.roster.watch(&group.name, times.asked_at());
+        let known = ticket.and_then(|ticket| times.time_of(ticket.known?));
+        call.arg(self.expiry.as_millis() as u64);
+        call.arg(known.unwrap_or(-1));
         call.arg(&group.member);
         (call, ticket)
     }
@@ -201,7 +207,7 @@ impl GroupMover {
         let store = &self.stores[moved.host];
         let mut answer: Vec<redis::Value> =
             { store.query("record", &call).await }.map_err(recorded::refused)?;
-        self.note(&moved.name, ticket, taken_in(&mut answer));
+        self.note(moved.host, &moved.name, ticket, taken_in(&mut answer));
         let mut values = answer.into_iter();
         let position = values
             .next()
@@ -234,7 +240,7 @@ impl GroupMover {
         // Not repeated after a lost link: what was moved by the first call is moved.
         let answer = store.query("history", &call).await;
         let answer = answer.map(|mut values: Vec<redis::Value>| {
-            self.note(&moved.name, ticket, taken_in(&mut values));
+            self.note(moved.host, &moved.name, ticket, taken_in(&mut values));
             values
         });
         let mut page = recorded::page(store, answer)?;
@@ -316,18 +322,20 @@ impl GroupMover {
             tickets.push(ticket);
         }
         let answers = store.query_each::<redis::Value>("move", &mut pipe).await;
-        let groups = groups.into_iter().map(|moved| moved.name);
+        let groups = groups.into_iter().map(|moved| (moved.host, moved.name));
         let Ok(answers) = answers else {
             // The store has counted and logged it.
-            let failed = groups.inspect(|group| self.roster.not_moved(group));
-            return failed.map(|group| (group, None)).collect();
+            let failed = groups.inspect(|(_, group)| self.roster.not_moved(group));
+            return failed.map(|(_, group)| (group, None)).collect();
         };
         let mut failures = Vec::new();
-        for ((group, ticket), answer) in groups.zip(tickets).zip(answers.into_iter().skip(1)) {
+        for (((host, group), ticket), answer) in
+            groups.zip(tickets).zip(answers.into_iter().skip(1))
+        {
             let answer = answer.and_then(|answer| Ok(redis::from_redis_value::<TakenIn>(answer)?));
             match answer {
                 Ok(taken) => {
-                    self.note(&group, ticket, taken);
+                    self.note(host, &group, ticket, taken);
                     if taken.1 > 0 {
                         self.wanted.lock().insert(group);
                     }

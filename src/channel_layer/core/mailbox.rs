@@ -17,6 +17,7 @@ use crate::stores::redis::error_kind;
 use super::super::inbox::{Inbox, Incoming, Payload};
 use super::super::link::bounded::BoundedLink;
 use super::super::target::Target;
+use super::host_times::HostTimes;
 use super::names::inflight_key;
 use super::roster::{GroupRoster, HostNumber};
 use super::seen::Seen;
@@ -38,6 +39,8 @@ pub(super) struct Mailbox {
     /// The memberships; they are in doubt after a lost link.
     pub(super) roster: Arc<GroupRoster>,
     pub(super) shard: HostNumber,
+    /// The reading link says there how far it has heard.
+    pub(super) times: Arc<HostTimes>,
     /// Restores memberships after a lost link. The reference is weak, so that the task ends with the layer.
     pub(super) keeper: mpsc::WeakUnboundedSender<membership::MembershipOrder>,
     /// The ACL pattern that this layer needs, for the log.

@@ -45,6 +45,7 @@ use send::{Clock, Sender, expired};
 mod capacity;
 mod envelope;
 mod history;
+mod host_times;
 mod idle;
 mod mailbox;
 mod membership;
@@ -98,6 +99,7 @@ impl CoreEndpoints {
         let layer = Layer {
             mover: Arc::new(GroupMover {
                 stores: stores.into(),
+                times: stores.iter().map(|_| Arc::default()).collect(),
                 names: names.clone(),
                 roster: Arc::default(),
                 histories: notices.histories().cloned(),
@@ -168,6 +170,7 @@ impl Layer<'_> {
             roster,
             capacities,
             inbox,
+            times,
             ..
         } = &*self.mover;
         let keeper = MembershipKeeper {
@@ -190,6 +193,7 @@ impl Layer<'_> {
             expiry: self.config.expiry,
             roster: roster.clone(),
             shard: shard.clone(),
+            times: times[shard.index].clone(),
             keeper: orders.downgrade(),
             pattern: names.key_pattern(),
         };

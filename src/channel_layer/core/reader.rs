@@ -27,6 +27,7 @@ use super::super::link::bounded::BoundedLink;
 use super::super::link::canary::{Flight, Publishing, TICK};
 use super::super::link::dial::{LinkError, dial};
 use super::super::link::life::{End, LinkLife, RETRY_REFUSED, Session};
+use super::host_times::AskedAt;
 use super::mailbox::{MAX_MESSAGE, Mailbox, Reading, concerns_a_key};
 use super::membership;
 use super::seen::Seen;
@@ -35,6 +36,8 @@ use super::seen::Seen;
 const BLOCK: Duration = Duration::from_secs(1);
 /// Time that an answer may take beyond the wait. With [`BLOCK`], a stopped server is noticed within 3 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// The longest wait of a process that runs.
+const LONGEST_WAIT: Duration = BLOCK.saturating_add(ANSWER_LIMIT);
 /// Life of a canary that is not read.
 const CANARY_SECONDS: u64 = 60;
 
@@ -57,8 +60,7 @@ pub(super) struct MailboxReader {
     seen: Seen,
     canary_refused: bool,
     retry_refused_at: Instant,
-    /// The time at which the newest wait began. Since then messages may have gone unseen.
-    asked_at: Instant,
+    asked_at: AskedAt,
 }
 
 /// The outcome of a wait: a key, a message unless it is too long, its score.
@@ -79,7 +81,7 @@ impl MailboxReader {
             seen: Seen::default(),
             canary_refused: false,
             retry_refused_at: Instant::now(),
-            asked_at: Instant::now(),
+            asked_at: AskedAt::now(),
         }
     }
 
@@ -101,7 +103,7 @@ impl MailboxReader {
     ) -> Result<End, LinkError> {
         let mut canary = Flight::new(life.endpoint());
         let (mut in_flight, mut suspected) = (None, false);
-        self.asked_at = Instant::now();
+        self.ask_again();
         self.try_canary(link).await?;
         loop {
             if self.take_orders().is_break() {
@@ -317,15 +319,28 @@ impl MailboxReader {
     }
 
     /// Marks a gap for tenants whose messages may have expired while this task did not read, and begins to count again.
-    fn tell_absence(&mut self) {
-        let asked_at = std::mem::replace(&mut self.asked_at, Instant::now());
-        let away = asked_at.elapsed();
+    fn tell_absence(&self) {
+        let away = self.ask_again();
         for reading in &self.line {
-            if away >= reading.mailbox.expiry.max(BLOCK + ANSWER_LIMIT) {
-                reading.mailbox.missed(asked_at);
+            if away >= reading.mailbox.expiry.max(LONGEST_WAIT) {
                 reading.mailbox.inbox.push_gap(GapCause::LayerQueue);
             }
         }
+    }
+
+    /// Begins to count again, and returns the time since the last wait. What was sent since then may be missed if it was long. That is
+    /// noted first, because a move at the same moment believes the later time.
+    fn ask_again(&self) -> Duration {
+        let asked_at = self.asked_at.get();
+        let away = asked_at.elapsed();
+        for reading in &self.line {
+            // From three quarters on a mailbox may lack events (`mailbox.lua`).
+            if away >= (reading.mailbox.expiry * 3 / 4).min(LONGEST_WAIT) {
+                reading.mailbox.missed(asked_at);
+            }
+        }
+        self.asked_at.again();
+        away
     }
 
     /// Notes that every mailbox is recovered or refused. The tasks of the memberships tell the tenants of the gap.
@@ -351,7 +366,7 @@ impl Session for MailboxReader {
         let (store, name) = (self.store.clone(), self.name.clone());
         Box::pin(async move {
             let stream = dial(&store, &name).await?;
-            let mut link = BoundedLink::new(stream, MAX_MESSAGE, BLOCK + ANSWER_LIMIT);
+            let mut link = BoundedLink::new(stream, MAX_MESSAGE, LONGEST_WAIT);
             let mut select = redis::cmd("SELECT");
             select.arg(store.url().db());
             if store.url().db() != 0 {
@@ -367,7 +382,10 @@ impl Session for MailboxReader {
 
     fn obey(&mut self, order: ReaderOrder) {
         match order {
-            ReaderOrder::Attach(id, mailbox) => self.line.push_back(Reading::new(id, mailbox)),
+            ReaderOrder::Attach(id, mailbox) => {
+                mailbox.times.read_by(&self.asked_at);
+                self.line.push_back(Reading::new(id, mailbox));
+            }
             ReaderOrder::Detach(id) => self.line.retain(|reading| reading.id != id),
         }
     }
@@ -379,7 +397,7 @@ impl Session for MailboxReader {
 
     fn lost(&mut self, cause: GapCause) {
         for reading in &mut self.line {
-            reading.lose(cause, self.asked_at);
+            reading.lose(cause, self.asked_at.get());
         }
         self.retry_refused_at = Instant::now();
     }

@@ -156,17 +156,22 @@ impl GroupRoster {
         is_it
     }
 
-    /// Returns the state of a group's watch; `None` if it is not wished for.
-    pub(super) fn watch(&self, group: &GroupName) -> Option<WatchTicket> {
+    /// Returns the state of a group's watch; `None` if it is not wished for. `asked_at` is the time since which the reading link may
+    /// not have heard of events, taken before the call.
+    pub(super) fn watch(
+        &self,
+        group: &GroupName,
+        asked_at: Option<Instant>,
+    ) -> Option<WatchTicket> {
         let groups = self.groups.lock();
         let membership = groups.by_name.get(group)?;
         Some(WatchTicket {
             number: membership.number,
             interruptions: membership.interruptions,
             joined: membership.joined,
-            known: membership.watch.map(|watch| match watch {
-                Watch::On => Instant::now(),
-                Watch::Until(at) => at,
+            known: { membership.watch.zip(asked_at) }.map(|(watch, asked_at)| match watch {
+                Watch::On => asked_at,
+                Watch::Until(at) => at.min(asked_at),
             }),
         })
     }
@@ -345,7 +350,8 @@ mod tests {
         let (roster, group) = (GroupRoster::default(), GroupName::from("g"));
         drop(roster.want(&group));
         let number = roster.number(&group).unwrap();
-        let ticket = || roster.watch(&group).expect("it is wished for");
+        let asked = |at| roster.watch(&group, at).expect("it is wished for");
+        let ticket = || asked(Some(Instant::now()));
         assert!(ticket().known.is_none());
         roster.watched(&group, ticket());
         assert!(ticket().known.is_none(), "not joined yet");
@@ -368,6 +374,11 @@ mod tests {
         assert_eq!(ticket().known, Some(early), "not joined at the ticket");
         roster.watched(&group, ticket());
         assert!(ticket().known.is_some_and(|known| known >= late));
+        // The process was stopped, and its reading link has not noticed yet.
+        assert_eq!(asked(Some(early)).known, Some(early));
+        roster.not_moved(&group);
+        assert_eq!(asked(Some(early)).known, Some(early));
+        assert_eq!(asked(None).known, None);
     }
 
     #[test]

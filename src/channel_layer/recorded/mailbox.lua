@@ -7,8 +7,9 @@
 --
 -- Each function takes KEYS: mailbox, history, position, group. ARGV: epoch of a new history, size, life of an event in milliseconds,
 -- channel of the gateways, random bytes before an event, the most events, the capacity of the mailbox, the bytes of the longest
--- event, milliseconds that an event may wait, milliseconds since the caller last knew of each event of the group when it was
--- sent (-1: it never did), the member that stands for the history. Others follow.
+-- event, milliseconds that an event may wait, the time of this server (Unix milliseconds) up to which the caller knew of each event
+-- of the group when it was sent (-1: it never did), the member that stands for the history. Others follow. The time is no span, because
+-- the call may be under way for long: the caller, or this server, may have stood still meanwhile.
 
 -- The mark. It is no event. Its score is above all others, which Channels removes from the lowest one on.
 local MARK = ''
@@ -30,9 +31,10 @@ local function may_lack(keys, argv, marked, waiting)
     if waiting < 2 then return false end
     local known = time_in(emptied)
     if not known then return true end
-    local now, unknown = milliseconds(), tonumber(argv[10])
+    local now, heard = milliseconds(), tonumber(argv[10])
     if known > now + argv[9] / 4 then known = 0 end
-    if unknown >= 0 then known = math.max(known, now - unknown) end
+    -- After a step back of this server's clock the caller's time is ahead of it.
+    if heard >= 0 then known = math.max(known, math.min(heard, now)) end
     -- A quarter is for the clocks of the senders.
     return now - known >= argv[9] * 0.75
 end
@@ -113,21 +115,22 @@ local function mark(keys, argv, left, waited, now)
     redis.pcall('PEXPIRE', keys[1], number(life(tonumber(argv[3])) + wait))
 end
 
--- Moves what waits. Returns the numbers of `take_in`.
+-- Moves what waits. Returns the first three numbers of `take_in`, and the time.
 local function move(keys, argv)
     local moved, left, empty, waited = take_in(keys, argv)
     if type(moved) == 'table' then return moved end
-    mark(keys, argv, left, waited + empty, milliseconds())
-    return {moved, left, empty}
+    local now = milliseconds()
+    mark(keys, argv, left, waited + empty, now)
+    return {moved, left, empty, now}
 end
 
--- Moves what waits, then records an event and publishes it to gateways. Returns the numbers of `take_in`, `EPOCH OFFSET`, the
+-- Moves what waits, then records an event and publishes it to gateways. Returns what `move` does, `EPOCH OFFSET`, the
 -- number of members of the group, and those of them that are neither the mailbox nor gateways that hear of records.
 -- More ARGV: the event, the latest score of a lapsed member, the most members, the bytes of the longest name.
 local function record_here(keys, argv)
     local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[13])
     if type(names) == 'table' then return names end
-    local answer = {0, 0, 0, '', redis.call('ZCARD', keys[4])}
+    local answer = {0, 0, 0, 0, '', redis.call('ZCARD', keys[4])}
     for _, name in ipairs(redis.call('ZRANGE', keys[4], 0, argv[14] - 1)) do
         if #name <= tonumber(argv[15]) and name ~= argv[11] and not string.find(name, '^specific%.%x+!h%x+$') then
             answer[#answer + 1] = name
@@ -137,14 +140,14 @@ local function record_here(keys, argv)
     if type(moved) == 'table' then return moved end
     local epoch, offset, now = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[12])
     if type(epoch) == 'table' then return epoch end
-    answer[1], answer[2], answer[3] = moved, left, empty
-    answer[4] = epoch .. ' ' .. number(offset)
-    redis.call('PUBLISH', argv[4], '1 e ' .. answer[4] .. '\n' .. argv[12])
+    answer[1], answer[2], answer[3], answer[4] = moved, left, empty, now
+    answer[5] = epoch .. ' ' .. number(offset)
+    redis.call('PUBLISH', argv[4], '1 e ' .. answer[5] .. '\n' .. argv[12])
     mark(keys, argv, left, waited + empty, now)
     return answer
 end
 
--- Moves what waits, then reads as `read` does. Returns the numbers of `take_in` before the page. What cannot be moved is not in
+-- Moves what waits, then reads as `read` does. Returns what `move` does before the page. What cannot be moved is not in
 -- the history yet; if it lacks more than that, nothing is read.
 -- More ARGV: those of `read`.
 local function read_here(keys, argv)
@@ -155,11 +158,12 @@ local function read_here(keys, argv)
     for i = 12, #argv do rest[i - 11] = argv[i] end
     local page = read({keys[2], keys[3]}, rest)
     if page.err then return page end
+    local now = milliseconds()
     if refused then
         moved, left, empty = 0, 1, 0
     else
-        mark(keys, argv, left, waited + empty, milliseconds())
+        mark(keys, argv, left, waited + empty, now)
     end
-    for i, value in ipairs({moved, left, empty}) do table.insert(page, i, value) end
+    for i, value in ipairs({moved, left, empty, now}) do table.insert(page, i, value) end
     return page
 end

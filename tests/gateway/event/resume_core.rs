@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::resume::{events, position, position_of, returning, with_history};
@@ -17,6 +18,9 @@ use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gatew
 const EXPIRY: u64 = 2;
 /// So many that a busy machine is in time.
 const LONG: u64 = 60;
+
+/// Batches of events while a replica is frozen again and again.
+const BATCHES: u64 = 200;
 
 struct House {
     redis: RedisServer,
@@ -173,4 +177,89 @@ async fn a_client_that_was_away_for_longer_than_events_wait_gets_all_of_them() {
     let mut back = house.returned(&[&kept]).await;
     events(&mut back, 1..sent).await;
     assert_eq!(position(&mut back).await["recovered"], true);
+}
+
+/// Reads frames up to the event `last`. Returns the numbers of the events, and true if a gap came first.
+async fn after_a_stop(socket: &mut Socket, last: u64) -> (Vec<u64>, bool) {
+    let (mut numbers, mut gap) = (Vec::new(), false);
+    while numbers.last() != Some(&last) {
+        let frame = socket.next_json_within(2 * PATIENCE).await;
+        match frame["type"].as_str() {
+            Some("lockgate.gap") => gap |= numbers.is_empty(),
+            Some("lockgate.position") => {}
+            _ => numbers.push(frame["n"].as_u64().expect("an event")),
+        }
+    }
+    (numbers, gap)
+}
+
+/// The only replica is frozen until Channels has let events expire, and its tasks go on in any order: each client is told once, and
+/// no event comes twice. The deterministic cases are those of `tests/parts/channel_layer/recorded_losses.rs`.
+#[tokio::test]
+async fn a_replica_that_was_frozen_says_what_expired_meanwhile() {
+    let house = house(EXPIRY).await;
+    let (mut live, mut kept) = house.live(0..3).await;
+    let mut sent = 3;
+    for round in 0..4 {
+        let (begin, process) = (sent, &house.replica().process);
+        process.freeze().await;
+        let frozen = Instant::now();
+        while frozen.elapsed() < Duration::from_secs(2 * EXPIRY) {
+            house.send(sent..sent + 1).await;
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        process.signal(Signal::CONT);
+        let mut back = house.returned(&[&kept]).await;
+        told(&mut back).await;
+        let (numbers, gap) = after_a_stop(&mut live, sent - 1).await;
+        let rising = numbers.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        assert!(rising, "round {round}: {numbers:?}");
+        assert!(numbers[0] > begin, "round {round}: none has expired");
+        assert!(gap, "round {round}: {numbers:?} without a word");
+        house.send(sent..sent + 1).await;
+        sent += 1;
+        kept = events(&mut live, sent - 1..sent).await;
+        assert_eq!(live.ping().await, [], "round {round}: no second gap");
+    }
+}
+
+/// One of two replicas is frozen again and again while both move what Django sends: between a move on Redis and its answer, and
+/// between the answer and the event's delivery.
+#[tokio::test]
+async fn a_replica_that_is_frozen_while_it_moves_events_loses_and_doubles_none() {
+    let mut house = house(LONG).await;
+    house.gateway.add_replica().await;
+    house.replica().ready().await;
+    let replicas = &house.gateway.replicas;
+    let open = |replica| returning(replica, house.gateway.tenant(), "/ws/a/", &[]).open();
+    let mut sockets = [open(&replicas[0]).await, open(&replicas[1]).await];
+    for socket in &mut sockets {
+        position(socket).await;
+    }
+    let sending = async {
+        for batch in 0..BATCHES {
+            house.send(batch * 5..batch * 5 + 5).await;
+        }
+    };
+    let freezing = async {
+        loop {
+            // Of other lengths each time, so that it meets each step of a move.
+            for micros in (0..40).map(|step| 500 + 700 * step) {
+                replicas[0].process.freeze().await;
+                tokio::time::sleep(Duration::from_micros(10 * micros)).await;
+                replicas[0].process.signal(Signal::CONT);
+                tokio::time::sleep(Duration::from_micros(micros)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = sending => {}
+        () = freezing => {}
+    }
+    replicas[0].process.signal(Signal::CONT);
+    for socket in &mut sockets {
+        events(socket, 0..5 * BATCHES).await;
+        assert_eq!(socket.ping().await, []);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use lockgate::channel_layer::{ChannelLayer, HistoryFrom, LayerError};
 use lockgate::config::{GroupConfig, HistoryConfig, LayerConfig};
 
@@ -76,25 +77,88 @@ async fn a_mailbox_that_expired_is_an_offset_without_an_event() {
     assert_eq!(second.recorded("g", 1).await, [(3, 5)]);
 }
 
-/// A mailbox that gets an event now and then does not expire, and Channels removes the oldest alone.
-#[tokio::test]
-async fn events_that_waited_too_long_are_an_offset_without_an_event() {
-    let servers = [Redis::start().await];
-    let (second, django, mut link) = left(&servers, &short()).await;
-    let key = mailbox(&mut link, "g").await;
+/// Sends events from number 1 on, until Channels has removed the first of them; returns the number of the last one.
+async fn outlast(django: &Core, link: &mut Link) -> i64 {
+    let key = mailbox(link, "g").await;
     let first = async |link: &mut Link| {
         let first: Vec<Vec<u8>> = query(link, &["ZRANGE", &key, "0", "0"]).await;
         first
     };
     django.send("g", 1).await;
-    let oldest = first(&mut link).await;
+    let oldest = first(link).await;
     let mut number = 1;
     eventually("Channels removes the first one", async || {
         number += 1;
         django.send("g", number).await;
-        first(&mut link).await != oldest
+        first(link).await != oldest
     })
     .await;
+    number
+}
+
+/// This thread, and with it each task of a replica, stands still while Channels sends as in [`outlast`].
+fn stand_still(servers: &[Redis]) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let send = || {
+        runtime.unwrap().block_on(async {
+            let mut link = servers[0].link().await;
+            outlast(&channels(servers, &short()), &mut link).await
+        })
+    };
+    std::thread::scope(|threads| threads.spawn(send).join().unwrap());
+}
+
+/// A replica in a group with one event, which has heard of each event so far.
+async fn watching(servers: &[Redis]) -> Core {
+    let (replica, django) = (replica(servers, &short()), channels(servers, &short()));
+    replica.join("g").await;
+    django.send("g", 0).await;
+    replica.heard_with_its_copy().await;
+    replica.settle().await;
+    assert_eq!(replica.history("g").await, offsets(0..1));
+    replica
+}
+
+/// The second offset is empty: it stands for the events that are gone.
+async fn lacks_the_second(replica: &Core) {
+    let read = replica.history("g").await;
+    assert_eq!(read[0], (1, 0));
+    assert_eq!(read[1].0, 3, "the loss has no offset: {read:?}");
+    assert!(read[1].1 > 1);
+}
+
+/// Before: a read or a move that ran before the reading link had noticed said that the replica had heard of each event.
+#[tokio::test]
+async fn a_process_that_stood_still_does_not_claim_to_have_heard_meanwhile() {
+    let servers = [Redis::start().await];
+    let replica = watching(&servers).await;
+    stand_still(&servers);
+    // No other task has run since. This read may be too late for its time limit, and runs on Redis all the same.
+    drop(replica.layer.history(&"g".into(), HistoryFrom::END).await);
+    lacks_the_second(&replica).await;
+}
+
+/// Before: a call said how long ago it had heard, and was believed as of the time at which it came to Redis.
+#[tokio::test]
+async fn a_call_that_is_under_way_for_long_does_not_claim_to_have_heard_meanwhile() {
+    let servers = [Redis::start().await];
+    let replica = watching(&servers).await;
+    let group = "g".into();
+    let mut read = std::pin::pin!(replica.layer.history(&group, HistoryFrom::END));
+    assert!(read.as_mut().now_or_never().is_none());
+    stand_still(&servers);
+    drop(read.await);
+    lacks_the_second(&replica).await;
+}
+
+/// A mailbox that gets an event now and then does not expire, and Channels removes the oldest alone.
+#[tokio::test]
+async fn events_that_waited_too_long_are_an_offset_without_an_event() {
+    let servers = [Redis::start().await];
+    let (second, django, mut link) = left(&servers, &short()).await;
+    let number = outlast(&django, &mut link).await;
     let read = second.history("g").await;
     assert_eq!(read[0], (1, 0));
     assert_eq!(read[1].0, 3, "the second offset is empty: {read:?}");
