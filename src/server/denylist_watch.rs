@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::denylist_risk::Risk;
-use crate::clock::UnixTime;
-use crate::error::{ErrorKind, StoreError};
 use crate::metrics;
 use crate::replica::Remarks;
-use crate::stores::inspection::{self, DataMark, Facts};
 use crate::stores::redis::RedisStore;
-use crate::stores::redis_keys::{self, LOST};
+use crate::stores::redis_keys;
 use crate::tasks::{self, Task};
 use crate::tenant::Tenants;
+
+use watched_server::WatchedServer;
+
+mod watched_server;
 
 /// Pause between checks of a server.
 const EVERY: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ impl DenylistWatch {
                         remarks: self.remarks.clone(),
                     };
                     let standing = Standing::new(self.at_risk.clone());
-                    let of_server = WatchedServer::new(&server, &self.known);
+                    let of_server = WatchedServer::new(server.clone(), self.known.clone());
                     let watch = watch(of_server, standing, told);
                     let _task = tasks::lasting("the watch over a denylist", watch);
                     watched.push(Watched { server, _task });
@@ -211,7 +211,7 @@ impl Drop for Told {
 }
 
 async fn watch(mut server: WatchedServer, mut standing: Standing, told: Told) -> Infallible {
-    let store = server.store.clone();
+    let store = server.store().clone();
     // A server that is a replica gives no link, and is looked at as well.
     let first = tokio::time::timeout(AGAIN, store.link_after(0)).await;
     let mut link = first.unwrap_or(0);
@@ -226,259 +226,22 @@ async fn watch(mut server: WatchedServer, mut standing: Standing, told: Told) ->
                 AGAIN
             }
         };
-        let mark = &server.place.1;
-        let risks = server.risks.iter().map(|risk| risk.text(mark)).collect();
-        told.remarks.set(&told.subject, risks);
+        told.remarks.set(&told.subject, server.told());
         standing.set(server.is_at_risk());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // A server that restarted may be empty: check at once.
             newer = store.link_after(link) => {
                 link = newer;
-                server.uninformed = false;
-                server.timeless = false;
+                server.ask_all_again();
             }
         }
     }
-}
-
-/// One server and its last known state.
-struct WatchedServer {
-    store: Arc<RedisStore>,
-    acknowledged: u32,
-    place: MarkPlace,
-    mark_alone: bool,
-    known: KnownMarks,
-    risks: Vec<Risk>,
-    /// The mark cannot be read or written, and the log says so.
-    blind: bool,
-    /// The login may not read eviction and role. They are read again only after a reconnect, since Redis counts each
-    /// refusal as an error.
-    uninformed: bool,
-    /// The login may not read the time. It is read again only after a reconnect.
-    timeless: bool,
-}
-
-/// The meaning of a mark.
-#[derive(Debug, PartialEq, Eq)]
-enum MarkStep {
-    /// There is no mark and none is known: set one.
-    Begin,
-    /// Nothing was lost. Remember this mark.
-    Fine,
-    /// Another replica has recorded a loss. Remember this mark.
-    KnownLost,
-    /// The known mark is gone or replaced: the data was lost.
-    Lost,
-}
-
-fn step(found: Option<&str>, known: Option<&str>) -> MarkStep {
-    match (DataMark::of(found), known) {
-        (DataMark::Lost(_), _) => MarkStep::KnownLost,
-        (DataMark::Acknowledged, _) | (DataMark::Whole, None) => MarkStep::Fine,
-        (DataMark::Absent, None) => MarkStep::Begin,
-        (DataMark::Whole, known) if found == known => MarkStep::Fine,
-        (DataMark::Absent | DataMark::Whole, Some(_)) => MarkStep::Lost,
-    }
-}
-
-impl WatchedServer {
-    fn new(server: &DenylistServer, known: &KnownMarks) -> Self {
-        Self {
-            store: server.store.clone(),
-            acknowledged: server.acknowledged,
-            place: server.place.clone(),
-            mark_alone: server.mark_alone,
-            known: known.clone(),
-            risks: Vec::new(),
-            blind: false,
-            uninformed: false,
-            timeless: false,
-        }
-    }
-
-    /// Remembers the mark.
-    fn know(&self, mark: Option<String>) {
-        let mut known = self.known.lock();
-        match mark {
-            Some(mark) => known.insert(self.place.clone(), mark),
-            None => known.remove(&self.place),
-        };
-    }
-
-    fn is_at_risk(&self) -> bool {
-        self.risks.iter().any(Risk::may_forget)
-    }
-
-    /// Checks the server once.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the check is incomplete: check again soon. A known loss stays known.
-    async fn look(&mut self) -> Result<(), StoreError> {
-        let mut risks = match self.mark_alone {
-            true => Vec::new(),
-            false => self.server_risks().await?,
-        };
-        let is_replica = risks.contains(&Risk::Replica);
-        let lost = self.is_lost(is_replica).await;
-        let known_lost = self.risks.contains(&Risk::Lost);
-        let seen = match lost {
-            Ok(lost) => {
-                risks.extend(lost.then_some(Risk::Lost));
-                self.see(None);
-                Ok(())
-            }
-            Err(error) if error.kind.is_outage() => return Err(error),
-            // An unreadable mark does not clear a known loss.
-            Err(error) => {
-                risks.extend(known_lost.then_some(Risk::Lost));
-                if error.kind == ErrorKind::Permission {
-                    self.see(Some(&error));
-                    Ok(())
-                } else {
-                    // The server loads its data, or refuses writes for the moment.
-                    Err(error)
-                }
-            }
-        };
-        self.tell(risks);
-        seen
-    }
-
-    /// Returns the risks that do not come from the mark.
-    async fn server_risks(&mut self) -> Result<Vec<Risk>, StoreError> {
-        let facts = match self.uninformed {
-            true => Facts::default(),
-            false => Facts::ask(&self.store).await?,
-        };
-        self.uninformed = facts == Facts::default();
-        let mut risks = Risk::of(&facts, self.acknowledged);
-        if !self.timeless {
-            let offset = inspection::clock_offset(&self.store).await?;
-            self.timeless = offset.is_none();
-            risks.extend(offset.and_then(Risk::of_clock));
-        }
-        Ok(risks)
-    }
-
-    /// Notes that the server is a replica, so that the gateway has no link to it. A known loss stays known.
-    fn see_replica(&mut self) {
-        let mut risks = self.risks.clone();
-        risks.retain(|risk| *risk == Risk::Lost);
-        risks.push(Risk::Replica);
-        self.tell(risks);
-    }
-
-    /// Returns true if the data was lost. Sets a first mark where none is, and records a loss in the mark.
-    async fn is_lost(&mut self, is_replica: bool) -> Result<bool, StoreError> {
-        let key = &self.place.1;
-        let mut found = inspection::epoch(&self.store, key).await?;
-        let known = self.known.lock().get(&self.place).cloned();
-        let mut step_now = step(found.as_deref(), known.as_deref());
-        if step_now == MarkStep::Begin && !is_replica {
-            self.begin().await?;
-            // `SET NX` of one replica wins; read back whose mark it is.
-            found = inspection::epoch(&self.store, key).await?;
-            step_now = step(found.as_deref(), None);
-        }
-        match step_now {
-            MarkStep::Begin => Ok(false),
-            MarkStep::Fine => {
-                self.know(found);
-                Ok(false)
-            }
-            MarkStep::KnownLost => {
-                self.know(found);
-                Ok(true)
-            }
-            MarkStep::Lost => {
-                let mark = format!("{LOST}{:.0}:{}", UnixTime::now().0.floor(), random());
-                let mut set = redis::cmd("SET");
-                set.arg(key).arg(&mark);
-                if !is_replica {
-                    let told: Result<(), StoreError> = self.store.query("epoch", &set).await;
-                    // The loss holds even if this write fails; the next check writes it again.
-                    if told.is_ok() {
-                        self.know(Some(mark));
-                    }
-                }
-                Ok(true)
-            }
-        }
-    }
-
-    async fn begin(&self) -> Result<(), StoreError> {
-        let mut set = redis::cmd("SET");
-        set.arg(&self.place.1).arg(random()).arg("NX");
-        let _set: Option<String> = self.store.query("epoch", &set).await?;
-        Ok(())
-    }
-
-    /// Logs each change once.
-    fn tell(&mut self, risks: Vec<Risk>) {
-        let endpoint = self.store.endpoint();
-        for risk in risks.iter().filter(|risk| !self.risks.contains(risk)) {
-            let text = risk.text(&self.place.1);
-            match risk.may_forget() {
-                true => tracing::error!(redis.endpoint = endpoint, "{text}"),
-                false => tracing::warn!(redis.endpoint = endpoint, "{text}"),
-            }
-        }
-        if risks.is_empty() && !self.risks.is_empty() {
-            tracing::info!(
-                redis.endpoint = endpoint,
-                "Nothing is wrong with the denylist's Redis any more"
-            );
-        }
-        self.risks = risks;
-    }
-
-    /// Records an error of the mark, and logs the first of a series.
-    fn see(&mut self, error: Option<&StoreError>) {
-        match error {
-            Some(error) if !self.blind => tracing::warn!(
-                redis.key = self.place.1,
-                redis.endpoint = self.store.endpoint(),
-                error.kind = error.kind.label(),
-                error = %error.source,
-                "The mark of the denylist's Redis cannot be read or written: a Redis that loses its data will not be noticed; grant the key"
-            ),
-            _ => {}
-        }
-        self.blind = error.is_some();
-    }
-}
-
-/// 16 hexadecimal digits.
-fn random() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mark_that_is_gone_or_another_is_lost_data() {
-        for (found, known, expected) in [
-            (None, None, MarkStep::Begin),
-            (Some("a"), None, MarkStep::Fine),
-            (Some("a"), Some("a"), MarkStep::Fine),
-            (None, Some("a"), MarkStep::Lost),
-            (Some("b"), Some("a"), MarkStep::Lost),
-            (Some("lost:1:b"), Some("a"), MarkStep::KnownLost),
-            (Some("lost:1:b"), None, MarkStep::KnownLost),
-            (Some("lost:1:b"), Some("lost:1:b"), MarkStep::KnownLost),
-            (None, Some("lost:1:b"), MarkStep::Lost),
-            (Some("a"), Some("lost:1:b"), MarkStep::Lost),
-            (Some("ack:2"), Some("lost:1:b"), MarkStep::Fine),
-            (Some("ack:2"), Some("a"), MarkStep::Fine),
-            (Some("ack:2"), Some("ack:2"), MarkStep::Fine),
-            (None, Some("ack:2"), MarkStep::Lost),
-        ] {
-            assert_eq!(step(found, known), expected, "{found:?} {known:?}");
-        }
-    }
 
     #[test]
     fn a_server_that_is_not_looked_at_any_more_is_not_at_risk() {

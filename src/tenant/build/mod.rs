@@ -33,68 +33,15 @@ use crate::stores::key_store::KeyStore;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::stores::redis_url::RedisUrl;
-use crate::token_auth::TokenAuth;
 use crate::users::{Permissions, UserBook, Users};
 
+pub use alone::{HandshakeParts, authenticator, handshake_parts};
 use links::Links;
 pub use links::SharedMemory;
 
+mod alone;
 mod links;
 mod routes;
-
-/// Builds the authenticator of one tenant, without the rest of a gateway.
-///
-/// # Errors
-/// If there is no such tenant, or a part that only exists at run time cannot be made.
-pub fn authenticator(config: &Config, tenant: &str) -> anyhow::Result<Arc<Authenticator>> {
-    let (id, tenant) = config
-        .tenants
-        .get_key_value(tenant)
-        .with_context(|| format!("there is no tenant {tenant:?}"))?;
-    let mut builder = Builder::new(
-        config,
-        Registry::default(),
-        &ReplicaId::random(),
-        SharedMemory::default(),
-    );
-    let metrics = Arc::new(TenantMetrics::new(id));
-    let effective = config.effective(tenant);
-    let stores = builder.stores(id, &effective, metrics, None)?;
-    Ok(Arc::new(stores.authenticator))
-}
-
-/// The parts of one tenant that answer for a handshake, without its hub and its channel layer.
-pub struct HandshakeParts {
-    /// Checks tokens and finds their users.
-    pub authenticator: Arc<Authenticator>,
-    /// The statements that decide which groups a user may join.
-    pub permissions: Arc<Permissions>,
-    /// The routes by path.
-    pub routes: Arc<Routes>,
-}
-
-/// Builds the parts that `lockgate explain` asks.
-///
-/// # Errors
-/// As [`authenticator`].
-pub fn handshake_parts(config: &Config, id: &TenantId) -> anyhow::Result<HandshakeParts> {
-    let tenant = config.tenants.get(id);
-    let tenant = tenant.with_context(|| format!("there is no tenant {id}"))?;
-    let mut builder = Builder::new(
-        config,
-        Registry::default(),
-        &ReplicaId::random(),
-        SharedMemory::default(),
-    );
-    let metrics = Arc::new(TenantMetrics::new(id));
-    let stores = builder.stores(id, &config.effective(tenant), metrics, None)?;
-    let (routes, permissions) = paths(tenant, &stores.database)?;
-    Ok(HandshakeParts {
-        authenticator: Arc::new(stores.authenticator),
-        permissions,
-        routes,
-    })
-}
 
 /// Builds tenants, and keeps the parts that they share from one configuration to the next.
 pub struct Builder {
@@ -503,14 +450,4 @@ fn join<E: std::fmt::Display>(errors: &[E]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
-}
-
-impl TokenAuth {
-    /// Authenticates every request for one tenant of a configuration; needs a tokio runtime.
-    ///
-    /// # Errors
-    /// If there is no such tenant, or its keys or stores cannot be used.
-    pub fn for_tenant(config: &Config, tenant: &str) -> anyhow::Result<Self> {
-        Ok(Self::new(authenticator(config, tenant)?))
-    }
 }
