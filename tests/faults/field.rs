@@ -57,6 +57,16 @@ impl Size {
         calm: Duration::from_millis(1_500),
         long: false,
     };
+    /// As many groups, with as many events in a second.
+    pub(crate) fn with_groups(self, groups: usize) -> Self {
+        let pace = self.pace.mul_f64(groups as f64 / self.groups as f64);
+        Self {
+            groups,
+            pace,
+            ..self
+        }
+    }
+
     /// 500 clients that stay.
     pub(crate) const LONG: Self = Self {
         clients: 250,
@@ -126,6 +136,8 @@ pub(crate) struct Field {
     pub(crate) phase: watch::Sender<Phase>,
     /// A rise makes every client connect again.
     pub(crate) storms: watch::Sender<u32>,
+    /// The groups of `hurt` that the fault concerns; all of them until a fault says less.
+    pub(crate) concerned: Mutex<Option<BTreeSet<usize>>>,
     victims: Mutex<[VecDeque<Victim>; 2]>,
     /// Tokens that were revoked.
     dead: Mutex<[VecDeque<String>; 2]>,
@@ -154,6 +166,7 @@ impl Field {
             },
             phase: watch::Sender::new(Phase::Running),
             storms: watch::Sender::new(0),
+            concerned: Mutex::default(),
             victims: Mutex::default(),
             dead: Mutex::default(),
         })

@@ -48,6 +48,7 @@ pub(crate) fn judge(field: &Field, row: &Row, times: Times, gaps: [Gaps; 2]) -> 
         }
     }
     delivery(&mut outcome, row);
+    elsewhere(&mut outcome, field, &sessions);
     counted(&mut outcome, &sessions, gaps);
     recovery(&mut outcome, field, &sessions, row, times);
     let until = times.recovered.unwrap_or(times.over);
@@ -92,6 +93,27 @@ fn delivery(outcome: &mut Outcome, row: &Row) {
                 .breaches
                 .push(format!("{name}: {lost} events lost, where none may be"));
         }
+    }
+}
+
+/// Groups of `hurt` that the fault does not concern have lost nothing, and are told of nothing.
+fn elsewhere(outcome: &mut Outcome, field: &Field, sessions: &[Session]) {
+    let concerned = field.concerned.lock();
+    let Some(concerned) = &*concerned else {
+        return;
+    };
+    let others = sessions.iter().filter(|session| {
+        session.tenant == HURT && session.ended.is_none() && !concerned.contains(&session.group)
+    });
+    let groups = groups(field);
+    let touched = others.filter(|session| {
+        session.was_told() || account(session, &groups[session.group]).announced > 0
+    });
+    let touched: BTreeSet<usize> = touched.map(|session| session.group).collect();
+    if !touched.is_empty() {
+        outcome.breaches.push(format!(
+            "groups {touched:?} were told of a gap, and the fault concerns only {concerned:?}"
+        ));
     }
 }
 

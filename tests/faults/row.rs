@@ -2,6 +2,7 @@
 
 use crate::checker::End;
 use crate::fault::Fault;
+use crate::field::Size;
 
 /// One fault under load.
 #[derive(Clone, Debug)]
@@ -32,6 +33,16 @@ pub(crate) struct World {
     /// Groups that each socket of `hurt` joins beside the one that has events.
     pub(crate) more_groups: usize,
     pub(crate) clocks: Clocks,
+    /// The groups of each tenant, in the short and in the long form, where they are not those of the form.
+    pub(crate) groups: Option<[usize; 2]>,
+}
+
+impl World {
+    /// The load in this form.
+    pub(crate) fn size(&self, form: Size) -> Size {
+        let of_both = |groups: [usize; 2]| form.with_groups(groups[usize::from(form.long)]);
+        self.groups.map_or(form, of_both)
+    }
 }
 
 /// The Redis of `hurt`.
@@ -47,6 +58,8 @@ pub(crate) enum Redis {
     Sentinel,
     /// Two hosts of a layer.
     Hosts,
+    /// Three masters, each with a replica.
+    Cluster,
 }
 
 /// The way that events of `hurt` take.
@@ -115,6 +128,7 @@ pub(crate) const WORLD: World = World {
     of_hurt: &[],
     more_groups: 0,
     clocks: Clocks::Real,
+    groups: None,
 };
 
 /// The strictest demand: nothing is lost, and every connect succeeds.

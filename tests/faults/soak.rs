@@ -82,6 +82,7 @@ fn takes_part(row: &Row) -> bool {
         of_hurt,
         more_groups,
         clocks,
+        groups,
     } = row.world;
     redis == Redis::One
         && layer == "pubsub"
@@ -90,6 +91,7 @@ fn takes_part(row: &Row) -> bool {
         && settings.is_empty()
         && of_hurt.is_empty()
         && more_groups == 0
+        && groups.is_none()
 }
 
 /// Plays faults until the time is over, then looks for leaks; true if all is well.

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::field::{Addresses, CALM, Field, HURT, Size};
 use crate::row::{Clocks, Redis, Road, Users, World};
+use crate::support::cluster::Cluster;
 use crate::support::postgres::PostgresServer;
 use crate::support::process::Program;
 use crate::support::proxy::Proxy;
@@ -24,6 +25,9 @@ pub(crate) struct Stores {
     /// One server, and as the case may be its partner.
     pub(crate) servers: Vec<RedisServer>,
     pub(crate) sentinels: Option<Deployment>,
+    pub(crate) cluster: Option<Cluster>,
+    /// The place of the master that a fault of the cluster concerns, from its beginning to its end.
+    pub(crate) shard: Option<usize>,
     /// A replica of the Redis of `calm`. Where a failover may lose writes, revocations are to be acknowledged by a replica, and
     /// that holds for all tenants.
     acknowledging: Option<RedisServer>,
@@ -34,8 +38,9 @@ pub(crate) struct Stores {
 impl Stores {
     async fn start(redis: Redis) -> Self {
         let mut servers = Vec::new();
-        let mut sentinels = None;
+        let (mut sentinels, mut cluster) = (None, None);
         match redis {
+            Redis::Cluster => cluster = Some(Cluster::start().await),
             Redis::Sentinel => sentinels = Some(Deployment::start().await),
             Redis::One => servers.push(server(&[]).await),
             Redis::Loading => {
@@ -55,7 +60,7 @@ impl Stores {
             }
         }
         let acknowledging = match redis {
-            Redis::Sentinel | Redis::Pair => Some(acknowledging().await),
+            Redis::Sentinel | Redis::Pair | Redis::Cluster => Some(acknowledging().await),
             _ => None,
         };
         let mut lines = Vec::new();
@@ -66,6 +71,8 @@ impl Stores {
         Self {
             servers,
             sentinels,
+            cluster,
+            shard: None,
             acknowledging,
             lines,
         }
@@ -76,15 +83,19 @@ impl Stores {
         if let Some(deployment) = &self.sentinels {
             return vec![deployment.url()];
         }
+        if let Some(cluster) = &self.cluster {
+            return vec![cluster.url()];
+        }
         let url = |lines: &[Proxy; 2]| format!("redis://{LOGIN}@{}/0", lines[replica].endpoint());
         self.lines.iter().map(url).collect()
     }
 
-    /// The URL of the first server, or of the Sentinels' master, without a proxy.
+    /// The URL of the first server or node, or of the Sentinels' master, without a proxy.
     pub(crate) async fn direct(&self) -> String {
-        match &self.sentinels {
-            Some(deployment) => deployment.servers[deployment.master().await].url(),
-            None => self.servers[0].url(),
+        match (&self.sentinels, &self.cluster) {
+            (Some(deployment), _) => deployment.servers[deployment.master().await].url(),
+            (None, Some(cluster)) => cluster.nodes[0].url(),
+            (None, None) => self.servers[0].url(),
         }
     }
 }
@@ -123,6 +134,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts everything but the load.
     pub(crate) async fn set(world: &World, size: Size) -> Self {
+        let size = world.size(size);
         let stores = Stores::start(world.redis).await;
         let sql = match world.users {
             Users::Sqlite => None,

@@ -1,6 +1,7 @@
 //! The faults, each with a beginning and an end.
 
 mod clients;
+mod cluster;
 mod database;
 mod machine;
 mod redis;
@@ -10,6 +11,7 @@ mod wire;
 use std::time::Duration;
 
 pub(crate) use clients::ClientFault;
+pub(crate) use cluster::ClusterFault;
 pub(crate) use database::DatabaseFault;
 pub(crate) use machine::MachineFault;
 pub(crate) use redis::RedisFault;
@@ -25,6 +27,8 @@ pub(crate) enum Fault {
     None,
     /// The Redis of `hurt`, or its settings.
     Redis(RedisFault),
+    /// The Redis Cluster of `hurt`.
+    Cluster(ClusterFault),
     /// A network.
     Wire(WireFault),
     /// The database of `hurt`.
@@ -43,6 +47,7 @@ impl Fault {
         match self {
             Self::None => {}
             Self::Redis(fault) => fault.begin(stage, lasts).await,
+            Self::Cluster(fault) => fault.begin(stage).await,
             Self::Wire(fault) => fault.begin(stage),
             Self::Database(fault) => fault.begin(stage).await,
             Self::Replica(fault) => fault.begin(stage).await,
@@ -55,6 +60,7 @@ impl Fault {
     pub(crate) async fn end(self, stage: &mut Stage) {
         match self {
             Self::Redis(fault) => fault.end(stage).await,
+            Self::Cluster(fault) => fault.end(stage).await,
             Self::Wire(fault) => fault.end(stage).await,
             Self::Database(fault) => fault.end(stage).await,
             Self::None | Self::Clients(_) => {}

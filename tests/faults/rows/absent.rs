@@ -26,8 +26,6 @@ pub(crate) fn absent() -> Vec<Absent> {
             "a slot moves, classic pub/sub",
             "a classic layer on a cluster is refused by `config check`",
         ),
-        held(17, "a slot moves, sharded pub/sub", cluster),
-        held(18, "a node of a cluster dies", cluster),
         held(19, "MOVED, ASK, CROSSSLOT", cluster),
         held(
             20,

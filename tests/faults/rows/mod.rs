@@ -1,6 +1,7 @@
 //! All faults that the suite knows, as data. Their numbers run from 1 to 65; a number may have several rows.
 
 mod absent;
+mod cluster;
 mod others;
 mod redis;
 
@@ -12,6 +13,7 @@ use crate::row::Row;
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = redis::rows();
     rows.extend(others::rows());
+    rows.extend(cluster::rows());
     rows.sort_by_key(|row| row.number);
     rows
 }

@@ -1,5 +1,6 @@
 //! A Redis Cluster of three masters with a replica each.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use redis::FromRedisValue;
@@ -191,15 +192,9 @@ impl Cluster {
     pub(crate) async fn owner_as(&self, asked: usize, slot: u16) -> Option<usize> {
         let nodes: String = self.nodes[asked].command(&["CLUSTER", "NODES"]).await;
         let serves = |line: &&str| {
-            let words: Vec<&str> = line.split(' ').collect();
-            let is_master = words[2].contains("master") && !words[2].contains("fail");
-            let mut ranges = words.iter().skip(8).filter(|word| !word.starts_with('['));
-            is_master
-                && ranges.any(|range| {
-                    let (first, last) = range.split_once('-').unwrap_or((range, range));
-                    let (first, last): (u16, u16) = (first.parse().unwrap(), last.parse().unwrap());
-                    (first..=last).contains(&slot)
-                })
+            let flags = line.split(' ').nth(2).unwrap_or_default();
+            let is_master = flags.contains("master") && !flags.contains("fail");
+            is_master && ranges_in(line).any(|range| range.contains(&slot))
         };
         let line = nodes.lines().find(serves)?;
         let address = line.split([' ', '@']).nth(1)?;
@@ -247,6 +242,15 @@ impl Cluster {
             assert!(text.contains("only with masters"), "{text}");
         }
     }
+}
+
+/// The ranges of slots in a line of CLUSTER NODES.
+pub(crate) fn ranges_in(line: &str) -> impl Iterator<Item = RangeInclusive<u16>> {
+    let words = line.split(' ').skip(8);
+    words.filter(|word| !word.starts_with('[')).map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse().unwrap()..=last.parse().unwrap()
+    })
 }
 
 /// `redis-cli`, with these options.
