@@ -51,6 +51,11 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
+    /// The channel of a group on the layers `pubsub` and `sharded`.
+    pub(crate) fn channel(&self, group: usize) -> String {
+        format!("{}__group__g_{group}", self.tenant.prefix)
+    }
+
     pub(crate) fn new(
         fronts: Vec<SocketAddr>,
         [tenant, neighbour]: [Tenant; 2],

@@ -69,7 +69,7 @@ impl Size {
         }
     }
 
-    /// The runs: in the long form every layer on one host and on three, plain and encrypted, and behind Sentinels.
+    /// The runs: in the long form every layer on one host and on three, plain and encrypted, behind Sentinels, and on a cluster.
     fn runs(self) -> Vec<Run> {
         let run = |layer, hosts, encrypted, django| Run {
             layer,
@@ -78,11 +78,13 @@ impl Size {
             django,
         };
         let memory = run("memory", Hosts::None, false, false);
+        let cluster = run("sharded", Hosts::Cluster, false, false);
         if !self.long {
             return vec![
                 run("pubsub", Hosts::One, false, false),
                 run("core", Hosts::Three, true, true),
                 run("pubsub", Hosts::Sentinel, false, true),
+                cluster,
                 memory,
             ];
         }
@@ -94,7 +96,7 @@ impl Size {
             runs.push(run(layer, Hosts::Three, true, false));
             runs.push(run(layer, Hosts::Sentinel, false, layer == "core"));
         }
-        runs.push(memory);
+        runs.extend([cluster, memory]);
         runs
     }
 }

@@ -51,6 +51,7 @@ fn words(run: Run) -> [&'static str; 4] {
         Hosts::One => "1",
         Hosts::Three => "3",
         Hosts::Sentinel => "1, Sentinels",
+        Hosts::Cluster => "3, cluster",
     };
     [
         run.layer,

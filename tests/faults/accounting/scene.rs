@@ -51,17 +51,30 @@ pub(crate) enum Fault {
     Reload,
     /// Some clients of a group stand still while more is sent to it than their queues hold.
     Slow,
-    /// The master dies with its data at its replicas, and Sentinels name another.
+    /// A master dies with its data at its replicas, and Sentinels name another, or the cluster does.
     FailOver,
+    /// The slots of all groups go to other masters of the cluster.
+    SlotsMove,
 }
 
 impl Fault {
     /// The faults of a run, in their order.
     pub(crate) fn of(run: Run) -> Vec<Self> {
-        use Fault::{ClientsCut, Cut, FailOver, Killed, LinksKilled, Reload, Rollout, Slow};
+        use Fault::{
+            ClientsCut, Cut, FailOver, Killed, LinksKilled, Reload, Rollout, SlotsMove, Slow,
+        };
         match run.hosts {
             Hosts::None => vec![Reload, ClientsCut, Slow],
             Hosts::Sentinel => vec![Killed(0), FailOver, Rollout, Slow, LinksKilled, Killed(1)],
+            Hosts::Cluster => vec![
+                Killed(0),
+                SlotsMove,
+                Slow,
+                FailOver,
+                Rollout,
+                LinksKilled,
+                Killed(1),
+            ],
             Hosts::One | Hosts::Three => vec![
                 Killed(0),
                 Cut(1),
@@ -201,7 +214,7 @@ impl Scene {
             Fault::Cut(replica) => cut(&self.world.stores.lines[replica], CUT).await,
             Fault::ClientsCut => cut(&self.world.fronts, CUT / 3).await,
             Fault::LinksKilled => {
-                for server in self.world.stores.masters().await {
+                for server in self.world.stores.linked().await {
                     for kind in ["pubsub", "normal"] {
                         let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", kind]).await;
                     }
@@ -218,7 +231,15 @@ impl Scene {
                     }
                 }
             }
-            Fault::FailOver => self.world.stores.fail_over().await,
+            Fault::FailOver => {
+                let channel = self.ground.channel(0);
+                self.world.stores.fail_over(&channel).await;
+            }
+            Fault::SlotsMove => {
+                let groups = 0..self.size.groups;
+                let channels: Vec<_> = groups.map(|group| self.ground.channel(group)).collect();
+                self.world.stores.move_channels(&channels).await;
+            }
         }
     }
 

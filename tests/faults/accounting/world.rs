@@ -1,10 +1,13 @@
 //! The servers of a run: hosts of the layer, replicas with their own ways to them, Django, and doors for clients.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use lockgate::stores::redis::cluster::slot_of;
 use serde_json::{Value, json};
 
 use super::Size;
+use crate::support::cluster::Cluster;
 use crate::support::django::Django;
 use crate::support::proxy::Proxy;
 use crate::support::replica::Replica;
@@ -26,6 +29,8 @@ pub(crate) enum Hosts {
     Three,
     /// A master, two replicas of it, and three Sentinels.
     Sentinel,
+    /// A Redis Cluster of three masters, each with a replica.
+    Cluster,
 }
 
 /// One run of the account.
@@ -42,6 +47,7 @@ pub(crate) struct Run {
 pub(crate) struct Stores {
     pub(crate) servers: Vec<RedisServer>,
     pub(crate) sentinels: Option<Deployment>,
+    cluster: Option<Cluster>,
     /// The ways of each replica, by host.
     pub(crate) lines: Vec<Vec<Proxy>>,
     /// The ways of Django, by host. They lead to another master after a failover.
@@ -60,13 +66,17 @@ pub(crate) struct World {
 
 impl Stores {
     async fn start(hosts: Hosts) -> Self {
-        let (mut servers, mut sentinels) = (Vec::new(), None);
+        let (mut servers, mut sentinels, mut cluster) = (Vec::new(), None, None);
         let count = match hosts {
             Hosts::None => 0,
             Hosts::One => 1,
             Hosts::Three => 3,
             Hosts::Sentinel => {
                 sentinels = Some(Deployment::start().await);
+                0
+            }
+            Hosts::Cluster => {
+                cluster = Some(Cluster::start().await);
                 0
             }
         };
@@ -91,6 +101,7 @@ impl Stores {
         Self {
             servers,
             sentinels,
+            cluster,
             lines,
             roads,
         }
@@ -99,34 +110,49 @@ impl Stores {
     /// The URLs for the first replica.
     fn urls(&self) -> Vec<String> {
         let of_line = |line: &Proxy| format!("redis://{}/0", line.endpoint());
-        match &self.sentinels {
-            Some(deployment) => vec![deployment.url()],
-            None => self.lines[0].iter().map(of_line).collect(),
+        match (&self.sentinels, &self.cluster) {
+            (Some(deployment), _) => vec![deployment.url()],
+            (None, Some(cluster)) => vec![cluster.url()],
+            (None, None) => self.lines[0].iter().map(of_line).collect(),
         }
     }
 
-    /// Those that take writes now.
-    pub(crate) async fn masters(&self) -> Vec<&RedisServer> {
-        match &self.sentinels {
-            Some(deployment) => vec![&deployment.servers[deployment.master().await]],
-            None => self.servers.iter().collect(),
+    /// Those that have links of the gateway now.
+    pub(crate) async fn linked(&self) -> Vec<&RedisServer> {
+        match (&self.sentinels, &self.cluster) {
+            (Some(deployment), _) => vec![&deployment.servers[deployment.master().await]],
+            (None, Some(cluster)) => cluster.nodes.iter().filter(|node| node.runs()).collect(),
+            (None, None) => self.servers.iter().collect(),
         }
     }
 
-    /// Kills the master once its replicas have all that it has, and waits until another one is the master.
-    pub(crate) async fn fail_over(&mut self) {
+    /// Gives the slots of these channels, with the histories of their groups, to other masters of the cluster.
+    pub(crate) async fn move_channels(&self, channels: &[String]) {
+        let cluster = self.cluster.as_ref().expect("the run has one");
+        let slots: BTreeSet<u16> = channels
+            .iter()
+            .map(|name| slot_of(name.as_bytes()))
+            .collect();
+        for slot in slots {
+            let owner = cluster.owner(slot).await;
+            cluster.move_slot(slot, owner, (owner + 1) % 3).await;
+        }
+    }
+
+    /// Kills a master once its replicas have all that it has, and waits until another one has its place. In a cluster it is the
+    /// master of this channel.
+    pub(crate) async fn fail_over(&mut self, channel: &str) {
+        if let Some(cluster) = &self.cluster {
+            let slot = slot_of(channel.as_bytes());
+            let old = cluster.owner(slot).await;
+            level(&cluster.nodes[old], 1).await;
+            cluster.nodes[old].kill();
+            cluster.taken_over(slot, old).await;
+            return;
+        }
         let deployment = self.sentinels.as_mut().expect("the run has them");
         let old = deployment.master().await;
-        let master = &deployment.servers[old];
-        let _: String = master.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
-        eventually(PATIENCE, "the replicas have all", async || {
-            let info: String = master.command(&["INFO", "replication"]).await;
-            match are_level(&info) {
-                true => Ok(()),
-                false => Err(info),
-            }
-        })
-        .await;
+        level(&deployment.servers[old], 2).await;
         deployment.kill(old);
         let new = eventually(4 * PATIENCE, "another master", async || {
             match deployment.master().await {
@@ -139,8 +165,21 @@ impl Stores {
     }
 }
 
-/// True if both replicas have read as much as the master has written.
-fn are_level(info: &str) -> bool {
+/// Stops writes, and waits until as many replicas have all.
+async fn level(master: &RedisServer, replicas: usize) {
+    let _: String = master.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    eventually(PATIENCE, "the replicas have all", async || {
+        let info: String = master.command(&["INFO", "replication"]).await;
+        match are_level(&info, replicas) {
+            true => Ok(()),
+            false => Err(info),
+        }
+    })
+    .await;
+}
+
+/// True if as many replicas have read as much as the master has written.
+fn are_level(info: &str, count: usize) -> bool {
     let offset = info
         .lines()
         .find_map(|line| line.strip_prefix("master_repl_offset:"));
@@ -149,7 +188,7 @@ fn are_level(info: &str) -> bool {
     };
     let own = format!("offset={},", offset.trim());
     let replicas = info.lines().filter(|line| line.starts_with("slave"));
-    replicas.filter(|line| line.contains(&own)).count() == 2
+    replicas.filter(|line| line.contains(&own)).count() == count
 }
 
 impl World {

@@ -3,7 +3,6 @@
 //! Each concerns the groups of one shard, that of the first group. The groups of other shards must notice nothing.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use lockgate::stores::redis::cluster::slot_of;
 use redis::aio::MultiplexedConnection;
@@ -11,11 +10,8 @@ use redis::aio::MultiplexedConnection;
 use crate::field::Field;
 use crate::stage::Stage;
 use crate::support::cluster::{Cluster, ranges_in};
-use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
-/// The nodes need their timeout and a vote, on a busy machine some seconds more.
-const FAILOVER: Duration = Duration::from_secs(60);
 /// Slots that move at once.
 const MANY: usize = 4_000;
 
@@ -121,9 +117,9 @@ impl ClusterFault {
                 move_one_by_one(cluster, &slots, new, master).await;
                 cluster.remove_last().await;
             }
-            Self::MasterKilled | Self::ReplicaPromoted => taken_over(cluster, slot, master).await,
+            Self::MasterKilled | Self::ReplicaPromoted => cluster.taken_over(slot, master).await,
             Self::MasterFrozen => {
-                taken_over(cluster, slot, master).await;
+                cluster.taken_over(slot, master).await;
                 cluster.nodes[master].thaw();
             }
             Self::MasterFull => set_memory(cluster, master, "0").await,
@@ -149,19 +145,6 @@ async fn move_one_by_one(cluster: &Cluster, slots: &BTreeSet<u16>, from: usize, 
 async fn set_memory(cluster: &Cluster, node: usize, most: &str) {
     let command = ["CONFIG", "SET", "maxmemory", most];
     let () = cluster.nodes[node].command(&command).await;
-}
-
-/// Waits until all other nodes know that another node serves the slot.
-async fn taken_over(cluster: &Cluster, slot: u16, old: usize) {
-    for asked in (0..cluster.nodes.len()).filter(|node| *node != old) {
-        eventually(FAILOVER, "a replica takes over", async || {
-            match cluster.owner_as(asked, slot).await {
-                Some(owner) if owner != old => Ok(()),
-                owner => Err(owner),
-            }
-        })
-        .await;
-    }
 }
 
 /// The slots that a node has, as it knows itself.

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::Duration;
 
 use redis::FromRedisValue;
 
@@ -11,6 +12,9 @@ use super::{PATIENCE, RedisServer, eventually};
 
 /// Milliseconds after which a node that does not answer counts as failed. Shorter ones make live nodes fail on a busy machine.
 const NODE_TIMEOUT: &str = "3000";
+
+/// The nodes need their timeout and a vote, on a busy machine some seconds more.
+pub(crate) const FAILOVER: Duration = Duration::from_secs(60);
 
 /// Options of every node. A shard that is down leaves the others in service, and a replica takes over however old its data is.
 const OPTIONS: [&str; 10] = [
@@ -201,6 +205,19 @@ impl Cluster {
         self.nodes
             .iter()
             .position(|node| node.endpoint() == address)
+    }
+
+    /// Waits until all other nodes that run know that another node serves the slot.
+    pub(crate) async fn taken_over(&self, slot: u16, old: usize) {
+        for asked in (0..self.nodes.len()).filter(|node| *node != old && self.nodes[*node].runs()) {
+            eventually(FAILOVER, "a replica takes over", async || {
+                match self.owner_as(asked, slot).await {
+                    Some(owner) if owner != old => Ok(()),
+                    owner => Err(owner),
+                }
+            })
+            .await;
+        }
     }
 
     /// The node that serves a slot.

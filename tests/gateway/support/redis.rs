@@ -147,6 +147,11 @@ impl RedisServer {
         drop(self.process.lock().expect("never poisoned").take());
     }
 
+    /// True unless it was killed.
+    pub(crate) fn runs(&self) -> bool {
+        self.process.lock().expect("never poisoned").is_some()
+    }
+
     /// Stops it in its tracks: connections stay, nothing answers.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);

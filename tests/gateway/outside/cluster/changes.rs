@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lockgate::stores::redis::cluster::slot_of;
 use serde_json::json;
 
-use super::{FAILOVER, Shard, on_cluster};
+use super::{Shard, on_cluster};
 use crate::support::cluster::Cluster;
 use crate::support::http::Response;
 use crate::support::{Gateway, PATIENCE, eventually};
@@ -69,15 +69,8 @@ async fn comes_and_goes(
 async fn is_promoted(gateway: &Gateway, cluster: &Cluster, shards: &mut [Shard], round: &mut u32) {
     let replica = cluster.promote_replica_of(1).await;
     let slot = shards[1].chat_slot;
-    eventually(
-        FAILOVER,
-        "the replica serves the slot",
-        async || match cluster.owner_as(0, slot).await {
-            Some(owner) if owner == replica => Ok(()),
-            owner => Err(owner),
-        },
-    )
-    .await;
+    cluster.taken_over(slot, 1).await;
+    assert_eq!(cluster.owner(slot).await, replica);
     shards[1].is_told_of_a_gap(PATIENCE).await;
     shards[1].settles().await;
     shards[1].record(gateway, 0..5).await;

@@ -6,7 +6,7 @@ use lockgate::stores::redis::cluster::slot_of;
 use serde_json::json;
 
 use crate::operations::doctor::findings;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, FAILOVER};
 use crate::support::database::ALICE;
 use crate::support::socket::Socket;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, token};
@@ -14,9 +14,6 @@ use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, token};
 mod changes;
 mod refused;
 mod secured;
-
-/// The nodes need their timeout and a vote, on a busy machine some seconds more.
-const FAILOVER: Duration = Duration::from_secs(60);
 
 async fn on_cluster(cluster: &Cluster) -> Gateway {
     gateway()
