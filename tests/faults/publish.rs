@@ -25,8 +25,12 @@ pub(crate) async fn publish(field: Arc<Field>, group: usize) {
     let tenant = field.tenant_of(group);
     let by_api = field.by_api && tenant == HURT;
     let mut link: Option<Link> = None;
-    while *field.phase.borrow() == Phase::Running {
+    loop {
         tick.tick().await;
+        // The load may have ebbed between two ticks, and nothing waits for an event that is sent then.
+        if *field.phase.borrow() != Phase::Running {
+            return;
+        }
         let url = field.addresses.lock().redis[tenant].clone();
         if link.as_ref().is_none_or(|(of, _)| *of != url) && !by_api {
             link = dial(&url, &field.tenants[tenant].prefix).await;
