@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::arrivals::Side;
 use crate::connect_floor;
 use crate::process::Process;
 use crate::report::{Row, Series, Target};
 use crate::rows::{Sample, Stage};
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::LOCAL_TTL;
 
 /// The process of the floor, and its port.

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::arrivals::Side;
 use crate::report::{Cost, Each};
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{EXTRA_GROUPS, Gateway, World};
 
 /// A reading of memory and commands. The program adds something between two readings.

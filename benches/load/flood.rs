@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::arrivals::Side;
 use crate::process::{LOAD_CORE, Process};
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Ticket, idle_tenant};
 
 /// The first argument of this program when it is the neighbour.

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::arrivals::Side;
 use crate::report::{Row, Series, Target};
 use crate::rows::{PACE, Stage};
-use crate::swarm::Side;
 use crate::world::{SMALL_GROUPS, small_channel};
 
 /// The first rate of the search for half load; any gateway sustains it.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::arrivals::Side;
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 
 /// The most events in one write, so that a late loop catches up without blocking on Redis.
 const AT_ONCE: u64 = 256;

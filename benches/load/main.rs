@@ -18,6 +18,7 @@
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to show the figures of a server that does almost nothing.
 
+mod arrivals;
 mod connect_floor;
 mod connects;
 mod costs;
@@ -33,9 +34,11 @@ mod nuisance;
 mod postgres;
 mod presence;
 mod process;
+mod quiet;
 mod redis;
 mod registered;
 mod report;
+mod resume;
 mod revocation;
 mod rows;
 mod settings;
@@ -218,8 +221,12 @@ fn measure(options: &Options) -> Result<Report> {
         ("storm", |world, settings| {
             storm::measure(world, settings).map(Vec::from)
         }),
-        ("history", history::measure),
-        ("resume", history::resume),
+        ("history", |world, settings| {
+            let mut rows = history::measure(world, settings)?;
+            rows.extend(quiet::measure(world, settings)?);
+            Ok(rows)
+        }),
+        ("resume", resume::measure),
         ("presence", presence::measure),
     ];
     for (name, row) in whole {

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arrivals::Side;
 use crate::flood::{self, Flood};
 use crate::latency::quantile;
 use crate::load::Load;
 use crate::nuisance::{Handle, Nuisance};
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Gateway, Limit, SHARED_CHANNEL, Setup, World};
 
 /// The number of sockets of each tenant, in one group.

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::arrivals::Side;
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Setup, World};
 
 /// Sockets of one group, each of another user.

@@ -12,11 +12,12 @@ use lockgate::ids::TenantId;
 use lockgate::sealing::SealingKeys;
 use serde_json::{Value, json};
 
+use crate::arrivals::Side;
 use crate::http::{self, Api};
 use crate::postgres::{self, Postgres};
 use crate::report::{Row, Target};
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Gateway, KEY, Setup, Ticket, World, idle_tenant};
 
 /// The key that seals: 32 bytes.

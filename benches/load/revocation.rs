@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::arrivals::Side;
 use crate::http::Api;
 use crate::latency::quantile;
 use crate::load::Load;
@@ -14,7 +15,7 @@ use crate::process::CpuReading;
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
 use crate::stamp;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Gateway, SMALL_GROUPS, Setup, TOKEN_SECONDS, Ticket, World, small_channel};
 
 const REPLICAS: usize = 3;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::arrivals::Side;
 use crate::floor::Floor;
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
-use crate::world::{Gateway, SHARED_CHANNEL, World};
+use crate::swarm::Swarm;
+use crate::world::{Gateway, SHARED_CHANNEL, Setup, World};
 
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 const BURST: u64 = 10;
@@ -221,7 +222,7 @@ impl<'a> Stage<'a> {
 
 /// Measures the memory of an idle socket in one group, as the growth of a fresh gateway between two numbers of sockets.
 pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
-    let (low, high, settle) = settings.memory;
+    let (low, high, _) = settings.memory;
     let mut row = Row {
         what: "memory of an idle authenticated socket",
         unit: "KiB",
@@ -231,22 +232,33 @@ pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
         note: format!("growth of PSS between {low} and {high} sockets, each of another user"),
     };
     for _ in 0..settings.long_runs {
-        let gateway = world.start_gateway(0)?;
-        let mut swarm = Swarm::new(world.redis_port)?;
-        let mut sizes = [0.0; 2];
-        let mut user = 0;
-        for (size, count) in sizes.iter_mut().zip([low, high]) {
-            let users = user + 1..=count;
-            let requests = users.map(|user| Ok((gateway.port, world.request("ws", user)?)));
-            swarm.open_all(Side::Gateway, requests)?;
-            user = count;
-            swarm.pump_until(Instant::now() + settle)?;
-            swarm.check_open()?;
-            *size = gateway.process.pss()? as f64;
-        }
-        let each = (sizes[1] - sizes[0]) / (high - low) as f64;
+        let each = growth(world, Setup::default(), "ws", settings.memory)?;
         row.gateway.0.push(each / 1024.0);
-        swarm.close_from(0);
     }
     Ok(row)
+}
+
+/// Returns the bytes (PSS) by which a fresh gateway grows for each socket of a route, between two numbers of sockets. The process has
+/// the given time to settle at each.
+pub(crate) fn growth(
+    world: &World,
+    setup: Setup,
+    route: &str,
+    (low, high, settle): (u64, u64, Duration),
+) -> Result<f64> {
+    let gateway = world.start(setup)?;
+    let mut swarm = Swarm::new(world.redis_port)?;
+    let mut sizes = [0.0; 2];
+    let mut user = 0;
+    for (size, count) in sizes.iter_mut().zip([low, high]) {
+        let users = user + 1..=count;
+        let requests = users.map(|user| Ok((gateway.port, world.request(route, user)?)));
+        swarm.open_all(Side::Gateway, requests)?;
+        user = count;
+        swarm.pump_until(Instant::now() + settle)?;
+        swarm.check_open()?;
+        *size = gateway.process.pss()? as f64;
+    }
+    swarm.close_from(0);
+    Ok((sizes[1] - sizes[0]) / (high - low) as f64)
 }

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) storm: Storm,
     /// Sockets of a run that come back one after the other.
     pub(crate) resumes: u64,
+    /// The time for which groups with history are watched in which nothing happens: some quarters of `layer.expiry`.
+    pub(crate) quiet: Duration,
 }
 
 /// A reconnect storm.
@@ -86,6 +88,7 @@ impl Settings {
             calm: Duration::from_secs(10),
         },
         resumes: 500,
+        quiet: Duration::from_secs(30),
     };
     /// Runs all rows, too short for figures that may be quoted.
     pub(crate) const QUICK: Self = Self {
@@ -114,6 +117,7 @@ impl Settings {
             calm: Duration::from_secs(3),
         },
         resumes: 100,
+        quiet: Duration::from_secs(15),
         ..Self::FULL
     };
     /// Runs all rows to check that the program works, also on a busy machine and with a debug build of the gateway.
@@ -145,5 +149,6 @@ impl Settings {
             calm: Duration::from_millis(500),
         },
         resumes: 10,
+        quiet: Duration::from_millis(500),
     };
 }

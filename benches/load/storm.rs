@@ -10,12 +10,13 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use crate::arrivals::{Latencies, Side};
 use crate::latency::quantile;
 use crate::load::Load;
 use crate::postgres::{self, Postgres};
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
-use crate::swarm::{Latencies, Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Gateway, Setup, World, small_channel};
 
 const LATENCY: Duration = Duration::from_millis(5);

@@ -13,18 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
+use crate::arrivals::{Latencies, Side, Tally};
 use crate::frames::{Opcode, Parser};
 use crate::redis::{Publisher, Subscriber};
 use crate::stamp;
-
-/// The server of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Gateway = 0,
-    Floor = 1,
-    /// Sockets of a gateway that the load does not count: those that are revoked, and those of a storm.
-    Apart = 2,
-}
 
 /// The longest time for an answer before the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,41 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AT_ONCE: usize = 64;
 const PUBLISHER: u64 = u64::MAX;
 const SUBSCRIBER: u64 = u64::MAX - 1;
-
-/// The arrivals on one side.
-#[derive(Default)]
-pub(crate) struct Tally {
-    /// The number of complete text and binary frames.
-    pub(crate) frames: u64,
-    /// The payload length of the last frame.
-    pub(crate) last_len: usize,
-    /// The number of sockets that the server closed.
-    pub(crate) closed: u64,
-    /// Code and reason of the first close frame, for the error.
-    pub(crate) first_close: Option<String>,
-}
-
-/// The nanoseconds from publish to arrival during a latency run.
-#[derive(Default)]
-pub(crate) struct Latencies {
-    /// At the sockets of [`Side::Gateway`].
-    pub(crate) sockets: Vec<u64>,
-    /// At the bare subscriber.
-    pub(crate) subscriber: Vec<u64>,
-    /// The longest time between two arrivals at the sockets.
-    pub(crate) longest_pause: u64,
-    last_arrival: Option<u64>,
-}
-
-impl Latencies {
-    fn arrived(&mut self, tail: &[u8]) {
-        let now = stamp::now();
-        self.sockets.extend(stamp::age(tail));
-        let pause = self.last_arrival.map_or(0, |last| now - last);
-        self.longest_pause = self.longest_pause.max(pause);
-        self.last_arrival = Some(now);
-    }
-}
 
 /// The state of a socket of [`Swarm::open`].
 #[derive(Default)]
@@ -85,6 +42,8 @@ struct Conn {
     /// Before the 101 has come.
     opening: Option<Opening>,
     goodbye: Goodbye,
+    /// Complete text and binary frames.
+    frames: u64,
 }
 
 struct Opening {
@@ -111,6 +70,7 @@ impl Conn {
             parser: Parser::default(),
             opening,
             goodbye: Goodbye::Unwanted,
+            frames: 0,
         }
     }
 
@@ -296,6 +256,19 @@ impl Swarm {
             socket2::SockRef::from(&conn.stream)
                 .set_linger(Some(Duration::ZERO))
                 .ok();
+        }
+    }
+
+    /// Fails unless each socket opened since `mark` has had so many frames.
+    pub(crate) fn check_each(&self, mark: usize, frames: u64) -> Result<()> {
+        let others = self.conns[mark..].iter().flatten();
+        let mut others = others.map(|conn| conn.frames).filter(|&had| had != frames);
+        match others.next() {
+            None => Ok(()),
+            Some(had) => bail!(
+                "one socket had {had} frames, not {frames}, and {} others too",
+                others.count()
+            ),
         }
     }
 
@@ -487,11 +460,13 @@ impl Swarm {
             side,
             parser,
             goodbye,
+            frames,
             ..
         } = conn;
         parser.feed(bytes, |opcode, tail, length| match opcode {
             Opcode::Data => {
                 tally.frames += 1;
+                *frames += 1;
                 tally.last_len = length;
                 if let Some(latencies) = latencies
                     && *side != Side::Apart

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
+use crate::arrivals::Side;
 use crate::http;
 use crate::load::Load;
 use crate::report::{Row, Series, Target};
 use crate::settings::Settings;
-use crate::swarm::{Side, Swarm};
+use crate::swarm::Swarm;
 use crate::world::{Gateway, Limit, Setup, Ticket, World, idle_tenant, small_channel};
 
 const STREAM_PER_SECOND: f64 = 1_000.0;

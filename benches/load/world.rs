@@ -100,8 +100,11 @@ pub(crate) struct Setup {
     /// The database of a registry of tenants.
     pub(crate) registry: Option<String>,
     /// True if the groups `kept_N` of tenant `bench` have a history, with the route `resume/N/`, and the groups `present_N`
-    /// presence, with the route `present/N/`.
+    /// presence, with the route `present/N/`. The routes `held-groups/N/` and `held-members/N/` are `groups/N/` and `members/N/` with
+    /// histories.
     pub(crate) history: bool,
+    /// True if the layer of all tenants is `core`, with Channels' defaults.
+    pub(crate) core: bool,
 }
 
 /// `[tenants.NAME.limits]` of one tenant.
@@ -305,6 +308,7 @@ impl World {
             // The table of the API is the last one.
             writeln!(text, "api_keys = [\"{API_KEY}\"]").ok();
         }
+        let layer = if setup.core { "core" } else { "pubsub" };
         let names = (1..=setup.more).map(idle_tenant);
         for name in names.chain(["bench".to_owned()]) {
             // Writing into a String cannot fail.
@@ -313,7 +317,7 @@ impl World {
                 "\n[tenants.{name}]\nhosts = [\"{name}.example.com\"]\norigins = [\"https://{name}.example.com\"]\n\
                  [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
                  [tenants.{name}.users]\ndatabase = \"{database}\"\nlocal_ttl = \"{}s\"\n\
-                 [tenants.{name}.layer]\nkind = \"pubsub\"\nprefix = \"{name}\"\n\
+                 [tenants.{name}.layer]\nkind = \"{layer}\"\nprefix = \"{name}\"\n\
                  [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n",
                 LOCAL_TTL.as_secs(),
             )
@@ -336,6 +340,15 @@ impl World {
             .ok();
         }
         if setup.history {
+            for (route, suffix) in [("held-groups", "_{n}"), ("held-members", "")] {
+                let held = extra("held_", suffix);
+                write!(
+                    text,
+                    "[[tenants.bench.routes]]\npath = \"{route}/<int:n>/\"\ngroups = [\"bench\"{held}]\nresume = true\n"
+                )
+                .ok();
+            }
+            text += "[[tenants.bench.groups]]\nname = \"held_<slug:name>\"\nhistory = { size = 100, ttl = \"10m\" }\n";
             text += "[[tenants.bench.routes]]\npath = \"resume/<int:n>/\"\ngroups = [\"kept_{n}\"]\nresume = true\n\
                      [[tenants.bench.groups]]\nname = \"kept_<int:n>\"\nhistory = { size = 100, ttl = \"10m\" }\n\
                      [[tenants.bench.routes]]\npath = \"present/<int:n>/\"\ngroups = [\"present_{n}\"]\n\
