@@ -10,7 +10,6 @@ use anyhow::Result;
 use crate::arrivals::Side;
 use crate::report::{Cost, Each};
 use crate::settings::Settings;
-use crate::swarm::Swarm;
 use crate::world::{EXTRA_GROUPS, Gateway, World};
 
 /// A reading of memory and commands. The program adds something between two readings.
@@ -23,7 +22,7 @@ impl Reading {
     fn of(world: &mut World, gateway: &Gateway) -> Result<Self> {
         Ok(Self {
             bytes: gateway.process.pss()? as f64,
-            commands: world.link.command_counts()?,
+            commands: world.command_counts()?,
         })
     }
 
@@ -64,8 +63,23 @@ fn without_socket(whole: Each, socket: &Each) -> Each {
     }
 }
 
-/// Measures all rows of the table.
+/// The masters of the cluster that the second half of the table is for.
+const SHARDS: usize = 3;
+
+/// Measures all rows of the table, with one Redis and with a cluster.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Vec<Cost>> {
+    let mut costs = with_this_redis(world, settings)?;
+    world.use_shards(SHARDS)?;
+    let on_cluster = with_this_redis(world, settings)?;
+    world.use_shards(0)?;
+    costs.extend(on_cluster.into_iter().map(|cost| Cost {
+        what: format!("{}, on a cluster of {SHARDS}", cost.what),
+        ..cost
+    }));
+    Ok(costs)
+}
+
+fn with_this_redis(world: &mut World, settings: Settings) -> Result<Vec<Cost>> {
     let [socket, subscription, group] = sockets_and_groups(world, settings)?;
     let tenant = tenants(world, settings)?;
     let [replica, minute] = replicas(world, settings)?;
@@ -74,7 +88,7 @@ pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Vec<Cost>
 
 fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]> {
     let gateway = world.start_gateway(0)?;
-    let mut swarm = Swarm::new(world.redis_port)?;
+    let mut swarm = world.swarm()?;
     let mut user = 0;
     let mut add = |world: &mut World, route: &str, count: u64| -> Result<Each> {
         let before = Reading::of(world, &gateway)?;
@@ -97,8 +111,8 @@ fn sockets_and_groups(world: &mut World, settings: Settings) -> Result<[Cost; 3]
         Ok([first, second].map(|each| without_socket(each, &socket[1])))
     };
     let (subscription, group) = (pair("members")?, pair("groups")?);
-    let cost = |what, [first, second]: [Each; 2]| Cost {
-        what,
+    let cost = |what: &str, [first, second]: [Each; 2]| Cost {
+        what: what.to_owned(),
         first,
         second,
     };
@@ -114,7 +128,7 @@ fn tenants(world: &mut World, settings: Settings) -> Result<Cost> {
     let step = settings.cost_tenants;
     let mut readings = Vec::new();
     for more in [0, step, 2 * step] {
-        let before = world.link.command_counts()?;
+        let before = world.command_counts()?;
         let gateway = world.start_gateway(more)?;
         std::thread::sleep(settings.memory.2);
         let after = Reading::of(world, &gateway)?;
@@ -134,7 +148,7 @@ fn tenants(world: &mut World, settings: Settings) -> Result<Cost> {
         commands: growth(&now.commands, &earlier.commands, step as f64),
     };
     Ok(Cost {
-        what: "tenant without sockets (commands at start)",
+        what: "tenant without sockets (commands at start)".to_owned(),
         first: each(&readings[1], &readings[0]),
         second: each(&readings[2], &readings[1]),
     })
@@ -162,7 +176,7 @@ fn replicas(world: &mut World, settings: Settings) -> Result<[Cost; 2]> {
     let mut running = Vec::new();
     let (mut starts, mut minutes) = (Vec::new(), Vec::new());
     for _ in 0..2 {
-        let before = world.link.command_counts()?;
+        let before = world.command_counts()?;
         let gateway = world.start_gateway(0)?;
         std::thread::sleep(Duration::from_millis(500));
         let started = Reading::of(world, &gateway)?;
@@ -172,9 +186,9 @@ fn replicas(world: &mut World, settings: Settings) -> Result<[Cost; 2]> {
             bytes: started.bytes,
             commands: calls(&started.commands, &before, 1.0),
         });
-        let before = world.link.command_counts()?;
+        let before = world.command_counts()?;
         std::thread::sleep(settings.idle);
-        let after = world.link.command_counts()?;
+        let after = world.command_counts()?;
         let minutes_of_all = running.len() as f64 * settings.idle.as_secs_f64() / 60.0;
         minutes.push(Each {
             count: 1,
@@ -182,8 +196,8 @@ fn replicas(world: &mut World, settings: Settings) -> Result<[Cost; 2]> {
             commands: calls(&after, &before, minutes_of_all),
         });
     }
-    let cost = |what, list: &mut Vec<Each>| Cost {
-        what,
+    let cost = |what: &str, list: &mut Vec<Each>| Cost {
+        what: what.to_owned(),
         first: list.remove(0),
         second: list.remove(0),
     };

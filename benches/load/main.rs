@@ -8,10 +8,9 @@
 //! delivers in the sender's context, so a delivery here contains the receiver's part of TCP; with a network card that
 //! part runs elsewhere. TLS, MySQL and several workers are not measured.
 //!
-//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`, `history`, `resume`, `presence`)
-//! measure at the sockets. All replicas share
-//! the server's core, and the storm's PostgreSQL runs on the other. A row fails if its number of frames, sockets or
-//! statements is wrong.
+//! The rows of whole deployments (`revocation`, `noisy`, `tenants`, `storm`, `history`, `resume`, `presence`, `shards`)
+//! measure at the sockets. All replicas share the server's core, and the storm's PostgreSQL runs on the other. A row fails if
+//! its number of frames, sockets or statements is wrong.
 //!
 //! `cargo test --bench load -- --brief` (`tests/run load`) runs each row for a moment with a debug build of the gateway.
 //! It shows that the program works; its figures mean nothing.
@@ -19,6 +18,8 @@
 //! `--self-test` puts a bare relay in the gateway's place, to show the figures of a server that does almost nothing.
 
 mod arrivals;
+#[allow(dead_code, reason = "benches/scale needs the rest")]
+mod cluster;
 mod connect_floor;
 mod connects;
 mod costs;
@@ -33,8 +34,10 @@ mod noisy;
 mod nuisance;
 mod postgres;
 mod presence;
+#[allow(dead_code, reason = "benches/scale needs the rest")]
 mod process;
 mod quiet;
+#[allow(dead_code, reason = "benches/scale needs the rest")]
 mod redis;
 mod registered;
 mod report;
@@ -42,8 +45,10 @@ mod resume;
 mod revocation;
 mod rows;
 mod settings;
+mod shards;
 mod stamp;
 mod storm;
+#[allow(dead_code, reason = "benches/scale needs the rest")]
 mod swarm;
 mod tenants;
 mod world;
@@ -57,7 +62,7 @@ use crate::rows::Stage;
 use crate::settings::Settings;
 use crate::world::World;
 
-const ROWS: [&str; 14] = [
+const ROWS: [&str; 15] = [
     "memory",
     "paced",
     "bursts",
@@ -72,6 +77,7 @@ const ROWS: [&str; 14] = [
     "history",
     "resume",
     "presence",
+    "shards",
 ];
 /// The gateway's allocator, so that the floors have no other costs of allocation.
 #[global_allocator]
@@ -80,7 +86,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The rows that share one gateway and one floor.
 const STAGED: [&str; 5] = ["paced", "bursts", "saturated", "connects", "latency"];
 /// The rows that the stand-in for the gateway cannot run.
-const WHOLE: [&str; 7] = [
+const WHOLE: [&str; 8] = [
     "revocation",
     "noisy",
     "tenants",
@@ -88,6 +94,7 @@ const WHOLE: [&str; 7] = [
     "history",
     "resume",
     "presence",
+    "shards",
 ];
 
 struct Options {
@@ -208,7 +215,7 @@ fn measure(options: &Options) -> Result<Report> {
         report.costs = costs::measure(&mut world, options.settings)?;
     }
     type Measure = fn(&mut World, Settings) -> Result<Vec<Row>>;
-    let whole: [(&str, Measure); 7] = [
+    let whole: [(&str, Measure); 8] = [
         ("revocation", |world, settings| {
             revocation::measure(world, settings).map(Vec::from)
         }),
@@ -228,6 +235,7 @@ fn measure(options: &Options) -> Result<Report> {
         }),
         ("resume", resume::measure),
         ("presence", presence::measure),
+        ("shards", shards::measure),
     ];
     for (name, row) in whole {
         if options.wants(name) {

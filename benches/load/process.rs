@@ -71,10 +71,22 @@ impl Process {
 
     /// Returns the proportional set size in bytes (`Pss` of `/proc/PID/smaps_rollup`).
     pub(crate) fn pss(&self) -> Result<u64> {
+        self.memory("Pss:")
+    }
+
+    /// Returns the resident set size in bytes: the memory of a process that shares its pages with no other.
+    pub(crate) fn rss(&self) -> Result<u64> {
+        self.memory("Rss:")
+    }
+
+    /// Returns a line of `/proc/PID/smaps_rollup` in bytes.
+    fn memory(&self, name: &str) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|rest| rest.split_whitespace().next());
-        let kib: u64 = kib.context("smaps_rollup has no Pss")?.parse()?;
+        let kib: u64 = kib
+            .with_context(|| format!("smaps_rollup has no {name}"))?
+            .parse()?;
         Ok(kib * 1024)
     }
 }

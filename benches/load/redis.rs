@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::cluster::shard_of;
 use crate::stamp;
 
 /// Length of an event's JSON without its type, and so of a frame's payload.
@@ -128,6 +129,19 @@ impl Link {
         }
     }
 
+    /// Returns a number of a section of `INFO`.
+    pub(crate) fn info(&mut self, section: &str, field: &str) -> Result<f64> {
+        let Reply::Text(text) = self.call(&[b"INFO", section.as_bytes()])? else {
+            bail!("INFO is text");
+        };
+        let text = String::from_utf8(text)?;
+        let value = |line: &str| line.strip_prefix(field)?.strip_prefix(':')?.parse().ok();
+        let mut values = text.lines().filter_map(value);
+        values
+            .next()
+            .with_context(|| format!("INFO {section} has no {field}"))
+    }
+
     /// Returns the calls of each command so far (`INFO commandstats`), without the `INFO` of this program.
     pub(crate) fn command_counts(&mut self) -> Result<BTreeMap<String, u64>> {
         let Reply::Text(text) = self.call(&[b"INFO", b"commandstats"])? else {
@@ -164,6 +178,9 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// The most events that are kept, for ten minutes each.
+    pub(crate) const SIZE: u64 = 100;
+
     pub(crate) fn to(channel: &str) -> Self {
         let key = |kind: &str| format!("lockgate:bench:{kind}:{{{channel}}}");
         Self {
@@ -177,78 +194,101 @@ impl Record {
 
 /// Publishes events without waiting; replies are read in the swarm's loop.
 pub(crate) struct Publisher {
-    stream: TcpStream,
-    /// The digest of [`RECORD`] in hexadecimal.
-    script: Vec<u8>,
+    /// One to each master of a cluster, or the one to a single Redis.
+    lanes: Vec<Lane>,
+    verb: &'static [u8],
     published: u64,
     answered: u64,
-    scratch: Vec<u8>,
+}
+
+/// The stream to one server, with what is to be written to it.
+struct Lane {
+    stream: TcpStream,
+    batch: Vec<u8>,
+    /// The digest of [`RECORD`] in hexadecimal.
+    script: Vec<u8>,
 }
 
 impl Publisher {
+    /// Publishes to one Redis.
     pub(crate) fn connect(port: u16) -> Result<Self> {
-        let loaded = Link::connect(port)?.call(&[b"SCRIPT", b"LOAD", RECORD.as_bytes()])?;
-        let Reply::Text(script) = loaded else {
-            bail!("SCRIPT LOAD answers a digest");
-        };
-        let stream = open(port)?;
-        stream.set_nonblocking(true)?;
+        Self::open(&[port], b"PUBLISH")
+    }
+
+    /// Publishes to the masters of a cluster, each with its range of slots, on sharded channels.
+    pub(crate) fn to_shards(ports: &[u16]) -> Result<Self> {
+        Self::open(ports, b"SPUBLISH")
+    }
+
+    fn open(ports: &[u16], verb: &'static [u8]) -> Result<Self> {
+        let lanes = ports.iter().map(|port| Lane::connect(*port));
         Ok(Self {
-            stream,
-            script,
+            lanes: lanes.collect::<Result<_>>()?,
+            verb,
             published: 0,
             answered: 0,
-            scratch: Vec::new(),
         })
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &TcpStream> {
+        self.lanes.iter().map(|lane| &lane.stream)
     }
 
-    /// Publishes one event to each of `channels`, all in one write.
+    /// Publishes one event to each of `channels`, all of a server in one write.
     pub(crate) fn publish<'a>(
         &mut self,
         channels: impl IntoIterator<Item = &'a str>,
     ) -> Result<()> {
-        let mut batch = std::mem::take(&mut self.scratch);
-        batch.clear();
+        let verb = self.verb;
         for channel in channels {
-            batch.extend(encode(&[b"PUBLISH", channel.as_bytes(), &event_payload()]));
+            let command = encode(&[verb, channel.as_bytes(), &event_payload()]);
+            self.lane_of(channel).batch.extend(command);
             self.published += 1;
         }
-        self.write(batch)
+        self.write()
     }
 
     /// Records and publishes events of one group, all in one write.
     pub(crate) fn record(&mut self, group: &Record, events: u64) -> Result<()> {
-        let mut batch = std::mem::take(&mut self.scratch);
-        batch.clear();
-        let script: [&[u8]; 2] = [b"EVALSHA", &self.script];
+        let size = Record::SIZE.to_string().into_bytes();
+        let lane = self.lane_of(&group.channel);
         for _ in 0..events {
+            let script: [&[u8]; 2] = [b"EVALSHA", &lane.script];
             let (event, channel) = (event_payload(), group.channel.as_bytes());
             let keys: [&[u8]; 3] = [b"2", group.history.as_bytes(), group.position.as_bytes()];
-            let kept: [&[u8]; 3] = [b"00000000000000000000000000000000", b"100", b"600000"];
+            let kept: [&[u8]; 3] = [b"00000000000000000000000000000000", &size, b"600000"];
             let told: [&[u8]; 3] = [group.notices.as_bytes(), channel, &event];
-            batch.extend(encode(&[&script[..], &keys, &kept, &told].concat()));
-            self.published += 1;
+            let command = encode(&[&script[..], &keys, &kept, &told].concat());
+            lane.batch.extend(command);
         }
-        self.write(batch)
+        self.published += events;
+        self.write()
     }
 
-    fn write(&mut self, batch: Vec<u8>) -> Result<()> {
-        let mut rest = &batch[..];
-        while !rest.is_empty() {
-            match self.stream.write(rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.read_replies()?;
-                    std::thread::yield_now();
+    fn lane_of(&mut self, channel: &str) -> &mut Lane {
+        let at = match self.lanes.len() {
+            1 => 0,
+            shards => shard_of(channel, shards),
+        };
+        &mut self.lanes[at]
+    }
+
+    fn write(&mut self) -> Result<()> {
+        for at in 0..self.lanes.len() {
+            let mut written = 0;
+            while written < self.lanes[at].batch.len() {
+                let lane = &mut self.lanes[at];
+                match lane.stream.write(&lane.batch[written..]) {
+                    Ok(more) => written += more,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.read_replies()?;
+                        std::thread::yield_now();
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
             }
+            self.lanes[at].batch.clear();
         }
-        self.scratch = batch;
         Ok(())
     }
 
@@ -259,16 +299,41 @@ impl Publisher {
 
     /// Reads the replies and counts them; each is one integer.
     pub(crate) fn read_replies(&mut self) -> Result<()> {
+        for lane in &mut self.lanes {
+            self.answered += lane.read_replies()?;
+        }
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn connect(port: u16) -> Result<Self> {
+        let loaded = Link::connect(port)?.call(&[b"SCRIPT", b"LOAD", RECORD.as_bytes()])?;
+        let Reply::Text(script) = loaded else {
+            bail!("SCRIPT LOAD answers a digest");
+        };
+        let stream = open(port)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            batch: Vec::new(),
+            script,
+        })
+    }
+
+    /// Returns the number of replies that have come.
+    fn read_replies(&mut self) -> Result<u64> {
         let mut chunk = [0; 16 * 1024];
+        let mut answered = 0;
         loop {
             match self.stream.read(&mut chunk) {
                 Ok(0) => bail!("Redis hung up on the publisher"),
                 Ok(read) => {
                     let replies = &chunk[..read];
                     ensure!(!replies.contains(&b'-'), "Redis refuses to publish");
-                    self.answered += replies.iter().filter(|&&byte| byte == b'\n').count() as u64;
+                    answered += replies.iter().filter(|&&byte| byte == b'\n').count() as u64;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(answered),
                 Err(error) => return Err(error.into()),
             }
         }

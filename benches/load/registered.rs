@@ -18,10 +18,8 @@ use crate::postgres::{self, Postgres};
 use crate::report::{Row, Target};
 use crate::settings::Settings;
 use crate::swarm::Swarm;
-use crate::world::{Gateway, KEY, Setup, Ticket, World, idle_tenant};
+use crate::world::{Gateway, KEY, SEALING_KEY, Setup, Ticket, World, idle_tenant};
 
-/// The key that seals: 32 bytes.
-pub(crate) const SEALING_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// Tenants in one statement.
 const BATCH: usize = 1_000;
 /// Changes of one tenant, one after the other.

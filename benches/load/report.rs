@@ -1,5 +1,6 @@
 //! The printed report: one table of ratios, one of costs, and the circumstances under which both were measured.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -34,6 +35,7 @@ impl Series {
 }
 
 /// The bound of a row.
+#[derive(Clone, Copy)]
 pub(crate) enum Target {
     /// A multiple of the floor.
     Ratio(f64),
@@ -47,7 +49,7 @@ pub(crate) enum Target {
 
 /// One measured quantity beside its floor.
 pub(crate) struct Row {
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     pub(crate) unit: &'static str,
     pub(crate) target: Target,
     pub(crate) gateway: Series,
@@ -58,9 +60,13 @@ pub(crate) struct Row {
 
 impl Row {
     /// Creates a row without values.
-    pub(crate) fn new(what: &'static str, unit: &'static str, target: Target) -> Self {
+    pub(crate) fn new(
+        what: impl Into<Cow<'static, str>>,
+        unit: &'static str,
+        target: Target,
+    ) -> Self {
         Self {
-            what,
+            what: what.into(),
             unit,
             target,
             gateway: Series::default(),
@@ -99,7 +105,7 @@ impl Row {
             false => format!("{:.2} {}", self.floor.median(), self.unit),
         };
         [
-            self.what.into(),
+            self.what.to_string(),
             target,
             format!("{:.2}{times}", judged.median()),
             judged.spread(),
@@ -118,7 +124,7 @@ pub(crate) fn load_average() -> String {
 
 /// The cost of one thing at two sizes; equal figures mean linear growth.
 pub(crate) struct Cost {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     pub(crate) first: Each,
     pub(crate) second: Each,
 }
@@ -148,7 +154,7 @@ impl Cost {
             false => format!("{first}; then {second}"),
         };
         [
-            self.what.into(),
+            self.what.clone(),
             bytes(&self.first),
             bytes(&self.second),
             commands,
@@ -200,7 +206,8 @@ impl Report {
     }
 }
 
-fn table<const N: usize>(
+/// Writes a table as a terminal or (`markdown`) a page shows it.
+pub(crate) fn table<const N: usize>(
     out: &mut String,
     head: &[&str; N],
     rows: impl Iterator<Item = [String; N]>,
@@ -232,8 +239,8 @@ fn table<const N: usize>(
     }
 }
 
-/// Machine, commit, command.
-fn circumstances(report: &Report) -> String {
+/// Returns processor, cores and kernel.
+pub(crate) fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
     let model = model.map_or("unknown CPU", |rest| {
@@ -246,6 +253,11 @@ fn circumstances(report: &Report) -> String {
         .count()
         .max(cores);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}
+
+/// Machine, commit, command.
+fn circumstances(report: &Report) -> String {
     let mut command = vec!["cargo bench --bench load".to_owned()];
     let arguments: Vec<_> = std::env::args()
         .skip(1)
@@ -256,9 +268,9 @@ fn circumstances(report: &Report) -> String {
         command.extend(arguments);
     }
     format!(
-        "Machine: {model}, {cores} cores, Linux {}; servers on one core, load, Redis and PostgreSQL on the other ({nice}load average before {load}).\n\
+        "Machine: {}; servers on one core, load, Redis and PostgreSQL on the other ({nice}load average before {load}).\n\
          Commit: {}. Command: `{}`. Median and spread (lowest–highest) of {} runs, of {} for memory and whole deployments.\n\n",
-        kernel.trim(),
+        machine(),
         commit(),
         command.join(" "),
         report.runs[0],
@@ -268,7 +280,8 @@ fn circumstances(report: &Report) -> String {
     )
 }
 
-fn commit() -> String {
+/// Returns the commit of the sources, and says if they differ from it.
+pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;

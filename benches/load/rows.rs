@@ -108,7 +108,12 @@ impl<'a> Stage<'a> {
         let floor_events = self.settings.paced_events;
         let mut row = self.delivery_row(
             ("CPU per delivery, saturated", 1.0 / 6.0),
-            |stage| stage.publish_windowed(&[SHARED_CHANNEL.to_owned()], events, WINDOW, sockets),
+            |stage| {
+                stage.on_gateway(events * sockets, |stage| {
+                    let channels = [SHARED_CHANNEL.to_owned()];
+                    publish_windowed(&mut stage.swarm, &channels, events, WINDOW, sockets)
+                })
+            },
             |stage| stage.floor_writes(floor_events, 1, PACE),
             1.0,
         )?;
@@ -160,36 +165,6 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Publishes `events` events to `channels` in turn, with at most `window` of them neither delivered nor overdue.
-    fn publish_windowed(
-        &mut self,
-        channels: &[String],
-        events: u64,
-        window: u64,
-        recipients: u64,
-    ) -> Result<Sample> {
-        let before = self.swarm.tally(Side::Gateway).frames;
-        let mut names = channels.iter().map(String::as_str).cycle();
-        self.on_gateway(events * recipients, |stage| {
-            let mut published = 0;
-            while published < events {
-                let arrived = (stage.swarm.tally(Side::Gateway).frames - before) / recipients;
-                let under_way = (published - arrived).max(stage.swarm.publisher.unanswered());
-                let room = window.saturating_sub(under_way).min(events - published);
-                // With small batches this program would be the busy one, and not the gateway.
-                if room >= (window / 4).min(events - published) {
-                    let batch = names.by_ref().take(room as usize);
-                    stage.swarm.publisher.publish(batch)?;
-                    published += room;
-                }
-                stage.swarm.turn(Instant::now() + PACE)?;
-                stage.swarm.check_open()?;
-            }
-            let expected = before + events * recipients;
-            stage.swarm.pump_frames(Side::Gateway, expected)
-        })
-    }
-
     pub(crate) fn on_gateway(
         &mut self,
         units: u64,
@@ -220,11 +195,40 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Publishes `events` events to `channels` in turn, with at most `window` of them neither delivered nor overdue; each reaches
+/// so many `recipients`.
+pub(crate) fn publish_windowed(
+    swarm: &mut Swarm,
+    channels: &[String],
+    events: u64,
+    window: u64,
+    recipients: u64,
+) -> Result<()> {
+    let before = swarm.tally(Side::Gateway).frames;
+    let mut names = channels.iter().map(String::as_str).cycle();
+    let mut published = 0;
+    while published < events {
+        let arrived = (swarm.tally(Side::Gateway).frames - before) / recipients;
+        let under_way = (published - arrived).max(swarm.publisher.unanswered());
+        let room = window.saturating_sub(under_way).min(events - published);
+        // With small batches this program would be the busy one, and not the gateway.
+        if room >= (window / 4).min(events - published) {
+            swarm
+                .publisher
+                .publish(names.by_ref().take(room as usize))?;
+            published += room;
+        }
+        swarm.turn(Instant::now() + PACE)?;
+        swarm.check_open()?;
+    }
+    swarm.pump_frames(Side::Gateway, before + events * recipients)
+}
+
 /// Measures the memory of an idle socket in one group, as the growth of a fresh gateway between two numbers of sockets.
 pub(crate) fn memory(world: &mut World, settings: Settings) -> Result<Row> {
     let (low, high, _) = settings.memory;
     let mut row = Row {
-        what: "memory of an idle authenticated socket",
+        what: "memory of an idle authenticated socket".into(),
         unit: "KiB",
         target: Target::Value(1.5),
         gateway: Series::default(),

@@ -102,15 +102,16 @@ pub(crate) struct Swarm {
 impl Swarm {
     /// Creates an empty swarm with a publisher to the Redis at `redis_port`.
     pub(crate) fn new(redis_port: u16) -> Result<Self> {
+        Self::publishing(Publisher::connect(redis_port)?)
+    }
+
+    /// Creates an empty swarm with this publisher.
+    pub(crate) fn publishing(publisher: Publisher) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let publisher = Publisher::connect(redis_port)?;
         let flags = EventFlags::IN | EventFlags::ET;
-        epoll::add(
-            &epoll,
-            publisher.stream(),
-            EventData::new_u64(PUBLISHER),
-            flags,
-        )?;
+        for stream in publisher.streams() {
+            epoll::add(&epoll, stream, EventData::new_u64(PUBLISHER), flags)?;
+        }
         Ok(Self {
             epoll,
             conns: Vec::new(),
@@ -252,11 +253,18 @@ impl Swarm {
 
     /// Resets all sockets opened since `mark`, without leaving TIME_WAIT behind.
     pub(crate) fn close_from(&mut self, mark: usize) {
-        for conn in self.conns.drain(mark..).flatten() {
-            socket2::SockRef::from(&conn.stream)
-                .set_linger(Some(Duration::ZERO))
-                .ok();
-        }
+        self.conns.drain(mark..).flatten().for_each(reset);
+    }
+
+    /// Resets one socket; returns false if it was not open yet.
+    pub(crate) fn close(&mut self, index: usize) -> bool {
+        let Some(conn) = self.conns.get_mut(index).and_then(Option::take) else {
+            return false;
+        };
+        let is_open = conn.opening.is_none();
+        self.openings.under_way -= usize::from(!is_open);
+        reset(conn);
+        is_open
     }
 
     /// Fails unless each socket opened since `mark` has had so many frames.
@@ -493,6 +501,13 @@ impl Swarm {
             Opcode::Other => {}
         });
     }
+}
+
+/// Closes without leaving TIME_WAIT behind.
+fn reset(conn: Conn) {
+    socket2::SockRef::from(&conn.stream)
+        .set_linger(Some(Duration::ZERO))
+        .ok();
 }
 
 fn retried<T>(result: rustix::io::Result<T>) -> Result<Option<T>> {

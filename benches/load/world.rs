@@ -1,6 +1,7 @@
 //! A gateway and its surroundings: Redis, a user database as Django makes it, tokens as simplejwt makes them, and a
 //! configuration file. All files are in one temporary directory, and all ports are on loopback.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,10 +14,12 @@ use serde_json::json;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
+use crate::cluster::Cluster;
 use crate::floor;
 use crate::http;
 use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
 use crate::redis::Link;
+use crate::swarm::Swarm;
 
 /// Users in the database, numbered from 1.
 pub(crate) const USERS: u64 = 12_000;
@@ -32,6 +35,8 @@ pub(crate) const API_KEY: &str = "an-operator-key-for-benches-that-protects-noth
 /// The lifetime of a token, longer than any run.
 pub(crate) const TOKEN_SECONDS: u64 = 3600;
 
+/// The key that seals the registry of tenants: 32 bytes.
+pub(crate) const SEALING_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub(crate) const KEY: &str = "a-signing-key-for-benches-that-protects-nothing-0123456789";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -83,6 +88,8 @@ pub(crate) struct World {
     redis: Process,
     /// The link for commands that are not measured.
     pub(crate) link: Link,
+    /// The Redis that gateways use instead, with [`World::use_shards`].
+    pub(crate) cluster: Option<Cluster>,
     program: PathBuf,
     stand_in: bool,
 }
@@ -105,6 +112,8 @@ pub(crate) struct Setup {
     pub(crate) history: bool,
     /// True if the layer of all tenants is `core`, with Channels' defaults.
     pub(crate) core: bool,
+    /// More tables of the configuration, among them routes of tenant `bench`.
+    pub(crate) more_tables: String,
 }
 
 /// `[tenants.NAME.limits]` of one tenant.
@@ -180,9 +189,45 @@ impl World {
             redis_port,
             redis,
             link,
+            cluster: None,
             program: program.to_owned(),
             stand_in,
         })
+    }
+
+    /// Lets later gateways use a new cluster of so many masters instead of the one Redis; 0: the one Redis again. What
+    /// either held is gone.
+    pub(crate) fn use_shards(&mut self, shards: usize) -> Result<()> {
+        self.link.call(&[b"FLUSHALL"])?;
+        self.cluster = match shards {
+            0 => None,
+            shards => Some(Cluster::start(shards, self.dir.path())?),
+        };
+        Ok(())
+    }
+
+    /// Returns an empty swarm that publishes to the Redis in use.
+    pub(crate) fn swarm(&self) -> Result<Swarm> {
+        match &self.cluster {
+            Some(cluster) => Swarm::publishing(cluster.publisher()?),
+            None => Swarm::new(self.redis_port),
+        }
+    }
+
+    /// Returns the CPU time of each server of the Redis in use.
+    pub(crate) fn redis_cpu(&self) -> Result<Vec<CpuReading>> {
+        match &self.cluster {
+            Some(cluster) => cluster.cpu(),
+            None => Ok(vec![self.redis.cpu()?]),
+        }
+    }
+
+    /// Returns the commands that the Redis in use has run so far.
+    pub(crate) fn command_counts(&mut self) -> Result<BTreeMap<String, u64>> {
+        match &mut self.cluster {
+            Some(cluster) => cluster.command_counts(),
+            None => self.link.command_counts(),
+        }
     }
 
     /// Deletes the cached records of `users` from Redis.
@@ -287,15 +332,18 @@ impl World {
             let groups = (0..EXTRA_GROUPS).map(|i| format!(", \"{prefix}{i:02}{suffix}\""));
             groups.collect::<String>()
         };
-        let mut text = format!(
-            "[redis]\nurl = \"redis://127.0.0.1:{}/0\"\n\n[log]\nlevel = \"warn\"\n",
-            self.redis_port
-        );
+        let (redis, kind) = match &self.cluster {
+            Some(cluster) => (cluster.url(), "sharded"),
+            None => {
+                let kind = if setup.core { "core" } else { "pubsub" };
+                (format!("redis://127.0.0.1:{}/0", self.redis_port), kind)
+            }
+        };
+        let mut text = format!("[redis]\nurl = \"{redis}\"\n\n[log]\nlevel = \"warn\"\n");
         if let Some(url) = &setup.registry {
-            let key = crate::registered::SEALING_KEY;
             write!(
                 text,
-                "\n[registry]\ndatabase = \"{url}\"\nkey = \"{key}\"\nmigrate = true\n"
+                "\n[registry]\ndatabase = \"{url}\"\nkey = \"{SEALING_KEY}\"\nmigrate = true\n"
             )
             .ok();
         }
@@ -308,7 +356,6 @@ impl World {
             // The table of the API is the last one.
             writeln!(text, "api_keys = [\"{API_KEY}\"]").ok();
         }
-        let layer = if setup.core { "core" } else { "pubsub" };
         let names = (1..=setup.more).map(idle_tenant);
         for name in names.chain(["bench".to_owned()]) {
             // Writing into a String cannot fail.
@@ -317,7 +364,7 @@ impl World {
                 "\n[tenants.{name}]\nhosts = [\"{name}.example.com\"]\norigins = [\"https://{name}.example.com\"]\n\
                  [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
                  [tenants.{name}.users]\ndatabase = \"{database}\"\nlocal_ttl = \"{}s\"\n\
-                 [tenants.{name}.layer]\nkind = \"{layer}\"\nprefix = \"{name}\"\n\
+                 [tenants.{name}.layer]\nkind = \"{kind}\"\nprefix = \"{name}\"\n\
                  [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n",
                 LOCAL_TTL.as_secs(),
             )
@@ -354,6 +401,7 @@ impl World {
                      [[tenants.bench.routes]]\npath = \"present/<int:n>/\"\ngroups = [\"present_{n}\"]\n\
                      [[tenants.bench.groups]]\nname = \"present_<int:n>\"\npresence = { fields = [\"username\"], notify = true }\n";
         }
+        text += &setup.more_tables;
         text
     }
 }
