@@ -1,0 +1,200 @@
+//! The answers about described deployments: fleet, bottleneck, what breaks first at ten times, and the storm after a zone's loss.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use crate::deployment::{Deployment, Fleet};
+use crate::model::Model;
+use crate::plan::{Plan, Storm, Usage, Use, plan};
+use crate::report::table;
+use crate::units::{Meter, Units};
+
+/// The growth that the answers look at.
+const GROWTH: f64 = 10.0;
+
+/// Returns the tables, as Markdown.
+pub(crate) fn answers(units: &Units, deployments: &[Deployment]) -> Result<String> {
+    let mut columns = Vec::new();
+    for deployment in deployments {
+        columns.push(column(units, deployment)?);
+    }
+    let mut out = String::new();
+    for (deployment, lines) in deployments.iter().zip(columns) {
+        // Writing into a String cannot fail.
+        writeln!(out, "**{}**\n", deployment.name).ok();
+        table(&mut out, &["question", "answer"], lines.into_iter(), true);
+        out.push('\n');
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    Ok(out)
+}
+
+type Line = [String; 2];
+
+fn column(units: &Units, deployment: &Deployment) -> Result<Vec<Line>> {
+    let found = plan(units, deployment)?;
+    let mut lines = vec![line("sockets, tenants", sizes(deployment))];
+    lines.push(line("fleet", fleet_of(&found)));
+    lines.extend(machines(&found));
+    lines.push(line("bottleneck", tightest(found.usage.tightest())));
+    lines.extend(traffic(&found));
+    lines.extend(ten_times(units, deployment, &found)?);
+    lines.extend(storm(units, &found)?);
+    Ok(lines)
+}
+
+fn line(question: &str, answer: String) -> Line {
+    [question.to_owned(), answer]
+}
+
+fn sizes(deployment: &Deployment) -> String {
+    let kinds: Vec<String> = { deployment.kinds.iter() }
+        .map(|kind| {
+            format!(
+                "{} {} of {} sockets",
+                number(kind.groups),
+                kind.name,
+                number(kind.members(deployment.sockets))
+            )
+        })
+        .collect();
+    format!(
+        "{}, {}; {}",
+        number(deployment.sockets),
+        number(deployment.tenants),
+        kinds.join(", ")
+    )
+}
+
+fn fleet_of(plan: &Plan) -> String {
+    let Fleet { replicas, shards } = plan.fleet;
+    let each = format!("{} replicas, {} shards", number(replicas), number(shards));
+    if plan.cells == 1.0 {
+        return each;
+    }
+    let reason = match plan.wall {
+        Some(wall) => format!("one cell exceeds the limit of {}", wall.name()),
+        None => "one cell takes more servers".to_owned(),
+    };
+    format!(
+        "{} cells of {each}: {} replicas, {} shards; {reason}",
+        number(plan.cells),
+        number(plan.cells * replicas),
+        number(plan.cells * shards),
+    )
+}
+
+fn machines(plan: &Plan) -> [Line; 2] {
+    let shown = |[cores, bytes, gbit]: [f64; 3]| {
+        format!(
+            "{:.0} % of a core, {} MiB, {:.2} Gbit/s",
+            cores * 100.0,
+            number(bytes / 1_048_576.0),
+            gbit
+        )
+    };
+    let replica = format!(
+        "{} sockets, {}",
+        number(plan.cell.sockets / plan.fleet.replicas),
+        shown(plan.usage.replica)
+    );
+    let shard = format!(
+        "{}, {} links that take {:.0} % of it while they are idle",
+        shown(plan.usage.shard),
+        number(plan.usage.links),
+        plan.usage.idle / plan.usage.shard[0] * 100.0
+    );
+    [line("a replica", replica), line("the busiest shard", shard)]
+}
+
+fn tightest(used: Use) -> String {
+    format!(
+        "{}: {:.0} % of its limit",
+        used.bound.name(),
+        used.part * 100.0
+    )
+}
+
+fn traffic(plan: &Plan) -> [Line; 2] {
+    let model = Model::settled(&plan.cell, plan.fleet);
+    let all = |count: f64| number(count * plan.cells);
+    let events = format!(
+        "{} events/s, {} copies/s to replicas, {} frames/s",
+        all(model.events(|_| true)),
+        all(model.copies(|_| true)),
+        all(model.frames(|_| 1.0))
+    );
+    let cell = &plan.cell;
+    let work = model.work(Meter::RedisCpu);
+    let of = |name: &str| work.get(name).copied().unwrap_or(0.0);
+    let between = format!(
+        "{} keys/s of the denylist read, {} control messages/s and as many answers, {} presence scripts/s, {} renewals/s",
+        all(cell.reconnects_per_second * Storm::DENYLIST_KEYS),
+        all(of("control")),
+        all(model.presence_writes()),
+        all(model.renewals())
+    );
+    [line("events", events), line("beside them", between)]
+}
+
+fn ten_times(units: &Units, deployment: &Deployment, found: &Plan) -> Result<Vec<Line>> {
+    let grown = Usage::of(units, &found.cell.times(GROWTH), found.fleet)?;
+    let mut broken: Vec<Use> = grown
+        .uses
+        .into_iter()
+        .filter(|used| used.part > 1.0)
+        .collect();
+    broken.sort_by(|a, b| b.part.total_cmp(&a.part));
+    let broken: Vec<String> = { broken.iter() }
+        .map(|used| format!("{} {:.1}", used.bound.name(), used.part))
+        .collect();
+    let again = plan(units, &deployment.times(GROWTH))?;
+    Ok(vec![
+        line(
+            "ten times on the same fleet: so many times the limit",
+            broken.join(", "),
+        ),
+        line("ten times, a new fleet", fleet_of(&again)),
+    ])
+}
+
+fn storm(units: &Units, plan: &Plan) -> Result<Vec<Line>> {
+    let storm = Storm::of(units, &plan.cell, plan.fleet)?;
+    let all = |count: f64| number(count * plan.cells);
+    let given = plan.cell.return_seconds;
+    let lasts = given.max(storm.replica_seconds).max(storm.shard_seconds);
+    let shown = format!(
+        "{} sockets, {} connects/s over {:.0} s; the other replicas need {:.0} s of their cores, the shards {:.0} s, so that it lasts {:.0} s; \
+         {} keys/s of the denylist, {} presence scripts/s",
+        all(storm.sockets),
+        all(storm.connects),
+        given,
+        storm.replica_seconds,
+        storm.shard_seconds,
+        lasts,
+        all(storm.denylist),
+        all(storm.presence)
+    );
+    Ok(vec![
+        line("a zone is lost", shown),
+        line("once all are back", tightest(storm.after)),
+    ])
+}
+
+/// A number with separators, of three digits that count.
+fn number(value: f64) -> String {
+    if value < 10.0 && value.fract() > 1e-9 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
