@@ -148,7 +148,7 @@ impl ReplicaRegistry {
                 () = self.renew_now.notified() => {}
             }
             self.leave_tenants().await;
-            let stores = self.stores.lock().clone();
+            let stores = self.all_stores();
             let signs = stores
                 .iter()
                 .map(|(store, tenants)| self.renew_in(store, tenants));
@@ -159,6 +159,17 @@ impl ReplicaRegistry {
                     .await;
             }
         }
+    }
+
+    /// Returns the stores that have its sign of life: those of tenants, and the deployment's also while it has no tenant.
+    fn all_stores(&self) -> Stores {
+        let mut stores = self.stores.lock().clone();
+        let deployment = self.deployment.lock().clone();
+        let is_new = |store: &KeyStore| !stores.iter().any(|(known, _)| known.is_same(store));
+        if let Some(store) = deployment.filter(is_new) {
+            stores.push((store, BTreeSet::new()));
+        }
+        stores
     }
 
     /// Removes this replica from the lists of tenants that it no longer serves, so that no caller waits for its answers.
@@ -297,7 +308,8 @@ impl ReplicaRegistry {
 
     /// Removes all entries of this replica, so that no caller waits for its answers.
     pub async fn leave(&self) {
-        let stores = std::mem::take(&mut *self.stores.lock());
+        let stores = self.all_stores();
+        self.stores.lock().clear();
         let goodbyes = stores.iter().map(|(store, tenants)| async move {
             let Some(redis) = store.redis() else {
                 return;

@@ -114,8 +114,8 @@ impl ServerParts {
         let trust = config.deployment_trust();
         let deployment = deployment.map(|url| builder.lock().deployment(url, &trust));
         let deployment = deployment.transpose()?;
-        if let Some((_, key_store)) = &deployment {
-            registry.set_deployment(key_store.clone());
+        if let Some(deployment) = &deployment {
+            tenancy.take_part(deployment.clone(), &builder.lock());
         }
         let budget = builder.lock().budget().clone();
         let series = builder.lock().series().clone();

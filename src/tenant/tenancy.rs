@@ -1,7 +1,7 @@
 //! Starts, replaces and ends the tenants of one configuration after another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
 use crate::metrics;
+use crate::stores::key_store::KeyStore;
 use crate::tasks::{self, Task};
 
 /// Longest wait for the sockets of a leaving tenant once all were told to close: a socket's own closing time and a margin.
@@ -53,6 +54,8 @@ pub struct Tenancy {
     hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
     /// One channel of answers for each link that carries control channels.
     replies: Mutex<Vec<(Arc<Control>, Task)>>,
+    /// The deployment's control channel, and the store of its keys.
+    deployment: OnceLock<(Arc<Control>, KeyStore)>,
 }
 
 impl Tenancy {
@@ -69,7 +72,15 @@ impl Tenancy {
             running: Mutex::default(),
             hearing: Mutex::default(),
             replies: Mutex::default(),
+            deployment: OnceLock::new(),
         })
+    }
+
+    /// Takes part in what is asked on the deployment's control channel, also while no tenant is made. Call it once.
+    pub fn take_part(&self, deployment: (Arc<Control>, KeyStore), builder: &Builder) {
+        self.registry.set_deployment(deployment.1.clone());
+        drop(self.deployment.set(deployment));
+        self.take_replies(builder);
     }
 
     /// Serves the tenants of a configuration. New tenants start, removed and moved ones leave, and sockets of removed or
@@ -271,14 +282,23 @@ impl Tenancy {
     /// One channel of answers for each link.
     fn take_replies(&self, builder: &Builder) {
         let tenants = self.tenants.with_sockets();
+        let of_tenants = tenants.iter();
+        let of_tenants = of_tenants.map(|tenant| (&tenant.control, &tenant.key_store));
+        let of_deployment = self
+            .deployment
+            .get()
+            .map(|(control, store)| (control, store));
+        let controls: Vec<_> = of_tenants.chain(of_deployment).collect();
         let mut replies = self.replies.lock();
-        let controls = || tenants.iter().map(|tenant| &tenant.control);
-        replies.retain(|(reply, _)| controls().any(|control| control.shares_line_with(reply)));
-        for tenant in &tenants {
-            let known = |(reply, _): &(Arc<Control>, Task)| tenant.control.shares_line_with(reply);
+        let is_used = |reply: &Control| {
+            { controls.iter() }.any(|(control, _)| control.shares_line_with(reply))
+        };
+        replies.retain(|(reply, _)| is_used(reply));
+        for (control, key_store) in &controls {
+            let known = |(reply, _): &(Arc<Control>, Task)| control.shares_line_with(reply);
             if !replies.iter().any(known) {
                 let channel = reply_channel(self.fleet.replica());
-                let reply = Arc::new(builder.control(&tenant.key_store, &channel));
+                let reply = Arc::new(builder.control(key_store, &channel));
                 let serving = fleet::serve_replies(reply.clone(), self.fleet.clone());
                 let opened = reply.clone();
                 // The link remembers the subscription after a failure and retries it, so one call is enough.
