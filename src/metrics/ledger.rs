@@ -152,6 +152,12 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// Keeps its readers waiting.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Drop + '_ {
+        self.cells.lock()
+    }
+
     /// Returns the handle of a series, for these values of the labels beside `tenant`.
     pub(super) fn handle<K: CellKind, const N: usize, const W: usize>(
         &self,
