@@ -45,6 +45,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
         config,
         mut files,
         secret_files,
+        marks,
         included,
         ..
     } = loaded;
@@ -56,6 +57,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
             read(source.as_deref(), before)
         })),
         sources: files,
+        marks,
         included,
         ..Options::default()
     };

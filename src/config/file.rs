@@ -2,15 +2,45 @@
 //!
 //! A named pipe without a writer, a terminal or a device would never come to an end, so only regular files are read.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
 /// The paths of open descriptors. Their owner knows what they are, so `--config /dev/stdin` and `--config <(…)` work.
 const HANDED_OVER: [&str; 3] = ["/dev/stdin", "/dev/fd", "/proc/self/fd"];
+
+/// The metadata by which a change of a file is detected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMark {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+/// The marks of files by path; `None` where there is no file.
+pub type FileMarks = BTreeMap<PathBuf, Option<FileMark>>;
+
+impl FileMark {
+    /// Reads the mark of a file, following links. `None`: there is no such file.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            inode: metadata.ino(),
+        })
+    }
+
+    /// Returns true if both are of one file, changed or not.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        self.inode == other.inode
+    }
+}
 
 /// Reads a file of at most `largest` bytes.
 ///

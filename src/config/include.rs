@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::collection::List;
 use super::document::{self, Node, Place, Table, TomlValue};
-use super::file;
+use super::file::{self, FileMark, FileMarks};
 use super::form::Text;
 use super::problem::{ConfigReport, Mistake, Source};
 use super::read::{Form, Reader};
@@ -93,6 +93,8 @@ impl IncludedFiles {
 #[derive(Default)]
 pub(super) struct Files {
     pub(super) read: Vec<PathBuf>,
+    /// The marks that they had before they were read.
+    pub(super) marks: FileMarks,
     pub(super) included: IncludedFiles,
     /// The files that were read, as [`identity`] names them.
     known: BTreeSet<PathBuf>,
@@ -113,6 +115,7 @@ impl Files {
             column: 0,
         };
         self.read.push(path.to_owned());
+        self.marks.insert(path.to_owned(), FileMark::of(path));
         if !key.is_empty() {
             self.included.paths.insert(source, path.to_owned());
         }

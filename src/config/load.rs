@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::document::{self, Node, Place, TomlValue};
 use super::environment::Environment;
+use super::file::FileMarks;
 use super::include::{Files, IncludedFiles, TenantFiles};
 use super::overrides;
 use super::problem::{ConfigReport, Source};
@@ -25,6 +26,8 @@ pub(crate) struct Draft {
     pub(crate) included: IncludedFiles,
     /// The files that secrets were read from.
     pub(crate) secret_files: Vec<PathBuf>,
+    /// The marks that all of them had before they were read.
+    pub(crate) marks: FileMarks,
     /// The places of all keys.
     pub(crate) places: Places,
 }
@@ -136,9 +139,11 @@ impl Draft {
             reader.refuse_unknown(table, Config::NAMES);
             config = Config::read_keys(table, &mut reader);
         }
+        files.marks.extend(reader.marks);
         Self {
             config,
             secret_files: reader.secret_files,
+            marks: files.marks,
             report: reader.report,
             files: files.read,
             included: files.included,

@@ -2,6 +2,7 @@
 
 use super::document::{Node, Table};
 use super::environment::Environment;
+use super::file::FileMarks;
 use super::key::Inner;
 use super::problem::{ConfigReport, Source};
 
@@ -33,6 +34,8 @@ pub(crate) struct Reader<'a> {
     pub(super) registered_consumers: &'a [&'a str],
     /// The files that secrets were read from.
     pub(super) secret_files: Vec<std::path::PathBuf>,
+    /// The marks that they had before they were read.
+    pub(super) marks: FileMarks,
     /// The keys of the secrets that a tenant of the registry holds, as their segments.
     pub(super) secret_keys: Vec<Vec<String>>,
     path: Vec<String>,
@@ -45,6 +48,7 @@ impl<'a> Reader<'a> {
             environment,
             registered_consumers,
             secret_files: Vec::new(),
+            marks: FileMarks::new(),
             secret_keys: Vec::new(),
             path: Vec::new(),
         }

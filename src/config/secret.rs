@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::collection::List;
 use super::document::{Node, Table, TomlValue};
-use super::file;
+use super::file::{self, FileMark};
 use super::problem::Source;
 use super::read::{Form, Reader};
 
@@ -159,6 +159,9 @@ pub(super) fn located(node: &Node, name: &str, reader: &mut Reader<'_>) -> PathB
         Source::File(naming) => naming.parent().unwrap_or(Path::new("")).join(name),
         _ => PathBuf::from(name),
     };
+    let mark = FileMark::of(&path);
+    // A file may be named by several keys; the first reading counts, so that no change after it is missed.
+    reader.marks.entry(path.clone()).or_insert(mark);
     reader.secret_files.push(path.clone());
     path
 }

@@ -11,7 +11,7 @@ use axum::Router;
 
 use crate::api::health::Progress;
 use crate::clock::UnixTime;
-use crate::config::{Config, ConfigErrors, Warning};
+use crate::config::{Config, ConfigErrors, FileMarks, Warning};
 use crate::consumer::Registry;
 use crate::fleet;
 use crate::metrics;
@@ -54,6 +54,7 @@ mod shed;
 mod start;
 
 mod upkeep;
+mod watch;
 
 /// Options of a program that starts a gateway, beside its configuration.
 #[derive(Default)]
@@ -66,6 +67,8 @@ pub struct Options {
     pub load: Option<Load>,
     /// The files of the configuration, the main one first.
     pub sources: Vec<PathBuf>,
+    /// The marks that they had before they were read, for `watch`. Left empty, it watches from its first look on.
+    pub marks: FileMarks,
     /// The tenants of included files, and what is wrong with them, as [`Config::load_each`] found. Left empty, all tenants count as
     /// those of the main file.
     pub included: Included,

@@ -4,17 +4,14 @@
 //! SIGHUP, a changed file or the API starts one. Everything is read, checked and built before anything is replaced.
 //! Sockets of unchanged tenants are not touched.
 
-use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::time::MissedTickBehavior;
 
 use crate::api::ApiKeys;
 use crate::clock::UnixTime;
-use crate::config::{Config, ConfigErrors, TenantFiles};
+use crate::config::{Config, ConfigErrors, FileMarks, TenantFiles};
 use crate::fleet::Fleet;
 use crate::hosts::HostTable;
 use crate::metrics;
@@ -24,11 +21,6 @@ use crate::tenant::{FileTrouble, Makings, Tenancy, Tenant, Tenants};
 use crate::validation::{self, Loaded};
 
 use super::file_tenants::{FileTenants, tell_troubles};
-
-/// Interval at which `watch` checks the files.
-const LOOK: Duration = Duration::from_secs(1);
-/// Pause before the second look at a file that has changed: its writer may not have finished.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Reads the configuration again. It is told which file had each tenant of the included files until now.
 pub type Load = Arc<dyn Fn(&TenantFiles) -> Result<Loaded, ConfigErrors> + Send + Sync>;
@@ -71,8 +63,10 @@ pub(super) struct Reloader {
 pub(super) struct Applied {
     pub(super) config: Config,
     pub(super) files: FileTenants,
-    /// The files that it was read from.
+    /// The files that it was read from, the main one first.
     pub(super) sources: Vec<PathBuf>,
+    /// The marks that they had before they were read.
+    pub(super) marks: FileMarks,
 }
 
 impl Reloader {
@@ -123,11 +117,13 @@ impl Reloader {
             config,
             files,
             secret_files,
+            marks,
             included,
             ..
         } = loaded;
         let sources = files.into_iter().chain(secret_files).collect();
-        self.build_and_serve(before.followed_by(&config, included), Some(sources))
+        let sources = Some((sources, marks));
+        self.build_and_serve(before.followed_by(&config, included), sources)
             .await
             .ok_or_else(|| ReloadError::NotServable("building the tenants failed".to_owned()))?
             .map_err(|error| ReloadError::NotServable(error.to_string()))?;
@@ -167,7 +163,7 @@ impl Reloader {
     async fn build_and_serve(
         &self,
         files: FileTenants,
-        sources: Option<Vec<PathBuf>>,
+        sources: Option<(Vec<PathBuf>, FileMarks)>,
     ) -> Option<Result<(), NotBuilt>> {
         let _making = self.making.lock().await;
         let (builder, before) = (self.builder.clone(), self.tenants.clone());
@@ -191,12 +187,12 @@ impl Reloader {
         built
     }
 
-    fn serve(&self, built: BuiltTenants, sources: Option<Vec<PathBuf>>) {
+    fn serve(&self, built: BuiltTenants, sources: Option<(Vec<PathBuf>, FileMarks)>) {
         record_troubles(&built.files, &self.tenants);
         {
             let mut state = self.state.lock();
             if let Some(sources) = sources {
-                state.sources = sources;
+                (state.sources, state.marks) = sources;
             }
             (state.config, state.files) = (built.of_files, built.files);
         }
@@ -207,63 +203,7 @@ impl Reloader {
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
         self.api_keys.replace(&built.config);
     }
-
-    /// Applies changes of the files while `watch` is on. Never returns.
-    ///
-    /// The files are polled: a mounted ConfigMap changes by a replaced symbolic link, and network file systems send no
-    /// notifications.
-    pub(super) async fn watch(self: Arc<Self>) -> Infallible {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut applied = None;
-        loop {
-            look.tick().await;
-            // Without `watch` no file is looked at. A reload that sets it begins with the files as they are then.
-            if !self.state.lock().config.watch {
-                applied = None;
-                continue;
-            }
-            let now = self.marks().await;
-            if *applied.get_or_insert_with(|| now.clone()) == now {
-                continue;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-            // Two equal looks in a row: the writer has finished.
-            if now == self.marks().await {
-                tracing::info!("The configuration's files have changed");
-                drop(self.reload().await);
-                // Not the marks of now: a change during the reload is one more.
-                applied = Some(now);
-            }
-        }
-    }
-
-    /// The marks of all files: they differ if the configuration may have changed.
-    async fn marks(self: &Arc<Self>) -> Marks {
-        let reloader = self.clone();
-        // Thousands of files are looked at beside the threads that serve sockets.
-        let looked = tokio::task::spawn_blocking(move || {
-            let (mut paths, include) = {
-                let state = reloader.state.lock();
-                (state.sources.clone(), state.config.include.clone())
-            };
-            if let Some(main) = paths.first().cloned() {
-                paths.extend(included(&main, &include));
-            }
-            paths.sort_unstable();
-            paths.dedup();
-            let mark = |path: PathBuf| {
-                let mark = FileMark::of(&path);
-                (path, mark)
-            };
-            paths.into_iter().map(mark).collect()
-        });
-        looked.await.unwrap_or_default()
-    }
 }
-
-/// The marks of files, by path.
-type Marks = Vec<(PathBuf, Option<FileMark>)>;
 
 /// The tenants of files and registry, ready to be served.
 pub(super) struct BuiltTenants {
@@ -339,38 +279,6 @@ fn leave_out(
     let why = format!("{:#}", error.why);
     files.cannot_be_built(id, tenant, &why)
         || registry.is_some_and(|registry| registry.cannot_be_built(id, tenant, &why))
-}
-
-/// The metadata by which a change of a file is detected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct FileMark {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
-impl FileMark {
-    /// Reads the mark of a file, following links. `None`: there is no such file.
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            inode: metadata.ino(),
-        })
-    }
-}
-
-/// Returns the files that `include` matches now, including new ones.
-fn included(main: &Path, patterns: &[String]) -> Vec<PathBuf> {
-    let folder = main.parent().unwrap_or(Path::new(""));
-    let folder = glob::Pattern::escape(&folder.to_string_lossy());
-    let found = patterns.iter().filter_map(|pattern| {
-        let whole = Path::new(&folder).join(pattern);
-        glob::glob(&whole.to_string_lossy()).ok()
-    });
-    found.flatten().filter_map(Result::ok).collect()
 }
 
 /// Logs every mistake, and returns their number as an error.

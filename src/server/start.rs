@@ -17,7 +17,7 @@ use super::limits::{self, ConnectionBounds};
 use super::reload::{self, Applied, Reloader};
 use super::shed::Shedder;
 use super::upkeep::Upkeep;
-use super::{Addresses, Options, listen, on_demand, readiness};
+use super::{Addresses, Options, listen, on_demand, readiness, watch};
 use crate::api::health::{AdminState, Progress};
 use crate::api::{ApiKeys, ApiState, Deployment, ScrapeState, TenantBook};
 use crate::budget::MemoryBudget;
@@ -126,6 +126,7 @@ impl ServerParts {
                 config: built.of_files,
                 files: built.files,
                 sources: options.sources,
+                marks: options.marks,
             }),
             builder,
             registry: tenant_registry.clone(),
@@ -238,7 +239,7 @@ impl ServerParts {
             critical.spawn(async move { Ok(on_demand::make(making, registry).await) });
             critical.spawn(async move { Ok(on_demand::let_go(letting_go, keep).await) });
         }
-        critical.spawn(async move { Ok(watching.watch().await) });
+        critical.spawn(async move { Ok(watch::run(watching).await) });
         if let Some((control, _)) = self.deployment {
             critical.spawn(hear_the_deployment(control, self.fleet, self.reloader));
         }

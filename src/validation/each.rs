@@ -76,6 +76,7 @@ impl Config {
             warnings: draft.report.into_warnings(),
             files: draft.files,
             secret_files: draft.secret_files,
+            marks: draft.marks,
             included,
         })
     }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{
-    Config, ConfigErrors, ConfigReport, Draft, Environment, Fault, Faults, Places, TenantConfig,
-    TenantDraft, TenantFiles, Warning,
+    Config, ConfigErrors, ConfigReport, Draft, Environment, Fault, Faults, FileMarks, Places,
+    TenantConfig, TenantDraft, TenantFiles, Warning,
 };
 use crate::consumer::Registry;
 use crate::ids::TenantId;
@@ -66,6 +66,8 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
+    /// The marks that all of these had before they were read.
+    pub marks: FileMarks,
     /// The tenants of included files, and what is wrong with them.
     pub included: Included,
 }
@@ -88,6 +90,7 @@ impl Config {
             warnings,
             files: draft.files,
             secret_files: draft.secret_files,
+            marks: draft.marks,
             included: Included::all_right(&draft.included),
         })
     }
