@@ -3,7 +3,7 @@
 //! An exact name comes before `*.name` (exactly one label), and that before `*`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -130,11 +130,17 @@ pub struct HostTable {
 }
 
 impl HostTable {
-    /// Collects the hosts of all tenants. A sole tenant without hosts has every host.
+    /// Collects the hosts of all tenants. A sole tenant without hosts has every host. Of two tenants with one host the second
+    /// has the problem.
     ///
     /// # Errors
     /// Every invalid, duplicate and missing host.
-    pub fn new(tenants: &BTreeMap<TenantId, Arc<TenantConfig>>) -> Result<Self, Vec<HostProblem>> {
+    pub fn new<'c, T>(tenants: T) -> Result<Self, Vec<HostProblem>>
+    where
+        T: IntoIterator<Item = (&'c TenantId, &'c Arc<TenantConfig>), IntoIter: ExactSizeIterator>,
+    {
+        let tenants = tenants.into_iter();
+        let is_sole = tenants.len() == 1;
         let mut table = Self::default();
         let mut problems = Vec::new();
         for (tenant, config) in tenants {
@@ -144,7 +150,7 @@ impl HostTable {
                 taken_by,
             };
             match config.hosts.is_empty() {
-                true if tenants.len() == 1 => table.any = Some(tenant.clone()),
+                true if is_sole => table.any = Some(tenant.clone()),
                 true => problems.push(problem(None, None)),
                 false => {}
             }
@@ -211,6 +217,7 @@ impl HostTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn tenants(hosts: &[(&str, &[&str])]) -> BTreeMap<TenantId, Arc<TenantConfig>> {
         hosts

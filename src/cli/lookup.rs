@@ -1,11 +1,13 @@
 //! The tenant that a command works on: one of the files, or else one of the registry.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use super::registry::wait_for;
 use crate::config::Config;
 use crate::ids::TenantId;
-use crate::registry;
+use crate::tenant::Makings;
+use crate::{registry, validation};
 
 /// The most names of tenants that an error lists.
 const MOST_NAMES: usize = 10;
@@ -39,26 +41,76 @@ pub(super) fn with_tenant(mut config: Config, id: &TenantId) -> Result<Config, N
     if config.tenants.contains_key(id) {
         return Ok(config);
     }
-    let not_there = |text| NoTenant {
-        text,
-        is_outage: false,
-    };
-    let of_files = of_files(&config);
     if config.registry.database.is_none() {
-        return Err(not_there(format!("there is no tenant {id}; {of_files}")));
+        return Err(nowhere(id, &config));
     }
     match wait_for(registry::read_tenant(&config, id)) {
         Ok(Some(Ok(tenant))) => {
             config.tenants.insert(id.clone(), tenant);
             Ok(config)
         }
-        Ok(Some(Err(why))) => Err(not_there(format!(
-            "the tenant {id} of the registry cannot be served as it is stored: {why}"
-        ))),
-        Ok(None) => Err(not_there(format!(
-            "there is no tenant {id}; {of_files}, and the registry has none of this name: `lockgate tenant list` names all"
-        ))),
-        Err(problem) => Err(unread(&format!("{of_files}, not {id}"), &problem)),
+        Ok(Some(Err(why))) => Err(unserved(id, &why)),
+        Ok(None) => Err(nowhere(id, &config)),
+        Err(problem) => Err(unread(
+            &format!("{}, not {id}", of_files(&config)),
+            &problem,
+        )),
+    }
+}
+
+fn unserved(id: &TenantId, why: &str) -> NoTenant {
+    NoTenant {
+        text: format!("the tenant {id} of the registry cannot be served as it is stored: {why}"),
+        is_outage: false,
+    }
+}
+
+fn nowhere(id: &TenantId, config: &Config) -> NoTenant {
+    let of_registry = match config.registry.database {
+        Some(_) => ", and the registry has none of this name: `lockgate tenant list` names all",
+        None => "",
+    };
+    NoTenant {
+        text: format!("there is no tenant {id}; {}{of_registry}", of_files(config)),
+        is_outage: false,
+    }
+}
+
+/// A tenant, and those that could be in its way.
+pub(super) struct Vicinity {
+    /// The configuration with these tenants alone.
+    pub(super) config: Config,
+    /// The makings of those of the registry.
+    pub(super) makings: Makings,
+    /// The reason why the registry could not be read. Its tenants are missing then.
+    pub(super) unread: Option<String>,
+}
+
+/// Returns the tenant with all of files and registry that could be in its way.
+///
+/// # Errors
+/// If there is no such tenant, if it cannot be served as it is stored, or if no file has it and the registry does not answer.
+pub(super) fn with_vicinity(config: Config, id: &TenantId) -> Result<Vicinity, NoTenant> {
+    let is_of_files = config.tenants.contains_key(id);
+    let near = |config: &Config, makings, unread| Vicinity {
+        config: validation::near(config, &BTreeSet::from([id])),
+        makings,
+        unread,
+    };
+    if config.registry.database.is_none() {
+        return with_tenant(config, id).map(|config| near(&config, Makings::default(), None));
+    }
+    match wait_for(registry::read_all(&config)) {
+        Ok(all) if all.config.tenants.contains_key(id) => Ok(near(&all.config, all.makings, None)),
+        Err(problem) if is_of_files => Ok(near(&config, Makings::default(), Some(problem))),
+        Err(problem) => Err(unread(
+            &format!("{}, not {id}", of_files(&config)),
+            &problem,
+        )),
+        Ok(all) => match all.degraded.iter().find(|tenant| tenant.id == *id) {
+            Some(tenant) => Err(unserved(id, &tenant.why)),
+            None => Err(nowhere(id, &config)),
+        },
     }
 }
 

@@ -106,3 +106,23 @@ table! {
         pub tenants: BTreeMap<TenantId, Arc<TenantConfig>> as TenantTables => BTreeMap::new(),
     }
 }
+
+impl Config {
+    /// Returns the configuration of the deployment alone.
+    pub fn without_tenants(&self) -> Self {
+        Self {
+            include: self.include.clone(),
+            watch: self.watch,
+            server: self.server.clone(),
+            admin: self.admin.clone(),
+            api: self.api.clone(),
+            tls: self.tls.clone(),
+            redis: self.redis.clone(),
+            denylist: self.denylist.clone(),
+            registry: self.registry.clone(),
+            log: self.log.clone(),
+            metrics: self.metrics.clone(),
+            tenants: BTreeMap::new(),
+        }
+    }
+}

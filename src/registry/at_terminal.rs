@@ -6,12 +6,15 @@ use super::{ReadTenant, RegistryProblem, TenantRegistry, usable};
 use crate::config::{Config, TenantFiles};
 use crate::consumer::Registry;
 use crate::ids::TenantId;
-use crate::validation::check_together;
+use crate::tenant::Makings;
+use crate::validation::check_newcomer;
 
 /// All tenants of files and registry.
 pub struct AllTenants {
     /// Those that can be served, as a replica would serve them that starts now.
     pub config: Config,
+    /// The makings of those of the registry among them.
+    pub makings: Makings,
     /// The number of tenants of the registry that no file has.
     pub registered: usize,
     /// Those of the registry that cannot be served as they are stored.
@@ -46,7 +49,7 @@ pub async fn read_tenant(
         let tenant = found.read?;
         let mut beside = config.clone();
         beside.tenants.insert(id.clone(), tenant.clone());
-        let checked = check_together(&beside);
+        let checked = check_newcomer(&beside, id);
         checked
             .map(|_| tenant)
             .map_err(|errors| errors.in_one_line())
@@ -76,6 +79,7 @@ pub async fn read_all(config: &Config) -> Result<AllTenants, RegistryProblem> {
     Ok(AllTenants {
         registered: standings.len(),
         degraded: degraded.collect(),
+        makings: beside.makings.clone(),
         config,
     })
 }

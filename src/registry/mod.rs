@@ -6,6 +6,7 @@
 //! what can be served, `reading` the reads of what has changed; `upkeep` and `at_terminal` are what the command line does
 //! with the tables.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -25,7 +26,7 @@ use crate::metrics;
 use crate::sealing::SealingKeys;
 use crate::stores::database::tenant_table::{NEWEST, SchemaVersion, TenantTable};
 use crate::tenant::Makings;
-use crate::validation::check_together;
+use crate::validation::Successions;
 
 use book::IN_FILES;
 pub use book::{BookPage, Judge, ReadTenant, StoredState, TenantPages};
@@ -89,7 +90,7 @@ pub struct TenantRegistry {
     /// The tenants that the files had then.
     of_files: ArcSwap<BTreeSet<TenantId>>,
     /// Held while a configuration is put together.
-    judging: Mutex<()>,
+    judging: Mutex<Successions>,
     /// Serializes readings.
     turn: tokio::sync::Mutex<()>,
     /// True once everything was read.
@@ -133,7 +134,7 @@ impl TenantRegistry {
             table: TenantTable::connect_lazy(url, &config.registry_trust())?,
             migrate: config.registry.migrate,
             consumers,
-            deployment: Mutex::new(without_tenants(config)),
+            deployment: Mutex::new(Arc::new(config.without_tenants())),
             known: Mutex::default(),
             standings: ArcSwap::default(),
             served: ArcSwap::from_pointee(config.clone()),
@@ -150,10 +151,14 @@ impl TenantRegistry {
     /// Returns the tenants of the files with those of the registry that can be served beside them. Logs each trouble that
     /// is new. `names` are the tenants of included files, which have their names also where they cannot be served.
     pub fn together(&self, files: &Config, names: &TenantFiles) -> (Config, BesideFiles) {
-        let _judging = self.judging.lock();
-        let (mut pages, seen) = self.begin(files);
+        let mut judging = self.judging.lock();
+        let (mut pages, seen, is_other_deployment) = self.begin(files);
+        if is_other_deployment {
+            judging.forget();
+        }
+        let judging = RefCell::new(&mut *judging);
         let judge = |config: &Config| {
-            let checked = check_together(config).map(drop);
+            let checked = judging.borrow_mut().check(config);
             checked.map_err(|errors| errors.in_one_line())
         };
         // With no lock that a call of the API takes: beside many conflicts it lasts seconds.
@@ -184,10 +189,10 @@ impl TenantRegistry {
         (config, beside)
     }
 
-    /// Returns what is known now, and the number of the last change in it.
-    fn begin(&self, files: &Config) -> (TenantPages, i64) {
+    /// Returns what is known now, the number of the last change in it, and true if the deployment has changed.
+    fn begin(&self, files: &Config) -> (TenantPages, i64, bool) {
         let mut known = self.known.lock();
-        let deployment = without_tenants(files);
+        let deployment = Arc::new(files.without_tenants());
         let has_changed = **self.deployment.lock() != *deployment;
         *self.deployment.lock() = deployment;
         if has_changed {
@@ -195,7 +200,7 @@ impl TenantRegistry {
             known.compared_at = None;
         }
         known.is_new = false;
-        (known.pages.clone(), known.seen)
+        (known.pages.clone(), known.seen, has_changed)
     }
 
     fn beside(&self, pages: &TenantPages, is_of_files: impl Fn(&TenantId) -> bool) -> BesideFiles {
@@ -286,13 +291,6 @@ fn usable(schema: SchemaVersion) -> Result<(), RegistryProblem> {
         return Err(RegistryProblem::Ahead(schema.version));
     }
     Ok(())
-}
-
-fn without_tenants(config: &Config) -> Arc<Config> {
-    Arc::new(Config {
-        tenants: Default::default(),
-        ..config.clone()
-    })
 }
 
 /// Unix seconds, as the tables have them.

@@ -155,7 +155,8 @@ pub(super) fn api_keys(config: &Config, checker: &mut Checker<'_>) {
         let path = format!("api.confined_keys[{index}].key");
         Some((path, confined.key.as_ref()?))
     });
-    let tenants = config.tenants.iter().flat_map(|(id, tenant)| {
+    let tenants = checker.in_order(config).into_iter();
+    let tenants = tenants.flat_map(|(id, tenant)| {
         let keys = tenant.api_keys.iter().enumerate();
         keys.map(move |(index, key)| (format!("tenants.{id}.api_keys[{index}]"), key))
     });

@@ -195,6 +195,7 @@ impl<'d> Sorting<'d> {
             report: &mut *report,
             places,
             reading_mistakes: self.reading,
+            newcomer: None,
         };
         deployment::check(config, &mut checker);
         tenants::check(config, true, &mut checker);
@@ -219,6 +220,7 @@ impl<'d> Sorting<'d> {
             report: &mut *report,
             places,
             reading_mistakes: self.reading,
+            newcomer: None,
         };
         let has_others = all.len() > 1 || config.registry.database.is_some();
         tenants::check(config, has_others, &mut checker);

@@ -23,15 +23,10 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         if is_wrong || effective.layer_kind() == LayerKind::Memory {
             continue;
         }
-        for url in effective.layer_hosts() {
-            // An invalid URL is reported with its own key.
-            let endpoints = RedisUrl::parse(url).map(|url| url.endpoints());
-            for endpoint in endpoints.unwrap_or_default() {
-                let endpoint = endpoint.to_ascii_lowercase();
-                let layer = &tenant.layer;
-                let names = (layer.prefix.as_str(), layer.namespace.as_str());
-                shared.entry(endpoint).or_default().insert((names, id));
-            }
+        for endpoint in endpoints(&effective) {
+            let layer = &tenant.layer;
+            let names = (layer.prefix.as_str(), layer.namespace.as_str());
+            shared.entry(endpoint).or_default().insert((names, id));
         }
     }
     workers::check(config, &shared, checker);
@@ -42,6 +37,17 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             check_prefixes(&endpoint, &tenants, &mut told, checker);
         }
     }
+}
+
+/// Returns the servers of a layer, in the form in which they are compared.
+pub(super) fn endpoints(effective: &Effective<'_>) -> BTreeSet<String> {
+    let urls = effective.layer_hosts().into_iter();
+    // An invalid URL is reported with its own key.
+    let urls = urls.filter_map(|url| RedisUrl::parse(url).ok());
+    let endpoints = urls.flat_map(|url| url.endpoints());
+    endpoints
+        .map(|endpoint| endpoint.to_ascii_lowercase())
+        .collect()
 }
 
 fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'_>) {
@@ -194,9 +200,13 @@ fn check_prefixes<'c>(
     let mut before: Option<&SharedLayer<'c>> = None;
     for layer in { tenants.iter() }.filter(|((prefix, _), _)| prefix_fault(prefix).is_none()) {
         match before {
-            Some((names, first)) if names_meet(*names, layer.0) => {
-                if told.insert(layer.1) {
-                    meeting((*names, first), *layer, endpoint, checker);
+            Some(other) if names_meet(other.0, layer.0) => {
+                let (first, second) = match Some(other.1) == checker.newcomer {
+                    true => (layer, other),
+                    false => (other, layer),
+                };
+                if told.insert(second.1) {
+                    meeting(*first, *second, endpoint, checker);
                 }
             }
             _ => before = Some(layer),
@@ -212,12 +222,15 @@ fn meeting(
     checker: &mut Checker<'_>,
 ) {
     let both = !names.1.is_empty() && !own.1.is_empty();
-    let (key, long, short) = match names.0 == own.0 && both {
+    let (key, own, others) = match names.0 == own.0 && both {
         true => ("namespace", own.1, names.1),
         false => ("prefix", own.0, names.0),
     };
     let place = checker.place_of(&format!("tenants.{first}.layer.{key}"));
-    let found = format!("{long:?}, which begins with {short:?} of tenant {first}, at {place}");
+    let found = match own.starts_with(others) {
+        true => format!("{own:?}, which begins with {others:?} of tenant {first}, at {place}"),
+        false => format!("{own:?}, with which {others:?} of tenant {first} begins, at {place}"),
+    };
     report(second, key, found, endpoint, checker);
 }
 

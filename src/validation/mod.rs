@@ -21,6 +21,7 @@ mod each;
 mod issuers;
 mod layers;
 mod namespaces;
+mod near;
 mod routes;
 mod tenants;
 mod tls;
@@ -29,6 +30,7 @@ mod user_fields;
 mod workers;
 
 pub use each::{Included, WrongFile, WrongTenant};
+pub use near::{Successions, check_newcomer, near};
 pub use tls::{authorities, expired, expired_authority, unchecked};
 
 /// The inputs of reading a configuration, beside the file.
@@ -109,6 +111,7 @@ impl Draft {
             report: &mut self.report,
             places: &self.places,
             reading_mistakes,
+            newcomer: None,
         };
         check(&self.config, consumers, &mut checker);
     }
@@ -142,6 +145,7 @@ pub fn check_tenant(
         report: &mut draft.report,
         places: &draft.places,
         reading_mistakes,
+        newcomer: None,
     };
     if let Some(tenant) = draft.config.tenants.get(id) {
         tenants::check_registered(id, tenant, &mut checker);
@@ -181,12 +185,17 @@ pub fn check_together(config: &Config) -> Result<Vec<Warning>, ConfigErrors> {
         report: &mut report,
         places: &places,
         reading_mistakes: 0,
+        newcomer: None,
     };
-    tenants::hosts(config, &mut checker);
-    deployment::api_keys(config, &mut checker);
-    layers::check(config, &mut checker);
-    namespaces::check(config, &mut checker);
+    report_together(config, &mut checker);
     report.finish()
+}
+
+fn report_together(config: &Config, checker: &mut Checker<'_>) {
+    tenants::hosts(config, checker);
+    deployment::api_keys(config, checker);
+    layers::check(config, checker);
+    namespaces::check(config, checker);
 }
 
 fn check(config: &Config, consumers: &Registry, checker: &mut Checker<'_>) {
@@ -213,9 +222,19 @@ struct Checker<'a> {
     places: &'a Places,
     /// The number of mistakes from reading, which come first. Their keys hold defaults and are not checked again.
     reading_mistakes: usize,
+    /// The tenant that is told what it and another may not share. Without one it is the second of the two.
+    newcomer: Option<&'a TenantId>,
 }
 
 impl Checker<'_> {
+    /// Returns the tenants by name, and the newcomer behind all others.
+    fn in_order<'c>(&self, config: &'c Config) -> Vec<(&'c TenantId, &'c Arc<TenantConfig>)> {
+        let (last, mut all): (Vec<_>, Vec<_>) =
+            { config.tenants.iter() }.partition(|(id, _)| Some(*id) == self.newcomer);
+        all.extend(last);
+        all
+    }
+
     /// Records a mistake at `key`, unless reading found one at, below or above it.
     fn mistake(
         &mut self,

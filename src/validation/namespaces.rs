@@ -12,7 +12,7 @@ use super::Checker;
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     let mut known: BTreeMap<String, (&TenantId, &TenantConfig)> = BTreeMap::new();
-    for (id, tenant) in &config.tenants {
+    for (id, tenant) in checker.in_order(config) {
         if tenant.layer.namespace.is_empty() {
             continue;
         }
@@ -29,6 +29,20 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
             );
             checker.warn(&format!("tenants.{id}.token"), text);
         }
+    }
+}
+
+/// Returns a function that tells whether another tenant takes the tokens of this one and names other users by their ids.
+pub(super) fn takes_tokens_of(tenant: &TenantConfig) -> impl Fn(&TenantConfig) -> bool {
+    let own = accepted(&tenant.layer.prefix, &tenant.token);
+    move |other| {
+        let layers = [&tenant.layer, &other.layer];
+        layers.iter().all(|layer| !layer.namespace.is_empty())
+            && layers[0].prefix == layers[1].prefix
+            && !have_same_users(&tenant.users, &other.users)
+            && { accepted(&other.layer.prefix, &other.token) }
+                .iter()
+                .any(|accepted| own.contains(accepted))
     }
 }
 

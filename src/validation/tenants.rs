@@ -73,7 +73,7 @@ pub(super) fn check_each(config: &Config, checker: &mut Checker<'_>) {
 }
 
 pub(super) fn hosts(config: &Config, checker: &mut Checker<'_>) {
-    let Err(problems) = HostTable::new(&config.tenants) else {
+    let Err(problems) = HostTable::new(checker.in_order(config)) else {
         return;
     };
     for problem in problems {

@@ -10,7 +10,7 @@ use crate::ids::TenantId;
 use super::{Checker, Shared};
 
 /// The name of a worker's channel on a server: the prefix, if the layer has one there, and the channel.
-type WorkerQueue<'c> = (Option<&'c str>, String);
+pub(super) type WorkerQueue<'c> = (Option<&'c str>, String);
 
 /// The most tenants that a warning names.
 const SHOWN: usize = 3;
@@ -30,6 +30,30 @@ pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<
             }
         }
     }
+}
+
+/// Returns the channels that a tenant's workers listen to.
+pub(super) fn queues<'c>(
+    config: &'c Config,
+    tenant: &'c TenantConfig,
+) -> impl Iterator<Item = WorkerQueue<'c>> {
+    let of_workers = { tenant.routes.iter() }.filter(|route| route.consumer.kind == "worker");
+    of_workers.flat_map(|route| {
+        let kind = config.effective(tenant).layer_kind();
+        let prefix = kind.worker_prefix(&tenant.layer.prefix);
+        let channels = route.consumer.worker_channels().into_iter();
+        channels.map(move |channel| (prefix, channel))
+    })
+}
+
+/// Returns true if a channel of the tenant's workers keeps it apart from no other tenant on its server.
+pub(super) fn need_their_own_server(config: &Config, tenant: &TenantConfig) -> bool {
+    let prefix = tenant.layer.prefix.as_str();
+    let mut names = { tenant.routes.iter() }
+        .filter(|route| route.consumer.kind == "worker")
+        .filter_map(|route| route.consumer.channel.as_deref());
+    names.any(|name| !name.starts_with(prefix))
+        && config.effective(tenant).layer_kind().has_channels()
 }
 
 /// Warns of tenants whose workers listen to one channel. Only the schemas of one project do so on purpose.
@@ -52,7 +76,8 @@ fn check_sharing(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>
         // The partitions of one route have the same users.
         let mut told = BTreeSet::new();
         for users in queues.into_values().filter(|users| users.len() > 1) {
-            let (id, index) = users[1];
+            let of_newcomer = { users.iter() }.find(|(id, _)| Some(*id) == checker.newcomer);
+            let (id, index) = *of_newcomer.unwrap_or(&users[1]);
             if told.insert((id, index)) {
                 let others = users.iter().map(|(other, _)| *other);
                 let text = shared_channel(others.filter(|other| *other != id), endpoint);

@@ -8,9 +8,10 @@ use futures_util::future::join_all;
 
 use self::finding::{Findings, Severity};
 use self::servers::{RedisServer, redis_servers};
-use super::lookup;
+use super::lookup::{self, Vicinity};
 use crate::config::Config;
 use crate::ids::TenantId;
+use crate::tenant::Makings;
 use crate::validation::{self, LoadOptions};
 
 mod acl;
@@ -51,16 +52,17 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
         Ok(loaded) => loaded.config,
         Err(status) => return status,
     };
-    let config = match &arguments.tenant {
-        Some(id) => match lookup::with_tenant(config, id) {
-            // What the tenant shares with others counts for its line.
-            Ok(config) if arguments.acl => config,
-            Ok(config) => alone(config, id),
-            Err(problem) => return super::fail(&problem.text),
-        },
-        None => config,
+    let subject = match &arguments.tenant {
+        // What the tenant shares with others counts for its line.
+        Some(id) if arguments.acl => lookup::with_tenant(config, id).map(Subject::all),
+        Some(id) => lookup::with_vicinity(config, id).map(|near| Subject::alone(near, id)),
+        None => Ok(Subject::all(config)),
     };
-    let servers = match redis_servers(&config) {
+    let subject = match subject {
+        Ok(subject) => subject,
+        Err(problem) => return super::fail(&problem.text),
+    };
+    let servers = match redis_servers(&subject.config) {
         Ok(servers) => servers,
         Err(error) => return super::fail(&error.to_string()),
     };
@@ -83,7 +85,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
         .build();
     let findings = match runtime {
         Ok(runtime) => {
-            let findings = runtime.block_on(look(&config, &servers));
+            let findings = runtime.block_on(look(&subject, &servers));
             runtime.shutdown_background();
             findings
         }
@@ -100,15 +102,54 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
     }
 }
 
-/// Returns the configuration with one of its tenants alone.
-fn alone(mut config: Config, id: &TenantId) -> Config {
-    config.tenants.retain(|known, _| known == id);
-    // Its row has been read, and the other tenants are not asked for.
-    config.registry.database = None;
-    config
+/// What is looked at.
+struct Subject {
+    config: Config,
+    /// The tenant that is looked at alone, with those that could be in its way.
+    vicinity: Option<(TenantId, Vicinity)>,
 }
 
-async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
+impl Subject {
+    fn all(config: Config) -> Self {
+        Self {
+            config,
+            vicinity: None,
+        }
+    }
+
+    fn alone(near: Vicinity, id: &TenantId) -> Self {
+        let mut config = near.config.clone();
+        config.tenants.retain(|known, _| known == id);
+        // Its row has been read, and the other tenants are not asked for.
+        config.registry.database = None;
+        Self {
+            config,
+            vicinity: Some((id.clone(), near)),
+        }
+    }
+
+    /// Looks for tenants that share names with others on one server.
+    async fn neighbours(&self, servers: &[RedisServer]) -> Findings {
+        let Some((id, near)) = &self.vicinity else {
+            return neighbours::look(servers, &Makings::default(), None).await;
+        };
+        // Invalid URLs are those of others: its own have been read.
+        let servers = redis_servers(&near.config).unwrap_or_default();
+        let mut findings = neighbours::look(&servers, &near.makings, Some(id)).await;
+        if let Some(problem) = &near.unread {
+            findings.add(
+                ("registry", "reach"),
+                Severity::Fail,
+                problem.clone(),
+                "names that meet those of its tenants were not looked for",
+            );
+        }
+        findings
+    }
+}
+
+async fn look(subject: &Subject, servers: &[RedisServer]) -> Findings {
+    let config = &subject.config;
     let mut findings = Findings::default();
     if servers.is_empty() {
         findings.add(
@@ -127,7 +168,7 @@ async fn look(config: &Config, servers: &[RedisServer]) -> Findings {
     }
     let (redis, neighbours, databases, key_sets, workers, registered) = tokio::join!(
         join_all(servers.iter().map(redis::look)),
-        neighbours::look(servers),
+        subject.neighbours(servers),
         database::look_at_databases(config),
         database::look_at_key_sets(config),
         workers::look(config),

@@ -9,10 +9,16 @@ use super::servers::{RedisServer, Usage};
 use crate::error::Dependency;
 use crate::ids::TenantId;
 use crate::stores::redis::RedisStore;
+use crate::tenant::Makings;
 use crate::tenant::neighbours::{Stand, obstacles};
 
-/// Compares the servers of the tenants' layers by the identities that they report, else by their addresses.
-pub(super) async fn look(servers: &[RedisServer]) -> Findings {
+/// Compares the servers of the tenants' layers by the identities that they report, else by their addresses. `makings` are those
+/// of the tenants of the registry. With `only` the others are told nothing.
+pub(super) async fn look(
+    servers: &[RedisServer],
+    makings: &Makings,
+    only: Option<&TenantId>,
+) -> Findings {
     let with_layers = servers.iter().filter(|server| !layers(server).is_empty());
     let identities = with_layers.map(async |server| {
         // A store that cannot be made is reported by another check.
@@ -23,7 +29,7 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
     for (server, identity) in join_all(identities).await.into_iter().flatten() {
         for (usage, prefix) in layers(server) {
             let stand = stands.entry(usage.tenant.clone()).or_insert_with(|| Stand {
-                making: None,
+                making: makings.get(&usage.tenant).copied(),
                 prefix: prefix.to_owned(),
                 namespace: usage.namespace.clone(),
                 servers: Vec::new(),
@@ -32,7 +38,8 @@ pub(super) async fn look(servers: &[RedisServer]) -> Findings {
         }
     }
     let mut findings = Findings::default();
-    for (tenant, why) in obstacles(&stands) {
+    let obstacles = obstacles(&stands).into_iter();
+    for (tenant, why) in obstacles.filter(|(id, _)| only.is_none_or(|only| only == id)) {
         findings.add(
             (&format!("tenant {tenant}"), "shared_redis"),
             Severity::Fail,

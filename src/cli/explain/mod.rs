@@ -14,6 +14,7 @@ use super::registry::wait_for;
 use crate::config::Config;
 use crate::hosts::HostTable;
 use crate::registry::{self, AllTenants};
+use crate::tenant::Makings;
 
 mod report;
 mod walk;
@@ -108,6 +109,7 @@ fn all_tenants(config: &Config) -> Result<AllTenants, NoTenant> {
 fn of_files(config: Config) -> AllTenants {
     AllTenants {
         config,
+        makings: Makings::default(),
         registered: 0,
         degraded: Vec::new(),
     }

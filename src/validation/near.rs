@@ -1,0 +1,176 @@
+//! The check of tenants that change, beside those alone that they may share something with.
+//!
+//! [`near`] finds these by comparing texts, so that one change among ten thousand tenants is not judged beside all of them. The
+//! rules stay those of [`check_together`]: what is found may be in no other's way, and what is not found cannot be.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::workers::{self, WorkerQueue};
+use super::{Checker, check_together, layers, namespaces, report_together};
+use crate::config::{
+    Config, ConfigErrors, Places, Secret, TenantConfig, Warning, names_meet, prefix_fault,
+};
+use crate::hosts::HostPattern;
+use crate::ids::TenantId;
+
+/// Changes above which all tenants are judged at once: each change is compared with every tenant.
+const MANY: usize = 32;
+
+/// Checks a tenant of the configuration beside the others, which are right without it. Mistakes and warnings are told of this
+/// tenant, also where the rules for all would tell them of the other one.
+///
+/// # Errors
+/// Every mistake at once, with its key.
+pub fn check_newcomer(config: &Config, id: &TenantId) -> Result<Vec<Warning>, ConfigErrors> {
+    let beside = near(config, &BTreeSet::from([id]));
+    let (places, mut report) = Places::together();
+    let mut checker = Checker {
+        report: &mut report,
+        places: &places,
+        reading_mistakes: 0,
+        newcomer: Some(id),
+    };
+    report_together(&beside, &mut checker);
+    let mut warnings = report.finish()?;
+    let own = format!("tenants.{id}.");
+    warnings.retain(|warning| warning.key.starts_with(&own));
+    Ok(warnings)
+}
+
+/// Returns the configuration with these tenants, and with all others that they may share something with.
+pub fn near(config: &Config, ids: &BTreeSet<&TenantId>) -> Config {
+    let mut found = BTreeMap::new();
+    for id in ids {
+        let Some(tenant) = config.tenants.get(*id) else {
+            continue;
+        };
+        let shares = Shares::of(config, tenant);
+        let others = { config.tenants.iter() }.filter(|(other, _)| other != id);
+        let met = others.filter(|(_, other)| shares.meet(other));
+        found.extend(met.map(|(id, tenant)| (id.clone(), tenant.clone())));
+        found.insert((*id).clone(), tenant.clone());
+        // Of tenants that take its tokens one is enough for the warning; a project may have thousands.
+        let takes_its_tokens = namespaces::takes_tokens_of(tenant);
+        let alike = { config.tenants.iter() }
+            .find(|(other, config)| other != id && takes_its_tokens(config));
+        found.extend(alike.map(|(id, tenant)| (id.clone(), tenant.clone())));
+    }
+    if found.len() == 1 {
+        // A tenant that has no hosts may be so alone, and no other.
+        let other = { config.tenants.iter() }.find(|(id, _)| !found.contains_key(*id));
+        found.extend(other.map(|(id, tenant)| (id.clone(), tenant.clone())));
+    }
+    Config {
+        tenants: found,
+        ..config.without_tenants()
+    }
+}
+
+/// What a tenant has that no other may have.
+struct Shares<'c> {
+    config: &'c Config,
+    tenant: &'c TenantConfig,
+    hosts: HashSet<HostPattern>,
+    api_keys: HashSet<&'c str>,
+    queues: HashSet<WorkerQueue<'c>>,
+    endpoints: BTreeSet<String>,
+    needs_its_own: bool,
+}
+
+impl<'c> Shares<'c> {
+    fn of(config: &'c Config, tenant: &'c TenantConfig) -> Self {
+        Self {
+            config,
+            tenant,
+            hosts: patterns(tenant).collect(),
+            api_keys: tenant.api_keys.iter().map(Secret::expose).collect(),
+            queues: workers::queues(config, tenant).collect(),
+            endpoints: layers::endpoints(&config.effective(tenant)),
+            needs_its_own: needs_its_own(config, tenant),
+        }
+    }
+
+    /// Returns true if the other tenant may have something of this one.
+    fn meet(&self, other: &TenantConfig) -> bool {
+        other.hosts.is_empty()
+            || self.have_names_of(other)
+            || patterns(other).any(|host| self.hosts.contains(&host))
+            || { other.api_keys.iter() }.any(|key| self.api_keys.contains(key.expose()))
+            || workers::queues(self.config, other).any(|queue| self.queues.contains(&queue))
+            || self.disturb(other)
+    }
+
+    fn have_names_of(&self, other: &TenantConfig) -> bool {
+        let (own, other) = (&self.tenant.layer, &other.layer);
+        names_meet(
+            (&own.prefix, &own.namespace),
+            (&other.prefix, &other.namespace),
+        )
+    }
+
+    /// Returns true if one of them needs a server without others, and both have one server.
+    fn disturb(&self, other: &TenantConfig) -> bool {
+        (self.needs_its_own || needs_its_own(self.config, other))
+            && !self
+                .endpoints
+                .is_disjoint(&layers::endpoints(&self.config.effective(other)))
+    }
+}
+
+/// Returns true for a tenant that may be right only while no other is on its server.
+fn needs_its_own(config: &Config, tenant: &TenantConfig) -> bool {
+    prefix_fault(&tenant.layer.prefix).is_some() || workers::need_their_own_server(config, tenant)
+}
+
+fn patterns(tenant: &TenantConfig) -> impl Iterator<Item = HostPattern> {
+    let hosts = tenant.hosts.iter();
+    hosts.filter_map(|host| HostPattern::parse(host))
+}
+
+/// Judges configurations that follow each other: of each only the tenants that are not the same as in the last one that was
+/// right, beside those that they may share something with.
+#[derive(Default)]
+pub struct Successions {
+    right: Option<Config>,
+}
+
+impl Successions {
+    /// Begins again, as where more than tenants has changed.
+    pub fn forget(&mut self) {
+        self.right = None;
+    }
+
+    /// Checks a configuration for what its tenants may not share.
+    ///
+    /// # Errors
+    /// Every mistake at once, with its key.
+    pub fn check(&mut self, config: &Config) -> Result<(), ConfigErrors> {
+        let right = self.right.as_ref();
+        let changed = right.map(|right| changed_since(right, config));
+        match changed.filter(|changed| changed.len() <= MANY) {
+            Some(changed) if changed.is_empty() => {}
+            Some(changed) => drop(check_together(&near(config, &changed))?),
+            None => drop(check_together(config)?),
+        }
+        self.right = Some(config.clone());
+        Ok(())
+    }
+}
+
+/// Returns the tenants that are new or not the same ones. Those that are gone are in no other's way.
+fn changed_since<'c>(before: &Config, now: &'c Config) -> BTreeSet<&'c TenantId> {
+    let mut before = before.tenants.iter().peekable();
+    let mut changed = BTreeSet::new();
+    for (id, tenant) in &now.tenants {
+        while before.next_if(|(known, _)| *known < id).is_some() {}
+        let known = before.next_if(|(known, _)| *known == id);
+        if !known.is_some_and(|(_, known)| Arc::ptr_eq(known, tenant)) {
+            changed.insert(id);
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests;
