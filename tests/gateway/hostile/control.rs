@@ -6,18 +6,15 @@ use serde_json::{Value, json};
 use super::values::Healthy;
 use crate::support::database::{ALICE, BOB};
 use crate::support::{Database, Gateway, PATIENCE, RedisServer, eventually, gateway};
+use crate::tenants::registry::Store;
 
 const TOLD: &str = "Ignored a message on the tenant's control channel";
 
 async fn one() -> (RedisServer, Gateway) {
     // Of its own: the channels of the deployment are everybody's on one Redis.
     let redis = RedisServer::start().await;
-    let gateway = gateway()
-        .redis(&redis.url())
-        .tenant("acme")
-        .users(&Database::sqlite().await)
-        .start()
-        .await;
+    let acme = gateway().redis(&redis.url()).tenant("acme");
+    let gateway = acme.users(&Database::sqlite().await).start().await;
     (redis, gateway)
 }
 
@@ -115,14 +112,27 @@ fn no_commands() -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn what_is_no_command_is_counted_told_once_and_does_nothing() {
     let (redis, gateway) = one().await;
+    is_no_command(&redis, &gateway).await;
+}
+
+#[tokio::test]
+async fn what_is_no_command_does_nothing_to_a_tenant_of_the_registry() {
+    let (store, redis) = (Store::sqlite(), RedisServer::start().await);
+    let acme = gateway().redis(&redis.url()).tenant("acme");
+    let gateway = store.holds(acme).start().await;
+    is_no_command(&redis, &gateway).await;
+}
+
+/// The healthy socket keeps a tenant of the registry made.
+async fn is_no_command(redis: &RedisServer, gateway: &Gateway) {
     let (tenant, replica) = (gateway.tenant(), gateway.replica());
-    let mut healthy = Healthy::on(&gateway, &redis).await;
+    let mut healthy = Healthy::on(gateway, redis).await;
     let channel = tenant.redis_key("control");
     let labels = [("tenant", tenant.name.as_str()), ("cause", "not_decoded")];
     for (number, payload) in no_commands().iter().enumerate() {
         let shown = payload.escape_ascii().to_string();
         let shown = &shown[..shown.len().min(120)];
-        assert_eq!(publish(&redis, &channel, payload).await, 1, "{shown}");
+        assert_eq!(publish(redis, &channel, payload).await, 1, "{shown}");
         println!("{shown}");
         let expected = number as f64 + 1.0;
         let counted = replica.metric("lockgate_events_dropped_total", &labels, |n| n >= expected);
@@ -136,7 +146,7 @@ async fn what_is_no_command_is_counted_told_once_and_does_nothing() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let more =
         format!(r#"{{"v":1,"more":{deep},"op":"disconnect","user_id":2,"code":4321,"reason":""}}"#);
-    publish(&redis, &channel, more.as_bytes()).await;
+    publish(redis, &channel, more.as_bytes()).await;
     assert_eq!(bob.closed().await, (4321, String::new()));
     healthy.hears("a command").await;
     assert_eq!(

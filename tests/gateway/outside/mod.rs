@@ -13,6 +13,7 @@ mod pgbouncer;
 mod proxies;
 mod role_swap;
 mod sentinel;
+mod sign_up;
 mod store_outage;
 mod tls;
 mod unusable_users;

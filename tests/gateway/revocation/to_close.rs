@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::problem::Problem;
 use crate::support::database::{ALICE, BOB};
+use crate::support::gateway::Builder;
 use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway, token};
+use crate::tenants::registry::Store;
 
 const CHAT: &str = "/ws/chat/lobby/";
 
@@ -22,6 +24,10 @@ async fn revoke(gateway: &Gateway, replica: usize, body: Value) -> Value {
 /// Waits until every replica knows of the others, which it learns from their signs of life.
 async fn acquainted(gateway: &Gateway) {
     let wanted = gateway.replicas.len();
+    for replica in 0..wanted {
+        // A replica takes part from when it has made the tenant, which one of the registry is when it is asked for.
+        revoke(gateway, replica, json!({"jti": "nobody's", "exp": 1})).await;
+    }
     for replica in 0..wanted {
         eventually(PATIENCE, "the replicas know each other", async || {
             let answer = revoke(gateway, replica, json!({"jti": "nobody's", "exp": 1})).await;
@@ -47,7 +53,18 @@ fn now() -> u64 {
 
 #[tokio::test]
 async fn a_revoked_token_closes_its_sockets_on_every_replica_and_no_others() {
-    let gateway = gateway().replicas(3).tenant("acme").start().await;
+    closes_everywhere(gateway().replicas(3).tenant("acme")).await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_of_a_tenant_of_the_registry_closes_its_sockets_on_every_replica() {
+    let (store, redis) = (Store::sqlite(), RedisServer::start().await);
+    let builder = gateway().redis(&redis.url()).replicas(3).tenant("acme");
+    closes_everywhere(store.holds(builder)).await;
+}
+
+async fn closes_everywhere(builder: Builder) {
+    let gateway = builder.start().await;
     acquainted(&gateway).await;
     let tenant = gateway.tenant();
     let claims = claims(ALICE, "the-one", now());
@@ -91,7 +108,18 @@ async fn a_revoked_token_closes_its_sockets_on_every_replica_and_no_others() {
 
 #[tokio::test]
 async fn a_cut_off_takes_the_tokens_before_it_and_spares_those_after() {
-    let gateway = gateway().replicas(2).tenant("acme").start().await;
+    cuts_off(gateway().replicas(2).tenant("acme")).await;
+}
+
+#[tokio::test]
+async fn a_cut_off_of_a_tenant_of_the_registry_spares_the_tokens_after_it() {
+    let (store, redis) = (Store::sqlite(), RedisServer::start().await);
+    let builder = gateway().redis(&redis.url()).replicas(2).tenant("acme");
+    cuts_off(store.holds(builder)).await;
+}
+
+async fn cuts_off(builder: Builder) {
+    let gateway = builder.start().await;
     acquainted(&gateway).await;
     let tenant = gateway.tenant();
     let dial = |replica: usize, user: &str, issued_at: u64| {

@@ -4,7 +4,6 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use toml::Table;
@@ -13,7 +12,7 @@ use super::database::ALICE;
 use super::http::{Response, request};
 use super::replica::Replica;
 use super::socket::Socket;
-use super::{Database, RedisServer, scratch, token, unique};
+use super::{Database, PATIENCE, RedisServer, Tenant, eventually, scratch, unique};
 
 /// The route of a tenant for which a test names none.
 const ROUTE: &str = r#"
@@ -27,6 +26,7 @@ pub(crate) fn gateway() -> Builder {
         replicas: 1,
         redis: None,
         without_redis: false,
+        in_registry: false,
         settings: Table::new(),
         tenants: Vec::new(),
     }
@@ -37,6 +37,7 @@ pub(crate) struct Builder {
     replicas: usize,
     redis: Option<String>,
     without_redis: bool,
+    in_registry: bool,
     settings: Table,
     tenants: Vec<TenantBuilder>,
 }
@@ -72,6 +73,19 @@ impl Builder {
     /// Sets a setting of the deployment.
     pub(crate) fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         set(&mut self.settings, key, value.into());
+        self
+    }
+
+    /// Sets the registry of tenants: its database, which gets its tables, and the key that seals.
+    pub(crate) fn registry(self, url: &str, key: &str) -> Self {
+        self.set("registry.database", url)
+            .set("registry.key", key)
+            .set("registry.migrate", true)
+    }
+
+    /// Puts the tenants into the registry instead of the file; [`Builder::start`] does so.
+    pub(crate) fn in_registry(mut self) -> Self {
+        self.in_registry = true;
         self
     }
 
@@ -134,10 +148,11 @@ impl Builder {
 
     /// Starts the replicas and waits until all are ready.
     pub(crate) async fn start(self) -> Gateway {
-        let gateway = self.spawn().await;
+        let mut gateway = self.spawn().await;
         for replica in &gateway.replicas {
             replica.ready().await;
         }
+        gateway.register().await;
         gateway
     }
 
@@ -180,14 +195,17 @@ impl Builder {
             set(&mut config, "redis.url", redis.clone().into());
         }
         merge(&mut config, self.settings);
-        let mut tenants = Vec::new();
+        let (mut tenants, mut unregistered) = (Vec::new(), Vec::new());
         for builder in self.tenants {
             let (tenant, table) = builder.build(&redis).await;
-            set(
-                &mut config,
-                &format!("tenants.{}", tenant.name),
-                table.into(),
-            );
+            match self.in_registry {
+                true => unregistered.push((tenant.name.clone(), table)),
+                false => set(
+                    &mut config,
+                    &format!("tenants.{}", tenant.name),
+                    table.into(),
+                ),
+            }
             tenants.push(tenant);
         }
         let path = dir.path().join("lockgate.toml");
@@ -195,6 +213,7 @@ impl Builder {
         Gateway {
             replicas: Vec::new(),
             tenants,
+            unregistered,
             api_key,
             key_file,
             config: path,
@@ -281,6 +300,8 @@ pub(crate) struct Gateway {
     /// The processes.
     pub(crate) replicas: Vec<Replica>,
     tenants: Vec<Tenant>,
+    /// The documents of the tenants that are to be put into the registry.
+    unregistered: Vec<(String, Table)>,
     /// An operator's key.
     pub(crate) api_key: String,
     /// The file that holds it.
@@ -294,6 +315,38 @@ impl Gateway {
     /// Starts one more replica; it may not be ready yet.
     pub(crate) async fn add_replica(&mut self) {
         self.replicas.push(Replica::start(&self.config).await);
+    }
+
+    /// Waits until the first replica knows of the others, which it learns from their signs of life.
+    pub(crate) async fn know_each_other(&self) {
+        let count = self.replicas.len();
+        let all = json!({"expected": count, "confirmed": count, "missing": []});
+        eventually(PATIENCE, "the replicas know each other", async || {
+            let answer = self.replica().api(&self.api_key, "POST", "/v1/reload", "");
+            let answer = answer.await.json();
+            match answer["replicas"] == all {
+                true => Ok(()),
+                false => Err(answer),
+            }
+        })
+        .await;
+    }
+
+    /// Puts the tenants into the registry that are to be there.
+    async fn register(&mut self) {
+        let unregistered = std::mem::take(&mut self.unregistered);
+        if !unregistered.is_empty() {
+            self.know_each_other().await;
+        }
+        for (name, table) in unregistered {
+            let document = serde_json::to_string(&table).expect("JSON has all of TOML but dates");
+            let path = format!("/v1/tenants/{name}");
+            let put = self.replica().api(&self.api_key, "PUT", &path, &document);
+            let put = put.await;
+            assert_eq!(put.status, 201, "{put:?}");
+            let confirmed = &put.json()["replicas"]["confirmed"];
+            assert_eq!(confirmed, self.replicas.len(), "{put:?}");
+        }
     }
 
     /// The first replica.
@@ -348,59 +401,6 @@ impl Gateway {
             .api(&self.api_key, "POST", &path, &event.to_string())
             .await;
         assert_eq!(answer.status, 200, "{answer:?}");
-    }
-}
-
-/// The knowledge of a client and a back end of one tenant.
-#[derive(Clone)]
-pub(crate) struct Tenant {
-    /// Its name in the configuration.
-    pub(crate) name: String,
-    /// Its host name.
-    pub(crate) host: String,
-    /// Its layer's prefix.
-    pub(crate) prefix: String,
-    /// Its HS256 key.
-    pub(crate) key: String,
-    /// Its Redis.
-    pub(crate) redis: String,
-    /// Its database.
-    pub(crate) database: Database,
-}
-
-impl Tenant {
-    /// Makes a valid access token.
-    pub(crate) fn token(&self, user_id: &str) -> String {
-        self.sign(&token::access(user_id))
-    }
-
-    /// Signs claims with its key.
-    pub(crate) fn sign(&self, claims: &Value) -> String {
-        token::sign(&self.key, claims)
-    }
-
-    /// A key of Lockgate's own in Redis.
-    pub(crate) fn redis_key(&self, key: &str) -> String {
-        format!("lockgate:{}:{key}", self.name)
-    }
-
-    /// Revokes a token as a back end may without the API: it is denied first and announced second, in one write.
-    pub(crate) async fn revoke_in_redis(&self, jti: &str, link: &mut MultiplexedConnection) {
-        let message = json!({"v": 1, "op": "revoke", "jti": jti}).to_string();
-        let () = redis::pipe()
-            .cmd("SET")
-            .arg(self.redis_key(&format!("deny:jti:{jti}")))
-            .arg("1")
-            .arg("EX")
-            .arg(60)
-            .ignore()
-            .cmd("PUBLISH")
-            .arg(self.redis_key("control"))
-            .arg(message)
-            .ignore()
-            .query_async(link)
-            .await
-            .unwrap();
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod redis;
 pub(crate) mod replica;
 pub(crate) mod sentinel;
 pub(crate) mod socket;
+pub(crate) mod tenant;
 pub(crate) mod token;
 pub(crate) mod worker;
 
@@ -36,9 +37,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub(crate) use database::Database;
-pub(crate) use gateway::{Gateway, Tenant, gateway};
+pub(crate) use gateway::{Gateway, gateway};
 pub(crate) use publisher::Publisher;
 pub(crate) use redis::RedisServer;
+pub(crate) use tenant::Tenant;
 
 /// The longest wait for a fact that usually holds almost at once; long, because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);

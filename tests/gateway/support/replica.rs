@@ -8,11 +8,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::gateway::Tenant;
 use super::http::{Response, request};
 use super::metrics::Metrics;
 use super::process::{Process, Program};
 use super::socket::Dial;
+use super::tenant::Tenant;
 use super::{PATIENCE, eventually};
 
 /// The binary under test.

@@ -7,6 +7,6 @@ mod large_values;
 mod life;
 mod namespaces;
 mod neighbours;
-mod registry;
+pub(crate) mod registry;
 pub(crate) mod reload;
 mod rotation;

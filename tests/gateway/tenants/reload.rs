@@ -7,8 +7,10 @@ use rustix::process::Signal;
 use serde_json::json;
 use toml::Table;
 
+use super::registry::Store;
 use crate::problem::Problem;
 use crate::support::database::ALICE;
+use crate::support::gateway::Builder;
 use crate::support::{
     Database, Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway,
 };
@@ -236,6 +238,29 @@ async fn another_address_to_listen_on_is_refused_by_the_name_of_its_key() {
     assert!(socket.ping().await.is_empty());
 }
 
+/// A change between the reload that turned `watch` on and its first look, up to a second later, was never seen.
+#[tokio::test]
+async fn a_change_just_after_watch_was_turned_on_is_seen() {
+    let gateway = gateway().tenant("acme").start().await;
+    change(&gateway, |table| {
+        drop(table.insert("watch".into(), true.into()))
+    });
+    hang_up(&gateway, APPLIED).await;
+    change(&gateway, |table| {
+        let host = vec!["another.test".to_owned()];
+        tenant_table(table, gateway.tenant()).insert("hosts".into(), host.into());
+    });
+    let another = Tenant {
+        host: "another.test".to_owned(),
+        ..gateway.tenant().clone()
+    };
+    eventually(PATIENCE, "the change is served", async || {
+        let dial = gateway.replica().dial(&another, CHAT);
+        dial.token(&another.token(ALICE)).attempt().await.map(drop)
+    })
+    .await;
+}
+
 /// As a mounted ConfigMap changes: the file is a link, and what it leads to is exchanged.
 #[tokio::test]
 async fn a_link_that_is_turned_is_a_change_that_is_seen() {
@@ -286,7 +311,18 @@ async fn a_link_that_is_turned_is_a_change_that_is_seen() {
 #[tokio::test]
 async fn a_suspended_tenant_is_refused_and_closed_until_it_is_resumed() {
     let redis = RedisServer::shared().await;
-    let gateway = gateway().tenant("acme").tenant("other").start().await;
+    is_suspended_until_resumed(redis, gateway().tenant("acme").tenant("other")).await;
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_of_the_registry_is_refused_and_closed_until_it_is_resumed() {
+    let (store, redis) = (Store::sqlite(), RedisServer::start().await);
+    let two = gateway().redis(&redis.url()).tenant("acme").tenant("other");
+    is_suspended_until_resumed(&redis, store.holds(two)).await;
+}
+
+async fn is_suspended_until_resumed(redis: &RedisServer, builder: Builder) {
+    let gateway = builder.start().await;
     let (acme, other) = (gateway.named("acme"), gateway.named("other"));
     let replica = gateway.replica();
     let mut socket = gateway.open(CHAT).await;

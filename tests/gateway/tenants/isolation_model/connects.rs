@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::party::{KINDS, NOBODYS, Token};
+use super::party::{KINDS, NOBODYS, Source, Token};
 use super::random::Random;
 use super::world::{Open, World};
 use crate::support::database::{ALICE, BOB};
@@ -133,6 +133,7 @@ impl World {
         self.parties[party].groups.extend(groups.iter().cloned());
         let oldest = self.one_too_many(party, replica, &token.user);
         self.open.push(Open {
+            since: self.barriers,
             party,
             replica,
             token,
@@ -168,12 +169,14 @@ impl World {
             false => dial,
         };
         let none = Token::none();
-        let refusal = match signed {
-            true if self.parties[party].suspended => refused(403, "tenant_suspended"),
-            true => refused(401, "token_not_valid"),
-            false => self.refusal(party, replica, &none),
+        let refusal = self.refusal(party, replica, &none);
+        let outcome = dial.attempt().await;
+        let refusal = match (signed, &outcome) {
+            (true, Err(answer)) => Some(self.bad_token(party, answer)),
+            (true, Ok(_)) => refused(401, "token_not_valid"),
+            (false, _) => refusal,
         };
-        match (refusal, dial.attempt().await) {
+        match (refusal, outcome) {
             (None, Ok(socket)) => {
                 self.log.say(format!("{words}: open"));
                 let place = (path.to_owned(), vec!["chat_a".to_owned()]);
@@ -197,6 +200,17 @@ impl World {
                 );
             }
         }
+    }
+
+    /// Why a token that no key of the tenant verifies opens nothing.
+    fn bad_token(&self, party: usize, answer: &Response) -> Refused {
+        // A tenant that this handshake has made learns of a suspension from Redis, for which only a good token waits.
+        let is_known = self.source == Source::File || answer.status == 403;
+        let refused = match self.parties[party].suspended && is_known {
+            true => refused(403, "tenant_suspended"),
+            false => refused(401, "token_not_valid"),
+        };
+        refused.expect("it is one")
     }
 
     /// Why a good token, or none where none is asked for, opens nothing just now.
@@ -273,10 +287,8 @@ impl World {
             dial = dial.header(header, own);
         }
         let answer = dial.refused().await;
-        match self.parties[at].suspended {
-            true => self.is_refused(at, &answer, 403, "tenant_suspended"),
-            false => self.is_refused(at, &answer, 401, "token_not_valid"),
-        }
+        let refused = self.bad_token(at, &answer);
+        self.is_refused(at, &answer, refused.status, refused.code);
     }
 
     /// Sends a good token to an unknown host, or with a target that contradicts the host.

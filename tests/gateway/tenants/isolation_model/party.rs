@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::database::{ALICE, BOB};
 use crate::support::jwks::{Jwks, KID};
 use crate::support::{Database, Gateway, RedisServer, Tenant, gateway, token};
+use crate::tenants::registry::Store;
 
 /// Everybody's issuer.
 const ISSUER: &str = "https://issuer.test";
@@ -135,8 +136,17 @@ const OPEN: &str = "path = 'ws/open/<slug:room>/'\n groups = ['chat_{room}']\n a
 /// of planted users, who are in no database, and add lookups.
 const RARELY: &str = "8760h";
 
+/// The place of the tenants' configurations.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Source {
+    /// One file.
+    File,
+    /// A registry: replicas let go of those that have no sockets.
+    Registry,
+}
+
 /// Two replicas of the four tenants on one Redis.
-pub(super) async fn start(redis: &RedisServer, jwks: &Jwks) -> Gateway {
+pub(super) async fn start(redis: &RedisServer, jwks: &Jwks, source: Source) -> Gateway {
     let mut builder = gateway()
         .redis(&redis.url())
         .replicas(2)
@@ -144,7 +154,11 @@ pub(super) async fn start(redis: &RedisServer, jwks: &Jwks) -> Gateway {
         .set("denylist.recheck", RARELY)
         .set("server.heartbeat.interval", "10m");
     for kind in &KINDS {
-        let database = Database::sqlite().await;
+        let database = match source {
+            Source::File => Database::sqlite().await,
+            // A tenant of a registry names no file of the gateway.
+            Source::Registry => Database::postgres().await,
+        };
         // Equal ids; the names tell whose record it is.
         let rename = format!(
             "UPDATE auth_user SET username = username || ' of {}'",
@@ -175,7 +189,14 @@ pub(super) async fn start(redis: &RedisServer, jwks: &Jwks) -> Gateway {
                 .with("token.audience", kind.word);
         }
     }
-    builder.start().await
+    match source {
+        Source::File => builder.start().await,
+        Source::Registry => {
+            let store = Store::postgres().await;
+            let builder = store.holds(builder).set("registry.keep", "1s");
+            builder.start().await
+        }
+    }
 }
 
 fn api_key(kind: &Kind) -> String {

@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::party::{KINDS, Party, Token, start};
+use super::party::{KINDS, Party, Source, Token, start};
 use crate::support::http::Response;
 use crate::support::jwks::Jwks;
 use crate::support::publisher::msgpack;
@@ -16,6 +16,8 @@ use crate::support::{Gateway, PATIENCE, RedisServer, eventually, token};
 
 /// An open socket, and what it has yet to read.
 pub(super) struct Open {
+    /// The barriers before it opened.
+    pub(super) since: u64,
     pub(super) party: usize,
     pub(super) replica: usize,
     pub(super) token: Token,
@@ -28,6 +30,7 @@ pub(super) struct Open {
 
 /// The deployment and its model.
 pub(super) struct World {
+    pub(super) source: Source,
     pub(super) gateway: Gateway,
     _redis: RedisServer,
     link: MultiplexedConnection,
@@ -45,7 +48,7 @@ pub(super) struct World {
     /// The time in tokens: they are issued in order, one a second, long ago.
     pub(super) clock: i64,
     events: u64,
-    barriers: u64,
+    pub(super) barriers: u64,
     /// The number of steps of each kind.
     pub(super) seen: BTreeMap<&'static str, usize>,
     pub(super) log: Log,
@@ -75,9 +78,9 @@ impl Drop for Log {
 }
 
 impl World {
-    pub(super) async fn new(seed: u64) -> Self {
+    pub(super) async fn new(seed: u64, source: Source) -> Self {
         let (redis, jwks) = (RedisServer::start().await, Arc::new(Jwks::start().await));
-        let gateway = start(&redis, &jwks).await;
+        let gateway = start(&redis, &jwks, source).await;
         let parties: Vec<Party> = KINDS
             .iter()
             .map(|kind| Party::new(kind, &gateway, jwks.clone()))
@@ -86,6 +89,7 @@ impl World {
         let link = redis.connection().await.expect("redis-server answers");
         let count = parties.len();
         let world = Self {
+            source,
             gateway,
             _redis: redis,
             link,
@@ -105,8 +109,10 @@ impl World {
                 steps: Vec::new(),
             },
         };
-        for party in &world.parties {
-            world.acquainted(party).await;
+        if source == Source::File {
+            for party in &world.parties {
+                world.acquainted(party).await;
+            }
         }
         world
     }
@@ -152,6 +158,14 @@ impl World {
         }
         let answer = cmd.query_async(&mut self.link.clone()).await;
         answer.expect("redis-server answers")
+    }
+
+    /// So many replicas may take part in what is announced to a tenant: those that have made it.
+    pub(super) fn takes_part(&self, replicas: u64) -> bool {
+        match self.source {
+            Source::File => replicas == 2,
+            Source::Registry => replicas <= 2,
+        }
     }
 
     /// A metric of a tenant must have risen.
@@ -245,6 +259,12 @@ impl World {
             while !barriers.is_empty() {
                 let message = open.socket.next_json().await;
                 match message["barrier"].as_u64() {
+                    // One that was on its way when the socket entered a group whose subscription lingered.
+                    Some(number) if number <= open.since => {
+                        let of = message["of"].as_str().expect("ours");
+                        let is_theirs = open.groups.iter().any(|group| party.channel(group) == of);
+                        assert!(is_theirs, "{}: {message}", open.name(&self.parties));
+                    }
                     Some(number) => {
                         let of = message["of"].as_str().expect("ours");
                         let expected = number == self.barriers && barriers.remove(of);

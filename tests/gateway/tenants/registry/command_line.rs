@@ -195,6 +195,39 @@ async fn commands_know_the_tenants_of_the_registry() {
     }
 }
 
+/// With `--tenant` only the tenants of the files were beside it, and names that meet on one server under two URLs never told.
+#[tokio::test]
+async fn doctor_looks_at_one_tenant_beside_all_others() {
+    let (store, redis) = (Store::sqlite(), RedisServer::start().await);
+    let gateway = store.gateway().redis(&redis.url()).start().await;
+    let (first, document) = registered("the-first").await;
+    put(&gateway, &first, &document).await;
+    // By name it comes first; it was made later.
+    let (second, mut document) = registered("a-second").await;
+    let same = format!("redis://localhost:{}/3", redis.port());
+    document["layer"] = json!({"kind": "pubsub", "prefix": first.prefix, "hosts": [same]});
+    put(&gateway, &second, &document).await;
+    let look = |tenant: &Tenant| {
+        let doctor = ["doctor", "--tenant", &tenant.name, "--json"];
+        let (_, said) = lockgate(&gateway, &doctor);
+        let line = said.lines().next().unwrap_or_default();
+        let found: Value = serde_json::from_str(line).expect(&said);
+        let findings = found["findings"].as_array().expect("a list").clone();
+        let mut shared = { findings.into_iter() }.filter(|one| one["check"] == "shared_redis");
+        let first = shared.next();
+        assert!(shared.next().is_none(), "{said}");
+        first
+    };
+    assert_eq!(look(&first), None);
+    let told = look(&second).expect("they meet");
+    let subject = format!("tenant {}", second.name);
+    assert_eq!(
+        (&told["verdict"], &told["subject"]),
+        (&json!("fail"), &json!(subject))
+    );
+    assert!(told.to_string().contains(&first.name), "{told}");
+}
+
 #[tokio::test]
 async fn commands_tell_why_a_tenant_of_the_registry_cannot_be_served() {
     let store = Store::sqlite();

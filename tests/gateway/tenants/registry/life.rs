@@ -5,7 +5,6 @@ use serde_json::json;
 use super::*;
 use crate::problem::Problem;
 use crate::support::database::{ALICE, BOB};
-use crate::support::{PATIENCE, eventually};
 
 /// Two replicas that know each other, on a Redis without others: every replica of a Redis is of one deployment.
 async fn two(store: &Store, redis: &RedisServer) -> Gateway {
@@ -15,17 +14,7 @@ async fn two(store: &Store, redis: &RedisServer) -> Gateway {
         .replicas(2)
         .start()
         .await;
-    eventually(PATIENCE, "the replicas know each other", async || {
-        let answer = gateway
-            .replica()
-            .api(&gateway.api_key, "POST", "/v1/reload", "");
-        let answer = answer.await.json();
-        match answer["replicas"] == everybody() {
-            true => Ok(()),
-            false => Err(answer),
-        }
-    })
-    .await;
+    gateway.know_each_other().await;
     gateway
 }
 

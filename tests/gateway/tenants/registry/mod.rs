@@ -1,6 +1,7 @@
 //! Tenants of the registry: they come, change and go on every replica, and the others notice nothing.
 
 mod command_line;
+mod extremes;
 mod faults;
 mod life;
 mod on_demand;
@@ -21,13 +22,13 @@ const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const NEXT_KEY: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
 
 /// An empty database for the registry, and what keeps its file.
-struct Store {
+pub(crate) struct Store {
     database: Database,
     _dir: Option<TempDir>,
 }
 
 impl Store {
-    async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         let server = PostgresServer::shared().await;
         let name = server.create_database("template0").await;
         Self::at(server.url(&name))
@@ -39,13 +40,18 @@ impl Store {
         Self::at(server.url(&name))
     }
 
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         let dir = scratch("registry");
         let url = format!("sqlite://{}?mode=rwc", dir.path().join("db").display());
         Self {
             database: Database::at(url),
             _dir: Some(dir),
         }
+    }
+
+    /// Has the tenants of a deployment in this registry.
+    pub(crate) fn holds(&self, builder: Builder) -> Builder {
+        builder.registry(self.database.url(), KEY).in_registry()
     }
 
     fn at(url: String) -> Self {
@@ -58,9 +64,7 @@ impl Store {
     /// A deployment with this registry and the tenant `file` of a file.
     fn gateway(&self) -> Builder {
         gateway()
-            .set("registry.database", self.database.url())
-            .set("registry.key", KEY)
-            .set("registry.migrate", true)
+            .registry(self.database.url(), KEY)
             // A busy replica answers late, and what it answers is judged, not when.
             .set("api.timeout", "10s")
             .tenant("file")
