@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -23,6 +24,8 @@ const LONG: Duration = Duration::from_secs(90);
 /// How long links are cut, and slow clients take nothing: longer than the 5 s in which a gateway wants progress.
 const CUT: Duration = Duration::from_millis(1500);
 const SLOW: Duration = Duration::from_secs(9);
+/// How long a replica is stopped: longer than the 3 s after which it takes its own links for lost.
+const FROZEN: Duration = Duration::from_secs(4);
 /// The most bursts until a slow client is closed. `server.max_age` may close all of them before they count as slow.
 const BURSTS: usize = 6;
 /// The close code of a slow client.
@@ -43,6 +46,8 @@ pub(crate) enum Fault {
     Rollout,
     /// The links of a replica to all hosts end and stay away for a while.
     Cut(usize),
+    /// A replica is stopped (SIGSTOP) for a while, and goes on.
+    Frozen(usize),
     /// Each host ends all links at once.
     LinksKilled,
     /// The connections of all clients are reset, and new ones for a while.
@@ -61,7 +66,8 @@ impl Fault {
     /// The faults of a run, in their order.
     pub(crate) fn of(run: Run) -> Vec<Self> {
         use Fault::{
-            ClientsCut, Cut, FailOver, Killed, LinksKilled, Reload, Rollout, SlotsMove, Slow,
+            ClientsCut, Cut, FailOver, Frozen, Killed, LinksKilled, Reload, Rollout, SlotsMove,
+            Slow,
         };
         match run.hosts {
             Hosts::None => vec![Reload, ClientsCut, Slow],
@@ -84,6 +90,7 @@ impl Fault {
                 Reload,
                 ClientsCut,
                 Cut(0),
+                Frozen(1),
                 Killed(1),
             ],
         }
@@ -213,6 +220,12 @@ impl Scene {
             }
             Fault::Cut(replica) => cut(&self.world.stores.lines[replica], CUT).await,
             Fault::ClientsCut => cut(&self.world.fronts, CUT / 3).await,
+            Fault::Frozen(replica) => {
+                let process = &self.world.gateway.replicas[replica].process;
+                process.freeze().await;
+                tokio::time::sleep(FROZEN).await;
+                process.signal(Signal::CONT);
+            }
             Fault::LinksKilled => {
                 for server in self.world.stores.linked().await {
                     for kind in ["pubsub", "normal"] {
