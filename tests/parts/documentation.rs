@@ -102,6 +102,13 @@ fn the_index_lists_every_page_of_its_folder() {
     }
 }
 
+/// True if a list of the file makes two tests of the function.
+fn runs_on_each_server(source: &str, name: &str) -> bool {
+    let lists = source.split("on_each_server!(").skip(1);
+    let mut lists = lists.filter_map(|list| list.split(')').next());
+    lists.any(|list| list.split(',').any(|listed| listed.trim() == name))
+}
+
 #[test]
 fn every_test_that_a_page_names_exists() {
     let mut named = 0;
@@ -115,8 +122,9 @@ fn every_test_that_a_page_names_exists() {
                 .unwrap_or_else(|| panic!("{}: {file} has no test {name}", page.display()));
             let before = source[..place].rsplit("\n\n").next().unwrap_or_default();
             // Inside `proptest!` and plain tests alike, the attribute stands between the last empty line and the function.
+            let is_test = before.contains("#[test]") || before.contains("#[tokio::test");
             assert!(
-                before.contains("#[test]") || before.contains("#[tokio::test"),
+                is_test || runs_on_each_server(&source, name),
                 "{}: {file}: {name} is no test",
                 page.display()
             );

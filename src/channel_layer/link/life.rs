@@ -28,6 +28,14 @@ pub(in crate::channel_layer) struct Status {
 }
 
 impl Status {
+    /// Makes the status of what has never connected, for this reason.
+    pub(in crate::channel_layer) fn failed(kind: ErrorKind) -> Self {
+        Self {
+            failure: Mutex::new(Some(kind)),
+            ..Self::default()
+        }
+    }
+
     pub(in crate::channel_layer) fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }

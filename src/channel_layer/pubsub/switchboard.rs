@@ -233,6 +233,9 @@ impl Switchboard {
     fn follow(&mut self, maps: &mut watch::Receiver<Arc<ClusterMap>>) {
         let map = maps.borrow_and_update().clone();
         if map.shards.is_empty() {
+            // Joins that give up meanwhile say why.
+            let failed = map.failure().map(|kind| Arc::new(Status::failed(kind)));
+            self.statuses.set(failed.into_iter().collect());
             return;
         }
         // The link to a node that is no master any more would lead nowhere.

@@ -13,9 +13,20 @@ use tokio::time::timeout;
 
 use super::support::*;
 
-#[tokio::test]
-async fn a_join_returns_after_redis_confirmed_it() {
-    let redis = Redis::start().await;
+on_each_server!(
+    a_join_returns_after_redis_confirmed_it,
+    a_socket_hears_its_own_channel_from_opening_to_closing,
+    five_hundred_publishes_right_after_a_join_all_arrive_in_order,
+    what_one_publisher_sends_arrives_in_its_order_at_every_replica,
+    tenants_on_one_link_hear_only_their_own,
+    many_joins_of_one_group_are_one_subscription_and_the_last_leaving_ends_it,
+    a_join_that_crosses_a_leave_ends_subscribed,
+    a_dropped_layer_leaves_nothing_behind,
+    a_full_inbox_loses_only_its_own_tenants_events_and_says_where,
+);
+
+async fn a_join_returns_after_redis_confirmed_it(server: Server) {
+    let redis = Redis::of(server).await;
     let tenant = replica(&redis.url()).tenant("acme");
     let mut link = redis.link().await;
     for number in 0..100 {
@@ -58,9 +69,8 @@ async fn on_several_hosts_names_belong_to_the_host_of_their_checksum() {
     assert!(here.layer.ready().await);
 }
 
-#[tokio::test]
-async fn a_socket_hears_its_own_channel_from_opening_to_closing() {
-    let servers = [Redis::start().await, Redis::start().await];
+async fn a_socket_hears_its_own_channel_from_opening_to_closing(server: Server) {
+    let servers = [Redis::of(server).await, Redis::of(server).await];
     let (here, there) = (on_hosts(&servers), on_hosts(&servers));
     for bits in 0..20u8 {
         let socket = SocketChannel([bits; 16]);
@@ -86,23 +96,23 @@ fn on_hosts(servers: &[Redis]) -> Tenant {
     replicas[0].tenant_on(&stores)
 }
 
-#[tokio::test]
-async fn five_hundred_publishes_right_after_a_join_all_arrive_in_order() {
-    let redis = Redis::start().await;
+async fn five_hundred_publishes_right_after_a_join_all_arrive_in_order(server: Server) {
+    let redis = Redis::of(server).await;
     let tenant = replica(&redis.url()).tenant("acme");
     let mut link = redis.link().await;
     tenant.join("g").await;
     let mut pipe = redis::pipe();
     for number in 0..500 {
-        pipe.publish(channel("acme", "g"), payload(number)).ignore();
+        let mut publish = link.publishing();
+        publish.arg(channel("acme", "g")).arg(payload(number));
+        pipe.add_command(publish).ignore();
     }
     pipe.exec_async(&mut link).await.unwrap();
     assert_eq!(tenant.numbers(500).await, (0..500).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn what_one_publisher_sends_arrives_in_its_order_at_every_replica() {
-    let redis = Redis::start().await;
+async fn what_one_publisher_sends_arrives_in_its_order_at_every_replica(server: Server) {
+    let redis = Redis::of(server).await;
     let listeners = [replica(&redis.url()), replica(&redis.url())].map(|r| r.tenant("acme"));
     for listener in &listeners {
         listener.join("g").await;
@@ -131,9 +141,8 @@ async fn what_one_publisher_sends_arrives_in_its_order_at_every_replica() {
     }
 }
 
-#[tokio::test]
-async fn tenants_on_one_link_hear_only_their_own() {
-    let redis = Redis::start().await;
+async fn tenants_on_one_link_hear_only_their_own(server: Server) {
+    let redis = Redis::of(server).await;
     let replica = replica(&redis.url());
     let (acme, other) = (replica.tenant("acme"), replica.tenant("other"));
     acme.join("g").await;
@@ -160,9 +169,8 @@ async fn tenants_on_one_link_hear_only_their_own() {
     assert!(clients.contains("name=lockgate-subscriber-"), "{clients}");
 }
 
-#[tokio::test]
-async fn many_joins_of_one_group_are_one_subscription_and_the_last_leaving_ends_it() {
-    let redis = Redis::start().await;
+async fn many_joins_of_one_group_are_one_subscription_and_the_last_leaving_ends_it(server: Server) {
+    let redis = Redis::of(server).await;
     let tenant = replica(&redis.url()).tenant("acme");
     let mut link = redis.link().await;
     join_all((0..50).map(|_| tenant.join("g"))).await;
@@ -176,9 +184,8 @@ async fn many_joins_of_one_group_are_one_subscription_and_the_last_leaving_ends_
     wait_for_subscribers(&mut link, &channels, 0).await;
 }
 
-#[tokio::test]
-async fn a_join_that_crosses_a_leave_ends_subscribed() {
-    let redis = Redis::start().await;
+async fn a_join_that_crosses_a_leave_ends_subscribed(server: Server) {
+    let redis = Redis::of(server).await;
     let tenant = replica(&redis.url()).tenant("acme");
     let mut link = redis.link().await;
     for number in 0..2000 {
@@ -193,9 +200,8 @@ async fn a_join_that_crosses_a_leave_ends_subscribed() {
     wait_for_subscribers(&mut link, &[channel("acme", "g")], 0).await;
 }
 
-#[tokio::test]
-async fn a_dropped_layer_leaves_nothing_behind() {
-    let redis = Redis::start().await;
+async fn a_dropped_layer_leaves_nothing_behind(server: Server) {
+    let redis = Redis::of(server).await;
     let replica = replica(&redis.url());
     let (stays, goes) = (replica.tenant("stays"), replica.tenant("goes"));
     let mut link = redis.link().await;
@@ -242,9 +248,8 @@ async fn ten_thousand_joins_at_once_go_as_few_commands() {
     );
 }
 
-#[tokio::test]
-async fn a_full_inbox_loses_only_its_own_tenants_events_and_says_where() {
-    let redis = Redis::start().await;
+async fn a_full_inbox_loses_only_its_own_tenants_events_and_says_where(server: Server) {
+    let redis = Redis::of(server).await;
     let replica = replica(&redis.url());
     let codec = Codec::new(SerializerFormat::MsgPack, &[]);
     let (full, free) = (

@@ -8,6 +8,12 @@ use lockgate::event::{DecodeError, Event, MAX_PAYLOAD, Value};
 
 use super::support::*;
 
+on_each_server!(
+    no_payload_harms_its_subscription_or_its_neighbour,
+    json_and_encrypted_layers_refuse_what_is_not_theirs,
+    an_event_belongs_to_the_channel_it_was_published_on,
+);
+
 /// The result of a payload.
 enum Fate {
     /// An event.
@@ -191,9 +197,8 @@ fn renders(event: &Event) -> bool {
     event.write_json(&mut String::new(), false).is_ok()
 }
 
-#[tokio::test]
-async fn no_payload_harms_its_subscription_or_its_neighbour() {
-    let redis = Redis::start().await;
+async fn no_payload_harms_its_subscription_or_its_neighbour(server: Server) {
+    let redis = Redis::of(server).await;
     let replica = replica(&redis.url());
     let (acme, neighbour) = (replica.tenant("acme"), replica.tenant("neighbour"));
     acme.join("g").await;
@@ -249,9 +254,8 @@ fn big_integers_reach_clients_exactly() {
 }
 
 /// A JSON layer refuses MessagePack; an encrypted layer refuses plain payloads and wrong keys.
-#[tokio::test]
-async fn json_and_encrypted_layers_refuse_what_is_not_theirs() {
-    let redis = Redis::start().await;
+async fn json_and_encrypted_layers_refuse_what_is_not_theirs(server: Server) {
+    let redis = Redis::of(server).await;
     let replica = replica(&redis.url());
     let json_codec = Codec::new(SerializerFormat::Json, &[]);
     let keys = ["new", "first-key"].map(Secret::from);
@@ -291,9 +295,8 @@ async fn json_and_encrypted_layers_refuse_what_is_not_theirs() {
 }
 
 /// The channel alone decides to which tenant and group an event belongs.
-#[tokio::test]
-async fn an_event_belongs_to_the_channel_it_was_published_on() {
-    let redis = Redis::start().await;
+async fn an_event_belongs_to_the_channel_it_was_published_on(server: Server) {
+    let redis = Redis::of(server).await;
     let replica = replica(&redis.url());
     let (a, b) = (replica.tenant("a"), replica.tenant("b"));
     a.join("g").await;
@@ -306,7 +309,7 @@ async fn an_event_belongs_to_the_channel_it_was_published_on() {
     publish(&mut link, &channel("b", "g"), &claim).await;
     assert_eq!(b.numbers(1).await, [1]);
     for name in [&b"a__group__\xff"[..], b"\xff\xfe", b"a__group__g\n"] {
-        let mut command = redis::cmd("PUBLISH");
+        let mut command = link.publishing();
         let reached: u64 = command
             .arg(name)
             .arg(payload(2))

@@ -83,7 +83,10 @@ async fn all(tenant: &Tenant, group: &str) -> Vec<(u64, i64)> {
     entries(tenant, page)
 }
 
-pub(super) async fn ask<T: redis::FromRedisValue>(link: &mut Link, command: &str) -> T {
+pub(super) async fn ask<T: redis::FromRedisValue>(
+    link: &mut impl redis::aio::ConnectionLike,
+    command: &str,
+) -> T {
     let mut words = command.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
     for word in words {

@@ -1,6 +1,7 @@
 //! A Redis server of its own for each test, and layers on it.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +17,88 @@ use lockgate::group_rules::GroupRules;
 use lockgate::ids::ReplicaId;
 use lockgate::metrics::{GapCause, TenantMetrics};
 use lockgate::stores::redis::{RedisStore, RedisUrl};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{RedisFuture, Value};
 use rustix::process::{Pid, Signal as Kill, kill_process};
 use tempfile::TempDir;
 
 use crate::ports::free_port;
 
-pub(crate) type Link = MultiplexedConnection;
+/// A connection of a test's own.
+#[derive(Clone)]
+pub(crate) struct Link {
+    connection: MultiplexedConnection,
+    server: Server,
+}
+
+impl Link {
+    /// The command that publishes where the layer listens.
+    pub(crate) fn publishing(&self) -> redis::Cmd {
+        match self.server {
+            Server::One => redis::cmd("PUBLISH"),
+            Server::Cluster => redis::cmd("SPUBLISH"),
+        }
+    }
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a redis::Cmd) -> RedisFuture<'a, Value> {
+        self.connection.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a redis::Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.connection.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
+
+/// The kind of a test's server, and with it the layer: `pubsub` on one server, `sharded` on a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    One,
+    /// A cluster of one node, which has all slots.
+    Cluster,
+}
+
+impl Server {
+    /// The signal of a lost link: one for the tenant, or one for each group of the shard.
+    pub(crate) fn gap(self, group: &str) -> Heard {
+        match self {
+            Self::One => Heard::Gap(GapCause::Link),
+            Self::Cluster => Heard::Missed(group.to_owned()),
+        }
+    }
+}
+
+/// Runs each of these functions as two tests.
+macro_rules! on_each_server {
+    ($($test:ident),+ $(,)?) => {
+        $(
+            mod $test {
+                use crate::channel_layer::support::Server;
+
+                #[tokio::test]
+                async fn on_one_server() {
+                    super::$test(Server::One).await;
+                }
+
+                #[tokio::test]
+                async fn on_a_cluster() {
+                    super::$test(Server::Cluster).await;
+                }
+            }
+        )+
+    };
+}
+pub(crate) use on_each_server;
 
 /// Joins a group; asks again where busy cores let the five seconds of a join pass.
 pub(crate) async fn join(layer: &dyn ChannelLayer, group: &str) {
@@ -39,48 +115,96 @@ pub(crate) async fn join(layer: &dyn ChannelLayer, group: &str) {
 pub(crate) struct Redis {
     child: Child,
     pub(crate) port: u16,
-    _dir: TempDir,
+    server: Server,
+    options: Vec<String>,
+    dir: TempDir,
 }
 
 impl Redis {
     pub(crate) async fn start() -> Self {
-        let port = free_port();
+        Self::of(Server::One).await
+    }
+
+    pub(crate) async fn of(server: Server) -> Self {
+        let (port, bus) = (free_port(), free_port().to_string());
+        let options = match server {
+            Server::One => Vec::new(),
+            Server::Cluster => ["--cluster-enabled", "yes", "--cluster-port", &bus]
+                .map(str::to_owned)
+                .to_vec(),
+        };
         let dir = tempfile::tempdir().unwrap();
-        let child = spawn(port, &dir, &[]);
+        let child = spawn(port, &dir, &options);
         let redis = Self {
             child,
             port,
-            _dir: dir,
+            server,
+            options,
+            dir,
         };
-        redis.wait_until_it_answers().await;
+        redis.wait_for(&["PING"], "PONG").await;
+        if server == Server::Cluster {
+            let mut all = redis::cmd("CLUSTER");
+            all.arg("ADDSLOTSRANGE").arg(0).arg(16383);
+            let () = all.query_async(&mut redis.link().await).await.unwrap();
+        }
+        redis.wait_until_it_serves().await;
         redis
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        match self.server {
+            Server::One => self.url_of("redis", ""),
+            Server::Cluster => self.url_of("redis+cluster", ""),
+        }
+    }
+
+    /// The URL for a login, `user:password`.
+    pub(crate) fn url_for(&self, login: &str) -> String {
+        let login = format!("{login}@");
+        match self.server {
+            Server::One => self.url_of("redis", &login),
+            Server::Cluster => self.url_of("redis+cluster", &login),
+        }
+    }
+
+    fn url_of(&self, scheme: &str, login: &str) -> String {
+        // A cluster has no numbered databases.
+        let database = if scheme == "redis" { "/0" } else { "" };
+        format!("{scheme}://{login}127.0.0.1:{}{database}", self.port)
     }
 
     /// A connection of the test's own.
     pub(crate) async fn link(&self) -> Link {
-        let client = redis::Client::open(self.url()).unwrap();
+        let client = redis::Client::open(self.url_of("redis", "")).unwrap();
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(Duration::from_secs(10)))
             .set_pipeline_buffer_size(4096);
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .unwrap()
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        Link {
+            connection: connection.await.unwrap(),
+            server: self.server,
+        }
     }
 
-    async fn wait_until_it_answers(&self) {
+    /// Waits until it answers, and a node of a cluster until it serves its slots.
+    async fn wait_until_it_serves(&self) {
+        self.wait_for(&["PING"], "PONG").await;
+        if self.server == Server::Cluster {
+            self.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok")
+                .await;
+        }
+    }
+
+    async fn wait_for(&self, command: &[&str], answer: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let client = redis::Client::open(self.url()).unwrap();
+        let client = redis::Client::open(self.url_of("redis", "")).unwrap();
+        let mut asks = redis::cmd(command[0]);
+        asks.arg(&command[1..]);
         loop {
             if let Ok(mut link) = client.get_multiplexed_async_connection().await
-                && redis::cmd("PING")
-                    .query_async::<()>(&mut link)
-                    .await
-                    .is_ok()
+                && let Ok(text) = asks.query_async::<String>(&mut link).await
+                && text.contains(answer)
             {
                 return;
             }
@@ -96,8 +220,8 @@ impl Redis {
 
     /// Starts it again on its port after a kill; returns when it answers.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.port, &self._dir, &[]);
-        self.wait_until_it_answers().await;
+        self.child = spawn(self.port, &self.dir, &self.options);
+        self.wait_until_it_serves().await;
     }
 
     pub(crate) fn stop(&self) {
@@ -120,7 +244,7 @@ impl Drop for Redis {
     }
 }
 
-pub(crate) fn spawn(port: u16, dir: &TempDir, more: &[&str]) -> Child {
+pub(crate) fn spawn<T: AsRef<OsStr>>(port: u16, dir: &TempDir, more: &[T]) -> Child {
     Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .args(["--port", &port.to_string()])
@@ -218,6 +342,8 @@ pub(crate) enum Heard {
     Unheard(String, u64),
     NotDecoded,
     Gap(GapCause),
+    /// Events of one group may be missing.
+    Missed(String),
 }
 
 impl Tenant {
@@ -264,6 +390,7 @@ impl Tenant {
         match signal {
             Signal::Gap(cause) => Heard::Gap(cause),
             Signal::Unheard(group, position) => Heard::Unheard(group.to_string(), position.offset),
+            Signal::Missed(Target::Group(group)) => Heard::Missed(group.to_string()),
             other @ (Signal::Presence(..) | Signal::Missed(_)) => panic!("{other:?}"),
             Signal::Event(incoming) => {
                 let Target::Group(group) = incoming.target else {
@@ -302,7 +429,7 @@ pub(crate) fn channel(prefix: &str, group: &str) -> String {
 
 /// Publishes from outside, as Django does; returns how many subscribers Redis reached.
 pub(crate) async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u64 {
-    let mut command = redis::cmd("PUBLISH");
+    let mut command = link.publishing();
     command
         .arg(channel)
         .arg(payload)
@@ -314,8 +441,12 @@ pub(crate) async fn publish(link: &mut Link, channel: &str, payload: &[u8]) -> u
 /// Returns the number of `channels` with exactly one subscriber.
 pub(crate) async fn subscribed_once(link: &mut Link, channels: &[String]) -> usize {
     let mut command = redis::cmd("PUBSUB");
+    let count = match link.server {
+        Server::One => "NUMSUB",
+        Server::Cluster => "SHARDNUMSUB",
+    };
     let counts: Vec<(String, u64)> = command
-        .arg("NUMSUB")
+        .arg(count)
         .arg(channels)
         .query_async(link)
         .await

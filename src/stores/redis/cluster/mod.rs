@@ -116,6 +116,11 @@ impl ClusterMap {
         }
     }
 
+    /// Returns the reason why there is no shard, if that is known.
+    pub fn failure(&self) -> Option<ErrorKind> {
+        self.failure.as_ref().map(|down| down.kind)
+    }
+
     /// Returns the shard that serves a slot.
     pub fn owner(&self, slot: u16) -> Option<&ShardNode> {
         let index = self.owners.get(usize::from(slot)).copied().flatten()?;
