@@ -18,6 +18,7 @@ pub(crate) fn calibrate(
     lengths: Lengths,
     runs: usize,
 ) -> Result<Units> {
+    let load = report::load_average();
     let mut tally = Vec::new();
     for run in 1..=runs {
         let mut measured = Vec::new();
@@ -45,7 +46,7 @@ pub(crate) fn calibrate(
         }
     }
     let told = format!(
-        "{}; commit {}; {runs} runs of {:.0} s for each deployment",
+        "{}; commit {}; load average {load} before; runs of each deployment: {runs}, each of {:.0} s",
         report::machine(),
         report::commit(),
         lengths.measured.as_secs_f64()

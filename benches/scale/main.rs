@@ -178,9 +178,10 @@ fn check(options: &Options) -> Result<()> {
     prepare()?;
     let units = Units::load(&own("units.toml"))?;
     let deployments = deployment::read(&own("checks.toml"))?;
+    let load = report::load_average();
     let outcome = check::check(&options.gateway, &units, &deployments, FULL, options.runs)?;
     let table = format!(
-        "{}; commit {}; median of {} runs. A cell is predicted / measured = ratio; `floor` is the bare write() over that of the calibration.\n\n{}",
+        "{}; commit {}; load average {load} before; median, runs of each deployment: {}. A cell is predicted / measured = ratio; `floor` is the bare write() over that of the calibration.\n\n{}",
         report::machine(),
         report::commit(),
         options.runs,

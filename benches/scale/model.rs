@@ -14,7 +14,7 @@ pub(crate) const HISTORY_SECONDS: f64 = 600.0;
 const RENEWAL_SECONDS: f64 = 5.0;
 /// Seconds within which each group with presence is looked at (`src/presence/writer.rs`).
 const WALK_SECONDS: f64 = 600.0;
-/// Events in a second of which a replica finds half warm: those within 2 ms.
+/// Events in a second, evenly spread, at which a replica finds its memory warm for every second one: each within 2 ms of another.
 const WARM_PER_SECOND: f64 = 500.0;
 /// The most writes of one group's presence by one replica in a second (`src/presence/keeper.rs`).
 const WRITES_PER_SECOND: f64 = 10.0;
@@ -84,7 +84,7 @@ impl<'a> Model<'a> {
             ("server", shards),
             ("cluster_node", if shards > 1.0 { shards } else { 0.0 }),
             ("replica", replicas * shards),
-            ("publish", self.events(|kind| !has_history(kind))),
+            ("publish", self.bursts(|kind| !has_history(kind))),
             ("record", self.events(has_history)),
             ("copy", self.copies(|_| true)),
             ("connect", deployment.reconnects_per_second),
@@ -142,6 +142,12 @@ impl<'a> Model<'a> {
     pub(crate) fn events(&self, wanted: impl Fn(&Kind) -> bool) -> f64 {
         let events = |kind: &Kind| kind.groups * kind.events_per_second;
         self.kinds(wanted).map(events).sum()
+    }
+
+    /// Returns the writes in a second by which these events are published: those of a burst come in one.
+    fn bursts(&self, wanted: impl Fn(&Kind) -> bool) -> f64 {
+        let writes = |kind: &Kind| kind.groups * kind.events_per_second / kind.burst;
+        self.kinds(wanted).map(writes).sum()
     }
 
     /// Returns the copies of events that Redis sends to replicas in a second.
