@@ -20,6 +20,7 @@
 mod arrivals;
 #[allow(dead_code, reason = "benches/scale needs the rest")]
 mod cluster;
+mod configuration;
 mod connect_floor;
 mod connects;
 mod costs;
@@ -28,6 +29,7 @@ mod floor;
 mod frames;
 mod history;
 mod http;
+mod included;
 mod latency;
 mod load;
 mod noisy;
@@ -222,6 +224,7 @@ fn measure(options: &Options) -> Result<Report> {
         ("noisy", noisy::measure),
         ("tenants", |world, settings| {
             let mut rows = Vec::from(tenants::measure(world, settings)?);
+            rows.extend(included::measure(world, settings)?);
             rows.extend(registered::measure(world, settings)?);
             Ok(rows)
         }),

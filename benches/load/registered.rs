@@ -1,7 +1,8 @@
-//! The rows of tenants in a registry on PostgreSQL: start, memory unused and used, a change on two replicas, changes per second.
+//! The rows of tenants in a registry on PostgreSQL, at two sizes: start, memory unused and used, the lookup of a host, a change
+//! until two replicas serve it, and calls of `PUT` per second, one after the other and several at a time.
 //!
-//! The floor of start and memory is the same process with an empty registry. Rows come straight into the table, with sealed
-//! secrets, as the API would store them.
+//! The floor of start and lookup is the same process with an empty registry. The tenants come straight into the table, with
+//! sealed secrets, as the API would store them.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -22,10 +23,15 @@ use crate::world::{Gateway, KEY, SEALING_KEY, Setup, Ticket, World, idle_tenant}
 
 /// Tenants in one statement.
 const BATCH: usize = 1_000;
-/// Changes of one tenant, one after the other.
+/// Changes that are watched until the other replica serves them, one after the other.
 const CHANGES: usize = 20;
+/// Calls of `PUT` that are counted per second, each for another tenant, and the number of them that are under way at once.
+const PUTS: usize = 200;
+const AT_ONCE: usize = 8;
 /// Lookups of a host that no tenant has.
 const LOOKUPS: usize = 200;
+/// Pause between two looks for an answer.
+const POLL: Duration = Duration::from_micros(200);
 /// The longest time for a change to be live before the run fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,62 +74,47 @@ impl Stage<'_> {
             false => Target::None,
         };
         let count = self.count;
-        let mut start = Row::new("start with a registry of tenants", "ms", target(2_000.0));
-        let mut unused = Row::new(
-            "memory of an unused tenant of a registry",
-            "KiB",
-            target(4.0),
-        );
-        let mut lookup = Row::new(
-            "answer to a host that no tenant has",
-            "µs",
-            Target::Ratio(2.0),
-        );
+        let mut start = self.row("start with a registry", "ms", target(2_000.0));
+        let mut unused = self.row("memory of an unused tenant", "KiB", target(4.0));
+        let mut lookup = self.row("answer to an unknown host", "µs", Target::Ratio(2.0));
         // The first one makes the tables.
         let empty = self.world.start(self.setup.clone())?;
         std::thread::sleep(self.settings.memory.2);
         let bare = empty.process.pss()? as f64;
         drop(empty);
         let (millis, empty) = self.started()?;
-        start.floor.0.push(millis);
-        lookup.floor.0.push(lookup_micros(&empty)?);
+        let lookup_of_none = lookup_micros(&empty)?;
         drop(empty);
         self.fill().context("cannot fill the registry")?;
         for _ in 0..self.settings.long_runs {
-            let (millis, gateway) = self.started()?;
-            start.gateway.0.push(millis);
+            let (with_many, gateway) = self.started()?;
+            start.push(with_many, millis);
             std::thread::sleep(self.settings.memory.2);
             let each = (gateway.process.pss()? as f64 - bare) / count as f64;
             unused.gateway.0.push(each / 1024.0);
-            lookup.gateway.0.push(lookup_micros(&gateway)?);
+            lookup.push(lookup_micros(&gateway)?, lookup_of_none);
         }
-        start.note = format!("{count} tenants on PostgreSQL, until /readyz answers 200");
-        unused.note = format!("growth of PSS by {count} tenants that nobody uses, for each");
-        lookup.note = format!(
-            "median of {LOOKUPS} refused handshakes beside {count} tenants; the floor has none"
-        );
+        start.note = "until /readyz answers 200; the floor is an empty registry".to_owned();
+        unused.note = "growth of PSS by tenants that nobody uses, for each".to_owned();
+        lookup.note =
+            format!("median of {LOOKUPS} refused handshakes; the floor is an empty registry");
         let mut rows = vec![start, unused, lookup];
-        if is_judged {
-            rows.extend(self.used()?);
-        }
+        // The signs of life of the replicas before, which were killed: a call waits for their answers.
+        self.world.link.call(&[b"FLUSHALL"])?;
+        rows.extend(self.used(target(1_000.0))?);
         Ok(rows)
     }
 
-    /// Measures a replica whose tenants have sockets, and changes of one tenant on two replicas.
-    fn used(&self) -> Result<[Row; 3]> {
-        let mut rows = [
-            Row::new(
-                "memory of a tenant of a registry with one socket",
-                "KiB",
-                Target::None,
-            ),
-            Row::new(
-                "a change of a tenant live on two replicas",
-                "ms",
-                Target::Value(1_000.0),
-            ),
-            Row::new("changes of tenants per second", "1/s", Target::None),
-        ];
+    fn row(&self, what: &str, unit: &'static str, target: Target) -> Row {
+        Row::new(format!("{what}, {} tenants", self.count), unit, target)
+    }
+
+    /// Measures a replica whose tenants have sockets, and changes on two replicas.
+    fn used(&self, target: Target) -> Result<[Row; 4]> {
+        let mut memory = self.row("memory of a tenant with one socket", "KiB", Target::None);
+        let mut live = self.row("a change live on two replicas", "ms", target);
+        let mut single = self.row("PUT per second, one by one", "1/s", Target::None);
+        let mut several = self.row("PUT per second, eight at once", "1/s", Target::None);
         let sockets = self.settings.registered.2;
         let [one, two] = [self.started()?.1, self.started()?.1];
         std::thread::sleep(self.settings.memory.2);
@@ -134,27 +125,50 @@ impl Stage<'_> {
         swarm.open_all(Side::Apart, requests)?;
         std::thread::sleep(self.settings.memory.2);
         let each = (one.process.pss()? as f64 - before) / sockets as f64;
-        rows[0].gateway.0.push(each / 1024.0);
-        rows[0].note = format!("{sockets} of {} tenants, each with one socket", self.count);
-        let began = Instant::now();
+        memory.gateway.0.push(each / 1024.0);
+        memory.note =
+            format!("{sockets} of the tenants, each with one socket; growth of PSS for each");
+        self.until_acquainted(&one)?;
         for change in 0..CHANGES {
-            rows[1].gateway.0.push(self.change(&one, &two, change)?);
+            live.gateway.0.push(self.change(&one, &two, change)?);
         }
-        let seconds = began.elapsed().as_secs_f64();
-        rows[1].note = format!(
-            "from the call on one replica until the other opens a socket under a new host, beside {} tenants",
-            self.count
-        );
-        rows[2].gateway.0.push(CHANGES as f64 / seconds);
-        rows[2].note = format!(
-            "one after the other, each confirmed by two replicas, beside {} tenants, {sockets} of them in use",
-            self.count
-        );
+        live.note = "from the call on one replica until the other opens a socket under a new host"
+            .to_owned();
+        let puts = PUTS.min(self.count);
+        let note = |how: &str| {
+            format!(
+                "{puts} changes of as many tenants, {how}, {sockets} tenants in use; each call answers once both replicas serve it"
+            )
+        };
+        for run in 0..self.settings.long_runs {
+            single.gateway.0.push(self.puts(&one, (run, 1), puts)?);
+            several
+                .gateway
+                .0
+                .push(self.puts(&one, (run, AT_ONCE), puts)?);
+        }
+        single.note = note("one after the other");
+        several.note = note("eight calls under way at a time");
         swarm.close_from(0);
-        Ok(rows)
+        Ok([memory, live, single, several])
     }
 
-    /// Gives a tenant another host on one replica. Returns the milliseconds until the other replica knows it.
+    /// Waits until the replica knows of the other: then its answers to changes tell of both.
+    fn until_acquainted(&self, one: &Gateway) -> Result<()> {
+        let mut api = Api::connect(one.api.context("no API")?)?;
+        let began = Instant::now();
+        loop {
+            let (status, answer) = api.call("POST", "/v1/reload", "")?;
+            ensure!(status == 200, "reload: {status} {answer}");
+            if answer["replicas"]["confirmed"] == 2 {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < PATIENCE, "the replicas stay strangers");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Gives a tenant another host on one replica. Returns the milliseconds until the other replica serves it.
     fn change(&self, one: &Gateway, two: &Gateway, number: usize) -> Result<f64> {
         let name = idle_tenant(self.count);
         let host = format!("{name}-{number}");
@@ -164,13 +178,51 @@ impl Stage<'_> {
         let mut api = Api::connect(one.api.context("no API")?)?;
         let request = ticket(&host).request()?;
         let began = Instant::now();
-        let path = format!("/v1/tenants/{name}");
-        let (status, answer) = api.call("PUT", &path, &document.to_string())?;
-        ensure!(status == 200, "PUT {path}: {status} {answer}");
+        let answer = api.call("PUT", &path(&name), &document.to_string())?;
+        confirmed(&answer)?;
         while http::status_of(two.port, &request)? != 101 {
             ensure!(began.elapsed() < PATIENCE, "the change does not come");
         }
         Ok(began.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Changes as many tenants, `at_once` of them at a time. Returns the number of changes per second.
+    fn puts(&self, one: &Gateway, (run, at_once): (usize, usize), puts: usize) -> Result<f64> {
+        let port = one.api.context("no API")?;
+        let apis = (0..at_once).map(|_| Api::connect(port));
+        let mut apis = apis.collect::<Result<Vec<_>>>()?;
+        let mut left = (1..=puts).map(|n| {
+            let name = idle_tenant(n);
+            let mut document = document(&name, &json!(KEY));
+            // Another value than that of any run before.
+            let connections = 1_000 + run * 10 + at_once;
+            document["limits"] = json!({"connections": connections});
+            (path(&name), document.to_string())
+        });
+        let began = Instant::now();
+        let mut answered = 0;
+        for (api, (path, document)) in apis.iter_mut().zip(left.by_ref()) {
+            api.begin("PUT", &path, &document)?;
+        }
+        while answered < puts {
+            ensure!(
+                began.elapsed() < 4 * PATIENCE,
+                "{answered} of {puts} PUTs are answered"
+            );
+            let before = answered;
+            for api in &mut apis {
+                let Some(answer) = api.poll()? else { continue };
+                confirmed(&answer)?;
+                answered += 1;
+                if let Some((path, document)) = left.next() {
+                    api.begin("PUT", &path, &document)?;
+                }
+            }
+            if answered == before {
+                std::thread::sleep(POLL);
+            }
+        }
+        Ok(puts as f64 / began.elapsed().as_secs_f64())
     }
 
     /// Starts a replica. Returns the milliseconds until it is ready.
@@ -204,6 +256,21 @@ impl Stage<'_> {
         )?;
         self.database.execute(sql)
     }
+}
+
+fn path(tenant: &str) -> String {
+    format!("/v1/tenants/{tenant}")
+}
+
+/// Fails unless a change was stored and both replicas serve it.
+fn confirmed((status, answer): &(u16, Value)) -> Result<()> {
+    ensure!(*status == 200, "PUT: {status} {answer}");
+    let confirmed = &answer["replicas"]["confirmed"];
+    ensure!(
+        *confirmed == 2,
+        "not both replicas serve the change: {answer}"
+    );
+    Ok(())
 }
 
 fn ticket(tenant: &str) -> Ticket<'_> {

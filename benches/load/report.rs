@@ -75,6 +75,12 @@ impl Row {
         }
     }
 
+    /// Adds the values of one run.
+    pub(crate) fn push(&mut self, gateway: f64, floor: f64) {
+        self.gateway.0.push(gateway);
+        self.floor.0.push(floor);
+    }
+
     fn ratio(&self) -> Series {
         self.gateway.over(&self.floor)
     }
@@ -93,9 +99,11 @@ impl Row {
                 format!("≥ {limit} {}", self.unit),
                 self.gateway.median() >= limit,
             ),
+            Target::None if self.floor.0.is_empty() => (&self.gateway, "–".into(), true),
             Target::None => (&ratio, "–".into(), true),
         };
-        let times = if matches!(self.target, Target::Value(_) | Target::AtLeast(_)) {
+        let is_alone = self.floor.0.is_empty();
+        let times = if is_alone || matches!(self.target, Target::Value(_) | Target::AtLeast(_)) {
             ""
         } else {
             " ×"

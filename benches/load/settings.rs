@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) reload_window: Duration,
     /// Tenants of a registry: the number that targets hold for, a much larger one, and those that get a socket.
     pub(crate) registered: (usize, usize, usize),
+    /// Included files, with a tenant in each.
+    pub(crate) files: usize,
     pub(crate) storm: Storm,
     /// Sockets of a run that come back one after the other.
     pub(crate) resumes: u64,
@@ -80,6 +82,7 @@ impl Settings {
         tenants: 1_000,
         reload_window: Duration::from_secs(3),
         registered: (10_000, 100_000, 2_000),
+        files: 5_000,
         storm: Storm {
             sockets: 10_000,
             users: 5_000,
@@ -109,6 +112,7 @@ impl Settings {
         tenants: 100,
         reload_window: Duration::from_secs(1),
         registered: (1_000, 10_000, 200),
+        files: 500,
         storm: Storm {
             sockets: 2_000,
             users: 1_000,
@@ -141,6 +145,7 @@ impl Settings {
         tenants: 5,
         reload_window: Duration::from_millis(200),
         registered: (20, 60, 10),
+        files: 10,
         storm: Storm {
             sockets: 100,
             users: 50,

@@ -2,10 +2,10 @@
 //! configuration file. All files are in one temporary directory, and all ports are on loopback.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::cluster::Cluster;
 use crate::floor;
 use crate::http;
+use crate::included;
 use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
 use crate::redis::Link;
 use crate::swarm::Swarm;
@@ -83,7 +84,7 @@ pub(crate) fn jti(user: u64) -> String {
 
 /// Redis, database and configuration, in which gateways are started.
 pub(crate) struct World {
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     pub(crate) redis_port: u16,
     redis: Process,
     /// The link for commands that are not measured.
@@ -106,6 +107,8 @@ pub(crate) struct Setup {
     pub(crate) limit: Option<Limit>,
     /// The database of a registry of tenants.
     pub(crate) registry: Option<String>,
+    /// The number of included files with a tenant in each, named by [`idle_tenant`]; with them `watch` is on.
+    pub(crate) files: usize,
     /// True if the groups `kept_N` of tenant `bench` have a history, with the route `resume/N/`, and the groups `present_N`
     /// presence, with the route `present/N/`. The routes `held-groups/N/` and `held-members/N/` are `groups/N/` and `members/N/` with
     /// histories.
@@ -275,6 +278,9 @@ impl World {
         let errors = log.try_clone()?;
         let ports = [Some(port), Some(admin), api];
         fs::write(&file, self.configuration(ports, &setup))?;
+        if setup.files > 0 {
+            included::write_files(&file.with_extension("d"), setup.files)?;
+        }
         let mut process = Process::spawn(SERVER_CORE, &self.program, |command| {
             command
                 .args(["serve", "--config"])
@@ -297,6 +303,21 @@ impl World {
             file,
             setup,
         })
+    }
+
+    /// Runs `config check` on the gateway's configuration, on the server's core. Returns its time.
+    pub(crate) fn check(&self, gateway: &Gateway) -> Result<Duration> {
+        let began = Instant::now();
+        let mut check = Process::spawn(SERVER_CORE, &self.program, |command| {
+            command
+                .arg("--config")
+                .arg(&gateway.file)
+                .args(["config", "check"])
+                .stdout(Stdio::null())
+        })?;
+        let status = check.child().wait()?;
+        ensure!(status.success(), "config check: {status}");
+        Ok(began.elapsed())
     }
 
     /// Writes the gateway's configuration again, with another limit for one tenant.
@@ -323,90 +344,14 @@ impl World {
         }
         .request()
     }
-
-    /// Writes the configuration; `ports` are those of sockets, admin and API.
-    fn configuration(&self, ports: [Option<u16>; 3], setup: &Setup) -> String {
-        let sqlite = || format!("sqlite://{}/users.sqlite3", self.dir.path().display());
-        let database = setup.database.clone().unwrap_or_else(sqlite);
-        let extra = |prefix: &str, suffix: &str| {
-            let groups = (0..EXTRA_GROUPS).map(|i| format!(", \"{prefix}{i:02}{suffix}\""));
-            groups.collect::<String>()
-        };
-        let (redis, kind) = match &self.cluster {
-            Some(cluster) => (cluster.url(), "sharded"),
-            None => {
-                let kind = if setup.core { "core" } else { "pubsub" };
-                (format!("redis://127.0.0.1:{}/0", self.redis_port), kind)
-            }
-        };
-        let mut text = format!("[redis]\nurl = \"{redis}\"\n\n[log]\nlevel = \"warn\"\n");
-        if let Some(url) = &setup.registry {
-            write!(
-                text,
-                "\n[registry]\ndatabase = \"{url}\"\nkey = \"{SEALING_KEY}\"\nmigrate = true\n"
-            )
-            .ok();
-        }
-        for (table, port) in ["server", "admin", "api"].into_iter().zip(ports) {
-            if let Some(port) = port {
-                write!(text, "\n[{table}]\nlisten = \"127.0.0.1:{port}\"\n").ok();
-            }
-        }
-        if setup.api {
-            // The table of the API is the last one.
-            writeln!(text, "api_keys = [\"{API_KEY}\"]").ok();
-        }
-        let names = (1..=setup.more).map(idle_tenant);
-        for name in names.chain(["bench".to_owned()]) {
-            // Writing into a String cannot fail.
-            write!(
-                text,
-                "\n[tenants.{name}]\nhosts = [\"{name}.example.com\"]\norigins = [\"https://{name}.example.com\"]\n\
-                 [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
-                 [tenants.{name}.users]\ndatabase = \"{database}\"\nlocal_ttl = \"{}s\"\n\
-                 [tenants.{name}.layer]\nkind = \"{kind}\"\nprefix = \"{name}\"\n\
-                 [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n",
-                LOCAL_TTL.as_secs(),
-            )
-            .ok();
-            if let Some(limit) = &setup.limit
-                && limit.tenant == name
-            {
-                write!(text, "[tenants.{name}.limits]\n{}\n", limit.line).ok();
-            }
-        }
-        for (route, groups) in [
-            ("small", "\"small_{n}\"".to_owned()),
-            ("groups", format!("\"bench\"{}", extra("g", "_{n}"))),
-            ("members", format!("\"bench\"{}", extra("s", ""))),
-        ] {
-            write!(
-                text,
-                "[[tenants.bench.routes]]\npath = \"{route}/<int:n>/\"\ngroups = [{groups}]\n"
-            )
-            .ok();
-        }
-        if setup.history {
-            for (route, suffix) in [("held-groups", "_{n}"), ("held-members", "")] {
-                let held = extra("held_", suffix);
-                write!(
-                    text,
-                    "[[tenants.bench.routes]]\npath = \"{route}/<int:n>/\"\ngroups = [\"bench\"{held}]\nresume = true\n"
-                )
-                .ok();
-            }
-            text += "[[tenants.bench.groups]]\nname = \"held_<slug:name>\"\nhistory = { size = 100, ttl = \"10m\" }\n";
-            text += "[[tenants.bench.routes]]\npath = \"resume/<int:n>/\"\ngroups = [\"kept_{n}\"]\nresume = true\n\
-                     [[tenants.bench.groups]]\nname = \"kept_<int:n>\"\nhistory = { size = 100, ttl = \"10m\" }\n\
-                     [[tenants.bench.routes]]\npath = \"present/<int:n>/\"\ngroups = [\"present_{n}\"]\n\
-                     [[tenants.bench.groups]]\nname = \"present_<int:n>\"\npresence = { fields = [\"username\"], notify = true }\n";
-        }
-        text += &setup.more_tables;
-        text
-    }
 }
 
 impl Gateway {
+    /// Returns the folder of its included files.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.file.with_extension("d")
+    }
+
     /// Returns the sum of the series of a metric whose labels contain `label`; 0 if there is none, and for the stand-in.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let Some(admin) = self.admin else {
