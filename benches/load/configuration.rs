@@ -1,6 +1,10 @@
-//! The configuration of a measured gateway.
+//! The configuration of a measured gateway, and its included files.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
 
 use crate::world::{API_KEY, EXTRA_GROUPS, KEY, LOCAL_TTL, SEALING_KEY, Setup, World, idle_tenant};
 
@@ -102,4 +106,27 @@ impl World {
         text += &setup.more_tables;
         text
     }
+}
+
+/// Writes so many files with a tenant in each.
+pub(crate) fn write_files(folder: &Path, count: usize) -> Result<()> {
+    fs::create_dir(folder)?;
+    for name in (1..=count).map(idle_tenant) {
+        fs::write(
+            folder.join(format!("{name}.toml")),
+            file_tenant(&name, &name),
+        )?;
+    }
+    Ok(())
+}
+
+/// Returns the file of a tenant whose users are the claims of their tokens.
+pub(crate) fn file_tenant(name: &str, host: &str) -> String {
+    format!(
+        "[tenants.{name}]\nhosts = [\"{host}.example.com\"]\norigins = [\"https://{host}.example.com\"]\n\
+         [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
+         [tenants.{name}.users]\nsource = \"claims\"\n\
+         [tenants.{name}.layer]\nkind = \"pubsub\"\nprefix = \"{name}\"\n\
+         [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n"
+    )
 }

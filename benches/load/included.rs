@@ -5,15 +5,15 @@
 //! `watch` finds no change.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::configuration::file_tenant;
 use crate::http;
 use crate::report::{Row, Target};
 use crate::settings::Settings;
-use crate::world::{Gateway, KEY, Setup, Ticket, World, idle_tenant};
+use crate::world::{Gateway, Setup, Ticket, World, idle_tenant};
 
 /// The longest time for a changed file to be live before the run fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,27 +96,4 @@ fn change(gateway: &Gateway, count: usize, run: usize) -> Result<(f64, f64)> {
     let live = began.elapsed().as_secs_f64() * 1e3;
     let cpu = gateway.process.cpu()?.since(&before);
     Ok((live, cpu.as_secs_f64() * 1e3))
-}
-
-/// Writes so many files with a tenant in each.
-pub(crate) fn write_files(folder: &Path, count: usize) -> Result<()> {
-    fs::create_dir(folder)?;
-    for name in (1..=count).map(idle_tenant) {
-        fs::write(
-            folder.join(format!("{name}.toml")),
-            file_tenant(&name, &name),
-        )?;
-    }
-    Ok(())
-}
-
-/// Returns the file of a tenant whose users are the claims of their tokens.
-fn file_tenant(name: &str, host: &str) -> String {
-    format!(
-        "[tenants.{name}]\nhosts = [\"{host}.example.com\"]\norigins = [\"https://{host}.example.com\"]\n\
-         [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
-         [tenants.{name}.users]\nsource = \"claims\"\n\
-         [tenants.{name}.layer]\nkind = \"pubsub\"\nprefix = \"{name}\"\n\
-         [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n"
-    )
 }

@@ -15,9 +15,9 @@ use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
+use crate::configuration;
 use crate::floor;
 use crate::http;
-use crate::included;
 use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
 use crate::redis::Link;
 use crate::swarm::Swarm;
@@ -279,7 +279,7 @@ impl World {
         let ports = [Some(port), Some(admin), api];
         fs::write(&file, self.configuration(ports, &setup))?;
         if setup.files > 0 {
-            included::write_files(&file.with_extension("d"), setup.files)?;
+            configuration::write_files(&file.with_extension("d"), setup.files)?;
         }
         let mut process = Process::spawn(SERVER_CORE, &self.program, |command| {
             command

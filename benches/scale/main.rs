@@ -29,6 +29,9 @@ mod arrivals;
 #[path = "../load/cluster.rs"]
 #[allow(dead_code, reason = "the load program needs the rest")]
 mod cluster;
+#[path = "../load/configuration.rs"]
+#[allow(dead_code, reason = "the load program needs the rest")]
+mod configuration;
 #[path = "../load/floor.rs"]
 #[allow(dead_code, reason = "the load program needs the rest")]
 mod floor;
