@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::RedisResult;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::UnixTime;
@@ -91,6 +91,10 @@ pub struct ReplicaRegistry {
     standings: Mutex<BTreeMap<String, ListEntry>>,
     /// Asks for a renewal at once.
     renew_now: Notify,
+    /// True once the replica leaves, and renews no entry any more.
+    leaving: watch::Sender<bool>,
+    /// Held by a renewal, and by the removal of the entries, which nothing may write again.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl ReplicaRegistry {
@@ -104,6 +108,8 @@ impl ReplicaRegistry {
             deployment: Mutex::default(),
             standings: Mutex::default(),
             renew_now: Notify::new(),
+            leaving: watch::Sender::new(false),
+            writing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -138,8 +144,23 @@ impl ReplicaRegistry {
         *self.deployment.lock() = Some(store);
     }
 
-    /// Renews the entries until the task is dropped.
+    /// Renews the entries until the replica leaves, and waits then until the task is dropped.
     pub async fn run(self: Arc<Self>) -> Infallible {
+        tokio::select! {
+            biased;
+            () = self.leaves() => {}
+            never = self.renew() => match never {},
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until the replica leaves.
+    async fn leaves(&self) {
+        let mut leaving = self.leaving.subscribe();
+        drop(leaving.wait_for(|leaving| *leaving).await);
+    }
+
+    async fn renew(&self) -> Infallible {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,6 +168,7 @@ impl ReplicaRegistry {
                 _ = tick.tick() => {}
                 () = self.renew_now.notified() => {}
             }
+            let _turn = self.writing.lock().await;
             self.leave_tenants().await;
             let stores = self.all_stores();
             let signs = stores
@@ -308,8 +330,12 @@ impl ReplicaRegistry {
 
     /// Removes all entries of this replica, so that no caller waits for its answers.
     pub async fn leave(&self) {
+        self.leaving.send_replace(true);
         let stores = self.all_stores();
         self.stores.lock().clear();
+        let deployment = self.deployment.lock().take();
+        // A renewal that is under way ends here. It could write the sign of life again behind its removal.
+        let _turn = self.writing.lock().await;
         let goodbyes = stores.iter().map(|(store, tenants)| async move {
             let Some(redis) = store.redis() else {
                 return;
@@ -320,7 +346,6 @@ impl ReplicaRegistry {
             drop(self.in_sets(redis, "SREM", tenants).await);
         });
         futures_util::future::join_all(goodbyes).await;
-        let deployment = self.deployment.lock().take();
         if let Some(redis) = deployment.as_ref().and_then(KeyStore::redis) {
             let list = [redis_keys::REPLICAS.to_owned()];
             drop(self.each_of(redis, "SREM", &list).await);
@@ -408,5 +433,35 @@ fn enter(stores: &mut Stores, store: &KeyStore, tenant: TenantId) {
     match stores.iter_mut().find(|(known, _)| known.is_same(store)) {
         Some((_, tenants)) => drop(tenants.insert(tenant)),
         None => stores.push((store.clone(), BTreeSet::from([tenant]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// The deployment's store stayed until the goodbyes were said, and a renewal wrote the sign of life there again.
+    #[tokio::test]
+    async fn a_replica_that_leaves_renews_nothing() {
+        let registry = ReplicaRegistry::new(ReplicaId::random());
+        registry.set_deployment(KeyStore::Memory(Arc::default()));
+        let turn = registry.writing.lock().await;
+        registry.renew_now.notify_one();
+        let mut renewals = pin!(registry.clone().run());
+        assert!(renewals.as_mut().now_or_never().is_none());
+        let mut leave = pin!(registry.leave());
+        assert!(leave.as_mut().now_or_never().is_none());
+        assert!(registry.all_stores().is_empty());
+        drop(turn);
+        // The renewal waited first, and gives way.
+        assert!(renewals.as_mut().now_or_never().is_none());
+        assert!(leave.as_mut().now_or_never().is_some());
+        registry.renew_now.notify_one();
+        assert!(renewals.as_mut().now_or_never().is_none());
+        assert!(registry.renew_now.notified().now_or_never().is_some());
     }
 }
