@@ -12,7 +12,7 @@ from django.db import models, transaction
 from customers import tenants
 
 # Names of tenants, which are names of hosts too.
-name_of_a_tenant = RegexValidator(r"^[a-z0-9]+(-[a-z0-9]+)*$", "Small letters, digits and single hyphens.")
+name_of_a_tenant = RegexValidator(r"\A[a-z0-9]+(-[a-z0-9]+)*\Z", "Small letters, digits and single hyphens.")
 
 
 def new_key():

@@ -1,5 +1,6 @@
 """The tenants of Lockgate: the document of a customer, and the calls of the management API that put and delete it."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -8,11 +9,11 @@ from django.conf import settings
 
 
 class TenantRefused(Exception):
-    """Lockgate does not take the document; the text says why."""
+    """Lockgate does not take the document. The text says why: it is for the log, as it may name other tenants and their servers."""
 
 
 class TenantUnavailable(Exception):
-    """Lockgate, or its registry, does not answer. The call may be tried again."""
+    """Lockgate, or its registry, does not answer. The call may be tried again. The text is for the log."""
 
 
 def document(customer):
@@ -35,16 +36,16 @@ def document(customer):
 
 
 def put(customer):
-    """Makes or changes the tenant. Once this returns, every replica that Lockgate knows serves it."""
+    """Makes or changes the tenant. Each replica that the answer counts serves it then; the others within `registry.poll`."""
     call("PUT", customer.name, document(customer))
 
 
 def delete(name):
     """Deletes the tenant, and closes its sockets. One that is not there is no error."""
-    call("DELETE", name, None, missing_is_fine=True)
+    call("DELETE", name, None, fine="tenant_not_found")
 
 
-def call(method, name, body, missing_is_fine=False):
+def call(method, name, body, fine=None):
     request = urllib.request.Request(
         f"{settings.LOCKGATE_API}/v1/tenants/{name}",
         data=None if body is None else json.dumps(body).encode(),
@@ -55,13 +56,24 @@ def call(method, name, body, missing_is_fine=False):
         with urllib.request.urlopen(request, timeout=10):
             pass
     except urllib.error.HTTPError as error:
-        problem = json.load(error)
-        if error.code == 404 and missing_is_fine:
+        problem = problem_of(error)
+        if fine is not None and problem.get("code") == fine:
             return
-        if error.code >= 500 or error.code == 429:
-            raise TenantUnavailable(problem.get("detail", "")) from error
         mistakes = problem.get("mistakes", [])
         told = [f"{mistake['key']}: found {mistake['found']}, expected {mistake['expected']}" for mistake in mistakes]
-        raise TenantRefused("; ".join(told) or problem.get("detail", "")) from error
-    except OSError as error:
-        raise TenantUnavailable("Lockgate does not answer") from error
+        text = f"{method} of tenant {name}: {error.code} " + ("; ".join(told) or problem.get("detail", ""))
+        # What is not Lockgate's own answer is that of a proxy, or of another server.
+        if error.code >= 500 or error.code == 429 or "code" not in problem:
+            raise TenantUnavailable(text) from error
+        raise TenantRefused(text) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise TenantUnavailable(f"{method} of tenant {name}: {error!r}") from error
+
+
+def problem_of(error):
+    """Returns the problem document of an answer; one without a code if the answer has none, as the page of a proxy."""
+    try:
+        problem = json.load(error)
+    except (ValueError, OSError, http.client.HTTPException):
+        problem = None
+    return problem if isinstance(problem, dict) else {"detail": "the answer is not Lockgate's"}

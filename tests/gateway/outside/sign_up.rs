@@ -142,6 +142,27 @@ async fn a_customer_signs_up_and_its_browser_is_connected() {
     page.wait_for("document.getElementById('state').textContent.includes('already exists')")
         .await;
 
+    // A stranger is told what a stranger may know: not who has the host.
+    project.django(
+        "from customers import tenants; \
+         tenants.call('PUT', 'other', tenants.document(Customer(name='taken')))",
+    );
+    page.evaluate("void signUp('taken')").await;
+    page.wait_for("document.getElementById('state').textContent === 'This name cannot be taken.'")
+        .await;
+    page.evaluate("void signUp('line\\n')").await;
+    page.wait_for("document.getElementById('state').textContent.includes('Small letters')")
+        .await;
+    for body in ["no JSON", "[]", r#"{"name": 1}"#] {
+        let post = format!(
+            "void fetch('/signup/', {{method: 'POST', body: '{body}'}}).then(answer => {{ \
+             document.getElementById('state').textContent = '{body}: ' + answer.status }})"
+        );
+        page.evaluate(&post).await;
+        let told = format!("document.getElementById('state').textContent === '{body}: 400'");
+        page.wait_for(&told).await;
+    }
+
     // Another key: tokens of both verify until the old one is forgotten.
     let acme = customer("acme", &redis);
     let token_file = project.folder.join("token");

@@ -18,7 +18,7 @@ impl World {
         let (channel, message) = (tenant.redis_key("control"), message.to_string());
         let publish = [b"PUBLISH", channel.as_bytes(), message.as_bytes()];
         let heard: u64 = self.command(&publish).await;
-        assert!(self.takes_part(heard), "{channel}: {heard}");
+        assert!(self.hears(party, heard), "{channel}: {heard}");
     }
 
     pub(super) async fn revoke_token(&mut self, random: &mut Random) -> bool {

@@ -160,11 +160,21 @@ impl World {
         answer.expect("redis-server answers")
     }
 
-    /// So many replicas may take part in what is announced to a tenant: those that have made it.
+    /// So many replicas may take part in a call: those that have made the tenant, and the one that is called.
     pub(super) fn takes_part(&self, replicas: u64) -> bool {
         match self.source {
             Source::File => replicas == 2,
-            Source::Registry => replicas <= 2,
+            Source::Registry => (1..=2).contains(&replicas),
+        }
+    }
+
+    /// So many replicas may hear what Redis announces to a tenant: those that have made it, as those with sockets have.
+    pub(super) fn hears(&self, party: usize, replicas: u64) -> bool {
+        let open = self.open.iter().filter(|open| open.party == party);
+        let with_sockets: BTreeSet<usize> = open.map(|open| open.replica).collect();
+        match self.source {
+            Source::File => replicas == 2,
+            Source::Registry => (with_sockets.len() as u64..=2).contains(&replicas),
         }
     }
 
