@@ -1,6 +1,5 @@
 //! The tenant that a command works on: one of the files, or else one of the registry.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use super::registry::wait_for;
@@ -76,7 +75,7 @@ fn nowhere(id: &TenantId, config: &Config) -> NoTenant {
     }
 }
 
-/// A tenant, and those that could be in its way.
+/// A tenant, and those whose events could meet its own.
 pub(super) struct Vicinity {
     /// The configuration with these tenants alone.
     pub(super) config: Config,
@@ -86,14 +85,14 @@ pub(super) struct Vicinity {
     pub(super) unread: Option<String>,
 }
 
-/// Returns the tenant with all of files and registry that could be in its way.
+/// Returns the tenant with all of files and registry whose events could meet its own.
 ///
 /// # Errors
 /// If there is no such tenant, if it cannot be served as it is stored, or if no file has it and the registry does not answer.
 pub(super) fn with_vicinity(config: Config, id: &TenantId) -> Result<Vicinity, NoTenant> {
     let is_of_files = config.tenants.contains_key(id);
     let near = |config: &Config, makings, unread| Vicinity {
-        config: validation::near(config, &BTreeSet::from([id])),
+        config: validation::with_namesakes(config, id),
         makings,
         unread,
     };

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::channel_layer::core::Capacities;
 use crate::config::{
-    Config, Effective, GroupNames, LayerConfig, LayerKind, names_cluster, names_meet, prefix_fault,
+    Config, Effective, GroupNames, LayerConfig, LayerKind, TenantConfig, names_cluster, names_meet,
+    prefix_fault,
 };
 use crate::ids::TenantId;
 use crate::stores::redis_url::RedisUrl;
@@ -20,7 +21,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         let named = ["prefix", "namespace"];
         let named = named.map(|name| format!("tenants.{id}.layer.{name}"));
         let is_wrong = named.iter().any(|key| checker.is_wrong(key));
-        if is_wrong || effective.layer_kind() == LayerKind::Memory {
+        if is_wrong {
             continue;
         }
         for endpoint in endpoints(&effective) {
@@ -30,6 +31,7 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
         }
     }
     workers::check(config, &shared, checker);
+    check_newcomer(config, &shared, checker);
     // Two tenants may meet on several hosts, or on several Sentinels of one master. Report the pair once.
     let mut told = BTreeSet::new();
     for (endpoint, tenants) in shared {
@@ -39,8 +41,11 @@ pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
     }
 }
 
-/// Returns the servers of a layer, in the form in which they are compared.
+/// Returns the servers of a layer, in the form in which they are compared. A memory layer has none.
 pub(super) fn endpoints(effective: &Effective<'_>) -> BTreeSet<String> {
+    if effective.layer_kind() == LayerKind::Memory {
+        return BTreeSet::new();
+    }
     let urls = effective.layer_hosts().into_iter();
     // An invalid URL is reported with its own key.
     let urls = urls.filter_map(|url| RedisUrl::parse(url).ok());
@@ -48,6 +53,38 @@ pub(super) fn endpoints(effective: &Effective<'_>) -> BTreeSet<String> {
     endpoints
         .map(|endpoint| endpoint.to_ascii_lowercase())
         .collect()
+}
+
+/// Returns the reason for which the tenant is right only while no other is on its server.
+pub(super) fn reason_to_be_alone(config: &Config, tenant: &TenantConfig) -> Option<String> {
+    let prefix = prefix_fault(&tenant.layer.prefix).map(str::to_owned);
+    prefix.or_else(|| {
+        let channel = workers::open_channel(config, tenant)?;
+        Some(format!(
+            "workers on {channel:?}, which does not begin with its prefix"
+        ))
+    })
+}
+
+/// Reports a newcomer on the server of a tenant that must have it alone.
+fn check_newcomer(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>) {
+    let Some(newcomer) = checker.newcomer else {
+        return;
+    };
+    let alone = shared.iter().find_map(|(endpoint, tenants)| {
+        let others = tenants.iter().map(|(_, id)| *id);
+        let (other, why) = { others }
+            .filter(|id| checker.tells_newcomer_beside(id, tenants))
+            .find_map(|id| Some((id, reason_to_be_alone(config, &config.tenants[id])?)))?;
+        Some((endpoint, other, why))
+    });
+    if let Some((endpoint, other, why)) = alone {
+        let found = format!("{endpoint}, where tenant {other} is, which has {why}");
+        let expected = format!("another Redis: tenant {other} must have that one alone");
+        let advice = format!("set layer.hosts or redis.url of this tenant, or mend tenant {other}");
+        let key = format!("tenants.{newcomer}.layer");
+        checker.mistake(&key, found, expected, advice);
+    }
 }
 
 fn check_layer(id: &TenantId, effective: &Effective<'_>, checker: &mut Checker<'_>) {
@@ -192,7 +229,7 @@ fn check_prefixes<'c>(
         let Some(found) = prefix_fault(prefix) else {
             continue;
         };
-        if told.insert(id) {
+        if !checker.tells_newcomer_beside(id, tenants) && told.insert(id) {
             report(id, "prefix", found.to_owned(), endpoint, checker);
         }
     }

@@ -30,7 +30,7 @@ mod user_fields;
 mod workers;
 
 pub use each::{Included, WrongFile, WrongTenant};
-pub use near::{Successions, check_newcomer, near};
+pub use near::{Successions, check_newcomer, with_namesakes};
 pub use tls::{authorities, expired, expired_authority, unchecked};
 
 /// The inputs of reading a configuration, beside the file.
@@ -233,6 +233,14 @@ impl Checker<'_> {
             { config.tenants.iter() }.partition(|(id, _)| Some(*id) == self.newcomer);
         all.extend(last);
         all
+    }
+
+    /// Returns true if the newcomer is another one of these tenants of a server. It is told then that `id` needs the server
+    /// alone, and `id`, which was right without it, is not.
+    fn tells_newcomer_beside(&self, id: &TenantId, tenants: &BTreeSet<SharedLayer<'_>>) -> bool {
+        let is_here = |newcomer| tenants.iter().any(|(_, there)| *there == newcomer);
+        self.newcomer
+            .is_some_and(|newcomer| newcomer != id && is_here(newcomer))
     }
 
     /// Records a mistake at `key`, unless reading found one at, below or above it.

@@ -11,16 +11,26 @@ use crate::ids::TenantId;
 use super::Checker;
 
 pub(super) fn check(config: &Config, checker: &mut Checker<'_>) {
-    let mut known: BTreeMap<String, (&TenantId, &TenantConfig)> = BTreeMap::new();
+    let mut known: BTreeMap<String, Vec<(&TenantId, &TenantConfig)>> = BTreeMap::new();
     for (id, tenant) in checker.in_order(config) {
         if tenant.layer.namespace.is_empty() {
             continue;
         }
+        // A newcomer with the users of the first holder is compared with the second one, which has others.
+        let compared = if Some(id) == checker.newcomer { 2 } else { 1 };
         let mut first = None;
         for accepted in accepted(&tenant.layer.prefix, &tenant.token) {
-            let before = known.entry(accepted).or_insert((id, tenant));
-            let differs = before.0 != id && !have_same_users(&before.1.users, &tenant.users);
-            first = first.or(differs.then_some(before.0));
+            let holders = known.entry(accepted).or_default();
+            let differs = |(other, known): &(&TenantId, &TenantConfig)| {
+                *other != id && !have_same_users(&known.users, &tenant.users)
+            };
+            let met = { holders.iter() }
+                .take(compared)
+                .find(|&holder| differs(holder));
+            first = first.or(met.map(|(other, _)| *other));
+            if holders.len() < 2 && holders.iter().all(differs) {
+                holders.push((id, tenant));
+            }
         }
         if let Some(first) = first {
             let text = format!(

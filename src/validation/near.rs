@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::workers::{self, WorkerQueue};
 use super::{Checker, check_together, layers, namespaces, report_together};
 use crate::config::{
-    Config, ConfigErrors, Places, Secret, TenantConfig, Warning, names_meet, prefix_fault,
+    Config, ConfigErrors, LayerKind, Places, Secret, TenantConfig, Warning, names_meet,
 };
 use crate::hosts::HostPattern;
 use crate::ids::TenantId;
@@ -38,8 +38,28 @@ pub fn check_newcomer(config: &Config, id: &TenantId) -> Result<Vec<Warning>, Co
     Ok(warnings)
 }
 
+/// Returns the configuration with this tenant, and with all others whose events could meet its own if the servers of both were
+/// one under two names.
+pub fn with_namesakes(config: &Config, id: &TenantId) -> Config {
+    let leaves_process =
+        |tenant: &TenantConfig| config.effective(tenant).layer_kind() != LayerKind::Memory;
+    let own = config.tenants.get(id);
+    let meets = |other: &TenantConfig| {
+        let meets = own.is_some_and(|own| leaves_process(own) && have_meeting_names(own, other));
+        meets && leaves_process(other)
+    };
+    let all = config.tenants.iter();
+    let found = all.filter(|(other, tenant)| *other == id || meets(tenant));
+    Config {
+        tenants: found
+            .map(|(id, tenant)| (id.clone(), tenant.clone()))
+            .collect(),
+        ..config.without_tenants()
+    }
+}
+
 /// Returns the configuration with these tenants, and with all others that they may share something with.
-pub fn near(config: &Config, ids: &BTreeSet<&TenantId>) -> Config {
+fn near(config: &Config, ids: &BTreeSet<&TenantId>) -> Config {
     let mut found = BTreeMap::new();
     for id in ids {
         let Some(tenant) = config.tenants.get(*id) else {
@@ -85,42 +105,42 @@ impl<'c> Shares<'c> {
             tenant,
             hosts: patterns(tenant).collect(),
             api_keys: tenant.api_keys.iter().map(Secret::expose).collect(),
-            queues: workers::queues(config, tenant).collect(),
+            queues: { workers::queues(config, tenant) }
+                .map(|(_, queue)| queue)
+                .collect(),
             endpoints: layers::endpoints(&config.effective(tenant)),
-            needs_its_own: needs_its_own(config, tenant),
+            needs_its_own: layers::reason_to_be_alone(config, tenant).is_some(),
         }
     }
 
     /// Returns true if the other tenant may have something of this one.
     fn meet(&self, other: &TenantConfig) -> bool {
         other.hosts.is_empty()
-            || self.have_names_of(other)
             || patterns(other).any(|host| self.hosts.contains(&host))
             || { other.api_keys.iter() }.any(|key| self.api_keys.contains(key.expose()))
-            || workers::queues(self.config, other).any(|queue| self.queues.contains(&queue))
-            || self.disturb(other)
+            || self.meet_on_a_server(other)
     }
 
-    fn have_names_of(&self, other: &TenantConfig) -> bool {
-        let (own, other) = (&self.tenant.layer, &other.layer);
-        names_meet(
-            (&own.prefix, &own.namespace),
-            (&other.prefix, &other.namespace),
-        )
-    }
-
-    /// Returns true if one of them needs a server without others, and both have one server.
-    fn disturb(&self, other: &TenantConfig) -> bool {
-        (self.needs_its_own || needs_its_own(self.config, other))
-            && !self
-                .endpoints
-                .is_disjoint(&layers::endpoints(&self.config.effective(other)))
+    /// Returns true if both have one server, where names of theirs meet or one of them must be alone. Texts are compared before
+    /// servers: with the default prefix the names of all tenants meet, each on a Redis of its own.
+    fn meet_on_a_server(&self, other: &TenantConfig) -> bool {
+        let meet = have_meeting_names(self.tenant, other)
+            || { workers::queues(self.config, other) }
+                .any(|(_, queue)| self.queues.contains(&queue))
+            || self.needs_its_own
+            || layers::reason_to_be_alone(self.config, other).is_some();
+        meet && !self
+            .endpoints
+            .is_disjoint(&layers::endpoints(&self.config.effective(other)))
     }
 }
 
-/// Returns true for a tenant that may be right only while no other is on its server.
-fn needs_its_own(config: &Config, tenant: &TenantConfig) -> bool {
-    prefix_fault(&tenant.layer.prefix).is_some() || workers::need_their_own_server(config, tenant)
+fn have_meeting_names(one: &TenantConfig, other: &TenantConfig) -> bool {
+    let (own, other) = (&one.layer, &other.layer);
+    names_meet(
+        (&own.prefix, &own.namespace),
+        (&other.prefix, &other.namespace),
+    )
 }
 
 fn patterns(tenant: &TenantConfig) -> impl Iterator<Item = HostPattern> {

@@ -25,57 +25,64 @@ pub(super) fn check(config: &Config, shared: &Shared<'_>, checker: &mut Checker<
                 let kind = config.effective(tenant).layer_kind();
                 check_layer(&key, kind, checker);
                 if kind.has_channels() {
-                    check_names(&key, &route.consumer, id, tenant, shared, checker);
+                    let key = format!("{key}.channel");
+                    check_names(&key, &route.consumer, (id, tenant, kind), shared, checker);
                 }
             }
         }
     }
 }
 
-/// Returns the channels that a tenant's workers listen to.
+/// Returns the channels that a tenant's workers listen to, each with the index of its route.
 pub(super) fn queues<'c>(
     config: &'c Config,
     tenant: &'c TenantConfig,
-) -> impl Iterator<Item = WorkerQueue<'c>> {
-    let of_workers = { tenant.routes.iter() }.filter(|route| route.consumer.kind == "worker");
-    of_workers.flat_map(|route| {
-        let kind = config.effective(tenant).layer_kind();
-        let prefix = kind.worker_prefix(&tenant.layer.prefix);
+) -> impl Iterator<Item = (usize, WorkerQueue<'c>)> {
+    let kind = config.effective(tenant).layer_kind();
+    let prefix = kind.worker_prefix(&tenant.layer.prefix);
+    let routes = tenant.routes.iter().enumerate();
+    routes.flat_map(move |(index, route)| {
         let channels = route.consumer.worker_channels().into_iter();
-        channels.map(move |channel| (prefix, channel))
+        channels.map(move |channel| (index, (prefix, channel)))
     })
 }
 
-/// Returns true if a channel of the tenant's workers keeps it apart from no other tenant on its server.
-pub(super) fn need_their_own_server(config: &Config, tenant: &TenantConfig) -> bool {
-    let prefix = tenant.layer.prefix.as_str();
-    let mut names = { tenant.routes.iter() }
-        .filter(|route| route.consumer.kind == "worker")
-        .filter_map(|route| route.consumer.channel.as_deref());
-    names.any(|name| !name.starts_with(prefix))
-        && config.effective(tenant).layer_kind().has_channels()
+/// Returns a channel of the tenant's workers that keeps it apart from no other tenant on its server.
+pub(super) fn open_channel<'c>(config: &Config, tenant: &'c TenantConfig) -> Option<&'c str> {
+    let kind = config.effective(tenant).layer_kind();
+    let mut routes = tenant.routes.iter();
+    routes.find_map(|route| without_prefix(&route.consumer, tenant, kind))
+}
+
+/// Returns the channel of a worker if only its name could separate tenants, and does not. Channels publishes to a channel's
+/// name without the layer's prefix.
+fn without_prefix<'c>(
+    worker: &'c ConsumerConfig,
+    tenant: &TenantConfig,
+    kind: LayerKind,
+) -> Option<&'c str> {
+    let name = worker.channel.as_deref();
+    name.filter(|name| {
+        let is_published_to = worker.kind == "worker" && kind.has_channels();
+        is_published_to && !name.starts_with(&tenant.layer.prefix)
+    })
 }
 
 /// Warns of tenants whose workers listen to one channel. Only the schemas of one project do so on purpose.
 fn check_sharing(config: &Config, shared: &Shared<'_>, checker: &mut Checker<'_>) {
     for (endpoint, tenants) in { shared.iter() }.filter(|(_, tenants)| tenants.len() > 1) {
-        let mut queues: BTreeMap<WorkerQueue<'_>, Vec<(&TenantId, usize)>> = BTreeMap::new();
-        for ((prefix, _), id) in tenants {
-            let tenant = &config.tenants[*id];
-            let kind = config.effective(tenant).layer_kind();
-            for (index, route) in tenant.routes.iter().enumerate() {
-                for channel in route.consumer.worker_channels() {
-                    let queue = (kind.worker_prefix(prefix), channel);
-                    let users = queues.entry(queue).or_default();
-                    if users.last().is_none_or(|(last, _)| last != id) {
-                        users.push((id, index));
-                    }
+        let mut listeners: BTreeMap<WorkerQueue<'_>, Vec<(&TenantId, usize)>> = BTreeMap::new();
+        for (_, id) in tenants {
+            for (index, queue) in queues(config, &config.tenants[*id]) {
+                let users = listeners.entry(queue).or_default();
+                if users.last().is_none_or(|(last, _)| last != id) {
+                    users.push((id, index));
                 }
             }
         }
         // The partitions of one route have the same users.
         let mut told = BTreeSet::new();
-        for users in queues.into_values().filter(|users| users.len() > 1) {
+        for users in listeners.into_values().filter(|users| users.len() > 1) {
             let of_newcomer = { users.iter() }.find(|(id, _)| Some(*id) == checker.newcomer);
             let (id, index) = *of_newcomer.unwrap_or(&users[1]);
             if told.insert((id, index)) {
@@ -147,13 +154,11 @@ fn check_layer(key: &str, kind: LayerKind, checker: &mut Checker<'_>) {
     }
 }
 
-/// Reports channel names that other tenants could use. Channels publishes to a channel's name without the layer's
-/// prefix, so that only the name separates tenants.
+/// Reports channel names that other tenants could use.
 fn check_names(
     key: &str,
     worker: &ConsumerConfig,
-    id: &TenantId,
-    tenant: &TenantConfig,
+    (id, tenant, kind): (&TenantId, &TenantConfig, LayerKind),
     shared: &Shared<'_>,
     checker: &mut Checker<'_>,
 ) {
@@ -161,26 +166,25 @@ fn check_names(
         return;
     };
     let prefix = tenant.layer.prefix.as_str();
-    let key = format!("{key}.channel");
     if let Some(taken) = own_channel_beginnings(prefix)
         .into_iter()
         .find(|taken| name.starts_with(taken))
     {
         let found = format!("{name:?}, which begins with {taken:?} as groups and sockets do");
-        checker.mistake(&key, found, "a channel of workers alone", "");
+        checker.mistake(key, found, "a channel of workers alone", "");
         return;
     }
     let mut meetings = shared.iter().filter(|(_, tenants)| {
         let is_here = tenants.iter().any(|(_, other)| *other == id);
-        is_here && tenants.len() > 1
+        is_here && tenants.len() > 1 && !checker.tells_newcomer_beside(id, tenants)
     });
-    if !name.starts_with(prefix)
+    if without_prefix(worker, tenant, kind).is_some()
         && let Some((endpoint, _)) = meetings.next()
     {
         let found = format!("{name:?} on {endpoint}, where other tenants are too");
         let expected = format!("a channel that begins with the tenant's prefix {prefix:?}");
         let advice = "a pubsub layer publishes to channels without its prefix";
-        checker.mistake(&key, found, expected, advice);
+        checker.mistake(key, found, expected, advice);
     }
 }
 

@@ -105,7 +105,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
 /// What is looked at.
 struct Subject {
     config: Config,
-    /// The tenant that is looked at alone, with those that could be in its way.
+    /// The tenant that is looked at alone, with those whose events could meet its own.
     vicinity: Option<(TenantId, Vicinity)>,
 }
 

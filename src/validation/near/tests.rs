@@ -1,7 +1,7 @@
 //! Tests of the check of changes: it finds what the check of all tenants finds, and tells it of the one that changes.
 
 use super::*;
-use crate::config::{ConsumerConfig, KeyConfig, LayerKind, RedisConfig, RouteConfig, UsersFrom};
+use crate::config::{ConsumerConfig, KeyConfig, RedisConfig, RouteConfig, UsersFrom};
 
 fn id(name: &str) -> TenantId {
     name.parse().unwrap()
@@ -24,6 +24,18 @@ fn deployment() -> Config {
     let mut config = Config::default();
     config.redis.url = Some("redis://one.test/0".into());
     config
+}
+
+/// A route whose workers listen to a channel.
+fn route_to(channel: &str) -> RouteConfig {
+    RouteConfig {
+        consumer: ConsumerConfig {
+            kind: "worker".to_owned(),
+            channel: Some(channel.to_owned()),
+            ..ConsumerConfig::default()
+        },
+        ..RouteConfig::default()
+    }
 }
 
 /// A tenant of few words, so that two of them often share one.
@@ -64,14 +76,7 @@ fn random_tenant(dice: &mut Dice, number: usize) -> TenantConfig {
     }
     if dice.pick(&["none", "none", "worker"]) == "worker" {
         let channel = dice.pick(&["work", "p-work", "q-work", "own"]);
-        tenant.routes = vec![RouteConfig {
-            consumer: ConsumerConfig {
-                kind: "worker".to_owned(),
-                channel: Some(channel.replace("own", &unique)),
-                ..ConsumerConfig::default()
-            },
-            ..RouteConfig::default()
-        }];
+        tenant.routes = vec![route_to(&channel.replace("own", &unique))];
     }
     tenant.token.keys = vec![KeyConfig {
         signing_key: Some(dice.pick(&["one key", "another key"]).into()),
@@ -98,6 +103,14 @@ fn a_newcomer_is_refused_where_the_check_of_all_refuses_it() {
             let told = format!("seed {seed}, {name}: {all:?} {one:?}");
             assert_eq!(all.is_ok(), one.is_ok(), "{told}");
             assert_eq!(all.is_ok(), successions.check(&with).is_ok(), "{told}");
+            if let Err(errors) = &one {
+                let own = format!("tenants.{name}.");
+                let is_own = |key: &str| key.starts_with(&own);
+                assert!(
+                    errors.mistakes().iter().all(|one| is_own(&one.key)),
+                    "{told}"
+                );
+            }
             fewer += usize::from(near(&with, &BTreeSet::from([&id(&name)])).tenants.len() < 5);
             match all {
                 Ok(()) => (taken, config) = (taken + 1, with),
@@ -122,28 +135,33 @@ fn what_two_tenants_share_is_told_of_the_newcomer() {
         tenant.layer.prefix = "prefix".to_owned();
         tenant
     };
-    type Take = fn(&mut TenantConfig);
-    let takes: [(&str, Take); 4] = [
-        ("hosts[0]", |own| own.hosts = vec!["Z.test".to_owned()]),
-        ("api_keys[0]", |own| {
+    type Take = fn(&mut TenantConfig, &mut TenantConfig);
+    let takes: [(&str, Take); 6] = [
+        ("hosts[0]", |own, _| own.hosts = vec!["Z.test".to_owned()]),
+        ("api_keys[0]", |own, _| {
             own.api_keys = vec!["k".repeat(32).as_str().into()]
         }),
-        ("layer.prefix", |own| own.layer.prefix = "pre".to_owned()),
-        ("layer.prefix", |own| {
+        ("layer.prefix", |own, _| own.layer.prefix = "pre".to_owned()),
+        ("layer.prefix", |own, _| {
             own.layer.prefix = "prefixes".to_owned()
+        }),
+        // These were right while they had the server alone.
+        ("layer", |_, other| other.layer.prefix = String::new()),
+        ("layer", |_, other| {
+            other.routes = vec![route_to("work"), route_to("more-work")]
         }),
     ];
     for name in ["a", "z"] {
         for (key, take) in takes {
-            let mut config = deployment();
-            config.tenants.insert(id("m"), Arc::new(neighbour()));
+            let (mut config, mut other) = (deployment(), neighbour());
             let mut own = TenantConfig {
                 hosts: vec!["own.test".to_owned()],
                 api_keys: Vec::new(),
                 ..neighbour()
             };
             own.layer.prefix = "own".to_owned();
-            take(&mut own);
+            take(&mut own, &mut other);
+            config.tenants.insert(id("m"), Arc::new(other));
             config.tenants.insert(id(name), Arc::new(own));
             let errors = check_newcomer(&config, &id(name)).unwrap_err();
             let [mistake] = errors.mistakes() else {
@@ -194,5 +212,74 @@ fn a_newcomer_is_warned_of_what_concerns_it_and_of_nothing_else() {
             told.iter()
                 .all(|warning| warning.key == format!("tenants.{name}.token"))
         );
+    }
+}
+
+/// The holder with the same users stood before the one with others, where something else had brought it there.
+#[test]
+fn a_newcomer_is_warned_of_other_users_behind_those_that_it_shares() {
+    let of_schema = |name: &str, database: Option<&str>| {
+        let mut tenant = TenantConfig {
+            hosts: vec![format!("{name}.test")],
+            ..TenantConfig::default()
+        };
+        tenant.layer.kind = Some(LayerKind::PubSub);
+        tenant.layer.prefix = "project".to_owned();
+        tenant.layer.namespace = format!("{name}.");
+        tenant.users.database = database.map(Secret::from);
+        tenant.users.source = match database {
+            Some(_) => UsersFrom::Database,
+            None => UsersFrom::Claims,
+        };
+        tenant.token.keys = vec![KeyConfig {
+            signing_key: Some("one key".into()),
+            ..KeyConfig::default()
+        }];
+        tenant
+    };
+    let mut config = deployment();
+    for (name, database) in [
+        ("k", Some("postgres://db/all")),
+        ("l", None),
+        ("n", Some("postgres://db/all")),
+    ] {
+        let mut tenant = of_schema(name, database);
+        if name != "l" {
+            tenant.routes = vec![route_to("project-work")];
+        }
+        config.tenants.insert(id(name), Arc::new(tenant));
+    }
+    let told = check_newcomer(&config, &id("n")).unwrap();
+    let keys: Vec<_> = told.iter().map(|warning| warning.key.as_str()).collect();
+    let expected = ["tenants.n.routes[0].consumer.channel", "tenants.n.token"];
+    assert_eq!(keys, expected, "{told:?}");
+    assert!(told[1].text.contains("tenant l"), "{told:?}");
+}
+
+/// The default prefix is that of all, and one change was judged beside each of them.
+#[test]
+fn tenants_with_equal_names_on_servers_of_their_own_are_not_near() {
+    let mut config = deployment();
+    for number in 0..20 {
+        let mut tenant = TenantConfig {
+            hosts: vec![format!("t{number}.test")],
+            ..TenantConfig::default()
+        };
+        let own = format!("redis://r{number}.test");
+        match number % 2 {
+            0 => tenant.layer.hosts = vec![own.as_str().into()],
+            _ => tenant.layer.kind = Some(LayerKind::Memory),
+        }
+        config
+            .tenants
+            .insert(id(&format!("t{number}")), Arc::new(tenant));
+    }
+    for (name, namesakes) in [("t0", 10), ("t1", 1)] {
+        let near = near(&config, &BTreeSet::from([&id(name)]));
+        // The second is there so that a tenant is not judged as a sole one.
+        assert_eq!(near.tenants.len(), 2, "{name}");
+        // Two URLs may name one server.
+        let found = with_namesakes(&config, &id(name));
+        assert_eq!(found.tenants.len(), namesakes, "{name}");
     }
 }
