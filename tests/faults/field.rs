@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -57,16 +58,6 @@ impl Size {
         calm: Duration::from_millis(1_500),
         long: false,
     };
-    /// As many groups, with as many events in a second.
-    pub(crate) fn with_groups(self, groups: usize) -> Self {
-        let pace = self.pace.mul_f64(groups as f64 / self.groups as f64);
-        Self {
-            groups,
-            pace,
-            ..self
-        }
-    }
-
     /// 500 clients that stay.
     pub(crate) const LONG: Self = Self {
         clients: 250,
@@ -134,6 +125,8 @@ pub(crate) struct Field {
     pub(crate) by_api: bool,
     pub(crate) log: Log,
     pub(crate) phase: watch::Sender<Phase>,
+    /// Publishers that are at work: an event whose answer is still to come may be due.
+    pub(crate) publishers: AtomicUsize,
     /// A rise makes every client connect again.
     pub(crate) storms: watch::Sender<u32>,
     /// The groups of `hurt` that the fault concerns; all of them until a fault says less.
@@ -165,6 +158,7 @@ impl Field {
                 ..Log::default()
             },
             phase: watch::Sender::new(Phase::Running),
+            publishers: AtomicUsize::new(0),
             storms: watch::Sender::new(0),
             concerned: Mutex::default(),
             victims: Mutex::default(),
@@ -206,7 +200,12 @@ impl Field {
     /// Starts publishers, connects and revocations.
     pub(crate) fn load(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         for group in 0..self.log.sent.len() {
-            tasks.spawn(crate::publish::publish(Arc::clone(self), group));
+            self.publishers.fetch_add(1, Ordering::AcqRel);
+            let field = Arc::clone(self);
+            tasks.spawn(async move {
+                crate::publish::publish(Arc::clone(&field), group).await;
+                field.publishers.fetch_sub(1, Ordering::AcqRel);
+            });
         }
         for tenant in [HURT, CALM] {
             tasks.spawn(Arc::clone(self).connect(tenant));

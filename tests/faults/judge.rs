@@ -48,7 +48,7 @@ pub(crate) fn judge(field: &Field, row: &Row, times: Times, gaps: [Gaps; 2]) -> 
         }
     }
     delivery(&mut outcome, row);
-    elsewhere(&mut outcome, field, &sessions);
+    elsewhere(&mut outcome, field, &sessions, times);
     counted(&mut outcome, &sessions, gaps);
     recovery(&mut outcome, field, &sessions, row, times);
     let until = times.recovered.unwrap_or(times.over);
@@ -96,12 +96,41 @@ fn delivery(outcome: &mut Outcome, row: &Row) {
     }
 }
 
-/// Groups of `hurt` that the fault does not concern have lost nothing, and are told of nothing.
-fn elsewhere(outcome: &mut Outcome, field: &Field, sessions: &[Session]) {
+/// Groups of `hurt` that the fault does not concern have lost nothing, are told of nothing, and are served meanwhile.
+fn elsewhere(outcome: &mut Outcome, field: &Field, sessions: &[Session], times: Times) {
     let concerned = field.concerned.lock();
     let Some(concerned) = &*concerned else {
         return;
     };
+    let until = times.recovered.unwrap_or(times.over);
+    let mut unserved = Vec::new();
+    for group in (0..field.size.groups).filter(|group| !concerned.contains(group)) {
+        let sent = field.log.sent[group].lock();
+        let meanwhile = sent
+            .iter()
+            .filter(|sent| (times.begun..until).contains(&sent.at));
+        unserved.extend(
+            meanwhile
+                .filter(|sent| !sent.answered)
+                .map(|sent| (group, sent.at)),
+        );
+    }
+    if let Some((group, at)) = unserved.first() {
+        let (count, seconds) = (unserved.len(), *at as f64 / 1e6);
+        outcome.breaches.push(format!(
+            "{count} events of groups that the fault does not concern were refused; first: group {group}, at {seconds:.2} s"
+        ));
+    }
+    let theirs = sessions
+        .iter()
+        .filter(|session| session.tenant == HURT && !concerned.contains(&session.group));
+    let p99 = quantile(&latencies(theirs, &groups(field), times.begun, until), 0.99);
+    if p99 > LOOSE {
+        let seconds = p99 as f64 / 1e6;
+        outcome.breaches.push(format!(
+            "groups that the fault does not concern waited: p99 {seconds:.2} s"
+        ));
+    }
     let others = sessions.iter().filter(|session| {
         session.tenant == HURT && session.ended.is_none() && !concerned.contains(&session.group)
     });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::checker::{Micros, Session};
@@ -178,6 +179,9 @@ async fn ebb(field: &Field, row: &Row) {
 }
 
 fn is_quiet(field: &Field) -> bool {
+    if field.publishers.load(Ordering::Acquire) > 0 {
+        return false;
+    }
     let newest: Vec<Option<usize>> = groups(field)
         .iter()
         .map(|sent| sent.iter().rposition(|sent| sent.answered))

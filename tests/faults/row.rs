@@ -1,5 +1,7 @@
 //! The form of a row: a fault, the servers that it needs, its length, and what must hold meanwhile.
 
+use std::time::Duration;
+
 use crate::checker::End;
 use crate::fault::Fault;
 use crate::field::Size;
@@ -33,16 +35,38 @@ pub(crate) struct World {
     /// Groups that each socket of `hurt` joins beside the one that has events.
     pub(crate) more_groups: usize,
     pub(crate) clocks: Clocks,
-    /// The groups of each tenant, in the short and in the long form, where they are not those of the form.
-    pub(crate) groups: Option<[usize; 2]>,
+    /// The load in the short and in the long form, where it is not that of the form.
+    pub(crate) crowd: Option<[Crowd; 2]>,
 }
 
 impl World {
     /// The load in this form.
     pub(crate) fn size(&self, form: Size) -> Size {
-        let of_both = |groups: [usize; 2]| form.with_groups(groups[usize::from(form.long)]);
-        self.groups.map_or(form, of_both)
+        let Some(crowds) = self.crowd else {
+            return form;
+        };
+        let Crowd {
+            clients,
+            groups,
+            pace,
+        } = crowds[usize::from(form.long)];
+        Size {
+            clients,
+            groups,
+            pace: Duration::from_millis(pace),
+            ..form
+        }
     }
+}
+
+/// The load of one tenant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// Clients that stay.
+    pub(crate) clients: usize,
+    pub(crate) groups: usize,
+    /// Milliseconds between two events of a group.
+    pub(crate) pace: u64,
 }
 
 /// The Redis of `hurt`.
@@ -128,7 +152,7 @@ pub(crate) const WORLD: World = World {
     of_hurt: &[],
     more_groups: 0,
     clocks: Clocks::Real,
-    groups: None,
+    crowd: None,
 };
 
 /// The strictest demand: nothing is lost, and every connect succeeds.

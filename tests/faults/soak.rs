@@ -82,7 +82,7 @@ fn takes_part(row: &Row) -> bool {
         of_hurt,
         more_groups,
         clocks,
-        groups,
+        crowd,
     } = row.world;
     redis == Redis::One
         && layer == "pubsub"
@@ -91,7 +91,7 @@ fn takes_part(row: &Row) -> bool {
         && settings.is_empty()
         && of_hurt.is_empty()
         && more_groups == 0
-        && groups.is_none()
+        && crowd.is_none()
 }
 
 /// Plays faults until the time is over, then looks for leaks; true if all is well.

@@ -4,6 +4,7 @@
 //! A process that was stopped runs its tasks in any order. These times are right before the reading link has noticed.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -32,9 +33,25 @@ impl AskedAt {
 pub(super) struct HostTimes {
     /// That of the reading link, once it has taken a mailbox of this layer.
     reader: OnceLock<AskedAt>,
-    /// The newest time of the host's clock in Unix milliseconds, and the moment at which it came here.
-    clock: Mutex<Option<(i64, Instant)>>,
+    clock: Mutex<HostClock>,
 }
+
+/// A time of the host's clock in Unix milliseconds, and the moment at which it came here.
+type ClockReading = (i64, Instant);
+
+/// The readings of the host's clock.
+#[derive(Default)]
+struct HostClock {
+    newest: Option<ClockReading>,
+    /// The last reading before the host's clock ran ahead of this machine's, and the moment at which that showed. A machine that
+    /// was suspended counts no time meanwhile: moments before it are those of the earlier reading.
+    before_leap: Option<(ClockReading, Instant)>,
+    /// The milliseconds by which it ran ahead then.
+    leap: u64,
+}
+
+/// The time by which the host's clock may run ahead between two readings: more than an answer takes, less than events live.
+const LEAP: i64 = 1_000;
 
 impl HostTimes {
     /// Notes the link that reads from this host. It is the same one for as long as the layer lives.
@@ -49,23 +66,46 @@ impl HostTimes {
 
     /// Notes a time of the host's clock, which has just come.
     pub(super) fn tick(&self, milliseconds: i64) {
-        *self.clock.lock() = Some((milliseconds, Instant::now()));
+        let now = Instant::now();
+        let mut clock = self.clock.lock();
+        if let Some(earlier) = clock.newest
+            && let leap @ LEAP.. = milliseconds - at(earlier, now)
+        {
+            clock.leap = leap.unsigned_abs();
+            clock.before_leap = Some((earlier, now));
+        }
+        clock.newest = Some((milliseconds, now));
+    }
+
+    /// Returns the time since a moment, with that in which this machine was suspended.
+    pub(super) fn away_since(&self, moment: Instant) -> Duration {
+        let clock = self.clock.lock();
+        let leapt = clock.before_leap.is_some_and(|(_, leap)| leap >= moment);
+        let leap = if leapt { clock.leap } else { 0 };
+        moment.elapsed() + Duration::from_millis(leap)
     }
 
     /// Returns a moment as a time of the host's clock in Unix milliseconds, too early by as long as the newest answer was under way.
     /// `None` before the first one.
     pub(super) fn time_of(&self, moment: Instant) -> Option<i64> {
-        let (time, came) = (*self.clock.lock())?;
-        let later = moment.saturating_duration_since(came).as_millis() as i64;
-        let earlier = came.saturating_duration_since(moment).as_millis() as i64;
-        Some(time + later - earlier)
+        let clock = self.clock.lock();
+        let time = at(clock.newest?, moment);
+        Some(match clock.before_leap {
+            Some((earlier, leap)) if moment < leap => time.min(at(earlier, moment)),
+            _ => time,
+        })
     }
+}
+
+/// Returns the time of the host's clock at a moment, by one reading.
+fn at((time, came): ClockReading, moment: Instant) -> i64 {
+    let later = moment.saturating_duration_since(came).as_millis() as i64;
+    let earlier = came.saturating_duration_since(moment).as_millis() as i64;
+    time + later - earlier
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -93,5 +133,31 @@ mod tests {
         assert_eq!(times.asked_at(), Some(began));
         reader.again();
         assert_eq!(times.asked_at(), Some(Instant::now()));
+    }
+
+    /// A suspended machine counts no time. Before, a moment of the time before was taken for one just before the answer, so what
+    /// expired meanwhile was passed over in silence.
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_before_the_machine_was_suspended_stays_what_it_was() {
+        let times = HostTimes::default();
+        times.tick(10_000);
+        tokio::time::advance(Duration::from_millis(500)).await;
+        let before = Instant::now();
+        // Five minutes pass at the host alone.
+        times.tick(310_500);
+        assert_eq!(
+            times.time_of(before - Duration::from_millis(1)),
+            Some(10_499)
+        );
+        tokio::time::advance(Duration::from_millis(500)).await;
+        times.tick(311_000);
+        assert_eq!(
+            times.time_of(before - Duration::from_millis(1)),
+            Some(10_499)
+        );
+        assert_eq!(times.time_of(Instant::now()), Some(311_000));
+        let away = times.away_since(before);
+        assert_eq!(away, Duration::from_millis(500 + 300_000));
+        assert_eq!(times.away_since(Instant::now()), Duration::ZERO);
     }
 }

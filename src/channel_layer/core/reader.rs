@@ -320,27 +320,28 @@ impl MailboxReader {
 
     /// Marks a gap for tenants whose messages may have expired while this task did not read, and begins to count again.
     fn tell_absence(&self) {
-        let away = self.ask_again();
+        let asked_at = self.asked_at.get();
+        self.ask_again();
         for reading in &self.line {
+            let away = reading.mailbox.times.away_since(asked_at);
             if away >= reading.mailbox.expiry.max(LONGEST_WAIT) {
                 reading.mailbox.inbox.push_gap(GapCause::LayerQueue);
             }
         }
     }
 
-    /// Begins to count again, and returns the time since the last wait. What was sent since then may be missed if it was long. That is
-    /// noted first, because a move at the same moment believes the later time.
-    fn ask_again(&self) -> Duration {
+    /// Begins to count again. What was sent since the last wait may be missed if that is long ago. That is noted first, because a
+    /// move at the same moment believes the later time.
+    fn ask_again(&self) {
         let asked_at = self.asked_at.get();
-        let away = asked_at.elapsed();
         for reading in &self.line {
+            let away = reading.mailbox.times.away_since(asked_at);
             // From three quarters on a mailbox may lack events (`mailbox.lua`).
             if away >= (reading.mailbox.expiry * 3 / 4).min(LONGEST_WAIT) {
                 reading.mailbox.missed(asked_at);
             }
         }
         self.asked_at.again();
-        away
     }
 
     /// Notes that every mailbox is recovered or refused. The tasks of the memberships tell the tenants of the gap.

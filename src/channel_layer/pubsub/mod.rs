@@ -189,6 +189,7 @@ impl LinkShare {
             role,
             heard,
             missed: false,
+            voice: None,
             waiter,
         });
         link::endpoint::confirmed(confirmed, || self.endpoint.failure()).await

@@ -44,7 +44,8 @@ impl Subscriber {
                 }
                 RespReply::Oversized { channel } => {
                     self.announced_for(&[]);
-                    for route in self.wishes.routes(channel) {
+                    let routes = self.wishes.routes(channel).iter();
+                    for route in routes.filter(|route| route.counts()) {
                         route.inbox.drop_oversized();
                     }
                 }
@@ -66,7 +67,8 @@ impl Subscriber {
     fn deliver(&mut self, channel: &[u8], payload: &[u8], read_at: Instant) {
         let recorded = self.announced_for(channel);
         let mut notice = None;
-        for route in self.wishes.routes(channel) {
+        let routes = self.wishes.routes(channel).iter();
+        for route in routes.filter(|route| route.counts()) {
             match route.role {
                 ChannelRole::Events => {}
                 ChannelRole::Recorded if recorded.is_some() => {}
@@ -118,7 +120,7 @@ impl Subscriber {
 
     fn notice_routes(&self, channel: &[u8]) -> impl Iterator<Item = &ChannelRoute> {
         let routes = self.wishes.routes(channel).iter();
-        routes.filter(|route| route.role == ChannelRole::Notices)
+        routes.filter(|route| route.role == ChannelRole::Notices && route.counts())
     }
 
     /// Returns true if Redis has confirmed the channel of the positions of this group's events.

@@ -30,7 +30,7 @@ use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;
 use super::pulse::LinkPulse;
-use super::subscriptions::{ChannelRole, ChannelRoute, Heard, Subscriptions, Waiter};
+use super::subscriptions::{ChannelRole, ChannelRoute, Heard, Subscriptions, Voice, Waiter};
 
 /// Bytes of one read; large, so that a burst needs few system calls.
 const READ_SIZE: usize = 64 * 1024;
@@ -53,6 +53,8 @@ pub(super) enum SubscriberOrder {
         heard: Option<Heard>,
         /// Another link had the channel, and events may have been missed since.
         missed: bool,
+        /// `None` where only one link may have the channel.
+        voice: Option<Voice>,
         waiter: Waiter,
     },
     Unsubscribe {
@@ -284,19 +286,25 @@ impl Session for Subscriber {
                 role,
                 heard,
                 missed,
+                voice,
                 waiter,
             } => {
                 if let Some(known) = self.attachments.get(&attachment) {
+                    let inbox = &known.layer.inbox;
                     let route = ChannelRoute {
                         attachment,
-                        inbox: known.layer.inbox.clone(),
-                        target,
+                        inbox: inbox.clone(),
+                        target: target.clone(),
                         role,
                         heard,
+                        voice,
                     };
                     self.wishes.want(&channel, route, waiter);
-                    if missed {
+                    if missed && !self.wishes.subscribed(&channel) {
                         self.wishes.missed_before(&channel);
+                    } else if missed && role != ChannelRole::Notices {
+                        // The channel came back before its end was asked for, so no answer of Redis follows.
+                        inbox.push_missed(target);
                     }
                 }
             }

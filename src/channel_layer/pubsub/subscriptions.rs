@@ -4,7 +4,7 @@
 //! the difference, in batches. Confirmations are matched by channel name, errors by the order of commands.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -47,12 +47,30 @@ pub(super) struct ChannelRoute {
     pub(super) role: ChannelRole,
     /// Tells the layer that its channel is subscribed, so that a later join does not ask. `None` if it does not look.
     pub(super) heard: Option<Heard>,
+    /// `None` where only one link may have the channel.
+    pub(super) voice: Option<Voice>,
+}
+
+/// The place of a link among those that may have a channel, while it moves from one shard to another. A master that has lost its
+/// last slot may become a replica of the new one, and replicas hear the same messages: only those of one link count.
+#[derive(Clone)]
+pub(super) struct Voice {
+    /// The number of this link.
+    pub(super) link: u32,
+    /// The number of the link whose messages count.
+    pub(super) counting: Arc<AtomicU32>,
 }
 
 /// True while Redis has confirmed a channel on the present connection and the wish for it has not ended.
 pub(in crate::channel_layer) type Heard = Arc<AtomicBool>;
 
 impl ChannelRoute {
+    /// Returns true if the messages of this link are to be delivered.
+    pub(super) fn counts(&self) -> bool {
+        let counts = |voice: &Voice| voice.counting.load(Ordering::Acquire) == voice.link;
+        self.voice.as_ref().is_none_or(counts)
+    }
+
     fn set_heard(&self, heard: bool) {
         if let Some(flag) = &self.heard {
             flag.store(heard, Ordering::Release);

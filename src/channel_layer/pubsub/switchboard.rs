@@ -4,7 +4,7 @@
 //! channel's slot. When slots move, a channel is subscribed on its new shard before the old one is told to end it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use super::super::link::life::{LinkLife, Status, keep};
 use super::super::target::Target;
 use super::WORDS;
 use super::subscriber::{AttachedLayer, ShardPlace, Subscriber, SubscriberOrder};
-use super::subscriptions::{ChannelRole, Heard, Waiter};
+use super::subscriptions::{ChannelRole, Heard, Voice, Waiter};
 
 /// Time between two attempts for channels whose slot no known shard has.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -53,10 +53,14 @@ struct WishedChannel {
     before: Option<Arc<str>>,
     /// A shard has confirmed it at least once.
     confirmed: bool,
+    /// The number of the link whose messages are delivered: that of `at`.
+    counting: Arc<AtomicU32>,
 }
 
 /// The link to one shard. Dropping it ends the link.
 struct ShardLine {
+    /// Counts from 1, over all links of the switchboard.
+    number: u32,
     endpoint: Arc<str>,
     store: Arc<RedisStore>,
     canary: Bytes,
@@ -108,6 +112,8 @@ pub(super) struct Switchboard {
     homeless: HashSet<Bytes>,
     /// The number of questions so far.
     questions: u64,
+    /// The number of links so far.
+    started: u32,
 }
 
 impl Switchboard {
@@ -131,6 +137,7 @@ impl Switchboard {
             misplacing,
             homeless: HashSet::new(),
             questions: 0,
+            started: 0,
         }
     }
 
@@ -278,7 +285,8 @@ impl Switchboard {
         }
     }
 
-    fn start(&self, node: &ShardNode, map: &ClusterMap) -> ShardLine {
+    fn start(&mut self, node: &ShardNode, map: &ClusterMap) -> ShardLine {
+        self.started += 1;
         let (orders, taken) = mpsc::unbounded_channel();
         let canary = canary_of(node, map, &self.replica);
         let place = ShardPlace {
@@ -290,6 +298,7 @@ impl Switchboard {
         let status = Arc::new(Status::default());
         let life = LinkLife::new(node.store.endpoint(), WORDS, status.clone());
         let line = ShardLine {
+            number: self.started,
             endpoint: node.store.endpoint().into(),
             store: node.store.clone(),
             canary,
@@ -329,6 +338,9 @@ impl Switchboard {
         }
         if moves {
             wish.routes.iter_mut().for_each(|route| route.asked = false);
+            // From here on the link before is not listened to, so nothing comes twice and all in order. What comes until the answer
+            // is missed, which is told.
+            wish.counting.store(line.number, Ordering::Release);
         }
         let is_known = wish.routes.iter().all(|route| route.asked);
         if is_known && wish.pending.is_some() {
@@ -348,6 +360,10 @@ impl Switchboard {
                 role: route.role,
                 heard: route.heard.clone(),
                 missed,
+                voice: Some(Voice {
+                    link: line.number,
+                    counting: wish.counting.clone(),
+                }),
                 waiter,
             });
             last = Some(answer);

@@ -1,13 +1,26 @@
 //! Rows of a Redis Cluster and the layer `sharded`. Groups of other shards than the one concerned are told of nothing.
 
 use crate::fault::{ClusterFault, Fault};
-use crate::row::{Must, NOTHING, Redis, Road, Row, TOLD, WORLD, World};
+use crate::row::{Crowd, Must, NOTHING, Redis, Road, Row, TOLD, WORLD, World};
+
+const SHORT: Crowd = Crowd {
+    clients: 24,
+    groups: 12,
+    pace: 100,
+};
+
+/// Groups on all shards, each with sockets on both replicas as a rule.
+const LONG: Crowd = Crowd {
+    clients: 500,
+    groups: 200,
+    pace: 1_000,
+};
 
 const CLUSTER: World = World {
     redis: Redis::Cluster,
     layer: "sharded",
     road: Road::Api,
-    groups: Some([12, 125]),
+    crowd: Some([SHORT, LONG]),
     ..WORLD
 };
 

@@ -106,11 +106,11 @@ impl Cluster {
     }
 
     async fn form(self, addresses: &[String], login: &[&str]) -> Self {
-        cli(login)
+        let create = cli(login)
             .args(["--cluster", "create"])
             .args(addresses)
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
-            .run();
+            .args(["--cluster-replicas", "1", "--cluster-yes"]);
+        run(create).await;
         for node in &self.nodes {
             eventually(4 * PATIENCE, "the cluster is whole", async || {
                 let state: String = node.command(&["CLUSTER", "INFO"]).await;
@@ -132,14 +132,13 @@ impl Cluster {
     /// Adds an empty master; returns its place among the nodes.
     pub(crate) async fn add_node(&mut self) -> usize {
         let new = node(&[]).await;
-        cli(&[])
-            .args([
-                "--cluster",
-                "add-node",
-                &new.endpoint(),
-                &self.nodes[0].endpoint(),
-            ])
-            .run();
+        let add = cli(&[]).args([
+            "--cluster",
+            "add-node",
+            &new.endpoint(),
+            &self.nodes[0].endpoint(),
+        ]);
+        run(add).await;
         self.nodes.push(new);
         for node in &self.nodes {
             eventually(PATIENCE, "every node knows the new one", async || {
@@ -159,9 +158,8 @@ impl Cluster {
     pub(crate) async fn remove_last(&mut self) {
         let last = self.nodes.pop().expect("a cluster has nodes");
         let id: String = last.command(&["CLUSTER", "MYID"]).await;
-        cli(&[])
-            .args(["--cluster", "del-node", &self.nodes[0].endpoint(), &id])
-            .run();
+        let remove = cli(&[]).args(["--cluster", "del-node", &self.nodes[0].endpoint(), &id]);
+        run(remove).await;
         last.kill();
     }
 
@@ -195,6 +193,11 @@ impl Cluster {
     /// The node that serves a slot, as `asked` knows it; `None` while there is none that lives.
     pub(crate) async fn owner_as(&self, asked: usize, slot: u16) -> Option<usize> {
         let nodes: String = self.nodes[asked].command(&["CLUSTER", "NODES"]).await;
+        self.owner_in(&nodes, slot)
+    }
+
+    /// The node that serves a slot by this answer to CLUSTER NODES.
+    fn owner_in(&self, nodes: &str, slot: u16) -> Option<usize> {
         let serves = |line: &&str| {
             let flags = line.split(' ').nth(2).unwrap_or_default();
             let is_master = flags.contains("master") && !flags.contains("fail");
@@ -211,9 +214,11 @@ impl Cluster {
     pub(crate) async fn taken_over(&self, slot: u16, old: usize) {
         for asked in (0..self.nodes.len()).filter(|node| *node != old && self.nodes[*node].runs()) {
             eventually(FAILOVER, "a replica takes over", async || {
-                match self.owner_as(asked, slot).await {
-                    Some(owner) if owner != old => Ok(()),
-                    owner => Err(owner),
+                // A node that stands for election may be slow to answer.
+                let nodes = self.nodes[asked].ask::<String>(&["CLUSTER", "NODES"]);
+                match nodes.await.map(|nodes| self.owner_in(&nodes, slot)) {
+                    Ok(Some(owner)) if owner != old => Ok(()),
+                    other => Err(other),
                 }
             })
             .await;
@@ -273,6 +278,12 @@ pub(crate) fn ranges_in(line: &str) -> impl Iterator<Item = RangeInclusive<u16>>
 /// `redis-cli`, with these options.
 fn cli(login: &[&str]) -> Program {
     Program::new("redis-cli", find_program("redis-cli")).args(login)
+}
+
+/// Runs it to its end, which takes seconds, while others of the thread go on.
+async fn run(program: Program) {
+    let done = tokio::task::spawn_blocking(move || program.run());
+    done.await.expect("redis-cli is run");
 }
 
 async fn said(node: &RedisServer, words: &[String]) {

@@ -115,7 +115,7 @@ proptest! {
                 Act::Want(channel, attachment) => {
                     let (waiter, outcome) = oneshot::channel();
                     let heard = heard.entry((channel, attachment)).or_default().clone();
-                    let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()), role: ChannelRole::Events, heard: Some(heard) };
+                    let route = ChannelRoute { attachment, inbox: inbox.clone(), target: Target::Group("g".into()), role: ChannelRole::Events, heard: Some(heard), voice: None };
                     wishes.want(&name(channel), route, waiter);
                     wanted.entry(channel).or_default().insert(attachment);
                     waiting.push((channel, outcome));
