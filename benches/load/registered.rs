@@ -290,7 +290,8 @@ fn document(name: &str, key: &Value) -> Value {
         "origins": [format!("https://{host}")],
         "token": {"algorithm": "HS256", "signing_key": key},
         "users": {"source": "claims"},
-        "layer": {"kind": "pubsub", "prefix": name},
+        // With an end mark no prefix begins with another.
+        "layer": {"kind": "pubsub", "prefix": format!("{name}:")},
         "routes": [{"path": "ws/<int:n>/", "groups": ["bench"]}],
     })
 }

@@ -183,6 +183,7 @@ fn route(inbox: &Arc<Inbox>) -> ChannelRoute {
         target: Target::Group("g".into()),
         role: ChannelRole::Events,
         heard: None,
+        voice: None,
     }
 }
 
