@@ -43,11 +43,16 @@ type ClockReading = (i64, Instant);
 #[derive(Default)]
 struct HostClock {
     newest: Option<ClockReading>,
-    /// The last reading before the host's clock ran ahead of this machine's, and the moment at which that showed. A machine that
-    /// was suspended counts no time meanwhile: moments before it are those of the earlier reading.
-    before_leap: Option<(ClockReading, Instant)>,
-    /// The milliseconds by which it ran ahead then.
-    leap: u64,
+    leap: Option<Leap>,
+}
+
+/// The last time that the host's clock ran ahead of this machine's. A machine that was suspended counts no time meanwhile:
+/// moments before it are those of the earlier reading.
+struct Leap {
+    earlier: ClockReading,
+    /// The moment at which it showed.
+    shown: Instant,
+    by: Duration,
 }
 
 /// The time by which the host's clock may run ahead between two readings: more than an answer takes, less than events live.
@@ -69,10 +74,13 @@ impl HostTimes {
         let now = Instant::now();
         let mut clock = self.clock.lock();
         if let Some(earlier) = clock.newest
-            && let leap @ LEAP.. = milliseconds - at(earlier, now)
+            && let ahead @ LEAP.. = milliseconds - at(earlier, now)
         {
-            clock.leap = leap.unsigned_abs();
-            clock.before_leap = Some((earlier, now));
+            clock.leap = Some(Leap {
+                earlier,
+                shown: now,
+                by: Duration::from_millis(ahead.unsigned_abs()),
+            });
         }
         clock.newest = Some((milliseconds, now));
     }
@@ -80,9 +88,8 @@ impl HostTimes {
     /// Returns the time since a moment, with that in which this machine was suspended.
     pub(super) fn away_since(&self, moment: Instant) -> Duration {
         let clock = self.clock.lock();
-        let leapt = clock.before_leap.is_some_and(|(_, leap)| leap >= moment);
-        let leap = if leapt { clock.leap } else { 0 };
-        moment.elapsed() + Duration::from_millis(leap)
+        let since = clock.leap.as_ref().filter(|leap| leap.shown >= moment);
+        moment.elapsed() + since.map_or(Duration::ZERO, |leap| leap.by)
     }
 
     /// Returns a moment as a time of the host's clock in Unix milliseconds, too early by as long as the newest answer was under way.
@@ -90,10 +97,8 @@ impl HostTimes {
     pub(super) fn time_of(&self, moment: Instant) -> Option<i64> {
         let clock = self.clock.lock();
         let time = at(clock.newest?, moment);
-        Some(match clock.before_leap {
-            Some((earlier, leap)) if moment < leap => time.min(at(earlier, moment)),
-            _ => time,
-        })
+        let leap = clock.leap.as_ref().filter(|leap| moment < leap.shown);
+        Some(leap.map_or(time, |leap| time.min(at(leap.earlier, moment))))
     }
 }
 

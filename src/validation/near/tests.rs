@@ -176,24 +176,27 @@ fn what_two_tenants_share_is_told_of_the_newcomer() {
     }
 }
 
+/// A tenant of one project's schema: it has a namespace of its own, and the users of its tokens' claims.
+fn of_schema(name: &str, key: &str) -> TenantConfig {
+    let mut tenant = TenantConfig {
+        hosts: vec![format!("{name}.test")],
+        ..TenantConfig::default()
+    };
+    tenant.layer.kind = Some(LayerKind::PubSub);
+    tenant.layer.prefix = "project".to_owned();
+    tenant.layer.namespace = format!("{name}.");
+    tenant.users.source = UsersFrom::Claims;
+    tenant.token.keys = vec![KeyConfig {
+        signing_key: Some(key.into()),
+        ..KeyConfig::default()
+    }];
+    tenant
+}
+
 /// Of two tenants the second by name was warned alone, so a caller whose tenant is the first never learned it.
 #[test]
 fn a_newcomer_is_warned_of_what_concerns_it_and_of_nothing_else() {
-    let of_schema = |name: &str, key: &str| {
-        let mut tenant = TenantConfig {
-            hosts: vec![format!("{name}.test")],
-            ..TenantConfig::default()
-        };
-        tenant.layer.kind = Some(LayerKind::PubSub);
-        tenant.layer.prefix = "project".to_owned();
-        tenant.layer.namespace = format!("{name}.");
-        tenant.users.source = UsersFrom::Claims;
-        tenant.token.keys = vec![KeyConfig {
-            signing_key: Some(key.into()),
-            ..KeyConfig::default()
-        }];
-        Arc::new(tenant)
-    };
+    let of_schema = |name: &str, key: &str| Arc::new(of_schema(name, key));
     let mut config = deployment();
     for (name, key) in [("k", "one key"), ("l", "one key"), ("m", "another key")] {
         config.tenants.insert(id(name), of_schema(name, key));
@@ -218,32 +221,17 @@ fn a_newcomer_is_warned_of_what_concerns_it_and_of_nothing_else() {
 /// The holder with the same users stood before the one with others, where something else had brought it there.
 #[test]
 fn a_newcomer_is_warned_of_other_users_behind_those_that_it_shares() {
-    let of_schema = |name: &str, database: Option<&str>| {
-        let mut tenant = TenantConfig {
-            hosts: vec![format!("{name}.test")],
-            ..TenantConfig::default()
-        };
-        tenant.layer.kind = Some(LayerKind::PubSub);
-        tenant.layer.prefix = "project".to_owned();
-        tenant.layer.namespace = format!("{name}.");
-        tenant.users.database = database.map(Secret::from);
-        tenant.users.source = match database {
-            Some(_) => UsersFrom::Database,
-            None => UsersFrom::Claims,
-        };
-        tenant.token.keys = vec![KeyConfig {
-            signing_key: Some("one key".into()),
-            ..KeyConfig::default()
-        }];
-        tenant
-    };
     let mut config = deployment();
     for (name, database) in [
         ("k", Some("postgres://db/all")),
         ("l", None),
         ("n", Some("postgres://db/all")),
     ] {
-        let mut tenant = of_schema(name, database);
+        let mut tenant = of_schema(name, "one key");
+        if let Some(database) = database {
+            tenant.users.source = UsersFrom::Database;
+            tenant.users.database = Some(Secret::from(database));
+        }
         if name != "l" {
             tenant.routes = vec![route_to("project-work")];
         }
