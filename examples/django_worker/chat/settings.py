@@ -11,15 +11,26 @@ DATABASES = {
         "NAME": Path(__file__).resolve().parent.parent / "db.sqlite3",
     },
 }
+# In deploy/compose/cluster.yaml the users are those of its PostgreSQL.
+if "POSTGRES_HOST" in os.environ:
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "lockgate",
+        "USER": "lockgate",
+        "HOST": os.environ["POSTGRES_HOST"],
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
 # `runworker` reads it, and nothing else does.
 ASGI_APPLICATION = "chat.asgi.application"
+REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+ON_A_CLUSTER = REDIS_URL.startswith(("redis+cluster://", "rediss+cluster://"))
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        # The layer of a cluster is in deploy/django, which then stands on the path of Python.
+        "BACKEND": "lockgate.layers.RedisClusterChannelLayer" if ON_A_CLUSTER else "channels_redis.pubsub.RedisPubSubChannelLayer",
         # `prefix` as in lockgate.toml.
-        "CONFIG": {"hosts": [os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")], "prefix": "acme"},
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "acme"},
     },
 }
