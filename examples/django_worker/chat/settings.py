@@ -28,9 +28,12 @@ REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 ON_A_CLUSTER = REDIS_URL.startswith(("redis+cluster://", "rediss+cluster://"))
 CHANNEL_LAYERS = {
     "default": {
-        # The layer of a cluster is in deploy/django, which then stands on the path of Python.
-        "BACKEND": "lockgate.layers.RedisClusterChannelLayer" if ON_A_CLUSTER else "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
         # `prefix` as in lockgate.toml.
         "CONFIG": {"hosts": [REDIS_URL], "prefix": "acme"},
     },
 }
+if ON_A_CLUSTER:
+    # In deploy/django, which then stands on the path of Python. `tenant` as in lockgate.toml.
+    CHANNEL_LAYERS["default"]["BACKEND"] = "lockgate.layers.RedisClusterChannelLayer"
+    CHANNEL_LAYERS["default"]["CONFIG"]["tenant"] = "acme"
