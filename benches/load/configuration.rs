@@ -65,10 +65,11 @@ impl World {
                 text,
                 "\n[tenants.{name}]\nhosts = [\"{name}.example.com\"]\norigins = [\"https://{name}.example.com\"]\n\
                  [tenants.{name}.token]\nalgorithm = \"HS256\"\nsigning_key = \"{KEY}\"\n\
-                 [tenants.{name}.users]\ndatabase = \"{database}\"\nlocal_ttl = \"{}s\"\n\
+                 [tenants.{name}.users]\ndatabase = \"{database}\"\nlocal_ttl = \"{}s\"\n{}\
                  [tenants.{name}.layer]\nkind = \"{kind}\"\nprefix = \"{name}\"\n\
                  [[tenants.{name}.routes]]\npath = \"ws/<int:n>/\"\ngroups = [\"bench\"]\n",
                 LOCAL_TTL.as_secs(),
+                setup.more_users,
             )
             .ok();
             if let Some(limit) = &setup.limit

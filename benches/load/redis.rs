@@ -142,6 +142,16 @@ impl Link {
             .with_context(|| format!("INFO {section} has no {field}"))
     }
 
+    /// Returns the replicas that have all data of this server (`INFO replication`).
+    pub(crate) fn replicas_online(&mut self) -> Result<usize> {
+        let Reply::Text(text) = self.call(&[b"INFO", b"replication"])? else {
+            bail!("INFO is text");
+        };
+        let text = String::from_utf8(text)?;
+        let online = |line: &&str| line.starts_with("slave") && line.contains("state=online");
+        Ok(text.lines().filter(online).count())
+    }
+
     /// Returns the calls of each command so far (`INFO commandstats`), without the `INFO` of this program.
     pub(crate) fn command_counts(&mut self) -> Result<BTreeMap<String, u64>> {
         let Reply::Text(text) = self.call(&[b"INFO", b"commandstats"])? else {

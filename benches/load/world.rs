@@ -115,6 +115,8 @@ pub(crate) struct Setup {
     pub(crate) history: bool,
     /// True if the layer of all tenants is `core`, with Channels' defaults.
     pub(crate) core: bool,
+    /// More lines of `[tenants.NAME.users]`, for each tenant.
+    pub(crate) more_users: String,
     /// More tables of the configuration, among them routes of tenant `bench`.
     pub(crate) more_tables: String,
 }

@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use crate::deployment::{Deployment, Fleet};
 use crate::model::Model;
-use crate::plan::{Plan, Storm, Usage, Use, plan};
+use crate::plan::{Plan, Reason, Usage, Use, plan};
 use crate::report::table;
+use crate::storm::Storm;
 use crate::units::{Meter, Units};
 
 /// The growth that the answers look at.
@@ -38,7 +39,7 @@ fn column(units: &Units, deployment: &Deployment) -> Result<Vec<Line>> {
     let mut lines = vec![line("sockets, tenants", sizes(deployment))];
     lines.push(line("fleet", fleet_of(&found)));
     lines.extend(machines(&found));
-    lines.push(line("bottleneck", tightest(found.usage.tightest())));
+    lines.push(line("bottleneck", bottleneck(&found)));
     lines.extend(traffic(&found));
     lines.extend(ten_times(units, deployment, &found)?);
     lines.extend(storm(units, &found)?);
@@ -70,13 +71,21 @@ fn sizes(deployment: &Deployment) -> String {
 
 fn fleet_of(plan: &Plan) -> String {
     let Fleet { replicas, shards } = plan.fleet;
-    let each = format!("{} replicas, {} shards", number(replicas), number(shards));
+    let followers = match plan.cell.redis_replicas {
+        0.0 => String::new(),
+        count => format!(", each a master and {} of its replicas", number(count)),
+    };
+    let each = format!(
+        "{} replicas, {} shards{followers}",
+        number(replicas),
+        number(shards)
+    );
     if plan.cells == 1.0 {
         return each;
     }
-    let reason = match plan.wall {
-        Some(wall) => format!("one cell exceeds the limit of {}", wall.name()),
-        None => "one cell takes more servers".to_owned(),
+    let reason = match plan.reason {
+        Some(Reason::Bound(bound)) => format!("fewer cells exceed the limit of {}", bound.name()),
+        Some(Reason::Servers) | None => "fewer cells take more servers".to_owned(),
     };
     format!(
         "{} cells of {each}: {} replicas, {} shards; {reason}",
@@ -109,6 +118,14 @@ fn machines(plan: &Plan) -> [Line; 2] {
     [line("a replica", replica), line("the busiest shard", shard)]
 }
 
+fn bottleneck(plan: &Plan) -> String {
+    let when = match plan.cell.survives_zone() {
+        true => " when a zone is lost",
+        false => "",
+    };
+    format!("{}{when}", tightest(plan.deciding.tightest()))
+}
+
 fn tightest(used: Use) -> String {
     format!(
         "{}: {:.0} % of its limit",
@@ -128,13 +145,18 @@ fn traffic(plan: &Plan) -> [Line; 2] {
     );
     let cell = &plan.cell;
     let work = model.work(Meter::RedisCpu);
+    let rechecked = model.rechecks() * Storm::RECHECKED_KEYS;
     let of = |name: &str| work.get(name).copied().unwrap_or(0.0);
     let between = format!(
-        "{} keys/s of the denylist read, {} control messages/s and as many answers, {} presence scripts/s, {} renewals/s",
-        all(cell.reconnects_per_second * Storm::DENYLIST_KEYS),
+        "{} keys/s of the denylist read, {} of them by rechecks, {} users/s looked up in the database, {} control messages/s and as many \
+         answers, {} presence scripts/s, {} renewals/s, {} missed events/s",
+        all(cell.reconnects_per_second * Storm::DENYLIST_KEYS + rechecked),
+        all(rechecked),
+        all(model.revalidations()),
         all(of("control")),
         all(model.presence_writes()),
-        all(model.renewals())
+        all(model.renewals()),
+        all(of("missed"))
     );
     [line("events", events), line("beside them", between)]
 }
@@ -161,21 +183,43 @@ fn ten_times(units: &Units, deployment: &Deployment, found: &Plan) -> Result<Vec
 }
 
 fn storm(units: &Units, plan: &Plan) -> Result<Vec<Line>> {
-    let storm = Storm::of(units, &plan.cell, plan.fleet)?;
+    let Some(storm) = Storm::of(units, &plan.cell, plan.fleet)? else {
+        let why = match plan.cell.zones < 2.0 {
+            true => "there is no other zone",
+            false => "no replica is in another zone",
+        };
+        return Ok(vec![line(
+            "a zone is lost",
+            format!("nothing survives: {why}"),
+        )]);
+    };
     let all = |count: f64| number(count * plan.cells);
     let given = plan.cell.return_seconds;
-    let lasts = given.max(storm.replica_seconds).max(storm.shard_seconds);
+    let need = |seconds: Option<f64>| match seconds {
+        Some(seconds) => format!("need {seconds:.0} s of their cores"),
+        None => "are busy without them".to_owned(),
+    };
+    let lasts = match storm.lasts(given) {
+        Some(seconds) => format!("so that it lasts {seconds:.0} s"),
+        None => "so that it does not end".to_owned(),
+    };
+    let shards = match plan.cell.redis_replicas > 0.0 {
+        true => format!(
+            "{} subscriptions again after failovers",
+            all(storm.resubscribed)
+        ),
+        false => "its shards and what they hold are gone, since they have no replicas".to_owned(),
+    };
     let shown = format!(
-        "{} sockets, {} connects/s over {:.0} s; the other replicas need {:.0} s of their cores, the shards {:.0} s, so that it lasts {:.0} s; \
-         {} keys/s of the denylist, {} presence scripts/s",
+        "{} sockets, {} connects/s over {given:.0} s; the other replicas {}, the shards {}, {lasts}; in all {} keys of the denylist, \
+         {} presence scripts, {} missed events, {shards}",
         all(storm.sockets),
         all(storm.connects),
-        given,
-        storm.replica_seconds,
-        storm.shard_seconds,
-        lasts,
+        need(storm.replica_seconds),
+        need(storm.shard_seconds),
         all(storm.denylist),
-        all(storm.presence)
+        all(storm.presence),
+        all(storm.missed),
     );
     Ok(vec![
         line("a zone is lost", shown),

@@ -8,7 +8,7 @@ use crate::calibrate::model_of;
 use crate::deployment::Deployment;
 use crate::model::Model;
 use crate::report::{self, Series};
-use crate::trial::{self, Lengths};
+use crate::trial::{self, Lengths, Measured};
 use crate::units::{Meter, Units};
 
 /// The most that a prediction may be wrong by.
@@ -17,6 +17,8 @@ const TOLERANCE: f64 = 0.25;
 /// The outcome of all trials.
 pub(crate) struct Outcome {
     pub(crate) table: String,
+    /// The bare `write()` of the check over that of the calibration. Predicted CPU is that for this speed.
+    pub(crate) speed: f64,
     /// The predictions that were wrong by more than [`TOLERANCE`].
     pub(crate) wrong: Vec<String>,
 }
@@ -29,28 +31,39 @@ pub(crate) fn check(
     lengths: Lengths,
     runs: usize,
 ) -> Result<Outcome> {
-    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-    for deployment in deployments {
-        let mut values = Meter::ALL.map(|_| [Series::default(), Series::default()]);
-        let mut speeds = Series::default();
-        for run in 1..=runs {
+    let mut trials: Vec<Vec<Measured>> = deployments.iter().map(|_| Vec::new()).collect();
+    for run in 1..=runs {
+        for (deployment, trials) in deployments.iter().zip(&mut trials) {
             eprintln!("run {run} of {runs}: {}", deployment.name);
             let played = trial::play(program, deployment, lengths);
-            let measured = played.with_context(|| deployment.name.clone())?;
-            speeds.0.push(measured.floor / units.floor);
+            trials.push(played.with_context(|| deployment.name.clone())?);
+        }
+    }
+    let floors = trials.iter().flatten().map(|measured| measured.floor);
+    let speed = Series(floors.collect()).median() / units.floor;
+    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
+    for (deployment, trials) in deployments.iter().zip(&trials) {
+        let mut values = Meter::ALL.map(|_| [Series::default(), Series::default()]);
+        for measured in trials {
             let model = model_of(deployment, measured.age)?;
             for (meter, [predicted, seen]) in Meter::ALL.into_iter().zip(&mut values) {
-                let cost = model.cost(units, meter)?;
-                predicted
-                    .0
-                    .push(measured.at_this_speed(meter, cost, units.floor));
-                seen.0.push(measured.of(meter));
+                let (cost, had) = match meter {
+                    // A process takes more than some thousand sockets, and would hide them.
+                    Meter::GatewayMemory | Meter::RedisMemory => {
+                        (model.growth(units, meter)?, measured.growth(meter))
+                    }
+                    Meter::GatewayCpu | Meter::RedisCpu => {
+                        (model.cost(units, meter)? * speed, measured.of(meter))
+                    }
+                    Meter::RedisClients => (model.cost(units, meter)?, measured.of(meter)),
+                };
+                predicted.0.push(cost);
+                seen.0.push(had);
             }
         }
-        let mut cells = [const { String::new() }; 8];
+        let mut cells = [const { String::new() }; 7];
         cells[0] = deployment.name.clone();
         cells[1] = described(&model_of(deployment, 0.0)?);
-        cells[7] = format!("{:.2}", speeds.median());
         for (meter, [predicted, seen]) in Meter::ALL.into_iter().zip(&values) {
             let ratio = predicted.over(seen).median();
             let (predicted, seen) = (shown(meter, predicted), shown(meter, seen));
@@ -68,13 +81,16 @@ pub(crate) fn check(
         "of",
         "gateway CPU",
         "Redis CPU",
-        "gateway memory, MiB",
-        "Redis memory, MiB",
+        "sockets' memory, MiB",
+        "their memory in Redis, MiB",
         "Redis clients",
-        "floor",
     ];
     report::table(&mut table, &head, lines.into_iter(), true);
-    Ok(Outcome { table, wrong })
+    Ok(Outcome {
+        table,
+        speed,
+        wrong,
+    })
 }
 
 fn shown(meter: Meter, series: &Series) -> String {
@@ -111,8 +127,11 @@ fn described(model: &Model<'_>) -> String {
         (model.frames(|_| 1.0), "frames/s"),
         (deployment.reconnects_per_second, "reconnects/s"),
         (deployment.revocations_per_second, "revocations/s"),
+        (model.rechecks(), "rechecks/s"),
+        (model.revalidations(), "lookups/s"),
+        (deployment.redis_replicas, "replicas of Redis"),
     ] {
-        if count > 0.0 {
+        if count >= 0.5 {
             parts.push(format!("{count:.0} {what}"));
         }
     }
@@ -120,6 +139,7 @@ fn described(model: &Model<'_>) -> String {
     let kinds = || deployment.kinds.iter();
     parts.extend(has("bursts", kinds().any(|kind| kind.burst > 1.0)));
     parts.extend(has("history", kinds().any(|kind| kind.history > 0.0)));
+    parts.extend(has("resume", kinds().any(|kind| kind.resume)));
     parts.extend(has("presence", kinds().any(|kind| kind.presence)));
     parts.join(", ")
 }

@@ -30,7 +30,18 @@ pub(crate) struct Deployment {
     pub(crate) token_seconds: f64,
     /// The time between two pings of a socket.
     pub(crate) heartbeat_seconds: f64,
+    /// `denylist.recheck`: the time in which the token and the user of each open socket are read again.
+    pub(crate) recheck_seconds: f64,
+    /// `users.cache_ttl`: the user of each open socket is looked up in the database before it has passed.
+    pub(crate) cache_ttl_seconds: f64,
+    /// The time for which a socket that comes back was away.
+    pub(crate) away_seconds: f64,
+    /// Replicas of each Redis server, and `denylist.replicas`: those that confirm a revocation (`WAIT`).
+    pub(crate) redis_replicas: f64,
+    pub(crate) denylist_replicas: f64,
     pub(crate) zones: f64,
+    /// True if the fleet keeps its limits after the loss of a zone; so it is where there are several.
+    pub(crate) survive_zone: Option<bool>,
     /// The time over which the sockets of a lost zone come back.
     pub(crate) return_seconds: f64,
     pub(crate) kinds: Vec<Kind>,
@@ -50,7 +61,13 @@ impl Default for Deployment {
             revocations_per_second: 0.0,
             token_seconds: 3_600.0,
             heartbeat_seconds: 25.0,
+            recheck_seconds: 60.0,
+            cache_ttl_seconds: 300.0,
+            away_seconds: 2.0,
+            redis_replicas: 0.0,
+            denylist_replicas: 0.0,
             zones: 3.0,
+            survive_zone: None,
             return_seconds: 30.0,
             kinds: Vec::new(),
             limits: Limits::default(),
@@ -76,6 +93,9 @@ pub(crate) struct Kind {
     /// Events that the group's history keeps; none without one.
     #[serde(default)]
     pub(crate) history: f64,
+    /// True if the route has `resume` and clients come back with their position.
+    #[serde(default)]
+    pub(crate) resume: bool,
     #[serde(default)]
     pub(crate) presence: bool,
     #[serde(default)]
@@ -146,11 +166,18 @@ fn one() -> f64 {
 /// The file cannot be read, is no such TOML, or describes what cannot be.
 pub(crate) fn read(file: &Path) -> Result<Vec<Deployment>> {
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let described: Described = toml::from_str(&text).with_context(|| file.display().to_string())?;
+    parse(&text).with_context(|| file.display().to_string())
+}
+
+/// Reads the deployments of a text.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn parse(text: &str) -> Result<Vec<Deployment>> {
+    let described: Described = toml::from_str(text)?;
     for deployment in &described.deployments {
-        deployment
-            .check()
-            .with_context(|| format!("{}: {:?}", file.display(), deployment.name))?;
+        let checked = deployment.check();
+        checked.with_context(|| format!("{:?}", deployment.name))?;
     }
     Ok(described.deployments)
 }
@@ -164,6 +191,8 @@ impl Deployment {
             ("tenants", self.tenants),
             ("event_bytes", self.event_bytes),
             ("heartbeat_seconds", self.heartbeat_seconds),
+            ("recheck_seconds", self.recheck_seconds),
+            ("cache_ttl_seconds", self.cache_ttl_seconds),
             ("return_seconds", self.return_seconds),
             ("limits.replica_cores", limits.replica_cores),
             ("limits.replica_mib", limits.replica_mib),
@@ -184,6 +213,9 @@ impl Deployment {
             ("reconnects_per_second", self.reconnects_per_second),
             ("revocations_per_second", self.revocations_per_second),
             ("token_seconds", self.token_seconds),
+            ("away_seconds", self.away_seconds),
+            ("redis_replicas", self.redis_replicas),
+            ("denylist_replicas", self.denylist_replicas),
         ];
         for (key, value) in counts {
             ensure!(
@@ -191,11 +223,7 @@ impl Deployment {
                 "{key} = {value}: it must be 0 or more"
             );
         }
-        ensure!(
-            self.zones >= 2.0,
-            "zones = {}: one zone that is lost is all; give at least 2",
-            self.zones
-        );
+        self.check_zones()?;
         ensure!(
             !self.kinds.is_empty(),
             "kinds: a socket is in at least one group"
@@ -215,6 +243,30 @@ impl Deployment {
         self.kinds
             .iter()
             .try_for_each(|kind| kind.check(self.sockets))
+    }
+
+    fn check_zones(&self) -> Result<()> {
+        let zones = self.zones;
+        ensure!(
+            zones >= 1.0 && zones.is_finite(),
+            "zones = {zones}: at least 1"
+        );
+        ensure!(
+            zones >= 2.0 || self.survive_zone != Some(true),
+            "survive_zone: with zones = {zones} nothing is left after the loss of one; give at least 2 zones"
+        );
+        ensure!(
+            self.denylist_replicas <= self.redis_replicas,
+            "denylist_replicas = {}: a server has redis_replicas = {}, so no revocation would be confirmed",
+            self.denylist_replicas,
+            self.redis_replicas
+        );
+        Ok(())
+    }
+
+    /// Returns true if the fleet is to keep its limits after the loss of a zone.
+    pub(crate) fn survives_zone(&self) -> bool {
+        self.survive_zone.unwrap_or(self.zones >= 2.0)
     }
 
     /// Returns the groups that a socket is in.
@@ -278,6 +330,10 @@ impl Kind {
             self.history
         );
         ensure!(
+            self.history > 0.0 || !self.resume,
+            "kind {name:?}: resume needs a history: give the number of events that it keeps"
+        );
+        ensure!(
             self.events_per_second >= 0.0 && self.events_per_second.is_finite(),
             "kind {name:?}: events_per_second = {}: 0 or more",
             self.events_per_second
@@ -293,6 +349,11 @@ impl Kind {
     /// Returns the sockets of one group.
     pub(crate) fn members(&self, sockets: f64) -> f64 {
         sockets * self.per_socket / self.groups
+    }
+
+    /// Returns the events of one group within `away` seconds, as far as its history has them.
+    pub(crate) fn missed(&self, away: f64) -> f64 {
+        (self.events_per_second * away).min(self.history)
     }
 
     /// Returns the number of pairs of a group and a replica that has at least one of its sockets.

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::deployment::{Deployment, Fleet, Kind, Limits};
+use crate::deployment::{Deployment, Fleet, Limits};
 use crate::model::Model;
 use crate::units::{Meter, Units, Work};
 
@@ -121,7 +121,7 @@ impl Usage {
             replica,
             shard,
             links,
-            idle: units.get(Meter::RedisCpu, "replica")?.median * replicas / 1e6,
+            idle: units.get(Meter::RedisCpu, "link")?.cost * replicas / 1e6,
         })
     }
 
@@ -134,6 +134,13 @@ impl Usage {
         let uses = self.uses.into_iter().filter(wanted);
         let most = uses.max_by(|a, b| a.part.total_cmp(&b.part));
         most.unwrap_or(self.uses[0])
+    }
+
+    /// Takes the higher use of each bound.
+    fn take_higher(&mut self, other: &Self) {
+        for (own, other) in self.uses.iter_mut().zip(&other.uses) {
+            own.part = own.part.max(other.part);
+        }
     }
 }
 
@@ -148,9 +155,12 @@ fn hottest(units: &Units, model: &Model<'_>) -> Result<(f64, f64)> {
             true => "record",
             false => "publish",
         };
+        let writes = kind.events_per_second / kind.burst;
         let work = Work::from([
             (publish, kind.events_per_second),
+            ("arrival", writes),
             ("copy", kind.events_per_second * heard),
+            ("sending", writes * heard),
         ]);
         let bytes = kind.events_per_second * heard * (deployment.event_bytes + MESSAGE_OVERHEAD);
         most = (
@@ -162,6 +172,7 @@ fn hottest(units: &Units, model: &Model<'_>) -> Result<(f64, f64)> {
     let revocations = deployment.revocations_per_second / deployment.tenants;
     let control = Work::from([
         ("revocation", revocations),
+        ("confirmed", revocations * deployment.denylist_replicas),
         ("control", revocations * replicas),
     ]);
     let renewals = Work::from([("presence_write", model.renewals() / deployment.tenants)]);
@@ -177,15 +188,27 @@ pub(crate) struct Plan {
     /// The part of the deployment that one cell has.
     pub(crate) cell: Deployment,
     pub(crate) fleet: Fleet,
+    /// The use at the calm peak.
     pub(crate) usage: Usage,
-    /// The bound that made more cells than one necessary; none if one cell would do.
-    pub(crate) wall: Option<Bound>,
+    /// The use that decided: the higher one of each bound, calm and after the loss of a zone, if the fleet is to survive it.
+    pub(crate) deciding: Usage,
+    pub(crate) reason: Option<Reason>,
+}
+
+/// The reason for more cells than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// A bound that no fleet of fewer cells keeps.
+    Bound(Bound),
+    /// Fewer cells take more servers.
+    Servers,
 }
 
 impl Plan {
-    /// Returns all replicas and shards.
+    /// Returns all servers: replicas, masters, and their own replicas.
     fn servers(&self) -> f64 {
-        self.cells * (self.fleet.replicas + self.fleet.shards)
+        let of_a_shard = 1.0 + self.cell.redis_replicas;
+        self.cells * (self.fleet.replicas + self.fleet.shards * of_a_shard)
     }
 }
 
@@ -197,11 +220,15 @@ impl Plan {
 pub(crate) fn plan(units: &Units, deployment: &Deployment) -> Result<Plan> {
     const WORTH: f64 = 1.1;
     let (mut cells, mut wall, mut most) = (1.0_f64, None, MOST_CELLS);
-    let mut plans = Vec::new();
+    let mut plans: Vec<Plan> = Vec::new();
     while cells <= most {
         let cell = deployment.times(1.0 / cells);
         match fill(units, &cell)? {
-            Ok((fleet, usage)) => {
+            Ok((fleet, [usage, deciding])) => {
+                let reason = match plans.is_empty() {
+                    true => wall.map(Reason::Bound),
+                    false => Some(Reason::Servers),
+                };
                 if plans.is_empty() {
                     most = cells * MOST_MORE;
                 }
@@ -210,7 +237,8 @@ pub(crate) fn plan(units: &Units, deployment: &Deployment) -> Result<Plan> {
                     cell,
                     fleet,
                     usage,
-                    wall,
+                    deciding,
+                    reason,
                 });
             }
             Err(bound) => wall = Some(bound),
@@ -227,8 +255,8 @@ pub(crate) fn plan(units: &Units, deployment: &Deployment) -> Result<Plan> {
     })
 }
 
-/// Finds the fleet of one cell, or the bound that no fleet keeps.
-fn fill(units: &Units, cell: &Deployment) -> Result<Result<(Fleet, Usage), Bound>> {
+/// Finds the fleet of one cell with its use, calm and deciding, or the bound that no fleet keeps.
+fn fill(units: &Units, cell: &Deployment) -> Result<Result<(Fleet, [Usage; 2]), Bound>> {
     // Beyond this a replica has next to no sockets, and still too much to do.
     const FEWEST_SOCKETS: f64 = 50.0;
     let mut fleet = Fleet {
@@ -236,21 +264,28 @@ fn fill(units: &Units, cell: &Deployment) -> Result<Result<(Fleet, Usage), Bound
         shards: 1.0,
     };
     loop {
-        let usage = Usage::of(units, cell, fleet)?;
+        let mut deciding = Usage::of(units, cell, fleet)?;
+        if cell.survives_zone() {
+            let Some(left) = survivors(cell, fleet) else {
+                fleet.replicas += 1.0;
+                continue;
+            };
+            deciding.take_higher(&Usage::of(units, cell, left)?);
+        }
         let [replica, shard, wall] = [Cure::Replicas, Cure::Shards, Cure::Cells]
-            .map(|cure| usage.most(|used| used.bound.cure() == cure));
+            .map(|cure| deciding.most(|used| used.bound.cure() == cure));
         if wall.part > 1.0 {
             return Ok(Err(wall.bound));
         }
         if replica.part > 1.0 {
-            if fleet.replicas > 1.0 && cell.sockets / fleet.replicas < FEWEST_SOCKETS {
+            if fleet.replicas > 2.0 && cell.sockets / fleet.replicas < FEWEST_SOCKETS {
                 return Ok(Err(replica.bound));
             }
             fleet.replicas = more(fleet.replicas, replica.part);
         } else if shard.part > 1.0 {
             fleet.shards = more(fleet.shards, shard.part);
         } else {
-            return Ok(Ok((fleet, usage)));
+            return Ok(Ok((fleet, [Usage::of(units, cell, fleet)?, deciding])));
         }
     }
 }
@@ -260,73 +295,9 @@ fn more(now: f64, part: f64) -> f64 {
     (now * part.min(1.5)).ceil().max(now + 1.0)
 }
 
-/// The return of the sockets of a lost zone to the other replicas of their cell.
-pub(crate) struct Storm {
-    /// Sockets of the zone, and the connects in a second if they come within the deployment's time.
-    pub(crate) sockets: f64,
-    pub(crate) connects: f64,
-    /// Seconds that survivors and shards need at least, with a whole core each.
-    pub(crate) replica_seconds: f64,
-    pub(crate) shard_seconds: f64,
-    /// Use of the survivors once all are back.
-    pub(crate) after: Use,
-    /// Keys of the denylist read and presence scripts run in a second.
-    pub(crate) denylist: f64,
-    pub(crate) presence: f64,
-}
-
-impl Storm {
-    /// Keys of the denylist that a connect reads: the token's, the user's and the tenant's.
-    pub(crate) const DENYLIST_KEYS: f64 = 3.0;
-
-    pub(crate) fn of(units: &Units, cell: &Deployment, fleet: Fleet) -> Result<Self> {
-        let sockets = cell.sockets / cell.zones;
-        let survivors = Fleet {
-            replicas: fleet.replicas - (fleet.replicas / cell.zones).ceil(),
-            ..fleet
-        };
-        anyhow::ensure!(
-            survivors.replicas >= 1.0,
-            "{}: one replica has no survivors; limits.replica_sockets is too high for {} zones",
-            cell.name,
-            cell.zones
-        );
-        let present: f64 = { cell.kinds.iter() }
-            .filter(|kind| kind.presence)
-            .map(|kind| kind.per_socket)
-            .sum();
-        let stayed = cell.sockets - sockets;
-        let new = |kind: &Kind| {
-            let others = kind.members(stayed).max(0.0);
-            kind.per_socket * (1.0 - 1.0 / survivors.replicas).powf(others)
-        };
-        let subscriptions: f64 = cell.kinds.iter().map(new).sum();
-        let connect = Work::from([
-            ("connect", sockets),
-            ("subscription", sockets * subscriptions),
-            ("presence_write", sockets * present),
-        ]);
-        let mut at_gateway = connect.clone();
-        at_gateway.insert("membership", sockets * (cell.groups_per_socket() - 1.0));
-        let after = Usage::of(units, cell, survivors)?;
-        let seconds = |meter, work: &Work, machines: f64, busy: f64| {
-            let left = machines * (1.0 - busy).max(0.0) * 1e6;
-            Ok::<_, anyhow::Error>(units.cost(meter, work)? / left)
-        };
-        let connects = sockets / cell.return_seconds;
-        Ok(Self {
-            sockets,
-            connects,
-            replica_seconds: seconds(
-                Meter::GatewayCpu,
-                &at_gateway,
-                survivors.replicas,
-                after.replica[0],
-            )?,
-            shard_seconds: seconds(Meter::RedisCpu, &connect, fleet.shards, after.shard[0])?,
-            after: after.tightest(),
-            denylist: connects * Self::DENYLIST_KEYS,
-            presence: connects * present,
-        })
-    }
+/// Returns what is left of a fleet after the loss of a zone; none if that is no replica. Shards go on: their replicas lie in
+/// other zones.
+pub(crate) fn survivors(cell: &Deployment, fleet: Fleet) -> Option<Fleet> {
+    let replicas = fleet.replicas - (fleet.replicas / cell.zones).ceil();
+    (replicas >= 1.0).then_some(Fleet { replicas, ..fleet })
 }

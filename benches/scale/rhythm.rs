@@ -18,12 +18,19 @@ const FIRST_TOKEN: u64 = 1_000_000;
 
 /// The events of one kind of groups, evenly in time and in turn over the groups.
 pub(crate) struct Stream {
-    /// Each group with its sockets that stay.
-    pub(crate) groups: Vec<(String, u64)>,
+    pub(crate) groups: Vec<Busy>,
     pub(crate) next_group: usize,
     pub(crate) history: bool,
     pub(crate) burst: u64,
     pub(crate) beat: Beat,
+}
+
+/// A group of a stream.
+pub(crate) struct Busy {
+    pub(crate) channel: String,
+    /// Its sockets that stay.
+    pub(crate) sockets: u64,
+    pub(crate) published: u64,
 }
 
 /// An even rhythm.
@@ -76,13 +83,16 @@ impl Stream {
         let mut frames = 0;
         for _ in 0..self.beat.due() {
             self.beat.done += 1;
-            let (channel, sockets) = &self.groups[self.next_group];
-            self.next_group = (self.next_group + 1) % self.groups.len();
-            frames += sockets * self.burst;
+            let next = (self.next_group + 1) % self.groups.len();
+            let group = &mut self.groups[self.next_group];
+            self.next_group = next;
+            frames += group.sockets * self.burst;
+            group.published += self.burst;
+            let channel = group.channel.as_str();
             match self.history {
                 true => swarm.publisher.record(&Record::to(channel), self.burst)?,
                 false => {
-                    let channels = std::iter::repeat_n(channel.as_str(), self.burst as usize);
+                    let channels = std::iter::repeat_n(channel, self.burst as usize);
                     swarm.publisher.publish(channels)?;
                 }
             }

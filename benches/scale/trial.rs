@@ -4,7 +4,6 @@
 //! the number of frames to them depends on the moment.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,15 +12,17 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::arrivals::Side;
-use crate::deployment::{Deployment, Kind};
+use crate::deployment::{Deployment, Fleet, Kind};
 use crate::floor::Floor;
-use crate::model::HISTORY_SECONDS;
-use crate::process::CpuReading;
+use crate::followers;
+use crate::positions::Positions;
+use crate::process::{CpuReading, Process};
 use crate::redis::Record;
-use crate::rhythm::{Beat, Churn, Revoking, Stream};
+use crate::rhythm::{Beat, Busy, Churn, Revoking, Stream};
 use crate::swarm::Swarm;
+use crate::tables::setup;
 use crate::units::Meter;
-use crate::world::{Gateway, Setup, Ticket, USERS, World};
+use crate::world::{Gateway, Ticket, USERS, World};
 
 /// The seed of the places of sockets: the same in each run.
 const SEED: u64 = 17;
@@ -31,6 +32,8 @@ const STAYS: f64 = 2.5;
 const FLOOR_SOCKETS: u64 = 200;
 const FLOOR_ROUNDS: u64 = 50;
 const FLOOR_PACE_MICROS: u64 = 10_000;
+/// The time after which a socket that has gone is forgotten.
+const EMPTY_AFTER: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The lengths of a trial.
@@ -46,29 +49,41 @@ pub(crate) struct Lengths {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     values: [f64; Meter::ALL.len()],
+    /// Bytes of all replicas and of Redis before the sockets came.
+    pub(crate) empty: [f64; 2],
     /// Seconds from the first event to the reading of memory.
     pub(crate) age: f64,
-    /// Microseconds of a bare `write()` of a frame, before and after: the speed of the machine at this time.
+    /// Microseconds of a bare `write()` of a frame, before and after.
     pub(crate) floor: f64,
 }
 
 impl Measured {
+    /// Returns the values in words, to follow a run.
+    fn told(&self) -> String {
+        let of = |meter| self.of(meter);
+        let mib = |meter| of(meter) / 1_048_576.0;
+        format!(
+            "replicas {:.2} %, Redis {:.2} %, {:.1} and {:.2} MiB",
+            of(Meter::GatewayCpu) / 1e4,
+            of(Meter::RedisCpu) / 1e4,
+            mib(Meter::GatewayMemory),
+            mib(Meter::RedisMemory)
+        )
+    }
+
     pub(crate) fn of(&self, meter: Meter) -> f64 {
         self.values[meter as usize]
     }
 
-    /// Returns the cost of something that takes `cost` where a bare `write()` takes `floor`, on the machine as it was.
-    pub(crate) fn at_this_speed(&self, meter: Meter, cost: f64, floor: f64) -> f64 {
-        match meter {
-            Meter::GatewayCpu | Meter::RedisCpu => cost * self.floor / floor,
-            Meter::GatewayMemory | Meter::RedisMemory | Meter::RedisClients => cost,
-        }
+    /// Returns the bytes of a meter of memory by which it has grown since the sockets came.
+    pub(crate) fn growth(&self, meter: Meter) -> f64 {
+        let at = usize::from(meter == Meter::RedisMemory);
+        self.of(meter) - self.empty[at]
     }
 }
 
-/// Plays a deployment with `fleet` on this machine.
-pub(crate) fn play(program: &Path, deployment: &Deployment, lengths: Lengths) -> Result<Measured> {
-    let fleet = deployment.fleet.context("a trial has a fleet")?;
+/// Fails if this machine cannot play the deployment.
+fn check_playable(deployment: &Deployment, fleet: Fleet) -> Result<()> {
     ensure!(
         deployment.sockets <= USERS as f64,
         "a trial has at most {USERS} sockets"
@@ -83,11 +98,26 @@ pub(crate) fn play(program: &Path, deployment: &Deployment, lengths: Lengths) ->
         fleet.shards == 1.0 || deployment.kinds.iter().all(|kind| kind.history == 0.0),
         "a trial with histories has one Redis"
     );
+    ensure!(
+        fleet.shards == 1.0 || deployment.redis_replicas == 0.0,
+        "redis_replicas: a trial has them beside one Redis"
+    );
+    Ok(())
+}
+
+/// Plays a deployment with `fleet` on this machine.
+pub(crate) fn play(program: &Path, deployment: &Deployment, lengths: Lengths) -> Result<Measured> {
+    let fleet = deployment.fleet.context("a trial has a fleet")?;
+    check_playable(deployment, fleet)?;
     let mut world = World::create(program, false)?;
     // One shard is a Redis that is no cluster.
     if fleet.shards > 1.0 {
         world.use_shards(fleet.shards as usize)?;
     }
+    let followers = match deployment.redis_replicas as usize {
+        0 => Vec::new(),
+        count => followers::start(&mut world, count)?,
+    };
     let start = |_| world.start(setup(deployment));
     let replicas = (0..fleet.replicas as usize).map(start);
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
@@ -95,71 +125,38 @@ pub(crate) fn play(program: &Path, deployment: &Deployment, lengths: Lengths) ->
     let mut trial = Trial {
         deployment,
         world,
+        _followers: followers,
         replicas,
         swarm,
+        positions: Positions::default(),
         dice: StdRng::seed_from_u64(SEED),
         streams: Vec::new(),
         expected: 0,
     };
+    let empty = trial.empty()?;
     let churn = trial.open_all()?;
     trial.swarm.pump_until(Instant::now() + lengths.settle)?;
     let mut floor = trial.start_floor()?;
     let before = trial.floor_micros(&mut floor)?;
     let mut measured = trial.measure(churn, lengths)?;
-    measured.floor = (before + trial.floor_micros(&mut floor)?) / 2.0;
-    Ok(measured)
-}
-
-fn setup(deployment: &Deployment) -> Setup {
-    let mut tables = format!(
-        "[server.heartbeat]\ninterval = \"{:.0}s\"\ntimeout = \"1s\"\n",
-        deployment.heartbeat_seconds
+    measured.empty = empty;
+    let after = trial.floor_micros(&mut floor)?;
+    measured.floor = (before + after) / 2.0;
+    eprintln!(
+        "  {}, write() {before:.1} and {after:.1} µs",
+        measured.told()
     );
-    let slots = deployment.kinds.iter().enumerate();
-    let slots = slots.flat_map(|(k, kind)| (0..kind.per_socket as u64).map(move |slot| (k, slot)));
-    let (mut path, mut groups) = (String::from("trial/"), Vec::new());
-    for (k, slot) in slots {
-        // Writing into a String cannot fail.
-        write!(path, "<int:n{k}_{slot}>/").ok();
-        groups.push(format!("\"k{k}_{{n{k}_{slot}}}\""));
-    }
-    let groups = groups.join(", ");
-    write!(
-        tables,
-        "[[tenants.bench.routes]]\npath = \"{path}\"\ngroups = [{groups}]\n"
-    )
-    .ok();
-    for (k, kind) in deployment.kinds.iter().enumerate() {
-        write!(
-            tables,
-            "[[tenants.bench.groups]]\nname = \"k{k}_<int:n>\"\n"
-        )
-        .ok();
-        if kind.history > 0.0 {
-            let (size, seconds) = (kind.history, HISTORY_SECONDS);
-            writeln!(
-                tables,
-                "history = {{ size = {size}, ttl = \"{seconds}s\" }}"
-            )
-            .ok();
-        }
-        if kind.presence {
-            tables += "presence = { fields = [\"username\"] }\n";
-        }
-    }
-    Setup {
-        more: deployment.tenants as usize - 1,
-        api: deployment.revocations_per_second > 0.0,
-        more_tables: tables,
-        ..Setup::default()
-    }
+    Ok(measured)
 }
 
 struct Trial<'a> {
     deployment: &'a Deployment,
     world: World,
+    /// They end with the trial.
+    _followers: Vec<Process>,
     replicas: Vec<Gateway>,
     swarm: Swarm,
+    positions: Positions,
     dice: StdRng,
     streams: Vec<Stream>,
     /// The frames at the sockets that stay, when all have come.
@@ -167,6 +164,26 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
+    /// Returns the memory of all replicas, and of Redis, when each replica has had one socket: the code that sockets need
+    /// is in memory then.
+    fn empty(&mut self) -> Result<[f64; 2]> {
+        let mark = self.swarm.mark();
+        for replica in &self.replicas {
+            let request = self.world.request("ws", USERS)?;
+            self.swarm.open(Side::Apart, replica.port, request)?;
+        }
+        self.swarm.pump_openings(0)?;
+        self.swarm.close_from(mark);
+        self.swarm.pump_until(Instant::now() + EMPTY_AFTER)?;
+        Ok([self.resident()?, self.redis_info("memory", "used_memory")?])
+    }
+
+    /// Returns the resident bytes of all replicas.
+    fn resident(&self) -> Result<f64> {
+        let resident = self.replicas.iter().map(|replica| replica.process.rss());
+        Ok(resident.sum::<Result<u64>>()? as f64)
+    }
+
     /// Opens all sockets; returns those that will go and come back.
     fn open_all(&mut self) -> Result<VecDeque<(usize, u64)>> {
         let sockets = self.deployment.sockets as u64;
@@ -178,12 +195,15 @@ impl Trial<'_> {
         );
         let staying = sockets - going;
         for (k, kind) in self.deployment.kinds.iter().enumerate() {
-            let mut groups: Vec<_> = (0..kind.groups as u64)
-                .map(|n| (format!("bench__group__k{k}_{n}"), 0))
-                .collect();
+            let quiet = |n: u64| Busy {
+                channel: format!("bench__group__k{k}_{n}"),
+                sockets: 0,
+                published: 0,
+            };
+            let mut groups: Vec<Busy> = (0..kind.groups as u64).map(quiet).collect();
             for socket in 0..staying {
                 for group in groups_of(kind, socket) {
-                    groups[group as usize].1 += 1;
+                    groups[group as usize].sockets += 1;
                 }
             }
             self.streams.push(Stream {
@@ -199,17 +219,40 @@ impl Trial<'_> {
                 true => Side::Gateway,
                 false => Side::Apart,
             };
-            self.open(side, socket)?;
+            self.open(side, socket, "")?;
             self.swarm.pump_openings(32)?;
         }
         self.swarm.pump_openings(0)?;
+        if self.deployment.kinds.iter().any(|kind| kind.resume) {
+            let histories: f64 = { self.deployment.kinds.iter() }
+                .filter(|kind| kind.history > 0.0)
+                .map(|kind| kind.per_socket)
+                .sum();
+            // Each socket is told its position in each group with history.
+            self.expected += staying * histories as u64;
+        }
         Ok((staying..sockets)
             .map(|socket| (socket as usize, socket))
             .collect())
     }
 
-    /// Begins to open this socket on a replica by chance; returns its index.
-    fn open(&mut self, side: Side, socket: u64) -> Result<usize> {
+    /// Returns the query by which a socket comes back, with its positions.
+    fn since(&mut self, socket: u64) -> Result<String> {
+        let mut query = String::new();
+        let kinds = self.deployment.kinds.iter().enumerate();
+        for (k, kind) in kinds.filter(|(_, kind)| kind.resume) {
+            let missed = kind.missed(self.deployment.away_seconds) as u64;
+            for n in groups_of(kind, socket) {
+                let published = self.streams[k].groups[n as usize].published;
+                let (group, link) = (format!("k{k}_{n}"), &mut self.world.link);
+                query += &self.positions.since(link, &group, published, missed)?;
+            }
+        }
+        Ok(query)
+    }
+
+    /// Begins to open this socket on a replica by chance, with more of a query; returns its index.
+    fn open(&mut self, side: Side, socket: u64, query: &str) -> Result<usize> {
         let mut numbers: Vec<u64> = { self.deployment.kinds.iter() }
             .flat_map(|kind| groups_of(kind, socket))
             .collect();
@@ -226,12 +269,13 @@ impl Trial<'_> {
         };
         let replica = self.dice.random_range(0..self.replicas.len());
         let port = self.replicas[replica].port;
-        self.swarm.open(side, port, ticket.request()?)
+        let request = String::from_utf8(ticket.request()?)?;
+        let request = request.replacen(" HTTP/1.1\r\n", &format!("{query} HTTP/1.1\r\n"), 1);
+        self.swarm.open(side, port, request.into_bytes())
     }
 
     fn measure(&mut self, churn: VecDeque<(usize, u64)>, lengths: Lengths) -> Result<Measured> {
-        let resident = self.replicas.iter().map(|replica| replica.process.rss());
-        let resident: u64 = resident.sum::<Result<u64>>()?;
+        let resident = self.resident()?;
         let mut churn = Churn {
             sockets: churn,
             late: 0,
@@ -257,15 +301,31 @@ impl Trial<'_> {
         // Two of the clients of each server are the links of this program.
         let own = 2.0 * before[1].len() as f64;
         let clients = self.redis_info("clients", "connected_clients")? - own;
+        self.check_resumed()?;
         if churn.late > 0 {
             eprintln!("{} sockets were not open after {STAYS} s", churn.late);
         }
         self.finish(revoking)?;
         Ok(Measured {
-            values: [gateways, redis, resident as f64, memory, clients],
+            values: [gateways, redis, resident, memory, clients],
+            empty: [0.0; 2],
             age,
             floor: f64::NAN,
         })
+    }
+
+    /// Fails unless the sockets that came back with a position got what they missed.
+    fn check_resumed(&self) -> Result<()> {
+        let count =
+            |replica: &Gateway| replica.metric("lockgate_recoveries_total", "result=\"recovered\"");
+        let recovered = self.replicas.iter().map(count).sum::<Result<f64>>()?;
+        let given = self.positions.given as f64;
+        // The last ones are under way, and a socket that goes early is not served.
+        ensure!(
+            recovered >= 0.9 * given - 20.0,
+            "of {given} sockets that came back with a position {recovered} got what they missed"
+        );
+        Ok(())
     }
 
     fn start_floor(&mut self) -> Result<Floor> {
@@ -318,7 +378,8 @@ impl Trial<'_> {
                 churn.beat.done += 1;
                 let (index, socket) = churn.sockets.pop_front().context("sockets come back")?;
                 churn.late += u64::from(!self.swarm.close(index));
-                let index = self.open(Side::Apart, socket)?;
+                let since = self.since(socket)?;
+                let index = self.open(Side::Apart, socket, &since)?;
                 churn.sockets.push_back((index, socket));
             }
             revoking.step()?;

@@ -58,12 +58,15 @@ impl Meter {
 /// The number of things of each name: in a second, or at a time.
 pub(crate) type Work = BTreeMap<&'static str, f64>;
 
-/// The cost of one thing: the median of the runs, and their range.
+/// The cost of one thing.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Unit {
-    pub(crate) median: f64,
+    /// That of the runs' median, and the range of those of each run alone.
+    pub(crate) cost: f64,
     pub(crate) lowest: f64,
     pub(crate) highest: f64,
+    /// Its error if each total of the calibration is wrong by 1 %.
+    pub(crate) blur: f64,
 }
 
 /// All unit costs.
@@ -128,13 +131,14 @@ impl Units {
         for meter in Meter::ALL {
             let units = self.meters.get(meter.name()).context(meter.name())?;
             lines.extend(units.iter().map(|(name, unit)| {
-                let [median, lowest, highest] =
-                    [unit.median, unit.lowest, unit.highest].map(|value| format!("{value:.1}"));
+                let values = [unit.cost, unit.lowest, unit.highest, unit.blur];
+                let [cost, lowest, highest, blur] = values.map(|value| format!("{value:.1}"));
                 [
                     meter.described().to_owned(),
                     name.replace('_', " "),
-                    median,
+                    cost,
                     format!("{lowest}–{highest}"),
+                    format!("± {blur}"),
                 ]
             }));
         }
@@ -142,7 +146,7 @@ impl Units {
             "{}. A bare `write()` of a frame took {:.2} µs.\n\n",
             self.measured, self.floor
         );
-        let head = ["", "one more", "cost", "range"];
+        let head = ["", "one more", "cost", "range", "for 1 %"];
         report::table(&mut out, &head, lines.into_iter(), true);
         Ok(out)
     }
@@ -151,7 +155,7 @@ impl Units {
     pub(crate) fn cost(&self, meter: Meter, work: &Work) -> Result<f64> {
         let costs = work
             .iter()
-            .map(|(name, count)| Ok(self.get(meter, name)?.median * count));
+            .map(|(name, count)| Ok(self.get(meter, name)?.cost * count));
         costs.sum()
     }
 }
