@@ -14,6 +14,8 @@ pub(crate) const HISTORY_SECONDS: f64 = 600.0;
 const RENEWAL_SECONDS: f64 = 5.0;
 /// Seconds within which each group with presence is looked at (`src/presence/writer.rs`).
 const WALK_SECONDS: f64 = 600.0;
+/// Seconds that the sockets of a trial have been open at least, before events come and memory is read.
+const OPENING_SECONDS: f64 = 6.0;
 /// Sockets of a replica that are many at once.
 const MANY_SOCKETS: f64 = 50.0;
 /// The part of `users.cache_ttl` after which users are looked up again (`src/coherence.rs`).
@@ -201,7 +203,8 @@ impl<'a> Model<'a> {
 
     /// Returns the replicas that have looked up users of open sockets again, which takes buffers.
     fn looking_up(&self) -> f64 {
-        match self.age >= REVALIDATED_AFTER * self.deployment.cache_ttl_seconds {
+        let age = self.age.max(OPENING_SECONDS);
+        match age >= REVALIDATED_AFTER * self.deployment.cache_ttl_seconds {
             true => self.in_use(),
             false => 0.0,
         }
