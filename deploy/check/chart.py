@@ -42,6 +42,8 @@ FULL = {**PRODUCTION, "monitoring": {"enabled": True}, "api": {"enabled": True},
 HPA = {**PRODUCTION, "autoscaling": {"kind": "hpa"}}
 GATEWAY = {"enabled": True, "hostnames": ["ws.example.com"], "parentRefs": [{"name": "public", "namespace": "gateways"}]}
 
+CLUSTER_PORTS = [6379, 5432, 3306, 443, {"port": 11000, "endPort": 13047}, 10000, {"port": 8500, "endPort": 8599}]
+
 # What kustomize renders, by its name in manifests.py, and the values of the same.
 EQUAL = {
     "base": {"namespace": {"create": True}, "image": {"repository": "lockgate"}, "tenantsConfigMap": "lockgate-tenants"},
@@ -50,6 +52,7 @@ EQUAL = {
     "production with components/keda": {**PRODUCTION, "autoscaling": {"kind": "keda"}, "monitoring": {"enabled": True}},
     "production with components/ingress-haproxy": {**PRODUCTION, "ingress": {**INGRESS, "controller": "haproxy"}},
     "production with components/gateway-api": {**PRODUCTION, "gatewayApi": GATEWAY},
+    "production with components/redis-cluster": {**PRODUCTION, "networkPolicy": {"egressPorts": CLUSTER_PORTS}},
 }
 
 
@@ -189,6 +192,9 @@ MISTAKES = [
     ("an autoscaler that waits too long", ["autoscaling"], {"kind": "hpa", "connections": 17000}, "too late for new replicas"),
     ("a key that no Secret has", ["tenants", "acme"], ACME.replace("acme-signing-key", "acme-key"), "no Secret has the file"),
     ("a network without Redis", ["networkPolicy", "egressPorts"], [5432], "Redis (6379) cannot be reached"),
+    ("a range of ports without an end", ["networkPolicy", "egressPorts"], [6379, 5432, {"port": 11000}], "at '/networkPolicy/egressPorts/2'"),
+    ("a layer that a cluster does not have", ["tenants", "acme"], ACME.replace('prefix = "acme"', 'kind = "pubsub"\nprefix = "acme"'),
+     "on a cluster: tenants.acme.layer.kind"),
     ("an admin listener on loopback", ["config"], CONFIG.replace('"0.0.0.0:9000"', '"127.0.0.1:9002"'), "cannot be reached from outside the pod"),
     ("the loss of a probe's port", ["config"], CONFIG.replace("9000", "9005"), "and admin.listen is 9005"),
     ("a tenant that is not TOML", ["tenants", "acme"], "tenants: acme", "cannot read the manifests"),

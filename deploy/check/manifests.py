@@ -33,6 +33,7 @@ RENDERED = {
     "production with components/keda": ["keda", "monitoring"],
     "production with components/ingress-haproxy": ["ingress-haproxy"],
     "production with components/gateway-api": ["gateway-api"],
+    "production with components/redis-cluster": ["redis-cluster"],
 }
 
 

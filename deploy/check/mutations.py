@@ -8,6 +8,7 @@ import copy
 
 HPA, KEDA = "production with components/hpa", "production with components/keda"
 PRODUCTION, GATEWAY = "overlays/production", "production with components/gateway-api"
+CLUSTER = "production with components/redis-cluster"
 
 
 def find(documents, kind, name="lockgate"):
@@ -119,6 +120,10 @@ MUTATIONS = [
      lambda d: find(d, "NetworkPolicy")["spec"]["ingress"][1].pop("from"), "every peer may reach the port admin"),
     ("a NetworkPolicy without Redis", PRODUCTION,
      lambda d: find(d, "NetworkPolicy")["spec"].update(egress=[]), "Redis (6379) cannot be reached"),
+    ("a layer that a cluster does not have", PRODUCTION,
+     lambda d: edit(tenant(d), "acme.toml", "[tenants.acme.layer]", '[tenants.acme.layer]\nkind = "core"'), "on a cluster: tenants.acme.layer.kind"),
+    ("ranges of ports without an end", CLUSTER,
+     lambda d: [port.pop("endPort", None) for port in find(d, "NetworkPolicy")["spec"]["egress"][1]["ports"]], "(11000 to 13047) cannot be reached"),
     ("no NetworkPolicy", PRODUCTION, lambda d: d.remove(find(d, "NetworkPolicy")), "no peer may reach the port websocket"),
     ("an Ingress to the metrics", PRODUCTION,
      lambda d: find(d, "Ingress")["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"].update(

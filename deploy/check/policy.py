@@ -307,10 +307,15 @@ def network(deployed):
     if main is None or set(main["spec"]["policyTypes"]) != {"Ingress", "Egress"}:
         yield "NetworkPolicy lockgate: does not bound both directions"
         return
-    egress = {p["port"] for rule in main["spec"].get("egress", []) for p in rule.get("ports", [])}
+    rules = main["spec"].get("egress", [])
+    egress = {(p["port"], p.get("endPort", p["port"])) for rule in rules for p in rule.get("ports", [])}
     for port, what in ((53, "DNS"), (6379, "Redis"), (5432, "PostgreSQL")):
-        if port not in egress:
+        if not any(first <= port <= last for first, last in egress):
             yield f"NetworkPolicy lockgate: {what} ({port}) cannot be reached"
+    # The nodes of a managed cluster whose first port is there.
+    for first, last in ((11000, 13047), (8500, 8599)):
+        if any(port == first for port, _ in egress) and (first, last) not in egress:
+            yield f"NetworkPolicy lockgate: nodes of a managed cluster ({first} to {last}) cannot be reached"
 
 
 # ------------------------------------------------------------------ numbers that must fit
@@ -487,7 +492,14 @@ def no_default_repeated(deployed):
 
 
 def configuration(deployed):
-    """Returns the verdict of `lockgate config check` on the pod's files, with this grace period."""
+    """Returns the verdict of `lockgate config check` on the pod's files, with this grace period, on one Redis and on a cluster."""
+    yield from verdict(deployed, "redis://redis.invalid:6379/0")
+    # Nothing but the Secret says that it is a cluster.
+    for finding in verdict(deployed, "rediss+cluster://redis.invalid:6379"):
+        yield finding.replace("lockgate config check", "lockgate config check on a cluster", 1)
+
+
+def verdict(deployed, redis):
     grace = deployed.gateway["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
     with tempfile.TemporaryDirectory() as scratch:
         files = deployed.volume_files()
@@ -501,7 +513,7 @@ def configuration(deployed):
         for path, text in files.items():
             target = Path(scratch + path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(moved(text) if path.endswith(".toml") else dummy(target.name))
+            target.write_text(moved(text) if path.endswith(".toml") else dummy(target.name, redis))
             target.chmod(0o440)
         env = {e["name"]: moved(e.get("value", "")) for e in deployed.container().get("env", [])}
         done, answer, told = lockgate("config", "check", "--json", "--grace", f"{grace}s", env=env)
@@ -516,10 +528,10 @@ def configuration(deployed):
             yield f"lockgate config check warns: {entry['key']}: {entry['text']}".replace(scratch, "")
 
 
-def dummy(name):
-    """Returns a sample with the form of the secret in this file."""
+def dummy(name, redis):
+    """Returns a sample with the form of the secret in this file; `redis` is that of a Redis."""
     if "redis" in name:
-        return "redis://redis.invalid:6379/0"
+        return redis
     if "database" in name:
         return "postgres://lockgate@database.invalid/lockgate"
     return f"{name}-0123456789abcdef0123456789abcdef"

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 import chart
+import composed
 import dashboards
 import manifests
 import mutations
@@ -84,7 +85,7 @@ def step_files():
     done, text, told = output(DEPLOY / "release/first-hour", "--print")
     if not done:
         found.append(f"README.md: {text}{told}")
-    found += _image() + _proxies() + _compose() + _unit() + _install()
+    found += _image() + _proxies() + composed.findings(say) + _unit() + _install()
     found += dashboards.findings()
     return found
 
@@ -108,37 +109,6 @@ def _proxies():
         checks = [(program("haproxy"), "-c", "-f", DEPLOY / "haproxy/haproxy.cfg"), (program("nginx"), "-t", "-p", folder, "-c", config)]
         done = [output(*check) for check in checks]
     return [f"{text}{told}" for good, text, told in done if not good]
-
-
-def _compose():
-    found = []
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    for name, service in compose["services"].items():
-        for volume in service.get("volumes", []):
-            source = (DEPLOY / volume.split(":")[0]).resolve()
-            if not source.exists():
-                found.append(f"compose.yaml: {name}: {volume}: there is no {source}")
-        if "build" not in service and service["image"].rpartition(":")[2] in ("latest", service["image"]):
-            found.append(f"compose.yaml: {name}: the image {service['image']} may change under its name")
-    # The files of a replica, with test keys in place of its secrets.
-    with tempfile.TemporaryDirectory() as folder:
-        text = (DEPLOY / "compose/lockgate.toml").read_text().replace("/run/secrets", folder)
-        for secret in compose["secrets"]:
-            Path(folder, secret).write_text(f"{secret}-0123456789abcdef0123456789abcdef")
-            Path(folder, secret).chmod(0o440)
-        Path(folder, "lockgate.toml").write_text(text)
-        grace = compose["services"]["lockgate-1"]["stop_grace_period"]
-        done, said, told = lockgate("config", "check", "--grace", grace, "--config", Path(folder, "lockgate.toml"))
-        # A full replica of 20,000 sockets closes 334 per second, which is acceptable on a laptop.
-        if not done or "warning: " in told.replace("warning: server.drain:", ""):
-            found.append(f"compose/lockgate.toml: {said}{told}")
-    most = tomllib.loads((DEPLOY / "compose/lockgate.toml").read_text())["server"]["max_connections"]
-    if compose["services"]["lockgate-1"]["ulimits"]["nofile"] < most + 256:
-        found.append("compose.yaml: fewer descriptors than server.max_connections and 256")
-    targets = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
-    if sorted(target.partition(":")[0] for target in targets) != sorted(n for n in compose["services"] if n.startswith("lockgate-")):
-        found.append("prometheus.yml: other targets than compose's replicas")
-    return found
 
 
 def _unit():

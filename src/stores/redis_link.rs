@@ -265,12 +265,20 @@ pub(super) async fn connect(
     in_time.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
+/// The words for a command in a script that the script's user may not run; such an error has no code of its own. The first are
+/// those of Redis 7.0, the second those of later versions and of Valkey.
+const REFUSED_IN_SCRIPT: [&str; 2] = [
+    "The user executing the script can't",
+    "ACL failure in script",
+];
+
 /// Returns the kind of a redis-rs error.
 pub(super) fn kind_of(error: &RedisError) -> ErrorKind {
     use redis::ErrorKind as Redis;
     match (error.kind(), error.code()) {
         (Redis::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => ErrorKind::Auth,
         (Redis::Server(ServerErrorKind::NoPerm), _) => ErrorKind::Permission,
+        (Redis::Server(_), _) if is_refused_in_script(error) => ErrorKind::Permission,
         _ if error.is_timeout() => ErrorKind::Timeout,
         (Redis::Io, _) => ErrorKind::Io,
         (Redis::Parse | Redis::UnexpectedReturnType, _) => ErrorKind::Protocol,
@@ -278,7 +286,44 @@ pub(super) fn kind_of(error: &RedisError) -> ErrorKind {
     }
 }
 
+fn is_refused_in_script(error: &RedisError) -> bool {
+    let text = error.detail().unwrap_or_default();
+    { REFUSED_IN_SCRIPT.iter() }.any(|words| text.contains(words))
+}
+
 /// Converts a redis-rs error.
 pub(super) fn store_error(dependency: Dependency, error: RedisError) -> StoreError {
     StoreError::new(dependency, kind_of(&error), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Valkey and Redis from 7.2 say it in other words than Redis 7.0, and it was told as any error.
+    #[test]
+    fn what_a_script_may_not_run_is_a_lack_of_permission() {
+        for (reply, kind) in [
+            (
+                "-NOPERM User a has no permissions to run the 'xadd' command",
+                ErrorKind::Permission,
+            ),
+            (
+                "-ERR The user executing the script can't run this command or subcommand script: 9",
+                ErrorKind::Permission,
+            ),
+            (
+                "-ERR ACL failure in script: User a has no permissions to run the 'xadd' command",
+                ErrorKind::Permission,
+            ),
+            ("-ERR value is not an integer", ErrorKind::Other),
+            (
+                "-READONLY You can't write against a read only replica.",
+                ErrorKind::Other,
+            ),
+        ] {
+            let reply = redis::parse_redis_value(format!("{reply}\r\n").as_bytes()).unwrap();
+            assert_eq!(kind_of(&reply.extract_error().unwrap_err()), kind);
+        }
+    }
 }

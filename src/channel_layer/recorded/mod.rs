@@ -33,8 +33,6 @@ mod upkeep;
 
 /// The most events, and the bytes after which no further one follows, in a page.
 const PAGE: (usize, usize) = (1000, 1024 * 1024);
-/// Redis' words for a command in a script that its user may not run; the error has no code of its own.
-const NOT_PERMITTED: &str = "The user executing the script can't";
 
 /// Finds the history of a group on Redis.
 #[derive(Clone, Debug)]
@@ -235,10 +233,7 @@ pub(super) fn page(
 }
 
 /// A record that Redis answered with an error was not published. Without an answer it may have been.
-pub(super) fn refused(mut error: StoreError) -> LayerError {
-    if error.to_string().contains(NOT_PERMITTED) {
-        error.kind = ErrorKind::Permission;
-    }
+pub(super) fn refused(error: StoreError) -> LayerError {
     match error.kind {
         ErrorKind::Io | ErrorKind::Timeout | ErrorKind::Protocol => LayerError::Publish(error),
         _ => LayerError::NotRecorded(error),

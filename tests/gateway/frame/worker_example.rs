@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::problem::word;
+use crate::support::cluster::Cluster;
 use crate::support::django::python;
 use crate::support::process::{Process, Program};
 use crate::support::replica::Replica;
@@ -16,16 +17,18 @@ const EXAMPLE: &str = "examples/django_worker";
 const KEY: &str = "the signing key of the example, only for tests";
 
 /// `manage.py` of the example.
-fn manage(folder: &Path, redis: &RedisServer, arguments: &[&str]) -> Program {
+fn manage(folder: &Path, url: &str, arguments: &[&str]) -> Program {
+    let layers = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/django");
     Program::new("manage.py", python())
         .args(["-B", "manage.py"])
         .args(arguments)
         .dir(folder)
-        .env("REDIS_URL", redis.url())
+        .env("PYTHONPATH", layers)
+        .env("REDIS_URL", url)
 }
 
 /// A copy of the example with its users: 1 is on the staff, 2 is not.
-fn set_up(folder: &Path, redis: &RedisServer) {
+fn set_up(folder: &Path, url: &str) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(EXAMPLE);
     std::fs::create_dir(folder.join("chat")).unwrap();
     for file in ["manage.py", "lockgate.toml"] {
@@ -38,21 +41,21 @@ fn set_up(folder: &Path, redis: &RedisServer) {
         }
     }
     std::fs::write(folder.join("signing-key"), KEY).unwrap();
-    manage(folder, redis, &["migrate", "--verbosity", "0"]).run();
+    manage(folder, url, &["migrate", "--verbosity", "0"]).run();
     let users = "from django.contrib.auth.models import User as U\n\
                  U.objects.create(username='alice', is_staff=True)\n\
                  U.objects.create(username='bob')";
-    manage(folder, redis, &["shell", "--command", users]).run();
+    manage(folder, url, &["shell", "--command", users]).run();
 }
 
 /// The gateway with the example's file, on ports and a Redis of the test.
-async fn serve(folder: &Path, redis: &RedisServer) -> Replica {
+async fn serve(folder: &Path, url: &str) -> Replica {
     let file = folder.join("lockgate.toml");
     let mut text = std::fs::read_to_string(&file).unwrap();
     for (from, to) in [
         ("127.0.0.1:8001", "127.0.0.1:0".to_owned()),
         ("127.0.0.1:9000", "127.0.0.1:0".to_owned()),
-        ("redis://127.0.0.1:6379/0", redis.url()),
+        ("redis://127.0.0.1:6379/0", url.to_owned()),
     ] {
         assert!(text.contains(from), "{text}");
         text = text.replace(from, &to);
@@ -64,13 +67,18 @@ async fn serve(folder: &Path, redis: &RedisServer) -> Replica {
     replica
 }
 
-async fn worker(folder: &Path, redis: &RedisServer) -> Process {
-    let worker = manage(folder, redis, &["runworker", "acme.chat"]).start();
+/// A worker that listens: one of `nodes` counts it by `PUBSUB` with this word.
+async fn worker(folder: &Path, url: &str, nodes: &[RedisServer], count: &str) -> Process {
+    let worker = manage(folder, url, &["runworker", "acme.chat"]).start();
     eventually(PATIENCE * 2, "the worker listens", async || {
-        let heard: Result<(String, u32), _> = redis.ask(&["PUBSUB", "NUMSUB", "acme.chat"]).await;
-        match heard {
-            Ok((_, 1)) => Ok(()),
-            other => Err(other),
+        let mut told = Vec::new();
+        for node in nodes {
+            let heard: Result<(String, u32), _> = node.ask(&["PUBSUB", count, "acme.chat"]).await;
+            told.push(heard);
+        }
+        match told.iter().any(|heard| matches!(heard, Ok((_, 1)))) {
+            true => Ok(()),
+            false => Err(told),
         }
     })
     .await;
@@ -88,10 +96,21 @@ async fn says(socket: &mut Socket, frame: &serde_json::Value) {
 
 #[tokio::test]
 async fn the_example_of_a_worker_does_what_its_page_says() {
-    let (redis, dir) = (RedisServer::start().await, scratch("example"));
+    let redis = RedisServer::start().await;
+    does_what_its_page_says(&redis.url(), std::slice::from_ref(&redis), "NUMSUB").await;
+}
+
+#[tokio::test]
+async fn the_example_of_a_worker_runs_on_a_cluster() {
+    let cluster = Cluster::start().await;
+    does_what_its_page_says(&cluster.url(), &cluster.nodes, "SHARDNUMSUB").await;
+}
+
+async fn does_what_its_page_says(url: &str, nodes: &[RedisServer], count: &str) {
+    let dir = scratch("example");
     let folder = dir.path();
-    set_up(folder, &redis);
-    let replica = serve(folder, &redis).await;
+    set_up(folder, url);
+    let replica = serve(folder, url).await;
 
     // Before there is a worker.
     let mut unserved = dial(&replica, "lobby", "1").open().await;
@@ -99,7 +118,7 @@ async fn the_example_of_a_worker_does_what_its_page_says() {
     assert_eq!((code, word(&reason)), (4014, "unavailable"));
     replica.logged("no process listens to the channel").await;
 
-    let process = worker(folder, &redis).await;
+    let process = worker(folder, url, nodes, count).await;
     let mut alice = dial(&replica, "lobby", "1").open().await;
     let mut bob = dial(&replica, "lobby", "2").open().await;
     // What a socket gets shows that it is in the room.

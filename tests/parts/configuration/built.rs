@@ -204,13 +204,14 @@ async fn what_the_check_lets_pass_can_be_built() {
 fn files() -> Vec<(&'static str, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
-    let base = read("k8s/base/lockgate.toml");
-    let with_base = |file: &'static str| (file, format!("{base}\n{}", read(file)));
+    let (pods, compose) = ("k8s/base/lockgate.toml", "deploy/compose/lockgate.toml");
+    let with = |base, file: &'static str| (file, format!("{}\n{}", read(base), read(file)));
     let alone = |file: &'static str| (file, read(file));
     vec![
-        with_base("k8s/overlays/dev/tenants/demo.toml"),
-        with_base("k8s/overlays/production/tenants/acme.toml"),
-        alone("deploy/compose/lockgate.toml"),
+        with(pods, "k8s/overlays/dev/tenants/demo.toml"),
+        with(pods, "k8s/overlays/production/tenants/acme.toml"),
+        with(compose, "deploy/compose/demo.toml"),
+        with(compose, "deploy/compose/cluster/acme.toml"),
         alone("tests/parts/configuration/contract.toml"),
     ]
 }
