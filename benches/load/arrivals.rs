@@ -1,5 +1,7 @@
 //! The records of what arrives at the sockets of a [`crate::swarm::Swarm`]: counts on each side, and latencies.
 
+use anyhow::{Result, ensure};
+
 use crate::stamp;
 
 /// The server of a socket.
@@ -37,6 +39,15 @@ pub(crate) struct Latencies {
 }
 
 impl Latencies {
+    /// Returns the p99 in milliseconds, at the sockets and at the bare subscriber.
+    pub(crate) fn p99(mut self) -> Result<[f64; 2]> {
+        ensure!(!self.sockets.is_empty(), "no delivery could be timed");
+        for latencies in [&mut self.sockets, &mut self.subscriber] {
+            latencies.sort_unstable();
+        }
+        Ok([self.sockets, self.subscriber].map(|latencies| quantile(&latencies, 0.99) / 1e3))
+    }
+
     /// Adds the arrival of a frame that ends so.
     pub(crate) fn arrived(&mut self, tail: &[u8]) {
         let now = stamp::now();
@@ -45,4 +56,11 @@ impl Latencies {
         self.longest_pause = self.longest_pause.max(pause);
         self.last_arrival = Some(now);
     }
+}
+
+/// Returns the quantile `part` of sorted nanoseconds, in microseconds.
+pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let at = (last as f64 * part).round() as usize;
+    sorted.get(at).map_or(f64::NAN, |&nanos| nanos as f64 / 1e3)
 }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use lockgate::stores::redis::cluster::slot_of;
 
+use crate::ports::free_port;
 use crate::process::{CpuReading, LOAD_CORE, Process};
 use crate::redis::{Link, Publisher, Reply};
-use crate::world::{free_port, wait_for};
+use crate::world::wait_for;
 
 const SLOTS: usize = 16_384;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,7 +104,7 @@ fn ports_of(nodes: &[Node]) -> Vec<u16> {
 
 impl Node {
     fn start(folder: &Path) -> Result<Self> {
-        let (port, bus) = (free_port()?, free_port()?);
+        let (port, bus) = (free_port(), free_port());
         let log = File::create(folder.join(format!("node-{port}.log")))?;
         let mut process = Process::spawn(LOAD_CORE, Path::new("redis-server"), |command| {
             command

@@ -44,6 +44,7 @@ fn status(head: &str) -> Result<u16> {
 
 /// A kept connection to the management API of one replica; one call at a time.
 pub(crate) struct Api {
+    port: u16,
     stream: TcpStream,
     answer: Vec<u8>,
 }
@@ -54,6 +55,7 @@ impl Api {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(Self {
+            port,
             stream,
             answer: Vec::new(),
         })
@@ -93,7 +95,15 @@ impl Api {
             return Ok(None);
         };
         let body = serde_json::from_slice(body)?;
+        let is_last = { answer.headers.iter() }.any(|header| {
+            header.name.eq_ignore_ascii_case("connection")
+                && header.value.eq_ignore_ascii_case(b"close")
+        });
         self.answer.drain(..head + length);
+        if is_last {
+            // The API takes requests on a connection for a minute.
+            *self = Self::connect(self.port)?;
+        }
         Ok(Some((status, body)))
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::arrivals::Side;
+use crate::arrivals::{Side, quantile};
 use crate::report::{Row, Series, Target};
 use crate::rows::{PACE, Stage};
 use crate::world::{SMALL_GROUPS, small_channel};
@@ -118,11 +118,4 @@ impl Stage<'_> {
             busy,
         })
     }
-}
-
-/// Returns the quantile `part` of sorted nanoseconds, in microseconds.
-pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    let at = (last as f64 * part).round() as usize;
-    sorted.get(at).map_or(f64::NAN, |&nanos| nanos as f64 / 1e3)
 }

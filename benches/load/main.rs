@@ -34,6 +34,8 @@ mod latency;
 mod load;
 mod noisy;
 mod nuisance;
+#[path = "../../tests/gateway/support/ports.rs"]
+mod ports;
 mod postgres;
 mod presence;
 #[allow(dead_code, reason = "benches/scale needs the rest")]

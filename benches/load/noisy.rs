@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::arrivals::Side;
+use crate::arrivals::{Side, quantile};
 use crate::flood::{self, Flood};
-use crate::latency::quantile;
 use crate::load::Load;
 use crate::nuisance::{Handle, Nuisance};
 use crate::report::{Row, Series, Target};

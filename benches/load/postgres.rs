@@ -14,8 +14,9 @@ use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::process::{LOAD_CORE, Process};
-use crate::world::{free_port, wait_for};
+use crate::world::wait_for;
 
 const SUPERUSER: &str = "lockgate";
 /// The user of the server's files and processes if this program runs as root, which PostgreSQL refuses.
@@ -56,7 +57,7 @@ impl Postgres {
             "initdb: {}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let port = free_port()?;
+        let port = free_port();
         let log = dir.path().join("log");
         let log_file = File::create(&log)?;
         let program = server_program("postgres")?;

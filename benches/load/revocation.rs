@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::arrivals::Side;
+use crate::arrivals::{Side, quantile};
 use crate::http::Api;
-use crate::latency::quantile;
 use crate::load::Load;
 use crate::process::CpuReading;
 use crate::report::{Row, Series, Target};

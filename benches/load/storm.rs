@@ -10,8 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::arrivals::{Latencies, Side};
-use crate::latency::quantile;
+use crate::arrivals::Side;
 use crate::load::Load;
 use crate::postgres::{self, Postgres};
 use crate::report::{Row, Series, Target};
@@ -196,16 +195,7 @@ fn p99(
     swarm.begin_latencies();
     work(swarm, &mut load)?;
     load.finish(swarm, settings)?;
-    let Latencies {
-        mut sockets,
-        mut subscriber,
-        ..
-    } = swarm.end_latencies();
-    ensure!(!sockets.is_empty(), "no delivery could be timed");
-    for latencies in [&mut sockets, &mut subscriber] {
-        latencies.sort_unstable();
-    }
-    Ok([sockets, subscriber].map(|latencies| quantile(&latencies, 0.99) / 1e3))
+    swarm.end_latencies().p99()
 }
 
 /// Opens the storm's sockets evenly over its time, while the load goes on.

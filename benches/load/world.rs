@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::configuration;
 use crate::floor;
 use crate::http;
+use crate::ports::free_port;
 use crate::process::{CpuReading, LOAD_CORE, Process, SERVER_CORE};
 use crate::redis::Link;
 use crate::swarm::Swarm;
@@ -178,7 +178,7 @@ impl World {
     /// Starts Redis and makes the database. With `stand_in` the gateways started later are [`floor::relay`].
     pub(crate) fn create(program: &Path, stand_in: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lockgate-load").tempdir()?;
-        let redis_port = free_port()?;
+        let redis_port = free_port();
         let log = File::create(dir.path().join("redis.log"))?;
         let mut redis = Process::spawn(LOAD_CORE, Path::new("redis-server"), |command| {
             command
@@ -272,8 +272,8 @@ impl World {
                 setup,
             });
         }
-        let (port, admin) = (free_port()?, free_port()?);
-        let api = setup.api.then(free_port).transpose()?;
+        let (port, admin) = (free_port(), free_port());
+        let api = setup.api.then(free_port);
         let file = self.dir.path().join(format!("gateway-{port}.toml"));
         let log_file = self.dir.path().join("gateway.log");
         let log = File::options().create(true).append(true).open(&log_file)?;
@@ -368,13 +368,6 @@ impl Gateway {
         });
         Ok(values.sum())
     }
-}
-
-/// Returns a port that was free a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
 
 /// Calls `try_once` until it succeeds; fails if the process ends, or after [`START_PATIENCE`].

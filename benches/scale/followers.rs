@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::ports::free_port;
 use crate::process::{LOAD_CORE, Process};
-use crate::world::{World, free_port};
+use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,7 +34,7 @@ pub(crate) fn start(world: &mut World, count: usize) -> Result<Vec<Process>> {
 }
 
 fn spawn(folder: &Path, master: u16) -> Result<Process> {
-    let port = free_port()?;
+    let port = free_port();
     let own = folder.join(format!("follower-{port}"));
     fs::create_dir(&own)?;
     let log = File::create(own.join("redis.log"))?;

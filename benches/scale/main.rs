@@ -46,6 +46,8 @@ mod frames;
 #[path = "../load/http.rs"]
 #[allow(dead_code, reason = "the load program needs the rest")]
 mod http;
+#[path = "../../tests/gateway/support/ports.rs"]
+mod ports;
 #[path = "../load/process.rs"]
 #[allow(dead_code, reason = "the load program needs the rest")]
 mod process;

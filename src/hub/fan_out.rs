@@ -36,6 +36,14 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// Creates the turn of work that no other waits for: it has saved nothing.
+    pub fn spent() -> Self {
+        Self {
+            saved: 0.0,
+            ..Self::default()
+        }
+    }
+
     /// Accounts for work, in sockets that have something new to write. Yields to all other tasks at the end of a slice,
     /// unless the tenant has saved enough.
     pub async fn spend(&mut self, sockets: usize) {

@@ -38,8 +38,21 @@ impl ReadRow {
 }
 
 impl TenantRegistry {
-    /// Reads what has changed; [`TenantRegistry::has_news`] tells whether something has. The first time it looks at the tables,
-    /// brings them up to date where the configuration says so, and reads all tenants.
+    /// Looks at the tables, and brings them up to date where the configuration says so.
+    ///
+    /// # Errors
+    /// [`RegistryProblem`]; an outage may end by itself.
+    pub async fn prepare(&self) -> Result<(), RegistryProblem> {
+        let mut schema = self.table.schema().await?;
+        if schema.version < NEWEST && self.migrate {
+            self.table.migrate(now()).await?;
+            schema = self.table.schema().await?;
+        }
+        usable(schema)
+    }
+
+    /// Reads what has changed; [`TenantRegistry::has_news`] tells whether something has. The first time it prepares the
+    /// tables, and reads all tenants.
     ///
     /// # Errors
     /// [`RegistryProblem`]; an outage may end by itself. What is known stays.
@@ -47,12 +60,7 @@ impl TenantRegistry {
         let _turn = self.turn.lock().await;
         let is_first = !*self.is_read.borrow();
         if is_first {
-            let mut schema = self.table.schema().await?;
-            if schema.version < NEWEST && self.migrate {
-                self.table.migrate(now()).await?;
-                schema = self.table.schema().await?;
-            }
-            usable(schema)?;
+            self.prepare().await?;
         }
         let (seen, compared_at) = {
             let known = self.known.lock();

@@ -193,8 +193,8 @@ impl Relay {
             }
         };
         let held = self.held(&page);
-        let entries = page.entries.into_iter();
-        let entries = entries.map(|entry| {
+        let (mut entries, mut pace) = (Vec::with_capacity(page.entries.len()), Pace::spent());
+        for entry in page.entries {
             let event = TrackedEvent {
                 event: self.decode_recorded(group.name(), entry.payload),
                 healed: true,
@@ -202,14 +202,15 @@ impl Relay {
                 skipped: None,
                 held: None,
             };
-            (entry.offset, event)
-        });
+            entries.push((entry.offset, event));
+            pace.spend(1).await;
+        }
         let (after, delivered) = oneshot::channel();
         let page = HealingPage {
             page: TrackPage {
                 end: page.end,
                 past: page.past,
-                entries: entries.collect(),
+                entries,
                 more: page.more,
             },
             group: group.clone(),

@@ -155,7 +155,7 @@ impl Relay {
         replays: &mut Replays,
     ) {
         let (returning, mut known) = replays.sorted(wishes);
-        let (mut pace, mut failures) = (Pace::default(), Failures::default());
+        let (mut pace, mut failures) = (Pace::spent(), Failures::default());
         let window = replays.window.take();
         let mut hungry = returning;
         if let Some(mut window) = window {
@@ -172,7 +172,7 @@ impl Relay {
                     for socket in &mut hungry {
                         socket.asked = Instant::now();
                     }
-                    let page = self.opened(group.name(), &from, page);
+                    let page = self.opened(group.name(), &from, page, &mut pace).await;
                     let hungry = self
                         .replay_page(group, hungry, (page, replays), &mut pace)
                         .await;
@@ -242,17 +242,25 @@ impl Relay {
         }
     }
 
-    fn opened(&self, group: &GroupName, from: &HistoryFrom, page: HistoryPage) -> OpenedPage {
+    async fn opened(
+        &self,
+        group: &GroupName,
+        from: &HistoryFrom,
+        page: HistoryPage,
+        pace: &mut Pace,
+    ) -> OpenedPage {
         let more = page.more && !page.entries.is_empty();
-        let events = page.entries.into_iter().map(|entry| {
+        let mut events = Vec::with_capacity(page.entries.len());
+        for entry in page.entries {
             let size = entry.payload.size();
             let held = HeldBytes::of(&self.parts.budget, HeldKind::History, size);
             let event = self.decode_recorded(group, entry.payload);
-            ReplayedEvent::new(entry.offset, event, held)
-        });
+            events.push(ReplayedEvent::new(entry.offset, event, held));
+            pace.spend(1).await;
+        }
         OpenedPage {
             after: from.after_in(&page.end.epoch, &page.past),
-            events: events.collect(),
+            events,
             // Without an event there is nothing to read on from.
             more,
             end: ReplayEnd {
@@ -309,7 +317,8 @@ impl Relay {
         }
     }
 
-    /// Queues the events of a window as far as there is room. Returns the sockets that have room for more than it has.
+    /// Queues the events of a window as far as there is room. Returns the sockets that have room for more than it has. Each
+    /// socket writes what it got before the next one gets anything, since that is as much as many sockets of a fan-out write.
     async fn replay(
         self: &Arc<Self>,
         group: &Arc<Group>,
@@ -320,7 +329,10 @@ impl Relay {
         let mut hungry = Vec::new();
         for mut socket in returning {
             window.rename(&mut socket.has);
-            match self.portion(group.name(), &mut socket, window) {
+            let had = socket.has.offset;
+            let portion = self.portion(group.name(), &mut socket, window);
+            let got = socket.has.offset != had;
+            match portion {
                 Portion::Whole => {
                     let end = window.last().1.clone();
                     self.finish(group, socket, end);
@@ -334,7 +346,10 @@ impl Relay {
                 }
                 Portion::Closed => {}
             }
-            pace.spend(1).await;
+            match got {
+                true => pace.give_way().await,
+                false => pace.spend(1).await,
+            }
         }
         hungry
     }

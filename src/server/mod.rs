@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use tokio::time::timeout;
 
 use crate::api::health::Progress;
 use crate::clock::UnixTime;
@@ -31,6 +32,9 @@ use reload::Reloader;
 pub use reload::{Load, ReloadError};
 use start::{Critical, Listeners, ServerParts};
 
+/// Longest wait for the tenants of the registry before the listeners serve. A million of them take minutes, and those of the
+/// files do not wait for them.
+const FIRST_READ: Duration = Duration::from_secs(2);
 /// Longest time for an exiting replica to remove itself from the list of replicas.
 const LEAVING: Duration = Duration::from_millis(500);
 /// Longest time for the last messages to workers.
@@ -211,20 +215,20 @@ impl Server {
         };
         let ended = drain.run(&mut signals).await;
         // Other replicas stop waiting for answers from this one. If the call fails, the entry expires by itself.
-        drop(tokio::time::timeout(LEAVING, self.registry.leave()).await);
+        drop(timeout(LEAVING, self.registry.leave()).await);
         let tenants = self.tenants.with_sockets();
         // Workers are told of handshakes that ended at the very last. Each message limits its own time.
         let said = tenants.iter().map(|tenant| tenant.relay.last_words_said());
         let said = futures_util::future::join_all(said);
-        drop(tokio::time::timeout(LAST_WORDS, said).await);
+        drop(timeout(LAST_WORDS, said).await);
         // Removes the layers' entries that would stay in Redis. Each layer limits its own time.
         futures_util::future::join_all(tenants.iter().map(|tenant| tenant.relay.close())).await;
         Ok(ended)
     }
 }
 
-/// Opens the registry of tenants. One that does not answer is looked for later; one that this binary cannot work with ends
-/// the start.
+/// Opens the registry of tenants, and waits a moment for its tenants. One that does not answer is looked for later; one that
+/// this binary cannot work with ends the start.
 async fn open_registry(
     config: &Config,
     consumers: &Registry,
@@ -232,10 +236,15 @@ async fn open_registry(
     let Some(registry) = TenantRegistry::of(config, consumers.clone())? else {
         return Ok(None);
     };
-    match registry.refresh().await {
-        Err(problem) if !problem.is_outage() => return Err(problem.into()),
-        // It is logged by the task that goes on looking.
-        Err(_) | Ok(()) => {}
+    match registry.prepare().await {
+        Ok(()) => {
+            let reading = registry.clone();
+            // A failure is logged by the task that goes on looking.
+            tasks::brief(async move { drop(reading.refresh().await) });
+            drop(timeout(FIRST_READ, registry.was_read()).await);
+        }
+        Err(problem) if problem.is_outage() => {}
+        Err(problem) => return Err(problem.into()),
     }
     Ok(Some(registry))
 }

@@ -77,6 +77,11 @@ impl Storm {
     }
 
     async fn come_back_with(&mut self, has: u64, send_queue: u64) {
+        self.join(has, send_queue).await;
+        self.resume(self.clients.len() - 1).await;
+    }
+
+    async fn join(&mut self, has: u64, send_queue: u64) {
         let member = Member::new(Profile {
             delivery: RESUMING,
             send_queue,
@@ -88,9 +93,6 @@ impl Storm {
         self.relay.hold(&member, groups, |_| true);
         let joined = self.relay.add_to_group(&member, &self.group).await;
         joined.unwrap();
-        let epoch = self.layer.epoch(&self.group);
-        let since = ResumeFrom::Position(Position { epoch, offset: has });
-        self.relay.resume(&member, &self.group, Some(since)).await;
         self.clients.push(StormClient {
             member,
             queue: send_queue as usize,
@@ -98,6 +100,16 @@ impl Storm {
             recovered: false,
             joined: false,
         });
+    }
+
+    async fn resume(&self, index: usize) {
+        let StormClient { member, has, .. } = &self.clients[index];
+        let epoch = self.layer.epoch(&self.group);
+        let since = ResumeFrom::Position(Position {
+            epoch,
+            offset: *has,
+        });
+        self.relay.resume(member, &self.group, Some(since)).await;
     }
 
     /// Lets the sockets read, each in one of `of` rounds, until all of them have `events` events and the word that they are
@@ -304,4 +316,29 @@ async fn a_socket_with_room_goes_on_beside_one_that_reads_on_and_on() {
     }
     // The first step was made before the other one came.
     assert!(steps > 2, "{steps} steps");
+}
+
+/// Before, all sockets of a batch got their events in one turn, and the events of other tenants waited behind their writes.
+#[tokio::test]
+async fn other_work_has_its_turn_between_two_sockets_of_a_storm() {
+    let mut storm = Storm::new();
+    for _ in 0..50 {
+        storm.join(0, QUEUE).await;
+    }
+    for index in 0..50 {
+        storm.resume(index).await;
+    }
+    let queued = |client: &StormClient| client.member.outbound().queued_bytes();
+    let all = || storm.clients.iter().map(queued).sum::<usize>();
+    let has_room = |client: &StormClient| client.member.outbound().has_replay_room();
+    let (mut before, mut turns) = (all(), Vec::new());
+    while storm.clients.iter().any(has_room) {
+        tokio::task::yield_now().await;
+        let now = all();
+        turns.push(now - before);
+        before = now;
+    }
+    let (most, whole) = (turns.iter().max(), turns.iter().sum::<usize>());
+    assert!(whole > 20 * QUEUE as usize, "{whole} bytes");
+    assert!(most <= Some(&(QUEUE as usize)), "{most:?} of {whole} bytes");
 }
