@@ -153,8 +153,12 @@ pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), St
     if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
         return Ok(());
     }
-    let others = unrecorded(tenant, tenants).await;
     let stand = stand_of(tenant, servers);
+    let others = match tenants.neighbours.has(&tenant.id, &stand) {
+        // Those that come later find this one.
+        true => BTreeMap::new(),
+        false => unrecorded(tenant, tenants).await,
+    };
     let mut own = Ok(());
     for (id, why) in tenants.neighbours.enter(&tenant.id, stand, others) {
         if id == tenant.id {

@@ -5,13 +5,14 @@
 //! once they are reached. Of two tenants that meet the one of a file is served, then the one that was made first, then the
 //! first by name: every replica decides alike, and no customer who signs up can shut out one that is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Making;
-use crate::config::names_meet;
+use crate::config::{names_meet, prefix_fault};
 use crate::ids::TenantId;
 use crate::stores::server_identity::ServerIdentity;
 
@@ -37,11 +38,21 @@ impl Stand {
     fn names(&self) -> (&str, &str) {
         (&self.prefix, &self.namespace)
     }
+
+    /// Returns true if both are one tenant's, and nothing has changed between them.
+    fn is(&self, other: &Self) -> bool {
+        let servers = (&self.servers, &other.servers);
+        let are_same = |(a, b): (&Arc<ServerIdentity>, &Arc<ServerIdentity>)| a.is_same(b);
+        self.making == other.making
+            && self.names() == other.names()
+            && servers.0.len() == servers.1.len()
+            && servers.0.iter().zip(servers.1).all(are_same)
+    }
 }
 
 /// The tenants whose servers are known.
 #[derive(Debug, Default)]
-pub(super) struct Neighbours(Mutex<BTreeMap<TenantId, Stand>>);
+pub(super) struct Neighbours(Mutex<Stands>);
 
 impl Neighbours {
     /// Removes a tenant that is no longer served.
@@ -51,7 +62,13 @@ impl Neighbours {
 
     /// Returns true if the tenant's servers are recorded.
     pub(super) fn knows(&self, id: &TenantId) -> bool {
-        self.0.lock().contains_key(id)
+        self.0.lock().by_id.contains_key(id)
+    }
+
+    /// Returns true if this is recorded of the tenant.
+    pub(super) fn has(&self, id: &TenantId, stand: &Stand) -> bool {
+        let stands = self.0.lock();
+        stands.by_id.get(id).is_some_and(|known| known.is(stand))
     }
 
     /// Records the tenant's servers. `others` are tenants that have not recorded theirs themselves yet. Returns the reason for
@@ -64,41 +81,126 @@ impl Neighbours {
     ) -> Vec<(TenantId, String)> {
         let mut stands = self.0.lock();
         stands.insert(id.clone(), stand.clone());
-        let own = obstacle(id, &stands).or_else(|| {
-            let mut with = others;
+        let own = stands.obstacle(id).or_else(|| {
+            let mut with = Stands::of(others);
             with.insert(id.clone(), stand.clone());
-            obstacle(id, &with)
+            with.obstacle(id)
         });
         let own = own.map(|why| (id.clone(), why));
         let met = |(later, other): (&TenantId, &Stand)| {
             let is_later = stand.rank(id) < other.rank(later);
             shared_server(&stand, other).filter(|_| is_later)?;
-            Some((later.clone(), obstacle(later, &stands)?))
+            Some((later.clone(), stands.obstacle(later)?))
         };
-        let later = stands.iter().filter_map(met);
-        own.into_iter().chain(later).collect()
+        let later = stands.with_meeting_names(&stand).into_iter();
+        own.into_iter().chain(later.filter_map(met)).collect()
+    }
+}
+
+/// Tenants by name, and by the names that their layers make: of ten thousand each is compared with the few whose names can
+/// meet its own.
+#[derive(Debug, Default)]
+struct Stands {
+    by_id: BTreeMap<TenantId, Stand>,
+    /// By prefix, then by namespace.
+    by_names: BTreeMap<String, BTreeMap<String, BTreeSet<TenantId>>>,
+    /// Those whose prefix meets every other one.
+    faulty: BTreeSet<TenantId>,
+}
+
+impl Stands {
+    fn of(stands: BTreeMap<TenantId, Stand>) -> Self {
+        let mut all = Self::default();
+        for (id, stand) in stands {
+            all.insert(id, stand);
+        }
+        all
+    }
+
+    fn insert(&mut self, id: TenantId, stand: Stand) {
+        if let Some(known) = self.by_id.get_mut(&id)
+            && known.names() == stand.names()
+        {
+            *known = stand;
+            return;
+        }
+        self.remove(&id);
+        match prefix_fault(&stand.prefix) {
+            Some(_) => drop(self.faulty.insert(id.clone())),
+            None => {
+                let spaces = self.by_names.entry(stand.prefix.clone()).or_default();
+                let ids = spaces.entry(stand.namespace.clone()).or_default();
+                ids.insert(id.clone());
+            }
+        }
+        self.by_id.insert(id, stand);
+    }
+
+    fn remove(&mut self, id: &TenantId) {
+        let Some(stand) = self.by_id.remove(id) else {
+            return;
+        };
+        self.faulty.remove(id);
+        let Some(spaces) = self.by_names.get_mut(&stand.prefix) else {
+            return;
+        };
+        if let Some(ids) = spaces.get_mut(&stand.namespace) {
+            ids.remove(id);
+            if ids.is_empty() {
+                spaces.remove(&stand.namespace);
+            }
+        }
+        if spaces.is_empty() {
+            self.by_names.remove(&stand.prefix);
+        }
+    }
+
+    /// Returns the tenants whose names can meet these, by name. It may return others, too.
+    fn with_meeting_names(&self, own: &Stand) -> BTreeMap<&TenantId, &Stand> {
+        let (prefix, space) = own.names();
+        if prefix_fault(prefix).is_some() {
+            return self.by_id.iter().collect();
+        }
+        let longer = (Bound::Excluded(prefix), Bound::Unbounded);
+        let longer = self.by_names.range::<str, _>(longer);
+        let longer = longer.take_while(|(other, _)| other.starts_with(prefix));
+        let shorter = { prefix.char_indices() }
+            .filter_map(|(end, _)| self.by_names.get_key_value(&prefix[..end]));
+        let of_others = longer
+            .chain(shorter)
+            .flat_map(|(_, spaces)| spaces.values());
+        let alike = self.by_names.get(prefix).into_iter().flatten();
+        let alike =
+            alike.filter(|(other, _)| other.starts_with(space) || space.starts_with(*other));
+        let found = of_others.chain(alike.map(|(_, ids)| ids)).flatten();
+        let found = found.chain(&self.faulty);
+        found
+            .filter_map(|id| self.by_id.get_key_value(id))
+            .collect()
+    }
+
+    /// Returns the reason if a tenant that comes before it can have the same names on the same server.
+    fn obstacle(&self, id: &TenantId) -> Option<String> {
+        let own = self.by_id.get(id)?;
+        let met = self.with_meeting_names(own).into_iter();
+        let mut before = met.filter(|(first, stand)| stand.rank(first) < own.rank(id));
+        before.find_map(|(first, stand)| {
+            let (theirs, ours) = shared_server(stand, own)?;
+            Some(format!(
+                "its events could meet those of tenant {first}: {ours} and {theirs} are one Redis server, and the prefixes \
+                 {:?} and {:?} do not keep their names apart; give it another layer.prefix, the same in CHANNEL_LAYERS, \
+                 or both a layer.namespace",
+                own.prefix, stand.prefix
+            ))
+        })
     }
 }
 
 /// Returns every tenant that may not be served, with the reason.
 pub fn obstacles(stands: &BTreeMap<TenantId, Stand>) -> Vec<(TenantId, String)> {
-    let of = |id: &TenantId| Some((id.clone(), obstacle(id, stands)?));
+    let all = Stands::of(stands.clone());
+    let of = |id: &TenantId| Some((id.clone(), all.obstacle(id)?));
     stands.keys().filter_map(of).collect()
-}
-
-/// Returns the reason if a tenant that comes before it can have the same names on the same server.
-fn obstacle(id: &TenantId, stands: &BTreeMap<TenantId, Stand>) -> Option<String> {
-    let own = stands.get(id)?;
-    let mut before = { stands.iter() }.filter(|(first, stand)| stand.rank(first) < own.rank(id));
-    before.find_map(|(first, stand)| {
-        let (theirs, ours) = shared_server(stand, own)?;
-        Some(format!(
-            "its events could meet those of tenant {first}: {ours} and {theirs} are one Redis server, and the prefixes \
-             {:?} and {:?} do not keep their names apart; give it another layer.prefix, the same in CHANNEL_LAYERS, \
-             or both a layer.namespace",
-            own.prefix, stand.prefix
-        ))
-    })
 }
 
 /// Returns the endpoints under which both know the server where their names could meet.
@@ -168,5 +270,75 @@ mod tests {
         assert!(!neighbours.knows(&id("of-file")) && neighbours.knows(&id("bb")));
         let entered = neighbours.enter(&id("cc"), stand(Some(2), "y"), unrecorded());
         assert_eq!(losers(entered), [""; 0]);
+    }
+
+    /// The index finds the same tenants as the comparison with all of them.
+    #[test]
+    fn the_index_finds_each_tenant_whose_names_meet() {
+        let texts = [
+            "",
+            "a",
+            "a:",
+            "a:b",
+            "ab",
+            "lock",
+            "lockgate:x",
+            "x__group__",
+            "é",
+            "éa",
+            "z",
+        ];
+        let spaces = ["", "t", "t1", "u"];
+        let mut stands = Stands::default();
+        for (n, text) in texts.iter().enumerate() {
+            for (m, space) in spaces.iter().enumerate() {
+                let mut stand = stand(Some(1), text);
+                stand.namespace = (*space).to_owned();
+                let own = id(&format!("t{n}-{m}"));
+                // The second entry of a tenant takes the place of the first.
+                let mut before = stand.clone();
+                before.prefix.push('z');
+                stands.insert(own.clone(), before);
+                stands.insert(own, stand);
+            }
+        }
+        stands.remove(&id("t1-1"));
+        assert_eq!(stands.by_id.len(), texts.len() * spaces.len() - 1);
+        for own in stands.by_id.values() {
+            let found = stands.with_meeting_names(own);
+            let meets = |other: &Stand| names_meet(own.names(), other.names());
+            let found: Vec<_> = found
+                .into_iter()
+                .filter(|(_, other)| meets(other))
+                .collect();
+            let all: Vec<_> = stands
+                .by_id
+                .iter()
+                .filter(|(_, other)| meets(other))
+                .collect();
+            assert_eq!(
+                found.iter().map(|(id, _)| id).collect::<Vec<_>>(),
+                all.iter().map(|(id, _)| id).collect::<Vec<_>>(),
+                "{:?}",
+                own.names()
+            );
+        }
+    }
+
+    /// Before, each look of each tenant was a comparison with all that were made: of ten thousand, more than a core could do.
+    #[test]
+    fn a_tenant_is_compared_with_those_alone_whose_names_are_near() {
+        let mut stands = Stands::default();
+        for n in 0..1_000 {
+            stands.insert(id(&format!("t{n}")), stand(Some(n), &format!("t{n}:")));
+        }
+        let own = stand(Some(1), "t1:");
+        assert_eq!(stands.with_meeting_names(&own).len(), 1);
+        let mut spaced = stand(Some(1), "asgi");
+        for n in 0..1_000 {
+            spaced.namespace = format!("n{n}:");
+            stands.insert(id(&format!("s{n}")), spaced.clone());
+        }
+        assert_eq!(stands.with_meeting_names(&spaced).len(), 1);
     }
 }

@@ -142,7 +142,9 @@ async fn what_happens_to_a_tenant_that_is_not_made_holds_at_its_next_handshake()
 /// Before tenants were made on demand, each replica made all of them at its start.
 #[tokio::test]
 async fn a_storm_of_first_handshakes_is_served_and_harms_no_other_tenant() {
-    const TENANTS: usize = 60;
+    const TENANTS: usize = 1_000;
+    /// Those whose making two handshakes wait for.
+    const SHARED: usize = 60;
     let store = Store::sqlite();
     let gateway = store.gateway().start().await;
     let mut of_file = gateway.open(CHAT).await;
@@ -170,7 +172,7 @@ async fn a_storm_of_first_handshakes_is_served_and_harms_no_other_tenant() {
     made(gateway.replica(), 1.0).await;
 
     let started = Instant::now();
-    let dials = tenants.iter().chain(&tenants);
+    let dials = tenants.iter().chain(&tenants[..SHARED]);
     let dials = dials.map(|tenant| {
         let dial = gateway.replica().dial(tenant, CHAT);
         dial.token(&tenant.token(ALICE)).open()
@@ -184,6 +186,6 @@ async fn a_storm_of_first_handshakes_is_served_and_harms_no_other_tenant() {
         }
     });
     println!("{} sockets in {:?}", sockets.len(), started.elapsed());
-    assert_eq!(sockets.len(), 2 * TENANTS);
+    assert_eq!(sockets.len(), TENANTS + SHARED);
     made(gateway.replica(), 1.0 + TENANTS as f64).await;
 }
