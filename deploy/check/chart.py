@@ -193,6 +193,8 @@ MISTAKES = [
     ("a key that no Secret has", ["tenants", "acme"], ACME.replace("acme-signing-key", "acme-key"), "no Secret has the file"),
     ("a network without Redis", ["networkPolicy", "egressPorts"], [5432], "Redis (6379) cannot be reached"),
     ("a range of ports without an end", ["networkPolicy", "egressPorts"], [6379, 5432, {"port": 11000}], "at '/networkPolicy/egressPorts/2'"),
+    ("a range of ports that ends before it begins", ["networkPolicy", "egressPorts"], [6379, 5432, {"port": 13047, "endPort": 11000}],
+     "networkPolicy.egressPorts: endPort 11000 is below port 13047"),
     ("a layer that a cluster does not have", ["tenants", "acme"], ACME.replace('prefix = "acme"', 'kind = "pubsub"\nprefix = "acme"'),
      "on a cluster: tenants.acme.layer.kind"),
     ("an admin listener on loopback", ["config"], CONFIG.replace('"0.0.0.0:9000"', '"127.0.0.1:9002"'), "cannot be reached from outside the pod"),

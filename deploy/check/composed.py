@@ -109,7 +109,7 @@ def _cluster(services, say):
     def local(text):
         """Returns a command of the overlay with loopback addresses in place of names and addresses of Docker's network."""
         text = re.sub(r"\bredis(-[2-6])?(?=:6379| cluster|$)", lambda found: addresses[found[0]], text.replace(NETWORK, own))
-        text = re.sub(r"(?<=for node in ).*(?=; do)", lambda found: " ".join(addresses[name] for name in found[0].split()), text)
+        text = re.sub(r'(?<=nodes=").*(?=")', lambda found: " ".join(addresses[name] for name in found[0].split()), text)
         return text.replace("$$", "$").replace("/etc/redis/cluster.conf", str(DEPLOY / "compose/cluster/redis.conf"))
 
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as ends:
@@ -120,11 +120,11 @@ def _cluster(services, say):
                                       stdout=subprocess.DEVNULL)
             ends.callback(server.wait)
             ends.callback(server.terminate)
-            _wait(f"{name} answers", lambda: output(program("redis-cli"), "-h", address, "ping")[1] == "PONG\n")
+            _wait(f"{name} answers", lambda: _answers(server, address))
         shell, flags, script = services["redis-cluster"]["command"]
         # The second time it finds the cluster that it made.
         for time_ in ("first", "second"):
-            done, text, told = output(shell, flags, local(script), timeout=60)
+            done, text, told = output(shell, flags, local(script), timeout=90)
             if not done or ("16384 slots covered" in text) != (time_ == "first"):
                 yield f"compose/cluster.yaml: redis-cluster, the {time_} time: {text[-1000:]}{told}"
                 return
@@ -132,6 +132,13 @@ def _cluster(services, say):
     if not found:
         say(f"the overlay's own commands made a cluster of {len(addresses)} nodes, and the gateway was content with it")
     yield from found
+
+
+def _answers(server, address):
+    """Returns whether this server answers. Another one on its port would answer a PING as well."""
+    if server.poll() is not None:
+        raise RuntimeError(f"redis-server ended with {server.returncode}: is something else on {address}:6379?")
+    return f"process_id:{server.pid}\n" in output(program("redis-cli"), "-h", address, "info", "server")[1]
 
 
 def _shards(addresses):

@@ -53,9 +53,11 @@ RULES_BYTES = 1024 * 1024
 GROUPS_KEPT = 10_000
 TENANTS_KEPT = 10_000
 TENANT = re.compile("[a-z0-9][a-z0-9-]{0,62}")
-# The words of Redis for a function or script that is not there or may not be called. Any other refusal is raised.
+# The words of Redis for a function or script that is not there or may not be called. Any other refusal is raised. Of a command
+# inside a script the next to last are those of Redis 7.0, and the last those of Redis 7.2 and later and of Valkey.
 UNAVAILABLE = re.compile(
-    "NOPERM|no permissions|unknown command|Function not found|NOSCRIPT|No matching script|The user executing the script can't"
+    "NOPERM|no permissions|unknown command|Function not found|NOSCRIPT|No matching script|"
+    "The user executing the script can't|ACL failure in script"
 )
 
 

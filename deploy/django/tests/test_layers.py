@@ -31,6 +31,24 @@ def event(n):
     return {"type": "chat.message", "n": n, "text": "grüß dich", "__like_ours": 1}
 
 
+class Refusals(SimpleTestCase):
+    """The words of servers that are not at hand: no server is asked."""
+
+    def test_what_may_not_be_called_is_told_apart_from_other_refusals(self):
+        for words, unavailable in [
+            ("NOPERM User a has no permissions to run the 'fcall' command", True),
+            # Redis 7.0, then 7.2 and Valkey.
+            ("The user executing the script can't run this command or subcommand script: 9", True),
+            ("ACL failure in script: User a has no permissions to run the 'xadd' command", True),
+            ("ACL failure in script: No permissions to access a key", True),
+            ("ACL failure in script: No permissions to access a channel", True),
+            ("OOM command not allowed when used memory > 'maxmemory'.", False),
+            ("READONLY You can't write against a read only replica.", False),
+        ]:
+            with self.subTest(words):
+                self.assertEqual(bool(layers._is_unavailable(redis.ResponseError(words))), unavailable)
+
+
 class Layers(SimpleTestCase):
     def setUp(self):
         self.url = redis_server.start().removesuffix("/0")
