@@ -42,7 +42,8 @@ pub async fn read_tenant(
     let registry = registry_of(config)?;
     usable(registry.table.schema().await?)?;
     let row = registry.table.one(id.as_str()).await?;
-    let found = row.and_then(|row| registry.read(&row));
+    let deployment = registry.deployment.lock().clone();
+    let found = row.and_then(|row| registry.read(&row, &deployment));
     // A database may find names without their case.
     let found = found.filter(|found| found.id == *id);
     Ok(found.map(|found| {

@@ -95,6 +95,8 @@ pub struct TenantRegistry {
     turn: tokio::sync::Mutex<()>,
     /// True once everything was read.
     is_read: watch::Sender<bool>,
+    /// True once that was served.
+    is_served: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -107,6 +109,17 @@ struct KnownTenants {
     told: Vec<TenantOfBook>,
     /// True while something was read that no configuration has yet.
     is_new: bool,
+}
+
+/// What is put together to a configuration.
+struct Beginning {
+    /// What is known now.
+    pages: TenantPages,
+    /// The number of the last change in it.
+    seen: i64,
+    is_other_deployment: bool,
+    /// True if all tenants had been read.
+    is_complete: bool,
 }
 
 /// The registry beside the tenants of the files.
@@ -143,6 +156,7 @@ impl TenantRegistry {
             judging: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             is_read: watch::Sender::default(),
+            is_served: watch::Sender::default(),
         };
         metrics::registry_read(UnixTime::now().0);
         Ok(Some(Arc::new(registry)))
@@ -152,7 +166,12 @@ impl TenantRegistry {
     /// is new. `names` are the tenants of included files, which have their names also where they cannot be served.
     pub fn together(&self, files: &Config, names: &TenantFiles) -> (Config, BesideFiles) {
         let mut judging = self.judging.lock();
-        let (mut pages, seen, is_other_deployment) = self.begin(files);
+        let Beginning {
+            mut pages,
+            seen,
+            is_other_deployment,
+            is_complete,
+        } = self.begin(files);
         if is_other_deployment {
             judging.forget();
         }
@@ -181,7 +200,7 @@ impl TenantRegistry {
             .count();
         metrics::registry_tenants(standings.len() - degraded, degraded);
         self.standings.store(Arc::new(standings));
-        let beside = self.beside(&pages, is_of_files);
+        let beside = beside(&pages, is_complete, is_of_files);
         self.of_files.store(Arc::new(of_files));
         self.served.store(Arc::new(config.clone()));
         // In this order a check beside `served` is never older than the number that it claims.
@@ -189,8 +208,7 @@ impl TenantRegistry {
         (config, beside)
     }
 
-    /// Returns what is known now, the number of the last change in it, and true if the deployment has changed.
-    fn begin(&self, files: &Config) -> (TenantPages, i64, bool) {
+    fn begin(&self, files: &Config) -> Beginning {
         let mut known = self.known.lock();
         let deployment = Arc::new(files.without_tenants());
         let has_changed = **self.deployment.lock() != *deployment;
@@ -200,21 +218,12 @@ impl TenantRegistry {
             known.compared_at = None;
         }
         known.is_new = false;
-        (known.pages.clone(), known.seen, has_changed)
-    }
-
-    fn beside(&self, pages: &TenantPages, is_of_files: impl Fn(&TenantId) -> bool) -> BesideFiles {
-        let mut beside = BesideFiles {
-            is_incomplete: !*self.is_read.borrow(),
-            ..BesideFiles::default()
-        };
-        for (id, page) in pages.iter().filter(|(id, _)| !is_of_files(id)) {
-            match page.good.is_some() {
-                true => drop(beside.makings.insert(id.clone(), page.stored.making)),
-                false => beside.unserved.push((id.clone(), page.hosts.clone())),
-            }
+        Beginning {
+            pages: known.pages.clone(),
+            seen: known.seen,
+            is_other_deployment: has_changed,
+            is_complete: self.is_read(),
         }
-        beside
     }
 
     /// Records that the parts of a tenant's configuration could not be made. Returns false if the tenant is not one of the
@@ -239,17 +248,47 @@ impl TenantRegistry {
         self.known.lock().is_new = true;
     }
 
-    /// Waits until all tenants were read once.
-    pub async fn was_read(&self) {
-        let mut is_read = self.is_read.subscribe();
+    /// Returns true if all tenants were read once.
+    pub fn is_read(&self) -> bool {
+        *self.is_read.borrow()
+    }
+
+    /// Notes that what [`TenantRegistry::together`] returned last is served. `is_complete`: the tenants had been read.
+    pub fn was_served(&self, is_complete: bool) {
+        if is_complete {
+            self.is_served.send_replace(true);
+        }
+    }
+
+    /// Waits until all tenants that can be served were served once.
+    pub async fn serves(&self) {
+        let mut is_served = self.is_served.subscribe();
         // Cannot fail: `self` holds the sender.
-        drop(is_read.wait_for(|read| *read).await.map(drop));
+        drop(is_served.wait_for(|served| *served).await.map(drop));
     }
 
     /// Returns the standing of every tenant of the registry that no file has, by name.
     pub fn standings(&self) -> Arc<Vec<TenantOfBook>> {
         self.standings.load_full()
     }
+}
+
+fn beside(
+    pages: &TenantPages,
+    is_complete: bool,
+    is_of_files: impl Fn(&TenantId) -> bool,
+) -> BesideFiles {
+    let mut beside = BesideFiles {
+        is_incomplete: !is_complete,
+        ..BesideFiles::default()
+    };
+    for (id, page) in pages.iter().filter(|(id, _)| !is_of_files(id)) {
+        match page.good.is_some() {
+            true => drop(beside.makings.insert(id.clone(), page.stored.making)),
+            false => beside.unserved.push((id.clone(), page.hosts.clone())),
+        }
+    }
+    beside
 }
 
 fn standing((id, page): (&TenantId, &book::BookPage)) -> TenantOfBook {

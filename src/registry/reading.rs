@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::book::{ReadTenant, StoredState, TenantPages};
-use super::{RegistryProblem, TenantRegistry, document, now, usable};
+use super::{KnownTenants, RegistryProblem, TenantRegistry, document, now, usable};
 use crate::clock::UnixTime;
+use crate::config::Config;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics;
@@ -22,6 +23,8 @@ use crate::validation::check_tenant;
 const COMPARE: Duration = Duration::from_secs(300);
 /// Differences above which everything is read again instead of row by row.
 const MANY: usize = 100;
+/// Changes above which everything is read again: pages end in time, whatever their number.
+const MOST_CHANGES: i64 = 2_000;
 
 /// A row that was read.
 pub(super) struct ReadRow {
@@ -55,80 +58,92 @@ impl TenantRegistry {
     /// tables, and reads all tenants.
     ///
     /// # Errors
-    /// [`RegistryProblem`]; an outage may end by itself. What is known stays.
+    /// [`RegistryProblem`]; an outage may end by itself. What is known stays, and what was read before the error is news.
     pub async fn refresh(self: &Arc<Self>) -> Result<(), RegistryProblem> {
         let _turn = self.turn.lock().await;
-        let is_first = !*self.is_read.borrow();
-        if is_first {
+        if !self.is_read() {
             self.prepare().await?;
         }
         let (seen, compared_at) = {
             let known = self.known.lock();
             (known.seen, known.compared_at)
         };
-        let changed = match compared_at {
-            Some(at) if at.elapsed() < COMPARE => self.read_changes(seen).await?,
-            Some(_) => self.read_changes(seen).await? | self.compare().await?,
+        match compared_at {
             None => self.read_all().await?,
-        };
-        self.is_read.send_replace(true);
+            Some(at) => {
+                self.read_changes(seen).await?;
+                if at.elapsed() >= COMPARE {
+                    self.compare().await?;
+                }
+            }
+        }
         metrics::registry_read(UnixTime::now().0);
-        let mut known = self.known.lock();
-        known.is_new |= changed || is_first;
         Ok(())
     }
 
-    async fn read_changes(self: &Arc<Self>, seen: i64) -> Result<bool, StoreError> {
-        let Some(changes) = self.table.changes(seen).await? else {
-            return Ok(false);
-        };
-        if changes.serial < seen {
+    async fn read_changes(self: &Arc<Self>, seen: i64) -> Result<(), StoreError> {
+        let serial = self.table.serial().await?;
+        if serial < seen {
             tracing::warn!(
                 "The registry has an older state than a moment ago; it is read as a whole"
             );
+        }
+        if serial < seen || serial - seen > MOST_CHANGES {
             return self.read_all().await;
         }
-        let read = self.read_each(changes.rows).await?;
-        let mut known = self.known.lock();
-        // Also those that were made again since: the makings of their rows say so.
-        let there: BTreeSet<_> = read.iter().map(|read| read.id.as_str()).collect();
-        for name in { changes.deleted.iter() }.filter(|name| !there.contains(name.as_str())) {
-            if let Ok(id) = name.parse() {
+        if serial == seen {
+            return Ok(());
+        }
+        let changes = self.table.changes(seen, serial).await?;
+        let deployment = self.deployment.lock().clone();
+        self.take_in(changes.rows, deployment, move |known, read| {
+            // Also those that were made again since: the makings of their rows say so.
+            let there: BTreeSet<_> = read.iter().map(|read| read.id.as_str()).collect();
+            let gone = { changes.deleted.iter() }.filter(|name| !there.contains(name.as_str()));
+            for id in gone.filter_map(|name| name.parse().ok()) {
                 known.pages.forget(&id);
             }
-        }
-        for read in read {
-            read.record(&mut known.pages);
-        }
-        known.seen = changes.serial;
-        Ok(true)
+            known.seen = serial;
+            true
+        })
+        .await
     }
 
-    async fn read_all(self: &Arc<Self>) -> Result<bool, StoreError> {
+    async fn read_all(self: &Arc<Self>) -> Result<(), StoreError> {
         let (rows, serial) = self.table.all().await?;
-        let read = self.read_each(rows).await?;
-        let mut known = self.known.lock();
-        let there: BTreeSet<_> = read.iter().map(|read| &read.id).collect();
-        known.pages.keep(|id| there.contains(id));
-        for read in read {
-            read.record(&mut known.pages);
-        }
-        (known.seen, known.compared_at) = (serial, Some(Instant::now()));
-        Ok(true)
+        let (registry, deployment) = (self.clone(), self.deployment.lock().clone());
+        let then = deployment.clone();
+        self.take_in(rows, deployment, move |known, read| {
+            let there: BTreeSet<_> = read.iter().map(|read| &read.id).collect();
+            known.pages.keep(|id| there.contains(id));
+            known.seen = serial;
+            // Rows that were checked beside another deployment than the present one are read again.
+            let is_same = **registry.deployment.lock() == *then;
+            known.compared_at = is_same.then(Instant::now);
+            // Under the lock under which the pages are taken, so that none of them counts as complete without these.
+            registry.is_read.send_replace(true);
+            true
+        })
+        .await
     }
 
     /// Compares the versions of all tenants with those that are known, and reads what differs.
-    async fn compare(self: &Arc<Self>) -> Result<bool, StoreError> {
+    async fn compare(self: &Arc<Self>) -> Result<(), StoreError> {
         let stored = self.table.versions().await?;
-        let named = stored.into_iter();
-        let named = named.filter_map(|(name, version)| Some((name.parse().ok()?, version)));
-        let there: BTreeMap<TenantId, i64> = named.collect();
-        let differ: Vec<&TenantId> = {
-            let known = self.known.lock();
+        let registry = self.clone();
+        let compared = beside_sockets(move || {
+            let named = stored.into_iter();
+            let named = named.filter_map(|(name, version)| Some((name.parse().ok()?, version)));
+            let there: BTreeMap<TenantId, i64> = named.collect();
+            let known = registry.known.lock();
             let version = |id: &TenantId| known.pages.get(id).map(|page| page.stored.version);
             let differs = |(id, stored): &(&TenantId, &i64)| version(id) != Some(**stored);
-            there.iter().filter(differs).map(|(id, _)| id).collect()
-        };
+            let differ = there.iter().filter(differs);
+            let differ: Vec<TenantId> = differ.map(|(id, _)| id.clone()).collect();
+            drop(known);
+            (there, differ)
+        });
+        let (there, differ) = compared.await?;
         if differ.len() > MANY {
             return self.read_all().await;
         }
@@ -136,29 +151,39 @@ impl TenantRegistry {
         for id in differ {
             rows.extend(self.table.one(id.as_str()).await?);
         }
-        let read = self.read_each(rows).await?;
-        let mut known = self.known.lock();
-        let changed = known.pages.keep(|id| there.contains_key(id)) || !read.is_empty();
-        read.into_iter()
-            .for_each(|read| read.record(&mut known.pages));
-        known.compared_at = Some(Instant::now());
-        Ok(changed)
+        let deployment = self.deployment.lock().clone();
+        self.take_in(rows, deployment, move |known, read| {
+            // `None`: the deployment has changed meanwhile, and everything is read again.
+            known.compared_at = known.compared_at.map(|_| Instant::now());
+            known.pages.keep(|id| there.contains_key(id)) || !read.is_empty()
+        })
+        .await
     }
 
-    /// Reads and checks rows, beside the threads that serve sockets: ten thousand take seconds.
-    async fn read_each(self: &Arc<Self>, rows: Vec<TenantRow>) -> Result<Vec<ReadRow>, StoreError> {
+    /// Reads and checks rows, and takes them in after `note`, which returns true where something has changed. All of it beside the
+    /// threads that serve sockets: ten thousand take seconds.
+    async fn take_in(
+        self: &Arc<Self>,
+        rows: Vec<TenantRow>,
+        deployment: Arc<Config>,
+        note: impl FnOnce(&mut KnownTenants, &[ReadRow]) -> bool + Send + 'static,
+    ) -> Result<(), StoreError> {
         let registry = self.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            rows.iter().filter_map(|row| registry.read(row)).collect()
-        });
-        read.await.map_err(|_| {
-            let text = "the rows were not read";
-            StoreError::new(Dependency::Database, ErrorKind::Other, text)
+        beside_sockets(move || {
+            let read = rows.iter();
+            let read = read.filter_map(|row| registry.read(row, &deployment));
+            let read: Vec<_> = read.collect();
+            let mut known = registry.known.lock();
+            let is_news = note(&mut known, &read);
+            known.is_new |= is_news;
+            read.into_iter()
+                .for_each(|read| read.record(&mut known.pages));
         })
+        .await
     }
 
     /// Reads and checks one row. `None`, and a line in the log, for a name that no tenant can have.
-    pub(super) fn read(&self, row: &TenantRow) -> Option<ReadRow> {
+    pub(super) fn read(&self, row: &TenantRow, deployment: &Config) -> Option<ReadRow> {
         let Ok(id) = row.name.parse::<TenantId>() else {
             tracing::warn!(
                 name = row.name,
@@ -170,7 +195,7 @@ impl TenantRegistry {
         let (read, hosts) = match stored {
             Some(stored) => {
                 // A bug that one document meets must not keep the other tenants from being read. The panic is logged.
-                let reading = AssertUnwindSafe(|| self.read_document(&id, &stored));
+                let reading = AssertUnwindSafe(|| self.read_document(&id, &stored, deployment));
                 let read = catch_unwind(reading);
                 let read =
                     read.unwrap_or_else(|_| Err("the check of its document failed".to_owned()));
@@ -192,13 +217,23 @@ impl TenantRegistry {
         })
     }
 
-    fn read_document(&self, id: &TenantId, stored: &Value) -> ReadTenant {
+    fn read_document(&self, id: &TenantId, stored: &Value, deployment: &Config) -> ReadTenant {
         let plain = document::open(stored, id, &self.keys);
         let plain = plain.map_err(|error| format!("a secret does not open: {error}"))?;
-        let deployment = self.deployment.lock().clone();
-        let checked = check_tenant(&deployment, id, &plain, &self.consumers);
+        let checked = check_tenant(deployment, id, &plain, &self.consumers);
         checked
             .map(|checked| checked.config)
             .map_err(|errors| errors.in_one_line())
     }
+}
+
+/// Does work that takes seconds beside the threads that serve sockets.
+async fn beside_sockets<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| {
+        let text = "the rows were not read";
+        StoreError::new(Dependency::Database, ErrorKind::Other, text)
+    })
 }

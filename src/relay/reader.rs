@@ -27,7 +27,7 @@ pub(super) const READERS: usize = 32;
 /// The least time between two reads for sockets that come back, where more than one came within it: they share a read.
 const GATHERED: Duration = Duration::from_millis(25);
 /// The time between two looks at sockets that wait for room.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// An event that was read must come live within this time. Then it is missing, and is read for all.
 const OVERDUE: Duration = Duration::from_secs(1);
 /// The milliseconds between failed reads.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::audience::is_order;
-use super::reader::Failures;
+use super::reader::{Failures, LOOK};
 use super::window::{OpenedPage, ReplayPlace, ReplayWindow, ReplayedEvent, Replays};
 use super::{Relay, RouteDelivery, enqueue};
 use crate::budget::{HeldBytes, HeldKind};
-use crate::channel_layer::{HistoryFrom, HistoryPage, LayerError};
+use crate::channel_layer::{HistoryFrom, HistoryPage, LayerError, RecordedEvent};
 use crate::event::Event;
 use crate::hub::{
     Enqueued, Group, HoldId, Member, Pace, ReadWish, ReplayEnd, ReplayRoom, Returning,
@@ -162,16 +162,16 @@ impl Relay {
             hungry = self.replay(group, hungry, &mut window, &mut pace).await;
             replays.window = Some(window);
         }
+        // Only a history that cannot be read tries their patience.
+        for socket in &mut hungry {
+            socket.asked = Instant::now();
+        }
         while !(hungry.is_empty() && known.is_empty()) {
             let from = self.next_read(group, &hungry, replays);
             match self.read_page(group, from.clone()).await {
                 Ok(Some(mut page)) => {
                     self.compare(group, &mut page);
                     known.clear();
-                    // Only a history that cannot be read tries their patience.
-                    for socket in &mut hungry {
-                        socket.asked = Instant::now();
-                    }
                     let page = self.opened(group.name(), &from, page, &mut pace).await;
                     let hungry = self
                         .replay_page(group, hungry, (page, replays), &mut pace)
@@ -250,10 +250,14 @@ impl Relay {
         pace: &mut Pace,
     ) -> OpenedPage {
         let more = page.more && !page.entries.is_empty();
-        let mut events = Vec::with_capacity(page.entries.len());
-        for entry in page.entries {
+        let hold = |entry: &RecordedEvent| {
             let size = entry.payload.size();
-            let held = HeldBytes::of(&self.parts.budget, HeldKind::History, size);
+            HeldBytes::of(&self.parts.budget, HeldKind::History, size)
+        };
+        // All of them count from here on, and not as their turns come.
+        let held: Vec<_> = page.entries.iter().map(hold).collect();
+        let mut events = Vec::with_capacity(held.len());
+        for (entry, held) in page.entries.into_iter().zip(held) {
             let event = self.decode_recorded(group, entry.payload);
             events.push(ReplayedEvent::new(entry.offset, event, held));
             pace.spend(1).await;
@@ -318,7 +322,8 @@ impl Relay {
     }
 
     /// Queues the events of a window as far as there is room. Returns the sockets that have room for more than it has. Each
-    /// socket writes what it got before the next one gets anything, since that is as much as many sockets of a fan-out write.
+    /// socket writes what it got before the next one gets anything, since that is as much as many sockets of a fan-out write. What
+    /// takes longer goes on after a look at the group, whose live events may have a hole meanwhile.
     async fn replay(
         self: &Arc<Self>,
         group: &Arc<Group>,
@@ -326,8 +331,9 @@ impl Relay {
         window: &mut ReplayWindow,
         pace: &mut Pace,
     ) -> Vec<Returning> {
-        let mut hungry = Vec::new();
-        for mut socket in returning {
+        let (mut hungry, mut returning) = (Vec::new(), returning.into_iter());
+        let began = Instant::now();
+        while let Some(mut socket) = returning.next() {
             window.rename(&mut socket.has);
             let had = socket.has.offset;
             let portion = self.portion(group.name(), &mut socket, window);
@@ -349,6 +355,10 @@ impl Relay {
             match got {
                 true => pace.give_way().await,
                 false => pace.spend(1).await,
+            }
+            if began.elapsed() >= LOOK {
+                group.history().go_on(returning.collect());
+                break;
             }
         }
         hungry

@@ -92,14 +92,34 @@ impl ChangeTurn {
         let place = self.places.try_acquire();
         let place = place.map_err(|_| not_made("too many changes of the registry wait"))?;
         let turn = self.turn.lock().await;
-        match order.is_abandoned() {
+        order.must_be_wanted()?;
+        Ok((place, turn))
+    }
+}
+
+impl ChangeOrder {
+    /// # Errors
+    /// The caller has gone.
+    fn must_be_wanted(&self) -> Result<(), BookProblem> {
+        match self.is_abandoned() {
             true => Err(not_made("the caller went away before its change began")),
-            false => Ok((place, turn)),
+            false => Ok(()),
         }
     }
 }
 
 impl ServedRegistry {
+    /// A change that waited for the first reading could be one that its caller has given up.
+    ///
+    /// # Errors
+    /// The registry was never read.
+    fn must_be_read(&self) -> Result<(), BookProblem> {
+        match self.registry.is_read() {
+            true => Ok(()),
+            false => Err(not_made("the registry was not read yet")),
+        }
+    }
+
     /// Reads what others have changed, and serves it.
     async fn look(&self) -> Result<(), BookProblem> {
         self.reloader.look().await.map_err(|problem| {
@@ -124,9 +144,11 @@ impl TenantBook for ServedRegistry {
         order: ChangeOrder,
     ) -> Result<StoredTenant, BookProblem> {
         let _turn = self.changing.take(&order).await?;
+        self.must_be_read()?;
         for tried in 0..TRIES {
             // The document is checked beside what the others have stored so far.
             self.look().await?;
+            order.must_be_wanted()?;
             let put = self.registry.put(id, document.clone(), &order);
             if let Some(stored) = put.await? {
                 self.look().await?;
@@ -139,7 +161,9 @@ impl TenantBook for ServedRegistry {
 
     async fn delete(&self, id: &TenantId, order: ChangeOrder) -> Result<(), BookProblem> {
         let _turn = self.changing.take(&order).await?;
+        self.must_be_read()?;
         for tried in 0..TRIES {
+            order.must_be_wanted()?;
             if self.registry.delete(id, &order).await? {
                 return self.look().await;
             }

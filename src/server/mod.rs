@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::api::health::Progress;
@@ -238,10 +239,13 @@ async fn open_registry(
     };
     match registry.prepare().await {
         Ok(()) => {
-            let reading = registry.clone();
-            // A failure is logged by the task that goes on looking.
-            tasks::brief(async move { drop(reading.refresh().await) });
-            drop(timeout(FIRST_READ, registry.was_read()).await);
+            let (reading, (ends, end)) = (registry.clone(), oneshot::channel::<()>());
+            tasks::brief(async move {
+                // A failure is logged by the task that goes on looking.
+                drop(reading.refresh().await);
+                drop(ends);
+            });
+            drop(timeout(FIRST_READ, end).await);
         }
         Err(problem) if problem.is_outage() => {}
         Err(problem) => return Err(problem.into()),

@@ -29,7 +29,7 @@ pub(super) async fn run(
     let deadline = Instant::now() + ready_wait;
     if let Some(registry) = registry {
         // Its tenants count as those of the files. Without it the replica is ready late, not never.
-        drop(timeout_at(deadline, registry.was_read()).await);
+        drop(timeout_at(deadline, registry.serves()).await);
         let tenants = registry.standings();
         let wrong =
             { tenants.iter() }.find_map(|tenant| Some((&tenant.id, tenant.trouble.as_ref()?)));

@@ -139,10 +139,10 @@ impl Reloader {
         let Some(registry) = self.registry.clone() else {
             return Ok(());
         };
-        registry.refresh().await?;
-        // Not before: a database that hangs must not keep a reload waiting.
+        let read = registry.refresh().await;
+        // Not before: a database that hangs must not keep a reload waiting. What was read before it failed is served, too.
         self.serve_news(&registry).await;
-        Ok(())
+        read
     }
 
     /// Serves what was read of the registry and is not served yet.
@@ -188,6 +188,7 @@ impl Reloader {
     }
 
     fn serve(&self, built: BuiltTenants, sources: Option<(Vec<PathBuf>, FileMarks)>) {
+        let is_complete = !built.is_incomplete;
         record_troubles(&built.files, &self.tenants);
         {
             let mut state = self.state.lock();
@@ -202,6 +203,9 @@ impl Reloader {
         drop(builder);
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
         self.api_keys.replace(&built.config);
+        if let Some(registry) = &self.registry {
+            registry.was_served(is_complete);
+        }
     }
 }
 
@@ -213,6 +217,8 @@ pub(super) struct BuiltTenants {
     /// The configuration of those of the files.
     pub(super) of_files: Config,
     pub(super) files: FileTenants,
+    /// True while the registry was never read.
+    pub(super) is_incomplete: bool,
 }
 
 /// Puts what is not served as the included files say where it is shown, and logs what is new.
@@ -261,6 +267,7 @@ pub(super) fn build(
             serving: (hosts, tenants, beside.makings),
             of_files,
             files,
+            is_incomplete: beside.is_incomplete,
         });
     }
 }

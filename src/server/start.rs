@@ -108,6 +108,9 @@ impl ServerParts {
         let fleet = Fleet::new(registry.clone(), config.api.timeout);
         let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
         tenancy.serve(built.serving, &builder.lock(), &built.config);
+        if let Some(registry) = &tenant_registry {
+            registry.was_served(!built.is_incomplete);
+        }
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
         let api_keys = Arc::new(ApiKeys::new(&built.config));
         let deployment = config.redis.url.as_ref();

@@ -96,9 +96,9 @@ impl Database {
     }
 }
 
-/// A lock on the table of users. It ends with this.
+/// A lock on a table. It ends with this.
 #[allow(dead_code, reason = "each connection is held, and closed by its drop")]
-pub(crate) enum UsersLock {
+pub(crate) enum TableLock {
     Postgres(PgConnection),
     MySql(MySqlConnection),
     Sqlite(SqliteConnection),
@@ -106,24 +106,29 @@ pub(crate) enum UsersLock {
 
 impl Database {
     /// Keeps everyone else from reading the users, as a long migration does.
-    pub(crate) async fn lock_users(&self) -> UsersLock {
+    pub(crate) async fn lock_users(&self) -> TableLock {
+        self.lock("auth_user").await
+    }
+
+    /// Keeps everyone else from reading a table.
+    pub(crate) async fn lock(&self, table: &str) -> TableLock {
         let (url, locked) = (&self.url, "the table can be locked");
         if url.starts_with("postgres") {
             let mut connection = PgConnection::connect(url).await.expect("it answers");
-            let lock = "BEGIN; LOCK TABLE auth_user IN ACCESS EXCLUSIVE MODE";
-            sqlx::raw_sql(lock)
+            let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
                 .execute(&mut connection)
                 .await
                 .expect(locked);
-            UsersLock::Postgres(connection)
+            TableLock::Postgres(connection)
         } else if url.starts_with("mysql") {
             let mut connection = MySqlConnection::connect(url).await.expect("it answers");
-            let lock = "LOCK TABLES auth_user WRITE";
-            sqlx::raw_sql(lock)
+            let lock = format!("LOCK TABLES {table} WRITE");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
                 .execute(&mut connection)
                 .await
                 .expect(locked);
-            UsersLock::MySql(connection)
+            TableLock::MySql(connection)
         } else {
             let mut connection = SqliteConnection::connect(url).await.expect("it opens");
             let lock = "BEGIN EXCLUSIVE";
@@ -131,7 +136,7 @@ impl Database {
                 .execute(&mut connection)
                 .await
                 .expect(locked);
-            UsersLock::Sqlite(connection)
+            TableLock::Sqlite(connection)
         }
     }
 }

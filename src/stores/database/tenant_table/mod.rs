@@ -37,6 +37,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(5);
 /// The tenants of one page.
 const PAGE: i64 = 500;
+/// The names of one page.
+const VERSIONS: i64 = 10_000;
 /// The number that names the lock of a migration on PostgreSQL, with which no other program should lock: "lockgate".
 const MIGRATION_LOCK: i64 = 0x6c6f_636b_6761_7465;
 
@@ -375,16 +377,31 @@ impl TenantTable {
     /// # Errors
     /// [`StoreError`]
     pub async fn versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let sql = "SELECT name, version FROM lockgate_tenant";
-        let read = async {
-            on!(self, pool => {
-                let rows = sqlx::query(sql).fetch_all(pool).await?;
-                let read = |name, version: Result<i64, _>| Some((name, version.unwrap_or_default()));
-                let rows = rows.iter();
-                Ok(rows.filter_map(|row| read(row.try_get(0).ok()?, row.try_get(1))).collect())
-            })
-        };
-        self.step("registry_versions", read).await
+        let sql = "SELECT name, version FROM lockgate_tenant WHERE name > ? ORDER BY name LIMIT ?";
+        let mut versions: Vec<(String, i64)> = Vec::new();
+        loop {
+            let after = versions
+                .last()
+                .map_or("", |(name, _)| name.as_str())
+                .to_owned();
+            let page = async {
+                on!(self, pool => {
+                    let query = sqlx::query(self.sql(sql)).bind(&after).bind(VERSIONS);
+                    let rows = query.fetch_all(pool).await?;
+                    let read = |name, version: Result<i64, _>| Some((name, version.unwrap_or_default()));
+                    let named = rows.iter();
+                    let named = named.filter_map(|row| read(row.try_get(0).ok()?, row.try_get(1)));
+                    Ok((rows.len(), named.collect()))
+                })
+            };
+            let (found, page): (usize, Vec<(String, i64)>) =
+                self.step("registry_versions", page).await?;
+            let is_last = (found as i64) < VERSIONS || page.is_empty();
+            versions.extend(page);
+            if is_last {
+                return Ok(versions);
+            }
+        }
     }
 
     /// Returns one tenant.
@@ -402,15 +419,11 @@ impl TenantTable {
         self.step("registry_tenant", read).await
     }
 
-    /// Returns what changed after the number `seen`; `None` if nothing did.
+    /// Returns what changed after the number `seen`, up to the number `serial`.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn changes(&self, seen: i64) -> Result<Option<TableChanges>, StoreError> {
-        let serial = self.serial().await?;
-        if serial == seen {
-            return Ok(None);
-        }
+    pub async fn changes(&self, seen: i64, serial: i64) -> Result<TableChanges, StoreError> {
         let rows = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
                     WHERE serial > ? AND serial <= ? ORDER BY serial";
         let deleted = "SELECT tenant FROM lockgate_tenant_audit \
@@ -426,11 +439,7 @@ impl TenantTable {
             })
         };
         let (rows, deleted) = self.step("registry_changes", read).await?;
-        Ok(Some(TableChanges {
-            rows,
-            deleted,
-            serial,
-        }))
+        Ok(TableChanges { rows, deleted })
     }
 
     /// Makes a change and its entry in the audit, both or neither.

@@ -42,8 +42,6 @@ pub struct TableChanges {
     pub rows: Vec<TenantRow>,
     /// The names of those that were deleted.
     pub deleted: Vec<String>,
-    /// The number up to which this is complete.
-    pub serial: i64,
 }
 
 /// The version that a change expects to find.

@@ -159,14 +159,46 @@ async fn of_two_rows_with_one_host_the_older_one_is_served() {
     }
 }
 
-/// `LOCKGATE_TEST_TENANTS` is another number than a million. It prints time and memory.
+/// Before, it did not listen, and a change that came meanwhile was made when its caller had long gone.
 #[tokio::test]
-#[ignore = "a million tenants take minutes and several GiB of memory"]
-async fn a_registry_of_a_million_tenants_is_served_and_the_files_meanwhile() {
-    let count = std::env::var("LOCKGATE_TEST_TENANTS").map_or(1_000_000, |text| {
-        text.parse::<u64>()
-            .expect("LOCKGATE_TEST_TENANTS is a number")
-    });
+async fn while_the_registry_is_read_for_the_first_time_the_files_are_served_and_changes_are_refused()
+ {
+    let store = Store::postgres().await;
+    let before = store.gateway().start().await;
+    let (acme, document) = registered("acme").await;
+    put(&before, &acme, &document).await;
+    drop(before);
+    let lock = store.database.lock("lockgate_tenant").await;
+    let gateway = store.gateway().set("server.ready_wait", "1s").start().await;
+    gateway.open(CHAT).await;
+    let replica = gateway.replica();
+    let dial = || replica.dial(&acme, CHAT).token(&acme.token(ALICE));
+    assert_eq!(dial().refused().await.status, 503);
+    for method in ["PUT", "DELETE"] {
+        let answer = call(&gateway, method, &acme, &document).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    drop(lock);
+    eventually(4 * PATIENCE, "its tenant is served", async || {
+        dial().attempt().await.map(drop)
+    })
+    .await;
+    assert_eq!(put(&gateway, &acme, &document).await["version"], 1);
+}
+
+/// Before, `/readyz` answered 200 when the last tenant was read, and refused its handshakes until it was served.
+#[tokio::test]
+async fn a_replica_is_ready_once_the_tenants_of_a_large_registry_are_served() {
+    let (store, last) = filled(6_000).await;
+    let config = store.gateway().set("server.ready_wait", "120s");
+    let gateway = config.start().await;
+    gateway.replica().ready().await;
+    let dial = gateway.replica().dial(&last, CHAT);
+    dial.token(&last.token(ALICE)).open().await;
+}
+
+/// A registry of `count` tenants, and the last of them.
+async fn filled(count: u64) -> (Store, Tenant) {
     let store = Store::postgres().await;
     drop(store.gateway().start().await);
     let (form, mut document) = registered("m").await;
@@ -180,18 +212,29 @@ async fn a_registry_of_a_million_tenants_is_served_and_the_files_meanwhile() {
     store.database.execute(&fill).await;
     let serial = format!("UPDATE lockgate_registry SET serial = {count}");
     store.database.execute(&serial).await;
+    let last = Tenant {
+        name: format!("m-{count}"),
+        host: format!("m-{count}.test"),
+        ..form
+    };
+    (store, last)
+}
 
+/// `LOCKGATE_TEST_TENANTS` is another number than a million. It prints time and memory.
+#[tokio::test]
+#[ignore = "a million tenants take minutes and several GiB of memory"]
+async fn a_registry_of_a_million_tenants_is_served_and_the_files_meanwhile() {
+    let count = std::env::var("LOCKGATE_TEST_TENANTS").map_or(1_000_000, |text| {
+        text.parse::<u64>()
+            .expect("LOCKGATE_TEST_TENANTS is a number")
+    });
+    let (store, last) = filled(count).await;
     let began = Instant::now();
     let gateway = store.gateway().set("server.ready_wait", "1s").start().await;
     println!("ready after {:?}", began.elapsed());
     // Also while the registry is being read.
     gateway.open(CHAT).await;
     let replica = gateway.replica();
-    let last = Tenant {
-        name: format!("m-{count}"),
-        host: format!("m-{count}.test"),
-        ..form
-    };
     let patience = Duration::from_secs(1800);
     eventually(patience, "the last tenant is served", async || {
         let dial = replica.dial(&last, CHAT).token(&last.token(ALICE));
