@@ -214,6 +214,11 @@ impl<E> Track<E> {
         }
     }
 
+    /// Returns true if a read is wanted.
+    pub fn is_healing(&self) -> bool {
+        matches!(self, Track::Healing(_))
+    }
+
     /// Returns the place to read from, if a read is wanted; the read begins now.
     pub fn begin_read(&mut self) -> Option<Position> {
         let Track::Healing(healing) = self else {

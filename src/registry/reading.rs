@@ -23,7 +23,7 @@ use crate::validation::check_tenant;
 const COMPARE: Duration = Duration::from_secs(300);
 /// Differences above which everything is read again instead of row by row.
 const MANY: usize = 100;
-/// Changes above which everything is read again: pages end in time, whatever their number.
+/// The most changes that are read at once. Everything is read again above them, where there are more changes than tenants.
 const MOST_CHANGES: i64 = 2_000;
 
 /// A row that was read.
@@ -88,25 +88,29 @@ impl TenantRegistry {
                 "The registry has an older state than a moment ago; it is read as a whole"
             );
         }
-        if serial < seen || serial - seen > MOST_CHANGES {
+        let tenants = self.known.lock().pages.iter().count() as i64;
+        if serial < seen || serial - seen > MOST_CHANGES.max(tenants) {
             return self.read_all().await;
         }
-        if serial == seen {
-            return Ok(());
+        let mut seen = seen;
+        while seen < serial {
+            let until = serial.min(seen + MOST_CHANGES);
+            let changes = self.table.changes(seen, until).await?;
+            let deployment = self.deployment.lock().clone();
+            let taken = self.take_in(changes.rows, deployment, move |known, read| {
+                // Also those that were made again since: the makings of their rows say so.
+                let there: BTreeSet<_> = read.iter().map(|read| read.id.as_str()).collect();
+                let gone = { changes.deleted.iter() }.filter(|name| !there.contains(name.as_str()));
+                for id in gone.filter_map(|name| name.parse().ok()) {
+                    known.pages.forget(&id);
+                }
+                known.seen = until;
+                true
+            });
+            taken.await?;
+            seen = until;
         }
-        let changes = self.table.changes(seen, serial).await?;
-        let deployment = self.deployment.lock().clone();
-        self.take_in(changes.rows, deployment, move |known, read| {
-            // Also those that were made again since: the makings of their rows say so.
-            let there: BTreeSet<_> = read.iter().map(|read| read.id.as_str()).collect();
-            let gone = { changes.deleted.iter() }.filter(|name| !there.contains(name.as_str()));
-            for id in gone.filter_map(|name| name.parse().ok()) {
-                known.pages.forget(&id);
-            }
-            known.seen = serial;
-            true
-        })
-        .await
+        Ok(())
     }
 
     async fn read_all(self: &Arc<Self>) -> Result<(), StoreError> {

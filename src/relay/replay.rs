@@ -323,7 +323,7 @@ impl Relay {
 
     /// Queues the events of a window as far as there is room. Returns the sockets that have room for more than it has. Each
     /// socket writes what it got before the next one gets anything, since that is as much as many sockets of a fan-out write. What
-    /// takes longer goes on after a look at the group, whose live events may have a hole meanwhile.
+    /// takes longer goes on after a hole in the live events of the group is filled.
     async fn replay(
         self: &Arc<Self>,
         group: &Arc<Group>,
@@ -356,7 +356,7 @@ impl Relay {
                 true => pace.give_way().await,
                 false => pace.spend(1).await,
             }
-            if began.elapsed() >= LOOK {
+            if began.elapsed() >= LOOK && group.history().is_healing() {
                 group.history().go_on(returning.collect());
                 break;
             }

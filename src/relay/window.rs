@@ -92,11 +92,9 @@ impl Replays {
             match wish {
                 ReadWish::Know(asked) => known.push(asked),
                 ReadWish::Replay(mut socket) => {
-                    if socket.whole_from.is_none() {
-                        socket.whole_from = Some(self.reads + 1);
-                        // A wish may have waited for other reads.
-                        socket.asked = Instant::now();
-                    }
+                    socket.whole_from.get_or_insert(self.reads + 1);
+                    // A wish may have waited for other reads.
+                    socket.asked = Instant::now();
                     returning.push(socket);
                 }
             }

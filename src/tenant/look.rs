@@ -153,12 +153,8 @@ pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), St
     if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
         return Ok(());
     }
+    let others = unrecorded(tenant, tenants).await;
     let stand = stand_of(tenant, servers);
-    let others = match tenants.neighbours.has(&tenant.id, &stand) {
-        // Those that come later find this one.
-        true => BTreeMap::new(),
-        false => unrecorded(tenant, tenants).await,
-    };
     let mut own = Ok(());
     for (id, why) in tenants.neighbours.enter(&tenant.id, stand, others) {
         if id == tenant.id {
@@ -186,19 +182,21 @@ async fn unrecorded(tenant: &Tenant, tenants: &Tenants) -> BTreeMap<TenantId, St
     if tenant.making.is_none() {
         return BTreeMap::new();
     }
-    let all = tenants.all();
     let own = &tenant.config.layer;
-    let meets = |other: &&Arc<Tenant>| {
+    let meets = |other: &Arc<Tenant>| {
         let theirs = &other.config.layer;
         let names = (theirs.prefix.as_str(), theirs.namespace.as_str());
-        other.id != tenant.id
-            && names_meet((&own.prefix, &own.namespace), names)
-            && !other.servers.is_empty()
-            && !tenants.neighbours.knows(&other.id)
+        other.id != tenant.id && names_meet((&own.prefix, &own.namespace), names)
     };
-    let stands = all.iter().filter(meets).map(async |other| {
+    let all = tenants.all();
+    let servers = all.iter().filter(|other| !other.servers.is_empty());
+    let left = tenants
+        .neighbours
+        .left(&all, servers.map(|other| &other.id));
+    let left = left.iter().filter_map(|id| tenants.by_id(id.as_str()));
+    let stands = left.filter(meets).map(async |other| {
         let servers = join_all(other.servers.iter().map(|store| store.identity())).await;
-        (other.id.clone(), stand_of(other, servers))
+        (other.id.clone(), stand_of(&other, servers))
     });
     join_all(stands).await.into_iter().collect()
 }

@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::Making;
+use super::{Making, Tenant};
 use crate::config::{names_meet, prefix_fault};
 use crate::ids::TenantId;
 use crate::stores::server_identity::ServerIdentity;
@@ -38,37 +38,52 @@ impl Stand {
     fn names(&self) -> (&str, &str) {
         (&self.prefix, &self.namespace)
     }
-
-    /// Returns true if both are one tenant's, and nothing has changed between them.
-    fn is(&self, other: &Self) -> bool {
-        let servers = (&self.servers, &other.servers);
-        let are_same = |(a, b): (&Arc<ServerIdentity>, &Arc<ServerIdentity>)| a.is_same(b);
-        self.making == other.making
-            && self.names() == other.names()
-            && servers.0.len() == servers.1.len()
-            && servers.0.iter().zip(servers.1).all(are_same)
-    }
 }
 
 /// The tenants whose servers are known.
-#[derive(Debug, Default)]
-pub(super) struct Neighbours(Mutex<Stands>);
+#[derive(Default)]
+pub(super) struct Neighbours {
+    stands: Mutex<Stands>,
+    left: Mutex<Left>,
+}
+
+/// The tenants of a list whose servers are not known.
+struct Left {
+    of: Weak<[Arc<Tenant>]>,
+    ids: Vec<TenantId>,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self {
+            of: Weak::<[Arc<Tenant>; 0]>::new(),
+            ids: Vec::new(),
+        }
+    }
+}
 
 impl Neighbours {
     /// Removes a tenant that is no longer served.
     pub(super) fn forget(&self, id: &TenantId) {
-        self.0.lock().remove(id);
+        self.stands.lock().remove(id);
     }
 
-    /// Returns true if the tenant's servers are recorded.
-    pub(super) fn knows(&self, id: &TenantId) -> bool {
-        self.0.lock().by_id.contains_key(id)
-    }
-
-    /// Returns true if this is recorded of the tenant.
-    pub(super) fn has(&self, id: &TenantId, stand: &Stand) -> bool {
-        let stands = self.0.lock();
-        stands.by_id.get(id).is_some_and(|known| known.is(stand))
+    /// Returns those of `ids`, the tenants of `all`, that have not recorded their servers. They are gone through once for each
+    /// list of tenants, and not at each look of each tenant.
+    pub(super) fn left<'i>(
+        &self,
+        all: &Arc<[Arc<Tenant>]>,
+        ids: impl Iterator<Item = &'i TenantId>,
+    ) -> Vec<TenantId> {
+        let (stands, mut left) = (self.stands.lock(), self.left.lock());
+        let is_left = |id: &TenantId| !stands.by_id.contains_key(id);
+        if Weak::ptr_eq(&left.of, &Arc::downgrade(all)) {
+            left.ids.retain(is_left);
+        } else {
+            left.of = Arc::downgrade(all);
+            left.ids = ids.filter(|id| is_left(id)).cloned().collect();
+        }
+        left.ids.clone()
     }
 
     /// Records the tenant's servers. `others` are tenants that have not recorded theirs themselves yet. Returns the reason for
@@ -79,7 +94,7 @@ impl Neighbours {
         stand: Stand,
         others: BTreeMap<TenantId, Stand>,
     ) -> Vec<(TenantId, String)> {
-        let mut stands = self.0.lock();
+        let mut stands = self.stands.lock();
         stands.insert(id.clone(), stand.clone());
         let own = stands.obstacle(id).or_else(|| {
             let mut with = Stands::of(others);
@@ -161,18 +176,13 @@ impl Stands {
         if prefix_fault(prefix).is_some() {
             return self.by_id.iter().collect();
         }
-        let longer = (Bound::Excluded(prefix), Bound::Unbounded);
-        let longer = self.by_names.range::<str, _>(longer);
-        let longer = longer.take_while(|(other, _)| other.starts_with(prefix));
-        let shorter = { prefix.char_indices() }
-            .filter_map(|(end, _)| self.by_names.get_key_value(&prefix[..end]));
-        let of_others = longer
-            .chain(shorter)
-            .flat_map(|(_, spaces)| spaces.values());
-        let alike = self.by_names.get(prefix).into_iter().flatten();
-        let alike =
-            alike.filter(|(other, _)| other.starts_with(space) || space.starts_with(*other));
-        let found = of_others.chain(alike.map(|(_, ids)| ids)).flatten();
+        let of_others = longer_and_shorter(&self.by_names, prefix).flat_map(BTreeMap::values);
+        let spaces = self.by_names.get(prefix);
+        let alike = spaces.into_iter().flat_map(|spaces| {
+            let same = spaces.get(space).into_iter();
+            same.chain(longer_and_shorter(spaces, space))
+        });
+        let found = of_others.chain(alike).flatten();
         let found = found.chain(&self.faulty);
         found
             .filter_map(|id| self.by_id.get_key_value(id))
@@ -194,6 +204,17 @@ impl Stands {
             ))
         })
     }
+}
+
+/// Returns the values of the texts that begin with `text`, and of those that it begins with; its own is not among them.
+fn longer_and_shorter<'m, V>(
+    map: &'m BTreeMap<String, V>,
+    text: &str,
+) -> impl Iterator<Item = &'m V> {
+    let longer = map.range::<str, _>((Bound::Excluded(text), Bound::Unbounded));
+    let longer = longer.take_while(move |(other, _)| other.starts_with(text));
+    let shorter = { text.char_indices() }.filter_map(|(end, _)| map.get(&text[..end]));
+    longer.map(|(_, value)| value).chain(shorter)
 }
 
 /// Returns every tenant that may not be served, with the reason.
@@ -267,7 +288,15 @@ mod tests {
         let unrecorded = || BTreeMap::from([(id("of-file"), stand(None, "x"))]);
         let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded());
         assert_eq!(losers(entered), ["bb"]);
-        assert!(!neighbours.knows(&id("of-file")) && neighbours.knows(&id("bb")));
+        let both = [id("of-file"), id("bb")];
+        let none: Arc<[Arc<Tenant>]> = Arc::new([]);
+        // Twice: a list that was seen before is asked again.
+        for _ in 0..2 {
+            assert_eq!(neighbours.left(&none, both.iter()), [id("of-file")]);
+        }
+        // It is refused at each look, until the other one is gone.
+        let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded());
+        assert_eq!(losers(entered), ["bb"]);
         let entered = neighbours.enter(&id("cc"), stand(Some(2), "y"), unrecorded());
         assert_eq!(losers(entered), [""; 0]);
     }

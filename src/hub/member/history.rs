@@ -268,6 +268,11 @@ impl GroupRecall {
         self.state.lock().track.seen(end);
     }
 
+    /// Returns true if the live events have a hole, which the reader is to fill.
+    pub fn is_healing(&self) -> bool {
+        self.state.lock().track.is_healing()
+    }
+
     /// Returns the next work of the reader, which called this last with all work done.
     pub fn next_job(&self) -> Job {
         let mut state = self.state.lock();
