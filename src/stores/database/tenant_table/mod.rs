@@ -348,11 +348,9 @@ impl TenantTable {
     pub async fn all(&self) -> Result<(Vec<TenantRow>, i64), StoreError> {
         // Read first: what changes meanwhile has a higher number and is read again.
         let serial = self.serial().await?;
-        let mut rows: Vec<TenantRow> = Vec::new();
-        loop {
-            let after = rows.last().map_or("", |row| row.name.as_str()).to_owned();
-            let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
-                       WHERE name > ? ORDER BY name LIMIT ?";
+        let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
+                   WHERE name > ? ORDER BY name LIMIT ?";
+        let page = |after: String| async move {
             let page = async {
                 on!(self, pool => {
                     let query = sqlx::query(self.sql(sql)).bind(&after).bind(PAGE);
@@ -361,15 +359,10 @@ impl TenantTable {
                     Ok((rows.len(), read))
                 })
             };
-            let (found, page): (usize, Vec<TenantRow>) =
-                self.step("registry_tenants", page).await?;
-            // A page without one readable name leads no further.
-            let is_last = (found as i64) < PAGE || page.is_empty();
-            rows.extend(page);
-            if is_last {
-                return Ok((rows, serial));
-            }
-        }
+            self.step("registry_tenants", page).await
+        };
+        let rows = by_pages(PAGE, |row: &TenantRow| &row.name, page).await?;
+        Ok((rows, serial))
     }
 
     /// Returns the names and versions of all tenants.
@@ -378,12 +371,7 @@ impl TenantTable {
     /// [`StoreError`]
     pub async fn versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT name, version FROM lockgate_tenant WHERE name > ? ORDER BY name LIMIT ?";
-        let mut versions: Vec<(String, i64)> = Vec::new();
-        loop {
-            let after = versions
-                .last()
-                .map_or("", |(name, _)| name.as_str())
-                .to_owned();
+        let page = |after: String| async move {
             let page = async {
                 on!(self, pool => {
                     let query = sqlx::query(self.sql(sql)).bind(&after).bind(VERSIONS);
@@ -394,14 +382,9 @@ impl TenantTable {
                     Ok((rows.len(), named.collect()))
                 })
             };
-            let (found, page): (usize, Vec<(String, i64)>) =
-                self.step("registry_versions", page).await?;
-            let is_last = (found as i64) < VERSIONS || page.is_empty();
-            versions.extend(page);
-            if is_last {
-                return Ok(versions);
-            }
-        }
+            self.step("registry_versions", page).await
+        };
+        by_pages(VERSIONS, |(name, _): &(String, i64)| name, page).await
     }
 
     /// Returns one tenant.
@@ -454,5 +437,26 @@ impl TenantTable {
             })
         };
         self.step("registry_write", written).await
+    }
+}
+
+/// Reads all rows, `most` at a time. `page` returns the number of rows after a name, and those of them that can be read.
+async fn by_pages<T, P>(
+    most: i64,
+    name: fn(&T) -> &String,
+    page: impl Fn(String) -> P,
+) -> Result<Vec<T>, StoreError>
+where
+    P: Future<Output = Result<(usize, Vec<T>), StoreError>>,
+{
+    let mut all: Vec<T> = Vec::new();
+    loop {
+        let (found, read) = page(all.last().map(name).cloned().unwrap_or_default()).await?;
+        // A page without one readable name leads no further.
+        let is_last = (found as i64) < most || read.is_empty();
+        all.extend(read);
+        if is_last {
+            return Ok(all);
+        }
     }
 }
