@@ -192,7 +192,7 @@ async fn unrecorded(tenant: &Tenant, tenants: &Tenants) -> BTreeMap<TenantId, St
     let servers = all.iter().filter(|other| !other.servers.is_empty());
     let left = tenants
         .neighbours
-        .left(&all, servers.map(|other| &other.id));
+        .unrecorded(&all, servers.map(|other| &other.id));
     let left = left.iter().filter_map(|id| tenants.by_id(id.as_str()));
     let stands = left.filter(meets).map(async |other| {
         let servers = join_all(other.servers.iter().map(|store| store.identity())).await;

@@ -44,16 +44,16 @@ impl Stand {
 #[derive(Default)]
 pub(super) struct Neighbours {
     stands: Mutex<Stands>,
-    left: Mutex<Left>,
+    unrecorded: Mutex<Unrecorded>,
 }
 
 /// The tenants of a list whose servers are not known.
-struct Left {
+struct Unrecorded {
     of: Weak<[Arc<Tenant>]>,
     ids: Vec<TenantId>,
 }
 
-impl Default for Left {
+impl Default for Unrecorded {
     fn default() -> Self {
         Self {
             of: Weak::<[Arc<Tenant>; 0]>::new(),
@@ -70,20 +70,20 @@ impl Neighbours {
 
     /// Returns those of `ids`, the tenants of `all`, that have not recorded their servers. They are gone through once for each
     /// list of tenants, and not at each look of each tenant.
-    pub(super) fn left<'i>(
+    pub(super) fn unrecorded<'i>(
         &self,
         all: &Arc<[Arc<Tenant>]>,
         ids: impl Iterator<Item = &'i TenantId>,
     ) -> Vec<TenantId> {
-        let (stands, mut left) = (self.stands.lock(), self.left.lock());
-        let is_left = |id: &TenantId| !stands.by_id.contains_key(id);
-        if Weak::ptr_eq(&left.of, &Arc::downgrade(all)) {
-            left.ids.retain(is_left);
+        let (stands, mut known) = (self.stands.lock(), self.unrecorded.lock());
+        let is_unrecorded = |id: &TenantId| !stands.by_id.contains_key(id);
+        if Weak::ptr_eq(&known.of, &Arc::downgrade(all)) {
+            known.ids.retain(is_unrecorded);
         } else {
-            left.of = Arc::downgrade(all);
-            left.ids = ids.filter(|id| is_left(id)).cloned().collect();
+            known.of = Arc::downgrade(all);
+            known.ids = ids.filter(|id| is_unrecorded(id)).cloned().collect();
         }
-        left.ids.clone()
+        known.ids.clone()
     }
 
     /// Records the tenant's servers. `others` are tenants that have not recorded theirs themselves yet. Returns the reason for
@@ -292,7 +292,7 @@ mod tests {
         let none: Arc<[Arc<Tenant>]> = Arc::new([]);
         // Twice: a list that was seen before is asked again.
         for _ in 0..2 {
-            assert_eq!(neighbours.left(&none, both.iter()), [id("of-file")]);
+            assert_eq!(neighbours.unrecorded(&none, both.iter()), [id("of-file")]);
         }
         // It is refused at each look, until the other one is gone.
         let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded());
