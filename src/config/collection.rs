@@ -2,8 +2,6 @@
 
 use std::marker::PhantomData;
 
-use indexmap::IndexMap;
-
 use super::document::{Node, TomlValue};
 use super::form::{Text, quote};
 use super::key::Inner;
@@ -50,13 +48,15 @@ impl<F: Form> Form for List<F> {
         let TomlValue::List(items) = &node.value else {
             return reader.wrong_type(node, self, "write [ … ]");
         };
-        let read: Vec<F::Value> = items
+        let mut read: Vec<F::Value> = items
             .iter()
             .enumerate()
             .filter_map(|(index, item)| {
                 reader.below(format!("[{index}]"), |reader| self.0.read(item, reader))
             })
             .collect();
+        // Thousands of tenants are kept, and four routes take a kilobyte more than one.
+        read.shrink_to_fit();
         // A wrong item was reported. Without it the list would mean something else, so there is no list.
         (read.len() == items.len()).then_some(read)
     }
@@ -129,11 +129,11 @@ impl<T: Keyed> Form for Nested<T> {
     }
 }
 
-/// A table from names of the operator's choice to values, in the order of the file.
+/// A table from names of the operator's choice to values, as pairs in the order of the file.
 pub(super) struct Map<F>(pub(super) F);
 
 impl<F: Form> Form for Map<F> {
-    type Value = IndexMap<String, F::Value>;
+    type Value = Vec<(String, F::Value)>;
 
     fn expected(&self) -> String {
         format!("a table, each value {}", self.0.expected())
@@ -145,15 +145,11 @@ impl<F: Form> Form for Map<F> {
         };
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(_, node)| node.place);
-        Some(
-            entries
-                .into_iter()
-                .filter_map(|(name, node)| {
-                    let read = |reader: &mut Reader<'_>| self.0.read(node, reader);
-                    Some((name.clone(), reader.below(name, read)?))
-                })
-                .collect(),
-        )
+        let read = entries.into_iter().filter_map(|(name, node)| {
+            let read = |reader: &mut Reader<'_>| self.0.read(node, reader);
+            Some((name.clone(), reader.below(name, read)?))
+        });
+        Some(read.collect())
     }
 
     fn print(&self, value: &Self::Value) -> Option<String> {

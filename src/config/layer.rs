@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use indexmap::IndexMap;
-
 use super::collection::{List, Map, Optional};
 use super::document::{Node, TomlValue};
 use super::form::{SECONDS, choice, count, quote, within};
@@ -37,7 +35,7 @@ table! {
         /// `core`: the most events that a channel holds.
         pub capacity: u32 as count(1) => 100,
         /// `core`: capacities by channel name, as shell globs. The first match counts.
-        pub channel_capacity: IndexMap<String, u32> as Map(count(1)) => IndexMap::new(),
+        pub channel_capacity: Vec<(String, u32)> as Map(count(1)) => Vec::new(),
         /// `core`: the number of random bytes before a stored event. With 0, equal events of the same moment are one.
         pub random_prefix_length: u8 as within(0, 64) => 12,
     }

@@ -36,8 +36,18 @@ pub struct BookPage {
     before: Option<Arc<TenantConfig>>,
     /// The reason why the configuration of this version is not served.
     pub trouble: Option<String>,
-    /// The hosts that its document names.
-    pub hosts: Vec<String>,
+    /// The hosts that the document of a wrong one names.
+    hosts: Vec<String>,
+}
+
+impl BookPage {
+    /// Returns the hosts that this version names, right or wrong.
+    pub fn hosts(&self) -> &[String] {
+        match &self.read {
+            Ok(config) => &config.hosts,
+            Err(_) => &self.hosts,
+        }
+    }
 }
 
 /// The tenants by name.
@@ -68,7 +78,7 @@ impl TenantPages {
         let page = BookPage {
             stored,
             read: Ok(good.clone()),
-            hosts: good.hosts.clone(),
+            hosts: Vec::new(),
             good: Some(good),
             before: None,
             trouble: None,
@@ -76,7 +86,7 @@ impl TenantPages {
         self.pages.insert(id, page);
     }
 
-    /// Records a tenant as it is stored now.
+    /// Records a tenant as it is stored now. `hosts` are those that the document of a wrong one names.
     pub fn record(
         &mut self,
         id: TenantId,
@@ -133,6 +143,7 @@ impl TenantPages {
         }
         let was_read = page.read.as_ref().is_ok_and(is_it);
         if was_read {
+            page.hosts.clone_from(&config.hosts);
             page.read = Err(why.to_owned());
         }
         was_good || was_read

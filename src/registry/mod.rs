@@ -7,7 +7,7 @@
 //! with the tables.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
@@ -105,8 +105,8 @@ struct KnownTenants {
     /// The number of the last change that was read.
     seen: i64,
     compared_at: Option<Instant>,
-    /// The standings that the log knows.
-    told: Vec<TenantOfBook>,
+    /// The troubles that the log knows.
+    told: BTreeMap<TenantId, String>,
     /// True while something was read that no configuration has yet.
     is_new: bool,
 }
@@ -186,7 +186,9 @@ impl TenantRegistry {
         known.pages.adopt(&pages);
         let standings: Vec<_> = pages.iter().map(standing).collect();
         tell(&known.told, &standings);
-        known.told.clone_from(&standings);
+        let troubles = { standings.iter() }
+            .filter_map(|tenant| Some((tenant.id.clone(), tenant.trouble.clone()?)));
+        known.told = troubles.collect();
         drop(known);
         let of_files: BTreeSet<_> = files.tenants.keys().chain(names.keys()).cloned().collect();
         let is_of_files = |id: &TenantId| of_files.contains(id);
@@ -285,7 +287,7 @@ fn beside(
     for (id, page) in pages.iter().filter(|(id, _)| !is_of_files(id)) {
         match page.good.is_some() {
             true => drop(beside.makings.insert(id.clone(), page.stored.making)),
-            false => beside.unserved.push((id.clone(), page.hosts.clone())),
+            false => beside.unserved.push((id.clone(), page.hosts().to_vec())),
         }
     }
     beside
@@ -300,13 +302,9 @@ fn standing((id, page): (&TenantId, &book::BookPage)) -> TenantOfBook {
 }
 
 /// Logs the troubles that begin and end.
-fn tell(before: &[TenantOfBook], after: &[TenantOfBook]) {
-    let known = |now: &TenantOfBook| {
-        let at = before.binary_search_by(|then| then.id.cmp(&now.id)).ok()?;
-        before[at].trouble.as_ref()
-    };
+fn tell(before: &BTreeMap<TenantId, String>, after: &[TenantOfBook]) {
     for now in after {
-        match (known(now), &now.trouble) {
+        match (before.get(&now.id), &now.trouble) {
             (then, Some(why)) if then != Some(why) && why == IN_FILES => {
                 tracing::warn!(tenant.id = %now.id, "Ignored a tenant of the registry: {why}");
             }

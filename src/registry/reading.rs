@@ -97,7 +97,8 @@ impl TenantRegistry {
             let until = serial.min(seen + MOST_CHANGES);
             let changes = self.table.changes(seen, until).await?;
             let deployment = self.deployment.lock().clone();
-            let taken = self.take_in(changes.rows, deployment, move |known, read| {
+            let read = self.read_rows(changes.rows, &deployment).await?;
+            let taken = self.take_in(read, move |known, read| {
                 // Also those that were made again since: the makings of their rows say so.
                 let there: BTreeSet<_> = read.iter().map(|read| read.id.as_str()).collect();
                 let gone = { changes.deleted.iter() }.filter(|name| !there.contains(name.as_str()));
@@ -114,15 +115,23 @@ impl TenantRegistry {
     }
 
     async fn read_all(self: &Arc<Self>) -> Result<(), StoreError> {
-        let (rows, serial) = self.table.all().await?;
-        let (registry, deployment) = (self.clone(), self.deployment.lock().clone());
-        let then = deployment.clone();
-        self.take_in(rows, deployment, move |known, read| {
+        // Read first: what changes meanwhile has a higher number and is read again.
+        let serial = self.table.serial().await?;
+        let deployment = self.deployment.lock().clone();
+        let (mut read, mut next) = (Vec::new(), Some(String::new()));
+        while let Some(after) = next {
+            // Each part's documents go before the next one comes: those of ten thousand tenants take as much memory as the tenants.
+            let page = self.table.tenants(&after).await?;
+            read.extend(self.read_rows(page.items, &deployment).await?);
+            next = page.next;
+        }
+        let registry = self.clone();
+        self.take_in(read, move |known, read| {
             let there: BTreeSet<_> = read.iter().map(|read| &read.id).collect();
             known.pages.keep(|id| there.contains(id));
             known.seen = serial;
             // Rows that were checked beside another deployment than the present one are read again.
-            let is_same = **registry.deployment.lock() == *then;
+            let is_same = **registry.deployment.lock() == *deployment;
             known.compared_at = is_same.then(Instant::now);
             // Under the lock under which the pages are taken, so that none of them counts as complete without these.
             registry.is_read.send_replace(true);
@@ -156,7 +165,8 @@ impl TenantRegistry {
             rows.extend(self.table.one(id.as_str()).await?);
         }
         let deployment = self.deployment.lock().clone();
-        self.take_in(rows, deployment, move |known, read| {
+        let read = self.read_rows(rows, &deployment).await?;
+        self.take_in(read, move |known, read| {
             // `None`: the deployment has changed meanwhile, and everything is read again.
             known.compared_at = known.compared_at.map(|_| Instant::now());
             known.pages.keep(|id| there.contains_key(id)) || !read.is_empty()
@@ -164,19 +174,29 @@ impl TenantRegistry {
         .await
     }
 
-    /// Reads and checks rows, and takes them in after `note`, which returns true where something has changed. All of it beside the
-    /// threads that serve sockets: ten thousand take seconds.
-    async fn take_in(
+    /// Reads and checks rows, beside the threads that serve sockets: ten thousand take seconds.
+    async fn read_rows(
         self: &Arc<Self>,
         rows: Vec<TenantRow>,
-        deployment: Arc<Config>,
+        deployment: &Arc<Config>,
+    ) -> Result<Vec<ReadRow>, StoreError> {
+        let (registry, deployment) = (self.clone(), deployment.clone());
+        beside_sockets(move || {
+            let rows = rows.iter();
+            rows.filter_map(|row| registry.read(row, &deployment))
+                .collect()
+        })
+        .await
+    }
+
+    /// Takes in what was read, after `note`, which returns true where something has changed.
+    async fn take_in(
+        self: &Arc<Self>,
+        read: Vec<ReadRow>,
         note: impl FnOnce(&mut KnownTenants, &[ReadRow]) -> bool + Send + 'static,
     ) -> Result<(), StoreError> {
         let registry = self.clone();
         beside_sockets(move || {
-            let read = rows.iter();
-            let read = read.filter_map(|row| registry.read(row, &deployment));
-            let read: Vec<_> = read.collect();
             let mut known = registry.known.lock();
             let is_news = note(&mut known, &read);
             known.is_new |= is_news;
@@ -203,7 +223,9 @@ impl TenantRegistry {
                 let read = catch_unwind(reading);
                 let read =
                     read.unwrap_or_else(|_| Err("the check of its document failed".to_owned()));
-                (read, document::hosts(&stored))
+                // The configuration has those of a right one.
+                let hosts = read.as_ref().err().map(|_| document::hosts(&stored));
+                (read, hosts.unwrap_or_default())
             }
             None => (Err("its document is no JSON".to_owned()), Vec::new()),
         };

@@ -48,14 +48,18 @@ pub async fn reseal(config: &Config) -> Result<Resealed, RegistryProblem> {
     let (table, keys) = parts(config)?;
     usable(table.schema().await?)?;
     let mut outcome = Resealed::default();
-    let (rows, _) = table.all().await?;
-    for row in rows {
-        let name = row.name.clone();
-        match reseal_one(&table, (&keys, config), row).await? {
-            Ok(true) => outcome.resealed += 1,
-            Ok(false) => outcome.current += 1,
-            Err(why) => outcome.failed.push((name, why)),
+    let mut next = Some(String::new());
+    while let Some(after) = next {
+        let page = table.tenants(&after).await?;
+        for row in page.items {
+            let name = row.name.clone();
+            match reseal_one(&table, (&keys, config), row).await? {
+                Ok(true) => outcome.resealed += 1,
+                Ok(false) => outcome.current += 1,
+                Err(why) => outcome.failed.push((name, why)),
+            }
         }
+        next = page.next;
     }
     Ok(outcome)
 }

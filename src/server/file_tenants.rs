@@ -60,8 +60,7 @@ impl FileTenants {
             pages.begin(id.clone(), UNVERSIONED, served.clone());
         }
         for (id, config) in of_files {
-            let hosts = config.hosts.clone();
-            pages.record(id, UNVERSIONED, Ok(config), hosts);
+            pages.record(id, UNVERSIONED, Ok(config), Vec::new());
         }
         for (id, wrong) in wrong {
             pages.record(id, UNVERSIONED, Err(wrong.why), wrong.hosts);
@@ -71,7 +70,7 @@ impl FileTenants {
             let unread = wrong_files.get(path).filter(|wrong| wrong.is_unread);
             let is_elsewhere = files.contains_key(id) || main.tenants.contains_key(id);
             if let (Some(unread), false) = (unread, is_elsewhere) {
-                let hosts = pages.get(id).map(|page| page.hosts.clone());
+                let hosts = pages.get(id).map(|page| page.hosts().to_vec());
                 let hosts = hosts.unwrap_or_default();
                 pages.record(id.clone(), UNVERSIONED, Err(unread.why.clone()), hosts);
                 files.insert(id.clone(), path.clone());
@@ -122,7 +121,7 @@ impl FileTenants {
         let has_all = served.into_iter().any(|tenant| tenant.hosts.is_empty());
         let unserved = self.pages.iter().filter(|(_, page)| page.good.is_none());
         for (id, page) in unserved.filter(|_| !has_all) {
-            hosts.reserve(id, &page.hosts);
+            hosts.reserve(id, page.hosts());
         }
         // The hosts of a file that never could be read are not known: each unknown one may be its.
         let known: BTreeSet<_> = self.files.values().collect();

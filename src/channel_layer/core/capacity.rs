@@ -1,7 +1,6 @@
 //! The number of messages that a channel may hold: `capacity` and `channel_capacity`.
 
 use glob::Pattern;
-use indexmap::IndexMap;
 
 use crate::channel_names::history_member_beginning;
 use crate::config::{Fault, Faults, channel_pattern};
@@ -19,7 +18,7 @@ impl Capacities {
     ///
     /// # Errors
     /// Every one that is no shell glob, at `channel_capacity`.
-    pub fn new(default: u32, by_name: &IndexMap<String, u32>) -> Result<Self, Faults> {
+    pub fn new(default: u32, by_name: &[(String, u32)]) -> Result<Self, Faults> {
         let by_name = by_name.iter().map(|(glob, capacity)| {
             let pattern = channel_pattern(glob).map_err(|error| {
                 let expected = "a shell glob over channel names, such as \"worker-*\"";
@@ -58,7 +57,7 @@ mod tests {
             ("*", 5),
         ];
         let by_name = by_name.map(|(glob, capacity)| (glob.to_owned(), capacity));
-        let capacities = Capacities::new(100, &by_name.into_iter().collect()).unwrap();
+        let capacities = Capacities::new(100, &by_name).unwrap();
         for (channel, capacity) in [
             ("specific.0123!g1", 7),
             ("specific.0123!g12", 5),
@@ -68,7 +67,7 @@ mod tests {
         ] {
             assert_eq!(capacities.of(channel), capacity, "{channel}");
         }
-        let none = Capacities::new(100, &IndexMap::new()).unwrap();
+        let none = Capacities::new(100, &[]).unwrap();
         assert_eq!(none.of("work"), 100);
         assert!(channel_pattern("[").is_err());
     }

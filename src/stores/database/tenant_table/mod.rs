@@ -22,7 +22,7 @@ use crate::error::{Dependency, StoreError};
 use crate::metrics;
 
 pub use self::row::{
-    ExpectedVersion, SchemaVersion, TableChange, TableChanges, TenantRow, WriteOutcome,
+    ExpectedVersion, RowsPage, SchemaVersion, TableChange, TableChanges, TenantRow, WriteOutcome,
 };
 pub use self::schema::NEWEST;
 
@@ -341,28 +341,22 @@ impl TenantTable {
         self.step("registry_serial", read).await
     }
 
-    /// Returns every tenant, and the number up to which this is complete.
+    /// Returns tenants in the order of their names: the first ones after this name.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn all(&self) -> Result<(Vec<TenantRow>, i64), StoreError> {
-        // Read first: what changes meanwhile has a higher number and is read again.
-        let serial = self.serial().await?;
+    pub async fn tenants(&self, after: &str) -> Result<RowsPage<TenantRow>, StoreError> {
         let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
                    WHERE name > ? ORDER BY name LIMIT ?";
-        let page = |after: String| async move {
-            let page = async {
-                on!(self, pool => {
-                    let query = sqlx::query(self.sql(sql)).bind(&after).bind(PAGE);
-                    let rows = query.fetch_all(pool).await?;
-                    let read = rows.iter().filter_map(|row| tenant_row!(row)).collect();
-                    Ok((rows.len(), read))
-                })
-            };
-            self.step("registry_tenants", page).await
+        let page = async {
+            on!(self, pool => {
+                let query = sqlx::query(self.sql(sql)).bind(after).bind(PAGE);
+                let rows = query.fetch_all(pool).await?;
+                let read = rows.iter().filter_map(|row| tenant_row!(row)).collect();
+                Ok(RowsPage::new(read, (rows.len(), PAGE), |row: &TenantRow| &row.name))
+            })
         };
-        let rows = by_pages(PAGE, |row: &TenantRow| &row.name, page).await?;
-        Ok((rows, serial))
+        self.step("registry_tenants", page).await
     }
 
     /// Returns the names and versions of all tenants.
@@ -371,7 +365,8 @@ impl TenantTable {
     /// [`StoreError`]
     pub async fn versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT name, version FROM lockgate_tenant WHERE name > ? ORDER BY name LIMIT ?";
-        let page = |after: String| async move {
+        let (mut all, mut next) = (Vec::new(), Some(String::new()));
+        while let Some(after) = next {
             let page = async {
                 on!(self, pool => {
                     let query = sqlx::query(self.sql(sql)).bind(&after).bind(VERSIONS);
@@ -379,12 +374,14 @@ impl TenantTable {
                     let read = |name, version: Result<i64, _>| Some((name, version.unwrap_or_default()));
                     let named = rows.iter();
                     let named = named.filter_map(|row| read(row.try_get(0).ok()?, row.try_get(1)));
-                    Ok((rows.len(), named.collect()))
+                    Ok(RowsPage::new(named.collect(), (rows.len(), VERSIONS), |(name, _): &(String, i64)| name))
                 })
             };
-            self.step("registry_versions", page).await
-        };
-        by_pages(VERSIONS, |(name, _): &(String, i64)| name, page).await
+            let page = self.step("registry_versions", page).await?;
+            all.extend(page.items);
+            next = page.next;
+        }
+        Ok(all)
     }
 
     /// Returns one tenant.
@@ -437,26 +434,5 @@ impl TenantTable {
             })
         };
         self.step("registry_write", written).await
-    }
-}
-
-/// Reads all rows, `most` at a time. `page` returns the number of rows after a name, and those of them that can be read.
-async fn by_pages<T, P>(
-    most: i64,
-    name: fn(&T) -> &String,
-    page: impl Fn(String) -> P,
-) -> Result<Vec<T>, StoreError>
-where
-    P: Future<Output = Result<(usize, Vec<T>), StoreError>>,
-{
-    let mut all: Vec<T> = Vec::new();
-    loop {
-        let (found, read) = page(all.last().map(name).cloned().unwrap_or_default()).await?;
-        // A page without one readable name leads no further.
-        let is_last = (found as i64) < most || read.is_empty();
-        all.extend(read);
-        if is_last {
-            return Ok(all);
-        }
     }
 }

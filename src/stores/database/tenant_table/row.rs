@@ -26,6 +26,25 @@ impl TenantRow {
     }
 }
 
+/// A part of the rows, in the order of their names.
+#[derive(Debug)]
+pub struct RowsPage<T> {
+    /// Those of its rows that can be read.
+    pub items: Vec<T>,
+    /// The name after which the next part begins. `None`: this is the last one.
+    pub next: Option<String>,
+}
+
+impl<T> RowsPage<T> {
+    /// Makes the part from those that can be read, of so many rows that were found where at most so many were asked for.
+    pub(super) fn new(items: Vec<T>, (found, most): (usize, i64), name: fn(&T) -> &String) -> Self {
+        // A part without one readable name leads no further.
+        let last = items.last().filter(|_| found as i64 >= most);
+        let next = last.map(|last| name(last).clone());
+        Self { items, next }
+    }
+}
+
 /// The version of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchemaVersion {
