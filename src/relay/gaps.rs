@@ -26,6 +26,8 @@ use crate::tasks;
 const GAP_CLOSES_PER_SECOND: f64 = 300.0;
 /// Gaps within this time are reported as one.
 const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Sockets that are told in the turn that finds a gap; the others are told in turns of their own.
+const TOLD_AT_ONCE: usize = 64;
 /// The message that clients get with `on_gap = "notify"`.
 const GAP_NOTICE: &str = r#"{"type":"lockgate.gap"}"#;
 
@@ -118,8 +120,19 @@ impl Relay {
             OnGap::Count => {}
             OnGap::Notify => {
                 let notice = Frame::encode(Opcode::Text, GAP_NOTICE.as_bytes(), self.accounting());
-                for member in &members {
+                let mut members = members.into_iter();
+                for member in members.by_ref().take(TOLD_AT_ONCE) {
                     member.outbound().push_frame(&notice);
+                }
+                if members.len() > 0 {
+                    // Ten thousand in one turn would take milliseconds from other tenants.
+                    tasks::brief(async move {
+                        let mut pace = Pace::spent();
+                        for member in members {
+                            member.outbound().push_frame(&notice);
+                            pace.spend(1).await;
+                        }
+                    });
                 }
             }
             OnGap::Close => self.close_for_gap(members),

@@ -150,13 +150,15 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
 /// Compares the servers of the tenant's layer with those of all other tenants. `Err` holds the reason not to serve it.
 pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), String> {
     let servers = join_all(tenant.servers.iter().map(|store| store.identity())).await;
-    if servers.is_empty() || tenant.life().stage() >= Stage::Leaving {
+    if servers.is_empty() {
         return Ok(());
     }
     let others = unrecorded(tenant, tenants).await;
     let stand = stand_of(tenant, servers);
     let mut own = Ok(());
-    for (id, why) in tenants.neighbours.enter(&tenant.id, stand, others) {
+    let is_served = || tenant.life().stage() < Stage::Leaving;
+    let unserved = tenants.neighbours.enter(&tenant.id, stand, others, is_served);
+    for (id, why) in unserved {
         if id == tenant.id {
             shut(tenant, tenants, why.clone());
             own = Err(why);

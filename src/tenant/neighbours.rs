@@ -87,14 +87,20 @@ impl Neighbours {
     }
 
     /// Records the tenant's servers. `others` are tenants that have not recorded theirs themselves yet. Returns the reason for
-    /// every tenant that may not be served because of it: itself, or those after it.
+    /// every tenant that may not be served because of it: itself, or those after it. One that `is_served` no more stays out: its
+    /// servers were asked for a while, and what is forgotten meanwhile must not come back.
     pub(super) fn enter(
         &self,
         id: &TenantId,
         stand: Stand,
         others: BTreeMap<TenantId, Stand>,
+        is_served: impl FnOnce() -> bool,
     ) -> Vec<(TenantId, String)> {
         let mut stands = self.stands.lock();
+        // Under the lock, since a tenant is forgotten after it has left.
+        if !is_served() {
+            return Vec::new();
+        }
         stands.insert(id.clone(), stand.clone());
         let own = stands.obstacle(id).or_else(|| {
             let mut with = Stands::of(others);
@@ -268,7 +274,7 @@ mod tests {
     fn of_two_that_meet_the_files_one_stays_then_the_one_that_was_made_first() {
         let neighbours = Neighbours::default();
         let none = BTreeMap::new;
-        let enter = |name: &str, stand| losers(neighbours.enter(&id(name), stand, none()));
+        let enter = |name: &str, stand| losers(neighbours.enter(&id(name), stand, none(), || true));
         assert_eq!(enter("of-file", stand(None, "x")), [""; 0]);
         assert_eq!(enter("bb", stand(Some(1), "x")), ["bb"]);
         assert_eq!(enter("second", stand(Some(9), "y")), [""; 0]);
@@ -286,7 +292,7 @@ mod tests {
     fn a_newcomer_waits_for_no_other_to_record_its_servers() {
         let neighbours = Neighbours::default();
         let unrecorded = || BTreeMap::from([(id("of-file"), stand(None, "x"))]);
-        let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded());
+        let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded(), || true);
         assert_eq!(losers(entered), ["bb"]);
         let both = [id("of-file"), id("bb")];
         let none: Arc<[Arc<Tenant>]> = Arc::new([]);
@@ -295,9 +301,20 @@ mod tests {
             assert_eq!(neighbours.unrecorded(&none, both.iter()), [id("of-file")]);
         }
         // It is refused at each look, until the other one is gone.
-        let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded());
+        let entered = neighbours.enter(&id("bb"), stand(Some(1), "x"), unrecorded(), || true);
         assert_eq!(losers(entered), ["bb"]);
-        let entered = neighbours.enter(&id("cc"), stand(Some(2), "y"), unrecorded());
+        let entered = neighbours.enter(&id("cc"), stand(Some(2), "y"), unrecorded(), || true);
+        assert_eq!(losers(entered), [""; 0]);
+    }
+
+    /// A look that ended after its tenant was let go recorded it for good, in the way of those that came later.
+    #[test]
+    fn a_tenant_that_has_left_records_nothing() {
+        let neighbours = Neighbours::default();
+        let none = BTreeMap::new;
+        let entered = neighbours.enter(&id("gone"), stand(Some(1), "x"), none(), || false);
+        assert_eq!(losers(entered), [""; 0]);
+        let entered = neighbours.enter(&id("later"), stand(Some(2), "x"), none(), || true);
         assert_eq!(losers(entered), [""; 0]);
     }
 

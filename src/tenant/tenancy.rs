@@ -150,9 +150,10 @@ impl Tenancy {
             let leaving = gone.iter().map(|gone| gone.tenant.clone());
             self.tenants.replace(serving.with(all), leaving);
             for Running { tenant, .. } in &gone {
-                self.tenants.neighbours.forget(&tenant.id);
                 // From here on no handshake opens a socket of it; one that is under way finds its successor.
                 tenant.take(Happening::Replaced);
+                // After that, so that a look that is under way records nothing more.
+                self.tenants.neighbours.forget(&tenant.id);
             }
         }
         metrics::tenants_made(running.len());
