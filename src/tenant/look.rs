@@ -157,7 +157,9 @@ pub(super) async fn compare(tenant: &Tenant, tenants: &Tenants) -> Result<(), St
     let stand = stand_of(tenant, servers);
     let mut own = Ok(());
     let is_served = || tenant.life().stage() < Stage::Leaving;
-    let unserved = tenants.neighbours.enter(&tenant.id, stand, others, is_served);
+    let unserved = tenants
+        .neighbours
+        .enter(&tenant.id, stand, others, is_served);
     for (id, why) in unserved {
         if id == tenant.id {
             shut(tenant, tenants, why.clone());

@@ -112,7 +112,6 @@ impl Tenancy {
             }
         }
         for gone in before.into_values() {
-            self.tenants.neighbours.forget(&gone.tenant.id);
             self.see_off(gone, rate, CloseReason::TenantNotFound);
         }
         metrics::tenants_made(running.len());
@@ -208,9 +207,14 @@ impl Tenancy {
                 None => leaving.push(old.clone()),
             }
         }
+        let moved: Vec<_> = leaving.iter().map(|old| old.id.clone()).collect();
         self.tenants.replace(serving, leaving);
         for old in replaced {
             old.take(Happening::Replaced);
+        }
+        // After that, so that a look that is under way records nothing more. A successor records its own servers.
+        for id in &moved {
+            self.tenants.neighbours.forget(id);
         }
     }
 

@@ -116,6 +116,27 @@ async fn changed_tenants_change_and_the_others_notice_nothing() {
     assert_eq!(same.next_json().await, json!({"n": 1}));
 }
 
+/// What a tenant had recorded of its Redis stood in the way of others with its names after it had moved to memory.
+#[tokio::test]
+async fn a_tenant_that_leaves_its_redis_leaves_its_names() {
+    let gateway = gateway().tenant("first").tenant("second").start().await;
+    let (first, second) = (gateway.named("first"), gateway.named("second"));
+    let replica = gateway.replica();
+    let dial = |tenant: &Tenant| replica.dial(tenant, CHAT).token(&tenant.token(ALICE));
+    dial(first).open().await;
+    let layer = async |tenant: &Tenant, key: &str, value: &str| {
+        change(&gateway, |table| {
+            let layer = tenant_table(table, tenant)["layer"].as_table_mut().unwrap();
+            layer.insert(key.into(), value.into());
+        });
+        hang_up(&gateway, APPLIED).await;
+    };
+    layer(first, "kind", "memory").await;
+    layer(second, "prefix", &first.prefix).await;
+    dial(second).open().await;
+    dial(first).open().await;
+}
+
 #[tokio::test]
 async fn a_file_with_a_mistake_changes_nothing() {
     let gateway = gateway().tenant("acme").start().await;

@@ -264,7 +264,7 @@ async fn over_capacity_is_no_error_of_a_group_send_and_one_of_a_send() {
     let redis = Redis::start().await;
     let mut small = config();
     small.capacity = 3;
-    small.channel_capacity.insert("work*".to_owned(), 2);
+    small.channel_capacity.push(("work*".to_owned(), 2));
     let sender = on(&[redis.url()], &small);
     let mut link = redis.link().await;
     // Nobody reads these.
