@@ -1,6 +1,4 @@
-//! The calibration: plays the deployments of a file, and finds the unit costs that explain what they took.
-
-use std::path::Path;
+//! The calibration: finds the unit costs that explain what played deployments took.
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,27 +6,16 @@ use crate::deployment::Deployment;
 use crate::fit::{self, Equation};
 use crate::model::Model;
 use crate::report::{self, Series};
-use crate::trial::{self, Lengths, Measured};
+use crate::trial::{Lengths, Measured};
 use crate::units::{Meter, Unit, Units};
 
-/// Plays all deployments `runs` times.
+/// Finds the unit costs. `tally` has the results of each run, and `load` the load average before them.
 pub(crate) fn calibrate(
-    program: &Path,
     deployments: &[Deployment],
-    lengths: Lengths,
-    runs: usize,
+    tally: &[Vec<Measured>],
+    (lengths, load): (Lengths, &str),
 ) -> Result<Units> {
-    let load = report::load_average();
-    let mut tally = Vec::new();
-    for run in 1..=runs {
-        let mut measured = Vec::new();
-        for deployment in deployments {
-            eprintln!("run {run} of {runs}: {}", deployment.name);
-            let played = trial::play(program, deployment, lengths);
-            measured.push(played.with_context(|| deployment.name.clone())?);
-        }
-        tally.push(measured);
-    }
+    let runs = tally.len();
     let floors = tally.iter().flatten().map(|measured| measured.floor);
     let floor = Series(floors.collect()).median();
     let told = format!(
@@ -44,7 +31,7 @@ pub(crate) fn calibrate(
             fit::costs(&equations).with_context(|| meter.name())
         };
         let each = tally.chunks(1).map(fitted).collect::<Result<Vec<_>>>()?;
-        for (at, found) in fitted(&tally)?.into_iter().enumerate() {
+        for (at, found) in fitted(tally)?.into_iter().enumerate() {
             let runs = || each.iter().map(|costs| costs[at].cost);
             let unit = Unit {
                 cost: found.cost,
@@ -55,9 +42,9 @@ pub(crate) fn calibrate(
             units.set(meter, found.name, unit);
         }
     }
-    print!("{}", residuals(&units, deployments, &tally)?);
+    print!("{}", residuals(&units, deployments, tally)?);
     for meter in [Meter::GatewayCpu, Meter::RedisCpu] {
-        let error = error(&equations(deployments, &tally, meter)?)?;
+        let error = error(&equations(deployments, tally, meter)?)?;
         println!(
             "{}: the costs explain the totals within {:.1} %",
             meter.name(),

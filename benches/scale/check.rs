@@ -1,14 +1,12 @@
-//! The check: other deployments than those of the calibration, predicted and then played.
+//! The check: what other deployments than those of the calibration took, beside their predictions.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::calibrate::model_of;
 use crate::deployment::Deployment;
 use crate::model::Model;
 use crate::report::{self, Series};
-use crate::trial::{self, Lengths, Measured};
+use crate::trial::Measured;
 use crate::units::{Meter, Units};
 
 /// The most that a prediction may be wrong by.
@@ -23,28 +21,18 @@ pub(crate) struct Outcome {
     pub(crate) wrong: Vec<String>,
 }
 
-/// Plays each deployment `runs` times and compares it with its prediction.
+/// Compares each deployment with its prediction. `tally` has the results of each run.
 pub(crate) fn check(
-    program: &Path,
     units: &Units,
     deployments: &[Deployment],
-    lengths: Lengths,
-    runs: usize,
+    tally: &[Vec<Measured>],
 ) -> Result<Outcome> {
-    let mut trials: Vec<Vec<Measured>> = deployments.iter().map(|_| Vec::new()).collect();
-    for run in 1..=runs {
-        for (deployment, trials) in deployments.iter().zip(&mut trials) {
-            eprintln!("run {run} of {runs}: {}", deployment.name);
-            let played = trial::play(program, deployment, lengths);
-            trials.push(played.with_context(|| deployment.name.clone())?);
-        }
-    }
-    let floors = trials.iter().flatten().map(|measured| measured.floor);
+    let floors = tally.iter().flatten().map(|measured| measured.floor);
     let speed = Series(floors.collect()).median() / units.floor;
     let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-    for (deployment, trials) in deployments.iter().zip(&trials) {
+    for (at, deployment) in deployments.iter().enumerate() {
         let mut values = Meter::ALL.map(|_| [Series::default(), Series::default()]);
-        for measured in trials {
+        for measured in tally.iter().map(|run| &run[at]) {
             let model = model_of(deployment, measured.age)?;
             for (meter, [predicted, seen]) in Meter::ALL.into_iter().zip(&mut values) {
                 let (cost, had) = match meter {

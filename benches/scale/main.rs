@@ -73,7 +73,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::deployment::Deployment;
-use crate::trial::Lengths;
+use crate::trial::{Lengths, Measured};
 use crate::units::Units;
 
 const FULL: Lengths = Lengths {
@@ -109,17 +109,8 @@ fn main() -> Result<()> {
     if options.brief {
         return in_brief(&options);
     }
-    if options.calibrate {
-        prepare()?;
-        let deployments = deployment::read(&own("calibration.toml"))?;
-        let units = calibrate::calibrate(&options.gateway, &deployments, FULL, options.runs)?;
-        units.save(&own("units.toml"))?;
-    }
     // A prediction that is wrong fails the program, after the answers are written: they belong to the same units.
-    let checked = match options.check {
-        true => check(&options)?,
-        false => Vec::new(),
-    };
+    let checked = measure(&options)?;
     if !options.files.is_empty() || options.write {
         answer(&options)?;
     }
@@ -191,13 +182,38 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Returns the predictions that are wrong by more than the tolerance.
-fn check(options: &Options) -> Result<Vec<String>> {
+/// Calibrates and checks as the options say. Returns the predictions that are wrong by more than the tolerance.
+fn measure(options: &Options) -> Result<Vec<String>> {
+    if !options.calibrate && !options.check {
+        return Ok(Vec::new());
+    }
+    let read = |is_wanted: bool, file: &str| match is_wanted {
+        true => deployment::read(&own(file)),
+        false => Ok(Vec::new()),
+    };
+    let calibration = read(options.calibrate, "calibration.toml")?;
+    let checks = read(options.check, "checks.toml")?;
     prepare()?;
-    let units = Units::load(&own("units.toml"))?;
-    let deployments = deployment::read(&own("checks.toml"))?;
     let load = report::load_average();
-    let outcome = check::check(&options.gateway, &units, &deployments, FULL, options.runs)?;
+    let lists = [&calibration[..], &checks];
+    let [calibrated, checked] = trial::play_all(&options.gateway, lists, FULL, options.runs)?;
+    if options.calibrate {
+        let units = calibrate::calibrate(&calibration, &calibrated, (FULL, &load))?;
+        units.save(&own("units.toml"))?;
+    }
+    match options.check {
+        true => judge(options, (&checks, &checked), &load),
+        false => Ok(Vec::new()),
+    }
+}
+
+fn judge(
+    options: &Options,
+    (deployments, tally): (&[Deployment], &[Vec<Measured>]),
+    load: &str,
+) -> Result<Vec<String>> {
+    let units = Units::load(&own("units.toml"))?;
+    let outcome = check::check(&units, deployments, tally)?;
     let table = format!(
         "{}; commit {}; load average {load} before; median, runs of each deployment: {}. A cell is predicted / measured = ratio. A bare `write()` took {:.2} of that of the calibration, and predicted CPU is so much of its costs.\n\n{}",
         report::machine(),
@@ -251,8 +267,11 @@ fn in_brief(options: &Options) -> Result<()> {
         &deployment::read(&own("calibration.toml"))?,
         &Units::load(&own("units.toml"))?,
     )?;
-    let units = calibrate::calibrate(&options.gateway, &small("calibration.toml")?, BRIEF, 1)?;
-    let outcome = check::check(&options.gateway, &units, &small("checks.toml")?, BRIEF, 1)?;
+    let (calibration, checks) = (small("calibration.toml")?, small("checks.toml")?);
+    let lists = [&calibration[..], &checks];
+    let [calibrated, checked] = trial::play_all(&options.gateway, lists, BRIEF, 1)?;
+    let units = calibrate::calibrate(&calibration, &calibrated, (BRIEF, "-"))?;
+    let outcome = check::check(&units, &checks, &checked)?;
     print!("{}", outcome.table);
     // The figures of the moment mean nothing; those of the file must be complete.
     let units = Units::load(&own("units.toml"))?;

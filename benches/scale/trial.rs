@@ -106,7 +106,7 @@ fn check_playable(deployment: &Deployment, fleet: Fleet) -> Result<()> {
 }
 
 /// Plays a deployment with `fleet` on this machine.
-pub(crate) fn play(program: &Path, deployment: &Deployment, lengths: Lengths) -> Result<Measured> {
+fn play(program: &Path, deployment: &Deployment, lengths: Lengths) -> Result<Measured> {
     let fleet = deployment.fleet.context("a trial has a fleet")?;
     check_playable(deployment, fleet)?;
     let mut world = World::create(program, false)?;
@@ -147,6 +147,36 @@ pub(crate) fn play(program: &Path, deployment: &Deployment, lengths: Lengths) ->
         measured.told()
     );
     Ok(measured)
+}
+
+/// Plays the deployments of some lists `runs` times. The lists take turns, so that all of them see the same speeds of a shared
+/// machine, which change by a third within minutes. Returns the results of each list, by run.
+pub(crate) fn play_all<const N: usize>(
+    program: &Path,
+    lists: [&[Deployment]; N],
+    lengths: Lengths,
+    runs: usize,
+) -> Result<[Vec<Vec<Measured>>; N]> {
+    let places = |(list, deployments): (usize, &&[Deployment])| {
+        let count = deployments.len();
+        (0..count).map(move |at| ((at as f64 + 0.5) / count as f64, list, at))
+    };
+    let mut order: Vec<_> = lists.iter().enumerate().flat_map(places).collect();
+    order.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let mut results = lists.map(|_| Vec::new());
+    for run in 1..=runs {
+        let mut measured = lists.map(|_| Vec::new());
+        for &(_, list, at) in &order {
+            let deployment = &lists[list][at];
+            eprintln!("run {run} of {runs}: {}", deployment.name);
+            let played = play(program, deployment, lengths);
+            measured[list].push(played.with_context(|| deployment.name.clone())?);
+        }
+        for (results, measured) in results.iter_mut().zip(measured) {
+            results.push(measured);
+        }
+    }
+    Ok(results)
 }
 
 struct Trial<'a> {
