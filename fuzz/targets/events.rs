@@ -1,35 +1,7 @@
-//! JSON events of back ends and of clients. What is read can be written, and is then read again as the same event.
+//! The target of this name: `libFuzzer` calls the check.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use lockgate::channel_layer::Codec;
-use lockgate::config::SerializerFormat;
-use lockgate::event::Event;
+#[path = "../checks/events.rs"]
+mod check;
 
-fn check(event: &Event, codec: &Codec) {
-    let mut json = String::new();
-    if event.write_json(&mut json, false).is_ok() {
-        let read: Result<&serde_json::value::RawValue, _> = serde_json::from_str(&json);
-        assert!(read.is_ok(), "{json}");
-        let again = Event::from_json(&json).expect("what clients get can be read");
-        let mut twice = String::new();
-        again
-            .write_json(&mut twice, false)
-            .expect("it was written before");
-        assert_eq!(json, twice);
-    }
-    if let Ok(written) = codec.encode(event) {
-        let again = codec.decode(&written).expect("what we write can be read");
-        assert_eq!(format!("{event:?}"), format!("{again:?}"));
-    }
-}
-
-fuzz_target!(|bytes: &[u8]| {
-    let codec = Codec::new(SerializerFormat::Json, &[]);
-    if let Ok(event) = codec.decode(bytes) {
-        check(&event, &codec);
-    }
-    if let Ok(event) = Event::from_json(bytes) {
-        check(&event, &codec);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| check::check(bytes));

@@ -158,4 +158,5 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 #[cfg(test)]
+#[path = "request/tests.rs"]
 mod tests;
