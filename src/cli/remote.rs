@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use serde_json::Value;
 
 use super::http_client::{HttpAnswer, base_of, exchange, local_url};
 use crate::config::{Config, Secret, file};
@@ -167,15 +168,45 @@ pub(super) fn tell(
             super::print(&format!("{}\n", show(answer.body.trim_end())));
             ExitCode::SUCCESS
         }
-        Ok(answer) => super::fail(&format!(
-            "status {}: {}",
-            answer.status,
-            answer.body.trim_end()
-        )),
+        Ok(answer) => super::fail(&problem(&answer)),
         Err(Failure::Told(status)) => status,
         Err(Failure::Text(text)) => super::fail(&text),
     }
 }
+
+/// Writes the answer that tells why a call failed (RFC 9457): its detail, then the members of its own, and each mistake of a
+/// document on a line.
+fn problem(answer: &HttpAnswer) -> String {
+    let (status, body) = (answer.status, answer.body.trim_end());
+    let read = serde_json::from_str::<Value>(body).ok();
+    let detail = read.as_ref().and_then(|problem| problem["detail"].as_str());
+    let (Some(problem), Some(detail)) = (&read, detail) else {
+        return format!("status {status}: {body}");
+    };
+    let text = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
+    let mut out = format!("{detail} (status {status}, {})", text(problem, "code"));
+    for (name, value) in problem.as_object().into_iter().flatten() {
+        if !MEMBERS.contains(&name.as_str()) {
+            out.push_str(&format!("\n{name}: {value}"));
+        }
+    }
+    for mistake in problem["mistakes"].as_array().into_iter().flatten() {
+        let (key, advice) = (text(mistake, "key"), text(mistake, "advice"));
+        let (found, expected) = (text(mistake, "found"), text(mistake, "expected"));
+        let key = match key.is_empty() {
+            true => key,
+            false => format!("{key}: "),
+        };
+        out.push_str(&format!("\n{key}found {found}, expected {expected}"));
+        if !advice.is_empty() {
+            out.push_str(&format!("; {advice}"));
+        }
+    }
+    out
+}
+
+/// The members of a problem that are written in another form, or say nothing more.
+const MEMBERS: [&str; 6] = ["type", "title", "status", "code", "detail", "mistakes"];
 
 /// Returns `text`, or standard input if `text` is `-`. Reads at most one byte more than `most`, so that the caller can
 /// tell an input that is too large.
@@ -221,4 +252,37 @@ fn key_from(path: &Path) -> Result<Secret, String> {
     let text = read.map_err(|error| format!("--api-key-file {}: {error}", path.display()))?;
     let key = text.strip_suffix('\n').unwrap_or(&text);
     Ok(Secret::from(key.strip_suffix('\r').unwrap_or(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: u16, body: &str) -> Vec<String> {
+        let answer = HttpAnswer {
+            status,
+            body: body.to_owned(),
+        };
+        problem(&answer).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_problem_is_told_in_words() {
+        let body = r#"{"type":"urn:x","title":"Unprocessable","status":422,"code":"tenant_not_valid","detail":"It has mistakes.",
+            "mistakes":[{"key":"hosts","found":"no hosts","expected":"hosts","advice":""},
+            {"key":"","found":"a","expected":"b","advice":"c"}]}"#;
+        let lines = [
+            "It has mistakes. (status 422, tenant_not_valid)",
+            "hosts: found no hosts, expected hosts",
+            "found a, expected b; c",
+        ];
+        assert_eq!(told(422, body), lines);
+        let body = r#"{"code":"scope_missing","detail":"It is confined.","scope":"tenants:write"}"#;
+        let lines = [
+            "It is confined. (status 403, scope_missing)",
+            "scope: \"tenants:write\"",
+        ];
+        assert_eq!(told(403, body), lines);
+        assert_eq!(told(502, "Bad Gateway\n"), ["status 502: Bad Gateway"]);
+    }
 }

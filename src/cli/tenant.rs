@@ -162,10 +162,7 @@ fn put(path: Option<&Path>, arguments: &PutArguments) -> ExitCode {
             condition,
         )
     });
-    match stored {
-        Ok(answer) if answer.status == 422 => super::fail(&mistakes(&answer.body)),
-        stored => tell(stored, str::to_owned),
-    }
+    tell(stored, str::to_owned)
 }
 
 /// Reads the document, and tells a file that is no JSON at once.
@@ -189,29 +186,6 @@ fn document(file: &Path) -> Result<String, Failure> {
         )
     })?;
     Ok(text)
-}
-
-/// Writes the mistakes of a document, one line each.
-fn mistakes(body: &str) -> String {
-    let Ok(answer) = serde_json::from_str::<Value>(body) else {
-        return body.to_owned();
-    };
-    let text = |mistake: &Value, name: &str| mistake[name].as_str().unwrap_or_default().to_owned();
-    let mut out = text(&answer, "detail");
-    for mistake in answer["mistakes"].as_array().into_iter().flatten() {
-        let (key, advice) = (text(mistake, "key"), text(mistake, "advice"));
-        let (found, expected) = (text(mistake, "found"), text(mistake, "expected"));
-        let key = if key.is_empty() {
-            key
-        } else {
-            format!("{key}: ")
-        };
-        out.push_str(&format!("\n{key}found {found}, expected {expected}"));
-        if !advice.is_empty() {
-            out.push_str(&format!("; {advice}"));
-        }
-    }
-    out
 }
 
 fn indented(body: &str) -> String {
@@ -297,18 +271,5 @@ mod tests {
         ];
         assert_eq!(as_text(body).lines().collect::<Vec<_>>(), lines);
         assert_eq!(as_text("no JSON"), "no JSON");
-    }
-
-    #[test]
-    fn mistakes_stand_on_lines() {
-        let body = r#"{"detail":"It has mistakes.","mistakes":[
-            {"key":"hosts","found":"no hosts","expected":"hosts","advice":""},
-            {"key":"","found":"a","expected":"b","advice":"c"}]}"#;
-        let lines = [
-            "It has mistakes.",
-            "hosts: found no hosts, expected hosts",
-            "found a, expected b; c",
-        ];
-        assert_eq!(mistakes(body).lines().collect::<Vec<_>>(), lines);
     }
 }
