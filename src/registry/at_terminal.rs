@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{ReadTenant, RegistryProblem, TenantRegistry, usable};
-use crate::config::{Config, TenantFiles};
+use super::{RegistryProblem, TenantRegistry, usable};
+use crate::config::{Config, TenantConfig, TenantFiles};
 use crate::consumer::Registry;
 use crate::ids::TenantId;
 use crate::tenant::Makings;
@@ -38,7 +38,7 @@ pub struct DegradedTenant {
 pub async fn read_tenant(
     config: &Config,
     id: &TenantId,
-) -> Result<Option<ReadTenant>, RegistryProblem> {
+) -> Result<Option<Result<Arc<TenantConfig>, String>>, RegistryProblem> {
     let registry = registry_of(config)?;
     usable(registry.table.schema().await?)?;
     let row = registry.table.one(id.as_str()).await?;
@@ -47,7 +47,7 @@ pub async fn read_tenant(
     // A database may find names without their case.
     let found = found.filter(|found| found.id == *id);
     Ok(found.map(|found| {
-        let tenant = found.read?;
+        let tenant = found.read.map_err(|wrong| wrong.why)?;
         let mut beside = config.clone();
         beside.tenants.insert(id.clone(), tenant.clone());
         let checked = check_newcomer(&beside, id);

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use crate::config::{Config, TenantConfig, TenantFiles};
 use crate::ids::TenantId;
 use crate::tenant::Making;
+use crate::validation::WrongTenant;
 
 /// A tenant as it was read: its configuration, or what is wrong with it.
-pub type ReadTenant = Result<Arc<TenantConfig>, String>;
+pub type ReadTenant = Result<Arc<TenantConfig>, WrongTenant>;
 
 /// The state of a tenant's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,6 @@ pub struct BookPage {
     before: Option<Arc<TenantConfig>>,
     /// The reason why the configuration of this version is not served.
     pub trouble: Option<String>,
-    /// The hosts that the document of a wrong one names.
-    hosts: Vec<String>,
 }
 
 impl BookPage {
@@ -45,8 +44,13 @@ impl BookPage {
     pub fn hosts(&self) -> &[String] {
         match &self.read {
             Ok(config) => &config.hosts,
-            Err(_) => &self.hosts,
+            Err(wrong) => &wrong.hosts,
         }
+    }
+
+    fn why_wrong(&self) -> Option<String> {
+        let wrong = self.read.as_ref().err();
+        wrong.map(|wrong| wrong.why.clone())
     }
 }
 
@@ -78,7 +82,6 @@ impl TenantPages {
         let page = BookPage {
             stored,
             read: Ok(good.clone()),
-            hosts: Vec::new(),
             good: Some(good),
             before: None,
             trouble: None,
@@ -86,14 +89,8 @@ impl TenantPages {
         self.pages.insert(id, page);
     }
 
-    /// Records a tenant as it is stored now. `hosts` are those that the document of a wrong one names.
-    pub fn record(
-        &mut self,
-        id: TenantId,
-        stored: StoredState,
-        read: ReadTenant,
-        hosts: Vec<String>,
-    ) {
+    /// Records a tenant as it is stored now.
+    pub fn record(&mut self, id: TenantId, stored: StoredState, read: ReadTenant) {
         // The last good configuration of a tenant that was deleted is not one of another that has its name now.
         let page = self.pages.remove(&id);
         let page = page.filter(|page| page.stored.making == stored.making);
@@ -103,14 +100,14 @@ impl TenantPages {
             Some(good) if **good == *config => good.clone(),
             _ => config,
         });
-        let page = BookPage {
+        let mut page = BookPage {
             stored,
-            trouble: read.as_ref().err().cloned(),
+            trouble: None,
             read,
             good,
             before,
-            hosts,
         };
+        page.trouble = page.why_wrong();
         self.pages.insert(id, page);
     }
 
@@ -143,8 +140,10 @@ impl TenantPages {
         }
         let was_read = page.read.as_ref().is_ok_and(is_it);
         if was_read {
-            page.hosts.clone_from(&config.hosts);
-            page.read = Err(why.to_owned());
+            page.read = Err(WrongTenant {
+                why: why.to_owned(),
+                hosts: config.hosts.clone(),
+            });
         }
         was_good || was_read
     }
@@ -236,7 +235,7 @@ impl TenantPages {
     fn candidates(&mut self, is_of_files: impl Fn(&TenantId) -> bool) -> Candidates {
         let mut candidates = Candidates::default();
         for (id, page) in &mut self.pages {
-            page.trouble = page.read.as_ref().err().cloned();
+            page.trouble = page.why_wrong();
             if is_of_files(id) {
                 page.trouble = Some(IN_FILES.to_owned());
                 continue;

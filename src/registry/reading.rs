@@ -10,13 +10,13 @@ use serde_json::Value;
 use super::book::{ReadTenant, StoredState, TenantPages};
 use super::{KnownTenants, RegistryProblem, TenantRegistry, document, now, usable};
 use crate::clock::UnixTime;
-use crate::config::Config;
+use crate::config::{Config, TenantConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics;
 use crate::stores::database::tenant_table::{NEWEST, TenantRow};
 use crate::tenant::Making;
-use crate::validation::check_tenant;
+use crate::validation::{WrongTenant, check_tenant};
 
 /// Interval at which all names and versions are compared. It finds what no counted change tells: a restored backup, and rows
 /// that another program has written.
@@ -31,12 +31,11 @@ pub(super) struct ReadRow {
     pub(super) id: TenantId,
     stored: StoredState,
     pub(super) read: ReadTenant,
-    hosts: Vec<String>,
 }
 
 impl ReadRow {
     fn record(self, pages: &mut TenantPages) {
-        pages.record(self.id, self.stored, self.read, self.hosts);
+        pages.record(self.id, self.stored, self.read);
     }
 }
 
@@ -118,12 +117,10 @@ impl TenantRegistry {
         // Read first: what changes meanwhile has a higher number and is read again.
         let serial = self.table.serial().await?;
         let deployment = self.deployment.lock().clone();
-        let (mut read, mut next) = (Vec::new(), Some(String::new()));
-        while let Some(after) = next {
-            // Each part's documents go before the next one comes: those of ten thousand tenants take as much memory as the tenants.
-            let page = self.table.tenants(&after).await?;
-            read.extend(self.read_rows(page.items, &deployment).await?);
-            next = page.next;
+        let (mut read, mut rows) = (Vec::new(), self.table.tenants());
+        // Each part's documents go before the next one comes: those of ten thousand tenants take as much memory as the tenants.
+        while let Some(part) = rows.next_part().await? {
+            read.extend(self.read_rows(part, &deployment).await?);
         }
         let registry = self.clone();
         self.take_in(read, move |known, read| {
@@ -216,18 +213,22 @@ impl TenantRegistry {
             return None;
         };
         let stored = row.document();
-        let (read, hosts) = match stored {
+        let read = match stored {
             Some(stored) => {
                 // A bug that one document meets must not keep the other tenants from being read. The panic is logged.
                 let reading = AssertUnwindSafe(|| self.read_document(&id, &stored, deployment));
                 let read = catch_unwind(reading);
                 let read =
                     read.unwrap_or_else(|_| Err("the check of its document failed".to_owned()));
-                // The configuration has those of a right one.
-                let hosts = read.as_ref().err().map(|_| document::hosts(&stored));
-                (read, hosts.unwrap_or_default())
+                read.map_err(|why| WrongTenant {
+                    why,
+                    hosts: document::hosts(&stored),
+                })
             }
-            None => (Err("its document is no JSON".to_owned()), Vec::new()),
+            None => Err(WrongTenant {
+                why: "its document is no JSON".to_owned(),
+                hosts: Vec::new(),
+            }),
         };
         Some(ReadRow {
             id,
@@ -239,11 +240,15 @@ impl TenantRegistry {
                 },
             },
             read,
-            hosts,
         })
     }
 
-    fn read_document(&self, id: &TenantId, stored: &Value, deployment: &Config) -> ReadTenant {
+    fn read_document(
+        &self,
+        id: &TenantId,
+        stored: &Value,
+        deployment: &Config,
+    ) -> Result<Arc<TenantConfig>, String> {
         let plain = document::open(stored, id, &self.keys);
         let plain = plain.map_err(|error| format!("a secret does not open: {error}"))?;
         let checked = check_tenant(deployment, id, &plain, &self.consumers);

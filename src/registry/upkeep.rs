@@ -48,10 +48,9 @@ pub async fn reseal(config: &Config) -> Result<Resealed, RegistryProblem> {
     let (table, keys) = parts(config)?;
     usable(table.schema().await?)?;
     let mut outcome = Resealed::default();
-    let mut next = Some(String::new());
-    while let Some(after) = next {
-        let page = table.tenants(&after).await?;
-        for row in page.items {
+    let mut rows = table.tenants();
+    while let Some(part) = rows.next_part().await? {
+        for row in part {
             let name = row.name.clone();
             match reseal_one(&table, (&keys, config), row).await? {
                 Ok(true) => outcome.resealed += 1,
@@ -59,7 +58,6 @@ pub async fn reseal(config: &Config) -> Result<Resealed, RegistryProblem> {
                 Err(why) => outcome.failed.push((name, why)),
             }
         }
-        next = page.next;
     }
     Ok(outcome)
 }

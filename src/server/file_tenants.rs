@@ -13,7 +13,7 @@ use crate::ids::TenantId;
 use crate::registry::{StoredState, TenantPages};
 use crate::tenant::build::NotBuilt;
 use crate::tenant::{FileTrouble, Making};
-use crate::validation::{Included, WrongFile, check_together};
+use crate::validation::{Included, WrongFile, WrongTenant, check_together};
 
 /// The state of a tenant of a file: files have no versions.
 const UNVERSIONED: StoredState = StoredState {
@@ -60,10 +60,10 @@ impl FileTenants {
             pages.begin(id.clone(), UNVERSIONED, served.clone());
         }
         for (id, config) in of_files {
-            pages.record(id, UNVERSIONED, Ok(config), Vec::new());
+            pages.record(id, UNVERSIONED, Ok(config));
         }
         for (id, wrong) in wrong {
-            pages.record(id, UNVERSIONED, Err(wrong.why), wrong.hosts);
+            pages.record(id, UNVERSIONED, Err(wrong));
         }
         // The tenants that a file has lost by becoming unreadable.
         for (id, path) in &self.files {
@@ -72,7 +72,11 @@ impl FileTenants {
             if let (Some(unread), false) = (unread, is_elsewhere) {
                 let hosts = pages.get(id).map(|page| page.hosts().to_vec());
                 let hosts = hosts.unwrap_or_default();
-                pages.record(id.clone(), UNVERSIONED, Err(unread.why.clone()), hosts);
+                let wrong = WrongTenant {
+                    why: unread.why.clone(),
+                    hosts,
+                };
+                pages.record(id.clone(), UNVERSIONED, Err(wrong));
                 files.insert(id.clone(), path.clone());
             }
         }

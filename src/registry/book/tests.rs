@@ -43,12 +43,16 @@ fn put_version(
     (version, serial): (i64, i64),
     read: Result<&str, &str>,
 ) {
-    let read = read.map(tenant).map_err(str::to_owned);
+    let wrong = |why: &str| WrongTenant {
+        why: why.to_owned(),
+        hosts: Vec::new(),
+    };
+    let read = read.map(tenant).map_err(wrong);
     let making = Making {
         serial,
         created_at: 0,
     };
-    pages.record(id(name), StoredState { version, making }, read, Vec::new());
+    pages.record(id(name), StoredState { version, making }, read);
 }
 
 /// The hosts that are served, by tenant, and the troubles.

@@ -12,6 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row as _, SqlitePool};
 
+use self::row::RowPlace;
 use self::schema::{MIGRATIONS, SCHEMA_TABLE, worded};
 use super::link::{self, Health};
 use super::statement::Dialect;
@@ -22,7 +23,7 @@ use crate::error::{Dependency, StoreError};
 use crate::metrics;
 
 pub use self::row::{
-    ExpectedVersion, RowsPage, SchemaVersion, TableChange, TableChanges, TenantRow, WriteOutcome,
+    ExpectedVersion, SchemaVersion, TableChange, TableChanges, TenantRow, WriteOutcome,
 };
 pub use self::schema::NEWEST;
 
@@ -35,9 +36,9 @@ const CONNECTIONS: u32 = 4;
 const IDLE: Duration = Duration::from_secs(60);
 /// The longest time of one step, such as a page of tenants or a change.
 const STEP: Duration = Duration::from_secs(5);
-/// The tenants of one page.
-const PAGE: i64 = 500;
-/// The names of one page.
+/// The tenants of one part.
+const PART: i64 = 500;
+/// The names of one part.
 const VERSIONS: i64 = 10_000;
 /// The number that names the lock of a migration on PostgreSQL, with which no other program should lock: "lockgate".
 const MIGRATION_LOCK: i64 = 0x6c6f_636b_6761_7465;
@@ -341,22 +342,12 @@ impl TenantTable {
         self.step("registry_serial", read).await
     }
 
-    /// Returns tenants in the order of their names: the first ones after this name.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn tenants(&self, after: &str) -> Result<RowsPage<TenantRow>, StoreError> {
-        let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
-                   WHERE name > ? ORDER BY name LIMIT ?";
-        let page = async {
-            on!(self, pool => {
-                let query = sqlx::query(self.sql(sql)).bind(after).bind(PAGE);
-                let rows = query.fetch_all(pool).await?;
-                let read = rows.iter().filter_map(|row| tenant_row!(row)).collect();
-                Ok(RowsPage::new(read, (rows.len(), PAGE), |row: &TenantRow| &row.name))
-            })
-        };
-        self.step("registry_tenants", page).await
+    /// Returns a reader of all tenants.
+    pub fn tenants(&self) -> AllRows<'_> {
+        AllRows {
+            table: self,
+            place: RowPlace::first(),
+        }
     }
 
     /// Returns the names and versions of all tenants.
@@ -365,21 +356,21 @@ impl TenantTable {
     /// [`StoreError`]
     pub async fn versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT name, version FROM lockgate_tenant WHERE name > ? ORDER BY name LIMIT ?";
-        let (mut all, mut next) = (Vec::new(), Some(String::new()));
-        while let Some(after) = next {
-            let page = async {
+        let (mut all, mut place) = (Vec::new(), RowPlace::first());
+        while let Some(after) = &place.after {
+            let part = async {
                 on!(self, pool => {
-                    let query = sqlx::query(self.sql(sql)).bind(&after).bind(VERSIONS);
+                    let query = sqlx::query(self.sql(sql)).bind(after).bind(VERSIONS);
                     let rows = query.fetch_all(pool).await?;
                     let read = |name, version: Result<i64, _>| Some((name, version.unwrap_or_default()));
                     let named = rows.iter();
                     let named = named.filter_map(|row| read(row.try_get(0).ok()?, row.try_get(1)));
-                    Ok(RowsPage::new(named.collect(), (rows.len(), VERSIONS), |(name, _): &(String, i64)| name))
+                    Ok((named.collect::<Vec<(String, i64)>>(), rows.len()))
                 })
             };
-            let page = self.step("registry_versions", page).await?;
-            all.extend(page.items);
-            next = page.next;
+            let (named, found) = self.step("registry_versions", part).await?;
+            place.pass(named.last().map(|(name, _)| name), (found, VERSIONS));
+            all.extend(named);
         }
         Ok(all)
     }
@@ -434,5 +425,39 @@ impl TenantTable {
             })
         };
         self.step("registry_write", written).await
+    }
+}
+
+/// A reader of all tenants, in the order of their names.
+#[derive(Debug)]
+pub struct AllRows<'t> {
+    table: &'t TenantTable,
+    place: RowPlace,
+}
+
+impl AllRows<'_> {
+    /// Returns the next part of them; `None` after the last one.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn next_part(&mut self) -> Result<Option<Vec<TenantRow>>, StoreError> {
+        let Some(after) = &self.place.after else {
+            return Ok(None);
+        };
+        let table = self.table;
+        let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
+                   WHERE name > ? ORDER BY name LIMIT ?";
+        let part = async {
+            on!(table, pool => {
+                let query = sqlx::query(table.sql(sql)).bind(after).bind(PART);
+                let rows = query.fetch_all(pool).await?;
+                let read = rows.iter().filter_map(|row| tenant_row!(row));
+                Ok((read.collect::<Vec<TenantRow>>(), rows.len()))
+            })
+        };
+        let (read, found) = table.step("registry_tenants", part).await?;
+        self.place
+            .pass(read.last().map(|row| &row.name), (found, PART));
+        Ok(Some(read))
     }
 }

@@ -26,22 +26,25 @@ impl TenantRow {
     }
 }
 
-/// A part of the rows, in the order of their names.
+/// The place of a reader that takes all rows in parts, in the order of their names.
 #[derive(Debug)]
-pub struct RowsPage<T> {
-    /// Those of its rows that can be read.
-    pub items: Vec<T>,
-    /// The name after which the next part begins. `None`: this is the last one.
-    pub next: Option<String>,
+pub(super) struct RowPlace {
+    /// The name after which the next part begins. `None`: there is none.
+    pub after: Option<String>,
 }
 
-impl<T> RowsPage<T> {
-    /// Makes the part from those that can be read, of so many rows that were found where at most so many were asked for.
-    pub(super) fn new(items: Vec<T>, (found, most): (usize, i64), name: fn(&T) -> &String) -> Self {
+impl RowPlace {
+    /// Returns the place before the first row.
+    pub(super) fn first() -> Self {
+        let after = Some(String::new());
+        Self { after }
+    }
+
+    /// Moves behind a part whose last readable row has this name, and that has so many rows where at most so many were
+    /// asked for.
+    pub(super) fn pass(&mut self, last: Option<&String>, (found, most): (usize, i64)) {
         // A part without one readable name leads no further.
-        let last = items.last().filter(|_| found as i64 >= most);
-        let next = last.map(|last| name(last).clone());
-        Self { items, next }
+        self.after = last.filter(|_| found as i64 >= most).cloned();
     }
 }
 
