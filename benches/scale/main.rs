@@ -197,23 +197,27 @@ fn measure(options: &Options) -> Result<Vec<String>> {
     let load = report::load_average();
     let lists = [&calibration[..], &checks];
     let [calibrated, checked] = trial::play_all(&options.gateway, lists, FULL, options.runs)?;
-    if options.calibrate {
-        let units = calibrate::calibrate(&calibration, &calibrated, (FULL, &load))?;
-        units.save(&own("units.toml"))?;
-    }
+    let units = match options.calibrate {
+        true => {
+            let units = calibrate::calibrate(&calibration, &calibrated, (FULL, &load))?;
+            units.save(&own("units.toml"))?;
+            units
+        }
+        false => Units::load(&own("units.toml"))?,
+    };
     match options.check {
-        true => judge(options, (&checks, &checked), &load),
+        true => judge(options, &units, (&checks, &checked), &load),
         false => Ok(Vec::new()),
     }
 }
 
 fn judge(
     options: &Options,
+    units: &Units,
     (deployments, tally): (&[Deployment], &[Vec<Measured>]),
     load: &str,
 ) -> Result<Vec<String>> {
-    let units = Units::load(&own("units.toml"))?;
-    let outcome = check::check(&units, deployments, tally)?;
+    let outcome = check::check(units, deployments, tally)?;
     let table = format!(
         "{}; commit {}; load average {load} before; median, runs of each deployment: {}. A cell is predicted / measured = ratio. A bare `write()` took {:.2} of that of the calibration, and predicted CPU is so much of its costs.\n\n{}",
         report::machine(),

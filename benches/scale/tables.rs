@@ -9,14 +9,15 @@ use crate::world::Setup;
 /// Returns the options of one replica.
 pub(crate) fn setup(deployment: &Deployment) -> Setup {
     let mut tables = format!(
-        "[server.heartbeat]\ninterval = \"{:.0}s\"\ntimeout = \"1s\"\n",
-        deployment.heartbeat_seconds
+        "[server.heartbeat]\ninterval = \"{}\"\ntimeout = \"1s\"\n",
+        duration(deployment.heartbeat_seconds)
     );
     // Writing into a String cannot fail.
     write!(
         tables,
-        "[denylist]\nrecheck = \"{:.0}s\"\nreplicas = {}\n",
-        deployment.recheck_seconds, deployment.denylist_replicas
+        "[denylist]\nrecheck = \"{}\"\nreplicas = {}\n",
+        duration(deployment.recheck_seconds),
+        deployment.denylist_replicas
     )
     .ok();
     let slots = deployment.kinds.iter().enumerate();
@@ -54,8 +55,16 @@ pub(crate) fn setup(deployment: &Deployment) -> Setup {
     Setup {
         more: deployment.tenants as usize - 1,
         api: deployment.revocations_per_second > 0.0,
-        more_users: format!("cache_ttl = \"{:.0}s\"\n", deployment.cache_ttl_seconds),
+        more_users: format!(
+            "cache_ttl = \"{}\"\n",
+            duration(deployment.cache_ttl_seconds)
+        ),
         more_tables: tables,
         ..Setup::default()
     }
+}
+
+/// Writes a duration of the configuration.
+fn duration(seconds: f64) -> String {
+    format!("{:.0}ms", 1e3 * seconds)
 }
