@@ -33,7 +33,9 @@ async fn house(expiry: u64) -> House {
     let (redis, database) = (RedisServer::start().await, Database::postgres().await);
     let builder = gateway().redis(&redis.url());
     let builder = with_history(builder, "{ size = 500, ttl = '10m' }").await;
+    // Clients that read nothing while others send answer no ping.
     let builder = builder
+        .set("server.heartbeat.interval", "10m")
         .with("layer.kind", "core")
         .with("layer.expiry", format!("{expiry}s"));
     let gateway = builder.start().await;
