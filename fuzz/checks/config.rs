@@ -30,7 +30,10 @@ pub(crate) fn check(bytes: &[u8]) {
         environment: Environment::from_iter(none),
         ..LoadOptions::default()
     };
-    match Config::load(Some(&FILE), &options) {
+    let loaded = Config::load(Some(&FILE), &options);
+    // The last input would stay in memory after the process.
+    std::fs::remove_file(&*FILE).expect("the file is there");
+    match loaded {
         Ok(_) => {}
         Err(errors) => {
             assert!(!errors.mistakes().is_empty());

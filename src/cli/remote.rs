@@ -11,7 +11,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
 
 use super::http_client::{HttpAnswer, base_of, exchange, local_url};
-use crate::config::{Config, Secret, file};
+use crate::config::{Config, Fault, Secret, file};
 
 /// The longest time for one call, which is longer than a replica waits for other replicas.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -184,23 +184,22 @@ fn problem(answer: &HttpAnswer) -> String {
         return format!("status {status}: {body}");
     };
     let text = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
-    let mut out = format!("{detail} (status {status}, {})", text(problem, "code"));
+    let code = problem["code"].as_str();
+    let code = code.map_or(String::new(), |code| format!(", {code}"));
+    let mut out = format!("{detail} (status {status}{code})");
     for (name, value) in problem.as_object().into_iter().flatten() {
         if !MEMBERS.contains(&name.as_str()) {
             out.push_str(&format!("\n{name}: {value}"));
         }
     }
     for mistake in problem["mistakes"].as_array().into_iter().flatten() {
-        let (key, advice) = (text(mistake, "key"), text(mistake, "advice"));
-        let (found, expected) = (text(mistake, "found"), text(mistake, "expected"));
-        let key = match key.is_empty() {
-            true => key,
-            false => format!("{key}: "),
+        let fault = Fault {
+            key: text(mistake, "key"),
+            found: text(mistake, "found"),
+            expected: text(mistake, "expected"),
+            advice: text(mistake, "advice"),
         };
-        out.push_str(&format!("\n{key}found {found}, expected {expected}"));
-        if !advice.is_empty() {
-            out.push_str(&format!("; {advice}"));
-        }
+        out.push_str(&format!("\n{fault}"));
     }
     out
 }

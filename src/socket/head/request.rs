@@ -158,5 +158,6 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 #[cfg(test)]
+// From this file's folder, so that the file can stand elsewhere, too: the fuzz target of heads takes it in.
 #[path = "request/tests.rs"]
 mod tests;
