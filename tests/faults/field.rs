@@ -125,8 +125,8 @@ pub(crate) struct Field {
     pub(crate) by_api: bool,
     pub(crate) log: Log,
     pub(crate) phase: watch::Sender<Phase>,
-    /// Publishers that are at work: an event whose answer is still to come may be due.
-    pub(crate) publishers: AtomicUsize,
+    /// Tasks that publish and revoke: an event or a revocation whose answer is still to come may be due.
+    pub(crate) at_work: AtomicUsize,
     /// A rise makes every client connect again.
     pub(crate) storms: watch::Sender<u32>,
     /// The groups of `hurt` that the fault concerns; all of them until a fault says less.
@@ -158,7 +158,7 @@ impl Field {
                 ..Log::default()
             },
             phase: watch::Sender::new(Phase::Running),
-            publishers: AtomicUsize::new(0),
+            at_work: AtomicUsize::new(0),
             storms: watch::Sender::new(0),
             concerned: Mutex::default(),
             victims: Mutex::default(),
@@ -200,16 +200,22 @@ impl Field {
     /// Starts publishers, connects and revocations.
     pub(crate) fn load(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         for group in 0..self.log.sent.len() {
-            self.publishers.fetch_add(1, Ordering::AcqRel);
-            let field = Arc::clone(self);
-            tasks.spawn(async move {
-                crate::publish::publish(Arc::clone(&field), group).await;
-                field.publishers.fetch_sub(1, Ordering::AcqRel);
-            });
+            let publish = crate::publish::publish(Arc::clone(self), group);
+            tasks.spawn(Arc::clone(self).work(publish));
         }
         for tenant in [HURT, CALM] {
             tasks.spawn(Arc::clone(self).connect(tenant));
-            tasks.spawn(Arc::clone(self).revoke(tenant));
+            let revoke = Arc::clone(self).revoke(tenant);
+            tasks.spawn(Arc::clone(self).work(revoke));
+        }
+    }
+
+    /// Counts the task as [`Field::at_work`] from now to its end.
+    fn work(self: Arc<Self>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        self.at_work.fetch_add(1, Ordering::AcqRel);
+        async move {
+            task.await;
+            self.at_work.fetch_sub(1, Ordering::AcqRel);
         }
     }
 

@@ -179,7 +179,7 @@ async fn ebb(field: &Field, row: &Row) {
 }
 
 fn is_quiet(field: &Field) -> bool {
-    if field.publishers.load(Ordering::Acquire) > 0 {
+    if field.at_work.load(Ordering::Acquire) > 0 {
         return false;
     }
     let newest: Vec<Option<usize>> = groups(field)

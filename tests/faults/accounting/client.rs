@@ -35,7 +35,8 @@ pub(crate) struct Log {
     pub(crate) group: usize,
     pub(crate) resumes: bool,
     pub(crate) sockets: usize,
-    pub(crate) gaps: usize,
+    /// What told it of each gap.
+    pub(crate) gaps: Vec<String>,
     /// The numbers of its events, in the order in which they came; `None` for what is no event of its group.
     pub(crate) seen: Vec<Option<u64>>,
     /// The offset of its first position.
@@ -73,7 +74,7 @@ impl Log {
         }
         match frame["type"].as_str() {
             Some("lockgate.position") => {}
-            Some("lockgate.gap") => self.gaps += 1,
+            Some("lockgate.gap") => self.gaps.push(text.to_owned()),
             _ => {
                 let ours = frame["group"] == self.group && frame["tenant"] == tenant;
                 let number = frame["number"].as_u64();

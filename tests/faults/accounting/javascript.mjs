@@ -1,5 +1,6 @@
 // The clients of clients/js in the account. One line of JSON comes in with the ground; the line `{"until": [OFFSET, …]}` lets
-// them end once each has the last event of its group. One line of JSON goes out: what each client got.
+// them end once each has the last event of its group. The line `ready` goes out once each has a position, and at the end one line
+// of JSON: what each client got.
 
 import { createInterface } from "node:readline";
 
@@ -13,7 +14,7 @@ const offsetOf = (position) => Number(position.slice(position.lastIndexOf("~") +
 
 class Life {
   opens = 0;
-  gaps = 0;
+  gaps = [];
   seen = [];
   first = null;
   closed = null;
@@ -28,7 +29,7 @@ class Life {
     const url = `ws://${ground.doors[place % ground.doors.length]}/back/${group}/`;
     this.client = new LockgateClient(url, { WebSocket: socketClass, token: () => ground.token, firstDelay: 100, maxDelay: 500 });
     this.client.on("open", () => (this.opens += 1));
-    this.client.on("gap", () => (this.gaps += 1));
+    this.client.on("gap", (gap) => this.gaps.push(gap));
     this.client.on("closed", ({ code }) => (this.closed = code));
     this.client.on("event", (event, { position }) => {
       const ours = position && event.group === group && event.tenant === ground.tenant;
@@ -62,6 +63,11 @@ class Life {
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const ground = JSON.parse((await lines.next()).value);
 const lives = Array.from({ length: ground.clients }, (_, place) => new Life(ground, place % ground.groups, place));
+// A socket that is lost before its first position is a gap to the client, which knows nothing of what it missed.
+while (lives.some((life) => life.first === null)) {
+  await new Promise((done) => setTimeout(done, 20));
+}
+process.stdout.write("ready\n");
 const { until } = JSON.parse((await lines.next()).value);
 const end = Date.now() + PATIENCE;
 while (Date.now() < end && lives.some((life) => life.reached < until[life.group])) {

@@ -9,7 +9,7 @@ use super::client::Log;
 use super::ground::Ground;
 use crate::support::process::{Process, Program, find_program};
 
-/// The longest wait for the logs.
+/// The longest wait for the first positions, and for the logs.
 const LONG: Duration = Duration::from_secs(120);
 
 /// The process, with the number of its clients.
@@ -19,8 +19,13 @@ pub(crate) struct JsClients {
 }
 
 impl JsClients {
-    /// Starts them at these doors, spread over the groups.
-    pub(crate) fn start(ground: &Ground, doors: &[String], groups: usize, clients: usize) -> Self {
+    /// Starts them at these doors, spread over the groups, and waits until each has a position.
+    pub(crate) async fn start(
+        ground: &Ground,
+        doors: &[String],
+        groups: usize,
+        clients: usize,
+    ) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let ws = root.join("clients/js/node_modules/ws");
         assert!(
@@ -37,6 +42,10 @@ impl JsClients {
             "doors": doors, "groups": groups, "clients": clients,
         });
         process.write_line(&about.to_string());
+        let ready = process.line("the first positions", LONG, |line| {
+            (line == "ready").then_some(())
+        });
+        ready.await;
         Self { process, clients }
     }
 
@@ -67,7 +76,8 @@ fn log(told: &Value) -> Log {
     let group = number("group").and_then(|n| usize::try_from(n).ok());
     let mut log = Log::new(group.expect("the script tells it"), true);
     log.sockets = number("sockets").unwrap_or_default() as usize;
-    log.gaps = number("gaps").unwrap_or_default() as usize;
+    let gaps = told["gaps"].as_array().expect("the script tells it");
+    log.gaps = gaps.iter().map(Value::to_string).collect();
     log.first = number("first");
     log.seen = seen.iter().map(Value::as_u64).collect();
     log

@@ -27,12 +27,15 @@ pub(super) fn line(account: &Account) -> String {
         )
     };
     let sums = &account.sums;
+    let complaints: Vec<String> = { sums.tallies[0].complaints.iter() }
+        .map(|complaint| format!("\n  FAILED for {complaint}"))
+        .collect();
     let verdict = match account.breaches() {
         breaches if breaches.is_empty() => String::new(),
         breaches => format!("FAILED ({}) ", breaches.join(", ")),
     };
     format!(
-        "{verdict}{}: {} events, {} answered and not recorded, {} faults, {} closed as slow, {:.0} s\n  resume:    {}\n  no resume: {}",
+        "{verdict}{}: {} events, {} answered and not recorded, {} faults, {} closed as slow, {:.0} s\n  resume:    {}\n  no resume: {}{}",
         words(account.run).join(", "),
         sums.events,
         sums.unrecorded,
@@ -40,7 +43,8 @@ pub(super) fn line(account: &Account) -> String {
         sums.too_slow,
         account.took.as_secs_f64(),
         told(&sums.tallies[0]),
-        told(&sums.tallies[1])
+        told(&sums.tallies[1]),
+        complaints.concat()
     )
 }
 

@@ -189,12 +189,9 @@ impl Scene {
         let fronts: Vec<String> = self.world.fronts.iter().map(Proxy::endpoint).collect();
         let door = Proxy::to(&fronts[0]).await;
         let doors = [door.endpoint()];
-        self.javascript = Some(JsClients::start(
-            &self.ground,
-            &doors,
-            self.size.groups,
-            self.size.javascript,
-        ));
+        let (groups, clients) = (self.size.groups, self.size.javascript);
+        let javascript = JsClients::start(&self.ground, &doors, groups, clients).await;
+        self.javascript = Some(javascript);
         self.turning.spawn(async move {
             for front in fronts.iter().cycle() {
                 door.lead_to(front);

@@ -16,18 +16,29 @@ pub(crate) struct Tally {
     pub(crate) double: usize,
     pub(crate) unordered: usize,
     pub(crate) foreign: usize,
+    /// What was wrong for which client, of the first few.
+    pub(crate) complaints: Vec<String>,
 }
+
+/// The most complaints that are kept.
+const COMPLAINTS: usize = 8;
 
 impl Tally {
     pub(crate) fn is_clean(&self) -> bool {
-        self.due > 0 && self.missing + self.gaps + self.double + self.unordered + self.foreign == 0
+        self.due > 0 && self.flaws() == 0
+    }
+
+    /// The number of all that must not be.
+    fn flaws(&self) -> usize {
+        self.missing + self.gaps + self.double + self.unordered + self.foreign
     }
 
     /// Adds a client; `truth` has the numbers of its group's events in the order of their offsets.
     pub(crate) fn add(&mut self, log: &Log, truth: &[u64]) {
+        let before = self.flaws();
         self.clients += 1;
         self.sockets += log.sockets;
-        self.gaps += log.gaps;
+        self.gaps += log.gaps.len();
         let place: HashMap<u64, usize> = truth.iter().copied().zip(0..).collect();
         let due = &truth[first_due(log, &place, truth.len())..];
         let mut times: HashMap<usize, usize> = HashMap::new();
@@ -49,11 +60,27 @@ impl Tally {
         }
         self.due += due.len();
         let begin = truth.len() - due.len();
-        let got = (begin..truth.len())
-            .filter(|at| times.contains_key(at))
-            .count();
-        self.got += got;
-        self.missing += due.len() - got;
+        let missing: Vec<usize> = { begin..truth.len() }
+            .filter(|at| !times.contains_key(at))
+            .collect();
+        self.got += due.len() - missing.len();
+        self.missing += missing.len();
+        if self.flaws() > before && self.complaints.len() < COMPLAINTS {
+            let again: Vec<usize> = times
+                .iter()
+                .filter(|(_, n)| **n > 1)
+                .map(|(at, _)| *at)
+                .collect();
+            self.complaints.push(format!(
+                "a client of group {} with {} sockets, due {begin}..{}, seen {}: places missing {:?}, twice {again:?}, gaps {:?}",
+                log.group,
+                log.sockets,
+                truth.len(),
+                log.seen.len(),
+                &missing[..missing.len().min(20)],
+                log.gaps
+            ));
+        }
     }
 }
 

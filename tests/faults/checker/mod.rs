@@ -225,7 +225,14 @@ pub(crate) fn survivors(
             if session.opened > revocation.confirmed {
                 found.push(format!("{}: opened after its revocation", name(session)));
             } else if session.ended.is_none_or(|(at, _)| at > bound) {
-                found.push(format!("{}: open after its revocation", name(session)));
+                let seconds = |at: Micros| format!("{:.2}", at as f64 / 1e6);
+                found.push(format!(
+                    "{}: open after its revocation, confirmed at {} s; the fault over at {} s, open until {}",
+                    name(session),
+                    seconds(revocation.confirmed),
+                    seconds(lifted),
+                    session.ended.map_or_else(|| "the end".to_owned(), |(at, _)| seconds(at)),
+                ));
             }
         }
     }
