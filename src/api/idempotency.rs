@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::ApiState;
 use super::problem::{ApiProblem, unavailable};
+use crate::channel_layer::CallId;
 use crate::error::StoreError;
 use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::Lifetime;
@@ -71,19 +72,29 @@ struct StoredAnswer {
 
 impl Idempotent {
     /// Carries out `call`, or repeats the answer of an earlier call with this key. `resource` is the path below the
-    /// tenant.
-    pub(super) async fn once<T: Serialize + Send + 'static>(
+    /// tenant. The call gets an id by which it is known when it comes again.
+    pub(super) async fn once<T, C>(
         self,
         tenant: &Arc<Tenant>,
         resource: &str,
         body: &[u8],
-        call: impl Future<Output = Result<T, ApiProblem>> + Send + 'static,
-    ) -> Result<Response, ApiProblem> {
+        call: impl FnOnce(Option<CallId>) -> C,
+    ) -> Result<Response, ApiProblem>
+    where
+        T: Serialize + Send + 'static,
+        C: Future<Output = Result<T, ApiProblem>> + Send + 'static,
+    {
         let Some(key) = self.0 else {
-            return Ok(axum::Json(call.await?).into_response());
+            return Ok(axum::Json(call(None).await?).into_response());
         };
         let digest = Sha256::new().chain_update(resource).chain_update([0]);
-        let digest = format!("{:x}", digest.chain_update(body).finalize());
+        let digest = digest.chain_update(body).finalize();
+        // A key whose call failed may be used for another call.
+        let id = Sha256::new().chain_update(&key).chain_update([0]);
+        let call = call(Some(CallId::of_digest(
+            id.chain_update(digest).finalize().into(),
+        )));
+        let digest = format!("{digest:x}");
         let held = HeldKey {
             tenant: tenant.clone(),
             key: redis_keys::idempotency(&tenant.id, &key),
@@ -149,7 +160,7 @@ impl HeldKey {
                 Ok(as_json(text))
             }
             Err(problem) => {
-                // The call had no effect, so the key is free for another attempt.
+                // The key is free for another attempt. Where the call had an effect and its answer was lost, a history knows its id.
                 drop(store.remove(&self.key).await);
                 Err(problem)
             }

@@ -10,7 +10,7 @@ use super::body::{JsonBytes, object};
 use super::idempotency::Idempotent;
 use super::problem::ApiProblem;
 use super::{ApiState, PathTenant};
-use crate::channel_layer::LayerError;
+use crate::channel_layer::{CallId, LayerError};
 use crate::event::Event;
 use crate::ids::GroupName;
 use crate::relay::{PublishError, Publisher};
@@ -63,7 +63,7 @@ pub(super) async fn to_group(
 ) -> Result<Response, ApiProblem> {
     let resource = format!("groups/{group}/send");
     let to = tenant.clone();
-    let call = async move { publish(&to, &group, &event).await };
+    let call = |id: Option<CallId>| async move { publish(&to, &group, &event, id.as_ref()).await };
     key.once(&tenant, &resource, &body, call).await
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn batch(
         .collect();
     let messages = messages.ok_or(ApiProblem::BodyNotValid)?;
     let to = tenant.clone();
-    let call = async move { Ok(publish_each(&to, &messages).await) };
+    let call = |_| async move { Ok(publish_each(&to, &messages).await) };
     key.once(&tenant, "send", &body, call).await
 }
 
@@ -184,12 +184,15 @@ async fn publish_each(tenant: &Tenant, messages: &[(String, Box<RawValue>)]) -> 
     }
 }
 
-async fn publish(tenant: &Tenant, group: &str, event: &Event) -> Result<Published, ApiProblem> {
+async fn publish(
+    tenant: &Tenant,
+    group: &str,
+    event: &Event,
+    call: Option<&CallId>,
+) -> Result<Published, ApiProblem> {
     let group = group_of(tenant, group)?;
-    let published = tenant
-        .relay
-        .publish(&group, event, Publisher::BackEnd)
-        .await;
+    let publisher = Publisher::BackEnd(call);
+    let published = tenant.relay.publish(&group, event, publisher).await;
     published.map_err(|error| problem_of(tenant, &error))?;
     Ok(Published { published: 1 })
 }

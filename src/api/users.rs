@@ -52,7 +52,7 @@ pub(super) async fn send(
         event: Arc::new(event),
     };
     let asked = tenant.clone();
-    key.once(&tenant, &resource, &body, async move {
+    key.once(&tenant, &resource, &body, |_| async move {
         let gathered = ask(&state, &asked, op).await?;
         Ok(Delivered {
             published: 1,

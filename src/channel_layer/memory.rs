@@ -14,7 +14,7 @@ use crate::ids::{ChannelName, GroupName};
 use super::history::{HistoryFrom, HistoryPage};
 use super::inbox::{Inbox, Incoming, Payload};
 use super::target::{SocketChannel, Target};
-use super::{ChannelLayer, Codec, LayerError};
+use super::{CallId, ChannelLayer, Codec, LayerError};
 use crate::event::{Event, MAX_VALUES};
 use crate::group_rules::GroupRules;
 use crate::position::Position;
@@ -100,10 +100,12 @@ impl ChannelLayer for MemoryLayer {
         self.member.groups.lock().remove(group);
     }
 
+    /// It has always answered, so no call comes again.
     async fn publish(
         &self,
         group: &GroupName,
         event: &Event,
+        _: Option<&CallId>,
     ) -> Result<Option<Position>, LayerError> {
         let (event, kept) = (self.carried(event)?, self.rules.history(group));
         let mut state = self.shared.0.lock();
@@ -198,14 +200,14 @@ mod tests {
             fields: vec![("n".into(), n.into())],
         };
         let group = GroupName::from("a");
-        layer.publish(&group, &event(0)).await.unwrap();
+        layer.publish(&group, &event(0), None).await.unwrap();
         layer.subscribe(&group).await.unwrap();
         for n in 1..=3 {
-            layer.publish(&group, &event(n)).await.unwrap();
-            layer.publish(&"b".into(), &event(n)).await.unwrap();
+            layer.publish(&group, &event(n), None).await.unwrap();
+            layer.publish(&"b".into(), &event(n), None).await.unwrap();
         }
         layer.unsubscribe(&group);
-        layer.publish(&group, &event(4)).await.unwrap();
+        layer.publish(&group, &event(4), None).await.unwrap();
         for n in 1..=3 {
             let Some(Signal::Event(incoming)) = inbox.try_next() else {
                 panic!("event {n} is missing");

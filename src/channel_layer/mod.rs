@@ -44,6 +44,23 @@ mod recorded;
 pub mod shards;
 pub mod target;
 
+/// The id of a call that may come again, because its caller did not get the answer. The same call has the same id.
+#[derive(Clone, Debug)]
+pub struct CallId(Box<str>);
+
+impl CallId {
+    /// Makes the id of the call with this digest.
+    pub fn of_digest(digest: [u8; 32]) -> Self {
+        let half = digest.iter().take(16);
+        Self(half.map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The id as text: 32 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The layer of one tenant.
 #[async_trait]
 pub trait ChannelLayer: Send + Sync {
@@ -62,7 +79,8 @@ pub trait ChannelLayer: Send + Sync {
     /// Sends `event` to every subscriber of `group`, in every process.
     ///
     /// Events of successive calls arrive in that order. The layer never repeats a send: after an error the event may or
-    /// may not have been sent. Returns the position of the event if the group has a history.
+    /// may not have been sent. Returns the position of the event if the group has a history. There a call with the id of an
+    /// earlier one records nothing again, and gets the position of the first.
     ///
     /// # Errors
     /// [`LayerError`].
@@ -70,6 +88,7 @@ pub trait ChannelLayer: Send + Sync {
         &self,
         group: &GroupName,
         event: &Event,
+        call: Option<&CallId>,
     ) -> Result<Option<Position>, LayerError>;
 
     /// Sends events to groups, one after another, as [`ChannelLayer::publish`] does. A failure does not stop those behind it.
@@ -79,7 +98,7 @@ pub trait ChannelLayer: Send + Sync {
     ) -> Vec<Result<Option<Position>, LayerError>> {
         let mut outcomes = Vec::with_capacity(events.len());
         for (group, event) in events {
-            outcomes.push(self.publish(group, event).await);
+            outcomes.push(self.publish(group, event, None).await);
         }
         outcomes
     }

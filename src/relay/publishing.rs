@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Relay;
-use crate::channel_layer::LayerError;
+use crate::channel_layer::{CallId, LayerError};
 use crate::event::Event;
 use crate::hub::Member;
 use crate::ids::{ChannelName, GroupName};
@@ -13,8 +13,8 @@ use crate::position::Position;
 /// The sender of an event to a group.
 #[derive(Clone, Copy)]
 pub enum Publisher<'a> {
-    /// A back end, by the management API.
-    BackEnd,
+    /// A back end, by the management API; with the id of its call if that may come again.
+    BackEnd(Option<&'a CallId>),
     /// A socket.
     Socket(&'a Member),
 }
@@ -42,15 +42,15 @@ impl Relay {
         event: &Event,
         publisher: Publisher<'_>,
     ) -> Result<Option<Position>, PublishError> {
-        let (source, is_stranger) = match publisher {
-            Publisher::BackEnd => (EventSource::Api, false),
-            Publisher::Socket(member) => (EventSource::Socket, member.user().is_none()),
+        let (source, is_stranger, call) = match publisher {
+            Publisher::BackEnd(call) => (EventSource::Api, false, call),
+            Publisher::Socket(member) => (EventSource::Socket, member.user().is_none(), None),
         };
         if let Err(limit) = self.publishes.take(&self.limits(), is_stranger) {
             self.parts.metrics.rate_limited(limit);
             return Err(PublishError::RateLimited(limit));
         }
-        let position = self.parts.layer.publish(group, event).await?;
+        let position = self.parts.layer.publish(group, event, call).await?;
         self.published(&position, source);
         Ok(position)
     }

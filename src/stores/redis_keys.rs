@@ -109,6 +109,12 @@ pub fn position(tenant: &TenantId, channel: &str) -> String {
     of_group(tenant, "position", channel)
 }
 
+/// Returns the key of a call that has added to the history with this key, by the call's id. String, the position as
+/// `EPOCH OFFSET`; lives for five minutes.
+pub fn recorded_call(history: &str, id: &str) -> String {
+    [history, ":call:", id].concat()
+}
+
 /// Returns the channel of a group that gateways alone hear.
 pub fn group_notices(tenant: &TenantId, channel: &str) -> String {
     of_group(tenant, "group", channel)

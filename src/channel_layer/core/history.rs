@@ -26,7 +26,7 @@ use crate::stores::standing::Backoff;
 
 use super::super::inbox::{Inbox, Payload};
 use super::super::recorded::{self, GroupHistories, RecordedGroup, script};
-use super::super::{HistoryFrom, HistoryPage, LayerError};
+use super::super::{CallId, HistoryFrom, HistoryPage, LayerError};
 use super::capacity::Capacities;
 use super::envelope::Envelope;
 use super::host_times::HostTimes;
@@ -165,11 +165,12 @@ impl GroupMover {
         }
     }
 
-    /// Returns a call on a group, with the arguments of a move, and the state of the group's watch before it.
+    /// Returns a call on a group, with the arguments of a move and as the case may be a fifth key, and the state of the group's watch before it.
     fn call(
         &self,
         script: &'static redis::Script,
         group: &MovedGroup,
+        more: Option<&str>,
     ) -> (ScriptCall, Option<WatchTicket>) {
         let mailbox = self.names.message_key(&group.member);
         let RecordedGroup {
@@ -180,7 +181,9 @@ impl GroupMover {
             ..
         } = &group.recorded;
         let members = self.names.group_key(&group.name);
-        let mut call = ScriptCall::new(script, &[&mailbox, history, position, &members]);
+        let keys = [&mailbox, history, position, &members].map(String::as_str);
+        let keys: Vec<&str> = keys.into_iter().chain(more).collect();
+        let mut call = ScriptCall::new(script, &keys);
         call.arg(Epoch::random().to_string()).arg(kept.size);
         call.arg(group.recorded.ttl()).arg(notices);
         call.arg(self.envelope.random_bytes()).arg(MOVED);
@@ -194,14 +197,16 @@ impl GroupMover {
         (call, ticket)
     }
 
-    /// Records an event and publishes it to gateways.
+    /// Records an event and publishes it to gateways, unless a call with this id has done so.
     pub(super) async fn record(
         &self,
         moved: &MovedGroup,
         event: &Event,
         lapsed: i64,
+        id: Option<&CallId>,
     ) -> Result<RecordedSend, LayerError> {
-        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved);
+        let id = id.map(|id| moved.recorded.key_of(id));
+        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved, id.as_deref());
         call.arg(self.envelope.codec().encode(event)?);
         call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_NAME);
         let store = &self.stores[moved.host];
@@ -234,7 +239,7 @@ impl GroupMover {
         moved: &MovedGroup,
         from: &HistoryFrom,
     ) -> Result<HistoryPage, LayerError> {
-        let (mut call, ticket) = self.call(&script::READ_HERE, moved);
+        let (mut call, ticket) = self.call(&script::READ_HERE, moved, None);
         moved.recorded.ask_page(&mut call, from);
         let store = &self.stores[moved.host];
         // Not repeated after a lost link: what was moved by the first call is moved.
@@ -317,7 +322,7 @@ impl GroupMover {
         pipe.cmd("SCRIPT").arg("LOAD").arg(script::move_source());
         let mut tickets = Vec::with_capacity(groups.len());
         for moved in &groups {
-            let (call, ticket) = self.call(&script::MOVE, moved);
+            let (call, ticket) = self.call(&script::MOVE, moved, None);
             pipe.add_command(call.into_command());
             tickets.push(ticket);
         }

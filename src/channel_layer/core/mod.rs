@@ -29,7 +29,7 @@ use super::link::{self, endpoint::Endpoints};
 use super::notices::NoticeLines;
 use super::recorded::watch_memory;
 use super::target::{Members, SocketChannel, Target};
-use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError, Unread};
+use super::{CallId, ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError, Unread};
 
 pub use capacity::Capacities;
 pub use envelope::{Envelope, Named};
@@ -353,13 +353,14 @@ impl ChannelLayer for CoreLayer {
         &self,
         group: &GroupName,
         event: &Event,
+        call: Option<&CallId>,
     ) -> Result<Option<Position>, LayerError> {
         let Some(moved) = self.mover.of(group) else {
             self.sender.send_to_group(group, event).await?;
             return Ok(None);
         };
         let lapsed = expired(self.sender.group_expiry);
-        let sent = self.mover.record(&moved, event, lapsed).await?;
+        let sent = self.mover.record(&moved, event, lapsed, call).await?;
         // Consumers of Channels, and gateways whose configuration gives the group no history.
         self.sender.send_to_members(sent.members, event).await?;
         Ok(Some(sent.position))

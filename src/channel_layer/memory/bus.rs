@@ -154,7 +154,7 @@ mod tests {
         let (group, event) = (GroupName::from("a"), Event::default());
         two.subscribe(&group).await.unwrap();
         other.subscribe(&group).await.unwrap();
-        one.publish(&group, &event).await.unwrap();
+        one.publish(&group, &event, None).await.unwrap();
         assert_eq!(heard(&at_two), Some(Target::Group(group)));
         let socket = SocketChannel([7; 16]);
         let name = socket.name(two.channel_prefix()).as_str().into();

@@ -48,7 +48,7 @@ pub(super) async fn publish(layer: &PubSubLayer, events: &[(GroupName, Event)]) 
         };
         let (channel, group) = layer.names(group);
         let command = match &group {
-            Some(group) => group.recording(&channel, &payload).into_command(),
+            Some(group) => group.recording(&channel, &payload, None).into_command(),
             None => {
                 let mut publish = redis::cmd(word);
                 publish.arg(&channel[..]).arg(&payload);

@@ -23,7 +23,7 @@ use super::link::{self, endpoint::Endpoints};
 use super::recorded::{GroupHistories, RecordedGroup, RulesAtHost, keep_rules, watch_memory};
 use super::shards::shard_of;
 use super::target::{SocketChannel, Target};
-use super::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
+use super::{CallId, ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 use crate::channel_names::{channel_from_beginning, channel_patterns, group_channel_beginning};
 use crate::event::Event;
 use crate::position::Position;
@@ -358,6 +358,7 @@ impl ChannelLayer for PubSubLayer {
         &self,
         group: &GroupName,
         event: &Event,
+        call: Option<&CallId>,
     ) -> Result<Option<Position>, LayerError> {
         let (channel, recorded) = self.names(group);
         let Some(recorded) = recorded else {
@@ -365,7 +366,7 @@ impl ChannelLayer for PubSubLayer {
             return Ok(None);
         };
         let (payload, store) = (self.codec.encode(event)?, &self.shard(&channel).store);
-        let position = recorded.record(store, &channel, &payload).await?;
+        let position = recorded.record(store, &channel, &payload, call).await?;
         Ok(Some(position))
     }
 

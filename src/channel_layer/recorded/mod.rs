@@ -20,7 +20,7 @@ use crate::stores::redis_keys;
 use crate::stores::redis_round::ScriptCall;
 
 use super::inbox::Payload;
-use super::{HistoryFrom, HistoryPage, LayerError, RecordedEvent};
+use super::{CallId, HistoryFrom, HistoryPage, LayerError, RecordedEvent};
 
 pub(super) use memory_watch::watch_memory;
 pub(super) use notice::GroupNotice;
@@ -126,15 +126,28 @@ impl RecordedGroup {
     }
 
     /// Returns the call that records an event and publishes it to `channel`, and its position to the gateways.
-    pub(super) fn recording(&self, channel: &[u8], event: &[u8]) -> ScriptCall {
-        let mut call = self.call(script::record(self.sharded));
+    pub(super) fn recording(
+        &self,
+        channel: &[u8],
+        event: &[u8],
+        id: Option<&CallId>,
+    ) -> ScriptCall {
+        let id = id.map(|id| self.key_of(id));
+        let keys = [Some(&self.history), Some(&self.position), id.as_ref()];
+        let keys: Vec<&str> = keys.into_iter().flatten().map(String::as_str).collect();
+        let mut call = ScriptCall::new(script::record(self.sharded), &keys);
         call.arg(Epoch::random().to_string());
         call.arg(self.kept.size).arg(self.ttl());
         call.arg(&self.notices).arg(channel).arg(event);
         call
     }
 
-    /// Records an event and publishes it.
+    /// Returns the key of a call that has recorded here.
+    pub(super) fn key_of(&self, id: &CallId) -> String {
+        redis_keys::recorded_call(&self.history, id.as_str())
+    }
+
+    /// Records an event and publishes it, unless a call with this id has done so.
     ///
     /// # Errors
     /// [`LayerError::NotRecorded`] if Redis refused: the event was not published either.
@@ -143,8 +156,9 @@ impl RecordedGroup {
         store: &RedisStore,
         channel: &[u8],
         event: &[u8],
+        id: Option<&CallId>,
     ) -> Result<Position, LayerError> {
-        let call = self.recording(channel, event);
+        let call = self.recording(channel, event, id);
         recorded(store, store.query("record", &call).await)
     }
 

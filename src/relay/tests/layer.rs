@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use crate::channel_layer::{
-    ChannelLayer, Codec, HistoryFrom, HistoryPage, Inbox, Incoming, LayerError, Payload,
+    CallId, ChannelLayer, Codec, HistoryFrom, HistoryPage, Inbox, Incoming, LayerError, Payload,
     RecordedEvent, Signal, SocketChannel, Target,
 };
 use crate::config::SerializerFormat;
@@ -276,6 +276,7 @@ impl ChannelLayer for ModelLayer {
         &self,
         group: &GroupName,
         event: &Event,
+        _: Option<&CallId>,
     ) -> Result<Option<Position>, LayerError> {
         self.record(group, event.clone());
         Ok(None)

@@ -116,6 +116,7 @@ impl Account {
         let breaches = [
             (!with.is_clean(), "clients with `resume`"),
             (self.sums.unrecorded > 0, "answered and not recorded"),
+            (self.sums.again > 0, "recorded again for a repeated call"),
             (self.sums.too_slow == 0.0, "no client was closed as slow"),
         ];
         let breaches = breaches.into_iter().filter(|(is_so, _)| *is_so);

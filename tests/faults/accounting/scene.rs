@@ -102,6 +102,8 @@ pub(crate) struct Sums {
     pub(crate) events: usize,
     /// Events whose publisher was told that they are recorded, and that no history has.
     pub(crate) unrecorded: usize,
+    /// Events that a history has again, because their publisher repeated its call.
+    pub(crate) again: usize,
     /// Of clients with `resume`, and without.
     pub(crate) tallies: [Tally; 2],
     /// Sockets that were closed as too slow. Their clients see a cut.
@@ -317,6 +319,7 @@ impl Scene {
         Sums {
             events: truths.iter().map(Vec::len).sum(),
             unrecorded: unrecorded(&answered, &truths),
+            again: truths.iter().map(|truth| again(truth)).sum(),
             tallies,
             too_slow: self.too_slow,
         }
@@ -356,6 +359,12 @@ async fn cut(lines: &[Proxy], time: Duration) {
     for line in lines {
         line.set(Line::Open);
     }
+}
+
+/// Counts the events of a history that it has before already.
+fn again(truth: &[u64]) -> usize {
+    let different: HashSet<&u64> = truth.iter().collect();
+    truth.len() - different.len()
 }
 
 /// Counts the answered events that no history has.

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::support::database::ALICE;
+use crate::support::http::request;
 use crate::support::process::Program;
+use crate::support::proxy::{Line, Proxy};
 use crate::support::replica::LOCKGATE;
 use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway};
 
@@ -171,5 +173,54 @@ async fn what_the_api_sends_is_recorded_and_listed_page_by_page() {
             7.0,
             "{layer}"
         );
+    }
+}
+
+/// The call used to free its key, and the same call recorded the event once more.
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_records_once_when_it_comes_again() {
+    let redis = RedisServer::start().await;
+    for layer in ["pubsub", "core"] {
+        let way = Proxy::to(&redis.endpoint()).await;
+        let hosts = vec![format!("redis://{}/0", way.endpoint())];
+        let gateway = gateway()
+            .redis(&redis.url())
+            .tenant("acme")
+            .with_toml(GROUPS)
+            .with("layer.kind", layer)
+            .with("layer.hosts", hosts)
+            .start()
+            .await;
+        let path = format!(
+            "/v1/tenants/{}/groups/chat_lobby/send",
+            gateway.tenant().name
+        );
+        let bearer = format!("Bearer {}", gateway.api_key);
+        let headers = [("Authorization", &*bearer), ("Idempotency-Key", "k")];
+        let body = json!({"type": "chat.message", "n": 1}).to_string();
+        let send = async || request(gateway.replica().api, "POST", &path, &headers, &body).await;
+        let numbers = async || {
+            let page = ask(&gateway, "GET", "groups/chat_lobby/history", "").await;
+            let events = page["events"].as_array().expect("a list").clone();
+            events
+                .iter()
+                .map(|event| event["event"]["n"].clone())
+                .collect::<Vec<_>>()
+        };
+        way.set(Line::Unanswered);
+        let lost = send().await;
+        assert_eq!(lost.status, 503, "{layer}: {lost:?}");
+        way.set(Line::Open);
+        eventually(PATIENCE, "the same call", async || match send().await {
+            answer if answer.status == 200 => Ok(()),
+            answer => Err(answer),
+        })
+        .await;
+        assert_eq!(numbers().await, [json!(1)], "{layer}");
+        let other = json!({"type": "chat.message", "n": 2}).to_string();
+        let path = "groups/chat_lobby/send";
+        ask(&gateway, "POST", path, &other).await;
+        ask(&gateway, "POST", path, &other).await;
+        assert_eq!(numbers().await, [1, 2, 2].map(|n| json!(n)), "{layer}");
     }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Line {
     Reset,
     /// Connections stay and are taken, but nothing passes.
     Clogged,
+    /// What clients send passes, and no answer does.
+    Unanswered,
     /// Each read is passed on after this time; what follows it may be under way meanwhile.
     Slow(Duration),
     /// The first writes of each read have one byte each, the later ones few.
@@ -99,9 +101,21 @@ impl Drop for Proxy {
     }
 }
 
+/// The direction of bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
+}
+
 /// Waits until bytes may pass; fails when the proxy is gone.
-async fn unclogged(line: &mut watch::Receiver<Line>) -> io::Result<()> {
-    let open = line.wait_for(|now| *now != Line::Clogged).await;
+async fn unclogged(line: &mut watch::Receiver<Line>, way: Way) -> io::Result<()> {
+    let passes = |now: &Line| match now {
+        Line::Clogged => false,
+        Line::Unanswered => way == Way::ToServer,
+        _ => true,
+    };
+    let open = line.wait_for(passes).await;
     open.map(drop)
         .map_err(|_| io::ErrorKind::NotConnected.into())
 }
@@ -111,7 +125,7 @@ async fn pass(
     target: watch::Receiver<String>,
     mut line: watch::Receiver<Line>,
 ) {
-    if unclogged(&mut line).await.is_err() || line.borrow().ends() {
+    if unclogged(&mut line, Way::ToServer).await.is_err() || line.borrow().ends() {
         reset_if(&line, &client);
         return;
     }
@@ -128,8 +142,8 @@ async fn pass(
         let (from_server, to_server) = server.split();
         let both = async {
             tokio::try_join!(
-                pump(from_client, to_server, line.clone()),
-                pump(from_server, to_client, line.clone())
+                pump(from_client, to_server, Way::ToServer, line.clone()),
+                pump(from_server, to_client, Way::ToClient, line.clone())
             )
         };
         tokio::select! {
@@ -151,13 +165,14 @@ fn reset_if(line: &watch::Receiver<Line>, stream: &TcpStream) {
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
+    way: Way,
     line: watch::Receiver<Line>,
 ) -> io::Result<()> {
     let (queue, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let mut reading = line.clone();
     let read = async move {
         loop {
-            unclogged(&mut reading).await?;
+            unclogged(&mut reading, way).await?;
             let mut chunk = vec![0; CHUNK];
             let length = from.read(&mut chunk).await?;
             chunk.truncate(length);
@@ -175,7 +190,7 @@ async fn pump(
     let write = async move {
         while let Some((due, chunk)) = waiting.recv().await {
             sleep_until(due).await;
-            unclogged(&mut writing).await?;
+            unclogged(&mut writing, way).await?;
             let split = match *writing.borrow() {
                 Line::Split => SINGLE.min(chunk.len()),
                 _ => 0,

@@ -74,7 +74,10 @@ impl Core {
     }
 
     async fn send(&self, group: &str, number: i64) {
-        let sent = self.layer.publish(&group.into(), &event(number)).await;
+        let sent = self
+            .layer
+            .publish(&group.into(), &event(number), None)
+            .await;
         sent.unwrap();
     }
 
@@ -441,7 +444,12 @@ async fn a_restart_under_load_heals_with_a_gap_and_no_duplicate() {
             while !stop.load(Ordering::Relaxed) {
                 let number = sent.fetch_add(1, Ordering::Relaxed);
                 // While Redis is away this fails, and is not repeated.
-                drop(publisher.layer.publish(&"g".into(), &event(number)).await);
+                drop(
+                    publisher
+                        .layer
+                        .publish(&"g".into(), &event(number), None)
+                        .await,
+                );
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }

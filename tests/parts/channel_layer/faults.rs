@@ -72,7 +72,12 @@ async fn a_restart_under_load_heals_within_two_seconds_with_one_gap_and_no_dupli
             while !stop.load(Ordering::Relaxed) {
                 let number = sent.fetch_add(1, Ordering::Relaxed);
                 // While Redis is away this fails, and is not repeated.
-                drop(publisher.layer.publish(&"g".into(), &event(number)).await);
+                drop(
+                    publisher
+                        .layer
+                        .publish(&"g".into(), &event(number), None)
+                        .await,
+                );
                 sleep(Duration::from_millis(1)).await;
             }
         }
@@ -239,7 +244,7 @@ async fn a_missing_permission_concerns_one_tenant_and_heals_when_granted(server:
     assert!(refused.iter().all(denied), "{refused:?}");
     let publish = bad
         .layer
-        .publish(&"g0".into(), &event(1))
+        .publish(&"g0".into(), &event(1), None)
         .await
         .unwrap_err();
     assert_eq!(publish.kind(), Some(ErrorKind::Permission));
@@ -342,7 +347,7 @@ async fn a_busy_script_fails_publishes_and_delays_joins(server: Server) {
     sleep(Duration::from_millis(400)).await;
     let error = tenant
         .layer
-        .publish(&"g".into(), &event(1))
+        .publish(&"g".into(), &event(1), None)
         .await
         .unwrap_err();
     assert!(error.kind().is_some(), "{error}");

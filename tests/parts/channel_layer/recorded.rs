@@ -60,7 +60,10 @@ fn tenant_with(redis: &Redis, rules: &[GroupConfig]) -> Tenant {
 }
 
 pub(super) async fn record(tenant: &Tenant, group: &str, number: i64) -> Position {
-    let published = tenant.layer.publish(&group.into(), &event(number)).await;
+    let published = tenant
+        .layer
+        .publish(&group.into(), &event(number), None)
+        .await;
     published.unwrap().expect("the group has a history")
 }
 
@@ -375,7 +378,7 @@ async fn long_histories_are_read_in_pages_that_are_bounded_in_bytes() {
         let group = GroupName::from("large");
         tenant
             .layer
-            .publish(&group, &large(number).unwrap())
+            .publish(&group, &large(number).unwrap(), None)
             .await
             .unwrap();
     }
@@ -593,7 +596,7 @@ async fn a_recorded_publish_is_one_command() {
 }
 
 async fn refused(tenant: &Tenant, hearer: &Tenant, kind: ErrorKind) {
-    match tenant.layer.publish(&"g".into(), &event(13)).await {
+    match tenant.layer.publish(&"g".into(), &event(13), None).await {
         Err(LayerError::NotRecorded(error)) => assert_eq!(error.kind, kind, "{error}"),
         other => panic!("{other:?}"),
     }
@@ -656,7 +659,7 @@ async fn a_replica_takes_no_record() {
     record(&tenant, "g", 1).await;
     let _: () = ask(&mut link, &format!("REPLICAOF 127.0.0.1 {}", master.port)).await;
     // It says that the event was not delivered, and why.
-    let refused = tenant.layer.publish(&"g".into(), &event(2)).await;
+    let refused = tenant.layer.publish(&"g".into(), &event(2), None).await;
     let told = match &refused {
         Err(error @ LayerError::NotRecorded(_)) => error.to_string(),
         _ => panic!("{refused:?}"),

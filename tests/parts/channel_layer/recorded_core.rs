@@ -80,7 +80,10 @@ impl Core {
     }
 
     pub(super) async fn send(&self, group: &str, number: i64) -> Option<u64> {
-        let sent = self.layer.publish(&group.into(), &event(number)).await;
+        let sent = self
+            .layer
+            .publish(&group.into(), &event(number), None)
+            .await;
         sent.unwrap().map(|position| position.offset)
     }
 
@@ -358,7 +361,7 @@ async fn a_mailbox_of_another_type_delays_no_other_group() {
     }
     let key = mailbox(&mut link, "bad").await;
     let _: () = query(&mut link, &["SET", &key, "text"]).await;
-    let sent = replica.layer.publish(&"bad".into(), &event(1)).await;
+    let sent = replica.layer.publish(&"bad".into(), &event(1), None).await;
     assert!(matches!(sent, Err(LayerError::NotRecorded(_))), "{sent:?}");
     // What waited there may be gone, so that no page is complete.
     let page = replica.layer.history(&"bad".into(), HistoryFrom::END).await;
@@ -461,7 +464,7 @@ async fn an_epoch_is_renewed_on_this_layer_too() {
     let replica = replica(&servers, &config());
     let old = replica
         .layer
-        .publish(&"g".into(), &event(1))
+        .publish(&"g".into(), &event(1), None)
         .await
         .unwrap()
         .unwrap();

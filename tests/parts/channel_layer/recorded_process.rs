@@ -66,7 +66,7 @@ async fn each_way_to_record_sees_another_process() {
             }
             "published" => {
                 let group = group.into();
-                let publish = async || tenant.layer.publish(&group, &event(4)).await;
+                let publish = async || tenant.layer.publish(&group, &event(4), None).await;
                 let at = once_back(publish).await.unwrap();
                 assert!(at.offset == 3 && at.epoch != kept.epoch, "{at:?}");
             }
@@ -106,7 +106,7 @@ async fn positions_of_four_processes_before_stay_valid() {
         redis.kill();
         redis.start_again().await;
         let group = "g".into();
-        let publish = async || tenant.layer.publish(&group, &event(number)).await;
+        let publish = async || tenant.layer.publish(&group, &event(number), None).await;
         known.push(once_back(publish).await.unwrap());
     }
     let offsets: Vec<u64> = known.iter().map(|at| at.offset).collect();

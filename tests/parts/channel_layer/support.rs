@@ -353,7 +353,7 @@ impl Tenant {
 
     pub(crate) async fn send(&self, group: &str, number: i64) {
         self.layer
-            .publish(&group.into(), &event(number))
+            .publish(&group.into(), &event(number), None)
             .await
             .unwrap();
     }
