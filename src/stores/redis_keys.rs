@@ -98,7 +98,8 @@ pub fn control(tenant: &TenantId) -> String {
 }
 
 /// Returns the key of a group's history, in the Redis of the layer. `channel` is the layer's own channel of the group; as a
-/// hash tag it keeps all of a group on one node of a cluster. Stream; lives for the history's `ttl` after the last event.
+/// hash tag it keeps all of a group on one node of a cluster. Stream; lives for the history's `ttl` after the last event. With
+/// `:call:ID` behind it, it is that of a call that has recorded. String, the position as `EPOCH OFFSET`; lives for two minutes.
 pub fn history(tenant: &TenantId, channel: &str) -> String {
     of_group(tenant, "history", channel)
 }
@@ -107,12 +108,6 @@ pub fn history(tenant: &TenantId, channel: &str) -> String {
 /// `ttl`, and for an hour at least.
 pub fn position(tenant: &TenantId, channel: &str) -> String {
     of_group(tenant, "position", channel)
-}
-
-/// Returns the key of a call that has added to the history with this key, by the call's id. String, the position as
-/// `EPOCH OFFSET`; lives for five minutes.
-pub fn recorded_call(history: &str, id: &str) -> String {
-    [history, ":call:", id].concat()
 }
 
 /// Returns the channel of a group that gateways alone hear.

@@ -165,12 +165,11 @@ impl GroupMover {
         }
     }
 
-    /// Returns a call on a group, with the arguments of a move and as the case may be a fifth key, and the state of the group's watch before it.
+    /// Returns a call on a group, with the arguments of a move, and the state of the group's watch before it.
     fn call(
         &self,
         script: &'static redis::Script,
         group: &MovedGroup,
-        more: Option<&str>,
     ) -> (ScriptCall, Option<WatchTicket>) {
         let mailbox = self.names.message_key(&group.member);
         let RecordedGroup {
@@ -181,9 +180,7 @@ impl GroupMover {
             ..
         } = &group.recorded;
         let members = self.names.group_key(&group.name);
-        let keys = [&mailbox, history, position, &members].map(String::as_str);
-        let keys: Vec<&str> = keys.into_iter().chain(more).collect();
-        let mut call = ScriptCall::new(script, &keys);
+        let mut call = ScriptCall::new(script, &[&mailbox, history, position, &members]);
         call.arg(Epoch::random().to_string()).arg(kept.size);
         call.arg(group.recorded.ttl()).arg(notices);
         call.arg(self.envelope.random_bytes()).arg(MOVED);
@@ -205,10 +202,10 @@ impl GroupMover {
         lapsed: i64,
         id: Option<&CallId>,
     ) -> Result<RecordedSend, LayerError> {
-        let id = id.map(|id| moved.recorded.key_of(id));
-        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved, id.as_deref());
+        let (mut call, ticket) = self.call(&script::RECORD_HERE, moved);
         call.arg(self.envelope.codec().encode(event)?);
         call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_NAME);
+        call.arg(id.map(CallId::as_str));
         let store = &self.stores[moved.host];
         let mut answer: Vec<redis::Value> =
             { store.query("record", &call).await }.map_err(recorded::refused)?;
@@ -239,7 +236,7 @@ impl GroupMover {
         moved: &MovedGroup,
         from: &HistoryFrom,
     ) -> Result<HistoryPage, LayerError> {
-        let (mut call, ticket) = self.call(&script::READ_HERE, moved, None);
+        let (mut call, ticket) = self.call(&script::READ_HERE, moved);
         moved.recorded.ask_page(&mut call, from);
         let store = &self.stores[moved.host];
         // Not repeated after a lost link: what was moved by the first call is moved.
@@ -322,7 +319,7 @@ impl GroupMover {
         pipe.cmd("SCRIPT").arg("LOAD").arg(script::move_source());
         let mut tickets = Vec::with_capacity(groups.len());
         for moved in &groups {
-            let (call, ticket) = self.call(&script::MOVE, moved, None);
+            let (call, ticket) = self.call(&script::MOVE, moved);
             pipe.add_command(call.into_command());
             tickets.push(ticket);
         }

@@ -15,7 +15,7 @@ local TAKE_OVER = 10
 local PAST = {'past1', 'past2', 'past3', 'past4'}
 
 -- A call whose answer was lost may come again: its id is remembered for so many milliseconds.
-local REMEMBERED = 300000
+local REMEMBERED = 120000
 
 -- The id of this server process. A function of the library asks once for it, a script in each call.
 local known_process
@@ -168,32 +168,36 @@ local function not_allowed(...)
     end
 end
 
+-- The key of a call. It is none of KEYS: while a slot of a cluster moves, Redis refuses a script of which some keys are there and
+-- others are not, and this one mostly is not. What such a node refuses then is not remembered.
+local function call_key(history, id) return history .. ':call:' .. id end
+
 -- Returns the position that an earlier call with this id has recorded at; nil if there was none.
-local function recorded_before(call)
-    local at = call and redis.pcall('GET', call)
+local function recorded_before(history, id)
+    local at = id and redis.pcall('GET', call_key(history, id))
     return type(at) == 'string' and #at <= 96 and string.find(at, '^%w+ %d+$') and at or nil
 end
 
 -- Remembers the call, if it has an id. Without memory for that it may be carried out twice, which is no reason to refuse it.
-local function remember(call, at)
-    if call then redis.pcall('SET', call, at, 'PX', REMEMBERED) end
+local function remember(history, id, at)
+    if id then redis.pcall('SET', call_key(history, id), at, 'PX', REMEMBERED) end
 end
 
 -- Records an event and publishes it: first its position for gateways, then the event as it is for gateways and consumers.
 -- Returns `EPOCH OFFSET`, or an error; then nothing was published. With the id of a call that has recorded, nothing happens again.
--- KEYS: history, position, and the id of the call if it has one. ARGV: epoch of a new history, size, life of an event in milliseconds, channel of the gateways,
--- channel of the group, event.
+-- KEYS: history, position. ARGV: epoch of a new history, size, life of an event in milliseconds, channel of the gateways,
+-- channel of the group, event, and the id of the call if it has one.
 local function record(keys, argv)
     local refused = not_allowed('PUBLISH', argv[4], '') or not_allowed('PEXPIRE', keys[1], '1')
         or not_allowed('PUBLISH', argv[5], '')
     if refused then return refused end
-    local before = recorded_before(keys[3])
+    local before = recorded_before(keys[1], argv[7])
     if before then return before end
     local epoch, offset = append(keys[1], keys[2], argv[1], argv[2], tonumber(argv[3]), argv[6])
     if type(epoch) == 'table' then return epoch end
     local at = epoch .. ' ' .. number(offset)
-    remember(keys[3], at)
     redis.call('PUBLISH', argv[4], '1 r ' .. at)
     redis.call('PUBLISH', argv[5], argv[6])
+    remember(keys[1], argv[7], at)
     return at
 end

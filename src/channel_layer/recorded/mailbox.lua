@@ -126,8 +126,9 @@ end
 
 -- Moves what waits, then records an event and publishes it to gateways. Returns what `move` does, `EPOCH OFFSET`, the
 -- number of members of the group, and those of them that are neither the mailbox nor gateways that hear of records.
--- A fifth key is the id of the call, if it has one: an event that an earlier call with it has recorded is not recorded again.
--- More ARGV: the event, the latest score of a lapsed member, the most members, the bytes of the longest name.
+-- An event that an earlier call with the same id has recorded is not recorded again.
+-- More ARGV: the event, the latest score of a lapsed member, the most members, the bytes of the longest name, and the id of
+-- the call if it has one.
 local function record_here(keys, argv)
     local names = redis.pcall('ZREMRANGEBYSCORE', keys[4], 0, argv[13])
     if type(names) == 'table' then return names end
@@ -139,14 +140,14 @@ local function record_here(keys, argv)
     end
     local moved, left, empty, waited = take_in(keys, argv)
     if type(moved) == 'table' then return moved end
-    local now, before = milliseconds(), recorded_before(keys[5])
+    local now, before = milliseconds(), recorded_before(keys[2], argv[16])
     answer[5] = before
     if not before then
         local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[12])
         if type(epoch) == 'table' then return epoch end
         answer[5] = epoch .. ' ' .. number(offset)
-        remember(keys[5], answer[5])
         redis.call('PUBLISH', argv[4], '1 e ' .. answer[5] .. '\n' .. argv[12])
+        remember(keys[2], argv[16], answer[5])
     end
     answer[1], answer[2], answer[3], answer[4] = moved, left, empty, now
     mark(keys, argv, left, waited + empty, now)

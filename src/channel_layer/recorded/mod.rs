@@ -132,19 +132,12 @@ impl RecordedGroup {
         event: &[u8],
         id: Option<&CallId>,
     ) -> ScriptCall {
-        let id = id.map(|id| self.key_of(id));
-        let keys = [Some(&self.history), Some(&self.position), id.as_ref()];
-        let keys: Vec<&str> = keys.into_iter().flatten().map(String::as_str).collect();
-        let mut call = ScriptCall::new(script::record(self.sharded), &keys);
+        let mut call = self.call(script::record(self.sharded));
         call.arg(Epoch::random().to_string());
         call.arg(self.kept.size).arg(self.ttl());
         call.arg(&self.notices).arg(channel).arg(event);
+        call.arg(id.map(CallId::as_str));
         call
-    }
-
-    /// Returns the key of a call that has recorded here.
-    pub(super) fn key_of(&self, id: &CallId) -> String {
-        redis_keys::recorded_call(&self.history, id.as_str())
     }
 
     /// Records an event and publishes it, unless a call with this id has done so.

@@ -207,20 +207,30 @@ async fn a_call_whose_answer_was_lost_records_once_when_it_comes_again() {
                 .map(|event| event["event"]["n"].clone())
                 .collect::<Vec<_>>()
         };
+        let first = json!({"type": "chat.message", "n": 0}).to_string();
+        let path = "groups/chat_lobby/send";
+        // It loads the script, too: without it the lost call would record nothing.
+        ask(&gateway, "POST", path, &first).await;
         way.set(Line::Unanswered);
         let lost = send().await;
         assert_eq!(lost.status, 503, "{layer}: {lost:?}");
+        let keys: Vec<String> = redis
+            .command(&["KEYS", "lockgate:*:history:*chat_lobby}:call:*"])
+            .await;
+        assert_eq!(keys.len(), 1, "{layer}: it has recorded: {keys:?}");
+        let lives: i64 = redis.command(&["PTTL", &keys[0]]).await;
+        assert!((1..=120_000).contains(&lives), "{lives}");
         way.set(Line::Open);
         eventually(PATIENCE, "the same call", async || match send().await {
             answer if answer.status == 200 => Ok(()),
             answer => Err(answer),
         })
         .await;
-        assert_eq!(numbers().await, [json!(1)], "{layer}");
+        assert_eq!(numbers().await, [0, 1].map(|n| json!(n)), "{layer}");
         let other = json!({"type": "chat.message", "n": 2}).to_string();
-        let path = "groups/chat_lobby/send";
         ask(&gateway, "POST", path, &other).await;
         ask(&gateway, "POST", path, &other).await;
-        assert_eq!(numbers().await, [1, 2, 2].map(|n| json!(n)), "{layer}");
+        assert_eq!(numbers().await, [0, 1, 2, 2].map(|n| json!(n)), "{layer}");
+        let _: u64 = redis.command(&["DEL", &keys[0]]).await;
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use lockgate::channel_layer::{ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
+use lockgate::channel_layer::{CallId, ChannelLayer, Codec, HistoryFrom, HistoryPage, LayerError};
 use lockgate::config::{GroupConfig, HistoryConfig, Secret, SerializerFormat};
 use lockgate::error::{Dependency, ErrorKind};
 use lockgate::ids::GroupName;
@@ -79,6 +79,39 @@ fn entries(tenant: &Tenant, page: HistoryPage) -> Vec<(u64, i64)> {
         (entry.offset, event.get("n").unwrap().as_i64().unwrap())
     };
     page.entries.into_iter().map(entry).collect()
+}
+
+#[tokio::test]
+async fn a_call_that_comes_again_is_recorded_once() {
+    let redis = Redis::start().await;
+    let tenant = tenant(&redis);
+    let group = GroupName::from("g");
+    let [one, other] = [1, 2].map(|digit| CallId::of_digest([digit; 32]));
+    let publish = async |number: i64, id: &CallId| {
+        let published = tenant.layer.publish(&group, &event(number), Some(id)).await;
+        published.unwrap().expect("the group has a history").offset
+    };
+    let both = tokio::join!(publish(1, &one), publish(1, &one));
+    assert_eq!(both, (1, 1), "also where both are under way at once");
+    assert_eq!(publish(2, &other).await, 2);
+    assert_eq!(publish(1, &one).await, 1);
+    assert_eq!(record(&tenant, "g", 3).await.offset, 3);
+    // What others have written there is no call.
+    let mut link = redis.link().await;
+    let keys: Vec<String> = ask(&mut link, "KEYS *:call:*").await;
+    assert_eq!(keys.len(), 2);
+    for key in &keys {
+        let _: u64 = ask(&mut link, &format!("DEL {key}")).await;
+        let _: u64 = ask(&mut link, &format!("RPUSH {key} x")).await;
+    }
+    assert_eq!(publish(4, &one).await, 4);
+    assert_eq!(
+        publish(5, &one).await,
+        4,
+        "the key is that of the call again"
+    );
+    let page = read(&tenant, "g", HistoryFrom::default()).await;
+    assert_eq!(entries(&tenant, page), [(1, 1), (2, 2), (3, 3), (4, 4)]);
 }
 
 async fn all(tenant: &Tenant, group: &str) -> Vec<(u64, i64)> {
