@@ -38,6 +38,8 @@ impl MariaDbServer {
     async fn with(options: &[String]) -> Self {
         let dir = scratch("mariadb");
         let data = format!("--datadir={}", dir.path().join("data").display());
+        // A server that begins removes temporary tables, also those of another one in the same folder.
+        let temporary = format!("--tmpdir={}", dir.path().display());
         let user = std::env::var("USER").unwrap_or_else(|_| "root".into());
         let user = if rustix::process::geteuid().is_root() {
             "root".to_owned()
@@ -45,7 +47,7 @@ impl MariaDbServer {
             user
         };
         Program::new("mariadb-install-db", find_program("mariadb-install-db"))
-            .args(["--no-defaults", "--skip-test-db", &data])
+            .args(["--no-defaults", "--skip-test-db", &data, &temporary])
             .args([format!("--user={user}")])
             .run();
         let init = dir.path().join("init.sql");
@@ -57,7 +59,7 @@ impl MariaDbServer {
         .expect("a file can be written");
         let port = free_port();
         let process = Program::new("mariadbd", find_program("mariadbd"))
-            .args(["--no-defaults", &data])
+            .args(["--no-defaults", &data, &temporary])
             .args([format!("--user={user}"), format!("--port={port}")])
             .args([
                 "--bind-address=127.0.0.1",

@@ -56,6 +56,8 @@ impl Server {
         let (dir, port) = (directory(Some("mysql")), free_port());
         let data = dir.path().join("data");
         let data = data.to_str().unwrap();
+        // A server that begins removes temporary tables, also those of another one in the same folder.
+        let temporary = format!("--tmpdir={}", dir.path().display());
         run(
             Command::new("mariadb-install-db")
                 .args([
@@ -63,12 +65,12 @@ impl Server {
                     "--auth-root-authentication-method=normal",
                     "--skip-test-db",
                 ])
-                .arg(format!("--datadir={data}")),
+                .args([&format!("--datadir={data}"), &temporary]),
             Some("mysql"),
         );
         let socket = dir.path().join("socket");
         let args = format!(
-            "--no-defaults --datadir={data} --socket={} --port={port} --bind-address=127.0.0.1 \
+            "--no-defaults --datadir={data} {temporary} --socket={} --port={port} --bind-address=127.0.0.1 \
              --innodb-flush-log-at-trx-commit=0 --skip-log-bin --innodb-buffer-pool-size=32M",
             socket.display()
         );
