@@ -100,7 +100,7 @@ impl ChannelLayer for MemoryLayer {
         self.member.groups.lock().remove(group);
     }
 
-    /// It has always answered, so no call comes again.
+    /// Remembers no calls: no link lies between, on which an answer could be lost.
     async fn publish(
         &self,
         group: &GroupName,

@@ -140,16 +140,17 @@ local function record_here(keys, argv)
     end
     local moved, left, empty, waited = take_in(keys, argv)
     if type(moved) == 'table' then return moved end
-    local now, before = milliseconds(), recorded_before(keys[2], argv[16])
-    answer[5] = before
-    if not before then
-        local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[12])
+    local at, now = recorded_before(keys[2], argv[16])
+    if at then
+        now = milliseconds()
+    else
+        local epoch, offset, time = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[12])
         if type(epoch) == 'table' then return epoch end
-        answer[5] = epoch .. ' ' .. number(offset)
-        redis.call('PUBLISH', argv[4], '1 e ' .. answer[5] .. '\n' .. argv[12])
-        remember(keys[2], argv[16], answer[5])
+        at, now = epoch .. ' ' .. number(offset), time
+        redis.call('PUBLISH', argv[4], '1 e ' .. at .. '\n' .. argv[12])
+        remember(keys[2], argv[16], at)
     end
-    answer[1], answer[2], answer[3], answer[4] = moved, left, empty, now
+    answer[1], answer[2], answer[3], answer[4], answer[5] = moved, left, empty, now, at
     mark(keys, argv, left, waited + empty, now)
     return answer
 end

@@ -153,6 +153,10 @@ fn name(session: &Session) -> String {
     format!("client {client} of tenant {tenant}, group {group}, replica {replica}")
 }
 
+fn seconds(at: Micros) -> String {
+    format!("{:.2}", at as f64 / 1e6)
+}
+
 /// Counts what should have arrived, and judges what did not.
 fn losses(
     account: &mut Account,
@@ -189,7 +193,6 @@ fn losses(
         } else {
             account.silent += 1;
             account.breach(|| {
-                let seconds = |at: Micros| format!("{:.2}", at as f64 / 1e6);
                 let gaps = session.seen.iter().filter(|(_, seen)| *seen == Seen::Gap);
                 let gaps: Vec<_> = gaps.map(|(at, _)| seconds(*at)).collect();
                 format!(
@@ -225,7 +228,6 @@ pub(crate) fn survivors(
             if session.opened > revocation.confirmed {
                 found.push(format!("{}: opened after its revocation", name(session)));
             } else if session.ended.is_none_or(|(at, _)| at > bound) {
-                let seconds = |at: Micros| format!("{:.2}", at as f64 / 1e6);
                 found.push(format!(
                     "{}: open after its revocation, confirmed at {} s; the fault over at {} s, open until {}",
                     name(session),
