@@ -88,13 +88,9 @@ impl Idempotent {
             return Ok(axum::Json(call(None).await?).into_response());
         };
         let digest = Sha256::new().chain_update(resource).chain_update([0]);
-        let digest = digest.chain_update(body).finalize();
+        let digest = format!("{:x}", digest.chain_update(body).finalize());
         // A key whose call failed may be used for another call.
-        let id = Sha256::new().chain_update(&key).chain_update([0]);
-        let call = call(Some(CallId::of_digest(
-            id.chain_update(digest).finalize().into(),
-        )));
-        let digest = format!("{digest:x}");
+        let call = call(Some(CallId::of(&format!("{key} {digest}"))));
         let held = HeldKey {
             tenant: tenant.clone(),
             key: redis_keys::idempotency(&tenant.id, &key),

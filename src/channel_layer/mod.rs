@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::channel_names::hex_digest;
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ChannelName, GroupName};
 use crate::stores::redis::RedisStore;
@@ -49,10 +50,9 @@ pub mod target;
 pub struct CallId(Box<str>);
 
 impl CallId {
-    /// Makes the id of the call with this digest.
-    pub fn of_digest(digest: [u8; 32]) -> Self {
-        let half = digest.iter().take(16);
-        Self(half.map(|byte| format!("{byte:02x}")).collect())
+    /// Makes the id of the call that this text names, such as its key and the digest of its body.
+    pub fn of(call: &str) -> Self {
+        Self(hex_digest(call, 16).into())
     }
 
     /// The id as text: 32 hexadecimal digits.

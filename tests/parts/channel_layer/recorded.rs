@@ -86,7 +86,7 @@ async fn a_call_that_comes_again_is_recorded_once() {
     let redis = Redis::start().await;
     let tenant = tenant(&redis);
     let group = GroupName::from("g");
-    let [one, other] = [1, 2].map(|digit| CallId::of_digest([digit; 32]));
+    let [one, other] = ["one", "other"].map(CallId::of);
     let publish = async |number: i64, id: &CallId| {
         let published = tenant.layer.publish(&group, &event(number), Some(id)).await;
         published.unwrap().expect("the group has a history").offset
