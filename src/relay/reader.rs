@@ -15,6 +15,7 @@ use super::recorded::HealingPage;
 use super::window::Replays;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
+use crate::error::ErrorKind;
 use crate::event::{DecodeError, Event};
 use crate::hub::{AfterPage, Group, Job, Member, Pace, ReadWish, TrackPage, TrackedEvent};
 use crate::ids::{ConnectionId, GroupName};
@@ -32,8 +33,11 @@ pub(super) const LOOK: Duration = Duration::from_millis(20);
 const OVERDUE: Duration = Duration::from_secs(1);
 /// The milliseconds between failed reads.
 const BACKOFF: [u64; 6] = [50, 100, 200, 500, 1000, 2000];
-/// Members are told of a gap when the history could not be read for this time.
-const TOLD_AFTER: Duration = Duration::from_secs(10);
+/// A history that cannot be read for this time is a gap. A failover takes 15 s in a cluster with the defaults of Redis, 30 s with
+/// those of Sentinel, and the vote: clients that come back meanwhile lose nothing, since nothing is recorded either.
+const AWAY: Duration = Duration::from_secs(60);
+/// The same where Redis answers that the user may not read it, which time alone does not mend.
+const REFUSED: Duration = Duration::from_secs(5);
 /// The longest wait of a handshake for the position of its group.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
@@ -61,6 +65,14 @@ impl Drop for Joining {
     }
 }
 
+/// Returns the time after which a history that cannot be read for this reason is a gap.
+pub(super) fn patience(error: &LayerError) -> Duration {
+    match error.kind() {
+        Some(ErrorKind::Permission) => REFUSED,
+        _ => AWAY,
+    }
+}
+
 impl Failures {
     /// Notes a failure, and returns the wait before the next attempt.
     pub(super) fn wait(&mut self) -> Duration {
@@ -71,8 +83,8 @@ impl Failures {
     }
 
     /// Returns true once, when it has lasted.
-    fn is_to_be_told(&mut self) -> bool {
-        let lasts = |since: Instant| since.elapsed() >= TOLD_AFTER;
+    fn is_to_be_told(&mut self, error: &LayerError) -> bool {
+        let lasts = |since: Instant| since.elapsed() >= patience(error);
         !self.told && self.since.is_some_and(lasts) && !std::mem::replace(&mut self.told, true)
     }
 }
@@ -255,7 +267,7 @@ impl Relay {
                 "Could not read missing events from the history of a group; trying again"
             );
         }
-        if failures.is_to_be_told() {
+        if failures.is_to_be_told(error) {
             let at = group.history().at();
             self.parts.metrics.gap(GapCause::History);
             let mut pace = Pace::default();

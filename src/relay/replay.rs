@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::audience::is_order;
-use super::reader::{Failures, LOOK};
+use super::reader::{Failures, LOOK, patience};
 use super::window::{OpenedPage, ReplayPlace, ReplayWindow, ReplayedEvent, Replays};
 use super::{Relay, RouteDelivery, enqueue};
 use crate::budget::{HeldBytes, HeldKind};
@@ -24,8 +24,6 @@ use crate::metrics::RecoveryResult;
 use crate::position::Position;
 use crate::render::{EventPlace, Rendered, gap_notice};
 
-/// A socket is told that its events cannot be read after this time.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest wait between two attempts: clients wait for them.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -477,7 +475,8 @@ impl Relay {
         returning: Vec<Returning>,
         error: &LayerError,
     ) -> Vec<Returning> {
-        let waits = |socket: &Returning| socket.asked.elapsed() < PATIENCE;
+        let patience = patience(error);
+        let waits = |socket: &Returning| socket.asked.elapsed() < patience;
         let (waiting, unread): (Vec<_>, Vec<_>) = returning.into_iter().partition(waits);
         if !unread.is_empty() {
             tracing::warn!(

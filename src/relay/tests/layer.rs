@@ -76,8 +76,9 @@ struct World {
     books: HashMap<GroupName, Book>,
     subscribed: HashSet<GroupName>,
     links: [VecDeque<Signal>; HOSTS],
-    /// No read is answered until then.
+    /// No read is answered until then, but with this error.
     down_until: Instant,
+    down: ErrorKind,
     /// True if no read fails, and pages are as long as those of Redis.
     steady: bool,
     /// The number of events in all pages.
@@ -114,6 +115,7 @@ impl ModelLayer {
             subscribed: HashSet::new(),
             links: Default::default(),
             down_until: Instant::now(),
+            down: ErrorKind::Io,
             steady: false,
             entries_read: 0,
             reads: 0,
@@ -239,7 +241,13 @@ impl ModelLayer {
 
     /// Answers no read for a while.
     pub(super) fn fail_for(&self, time: Duration) {
-        self.world.lock().down_until = Instant::now() + time;
+        self.fail_with(ErrorKind::Io, time);
+    }
+
+    /// Answers each read with an error for a while.
+    pub(super) fn fail_with(&self, error: ErrorKind, time: Duration) {
+        let mut world = self.world.lock();
+        (world.down, world.down_until) = (error, Instant::now() + time);
     }
 
     async fn pause(&self) {
@@ -319,7 +327,7 @@ impl ChannelLayer for ModelLayer {
             world.reads += 1;
             world.entries_read += page.entries.len();
             match fails || Instant::now() < world.down_until {
-                true => Err(LayerError::Unavailable(ErrorKind::Io)),
+                true => Err(LayerError::Unavailable(world.down)),
                 false => Ok(Some(page)),
             }
         };

@@ -13,6 +13,7 @@ use super::layer::ModelLayer;
 use super::model::{RESUMING, relay};
 use crate::budget::HeldKind;
 use crate::channel_layer::Inbox;
+use crate::error::ErrorKind;
 use crate::event::Event;
 use crate::frame::Frame;
 use crate::hub::{Budget, Member, Next, Profile, Takes};
@@ -42,6 +43,8 @@ struct StormClient {
     /// The offset of the last event that came.
     has: u64,
     recovered: bool,
+    /// The gaps that it was told of.
+    gaps: usize,
     /// A position has come without a word about a replay.
     joined: bool,
 }
@@ -98,6 +101,7 @@ impl Storm {
             queue: send_queue as usize,
             has,
             recovered: false,
+            gaps: 0,
             joined: false,
         });
     }
@@ -130,6 +134,7 @@ impl Storm {
         let in_time = tokio::time::timeout(Duration::from_secs(120), all).await;
         let left = self.clients.iter().map(|client| client.has).min();
         in_time.unwrap_or_else(|_| panic!("one has no more than {left:?}"));
+        assert!(self.clients.iter().all(|client| client.gaps == 0));
     }
 }
 
@@ -156,6 +161,7 @@ impl StormClient {
                         (self.has, self.joined) = (Position::parse(text).unwrap().1.offset, true);
                     }
                     Some("lockgate.position") => self.recovered = json["recovered"] == true,
+                    Some("lockgate.gap") => self.gaps += 1,
                     None => {
                         let text = json["lockgate.position"].as_str().unwrap();
                         let (_, at) = Position::parse(text).unwrap();
@@ -341,4 +347,49 @@ async fn other_work_has_its_turn_between_two_sockets_of_a_storm() {
     let (most, whole) = (turns.iter().max(), turns.iter().sum::<usize>());
     assert!(whole > 20 * QUEUE as usize, "{whole} bytes");
     assert!(most <= Some(&(QUEUE as usize)), "{most:?} of {whole} bytes");
+}
+
+/// A client that came back during a failover of more than 5 s used to be told of a gap, although the history had everything.
+#[tokio::test(start_paused = true)]
+async fn a_failover_costs_those_that_come_back_nothing() {
+    let mut storm = Storm::new();
+    storm.layer.fail_for(Duration::from_secs(50));
+    storm.come_back(EVENTS.0 / 2).await;
+    storm.finish(1, EVENTS.0).await;
+}
+
+/// The members that are there are told after 10 s no longer, either.
+#[tokio::test(start_paused = true)]
+async fn a_failover_costs_those_that_are_there_nothing() {
+    let mut storm = Storm::new();
+    storm.come_back(0).await;
+    storm.finish(1, EVENTS.0).await;
+    storm.layer.fail_for(Duration::from_secs(50));
+    storm.record();
+    storm.layer.lose(0, 1, true);
+    storm.layer.lose(1, 1, true);
+    storm.finish(1, EVENTS.0 + 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_stays_unread_is_a_gap_in_the_end() {
+    for (error, least) in [
+        (ErrorKind::Timeout, 60),
+        (ErrorKind::Auth, 60),
+        (ErrorKind::Permission, 5),
+    ] {
+        let mut storm = Storm::new();
+        storm
+            .layer
+            .fail_with(error, Duration::from_secs(24 * 60 * 60));
+        storm.come_back(0).await;
+        let began = tokio::time::Instant::now();
+        while storm.clients[0].gaps == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            storm.clients[0].read();
+        }
+        let told = began.elapsed().as_secs();
+        assert!((least..least + 3).contains(&told), "{error:?}: {told} s");
+        assert!(!storm.clients[0].recovered);
+    }
 }

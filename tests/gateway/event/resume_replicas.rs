@@ -325,3 +325,24 @@ async fn a_history_that_cannot_be_read_is_told_and_live_events_go_on() {
     events(&mut back, 0..10).await;
     assert_eq!(position(&mut back).await["recovered"], true);
 }
+
+/// As during a failover: Redis holds back writes, and with them the read of a history, which renews its life. A client that
+/// came back then used to be told of a gap after 5 s.
+#[tokio::test]
+async fn a_history_that_cannot_be_read_for_a_while_is_no_gap() {
+    let redis = RedisServer::start().await;
+    let (gateway, _proxy) = behind_proxy(&redis, &[]).await;
+    let (replica, tenant) = (gateway.replica(), gateway.tenant());
+    let mut socket = returning(replica, tenant, "/ws/a/", &[]).open().await;
+    let begin = position_of(&position(&mut socket).await);
+    publish(&gateway, replica, 0..10).await;
+    events(&mut socket, 0..10).await;
+    let paused = Instant::now();
+    let _: () = redis.command(&["CLIENT", "PAUSE", "8000", "WRITE"]).await;
+    let mut back = returning(replica, tenant, "/ws/a/", &[&begin]).open().await;
+    events(&mut back, 0..10).await;
+    assert!(paused.elapsed() > Duration::from_secs(7), "Redis paused");
+    assert_eq!(position(&mut back).await["recovered"], true);
+    publish(&gateway, replica, 10..11).await;
+    events(&mut back, 10..11).await;
+}
