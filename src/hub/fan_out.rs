@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Group, Member};
+use super::{Group, Member, wakes};
 
 /// Sockets of a busy tenant served before other work on the thread gets its turn; with their writes about 100 µs.
 ///
 /// A flood of one tenant wakes this many sockets. Then the thread reads the links and serves the other tenants, so
 /// this number bounds the time that they wait.
-const SLICE: usize = 8;
+pub(super) const SLICE: usize = 8;
 /// Sockets served at once for a tenant that was quiet. Its event then waits for another tenant's flood once, not once
 /// per slice.
 const SAVED: usize = 256;
-/// The rate at which a tenant saves, in sockets per second. A tenant below this load waits for one turn at most.
-const SAVED_PER_SECOND: f64 = 10_000.0;
+/// The rate at which a tenant saves, in sockets per second: below this load it counts as quiet.
+const SAVED_PER_SECOND: f64 = 20_000.0;
 
 /// The rest of a tenant's turn: a slice, and the sockets that the tenant saved while it was quiet.
 #[derive(Debug)]
@@ -81,11 +81,20 @@ impl Pace {
 ///
 /// It walks over a copy of a large group's list. Members join and leave between two slices, and a member that stays
 /// must be served exactly once.
+///
+/// While there is time, the queues of a quiet tenant's event are filled at once and their sockets write in turns with
+/// other work, so that the tenant's next events do not wait for these sockets. On busy threads the sockets of such an event
+/// are woken at once ([`wakes`]).
 pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Member>)) {
     if let Some(served) = group.visit(SLICE, &mut serve) {
         return pace.spend(served).await;
     }
-    for slice in group.members().chunks(SLICE) {
+    let members = group.members();
+    if !wakes::is_busy() && pace.save_and_pay(members.len()) {
+        let wakers = wakes::gather(|| members.iter().for_each(&mut serve));
+        return wakes::wake_in_turns(wakers);
+    }
+    for slice in members.chunks(SLICE) {
         slice.iter().for_each(&mut serve);
         pace.spend(slice.len()).await;
     }

@@ -42,6 +42,7 @@ mod pulse;
 mod roster;
 mod track;
 mod waiting_event;
+mod wakes;
 
 pub use fan_out::{Pace, walk};
 pub use paced::{PACE_STEP, close_paced, spread};

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::WaitingEvent;
+use super::{WaitingEvent, wakes};
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::Frame;
 
@@ -423,7 +423,7 @@ fn wake(mut state: MutexGuard<'_, State>) {
     let waker = state.waker.take();
     drop(state);
     if let Some(waker) = waker {
-        waker.wake();
+        wakes::wake(waker);
     }
 }
 

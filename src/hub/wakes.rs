@@ -1,0 +1,210 @@
+//! The wake-ups of a fan-out. Sockets of a large group write one after another, and what comes meanwhile waits for all that
+//! were woken before it: 100 sockets take a thread a millisecond or more. So those of an event are woken in turns, as long as the
+//! thread has time for other work.
+//!
+//! On a busy thread each turn would wait for everything that others have to do, and the event of a quiet tenant for a flood
+//! as often as it has turns. There all sockets are woken at once.
+
+use std::cell::RefCell;
+use std::sync::LazyLock;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeMetrics};
+
+use super::fan_out::SLICE;
+use crate::tasks;
+
+/// The share of their time that busy threads work.
+const BUSY: f64 = 0.7;
+/// The shortest time over which it is measured: one flood lasts, and a burst of a few events does not.
+const MEASURED: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// The tasks to be woken while this thread fans out an event; `None` at other times.
+    static GATHERED: RefCell<Option<Vec<Waker>>> = const { RefCell::new(None) };
+}
+
+/// Wakes the task of a socket, at once or with the others of its fan-out.
+pub(super) fn wake(waker: Waker) {
+    let now = GATHERED.with_borrow_mut(|gathered| match gathered {
+        Some(wakers) => {
+            wakers.push(waker);
+            None
+        }
+        None => Some(waker),
+    });
+    if let Some(waker) = now {
+        waker.wake();
+    }
+}
+
+/// Calls `fan_out`, which wakes no task, and returns those that it would have woken.
+pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
+    /// Ends the gathering, also after a panic: its tasks are woken then.
+    struct Gathering;
+
+    impl Drop for Gathering {
+        fn drop(&mut self) {
+            let left = GATHERED.with_borrow_mut(Option::take);
+            left.into_iter().flatten().for_each(Waker::wake);
+        }
+    }
+
+    GATHERED.with_borrow_mut(|gathered| *gathered = Some(Vec::new()));
+    let gathering = Gathering;
+    fan_out();
+    let wakers = GATHERED.with_borrow_mut(Option::take);
+    drop(gathering);
+    wakers.unwrap_or_default()
+}
+
+/// Wakes the first tasks now, and the others in turns with all other work. Does not wait for them.
+pub(super) fn wake_in_turns(wakers: Vec<Waker>) {
+    let mut wakers = wakers.into_iter();
+    wakers.by_ref().take(SLICE).for_each(Waker::wake);
+    if wakers.len() == 0 {
+        return;
+    }
+    tasks::brief(async move {
+        while wakers.len() > 0 {
+            tokio::task::yield_now().await;
+            wakers.by_ref().take(SLICE).for_each(Waker::wake);
+        }
+    });
+}
+
+/// Returns true if the threads of the runtime have hardly any time left.
+pub(super) fn is_busy() -> bool {
+    static LOAD: LazyLock<Mutex<Load>> = LazyLock::new(|| Mutex::new(Load::new(Instant::now())));
+    let Ok(runtime) = Handle::try_current() else {
+        return false;
+    };
+    LOAD.lock()
+        .is_busy(Instant::now(), || worked(&runtime.metrics()))
+}
+
+/// Returns the time that the threads have worked, in the mean of all.
+fn worked(metrics: &RuntimeMetrics) -> Duration {
+    let threads = metrics.num_workers();
+    let worked: Duration = (0..threads)
+        .map(|thread| metrics.worker_total_busy_duration(thread))
+        .sum();
+    worked / u32::try_from(threads.max(1)).unwrap_or(u32::MAX)
+}
+
+/// The load of the threads when it was measured last.
+struct Load {
+    at: Instant,
+    worked: Duration,
+    is_busy: bool,
+}
+
+impl Load {
+    fn new(at: Instant) -> Self {
+        Self {
+            at,
+            worked: Duration::ZERO,
+            is_busy: false,
+        }
+    }
+
+    /// Measures the load, unless that was done a moment ago. `worked` is the time that the threads have worked until now.
+    fn is_busy(&mut self, now: Instant, worked: impl FnOnce() -> Duration) -> bool {
+        let elapsed = now.saturating_duration_since(self.at);
+        if elapsed >= MEASURED {
+            let worked = worked();
+            let since = worked.saturating_sub(self.worked);
+            self.is_busy = since.as_secs_f64() > BUSY * elapsed.as_secs_f64();
+            (self.at, self.worked) = (now, worked);
+        }
+        self.is_busy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Count {
+        fn wakers(self: &Arc<Self>, count: usize) -> impl Iterator<Item = Waker> {
+            std::iter::repeat_n(Waker::from(self.clone()), count)
+        }
+
+        fn woken(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn tasks_are_woken_at_once_but_for_those_of_a_fan_out() {
+        let count = Arc::new(Count::default());
+        count.wakers(1).for_each(wake);
+        assert_eq!(count.woken(), 1);
+        let gathered = gather(|| count.wakers(20).for_each(wake));
+        assert_eq!((gathered.len(), count.woken()), (20, 1));
+        count.wakers(1).for_each(wake);
+        assert_eq!(count.woken(), 2);
+    }
+
+    #[test]
+    fn a_fan_out_that_panics_leaves_no_task_asleep() {
+        let count = Arc::new(Count::default());
+        let fails = || {
+            gather(|| {
+                count.wakers(3).for_each(wake);
+                panic!("as a bug would");
+            })
+        };
+        catch_unwind(AssertUnwindSafe(fails)).unwrap_err();
+        assert_eq!(count.woken(), 3);
+        count.wakers(1).for_each(wake);
+        assert_eq!(count.woken(), 4);
+    }
+
+    #[tokio::test]
+    async fn other_work_has_its_turn_between_the_sockets_of_an_event() {
+        let count = Arc::new(Count::default());
+        wake_in_turns(count.wakers(3 * SLICE - 1).collect());
+        let mut steps = vec![count.woken()];
+        while count.woken() < 3 * SLICE - 1 {
+            tokio::task::yield_now().await;
+            steps.push(count.woken());
+        }
+        steps.dedup();
+        assert_eq!(steps, [SLICE, 2 * SLICE, 3 * SLICE - 1]);
+        wake_in_turns(count.wakers(1).collect());
+        assert_eq!(count.woken(), 3 * SLICE);
+    }
+
+    #[test]
+    fn threads_are_busy_by_their_work_since_the_last_look() {
+        let began = Instant::now();
+        let mut load = Load::new(began);
+        let mut is_busy = |at: u64, worked: u64| {
+            load.is_busy(began + Duration::from_millis(at), || {
+                Duration::from_millis(worked)
+            })
+        };
+        assert!(!is_busy(200, 100));
+        assert!(!is_busy(250, 150), "too soon for another look");
+        assert!(is_busy(400, 290));
+        assert!(is_busy(450, 290), "too soon");
+        assert!(!is_busy(600, 290));
+    }
+}
