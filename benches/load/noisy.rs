@@ -61,6 +61,7 @@ fn beside(kind: Nuisance, world: &mut World, settings: Settings) -> Result<Row> 
     let api = stage.gateway.api.context("it has an API")?;
     let mut nuisance = Handle::start(kind, [world.redis_port, stage.gateway.port, api])?;
     let (mut rate, mut busy) = (Series::default(), Series::default());
+    let mut subscribers = [Series::default(), Series::default()];
     let lasting = settings.noisy.1 + settings.noisy.0 * 2;
     let pause = if settings.timed {
         Duration::ZERO
@@ -79,6 +80,7 @@ fn beside(kind: Nuisance, world: &mut World, settings: Settings) -> Result<Row> 
         busy.0.push(beside.busy);
         row.floor.0.push(quantile(&alone.sockets, 0.99) / 1e3);
         row.gateway.0.push(quantile(&beside.sockets, 0.99) / 1e3);
+        push_subscribers(&mut subscribers, [&alone, &beside]);
         stage.rest()?;
     }
     let gaps = stage
@@ -86,11 +88,21 @@ fn beside(kind: Nuisance, world: &mut World, settings: Settings) -> Result<Row> 
         .metric("lockgate_gaps_total", "tenant=\"bench\"")?;
     ensure!(gaps == 0.0, "the quiet tenant has gaps: {gaps}");
     row.note = format!(
-        "{:.0} acts/s of another tenant, the gateway's core {:.0} % busy; the quiet tenant sends {quiet:.0} events/s to {SOCKETS} sockets",
+        "{:.0} acts/s of another tenant, the gateway's core {:.0} % busy; the quiet tenant sends {quiet:.0} events/s to {SOCKETS} sockets; \
+         a bare subscriber of its events, on the core of the nuisance, has a p99 of {:.2} ms alone and {:.2} ms beside it",
         rate.median(),
         busy.median(),
+        subscribers[0].median(),
+        subscribers[1].median(),
     );
     Ok(row)
+}
+
+/// Notes the p99 of a bare subscriber in two phases, in milliseconds.
+fn push_subscribers(subscribers: &mut [Series; 2], phases: [&Phase; 2]) {
+    for (series, phase) in subscribers.iter_mut().zip(phases) {
+        series.0.push(quantile(&phase.subscriber, 0.99) / 1e3);
+    }
 }
 
 /// Measures beside events.
@@ -137,9 +149,7 @@ fn beside_events(world: &mut World, settings: Settings) -> Result<Row> {
         waited.0.push(beside.waited);
         row.floor.0.push(quantile(&alone.sockets, 0.99) / 1e3);
         row.gateway.0.push(quantile(&beside.sockets, 0.99) / 1e3);
-        for (series, phase) in subscribers.iter_mut().zip([&alone, &beside]) {
-            series.0.push(quantile(&phase.subscriber, 0.99) / 1e3);
-        }
+        push_subscribers(&mut subscribers, [&alone, &beside]);
         stage.rest()?;
     }
     let gaps = |label: &str| {

@@ -285,8 +285,15 @@ impl Scene {
         }
         for replica in &self.world.gateway.replicas {
             let key = &self.world.gateway.api_key;
-            let answer = replica.api(key, "POST", "/v1/reload", "").await;
-            assert_eq!(answer.status, 200, "{answer:?}");
+            // A link may still be on its way back from the fault before.
+            eventually(LONG, "a reload", async || {
+                let answer = replica.api(key, "POST", "/v1/reload", "").await;
+                match answer.status {
+                    200 => Ok(()),
+                    _ => Err(format!("{answer:?}")),
+                }
+            })
+            .await;
         }
     }
 
