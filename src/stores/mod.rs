@@ -6,6 +6,7 @@ pub mod key_read;
 pub mod key_store;
 mod login;
 pub mod memory;
+pub mod misfit;
 pub mod redis;
 pub mod redis_keys;
 mod redis_link;

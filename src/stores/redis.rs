@@ -413,12 +413,13 @@ impl RedisStore {
         commands: &mut Pipeline,
     ) -> Result<Vec<RedisResult<Value>>, (StoreError, bool)> {
         let commands = &*commands.ignore_errors();
+        let explained = |answer: RedisResult<Value>| answer.map_err(|error| self.explained(error));
         let send = |mut link: MultiplexedConnection| async move {
             let answers: Vec<RedisResult<Value>> = commands.query_async(&mut link).await?;
             let refused = { answers.iter() }.filter_map(|answer| answer.as_ref().err());
             match { refused }.find(|error| is_demotion(error)) {
                 Some(error) => Err(error.clone()),
-                None => Ok(answers),
+                None => Ok(answers.into_iter().map(explained).collect()),
             }
         };
         self.ask(operation, send).await
@@ -444,7 +445,10 @@ impl RedisStore {
 
     /// Counts the error of an answer that is one.
     fn told<T>(&self, answer: RedisResult<T>) -> Result<T, StoreError> {
-        answer.map_err(|error| self.failed(store_error(self.dependency, error)))
+        answer.map_err(|error| {
+            let error = self.explained(error);
+            self.failed(store_error(self.dependency, error))
+        })
     }
 
     fn failed(&self, error: StoreError) -> StoreError {

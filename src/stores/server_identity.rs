@@ -17,6 +17,7 @@ enum Mark {
 pub struct ServerIdentity {
     endpoint: String,
     marks: BTreeSet<Mark>,
+    is_cluster_node: bool,
 }
 
 impl ServerIdentity {
@@ -35,6 +36,7 @@ impl ServerIdentity {
         Self {
             endpoint: endpoint.to_owned(),
             marks: addresses.chain(run).collect(),
+            is_cluster_node: info.is_some_and(has_cluster_mode),
         }
     }
 
@@ -46,7 +48,18 @@ impl ServerIdentity {
         Self {
             endpoint: endpoint.to_owned(),
             marks: marks.collect(),
+            is_cluster_node: true,
         }
+    }
+
+    /// Notes that the server is a node of a cluster, if its login may not ask for it.
+    pub fn set_cluster_node(&mut self) {
+        self.is_cluster_node = true;
+    }
+
+    /// Returns true if the server is known to be a node of a cluster.
+    pub fn is_cluster_node(&self) -> bool {
+        self.is_cluster_node
     }
 
     /// Returns true if both are one server.
@@ -63,6 +76,12 @@ impl ServerIdentity {
 fn run_id(info: &str) -> Option<String> {
     let run = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
     Some(run.trim_end().to_owned()).filter(|run| !run.is_empty())
+}
+
+/// Returns true if an answer to `INFO server` is that of a node of a cluster. Valkey has another name for the mode.
+fn has_cluster_mode(info: &str) -> bool {
+    let mut lines = info.lines().map(str::trim_end);
+    lines.any(|line| matches!(line, "redis_mode:cluster" | "server_mode:cluster"))
 }
 
 #[cfg(test)]
@@ -97,5 +116,19 @@ mod tests {
         let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:0123abcd\r\ntcp_port:6379\r\n";
         assert_eq!(run_id(info).as_deref(), Some("0123abcd"));
         assert_eq!(run_id("# Server\r\n"), None);
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_known_by_its_mode() {
+        for (mode, is_node) in [
+            ("redis_mode:cluster", true),
+            ("server_mode:cluster", true),
+            ("redis_mode:standalone", false),
+            ("redis_mode:sentinel", false),
+        ] {
+            let info = format!("# Server\r\nredis_version:7.0.15\r\n{mode}\r\nos:Linux\r\n");
+            let identity = ServerIdentity::new("h:1", Some(&info), []);
+            assert_eq!(identity.is_cluster_node(), is_node, "{mode}");
+        }
     }
 }

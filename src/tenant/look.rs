@@ -103,6 +103,9 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
             .await
             .map_err(|error| Obstacle::NotReached(error.to_string()))?;
     }
+    if let Some(why) = misfit(tenant).await {
+        return Err(Obstacle::Degraded(why));
+    }
     let fields = match authenticator.users.stored() {
         None => None,
         Some(users) => Some(users.ready().await.map_err(|problem| match problem {
@@ -145,6 +148,17 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
         _ => Obstacle::NotReached(error.to_string()),
     })?;
     Ok(fields)
+}
+
+/// Returns the reason why a server of the tenant cannot be used by its URL.
+async fn misfit(tenant: &Tenant) -> Option<String> {
+    let servers = tenant.authenticator.redis_servers().into_iter();
+    for server in servers.chain(tenant.servers.iter()) {
+        if let Some(misfit) = server.misfit().await {
+            return Some(format!("{misfit}; {}", misfit.remedy()));
+        }
+    }
+    None
 }
 
 /// Compares the servers of the tenant's layer with those of all other tenants. `Err` holds the reason not to serve it.

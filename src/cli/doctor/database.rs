@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::finding::{CERTIFICATE_ADVICE, Findings, Severity, certificate_fails, clock, with_kind};
-use super::redis::UNCHECKED_ADVICE;
+use super::reach::UNCHECKED_ADVICE;
 use crate::auth::TokenVerifier;
 use crate::config::{Config, Secret, TenantConfig, Trust, UsersFrom, Verify};
 use crate::error::{ErrorKind, StoreError};

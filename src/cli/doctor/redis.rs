@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use super::super::counted;
-use super::finding::{CERTIFICATE_ADVICE, Findings, Severity, certificate_fails, clock, with_kind};
+use super::finding::{Findings, Severity, clock, with_kind};
 use super::history;
+use super::reach;
+use super::rights;
 use super::scripts;
-use super::servers::{RedisServer, Usage};
+use super::servers::RedisServer;
 use super::shared;
-use crate::channel_names::{channel_from_beginning, group_channel_beginning};
-use crate::config::LayerKind;
-use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::ids::{GroupName, Jti, ReplicaId, UserId};
+use crate::error::StoreError;
 use crate::stores::inspection::{self, DataMark, Facts, Failover, Latency, Role};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{self, EPOCH};
@@ -21,59 +20,62 @@ const PINGS: usize = 20;
 /// The latency from which the doctor warns. A handshake waits for it two or three times.
 const SLOW: std::time::Duration = std::time::Duration::from_millis(20);
 
-pub(super) const UNCHECKED_ADVICE: &str =
-    "any server may answer in its place: name its authority in ca, and take verify = \"none\" away";
-const ACL_ADVICE: &str = "grant what `lockgate doctor --acl` prints for the gateway";
+/// A server that was looked at: a node of a cluster, or one alone.
+struct LookedServer<'n> {
+    subject: String,
+    store: &'n Arc<RedisStore>,
+    facts: Facts,
+}
 
-/// Checks one server.
+/// Checks one server, or each master of a cluster. One that does not answer leaves the others to be looked at.
 pub(super) async fn look(server: &RedisServer) -> Findings {
     let mut findings = Findings::default();
     let subject = server.subject();
     let on = |check| (subject.as_str(), check);
-    let store = match reach(server).await {
-        Ok(store) => store,
-        Err(error) => {
-            findings.add(
-                on("reach"),
-                Severity::Fail,
-                with_kind(&error),
-                unreachable(&error),
-            );
-            return findings;
-        }
+    let Some(store) = reach::look(&mut findings, on("reach"), server).await else {
+        return findings;
     };
-    let (severity, advice) = match server.url.is_unchecked() {
-        true => (Severity::Warn, UNCHECKED_ADVICE),
-        false => (Severity::Ok, ""),
-    };
-    findings.add(on("reach"), severity, used_for(server), advice);
     let nodes = store.numbered_servers().await;
-    let mut known = None;
+    let mut looked = Vec::new();
     for (node, shard) in &nodes {
         let subject = match shard {
             Some(_) => format!("{subject} {}", node.endpoint()),
             None => subject.clone(),
         };
         match look_at_node(&mut findings, &subject, server, (node, *shard)).await {
-            Ok(facts) => known = known.or(Some(facts)),
+            Ok(facts) => {
+                rights::of_gateway(&mut findings, &subject, (&store, *shard)).await;
+                looked.push(LookedServer {
+                    subject,
+                    store: node,
+                    facts,
+                });
+            }
             Err(error) => findings.add(
                 (subject.as_str(), "reach"),
                 Severity::Fail,
                 with_kind(&error),
-                unreachable(&error),
+                match shard {
+                    Some(_) => reach::advice_on_node(&error),
+                    None => reach::advice(&error),
+                },
             ),
         }
     }
-    let Some(facts) = known else {
+    let Some(first) = looked.first() else {
         return findings;
     };
-    gateway_rights(&mut findings, &subject, &store).await;
-    let scripted = nodes.first().map_or(&store, |(node, _)| node);
-    scripts::look(&mut findings, on("scripts"), scripted, &server.tenants).await;
+    scripts::look(&mut findings, on("scripts"), first.store, &server.tenants).await;
     for usage in &server.tenants {
-        tenant_rights(&mut findings, on("permission"), &store, usage).await;
-        for (node, _) in &nodes {
-            history::look(&mut findings, &subject, (node, &facts), usage).await;
+        rights::of_tenant(&mut findings, on("permission"), &store, usage).await;
+        for node in &looked {
+            history::look(
+                &mut findings,
+                &node.subject,
+                (node.store, &node.facts),
+                usage,
+            )
+            .await;
         }
     }
     findings
@@ -106,59 +108,6 @@ async fn look_at_node(
     }
     clock_offset(findings, on("clock"), store).await;
     Ok(facts)
-}
-
-/// Connects to the server, or to the masters of a cluster.
-async fn reach(server: &RedisServer) -> Result<Arc<RedisStore>, StoreError> {
-    let dependency = match server.holds_denylist() {
-        true => Dependency::Denylist,
-        false => Dependency::Redis,
-    };
-    let store = RedisStore::to_inspect(&server.url, dependency)?;
-    store.ping().await?;
-    Ok(store)
-}
-
-/// Describes the uses of the server.
-fn used_for(server: &RedisServer) -> String {
-    let names = |of: fn(&Usage) -> bool| {
-        let tenants = server.tenants.iter().filter(|usage| of(usage));
-        tenants
-            .map(|usage| usage.tenant.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let uses = [
-        ("denylist", names(|usage| usage.denylist)),
-        ("users", names(|usage| usage.users)),
-        ("events", names(|usage| usage.layer.is_some())),
-    ];
-    let uses = uses.iter().filter(|(_, tenants)| !tenants.is_empty());
-    let uses: Vec<_> = uses
-        .map(|(what, tenants)| format!("{what} of {tenants}"))
-        .collect();
-    let link = match (server.url.tls(), server.url.is_unchecked()) {
-        (true, true) => "TLS, its certificate is not checked",
-        (true, false) => "TLS",
-        (false, _) => "no TLS",
-    };
-    let uses = match (uses.is_empty(), server.deployment) {
-        (false, _) => uses.join("; "),
-        (true, true) => "the deployment's Redis; no tenant uses it".to_owned(),
-        (true, false) => "nothing".to_owned(),
-    };
-    format!("answers ({link}); {uses}")
-}
-
-fn unreachable(error: &StoreError) -> &'static str {
-    match error.kind {
-        ErrorKind::Auth => "correct user and password in its URL",
-        ErrorKind::Permission => ACL_ADVICE,
-        _ if certificate_fails(error) => CERTIFICATE_ADVICE,
-        _ => {
-            "check that it runs, its address, the network between, and whether its port speaks TLS (rediss://)"
-        }
-    }
 }
 
 fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServer, facts: &Facts) {
@@ -367,115 +316,6 @@ async fn lost_data(
             format!("all data, including every revocation, was lost before {at} (Unix time)"),
             format!("repeat the revocations that still matter, then run: redis-cli{shell} SET {mark} \"ack:$(date +%s)\""),
         ),
-        Err(error) => findings.add(on, Severity::Fail, with_kind(&error), ACL_ADVICE),
-    }
-}
-
-/// Checks the rights that the gateway itself needs on every server: keys and channels under `lockgate::`.
-async fn gateway_rights(findings: &mut Findings, subject: &str, store: &RedisStore) {
-    let own = redis_keys::canary(&ReplicaId::from(format!(
-        "doctor-{:x}",
-        rand::random::<u64>()
-    )));
-    match inspection::write(store, &own).await {
-        Ok(()) => findings.add((subject, "write"), Severity::Ok, "a key can be written", ""),
-        Err(error) => findings.add(
-            (subject, "write"),
-            Severity::Fail,
-            with_kind(&error),
-            write_advice(&error),
-        ),
-    }
-    match inspection::echo(store, &own).await {
-        Ok(took) => findings.add(
-            (subject, "pubsub"),
-            Severity::Ok,
-            format!("a canary came back in {took:.1?}"),
-            "",
-        ),
-        Err(error) => {
-            let advice = match error.kind {
-                ErrorKind::Permission => ACL_ADVICE,
-                _ => {
-                    "events do not pass: look at the server's clients, and at any proxy in between"
-                }
-            };
-            findings.add(
-                (subject, "pubsub"),
-                Severity::Fail,
-                with_kind(&error),
-                advice,
-            );
-        }
-    }
-}
-
-fn write_advice(error: &StoreError) -> &'static str {
-    match error.kind {
-        ErrorKind::Permission => ACL_ADVICE,
-        _ => {
-            "users cannot be cached and tokens cannot be revoked: look at role, memory and disk of the server"
-        }
-    }
-}
-
-/// Checks the rights that the gateway needs for one tenant. Its keys and channels have random names, so that no other
-/// process reads them.
-async fn tenant_rights(
-    findings: &mut Findings,
-    on: (&str, &'static str),
-    store: &RedisStore,
-    usage: &Usage,
-) {
-    let (tenant, probe) = (
-        &usage.tenant,
-        format!("lockgate.doctor.{:x}", rand::random::<u64>()),
-    );
-    let mut refused = Vec::new();
-    let mut asked = |what: String, answer: Result<(), StoreError>| {
-        // Other errors, for example of a server that takes no writes, are findings of `gateway_rights`.
-        if let Err(error) = answer
-            && error.kind == ErrorKind::Permission
-        {
-            refused.push(what);
-        }
-    };
-    if usage.denylist {
-        let key = redis_keys::deny_jti(tenant, &Jti::from(probe.clone()));
-        asked(format!("read {key}"), inspection::read(store, &key).await);
-        asked(format!("write {key}"), inspection::write(store, &key).await);
-    }
-    if usage.users {
-        let key = redis_keys::user_generation(tenant, &UserId::from(probe.clone()));
-        asked(format!("read {key}"), inspection::read(store, &key).await);
-        asked(format!("write {key}"), inspection::write(store, &key).await);
-        let control = redis_keys::control(tenant);
-        let subscribed = inspection::subscribe(store, &control).await;
-        asked(format!("subscribe {control}"), subscribed);
-    }
-    match &usage.layer {
-        Some((LayerKind::PubSub | LayerKind::Sharded, prefix)) => {
-            let beginning = group_channel_beginning(prefix, &usage.namespace);
-            let channel = channel_from_beginning(&beginning, &GroupName::from(probe));
-            let channel = String::from_utf8_lossy(&channel).into_owned();
-            let echo = inspection::echo(store, &channel).await.map(drop);
-            asked(format!("publish and subscribe {channel}"), echo);
-        }
-        Some((LayerKind::Core, prefix)) => {
-            let key = format!("{prefix}{probe}");
-            asked(format!("write {key}"), inspection::write(store, &key).await);
-        }
-        Some((LayerKind::Memory, _)) | None => {}
-    }
-    if refused.is_empty() {
-        findings.add(
-            on,
-            Severity::Ok,
-            format!("{tenant}: its keys and channels"),
-            "",
-        );
-    } else {
-        let detail = format!("{tenant}: the login may not {}", refused.join(", "));
-        findings.add(on, Severity::Fail, detail, ACL_ADVICE);
+        Err(error) => findings.add(on, Severity::Fail, with_kind(&error), reach::advice(&error)),
     }
 }

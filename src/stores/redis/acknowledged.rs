@@ -67,7 +67,7 @@ impl RedisStore {
                 if is_demotion(&error) {
                     self.shared.report_demoted(link);
                 }
-                store_error(self.dependency, error)
+                store_error(self.dependency, self.explained(error))
             })
         };
         let answer = timeout(2 * ANSWER_LIMIT, ask).await;

@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::time::Instant;
 
-use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult};
 use tokio::time::timeout;
 
 use super::RedisStore;
 use crate::error::StoreError;
+use crate::stores::misfit::{is_of_cluster, of_cluster_node};
 use crate::stores::redis_link::{ANSWER_LIMIT, LinkState, store_error};
 use crate::stores::redis_role::is_demotion;
 
@@ -50,9 +51,19 @@ impl RedisStore {
                 } else if lost {
                     self.shared.report_broken(link);
                 }
-                let error = self.failed(store_error(self.dependency, error));
+                let error = store_error(self.dependency, self.explained(error));
+                let error = self.failed(error);
                 Err((error, lost || demoted))
             }
+        }
+    }
+
+    /// Returns the error with the action to take, if the URL is that of one server and its server is a node of a cluster.
+    pub(super) fn explained(&self, error: RedisError) -> RedisError {
+        // The commands to the nodes of a cluster follow such answers.
+        match !self.is_node && !self.is_cluster() && is_of_cluster(&error) {
+            true => of_cluster_node(&error),
+            false => error,
         }
     }
 

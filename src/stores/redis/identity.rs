@@ -1,14 +1,16 @@
-//! The server that a store leads to: its identity and its present address.
+//! The server that a store leads to: its identity, whether it fits the URL, and its present address.
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use redis::Client;
+use redis::{Client, Value};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::RedisStore;
 use crate::error::{ErrorKind, StoreError};
+use crate::stores::misfit::Misfit;
+use crate::stores::redis_keys::{EPOCH, NEVER_WRITTEN};
 use crate::stores::redis_link::{ANSWER_LIMIT, store_error};
 use crate::stores::redis_master::address;
 use crate::stores::server_identity::ServerIdentity;
@@ -25,6 +27,15 @@ impl RedisStore {
         let nodes = join_all(nodes).await;
         let nodes = nodes.iter().map(|node| &**node);
         Arc::new(ServerIdentity::of_nodes(&self.endpoint, nodes))
+    }
+
+    /// Returns the reason why the server cannot be used by its URL; `None` if it can, or does not answer.
+    pub async fn misfit(&self) -> Option<Misfit> {
+        if self.is_cluster() {
+            return None;
+        }
+        let is_node = self.identity_here().await.is_cluster_node();
+        is_node.then(|| Misfit::ClusterNode(self.endpoint.clone()))
     }
 
     async fn identity_here(&self) -> Arc<ServerIdentity> {
@@ -50,13 +61,26 @@ impl RedisStore {
             }
             Err(_) => None,
         };
+        let is_refused = { info.as_ref().err() }.is_some_and(|error| !error.kind.is_outage());
         let info = info.ok();
         let addresses = addresses.into_iter().flatten();
-        let identity = ServerIdentity::new(&self.endpoint, info.as_deref(), addresses);
+        let mut identity = ServerIdentity::new(&self.endpoint, info.as_deref(), addresses);
+        if is_refused && self.refuses_two_slots().await {
+            identity.set_cluster_node();
+        }
         let identity = Arc::new(identity);
         let link = link.filter(|_| is_final);
         *self.identity.lock() = link.map(|link| (link, identity.clone()));
         identity
+    }
+
+    /// Returns true if the server refuses a read of two keys because they have different slots. Every node of a cluster does.
+    async fn refuses_two_slots(&self) -> bool {
+        let mut read = redis::cmd("EXISTS");
+        read.arg(NEVER_WRITTEN).arg(EPOCH);
+        let answer = self.query_here::<Value>("exists", &read).await;
+        // An answer that only a cluster gives has this kind.
+        answer.is_err_and(|error| error.kind == ErrorKind::Protocol)
     }
 
     /// Returns the server's present address: that of the URL, or the one that the Sentinels name.

@@ -105,6 +105,28 @@ impl Cluster {
             .await
     }
 
+    /// Makes a cluster of at least three nodes, all of them masters, and waits until each knows the others.
+    pub(crate) async fn of_masters(nodes: Vec<RedisServer>) -> Self {
+        let addresses = nodes.iter().map(RedisServer::endpoint);
+        let create = cli(&[]).args(["--cluster", "create"]).args(addresses);
+        run(create.args(["--cluster-yes"])).await;
+        for node in &nodes {
+            eventually(PATIENCE, "the cluster is whole", async || {
+                let state: String = node.command(&["CLUSTER", "INFO"]).await;
+                let known = format!("cluster_known_nodes:{}", nodes.len());
+                match state.contains("cluster_state:ok") && state.contains(&known) {
+                    true => Ok(()),
+                    false => Err(state),
+                }
+            })
+            .await;
+        }
+        Self {
+            nodes,
+            tls: Vec::new(),
+        }
+    }
+
     async fn form(self, addresses: &[String], login: &[&str]) -> Self {
         let create = cli(login)
             .args(["--cluster", "create"])

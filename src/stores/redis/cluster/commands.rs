@@ -148,7 +148,7 @@ impl Cluster {
                     }
                     Err((error, is_lost)) => {
                         self.doubt();
-                        let error = redis_error(error);
+                        let error = redis_error(named(error, node));
                         for at in positions {
                             answers[*at] = Err(error.clone());
                         }
@@ -211,7 +211,10 @@ impl Cluster {
         }
         let serving = map.shards.iter().filter(|node| node.has_slots());
         let ping = redis::cmd("PING");
-        let pings = serving.map(|node| node.store.query_here::<Value>("ping", &ping));
+        let pings = serving.map(async |node| {
+            let answer = node.store.query_here::<Value>("ping", &ping).await;
+            answer.map_err(|error| named(error, &node.store))
+        });
         let answers = join_all(pings).await;
         answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
@@ -244,7 +247,7 @@ impl Cluster {
             let redirection = error.source.downcast_ref::<RedisError>();
             let redirection = redirection.and_then(|error| Redirection::of(error, &node));
             match redirection {
-                None => return written,
+                None => return written.map_err(|error| named(error, &node)),
                 Some(_) if Instant::now() > until => return written,
                 Some(Redirection::Ask(target)) => asked_at = self.node_at(&target).await,
                 Some(Redirection::Moved(slot, target)) => {
@@ -356,7 +359,7 @@ impl Cluster {
             pipe.cmd("ASKING").add_command(command.clone());
         }
         let answers = target.answers(operation, &mut pipe).await;
-        let mut answers = answers.map_err(|(error, _)| redis_error(error))?;
+        let mut answers = answers.map_err(|(error, _)| redis_error(named(error, &target)))?;
         answers.pop().unwrap_or(answer)
     }
 
@@ -412,9 +415,10 @@ async fn load(
     nodes: Vec<Arc<RedisStore>>,
 ) -> RedisResult<()> {
     let load = ScriptLoad(script);
-    let loads = nodes
-        .iter()
-        .map(|node| node.query_again_here::<Value>(operation, &load));
+    let loads = nodes.iter().map(async |node| {
+        let loaded = node.query_again_here::<Value>(operation, &load).await;
+        loaded.map_err(|error| named(error, node))
+    });
     let mut failure = None;
     for loaded in join_all(loads).await {
         match loaded {
@@ -425,20 +429,31 @@ async fn load(
     Err(failure.map_or_else(|| other("the cluster has no node"), redis_error))
 }
 
+/// Returns the error of a node that does not answer with the node's name, which stands in no URL. An answer stays as it is.
+fn named(error: StoreError, node: &RedisStore) -> StoreError {
+    let source = error.source.downcast_ref::<RedisError>();
+    if source.is_some_and(|error| matches!(error.kind(), redis::ErrorKind::Server(_))) {
+        return error;
+    }
+    let text = format!("{}: {}", node.endpoint(), error.source);
+    StoreError::new(error.dependency, error.kind, text)
+}
+
 /// Returns the error of a node as the answer to one of its commands.
 fn redis_error(error: StoreError) -> RedisError {
     if let Some(error) = error.source.downcast_ref::<RedisError>() {
         return error.clone();
     }
     let text = error.source.to_string();
-    match error.kind {
-        ErrorKind::Auth => (
-            redis::ErrorKind::AuthenticationFailed,
-            "no link to a node",
-            text,
-        )
-            .into(),
-        ErrorKind::Timeout => std::io::Error::new(std::io::ErrorKind::TimedOut, text).into(),
-        _ => std::io::Error::other(text).into(),
-    }
+    let kind = match error.kind {
+        ErrorKind::Io => return other(&text),
+        ErrorKind::Timeout => {
+            return std::io::Error::new(std::io::ErrorKind::TimedOut, text).into();
+        }
+        ErrorKind::Auth => redis::ErrorKind::AuthenticationFailed,
+        ErrorKind::Permission => redis::ErrorKind::Server(ServerErrorKind::NoPerm),
+        ErrorKind::Protocol => redis::ErrorKind::UnexpectedReturnType,
+        ErrorKind::Other => redis::ErrorKind::Client,
+    };
+    (kind, "no link to a node", text).into()
 }

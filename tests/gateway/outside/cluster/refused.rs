@@ -3,24 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockgate::error::Dependency;
+use lockgate::error::{Dependency, ErrorKind};
+use lockgate::stores::key_read::KeyRead;
 use lockgate::stores::redis::{RedisStore, RedisUrl};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::operations::doctor::{findings, is};
 use crate::problem::Problem;
 use crate::support::cluster::{Cluster, node};
 use crate::support::database::ALICE;
-use crate::support::{PATIENCE, RedisServer, eventually, gateway};
+use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway};
 
-fn store(address: &str) -> Arc<RedisStore> {
-    let url = format!("redis+cluster://{address}");
-    let url = RedisUrl::parse(&url.as_str().into()).unwrap();
+fn store(url: &str) -> Arc<RedisStore> {
+    let url = RedisUrl::parse(&url.into()).unwrap();
     RedisStore::new(&url, Dependency::Redis).unwrap()
 }
 
 /// A write fails, and in time the error has this text.
 async fn says(address: &str, text: &str) {
-    let store = store(address);
+    let store = store(&format!("redis+cluster://{address}"));
     eventually(PATIENCE, "the reason is told", async || {
         let answer = store.set_ex("k", b"v", Duration::from_secs(1)).await;
         let error = answer.expect_err("there is no cluster").to_string();
@@ -91,7 +92,135 @@ async fn a_cluster_without_slots_or_at_another_address_is_named() {
     ];
     let server = node(&announced).await;
     serve_all_slots(&server).await;
-    says(&server.endpoint(), "refused").await;
+    // Before: it was nowhere said which address it was.
+    let text = format!("{}: Connection refused", nowhere.endpoint());
+    says(&server.endpoint(), &text).await;
+    let gateway = written(&format!("redis+cluster://{}", server.endpoint())).await;
+    let found = findings(&gateway.config);
+    let subject = format!("redis {}/cluster {}", server.endpoint(), nowhere.endpoint());
+    is(&found, (&subject, "reach"), "fail", "refused");
+    let advice = of(&found, &subject, "reach")["advice"].to_string();
+    assert!(advice.contains("set cluster-announce-ip"), "{found}");
+}
+
+/// The deployment of one tenant on this Redis, of which no replica runs.
+async fn written(url: &str) -> Gateway {
+    let builder = gateway().redis(url).tenant("acme");
+    builder.without_layer_kind().write().await
+}
+
+/// The only finding of a check on a subject.
+fn of<'a>(found: &'a Value, subject: &str, check: &str) -> &'a Value {
+    let all = found["findings"].as_array().unwrap().iter();
+    let of: Vec<_> = all
+        .filter(|finding| finding["subject"] == subject && finding["check"] == check)
+        .collect();
+    match of[..] {
+        [one] => one,
+        _ => panic!("{} findings of {check} on {subject}: {found}", of.len()),
+    }
+}
+
+/// Before: one line, with the address of a node that answered.
+#[tokio::test]
+async fn doctor_names_the_node_that_is_away_and_looks_at_the_others() {
+    let cluster = Cluster::of_masters(vec![node(&[]).await, node(&[]).await, node(&[]).await]);
+    let cluster = cluster.await;
+    let [first, second, third] = [0, 1, 2].map(|node: usize| cluster.nodes[node].endpoint());
+    let gateway = written(&format!("redis+cluster://{first},{third}")).await;
+    cluster.nodes[1].kill();
+    let found = findings(&gateway.config);
+    assert_eq!(found["ok"], false, "{found}");
+    let seed = first.clone().min(third.clone());
+    let at = |node: &str| format!("redis {seed}/cluster {node}");
+    is(&found, (&at(&second), "reach"), "fail", "refused");
+    let advice = of(&found, &at(&second), "reach")["advice"].to_string();
+    assert!(advice.contains("CLUSTER SHARDS announces"), "{found}");
+    for node in [&first, &third] {
+        for check in ["version", "latency", "role", "write", "pubsub"] {
+            is(&found, (&at(node), check), "ok", "");
+        }
+    }
+    let all = found["findings"].as_array().unwrap().iter();
+    let failed: Vec<_> = all.filter(|finding| finding["verdict"] == "fail").collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+}
+
+/// Before: the check of the configuration found nothing, `doctor` told a MOVED beside an ok, and handshakes got 503.
+#[tokio::test]
+async fn a_node_of_a_cluster_behind_the_url_of_one_server_is_told_the_url_to_write() {
+    let server = node(&[]).await;
+    serve_all_slots(&server).await;
+    let rights = "ACL SETUSER shy on >hunter2 ~* &* +@all -info";
+    let rights: Vec<&str> = rights.split(' ').collect();
+    let () = server.command(&rights).await;
+    // The second may not ask for the mode of the server.
+    for login in ["", "shy:hunter2@"] {
+        let url = format!("redis://{login}{}/0", server.endpoint());
+        let builder = gateway().redis(&url).set("server.ready_wait", "5s");
+        let gateway = builder.tenant("acme").spawn().await;
+        let found = findings(&gateway.config);
+        is(
+            &found,
+            ("redis ", "reach"),
+            "fail",
+            "is a node of a Redis Cluster",
+        );
+        let all = found["findings"].as_array().unwrap().iter();
+        let of_redis: Vec<_> = { all }
+            .filter(|finding| finding["subject"].to_string().contains("redis "))
+            .collect();
+        assert_eq!(of_redis.len(), 1, "{found}");
+        let advice = of_redis[0]["advice"].to_string();
+        assert!(advice.contains("redis+cluster://"), "{found}");
+        degraded(&gateway, "redis+cluster://").await;
+        assert!(!gateway.output().contains("hunter2"), "{login}");
+    }
+}
+
+/// The only tenant is degraded in time, for a reason with this text, and its handshakes are refused.
+async fn degraded(gateway: &Gateway, text: &str) {
+    let tenant = gateway.tenant();
+    eventually(PATIENCE, "the reason is told", async || {
+        let state = gateway.readyz().await.json();
+        let reason = state["tenants"][&tenant.name].to_string();
+        match state["degraded"] == 1 && reason.contains(text) {
+            true => Ok(()),
+            false => Err(state),
+        }
+    })
+    .await;
+    let dial = gateway.replica().dial(tenant, "/ws/chat/lobby/");
+    let refused = dial.token(&tenant.token(ALICE)).refused().await;
+    Problem::new(503, "unavailable").is(&refused, &tenant.name);
+    let line = gateway
+        .replica()
+        .logged("The tenant cannot be served")
+        .await;
+    assert!(line.contains(text), "{line}");
+}
+
+/// Before: the words of the server, and nothing more.
+#[tokio::test]
+async fn a_key_that_a_node_does_not_serve_is_told_the_url_to_write() {
+    let server = node(&[]).await;
+    // Half of the slots: the other keys are refused.
+    let slots = ["CLUSTER", "ADDSLOTSRANGE", "0", "8191"];
+    let () = server.command(&slots).await;
+    let store = store(&server.url());
+    let mut refused = 0;
+    for number in 0..10 {
+        let key = format!("k{number}");
+        let stored = store.set_ex(&key, b"v", Duration::from_secs(1)).await;
+        let read = store.get_each([KeyRead::text(key, 9)]).await.map(drop);
+        for error in [stored, read].into_iter().filter_map(Result::err) {
+            let text = error.to_string();
+            assert!(text.contains("write redis+cluster://"), "{text}");
+            assert_eq!(error.kind, ErrorKind::Protocol, "{text}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
 }
 
 #[tokio::test]
