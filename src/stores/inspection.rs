@@ -17,6 +17,7 @@ use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 
 use super::key_read::KeyRead;
+use super::misfit::version_numbers;
 use super::redis::RedisStore;
 use super::redis::cluster::slot_of;
 use super::redis_keys::{ACKNOWLEDGED, EPOCH_BYTES, LOST};
@@ -125,8 +126,7 @@ impl Facts {
 
     /// Returns the major and minor version.
     pub fn version_numbers(&self) -> Option<(u32, u32)> {
-        let mut parts = self.version.as_ref()?.split('.');
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+        version_numbers(self.version.as_ref()?)
     }
 
     /// Returns true if it drops keys with a time to live when its memory is full, as every policy but `noeviction`

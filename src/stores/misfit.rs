@@ -1,18 +1,27 @@
-//! Servers that do not fit their URL: a node of a cluster behind the URL of one server. An operator has to act on each.
+//! Servers that do not fit their URL: a node of a cluster behind the URL of one server, and nodes that are too old for a
+//! cluster. An operator has to act on each.
 
 use std::fmt;
 
 use redis::{RedisError, ServerErrorKind};
 
+/// The oldest version of a cluster's nodes. `CLUSTER SHARDS` and sharded channels came with it.
+pub const CLUSTER_VERSION: (u32, u32) = (7, 0);
+
 /// The action on a node of a cluster that is taken for one server.
 const NAME_THE_CLUSTER: &str = "write redis+cluster:// (rediss+cluster:// with TLS) in its URL, and no other layer.kind than \"sharded\": a node \
      refuses the keys of the others";
+
+/// The action on nodes that are too old for a cluster.
+pub const UPGRADE_EACH: &str = "in a cluster every node needs Redis 7.0 or newer, for CLUSTER SHARDS and sharded channels: upgrade it";
 
 /// The reason why a server cannot be used by its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misfit {
     /// The URL names one server, and the server at `host:port` is a node of a cluster.
     ClusterNode(String),
+    /// These nodes of the cluster are too old, each by its version and `host:port`.
+    OldNodes(Vec<(String, String)>),
 }
 
 impl Misfit {
@@ -20,6 +29,7 @@ impl Misfit {
     pub fn remedy(&self) -> &'static str {
         match self {
             Misfit::ClusterNode(_) => NAME_THE_CLUSTER,
+            Misfit::OldNodes(_) => UPGRADE_EACH,
         }
     }
 }
@@ -34,8 +44,26 @@ impl fmt::Display for Misfit {
                     "Redis at {endpoint} is a node of a Redis Cluster, and its URL is that of one server"
                 )
             }
+            Misfit::OldNodes(nodes) => {
+                let nodes = nodes.iter();
+                let nodes: Vec<_> = nodes
+                    .map(|(version, endpoint)| format!("Redis {version} at {endpoint}"))
+                    .collect();
+                write!(f, "too old for a Redis Cluster: {}", nodes.join(", "))
+            }
         }
     }
+}
+
+/// Returns the major and minor number of a version.
+pub fn version_numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Returns true if a node of this version is too old for a cluster.
+pub fn is_too_old_for_cluster(version: &str) -> bool {
+    version_numbers(version).is_some_and(|numbers| numbers < CLUSTER_VERSION)
 }
 
 /// Returns true if no server but a node of a cluster gives this error, also inside a pipeline or a transaction.
@@ -60,6 +88,20 @@ pub(super) fn of_cluster_node(error: &RedisError) -> RedisError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_before_7_is_too_old() {
+        for (version, is_old) in [
+            ("6.0.9", true),
+            ("6.2.14", true),
+            ("7.0.0", false),
+            ("7.0.15", false),
+            ("10.1.2", false),
+            ("unknown", false),
+        ] {
+            assert_eq!(is_too_old_for_cluster(version), is_old, "{version}");
+        }
+    }
 
     #[test]
     fn a_node_of_a_cluster_is_known_by_its_errors() {

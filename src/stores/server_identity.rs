@@ -18,6 +18,7 @@ pub struct ServerIdentity {
     endpoint: String,
     marks: BTreeSet<Mark>,
     is_cluster_node: bool,
+    version: Option<String>,
 }
 
 impl ServerIdentity {
@@ -32,11 +33,12 @@ impl ServerIdentity {
             let ip = address.ip().to_canonical();
             Mark::Address(SocketAddr::new(ip, address.port()))
         });
-        let run = info.and_then(run_id).map(Mark::Run);
+        let run = info.and_then(|info| field(info, "run_id:")).map(Mark::Run);
         Self {
             endpoint: endpoint.to_owned(),
             marks: addresses.chain(run).collect(),
             is_cluster_node: info.is_some_and(has_cluster_mode),
+            version: info.and_then(|info| field(info, "redis_version:")),
         }
     }
 
@@ -49,6 +51,7 @@ impl ServerIdentity {
             endpoint: endpoint.to_owned(),
             marks: marks.collect(),
             is_cluster_node: true,
+            version: None,
         }
     }
 
@@ -62,6 +65,11 @@ impl ServerIdentity {
         self.is_cluster_node
     }
 
+    /// Returns the version that the server states.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
     /// Returns true if both are one server.
     pub fn is_same(&self, other: &Self) -> bool {
         self.endpoint == other.endpoint || !self.marks.is_disjoint(&other.marks)
@@ -73,9 +81,10 @@ impl ServerIdentity {
     }
 }
 
-fn run_id(info: &str) -> Option<String> {
-    let run = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
-    Some(run.trim_end().to_owned()).filter(|run| !run.is_empty())
+/// Returns the value of a field, whose name ends with a colon, in an answer to `INFO server`.
+fn field(info: &str, name: &str) -> Option<String> {
+    let value = info.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim_end().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// Returns true if an answer to `INFO server` is that of a node of a cluster. Valkey has another name for the mode.
@@ -114,8 +123,10 @@ mod tests {
     #[test]
     fn the_run_id_is_read_from_info() {
         let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:0123abcd\r\ntcp_port:6379\r\n";
-        assert_eq!(run_id(info).as_deref(), Some("0123abcd"));
-        assert_eq!(run_id("# Server\r\n"), None);
+        assert_eq!(field(info, "run_id:").as_deref(), Some("0123abcd"));
+        assert_eq!(field("# Server\r\n", "run_id:"), None);
+        let identity = ServerIdentity::new("h:1", Some(info), []);
+        assert_eq!(identity.version(), Some("7.0.15"));
     }
 
     #[test]

@@ -31,6 +31,9 @@ const RECHECK: Duration = Duration::from_secs(30);
 /// end of the check ends no subscription that is in use.
 const PROBE: &str = "";
 
+/// The action on a Redis that does not know the command of a subscription.
+const UNKNOWN_COMMAND: &str = "it does not know the command: in a cluster every node needs Redis 7.0 or newer, and no server may hide SUBSCRIBE";
+
 /// The reason why a tenant cannot be served.
 enum Obstacle {
     /// A dependency does not answer. It may answer later without any action.
@@ -98,10 +101,10 @@ async fn faults_of_routes(tenant: &Tenant, fields: Option<&[String]>) -> Vec<Str
 async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String>>, Obstacle> {
     let authenticator = &tenant.authenticator;
     for redis in authenticator.redis_servers() {
-        redis
-            .ping()
-            .await
-            .map_err(|error| Obstacle::NotReached(error.to_string()))?;
+        redis.ping().await.map_err(|error| match error.kind {
+            ErrorKind::Permission | ErrorKind::Protocol => Obstacle::Degraded(error.to_string()),
+            _ => Obstacle::NotReached(error.to_string()),
+        })?;
     }
     if let Some(why) = misfit(tenant).await {
         return Err(Obstacle::Degraded(why));
@@ -122,6 +125,9 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
         Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
             "its Redis user may not subscribe to its control channel; grant the channels lockgate:{}:*",
             tenant.id
+        )),
+        Some(ErrorKind::Protocol) => Obstacle::Degraded(format!(
+            "its Redis takes no subscription of its control channel; {UNKNOWN_COMMAND}"
         )),
         _ => Obstacle::NotReached(error.to_string()),
     })?;
@@ -144,6 +150,9 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
         Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
             "its Redis user may not join its groups; grant the channels, with the layer core the keys, {}*",
             tenant.config.layer.prefix
+        )),
+        Some(ErrorKind::Protocol) => Obstacle::Degraded(format!(
+            "its Redis takes no subscription of its groups; {UNKNOWN_COMMAND}"
         )),
         _ => Obstacle::NotReached(error.to_string()),
     })?;

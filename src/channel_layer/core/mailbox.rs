@@ -9,10 +9,8 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::error::ErrorKind;
 use crate::event::MAX_PAYLOAD;
 use crate::metrics::GapCause;
-use crate::stores::redis::error_kind;
 
 use super::super::inbox::{Inbox, Incoming, Payload};
 use super::super::link::bounded::BoundedLink;
@@ -204,12 +202,6 @@ impl TakenMessages {
             messages,
         })
     }
-}
-
-/// Returns true if an error concerns one key, and not the server or the link.
-pub(super) fn concerns_a_key(error: &RedisError) -> bool {
-    let text = || error.to_string().contains("WRONGTYPE");
-    error_kind(error) == ErrorKind::Permission || error.code() == Some("WRONGTYPE") || text()
 }
 
 fn not_understood() -> RedisError {

@@ -25,6 +25,7 @@ use super::super::link::life::RETRY_REFUSED;
 use super::history::{GroupMover, MARK};
 use super::idle::{IdleGroup, IdleGroups};
 use super::names::{Names, inflight_key};
+use super::refusals::remedy;
 use super::roster::{GroupRoster, HostNumber};
 use super::script;
 use super::send::expired;
@@ -315,11 +316,12 @@ impl Keeping {
 
     fn say_refused(&self, group: &GroupName, error: &redis::RedisError) {
         if self.refused.is_empty() {
-            let user = self.parts.store.url().username().unwrap_or("default");
+            let rights = "+@sortedset +@scripting +expire +get +set +del +multi +exec";
+            let pattern = self.parts.names.key_pattern();
             tracing::warn!(
                 redis.endpoint = self.parts.store.endpoint(), group.name = %group, error = %error,
-                "Redis refuses a group; grant it: ACL SETUSER {user} +@sortedset +@scripting +expire +get +set +del +multi +exec ~{}",
-                self.parts.names.key_pattern()
+                "Redis refuses a group; {}",
+                remedy(&self.parts.store, error, rights, &pattern)
             );
         }
     }

@@ -51,6 +51,7 @@ mod mailbox;
 mod membership;
 mod names;
 mod reader;
+mod refusals;
 mod roster;
 mod script;
 mod seen;

@@ -28,8 +28,9 @@ use super::super::link::canary::{Flight, Publishing, TICK};
 use super::super::link::dial::{LinkError, dial};
 use super::super::link::life::{End, LinkLife, RETRY_REFUSED, Session};
 use super::host_times::AskedAt;
-use super::mailbox::{MAX_MESSAGE, Mailbox, Reading, concerns_a_key};
+use super::mailbox::{MAX_MESSAGE, Mailbox, Reading};
 use super::membership;
+use super::refusals::{concerns_a_key, remedy};
 use super::seen::Seen;
 
 /// Time limit of one wait for a message. The first message of a new tenant waits until the present wait ends.
@@ -221,13 +222,13 @@ impl MailboxReader {
                     metrics::dependency_error(Dependency::Redis, kind);
                     reading.lose(GapCause::Link, Instant::now());
                     if !std::mem::replace(&mut reading.refused, true) {
-                        let user = self.store.url().username().unwrap_or("default");
+                        let rights = "+@sortedset +@scripting +expire +del";
                         warn!(
                             redis.endpoint = endpoint,
                             error.kind = kind.label(),
                             error = %error,
-                            "Redis refuses a tenant's messages; grant them: ACL SETUSER {user} +@sortedset +@scripting +expire +del ~{}",
-                            reading.mailbox.pattern
+                            "Redis refuses a tenant's messages; {}",
+                            remedy(&self.store, &error, rights, &reading.mailbox.pattern)
                         );
                     }
                 }
@@ -255,11 +256,10 @@ impl MailboxReader {
             Ok(_) => self.canary_refused = false,
             Err(error) if concerns_a_key(&error) => {
                 self.canary_refused = true;
-                let user = self.store.url().username().unwrap_or("default");
                 warn!(
                     redis.endpoint = self.store.endpoint(), error = %error,
-                    "Redis refuses the canary's key, so a deaf link goes unnoticed; grant it: ACL SETUSER {user} ~{}",
-                    CANARY_PATTERN
+                    "Redis refuses the canary's key, so a deaf link goes unnoticed; {}",
+                    remedy(&self.store, &error, "+@sortedset", CANARY_PATTERN)
                 );
             }
             Err(error) => return Err(error),

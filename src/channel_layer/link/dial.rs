@@ -89,6 +89,7 @@ pub(in crate::channel_layer) fn kind_of_reply(reply: &[u8]) -> ErrorKind {
     match reply.split(|byte| *byte == b' ').next() {
         Some(b"NOPERM") => ErrorKind::Permission,
         Some(b"NOAUTH" | b"WRONGPASS") => ErrorKind::Auth,
+        _ if reply.starts_with(b"ERR unknown command") => ErrorKind::Protocol,
         _ => ErrorKind::Other,
     }
 }
@@ -198,6 +199,34 @@ async fn answer(
         if stream.read_buf(input).await? == 0 {
             let text = "the server closed the connection";
             return Err(LinkError::new(ErrorKind::Io, text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command that a server does not know was told as a missing right.
+    #[test]
+    fn the_kind_of_a_reply_tells_a_right_from_a_command_that_is_not_known() {
+        for (reply, kind) in [
+            (
+                "NOPERM User a has no permissions to run the 'ssubscribe' command",
+                ErrorKind::Permission,
+            ),
+            ("WRONGPASS invalid username-password pair", ErrorKind::Auth),
+            (
+                "ERR unknown command `SSUBSCRIBE`, with args beginning with: `a`,",
+                ErrorKind::Protocol,
+            ),
+            (
+                "ERR unknown command 'SSUBSCRIBE', with args beginning with: 'a'",
+                ErrorKind::Protocol,
+            ),
+            ("LOADING Redis is loading the dataset", ErrorKind::Other),
+        ] {
+            assert_eq!(kind_of_reply(reply.as_bytes()), kind, "{reply}");
         }
     }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::error::{Dependency, ErrorKind};
 use crate::metrics::{self, GapCause};
 use crate::position::Position;
+use crate::stores::misfit::UPGRADE_EACH;
 use crate::stores::redis_keys::{CANARY_PATTERN, channel_of_notices, group_notices};
 
 use super::super::inbox::{Incoming, Payload};
@@ -175,6 +176,7 @@ impl Subscriber {
 
     fn confirmed(&mut self, channel: &[u8]) -> Result<(), LinkError> {
         let of_shard = self.misplaced.is_some();
+        self.canary_denied &= channel != self.canary_channel;
         let late = self.wishes.confirmed(channel)?.iter();
         let late: Vec<_> = late
             .map(|late| (late.role, late.inbox.clone(), late.target.clone()))
@@ -228,17 +230,13 @@ impl Subscriber {
         }
         metrics::dependency_error(Dependency::Redis, kind);
         let refused = self.wishes.failed(kind)?;
-        let user = self.store.url().username().unwrap_or("default");
-        let commands = match self.misplaced {
-            Some(_) => "+ssubscribe +sunsubscribe +spublish",
-            None => "+subscribe +unsubscribe +publish",
-        };
-        if refused.own {
+        if refused.own && !std::mem::replace(&mut self.canary_denied, true) {
             warn!(
                 redis.endpoint = self.store.endpoint(),
                 error.kind = kind.label(),
-                "Redis refuses the canary's channel, so a deaf link goes unnoticed; grant it: ACL SETUSER {user} &{}",
-                CANARY_PATTERN
+                error = %String::from_utf8_lossy(text),
+                "Redis refuses the canary's channel, so a deaf link goes unnoticed; {}",
+                self.remedy(kind, CANARY_PATTERN)
             );
         }
         for attachment in refused.attachments {
@@ -246,16 +244,36 @@ impl Subscriber {
                 && !std::mem::replace(&mut attachment.denied, true)
             {
                 self.denied += 1;
+                let pattern = attachment.layer.pattern.clone();
                 warn!(
                     redis.endpoint = self.store.endpoint(),
                     error.kind = kind.label(),
                     error = %String::from_utf8_lossy(text),
-                    "Redis refuses a tenant's groups; grant them: ACL SETUSER {user} {commands} +ping &{}",
-                    attachment.layer.pattern
+                    "Redis refuses a tenant's groups; {}",
+                    self.remedy(kind, &pattern)
                 );
             }
         }
         Ok(())
+    }
+
+    /// Returns the action on a refusal of channels with this pattern.
+    fn remedy(&self, kind: ErrorKind, pattern: &str) -> String {
+        let user = self.store.url().username().unwrap_or("default");
+        match (kind, &self.misplaced) {
+            (ErrorKind::Permission, Some(_)) => format!(
+                "grant them: ACL SETUSER {user} +ssubscribe +sunsubscribe +spublish +ping &{pattern}"
+            ),
+            (ErrorKind::Permission, None) => format!(
+                "grant them: ACL SETUSER {user} +subscribe +unsubscribe +publish +ping &{pattern}"
+            ),
+            // The server does not know the command.
+            (ErrorKind::Protocol, Some(_)) => UPGRADE_EACH.to_owned(),
+            (ErrorKind::Protocol, None) => {
+                "the layer needs a Redis that has SUBSCRIBE, UNSUBSCRIBE and PUBLISH".to_owned()
+            }
+            _ => "trying again until it takes them".to_owned(),
+        }
     }
 }
 

@@ -107,6 +107,8 @@ pub(super) struct Subscriber {
     pub(super) attachments: HashMap<u64, Attachment>,
     /// The number of attachments to which Redis refuses channels.
     pub(super) denied: usize,
+    /// Redis refused the canary's channel, and the refusal was logged.
+    pub(super) canary_denied: bool,
     /// The position of the message that comes next, and the channel that announced it.
     pub(super) announced: Option<(Bytes, Position)>,
     /// Changes when the command link finds that the server is a replica. A subscriber on a replica hears its master's
@@ -162,6 +164,7 @@ impl Subscriber {
             wishes,
             attachments: HashMap::new(),
             denied: 0,
+            canary_denied: false,
             announced: None,
             demotions: store.demotions(),
         }

@@ -15,6 +15,9 @@ const ABSENT_ADVICE: &str = "check that it runs, its address, the network betwee
 const ABSENT_NODE_ADVICE: &str = "check that it runs and the network between. CLUSTER SHARDS announces this address: if the node is reached at another \
      one, set cluster-announce-ip and cluster-announce-port, or cluster-announce-hostname, on it";
 
+/// The text of the failure says which of them to change.
+const MISFIT_ADVICE: &str = "the URL and the server do not fit: change what the reason names";
+
 /// Connects to the server, or to a cluster; returns nothing if that fails.
 pub(super) async fn look(
     findings: &mut Findings,
@@ -28,7 +31,10 @@ pub(super) async fn look(
             return None;
         }
     };
-    if let Some(misfit) = store.misfit().await {
+    // Each node of a cluster states its version.
+    if !store.is_cluster()
+        && let Some(misfit) = store.misfit().await
+    {
         findings.add(on, Severity::Fail, misfit.to_string(), misfit.remedy());
         return None;
     }
@@ -99,6 +105,7 @@ fn advice_or(absent: &'static str, error: &StoreError) -> &'static str {
     match error.kind {
         ErrorKind::Auth => "correct user and password in its URL",
         ErrorKind::Permission => ACL_ADVICE,
+        ErrorKind::Protocol => MISFIT_ADVICE,
         _ if certificate_fails(error) => CERTIFICATE_ADVICE,
         _ => absent,
     }

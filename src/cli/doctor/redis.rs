@@ -12,6 +12,7 @@ use super::servers::RedisServer;
 use super::shared;
 use crate::error::StoreError;
 use crate::stores::inspection::{self, DataMark, Facts, Failover, Latency, Role};
+use crate::stores::misfit::{UPGRADE_EACH, is_too_old_for_cluster};
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys::{self, EPOCH};
 
@@ -44,7 +45,11 @@ pub(super) async fn look(server: &RedisServer) -> Findings {
         };
         match look_at_node(&mut findings, &subject, server, (node, *shard)).await {
             Ok(facts) => {
-                rights::of_gateway(&mut findings, &subject, (&store, *shard)).await;
+                let version = facts.version.as_deref();
+                // One that is too old knows no sharded channels, which says nothing of rights.
+                if shard.is_none() || !version.is_some_and(is_too_old_for_cluster) {
+                    rights::of_gateway(&mut findings, &subject, (&store, *shard)).await;
+                }
                 looked.push(LookedServer {
                     subject,
                     store: node,
@@ -120,6 +125,11 @@ fn version(findings: &mut Findings, on: (&str, &'static str), server: &RedisServ
         );
         return;
     };
+    if server.url.is_cluster() && is_too_old_for_cluster(version) {
+        let detail = format!("{version}: `serve` serves no tenant of this cluster");
+        findings.add(on, Severity::Fail, detail, UPGRADE_EACH);
+        return;
+    }
     let oldest = inspection::CHANNEL_RULES;
     let without_rules = facts
         .version_numbers()

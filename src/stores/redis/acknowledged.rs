@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use deadpool_redis::PoolError;
 use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tokio::time::timeout;
 
@@ -53,8 +54,9 @@ impl RedisStore {
         let ask = async {
             // A pool is made for a link, so the link comes first.
             let (_, link) = self.connection().await?;
-            let mut connection = self.pool()?.get().await.map_err(|error| {
-                StoreError::new(self.dependency, ErrorKind::Io, error.to_string())
+            let mut connection = self.pool()?.get().await.map_err(|error| match error {
+                PoolError::Backend(error) => store_error(self.dependency, error),
+                error => StoreError::new(self.dependency, ErrorKind::Io, error.to_string()),
             })?;
             let answers: RedisResult<Vec<RedisResult<Value>>> =
                 pipe.query_async(&mut connection).await;

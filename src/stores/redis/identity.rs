@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::RedisStore;
 use crate::error::{ErrorKind, StoreError};
-use crate::stores::misfit::Misfit;
+use crate::stores::misfit::{Misfit, is_too_old_for_cluster};
 use crate::stores::redis_keys::{EPOCH, NEVER_WRITTEN};
 use crate::stores::redis_link::{ANSWER_LIMIT, store_error};
 use crate::stores::redis_master::address;
@@ -31,11 +31,21 @@ impl RedisStore {
 
     /// Returns the reason why the server cannot be used by its URL; `None` if it can, or does not answer.
     pub async fn misfit(&self) -> Option<Misfit> {
-        if self.is_cluster() {
-            return None;
-        }
-        let is_node = self.identity_here().await.is_cluster_node();
-        is_node.then(|| Misfit::ClusterNode(self.endpoint.clone()))
+        let Some(cluster) = &self.cluster else {
+            let is_node = self.identity_here().await.is_cluster_node();
+            return is_node.then(|| Misfit::ClusterNode(self.endpoint.clone()));
+        };
+        let map = cluster.map().await;
+        let serving = map.shards.iter().filter(|node| node.has_slots());
+        let nodes = join_all(serving.map(|node| node.store.identity_here())).await;
+        let old = nodes.iter().filter_map(|node| {
+            let version = node
+                .version()
+                .filter(|version| is_too_old_for_cluster(version))?;
+            Some((version.to_owned(), node.endpoint().to_owned()))
+        });
+        let old: Vec<_> = old.collect();
+        (!old.is_empty()).then_some(Misfit::OldNodes(old))
     }
 
     async fn identity_here(&self) -> Arc<ServerIdentity> {
@@ -65,7 +75,7 @@ impl RedisStore {
         let info = info.ok();
         let addresses = addresses.into_iter().flatten();
         let mut identity = ServerIdentity::new(&self.endpoint, info.as_deref(), addresses);
-        if is_refused && self.refuses_two_slots().await {
+        if is_refused && !self.is_node && self.refuses_two_slots().await {
             identity.set_cluster_node();
         }
         let identity = Arc::new(identity);

@@ -38,6 +38,11 @@ pub(crate) struct Cluster {
     pub(crate) tls: Vec<u16>,
 }
 
+/// A node of this old version that belongs to no cluster yet.
+pub(crate) async fn old_node(version: &str) -> RedisServer {
+    RedisServer::old_with(version, &OPTIONS).await
+}
+
 /// A node that belongs to no cluster yet, with more options.
 pub(crate) async fn node(more: &[&str]) -> RedisServer {
     let bus = free_port().to_string();

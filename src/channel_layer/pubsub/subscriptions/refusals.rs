@@ -125,7 +125,8 @@ impl Subscriptions {
                 refused.own |= channel.own;
                 let attachments = channel.routes.iter().map(|route| route.attachment);
                 refused.attachments.extend(attachments);
-                if kind == ErrorKind::Permission {
+                // These do not heal by themselves.
+                if matches!(kind, ErrorKind::Permission | ErrorKind::Protocol) {
                     for waiter in std::mem::take(&mut channel.waiters) {
                         tell(waiter, Err(kind));
                     }

@@ -325,15 +325,7 @@ impl Cluster {
     fn no_node(&self, map: &ClusterMap) -> RedisError {
         self.doubt();
         match &map.failure {
-            Some(down) => match down.kind {
-                ErrorKind::Auth => (
-                    redis::ErrorKind::AuthenticationFailed,
-                    "no map of the cluster",
-                    down.text.to_string(),
-                )
-                    .into(),
-                _ => other(&down.text),
-            },
+            Some(failure) => failure.error.clone(),
             None => other("no node of the cluster serves the slot of this key"),
         }
     }
@@ -456,4 +448,23 @@ fn redis_error(error: StoreError) -> RedisError {
         ErrorKind::Other => redis::ErrorKind::Client,
     };
     (kind, "no link to a node", text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Dependency;
+    use crate::stores::redis_link::kind_of;
+
+    /// Most were an `io` error, which heals by itself.
+    #[test]
+    fn the_error_of_a_node_keeps_its_kind() {
+        use ErrorKind::{Auth, Io, Other, Permission, Protocol, Timeout};
+        for kind in [Io, Timeout, Auth, Permission, Protocol, Other] {
+            let error = StoreError::new(Dependency::Redis, kind, "h:1: no");
+            let error = redis_error(error);
+            assert_eq!(kind_of(&error), kind, "{error}");
+            assert!(error.to_string().contains("h:1: no"), "{error}");
+        }
+    }
 }

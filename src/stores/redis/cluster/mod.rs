@@ -22,7 +22,8 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::tasks::{self, Task};
 
 use super::RedisStore;
-use crate::stores::redis_link::{ANSWER_LIMIT, Down, LinkState, kind_of};
+use crate::stores::misfit::UPGRADE_EACH;
+use crate::stores::redis_link::{ANSWER_LIMIT, LinkState, kind_of};
 use crate::stores::redis_master::ServerRoute;
 use crate::stores::redis_url::RedisUrl;
 use crate::stores::standing::{Backoff, LinkStanding, LinkWords};
@@ -104,11 +105,19 @@ pub struct ClusterMap {
     pub shards: Vec<ShardNode>,
     owners: Box<[Option<u16>]>,
     /// The reason why the map could not be read, if there is none.
-    failure: Option<Down>,
+    failure: Option<MapFailure>,
+}
+
+/// The state without a map.
+#[derive(Clone)]
+struct MapFailure {
+    /// The answer to each command meanwhile.
+    error: RedisError,
+    since: Instant,
 }
 
 impl ClusterMap {
-    fn empty(failure: Down) -> Self {
+    fn empty(failure: MapFailure) -> Self {
         Self {
             shards: Vec::new(),
             owners: owners(std::iter::empty()),
@@ -118,7 +127,7 @@ impl ClusterMap {
 
     /// Returns the reason why there is no shard, if that is known.
     pub fn failure(&self) -> Option<ErrorKind> {
-        self.failure.as_ref().map(|down| down.kind)
+        self.failure.as_ref().map(|failure| kind_of(&failure.error))
     }
 
     /// Returns the shard that serves a slot.
@@ -150,13 +159,16 @@ impl ClusterMap {
 
 impl Cluster {
     pub(super) fn new(url: &RedisUrl, dependency: Dependency, any_role: bool) -> Self {
-        let down = Down::new(ErrorKind::Io, "not connected to the cluster yet");
+        let failure = MapFailure {
+            error: other("not connected to the cluster yet"),
+            since: Instant::now(),
+        };
         Self {
             shared: Arc::new(ClusterShared {
                 url: url.clone(),
                 dependency,
                 any_role,
-                map: watch::Sender::new(Arc::new(ClusterMap::empty(down))),
+                map: watch::Sender::new(Arc::new(ClusterMap::empty(failure))),
                 links: watch::Sender::new(0),
                 stale: Notify::new(),
                 hints: Mutex::default(),
@@ -179,7 +191,7 @@ impl Cluster {
         self.keep_connected();
         let mut map = self.shared.map.subscribe();
         let given_up = |map: &ClusterMap| {
-            { map.failure.as_ref() }.is_some_and(|down| down.since.elapsed() > ANSWER_LIMIT)
+            { map.failure.as_ref() }.is_some_and(|failure| failure.since.elapsed() > ANSWER_LIMIT)
         };
         let known = map.wait_for(|map| !map.shards.is_empty() || given_up(map));
         drop(timeout(ANSWER_LIMIT, known).await);
@@ -415,9 +427,11 @@ impl ClusterShared {
             let Some(before) = &map.failure else {
                 return false;
             };
-            let mut down = Down::new(kind_of(error), &error.to_string());
-            down.since = before.since;
-            *map = Arc::new(ClusterMap::empty(down));
+            let failure = MapFailure {
+                error: error.clone(),
+                since: before.since,
+            };
+            *map = Arc::new(ClusterMap::empty(failure));
             true
         });
     }
@@ -452,21 +466,23 @@ fn other(text: &str) -> RedisError {
     std::io::Error::other(text.to_owned()).into()
 }
 
-/// Returns the error with the action to take, if the server gave a reason why there is no map.
+/// Returns the error with the action to take, if the server gave a reason why there is no map. Its kind is one that does not heal.
 fn explained(error: RedisError) -> RedisError {
     let text = error.to_string().to_ascii_lowercase();
-    let advice = if text.contains("cluster support disabled") {
-        "this server is no cluster: write redis:// or rediss:// instead of redis+cluster://"
+    let (kind, advice) = if text.contains("cluster support disabled") {
+        let advice =
+            "this server is no cluster: write redis:// or rediss:// instead of redis+cluster://";
+        (redis::ErrorKind::UnexpectedReturnType, advice)
     } else if text.contains("unknown subcommand") || text.contains("unknown command") {
-        "CLUSTER SHARDS is missing: every node needs Redis 7.0 or newer"
+        (redis::ErrorKind::UnexpectedReturnType, UPGRADE_EACH)
     } else if kind_of(&error) == ErrorKind::Permission {
-        "the user may not ask for the map: grant +cluster|shards"
+        let advice = "the user may not ask for the map: grant +cluster|shards";
+        (
+            redis::ErrorKind::Server(redis::ServerErrorKind::NoPerm),
+            advice,
+        )
     } else {
         return error;
-    };
-    let kind = match kind_of(&error) {
-        ErrorKind::Permission => redis::ErrorKind::Server(redis::ServerErrorKind::NoPerm),
-        _ => redis::ErrorKind::InvalidClientConfig,
     };
     (kind, "no map of the cluster", format!("{advice} ({error})")).into()
 }

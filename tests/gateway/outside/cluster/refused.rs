@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use lockgate::error::{Dependency, ErrorKind};
 use lockgate::stores::key_read::KeyRead;
+use lockgate::stores::redis::cluster::slot_of;
 use lockgate::stores::redis::{RedisStore, RedisUrl};
 use serde_json::{Value, json};
 
 use crate::operations::doctor::{findings, is};
 use crate::problem::Problem;
-use crate::support::cluster::{Cluster, node};
+use crate::support::cluster::{Cluster, node, old_node, ranges_in};
 use crate::support::database::ALICE;
 use crate::support::{Gateway, PATIENCE, RedisServer, eventually, gateway};
 
@@ -198,6 +199,132 @@ async fn degraded(gateway: &Gateway, text: &str) {
         .logged("The tenant cannot be served")
         .await;
     assert!(line.contains(text), "{line}");
+}
+
+/// Before: each was an `io` error like an outage, and the tenant was waited for.
+#[tokio::test]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    ignore = "the package of an old Redis is for x86_64 alone"
+)]
+async fn a_reason_that_does_not_heal_degrades_the_tenant_and_keeps_its_kind() {
+    let (plain, old) = (RedisServer::start().await, old_node("6.0.9").await);
+    let unseen = node(&[]).await;
+    serve_all_slots(&unseen).await;
+    let rights = "ACL SETUSER blind on >hunter2 ~* &* +@all -cluster";
+    let rights: Vec<&str> = rights.split(' ').collect();
+    let () = unseen.command(&rights).await;
+    for (login, server, kind, text, advice) in [
+        (
+            "",
+            &plain,
+            "protocol",
+            "this server is no cluster",
+            "do not fit",
+        ),
+        (
+            "",
+            &old,
+            "protocol",
+            "every node needs Redis 7.0",
+            "do not fit",
+        ),
+        (
+            "blind:hunter2@",
+            &unseen,
+            "permission",
+            "grant +cluster|shards",
+            "doctor --acl",
+        ),
+    ] {
+        let url = format!("redis+cluster://{login}{}", server.endpoint());
+        let builder = gateway().redis(&url).set("server.ready_wait", "5s");
+        let builder = builder.tenant("acme").without_layer_kind();
+        let gateway = builder.spawn().await;
+        degraded(&gateway, text).await;
+        let metrics = gateway.replica().metrics().await;
+        let errors = |kind| metrics.value("lockgate_dependency_errors_total", &[("kind", kind)]);
+        assert_eq!(errors("io"), 0.0, "{}", metrics.text());
+        assert!(errors(kind) > 0.0, "{}", metrics.text());
+        let found = findings(&gateway.config);
+        is(&found, ("redis ", "reach"), "fail", text);
+        is(&found, ("redis ", "reach"), "fail", &format!("({kind})"));
+        let subject = found["findings"][0]["subject"].as_str().unwrap();
+        let advised = of(&found, subject, "reach")["advice"].to_string();
+        assert!(advised.contains(advice), "{found}");
+        assert!(!gateway.output().contains("hunter2"), "{url}");
+    }
+}
+
+/// Before: doctor told a note, the log and the canary's warnings advised to grant a command that the node does not know, and
+/// `/readyz` gave no reason.
+#[tokio::test]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    ignore = "the package of an old Redis is for x86_64 alone"
+)]
+async fn a_cluster_with_a_node_before_redis_7_is_degraded_and_names_the_node() {
+    let nodes = vec![node(&[]).await, node(&[]).await, old_node("6.0.9").await];
+    let cluster = Cluster::of_masters(nodes).await;
+    for node in &cluster.nodes {
+        let rights = "ACL SETUSER shy on >hunter2 ~* +@all -info allchannels";
+        // The old one knows no rules for channels.
+        let known = rights.split(' ').filter(|word| {
+            *word != "allchannels" || node.endpoint() != cluster.nodes[2].endpoint()
+        });
+        let () = node.command(&known.collect::<Vec<_>>()).await;
+    }
+    let old = cluster.nodes[2].endpoint();
+    let prefix = prefix_at(&cluster, 2).await;
+    let seed = cluster.nodes[0].endpoint();
+    // The second may not ask for the version.
+    for (login, text) in [
+        ("", format!("Redis 6.0.9 at {old}")),
+        ("shy:hunter2@", "takes no subscription of its ".to_owned()),
+    ] {
+        let builder = gateway()
+            .redis(&format!("redis+cluster://{login}{seed}"))
+            .set("server.ready_wait", "5s")
+            .tenant("acme")
+            .without_layer_kind()
+            .with("layer.prefix", prefix.as_str());
+        let gateway = builder.spawn().await;
+        degraded(&gateway, &text).await;
+        degraded(&gateway, "every node needs Redis 7.0").await;
+        gateway
+            .replica()
+            .logged("Redis refuses the canary's channel")
+            .await;
+        // It is asked again each five seconds, and told once.
+        let (errors, kind) = ("lockgate_dependency_errors_total", [("kind", "protocol")]);
+        let before = gateway.replica().metrics().await.value(errors, &kind);
+        let again = |value| value > before + 3.0;
+        gateway.replica().metric(errors, &kind, again).await;
+        let log = gateway.output();
+        let told = log.matches("Redis refuses the canary's channel").count();
+        assert_eq!(told, 1, "{log}");
+        assert!(!log.contains("ACL SETUSER"), "{log}");
+    }
+    let gateway = written(&format!("redis+cluster://{seed}")).await;
+    let found = findings(&gateway.config);
+    let at = |node: &str| format!("redis {seed}/cluster {node}");
+    is(&found, (&at(&old), "version"), "fail", "6.0.9");
+    for node in &cluster.nodes[..2] {
+        is(&found, (&at(&node.endpoint()), "version"), "ok", "7.");
+    }
+}
+
+/// A prefix whose group without a name, which the gateway tries, is on this node.
+async fn prefix_at(cluster: &Cluster, node: usize) -> String {
+    let nodes: String = cluster.nodes[node].command(&["CLUSTER", "NODES"]).await;
+    let own = nodes.lines().find(|line| line.contains("myself"));
+    let ranges: Vec<_> = ranges_in(own.expect("it knows itself")).collect();
+    let is_here = |prefix: &String| {
+        let slot = slot_of(format!("{prefix}__group__").as_bytes());
+        ranges.iter().any(|range| range.contains(&slot))
+    };
+    let mut prefixes = (0..).map(|number| format!("p{number}"));
+    prefixes.find(is_here).expect("each slot has a name")
 }
 
 /// Before: the words of the server, and nothing more.
