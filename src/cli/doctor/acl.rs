@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
-
 use super::servers::{RedisServer, Usage};
 use crate::channel_names::{channel_patterns, core_key_patterns};
 use crate::config::LayerKind;
 use crate::stores::redis_keys;
+
+pub(super) use self::print::{json, text};
+
+mod print;
 
 /// The commands that client libraries send before the first other command.
 const COMMON: &str = "+ping +hello +select +client|setname";
@@ -43,8 +45,10 @@ const CLUSTER_CLIENT: &str =
 
 /// One user of one server.
 pub(super) struct AclLine {
-    /// The server, `host:port`.
+    /// The server, `host:port`; of clusters those of all, with commas between.
     pub(super) endpoint: String,
+    /// It is a user of every node of a cluster, perhaps of several clusters.
+    is_cluster: bool,
     /// The tenants whose back end uses it; none for the gateway, several for a project whose schemas are tenants.
     pub(super) tenants: Vec<String>,
     /// The command `ACL SETUSER …`, with `>PASSWORD` to fill in.
@@ -54,21 +58,33 @@ pub(super) struct AclLine {
 }
 
 /// Returns the lines of every server: first the gateway's, then those of tenants, then those of projects.
+///
+/// All clusters count as one server. Two URLs may name different nodes of one, which no server is asked for here, and a second
+/// line for a user takes the rights of the first away.
 pub(super) fn lines(servers: &[RedisServer]) -> Vec<AclLine> {
-    let mut endpoints: Vec<(String, Vec<&RedisServer>)> = Vec::new();
+    let mut places: Vec<(Vec<String>, Vec<&RedisServer>)> = Vec::new();
     for server in servers {
         // A Redis user applies to the whole server, so URLs that differ in database number or login count as one.
         let endpoint = server.url.endpoint();
-        match endpoints.iter_mut().find(|(known, _)| *known == endpoint) {
-            Some((_, same)) => same.push(server),
-            None => endpoints.push((endpoint, vec![server])),
+        let is_same = |(known, same): &&mut (Vec<String>, Vec<&RedisServer>)| {
+            let are_clusters = || server.url.is_cluster() && same[0].url.is_cluster();
+            known.contains(&endpoint) || are_clusters()
+        };
+        match places.iter_mut().find(is_same) {
+            Some((known, same)) => {
+                if !known.contains(&endpoint) {
+                    known.push(endpoint);
+                }
+                same.push(server);
+            }
+            None => places.push((vec![endpoint], vec![server])),
         }
     }
     let mut lines = Vec::new();
-    for (endpoint, servers) in endpoints {
+    for (endpoints, servers) in places {
         let usages: Vec<&Usage> = servers.iter().flat_map(|server| &server.tenants).collect();
         let is_cluster = servers.iter().any(|server| server.url.is_cluster());
-        let at = lines_at(&endpoint, &usages).into_iter();
+        let at = lines_at(&endpoints.join(", "), &usages).into_iter();
         lines.extend(at.map(|line| match is_cluster {
             true => on_cluster(line),
             false => line,
@@ -92,12 +108,17 @@ fn on_cluster(line: AclLine) -> AclLine {
     let text = { ["publish", "subscribe", "unsubscribe"].iter() }.fold(text, |text, word| {
         text.replace(&format!("+{word}"), &format!("+s{word}"))
     });
-    AclLine { line: text, ..line }
+    AclLine {
+        line: text,
+        is_cluster: true,
+        ..line
+    }
 }
 
 fn lines_at(endpoint: &str, usages: &[&Usage]) -> Vec<AclLine> {
     let line = |tenants: Vec<String>, line: String, warnings| AclLine {
         endpoint: endpoint.to_owned(),
+        is_cluster: false,
         tenants,
         line,
         warnings,
@@ -294,64 +315,6 @@ fn set_user(name: &str, mut patterns: Vec<String>, commands: &str) -> String {
     format!(
         "ACL SETUSER {name} reset on >PASSWORD resetkeys resetchannels {patterns} -@all {commands}"
     )
-}
-
-/// Returns the lines as text for a person, with instructions.
-pub(super) fn text(lines: &[AclLine]) -> String {
-    let mut text = String::from(
-        "# Redis users for the gateway and for each tenant's back end. Copy the lines into a file, replace each PASSWORD with\n\
-         # a separate password, then: grep ^ACL FILE | redis-cli -h HOST. In an ACL file write \"user NAME …\" instead of \"ACL SETUSER\".\n\
-         # A restart forgets users that are not saved. A server with an aclfile saves them by ACL SAVE, one with only a\n\
-         # configuration file by CONFIG REWRITE; without either they cannot be saved. `lockgate doctor` says which it is.\n\
-         # When every client has a user, disable the default user: ACL SETUSER default off\n\
-         # No rule bounds the size of values, of messages and of transactions, or the number of keys. On a Redis that tenants\n\
-         # share, set: CONFIG SET proto-max-bulk-len 8mb, CONFIG SET maxmemory-clients 64mb (Redis 7), maxmemory with noeviction,\n\
-         # and watch used_memory: in a full Redis no token can be revoked. A Redis for each tenant is the only full separation.\n",
-    );
-    if lines.iter().any(|line| line.line.contains("+fcall")) {
-        text.push_str(
-            "# %R~ and what stands in parentheses need Redis 7.0. Before that leave them out: the back end then sends without recording.\n",
-        );
-    }
-    if lines.iter().any(|line| line.tenants.len() > 1) {
-        text.push_str(
-            "# Tenants with a layer.namespace share a prefix. A PREFIX-project is for the one project that acts for all of them; the\n\
-             # -backend of such a tenant is for a process that acts for it alone, and may not use the groups of the others.\n",
-        );
-    }
-    let mut endpoint = None;
-    for line in lines {
-        if endpoint != Some(&line.endpoint) {
-            text.push_str(&format!("\n# {}\n", line.endpoint));
-            endpoint = Some(&line.endpoint);
-        }
-        for warning in &line.warnings {
-            text.push_str(&format!("# Warning: {warning}\n"));
-        }
-        text.push_str(&line.line);
-        text.push('\n');
-    }
-    if lines.is_empty() {
-        text.push_str("\n# No Redis is configured.\n");
-    }
-    text
-}
-
-/// Returns `{"users":[{"endpoint","tenant","tenants","line","warning"}]}`; `tenant` is null but for the back end of one tenant,
-/// `warning` mostly.
-pub(super) fn json(lines: &[AclLine]) -> serde_json::Value {
-    let users = lines.iter().map(|line| {
-        let AclLine {
-            endpoint,
-            tenants,
-            line,
-            warnings,
-        } = line;
-        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
-        let tenant = tenants.first().filter(|_| tenants.len() == 1);
-        json!({ "endpoint": endpoint, "tenant": tenant, "tenants": tenants, "line": line, "warning": warning })
-    });
-    json!({ "users": users.collect::<Vec<_>>() })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::managed_redis::{CHAT, GROUPS, api, dial, does_everything};
 use super::super::tls::{ca, file};
 use crate::operations::doctor::{doctor, findings};
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, node};
 use crate::support::database::ALICE;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, token};
 
@@ -149,4 +149,54 @@ async fn needs_a_replica(gateway: &Gateway, cluster: &Cluster) {
     let refused = gateway.replicas[1].dial(tenant, CHAT);
     let refused = refused.token(&tenant.sign(&claims)).refused().await;
     assert_eq!(refused.status, 401, "{refused:?}");
+}
+
+/// Before: each URL had a block, and the second `ACL SETUSER … reset` took away what the first had given.
+#[tokio::test]
+async fn two_urls_of_one_cluster_give_each_user_all_of_its_rights() {
+    let nodes = vec![node(&[]).await, node(&[]).await, node(&[]).await];
+    let cluster = Cluster::of_masters(nodes).await;
+    let at = |node: usize| format!("redis+cluster://{}", cluster.nodes[node].endpoint());
+    let gateway = gateway()
+        .redis(&at(0))
+        .tenant("one")
+        .without_layer_kind()
+        .tenant("other")
+        .with("redis.url", at(1))
+        .without_layer_kind()
+        // Its revocations and its events come by two URLs.
+        .tenant("split")
+        .with("layer.hosts", vec![at(2)])
+        .without_layer_kind()
+        .write()
+        .await;
+    let users = set_users(&gateway, &cluster).await;
+    let (mut names, count) = (users.clone(), users.len());
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), count, "each user has one line: {users:?}");
+    let may = async |user: &str, command: &[&str]| {
+        for node in &cluster.nodes {
+            let words = [&["ACL", "DRYRUN", user], command].concat();
+            let answer: String = node.command(&words).await;
+            assert_eq!(answer, "OK", "{user} {command:?}");
+        }
+    };
+    for word in ["one", "other", "split"] {
+        let tenant = gateway.named(word);
+        let channel = format!("{}__group__lobby", tenant.prefix);
+        may("lockgate", &["SSUBSCRIBE", &channel]).await;
+        let back_end = format!("{}-backend", tenant.name);
+        may(&back_end, &["SPUBLISH", &channel, "x"]).await;
+        let denied = tenant.redis_key("deny:jti:x");
+        may(&back_end, &["SET", &denied, "1"]).await;
+    }
+    let text = doctor(&gateway.config, &["--acl"]).text;
+    assert!(
+        text.contains("send its lines to every node, replicas"),
+        "{text}"
+    );
+    for node in &cluster.nodes {
+        assert_eq!(text.matches(&node.endpoint()).count(), 1, "{text}");
+    }
 }
