@@ -24,10 +24,11 @@ const EVENTS_PER_SECOND: f64 = 1_000.0;
 const WINDOW: u64 = 512;
 
 /// The measured figures, in the order of [`Figures::of`].
-const WHAT: [(&str, &str, Target); 6] = [
+const WHAT: [(&str, &str, Target); 7] = [
     ("CPU of the gateway per delivery", "µs", Target::None),
     ("CPU of Redis per event", "µs", Target::None),
     ("deliveries, saturated", "/s", Target::None),
+    ("CPU of Redis per event, saturated", "µs", Target::None),
     ("CPU of the gateway per connect", "µs", Target::None),
     ("connects, 64 at a time", "/s", Target::None),
     (
@@ -93,7 +94,7 @@ impl Figures {
         };
         let [gateway_connect, _] = stage.connects()?;
         let [delivery, event] = stage.paced()?;
-        let saturated = stage.saturated()?;
+        let [saturated, saturated_event] = stage.saturated()?;
         let (own_group, subscribes) = stage.subscriptions()?;
         let rate = |sample: &Sample| sample.units as f64 / sample.wall.as_secs_f64();
         Ok(Self {
@@ -101,6 +102,7 @@ impl Figures {
                 delivery.micros_per_unit(),
                 event.micros_per_unit(),
                 rate(&saturated),
+                saturated_event.micros_per_unit(),
                 gateway_connect.micros_per_unit(),
                 rate(&gateway_connect),
                 own_group.micros_per_unit(),
@@ -188,14 +190,13 @@ impl Stage<'_> {
         Ok(samples)
     }
 
-    /// Publishes as fast as deliveries come; the units are deliveries.
-    fn saturated(&mut self) -> Result<Sample> {
+    /// Publishes as fast as deliveries come; the units are deliveries and events.
+    fn saturated(&mut self) -> Result<[Sample; 2]> {
         let channels: Vec<String> = self.groups().into_iter().map(|(name, _)| name).collect();
         let events = self.settings.saturated_events;
-        let [sample, _] = self.measured([events * GROUP, events], |stage| {
+        self.measured([events * GROUP, events], |stage| {
             publish_windowed(&mut stage.swarm, &channels, events, WINDOW, GROUP)
-        })?;
-        Ok(sample)
+        })
     }
 
     /// Opens sockets of known users in groups of their own.
