@@ -12,6 +12,7 @@ use crate::support::socket::Socket;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, token};
 
 mod changes;
+mod moving;
 mod refused;
 mod secured;
 
