@@ -1,26 +1,34 @@
 //! The denylist saved and put back by the commands of `docs/denylist-backup.md`.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::problem::Problem;
+use crate::support::cluster::Cluster;
 use crate::support::database::{ALICE, BOB};
-use crate::support::{Database, RedisServer, gateway};
+use crate::support::{Database, RedisServer, gateway, token};
 
 const PAGE: &str = include_str!("../../../docs/denylist-backup.md");
 
-/// Runs the page's block of a shell that has this text, against this Redis.
-fn run(block: &str, redis: &RedisServer, folder: &std::path::Path) {
+/// Runs the page's block of a shell that has this text, after these lines.
+fn run_block(block: &str, before: &str, folder: &Path) {
     let blocks = PAGE.split("```sh\n").skip(1);
     let mut blocks = blocks.filter_map(|rest| rest.split("```").next());
     let shown = blocks.find(|shown| shown.contains(block)).expect(block);
-    let port = redis.url();
-    let script = format!("redis-cli() {{ command redis-cli -u {port} \"$@\"; }}\nset -e\n{shown}");
+    let script = format!("{before}\nset -e\n{shown}");
     let done = Command::new("bash")
         .args(["-c", &script])
         .current_dir(folder)
         .output()
         .unwrap();
     assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+}
+
+/// Runs the page's block that has this text against this Redis.
+fn run(block: &str, redis: &RedisServer, folder: &Path) {
+    let url = redis.url();
+    let before = format!("redis-cli() {{ command redis-cli -u {url} \"$@\"; }}");
+    run_block(block, &before, folder);
 }
 
 #[tokio::test]
@@ -58,4 +66,42 @@ async fn the_pages_commands_bring_a_lost_denylist_back() {
     assert_eq!(after, before);
     Problem::new(401, "token_revoked").is(&open(&revoked).refused().await, &tenant.name);
     open(&other).open().await;
+}
+
+/// The commands for one Redis see the keys of one node, and `SET` was answered `MOVED`.
+#[tokio::test]
+async fn the_denylist_of_a_cluster_is_saved_and_put_back() {
+    let cluster = Cluster::start().await;
+    let gateway = gateway()
+        .redis(&cluster.url())
+        .tenant("acme")
+        .without_layer_kind()
+        .users(&Database::sqlite().await)
+        .start()
+        .await;
+    let (replica, tenant) = (gateway.replica(), gateway.tenant());
+    let path = format!("/v1/tenants/{}/revocations", tenant.name);
+    let mut tokens = Vec::new();
+    for number in 0..20 {
+        let mut claims = token::access(ALICE);
+        claims["jti"] = format!("number-{number}").into();
+        let body = format!(r#"{{"jti":{},"exp":{}}}"#, claims["jti"], claims["exp"]);
+        let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        tokens.push(tenant.sign(&claims));
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let before = format!("node={}", cluster.nodes[0].endpoint());
+    run_block("masters.txt\n", &before, folder.path());
+    for node in &cluster.nodes[..3] {
+        let () = node.command(&["FLUSHALL"]).await;
+    }
+    let open = |token: &str| replica.dial(tenant, "/ws/chat/lobby/").token(token);
+    drop(open(&tokens[0]).open().await);
+    run_block("done < cluster-denylist.txt", &before, folder.path());
+    for token in &tokens {
+        Problem::new(401, "token_revoked").is(&open(token).refused().await, &tenant.name);
+    }
+    open(&tenant.token(BOB)).open().await;
 }
