@@ -231,12 +231,13 @@ table! {
     /// A Redis.
     #[derive(Clone, Debug, PartialEq)]
     pub struct RedisConfig {
-        /// `redis://` or `rediss://` with host, port and database, or `redis+sentinel://h:p,h:p/NAME/0`; a secret if it has a password.
+        /// `redis://` or `rediss://` with host, port and database, `redis+sentinel://h:p,h:p/NAME/0`, or `redis+cluster://h:p,h:p` with
+        /// some nodes of a cluster; with TLS `rediss+sentinel://` and `rediss+cluster://`. A secret if it has a password.
         pub url: Option<Secret> as Optional(SecretText) => None,
         /// Certificate authorities of this Redis, besides the system's and those of `[tls]`. Those of the deployment's Redis also
         /// hold for `denylist.redis` and the `hosts` of layers.
         pub ca: Vec<Authorities> as List(AuthorityPem) => Vec::new(),
-        /// The part of the server's certificate that is checked over `rediss://`: the chain and the name, the chain alone, or nothing,
+        /// The part of the server's certificate that is checked over TLS: the chain and the name, the chain alone, or nothing,
         /// so that any server may answer in its place and gets the password.
         pub verify: Verify as choice() => Verify::Full,
     }
