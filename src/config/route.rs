@@ -142,7 +142,8 @@ table! {
         pub accept: Accept as choice() => Accept::Gateway,
         /// `worker`: the longest wait of the handshake for the worker with `accept = "worker"`.
         pub worker_timeout: Duration as SOME_SPAN => Duration::from_secs(5),
-        /// `worker`: the effect of a frame that no worker takes, because the channel is full (`core`) or has no listener (`pubsub`).
+        /// `worker`: the effect of a frame that no worker takes, because the channel is full (`core`) or has no listener (`pubsub`,
+        /// `sharded`).
         pub on_worker_full: OnWorkerFull as choice() => OnWorkerFull::Close,
     }
     unkeyed {
