@@ -42,7 +42,7 @@ FULL = {**PRODUCTION, "monitoring": {"enabled": True}, "api": {"enabled": True},
 HPA = {**PRODUCTION, "autoscaling": {"kind": "hpa"}}
 GATEWAY = {"enabled": True, "hostnames": ["ws.example.com"], "parentRefs": [{"name": "public", "namespace": "gateways"}]}
 
-CLUSTER_PORTS = [6379, 5432, 3306, 443, {"port": 11000, "endPort": 13047}, 10000, {"port": 8500, "endPort": 8599}]
+CLUSTER_PORTS = [6379, 5432, 3306, 443, 6380, {"port": 11000, "endPort": 13047}, 10000]
 
 # What kustomize renders, by its name in manifests.py, and the values of the same.
 EQUAL = {
