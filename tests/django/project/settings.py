@@ -3,7 +3,7 @@
 LOCKGATE_TEST_DATABASE_URL   postgres://, mysql:// or sqlite:// (a path)
 LOCKGATE_TEST_REDIS_URL      where the channel layer lives; several URLs with commas between
 LOCKGATE_TEST_LAYER_PREFIX   its prefix
-LOCKGATE_TEST_LAYER          "pubsub" (default), "recording" (the class of deploy/django) or "core"
+LOCKGATE_TEST_LAYER          "pubsub" (default), "recording" and "sharded" (the classes of deploy/django) or "core"
 LOCKGATE_TEST_LAYER_CONFIG   more of its CONFIG, as JSON
 LOCKGATE_TEST_SIGNING_KEY    what simplejwt signs with
 LOCKGATE_TEST_USER_MODEL     auth.User (default) or accounts.UuidUser
@@ -79,6 +79,7 @@ SIMPLE_JWT = {
 BACKENDS = {
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
     "recording": "lockgate.layers.RedisPubSubChannelLayer",
+    "sharded": "lockgate.layers.RedisClusterChannelLayer",
     "core": "channels_redis.core.RedisChannelLayer",
 }
 
@@ -86,7 +87,7 @@ BACKENDS = {
 LAYER = os.environ.get("LOCKGATE_TEST_LAYER", "pubsub")
 LOCKGATE_TENANT = os.environ.get("LOCKGATE_TEST_TENANT", "acme")
 WITH_USER_MODELS = os.environ.get("LOCKGATE_TEST_USER_MODELS") == "1"
-if LAYER == "recording" or WITH_USER_MODELS:
+if LAYER in ("recording", "sharded") or WITH_USER_MODELS:
     # A project copies this folder beside its manage.py.
     sys.path.append(str(Path(__file__).resolve().parents[3] / "deploy/django"))
     LOCKGATE = {"TENANT": LOCKGATE_TENANT}
@@ -96,7 +97,7 @@ REDIS_URLS = os.environ.get("LOCKGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379")
 
 
 def host(url):
-    if version("channels_redis") < "4":
+    if LAYER == "sharded" or version("channels_redis") < "4":
         return url
     # redis-py 8 gives up on a socket after five seconds, which is how long the core layer waits for a message.
     return {"address": url, "socket_timeout": None}

@@ -1,4 +1,4 @@
-//! Every way to configure a layer on both Redis layers, against the newest and the oldest channels_redis that knows it:
+//! Every way to configure a layer on the Redis layers, against the newest and the oldest channels_redis that knows it:
 //! Django to sockets, sockets to Django, and sockets to a Channels worker and back, over two replicas. Each on groups with
 //! a memory and on groups without one.
 
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
+use crate::support::cluster::Cluster;
 use crate::support::database::{ALICE, BOB};
 use crate::support::django::Django;
 use crate::support::socket::Socket;
@@ -37,10 +38,14 @@ impl Cell {
     /// All of them.
     fn all() -> Vec<Self> {
         let mut cells = Vec::new();
-        for kind in ["pubsub", "core"] {
+        for (kind, hosts) in [
+            ("pubsub", &[1, 3][..]),
+            ("core", &[1, 3]),
+            ("sharded", &[1]),
+        ] {
             for json in [false, true] {
                 for encrypted in [false, true] {
-                    cells.extend([1, 3].map(|hosts| Self {
+                    cells.extend(hosts.iter().map(|&hosts| Self {
                         kind,
                         json,
                         encrypted,
@@ -57,6 +62,11 @@ impl Cell {
         let format = if self.json { "json" } else { "msgpack" };
         let keys = if self.encrypted { "keys" } else { "plain" };
         format!("{}-{format}-{keys}-{}", self.kind, self.hosts)
+    }
+
+    /// A cluster's layer class is that of deploy/django, which needs one of the newest.
+    fn has_old_versions(self) -> bool {
+        self.kind != "sharded"
     }
 
     /// The oldest channels_redis that has the option: keys as today (3.0.0), pub/sub with a host pick that others can
@@ -87,11 +97,46 @@ impl Cell {
     }
 }
 
-async fn deployment(servers: &[RedisServer]) -> Gateway {
+/// The servers of the layers.
+struct Servers {
+    single: Vec<RedisServer>,
+    cluster: Cluster,
+}
+
+impl Servers {
+    async fn start() -> Self {
+        let mut single = Vec::new();
+        for _ in 0..3 {
+            single.push(RedisServer::start().await);
+        }
+        let cluster = Cluster::start().await;
+        Self { single, cluster }
+    }
+
+    /// Those of a cell's hosts; of a cluster its masters.
+    fn of(&self, cell: Cell) -> &[RedisServer] {
+        match cell.kind {
+            "sharded" => &self.cluster.nodes[..3],
+            _ => &self.single[..cell.hosts],
+        }
+    }
+
+    fn urls(&self, cell: Cell) -> Vec<String> {
+        match cell.kind {
+            "sharded" => vec![format!(
+                "redis+cluster://{}",
+                self.cluster.nodes[0].endpoint()
+            )],
+            _ => self.of(cell).iter().map(RedisServer::url).collect(),
+        }
+    }
+}
+
+async fn deployment(servers: &Servers) -> Gateway {
     let database = Database::postgres().await;
-    let mut builder = gateway().redis(&servers[0].url()).replicas(2);
+    let mut builder = gateway().redis(&servers.single[0].url()).replicas(2);
     for cell in Cell::all() {
-        let urls: Vec<_> = servers[..cell.hosts].iter().map(RedisServer::url).collect();
+        let urls = servers.urls(cell);
         builder = builder
             .tenant(&cell.word())
             .users(&database)
@@ -142,7 +187,7 @@ struct Run {
     worker: bool,
 }
 
-async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
+async fn serves(gateway: &Gateway, servers: &Servers, run: Run) {
     let Run {
         cell,
         version,
@@ -153,13 +198,15 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
     let memory = if recorded { " with a memory" } else { "" };
     let what = format!("{} {version:?}{memory}", cell.word());
     println!("{what}");
-    let urls: Vec<_> = servers[..cell.hosts].iter().map(RedisServer::url).collect();
     let channel = format!("{}.work", tenant.prefix);
     let django = Django::at(tenant.database.url())
-        .layer(&urls.join(","), &tenant.prefix)
+        .layer(&servers.urls(cell).join(","), &tenant.prefix)
         .worker_channels(&[&channel]);
     let django = match cell.kind {
         "core" => django.core(&cell.config()),
+        "sharded" => django
+            .layer_config(&cell.config())
+            .sharded_for(&tenant.name),
         _ if recorded => django
             .layer_config(&cell.config())
             .recording_for(&tenant.name),
@@ -202,20 +249,26 @@ async fn serves(gateway: &Gateway, servers: &[RedisServer], run: Run) {
         assert!(socket.ping().await.is_empty(), "{what}: nothing came twice");
     }
     if recorded {
-        is_recorded(&servers[..cell.hosts], tenant, cell, &room, &what).await;
+        is_recorded(servers.of(cell), tenant, cell, &room, &what).await;
     }
 
     if !worker || version == Some(NO_WORKERS) {
         return;
     }
     // Sockets to a worker, and from it to the sockets of the room.
-    forget_in_flight(servers, tenant).await;
+    if cell.kind == "core" {
+        forget_in_flight(servers.of(cell), tenant).await;
+    }
     django.work(&[&channel]).await;
-    if cell.kind == "pubsub" {
+    let count = match cell.kind {
+        "pubsub" => Some("NUMSUB"),
+        "sharded" => Some("SHARDNUMSUB"),
+        _ => None,
+    };
+    if let Some(count) = count {
         eventually(LONG, &format!("{what}: the worker listens"), async || {
-            for server in &servers[..cell.hosts] {
-                let (_, count): (String, u32) =
-                    server.command(&["PUBSUB", "NUMSUB", &channel]).await;
+            for server in servers.of(cell) {
+                let (_, count): (String, u32) = server.command(&["PUBSUB", count, &channel]).await;
                 if count > 0 {
                     return Ok(());
                 }
@@ -302,7 +355,12 @@ async fn is_recorded(servers: &[RedisServer], tenant: &Tenant, cell: Cell, room:
     let key = |kind: &str| tenant.redis_key(&format!("{kind}:{{{channel}}}"));
     let mut found = Vec::new();
     for server in servers {
-        let entries: u64 = server.command(&["XLEN", &key("history")]).await;
+        let entries: u64 = match server.ask(&["XLEN", &key("history")]).await {
+            Ok(entries) => entries,
+            // Another master of the cluster has it.
+            Err(error) if error.redirect_node().is_some() => continue,
+            Err(error) => panic!("{what}: {error}"),
+        };
         let offset: Option<u64> = server.command(&["HGET", &key("position"), "offset"]).await;
         found.extend(offset.map(|offset| (entries, offset)));
     }
@@ -347,10 +405,7 @@ async fn settle(socket: &mut Socket, cell: Cell, what: &str) {
 
 #[tokio::test]
 async fn every_configuration_of_a_layer_works_with_every_version_that_has_it() {
-    let mut servers = Vec::new();
-    for _ in 0..3 {
-        servers.push(RedisServer::start().await);
-    }
+    let servers = Servers::start().await;
     let gateway = deployment(&servers).await;
     let run = |cell: Cell, version, recorded| Run {
         cell,
@@ -363,12 +418,13 @@ async fn every_configuration_of_a_layer_works_with_every_version_that_has_it() {
     let newest = Cell::all()
         .into_iter()
         .map(|cell| run(cell, None, cell.hosts > 1));
-    let oldest = Cell::all()
+    let with_old = Cell::all()
         .into_iter()
-        .map(|cell| run(cell, Some(cell.oldest()), cell.hosts == 1));
+        .filter(|cell| cell.has_old_versions());
+    let oldest = with_old.map(|cell| run(cell, Some(cell.oldest()), cell.hosts == 1));
     let workers = Cell::all()
         .into_iter()
-        .filter(|cell| cell.oldest() == NO_WORKERS);
+        .filter(|cell| cell.has_old_versions() && cell.oldest() == NO_WORKERS);
     let workers = workers.map(|cell| run(cell, Some(FIRST_WORKERS), true));
     let others = Cell::all().into_iter().map(|cell| Run {
         worker: false,

@@ -41,6 +41,12 @@ impl Setup {
             .with("LOCKGATE_TEST_TENANT", tenant)
     }
 
+    /// Sends through the layer class of deploy/django for clusters.
+    pub(crate) fn sharded_for(self, tenant: &str) -> Self {
+        self.with("LOCKGATE_TEST_LAYER", "sharded")
+            .with("LOCKGATE_TEST_TENANT", tenant)
+    }
+
     /// More of the layer's `CONFIG`.
     pub(crate) fn layer_config(self, config: &Value) -> Self {
         self.with("LOCKGATE_TEST_LAYER_CONFIG", &config.to_string())
