@@ -4,6 +4,7 @@
 //! and Sentinel.
 
 mod core;
+mod deaf_shard;
 mod deliver;
 mod faults;
 mod poison;
