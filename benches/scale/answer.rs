@@ -53,12 +53,9 @@ fn line(question: &str, answer: String) -> Line {
 fn sizes(deployment: &Deployment) -> String {
     let kinds: Vec<String> = { deployment.kinds.iter() }
         .map(|kind| {
-            format!(
-                "{} {} of {} sockets",
-                number(kind.groups),
-                kind.name,
-                number(kind.members(deployment.sockets))
-            )
+            let members = kind.members(deployment.sockets);
+            let groups = number(kind.groups);
+            format!("{groups} {} of {}", kind.name, of(members, "socket"))
         })
         .collect();
     format!(
@@ -75,11 +72,11 @@ fn fleet_of(plan: &Plan) -> String {
         0.0 => String::new(),
         count => format!(", each a master and {} of its replicas", number(count)),
     };
-    let each = format!(
-        "{} replicas, {} shards{followers}",
-        number(replicas),
-        number(shards)
-    );
+    let servers = |cells: f64| {
+        let (replicas, shards) = (of(cells * replicas, "replica"), of(cells * shards, "shard"));
+        format!("{replicas}, {shards}")
+    };
+    let each = format!("{}{followers}", servers(1.0));
     if plan.cells == 1.0 {
         return each;
     }
@@ -88,10 +85,9 @@ fn fleet_of(plan: &Plan) -> String {
         Some(Reason::Servers) | None => "fewer cells take more servers".to_owned(),
     };
     format!(
-        "{} cells of {each}: {} replicas, {} shards; {reason}",
+        "{} cells of {each}: {}; {reason}",
         number(plan.cells),
-        number(plan.cells * replicas),
-        number(plan.cells * shards),
+        servers(plan.cells),
     )
 }
 
@@ -227,8 +223,19 @@ fn storm(units: &Units, plan: &Plan) -> Result<Vec<Line>> {
     ])
 }
 
+/// So many of them.
+fn of(count: f64, what: &str) -> String {
+    let count = number(count);
+    match count.as_str() {
+        "1" => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
 /// A number with separators, of three digits that count.
 fn number(value: f64) -> String {
+    // A sum of nothing is -0.
+    let value = value + 0.0;
     if value < 10.0 && value.fract() > 1e-9 {
         return format!("{value:.1}");
     }

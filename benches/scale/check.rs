@@ -117,11 +117,15 @@ fn described(model: &Model<'_>) -> String {
         (deployment.revocations_per_second, "revocations/s"),
         (model.rechecks(), "rechecks/s"),
         (model.revalidations(), "lookups/s"),
-        (deployment.redis_replicas, "replicas of Redis"),
     ] {
         if count >= 0.5 {
             parts.push(format!("{count:.0} {what}"));
         }
+    }
+    match deployment.redis_replicas as u64 {
+        0 => {}
+        1 => parts.push("1 replica of Redis".to_owned()),
+        several => parts.push(format!("{several} replicas of Redis")),
     }
     let has = |what: &str, any: bool| any.then(|| what.to_owned());
     let kinds = || deployment.kinds.iter();

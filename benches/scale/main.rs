@@ -246,9 +246,13 @@ fn answer(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scale.md")
+}
+
 /// Puts a text between its marks in the page.
 fn write(mark: &str, text: &str) -> Result<()> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scale.md");
+    let page = page();
     let old = fs::read_to_string(&page)?;
     let [begin, end] = ["begin", "end"].map(|edge| format!("<!-- {mark}: {edge} -->\n"));
     let (before, rest) = old.split_once(&begin).context(begin.clone())?;
@@ -277,11 +281,13 @@ fn in_brief(options: &Options) -> Result<()> {
     let units = calibrate::calibrate(&calibration, &calibrated, (BRIEF, "-"))?;
     let outcome = check::check(&units, &checks, &checked)?;
     print!("{}", outcome.table);
-    // The figures of the moment mean nothing; those of the file must be complete.
+    // The figures of the moment mean nothing; those of the file must be complete, and the answers those of the page.
     let units = Units::load(&own("units.toml"))?;
-    print!(
-        "{}",
-        answer::answers(&units, &deployment::read(&own("answers.toml"))?)?
+    let answers = answer::answers(&units, &deployment::read(&own("answers.toml"))?)?;
+    print!("{answers}");
+    ensure!(
+        fs::read_to_string(page())?.contains(&answers),
+        "docs/scale.md has other answers: `cargo bench --bench scale -- --write` puts these there"
     );
     Ok(())
 }
