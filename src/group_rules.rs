@@ -180,13 +180,18 @@ mod tests {
             rule("b", 1),
             rule("b", 2),
             rule("<x:y>", 1),
+            rule("chat_{room}", 1),
+            rule("news_{user.team}", 1),
+            rule("a{b", 1),
         ];
         let Err(Faults(faults)) = GroupRules::new(&rules) else {
             panic!("they are wrong");
         };
         let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
         let at = |index: usize| format!("groups[{index}].name");
-        assert_eq!(keys, [at(0), at(1), at(3), at(4)]);
+        assert_eq!(keys, [at(0), at(1), at(3), at(4), at(5), at(6)]);
+        let advice = format!("{:?}", faults[4]);
+        assert!(advice.contains("{room} is a placeholder"), "{advice}");
     }
 
     #[test]

@@ -77,9 +77,10 @@ impl Route {
     /// # Errors
     /// The first [`RouteProblem`] of the text.
     pub fn of_name(text: &str) -> Result<Self, RouteProblem> {
-        match text {
-            "" => Err(RouteProblem::NoName),
-            text => Self::parse_parts(text),
+        match (text, placeholder(text)) {
+            ("", _) => Err(RouteProblem::NoName),
+            (_, Some(name)) => Err(RouteProblem::Placeholder(name.to_owned())),
+            _ => Self::parse_parts(text),
         }
     }
 
@@ -224,6 +225,13 @@ impl Routes {
     pub fn get(&self, index: usize) -> Option<&Route> {
         self.0.get(index)
     }
+}
+
+/// Returns the name in the first placeholder such as `{room}`, as the `groups` of a route have it.
+fn placeholder(text: &str) -> Option<&str> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
+    let mut names = { text.split('{').skip(1) }.filter_map(|part| Some(part.split_once('}')?.0));
+    names.find(|name| !name.is_empty() && name.chars().all(letter))
 }
 
 #[cfg(test)]

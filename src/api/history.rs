@@ -60,19 +60,19 @@ pub(super) async fn list(
     Path((_, group)): Path<(String, String)>,
     query: Result<Query<Since>, QueryRejection>,
 ) -> Result<Json<GroupHistory>, ApiProblem> {
-    let Query(query) = query.map_err(|_| ApiProblem::QueryNotValid)?;
+    let Query(query) = query.map_err(|_| ApiProblem::HistoryQueryNotValid)?;
     let group = tenant.relay.group_name(&group);
     let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
     let since = match &query.since {
         None => None,
         Some(text) => match Position::parse(text) {
             Some((of, position)) if of == group => Some(position),
-            _ => return Err(ApiProblem::QueryNotValid),
+            _ => return Err(ApiProblem::HistoryQueryNotValid),
         },
     };
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(ApiProblem::QueryNotValid);
+        return Err(ApiProblem::HistoryQueryNotValid);
     }
     let from = since.as_ref().map_or_else(HistoryFrom::default, Into::into);
     let page = tenant.relay.layer().history(&group, from).await;

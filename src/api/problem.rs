@@ -90,6 +90,8 @@ problems! {
         "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.";
     QueryNotValid: BAD_REQUEST, "query_not_valid",
         "The query takes limit (1 to 1000) and cursor.";
+    HistoryQueryNotValid: BAD_REQUEST, "query_not_valid",
+        "The query takes limit (1 to 1000) and since, a position of this group as its events and answers have it.";
     SeriesQueryNotValid: BAD_REQUEST, "query_not_valid",
         "The query takes limit (1 to 1000) and after, or the name of one tenant as `tenant`.";
     CloseNotValid: BAD_REQUEST, "close_not_valid",

@@ -9,7 +9,7 @@ use super::{Group, Member, wakes};
 ///
 /// A flood of one tenant wakes this many sockets. Then the thread reads the links and serves the other tenants, so
 /// this number bounds the time that they wait.
-pub(super) const SLICE: usize = 8;
+const SLICE: usize = 8;
 /// Sockets served at once for a tenant that was quiet. Its event then waits for another tenant's flood once, not once
 /// per slice.
 const SAVED: usize = 256;
@@ -84,7 +84,7 @@ impl Pace {
 ///
 /// While there is time, the queues of a quiet tenant's event are filled at once and their sockets write in turns with
 /// other work, so that the tenant's next events do not wait for these sockets. On busy threads the sockets of such an event
-/// are woken at once ([`wakes`]).
+/// are woken at once (`wakes.rs`).
 pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Member>)) {
     if let Some(served) = group.visit(SLICE, &mut serve) {
         return pace.spend(served).await;
@@ -92,7 +92,7 @@ pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Mem
     let members = group.members();
     if !wakes::is_busy() && pace.save_and_pay(members.len()) {
         let wakers = wakes::gather(|| members.iter().for_each(&mut serve));
-        return wakes::wake_in_turns(wakers);
+        return wakes::wake_in_turns(wakers, SLICE);
     }
     for slice in members.chunks(SLICE) {
         slice.iter().for_each(&mut serve);

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeMetrics};
 
-use super::fan_out::SLICE;
 use crate::tasks;
 
 /// The share of their time that busy threads work.
@@ -60,17 +59,17 @@ pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
     wakers.unwrap_or_default()
 }
 
-/// Wakes the first tasks now, and the others in turns with all other work. Does not wait for them.
-pub(super) fn wake_in_turns(wakers: Vec<Waker>) {
+/// Wakes so many tasks at a time: the first ones now, and the others in turns with all other work. Does not wait for them.
+pub(super) fn wake_in_turns(wakers: Vec<Waker>, at_a_time: usize) {
     let mut wakers = wakers.into_iter();
-    wakers.by_ref().take(SLICE).for_each(Waker::wake);
+    wakers.by_ref().take(at_a_time).for_each(Waker::wake);
     if wakers.len() == 0 {
         return;
     }
     tasks::brief(async move {
         while wakers.len() > 0 {
             tokio::task::yield_now().await;
-            wakers.by_ref().take(SLICE).for_each(Waker::wake);
+            wakers.by_ref().take(at_a_time).for_each(Waker::wake);
         }
     });
 }
@@ -180,16 +179,16 @@ mod tests {
     #[tokio::test]
     async fn other_work_has_its_turn_between_the_sockets_of_an_event() {
         let count = Arc::new(Count::default());
-        wake_in_turns(count.wakers(3 * SLICE - 1).collect());
+        wake_in_turns(count.wakers(23).collect(), 8);
         let mut steps = vec![count.woken()];
-        while count.woken() < 3 * SLICE - 1 {
+        while count.woken() < 23 {
             tokio::task::yield_now().await;
             steps.push(count.woken());
         }
         steps.dedup();
-        assert_eq!(steps, [SLICE, 2 * SLICE, 3 * SLICE - 1]);
-        wake_in_turns(count.wakers(1).collect());
-        assert_eq!(count.woken(), 3 * SLICE);
+        assert_eq!(steps, [8, 16, 23]);
+        wake_in_turns(count.wakers(1).collect(), 8);
+        assert_eq!(count.woken(), 24);
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub enum RouteProblem {
     RegularExpression(Option<String>),
     #[error("a group has a name")]
     NoName,
+    #[error(
+        "{{{0}}} is a placeholder as the groups of a route have it; here a parameter stands for any value: <slug:name>"
+    )]
+    Placeholder(String),
     #[error("< and > must enclose a parameter: <converter:name>")]
     Brackets,
     #[error("{0:?} is not a converter; the converters are str, int, slug, uuid and path")]

@@ -2,7 +2,7 @@
 -- KEYS: index, users, leaving, own hash.
 -- ARGV: own id, epoch of a new index, channel of notices ('' tells none), linger in ms, life of the keys in s, own sockets,
 --       whether the own hash is written whole ('1'), number of dead ids, the dead ids, then for each user: id, sockets, fields.
--- Returns: ms until the next user has left (-1: none), users in the own hash, '1' if there is more to take back, the ids of
+-- Returns: ms until the next user has left (-1: none), users in the own hash (another number if users lacks some), '1' if there is more to take back, the ids of
 --          the other replicas, the error of the publish ('': none).
 local index, users, leaving, own = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local me, channel, linger, life = ARGV[1], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -26,12 +26,17 @@ for _, field in ipairs(redis.call('HKEYS', index)) do
     if #field == 32 and string.match(field, '^%x+$') and field ~= me and not dead[field] then others[#others + 1] = field end
 end
 
-local function gone(id)
-    if redis.call('HEXISTS', own, id) == 1 then return end
+-- Returns true if the user is here or at another replica.
+local function held(id)
+    if redis.call('HEXISTS', own, id) == 1 then return true end
     for _, other in ipairs(others) do
-        if redis.pcall('HEXISTS', index .. ':' .. other, id) == 1 then return end
+        if redis.pcall('HEXISTS', index .. ':' .. other, id) == 1 then return true end
     end
-    if not redis.call('ZSCORE', users, id) then return end
+    return false
+end
+
+local function gone(id)
+    if held(id) or not redis.call('ZSCORE', users, id) then return end
     if linger > 0 then
         redis.call('ZADD', leaving, 'NX', now + linger, id)
     else
@@ -48,7 +53,8 @@ if #late == MOST then more = 1 end
 local due = redis.call('ZRANGEBYSCORE', leaving, '-inf', now, 'LIMIT', 0, MOST)
 for _, id in ipairs(due) do
     redis.call('ZREM', leaving, id)
-    if redis.call('ZREM', users, id) == 1 then left[#left + 1] = id end
+    -- One who is here has not left: someone else wrote the entry.
+    if not held(id) and redis.call('ZREM', users, id) == 1 then left[#left + 1] = id end
 end
 if #due == MOST then more = 1 end
 
@@ -126,4 +132,7 @@ if redis.call('EXISTS', users) == 0 then redis.call('EXPIRE', index, math.min(li
 local next = redis.call('ZRANGE', leaving, 0, 0, 'WITHSCORES')
 local wait = -1
 if next[2] then wait = math.max(0, tonumber(next[2]) - now) end
-return { wait, redis.call('HLEN', own), more, others, refused }
+local here = redis.call('HLEN', own)
+-- Someone else took users out of the set: another number than the replica expects makes it write all of its own.
+if redis.call('ZCARD', users) < here then here = here + 1 end
+return { wait, here, more, others, refused }

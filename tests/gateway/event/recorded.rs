@@ -159,6 +159,8 @@ async fn what_the_api_sends_is_recorded_and_listed_page_by_page() {
             let answer = replica.api(&gateway.api_key, "GET", &path, "").await;
             let found = (answer.status, answer.json()["code"].clone());
             assert_eq!(found, (status, code.into()), "{path}");
+            let names_since = answer.json()["detail"].to_string().contains("and since");
+            assert_eq!(names_since, code == "query_not_valid", "{path}");
         }
         let printed = printed(&gateway).await;
         assert!(printed.contains("5 events on this page"), "{printed}");

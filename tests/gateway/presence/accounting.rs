@@ -1,7 +1,7 @@
 //! Random joins, leaves and kills of replicas with many sockets in many rooms: after each quiet moment the API says the truth,
 //! and joins and leaves pair up for every socket that was told of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,10 @@ struct Client {
     user: String,
     room: usize,
     replica: usize,
+    /// The users who were there when it opened.
+    met: BTreeSet<String>,
+    /// Those who had closed a socket not long before: they may have been there still, as ones who linger.
+    unsure: BTreeSet<String>,
     told: Told,
     reader: JoinHandle<()>,
 }
@@ -73,9 +77,32 @@ async fn read(mut socket: Socket, told: Told, wrong: Arc<Mutex<Vec<String>>>, of
     }
 }
 
+impl Client {
+    /// Returns what is wrong in what it was told, if these users are there now.
+    fn mistake(&self, truth: &BTreeMap<String, u64>) -> Option<String> {
+        let told = self.told.lock().expect("never poisoned");
+        let mut users = truth.keys().chain(told.keys()).chain(&self.met);
+        let wrong = users.find(|user| {
+            let is_here = truth.contains_key(*user);
+            match told.get(*user) {
+                Some(joins) => *joins != is_here,
+                None if self.unsure.contains(*user) || **user == self.user => false,
+                None => self.met.contains(*user) != is_here,
+            }
+        })?;
+        let (told, met) = (told.get(wrong), self.met.contains(wrong));
+        Some(format!(
+            "{} of r{}: told {told:?} of {wrong}, who was there at first: {met}",
+            self.user, self.room
+        ))
+    }
+}
+
 struct World {
     gateway: Gateway,
     clients: Vec<Client>,
+    /// The users who have closed a socket, by room, with the time of the last one.
+    closed: BTreeMap<(usize, String), Instant>,
     rng: StdRng,
     wrong: Arc<Mutex<Vec<String>>>,
 }
@@ -88,6 +115,10 @@ impl World {
             self.rng.random_range(0..USERS),
         );
         let user = (100 + user).to_string();
+        let met = self.truth(room).into_keys().collect();
+        let lately = self.closed.iter().filter(|(_, at)| at.elapsed() < HEALED);
+        let unsure = lately.filter(|((of, _), _)| *of == room);
+        let unsure = unsure.map(|((_, user), _)| user.clone()).collect();
         let socket = enter(&self.gateway, replica, &format!("r{room}"), &user).await;
         let told = Told::default();
         let of = format!("{user} in r{room} on {replica}");
@@ -96,6 +127,8 @@ impl World {
             user,
             room,
             replica,
+            met,
+            unsure,
             told,
             reader,
         });
@@ -112,8 +145,14 @@ impl World {
             self.open().await;
         } else {
             let at = self.rng.random_range(0..self.clients.len());
-            self.clients.swap_remove(at);
+            let client = self.clients.swap_remove(at);
+            self.note_closed(&client);
         }
+    }
+
+    fn note_closed(&mut self, client: &Client) {
+        let of = (client.room, client.user.clone());
+        self.closed.insert(of, Instant::now());
     }
 
     /// The users of a room, each with the number of sockets.
@@ -150,19 +189,11 @@ impl World {
         took
     }
 
-    /// Waits until what every socket was told is the truth: users who linger have left.
+    /// Waits until what every socket has met and was told since is the truth: users who linger have left.
     async fn check_observers(&self) {
         eventually(HEALED, "what sockets were told", async || {
-            let wrong = self.clients.iter().find_map(|client| {
-                let truth = self.truth(client.room);
-                let told = client.told.lock().expect("never poisoned");
-                let wrong = told
-                    .iter()
-                    .find(|(user, joins)| truth.contains_key(*user) != **joins);
-                wrong.map(|(user, joins)| {
-                    format!("{} of r{}: {user} {joins}", client.user, client.room)
-                })
-            });
+            let mut clients = self.clients.iter();
+            let wrong = clients.find_map(|client| client.mistake(&self.truth(client.room)));
             wrong.map_or(Ok(()), Err)
         })
         .await;
@@ -173,7 +204,12 @@ impl World {
     /// Kills a replica with all its sockets, and starts another in its place.
     async fn kill(&mut self, replica: usize) {
         self.gateway.replicas[replica].process.kill();
-        self.clients.retain(|client| client.replica != replica);
+        let (gone, stay) = std::mem::take(&mut self.clients)
+            .into_iter()
+            .partition(|client| client.replica == replica);
+        self.clients = stay;
+        let gone: Vec<Client> = gone;
+        gone.iter().for_each(|client| self.note_closed(client));
         self.gateway.add_replica().await;
         let new = self.gateway.replicas.pop().expect("added just now");
         new.ready().await;
@@ -193,6 +229,7 @@ async fn account(layer: &str) {
     let mut world = World {
         gateway,
         clients: Vec::new(),
+        closed: BTreeMap::new(),
         rng: StdRng::seed_from_u64(7),
         wrong: Arc::default(),
     };

@@ -120,8 +120,25 @@ async fn what_others_wrote_into_the_keys_harms_nothing_and_goes() {
             .expect("her entry");
         let _: redis::Value = redis.command(&["SET", &own, "a text"]).await;
         let _: redis::Value = redis.command(&["SET", &index, "a text"]).await;
+        let bob = enter(&gateway, 0, "a", BOB).await;
+        present_users(&gateway, &[ALICE, BOB]).await;
+        // Someone lets her leave while she is there: the next write passes over it.
+        let leaving = format!("{index}:leaving");
+        let _: u64 = redis.command(&["ZADD", &leaving, "0", ALICE]).await;
+        drop(bob);
+        eventually(PATIENCE, "the next write", async || {
+            let left: Option<f64> = redis.command(&["ZSCORE", &leaving, ALICE]).await;
+            left.map_or(Ok(()), Err)
+        })
+        .await;
+        let (here, _) = found(&gateway, 0, "a").await.expect("Redis answers");
+        assert!(here.contains_key(ALICE), "{here:?}");
+        // Someone takes all users out of the set: the next write finds it.
+        let _: u64 = redis.command(&["DEL", &users]).await;
         let _bob = enter(&gateway, 0, "a", BOB).await;
         present_users(&gateway, &[ALICE, BOB]).await;
+        let count = ask(&gateway, 0, "a", "/count").await;
+        assert_eq!(count, serde_json::json!({"sockets": 2, "users": 2}));
     }
 }
 
