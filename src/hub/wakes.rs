@@ -46,17 +46,14 @@ pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
 
     impl Drop for Gathering {
         fn drop(&mut self) {
-            let left = GATHERED.with_borrow_mut(Option::take);
-            left.into_iter().flatten().for_each(Waker::wake);
+            GATHERED.take().into_iter().flatten().for_each(Waker::wake);
         }
     }
 
-    GATHERED.with_borrow_mut(|gathered| *gathered = Some(Vec::new()));
-    let gathering = Gathering;
+    GATHERED.set(Some(Vec::new()));
+    let _gathering = Gathering;
     fan_out();
-    let wakers = GATHERED.with_borrow_mut(Option::take);
-    drop(gathering);
-    wakers.unwrap_or_default()
+    GATHERED.take().unwrap_or_default()
 }
 
 /// Wakes so many tasks at a time: the first ones now, and the others in turns with all other work. Does not wait for them.

@@ -6,7 +6,7 @@ use std::fmt;
 use redis::{RedisError, ServerErrorKind};
 
 /// The oldest version of a cluster's nodes. `CLUSTER SHARDS` and sharded channels came with it.
-pub const CLUSTER_VERSION: (u32, u32) = (7, 0);
+const CLUSTER_VERSION: (u32, u32) = (7, 0);
 
 /// The action on a node of a cluster that is taken for one server.
 const NAME_THE_CLUSTER: &str = "write redis+cluster:// (rediss+cluster:// with TLS) in its URL, and no other layer.kind than \"sharded\": a node \

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::life::Stage;
 use super::neighbours::Stand;
 use super::{Tenant, Tenants, scripts};
+use crate::channel_layer::LayerError;
 use crate::close_code::CloseReason;
 use crate::config::names_meet;
 use crate::error::ErrorKind;
@@ -121,15 +122,13 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
     if let Err(error) = authenticator.verifier.ready().await {
         return Err(Obstacle::NotReached(error.to_string()));
     }
-    tenant.control.open().await.map_err(|error| match error.kind() {
-        Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
-            "its Redis user may not subscribe to its control channel; grant the channels lockgate:{}:*",
-            tenant.id
-        )),
-        Some(ErrorKind::Protocol) => Obstacle::Degraded(format!(
-            "its Redis takes no subscription of its control channel; {UNKNOWN_COMMAND}"
-        )),
-        _ => Obstacle::NotReached(error.to_string()),
+    tenant.control.open().await.map_err(|error| {
+        not_subscribed(&error, "its control channel", || {
+            format!(
+                "its Redis user may not subscribe to its control channel; grant the channels lockgate:{}:*",
+                tenant.id
+            )
+        })
     })?;
     if let Some(why) = scripts::obstacle(tenant).await {
         return Err(Obstacle::Degraded(why));
@@ -146,28 +145,36 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
     let probe = GroupName::from(PROBE);
     let subscribed = layer.subscribe(&probe).await;
     layer.unsubscribe(&probe);
-    subscribed.map_err(|error| match error.kind() {
-        Some(ErrorKind::Permission) => Obstacle::Degraded(format!(
-            "its Redis user may not join its groups; grant the channels, with the layer core the keys, {}*",
-            tenant.config.layer.prefix
-        )),
-        Some(ErrorKind::Protocol) => Obstacle::Degraded(format!(
-            "its Redis takes no subscription of its groups; {UNKNOWN_COMMAND}"
-        )),
-        _ => Obstacle::NotReached(error.to_string()),
+    subscribed.map_err(|error| {
+        not_subscribed(&error, "its groups", || {
+            format!(
+                "its Redis user may not join its groups; grant the channels, with the layer core the keys, {}*",
+                tenant.config.layer.prefix
+            )
+        })
     })?;
     Ok(fields)
+}
+
+/// Returns the obstacle that a subscription of `what` has met; `refused` is the reason where a right is missing.
+fn not_subscribed(error: &LayerError, what: &str, refused: impl FnOnce() -> String) -> Obstacle {
+    match error.kind() {
+        Some(ErrorKind::Permission) => Obstacle::Degraded(refused()),
+        Some(ErrorKind::Protocol) => Obstacle::Degraded(format!(
+            "its Redis takes no subscription of {what}; {UNKNOWN_COMMAND}"
+        )),
+        _ => Obstacle::NotReached(error.to_string()),
+    }
 }
 
 /// Returns the reason why a server of the tenant cannot be used by its URL.
 async fn misfit(tenant: &Tenant) -> Option<String> {
     let servers = tenant.authenticator.redis_servers().into_iter();
-    for server in servers.chain(tenant.servers.iter()) {
-        if let Some(misfit) = server.misfit().await {
-            return Some(format!("{misfit}; {}", misfit.remedy()));
-        }
-    }
-    None
+    // All at once: each that does not answer takes its time limit.
+    let looks = servers.chain(tenant.servers.iter());
+    let misfits = join_all(looks.map(|server| server.misfit())).await;
+    let misfit = misfits.into_iter().flatten().next()?;
+    Some(format!("{misfit}; {}", misfit.remedy()))
 }
 
 /// Compares the servers of the tenant's layer with those of all other tenants. `Err` holds the reason not to serve it.

@@ -2,8 +2,8 @@
 -- KEYS: index, users, leaving, own hash.
 -- ARGV: own id, epoch of a new index, channel of notices ('' tells none), linger in ms, life of the keys in s, own sockets,
 --       whether the own hash is written whole ('1'), number of dead ids, the dead ids, then for each user: id, sockets, fields.
--- Returns: ms until the next user has left (-1: none), users in the own hash (another number if users lacks some), '1' if there is more to take back, the ids of
---          the other replicas, the error of the publish ('': none).
+-- Returns: ms until the next user has left (-1: none), users in the own hash (another number if users lacks some),
+--          '1' if there is more to take back, the ids of the other replicas, the error of the publish ('': none).
 local index, users, leaving, own = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local me, channel, linger, life = ARGV[1], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')

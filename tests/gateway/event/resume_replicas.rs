@@ -289,16 +289,23 @@ async fn a_reload_that_changes_the_history_sends_clients_back_and_loses_nothing(
     assert_eq!(position(&mut back).await["recovered"], true);
 }
 
+/// A client that got ten events, its position before them and the one behind them.
+async fn with_ten_events(gateway: &Gateway) -> (Socket, String, String) {
+    let (replica, tenant) = (gateway.replica(), gateway.tenant());
+    let mut socket = returning(replica, tenant, "/ws/a/", &[]).open().await;
+    let begin = position_of(&position(&mut socket).await);
+    publish(gateway, replica, 0..10).await;
+    let has = events(&mut socket, 0..10).await;
+    (socket, begin, has)
+}
+
 /// A Redis that refuses the gateway's scripts: sockets are served live, and those that come back are told.
 #[tokio::test]
 async fn a_history_that_cannot_be_read_is_told_and_live_events_go_on() {
     let redis = RedisServer::start().await;
     let (gateway, _proxy) = behind_proxy(&redis, &[]).await;
     let (replica, tenant) = (gateway.replica(), gateway.tenant());
-    let mut socket = returning(replica, tenant, "/ws/a/", &[]).open().await;
-    let begin = position_of(&position(&mut socket).await);
-    publish(&gateway, replica, 0..10).await;
-    let has = events(&mut socket, 0..10).await;
+    let (mut socket, begin, has) = with_ten_events(&gateway).await;
     let _: () = redis
         .command(&["ACL", "SETUSER", "default", "-eval", "-evalsha"])
         .await;
@@ -333,10 +340,7 @@ async fn a_history_that_cannot_be_read_for_a_while_is_no_gap() {
     let redis = RedisServer::start().await;
     let (gateway, _proxy) = behind_proxy(&redis, &[]).await;
     let (replica, tenant) = (gateway.replica(), gateway.tenant());
-    let mut socket = returning(replica, tenant, "/ws/a/", &[]).open().await;
-    let begin = position_of(&position(&mut socket).await);
-    publish(&gateway, replica, 0..10).await;
-    events(&mut socket, 0..10).await;
+    let (_socket, begin, _) = with_ten_events(&gateway).await;
     let paused = Instant::now();
     let _: () = redis.command(&["CLIENT", "PAUSE", "8000", "WRITE"]).await;
     let mut back = returning(replica, tenant, "/ws/a/", &[&begin]).open().await;

@@ -204,11 +204,8 @@ impl World {
     /// Kills a replica with all its sockets, and starts another in its place.
     async fn kill(&mut self, replica: usize) {
         self.gateway.replicas[replica].process.kill();
-        let (gone, stay) = std::mem::take(&mut self.clients)
-            .into_iter()
-            .partition(|client| client.replica == replica);
-        self.clients = stay;
-        let gone: Vec<Client> = gone;
+        let of_it = |client: &mut Client| client.replica == replica;
+        let gone: Vec<Client> = self.clients.extract_if(.., of_it).collect();
         gone.iter().for_each(|client| self.note_closed(client));
         self.gateway.add_replica().await;
         let new = self.gateway.replicas.pop().expect("added just now");
