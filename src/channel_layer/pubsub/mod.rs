@@ -36,6 +36,7 @@ use switchboard::Switchboard;
 
 mod batch;
 mod pulse;
+mod repeats;
 mod replies;
 mod sent;
 mod subscriber;

@@ -67,7 +67,7 @@ impl Subscriber {
 
     fn deliver(&mut self, channel: &[u8], payload: &[u8], read_at: Instant) {
         let recorded = self.announced_for(channel);
-        let mut notice = None;
+        let (mut notice, mut is_plain) = (None, false);
         let routes = self.wishes.routes(channel).iter();
         for route in routes.filter(|route| route.counts()) {
             match route.role {
@@ -85,6 +85,14 @@ impl Subscriber {
                     continue;
                 }
             }
+            // The relay knows an event that comes again by its position.
+            if recorded.is_none() {
+                is_plain = true;
+                if route.repeats(payload, read_at) {
+                    route.inbox.push_missed(route.target.clone());
+                    continue;
+                }
+            }
             // The payload is copied, not sliced: a slice would keep the whole read buffer alive while the event waits.
             let incoming = Incoming {
                 target: route.target.clone(),
@@ -93,6 +101,12 @@ impl Subscriber {
                 read_at,
             };
             route.inbox.push(incoming, payload.len());
+        }
+        // The canary tells until when the link was heard.
+        if let Some(recent) = &self.recent
+            && (is_plain || channel == self.canary_channel)
+        {
+            recent.note(channel, payload, read_at);
         }
         if let Some(notice) = notice {
             self.take_notice(channel, notice, read_at);

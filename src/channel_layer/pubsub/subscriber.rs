@@ -30,6 +30,7 @@ use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;
 use super::pulse::LinkPulse;
+use super::repeats::RecentMessages;
 use super::subscriptions::{ChannelRole, ChannelRoute, Heard, Subscriptions, Voice, Waiter};
 
 /// Bytes of one read; large, so that a burst needs few system calls.
@@ -73,6 +74,7 @@ pub(super) struct ShardPlace {
     pub(super) canary: Bytes,
     /// Takes the channels that the shard does not have, with the shard's `host:port`.
     pub(super) misplaced: mpsc::UnboundedSender<(Arc<str>, Bytes)>,
+    pub(super) recent: Arc<RecentMessages>,
 }
 
 /// A layer, or another user of a link.
@@ -102,6 +104,8 @@ pub(super) struct Subscriber {
     publisher: Arc<RedisStore>,
     /// Takes channels that another shard has; `None` on a link to a single server.
     pub(super) misplaced: Option<mpsc::UnboundedSender<(Arc<str>, Bytes)>>,
+    /// The last messages, for the link that follows; `None` on a link to a single server.
+    pub(super) recent: Option<Arc<RecentMessages>>,
     orders: mpsc::UnboundedReceiver<SubscriberOrder>,
     pub(super) wishes: Subscriptions,
     pub(super) attachments: HashMap<u64, Attachment>,
@@ -142,6 +146,7 @@ impl Subscriber {
         let (stores, wishes) = ((store, &place.cluster), Subscriptions::sharded());
         Self {
             misplaced: Some(place.misplaced),
+            recent: Some(place.recent),
             ..Self::with_wishes(stores, replica, wishes, place.canary, orders)
         }
     }
@@ -160,6 +165,7 @@ impl Subscriber {
             store: store.clone(),
             publisher: publisher.clone(),
             misplaced: None,
+            recent: None,
             orders,
             wishes,
             attachments: HashMap::new(),

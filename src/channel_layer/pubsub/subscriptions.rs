@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -15,6 +16,7 @@ use crate::error::ErrorKind;
 use super::super::inbox::Inbox;
 use super::super::link::command::write_command;
 use super::super::target::Target;
+use super::repeats::Repeats;
 use super::sent::{CommandKind, OutOfStep, SentCommands};
 use crate::stores::redis::cluster::slot_of;
 
@@ -59,6 +61,8 @@ pub(super) struct Voice {
     pub(super) link: u32,
     /// The number of the link whose messages count.
     pub(super) counting: Arc<AtomicU32>,
+    /// Messages that the link before has delivered, and that may come again.
+    pub(super) repeats: Option<Arc<Repeats>>,
 }
 
 /// True while Redis has confirmed a channel on the present connection and the wish for it has not ended.
@@ -69,6 +73,13 @@ impl ChannelRoute {
     pub(super) fn counts(&self) -> bool {
         let counts = |voice: &Voice| voice.counting.load(Ordering::Acquire) == voice.link;
         self.voice.as_ref().is_none_or(counts)
+    }
+
+    /// Returns true if the link before has delivered this message, which comes again.
+    pub(super) fn repeats(&self, payload: &[u8], now: Instant) -> bool {
+        let voice = self.voice.as_ref();
+        let repeats = voice.and_then(|voice| voice.repeats.as_ref());
+        repeats.is_some_and(|repeats| repeats.take(payload, now))
     }
 
     fn set_heard(&self, heard: bool) {
@@ -141,8 +152,10 @@ impl Subscriptions {
         let known = |other: &ChannelRoute| other.attachment == route.attachment;
         // A link that lost the channel to this one may have taken the flag back.
         route.set_heard(subscribed);
-        if !channel.routes.iter().any(known) {
-            channel.routes.push(route);
+        match channel.routes.iter_mut().find(|other| known(other)) {
+            // The channel has come back before its end was asked for.
+            Some(known) => known.voice = route.voice,
+            None => channel.routes.push(route),
         }
         if subscribed {
             tell(waiter, Ok(()));

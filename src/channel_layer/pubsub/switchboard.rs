@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -25,6 +25,7 @@ use super::super::link::endpoint::Statuses;
 use super::super::link::life::{LinkLife, Status, keep};
 use super::super::target::Target;
 use super::WORDS;
+use super::repeats::{RecentMessages, Repeats};
 use super::subscriber::{AttachedLayer, ShardPlace, Subscriber, SubscriberOrder};
 use super::subscriptions::{ChannelRole, Heard, Voice, Waiter};
 
@@ -55,6 +56,10 @@ struct WishedChannel {
     confirmed: bool,
     /// The number of the link whose messages are delivered: that of `at`.
     counting: Arc<AtomicU32>,
+    /// The last messages of that link.
+    recent: Option<Arc<RecentMessages>>,
+    /// Messages of links before that may come again.
+    repeats: Option<Arc<Repeats>>,
 }
 
 /// The link to one shard. Dropping it ends the link.
@@ -64,6 +69,7 @@ struct ShardLine {
     endpoint: Arc<str>,
     store: Arc<RedisStore>,
     canary: Bytes,
+    recent: Arc<RecentMessages>,
     orders: mpsc::UnboundedSender<SubscriberOrder>,
     status: Arc<Status>,
     _task: Task,
@@ -114,6 +120,8 @@ pub(super) struct Switchboard {
     questions: u64,
     /// The number of links so far.
     started: u32,
+    /// Makes the digests of messages.
+    hasher: DefaultHashBuilder,
 }
 
 impl Switchboard {
@@ -138,6 +146,7 @@ impl Switchboard {
             homeless: HashSet::new(),
             questions: 0,
             started: 0,
+            hasher: DefaultHashBuilder::default(),
         }
     }
 
@@ -289,10 +298,12 @@ impl Switchboard {
         self.started += 1;
         let (orders, taken) = mpsc::unbounded_channel();
         let canary = canary_of(node, map, &self.replica);
+        let recent = Arc::new(RecentMessages::new(&self.hasher));
         let place = ShardPlace {
             cluster: self.cluster.clone(),
             canary: canary.clone(),
             misplaced: self.misplacing.clone(),
+            recent: recent.clone(),
         };
         let session = Subscriber::of_shard(&node.store, &self.replica, place, taken);
         let status = Arc::new(Status::default());
@@ -302,6 +313,7 @@ impl Switchboard {
             endpoint: node.store.endpoint().into(),
             store: node.store.clone(),
             canary,
+            recent,
             orders,
             status,
             _task: tasks::lasting("a link to a shard", keep(session, life)),
@@ -338,9 +350,13 @@ impl Switchboard {
         }
         if moves {
             wish.routes.iter_mut().for_each(|route| route.asked = false);
-            // From here on the link before is not listened to, so nothing comes twice and all in order. What comes until the answer
-            // is missed, which is told.
+            // From here on the link before is not listened to, so all comes in order. What comes until the answer is missed, which is
+            // told.
             wish.counting.store(line.number, Ordering::Release);
+            let before = wish.recent.replace(line.recent.clone());
+            wish.repeats = before.and_then(|recent| {
+                recent.may_repeat(channel, wish.repeats.as_deref(), Instant::now())
+            });
         }
         let is_known = wish.routes.iter().all(|route| route.asked);
         if is_known && wish.pending.is_some() {
@@ -363,6 +379,7 @@ impl Switchboard {
                 voice: Some(Voice {
                     link: line.number,
                     counting: wish.counting.clone(),
+                    repeats: wish.repeats.clone(),
                 }),
                 waiter,
             });
