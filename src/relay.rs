@@ -42,6 +42,7 @@ mod skips;
 mod turn;
 mod verdicts;
 mod window;
+mod wishes;
 
 pub use acceptance::{Acceptance, AcceptanceError};
 use gaps::{GapCloses, Gaps};
