@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use super::PathTenant;
 use super::connections::Part;
 use super::problem::{ApiProblem, unavailable};
-use crate::presence::{PageOf, UserPage};
+use crate::ids::GroupName;
+use crate::presence::PageOf;
 use crate::relay::PresenceError;
 use crate::tenant::Tenant;
 
@@ -42,7 +43,7 @@ pub(super) struct UserInGroup {
 pub(super) struct PresenceCount {
     /// The number of sockets in the group, on all replicas.
     sockets: u64,
-    /// The number of users.
+    /// The number of users that the pages list; where there are more than 10,000, the number of those in Redis, at most that of the sockets.
     users: u64,
 }
 
@@ -63,7 +64,9 @@ pub(super) async fn list(
         after: part.cursor.as_deref().unwrap_or_default(),
         limit: part.limit(),
     };
-    let page = read(&tenant, &group, page).await?;
+    let group = named(&tenant, &group)?;
+    let page = tenant.relay.users_in(&group, page).await;
+    let page = page.map_err(|error| problem_of(&tenant, &error))?;
     let users = page.users.into_iter().filter_map(|user| {
         Some(UserInGroup {
             id: user.id.as_str().to_owned(),
@@ -90,23 +93,23 @@ pub(super) async fn count(
     PathTenant(tenant): PathTenant,
     Path((_, group)): Path<(String, String)>,
 ) -> Result<Json<PresenceCount>, ApiProblem> {
-    let page = PageOf {
-        after: "",
-        limit: 1,
-    };
-    let page = read(&tenant, &group, page).await?;
+    let group = named(&tenant, &group)?;
+    let numbers = tenant.relay.count_users_in(&group).await;
+    let numbers = numbers.map_err(|error| problem_of(&tenant, &error))?;
     Ok(Json(PresenceCount {
-        sockets: page.sockets,
-        users: page.count,
+        sockets: numbers.sockets,
+        users: numbers.users,
     }))
 }
 
-async fn read(tenant: &Tenant, group: &str, page: PageOf<'_>) -> Result<UserPage, ApiProblem> {
+fn named(tenant: &Tenant, group: &str) -> Result<GroupName, ApiProblem> {
     let group = tenant.relay.group_name(group);
-    let group = group.ok_or(ApiProblem::GroupNameNotValid)?;
-    match tenant.relay.users_in(&group, page).await {
-        Ok(page) => Ok(page),
-        Err(PresenceError::NotKept) => Err(ApiProblem::PresenceNotKept),
-        Err(PresenceError::Store(error)) => Err(unavailable(tenant, &error)),
+    group.ok_or(ApiProblem::GroupNameNotValid)
+}
+
+fn problem_of(tenant: &Tenant, error: &PresenceError) -> ApiProblem {
+    match error {
+        PresenceError::NotKept => ApiProblem::PresenceNotKept,
+        PresenceError::Store(error) => unavailable(tenant, error),
     }
 }

@@ -143,7 +143,7 @@ impl Board {
         let last = looked_at.last().filter(|_| looked_at.len() == limit);
         UserPage {
             sockets: group.replicas.values().map(|replica| replica.sockets).sum(),
-            count: (group.users.len() - group.leaving.len()) as u64,
+            ids: (group.users.len() - group.leaving.len()) as u64,
             users: there.filter_map(|user| entry(&user)).collect(),
             next: last.map(|user| user.as_str().to_owned()),
         }

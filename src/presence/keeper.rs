@@ -26,11 +26,24 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// The most scripts that take back what dead replicas left, for one read.
 const MOST_TAKEN_BACK: usize = 20;
 
+/// The most ids that one count looks at, and those of one step.
+const MOST_COUNTED: usize = 10_000;
+const COUNTED_AT_ONCE: usize = 1000;
+
 /// The presence of one tenant.
 pub struct PresenceKeeper {
     books: PresenceBooks,
     changed: Notify,
     writer: tokio::sync::Mutex<PresenceWriter>,
+}
+
+/// The numbers of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresentNumbers {
+    /// The sockets on all replicas.
+    pub sockets: u64,
+    /// The users.
+    pub users: u64,
 }
 
 /// A page to read.
@@ -161,8 +174,8 @@ impl PresenceKeeper {
             page.users.retain(|user| users.contains(&user.id));
             return Ok(page.users);
         };
-        let (page, _) = store::page(&self.books.tenant, place, ("", users.len()), users).await?;
-        Ok(page.users)
+        let found = store::page(&self.books.tenant, place, ("", users.len()), users).await?;
+        Ok(found.page.users)
     }
 
     /// Returns a page of the users of a group. What dead replicas left is taken back first.
@@ -180,11 +193,10 @@ impl PresenceKeeper {
             return Ok(self.books.board.lock().page(group, after, limit));
         };
         for _ in 0..MOST_TAKEN_BACK {
-            let (page, replicas) =
-                store::page(&self.books.tenant, place, (after, limit), &[]).await?;
-            let dead = self.dead_of(place, &replicas).await?;
-            if dead.is_empty() {
-                return Ok(page);
+            let found = store::page(&self.books.tenant, place, (after, limit), &[]).await?;
+            let dead = self.dead_of(place, &found.replicas).await?;
+            if dead.is_empty() && !found.disordered {
+                return Ok(found.page);
             }
             let write = Write::look(group, Some(place), rule);
             let (tenant, stranger) = (&self.books.tenant, random_hex());
@@ -194,8 +206,44 @@ impl PresenceKeeper {
             self.books.present.lock().touch(group);
             self.changed.notify_one();
         }
-        let (page, _) = store::page(&self.books.tenant, place, (after, limit), &[]).await?;
-        Ok(page)
+        let found = store::page(&self.books.tenant, place, (after, limit), &[]).await?;
+        Ok(found.page)
+    }
+
+    /// Counts the users that the pages of a group list.
+    ///
+    /// At most 10,000 ids are looked at, because others can write sets of any size. The rest count as users, up to the number
+    /// of sockets: each user has one.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn count(
+        &self,
+        group: &GroupName,
+        rule: &PresenceConfig,
+        place: Option<&PresencePlace>,
+    ) -> Result<PresentNumbers, StoreError> {
+        let (mut counted, mut looked_at, mut after) = (0, 0, String::new());
+        loop {
+            let of = PageOf {
+                after: &after,
+                limit: COUNTED_AT_ONCE,
+            };
+            let page = self.page(group, rule, place, of).await?;
+            counted += page.users.len() as u64;
+            looked_at += COUNTED_AT_ONCE;
+            let numbers = |users| PresentNumbers {
+                sockets: page.sockets,
+                users,
+            };
+            match page.next {
+                None => return Ok(numbers(counted)),
+                Some(_) if looked_at >= MOST_COUNTED => {
+                    return Ok(numbers(page.ids.min(page.sockets).max(counted)));
+                }
+                Some(next) => after = next,
+            }
+        }
     }
 
     async fn dead_of(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::stores::redis::RedisStore;
 
 pub use board::Board;
-pub use keeper::{PageOf, PresenceKeeper};
+pub use keeper::{PageOf, PresenceKeeper, PresentNumbers};
 pub use notice::{Notice, NoticeError};
 pub use present::{PresentSockets, UserFields};
 pub use store::{Announced, PresentUser, UserPage};

@@ -276,7 +276,7 @@ impl World {
             .collect();
         assert_eq!(found, truth);
         assert_eq!(
-            (page.sockets, page.count),
+            (page.sockets, page.ids),
             (truth.values().sum(), truth.len() as u64)
         );
         for (_, observer) in self

@@ -66,12 +66,21 @@ pub struct PresentUser {
 pub struct UserPage {
     /// The sockets in the group.
     pub sockets: u64,
-    /// The number of users on all pages.
-    pub count: u64,
+    /// The number of ids in the set of users, less those of users who linger. Ids that others wrote are among them.
+    pub ids: u64,
     /// In the order of their ids' bytes.
     pub users: Vec<PresentUser>,
     /// The id after which the next page begins; `None` after the last page.
     pub next: Option<String>,
+}
+
+/// A page as it was found.
+pub(super) struct FoundPage {
+    pub(super) page: UserPage,
+    /// The ids of the replicas.
+    pub(super) replicas: Vec<String>,
+    /// Someone else wrote ids that stand out of order. An update puts them right.
+    pub(super) disordered: bool,
 }
 
 /// The outcome of a write.
@@ -223,21 +232,21 @@ async fn send<T: FromRedisValue>(
     read.map_err(|error| failed(crate::stores::redis::error_kind(&error), error.to_string()))
 }
 
-/// Reads a page of the users after `after` (empty: from the first), or of the users `of`; with the ids of the replicas.
+/// Reads a page of the users after `after` (empty: from the first), or of the users `of`.
 pub(super) async fn page(
     tenant: &TenantId,
     place: &PresencePlace,
     (after, limit): (&str, usize),
     of: &[UserId],
-) -> Result<(UserPage, Vec<String>), StoreError> {
+) -> Result<FoundPage, StoreError> {
     let keys = GroupKeys::new(tenant, place);
     let mut command = call(&PAGE, &[&keys.index, &keys.users, &keys.leaving]);
     command.arg(after).arg(limit).arg(MOST_ENTRY_BYTES);
     for user in of {
         command.arg(user.as_str());
     }
-    type PageAnswer = (u64, i64, Vec<String>, Vec<u8>, Vec<Value>);
-    let (sockets, count, replicas, last, users): PageAnswer =
+    type PageAnswer = (u64, i64, Vec<String>, Vec<u8>, Vec<Value>, u8);
+    let (sockets, ids, replicas, last, users, disordered): PageAnswer =
         send(&place.store, &PAGE, command).await?;
     let user = |user: Value| {
         // What someone else wrote is no user.
@@ -246,11 +255,15 @@ pub(super) async fn page(
     };
     let page = UserPage {
         sockets,
-        count: u64::try_from(count).unwrap_or_default(),
+        ids: u64::try_from(ids).unwrap_or_default(),
         users: users.into_iter().filter_map(user).collect(),
         next: (!last.is_empty()).then(|| String::from_utf8_lossy(&last).into_owned()),
     };
-    Ok((page, replicas))
+    Ok(FoundPage {
+        page,
+        replicas,
+        disordered: disordered > 0,
+    })
 }
 
 /// Joins the entries of one user on all replicas. Entries that are none of ours do not count.

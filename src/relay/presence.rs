@@ -25,7 +25,8 @@ use crate::hub::{Member, Pace, walk};
 use crate::ids::{GroupName, TenantId, UserId};
 use crate::metrics::TenantMetrics;
 use crate::presence::{
-    Notice, PageOf, PresenceKeeper, PresencePlace, Shown, UserFields, UserPage, View,
+    Notice, PageOf, PresenceKeeper, PresencePlace, PresentNumbers, Shown, UserFields, UserPage,
+    View,
 };
 use crate::users::UserRecord;
 
@@ -228,6 +229,18 @@ impl Relay {
         let place = place_of(&*self.parts.layer, group);
         let page = presence.keeper.page(group, rule, place.as_ref(), page);
         Ok(page.await?)
+    }
+
+    /// Counts the users that are in a group, on all replicas.
+    ///
+    /// # Errors
+    /// [`PresenceError`]
+    pub async fn count_users_in(&self, group: &GroupName) -> Result<PresentNumbers, PresenceError> {
+        let presence = self.presence.as_ref().ok_or(PresenceError::NotKept)?;
+        let rule = presence.rule(group).ok_or(PresenceError::NotKept)?;
+        let place = place_of(&*self.parts.layer, group);
+        let numbers = presence.keeper.count(group, rule, place.as_ref());
+        Ok(numbers.await?)
     }
 
     /// Keeps the presence of the tenant until the task is dropped. Ends at once if no rule asks for it.

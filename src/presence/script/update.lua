@@ -45,6 +45,19 @@ local function gone(id)
     end
 end
 
+-- Ids that someone else wrote with a score of their own would stand out of order, and turn pages back.
+for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do
+    local disordered = redis.call('ZRANGEBYSCORE', users, range[1], range[2], 'LIMIT', 0, MOST)
+    for _, id in ipairs(disordered) do
+        if held(id) or redis.call('ZSCORE', leaving, id) then
+            redis.call('ZADD', users, 0, id)
+        else
+            redis.call('ZREM', users, id)
+        end
+    end
+    if #disordered == MOST then more = 1 end
+end
+
 -- A clock that was put back must not let one who left linger until it has caught up.
 local late = redis.call('ZRANGEBYSCORE', leaving, '(' .. (now + linger), '+inf', 'LIMIT', 0, MOST)
 for _, id in ipairs(late) do redis.call('ZADD', leaving, now + linger, id) end

@@ -142,6 +142,76 @@ async fn what_others_wrote_into_the_keys_harms_nothing_and_goes() {
     }
 }
 
+/// They counted, those with a score of their own turned pages back, and one among those who leave took a user off the list.
+#[tokio::test]
+async fn ids_that_others_write_are_neither_listed_nor_counted() {
+    for layer in LAYERS {
+        let redis = RedisServer::start().await;
+        let gateway = house(1, layer, "").redis(&redis.url()).start().await;
+        let _alice = enter(&gateway, 0, "a", ALICE).await;
+        let _bob = enter(&gateway, 0, "a", BOB).await;
+        present(&gateway, (0, "a"), &[(ALICE, 1), (BOB, 1)], PATIENCE).await;
+        let users = format!("{}:users", index(&gateway, layer, "a"));
+        let leaving = format!("{}:leaving", index(&gateway, layer, "a"));
+        for command in [
+            &[
+                "ZADD", &users, "0", "0", "0", "19", "-3", "zz", "4", "!", "7", BOB,
+            ][..],
+            &["ZADD", &leaving, "0", ALICE, "9e15", "19", "9e15", "nobody"],
+        ] {
+            let _: u64 = redis.command(command).await;
+        }
+        let truth = serde_json::json!({"sockets": 2, "users": 2});
+        assert_eq!(ask(&gateway, 0, "a", "/count").await, truth, "{layer}");
+        let (mut seen, mut rest) = (Vec::new(), "?limit=1".to_owned());
+        for _ in 0..10 {
+            let page = ask(&gateway, 0, "a", &rest).await;
+            let listed = page["users"].as_array().expect("users").iter();
+            seen.extend(listed.map(|user| user["id"].clone()));
+            match page["next"].as_str() {
+                Some(next) => rest = format!("?limit=1&cursor={next}"),
+                None => rest.clear(),
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert!(rest.is_empty(), "{layer}: pages without an end: {seen:?}");
+        assert_eq!(seen, [ALICE, BOB], "{layer}");
+    }
+}
+
+/// The count looks at no more ids than its bound, and the sockets bound what it says of the rest.
+#[tokio::test]
+async fn a_huge_set_that_others_wrote_is_not_counted() {
+    let redis = RedisServer::start().await;
+    let gateway = house(1, "pubsub", "").redis(&redis.url()).start().await;
+    let _alice = enter(&gateway, 0, "a", ALICE).await;
+    present(&gateway, (0, "a"), &[(ALICE, 1)], PATIENCE).await;
+    let users = format!("{}:users", index(&gateway, "pubsub", "a"));
+    let script =
+        "for i = 1, 50000 do redis.call('ZADD', KEYS[1], 0, string.format('+%06d', i)) end";
+    let _: redis::Value = redis.command(&["EVAL", script, "1", &users]).await;
+    let scripts = async || -> u64 {
+        let stats: String = redis.command(&["INFO", "commandstats"]).await;
+        let calls = stats
+            .split_once("cmdstat_evalsha:calls=")
+            .expect("scripts")
+            .1;
+        calls
+            .split(',')
+            .next()
+            .expect("a number")
+            .parse()
+            .expect("a number")
+    };
+    let before = scripts().await;
+    let count = ask(&gateway, 0, "a", "/count").await;
+    assert_eq!(count, serde_json::json!({"sockets": 1, "users": 1}));
+    let taken = scripts().await - before;
+    assert!(taken < 20, "{taken} scripts");
+}
+
 async fn present_users(gateway: &crate::support::Gateway, users: &[&str]) {
     eventually(PATIENCE, "the users", async || {
         let (found, _) = found(gateway, 0, "a").await.expect("Redis answers");
