@@ -114,7 +114,12 @@ pub(super) struct Results {
 #[serde(untagged)]
 enum Outcome {
     Published(Published),
-    Refused { code: &'static str },
+    Refused {
+        /// The stable word of the error.
+        code: &'static str,
+        /// The reason, and whether the event may have been published.
+        detail: &'static str,
+    },
 }
 
 /// Publishes a batch. An error in one message does not stop the others.
@@ -176,6 +181,7 @@ async fn publish_each(tenant: &Tenant, messages: &[(String, Box<RawValue>)]) -> 
             None => Outcome::Published(Published { published: 1 }),
             Some(problem) => Outcome::Refused {
                 code: problem.code(),
+                detail: problem.detail(),
             },
         })
     };

@@ -236,3 +236,50 @@ async fn a_call_whose_answer_was_lost_records_once_when_it_comes_again() {
         let _: u64 = redis.command(&["DEL", &keys[0]]).await;
     }
 }
+
+/// The results of a batch had one word for an event that was refused and for one that may have been published.
+#[tokio::test]
+async fn a_batch_says_of_each_event_what_a_send_says() {
+    let redis = RedisServer::start().await;
+    let way = Proxy::to(&redis.endpoint()).await;
+    let hosts = vec![format!("redis://{}/0", way.endpoint())];
+    let gateway = gateway()
+        .redis(&redis.url())
+        .tenant("acme")
+        .with_toml(GROUPS)
+        .with("layer.kind", "pubsub")
+        .with("layer.hosts", hosts)
+        .start()
+        .await;
+    let event = json!({"type": "chat.message", "n": 1});
+    // It loads the script, too.
+    let path = "groups/chat_lobby/send";
+    ask(&gateway, "POST", path, &event.to_string()).await;
+    let detail = async || {
+        let path = format!("/v1/tenants/{}/{path}", gateway.tenant().name);
+        let body = event.to_string();
+        let sent = { gateway.replica() }.api(&gateway.api_key, "POST", &path, &body);
+        let answer = sent.await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        answer.json()["detail"].clone()
+    };
+    let message = |group: &str| json!({"group": group, "event": event});
+    let batch = json!({"messages": [message("chat_lobby"), message("news")]}).to_string();
+    let results = async || ask(&gateway, "POST", "send", &batch).await["results"].clone();
+    let refused = |detail: &Value| json!({"code": "unavailable", "detail": detail});
+
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let not_published = detail().await;
+    let words = not_published.to_string();
+    assert!(words.contains("so it was not published"), "{words}");
+    let expected = json!([refused(&not_published), {"published": 1}]);
+    assert_eq!(results().await, expected);
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+
+    way.set(Line::Unanswered);
+    let in_doubt = detail().await;
+    let words = in_doubt.to_string();
+    assert!(words.contains("may not have been published"), "{words}");
+    let expected = json!([refused(&in_doubt), refused(&in_doubt)]);
+    assert_eq!(results().await, expected);
+}

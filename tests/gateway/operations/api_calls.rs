@@ -98,8 +98,12 @@ async fn calls_act_on_every_replica_and_say_which_confirmed() {
         {"group": "chat_lobby", "event": {"type": "x", "n": 4}},
     ]});
     let results = call(&gateway, "POST", "/v1/tenants/TENANT/send", &messages).await;
-    let expected = json!({"results": [{"published": 1}, {"code": "group_name_not_valid"},
-        {"code": "event_not_valid"}, {"published": 1}]});
+    let refused = |code: &str, detail: &str| json!({"code": code, "detail": detail});
+    let name =
+        "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.";
+    let event = "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.";
+    let expected = json!({"results": [{"published": 1}, refused("group_name_not_valid", name),
+        refused("event_not_valid", event), {"published": 1}]});
     assert_eq!(results.json(), expected);
     for socket in alice.iter_mut().chain([&mut bob]) {
         assert_eq!(socket.next_json().await, json!({"n": 2}));
