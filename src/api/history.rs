@@ -130,6 +130,7 @@ fn json_of(tenant: &Tenant, group: &GroupName, payload: Payload) -> Option<Box<R
         target: Target::Group(group.clone()),
         payload,
         recorded: None,
+        unrecorded: false,
         read_at: std::time::Instant::now(),
     };
     let (_, event) = tenant.relay.layer().open(incoming).ok()??;

@@ -37,6 +37,8 @@ pub struct Incoming {
     pub payload: Payload,
     /// Its position, if it was recorded.
     pub recorded: Option<Position>,
+    /// It came without a position to a group with history, so that it counts as unrecorded if it is an event.
+    pub unrecorded: bool,
     /// The time at which its last byte was read from the layer.
     pub read_at: Instant,
 }
@@ -221,13 +223,6 @@ impl Inbox {
         self.dropped(DropCause::NotDecoded);
     }
 
-    /// Counts an event of a group with history that was sent to it without being recorded.
-    pub(super) fn count_unrecorded(&self) {
-        if let Some(metrics) = &self.metrics {
-            metrics.events_unrecorded.increment(1);
-        }
-    }
-
     /// Counts events that this replica recorded for other senders.
     pub(super) fn count_recorded(&self, events: u64) {
         if let Some(metrics) = &self.metrics {
@@ -360,6 +355,7 @@ mod tests {
             target: Target::Group("g".into()),
             payload: Payload::Encoded(Bytes::copy_from_slice(&[number])),
             recorded: None,
+            unrecorded: false,
             read_at: Instant::now(),
         }
     }

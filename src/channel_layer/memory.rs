@@ -83,6 +83,7 @@ impl LayerMember {
             target,
             payload: Payload::Decoded(event),
             recorded,
+            unrecorded: false,
             read_at: Instant::now(),
         };
         self.inbox.push(incoming, size);

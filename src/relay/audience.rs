@@ -93,7 +93,7 @@ impl Relay {
     /// Decodes a message. Returns the event and its audience; `None` if no socket of this replica gets it, or if the
     /// message is not an event, which is counted.
     pub(super) fn open(&self, incoming: Incoming) -> Option<(Audience, Arc<Event>)> {
-        let target = incoming.target.clone();
+        let (target, unrecorded) = (incoming.target.clone(), incoming.unrecorded);
         let known = match &target {
             Target::Inside => None,
             // The target is looked up first: a message without an audience here is not decoded.
@@ -108,6 +108,9 @@ impl Relay {
             return None;
         }
         let audience = known.or_else(|| self.audience(&target))?;
+        if unrecorded {
+            self.parts.metrics.events_unrecorded.increment(1);
+        }
         Some((audience, event))
     }
 

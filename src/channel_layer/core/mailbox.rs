@@ -167,6 +167,7 @@ impl Reading {
             target: Target::Inside,
             payload: Payload::Encoded(Bytes::from(message)),
             recorded: None,
+            unrecorded: false,
             read_at: std::time::Instant::now(),
         };
         self.mailbox.inbox.push(incoming, size)

@@ -57,6 +57,7 @@ impl BusLine {
                 target: Target::Group(GroupName::from(channel)),
                 payload: Payload::Encoded(payload.clone()),
                 recorded: None,
+                unrecorded: false,
                 read_at: Instant::now(),
             };
             listener.push(incoming, payload.len());

@@ -73,13 +73,9 @@ impl Subscriber {
             match route.role {
                 ChannelRole::Events => {}
                 ChannelRole::Recorded if recorded.is_some() => {}
-                ChannelRole::Recorded => {
-                    // Redis has not confirmed the channel of the positions, and the gap is told once it has.
-                    if !self.hears_notices(route, channel) {
-                        continue;
-                    }
-                    route.inbox.count_unrecorded();
-                }
+                // Redis has not confirmed the channel of the positions, and the gap is told once it has.
+                ChannelRole::Recorded if !self.hears_notices(route, channel) => continue,
+                ChannelRole::Recorded => {}
                 ChannelRole::Notices => {
                     notice = Some(payload);
                     continue;
@@ -98,6 +94,7 @@ impl Subscriber {
                 target: route.target.clone(),
                 payload: Payload::Encoded(Bytes::copy_from_slice(payload)),
                 recorded: recorded.clone(),
+                unrecorded: route.role == ChannelRole::Recorded && recorded.is_none(),
                 read_at,
             };
             route.inbox.push(incoming, payload.len());
@@ -166,6 +163,7 @@ impl Subscriber {
                         target: route.target.clone(),
                         payload: Payload::Encoded(Bytes::copy_from_slice(event)),
                         recorded: Some(position.clone()),
+                        unrecorded: false,
                         read_at,
                     };
                     route.inbox.push(incoming, event.len());

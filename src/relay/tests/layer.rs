@@ -148,6 +148,7 @@ impl ModelLayer {
                 target: Target::Group(group.clone()),
                 payload: Payload::Decoded(event),
                 recorded: Some(at),
+                unrecorded: false,
                 read_at: std::time::Instant::now(),
             };
             world.links[Self::host(group)].push_back(Signal::Event(incoming));

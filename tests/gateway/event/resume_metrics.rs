@@ -55,6 +55,11 @@ async fn an_event_that_was_not_recorded_is_delivered_without_a_position_and_coun
     let mut live = returning(replica, tenant, "/ws/a/", &[]).open().await;
     position(&mut live).await;
     let channel = |room: &str| format!("{}__group__chat_{room}", tenant.prefix);
+    // They counted, so that rubbish raised the alert about back ends that do not record.
+    for rubbish in ["rubbish", "7", "{}", "{\"type\":7}", "{\"type\":\"_t\"}"] {
+        let heard: u64 = redis.command(&["PUBLISH", &channel("a"), rubbish]).await;
+        assert_eq!(heard, 1);
+    }
     for n in 0..3 {
         let event = json!({"type": "t", "n": n}).to_string();
         let heard: u64 = redis.command(&["PUBLISH", &channel("a"), &event]).await;
@@ -66,6 +71,9 @@ async fn an_event_that_was_not_recorded_is_delivered_without_a_position_and_coun
     let metrics = replica.metrics().await;
     assert_eq!(metrics.value("lockgate_events_unrecorded_total", &[]), 3.0);
     assert_eq!(metrics.value("lockgate_recorded_total", &[]), 2.0);
+    let cause = [("cause", "not_decoded")];
+    let dropped = metrics.value("lockgate_events_dropped_total", &cause);
+    assert_eq!(dropped, 5.0, "{}", metrics.text());
 }
 
 #[tokio::test]

@@ -386,6 +386,7 @@ fn trigger(replica: &Core) -> lockgate::channel_layer::Incoming {
         target: Target::Inside,
         payload: Payload::Encoded([vec![0; 12], body].concat().into()),
         recorded: None,
+        unrecorded: false,
         read_at: Instant::now(),
     }
 }
