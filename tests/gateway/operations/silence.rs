@@ -293,6 +293,7 @@ async fn the_demo_and_the_default_file_answer_a_frame_that_the_route_does_not_ta
     let (path, query) = rest.split_once('?').unwrap();
     let dial = Dial::new(host.parse().unwrap(), host, &format!("/{path}"));
     let mut socket = dial.query(query).open().await;
+    assert_eq!(socket.next_json().await["type"], "lockgate.position");
     socket.send_text("hello").await;
     let answer = socket.next_json().await;
     assert_eq!(answer["type"], "lockgate.error", "{answer}");

@@ -44,15 +44,17 @@ export class Pane {
     this.connect();
   }
 
-  /** Opens a new socket; an old one is given up. */
+  /** Opens a new socket, which resumes where the old one ended; the old one is given up. */
   connect() {
+    const positions = this.#client?.positions ?? [];
     this.#client?.close(1000, "again");
     this.#show("connecting", "Close");
     const token = async ({ signal }) => (this.token = await this.login(this.user, signal));
-    const client = (this.#client = new LockgateClient(this.url, { token, refresh: true, parse: (text) => text }));
+    const client = (this.#client = new LockgateClient(this.url, { token, refresh: true, positions }));
     const mine = (handler) => (value) => this.#client === client && handler(value);
     client.on("open", mine(() => this.#opened()));
-    client.on("event", mine((frame) => this.#note("received", `← ${frame}`)));
+    client.on("event", mine((event) => this.#note("received", `← ${typeof event === "string" ? event : JSON.stringify(event)}`)));
+    client.on("gap", mine(() => this.#note("life", "a gap: the history does not have all that was missed")));
     client.on("reconnecting", mine((close) => this.#waits(close)));
     client.on("closed", mine((close) => this.#ended(close)));
   }

@@ -223,7 +223,8 @@ async function gather(demo) {
 function opened(url, onmessage) {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(url);
-    socket.onmessage = onmessage;
+    // The gateway's own frame tells the position of a socket that opens.
+    socket.onmessage = ({ data }) => JSON.parse(data).type === "lockgate.position" || onmessage();
     socket.onopen = () => resolve(socket);
     socket.onclose = () => reject(new Error("The crowd is refused. Is the tenant suspended?"));
   });

@@ -9,7 +9,7 @@ use crate::support::http::Response;
 use crate::support::process::{Process, Program};
 use crate::support::replica::LOCKGATE;
 use crate::support::socket::{Dial, Socket};
-use crate::support::{PATIENCE, http};
+use crate::support::{PATIENCE, eventually, http};
 
 mod appearance;
 mod page;
@@ -69,15 +69,25 @@ impl Dev {
         user["url"].as_str().expect("text")
     }
 
+    /// Opens a socket of a user, which is told where it begins.
     async fn open(&self, user: &str) -> Socket {
+        self.open_since(user, "").await.0
+    }
+
+    /// Opens a socket of a user behind a position, if one is given. Returns its first frame, too.
+    async fn open_since(&self, user: &str, position: &str) -> (Socket, Value) {
         let url = self.url(user).strip_prefix("ws://").expect("ws://…");
         let (host, rest) = url.split_once('/').expect("a path");
         let (path, query) = rest.split_once('?').expect("a query with the token");
+        let query = match position {
+            "" => query.to_owned(),
+            position => format!("{query}&since={position}"),
+        };
         let server = host.parse().expect("an address");
-        Dial::new(server, host, &format!("/{path}"))
-            .query(query)
-            .open()
-            .await
+        let dial = Dial::new(server, host, &format!("/{path}")).query(&query);
+        let mut socket = dial.open().await;
+        let first = socket.next_json().await;
+        (socket, first)
     }
 }
 
@@ -237,6 +247,46 @@ async fn the_configuration_is_a_file_that_other_commands_take() {
     dev.process.signal(Signal::TERM);
     assert_eq!(dev.process.exited(PATIENCE).await.code(), Some(0));
     assert!(!folder.exists(), "{}", folder.display());
+}
+
+/// The commands got 404, and a client that came back nothing of what it had missed.
+#[tokio::test]
+async fn history_presence_and_resume_can_be_tried() {
+    let dev = dev().await;
+    let run = async |arguments: &[&str]| {
+        let command = Program::new("lockgate", LOCKGATE)
+            .args(arguments)
+            .args(["--tenant", "demo", "--group", "chat_lobby", "--json"])
+            .args(["-c", dev.text("config")])
+            .start();
+        let code = command.exited(PATIENCE).await.code();
+        let text = command.output.text();
+        assert_eq!(code, Some(0), "{text}");
+        serde_json::from_str::<Value>(&text).expect("JSON")
+    };
+    let (bob, first) = dev.open_since("bob", "").await;
+    assert_eq!(first["type"], "lockgate.position");
+    let mut alice = dev.open("alice").await;
+    let user = |id: &str, name: &str| json!({"id": id, "sockets": 1, "user": {"username": name}});
+    let both = json!({"sockets": 2, "users": [user("1", "alice"), user("2", "bob")]});
+    let present = eventually(PATIENCE, "both are there", async || {
+        let found = run(&["presence"]).await;
+        if found == both { Ok(()) } else { Err(found) }
+    });
+    present.await;
+    let count = run(&["presence", "--count"]).await;
+    assert_eq!(count, json!({"sockets": 2, "users": 2}));
+    drop(bob);
+    alice
+        .send_text(r#"{"message": "while you were away"}"#)
+        .await;
+    alice.next_json().await;
+    let kept = run(&["history"]).await;
+    let event = &kept["events"][0]["event"];
+    assert_eq!(event["message"], "while you were away", "{kept}");
+    let since = first["position"].as_str().expect("a position");
+    let (_bob, missed) = dev.open_since("bob", since).await;
+    assert_eq!(missed["message"], "while you were away", "{missed}");
 }
 
 /// A new Debian without `ca-certificates` is such a machine. The demo and the commands that ask it used to end there.

@@ -79,6 +79,22 @@ async fn two_panes_of_the_page_connect_and_chat_in_a_browser() {
         .await;
 }
 
+/// A pane that was opened again began with what came then.
+#[tokio::test]
+async fn a_pane_that_comes_back_gets_what_it_missed() {
+    let dev = dev().await;
+    let mut page = open(&dev).await;
+    let toggle = "document.querySelector('#alice .toggle').click()";
+    page.evaluate(toggle).await;
+    wait_for_state(&mut page, "alice", "closed").await;
+    press(&mut page, "Send it").await;
+    wait_for_result(&mut page, "200").await;
+    page.evaluate(toggle).await;
+    wait_for_frame(&mut page, "from a button").await;
+    let gaps = "document.querySelector('#alice .log').innerText.includes('a gap')";
+    assert_eq!(page.evaluate(gaps).await, false);
+}
+
 #[tokio::test]
 async fn the_buttons_send_as_a_back_end_does() {
     let dev = dev().await;
