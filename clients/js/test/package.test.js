@@ -14,13 +14,37 @@ const read = (path) => readFileSync(new URL(`../${path}`, import.meta.url), "utf
 const described = JSON.parse(read("package.json"));
 const run = (command, ...values) => promisify(execFile)(command, values, { cwd: root });
 
-test("the package has the module, its types and its papers, and nothing else", async () => {
+/** Returns the paths of the files that are published. */
+async function packedFiles() {
   const { stdout } = await run("npm", "pack", "--dry-run", "--json", "--ignore-scripts", "--offline");
   const answer = JSON.parse(stdout);
   // A list of packages, or since npm 11 an object by their names.
   const [packed] = Array.isArray(answer) ? answer : Object.values(answer);
-  const files = packed.files.map(({ path }) => path).sort();
+  return packed.files.map(({ path }) => path).sort();
+}
+
+/** Returns the anchors of a page's headings, as GitHub and npm make them. */
+function anchors(page) {
+  const headings = [...read(page).matchAll(/^#+ (.*)$/gm)].map(([, heading]) => heading.toLowerCase());
+  return headings.map((heading) => heading.replace(/[^\w\- ]/g, "").replaceAll(" ", "-"));
+}
+
+test("the package has the module, its types and its papers, and nothing else", async () => {
+  const files = await packedFiles();
   assert.deepEqual(files, ["CHANGELOG.md", "LICENSE", "README.md", "index.d.ts", "index.js", "package.json"]);
+});
+
+test("the links of its papers lead to what is packed", async () => {
+  const files = await packedFiles();
+  for (const page of files.filter((path) => path.endsWith(".md"))) {
+    const links = [...read(page).matchAll(/\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)/gm)].map(([, inline, below]) => inline ?? below);
+    for (const link of links.filter((to) => !/^[a-z]+:/.test(to))) {
+      const [path, anchor] = link.split("#");
+      const to = path.replace(/^\.\//, "") || page;
+      assert.ok(files.includes(to), `${page}: ${link} is not packed`);
+      if (anchor !== undefined) assert.ok(anchors(to).includes(anchor), `${page}: ${link} has no heading`);
+    }
+  }
 });
 
 test("nothing is installed with it, and nothing runs", () => {
