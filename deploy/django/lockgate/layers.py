@@ -13,10 +13,10 @@ the names by `layer.namespace`, `{"acme.": "acme", "globex.": "globex"}`, or a f
 its tenant, `lambda group: group.partition(".")[0]`. Which groups have a memory is written in the configuration of the gateway
 alone: it puts the rules into each Redis of the layer, and this class reads them every few seconds.
 
-A group with a memory: `group_send` stores and publishes the event in one step of Redis. If Redis refuses that for lack of
-memory or because it is a replica, the call raises, and nothing was sent. If the function is missing there or may not be
-called, the event is sent as Channels sends it, which is logged once and counted by the gateway; clients that come back may
-miss it. Any other group: Channels' own `group_send`.
+A group with a memory: `group_send` stores and publishes the event in one step of Redis. If Redis refuses that, because it
+has no memory left, is a replica, lacks the gateway's function or does not let this user call it, the call raises
+`NotRecorded`, and nothing was sent. Any other group, and every group while no gateway has written rules or this user may not
+read them: Channels' own `group_send`.
 
 On a Redis Cluster `RedisClusterChannelLayer` takes its place, with `"hosts": ["redis+cluster://10.0.0.1:6379,10.0.0.2:6379"]`;
 `clusters` has the form of the URL. It needs redis-py 6 and channels_redis 4.1 or later.
@@ -53,12 +53,16 @@ RULES_BYTES = 1024 * 1024
 GROUPS_KEPT = 10_000
 TENANTS_KEPT = 10_000
 TENANT = re.compile("[a-z0-9][a-z0-9-]{0,62}")
-# The words of Redis for a function or script that is not there or may not be called. Any other refusal is raised. Of a command
-# inside a script the next to last are those of Redis 7.0, and the last those of Redis 7.2 and later and of Valkey.
-UNAVAILABLE = re.compile(
-    "NOPERM|no permissions|unknown command|Function not found|NOSCRIPT|No matching script|"
-    "The user executing the script can't|ACL failure in script"
-)
+# The words of Redis for a missing right. Of a command inside a script the next to last are those of Redis 7.0, and the last
+# those of Redis 7.2 and later and of Valkey.
+DENIED = re.compile("NOPERM|no permissions|The user executing the script can't|ACL failure in script")
+# The words of a server before Redis 7, and those for a function and a script that are not there.
+UNKNOWN_COMMAND = re.compile("unknown command")
+MISSING = re.compile("Function not found|NOSCRIPT|No matching script")
+
+
+class NotRecorded(redis.ResponseError):
+    """Redis refused to record an event, which was not sent either. The cause is the refusal."""
 
 
 class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
@@ -81,32 +85,31 @@ class RedisPubSubChannelLayer(pubsub.RedisPubSubChannelLayer):
             shard = layer._get_shard(channel)
             rules = await self._rules_of(tenant, layer._shards.index(shard), shard)
             kept = rules.of(group)
-            if kept and await self._record(shard, (tenant, rules), kept, channel, message):
-                return
+            if kept:
+                return await self._record(shard, (tenant, rules), kept, channel, message)
         await layer.group_send(group, message)
 
     async def _record(self, shard, of_tenant, kept, channel, message):
-        """Records and publishes a message. Returns False if nothing was sent, because the function cannot be called."""
+        """Records and publishes a message."""
         tenant, rules = of_tenant
         keys = [f"lockgate:{tenant}:{kind}:{{{channel}}}" for kind in ("history", "position", "group")]
         # The random text is the epoch of a history that begins with this event.
         arguments = [2, keys[0], keys[1], secrets.token_hex(15), *kept, keys[2], channel, self._bytes_of(message)]
-        for way in list(rules.ways):
+        refusal = None
+        for way in rules.ways:
             try:
                 await _execute(shard, *way, *arguments)
-                return True
             except (redis.ResponseError, ReplyError) as error:
-                if not _is_unavailable(error):
-                    raise
-                # It is tried again with the next rules.
-                rules.ways = [other for other in rules.ways if other != way]
-                if not rules.ways:
-                    self._warn_once(
-                        "Redis does not let this back end record events, and they are sent without: grant what "
-                        "`lockgate doctor --acl` prints, and see that a gateway runs (%s)",
-                        error,
-                    )
-        return False
+                # A server without functions says nothing about the script.
+                if refusal is None or UNKNOWN_COMMAND.search(str(refusal)):
+                    refusal = error
+                if not _may_be_recorded_otherwise(error):
+                    break
+            else:
+                # The other way is tried again with the next rules.
+                rules.ways = [way]
+                return
+        raise NotRecorded(f"Redis refused to record the event, so it was not sent: {refusal}{_advice(refusal, tenant)}") from refusal
 
     def _bytes_of(self, message):
         if hasattr(type(self), "serialize"):
@@ -232,6 +235,22 @@ async def _execute(shard, *command):
         return await shard._redis.execute_command(*command)
 
 
-def _is_unavailable(error):
+def _may_be_recorded_otherwise(error):
+    return _is_denied(error) or _is_missing(error) or UNKNOWN_COMMAND.search(str(error))
+
+
+def _advice(error, tenant):
+    if _is_denied(error):
+        return f". Give the Redis user of this back end the line that `lockgate doctor --acl --tenant {tenant}` prints"
+    if _is_missing(error):
+        return ". A gateway that runs puts its function there within 30 s"
+    return ""
+
+
+def _is_denied(error):
     # redis-py takes the code out of the text of some errors, and gives them classes.
-    return isinstance(error, (redis.exceptions.NoPermissionError, redis.exceptions.NoScriptError)) or UNAVAILABLE.search(str(error))
+    return isinstance(error, redis.exceptions.NoPermissionError) or DENIED.search(str(error))
+
+
+def _is_missing(error):
+    return isinstance(error, redis.exceptions.NoScriptError) or MISSING.search(str(error))

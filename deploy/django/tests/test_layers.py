@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 import json
 from pathlib import Path
+from unittest import mock
 
 import redis
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import channel_layers, get_channel_layer
 from channels_redis import pubsub
 from django.core.exceptions import ImproperlyConfigured
@@ -35,18 +36,37 @@ class Refusals(SimpleTestCase):
     """The words of servers that are not at hand: no server is asked."""
 
     def test_what_may_not_be_called_is_told_apart_from_other_refusals(self):
-        for words, unavailable in [
+        for words, denied in [
             ("NOPERM User a has no permissions to run the 'fcall' command", True),
             # Redis 7.0, then 7.2 and Valkey.
             ("The user executing the script can't run this command or subcommand script: 9", True),
             ("ACL failure in script: User a has no permissions to run the 'xadd' command", True),
             ("ACL failure in script: No permissions to access a key", True),
             ("ACL failure in script: No permissions to access a channel", True),
+            ("unknown command 'FCALL', with args beginning with: ...", False),
+            ("Function not found", False),
             ("OOM command not allowed when used memory > 'maxmemory'.", False),
             ("READONLY You can't write against a read only replica.", False),
         ]:
             with self.subTest(words):
-                self.assertEqual(bool(layers._is_unavailable(redis.ResponseError(words))), unavailable)
+                advice = layers._advice(redis.ResponseError(words), "acme")
+                self.assertEqual("doctor --acl --tenant acme" in advice, denied, advice)
+
+    def test_the_missing_right_is_named_where_the_server_has_no_functions(self):
+        layer = layers.RedisPubSubChannelLayer(tenant="acme")
+        rules = layers.Rules(json.dumps({"v": 1, "record": "f" * 40, "groups": RULES}))
+        asked = []
+
+        async def refuse(shard, command, *rest):
+            asked.append(command)
+            before_redis_7 = "unknown command 'FCALL', with args beginning with: ..."
+            raise redis.ResponseError({"FCALL": before_redis_7}.get(command, "NOPERM this user has no permissions to run 'evalsha'"))
+
+        with mock.patch.object(layers, "_execute", refuse), self.assertRaises(layers.NotRecorded) as refused:
+            asyncio.run(layer._record(None, ("acme", rules), (3, 60000), "acme__group__chat_a", event(1)))
+        self.assertEqual(asked, ["FCALL", "EVALSHA"])
+        self.assertIn("not sent: NOPERM this user has no permissions to run 'evalsha'", str(refused.exception))
+        self.assertIn("doctor --acl --tenant acme", str(refused.exception))
 
 
 class Layers(SimpleTestCase):
@@ -190,42 +210,36 @@ class Layers(SimpleTestCase):
         self.assertEqual(self.heard(layer, "news", send, 3), [event(n) for n in range(3)])
         self.assertEqual(self.kept("news"), ([1], 1))
 
-    def test_without_a_function_the_script_is_called_and_without_both_it_is_said_once(self):
+    def test_without_a_function_the_script_is_called_and_without_both_nothing_is_sent(self):
         self.redis[0].execute_command("FUNCTION", "FLUSH")
         layer = self.layer()
 
         async def send():
             await layer.group_send("chat_a", event(0))
+            self.redis[0].execute_command("SCRIPT", "FLUSH")
+            with self.assertRaisesMessage(layers.NotRecorded, "was not sent"):
+                await layer.group_send("chat_a", event(1))
+            # Without rules no gateway keeps the events of any group.
+            layers.RULES_TTL = 0
+            self.redis[0].delete("lockgate:acme:groups")
+            await layer.group_send("chat_a", event(2))
 
-        self.assertEqual(self.heard(layer, "chat_a", send, 1), [event(0)])
-        self.assertEqual(self.kept("chat_a"), ([1], 1))
-        self.redis[0].execute_command("SCRIPT", "FLUSH")
-        layer = self.layer()
-
-        async def send_more():
-            for n in range(1, 4):
-                await layer.group_send("chat_a", event(n))
-
-        with self.assertLogs("lockgate", "WARNING") as logs:
-            self.assertEqual(self.heard(layer, "chat_a", send_more, 3), [event(n) for n in range(1, 4)])
-        self.assertEqual(len(logs.output), 1, logs.output)
-        self.assertIn("doctor --acl", logs.output[0])
+        self.assertEqual(self.heard(layer, "chat_a", send, 2), [event(0), event(2)])
         self.assertEqual(self.kept("chat_a"), ([1], 1))
 
-    def test_a_user_without_the_rights_sends_all_the_same(self):
+    def test_a_user_without_the_rights_is_told_which_and_sends_to_other_groups(self):
         own = "~lockgate:acme:history:* ~lockgate:acme:position:* %R~lockgate:acme:groups &acme__group__* &acmespecific.*"
         writes = "+hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time"
         basic = "+publish +subscribe +unsubscribe +getrange +ping +hello +select +client|setname"
         apart = f"(~lockgate:acme:history:* ~lockgate:acme:position:* &lockgate:acme:group:* -@all +fcall +publish {writes})"
-        for rights, recorded in [
-            (f"%R~lockgate:acme:groups &acme__group__* &acmespecific.* {apart}", 1),
-            (f"{own} &lockgate:acme:group:* +fcall {writes}", 1),
-            (f"{own} &lockgate:acme:group:* +evalsha {writes}", 1),
-            # No right to the channel of the gateways, to a command of the function, to any function, to the rules.
-            (f"{own} +fcall {writes}", 0),
-            (f"{own} &lockgate:acme:group:* +fcall {writes} -xadd", 0),
-            (f"{own} &lockgate:acme:group:* {writes}", 0),
-            (f"&acme__group__* &lockgate:acme:group:* +fcall {writes}", 0),
+        for rights, missing in [
+            (f"%R~lockgate:acme:groups &acme__group__* &acmespecific.* {apart}", None),
+            (f"{own} &lockgate:acme:group:* +fcall {writes}", None),
+            (f"{own} &lockgate:acme:group:* +evalsha {writes}", None),
+            # No right to the channel of the gateways, to a command of the function, to any function.
+            (f"{own} +fcall {writes}", "."),
+            (f"{own} &lockgate:acme:group:* +fcall {writes} -xadd", "."),
+            (f"{own} &lockgate:acme:group:* {writes}", "fcall"),
         ]:
             with self.subTest(rights=rights):
                 words = f"ACL SETUSER back_end reset on >p resetchannels -@all {basic} {rights}".split()
@@ -236,13 +250,35 @@ class Layers(SimpleTestCase):
                 async def send():
                     await layer.group_send("chat_a", event(1))
 
-                if recorded:
-                    with self.assertNoLogs("lockgate", "WARNING"):
-                        asyncio.run(send())
+                async def send_to_others():
+                    await layer.group_send("news", event(2))
+
+                if missing:
+                    # Each call is refused, in synchronous code too, and Channels' consumers hear none of it.
+                    def refused():
+                        with self.assertRaises(layers.NotRecorded) as refusal:
+                            async_to_sync(layer.group_send)("chat_a", event(1))
+                        for words in ["was not sent", missing, "lockgate doctor --acl --tenant acme"]:
+                            self.assertIn(words, str(refusal.exception))
+
+                    async def twice():
+                        await sync_to_async(refused)()
+                        await sync_to_async(refused)()
+
+                    self.assertEqual(self.heard(self.layer(), "chat_a", twice, 0), [])
                 else:
-                    with self.assertLogs("lockgate", "WARNING"):
-                        asyncio.run(send())
-                self.assertEqual(self.kept("chat_a"), ([1], 1) if recorded else ([], 0))
+                    asyncio.run(send())
+                self.assertEqual(self.kept("chat_a"), ([], 0) if missing else ([1], 1))
+                self.assertEqual(self.heard(self.layer(), "news", send_to_others, 1), [event(2)])
+
+    def test_a_user_who_may_not_read_the_rules_sends_as_channels_does(self):
+        rights = "~lockgate:acme:history:* ~lockgate:acme:position:* &acme__group__* &lockgate:acme:group:* +fcall +publish"
+        words = f"ACL SETUSER back_end reset on >p resetchannels -@all +getrange +ping +hello +select +client|setname {rights}"
+        self.redis[0].execute_command(*words.split())
+        layer = self.layer(user="back_end:p@")
+        with self.assertLogs("lockgate", "WARNING"):
+            asyncio.run(layer.group_send("chat_a", event(1)))
+        self.assertEqual(self.kept("chat_a"), ([], 0))
 
     def test_a_refused_write_is_raised_and_nothing_is_sent(self):
         layer = self.layer()
@@ -250,7 +286,7 @@ class Layers(SimpleTestCase):
         async def send():
             await layer.group_send("chat_a", event(0))
             self.redis[0].config_set("maxmemory", 1)
-            with self.assertRaises(redis.ResponseError):
+            with self.assertRaisesMessage(redis.ResponseError, "was not sent: "):
                 await layer.group_send("chat_a", event(1))
             await layer.group_send("news", event(2))
             self.redis[0].config_set("maxmemory", 0)

@@ -192,7 +192,7 @@ impl RulesAtHost {
             warn!(
                 tenant.id = self.tenant, redis.endpoint = self.store.endpoint(), redis.user = user,
                 error.kind = kind.label(), error = %error,
-                "Redis did not take the rules of the groups or the function for back ends, whose events are not recorded then: {advice}"
+                "Redis did not take the rules of the groups or the function for back ends, which cannot record events then: {advice}"
             );
         }
     }
