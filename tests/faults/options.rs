@@ -93,7 +93,7 @@ impl Options {
         format!(
             "Commit {}: {} clients of two tenants on two replicas, {groups} groups a tenant; a {build} build on {cores} cores that clients, \
              servers and databases share; {} at a time; load average {}.",
-            commit().unwrap_or_else(|| "unknown".to_owned()),
+            commit(),
             2 * clients,
             match self.jobs {
                 1 => "one row".to_owned(),
@@ -104,14 +104,17 @@ impl Options {
     }
 }
 
-/// The commit that was played; `None` outside of a clone.
-fn commit() -> Option<String> {
-    let git = std::process::Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()?;
-    let id = String::from_utf8(git.stdout).ok()?;
-    git.status.success().then(|| id.trim().to_owned())
+/// The commit that is played; `unknown` outside of a clone.
+pub(crate) fn commit() -> String {
+    let id = || {
+        let git = std::process::Command::new("git")
+            .args(["rev-parse", "--short=12", "HEAD"])
+            .output()
+            .ok()?;
+        let id = String::from_utf8(git.stdout).ok()?;
+        git.status.success().then(|| id.trim().to_owned())
+    };
+    id().unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn number<T: std::str::FromStr>(option: &str, text: &str) -> Result<T, String> {

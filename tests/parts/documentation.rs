@@ -623,6 +623,34 @@ fn the_figures_of_the_sizing_page_were_measured() {
     }
 }
 
+/// Times of a machine that no one knows stood there.
+#[test]
+fn the_times_that_pages_for_planning_tell_were_measured() {
+    let measured = read("docs/costs.md") + &read("docs/scale.md");
+    for page in ["docs/sizing.md", "docs/groups-and-events.md"] {
+        let text = read(page);
+        for (before, _) in text.match_indices(" µs") {
+            let mut words = text[..before].rsplit([' ', '(', '\n']);
+            let figure = words.next().unwrap_or_default();
+            assert!(
+                measured.contains(&format!(" {figure} ")),
+                "{page}: no page of measurements has {figure} µs"
+            );
+        }
+    }
+}
+
+/// The account of clients that come back told no commit by itself.
+#[test]
+fn the_generated_tables_of_guarantees_begin_with_their_commit() {
+    let page = read("docs/guarantees.md");
+    for name in ["faults", "accounting"] {
+        let begin = format!("<!-- {name}: begin -->\n");
+        let (_, table) = page.split_once(&begin).expect(name);
+        assert!(table.starts_with("Commit "), "{name}");
+    }
+}
+
 /// The texts of all sources, without their tests' folders.
 fn sources() -> String {
     let (mut all, mut folders) = (String::new(), vec![root().join("src")]);

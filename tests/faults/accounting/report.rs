@@ -76,10 +76,11 @@ pub(super) fn publish(accounts: &[Account], size: Size) {
         "release"
     };
     let mut table = format!(
-        "{BEGIN}\n{} clients with `resume`, {} of them of `clients/js`, and {} without, in {} groups on two replicas (one for \
+        "{BEGIN}\nCommit {}: {} clients with `resume`, {} of them of `clients/js`, and {} without, in {} groups on two replicas (one for \
          `memory`); a {build} build on {cores} cores that clients, servers and publishers share; load average {}.\n\n\
          | layer | hosts | events are | publishers | sockets | faults | events due | missing | double | out of order, foreign | answered, not recorded | the same without `resume`: missing of |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        crate::options::commit(),
         size.clients + size.javascript,
         size.javascript,
         size.without,
