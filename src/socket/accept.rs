@@ -33,9 +33,11 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) -> Infallible {
                     let task = serve(stream, peer.ip(), place, ends, &door);
                     door.tasks.spawn(task);
                 }
-                accepted = accepted.wrapping_add(1);
-                if accepted.is_multiple_of(AT_ONCE) {
-                    // A burst of connects waits in the listener's queue and does not delay open sockets.
+                accepted += 1;
+                // A burst of connects waits in the listener's queue and does not delay open sockets. One that brings no requests has
+                // no questions to share.
+                if accepted >= AT_ONCE || door.half_open.is_flooded() {
+                    accepted = 0;
                     tokio::task::yield_now().await;
                 }
             }

@@ -16,6 +16,10 @@ use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
 use crate::labels::PerLabel;
 use crate::metrics::{self, HandshakeStage};
 
+/// Connections without a whole request, above which the replica takes new ones one by one. A network that comes back brings
+/// thousands at once, but most of them have sent their request when they are accepted.
+const FLOOD: usize = 256;
+
 /// The half-open connections of this replica.
 pub struct HalfOpen {
     /// The most of them (`server.max_handshakes`).
@@ -125,6 +129,15 @@ impl HalfOpen {
         lengths.sum()
     }
 
+    /// Returns true if many connections have sent no whole request. That is a flood: clients that come back send theirs as soon as
+    /// they are connected.
+    pub fn is_flooded(&self) -> bool {
+        let lines = self.lines.lock();
+        let unfinished = [HandshakeStage::Silent, HandshakeStage::Head];
+        let lengths = unfinished.iter().map(|stage| lines.of(*stage).len());
+        lengths.sum::<usize>() > FLOOD
+    }
+
     /// Returns true if no connection is half open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -184,6 +197,21 @@ mod tests {
     fn begin(half_open: &Arc<HalfOpen>) -> (HandshakePlace, AbortHandle) {
         let (place, registration) = half_open.begin(0).unwrap();
         (place, registration.handle())
+    }
+
+    #[test]
+    fn requests_that_do_not_come_are_a_flood_and_those_under_way_are_none() {
+        let half_open = half_open(2 * FLOOD);
+        let mut places: Vec<_> = (0..=FLOOD).map(|_| begin(&half_open)).collect();
+        assert!(half_open.is_flooded());
+        for (place, _) in &mut places[..2] {
+            place.enter(HandshakeStage::Head);
+        }
+        assert!(half_open.is_flooded());
+        for (place, _) in &mut places {
+            place.enter(HandshakeStage::Answering);
+        }
+        assert!(!half_open.is_flooded());
     }
 
     #[test]
