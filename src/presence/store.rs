@@ -257,13 +257,35 @@ pub(super) async fn page(
         sockets,
         ids: u64::try_from(ids).unwrap_or_default(),
         users: users.into_iter().filter_map(user).collect(),
-        next: (!last.is_empty()).then(|| String::from_utf8_lossy(&last).into_owned()),
+        next: Some(last).filter(|last| !last.is_empty()).and_then(cursor),
     };
     Ok(FoundPage {
         page,
         replicas,
         disordered: disordered > 0,
     })
+}
+
+/// Returns the text behind which the page after `id` begins; `None` if no text is behind it.
+///
+/// An id that someone else wrote need not be a text. The first text behind it stands for it then.
+fn cursor(id: Vec<u8>) -> Option<String> {
+    let error = match String::from_utf8(id) {
+        Ok(id) => return Some(id),
+        Err(error) => error,
+    };
+    let valid = error.utf8_error().valid_up_to();
+    let (text, rest) = error.as_bytes().split_at(valid);
+    let mut text = String::from_utf8_lossy(text).into_owned();
+    // Texts are in the order of their code points.
+    let is_behind = |next: &char| next.encode_utf8(&mut [0; 4]).as_bytes() > rest;
+    let mut next = ('\0'..=char::MAX).find(is_behind);
+    while next.is_none() {
+        let before = text.pop()?;
+        next = (before..=char::MAX).nth(1);
+    }
+    text.extend(next);
+    Some(text)
 }
 
 /// Joins the entries of one user on all replicas. Entries that are none of ours do not count.
@@ -353,6 +375,23 @@ pub(super) async fn take_out(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The next page began before such an id, and had it again.
+    #[test]
+    fn the_cursor_behind_an_id_that_is_no_text_is_behind_it() {
+        for (id, next) in [
+            (&b"alice"[..], Some("alice")),
+            (b"9\xc8", Some("9\u{200}")),
+            (b"a\x80b", Some("a\u{80}")),
+            (b"a\xed\xa0\x80", Some("a\u{e000}")),
+            (b"a\xff", Some("b")),
+            (b"\xff", None),
+            (b"\xf4\x8f\xbf\xbf\xff", None),
+        ] {
+            assert_eq!(cursor(id.to_vec()).as_deref(), next, "{id:?}");
+            assert!(next.is_none_or(|next| next.as_bytes() >= id));
+        }
+    }
 
     #[test]
     fn entries_of_all_replicas_are_one_user_and_garbage_is_none() {

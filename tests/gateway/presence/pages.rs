@@ -161,6 +161,8 @@ async fn ids_that_others_write_are_neither_listed_nor_counted() {
         ] {
             let _: u64 = redis.command(command).await;
         }
+        let no_texts = "redis.call('ZADD', KEYS[1], 0, '\\255', 0, '19\\200')";
+        let _: redis::Value = redis.command(&["EVAL", no_texts, "1", &users]).await;
         let truth = serde_json::json!({"sockets": 2, "users": 2});
         assert_eq!(ask(&gateway, 0, "a", "/count").await, truth, "{layer}");
         let (mut seen, mut rest) = (Vec::new(), "?limit=1".to_owned());
