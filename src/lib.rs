@@ -45,6 +45,7 @@ pub mod clock;
 pub mod close_code;
 pub mod config;
 pub mod error;
+pub mod heavy;
 pub mod ids;
 pub mod labels;
 pub mod metrics;

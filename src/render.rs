@@ -9,6 +9,7 @@ use crate::close_code::CloseFrame;
 use crate::config::{Deliver, Fault, Faults};
 use crate::event::{Event, NotRenderable, Value};
 use crate::frame::{Accounting, Frame, Opcode};
+use crate::heavy::heavy;
 use crate::ids::GroupName;
 use crate::position::Position;
 
@@ -166,6 +167,15 @@ impl Delivery {
             _ if !self.takes(event_type) => return Ok(Rendered::Filtered),
             _ => {}
         }
+        heavy(event.is_heavy(), || self.written(event, place, accounting))
+    }
+
+    fn written(
+        &self,
+        event: &Event,
+        place: Option<EventPlace<'_>>,
+        accounting: &Accounting,
+    ) -> Result<Rendered, RenderError> {
         let own;
         let event = match self.resume && event.get(POSITION).is_some() {
             true => {

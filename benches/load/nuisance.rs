@@ -17,7 +17,7 @@ use crate::flood::tenant;
 use crate::http::{Api, status_of};
 use crate::process::{LOAD_CORE, Process};
 use crate::redis::{Link, encode};
-use crate::world::Ticket;
+use crate::world::{API_KEY, Ticket};
 
 /// The first argument of this program when it is the nuisance.
 pub(crate) const NUISANCE: &str = "__nuisance";
@@ -27,6 +27,8 @@ const NICE: i32 = -10;
 const CLIENTS: usize = 16;
 /// Connections that send nothing, or half a head.
 const HALF_OPEN: usize = 2_000;
+/// Numbers of a large event: 1 MB of JSON.
+const NUMBERS: usize = 200_000;
 /// Sockets with an unfinished message, and the bytes of it.
 const PARTIAL: usize = 400;
 const UNFINISHED: usize = 60_000;
@@ -48,18 +50,20 @@ pub(crate) enum Nuisance {
     HalfOpenConnections,
     ControlMessages,
     ApiCalls,
+    LargeEvents,
     LargeValues,
     SlowReaders,
     PartialMessages,
 }
 
 impl Nuisance {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Connects,
         Self::RefusedConnects,
         Self::HalfOpenConnections,
         Self::ControlMessages,
         Self::ApiCalls,
+        Self::LargeEvents,
         Self::LargeValues,
         Self::SlowReaders,
         Self::PartialMessages,
@@ -73,6 +77,7 @@ impl Nuisance {
             Self::HalfOpenConnections => "quiet tenant's p99 beside half-open connections",
             Self::ControlMessages => "quiet tenant's p99 beside control messages",
             Self::ApiCalls => "quiet tenant's p99 beside API calls",
+            Self::LargeEvents => "quiet tenant's p99 beside events of 1 MB",
             Self::LargeValues => "quiet tenant's p99 beside large values",
             Self::SlowReaders => "quiet tenant's p99 beside slow readers",
             Self::PartialMessages => "quiet tenant's p99 beside partial messages",
@@ -176,6 +181,7 @@ fn act(kind: Nuisance, ports: [u16; 3], run: &Run) -> Result<()> {
         Nuisance::HalfOpenConnections => half_open(sockets, run),
         Nuisance::ControlMessages => control(redis, run),
         Nuisance::ApiCalls => by_many(run, |_| call(api, run)),
+        Nuisance::LargeEvents => large_events(sockets, api, run),
         Nuisance::LargeValues => {
             let mut link = Link::connect(redis)?;
             let key = format!("lockgate:{}:deny:all", tenant());
@@ -303,6 +309,35 @@ fn call(port: u16, run: &Run) -> Result<()> {
         run.acted(1);
     }
     Ok(())
+}
+
+/// Publishes events of many numbers, which take long to read and to write, to a socket that takes them.
+fn large_events(sockets: u16, api: u16, run: &Run) -> Result<()> {
+    let numbers = vec!["1e15"; NUMBERS].join(",");
+    let body = format!(r#"{{"type":"bench.event","message":[{numbers}]}}"#);
+    let call = format!(
+        "POST /v1/tenants/{}/groups/bench/send HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        tenant(),
+        body.len(),
+    );
+    let mut reader = open(sockets, 1)?;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut frames = vec![0; 1 << 20];
+            while run.goes_on() {
+                // Without an event for some time there is nothing to read.
+                if reader.read(&mut frames).is_ok_and(|read| read == 0) {
+                    break;
+                }
+            }
+        });
+        by_many(run, |_| {
+            let status = status_of(api, call.as_bytes())?;
+            ensure!(status == 200, "the API answered {status}");
+            Ok(())
+        })
+    })
 }
 
 fn open(port: u16, n: u64) -> Result<TcpStream> {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::ApiState;
 use super::problem::ApiProblem;
+use crate::heavy::{HEAVY_BYTES, heavy};
 
 /// The bytes of a body whose `Content-Type` is JSON.
 pub(super) struct JsonBytes(pub(super) Bytes);
@@ -78,5 +79,8 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
 /// Parses a JSON object. Refuses an array, which serde would read as the members in their order.
 pub(super) fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> Option<T> {
     let is_object = json.trim_ascii_start().starts_with(b"{");
-    is_object.then(|| serde_json::from_slice(json).ok())?
+    is_object.then(|| {
+        let is_heavy = json.len() >= HEAVY_BYTES;
+        heavy(is_heavy, || serde_json::from_slice(json).ok())
+    })?
 }

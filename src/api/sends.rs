@@ -12,6 +12,7 @@ use super::problem::ApiProblem;
 use super::{ApiState, PathTenant};
 use crate::channel_layer::{CallId, LayerError};
 use crate::event::Event;
+use crate::heavy::{HEAVY_BYTES, heavy};
 use crate::ids::GroupName;
 use crate::relay::{PublishError, Publisher};
 use crate::tenant::Tenant;
@@ -154,17 +155,22 @@ pub(super) async fn batch(
 
 /// Publishes the messages that are events for groups, in their order.
 async fn publish_each(tenant: &Tenant, messages: &[(String, Box<RawValue>)]) -> Results {
+    let bytes: usize = messages.iter().map(|(_, event)| event.get().len()).sum();
+    let read = |(group, event): &(String, Box<RawValue>)| {
+        let event = event_of(event.get().as_bytes())?;
+        Ok((group_of(tenant, group)?, event))
+    };
+    let read: Vec<Result<_, ApiProblem>> =
+        heavy(bytes >= HEAVY_BYTES, || messages.iter().map(read).collect());
     let mut results = Vec::with_capacity(messages.len());
     let mut events = Vec::with_capacity(messages.len());
-    for (group, event) in messages {
-        let event = event_of(event.get().as_bytes());
-        let group = group_of(tenant, group);
-        results.push(match (event, group) {
-            (Ok(event), Ok(group)) => {
-                events.push((group, event));
+    for message in read {
+        results.push(match message {
+            Ok(message) => {
+                events.push(message);
                 None
             }
-            (Err(problem), _) | (_, Err(problem)) => Some(problem),
+            Err(problem) => Some(problem),
         });
     }
     let published = tenant.relay.publish_each(events).await;

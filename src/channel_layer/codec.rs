@@ -16,6 +16,7 @@ use crate::config::{Secret, SerializerFormat};
 use super::msgpack;
 use crate::event::json;
 use crate::event::{DecodeError, EncodeError, Event, MAX_PAYLOAD};
+use crate::heavy::{HEAVY_BYTES, heavy};
 
 /// The format and the encryption of one layer's events.
 #[derive(Clone)]
@@ -55,6 +56,10 @@ impl Codec {
     /// # Errors
     /// [`EncodeError`] if the format cannot carry a value, or if no reader would take the payload.
     pub fn encode(&self, event: &Event) -> Result<Vec<u8>, EncodeError> {
+        heavy(event.is_heavy(), || self.encode_here(event))
+    }
+
+    fn encode_here(&self, event: &Event) -> Result<Vec<u8>, EncodeError> {
         let mut body = Vec::with_capacity(256);
         match self.format {
             SerializerFormat::MsgPack => msgpack::write_event(&event.fields, &mut body)?,
@@ -81,10 +86,12 @@ impl Codec {
         if payload.len() > MAX_PAYLOAD {
             return Err(DecodeError::TooLong);
         }
-        if self.keys.is_empty() {
-            return self.decode_body(payload);
-        }
-        self.decode_body(&self.decrypt(payload)?)
+        heavy(payload.len() >= HEAVY_BYTES, || {
+            match self.keys.is_empty() {
+                true => self.decode_body(payload),
+                false => self.decode_body(&self.decrypt(payload)?),
+            }
+        })
     }
 
     fn decode_body(&self, body: &[u8]) -> Result<Event, DecodeError> {

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::heavy::{HEAVY_BYTES, HEAVY_VALUES, heavy};
+
 pub(crate) mod json;
 
 /// The largest depth of nested arrays and maps, the event's own map included.
@@ -203,7 +205,8 @@ impl Event {
     /// # Errors
     /// [`DecodeError`], which never quotes the input.
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self, DecodeError> {
-        json::read_strict(text.as_ref())?.try_into()
+        let text = text.as_ref();
+        heavy(text.len() >= HEAVY_BYTES, || json::read_strict(text))?.try_into()
     }
 
     /// Returns the value under a text key.
@@ -243,6 +246,12 @@ impl Event {
         memory_of_fields(&self.fields)
     }
 
+    /// Returns true if it takes long to write the event. It looks at no more values than tell.
+    pub(crate) fn is_heavy(&self) -> bool {
+        let (mut values, mut bytes) = (HEAVY_VALUES, 8 * HEAVY_BYTES);
+        !is_light(&self.fields, &mut values, &mut bytes)
+    }
+
     /// Returns true if the event, written in `bytes` bytes, is one that every reader takes. What is refused here would be
     /// dropped there, and its sender would not know.
     ///
@@ -274,6 +283,31 @@ impl Event {
         }
         written
     }
+}
+
+/// Takes the values and the bytes of texts from those that are left. Returns false once there are none left.
+fn is_light(fields: &[(Key, Value)], values: &mut usize, bytes: &mut usize) -> bool {
+    fields
+        .iter()
+        .all(|(_, value)| is_light_value(value, values, bytes))
+}
+
+fn is_light_value(value: &Value, values: &mut usize, bytes: &mut usize) -> bool {
+    let Some(left) = values.checked_sub(1) else {
+        return false;
+    };
+    *values = left;
+    let text = match value {
+        Value::Str(text) | Value::BigInt(text) => text.len(),
+        Value::Bin(bytes) | Value::Ext(_, bytes) => bytes.len(),
+        Value::Array(items) => {
+            return items.iter().all(|item| is_light_value(item, values, bytes));
+        }
+        Value::Map(fields) => return is_light(fields, values, bytes),
+        _ => 0,
+    };
+    *bytes = bytes.saturating_sub(text);
+    *bytes > 0
 }
 
 /// Counts the values of fields as the readers do, and the keys too.

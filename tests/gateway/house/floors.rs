@@ -16,6 +16,7 @@ const FLOORS: [&[&str]; 8] = [
         "close_code",
         "config",
         "error",
+        "heavy",
         "ids",
         "labels",
         "metrics",
