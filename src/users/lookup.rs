@@ -1,9 +1,9 @@
 //! Turns many waiting lookups into few statements: callers share a lookup of one user, and lookups share a statement.
 //!
-//! A lookup is sent at once if no statement is under way. Otherwise it waits with later ones until a statement ends,
-//! but no longer than the last statement took. A fast database is therefore asked at once, a slow one seldom, and no
-//! lookup takes longer than two statements. A statement runs in its own task, so a client that hangs up ends no other
-//! client's lookup.
+//! Lookups of one moment share a statement, which is sent at once if none is under way. Otherwise they wait with later ones
+//! until a statement ends, but no longer than the last statement took. A fast database is therefore asked at once, a slow
+//! one seldom, and no lookup takes longer than two statements. A statement runs in its own task, so a client that hangs up
+//! ends no other client's lookup.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -50,6 +50,9 @@ impl Drop for StatementSlot {
 impl Gathering {
     async fn run(self) {
         let queue = Arc::clone(&self.0);
+        // Handshakes whose answers of Redis came in one round look up their users one after the other. Without this turn of
+        // the runtime the first of them would have a statement of its own.
+        tokio::task::yield_now().await;
         let (statement, batch) = loop {
             match self.take() {
                 GatheringStep::Wait(until) => {

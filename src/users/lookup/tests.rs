@@ -122,6 +122,22 @@ async fn a_thousand_users_that_wait_together_are_few_statements() {
     assert!(statements.len() <= 6, "{statements:?}");
 }
 
+/// Before: the first of them had a statement of its own, and a fast database had one for each two users.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn lookups_of_one_moment_share_the_first_statement() {
+    let (fake, lookups) = fake();
+    fake.permits.add_permits(100);
+    // From a task, so that all of them are ready on the worker before the first one runs.
+    let callers = tokio::spawn(async move {
+        let callers = (0..40).map(|id| ask(&lookups, &id.to_string(), ""));
+        callers.collect::<Vec<_>>()
+    });
+    for caller in callers.await.unwrap() {
+        assert!(caller.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!(*fake.statements.lock(), [40]);
+}
+
 #[tokio::test]
 async fn lookups_gather_while_a_statement_is_under_way() {
     let (fake, lookups) = fake();
