@@ -70,14 +70,24 @@ impl PackedObject {
             return Cow::Borrowed(&self.rest);
         };
         let mut text = String::with_capacity(names.len() + self.rest.len() + 8);
-        for (name, value) in names.split(BETWEEN).zip(self.rest.split(BETWEEN)) {
-            text.push(if text.is_empty() { '{' } else { ',' });
-            text.push_str(name);
-            text.push(':');
-            text.push_str(value);
-        }
-        text.push('}');
+        self.write(&mut text);
         Cow::Owned(text)
+    }
+
+    /// Appends the text of the object.
+    pub fn write(&self, out: &mut String) {
+        let Some(names) = &self.names else {
+            return out.push_str(&self.rest);
+        };
+        let mut before = '{';
+        for (name, value) in names.split(BETWEEN).zip(self.rest.split(BETWEEN)) {
+            out.push(before);
+            out.push_str(name);
+            out.push(':');
+            out.push_str(value);
+            before = ',';
+        }
+        out.push('}');
     }
 
     /// Returns the bytes of the object without its shared names.

@@ -16,6 +16,7 @@ use super::record::{MAX_FIELDS, UserRecord, from_hex, hex, is_active};
 use crate::clock::UnixTime;
 use crate::ids::{TenantId, UserId};
 use crate::packed_json::PackedObject;
+use crate::python::json::write_text;
 use crate::stores::key_read::{KeyValue, Unreadable};
 
 /// The most bytes of a record: the fields, and 4 KiB for the other members.
@@ -96,26 +97,22 @@ impl Policy {
         generation: &str,
         now: UnixTime,
     ) -> String {
-        let json = |text: &str| serde_json::Value::from(text).to_string();
-        let mut out = format!(
-            "{{\"v\":1,\"tenant\":{},\"id\":{},\"fetched_at\":{:.3},\"gen\":{},\"user\":",
-            json(self.tenant.as_str()),
-            json(id.as_str()),
-            now.0,
-            json(generation),
-        );
+        // A record of Django's `auth_user` takes 350 bytes.
+        let mut out = String::with_capacity(512);
+        out.push_str("{\"v\":1,\"tenant\":");
+        write_text(self.tenant.as_str(), &mut out, false);
+        out.push_str(",\"id\":");
+        write_text(id.as_str(), &mut out, false);
+        out.push_str(&format!(",\"fetched_at\":{:.3},\"gen\":", now.0));
+        write_text(generation, &mut out, false);
+        out.push_str(",\"user\":");
         match user {
             None => out.push_str("null"),
-            Some(user) if !self.check_password => out.push_str(&user.fields.text()),
             Some(user) => {
-                // The digest goes under `password`, a name that `UserRow::fields` never holds.
-                let fields = user.fields.text();
-                out.push_str(fields.strip_suffix('}').unwrap_or("{"));
-                let separator = if fields.len() > 2 { "," } else { "" };
-                let digest = user
-                    .password_digest
-                    .map_or("null".to_owned(), |d| json(&hex(d)));
-                out.push_str(&format!("{separator}\"password\":{digest}}}"));
+                user.fields.write(&mut out);
+                if self.check_password {
+                    write_password(user.password_digest, &mut out);
+                }
             }
         }
         out.push('}');
@@ -217,6 +214,20 @@ impl<'a> UserParts<'a> {
     }
 }
 
+/// Adds the digest to the object at the end of `out`, under `password`: a name that `UserRow::fields` never holds.
+fn write_password(digest: Option<[u8; 16]>, out: &mut String) {
+    out.pop();
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    out.push_str("\"password\":");
+    match digest {
+        None => out.push_str("null"),
+        Some(digest) => write_text(&hex(digest), out, false),
+    }
+    out.push('}');
+}
+
 /// Returns the object without `password`, which only records of tenants with `check_revoke_token` have.
 fn without_password(object: &str) -> Option<String> {
     let mut out = String::from("{");
@@ -225,7 +236,7 @@ fn without_password(object: &str) -> Option<String> {
             if out.len() > 1 {
                 out.push(',');
             }
-            out.push_str(&serde_json::Value::from(name).to_string());
+            write_text(name, &mut out, false);
             out.push(':');
             out.push_str(value);
         }

@@ -12,7 +12,7 @@ use sqlx::{
 
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{Row, SqlValue};
+use super::value::{ColumnName, Row, SqlValue, names_of};
 
 pub(super) fn options(url: &str) -> Result<MySqlConnectOptions, sqlx::Error> {
     Ok(MySqlConnectOptions::from_str(url)?.disable_statement_logging())
@@ -46,7 +46,9 @@ impl Link for MySql {
                 Bind::Text(text) => query.bind(text.clone()),
             };
         }
-        query.fetch_all(conn).await?.iter().map(row).collect()
+        let rows = query.fetch_all(conn).await?;
+        let names = names_of(&rows);
+        rows.iter().map(|one| row(one, &names)).collect()
     }
 
     async fn columns(
@@ -64,11 +66,10 @@ impl Link for MySql {
     }
 }
 
-fn row(row: &MySqlRow) -> Result<Row, sqlx::Error> {
-    row.columns()
-        .iter()
-        .map(|column| Ok((column.name().to_owned(), value(row, column.ordinal())?)))
-        .collect()
+fn row(row: &MySqlRow, names: &[ColumnName]) -> Result<Row, sqlx::Error> {
+    let columns = row.columns().iter().zip(names);
+    let values = columns.map(|(column, name)| Ok((name.clone(), value(row, column.ordinal())?)));
+    values.collect()
 }
 
 fn value(row: &MySqlRow, index: usize) -> Result<SqlValue, sqlx::Error> {

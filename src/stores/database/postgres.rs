@@ -1,7 +1,9 @@
 //! The part that is special to PostgreSQL: placeholders with types, rows as JSON, and transaction poolers.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
+use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgTypeInfo};
@@ -13,7 +15,7 @@ use sqlx::{
 
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{Row, SqlValue};
+use super::value::{ColumnName, Row, SqlValue, names_of};
 
 /// The column of [`wrap_rows`] that holds the row as JSON.
 const ROW: &str = "lockgate.row";
@@ -147,7 +149,9 @@ async fn fetch(
     conn: &mut PgConnection,
     query: Query<'static, Postgres, PgArguments>,
 ) -> Result<Vec<Row>, sqlx::Error> {
-    query.fetch_all(conn).await?.iter().map(row).collect()
+    let rows = query.fetch_all(conn).await?;
+    let names = names_of(&rows);
+    rows.iter().map(|one| row(one, &names)).collect()
 }
 
 fn bound(sql: &str, ask: &Ask) -> Query<'static, Postgres, PgArguments> {
@@ -164,13 +168,13 @@ fn bound(sql: &str, ask: &Ask) -> Query<'static, Postgres, PgArguments> {
 
 /// Returns the values of a row: from its JSON after [`wrap_rows`], else those of the few types in the gateway's own
 /// statements.
-fn row(row: &PgRow) -> Result<Row, sqlx::Error> {
+fn row(row: &PgRow, names: &[ColumnName]) -> Result<Row, sqlx::Error> {
     let columns = row.columns();
     let Some(json) = columns.iter().position(|column| column.name() == ROW) else {
-        return columns
-            .iter()
-            .map(|column| Ok((column.name().to_owned(), plain(row, column.ordinal())?)))
-            .collect();
+        let columns = columns.iter().zip(names);
+        let values =
+            columns.map(|(column, name)| Ok((name.clone(), plain(row, column.ordinal())?)));
+        return values.collect();
     };
     let value = row.try_get_raw(json)?;
     let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
@@ -181,7 +185,8 @@ fn row(row: &PgRow) -> Result<Row, sqlx::Error> {
         column.is_some_and(|column| column.type_info().name() == "NUMERIC")
     };
     // `row_to_json` writes NUMERIC as a number, but decimals become text, as for the other databases.
-    let mut fields: Row = object(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let mut fields: Row =
+        object(&text, names).map_err(|error| sqlx::Error::Decode(error.into()))?;
     for (name, value) in &mut fields {
         if let SqlValue::Number(digits) = value
             && decimal(name)
@@ -203,11 +208,12 @@ fn plain(row: &PgRow, index: usize) -> Result<SqlValue, sqlx::Error> {
     })
 }
 
-/// Returns the fields of a JSON object, with numbers as they are written.
-fn object(json: &str) -> Result<Row, serde_json::Error> {
-    struct Fields;
+/// Returns the fields of a JSON object, with numbers as they are written. `names` are those of the columns, which are the
+/// names of the fields in their order.
+fn object(json: &str, names: &[ColumnName]) -> Result<Row, serde_json::Error> {
+    struct Fields<'n>(&'n [ColumnName]);
 
-    impl<'de> Visitor<'de> for Fields {
+    impl<'de> Visitor<'de> for Fields<'_> {
         type Value = Row;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -215,13 +221,19 @@ fn object(json: &str) -> Result<Row, serde_json::Error> {
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
-            let mut fields = Row::new();
-            while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+            let mut fields = Row::with_capacity(self.0.len());
+            while let Some((name, value)) = map.next_entry::<FieldName<'de>, &'de RawValue>()? {
+                let shared = self.0.get(fields.len()).filter(|own| ***own == *name.0);
+                let name = shared.cloned().unwrap_or_else(|| name.0.into());
                 fields.push((name, SqlValue::from_json(value.get())));
             }
             Ok(fields)
         }
     }
 
-    serde_json::Deserializer::from_str(json).deserialize_map(Fields)
+    serde_json::Deserializer::from_str(json).deserialize_map(Fields(names))
 }
+
+/// A name that borrows from the input unless it holds escapes.
+#[derive(Deserialize)]
+struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);

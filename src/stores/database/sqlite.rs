@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{Row, SqlValue};
+use super::value::{ColumnName, Row, SqlValue, names_of};
 
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?
@@ -35,7 +35,9 @@ impl Link for Sqlite {
                 Bind::Text(text) => query.bind(text.clone()),
             };
         }
-        query.fetch_all(conn).await?.iter().map(row).collect()
+        let rows = query.fetch_all(conn).await?;
+        let names = names_of(&rows);
+        rows.iter().map(|one| row(one, &names)).collect()
     }
 
     async fn columns(
@@ -53,17 +55,13 @@ impl Link for Sqlite {
     }
 }
 
-fn row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
-    row.columns()
-        .iter()
-        .map(|column| {
-            let declared = column.type_info().name();
-            Ok((
-                column.name().to_owned(),
-                value(row, column.ordinal(), declared)?,
-            ))
-        })
-        .collect()
+fn row(row: &SqliteRow, names: &[ColumnName]) -> Result<Row, sqlx::Error> {
+    let columns = row.columns().iter().zip(names);
+    let values = columns.map(|(column, name)| {
+        let declared = column.type_info().name();
+        Ok((name.clone(), value(row, column.ordinal(), declared)?))
+    });
+    values.collect()
 }
 
 fn value(row: &SqliteRow, index: usize, declared: &str) -> Result<SqlValue, sqlx::Error> {
@@ -71,20 +69,20 @@ fn value(row: &SqliteRow, index: usize, declared: &str) -> Result<SqlValue, sqlx
     if raw.is_null() {
         return Ok(SqlValue::Null);
     }
-    let kind = raw.type_info().name().to_owned();
-    Ok(match (kind.as_str(), declared) {
+    let kind = raw.type_info();
+    Ok(match (kind.name(), declared) {
         ("INTEGER", "BOOLEAN") => SqlValue::Bool(row.try_get_unchecked::<i64, _>(index)? != 0),
         ("INTEGER", _) => SqlValue::Number(row.try_get_unchecked::<i64, _>(index)?.to_string()),
         ("REAL", _) => SqlValue::from_float(row.try_get_unchecked(index)?),
         ("BLOB", _) => SqlValue::Bytes(row.try_get_unchecked(index)?),
         (_, declared) => {
-            let bytes: Vec<u8> = row.try_get_unchecked(index)?;
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            match declared {
+            let bytes: &[u8] = row.try_get_unchecked(index)?;
+            let text = String::from_utf8_lossy(bytes);
+            SqlValue::Text(match declared {
                 // Django writes a space where ISO 8601 has a T.
-                "DATETIME" => SqlValue::Text(text.replacen(' ', "T", 1)),
-                _ => SqlValue::Text(text),
-            }
+                "DATETIME" => text.replacen(' ', "T", 1),
+                _ => text.into_owned(),
+            })
         }
     })
 }

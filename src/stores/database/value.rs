@@ -3,8 +3,13 @@
 //! Values without a JSON type become text: decimals as their digits, times as ISO 8601, bytes as `\x` and hexadecimal
 //! digits, numbers that are not finite as their names. PostgreSQL's arrays and JSON columns stay lists and objects.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
+use sqlx::Column;
 use uuid::Uuid;
+
+use crate::python::json::write_text;
 
 /// A value of a column.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +24,17 @@ pub(super) enum SqlValue {
     Json(String),
 }
 
-/// A row: names and values in the order of the statement.
-pub(super) type Row = Vec<(String, SqlValue)>;
+/// A row: names and values in the order of the statement. The rows of an answer share the names.
+pub(super) type Row = Vec<(ColumnName, SqlValue)>;
+
+/// The name of a column.
+pub(super) type ColumnName = Arc<str>;
+
+/// Returns the names of the columns of an answer, for all its rows.
+pub(super) fn names_of<R: sqlx::Row>(rows: &[R]) -> Vec<ColumnName> {
+    let columns = rows.first().map(R::columns).unwrap_or_default();
+    columns.iter().map(|column| column.name().into()).collect()
+}
 
 impl SqlValue {
     pub(super) fn from_float(number: f64) -> Self {
@@ -57,7 +71,7 @@ impl SqlValue {
             Self::Null => out.push_str("null"),
             Self::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
             Self::Number(text) | Self::Json(text) => out.push_str(text),
-            Self::Text(text) => push_text(out, text),
+            Self::Text(text) => write_text(text, out, false),
             Self::Bytes(bytes) => {
                 out.push_str("\"\\\\x");
                 for byte in bytes {
@@ -102,11 +116,6 @@ impl SqlValue {
             _ => None,
         }
     }
-}
-
-/// Appends `text` as a JSON string.
-pub(super) fn push_text(out: &mut String, text: &str) {
-    out.push_str(&serde_json::Value::from(text).to_string());
 }
 
 #[cfg(test)]

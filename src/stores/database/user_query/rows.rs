@@ -5,7 +5,8 @@ use md5::{Digest as _, Md5};
 use super::{PASSWORD, UserQuery};
 use crate::config::IdType;
 use crate::ids::UserId;
-use crate::stores::database::value::{Row, push_text};
+use crate::python::json::write_text;
+use crate::stores::database::value::Row;
 
 /// One user from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl UserQuery {
         let column = |name: &str| {
             row.iter()
                 .rev()
-                .find(|(own, _)| own == name)
+                .find(|(own, _)| **own == *name)
                 .map(|(_, v)| v)
         };
         let found = column(&self.field).ok_or(self.field.as_str())?;
@@ -68,10 +69,10 @@ impl UserQuery {
             if out.len() > 1 {
                 out.push(',');
             }
-            push_text(&mut out, name);
+            write_text(name, &mut out, false);
             out.push(':');
-            if self.id_type == IdType::Uuid && *name == self.field {
-                push_text(&mut out, id);
+            if self.id_type == IdType::Uuid && **name == *self.field {
+                write_text(id, &mut out, false);
             } else {
                 value.write_json(&mut out);
             }

@@ -137,10 +137,10 @@ fn ids_are_bound_by_their_type() {
 #[test]
 fn the_password_leaves_only_its_digest() {
     let row = vec![
-        ("id".to_owned(), SqlValue::Number("7".into())),
-        ("Password".to_owned(), SqlValue::Text("secret".into())),
-        ("password".to_owned(), SqlValue::Text("secret".into())),
-        ("is_active".to_owned(), SqlValue::Number("1".into())),
+        ("id".into(), SqlValue::Number("7".into())),
+        ("Password".into(), SqlValue::Text("secret".into())),
+        ("password".into(), SqlValue::Text("secret".into())),
+        ("is_active".into(), SqlValue::Number("1".into())),
     ];
     let on = query("sqlite://f", |_, token| token.check_revoke_token = true).unwrap();
     let user = on.user_row(&row).unwrap().unwrap();
@@ -156,8 +156,8 @@ fn the_password_leaves_only_its_digest() {
 fn a_null_is_neither_active_nor_inactive() {
     let query = query("sqlite://f", |_, _| ()).unwrap();
     let row = vec![
-        ("id".to_owned(), SqlValue::Number("7".into())),
-        ("is_active".to_owned(), SqlValue::Null),
+        ("id".into(), SqlValue::Number("7".into())),
+        ("is_active".into(), SqlValue::Null),
     ];
     assert_eq!(query.user_row(&row).unwrap().unwrap().is_active, None);
     assert_eq!(query.user_row(&row[..1].to_vec()), Err("is_active"));
