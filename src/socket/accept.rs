@@ -112,9 +112,10 @@ mod tests {
         assert!(size <= 768, "{size}");
     }
 
+    /// It fits into 112 bytes of the allocator. Before, it had room for a close frame.
     #[test]
     fn the_task_of_an_open_socket_is_small() {
         let size = future_size(serve);
-        assert!(size <= 128, "{size}");
+        assert!(size <= 112, "{size}");
     }
 }

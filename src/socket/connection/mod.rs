@@ -123,7 +123,9 @@ impl Connection {
                     break close;
                 }
             };
-            Box::pin(self.ready.disconnect(&close)).await;
+            let ready = &mut self.ready;
+            // The box takes the close, which each open socket would have room for.
+            Box::pin(async move { ready.disconnect(&close).await }).await;
         }
     }
 

@@ -404,7 +404,7 @@ fn future_size<F: Future>(_: fn(Connection) -> F) -> usize {
 #[test]
 fn an_idle_connection_is_small() {
     assert!(
-        future_size(Connection::run) <= 120,
+        future_size(Connection::run) <= 88,
         "{}",
         future_size(Connection::run)
     );
