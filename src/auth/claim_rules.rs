@@ -33,7 +33,8 @@ fn holds(rule: &ClaimRule, claim: Option<&Json>) -> bool {
         ClaimRule::Contains(value) => match (claim, value) {
             (Json::Array(items), value) => items.iter().any(|item| equals(value, item)),
             (Json::Text(text), ClaimValue::Text(word)) => {
-                text.split_ascii_whitespace().any(|part| part == word)
+                // RFC 6749 §3.3: a space alone separates the words of a scope.
+                !word.is_empty() && text.split(' ').any(|part| part == word)
             }
             _ => false,
         },
@@ -168,6 +169,11 @@ mod tests {
             (text("chat"), r#""  chat  ""#, true),
             (text("chat"), r#""chats""#, false),
             (text("chat"), r#""read,chat""#, false),
+            (text("chat"), r#""read\tchat""#, false),
+            (text("chat"), r#""chat\n""#, false),
+            (text("chat"), r#""read\fchat\r""#, false),
+            (text("read\tchat"), r#""read\tchat write""#, true),
+            (text(""), r#""a  b""#, false),
             (text("chat"), r#""Chat""#, false),
             (text("read chat"), r#""read chat""#, false),
             (text("read chat"), r#"["read chat"]"#, true),

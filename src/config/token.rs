@@ -46,8 +46,8 @@ table! {
         /// The accepted issuers of the keys beside `issuers`. A token must name one of them. Empty: not checked.
         pub issuer: Vec<String> as OneOrMore => Vec::new(),
         /// Claims that a token must have, with their values: `{ azp = "web" }` equals, `{ client_id = ["a", "b"] }` is one of
-        /// them, `{ scope = { contains = "chat" } }` is an element of a list or a word of a text. A name is looked for whole, then
-        /// as a path through objects: `"realm_access.roles"`. At most 32.
+        /// them, `{ scope = { contains = "chat" } }` is an element of a list, or a word between spaces of a text. A name is looked for
+        /// whole, then as a path through objects: `"realm_access.roles"`. At most 32.
         pub claims: Vec<ExpectedClaim> as ClaimTable => Vec::new(),
         /// The largest difference between clocks.
         pub leeway: Duration as ANY_SPAN => Duration::ZERO,
