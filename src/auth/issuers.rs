@@ -8,9 +8,11 @@ use futures_util::future::join_all;
 use crate::config::{Fault, Faults, IssuerConfig, TokenConfig, Trust};
 use crate::error::StoreError;
 
+use super::json::Json;
 use super::jwks::Jwks;
 use super::key_source::{KeySettings, KeySource};
 use super::keys::KeyRing;
+use super::query_token::RawToken;
 use super::segments::Segments;
 
 /// Most entries of a tenant.
@@ -179,6 +181,16 @@ impl Issuer {
             audience: entry.audience.clone(),
         })
     }
+}
+
+/// Returns the index of the entry in `issuers` whose keys alone count for a token, by the `iss` that it claims to have.
+pub(crate) fn listed_issuer(token: &RawToken, config: &TokenConfig) -> Option<usize> {
+    if config.issuers.is_empty() {
+        return None;
+    }
+    let segments = Segments::read(token.expose()).ok()?;
+    let iss = segments.claims.get("iss").and_then(Json::as_text)?;
+    config.issuers.iter().position(|entry| entry.issuer == iss)
 }
 
 /// Names the known issuer that a token's `iss` was probably meant to be, and the difference.

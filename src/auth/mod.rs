@@ -17,6 +17,7 @@ use issuers::{Issuer, Issuers, Signer, near_miss};
 use segments::Segments;
 
 pub use explain::{Asked, CheckReport, Explained, Later, Report, Verdict};
+pub(crate) use issuers::listed_issuer;
 pub use mint::{MintError, MintRequest, mint};
 pub use query_token::{RawToken, TokenPresence, find_token};
 

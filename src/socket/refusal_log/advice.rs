@@ -4,6 +4,7 @@ use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 
 use super::shown::shown;
+use crate::auth::{TokenPresence, find_token, listed_issuer};
 use crate::config::{TenantConfig, TokenSource};
 use crate::error::{Check, Refusal};
 use crate::ids::TenantId;
@@ -37,7 +38,7 @@ pub(crate) fn advice(
         Refusal::RouteNotFound => unknown_path(tenant, head),
         Refusal::OriginNotAllowed => origin(tenant, head),
         Refusal::TokenMissing => missing_token(tenant),
-        Refusal::TokenNotValid(_) | Refusal::TokenExpired => token(tenant, refusal.check()),
+        Refusal::TokenNotValid(_) | Refusal::TokenExpired => token(tenant, refusal.check(), head),
         Refusal::TokenRevoked => "the token was revoked: its user logs in again".to_owned(),
         Refusal::UserNotFound => format!(
             "the database of tenants.{id}.users has no such user; token.user_id_claim and token.user_id_field say how one is found"
@@ -176,17 +177,34 @@ fn missing_token(tenant: Refuser<'_>) -> String {
     format!("the client sends its token as {}", places.join(", or as "))
 }
 
+/// Returns the advice for a token that no key of its issuer has signed.
+fn signature(tenant: Refuser<'_>, head: Option<&Parts>) -> String {
+    let id = tenant.id;
+    let config = &tenant.config.token;
+    let sent = head.map(|head| find_token(head.uri.query(), &head.headers, config));
+    let listed = match &sent {
+        Some(TokenPresence::Found { token, .. }) => listed_issuer(token, config),
+        _ => None,
+    };
+    match listed {
+        Some(index) => format!(
+            "the token's iss is the one of tenants.{id}.token.issuers[{index}]: for this iss the keys of that entry are the only ones that count, and the token was signed with another key or algorithm"
+        ),
+        None => format!(
+            "the token was signed with another key or algorithm than those of tenants.{id}.token (Django: SIMPLE_JWT's SIGNING_KEY, or SECRET_KEY)"
+        ),
+    }
+}
+
 /// Returns the advice for a token that fails a check.
-fn token(tenant: Refuser<'_>, check: Option<Check>) -> String {
+fn token(tenant: Refuser<'_>, check: Option<Check>, head: Option<&Parts>) -> String {
     let id = tenant.id;
     match check {
         Some(Check::Exp) => {
             "the client fetches a new token before it connects again; a token without exp is refused too"
                 .to_owned()
         }
-        Some(Check::Signature | Check::Key | Check::Algorithm) => format!(
-            "the token was signed with another key or algorithm than those of tenants.{id}.token (Django: SIMPLE_JWT's SIGNING_KEY, or SECRET_KEY)"
-        ),
+        Some(Check::Signature | Check::Key | Check::Algorithm) => signature(tenant, head),
         Some(Check::TokenType) => {
             "the client sends another kind of token than token.token_types, such as the refresh token"
                 .to_owned()
@@ -198,5 +216,47 @@ fn token(tenant: Refuser<'_>, check: Option<Check>) -> String {
             "the token is for later: compare the clocks of the two machines".to_owned()
         }
         _ => format!("`lockgate token explain --tenant {id} -` names the value that fails"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+    use crate::config::IssuerConfig;
+
+    /// Before, a token of a listed issuer was said to need the tenant's own keys, which it was signed with.
+    #[test]
+    fn a_token_of_a_listed_issuer_is_told_whose_keys_count() {
+        let mut config = TenantConfig::default();
+        config.token.issuers = ["https://one.example", "https://two.example"]
+            .map(|issuer| IssuerConfig {
+                issuer: issuer.to_owned(),
+                ..IssuerConfig::default()
+            })
+            .to_vec();
+        let id = "acme".parse().unwrap();
+        let tenant = Refuser {
+            id: &id,
+            config: &config,
+            routes: &Routes::parse(&[]).unwrap(),
+        };
+        let told = |claims: &str| {
+            let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+            let token = [part(r#"{"alg":"HS256"}"#), part(claims), part("x")].join(".");
+            let request = axum::http::Request::get(format!("/ws/?token={token}"));
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            let refusal = Refusal::TokenNotValid(Check::Signature);
+            advice(refusal, Some(tenant), Some(&head))
+        };
+        let listed = told(r#"{"iss":"https://two.example"}"#);
+        assert!(listed.contains("tenants.acme.token.issuers[1]"), "{listed}");
+        assert!(listed.contains("the only ones that count"), "{listed}");
+        for claims in [r#"{"iss":"https://three.example"}"#, "{}"] {
+            let own = told(claims);
+            assert!(own.contains("those of tenants.acme.token "), "{own}");
+        }
     }
 }
