@@ -1,7 +1,7 @@
 //! The positions from which a client that comes back wants the events of its groups: `since=POSITION` in the query, once for
 //! each group. None of them refuses a client.
 
-use hashbrown::HashMap;
+use indexmap::IndexMap;
 use percent_encoding::percent_decode_str;
 
 use crate::ids::GroupName;
@@ -13,13 +13,12 @@ const PARAMETER: &str = "since";
 /// The most positions of a request, and the most bytes of one. A request line holds fewer.
 const MOST: usize = 1000;
 const LONGEST: usize = 1024;
-/// The most positions of other groups that are answered.
-const MOST_STRANGERS: usize = 100;
 
 /// The positions of a request.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    of_group: HashMap<GroupName, Position>,
+    /// In the order of the query.
+    of_group: IndexMap<GroupName, Position>,
     /// True if the request has a text that is no position. Its group is not known, so that it stands for each group
     /// without a position.
     unreadable: bool,
@@ -55,15 +54,13 @@ impl Positions {
         }
     }
 
-    /// Returns the groups of positions for which `is_joined` is false.
+    /// Returns the groups of positions for which `is_joined` is false, in the order of the query.
     pub(super) fn strangers(
         &self,
         is_joined: impl Fn(&GroupName) -> bool,
     ) -> impl Iterator<Item = &GroupName> {
         let groups = self.of_group.keys();
-        groups
-            .filter(move |group| !is_joined(group))
-            .take(MOST_STRANGERS)
+        groups.filter(move |group| !is_joined(group))
     }
 }
 
@@ -110,12 +107,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_positions_are_read_and_a_hundred_strangers_answered() {
+    fn a_thousand_positions_are_read_and_each_strange_one_is_answered_in_order() {
         let query: Vec<_> = (0..=MOST).map(|n| format!("since=g{n}~e~{n}")).collect();
         let positions = Positions::in_query(&query[..MOST].join("&"));
         assert_eq!(offset(&positions, "g999"), Some(999));
         assert_eq!(positions.of(&"h".into()), None);
-        assert_eq!(positions.strangers(|_| false).count(), MOST_STRANGERS);
+        // Of groups that are not joined a hundred were answered, in any order.
+        let strangers: Vec<_> = positions.strangers(|_| false).cloned().collect();
+        let expected: Vec<_> = (0..MOST)
+            .map(|n| GroupName::from(format!("g{n}")))
+            .collect();
+        assert_eq!(strangers, expected);
         let positions = Positions::in_query(&query.join("&"));
         assert_eq!(positions.of(&"g1000".into()), Some(ResumeFrom::Unreadable));
     }
