@@ -137,6 +137,21 @@ impl Hub {
     /// call comes.
     pub fn unregister(&self, member: &Member) -> Left {
         self.roster.lock().remove(member);
+        self.out_of_groups(member)
+    }
+
+    /// Removes the connection as [`Hub::unregister`] does. Until [`Hub::has_left`] it is one of those that say goodbye.
+    pub fn dismiss(&self, member: &Member) -> Left {
+        self.roster.lock().dismiss(member);
+        self.out_of_groups(member)
+    }
+
+    /// Forgets a connection that was dismissed, and whose goodbye is over.
+    pub fn has_left(&self, member: &Member) {
+        self.roster.lock().has_left(member);
+    }
+
+    fn out_of_groups(&self, member: &Member) -> Left {
         let groups = std::mem::take(&mut *member.groups.lock());
         let memberships = groups.len();
         let emptied = groups
@@ -274,6 +289,19 @@ impl Hub {
     /// Returns a copy of the connection list.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.roster.lock().members().to_vec()
+    }
+
+    /// Returns true if there is no connection, and none that says goodbye.
+    pub fn is_quiet(&self) -> bool {
+        let roster = self.roster.lock();
+        roster.members().is_empty() && roster.dismissed().len() == 0
+    }
+
+    /// Returns all connections that may have bytes in their queues: those of the list, and those that say goodbye.
+    pub fn holders(&self) -> Vec<Arc<Member>> {
+        let roster = self.roster.lock();
+        let members = roster.members().iter();
+        members.chain(roster.dismissed()).cloned().collect()
     }
 }
 

@@ -4,17 +4,18 @@
 //! misses it between the two.
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::eviction::{Index, Pending};
+use super::id_hash::BuildIdHasher;
 use super::member::NOT_REGISTERED;
 use super::{Member, NextToken};
 use crate::clock::is_under_cut_off;
-use crate::ids::{Jti, RevocationTarget, UserId};
+use crate::ids::{ConnectionId, Jti, RevocationTarget, UserId};
 use crate::rate::Bucket;
 
 /// The limits of a tenant and its users; 0 means no limit.
@@ -87,6 +88,8 @@ pub(super) struct Roster {
     members: Vec<Arc<Member>>,
     /// All members in the order of their channel names, so that a page of a list walks over that page alone.
     by_channel: BTreeSet<Listed>,
+    /// Those that have left the list and say goodbye, which takes seconds.
+    dismissed: HashMap<ConnectionId, Arc<Member>, BuildIdHasher>,
     by_user: Index<UserId>,
     by_token: Index<Jti>,
     /// The number of members without a user.
@@ -103,6 +106,7 @@ impl Default for Roster {
         Self {
             members: Vec::new(),
             by_channel: BTreeSet::new(),
+            dismissed: HashMap::default(),
             by_user: Index::new(|member| member.user().cloned()),
             by_token: Index::new(|member| member.jti()),
             anonymous: 0,
@@ -165,14 +169,30 @@ impl Roster {
         self.by_token.insert(member);
     }
 
+    /// Removes a member, and keeps it among those that say goodbye.
+    pub(super) fn dismiss(&mut self, member: &Member) {
+        let removed = self.remove(member);
+        self.dismissed
+            .extend(removed.map(|member| (member.id(), member)));
+    }
+
+    /// Forgets a member whose goodbye is over.
+    pub(super) fn has_left(&mut self, member: &Member) {
+        self.dismissed.remove(&member.id());
+        if self.dismissed.is_empty() {
+            // Frees the memory of a drain.
+            self.dismissed = HashMap::default();
+        }
+    }
+
     /// Removes a member; the last member of the list moves to its index.
-    pub(super) fn remove(&mut self, member: &Member) {
+    pub(super) fn remove(&mut self, member: &Member) -> Option<Arc<Member>> {
         let slot = member.slot.swap(NOT_REGISTERED, Ordering::Relaxed);
         let there = self.members.get(slot as usize);
         if there.is_none_or(|there| there.id() != member.id()) {
-            return;
+            return None;
         }
-        self.members.swap_remove(slot as usize);
+        let removed = self.members.swap_remove(slot as usize);
         if let Some(moved) = self.members.get(slot as usize) {
             moved.slot.store(slot, Ordering::Relaxed);
         }
@@ -183,6 +203,7 @@ impl Roster {
         self.anonymous -= usize::from(member.user().is_none());
         self.by_user.remove(member);
         self.by_token.remove(member);
+        Some(removed)
     }
 
     /// Puts another token in the place of a member's own. Returns false if the member is not in the list.
@@ -254,6 +275,11 @@ impl Roster {
 
     pub(super) fn members(&self) -> &[Arc<Member>] {
         &self.members
+    }
+
+    /// Returns the members that say goodbye.
+    pub(super) fn dismissed(&self) -> impl ExactSizeIterator<Item = &Arc<Member>> {
+        self.dismissed.values()
     }
 }
 

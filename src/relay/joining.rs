@@ -92,17 +92,29 @@ impl Relay {
         }
     }
 
-    /// Takes the socket out of the hub and of all its groups.
+    /// Takes the socket out of the hub and of all its groups, and ends the tasks that wait for its end.
     pub fn unregister(&self, member: &Member) {
-        self.forget(self.parts.hub.unregister(member));
-        if let Some(presence) = &self.presence {
-            presence.closed(member);
-        }
+        let left = self.parts.hub.unregister(member);
+        self.see_out(member, left);
+    }
+
+    /// Takes a socket that says goodbye out of the hub as [`Self::unregister`] does. [`Self::has_left`] tells its end.
+    pub fn dismiss(&self, member: &Member) {
+        let left = self.parts.hub.dismiss(member);
+        self.see_out(member, left);
+    }
+
+    /// Forgets a socket that was dismissed, and whose queue has ended since.
+    pub fn has_left(&self, member: &Member) {
+        self.parts.hub.has_left(member);
         self.lifetimes.end(member);
     }
 
-    /// Ends the tasks that wait for the end of the socket, which is closing.
-    pub fn end_tasks(&self, member: &Member) {
+    fn see_out(&self, member: &Member, left: Left) {
+        self.forget(left);
+        if let Some(presence) = &self.presence {
+            presence.closed(member);
+        }
         self.lifetimes.end(member);
     }
 

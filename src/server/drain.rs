@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::close_code::CloseReason;
 use crate::config::DrainConfig;
-use crate::hub::{CloseOrder, Member, PACE_STEP, close_paced, spread};
+use crate::hub::{CloseOrder, Hub, Member, PACE_STEP, close_paced, spread};
 use crate::metrics;
 use crate::replica::ReplicaLife;
 use crate::socket::Door;
@@ -168,7 +168,7 @@ impl Drain<'_> {
         let deadline = Instant::now() + self.config.window;
         // Sockets whose handshake was under way are missing from the first list: repeat until none is open.
         while self.open() > 0 && Instant::now() < deadline {
-            let members = self.open_members();
+            let members = self.all(Hub::members);
             let left = (deadline - Instant::now()).max(PACE_STEP);
             let needed = members.len() as f64 / left.as_secs_f64();
             let rate = f64::from(self.config.rate).max(needed);
@@ -179,7 +179,7 @@ impl Drain<'_> {
             while self.open() > 0 {
                 metrics::drain_remaining(self.open());
                 // Catches sockets whose handshake has just ended. A second close order changes nothing.
-                for member in self.open_members() {
+                for member in self.all(Hub::members) {
                     member
                         .outbound()
                         .close(spread(CloseReason::Draining), CloseOrder::AfterQueued);
@@ -197,7 +197,8 @@ impl Drain<'_> {
 
     /// Sends close frames to all sockets at once, after a second signal.
     async fn close_all(&self) {
-        for member in self.open_members() {
+        // Those that have left the hub still send what is queued, which a close at once drops.
+        for member in self.all(Hub::holders) {
             member
                 .outbound()
                 .close(spread(CloseReason::Draining), CloseOrder::Now);
@@ -221,11 +222,10 @@ impl Drain<'_> {
         self.door.occupancy.open()
     }
 
-    fn open_members(&self) -> Vec<Arc<Member>> {
+    /// Returns what `of` names in the hub of each tenant.
+    fn all(&self, of: fn(&Hub) -> Vec<Arc<Member>>) -> Vec<Arc<Member>> {
         let tenants = self.tenants.with_sockets();
-        let members = tenants
-            .iter()
-            .flat_map(|tenant| tenant.relay.hub().members());
+        let members = tenants.iter().flat_map(|tenant| of(tenant.relay.hub()));
         members.collect()
     }
 }

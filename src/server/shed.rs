@@ -112,7 +112,7 @@ impl Shedder {
         let tenants = self.tenants.with_sockets();
         let members = tenants
             .iter()
-            .flat_map(|tenant| tenant.relay.hub().members());
+            .flat_map(|tenant| tenant.relay.hub().holders());
         members
             .map(|member| Holder {
                 bytes: member.outbound().queued_bytes() as u64

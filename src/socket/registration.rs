@@ -106,11 +106,22 @@ impl Entrant {
     }
 }
 
+/// The stage of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The socket is in the hub.
+    Registered,
+    /// It has left the hub, and says goodbye.
+    Leaving,
+    /// It has left the hub, and its queue has ended.
+    Ended,
+}
+
 /// Keeps a socket in the hub of its tenant. Its drop takes the socket out of the hub and its groups.
 pub struct Registration {
     socket: SocketHandle,
     _place: SocketPlace,
-    registered: bool,
+    stage: Stage,
     hears_channel: bool,
 }
 
@@ -149,7 +160,7 @@ impl Registration {
         let registration = Self {
             socket: SocketHandle { member, relay },
             _place: place,
-            registered: true,
+            stage: Stage::Registered,
             hears_channel: false,
         };
         Ok((registration, admitted))
@@ -204,19 +215,39 @@ impl Registration {
 }
 
 impl Registration {
-    /// Takes the socket out of the hub now. Its place in the occupancy stays taken until the registration is dropped.
+    /// Takes the socket out of the hub, its groups and the counts now. What is queued may still leave until [`Self::end`].
+    pub fn leave(&mut self) {
+        if self.stage == Stage::Registered {
+            self.stage = Stage::Leaving;
+            self.take_out(Relay::dismiss);
+        }
+    }
+
+    /// Ends the queue, and takes the socket out of the hub. Its place in the occupancy stays taken until the registration is
+    /// dropped.
     pub fn end(&mut self) {
-        if std::mem::take(&mut self.registered) {
-            let SocketHandle { member, relay } = &self.socket;
-            member.outbound().finish();
-            if let Some(channel) = self.channel() {
-                relay.unlisten(channel);
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Registered => {
+                self.member().outbound().finish();
+                self.take_out(Relay::unregister);
             }
-            relay.unregister(member);
-            relay.metrics().connections.decrement(1.0);
-            if member.user().is_none() {
-                relay.metrics().anonymous_connections().decrement(1.0);
+            Stage::Leaving => {
+                self.member().outbound().finish();
+                self.relay().has_left(self.member());
             }
+            Stage::Ended => {}
+        }
+    }
+
+    fn take_out(&self, out_of_hub: fn(&Relay, &Member)) {
+        let SocketHandle { member, relay } = &self.socket;
+        if let Some(channel) = self.channel() {
+            relay.unlisten(channel);
+        }
+        out_of_hub(relay, member);
+        relay.metrics().connections.decrement(1.0);
+        if member.user().is_none() {
+            relay.metrics().anonymous_connections().decrement(1.0);
         }
     }
 }

@@ -145,7 +145,7 @@ impl Tenant {
 
     /// Returns true if it has sockets, or was asked for since the last call.
     pub fn was_used(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed) || !self.relay.hub().is_empty()
+        self.used.swap(false, Ordering::Relaxed) || !self.relay.hub().is_quiet()
     }
 
     /// Returns true if all that it remembers lies in Redis, so that it can be let go and made again.

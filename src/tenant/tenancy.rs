@@ -159,7 +159,7 @@ impl Tenancy {
         drop(running);
         let (empty, used) = gone
             .into_iter()
-            .partition(|gone| gone.tenant.relay.hub().is_empty());
+            .partition(|gone| gone.tenant.relay.hub().is_quiet());
         self.end_empty(empty);
         for gone in used {
             self.see_off(gone, rate, CloseReason::Draining);
@@ -337,7 +337,7 @@ impl Tenancy {
             }
             let rest = async {
                 // Catches sockets whose handshakes were under way. A second close order changes nothing.
-                while !hub.is_empty() {
+                while !hub.is_quiet() {
                     close_paced(hub.members(), rate, reason).await;
                     tokio::time::sleep(LOOK).await;
                 }
@@ -354,7 +354,7 @@ impl Tenancy {
 }
 
 async fn emptied(hub: &Hub) {
-    while !hub.is_empty() {
+    while !hub.is_quiet() {
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a connection: the close frames of both sides, the end of the stream, and the leave from the hub.
+//! The end of a connection: the leave from the hub, the close frames of both sides, and the end of the stream.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,23 +20,28 @@ use crate::hub::Takes;
 const GOODBYE: Duration = Duration::from_secs(4);
 
 impl SocketWire<'_> {
-    /// Says goodbye and takes the socket out of the hub. Returns the close frame that counts.
+    /// Takes the socket out of the hub and says goodbye. Returns the close frame that counts.
+    ///
+    /// The goodbye may take as long as its client likes, up to [`GOODBYE`]. Meanwhile no count, list or group has the socket,
+    /// its user may open another one, and the tasks of its consumer have ended. Its place in the occupancy stays taken.
     pub(super) async fn end(
         &mut self,
         ending: Ending,
         scope: &Scope,
         opened: Instant,
     ) -> CloseFrame {
-        // Tasks of the consumer end now: the goodbye may take as long as its client likes.
-        let registration = &self.state.registration;
-        registration.relay().end_tasks(registration.member());
+        let is_gone = matches!(ending, Ending::Gone);
+        let queued = matches!(ending, Ending::CloseBlocked(_));
         let close = match ending {
-            Ending::Close(frame) => self.say_goodbye(frame, false).await,
-            Ending::CloseBlocked(frame) => self.say_goodbye(frame, true).await,
-            Ending::Closed(frame) => self.answer_close(frame).await,
+            Ending::Close(frame) | Ending::CloseBlocked(frame) => frame,
+            Ending::Closed(received) => answer_to(received),
             Ending::Gone => CloseFrame::absent(),
         };
         self.leave(&close, scope, opened.elapsed());
+        if !is_gone {
+            self.say_goodbye(&close, queued).await;
+        }
+        self.state.registration.end();
         close
     }
 
@@ -44,7 +49,7 @@ impl SocketWire<'_> {
     fn leave(&mut self, close: &CloseFrame, scope: &Scope, lived: Duration) {
         let registration = &mut self.state.registration;
         registration.metrics().disconnected(close, lived);
-        registration.end();
+        registration.leave();
         tracing::debug!(
             tenant.id = %scope.tenant(), user.id = shown_user(scope), conn.id = %registration.member().id(),
             close.code = close.code, duration_ms = lived.as_millis() as u64, "Closed a connection"
@@ -53,14 +58,14 @@ impl SocketWire<'_> {
 
     /// Sends our close frame and waits for the end of the client's stream, all within [`GOODBYE`]. With `queued`, the
     /// frames in the queue are sent first.
-    async fn say_goodbye(&mut self, frame: CloseFrame, queued: bool) -> CloseFrame {
+    async fn say_goodbye(&mut self, frame: &CloseFrame, queued: bool) {
         self.state.drop_input();
         let wheel = self.state.common.heartbeat.clone();
         let goodbye = async {
             // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}
             if poll_fn(|cx| self.poll_partial(cx)).await.is_ok() {
-                send_last(self.stream, &Frame::close(&frame)).await;
+                send_last(self.stream, &Frame::close(frame)).await;
             }
         };
         // After the deadline the connection is closed without the client's part.
@@ -68,7 +73,6 @@ impl SocketWire<'_> {
             _ = tokio::time::timeout(GOODBYE, goodbye) => {}
             () = wheel.stopped() => {}
         }
-        frame
     }
 
     /// Sends the queued frames; true while more may follow, false once none is left or the stream fails.
@@ -84,16 +88,15 @@ impl SocketWire<'_> {
             _ => Poll::Ready(false),
         }
     }
+}
 
-    /// Answers the client's close frame with the same code (RFC 6455 §5.5.1) and waits for the end of the stream.
-    async fn answer_close(&mut self, received: Option<CloseFrame>) -> CloseFrame {
-        let answer = received.clone().unwrap_or(CloseFrame {
-            code: 1005,
-            reason: "".into(),
-            cause: None,
-        });
-        self.say_goodbye(answer, false).await
-    }
+/// Returns the answer to the client's close frame, which has the same code (RFC 6455 §5.5.1).
+fn answer_to(received: Option<CloseFrame>) -> CloseFrame {
+    received.unwrap_or(CloseFrame {
+        code: 1005,
+        reason: "".into(),
+        cause: None,
+    })
 }
 
 /// Ends a socket that was accepted only to send its client the reason of the refusal.

@@ -183,6 +183,17 @@ impl Pair {
         assert_eq!(came, expected, "{}", came.escape_ascii());
     }
 
+    async fn left_hub(&self) {
+        let left = async {
+            while !self.socket.relay.hub().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, left)
+            .await
+            .expect("it leaves the hub");
+    }
+
     /// Closes the client's side; the consumer is told of the end only after its call.
     async fn gone_after_the_call(self) {
         drop(self.client);
@@ -232,6 +243,49 @@ async fn frames_pings_and_a_drain_leave_while_the_consumer_is_at_work() {
     pair.reads(b"\x81\x03two\x81\x05three").await;
     pair.reads(b"\x88\x0a\x03\xf4draining").await;
     pair.gone_after_the_call().await;
+}
+
+/// Before: a client that did not answer the close frame stayed in counts, lists and presence for seconds.
+#[tokio::test]
+async fn a_closed_socket_leaves_the_hub_before_its_client_answers() {
+    let mut pair = Pair::open().await;
+    let frame = CloseReason::TokenRevoked.frame();
+    assert!(pair.member.outbound().close(frame, CloseOrder::Now));
+    pair.reads(b"\x88\x0f\x11\x95token_revoked").await;
+    pair.left_hub().await;
+    assert!(!pair.serving.is_finished(), "it waits for the client");
+    assert!(!pair.desk.disconnected.load(Ordering::SeqCst));
+    let socket = pair.socket.clone();
+    assert!(!socket.relay.hub().is_quiet(), "its tenant is still needed");
+    pair.gone_after_the_call().await;
+    assert!(socket.relay.hub().is_quiet());
+}
+
+/// Its frames still leave: the client gets all that was queued, and then the close frame.
+#[tokio::test]
+async fn a_closed_socket_that_takes_no_bytes_leaves_the_hub_and_flushes_its_queue() {
+    const MIB: usize = 1 << 20;
+    const FRAMES: usize = 16;
+    let mut pair = Pair::open().await;
+    let frame = Frame::text(&"x".repeat(MIB));
+    let outbound = pair.member.outbound();
+    for _ in 0..FRAMES {
+        outbound.push_frame(&frame);
+    }
+    outbound.close(CloseReason::Draining.frame(), CloseOrder::AfterQueued);
+    pair.left_hub().await;
+    let holders = pair.socket.relay.hub().holders();
+    let held: Vec<_> = holders.iter().map(|member| member.id()).collect();
+    assert_eq!(held, [pair.member.id()], "its bytes are still known");
+    let mut came = vec![0; FRAMES * frame.len()];
+    tokio::time::timeout(PATIENCE, pair.client.read_exact(&mut came))
+        .await
+        .expect("the frames come")
+        .unwrap();
+    pair.reads(b"\x88\x0a\x03\xf4draining").await;
+    let socket = pair.socket.clone();
+    pair.gone_after_the_call().await;
+    assert!(socket.relay.hub().is_quiet());
 }
 
 #[tokio::test]
