@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::ReentrantMutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of a payload from which reading it is heavy. It takes 1 ms if it holds numbers alone.
 pub const HEAVY_BYTES: usize = 32 * 1024;
@@ -17,8 +18,21 @@ pub const HEAVY_VALUES: usize = 4096;
 /// Works that may wait for their turn at once, each in a thread of its own. What comes above runs where it is.
 const MOST_WAITING: usize = 64;
 
+/// Bodies of calls that are read at once. The others wait without a thread, since threads keep memory.
+const READ_AT_ONCE: usize = 2;
+
 static TURN: ReentrantMutex<()> = ReentrantMutex::new(());
+static READING: Semaphore = Semaphore::const_new(READ_AT_ONCE);
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until the body of a call, of so many bytes, may be read. Hold the result meanwhile; `None` if reading it is not heavy.
+pub async fn reading_turn(bytes: usize) -> Option<SemaphorePermit<'static>> {
+    if bytes < HEAVY_BYTES {
+        return None;
+    }
+    // The semaphore is never closed.
+    READING.acquire().await.ok()
+}
 
 /// Does `work` on this task, and beside the other tasks of the thread if it is heavy. Outside a runtime of several threads, as in the
 /// command line, it only does it.
