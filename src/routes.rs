@@ -84,6 +84,17 @@ impl Route {
         }
     }
 
+    /// Returns one of the shortest texts that match, with digits for the parameters.
+    pub fn shortest(&self) -> String {
+        let parts = self.parts.iter();
+        parts
+            .map(|part| match part {
+                RoutePart::Literal(text) => &**text,
+                RoutePart::Param(_, converter) => converter.shortest(),
+            })
+            .collect()
+    }
+
     fn parse_parts(text: &str) -> Result<Self, RouteProblem> {
         if is_regular_expression(text) {
             return Err(RouteProblem::RegularExpression(as_path(text)));

@@ -41,6 +41,14 @@ impl Converter {
         }
     }
 
+    /// Returns one of the shortest texts that match; it has characters that every name may have.
+    pub(super) fn shortest(self) -> &'static str {
+        match self {
+            Self::Str | Self::Int | Self::Slug | Self::Path => "0",
+            Self::Uuid => "00000000-0000-0000-0000-000000000000",
+        }
+    }
+
     pub(super) fn python_regex(self) -> &'static str {
         match self {
             Self::Str => "[^/]+",

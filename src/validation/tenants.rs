@@ -1,10 +1,12 @@
 //! Checks the hosts, origins, users and limits of tenants.
 
-use crate::config::{Config, TenantConfig, UsersFrom};
-use crate::group_rules::GroupRules;
+use crate::channel_names::{fault_of_group_name, valid_in_namespace};
+use crate::config::{Config, GroupNames, TenantConfig, UsersFrom};
+use crate::group_rules::{GroupRules, MOST_RULES};
 use crate::hosts::HostTable;
 use crate::ids::TenantId;
 use crate::origin::OriginPolicy;
+use crate::routes::Route;
 use crate::stores::database::{DatabaseUrl, UserQuery};
 
 use super::{Checker, deployment};
@@ -56,6 +58,7 @@ pub(super) fn check_each(config: &Config, checker: &mut Checker<'_>) {
         let origins = OriginPolicy::new(&tenant.origins, tenant.require_origin);
         checker.faults(&format!("tenants.{id}"), origins);
         checker.faults(&format!("tenants.{id}"), GroupRules::new(&tenant.groups));
+        group_names(id, tenant, checker);
         let own = tenant.redis.as_ref().and_then(|redis| redis.url.as_ref());
         anonymous(id, (tenant, config), checker);
         deployment::redis(&format!("tenants.{id}.redis.url"), own, checker);
@@ -69,6 +72,30 @@ pub(super) fn check_each(config: &Config, checker: &mut Checker<'_>) {
         if users.query.is_none() && users.table == "auth_user" {
             field_of_table(id, &tenant.token.user_id_field, checker);
         }
+    }
+}
+
+/// Reports rules for groups that can match no group: even the shortest name that they stand for is none.
+fn group_names(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<'_>) {
+    if tenant.layer.group_names == GroupNames::Any {
+        return;
+    }
+    let namespace = &tenant.layer.namespace;
+    for (index, rule) in tenant.groups.iter().enumerate().take(MOST_RULES) {
+        // What cannot be read is reported with its reason.
+        let Ok(name) = Route::of_name(&rule.name) else {
+            continue;
+        };
+        let shortest = name.shortest();
+        if valid_in_namespace(&shortest, namespace) {
+            continue;
+        }
+        let key = format!("tenants.{id}.groups[{index}].name");
+        let why = fault_of_group_name(&shortest, namespace);
+        let found = format!("a name that no group can have: {why}");
+        let expected = "1 to 99 of ASCII letters, digits, \"-\", \"_\" and \".\", with those of layer.namespace";
+        let advice = "layer.group_names = \"any\" on a pubsub layer allows other names";
+        checker.mistake(&key, found, expected, advice);
     }
 }
 

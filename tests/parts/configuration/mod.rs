@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 mod built;
 mod certificates;
+mod groups;
 mod namespaces;
 mod resume;
 mod rows;
