@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::collection::{List, Optional, nested};
-use super::form::{ANY_SPAN, Flag, SECONDS, Text, within};
+use super::document::{Node, TomlValue};
+use super::form::{ANY_SPAN, Flag, SECONDS, Text, quote, within};
+use super::read::{Form, Reader};
 use super::table::table;
 
 /// The most events that a history keeps. A stream of Redis of this length is read in pages.
@@ -20,6 +22,73 @@ table! {
         pub history: Option<HistoryConfig> as Optional(nested()) => None,
         /// The users who are in the group, over all replicas. Unset: not kept.
         pub presence: Option<PresenceConfig> as Optional(nested()) => None,
+        /// The clients that may subscribe to a group by a command: none, because clients have no commands yet. The groups of a
+        /// route do not need it.
+        pub subscribe: Subscribe as OnlyNever => Subscribe::Never,
+        /// The statement that decides which users may subscribe by a command, with `:user_id` and the parameters of `name`. It is
+        /// checked, and not asked yet.
+        pub authorize: Option<String> as Optional(Text) => None,
+        /// Clients may publish by a command: no, because clients have no commands yet.
+        pub publish: bool as OnlyFalse => false,
+    }
+}
+
+/// The clients that may subscribe to a group by a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscribe {
+    /// None.
+    Never,
+}
+
+/// The form of `subscribe`.
+struct OnlyNever;
+
+impl Form for OnlyNever {
+    type Value = Subscribe;
+
+    fn expected(&self) -> String {
+        quote("never")
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<Subscribe> {
+        match &node.value {
+            TomlValue::Text(text) if text == "never" => Some(Subscribe::Never),
+            _ => {
+                let advice = "clients cannot subscribe by a command yet: the groups of a route and group_add join sockets";
+                reader.wrong(node, self, advice)
+            }
+        }
+    }
+
+    fn print(&self, value: &Subscribe) -> Option<String> {
+        match value {
+            Subscribe::Never => Some(quote("never")),
+        }
+    }
+}
+
+/// The form of `publish`.
+struct OnlyFalse;
+
+impl Form for OnlyFalse {
+    type Value = bool;
+
+    fn expected(&self) -> String {
+        "false".to_owned()
+    }
+
+    fn read(&self, node: &Node, reader: &mut Reader<'_>) -> Option<bool> {
+        match &node.value {
+            TomlValue::Flag(false) => Some(false),
+            _ => {
+                let advice = "clients cannot publish by a command yet: a broadcast route publishes what they send";
+                reader.wrong(node, self, advice)
+            }
+        }
+    }
+
+    fn print(&self, value: &bool) -> Option<String> {
+        Some(value.to_string())
     }
 }
 

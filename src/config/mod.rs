@@ -13,7 +13,7 @@ pub use effective::{Effective, Trusts, names_cluster, names_meet, prefix_fault};
 pub use environment::Environment;
 pub use fault::{Fault, Faults};
 pub use file::{FileMark, FileMarks};
-pub use group::{GroupConfig, HistoryConfig, PresenceConfig};
+pub use group::{GroupConfig, HistoryConfig, PresenceConfig, Subscribe};
 pub use layer::{GroupNames, LayerConfig, LayerKind, SerializerFormat, channel_pattern};
 pub use problem::{ConfigErrors, Mistake, Warning};
 pub use reference::{defaults_toml, reference};

@@ -29,7 +29,7 @@ use crate::tasks;
 
 pub use self::cache::CachedPair;
 pub use self::claimed::{UserBook, user_of_claims};
-pub use self::permissions::{PermissionError, Permissions};
+pub use self::permissions::{AUTHORIZE_EXAMPLE, PermissionError, Permissions};
 pub use self::record::UserRecord;
 pub use self::wanted::{MissingField, WantedField, missing_fields, wanted_fields};
 

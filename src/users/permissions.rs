@@ -32,10 +32,13 @@ pub struct PermissionError {
 
 impl From<PermissionError> for Fault {
     fn from(PermissionError { route, problem }: PermissionError) -> Self {
-        let example = "SELECT 1 FROM members WHERE user_id = :user_id AND room = :room";
-        problem.fault(&format!("routes[{route}].authorize"), example)
+        problem.fault(&format!("routes[{route}].authorize"), AUTHORIZE_EXAMPLE)
     }
 }
+
+/// A statement of `authorize` that is right.
+pub const AUTHORIZE_EXAMPLE: &str =
+    "SELECT 1 FROM members WHERE user_id = :user_id AND room = :room";
 
 /// The `authorize` statements of one tenant's routes.
 pub struct Permissions {
@@ -119,13 +122,7 @@ impl Permissions {
                 statements.push(None);
                 continue;
             };
-            let mut names = vec!["user_id"];
-            names.extend(path.params().map(|(name, _)| name));
-            let parsed = match dialect {
-                Some(dialect) => Statement::parse(sql, dialect, &names),
-                None => Err(StatementError::NoDatabase),
-            };
-            match parsed {
+            match Self::statement(sql, &path, dialect) {
                 Ok(statement) => statements.push(Some(statement)),
                 Err(problem) => errors.push(PermissionError { route, problem }),
             }
@@ -135,6 +132,21 @@ impl Permissions {
         } else {
             Err(errors)
         }
+    }
+
+    /// Parses the statement beside a path or the name of groups, whose parameters it may use.
+    ///
+    /// # Errors
+    /// The error in the statement; without a `dialect` every one is an error.
+    pub fn statement(
+        sql: &str,
+        path: &Route,
+        dialect: Option<Dialect>,
+    ) -> Result<Statement, StatementError> {
+        let mut names = vec!["user_id"];
+        names.extend(path.params().map(|(name, _)| name));
+        let dialect = dialect.ok_or(StatementError::NoDatabase)?;
+        Statement::parse(sql, dialect, &names)
     }
 
     /// Returns true if `user` may join the groups of `route` with these path parameters, or if the route has no

@@ -3,12 +3,13 @@
 use crate::channel_names::foreign_character;
 use crate::config::{Deliver, Fault, GroupNames, IdType, RouteConfig, TenantConfig, UsersFrom};
 use crate::consumer::Registry;
+use crate::group_rules::MOST_RULES;
 use crate::ids::TenantId;
 use crate::render::Delivery;
 use crate::routes::{Route, Routes};
 use crate::stores::database::Dialect;
 use crate::templates::{Entrance, Guard, Meeting, Template, meetings};
-use crate::users::Permissions;
+use crate::users::{AUTHORIZE_EXAMPLE, Permissions};
 
 use super::Checker;
 
@@ -74,6 +75,7 @@ fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<
         None => return,
     };
     let table = format!("tenants.{id}");
+    check_group_statements(&table, tenant, dialect, checker);
     match Permissions::read(&tenant.routes, dialect) {
         Ok(statements) => {
             for (index, (statement, route)) in statements.iter().zip(&tenant.routes).enumerate() {
@@ -98,6 +100,25 @@ fn check_statements(id: &TenantId, tenant: &TenantConfig, checker: &mut Checker<
             for error in errors {
                 checker.fault(&table, error.into());
             }
+        }
+    }
+}
+
+/// Checks the statements of the rules for groups. No client asks them yet, so that a tenant without a database may have them.
+fn check_group_statements(
+    table: &str,
+    tenant: &TenantConfig,
+    dialect: Option<Dialect>,
+    checker: &mut Checker<'_>,
+) {
+    for (index, rule) in tenant.groups.iter().enumerate().take(MOST_RULES) {
+        let (Some(sql), Ok(name), Some(_)) = (&rule.authorize, Route::of_name(&rule.name), dialect)
+        else {
+            continue;
+        };
+        if let Err(problem) = Permissions::statement(sql, &name, dialect) {
+            let key = format!("groups[{index}].authorize");
+            checker.fault(table, problem.fault(&key, AUTHORIZE_EXAMPLE));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rules for groups: names that no group can have.
+//! Rules for groups: keys that stand for commands of clients, and names that no group can have.
 
 use super::{Folder, TENANT};
 
@@ -14,6 +14,50 @@ fn rule(name: &str, lines: &str) -> String {
 }
 
 const MEMORY: &str = "kind = \"memory\"\n";
+
+/// `subscribe`, `authorize` and `publish` were unknown keys.
+#[test]
+fn the_rule_of_the_contract_is_valid() {
+    let sql = "SELECT 1 FROM members WHERE user_id = :user_id AND room = :room";
+    let lines = format!(
+        "history = {{ size = 100, ttl = \"10m\" }}\npresence = {{ notify = true, linger = \"5s\" }}\n\
+         subscribe = \"never\"\nauthorize = \"{sql}\"\npublish = false\n"
+    );
+    let told = mistakes(MEMORY, &rule("chat_<slug:room>", &lines));
+    assert_eq!(told, Vec::<String>::new());
+}
+
+#[test]
+fn commands_of_clients_are_refused_with_the_reason() {
+    for (lines, parts) in [
+        (
+            "subscribe = \"anyone\"\n",
+            ["groups[0].subscribe", "cannot subscribe by a command yet"],
+        ),
+        (
+            "subscribe = false\n",
+            ["groups[0].subscribe", "cannot subscribe by a command yet"],
+        ),
+        (
+            "publish = true\n",
+            ["groups[0].publish", "cannot publish by a command yet"],
+        ),
+        (
+            "publish = \"false\"\n",
+            ["groups[0].publish", "cannot publish by a command yet"],
+        ),
+        (
+            "authorize = \"SELECT 1 WHERE room = :rome\"\n",
+            ["groups[0].authorize", ":rome"],
+        ),
+    ] {
+        let told = mistakes(MEMORY, &rule("chat_<slug:room>", lines));
+        assert_eq!(told.len(), 1, "{lines}: {told:?}");
+        for part in parts {
+            assert!(told[0].contains(part), "{lines}: {told:?}");
+        }
+    }
+}
 
 /// Such a rule was valid, and its history was never kept.
 #[test]
