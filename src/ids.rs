@@ -188,6 +188,16 @@ pub enum RevocationTarget {
     All(f64),
 }
 
+/// A user id as JSON has it: callers may write a primary key as a number.
+#[derive(Clone, Debug, serde::Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum WrittenUserId {
+    /// A text.
+    Text(String),
+    /// An integer.
+    Number(i64),
+}
+
 /// The id of a connection of this process. It is never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);

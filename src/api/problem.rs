@@ -108,6 +108,12 @@ problems! {
         "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.";
     RevocationNotValid: BAD_REQUEST, "revocation_not_valid",
         "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone.";
+    UserIdNull: BAD_REQUEST, "revocation_not_valid",
+        "user_id is null, which names no user. Send the user's id; to revoke the tokens of the whole tenant, leave user_id out.";
+    JtiNull: BAD_REQUEST, "revocation_not_valid",
+        "jti is null, which names no token. Send the token's jti, or the token itself as `token`; to revoke by a cut-off, leave jti out.";
+    RevocationNull: BAD_REQUEST, "revocation_not_valid",
+        "exp, token or issued_before is null. Send a value, or leave the member out.";
     TimeNotValid: BAD_REQUEST, "revocation_not_valid",
         "exp and issued_before are Unix seconds from 0 to 253402300799 (the year 9999), and issued_before is at most a day ahead; a larger number is usually in milliseconds.";
     TokenNotOfTenant: BAD_REQUEST, "token_not_valid",

@@ -4,17 +4,17 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::body::JsonBody;
 use super::problem::ApiProblem;
-use super::user_ids::canonical;
+use super::user_ids::written;
 use super::{ApiState, PathTenant};
 use crate::auth::{RawToken, TokenError};
 use crate::clock::UnixTime;
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
-use crate::ids::RevocationTarget;
+use crate::ids::{RevocationTarget, WrittenUserId};
 use crate::metrics;
 use crate::tenant::Tenant;
 
@@ -30,16 +30,52 @@ const LATEST: f64 = 253_402_300_799.0;
 #[serde(deny_unknown_fields)]
 pub(super) struct Revocation {
     /// The id of one token; needs `exp`.
-    jti: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = String)]
+    jti: Given<String>,
     /// The expiry of that token, in Unix seconds.
-    #[schema(minimum = 0, maximum = 253402300799i64)]
-    exp: Option<f64>,
+    #[serde(default)]
+    #[schema(value_type = f64, minimum = 0, maximum = 253402300799i64)]
+    exp: Given<f64>,
     /// One token, signed by a key of the tenant, expired or not.
-    token: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = String)]
+    token: Given<String>,
     /// The user whose tokens issued at or before `issued_before` are revoked.
-    user_id: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = WrittenUserId, inline)]
+    user_id: Given<WrittenUserId>,
     /// The cut-off in Unix seconds, that second included; with `user_id` the default is now.
-    issued_before: Option<f64>,
+    #[serde(default)]
+    #[schema(value_type = f64)]
+    issued_before: Given<f64>,
+}
+
+/// A member of a body, where null is not the same as no member. A caller who lost a value sends null: taken as absent, a
+/// missing user would stand for the whole tenant.
+#[derive(Debug, Default)]
+enum Given<T> {
+    #[default]
+    Absent,
+    Null,
+    Value(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::Null, Self::Value))
+    }
+}
+
+impl<T> Given<T> {
+    /// Returns the value, or `null` as the error.
+    fn or(self, null: ApiProblem) -> Result<Option<T>, ApiProblem> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Null => Err(null),
+            Self::Value(value) => Ok(Some(value)),
+        }
+    }
 }
 
 /// The result of a call that closes sockets.
@@ -97,50 +133,37 @@ pub(super) async fn revoke(
 impl Revocation {
     /// Returns the tokens to revoke, and the expiry of a single one.
     async fn target(self, tenant: &Tenant) -> Result<(RevocationTarget, Option<f64>), ApiProblem> {
-        let now = UnixTime::now().0;
-        match self {
-            Self {
-                jti: Some(jti),
-                exp: Some(exp),
-                token: None,
-                user_id: None,
-                issued_before: None,
-            } => match (0.0..=LATEST).contains(&exp) {
+        let user_id = self.user_id.or(ApiProblem::UserIdNull)?;
+        let jti = self.jti.or(ApiProblem::JtiNull)?;
+        let exp = self.exp.or(ApiProblem::RevocationNull)?;
+        let token = self.token.or(ApiProblem::RevocationNull)?;
+        let issued_before = self.issued_before.or(ApiProblem::RevocationNull)?;
+        match (jti, exp, token, user_id, issued_before) {
+            (Some(jti), Some(exp), None, None, None) => match (0.0..=LATEST).contains(&exp) {
                 true => Ok((RevocationTarget::Token(jti.into()), Some(exp))),
                 false => Err(ApiProblem::TimeNotValid),
             },
-            Self {
-                jti: None,
-                exp: None,
-                token: Some(token),
-                user_id: None,
-                issued_before: None,
-            } => signed(tenant, token).await,
-            Self {
-                jti: None,
-                exp: None,
-                token: None,
-                user_id,
-                issued_before,
-            } => {
-                let cut_off = match (&user_id, issued_before) {
-                    (_, Some(before)) => before,
-                    (Some(_), None) => now.floor(),
-                    (None, None) => return Err(ApiProblem::RevocationNotValid),
-                };
-                if !(0.0..=now + LARGEST_LEAD).contains(&cut_off) {
-                    return Err(ApiProblem::TimeNotValid);
-                }
-                Ok(match user_id {
-                    Some(user) => (
-                        RevocationTarget::User(canonical(tenant, &user)?, cut_off),
-                        None,
-                    ),
-                    None => (RevocationTarget::All(cut_off), None),
-                })
+            (None, None, Some(token), None, None) => signed(tenant, token).await,
+            (None, None, None, Some(user), before) => {
+                let before = cut_off(before)?;
+                let user = written(tenant, &user)?;
+                Ok((RevocationTarget::User(user, before), None))
+            }
+            (None, None, None, None, Some(before)) => {
+                Ok((RevocationTarget::All(cut_off(Some(before))?), None))
             }
             _ => Err(ApiProblem::RevocationNotValid),
         }
+    }
+}
+
+/// Returns the cut-off in Unix seconds; without one it is now.
+fn cut_off(before: Option<f64>) -> Result<f64, ApiProblem> {
+    let now = UnixTime::now().0;
+    let before = before.unwrap_or_else(|| now.floor());
+    match (0.0..=now + LARGEST_LEAD).contains(&before) {
+        true => Ok(before),
+        false => Err(ApiProblem::TimeNotValid),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct RevokeArguments {
     #[arg(long, requires = "exp")]
     jti: Option<String>,
     /// The expiry of that token, in Unix seconds
-    #[arg(long, value_name = "UNIX", requires = "jti")]
+    #[arg(long, value_name = "UNIX", requires = "jti", value_parser = unix)]
     exp: Option<f64>,
     /// One token, read from standard input, because other users can see a command line
     #[arg(long, value_name = "-", value_parser = ["-"])]
@@ -43,7 +43,7 @@ pub(super) struct RevokeArguments {
     #[arg(long, requires = "issued_before")]
     all: bool,
     /// Only tokens issued at or before this time, in Unix seconds; with --user the default is now
-    #[arg(long, value_name = "UNIX", conflicts_with_all = ["jti", "token"])]
+    #[arg(long, value_name = "UNIX", conflicts_with_all = ["jti", "token"], value_parser = unix)]
     issued_before: Option<f64>,
     #[command(flatten)]
     remote: RemoteArguments,
@@ -56,6 +56,15 @@ pub(super) fn run(path: Option<&Path>, arguments: &RevokeArguments) -> ExitCode 
         remote.call(&path, Some(body.to_string()))
     });
     tell(revoked, str::to_owned)
+}
+
+/// Reads Unix seconds. JSON has no form for NaN and the infinities: they would arrive as null.
+fn unix(text: &str) -> Result<f64, String> {
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds: &f64| seconds.is_finite());
+    seconds.ok_or_else(|| "Unix seconds are a number, such as 1767225600".to_owned())
 }
 
 fn body(arguments: &RevokeArguments) -> Result<Value, String> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::close_code::{CloseNotValid, RequestedClose};
 use crate::event::Event;
-use crate::ids::{GroupName, Jti, RevocationTarget, UserId};
+use crate::ids::{GroupName, Jti, RevocationTarget, UserId, WrittenUserId};
 
 #[derive(Deserialize)]
 struct Wire<'a> {
@@ -20,25 +20,29 @@ struct Wire<'a> {
     op: std::borrow::Cow<'a, str>,
     id: Option<String>,
     reply: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     jti: Option<String>,
-    user_id: Option<UserText>,
+    #[serde(default, deserialize_with = "not_null")]
+    user_id: Option<WrittenUserId>,
     issued_before: Option<f64>,
     code: Option<u16>,
     reason: Option<String>,
     #[serde(borrow)]
     event: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "not_null")]
     group: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     channel: Option<String>,
     cursor: Option<String>,
     limit: Option<usize>,
 }
 
-/// A user id. Back ends may write a primary key as a number; it stands for its decimal text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum UserText {
-    Text(String),
-    Number(i64),
+/// Reads a member that says which sockets or tokens a command is about. Null is refused: taken as absent, it would let the
+/// command reach more of them, as the whole tenant in place of a user.
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Command {
@@ -164,8 +168,9 @@ fn number(value: f64) -> serde_json::Value {
 impl Wire<'_> {
     fn op(self) -> Result<Op, NotUnderstood> {
         let user = || match &self.user_id {
-            Some(UserText::Text(text)) => Ok(UserId::from(text.as_str())),
-            Some(UserText::Number(number)) => Ok(UserId::from(number.to_string())),
+            Some(WrittenUserId::Text(text)) => Ok(UserId::from(text.as_str())),
+            // A number stands for its decimal text.
+            Some(WrittenUserId::Number(number)) => Ok(UserId::from(number.to_string())),
             None => Err(NotUnderstood::Member("user_id")),
         };
         let sockets = || match &self.channel {

@@ -72,6 +72,7 @@ fn no_commands() -> Vec<Vec<u8>> {
         json!({"user_id": [ALICE]}),
         json!({"user_id": ALICE, "code": 999}),
         json!({"user_id": ALICE, "code": 1006}),
+        json!({"user_id": ALICE, "channel": null}),
         json!({"user_id": ALICE, "code": 5000}),
         json!({"user_id": ALICE, "code": 70_000}),
         json!({"user_id": ALICE, "code": -1}),
@@ -90,6 +91,10 @@ fn no_commands() -> Vec<Vec<u8>> {
         json!({"user_id": ALICE}),
         json!({"user_id": ALICE, "issued_before": "9999999999"}),
         json!({"issued_before": null}),
+        // A null that counted as absent reached the whole tenant.
+        json!({"user_id": null, "issued_before": 9_999_999_999_u64}),
+        json!({"jti": null, "issued_before": 9_999_999_999_u64}),
+        json!({"jti": null, "user_id": ALICE, "issued_before": 9_999_999_999_u64}),
         json!({"issued_before": [9_999_999_999_u64]}),
     ] {
         rows.push(op("revoke", members));
@@ -106,6 +111,7 @@ fn no_commands() -> Vec<Vec<u8>> {
     rows.push(op("invalidate", json!({})));
     rows.push(op("list", json!({"limit": -1})));
     rows.push(op("list", json!({"group": 1})));
+    rows.push(op("list", json!({"group": null})));
     rows
 }
 

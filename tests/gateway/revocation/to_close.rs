@@ -150,6 +150,63 @@ async fn cuts_off(builder: Builder) {
     assert!(after.ping().await.is_empty());
 }
 
+/// `{"user_id":null,"issued_before":N}` revoked the tokens of every user of the tenant.
+#[tokio::test]
+async fn a_member_that_is_null_revokes_nothing_and_is_named() {
+    let gateway = gateway().tenant("acme").start().await;
+    let tenant = gateway.tenant();
+    let path = format!("/v1/tenants/{}/revocations", tenant.name);
+    let token = tenant.sign(&claims(BOB, "bob's", now() - 50));
+    let dial = gateway.replica().dial(tenant, CHAT);
+    let mut socket = dial.token(&token).open().await;
+    let cut_off = now();
+    for (body, member) in [
+        (
+            json!({"user_id": null, "issued_before": cut_off}),
+            "user_id",
+        ),
+        (json!({"user_id": null}), "user_id"),
+        (json!({"jti": null, "issued_before": cut_off}), "jti"),
+        (
+            json!({"jti": null, "user_id": BOB, "issued_before": cut_off}),
+            "jti",
+        ),
+        (
+            json!({"user_id": BOB, "issued_before": null}),
+            "issued_before",
+        ),
+        (json!({"token": null, "issued_before": cut_off}), "token"),
+    ] {
+        let replica = gateway.replica();
+        let answer = replica
+            .api(&gateway.api_key, "POST", &path, &body.to_string())
+            .await;
+        assert_eq!(answer.status, 400, "{body}: {answer:?}");
+        let problem = answer.json();
+        assert_eq!(problem["code"], "revocation_not_valid", "{body}: {problem}");
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(
+            detail.contains(member) && detail.contains("is null"),
+            "{detail}"
+        );
+    }
+    assert!(socket.ping().await.is_empty());
+}
+
+/// An id as an integer was 400, although tokens have it so.
+#[tokio::test]
+async fn the_user_of_a_revocation_may_be_an_integer() {
+    let gateway = gateway().tenant("acme").start().await;
+    let tenant = gateway.tenant();
+    let token = tenant.token(ALICE);
+    let dial = gateway.replica().dial(tenant, CHAT);
+    let mut socket = dial.token(&token).open().await;
+    let id: i64 = ALICE.parse().unwrap();
+    let answer = revoke(&gateway, 0, json!({"user_id": id})).await;
+    assert_eq!(answer["closed"], 1, "{answer}");
+    assert_eq!(socket.closed().await.0, 4501);
+}
+
 #[tokio::test]
 async fn a_back_end_revokes_with_two_commands_of_its_own() {
     let redis = RedisServer::shared().await;
