@@ -91,13 +91,18 @@ impl Places {
     /// Returns the places of tenants of several sources together, with the report for their mistakes.
     pub(crate) fn together() -> (Self, ConfigReport) {
         let mut report = ConfigReport::new();
+        (Self::together_in(&mut report), report)
+    }
+
+    /// Returns the places of tenants of several sources together, for mistakes that join those of `report`.
+    pub(crate) fn together_in(report: &mut ConfigReport) -> Self {
         let source = report.add_source(Source::Together);
         let place = Place {
             source,
             line: 0,
             column: 0,
         };
-        (Self(Node::empty_table(place)), report)
+        Self(Node::empty_table(place))
     }
 
     /// Returns the place of a key path like `tenants.acme.routes[1].path`, or of the nearest existing table above it.

@@ -15,7 +15,7 @@ use crate::ids::TenantId;
 use crate::stores::database::tenant_table::{
     ExpectedVersion, TableChange, TenantRow, WriteOutcome,
 };
-use crate::validation::{CheckedTenant, check_newcomer, check_tenant, plain_secrets};
+use crate::validation::{CheckedTenant, check_tenant_beside, plain_secrets};
 
 /// The most mistakes that an answer lists: a document of 1 MiB can have half a million.
 const MOST_MISTAKES: usize = 100;
@@ -173,19 +173,8 @@ impl TenantRegistry {
     /// Checks a plain document by itself, and beside the tenants that are served.
     fn check(&self, id: &TenantId, plain: &Value) -> Result<CheckedTenant, ConfigErrors> {
         let deployment = self.deployment.lock().clone();
-        let mut checked = check_tenant(&deployment, id, plain, &self.consumers)?;
-        let mut together = (**self.served.load()).clone();
-        together.tenants.insert(id.clone(), checked.config.clone());
-        let known: Vec<_> = checked
-            .warnings
-            .iter()
-            .map(|known| known.text.clone())
-            .collect();
-        let told = check_newcomer(&together, id)?.into_iter();
-        checked
-            .warnings
-            .extend(told.filter(|told| !known.contains(&told.text)));
-        Ok(checked)
+        let served = self.served.load();
+        check_tenant_beside(&served, &deployment, (id, plain), &self.consumers)
     }
 }
 

@@ -139,6 +139,35 @@ pub fn check_tenant(
     document: &serde_json::Value,
     consumers: &Registry,
 ) -> Result<CheckedTenant, ConfigErrors> {
+    finished(draft_of(deployment, id, document, consumers), id)
+}
+
+/// Checks a tenant as [`check_tenant`], and beside the tenants that are `served` and right without it.
+///
+/// # Errors
+/// Every mistake of both checks at once, with its key.
+pub fn check_tenant_beside(
+    served: &Config,
+    deployment: &Config,
+    (id, document): (&TenantId, &serde_json::Value),
+    consumers: &Registry,
+) -> Result<CheckedTenant, ConfigErrors> {
+    let mut draft = draft_of(deployment, id, document, consumers);
+    if let Some(tenant) = draft.config.tenants.get(id) {
+        let mut together = served.clone();
+        together.tenants.insert(id.clone(), tenant.clone());
+        near::report_newcomer(&together, id, &mut draft.report);
+    }
+    finished(draft, id)
+}
+
+/// Reads the tables of a tenant, and checks them by themselves.
+fn draft_of(
+    deployment: &Config,
+    id: &TenantId,
+    document: &serde_json::Value,
+    consumers: &Registry,
+) -> TenantDraft {
     let mut draft = TenantDraft::read(deployment, id, document, &consumers.names());
     let reading_mistakes = draft.report.count();
     let mut checker = Checker {
@@ -153,9 +182,12 @@ pub fn check_tenant(
         deployment::api_keys(&draft.config, &mut checker);
         check_tenants(&draft.config, consumers, &mut checker);
     }
-    // Those about the deployment are told at its start.
-    let mut warnings = draft.report.finish()?;
-    warnings.retain(|warning| warning.key.starts_with("tenants."));
+    draft
+}
+
+fn finished(mut draft: TenantDraft, id: &TenantId) -> Result<CheckedTenant, ConfigErrors> {
+    // Those about the deployment are told at its start, and those about another tenant were at its own change.
+    let warnings = near::own_warnings(draft.report.finish()?, id);
     let config = draft.config.tenants.remove(id);
     Ok(CheckedTenant {
         config: config.unwrap_or_default(),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::workers::{self, WorkerQueue};
 use super::{Checker, check_together, layers, namespaces, report_together};
 use crate::config::{
-    Config, ConfigErrors, LayerKind, Places, Secret, TenantConfig, Warning, names_meet,
+    Config, ConfigErrors, ConfigReport, LayerKind, Places, Secret, TenantConfig, Warning,
+    names_meet,
 };
 use crate::hosts::HostPattern;
 use crate::ids::TenantId;
@@ -23,19 +24,36 @@ const MANY: usize = 32;
 /// # Errors
 /// Every mistake at once, with its key.
 pub fn check_newcomer(config: &Config, id: &TenantId) -> Result<Vec<Warning>, ConfigErrors> {
+    let (_, mut report) = Places::together();
+    report_newcomer(config, id, &mut report);
+    Ok(own_warnings(report.finish()?, id))
+}
+
+/// Adds what [`check_newcomer`] finds to the report, but for keys that have a mistake there already.
+pub(super) fn report_newcomer(config: &Config, id: &TenantId, report: &mut ConfigReport) {
     let beside = near(config, &BTreeSet::from([id]));
-    let (places, mut report) = Places::together();
+    let places = Places::together_in(report);
     let mut checker = Checker {
-        report: &mut report,
+        reading_mistakes: report.count(),
+        report,
         places: &places,
-        reading_mistakes: 0,
         newcomer: Some(id),
     };
     report_together(&beside, &mut checker);
-    let mut warnings = report.finish()?;
-    let own = format!("tenants.{id}.");
-    warnings.retain(|warning| warning.key.starts_with(&own));
-    Ok(warnings)
+}
+
+/// Returns the warnings of one tenant, each once: both its own check and the one beside others may give it.
+pub(super) fn own_warnings(mut warnings: Vec<Warning>, id: &TenantId) -> Vec<Warning> {
+    let own = format!("tenants.{id}");
+    let is_own = |key: &str| {
+        let below = key.strip_prefix(&own);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('.'))
+    };
+    let mut known = HashSet::new();
+    warnings.retain(|warning| {
+        is_own(&warning.key) && known.insert((warning.key.clone(), warning.text.clone()))
+    });
+    warnings
 }
 
 /// Returns the configuration with this tenant, and with all others whose events could meet its own if the servers of both were

@@ -122,6 +122,16 @@ async fn a_tenant_comes_changes_and_goes_with_sqlite() {
     comes_changes_and_goes(&Store::sqlite()).await;
 }
 
+/// Returns the keys of the mistakes in an answer, sorted.
+fn mistaken(refused: &Response) -> Vec<String> {
+    let problem = refused.json();
+    let mistakes = problem["mistakes"].as_array().into_iter().flatten();
+    let keys = mistakes.map(|mistake| mistake["key"].as_str().unwrap().to_owned());
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort();
+    keys
+}
+
 #[tokio::test]
 async fn a_document_with_mistakes_is_refused_with_all_of_them_and_changes_nothing() {
     let store = Store::sqlite();
@@ -137,13 +147,6 @@ async fn a_document_with_mistakes_is_refused_with_all_of_them_and_changes_nothin
     let refused = call(&gateway, "PUT", &acme, &wrong).await;
     assert_eq!(refused.status, 422);
     assert!(!refused.body.contains("hunter2"), "{refused:?}");
-    let mut keys: Vec<_> = refused.json()["mistakes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|mistake| mistake["key"].as_str().unwrap().to_owned())
-        .collect();
-    keys.sort();
     let expected = [
         "api_keys[0]",
         "api_keys[1]",
@@ -151,7 +154,18 @@ async fn a_document_with_mistakes_is_refused_with_all_of_them_and_changes_nothin
         "limits.connections",
         "token.signing_kye",
     ];
-    assert_eq!(keys, expected);
+    assert_eq!(mistaken(&refused), expected);
+    // The form of hosts, and what another tenant has, used to be told once all other mistakes were mended.
+    let others_host = json!([file.host]);
+    for hosts in [json!(["bad host"]), others_host] {
+        let mut wrong = document.clone();
+        wrong["hosts"] = hosts;
+        wrong["origins"] = json!(["nope"]);
+        wrong["api_keys"] = json!([gateway.api_key]);
+        let refused = call(&gateway, "PUT", &acme, &wrong).await;
+        let expected = ["api_keys[0]", "hosts[0]", "origins[0]"];
+        assert_eq!(mistaken(&refused), expected, "{refused:?}");
+    }
     // What is right by itself may still be another tenant's.
     for (key, taken) in [
         ("hosts", json!([file.host])),
