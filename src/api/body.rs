@@ -5,12 +5,17 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::ApiState;
+use super::book::TenantMistake;
 use super::problem::ApiProblem;
+use super::repeats::repeated_keys;
 use crate::heavy::{HEAVY_BYTES, heavy};
+use crate::problem::document_of_mistakes;
 
 /// The bytes of a body whose `Content-Type` is JSON.
 pub(super) struct JsonBytes(pub(super) Bytes);
@@ -64,16 +69,36 @@ impl FromRequest<ApiState> for NoBody {
     }
 }
 
-/// A body with known members. An unknown member is an error, and so is any text after the object.
+/// A body with known members. An unknown member is an error, and so are a repeated one, at every depth, and any text after
+/// the object.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
-    type Rejection = ApiProblem;
+    type Rejection = Response;
 
-    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
-        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
-        object(&bytes).map(Self).ok_or(ApiProblem::BodyNotValid)
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Response> {
+        let bytes = JsonBytes::from_request(request, state).await;
+        let JsonBytes(bytes) = bytes.map_err(IntoResponse::into_response)?;
+        let repeated = heavy(bytes.len() >= HEAVY_BYTES, || repeated_keys(&bytes));
+        if !repeated.is_empty() {
+            return Err(refused_repeats(&repeated));
+        }
+        let body = object(&bytes).map(Self);
+        body.ok_or_else(|| ApiProblem::BodyNotValid.into_response())
     }
+}
+
+/// Returns the answer to a body that has keys again, with each of them as a mistake.
+fn refused_repeats(keys: &[String]) -> Response {
+    let problem = ApiProblem::KeyRepeated;
+    let mistakes = keys.iter().map(|key| TenantMistake {
+        key: key.clone(),
+        found: "the key a second time".to_owned(),
+        expected: "every key once".to_owned(),
+        advice: "only one of its values could count".to_owned(),
+    });
+    let mistakes = json!(mistakes.collect::<Vec<_>>());
+    document_of_mistakes(problem.status(), problem.code(), problem.detail(), mistakes)
 }
 
 /// Parses a JSON object. Refuses an array, which serde would read as the members in their order.

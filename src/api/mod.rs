@@ -31,6 +31,7 @@ mod precondition;
 mod presence;
 mod problem;
 mod registered;
+mod repeats;
 mod revocations;
 mod scopes;
 mod scrape;

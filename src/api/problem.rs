@@ -88,6 +88,8 @@ problems! {
         "The call takes no body, or an empty JSON object.";
     BodyNotValid: BAD_REQUEST, "body_not_valid",
         "The body is not a JSON object with the members of this call; /openapi.json lists them with their types.";
+    KeyRepeated: BAD_REQUEST, "body_not_valid",
+        "A key stands in its JSON object more than once; the member `mistakes` names each.";
     QueryNotValid: BAD_REQUEST, "query_not_valid",
         "The query takes limit (1 to 1000) and cursor.";
     HistoryQueryNotValid: BAD_REQUEST, "query_not_valid",

@@ -132,6 +132,27 @@ fn mistaken(refused: &Response) -> Vec<String> {
     keys
 }
 
+/// Of two values the last one was stored, without a word.
+#[tokio::test]
+async fn a_document_that_repeats_a_key_is_refused_with_the_name_of_the_key() {
+    let store = Store::sqlite();
+    let gateway = store.gateway().start().await;
+    let (acme, document) = registered("acme").await;
+    let rest = document.to_string();
+    let rest = rest.strip_prefix('{').unwrap();
+    let repeats = rest.replace(
+        r#""users":{"#,
+        r#""users":{"source":"claims","id_type":"text","id_type":"int","#,
+    );
+    let body = format!(r#"{{"hosts":["a.test"],{repeats}"#);
+    let (replica, path) = (gateway.replica(), path(&acme));
+    let refused = replica.api(&gateway.api_key, "PUT", &path, &body).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    let expected = ["hosts", "users.id_type", "users.source"];
+    assert_eq!(mistaken(&refused), expected, "{refused:?}");
+    assert_eq!(call(&gateway, "GET", &acme, &Value::Null).await.status, 404);
+}
+
 #[tokio::test]
 async fn a_document_with_mistakes_is_refused_with_all_of_them_and_changes_nothing() {
     let store = Store::sqlite();
