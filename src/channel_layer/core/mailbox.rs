@@ -25,6 +25,8 @@ use super::{membership, script};
 pub(super) const MAX_MESSAGE: usize = MAX_PAYLOAD + u8::MAX as usize;
 /// The largest number of messages taken in one round, and the approximate number of their bytes.
 const BATCH: [usize; 2] = [128, 1024 * 1024];
+/// The most messages in flight that are put back; a reader has no more there than it took in one round.
+const MOST_IN_FLIGHT: usize = 1024;
 
 /// The messages of one tenant on one host.
 pub(super) struct Mailbox {
@@ -101,6 +103,7 @@ impl Reading {
         let mut recover = redis::cmd("EVAL");
         recover.arg(script::RECOVER).arg(2);
         recover.arg(&self.mailbox.key).arg(&self.inflight);
+        recover.arg(MOST_IN_FLIGHT).arg(MAX_MESSAGE);
         let _put_back: u64 = link.query(&recover).await?;
         self.recovered = true;
         self.served = true;

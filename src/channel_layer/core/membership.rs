@@ -316,7 +316,7 @@ impl Keeping {
 
     fn say_refused(&self, group: &GroupName, error: &redis::RedisError) {
         if self.refused.is_empty() {
-            let rights = "+@sortedset +@scripting +expire +get +set +del +multi +exec";
+            let rights = "+@sortedset +@scripting +expire +set +del +multi +exec";
             let pattern = self.parts.names.key_pattern();
             tracing::warn!(
                 redis.endpoint = self.parts.store.endpoint(), group.name = %group, error = %error,
@@ -349,18 +349,16 @@ impl Keeping {
         self.look_at = now + LOOK_EVERY;
         let key = self.parts.names.alive_key();
         let mut pipe = Pipeline::with_capacity(2);
-        pipe.cmd("GET").arg(&key);
-        pipe.cmd("SET")
-            .arg(&key)
-            .arg(1)
-            .arg("EX")
-            .arg(MARK_SECONDS)
-            .ignore();
-        let answer: Result<(Option<u8>,), StoreError> = self.parts.store.query("mark", &pipe).await;
+        // The mark is not read: it is a public key, whose value may have any length.
+        let mark = pipe.cmd("SET").arg(&key).arg(1);
+        mark.arg("EX").arg(MARK_SECONDS).arg("NX");
+        pipe.cmd("EXPIRE").arg(&key).arg(MARK_SECONDS).ignore();
+        let answer: Result<(Option<redis::Value>,), StoreError> =
+            self.parts.store.query("mark", &pipe).await;
         // A failed look is ignored: the reader notices a lost link by itself.
-        if let Ok((mark,)) = answer
+        if let Ok((set,)) = answer
             && std::mem::replace(&mut self.marked, true)
-            && mark.is_none()
+            && set.is_some()
         {
             self.restore(GapCause::Link);
             // This look has set the mark again, so its next absence is a new flush.

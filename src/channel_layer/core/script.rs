@@ -1,16 +1,21 @@
 //! The Lua scripts that run inside Redis, for steps that must be atomic.
 
-/// Puts back the messages that were being read when their reader went away, in the order of Channels' own script. Fails if
-/// the key holds another type.
-/// KEYS: messages, in flight.
+/// Puts back the messages that were being read when their reader went away, as Channels' own script does, up to a number, which a
+/// reader never takes. A message that is too long is removed. Fails if the key holds another type.
+/// KEYS: messages, in flight. ARGV: number, bytes of the longest message.
 pub(super) const RECOVER: &str = "\
 redis.call('ZCARD', KEYS[1])
-local left = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
-for i = #left, 1, -2 do
-    redis.call('ZADD', KEYS[1], left[i], left[i - 1])
+local put_back = 0
+for i = 1, tonumber(ARGV[1]) do
+    local popped = redis.call('ZPOPMIN', KEYS[2])
+    if #popped == 0 then break end
+    if #popped[1] <= tonumber(ARGV[2]) then
+        redis.call('ZADD', KEYS[1], popped[2], popped[1])
+        put_back = put_back + 1
+    end
 end
 redis.call('DEL', KEYS[2])
-return #left / 2";
+return put_back";
 
 /// Takes the oldest messages, up to a number and to an approximate number of bytes. They stay in flight until the next call
 /// or a DEL, so that a lost answer loses no message. A message that is too long is removed and not sent. Returns the number
@@ -47,14 +52,22 @@ redis.call('ZREM', KEYS[2], ARGV[4])
 return 1";
 
 /// Removes lapsed members of a group and returns the number of those that are left, then their names, up to a number. A name
-/// that is too long for a channel is not sent.
+/// that is too long for a channel is removed, so that it is met once. The steps are small, since Redis cannot leave it out.
 /// KEYS: group. ARGV: the latest score that has lapsed, number, bytes of the longest name.
 pub(super) const MEMBERS: &str = "\
 redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, ARGV[1])
-local names = {redis.call('ZCARD', KEYS[1])}
-for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[2] - 1)) do
-    if #name <= tonumber(ARGV[3]) then names[#names + 1] = name end
-end
+local names, at, step = {redis.call('ZCARD', KEYS[1])}, 0, nil
+repeat
+    step = redis.call('ZRANGE', KEYS[1], at, at + 19)
+    for _, name in ipairs(step) do
+        if #name <= tonumber(ARGV[3]) then
+            names[#names + 1] = name
+            at = at + 1
+        else
+            redis.call('ZREM', KEYS[1], name)
+        end
+    end
+until #step < 20 or at >= tonumber(ARGV[2])
 return names";
 
 /// Adds a message to every key that has room for it; returns the number of keys without room. It has the effect of the
