@@ -25,6 +25,8 @@ use crate::stores::key_store::{KeyStore, Lifetime};
 use crate::stores::redis::{RedisStore, error_kind};
 use crate::stores::redis_keys;
 
+/// Reads a list. Its members come with their lengths bounded, since they go back to Redis as keys.
+const LISTED: &str = include_str!("listed.lua");
 /// Interval at which a replica renews its key.
 const EVERY: Duration = Duration::from_secs(2);
 /// Time to live of the key. A replica that does not renew it for so long counts as gone.
@@ -382,8 +384,8 @@ impl ReplicaRegistry {
         redis: &RedisStore,
     ) -> Result<(Vec<String>, bool), StoreError> {
         let own = self.replica.as_str();
-        let mut members = redis::cmd("SRANDMEMBER");
-        members.arg(list).arg(MOST_LISTED);
+        let mut members = redis::cmd("EVAL");
+        members.arg(LISTED).arg(1).arg(list).arg(MOST_LISTED);
         let mut listed: Vec<String> = redis.query_again("smembers", &members).await?;
         let all = listed.len();
         listed.retain(|id| *id != own);
