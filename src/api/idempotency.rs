@@ -18,7 +18,7 @@ use super::problem::{ApiProblem, unavailable};
 use crate::channel_layer::CallId;
 use crate::error::StoreError;
 use crate::stores::key_read::KeyRead;
-use crate::stores::key_store::Lifetime;
+use crate::stores::key_store::{LISTED_NAME_BYTES, Lifetime};
 use crate::stores::redis_keys;
 use crate::tasks;
 use crate::tenant::Tenant;
@@ -31,7 +31,7 @@ const UNDER_WAY: Duration = Duration::from_secs(30);
 /// it wait.
 const RENEWED: Duration = Duration::from_secs(5);
 /// The most characters of a key.
-const MAX_KEY: usize = 255;
+const MAX_KEY: usize = LISTED_NAME_BYTES;
 /// The most answers that a tenant keeps; the oldest give way. Most are a few bytes long.
 const MOST: u64 = 100_000;
 /// Bytes from which an answer is long, and the most long ones: a batch of a thousand refusals has 35 KB.
@@ -94,6 +94,7 @@ impl Idempotent {
         let held = HeldKey {
             tenant: tenant.clone(),
             key: redis_keys::idempotency(&tenant.id, &key),
+            name: key,
             digest,
         };
         if !held
@@ -117,6 +118,8 @@ impl Idempotent {
 struct HeldKey {
     tenant: Arc<Tenant>,
     key: String,
+    /// The key of the call.
+    name: String,
     digest: String,
 }
 
@@ -185,7 +188,10 @@ impl HeldKey {
             true => (redis_keys::long_answers(&self.tenant.id), MOST_LONG),
         };
         let store = &self.tenant.key_store;
-        store.keep_newest(&list, &self.key, most, KEPT).await
+        let prefix = redis_keys::idempotency(&self.tenant.id, "");
+        store
+            .keep_newest(&list, (&prefix, &self.name), most, KEPT)
+            .await
     }
 
     /// Returns the answer of the earlier call with this key.

@@ -19,6 +19,19 @@ if now and now < math.huge and now > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
+/// Takes the oldest names out of a list, and returns those that are no longer than a name may be: others can write into the list.
+/// KEYS: list. ARGV: number, bytes of the longest name.
+const TAKE_OLDEST: &str = "\
+local names = {}
+for _ = 1, tonumber(ARGV[1]) do
+    local oldest = redis.call('ZPOPMIN', KEYS[1])[1]
+    if not oldest then break end
+    if #oldest <= tonumber(ARGV[2]) then names[#names + 1] = oldest end
+end
+return names";
+
+/// Bytes of the longest name in a list of [`KeyStore::keep_newest`].
+pub const LISTED_NAME_BYTES: usize = 255;
 /// The most keys that one call of [`KeyStore::keep_newest`] removes.
 const MOST_REMOVED: u64 = 100;
 
@@ -178,40 +191,49 @@ impl KeyStore {
         }
     }
 
-    /// Notes `key` in `list`, and removes the oldest keys of the list beyond `most`. `kept` is the time for which the key
-    /// lives at most. A failure leaves some for the next call.
+    /// Notes the key `prefix` and `name` in `list`, and removes the oldest keys of the list beyond `most`. `kept` is the time for
+    /// which the key lives at most. A failure leaves some for the next call.
+    ///
+    /// The list holds names, so that one who may write into it can name no key without the prefix.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn keep_newest(
         &self,
         list: &str,
-        key: &str,
+        (prefix, name): (&str, &str),
         most: u64,
         kept: Duration,
     ) -> Result<(), StoreError> {
         let redis = match self {
             KeyStore::Redis(redis) => redis,
             KeyStore::Memory(memory) => {
-                memory.keep_newest(list, key, most);
+                memory.keep_newest(list, &[prefix, name].concat(), most);
                 return Ok(());
             }
         };
         let mut pipe = redis::pipe();
-        pipe.zadd(list, key, UnixTime::now().0);
+        pipe.zadd(list, name, UnixTime::now().0);
         pipe.expire(list, kept.as_secs() as i64);
         pipe.zcard(list);
         let (_, _, count): (u64, u64, u64) = redis.query("keep_newest", &pipe).await?;
         if count <= most {
             return Ok(());
         }
-        let mut oldest = redis::cmd("ZPOPMIN");
-        oldest.arg(list).arg((count - most).min(MOST_REMOVED));
-        let oldest: Vec<(String, f64)> = redis.query("keep_newest", &oldest).await?;
+        let mut oldest = redis::cmd("EVAL");
+        oldest.arg(TAKE_OLDEST).arg(1).arg(list);
+        oldest.arg((count - most).min(MOST_REMOVED));
+        oldest.arg(prefix.len() + LISTED_NAME_BYTES);
+        let oldest: Vec<Vec<u8>> = redis.query("keep_newest", &oldest).await?;
+        if oldest.is_empty() {
+            return Ok(());
+        }
         // One command for each, since a cluster may hold them on several nodes.
         let mut forget = redis::Pipeline::with_capacity(oldest.len());
-        for (key, _) in &oldest {
-            forget.del(key);
+        for name in &oldest {
+            // An earlier version noted whole keys.
+            let name = name.strip_prefix(prefix.as_bytes()).unwrap_or(name);
+            forget.del([prefix.as_bytes(), name].concat());
         }
         redis.query("keep_newest", &forget).await
     }
