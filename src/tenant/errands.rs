@@ -22,6 +22,8 @@ use crate::rate::Bucket;
 
 /// Users that may wait for the look at their sockets. Beyond it every socket of the tenant is looked at.
 const MOST_USERS: usize = 1000;
+/// Bytes of their ids, as which others may send texts of any kind.
+const MOST_BYTES: usize = 1024 * 1024;
 /// Answers that may wait for one errand. A caller without an answer finds this replica missing.
 const MOST_ANSWERS: usize = 1000;
 /// Walks over all sockets per second. Those asked for meanwhile are merged.
@@ -45,6 +47,8 @@ pub(super) struct Errands {
 struct Looks {
     /// With the answers that wait for each.
     users: IndexMap<UserId, Vec<Reply>>,
+    /// Bytes of the users' ids.
+    bytes: usize,
     answers: usize,
 }
 
@@ -63,9 +67,13 @@ impl Errands {
     /// Notes an invalidated user. Returns false if the answer to it was dropped.
     pub(super) fn invalidate(&self, user: UserId, answer: Reply) -> bool {
         let mut looks = self.looks.lock();
-        if looks.users.len() >= MOST_USERS && !looks.users.contains_key(&user) {
-            self.everyone_wanted.notify_one();
-            return false;
+        if !looks.users.contains_key(&user) {
+            let bytes = looks.bytes + user.as_str().len();
+            if looks.users.len() >= MOST_USERS || bytes > MOST_BYTES {
+                self.everyone_wanted.notify_one();
+                return false;
+            }
+            looks.bytes = bytes;
         }
         let has_room = looks.answers < MOST_ANSWERS;
         looks.answers += usize::from(has_room);
@@ -243,5 +251,19 @@ mod tests {
         assert!(!errands.invalidate(user(MOST_USERS), answer()));
         assert!(errands.everyone_wanted.notified().now_or_never().is_some());
         assert_eq!(errands.looks.lock().users.len(), MOST_USERS);
+    }
+
+    /// Before: a thousand ids of any length waited.
+    #[test]
+    fn longer_ids_than_may_wait_are_a_look_at_every_socket() {
+        let errands = Errands::default();
+        let user = |first: &str| UserId::from(first.to_owned() + &"x".repeat(MOST_BYTES / 2));
+        assert!(errands.invalidate(UserId::from("1"), answer()));
+        assert!(errands.invalidate(user(""), answer()));
+        assert!(errands.invalidate(user(""), answer()));
+        assert!(errands.everyone_wanted.notified().now_or_never().is_none());
+        assert!(!errands.invalidate(user("2"), answer()));
+        assert!(errands.everyone_wanted.notified().now_or_never().is_some());
+        assert_eq!(errands.looks.lock().users.len(), 2);
     }
 }

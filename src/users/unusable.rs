@@ -1,22 +1,25 @@
 //! Remembers the users whose rows cannot be used: there are two, their columns are too large, or the database cannot read
 //! a value of them. Asking again at each handshake would not help, and would fill the log.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
 
 use crate::error::StoreError;
 use crate::ids::UserId;
 
-/// The most users that are remembered for one tenant, about 1 MB. A `users.query` that is wrong for everyone must not take
+/// The most users that are remembered for one tenant, about 1 MB. Their ids may be long, so each stands there by its digest. A `users.query` that is wrong for everyone must not take
 /// more.
 const MOST: usize = 4096;
 
 /// The unusable users of one tenant.
 pub(super) struct UnusableUsers {
-    users: Mutex<HashMap<UserId, UnusableUser>>,
+    users: Mutex<HashMap<u64, UnusableUser>>,
+    /// Makes the digests of ids; its seed is random.
+    digests: DefaultHashBuilder,
     /// The time after which the database is asked again.
     ask_again: Duration,
 }
@@ -31,6 +34,7 @@ impl UnusableUsers {
     pub(super) fn new(ask_again: Duration) -> Self {
         Self {
             users: Mutex::default(),
+            digests: DefaultHashBuilder::default(),
             ask_again,
         }
     }
@@ -38,7 +42,7 @@ impl UnusableUsers {
     /// Returns the reason, if the database was asked about the user lately.
     pub(super) fn why(&self, id: &UserId) -> Option<Arc<StoreError>> {
         let users = self.users.lock();
-        let user = users.get(id)?;
+        let user = users.get(&self.digests.hash_one(id))?;
         (user.asked_at.elapsed() < self.ask_again).then(|| user.why.clone())
     }
 
@@ -48,22 +52,23 @@ impl UnusableUsers {
             why: why.clone(),
             asked_at: Instant::now(),
         };
+        let digest = self.digests.hash_one(id);
         let mut users = self.users.lock();
-        if users.len() < MOST || users.contains_key(id) {
-            return users.insert(id.clone(), user).is_none();
+        if users.len() < MOST || users.contains_key(&digest) {
+            return users.insert(digest, user).is_none();
         }
         // Some other user makes room. The log has told of enough of them.
-        if let Some(other) = users.keys().next().cloned() {
+        if let Some(other) = users.keys().next().copied() {
             users.remove(&other);
         }
-        users.insert(id.clone(), user);
+        users.insert(digest, user);
         false
     }
 
     /// Forgets a user whose row is good, or should be read again.
     pub(super) fn forget(&self, id: &UserId) {
         let mut users = self.users.lock();
-        if users.remove(id).is_some() && users.is_empty() {
+        if users.remove(&self.digests.hash_one(id)).is_some() && users.is_empty() {
             users.shrink_to_fit();
         }
     }
