@@ -36,6 +36,13 @@ const KEYS_LIVE: Duration = Duration::from_secs(3600);
 pub(super) const REPLICA_LIVES: Duration = Duration::from_secs(15);
 /// The most bytes of an entry; a longer one is not of ours.
 const MOST_ENTRY_BYTES: usize = 16 * 1024;
+/// Bytes of the longest id: the head of a request, which has the token that names the user, has no more. A longer one is not of
+/// ours, and the scripts remove it.
+const LONGEST_ID: usize = 32 * 1024;
+/// Bytes of entries after which a page ends before its number of users is reached.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// The most users of a group that its members are told of, and the most bytes of their ids. Others can write sets of any size.
+const MOST_ANNOUNCED: (usize, usize) = (200_000, 8 * 1024 * 1024);
 /// The most dead replicas that one script takes back.
 const MOST_DEAD: usize = 32;
 
@@ -157,7 +164,8 @@ pub(super) fn update(
     let dead = &dead[..dead.len().min(MOST_DEAD)];
     command.arg(id).arg(random_hex()).arg(notices).arg(linger);
     command.arg(KEYS_LIVE.as_secs()).arg(write.sockets);
-    command.arg(u8::from(write.whole)).arg(dead.len()).arg(dead);
+    command.arg(u8::from(write.whole)).arg(LONGEST_ID);
+    command.arg(dead.len()).arg(dead);
     for change in &write.changes {
         command.arg(change.user.as_str());
         command.arg(change.sockets).arg(&*change.fields);
@@ -242,6 +250,7 @@ pub(super) async fn page(
     let keys = GroupKeys::new(tenant, place);
     let mut command = call(&PAGE, &[&keys.index, &keys.users, &keys.leaving]);
     command.arg(after).arg(limit).arg(MOST_ENTRY_BYTES);
+    command.arg(LONGEST_ID).arg(PAGE_BYTES);
     for user in of {
         command.arg(user.as_str());
     }
@@ -314,7 +323,9 @@ pub(super) async fn announced(
     place: &PresencePlace,
 ) -> Result<Announced, StoreError> {
     let keys = GroupKeys::new(tenant, place);
-    let command = call(&ANNOUNCED, &[&keys.index, &keys.users]);
+    let mut command = call(&ANNOUNCED, &[&keys.index, &keys.users]);
+    command.arg(LONGEST_ID);
+    command.arg(MOST_ANNOUNCED.0).arg(MOST_ANNOUNCED.1);
     let (epoch, number, users): (String, u64, Vec<Value>) =
         send(&place.store, &ANNOUNCED, command).await?;
     let users = users.into_iter();

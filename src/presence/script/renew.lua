@@ -4,6 +4,7 @@
 -- Returns: '1' if the own id lived until now, the ids of the living, the ids of the dead.
 local key, me, life = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local keep, longest = tonumber(ARGV[3]), tonumber(ARGV[4])
+local MOST, STEP = 1000, 20
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = redis.call('TYPE', key).ok
@@ -15,21 +16,34 @@ if me ~= '' then
     redis.call('ZADD', key, now + life, me)
 end
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - keep)
+
+-- Takes out what someone else wrote, and returns true if it is a replica. Redis cannot leave out a long one: so the steps are
+-- small, and each is met once.
+local function is_replica(id)
+    if #id == 32 and string.match(id, '^%x+$') then return true end
+    redis.call('ZREM', key, id)
+    return false
+end
+
 -- A clock that was put back must not let a dead replica live on.
-for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. (now + longest), '+inf', 'LIMIT', 0, 1000)) do
-    redis.call('ZADD', key, now + longest, ahead)
+for _ = 1, MOST / STEP do
+    local ahead = redis.call('ZRANGEBYSCORE', key, '(' .. (now + longest), '+inf', 'LIMIT', 0, STEP)
+    for _, id in ipairs(ahead) do
+        if is_replica(id) then redis.call('ZADD', key, now + longest, id) end
+    end
+    if #ahead < STEP then break end
 end
 redis.call('PEXPIRE', key, longest + keep)
--- What someone else wrote is no replica.
-local function replicas(...)
+
+local function replicas(from, to)
     local ids = {}
-    for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', key, ...)) do
-        if #id == 32 and string.match(id, '^%x+$') then ids[#ids + 1] = id end
+    for _ = 1, MOST / STEP do
+        local step = redis.call('ZREVRANGEBYSCORE', key, from, to, 'LIMIT', #ids, STEP)
+        for _, id in ipairs(step) do
+            if is_replica(id) then ids[#ids + 1] = id end
+        end
+        if #step < STEP then break end
     end
     return ids
 end
-return {
-    lived,
-    replicas('+inf', '(' .. now, 'LIMIT', 0, 1000),
-    replicas(now, '-inf', 'LIMIT', 0, 1000),
-}
+return { lived, replicas('+inf', '(' .. now), replicas(now, '-inf') }
